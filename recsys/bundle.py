@@ -1,0 +1,322 @@
+"""A bundle: one trained model as a folder that any ONNX runtime can serve.
+
+::
+
+    my_model/
+      manifest.json        what it is: format, FeatureSet, graphs, tables, metrics, parity certificate
+      user.onnx            the user side, run once per request
+      rank.onnx            the candidate side: user-side tensors and candidates in, scores out
+      tables/*.bin         embedding rows and id maps, raw little-endian, shared by both graphs
+
+Graphs refer to the tables as ONNX external data, which runtimes memory-map: opening costs
+milliseconds whatever the size, and processes on one machine share the pages. A bundle is written
+under a temporary name, synced, and renamed; it is verified before use, so a half-written or
+altered one is refused. ``docs/specs/bundle.md`` is the specification.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from recsys.errors import BundleError, InvalidInputError, nearest
+from recsys.features.feature_set import FeatureSet
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+Verify = Literal["full", "sizes"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo:
+    """One input or output of a graph; dynamic dimensions are named (``C``, ``S``)."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphInfo:
+    """One graph: its file and its signature."""
+
+    file: str
+    inputs: Mapping[str, TensorInfo]
+    outputs: Mapping[str, TensorInfo]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableInfo:
+    """One external tensor: embedding rows or an id map."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """The certificate: how far ONNX Runtime's answers are from the training framework's.
+
+    Attributes:
+        requests, candidates: how many were compared.
+        max_abs_logit_difference: the largest difference of a logit seen.
+        tolerance: the largest that is allowed; an export above it fails.
+        compared: the two sides, with versions.
+    """
+
+    requests: int
+    candidates: int
+    max_abs_logit_difference: float
+    tolerance: float
+    compared: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What ``manifest.json`` says.
+
+    Attributes:
+        model: the name a request asks for.
+        kind: ``ranking``: has ``user`` and ``rank`` graphs.
+        feature_set: what the graphs' inputs mean.
+        files: relative path -> (size in bytes, SHA-256) of every file but the manifest.
+        training: recipe, seed, commit, versions: whatever is needed to make it again.
+    """
+
+    model: str
+    kind: Literal["ranking"] = "ranking"
+    feature_set: FeatureSet
+    graphs: Mapping[str, GraphInfo]
+    tables: Mapping[str, TableInfo]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    parity: Parity
+    training: Mapping[str, Any] = field(default_factory=dict)
+    created_at: str = ""
+    files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        """16 hex digits that change when any file of the bundle does."""
+        return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened, verified bundle."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def features(self) -> FeatureSet:
+        """What the graphs' inputs mean."""
+        return self.manifest.feature_set
+
+    def graph_path(self, name: str) -> Path:
+        """The ONNX file of graph ``name``."""
+        return self.path / self.manifest.graphs[name].file
+
+
+@contextmanager
+def bundle_writer(path: Path, *, overwrite: bool = False) -> Iterator[BundleWriter]:
+    """Write a bundle atomically: on success ``path`` is complete, otherwise it is as it was before.
+
+    Put graphs and tables under ``writer.folder`` and call ``writer.finish(manifest)`` once.
+
+    Raises:
+        InvalidInputError: ``path`` exists and ``overwrite`` is false, or is not a bundle.
+        BundleError: ``finish`` was not called.
+    """
+    path = path.absolute()
+    if path.exists() and not overwrite:
+        raise InvalidInputError(f"{path} exists; choose another folder or pass overwrite")
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise InvalidInputError(f"{path} exists and is not a bundle; it is not overwritten")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
+    folder = path.with_name(f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    folder.mkdir()
+    try:
+        writer = BundleWriter(folder)
+        yield writer
+        if not writer.finished:
+            raise BundleError(f"{path}: the bundle was not finished")
+        _replace(folder, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class BundleWriter:
+    """Collects a bundle's files in a temporary folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.finished = False
+        (folder / "tables").mkdir()
+
+    def finish(self, manifest: Manifest) -> Manifest:
+        """Hash every file, write the manifest, and sync all to disk; returns the manifest as written."""
+        files: dict[str, tuple[int, str]] = {}
+        for file in sorted(p for p in self.folder.rglob("*") if p.is_file()):
+            name = file.relative_to(self.folder).as_posix()
+            files[name] = (file.stat().st_size, _sha256(file))
+            _sync(file)
+        manifest = dataclasses.replace(manifest, files=files)
+        text = json.dumps(_manifest_to_dict(manifest), indent=2, sort_keys=True)
+        (self.folder / MANIFEST).write_text(text + "\n")
+        for file in (self.folder / MANIFEST, self.folder / "tables", self.folder):
+            _sync(file)
+        self.finished = True
+        return manifest
+
+
+def open_bundle(path: Path, *, verify: Verify = "full", expected: FeatureSet | None = None) -> Bundle:
+    """Open a bundle after checking that it is whole, unaltered and readable by this program.
+
+    Args:
+        path: the bundle's folder.
+        verify: ``full`` hashes every file (about 1 GB/s); ``sizes`` only looks at presence and size.
+        expected: refuse a bundle made for any other FeatureSet.
+
+    Raises:
+        BundleError: it is missing, incomplete, altered, of a newer format, or for another FeatureSet.
+    """
+    manifest = read_manifest(path)
+    for name, (size_bytes, digest) in manifest.files.items():
+        file = path / name
+        if not file.is_file():
+            raise BundleError(f"{path}: {name} is missing; export the bundle again")
+        if file.stat().st_size != size_bytes:
+            raise BundleError(
+                f"{path}: {name} has {file.stat().st_size} bytes, the manifest says {size_bytes}; "
+                "the copy is incomplete or altered"
+            )
+        if verify == "full" and _sha256(file) != digest:
+            raise BundleError(f"{path}: {name} was altered: its SHA-256 is not the manifest's")
+    if expected is not None and manifest.feature_set != expected:
+        raise BundleError(
+            f"{path}: made for FeatureSet {manifest.feature_set.name!r} "
+            f"({manifest.feature_set.fingerprint()}), not {expected.name!r} ({expected.fingerprint()})"
+        )
+    return Bundle(path=path, manifest=manifest)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a bundle's manifest without looking at its other files.
+
+    Raises:
+        BundleError: there is none, it is not one, or it is of a newer format.
+    """
+    file = path / MANIFEST
+    try:
+        values = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise BundleError(f"{path}: no {MANIFEST}: not a bundle; `recsys export` writes one") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"{file}: not readable as JSON: {error}") from error
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if not isinstance(version, int):
+        raise BundleError(f"{file}: no format_version: not a manifest")
+    if version > FORMAT_VERSION:
+        raise BundleError(f"{path}: bundle format {version}, but this program reads up to {FORMAT_VERSION}: upgrade it")
+    try:
+        manifest = _manifest_from_dict(values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{file}: malformed manifest: {error}") from error
+    if values["feature_set_fingerprint"] != manifest.feature_set.fingerprint():
+        raise BundleError(
+            f"{file}: the FeatureSet was altered: its fingerprint is {manifest.feature_set.fingerprint()}, "
+            f"the manifest says {values['feature_set_fingerprint']}"
+        )
+    if unlisted := sorted({g.file for g in manifest.graphs.values()} - set(manifest.files)):
+        raise BundleError(f"{file}: graph {unlisted[0]!r} is not in its list of files")
+    return manifest
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete temporary folders that a killed export of ``path`` left behind.
+
+    Leftovers of a process that still runs are kept.
+    """
+    for folder in path.parent.glob(f".{path.name}.tmp-*"):
+        pid = folder.name.split(".tmp-")[1].split("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _replace(folder: Path, path: Path) -> None:
+    """Put ``folder`` in the place of ``path``. A reader sees the old bundle, or the new one."""
+    if path.exists():
+        old = folder.with_name(folder.name + "-old")
+        os.rename(path, old)
+        os.rename(folder, path)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(folder, path)
+    _sync(path.parent)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
+    values = {f.name: getattr(manifest, f.name) for f in dataclasses.fields(manifest)}
+    values["format_version"] = FORMAT_VERSION
+    values["feature_set"] = json.loads(manifest.feature_set.to_json())
+    values["feature_set_fingerprint"] = manifest.feature_set.fingerprint()
+    values["graphs"] = {name: dataclasses.asdict(g) for name, g in manifest.graphs.items()}
+    values["tables"] = {name: dataclasses.asdict(t) for name, t in manifest.tables.items()}
+    values["parity"] = dataclasses.asdict(manifest.parity)
+    values["files"] = {name: {"size_bytes": size, "sha256": digest} for name, (size, digest) in manifest.files.items()}
+    return values
+
+
+def _manifest_from_dict(values: dict[str, Any]) -> Manifest:
+    if values["kind"] != "ranking":
+        raise ValueError(f"kind {values['kind']!r}: {nearest(values['kind'], ['ranking'])}")
+    return Manifest(
+        model=str(values["model"]),
+        kind="ranking",
+        feature_set=FeatureSet.from_json(json.dumps(values["feature_set"])),
+        graphs={
+            name: GraphInfo(
+                file=graph["file"],
+                inputs={n: _tensor_info(t) for n, t in graph["inputs"].items()},
+                outputs={n: _tensor_info(t) for n, t in graph["outputs"].items()},
+            )
+            for name, graph in values["graphs"].items()
+        },
+        tables={
+            name: TableInfo(file=t["file"], dtype=t["dtype"], shape=tuple(t["shape"]))
+            for name, t in values["tables"].items()
+        },
+        metrics=values["metrics"],
+        parity=Parity(**values["parity"]),
+        training=values["training"],
+        created_at=values["created_at"],
+        files={name: (int(f["size_bytes"]), str(f["sha256"])) for name, f in values["files"].items()},
+    )
+
+
+def _tensor_info(values: dict[str, Any]) -> TensorInfo:
+    return TensorInfo(dtype=values["dtype"], shape=tuple(values["shape"]))

@@ -1,0 +1,1 @@
+"""The offline side: event logs to user-sorted event tables, samples and batches."""

@@ -1,0 +1,77 @@
+"""The errors this package raises on purpose.
+
+::
+
+    RecsysError
+    ├── InvalidInputError (also a ValueError)   the caller's fault: says which field, what arrived, what is allowed
+    │   ├── DataFileError                       a data file is malformed: which file, which line, what was expected
+    │   └── ConfigError                         unknown recipe, option or value: names the nearest valid one
+    ├── NotFoundError                           an unknown model or bundle was named
+    ├── BundleError                             a bundle is incomplete, altered, too new, or made for other features
+    ├── StoreError                              the feature store could not answer
+    │   ├── StoreUnavailableError               ... because it is unreachable, slow or shutting down
+    │   └── StoreFormatError                    ... because the bytes under a key are not ours
+    └── OverloadedError                         the server has no room for another request
+
+The domain never mentions gRPC; ``serving/status.py`` holds the one table that
+maps these to status codes, ``cli.py`` the one that maps them to exit codes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RecsysError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class InvalidInputError(RecsysError, ValueError):
+    """The caller sent something that is not allowed."""
+
+
+class DataFileError(InvalidInputError):
+    """A data file is malformed."""
+
+
+class ConfigError(InvalidInputError):
+    """A recipe, option or setting is unknown or out of range."""
+
+
+class NotFoundError(RecsysError):
+    """A model or bundle with the given name does not exist."""
+
+
+class BundleError(RecsysError):
+    """A bundle is incomplete, altered, of a newer format, or made for another FeatureSet."""
+
+
+class StoreError(RecsysError):
+    """The feature store could not answer."""
+
+
+class StoreUnavailableError(StoreError):
+    """The feature store is unreachable, too slow, or shutting down."""
+
+
+class StoreFormatError(StoreError):
+    """The bytes under a key were not written by this package, or by a newer version of it."""
+
+
+class OverloadedError(RecsysError):
+    """The server has no room for another request; try again later."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Complete an error message about an unknown name: the nearest valid one, and all of them.
+
+    >>> nearest("epoch", ["epochs", "seed"])
+    "did you mean 'epochs'? valid: epochs, seed"
+    >>> nearest("zzz", ["epochs", "seed"])
+    'valid: epochs, seed'
+    """
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}valid: {', '.join(names)}"

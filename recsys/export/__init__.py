@@ -1,0 +1,1 @@
+"""Trained models to ONNX graphs, with proof of parity."""

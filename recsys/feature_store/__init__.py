@@ -1,0 +1,1 @@
+"""The online feature store: behaviour histories and entity features on Redis."""

@@ -1,0 +1,113 @@
+"""The packed entity row: one user's or item's features in one fixed-width value.
+
+An 8-byte header, then the features in declared order: ids as little-endian i64 (padded with -1
+up to ``max_values``), numbers as f32 (``docs/specs/redis_format.md``). Unpacking many rows is
+one join and one ``np.frombuffer``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from recsys.errors import InvalidInputError, StoreFormatError, nearest
+from recsys.features.columns import Column, feature_column, missing_column
+from recsys.features.feature_set import Categorical, Feature, fingerprint
+
+MAGIC = b"RE"
+FORMAT_VERSION = 1
+
+
+def entity_dtype(features: Sequence[Feature]) -> np.dtype[np.void]:
+    """The row: 8-byte header, then one field per feature."""
+    fields: list[Any] = [("header", "V8")]
+    for feature in features:
+        if isinstance(feature, Categorical):
+            fields.append((feature.name, "<i8", (feature.max_values,)))
+        else:
+            fields.append((feature.name, "<f4"))
+    return np.dtype(fields)
+
+
+def row_header(features: Sequence[Feature]) -> bytes:
+    """``b"RE"``, format version u16, and 4 bytes that change exactly when the row's meaning does."""
+    layout = [[f.name, f.id_type, f.max_values] if isinstance(f, Categorical) else [f.name, "number"] for f in features]
+    return MAGIC + FORMAT_VERSION.to_bytes(2, "little") + bytes.fromhex(fingerprint(json.dumps(layout)))[:4]
+
+
+def make_columns(features: Sequence[Feature], values: Mapping[str, Any], *, length: int) -> dict[str, Column]:
+    """Encode raw columns of ``length`` entities; absent features are missing.
+
+    Raises:
+        InvalidInputError: an unknown feature name, or a value of the wrong type or count.
+    """
+    declared = {f.name: f for f in features}
+    for name in values:
+        if name not in declared:
+            raise InvalidInputError(f"unknown feature {name!r}: {nearest(name, declared)}")
+    columns: dict[str, Column] = {}
+    for feature in features:
+        given = values.get(feature.name)
+        column = missing_column(feature, length) if given is None else feature_column(feature, given)
+        if len(column) != length:
+            raise InvalidInputError(f"feature {feature.name!r}: {len(column)} values for {length} entities")
+        columns[feature.name] = column
+    return columns
+
+
+def pack_rows(features: Sequence[Feature], columns: Mapping[str, Column]) -> list[bytes]:
+    """Encoded columns of N entities to N packed rows."""
+    length = len(next(iter(columns.values()))) if columns else 0
+    rows = np.zeros(length, dtype=entity_dtype(features))
+    rows["header"] = np.void(row_header(features))
+    for feature in features:
+        column = columns[feature.name]
+        rows[feature.name] = column.reshape(rows[feature.name].shape)
+    width = rows.dtype.itemsize
+    data = rows.tobytes()
+    return [data[i * width : (i + 1) * width] for i in range(length)]
+
+
+def unpack_rows(
+    features: Sequence[Feature], rows: Sequence[bytes | None], *, entity: str = "entity"
+) -> dict[str, Column]:
+    """Packed rows to encoded columns of N = len(rows); ``None`` is an unknown entity, all missing.
+
+    Raises:
+        StoreFormatError: a row was not written by this package, or with other features.
+    """
+    dtype = entity_dtype(features)
+    header = row_header(features)
+    found = [i for i, row in enumerate(rows) if row is not None]
+    packed = [row for row in rows if row is not None]
+    for index, row in zip(found, packed, strict=True):
+        if len(row) != dtype.itemsize or row[:8] != header:
+            raise StoreFormatError(_row_problem(entity, index, row, header, dtype.itemsize))
+    table = np.frombuffer(b"".join(packed), dtype=dtype)
+    columns: dict[str, Column] = {}
+    for feature in features:
+        values = table[feature.name]
+        if isinstance(feature, Categorical) and feature.max_values == 1:
+            values = values[:, 0]
+        if len(found) < len(rows):
+            column = missing_column(feature, len(rows))
+            column[found] = values
+        else:
+            column = np.ascontiguousarray(values)
+        columns[feature.name] = column
+    return columns
+
+
+def _row_problem(entity: str, index: int, row: bytes, header: bytes, width: int) -> str:
+    where = f"{entity} row {index}"
+    if row[:2] != MAGIC:
+        return f"{where}: not an entity row: expected bytes that start with {MAGIC!r}, found {row[:2]!r}"
+    version = int.from_bytes(row[2:4], "little")
+    if version > FORMAT_VERSION:
+        return f"{where}: row format {version}, but this program reads up to {FORMAT_VERSION}: upgrade it"
+    if row[:8] != header:
+        return f"{where}: stored with other features than this FeatureSet declares"
+    return f"{where}: {len(row)} bytes, expected {width}"

@@ -1,0 +1,1 @@
+"""Ranking and retrieval models, one per file."""
