@@ -1,0 +1,120 @@
+"""Features to vectors: which features make up the user, the candidate, and a past event.
+
+One assembly for all models, used with two kinds of input: positions in TorchRec's lookups for
+training (:class:`LookedUp`), raw ids in the exported graph (``dense_twin.py``).
+
+Legend: ``N`` rows of one side (B samples, C candidates or E events), ``K`` values, ``D`` width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recsys.embeddings.tables import QUERY, TensorBatch
+from recsys.features.feature_set import Categorical, Feature, FeatureSet
+
+
+class Inputs(Protocol):
+    """Where the vector or number of an input comes from."""
+
+    def vectors(self, name: str, feature: Categorical) -> Tensor:
+        """[N, D]: the embedding of a single value, or the mean over the values present (zero if none)."""
+        ...
+
+    def numbers(self, name: str) -> Tensor:
+        """[N], float32."""
+        ...
+
+
+class LookedUp:
+    """Inputs of a training batch: each feature gathers from its table's distinct rows."""
+
+    def __init__(self, batch: TensorBatch, table_rows: Mapping[str, Tensor]) -> None:
+        self._batch = batch
+        self._rows = table_rows
+
+    def vectors(self, name: str, feature: Categorical) -> Tensor:
+        """See :class:`Inputs`."""
+        slots = self._batch.slots[name]
+        rows = self._rows[feature.table]
+        return F.embedding(slots, rows) if slots.dim() == 1 else mean_of_present(rows, slots, slots >= 0)
+
+    def numbers(self, name: str) -> Tensor:
+        """See :class:`Inputs`."""
+        return self._batch.numbers[name]
+
+
+def mean_of_present(rows: Tensor, index_NK: Tensor, present_NK: Tensor) -> Tensor:
+    """Mean of rows over the values that are present; zero where there is none. [N, D]."""
+    vectors_NKD = F.embedding(index_NK.clamp_min(0), rows)
+    weights_NK = present_NK.to(rows.dtype)
+    count_N1 = weights_NK.sum(dim=1, keepdim=True).clamp_min(1.0)
+    return (vectors_NKD * weights_NK[..., None]).sum(dim=1) / count_N1
+
+
+def user_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
+    """User id, user features and context, concatenated; [N, user_width]."""
+    return _concatenate((features.user_id, *features.user, *features.context), inputs)
+
+
+def item_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
+    """The candidate's features that are not part of :func:`query_vectors`; [N, item_width] (may be 0 wide)."""
+    compared = {a.name for a in features.history.attributes} if features.history else set()
+    rest = tuple(f for f in features.item if f.name not in compared)
+    if not rest:
+        query = inputs.vectors(features.item_id.name, features.item_id)
+        return query[:, :0]
+    return _concatenate(rest, inputs)
+
+
+def query_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
+    """The candidate in the form of an event: item id and history attributes; [N, key_width].
+
+    An attribute that items do not have (a rating) is unknown for a candidate: row 0 of its table.
+    """
+    parts = [inputs.vectors(features.item_id.name, features.item_id)]
+    item_names = {f.name for f in features.item}
+    for attribute in features.history.attributes if features.history else ():
+        name = attribute.name if attribute.name in item_names else f"{QUERY}{attribute.name}"
+        parts.append(inputs.vectors(name, attribute))
+    return torch.cat(parts, dim=1)
+
+
+def key_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
+    """Past events: item id and attributes; [N, key_width]."""
+    parts = [inputs.vectors(f"history.{features.item_id.name}", features.item_id)]
+    for attribute in features.history.attributes if features.history else ():
+        parts.append(inputs.vectors(f"history.{attribute.name}", attribute))
+    return torch.cat(parts, dim=1)
+
+
+def user_width(features: FeatureSet, dims: Mapping[str, int]) -> int:
+    """Columns of :func:`user_vectors`, given each table's width."""
+    return _width((features.user_id, *features.user, *features.context), dims)
+
+
+def item_width(features: FeatureSet, dims: Mapping[str, int]) -> int:
+    """Columns of :func:`item_vectors`."""
+    compared = {a.name for a in features.history.attributes} if features.history else set()
+    return _width([f for f in features.item if f.name not in compared], dims)
+
+
+def key_width(features: FeatureSet, dims: Mapping[str, int]) -> int:
+    """Columns of :func:`query_vectors` and :func:`key_vectors`."""
+    return _width((features.item_id, *(features.history.attributes if features.history else ())), dims)
+
+
+def _concatenate(parts: Sequence[Feature], inputs: Inputs) -> Tensor:
+    return torch.cat(
+        [inputs.vectors(f.name, f) if isinstance(f, Categorical) else inputs.numbers(f.name)[:, None] for f in parts],
+        dim=1,
+    )
+
+
+def _width(parts: Sequence[Feature], dims: Mapping[str, int]) -> int:
+    return sum(dims[f.table] if isinstance(f, Categorical) else 1 for f in parts)

@@ -1,0 +1,310 @@
+"""A trained ranking model to a bundle: two ONNX graphs that share memory-mapped tables.
+
+``user``: raw user features and recent events -> user-side tensors, once per request.
+``rank``: user-side tensors, raw candidate ids and features -> logits and scores.
+
+Legend: ``C`` candidates, ``S`` recent events (1 or more; a missing event is padding), ``K`` values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import subprocess
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+import recsys
+from recsys.bundle import GraphInfo, Manifest, TableInfo, TensorInfo, bundle_writer
+from recsys.data.samples import Dataset
+from recsys.embeddings.dense_twin import DenseTwin, RawInputs
+from recsys.embeddings.sharding import table_weights
+from recsys.embeddings.vectors import item_vectors, key_vectors, query_vectors, user_vectors
+from recsys.export.parity import certify
+from recsys.features.feature_set import Categorical, Feature, FeatureSet
+from recsys.models.blocks import freeze_activations
+from recsys.models.din import Din, UserSide
+from recsys.training.evaluate import Metrics
+from recsys.training.loop import TrainedModel
+
+OPSET = 21
+
+_USER_SIDE_DIMENSIONS = {
+    "attention_weight": {1: "SH"},
+    "attention_bias": {0: "SH"},
+    "keys": {0: "S"},
+    "present": {0: "S"},
+    "head_bias": {},
+}
+"""Dynamic dimensions of ``UserSide``. S * hidden is one of its own: an exporter cannot divide a named one."""
+
+
+class UserGraph(nn.Module):
+    """The ``user`` graph. Inputs in the order of :func:`user_inputs`, outputs those of ``UserSide``."""
+
+    def __init__(self, features: FeatureSet, *, net: Din, twin: DenseTwin) -> None:
+        super().__init__()
+        self.features, self.net, self.twin = features, net, twin
+        self.names = list(user_inputs(features))
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        named = dict(zip(self.names, tensors, strict=True))
+        history = {name: t for name, t in named.items() if name.startswith("history.")}
+        user = {name: t for name, t in named.items() if name not in history}
+        present_S = (history[f"history.{self.features.item_id.name}"] >= 0).to(torch.float32)
+        keys_SD = key_vectors(self.features, RawInputs(self.twin, history))
+        user_1U = user_vectors(self.features, RawInputs(self.twin, user))
+        return tuple(self.net.user_side(user_1U, keys_SD, present_S))
+
+
+class RankGraph(nn.Module):
+    """The ``rank`` graph. Inputs: ``UserSide``, then :func:`rank_inputs`; outputs: logits, scores."""
+
+    def __init__(self, features: FeatureSet, *, net: Din, twin: DenseTwin) -> None:
+        super().__init__()
+        self.features, self.net, self.twin = features, net, twin
+        self.names = list(rank_inputs(features))
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        side = UserSide(*tensors[: len(UserSide._fields)])
+        inputs = RawInputs(self.twin, dict(zip(self.names, tensors[len(side) :], strict=True)))
+        query_CD = query_vectors(self.features, inputs)
+        logits_C = self.net.rank_side(side, query_CD, item_vectors(self.features, inputs))
+        return logits_C, torch.sigmoid(logits_C)
+
+
+def export_bundle(
+    trained: TrainedModel,
+    dataset: Dataset,
+    path: Path,
+    *,
+    name: str,
+    metrics: Metrics | None = None,
+    overwrite: bool = False,
+) -> Manifest:
+    """Write a bundle with a parity certificate from real samples.
+
+    Args:
+        trained: the model; its process must hold all tables.
+        dataset: with keys; the certificate compares answers on its test (else train) samples.
+        path: the bundle's folder.
+        name: the model name that requests ask for.
+        metrics: recorded in the manifest.
+        overwrite: replace an existing bundle.
+
+    Raises:
+        InvalidInputError: ``path`` exists.
+        BundleError: ONNX Runtime's answers differ from torch's by more than the tolerance; nothing
+            is written.
+    """
+    features = trained.features
+    net = build_frozen_net(trained)
+    weights = {table: w.detach().cpu().clone() for table, w in table_weights(trained.model).items()}
+    twin = DenseTwin(weights, trained.row_maps).eval()
+    user, rank = UserGraph(features, net=net, twin=twin), RankGraph(features, net=net, twin=twin)
+    with bundle_writer(path, overwrite=overwrite) as writer:
+        tables: dict[str, TableInfo] = {}
+        graphs = {
+            "user": _write_graph(user, _user_example(features), writer.folder / "user.onnx", tables),
+            "rank": _write_graph(rank, _rank_example(user, features), writer.folder / "rank.onnx", tables),
+        }
+        parity = certify(writer.folder, trained, dataset)
+        return writer.finish(
+            Manifest(
+                model=name,
+                feature_set=features,
+                graphs=graphs,
+                tables=tables,
+                metrics={} if metrics is None else asdict(metrics),
+                parity=parity,
+                training={
+                    "recipe": trained.config.recipe,
+                    "config": asdict(trained.config),
+                    "commit": _commit(),
+                    "recsys": recsys.__version__,
+                    "torch": str(torch.__version__),
+                },
+                created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+        )
+
+
+def user_inputs(features: FeatureSet) -> dict[str, Feature]:
+    """Inputs of the ``user`` graph in order: user id, user features, context, history columns."""
+    inputs: dict[str, Feature] = {f.name: f for f in (features.user_id, *features.user, *features.context)}
+    inputs[f"history.{features.item_id.name}"] = features.item_id
+    for attribute in features.history.attributes if features.history else ():
+        inputs[f"history.{attribute.name}"] = attribute
+    return inputs
+
+
+def rank_inputs(features: FeatureSet) -> dict[str, Feature]:
+    """Inputs of the ``rank`` graph after the user side, in order: item id, item features."""
+    return {f.name: f for f in (features.item_id, *features.item)}
+
+
+def build_frozen_net(trained: TrainedModel) -> Din:
+    """A copy of the network for inference: fixed slopes and statistics, no dropout."""
+    net = Din(trained.model.module.net.widths, config=trained.config.model)
+    net.load_state_dict(trained.model.module.net.state_dict())
+    net.eval()
+    freeze_activations(net)
+    return net
+
+
+def _user_example(features: FeatureSet) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
+    """Example inputs, and the named dimensions. No dynamic dimension is 1: the exporter would fix it."""
+    tensors, dynamic = {}, {}
+    for name, feature in user_inputs(features).items():
+        if name.startswith("history."):
+            tensors[name], dynamic[name] = _example(feature, 7), {0: "S"}
+        else:
+            tensors[name], dynamic[name] = _example(feature, 1), {}
+    return tensors, dynamic
+
+
+def _rank_example(user: UserGraph, features: FeatureSet) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
+    with torch.no_grad():
+        side = UserSide(*user(*_user_example(features)[0].values()))
+    tensors = side._asdict()
+    dynamic = dict(_USER_SIDE_DIMENSIONS)
+    for name, feature in rank_inputs(features).items():
+        tensors[name], dynamic[name] = _example(feature, 5), {0: "C"}
+    return tensors, {name: dynamic.get(name, {}) for name in tensors}
+
+
+def _example(feature: Feature, length: int) -> Tensor:
+    if isinstance(feature, Categorical):
+        shape = (length,) if feature.max_values == 1 else (length, feature.max_values)
+        return torch.arange(int(np.prod(shape)), dtype=torch.int64).view(shape)
+    return torch.linspace(-1.0, 1.0, length)
+
+
+def _write_graph(
+    module: UserGraph | RankGraph,
+    example: tuple[dict[str, Tensor], dict[str, dict[int, str]]],
+    path: Path,
+    tables: dict[str, TableInfo],
+) -> GraphInfo:
+    """Export one graph; its tables go to ``tables/``, unless the other graph has put them there."""
+    tensors, dynamic = example
+    outputs = list(UserSide._fields) if isinstance(module, UserGraph) else ["logits", "scores"]
+    shapes = tuple({d: torch.export.Dim.DYNAMIC for d in dims} or None for dims in dynamic.values())
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(tensors.values()),
+            dynamo=True,
+            input_names=list(tensors),
+            output_names=outputs,
+            dynamic_shapes=(shapes,),
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _strip(model)
+    _name_dimensions(model, dynamic)
+    _externalise(model, path.parent, tables)
+    model.producer_name, model.producer_version = "recsys", recsys.__version__
+    path.write_bytes(model.SerializeToString())
+    return GraphInfo(
+        file=path.name,
+        inputs={value.name: _tensor_info(value) for value in model.graph.input},
+        outputs={value.name: _tensor_info(value) for value in model.graph.output},
+    )
+
+
+def _externalise(model: onnx.ModelProto, folder: Path, tables: dict[str, TableInfo]) -> None:
+    """Move tables and id maps to raw files, page-aligned by being files of their own; weights stay inside."""
+    for tensor in model.graph.initializer:
+        if not tensor.name.startswith("twin."):
+            continue
+        array = numpy_helper.to_array(tensor)
+        name = table_name(tensor.name)
+        file = f"tables/{name}.bin"
+        if name not in tables:
+            array.astype(array.dtype.newbyteorder("<"), copy=False).tofile(folder / file)
+            tables[name] = TableInfo(file=file, dtype=str(array.dtype), shape=tuple(array.shape))
+        assert tables[name].shape == tuple(array.shape), f"two tensors are named {name}"
+        tensor.ClearField("raw_data")
+        for field in ("float_data", "int64_data", "int32_data"):
+            tensor.ClearField(field)
+        tensor.data_location = TensorProto.EXTERNAL
+        del tensor.external_data[:]
+        for key, value in (("location", file), ("offset", "0"), ("length", str(array.nbytes))):
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, value
+
+
+def table_name(initializer: str) -> str:
+    """File name of a table: ``twin.rows.movie_id`` -> ``movie_id.rows``.
+
+    >>> table_name("twin.maps.movie_id.keys_TW")
+    'movie_id.keys'
+    """
+    if match := re.fullmatch(r"twin\.rows\.(\w+)", initializer):
+        return f"{match[1]}.rows"
+    if match := re.fullmatch(r"twin\.maps\.(\w+)\.(keys|rows)_TW", initializer):
+        return f"{match[1]}.{'keys' if match[2] == 'keys' else 'key_rows'}"
+    raise AssertionError(f"{initializer} is not a table")
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop the exporter's stack traces and inferred shapes: most of the file, of use to nobody who serves it."""
+    del model.graph.value_info[:]
+    for part in (model, model.graph, *model.graph.node, *model.graph.initializer, *model.graph.input):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
+def _name_dimensions(model: onnx.ModelProto, dynamic: Mapping[str, Mapping[int, str]]) -> None:
+    """Give dynamic dimensions the names of the specification instead of the exporter's."""
+    named = {**_USER_SIDE_DIMENSIONS, **dynamic, "logits": {0: "C"}, "scores": {0: "C"}}
+    for value in (*model.graph.input, *model.graph.output):
+        for axis, name in named[value.name].items():
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+
+
+def _tensor_info(value: onnx.ValueInfoProto) -> TensorInfo:
+    tensor = value.type.tensor_type
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    return TensorInfo(dtype=str(dtype), shape=tuple(d.dim_param or d.dim_value for d in tensor.shape.dim))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints and warns about its own internals; errors still raise."""
+    loggers = [logging.getLogger(n) for n in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _commit() -> Any:
+    """The source tree's commit, or None outside a checkout."""
+    folder = Path(recsys.__file__).parent.parent
+    if not (folder / ".git").exists():
+        return None
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or None

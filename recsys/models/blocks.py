@@ -1,0 +1,117 @@
+"""Layers several models share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recsys.errors import ConfigError, nearest
+
+ActivationName = Literal["dice", "prelu", "relu"]
+
+
+class PRelu(nn.Module):
+    """max(x, 0) + slope * min(x, 0) with one learned slope (He et al., 2015, section 2.1, channel-shared).
+
+    Unlike ``nn.PReLU`` its gradient costs two passes over the data, and with the slope fixed it is
+    a LeakyReLU, which ONNX Runtime fuses into the matrix product before it.
+    """
+
+    def __init__(self, slope: float = 0.25) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(slope))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape to the same shape."""
+        result: Tensor = _PReluFunction.apply(x, self.slope)  # type: ignore[no-untyped-call]
+        return result
+
+    def frozen(self) -> nn.Module:
+        """The same function with the slope fixed, for export."""
+        return nn.LeakyReLU(self.slope.item())
+
+
+class _PReluFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(x, slope)
+        return F.leaky_relu(x, slope.item())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, slope = ctx.saved_tensors
+        grad_x = torch.ops.aten.leaky_relu_backward(grad, x, slope.item(), False)
+        return grad_x, (grad * x.clamp_max(0.0)).sum()
+
+
+class Dice(nn.Module):
+    """DIN's activation: p x + (1 - p) alpha x, p = sigmoid of x standardised over the batch.
+
+    Batch statistics in training, running statistics afterwards (Zhou et al., KDD 2018, eq. 3; eps
+    1e-8, alpha learned from 0 per unit). The official code's evaluation used wrong statistics; see its
+    README's erratum.
+
+    Args:
+        units: size of the last dimension.
+    """
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(units, eps=1e-8, affine=False)
+        self.alpha = nn.Parameter(torch.zeros(units))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., units] to the same shape. A batch of one row has no variance: it uses the running one."""
+        flat = x.reshape(-1, x.shape[-1])
+        use_batch = self.training and len(flat) > 1
+        standardised = self.norm(flat) if use_batch else self._standardise(flat)
+        gate = torch.sigmoid(standardised).view_as(x)
+        return x * (self.alpha + gate * (1.0 - self.alpha))
+
+    def frozen(self) -> nn.Module:
+        """The same function with fixed statistics, for export."""
+        return self.eval()
+
+    def _standardise(self, x: Tensor) -> Tensor:
+        mean, variance = self.norm.running_mean, self.norm.running_var
+        assert mean is not None and variance is not None
+        return (x - mean) * torch.rsqrt(variance + self.norm.eps)
+
+
+def activation(name: ActivationName, units: int) -> nn.Module:
+    """The activation layer of that name.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    if name == "dice":
+        return Dice(units)
+    if name == "prelu":
+        return PRelu()
+    if name == "relu":
+        return nn.ReLU()
+    raise ConfigError(f"activation {name!r}: {nearest(name, ['dice', 'prelu', 'relu'])}")
+
+
+def mlp(width: int, hidden: Sequence[int], *, act: ActivationName, dropout: float = 0.0) -> nn.Sequential:
+    """Linear, activation and dropout per hidden layer, then a linear layer to one output."""
+    layers: list[nn.Module] = []
+    for units in hidden:
+        layers += [nn.Linear(width, units), activation(act, units)]
+        if dropout > 0:
+            layers.append(nn.Dropout(dropout))
+        width = units
+    return nn.Sequential(*layers, nn.Linear(width, 1))
+
+
+def freeze_activations(model: nn.Module) -> None:
+    """Replace activations by their ``frozen`` form, in place; for export."""
+    for name, child in model.named_children():
+        if isinstance(child, PRelu | Dice):
+            setattr(model, name, child.frozen())
+        else:
+            freeze_activations(child)

@@ -1,0 +1,114 @@
+"""Checkpoints: everything a run needs to go on to the same last digit, written atomically."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from recsys.embeddings.sharding import optimizer_state, table_weights
+from recsys.errors import DataFileError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run after ``step`` steps.
+
+    Attributes:
+        config_json: the run's configuration; a checkpoint continues no other.
+        tables, table_optimizer: embedding rows and the fused optimiser's state, by name.
+        dense, dense_optimizer: the network and its optimiser.
+        loader: position in the training samples.
+        random: torch's generator.
+    """
+
+    step: int
+    config_json: str
+    tables: dict[str, Tensor]
+    table_optimizer: dict[str, Tensor]
+    dense: dict[str, Tensor]
+    dense_optimizer: dict[str, Any]
+    loader: dict[str, int]
+    random: Tensor
+
+
+def capture(
+    model: DistributedModelParallel,
+    dense_optimizer: torch.optim.Optimizer,
+    *,
+    step: int,
+    config_json: str,
+    loader: dict[str, int],
+) -> Checkpoint:
+    """The present state; tensors are those in use, so save it before the next step."""
+    return Checkpoint(
+        step=step,
+        config_json=config_json,
+        tables=table_weights(model),
+        table_optimizer=dict(optimizer_state(model)),
+        dense=model.module.net.state_dict(),
+        dense_optimizer=dense_optimizer.state_dict(),
+        loader=loader,
+        random=torch.get_rng_state(),
+    )
+
+
+def restore(
+    checkpoint: Checkpoint, model: DistributedModelParallel, dense_optimizer: torch.optim.Optimizer | None = None
+) -> None:
+    """Put a captured state back; without an optimiser, only what inference needs."""
+    _copy(checkpoint.tables, table_weights(model))
+    model.module.net.load_state_dict(checkpoint.dense)
+    if dense_optimizer is not None:
+        _copy(checkpoint.table_optimizer, dict(optimizer_state(model)))
+        dense_optimizer.load_state_dict(checkpoint.dense_optimizer)
+        torch.set_rng_state(checkpoint.random)
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Write so that a kill at any moment leaves the old file or the new one."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as stream:
+        torch.save({"format_version": FORMAT_VERSION, **vars(checkpoint)}, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        DataFileError: there is none, it is damaged, or of a newer format.
+    """
+    try:
+        values = torch.load(path, weights_only=True, map_location="cpu")
+    except FileNotFoundError:
+        raise DataFileError(f"{path}: no checkpoint; `recsys train` writes one") from None
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise DataFileError(f"{path}: not a readable checkpoint: {error}") from error
+    version = values.pop("format_version", None) if isinstance(values, dict) else None
+    if version != FORMAT_VERSION:
+        raise DataFileError(f"{path}: checkpoint format {version}, this program reads {FORMAT_VERSION}")
+    return Checkpoint(**values)
+
+
+def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    if {n: t.shape for n, t in source.items()} != {n: t.shape for n, t in target.items()}:
+        raise DataFileError(
+            f"the checkpoint holds {_shapes(source)}, the model {_shapes(target)}: it is of another run"
+        )
+    with torch.no_grad():
+        for name, tensor in target.items():
+            tensor.copy_(source[name])
+
+
+def _shapes(tensors: dict[str, Tensor]) -> str:
+    return ", ".join(f"{name} {list(t.shape)}" for name, t in sorted(tensors.items()))
