@@ -16,6 +16,7 @@ altered one is refused. ``docs/specs/bundle.md`` is the specification.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import hashlib
 import json
@@ -33,6 +34,8 @@ from recsys.features.feature_set import FeatureSet
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 Verify = Literal["full", "sizes"]
 
@@ -233,10 +236,11 @@ def read_manifest(path: Path) -> Manifest:
         manifest = _manifest_from_dict(values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"{file}: malformed manifest: {error}") from error
-    if values["feature_set_fingerprint"] != manifest.feature_set.fingerprint():
+    stated = values.get("feature_set_fingerprint")
+    if stated != manifest.feature_set.fingerprint():
         raise BundleError(
             f"{file}: the FeatureSet was altered: its fingerprint is {manifest.feature_set.fingerprint()}, "
-            f"the manifest says {values['feature_set_fingerprint']}"
+            f"the manifest says {stated}"
         )
     if unlisted := sorted({g.file for g in manifest.graphs.values()} - set(manifest.files)):
         raise BundleError(f"{file}: graph {unlisted[0]!r} is not in its list of files")
@@ -256,14 +260,24 @@ def remove_leftovers(path: Path) -> None:
 
 def _replace(folder: Path, path: Path) -> None:
     """Put ``folder`` in the place of ``path``. A reader sees the old bundle, or the new one."""
-    if path.exists():
+    if not path.exists():
+        os.rename(folder, path)
+    elif not _exchange(folder, path):
+        # Without an atomic exchange there is a moment with no bundle; the old one is deleted only after it.
         old = folder.with_name(folder.name + "-old")
         os.rename(path, old)
         os.rename(folder, path)
         shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.rename(folder, path)
     _sync(path.parent)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two folders in one step (Linux, renameat2(2)); whether the system and file system could."""
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    return bool(swap(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0)
 
 
 def _sha256(file: Path) -> str:

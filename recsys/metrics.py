@@ -92,7 +92,8 @@ def recall_at_k(hits: Array, relevant: Array) -> float:
     >>> recall_at_k(np.array([[1, 0, 1], [0, 0, 0]]), np.array([4, 1]))
     0.25
     """
-    return float(np.mean(hits.sum(axis=1) / _checked_relevant(hits, relevant)))
+    relevant = _checked_relevant(hits, relevant)
+    return float(np.mean(hits.sum(axis=1) / relevant))
 
 
 def ndcg_at_k(hits: Array, relevant: Array) -> float:

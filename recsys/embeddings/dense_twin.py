@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.embeddings.row_maps import UNKNOWN_ROW, RowMap
-from recsys.embeddings.tables import QUERY
+from recsys.embeddings.tables import QUERY, module_name
 from recsys.embeddings.vectors import mean_of_present
 from recsys.features.feature_set import Categorical
 
@@ -27,18 +27,19 @@ class DenseTwin(nn.Module):
 
     def __init__(self, weights: Mapping[str, Tensor], row_maps: Mapping[str, RowMap]) -> None:
         super().__init__()
-        self.rows = nn.ParameterDict({name: nn.Parameter(w, requires_grad=False) for name, w in weights.items()})
-        self.maps = nn.ModuleDict({name: row_maps[name].module() for name in weights})
+        rows = {module_name(table): nn.Parameter(w, requires_grad=False) for table, w in weights.items()}
+        self.rows = nn.ParameterDict(rows)
+        self.maps = nn.ModuleDict({module_name(table): row_maps[table].module() for table in weights})
 
     def lookup(self, keys: Tensor, feature: Categorical) -> Tensor:
         """Keys, [N] or [N, K] with -1 for missing, to vectors [N, D]."""
-        rows = self.rows[feature.table]
-        index = self.maps[feature.table](keys)
+        rows = self.rows[module_name(feature.table)]
+        index = self.maps[module_name(feature.table)](keys)
         return F.embedding(index, rows) if keys.dim() == 1 else mean_of_present(rows, index, keys >= 0)
 
     def unknown(self, feature: Categorical, length: Tensor) -> Tensor:
         """The unknown row, once per element of ``length``; [N, D]."""
-        row: Tensor = self.rows[feature.table][UNKNOWN_ROW]
+        row: Tensor = self.rows[module_name(feature.table)][UNKNOWN_ROW]
         return row.expand(length.shape[0], -1)
 
 

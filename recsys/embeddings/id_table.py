@@ -11,6 +11,7 @@ rounds; at 80 % load and 8 slots it ends after a few. Legend: ``V`` keys, ``T`` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -111,7 +112,7 @@ def build_id_table(keys_V: Int64Array, rows_V: Int64Array, *, seed: int = 0) -> 
         raise InvalidInputError(f"id table: key {bad} is out of range; allowed: 0 to 2^62 - 1")
     if len(np.unique(keys_V)) != len(keys_V):
         raise InvalidInputError(f"id table: {len(keys_V) - len(np.unique(keys_V))} keys are given more than once")
-    half = max(1, -(-len(keys_V) // int(SLOTS * LOAD * 2)))
+    half = max(1, math.ceil(len(keys_V) / (2 * SLOTS * LOAD)))
     for attempt in range(_MAX_SEEDS):
         coefficients = hash_coefficients(seed + attempt, 2)
         slots_TW = _place(keys_V, coefficients, half, np.random.Generator(np.random.PCG64(seed + attempt)))

@@ -6,6 +6,7 @@ in the backward pass) run everywhere and a laptop run and a cluster run differ i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,12 +16,17 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
-from torchrec.distributed.planner.types import ParameterConstraints
+from torchrec.distributed.planner import EmbeddingShardingPlanner
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import KernelConfig, ParameterConstraints, TopologyFactory, TrainerConfig
 from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 
+from recsys.embeddings.tables import module_name
 from recsys.errors import ConfigError, nearest
+
+# TorchRec asks torch.fx a question that torch.fx warns of, once per process.
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "rowwise_adagrad": RowWiseAdagrad,
@@ -61,8 +67,12 @@ def shard(model: nn.Module, *, table_names: list[str], device: torch.device) -> 
     sharders: list[Any] = [EmbeddingCollectionSharder()]
     world_size = dist.get_world_size()
     planner = EmbeddingShardingPlanner(
-        topology=Topology(world_size=world_size, compute_device=device.type),
-        constraints={name: ParameterConstraints(sharding_types=["table_wise"]) for name in table_names},
+        topology=TopologyFactory.create_topology(
+            TrainerConfig(world_size=world_size), kernel_config=KernelConfig(compute_device=device.type)
+        ),
+        # Room for the network and the activations; TorchRec warns of its own default policy.
+        storage_reservation=FixedPercentageStorageReservation(percentage=0.15),
+        constraints={module_name(t): ParameterConstraints(sharding_types=["table_wise"]) for t in table_names},
     )
     plan = planner.collective_plan(model, sharders, dist.GroupMember.WORLD)
     return DistributedModelParallel(
@@ -76,7 +86,7 @@ def table_weights(model: DistributedModelParallel) -> dict[str, Tensor]:
     for name, value in model.state_dict().items():
         if hasattr(value, "local_shards"):
             for local in value.local_shards():
-                weights[name.split(".")[-2]] = local.tensor
+                weights[name.split(".")[-2].removeprefix(module_name(""))] = local.tensor
     return weights
 
 

@@ -14,14 +14,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchrec import EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
 
 from recsys.errors import InvalidInputError
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch
-from recsys.features.feature_set import Categorical, FeatureSet
+from recsys.features.feature_set import Categorical, Feature, FeatureSet
 from recsys.features.hashing import Int64Array
+
+ITEM = "item."
+"""Prefix of the candidate's inputs: a user and an item may have features of the same name."""
+
+WIDTH_UNIT = 4
+"""FBGEMM's kernels read rows four numbers at a time."""
 
 QUERY = "query."
 """Prefix of the candidate's stand-in for a history attribute that items do not have."""
@@ -36,9 +42,10 @@ class TableSpec:
     dim: int
 
     def __post_init__(self) -> None:
-        if self.num_rows < 1 or self.dim < 1:
+        if self.num_rows < 1 or self.dim < 1 or self.dim % WIDTH_UNIT:
             raise InvalidInputError(
-                f"table {self.name!r}: {self.num_rows} rows of width {self.dim}; both must be 1 or more"
+                f"table {self.name!r}: {self.num_rows} rows of width {self.dim}; "
+                f"allowed: 1 row or more, and a width that is a multiple of {WIDTH_UNIT}"
             )
 
 
@@ -72,32 +79,51 @@ class TensorBatch:
         )
 
 
-def embedding_collection(specs: Sequence[TableSpec]) -> EmbeddingCollection:
-    """The TorchRec module for the tables, on the meta device: ``sharding.py`` gives it memory."""
-    return EmbeddingCollection(
-        tables=[
-            EmbeddingConfig(
-                name=spec.name, embedding_dim=spec.dim, num_embeddings=spec.num_rows, feature_names=[spec.name]
+def module_name(table: str) -> str:
+    """A table's name as a submodule; ``nn.ModuleDict`` refuses names of its attributes, such as ``type``."""
+    return f"table_{table}"
+
+
+class EmbeddingTables(nn.Module):
+    """The tables on the meta device: ``sharding.py`` gives them memory.
+
+    A TorchRec collection holds tables of one width, so there is one for each width.
+    """
+
+    def __init__(self, specs: Sequence[TableSpec]) -> None:
+        super().__init__()
+        by_width: dict[str, list[EmbeddingConfig]] = {}
+        for spec in specs:
+            config = EmbeddingConfig(
+                name=module_name(spec.name),
+                embedding_dim=spec.dim,
+                num_embeddings=spec.num_rows,
+                feature_names=[spec.name],
             )
-            for spec in specs
-        ],
-        device=torch.device("meta"),
-    )
+            by_width.setdefault(f"width_{spec.dim}", []).append(config)
+        meta = torch.device("meta")
+        self.collections = nn.ModuleDict(
+            {width: EmbeddingCollection(tables=configs, device=meta) for width, configs in by_width.items()}
+        )
+
+    def forward(self, rows: KeyedJaggedTensor) -> dict[str, Tensor]:
+        """The looked-up rows of each table, [U, D]."""
+        looked_up: dict[str, Tensor] = {}
+        for collection in self.collections.values():
+            looked_up |= {table: found.values() for table, found in collection(rows).items()}
+        return looked_up
 
 
 def input_tables(features: FeatureSet) -> dict[str, str]:
     """Input name of every id feature a batch holds -> name of its table."""
-    sides: dict[str, Categorical] = {
-        f.name: f
-        for f in (features.user_id, *features.user, *features.context, features.item_id, *features.item)
-        if isinstance(f, Categorical)
-    }
+    sides: dict[str, Feature] = {f.name: f for f in (features.user_id, *features.user, *features.context)}
+    sides |= {f"{ITEM}{f.name}": f for f in (features.item_id, *features.item)}
     if features.history is not None:
         sides[f"history.{features.item_id.name}"] = features.item_id
         for attribute in features.history.attributes:
             sides[f"history.{attribute.name}"] = attribute
             sides[f"{QUERY}{attribute.name}"] = attribute
-    return {name: feature.table for name, feature in sides.items()}
+    return {name: feature.table for name, feature in sides.items() if isinstance(feature, Categorical)}
 
 
 class BatchConverter:
@@ -113,7 +139,7 @@ class BatchConverter:
 
     def __call__(self, batch: EncodedBatch) -> TensorBatch:
         """Convert a batch whose id columns hold rows (``data.samples.map_ids``)."""
-        columns = {**batch.user, **batch.item, **batch.history}
+        columns = {**batch.user, **{f"{ITEM}{name}": c for name, c in batch.item.items()}, **batch.history}
         columns |= {name: np.zeros(batch.size, dtype=np.int64) for name in self._stand_ins}
         by_table: dict[str, dict[str, Column]] = {name: {} for name in self._names}
         numbers: dict[str, Tensor] = {}

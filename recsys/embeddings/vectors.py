@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recsys.embeddings.tables import QUERY, TensorBatch
+from recsys.embeddings.tables import ITEM, QUERY, TensorBatch
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
 
 
@@ -67,9 +67,9 @@ def item_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
     compared = {a.name for a in features.history.attributes} if features.history else set()
     rest = tuple(f for f in features.item if f.name not in compared)
     if not rest:
-        query = inputs.vectors(features.item_id.name, features.item_id)
+        query = inputs.vectors(f"{ITEM}{features.item_id.name}", features.item_id)
         return query[:, :0]
-    return _concatenate(rest, inputs)
+    return _concatenate(rest, inputs, ITEM)
 
 
 def query_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
@@ -77,11 +77,11 @@ def query_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
 
     An attribute that items do not have (a rating) is unknown for a candidate: row 0 of its table.
     """
-    parts = [inputs.vectors(features.item_id.name, features.item_id)]
+    parts = [inputs.vectors(f"{ITEM}{features.item_id.name}", features.item_id)]
     item_names = {f.name for f in features.item}
     for attribute in features.history.attributes if features.history else ():
-        name = attribute.name if attribute.name in item_names else f"{QUERY}{attribute.name}"
-        parts.append(inputs.vectors(name, attribute))
+        side = ITEM if attribute.name in item_names else QUERY
+        parts.append(inputs.vectors(f"{side}{attribute.name}", attribute))
     return torch.cat(parts, dim=1)
 
 
@@ -109,10 +109,10 @@ def key_width(features: FeatureSet, dims: Mapping[str, int]) -> int:
     return _width((features.item_id, *(features.history.attributes if features.history else ())), dims)
 
 
-def _concatenate(parts: Sequence[Feature], inputs: Inputs) -> Tensor:
+def _concatenate(parts: Sequence[Feature], inputs: Inputs, prefix: str = "") -> Tensor:
+    named = [(f"{prefix}{f.name}", f) for f in parts]
     return torch.cat(
-        [inputs.vectors(f.name, f) if isinstance(f, Categorical) else inputs.numbers(f.name)[:, None] for f in parts],
-        dim=1,
+        [inputs.vectors(n, f) if isinstance(f, Categorical) else inputs.numbers(n)[:, None] for n, f in named], dim=1
     )
 
 

@@ -31,6 +31,7 @@ from recsys.bundle import GraphInfo, Manifest, TableInfo, TensorInfo, bundle_wri
 from recsys.data.samples import Dataset
 from recsys.embeddings.dense_twin import DenseTwin, RawInputs
 from recsys.embeddings.sharding import table_weights
+from recsys.embeddings.tables import ITEM
 from recsys.embeddings.vectors import item_vectors, key_vectors, query_vectors, user_vectors
 from recsys.export.parity import certify
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
@@ -42,13 +43,16 @@ from recsys.training.loop import TrainedModel
 OPSET = 21
 
 _USER_SIDE_DIMENSIONS = {
-    "attention_weight": {1: "SH"},
-    "attention_bias": {0: "SH"},
-    "keys": {0: "S"},
-    "present": {0: "S"},
-    "head_bias": {},
+    "side.attention_weight": {1: "SH"},
+    "side.attention_bias": {0: "SH"},
+    "side.keys": {0: "S"},
+    "side.present": {0: "S"},
+    "side.head_bias": {},
 }
-"""Dynamic dimensions of ``UserSide``. S * hidden is one of its own: an exporter cannot divide a named one."""
+"""Names of ``UserSide`` in the graphs (no feature's name has a dot) and its dynamic dimensions.
+
+S * hidden is one of its own: an exporter cannot divide a named one.
+"""
 
 
 class UserGraph(nn.Module):
@@ -79,7 +83,8 @@ class RankGraph(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         side = UserSide(*tensors[: len(UserSide._fields)])
-        inputs = RawInputs(self.twin, dict(zip(self.names, tensors[len(side) :], strict=True)))
+        named = zip(self.names, tensors[len(side) :], strict=True)
+        inputs = RawInputs(self.twin, {f"{ITEM}{name}": tensor for name, tensor in named})
         query_CD = query_vectors(self.features, inputs)
         logits_C = self.net.rank_side(side, query_CD, item_vectors(self.features, inputs))
         return logits_C, torch.sigmoid(logits_C)
@@ -110,6 +115,7 @@ def export_bundle(
             is written.
     """
     features = trained.features
+    trained.model.eval()
     net = build_frozen_net(trained)
     weights = {table: w.detach().cpu().clone() for table, w in table_weights(trained.model).items()}
     twin = DenseTwin(weights, trained.row_maps).eval()
@@ -177,8 +183,8 @@ def _user_example(features: FeatureSet) -> tuple[dict[str, Tensor], dict[str, di
 
 def _rank_example(user: UserGraph, features: FeatureSet) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
     with torch.no_grad():
-        side = UserSide(*user(*_user_example(features)[0].values()))
-    tensors = side._asdict()
+        side = user(*_user_example(features)[0].values())
+    tensors = dict(zip(_USER_SIDE_DIMENSIONS, side, strict=True))
     dynamic = dict(_USER_SIDE_DIMENSIONS)
     for name, feature in rank_inputs(features).items():
         tensors[name], dynamic[name] = _example(feature, 5), {0: "C"}
@@ -200,7 +206,7 @@ def _write_graph(
 ) -> GraphInfo:
     """Export one graph; its tables go to ``tables/``, unless the other graph has put them there."""
     tensors, dynamic = example
-    outputs = list(UserSide._fields) if isinstance(module, UserGraph) else ["logits", "scores"]
+    outputs = list(_USER_SIDE_DIMENSIONS) if isinstance(module, UserGraph) else ["logits", "scores"]
     shapes = tuple({d: torch.export.Dim.DYNAMIC for d in dims} or None for dims in dynamic.values())
     with _quiet():
         program = torch.onnx.export(
@@ -251,14 +257,14 @@ def _externalise(model: onnx.ModelProto, folder: Path, tables: dict[str, TableIn
 
 
 def table_name(initializer: str) -> str:
-    """File name of a table: ``twin.rows.movie_id`` -> ``movie_id.rows``.
+    """File name of a table: ``twin.rows.table_movie_id`` -> ``movie_id.rows``.
 
-    >>> table_name("twin.maps.movie_id.keys_TW")
+    >>> table_name("twin.maps.table_movie_id.keys_TW")
     'movie_id.keys'
     """
-    if match := re.fullmatch(r"twin\.rows\.(\w+)", initializer):
+    if match := re.fullmatch(r"twin\.rows\.table_(\w+)", initializer):
         return f"{match[1]}.rows"
-    if match := re.fullmatch(r"twin\.maps\.(\w+)\.(keys|rows)_TW", initializer):
+    if match := re.fullmatch(r"twin\.maps\.table_(\w+)\.(keys|rows)_TW", initializer):
         return f"{match[1]}.{'keys' if match[2] == 'keys' else 'key_rows'}"
     raise AssertionError(f"{initializer} is not a table")
 
@@ -306,5 +312,8 @@ def _commit() -> Any:
     folder = Path(recsys.__file__).parent.parent
     if not (folder / ".git").exists():
         return None
-    asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+    try:
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+    except OSError:  # git is not installed
+        return None
     return asked.stdout.strip() or None

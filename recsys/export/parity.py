@@ -19,10 +19,11 @@ import torch
 
 from recsys.bundle import Parity
 from recsys.data.samples import Dataset, make_batch
+from recsys.embeddings.tables import ITEM, input_tables
 from recsys.errors import BundleError
-from recsys.features.columns import Column
+from recsys.features.columns import Column, missing_column
 from recsys.features.encode import EncodedBatch
-from recsys.features.feature_set import Categorical, FeatureSet
+from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import KEY_LIMIT, MISSING
 from recsys.training.loop import TrainedModel
 
@@ -34,6 +35,8 @@ CANDIDATES = 32
 def certify(folder: Path, trained: TrainedModel, dataset: Dataset) -> Parity:
     """Compare logits on ``REQUESTS`` real requests of up to ``CANDIDATES`` candidates.
 
+    Leaves the model in evaluation mode: in training, dropout and Dice depend on the batch.
+
     Raises:
         BundleError: a difference above ``TOLERANCE``.
     """
@@ -41,6 +44,7 @@ def certify(folder: Path, trained: TrainedModel, dataset: Dataset) -> Parity:
     indices = dataset.split("test") if len(dataset.split("test")) else dataset.split("train")
     chosen = random.choice(indices, size=min(REQUESTS, len(indices)), replace=False)
     graphs = OrtGraphs(folder)
+    trained.model.eval()
     worst, compared = 0.0, 0
     for number, index in enumerate(chosen):
         candidates = 1 if number % 8 == 0 else CANDIDATES
@@ -48,13 +52,14 @@ def certify(folder: Path, trained: TrainedModel, dataset: Dataset) -> Parity:
         _make_edge_case(dataset.table.features, request, number)
         got = graphs.logits(request)
         expected = torch_logits(trained, request)
-        worst = max(worst, float(np.abs(got - expected).max()))
-        compared += len(got)
-        if not worst <= TOLERANCE:
+        difference = float(np.abs(got - expected).max())
+        if not difference <= TOLERANCE:  # NaN is refused too
             raise BundleError(
-                f"parity: ONNX Runtime's logit differs from torch's by {worst:.2e} on sample {index}; "
+                f"parity: ONNX Runtime's logit differs from torch's by {difference:.2e} on sample {index}; "
                 f"allowed: {TOLERANCE:.0e}. The bundle was not written"
             )
+        worst = max(worst, difference)
+        compared += len(got)
     return Parity(
         requests=len(chosen),
         candidates=compared,
@@ -86,15 +91,15 @@ class OrtGraphs:
 def torch_logits(trained: TrainedModel, request: EncodedBatch) -> npt.NDArray[np.float32]:
     """The training-side answer for one user's candidates: the user and history repeated for each."""
     features, row_maps = trained.features, trained.row_maps
+    tables = input_tables(features)
 
     def rows(columns: Mapping[str, Column], prefix: str = "") -> dict[str, Column]:
-        tables = {f.name: f.table for f in features.categoricals()}
         mapped = {}
         for name, column in columns.items():
             if column.dtype == np.float32:
                 mapped[name] = column
             else:
-                found = row_maps[tables[name.removeprefix(prefix)]].lookup(column)
+                found = row_maps[tables[prefix + name]].lookup(column)
                 mapped[name] = np.where(column == MISSING, MISSING, found)
         return mapped
 
@@ -102,8 +107,8 @@ def torch_logits(trained: TrainedModel, request: EncodedBatch) -> npt.NDArray[np
     events = int(request.history_offsets[-1])
     batch = EncodedBatch(
         user={n: np.repeat(c, candidates, axis=0) for n, c in rows(request.user).items()},
-        item=rows(request.item),
-        history={n: np.tile(c, candidates) for n, c in rows(request.history, "history.").items()},
+        item=rows(request.item, ITEM),
+        history={n: np.tile(c, candidates) for n, c in rows(request.history).items()},
         history_offsets=np.arange(candidates + 1, dtype=np.int64) * events,
         labels=np.zeros(candidates, dtype=np.float32),
     )
@@ -139,7 +144,5 @@ def _make_edge_case(features: FeatureSet, request: EncodedBatch, number: int) ->
         request.item[features.item_id.name] = request.item[features.item_id.name].copy()
         request.item[features.item_id.name][0] = KEY_LIMIT - 1
     if number % 8 == 4:
-        for feature in (*features.user, *features.item):
-            side = request.user if feature.name in request.user else request.item
-            missing = MISSING if isinstance(feature, Categorical) else feature.default
-            side[feature.name] = np.full_like(side[feature.name], missing)
+        for side, declared in ((request.user, (*features.user, *features.context)), (request.item, features.item)):
+            side.update({f.name: missing_column(f, len(side[f.name])) for f in declared})

@@ -59,9 +59,7 @@ class FeatureStore(Protocol):
         """
         ...
 
-    async def append_many(
-        self, batches: Sequence[tuple[int, Events]], *, timeout_s: float
-    ) -> list[AppendResult]:
+    async def append_many(self, batches: Sequence[tuple[int, Events]], *, timeout_s: float) -> list[AppendResult]:
         """:meth:`append` for many users in one round trip; each user's append is atomic on its own."""
         ...
 
@@ -83,7 +81,8 @@ class FeatureStore(Protocol):
         ...
 
     async def ping(self, *, timeout_s: float) -> None:
-        """Raise StoreUnavailableError unless the store answers."""
+        """Raise StoreUnavailableError unless the store answers, and StoreFormatError if it was filled
+        with another layout than this program's: call it before serving."""
         ...
 
     async def close(self) -> None:

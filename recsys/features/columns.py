@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from recsys.errors import InvalidInputError
 from recsys.features.feature_set import Categorical, Feature, Numeric
-from recsys.features.hashing import MISSING, Int64Array, integer_keys, string_keys
+from recsys.features.hashing import MISSING, Int64Array, integer_key, integer_keys, string_keys
 
 Column = npt.NDArray[Any]
 """int64 keys, shape [N] or [N, K]; or float32 values, shape [N]."""
@@ -68,6 +68,7 @@ def _as_sequence(feature: Categorical, value: Any) -> Sequence[Any]:
 
 
 def _keys(feature: Categorical, values: Any) -> Int64Array:
+    _check_flat(feature, values)
     if isinstance(values, np.ndarray) and values.dtype.kind in "iu" and feature.id_type == "int":
         return integer_keys(values)
     values = list(values)
@@ -87,20 +88,24 @@ def _keys(feature: Categorical, values: Any) -> Int64Array:
     else:
         given = [int(values[i]) for i in present]
         in_int64 = all(-(1 << 63) <= v < (1 << 63) for v in given)
-        keys[present] = integer_keys(np.array(given, dtype=np.int64 if in_int64 else object))
+        keys[present] = integer_keys(np.array(given)) if in_int64 else [integer_key(v) for v in given]
     return keys
 
 
 def _numbers(feature: Numeric, values: Any) -> npt.NDArray[np.float32]:
+    _check_flat(feature, values)
     if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
-        numbers = values.astype(np.float32)
+        with np.errstate(over="ignore"):
+            numbers = values.astype(np.float32)
     else:
         for i, v in enumerate(values):
             if v is not None and (not isinstance(v, int | float | np.number) or isinstance(v, bool)):
                 raise InvalidInputError(
                     f"feature {feature.name!r} takes numbers; value {i} is {v!r} ({type(v).__name__})"
                 )
-        numbers = np.array([feature.default if v is None else v for v in values], dtype=np.float32)
+        plain = [feature.default if v is None else _plain(v) for v in values]
+        with np.errstate(over="ignore"):
+            numbers = np.array(plain, dtype=np.float64).astype(np.float32)
     bad = ~np.isfinite(numbers)
     if bad.any():
         index = int(np.argmax(bad))
@@ -111,4 +116,14 @@ def _numbers(feature: Numeric, values: Any) -> npt.NDArray[np.float32]:
 
 
 def _plain(value: Any) -> float:
-    return math.nan if value is None else float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _check_flat(feature: Feature, values: Any) -> None:
+    if isinstance(values, np.ndarray) and values.ndim != 1:
+        raise InvalidInputError(
+            f"feature {feature.name!r}: expected one value per row, got an array of shape {list(values.shape)}"
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ FORMAT_VERSION = 1
 
 def entity_dtype(features: Sequence[Feature]) -> np.dtype[np.void]:
     """The row: 8-byte header, then one field per feature."""
-    fields: list[Any] = [("header", "V8")]
+    # No feature name starts with "_".
+    fields: list[Any] = [("_header", "V8")]
     for feature in features:
         if isinstance(feature, Categorical):
             fields.append((feature.name, "<i8", (feature.max_values,)))
@@ -62,7 +64,7 @@ def pack_rows(features: Sequence[Feature], columns: Mapping[str, Column]) -> lis
     """Encoded columns of N entities to N packed rows."""
     length = len(next(iter(columns.values()))) if columns else 0
     rows = np.zeros(length, dtype=entity_dtype(features))
-    rows["header"] = np.void(row_header(features))
+    rows["_header"] = np.void(row_header(features))
     for feature in features:
         column = columns[feature.name]
         rows[feature.name] = column.reshape(rows[feature.name].shape)
@@ -79,8 +81,7 @@ def unpack_rows(
     Raises:
         StoreFormatError: a row was not written by this package, or with other features.
     """
-    dtype = entity_dtype(features)
-    header = row_header(features)
+    dtype, header = _row_layout(tuple(features))
     found = [i for i, row in enumerate(rows) if row is not None]
     packed = [row for row in rows if row is not None]
     for index, row in zip(found, packed, strict=True):
@@ -99,6 +100,12 @@ def unpack_rows(
             column = np.ascontiguousarray(values)
         columns[feature.name] = column
     return columns
+
+
+@lru_cache(maxsize=64)
+def _row_layout(features: tuple[Feature, ...]) -> tuple[np.dtype[np.void], bytes]:
+    # Worked out per request it would cost more than unpacking a user's row.
+    return entity_dtype(features), row_header(features)
 
 
 def _row_problem(entity: str, index: int, row: bytes, header: bytes, width: int) -> str:

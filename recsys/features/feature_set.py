@@ -23,7 +23,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from recsys.errors import InvalidInputError
@@ -33,6 +33,7 @@ Storage = Literal["i64", "i32", "u8"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 _RESERVED = frozenset({"timestamp", "arrival", "label"})
+_FLOAT32_MAX = 3.4028234663852886e38
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,11 @@ class Numeric:
 
     def __post_init__(self) -> None:
         _check_name(self.name)
+        # NaN would also make a FeatureSet unequal to itself.
+        if not abs(self.default) <= _FLOAT32_MAX:
+            raise InvalidInputError(
+                f"feature {self.name!r}: default is {self.default}; allowed: a finite float32 number"
+            )
 
 
 Feature = Categorical | Numeric
@@ -104,7 +110,8 @@ class History:
     ttl_s: int = 0
 
     def __post_init__(self) -> None:
-        _check_unique("history", (a.name for a in self.attributes))
+        # A packed event already has an "item" field.
+        _check_unique("history", ("item", *(a.name for a in self.attributes)))
         for attribute in self.attributes:
             if attribute.max_values != 1:
                 raise InvalidInputError(
@@ -138,6 +145,13 @@ class FeatureSet:
         _check_name(self.name)
         _check_unique("user and context", (f.name for f in (self.user_id, *self.user, *self.context)))
         _check_unique("item", (f.name for f in (self.item_id, *self.item)))
+        if self.history is not None:
+            _check_unique("history", (f.name for f in (self.item_id, *self.history.attributes)))
+        for entity_id in (self.user_id, self.item_id):
+            if entity_id.max_values != 1:
+                raise InvalidInputError(
+                    f"feature {entity_id.name!r}: max_values is {entity_id.max_values}; a user or an item has one id"
+                )
         id_types: dict[str, tuple[str, IdType]] = {}
         for feature in self.categoricals():
             seen, id_type = id_types.setdefault(feature.table, (feature.name, feature.id_type))
@@ -193,8 +207,8 @@ def _feature_to_dict(feature: Feature) -> dict[str, Any]:
 
 
 def _feature_from_dict(values: dict[str, Any]) -> Feature:
-    kind = values.pop("kind")
-    return Numeric(**values) if kind == "numeric" else Categorical(**values)
+    kinds: dict[str, type[Feature]] = {"categorical": Categorical, "numeric": Numeric}
+    return kinds[values.pop("kind")](**values)
 
 
 def _categorical_from_dict(values: dict[str, Any]) -> Categorical:
@@ -220,6 +234,8 @@ def _to_dict(features: FeatureSet) -> dict[str, Any]:
 
 
 def _from_dict(values: dict[str, Any]) -> FeatureSet:
+    if unknown := sorted(set(values) - {f.name for f in fields(FeatureSet)}):
+        raise TypeError(f"unknown field {unknown[0]!r}")
     history = values["history"]
     if history is not None:
         attributes = tuple(_categorical_from_dict(a) for a in history.pop("attributes"))

@@ -25,8 +25,8 @@ MISSING = -1
 PRIME = (1 << 31) - 1
 """The Mersenne prime of the universal hash."""
 
-_HALF_BITS = 31
-_HALF_MASK = (1 << _HALF_BITS) - 1
+HALF_BITS = 31
+HALF_MASK = (1 << HALF_BITS) - 1
 
 
 def string_key(value: str) -> int:
@@ -35,7 +35,7 @@ def string_key(value: str) -> int:
     >>> 0 <= string_key("B00005N7P0") < KEY_LIMIT
     True
     """
-    return xxhash.xxh3_64_intdigest(value.encode()) >> 2
+    return xxhash.xxh3_64_intdigest(value.encode("utf-8", "surrogatepass")) >> 2
 
 
 def integer_key(value: int) -> int:
@@ -83,7 +83,7 @@ def hash_keys(keys: Int64Array, coefficients: Int64Array, rows: int) -> Int64Arr
     """Universal hash of keys to [0, rows), same shape, int64.
 
     Intermediate values stay below 2^63: each product is below 2^62, and the products are
-    reduced before they are added. ``MISSING`` hashes to an arbitrary valid row; callers mask it.
+    reduced before they are added. ``MISSING`` hashes like key 0; callers mask it.
 
     Args:
         keys: any shape, int64.
@@ -91,7 +91,8 @@ def hash_keys(keys: Int64Array, coefficients: Int64Array, rows: int) -> Int64Arr
         rows: in [1, PRIME].
     """
     a1, a2, b = (int(c) for c in coefficients)
-    low = keys & _HALF_MASK
-    high = (keys >> _HALF_BITS) & _HALF_MASK
+    keys = np.maximum(keys, 0)
+    low = keys & HALF_MASK
+    high = keys >> HALF_BITS
     hashed: Int64Array = ((low * a1) % PRIME + (high * a2) % PRIME + b) % PRIME % rows
     return hashed

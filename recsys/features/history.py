@@ -184,7 +184,10 @@ def unpack_events(features: FeatureSet, data: bytes, *, key: str = "history") ->
 
 
 def _times(name: str, values: Any, length: int) -> Int64Array:
-    times = np.asarray(values)
+    try:
+        times = np.asarray(values)
+    except ValueError as error:
+        raise InvalidInputError(f"{name}: expected {length} integers: {error}") from error
     if times.shape != (length,) or (times.size and times.dtype.kind not in "iu"):
         raise InvalidInputError(
             f"{name}: expected {length} integers (milliseconds since 1970), "

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import Tensor, nn
-from torchrec import EmbeddingCollection
 
-from recsys.embeddings.tables import TensorBatch
+from recsys.embeddings.tables import EmbeddingTables, TensorBatch
 from recsys.embeddings.vectors import (
     LookedUp,
     item_vectors,
@@ -31,7 +30,7 @@ class RankingModel(nn.Module):
         net: the network; its widths come from :func:`widths`.
     """
 
-    def __init__(self, features: FeatureSet, *, tables: EmbeddingCollection, net: Din) -> None:
+    def __init__(self, features: FeatureSet, *, tables: EmbeddingTables, net: Din) -> None:
         super().__init__()
         self.features = features
         self.tables = tables
@@ -39,7 +38,7 @@ class RankingModel(nn.Module):
 
     def forward(self, batch: TensorBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits, [B], and the distinct rows that were looked up in each table, [U, D]."""
-        rows = {name: looked_up.values() for name, looked_up in self.tables(batch.rows).items()}
+        rows: dict[str, Tensor] = self.tables(batch.rows)
         inputs = LookedUp(batch, rows)
         logits_B: Tensor = self.net(
             user_vectors(self.features, inputs),

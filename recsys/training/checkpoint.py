@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,6 @@ class Checkpoint:
     """The state of a run after ``step`` steps.
 
     Attributes:
-        config_json: the run's configuration; a checkpoint continues no other.
         tables, table_optimizer: embedding rows and the fused optimiser's state, by name.
         dense, dense_optimizer: the network and its optimiser.
         loader: position in the training samples.
@@ -30,7 +31,6 @@ class Checkpoint:
     """
 
     step: int
-    config_json: str
     tables: dict[str, Tensor]
     table_optimizer: dict[str, Tensor]
     dense: dict[str, Tensor]
@@ -44,13 +44,11 @@ def capture(
     dense_optimizer: torch.optim.Optimizer,
     *,
     step: int,
-    config_json: str,
     loader: dict[str, int],
 ) -> Checkpoint:
     """The present state; tensors are those in use, so save it before the next step."""
     return Checkpoint(
         step=step,
-        config_json=config_json,
         tables=table_weights(model),
         table_optimizer=dict(optimizer_state(model)),
         dense=model.module.net.state_dict(),
@@ -89,6 +87,10 @@ def load(path: Path) -> Checkpoint:
         DataFileError: there is none, it is damaged, or of a newer format.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            # torch.load does not compare the checksums that torch.save writes.
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
         values = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise DataFileError(f"{path}: no checkpoint; `recsys train` writes one") from None
@@ -97,6 +99,8 @@ def load(path: Path) -> Checkpoint:
     version = values.pop("format_version", None) if isinstance(values, dict) else None
     if version != FORMAT_VERSION:
         raise DataFileError(f"{path}: checkpoint format {version}, this program reads {FORMAT_VERSION}")
+    if fields := {f.name for f in dataclasses.fields(Checkpoint)} ^ set(values):
+        raise DataFileError(f"{path}: not a whole checkpoint: {', '.join(sorted(fields))} missing or not known")
     return Checkpoint(**values)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from recsys.embeddings.tables import WIDTH_UNIT
 from recsys.errors import ConfigError, nearest
 from recsys.models.din import DinConfig
 
@@ -31,7 +32,7 @@ class TableConfig:
     """Embedding tables.
 
     Attributes:
-        dim: width of a table that ``dims`` does not name.
+        dim: width of a table that ``dims`` does not name; a multiple of 4.
         dims: width by table name.
         min_count: ids seen less often in training share the unknown row.
         optimizer: fused sparse optimiser: ``rowwise_adagrad``, ``adagrad`` or ``sgd``.
@@ -86,12 +87,23 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _check_at_least(self, "data.recent", self.data.recent, 1)
-        _check_at_least(self, "tables.dim", self.tables.dim, 1)
+        for units in (*self.model.attention, *self.model.head):
+            _check_at_least(self, "hidden units of the model", units, 1)
+        _check_at_least(self, "model.dropout", self.model.dropout, 0)
+        if self.model.dropout >= 1:
+            raise ConfigError(f"recipe {self.recipe!r}: model.dropout is {self.model.dropout}; allowed: below 1")
+        for path, dim in {"dim": self.tables.dim, **{f"dims.{t}": d for t, d in self.tables.dims.items()}}.items():
+            if dim < 1 or dim % WIDTH_UNIT:
+                raise ConfigError(
+                    f"recipe {self.recipe!r}: tables.{path} is {dim}; allowed: a multiple of {WIDTH_UNIT}"
+                )
         _check_at_least(self, "tables.min_count", self.tables.min_count, 1)
-        _check_at_least(self, "train.batch_size", self.train.batch_size, 1)
-        _check_at_least(self, "train.seed", self.train.seed, 0)
-        for name in ("epochs", "checkpoint_steps"):
+        for name in ("learning_rate", "regularization"):
+            _check_at_least(self, f"tables.{name}", getattr(self.tables, name), 0)
+        for name in ("batch_size", "epochs", "checkpoint_steps"):
             _check_at_least(self, f"train.{name}", getattr(self.train, name), 1)
+        for name in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm", "seed"):
+            _check_at_least(self, f"train.{name}", getattr(self.train, name), 0)
 
 
 def to_json(config: RunConfig) -> str:
@@ -197,6 +209,6 @@ def _convert(path: str, value: Any, kind: Any) -> Any:
     raise ConfigError(f"{path} is {value!r}; expected {expected}")
 
 
-def _check_at_least(config: RunConfig, path: str, value: int, least: int) -> None:
-    if value < least:
+def _check_at_least(config: RunConfig, path: str, value: float, least: int) -> None:
+    if not value >= least:  # NaN is refused too
         raise ConfigError(f"recipe {config.recipe!r}: {path} is {value}; allowed: {least} or more")

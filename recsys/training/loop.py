@@ -15,6 +15,7 @@ import dataclasses
 import json
 import math
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,8 @@ from recsys.data.loader import BatchLoader
 from recsys.data.samples import Dataset, id_counts, map_ids
 from recsys.embeddings.row_maps import RowMap, Vocabulary, build_vocabulary
 from recsys.embeddings.sharding import fuse_optimizer, shard, table_weights
-from recsys.embeddings.tables import BatchConverter, TableSpec, TensorBatch, embedding_collection
-from recsys.errors import ConfigError, DataFileError, InvalidInputError
+from recsys.embeddings.tables import BatchConverter, EmbeddingTables, TableSpec, TensorBatch
+from recsys.errors import ConfigError, DataFileError, InvalidInputError, nearest
 from recsys.features.feature_set import FeatureSet
 from recsys.models.ranking import RankingModel, build_din
 from recsys.training.checkpoint import Checkpoint, capture, load, restore, save
@@ -64,7 +65,10 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run measured; ``samples_per_s`` is over the training steps of this process."""
+    """What a finished run measured; ``samples_per_s`` is over the training steps of this process.
+
+    The model is in evaluation mode.
+    """
 
     trained: TrainedModel
     validation: Metrics | None
@@ -96,11 +100,11 @@ def train(
         InvalidInputError: there is nothing to train on, or the loss is not finite.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    checkpoint = _open_run(config, dataset, run_dir, resume=resume)
-    torch.manual_seed(config.train.seed)
     training = dataset.split("train")
     if not len(training):
         raise InvalidInputError("the train split is empty: there is nothing to train on")
+    checkpoint = _open_run(config, dataset, run_dir, resume=resume)
+    torch.manual_seed(config.train.seed)
 
     row_maps = build_row_maps(config, dataset)
     trained = build(config, dataset.table.features, row_maps, device=device)
@@ -121,10 +125,10 @@ def train(
         step = checkpoint.step
 
     def checkpoint_now() -> None:
-        state = capture(model, optimizer, step=step, config_json=to_json(config), loader=loader.state_dict())
-        save(state, run_dir / "checkpoint.pt")
+        save(capture(model, optimizer, step=step, loader=loader.state_dict()), run_dir / "checkpoint.pt")
 
     validation: Metrics | None = None
+    loss_value = rate = math.nan
     started, samples = time.perf_counter(), 0
     model.train()
     while loader.epoch < config.train.epochs:
@@ -141,17 +145,23 @@ def train(
             optimizer.step()
             step += 1
             samples += encoded.size
-            if not math.isfinite(loss.item()):
-                raise InvalidInputError(f"step {step}: the loss is {loss.item()}; lower the learning rates")
+            loss_value = loss.item()
+            if not math.isfinite(loss_value):
+                raise InvalidInputError(f"step {step}: the loss is {loss_value}; lower the learning rates")
             rate = samples / (time.perf_counter() - started)
-            report(Progress(step, steps, loader.epoch, rate, loss.item()))
+            report(Progress(step, steps, loader.epoch, rate, loss_value))
             if step % config.train.checkpoint_steps == 0:
                 checkpoint_now()
-        validation = _evaluate_split(trained, dataset, "validation")
-        report(Progress(step, steps, loader.epoch, rate, loss.item(), validation))
         checkpoint_now()
+        paused = time.perf_counter()
+        validation = _evaluate_split(trained, dataset, "validation")
+        started += time.perf_counter() - paused
+        report(Progress(step, steps, loader.epoch, rate, loss_value, validation))
     rate = samples / (time.perf_counter() - started)
+    if validation is None:  # resumed after the last epoch, or there is no such split
+        validation = _evaluate_split(trained, dataset, "validation")
     test = _evaluate_split(trained, dataset, "test")
+    model.eval()
     result = RunResult(trained, validation, test, rate)
     _write_metrics(result, run_dir / "metrics.json")
     return result
@@ -171,10 +181,12 @@ def build(
     """An untrained model, its tables initialised, wrapped for one or many processes."""
     dims = {name: config.tables.dims.get(name, config.tables.dim) for name in row_maps}
     if unknown := sorted(set(config.tables.dims) - set(dims)):
-        raise ConfigError(f"tables.dims names {unknown[0]!r}; tables of {features.name!r}: {', '.join(sorted(dims))}")
+        raise ConfigError(
+            f"tables.dims names no table {unknown[0]!r} of {features.name!r}: {nearest(unknown[0], dims)}"
+        )
     specs = [TableSpec(name=name, num_rows=row_maps[name].num_rows, dim=dims[name]) for name in row_maps]
     net = build_din(features, dims=dims, config=config.model)
-    model = RankingModel(features, tables=embedding_collection(specs), net=net)
+    model = RankingModel(features, tables=EmbeddingTables(specs), net=net)
     fuse_optimizer(model.tables, name=config.tables.optimizer, learning_rate=config.tables.learning_rate)
     sharded = shard(model, table_names=[spec.name for spec in specs], device=device)
     _initialise(sharded)
@@ -190,13 +202,25 @@ def load_run(run_dir: Path, *, device: torch.device | None = None) -> TrainedMod
     try:
         config = from_json((run_dir / "config.json").read_text())
         features = FeatureSet.from_json((run_dir / "features.json").read_text())
-        row_maps = load_row_maps(run_dir / "row_maps.npz")
     except FileNotFoundError as error:
-        raise DataFileError(f"{run_dir}: {error.filename} is missing; `recsys train` writes a run") from None
+        raise DataFileError(f"{error.filename} is missing; `recsys train` writes a run") from None
+    except ValueError as error:  # not JSON, not text, or not what its name says
+        raise DataFileError(f"{run_dir}: {error}") from error
+    row_maps = load_row_maps(run_dir / "row_maps.npz")
     trained = build(config, features, row_maps, device=device or torch.device("cpu"))
     restore(load(run_dir / "checkpoint.pt"), trained.model)
     trained.model.eval()
     return trained
+
+
+def evaluate_run(trained: TrainedModel, dataset: Dataset, split: str) -> Metrics | None:
+    """Metrics on a split of a dataset that holds keys; None if the split is empty.
+
+    Raises:
+        InvalidInputError: no such split, or all its labels are equal.
+    """
+    mapped = map_ids(dataset, {name: row_map.lookup for name, row_map in trained.row_maps.items()})
+    return _evaluate_split(trained, mapped, split)
 
 
 def save_row_maps(row_maps: Mapping[str, RowMap], path: Path) -> None:
@@ -207,25 +231,32 @@ def save_row_maps(row_maps: Mapping[str, RowMap], path: Path) -> None:
 
 
 def load_row_maps(path: Path) -> dict[str, RowMap]:
-    """Inverse of :func:`save_row_maps`."""
+    """Inverse of :func:`save_row_maps`.
+
+    Raises:
+        DataFileError: there is no such file, or it is damaged.
+    """
     tables: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(path) as arrays:
-        for key in arrays.files:
-            table, _, name = key.rpartition(".")
-            tables.setdefault(table, {})[name] = arrays[key]
-    return {table: Vocabulary.from_arrays(values) for table, values in tables.items()}
+    try:
+        with path.open("rb") as stream, np.load(stream) as arrays:
+            for key in arrays.files:
+                table, _, name = key.rpartition(".")
+                tables.setdefault(table, {})[name] = arrays[key]
+        return {table: Vocabulary.from_arrays(values) for table, values in tables.items()}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise DataFileError(f"{path}: not readable as row maps: {error}") from error
 
 
 def _open_run(config: RunConfig, dataset: Dataset, run_dir: Path, *, resume: bool) -> Checkpoint | None:
     """Make or continue a run's folder; the checkpoint to continue from, if any."""
     config_file = run_dir / "config.json"
-    if resume and (run_dir / "checkpoint.pt").exists():
-        checkpoint = load(run_dir / "checkpoint.pt")
-        if from_json(checkpoint.config_json) != config:
+    if config_file.exists():
+        if not resume:
+            raise ConfigError(f"{run_dir} holds a run already: resume it, or choose another folder")
+        if from_json(config_file.read_text()) != config:
             raise ConfigError(f"{run_dir} holds a run of another configuration; see its config.json")
-        return checkpoint
-    if config_file.exists() and not resume:
-        raise ConfigError(f"{run_dir} holds a run already: resume it, or choose another folder")
+        if (run_dir / "checkpoint.pt").exists():
+            return load(run_dir / "checkpoint.pt")
     run_dir.mkdir(parents=True, exist_ok=True)
     config_file.write_text(to_json(config) + "\n")
     (run_dir / "features.json").write_text(dataset.table.features.to_json() + "\n")
@@ -272,6 +303,7 @@ def _set_rates(
         group["lr"] = config.train.learning_rate * factor
     for group in model.fused_optimizer.param_groups:
         group["lr"] = config.tables.learning_rate * factor
+    model.fused_optimizer.zero_grad()  # hands the rate to FBGEMM; there are no gradients to clear
 
 
 def rate_factor(config: TrainConfig, *, step: int, steps: int) -> float:

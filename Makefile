@@ -1,0 +1,54 @@
+# `make demo` and `make test` need Python >= 3.11 and nothing else: they make .venv themselves.
+# DEVICE=cuda installs FBGEMM's CUDA build. PYTHON=python3.12 picks an interpreter.
+
+PYTHON ?= python3
+DEVICE ?= cpu
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SETS := $(wildcard requirements/*.txt) pyproject.toml
+# Its name holds what was installed, so that a second call installs nothing and a changed pin does.
+STAMP := $(VENV)/.installed-$(DEVICE)-$(shell cat $(SETS) | cksum | cut -d' ' -f1)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format protos bench-quick clean
+
+help:  ## Show this help
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+demo: $(STAMP)  ## The whole way on real data: train, export, ingest, serve, rank (about 3 minutes)
+	@$(BIN)/recsys demo
+
+test: check  ## Every check, then every test
+	@$(BIN)/python -m pytest
+
+check: $(STAMP)  ## Format, lint, types, layers, generated code
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-timing > $(VENV)/lint-imports.log 2>&1 || { cat $(VENV)/lint-imports.log; exit 1; }
+
+format: $(STAMP)  ## Format the code
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+protos: $(STAMP)  ## Generate the gRPC code from protos/
+	@$(BIN)/python scripts/generate_protos.py
+
+bench-quick: $(STAMP)  ## Every benchmark's quick form
+	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file --quick || exit 1; done
+
+clean:  ## Remove the environment and what demos left
+	rm -rf $(VENV) runs
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "recsys needs Python >= 3.11; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/.installed-*
+	@echo "installing into $(VENV): torch first, then the rest (a few minutes the first time)"
+	@$(PIP) install -r requirements/torch.txt
+	@$(PIP) install -r requirements/train-$(DEVICE).txt -r requirements/dev.txt
+	@$(PIP) install --no-deps -r requirements/torchrec.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,117 @@
+"""A folder of .npy columns and a ``meta.json``: how the offline side keeps arrays on disk.
+
+``meta.json`` holds ``kind``, ``version``, ``columns`` (name -> dtype and shape) and ``info``
+(whatever the kind needs). Column ``user.age`` is the file ``user.age.npy``. Columns are
+memory-mapped when opened, so opening costs the same for a thousand rows and for a billion.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.errors import DataFileError
+
+META = "meta.json"
+
+
+def write_columns(
+    path: Path, columns: Mapping[str, npt.NDArray[Any]], *, kind: str, version: int, info: Mapping[str, Any]
+) -> None:
+    """Write a folder that either exists complete or not at all.
+
+    Args:
+        path: must not exist; its parents are made.
+        columns: arrays of any dtype and shape.
+        kind, version: checked again by :func:`open_columns`.
+        info: JSON values.
+
+    Raises:
+        FileExistsError: ``path`` exists, or another process finished it first.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists: remove it first")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        for name, column in columns.items():
+            with open(temporary / f"{name}.npy", "wb") as file:
+                np.save(file, column)
+                file.flush()
+                os.fsync(file.fileno())
+        layout = {name: {"dtype": c.dtype.str, "shape": list(c.shape)} for name, c in columns.items()}
+        meta = {"kind": kind, "version": version, "columns": layout, "info": dict(info)}
+        with open(temporary / META, "w", encoding="utf-8") as text:
+            json.dump(meta, text, indent=1)
+            text.flush()
+            os.fsync(text.fileno())
+        temporary.chmod(0o755)  # mkdtemp's 0700 would hide the folder from other users
+        try:
+            os.rename(temporary, path)
+        except OSError as error:
+            if not path.exists():
+                raise
+            raise FileExistsError(f"{path} was written by another process meanwhile") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def open_columns(path: Path, *, kind: str, version: int) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """Memory-map a folder written by :func:`write_columns`.
+
+    Returns:
+        The columns, read-only, and ``info``.
+
+    Raises:
+        DataFileError: not such a folder, another kind or version, or a column that is missing,
+            cut short, or of another dtype or shape than ``meta.json`` says.
+    """
+    meta = _read_meta(path / META, kind)
+    if meta.get("kind") != kind:
+        raise DataFileError(f"{path / META}: expected kind {kind!r}, found {meta.get('kind')!r}")
+    if meta.get("version") != version:
+        raise DataFileError(
+            f"{path / META}: {kind} format {meta.get('version')!r}, but this program reads format {version}: "
+            "prepare the data again"
+        )
+    try:
+        layout = {name: (np.dtype(c["dtype"]), tuple(c["shape"])) for name, c in meta["columns"].items()}
+        info = dict(meta["info"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataFileError(f"{path / META}: expected 'columns' and 'info': {error!r}") from error
+    return {name: _open_column(path / f"{name}.npy", *expected) for name, expected in layout.items()}, info
+
+
+def _read_meta(path: Path, kind: str) -> dict[str, Any]:
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataFileError(f"{path.parent}: not a folder of kind {kind!r}: {META} is missing") from error
+    except ValueError as error:
+        raise DataFileError(f"{path}: expected JSON: {error}") from error
+    if not isinstance(meta, dict):
+        raise DataFileError(f"{path}: expected a JSON object, found {type(meta).__name__}")
+    return meta
+
+
+def _open_column(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    expected = f"expected {dtype} of shape {list(shape)}"
+    try:
+        # An empty file cannot be memory-mapped, and an empty array need not be.
+        # asarray drops the memmap subclass (slower to index) and keeps the mapping.
+        column = np.asarray(np.load(path, mmap_mode="r" if 0 not in shape else None))
+    except FileNotFoundError as error:
+        raise DataFileError(f"{path}: column is missing; {expected}") from error
+    except (ValueError, EOFError) as error:
+        raise DataFileError(f"{path}: column is damaged or cut short; {expected}: {error}") from error
+    if column.dtype != dtype or column.shape != shape:
+        raise DataFileError(f"{path}: {expected}, found {column.dtype} of shape {list(column.shape)}")
+    return column

@@ -1,0 +1,340 @@
+"""Training samples as (position in the event table, label); histories are sliced, never copied.
+
+The history of a sample is what a server would have seen when the sample's event happened: the
+user's events with a strictly earlier timestamp that had arrived by then, the newest ``recent`` of
+them. Events with the sample's own timestamp are left out, because their order is not known.
+
+``B`` samples of a batch, ``E`` events of its histories, ``N`` events of the table, ``M`` samples,
+``U`` users, ``I`` items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.data.column_folder import open_columns, write_columns
+from recsys.data.events import EventTable
+from recsys.data.histories import first_with_same_time, newest, ranges
+from recsys.errors import DataFileError, InvalidInputError, nearest
+from recsys.features.columns import Column
+from recsys.features.encode import EncodedBatch
+from recsys.features.feature_set import Categorical, Feature
+from recsys.features.hashing import MISSING, Int64Array
+from recsys.features.history import attribute_keys, require_history
+
+KIND = "samples"
+FORMAT_VERSION = 1
+
+Lookup = Callable[[Int64Array], Int64Array]
+"""Keys, shape [N], int64 and none of them MISSING, to rows of an embedding table; same shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """M labelled events.
+
+    Attributes:
+        position: index of the sample's event in the event table; [M], int64.
+        label: 0 or 1; [M], uint8.
+        splits: ``train``, ``validation``, ``test``: sample indices, int64.
+    """
+
+    position: Int64Array
+    label: npt.NDArray[np.uint8]
+    splits: dict[str, Int64Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """An event table and samples of it, ready to be cut into batches.
+
+    Id columns hold int64 keys; after :func:`map_ids`, int32 rows.
+
+    Attributes:
+        table: where the columns came from; always keys.
+        samples: which events are samples, their labels, the splits.
+        user, item: columns with N = U and N = I.
+        context: columns with one row per event.
+        history: ``history.<name>`` columns with one row per event; [N].
+        sample_user, sample_item: the samples' user and item indices; [M], int32.
+        history_begin, history_end: sample m may read events history_begin[m]:history_end[m],
+            less those that arrived after its timestamp; [M], int64.
+        has_late_events: whether any event arrived at another time than its timestamp. If none did,
+            history_begin already leaves only the newest ``recent`` events.
+        mapped: whether the id columns hold rows.
+    """
+
+    table: EventTable
+    samples: Samples
+    user: dict[str, Column]
+    item: dict[str, Column]
+    context: dict[str, Column]
+    history: dict[str, Column]
+    sample_user: npt.NDArray[np.int32]
+    sample_item: npt.NDArray[np.int32]
+    history_begin: Int64Array
+    history_end: Int64Array
+    has_late_events: bool
+    mapped: bool = False
+
+    def __len__(self) -> int:
+        """M, the number of samples."""
+        return len(self.samples.position)
+
+    def split(self, name: str) -> Int64Array:
+        """Sample indices of ``train``, ``validation`` or ``test``; int64.
+
+        Raises:
+            InvalidInputError: there is no split of that name.
+        """
+        if name not in self.samples.splits:
+            raise InvalidInputError(f"unknown split {name!r}: {nearest(name, self.samples.splits)}")
+        return self.samples.splits[name]
+
+
+def write_samples(samples: Samples, path: Path) -> None:
+    """Write samples to a folder that appears only when complete.
+
+    Raises:
+        FileExistsError: ``path`` exists.
+    """
+    columns: dict[str, npt.NDArray[Any]] = {"position": samples.position, "label": samples.label}
+    columns.update({f"split.{name}": indices for name, indices in samples.splits.items()})
+    write_columns(path, columns, kind=KIND, version=FORMAT_VERSION, info={"splits": list(samples.splits)})
+
+
+def open_samples(path: Path) -> Samples:
+    """Memory-map samples.
+
+    Raises:
+        DataFileError: not samples, of another format version, or damaged.
+    """
+    columns, info = open_columns(path, kind=KIND, version=FORMAT_VERSION)
+    try:
+        splits = {name: columns[f"split.{name}"] for name in info["splits"]}
+        return Samples(position=columns["position"], label=columns["label"], splits=splits)
+    except KeyError as error:
+        raise DataFileError(f"{path}: column {error} is missing from meta.json") from error
+
+
+def make_dataset(table: EventTable, samples: Samples) -> Dataset:
+    """Join samples with their event table; columns hold keys.
+
+    Raises:
+        InvalidInputError: a position is not in the table, a label is not 0 or 1, or a split
+            names a sample that does not exist.
+    """
+    _check_samples(samples, events=len(table))
+    features = table.features
+    position = samples.position
+    history = {f"history.{features.item_id.name}": table.item_keys[table.item_index]}
+    for attribute in require_history(features).attributes:
+        stored = np.ascontiguousarray(table.attributes[attribute.name])
+        packed = stored.view(np.dtype([(attribute.name, stored.dtype)]))
+        history[f"history.{attribute.name}"] = attribute_keys(attribute, packed)
+    sample_user = np.searchsorted(table.offsets, position, side="right") - 1
+    has_late_events = not np.array_equal(table.timestamp_ms, table.arrival_ms)
+    history_end = first_with_same_time(table.timestamp_ms, table.offsets)[position]
+    history_begin = table.offsets[sample_user]
+    if not has_late_events:
+        history_begin = np.maximum(history_begin, history_end - require_history(features).recent)
+    return Dataset(
+        table=table,
+        samples=samples,
+        user={name: np.asarray(column) for name, column in table.users.items()},
+        item={name: np.asarray(column) for name, column in table.items.items()},
+        context={name: np.asarray(column) for name, column in table.context.items()},
+        history=history,
+        sample_user=sample_user.astype(np.int32),
+        sample_item=table.item_index[position],
+        history_begin=history_begin,
+        history_end=history_end,
+        has_late_events=has_late_events,
+    )
+
+
+def make_batch(dataset: Dataset, sample_indices: Int64Array) -> EncodedBatch:
+    """Cut B samples out of a dataset; duplicates and any order are fine, B = 0 too.
+
+    Returns:
+        Ids are keys, or rows of a mapped dataset. A sample without history has no events.
+    """
+    user = dataset.sample_user[sample_indices]
+    item = dataset.sample_item[sample_indices]
+    position = dataset.samples.position[sample_indices]
+    user_columns = {name: column[user] for name, column in dataset.user.items()}
+    user_columns.update({name: column[position] for name, column in dataset.context.items()})
+    events, offsets = _histories(dataset, sample_indices, position)
+    return EncodedBatch(
+        user=user_columns,
+        item={name: column[item] for name, column in dataset.item.items()},
+        history={name: column[events] for name, column in dataset.history.items()},
+        history_offsets=offsets,
+        labels=dataset.samples.label[sample_indices].astype(np.float32),
+    )
+
+
+def map_ids(dataset: Dataset, lookups: Mapping[str, Lookup]) -> Dataset:
+    """Look every id up in its embedding table once, so that batches need no hashing.
+
+    Args:
+        dataset: with keys.
+        lookups: embedding table name -> keys to rows. ``MISSING`` is never looked up: it stays -1.
+
+    Returns:
+        The same dataset with int32 rows in its id columns.
+
+    Raises:
+        InvalidInputError: the dataset is mapped already, a table has no lookup, or a lookup
+            returns another shape or rows that are not in [-1, 2^31).
+    """
+    if dataset.mapped:
+        raise InvalidInputError("the dataset holds rows already; map the one that holds keys")
+    features = dataset.table.features
+    for table in features.tables():
+        if table not in lookups:
+            raise InvalidInputError(f"no lookup for embedding table {table!r}; given: {', '.join(sorted(lookups))}")
+
+    def mapped(columns: Mapping[str, Column], declared: Iterable[Feature], prefix: str = "") -> dict[str, Column]:
+        tables = {prefix + f.name: f.table for f in declared if isinstance(f, Categorical)}
+        return {
+            name: _rows(tables[name], lookups[tables[name]], column) if name in tables else column
+            for name, column in columns.items()
+        }
+
+    attributes = require_history(features).attributes
+    return replace(
+        dataset,
+        user=mapped(dataset.user, (features.user_id, *features.user)),
+        item=mapped(dataset.item, (features.item_id, *features.item)),
+        context=mapped(dataset.context, features.context),
+        history=mapped(dataset.history, (features.item_id, *attributes), "history."),
+        mapped=True,
+    )
+
+
+def seen_keys(dataset: Dataset, sample_indices: Int64Array) -> dict[str, Int64Array]:
+    """Embedding table -> the sorted distinct keys that these samples and their histories look up.
+
+    What a vocabulary is built from; the dataset must hold keys. With late events, events that
+    had not arrived in time count as seen.
+    """
+    if dataset.mapped:
+        raise InvalidInputError("the dataset holds rows already; ask the one that holds keys")
+    features = dataset.table.features
+    edges = np.zeros(len(dataset.table) + 1, dtype=np.int64)
+    np.add.at(edges, dataset.history_begin[sample_indices], 1)
+    np.add.at(edges, dataset.history_end[sample_indices], -1)
+    events = np.flatnonzero(np.cumsum(edges[:-1]) > 0)
+    users = np.unique(dataset.sample_user[sample_indices])
+    items = np.unique(dataset.sample_item[sample_indices])
+    position = dataset.samples.position[sample_indices]
+    sides: list[tuple[str, tuple[Feature, ...], dict[str, Column], Any]] = [
+        ("", (features.user_id, *features.user), dataset.user, users),
+        ("", (features.item_id, *features.item), dataset.item, items),
+        ("", features.context, dataset.context, position),
+        ("history.", (features.item_id, *require_history(features).attributes), dataset.history, events),
+    ]
+    keys: dict[str, list[Int64Array]] = {table: [] for table in features.tables()}
+    for prefix, declared, columns, rows in sides:
+        for feature in declared:
+            if isinstance(feature, Categorical):
+                keys[feature.table].append(np.unique(columns[prefix + feature.name][rows]))
+    distinct = {table: np.unique(np.concatenate(parts)) for table, parts in keys.items()}
+    return {table: values[values != MISSING] for table, values in distinct.items()}
+
+
+def _histories(dataset: Dataset, sample_indices: Int64Array, position: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Event positions of B histories, one after another [E], and where each begins [B + 1]."""
+    begin = dataset.history_begin[sample_indices]
+    lengths = dataset.history_end[sample_indices] - begin
+    events, offsets = ranges(begin, lengths)
+    if not dataset.has_late_events:
+        return events, offsets
+    table = dataset.table
+    arrived = table.arrival_ms[events] <= np.repeat(table.timestamp_ms[position], lengths)
+    return newest(events, offsets, wanted=arrived, limit=require_history(table.features).recent)
+
+
+def _rows(table: str, lookup: Lookup, keys: Column) -> npt.NDArray[np.int32]:
+    present = keys != MISSING
+    rows = np.full(keys.shape, MISSING, dtype=np.int32)
+    found = np.asarray(lookup(keys[present]))
+    if found.shape != (int(present.sum()),) or found.dtype.kind not in "iu":
+        raise InvalidInputError(
+            f"lookup of table {table!r}: expected {int(present.sum())} integers, "
+            f"got shape {list(found.shape)} of {found.dtype}"
+        )
+    if found.size and (int(found.min()) < MISSING or int(found.max()) > np.iinfo(np.int32).max):
+        raise InvalidInputError(
+            f"lookup of table {table!r}: rows {found.min()} to {found.max()}; allowed: -1 to 2^31 - 1"
+        )
+    rows[present] = found
+    return rows
+
+
+def _check_samples(samples: Samples, *, events: int) -> None:
+    if samples.position.shape != samples.label.shape:
+        raise InvalidInputError(f"{len(samples.position)} positions for {len(samples.label)} labels")
+    if samples.label.size and int(samples.label.max()) > 1:
+        raise InvalidInputError(f"labels: found {samples.label.max()}; allowed: 0 and 1")
+    for what, indices, limit in (
+        ("positions", samples.position, events),
+        *((f"split {name!r}", split, len(samples.position)) for name, split in samples.splits.items()),
+    ):
+        if indices.size and (int(indices.min()) < 0 or int(indices.max()) >= limit):
+            raise InvalidInputError(f"{what}: {indices.min()} to {indices.max()}; allowed: 0 to {limit - 1}")
+
+
+def id_counts(dataset: Dataset, sample_indices: Int64Array) -> dict[str, tuple[Int64Array, Int64Array]]:
+    """How often these samples and their histories look up each id of each embedding table.
+
+    What a vocabulary is built from, and what DIN's regularisation divides by. With late events,
+    events that had not arrived in time count too.
+
+    Returns:
+        Embedding table -> distinct ids (keys, or rows of a mapped dataset) in ascending order and
+        their counts, both [V], int64. ``MISSING`` is not an id.
+    """
+    features = dataset.table.features
+    edges = np.zeros(len(dataset.table) + 1, dtype=np.int64)
+    np.add.at(edges, dataset.history_begin[sample_indices], 1)
+    np.add.at(edges, dataset.history_end[sample_indices], -1)
+    reads_of_event = np.cumsum(edges[:-1])
+    reads_of_user = np.bincount(dataset.sample_user[sample_indices], minlength=len(dataset.table.user_keys))
+    reads_of_item = np.bincount(dataset.sample_item[sample_indices], minlength=len(dataset.table.item_keys))
+    position = dataset.samples.position[sample_indices]
+    reads_of_context = np.bincount(position, minlength=len(dataset.table))
+    sides: list[tuple[str, tuple[Feature, ...], dict[str, Column], Int64Array]] = [
+        ("", (features.user_id, *features.user), dataset.user, reads_of_user),
+        ("", (features.item_id, *features.item), dataset.item, reads_of_item),
+        ("", features.context, dataset.context, reads_of_context),
+        ("history.", (features.item_id, *require_history(features).attributes), dataset.history, reads_of_event),
+    ]
+    parts: dict[str, list[tuple[Int64Array, Int64Array]]] = {table: [] for table in features.tables()}
+    for prefix, declared, columns, reads in sides:
+        for feature in declared:
+            if isinstance(feature, Categorical):
+                parts[feature.table].append(_sum_by_id(columns[prefix + feature.name], reads))
+    counts = {}
+    for table, found in parts.items():
+        ids, total = _sum_by_id(np.concatenate([p[0] for p in found]), np.concatenate([p[1] for p in found]))
+        counts[table] = (ids, total)
+    return counts
+
+
+def _sum_by_id(ids: Column, counts: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Distinct ids but MISSING, ascending, and the sum of each one's counts (given per row); zero sums left out."""
+    if ids.ndim == 2:
+        counts = np.repeat(counts, ids.shape[1])
+    flat = ids.reshape(-1)
+    used = (flat != MISSING) & (counts > 0)
+    distinct, inverse = np.unique(flat[used], return_inverse=True)
+    sums = np.bincount(inverse, weights=counts[used], minlength=len(distinct))
+    return distinct.astype(np.int64), sums.astype(np.int64)

@@ -1,0 +1,269 @@
+"""``recsys demo``: from a log of ratings to a ranked list over gRPC, every part real.
+
+Steps: data, training, bundle, feature store, server, calls. Whatever ends it, Ctrl-C included,
+the server and the private Redis end with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from recsys.bundle import Manifest
+from recsys.client import Client
+from recsys.data.datasets import LoadedData, load_dataset
+from recsys.data.events import EventTable, user_events
+from recsys.errors import InvalidInputError, RecsysError
+from recsys.feature_store.embedded import EmbeddedRedis
+from recsys.feature_store.ingest import IngestResult, ingest_histories, put_in_chunks
+from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.features.hashing import Int64Array
+from recsys.progress import progress_bar, training_progress
+from recsys.recipes import recipe
+from recsys.training.config import override
+from recsys.training.loop import RunResult
+from recsys.training.loop import train as run_training
+
+CALLS = 200
+CANDIDATES = 200
+_SHOWN = 10
+_SERVER_START_S = 60.0
+_MARKER = "made-by-recsys-demo"
+
+
+def run_demo(
+    folder: Path,
+    *,
+    overrides: Sequence[str],
+    data: Path | None,
+    synthetic: bool,
+    allow_download: bool,
+    console: Console,
+    out: Console,
+) -> dict[str, Any]:
+    """Run all steps and print the summary; returns its figures.
+
+    Args:
+        folder: everything is left here; an earlier demo's is replaced.
+        overrides: of the recipe.
+        data: where MovieLens-1M is, if not in the usual places.
+        synthetic: use the synthetic log.
+        allow_download: whether MovieLens-1M may be downloaded.
+        console: progress and headings.
+        out: the summary.
+
+    Raises:
+        InvalidInputError: ``folder`` holds something that is not a demo's.
+        RecsysError: as the steps do.
+    """
+    started_s = time.perf_counter()
+    config = override(recipe("din_synthetic" if synthetic else "din_movielens_1m_demo"), overrides)
+    _empty(folder)
+    console.rule("1/6  data")
+    loaded = load_dataset(
+        config.data.dataset,
+        recent=config.data.recent,
+        work_dir=folder.parent,
+        path=data,
+        allow_download=allow_download,
+        allow_synthetic=True,
+    )
+    if loaded.is_synthetic:
+        config = override(recipe("din_synthetic"), overrides)
+    counts = {split: f"{len(indices):,}" for split, indices in loaded.dataset.samples.splits.items()}
+    console.print(f"{loaded.raw.source}\nsamples: {', '.join(f'{n} {split}' for split, n in counts.items())}")
+
+    console.rule("2/6  training")
+    with training_progress(console) as report:
+        result = run_training(config, loaded.dataset, folder / "run", report=report)
+    console.print(f"on later data: {result.test}", highlight=False)
+
+    console.rule("3/6  bundle")
+    manifest = _export(result, loaded, folder / "bundle", console)
+
+    console.rule("4/6  feature store")
+    with EmbeddedRedis(folder / "redis") as redis:
+        ingested = asyncio.run(ingest_table(redis.url, loaded.dataset.table, console=console))
+        console.print(
+            f"{ingested.users:,} histories, {ingested.events:,} events ({ingested.events_per_s:,.0f} events/s)"
+        )
+        console.rule("5/6  server")
+        with _server(folder, redis.url) as address, Client(address, timeout_s=10.0) as client:
+            console.print(f"serving {manifest.model} on {address}")
+            console.rule("6/6  calls")
+            _print_ranking(client, loaded, _user_to_show(loaded), out)
+            latencies_ms = _measure(client, loaded, console)
+    figures = {
+        "source": loaded.raw.source,
+        "synthetic": loaded.is_synthetic,
+        "test": None if result.test is None else asdict(result.test),
+        "train_samples_per_s": round(result.samples_per_s),
+        "parity_max_abs_logit_difference": manifest.parity.max_abs_logit_difference,
+        "events": ingested.events,
+        "rank_p50_ms": round(float(np.percentile(latencies_ms, 50)), 3),
+        "rank_p99_ms": round(float(np.percentile(latencies_ms, 99)), 3),
+        "calls": CALLS,
+        "candidates_per_call": CANDIDATES,
+        "seconds": round(time.perf_counter() - started_s, 1),
+        "folder": str(folder),
+    }
+    _print_summary(figures, result, folder, out)
+    return figures
+
+
+async def ingest_table(url: str, table: EventTable, *, console: Console) -> IngestResult:
+    """Put every user, item and history of an event table into the store at ``url``."""
+    features = table.features
+    store = RedisFeatureStore.connect(url, features)
+    try:
+        users = {f.name: table.users[f.name] for f in features.user}
+        items = {f.name: table.items[f.name] for f in features.item}
+        await put_in_chunks(store.put_users, np.asarray(table.user_keys), users)
+        await put_in_chunks(store.put_items, np.asarray(table.item_keys), items)
+        histories = ((int(key), user_events(table, index)) for index, key in enumerate(table.user_keys))
+        with progress_bar(console, "events", total=len(table)) as advance:
+            return await ingest_histories(store, histories, progress=advance)
+    finally:
+        await store.close()
+
+
+def _empty(folder: Path) -> None:
+    """Make ``folder`` empty, if an earlier demo made what is in it."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / _MARKER).is_file():
+            raise InvalidInputError(f"{folder} holds something that no demo made; choose another folder with --out")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARKER).touch()
+
+
+def _export(result: RunResult, loaded: LoadedData, path: Path, console: Console) -> Manifest:
+    from recsys.export.onnx import export_bundle  # takes seconds to import
+
+    with console.status("tracing the graphs, comparing answers"):
+        manifest = export_bundle(
+            result.trained, loaded.dataset, path, name=result.trained.features.name, metrics=result.test
+        )
+    parity = manifest.parity
+    console.print(
+        f"torch and ONNX Runtime agree to {parity.max_abs_logit_difference:.1e} "
+        f"on {parity.candidates:,} candidates of {parity.requests} real requests"
+    )
+    return manifest
+
+
+@contextmanager
+def _server(folder: Path, redis_url: str) -> Iterator[str]:
+    """A server process for the duration of the block; yields its address."""
+    ready, log = folder / "server.json", folder / "server.log"
+    command = [sys.executable, "-m", "recsys.cli", "serve", str(folder / "bundle"), "--port", "0"]
+    command += ["--redis-url", redis_url, "--ready-file", str(ready)]
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL)
+    try:
+        deadline_s = time.monotonic() + _SERVER_START_S
+        while not ready.exists():
+            if process.poll() is not None or time.monotonic() > deadline_s:
+                raise RecsysError(f"the server did not start; {log} says:\n{log.read_text()[-2000:]}")
+            time.sleep(0.01)
+        yield str(json.loads(ready.read_text())["address"])
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _user_to_show(loaded: LoadedData) -> int:
+    """Index of the user with the median number of events among those with test samples (else all)."""
+    dataset = loaded.dataset
+    test = dataset.split("test")
+    users = np.unique(dataset.sample_user[test if len(test) else dataset.split("train")])
+    events = np.diff(dataset.table.offsets)[users]
+    return int(users[np.argsort(events, kind="stable")[len(users) // 2]])
+
+
+def _print_ranking(client: Client, loaded: LoadedData, user: int, out: Console) -> None:
+    """One user's newest events, and the best of everything they have not seen."""
+    table, raw = loaded.dataset.table, loaded.raw
+    title = dict(zip((int(i) for i in raw.items["movie_id"]), raw.items["title"], strict=True))
+    genres = dict(zip((int(i) for i in raw.items["movie_id"]), raw.items["genres"], strict=True))
+    user_id = int(table.user_keys[user])
+    seen_before = client.get_history(user=user_id, limit=_SHOWN)
+    history = Table(
+        "rated", "movie", "genres", title=f"User {user_id}: newest events in the store", title_justify="left"
+    )
+    rows = zip(seen_before.items, seen_before.attributes["rating"], strict=True)
+    for item, rating in reversed([(int(i), int(r)) for i, r in rows]):
+        history.add_row("*" * rating, str(title[item]), ", ".join(genres[item]))
+    out.print(history)
+    begin, end = int(table.offsets[user]), int(table.offsets[user + 1])
+    unseen: Int64Array = np.setdiff1d(_rated_items(table), table.item_keys[table.item_index[begin:end]])
+    ranking = client.rank(user=user_id, candidates=unseen, top_k=_SHOWN)
+    best = Table(
+        "score", "movie", "genres", title=f"Top {_SHOWN} of {len(unseen):,} unseen movies", title_justify="left"
+    )
+    for item, score in zip(ranking.items, ranking.scores, strict=True):
+        best.add_row(f"{score:.3f}", str(title[int(item)]), ", ".join(genres[int(item)]))
+    out.print(best)
+
+
+def _rated_items(table: EventTable) -> Int64Array:
+    """Keys of the items that somebody rated."""
+    return np.asarray(table.item_keys[np.unique(table.item_index)], dtype=np.int64)
+
+
+def _measure(client: Client, loaded: LoadedData, console: Console) -> list[float]:
+    """Milliseconds of ``CALLS`` calls, one after another, of random users and candidates."""
+    random = np.random.Generator(np.random.PCG64(0))
+    table = loaded.dataset.table
+    items = _rated_items(table)
+    size = min(CANDIDATES, len(items))
+    latencies_ms = []
+    with progress_bar(console, "calls", total=CALLS) as advance:
+        for call in range(-20, CALLS):
+            user_id = int(random.choice(table.user_keys))
+            candidates = random.choice(items, size=size, replace=False)
+            started_s = time.perf_counter()
+            client.rank(user=user_id, candidates=candidates)
+            if call >= 0:
+                latencies_ms.append((time.perf_counter() - started_s) * 1e3)
+                advance(call + 1)
+    return latencies_ms
+
+
+def _print_summary(figures: dict[str, Any], result: RunResult, folder: Path, out: Console) -> None:
+    lines = [
+        f"data      {figures['source']}",
+        f"model     DIN; on later data: {result.test}",
+        f"training  {figures['train_samples_per_s']:,} samples/s",
+        f"rank      p50 {figures['rank_p50_ms']:.2f} ms, p99 {figures['rank_p99_ms']:.2f} ms "
+        f"over {CALLS} calls of {CANDIDATES} candidates, one at a time",
+        f"all of it {figures['seconds']:.0f} s",
+        "",
+        f"left in {folder}: run/ (checkpoint, metrics), bundle/ (ONNX), redis/ (the store's data), server.log",
+    ]
+    out.print(Panel("\n".join(lines), title="recsys demo", title_align="left"), highlight=False)
+    out.print("Try next:")
+    for command in (
+        f"recsys serve {folder}/bundle --redis-dir {folder}/redis",
+        "recsys rank --user 1 --items 1,260,1196,2858 --top 3      (while it serves)",
+        "recsys train din_movielens_1m",
+    ):
+        out.print(f"  {command}", highlight=False, soft_wrap=True)

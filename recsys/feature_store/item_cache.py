@@ -1,0 +1,104 @@
+"""ItemCache: item features of this process, bounded in count and age.
+
+``C`` candidates, ``W`` ways of a set. The cache is set-associative, like a CPU's: a key may be
+in any of the W slots of the one set it hashes to. So a lookup of C candidates is a handful of
+numpy operations, memory is allocated once, and there is no object per item for the garbage
+collector to walk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.features.columns import Column, missing_column
+from recsys.features.feature_set import Feature
+from recsys.features.hashing import MISSING, Int64Array
+
+_WAYS = 8
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 / golden ratio: Fibonacci hashing (Knuth, TAOCP 3, section 6.4)."""
+
+
+class ItemCache:
+    """Encoded features of items by key, unknown items included.
+
+    Args:
+        features: the item features.
+        capacity: items held, rounded up to a power of two, at least 8.
+        max_age_s: seconds after which an item is read again; 0 caches nothing.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        *,
+        capacity: int = 131_072,
+        max_age_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        slots = max(_WAYS, 1 << (capacity - 1).bit_length()) if capacity > 0 else _WAYS
+        self.generation = 0
+        """Grows with each :meth:`forget`."""
+        self._max_age_s = max_age_s
+        self._clock = clock
+        self._shift = np.uint64(64 - (slots // _WAYS).bit_length() + 1)
+        self._keys = np.full((slots // _WAYS, _WAYS), MISSING, dtype=np.int64)
+        self._expires_s = np.zeros(slots)
+        self._columns = {f.name: missing_column(f, slots) for f in features}
+
+    def find(self, keys: Int64Array) -> tuple[Int64Array, npt.NDArray[np.bool_]]:
+        """Where items are: slots [C] and whether that slot really holds the item [C]."""
+        slots, found = self._locate(keys)
+        return slots, found & (self._expires_s[slots] > self._clock())
+
+    def take(self, slots: Int64Array) -> dict[str, Column]:
+        """The features in slots, N = C."""
+        return {name: column[slots] for name, column in self._columns.items()}
+
+    def put(self, keys: Int64Array, columns: Mapping[str, Column], *, generation: int) -> None:
+        """Remember the features of distinct items, replacing the oldest of a full set.
+
+        Does nothing if anything was forgotten since ``generation``: the features may have been
+        read before a write that :meth:`forget` has already been told about.
+        """
+        if generation != self.generation or self._max_age_s <= 0:
+            return
+        slots, known = self._locate(keys)
+        slots[~known] = self._victims(keys[~known])
+        self._keys.reshape(-1)[slots] = keys
+        self._expires_s[slots] = self._clock() + self._max_age_s
+        for name, column in self._columns.items():
+            column[slots] = columns[name]
+
+    def forget(self, keys: Int64Array) -> None:
+        """Drop items, because they were written."""
+        self.generation += 1
+        slots, known = self._locate(keys)
+        self._expires_s[slots[known]] = 0.0
+
+    def _sets(self, keys: Int64Array) -> Int64Array:
+        if len(self._keys) == 1:
+            return np.zeros(len(keys), dtype=np.int64)
+        return ((keys.astype(np.uint64) * _MIX) >> self._shift).astype(np.int64)
+
+    def _locate(self, keys: Int64Array) -> tuple[Int64Array, npt.NDArray[np.bool_]]:
+        sets = self._sets(keys)
+        same = self._keys[sets] == keys[:, None]
+        ways = same.argmax(axis=1)
+        return sets * _WAYS + ways, same.any(axis=1)
+
+    def _victims(self, keys: Int64Array) -> Int64Array:
+        """The slots to overwrite: in each set the oldest first, a different one for each key."""
+        sets = self._sets(keys)
+        oldest_first = self._expires_s.reshape(-1, _WAYS)[sets].argsort(axis=1)
+        order = sets.argsort(kind="stable")
+        ordered = sets[order]
+        rank = np.empty(len(keys), dtype=np.int64)
+        rank[order] = np.arange(len(keys)) - np.searchsorted(ordered, ordered)
+        ways = oldest_first[np.arange(len(keys)), rank % _WAYS]
+        return sets * _WAYS + ways

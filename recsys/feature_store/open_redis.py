@@ -1,0 +1,20 @@
+"""Which Redis a command uses: the one it was given, or a private one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def redis_or_embedded(url: str | None, data_dir: Path) -> Iterator[str]:
+    """The given URL as it is; without one, a private Redis in ``data_dir`` for the duration of the block."""
+    if url:
+        yield url
+        return
+    # Imported only then: a server with a Redis of its own needs none of it.
+    from recsys.feature_store.embedded import EmbeddedRedis
+
+    with EmbeddedRedis(data_dir) as redis:
+        yield redis.url

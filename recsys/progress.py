@@ -1,0 +1,60 @@
+"""Progress of long work on a terminal; plain lines where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from recsys.training.loop import Progress as TrainingProgress
+
+_SMOOTHING = 0.02
+_LINES = 5
+
+
+@contextmanager
+def progress_bar(console: Console, label: str, *, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar that the yielded function sets to an absolute count."""
+    with _columns(console, "") as bar:
+        task = bar.add_task(label, total=total, note="")
+        yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def training_progress(console: Console) -> Iterator[Callable[[TrainingProgress], None]]:
+    """A bar with samples/s and a running mean of the loss; validation metrics as lines above it."""
+    loss = 0.0
+    with _columns(console, "{task.fields[note]}") as bar:
+        task = bar.add_task("training", total=None, note="")
+
+        def report(progress: TrainingProgress) -> None:
+            nonlocal loss
+            if progress.validation is not None:
+                console.print(f"epoch {progress.epoch}: validation {progress.validation}", highlight=False)
+                return
+            loss = progress.loss if not loss else loss + _SMOOTHING * (progress.loss - loss)
+            note = f"loss {loss:.4f}  {progress.samples_per_s:,.0f} samples/s"
+            bar.update(task, completed=progress.step, total=progress.steps, note=note)
+            every = max(1, progress.steps // _LINES)
+            if not console.is_terminal and progress.step % every == 0:
+                console.print(f"step {progress.step:,} of {progress.steps:,}: {note}", highlight=False)
+
+        yield report
+
+
+def _columns(console: Console, note: str) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn(note),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,195 @@
+"""What the server can be told. Read once at start, from the environment and the command line.
+
+Every setting is one field of :class:`Settings`; its environment variable, type, range and meaning
+are written next to it, and :func:`settings_table` makes the documentation from them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from recsys.errors import ConfigError, nearest
+
+_log = logging.getLogger("recsys.serving")
+
+_PREFIX = "RECSYS_"
+_OFFLINE = {"RECSYS_DATA_DIR"}
+"""Variables of the offline side: known, and none of the server's business."""
+
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+def _setting(
+    default: Any,
+    meaning: str,
+    *,
+    kind: type,
+    env: str = "",
+    low: float = -math.inf,
+    high: float = math.inf,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    metadata = {"meaning": meaning, "kind": kind, "env": env, "low": low, "high": high, "choices": choices}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The server's configuration; :func:`settings_table` explains each field.
+
+    Raises:
+        ConfigError: a value is of the wrong type or out of range.
+    """
+
+    bundle: Path | None = _setting(None, "folder of the bundle to serve; required", kind=Path)
+    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 or [::] for all", kind=str)
+    port: int = _setting(50051, "port to listen on; 0 picks a free one", kind=int, low=0, high=65535)
+    redis_url: str | None = _setting(
+        None, "the feature store's Redis; unset: a private one in redis_dir", kind=str, env="REDIS_URL"
+    )
+    redis_dir: Path = _setting(Path("runs/redis"), "folder of the private Redis", kind=Path)
+    max_candidates: int = _setting(10_000, "most candidates in one Rank request", kind=int, low=1, high=100_000)
+    max_in_flight: int = _setting(
+        64, "requests served at a time, per service; more are refused", kind=int, low=1, high=100_000
+    )
+    store_timeout_ms: int = _setting(
+        50, "longest wait for the feature store in a Rank request", kind=int, low=1, high=60_000
+    )
+    default_deadline_ms: int = _setting(
+        1_000, "time a request may take when its caller set no deadline", kind=int, low=1, high=600_000
+    )
+    drain_timeout_s: float = _setting(
+        20.0, "at SIGTERM, time for running requests to finish", kind=float, low=0.0, high=3_600.0
+    )
+    future_tolerance_s: int = _setting(
+        300, "how far in the future an event's timestamp may be (clock skew)", kind=int, low=0, high=86_400
+    )
+    intra_op_threads: int = _setting(
+        1, "threads inside one model run; more only helps a mostly idle server", kind=int, low=1, high=256
+    )
+    verify: Literal["full", "sizes"] = _setting(
+        "full",
+        "check of the bundle at start: full hashes every file (1 GB/s), sizes only looks at sizes",
+        kind=str,
+        choices=("full", "sizes"),
+    )
+    ready_file: Path | None = _setting(
+        None, "file that gets one JSON line with the address once the server answers", kind=Path
+    )
+
+    def __post_init__(self) -> None:
+        for setting in dataclasses.fields(self):
+            _check(setting.name, setting, getattr(self, setting.name))
+
+
+@dataclass(frozen=True)
+class SettingDoc:
+    """One row of the settings' documentation."""
+
+    name: str
+    variable: str
+    default: str
+    allowed: str
+    meaning: str
+
+
+def settings_table() -> tuple[SettingDoc, ...]:
+    """Every setting: field, environment variable, default, allowed values, meaning."""
+    return tuple(
+        SettingDoc(
+            name=f.name,
+            variable=_variable(f),
+            default="unset" if f.default is None else str(f.default),
+            allowed=_allowed(f),
+            meaning=f.metadata["meaning"],
+        )
+        for f in dataclasses.fields(Settings)
+    )
+
+
+def read_settings(environment: Mapping[str, str], **overrides: Any) -> Settings:
+    """Settings from the environment; ``overrides`` (by field name; ``None`` for not given) win.
+
+    An unknown ``RECSYS_*`` variable is ignored with a warning that names the nearest known one: an
+    old server must start under a newer deployment's environment.
+
+    Raises:
+        ConfigError: a value is of the wrong type or out of range, or an override is unknown.
+
+    >>> read_settings({"RECSYS_PORT": "0"}, host="0.0.0.0").port
+    0
+    """
+    fields = {f.name: f for f in dataclasses.fields(Settings)}
+    by_variable = {_variable(f): f for f in fields.values()}
+    for name in overrides:
+        if name not in fields:
+            raise ConfigError(f"unknown setting {name!r}: {nearest(name, fields)}")
+    for name in sorted(environment):
+        if name.startswith(_PREFIX) and name not in by_variable and name not in _OFFLINE:
+            _log.warning("environment variable %s is not known and ignored: %s", name, nearest(name, by_variable))
+    values: dict[str, Any] = {}
+    for name, setting in fields.items():
+        variable = _variable(setting)
+        if overrides.get(name) is not None:
+            values[name] = overrides[name]
+        elif environment.get(variable, "") != "":
+            values[name] = _parse(variable, setting, environment[variable])
+    return Settings(**values)
+
+
+def _variable(setting: dataclasses.Field[Any]) -> str:
+    return setting.metadata["env"] or _PREFIX + setting.name.upper()
+
+
+def _parse(variable: str, setting: dataclasses.Field[Any], text: str) -> Any:
+    try:
+        value = setting.metadata["kind"](text)
+    except ValueError:
+        raise ConfigError(f"{variable} is {text!r}; allowed: {_allowed(setting)}") from None
+    _check(variable, setting, value)
+    return value
+
+
+def _check(name: str, setting: dataclasses.Field[Any], value: Any) -> None:
+    """Complain about ``value`` under the name its sender knows: the variable, or the field."""
+    meta = setting.metadata
+    if value is None and setting.default is None:
+        return
+    kinds = (int, float) if meta["kind"] is float else (meta["kind"],)
+    fits = isinstance(value, kinds) and not isinstance(value, bool)
+    if fits and meta["kind"] in (int, float):
+        fits = meta["low"] <= value <= meta["high"]
+    if fits and meta["choices"]:
+        fits = value in meta["choices"]
+    if fits and setting.name == "redis_url":
+        fits = value.startswith(_REDIS_SCHEMES)
+    if not fits:
+        raise ConfigError(f"{name} is {_shown(value)}; allowed: {_allowed(setting)}")
+
+
+def _shown(value: Any) -> str:
+    """A URL may hold a password: errors and logs show none."""
+    if isinstance(value, str) and "@" in value:
+        return repr("***@" + value.rpartition("@")[2])
+    return repr(value)
+
+
+def _allowed(setting: dataclasses.Field[Any]) -> str:
+    meta = setting.metadata
+    if setting.name == "redis_url":
+        return "a URL that starts with " + ", ".join(_REDIS_SCHEMES)
+    if meta["choices"]:
+        return ", ".join(meta["choices"])
+    if meta["kind"] in (int, float):
+        word = "whole numbers" if meta["kind"] is int else "numbers"
+        return f"{word} from {meta['low']:,} to {meta['high']:,}"
+    return "a path" if meta["kind"] is Path else "any text"
+
+
+assert all(f.default is not MISSING for f in dataclasses.fields(Settings))

@@ -1,0 +1,33 @@
+"""Fixtures that more than one folder's tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from recsys.feature_store.embedded import EmbeddedRedis
+
+pytest.register_assert_rewrite("contracts.feature_store_contract")
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    """One real Redis for the whole run."""
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_admin(redis_server: EmbeddedRedis) -> Iterator[redis.Redis]:
+    """A plain client of that Redis, to look behind the store's back; empties it first."""
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis, redis_admin: redis.Redis) -> str:
+    """URL of that Redis, empty."""
+    return redis_server.url

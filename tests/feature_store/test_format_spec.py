@@ -1,0 +1,79 @@
+"""docs/specs/redis_format.md and the code agree, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+
+from recsys.feature_store.keys import layouts
+from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.features.entities import make_columns, pack_rows, unpack_rows
+from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
+from recsys.features.history import HEADER, make_events, pack_header, unpack_events, unpack_header
+
+SPEC = (Path(__file__).parents[2] / "docs/specs/redis_format.md").read_text()
+GENRE = Categorical(name="genre", id_type="string")
+EXAMPLE = FeatureSet(
+    name="example",
+    user_id=Categorical(name="user_id"),
+    item_id=Categorical(name="item_id"),
+    item=(Categorical(name="genre", id_type="string", max_values=2), Numeric(name="price")),
+    history=History(attributes=(GENRE, Categorical(name="rating", storage="u8"))),
+)
+EVENTS = make_events(
+    EXAMPLE,
+    item=[42, 7],
+    timestamp_ms=[1000, 2000],
+    arrival_ms=[1005, 2005],
+    attributes={"genre": ["a", None], "rating": [5, None]},
+)
+ROW = make_columns(EXAMPLE.item, {"genre": [["a"]], "price": [1.5]}, length=1)
+
+
+def block(name: str) -> str:
+    found = re.search(rf"```{name}\n(.*?)```", SPEC, re.DOTALL)
+    assert found is not None
+    return found.group(1).strip()
+
+
+def test_the_history_example_is_what_is_written() -> None:
+    expected = pack_header(EXAMPLE, appended=2, trimmed=0) + EVENTS.tobytes()
+    assert bytes.fromhex(block("history")) == expected
+
+
+def test_the_history_example_reads_back() -> None:
+    data = bytes.fromhex(block("history"))
+    header = unpack_header(EXAMPLE, data[: HEADER.size])
+    assert (header.appended, header.trimmed) == (2, 0)
+    assert unpack_events(EXAMPLE, data[HEADER.size :]).tolist() == EVENTS.tolist()
+
+
+def test_the_entity_example_is_what_is_written() -> None:
+    row = bytes.fromhex(block("entity"))
+    assert pack_rows(EXAMPLE.item, ROW) == [row]
+    assert unpack_rows(EXAMPLE.item, [row])["price"].tolist() == [1.5]
+
+
+def test_the_meta_example_is_what_is_written() -> None:
+    assert layouts(EXAMPLE)["item"] == block("meta")
+    assert json.loads(layouts(EXAMPLE)["history"])["fields"][3:] == [["genre", "<i8"], ["rating", "|u1"]]
+
+
+async def test_redis_holds_the_example_bytes(redis_url: str, redis_admin: redis.Redis) -> None:
+    store = RedisFeatureStore.connect(redis_url, EXAMPLE)
+    await store.append(1, EVENTS[::-1], timeout_s=5)
+    await store.put_items(np.array([3]), ROW, timeout_s=5)
+    await store.close()
+    assert redis_admin.get("recsys:v1:{example:u:1}:h") == bytes.fromhex(block("history"))
+    assert redis_admin.get("recsys:v1:example:i:3") == bytes.fromhex(block("entity"))
+    assert redis_admin.hget("recsys:v1:example:meta", "item") == block("meta").encode()
+
+
+@pytest.mark.parametrize("key", ["h", "f"])
+def test_every_user_key_in_the_specification_has_the_hash_tag(key: str) -> None:
+    assert f"`recsys:v1:{{<fs>:u:<user>}}:{key}`" in SPEC

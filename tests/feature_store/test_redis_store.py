@@ -1,0 +1,157 @@
+"""RedisFeatureStore on a real Redis: the contract, and what is particular to Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import redis
+from contracts.feature_store_contract import *  # noqa: F403
+from contracts.feature_store_contract import MAX_EVENTS, SHOP, SLACK, USER, events_of, rows_of
+
+from recsys.errors import InvalidInputError, StoreFormatError
+from recsys.feature_store.keys import history_key, item_row_key, meta_key, user_row_key
+from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.features.entities import make_columns
+from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
+from recsys.features.history import make_events
+
+KEY = history_key("shop", USER)
+ONE_ITEM = make_columns(SHOP.item, {"price": [1.0]}, length=1)
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[RedisFeatureStore]:
+    store = RedisFeatureStore.connect(redis_url, SHOP)
+    yield store
+    await store.close()
+
+
+async def test_all_keys_of_a_user_share_a_hash_tag(store: RedisFeatureStore, redis_admin: redis.Redis) -> None:
+    await store.append(USER, events_of([(1, 1, 1, 1)]), timeout_s=5)
+    await store.put_users(np.array([USER]), make_columns(SHOP.user, {}, length=1), timeout_s=5)
+    await store.put_items(np.array([5]), ONE_ITEM, timeout_s=5)
+    assert set(redis_admin.keys()) == {
+        b"recsys:v1:{shop:u:7}:h",
+        b"recsys:v1:{shop:u:7}:f",
+        b"recsys:v1:shop:i:5",
+        b"recsys:v1:shop:meta",
+    }
+
+
+async def test_events_newer_than_all_stored_do_not_rewrite_the_history(
+    store: RedisFeatureStore, redis_admin: redis.Redis
+) -> None:
+    await store.append(USER, events_of([(t, 1, 1, 1) for t in range(10)]), timeout_s=5)
+    redis_admin.config_resetstat()
+    await store.append(USER, events_of([(10, 1, 1, 1), (11, 1, 1, 1)]), timeout_s=5)
+    calls = {name: stats["calls"] for name, stats in redis_admin.info("commandstats").items()}
+    assert calls["cmdstat_append"] == 1
+    assert calls["cmdstat_setrange"] == 1  # the counters
+    assert calls["cmdstat_getrange"] == 2  # the header, the newest timestamp
+    assert "cmdstat_set" not in calls
+
+
+async def test_a_script_that_redis_forgot_is_loaded_again(store: RedisFeatureStore, redis_admin: redis.Redis) -> None:
+    for time in range(3):
+        redis_admin.script_flush()
+        batches = [(user, events_of([(time, 1, 1, 1)])) for user in (1, 2)]
+        results = await store.append_many(batches, timeout_s=5)
+        assert [(r.added, r.stored) for r in results] == [(1, time + 1)] * 2
+
+
+async def test_processes_that_append_to_one_user_lose_nothing(redis_url: str) -> None:
+    stores = [RedisFeatureStore.connect(redis_url, SHOP) for _ in range(2)]
+    rows = [(t, t, 1, 0) for t in range(60)]
+
+    async def write(store: RedisFeatureStore, first: int) -> int:
+        return sum([(await store.append(USER, events_of([r]), timeout_s=5)).added for r in rows[first : first + 40]])
+
+    added = await asyncio.gather(write(stores[0], 0), write(stores[1], 20))
+    assert sum(added) == 60
+    assert rows_of((await stores[0].history(USER, limit=99, timeout_s=5))[1]) == rows
+    for store in stores:
+        await store.close()
+
+
+@pytest.mark.parametrize("events", [1, MAX_EVENTS + SLACK + 1], ids=["plain", "trimmed"])
+async def test_a_history_expires_after_its_ttl(redis_url: str, redis_admin: redis.Redis, events: int) -> None:
+    assert SHOP.history is not None
+    features = replace(SHOP, history=replace(SHOP.history, ttl_s=100))
+    store = RedisFeatureStore.connect(redis_url, features)
+    rows = [(t, 1, 1, 0) for t in range(events)]
+    await store.append(USER, events_of(rows), timeout_s=5)
+    assert 95 < redis_admin.ttl(KEY) <= 100
+    redis_admin.expire(KEY, 50)
+    await store.append(USER, events_of(rows), timeout_s=5)
+    assert redis_admin.ttl(KEY) <= 50, "a repetition is no new event"
+    await store.close()
+
+
+async def test_without_a_ttl_a_history_stays(store: RedisFeatureStore, redis_admin: redis.Redis) -> None:
+    await store.append(USER, events_of([(1, 1, 1, 1)]), timeout_s=5)
+    assert redis_admin.ttl(KEY) == -1
+
+
+async def test_an_item_put_by_another_process_shows_when_the_cache_is_too_old(redis_url: str) -> None:
+    cached = RedisFeatureStore.connect(redis_url, SHOP)
+    uncached = RedisFeatureStore.connect(redis_url, SHOP, item_max_age_s=0)
+    for store in (cached, uncached):
+        await store.read_for_rank(USER, np.array([5]), timeout_s=5)
+    writer = RedisFeatureStore.connect(redis_url, SHOP)
+    await writer.put_items(np.array([5]), ONE_ITEM, timeout_s=5)
+    prices = [
+        (await store.read_for_rank(USER, np.array([5]), timeout_s=5)).item_columns["price"].tolist()
+        for store in (cached, uncached)
+    ]
+    assert prices == [[0.0], [1.0]]
+    for store in (cached, uncached, writer):
+        await store.close()
+
+
+async def test_a_feature_set_without_history_or_features_still_ranks(redis_url: str) -> None:
+    ids = Categorical(name="user_id"), Categorical(name="item_id")
+    store = RedisFeatureStore.connect(redis_url, FeatureSet(name="bare", user_id=ids[0], item_id=ids[1], history=None))
+    inputs = await store.read_for_rank(1, np.array([1, 2]), timeout_s=5)
+    assert (len(inputs.events), inputs.user_columns, inputs.item_columns) == (0, {}, {})
+    assert not inputs.user_degraded and not inputs.items_degraded
+    await store.put_items(np.array([1]), {}, timeout_s=5)
+    with pytest.raises(InvalidInputError, match="FeatureSet 'bare' declares no history"):
+        await store.append(1, events_of([]), timeout_s=5)
+    await store.close()
+
+
+async def test_a_store_filled_with_another_record_is_refused_by_name(store: RedisFeatureStore, redis_url: str) -> None:
+    await store.append(USER, events_of([(1, 1, 1, 1)]), timeout_s=5)
+    other_features = replace(SHOP, history=History(attributes=(Categorical(name="action", storage="i32"),)))
+    other = RedisFeatureStore.connect(redis_url, other_features)
+    event = make_events(other_features, item=[1], timestamp_ms=[1])
+    both = r'history part .*\["rating","\|u1"\].* declares .*\["action","<i4"\].*another name'
+    with pytest.raises(StoreFormatError, match=both):
+        await other.append(8, event, timeout_s=5)
+    with pytest.raises(StoreFormatError, match=both):
+        await other.ping(timeout_s=5)
+    await other.close()
+
+
+async def test_a_new_user_feature_leaves_the_histories_usable(store: RedisFeatureStore, redis_url: str) -> None:
+    await store.append(USER, events_of([(1, 1, 1, 1)]), timeout_s=5)
+    await store.put_users(np.array([USER]), make_columns(SHOP.user, {}, length=1), timeout_s=5)
+    features = replace(SHOP, user=(*SHOP.user, Numeric(name="height")))
+    other = RedisFeatureStore.connect(redis_url, features)
+    assert (await other.append(USER, events_of([(2, 1, 1, 1)]), timeout_s=5)).stored == 2
+    inputs = await other.read_for_rank(USER, np.array([1]), timeout_s=5)
+    assert len(inputs.events) == 2 and inputs.user_degraded and not inputs.items_degraded
+    with pytest.raises(StoreFormatError, match="user part"):
+        await other.put_users(np.array([USER]), make_columns(features.user, {}, length=1), timeout_s=5)
+    await other.close()
+
+
+def test_key_names_are_those_of_the_specification() -> None:
+    assert history_key("shop", 7) == b"recsys:v1:{shop:u:7}:h"
+    assert user_row_key("shop", 7) == b"recsys:v1:{shop:u:7}:f"
+    assert item_row_key("shop", 5) == b"recsys:v1:shop:i:5"
+    assert meta_key("shop") == b"recsys:v1:shop:meta"

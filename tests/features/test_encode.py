@@ -1,0 +1,162 @@
+"""Raw values to model inputs: what goes where, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recsys.errors import InvalidInputError
+from recsys.features.columns import feature_column, feature_keys
+from recsys.features.encode import EncodedRequest, encode_request
+from recsys.features.entities import make_columns
+from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
+from recsys.features.hashing import MISSING, string_key
+from recsys.features.history import make_events
+
+SHOP = FeatureSet(
+    name="shop",
+    user_id=Categorical(name="user_id"),
+    item_id=Categorical(name="item_id"),
+    user=(Categorical(name="city", id_type="string"), Numeric(name="age", default=40.0)),
+    item=(Categorical(name="tags", max_values=2),),
+    context=(Categorical(name="hour"), Categorical(name="queries", id_type="string", max_values=2)),
+    history=History(attributes=(Categorical(name="rating", storage="u8"),), recent=2),
+)
+
+
+def encode(**changes: Any) -> EncodedRequest:
+    arguments: dict[str, Any] = {
+        "user_key": 7,
+        "user_columns": {},
+        "request_values": {},
+        "events": None,
+        "item_keys": np.array([10, 20, 30]),
+        "item_columns": {},
+    }
+    return encode_request(SHOP, **{**arguments, **changes})
+
+
+def test_a_request_with_nothing_known_is_all_missing() -> None:
+    request = encode()
+    assert {name: column.tolist() for name, column in request.user.items()} == {
+        "user_id": [7],
+        "city": [MISSING],
+        "age": [40.0],
+        "hour": [MISSING],
+        "queries": [[MISSING, MISSING]],
+        "history.item_id": [MISSING],
+        "history.rating": [MISSING],
+    }
+    assert {name: column.tolist() for name, column in request.candidates.items()} == {
+        "item_id": [10, 20, 30],
+        "tags": [[MISSING, MISSING]] * 3,
+    }
+    assert request.history_events == 0
+
+
+def test_stored_features_are_used_and_the_request_overrides_them() -> None:
+    stored = make_columns(SHOP.user, {"city": ["Oslo"], "age": [30]}, length=1)
+    request = encode(user_columns=stored, request_values={"city": ["Rome"], "queries": ["a"], "hour": [9]})
+    assert request.user["city"].tolist() == [string_key("Rome")]
+    assert request.user["age"].tolist() == [30.0]
+    assert request.user["queries"].tolist() == [[string_key("a"), MISSING]]
+    assert request.user["hour"].tolist() == [9]
+
+
+def test_an_empty_value_in_the_request_means_missing_even_if_one_is_stored() -> None:
+    stored = make_columns(SHOP.user, {"city": ["Oslo"], "age": [30]}, length=1)
+    request = encode(user_columns=stored, request_values={"city": [], "age": []})
+    assert request.user["city"].tolist() == [MISSING]
+    assert request.user["age"].tolist() == [40.0]
+
+
+def test_only_the_recent_events_are_read() -> None:
+    events = make_events(SHOP, item=[1, 2, 3], timestamp_ms=[1, 2, 3], attributes={"rating": [5, 4, None]})
+    request = encode(events=events)
+    assert request.history_events == 2
+    assert request.user["history.item_id"].tolist() == [2, 3]
+    assert request.user["history.rating"].tolist() == [4, MISSING]
+
+
+def test_an_empty_history_is_no_event_but_one_missing_row() -> None:
+    request = encode(events=make_events(SHOP, item=[], timestamp_ms=[]))
+    assert request.history_events == 0
+    assert request.user["history.item_id"].tolist() == [MISSING]
+
+
+def test_candidates_keep_their_order_and_their_columns() -> None:
+    columns = make_columns(SHOP.item, {"tags": [[1], [2, 3], None]}, length=3)
+    request = encode(item_columns=columns)
+    assert request.candidates["tags"].tolist() == [[1, MISSING], [2, 3], [MISSING, MISSING]]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"cty": ["Oslo"]}, "unknown feature 'cty': did you mean 'city'\\? valid: age, city, hour, queries"),
+        ({"tags": [1]}, "unknown feature 'tags': "),
+        ({"city": [3]}, r"feature 'city' takes string ids; value 0 is 3 \(int\)"),
+        ({"hour": ["9"]}, r"feature 'hour' takes int ids; value 0 is '9' \(str\)"),
+        ({"hour": [True]}, r"feature 'hour' takes int ids; value 0 is True \(bool\)"),
+        ({"hour": [9.0]}, r"feature 'hour' takes int ids; value 0 is 9.0 \(float\)"),
+        ({"age": [True]}, r"feature 'age' takes numbers; value 0 is True \(bool\)"),
+        ({"age": ["30"]}, r"feature 'age' takes numbers; value 0 is '30' \(str\)"),
+        ({"age": [1e39]}, r"feature 'age': value 0 is 1e\+39; allowed: finite float32 numbers"),
+        ({"age": [10**400]}, "feature 'age': value 0 is inf; allowed: finite float32 numbers"),
+        ({"age": [float("nan")]}, "feature 'age': value 0 is nan"),
+        ({"hour": [1, 2]}, "feature 'hour': 2 values; allowed: at most 1"),
+        ({"queries": ["a", "b", "c"]}, "feature 'queries': 3 values; allowed: at most 2"),
+    ],
+)
+def test_a_bad_request_value_is_refused_with_a_reason(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        encode(request_values=values)
+
+
+INTEGER, STRING = Categorical(name="n"), Categorical(name="s", id_type="string")
+
+
+def test_ids_of_any_integer_type_and_size_have_keys() -> None:
+    huge = 1 << 70
+    keys = feature_keys(INTEGER, [huge, np.int16(3), -1, None])
+    assert keys.tolist() == [string_key(str(huge)), 3, string_key("-1"), MISSING]
+    assert feature_keys(INTEGER, np.array([3, -1], dtype=np.int8)).tolist() == keys[1:3].tolist()
+
+
+def test_numpy_strings_are_strings() -> None:
+    assert feature_keys(STRING, np.array(["a", "b"])).tolist() == [string_key("a"), string_key("b")]
+
+
+@pytest.mark.parametrize("values", [np.array([True]), np.array([1.0]), [np.bool_(True)], [b"1"]])
+def test_booleans_floats_and_bytes_are_no_integer_ids(values: Any) -> None:
+    with pytest.raises(InvalidInputError, match="feature 'n' takes int ids"):
+        feature_keys(INTEGER, values)
+
+
+def test_a_matrix_is_no_column() -> None:
+    for feature in (INTEGER, Numeric(name="x")):
+        with pytest.raises(InvalidInputError, match=r"one value per row, got an array of shape \[2, 3\]"):
+            feature_column(feature, np.zeros((2, 3), dtype=np.int64))
+
+
+def test_an_array_number_too_large_for_float32_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"value 1 is 1e\+39; allowed: finite float32"):
+        feature_column(Numeric(name="x"), np.array([1.0, 1e39]))
+
+
+def test_a_missing_number_is_its_default() -> None:
+    assert feature_column(Numeric(name="x", default=2.5), [None, 1]).tolist() == [2.5, 1.0]
+
+
+def test_multi_valued_rows_are_padded_with_missing() -> None:
+    tags = Categorical(name="tags", max_values=3)
+    rows = feature_keys(tags, [[1, 2], None, [], np.array([5]), (6, None)])
+    assert rows.tolist() == [
+        [1, 2, MISSING],
+        [MISSING] * 3,
+        [MISSING] * 3,
+        [5, MISSING, MISSING],
+        [6, MISSING, MISSING],
+    ]

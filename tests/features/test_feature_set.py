@@ -1,0 +1,175 @@
+"""FeatureSet: what it accepts, what it refuses and how it says so, and its JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.errors import InvalidInputError
+from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
+from recsys.features.history import require_history
+
+USER, ITEM = Categorical(name="user_id"), Categorical(name="item_id")
+GENRE = Categorical(name="genre", id_type="string")
+
+
+def shop(**changes: Any) -> FeatureSet:
+    return FeatureSet(**{"name": "shop", "user_id": USER, "item_id": ITEM, **changes})
+
+
+def categorical(**options: Any) -> Categorical:
+    return Categorical(**options)
+
+
+def history(*attributes: Categorical, **options: Any) -> History:
+    return History(attributes=attributes, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Categorical(name="Genre"), "feature name 'Genre': must be lower-case"),
+        (lambda: Categorical(name="1st"), "must be lower-case letters, digits and '_', start with a letter"),
+        (lambda: Numeric(name="x" * 64), "at most 63 characters"),
+        (lambda: Numeric(name="x\n"), "must be lower-case"),
+        (lambda: Numeric(name="timestamp"), "not be one of arrival, label, timestamp"),
+        (lambda: Categorical(name="a", table="B"), "feature name 'B'"),
+        (lambda: categorical(name="a", id_type="uuid"), "id_type is 'uuid'; allowed: int, string"),
+        (lambda: categorical(name="a", storage="u16"), "storage is 'u16'; allowed: i64, i32, u8"),
+        (lambda: Categorical(name="a", max_values=0), "max_values is 0; allowed: 1 to 256"),
+        (lambda: Categorical(name="a", max_values=257), "max_values is 257; allowed: 1 to 256"),
+        (
+            lambda: Categorical(name="a", id_type="string", storage="u8"),
+            "string ids are 62-bit keys and need storage 'i64', not 'u8'",
+        ),
+        (lambda: Numeric(name="a", default=float("nan")), "default is nan; allowed: a finite float32"),
+        (lambda: Numeric(name="a", default=1e39), r"default is 1e\+39; allowed: a finite float32"),
+        (lambda: history(GENRE, GENRE), "history feature 'genre' is declared twice"),
+        (lambda: history(Categorical(name="item")), "history feature 'item' is declared twice"),
+        (lambda: history(replace(GENRE, max_values=2)), "an event holds one value per attribute"),
+        (lambda: history(recent=0), r"recent is 0; allowed: 1 to max_events \(1000\)"),
+        (lambda: history(max_events=5, recent=6), r"recent is 6; allowed: 1 to max_events \(5\)"),
+        (lambda: history(ttl_s=-1), r"ttl_s is -1; allowed: 0 \(never\) or more"),
+        (lambda: shop(name="my shop"), "feature name 'my shop'"),
+        (lambda: shop(user=(GENRE,), context=(GENRE,)), "user and context feature 'genre' is declared twice"),
+        (lambda: shop(item=(ITEM,)), "item feature 'item_id' is declared twice"),
+        (lambda: shop(history=history(ITEM)), "history feature 'item_id' is declared twice"),
+        (lambda: shop(user_id=Categorical(name="u", max_values=2)), "a user or an item has one id"),
+        (
+            lambda: shop(item=(GENRE,), user=(Categorical(name="likes", table="genre"),)),
+            "features 'likes' and 'genre' share table 'genre' but one takes int ids and the other string ids",
+        ),
+        (lambda: require_history(shop(history=None)), "FeatureSet 'shop' declares no history"),
+    ],
+)
+def test_a_bad_declaration_is_refused_with_a_reason(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        make()
+
+
+def test_the_same_name_may_be_used_on_the_user_and_the_item_side() -> None:
+    shop(user=(GENRE,), item=(GENRE,), history=history(GENRE))
+
+
+def test_features_that_name_a_table_share_it() -> None:
+    features = shop(item=(GENRE,), user=(replace(GENRE, name="likes"),), history=history(GENRE))
+    assert features.tables() == {
+        "user_id": ("user_id",),
+        "genre": ("likes", "genre"),
+        "item_id": ("item_id",),
+    }
+
+
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{3,8}", fullmatch=True).filter(
+    lambda n: n not in {"timestamp", "arrival", "label", "item", "user_id", "item_id"}
+)
+CATEGORICALS = st.builds(
+    lambda name, string, max_values, storage: Categorical(
+        name=name,
+        id_type="string" if string else "int",
+        max_values=max_values,
+        storage="i64" if string else storage,
+        table=f"t_{name}_{int(string)}",
+    ),
+    NAMES,
+    st.booleans(),
+    st.integers(1, 256),
+    st.sampled_from(["i64", "i32", "u8"]),
+)
+NUMERICS = st.builds(
+    lambda name, default: Numeric(name=name, default=default),
+    NAMES,
+    st.floats(width=32, allow_nan=False, allow_infinity=False),
+)
+FEATURE_LISTS = st.lists(CATEGORICALS | NUMERICS, max_size=4, unique_by=lambda f: f.name).map(tuple)
+
+
+@st.composite
+def feature_sets(draw: st.DrawFn) -> FeatureSet:
+    user, item = draw(FEATURE_LISTS), draw(FEATURE_LISTS)
+    taken = {f.name for f in user}
+    context = tuple(f for f in draw(FEATURE_LISTS) if f.name not in taken)
+    attributes = draw(st.lists(CATEGORICALS, max_size=3, unique_by=lambda f: f.name))
+    events = draw(st.integers(1, 10_000))
+    past = History(
+        attributes=tuple(replace(a, max_values=1) for a in attributes),
+        max_events=events,
+        recent=draw(st.integers(1, events)),
+        ttl_s=draw(st.integers(0, 1 << 40)),
+    )
+    return shop(user=user, item=item, context=context, history=draw(st.sampled_from([past, None])))
+
+
+@given(feature_sets())
+def test_json_and_back_is_the_same_feature_set(features: FeatureSet) -> None:
+    again = FeatureSet.from_json(features.to_json())
+    assert again == features
+    assert again.to_json() == features.to_json()
+    assert again.fingerprint() == features.fingerprint()
+
+
+def test_the_fingerprint_is_16_hex_digits_and_changes_with_any_declaration() -> None:
+    base = shop(item=(GENRE, Numeric(name="price")), history=history(GENRE))
+    others = [
+        replace(base, name="shop2"),
+        replace(base, item=(Numeric(name="price"), GENRE)),
+        replace(base, item=(GENRE, Numeric(name="price", default=1.0))),
+        replace(base, history=None),
+        replace(base, history=history(GENRE, recent=49)),
+        replace(base, user=(GENRE,)),
+    ]
+    prints = {f.fingerprint() for f in (base, *others)}
+    assert len(prints) == 1 + len(others)
+    assert all(len(p) == 16 and int(p, 16) >= 0 for p in prints)
+
+
+def _edited(edit: Callable[[dict[str, Any]], object]) -> str:
+    values = json.loads(shop(history=history(GENRE)).to_json())
+    edit(values)
+    return json.dumps(values)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not a FeatureSet in JSON"),
+        ("[]", "not a FeatureSet in JSON"),
+        ("{}", "not a FeatureSet in JSON: 'history'"),
+        (_edited(lambda v: v.pop("user")), "not a FeatureSet in JSON: 'user'"),
+        (_edited(lambda v: v.update(extra=1)), "not a FeatureSet in JSON: unknown field 'extra'"),
+        (_edited(lambda v: v["user_id"].update(kind="blob")), "not a FeatureSet in JSON: 'blob'"),
+        (_edited(lambda v: v["user_id"].update(size=1)), "unexpected keyword argument 'size'"),
+        (_edited(lambda v: v.update(item_id={"kind": "numeric", "name": "x"})), "'x' must be categorical"),
+        (_edited(lambda v: v["history"].update(recent=0)), "recent is 0"),
+        (_edited(lambda v: v.update(name=3)), "feature name 3"),
+    ],
+)
+def test_json_that_is_no_feature_set_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        FeatureSet.from_json(text)

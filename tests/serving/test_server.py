@@ -1,0 +1,146 @@
+"""The server around the calls: start, health, reflection, trouble with its Redis and its port, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+import redis
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tiny_bundle import FEATURES
+from tiny_server import server_process, stalled
+
+from recsys.client import AsyncClient, Client, RpcError, Unavailable
+from recsys.errors import BundleError, ConfigError, StoreFormatError
+from recsys.feature_store.embedded import EmbeddedRedis
+from recsys.feature_store.keys import meta_key
+from recsys.serving.server import running_server
+from recsys.serving.settings import Settings
+
+
+async def test_health_and_reflection_answer(tiny_bundle: Path, redis_url: str) -> None:
+    settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url)
+    async with running_server(settings) as server, grpc.aio.insecure_channel(server.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for name in ("", "recsys.v1.Ranker", "recsys.v1.FeatureStore"):
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+        names = {s.name for s in (await call.read()).list_services_response.service}
+        assert names >= {"recsys.v1.Ranker", "recsys.v1.FeatureStore", "grpc.health.v1.Health"}
+
+
+async def test_a_port_in_use_is_refused_by_its_name(tiny_bundle: Path, redis_url: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        settings = Settings(bundle=tiny_bundle, port=port, redis_url=redis_url)
+        with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
+            async with running_server(settings):
+                pass
+
+
+async def test_a_second_server_cannot_share_the_port(tiny_bundle: Path, redis_url: str) -> None:
+    async with running_server(Settings(bundle=tiny_bundle, port=0, redis_url=redis_url)) as first:
+        with pytest.raises(ConfigError, match="Address already in use"):
+            async with running_server(Settings(bundle=tiny_bundle, port=first.port, redis_url=redis_url)):
+                pass
+
+
+async def test_without_a_whole_bundle_the_server_does_not_start(tmp_path: Path, redis_url: str) -> None:
+    with pytest.raises(ConfigError, match="bundle is not set.*RECSYS_BUNDLE"):
+        async with running_server(Settings(redis_url=redis_url)):
+            pass
+    with pytest.raises(BundleError, match="not a bundle"):
+        async with running_server(Settings(bundle=tmp_path, redis_url=redis_url)):
+            pass
+
+
+async def test_a_store_filled_for_another_layout_stops_the_start(
+    tiny_bundle: Path, redis_url: str, redis_admin: redis.Redis
+) -> None:
+    redis_admin.hset(meta_key(FEATURES.name), "history", "another layout")
+    with pytest.raises(StoreFormatError, match="another layout"):
+        async with running_server(Settings(bundle=tiny_bundle, port=0, redis_url=redis_url)):
+            pass
+
+
+async def test_without_redis_it_starts_degraded_and_recovers_by_itself(
+    tiny_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    settings = Settings(bundle=tiny_bundle, port=0, redis_url=f"unix://{tmp_path}/redis.sock")
+    async with running_server(settings) as server, AsyncClient(server.address, timeout_s=10.0) as client:
+        assert set((await client.rank(user=1, candidates=[1])).degraded) == {"user", "items"}
+        with pytest.raises(Unavailable):
+            await client.append_events(user=1, items=[1], timestamps_ms=[time.time_ns() // 1_000_000])
+        with EmbeddedRedis(tmp_path):
+            deadline_s = time.monotonic() + 15
+            while (await client.rank(user=1, candidates=[1])).degraded:
+                assert time.monotonic() < deadline_s
+                await asyncio.sleep(0.05)
+            await client.append_events(user=1, items=[1], timestamps_ms=[time.time_ns() // 1_000_000])
+            assert (await client.rank(user=1, candidates=[1])).history_events == 1
+    assert "answers are degraded" in caplog.text
+
+
+async def test_draining_is_announced_to_those_who_watch(tiny_bundle: Path, redis_url: str) -> None:
+    settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, drain_timeout_s=0.5)
+    async with running_server(settings) as server:
+        channel = grpc.aio.insecure_channel(server.address)
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="recsys.v1.Ranker"))
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        next_status = asyncio.create_task(watch.read())
+    assert (await next_status).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    await channel.close()
+
+
+def test_sigterm_lets_a_running_request_finish(
+    tiny_bundle: Path, tmp_path: Path, redis_url: str, redis_admin: redis.Redis
+) -> None:
+    variables = {"RECSYS_BUNDLE": str(tiny_bundle), "REDIS_URL": redis_url, "RECSYS_STORE_TIMEOUT_MS": "5000"}
+    with server_process(tmp_path, **variables) as server, Client(server.address, timeout_s=10.0) as client:
+        assert server.facts["model"] == "tiny" and server.facts["pid"] == server.process.pid
+        client.wait_ready()
+        with ThreadPoolExecutor(1) as pool, stalled(redis_admin) as go_on:
+            running = pool.submit(client.rank, user=1, candidates=[1])
+            time.sleep(0.3)
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            with Client(server.address) as late, pytest.raises(Unavailable):
+                late.rank(user=1, candidates=[1])
+            go_on()
+            assert running.result().degraded == ()
+        assert server.process.wait(5) == 0
+        assert server.process.stderr is not None
+        said = server.process.stderr.read()
+        assert f"serving tiny {server.facts['model_version']} on {server.address}" in said
+        assert "draining" in said and "stopped" in said
+
+
+def test_a_request_that_outlasts_the_drain_is_cut_off(
+    tiny_bundle: Path, tmp_path: Path, redis_url: str, redis_admin: redis.Redis
+) -> None:
+    variables = {
+        "RECSYS_BUNDLE": str(tiny_bundle),
+        "REDIS_URL": redis_url,
+        "RECSYS_STORE_TIMEOUT_MS": "20000",
+        "RECSYS_DRAIN_TIMEOUT_S": "0.2",
+    }
+    with server_process(tmp_path, **variables) as server, Client(server.address, timeout_s=60.0) as client:
+        client.wait_ready()
+        with ThreadPoolExecutor(1) as pool, stalled(redis_admin):
+            running = pool.submit(client.rank, user=1, candidates=[1])
+            time.sleep(0.3)
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(5) == 0
+            with pytest.raises(RpcError):
+                running.result(timeout=10)

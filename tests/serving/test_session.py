@@ -1,0 +1,101 @@
+"""A session runs a bundle's graphs, after checking that they are the graphs the bundle promises."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_bundle import FEATURES, Event, reference_scores, write_tiny_bundle
+
+from recsys.bundle import Bundle, GraphInfo, Manifest, TensorInfo, open_bundle
+from recsys.errors import BundleError
+from recsys.features.encode import EncodedRequest, encode_request
+from recsys.features.feature_set import Categorical, FeatureSet, Numeric
+from recsys.features.history import Events, make_events
+from recsys.serving.session import open_session
+
+
+def encoded(events: Events | None, candidates: list[int]) -> EncodedRequest:
+    return encode_request(
+        FEATURES,
+        user_key=1,
+        user_columns={},
+        request_values={"age": [2.0]},
+        events=events,
+        item_keys=np.array(candidates),
+        item_columns={},
+    )
+
+
+def test_scores_are_the_models_definition(tiny_bundle: Path) -> None:
+    session = open_session(open_bundle(tiny_bundle))
+    events = make_events(
+        FEATURES, item=[1, 2, 3, 4, 5], timestamp_ms=range(5), attributes={"rating": [5, 4, 3, 2, None]}
+    )
+    answer = session.score(encoded(events, [1, 9, 3]))
+    newest = [Event(2, 4), Event(3, 3), Event(4, 2), Event(5)]
+    expected = reference_scores(events=newest, candidates=[1, 9, 3], age=2.0)
+    np.testing.assert_allclose(answer.scores, expected, atol=1e-6)
+    np.testing.assert_allclose(1 / (1 + np.exp(-answer.logits.astype(np.float64))), expected, atol=1e-6)
+    assert answer.scores.dtype == answer.logits.dtype == np.float32
+
+
+def test_an_empty_history_is_one_missing_event(tiny_bundle: Path) -> None:
+    answer = open_session(open_bundle(tiny_bundle)).score(encoded(None, [4]))
+    np.testing.assert_allclose(answer.scores, reference_scores(events=[], candidates=[4], age=2.0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (
+            {"context": (*FEATURES.context, Categorical(name="device"))},
+            "graph 'user', input 'device': the graph has nothing, the FeatureSet says int64 [1]",
+        ),
+        ({"context": ()}, "graph 'user', input 'hour': the graph has int64 [1], the FeatureSet says nothing"),
+        (
+            {"item": (Categorical(name="price"),)},
+            "graph 'rank', input 'price': the graph has float32 ['C'], the FeatureSet says int64 ['C']",
+        ),
+        (
+            {"user": (Numeric(name="age"), Categorical(name="tags", id_type="string", max_values=5))},
+            "graph 'user', input 'tags': the graph has int64 [1, 3], the FeatureSet says int64 [1, 5]",
+        ),
+        (
+            {"history": None},
+            "graph 'user', input 'history.item_id': the graph has int64 ['S'], the FeatureSet says nothing",
+        ),
+    ],
+)
+def test_graphs_made_for_other_features_are_refused(tmp_path: Path, changes: dict[str, object], complaint: str) -> None:
+    features: FeatureSet = dataclasses.replace(FEATURES, **changes)  # type: ignore[arg-type]
+    write_tiny_bundle(tmp_path / "b", features=features)
+    with pytest.raises(BundleError, match=re.escape(complaint)):
+        open_session(open_bundle(tmp_path / "b"))
+
+
+def with_graph(manifest: Manifest, name: str, **changes: object) -> Manifest:
+    graph: GraphInfo = dataclasses.replace(manifest.graphs[name], **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(manifest, graphs={**manifest.graphs, name: graph})
+
+
+def test_graphs_that_are_not_the_manifests_are_refused(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    wrong = {"user_vector": TensorInfo(dtype="float32", shape=(9,))}
+    altered = Bundle(path=tiny_bundle, manifest=with_graph(bundle.manifest, "user", outputs=wrong))
+    complaint = "graph 'user', output 'user_vector': the graph has float32 [4], the manifest says float32 [9]"
+    with pytest.raises(BundleError, match=re.escape(complaint)):
+        open_session(altered)
+    only_user = dataclasses.replace(bundle.manifest, graphs={"user": bundle.manifest.graphs["user"]})
+    with pytest.raises(BundleError, match="no graph 'rank'"):
+        open_session(Bundle(path=tiny_bundle, manifest=only_user))
+
+
+def test_a_file_that_is_not_a_graph_is_refused(tiny_bundle: Path) -> None:
+    bundle = open_bundle(tiny_bundle)
+    altered = Bundle(path=tiny_bundle, manifest=with_graph(bundle.manifest, "rank", file="tables/items.bin"))
+    with pytest.raises(BundleError, match="graph 'rank' does not load"):
+        open_session(altered)

@@ -1,0 +1,177 @@
+"""The client, blocking and async, against a server process; and the examples that use it."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from tiny_bundle import Event, reference_scores, write_tiny_bundle
+from tiny_server import ServerProcess, server_process
+
+from recsys.client import (
+    AsyncClient,
+    Client,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    Overloaded,
+    RpcError,
+    Unavailable,
+)
+from recsys.errors import InvalidInputError, NotFoundError, OverloadedError, RecsysError, StoreUnavailableError
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with a Redis of its own."""
+    folder = tmp_path_factory.mktemp("served")
+    write_tiny_bundle(folder / "tiny")
+    variables = {
+        "RECSYS_BUNDLE": str(folder / "tiny"),
+        "RECSYS_REDIS_DIR": str(folder / "data"),
+        "RECSYS_STORE_TIMEOUT_MS": "5000",
+    }
+    with server_process(folder, **variables) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[Client]:
+    with Client(server.address, timeout_s=10.0) as client:
+        yield client
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def test_lists_and_arrays_of_any_integer_type_are_the_same(client: Client) -> None:
+    from_list = client.rank(user=100, candidates=[3, 1, 2])
+    for dtype in (np.int32, np.uint64, np.int64):
+        from_array = client.rank(user=100, candidates=np.array([3, 1, 2], dtype=dtype))
+        np.testing.assert_array_equal(from_list.scores, from_array.scores)
+    np.testing.assert_allclose(from_list.scores, reference_scores(events=[], candidates=[3, 1, 2]), atol=1e-6)
+    assert from_list.items == [3, 1, 2] and from_list.positions.tolist() == [0, 1, 2]
+    assert from_list.scores.dtype == np.float32
+
+
+def test_a_feature_may_be_one_value_several_or_none(client: Client) -> None:
+    for age in (2, 2.0, np.float32(2.0), [2.0], np.array([2.0])):
+        ranking = client.rank(user=100, candidates=[5], features={"age": age, "tags": ["a", "b"], "hour": None})
+        np.testing.assert_allclose(ranking.scores, reference_scores(events=[], candidates=[5], age=2.0), atol=1e-6)
+
+
+def test_events_appended_are_read_and_ranked_by(client: Client) -> None:
+    at_ms = now_ms()
+    appended = client.append_events(
+        user=101, items=np.array([5, 6]), timestamps_ms=np.array([at_ms, at_ms + 1]), attributes={"rating": [3, None]}
+    )
+    history = client.get_history(user=101)
+    ranking = client.rank(user=101, candidates=[1, 2])
+    assert (appended.added, appended.stored, history.appended) == (2, 2, 2)
+    assert history.items.tolist() == [5, 6] and history.attributes["rating"].tolist() == [3, -1]
+    expected = reference_scores(events=[Event(5, 3), Event(6)], candidates=[1, 2])
+    np.testing.assert_allclose(ranking.scores, expected, atol=1e-6)
+
+
+async def test_the_async_client_answers_as_the_blocking_one(server: ServerProcess, client: Client) -> None:
+    async with AsyncClient(server.address, timeout_s=10.0) as other:
+        await other.wait_ready()
+        assert (await other.append_events(user=102, items=[5], timestamps_ms=[now_ms()])).added == 1
+        ours, theirs = client.rank(user=102, candidates=[1, 2]), await other.rank(user=102, candidates=[1, 2])
+        np.testing.assert_array_equal(ours.scores, theirs.scores)
+        assert (await other.get_history(user=102)).items.tolist() == client.get_history(user=102).items.tolist()
+        with pytest.raises(NotFound, match="NOT_FOUND: model 'other'"):
+            await other.rank(user=1, candidates=[1], model="other")
+        with pytest.raises(DeadlineExceeded):
+            await other.rank(user=1, candidates=[1], timeout_s=0.0)
+
+
+def test_both_clients_have_the_same_calls() -> None:
+    for name in ("rank", "append_events", "get_history", "is_ready", "wait_ready", "close"):
+        assert inspect.signature(getattr(Client, name)) == inspect.signature(getattr(AsyncClient, name))
+
+
+def test_ids_of_mixed_or_other_types_are_refused_before_they_are_sent(client: Client) -> None:
+    for candidates in ([1, "a"], ["a", 1], [1.5], [None], [2**63]):
+        with pytest.raises(InvalidInputError, match="candidates: .*allowed: 64-bit integers only, or strings only"):
+            client.rank(user=1, candidates=candidates)
+    with pytest.raises(InvalidInputError, match="user: .*allowed"):
+        client.rank(user=1.5, candidates=[1])  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="age: .*allowed"):
+        client.rank(user=1, candidates=[1], features={"age": [1.0, "x"]})
+
+
+def test_errors_carry_code_and_message_and_are_ours(client: Client) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        client.rank(user="a", candidates=[1])
+    assert caught.value.code == "INVALID_ARGUMENT"
+    assert caught.value.message == "user.text is 'a', but 'user_id' takes int ids; set user.integer"
+    assert isinstance(caught.value, InvalidInputError) and isinstance(caught.value, RecsysError)
+    for ours, theirs in (
+        (NotFound, NotFoundError),
+        (Overloaded, OverloadedError),
+        (Unavailable, StoreUnavailableError),
+        (DeadlineExceeded, TimeoutError),
+    ):
+        assert issubclass(ours, theirs) and issubclass(ours, RpcError)
+
+
+def test_a_server_that_is_not_there_is_unavailable_and_not_ready() -> None:
+    with Client("127.0.0.1:1", timeout_s=5.0) as client:
+        assert not client.is_ready()
+        with pytest.raises(Unavailable):
+            client.rank(user=1, candidates=[1])
+        with pytest.raises(DeadlineExceeded, match="the server is not ready"):
+            client.wait_ready(timeout_s=0.2)
+
+
+def test_a_ready_server_is_ready(client: Client) -> None:
+    client.wait_ready(timeout_s=10.0)
+    assert client.is_ready()
+
+
+@pytest.mark.parametrize(
+    ("code", "calls", "error"),
+    [(grpc.StatusCode.UNAVAILABLE, 3, Unavailable), (grpc.StatusCode.RESOURCE_EXHAUSTED, 1, Overloaded)],
+)
+def test_only_unavailable_is_tried_again(code: grpc.StatusCode, calls: int, error: type[RpcError]) -> None:
+    seen = []
+
+    def refuse(request: bytes, context: grpc.ServicerContext) -> bytes:
+        seen.append(request)
+        context.abort(code, "come back later")
+        return b""
+
+    server = grpc.server(futures.ThreadPoolExecutor(1))
+    handlers = {"Rank": grpc.unary_unary_rpc_method_handler(refuse)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("recsys.v1.Ranker", handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with Client(f"127.0.0.1:{port}", timeout_s=10.0) as client, pytest.raises(error, match="come back later"):
+        client.rank(user=1, candidates=[1])
+    server.stop(None).wait()
+    assert len(seen) == calls
+
+
+@pytest.mark.parametrize("name", ["append_events", "rank", "get_history", "async_rank"])
+def test_every_example_runs(name: str, server: ServerProcess) -> None:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py", server.address], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout and "failed" not in done.stdout and not done.stderr
+
+
+def test_there_is_a_test_for_every_example() -> None:
+    assert {p.stem for p in EXAMPLES.glob("*.py")} == {"append_events", "rank", "get_history", "async_rank"}

@@ -1,0 +1,82 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from recsys import errors
+from recsys.cli import EXIT_CODES, app
+from recsys.errors import RecsysError
+from recsys.recipes import RECIPES
+from recsys.training.config import setting_paths
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("requirements/*.md")])
+COMMANDS = typer.main.get_command(app)
+
+
+def _commands_shown() -> list[tuple[str, str]]:
+    shown = []
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            if match := re.match(r"    (recsys [a-z].*?)(?:\s+#.*)?$", line):
+                shown.append((page.name, match[1]))
+    return shown
+
+
+@pytest.mark.parametrize(("page", "command"), _commands_shown())
+def test_every_command_shown_exists_with_its_options(page: str, command: str) -> None:
+    name, *arguments = shlex.split(command)[1:]
+    known = COMMANDS.commands[name]  # type: ignore[attr-defined]
+    options = {option for parameter in known.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert {a for a in arguments if a.startswith("--")} <= options
+    if name == "train":
+        assert arguments[0] in RECIPES
+        overrides = {a.partition("=")[0] for a in arguments[1:] if "=" in a}
+        assert overrides <= set(setting_paths())
+
+
+def test_every_command_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name in COMMANDS.commands:  # type: ignore[attr-defined]
+        assert f"recsys {name}" in readme or f"make {name}" in readme
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_the_settings_page_is_what_the_generator_writes() -> None:
+    spec = importlib.util.spec_from_file_location("generate_docs", ROOT / "scripts" / "generate_docs.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / "settings.md").read_text() == module.settings_page()
+
+
+def test_every_error_is_drawn_in_the_error_tree_and_has_an_exit_code() -> None:
+    for name, kind in vars(errors).items():
+        if isinstance(kind, type) and issubclass(kind, RecsysError):
+            assert name in (errors.__doc__ or "")
+            assert kind is RecsysError or any(issubclass(kind, k) for k in EXIT_CODES)
+
+
+def test_no_page_or_module_names_a_package_index() -> None:
+    pattern = re.compile(r"index-url|https?://[^ )]*/simple", re.IGNORECASE)
+    for file in (*PAGES, *ROOT.glob("requirements/*"), ROOT / "Makefile", ROOT / "pyproject.toml"):
+        assert not pattern.search(file.read_text()), file
+
+
+def test_every_adr_is_in_the_list_of_decisions() -> None:
+    folder = ROOT / "docs" / "adr"
+    listed = set(re.findall(r"\]\((\d{4}[^)]+)\)", (folder / "README.md").read_text()))
+    assert listed == {p.name for p in folder.glob("[0-9]*.md")}

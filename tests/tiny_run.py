@@ -1,0 +1,122 @@
+"""Training runs small enough for tests, and data sets with awkward features.
+
+Folders that share a finished run take it from :func:`finished`, which trains once per process.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recsys.data.events import open_event_table, write_event_table
+from recsys.data.movielens import prepare_movielens
+from recsys.data.samples import Dataset, Samples, make_dataset
+from recsys.data.synthetic import make_synthetic_log
+from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
+from recsys.models.din import DinConfig
+from recsys.training.config import DataConfig, RunConfig, TableConfig, TrainConfig
+from recsys.training.loop import RunResult, train
+
+# Matrices this small gain nothing from threads, and lose much when the cores are busy.
+torch.set_num_threads(1)
+
+CONFIG = RunConfig(
+    recipe="tiny",
+    data=DataConfig(dataset="synthetic", recent=50),
+    model=DinConfig(attention=(16, 8), head=(24, 12), dropout=0.1),
+    tables=TableConfig(dim=4, dims={"movie_id": 8, "genre": 8}, learning_rate=0.05, regularization=0.01),
+    train=TrainConfig(epochs=4, batch_size=128, learning_rate=1e-2, warmup_steps=10, checkpoint_steps=29),
+)
+"""Tables of two widths, dropout, regularisation, Dice in the head, a last batch that is short."""
+
+PLAIN = FeatureSet(
+    name="plain",
+    user_id=Categorical(name="user"),
+    item_id=Categorical(name="item_id"),
+    user=(Numeric(name="age", default=-1.0),),
+    history=History(recent=4),
+)
+"""Items have nothing but their id, events nothing but their item."""
+
+NAMESAKES = FeatureSet(
+    name="namesakes",
+    user_id=Categorical(name="user"),
+    item_id=Categorical(name="item_id"),
+    user=(Categorical(name="type"), Numeric(name="size"), Categorical(name="keys", max_values=3)),
+    item=(Categorical(name="type", table="values", max_values=2), Numeric(name="size", default=2.0)),
+    context=(Numeric(name="present"),),
+    history=History(attributes=(Categorical(name="action", storage="u8"),), recent=4),
+)
+"""User and item features share names; others are named like attributes of modules and like tensors of graphs."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that was never interrupted, and what it was trained on."""
+
+    dataset: Dataset
+    folder: Path
+    result: RunResult
+
+
+@functools.cache
+def tiny_dataset() -> Dataset:
+    """12,000 ratings of 150 users and 60 movies."""
+    return prepare_movielens(make_synthetic_log(users=150, events_per_user=80, items=60), _folder())
+
+
+@functools.cache
+def finished() -> Finished:
+    """``CONFIG`` on :func:`tiny_dataset`."""
+    folder = _folder() / "run"
+    return Finished(tiny_dataset(), folder, train(CONFIG, tiny_dataset(), folder))
+
+
+def odd_dataset(features: FeatureSet, folder: Path) -> Dataset:
+    """A few random events of the given features, which must be ``PLAIN`` or ``NAMESAKES``."""
+    random = np.random.Generator(np.random.PCG64(5))
+    users = {"user": list(range(10)), "age": random.normal(size=10)}
+    users |= {"type": random.integers(0, 3, size=10), "size": random.normal(size=10), "keys": [[1, 2], []] * 5}
+    items = {
+        "item_id": [7, 1 << 40, (1 << 62) - 1, 3, 4],
+        "type": [[1], [2, 9], [], [9], [1, 2]],
+        "size": [1, 2, 3, 4, 5],
+    }
+    events = {
+        "user": random.integers(0, 10, size=200),
+        "item_id": random.choice(items["item_id"], size=200),
+        "timestamp_ms": np.arange(200) // 2,
+        "action": random.integers(1, 4, size=200),
+        "present": random.normal(size=200),
+    }
+    history = {a.name for a in features.history.attributes} if features.history else set()
+    kept = {*("user", "item_id", "timestamp_ms"), *history, *(f.name for f in features.context)}
+    write_event_table(
+        features,
+        {f.name: users[f.name] for f in (features.user_id, *features.user)},
+        {f.name: items[f.name] for f in (features.item_id, *features.item)},
+        {name: column for name, column in events.items() if name in kept},
+        folder / features.name,
+    )
+    splits = {"train": np.arange(150), "validation": np.arange(150, 175), "test": np.arange(175, 200)}
+    samples = Samples(position=np.arange(200), label=random.integers(0, 2, size=200).astype(np.uint8), splits=splits)
+    return make_dataset(open_event_table(folder / features.name), samples)
+
+
+def odd_config(**model: object) -> RunConfig:
+    """A run of five steps for each of two epochs, with everything random that a run can have."""
+    return replace(
+        CONFIG,
+        model=DinConfig(attention=(6, 5), head=(7,), dropout=0.2, **model),  # type: ignore[arg-type]
+        tables=TableConfig(dim=4, dims={"user": 8}, learning_rate=0.3, regularization=0.1),
+        train=replace(CONFIG.train, epochs=2, batch_size=30, warmup_steps=3, checkpoint_steps=3),
+    )
+
+
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="recsys-tiny-"))
