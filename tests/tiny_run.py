@@ -5,7 +5,9 @@ Folders that share a finished run take it from :func:`finished`, which trains on
 
 from __future__ import annotations
 
+import atexit
 import functools
+import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,13 +69,13 @@ class Finished:
 @functools.cache
 def tiny_dataset() -> Dataset:
     """12,000 ratings of 150 users and 60 movies."""
-    return prepare_movielens(make_synthetic_log(users=150, events_per_user=80, items=60), _folder())
+    return prepare_movielens(make_synthetic_log(users=150, events_per_user=80, items=60), folder_of_this_process())
 
 
 @functools.cache
 def finished() -> Finished:
     """``CONFIG`` on :func:`tiny_dataset`."""
-    folder = _folder() / "run"
+    folder = folder_of_this_process() / "run"
     return Finished(tiny_dataset(), folder, train(CONFIG, tiny_dataset(), folder))
 
 
@@ -83,7 +85,7 @@ def odd_dataset(features: FeatureSet, folder: Path) -> Dataset:
     users = {"user": list(range(10)), "age": random.normal(size=10)}
     users |= {"type": random.integers(0, 3, size=10), "size": random.normal(size=10), "keys": [[1, 2], []] * 5}
     items = {
-        "item_id": [7, 1 << 40, (1 << 62) - 1, 3, 4],
+        "item_id": [7, 1 << 40, (1 << 62) - 2, 3, 4],
         "type": [[1], [2, 9], [], [9], [1, 2]],
         "size": [1, 2, 3, 4, 5],
     }
@@ -103,7 +105,8 @@ def odd_dataset(features: FeatureSet, folder: Path) -> Dataset:
         {name: column for name, column in events.items() if name in kept},
         folder / features.name,
     )
-    splits = {"train": np.arange(150), "validation": np.arange(150, 175), "test": np.arange(175, 200)}
+    order = random.permutation(200)
+    splits = {"train": order[:150], "validation": order[150:175], "test": order[175:]}
     samples = Samples(position=np.arange(200), label=random.integers(0, 2, size=200).astype(np.uint8), splits=splits)
     return make_dataset(open_event_table(folder / features.name), samples)
 
@@ -118,5 +121,8 @@ def odd_config(**model: object) -> RunConfig:
     )
 
 
-def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="recsys-tiny-"))
+def folder_of_this_process() -> Path:
+    """A new folder that goes when the process does: runs kept by ``functools.cache`` outlive fixtures."""
+    path = tempfile.mkdtemp(prefix="recsys-tiny-")
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return Path(path)

@@ -219,35 +219,40 @@ def map_ids(dataset: Dataset, lookups: Mapping[str, Lookup]) -> Dataset:
     )
 
 
-def seen_keys(dataset: Dataset, sample_indices: Int64Array) -> dict[str, Int64Array]:
-    """Embedding table -> the sorted distinct keys that these samples and their histories look up.
+def id_counts(dataset: Dataset, sample_indices: Int64Array) -> dict[str, tuple[Int64Array, Int64Array]]:
+    """How often these samples and their histories look up each id of each embedding table.
 
-    What a vocabulary is built from; the dataset must hold keys. With late events, events that
-    had not arrived in time count as seen.
+    What a vocabulary is built from, and what DIN's regularisation divides by. With late events,
+    events that had not arrived in time count too.
+
+    Returns:
+        Embedding table -> distinct ids (keys, or rows of a mapped dataset) in ascending order and
+        their counts, both [V], int64. ``MISSING`` is not an id.
     """
-    if dataset.mapped:
-        raise InvalidInputError("the dataset holds rows already; ask the one that holds keys")
     features = dataset.table.features
     edges = np.zeros(len(dataset.table) + 1, dtype=np.int64)
     np.add.at(edges, dataset.history_begin[sample_indices], 1)
     np.add.at(edges, dataset.history_end[sample_indices], -1)
-    events = np.flatnonzero(np.cumsum(edges[:-1]) > 0)
-    users = np.unique(dataset.sample_user[sample_indices])
-    items = np.unique(dataset.sample_item[sample_indices])
+    reads_of_event = np.cumsum(edges[:-1])
+    reads_of_user = np.bincount(dataset.sample_user[sample_indices], minlength=len(dataset.table.user_keys))
+    reads_of_item = np.bincount(dataset.sample_item[sample_indices], minlength=len(dataset.table.item_keys))
     position = dataset.samples.position[sample_indices]
-    sides: list[tuple[str, tuple[Feature, ...], dict[str, Column], Any]] = [
-        ("", (features.user_id, *features.user), dataset.user, users),
-        ("", (features.item_id, *features.item), dataset.item, items),
-        ("", features.context, dataset.context, position),
-        ("history.", (features.item_id, *require_history(features).attributes), dataset.history, events),
+    reads_of_context = np.bincount(position, minlength=len(dataset.table))
+    sides: list[tuple[str, tuple[Feature, ...], dict[str, Column], Int64Array]] = [
+        ("", (features.user_id, *features.user), dataset.user, reads_of_user),
+        ("", (features.item_id, *features.item), dataset.item, reads_of_item),
+        ("", features.context, dataset.context, reads_of_context),
+        ("history.", (features.item_id, *require_history(features).attributes), dataset.history, reads_of_event),
     ]
-    keys: dict[str, list[Int64Array]] = {table: [] for table in features.tables()}
-    for prefix, declared, columns, rows in sides:
+    parts: dict[str, list[tuple[Int64Array, Int64Array]]] = {table: [] for table in features.tables()}
+    for prefix, declared, columns, reads in sides:
         for feature in declared:
             if isinstance(feature, Categorical):
-                keys[feature.table].append(np.unique(columns[prefix + feature.name][rows]))
-    distinct = {table: np.unique(np.concatenate(parts)) for table, parts in keys.items()}
-    return {table: values[values != MISSING] for table, values in distinct.items()}
+                parts[feature.table].append(_sum_by_id(columns[prefix + feature.name], reads))
+    return {
+        table: _sum_by_id(np.concatenate([ids for ids, _ in found]), np.concatenate([n for _, n in found]))
+        for table, found in parts.items()
+    }
 
 
 def _histories(dataset: Dataset, sample_indices: Int64Array, position: Int64Array) -> tuple[Int64Array, Int64Array]:
@@ -290,43 +295,6 @@ def _check_samples(samples: Samples, *, events: int) -> None:
     ):
         if indices.size and (int(indices.min()) < 0 or int(indices.max()) >= limit):
             raise InvalidInputError(f"{what}: {indices.min()} to {indices.max()}; allowed: 0 to {limit - 1}")
-
-
-def id_counts(dataset: Dataset, sample_indices: Int64Array) -> dict[str, tuple[Int64Array, Int64Array]]:
-    """How often these samples and their histories look up each id of each embedding table.
-
-    What a vocabulary is built from, and what DIN's regularisation divides by. With late events,
-    events that had not arrived in time count too.
-
-    Returns:
-        Embedding table -> distinct ids (keys, or rows of a mapped dataset) in ascending order and
-        their counts, both [V], int64. ``MISSING`` is not an id.
-    """
-    features = dataset.table.features
-    edges = np.zeros(len(dataset.table) + 1, dtype=np.int64)
-    np.add.at(edges, dataset.history_begin[sample_indices], 1)
-    np.add.at(edges, dataset.history_end[sample_indices], -1)
-    reads_of_event = np.cumsum(edges[:-1])
-    reads_of_user = np.bincount(dataset.sample_user[sample_indices], minlength=len(dataset.table.user_keys))
-    reads_of_item = np.bincount(dataset.sample_item[sample_indices], minlength=len(dataset.table.item_keys))
-    position = dataset.samples.position[sample_indices]
-    reads_of_context = np.bincount(position, minlength=len(dataset.table))
-    sides: list[tuple[str, tuple[Feature, ...], dict[str, Column], Int64Array]] = [
-        ("", (features.user_id, *features.user), dataset.user, reads_of_user),
-        ("", (features.item_id, *features.item), dataset.item, reads_of_item),
-        ("", features.context, dataset.context, reads_of_context),
-        ("history.", (features.item_id, *require_history(features).attributes), dataset.history, reads_of_event),
-    ]
-    parts: dict[str, list[tuple[Int64Array, Int64Array]]] = {table: [] for table in features.tables()}
-    for prefix, declared, columns, reads in sides:
-        for feature in declared:
-            if isinstance(feature, Categorical):
-                parts[feature.table].append(_sum_by_id(columns[prefix + feature.name], reads))
-    counts = {}
-    for table, found in parts.items():
-        ids, total = _sum_by_id(np.concatenate([p[0] for p in found]), np.concatenate([p[1] for p in found]))
-        counts[table] = (ids, total)
-    return counts
 
 
 def _sum_by_id(ids: Column, counts: Int64Array) -> tuple[Int64Array, Int64Array]:

@@ -150,13 +150,12 @@ def _place(keys_V: Int64Array, coefficients: Int64Array, half: int, random: np.r
         np.add.at(used_T, bucket[fits], 1)
         waiting, choice, bucket = waiting[~fits], 1 - choice[~fits], bucket[~fits]
         if round_number > 1 and len(waiting):
-            # Both buckets are full: one key a bucket takes a random slot, and its key moves on
-            # to that key's other bucket.
+            # Both buckets are full: one key a bucket takes a random slot, and the slot's key moves on
+            # to its own other bucket, which the same choice names: both keys were in this one.
             evicting = np.ones(len(bucket), dtype=bool)
             evicting[1:] = bucket[1:] != bucket[:-1]
             at, slot = bucket[evicting], random.integers(0, SLOTS, size=int(evicting.sum()))
             evicted = slots_TW[at, slot]
             slots_TW[at, slot] = waiting[evicting]
             waiting[evicting] = evicted
-            choice[evicting] = np.where(buckets_2V[0, evicted] == at, 1, 0)
     return None

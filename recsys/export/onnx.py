@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import re
 import subprocess
@@ -37,6 +38,7 @@ from recsys.export.parity import certify
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
 from recsys.models.blocks import freeze_activations
 from recsys.models.din import Din, UserSide
+from recsys.training.config import to_json
 from recsys.training.evaluate import Metrics
 from recsys.training.loop import TrainedModel
 
@@ -137,7 +139,7 @@ def export_bundle(
                 parity=parity,
                 training={
                     "recipe": trained.config.recipe,
-                    "config": asdict(trained.config),
+                    "config": json.loads(to_json(trained.config)),
                     "commit": _commit(),
                     "recsys": recsys.__version__,
                     "torch": str(torch.__version__),
@@ -271,8 +273,9 @@ def table_name(initializer: str) -> str:
 
 def _strip(model: onnx.ModelProto) -> None:
     """Drop the exporter's stack traces and inferred shapes: most of the file, of use to nobody who serves it."""
-    del model.graph.value_info[:]
-    for part in (model, model.graph, *model.graph.node, *model.graph.initializer, *model.graph.input):
+    graph = model.graph
+    del graph.value_info[:]
+    for part in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
 

@@ -35,7 +35,7 @@ CANDIDATES = 32
 def certify(folder: Path, trained: TrainedModel, dataset: Dataset) -> Parity:
     """Compare logits on ``REQUESTS`` real requests of up to ``CANDIDATES`` candidates.
 
-    Leaves the model in evaluation mode: in training, dropout and Dice depend on the batch.
+    The model must be in evaluation mode: in training, dropout and Dice depend on the batch.
 
     Raises:
         BundleError: a difference above ``TOLERANCE``.
@@ -44,7 +44,6 @@ def certify(folder: Path, trained: TrainedModel, dataset: Dataset) -> Parity:
     indices = dataset.split("test") if len(dataset.split("test")) else dataset.split("train")
     chosen = random.choice(indices, size=min(REQUESTS, len(indices)), replace=False)
     graphs = OrtGraphs(folder)
-    trained.model.eval()
     worst, compared = 0.0, 0
     for number, index in enumerate(chosen):
         candidates = 1 if number % 8 == 0 else CANDIDATES

@@ -18,7 +18,6 @@ from recsys.data.samples import (
     make_dataset,
     map_ids,
     open_samples,
-    seen_keys,
     write_samples,
 )
 from recsys.errors import DataFileError, InvalidInputError
@@ -200,18 +199,6 @@ def test_rows_are_not_mapped_again(dataset: Dataset) -> None:
     mapped = map_ids(dataset, counting_lookups(dataset, {}))
     with pytest.raises(InvalidInputError, match="holds rows already"):
         map_ids(mapped, {})
-    with pytest.raises(InvalidInputError, match="holds rows already"):
-        seen_keys(mapped, np.arange(1))
-
-
-def test_seen_keys_are_those_of_the_batches_and_no_others(dataset: Dataset) -> None:
-    seen = seen_keys(dataset, np.array([2]))  # user 10 rates item 6 after items 7 and 5
-    assert seen["user"].tolist() == [10]
-    assert seen["item_id"].tolist() == [5, 6, 7]
-    assert seen["brand"].tolist() == [1, 3]
-    assert seen["action"].tolist() == [1, 3]
-    assert seen["hour"].tolist() == [9]
-    assert seen["tag"].tolist() == []
 
 
 def test_splits_are_named(dataset: Dataset) -> None:

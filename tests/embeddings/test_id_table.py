@@ -1,0 +1,90 @@
+"""The static hash table is a dict, whatever the keys."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import recsys.embeddings.id_table as module
+from recsys.embeddings.id_table import EMPTY, LOAD, SLOTS, build_id_table
+from recsys.errors import InvalidInputError
+from recsys.features.hashing import KEY_LIMIT, MISSING, Int64Array, hash_coefficients, hash_keys
+
+keys_in_range = st.one_of(st.integers(0, 40), st.integers(0, KEY_LIMIT - 1), st.just(KEY_LIMIT - 1))
+
+
+def rows_for(keys: Int64Array) -> Int64Array:
+    return np.arange(1, len(keys) + 1, dtype=np.int64)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(keys_in_range, unique=True, max_size=120), st.lists(keys_in_range, max_size=20), st.integers(0, 5))
+def test_it_answers_what_a_dict_answers(keys: list[int], asked: list[int], seed: int) -> None:
+    rows = [3 * i + 1 for i in range(len(keys))]
+    table = build_id_table(np.array(keys, dtype=np.int64), np.array(rows, dtype=np.int64), seed=seed)
+    reference = dict(zip(keys, rows, strict=True))
+    every = np.array([*keys, *asked, MISSING, EMPTY], dtype=np.int64)
+    assert table.lookup(every).tolist() == [reference.get(int(key), 0) for key in every]
+
+
+@pytest.mark.parametrize("keys", [[], [0], [KEY_LIMIT - 1], [0, KEY_LIMIT - 1]])
+def test_few_keys_and_both_ends_of_the_range_are_found(keys: list[int]) -> None:
+    given_keys = np.array(keys, dtype=np.int64)
+    table = build_id_table(given_keys, rows_for(given_keys))
+    assert table.lookup(given_keys).tolist() == list(range(1, len(keys) + 1))
+    assert table.lookup(np.array([1, KEY_LIMIT - 2, MISSING])).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("spread", ["consecutive", "random", "same low half"])
+def test_two_hundred_thousand_keys_are_all_found(spread: str) -> None:
+    n = 200_000
+    random = np.random.Generator(np.random.PCG64(2))
+    keys = {
+        "consecutive": np.arange(n),
+        "random": np.unique(random.integers(0, KEY_LIMIT, size=n)),
+        "same low half": np.arange(n) << 31,
+    }[spread]
+    table = build_id_table(keys, rows_for(keys))
+    np.testing.assert_array_equal(table.lookup(keys), rows_for(keys))
+    assert len(keys) / table.keys_TW.size == pytest.approx(LOAD, abs=1e-3)
+
+
+def test_the_same_keys_and_seed_give_the_same_table() -> None:
+    keys = np.arange(1000, dtype=np.int64) ** 2
+    first, second = build_id_table(keys, rows_for(keys), seed=3), build_id_table(keys, rows_for(keys), seed=3)
+    for name, array in first.arrays().items():
+        np.testing.assert_array_equal(array, second.arrays()[name])
+    assert not np.array_equal(first.coefficients, build_id_table(keys, rows_for(keys), seed=4).coefficients)
+
+
+def test_keys_chosen_against_a_seed_are_placed_with_another() -> None:
+    keys = keys_that_share_both_buckets()
+    table = build_id_table(keys, rows_for(keys), seed=0)
+    assert not np.array_equal(table.coefficients, hash_coefficients(0, 2))
+    np.testing.assert_array_equal(table.lookup(keys), rows_for(keys))
+
+
+def test_running_out_of_seeds_is_an_error_not_a_table_with_keys_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_SEEDS", 1)
+    keys = keys_that_share_both_buckets()
+    with pytest.raises(AssertionError, match="no placement of 40 keys in 8 buckets after 1 seeds"):
+        build_id_table(keys, rows_for(keys), seed=0)
+
+
+def keys_that_share_both_buckets() -> Int64Array:
+    """40 keys, which get 2 * 4 buckets of 8 slots; 20 of them have the same two buckets, 16 slots, under seed 0."""
+    coefficients = hash_coefficients(0, 2)
+    candidates = np.arange(5000, dtype=np.int64)
+    first, second = (hash_keys(candidates, c, 4) for c in coefficients)
+    together = (first == 0) & (second == 0)
+    keys = np.concatenate([candidates[together][: 2 * SLOTS + 4], candidates[~together][:20]])
+    assert len(keys) == 40
+    return keys
+
+
+def test_repeated_and_out_of_range_keys_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="id table: 2 keys are given more than once"):
+        build_id_table(np.array([5, 5, 5, 6]), np.arange(1, 5))
+    for bad in (-1, KEY_LIMIT):
+        with pytest.raises(InvalidInputError, match=rf"id table: key {bad} is out of range; allowed: 0 to 2\^62 - 1"):
+            build_id_table(np.array([3, bad]), np.arange(1, 3))

@@ -1,0 +1,197 @@
+"""Batches name each row once, and TorchRec's lookup and fused update do what indexing would."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from tiny_run import NAMESAKES, odd_dataset
+from torch import Tensor, nn
+from torchrec import KeyedJaggedTensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from recsys.data.samples import Dataset, make_batch, map_ids
+from recsys.embeddings.sharding import OPTIMIZERS, fuse_optimizer, optimizer_state, shard, table_weights
+from recsys.embeddings.tables import BatchConverter, EmbeddingTables, TableSpec, distinct_rows, input_tables
+from recsys.errors import ConfigError, InvalidInputError
+from recsys.features.hashing import MISSING
+
+ROWS = 12
+values = st.integers(-1, ROWS - 1)
+flat_columns = hnp.arrays(np.int32, st.integers(0, 9), elements=values)
+wide_columns = hnp.arrays(np.int32, st.tuples(st.integers(0, 5), st.integers(1, 3)), elements=values)
+
+
+@given(
+    st.lists(st.one_of(flat_columns, wide_columns), max_size=4),
+    hnp.arrays(np.int64, ROWS, elements=st.integers(-(1 << 62), 1 << 62)),
+)
+def test_distinct_rows_are_distinct_and_give_the_input_back(columns: list[np.ndarray], scratch: np.ndarray) -> None:
+    named = {str(i): column for i, column in enumerate(columns)}
+    rows, slots = distinct_rows(named, scratch)
+    used = {max(int(v), 0) for column in columns for v in column.reshape(-1)}
+    assert sorted(rows.tolist()) == sorted(used)
+    assert set(slots) == set(named)
+    for name, column in named.items():
+        assert slots[name].shape == column.shape
+        if column.ndim == 1:
+            assert rows[slots[name]].tolist() == np.maximum(column, 0).tolist()
+        else:
+            present = column >= 0
+            assert (slots[name][~present] == MISSING).all()
+            assert rows[slots[name][present]].tolist() == column[present].tolist()
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    """Mapped; the row of a key is the key modulo 50."""
+    with_keys = odd_dataset(NAMESAKES, tmp_path)
+    return map_ids(with_keys, {table: lambda keys: keys % 50 for table in NAMESAKES.tables()})
+
+
+def test_a_converted_batch_gives_back_the_encoded_one(dataset: Dataset) -> None:
+    convert = BatchConverter(NAMESAKES, [TableSpec(name=t, num_rows=50, dim=4) for t in NAMESAKES.tables()])
+    tables = input_tables(NAMESAKES)
+    # Twice: what one batch leaves behind must not show in the next.
+    for chosen in (np.arange(60, 100), np.array([3, 3, 0])):
+        encoded = make_batch(dataset, chosen)
+        batch = convert(encoded)
+        expected = {
+            **encoded.user,
+            **{f"item.{name}": column for name, column in encoded.item.items()},
+            **encoded.history,
+            "query.action": np.zeros(len(chosen)),  # candidates have no action: the unknown row
+        }
+        assert set(batch.slots) | set(batch.numbers) == set(expected)
+        assert set(batch.numbers) == {"size", "present", "item.size"}
+        for name, column in expected.items():
+            if name in batch.numbers:
+                assert batch.numbers[name].tolist() == column.tolist()
+                continue
+            rows = batch.rows[tables[name]].values().numpy()
+            assert len(np.unique(rows)) == len(rows)
+            slots = batch.slots[name].numpy()
+            got = np.where(slots < 0, MISSING, rows[slots])
+            assert got.tolist() == (column if column.ndim == 2 else np.maximum(column, 0)).tolist()
+        assert batch.history_offsets.tolist() == encoded.history_offsets.tolist()
+        assert batch.labels.tolist() == encoded.labels.tolist()
+
+
+def test_moving_a_batch_moves_every_tensor(dataset: Dataset) -> None:
+    convert = BatchConverter(NAMESAKES, [TableSpec(name=t, num_rows=50, dim=4) for t in NAMESAKES.tables()])
+    moved = convert(make_batch(dataset, np.arange(5))).to(torch.device("meta"))
+    tensors = [moved.labels, moved.history_offsets, moved.rows.values(), *moved.slots.values(), *moved.numbers.values()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+@pytest.mark.parametrize(("num_rows", "dim"), [(0, 4), (1, 0), (5, 6)])
+def test_a_table_that_cannot_be_is_refused(num_rows: int, dim: int) -> None:
+    message = f"table 'a': {num_rows} rows of width {dim}; allowed: 1 row or more, and a width that is a multiple of 4"
+    with pytest.raises(InvalidInputError, match=message):
+        TableSpec(name="a", num_rows=num_rows, dim=dim)
+
+
+SPECS = [
+    TableSpec(name="type", num_rows=6, dim=8),  # nn.Module has attributes of these names
+    TableSpec(name="items", num_rows=5, dim=4),
+    TableSpec(name="plain", num_rows=4, dim=8),
+]
+LOOKED_UP = {"type": [5, 0, 2], "items": [3], "plain": []}
+
+
+class OnlyTables(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = EmbeddingTables(SPECS)
+
+    def forward(self, rows: KeyedJaggedTensor) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = self.tables(rows)
+        return found
+
+
+def sharded(optimizer: str, learning_rate: float = 0.5) -> DistributedModelParallel:
+    model = OnlyTables()
+    fuse_optimizer(model.tables, name=optimizer, learning_rate=learning_rate)
+    wrapped = shard(model, table_names=[spec.name for spec in SPECS], device=torch.device("cpu"))
+    generator = torch.Generator().manual_seed(1)
+    for _, weight in sorted(table_weights(wrapped).items()):
+        weight.copy_(torch.randn(weight.shape, generator=generator))
+    return wrapped
+
+
+def rows_to_look_up() -> KeyedJaggedTensor:
+    return KeyedJaggedTensor.from_lengths_sync(
+        keys=list(LOOKED_UP),
+        values=torch.tensor([row for rows in LOOKED_UP.values() for row in rows]),
+        lengths=torch.tensor([len(rows) for rows in LOOKED_UP.values()]),
+    )
+
+
+def test_the_sharded_lookup_equals_indexing_the_weights() -> None:
+    model = sharded("sgd")
+    weights = table_weights(model)
+    assert {name: tuple(w.shape) for name, w in weights.items()} == {s.name: (s.num_rows, s.dim) for s in SPECS}
+    found = model(rows_to_look_up())
+    assert set(found) == set(LOOKED_UP)
+    for name, rows in LOOKED_UP.items():
+        assert torch.equal(found[name].detach(), weights[name][rows])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_fused_optimiser_updates_only_the_rows_looked_up(optimizer: str) -> None:
+    model = sharded(optimizer)
+    before = {name: weight.clone() for name, weight in table_weights(model).items()}
+    sum(found.square().sum() for found in model(rows_to_look_up()).values()).backward()  # type: ignore[union-attr]
+    for name, weight in table_weights(model).items():
+        changed = (weight != before[name]).any(dim=1).nonzero().flatten().tolist()
+        assert changed == sorted(LOOKED_UP[name])
+
+
+def test_fused_sgd_subtracts_the_rate_times_the_gradient() -> None:
+    model = sharded("sgd", learning_rate=0.5)
+    before = table_weights(model)["type"].clone()
+    factors = torch.tensor([2.0, -1.0, 3.0])
+    (model(rows_to_look_up())["type"] * factors[:, None]).sum().backward()
+    expected = before.clone()
+    expected[LOOKED_UP["type"]] -= 0.5 * factors[:, None]
+    torch.testing.assert_close(table_weights(model)["type"], expected)
+
+
+def test_rowwise_adagrad_divides_by_the_root_of_the_mean_squared_gradient() -> None:
+    model = sharded("rowwise_adagrad", learning_rate=0.5)
+    before = table_weights(model)["items"][3].clone()
+    gradient = torch.tensor([1.0, -2.0, 0.5, 3.0])
+    (model(rows_to_look_up())["items"] * gradient).sum().backward()
+    expected = before - 0.5 * gradient / gradient.square().mean().sqrt()
+    torch.testing.assert_close(table_weights(model)["items"][3], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_optimiser_state_has_one_entry_per_table_and_follows_training() -> None:
+    model = sharded("rowwise_adagrad")
+    state = optimizer_state(model)
+    sums = {name: [t for key, t in state.items() if f"table_{name}." in key][0] for name in LOOKED_UP}
+    assert {name: len(s.flatten()) for name, s in sums.items()} == {spec.name: spec.num_rows for spec in SPECS}
+    assert not any(s.any() for s in sums.values())
+    model(rows_to_look_up())["type"].sum().backward()
+    assert sums["type"].flatten().nonzero().flatten().tolist() == [0, 2, 5]
+
+
+def test_an_unknown_optimiser_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"sparse optimizer 'adagrd': did you mean 'adagrad'\? valid: adagrad, rowwi"):
+        fuse_optimizer(OnlyTables(), name="adagrd", learning_rate=0.1)
+
+
+def test_the_tables_of_inputs_are_those_of_their_features() -> None:
+    assert input_tables(NAMESAKES) == {
+        "user": "user",
+        "type": "type",
+        "keys": "keys",
+        "item.item_id": "item_id",
+        "item.type": "values",
+        "history.item_id": "item_id",
+        "history.action": "action",
+        "query.action": "action",
+    }

@@ -1,0 +1,430 @@
+"""An exported bundle answers what the trained model answers, in standard ONNX, with tables shared on disk."""
+
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import pytest
+import tiny_run
+import torch
+from tiny_run import NAMESAKES, PLAIN, finished, folder_of_this_process, odd_config, odd_dataset
+
+import recsys
+import recsys.export.onnx as export
+import recsys.export.parity as parity
+from recsys.bundle import GraphInfo, Manifest, TableInfo, open_bundle
+from recsys.data.samples import Dataset, make_batch, map_ids
+from recsys.embeddings.sharding import table_weights
+from recsys.errors import BundleError, InvalidInputError
+from recsys.export.onnx import export_bundle
+from recsys.export.parity import certify, torch_logits
+from recsys.features.columns import Column, missing_column
+from recsys.features.encode import EncodedBatch
+from recsys.features.feature_set import FeatureSet, Numeric
+from recsys.features.hashing import KEY_LIMIT, MISSING
+from recsys.serving.session import open_session
+from recsys.training.evaluate import predict
+from recsys.training.loop import TrainedModel, train
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A trained model, its data, and its bundle in ONNX Runtime as any program could load it."""
+
+    trained: TrainedModel
+    dataset: Dataset
+    path: Path
+    manifest: Manifest
+
+    @property
+    def features(self) -> FeatureSet:
+        return self.trained.features
+
+    def graph(self, name: str) -> onnx.ModelProto:
+        return onnx.load(self.path / self.manifest.graphs[name].file, load_external_data=False)
+
+
+CASES = ["movielens, prelu", "items of an id only, softmax", "features of the same name, dice"]
+
+
+@cache
+def exported_case(name: str) -> Exported:
+    """Each is trained and exported once per process."""
+    folder = folder_of_this_process()
+    if name == CASES[0]:
+        trained, dataset = finished().result.trained, finished().dataset
+        assert trained.config.model.attention_act == "prelu" and not trained.config.model.softmax
+    else:
+        features = PLAIN if name == CASES[1] else NAMESAKES
+        config = odd_config(softmax=True) if name == CASES[1] else odd_config(attention_act="dice")
+        dataset = odd_dataset(features, folder)
+        trained = train(config, dataset, folder / "run").trained
+    metrics = finished().result.test if name == CASES[0] else None
+    manifest = export_bundle(trained, dataset, folder / "bundle", name="tiny", metrics=metrics)
+    return Exported(trained, dataset, folder / "bundle", manifest)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def exported(request: pytest.FixtureRequest) -> Exported:
+    return exported_case(request.param)
+
+
+@pytest.fixture(scope="module")
+def sessions(exported: Exported) -> dict[str, onnxruntime.InferenceSession]:
+    providers = ["CPUExecutionProvider"]
+    return {n: onnxruntime.InferenceSession(exported.path / f"{n}.onnx", providers=providers) for n in ("user", "rank")}
+
+
+def request_of(exported: Exported, *, events: int, candidates: int) -> EncodedBatch:
+    """A user's features, that many events and candidates, all of them known to the model."""
+    dataset = exported.dataset
+    seen = dataset.split("train")
+    long = seen[(dataset.history_end - dataset.history_begin)[seen] >= 3]
+    batch = make_batch(dataset, long[:1])
+    items = np.arange(candidates) % len(dataset.table.item_keys)
+    return EncodedBatch(
+        user=batch.user,
+        item={name: column[items] for name, column in dataset.item.items()},
+        history={name: column[len(column) - events :] for name, column in batch.history.items()},
+        history_offsets=np.array([0, events]),
+        labels=batch.labels,
+    )
+
+
+def onnx_answers(
+    sessions: Mapping[str, onnxruntime.InferenceSession], request: EncodedBatch
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Logits and scores, as docs/specs/bundle.md says how to ask for them."""
+    history = {name: c if len(c) else np.array([MISSING]) for name, c in request.history.items()}
+    side = sessions["user"].run(None, {**request.user, **history})
+    named = {output.name: value for output, value in zip(sessions["user"].get_outputs(), side, strict=True)}
+    logits, scores = sessions["rank"].run(["logits", "scores"], {**named, **request.item})
+    return logits, scores
+
+
+def changed(columns: Mapping[str, Column], features: FeatureSet, key: int) -> dict[str, Column]:
+    """Every id in the columns replaced by ``key``."""
+    numeric = {f.name for f in (*features.user, *features.item, *features.context) if isinstance(f, Numeric)}
+    return {name: c if name in numeric else np.full_like(c, key) for name, c in columns.items()}
+
+
+def edge_case(case: str, exported: Exported) -> EncodedBatch:
+    features = exported.features
+    request = request_of(exported, events=3, candidates=7)
+    if case == "one candidate":
+        return request_of(exported, events=3, candidates=1)
+    if case == "one event":
+        return request_of(exported, events=1, candidates=5)
+    if case == "no history":
+        return request_of(exported, events=0, candidates=5)
+    if case == "no history, one candidate":
+        return request_of(exported, events=0, candidates=1)
+    if case == "unknown user":
+        return replace(request, user={**request.user, features.user_id.name: np.array([1 << 50])})
+    if case == "unknown item":
+        return replace(request, item={**request.item, features.item_id.name: np.arange(7) + (1 << 50)})
+    if case == "unknown events":
+        return replace(request, history={n: np.full_like(c, 200) for n, c in request.history.items()})
+    if case == "keys near 2^62":
+        return replace(
+            request,
+            user=changed(request.user, features, KEY_LIMIT - 1),
+            item=changed(request.item, features, KEY_LIMIT - 2),
+            history=changed(request.history, features, KEY_LIMIT - 1),
+        )
+    assert case == "missing features"
+    return replace(
+        request,
+        user={
+            **{f.name: missing_column(f, 1) for f in (*features.user, *features.context)},
+            features.user_id.name: request.user[features.user_id.name],
+        },
+        item={
+            **{f.name: missing_column(f, 7) for f in features.item},
+            features.item_id.name: request.item[features.item_id.name],
+        },
+        history={n: c if n.endswith(features.item_id.name) else c * 0 + MISSING for n, c in request.history.items()},
+    )
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        "one candidate",
+        "one event",
+        "no history",
+        "no history, one candidate",
+        "unknown user",
+        "unknown item",
+        "unknown events",
+        "missing features",
+        "keys near 2^62",
+    ],
+)
+def test_onnx_runtime_answers_what_torch_answers(
+    exported: Exported, sessions: dict[str, onnxruntime.InferenceSession], case: str
+) -> None:
+    request = edge_case(case, exported)
+    logits, scores = onnx_answers(sessions, request)
+    assert logits.shape == scores.shape == (len(request.item[exported.features.item_id.name]),)
+    np.testing.assert_allclose(logits, torch_logits(exported.trained, request), atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), rtol=1e-5)
+
+
+def test_edge_cases_change_the_answer(exported: Exported, sessions: dict[str, onnxruntime.InferenceSession]) -> None:
+    """Otherwise the test above would pass on a model that looks at nothing."""
+    normal, _ = onnx_answers(sessions, request_of(exported, events=3, candidates=7))
+    assert len(np.unique(normal)) > 1
+    for case in ("unknown user", "unknown item", "unknown events", "missing features"):
+        if case == "missing features" and exported.features == PLAIN:
+            continue
+        assert not np.allclose(onnx_answers(sessions, edge_case(case, exported))[0], normal), case
+
+
+def test_a_request_is_scored_as_the_samples_it_was_trained_on(exported: Exported) -> None:
+    """``torch_logits``, the reference above, equals what evaluation computes on the samples themselves."""
+    trained, dataset = exported.trained, exported.dataset
+    mapped = map_ids(dataset, {name: m.lookup for name, m in trained.row_maps.items()})
+    chosen = dataset.split("test")[:20]
+    expected = predict(trained.model, mapped, chosen, convert=trained.convert, device=trained.device)
+    got = [torch_logits(trained, make_batch(dataset, chosen[i : i + 1]))[0] for i in range(len(chosen))]
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_the_graphs_use_standard_operators_only(exported: Exported) -> None:
+    for name in ("user", "rank"):
+        model = exported.graph(name)
+        onnx.checker.check_model(str(exported.path / f"{name}.onnx"))
+        assert {imported.domain for imported in model.opset_import} == {""}
+        assert {node.domain for node in model.graph.node} == {""}
+        assert not model.functions
+
+
+def external_files(model: onnx.ModelProto) -> dict[str, str]:
+    """Initialiser -> the file it lies in."""
+    return {
+        tensor.name: {entry.key: entry.value for entry in tensor.external_data}["location"]
+        for tensor in model.graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    }
+
+
+def test_both_graphs_name_the_same_file_for_a_table_both_use(exported: Exported) -> None:
+    user, rank = (external_files(exported.graph(name)) for name in ("user", "rank"))
+    item_table = exported.features.item_id.table
+    for kind in ("rows", "keys", "key_rows"):
+        file = f"tables/{item_table}.{kind}.bin"
+        assert file in user.values() and file in rank.values()
+    assert {*user.values(), *rank.values()} == {info.file for info in exported.manifest.tables.values()}
+    on_disk = {f"tables/{file.name}" for file in (exported.path / "tables").iterdir()}
+    assert on_disk == {info.file for info in exported.manifest.tables.values()}
+
+
+def test_the_table_files_hold_the_trained_rows(exported: Exported) -> None:
+    weights = table_weights(exported.trained.model)
+    for table, weight in weights.items():
+        info = exported.manifest.tables[f"{table}.rows"]
+        rows = np.fromfile(exported.path / info.file, dtype=info.dtype).reshape(info.shape)
+        np.testing.assert_array_equal(rows, weight.numpy())
+
+
+def test_no_table_lies_inside_a_graph(exported: Exported) -> None:
+    inside = {t.name for n in ("user", "rank") for t in exported.graph(n).graph.initializer if t.HasField("raw_data")}
+    assert not {name for name in inside if name.startswith("twin.")}
+
+
+def test_the_graphs_tell_nothing_about_the_machine_that_made_them(exported: Exported) -> None:
+    source = Path(recsys.__file__).parents[1]
+    for name in ("user", "rank"):
+        content = (exported.path / f"{name}.onnx").read_bytes()
+        for word in (str(source), sys.prefix, str(exported.path), "site-packages", ".py", "torch", "File ", "pkg."):
+            assert word.encode() not in content, word
+
+
+def test_the_manifest_declares_the_signatures_and_the_certificate(exported: Exported) -> None:
+    bundle = open_bundle(exported.path, expected=exported.features)
+    manifest = bundle.manifest
+    assert manifest.model == "tiny"
+    assert manifest.training["config"]["train"]["seed"] == exported.trained.config.train.seed
+    certificate = manifest.parity
+    test_samples = len(exported.dataset.split("test"))
+    assert certificate.requests == min(64, test_samples)
+    assert certificate.candidates > certificate.requests
+    assert 0 <= certificate.max_abs_logit_difference <= certificate.tolerance == parity.TOLERANCE
+    user, rank = manifest.graphs["user"], manifest.graphs["rank"]
+    history = {n: i for n, i in user.inputs.items() if n.startswith("history.")}
+    assert {info.shape for info in history.values()} == {("S",)}
+    assert {info.shape[0] for name, info in user.inputs.items() if name not in history} == {1}
+    assert {name: info.shape for name, info in rank.outputs.items()} == {"logits": ("C",), "scores": ("C",)}
+    items = {n: i for n, i in rank.inputs.items() if n not in user.outputs}
+    assert set(items) == {exported.features.item_id.name, *(f.name for f in exported.features.item)}
+    assert {info.shape[0] for info in items.values()} == {"C"}
+    assert set(user.outputs) == set(rank.inputs) - set(items)
+
+
+def test_a_server_opens_the_bundle(exported: Exported) -> None:
+    assert open_session(open_bundle(exported.path)).features == exported.features
+
+
+# What follows is about the export around the graphs: it copies graphs instead of making them again.
+
+
+@pytest.fixture
+def ready(monkeypatch: pytest.MonkeyPatch) -> Exported:
+    made = exported_case(CASES[1])
+
+    def copied(module: torch.nn.Module, example: Any, path: Path, tables: dict[str, TableInfo]) -> GraphInfo:
+        for name, info in made.manifest.tables.items():
+            (path.parent / info.file).write_bytes((made.path / info.file).read_bytes())
+            tables[name] = info
+        path.write_bytes((made.path / path.name).read_bytes())
+        return made.manifest.graphs[path.stem]
+
+    monkeypatch.setattr(export, "_write_graph", copied)
+    return made
+
+
+def nothing_in(folder: Path) -> bool:
+    return not list(folder.iterdir())
+
+
+def test_a_difference_above_the_tolerance_refuses_the_export(
+    ready: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "TOLERANCE", -1.0)
+    with pytest.raises(
+        BundleError, match=r"parity: ONNX Runtime's logit differs from torch's by .* on sample \d+; all"
+    ):
+        export_bundle(ready.trained, ready.dataset, tmp_path / "bundle", name="tiny")
+    assert nothing_in(tmp_path)
+
+
+@pytest.mark.parametrize("table", ["item_id", "user"])
+def test_graphs_of_other_weights_are_refused(ready: Exported, tmp_path: Path, table: str) -> None:
+    weight = table_weights(ready.trained.model)[table]
+    before = weight.clone()
+    try:
+        weight += 0.01
+        with pytest.raises(BundleError, match=r"parity: .*The bundle was not written"):
+            export_bundle(ready.trained, ready.dataset, tmp_path / "bundle", name="tiny")
+    finally:
+        weight.copy_(before)
+    assert nothing_in(tmp_path)
+
+
+def test_answers_that_are_not_numbers_are_refused(ready: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "torch_logits", lambda trained, request: np.full(1, np.nan, dtype=np.float32))
+    with pytest.raises(BundleError, match="differs from torch's by nan"):
+        certify(ready.path, ready.trained, ready.dataset)
+
+
+def test_a_model_in_training_mode_is_certified_in_evaluation_mode(ready: Exported, tmp_path: Path) -> None:
+    ready.trained.model.train()
+    export_bundle(ready.trained, ready.dataset, tmp_path / "bundle", name="tiny")
+    assert not ready.trained.model.training
+
+
+def test_the_certificate_covers_every_edge_case(ready: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[EncodedBatch] = []
+
+    def noted(trained: TrainedModel, request: EncodedBatch) -> npt.NDArray[np.float32]:
+        seen.append(request)
+        return torch_logits(trained, request)
+
+    monkeypatch.setattr(parity, "torch_logits", noted)
+    certify(ready.path, ready.trained, ready.dataset)
+    features = ready.features
+    known_users, known_items = ready.dataset.table.user_keys, ready.dataset.table.item_keys
+    user_ids = [request.user[features.user_id.name] for request in seen]
+    items = [request.item[features.item_id.name] for request in seen]
+    assert {len(keys) for keys in items} == {1, parity.CANDIDATES}
+    assert any(request.history_offsets[-1] == 0 for request in seen)
+    assert any(request.history_offsets[-1] > 1 for request in seen)
+    assert any(key[0] not in known_users for key in user_ids)
+    assert any(key not in known_items for keys in items for key in keys)
+    assert any(request.user["age"][0] == -1.0 for request in seen)
+
+
+def test_an_existing_path_is_refused_unless_overwritten(ready: Exported, tmp_path: Path) -> None:
+    path = tmp_path / "bundle"
+    first = export_bundle(ready.trained, ready.dataset, path, name="first")
+    with pytest.raises(InvalidInputError, match="exists; choose another folder or pass overwrite"):
+        export_bundle(ready.trained, ready.dataset, path, name="second")
+    assert open_bundle(path).manifest == first
+    export_bundle(ready.trained, ready.dataset, path, name="second", overwrite=True)
+    assert open_bundle(path).manifest.model == "second"
+    assert [file.name for file in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_failed_overwrite_keeps_the_old_bundle(
+    ready: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bundle"
+    old = export_bundle(ready.trained, ready.dataset, path, name="old")
+
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "certify", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_bundle(ready.trained, ready.dataset, path, name="new", overwrite=True)
+    assert open_bundle(path).manifest == old
+    assert [file.name for file in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_an_export_killed_half_way_leaves_no_bundle_and_the_next_one_cleans_up(ready: Exported, tmp_path: Path) -> None:
+    program = """
+        import sys, time
+        from pathlib import Path
+        from tiny_run import PLAIN, odd_dataset
+        import recsys.export.onnx as export
+        from recsys.training.loop import load_run
+
+        def half(module, example, path, tables):
+            path.write_bytes(b"half a graph")
+            print("here", flush=True)
+            time.sleep(600)
+
+        export._write_graph = half
+        folder = Path(sys.argv[2])
+        export.export_bundle(load_run(Path(sys.argv[1])), odd_dataset(PLAIN, folder), folder / "out" / "b", name="b")
+    """
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)]
+    command += [str(ready.path.with_name("run")), str(tmp_path)]
+    path = [str(Path(tiny_run.__file__).parent), str(Path(recsys.__file__).parents[1])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": ":".join(path)}) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "here\n"
+        finally:
+            child.kill()
+    assert child.returncode == -signal.SIGKILL
+    out = tmp_path / "out"
+    assert not (out / "b").exists()
+    assert not nothing_in(out)
+    export_bundle(ready.trained, ready.dataset, out / "b", name="b")
+    assert [file.name for file in out.iterdir()] == ["b"]
+    open_bundle(out / "b")
+
+
+def test_only_tables_have_a_file_name() -> None:
+    assert export.table_name("twin.rows.table_movie_id") == "movie_id.rows"
+    assert export.table_name("twin.maps.table_table.rows_TW") == "table.key_rows"
+    with pytest.raises(AssertionError, match=re.escape("twin.other is not a table")):
+        export.table_name("twin.other")
+
+
+def test_only_int64_and_float32_cross_the_graphs_borders(exported: Exported) -> None:
+    tensors = [t for g in exported.manifest.graphs.values() for t in (*g.inputs.values(), *g.outputs.values())]
+    assert {tensor.dtype for tensor in tensors} == {"int64", "float32"}

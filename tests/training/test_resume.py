@@ -1,0 +1,224 @@
+"""A run that was killed and resumed ends exactly as one that was not."""
+
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_run
+import torch
+from tiny_run import NAMESAKES, odd_config, odd_dataset
+
+import recsys.training.loop as loop
+from recsys.data.samples import Dataset
+from recsys.errors import ConfigError, DataFileError
+from recsys.training.checkpoint import Checkpoint, load, save
+from recsys.training.config import override
+from recsys.training.loop import Progress, RunResult, train
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return odd_dataset(NAMESAKES, tmp_path_factory.mktemp("odd"))
+
+
+@pytest.fixture(scope="module")
+def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunResult, Path]:
+    """The uninterrupted run: ten steps, a checkpoint every three and after each epoch of five."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return train(odd_config(), dataset, folder), folder
+
+
+def assert_same_end(resumed: RunResult, folder: Path, whole: tuple[RunResult, Path]) -> None:
+    assert (resumed.validation, resumed.test) == (whole[0].validation, whole[0].test)
+    assert resumed.validation is not None and resumed.test is not None
+    assert_equal(vars(load(folder / "checkpoint.pt")), vars(load(whole[1] / "checkpoint.pt")))
+
+
+def assert_equal(ours: Any, theirs: Any) -> None:
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert_equal(ours[key], theirs[key])
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    else:
+        assert ours == theirs
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("call", range(1, 13))
+def test_interrupted_at_any_report_it_ends_the_same(
+    call: int, dataset: Dataset, whole: tuple[RunResult, Path], tmp_path: Path
+) -> None:
+    calls = []
+
+    def interrupt(progress: Progress) -> None:
+        calls.append(progress)
+        if len(calls) == call:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(odd_config(), dataset, tmp_path / "run", report=interrupt)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    steps: list[int] = []
+    resumed = train(odd_config(), dataset, tmp_path / "run", resume=True, report=lambda p: steps.append(p.step))
+    assert_same_end(resumed, tmp_path / "run", whole)
+    saved = max([s for s in (3, 5, 6, 9, 10) if s < calls[-1].step or calls[-1].validation], default=0)
+    saved = min(saved, calls[-1].step)
+    assert min(steps, default=11) == saved + 1  # it went on from the checkpoint, not from the beginning
+
+
+@pytest.mark.parametrize("checkpoint_steps", [3, 5])
+@pytest.mark.parametrize("nth", range(1, 5))
+def test_killed_right_after_any_checkpoint_it_ends_the_same(
+    checkpoint_steps: int,
+    nth: int,
+    dataset: Dataset,
+    whole: tuple[RunResult, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # With 5, a checkpoint is taken after the last batch of an epoch, before the epoch is counted.
+    config = override(odd_config(), [f"train.checkpoint_steps={checkpoint_steps}"])
+    saves = []
+
+    def save_and_die(checkpoint: Checkpoint, path: Path) -> None:
+        save(checkpoint, path)
+        saves.append(path)
+        if len(saves) == nth:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop, "save", save_and_die)
+        train(config, dataset, tmp_path / "run")
+    assert_same_end(train(config, dataset, tmp_path / "run", resume=True), tmp_path / "run", whole)
+
+
+def test_killed_by_the_system_it_ends_the_same(dataset: Dataset, whole: tuple[RunResult, Path], tmp_path: Path) -> None:
+    program = """
+        import sys, time
+        from pathlib import Path
+        from tiny_run import NAMESAKES, odd_config, odd_dataset
+        from recsys.training.loop import train
+
+        def report(progress):
+            if progress.step == 8:
+                print("here", flush=True)
+                time.sleep(600)
+
+        folder = Path(sys.argv[1])
+        train(odd_config(), odd_dataset(NAMESAKES, folder), folder / "run", report=report)
+    """
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program), str(tmp_path)]
+    path = [str(Path(tiny_run.__file__).parent), str(Path(loop.__file__).parents[2])]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": ":".join(path)}) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "here\n"
+        finally:
+            child.kill()
+    assert child.returncode == -signal.SIGKILL
+    assert load(tmp_path / "run" / "checkpoint.pt").step == 6
+    resumed = train(odd_config(), dataset, tmp_path / "run", resume=True)
+    assert_same_end(resumed, tmp_path / "run", whole)
+
+
+def test_resuming_a_finished_run_measures_it_again(
+    dataset: Dataset, whole: tuple[RunResult, Path], tmp_path: Path
+) -> None:
+    train(odd_config(), dataset, tmp_path / "run")
+    steps: list[Progress] = []
+    again = train(odd_config(), dataset, tmp_path / "run", resume=True, report=steps.append)
+    assert steps == []
+    assert_same_end(again, tmp_path / "run", whole)
+
+
+def test_resuming_nothing_begins_anew(dataset: Dataset, whole: tuple[RunResult, Path], tmp_path: Path) -> None:
+    assert_same_end(train(odd_config(), dataset, tmp_path / "run", resume=True), tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("before_the_first_checkpoint", [True, False])
+def test_resuming_with_another_configuration_is_refused(
+    before_the_first_checkpoint: bool, dataset: Dataset, tmp_path: Path
+) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.step == (2 if before_the_first_checkpoint else 4):
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(odd_config(), dataset, tmp_path / "run", report=interrupt)
+    message = f"{tmp_path / 'run'} holds a run of another configuration; see its config.json"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        train(override(odd_config(), ["train.seed=1"]), dataset, tmp_path / "run", resume=True)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip_a_weight(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    weights = load(file).tables["user"].numpy().tobytes()
+    content[content.index(weights)] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut, "checkpoint.pt: not a readable checkpoint: "),
+        (flip_a_weight, "checkpoint.pt: not a readable checkpoint: the checksum of "),
+        (lambda f: f.write_bytes(b""), "checkpoint.pt: not a readable checkpoint: "),
+        (lambda f: torch.save([1], f), "checkpoint.pt: checkpoint format None, this program reads 1"),
+        (lambda f: torch.save({"format_version": 2}, f), "checkpoint.pt: checkpoint format 2, this program reads 1"),
+        (lambda f: torch.save({"format_version": 1, "step": 3}, f), "checkpoint.pt: not a whole checkpoint: dense, "),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_by_name(
+    damage: Callable[[Path], None], message: str, dataset: Dataset, whole: tuple[RunResult, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for file in whole[1].iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    damage(folder / "checkpoint.pt")
+    with pytest.raises(DataFileError, match=re.escape(message)):
+        train(odd_config(), dataset, folder, resume=True)
+
+
+def test_a_checkpoint_of_other_tables_is_refused(
+    dataset: Dataset, whole: tuple[RunResult, Path], tmp_path: Path
+) -> None:
+    checkpoint = load(whole[1] / "checkpoint.pt")
+    checkpoint.tables["user"] = checkpoint.tables["user"][:3]
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((whole[1] / "config.json").read_bytes())
+    save(checkpoint, folder / "checkpoint.pt")
+    with pytest.raises(DataFileError, match=r"the checkpoint holds .*user \[3, 8\].*: it is of another run"):
+        train(odd_config(), dataset, folder, resume=True)
+
+
+def test_a_kill_while_saving_leaves_the_old_checkpoint(
+    whole: tuple[RunResult, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = load(whole[1] / "checkpoint.pt")
+    save(old, tmp_path / "checkpoint.pt")
+
+    def half(values: Any, stream: Any) -> None:
+        stream.write(b"half")
+        raise Killed
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(Killed):
+        save(old, tmp_path / "checkpoint.pt")
+    assert_equal(vars(load(tmp_path / "checkpoint.pt")), vars(old))
