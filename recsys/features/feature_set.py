@@ -32,7 +32,7 @@ IdType = Literal["int", "string"]
 Storage = Literal["i64", "i32", "u8"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
-_RESERVED = frozenset({"timestamp", "arrival", "label"})
+_RESERVED = frozenset({"timestamp", "arrival", "label", "logits", "scores"})
 _FLOAT32_MAX = 3.4028234663852886e38
 
 
@@ -147,6 +147,9 @@ class FeatureSet:
         _check_unique("item", (f.name for f in (self.item_id, *self.item)))
         if self.history is not None:
             _check_unique("history", (f.name for f in (self.item_id, *self.history.attributes)))
+            items = {f.name: f for f in self.item}
+            for attribute in self.history.attributes:
+                _check_comparable(attribute, items.get(attribute.name, attribute))
         for entity_id in (self.user_id, self.item_id):
             if entity_id.max_values != 1:
                 raise InvalidInputError(
@@ -256,6 +259,16 @@ def _check_name(name: str) -> None:
         raise InvalidInputError(
             f"feature name {name!r}: must be lower-case letters, digits and '_', start with a letter, "
             f"have at most 63 characters, and not be one of {', '.join(sorted(_RESERVED))}"
+        )
+
+
+def _check_comparable(attribute: Categorical, item: Feature) -> None:
+    """An attribute with the name of an item feature is the same thing, seen in the past."""
+    same = isinstance(item, Categorical) and (item.table, item.max_values) == (attribute.table, 1)
+    if not same:
+        raise InvalidInputError(
+            f"history attribute {attribute.name!r} has the name of an item feature, but is not of its kind: "
+            f"allowed: a single-valued item feature of table {attribute.table!r}, or another name"
         )
 
 

@@ -15,10 +15,12 @@ import dataclasses
 import json
 import math
 import time
+import zlib
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -267,7 +269,7 @@ def _initialise(model: DistributedModelParallel) -> None:
     """Rows from N(0, 0.05^2), and zero for the unknown row, which only ids seen too rarely train."""
     with torch.no_grad():
         for name, weight in sorted(table_weights(model).items()):
-            generator = torch.Generator().manual_seed(torch.initial_seed() + sum(name.encode()))
+            generator = torch.Generator().manual_seed(torch.initial_seed() + zlib.crc32(name.encode()))
             weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
             weight[0] = 0.0
 
@@ -323,9 +325,11 @@ def _evaluate_split(trained: TrainedModel, dataset: Dataset, split: str) -> Metr
 
 
 def _write_metrics(result: RunResult, path: Path) -> None:
-    values = {
+    values: dict[str, Any] = {
         split: dataclasses.asdict(metrics)
         for split, metrics in (("validation", result.validation), ("test", result.test))
         if metrics is not None
     }
-    path.write_text(json.dumps({**values, "samples_per_s": round(result.samples_per_s)}, indent=2) + "\n")
+    if result.samples_per_s:  # 0: resumed after the last step
+        values["samples_per_s"] = round(result.samples_per_s)
+    path.write_text(json.dumps(values, indent=2) + "\n")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import InvalidInputError
-from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
+from recsys.features.feature_set import Categorical, Feature, FeatureSet, History, Numeric
 from recsys.features.history import require_history
 
 USER, ITEM = Categorical(name="user_id"), Categorical(name="item_id")
@@ -38,7 +38,7 @@ def history(*attributes: Categorical, **options: Any) -> History:
         (lambda: Categorical(name="1st"), "must be lower-case letters, digits and '_', start with a letter"),
         (lambda: Numeric(name="x" * 64), "at most 63 characters"),
         (lambda: Numeric(name="x\n"), "must be lower-case"),
-        (lambda: Numeric(name="timestamp"), "not be one of arrival, label, timestamp"),
+        (lambda: Numeric(name="timestamp"), "not be one of arrival, label, logits, scores, timestamp"),
         (lambda: Categorical(name="a", table="B"), "feature name 'B'"),
         (lambda: categorical(name="a", id_type="uuid"), "id_type is 'uuid'; allowed: int, string"),
         (lambda: categorical(name="a", storage="u16"), "storage is 'u16'; allowed: i64, i32, u8"),
@@ -115,7 +115,10 @@ def feature_sets(draw: st.DrawFn) -> FeatureSet:
     user, item = draw(FEATURE_LISTS), draw(FEATURE_LISTS)
     taken = {f.name for f in user}
     context = tuple(f for f in draw(FEATURE_LISTS) if f.name not in taken)
-    attributes = draw(st.lists(CATEGORICALS, max_size=3, unique_by=lambda f: f.name))
+    names = {f.name for f in item}
+    drawn = draw(st.lists(CATEGORICALS, max_size=3, unique_by=lambda f: f.name))
+    shared = [f for f in item if isinstance(f, Categorical) and f.max_values == 1]
+    attributes = [*shared, *(a for a in drawn if a.name not in names)]
     events = draw(st.integers(1, 10_000))
     past = History(
         attributes=tuple(replace(a, max_values=1) for a in attributes),
@@ -173,3 +176,25 @@ def _edited(edit: Callable[[dict[str, Any]], object]) -> str:
 def test_json_that_is_no_feature_set_is_refused(text: str, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         FeatureSet.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [Numeric(name="genre"), Categorical(name="genre", table="other"), Categorical(name="genre", max_values=3)],
+    ids=["number", "other table", "multi-valued"],
+)
+def test_an_attribute_named_like_an_item_feature_must_be_of_its_kind(item: Feature) -> None:
+    with pytest.raises(InvalidInputError, match="'genre' has the name of an item feature, but is not of its kind"):
+        FeatureSet(
+            name="shop",
+            user_id=Categorical(name="user_id"),
+            item_id=Categorical(name="item_id"),
+            item=(item,),
+            history=History(attributes=(Categorical(name="genre"),)),
+        )
+
+
+@pytest.mark.parametrize("name", ["logits", "scores", "timestamp", "arrival", "label"])
+def test_names_with_a_meaning_of_their_own_are_refused(name: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"{name}.*not be one of"):
+        Numeric(name=name)
