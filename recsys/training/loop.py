@@ -15,8 +15,8 @@ import dataclasses
 import json
 import math
 import time
-import zlib
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,0 +1,213 @@
+"""What the serving benchmarks need around them: data, a bundle, a filled store, a server process, requests.
+
+Weights do not matter for speed, so the bundle's model has its initial ones; its tables and id maps are those
+of the whole training split.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from common import say
+
+from recsys.bundle import bundle_writer, open_bundle
+from recsys.client import Client
+from recsys.data.datasets import LoadedData
+from recsys.data.events import EventTable, user_events
+from recsys.feature_store.ingest import ingest_histories, put_in_chunks
+from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.features.encode import EncodedRequest, encode_request
+from recsys.features.feature_set import FeatureSet
+from recsys.features.hashing import Int64Array
+from recsys.features.history import require_history
+from recsys.serving._pb import ranker_pb2
+
+RECIPE = "din_movielens_1m_demo"
+_START_S = 60.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One Rank call: raw ids."""
+
+    user: int
+    candidates: Int64Array
+
+
+def export(loaded: LoadedData, path: Path) -> Path:
+    """A bundle of the demo's model."""
+    import torch
+
+    from recsys.export.onnx import export_bundle
+    from recsys.recipes import recipe
+    from recsys.training.loop import build, build_row_maps
+
+    say(f"data: {loaded.raw.source}\nexporting a bundle of {RECIPE} (10 to 20 s)")
+    config = recipe(RECIPE)
+    row_maps = build_row_maps(config, loaded.dataset)
+    trained = build(config, loaded.dataset.table.features, row_maps, device=torch.device("cpu"))
+    export_bundle(trained, loaded.dataset, path, name=RECIPE)
+    return path
+
+
+def with_recent(bundle: Path, recent: int, path: Path) -> Path:
+    """The same bundle for another number of recent events: its graphs take any."""
+    manifest = open_bundle(bundle).manifest
+    history = dataclasses.replace(require_history(manifest.feature_set), recent=recent)
+    feature_set = dataclasses.replace(manifest.feature_set, history=history)
+    with bundle_writer(path) as writer:
+        for file in manifest.files:
+            shutil.copyfile(bundle / file, writer.folder / file)
+        writer.finish(dataclasses.replace(manifest, feature_set=feature_set))
+    return path
+
+
+def fill_store(url: str, table: EventTable, users: Sequence[int]) -> int:
+    """Put all items, and these users (by index) with their histories, into the store; returns the events."""
+
+    async def fill() -> int:
+        store = RedisFeatureStore.connect(url, table.features)
+        try:
+            features = table.features
+            chosen = np.asarray(users)
+            user_columns = {f.name: table.users[f.name][chosen] for f in features.user}
+            await put_in_chunks(store.put_users, np.asarray(table.user_keys)[chosen], user_columns)
+            await put_in_chunks(
+                store.put_items, np.asarray(table.item_keys), {f.name: table.items[f.name] for f in features.item}
+            )
+            histories = ((int(table.user_keys[user]), user_events(table, int(user))) for user in chosen)
+            return (await ingest_histories(store, histories)).events
+        finally:
+            await store.close()
+
+    return asyncio.run(fill())
+
+
+def users_with_history(table: EventTable, *, least: int, limit: int) -> list[int]:
+    """Indices of up to ``limit`` users with at least ``least`` events, drawn at random."""
+    enough = np.flatnonzero(np.diff(table.offsets) >= least)
+    random = np.random.Generator(np.random.PCG64(0))
+    return [int(user) for user in random.permutation(enough)[:limit]]
+
+
+def make_requests(table: EventTable, users: Sequence[int], *, candidates: int) -> list[Request]:
+    """One request per user, of distinct random items."""
+    random = np.random.Generator(np.random.PCG64(1))
+    items = np.asarray(table.item_keys)
+    size = min(candidates, len(items))
+    return [Request(int(table.user_keys[user]), random.choice(items, size=size, replace=False)) for user in users]
+
+
+def encode(url: str, features: FeatureSet, requests: Sequence[Request]) -> list[EncodedRequest]:
+    """What the server feeds the graphs for these requests."""
+
+    async def read() -> list[EncodedRequest]:
+        store = RedisFeatureStore.connect(url, features)
+        try:
+            encoded = []
+            for request in requests:
+                found = await store.read_for_rank(request.user, request.candidates, timeout_s=10.0)
+                encoded.append(
+                    encode_request(
+                        features,
+                        user_key=request.user,
+                        user_columns=found.user_columns,
+                        request_values={},
+                        events=found.events,
+                        item_keys=request.candidates,
+                        item_columns=found.item_columns,
+                    )
+                )
+            return encoded
+        finally:
+            await store.close()
+
+    return asyncio.run(read())
+
+
+def message(request: Request) -> bytes:
+    """The request as it is sent."""
+    return ranker_pb2.RankRequest(
+        user=ranker_pb2.Id(integer=request.user), candidates=ranker_pb2.Ids(integers=request.candidates.tolist())
+    ).SerializeToString()
+
+
+def check_same_scores(
+    address: str, graphs: tuple[Path, Path], requests: Sequence[Request], encoded: Sequence[EncodedRequest]
+) -> None:
+    """AssertionError unless the server answers what the graphs say, and with the whole history."""
+    user, rank = (ort.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in graphs)
+    side = [output.name for output in user.get_outputs()]
+    with Client(address, timeout_s=10.0) as client:
+        for request, inputs in list(zip(requests, encoded, strict=True))[:8]:
+            answer = client.rank(user=request.user, candidates=request.candidates)
+            tensors = dict(zip(side, user.run(side, inputs.user), strict=True))
+            (scores,) = rank.run(["scores"], {**inputs.candidates, **tensors})
+            assert not answer.degraded and answer.history_events == inputs.history_events
+            np.testing.assert_allclose(answer.scores, scores, atol=1e-6)
+
+
+def serve_command(bundle: Path, *arguments: str) -> list[str]:
+    """The command line of a server."""
+    return [sys.executable, "-m", "recsys.cli", "serve", str(bundle), *arguments]
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's, without settings of a server."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("RECSYS_") and k != "REDIS_URL"}
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process for the duration of the block; its output goes to ``log``."""
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=clean_environment()
+        )
+    try:
+        yield process
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and SIGKILL if that is not enough."""
+    process.terminate()
+    try:
+        process.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def server(bundle: Path, redis_url: str, folder: Path) -> Iterator[tuple[int, str]]:
+    """A server process that answers; yields its process id and address."""
+    ready, log = folder / "server.json", folder / "server.log"
+    ready.unlink(missing_ok=True)
+    command = serve_command(bundle, "--port", "0", "--redis-url", redis_url, "--ready-file", str(ready))
+    with running(command, log) as process:
+        deadline_s = time.monotonic() + _START_S
+        while not ready.exists():
+            check_alive(process, log, deadline_s)
+            time.sleep(0.01)
+        yield process.pid, str(json.loads(ready.read_text())["address"])
+
+
+def check_alive(process: subprocess.Popen[bytes], log: Path, deadline_s: float) -> None:
+    """RuntimeError with the log's end if the process has ended, or the deadline has passed."""
+    if process.poll() is not None or time.monotonic() > deadline_s:
+        raise RuntimeError(f"the server did not start:\n{log.read_text()[-2000:]}")

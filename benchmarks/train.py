@@ -1,0 +1,333 @@
+"""How fast DIN trains beside the same model in plain PyTorch.
+
+Ours is ``recsys.training.loop.train`` itself: loader, converter, TorchRec tables with the fused
+optimiser, AdamW. The other is ``plain_din.py``: dense tables, padded histories, batches padded ahead of time. After
+every few steps of the loop the other one trains as many in the same process; the figure is the median of the
+rounds' ratios. That both compute the same function is checked by copying the weights of one into the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from common import Line, line, machine, main, parser, say, spread
+
+if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
+    from plain_din import PlainDin
+
+    from recsys.data.datasets import LoadedData
+    from recsys.data.samples import Dataset
+    from recsys.embeddings.row_maps import RowMap
+    from recsys.training.config import RunConfig
+    from recsys.training.loop import Progress, TrainedModel
+
+RECIPE = "din_movielens_1m"
+LIBRARIES = ("torch", "torchrec", "fbgemm-gpu-cpu", "numpy")
+TARGET = 2.0
+_PREFETCHED = 4
+"""Steps of a turn that are not timed: their batches were built ahead, during the other's turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How long to measure."""
+
+    rounds: int
+    steps: int
+    memory_steps: int
+    pool: int = 65_536
+    batch_size: int = 1024
+
+
+SIZES = {
+    "full": Size(rounds=15, steps=20, memory_steps=20),
+    "quick": Size(rounds=3, steps=6, memory_steps=4, pool=16_384),
+    "tiny": Size(rounds=1, steps=2, memory_steps=1, pool=512, batch_size=128),
+}
+
+
+def run(options: argparse.Namespace) -> Iterator[Line]:
+    """All lines."""
+    import torch
+
+    size = SIZES[options.size]
+    with tempfile.TemporaryDirectory(prefix="recsys-bench-") as made:
+        folder = Path(made)
+        work = Work.load(options.size, options.data, folder)
+        on = machine(
+            LIBRARIES,
+            data=work.loaded.raw.source,
+            threads=torch.get_num_threads(),
+            recent_events=work.config.data.recent,
+            **asdict(size),
+        )
+        yield from _same_function(work, on=on)
+        yield from _speed(work, folder, on=on)
+        yield from _memory(options, folder, on=on)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is trained, and on what."""
+
+    size: Size
+    config: RunConfig
+    loaded: LoadedData
+    dataset: Dataset
+    mapped: Dataset
+    row_maps: dict[str, RowMap]
+
+    @classmethod
+    def load(cls, size_name: str, data: Path | None, folder: Path) -> Work:
+        """The recipe without regularisation, which plain PyTorch code does in too many ways to pick one."""
+        import numpy as np
+        from log_data import load
+
+        from recsys.data.samples import map_ids
+        from recsys.recipes import recipe
+        from recsys.training.loop import build_row_maps
+
+        size, config = SIZES[size_name], recipe(RECIPE)
+        config = dataclasses.replace(
+            config,
+            tables=dataclasses.replace(config.tables, regularization=0.0),
+            train=dataclasses.replace(
+                config.train, batch_size=size.batch_size, epochs=1_000_000, checkpoint_steps=1_000_000_000
+            ),
+        )
+        loaded = load(size_name, data, folder)
+        say(f"data: {loaded.raw.source}")
+        samples = loaded.dataset.samples
+        none = np.empty(0, dtype=np.int64)
+        splits = {"train": samples.splits["train"], "validation": none, "test": none}
+        dataset = dataclasses.replace(loaded.dataset, samples=dataclasses.replace(samples, splits=splits))
+        row_maps = build_row_maps(config, dataset)
+        mapped = map_ids(dataset, {name: row_map.lookup for name, row_map in row_maps.items()})
+        return cls(size=size, config=config, loaded=loaded, dataset=dataset, mapped=mapped, row_maps=row_maps)
+
+    def plain(self) -> PlainDin:
+        """The model in plain PyTorch, with initial weights."""
+        from plain_din import PlainDin
+
+        from recsys.models.ranking import widths
+
+        features, tables = self.dataset.table.features, self.config.tables
+        dims = {name: tables.dims.get(name, tables.dim) for name in self.row_maps}
+        return PlainDin(
+            features,
+            rows={name: row_map.num_rows for name, row_map in self.row_maps.items()},
+            dims=dims,
+            widths=widths(features, dims),
+            config=self.config.model,
+        )
+
+    def plain_steps(self) -> Callable[[int], None]:
+        """A function that trains it so many steps."""
+        import numpy as np
+        from plain_din import PlainPool, plain_steps
+
+        random = np.random.Generator(np.random.PCG64(0))
+        chosen = random.choice(self.mapped.split("train"), size=self.size.pool)
+        return plain_steps(self.plain(), PlainPool(self.mapped, chosen), self.config.train)
+
+
+class _EnoughError(Exception):
+    """Ends the training loop."""
+
+
+def _same_function(work: Work, *, on: dict[str, Any]) -> Iterator[Line]:
+    import torch
+    from plain_din import PlainPool
+
+    from recsys.data.samples import make_batch
+    from recsys.training.loop import build
+
+    trained = build(work.config, work.dataset.table.features, work.row_maps, device=torch.device("cpu"))
+    plain = work.plain()
+    _randomise(plain)
+    _copy(plain, trained)
+    indices = work.mapped.split("train")[: work.config.train.batch_size]
+    ours, other = trained.convert(make_batch(work.mapped, indices)), PlainPool(work.mapped, indices)
+    differences, largest = [], 0.0
+    for training in (True, False):
+        for model in (trained.model, plain):
+            model.train(training)
+            for part in model.modules():
+                if isinstance(part, torch.nn.Dropout):
+                    part.eval()
+        with torch.no_grad():
+            logits_B = trained.model(ours)[0]
+            differences.append(float((logits_B - plain(other.batch(range(len(indices))))).abs().max()))
+            largest = max(largest, float(logits_B.abs().max()))
+    yield line(
+        "train.max_logit_difference",
+        max(differences),
+        "logit",
+        higher_is_better=False,
+        target=1e-4,
+        compared_with="plain PyTorch with the same weights on one batch, in training (no dropout) and evaluation",
+        largest_logit=largest,
+        on=on,
+    )
+
+
+def _randomise(plain: PlainDin) -> None:
+    """Weights large enough for a mistake to show."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in plain.parameters():
+            scale = weight.shape[1] ** -0.5 if weight.dim() == 2 and weight.shape[1] > 1 else 0.3
+            weight.copy_(torch.randn(weight.shape, generator=generator) * scale)
+
+
+def _copy(plain: PlainDin, trained: TrainedModel) -> None:
+    """Give our model the plain one's weights."""
+    import torch
+
+    from recsys.embeddings.sharding import table_weights
+
+    net = trained.model.module.net
+    unit = net.attention
+    with torch.no_grad():
+        for name, weight in table_weights(trained.model).items():
+            weight.copy_(plain.tables[f"table_{name}"].weight)
+        for ours, other in zip((unit.first, unit.second, unit.last), plain.unit[::2], strict=True):
+            ours.load_state_dict(other.state_dict())
+        for ours, other in zip((unit.first_act, unit.second_act), plain.unit[1::2], strict=True):
+            ours.slope.copy_(other.weight.squeeze())
+        assert len(net.head) == len(plain.head)
+        for ours, other in zip(net.head.parameters(), plain.head.parameters(), strict=True):
+            ours.copy_(other)
+
+
+def _speed(work: Work, folder: Path, *, on: dict[str, Any]) -> Iterator[Line]:
+    from recsys.training.loop import train
+
+    size = work.size
+    say(f"{size.rounds} rounds of 2 x {size.steps} steps")
+    plain_steps = work.plain_steps()
+    plain_steps(2)
+    ours, plain = [], []
+    turn, begun_s = -2 * _PREFETCHED, 0.0  # the first turn also warms up
+
+    def after_step(progress: Progress) -> None:
+        nonlocal turn, begun_s
+        turn += 1
+        if turn == _PREFETCHED:
+            begun_s = time.perf_counter()
+        if turn < _PREFETCHED + size.steps:
+            return
+        samples = size.steps * size.batch_size
+        ours.append(samples / (time.perf_counter() - begun_s))
+        plain_steps(1)
+        begun_s = time.perf_counter()
+        plain_steps(size.steps)
+        plain.append(samples / (time.perf_counter() - begun_s))
+        say(f"round {len(ours)}: {ours[-1]:,.0f} and {plain[-1]:,.0f} samples/s")
+        turn = 0
+        if len(ours) == size.rounds:
+            raise _EnoughError
+
+    try:
+        train(work.config, work.dataset, folder / "run", report=after_step)
+    except _EnoughError:
+        pass
+    ratios = [o / p for o, p in zip(ours, plain, strict=True)]
+    yield line(
+        "train.din_vs_plain_torch",
+        median(ratios),
+        "ratio",
+        higher_is_better=True,
+        target=TARGET,
+        compared_with="the same DIN in plain PyTorch: dense tables, padded histories, concatenated unit, Adam",
+        spread=spread(ratios),
+        on=on,
+    )
+    for figure, rates, other in (
+        ("train.din_samples_per_s", ours, "train.plain_torch_samples_per_s"),
+        ("train.plain_torch_samples_per_s", plain, "train.din_samples_per_s"),
+    ):
+        yield line(
+            figure,
+            median(rates),
+            "samples/s",
+            higher_is_better=True,
+            compared_with=other,
+            spread=spread(rates),
+            on=on,
+        )
+
+
+def _memory(options: argparse.Namespace, folder: Path, *, on: dict[str, Any]) -> Iterator[Line]:
+    """What each needs beyond the interpreter, the libraries and the data, in a process of its own."""
+    from workers import worker
+
+    names = {"din": "plain_torch", "plain_torch": "din"}
+    for name, other in names.items():
+        say(f"memory of {name}")
+        with worker(memory, name, options.size, options.data, folder / name) as measure:
+            peak_mib = measure(SIZES[options.size].memory_steps)
+        yield line(
+            f"train.{name}_peak_mib",
+            peak_mib,
+            "MiB",
+            higher_is_better=False,
+            compared_with=f"train.{other}_peak_mib",
+            counted="resident memory at its peak, less what interpreter, libraries and data took before",
+            on=on,
+        )
+
+
+def memory(name: str, size: str, data: Path | None, folder: Path) -> Callable[[float], float]:
+    """A function that trains one of the two so many steps and tells the peak, in MiB."""
+    from recsys.training.loop import train
+
+    work = Work.load(size, data, folder)
+
+    def measure(steps: float) -> float:
+        before_mib = reset_peak_mib()
+        if name == "plain_torch":
+            work.plain_steps()(int(steps))
+            return peak_mib() - before_mib
+
+        def after_step(progress: Progress) -> None:
+            if progress.step >= steps:
+                raise _EnoughError
+
+        try:
+            train(work.config, work.dataset, folder / "run", report=after_step)
+        except _EnoughError:
+            pass
+        return peak_mib() - before_mib
+
+    return measure
+
+
+def reset_peak_mib() -> float:
+    """Forget the peak so far; what is resident now, in MiB (proc(5): 5 to clear_refs)."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status_mib("VmRSS")
+
+
+def peak_mib() -> float:
+    """Peak of resident memory since :func:`reset_peak_mib`."""
+    return _status_mib("VmHWM")
+
+
+def _status_mib(name: str) -> float:
+    rows = Path("/proc/self/status").read_text().splitlines()
+    return next(float(row.split()[1]) / 1024 for row in rows if row.startswith(f"{name}:"))
+
+
+if __name__ == "__main__":
+    main("train", run, parser(__doc__ or ""))

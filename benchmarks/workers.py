@@ -1,0 +1,143 @@
+"""Measuring processes: each does one thing for as long as it is told, and says how often it did it.
+
+They are processes of their own so that they can be pinned, and share no interpreter with what prepares or
+drives them. They end with the block that made them, or when the benchmark's process is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+RANK = "/recsys.v1.Ranker/Rank"
+_WARM_S = 0.05
+"""Not counted: the first calls of a turn find the caches filled by the other side."""
+
+Measure = Callable[[float], Any]
+
+
+@contextlib.contextmanager
+def worker(make: Callable[..., Measure], *arguments: Any) -> Iterator[Measure]:
+    """A process that runs ``measure = make(*arguments)``; calling the yielded function calls it there."""
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=_work, args=(there, make, arguments), daemon=True)
+    process.start()
+    there.close()
+
+    def measure(amount: float) -> Any:
+        here.send(amount)
+        found = _receive(here, make)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    try:
+        _receive(here, make)  # it is ready
+        yield measure
+    finally:
+        here.close()
+        process.terminate()
+        process.join()
+
+
+def _receive(pipe: Connection, make: Callable[..., Measure]) -> Any:
+    try:
+        return pipe.recv()
+    except EOFError:
+        raise RuntimeError(f"the process of {make.__name__} has ended; its error is above") from None
+
+
+def _work(pipe: Connection, make: Callable[..., Measure], arguments: Sequence[Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the benchmark, which then ends this process
+    measure = make(*arguments)
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        pipe.send(None)
+        while True:
+            pipe.send(measure(pipe.recv()))
+
+
+def bare_ort(user_graph: Path, rank_graph: Path, requests: Sequence[Any]) -> Measure:
+    """Calls per second of the two graphs in ONNX Runtime as it comes, one thread, inputs at hand."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    user, rank = (
+        ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in (user_graph, rank_graph)
+    )
+    side = [output.name for output in user.get_outputs()]
+
+    def call(request: Any) -> None:
+        tensors = user.run(side, request.user)
+        rank.run(["logits", "scores"], {**request.candidates, **dict(zip(side, tensors, strict=True))})
+
+    def measure(seconds: float) -> float:
+        number = 0
+
+        def calls_until(end_s: float) -> int:
+            nonlocal number
+            before = number
+            while time.perf_counter() < end_s:
+                call(requests[number % len(requests)])
+                number += 1
+            return number - before
+
+        calls_until(time.perf_counter() + _WARM_S)
+        started_s = time.perf_counter()
+        return calls_until(started_s + seconds) / (time.perf_counter() - started_s)
+
+    return measure
+
+
+def grpc_load(address: str, messages: Sequence[bytes], callers: int) -> Measure:
+    """Calls per second that ``callers`` concurrent callers of serialised requests get together."""
+    import grpc
+    import uvloop
+
+    async def load(seconds: float) -> float:
+        done = number = 0
+        async with grpc.aio.insecure_channel(address) as channel:
+            call = channel.unary_unary(RANK)  # bytes in, bytes out
+
+            async def caller(begin_s: float, end_s: float) -> None:
+                nonlocal done, number
+                while (now_s := time.perf_counter()) < end_s:
+                    number += 1
+                    await call(messages[number % len(messages)], timeout=10.0)
+                    done += begin_s <= now_s and time.perf_counter() <= end_s
+
+            begin_s = time.perf_counter() + 2 * _WARM_S  # it also connects
+            await asyncio.gather(*(caller(begin_s, begin_s + seconds) for _ in range(callers)))
+        return done / seconds
+
+    return lambda seconds: uvloop.run(load(seconds))
+
+
+def client_latencies(address: str, requests: Sequence[Any]) -> Measure:
+    """Milliseconds of each of so many calls of the Python client, one after another."""
+    from recsys.client import Client
+
+    client = Client(address, timeout_s=10.0)
+
+    def measure(calls: float) -> list[float]:
+        latencies_ms = []
+        for number in range(-20, int(calls)):
+            request = requests[number % len(requests)]
+            started_s = time.perf_counter()
+            client.rank(user=request.user, candidates=request.candidates)
+            if number >= 0:
+                latencies_ms.append((time.perf_counter() - started_s) * 1e3)
+        return latencies_ms
+
+    return measure

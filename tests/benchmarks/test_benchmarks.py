@@ -1,0 +1,188 @@
+"""The benchmarks' contract: what they print, and that they leave nothing behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import psutil
+import pytest
+from tiny_run import finished
+
+from recsys.export.onnx import export_bundle
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+SERVED = [f"rank.{name}{suffix}" for suffix in ("", ".50_events") for name in (
+    "grpc_over_ort", "calls_per_s", "ort_calls_per_s", "p50_ms", "p99_ms"
+)]  # fmt: skip
+FIGURES = {
+    "rank": SERVED,
+    "train": [
+        "train.max_logit_difference",
+        "train.din_vs_plain_torch",
+        "train.din_samples_per_s",
+        "train.plain_torch_samples_per_s",
+        "train.din_peak_mib",
+        "train.plain_torch_peak_mib",
+    ],
+    "cold_start": ["cold_start.seconds", "cold_start.embedded_redis_seconds", "cold_start.bare_ort_seconds"],
+}
+TARGETS = {
+    "rank.grpc_over_ort": 0.75,
+    "rank.grpc_over_ort.50_events": 0.75,
+    "train.din_vs_plain_torch": 2.0,
+    "train.max_logit_difference": 1e-4,
+    "cold_start.seconds": 1.5,
+    "cold_start.embedded_redis_seconds": 1.5,
+}
+LINE = {"figure": "f", "value": 1.0, "unit": "s", "higher_is_better": False, "compared_with": "nothing", "on": {}}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny bundle, so that no benchmark has to export one."""
+    path = tmp_path_factory.mktemp("benchmarks") / "bundle"
+    export_bundle(finished().result.trained, finished().dataset, path, name="tiny")
+    return path
+
+
+@pytest.fixture(scope="module")
+def common() -> ModuleType:
+    """``benchmarks/common.py``."""
+    spec = importlib.util.spec_from_file_location("benchmarks_common", FOLDER / "common.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def benchmark(name: str, *arguments: str, temporary: Path) -> Iterator[subprocess.Popen[str]]:
+    """A benchmark in a session of its own; at the end nothing of that session may be left, nor its folders."""
+    process = subprocess.Popen(
+        [sys.executable, str(FOLDER / f"{name}.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        start_new_session=True,
+    )
+    try:
+        with process:
+            yield process
+        # multiprocessing's own helper sees that its parent is gone a moment later.
+        deadline_s = time.monotonic() + 5
+        while (left := _session(process.pid)) and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        assert left == []
+        assert list(temporary.glob("recsys-bench-*")) == []
+    finally:
+        for pid in _session(process.pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_help_says_what_a_benchmark_measures_and_does_not_show_the_tiny_size(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / f"{name}.py"), "--help"], capture_output=True, text=True, check=True
+    )
+    docstring = (FOLDER / f"{name}.py").read_text().split('"""')[1]
+    assert docstring.splitlines()[0] in done.stdout
+    assert "--quick" in done.stdout and "--data" in done.stdout and "--tiny" not in done.stdout
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_benchmark_prints_its_figures_and_leaves_nothing_behind(
+    name: str, bundle: Path, common: ModuleType, tmp_path: Path
+) -> None:
+    results = sorted((FOLDER / "results").glob("*"))
+    given = [] if name == "train" else ["--bundle", str(bundle)]
+    with benchmark(name, "--tiny", *given, temporary=tmp_path) as process:
+        out, err = process.communicate()
+    assert process.returncode == 0, err
+    lines: list[dict[str, Any]] = [json.loads(line) for line in out.splitlines()]
+    assert [line["figure"] for line in lines] == FIGURES[name]
+    for line in lines:
+        assert set(common.REQUIRED) <= set(line)
+        assert {"cpu", "cores", "memory_gib", "os", "python", "versions", "sizes"} <= set(line["on"])
+        assert line.get("target") == TARGETS.get(line["figure"])
+        if "target" in line:
+            better, value, target = line["higher_is_better"], line["value"], line["target"]
+            assert line["met"] is (value >= target if better else value <= target)
+    assert sorted((FOLDER / "results").glob("*")) == results, "only full runs are saved"
+
+
+def test_ctrl_c_stops_every_process(bundle: Path, tmp_path: Path) -> None:
+    with benchmark("rank", "--tiny", "--bundle", str(bundle), temporary=tmp_path) as process:
+        assert process.stderr is not None
+        while "recent events" not in (said := process.stderr.readline()):
+            assert said, "the benchmark ended"
+        deadline_s = time.monotonic() + 20
+        while not any("recsys.cli" in _command(pid) for pid in _session(process.pid)):
+            assert time.monotonic() < deadline_s, "it started no server"
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate()
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize("key", LINE)
+def test_a_line_without_a_required_key_is_refused(key: str, common: ModuleType) -> None:
+    line = {k: v for k, v in LINE.items() if k != key}
+    with pytest.raises(ValueError, match=f"no {key}; a line has figure, value, unit"):
+        common.emit(line)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "1", None, True])
+def test_a_value_that_is_no_finite_number_is_refused(value: object, common: ModuleType) -> None:
+    with pytest.raises(ValueError, match="allowed: finite numbers"):
+        common.emit({**LINE, "value": value})
+
+
+def test_a_target_without_its_verdict_is_refused(common: ModuleType) -> None:
+    with pytest.raises(ValueError, match="target and met go together"):
+        common.emit({**LINE, "target": 2.0})
+
+
+def test_a_line_is_printed_as_one_json_object(common: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    common.emit(common.line("f", 0.123456, "s", higher_is_better=False, compared_with="g", target=0.2, on={"cores": 2}))
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["value"] == 0.1235
+    assert printed["target"] == 0.2 and printed["met"] is True
+
+
+def test_the_readme_names_every_figure_and_command() -> None:
+    readme = (FOLDER / "README.md").read_text()
+    for name, figures in FIGURES.items():
+        assert f"python benchmarks/{name}.py" in readme
+        for figure in figures:
+            assert f"`{figure.removesuffix('.50_events')}`" in readme
+
+
+def _session(leader: int) -> list[int]:
+    """Processes of a session that still run, its leader's own entry left out."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return [pid for pid in found if pid != leader]
+
+
+def _command(pid: int) -> str:
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.NoSuchProcess:
+        return ""
