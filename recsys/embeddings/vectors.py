@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recsys.embeddings.jagged import gather_rows
 from recsys.embeddings.tables import ITEM, QUERY, TensorBatch
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
 
@@ -42,7 +43,9 @@ class LookedUp:
         """See :class:`Inputs`."""
         slots = self._batch.slots[name]
         rows = self._rows[feature.table]
-        return F.embedding(slots, rows) if slots.dim() == 1 else mean_of_present(rows, slots, slots >= 0)
+        if slots.dim() == 2:
+            return mean_of_present(rows, slots, slots >= 0)
+        return gather_rows(rows, slots)
 
     def numbers(self, name: str) -> Tensor:
         """See :class:`Inputs`."""

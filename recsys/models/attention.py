@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recsys.embeddings.jagged import gather_rows, weighted_sum
 from recsys.models.blocks import ActivationName, activation
 
 
@@ -60,13 +61,13 @@ class ActivationUnit(nn.Module):
             torch.arange(len(query_BD), device=offsets.device), offsets.diff(), output_size=len(keys_ED)
         )
         of_q, of_k, of_product = self.split_first()
-        products_ED = query_BD.index_select(0, sample_E) * keys_ED
-        hidden = F.linear(query_BD, of_q, self.first.bias).index_select(0, sample_E)
+        products_ED = gather_rows(query_BD, sample_E) * keys_ED
+        hidden = gather_rows(F.linear(query_BD, of_q, self.first.bias), sample_E)
         hidden = torch.addmm(torch.addmm(hidden, keys_ED, of_k.t()), products_ED, of_product.t())
         weights_E = self.last(self.second_act(self.second(self.first_act(hidden)))).squeeze(1)
         if self.softmax:
             weights_E = segment_softmax(weights_E * self.scale, sample_E, len(query_BD))
-        return torch.zeros_like(query_BD).index_add(0, sample_E, weights_E[:, None] * keys_ED)
+        return weighted_sum(weights_E, keys_ED, offsets, sample_E)
 
     def fold(self, keys_SD: Tensor) -> tuple[Tensor, Tensor]:
         """The first layer for one user's S events, as a linear map of the candidate alone.

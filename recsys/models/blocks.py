@@ -45,7 +45,7 @@ class _PReluFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, slope = ctx.saved_tensors
         grad_x = torch.ops.aten.leaky_relu_backward(grad, x, slope.item(), False)
-        return grad_x, (grad * x.clamp_max(0.0)).sum()
+        return grad_x, torch.dot(grad.reshape(-1), x.clamp_max(0.0).reshape(-1))
 
 
 class Dice(nn.Module):
