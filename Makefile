@@ -16,7 +16,7 @@ STAMP := $(VENV)/.installed-$(DEVICE)-$(shell cat $(SETS) | cksum | cut -d' ' -f
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
-demo: $(STAMP)  ## The whole way on real data: train, export, ingest, serve, rank (about 3 minutes)
+demo: $(STAMP)  ## The whole way on real data: train, export, ingest, serve, rank (about 2 minutes)
 	@$(BIN)/recsys demo
 
 test: check  ## Every check, then every test
@@ -38,12 +38,12 @@ protos: $(STAMP)  ## Generate the gRPC code from protos/
 bench-quick: $(STAMP)  ## Every benchmark's quick form
 	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file --quick || exit 1; done
 
-clean:  ## Remove the environment and what demos left
-	rm -rf $(VENV) runs
+clean:  ## Remove the environment and what the demo left; other runs stay
+	rm -rf $(VENV) runs/demo
 
 $(STAMP):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "recsys needs Python >= 3.11; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "recsys needs Python 3.11 to 3.13; $(PYTHON) is another. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/.installed-*
 	@echo "installing into $(VENV): torch first, then the rest (a few minutes the first time)"

@@ -16,8 +16,10 @@ altered one is refused. ``docs/specs/bundle.md`` is the specification.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -109,8 +111,8 @@ class Manifest:
 
     @property
     def version(self) -> str:
-        """16 hex digits that change when any file of the bundle does."""
-        return hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()[:16]
+        """16 hex digits that change when anything in the bundle does."""
+        return _digest(_manifest_to_dict(self))[:16]
 
 
 @dataclass(frozen=True)
@@ -141,20 +143,21 @@ def bundle_writer(path: Path, *, overwrite: bool = False) -> Iterator[BundleWrit
         BundleError: ``finish`` was not called.
     """
     path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
     if path.exists() and not overwrite:
         raise InvalidInputError(f"{path} exists; choose another folder or pass overwrite")
     if path.exists() and not (path / MANIFEST).is_file():
         raise InvalidInputError(f"{path} exists and is not a bundle; it is not overwritten")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path)
-    folder = path.with_name(f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
+    folder = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
     folder.mkdir()
     try:
-        writer = BundleWriter(folder)
-        yield writer
-        if not writer.finished:
-            raise BundleError(f"{path}: the bundle was not finished")
-        _replace(folder, path)
+        with _locked(folder):  # tells the next writer that this folder is no leftover
+            writer = BundleWriter(folder)
+            yield writer
+            if not writer.finished:
+                raise BundleError(f"{path}: the bundle was not finished")
+            _replace(folder, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -175,7 +178,8 @@ class BundleWriter:
             files[name] = (file.stat().st_size, _sha256(file))
             _sync(file)
         manifest = dataclasses.replace(manifest, files=files)
-        text = json.dumps(_manifest_to_dict(manifest), indent=2, sort_keys=True)
+        values = _manifest_to_dict(manifest)
+        text = json.dumps({**values, "manifest_sha256": _digest(values)}, indent=2, sort_keys=True)
         (self.folder / MANIFEST).write_text(text + "\n")
         for file in (self.folder / MANIFEST, self.folder / "tables", self.folder):
             _sync(file)
@@ -244,18 +248,35 @@ def read_manifest(path: Path) -> Manifest:
         )
     if unlisted := sorted({g.file for g in manifest.graphs.values()} - set(manifest.files)):
         raise BundleError(f"{file}: graph {unlisted[0]!r} is not in its list of files")
+    if values.get("manifest_sha256") != _digest(values):
+        raise BundleError(f"{file} was altered: its SHA-256 is not the one it states")
     return manifest
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete temporary folders that a killed export of ``path`` left behind.
+    """Delete temporary folders that killed exports of ``path`` left behind; those being written are kept.
 
-    Leftovers of a process that still runs are kept.
+    If the kill fell between the two renames of :func:`_replace`, the old bundle is put back.
     """
+    for old in path.parent.glob(f".{path.name}.old-*"):
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.rename(old, path)
     for folder in path.parent.glob(f".{path.name}.tmp-*"):
-        pid = folder.name.split(".tmp-")[1].split("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(folder):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which ends with the process; BlockingIOError if another holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _replace(folder: Path, path: Path) -> None:
@@ -264,7 +285,7 @@ def _replace(folder: Path, path: Path) -> None:
         os.rename(folder, path)
     elif not _exchange(folder, path):
         # Without an atomic exchange there is a moment with no bundle; the old one is deleted only after it.
-        old = folder.with_name(folder.name + "-old")
+        old = folder.with_name(folder.name.replace(".tmp-", ".old-"))
         os.rename(path, old)
         os.rename(folder, path)
         shutil.rmtree(old, ignore_errors=True)
@@ -303,6 +324,13 @@ def _manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
     values["parity"] = dataclasses.asdict(manifest.parity)
     values["files"] = {name: {"size_bytes": size, "sha256": digest} for name, (size, digest) in manifest.files.items()}
     return values
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 over the canonical JSON of a manifest without its own digest."""
+    kept = {name: value for name, value in values.items() if name != "manifest_sha256"}
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _manifest_from_dict(values: dict[str, Any]) -> Manifest:

@@ -1,8 +1,8 @@
 """The ``recsys`` command. Each command is a thin shell around one function of the package.
 
 Results go to standard output (``--json`` for scripts), progress and errors to standard error.
-Exit codes: 0 done, 1 unexpected, 2 bad input, 3 bad bundle or unknown model, 4 feature store
-unavailable or foreign, 5 overloaded, 130 interrupted.
+Exit codes: 0 done, 1 unexpected, 2 bad input, 3 bad bundle or unknown model, 4 server or feature
+store unavailable or foreign, 5 overloaded, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from recsys import __version__
@@ -73,6 +74,7 @@ RedisDirOption = Annotated[
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(help="Changes to the recipe, for example train.epochs=3 model.softmax=true.")
 ]
+_TRAINING_PACKAGES = {"torch", "torchrec", "fbgemm_gpu", "onnx", "onnxscript", "pyarrow", "tensordict"}
 _WORK = Path("runs")
 _REDIS_DIR = Path("runs/redis")
 
@@ -101,7 +103,7 @@ def demo(
     download: Annotated[bool, typer.Option(help="Whether MovieLens-1M may be downloaded.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """The whole way on real data: train DIN on MovieLens-1M, export, ingest, serve, rank. About 3 minutes."""
+    """The whole way on real data: train DIN on MovieLens-1M, export, ingest, serve, rank. About 2 minutes."""
     from recsys.demo import run_demo
 
     figures = run_demo(
@@ -111,7 +113,7 @@ def demo(
         synthetic=synthetic,
         allow_download=download,
         console=notes,
-        out=output,
+        out=notes if as_json else output,
     )
     if as_json:
         print(json.dumps(figures))
@@ -157,7 +159,7 @@ def train(
 
     run_dir = run_dir or Path("runs") / config.recipe
     loaded = load_dataset(config.data.dataset, recent=config.data.recent, work_dir=work_dir, path=data)
-    notes.print(f"data: {loaded.raw.source}")
+    notes.print(f"data: {loaded.raw.source}", markup=False)
     with training_progress(notes) as report:
         result = run_training(config, loaded.dataset, run_dir, resume=resume, report=report)
     figures = _metric_values(test=result.test, validation=result.validation)
@@ -241,13 +243,14 @@ def ingest(
     as_json: JsonOption = False,
 ) -> None:
     """Load a data set's users, items and histories into the feature store. Running it again changes nothing."""
+    from recsys.bulk_load import ingest_table
     from recsys.data.datasets import load_dataset
-    from recsys.demo import ingest_table
     from recsys.feature_store.open_redis import redis_or_embedded
+    from recsys.progress import progress_bar
 
     table = load_dataset(dataset, recent=1, work_dir=work_dir, path=data).dataset.table
-    with redis_or_embedded(redis_url, redis_dir) as url:
-        result = asyncio.run(ingest_table(url, table, console=notes))
+    with redis_or_embedded(redis_url, redis_dir) as url, progress_bar(notes, "events", total=len(table)) as advance:
+        result = asyncio.run(ingest_table(url, table, progress=advance))
     if as_json:
         print(json.dumps({**dataclasses.asdict(result), "events_per_s": round(result.events_per_s)}))
         return
@@ -259,7 +262,7 @@ def ingest(
 
 @app.command()
 def serve(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    bundle: Annotated[Path | None, typer.Argument(help="Folder of a bundle. Default: RECSYS_BUNDLE.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one. Default 50051.")] = None,
     redis_url: RedisOption = None,
@@ -327,19 +330,26 @@ def rank(
 
 
 def main() -> NoReturn:
-    """Run the command line; errors of ours become one line and an exit code."""
+    """Run the command line; errors of ours, and the system's about files, become one line and an exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = app(standalone_mode=False)
     except RecsysError as error:
-        notes.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
-        code = next((c for kind, c in EXIT_CODES.items() if isinstance(error, kind)), 1)
+        code = _fail(str(error), next((c for kind, c in EXIT_CODES.items() if isinstance(error, kind)), 1))
     except (KeyboardInterrupt, typer.Abort):
         notes.print("interrupted")
         code = 130
     except typer.Exit as done:
         code = done.exit_code
+    except OSError as error:
+        if error.filename is None:
+            raise
+        code = _fail(f"{error.filename}: {error.strerror}", 2)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in _TRAINING_PACKAGES:
+            raise
+        code = _fail(f"{error.name} is not installed: this command needs the training packages; see README.md", 2)
     except Exception as error:
         show = getattr(error, "show", None)  # click's usage errors
         if show is None:
@@ -347,6 +357,11 @@ def main() -> NoReturn:
         show()
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> int:
+    notes.print("[red]error:[/red] " + escape(message), highlight=False, soft_wrap=True)
+    return code
 
 
 def _interrupt(signum: int, frame: object) -> None:
@@ -374,12 +389,10 @@ def _print_metrics(figures: dict[str, dict[str, float]]) -> None:
 
 
 def _print_settings(read: Any) -> None:
-    from recsys.serving.settings import settings_table
+    from recsys.serving.settings import settings_lines
 
-    table = Table("variable", "value", "allowed", "meaning", box=None)
-    for row in settings_table():
-        table.add_row(row.variable, str(getattr(read, row.name)), row.allowed, row.meaning)
-    output.print(table)
+    for line in settings_lines(read):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -20,17 +20,17 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from recsys.bulk_load import ingest_table
 from recsys.bundle import Manifest
 from recsys.client import Client
 from recsys.data.datasets import LoadedData, load_dataset
-from recsys.data.events import EventTable, user_events
+from recsys.data.events import EventTable
 from recsys.errors import InvalidInputError, RecsysError
-from recsys.feature_store.embedded import EmbeddedRedis
-from recsys.feature_store.ingest import IngestResult, ingest_histories, put_in_chunks
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.embedded import EmbeddedRedis, is_running
 from recsys.features.hashing import Int64Array
 from recsys.progress import progress_bar, training_progress
 from recsys.recipes import recipe
@@ -72,7 +72,7 @@ def run_demo(
     """
     started_s = time.perf_counter()
     config = override(recipe("din_synthetic" if synthetic else "din_movielens_1m_demo"), overrides)
-    _empty(folder)
+    _check_replaceable(folder)
     console.rule("1/6  data")
     loaded = load_dataset(
         config.data.dataset,
@@ -85,7 +85,8 @@ def run_demo(
     if loaded.is_synthetic:
         config = override(recipe("din_synthetic"), overrides)
     counts = {split: f"{len(indices):,}" for split, indices in loaded.dataset.samples.splits.items()}
-    console.print(f"{loaded.raw.source}\nsamples: {', '.join(f'{n} {split}' for split, n in counts.items())}")
+    _empty(folder)
+    console.print(f"{escape(loaded.raw.source)}\nsamples: {', '.join(f'{n} {split}' for split, n in counts.items())}")
 
     console.rule("2/6  training")
     with training_progress(console) as report:
@@ -97,7 +98,9 @@ def run_demo(
 
     console.rule("4/6  feature store")
     with EmbeddedRedis(folder / "redis") as redis:
-        ingested = asyncio.run(ingest_table(redis.url, loaded.dataset.table, console=console))
+        table = loaded.dataset.table
+        with progress_bar(console, "events", total=len(table)) as advance:
+            ingested = asyncio.run(ingest_table(redis.url, table, progress=advance))
         console.print(
             f"{ingested.users:,} histories, {ingested.events:,} events ({ingested.events_per_s:,.0f} events/s)"
         )
@@ -125,29 +128,21 @@ def run_demo(
     return figures
 
 
-async def ingest_table(url: str, table: EventTable, *, console: Console) -> IngestResult:
-    """Put every user, item and history of an event table into the store at ``url``."""
-    features = table.features
-    store = RedisFeatureStore.connect(url, features)
-    try:
-        users = {f.name: table.users[f.name] for f in features.user}
-        items = {f.name: table.items[f.name] for f in features.item}
-        await put_in_chunks(store.put_users, np.asarray(table.user_keys), users)
-        await put_in_chunks(store.put_items, np.asarray(table.item_keys), items)
-        histories = ((int(key), user_events(table, index)) for index, key in enumerate(table.user_keys))
-        with progress_bar(console, "events", total=len(table)) as advance:
-            return await ingest_histories(store, histories, progress=advance)
-    finally:
-        await store.close()
+def _check_replaceable(folder: Path) -> None:
+    """Refuse a folder that holds something no demo made, or a demo's store that a server still uses."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / _MARKER).is_file():
+        raise InvalidInputError(f"{folder} holds something that no demo made; choose another folder with --out")
+    if is_running(folder / "redis"):
+        raise InvalidInputError(f"a server still uses {folder / 'redis'}; stop it, or choose another folder with --out")
 
 
 def _empty(folder: Path) -> None:
-    """Make ``folder`` empty, if an earlier demo made what is in it."""
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / _MARKER).is_file():
-            raise InvalidInputError(f"{folder} holds something that no demo made; choose another folder with --out")
+    """Remove what an earlier demo left. Only once the data was found: a typo must not cost the last results."""
+    if folder.exists():
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     (folder / _MARKER).touch()
 
 
@@ -211,7 +206,7 @@ def _print_ranking(client: Client, loaded: LoadedData, user: int, out: Console) 
     )
     rows = zip(seen_before.items, seen_before.attributes["rating"], strict=True)
     for item, rating in reversed([(int(i), int(r)) for i, r in rows]):
-        history.add_row("*" * rating, str(title[item]), ", ".join(genres[item]))
+        history.add_row("*" * rating, escape(str(title[item])), escape(", ".join(genres[item])))
     out.print(history)
     begin, end = int(table.offsets[user]), int(table.offsets[user + 1])
     unseen: Int64Array = np.setdiff1d(_rated_items(table), table.item_keys[table.item_index[begin:end]])
@@ -220,7 +215,7 @@ def _print_ranking(client: Client, loaded: LoadedData, user: int, out: Console) 
         "score", "movie", "genres", title=f"Top {_SHOWN} of {len(unseen):,} unseen movies", title_justify="left"
     )
     for item, score in zip(ranking.items, ranking.scores, strict=True):
-        best.add_row(f"{score:.3f}", str(title[int(item)]), ", ".join(genres[int(item)]))
+        best.add_row(f"{score:.3f}", escape(str(title[int(item)])), escape(", ".join(genres[int(item)])))
     out.print(best)
 
 
@@ -259,7 +254,7 @@ def _print_summary(figures: dict[str, Any], result: RunResult, folder: Path, out
         "",
         f"left in {folder}: run/ (checkpoint, metrics), bundle/ (ONNX), redis/ (the store's data), server.log",
     ]
-    out.print(Panel("\n".join(lines), title="recsys demo", title_align="left"), highlight=False)
+    out.print(Panel(escape("\n".join(lines)), title="recsys demo", title_align="left"), highlight=False)
     out.print("Try next:")
     for command in (
         f"recsys serve {folder}/bundle --redis-dir {folder}/redis",

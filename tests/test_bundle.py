@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -201,7 +202,23 @@ def test_what_a_killed_export_left_is_cleaned_and_a_running_ones_is_kept(tmp_pat
     assert killed.returncode == -9
     (leftover,) = tmp_path.iterdir()
     assert leftover.name.startswith(".tiny.tmp-")
-    running = tmp_path / f".tiny.tmp-{os.getpid()}-cafe"
-    running.mkdir()
-    write_tiny_bundle(tmp_path / "tiny")
-    assert {p.name for p in tmp_path.iterdir()} == {"tiny", running.name}
+    with bundle_writer(tmp_path / "tiny") as running:
+        write_tiny_bundle(tmp_path / "tiny")
+        assert {p.name for p in tmp_path.iterdir()} == {"tiny", running.folder.name}
+        running.finished = True
+        shutil.rmtree(tmp_path / "tiny")
+
+
+def test_a_kill_between_the_two_renames_of_an_overwrite_loses_no_bundle(tmp_path: Path) -> None:
+    written = write_tiny_bundle(tmp_path / "tiny")
+    os.rename(tmp_path / "tiny", tmp_path / ".tiny.old-cafe")
+    with pytest.raises(InvalidInputError, match="exists"):
+        write_tiny_bundle(tmp_path / "tiny")
+    assert open_bundle(tmp_path / "tiny").manifest.version == written.version
+
+
+@pytest.mark.parametrize("change", [{"model": "other"}, {"created_at": "2020-01-01"}, {"metrics": {"auc": 1.0}}])
+def test_any_altered_word_of_the_manifest_is_refused(path: Path, change: dict[str, object]) -> None:
+    edit_manifest(path, lambda values: values.update(change))
+    with pytest.raises(BundleError, match="manifest.json was altered"):
+        open_bundle(path)

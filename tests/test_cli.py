@@ -62,6 +62,10 @@ def test_the_version_is_told(tmp_path: Path) -> None:
         (("ingest", "movielens"), 2, "did you mean 'movielens_1m'?"),
         (("ingest", "movielens_1m", "--data", "nowhere"), 2, "nowhere"),
         (("ingest", "synthetic", "--redis-url", "redis://127.0.0.1:1/0"), 4, "127.0.0.1:1"),
+        (("ingest", "synthetic", "--redis-url", "redis://localhost:abc"), 2, "allowed: redis://[user:password@]host"),
+        (("train", "din_synthetic", "--run-dir", "/proc/nowhere/run"), 2, "/proc/nowhere"),
+        (("ingest", "synthetic", "--work-dir", "/proc/nowhere"), 2, "/proc/nowhere"),
+        (("serve",), 2, "RECSYS_BUNDLE"),
         (("rank", "--user", "1", "--items", "1", "--address", "127.0.0.1:1", "--timeout", "0.3"), 4, "127.0.0.1:1"),
     ],
 )
@@ -86,9 +90,20 @@ def test_recipes_are_listed_for_people_and_for_scripts(tmp_path: Path) -> None:
     assert "din_synthetic" in json.loads(recsys("recipes", "--json", cwd=tmp_path).stdout)
 
 
-def test_settings_in_force_are_printed(tmp_path: Path) -> None:
-    told = recsys("serve", "somewhere", "--settings", cwd=tmp_path, RECSYS_MAX_CANDIDATES="123")
-    assert "RECSYS_MAX_CANDIDATES" in told.stdout and "123" in told.stdout
+def test_settings_in_force_are_printed_without_passwords(tmp_path: Path) -> None:
+    url = "redis://user:sekret@127.0.0.1:1/0"
+    told = recsys("serve", "--settings", cwd=tmp_path, RECSYS_MAX_CANDIDATES="123", RECSYS_BUNDLE="b", REDIS_URL=url)
+    lines = dict(line.split("=", 1) for line in told.stdout.splitlines())
+    assert (lines["RECSYS_MAX_CANDIDATES"], lines["RECSYS_BUNDLE"]) == ("123", "b")
+    assert "127.0.0.1:1/0" in lines["REDIS_URL"] and "sekret" not in told.stdout
+
+
+def test_a_command_that_needs_the_training_packages_says_so_without_them(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ModuleNotFoundError('no torch', name='torch')")
+    told = recsys("train", "din_synthetic", "--show", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert told.returncode == 2
+    assert "torch is not installed: this command needs the training packages" in told.stderr
 
 
 def test_a_data_folder_that_is_not_writable_is_named(tmp_path: Path) -> None:

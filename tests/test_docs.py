@@ -72,7 +72,11 @@ def test_every_error_is_drawn_in_the_error_tree_and_has_an_exit_code() -> None:
 
 def test_no_page_or_module_names_a_package_index() -> None:
     pattern = re.compile(r"index-url|https?://[^ )]*/simple", re.IGNORECASE)
-    for file in (*PAGES, *ROOT.glob("requirements/*"), ROOT / "Makefile", ROOT / "pyproject.toml"):
+    folders = ("recsys", "scripts", "benchmarks", "examples", "tests", "requirements", "protos", ".ci")
+    modules = [p for folder in folders for p in (ROOT / folder).rglob("*") if p.suffix in {".py", ".txt", ".proto", ""}]
+    for file in (*PAGES, ROOT / "Makefile", ROOT / "pyproject.toml", *(p for p in modules if p.is_file())):
+        if file == Path(__file__).resolve():
+            continue
         assert not pattern.search(file.read_text()), file
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torchrec import EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
 
+from recsys.embeddings import WIDTH_UNIT
 from recsys.errors import InvalidInputError
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch
@@ -25,9 +26,6 @@ from recsys.features.hashing import Int64Array
 
 ITEM = "item."
 """Prefix of the candidate's inputs: a user and an item may have features of the same name."""
-
-WIDTH_UNIT = 4
-"""FBGEMM's kernels read rows four numbers at a time."""
 
 QUERY = "query."
 """Prefix of the candidate's stand-in for a history attribute that items do not have."""

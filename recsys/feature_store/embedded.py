@@ -191,6 +191,11 @@ def _die_with_parent() -> Callable[[], None]:
     return ask_for_signal
 
 
+def is_running(data_dir: Path) -> bool:
+    """Whether a private Redis of that folder answers."""
+    return _ask(_socket_path(data_dir.absolute())) is not None
+
+
 def _ask(socket_path: Path) -> bytes | None:
     """One PING: the reply, or None if nobody listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

@@ -193,3 +193,13 @@ def _allowed(setting: dataclasses.Field[Any]) -> str:
 
 
 assert all(f.default is not MISSING for f in dataclasses.fields(Settings))
+
+
+def settings_lines(settings: Settings) -> list[str]:
+    """What is in force, one ``VARIABLE=value`` per line; a Redis URL without its password."""
+    lines = []
+    for row in settings_table():
+        value = getattr(settings, row.name)
+        text = "" if value is None else str(value)
+        lines.append(f"{row.variable}={_shown(value) if '@' in text else text}")
+    return lines

@@ -71,7 +71,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     printed, progress = process.communicate(timeout=280)
     assert process.returncode == 0, progress
     assert _processes_of(folder) == []
-    return Demo(folder / "demo", json.loads(printed.splitlines()[-1]), printed)
+    return Demo(folder / "demo", json.loads(printed), progress)
 
 
 @pytest.fixture(scope="session")
@@ -179,6 +179,35 @@ def test_ctrl_c_leaves_no_process_and_no_half_written_bundle(heading: str, tmp_p
     assert left == []
     if (tmp_path / "demo" / "bundle").exists():
         open_bundle(tmp_path / "demo" / "bundle")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_ending_only_the_demo_ends_its_server_and_its_redis(number: int, tmp_path: Path) -> None:
+    process = _start(tmp_path, "train.epochs=1", "data.recent=1", "train.batch_size=4096")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("serving"):
+            break
+    assert len(_processes_of(tmp_path)) == 3
+    process.send_signal(number)  # not to its group, as a terminal would
+    process.communicate(timeout=60)
+    for _ in range(100):
+        if not _processes_of(tmp_path):
+            break
+        time.sleep(0.1)
+    assert _processes_of(tmp_path) == []
+
+
+def test_a_demo_that_finds_no_data_leaves_the_last_one_as_it_is(demo: Demo) -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "recsys.cli", "demo", "--data", "nowhere", "--out", str(demo.folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=demo.folder.parent,
+    )
+    assert told.returncode == 2
+    open_bundle(demo.folder / "bundle")
 
 
 def test_a_folder_that_no_demo_made_is_not_touched(tmp_path: Path) -> None:
