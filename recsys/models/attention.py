@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recsys.embeddings.jagged import gather_rows, weighted_sum
+from recsys.embeddings.jagged import repeat_rows, weighted_sum
 from recsys.models.blocks import ActivationName, activation
 
 
@@ -61,8 +61,8 @@ class ActivationUnit(nn.Module):
             torch.arange(len(query_BD), device=offsets.device), offsets.diff(), output_size=len(keys_ED)
         )
         of_q, of_k, of_product = self.split_first()
-        products_ED = gather_rows(query_BD, sample_E) * keys_ED
-        hidden = gather_rows(F.linear(query_BD, of_q, self.first.bias), sample_E)
+        products_ED = repeat_rows(query_BD, offsets, sample_E) * keys_ED
+        hidden = repeat_rows(F.linear(query_BD, of_q, self.first.bias), offsets, sample_E)
         hidden = torch.addmm(torch.addmm(hidden, keys_ED, of_k.t()), products_ED, of_product.t())
         weights_E = self.last(self.second_act(self.second(self.first_act(hidden)))).squeeze(1)
         if self.softmax:
