@@ -103,7 +103,7 @@ class Manifest:
     feature_set: FeatureSet
     graphs: Mapping[str, GraphInfo]
     tables: Mapping[str, TableInfo]
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
     parity: Parity
     training: Mapping[str, Any] = field(default_factory=dict)
     created_at: str = ""
@@ -179,7 +179,7 @@ class BundleWriter:
             _sync(file)
         manifest = dataclasses.replace(manifest, files=files)
         values = _manifest_to_dict(manifest)
-        text = json.dumps({**values, "manifest_sha256": _digest(values)}, indent=2, sort_keys=True)
+        text = json.dumps({**values, "manifest_sha256": _digest(values)}, indent=2, sort_keys=True, allow_nan=False)
         (self.folder / MANIFEST).write_text(text + "\n")
         for file in (self.folder / MANIFEST, self.folder / "tables", self.folder):
             _sync(file)

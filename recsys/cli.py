@@ -1,8 +1,9 @@
 """The ``recsys`` command. Each command is a thin shell around one function of the package.
 
 Results go to standard output (``--json`` for scripts), progress and errors to standard error.
-Exit codes: 0 done, 1 unexpected, 2 bad input, 3 bad bundle or unknown model, 4 server or feature
-store unavailable or foreign, 5 overloaded, 130 interrupted.
+Exit codes: 0 done, 1 unexpected, 2 bad input, 3 bad bundle or unknown model, 4 feature store
+unavailable or foreign, 5 overloaded, 6 server unreachable or draining, 7 no answer in time,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from recsys import __version__
+from recsys.client_types import DeadlineExceeded, Unavailable
 from recsys.errors import (
     BundleError,
     InvalidInputError,
@@ -38,6 +40,8 @@ EXIT_CODES: dict[type[RecsysError], int] = {
     NotFoundError: 3,
     StoreError: 4,
     OverloadedError: 5,
+    Unavailable: 6,
+    DeadlineExceeded: 7,
 }
 
 app = typer.Typer(
@@ -376,15 +380,16 @@ def _id(text: str) -> int | str:
         return text
 
 
-def _metric_values(**splits: Any) -> dict[str, dict[str, float]]:
+def _metric_values(**splits: Any) -> dict[str, dict[str, Any]]:
     return {split: dataclasses.asdict(m) for split, m in splits.items() if m is not None}
 
 
-def _print_metrics(figures: dict[str, dict[str, float]]) -> None:
+def _print_metrics(figures: dict[str, dict[str, Any]]) -> None:
     table = Table("split", "AUC", "GAUC", "log loss", "samples", "positives", box=None)
     for split, m in figures.items():
         counts = (f"{m['samples']:,}", f"{m['positives']:,}")
-        table.add_row(split, f"{m['auc']:.4f}", f"{m['gauc']:.4f}", f"{m['log_loss']:.4f}", *counts)
+        gauc = "none" if m["gauc"] is None else f"{m['gauc']:.4f}"
+        table.add_row(split, f"{m['auc']:.4f}", gauc, f"{m['log_loss']:.4f}", *counts)
     output.print(table)
 
 

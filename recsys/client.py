@@ -15,7 +15,9 @@ may safely run twice. Errors::
     ├── InvalidArgument           also an InvalidInputError; the message says what is allowed
     ├── NotFound                  also a NotFoundError: no such model
     ├── Overloaded                also an OverloadedError: no room; retry with backoff
-    ├── Unavailable               also a StoreUnavailableError: server or store unreachable, or draining
+    ├── Unavailable               the server is unreachable or draining
+    │   └── StoreUnavailable      also a StoreUnavailableError: only the store behind it is unreachable
+    ├── StoreRefused              also a StoreError: store full, foreign bytes or another layout
     └── DeadlineExceeded          also a TimeoutError
 
 Longer than most files here: the two clients stand together so that their signatures stay equal.
@@ -24,7 +26,9 @@ Longer than most files here: the two clients stand together so that their signat
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,11 +47,14 @@ from recsys.client_types import (
     Overloaded,
     Ranking,
     RpcError,
+    StoreRefused,
+    StoreUnavailable,
     Unavailable,
     UserHistory,
 )
 from recsys.errors import InvalidInputError
 from recsys.serving._pb import feature_store_pb2, ranker_pb2
+from recsys.serving.status import STORE_TRAILER
 
 __all__ = [
     "Appended",
@@ -59,6 +66,8 @@ __all__ = [
     "Overloaded",
     "Ranking",
     "RpcError",
+    "StoreRefused",
+    "StoreUnavailable",
     "Unavailable",
     "UserHistory",
 ]
@@ -98,6 +107,7 @@ _ERRORS: dict[grpc.StatusCode, type[RpcError]] = {
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.FAILED_PRECONDITION: StoreRefused,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
 }
 
@@ -112,7 +122,7 @@ class Client:
 
     def __init__(self, address: str = "127.0.0.1:50051", *, timeout_s: float = 1.0) -> None:
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._channel = grpc.insecure_channel(address, options=_options(address))
         self._calls = _Calls(self._channel)
 
     def rank(
@@ -136,7 +146,7 @@ class Client:
 
         Raises:
             RpcError: see the module's docstring.
-            InvalidInputError: ids of mixed or unsupported types.
+            InvalidInputError: ids of mixed or unsupported types, or a negative or fractional ``top_k``.
         """
         request = _rank_request(user, candidates, features, top_k, model)
         with _errors():
@@ -160,7 +170,8 @@ class Client:
             items: the events' item ids, length L, 1 to 10,000.
             timestamps_ms: milliseconds since 1970, length L.
             arrivals_ms: when each became known; default: when the server receives it.
-            attributes: ids by attribute name, each of length L; ``None`` for a missing one.
+            attributes: ids by attribute name, each of length L; ``None`` for a missing one. One that is
+                named like an item feature and not sent takes the item's stored value.
         """
         request = _append_request(user, items, timestamps_ms, arrivals_ms, attributes)
         with _errors():
@@ -169,7 +180,7 @@ class Client:
 
     def get_history(self, *, user: Id, limit: int = 0, timeout_s: float | None = None) -> UserHistory:
         """The newest ``limit`` events of a user (0: as many as a model reads). Raises as :meth:`rank`."""
-        request = feature_store_pb2.GetHistoryRequest(user=_id(user), limit=limit)
+        request = _history_request(user, limit)
         with _errors():
             response = self._calls.get_history(request, timeout=self._limit_s(timeout_s))
         return _user_history(response)
@@ -206,7 +217,7 @@ class AsyncClient:
 
     def __init__(self, address: str = "127.0.0.1:50051", *, timeout_s: float = 1.0) -> None:
         self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(address, options=_options(address))
         self._calls = _Calls(self._channel)
 
     async def rank(
@@ -243,7 +254,7 @@ class AsyncClient:
 
     async def get_history(self, *, user: Id, limit: int = 0, timeout_s: float | None = None) -> UserHistory:
         """See :meth:`Client.get_history`."""
-        request = feature_store_pb2.GetHistoryRequest(user=_id(user), limit=limit)
+        request = _history_request(user, limit)
         with _errors():
             response = await self._calls.get_history(request, timeout=self._limit_s(timeout_s))
         return _user_history(response)
@@ -301,7 +312,33 @@ def _errors() -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         code = error.code()
-        raise _ERRORS.get(code, RpcError)(code.name, error.details() or "") from None
+        kind = _ERRORS.get(code, RpcError)
+        trailers: Any = error.trailing_metadata() or ()
+        if kind is Unavailable and STORE_TRAILER in map(tuple, trailers):
+            kind = StoreUnavailable
+        raise kind(code.name, error.details() or "") from None
+
+
+def _options(address: str) -> list[tuple[str, Any]]:
+    # gRPC would ask http_proxy even for this machine's own addresses, where no proxy can reach them.
+    return [*_OPTIONS, ("grpc.enable_http_proxy", 0)] if _is_local(address) else _OPTIONS
+
+
+def _is_local(address: str) -> bool:
+    """Whether a gRPC address names this machine.
+
+    >>> [_is_local(a) for a in ("localhost:1", "127.0.0.2:1", "[::1]:1", "dns:///localhost:1", "unix:/s", "cache:1")]
+    [True, True, True, True, True, False]
+    """
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    host = re.sub(r"^(?:dns:(?://[^/]*/)?|ipv4:|ipv6:|/+)", "", address)
+    host = host.partition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return host.lower() == "localhost"
+    return ip.is_loopback or ip.is_unspecified
 
 
 def _left_s(deadline_s: float) -> float:
@@ -319,9 +356,12 @@ def _rank_request(
     user: Id, candidates: Ids, features: Mapping[str, Any] | None, top_k: int, model: str
 ) -> ranker_pb2.RankRequest:
     values = {name: _feature_value(name, value) for name, value in (features or {}).items()}
-    return ranker_pb2.RankRequest(
-        model=model, user=_id(user), candidates=_ids("candidates", candidates), features=values, top_k=top_k
-    )
+    request = ranker_pb2.RankRequest(user=_id(user), candidates=_ids("candidates", candidates), features=values)
+    with _fitting("top_k", allowed="an integer, 0 or more"):
+        request.top_k = top_k
+    with _fitting("model", allowed="a string"):
+        request.model = model
+    return request
 
 
 def _ranking(response: ranker_pb2.RankResponse, candidates: Ids) -> Ranking:
@@ -358,6 +398,13 @@ def _appended(response: feature_store_pb2.AppendEventsResponse) -> Appended:
     return Appended(added=response.added, stored=response.stored)
 
 
+def _history_request(user: Id, limit: int) -> feature_store_pb2.GetHistoryRequest:
+    request = feature_store_pb2.GetHistoryRequest(user=_id(user))
+    with _fitting("limit", allowed="an integer, 0 or more"):
+        request.limit = limit
+    return request
+
+
 def _user_history(response: feature_store_pb2.GetHistoryResponse) -> UserHistory:
     columns = response.events
     return UserHistory(
@@ -377,7 +424,8 @@ def _id(user: Id) -> ranker_pb2.Id:
 
 def _ids(name: str, values: Any, *, missing: bool = False) -> ranker_pb2.Ids:
     """Integers or strings; with ``missing``, ``None`` becomes what the server takes for no value."""
-    given = _list(values)
+    with _fitting(name):
+        given = _list(values)
     texts = isinstance(next((v for v in given if v is not None), None), str)
     if missing:
         given = [("" if texts else -1) if v is None else v for v in given]
@@ -402,9 +450,9 @@ def _list(values: Any) -> list[Any]:
 
 
 @contextmanager
-def _fitting(name: str) -> Iterator[None]:
+def _fitting(name: str, *, allowed: str = "64-bit integers only, or strings only") -> Iterator[None]:
     """protobuf checks types and ranges while it copies; name the argument in its complaint."""
     try:
         yield
     except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"{name}: {error}; allowed: 64-bit integers only, or strings only") from None
+        raise InvalidInputError(f"{name}: {error}; allowed: {allowed}") from None

@@ -14,6 +14,7 @@ from recsys.errors import (
     NotFoundError,
     OverloadedError,
     RecsysError,
+    StoreError,
     StoreUnavailableError,
 )
 
@@ -39,8 +40,16 @@ class Overloaded(RpcError, OverloadedError):
     """The server has no room for another request; retry with backoff."""
 
 
-class Unavailable(RpcError, StoreUnavailableError):
-    """The server, or the store behind it, cannot be reached, or is shutting down."""
+class Unavailable(RpcError):
+    """The server, or the store behind it (:class:`StoreUnavailable`), cannot be reached, or is shutting down."""
+
+
+class StoreUnavailable(Unavailable, StoreUnavailableError):
+    """The server answers, but the feature store behind it is away or too slow; nothing is lost by a repetition."""
+
+
+class StoreRefused(RpcError, StoreError):
+    """The store is full, or holds foreign bytes or another layout: an operator must act before a repetition helps."""
 
 
 class DeadlineExceeded(RpcError, TimeoutError):

@@ -7,12 +7,14 @@ the server and the private Redis end with it.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -42,6 +44,7 @@ CALLS = 200
 CANDIDATES = 200
 _SHOWN = 10
 _SERVER_START_S = 60.0
+_PR_SET_PDEATHSIG = 1
 _MARKER = "made-by-recsys-demo"
 
 
@@ -168,7 +171,9 @@ def _server(folder: Path, redis_url: str) -> Iterator[str]:
     command = [sys.executable, "-m", "recsys.cli", "serve", str(folder / "bundle"), "--port", "0"]
     command += ["--redis-url", redis_url, "--ready-file", str(ready)]
     with log.open("wb") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent()
+        )
     try:
         deadline_s = time.monotonic() + _SERVER_START_S
         while not ready.exists():
@@ -183,6 +188,14 @@ def _server(folder: Path, redis_url: str) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    """What has a child process end when this one does, even by SIGKILL (Linux)."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+    return lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _user_to_show(loaded: LoadedData) -> int:

@@ -66,7 +66,7 @@ def test_the_version_is_told(tmp_path: Path) -> None:
         (("train", "din_synthetic", "--run-dir", "/proc/nowhere/run"), 2, "/proc/nowhere"),
         (("ingest", "synthetic", "--work-dir", "/proc/nowhere"), 2, "/proc/nowhere"),
         (("serve",), 2, "RECSYS_BUNDLE"),
-        (("rank", "--user", "1", "--items", "1", "--address", "127.0.0.1:1", "--timeout", "0.3"), 4, "127.0.0.1:1"),
+        (("rank", "--user", "1", "--items", "1", "--address", "127.0.0.1:1", "--timeout", "0.3"), 6, "127.0.0.1:1"),
     ],
 )
 def test_bad_input_is_answered_in_one_line_with_an_exit_code(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -24,9 +25,18 @@ from recsys.client import (
     NotFound,
     Overloaded,
     RpcError,
+    StoreRefused,
+    StoreUnavailable,
     Unavailable,
 )
-from recsys.errors import InvalidInputError, NotFoundError, OverloadedError, RecsysError, StoreUnavailableError
+from recsys.errors import (
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+    RecsysError,
+    StoreError,
+    StoreUnavailableError,
+)
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -112,6 +122,40 @@ def test_ids_of_mixed_or_other_types_are_refused_before_they_are_sent(client: Cl
         client.rank(user=1, candidates=[1], features={"age": [1.0, "x"]})
 
 
+@pytest.mark.parametrize("number", [-1, 1.5, 2**32, "3"])
+async def test_counts_that_are_none_are_refused_by_name(client: Client, server: ServerProcess, number: object) -> None:
+    wrong: Any = number
+    async with AsyncClient(server.address) as other:
+        with pytest.raises(InvalidInputError, match="top_k: .*; allowed: an integer, 0 or more"):
+            client.rank(user=1, candidates=[1], top_k=wrong)
+        for call in (client.get_history, other.get_history):
+            with pytest.raises(InvalidInputError, match="limit: .*; allowed: an integer, 0 or more"):
+                answer: Any = call(user=1, limit=wrong)
+                await answer
+
+
+def test_arguments_of_other_types_are_refused_by_name(client: Client) -> None:
+    wrong: Any = 5
+    with pytest.raises(InvalidInputError, match="model: .*; allowed: a string"):
+        client.rank(user=1, candidates=[1], model=wrong)
+    with pytest.raises(InvalidInputError, match="candidates: .*; allowed: "):
+        client.rank(user=1, candidates=wrong)
+
+
+async def test_a_server_on_this_machine_is_reached_past_a_proxy(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_grpc_proxy", "no_proxy", "NO_PROXY", "grpc_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    port = server.facts["port"]
+    for address in (f"127.0.0.1:{port}", f"localhost:{port}", f"dns:///localhost:{port}"):
+        with Client(address, timeout_s=10.0) as client:
+            assert client.rank(user=100, candidates=[1]).items == [1]
+        async with AsyncClient(address, timeout_s=10.0) as other:
+            assert (await other.rank(user=100, candidates=[1])).items == [1]
+
+
 def test_errors_carry_code_and_message_and_are_ours(client: Client) -> None:
     with pytest.raises(InvalidArgument) as caught:
         client.rank(user="a", candidates=[1])
@@ -121,7 +165,9 @@ def test_errors_carry_code_and_message_and_are_ours(client: Client) -> None:
     for ours, theirs in (
         (NotFound, NotFoundError),
         (Overloaded, OverloadedError),
-        (Unavailable, StoreUnavailableError),
+        (StoreUnavailable, StoreUnavailableError),
+        (StoreUnavailable, Unavailable),
+        (StoreRefused, StoreError),
         (DeadlineExceeded, TimeoutError),
     ):
         assert issubclass(ours, theirs) and issubclass(ours, RpcError)
@@ -130,8 +176,9 @@ def test_errors_carry_code_and_message_and_are_ours(client: Client) -> None:
 def test_a_server_that_is_not_there_is_unavailable_and_not_ready() -> None:
     with Client("127.0.0.1:1", timeout_s=5.0) as client:
         assert not client.is_ready()
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable) as caught:
             client.rank(user=1, candidates=[1])
+        assert not isinstance(caught.value, StoreError), "of the store nothing is known"
         with pytest.raises(DeadlineExceeded, match="the server is not ready"):
             client.wait_ready(timeout_s=0.2)
 

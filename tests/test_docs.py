@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from recsys import errors
+from recsys import client_types, errors
 from recsys.cli import EXIT_CODES, app
 from recsys.errors import RecsysError
 from recsys.recipes import RECIPES
@@ -61,6 +61,13 @@ def test_the_settings_page_is_what_the_generator_writes() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert (ROOT / "docs" / "settings.md").read_text() == module.settings_page()
+
+
+def test_every_client_error_but_a_defect_of_the_server_has_an_exit_code() -> None:
+    kinds = [k for k in vars(client_types).values() if isinstance(k, type) and issubclass(k, client_types.RpcError)]
+    assert len(kinds) > 5
+    for kind in kinds:
+        assert kind is client_types.RpcError or any(issubclass(kind, k) for k in EXIT_CODES), kind
 
 
 def test_every_error_is_drawn_in_the_error_tree_and_has_an_exit_code() -> None:

@@ -105,10 +105,12 @@ def odd_dataset(features: FeatureSet, folder: Path) -> Dataset:
         {name: column for name, column in events.items() if name in kept},
         folder / features.name,
     )
-    order = random.permutation(200)
+    table = open_event_table(folder / features.name)
+    size = len(table)  # a little less than 200: a random event may repeat another
+    order = random.permutation(size)
     splits = {"train": order[:150], "validation": order[150:175], "test": order[175:]}
-    samples = Samples(position=np.arange(200), label=random.integers(0, 2, size=200).astype(np.uint8), splits=splits)
-    return make_dataset(open_event_table(folder / features.name), samples)
+    samples = Samples(position=np.arange(size), label=random.integers(0, 2, size=size).astype(np.uint8), splits=splits)
+    return make_dataset(table, samples)
 
 
 def odd_config(**model: object) -> RunConfig:

@@ -42,15 +42,20 @@ class ServerProcess:
         return str(self.facts["address"])
 
 
+def start_server_process(folder: Path, **environment: str) -> subprocess.Popen[str]:
+    """Start a server on a free port, and do not wait; its ready file is ``ready.json`` in the folder."""
+    variables = {"RECSYS_PORT": "0", "RECSYS_READY_FILE": str(folder / "ready.json"), **environment}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("RECSYS_") and k != "REDIS_URL"}
+    return subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM], env={**inherited, **variables}, stderr=subprocess.PIPE, text=True
+    )
+
+
 @contextmanager
 def server_process(folder: Path, **environment: str) -> Iterator[ServerProcess]:
     """Start a server with these environment variables on a free port; killed at the end if it still runs."""
     ready_file = folder / "ready.json"
-    variables = {"RECSYS_PORT": "0", "RECSYS_READY_FILE": str(ready_file), **environment}
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("RECSYS_") and k != "REDIS_URL"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM], env={**inherited, **variables}, stderr=subprocess.PIPE, text=True
-    )
+    process = start_server_process(folder, **environment)
     try:
         deadline_s = time.monotonic() + 20
         while not ready_file.exists():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.errors import DataFileError
+from recsys.files import make_folder, sync_folder, temporary_path
 
 META = "meta.json"
 
@@ -36,12 +36,14 @@ def write_columns(
 
     Raises:
         FileExistsError: ``path`` exists, or another process finished it first.
+        ConfigError: the folder around it cannot be written.
     """
     if path.exists():
         raise FileExistsError(f"{path} exists: remove it first")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    make_folder(path.parent)
+    temporary = temporary_path(path)
     try:
+        temporary.mkdir()
         for name, column in columns.items():
             with open(temporary / f"{name}.npy", "wb") as file:
                 np.save(file, column)
@@ -53,13 +55,13 @@ def write_columns(
             json.dump(meta, text, indent=1)
             text.flush()
             os.fsync(text.fileno())
-        temporary.chmod(0o755)  # mkdtemp's 0700 would hide the folder from other users
         try:
             os.rename(temporary, path)
         except OSError as error:
             if not path.exists():
                 raise
             raise FileExistsError(f"{path} was written by another process meanwhile") from error
+        sync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -96,7 +98,8 @@ def _read_meta(path: Path, kind: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise DataFileError(f"{path.parent}: not a folder of kind {kind!r}: {META} is missing") from error
     except ValueError as error:
-        raise DataFileError(f"{path}: expected JSON: {error}") from error
+        again = f"delete the folder {path.parent} and prepare the data again"
+        raise DataFileError(f"{path}: expected JSON: {error}; {again}") from error
     if not isinstance(meta, dict):
         raise DataFileError(f"{path}: expected a JSON object, found {type(meta).__name__}")
     return meta
@@ -104,14 +107,15 @@ def _read_meta(path: Path, kind: str) -> dict[str, Any]:
 
 def _open_column(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
     expected = f"expected {dtype} of shape {list(shape)}"
+    again = f"delete the folder {path.parent} and prepare the data again"
     try:
         # An empty file cannot be memory-mapped, and an empty array need not be.
         # asarray drops the memmap subclass (slower to index) and keeps the mapping.
         column = np.asarray(np.load(path, mmap_mode="r" if 0 not in shape else None))
     except FileNotFoundError as error:
-        raise DataFileError(f"{path}: column is missing; {expected}") from error
-    except (ValueError, EOFError) as error:
-        raise DataFileError(f"{path}: column is damaged or cut short; {expected}: {error}") from error
+        raise DataFileError(f"{path}: column is missing; {expected}; {again}") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise DataFileError(f"{path}: column is damaged or cut short; {expected}: {error}; {again}") from error
     if column.dtype != dtype or column.shape != shape:
-        raise DataFileError(f"{path}: {expected}, found {column.dtype} of shape {list(column.shape)}")
+        raise DataFileError(f"{path}: {expected}, found {column.dtype} of shape {list(column.shape)}; {again}")
     return column

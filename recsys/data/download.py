@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from recsys.errors import DataFileError
+from recsys.files import atomic_file, make_folder
 
 _CHUNK_BYTES = 1 << 16
 
@@ -33,23 +32,16 @@ def download(url: str, path: Path, *, md5: str, timeout_s: float = 20.0, limit_s
     Raises:
         OSError: the server cannot be reached, refuses, or breaks off.
         DataFileError: the file is not the published one.
+        ConfigError: the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            try:
-                digest = _fetch(url, file.write, label=path.name, timeout_s=timeout_s, limit_s=limit_s)
-            except HTTPException as error:  # not an OSError, unlike everything else that can go wrong here
-                raise ConnectionError(f"{url}: {error!r}") from error
-            file.flush()
-            os.fsync(file.fileno())
+    make_folder(path.parent)
+    with atomic_file(path) as file:
+        try:
+            digest = _fetch(url, file.write, label=path.name, timeout_s=timeout_s, limit_s=limit_s)
+        except HTTPException as error:  # not an OSError, unlike everything else that can go wrong here
+            raise ConnectionError(f"{url}: {error!r}") from error
         if digest != md5:
             raise DataFileError(f"{url}: expected md5 {md5}, got {digest}: the file is not the published one")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def md5_of(path: Path) -> str:

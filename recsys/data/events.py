@@ -33,7 +33,7 @@ from recsys.features.columns import Column, feature_keys
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
 from recsys.features.hashing import MISSING, Int64Array
-from recsys.features.history import Events, event_dtype, make_events, require_history
+from recsys.features.history import Events, event_dtype, inherited_attributes, make_events, require_history
 
 KIND = "event table"
 FORMAT_VERSION = 1
@@ -81,16 +81,32 @@ class EventTable:
         return len(self.item_index)
 
 
-def write_event_table(
-    features: FeatureSet,
-    users: Mapping[str, Any],
-    items: Mapping[str, Any],
-    events: Mapping[str, Any],
-    path: Path,
-) -> None:
-    """Encode raw columns, sort the events by (user, timestamp), and write the table.
+@dataclass(frozen=True, slots=True)
+class EncodedTable:
+    """A table that is about to be written.
 
-    Events of one user with equal timestamps keep the order they are given in.
+    Attributes:
+        features: what declares the columns.
+        columns: as on disk.
+        rows: the row of the given events that became event i of the table; [N], int64.
+        repeated: given events that were left out, because they repeat others.
+    """
+
+    features: FeatureSet
+    columns: dict[str, npt.NDArray[Any]]
+    rows: Int64Array
+    repeated: int
+
+
+def encode_event_table(
+    features: FeatureSet, users: Mapping[str, Any], items: Mapping[str, Any], events: Mapping[str, Any]
+) -> EncodedTable:
+    """Encode raw columns and sort the events by (user, timestamp).
+
+    Events of one user with equal timestamps keep the order they are given in. Of events that
+    have the same user, item, timestamp and attributes only the one that arrived first is kept, the
+    first given of those: the store does the same (``FeatureStore.append``), and training must not
+    see a history that the store cannot hold.
 
     Args:
         features: declares every column.
@@ -98,14 +114,13 @@ def write_event_table(
         items: likewise for items.
         events: raw columns of N events: the user id and item id by their names, ``timestamp_ms``,
             optionally ``arrival_ms`` (default: the timestamp), history attributes and context
-            features by name. An ``i64`` attribute that is absent and has the name of a
-            single-valued item feature takes the item's value.
+            features by name. An absent attribute that has the name of an item feature takes the
+            item's value (``features.history.inherited_attributes``).
         path: folder to make; appears only when complete.
 
     Raises:
         InvalidInputError: an unknown column, a value that does not fit its feature, an id that
             is missing or given twice, or an event of an unknown user or item.
-        FileExistsError: ``path`` exists.
     """
     user_columns = _entity_columns((features.user_id, *features.user), users)
     item_columns = _entity_columns((features.item_id, *features.item), items)
@@ -125,23 +140,46 @@ def write_event_table(
     )
     if len(user_index) != len(packed):
         raise InvalidInputError(f"{len(user_index)} {required[0]!r} values for {len(packed)} {required[1]!r} values")
-    for name, attribute in attributes.items():
-        item_column = item_columns.get(name)
-        if name not in events and attribute.storage == "i64" and item_column is not None and item_column.ndim == 1:
-            packed[name] = item_column[item_index]
+    for name in inherited_attributes(features, sent=events):
+        packed[name] = item_columns[name][item_index]
     context_columns = make_columns(
         features.context, {name: events[name] for name in context if name in events}, length=len(packed)
     )
 
     order = np.lexsort((packed["timestamp"], user_index))  # a stable sort
-    counts = np.bincount(user_index, minlength=len(user_columns[features.user_id.name]))
+    order = order[~_repeats(user_index, packed)[order]]
+    counts = np.bincount(user_index[order], minlength=len(user_columns[features.user_id.name]))
     columns: dict[str, npt.NDArray[Any]] = {f"user.{name}": c for name, c in user_columns.items()}
     columns.update({f"item.{name}": c for name, c in item_columns.items()})
     columns["offsets"] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     columns["event.item"] = item_index[order].astype(np.int32)
     columns.update({f"event.{name}": packed[name][order] for name in ("timestamp", "arrival", *attributes)})
     columns.update({f"context.{name}": c[order] for name, c in context_columns.items()})
-    write_columns(path, columns, kind=KIND, version=FORMAT_VERSION, info={"features": features.to_json()})
+    return EncodedTable(features=features, columns=columns, rows=order, repeated=len(packed) - len(order))
+
+
+def write_event_table(
+    features: FeatureSet,
+    users: Mapping[str, Any],
+    items: Mapping[str, Any],
+    events: Mapping[str, Any],
+    path: Path,
+) -> EncodedTable:
+    """:func:`encode_event_table` and :func:`save_event_table`."""
+    encoded = encode_event_table(features, users, items, events)
+    save_event_table(encoded, path)
+    return encoded
+
+
+def save_event_table(encoded: EncodedTable, path: Path) -> None:
+    """Write a table to a folder that appears only when complete.
+
+    Raises:
+        FileExistsError: ``path`` exists.
+        ConfigError: the folder cannot be written.
+    """
+    info = {"features": encoded.features.to_json(), "repeated_events": encoded.repeated}
+    write_columns(path, encoded.columns, kind=KIND, version=FORMAT_VERSION, info=info)
 
 
 def open_event_table(path: Path) -> EventTable:
@@ -185,6 +223,18 @@ def user_events(table: EventTable, user_index: int) -> Events:
     for name, column in table.attributes.items():
         events[name] = column[begin:end]
     return events
+
+
+def _repeats(user_index: Int64Array, events: Events) -> npt.NDArray[np.bool_]:
+    """Which events equal another of their user in all but arrival, and came after it; [N]."""
+    identity = [user_index, *(events[name] for name in events.dtype.names or () if name != "arrival")]
+    order = np.lexsort((events["arrival"], *identity))  # stable: of equal arrivals the first given comes first
+    same = np.ones(max(0, len(order) - 1), dtype=np.bool_)
+    for column in identity:
+        same &= column[order[1:]] == column[order[:-1]]
+    repeats = np.zeros(len(order), dtype=np.bool_)
+    repeats[order[1:][same]] = True
+    return repeats
 
 
 def _entity_columns(declared: tuple[Feature, ...], values: Mapping[str, Any]) -> dict[str, Column]:

@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 
 from recsys.data.download import download, md5_of
-from recsys.data.events import open_event_table, write_event_table
+from recsys.data.events import EncodedTable, encode_event_table, open_event_table, save_event_table
 from recsys.data.movielens_files import read_movielens
 from recsys.data.raw_log import MOVIELENS_1M, RawLog
 from recsys.data.samples import Dataset, Samples, make_dataset, open_samples, write_samples
@@ -36,7 +36,7 @@ _POSITIVE = 4
 _CORE = 5
 _DAY_MS = 24 * 3600 * 1000
 _UTC8_MS = 8 * 3600 * 1000
-_PREPARED_VERSION = 1
+_PREPARED_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +59,13 @@ def load_movielens(
 ) -> RawLog:
     """MovieLens-1M from the first place that has it, else a synthetic log of the same form.
 
-    Places, in this order: ``path``; the folder ``RECSYS_DATA_DIR`` names, or ``../shared/data``
-    (each may hold ``movielens_1m``, ``ml-1m`` or ``ml-1m.zip``); an earlier download in
-    ``cache_dir``; a download. ``RawLog.source`` says which it was, and for a synthetic log why.
+    Places, in this order: ``path``; what ``RECSYS_DATA_DIR`` names; ``../shared/data``, which may
+    hold ``movielens_1m``, ``ml-1m`` or ``ml-1m.zip``; an earlier download in ``cache_dir``; a download.
+    The first two must hold the data set if they are given. ``RawLog.source`` says which it was,
+    and for a synthetic log why.
 
     Args:
-        path: a folder or zip that must hold the data set, or a folder with one of the above.
+        path: the data set's folder or zip, or a folder with one of the above; likewise ``RECSYS_DATA_DIR``.
         cache_dir: where a download is kept.
         allow_download: whether the network may be used.
         url, md5: what to download.
@@ -74,11 +75,13 @@ def load_movielens(
     """
     if path is not None:
         return read_movielens(_inside(path) or path)
-    given = os.environ.get("RECSYS_DATA_DIR")
-    for folder in (Path(given) if given else None, _NEARBY):
-        found = _inside(folder) if folder else None
-        if found:
-            return read_movielens(found)
+    if given := os.environ.get("RECSYS_DATA_DIR"):
+        try:
+            return read_movielens(_inside(Path(given)) or Path(given))
+        except DataFileError as error:
+            raise DataFileError(f"RECSYS_DATA_DIR is {given!r}: {error}") from error
+    if found := _inside(_NEARBY):
+        return read_movielens(found)
     cached = cache_dir / "ml-1m.zip"
     reason = "downloading it was not allowed"
     if cached.is_file() and md5_of(cached) == md5:
@@ -150,26 +153,19 @@ def prepare_movielens(raw: RawLog, path: Path) -> Dataset:
     """
     folder = path / _content_hash(raw)
     # Whoever finishes a folder first is as good as this process: both write the same bytes.
-    if not (folder / "samples").is_dir():
+    if not ((folder / "samples").is_dir() and (folder / "events").is_dir()):
         split = rechorus_split(raw)
-        rows = _table_order(raw, split.kept)
+        encoded = _encode_events(raw, split.kept)
         if not (folder / "events").is_dir():
             with suppress(FileExistsError):
-                _write_events(raw, rows, folder / "events")
-        with suppress(FileExistsError):
-            write_samples(_make_samples(raw, split, rows), folder / "samples")
+                save_event_table(encoded, folder / "events")
+        if not (folder / "samples").is_dir():
+            with suppress(FileExistsError):
+                write_samples(_make_samples(raw, split, split.kept[encoded.rows]), folder / "samples")
     return make_dataset(open_event_table(folder / "events"), open_samples(folder / "samples"))
 
 
-def _table_order(raw: RawLog, rows: Int64Array) -> Int64Array:
-    """Rows sorted as the event table sorts them, so that row i of the result is event i of the table."""
-    user_ids = np.asarray(raw.users["user_id"])
-    by_id = np.argsort(user_ids)
-    user_index = by_id[np.searchsorted(user_ids[by_id], raw.user[rows])]
-    return rows[np.lexsort((raw.timestamp_ms[rows], user_index))]
-
-
-def _write_events(raw: RawLog, rows: Int64Array, path: Path) -> None:
+def _encode_events(raw: RawLog, rows: Int64Array) -> EncodedTable:
     items = {name: column for name, column in raw.items.items() if name != "title"}
     events = {
         "user_id": raw.user[rows],
@@ -177,20 +173,25 @@ def _write_events(raw: RawLog, rows: Int64Array, path: Path) -> None:
         "timestamp_ms": raw.timestamp_ms[rows],
         "rating": raw.rating[rows],
     }
-    write_event_table(MOVIELENS_1M, raw.users, items, events, path)
+    return encode_event_table(MOVIELENS_1M, raw.users, items, events)
 
 
 def _make_samples(raw: RawLog, split: LogSplit, rows: Int64Array) -> Samples:
-    """Every event is a sample, sample i being event i; the splits say which are used."""
-    position = np.empty(len(raw), dtype=np.int64)
+    """Event i of the table is row ``rows[i]`` of the log and sample i; the splits say which are used."""
+    position = np.full(len(raw), -1, dtype=np.int64)
     position[rows] = np.arange(len(rows))
+
+    def samples(wanted: Int64Array) -> Int64Array:
+        found: Int64Array = np.sort(position[wanted])
+        return found[found >= 0]  # a rating that repeats another is no event
+
     return Samples(
         position=np.arange(len(rows)),
         label=(raw.rating[rows] >= _POSITIVE).astype(np.uint8),
         splits={
-            "train": np.sort(position[split.train]),
-            "validation": np.sort(position[split.validation]),
-            "test": np.sort(position[split.test]),
+            "train": samples(split.train),
+            "validation": samples(split.validation),
+            "test": samples(split.test),
         },
     )
 

@@ -54,6 +54,8 @@ def read_movielens(path: Path) -> RawLog:
     try:
         with zipfile.ZipFile(path) as archive:
             return _read_original(lambda name: _from_zip(archive, path, name), path)
+    except OSError as error:
+        raise DataFileError(f"{path}: cannot be read: {error.strerror}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataFileError(f"{path}: not a zip file, damaged or cut short: {error}") from error
 
@@ -85,7 +87,7 @@ def _read_original(read: ReadFile, path: Path) -> RawLog:
     # pyarrow takes only one character between fields.
     columns = _read_columns(ratings, text.replace(b"::", b"\t"), "\t", _RATING_COLUMNS)
     users, items = _read_users(*read("users.dat")), _read_movies(*read("movies.dat"))
-    return _join(ratings, columns, users, items, source=f"MovieLens-1M from {path}", exact=True)
+    return _join(ratings, columns, users, items, source=f"MovieLens-1M from {path}")
 
 
 def _read_chronological(path: Path) -> RawLog:
@@ -106,7 +108,7 @@ def _read_chronological(path: Path) -> RawLog:
     source = f"MovieLens-1M from {path}"
     if estimated:
         source += f" ({estimated:,} of {len(columns['exact']):,} timestamps are estimated)"
-    return _join(ratings, columns, users, items, source=source, exact=estimated == 0)
+    return _join(ratings, columns, users, items, source=source)
 
 
 def _join(
@@ -116,7 +118,6 @@ def _join(
     items: dict[str, Any],
     *,
     source: str,
-    exact: bool,
 ) -> RawLog:
     rating, timestamp_s = columns["rating"], columns["timestamp"]
     checks: list[tuple[npt.NDArray[np.bool_], str, str]] = [
@@ -140,7 +141,6 @@ def _join(
         rating=rating.astype(np.uint8),
         timestamp_ms=timestamp_s * 1000,
         source=source,
-        exact_timestamps=exact,
     )
 
 
@@ -174,11 +174,12 @@ def _read_columns(ratings: _Ratings, text: bytes, delimiter: str, names: list[st
 def _read_users(file: str, data: bytes) -> dict[str, Any]:
     expected = "user::gender::age::occupation::zip with gender M or F"
     users: dict[str, list[Any]] = {name: [] for name in ("user_id", "gender", "age", "occupation", "zip")}
+    seen: dict[int, int] = {}
     for number, line in _lines(data, 1):
         fields = line.decode("latin-1").rstrip("\r").split("::")
         if len(fields) != 5 or fields[1] not in ("M", "F") or not _integers(fields[0], *fields[2:4]) or not fields[4]:
             raise DataFileError(f"{file}: line {number}: expected {expected}, found {_shown(line)}")
-        users["user_id"].append(int(fields[0]))
+        users["user_id"].append(_new_id(file, number, fields[0], seen))
         users["gender"].append(fields[1])
         users["age"].append(int(fields[2]))
         users["occupation"].append(int(fields[3]))
@@ -189,18 +190,27 @@ def _read_users(file: str, data: bytes) -> dict[str, Any]:
 def _read_movies(file: str, data: bytes) -> dict[str, Any]:
     expected = f"movie::title::genre|genre|... with 1 to {_MAX_GENRES} genres"
     items: dict[str, list[Any]] = {name: [] for name in ("movie_id", "title", "main_genre", "genres", "year")}
+    seen: dict[int, int] = {}
     for number, line in _lines(data, 1):
         fields = line.decode("latin-1").rstrip("\r").split("::")
         genres = fields[-1].split("|")
         if len(fields) != 3 or not _integers(fields[0]) or not all(genres) or len(genres) > _MAX_GENRES:
             raise DataFileError(f"{file}: line {number}: expected {expected}, found {_shown(line)}")
         year = _YEAR.search(fields[1])
-        items["movie_id"].append(int(fields[0]))
+        items["movie_id"].append(_new_id(file, number, fields[0], seen))
         items["title"].append(fields[1])
         items["main_genre"].append(genres[0])
         items["genres"].append(genres)
         items["year"].append(int(year[1]) if year else None)
     return items
+
+
+def _new_id(file: str, number: int, field: str, seen: dict[int, int]) -> int:
+    """The id of a line, which no line before may have; ``seen`` maps ids to their lines."""
+    found = int(field)
+    if (first := seen.setdefault(found, number)) != number:
+        raise DataFileError(f"{file}: line {number}: expected a new id, found {found}, which line {first} has")
+    return found
 
 
 def _lines(data: bytes, first_line: int) -> Iterator[tuple[int, bytes]]:
@@ -224,6 +234,8 @@ def _from_folder(path: Path, name: str) -> tuple[str, bytes]:
             f"{path / name}: does not exist; expected MovieLens-1M: {_CHRONO}, users.dat.gz and movies.dat.gz, "
             "or ratings.dat, users.dat and movies.dat"
         ) from error
+    except OSError as error:  # a folder of that name, or not ours to read
+        raise DataFileError(f"{path / name}: cannot be read: {error.strerror}") from error
 
 
 def _from_gzip(path: Path, name: str) -> tuple[str, bytes]:
@@ -239,4 +251,7 @@ def _from_zip(archive: zipfile.ZipFile, path: Path, name: str) -> tuple[str, byt
     if member not in archive.namelist():
         found = ", ".join(archive.namelist()[:3]) or "nothing"
         raise DataFileError(f"{path}: not MovieLens-1M: expected {member} inside, found {found}")
-    return f"{path}/{member}", archive.read(member)
+    try:
+        return f"{path}/{member}", archive.read(member)
+    except (RuntimeError, NotImplementedError) as error:  # zipfile's for encrypted files and unknown compressions
+        raise DataFileError(f"{path}: {member} cannot be read: {error}; expected the published ml-1m.zip") from error

@@ -49,7 +49,6 @@ class RawLog:
         rating: 1 to 5; [N], uint8.
         timestamp_ms: [N], int64, milliseconds since 1970.
         source: a sentence that says where the log is from.
-        exact_timestamps: whether every timestamp is as published.
         best_probabilities: for synthetic data, the probability of rating >= 4 that each rating
             was drawn with: no model can rank better; [N], float64.
     """
@@ -61,7 +60,6 @@ class RawLog:
     rating: npt.NDArray[np.uint8]
     timestamp_ms: Int64Array
     source: str
-    exact_timestamps: bool
     best_probabilities: npt.NDArray[np.float64] | None = None
 
     def __len__(self) -> int:

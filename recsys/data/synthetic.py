@@ -70,7 +70,6 @@ def make_synthetic_log(*, users: int = 1500, events_per_user: int = 100, items: 
         rating=rating.astype(np.uint8).ravel(),
         timestamp_ms=_START_MS + seconds.ravel() * 1000,
         source=f"synthetic log: {users:,} users, {items:,} movies, {users * events_per_user:,} ratings, seed {seed}",
-        exact_timestamps=True,
         best_probabilities=probability.ravel(),
     )
 

@@ -1,7 +1,8 @@
 """Tables across processes: TorchRec's planner and DistributedModelParallel, on CPU (gloo) or GPU (NCCL).
 
 One process is world size 1 of the same code, so that FBGEMM's fused kernels (lookup, and update
-in the backward pass) run everywhere and a laptop run and a cluster run differ in no other way.
+in the backward pass) run everywhere. Tables can be spread over several processes; the training loop
+cannot use that yet, and refuses it, because samples and checkpoints are not divided among processes.
 """
 
 from __future__ import annotations

@@ -140,6 +140,7 @@ def export_bundle(
                 training={
                     "recipe": trained.config.recipe,
                     "config": json.loads(to_json(trained.config)),
+                    "data": trained.data_fingerprint,
                     "commit": _commit(),
                     "recsys": recsys.__version__,
                     "torch": str(torch.__version__),

@@ -1,9 +1,10 @@
 """The parity certificate: the exported graphs answer what the trained model answers, on real samples.
 
-A sample is put through both ways: torch scores it in a batch, from rows looked up in TorchRec
-tables; ONNX Runtime scores it as a request would be, from raw ids. Each request also carries
-candidates other than the sample's own, and the edge cases: one candidate, no history, an unknown
-user, an unknown item, missing features.
+A sample is put through both ways. Torch scores it in a batch as training cuts it, from rows looked up
+in TorchRec tables. ONNX Runtime scores it as a request: the bytes that a store would hold are read
+back and go through the serving encoder. So the certificate covers the encoder, the graphs and the
+tables. Each request also carries candidates other than the sample's own, and the edge cases: one
+candidate, no history, an unknown user, an unknown item, missing features.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ import onnxruntime
 import torch
 
 from recsys.bundle import Parity
+from recsys.data.events import user_events
 from recsys.data.samples import Dataset, make_batch
 from recsys.embeddings.tables import ITEM, input_tables
 from recsys.errors import BundleError
 from recsys.features.columns import Column, missing_column
-from recsys.features.encode import EncodedBatch
-from recsys.features.feature_set import FeatureSet
-from recsys.features.hashing import KEY_LIMIT, MISSING
-from recsys.training.loop import TrainedModel
+from recsys.features.encode import EncodedBatch, EncodedRequest, encode_request
+from recsys.features.entities import pack_rows, unpack_rows
+from recsys.features.feature_set import Feature
+from recsys.features.hashing import KEY_LIMIT, MISSING, Int64Array
+from recsys.features.history import Events, unpack_events
+from recsys.training.loop import TrainedModel, check_same_data
 
 TOLERANCE = 1e-4
 REQUESTS = 64
@@ -39,7 +43,9 @@ def certify(folder: Path, trained: TrainedModel, dataset: Dataset) -> Parity:
 
     Raises:
         BundleError: a difference above ``TOLERANCE``.
+        ConfigError: the model was trained on other data.
     """
+    check_same_data(trained, dataset)
     random = np.random.Generator(np.random.PCG64(0))
     indices = dataset.split("test") if len(dataset.split("test")) else dataset.split("train")
     chosen = random.choice(indices, size=min(REQUESTS, len(indices)), replace=False)
@@ -47,10 +53,10 @@ def certify(folder: Path, trained: TrainedModel, dataset: Dataset) -> Parity:
     worst, compared = 0.0, 0
     for number, index in enumerate(chosen):
         candidates = 1 if number % 8 == 0 else CANDIDATES
-        request = _request(dataset, int(index), random, candidates=candidates)
-        _make_edge_case(dataset.table.features, request, number)
-        got = graphs.logits(request)
-        expected = torch_logits(trained, request)
+        others = random.integers(0, len(dataset.table.item_keys), size=candidates - 1)
+        items = np.concatenate([[dataset.sample_item[index]], others])
+        got = graphs.logits(_request(dataset, int(index), items, number))
+        expected = torch_logits(trained, _sample(dataset, int(index), items, number))
         difference = float(np.abs(got - expected).max())
         if not difference <= TOLERANCE:  # NaN is refused too
             raise BundleError(
@@ -78,11 +84,10 @@ class OrtGraphs:
         self.rank = onnxruntime.InferenceSession(folder / "rank.onnx", options, providers=["CPUExecutionProvider"])
         self._side = [output.name for output in self.user.get_outputs()]
 
-    def logits(self, request: EncodedBatch) -> npt.NDArray[np.float32]:
-        """Logits of one user's candidates; ``request.item`` holds them."""
-        history = {n: c if len(c) else np.full(1, MISSING, dtype=np.int64) for n, c in request.history.items()}
-        side = self.user.run(None, {**request.user, **history})
-        inputs: dict[str, Any] = {**dict(zip(self._side, side, strict=True)), **request.item}
+    def logits(self, request: EncodedRequest) -> npt.NDArray[np.float32]:
+        """Logits of one request's candidates."""
+        side = self.user.run(None, request.user)
+        inputs: dict[str, Any] = {**dict(zip(self._side, side, strict=True)), **request.candidates}
         logits: npt.NDArray[np.float32] = self.rank.run(["logits"], inputs)[0]
         return logits
 
@@ -117,31 +122,63 @@ def torch_logits(trained: TrainedModel, request: EncodedBatch) -> npt.NDArray[np
     return result
 
 
-def _request(dataset: Dataset, index: int, random: np.random.Generator, *, candidates: int) -> EncodedBatch:
-    """One user's history and features with the sample's item first and random other candidates."""
+def _sample(dataset: Dataset, index: int, items: Int64Array, number: int) -> EncodedBatch:
+    """The training side of request ``number``: the sample's user and history as a batch, and these candidates."""
+    features = dataset.table.features
     batch = make_batch(dataset, np.array([index]))
-    others = random.integers(0, len(dataset.table.item_keys), size=candidates - 1)
-    items = np.concatenate([[dataset.sample_item[index]], others])
-    return EncodedBatch(
-        user=batch.user,
-        item={name: column[items] for name, column in dataset.item.items()},
-        history=batch.history,
-        history_offsets=batch.history_offsets,
-        labels=batch.labels,
+    batch.item.update({name: column[items] for name, column in dataset.item.items()})
+    if number % 8 == 1:
+        batch.history_offsets[-1] = 0
+        batch.history.update({name: column[:0] for name, column in batch.history.items()})
+    if number % 8 == 2:
+        batch.user[features.user_id.name] = np.array([KEY_LIMIT - 1])
+    if number % 8 == 3:
+        batch.item[features.item_id.name][0] = KEY_LIMIT - 1
+    if number % 8 == 4:
+        for side, declared in ((batch.user, (*features.user, *features.context)), (batch.item, features.item)):
+            side.update({f.name: missing_column(f, len(side[f.name])) for f in declared})
+    return batch
+
+
+def _request(dataset: Dataset, index: int, items: Int64Array, number: int) -> EncodedRequest:
+    """The same as a request, from what a store loaded with the table answers: bytes, and nothing for the unknown."""
+    table, features = dataset.table, dataset.table.features
+    user = int(dataset.sample_user[index])
+    position = dataset.samples.position[index : index + 1]
+    user_key, item_keys = int(table.user_keys[user]), table.item_keys[items]
+    user_columns = _through_rows(features.user, table.users, np.array([user]))
+    user_columns.update({name: column[position] for name, column in table.context.items()})
+    item_columns = _through_rows(features.item, table.items, items)
+    events: Events | None = _known_then(dataset, user, int(table.timestamp_ms[position[0]]))
+    if number % 8 == 1:
+        events = None
+    if number % 8 == 2:
+        user_key = KEY_LIMIT - 1
+    if number % 8 == 3:
+        item_keys[0] = KEY_LIMIT - 1
+    if number % 8 == 4:
+        user_columns, item_columns = {}, {}
+    return encode_request(
+        features,
+        user_key=user_key,
+        user_columns=user_columns,
+        request_values={},
+        events=events,
+        item_keys=item_keys,
+        item_columns=item_columns,
     )
 
 
-def _make_edge_case(features: FeatureSet, request: EncodedBatch, number: int) -> None:
-    """Alter some requests: no history, unknown user, unknown item, every feature missing."""
-    if number % 8 == 1:
-        request.history_offsets[-1] = 0
-        for name, column in request.history.items():
-            request.history[name] = column[:0]
-    if number % 8 == 2:
-        request.user[features.user_id.name] = np.array([KEY_LIMIT - 1])
-    if number % 8 == 3:
-        request.item[features.item_id.name] = request.item[features.item_id.name].copy()
-        request.item[features.item_id.name][0] = KEY_LIMIT - 1
-    if number % 8 == 4:
-        for side, declared in ((request.user, (*features.user, *features.context)), (request.item, features.item)):
-            side.update({f.name: missing_column(f, len(side[f.name])) for f in declared})
+def _known_then(dataset: Dataset, user: int, time_ms: int) -> Events:
+    """The user's history as a store held it at that time."""
+    features = dataset.table.features
+    events = unpack_events(features, user_events(dataset.table, user).tobytes())
+    return events[(events["timestamp"] < time_ms) & (events["arrival"] <= time_ms)]
+
+
+def _through_rows(
+    declared: tuple[Feature, ...], columns: Mapping[str, Column], indices: Int64Array
+) -> dict[str, Column]:
+    """Features of entities, packed and unpacked as the store does it."""
+    chosen = {f.name: columns[f.name][indices] for f in declared}
+    return unpack_rows(declared, pack_rows(declared, chosen)) if declared else {}

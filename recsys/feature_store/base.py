@@ -75,6 +75,10 @@ class FeatureStore(Protocol):
         """Store the features of N items, replacing what was there. ``columns`` holds every feature."""
         ...
 
+    async def items(self, keys: Int64Array, *, timeout_s: float) -> Mapping[str, Column]:
+        """The features of N items as they are stored now, duplicates allowed; missing for unknown items."""
+        ...
+
     async def read_for_rank(self, user_key: int, item_keys: Int64Array, *, timeout_s: float) -> RankInputs:
         """All that a Rank request needs, in one round trip. Never raises for a store that is
         unreachable, slow or holds foreign bytes: the answer says what is degraded."""

@@ -2,28 +2,35 @@
 
 It has no TCP port: only this user's processes reach it, through a unix socket. Its data survives
 restarts (append-only file, synced every second, so a power cut loses at most the last second).
+
+Who may stop it is settled by locks on files in the data folder (flock(2)), because the system gives a
+lock back however its holder ends:
+
+- ``users.lock``, shared, is held by every program that uses the Redis;
+- ``running.lock`` is held by the keeper (``keeper.py``), the process under which Redis runs, until Redis is gone.
+  It waits to get ``users.lock`` for itself: then nobody is left, be it by exit or by SIGKILL, and it stops Redis;
+- ``start.lock`` is held for a moment by who starts it or leaves it, so that these do not overlap.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import fcntl
 import hashlib
 import importlib.util
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import IO, Literal
 from urllib.parse import quote
 
 from recsys.errors import ConfigError, StoreError, StoreUnavailableError
@@ -31,7 +38,7 @@ from recsys.errors import ConfigError, StoreError, StoreUnavailableError
 _SOCKET_PATH_LIMIT_BYTES = 103
 """sun_path holds 108 bytes on Linux, 104 on macOS, the closing zero included."""
 
-_PR_SET_PDEATHSIG = 1
+_KEEPER = Path(__file__).with_name("keeper.py")
 
 
 def redis_binary() -> str:
@@ -58,9 +65,10 @@ def redis_binary() -> str:
 class EmbeddedRedis:
     """A Redis server for ``data_dir``, as a context manager; ``.url`` is its address.
 
-    If a server already answers for this folder (another process of this user started it), that
-    one is used, and left running. Otherwise one is started; it ends with :meth:`stop`, or when
-    the thread that started it ends, even by SIGKILL (Linux). Start it from a thread that lasts.
+    If a server already answers for this folder (this program or another one of this user started it), that one
+    is used; otherwise one is started. It runs until the last of its users stops it or ends, be it by SIGKILL;
+    who started it does not matter. Keep this object for as long as Redis is needed. A server that was started
+    by hand on the same socket is left running.
 
     Args:
         data_dir: created if absent.
@@ -74,18 +82,21 @@ class EmbeddedRedis:
 
     def __init__(self, data_dir: str | Path, *, start_timeout_s: float = 300.0) -> None:
         self.data_dir = Path(data_dir).absolute()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._users: IO[str] | None = None
         deadline_s = time.monotonic() + start_timeout_s
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
             self.socket_path = _socket_path(self.data_dir)
-            with _locked(self.data_dir / "lock", deadline_s):
-                if _ask(self.socket_path) is None:
-                    self._process = _start(self.data_dir, self.socket_path)
+            with _locked(self.data_dir / "start.lock", deadline_s):
+                self._users = (self.data_dir / "users.lock").open("a")
                 try:
+                    _lock(self._users, fcntl.LOCK_SH, deadline_s)
+                    if _ask(self.socket_path) is None:
+                        self._keeper = _start(self.data_dir, self.socket_path)
                     self._wait(deadline_s)
                 except BaseException:
-                    self.stop()
+                    self._leave(time.monotonic() + 10.0)
                     raise
         except OSError as error:
             raise ConfigError(
@@ -97,19 +108,44 @@ class EmbeddedRedis:
     @property
     def started(self) -> bool:
         """Whether this object started the server, rather than found it running."""
-        return self._process is not None
+        return self._keeper is not None
 
-    def stop(self, *, timeout_s: float = 10.0) -> None:
-        """Stop the server if this object started it: SIGTERM, which syncs its data, then SIGKILL."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.terminate()
+    def stop(self, *, timeout_s: float = 15.0) -> None:
+        """Use it no longer; if nobody else does, return when it has ended (SIGTERM, after 10 s SIGKILL).
+
+        After ``timeout_s`` this returns even so; the server still ends by itself.
+        """
+        deadline_s = time.monotonic() + timeout_s
         try:
-            process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            with _locked(self.data_dir / "start.lock", deadline_s):
+                self._leave(deadline_s)
+        except (
+            OSError,
+            StoreUnavailableError,
+        ):  # the folder is gone, or somebody starts for long: the lock says it all
+            self._leave(time.monotonic())
+
+    def _leave(self, deadline_s: float) -> None:
+        """Give the users' lock back; the last one waits for the end. ``start.lock`` is held, lest somebody joins."""
+        users, self._users = self._users, None
+        if users is None:
+            return
+        with users:
+            last = not _others_use(users)
+        if last:
+            with contextlib.suppress(StoreUnavailableError, OSError), _locked(self._running_path, deadline_s):
+                pass
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            try:
+                keeper.wait(max(deadline_s - time.monotonic(), 0.0) if last else 0.0)
+            except subprocess.TimeoutExpired:
+                # Others still need it. Somebody must wait for it, lest it stays as a zombie.
+                threading.Thread(target=keeper.wait, daemon=True).start()
+
+    @property
+    def _running_path(self) -> Path:
+        return self.data_dir / "running.lock"
 
     def __enter__(self) -> EmbeddedRedis:
         return self
@@ -125,10 +161,11 @@ class EmbeddedRedis:
 
     def _wait(self, deadline_s: float) -> None:
         while (answer := _ask(self.socket_path)) != b"+PONG\r\n":
-            if self._process is not None and self._process.poll() is not None:
-                log = (self.data_dir / "redis.log").read_text(errors="replace").strip().splitlines()[-5:]
+            if self._keeper is not None and self._keeper.poll() is not None:
+                log_path = self.data_dir / "redis.log"
+                log = log_path.read_text(errors="replace").strip().splitlines()[-5:] if log_path.exists() else []
                 raise StoreError(
-                    f"Redis for {str(self.data_dir)!r} ended with code {self._process.returncode}: " + " | ".join(log)
+                    f"Redis for {str(self.data_dir)!r} ended with code {self._keeper.returncode}: " + " | ".join(log)
                 )
             if time.monotonic() > deadline_s:
                 state = (answer or b"no answer").decode(errors="replace").strip()
@@ -150,16 +187,16 @@ def _start(data_dir: Path, socket_path: Path) -> subprocess.Popen[bytes]:
     }
     binary = redis_binary()
     arguments = [binary, *(part for name, value in options.items() for part in (f"--{name}", value))]
+    locks = [str(data_dir / "users.lock"), str(data_dir / "running.lock")]
     try:
         _check_version(binary, data_dir)
         return subprocess.Popen(
-            arguments,
+            [sys.executable, "-I", "-S", str(_KEEPER), *locks, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            # Ctrl-C in a terminal goes to the whole foreground group: Redis must outlive our last writes.
-            process_group=0,
-            preexec_fn=_die_with_parent() if sys.platform == "linux" else None,
+            # Ctrl-C and a closed terminal reach the whole session: Redis must outlive everyone's last writes.
+            start_new_session=True,
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise StoreError(f"{binary} cannot be run: {error}") from error
@@ -167,28 +204,16 @@ def _start(data_dir: Path, socket_path: Path) -> subprocess.Popen[bytes]:
 
 def _check_version(binary: str, data_dir: Path) -> None:
     """Refuse data of Redis 7 with an older server: it would look for another file, and start empty."""
-    if not (data_dir / "appendonlydir").is_dir():
-        return
+    # Asked in any case: it shows whether the program runs at all.
     shown = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     version = re.search(r"v=(\d+)", shown)
+    if not (data_dir / "appendonlydir").is_dir():
+        return
     if version is not None and int(version.group(1)) < 7:
         raise StoreError(
             f"{str(data_dir)!r} was written by Redis 7 or later, but {binary} is version {version.group(1)}: "
             "start the newer Redis yourself and give its URL, or choose another data folder"
         )
-
-
-def _die_with_parent() -> Callable[[], None]:
-    """For a child between fork and exec: get SIGTERM when the parent ends (Linux, prctl(2))."""
-    libc = ctypes.CDLL(None, use_errno=True)  # loaded before the fork: only async-safe calls after it
-    parent = os.getpid()
-
-    def ask_for_signal() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it ended before we asked
-            os._exit(1)
-
-    return ask_for_signal
 
 
 def is_running(data_dir: Path) -> bool:
@@ -229,16 +254,32 @@ def _socket_path(data_dir: Path) -> Path:
     return folder / f"{digest}.sock"
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked(path: Path, deadline_s: float) -> Iterator[None]:
-    """Hold a file lock, so that of two processes that start together one starts the server."""
-    with path.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline_s:
-                    raise StoreUnavailableError(f"{path}: another process is still starting Redis") from None
-                time.sleep(0.02)
+    """Hold the lock on a file alone; StoreUnavailableError if another process has it until the deadline."""
+    with path.open("a") as file:
+        _lock(file, fcntl.LOCK_EX, deadline_s)
         yield
+
+
+def _lock(file: IO[str], kind: int, deadline_s: float) -> None:
+    while not _try_lock(file, kind):
+        if time.monotonic() > deadline_s:
+            raise StoreUnavailableError(f"{file.name}: another process is still starting or stopping Redis")
+        time.sleep(0.02)
+
+
+def _try_lock(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _others_use(users: IO[str]) -> bool:
+    """Whether somebody else shares this lock, which may be lost by asking."""
+    if _try_lock(users, fcntl.LOCK_EX):
+        return False
+    # Changing a lock's kind lets go of it for a moment, in which the keeper may have got it: then it cannot be shared.
+    return _try_lock(users, fcntl.LOCK_SH)

@@ -18,18 +18,26 @@ from recsys.features.columns import Column, missing_column
 from recsys.features.feature_set import Feature
 from recsys.features.hashing import MISSING, Int64Array
 
+BoolArray = npt.NDArray[np.bool_]
+
+_ABSENT_MAX_AGE_S = 1.0
+"""Seconds for which an item that the store did not have is taken as absent: a new item shows soon."""
+
 _WAYS = 8
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 """2^64 / golden ratio: Fibonacci hashing (Knuth, TAOCP 3, section 6.4)."""
 
 
 class ItemCache:
-    """Encoded features of items by key, unknown items included.
+    """Encoded features of items by key, items that the store does not have included.
+
+    Items older than ``max_age_s`` stay until others need their slots: when the store is away, old
+    features are better than none.
 
     Args:
         features: the item features.
         capacity: items held, rounded up to a power of two, at least 8.
-        max_age_s: seconds after which an item is read again; 0 caches nothing.
+        max_age_s: seconds after which an item is read again, at most one for an absent item; 0 caches nothing.
         clock: seconds, monotonic.
     """
 
@@ -48,20 +56,26 @@ class ItemCache:
         self._clock = clock
         self._shift = np.uint64(64 - (slots // _WAYS).bit_length() + 1)
         self._keys = np.full((slots // _WAYS, _WAYS), MISSING, dtype=np.int64)
+        self._slot_keys = self._keys.reshape(-1)
         self._expires_s = np.zeros(slots)
         self._columns = {f.name: missing_column(f, slots) for f in features}
 
-    def find(self, keys: Int64Array) -> tuple[Int64Array, npt.NDArray[np.bool_]]:
-        """Where items are: slots [C] and whether that slot really holds the item [C]."""
-        slots, found = self._locate(keys)
-        return slots, found & (self._expires_s[slots] > self._clock())
+    def read(self, keys: Int64Array) -> tuple[dict[str, Column], BoolArray, BoolArray]:
+        """Copies of the features of items, N = C; which items are known [C]; which are also young enough [C].
 
-    def take(self, slots: Int64Array) -> dict[str, Column]:
-        """The features in slots, N = C."""
-        return {name: column[slots] for name, column in self._columns.items()}
+        Features of items that are not known mean nothing.
+        """
+        slots, known = self._locate(keys)
+        # take(): 0.8 us where column[slots] needs 3.0 for 200 rows of 6.
+        columns = {name: column.take(slots, axis=0) for name, column in self._columns.items()}
+        return columns, known, known & (self._expires_s.take(slots) > self._clock())
 
-    def put(self, keys: Int64Array, columns: Mapping[str, Column], *, generation: int) -> None:
+    def put(
+        self, keys: Int64Array, columns: Mapping[str, Column], *, generation: int, absent: BoolArray | None = None
+    ) -> None:
         """Remember the features of distinct items, replacing the oldest of a full set.
+
+        ``absent`` [N] marks items that the store does not have; their features are all missing.
 
         Does nothing if anything was forgotten since ``generation``: the features may have been
         read before a write that :meth:`forget` has already been told about.
@@ -70,8 +84,10 @@ class ItemCache:
             return
         slots, known = self._locate(keys)
         slots[~known] = self._victims(keys[~known])
-        self._keys.reshape(-1)[slots] = keys
-        self._expires_s[slots] = self._clock() + self._max_age_s
+        self._slot_keys[slots] = keys
+        absent_age_s = min(self._max_age_s, _ABSENT_MAX_AGE_S)
+        age_s = self._max_age_s if absent is None else np.where(absent, absent_age_s, self._max_age_s)
+        self._expires_s[slots] = self._clock() + age_s
         for name, column in self._columns.items():
             column[slots] = columns[name]
 
@@ -79,6 +95,7 @@ class ItemCache:
         """Drop items, because they were written."""
         self.generation += 1
         slots, known = self._locate(keys)
+        self._slot_keys[slots[known]] = MISSING
         self._expires_s[slots[known]] = 0.0
 
     def _sets(self, keys: Int64Array) -> Int64Array:
@@ -86,11 +103,12 @@ class ItemCache:
             return np.zeros(len(keys), dtype=np.int64)
         return ((keys.astype(np.uint64) * _MIX) >> self._shift).astype(np.int64)
 
-    def _locate(self, keys: Int64Array) -> tuple[Int64Array, npt.NDArray[np.bool_]]:
+    def _locate(self, keys: Int64Array) -> tuple[Int64Array, BoolArray]:
+        """Slots [C], and whether that slot holds the item [C]."""
         sets = self._sets(keys)
-        same = self._keys[sets] == keys[:, None]
-        ways = same.argmax(axis=1)
-        return sets * _WAYS + ways, same.any(axis=1)
+        ways = (self._keys.take(sets, axis=0) == keys[:, None]).argmax(axis=1)
+        slots = sets * _WAYS + ways
+        return slots, self._slot_keys.take(slots) == keys
 
     def _victims(self, keys: Int64Array) -> Int64Array:
         """The slots to overwrite: in each set the oldest first, a different one for each key."""

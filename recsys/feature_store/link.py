@@ -21,6 +21,7 @@ from redis.exceptions import (
     MasterDownError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisError,
     ResponseError,
     TryAgainError,
 )
@@ -132,7 +133,7 @@ class RedisLink:
         """Send commands together and return their replies in order.
 
         Raises:
-            StoreUnavailableError: Redis is unreachable, or did not answer in ``timeout_s``.
+            StoreUnavailableError: Redis is unreachable, did not answer in ``timeout_s``, or is no Redis.
         """
         self._breaker.check()
         timeout_s = max(timeout_s, 0.0)
@@ -145,7 +146,8 @@ class RedisLink:
             reason = f"{self.name}: no answer within {timeout_s * 1000:.0f} ms"
             self._breaker.failed(reason, timed_out=True)
             raise StoreUnavailableError(reason) from None
-        except (RedisConnectionError, OSError) as error:
+        except (RedisError, OSError) as error:
+            # Not only lost connections: what listens there may not speak Redis at all.
             reason = f"{self.name}: {error}"
             self._breaker.failed(reason)
             raise StoreUnavailableError(reason) from error

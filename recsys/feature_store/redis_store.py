@@ -17,7 +17,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from recsys.errors import InvalidInputError, StoreError, StoreFormatError, StoreUnavailableError
 from recsys.feature_store.base import AppendResult, RankInputs
 from recsys.feature_store.history_value import HistoryValue
-from recsys.feature_store.item_cache import ItemCache
+from recsys.feature_store.item_cache import BoolArray, ItemCache
 from recsys.feature_store.keys import check_layout, history_key, item_row_key, layouts, meta_key, user_row_key
 from recsys.feature_store.link import Command, RedisLink, Reply, translate
 from recsys.features.columns import Column, missing_column
@@ -28,6 +28,7 @@ from recsys.features.history import Events, HistoryHeader, require_history
 
 _log = logging.getLogger(__name__)
 _LOG_EVERY_S = 10.0
+_CLAIM_EVERY_S = 1.0
 _SCRIPT = resources.files(__package__).joinpath("append.lua").read_bytes()
 _SCRIPT_SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest()
 _NO_EVENTS: Events = np.empty(0, dtype=[("item", "<i8"), ("timestamp", "<i8"), ("arrival", "<i8")])
@@ -39,7 +40,8 @@ class RedisFeatureStore:
     Args:
         features: what is stored, and under which name.
         link: the Redis to use; closed by :meth:`close`.
-        cache: item features kept in this process; writes by others show after its ``max_age_s``.
+        cache: item features kept in this process; writes by others show after its ``max_age_s``, new items
+            after a second. Older features serve while Redis cannot be read.
     """
 
     def __init__(self, features: FeatureSet, *, link: RedisLink, cache: ItemCache) -> None:
@@ -48,7 +50,7 @@ class RedisFeatureStore:
         self._link = link
         self._cache = cache
         self._history = HistoryValue(features) if features.history is not None else None
-        self._claimed: set[str] = set()
+        self._claimed_at_s: dict[str, float] = {}
         self._logged: dict[str, tuple[float, int]] = {}
 
     @classmethod
@@ -141,28 +143,51 @@ class RedisFeatureStore:
         finally:
             self._cache.forget(keys)
 
+    async def items(self, keys: Int64Array, *, timeout_s: float) -> Mapping[str, Column]:
+        """As the protocol says. Not from the cache: what is read here is stored for good, a stale
+        "unknown" included.
+
+        Raises:
+            InvalidInputError: a key out of range.
+            StoreFormatError: an item's key holds foreign bytes.
+            StoreUnavailableError: Redis is unreachable or too slow.
+        """
+        features = self._features.item
+        distinct, position = np.unique(keys, return_inverse=True)
+        if not features or not len(distinct):
+            return {f.name: missing_column(f, len(keys)) for f in features}
+        names = [item_row_key(self._name, key) for key in _checked_all(distinct)]
+        (reply,) = await self._link.round_trip([(b"MGET", *names)], timeout_s=timeout_s)
+        rows = list(_value(f"{len(names)} items", reply))
+        return {name: column[position] for name, column in unpack_rows(features, rows).items()}
+
     async def read_for_rank(self, user_key: int, item_keys: Int64Array, *, timeout_s: float) -> RankInputs:
         """As the protocol says; item_keys has shape [C]."""
         commands = self._user_commands(user_key)
         users = len(commands)
         generation = self._cache.generation
-        slots, cached = self._cache.find(item_keys)
+        # Copied before the wait: meanwhile other requests may put other items into the same slots.
+        item_columns, known, fresh = self._cache.read(item_keys)
         unread = position = np.empty(0, dtype=np.int64)
-        if self._features.item and not cached.all():
-            unread, position = np.unique(item_keys[~cached], return_inverse=True)
+        if self._features.item and not fresh.all():
+            unread, position = np.unique(item_keys[~fresh], return_inverse=True)
             commands.append((b"MGET", *(item_row_key(self._name, key) for key in unread.tolist())))
         try:
             replies = await self._link.round_trip(commands, timeout_s=timeout_s) if commands else []
         except StoreError as error:
             replies = [error] * len(commands)
         events, user_columns, user_degraded = self._user_part(user_key, replies[:users])
-        item_columns, items_degraded = self._cache.take(slots), False
+        items_degraded = False
         if len(unread):
-            fetched, items_degraded = self._item_part(unread, replies[users])
+            fetched, absent, unreadable = self._item_part(unread, replies[users])
+            items_degraded = bool(unreadable.any())
             if not items_degraded:
-                self._cache.put(unread, fetched, generation=generation)
+                self._cache.put(unread, fetched, generation=generation, absent=absent)
+            # What could not be read keeps its expired features, where there are any.
+            wanted = ~(known[~fresh] & unreadable[position])
+            into = np.flatnonzero(~fresh)[wanted]
             for name, column in item_columns.items():
-                column[~cached] = fetched[name][position]
+                column[into] = fetched[name][position[wanted]]
         return RankInputs(events, user_columns, item_columns, user_degraded, items_degraded)
 
     async def ping(self, *, timeout_s: float) -> None:
@@ -184,14 +209,24 @@ class RedisFeatureStore:
         return self._history
 
     async def _claim(self, part: str, *, timeout_s: float) -> None:
-        """Before this store's first write to a part: record its layout, or refuse if another is there."""
-        if part in self._claimed:
-            return
+        """Before a write to a part: record its layout, or refuse if another is there.
+
+        Asked again every second, as somebody may empty the Redis under a running program, and fill it anew.
+        """
+        last_s = self._claimed_at_s.get(part)
+        if last_s is not None:
+            if time.monotonic() - last_s < _CLAIM_EVERY_S:
+                return
+            self._claimed_at_s[part] = time.monotonic()  # writes that come while we ask need not ask too
         meta, declared = meta_key(self._name), layouts(self._features)[part]
         commands: list[Command] = [(b"HSETNX", meta, part, declared), (b"HGET", meta, part)]
-        _, stored = [_value(meta, r) for r in await self._link.round_trip(commands, timeout_s=timeout_s)]
-        check_layout(self._name, part, stored.decode(), declared)
-        self._claimed.add(part)
+        try:
+            _, stored = [_value(meta, r) for r in await self._link.round_trip(commands, timeout_s=timeout_s)]
+            check_layout(self._name, part, stored.decode(), declared)
+        except BaseException:
+            self._claimed_at_s.pop(part, None)
+            raise
+        self._claimed_at_s[part] = time.monotonic()
 
     async def _put(
         self,
@@ -226,7 +261,7 @@ class RedisFeatureStore:
     def _user_part(self, user: int, replies: Sequence[Reply]) -> tuple[Events, dict[str, Column], bool]:
         """Events and features from the replies to :meth:`_user_commands`; whether any was unreadable."""
         events, degraded = _NO_EVENTS, False
-        columns = {f.name: missing_column(f, 1) for f in self._features.user}
+        columns: dict[str, Column] = {}
         if self._history is not None:
             key, value = history_key(self._name, user), self._history
             events = value.no_events
@@ -239,27 +274,29 @@ class RedisFeatureStore:
             try:
                 columns = unpack_rows(self._features.user, [_value(key, replies[-1])], entity=key.decode())
             except StoreError as error:
+                columns = {f.name: missing_column(f, 1) for f in self._features.user}
                 degraded = self._degraded("user", error)
         return events, columns, degraded
 
-    def _item_part(self, keys: Int64Array, reply: Reply) -> tuple[dict[str, Column], bool]:
-        """Features from the reply to MGET; whether any item was unreadable, and so taken as missing."""
-        features, degraded = self._features.item, False
+    def _item_part(self, keys: Int64Array, reply: Reply) -> tuple[dict[str, Column], BoolArray, BoolArray]:
+        """Features from the reply to MGET; which items Redis does not have; which could not be read."""
+        features, unreadable = self._features.item, np.zeros(len(keys), dtype=np.bool_)
         rows: list[bytes | None] = [None] * len(keys)
         try:
             rows = list(_value("items", reply))
         except StoreError as error:
-            degraded = self._degraded("item", error)
+            unreadable[:] = self._degraded("item", error)
+        absent = np.fromiter((row is None for row in rows), dtype=np.bool_, count=len(rows))
         try:
-            return unpack_rows(features, rows), degraded
+            return unpack_rows(features, rows), absent, unreadable
         except StoreFormatError:
             # One foreign value must not take the other items' features away.
             for i, row in enumerate(rows):
                 try:
                     unpack_rows(features, [row], entity=item_row_key(self._name, int(keys[i])).decode())
                 except StoreFormatError as error:
-                    rows[i], degraded = None, self._degraded("item", error)
-            return unpack_rows(features, rows), degraded
+                    rows[i], unreadable[i] = None, self._degraded("item", error)
+            return unpack_rows(features, rows), absent, unreadable
 
     def _degraded(self, part: str, error: StoreError) -> bool:
         """Log it, each kind at most once in 10 s, and return True."""

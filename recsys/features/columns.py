@@ -1,4 +1,8 @@
-"""Raw values to columns: ids to int64 keys, numbers to float32. Everything else builds on these three."""
+"""Raw values to columns: ids to int64 keys, numbers to float32. Everything else builds on these three.
+
+A raw id that is ``None``, -1 or the empty text is a missing value, here and so everywhere: in event
+logs, entity rows, requests and appended events (``docs/specs/ids.md``).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ def feature_keys(feature: Categorical, values: Any) -> Int64Array:
     Args:
         feature: declares the id type and how many values one entity may have.
         values: single-valued: N ids, as an array or a sequence. Multi-valued: N sequences of at
-            most ``max_values`` ids. ``None`` (or an empty sequence) is a missing value.
+            most ``max_values`` ids. ``None``, -1 and ``""`` (or an empty sequence) are missing values.
 
     Returns:
         int64, shape [N], or [N, max_values] padded with ``MISSING``.
@@ -70,7 +74,9 @@ def _as_sequence(feature: Categorical, value: Any) -> Sequence[Any]:
 def _keys(feature: Categorical, values: Any) -> Int64Array:
     _check_flat(feature, values)
     if isinstance(values, np.ndarray) and values.dtype.kind in "iu" and feature.id_type == "int":
-        return integer_keys(values)
+        found = integer_keys(values)
+        missing = values == MISSING
+        return np.where(missing, MISSING, found) if missing.any() else found
     values = list(values)
     present = [i for i, v in enumerate(values) if v is not None]
     keys = np.full(len(values), MISSING, dtype=np.int64)
@@ -83,6 +89,10 @@ def _keys(feature: Categorical, values: Any) -> Int64Array:
                 f"feature {feature.name!r} takes {feature.id_type} ids; "
                 f"value {i} is {values[i]!r} ({type(values[i]).__name__})"
             )
+    nothing = "" if feature.id_type == "string" else MISSING
+    present = [i for i in present if values[i] != nothing]
+    if not present:
+        return keys
     if feature.id_type == "string":
         keys[present] = string_keys([str(values[i]) for i in present])
     else:

@@ -97,11 +97,12 @@ class History:
 
     Args:
         attributes: id features of an event. An attribute with the name of an item feature is
-            compared with the candidate's value; any other (a rating, an action) is known only
-            for past events.
+            compared with the candidate's value, and takes the item's stored value where it is not
+            sent; any other (a rating, an action) is known only for past events.
         max_events: the store keeps at least this many of the newest events.
         recent: how many of the newest events a model reads as they are.
-        ttl_s: seconds after a user's last event at which the history expires; 0 for never.
+        ttl_s: seconds after the last append that added an event, at which the history expires,
+            however old its events are; 0 for never.
     """
 
     attributes: tuple[Categorical, ...] = ()

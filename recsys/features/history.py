@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,9 @@ class HistoryHeader:
 def require_history(features: FeatureSet) -> History:
     """The FeatureSet's history declaration, or InvalidInputError if it has none."""
     if features.history is None:
-        raise InvalidInputError(f"FeatureSet {features.name!r} declares no history")
+        raise InvalidInputError(
+            f"FeatureSet {features.name!r} declares no history; training, export and events need one: history=History()"
+        )
     return features.history
 
 
@@ -113,6 +115,17 @@ def make_events(
         else:
             events[name] = _STORAGE_MISSING[attribute.storage]
     return events
+
+
+def inherited_attributes(features: FeatureSet, *, sent: Container[str]) -> tuple[str, ...]:
+    """Attributes that take the item's stored value: those named like an item feature, stored as ``i64``, and not sent.
+
+    The one rule for event logs and appended events, so that a live event has the bytes that
+    training saw. ``FeatureSet`` makes sure that such an attribute is of the item feature's kind.
+    """
+    items = {f.name for f in features.item}
+    attributes = require_history(features).attributes
+    return tuple(a.name for a in attributes if a.storage == "i64" and a.name in items and a.name not in sent)
 
 
 def attribute_keys(attribute: Categorical, events: Events) -> Int64Array:
@@ -210,7 +223,7 @@ def _attribute_column(attribute: Categorical, values: Any, length: int) -> Int64
     too_large = keys >= limit
     if too_large.any():
         raise InvalidInputError(
-            f"history attribute {attribute.name!r}: value {int(keys[np.argmax(too_large)])} does not fit its "
+            f"history attribute {attribute.name!r}: value {values[int(np.argmax(too_large))]} does not fit its "
             f"storage {attribute.storage!r}; allowed: 0 to {limit - 1}"
         )
     return np.where(keys == MISSING, _STORAGE_MISSING[attribute.storage], keys)

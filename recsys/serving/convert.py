@@ -15,7 +15,7 @@ from recsys.errors import InvalidInputError, nearest
 from recsys.feature_store.base import AppendResult
 from recsys.features.columns import feature_keys
 from recsys.features.feature_set import Categorical, FeatureSet
-from recsys.features.hashing import MISSING, Int64Array, integer_key, string_key
+from recsys.features.hashing import KEY_LIMIT, MISSING, Int64Array, integer_key, string_key
 from recsys.features.history import Events, HistoryHeader, attribute_keys, make_events, require_history
 from recsys.serving._pb import feature_store_pb2, ranker_pb2
 from recsys.serving.ranker import RankRequest, RankResult
@@ -27,6 +27,7 @@ _MIN_TIMESTAMP_MS = 100_000_000_000
 """1973-03-03; every time in seconds until the year 5138 is below it, so it tells the units apart."""
 
 _FIELDS = {"int": "integer", "string": "text"}
+_NO_ID = "-1 or the empty text, which stand for no value; send an id"
 
 
 def rank_request(message: ranker_pb2.RankRequest, features: FeatureSet, *, max_candidates: int) -> RankRequest:
@@ -40,7 +41,7 @@ def rank_request(message: ranker_pb2.RankRequest, features: FeatureSet, *, max_c
         raise InvalidInputError(f"candidates: got {count:,}; allowed: 1 to {max_candidates:,} per request")
     return RankRequest(
         user_key=_user_key(message, features),
-        candidate_keys=feature_keys(features.item_id, _ids("candidates", message.candidates, features.item_id)),
+        candidate_keys=_candidate_keys(message.candidates, features.item_id),
         features={name: _feature_values(name, value) for name, value in message.features.items()},
         top_k=message.top_k,
         model=message.model,
@@ -54,7 +55,7 @@ def rank_response(result: RankResult) -> ranker_pb2.RankResponse:
         degraded.append(ranker_pb2.DEGRADATION_USER_UNAVAILABLE)
     if result.items_degraded:
         degraded.append(ranker_pb2.DEGRADATION_ITEMS_UNAVAILABLE)
-    # tolist(): protobuf takes 6 us for 200 Python floats, 36 us for an array.
+    # tolist(): protobuf takes 6 us for 200 Python floats, 36 us for an array of them.
     return ranker_pb2.RankResponse(
         scores=result.scores.tolist(),
         positions=None if result.positions is None else result.positions.tolist(),
@@ -69,6 +70,8 @@ def append_request(
     message: feature_store_pb2.AppendEventsRequest, features: FeatureSet, *, future_tolerance_s: int
 ) -> tuple[int, Events]:
     """Check and convert an AppendEvents call to the user's key and packed events.
+
+    Attributes that were not sent are missing; the service fills those that the items have.
 
     Raises:
         InvalidInputError: see the message.
@@ -143,9 +146,21 @@ def _user_key(message: Any, features: FeatureSet) -> int:
             f"user.{found} is {value!r}, but {features.user_id.name!r} takes "
             f"{features.user_id.id_type} ids; set user.{wanted}"
         )
-    if value == "":
-        raise InvalidInputError("user.text is empty; send the user's id")
+    if value in ("", MISSING):
+        raise InvalidInputError(f"user.{wanted} is {_NO_ID}")
     return integer_key(value) if wanted == "integer" else string_key(value)
+
+
+def _candidate_keys(candidates: ranker_pb2.Ids, item_id: Categorical) -> Int64Array:
+    ids = _ids("candidates", candidates, item_id)
+    # Nearly always all ids are their own keys, and one pass can tell: as unsigned, negative ids are large.
+    if isinstance(ids, np.ndarray) and ids.view(np.uint64).max() < KEY_LIMIT:
+        own_keys: Int64Array = ids
+        return own_keys
+    keys = feature_keys(item_id, ids)
+    if (missing := keys == MISSING).any():
+        raise InvalidInputError(f"candidates[{int(np.argmax(missing))}] is {_NO_ID}")
+    return keys
 
 
 def _ids(field: str, ids: ranker_pb2.Ids, feature: Categorical) -> Any:
@@ -199,15 +214,8 @@ def _attributes(columns: Mapping[str, ranker_pb2.Ids], features: FeatureSet, len
         values = _ids(field, ids, declared[name])
         if len(values) != length:
             raise InvalidInputError(f"{field}: got {len(values)} values for {length} events; allowed: one per event")
-        attributes[name] = _with_missing(values)
+        attributes[name] = values
     return attributes
-
-
-def _with_missing(values: Any) -> Any:
-    """-1 and the empty text stand for no value, as in GetHistory's answer."""
-    if isinstance(values, np.ndarray):
-        return [None if v == MISSING else v for v in values.tolist()] if (values == MISSING).any() else values
-    return [v or None for v in values]
 
 
 def _array(packed: Any) -> Int64Array:

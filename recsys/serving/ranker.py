@@ -6,10 +6,11 @@ Knows nothing of gRPC. Shapes use ``C`` candidates.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,7 +19,9 @@ from recsys.feature_store.base import FeatureStore
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.hashing import Int64Array
 from recsys.serving.admission import Admission, Deadline
-from recsys.serving.session import Float32Array, Scores, Session
+from recsys.serving.session import MAX_CHUNK, Float32Array, Scores, Session
+
+ModelThread = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,18 +65,33 @@ class RankResult:
 class Ranker:
     """Ranks with one model and one feature store.
 
-    The model runs in one worker thread: ONNX Runtime releases the interpreter lock, so the event loop
-    goes on answering. On one core the hand-over costs an idle server up to 0.2 ms a request and a busy one
-    no throughput that could be measured; with a second core, a model of 3 ms gave 280 requests a second
-    instead of 210. More cores are used by more processes.
+    Args:
+        session: the model.
+        store: read for each request; not closed here.
+        max_in_flight: requests ranked at a time; more are refused.
+        store_timeout_s: longest wait for the store in one request.
+        model_thread: ``on`` runs the model in one worker thread: ONNX Runtime releases the interpreter lock, so
+            with a second core the event loop goes on answering (a model of 3 ms gave 280 requests a second
+            instead of 210). ``off`` runs it in the event loop, which on one core saves the hand-over: 0.3 to 0.5 ms
+            a request. ``auto`` is ``off`` where the process may use only one core. Requests of more than
+            ``MAX_CHUNK`` candidates always run in the thread: they take long, and the loop must answer meanwhile.
     """
 
-    def __init__(self, session: Session, *, store: FeatureStore, max_in_flight: int, store_timeout_s: float) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        store: FeatureStore,
+        max_in_flight: int,
+        store_timeout_s: float,
+        model_thread: ModelThread = "auto",
+    ) -> None:
         self.features = session.features
         self._session = session
         self._store = store
         self._admission = Admission(max_in_flight)
         self._store_timeout_s = store_timeout_s
+        self._inline = model_thread == "off" or (model_thread == "auto" and _cores() == 1)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
 
     def close(self) -> None:
@@ -94,7 +112,7 @@ class Ranker:
             raise NotFoundError(f"model {request.model!r} is not served here: {hint}")
         with self._admission.enter():
             positions = _first_positions(request.candidate_keys)
-            keys = request.candidate_keys[positions]
+            keys = request.candidate_keys if positions is None else request.candidate_keys[positions]
             # The store gets at most half of the time left, so that a slow one costs the history, not the answer.
             timeout_s = min(self._store_timeout_s, deadline.remaining_s() / 2)
             inputs = await self._store.read_for_rank(request.user_key, keys, timeout_s=timeout_s)
@@ -107,14 +125,17 @@ class Ranker:
                 item_keys=keys,
                 item_columns=inputs.item_columns,
             )
-            loop = asyncio.get_running_loop()
-            answer = await deadline.wait(loop.run_in_executor(self._worker, self._score, encoded, deadline))
+            if self._inline and len(keys) <= MAX_CHUNK:
+                answer = self._score(encoded, deadline)
+            else:
+                loop = asyncio.get_running_loop()
+                answer = await deadline.wait(loop.run_in_executor(self._worker, self._score, encoded, deadline))
         scores, best = answer.scores, None
         if request.top_k:
             # By logit: scores of very good candidates round to the same float32. Stable: ties keep their order.
             order = np.argsort(-answer.logits, kind="stable")[: request.top_k]
-            scores, best = scores[order], positions[order]
-        elif len(keys) < len(request.candidate_keys):
+            scores, best = scores[order], order if positions is None else positions[order]
+        elif positions is not None:
             scores = _spread(scores, keys=keys, onto=request.candidate_keys)
         return RankResult(
             scores=scores,
@@ -128,11 +149,19 @@ class Ranker:
 
     def _score(self, encoded: EncodedRequest, deadline: Deadline) -> Scores:
         deadline.remaining_s()  # waiting for its turn may have taken all the time
-        return self._session.score(encoded)
+        return self._session.score(encoded, deadline=deadline)
 
 
-def _first_positions(keys: Int64Array) -> Int64Array:
-    """Where each distinct key first stands, ascending."""
+def _cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _first_positions(keys: Int64Array) -> Int64Array | None:
+    """Where each distinct key first stands, ascending; None if all are distinct."""
+    ordered = np.sort(keys)
+    if not (ordered[1:] == ordered[:-1]).any():
+        return None
     _, first = np.unique(keys, return_index=True)
     return np.sort(first)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Container
 from typing import Any, NoReturn, TypeVar
 
 import grpc
 
+from recsys.errors import StoreError
 from recsys.feature_store.base import FeatureStore
 from recsys.features.feature_set import FeatureSet
+from recsys.features.history import Events, inherited_attributes
 from recsys.serving import convert
 from recsys.serving._pb import feature_store_pb2, ranker_pb2
 from recsys.serving.admission import Admission, Deadline
 from recsys.serving.ranker import Ranker
 from recsys.serving.settings import Settings
-from recsys.serving.status import status_of
+from recsys.serving.status import STORE_TRAILER, status_of
 
 RANKER = ranker_pb2.DESCRIPTOR.services_by_name["Ranker"].full_name
 FEATURE_STORE = feature_store_pb2.DESCRIPTOR.services_by_name["FeatureStore"].full_name
@@ -67,8 +69,16 @@ class FeatureStoreService:
             user_key, events = convert.append_request(
                 message, self._features, future_tolerance_s=self._settings.future_tolerance_s
             )
+            await self._fill_from_items(events, message.events.attributes, deadline)
             result = await self._store.append(user_key, events, timeout_s=deadline.remaining_s())
         return convert.append_response(result)
+
+    async def _fill_from_items(self, events: Events, sent: Container[str], deadline: Deadline) -> None:
+        """Give events the attributes of their items, as ``data.events`` does for a log."""
+        if names := inherited_attributes(self._features, sent=sent):
+            columns = await self._store.items(events["item"], timeout_s=deadline.remaining_s())
+            for name in names:
+                events[name] = columns[name]
 
     async def _history(
         self, message: feature_store_pb2.GetHistoryRequest, deadline: Deadline
@@ -90,9 +100,12 @@ async def _answer(context: Context, work: Awaitable[Answer]) -> Answer:
         return await work
     except Exception as error:
         code, message = status_of(error)
-    await _abort(context, code, message)
+        trailers = (STORE_TRAILER,) if isinstance(error, StoreError) else ()
+    await _abort(context, code, message, trailers)
 
 
-async def _abort(context: Context, code: grpc.StatusCode, message: str) -> NoReturn:
-    await context.abort(code, message)
+async def _abort(
+    context: Context, code: grpc.StatusCode, message: str, trailers: tuple[tuple[str, str], ...]
+) -> NoReturn:
+    await context.abort(code, message, trailers)
     raise AssertionError("abort always raises")

@@ -73,6 +73,19 @@ class Settings:
     intra_op_threads: int = _setting(
         1, "threads inside one model run; more only helps a mostly idle server", kind=int, low=1, high=256
     )
+    model_thread: Literal["auto", "on", "off"] = _setting(
+        "auto",
+        "run the model in a worker thread (on) or in the event loop (off); auto: off if only one core may be used",
+        kind=str,
+        choices=("auto", "on", "off"),
+    )
+    item_max_age_s: float = _setting(
+        60.0,
+        "age at which a cached item is read again; older ones serve only while Redis is away; 0 caches none",
+        kind=float,
+        low=0.0,
+        high=86_400.0,
+    )
     verify: Literal["full", "sizes"] = _setting(
         "full",
         "check of the bundle at start: full hashes every file (1 GB/s), sizes only looks at sizes",

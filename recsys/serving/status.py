@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
+from collections.abc import Callable
 
 import grpc
 
@@ -16,6 +18,10 @@ from recsys.errors import (
 )
 
 _log = logging.getLogger("recsys.serving")
+_LOG_EVERY_S = 10.0
+
+STORE_TRAILER = ("recsys-error", "store")
+"""Trailing metadata of a call that failed for the store's sake: UNAVAILABLE alone may also mean the server."""
 
 STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
     InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -29,15 +35,50 @@ STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
 Anything else is a defect of ours: INTERNAL."""
 
 
+class Incidents:
+    """Logs unexpected errors under a short id: of one type from one place, one in 10 s.
+
+    Those in between share the id of the one that is logged, and are counted.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last: dict[tuple[type[Exception], str, int], tuple[float, str, int]] = {}
+
+    def log(self, error: Exception) -> str:
+        """Log it, or count it; returns the id under which the log shows it or its like."""
+        kind = (type(error), *_place(error))
+        now_s = self._clock()
+        last_s, incident, hidden = self._last.get(kind, (-_LOG_EVERY_S, "", 0))
+        if incident and now_s - last_s < _LOG_EVERY_S:
+            self._last[kind] = (last_s, incident, hidden + 1)
+            return incident
+        since = f" ({hidden} more like it since incident {incident}, not logged)" if hidden else ""
+        incident = secrets.token_hex(4)
+        self._last[kind] = (now_s, incident, 0)
+        _log.error("incident %s%s", incident, since, exc_info=error)
+        return incident
+
+
+_incidents = Incidents()
+
+
+def _place(error: Exception) -> tuple[str, int]:
+    """File and line that raised it."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    return ("", 0) if step is None else (step.tb_frame.f_code.co_filename, step.tb_lineno)
+
+
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     """The status code and message a caller gets for ``error``.
 
-    An error that is not in the table is logged with its traceback under a short id; the caller gets
-    the id and nothing of the inside.
+    An error that is not in the table is logged with its traceback under a short id (see
+    :class:`Incidents`); the caller gets the id and nothing of the inside.
     """
     for kind, code in STATUS_CODES.items():
         if isinstance(error, kind):
             return code, str(error)
-    incident = secrets.token_hex(4)
-    _log.error("incident %s", incident, exc_info=error)
+    incident = _incidents.log(error)
     return grpc.StatusCode.INTERNAL, f"internal error; the server's log has details under incident {incident}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from recsys.embeddings.sharding import optimizer_state, table_weights
 from recsys.errors import DataFileError
+from recsys.files import atomic_file
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Checkpoint:
         tables, table_optimizer: embedding rows and the fused optimiser's state, by name.
         dense, dense_optimizer: the network and its optimiser.
         loader: position in the training samples.
-        random: torch's generator.
+        random: torch's generators by kind of device: ``cpu``, and ``cuda`` if the model is on a GPU
+            (dropout draws there).
     """
 
     step: int
@@ -36,7 +37,7 @@ class Checkpoint:
     dense: dict[str, Tensor]
     dense_optimizer: dict[str, Any]
     loader: dict[str, int]
-    random: Tensor
+    random: dict[str, Tensor]
 
 
 def capture(
@@ -54,7 +55,7 @@ def capture(
         dense=model.module.net.state_dict(),
         dense_optimizer=dense_optimizer.state_dict(),
         loader=loader,
-        random=torch.get_rng_state(),
+        random=_generators(model),
     )
 
 
@@ -67,17 +68,16 @@ def restore(
     if dense_optimizer is not None:
         _copy(checkpoint.table_optimizer, dict(optimizer_state(model)))
         dense_optimizer.load_state_dict(checkpoint.dense_optimizer)
-        torch.set_rng_state(checkpoint.random)
+        torch.set_rng_state(checkpoint.random["cpu"])
+        device = _device(model)
+        if device.type == "cuda" and "cuda" in checkpoint.random:
+            torch.cuda.set_rng_state(checkpoint.random["cuda"], device)
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
     """Write so that a kill at any moment leaves the old file or the new one."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as stream:
+    with atomic_file(path) as stream:
         torch.save({"format_version": FORMAT_VERSION, **vars(checkpoint)}, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
 
 
 def load(path: Path) -> Checkpoint:
@@ -102,6 +102,19 @@ def load(path: Path) -> Checkpoint:
     if fields := {f.name for f in dataclasses.fields(Checkpoint)} ^ set(values):
         raise DataFileError(f"{path}: not a whole checkpoint: {', '.join(sorted(fields))} missing or not known")
     return Checkpoint(**values)
+
+
+def _generators(model: DistributedModelParallel) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    device = _device(model)
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _device(model: DistributedModelParallel) -> torch.device:
+    parameter: Tensor = next(model.module.net.parameters())
+    return parameter.device
 
 
 def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:

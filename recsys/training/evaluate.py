@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,16 +21,20 @@ EVALUATION_BATCH = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """AUC, impression-weighted per-user AUC, mean log loss (natural), and what they were measured on."""
+    """AUC, impression-weighted per-user AUC, mean log loss (natural), and what they were measured on.
+
+    ``gauc`` is None if no user has both labels.
+    """
 
     auc: float
-    gauc: float
+    gauc: float | None
     log_loss: float
     samples: int
     positives: int
 
     def __str__(self) -> str:
-        return f"AUC {self.auc:.4f}   GAUC {self.gauc:.4f}   log loss {self.log_loss:.4f}   ({self.samples:,} samples)"
+        per_user = "none" if self.gauc is None else f"{self.gauc:.4f}"
+        return f"AUC {self.auc:.4f}   GAUC {per_user}   log loss {self.log_loss:.4f}   ({self.samples:,} samples)"
 
 
 @torch.no_grad()
@@ -52,9 +57,10 @@ def evaluate(dataset: Dataset, indices: Int64Array, logits: npt.NDArray[np.float
         InvalidInputError: there are no samples, or all labels are equal.
     """
     labels = dataset.samples.label[indices]
+    per_user = gauc(labels, logits, dataset.sample_user[indices])
     return Metrics(
         auc=auc(labels, logits),
-        gauc=gauc(labels, logits, dataset.sample_user[indices]),
+        gauc=None if math.isnan(per_user) else per_user,
         log_loss=log_loss(labels, 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))),
         samples=len(labels),
         positives=int(labels.sum()),

@@ -1,44 +1,35 @@
-"""The training loop, top to bottom: data, tables, model, steps, checkpoints, metrics.
-
-A run lives in a folder::
-
-    config.json       the configuration, after overrides
-    features.json     the FeatureSet
-    row_maps.npz      id -> row of every table
-    checkpoint.pt     the latest state
-    metrics.json      written last: a folder with it holds a finished run
-"""
+"""The training loop, top to bottom: data, tables, model, steps, checkpoints, metrics."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
+import os
 import time
-import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
+from recsys.data.fingerprint import data_fingerprint
 from recsys.data.loader import BatchLoader
 from recsys.data.samples import Dataset, id_counts, map_ids
-from recsys.embeddings.row_maps import RowMap, Vocabulary, build_vocabulary
+from recsys.embeddings.row_maps import RowMap, build_vocabulary
 from recsys.embeddings.sharding import fuse_optimizer, shard, table_weights
 from recsys.embeddings.tables import BatchConverter, EmbeddingTables, TableSpec, TensorBatch
-from recsys.errors import ConfigError, DataFileError, InvalidInputError, nearest
+from recsys.errors import ConfigError, InvalidInputError, nearest
 from recsys.features.feature_set import FeatureSet
+from recsys.features.history import require_history
 from recsys.models.ranking import RankingModel, build_din
-from recsys.training.checkpoint import Checkpoint, capture, load, restore, save
-from recsys.training.config import RunConfig, TrainConfig, from_json, to_json
+from recsys.training.checkpoint import capture, load, restore, save
+from recsys.training.config import RunConfig, TrainConfig
 from recsys.training.evaluate import Metrics, evaluate, predict
+from recsys.training.run_folder import compare_data, load_row_maps, open_run, read_run, save_row_maps, write_metrics
 
 
 @dataclass(frozen=True)
@@ -55,7 +46,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model with what is needed to feed it."""
+    """A model with what is needed to feed it.
+
+    ``data_fingerprint`` names the data it was trained on; None: it was not trained.
+    """
 
     config: RunConfig
     features: FeatureSet
@@ -63,6 +57,7 @@ class TrainedModel:
     model: DistributedModelParallel
     convert: BatchConverter
     device: torch.device
+    data_fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,20 +93,26 @@ def train(
         report: called after every step.
 
     Raises:
-        ConfigError: ``run_dir`` holds a run and ``resume`` is false, or holds another configuration.
+        ConfigError: ``run_dir`` cannot be written, holds a run and ``resume`` is false, holds one of
+            another configuration or other data; or there is more than one process.
         InvalidInputError: there is nothing to train on, or the loss is not finite.
     """
+    _check_one_process()
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     training = dataset.split("train")
     if not len(training):
         raise InvalidInputError("the train split is empty: there is nothing to train on")
-    checkpoint = _open_run(config, dataset, run_dir, resume=resume)
+    fingerprint = data_fingerprint(dataset)
+    checkpoint = open_run(config, dataset.table.features, run_dir, fingerprint=fingerprint, resume=resume)
     torch.manual_seed(config.train.seed)
 
-    row_maps = build_row_maps(config, dataset)
-    trained = build(config, dataset.table.features, row_maps, device=device)
+    if checkpoint is None:
+        row_maps = build_row_maps(config, dataset)
+        save_row_maps(row_maps, run_dir / "row_maps.npz")
+    else:  # a later version may number rows in another order than the checkpoint's
+        row_maps = load_row_maps(run_dir / "row_maps.npz")
+    trained = build(config, dataset.table.features, row_maps, device=device, data_fingerprint=fingerprint)
     model, convert = trained.model, trained.convert
-    save_row_maps(row_maps, run_dir / "row_maps.npz")
     dataset = map_ids(dataset, {name: row_map.lookup for name, row_map in row_maps.items()})
     pull = _regularization_strengths(config, dataset, row_maps, device)
 
@@ -165,7 +166,7 @@ def train(
     test = _evaluate_split(trained, dataset, "test")
     model.eval()
     result = RunResult(trained, validation, test, rate)
-    _write_metrics(result, run_dir / "metrics.json")
+    write_metrics(run_dir / "metrics.json", validation=validation, test=test, samples_per_s=rate)
     return result
 
 
@@ -178,9 +179,20 @@ def build_row_maps(config: RunConfig, dataset: Dataset) -> dict[str, RowMap]:
 
 
 def build(
-    config: RunConfig, features: FeatureSet, row_maps: Mapping[str, RowMap], *, device: torch.device
+    config: RunConfig,
+    features: FeatureSet,
+    row_maps: Mapping[str, RowMap],
+    *,
+    device: torch.device,
+    data_fingerprint: str | None = None,
 ) -> TrainedModel:
-    """An untrained model, its tables initialised, wrapped for one or many processes."""
+    """An untrained model, its tables initialised.
+
+    Raises:
+        InvalidInputError: the FeatureSet declares no history.
+        ConfigError: the configuration names a table that the FeatureSet does not have.
+    """
+    require_history(features)
     dims = {name: config.tables.dims.get(name, config.tables.dim) for name in row_maps}
     if unknown := sorted(set(config.tables.dims) - set(dims)):
         raise ConfigError(
@@ -192,7 +204,8 @@ def build(
     fuse_optimizer(model.tables, name=config.tables.optimizer, learning_rate=config.tables.learning_rate)
     sharded = shard(model, table_names=[spec.name for spec in specs], device=device)
     _initialise(sharded)
-    return TrainedModel(config, features, dict(row_maps), sharded, BatchConverter(features, specs), device)
+    convert = BatchConverter(features, specs)
+    return TrainedModel(config, features, dict(row_maps), sharded, convert, device, data_fingerprint)
 
 
 def load_run(run_dir: Path, *, device: torch.device | None = None) -> TrainedModel:
@@ -201,15 +214,10 @@ def load_run(run_dir: Path, *, device: torch.device | None = None) -> TrainedMod
     Raises:
         DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
     """
-    try:
-        config = from_json((run_dir / "config.json").read_text())
-        features = FeatureSet.from_json((run_dir / "features.json").read_text())
-    except FileNotFoundError as error:
-        raise DataFileError(f"{error.filename} is missing; `recsys train` writes a run") from None
-    except ValueError as error:  # not JSON, not text, or not what its name says
-        raise DataFileError(f"{run_dir}: {error}") from error
+    config, features, fingerprint = read_run(run_dir)
     row_maps = load_row_maps(run_dir / "row_maps.npz")
-    trained = build(config, features, row_maps, device=device or torch.device("cpu"))
+    device = device or torch.device("cpu")
+    trained = build(config, features, row_maps, device=device, data_fingerprint=fingerprint)
     restore(load(run_dir / "checkpoint.pt"), trained.model)
     trained.model.eval()
     return trained
@@ -220,49 +228,32 @@ def evaluate_run(trained: TrainedModel, dataset: Dataset, split: str) -> Metrics
 
     Raises:
         InvalidInputError: no such split, or all its labels are equal.
+        ConfigError: the model was trained on other data.
     """
+    check_same_data(trained, dataset)
     mapped = map_ids(dataset, {name: row_map.lookup for name, row_map in trained.row_maps.items()})
     return _evaluate_split(trained, mapped, split)
 
 
-def save_row_maps(row_maps: Mapping[str, RowMap], path: Path) -> None:
-    """All maps in one file."""
-    arrays = {f"{table}.{name}": a for table, row_map in row_maps.items() for name, a in row_map.arrays().items()}
-    with path.open("wb") as stream:
-        np.savez(stream, allow_pickle=False, **arrays)
-
-
-def load_row_maps(path: Path) -> dict[str, RowMap]:
-    """Inverse of :func:`save_row_maps`.
+def check_same_data(trained: TrainedModel, dataset: Dataset) -> None:
+    """Refuse a dataset that is not the one a model was trained on: with another log the splits lie elsewhere,
+    and "test" samples may have been trained on. A model that was not trained fits any.
 
     Raises:
-        DataFileError: there is no such file, or it is damaged.
+        ConfigError: it is another.
     """
-    tables: dict[str, dict[str, np.ndarray]] = {}
-    try:
-        with path.open("rb") as stream, np.load(stream) as arrays:
-            for key in arrays.files:
-                table, _, name = key.rpartition(".")
-                tables.setdefault(table, {})[name] = arrays[key]
-        return {table: Vocabulary.from_arrays(values) for table, values in tables.items()}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise DataFileError(f"{path}: not readable as row maps: {error}") from error
+    if trained.data_fingerprint is not None:
+        compare_data("the model", trained.data_fingerprint, data_fingerprint(dataset))
 
 
-def _open_run(config: RunConfig, dataset: Dataset, run_dir: Path, *, resume: bool) -> Checkpoint | None:
-    """Make or continue a run's folder; the checkpoint to continue from, if any."""
-    config_file = run_dir / "config.json"
-    if config_file.exists():
-        if not resume:
-            raise ConfigError(f"{run_dir} holds a run already: resume it, or choose another folder")
-        if from_json(config_file.read_text()) != config:
-            raise ConfigError(f"{run_dir} holds a run of another configuration; see its config.json")
-        if (run_dir / "checkpoint.pt").exists():
-            return load(run_dir / "checkpoint.pt")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    config_file.write_text(to_json(config) + "\n")
-    (run_dir / "features.json").write_text(dataset.table.features.to_json() + "\n")
-    return None
+def _check_one_process() -> None:
+    launched = int(os.environ.get("WORLD_SIZE", "1")) if dist.is_torchelastic_launched() else 1
+    processes = dist.get_world_size() if dist.is_initialized() else launched
+    if processes > 1:
+        raise ConfigError(
+            f"training runs in one process, but there are {processes}: all would train on the same samples and "
+            "write one checkpoint; start it without torchrun"
+        )
 
 
 def _initialise(model: DistributedModelParallel) -> None:
@@ -322,14 +313,3 @@ def _evaluate_split(trained: TrainedModel, dataset: Dataset, split: str) -> Metr
         return None
     logits = predict(trained.model, dataset, indices, convert=trained.convert, device=trained.device)
     return evaluate(dataset, indices, logits)
-
-
-def _write_metrics(result: RunResult, path: Path) -> None:
-    values: dict[str, Any] = {
-        split: dataclasses.asdict(metrics)
-        for split, metrics in (("validation", result.validation), ("test", result.test))
-        if metrics is not None
-    }
-    if result.samples_per_s:  # 0: resumed after the last step
-        values["samples_per_s"] = round(result.samples_per_s)
-    path.write_text(json.dumps(values, indent=2) + "\n")

@@ -284,3 +284,16 @@ async def test_a_negative_limit_is_refused(store: FeatureStore) -> None:
 
 async def test_a_working_store_answers_a_ping(store: FeatureStore) -> None:
     await store.ping(timeout_s=5)
+
+
+async def test_items_are_read_as_they_are_stored_now(store: FeatureStore) -> None:
+    wanted = np.array([20, 99, 20])
+    for price in (1.0, 2.0):
+        columns = make_columns(SHOP.item, {"tag": [[2, 3]], "price": [price]}, length=1)
+        await store.put_items(np.array([20]), columns, timeout_s=5)
+        found = await store.items(wanted, timeout_s=5)
+        assert found["tag"].tolist() == [[2, 3], [MISSING, MISSING], [2, 3]]
+        assert found["price"].tolist() == [price, 0.0, price]
+    assert (await store.items(wanted[:0], timeout_s=5))["tag"].shape == (0, 2)
+    with pytest.raises(InvalidInputError, match=r"key is -1; allowed: 0 to 2\^62 - 1"):
+        await store.items(np.array([-1]), timeout_s=5)

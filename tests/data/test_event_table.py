@@ -1,6 +1,7 @@
 """The event table: sorted, checked, whole or absent, and the same events as the online store's."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +208,31 @@ def test_columns_are_mapped_not_read(tmp_path: Path) -> None:
     assert isinstance(columns["x"].base, np.memmap)
     assert not columns["x"].flags.writeable
     assert info == {"n": 1}
+
+
+def test_of_equal_events_the_one_that_arrived_first_is_kept(shop: Any, tmp_path: Path) -> None:
+    events = {
+        "user": [10, 10, 10, 10, 10, 30],
+        "item_id": [5, 5, 5, 6, 5, 5],
+        "timestamp_ms": [1000] * 6,
+        "arrival_ms": [3000, 2000, 2000, 1000, 1000, 1000],
+        "action": [1, 1, 1, 1, 2, 1],
+        "hour": [0, 1, 2, 3, 4, 5],
+    }
+    written = write_event_table(shop.features, shop.users, shop.items, events, tmp_path / "t")
+    table = open_event_table(tmp_path / "t")
+    # Rows 0 to 2 are equal but for arrival and context; another item, action or user is another event.
+    assert written.rows.tolist() == [1, 3, 4, 5] and written.repeated == 2
+    assert table.offsets.tolist() == [0, 3, 3, 4]
+    assert table.context["hour"].tolist() == [1, 3, 4, 5]
+    assert table.arrival_ms.tolist() == [2000, 1000, 1000, 1000]
+    assert json.loads((tmp_path / "t" / "meta.json").read_text())["info"]["repeated_events"] == 2
+
+
+def test_a_damaged_column_says_which_folder_to_delete(shop_table: EventTable, tmp_path: Path) -> None:
+    advice = re.escape(f"delete the folder {tmp_path / 'shop'} and prepare the data again")
+    path = tmp_path / "shop" / "event.timestamp.npy"
+    for damage in (lambda: path.write_bytes(b"x"), path.unlink, path.mkdir):
+        damage()
+        with pytest.raises(DataFileError, match=advice):
+            open_event_table(tmp_path / "shop")

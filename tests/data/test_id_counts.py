@@ -35,7 +35,7 @@ def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
     return tiny_dataset() if "genre" in request.param else odd_dataset(NAMESAKES, tmp_path)
 
 
-@pytest.mark.parametrize("indices", [range(40, 140), [7], [199, 3, 3, 150], []])
+@pytest.mark.parametrize("indices", [range(40, 140), [7], [198, 3, 3, 150], []])
 def test_counts_equal_those_of_a_naive_loop(dataset: Dataset, indices: list[int]) -> None:
     chosen = np.array(indices, dtype=np.int64)
     found = id_counts(dataset, chosen)
@@ -55,6 +55,6 @@ def test_events_that_arrived_too_late_count(tmp_path: Path) -> None:
     late = replace(
         dataset, has_late_events=True, table=replace(dataset.table, arrival_ms=dataset.table.arrival_ms + 50)
     )
-    chosen = np.arange(200)
+    chosen = np.arange(len(dataset))
     assert as_counters(id_counts(late, chosen)) == naive_counts(dataset, chosen)
     assert naive_counts(late, chosen) != naive_counts(dataset, chosen)

@@ -43,7 +43,6 @@ def test_the_original_folder_is_read(ml1m: Variant, tmp_path: Path) -> None:
     folder = ml1m()
     raw = load(folder, tmp_path)
     check_small_log(raw)
-    assert raw.exact_timestamps
     assert raw.source == f"MovieLens-1M from {folder}"
 
 
@@ -55,7 +54,6 @@ def test_the_chronological_folder_is_read(chrono: Variant, tmp_path: Path) -> No
     folder = chrono()
     raw = load(folder, tmp_path)
     check_small_log(raw)
-    assert not raw.exact_timestamps
     assert raw.source == f"MovieLens-1M from {folder} (2 of 4 timestamps are estimated)"
 
 
@@ -216,3 +214,51 @@ def test_without_data_the_log_is_synthetic_and_says_why(tmp_path: Path) -> None:
         "synthetic log: 1,500 users, 800 movies, 150,000 ratings, seed 0; "
         "MovieLens-1M was not found and downloading it was not allowed"
     )
+
+
+@pytest.mark.parametrize("name", ["users", "movies"])
+def test_an_id_that_is_given_twice_is_named(name: str, ml1m: Variant, tmp_path: Path) -> None:
+    lines = {"users": "1::F::1::10::48067\n" * 2, "movies": "1::A (1995)::Drama\n2::B::War\n1::C::War\n"}
+    number = lines[name].count("\n")
+    with pytest.raises(
+        DataFileError, match=rf"{name}\.dat: line {number}: expected a new id, found 1, which line 1 has"
+    ):
+        load(ml1m(**{name: lines[name]}), tmp_path)
+
+
+def test_a_folder_where_a_file_should_be_is_named(ml1m: Variant, tmp_path: Path) -> None:
+    folder = ml1m(movies=None)
+    (folder / "movies.dat").mkdir()
+    with pytest.raises(DataFileError, match=r"movies\.dat: cannot be read: Is a directory"):
+        load(folder, tmp_path)
+
+
+def test_an_encrypted_zip_is_named(ml1m_zip: Path, tmp_path: Path) -> None:
+    data = bytearray(ml1m_zip.read_bytes())
+    for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        at = data.find(signature)
+        while at >= 0:
+            data[at + flags] |= 1
+            at = data.find(signature, at + 4)
+    ml1m_zip.write_bytes(data)
+    with pytest.raises(DataFileError, match=r"ml-1m\.zip: ml-1m/ratings\.dat cannot be read: .* is encrypted"):
+        load(ml1m_zip, tmp_path)
+
+
+def test_the_environment_may_name_the_data_set_itself(
+    ml1m: Variant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECSYS_DATA_DIR", str(ml1m()))
+    check_small_log(load(None, tmp_path))
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_environment_that_names_no_data_set_is_an_error(
+    exists: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mistaken"
+    if exists:
+        folder.mkdir()
+    monkeypatch.setenv("RECSYS_DATA_DIR", str(folder))
+    with pytest.raises(DataFileError, match=r"RECSYS_DATA_DIR is '.*mistaken': .*does not exist; expected MovieLens"):
+        load(None, tmp_path)

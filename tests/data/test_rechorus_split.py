@@ -1,6 +1,7 @@
 """The published split of MovieLens-1M has its published counts, and is prepared once, row for row."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from recsys.data.events import user_events
+from recsys.data.fingerprint import data_fingerprint
 from recsys.data.movielens import MOVIELENS_1M, load_movielens, prepare_movielens, rechorus_split
 from recsys.data.raw_log import RawLog
 from recsys.data.samples import make_batch
@@ -28,7 +30,6 @@ def small_log(ratings: list[tuple[int, int, int, int]]) -> RawLog:
         rating=rating.astype(np.uint8),
         timestamp_ms=(978_278_400 + day * 86_400) * 1000,
         source="test",
-        exact_timestamps=True,
     )
 
 
@@ -91,7 +92,7 @@ def test_prepared_samples_are_the_rows_of_the_split_in_any_order_of_the_log(tmp_
     ordered = make_synthetic_log(users=30, events_per_user=40, items=24)
     shuffled = np.random.default_rng(0).permutation(len(ordered))
     columns = {name: getattr(ordered, name)[shuffled] for name in ("user", "item", "rating", "timestamp_ms")}
-    raw = RawLog(users=ordered.users, items=ordered.items, source="test", exact_timestamps=True, **columns)
+    raw = RawLog(users=ordered.users, items=ordered.items, source="test", **columns)
     dataset, split = prepare_movielens(raw, tmp_path / "p"), rechorus_split(raw)
     for name in ("train", "validation", "test"):
         rows = getattr(split, name)
@@ -153,3 +154,29 @@ def test_user_events_of_movielens_are_packed_events(movielens: RawLog, tmp_path:
     assert events.dtype == event_dtype(MOVIELENS_1M)
     ratings: Any = movielens.rating[movielens.user == table.user_keys[0]]
     assert sorted(events["rating"]) == sorted(ratings)  # user 1 rated no movie that was left out
+
+
+def test_a_rating_that_repeats_another_is_one_event_and_one_sample(tmp_path: Path) -> None:
+    core = [(u, i, 5 if (u + i) % 4 else 2, day) for u in range(8) for i in range(8) for day in (0, 8, 9, 10)]
+    plain, doubled = small_log(core), small_log([r for rating in core for r in [rating] * (1 + rating[1] % 2)][::-1])
+    features = {"gender": ["F"] * 8, "age": [1] * 8, "occupation": [1] * 8, "zip": ["1"] * 8}
+    movies = {"main_genre": ["g"] * 8, "genres": [["g"]] * 8, "year": [None] * 8}
+    logs = [replace(r, users={**r.users, **features}, items={**r.items, **movies}) for r in (plain, doubled)]
+    once, twice = (prepare_movielens(log, tmp_path / "p") for log in logs)
+    assert len(twice) == len(once) == len(core)
+    for name in ("train", "validation", "test"):
+        seen = [
+            sorted(zip(d.sample_user[s], d.sample_item[s], d.samples.label[s], strict=True))
+            for d in (once, twice)
+            for s in [d.split(name)]
+        ]
+        assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("part", ["events", "samples"])
+def test_a_part_that_was_deleted_is_prepared_again(part: str, tmp_path: Path) -> None:
+    raw = make_synthetic_log(users=20, events_per_user=30, items=12)
+    first = prepare_movielens(raw, tmp_path / "p")
+    (folder,) = (tmp_path / "p").iterdir()
+    shutil.rmtree(folder / part)
+    assert data_fingerprint(prepare_movielens(raw, tmp_path / "p")) == data_fingerprint(first)

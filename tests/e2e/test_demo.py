@@ -188,7 +188,7 @@ def test_ending_only_the_demo_ends_its_server_and_its_redis(number: int, tmp_pat
     for line in process.stderr:
         if line.startswith("serving"):
             break
-    assert len(_processes_of(tmp_path)) == 3
+    assert any(" serve " in line for line in _processes_of(tmp_path))
     process.send_signal(number)  # not to its group, as a terminal would
     process.communicate(timeout=60)
     for _ in range(100):

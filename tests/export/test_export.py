@@ -26,7 +26,7 @@ import recsys.export.parity as parity
 from recsys.bundle import GraphInfo, Manifest, TableInfo, open_bundle
 from recsys.data.samples import Dataset, make_batch, map_ids
 from recsys.embeddings.sharding import table_weights
-from recsys.errors import BundleError, InvalidInputError
+from recsys.errors import BundleError, ConfigError, InvalidInputError
 from recsys.export.onnx import export_bundle
 from recsys.export.parity import certify, torch_logits
 from recsys.features.columns import Column, missing_column
@@ -428,3 +428,26 @@ def test_only_tables_have_a_file_name() -> None:
 def test_only_int64_and_float32_cross_the_graphs_borders(exported: Exported) -> None:
     tensors = [t for g in exported.manifest.graphs.values() for t in (*g.inputs.values(), *g.outputs.values())]
     assert {tensor.dtype for tensor in tensors} == {"int64", "float32"}
+
+
+def test_the_certificate_covers_the_serving_encoder(ready: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that is encoded otherwise than training did is refused, whatever part of it."""
+    true = parity.encode_request
+
+    def forgets_the_newest_event(*args: Any, events: Any, **others: Any) -> Any:
+        return true(*args, events=None if events is None else events[:-1], **others)
+
+    def forgets_the_user(*args: Any, user_columns: Any, **others: Any) -> Any:
+        return true(*args, user_columns={}, **others)
+
+    for wrong in (forgets_the_newest_event, forgets_the_user):
+        with monkeypatch.context() as patch, pytest.raises(BundleError, match="parity: "):
+            patch.setattr(parity, "encode_request", wrong)
+            certify(ready.path, ready.trained, ready.dataset)
+
+
+def test_a_model_is_not_certified_on_other_data(ready: Exported) -> None:
+    samples = ready.dataset.samples
+    other = replace(ready.dataset, samples=replace(samples, label=1 - samples.label))
+    with pytest.raises(ConfigError, match="the model was trained on other data"):
+        certify(ready.path, ready.trained, other)

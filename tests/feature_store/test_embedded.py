@@ -52,8 +52,8 @@ HOLD = """
     from recsys.feature_store.embedded import EmbeddedRedis
     with EmbeddedRedis(sys.argv[1]) as server:
         client = redis.Redis.from_url(server.url)
-        print(client.info("server")["process_id"], server.started, flush=True)
         try:
+            print(client.info("server")["process_id"], server.started, flush=True)
             sys.stdin.read()
         except KeyboardInterrupt:
             print("still there:", client.ping(), flush=True)
@@ -84,6 +84,56 @@ def test_a_running_server_is_used_and_left_running(tmp_path: Path) -> None:
         assert alive(server_pid(first))
 
 
+def test_a_server_outlives_its_starter_until_the_last_user_stops(tmp_path: Path) -> None:
+    starter = EmbeddedRedis(tmp_path)
+    with EmbeddedRedis(tmp_path) as attached, redis.Redis.from_url(attached.url) as client:
+        pid = server_pid(attached)
+        starter.stop()
+        starter.stop()
+        assert client.ping() and server_pid(attached) == pid
+    assert not alive(pid)
+
+
+@pytest.mark.parametrize("first", ["ends", "is killed"])
+@pytest.mark.parametrize("last", ["ends", "is killed"])
+def test_however_the_starter_ends_other_programs_keep_the_server(tmp_path: Path, first: str, last: str) -> None:
+    starter = run_python(HOLD, tmp_path)
+    assert starter.stdout is not None
+    pid = int(starter.stdout.readline().split()[0])
+    other = run_python(HOLD, tmp_path)
+    assert other.stdout is not None
+    assert other.stdout.readline().split() == [str(pid), "False"]
+    for program, how in ((starter, first), (other, last)):
+        assert alive(pid)
+        if how == "is killed":
+            program.kill()
+        program.communicate(timeout=20)
+        time.sleep(0.2)
+    wait_until_gone(pid)
+
+
+def test_a_server_that_was_started_by_hand_is_left_running(tmp_path: Path) -> None:
+    socket_path = tmp_path / "redis.sock"
+    arguments = [redis_binary(), "--port", "0", "--unixsocket", str(socket_path), "--dir", str(tmp_path)]
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as by_hand:
+        while not socket_path.exists():
+            time.sleep(0.01)
+        with EmbeddedRedis(tmp_path) as server:
+            assert server_pid(server) == by_hand.pid
+        assert by_hand.poll() is None
+        by_hand.terminate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl(2)")
+def test_a_killed_keeper_leaves_no_server(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path) as server:
+        pid = server_pid(server)
+        os.kill(psutil.Process(pid).ppid(), signal.SIGKILL)
+        wait_until_gone(pid)
+        with EmbeddedRedis(tmp_path) as again, redis.Redis.from_url(server.url) as client:
+            assert again.started and client.ping(), "the next program starts it again, for the first one too"
+
+
 def test_two_processes_that_start_together_share_one_server(tmp_path: Path) -> None:
     holders = [run_python(HOLD, tmp_path) for _ in range(3)]
     lines = [holder.stdout.readline().split() for holder in holders if holder.stdout]
@@ -94,7 +144,6 @@ def test_two_processes_that_start_together_share_one_server(tmp_path: Path) -> N
     wait_until_gone(int(lines[0][0]))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl(2)")
 def test_after_a_sigkill_of_its_parent_no_server_is_left(tmp_path: Path) -> None:
     holder = run_python(HOLD, tmp_path)
     assert holder.stdout is not None

@@ -22,7 +22,7 @@ EXAMPLE = FeatureSet(
     name="example",
     user_id=Categorical(name="user_id"),
     item_id=Categorical(name="item_id"),
-    item=(Categorical(name="genre", id_type="string", max_values=2), Numeric(name="price")),
+    item=(Categorical(name="tags", id_type="string", max_values=2), Numeric(name="price")),
     history=History(attributes=(GENRE, Categorical(name="rating", storage="u8"))),
 )
 EVENTS = make_events(
@@ -32,7 +32,7 @@ EVENTS = make_events(
     arrival_ms=[1005, 2005],
     attributes={"genre": ["a", None], "rating": [5, None]},
 )
-ROW = make_columns(EXAMPLE.item, {"genre": [["a"]], "price": [1.5]}, length=1)
+ROW = make_columns(EXAMPLE.item, {"tags": [["a"]], "price": [1.5]}, length=1)
 
 
 def block(name: str) -> str:

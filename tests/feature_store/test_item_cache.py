@@ -28,10 +28,15 @@ def columns_of(keys: Int64Array, version: int = 0) -> dict[str, Column]:
 
 def assert_exact(cache: ItemCache, keys: Int64Array) -> int:
     """What the cache has of keys is right; returns how many it has."""
-    slots, found = cache.find(keys)
-    for name, column in cache.take(slots).items():
-        np.testing.assert_array_equal(column[found], columns_of(keys)[name][found])
-    return int(found.sum())
+    columns, known, fresh = cache.read(keys)
+    assert not (fresh & ~known).any()
+    for name, column in columns.items():
+        np.testing.assert_array_equal(column[fresh], columns_of(keys)[name][fresh])
+    return int(fresh.sum())
+
+
+def found(cache: ItemCache, keys: Int64Array) -> list[bool]:
+    return cache.read(keys)[2].tolist()
 
 
 def test_what_is_put_is_found() -> None:
@@ -67,7 +72,7 @@ def test_the_oldest_items_make_room() -> None:
     for key in range(9):
         cache.put(np.array([key]), columns_of(np.array([key])), generation=0)
         clock.now_s += 1
-    assert cache.find(np.arange(9))[1].tolist() == [False] + [True] * 8
+    assert found(cache, np.arange(9)) == [False] + [True] * 8
 
 
 def test_an_item_too_old_is_not_found_until_put_again() -> None:
@@ -86,7 +91,8 @@ def test_a_forgotten_item_is_not_found_and_the_others_are() -> None:
     keys = np.arange(5)
     cache.put(keys, columns_of(keys), generation=0)
     cache.forget(np.array([2, 99]))
-    assert cache.find(keys)[1].tolist() == [True, True, False, True, True]
+    assert found(cache, keys) == [True, True, False, True, True]
+    assert not cache.read(np.array([2]))[1].any(), "not even as an expired one"
 
 
 def test_features_read_before_a_write_are_not_cached_after_it() -> None:
@@ -94,11 +100,33 @@ def test_features_read_before_a_write_are_not_cached_after_it() -> None:
     key, generation = np.array([3]), cache.generation
     cache.forget(key)
     cache.put(key, columns_of(key), generation=generation)
-    assert not cache.find(key)[1].any()
+    assert found(cache, key) == [False]
 
 
 def test_with_max_age_0_nothing_is_cached() -> None:
     cache = ItemCache(FEATURES, capacity=64, max_age_s=0)
     key = np.array([3])
     cache.put(key, columns_of(key), generation=0)
-    assert not cache.find(key)[1].any()
+    assert found(cache, key) == [False]
+
+
+def test_an_expired_item_is_still_known() -> None:
+    clock = Clock()
+    cache = ItemCache(FEATURES, capacity=8, max_age_s=10, clock=clock)
+    keys = np.array([3, 4])
+    cache.put(keys[:1], columns_of(keys[:1]), generation=0)
+    clock.now_s += 10
+    columns, known, fresh = cache.read(keys)
+    assert (known.tolist(), fresh.tolist()) == ([True, False], [False, False])
+    assert columns["price"][0] == 3.0
+
+
+def test_an_absent_item_is_read_again_after_a_second() -> None:
+    clock = Clock()
+    cache = ItemCache(FEATURES, capacity=64, max_age_s=10, clock=clock)
+    keys = np.array([3, 4])
+    cache.put(keys, columns_of(keys), generation=0, absent=np.array([False, True]))
+    clock.now_s += 0.9
+    assert found(cache, keys) == [True, True]
+    clock.now_s += 0.1
+    assert found(cache, keys) == [True, False]

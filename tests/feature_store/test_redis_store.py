@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +13,9 @@ from contracts.feature_store_contract import *  # noqa: F403
 from contracts.feature_store_contract import MAX_EVENTS, SHOP, SLACK, USER, events_of, rows_of
 
 from recsys.errors import InvalidInputError, StoreFormatError
+from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.keys import history_key, item_row_key, meta_key, user_row_key
+from recsys.feature_store.link import Command, RedisLink, Reply
 from recsys.feature_store.redis_store import RedisFeatureStore
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
@@ -97,19 +99,45 @@ async def test_without_a_ttl_a_history_stays(store: RedisFeatureStore, redis_adm
 
 
 async def test_an_item_put_by_another_process_shows_when_the_cache_is_too_old(redis_url: str) -> None:
+    writer = RedisFeatureStore.connect(redis_url, SHOP)
+    await writer.put_items(np.array([5]), make_columns(SHOP.item, {"price": [2.0]}, length=1), timeout_s=5)
     cached = RedisFeatureStore.connect(redis_url, SHOP)
     uncached = RedisFeatureStore.connect(redis_url, SHOP, item_max_age_s=0)
     for store in (cached, uncached):
         await store.read_for_rank(USER, np.array([5]), timeout_s=5)
-    writer = RedisFeatureStore.connect(redis_url, SHOP)
     await writer.put_items(np.array([5]), ONE_ITEM, timeout_s=5)
     prices = [
         (await store.read_for_rank(USER, np.array([5]), timeout_s=5)).item_columns["price"].tolist()
         for store in (cached, uncached)
     ]
-    assert prices == [[0.0], [1.0]]
+    assert prices == [[2.0], [1.0]]
     for store in (cached, uncached, writer):
         await store.close()
+
+
+class Interleaved(RedisLink):
+    """Lets another request run to its end while a request waits for Redis."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def round_trip(self, commands: Sequence[Command], *, timeout_s: float) -> list[Reply]:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            await meanwhile()
+        return await super().round_trip(commands, timeout_s=timeout_s)
+
+
+async def test_a_request_that_takes_the_cache_over_changes_no_waiting_requests_items(redis_url: str) -> None:
+    link = Interleaved(redis_url)
+    store = RedisFeatureStore(SHOP, link=link, cache=ItemCache(SHOP.item, capacity=8))
+    keys = np.arange(1, 25)
+    await store.put_items(keys, make_columns(SHOP.item, {"price": keys.tolist()}, length=len(keys)), timeout_s=5)
+    mine, theirs = keys[:8], keys[8:]
+    await store.read_for_rank(USER, mine, timeout_s=5)
+    link.meanwhile = lambda: store.read_for_rank(USER, theirs, timeout_s=5)
+    inputs = await store.read_for_rank(USER, mine, timeout_s=5)
+    assert inputs.item_columns["price"].tolist() == mine.tolist()
+    await store.close()
 
 
 async def test_a_feature_set_without_history_or_features_still_ranks(redis_url: str) -> None:
@@ -135,6 +163,33 @@ async def test_a_store_filled_with_another_record_is_refused_by_name(store: Redi
     with pytest.raises(StoreFormatError, match=both):
         await other.ping(timeout_s=5)
     await other.close()
+
+
+async def test_after_a_flush_a_running_program_records_its_layout_again(
+    store: RedisFeatureStore, redis_admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.append(USER, events_of([(1, 1, 1, 1)]), timeout_s=5)
+    redis_admin.flushdb()
+    monkeypatch.setattr("recsys.feature_store.redis_store._CLAIM_EVERY_S", 0.0)
+    await store.append(USER, events_of([(2, 1, 1, 1)]), timeout_s=5)
+    await store.put_items(np.array([5]), ONE_ITEM, timeout_s=5)
+    assert set(redis_admin.hkeys(meta_key("shop"))) == {b"history", b"item"}
+    redis_admin.flushdb()
+    redis_admin.hset(meta_key("shop"), "history", "of another program")
+    for _ in range(2):
+        with pytest.raises(StoreFormatError, match="of another program"):
+            await store.append(USER, events_of([(3, 1, 1, 1)]), timeout_s=5)
+    assert redis_admin.keys() == [meta_key("shop")]
+
+
+async def test_the_layout_is_asked_for_once_a_second_not_per_append(
+    store: RedisFeatureStore, redis_admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.feature_store.redis_store._CLAIM_EVERY_S", 1000.0)
+    redis_admin.config_resetstat()
+    for time in range(10):
+        await store.append(USER, events_of([(time, 1, 1, 1)]), timeout_s=5)
+    assert redis_admin.info("commandstats")["cmdstat_hsetnx"]["calls"] == 1
 
 
 async def test_a_new_user_feature_leaves_the_histories_usable(store: RedisFeatureStore, redis_url: str) -> None:

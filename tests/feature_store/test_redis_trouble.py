@@ -18,7 +18,9 @@ from contracts.feature_store_contract import SHOP, USER, events_of, rows_of
 
 from recsys.errors import StoreError, StoreFormatError, StoreUnavailableError
 from recsys.feature_store.embedded import EmbeddedRedis
+from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.keys import history_key, item_row_key, meta_key, user_row_key
+from recsys.feature_store.link import RedisLink
 from recsys.feature_store.redis_store import RedisFeatureStore
 from recsys.features.entities import make_columns
 from recsys.features.hashing import MISSING
@@ -228,6 +230,42 @@ async def test_a_hung_redis_costs_only_the_first_requests_their_time(tmp_path: P
         await asyncio.sleep(0.5)
         assert not (await store.read_for_rank(USER, ITEMS, timeout_s=5)).user_degraded
         await store.close()
+
+
+async def test_a_port_that_speaks_another_protocol_is_an_unavailable_store() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as http:
+        port = http.sockets[0].getsockname()[1]
+        store = RedisFeatureStore.connect(f"redis://127.0.0.1:{port}", SHOP)
+        with pytest.raises(StoreUnavailableError, match=f"redis://127.0.0.1:{port}: Protocol [Ee]rror"):
+            await store.ping(timeout_s=5)
+        assert (await store.read_for_rank(USER, ITEMS, timeout_s=5)).user_degraded
+        await store.close()
+
+
+async def test_while_redis_is_away_expired_items_keep_their_features(
+    redis_url: str, redis_admin: redis.Redis, store: RedisFeatureStore
+) -> None:
+    clock_s = 0.0
+    cache = ItemCache(SHOP.item, max_age_s=10, clock=lambda: clock_s)
+    cached = RedisFeatureStore(SHOP, link=RedisLink(redis_url), cache=cache)
+    assert not (await cached.read_for_rank(USER, ITEMS[:2], timeout_s=5)).items_degraded
+    clock_s = 20.0
+    redis_admin.client_pause(300, all=True)
+    inputs = await cached.read_for_rank(USER, np.array([3, 2, 1, 2]), timeout_s=0.03)
+    assert inputs.items_degraded and inputs.user_degraded
+    assert inputs.item_columns["price"].tolist() == [0.0, 2.0, 1.0, 2.0]
+    redis_admin.client_unpause()
+    redis_admin.set(item_row_key("shop", 2), b"junk")
+    inputs = await cached.read_for_rank(USER, ITEMS, timeout_s=5)
+    assert inputs.items_degraded and not inputs.user_degraded
+    assert inputs.item_columns["price"].tolist() == [1.0, 2.0, 3.0]
+    await cached.close()
 
 
 async def test_a_wrong_password_is_reported_without_showing_it(

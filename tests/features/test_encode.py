@@ -120,9 +120,28 @@ INTEGER, STRING = Categorical(name="n"), Categorical(name="s", id_type="string")
 
 def test_ids_of_any_integer_type_and_size_have_keys() -> None:
     huge = 1 << 70
-    keys = feature_keys(INTEGER, [huge, np.int16(3), -1, None])
-    assert keys.tolist() == [string_key(str(huge)), 3, string_key("-1"), MISSING]
-    assert feature_keys(INTEGER, np.array([3, -1], dtype=np.int8)).tolist() == keys[1:3].tolist()
+    keys = feature_keys(INTEGER, [huge, np.int16(3), -2, None])
+    assert keys.tolist() == [string_key(str(huge)), 3, string_key("-2"), MISSING]
+    assert feature_keys(INTEGER, np.array([3, -2], dtype=np.int8)).tolist() == keys[1:3].tolist()
+
+
+@pytest.mark.parametrize("values", [[5, -1, None], (5, np.int8(-1), None), np.array([5, -1, -1], dtype=np.int16)])
+def test_minus_one_is_a_missing_integer(values: Any) -> None:
+    assert feature_keys(INTEGER, values).tolist() == [5, MISSING, MISSING]
+
+
+def test_no_unsigned_integer_is_missing() -> None:
+    largest = (1 << 64) - 1
+    assert feature_keys(INTEGER, np.array([largest], dtype=np.uint64)).tolist() == [string_key(str(largest))]
+
+
+def test_the_empty_text_is_a_missing_string() -> None:
+    text = Categorical(name="text", id_type="string", max_values=2)
+    assert feature_keys(text, [["a", ""], [""]]).tolist() == [[string_key("a"), MISSING], [MISSING, MISSING]]
+    with pytest.raises(InvalidInputError, match="takes string ids; value 0 is -1"):
+        feature_keys(text, [[-1]])
+    with pytest.raises(InvalidInputError, match="takes int ids; value 0 is ''"):
+        feature_keys(INTEGER, [""])
 
 
 def test_numpy_strings_are_strings() -> None:

@@ -11,6 +11,8 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys.features.columns import feature_keys
+from recsys.features.feature_set import Categorical
 from recsys.features.hashing import (
     KEY_LIMIT,
     MISSING,
@@ -126,3 +128,9 @@ def test_the_specification_shows_these_keys_and_rows() -> None:
     assert row is not None
     key, expected, rows = (int(n) for n in row.groups())
     assert hash_keys(np.array([key]), first, rows).tolist() == [expected]
+
+
+def test_the_specification_says_what_is_missing() -> None:
+    assert '| -1, "" (the empty string), nothing | none: a missing value |' in SPEC
+    for raw, feature in ((-1, Categorical(name="x")), ("", Categorical(name="x", id_type="string"))):
+        assert feature_keys(feature, [raw]).tolist() == [MISSING]

@@ -104,7 +104,7 @@ def test_packed_events_unpack_to_what_went_in(rows: list[tuple[Any, ...]]) -> No
     assert SHOP.history is not None
     keys = [attribute_keys(a, again).tolist() for a in SHOP.history.attributes]
     assert keys == [
-        [MISSING if g is None else string_key(g) for g in genre],
+        [string_key(g) if g else MISSING for g in genre],
         [MISSING if p is None else p for p in page],
         [MISSING if r is None else r for r in rating],
     ]
@@ -225,6 +225,12 @@ def test_an_empty_history_is_one_missing_event(events: Events | None) -> None:
     columns = encode_history(SHOP, events)
     assert sorted(columns) == ["history.genre", "history.item_id", "history.page", "history.rating"]
     assert all(column.tolist() == [MISSING] for column in columns.values())
+
+
+def test_a_value_that_does_not_fit_is_shown_as_it_was_sent() -> None:
+    for values in ([1, -7], np.array([1, -7])):
+        with pytest.raises(InvalidInputError, match="'rating': value -7 does not fit its storage 'u8'"):
+            make_events(SHOP, item=[1, 2], timestamp_ms=[1, 2], attributes={"rating": values})
 
 
 if __name__ == "__main__":

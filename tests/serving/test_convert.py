@@ -63,7 +63,9 @@ def test_string_ids_are_wanted_where_strings_are_declared() -> None:
     assert request.candidate_keys.tolist() == [string_key("x"), string_key("y")]
     with pytest.raises(InvalidInputError, match="user.integer is 1, but 'user_id' takes string ids; set user.text"):
         convert.rank_request(RankRequest(user=USER, candidates=candidates), TEXTS, max_candidates=5)
-    with pytest.raises(InvalidInputError, match="user.text is empty"):
+    with pytest.raises(
+        InvalidInputError, match="user.text is -1 or the empty text, which stand for no value; send an id"
+    ):
         convert.rank_request(RankRequest(user=Id(text=""), candidates=candidates), TEXTS, max_candidates=5)
     with pytest.raises(InvalidInputError, match="candidates: got 1 integers and 0 texts.*fill candidates.texts only"):
         convert.rank_request(RankRequest(user=Id(text="u"), candidates=Ids(integers=[1])), TEXTS, max_candidates=5)
@@ -138,3 +140,16 @@ def test_a_feature_set_without_history_takes_no_events() -> None:
     events = EventColumns(items=Ids(integers=[1]), timestamps_ms=[NOW_MS])
     with pytest.raises(InvalidInputError, match="FeatureSet 'none' declares no history"):
         convert.append_request(AppendEventsRequest(user=USER, events=events), features, future_tolerance_s=300)
+
+
+def test_a_user_a_candidate_or_an_item_cannot_be_the_missing_value() -> None:
+    problem = "-1 or the empty text, which stand for no value; send an id"
+    rank = RankRequest(user=USER, candidates=Ids(integers=[3, -1]))
+    with pytest.raises(InvalidInputError, match=rf"^candidates\[1\] is {problem}"):
+        convert.rank_request(rank, FEATURES, max_candidates=5)
+    rank = RankRequest(user=Id(integer=-1), candidates=Ids(integers=[3]))
+    with pytest.raises(InvalidInputError, match=f"^user.integer is {problem}"):
+        convert.rank_request(rank, FEATURES, max_candidates=5)
+    events = EventColumns(items=Ids(integers=[4, -1]), timestamps_ms=[NOW_MS] * 2)
+    with pytest.raises(InvalidInputError, match="^event 1: 'item_id' is missing"):
+        convert.append_request(AppendEventsRequest(user=USER, events=events), FEATURES, future_tolerance_s=300)

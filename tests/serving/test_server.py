@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import signal
 import socket
@@ -16,13 +17,13 @@ import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tiny_bundle import FEATURES
-from tiny_server import server_process, stalled
+from tiny_server import server_process, stalled, start_server_process
 
-from recsys.client import AsyncClient, Client, RpcError, Unavailable
+from recsys.client import AsyncClient, Client, RpcError, StoreRefused, StoreUnavailable, Unavailable
 from recsys.errors import BundleError, ConfigError, StoreFormatError
 from recsys.feature_store.embedded import EmbeddedRedis
-from recsys.feature_store.keys import meta_key
-from recsys.serving.server import running_server
+from recsys.feature_store.keys import history_key, meta_key
+from recsys.serving.server import running_server, serve
 from recsys.serving.settings import Settings
 
 
@@ -80,7 +81,7 @@ async def test_without_redis_it_starts_degraded_and_recovers_by_itself(
     settings = Settings(bundle=tiny_bundle, port=0, redis_url=f"unix://{tmp_path}/redis.sock")
     async with running_server(settings) as server, AsyncClient(server.address, timeout_s=10.0) as client:
         assert set((await client.rank(user=1, candidates=[1])).degraded) == {"user", "items"}
-        with pytest.raises(Unavailable):
+        with pytest.raises(StoreUnavailable):
             await client.append_events(user=1, items=[1], timestamps_ms=[time.time_ns() // 1_000_000])
         with EmbeddedRedis(tmp_path):
             deadline_s = time.monotonic() + 15
@@ -90,6 +91,55 @@ async def test_without_redis_it_starts_degraded_and_recovers_by_itself(
             await client.append_events(user=1, items=[1], timestamps_ms=[time.time_ns() // 1_000_000])
             assert (await client.rank(user=1, candidates=[1])).history_events == 1
     assert "answers are degraded" in caplog.text
+
+
+async def test_foreign_bytes_in_the_store_are_not_the_callers_fault(
+    tiny_bundle: Path, redis_url: str, redis_admin: redis.Redis
+) -> None:
+    redis_admin.set(history_key(FEATURES.name, 1), b"junk")
+    settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url)
+    async with running_server(settings) as server, AsyncClient(server.address, timeout_s=10.0) as client:
+        with pytest.raises(StoreRefused, match="FAILED_PRECONDITION: .*not a history"):
+            await client.get_history(user=1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_start_up_ends_it(tiny_bundle: Path, tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "ready.json").write_text("what a killed server left behind")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as loading:  # a Redis that takes minutes to load
+        loading.bind(str(tmp_path / "redis.sock"))
+        loading.listen()
+        loading.settimeout(20)
+        variables = {"RECSYS_BUNDLE": str(tiny_bundle), "RECSYS_REDIS_DIR": str(tmp_path)}
+        with start_server_process(tmp_path, **variables) as process:
+            try:
+                loading.accept()[0].close()
+                assert not (tmp_path / "ready.json").exists()
+                process.send_signal(number)
+                assert process.wait(10) == 130
+            finally:
+                process.kill()
+            assert process.stderr is not None
+            assert process.stderr.read() == "recsys: stopped\n"
+
+
+def test_the_ready_file_goes_with_the_server_unless_it_is_another_ones(
+    tiny_bundle: Path, tmp_path: Path, redis_url: str
+) -> None:
+    ready_file = tmp_path / "ready.json"
+    for successor in (False, True):
+        with server_process(tmp_path, RECSYS_BUNDLE=str(tiny_bundle), REDIS_URL=redis_url) as server:
+            assert json.loads(ready_file.read_text())["pid"] == server.process.pid
+            if successor:
+                ready_file.write_text(json.dumps({"pid": 1}))
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(10) == 0
+            assert ready_file.exists() == successor
+
+
+def test_a_ready_file_that_cannot_be_replaced_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"ready file '{tmp_path}' cannot be replaced: .*choose another"):
+        serve(Settings(bundle=tmp_path, ready_file=tmp_path))
 
 
 async def test_draining_is_announced_to_those_who_watch(tiny_bundle: Path, redis_url: str) -> None:

@@ -15,7 +15,8 @@ from recsys.errors import BundleError
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.feature_set import Categorical, FeatureSet, Numeric
 from recsys.features.history import Events, make_events
-from recsys.serving.session import open_session
+from recsys.serving.admission import Deadline
+from recsys.serving.session import MAX_CHUNK, open_session
 
 
 def encoded(events: Events | None, candidates: list[int]) -> EncodedRequest:
@@ -35,7 +36,7 @@ def test_scores_are_the_models_definition(tiny_bundle: Path) -> None:
     events = make_events(
         FEATURES, item=[1, 2, 3, 4, 5], timestamp_ms=range(5), attributes={"rating": [5, 4, 3, 2, None]}
     )
-    answer = session.score(encoded(events, [1, 9, 3]))
+    answer = session.score(encoded(events, [1, 9, 3]), deadline=Deadline.after(60))
     newest = [Event(2, 4), Event(3, 3), Event(4, 2), Event(5)]
     expected = reference_scores(events=newest, candidates=[1, 9, 3], age=2.0)
     np.testing.assert_allclose(answer.scores, expected, atol=1e-6)
@@ -44,8 +45,48 @@ def test_scores_are_the_models_definition(tiny_bundle: Path) -> None:
 
 
 def test_an_empty_history_is_one_missing_event(tiny_bundle: Path) -> None:
-    answer = open_session(open_bundle(tiny_bundle)).score(encoded(None, [4]))
+    answer = open_session(open_bundle(tiny_bundle)).score(encoded(None, [4]), deadline=Deadline.after(60))
     np.testing.assert_allclose(answer.scores, reference_scores(events=[], candidates=[4], age=2.0), atol=1e-6)
+
+
+def counting_deadline(checks: int) -> tuple[Deadline, list[float]]:
+    """A deadline that passes after so many looks at it, and the list of them."""
+    looks: list[float] = []
+
+    class Counting(Deadline):
+        def remaining_s(self) -> float:
+            looks.append(1.0)
+            if len(looks) > checks:
+                raise TimeoutError("the request's deadline has passed")
+            return 1.0
+
+    return Counting(0.0), looks
+
+
+def test_many_candidates_get_the_scores_they_would_get_in_one_run(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = encoded(None, list(range(100_000)))
+    prices = np.arange(100_000, dtype=np.float32) / 1e5
+    request.candidates["price"] = prices
+    session = open_session(open_bundle(tiny_bundle))
+    deadline, looks = counting_deadline(checks=10**9)
+    answer = session.score(request, deadline=deadline)
+    assert len(looks) >= 100_000 / MAX_CHUNK
+    expected = reference_scores(events=[], candidates=range(100_000), age=2.0, prices=prices.tolist())
+    np.testing.assert_allclose(answer.scores, expected, atol=1e-6)
+    monkeypatch.setattr("recsys.serving.session.MAX_CHUNK", 100_000)
+    whole = session.score(request, deadline=deadline)
+    np.testing.assert_array_equal(answer.logits, whole.logits)
+    np.testing.assert_array_equal(answer.scores, whole.scores)
+
+
+def test_a_deadline_that_passes_stops_the_scoring(tiny_bundle: Path) -> None:
+    session = open_session(open_bundle(tiny_bundle))
+    deadline, looks = counting_deadline(checks=3)
+    with pytest.raises(TimeoutError, match="the request's deadline has passed"):
+        session.score(encoded(None, list(range(100_000))), deadline=deadline)
+    assert len(looks) == 4
 
 
 @pytest.mark.parametrize(

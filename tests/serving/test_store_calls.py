@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
+import grpc
+import numpy as np
 import pytest
 import redis
 from tiny_server import Start, stalled
 
 from recsys.client import AsyncClient, DeadlineExceeded, InvalidArgument, RpcError, Unavailable
+from recsys.data.events import EventTable, open_event_table, user_events, write_event_table
+from recsys.errors import StoreUnavailableError
+from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.features.feature_set import Categorical, FeatureSet, History
+from recsys.features.hashing import MISSING, string_key
+from recsys.serving._pb.feature_store_pb2 import AppendEventsRequest, AppendEventsResponse, EventColumns
+from recsys.serving._pb.ranker_pb2 import Id, Ids
+from recsys.serving.service import FeatureStoreService
+from recsys.serving.settings import Settings
 
 
 def now_ms() -> int:
@@ -76,3 +90,110 @@ async def test_a_store_that_does_not_answer_is_unavailable_within_the_deadline(
             with pytest.raises((Unavailable, DeadlineExceeded)):
                 await client.get_history(user=1, timeout_s=0.3)
             assert time.monotonic() - started_s < 1.0
+
+
+MOVIES = FeatureSet(
+    name="movies",
+    user_id=Categorical(name="user_id"),
+    item_id=Categorical(name="item_id"),
+    item=(Categorical(name="genre", id_type="string"), Categorical(name="tags", max_values=2)),
+    history=History(attributes=(Categorical(name="genre", id_type="string"), Categorical(name="rating", storage="u8"))),
+)
+ITEMS = {"item_id": [5, 6, 7], "genre": ["war", None, "drama"], "tags": [[1], [2, 3], []]}
+T0_MS = 1_700_000_000_000
+SENT: dict[str, Any] = {
+    "items": Ids(integers=[7, 5, 6, 5]),
+    "timestamps_ms": [T0_MS + i for i in range(4)],
+    "arrivals_ms": [T0_MS + i for i in range(4)],
+    "attributes": {"rating": Ids(integers=[3, -1, 5, 1])},
+}
+
+
+class Call:
+    """What the service needs of a gRPC context."""
+
+    status: grpc.StatusCode | None = None
+
+    def time_remaining(self) -> float:
+        return 5.0
+
+    async def abort(self, code: grpc.StatusCode, message: str, *_: Any) -> None:
+        self.status = code
+        raise RpcAborted(message)
+
+
+class RpcAborted(Exception):
+    pass
+
+
+@pytest.fixture
+async def movies(redis_url: str) -> AsyncIterator[RedisFeatureStore]:
+    store = RedisFeatureStore.connect(redis_url, MOVIES)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> EventTable:
+    """The log that holds what ``SENT`` sends."""
+    log = {
+        "user_id": [1] * 4,
+        "item_id": [7, 5, 6, 5],
+        "timestamp_ms": SENT["timestamps_ms"],
+        "rating": np.array([3, -1, 5, 1]),
+    }
+    write_event_table(MOVIES, {"user_id": [1]}, ITEMS, log, tmp_path / "table")
+    return open_event_table(tmp_path / "table")
+
+
+async def append(store: RedisFeatureStore, **changes: Any) -> AppendEventsResponse:
+    settings = Settings(bundle=Path("unused"))
+    message = AppendEventsRequest(user=Id(integer=1), events=EventColumns(**{**SENT, **changes}))
+    return await FeatureStoreService(store, MOVIES, settings).AppendEvents(message, Call())
+
+
+async def put_items(store: RedisFeatureStore, table: EventTable) -> None:
+    await store.put_items(table.item_keys, {f.name: table.items[f.name] for f in MOVIES.item}, timeout_s=5)
+
+
+async def test_a_live_event_has_the_bytes_that_training_saw(movies: RedisFeatureStore, table: EventTable) -> None:
+    await put_items(movies, table)
+    assert (await append(movies)).added == 4
+    _, stored = await movies.history(1, limit=10, timeout_s=5)
+    assert stored.tobytes() == user_events(table, 0).tobytes()
+    assert stored["genre"].tolist() == [string_key("drama"), string_key("war"), MISSING, string_key("war")]
+
+
+async def test_sending_a_loaded_event_adds_nothing(movies: RedisFeatureStore, table: EventTable) -> None:
+    await put_items(movies, table)
+    await movies.append(1, user_events(table, 0), timeout_s=5)
+    again = await append(movies)
+    assert (again.added, again.stored) == (0, 4)
+
+
+async def test_an_attribute_that_was_sent_and_an_unknown_item_are_left_as_they_are(
+    movies: RedisFeatureStore, table: EventTable
+) -> None:
+    await append(movies)  # before the store knows any item
+    await put_items(movies, table)
+    genres = Ids(texts=["war", "", "tale", "war"])
+    await append(movies, attributes={**SENT["attributes"], "genre": genres}, timestamps_ms=[T0_MS + 9] * 4)
+    _, stored = await movies.history(1, limit=10, timeout_s=5)
+    sent = [string_key("war"), MISSING, string_key("tale"), string_key("war")]
+    assert stored["genre"].tolist() == [MISSING] * 4 + sent
+
+
+async def test_when_items_cannot_be_read_nothing_is_appended(
+    movies: RedisFeatureStore, table: EventTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unreachable(*_: Any, **__: Any) -> None:
+        raise StoreUnavailableError("the store is away")
+
+    monkeypatch.setattr(movies, "items", unreachable)
+    call = Call()
+    message = AppendEventsRequest(user=Id(integer=1), events=EventColumns(**SENT))
+    with pytest.raises(RpcAborted, match="the store is away"):
+        await FeatureStoreService(movies, MOVIES, Settings(bundle=Path("unused"))).AppendEvents(message, call)
+    assert call.status == grpc.StatusCode.UNAVAILABLE
+    header, _ = await movies.history(1, limit=10, timeout_s=5)
+    assert header.appended == 0

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from tiny_run import NAMESAKES, finished, odd_config, odd_dataset
 from torch import Tensor
 
 import recsys.training.loop as loop
+from recsys.data.fingerprint import data_fingerprint
 from recsys.data.loader import BatchLoader
 from recsys.data.samples import Dataset, make_batch, map_ids
 from recsys.embeddings.sharding import table_weights
@@ -25,7 +27,7 @@ from recsys.features.hashing import MISSING
 from recsys.metrics import auc, gauc, log_loss
 from recsys.training.config import RunConfig, TrainConfig, from_json, override
 from recsys.training.evaluate import evaluate, predict
-from recsys.training.loop import Progress, build_row_maps, evaluate_run, load_run, rate_factor, train
+from recsys.training.loop import Progress, build, build_row_maps, evaluate_run, load_run, rate_factor, train
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +244,8 @@ def damage(change: Callable[[Path], None], tmp_path: Path) -> Path:
     [
         (lambda f: (f / "config.json").unlink(), r"config\.json is missing; `recsys train` writes a run"),
         (lambda f: (f / "features.json").unlink(), r"features\.json is missing; `recsys train` writes a run"),
+        (lambda f: (f / "data.json").unlink(), r"data\.json is missing; `recsys train` writes a run"),
+        (lambda f: (f / "data.json").write_text("[]"), r"data\.json: expected an object with a text 'fingerprint'"),
         (lambda f: (f / "row_maps.npz").unlink(), r"row_maps\.npz: not readable as row maps: "),
         (lambda f: (f / "checkpoint.pt").unlink(), r"checkpoint\.pt: no checkpoint; `recsys train` writes one"),
         (lambda f: (f / "config.json").write_text("{"), "not a run configuration: "),
@@ -254,3 +258,89 @@ def damage(change: Callable[[Path], None], tmp_path: Path) -> Path:
 def test_a_damaged_run_is_refused_naming_the_file(change: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     with pytest.raises(DataFileError, match=message):
         load_run(damage(change, tmp_path))
+
+
+def other_splits(dataset: Dataset) -> Dataset:
+    splits = {**dataset.samples.splits, "test": dataset.split("test")[1:]}
+    return replace(dataset, samples=replace(dataset.samples, splits=splits))
+
+
+def test_a_run_is_not_evaluated_on_other_data_than_its_own() -> None:
+    loaded = load_run(finished().folder)
+    assert loaded.data_fingerprint == finished().result.trained.data_fingerprint is not None
+    with pytest.raises(ConfigError, match=r"the model was trained on other data: .* give the log .* with --data"):
+        evaluate_run(loaded, other_splits(finished().dataset), "test")
+
+
+def test_the_fingerprint_changes_with_all_that_a_run_depends_on(dataset: Dataset, tmp_path: Path) -> None:
+    known = data_fingerprint(dataset)
+    assert data_fingerprint(odd_dataset(NAMESAKES, tmp_path)) == known  # wherever it lies
+    lookups = {table: (lambda keys: keys % 3) for table in dataset.table.features.tables()}
+    assert data_fingerprint(map_ids(dataset, lookups)) == known
+    table, samples = dataset.table, dataset.samples
+    others = [
+        other_splits(dataset),
+        replace(dataset, samples=replace(samples, label=1 - samples.label)),
+        replace(dataset, table=replace(table, timestamp_ms=table.timestamp_ms + 1)),
+        replace(dataset, table=replace(table, users={**table.users, "size": table.users["size"] + 1})),
+        replace(dataset, table=replace(table, items={**table.items, "item_id": table.item_keys[::-1]})),
+        replace(dataset, table=replace(table, attributes={"action": table.attributes["action"][::-1]})),
+    ]
+    assert len({known, *(data_fingerprint(other) for other in others)}) == len(others) + 1
+
+
+def test_gauc_without_a_user_who_has_both_labels_is_null(dataset: Dataset, tmp_path: Path) -> None:
+    one_each = np.unique(dataset.sample_user, return_index=True)[1]
+    samples = replace(dataset.samples, splits={**dataset.samples.splits, "test": one_each})
+    result = train(odd_config(), replace(dataset, samples=samples), tmp_path / "run")
+    assert result.test is not None and result.test.gauc is None
+    assert "GAUC none" in str(result.test)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text(), parse_constant=refuse)
+    assert metrics["test"]["gauc"] is None
+
+
+@pytest.mark.parametrize("initialised", [True, False])
+def test_more_than_one_process_is_refused(
+    initialised: bool, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: initialised)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="training runs in one process, but there are 2: .* without torchrun"):
+        train(odd_config(), dataset, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file/run cannot be written: Not a directory; choose another folder"):
+        train(odd_config(), dataset, tmp_path / "file" / "run")
+
+
+def test_features_without_history_are_refused_by_name() -> None:
+    trained = finished().result.trained
+    bare = replace(trained.features, history=None)
+    with pytest.raises(InvalidInputError, match="declares no history; training, export and events need one"):
+        build(trained.config, bare, trained.row_maps, device=torch.device("cpu"))
+
+
+def test_every_file_of_a_run_is_whole_or_absent(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    real = os.replace
+
+    def noted(source: Path, target: Path) -> None:
+        written.append(Path(target).name)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    train(odd_config(), dataset, tmp_path / "run")
+    assert {file.name for file in (tmp_path / "run").iterdir()} == set(written)
+    assert written[:3] == ["features.json", "data.json", "config.json"]  # config.json says: a run is here
+    assert written[-1] == "metrics.json"

@@ -1,11 +1,13 @@
 """A run that was killed and resumed ends exactly as one that was not."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import tiny_run
 import torch
 from tiny_run import NAMESAKES, odd_config, odd_dataset
 
+import recsys.training.checkpoint as checkpoints
 import recsys.training.loop as loop
 from recsys.data.samples import Dataset
 from recsys.errors import ConfigError, DataFileError
@@ -178,9 +181,9 @@ def flip_a_weight(file: Path) -> None:
         (cut, "checkpoint.pt: not a readable checkpoint: "),
         (flip_a_weight, "checkpoint.pt: not a readable checkpoint: the checksum of "),
         (lambda f: f.write_bytes(b""), "checkpoint.pt: not a readable checkpoint: "),
-        (lambda f: torch.save([1], f), "checkpoint.pt: checkpoint format None, this program reads 1"),
-        (lambda f: torch.save({"format_version": 2}, f), "checkpoint.pt: checkpoint format 2, this program reads 1"),
-        (lambda f: torch.save({"format_version": 1, "step": 3}, f), "checkpoint.pt: not a whole checkpoint: dense, "),
+        (lambda f: torch.save([1], f), "checkpoint.pt: checkpoint format None, this program reads 2"),
+        (lambda f: torch.save({"format_version": 1}, f), "checkpoint.pt: checkpoint format 1, this program reads 2"),
+        (lambda f: torch.save({"format_version": 2, "step": 3}, f), "checkpoint.pt: not a whole checkpoint: dense, "),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_by_name(
@@ -202,7 +205,8 @@ def test_a_checkpoint_of_other_tables_is_refused(
     checkpoint.tables["user"] = checkpoint.tables["user"][:3]
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.json").write_bytes((whole[1] / "config.json").read_bytes())
+    for name in ("config.json", "data.json", "row_maps.npz"):
+        (folder / name).write_bytes((whole[1] / name).read_bytes())
     save(checkpoint, folder / "checkpoint.pt")
     with pytest.raises(DataFileError, match=r"the checkpoint holds .*user \[3, 8\].*: it is of another run"):
         train(odd_config(), dataset, folder, resume=True)
@@ -222,3 +226,68 @@ def test_a_kill_while_saving_leaves_the_old_checkpoint(
     with pytest.raises(Killed):
         save(old, tmp_path / "checkpoint.pt")
     assert_equal(vars(load(tmp_path / "checkpoint.pt")), vars(old))
+
+
+def test_resuming_on_other_data_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    train(odd_config(), dataset, tmp_path / "run")
+    splits = {**dataset.samples.splits, "test": dataset.split("train")}
+    other = replace(dataset, samples=replace(dataset.samples, splits=splits))
+    with pytest.raises(ConfigError, match=r"run was trained on other data: its fingerprint is [0-9a-f]{16}, "):
+        train(odd_config(), other, tmp_path / "run", resume=True)
+    (tmp_path / "run" / "data.json").unlink()
+    with pytest.raises(DataFileError, match=r"run: its data\.json cannot be read: "):
+        train(odd_config(), dataset, tmp_path / "run", resume=True)
+
+
+def test_a_resumed_run_numbers_rows_as_its_checkpoint_does(
+    dataset: Dataset, whole: tuple[RunResult, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that would order a vocabulary otherwise must not use the old rows for other ids."""
+    shutil.copytree(whole[1], tmp_path / "run")
+
+    def otherwise(*_: Any) -> Any:
+        raise AssertionError("the row maps are built anew")
+
+    monkeypatch.setattr(loop, "build_row_maps", otherwise)
+    assert_same_end(train(odd_config(), dataset, tmp_path / "run", resume=True), tmp_path / "run", whole)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_dropout_goes_on_from_the_checkpoint_too(dataset: Dataset, tmp_path: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.step == 4:
+            raise Killed
+
+    gpu = torch.device("cuda", 0)
+    before = train(odd_config(), dataset, tmp_path / "whole", device=gpu)
+    with pytest.raises(Killed):
+        train(odd_config(), dataset, tmp_path / "run", device=gpu, report=interrupt)
+    torch.cuda.manual_seed(99)
+    after = train(odd_config(), dataset, tmp_path / "run", device=gpu, resume=True)
+    assert before.test is not None and after.test is not None
+    ours, theirs = (load(tmp_path / name / "checkpoint.pt").random for name in ("run", "whole"))
+    assert_equal(ours, theirs)
+    assert set(ours) == {"cpu", "cuda"}
+    assert after.test.log_loss == pytest.approx(before.test.log_loss, abs=1e-5)  # sums on a GPU vary in order
+
+
+def test_the_generator_of_the_models_device_is_saved(
+    whole: tuple[RunResult, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = whole[0].trained.model
+    assert set(capture_random(model)) == {"cpu"}
+    state = torch.arange(16, dtype=torch.uint8)
+    monkeypatch.setattr(checkpoints, "_device", lambda model: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: state)
+    assert torch.equal(capture_random(model)["cuda"], state)
+    restored: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.append(state))
+    optimizer = torch.optim.AdamW(model.module.net.parameters())
+    saved = load(whole[1] / "checkpoint.pt")
+    checkpoints.restore(replace(saved, random={**saved.random, "cuda": state}), model, optimizer)
+    assert torch.equal(restored[0], state)
+
+
+def capture_random(model: Any) -> dict[str, torch.Tensor]:
+    optimizer = torch.optim.AdamW(model.module.net.parameters())
+    return checkpoints.capture(model, optimizer, step=0, loader={}).random

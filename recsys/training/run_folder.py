@@ -1,0 +1,136 @@
+"""The folder of a run: what is in it, written so that a kill leaves every file whole or absent.
+
+::
+
+    features.json     the FeatureSet
+    data.json         the fingerprint of what it was trained on (``data.fingerprint``)
+    config.json       the configuration, after overrides
+    row_maps.npz      id -> row of every table
+    checkpoint.pt     the latest state
+    metrics.json      written last: a folder with it holds a finished run
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys.embeddings.row_maps import RowMap, Vocabulary
+from recsys.errors import ConfigError, DataFileError
+from recsys.features.feature_set import FeatureSet
+from recsys.files import make_folder, write_atomically
+from recsys.training.checkpoint import Checkpoint, load
+from recsys.training.config import RunConfig, from_json, to_json
+from recsys.training.evaluate import Metrics
+
+
+def compare_data(what: str, trained_on: str, given: str) -> None:
+    """Refuse to go on with other data than what was trained on.
+
+    Raises:
+        ConfigError: the fingerprints differ.
+    """
+    if trained_on != given:
+        raise ConfigError(
+            f"{what} was trained on other data: its fingerprint is {trained_on}, that of the data found is {given}; "
+            "give the log it was trained on with --data"
+        )
+
+
+def open_run(
+    config: RunConfig, features: FeatureSet, run_dir: Path, *, fingerprint: str, resume: bool
+) -> Checkpoint | None:
+    """Make or continue a run's folder; the checkpoint to continue from, if any.
+
+    Raises:
+        ConfigError: the folder cannot be written, holds a run and ``resume`` is false, or holds one of
+            another configuration or other data.
+        DataFileError: a file of the run is damaged.
+    """
+    config_file = run_dir / "config.json"
+    if config_file.exists():
+        if not resume:
+            raise ConfigError(f"{run_dir} holds a run already: resume it, or choose another folder")
+        if from_json(config_file.read_text()) != config:
+            raise ConfigError(f"{run_dir} holds a run of another configuration; see its config.json")
+        try:
+            trained_on = _read_fingerprint(run_dir / "data.json")
+        except (OSError, ValueError) as error:
+            raise DataFileError(f"{run_dir}: its data.json cannot be read: {error}; start another run") from error
+        compare_data(str(run_dir), trained_on, fingerprint)
+        if (run_dir / "checkpoint.pt").exists():
+            return load(run_dir / "checkpoint.pt")
+    make_folder(run_dir)
+    write_atomically(run_dir / "features.json", features.to_json().encode() + b"\n")
+    write_atomically(run_dir / "data.json", json.dumps({"fingerprint": fingerprint}).encode() + b"\n")
+    # Last: a folder with it holds a run.
+    write_atomically(config_file, to_json(config).encode() + b"\n")
+    return None
+
+
+def read_run(run_dir: Path) -> tuple[RunConfig, FeatureSet, str]:
+    """Configuration, FeatureSet, and fingerprint of the data.
+
+    Raises:
+        DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
+    """
+    try:
+        config = from_json((run_dir / "config.json").read_text())
+        features = FeatureSet.from_json((run_dir / "features.json").read_text())
+        fingerprint = _read_fingerprint(run_dir / "data.json")
+    except FileNotFoundError as error:
+        raise DataFileError(f"{error.filename} is missing; `recsys train` writes a run") from None
+    except ValueError as error:  # not JSON, not text, or not what its name says
+        raise DataFileError(f"{run_dir}: {error}") from error
+    return config, features, fingerprint
+
+
+def save_row_maps(row_maps: Mapping[str, RowMap], path: Path) -> None:
+    """All maps in one file."""
+    arrays = {f"{table}.{name}": a for table, row_map in row_maps.items() for name, a in row_map.arrays().items()}
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    write_atomically(path, content.getvalue())
+
+
+def load_row_maps(path: Path) -> dict[str, RowMap]:
+    """Inverse of :func:`save_row_maps`.
+
+    Raises:
+        DataFileError: there is no such file, or it is damaged.
+    """
+    tables: dict[str, dict[str, np.ndarray]] = {}
+    try:
+        with path.open("rb") as stream, np.load(stream) as arrays:
+            for key in arrays.files:
+                table, _, name = key.rpartition(".")
+                tables.setdefault(table, {})[name] = arrays[key]
+        return {table: Vocabulary.from_arrays(values) for table, values in tables.items()}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise DataFileError(f"{path}: not readable as row maps: {error}") from error
+
+
+def write_metrics(path: Path, *, validation: Metrics | None, test: Metrics | None, samples_per_s: float) -> None:
+    """What a finished run measured. A metric that has no value is null: NaN is not JSON."""
+    values: dict[str, Any] = {
+        split: dataclasses.asdict(metrics)
+        for split, metrics in (("validation", validation), ("test", test))
+        if metrics is not None
+    }
+    if samples_per_s:  # 0: resumed after the last step
+        values["samples_per_s"] = round(samples_per_s)
+    write_atomically(path, json.dumps(values, indent=2, allow_nan=False).encode() + b"\n")
+
+
+def _read_fingerprint(path: Path) -> str:
+    values = json.loads(path.read_text())
+    if not isinstance(values, dict) or not isinstance(values.get("fingerprint"), str):
+        raise ValueError(f"{path.name}: expected an object with a text 'fingerprint'")
+    return str(values["fingerprint"])
