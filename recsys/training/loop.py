@@ -118,7 +118,10 @@ def train(
 
     loader = BatchLoader(dataset, training, batch_size=config.train.batch_size, seed=config.train.seed)
     optimizer = torch.optim.AdamW(
-        model.module.net.parameters(), lr=config.train.learning_rate, weight_decay=config.train.weight_decay
+        model.module.net.parameters(),
+        lr=config.train.learning_rate,
+        weight_decay=config.train.weight_decay,
+        fused=True,
     )
     steps = len(loader) * config.train.epochs
     step = 0
