@@ -33,6 +33,7 @@ from typing import Any, Literal
 
 from recsys.errors import BundleError, InvalidInputError, nearest
 from recsys.features.feature_set import FeatureSet
+from recsys.files import sync
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -176,13 +177,13 @@ class BundleWriter:
         for file in sorted(p for p in self.folder.rglob("*") if p.is_file()):
             name = file.relative_to(self.folder).as_posix()
             files[name] = (file.stat().st_size, _sha256(file))
-            _sync(file)
+            sync(file)
         manifest = dataclasses.replace(manifest, files=files)
         values = _manifest_to_dict(manifest)
         text = json.dumps({**values, "manifest_sha256": _digest(values)}, indent=2, sort_keys=True, allow_nan=False)
         (self.folder / MANIFEST).write_text(text + "\n")
         for file in (self.folder / MANIFEST, self.folder / "tables", self.folder):
-            _sync(file)
+            sync(file)
         self.finished = True
         return manifest
 
@@ -289,7 +290,7 @@ def _replace(folder: Path, path: Path) -> None:
         os.rename(path, old)
         os.rename(folder, path)
         shutil.rmtree(old, ignore_errors=True)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _exchange(first: Path, second: Path) -> bool:
@@ -304,14 +305,6 @@ def _exchange(first: Path, second: Path) -> bool:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _manifest_to_dict(manifest: Manifest) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.errors import DataFileError
-from recsys.files import make_folder, sync_folder, temporary_path
+from recsys.files import make_folder, sync, temporary_path
 
 META = "meta.json"
 
@@ -61,7 +61,7 @@ def write_columns(
             if not path.exists():
                 raise
             raise FileExistsError(f"{path} was written by another process meanwhile") from error
-        sync_folder(path.parent)
+        sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -36,6 +36,7 @@ from recsys.embeddings.tables import ITEM
 from recsys.embeddings.vectors import item_vectors, key_vectors, query_vectors, user_vectors
 from recsys.export.parity import certify
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
+from recsys.features.history import require_history
 from recsys.models.blocks import freeze_activations
 from recsys.models.din import Din, UserSide
 from recsys.training.config import to_json
@@ -154,7 +155,7 @@ def user_inputs(features: FeatureSet) -> dict[str, Feature]:
     """Inputs of the ``user`` graph in order: user id, user features, context, history columns."""
     inputs: dict[str, Feature] = {f.name: f for f in (features.user_id, *features.user, *features.context)}
     inputs[f"history.{features.item_id.name}"] = features.item_id
-    for attribute in features.history.attributes if features.history else ():
+    for attribute in require_history(features).attributes:
         inputs[f"history.{attribute.name}"] = attribute
     return inputs
 
