@@ -26,13 +26,13 @@ from common import say
 from recsys.bundle import bundle_writer, open_bundle
 from recsys.client import Client
 from recsys.data.datasets import LoadedData
-from recsys.data.events import EventTable, user_events
-from recsys.feature_store.ingest import ingest_histories, put_in_chunks
+from recsys.data.events import EventTable
 from recsys.feature_store.redis_store import RedisFeatureStore
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import Int64Array
 from recsys.features.history import require_history
+from recsys.materialize import materialize
 from recsys.serving._pb import ranker_pb2
 
 RECIPE = "din_movielens_1m_demo"
@@ -81,15 +81,7 @@ def fill_store(url: str, table: EventTable, users: Sequence[int]) -> int:
     async def fill() -> int:
         store = RedisFeatureStore.connect(url, table.features)
         try:
-            features = table.features
-            chosen = np.asarray(users)
-            user_columns = {f.name: table.users[f.name][chosen] for f in features.user}
-            await put_in_chunks(store.put_users, np.asarray(table.user_keys)[chosen], user_columns)
-            await put_in_chunks(
-                store.put_items, np.asarray(table.item_keys), {f.name: table.items[f.name] for f in features.item}
-            )
-            histories = ((int(table.user_keys[user]), user_events(table, int(user))) for user in chosen)
-            return (await ingest_histories(store, histories)).events
+            return (await materialize(store, table, users=users)).events
         finally:
             await store.close()
 

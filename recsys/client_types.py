@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,10 @@ from recsys.errors import (
     StoreError,
     StoreUnavailableError,
 )
+
+Id = int | str
+Ids = Sequence[int] | Sequence[str] | npt.NDArray[Any]
+Integers = Sequence[int] | npt.NDArray[Any]
 
 
 class RpcError(RecsysError):
@@ -84,6 +88,64 @@ class Appended:
 
     added: int
     stored: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserEvents:
+    """L events of one user to append: what ``Client.append_stream`` takes.
+
+    Attributes:
+        user: the user's id.
+        items: item ids, length L, 1 to 10,000.
+        timestamps_ms: milliseconds since 1970, length L.
+        arrivals_ms: when each became known; default: when the server receives it.
+        attributes: ids by attribute name, each of length L; ``None`` for a missing one. One that is
+            named like an item feature and not sent takes the item's stored value.
+        source: where the events come from (a topic's partition, a file), if ``offsets`` are given.
+        offsets: each event's place in the source, length L: 0 or more, growing along the source. Of a user's
+            events of one source those up to the last offset applied are not applied again: send them in order.
+    """
+
+    user: Id
+    items: Ids
+    timestamps_ms: Integers
+    arrivals_ms: Integers | None = None
+    attributes: Mapping[str, Any] | None = None
+    source: str = ""
+    offsets: Integers | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AppendSummary:
+    """What a stream of appends did.
+
+    Attributes:
+        batches, events: received by the server.
+        added: events added; the others were there already, or were rejected.
+        rejected: batches that were not allowed; nothing of them was applied.
+        rejections: of the first 100 of these the place in the stream, from 0, and the reason.
+    """
+
+    batches: int
+    events: int
+    added: int
+    rejected: int
+    rejections: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EntityFeatures:
+    """The stored features of N entities.
+
+    Attributes:
+        ids: as they were sent.
+        columns: every feature of the entity by name. Ids: int64 (62-bit keys where ids are strings), shape [N], -1
+            where missing; of a multi-valued feature [N, K], each row padded with -1 to the longest. Numbers: float32,
+            shape [N], the feature's default where missing.
+    """
+
+    ids: list[Any]
+    columns: Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,14 +26,15 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from recsys.bulk_load import ingest_table
 from recsys.bundle import Manifest
 from recsys.client import Client
 from recsys.data.datasets import LoadedData, load_dataset
 from recsys.data.events import EventTable
 from recsys.errors import InvalidInputError, RecsysError
 from recsys.feature_store.embedded import EmbeddedRedis, is_running
+from recsys.feature_store.redis_store import RedisFeatureStore
 from recsys.features.hashing import Int64Array
+from recsys.materialize import MaterializeResult, materialize
 from recsys.progress import progress_bar, training_progress
 from recsys.recipes import recipe
 from recsys.training.config import override
@@ -103,9 +104,10 @@ def run_demo(
     with EmbeddedRedis(folder / "redis") as redis:
         table = loaded.dataset.table
         with progress_bar(console, "events", total=len(table)) as advance:
-            ingested = asyncio.run(ingest_table(redis.url, table, progress=advance))
+            loaded_events = asyncio.run(_fill(redis.url, table, advance))
         console.print(
-            f"{ingested.users:,} histories, {ingested.events:,} events ({ingested.events_per_s:,.0f} events/s)"
+            f"{loaded_events.users:,} histories, {loaded_events.events:,} events "
+            f"({loaded_events.events_per_s:,.0f} events/s)"
         )
         console.rule("5/6  server")
         with _server(folder, redis.url) as address, Client(address, timeout_s=10.0) as client:
@@ -119,7 +121,7 @@ def run_demo(
         "test": None if result.test is None else asdict(result.test),
         "train_samples_per_s": round(result.samples_per_s),
         "parity_max_abs_logit_difference": manifest.parity.max_abs_logit_difference,
-        "events": ingested.events,
+        "events": loaded_events.events,
         "rank_p50_ms": round(float(np.percentile(latencies_ms, 50)), 3),
         "rank_p99_ms": round(float(np.percentile(latencies_ms, 99)), 3),
         "calls": CALLS,
@@ -162,6 +164,14 @@ def _export(result: RunResult, loaded: LoadedData, path: Path, console: Console)
         f"on {parity.candidates:,} candidates of {parity.requests} real requests"
     )
     return manifest
+
+
+async def _fill(url: str, table: EventTable, advance: Callable[[int], None]) -> MaterializeResult:
+    store = RedisFeatureStore.connect(url, table.features)
+    try:
+        return await materialize(store, table, progress=advance)
+    finally:
+        await store.close()
 
 
 @contextmanager

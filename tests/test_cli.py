@@ -59,12 +59,34 @@ def test_the_version_is_told(tmp_path: Path) -> None:
         (("export", "nowhere", "--out", "b"), 2, "`recsys train` writes a run"),
         (("serve", "nowhere"), 3, "not a bundle; `recsys export` writes one"),
         (("serve", "nowhere", "--redis-url", "http://x"), 2, "redis://"),
-        (("ingest", "movielens"), 2, "did you mean 'movielens_1m'?"),
-        (("ingest", "movielens_1m", "--data", "nowhere"), 2, "nowhere"),
-        (("ingest", "synthetic", "--redis-url", "redis://127.0.0.1:1/0"), 4, "127.0.0.1:1"),
-        (("ingest", "synthetic", "--redis-url", "redis://localhost:abc"), 2, "allowed: redis://[user:password@]host"),
+        (("materialize", "movielens"), 2, "did you mean 'movielens_1m'?"),
+        (("materialize", "movielens_1m", "--data", "nowhere"), 2, "nowhere"),
+        (("materialize", "synthetic", "--redis-url", "redis://127.0.0.1:1/0"), 4, "127.0.0.1:1"),
+        (
+            ("materialize", "synthetic", "--redis-url", "redis://localhost:abc"),
+            2,
+            "allowed: redis://[user:password@]host",
+        ),
         (("train", "din_synthetic", "--run-dir", "/proc/nowhere/run"), 2, "/proc/nowhere"),
-        (("ingest", "synthetic", "--work-dir", "/proc/nowhere"), 2, "/proc/nowhere"),
+        (("materialize", "synthetic", "--work-dir", "/proc/nowhere"), 2, "/proc/nowhere"),
+        (
+            ("materialize", "synthetic", "--features", "/proc"),
+            2,
+            "/proc: expected a bundle",
+        ),
+        (("ingest", "-", "--features", "no.json"), 2, "no.json: no such file or folder"),
+        (("ingest", "--features", "synthetic"), 2, "give one kind of source"),
+        (("ingest", "x.csv", "--kafka", "t", "--features", "synthetic"), 2, "give one kind of source"),
+        (("ingest", "--kafka", "t", "--features", "synthetic"), 2, "--kafka needs --brokers host:port"),
+        (("ingest", "x.csv", "--features", "synthetic"), 2, "x.csv: no such file or folder"),
+        (("ingest", ".", "--features", "synthetic"), 2, "the folder holds no .parquet, .jsonl, .ndjson, .csv file"),
+        (("ingest", "/proc/meminfo", "--features", "synthetic"), 2, "kind '' is not read; allowed: .parquet"),
+        (("ingest", "-", "-", "--follow", "--features", "synthetic"), 2, "--follow waits at the end of one"),
+        (
+            ("ingest", "--kafka", "t", "--brokers", "x", "--kafka-option", "y", "--features", "synthetic"),
+            2,
+            "name=value",
+        ),
         (("serve",), 2, "RECSYS_BUNDLE"),
         (("rank", "--user", "1", "--items", "1", "--address", "127.0.0.1:1", "--timeout", "0.3"), 6, "127.0.0.1:1"),
     ],
@@ -108,16 +130,19 @@ def test_a_command_that_needs_the_training_packages_says_so_without_them(tmp_pat
 
 def test_a_data_folder_that_is_not_writable_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    told = recsys("ingest", "synthetic", "--redis-dir", "file/redis", cwd=tmp_path)
+    told = recsys("materialize", "synthetic", "--redis-dir", "file/redis", cwd=tmp_path)
     assert told.returncode == 2
     assert str(tmp_path / "file" / "redis") in told.stderr.replace("\n", "")
 
 
-def test_ingesting_twice_changes_nothing(tmp_path: Path) -> None:
-    first = json.loads(recsys("ingest", "synthetic", "--redis-dir", "redis", "--json", cwd=tmp_path).stdout)
-    again = json.loads(recsys("ingest", "synthetic", "--redis-dir", "redis", "--json", cwd=tmp_path).stdout)
-    assert first["added"] == first["events"] > 100_000
-    assert (again["events"], again["added"]) == (first["events"], 0)
+def test_materializing_twice_changes_nothing(tmp_path: Path) -> None:
+    first = json.loads(recsys("materialize", "synthetic", "--redis-dir", "redis", "--json", cwd=tmp_path).stdout)
+    again = json.loads(recsys("materialize", "synthetic", "--redis-dir", "redis", "--json", cwd=tmp_path).stdout)
+    assert first["events"] > 100_000 and first["kept"] == 0
+    measured = {"elapsed_s", "events_per_s"}
+    assert {n: v for n, v in again.items() if n not in measured} == {
+        n: v for n, v in first.items() if n not in measured
+    }
 
 
 def test_serving_imports_no_torch(tmp_path: Path) -> None:

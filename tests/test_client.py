@@ -28,6 +28,7 @@ from recsys.client import (
     StoreRefused,
     StoreUnavailable,
     Unavailable,
+    UserEvents,
 )
 from recsys.errors import (
     InvalidInputError,
@@ -108,8 +109,70 @@ async def test_the_async_client_answers_as_the_blocking_one(server: ServerProces
 
 
 def test_both_clients_have_the_same_calls() -> None:
-    for name in ("rank", "append_events", "get_history", "is_ready", "wait_ready", "close"):
+    names = {n for n in vars(Client) if not n.startswith("_")}
+    assert names == {n for n in vars(AsyncClient) if not n.startswith("_")}
+    for name in names - {"append_stream"}:
         assert inspect.signature(getattr(Client, name)) == inspect.signature(getattr(AsyncClient, name))
+    ours, theirs = (inspect.signature(kind.append_stream) for kind in (Client, AsyncClient))
+    batches = theirs.parameters["batches"]
+    assert batches.annotation == "Iterable[UserEvents] | AsyncIterable[UserEvents]"
+    widened = {**ours.parameters, "batches": ours.parameters["batches"].replace(annotation=batches.annotation)}
+    assert ours.replace(parameters=list(widened.values())) == theirs
+
+
+def test_a_stream_of_many_users_is_appended_and_read_in_one_call(client: Client) -> None:
+    at_ms = now_ms() - 1_000
+    batches = [
+        UserEvents(
+            user=user, items=np.array([5, 6]), timestamps_ms=np.array([at_ms, at_ms + 1]), source="s", offsets=[0, 1]
+        )
+        for user in (301, 302, -1)
+    ]
+    summary = client.append_stream(batches)
+    assert (summary.batches, summary.events, summary.added, summary.rejected) == (3, 6, 4, 1)
+    assert summary.rejections == ((2, "user.integer is -1 or the empty text, which stand for no value; send an id"),)
+    assert client.append_stream(iter(batches)).added == 0
+    assert [h.items.tolist() for h in client.get_histories(users=[302, 301, 303])] == [[5, 6], [5, 6], []]
+    history = client.get_history(user=301, since_ms=at_ms + 1, until_ms=at_ms + 2)
+    assert history.items.tolist() == [6]
+
+
+def test_an_exception_of_the_batches_ends_the_stream_and_is_raised(client: Client) -> None:
+    def batches() -> Iterator[UserEvents]:
+        yield UserEvents(user=304, items=[5], timestamps_ms=[now_ms()])
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        client.append_stream(batches())
+    wrong: Any = UserEvents(user=304, items=[5], timestamps_ms=[now_ms()], source=5)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="^batch 0: source: .*; allowed: a string"):
+        client.append_stream([wrong])
+    assert client.get_history(user=304).items.tolist() == [5]
+
+
+def test_features_are_put_and_read_by_both_clients_alike(client: Client) -> None:
+    client.put_entities(entity="item", ids=[801, 802], features={"price": [1.5, None]})
+    client.put_entities(entity="shop", ids=["x"], features={"brands": np.array([[4, 5]]), "city": np.array([3])})
+    assert client.get_features(entity="item", ids=np.array([802, 801])).columns["price"].tolist() == [0.0, 1.5]
+    columns = client.get_features(entity="shop", ids=["x", "y"]).columns
+    assert columns["brands"].tolist() == [[4, 5], [-1, -1]] and columns["city"].tolist() == [3, -1]
+
+
+@pytest.mark.parametrize("values", [[1, "a"], ["a", 1.5], [[1], ["a"]], 5, [object()]])
+def test_features_of_mixed_or_other_types_are_refused_by_name(client: Client, values: Any) -> None:
+    with pytest.raises(InvalidInputError, match="city: .*; allowed: (64-bit integers only|numbers only)"):
+        client.put_entities(entity="shop", ids=["x"], features={"city": values})
+
+
+def test_ranking_as_of_a_time_sees_what_came_before(client: Client) -> None:
+    at_ms = now_ms() - 1_000
+    client.append_events(user=305, items=[5, 6, 7], timestamps_ms=[at_ms, at_ms + 1, at_ms + 2])
+    for time_ms, events in ((at_ms + 2, [5, 6]), (at_ms, []), (None, [5, 6, 7])):
+        ranking = client.rank(user=305, candidates=[1, 2], time_ms=time_ms)
+        expected = reference_scores(events=[Event(i) for i in events], candidates=[1, 2])
+        np.testing.assert_allclose(ranking.scores, expected, atol=1e-6)
+    with pytest.raises(InvalidArgument, match="time_ms is 1700000000: before 1973, so probably seconds"):
+        client.rank(user=305, candidates=[1], time_ms=1_700_000_000)
 
 
 def test_ids_of_mixed_or_other_types_are_refused_before_they_are_sent(client: Client) -> None:
@@ -136,8 +199,18 @@ async def test_counts_that_are_none_are_refused_by_name(client: Client, server: 
 
 def test_arguments_of_other_types_are_refused_by_name(client: Client) -> None:
     wrong: Any = 5
+    wrong_time: Any = "noon"
     with pytest.raises(InvalidInputError, match="model: .*; allowed: a string"):
         client.rank(user=1, candidates=[1], model=wrong)
+    with pytest.raises(InvalidInputError, match="time_ms: .*; allowed: an integer, milliseconds since 1970"):
+        client.rank(user=1, candidates=[1], time_ms=1.5)  # type: ignore[arg-type]
+    for name in ("since_ms", "until_ms"):
+        with pytest.raises(InvalidInputError, match=f"{name}: .*; allowed: an integer, milliseconds since 1970"):
+            client.get_history(user=1, **{name: wrong_time})
+    with pytest.raises(InvalidInputError, match="entity: .*; allowed: a string"):
+        client.get_features(entity=wrong, ids=[1])
+    with pytest.raises(InvalidInputError, match="offsets: .*; allowed: 64-bit integers only"):
+        client.append_events(user=1, items=[1], timestamps_ms=[now_ms()], source="s", offsets=[1.5])  # type: ignore[list-item]
     with pytest.raises(InvalidInputError, match="candidates: .*; allowed: "):
         client.rank(user=1, candidates=wrong)
 
@@ -211,14 +284,10 @@ def test_only_unavailable_is_tried_again(code: grpc.StatusCode, calls: int, erro
     assert len(seen) == calls
 
 
-@pytest.mark.parametrize("name", ["append_events", "rank", "get_history", "async_rank"])
+@pytest.mark.parametrize("name", sorted(p.stem for p in EXAMPLES.glob("*.py")))
 def test_every_example_runs(name: str, server: ServerProcess) -> None:
     done = subprocess.run(
         [sys.executable, EXAMPLES / f"{name}.py", server.address], capture_output=True, text=True, timeout=30
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout and "failed" not in done.stdout and not done.stderr
-
-
-def test_there_is_a_test_for_every_example() -> None:
-    assert {p.stem for p in EXAMPLES.glob("*.py")} == {"append_events", "rank", "get_history", "async_rank"}

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from onnx import TensorProto, helper, save
 
 from recsys.bundle import GraphInfo, Manifest, Parity, TableInfo, TensorInfo, bundle_writer
-from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
+from recsys.features.feature_set import Categorical, Entity, FeatureSet, History, Numeric
 
 V, D = 8, 4
 ITEMS = (np.arange(V * D, dtype=np.float32).reshape(V, D) - 15.0) / 64.0
@@ -29,6 +29,17 @@ FEATURES = FeatureSet(
     item=(Numeric(name="price", default=0.0),),
     context=(Categorical(name="hour"),),
     history=History(attributes=(Categorical(name="rating", storage="u8"),), max_events=20, recent=4),
+    entities=(
+        Entity(
+            name="shop",
+            id=Categorical(name="shop_id", id_type="string"),
+            features=(
+                Numeric(name="rating", default=2.5),
+                Categorical(name="city"),
+                Categorical(name="brands", max_values=2),
+            ),
+        ),
+    ),
 )
 
 _I64, _F32 = TensorProto.INT64, TensorProto.FLOAT

@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +24,78 @@ from recsys.files import make_folder, sync, temporary_path
 META = "meta.json"
 
 
-def write_columns(
-    path: Path, columns: Mapping[str, npt.NDArray[Any]], *, kind: str, version: int, info: Mapping[str, Any]
-) -> None:
-    """Write a folder that either exists complete or not at all.
+class FolderWriter:
+    """Columns written piece by piece, in memory of one piece; made by :func:`folder_writer`."""
 
-    Args:
-        path: must not exist; its parents are made.
-        columns: arrays of any dtype and shape.
-        kind, version: checked again by :func:`open_columns`.
-        info: JSON values.
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, BinaryIO] = {}
+        self._layout: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+
+    def append(self, name: str, rows: npt.NDArray[Any]) -> None:
+        """Add rows to a column; every piece has the dtype and the inner shape of the first."""
+        if name not in self._files:
+            self._files[name] = open(self._folder / f"{name}.npy", "wb")
+            self._layout[name] = (rows.dtype, (0, *rows.shape[1:]))
+            self._write_header(name)
+        dtype, (length, *inner) = self._layout[name]
+        assert (rows.dtype, rows.shape[1:]) == (dtype, tuple(inner)), name
+        self._layout[name] = (dtype, (length + len(rows), *inner))
+        self._files[name].write(np.ascontiguousarray(rows).data if rows.size else b"")
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """What a column holds so far, memory-mapped."""
+        self._write_header(name)
+        return _open_column(self._folder / f"{name}.npy", *self._layout[name])
+
+    def finish(self, *, kind: str, version: int, info: Mapping[str, Any]) -> None:
+        """Write ``meta.json`` and have everything survive a power cut."""
+        for name, file in self._files.items():
+            self._write_header(name)
+            os.fsync(file.fileno())
+        layout = {name: {"dtype": d.str, "shape": list(shape)} for name, (d, shape) in self._layout.items()}
+        meta = {"kind": kind, "version": version, "columns": layout, "info": dict(info)}
+        with open(self._folder / META, "w", encoding="utf-8") as text:
+            json.dump(meta, text, indent=1)
+            text.flush()
+            os.fsync(text.fileno())
+
+    def close(self) -> None:
+        """Close the files, finished or not."""
+        for file in self._files.values():
+            file.close()
+
+    def _write_header(self, name: str) -> None:
+        # NumPy pads the header so that the first axis may grow in place.
+        dtype, shape = self._layout[name]
+        file = self._files[name]
+        file.seek(0)
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        )
+        file.seek(0, os.SEEK_END)
+        file.flush()
+
+
+@contextmanager
+def folder_writer(path: Path) -> Iterator[FolderWriter]:
+    """A writer into a new folder, to be finished within the block; removed when the block fails.
+
+    Raises:
+        FileExistsError: ``path`` exists.
+        ConfigError: the folder around it cannot be written.
+    """
+    with new_folder(path) as temporary:
+        writer = FolderWriter(temporary)
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that becomes ``path`` when the block ends well, and is removed otherwise.
 
     Raises:
         FileExistsError: ``path`` exists, or another process finished it first.
@@ -44,17 +107,7 @@ def write_columns(
     temporary = temporary_path(path)
     try:
         temporary.mkdir()
-        for name, column in columns.items():
-            with open(temporary / f"{name}.npy", "wb") as file:
-                np.save(file, column)
-                file.flush()
-                os.fsync(file.fileno())
-        layout = {name: {"dtype": c.dtype.str, "shape": list(c.shape)} for name, c in columns.items()}
-        meta = {"kind": kind, "version": version, "columns": layout, "info": dict(info)}
-        with open(temporary / META, "w", encoding="utf-8") as text:
-            json.dump(meta, text, indent=1)
-            text.flush()
-            os.fsync(text.fileno())
+        yield temporary
         try:
             os.rename(temporary, path)
         except OSError as error:
@@ -64,6 +117,27 @@ def write_columns(
         sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_columns(
+    path: Path, columns: Mapping[str, npt.NDArray[Any]], *, kind: str, version: int, info: Mapping[str, Any]
+) -> None:
+    """Write a folder that either exists complete or not at all.
+
+    Args:
+        path: must not exist; its parents are made.
+        columns: arrays of any dtype and shape but ().
+        kind, version: checked again by :func:`open_columns`.
+        info: JSON values.
+
+    Raises:
+        FileExistsError: ``path`` exists, or another process finished it first.
+        ConfigError: the folder around it cannot be written.
+    """
+    with folder_writer(path) as writer:
+        for name, column in columns.items():
+            writer.append(name, np.asarray(column))
+        writer.finish(kind=kind, version=version, info=info)
 
 
 def open_columns(path: Path, *, kind: str, version: int) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:

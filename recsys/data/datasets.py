@@ -6,19 +6,23 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from recsys.data.events import EventTable, open_event_table
 from recsys.data.movielens import load_movielens, prepare_movielens
-from recsys.data.raw_log import RawLog
-from recsys.data.samples import Dataset, make_dataset
+from recsys.data.raw_log import DATASETS, RawLog
+from recsys.data.samples import Dataset, Samples, make_dataset, open_samples
 from recsys.data.synthetic import make_synthetic_log
 from recsys.errors import ConfigError, DataFileError, nearest
 from recsys.features.history import require_history
 
-DATASETS = ("movielens_1m", "synthetic")
-
 
 @dataclass(frozen=True)
 class LoadedData:
-    """A raw log (for titles, and to say where it came from) and the dataset made of it."""
+    """A dataset, and the raw log it was made of (for titles, and to say where it came from).
+
+    For a folder that ``recsys prepare`` wrote, the raw log is empty but for its source.
+    """
 
     raw: RawLog
     dataset: Dataset
@@ -32,7 +36,7 @@ class LoadedData:
 def load_dataset(
     name: str,
     *,
-    recent: int,
+    recent: int | None = None,
     work_dir: Path,
     path: Path | None = None,
     allow_download: bool = True,
@@ -41,8 +45,8 @@ def load_dataset(
     """Find, read and prepare a data set; what was prepared before is reused.
 
     Args:
-        name: one of ``DATASETS``.
-        recent: events of the history that a sample reads.
+        name: one of ``DATASETS``, or a folder that ``recsys prepare`` wrote (with a ``/`` in its name).
+        recent: events of the history that a sample reads; default: as declared.
         work_dir: where downloads and prepared data are kept.
         path: where the raw data is; default: where ``load_movielens`` looks.
         allow_download: whether the network may be used.
@@ -52,8 +56,13 @@ def load_dataset(
         ConfigError: an unknown name.
         DataFileError: the data is malformed, or absent and ``allow_synthetic`` is false.
     """
+    if name not in DATASETS and ("/" in name or Path(name).is_dir()):
+        folder = Path(name)
+        return LoadedData(raw=_no_log(f"prepared log in {folder}"), dataset=_open_prepared(folder, recent))
     if name not in DATASETS:
-        raise ConfigError(f"data set {name!r}: {nearest(name, DATASETS)}")
+        raise ConfigError(
+            f"data set {name!r}: {nearest(name, DATASETS)}; or the folder of a prepared log, such as ./{name}"
+        )
     if name == "synthetic":
         raw = make_synthetic_log()
     else:
@@ -61,7 +70,30 @@ def load_dataset(
     if name != "synthetic" and raw.best_probabilities is not None and not allow_synthetic:
         raise DataFileError(f"{raw.source}. Give its folder or zip with --data, or set RECSYS_DATA_DIR")
     dataset = prepare_movielens(raw, work_dir / "prepared")
-    features = dataset.table.features
-    history = dataclasses.replace(require_history(features), recent=recent)
-    table = dataclasses.replace(dataset.table, features=dataclasses.replace(features, history=history))
-    return LoadedData(raw=raw, dataset=make_dataset(table, dataset.samples))
+    return LoadedData(raw=raw, dataset=make_dataset(_reading(dataset.table, recent), dataset.samples))
+
+
+def _open_prepared(folder: Path, recent: int | None) -> Dataset:
+    table = open_event_table(folder / "events")
+    none = np.zeros(0, dtype=np.int64)
+    samples = Samples(
+        position=none, label=none.astype(np.uint8), splits={"train": none, "validation": none, "test": none}
+    )
+    if (folder / "samples").exists():
+        samples = open_samples(folder / "samples")
+    return make_dataset(_reading(table, recent), samples)
+
+
+def _reading(table: EventTable, recent: int | None) -> EventTable:
+    """The table, of which samples read so many events; as many as declared without a number."""
+    if recent is None:
+        return table
+    history = dataclasses.replace(require_history(table.features), recent=recent)
+    return dataclasses.replace(table, features=dataclasses.replace(table.features, history=history))
+
+
+def _no_log(source: str) -> RawLog:
+    none = np.zeros(0, dtype=np.int64)
+    return RawLog(
+        users={}, items={}, user=none, item=none, rating=none.astype(np.uint8), timestamp_ms=none, source=source
+    )

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from recsys.data.samples import Dataset
+from recsys.data.samples import Dataset, sample_columns
 
 
 def data_fingerprint(dataset: Dataset) -> str:
@@ -31,7 +31,7 @@ def data_fingerprint(dataset: Dataset) -> str:
         },
         "attributes": table.attributes,
         "context": table.context,
-        "samples": {"position": samples.position, "label": samples.label},
+        "samples": sample_columns(samples.label, position=samples.position, impressions=samples.impressions),
         "splits": samples.splits,
     }
     for group, columns in groups.items():

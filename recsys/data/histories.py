@@ -11,21 +11,29 @@ import numpy.typing as npt
 from recsys.features.hashing import Int64Array
 
 
-def first_with_same_time(timestamp_ms: Int64Array, offsets: Int64Array) -> Int64Array:
-    """For every event, the position of the first event of its user with its timestamp; [N], int64.
+def first_at_or_after(
+    timestamp_ms: Int64Array, time_ms: Int64Array, *, begin: Int64Array, end: Int64Array
+) -> Int64Array:
+    """The first position in begin[m]:end[m] with a timestamp of at least time_ms[m], else end[m]; [M], int64.
 
     Args:
-        timestamp_ms: sorted within each user; [N].
-        offsets: user u's events are offsets[u]:offsets[u + 1]; [U + 1].
+        timestamp_ms: sorted within each begin[m]:end[m]; [N].
+        time_ms, begin, end: [M].
 
-    >>> first_with_same_time(np.array([5, 5, 7, 7]), np.array([0, 3, 4])).tolist()
-    [0, 0, 2, 3]
+    >>> first_at_or_after(
+    ...     np.array([5, 5, 7, 1]), np.array([6, 5, 9]), begin=np.array([0, 0, 3]), end=np.array([3, 3, 4])
+    ... ).tolist()
+    [2, 0, 4]
     """
-    starts = np.ones(len(timestamp_ms), dtype=bool)
-    starts[1:] = timestamp_ms[1:] != timestamp_ms[:-1]
-    starts[offsets[:-1][offsets[:-1] < len(timestamp_ms)]] = True
-    first: Int64Array = np.maximum.accumulate(np.where(starts, np.arange(len(timestamp_ms)), 0))
-    return first
+    # A binary search in all ranges at once: as many rounds as the longest range has bits.
+    low, high = begin.astype(np.int64), end.astype(np.int64)
+    for _ in range(int((high - low).max(initial=0)).bit_length()):
+        open_ = low < high
+        middle = (low + high) >> 1
+        before = timestamp_ms[np.where(open_, middle, 0)] < time_ms
+        low = np.where(open_ & before, middle + 1, low)
+        high = np.where(open_ & ~before, middle, high)
+    return low
 
 
 def ranges(begin: Int64Array, lengths: Int64Array) -> tuple[Int64Array, Int64Array]:

@@ -36,7 +36,7 @@ _POSITIVE = 4
 _CORE = 5
 _DAY_MS = 24 * 3600 * 1000
 _UTC8_MS = 8 * 3600 * 1000
-_PREPARED_VERSION = 2
+_PREPARED_VERSION = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

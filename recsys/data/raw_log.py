@@ -12,6 +12,9 @@ import numpy.typing as npt
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import Int64Array
 
+DATASETS = ("movielens_1m", "synthetic")
+"""Raw logs that recipes name."""
+
 _MAIN_GENRE = Categorical(name="main_genre", id_type="string", table="genre")
 
 MOVIELENS_1M = FeatureSet(

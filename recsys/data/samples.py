@@ -1,8 +1,11 @@
-"""Training samples as (position in the event table, label); histories are sliced, never copied.
+"""Training samples: a user, an item, a moment, a label; histories are sliced from the event table, never copied.
 
-The history of a sample is what a server would have seen when the sample's event happened: the
-user's events with a strictly earlier timestamp that had arrived by then, the newest ``recent`` of
+The history of a sample is what a server would have seen at its moment T: the user's events with a
+timestamp before T that had arrived by T and are not older than ``max_age_s``, the newest ``recent`` of
 them. Events with the sample's own timestamp are left out, because their order is not known.
+
+A sample is an event of the table (its ``position``), or an impression: something that was shown and labelled,
+but is no event, so that no history holds it.
 
 ``B`` samples of a batch, ``E`` events of its histories, ``N`` events of the table, ``M`` samples,
 ``U`` users, ``I`` items.
@@ -20,7 +23,7 @@ import numpy.typing as npt
 
 from recsys.data.column_folder import open_columns, write_columns
 from recsys.data.events import EventTable
-from recsys.data.histories import first_with_same_time, newest, ranges
+from recsys.data.histories import first_at_or_after, newest, ranges
 from recsys.errors import DataFileError, InvalidInputError, nearest
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch
@@ -36,18 +39,36 @@ Lookup = Callable[[Int64Array], Int64Array]
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
-    """M labelled events.
+class Impressions:
+    """M moments at which a user was shown an item; sorted by (user, time).
 
     Attributes:
-        position: index of the sample's event in the event table; [M], int64.
+        user, item: row numbers of the table's users and items; [M], int32.
+        time_ms: milliseconds since 1970; [M], int64.
+        context: context feature name -> column with M rows.
+    """
+
+    user: npt.NDArray[np.int32]
+    item: npt.NDArray[np.int32]
+    time_ms: Int64Array
+    context: dict[str, Column]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """M labelled events, or M labelled impressions.
+
+    Attributes:
+        position: index of the sample's event in the event table, -1 for an impression; [M], int64.
         label: 0 or 1; [M], uint8.
         splits: ``train``, ``validation``, ``test``: sample indices, int64.
+        impressions: what the samples are, unless they are events.
     """
 
     position: Int64Array
     label: npt.NDArray[np.uint8]
     splits: dict[str, Int64Array]
+    impressions: Impressions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +81,14 @@ class Dataset:
         table: where the columns came from; always keys.
         samples: which events are samples, their labels, the splits.
         user, item: columns with N = U and N = I.
-        context: columns with one row per event.
+        context: columns with one row per event, or per sample where the samples are impressions.
+        context_row: each sample's row of ``context``; [M], int64.
         history: ``history.<name>`` columns with one row per event; [N].
         sample_user, sample_item: the samples' user and item indices; [M], int32.
+        sample_time_ms: the samples' moments; [M], int64.
         history_begin, history_end: sample m may read events history_begin[m]:history_end[m],
-            less those that arrived after its timestamp; [M], int64.
-        has_late_events: whether any event arrived at another time than its timestamp. If none did,
+            less those that arrived after its moment; [M], int64.
+        has_late_events: whether any event arrived after its timestamp. If none did,
             history_begin already leaves only the newest ``recent`` events.
         mapped: whether the id columns hold rows.
     """
@@ -75,9 +98,11 @@ class Dataset:
     user: dict[str, Column]
     item: dict[str, Column]
     context: dict[str, Column]
+    context_row: Int64Array
     history: dict[str, Column]
     sample_user: npt.NDArray[np.int32]
     sample_item: npt.NDArray[np.int32]
+    sample_time_ms: Int64Array
     history_begin: Int64Array
     history_end: Int64Array
     has_late_events: bool
@@ -104,9 +129,21 @@ def write_samples(samples: Samples, path: Path) -> None:
     Raises:
         FileExistsError: ``path`` exists.
     """
-    columns: dict[str, npt.NDArray[Any]] = {"position": samples.position, "label": samples.label}
+    columns = sample_columns(samples.label, position=samples.position, impressions=samples.impressions)
     columns.update({f"split.{name}": indices for name, indices in samples.splits.items()})
     write_columns(path, columns, kind=KIND, version=FORMAT_VERSION, info={"splits": list(samples.splits)})
+
+
+def sample_columns(
+    label: npt.NDArray[np.uint8], *, position: Int64Array, impressions: Impressions | None = None
+) -> dict[str, npt.NDArray[Any]]:
+    """Samples as columns on disk, without their splits: ``position``, or those of the impressions, and ``label``."""
+    columns: dict[str, npt.NDArray[Any]]
+    if impressions is None:
+        return {"position": position, "label": label}
+    columns = {"user": impressions.user, "item": impressions.item, "time_ms": impressions.time_ms, "label": label}
+    columns.update({f"context.{name}": column for name, column in impressions.context.items()})
+    return columns
 
 
 def open_samples(path: Path) -> Samples:
@@ -118,7 +155,15 @@ def open_samples(path: Path) -> Samples:
     columns, info = open_columns(path, kind=KIND, version=FORMAT_VERSION)
     try:
         splits = {name: columns[f"split.{name}"] for name in info["splits"]}
-        return Samples(position=columns["position"], label=columns["label"], splits=splits)
+        label = columns["label"]
+        if "time_ms" not in columns:
+            return Samples(position=columns["position"], label=label, splits=splits)
+        context = {name.removeprefix("context."): c for name, c in columns.items() if name.startswith("context.")}
+        impressions = Impressions(
+            user=columns["user"], item=columns["item"], time_ms=columns["time_ms"], context=context
+        )
+        position = np.full(len(label), -1, dtype=np.int64)
+        return Samples(position=position, label=label, splits=splits, impressions=impressions)
     except KeyError as error:
         raise DataFileError(f"{path}: column {error} is missing from meta.json") from error
 
@@ -127,32 +172,40 @@ def make_dataset(table: EventTable, samples: Samples) -> Dataset:
     """Join samples with their event table; columns hold keys.
 
     Raises:
-        InvalidInputError: a position is not in the table, a label is not 0 or 1, or a split
-            names a sample that does not exist.
+        InvalidInputError: a position, user or item is not in the table, a label is not 0 or 1, or a
+            split names a sample that does not exist.
     """
-    _check_samples(samples, events=len(table))
+    _check_samples(samples, table)
     features = table.features
-    position = samples.position
+    declared = require_history(features)
     history = {f"history.{features.item_id.name}": table.item_keys[table.item_index]}
-    for attribute in require_history(features).attributes:
+    for attribute in declared.attributes:
         stored = np.ascontiguousarray(table.attributes[attribute.name])
         packed = stored.view(np.dtype([(attribute.name, stored.dtype)]))
         history[f"history.{attribute.name}"] = attribute_keys(attribute, packed)
-    sample_user = np.searchsorted(table.offsets, position, side="right") - 1
-    has_late_events = not np.array_equal(table.timestamp_ms, table.arrival_ms)
-    history_end = first_with_same_time(table.timestamp_ms, table.offsets)[position]
-    history_begin = table.offsets[sample_user]
+    shown = samples.impressions
+    if shown is None:
+        shown = _events_as_impressions(table, samples.position)
+    user_begin, user_end = table.offsets[shown.user], table.offsets[shown.user + 1]
+    history_end = first_at_or_after(table.timestamp_ms, shown.time_ms, begin=user_begin, end=user_end)
+    history_begin = user_begin
+    if declared.max_age_s:
+        oldest_ms = shown.time_ms - 1000 * declared.max_age_s
+        history_begin = first_at_or_after(table.timestamp_ms, oldest_ms, begin=user_begin, end=history_end)
+    has_late_events = bool((table.arrival_ms > table.timestamp_ms).any())
     if not has_late_events:
-        history_begin = np.maximum(history_begin, history_end - require_history(features).recent)
+        history_begin = np.maximum(history_begin, history_end - declared.recent)
     return Dataset(
         table=table,
         samples=samples,
         user={name: np.asarray(column) for name, column in table.users.items()},
         item={name: np.asarray(column) for name, column in table.items.items()},
-        context={name: np.asarray(column) for name, column in table.context.items()},
+        context={name: np.asarray(column) for name, column in shown.context.items()},
+        context_row=np.arange(len(samples.label)) if samples.impressions else np.asarray(samples.position),
         history=history,
-        sample_user=sample_user.astype(np.int32),
-        sample_item=table.item_index[position],
+        sample_user=np.asarray(shown.user),
+        sample_item=np.asarray(shown.item),
+        sample_time_ms=np.asarray(shown.time_ms),
         history_begin=history_begin,
         history_end=history_end,
         has_late_events=has_late_events,
@@ -167,10 +220,11 @@ def make_batch(dataset: Dataset, sample_indices: Int64Array) -> EncodedBatch:
     """
     user = dataset.sample_user[sample_indices]
     item = dataset.sample_item[sample_indices]
-    position = dataset.samples.position[sample_indices]
     user_columns = {name: column[user] for name, column in dataset.user.items()}
-    user_columns.update({name: column[position] for name, column in dataset.context.items()})
-    events, offsets = _histories(dataset, sample_indices, position)
+    if dataset.context:
+        rows = dataset.context_row[sample_indices]
+        user_columns.update({name: column[rows] for name, column in dataset.context.items()})
+    events, offsets = _histories(dataset, sample_indices)
     return EncodedBatch(
         user=user_columns,
         item={name: column[item] for name, column in dataset.item.items()},
@@ -236,8 +290,8 @@ def id_counts(dataset: Dataset, sample_indices: Int64Array) -> dict[str, tuple[I
     reads_of_event = np.cumsum(edges[:-1])
     reads_of_user = np.bincount(dataset.sample_user[sample_indices], minlength=len(dataset.table.user_keys))
     reads_of_item = np.bincount(dataset.sample_item[sample_indices], minlength=len(dataset.table.item_keys))
-    position = dataset.samples.position[sample_indices]
-    reads_of_context = np.bincount(position, minlength=len(dataset.table))
+    context_rows = len(dataset.table) if dataset.samples.impressions is None else len(dataset)
+    reads_of_context = np.bincount(dataset.context_row[sample_indices], minlength=context_rows)
     sides: list[tuple[str, tuple[Feature, ...], dict[str, Column], Int64Array]] = [
         ("", (features.user_id, *features.user), dataset.user, reads_of_user),
         ("", (features.item_id, *features.item), dataset.item, reads_of_item),
@@ -255,7 +309,7 @@ def id_counts(dataset: Dataset, sample_indices: Int64Array) -> dict[str, tuple[I
     }
 
 
-def _histories(dataset: Dataset, sample_indices: Int64Array, position: Int64Array) -> tuple[Int64Array, Int64Array]:
+def _histories(dataset: Dataset, sample_indices: Int64Array) -> tuple[Int64Array, Int64Array]:
     """Event positions of B histories, one after another [E], and where each begins [B + 1]."""
     begin = dataset.history_begin[sample_indices]
     lengths = dataset.history_end[sample_indices] - begin
@@ -263,7 +317,7 @@ def _histories(dataset: Dataset, sample_indices: Int64Array, position: Int64Arra
     if not dataset.has_late_events:
         return events, offsets
     table = dataset.table
-    arrived = table.arrival_ms[events] <= np.repeat(table.timestamp_ms[position], lengths)
+    arrived = table.arrival_ms[events] <= np.repeat(dataset.sample_time_ms[sample_indices], lengths)
     return newest(events, offsets, wanted=arrived, limit=require_history(table.features).recent)
 
 
@@ -284,15 +338,30 @@ def _rows(table: str, lookup: Lookup, keys: Column) -> npt.NDArray[np.int32]:
     return rows
 
 
-def _check_samples(samples: Samples, *, events: int) -> None:
+def _events_as_impressions(table: EventTable, position: Int64Array) -> Impressions:
+    """Events as moments; the context is the table's, one row per event."""
+    return Impressions(
+        user=(np.searchsorted(table.offsets, position, side="right") - 1).astype(np.int32),
+        item=table.item_index[position],
+        time_ms=table.timestamp_ms[position],
+        context=table.context,
+    )
+
+
+def _check_samples(samples: Samples, table: EventTable) -> None:
+    count = len(samples.position)
     if samples.position.shape != samples.label.shape:
-        raise InvalidInputError(f"{len(samples.position)} positions for {len(samples.label)} labels")
+        raise InvalidInputError(f"{count} positions for {len(samples.label)} labels")
     if samples.label.size and int(samples.label.max()) > 1:
         raise InvalidInputError(f"labels: found {samples.label.max()}; allowed: 0 and 1")
-    for what, indices, limit in (
-        ("positions", samples.position, events),
-        *((f"split {name!r}", split, len(samples.position)) for name, split in samples.splits.items()),
-    ):
+    shown = samples.impressions
+    found: list[tuple[str, npt.NDArray[Any], int]] = [("positions", samples.position, len(table))]
+    if shown is not None:
+        found = [("users", shown.user, len(table.user_keys)), ("items", shown.item, len(table.item_keys))]
+        for name, column in sample_columns(samples.label, position=samples.position, impressions=shown).items():
+            if len(column) != count:
+                raise InvalidInputError(f"impressions: {len(column)} values of {name!r} for {count} labels")
+    for what, indices, limit in (*found, *((f"split {n!r}", split, count) for n, split in samples.splits.items())):
         if indices.size and (int(indices.min()) < 0 or int(indices.max()) >= limit):
             raise InvalidInputError(f"{what}: {indices.min()} to {indices.max()}; allowed: 0 to {limit - 1}")
 

@@ -29,6 +29,7 @@ from recsys.features.entities import pack_rows, unpack_rows
 from recsys.features.feature_set import Feature
 from recsys.features.hashing import KEY_LIMIT, MISSING, Int64Array
 from recsys.features.history import Events, unpack_events
+from recsys.features.history_rules import visible
 from recsys.training.loop import TrainedModel, check_same_data
 
 TOLERANCE = 1e-4
@@ -144,12 +145,12 @@ def _request(dataset: Dataset, index: int, items: Int64Array, number: int) -> En
     """The same as a request, from what a store loaded with the table answers: bytes, and nothing for the unknown."""
     table, features = dataset.table, dataset.table.features
     user = int(dataset.sample_user[index])
-    position = dataset.samples.position[index : index + 1]
+    row = dataset.context_row[index : index + 1]
     user_key, item_keys = int(table.user_keys[user]), table.item_keys[items]
     user_columns = _through_rows(features.user, table.users, np.array([user]))
-    user_columns.update({name: column[position] for name, column in table.context.items()})
+    user_columns.update({name: column[row] for name, column in dataset.context.items()})
     item_columns = _through_rows(features.item, table.items, items)
-    events: Events | None = _known_then(dataset, user, int(table.timestamp_ms[position[0]]))
+    events: Events | None = _known_then(dataset, user, int(dataset.sample_time_ms[index]))
     if number % 8 == 1:
         events = None
     if number % 8 == 2:
@@ -173,7 +174,7 @@ def _known_then(dataset: Dataset, user: int, time_ms: int) -> Events:
     """The user's history as a store held it at that time."""
     features = dataset.table.features
     events = unpack_events(features, user_events(dataset.table, user).tobytes())
-    return events[(events["timestamp"] < time_ms) & (events["arrival"] <= time_ms)]
+    return visible(features, events[events["arrival"] <= time_ms], time_ms)
 
 
 def _through_rows(

@@ -1,8 +1,8 @@
 """What a feature store promises. ``redis_store.RedisFeatureStore`` is the implementation.
 
-Users and items are named by their 62-bit keys (``features/hashing.py``); turning raw ids into keys
-is the caller's job. Every call takes the seconds it may last and raises ``StoreUnavailableError``
-when it could not finish in that time.
+Users, items and other entities are named by their 62-bit keys (``features/hashing.py``); turning raw ids
+into keys is the caller's job. Every call takes the seconds it may last and raises
+``StoreUnavailableError`` when it could not finish in that time.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from recsys.errors import StoreFormatError
 from recsys.features.columns import Column
 from recsys.features.hashing import Int64Array
 from recsys.features.history import Events, HistoryHeader
@@ -23,10 +24,12 @@ class AppendResult:
     Attributes:
         added: events that were not there before and are there now.
         stored: events in the history now.
+        refused: why nothing was done, if the key holds bytes that are not ours; only from calls for many users.
     """
 
     added: int
     stored: int
+    refused: StoreFormatError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class RankInputs:
     """Everything one Rank request reads.
 
     Attributes:
-        events: the user's newest events, oldest first; empty for an unknown user.
+        events: the user's newest events that count at the request's time, oldest first; empty for an unknown user.
         user_columns: the user's features, N = 1; all missing for an unknown user.
         item_columns: the candidates' features, N = C; missing for unknown items.
         user_degraded, items_degraded: that part could not be read and was taken as missing.
@@ -53,35 +56,99 @@ class FeatureStore(Protocol):
     async def append(self, user_key: int, events: Events, *, timeout_s: float) -> AppendResult:
         """Add events to a user's history: atomic, idempotent, in any order.
 
-        An event equal to a stored one in everything but its arrival is not added again. The
-        history stays sorted by timestamp (equal timestamps keep the order they came in), and keeps
-        at least the newest ``History.max_events`` events.
+        The history is the set of distinct events sent, in the order of ``features/history_rules.py``: a
+        repetition adds nothing, a late event goes where it belongs. At least the newest
+        ``History.max_events`` events are kept; what is not newer than everything trimmed is dropped.
         """
         ...
 
-    async def append_many(self, batches: Sequence[tuple[int, Events]], *, timeout_s: float) -> list[AppendResult]:
-        """:meth:`append` for many users in one round trip; each user's append is atomic on its own."""
+    async def append_many(
+        self,
+        batches: Sequence[tuple[int, Events]],
+        *,
+        source: str = "",
+        offsets: Sequence[Int64Array] | None = None,
+        timeout_s: float,
+    ) -> list[AppendResult]:
+        """:meth:`append` for many users in one round trip; each user's append is atomic on its own.
+
+        A history that is not ours is refused in its result, and is no reason to refuse the others.
+
+        Args:
+            batches: (user key, events) pairs; a user may come twice.
+            source: where the events come from (a topic's partition, a stream), if ``offsets`` are given.
+            offsets: for every batch the events' offsets in the source, 0 or more. The source gives a user's events
+                in the order of their offsets; those up to the last one applied are not applied again, even if they
+                have been changed since.
+            timeout_s: for the whole call.
+        """
         ...
 
-    async def history(self, user_key: int, *, limit: int, timeout_s: float) -> tuple[HistoryHeader, Events]:
-        """The newest ``limit`` events, oldest first, and the history's counters; empty for an unknown user."""
+    async def replace_many(
+        self, batches: Sequence[tuple[int, Events]], *, arrived_until_ms: int, timeout_s: float
+    ) -> list[AppendResult]:
+        """Put whole histories in place of what is stored, each atomically: a reader sees the old one or the new.
+
+        Stored events that arrived after ``arrived_until_ms`` stay: they came while the new history was
+        prepared. ``AppendResult.added`` counts those.
+        """
         ...
 
-    async def put_users(self, keys: Int64Array, columns: Mapping[str, Column], *, timeout_s: float) -> None:
-        """Store the features of N users, replacing what was there. ``columns`` holds every feature."""
+    async def history(
+        self,
+        user_key: int,
+        *,
+        limit: int | None = None,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        timeout_s: float,
+    ) -> tuple[HistoryHeader, Events]:
+        """A user's events, oldest first, and the history's counters; empty for an unknown user.
+
+        Args:
+            user_key: the user.
+            limit: only the newest so many (of those in the range); default: all.
+            since_ms, until_ms: only events with since_ms <= timestamp < until_ms.
+            timeout_s: for the whole call.
+        """
         ...
 
-    async def put_items(self, keys: Int64Array, columns: Mapping[str, Column], *, timeout_s: float) -> None:
-        """Store the features of N items, replacing what was there. ``columns`` holds every feature."""
+    async def histories(
+        self, user_keys: Sequence[int], *, limit: int, timeout_s: float
+    ) -> list[tuple[HistoryHeader, Events]]:
+        """:meth:`history` of the newest ``limit`` events of many users, in one round trip."""
         ...
 
-    async def items(self, keys: Int64Array, *, timeout_s: float) -> Mapping[str, Column]:
-        """The features of N items as they are stored now, duplicates allowed; missing for unknown items."""
+    async def put_entities(
+        self, entity: str, keys: Int64Array, columns: Mapping[str, Column], *, timeout_s: float
+    ) -> None:
+        """Store the features of N users, items or other entities, replacing what was there.
+
+        Args:
+            entity: ``"user"``, ``"item"`` or the name of a declared entity.
+            keys: shape [N].
+            columns: every feature of the entity, N rows each.
+            timeout_s: for the whole call.
+        """
         ...
 
-    async def read_for_rank(self, user_key: int, item_keys: Int64Array, *, timeout_s: float) -> RankInputs:
-        """All that a Rank request needs, in one round trip. Never raises for a store that is
+    async def entities(self, entity: str, keys: Int64Array, *, timeout_s: float) -> Mapping[str, Column]:
+        """The features of N entities as they are stored now, duplicates allowed; missing for unknown ones."""
+        ...
+
+    async def read_for_rank(
+        self, user_key: int, item_keys: Int64Array, *, time_ms: int, timeout_s: float
+    ) -> RankInputs:
+        """All that a Rank request needs as of ``time_ms``, in one round trip. Never raises for a store that is
         unreachable, slow or holds foreign bytes: the answer says what is degraded."""
+        ...
+
+    async def positions(self, *, timeout_s: float) -> dict[str, str]:
+        """How far each source was read, as last given to :meth:`save_position`."""
+        ...
+
+    async def save_position(self, source: str, position: str, *, timeout_s: float) -> None:
+        """Remember how far a source was read, next to the events that came from it."""
         ...
 
     async def ping(self, *, timeout_s: float) -> None:

@@ -1,4 +1,4 @@
-"""HistoryValue: one FeatureSet's history as a Redis value, what to ask for and how to check what came.
+"""HistoryValue: one FeatureSet's histories as Redis values, what to ask for and how to check what came.
 
 ``L`` events. The bytes are those of ``features/history.py``; this is that module with the layout
 worked out once instead of once per request (measured: 30 us of a 100 us read).
@@ -7,25 +7,48 @@ worked out once instead of once per request (measured: 30 us of a 100 us read).
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from recsys.errors import InvalidInputError, StoreFormatError
+from recsys.feature_store.keys import HistoryKeys
 from recsys.feature_store.link import Command
 from recsys.features.feature_set import FeatureSet
+from recsys.features.hashing import Int64Array
 from recsys.features.history import (
     HEADER,
     Events,
     HistoryHeader,
     event_dtype,
+    missing_events,
     pack_header,
     require_history,
-    unpack_events,
     unpack_header,
+    upgrade_events,
 )
+from recsys.features.history_rules import canonical, canonical_order, identity_fields
 
 _PREFIX_BYTES = 16
-_COUNTERS = struct.Struct("<QQ")
+_RULES = struct.Struct("<IIqqI")
+_COUNTERS = struct.Struct("<IIQQqq")
+_CHUNK_BYTES = 4064
+"""With Redis's own bytes around it a chunk then fills a 4 KiB allocation."""
+
+
+class Part(NamedTuple):
+    """What one read gave.
+
+    Attributes:
+        header: the counters.
+        events: the newest events, oldest first; shape [L].
+        enough: whether these are as many as were asked for, or all there are.
+    """
+
+    header: HistoryHeader
+    events: Events
+    enough: bool
 
 
 class HistoryValue:
@@ -37,76 +60,167 @@ class HistoryValue:
 
     def __init__(self, features: FeatureSet) -> None:
         self._features = features
-        history = require_history(features)
-        self._dtype = event_dtype(features)
-        self._prefix = pack_header(features, appended=0, trimmed=0)[:_PREFIX_BYTES]
+        self._history = history = require_history(features)
+        self._dtype = dtype = event_dtype(features)
         self.recent = history.recent
-        self.no_events: Events = np.empty(0, dtype=self._dtype)
-        self.append_arguments: Command = (
-            self._prefix,
-            self._dtype.itemsize,
-            history.max_events,
-            history.ttl_s,
-        )
-        """All but the last argument of ``append.lua``."""
+        self.max_age_ms = 1000 * history.max_age_s
+        # Small histories in small chunks, as up to two of them are kept beyond max_events; and no smaller than what
+        # a model reads, so that one value holds it all.
+        self.chunk = max(history.recent, min(_CHUNK_BYTES // dtype.itemsize, max(16, history.max_events // 4)))
+        self.none = Part(HistoryHeader(chunk=self.chunk), np.empty(0, dtype=dtype), True)
+        self._prefix = pack_header(features, self.none.header)[:_PREFIX_BYTES]
+        spans = [dtype.fields[name][:2] for name in identity_fields(features)] if dtype.fields else []
+        identity = " ".join(f"{start + 1}-{start + field.itemsize}" for field, start in spans)
+        rules = _RULES.pack(dtype.itemsize, self.chunk, history.max_events, self.max_age_ms, history.ttl_s)
+        self._rules = self._prefix + rules + identity.encode()
 
-    def records(self, events: Events) -> bytes:
-        """The last argument of ``append.lua``: events as bytes, sorted by timestamp, ties as they came.
+    def append_arguments(
+        self, batches: Sequence[Events], source: str, offsets: Sequence[Int64Array] | None
+    ) -> list[Command]:
+        """The arguments of ``append.lua`` for each of some users' batches.
+
+        All are put in order at once: one at a time, numpy's cost per call would be most of the work.
 
         Raises:
-            InvalidInputError: they have another dtype.
+            InvalidInputError: the events have another dtype, or there are not as many offsets as events.
         """
-        if events.dtype != self._dtype:
+        for i, events in enumerate(batches):
+            self._check(events)
+            if offsets is not None and len(offsets[i]) != len(events):
+                raise InvalidInputError(f"{len(offsets[i])} offsets for {len(events)} events")
+        if not batches:
+            return []
+        # Six times as fast as np.concatenate for many small batches of a structured type.
+        together: Events = np.frombuffer(b"".join([events.tobytes() for events in batches]), dtype=self._dtype)
+        lengths = np.fromiter(map(len, batches), dtype=np.int64, count=len(batches))
+        user = np.repeat(np.arange(len(batches)), lengths)
+        order = canonical_order(self._features, together, user)
+        ends = np.cumsum(np.bincount(user[order], minlength=len(batches))).tolist()
+        records, width = together[order].tobytes(), self._dtype.itemsize
+        arrivals = [0] * len(batches)
+        if self.max_age_ms:
+            arrivals = [int(events["arrival"].max()) if len(events) else 0 for events in batches]
+        numbers = ""
+        if offsets is not None:
+            numbers = "".join(f"{offset:020d}" for offset in np.concatenate(offsets)[order].tolist())
+        commands: list[Command] = []
+        begin = 0
+        for end, arrival in zip(ends, arrivals, strict=True):
+            batch = records[begin * width : end * width]
+            if offsets is None:
+                commands.append((self._rules, batch, arrival))
+            else:
+                commands.append((self._rules, batch, arrival, source, numbers[20 * begin : 20 * end]))
+            begin = end
+        return commands
+
+    def replace_arguments(self, events: Events, *, keep_after_ms: int) -> Command:
+        """The arguments of ``replace.lua``: of the events the newest ``max_events``.
+
+        Raises:
+            InvalidInputError: the events have another dtype.
+        """
+        self._check(events)
+        events = canonical(self._features, events)
+        left_out, events = events[: -self._history.max_events], events[-self._history.max_events :]
+        trimmed_until = int(left_out["timestamp"][-1]) if len(left_out) else -1
+        return (self._rules, events.tobytes(), keep_after_ms, trimmed_until)
+
+    def upgrade_arguments(self, header: bytes) -> Command | None:
+        """The arguments of ``upgrade.lua`` for a value with this header; None if it is not of an older layout."""
+        try:
+            _, dtype = unpack_header(self._features, header)
+        except StoreFormatError:
+            return None
+        if dtype == self._dtype:
+            return None
+        filler = missing_events(self._features, 1).tobytes()[dtype.itemsize :]
+        return (header[:_PREFIX_BYTES], dtype.itemsize, self._prefix, self._dtype.itemsize, filler)
+
+    def open_commands(self, keys: HistoryKeys, limit: int) -> list[Command]:
+        """The two reads that :meth:`parse_open` takes: the header, and the newest ``limit`` events."""
+        size_bytes = HEADER.size + limit * self._dtype.itemsize
+        return [(b"GETRANGE", keys.open, 0, HEADER.size - 1), (b"GETRANGE", keys.open, -size_bytes, -1)]
+
+    def parse_open(self, keys: HistoryKeys, head: bytes, tail: bytes, limit: int) -> Part:
+        """At most ``limit`` of the events in the open part, from the replies to :meth:`open_commands`.
+
+        Raises:
+            StoreFormatError: they are no history, of a newer format or of an unknown layout.
+        """
+        if not head or not tail:
+            return self.none
+        # The tail was asked for with room for a header. If it came back shorter it is the whole
+        # value, and its own header counts, even if somebody appended between the two reads.
+        whole = len(tail) < HEADER.size + limit * self._dtype.itemsize
+        header, dtype = self._header(keys, tail[: HEADER.size] if whole else head)
+        body = tail[HEADER.size :] if whole else tail
+        if whole and (len(body) % dtype.itemsize or (header.stored - len(body) // dtype.itemsize) % header.chunk):
+            raise self._miscounted(keys, header)
+        events = self._events(body[len(body) % dtype.itemsize :], dtype)[-limit:] if limit else self.none.events
+        return Part(header, events, len(events) == limit or (whole and len(events) == header.stored))
+
+    def whole_commands(self, keys: HistoryKeys, limit: int, chunk: int) -> list[Command]:
+        """The three reads that :meth:`parse_whole` takes, enough for ``limit`` events."""
+        # Once a chunk was sealed, the open part has at least as many records as one.
+        chunks = max(1, -(-(limit - chunk) // chunk))
+        head: Command = (b"GETRANGE", keys.open, 0, HEADER.size - 1)
+        return [head, (b"LRANGE", keys.sealed, -chunks, -1), (b"GET", keys.open)]
+
+    def parse_whole(
+        self, keys: HistoryKeys, head: bytes, sealed: list[bytes], value: bytes | None, limit: int
+    ) -> Part | None:
+        """At most ``limit`` events, from the replies to :meth:`whole_commands`; None if somebody wrote
+        between the three: ask again.
+
+        Raises:
+            StoreFormatError: they are no history, of a newer format or of an unknown layout.
+        """
+        if not head or not value:
+            return None if head or value else self.none
+        if head != value[: HEADER.size]:
+            return None
+        header, dtype = self._header(keys, head)
+        open_count, rest = divmod(len(value) - HEADER.size, dtype.itemsize)
+        expected, uneven = divmod(header.stored - open_count, header.chunk)
+        if rest or uneven or expected < 0 or any(len(c) != header.chunk * dtype.itemsize for c in sealed):
+            raise self._miscounted(keys, header)
+        if expected and not sealed:
+            # Evicted by Redis for want of memory: what is gone counts as trimmed, as the next append will have it.
+            header = header._replace(trimmed=header.appended - open_count)
+        events = self._events(b"".join([*sealed, value[HEADER.size :]]), dtype)
+        wanted = min(limit, header.stored)
+        if len(events) < wanted:
+            return Part(header, events, False)
+        return Part(header, events[len(events) - wanted :], True)
+
+    def append_error(self, keys: HistoryKeys, header: bytes) -> StoreFormatError:
+        """Why a program of ours would not change the value with this header."""
+        try:
+            return self._miscounted(keys, self._header(keys, header)[0])
+        except StoreFormatError as error:
+            return error
+
+    def _check(self, events: Events) -> None:
+        if events.dtype is not self._dtype and events.dtype != self._dtype:
             raise InvalidInputError(
                 f"events have dtype {events.dtype}; FeatureSet {self._features.name!r} declares {self._dtype}: "
                 "build them with features.history.make_events"
             )
-        times = events["timestamp"]
-        if (times[1:] < times[:-1]).any():
-            events = events[np.argsort(times, kind="stable")]
-        return events.tobytes()
 
-    def read_commands(self, key: bytes, limit: int) -> list[Command]:
-        """The two reads that :meth:`parse` takes: the header, and the newest ``limit`` events."""
-        size_bytes = HEADER.size + limit * self._dtype.itemsize
-        return [(b"GETRANGE", key, 0, HEADER.size - 1), (b"GETRANGE", key, -size_bytes, -1)]
+    def _events(self, body: bytes, dtype: np.dtype[np.void]) -> Events:
+        events: Events = np.frombuffer(body, dtype=dtype)
+        return events if dtype is self._dtype else upgrade_events(self._features, events)
 
-    def parse(self, key: bytes, head: bytes, tail: bytes, limit: int) -> tuple[HistoryHeader, Events]:
-        """The counters and at most ``limit`` events, oldest first, from the replies to :meth:`read_commands`.
-
-        Raises:
-            StoreFormatError: they are no history, of a newer format or of another layout.
-        """
-        if not head or not tail:
-            return HistoryHeader(appended=0, trimmed=0), self.no_events
-        # The tail was asked for with room for a header. If it came back shorter it is the whole
-        # value, and its own header counts, even if somebody appended between the two reads.
-        whole = len(tail) < HEADER.size + limit * self._dtype.itemsize
-        header = self._header(key, tail[: HEADER.size] if whole else head)
-        body = tail[HEADER.size :]
-        if len(body) % self._dtype.itemsize:
-            unpack_events(self._features, body, key=key.decode())  # raises
-        events: Events = np.frombuffer(body, dtype=self._dtype)
-        if whole and len(events) != header.appended - header.trimmed:
-            raise self._miscounted(key, header)
-        return header, events
-
-    def append_error(self, key: bytes, header: bytes) -> StoreFormatError:
-        """Why ``append.lua`` would not extend the value with this header."""
-        try:
-            return self._miscounted(key, self._header(key, header))
-        except StoreFormatError as error:
-            return error
-
-    def _header(self, key: bytes, data: bytes) -> HistoryHeader:
+    def _header(self, keys: HistoryKeys, data: bytes) -> tuple[HistoryHeader, np.dtype[np.void]]:
         if len(data) == HEADER.size and data[:_PREFIX_BYTES] == self._prefix:
-            appended, trimmed = _COUNTERS.unpack_from(data, _PREFIX_BYTES)
-            if trimmed <= appended:
-                return HistoryHeader(appended=appended, trimmed=trimmed)
-        return unpack_header(self._features, data, key=key.decode())
+            chunk, rewritten, appended, trimmed, until_ms, newest_ms = _COUNTERS.unpack_from(data, _PREFIX_BYTES)
+            if trimmed <= appended and chunk:
+                return HistoryHeader(chunk, rewritten, appended, trimmed, until_ms, newest_ms), self._dtype
+        return unpack_header(self._features, data, key=keys.open.decode())
 
-    def _miscounted(self, key: bytes, header: HistoryHeader) -> StoreFormatError:
+    def _miscounted(self, keys: HistoryKeys, header: HistoryHeader) -> StoreFormatError:
         return StoreFormatError(
-            f"{key.decode()}: corrupt: its length is not that of the {header.appended - header.trimmed} events "
+            f"{keys.open.decode()}: corrupt: the bytes stored are not those of the {header.stored} events "
             "its header counts"
         )

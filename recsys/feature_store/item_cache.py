@@ -98,6 +98,11 @@ class ItemCache:
         self._slot_keys[slots[known]] = MISSING
         self._expires_s[slots[known]] = 0.0
 
+    def expire_all(self) -> None:
+        """Let every item be read again, because any may have been written. Until then it has its old features."""
+        self.generation += 1
+        self._expires_s[:] = 0.0
+
     def _sets(self, keys: Int64Array) -> Int64Array:
         if len(self._keys) == 1:
             return np.zeros(len(keys), dtype=np.int64)

@@ -3,44 +3,70 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from recsys.errors import StoreFormatError
 from recsys.features.entities import entity_dtype, row_header
-from recsys.features.feature_set import FeatureSet
-from recsys.features.history import event_dtype, layout_fingerprint
+from recsys.features.feature_set import USER, FeatureSet
+from recsys.features.history import event_dtype, layout_fingerprint, older_layouts
 
 PREFIX = "recsys:v1"
 """A store with another key layout would use another prefix, so the two can live side by side."""
 
+BUCKETS = 64
+"""Entities but users are spread over so many Redis Cluster slots: a request's items need few commands, and
+every node has its share of them."""
 
-def history_key(name: str, user: int) -> bytes:
+HISTORY = "history"
+"""The part of a store that holds the events; the other parts have the entities' names."""
+
+
+class HistoryKeys(NamedTuple):
+    """The keys of one user's history: open part, sealed chunks, offsets by source."""
+
+    open: bytes
+    sealed: bytes
+    offsets: bytes
+
+
+def history_keys(name: str, user: int) -> HistoryKeys:
     """A user's history. The braces are a Redis Cluster hash tag: all keys of a user share a slot.
 
-    >>> history_key("movielens_1m", 1193)
+    >>> history_keys("movielens_1m", 1193).open
     b'recsys:v1:{movielens_1m:u:1193}:h'
     """
-    return f"{PREFIX}:{{{name}:u:{user}}}:h".encode()
+    stem = f"{PREFIX}:{{{name}:u:{user}}}:".encode()
+    return HistoryKeys(stem + b"h", stem + b"c", stem + b"o")
 
 
-def user_row_key(name: str, user: int) -> bytes:
-    """A user's features.
+def entity_key(name: str, entity: str, key: int) -> bytes:
+    """An entity's features.
 
-    >>> user_row_key("movielens_1m", 1193)
+    >>> entity_key("movielens_1m", "user", 1193)
     b'recsys:v1:{movielens_1m:u:1193}:f'
+    >>> entity_key("movielens_1m", "item", 2858)
+    b'recsys:v1:{movielens_1m:item:42}:2858'
     """
-    return f"{PREFIX}:{{{name}:u:{user}}}:f".encode()
+    if entity == USER:
+        return f"{PREFIX}:{{{name}:u:{key}}}:f".encode()
+    return f"{PREFIX}:{{{name}:{entity}:{key % BUCKETS}}}:{key}".encode()
 
 
-def item_row_key(name: str, item: int) -> bytes:
-    """An item's features.
+def entity_keys(name: str, entity: str, keys: Sequence[int]) -> list[str]:
+    """:func:`entity_key` of many, as text: 0.1 us each, half of what one at a time takes."""
+    if entity == USER:
+        return [f"{PREFIX}:{{{name}:u:{key}}}:f" for key in keys]
+    stems = _stems(name, entity)
+    return [f"{stems[key % BUCKETS]}{key}" for key in keys]
 
-    >>> item_row_key("movielens_1m", 2858)
-    b'recsys:v1:movielens_1m:i:2858'
-    """
-    return f"{PREFIX}:{name}:i:{item}".encode()
+
+@lru_cache(maxsize=64)
+def _stems(name: str, entity: str) -> list[str]:
+    return [f"{PREFIX}:{{{name}:{entity}:{bucket}}}:" for bucket in range(BUCKETS)]
 
 
 def meta_key(name: str) -> bytes:
@@ -52,28 +78,45 @@ def meta_key(name: str) -> bytes:
     return f"{PREFIX}:{name}:meta".encode()
 
 
-def layouts(features: FeatureSet) -> dict[str, str]:
-    """Part of the store (history, user, item) -> canonical JSON of how its bytes are laid out.
+def positions_key(name: str) -> bytes:
+    """The Redis hash that records how far each source of events was read.
 
-    Two programs can share a part exactly when the texts are equal. Parts are separate because
-    adding a user feature must not orphan the histories already stored.
+    >>> positions_key("movielens_1m")
+    b'recsys:v1:movielens_1m:positions'
     """
-    parts: dict[str, str] = {}
+    return f"{PREFIX}:{name}:positions".encode()
+
+
+def layouts(features: FeatureSet) -> dict[str, list[str]]:
+    """Part of the store (history, or an entity) -> canonical JSON of how its bytes are laid out: now, and
+    before the last attributes or features were added, the newest first.
+
+    Two programs can share a part when they declare the same, or one declares what the other did before it
+    was extended. Parts are separate because adding a user feature must not orphan the histories stored.
+    """
+    parts: dict[str, list[str]] = {}
     if features.history is not None:
-        parts["history"] = _layout(layout_fingerprint(features), event_dtype(features))
-    for part, declared in (("user", features.user), ("item", features.item)):
+        now = _layout(layout_fingerprint(features), event_dtype(features))
+        older = [_layout(layout, dtype) for layout, dtype in older_layouts(features).items()]
+        parts[HISTORY] = [now, *reversed(older)]
+    for entity in map(features.entity, features.entity_names()):
+        declared = entity.features
         if declared:
-            parts[part] = _layout(row_header(declared)[4:], entity_dtype(declared))
+            parts[entity.name] = [
+                _layout(row_header(declared[:count])[4:], entity_dtype(declared[:count]))
+                for count in range(len(declared), 0, -1)
+            ]
     return parts
 
 
-def check_layout(name: str, part: str, stored: str, declared: str) -> None:
+def check_layout(name: str, part: str, stored: str, declared: list[str]) -> None:
     """Raise StoreFormatError, with both layouts, if a part of FeatureSet ``name`` was filled with another one."""
-    if stored != declared:
+    if stored not in declared:
         raise StoreFormatError(
             f"{meta_key(name).decode()}: the {part} part of this store was filled with layout {stored}, but "
-            f"FeatureSet {name!r} of this program declares {declared}. Give the FeatureSet another name, or "
-            f"delete the keys that start with {PREFIX}:{name}: and {PREFIX}:{{{name}: and load the data again"
+            f"FeatureSet {name!r} of this program declares {declared[0]}, and new ones may only be added at the end. "
+            f"Give the FeatureSet another name, or delete the keys that start with {PREFIX}:{name}: and "
+            f"{PREFIX}:{{{name}: and load the data again"
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -25,7 +25,7 @@ FORMAT_VERSION = 1
 def entity_dtype(features: Sequence[Feature]) -> np.dtype[np.void]:
     """The row: 8-byte header, then one field per feature."""
     # No feature name starts with "_".
-    fields: list[Any] = [("_header", "V8")]
+    fields: list[Any] = [("_header", "<u8")]
     for feature in features:
         if isinstance(feature, Categorical):
             fields.append((feature.name, "<i8", (feature.max_values,)))
@@ -64,7 +64,7 @@ def pack_rows(features: Sequence[Feature], columns: Mapping[str, Column]) -> lis
     """Encoded columns of N entities to N packed rows."""
     length = len(next(iter(columns.values()))) if columns else 0
     rows = np.zeros(length, dtype=entity_dtype(features))
-    rows["_header"] = np.void(row_header(features))
+    rows["_header"] = int.from_bytes(row_header(features), "little")
     for feature in features:
         column = columns[feature.name]
         rows[feature.name] = column.reshape(rows[feature.name].shape)
@@ -82,24 +82,47 @@ def unpack_rows(
         StoreFormatError: a row was not written by this package, or with other features.
     """
     dtype, header = _row_layout(tuple(features))
-    found = [i for i, row in enumerate(rows) if row is not None]
-    packed = [row for row in rows if row is not None]
-    for index, row in zip(found, packed, strict=True):
-        if len(row) != dtype.itemsize or row[:8] != header:
-            raise StoreFormatError(_row_problem(entity, index, row, header, dtype.itemsize))
-    table = np.frombuffer(b"".join(packed), dtype=dtype)
+    found = [i for i, row in enumerate(rows) if row is not None] if None in rows else None
+    packed = cast(Sequence[bytes], rows if found is None else [rows[i] for i in found])
+    joined = b"".join(packed)
+    # A row of another width would move the headers behind it, or make the whole of another length.
+    table = np.frombuffer(joined if len(joined) == len(packed) * dtype.itemsize else b"", dtype=dtype)
+    if len(table) != len(packed) or (table["_header"] != int.from_bytes(header, "little")).any():
+        good = []
+        for place, row in enumerate(packed):
+            where = f"{entity} row {place if found is None else found[place]}"
+            ours = len(row) == dtype.itemsize and row[:8] == header
+            good.append(row if ours else _upgraded(tuple(features), row, where))
+        table = np.frombuffer(b"".join(good), dtype=dtype)
     columns: dict[str, Column] = {}
     for feature in features:
         values = table[feature.name]
         if isinstance(feature, Categorical) and feature.max_values == 1:
             values = values[:, 0]
-        if len(found) < len(rows):
+        if found is None:
+            column = np.ascontiguousarray(values)
+        else:
             column = missing_column(feature, len(rows))
             column[found] = values
-        else:
-            column = np.ascontiguousarray(values)
         columns[feature.name] = column
     return columns
+
+
+def _upgraded(features: tuple[Feature, ...], row: bytes, where: str) -> bytes:
+    """A row that was stored before the last features were added, with those missing.
+
+    Raises:
+        StoreFormatError: it is no such row.
+    """
+    for count in range(len(features) - 1, 0, -1):
+        dtype, header = _row_layout(features[:count])
+        if len(row) == dtype.itemsize and row[:8] == header:
+            older = np.frombuffer(row, dtype=dtype)
+            columns: dict[str, Column] = {f.name: missing_column(f, 1) for f in features}
+            columns.update({f.name: older[f.name].reshape(columns[f.name].shape) for f in features[:count]})
+            return pack_rows(features, columns)[0]
+    dtype, header = _row_layout(features)
+    raise StoreFormatError(_row_problem(where, row, header, dtype.itemsize))
 
 
 @lru_cache(maxsize=64)
@@ -108,8 +131,7 @@ def _row_layout(features: tuple[Feature, ...]) -> tuple[np.dtype[np.void], bytes
     return entity_dtype(features), row_header(features)
 
 
-def _row_problem(entity: str, index: int, row: bytes, header: bytes, width: int) -> str:
-    where = f"{entity} row {index}"
+def _row_problem(where: str, row: bytes, header: bytes, width: int) -> str:
     if row[:2] != MAGIC:
         return f"{where}: not an entity row: expected bytes that start with {MAGIC!r}, found {row[:2]!r}"
     version = int.from_bytes(row[2:4], "little")

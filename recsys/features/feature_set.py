@@ -24,9 +24,9 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from recsys.errors import InvalidInputError
+from recsys.errors import InvalidInputError, nearest
 
 IdType = Literal["int", "string"]
 Storage = Literal["i64", "i32", "u8"]
@@ -34,6 +34,8 @@ Storage = Literal["i64", "i32", "u8"]
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 _RESERVED = frozenset({"timestamp", "arrival", "label", "logits", "scores"})
 _FLOAT32_MAX = 3.4028234663852886e38
+_MAX_EVENTS = 10_000_000
+_MAX_SECONDS = 100 * 366 * 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,25 +91,41 @@ class Numeric:
 
 
 Feature = Categorical | Numeric
+Made = TypeVar("Made")
+
+USER, ITEM = "user", "item"
+"""Names of the two entities that every FeatureSet has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class History:
     """A user's behaviour sequence: item id, event time, arrival time, and attributes.
 
+    At time T a model sees the events with a timestamp before T that had arrived by T, and are not
+    older than ``max_age_s``: the newest ``recent`` of them. Training samples and live requests follow
+    that one rule (``features/history.py``).
+
     Args:
         attributes: id features of an event. An attribute with the name of an item feature is
             compared with the candidate's value, and takes the item's stored value where it is not
-            sent; any other (a rating, an action) is known only for past events.
+            sent; any other (a rating, an action) is known only for past events. New ones are added at the
+            end: events stored before then read as missing it.
         max_events: the store keeps at least this many of the newest events.
+        max_age_s: an event counts for this many seconds after its timestamp; 0 for ever.
         recent: how many of the newest events a model reads as they are.
-        ttl_s: seconds after the last append that added an event, at which the history expires,
-            however old its events are; 0 for never.
+        identity: what tells two events of one user and timestamp apart: ``"item"`` and names of attributes.
+            An event that equals another in these is a repetition, and the one that arrived first counts.
+            Default: the item and every attribute that is not taken from the item.
+        ttl_s: seconds after the last append that added an event, at which the history is deleted;
+            0 for never. At least ``max_age_s``, which must be set, so that nothing a model
+            still sees is ever deleted.
     """
 
     attributes: tuple[Categorical, ...] = ()
     max_events: int = 1000
+    max_age_s: int = 0
     recent: int = 50
+    identity: tuple[str, ...] | None = None
     ttl_s: int = 0
 
     def __post_init__(self) -> None:
@@ -119,10 +137,46 @@ class History:
                     f"history attribute {attribute.name!r}: max_values is {attribute.max_values}; "
                     "an event holds one value per attribute"
                 )
-        if not 1 <= self.recent <= self.max_events:
-            raise InvalidInputError(f"history: recent is {self.recent}; allowed: 1 to max_events ({self.max_events})")
-        if self.ttl_s < 0:
-            raise InvalidInputError(f"history: ttl_s is {self.ttl_s}; allowed: 0 (never) or more")
+        if not 1 <= self.recent <= self.max_events <= _MAX_EVENTS:
+            raise InvalidInputError(
+                f"history: recent is {self.recent} and max_events {self.max_events}; "
+                f"allowed: 1 <= recent <= max_events <= {_MAX_EVENTS:,}"
+            )
+        for name, seconds in (("max_age_s", self.max_age_s), ("ttl_s", self.ttl_s)):
+            if not 0 <= seconds <= _MAX_SECONDS:
+                raise InvalidInputError(f"history: {name} is {seconds}; allowed: 0 (never) to {_MAX_SECONDS:,}")
+        if self.ttl_s and not 0 < self.max_age_s <= self.ttl_s:
+            raise InvalidInputError(
+                f"history: ttl_s is {self.ttl_s} and max_age_s {self.max_age_s}; a history that expires needs "
+                "max_age_s from 1 to ttl_s, or serving would forget events that training saw"
+            )
+        names = ("item", *(a.name for a in self.attributes))
+        for name in self.identity or ():
+            if name not in names:
+                raise InvalidInputError(f"history: identity names {name!r}: {nearest(name, names)}")
+        if self.identity is not None:
+            _check_unique("history identity", self.identity)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entity:
+    """Something with an id and stored features. ``user`` and ``item`` are entities; others may be declared.
+
+    Others (a shop, a campaign) are stored, loaded and read like the two; models read users, items,
+    context and history.
+    """
+
+    name: str
+    id: Categorical
+    features: tuple[Feature, ...]
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        _check_unique(self.name, (f.name for f in (self.id, *self.features)))
+        if self.id.max_values != 1:
+            raise InvalidInputError(
+                f"feature {self.id.name!r}: max_values is {self.id.max_values}; a {self.name} has one id"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,21 +195,19 @@ class FeatureSet:
     item: tuple[Feature, ...] = ()
     context: tuple[Feature, ...] = ()
     history: History | None = field(default_factory=History)
+    entities: tuple[Entity, ...] = ()
 
     def __post_init__(self) -> None:
         _check_name(self.name)
         _check_unique("user and context", (f.name for f in (self.user_id, *self.user, *self.context)))
-        _check_unique("item", (f.name for f in (self.item_id, *self.item)))
+        _check_unique("entity", ("user", "item", *(e.name for e in self.entities)))
+        for side in (USER, ITEM):
+            self.entity(side)
         if self.history is not None:
             _check_unique("history", (f.name for f in (self.item_id, *self.history.attributes)))
             items = {f.name: f for f in self.item}
             for attribute in self.history.attributes:
                 _check_comparable(attribute, items.get(attribute.name, attribute))
-        for entity_id in (self.user_id, self.item_id):
-            if entity_id.max_values != 1:
-                raise InvalidInputError(
-                    f"feature {entity_id.name!r}: max_values is {entity_id.max_values}; a user or an item has one id"
-                )
         id_types: dict[str, tuple[str, IdType]] = {}
         for feature in self.categoricals():
             seen, id_type = id_types.setdefault(feature.table, (feature.name, feature.id_type))
@@ -164,6 +216,25 @@ class FeatureSet:
                     f"features {seen!r} and {feature.name!r} share table {feature.table!r} but one takes "
                     f"{id_type} ids and the other {feature.id_type} ids"
                 )
+
+    def entity(self, name: str) -> Entity:
+        """An entity by name: ``"user"``, ``"item"`` or one of ``entities``.
+
+        Raises:
+            InvalidInputError: there is none of that name.
+        """
+        if name == USER:
+            return Entity(name=USER, id=self.user_id, features=self.user)
+        if name == ITEM:
+            return Entity(name=ITEM, id=self.item_id, features=self.item)
+        for entity in self.entities:
+            if entity.name == name:
+                return entity
+        raise InvalidInputError(f"unknown entity {name!r}: {nearest(name, self.entity_names())}")
+
+    def entity_names(self) -> tuple[str, ...]:
+        """``user``, ``item``, and the others in declared order."""
+        return (USER, ITEM, *(e.name for e in self.entities))
 
     def categoricals(self) -> tuple[Categorical, ...]:
         """Every categorical feature: user side, item side, context, history attributes, in that order."""
@@ -193,7 +264,9 @@ class FeatureSet:
         """
         try:
             return _from_dict(json.loads(text))
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except KeyError as error:
+            raise InvalidInputError(f"not a FeatureSet in JSON: {error} is missing") from error
+        except (TypeError, AttributeError, json.JSONDecodeError) as error:
             raise InvalidInputError(f"not a FeatureSet in JSON: {error}") from error
 
     def fingerprint(self) -> str:
@@ -212,7 +285,10 @@ def _feature_to_dict(feature: Feature) -> dict[str, Any]:
 
 def _feature_from_dict(values: dict[str, Any]) -> Feature:
     kinds: dict[str, type[Feature]] = {"categorical": Categorical, "numeric": Numeric}
-    return kinds[values.pop("kind")](**values)
+    kind = values.pop("kind", "categorical")
+    if kind not in kinds:
+        raise InvalidInputError(f"feature {values.get('name')!r}: kind is {kind!r}; allowed: {', '.join(kinds)}")
+    return _made(kinds[kind], values)
 
 
 def _categorical_from_dict(values: dict[str, Any]) -> Categorical:
@@ -220,6 +296,10 @@ def _categorical_from_dict(values: dict[str, Any]) -> Categorical:
     if not isinstance(feature, Categorical):
         raise TypeError(f"{feature.name!r} must be categorical")
     return feature
+
+
+def _features_from_list(values: list[dict[str, Any]]) -> tuple[Feature, ...]:
+    return tuple(_feature_from_dict(f) for f in values)
 
 
 def _to_dict(features: FeatureSet) -> dict[str, Any]:
@@ -234,25 +314,39 @@ def _to_dict(features: FeatureSet) -> dict[str, Any]:
         "history": None
         if history is None
         else {**asdict(history), "attributes": [_feature_to_dict(a) for a in history.attributes]},
+        "entities": [
+            {"name": e.name, "id": _feature_to_dict(e.id), "features": [_feature_to_dict(f) for f in e.features]}
+            for e in features.entities
+        ],
     }
 
 
 def _from_dict(values: dict[str, Any]) -> FeatureSet:
-    if unknown := sorted(set(values) - {f.name for f in fields(FeatureSet)}):
-        raise TypeError(f"unknown field {unknown[0]!r}")
-    history = values["history"]
+    read: dict[str, Any] = dict(values)
+    for name in ("user_id", "item_id"):
+        read[name] = _categorical_from_dict(values[name])
+    for name in ("user", "item", "context"):
+        read[name] = _features_from_list(values.get(name, []))
+    history = values.get("history")
     if history is not None:
-        attributes = tuple(_categorical_from_dict(a) for a in history.pop("attributes"))
-        history = History(attributes=attributes, **history)
-    return FeatureSet(
-        name=values["name"],
-        user_id=_categorical_from_dict(values["user_id"]),
-        item_id=_categorical_from_dict(values["item_id"]),
-        user=tuple(_feature_from_dict(f) for f in values["user"]),
-        item=tuple(_feature_from_dict(f) for f in values["item"]),
-        context=tuple(_feature_from_dict(f) for f in values["context"]),
-        history=history,
+        attributes = tuple(_categorical_from_dict(a) for a in history.pop("attributes", []))
+        if history.get("identity") is not None:
+            history["identity"] = tuple(history["identity"])
+        history = _made(History, {"attributes": attributes, **history})
+    read["history"] = history
+    read["entities"] = tuple(
+        _made(Entity, {**e, "id": _categorical_from_dict(e["id"]), "features": _features_from_list(e["features"])})
+        for e in values.get("entities", [])
     )
+    return _made(FeatureSet, read)
+
+
+def _made(kind: type[Made], values: dict[str, Any]) -> Made:
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in names:
+            raise InvalidInputError(f"{kind.__name__} has no field {name!r}: {nearest(name, names)}")
+    return kind(**values)
 
 
 def _check_name(name: str) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from recsys.errors import InvalidInputError
+
 Int64Array = npt.NDArray[np.int64]
 
 KEY_LIMIT = 1 << 62
@@ -27,6 +29,17 @@ PRIME = (1 << 31) - 1
 
 HALF_BITS = 31
 HALF_MASK = (1 << HALF_BITS) - 1
+
+
+def check_key(key: int) -> int:
+    """The key, or InvalidInputError if it is none.
+
+    >>> check_key(7)
+    7
+    """
+    if not 0 <= key < KEY_LIMIT:
+        raise InvalidInputError(f"key is {key}; allowed: 0 to 2^62 - 1 (see features/hashing.py)")
+    return key
 
 
 def string_key(value: str) -> int:

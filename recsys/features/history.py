@@ -1,17 +1,17 @@
 """The packed event record: what one past event is, in bytes.
 
-A history is a header followed by fixed-width little-endian records, oldest first
-(``docs/specs/redis_format.md``). Reading a thousand events is one ``GETRANGE``
-and one ``np.frombuffer``: no object per event.
+A history is fixed-width little-endian records, oldest first, behind a header
+(``docs/specs/redis_format.md``). Bytes become a structured array by one ``np.frombuffer``: no
+object per event. What a history holds, and what a model may see of it, is in ``history_rules.py``.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Container, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,23 +29,39 @@ FORMAT_VERSION = 1
 MAX_TIMESTAMP_MS = 253_402_300_799_999
 """9999-12-31T23:59:59.999Z: later is a unit mistake (microseconds), not a date."""
 
-HEADER = struct.Struct("<4sHH8sQQ")
-"""magic, format version, record width in bytes, layout fingerprint, events ever appended, events trimmed."""
+HEADER = struct.Struct("<4sHH8sIIQQqq")
+"""magic, format version, record width in bytes, layout fingerprint, then the fields of :class:`HistoryHeader`."""
 
 _STORAGE_DTYPES = {"i64": "<i8", "i32": "<i4", "u8": "|u1"}
 _STORAGE_MISSING = {"i64": MISSING, "i32": MISSING, "u8": 255}
 _STORAGE_LIMIT = {"i64": 1 << 62, "i32": 1 << 31, "u8": 255}
 
 
-@dataclass(frozen=True)
-class HistoryHeader:
-    """The counters in front of a user's events.
+class HistoryHeader(NamedTuple):
+    """What stands in front of a user's newest events.
 
-    ``appended - trimmed`` events are stored; event number ``trimmed`` is the oldest.
+    Attributes:
+        chunk: records per sealed chunk (``docs/specs/redis_format.md``).
+        rewritten: changes of anything but the end (late events, replacements), modulo 2^32. While it stays the
+            same, event number n stays event number n.
+        appended, trimmed: events ever appended and since dropped. ``appended - trimmed`` are stored; event
+            number ``trimmed`` is the oldest.
+        trimmed_until_ms: no event with a timestamp up to this is accepted any more: it may have been
+            trimmed; -1 if none was.
+        newest_ms: timestamp of the newest event; -1 if there is none.
     """
 
-    appended: int
-    trimmed: int
+    chunk: int
+    rewritten: int = 0
+    appended: int = 0
+    trimmed: int = 0
+    trimmed_until_ms: int = -1
+    newest_ms: int = -1
+
+    @property
+    def stored(self) -> int:
+        """Events stored."""
+        return self.appended - self.trimmed
 
 
 def require_history(features: FeatureSet) -> History:
@@ -65,14 +81,45 @@ def event_dtype(features: FeatureSet) -> np.dtype[np.void]:
     return np.dtype(fields)
 
 
-def layout_fingerprint(features: FeatureSet) -> bytes:
+def layout_fingerprint(features: FeatureSet, *, attributes: int | None = None) -> bytes:
     """8 bytes that change exactly when the meaning of the record's bytes does.
 
     It covers the item id's type and the attributes, nothing else: adding a user feature must
     not orphan the histories already stored.
+
+    Args:
+        features: declares the history.
+        attributes: only the first so many attributes, as before the others were added; default: all.
     """
-    attributes = [[a.name, a.id_type, a.storage] for a in require_history(features).attributes]
-    return bytes.fromhex(fingerprint(json.dumps([features.item_id.id_type, attributes])))
+    declared = [[a.name, a.id_type, a.storage] for a in require_history(features).attributes[:attributes]]
+    return bytes.fromhex(fingerprint(json.dumps([features.item_id.id_type, declared])))
+
+
+def older_layouts(features: FeatureSet) -> dict[bytes, np.dtype[np.void]]:
+    """Layouts this FeatureSet may have had before its last attributes were added: fingerprint -> record."""
+    history = require_history(features)
+    return {
+        layout_fingerprint(features, attributes=count): event_dtype(
+            replace(features, history=replace(history, attributes=history.attributes[:count], identity=None))
+        )
+        for count in range(len(history.attributes))
+    }
+
+
+def upgrade_events(features: FeatureSet, events: Events) -> Events:
+    """Events of an older layout as events of this one; the attributes they lack are missing."""
+    upgraded = missing_events(features, len(events))
+    for name in events.dtype.names or ():
+        upgraded[name] = events[name]
+    return upgraded
+
+
+def missing_events(features: FeatureSet, length: int) -> Events:
+    """Events at time 0 of item 0 without attributes, to be filled; shape [length]."""
+    events = np.zeros(length, dtype=event_dtype(features))
+    for attribute in require_history(features).attributes:
+        events[attribute.name] = _STORAGE_MISSING[attribute.storage]
+    return events
 
 
 def make_events(
@@ -103,7 +150,7 @@ def make_events(
             f"history attribute {unknown[0]!r} is not declared; allowed: {', '.join(sorted(declared)) or 'none'}"
         )
     item_keys = feature_keys(features.item_id, item)
-    events = np.zeros(len(item_keys), dtype=event_dtype(features))
+    events = missing_events(features, len(item_keys))
     events["item"] = item_keys
     events["timestamp"] = _times("timestamp_ms", timestamp_ms, len(events))
     events["arrival"] = events["timestamp"] if arrival_ms is None else _times("arrival_ms", arrival_ms, len(events))
@@ -112,20 +159,7 @@ def make_events(
     for name, attribute in declared.items():
         if name in given:
             events[name] = _attribute_column(attribute, given[name], len(events))
-        else:
-            events[name] = _STORAGE_MISSING[attribute.storage]
     return events
-
-
-def inherited_attributes(features: FeatureSet, *, sent: Container[str]) -> tuple[str, ...]:
-    """Attributes that take the item's stored value: those named like an item feature, stored as ``i64``, and not sent.
-
-    The one rule for event logs and appended events, so that a live event has the bytes that
-    training saw. ``FeatureSet`` makes sure that such an attribute is of the item feature's kind.
-    """
-    items = {f.name for f in features.item}
-    attributes = require_history(features).attributes
-    return tuple(a.name for a in attributes if a.storage == "i64" and a.name in items and a.name not in sent)
 
 
 def attribute_keys(attribute: Categorical, events: Events) -> Int64Array:
@@ -150,36 +184,44 @@ def encode_history(features: FeatureSet, events: Events | None) -> dict[str, Col
     return columns
 
 
-def pack_header(features: FeatureSet, *, appended: int, trimmed: int) -> bytes:
-    """The 32 bytes in front of a user's events."""
+def pack_header(features: FeatureSet, header: HistoryHeader) -> bytes:
+    """The bytes in front of a user's newest events."""
     width = event_dtype(features).itemsize
-    return HEADER.pack(MAGIC, FORMAT_VERSION, width, layout_fingerprint(features), appended, trimmed)
+    return HEADER.pack(MAGIC, FORMAT_VERSION, width, layout_fingerprint(features), *header)
 
 
-def unpack_header(features: FeatureSet, data: bytes, *, key: str = "history") -> HistoryHeader:
-    """Read and check a header.
+def unpack_header(
+    features: FeatureSet, data: bytes, *, key: str = "history"
+) -> tuple[HistoryHeader, np.dtype[np.void]]:
+    """Read and check a header; also the layout of the records behind it, which may be an older one.
 
     Raises:
-        StoreFormatError: the bytes are not a history, of a newer format, or of another layout.
+        StoreFormatError: the bytes are not a history, of a newer format, or of an unknown layout.
     """
     if len(data) < HEADER.size or data[:4] != MAGIC:
         raise StoreFormatError(
             f"{key}: not a history: expected a {HEADER.size}-byte header that starts with {MAGIC!r}, "
             f"found {len(data)} bytes starting with {data[:4]!r}"
         )
-    _, version, width, layout, appended, trimmed = HEADER.unpack_from(data)
+    _, version, width, layout, *counters = HEADER.unpack_from(data)
     if version > FORMAT_VERSION:
         raise StoreFormatError(
             f"{key}: history format {version}, but this program reads up to {FORMAT_VERSION}: upgrade it"
         )
-    if layout != layout_fingerprint(features) or width != event_dtype(features).itemsize:
+    ours = layout_fingerprint(features)
+    dtype = event_dtype(features) if layout == ours else older_layouts(features).get(layout)
+    if dtype is None or width != dtype.itemsize:
         raise StoreFormatError(
             f"{key}: events were stored with another layout ({layout.hex()}) than FeatureSet "
-            f"{features.name!r} declares ({layout_fingerprint(features).hex()})"
+            f"{features.name!r} declares ({ours.hex()}), or had before its last attributes were added"
         )
-    if trimmed > appended:
-        raise StoreFormatError(f"{key}: corrupt header: {trimmed} events trimmed of {appended} appended")
-    return HistoryHeader(appended=appended, trimmed=trimmed)
+    header = HistoryHeader(*counters)
+    if header.trimmed > header.appended or not header.chunk:
+        raise StoreFormatError(
+            f"{key}: corrupt header: {header.trimmed} events trimmed of {header.appended} appended, "
+            f"{header.chunk} events in a chunk"
+        )
+    return header, dtype
 
 
 def unpack_events(features: FeatureSet, data: bytes, *, key: str = "history") -> Events:

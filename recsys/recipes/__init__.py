@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from recsys.errors import ConfigError, nearest
-from recsys.recipes import movielens, synthetic
+from recsys.recipes import movielens, own_log, synthetic
 from recsys.training.config import RunConfig
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "din": own_log.din,
     "din_movielens_1m": movielens.din_movielens_1m,
     "din_movielens_1m_demo": movielens.din_movielens_1m_demo,
     "din_synthetic": synthetic.din_synthetic,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from recsys.feature_store.base import FeatureStore
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.hashing import Int64Array
 from recsys.serving.admission import Admission, Deadline
+from recsys.serving.request_log import RequestLog
 from recsys.serving.session import MAX_CHUNK, Float32Array, Scores, Session
 
 ModelThread = Literal["auto", "on", "off"]
@@ -34,6 +36,7 @@ class RankRequest:
         features: raw values of user and context features that override stored ones.
         top_k: 0 for all scores in the candidates' order.
         model: the model asked for; empty for the one there is.
+        time_ms: events with an earlier timestamp count; default: the first millisecond after now.
     """
 
     user_key: int
@@ -41,6 +44,7 @@ class RankRequest:
     features: Mapping[str, Sequence[Any]]
     top_k: int = 0
     model: str = ""
+    time_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +79,7 @@ class Ranker:
             instead of 210). ``off`` runs it in the event loop, which on one core saves the hand-over: 0.3 to 0.5 ms
             a request. ``auto`` is ``off`` where the process may use only one core. Requests of more than
             ``MAX_CHUNK`` candidates always run in the thread: they take long, and the loop must answer meanwhile.
+        request_log: gets a share of the requests; not closed here.
     """
 
     def __init__(
@@ -85,12 +90,14 @@ class Ranker:
         max_in_flight: int,
         store_timeout_s: float,
         model_thread: ModelThread = "auto",
+        request_log: RequestLog | None = None,
     ) -> None:
         self.features = session.features
         self._session = session
         self._store = store
         self._admission = Admission(max_in_flight)
         self._store_timeout_s = store_timeout_s
+        self._request_log = request_log
         self._inline = model_thread == "off" or (model_thread == "auto" and _cores() == 1)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
 
@@ -114,8 +121,9 @@ class Ranker:
             positions = _first_positions(request.candidate_keys)
             keys = request.candidate_keys if positions is None else request.candidate_keys[positions]
             # The store gets at most half of the time left, so that a slow one costs the history, not the answer.
+            time_ms = request.time_ms if request.time_ms is not None else time.time_ns() // 1_000_000 + 1
             timeout_s = min(self._store_timeout_s, deadline.remaining_s() / 2)
-            inputs = await self._store.read_for_rank(request.user_key, keys, timeout_s=timeout_s)
+            inputs = await self._store.read_for_rank(request.user_key, keys, time_ms=time_ms, timeout_s=timeout_s)
             encoded = encode_request(
                 self.features,
                 user_key=request.user_key,
@@ -131,6 +139,16 @@ class Ranker:
                 loop = asyncio.get_running_loop()
                 answer = await deadline.wait(loop.run_in_executor(self._worker, self._score, encoded, deadline))
         scores, best = answer.scores, None
+        if self._request_log is not None and self._request_log.wanted():
+            self._request_log.offer(
+                encoded,
+                time_ms=time_ms,
+                sent=sorted(request.features),
+                degraded=inputs.user_degraded or inputs.items_degraded,
+                model=self._session.model,
+                model_version=self._session.version,
+                scores=scores,
+            )
         if request.top_k:
             # By logit: scores of very good candidates round to the same float32. Stable: ties keep their order.
             order = np.argsort(-answer.logits, kind="stable")[: request.top_k]

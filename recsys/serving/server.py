@@ -35,6 +35,7 @@ from recsys.feature_store.redis_store import RedisFeatureStore
 from recsys.features.feature_set import FeatureSet
 from recsys.serving._pb import feature_store_pb2_grpc, ranker_pb2_grpc
 from recsys.serving.ranker import Ranker
+from recsys.serving.request_log import RequestLog
 from recsys.serving.service import FEATURE_STORE, RANKER, FeatureStoreService, RankerService
 from recsys.serving.session import Session, open_session
 from recsys.serving.settings import Settings
@@ -122,15 +123,17 @@ def _loaded(settings: Settings) -> Iterator[_Loaded]:
 async def _serving(settings: Settings, loaded: _Loaded) -> AsyncIterator[Running]:
     session = loaded.session
     async with _open_store(loaded.redis_url, session.features, settings) as store:
+        logging_to = _request_log(settings, session.features)
         ranker = Ranker(
             session,
             store=store,
             max_in_flight=settings.max_in_flight,
             store_timeout_s=settings.store_timeout_ms / 1000,
             model_thread=settings.model_thread,
+            request_log=logging_to,
         )
         # Left in the opposite order: calls end before what they use goes.
-        with contextlib.closing(ranker):
+        with contextlib.closing(logging_to) if logging_to else contextlib.nullcontext(), contextlib.closing(ranker):
             async with _grpc_server(settings) as (server, port):
                 health = _add_services(server, ranker, store, settings)
                 await server.start()
@@ -140,6 +143,12 @@ async def _serving(settings: Settings, loaded: _Loaded) -> AsyncIterator[Running
                     yield Running(f"{settings.host}:{port}", port, session.model, session.version)
                 finally:
                     await health.enter_graceful_shutdown()
+
+
+def _request_log(settings: Settings, features: FeatureSet) -> RequestLog | None:
+    if not settings.log_requests:
+        return None
+    return RequestLog(settings.request_log_dir, share=settings.log_requests, features=features)
 
 
 @contextlib.contextmanager
@@ -227,14 +236,17 @@ def _add_services(
 @contextlib.asynccontextmanager
 async def _open_store(url: str, features: FeatureSet, settings: Settings) -> AsyncIterator[RedisFeatureStore]:
     store = RedisFeatureStore.connect(url, features, item_max_age_s=settings.item_max_age_s)
-    checking = None
+    tasks = []
     try:
         if not await _layout_checked(store):
-            checking = asyncio.create_task(_check_layout_later(store))
+            tasks.append(asyncio.create_task(_check_layout_later(store)))
+        if settings.item_tracking == "auto" and settings.item_max_age_s:
+            tasks.append(asyncio.create_task(store.follow_items()))
         yield store
     finally:
-        if checking is not None:
-            checking.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await store.close()
 
 

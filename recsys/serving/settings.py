@@ -22,7 +22,16 @@ _PREFIX = "RECSYS_"
 _OFFLINE = {"RECSYS_DATA_DIR"}
 """Variables of the offline side: known, and none of the server's business."""
 
-_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+# Those of feature_store.redis_url, which is not imported here: redis-py takes longer to load than the rest.
+_REDIS_SCHEMES = (
+    "redis://",
+    "rediss://",
+    "unix://",
+    "redis+sentinel://",
+    "rediss+sentinel://",
+    "redis+cluster://",
+    "rediss+cluster://",
+)
 
 
 def _setting(
@@ -86,12 +95,26 @@ class Settings:
         low=0.0,
         high=86_400.0,
     )
+    item_tracking: Literal["auto", "off"] = _setting(
+        "auto",
+        "whether Redis tells of items that others write (client tracking), so that cached ones are renewed at once",
+        kind=str,
+        choices=("auto", "off"),
+    )
     verify: Literal["full", "sizes"] = _setting(
         "full",
         "check of the bundle at start: full hashes every file (1 GB/s), sizes only looks at sizes",
         kind=str,
         choices=("full", "sizes"),
     )
+    log_requests: float = _setting(
+        0.0,
+        "share of Rank requests whose model inputs are logged to request_log_dir, for `recsys parity`",
+        kind=float,
+        low=0.0,
+        high=1.0,
+    )
+    request_log_dir: Path = _setting(Path("runs/requests"), "folder of the request log (Parquet files)", kind=Path)
     ready_file: Path | None = _setting(
         None, "file that gets one JSON line with the address once the server answers", kind=Path
     )

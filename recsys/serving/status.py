@@ -35,6 +35,18 @@ STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
 Anything else is a defect of ours: INTERNAL."""
 
 
+def shortened(text: str) -> str:
+    """A message cut to what a status may carry: a client drops an answer whose trailers are longer than 8 KiB.
+
+    A message may quote what a caller sent. gRPC writes a character outside ASCII as up to 12.
+
+    >>> shortened("é" * 501)[-9:]
+    'ééé [cut]'
+    """
+    longest = 4_000 if text.isascii() else 500
+    return text if len(text) <= longest else f"{text[:longest]} [cut]"
+
+
 class Incidents:
     """Logs unexpected errors under a short id: of one type from one place, one in 10 s.
 
@@ -79,6 +91,6 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     """
     for kind, code in STATUS_CODES.items():
         if isinstance(error, kind):
-            return code, str(error)
+            return code, shortened(str(error))
     incident = _incidents.log(error)
     return grpc.StatusCode.INTERNAL, f"internal error; the server's log has details under incident {incident}"

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from recsys.data.raw_log import DATASETS
 from recsys.embeddings import WIDTH_UNIT
 from recsys.errors import ConfigError, nearest
 from recsys.models.din import DinConfig
@@ -19,11 +20,11 @@ class DataConfig:
     """What to train on.
 
     Attributes:
-        dataset: ``movielens_1m`` or ``synthetic``.
+        dataset: ``movielens_1m``, ``synthetic``, or a folder that ``recsys prepare`` wrote, with a ``/`` in its name.
         recent: newest events of the history that a sample reads.
     """
 
-    dataset: Literal["movielens_1m", "synthetic"] = "movielens_1m"
+    dataset: str = "movielens_1m"
     recent: int = 50
 
 
@@ -86,6 +87,11 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        if self.data.dataset not in DATASETS and "/" not in self.data.dataset:
+            raise ConfigError(
+                f"data.dataset is {self.data.dataset!r}: {nearest(self.data.dataset, DATASETS)}; "
+                f"or the folder of a prepared log, such as ./{self.data.dataset}"
+            )
         _check_at_least(self, "data.recent", self.data.recent, 1)
         for units in (*self.model.attention, *self.model.head):
             _check_at_least(self, "hidden units of the model", units, 1)

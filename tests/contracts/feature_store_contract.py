@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pytest
@@ -17,12 +17,11 @@ from hypothesis import strategies as st
 from recsys.errors import InvalidInputError
 from recsys.feature_store.base import FeatureStore
 from recsys.features.entities import make_columns
-from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
+from recsys.features.feature_set import Categorical, Entity, FeatureSet, History, Numeric
 from recsys.features.hashing import MISSING
-from recsys.features.history import Events, HistoryHeader, event_dtype, make_events
+from recsys.features.history import Events, event_dtype, make_events
 
 MAX_EVENTS = 6
-SLACK = 64  # max(64, MAX_EVENTS / 4)
 SHOP = FeatureSet(
     name="shop",
     user_id=Categorical(name="user_id"),
@@ -30,8 +29,9 @@ SHOP = FeatureSet(
     user=(Categorical(name="city", id_type="string"), Numeric(name="age", default=-1.0)),
     item=(Categorical(name="tag", max_values=2), Numeric(name="price")),
     history=History(attributes=(Categorical(name="rating", storage="u8"),), max_events=MAX_EVENTS, recent=4),
+    entities=(Entity(name="shop", id=Categorical(name="shop_id"), features=(Numeric(name="rating"),)),),
 )
-USER = 7
+USER, OTHER = 7, 8
 T0_MS = 1_700_000_000_000
 
 Row = tuple[int, int, int, int]
@@ -50,35 +50,19 @@ def rows_of(events: Events) -> list[Row]:
     return [(int(e["timestamp"]) - T0_MS, int(e["item"]), int(e["rating"]), int(e["arrival"]) - T0_MS) for e in events]
 
 
-class Reference:
-    """Histories as docs/specs/redis_format.md describes them, as plain Python lists."""
-
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-        self.appended = self.trimmed = 0
-
-    def append(self, batch: Sequence[Row]) -> int:
-        oldest = self.rows[0][0] if self.trimmed else -1
-        before = len(self.rows)
-        for row in sorted(batch, key=lambda r: r[0]):
-            known = {r[:3] for r in self.rows}
-            if row[0] >= oldest and row[:3] not in known:
-                # Python's sort is stable: the new row comes after stored ones of its timestamp.
-                self.rows = sorted([*self.rows, row], key=lambda r: r[0])
-        added = len(self.rows) - before
-        self.appended += added
-        limit = MAX_EVENTS + SLACK
-        if added and len(self.rows) > limit:
-            newest = len(self.rows) - MAX_EVENTS
-            cuts = [c for c in range(1, newest + 1) if self.rows[c - 1][0] != self.rows[c][0]]
-            cut = max(cuts, default=newest if len(self.rows) > 2 * limit else 0)
-            self.rows, self.trimmed = self.rows[cut:], self.trimmed + cut
-        return added
+def history_of(sent: Iterable[Row]) -> list[Row]:
+    """What a history of these events is, by definition: each event once, as it arrived first, in order."""
+    first: dict[tuple[int, int, int], int] = {}
+    for timestamp, item, rating, arrival in sent:
+        event = (timestamp, item, rating)
+        first[event] = min(arrival, first.get(event, arrival))
+    rows = [(*event, arrival) for event, arrival in first.items()]
+    return sorted(rows, key=lambda r: (r[0], r[3], r[1].to_bytes(8, "little"), r[2]))
 
 
 async def test_an_unknown_user_has_an_empty_history(store: FeatureStore) -> None:
     header, events = await store.history(USER, limit=10, timeout_s=5)
-    assert header == HistoryHeader(appended=0, trimmed=0)
+    assert (header.appended, header.trimmed, header.newest_ms) == (0, 0, -1)
     assert events.dtype == event_dtype(SHOP) and len(events) == 0
 
 
@@ -87,7 +71,7 @@ async def test_appended_events_come_back_oldest_first(store: FeatureStore) -> No
     assert (result.added, result.stored) == (2, 2)
     header, events = await store.history(USER, limit=10, timeout_s=5)
     assert rows_of(events) == [(2, 2, 4, 6), (5, 1, 3, 5)]
-    assert header == HistoryHeader(appended=2, trimmed=0)
+    assert (header.appended, header.trimmed, header.newest_ms) == (2, 0, T0_MS + 5)
 
 
 async def test_no_batches_are_no_error(store: FeatureStore) -> None:
@@ -129,16 +113,22 @@ async def test_item_keys_equal_as_doubles_are_told_apart(store: FeatureStore) ->
     result = await store.append(USER, events_of([(1, key, 1, 1), (1, key - 1, 1, 1)]), timeout_s=5)
     assert result.added == 2
     _, events = await store.history(USER, limit=10, timeout_s=5)
-    assert events["item"].tolist() == [key, key - 1]
+    assert sorted(events["item"].tolist()) == [key - 1, key]
 
 
-async def test_equal_timestamps_keep_the_order_they_came_in(store: FeatureStore) -> None:
-    for item in (3, 1, 2):
-        await store.append(USER, events_of([(10, item, 1, 0)]), timeout_s=5)
-    await store.append(USER, events_of([(11, 9, 1, 0)]), timeout_s=5)
-    await store.append(USER, events_of([(10, 8, 1, 0), (10, 5, 1, 0)]), timeout_s=5)
-    _, events = await store.history(USER, limit=10, timeout_s=5)
-    assert events["item"].tolist() == [3, 1, 2, 8, 5, 9]
+async def test_equal_timestamps_are_in_order_of_arrival_however_they_are_sent(store: FeatureStore) -> None:
+    sent = [(10, 3, 1, 13), (11, 9, 1, 11), (10, 1, 1, 11), (10, 2, 1, 12), (9, 7, 1, 20)]
+    for row in sent:
+        await store.append(USER, events_of([row]), timeout_s=5)
+    _, events = await store.history(USER, timeout_s=5)
+    assert events["item"].tolist() == [7, 1, 2, 3, 9]
+
+
+async def test_of_two_deliveries_the_earlier_arrival_counts(store: FeatureStore) -> None:
+    await store.append(USER, events_of([(1, 1, 1, 9), (1, 2, 1, 5)]), timeout_s=5)
+    result = await store.append(USER, events_of([(1, 1, 1, 3)]), timeout_s=5)
+    assert (result.added, result.stored) == (0, 2)
+    assert rows_of((await store.history(USER, timeout_s=5))[1]) == [(1, 1, 1, 3), (1, 2, 1, 5)]
 
 
 async def test_users_do_not_share_a_history(store: FeatureStore) -> None:
@@ -150,55 +140,146 @@ async def test_users_do_not_share_a_history(store: FeatureStore) -> None:
 
 
 async def test_a_long_history_keeps_the_newest_events_and_counts_the_others(store: FeatureStore) -> None:
-    count = MAX_EVENTS + SLACK + 1
-    rows = [(t, 1, 1, 0) for t in range(count)]
-    await store.append(USER, events_of(rows[:-1]), timeout_s=5)
-    assert (await store.history(USER, limit=999, timeout_s=5))[0].trimmed == 0
-    result = await store.append(USER, events_of(rows[-1:]), timeout_s=5)
-    assert (result.added, result.stored) == (1, MAX_EVENTS)
-    header, events = await store.history(USER, limit=999, timeout_s=5)
-    assert rows_of(events) == rows[-MAX_EVENTS:]
-    assert header == HistoryHeader(appended=count, trimmed=count - MAX_EVENTS)
+    rows = [(t, 1, 1, 0) for t in range(500)]
+    for start in range(0, 500, 7):
+        await store.append(USER, events_of(rows[start : start + 7]), timeout_s=5)
+    header, events = await store.history(USER, timeout_s=5)
+    assert header.appended == 500 and header.stored == len(events)
+    assert MAX_EVENTS <= len(events) <= MAX_EVENTS + 3 * header.chunk
+    assert rows_of(events) == rows[header.trimmed :]
+    assert header.trimmed_until_ms == T0_MS + header.trimmed - 1 and header.newest_ms == T0_MS + 499
 
 
 async def test_what_was_trimmed_is_not_added_again(store: FeatureStore) -> None:
     rows = [(t // 3, t, 1, 0) for t in range(200)]  # three events per timestamp
     first = await store.append(USER, events_of(rows), timeout_s=5)
     again = await store.append(USER, events_of(rows), timeout_s=5)
-    assert first.added == 200 and MAX_EVENTS <= first.stored <= MAX_EVENTS + SLACK
+    assert first.added == 200 and MAX_EVENTS <= first.stored < 200
     assert (again.added, again.stored) == (0, first.stored)
+
+
+async def test_a_late_event_that_is_newer_than_all_that_was_trimmed_is_added(store: FeatureStore) -> None:
+    await store.append(USER, events_of([(2 * t, 1, 1, 0) for t in range(200)]), timeout_s=5)
+    header, events = await store.history(USER, timeout_s=5)
+    between = header.trimmed_until_ms - T0_MS + 1
+    result = await store.append(USER, events_of([(between, 9, 1, 0), (between - 2, 9, 1, 0)]), timeout_s=5)
+    assert result.added == 1 and header.trimmed > 0
+    assert rows_of((await store.history(USER, timeout_s=5))[1]) == [(between, 9, 1, 0), *rows_of(events)]
 
 
 async def test_a_history_of_one_timestamp_is_bounded(store: FeatureStore) -> None:
     for item in range(400):
         result = await store.append(USER, events_of([(5, item, 1, 0)]), timeout_s=5)
-        assert result.stored <= 2 * (MAX_EVENTS + SLACK)
-    _, events = await store.history(USER, limit=MAX_EVENTS, timeout_s=5)
-    assert events["item"].tolist() == list(range(400 - MAX_EVENTS, 400))
+    header, _ = await store.history(USER, limit=0, timeout_s=5)
+    assert result.stored <= 2 * MAX_EVENTS + 8 * header.chunk
 
 
-def _run(start: int, length: int, per_time: int, first_item: int) -> list[Row]:
+def _run(start: int, length: int, per_time: int, arrival: int) -> list[Row]:
     """Many events from few numbers: enough of them to be trimmed, often repeated, often tied."""
-    return [(start + i // per_time, first_item + i, 1, 0) for i in range(length)]
+    return [(start + i // per_time, i % 30, 1, arrival) for i in range(length)]
 
 
 _single = st.tuples(st.integers(0, 12), st.integers(0, 3), st.integers(1, 2), st.integers(0, 3))
 _runs = st.builds(
-    _run, st.integers(0, 40), st.integers(1, 90), st.sampled_from([1, 2, 7, 90]), st.sampled_from([0, 3, 200])
+    _run, st.integers(0, 60), st.integers(1, 90), st.sampled_from([1, 2, 7, 20]), st.sampled_from([0, 3, 200])
 )
 _batch = st.lists(_single, max_size=12) | st.lists(_runs, max_size=2).map(lambda runs: sum(runs, []))
 
 
 @given(batches=st.lists(_batch, min_size=1, max_size=7))
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-async def test_any_appends_equal_the_reference(store: FeatureStore, batches: list[list[Row]]) -> None:
-    user, reference = next(_user_keys), Reference()
+async def test_a_history_is_a_function_of_the_set_of_events_sent(store: FeatureStore, batches: list[list[Row]]) -> None:
+    user, sent, appended = next(_user_keys), list[Row](), 0
     for batch in batches:
         result = await store.append(user, events_of(batch), timeout_s=5)
-        assert (result.added, result.stored) == (reference.append(batch), len(reference.rows))
-        header, events = await store.history(user, limit=10_000, timeout_s=5)
-        assert rows_of(events) == reference.rows
-        assert header == HistoryHeader(appended=reference.appended, trimmed=reference.trimmed)
+        sent += batch
+        appended += result.added
+        header, events = await store.history(user, timeout_s=5)
+        assert (header.appended, header.stored) == (appended, result.stored) and len(events) == result.stored
+        defined = history_of(sent)
+        assert rows_of(events)[-MAX_EVENTS:] == defined[-MAX_EVENTS:]
+        trimmed_until = header.trimmed_until_ms - T0_MS
+        assert [r for r in rows_of(events) if r[0] > trimmed_until] == [r for r in defined if r[0] > trimmed_until]
+
+
+async def test_what_a_source_sent_before_is_not_applied_again_even_if_it_changed(store: FeatureStore) -> None:
+    async def send(rows: list[Row], offsets: list[int], source: str = "clicks/0") -> int:
+        given = [np.array(offsets)]
+        (result,) = await store.append_many([(USER, events_of(rows))], source=source, offsets=given, timeout_s=5)
+        return result.added
+
+    assert await send([(1, 1, 1, 1), (2, 2, 2, 2)], [10, 11]) == 2
+    assert await send([(1, 1, 5, 1), (2, 2, 5, 2)], [10, 11]) == 0  # another rating by now
+    assert await send([(2, 2, 5, 2), (3, 3, 3, 3)], [11, 12]) == 1
+    assert await send([(4, 4, 4, 4)], [12], source="clicks/1") == 1
+    expected = [(1, 1, 1, 1), (2, 2, 2, 2), (3, 3, 3, 3), (4, 4, 4, 4)]
+    assert rows_of((await store.history(USER, timeout_s=5))[1]) == expected
+
+
+async def test_offsets_of_another_count_or_without_a_source_are_refused(store: FeatureStore) -> None:
+    batch = [(USER, events_of([(1, 1, 1, 1)]))]
+    with pytest.raises(InvalidInputError, match="2 offsets for 1 events"):
+        await store.append_many(batch, source="s", offsets=[np.array([1, 2])], timeout_s=5)
+    with pytest.raises(InvalidInputError, match="0 arrays of offsets for 1 batches"):
+        await store.append_many(batch, source="s", offsets=[], timeout_s=5)
+    with pytest.raises(InvalidInputError, match="source and offsets are given together"):
+        await store.append_many(batch, offsets=[np.array([1])], timeout_s=5)
+
+
+async def test_a_replaced_history_keeps_what_arrived_meanwhile(store: FeatureStore) -> None:
+    await store.append(USER, events_of([(1, 1, 1, 1), (2, 2, 2, 2), (3, 3, 3, 30)]), timeout_s=5)
+    cutoff = T0_MS + 10
+    batch = [(USER, events_of([(t, 5, 5, t) for t in range(2, 5)]))]
+    (result,) = await store.replace_many(batch, arrived_until_ms=cutoff, timeout_s=5)
+    assert (result.added, result.stored) == (1, 4)
+    header, events = await store.history(USER, timeout_s=5)
+    assert rows_of(events) == [(2, 5, 5, 2), (3, 5, 5, 3), (3, 3, 3, 30), (4, 5, 5, 4)]
+    # Event numbers are not given twice.
+    assert (header.trimmed, header.appended) == (3, 7)
+    again = await store.append(USER, events_of([(2, 5, 5, 99)]), timeout_s=5)
+    assert again.added == 0
+
+
+async def test_a_history_replaced_by_more_than_it_keeps_is_cut_as_if_appended(store: FeatureStore) -> None:
+    rows = [(t, t, 1, 0) for t in range(300)]
+    await store.replace_many([(USER, events_of(rows))], arrived_until_ms=0, timeout_s=5)
+    header, events = await store.history(USER, timeout_s=5)
+    assert rows_of(events) == rows[-MAX_EVENTS:] and header.trimmed_until_ms == T0_MS + 293
+    assert (await store.append(USER, events_of(rows), timeout_s=5)).added == 0
+
+
+async def test_a_history_replaced_by_nothing_is_gone(store: FeatureStore) -> None:
+    await store.append(USER, events_of([(t, 1, 1, 1) for t in range(100)]), timeout_s=5)
+    await store.replace_many([(USER, events_of([]))], arrived_until_ms=T0_MS + 5, timeout_s=5)
+    header, events = await store.history(USER, timeout_s=5)
+    assert (header.appended, len(events)) == (0, 0)
+
+
+@pytest.mark.parametrize("count", [3, 30, 300])
+async def test_a_range_of_time_holds_exactly_its_events(store: FeatureStore, count: int) -> None:
+    rows = [(t, t, 1, t) for t in range(count)]
+    await store.append(OTHER, events_of(rows), timeout_s=5)
+    stored = rows_of((await store.history(OTHER, timeout_s=5))[1])
+    for since, until, limit in itertools.product((None, 0, count - 9, count), (None, 1, count - 3), (None, 2)):
+        _, events = await store.history(
+            OTHER,
+            since_ms=None if since is None else T0_MS + since,
+            until_ms=None if until is None else T0_MS + until,
+            limit=limit,
+            timeout_s=5,
+        )
+        expected = [r for r in stored if (since or 0) <= r[0] < (count if until is None else until)]
+        assert rows_of(events) == (expected if limit is None else expected[-limit:])
+
+
+async def test_many_histories_are_read_together(store: FeatureStore) -> None:
+    rows = {user: [(t, user, 1, 0) for t in range(user)] for user in (0, 1, 40, 300)}
+    await store.append_many([(user, events_of(r)) for user, r in rows.items()], timeout_s=5)
+    for limit in (2, 1000):
+        found = await store.histories(list(rows), limit=limit, timeout_s=5)
+        for user, (header, events) in zip(rows, found, strict=True):
+            assert header.appended == user
+            assert rows_of(events) == rows[user][header.trimmed :][-limit:]
 
 
 async def test_concurrent_writers_lose_nothing(store: FeatureStore) -> None:
@@ -218,11 +299,11 @@ async def test_concurrent_writers_lose_nothing(store: FeatureStore) -> None:
 async def test_ranking_reads_events_and_features_together(store: FeatureStore) -> None:
     await store.append(USER, events_of([(t, t, 1, 0) for t in range(6)]), timeout_s=5)
     users = make_columns(SHOP.user, {"city": ["Oslo"], "age": [30]}, length=1)
-    await store.put_users(np.array([USER]), users, timeout_s=5)
+    await store.put_entities("user", np.array([USER]), users, timeout_s=5)
     items = make_columns(SHOP.item, {"tag": [[1], [2, 3]], "price": [1.5, 2.5]}, length=2)
-    await store.put_items(np.array([10, 20]), items, timeout_s=5)
+    await store.put_entities("item", np.array([10, 20]), items, timeout_s=5)
     for _ in range(2):  # the second time from a cache, if there is one
-        inputs = await store.read_for_rank(USER, np.array([20, 99, 10, 20]), timeout_s=5)
+        inputs = await store.read_for_rank(USER, np.array([20, 99, 10, 20]), time_ms=T0_MS + 99, timeout_s=5)
         assert not inputs.user_degraded and not inputs.items_degraded
         assert inputs.events["item"].tolist() == [2, 3, 4, 5]  # History.recent is 4
         assert inputs.user_columns["city"].tolist() == users["city"].tolist()
@@ -232,8 +313,36 @@ async def test_ranking_reads_events_and_features_together(store: FeatureStore) -
         assert inputs.item_columns["tag"].tolist() == tags
 
 
+@pytest.mark.parametrize(
+    ("time", "items"),
+    [(0, []), (1, [0]), (4, [0, 1, 2, 3]), (6, [2, 3, 4, 5]), (7, [3, 4, 5, 6]), (99, [296, 297, 298, 299])],
+)
+async def test_ranking_sees_the_newest_events_before_its_time(store: FeatureStore, time: int, items: list[int]) -> None:
+    rows = [(t if t < 7 else 10 + t // 5, t, 1, 0) for t in range(300)]
+    for start in (0, 8, 100):
+        await store.append(
+            USER, events_of(rows[start : {0: 8, 8: 100, 100: 300}[start] if time > 7 else 8]), timeout_s=5
+        )
+    inputs = await store.read_for_rank(USER, np.array([1]), time_ms=T0_MS + time, timeout_s=5)
+    assert inputs.events["item"].tolist() == items
+
+
+async def test_other_entities_are_stored_too(store: FeatureStore) -> None:
+    await store.put_entities("shop", np.array([4]), {"rating": np.float32([4.5])}, timeout_s=5)
+    assert (await store.entities("shop", np.array([4, 5]), timeout_s=5))["rating"].tolist() == [4.5, 0.0]
+    with pytest.raises(InvalidInputError, match="unknown entity 'shops': did you mean 'shop'"):
+        await store.entities("shops", np.array([4]), timeout_s=5)
+
+
+async def test_positions_of_sources_are_remembered(store: FeatureStore) -> None:
+    assert await store.positions(timeout_s=5) == {}
+    await store.save_position("a.parquet", "7", timeout_s=5)
+    await store.save_position("a.parquet", "8", timeout_s=5)
+    assert await store.positions(timeout_s=5) == {"a.parquet": "8"}
+
+
 async def test_ranking_an_unknown_user_is_not_degraded(store: FeatureStore) -> None:
-    inputs = await store.read_for_rank(USER, np.array([1, 2]), timeout_s=5)
+    inputs = await store.read_for_rank(USER, np.array([1, 2]), time_ms=T0_MS + 99, timeout_s=5)
     assert not inputs.user_degraded and not inputs.items_degraded
     assert len(inputs.events) == 0
     assert inputs.user_columns["city"].tolist() == [MISSING]
@@ -242,22 +351,22 @@ async def test_ranking_an_unknown_user_is_not_degraded(store: FeatureStore) -> N
 
 
 async def test_ranking_no_candidates_returns_empty_columns(store: FeatureStore) -> None:
-    inputs = await store.read_for_rank(USER, np.empty(0, dtype=np.int64), timeout_s=5)
+    inputs = await store.read_for_rank(USER, np.empty(0, dtype=np.int64), time_ms=T0_MS + 99, timeout_s=5)
     assert inputs.item_columns["tag"].shape == (0, 2)
 
 
 async def test_features_put_again_are_replaced(store: FeatureStore) -> None:
     for price in (1.0, 2.0):
         columns = make_columns(SHOP.item, {"price": [price]}, length=1)
-        await store.put_items(np.array([1]), columns, timeout_s=5)
-        inputs = await store.read_for_rank(USER, np.array([1]), timeout_s=5)
+        await store.put_entities("item", np.array([1]), columns, timeout_s=5)
+        inputs = await store.read_for_rank(USER, np.array([1]), time_ms=T0_MS + 99, timeout_s=5)
         assert inputs.item_columns["price"].tolist() == [price]
 
 
 async def test_a_key_out_of_range_is_refused(store: FeatureStore) -> None:
     columns = make_columns(SHOP.item, {}, length=1)
     with pytest.raises(InvalidInputError, match=r"key is -1; allowed: 0 to 2\^62 - 1"):
-        await store.put_items(np.array([-1]), columns, timeout_s=5)
+        await store.put_entities("item", np.array([-1]), columns, timeout_s=5)
     with pytest.raises(InvalidInputError, match="key is 4611686018427387904; allowed"):
         await store.append(1 << 62, events_of([]), timeout_s=5)
     with pytest.raises(InvalidInputError, match="key is -1"):
@@ -267,9 +376,9 @@ async def test_a_key_out_of_range_is_refused(store: FeatureStore) -> None:
 async def test_columns_that_do_not_fit_the_keys_are_refused(store: FeatureStore) -> None:
     columns = make_columns(SHOP.item, {}, length=2)
     with pytest.raises(InvalidInputError, match="feature 'tag': 2 values for 1 items"):
-        await store.put_items(np.array([1]), columns, timeout_s=5)
+        await store.put_entities("item", np.array([1]), columns, timeout_s=5)
     with pytest.raises(InvalidInputError, match="feature 'city': no values for 1 users"):
-        await store.put_users(np.array([1]), {}, timeout_s=5)
+        await store.put_entities("user", np.array([1]), {}, timeout_s=5)
 
 
 async def test_events_of_another_record_are_refused(store: FeatureStore) -> None:
@@ -290,10 +399,10 @@ async def test_items_are_read_as_they_are_stored_now(store: FeatureStore) -> Non
     wanted = np.array([20, 99, 20])
     for price in (1.0, 2.0):
         columns = make_columns(SHOP.item, {"tag": [[2, 3]], "price": [price]}, length=1)
-        await store.put_items(np.array([20]), columns, timeout_s=5)
-        found = await store.items(wanted, timeout_s=5)
+        await store.put_entities("item", np.array([20]), columns, timeout_s=5)
+        found = await store.entities("item", wanted, timeout_s=5)
         assert found["tag"].tolist() == [[2, 3], [MISSING, MISSING], [2, 3]]
         assert found["price"].tolist() == [price, 0.0, price]
-    assert (await store.items(wanted[:0], timeout_s=5))["tag"].shape == (0, 2)
+    assert (await store.entities("item", wanted[:0], timeout_s=5))["tag"].shape == (0, 2)
     with pytest.raises(InvalidInputError, match=r"key is -1; allowed: 0 to 2\^62 - 1"):
-        await store.items(np.array([-1]), timeout_s=5)
+        await store.entities("item", np.array([-1]), timeout_s=5)

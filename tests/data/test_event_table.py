@@ -16,7 +16,7 @@ from recsys.features.hashing import MISSING
 from recsys.features.history import attribute_keys, event_dtype, make_events
 
 
-def test_events_are_sorted_by_user_then_time_and_ties_keep_their_order(shop_table: EventTable) -> None:
+def test_events_are_sorted_by_user_then_time_then_item(shop_table: EventTable) -> None:
     assert shop_table.offsets.tolist() == [0, 3, 3, 5]  # user 20 has no events
     assert shop_table.timestamp_ms.tolist() == [1000, 2000, 3000, 4000, 4000]
     assert shop_table.item_keys[shop_table.item_index].tolist() == [7, 5, 6, 5, 7]
@@ -222,10 +222,11 @@ def test_of_equal_events_the_one_that_arrived_first_is_kept(shop: Any, tmp_path:
     written = write_event_table(shop.features, shop.users, shop.items, events, tmp_path / "t")
     table = open_event_table(tmp_path / "t")
     # Rows 0 to 2 are equal but for arrival and context; another item, action or user is another event.
-    assert written.rows.tolist() == [1, 3, 4, 5] and written.repeated == 2
+    # Of equal timestamps the earlier arrival comes first, then the smaller item.
+    assert written.rows.tolist() == [4, 3, 1, 5] and written.repeated == 2
     assert table.offsets.tolist() == [0, 3, 3, 4]
-    assert table.context["hour"].tolist() == [1, 3, 4, 5]
-    assert table.arrival_ms.tolist() == [2000, 1000, 1000, 1000]
+    assert table.context["hour"].tolist() == [4, 3, 1, 5]
+    assert table.arrival_ms.tolist() == [1000, 1000, 2000, 1000]
     assert json.loads((tmp_path / "t" / "meta.json").read_text())["info"]["repeated_events"] == 2
 
 

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from recsys.data.events import EventTable, open_event_table, write_event_table
 from recsys.data.samples import (
     Dataset,
+    Impressions,
     Samples,
+    id_counts,
     make_batch,
     make_dataset,
     map_ids,
@@ -51,33 +53,41 @@ def logs(draw: st.DrawFn) -> list[tuple[int, int, int, int]]:
     return draw(st.lists(event, min_size=1, max_size=40))
 
 
-def dataset_of(log: list[tuple[int, int, int, int]]) -> Dataset:
+def dataset_of(log: list[tuple[int, int, int, int]], *, max_age_s: int = 0) -> Dataset:
+    """Every event is a sample; times and delays are in seconds."""
+    assert PLAIN.history is not None
+    features = replace(PLAIN, history=replace(PLAIN.history, max_age_s=max_age_s))
     user, item, time, delay = (list(column) for column in zip(*log, strict=True))
     events = {
         "user": user,
         "item_id": item,
-        "timestamp_ms": time,
-        "arrival_ms": [t + d for t, d in zip(time, delay, strict=True)],
+        "timestamp_ms": [1000 * t for t in time],
+        "arrival_ms": [1000 * (t + d) for t, d in zip(time, delay, strict=True)],
         "action": list(range(len(log))),  # tells events apart
     }
     with tempfile.TemporaryDirectory() as folder:
-        write_event_table(PLAIN, {"user": [0, 1, 2, 3]}, {"item_id": list(range(10))}, events, Path(folder) / "t")
+        write_event_table(features, {"user": [0, 1, 2, 3]}, {"item_id": list(range(10))}, events, Path(folder) / "t")
         table = open_event_table(Path(folder) / "t")
         return make_dataset(table, every_event(table))
 
 
-def naive_history(log: list[tuple[int, int, int, int]], event: int) -> list[int]:
-    """Numbers of the events that a server had seen before event ``event``, by the definition."""
-    user, _, now, _ = log[event]
-    seen = [n for n, (u, _, time, delay) in enumerate(log) if u == user and time < now and time + delay <= now]
-    seen.sort(key=lambda n: log[n][2])
+def naive_history(log: list[tuple[int, int, int, int]], user: int, now: int, *, max_age_s: int = 0) -> list[int]:
+    """Numbers of the events that a model sees of a user at a moment, by the definition."""
+    seen = [
+        n
+        for n, (u, _, time, delay) in enumerate(log)
+        if u == user and time < now and time + delay <= now and (not max_age_s or time >= now - max_age_s)
+    ]
+    seen.sort(key=lambda n: (log[n][2], log[n][2] + log[n][3], log[n][1], n))  # timestamp, arrival, then the bytes
     return seen[-4:]
 
 
 @settings(max_examples=150, deadline=None)
-@given(logs(), st.randoms(use_true_random=False))
-def test_batch_histories_equal_a_naive_reference(log: list[tuple[int, int, int, int]], random: Any) -> None:
-    dataset = dataset_of(log)
+@given(logs(), st.sampled_from([0, 1, 3]), st.randoms(use_true_random=False))
+def test_batch_histories_equal_a_naive_reference(
+    log: list[tuple[int, int, int, int]], max_age_s: int, random: Any
+) -> None:
+    dataset = dataset_of(log, max_age_s=max_age_s)
     chosen = np.array(random.choices(range(len(log)), k=random.randrange(12)), dtype=np.int64)
     batch = make_batch(dataset, chosen)
     assert batch.size == len(chosen)
@@ -85,11 +95,58 @@ def test_batch_histories_equal_a_naive_reference(log: list[tuple[int, int, int, 
     for b, sample in enumerate(chosen):
         event = int(dataset.history["history.action"][sample])
         events = slice(batch.history_offsets[b], batch.history_offsets[b + 1])
-        expected = naive_history(log, event)
+        expected = naive_history(log, log[event][0], log[event][2], max_age_s=max_age_s)
         assert batch.history["history.action"][events].tolist() == expected
         assert batch.history["history.item_id"][events].tolist() == [log[n][1] for n in expected]
         assert (batch.user["user"][b], batch.item["item_id"][b]) == log[event][:2]
         assert event not in expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(logs(), st.sampled_from([0, 3]), st.lists(st.tuples(st.integers(0, 3), st.integers(-1, 20)), max_size=8))
+def test_an_impression_sees_what_a_server_would_have_seen(
+    log: list[tuple[int, int, int, int]], max_age_s: int, moments: list[tuple[int, int]]
+) -> None:
+    table = dataset_of(log, max_age_s=max_age_s).table
+    count = len(moments)
+    shown = Impressions(
+        user=np.array([u for u, _ in moments], dtype=np.int32),
+        item=np.zeros(count, dtype=np.int32),
+        time_ms=np.array([1000 * t for _, t in moments], dtype=np.int64),
+        context={},
+    )
+    samples = Samples(position=np.full(count, -1), label=np.ones(count, dtype=np.uint8), splits={}, impressions=shown)
+    batch = make_batch(make_dataset(table, samples), np.arange(count))
+    for m, (user, now) in enumerate(moments):
+        got = batch.history["history.action"][batch.history_offsets[m] : batch.history_offsets[m + 1]]
+        assert got.tolist() == naive_history(log, user, now, max_age_s=max_age_s)
+
+
+def test_impressions_bring_their_own_context_and_survive_the_disk(shop_table: EventTable, tmp_path: Path) -> None:
+    shown = Impressions(
+        user=np.array([0, 2], dtype=np.int32),
+        item=np.array([1, 1], dtype=np.int32),
+        time_ms=np.array([3000, 4001]),
+        context={"hour": np.array([22, 23])},
+    )
+    samples = Samples(
+        position=np.full(2, -1),
+        label=np.array([0, 1], dtype=np.uint8),
+        splits={"test": np.arange(2)},
+        impressions=shown,
+    )
+    write_samples(samples, tmp_path / "samples")
+    dataset = make_dataset(shop_table, open_samples(tmp_path / "samples"))
+    batch = make_batch(dataset, np.array([1, 0]))
+    assert batch.user["hour"].tolist() == [23, 22] and batch.user["user"].tolist() == [30, 10]
+    assert batch.item["item_id"].tolist() == [6, 6] and batch.labels.tolist() == [1.0, 0.0]
+    assert np.diff(batch.history_offsets).tolist() == [2, 2]
+    ids, counts = id_counts(dataset, np.array([1]))["hour"]
+    assert (ids.tolist(), counts.tolist()) == ([23], [1])
+    with pytest.raises(InvalidInputError, match="users: 0 to 3; allowed: 0 to 2"):
+        make_dataset(shop_table, replace(samples, impressions=replace(shown, user=np.array([0, 3], dtype=np.int32))))
+    with pytest.raises(InvalidInputError, match="impressions: 1 values of 'time_ms' for 2 labels"):
+        make_dataset(shop_table, replace(samples, impressions=replace(shown, time_ms=np.array([1]))))
 
 
 def test_no_sample_sees_itself_its_ties_or_the_future() -> None:

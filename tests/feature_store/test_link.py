@@ -5,33 +5,64 @@ from __future__ import annotations
 import pytest
 
 from recsys.errors import ConfigError, StoreUnavailableError
-from recsys.feature_store.link import Breaker, RedisLink, redact
+from recsys.feature_store.breaker import Breaker
+from recsys.feature_store.cluster_link import ClusterLink
+from recsys.feature_store.link import open_link, redact
+from recsys.feature_store.redis_link import RedisLink
+from recsys.feature_store.redis_url import parse_redis_url
+from recsys.feature_store.sentinel_link import SentinelLink
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("url", "problem"),
     [
-        "",
-        "localhost:6379",
-        "http://host",
-        "redis://:hunter2@host:port",
-        "unix://",
-        "redis://host?password=hunter2&no_such_option=1",
-        "redis://user:hun/ter2@host",
+        ("", "not the URL of a Redis"),
+        ("localhost:6379", "not the URL of a Redis"),
+        ("http://host", "not the URL of a Redis"),
+        ("redis+sentinels://host/x", "not the URL of a Redis"),
+        ("redis://:hunter2@host:port", "not understood"),
+        ("redis://:hunter2@host/cache", "not understood"),
+        ("unix://", "not understood"),
+        ("redis://host?password=hunter2&no_such_option=1", "not understood"),
+        ("redis://user:hun/ter2@host", "not understood"),
+        ("redis+sentinel://:hunter2@a,b", "after the sentinels comes /SERVICE"),
+        ("redis+sentinel://:hunter2@a,/cache", "a host is missing"),
+        ("redis+sentinel://a:port/cache?sentinel_password=hunter2", "not understood"),
+        ("redis+sentinel://a/cache?db=x&sentinel_password=hunter2", "not understood"),
+        ("redis+cluster://:hunter2@a/1", "a cluster has no databases"),
+        ("redis+cluster://:hunter2@a?db=0", "a cluster has no databases"),
+        ("redis+cluster://:hunter2@a,b?no_such_option=1", "not understood"),
     ],
 )
-def test_a_bad_url_names_what_is_allowed_and_hides_the_password(url: str) -> None:
-    with pytest.raises(ConfigError, match=r"allowed: redis://.* rediss://.* unix:///") as caught:
-        RedisLink(url)
+def test_a_bad_url_names_what_is_allowed_and_hides_the_password(url: str, problem: str) -> None:
+    allowed = r"allowed: redis://.* rediss://.* unix:///.* redis\+sentinel://.* redis\+cluster://.*rediss\+"
+    with pytest.raises(ConfigError, match=f"{problem}.*; {allowed}") as caught:
+        open_link(url)
     assert "hunter2" not in str(caught.value) and "ter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "url",
-    ["redis://localhost", "redis://:pw@cache:6380/2", "rediss://u:p@cache", "unix:///run/redis.sock?db=1"],
+    ("url", "kind"),
+    [
+        ("redis://localhost", RedisLink),
+        ("redis://:pw@cache:6380/2", RedisLink),
+        ("rediss://u:p@cache", RedisLink),
+        ("unix:///run/redis.sock?db=1", RedisLink),
+        ("redis+sentinel://u:p@a,b:1/cache?db=1&sentinel_password=x", SentinelLink),
+        ("rediss+cluster://u:p@a,[::1]:2?ssl_ca_certs=ca.pem", ClusterLink),
+    ],
 )
-def test_redis_tls_and_socket_urls_are_taken(url: str) -> None:
-    assert RedisLink(url).name == redact(url)
+def test_the_url_says_which_kind_of_redis_it_is(url: str, kind: type) -> None:
+    link = open_link(url)
+    assert type(link) is kind and link.name == redact(url)
+
+
+def test_sentinels_have_a_login_of_their_own_and_the_same_tls() -> None:
+    query = "db=3&ssl_ca_certs=ca.pem&sentinel_username=watch&sentinel_password=p%2Fw"
+    url = parse_redis_url(f"rediss+sentinel://app:s%40crt@a,[::1]:7/cache?{query}")
+    assert (url.hosts, url.service) == ((("a", 26379), ("::1", 7)), "cache")
+    assert url.server(("10.0.0.1", 6379)) == "rediss://app:s%40crt@10.0.0.1:6379?db=3&ssl_ca_certs=ca.pem"
+    assert url.sentinel(url.hosts[1]) == "rediss://watch:p%2Fw@[::1]:7?ssl_ca_certs=ca.pem"
 
 
 @pytest.mark.parametrize(

@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 import redis
 from contracts.feature_store_contract import *  # noqa: F403
-from contracts.feature_store_contract import MAX_EVENTS, SHOP, SLACK, USER, events_of, rows_of
+from contracts.feature_store_contract import SHOP, T0_MS, USER, events_of, rows_of
 
 from recsys.errors import InvalidInputError, StoreFormatError
 from recsys.feature_store.item_cache import ItemCache
-from recsys.feature_store.keys import history_key, item_row_key, meta_key, user_row_key
-from recsys.feature_store.link import Command, RedisLink, Reply
+from recsys.feature_store.keys import entity_key, history_keys, meta_key, positions_key
+from recsys.feature_store.link import Command, Reply
+from recsys.feature_store.redis_link import RedisLink
 from recsys.feature_store.redis_store import RedisFeatureStore
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.history import make_events
 
-KEY = history_key("shop", USER)
+KEY = history_keys("shop", USER).open
 ONE_ITEM = make_columns(SHOP.item, {"price": [1.0]}, length=1)
 
 
@@ -34,12 +35,12 @@ async def store(redis_url: str) -> AsyncIterator[RedisFeatureStore]:
 
 async def test_all_keys_of_a_user_share_a_hash_tag(store: RedisFeatureStore, redis_admin: redis.Redis) -> None:
     await store.append(USER, events_of([(1, 1, 1, 1)]), timeout_s=5)
-    await store.put_users(np.array([USER]), make_columns(SHOP.user, {}, length=1), timeout_s=5)
-    await store.put_items(np.array([5]), ONE_ITEM, timeout_s=5)
+    await store.put_entities("user", np.array([USER]), make_columns(SHOP.user, {}, length=1), timeout_s=5)
+    await store.put_entities("item", np.array([5]), ONE_ITEM, timeout_s=5)
     assert set(redis_admin.keys()) == {
         b"recsys:v1:{shop:u:7}:h",
         b"recsys:v1:{shop:u:7}:f",
-        b"recsys:v1:shop:i:5",
+        b"recsys:v1:{shop:item:5}:5",
         b"recsys:v1:shop:meta",
     }
 
@@ -53,7 +54,7 @@ async def test_events_newer_than_all_stored_do_not_rewrite_the_history(
     calls = {name: stats["calls"] for name, stats in redis_admin.info("commandstats").items()}
     assert calls["cmdstat_append"] == 1
     assert calls["cmdstat_setrange"] == 1  # the counters
-    assert calls["cmdstat_getrange"] == 2  # the header, the newest timestamp
+    assert calls["cmdstat_getrange"] == 1  # the header
     assert "cmdstat_set" not in calls
 
 
@@ -66,7 +67,9 @@ async def test_a_script_that_redis_forgot_is_loaded_again(store: RedisFeatureSto
 
 
 async def test_processes_that_append_to_one_user_lose_nothing(redis_url: str) -> None:
-    stores = [RedisFeatureStore.connect(redis_url, SHOP) for _ in range(2)]
+    assert SHOP.history is not None
+    features = replace(SHOP, history=replace(SHOP.history, max_events=100))
+    stores = [RedisFeatureStore.connect(redis_url, features) for _ in range(2)]
     rows = [(t, t, 1, 0) for t in range(60)]
 
     async def write(store: RedisFeatureStore, first: int) -> int:
@@ -79,10 +82,10 @@ async def test_processes_that_append_to_one_user_lose_nothing(redis_url: str) ->
         await store.close()
 
 
-@pytest.mark.parametrize("events", [1, MAX_EVENTS + SLACK + 1], ids=["plain", "trimmed"])
+@pytest.mark.parametrize("events", [1, 200], ids=["plain", "trimmed"])
 async def test_a_history_expires_after_its_ttl(redis_url: str, redis_admin: redis.Redis, events: int) -> None:
     assert SHOP.history is not None
-    features = replace(SHOP, history=replace(SHOP.history, ttl_s=100))
+    features = replace(SHOP, history=replace(SHOP.history, ttl_s=100, max_age_s=100))
     store = RedisFeatureStore.connect(redis_url, features)
     rows = [(t, 1, 1, 0) for t in range(events)]
     await store.append(USER, events_of(rows), timeout_s=5)
@@ -100,14 +103,14 @@ async def test_without_a_ttl_a_history_stays(store: RedisFeatureStore, redis_adm
 
 async def test_an_item_put_by_another_process_shows_when_the_cache_is_too_old(redis_url: str) -> None:
     writer = RedisFeatureStore.connect(redis_url, SHOP)
-    await writer.put_items(np.array([5]), make_columns(SHOP.item, {"price": [2.0]}, length=1), timeout_s=5)
+    await writer.put_entities("item", np.array([5]), make_columns(SHOP.item, {"price": [2.0]}, length=1), timeout_s=5)
     cached = RedisFeatureStore.connect(redis_url, SHOP)
     uncached = RedisFeatureStore.connect(redis_url, SHOP, item_max_age_s=0)
     for store in (cached, uncached):
-        await store.read_for_rank(USER, np.array([5]), timeout_s=5)
-    await writer.put_items(np.array([5]), ONE_ITEM, timeout_s=5)
+        await store.read_for_rank(USER, np.array([5]), time_ms=T0_MS + 99, timeout_s=5)
+    await writer.put_entities("item", np.array([5]), ONE_ITEM, timeout_s=5)
     prices = [
-        (await store.read_for_rank(USER, np.array([5]), timeout_s=5)).item_columns["price"].tolist()
+        (await store.read_for_rank(USER, np.array([5]), time_ms=T0_MS + 99, timeout_s=5)).item_columns["price"].tolist()
         for store in (cached, uncached)
     ]
     assert prices == [[2.0], [1.0]]
@@ -131,11 +134,13 @@ async def test_a_request_that_takes_the_cache_over_changes_no_waiting_requests_i
     link = Interleaved(redis_url)
     store = RedisFeatureStore(SHOP, link=link, cache=ItemCache(SHOP.item, capacity=8))
     keys = np.arange(1, 25)
-    await store.put_items(keys, make_columns(SHOP.item, {"price": keys.tolist()}, length=len(keys)), timeout_s=5)
+    await store.put_entities(
+        "item", keys, make_columns(SHOP.item, {"price": keys.tolist()}, length=len(keys)), timeout_s=5
+    )
     mine, theirs = keys[:8], keys[8:]
-    await store.read_for_rank(USER, mine, timeout_s=5)
-    link.meanwhile = lambda: store.read_for_rank(USER, theirs, timeout_s=5)
-    inputs = await store.read_for_rank(USER, mine, timeout_s=5)
+    await store.read_for_rank(USER, mine, time_ms=T0_MS + 99, timeout_s=5)
+    link.meanwhile = lambda: store.read_for_rank(USER, theirs, time_ms=T0_MS + 99, timeout_s=5)
+    inputs = await store.read_for_rank(USER, mine, time_ms=T0_MS + 99, timeout_s=5)
     assert inputs.item_columns["price"].tolist() == mine.tolist()
     await store.close()
 
@@ -143,10 +148,10 @@ async def test_a_request_that_takes_the_cache_over_changes_no_waiting_requests_i
 async def test_a_feature_set_without_history_or_features_still_ranks(redis_url: str) -> None:
     ids = Categorical(name="user_id"), Categorical(name="item_id")
     store = RedisFeatureStore.connect(redis_url, FeatureSet(name="bare", user_id=ids[0], item_id=ids[1], history=None))
-    inputs = await store.read_for_rank(1, np.array([1, 2]), timeout_s=5)
+    inputs = await store.read_for_rank(1, np.array([1, 2]), time_ms=T0_MS + 99, timeout_s=5)
     assert (len(inputs.events), inputs.user_columns, inputs.item_columns) == (0, {}, {})
     assert not inputs.user_degraded and not inputs.items_degraded
-    await store.put_items(np.array([1]), {}, timeout_s=5)
+    await store.put_entities("item", np.array([1]), {}, timeout_s=5)
     with pytest.raises(InvalidInputError, match="FeatureSet 'bare' declares no history"):
         await store.append(1, events_of([]), timeout_s=5)
     await store.close()
@@ -170,9 +175,9 @@ async def test_after_a_flush_a_running_program_records_its_layout_again(
 ) -> None:
     await store.append(USER, events_of([(1, 1, 1, 1)]), timeout_s=5)
     redis_admin.flushdb()
-    monkeypatch.setattr("recsys.feature_store.redis_store._CLAIM_EVERY_S", 0.0)
+    monkeypatch.setattr("recsys.feature_store.layouts._CLAIM_EVERY_S", 0.0)
     await store.append(USER, events_of([(2, 1, 1, 1)]), timeout_s=5)
-    await store.put_items(np.array([5]), ONE_ITEM, timeout_s=5)
+    await store.put_entities("item", np.array([5]), ONE_ITEM, timeout_s=5)
     assert set(redis_admin.hkeys(meta_key("shop"))) == {b"history", b"item"}
     redis_admin.flushdb()
     redis_admin.hset(meta_key("shop"), "history", "of another program")
@@ -185,7 +190,7 @@ async def test_after_a_flush_a_running_program_records_its_layout_again(
 async def test_the_layout_is_asked_for_once_a_second_not_per_append(
     store: RedisFeatureStore, redis_admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recsys.feature_store.redis_store._CLAIM_EVERY_S", 1000.0)
+    monkeypatch.setattr("recsys.feature_store.layouts._CLAIM_EVERY_S", 1000.0)
     redis_admin.config_resetstat()
     for time in range(10):
         await store.append(USER, events_of([(time, 1, 1, 1)]), timeout_s=5)
@@ -194,19 +199,21 @@ async def test_the_layout_is_asked_for_once_a_second_not_per_append(
 
 async def test_a_new_user_feature_leaves_the_histories_usable(store: RedisFeatureStore, redis_url: str) -> None:
     await store.append(USER, events_of([(1, 1, 1, 1)]), timeout_s=5)
-    await store.put_users(np.array([USER]), make_columns(SHOP.user, {}, length=1), timeout_s=5)
-    features = replace(SHOP, user=(*SHOP.user, Numeric(name="height")))
+    await store.put_entities("user", np.array([USER]), make_columns(SHOP.user, {}, length=1), timeout_s=5)
+    features = replace(SHOP, user=(Numeric(name="height"), *SHOP.user))
     other = RedisFeatureStore.connect(redis_url, features)
     assert (await other.append(USER, events_of([(2, 1, 1, 1)]), timeout_s=5)).stored == 2
-    inputs = await other.read_for_rank(USER, np.array([1]), timeout_s=5)
+    inputs = await other.read_for_rank(USER, np.array([1]), time_ms=T0_MS + 99, timeout_s=5)
     assert len(inputs.events) == 2 and inputs.user_degraded and not inputs.items_degraded
     with pytest.raises(StoreFormatError, match="user part"):
-        await other.put_users(np.array([USER]), make_columns(features.user, {}, length=1), timeout_s=5)
+        await other.put_entities("user", np.array([USER]), make_columns(features.user, {}, length=1), timeout_s=5)
     await other.close()
 
 
 def test_key_names_are_those_of_the_specification() -> None:
-    assert history_key("shop", 7) == b"recsys:v1:{shop:u:7}:h"
-    assert user_row_key("shop", 7) == b"recsys:v1:{shop:u:7}:f"
-    assert item_row_key("shop", 5) == b"recsys:v1:shop:i:5"
+    parts = ("h", "c", "o")
+    assert history_keys("shop", 7) == tuple(f"recsys:v1:{{shop:u:7}}:{part}".encode() for part in parts)
+    assert entity_key("shop", "user", 7) == b"recsys:v1:{shop:u:7}:f"
+    assert entity_key("shop", "item", 65) == b"recsys:v1:{shop:item:1}:65"
+    assert positions_key("shop") == b"recsys:v1:shop:positions"
     assert meta_key("shop") == b"recsys:v1:shop:meta"

@@ -5,30 +5,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import struct
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import redis
-from contracts.feature_store_contract import SHOP, USER, events_of, rows_of
+from contracts.feature_store_contract import OTHER, SHOP, T0_MS, USER, events_of, rows_of
 
 from recsys.errors import StoreError, StoreFormatError, StoreUnavailableError
 from recsys.feature_store.embedded import EmbeddedRedis
 from recsys.feature_store.item_cache import ItemCache
-from recsys.feature_store.keys import history_key, item_row_key, meta_key, user_row_key
-from recsys.feature_store.link import RedisLink
+from recsys.feature_store.keys import entity_key, history_keys, meta_key
+from recsys.feature_store.redis_link import RedisLink
 from recsys.feature_store.redis_store import RedisFeatureStore
 from recsys.features.entities import make_columns
+from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.hashing import MISSING
-from recsys.features.history import pack_header
+from recsys.features.history import HistoryHeader, make_events, pack_header, require_history
 
-KEY = history_key("shop", USER)
+KEY, SEALED, _ = history_keys("shop", USER)
+NOW_MS = T0_MS + 1000
 EVENTS = events_of([(1, 1, 1, 1), (2, 2, 1, 2)])
-HEADER = pack_header(SHOP, appended=2, trimmed=0)
+HEADER = pack_header(SHOP, HistoryHeader(chunk=16, appended=2, newest_ms=T0_MS + 2))
 ITEMS = np.array([1, 2, 3])
 
 
@@ -36,9 +40,9 @@ ITEMS = np.array([1, 2, 3])
 async def store(redis_url: str) -> AsyncIterator[RedisFeatureStore]:
     store = RedisFeatureStore.connect(redis_url, SHOP, item_max_age_s=0)
     await store.append(USER, EVENTS, timeout_s=5)
-    await store.put_users(np.array([USER]), make_columns(SHOP.user, {"age": [30]}, length=1), timeout_s=5)
+    await store.put_entities("user", np.array([USER]), make_columns(SHOP.user, {"age": [30]}, length=1), timeout_s=5)
     items = make_columns(SHOP.item, {"price": [1, 2, 3]}, length=3)
-    await store.put_items(ITEMS, items, timeout_s=5)
+    await store.put_entities("item", ITEMS, items, timeout_s=5)
     yield store
     await store.close()
 
@@ -60,12 +64,12 @@ def _as_bytes(value: bytes) -> Callable[[redis.Redis], None]:
     [
         (_as_list, "another Redis type"),
         (_as_bytes(b"hello"), "not a history: .* found 5 bytes starting with b'hell'"),
-        (_as_bytes(b"x" * 98), "not a history: .* found 32 bytes starting with b'xxxx'"),
-        (_as_bytes(struct.pack("<4sH26x", b"RSH1", 2)), "history format 2, .* up to 1: upgrade it"),
+        (_as_bytes(b"x" * 98), "not a history: .* found 56 bytes starting with b'xxxx'"),
+        (_as_bytes(struct.pack("<4sH50x", b"RSH1", 2)), "history format 2, .* up to 1: upgrade it"),
         (_as_bytes(HEADER[:8] + b"otherlay" + HEADER[16:]), "stored with another layout"),
-        (_as_bytes(HEADER[:16] + struct.pack("<QQ", 1, 2)), "corrupt header: 2 events trimmed of 1"),
-        (_as_bytes(HEADER + EVENTS.tobytes()[:-3]), "not a multiple of the 25-byte record|corrupt: its length"),
-        (_as_bytes(HEADER + EVENTS.tobytes()[:25]), "corrupt: its length is not that of the 2 events"),
+        (_as_bytes(HEADER[:24] + struct.pack("<QQ16x", 1, 2)), "corrupt header: 2 events trimmed of 1"),
+        (_as_bytes(HEADER + EVENTS.tobytes()[:-3]), "corrupt: the bytes stored are not those of the 2 events"),
+        (_as_bytes(HEADER + EVENTS.tobytes()[:25]), "corrupt: the bytes stored are not those of the 2 events"),
     ],
     ids=["type", "short", "bytes", "newer", "layout", "counters", "length", "missing-events"],
 )
@@ -74,12 +78,14 @@ async def test_a_foreign_history_is_named_left_alone_and_degrades_only_the_user(
 ) -> None:
     write(redis_admin)
     before = redis_admin.dump(KEY)
-    named = r"recsys:v1:\{shop:u:7\}:h: .*(" + problem + ")"
+    named = r"(?s)recsys:v1:\{shop:u:7\}:h: .*(" + problem + ")"
+    results = await store.append_many([(1, EVENTS), (USER, EVENTS), (2, EVENTS)], timeout_s=5)
+    assert re.search(named, str(results[1].refused)) and [r.added for r in results] == [2, 0, 2]
     with pytest.raises(StoreFormatError, match=named):
-        await store.append_many([(1, EVENTS), (USER, EVENTS), (2, EVENTS)], timeout_s=5)
+        await store.append(USER, EVENTS, timeout_s=5)
     with pytest.raises(StoreFormatError, match=named):
         await store.history(USER, limit=10, timeout_s=5)
-    inputs = await store.read_for_rank(USER, ITEMS, timeout_s=5)
+    inputs = await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=5)
     assert inputs.user_degraded and not inputs.items_degraded and len(inputs.events) == 0
     assert inputs.user_columns["age"].tolist() == [30.0], "the user's features are still good"
     assert inputs.item_columns["price"].tolist() == [1.0, 2.0, 3.0]
@@ -89,8 +95,8 @@ async def test_a_foreign_history_is_named_left_alone_and_degrades_only_the_user(
 
 
 async def test_a_foreign_user_row_leaves_the_events_good(store: RedisFeatureStore, redis_admin: redis.Redis) -> None:
-    redis_admin.set(user_row_key("shop", USER), b"junk")
-    inputs = await store.read_for_rank(USER, ITEMS, timeout_s=5)
+    redis_admin.set(entity_key("shop", "user", USER), b"junk")
+    inputs = await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=5)
     assert inputs.user_degraded and not inputs.items_degraded
     assert rows_of(inputs.events) == rows_of(EVENTS)
     assert inputs.user_columns["city"].tolist() == [MISSING]
@@ -99,11 +105,11 @@ async def test_a_foreign_user_row_leaves_the_events_good(store: RedisFeatureStor
 async def test_one_foreign_item_row_leaves_the_other_items_good(
     store: RedisFeatureStore, redis_admin: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    redis_admin.set(item_row_key("shop", 2), b"junk")
-    inputs = await store.read_for_rank(USER, ITEMS, timeout_s=5)
+    redis_admin.set(entity_key("shop", "item", 2), b"junk")
+    inputs = await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=5)
     assert inputs.items_degraded and not inputs.user_degraded
     assert inputs.item_columns["price"].tolist() == [1.0, 0.0, 3.0]
-    assert "recsys:v1:shop:i:2" in caplog.text
+    assert "recsys:v1:{shop:item:2}:2" in caplog.text
 
 
 async def test_a_foreign_meta_key_refuses_writes_by_name(redis_url: str, redis_admin: redis.Redis) -> None:
@@ -119,7 +125,7 @@ async def test_trouble_is_logged_once_in_a_while_not_per_request(
 ) -> None:
     _as_list(redis_admin)
     for _ in range(50):
-        await store.read_for_rank(USER, ITEMS, timeout_s=5)
+        await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=5)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
 
@@ -133,8 +139,8 @@ async def test_a_full_redis_refuses_writes_clearly_and_reads_go_on(
             with pytest.raises(StoreError, match="out of memory: nothing was written. Raise its maxmemory"):
                 await store.append(USER, events_of(rows), timeout_s=5)
         with pytest.raises(StoreError, match="1 items: Redis is out of memory"):
-            await store.put_items(ITEMS[:1], make_columns(SHOP.item, {}, length=1), timeout_s=5)
-        inputs = await store.read_for_rank(USER, ITEMS, timeout_s=5)
+            await store.put_entities("item", ITEMS[:1], make_columns(SHOP.item, {}, length=1), timeout_s=5)
+        inputs = await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=5)
         assert not inputs.user_degraded and not inputs.items_degraded
         assert rows_of(inputs.events) == rows_of(EVENTS)
         header, _ = await store.history(USER, limit=1, timeout_s=5)
@@ -149,12 +155,12 @@ async def test_a_slow_redis_holds_nobody_past_the_deadline(store: RedisFeatureSt
     started_s = time.monotonic()
     with pytest.raises(StoreUnavailableError, match="no answer within 30 ms"):
         await store.history(USER, limit=1, timeout_s=0.03)
-    inputs = await store.read_for_rank(USER, ITEMS, timeout_s=0.03)
+    inputs = await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=0.03)
     assert time.monotonic() - started_s < 0.2
     assert inputs.user_degraded and inputs.items_degraded
     await asyncio.sleep(0.4)
     # The late answers of the requests that gave up must not be taken for these.
-    inputs = await store.read_for_rank(USER, ITEMS, timeout_s=5)
+    inputs = await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=5)
     assert rows_of(inputs.events) == rows_of(EVENTS) and not inputs.user_degraded
     header, _ = await store.history(USER, limit=1, timeout_s=5)
     assert header.appended == 2
@@ -163,8 +169,8 @@ async def test_a_slow_redis_holds_nobody_past_the_deadline(store: RedisFeatureSt
 async def test_a_call_with_no_time_left_fails_at_once(store: RedisFeatureStore) -> None:
     with pytest.raises(StoreUnavailableError, match="no answer within 0 ms"):
         await store.history(USER, limit=1, timeout_s=-0.5)
-    assert (await store.read_for_rank(USER, ITEMS, timeout_s=0)).user_degraded
-    assert not (await store.read_for_rank(USER, ITEMS, timeout_s=5)).user_degraded
+    assert (await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=0)).user_degraded
+    assert not (await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=5)).user_degraded
 
 
 async def test_a_cancelled_caller_leaves_no_answer_behind(store: RedisFeatureStore, redis_admin: redis.Redis) -> None:
@@ -174,7 +180,7 @@ async def test_a_cancelled_caller_leaves_no_answer_behind(store: RedisFeatureSto
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
         await caller
-    assert (await store.read_for_rank(USER, ITEMS, timeout_s=5)).user_columns["age"].tolist() == [30.0]
+    assert (await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=5)).user_columns["age"].tolist() == [30.0]
 
 
 async def test_connections_that_redis_closed_are_replaced_unnoticed(
@@ -184,7 +190,7 @@ async def test_connections_that_redis_closed_are_replaced_unnoticed(
     for client in redis_admin.client_list():
         if client["cmd"] != "client" and client["cmd"] != "client|list":
             redis_admin.client_kill_filter(_id=client["id"])
-    assert not (await store.read_for_rank(USER, ITEMS, timeout_s=5)).user_degraded
+    assert not (await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=5)).user_degraded
 
 
 async def test_connections_are_bounded(redis_url: str, redis_admin: redis.Redis) -> None:
@@ -201,13 +207,13 @@ async def test_an_unreachable_redis_degrades_at_once_and_is_found_again(tmp_path
         await store.append(USER, EVENTS, timeout_s=5)
     started_s = time.monotonic()
     for _ in range(100):
-        inputs = await store.read_for_rank(USER, ITEMS, timeout_s=1)
+        inputs = await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=1)
         assert inputs.user_degraded and inputs.items_degraded
         assert inputs.item_columns["price"].tolist() == [0.0, 0.0, 0.0]
     assert time.monotonic() - started_s < 0.5
     with EmbeddedRedis(tmp_path):
         started_s = time.monotonic()
-        while (await store.read_for_rank(USER, ITEMS, timeout_s=1)).user_degraded:
+        while (await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=1)).user_degraded:
             assert time.monotonic() - started_s < 3
             await asyncio.sleep(0.02)
         assert (await store.append(USER, EVENTS, timeout_s=5)).added == 2
@@ -223,12 +229,12 @@ async def test_a_hung_redis_costs_only_the_first_requests_their_time(tmp_path: P
         try:
             started_s = time.monotonic()
             for _ in range(50):
-                assert (await store.read_for_rank(USER, ITEMS, timeout_s=0.1)).user_degraded
+                assert (await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=0.1)).user_degraded
             assert time.monotonic() - started_s < 1.0
         finally:
             os.kill(pid, signal.SIGCONT)
         await asyncio.sleep(0.5)
-        assert not (await store.read_for_rank(USER, ITEMS, timeout_s=5)).user_degraded
+        assert not (await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=5)).user_degraded
         await store.close()
 
 
@@ -244,7 +250,7 @@ async def test_a_port_that_speaks_another_protocol_is_an_unavailable_store() -> 
         store = RedisFeatureStore.connect(f"redis://127.0.0.1:{port}", SHOP)
         with pytest.raises(StoreUnavailableError, match=f"redis://127.0.0.1:{port}: Protocol [Ee]rror"):
             await store.ping(timeout_s=5)
-        assert (await store.read_for_rank(USER, ITEMS, timeout_s=5)).user_degraded
+        assert (await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=5)).user_degraded
         await store.close()
 
 
@@ -254,15 +260,15 @@ async def test_while_redis_is_away_expired_items_keep_their_features(
     clock_s = 0.0
     cache = ItemCache(SHOP.item, max_age_s=10, clock=lambda: clock_s)
     cached = RedisFeatureStore(SHOP, link=RedisLink(redis_url), cache=cache)
-    assert not (await cached.read_for_rank(USER, ITEMS[:2], timeout_s=5)).items_degraded
+    assert not (await cached.read_for_rank(USER, ITEMS[:2], time_ms=NOW_MS, timeout_s=5)).items_degraded
     clock_s = 20.0
     redis_admin.client_pause(300, all=True)
-    inputs = await cached.read_for_rank(USER, np.array([3, 2, 1, 2]), timeout_s=0.03)
+    inputs = await cached.read_for_rank(USER, np.array([3, 2, 1, 2]), time_ms=NOW_MS, timeout_s=0.03)
     assert inputs.items_degraded and inputs.user_degraded
     assert inputs.item_columns["price"].tolist() == [0.0, 2.0, 1.0, 2.0]
     redis_admin.client_unpause()
-    redis_admin.set(item_row_key("shop", 2), b"junk")
-    inputs = await cached.read_for_rank(USER, ITEMS, timeout_s=5)
+    redis_admin.set(entity_key("shop", "item", 2), b"junk")
+    inputs = await cached.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=5)
     assert inputs.items_degraded and not inputs.user_degraded
     assert inputs.item_columns["price"].tolist() == [1.0, 2.0, 3.0]
     await cached.close()
@@ -274,6 +280,79 @@ async def test_a_wrong_password_is_reported_without_showing_it(
     store = RedisFeatureStore.connect(f"{redis_server.url}?password=hunter2", SHOP)
     with pytest.raises(StoreUnavailableError) as caught:
         await store.ping(timeout_s=5)
-    await store.read_for_rank(USER, ITEMS, timeout_s=5)
+    await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=5)
     assert "password" in str(caught.value) and "password" in caplog.text
     assert "hunter2" not in str(caught.value) + caplog.text
+
+
+async def test_a_foreign_value_under_the_sealed_key_is_named(
+    store: RedisFeatureStore, redis_admin: redis.Redis
+) -> None:
+    redis_admin.set(SEALED, "mine")
+    with pytest.raises(StoreFormatError, match="another Redis type"):
+        await store.append(USER, events_of([(0, 9, 1, 0)]), timeout_s=5)
+    assert redis_admin.get(SEALED) == b"mine"
+    assert not (await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=5)).user_degraded
+
+
+async def test_sealed_events_that_redis_evicted_count_as_trimmed(redis_url: str, redis_admin: redis.Redis) -> None:
+    features = replace(SHOP, history=replace(require_history(SHOP), max_events=1000))
+    store = RedisFeatureStore.connect(redis_url, features)
+    rows = [(t, t, 1, 0) for t in range(700)]
+    await store.append(USER, events_of(rows), timeout_s=5)
+    redis_admin.delete(SEALED)
+    header, events = await store.history(USER, timeout_s=5)
+    assert rows_of(events) == rows[-len(events) :] and header.stored == len(events) > 0
+    result = await store.append(USER, events_of([(0, 999, 1, 0)]), timeout_s=5)
+    assert (result.added, result.stored) == (1, len(events) + 1)
+    header, _ = await store.history(USER, timeout_s=5)
+    assert header.appended == 701
+    await store.close()
+
+
+def with_attributes(*names: str) -> FeatureSet:
+    attributes = tuple(Categorical(name=name, storage="u8") for name in names)
+    return replace(SHOP, history=History(attributes=attributes, max_events=1000, recent=4))
+
+
+@pytest.mark.parametrize("count", [3, 400])
+async def test_events_stored_before_an_attribute_was_added_read_as_missing_it(
+    redis_url: str, redis_admin: redis.Redis, count: int
+) -> None:
+    old, new = (
+        RedisFeatureStore.connect(redis_url, with_attributes(*names)) for names in (("rating",), ("rating", "action"))
+    )
+    rows = [(t, t, 1, 0) for t in range(count)]
+    await old.append_many([(user, events_of(rows)) for user in (USER, OTHER)], timeout_s=5)
+    inputs = await new.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=5)
+    assert inputs.events[["item", "rating", "action"]].tolist() == [(t, 1, 255) for t in range(count)][-4:]
+    features = with_attributes("rating", "action")
+    late = make_events(
+        features,
+        item=[count, 7],
+        timestamp_ms=[T0_MS + count, T0_MS + 1],
+        attributes={"rating": [2, 3], "action": [8, 9]},
+    )
+    assert (await new.append(USER, late, timeout_s=5)).stored == count + 2
+    _, events = await new.history(USER, timeout_s=5)
+    assert len(events) == count + 2
+    assert events[["item", "rating", "action"]].tolist()[:3] == [(0, 1, 255), (1, 1, 255), (7, 3, 9)]
+    assert events[["item", "rating", "action"]].tolist()[-1] == (count, 2, 8)
+    # Who was not written to is still of the old layout; who was is refused by the old program, by name.
+    assert len((await old.history(OTHER, timeout_s=5))[1]) == count
+    with pytest.raises(StoreFormatError, match="another layout"):
+        await old.history(USER, timeout_s=5)
+    for store in (old, new):
+        await store.close()
+
+
+async def test_rows_stored_before_a_feature_was_added_read_with_its_default(redis_url: str) -> None:
+    old = RedisFeatureStore.connect(redis_url, SHOP)
+    new = RedisFeatureStore.connect(redis_url, replace(SHOP, item=(*SHOP.item, Numeric(name="width", default=7.0))))
+    await old.put_entities("item", ITEMS, make_columns(SHOP.item, {"price": [1, 2, 3]}, length=3), timeout_s=5)
+    columns = await new.entities("item", ITEMS, timeout_s=5)
+    assert columns["price"].tolist() == [1.0, 2.0, 3.0] and columns["width"].tolist() == [7.0] * 3
+    inputs = await new.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=5)
+    assert inputs.item_columns["width"].tolist() == [7.0] * 3 and not inputs.items_degraded
+    for store in (old, new):
+        await store.close()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import InvalidInputError
-from recsys.features.feature_set import Categorical, Feature, FeatureSet, History, Numeric
+from recsys.features.feature_set import Categorical, Entity, Feature, FeatureSet, History, Numeric
 from recsys.features.history import require_history
 
 USER, ITEM = Categorical(name="user_id"), Categorical(name="item_id")
@@ -53,14 +53,25 @@ def history(*attributes: Categorical, **options: Any) -> History:
         (lambda: history(GENRE, GENRE), "history feature 'genre' is declared twice"),
         (lambda: history(Categorical(name="item")), "history feature 'item' is declared twice"),
         (lambda: history(replace(GENRE, max_values=2)), "an event holds one value per attribute"),
-        (lambda: history(recent=0), r"recent is 0; allowed: 1 to max_events \(1000\)"),
-        (lambda: history(max_events=5, recent=6), r"recent is 6; allowed: 1 to max_events \(5\)"),
-        (lambda: history(ttl_s=-1), r"ttl_s is -1; allowed: 0 \(never\) or more"),
+        (lambda: history(recent=0), r"recent is 0 and max_events 1000; allowed: 1 <= recent <= max_events"),
+        (lambda: history(max_events=5, recent=6), r"recent is 6 and max_events 5; allowed: 1 <= recent"),
+        (lambda: history(ttl_s=-1), r"ttl_s is -1; allowed: 0 \(never\) to"),
+        (lambda: history(max_age_s=1 << 40), "max_age_s is 1099511627776; allowed"),
+        (lambda: history(ttl_s=5), "a history that expires needs max_age_s from 1 to ttl_s"),
+        (lambda: history(ttl_s=5, max_age_s=6), "ttl_s is 5 and max_age_s 6"),
+        (lambda: history(GENRE, identity=("genres",)), "identity names 'genres': did you mean 'genre'"),
+        (lambda: history(identity=("item", "item")), "history identity feature 'item' is declared twice"),
+        (
+            lambda: shop(entities=(Entity(name="item", id=ITEM, features=()),)),
+            "entity feature 'item' is declared twice",
+        ),
+        (lambda: Entity(name="brand", id=GENRE, features=(GENRE,)), "brand feature 'genre' is declared twice"),
+        (lambda: shop().entity("items"), "unknown entity 'items': did you mean 'item'"),
         (lambda: shop(name="my shop"), "feature name 'my shop'"),
         (lambda: shop(user=(GENRE,), context=(GENRE,)), "user and context feature 'genre' is declared twice"),
         (lambda: shop(item=(ITEM,)), "item feature 'item_id' is declared twice"),
         (lambda: shop(history=history(ITEM)), "history feature 'item_id' is declared twice"),
-        (lambda: shop(user_id=Categorical(name="u", max_values=2)), "a user or an item has one id"),
+        (lambda: shop(user_id=Categorical(name="u", max_values=2)), "'u': max_values is 2; a user has one id"),
         (
             lambda: shop(item=(GENRE,), user=(Categorical(name="likes", table="genre"),)),
             "features 'likes' and 'genre' share table 'genre' but one takes int ids and the other string ids",
@@ -124,9 +135,12 @@ def feature_sets(draw: st.DrawFn) -> FeatureSet:
         attributes=tuple(replace(a, max_values=1) for a in attributes),
         max_events=events,
         recent=draw(st.integers(1, events)),
-        ttl_s=draw(st.integers(0, 1 << 40)),
+        max_age_s=draw(st.sampled_from([0, 60])),
+        identity=draw(st.sampled_from([None, (), ("item",)])),
     )
-    return shop(user=user, item=item, context=context, history=draw(st.sampled_from([past, None])))
+    past = replace(past, ttl_s=draw(st.sampled_from([0, past.max_age_s])))
+    entities = (Entity(name="brand", id=Categorical(name="brand_id"), features=draw(FEATURE_LISTS)),)
+    return shop(user=user, item=item, context=context, history=draw(st.sampled_from([past, None])), entities=entities)
 
 
 @given(feature_sets())
@@ -135,6 +149,11 @@ def test_json_and_back_is_the_same_feature_set(features: FeatureSet) -> None:
     assert again == features
     assert again.to_json() == features.to_json()
     assert again.fingerprint() == features.fingerprint()
+
+
+def test_a_declaration_by_hand_may_leave_out_what_has_a_default() -> None:
+    text = '{"name": "shop", "user_id": {"name": "user_id"}, "item_id": {"name": "item_id"}, "history": {}}'
+    assert FeatureSet.from_json(text) == shop()
 
 
 def test_the_fingerprint_is_16_hex_digits_and_changes_with_any_declaration() -> None:
@@ -163,11 +182,14 @@ def _edited(edit: Callable[[dict[str, Any]], object]) -> str:
     [
         ("", "not a FeatureSet in JSON"),
         ("[]", "not a FeatureSet in JSON"),
-        ("{}", "not a FeatureSet in JSON: 'history'"),
-        (_edited(lambda v: v.pop("user")), "not a FeatureSet in JSON: 'user'"),
-        (_edited(lambda v: v.update(extra=1)), "not a FeatureSet in JSON: unknown field 'extra'"),
-        (_edited(lambda v: v["user_id"].update(kind="blob")), "not a FeatureSet in JSON: 'blob'"),
-        (_edited(lambda v: v["user_id"].update(size=1)), "unexpected keyword argument 'size'"),
+        ("{}", "not a FeatureSet in JSON: 'user_id' is missing"),
+        (_edited(lambda v: v.update(histroy=1)), "FeatureSet has no field 'histroy': did you mean 'history'"),
+        (
+            _edited(lambda v: v["user_id"].update(kind="blob")),
+            "'user_id': kind is 'blob'; allowed: categorical, numeric",
+        ),
+        (_edited(lambda v: v["user_id"].update(stroage="u8")), "no field 'stroage': did you mean 'storage'"),
+        (_edited(lambda v: v["history"].update(max_age=1)), "History has no field 'max_age': did you mean 'max_age_s'"),
         (_edited(lambda v: v.update(item_id={"kind": "numeric", "name": "x"})), "'x' must be categorical"),
         (_edited(lambda v: v["history"].update(recent=0)), "recent is 0"),
         (_edited(lambda v: v.update(name=3)), "feature name 3"),

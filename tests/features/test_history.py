@@ -31,6 +31,7 @@ from recsys.features.history import (
     pack_header,
     unpack_events,
     unpack_header,
+    upgrade_events,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "history_v1.bin"
@@ -46,10 +47,21 @@ def feature_set(*attributes: Categorical, **changes: Any) -> FeatureSet:
     return FeatureSet(**{**given, **changes})
 
 
+RATING = Categorical(name="rating", storage="u8")
 SHOP = feature_set(
     Categorical(name="genre", id_type="string"),
     Categorical(name="page", storage="i32"),
-    Categorical(name="rating", storage="u8"),
+    RATING,
+)
+
+
+HEADER_FIELDS = HistoryHeader(
+    chunk=109,
+    rewritten=7,
+    appended=1 << 40,
+    trimmed=(1 << 40) - 3,
+    trimmed_until_ms=-1,
+    newest_ms=MAX_TIMESTAMP_MS,
 )
 
 
@@ -64,7 +76,7 @@ def golden_events() -> Events:
 
 
 def golden_bytes() -> bytes:
-    return pack_header(SHOP, appended=1 << 40, trimmed=(1 << 40) - 3) + golden_events().tobytes()
+    return pack_header(SHOP, HEADER_FIELDS) + golden_events().tobytes()
 
 
 def test_the_bytes_are_those_of_version_1() -> None:
@@ -73,7 +85,7 @@ def test_the_bytes_are_those_of_version_1() -> None:
 
 def test_the_bytes_of_version_1_read_back() -> None:
     data = GOLDEN.read_bytes()
-    assert unpack_header(SHOP, data) == HistoryHeader(appended=1 << 40, trimmed=(1 << 40) - 3)
+    assert unpack_header(SHOP, data) == (HEADER_FIELDS, event_dtype(SHOP))
     assert unpack_events(SHOP, data[HEADER.size :]).tolist() == golden_events().tolist()
 
 
@@ -113,9 +125,10 @@ def test_packed_events_unpack_to_what_went_in(rows: list[tuple[Any, ...]]) -> No
 @given(st.integers(0, (1 << 64) - 1), st.integers(0, (1 << 64) - 1))
 def test_a_packed_header_unpacks_to_its_counters(a: int, b: int) -> None:
     appended, trimmed = max(a, b), min(a, b)
-    data = pack_header(SHOP, appended=appended, trimmed=trimmed)
-    assert len(data) == 32
-    assert unpack_header(SHOP, data) == HistoryHeader(appended=appended, trimmed=trimmed)
+    header = HistoryHeader(chunk=1, appended=appended, trimmed=trimmed)
+    data = pack_header(SHOP, header)
+    assert len(data) == 56
+    assert unpack_header(SHOP, data) == (header, event_dtype(SHOP))
 
 
 def test_a_record_is_24_bytes_and_its_attributes() -> None:
@@ -173,16 +186,26 @@ def test_bad_events_are_refused_with_a_reason(arguments: dict[str, Any], message
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "k: not a history: expected a 32-byte header that starts with b'RSH1', found 0 bytes"),
-        (b"hello" * 9, "found 45 bytes starting with b'hell'"),
-        (struct.pack("<4sH26x", b"RSH1", 2), "k: history format 2, but this program reads up to 1: upgrade"),
-        (pack_header(feature_set(), appended=0, trimmed=0), "k: events were stored with another layout"),
-        (pack_header(SHOP, appended=1, trimmed=2), "k: corrupt header: 2 events trimmed of 1 appended"),
+        (b"", "k: not a history: expected a 56-byte header that starts with b'RSH1', found 0 bytes"),
+        (b"hello" * 12, "found 60 bytes starting with b'hell'"),
+        (struct.pack("<4sH50x", b"RSH1", 2), "k: history format 2, but this program reads up to 1: upgrade"),
+        (pack_header(feature_set(RATING), HistoryHeader(chunk=1)), "k: events were stored with another layout"),
+        (pack_header(SHOP, HistoryHeader(chunk=1, appended=1, trimmed=2)), "corrupt header: 2 events trimmed of 1"),
+        (pack_header(SHOP, HistoryHeader(chunk=0)), "k: corrupt header: .* 0 events in a chunk"),
     ],
 )
 def test_a_foreign_header_is_refused_by_name(data: bytes, message: str) -> None:
     with pytest.raises(StoreFormatError, match=message):
         unpack_header(SHOP, data, key="k")
+
+
+def test_a_header_from_before_an_attribute_was_added_is_read_with_its_layout() -> None:
+    assert SHOP.history is not None
+    older = feature_set(*SHOP.history.attributes[:2])
+    header = HistoryHeader(chunk=9, appended=1, newest_ms=5)
+    assert unpack_header(SHOP, pack_header(older, header)) == (header, event_dtype(older))
+    events = make_events(older, item=[4], timestamp_ms=[5], attributes={"page": [6]})
+    assert upgrade_events(SHOP, events).tolist() == [(4, 5, 5, MISSING, 6, 255)]
 
 
 def test_a_torn_record_is_refused() -> None:
@@ -192,19 +215,18 @@ def test_a_torn_record_is_refused() -> None:
 
 def test_the_layout_changes_with_the_record_and_with_nothing_else() -> None:
     assert SHOP.history is not None
-    rating = Categorical(name="rating", storage="u8")
     same = feature_set(
         *SHOP.history.attributes, name="other", user=(Numeric(name="age"),), context=(Numeric(name="hour"),)
     )
     assert layout_fingerprint(same) == layout_fingerprint(SHOP)
     different = [
         feature_set(),
-        feature_set(rating),
+        feature_set(RATING),
         feature_set(Categorical(name="rating", storage="i32")),
         feature_set(Categorical(name="stars", storage="u8")),
         feature_set(Categorical(name="rating")),
         feature_set(Categorical(name="rating", id_type="string")),
-        feature_set(rating, item_id=Categorical(name="item_id", id_type="string")),
+        feature_set(RATING, item_id=Categorical(name="item_id", id_type="string")),
     ]
     assert len({layout_fingerprint(f) for f in (SHOP, *different)}) == 1 + len(different)
 

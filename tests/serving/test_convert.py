@@ -13,7 +13,7 @@ from tiny_bundle import FEATURES
 from recsys.errors import InvalidInputError
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import MISSING, integer_key, string_key
-from recsys.serving import convert
+from recsys.serving import convert, convert_events
 from recsys.serving._pb.feature_store_pb2 import AppendEventsRequest, EventColumns
 from recsys.serving._pb.ranker_pb2 import FeatureValue, Id, Ids, RankRequest
 
@@ -106,7 +106,7 @@ def test_wrong_events_are_refused(columns: dict[str, Any], complaint: str) -> No
     fields = {"items": Ids(integers=[1]), "timestamps_ms": [NOW_MS], **columns}
     message = AppendEventsRequest(user=USER, events=EventColumns(**fields))
     with pytest.raises(InvalidInputError, match=f"^{re.escape(complaint)}"):
-        convert.append_request(message, FEATURES, future_tolerance_s=300)
+        convert_events.append_request(message, FEATURES, future_tolerance_s=300)
 
 
 def test_times_far_in_the_future_are_explained_by_their_unit() -> None:
@@ -114,7 +114,9 @@ def test_times_far_in_the_future_are_explained_by_their_unit() -> None:
     for time_ms, explained in ((now_ms * 1000, True), (now_ms + 400_000, False)):
         events = EventColumns(items=Ids(integers=[1]), timestamps_ms=[time_ms])
         with pytest.raises(InvalidInputError, match="s later than allowed") as caught:
-            convert.append_request(AppendEventsRequest(user=USER, events=events), FEATURES, future_tolerance_s=300)
+            convert_events.append_request(
+                AppendEventsRequest(user=USER, events=events), FEATURES, future_tolerance_s=300
+            )
         assert ("probably micro- or nanoseconds" in str(caught.value)) == explained
 
 
@@ -122,16 +124,17 @@ def test_minus_one_and_the_empty_text_are_missing_attributes() -> None:
     columns = EventColumns(
         items=Ids(integers=[1, 2]), timestamps_ms=[NOW_MS, NOW_MS], attributes={"rating": Ids(integers=[-1, 4])}
     )
-    _, events = convert.append_request(AppendEventsRequest(user=USER, events=columns), FEATURES, future_tolerance_s=300)
+    message = AppendEventsRequest(user=USER, events=columns)
+    events = convert_events.append_request(message, FEATURES, future_tolerance_s=300).events
     assert events["rating"].tolist() == [255, 4]
     columns = EventColumns(
         items=Ids(texts=["a", "b"]), timestamps_ms=[NOW_MS] * 2, attributes={"genre": Ids(texts=["", "war"])}
     )
     message = AppendEventsRequest(user=Id(text="u"), events=columns)
-    user_key, events = convert.append_request(message, TEXTS, future_tolerance_s=300)
-    assert user_key == string_key("u")
-    assert events["genre"].tolist() == [MISSING, string_key("war")]
-    np.testing.assert_array_equal(events["item"], [string_key("a"), string_key("b")])
+    append = convert_events.append_request(message, TEXTS, future_tolerance_s=300)
+    assert append.user_key == string_key("u")
+    assert append.events["genre"].tolist() == [MISSING, string_key("war")]
+    np.testing.assert_array_equal(append.events["item"], [string_key("a"), string_key("b")])
 
 
 def test_a_feature_set_without_history_takes_no_events() -> None:
@@ -140,7 +143,7 @@ def test_a_feature_set_without_history_takes_no_events() -> None:
     )
     events = EventColumns(items=Ids(integers=[1]), timestamps_ms=[NOW_MS])
     with pytest.raises(InvalidInputError, match="FeatureSet 'none' declares no history"):
-        convert.append_request(AppendEventsRequest(user=USER, events=events), features, future_tolerance_s=300)
+        convert_events.append_request(AppendEventsRequest(user=USER, events=events), features, future_tolerance_s=300)
 
 
 def test_a_user_a_candidate_or_an_item_cannot_be_the_missing_value() -> None:
@@ -153,4 +156,4 @@ def test_a_user_a_candidate_or_an_item_cannot_be_the_missing_value() -> None:
         convert.rank_request(rank, FEATURES, max_candidates=5)
     events = EventColumns(items=Ids(integers=[4, -1]), timestamps_ms=[NOW_MS] * 2)
     with pytest.raises(InvalidInputError, match="^event 1: 'item_id' is missing"):
-        convert.append_request(AppendEventsRequest(user=USER, events=events), FEATURES, future_tolerance_s=300)
+        convert_events.append_request(AppendEventsRequest(user=USER, events=events), FEATURES, future_tolerance_s=300)

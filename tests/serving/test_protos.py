@@ -6,6 +6,8 @@ import re
 import runpy
 from pathlib import Path
 
+from recsys.serving import append, convert, convert_entities, convert_events, service
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -22,3 +24,20 @@ def test_every_call_field_and_value_is_explained() -> None:
         for before, line in zip(lines, lines[1:], strict=False):
             if re.match(r"(service|enum|rpc) |.* = \d+;$", line):
                 assert before.startswith("//"), f"{file.name}: {line!r} has no comment"
+
+
+def test_the_limits_told_are_those_that_hold() -> None:
+    told = " ".join((ROOT / "protos/recsys/v1/feature_store.proto").read_text().replace("//", "").split())
+    for limit in (
+        f"1 to {convert_entities.MAX_ENTITIES:,}; of equal ones",
+        f"1 to {convert_entities.MAX_ENTITIES:,}, duplicates",
+        f"1 to {convert_events.MAX_EVENTS:,} events",
+        f"up to {convert_events.MAX_EVENTS:,}; 0 for",
+        f"1 to {convert_events.MAX_USERS:,}, duplicates",
+        f"up to {convert_events.MAX_EVENTS_OF_USERS:,}.",
+        f"up to {convert_events._MAX_SOURCE_BYTES} bytes",
+        f"The first {append.MAX_REJECTIONS} of these",
+        f"from {convert.MIN_TIMESTAMP_MS:,}",
+        f"may take {service._STREAM_S / 60:.0f} minutes",
+    ):
+        assert limit in told

@@ -51,8 +51,8 @@ async def test_stored_features_count_and_the_requests_override_them(
 ) -> None:
     users = make_columns(FEATURES.user, {"age": [1.5]}, length=1)
     items = make_columns(FEATURES.item, {"price": [4.0, 8.0]}, length=2)
-    await store.put_users(np.array([1]), users, timeout_s=5.0)
-    await store.put_items(np.array([10, 11]), items, timeout_s=5.0)
+    await store.put_entities("user", np.array([1]), users, timeout_s=5.0)
+    await store.put_entities("item", np.array([10, 11]), items, timeout_s=5.0)
     stored = await client.rank(user=1, candidates=[10, 11, 12])
     expected = reference_scores(events=[], candidates=[10, 11, 12], age=1.5, prices=[4.0, 8.0, 0.0])
     np.testing.assert_allclose(stored.scores, expected, atol=1e-6)

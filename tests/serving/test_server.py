@@ -22,7 +22,7 @@ from tiny_server import server_process, stalled, start_server_process
 from recsys.client import AsyncClient, Client, RpcError, StoreRefused, StoreUnavailable, Unavailable
 from recsys.errors import BundleError, ConfigError, StoreFormatError
 from recsys.feature_store.embedded import EmbeddedRedis
-from recsys.feature_store.keys import history_key, meta_key
+from recsys.feature_store.keys import history_keys, meta_key
 from recsys.serving.server import running_server, serve
 from recsys.serving.settings import Settings
 
@@ -96,7 +96,7 @@ async def test_without_redis_it_starts_degraded_and_recovers_by_itself(
 async def test_foreign_bytes_in_the_store_are_not_the_callers_fault(
     tiny_bundle: Path, redis_url: str, redis_admin: redis.Redis
 ) -> None:
-    redis_admin.set(history_key(FEATURES.name, 1), b"junk")
+    redis_admin.set(history_keys(FEATURES.name, 1).open, b"junk")
     settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url)
     async with running_server(settings) as server, AsyncClient(server.address, timeout_s=10.0) as client:
         with pytest.raises(StoreRefused, match="FAILED_PRECONDITION: .*not a history"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import ConfigError
+from recsys.feature_store.redis_url import SCHEMES
 from recsys.serving.settings import Settings, read_settings, settings_table
 
 
@@ -79,3 +80,11 @@ def test_the_table_explains_every_setting() -> None:
     assert [row.name for row in table] == [f.name for f in dataclasses.fields(Settings)]
     assert all(row.meaning and row.default and row.allowed for row in table)
     assert {row.name: row.variable for row in table}["redis_url"] == "REDIS_URL"
+
+
+def test_every_kind_of_redis_url_is_taken() -> None:
+    for scheme in SCHEMES:
+        assert read_settings({"REDIS_URL": f"{scheme}cache"}).redis_url == f"{scheme}cache"
+    with pytest.raises(ConfigError) as caught:
+        read_settings({"REDIS_URL": "redis+sentinels://cache"})
+    assert all(scheme in str(caught.value) for scheme in SCHEMES)

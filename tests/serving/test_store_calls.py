@@ -68,6 +68,105 @@ async def test_history_is_limited_to_what_was_asked_or_what_a_model_reads(client
         await client.get_history(user=1, limit=10_001)
 
 
+async def test_a_history_is_read_by_time(client: AsyncClient) -> None:
+    at_ms = now_ms() - 1_000
+    await client.append_events(user=1, items=range(10), timestamps_ms=[at_ms + i for i in range(10)])
+    part = await client.get_history(user=1, limit=100, since_ms=at_ms + 3, until_ms=at_ms + 6)
+    assert part.items.tolist() == [3, 4, 5]
+    assert part.appended == 10, "the counters are the whole history's"
+    assert (await client.get_history(user=1, limit=2, until_ms=at_ms + 6)).items.tolist() == [4, 5]
+    assert (await client.get_history(user=1, limit=100, since_ms=at_ms + 8)).items.tolist() == [8, 9]
+
+
+async def test_pages_give_the_whole_history_once_even_where_timestamps_are_equal(client: AsyncClient) -> None:
+    at_ms = now_ms() - 1_000
+    await client.append_events(user=1, items=range(12), timestamps_ms=[at_ms + i // 3 for i in range(12)])
+    whole = (await client.get_history(user=1, limit=100)).items.tolist()
+    assert sorted(whole) == list(range(12))
+    page = await client.get_history(user=1, limit=5)
+    items = page.items.tolist()
+    while len(page.items) == 5:
+        oldest_ms = int(page.timestamps_ms[0])
+        had = int((page.timestamps_ms == oldest_ms).sum())
+        page = await client.get_history(user=1, limit=5, until_ms=oldest_ms + 1)
+        items = page.items[: len(page.items) - had].tolist() + items
+    assert items == whole
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        (
+            {"since_ms": 1_700_000_000},
+            "since_ms is 1700000000: before 1973, so probably seconds; allowed: milliseconds",
+        ),
+        ({"until_ms": -1}, "until_ms is -1: negative; allowed: milliseconds"),
+        (
+            {"since_ms": 1_700_000_000_000_000_000},
+            "since_ms is .*probably micro- or nanoseconds; allowed: milliseconds",
+        ),
+        (
+            {"since_ms": 1_700_000_000_000, "until_ms": 1_700_000_000_000},
+            "until_ms is 1700000000000; allowed: later than since_ms, which is 1700000000000, or 0",
+        ),
+    ],
+)
+async def test_a_range_of_time_that_is_none_is_refused(
+    client: AsyncClient, asked: dict[str, int], complaint: str
+) -> None:
+    with pytest.raises(InvalidArgument, match=f": {complaint}"):
+        await client.get_history(user=1, **asked)
+
+
+async def test_histories_of_many_users_come_in_the_order_asked(client: AsyncClient) -> None:
+    at_ms = now_ms() - 1_000
+    for user, items in ((1, [5, 6, 7, 8, 9]), (2, [4])):
+        times_ms = [at_ms + i for i in range(len(items))]
+        await client.append_events(
+            user=user, items=items, timestamps_ms=times_ms, attributes={"rating": [3] * len(items)}
+        )
+    histories = await client.get_histories(users=[2, 404, 1, 2])
+    assert [h.items.tolist() for h in histories] == [[4], [], [6, 7, 8, 9], [4]], "four are what the model reads"
+    assert [h.appended for h in histories] == [1, 0, 5, 1]
+    assert histories[2].attributes["rating"].tolist() == [3] * 4
+    assert histories[2].timestamps_ms.tolist() == [at_ms + i for i in range(1, 5)]
+    (alone,) = await client.get_histories(users=[1], limit=3)
+    assert alone.items.tolist() == [7, 8, 9]
+
+
+async def test_too_many_users_or_events_of_users_are_refused(client: AsyncClient) -> None:
+    assert len(await client.get_histories(users=range(1_000), limit=50)) == 1_000
+    for users, limit, complaint in (
+        ([], 0, "users: got 0; allowed: 1 to 1,000 per request"),
+        (range(1_001), 0, "users: got 1,001; allowed: 1 to 1,000 per request"),
+        ([1, -1], 0, r"users\[1\] is -1 or the empty text, which stand for no value; send an id"),
+        ([1], 10_001, "limit is 10,001; allowed: 1 to 10,000, or 0 for as many as a model reads"),
+        (
+            range(1_000),
+            51,
+            "limit: 51 events of 1,000 users are 51,000; allowed: 50,000 per call: send fewer users or a lower limit",
+        ),
+    ):
+        with pytest.raises(InvalidArgument, match=f": {complaint}"):
+            await client.get_histories(users=users, limit=limit)
+
+
+async def test_events_up_to_the_last_offset_of_their_source_are_not_applied_again(client: AsyncClient) -> None:
+    at_ms = now_ms() - 1_000
+
+    async def append(items: list[int], offsets: list[int], source: str = "clicks/0") -> int:
+        times_ms = [at_ms + i for i in items]
+        appended = await client.append_events(
+            user=1, items=items, timestamps_ms=times_ms, source=source, offsets=offsets
+        )
+        return appended.added
+
+    assert await append([1, 2], [0, 2**62]) == 2
+    assert await append([7, 8], [5, 2**62 + 1]) == 1, "an offset that was passed, even with another event"
+    assert await append([9], [5], source="clicks/1") == 1
+    assert (await client.get_history(user=1)).items.tolist() == [1, 2, 8, 9]
+
+
 async def test_an_unknown_user_has_an_empty_history(client: AsyncClient) -> None:
     history = await client.get_history(user=404)
     assert len(history.items) == 0 and history.appended == 0
@@ -153,7 +252,8 @@ async def append(store: RedisFeatureStore, **changes: Any) -> AppendEventsRespon
 
 
 async def put_items(store: RedisFeatureStore, table: EventTable) -> None:
-    await store.put_items(table.item_keys, {f.name: table.items[f.name] for f in MOVIES.item}, timeout_s=5)
+    columns = {f.name: table.items[f.name] for f in MOVIES.item}
+    await store.put_entities("item", table.item_keys, columns, timeout_s=5)
 
 
 async def test_a_live_event_has_the_bytes_that_training_saw(movies: RedisFeatureStore, table: EventTable) -> None:
@@ -162,6 +262,21 @@ async def test_a_live_event_has_the_bytes_that_training_saw(movies: RedisFeature
     _, stored = await movies.history(1, limit=10, timeout_s=5)
     assert stored.tobytes() == user_events(table, 0).tobytes()
     assert stored["genre"].tolist() == [string_key("drama"), string_key("war"), MISSING, string_key("war")]
+
+
+async def test_so_has_an_event_of_a_stream(movies: RedisFeatureStore, table: EventTable) -> None:
+    await put_items(movies, table)
+
+    async def messages() -> AsyncIterator[AppendEventsRequest]:
+        columns = EventColumns(**{**SENT, "attributes": {**SENT["attributes"], "genre": Ids(texts=["x"] * 4)}})
+        for user, events in ((1, EventColumns(**SENT)), (2, columns), (3, EventColumns(**SENT))):
+            yield AppendEventsRequest(user=Id(integer=user), events=events)
+
+    service = FeatureStoreService(movies, MOVIES, Settings(bundle=Path("unused")))
+    assert (await service.AppendEventStream(messages(), Call())).added == 12
+    (_, first), (_, second), (_, third) = await movies.histories([1, 2, 3], limit=10, timeout_s=5)
+    assert first.tobytes() == third.tobytes() == user_events(table, 0).tobytes()
+    assert second["genre"].tolist() == [string_key("x")] * 4
 
 
 async def test_sending_a_loaded_event_adds_nothing(movies: RedisFeatureStore, table: EventTable) -> None:
@@ -189,7 +304,7 @@ async def test_when_items_cannot_be_read_nothing_is_appended(
     async def unreachable(*_: Any, **__: Any) -> None:
         raise StoreUnavailableError("the store is away")
 
-    monkeypatch.setattr(movies, "items", unreachable)
+    monkeypatch.setattr(movies, "entities", unreachable)
     call = Call()
     message = AppendEventsRequest(user=Id(integer=1), events=EventColumns(**SENT))
     with pytest.raises(RpcAborted, match="the store is away"):

@@ -27,11 +27,12 @@ if _version_not_supported:
 
 
 class FeatureStoreStub:
-    """Writes and reads what the ranker knows about users and items. Every call may safely be repeated.
+    """Writes and reads what the ranker knows about users, items and other entities. Every call may safely be repeated.
     Errors: INVALID_ARGUMENT (the message names the field, what arrived and what is allowed), UNAVAILABLE
-    (the store cannot be reached, or the server is draining: send the same events again),
+    (the store cannot be reached, or the server is draining: send the same again),
     FAILED_PRECONDITION (foreign bytes under one of our keys, or the store is full: an operator must act),
-    RESOURCE_EXHAUSTED (the server has no room; retry with backoff), DEADLINE_EXCEEDED, INTERNAL.
+    RESOURCE_EXHAUSTED (the server has no room; retry with backoff; or the message is larger than 16 MiB),
+    DEADLINE_EXCEEDED, INTERNAL.
     """
 
     def __init__(self, channel):
@@ -45,19 +46,40 @@ class FeatureStoreStub:
                 request_serializer=recsys_dot_v1_dot_feature__store__pb2.AppendEventsRequest.SerializeToString,
                 response_deserializer=recsys_dot_v1_dot_feature__store__pb2.AppendEventsResponse.FromString,
                 _registered_method=True)
+        self.AppendEventStream = channel.stream_unary(
+                '/recsys.v1.FeatureStore/AppendEventStream',
+                request_serializer=recsys_dot_v1_dot_feature__store__pb2.AppendEventsRequest.SerializeToString,
+                response_deserializer=recsys_dot_v1_dot_feature__store__pb2.AppendEventStreamResponse.FromString,
+                _registered_method=True)
+        self.PutEntities = channel.unary_unary(
+                '/recsys.v1.FeatureStore/PutEntities',
+                request_serializer=recsys_dot_v1_dot_feature__store__pb2.PutEntitiesRequest.SerializeToString,
+                response_deserializer=recsys_dot_v1_dot_feature__store__pb2.PutEntitiesResponse.FromString,
+                _registered_method=True)
+        self.GetFeatures = channel.unary_unary(
+                '/recsys.v1.FeatureStore/GetFeatures',
+                request_serializer=recsys_dot_v1_dot_feature__store__pb2.GetFeaturesRequest.SerializeToString,
+                response_deserializer=recsys_dot_v1_dot_feature__store__pb2.GetFeaturesResponse.FromString,
+                _registered_method=True)
         self.GetHistory = channel.unary_unary(
                 '/recsys.v1.FeatureStore/GetHistory',
                 request_serializer=recsys_dot_v1_dot_feature__store__pb2.GetHistoryRequest.SerializeToString,
                 response_deserializer=recsys_dot_v1_dot_feature__store__pb2.GetHistoryResponse.FromString,
                 _registered_method=True)
+        self.GetHistories = channel.unary_unary(
+                '/recsys.v1.FeatureStore/GetHistories',
+                request_serializer=recsys_dot_v1_dot_feature__store__pb2.GetHistoriesRequest.SerializeToString,
+                response_deserializer=recsys_dot_v1_dot_feature__store__pb2.GetHistoriesResponse.FromString,
+                _registered_method=True)
 
 
 class FeatureStoreServicer:
-    """Writes and reads what the ranker knows about users and items. Every call may safely be repeated.
+    """Writes and reads what the ranker knows about users, items and other entities. Every call may safely be repeated.
     Errors: INVALID_ARGUMENT (the message names the field, what arrived and what is allowed), UNAVAILABLE
-    (the store cannot be reached, or the server is draining: send the same events again),
+    (the store cannot be reached, or the server is draining: send the same again),
     FAILED_PRECONDITION (foreign bytes under one of our keys, or the store is full: an operator must act),
-    RESOURCE_EXHAUSTED (the server has no room; retry with backoff), DEADLINE_EXCEEDED, INTERNAL.
+    RESOURCE_EXHAUSTED (the server has no room; retry with backoff; or the message is larger than 16 MiB),
+    DEADLINE_EXCEEDED, INTERNAL.
     """
 
     def AppendEvents(self, request, context):
@@ -68,8 +90,41 @@ class FeatureStoreServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AppendEventStream(self, request_iterator, context):
+        """AppendEvents for many users: each message is one user's events, and a user may come again. The server writes
+        many messages at a time and takes no more than it can write. A message that is not allowed is rejected by
+        itself; the others are applied. Each message is applied entirely or not at all, in the order they were
+        sent. When the call ends with an error, its message says how many messages from the first on are done for sure;
+        those after them may be: send all again, nothing is added twice. Without a deadline the call may take 10 minutes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutEntities(self, request, context):
+        """Stores the features of many entities of one kind, each entity's in place of all it had: a feature that is
+        not sent becomes missing. The next Rank sees them; on other servers items may be cached for a minute.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFeatures(self, request, context):
+        """The stored features of many entities of one kind.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetHistory(self, request, context):
-        """The newest events of one user.
+        """The newest events of one user, in all or of a time range.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetHistories(self, request, context):
+        """The newest events of many users.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,10 +138,30 @@ def add_FeatureStoreServicer_to_server(servicer, server):
                     request_deserializer=recsys_dot_v1_dot_feature__store__pb2.AppendEventsRequest.FromString,
                     response_serializer=recsys_dot_v1_dot_feature__store__pb2.AppendEventsResponse.SerializeToString,
             ),
+            'AppendEventStream': grpc.stream_unary_rpc_method_handler(
+                    servicer.AppendEventStream,
+                    request_deserializer=recsys_dot_v1_dot_feature__store__pb2.AppendEventsRequest.FromString,
+                    response_serializer=recsys_dot_v1_dot_feature__store__pb2.AppendEventStreamResponse.SerializeToString,
+            ),
+            'PutEntities': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutEntities,
+                    request_deserializer=recsys_dot_v1_dot_feature__store__pb2.PutEntitiesRequest.FromString,
+                    response_serializer=recsys_dot_v1_dot_feature__store__pb2.PutEntitiesResponse.SerializeToString,
+            ),
+            'GetFeatures': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFeatures,
+                    request_deserializer=recsys_dot_v1_dot_feature__store__pb2.GetFeaturesRequest.FromString,
+                    response_serializer=recsys_dot_v1_dot_feature__store__pb2.GetFeaturesResponse.SerializeToString,
+            ),
             'GetHistory': grpc.unary_unary_rpc_method_handler(
                     servicer.GetHistory,
                     request_deserializer=recsys_dot_v1_dot_feature__store__pb2.GetHistoryRequest.FromString,
                     response_serializer=recsys_dot_v1_dot_feature__store__pb2.GetHistoryResponse.SerializeToString,
+            ),
+            'GetHistories': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHistories,
+                    request_deserializer=recsys_dot_v1_dot_feature__store__pb2.GetHistoriesRequest.FromString,
+                    response_serializer=recsys_dot_v1_dot_feature__store__pb2.GetHistoriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -97,11 +172,12 @@ def add_FeatureStoreServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class FeatureStore:
-    """Writes and reads what the ranker knows about users and items. Every call may safely be repeated.
+    """Writes and reads what the ranker knows about users, items and other entities. Every call may safely be repeated.
     Errors: INVALID_ARGUMENT (the message names the field, what arrived and what is allowed), UNAVAILABLE
-    (the store cannot be reached, or the server is draining: send the same events again),
+    (the store cannot be reached, or the server is draining: send the same again),
     FAILED_PRECONDITION (foreign bytes under one of our keys, or the store is full: an operator must act),
-    RESOURCE_EXHAUSTED (the server has no room; retry with backoff), DEADLINE_EXCEEDED, INTERNAL.
+    RESOURCE_EXHAUSTED (the server has no room; retry with backoff; or the message is larger than 16 MiB),
+    DEADLINE_EXCEEDED, INTERNAL.
     """
 
     @staticmethod
@@ -132,6 +208,87 @@ class FeatureStore:
             _registered_method=True)
 
     @staticmethod
+    def AppendEventStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/recsys.v1.FeatureStore/AppendEventStream',
+            recsys_dot_v1_dot_feature__store__pb2.AppendEventsRequest.SerializeToString,
+            recsys_dot_v1_dot_feature__store__pb2.AppendEventStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutEntities(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recsys.v1.FeatureStore/PutEntities',
+            recsys_dot_v1_dot_feature__store__pb2.PutEntitiesRequest.SerializeToString,
+            recsys_dot_v1_dot_feature__store__pb2.PutEntitiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recsys.v1.FeatureStore/GetFeatures',
+            recsys_dot_v1_dot_feature__store__pb2.GetFeaturesRequest.SerializeToString,
+            recsys_dot_v1_dot_feature__store__pb2.GetFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetHistory(request,
             target,
             options=(),
@@ -148,6 +305,33 @@ class FeatureStore:
             '/recsys.v1.FeatureStore/GetHistory',
             recsys_dot_v1_dot_feature__store__pb2.GetHistoryRequest.SerializeToString,
             recsys_dot_v1_dot_feature__store__pb2.GetHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHistories(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recsys.v1.FeatureStore/GetHistories',
+            recsys_dot_v1_dot_feature__store__pb2.GetHistoriesRequest.SerializeToString,
+            recsys_dot_v1_dot_feature__store__pb2.GetHistoriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

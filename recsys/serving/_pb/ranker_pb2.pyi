@@ -44,7 +44,7 @@ class FeatureValue(_message.Message):
     def __init__(self, integers: _Optional[_Iterable[int]] = ..., texts: _Optional[_Iterable[str]] = ..., numbers: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class RankRequest(_message.Message):
-    __slots__ = ("model", "user", "candidates", "features", "top_k")
+    __slots__ = ("model", "user", "candidates", "features", "top_k", "time_ms")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -57,12 +57,14 @@ class RankRequest(_message.Message):
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
+    TIME_MS_FIELD_NUMBER: _ClassVar[int]
     model: str
     user: Id
     candidates: Ids
     features: _containers.MessageMap[str, FeatureValue]
     top_k: int
-    def __init__(self, model: _Optional[str] = ..., user: _Optional[_Union[Id, _Mapping]] = ..., candidates: _Optional[_Union[Ids, _Mapping]] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., top_k: _Optional[int] = ...) -> None: ...
+    time_ms: int
+    def __init__(self, model: _Optional[str] = ..., user: _Optional[_Union[Id, _Mapping]] = ..., candidates: _Optional[_Union[Ids, _Mapping]] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., top_k: _Optional[int] = ..., time_ms: _Optional[int] = ...) -> None: ...
 
 class RankResponse(_message.Message):
     __slots__ = ("scores", "positions", "model", "model_version", "history_events", "degraded")

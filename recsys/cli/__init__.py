@@ -1,0 +1,125 @@
+"""The ``recsys`` command. Each command is a thin shell around one function of the package.
+
+Results go to standard output (``--json`` for scripts), progress and errors to standard error.
+Exit codes: 0 done, 1 unexpected, 2 bad input, 3 bad bundle or unknown model, 4 feature store
+unavailable or foreign, 5 overloaded, 6 server unreachable or draining, 7 no answer in time,
+8 online and offline differ (`parity`), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+from rich.markup import escape
+
+from recsys import __version__
+from recsys.cli import features, offline, parity, serving, store, training
+from recsys.cli.options import notes
+from recsys.client_types import DeadlineExceeded, Unavailable
+from recsys.errors import (
+    BundleError,
+    InvalidInputError,
+    NotFoundError,
+    OverloadedError,
+    RecsysError,
+    StoreError,
+)
+
+EXIT_CODES: dict[type[RecsysError], int] = {
+    InvalidInputError: 2,
+    BundleError: 3,
+    NotFoundError: 3,
+    StoreError: 4,
+    OverloadedError: 5,
+    Unavailable: 6,
+    DeadlineExceeded: 7,
+}
+
+app = typer.Typer(
+    name="recsys",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+_TRAINING_PACKAGES = {
+    "torch", "torchrec", "fbgemm_gpu", "onnx", "onnxscript", "pyarrow", "tensordict", "ibis", "duckdb",
+}  # fmt: skip
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"recsys {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """An open recommender serving stack: feature store, training, ONNX bundles, gRPC ranking."""
+
+
+for command in (
+    training.demo,
+    training.recipes,
+    training.train,
+    training.evaluate,
+    training.export,
+    offline.prepare,
+    store.ingest,
+    store.materialize,
+    serving.serve,
+    serving.rank,
+    parity.parity,
+):
+    app.command()(command)
+
+
+app.add_typer(features.app, name="features")
+
+
+def main() -> NoReturn:
+    """Run the command line; errors of ours, and the system's about files, become one line and an exit code."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(standalone_mode=False)
+    except RecsysError as error:
+        code = _fail(str(error), next((c for kind, c in EXIT_CODES.items() if isinstance(error, kind)), 1))
+    except (KeyboardInterrupt, typer.Abort):
+        notes.print("interrupted")
+        code = 130
+    except typer.Exit as done:
+        code = done.exit_code
+    except OSError as error:
+        if error.filename is None:
+            raise
+        code = _fail(f"{error.filename}: {error.strerror}", 2)
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in _TRAINING_PACKAGES:
+            raise
+        code = _fail(f"{error.name} is not installed: this command needs the training packages; see README.md", 2)
+    except Exception as error:
+        show = getattr(error, "show", None)  # click's usage errors
+        if show is None:
+            raise
+        show()
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> int:
+    notes.print("[red]error:[/red] " + escape(message), highlight=False, soft_wrap=True)
+    return code
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    """SIGTERM ends a command the way Ctrl-C does: through every ``finally``."""
+    raise KeyboardInterrupt

@@ -1,0 +1,88 @@
+"""``--features``: where a command takes its FeatureSet from."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recsys.cli.options import WORK_DIR
+from recsys.errors import ConfigError, InvalidInputError
+from recsys.features.feature_set import FeatureSet
+from recsys.features.history import layout_fingerprint
+
+if TYPE_CHECKING:
+    from recsys.data.events import EventTable
+
+FEATURES_HELP = "A FeatureSet: a JSON file (FeatureSet.to_json), a bundle, an event table's folder, or a data set."
+FeaturesOption = Annotated[str, typer.Option("--features", help=FEATURES_HELP)]
+
+
+def load_features(text: str, *, work_dir: Path = WORK_DIR, data: Path | None = None) -> FeatureSet:
+    """The FeatureSet that ``--features`` names.
+
+    Args:
+        text: a file, a folder, or a data set's name.
+        work_dir, data: where a data set is prepared, and where its raw data is.
+
+    Raises:
+        ConfigError: it is none of these.
+        InvalidInputError, BundleError, DataFileError: it is one, but cannot be read.
+    """
+    path = Path(text)
+    if path.is_file():
+        try:
+            return FeatureSet.from_json(path.read_text(encoding="utf-8"))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{path}: {error}") from error
+    if (path / "manifest.json").is_file():
+        from recsys.bundle import open_bundle
+
+        return open_bundle(path, verify="sizes").manifest.feature_set
+    return load_table(text, work_dir=work_dir, data=data).features
+
+
+def load_table(text: str, *, work_dir: Path, data: Path | None = None) -> EventTable:
+    """The event table in a folder, or of a data set.
+
+    Raises:
+        ConfigError: there is neither.
+        DataFileError: it cannot be read.
+    """
+    from recsys.data.datasets import load_dataset
+    from recsys.data.events import open_event_table
+
+    path = Path(text)
+    if path.is_dir():
+        for folder in (path / "events", path):
+            if (folder / "meta.json").is_file():
+                return open_event_table(folder)
+        raise ConfigError(f"{text}: expected a bundle (manifest.json) or a prepared log (events/) in this folder")
+    if path.suffix or "/" in text:
+        raise ConfigError(f"{text}: no such file or folder")
+    return load_dataset(text, work_dir=work_dir, path=data).dataset.table
+
+
+def with_features(table: EventTable, features: FeatureSet) -> EventTable:
+    """The same table for a FeatureSet that stores the same: another name, other sizes of the history.
+
+    Raises:
+        ConfigError: they declare other users, items or events.
+    """
+    parts: dict[str, tuple[object, object]] = {
+        "user id": (features.user_id, table.features.user_id),
+        "item id": (features.item_id, table.features.item_id),
+        "users": (features.user, table.features.user),
+        "items": (features.item, table.features.item),
+    }
+    different = [part for part, (one, other) in parts.items() if one != other]
+    if not different and layout_fingerprint(features) != layout_fingerprint(table.features):
+        different = ["events"]
+    if different:
+        raise ConfigError(
+            f"--features {features.name!r} declares other {different[0]} than the table ({table.features.name!r}); "
+            "prepare a table with this FeatureSet"
+        )
+    return dataclasses.replace(table, features=features)

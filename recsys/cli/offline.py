@@ -1,0 +1,131 @@
+"""The command that turns raw logs into a folder to train on."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recsys.cli.options import JsonOption, notes, output
+from recsys.errors import ConfigError
+
+_UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
+
+
+def prepare(
+    log: Annotated[list[str], typer.Argument(help="Event logs: Parquet, CSV or JSON lines; files, folders or globs.")],
+    features: Annotated[Path, typer.Option("--features", help="FeatureSet in JSON: what the columns are.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to make; appears only when complete.")],
+    users: Annotated[str | None, typer.Option("--users", help="Users and their features. Default: ids only.")] = None,
+    items: Annotated[str | None, typer.Option("--items", help="Items and their features. Default: ids only.")] = None,
+    entity: Annotated[list[str] | None, typer.Option("--entity", help="NAME=FILE of another declared entity.")] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option("--labels", help="Labelled impressions; then these are the samples.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", help="What labels a row, like rating>=4. Default: the column label.")
+    ] = None,
+    validation_from: Annotated[
+        str | None, typer.Option("--validation-from", help="Start of validation: 2026-01-31, with a time, or ms.")
+    ] = None,
+    test_from: Annotated[str | None, typer.Option("--test-from", help="Start of test, likewise.")] = None,
+    leave_last: Annotated[
+        bool, typer.Option("--leave-last", help="Split by user: the last sample tests, the one before validates.")
+    ] = False,
+    ignore: Annotated[list[str] | None, typer.Option("--ignore", help="Name of a column to leave out.")] = None,
+    rejects: Annotated[
+        Path | None, typer.Option("--rejects", help="Write rows that do not fit here, and go on without them.")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="duckdb, or spark (SPARK_MASTER names a cluster).")
+    ] = "duckdb",
+    memory_limit: Annotated[str, typer.Option("--memory-limit", help="Of the process, such as 4GB.")] = "4GB",
+    threads: Annotated[int | None, typer.Option("--threads", help="Of the engine. Default: all cores.")] = None,
+    temp_dir: Annotated[
+        Path | None, typer.Option("--temp-dir", help="Where the sort spills. Default: next to the result.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sort event logs of any size into a folder to train on: events, and point-in-time samples."""
+    from recsys.data.event_log import RawInputs, prepare_log
+    from recsys.data.samples_log import SplitRule, parse_label
+    from recsys.features.feature_set import FeatureSet
+
+    entities = dict(_named(given) for given in entity or [])
+    entities |= {name: given for name, given in (("user", users), ("item", items)) if given is not None}
+    declared = FeatureSet.from_json(features.read_text(encoding="utf-8"))
+    inputs = RawInputs(log=tuple(log), entities=entities, labels=tuple(labels or ()), ignore=tuple(ignore or ()))
+    split = SplitRule(
+        validation_from_ms=_milliseconds("--validation-from", validation_from),
+        test_from_ms=_milliseconds("--test-from", test_from),
+        leave_last=leave_last,
+    )
+    with notes.status("sorting") as status:
+        summary = prepare_log(
+            declared,
+            inputs,
+            out,
+            engine=engine,
+            memory_limit_bytes=parse_size(memory_limit),
+            threads=threads,
+            work_dir=temp_dir,
+            label=None if label is None else parse_label(label),
+            split=split,
+            rejects=rejects,
+            report=lambda what, rows: status.update(f"{what}: {rows:,}"),
+        )
+    if as_json:
+        print(json.dumps({"out": str(out), **dataclasses.asdict(summary)}))
+        return
+    samples = ", ".join(f"{count:,} {split}" for split, count in summary.samples.items()) or "none: no labels"
+    output.print(
+        f"{out}: {summary.users:,} users, {summary.items:,} items, {summary.events:,} events "
+        f"({summary.repeated:,} repetitions left out) in {summary.elapsed_s:.1f} s\nsamples: {samples}",
+        highlight=False,
+    )
+    if summary.rejected:
+        notes.print(f"{summary.rejected:,} rows did not fit: {rejects}", markup=False)
+    if summary.samples:
+        folder = out if "/" in str(out) else f"./{out}"
+        output.print(f"\nNext: recsys train din data.dataset={folder}", markup=False)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size like ``4GB`` or ``512MiB``.
+
+    >>> parse_size("4GB"), parse_size("1.5 GiB")
+    (4000000000, 1610612736)
+
+    Raises:
+        ConfigError: no size.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*", text)
+    if match is None or match[2].upper() not in _UNITS:
+        raise ConfigError(f"size {text!r}: expected a number and MB, GB, MiB or GiB, for example 4GB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def _milliseconds(option: str, text: str | None) -> int | None:
+    if text is None or text.isdigit():
+        return None if text is None else int(text)
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{option} is {text!r}: expected a date like 2026-01-31 (UTC), a time like 2026-01-31T12:00, "
+            "or milliseconds since 1970"
+        ) from error
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
+    return int(moment.timestamp() * 1000)
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, given = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--entity {text!r}: expected NAME=FILE")
+    return name, given

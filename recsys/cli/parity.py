@@ -1,0 +1,126 @@
+"""`recsys parity`: proof that serving sees what training saw."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from recsys.cli.options import WORK_DIR, DataOption, JsonOption, WorkOption, notes, output
+from recsys.errors import ConfigError
+
+if TYPE_CHECKING:
+    from recsys.data.samples import Dataset
+    from recsys.parity import ParityReport
+
+DIFFERENT = 8
+"""Exit code when the two sides differ."""
+
+
+def parity(
+    source: Annotated[str, typer.Argument(help="The offline side: a folder of `recsys prepare`, or movielens_1m.")],
+    log: Annotated[
+        list[str] | None,
+        typer.Option("--log", help="Raw events to replay: Parquet, CSV or JSON lines. Default: the offline events."),
+    ] = None,
+    requests: Annotated[
+        Path | None,
+        typer.Option("--requests", help="Compare a request log (`recsys serve --log-requests`) instead of a replay."),
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", help="Samples to compare, drawn at random; 0 for all.")] = 10_000,
+    seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
+    data: DataOption = None,
+    work_dir: WorkOption = WORK_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the model inputs that the online store gives with the offline samples, value by value.
+
+    Events are replayed into a Redis of its own in the order in which they arrived; at every sample's moment
+    the store is read and encoded as in serving. Exit code 0 if everything is equal, 8 if not: then the first
+    differing feature is named with both values.
+    """
+    from recsys.data.datasets import load_dataset
+
+    dataset = load_dataset(source, work_dir=work_dir, path=data).dataset
+    if requests is not None:
+        from recsys.parity import request_parity
+
+        files = sorted(requests.glob("*.parquet")) if requests.is_dir() else [requests]
+        if not files:
+            raise ConfigError(f"{requests}: no *.parquet here; `recsys serve --log-requests 0.01` writes some")
+        with notes.status("comparing requests"):
+            report = request_parity(dataset.table, files)
+    else:
+        report = _replay(dataset, log or [], samples, seed)
+    if as_json:
+        print(json.dumps(_facts(report)))
+    else:
+        _show(report)
+    if not report.equal:
+        raise typer.Exit(DIFFERENT)
+
+
+def _replay(dataset: Dataset, log: list[str], samples: int, seed: int) -> ParityReport:
+    from recsys.feature_store.embedded import EmbeddedRedis
+    from recsys.feature_store.redis_store import RedisFeatureStore
+    from recsys.parity import log_deliveries, replay_parity, table_deliveries
+    from recsys.progress import progress_bar
+
+    if not len(dataset):
+        raise ConfigError("there are no samples to compare: prepare the log with labels (`recsys prepare --label ...`)")
+    chosen = np.arange(len(dataset))
+    if samples and samples < len(chosen):
+        chosen = np.sort(np.random.default_rng(seed).choice(chosen, samples, replace=False))
+    users = np.unique(dataset.sample_user[chosen]).astype(np.int64)
+    table = dataset.table
+    deliveries = log_deliveries(table, users, log) if log else table_deliveries(table, users)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmbeddedRedis(Path(folder)) as redis,
+        progress_bar(notes, "samples", total=len(chosen)) as advance,
+    ):
+
+        async def run() -> ParityReport:
+            store = RedisFeatureStore.connect(redis.url, table.features)
+            try:
+                return await replay_parity(store, dataset, deliveries, chosen, progress=advance)
+            finally:
+                await store.close()
+
+        return asyncio.run(run())
+
+
+def _facts(report: ParityReport) -> dict[str, object]:
+    return {
+        "equal": report.equal,
+        "samples": report.samples,
+        "values": report.values,
+        "skipped": report.skipped,
+        "different": report.different,
+        "features": dict(report.features),
+        "differences": [dataclasses.asdict(difference) for difference in report.differences],
+        "elapsed_s": round(report.elapsed_s, 3),
+    }
+
+
+def _show(report: ParityReport) -> None:
+    skipped = f", {report.skipped:,} skipped (store degraded, or user unknown offline)" if report.skipped else ""
+    compared = f"{report.samples:,} samples, {report.values:,} values compared in {report.elapsed_s:.1f} s{skipped}"
+    if report.equal:
+        output.print(f"equal: {compared}", highlight=False)
+        return
+    output.print(f"[red]different[/red]: {report.different:,} of {compared}\n", highlight=False)
+    table = Table("first feature that differs", "samples", box=None)
+    for feature, count in report.features.most_common():
+        table.add_row(feature, f"{count:,}")
+    output.print(table)
+    output.print()
+    for difference in report.differences:
+        output.print(str(difference), markup=False, highlight=False, soft_wrap=True)

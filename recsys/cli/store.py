@@ -1,0 +1,248 @@
+"""Commands that fill the feature store."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recsys.cli.features_arg import FEATURES_HELP, FeaturesOption, load_features, load_table, with_features
+from recsys.cli.options import (
+    REDIS_DIR,
+    WORK_DIR,
+    DataOption,
+    JsonOption,
+    RedisDirOption,
+    RedisOption,
+    WorkOption,
+    notes,
+    output,
+)
+from recsys.errors import ConfigError
+
+if TYPE_CHECKING:
+    from recsys.ingest.dead_letters import DeadLetters
+    from recsys.ingest.run import IngestCounts
+    from recsys.ingest.source import Source
+
+_STREAM_PREFIX = "redis-stream:"
+_REPORT_EVERY_S = 5.0
+_SHOWN_REFUSALS = 10
+
+
+def ingest(
+    features: FeaturesOption,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="Files (.parquet, .csv, .jsonl), folders of them, or - for JSON lines on standard input."),
+    ] = None,
+    redis_stream: Annotated[str | None, typer.Option(help="Read this Redis Stream of the store's Redis.")] = None,
+    kafka: Annotated[str | None, typer.Option(help="Read this Kafka topic.")] = None,
+    brokers: Annotated[str | None, typer.Option(help="Kafka's brokers: host:port,host:port.")] = None,
+    kafka_option: Annotated[
+        list[str] | None, typer.Option(help="An option of librdkafka: security.protocol=SASL_SSL. May be repeated.")
+    ] = None,
+    group: Annotated[str, typer.Option(help="Consumer group, for --redis-stream and --kafka.")] = "recsys",
+    consumer: Annotated[
+        str | None, typer.Option(help="This consumer's name in the Redis Stream's group. Default: the host's.")
+    ] = None,
+    claim_idle_s: Annotated[
+        float, typer.Option(help="Take over what another consumer of the Redis Stream left for so long.", min=1.0)
+    ] = 60.0,
+    follow: Annotated[bool, typer.Option("--follow", help="At the end wait for more events.")] = False,
+    batch_events: Annotated[int, typer.Option(help="Events per batch of a Parquet file.", min=1)] = 500_000,
+    flush_events: Annotated[
+        int, typer.Option(help="Where events come one by one: store them when there are so many ...", min=1)
+    ] = 10_000,
+    flush_ms: Annotated[int, typer.Option(help="... or so long after the first.", min=1)] = 100,
+    dead_letters: Annotated[
+        str, typer.Option(help="Where rejected events go: a file of JSON lines, or redis-stream:NAME.")
+    ] = "rejected.jsonl",
+    ignore_unknown: Annotated[
+        bool, typer.Option("--ignore-unknown", help="Leave unknown fields out instead of rejecting.")
+    ] = False,
+    future_tolerance_s: Annotated[
+        int, typer.Option(help="How far in the future an event's time may be (clock skew).", min=0)
+    ] = 300,
+    retry_for: Annotated[
+        float, typer.Option(help="Seconds to wait for a store that went away before giving up.", min=0.0)
+    ] = 60.0,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Read files from their start, whatever was read before.")
+    ] = False,
+    redis_url: RedisOption = None,
+    redis_dir: RedisDirOption = REDIS_DIR,
+    work_dir: WorkOption = WORK_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """Read events from files or a stream into the feature store: resumable, each event once. See docs/ingest.md."""
+    from recsys.feature_store.link import open_link
+    from recsys.feature_store.open_redis import redis_or_embedded
+    from recsys.feature_store.redis_store import RedisFeatureStore
+    from recsys.ingest import run
+    from recsys.ingest.dead_letters import DeadLetterFile, DeadLetterStream
+    from recsys.ingest.files import file_source
+    from recsys.ingest.kafka import KafkaSource
+    from recsys.ingest.records import Fields
+    from recsys.ingest.redis_stream import RedisStreamSource
+    from recsys.ingest.source import Pace
+
+    if bool(sources) + bool(redis_stream) + bool(kafka) != 1:
+        raise ConfigError("give one kind of source: files (or -), --redis-stream NAME, or --kafka TOPIC")
+    if kafka and not brokers:
+        raise ConfigError("--kafka needs --brokers host:port,host:port")
+    paths = _paths(sources or [], follow=follow)
+    options = _pairs(kafka_option or [])
+    declared = load_features(features, work_dir=work_dir)
+    fields = Fields(features=declared, ignore_unknown=ignore_unknown)
+    pace = Pace(follow=follow, flush_events=flush_events, flush_s=flush_ms / 1000)
+
+    async def feed(url: str, report: Callable[[IngestCounts], None]) -> IngestCounts:
+        link = open_link(url)
+        store = RedisFeatureStore.connect(url, declared)
+        letters: DeadLetters = DeadLetterFile(Path(dead_letters))
+        if dead_letters.startswith(_STREAM_PREFIX):
+            letters = DeadLetterStream(dead_letters.removeprefix(_STREAM_PREFIX), link)
+        read: list[Source]
+        if redis_stream:
+            name = consumer or socket.gethostname()
+            read = [
+                RedisStreamSource(
+                    redis_stream, fields, link=link, group=group, consumer=name, claim_idle_s=claim_idle_s, pace=pace
+                )
+            ]
+        elif kafka:
+            read = [KafkaSource(kafka, fields, brokers=brokers or "", group=group, options=options, pace=pace)]
+        else:
+            read = [file_source(path, fields, batch_events=batch_events, pace=pace) for path in paths]
+        try:
+            return await run.ingest(
+                store,
+                declared,
+                read,
+                dead_letters=letters,
+                future_tolerance_s=future_tolerance_s,
+                retry_for_s=retry_for,
+                restart=restart,
+                report=report,
+            )
+        finally:
+            await store.close()
+            await link.close()
+
+    progress = _Progress(dead_letters)
+    with redis_or_embedded(redis_url, redis_dir) as url:
+        try:
+            counts = asyncio.run(feed(url, progress))
+        except BaseException:
+            progress.broken_off()
+            raise
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(counts), "events_per_s": round(counts.events_per_s)}))
+        return
+    output.print(_told(counts, dead_letters), highlight=False, soft_wrap=True)
+
+
+def materialize(
+    table: Annotated[str, typer.Argument(help="movielens_1m, synthetic, or the folder of an event table.")],
+    features: Annotated[str | None, typer.Option(help=f"{FEATURES_HELP} Default: the table's.")] = None,
+    data: DataOption = None,
+    redis_url: RedisOption = None,
+    redis_dir: RedisDirOption = REDIS_DIR,
+    work_dir: WorkOption = WORK_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """Load a table's users, items and histories into the feature store. Running it again changes nothing."""
+    from recsys.feature_store.open_redis import redis_or_embedded
+    from recsys.feature_store.redis_store import RedisFeatureStore
+    from recsys.materialize import MaterializeResult
+    from recsys.materialize import materialize as load
+    from recsys.progress import progress_bar
+
+    loaded = load_table(table, work_dir=work_dir, data=data)
+    if features is not None:
+        loaded = with_features(loaded, load_features(features, work_dir=work_dir, data=data))
+
+    async def fill(url: str, advance: Callable[[int], None]) -> MaterializeResult:
+        store = RedisFeatureStore.connect(url, loaded.features)
+        try:
+            return await load(store, loaded, progress=advance)
+        finally:
+            await store.close()
+
+    with redis_or_embedded(redis_url, redis_dir) as url, progress_bar(notes, "events", total=len(loaded)) as advance:
+        result = asyncio.run(fill(url, advance))
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(result), "events_per_s": round(result.events_per_s)}))
+        return
+    output.print(
+        f"{result.users:,} histories with the newest {result.sent:,} of {result.events:,} events, "
+        f"{result.kept:,} newer ones kept, in {result.elapsed_s:.1f} s ({result.events_per_s:,.0f} events/s)"
+    )
+    if result.refused:
+        shown = "\n".join(result.refused[:_SHOWN_REFUSALS])
+        notes.print(f"{len(result.refused):,} histories were left as they are:\n{shown}", markup=False, soft_wrap=True)
+        raise typer.Exit(4)
+
+
+def _paths(names: Sequence[str], *, follow: bool) -> list[Path]:
+    """The files to read; ``-`` stands for standard input.
+
+    Raises:
+        ConfigError: one is not there, or of a kind that is not read.
+    """
+    from recsys.ingest.files import find_event_files
+
+    paths = find_event_files(names)
+    if follow and paths and (len(paths) > 1 or paths[0].suffix == ".parquet"):
+        raise ConfigError("--follow waits at the end of one .jsonl or .csv file; run one ingest per file")
+    return paths
+
+
+def _pairs(options: Sequence[str]) -> Mapping[str, str]:
+    for option in options:
+        if "=" not in option:
+            raise ConfigError(f"--kafka-option {option!r}: expected name=value, for example security.protocol=SSL")
+    return {name: value for name, _, value in (option.partition("=") for option in options)}
+
+
+def _told(counts: IngestCounts, dead_letters: str) -> str:
+    rejected = f", {counts.rejected:,} rejected ({dead_letters})" if counts.rejected else ""
+    lag = "" if counts.newest_ms < 0 else f", newest event {_ago(time.time() - counts.newest_ms / 1000)} ago"
+    behind = "" if not counts.behind else f", {counts.behind:,} waiting"
+    return (
+        f"{counts.events:,} events, {counts.added:,} of them new{rejected}, in {counts.elapsed_s:.1f} s "
+        f"({counts.events_per_s:,.0f} events/s{lag}{behind})"
+    )
+
+
+def _ago(seconds: float) -> str:
+    return f"{seconds:,.1f} s" if seconds < 86_400 else f"{seconds / 86_400:,.0f} days"
+
+
+class _Progress:
+    """Says now and then how far it is, on standard error."""
+
+    def __init__(self, dead_letters: str) -> None:
+        self._dead_letters = dead_letters
+        self._next_s = time.monotonic() + (1.0 if notes.is_terminal else _REPORT_EVERY_S)
+        self._counts: IngestCounts | None = None
+
+    def __call__(self, counts: IngestCounts) -> None:
+        self._counts = counts
+        if time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + _REPORT_EVERY_S
+            notes.print(_told(counts, self._dead_letters), highlight=False, soft_wrap=True)
+
+    def broken_off(self) -> None:
+        """Say what was done, and that the rest can be done later."""
+        if self._counts is not None:
+            told = _told(self._counts, self._dead_letters)
+            notes.print(f"broken off after {told}; run it again to go on", highlight=False, soft_wrap=True)

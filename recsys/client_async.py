@@ -1,0 +1,181 @@
+"""The client for asyncio; import it from :mod:`recsys.client`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from typing import Any
+
+import grpc
+
+from recsys import client_messages as messages
+from recsys.client_channel import HEALTH, READY_POLL_S, STREAM_S, Calls, errors, left_s, options, serving
+from recsys.client_types import (
+    Appended,
+    AppendSummary,
+    EntityFeatures,
+    Id,
+    Ids,
+    Integers,
+    Ranking,
+    UserEvents,
+    UserHistory,
+)
+
+
+class AsyncClient:
+    """:class:`Client` for asyncio: the same calls, awaited. Make it and use it in one event loop."""
+
+    def __init__(self, address: str = "127.0.0.1:50051", *, timeout_s: float = 1.0) -> None:
+        self._timeout_s = timeout_s
+        self._channel = grpc.aio.insecure_channel(address, options=options(address))
+        self._calls = Calls(self._channel)
+
+    async def rank(
+        self,
+        *,
+        user: Id,
+        candidates: Ids,
+        features: Mapping[str, Any] | None = None,
+        top_k: int = 0,
+        model: str = "",
+        time_ms: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Ranking:
+        """See :meth:`Client.rank`."""
+        request = messages.rank_request(user, candidates, features, top_k, model, time_ms)
+        return messages.ranking(await self._answer(self._calls.rank, request, timeout_s), candidates)
+
+    async def append_events(
+        self,
+        *,
+        user: Id,
+        items: Ids,
+        timestamps_ms: Integers,
+        arrivals_ms: Integers | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        source: str = "",
+        offsets: Integers | None = None,
+        timeout_s: float | None = None,
+    ) -> Appended:
+        """See :meth:`Client.append_events`."""
+        batch = UserEvents(
+            user=user,
+            items=items,
+            timestamps_ms=timestamps_ms,
+            arrivals_ms=arrivals_ms,
+            attributes=attributes,
+            source=source,
+            offsets=offsets,
+        )
+        request = messages.append_request(batch)
+        return messages.appended(await self._answer(self._calls.append_events, request, timeout_s))
+
+    async def append_stream(
+        self, batches: Iterable[UserEvents] | AsyncIterable[UserEvents], *, timeout_s: float | None = None
+    ) -> AppendSummary:
+        """See :meth:`Client.append_stream`; ``batches`` may also be asynchronous."""
+        problem: list[Exception] = []
+        with errors():
+            call = self._calls.append_stream(timeout=STREAM_S if timeout_s is None else timeout_s)
+            # In a task of its own: the call may end while the sender has nothing to send.
+            sending = asyncio.create_task(_send(batches, call, problem))
+            try:
+                response = await call
+            finally:
+                call.cancel()
+                sending.cancel()
+                await asyncio.wait([sending])
+        if problem:
+            raise problem[0]
+        return messages.append_summary(response)
+
+    async def put_entities(
+        self, *, entity: str, ids: Ids, features: Mapping[str, Any], timeout_s: float | None = None
+    ) -> None:
+        """See :meth:`Client.put_entities`."""
+        await self._answer(self._calls.put_entities, messages.put_request(entity, ids, features), timeout_s)
+
+    async def get_features(self, *, entity: str, ids: Ids, timeout_s: float | None = None) -> EntityFeatures:
+        """See :meth:`Client.get_features`."""
+        request = messages.features_request(entity, ids)
+        return messages.entity_features(await self._answer(self._calls.get_features, request, timeout_s), ids)
+
+    async def get_history(
+        self,
+        *,
+        user: Id,
+        limit: int = 0,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        timeout_s: float | None = None,
+    ) -> UserHistory:
+        """See :meth:`Client.get_history`."""
+        request = messages.history_request(user, limit, since_ms, until_ms)
+        return messages.user_history(await self._answer(self._calls.get_history, request, timeout_s))
+
+    async def get_histories(self, *, users: Ids, limit: int = 0, timeout_s: float | None = None) -> list[UserHistory]:
+        """See :meth:`Client.get_histories`."""
+        request = messages.histories_request(users, limit)
+        return messages.user_histories(await self._answer(self._calls.get_histories, request, timeout_s))
+
+    async def is_ready(self, *, timeout_s: float | None = None) -> bool:
+        """See :meth:`Client.is_ready`."""
+        try:
+            return serving(await self._calls.health(HEALTH, timeout=self._limit_s(timeout_s)))
+        except grpc.RpcError:
+            return False
+
+    async def wait_ready(self, *, timeout_s: float = 30.0) -> None:
+        """See :meth:`Client.wait_ready`."""
+        deadline_s = time.monotonic() + timeout_s
+        while not await self.is_ready(timeout_s=left_s(deadline_s)):
+            await asyncio.sleep(READY_POLL_S)
+
+    async def close(self) -> None:
+        """See :meth:`Client.close`."""
+        await self._channel.close(None)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    async def _answer(self, call: Any, request: Any, timeout_s: float | None) -> Any:
+        with errors():
+            return await call(request, timeout=self._limit_s(timeout_s))
+
+    def _limit_s(self, timeout_s: float | None) -> float:
+        return self._timeout_s if timeout_s is None else timeout_s
+
+
+async def _send(batches: Iterable[UserEvents] | AsyncIterable[UserEvents], call: Any, problem: list[Exception]) -> None:
+    """Write all of them to the stream. An exception of their own ends it, and is put into ``problem``."""
+    requests = _requests(batches)
+    while True:
+        try:
+            request = await anext(requests, None)
+        except Exception as error:
+            problem.append(error)
+            request = None
+        try:
+            if request is None:
+                await call.done_writing()
+                return
+            await call.write(request)
+        except (asyncio.InvalidStateError, grpc.RpcError):
+            return  # the call has ended, and its answer says why
+
+
+async def _requests(batches: Iterable[UserEvents] | AsyncIterable[UserEvents]) -> AsyncIterator[Any]:
+    index = 0
+    if isinstance(batches, AsyncIterable):
+        async for batch in batches:
+            yield messages.stream_request(batch, index)
+            index += 1
+    else:
+        for batch in batches:
+            yield messages.stream_request(batch, index)
+            index += 1

@@ -1,0 +1,312 @@
+"""ClusterLink: a Redis Cluster, each command sent to the node that has its key.
+
+A RedisLink to each node gives every node its own connections, deadline and back-off, and all nodes are
+asked at once. redis-py's own cluster client gives none of these: it sleeps between retries, closes all
+connections after one failure, those in use included, and raises when its pool is empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from binascii import crc_hqx
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TryAgainError
+
+from recsys.errors import StoreError, StoreUnavailableError
+from recsys.feature_store.breaker import Breaker
+from recsys.feature_store.link import Changed, Command, Reply
+from recsys.feature_store.redis_link import RedisLink, first_answer
+from recsys.feature_store.redis_url import Address, parse_redis_url, redact
+
+_WATCH_S = 10.0
+_SLOTS = 16_384
+_MAX_SENDS = 6
+"""Of one command: slots that move at all move once or twice."""
+_TRY_AGAIN_S = 0.01
+_ASKED_AT_ONCE = 3
+"""Nodes asked for the topology, of which the first answer counts."""
+
+
+@dataclass(slots=True, eq=False)
+class _Part:
+    """A command for one slot: a whole one, or what one slot has of an MGET or MSET."""
+
+    command: Command
+    slot: int
+    positions: list[int] = field(default_factory=list)
+    """Of a part of an MGET: where its values belong in the whole reply."""
+    reply: Reply = None
+    asking: Address | None = None
+    """The node that a slot on the move sends us to, for this time only."""
+
+
+class ClusterLink:
+    """At most ``max_connections`` connections to each node of the cluster at ``url``.
+
+    The topology is asked for at the first call and after trouble: a moved slot, a lost connection, a
+    time-out, a cluster that is down. While it stays the same, it is asked for ever more rarely (Breaker).
+
+    Raises:
+        ConfigError: the URL is not one.
+    """
+
+    def __init__(self, url: str, *, max_connections: int = 16) -> None:
+        self.name = redact(url)
+        self._url = parse_redis_url(url)
+        self._max_connections = max_connections
+        self._nodes: dict[Address, RedisLink] = {}
+        self._owners: list[Address | None] = []
+        """By slot; empty before the topology is known."""
+        self._doubtful = True
+        self._asking = asyncio.Lock()
+        self._breaker = Breaker()
+
+    async def round_trip(self, commands: Sequence[Command], *, timeout_s: float) -> list[Reply]:
+        """Send commands together, each to its node, and return their replies in order.
+
+        A reply is a StoreUnavailableError where its node, or one of an MGET's or MSET's, did not answer but
+        others did. An MSET is atomic for each slot only.
+
+        Raises:
+            StoreUnavailableError: no node that was needed is reachable, or answered in ``timeout_s``.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        await self._learn(deadline_s)
+        parts = [_split(command) for command in commands]
+        everything = [part for of_one in parts for part in of_one]
+        await self._run(everything, deadline_s)
+        lost = [part.reply for part in everything if isinstance(part.reply, StoreUnavailableError)]
+        if lost and len(lost) == len(everything):
+            raise lost[0]
+        if not lost:
+            self._breaker.succeeded()
+        return [_join(command, of_one) for command, of_one in zip(commands, parts, strict=True)]
+
+    async def watch(self, prefix: bytes, changed: Changed) -> None:
+        """As ``Link.watch``, at every node that has slots; ends when the topology changes, too."""
+        await self._learn(time.monotonic() + _WATCH_S)
+        owners = self._owners
+        watched = [self._node(address) for address in {*owners} if address is not None]
+        tasks = [asyncio.create_task(node.watch(prefix, changed)) for node in watched]
+        try:
+            while owners == self._owners:
+                done, _ = await asyncio.wait(tasks, timeout=_WATCH_S, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        except StoreUnavailableError:
+            self._doubtful = True
+            raise
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        raise StoreUnavailableError(f"{self.name}: slots have moved")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for node in self._nodes.values():
+            await node.close()
+
+    async def _run(self, parts: list[_Part], deadline_s: float) -> None:
+        """Fill in the replies."""
+        for _ in range(_MAX_SENDS):
+            by_node: dict[Address, list[_Part]] = {}
+            for part in parts:
+                if (address := part.asking or self._owners[part.slot]) is not None:
+                    by_node.setdefault(address, []).append(part)
+                else:
+                    part.reply = StoreUnavailableError(f"{self.name}: no node has slot {part.slot}")
+                    self._doubtful = True
+            sent = [self._send(address, of_node, deadline_s) for address, of_node in by_node.items()]
+            # One node is the usual case of all calls but Rank's, and needs no task of its own.
+            found = [await sent[0]] if len(sent) == 1 else await asyncio.gather(*sent)
+            again = [part for of_node in found for part in of_node]
+            if self._doubtful and any(isinstance(part.reply, StoreUnavailableError) for part in parts):
+                again += await self._reassigned([part for part in parts if part not in again], deadline_s)
+            if not again:
+                return
+            parts = again
+
+    async def _reassigned(self, parts: list[_Part], deadline_s: float) -> list[_Part]:
+        """Of the parts whose nodes did not answer those that have a new node."""
+        failed = [part for part in parts if isinstance(part.reply, StoreUnavailableError)]
+        before = [self._owners[part.slot] for part in failed]
+        if failed and time.monotonic() < deadline_s:
+            await self._learn(deadline_s)
+        return [p for p, owner in zip(failed, before, strict=True) if self._owners[p.slot] not in (owner, None)]
+
+    async def _send(self, address: Address, parts: list[_Part], deadline_s: float) -> list[_Part]:
+        """Send parts to one node; those that are to be sent again."""
+        node = self._node(address)
+        commands: list[Command] = []
+        for part in parts:
+            if part.asking:
+                commands.append((b"ASKING",))
+            commands.append(part.command)
+        tried = not node.resting
+        try:
+            replies = iter(await node.round_trip(commands, timeout_s=deadline_s - time.monotonic()))
+        except StoreUnavailableError as error:
+            self._doubtful |= tried
+            for part in parts:
+                part.reply, part.asking = error, None
+            return []
+        again: list[_Part] = []
+        for part in parts:
+            if part.asking:
+                next(replies)
+            part.reply, part.asking = next(replies), None
+            if isinstance(part.reply, ResponseError) and await self._redirected(part, address, deadline_s):
+                again.append(part)
+        return again
+
+    async def _redirected(self, part: _Part, asked: Address, deadline_s: float) -> bool:
+        """Whether a part that got an error is to be sent again."""
+        error = part.reply
+        if isinstance(error, AskError):
+            part.asking = _address(error.host, error.port, asked)
+        elif isinstance(error, MovedError):
+            self._owners[part.slot] = _address(error.host, error.port, asked)
+            self._doubtful = True
+        elif isinstance(error, TryAgainError) and (singles := _single_keys(part)):
+            # Of the keys some have moved to the other node: each by itself is with one of the two.
+            await self._run(singles, deadline_s)
+            part.reply = _join(part.command, singles)
+            return False
+        elif isinstance(error, TryAgainError):
+            await asyncio.sleep(min(_TRY_AGAIN_S, max(deadline_s - time.monotonic(), 0.0)))
+        else:
+            self._doubtful |= isinstance(error, ClusterDownError)
+            return False
+        # Unless sending it again succeeds, this is what becomes of it.
+        part.reply = StoreUnavailableError(f"{self.name}: slot {part.slot} is on the move: {error}")
+        return True
+
+    def _node(self, address: Address) -> RedisLink:
+        if address not in self._nodes:
+            self._nodes[address] = RedisLink(self._url.server(address), max_connections=self._max_connections)
+        return self._nodes[address]
+
+    async def _learn(self, deadline_s: float) -> None:
+        """Ask for the topology, if it is unknown or in doubt."""
+        if self._owners and (not self._doubtful or self._breaker.resting):
+            return
+        # Half of the time is for what was to be done.
+        timeout_s = max(deadline_s - time.monotonic(), 0.0) / 2
+        try:
+            async with asyncio.timeout(timeout_s):
+                async with self._asking:
+                    if not self._owners or self._doubtful:  # else another caller asked meanwhile
+                        await self._ask(timeout_s)
+        except TimeoutError:
+            if not self._owners:
+                reason = f"{self.name}: no node answered within {timeout_s * 1000:.0f} ms"
+                raise StoreUnavailableError(reason) from None
+        except StoreUnavailableError:
+            if not self._owners:
+                raise
+
+    async def _ask(self, timeout_s: float) -> None:
+        self._breaker.check()
+        addresses = list({*self._url.hosts, *self._nodes})
+        awake = [address for address in addresses if not self._node(address).resting] or addresses
+        some = random.sample(awake, min(_ASKED_AT_ONCE, len(awake)))
+        try:
+            owners = await first_answer([self._told(a, timeout_s) for a in some], timeout_s=timeout_s)
+        except StoreUnavailableError as error:
+            self._breaker.failed(str(error))
+            raise
+        self._doubtful = False
+        if owners == self._owners:
+            self._breaker.failed(f"{self.name}: the topology is the same")
+            return
+        self._owners = owners
+        for address in self._nodes.keys() - {*owners, *self._url.hosts}:
+            await self._nodes.pop(address).close()
+
+    async def _told(self, address: Address, timeout_s: float) -> list[Address | None]:
+        """The node of every slot, as one node sees it."""
+        node = self._node(address)
+        (reply,) = await node.round_trip([(b"CLUSTER", b"SLOTS")], timeout_s=timeout_s)
+        if isinstance(reply, ResponseError):
+            raise StoreUnavailableError(
+                f"{node.name}: no topology of a cluster: {reply}; a single Redis has a redis:// URL, and a user "
+                "of a cluster needs +cluster|slots"
+            )
+        owners: list[Address | None] = [None] * _SLOTS
+        for first, last, (host, port, *_), *_ in reply:
+            name = (host or b"").decode()
+            owner = _address("" if name == "?" else name, port, address)
+            owners[first : last + 1] = [owner] * (last + 1 - first)
+        return owners
+
+
+def _address(host: str, port: int, asked: Address) -> Address:
+    """Where a node's answer points; without a host, where the answer came from."""
+    return host or asked[0], port
+
+
+def _slot(key: bytes | str | int) -> int:
+    """Key's hash slot (Redis Cluster specification, "Hash tags"): of what is between the first braces, or all of it."""
+    text = key if isinstance(key, bytes) else str(key).encode()
+    start = text.find(b"{") + 1
+    if start:
+        end = text.find(b"}", start)
+        if end > start:
+            text = text[start:end]
+    return crc_hqx(text, 0) % _SLOTS
+
+
+def _split(command: Command) -> list[_Part]:
+    """The parts of a command, one for each slot."""
+    step = _step(command)
+    if not step:
+        key = command[3] if command[0] in (b"EVALSHA", b"EVAL") else command[1]
+        return [_Part(command, _slot(key))]
+    by_slot: dict[int, list[int]] = {}
+    for position in range(1, len(command), step):
+        by_slot.setdefault(_slot(command[position]), []).append(position)
+    if len(by_slot) == 1:
+        return [_Part(command, next(iter(by_slot)))]
+    return [_part_of(command, slot, positions) for slot, positions in by_slot.items()]
+
+
+def _step(command: Command) -> int:
+    """How many arguments each key of a command that may be split has; 0 of other commands."""
+    if command[0] == b"MGET":
+        return 1
+    return 2 if command[0] == b"MSET" else 0
+
+
+def _single_keys(part: _Part) -> list[_Part]:
+    """The parts of an MGET or MSET of several keys, one for each key; of others none."""
+    step = _step(part.command)
+    if not step or len(part.command) == 1 + step:
+        return []
+    return [_part_of(part.command, part.slot, [p]) for p in range(1, len(part.command), step)]
+
+
+def _part_of(command: Command, slot: int, positions: list[int]) -> _Part:
+    if command[0] == b"MGET":
+        return _Part((b"MGET", *[command[p] for p in positions]), slot, positions)
+    return _Part((b"MSET", *[text for p in positions for text in command[p : p + 2]]), slot, positions)
+
+
+def _join(command: Command, parts: list[_Part]) -> Reply:
+    """The reply to the whole command: the first error, if there is one."""
+    if len(parts) == 1:
+        return parts[0].reply
+    for part in parts:
+        if isinstance(part.reply, ResponseError | StoreError):
+            return part.reply
+    if command[0] == b"MSET":
+        return parts[0].reply
+    values: list[Reply] = [None] * (len(command) - 1)
+    for part in parts:
+        for position, value in zip(part.positions, part.reply, strict=True):
+            values[position - 1] = value
+    return values

@@ -1,0 +1,72 @@
+"""RedisEntities: one packed row per user, item or other entity, many in one round trip."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+
+from recsys.errors import InvalidInputError
+from recsys.feature_store.keys import entity_keys
+from recsys.feature_store.layouts import LayoutGuard
+from recsys.feature_store.link import Command, Link, value_of
+from recsys.features.columns import Column, missing_column
+from recsys.features.entities import pack_rows, unpack_rows
+from recsys.features.feature_set import FeatureSet
+from recsys.features.hashing import Int64Array, check_key
+
+_MANY = 2_000
+"""Rows per command, so that Redis has others served in between."""
+
+
+class RedisEntities:
+    """The entities of ``features``."""
+
+    def __init__(self, features: FeatureSet, *, link: Link, guard: LayoutGuard) -> None:
+        self._features = features
+        self._link = link
+        self._guard = guard
+
+    def names(self, entity: str, keys: Int64Array) -> list[str]:
+        """Where the rows of N entities are."""
+        if len(keys):
+            check_key(int(keys.min()))
+            check_key(int(keys.max()))
+        return entity_keys(self._features.name, entity, keys.tolist())
+
+    async def put(self, entity: str, keys: Int64Array, columns: Mapping[str, Column], *, timeout_s: float) -> None:
+        """As ``FeatureStore.put_entities``."""
+        declared = self._features.entity(entity).features
+        names = self.names(entity, keys)
+        for feature in declared:
+            count = len(columns[feature.name]) if feature.name in columns else "no"
+            if count != len(names):
+                raise InvalidInputError(f"feature {feature.name!r}: {count} values for {len(names)} {entity}s")
+        if not declared or not names:
+            return
+        rows = pack_rows(declared, {f.name: columns[f.name] for f in declared})
+        deadline_s = time.monotonic() + timeout_s
+        await self._guard.claim(entity, timeout_s=timeout_s)
+        command: Command = (b"MSET", *(text for pair in zip(names, rows, strict=True) for text in pair))
+        replies = await self._link.round_trip([command], timeout_s=deadline_s - time.monotonic())
+        value_of(f"{len(names)} {entity}s", replies[0])
+
+    async def get(self, entity: str, keys: Int64Array, *, timeout_s: float) -> Mapping[str, Column]:
+        """As ``FeatureStore.entities``."""
+        declared = self._features.entity(entity).features
+        if not declared or not len(keys):
+            return {f.name: missing_column(f, len(keys)) for f in declared}
+        position = None
+        if len(keys) > _MANY:
+            # A log's batch names few items many times. For a request's items it would cost more than it saves.
+            keys, position = np.unique(keys, return_inverse=True)
+        names = self.names(entity, keys)
+        commands: list[Command] = [(b"MGET", *names[i : i + _MANY]) for i in range(0, len(names), _MANY)]
+        replies = await self._link.round_trip(commands, timeout_s=timeout_s)
+        what = f"{len(keys)} {entity}s"
+        rows = (
+            value_of(what, replies[0]) if len(replies) == 1 else [r for reply in replies for r in value_of(what, reply)]
+        )
+        columns = unpack_rows(declared, rows, entity=entity)
+        return columns if position is None else {name: column[position] for name, column in columns.items()}

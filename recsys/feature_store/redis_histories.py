@@ -1,0 +1,170 @@
+"""RedisHistories: append to, replace and read the histories of one FeatureSet.
+
+Writes are Lua programs (``lua/``), so each is atomic; reads are plain commands whose replies go straight
+to numpy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from redis.exceptions import NoScriptError, ResponseError
+
+from recsys.errors import InvalidInputError, StoreFormatError
+from recsys.feature_store.base import AppendResult
+from recsys.feature_store.history_value import HistoryValue, Part
+from recsys.feature_store.keys import HISTORY, HistoryKeys, history_keys
+from recsys.feature_store.layouts import LayoutGuard
+from recsys.feature_store.link import Command, Link, Reply, value_of
+from recsys.feature_store.scripts import APPEND, REPLACE, UPGRADE, Script
+from recsys.features.feature_set import FeatureSet
+from recsys.features.hashing import Int64Array, check_key
+from recsys.features.history import HEADER, Events, HistoryHeader
+
+_ALL = 1 << 40
+"""More events than any history has."""
+
+
+class RedisHistories:
+    """The histories of ``features``.
+
+    Raises:
+        InvalidInputError: it declares none.
+    """
+
+    def __init__(self, features: FeatureSet, *, link: Link, guard: LayoutGuard) -> None:
+        self.value = HistoryValue(features)
+        self._name = features.name
+        self._link = link
+        self._guard = guard
+
+    def keys(self, user_key: int) -> HistoryKeys:
+        """Where a user's history is."""
+        return history_keys(self._name, check_key(user_key))
+
+    async def append_many(
+        self,
+        batches: Sequence[tuple[int, Events]],
+        *,
+        source: str = "",
+        offsets: Sequence[Int64Array] | None = None,
+        timeout_s: float,
+    ) -> list[AppendResult]:
+        """As ``FeatureStore.append_many``."""
+        if (offsets is not None) != bool(source):
+            raise InvalidInputError("source and offsets are given together or not at all")
+        if offsets is not None and len(offsets) != len(batches):
+            raise InvalidInputError(f"{len(offsets)} arrays of offsets for {len(batches)} batches")
+        keys = [self.keys(user) for user, _ in batches]
+        arguments = self.value.append_arguments([events for _, events in batches], source, offsets)
+        calls = [APPEND.call(k, given) for k, given in zip(keys, arguments, strict=True)]
+        return await self._run(APPEND, keys, calls, timeout_s=timeout_s)
+
+    async def replace_many(
+        self, batches: Sequence[tuple[int, Events]], *, arrived_until_ms: int, timeout_s: float
+    ) -> list[AppendResult]:
+        """As ``FeatureStore.replace_many``."""
+        keys = [self.keys(user) for user, _ in batches]
+        calls = [
+            REPLACE.call(k, self.value.replace_arguments(events, keep_after_ms=arrived_until_ms))
+            for k, (_, events) in zip(keys, batches, strict=True)
+        ]
+        return await self._run(REPLACE, keys, calls, timeout_s=timeout_s)
+
+    async def read(
+        self, user_key: int, *, limit: int | None, since_ms: int | None, until_ms: int | None, timeout_s: float
+    ) -> tuple[HistoryHeader, Events]:
+        """As ``FeatureStore.history``."""
+        wanted = _ALL if limit is None else limit
+        if wanted < 0:
+            raise InvalidInputError(f"limit is {limit}; allowed: 0 or more events")
+        deadline_s = time.monotonic() + timeout_s
+        # A range ends up to now as a rule, so it is looked for from the newest event backwards.
+        ask = wanted if since_ms is None and until_ms is None else min(wanted, self.value.chunk)
+        while True:
+            ((header, events),) = await self.newest([user_key], ask, timeout_s=deadline_s - time.monotonic())
+            everything = len(events) == header.stored
+            reached = since_ms is not None and len(events) > 0 and int(events["timestamp"][0]) < since_ms
+            found = in_range(events, since_ms, until_ms)
+            if everything or reached or len(found) >= wanted:
+                return header, found[len(found) - min(wanted, len(found)) :]
+            ask = 8 * max(ask, 1)
+
+    async def newest(
+        self, user_keys: Sequence[int], limit: int, *, timeout_s: float
+    ) -> list[tuple[HistoryHeader, Events]]:
+        """The newest ``limit`` events of many users, in one round trip if nobody writes meanwhile."""
+        deadline_s = time.monotonic() + timeout_s
+        keys = [self.keys(user) for user in user_keys]
+        parts: list[Part | None] = [None] * len(keys)
+        if limit <= self.value.chunk:
+            commands = [c for k in keys for c in self.value.open_commands(k, limit)]
+            replies = await self._link.round_trip(commands, timeout_s=timeout_s)
+            for i, k in enumerate(keys):
+                head, tail = (value_of(k.open, r) for r in replies[2 * i : 2 * i + 2])
+                parts[i] = self.value.parse_open(k, head, tail, limit)
+        while missing := [i for i, part in enumerate(parts) if part is None or not part.enough]:
+            commands = []
+            for i in missing:
+                part = parts[i]
+                chunk = self.value.chunk if part is None else min(part.header.chunk, self.value.chunk)
+                stored = min(limit, _ALL if part is None else part.header.stored)
+                commands += self.value.whole_commands(keys[i], stored, chunk)
+            replies = await self._link.round_trip(commands, timeout_s=deadline_s - time.monotonic())
+            for n, i in enumerate(missing):
+                head, sealed, body = (value_of(keys[i].open, r) for r in replies[3 * n : 3 * n + 3])
+                parts[i] = self.value.parse_whole(keys[i], head, sealed, body, limit)
+        return [(part.header, part.events) for part in parts if part is not None]
+
+    async def _run(
+        self, script: Script, keys: Sequence[HistoryKeys], calls: list[Command], *, timeout_s: float
+    ) -> list[AppendResult]:
+        """One call of a script per user; raises the first error that is not about one user's bytes."""
+        deadline_s = time.monotonic() + timeout_s
+        await self._guard.claim(HISTORY, timeout_s=timeout_s)
+        replies = await self._link.round_trip(calls, timeout_s=deadline_s - time.monotonic())
+        again = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if again:
+            # The text makes Redis remember the program; one text for each node would do, and this happens once.
+            await self._again(again, [script.call_with_text(calls[i]) for i in again], replies, deadline_s)
+        older = [i for i, reply in enumerate(replies) if self._upgrade_of(reply) is not None]
+        if older:
+            upgrades = [UPGRADE.call(keys[i], self._upgrade_of(replies[i]) or ()) for i in older]
+            await self._again(older, [UPGRADE.call_with_text(call) for call in upgrades], replies, deadline_s)
+            await self._again(older, [script.call_with_text(calls[i]) for i in older], replies, deadline_s)
+        results = []
+        for k, reply in zip(keys, replies, strict=True):
+            try:
+                if isinstance(reply, ResponseError) and str(reply).startswith("BADHISTORY"):
+                    raise self.value.append_error(k, _bad_header(reply))
+                added, stored = value_of(k.open, reply)
+                results.append(AppendResult(added, stored))
+            except StoreFormatError as error:
+                results.append(AppendResult(0, 0, refused=error))
+        return results
+
+    async def _again(self, indices: list[int], calls: list[Command], replies: list[Reply], deadline_s: float) -> None:
+        found = await self._link.round_trip(calls, timeout_s=deadline_s - time.monotonic())
+        for i, reply in zip(indices, found, strict=True):
+            replies[i] = reply
+
+    def _upgrade_of(self, reply: Reply) -> Command | None:
+        """How to bring the value that a program refused to this layout; None if that was not the reason."""
+        if not isinstance(reply, ResponseError) or not str(reply).startswith("BADHISTORY"):
+            return None
+        header = _bad_header(reply)
+        return self.value.upgrade_arguments(header) if len(header) == HEADER.size else None
+
+
+def in_range(events: Events, since_ms: int | None, until_ms: int | None) -> Events:
+    """Of events sorted by time those with since_ms <= timestamp < until_ms."""
+    times = events["timestamp"]
+    begin = 0 if since_ms is None else int(np.searchsorted(times, since_ms))
+    end = len(events) if until_ms is None else int(np.searchsorted(times, until_ms))
+    return events[begin:end]
+
+
+def _bad_header(reply: ResponseError) -> bytes:
+    return bytes.fromhex(str(reply).split()[1])

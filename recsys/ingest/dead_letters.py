@@ -1,0 +1,71 @@
+"""Where refused events go, so that somebody can mend and send them again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from recsys.feature_store.link import Command, Link, value_of
+from recsys.ingest.source import Refusal
+
+STREAM_EVENTS = 100_000
+"""A stream of dead letters keeps about the newest so many."""
+
+
+class DeadLetters(Protocol):
+    """Takes refused events; one that is refused again after a crash is written again."""
+
+    async def write(self, source: str, refused: Sequence[Refusal]) -> None:
+        """Keep them: on return they survive the end of this process."""
+        ...
+
+
+class DeadLetterFile:
+    """JSON lines with ``reason``, ``source``, ``position``, ``time_ms`` and ``event``; made when needed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def write(self, source: str, refused: Sequence[Refusal]) -> None:
+        """As the protocol says."""
+        await asyncio.to_thread(self._write, [_json(source, refusal) for refusal in refused])
+
+    def _write(self, lines: Sequence[str]) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+
+
+class DeadLetterStream:
+    """A Redis Stream; an entry's field ``dead_letter`` holds the JSON of :class:`DeadLetterFile`."""
+
+    def __init__(self, stream: str, link: Link, *, timeout_s: float = 30.0) -> None:
+        self._stream = stream
+        self._link = link
+        self._timeout_s = timeout_s
+
+    async def write(self, source: str, refused: Sequence[Refusal]) -> None:
+        """As the protocol says.
+
+        Raises:
+            StoreError: Redis is unreachable or out of memory.
+        """
+        add: Command = (b"XADD", self._stream, b"MAXLEN", b"~", STREAM_EVENTS, b"*", b"dead_letter")
+        commands = [(*add, _json(source, refusal)) for refusal in refused]
+        for reply in await self._link.round_trip(commands, timeout_s=self._timeout_s):
+            value_of(self._stream, reply)
+
+
+def _json(source: str, refusal: Refusal) -> str:
+    letter = {
+        "reason": refusal.reason,
+        "source": source,
+        "position": refusal.position,
+        "time_ms": time.time_ns() // 1_000_000,
+        "event": refusal.event,
+    }
+    # Lone surrogates, which JSON may hold and UTF-8 may not, stay escaped.
+    return json.dumps(letter, default=str)

@@ -1,0 +1,168 @@
+"""RequestLog: the encoded inputs of a sampled share of live requests, as Parquet files.
+
+`recsys parity --requests` compares them with what training would have seen. The request path pays for a
+random number, and for one put into a bounded queue when it is sampled; a thread writes. When the
+thread falls behind, samples are dropped and counted, never waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.errors import ConfigError
+from recsys.features.encode import EncodedRequest
+from recsys.features.feature_set import FeatureSet
+
+_log = logging.getLogger("recsys.serving")
+
+FORMAT_VERSION = "1"
+_QUEUE_REQUESTS = 1_000
+_FILE_REQUESTS = 10_000
+_FILE_S = 10.0
+
+Row = dict[str, Any]
+
+
+class RequestLog:
+    """Writes sampled requests to files in a folder until :meth:`close`.
+
+    A file appears complete, named by time and process. Its columns are ``time_ms``, ``user_key``, ``model``,
+    ``model_version``, ``sent`` (features that the request itself gave), ``degraded``, ``user.<name>``,
+    ``history.<name>``, ``item.<name>`` (flat lists of keys or numbers) and ``score``; its metadata holds the
+    FeatureSet.
+
+    Args:
+        folder: made if absent.
+        share: of requests that are logged, 0 to 1.
+        features: of the served model.
+
+    Raises:
+        ConfigError: the folder cannot be written, or pyarrow is not installed.
+    """
+
+    def __init__(self, folder: Path, *, share: float, features: FeatureSet) -> None:
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise ConfigError(
+                "logging requests needs pyarrow, which the server does without otherwise: pip install pyarrow"
+            ) from None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".{os.getpid()}.part"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ConfigError(f"request log folder {str(folder)!r}: {error.strerror}; choose another") from error
+        self._folder = folder
+        self._share = share
+        self._features = features
+        self._queue: queue.Queue[Row | None] = queue.Queue(_QUEUE_REQUESTS)
+        self.dropped = 0
+        """Sampled requests that were not written."""
+        self._files = 0
+        self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
+        self._thread.start()
+
+    def wanted(self) -> bool:
+        """Whether the request at hand is sampled."""
+        return random.random() < self._share
+
+    def offer(
+        self,
+        encoded: EncodedRequest,
+        *,
+        time_ms: int,
+        sent: list[str],
+        degraded: bool,
+        model: str,
+        model_version: str,
+        scores: npt.NDArray[np.float32],
+    ) -> None:
+        """Hand over one request; returns at once. The arrays must not change afterwards."""
+        row: Row = {
+            "time_ms": time_ms,
+            "user_key": int(encoded.user[self._features.user_id.name][0]),
+            "model": model,
+            "model_version": model_version,
+            "sent": sent,
+            "degraded": degraded,
+            "history_events": encoded.history_events,
+            "encoded": encoded,
+            "score": scores,
+        }
+        try:
+            self._queue.put_nowait(row)
+        except queue.Full:
+            self.dropped += 1
+
+    def close(self) -> None:
+        """Write what is left, and stop."""
+        with contextlib.suppress(queue.Full):
+            self._queue.put(None, timeout=_FILE_S)
+        self._thread.join(timeout=_FILE_S)
+        if self.dropped:
+            _log.warning("request log: %d sampled requests were dropped: the disk was too slow", self.dropped)
+
+    def _write(self) -> None:
+        for rows in self._batches():
+            try:
+                self._write_file(rows)
+            except Exception as error:  # the log must never take the server down
+                self.dropped += len(rows)
+                _log.error("request log: %d requests were not written: %s", len(rows), error)
+
+    def _batches(self) -> Iterator[list[Row]]:
+        """Rows of one file at a time: as many as fit, or as came in a while."""
+        rows: list[Row] = []
+        until_s = time.monotonic() + _FILE_S
+        while True:
+            row = None
+            with contextlib.suppress(queue.Empty):
+                row = self._queue.get(timeout=max(0.0, until_s - time.monotonic()))
+                if row is None:
+                    break
+                rows.append(row)
+            if len(rows) >= _FILE_REQUESTS or (row is None and rows):
+                yield rows
+                rows = []
+            if row is None or not rows:
+                until_s = time.monotonic() + _FILE_S
+        if rows:
+            yield rows
+
+    def _write_file(self, rows: list[Row]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns: dict[str, Any] = {
+            name: [row[name] for row in rows]
+            for name in ("time_ms", "user_key", "model", "model_version", "sent", "degraded")
+        }
+        columns["score"] = [row["score"] for row in rows]
+        for side, prefix in (("user", "user."), ("candidates", "item.")):
+            for name in getattr(rows[0]["encoded"], side):
+                values = [getattr(row["encoded"], side)[name].reshape(-1) for row in rows]
+                history = name.startswith("history.")
+                if history:
+                    # An empty history is encoded as one missing event.
+                    values = [v[: row["history_events"]] for v, row in zip(values, rows, strict=True)]
+                columns[name if history else prefix + name] = values
+        metadata = {"recsys.version": FORMAT_VERSION, "recsys.features": self._features.to_json()}
+        self._files += 1
+        name = f"requests-{time.time_ns() // 1_000_000}-{os.getpid()}-{self._files}.parquet"
+        part = self._folder / f".{name}.part"
+        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), part)
+        part.replace(self._folder / name)

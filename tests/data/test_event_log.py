@@ -1,0 +1,408 @@
+"""Raw logs through an engine: the same bytes whatever the engine, the format and the order of the rows."""
+
+import csv
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import recsys.data.event_log
+from recsys.data.datasets import load_dataset
+from recsys.data.event_log import PrepareSummary, RawInputs, prepare_log
+from recsys.data.events import open_event_table, write_event_table
+from recsys.data.samples import make_batch, make_dataset, open_samples
+from recsys.data.samples_log import SplitRule, parse_label
+from recsys.errors import ConfigError, DataFileError, InvalidInputError
+from recsys.features.feature_set import Categorical, Entity, FeatureSet, History, Numeric
+
+NASTY = FeatureSet(
+    name="nasty",
+    user_id=Categorical(name="user", id_type="string"),
+    item_id=Categorical(name="item_id"),
+    user=(Categorical(name="city", id_type="string"), Numeric(name="age", default=-1.0)),
+    item=(
+        Categorical(name="brand", id_type="string"),
+        Categorical(name="tags", id_type="string", max_values=3, table="tag"),
+    ),
+    context=(
+        Categorical(name="page", id_type="string"),
+        Numeric(name="price"),
+        Categorical(name="slots", max_values=2),
+    ),
+    history=History(
+        attributes=(Categorical(name="brand", id_type="string"), Categorical(name="action", storage="u8")), recent=4
+    ),
+    entities=(Entity(name="shop", id=Categorical(name="shop_id"), features=(Numeric(name="rank"),)),),
+)
+WORDS = ["a", "Z", "ä", "ß", "日本", "😀", "é", "z", "|", 'q"uote', "com,ma", "Ω"]
+FORMATS = ("parquet", "csv", "jsonl")
+Rows = list[dict[str, Any]]
+
+
+def nasty_rows() -> dict[str, Rows]:
+    """Ties, repetitions, late events, missing values, text of every kind."""
+    rng = random.Random(7)
+    users = [*WORDS, *(f"user {n}" for n in range(8))]
+    log: Rows = []
+    for _ in range(700):
+        timestamp = 1000 * rng.randrange(25)
+        log.append(
+            {
+                "user": rng.choice(users),
+                "item_id": rng.choice([0, 3, 7, -5, (1 << 62) + 9]),
+                "timestamp_ms": timestamp,
+                "arrival_ms": rng.choice([None, timestamp, timestamp + rng.randrange(5000)]),
+                "action": rng.choice([None, 0, 1, 254]),
+                "page": rng.choice([None, *WORDS]),
+                "price": rng.choice([None, 0.1, -2.5, 1e-3, 3]),
+                "slots": rng.choice([None, [], [1], [2, 1]]),
+                "label": rng.choice([None, 0, 1]),
+            }
+        )
+    log += [dict(row, **rng.choice([{}, {"price": 7.25}, {"label": 1}, {"arrival_ms": 90_000}])) for row in log[:150]]
+    rng.shuffle(log)
+    return {
+        "log": log,
+        "user": [{"user": u, "city": rng.choice([None, *WORDS]), "age": rng.choice([None, 30.5])} for u in users],
+        "item": [
+            {"item_id": i, "brand": rng.choice([None, *WORDS[:8]]), "tags": rng.sample(WORDS[:8], n)}
+            for n, i in enumerate([7, 0, -5, 3])
+        ]
+        + [{"item_id": (1 << 62) + 9, "brand": None, "tags": None}],
+        "shop": [{"shop_id": n, "rank": n / 4} for n in (3, 1, 2)],
+        "labels": [
+            {
+                "user": rng.choice(users),
+                "item_id": rng.choice([0, 3, 7]),
+                "timestamp_ms": 500 * rng.randrange(60),
+                "label": rng.randrange(2),
+                "page": rng.choice([None, *WORDS]),
+                "price": 1.5,
+                "slots": [4],
+            }
+            for _ in range(200)
+        ],
+    }
+
+
+TYPES = {
+    "item_id": pa.int64(), "timestamp_ms": pa.int64(), "arrival_ms": pa.int64(), "action": pa.int32(),
+    "slots": pa.list_(pa.int64()), "tags": pa.list_(pa.string()), "label": pa.int8(), "price": pa.float64(),
+    "age": pa.float32(), "rank": pa.float64(), "shop_id": pa.int32(),
+}  # fmt: skip
+
+
+def write(rows: Rows, path: Path) -> Path:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if path.suffix == ".parquet":
+        columns = {n: pa.array([r.get(n) for r in rows], TYPES.get(n)) for n in names}
+        pq.write_table(pa.table(columns), path, row_group_size=97)
+    elif path.suffix == ".csv":
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            for row in rows:
+                lists = {n: "|".join(map(str, v)) for n, v in row.items() if isinstance(v, list)}
+                writer.writerow({**row, **lists})
+    else:
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def prepare_nasty(folder: Path, kind: str, *, seed: int = 0, out: str = "out", **options: Any) -> Path:
+    """Prepare the nasty log from files of a format, its rows in another order for another seed."""
+    source = folder / f"{kind}-{seed}"
+    source.mkdir(parents=True, exist_ok=True)
+    rows = nasty_rows()
+    formats = options.pop("formats", {})
+    for found in rows.values():
+        random.Random(seed).shuffle(found)
+    (source / "log").mkdir(exist_ok=True)
+    half = len(rows["log"]) // 2
+    write(rows["log"][:half], source / "log" / f"a.{kind}")
+    write(rows["log"][half:], source / "log" / f"b.{kind}")
+    of = {name: source / f"{name}.{formats.get(name, kind)}" for name in ("user", "item", "shop", "labels")}
+    entities = {name: str(write(rows[name], of[name])) for name in ("user", "item", "shop")}
+    labels = (str(write(rows["labels"], of["labels"])),) if options.pop("labels", False) else ()
+    prepare_log(NASTY, RawInputs(log=(str(source / "log"),), entities=entities, labels=labels), folder / out, **options)
+    return folder / out
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare_nasty(tmp_path_factory.mktemp("duckdb"), "parquet")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_format_order_of_rows_and_size_of_batches_do_not_change_a_byte(
+    prepared: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recsys.data.event_log, "BATCH_ROWS", 13)
+    expected, got = content(prepared), content(prepare_nasty(tmp_path, kind, seed=3))
+    assert got.keys() == expected.keys() and len(expected) > 20
+    assert [name for name in expected if got[name] != expected[name]] == []
+
+
+def test_spark_writes_the_same_bytes(tmp_path: Path) -> None:
+    pytest.importorskip("pyspark", reason="the Spark engine needs pyspark")
+    if shutil.which("java") is None:
+        pytest.skip("the Spark engine needs Java 17")
+    formats = {"user": "csv", "item": "jsonl", "labels": "parquet"}
+    for labels in (False, True):
+        # One log in CSV, whose text the two engines read with parsers of their own.
+        expected, got = (
+            content(
+                prepare_nasty(
+                    tmp_path, "csv", seed=seed, out=f"{engine}-{labels}", labels=labels, engine=engine, formats=formats
+                )
+            )
+            for seed, engine in ((0, "duckdb"), (5, "spark"))
+        )
+        assert got.keys() == expected.keys()
+        assert [name for name in expected if got[name] != expected[name]] == []
+
+
+def test_the_table_is_the_one_that_the_log_in_memory_gives(prepared: Path, tmp_path: Path) -> None:
+    rows = nasty_rows()
+    users, items = (
+        {name: [r[name] for r in sorted(rows[side], key=key)] for name in rows[side][0]}
+        for side, key in (("user", lambda r: r["user"].encode()), ("item", lambda r: r["item_id"]))
+    )
+    log = {name: [r[name] for r in rows["log"]] for name in rows["log"][0] if name != "label"}
+    log["arrival_ms"] = [t if a is None else a for t, a in zip(log["timestamp_ms"], log["arrival_ms"], strict=True)]
+    write_event_table(NASTY, users, items, log, tmp_path / "table")
+    expected, got = content(tmp_path / "table"), content(prepared / "events")
+    for name in expected:
+        if name != "meta.json":
+            assert got[name] == expected[name], name
+    assert open_event_table(prepared / "events").entities["shop"]["rank"].tolist() == [0.25, 0.5, 0.75]
+
+
+def test_labelled_events_are_samples_at_their_own_position(prepared: Path) -> None:
+    table, samples = open_event_table(prepared / "events"), open_samples(prepared / "samples")
+    assert set(samples.label.tolist()) == {0, 1} and len(samples.label) < len(table)
+    assert (np.diff(samples.position) > 0).all()
+    times = table.timestamp_ms[samples.position]
+    first, last = times.min(), times.max()
+    for name, low, high in (("train", 0, 0.8), ("validation", 0.8, 0.9), ("test", 0.9, 1.1)):
+        chosen = (times >= first + low * (last - first)) & (times < first + high * (last - first))
+        assert samples.splits[name].tolist() == np.flatnonzero(chosen).tolist()
+
+
+def test_a_labels_log_makes_samples_that_are_no_events(prepared: Path, tmp_path: Path) -> None:
+    out = prepare_nasty(tmp_path, "csv", labels=True, split=SplitRule(validation_from_ms=10_000, test_from_ms=20_000))
+    dataset = make_dataset(open_event_table(out / "events"), open_samples(out / "samples"))
+    assert (out / "events" / "event.item.npy").read_bytes() == (prepared / "events" / "event.item.npy").read_bytes()
+    assert len(dataset) == 200
+    rows = sorted(nasty_rows()["labels"], key=lambda r: (r["user"].encode(), r["timestamp_ms"]))
+    assert dataset.sample_time_ms.tolist() == [r["timestamp_ms"] for r in rows]
+    late = [n for n, r in enumerate(rows) if r["timestamp_ms"] >= 20_000]
+    assert dataset.split("test").tolist() == late
+    batch = make_batch(dataset, np.arange(200))
+    assert batch.user["price"].tolist() == [1.5] * 200 and batch.history_offsets[-1] > 200
+
+
+PLAIN = FeatureSet(
+    name="plain",
+    user_id=Categorical(name="user"),
+    item_id=Categorical(name="item_id"),
+    context=(Numeric(name="price"),),
+    history=History(attributes=(Categorical(name="rating", storage="u8"),)),
+)
+LOG: Rows = [
+    {"user": user, "item_id": 10 + n % 3, "timestamp_ms": 1000 * n, "rating": n % 5 + 1} for n in range(8)
+    for user in (2, 1)
+]  # fmt: skip
+
+
+def prepare_plain(folder: Path, rows: Rows = LOG, *, kind: str = "csv", **options: Any) -> PrepareSummary:
+    entities = options.pop("entities", {})
+    ignore = options.pop("ignore", ())
+    path = write(rows, folder / f"log.{kind}")
+    return prepare_log(PLAIN, RawInputs(log=(str(path),), entities=entities, ignore=ignore), folder / "out", **options)
+
+
+def test_without_entity_files_the_ids_of_the_log_are_the_entities(tmp_path: Path) -> None:
+    summary = prepare_plain(tmp_path)
+    table = open_event_table(tmp_path / "out" / "events")
+    assert (table.user_keys.tolist(), table.item_keys.tolist()) == ([1, 2], [10, 11, 12])
+    assert (summary.events, summary.repeated, summary.rejected, summary.samples) == (16, 0, 0, {})
+    assert not (tmp_path / "out" / "samples").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log.csv", "out"]
+
+
+def test_a_label_expression_is_evaluated_per_row(tmp_path: Path) -> None:
+    for kind in ("csv", "parquet"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        prepare_plain(folder, kind=kind, label=parse_label("rating>=4"), split=SplitRule(leave_last=True))
+        samples = open_samples(folder / "out" / "samples")
+        assert samples.label.tolist() == [int(n % 5 + 1 >= 4) for n in range(8)] * 2
+        splits = {name: indices.tolist() for name, indices in samples.splits.items()}
+        assert splits == {"train": [*range(6), *range(8, 14)], "validation": [6, 14], "test": [7, 15]}
+
+
+def test_a_prepared_folder_is_a_data_set(tmp_path: Path) -> None:
+    prepare_plain(tmp_path, label=parse_label("rating >= 4"))
+    loaded = load_dataset(str(tmp_path / "out"), recent=2, work_dir=tmp_path)
+    assert len(loaded.dataset) == 16 and not loaded.is_synthetic
+    assert loaded.raw.source == f"prepared log in {tmp_path / 'out'}"
+    assert np.diff(make_batch(loaded.dataset, np.array([0, 1, 7])).history_offsets).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"user": "x"}, "'user' takes int ids; got 'x'"),
+        ({"user": None}, "'user' is missing"),
+        ({"item_id": 1.5}, "'item_id' takes int ids; got '1.5'"),
+        ({"timestamp_ms": None}, "'timestamp_ms' is missing"),
+        ({"timestamp_ms": "0x10"}, "'timestamp_ms' takes integers (milliseconds since 1970); got '0x10'"),
+        (
+            {"timestamp_ms": 10**15},
+            "timestamp_ms[0] is 1000000000000000; allowed: 0 to 253402300799999 (milliseconds since 1970)",
+        ),
+        ({"rating": 300}, "history attribute 'rating': value 300 does not fit its storage 'u8'; allowed: 0 to 254"),
+        ({"price": "cheap"}, "'price' takes numbers; got 'cheap'"),
+        ({"price": "1e39"}, "feature 'price': value 0 is 1e+39; allowed: finite float32 numbers"),
+        ({"label": 2}, "label is 2.0; allowed: 0 and 1, or none"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_named_or_written_aside(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    good = [{**row, "price": 1, "label": 1} for row in LOG]
+    rows = [*good[:5], {**good[5], **change}, *good[5:]]
+    with pytest.raises(DataFileError) as caught:
+        prepare_plain(tmp_path, rows)
+    assert f"log.csv: row 6: {reason}" in str(caught.value) and "--rejects FILE" in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["log.csv"]
+
+    summary = prepare_plain(tmp_path, rows, rejects=tmp_path / "rejects.jsonl")
+    assert (summary.events, summary.rejected) == (16, 1)
+    (line,) = (tmp_path / "rejects.jsonl").read_text().splitlines()
+    found = json.loads(line)
+    assert found["reason"] == reason and found["from"] == "events"
+    name, value = next(iter(change.items()))
+    assert found["row"][name] == (None if value is None else str(value))
+
+
+def test_an_event_of_an_unknown_user_is_named_as_it_was_given(tmp_path: Path) -> None:
+    users = write([{"user": 1}], tmp_path / "users.csv")
+    with pytest.raises(DataFileError, match=r"log\.csv: row 1: unknown user '2'"):
+        prepare_plain(tmp_path, entities={"user": str(users)})
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"user": 1, "item": 2, "timestamp_ms": 3}], r"log\.csv: column 'item_id' is missing: did you mean 'item'\?"),
+        ([{**LOG[0], "ratng": 1}], r"unknown column 'ratng': did you mean 'rating'\? .* --ignore ratng"),
+        ([], r"column 'user' is missing"),
+    ],
+)
+def test_a_wrong_column_is_named(tmp_path: Path, rows: Rows, message: str) -> None:
+    with pytest.raises(DataFileError, match=message):
+        prepare_plain(tmp_path, rows)
+
+
+def test_a_column_can_be_left_out(tmp_path: Path) -> None:
+    assert prepare_plain(tmp_path, [{**row, "session": "x"} for row in LOG], ignore=("session",)).events == 16
+
+
+def test_a_declared_column_can_be_left_out_too(tmp_path: Path) -> None:
+    prepare_plain(tmp_path, [{**row, "label": 1} for row in LOG], ignore=("rating", "label"))
+    assert open_event_table(tmp_path / "out" / "events").attributes["rating"].tolist() == [255] * 16
+    assert not (tmp_path / "out" / "samples").exists()
+
+
+def test_a_file_that_the_engine_cannot_read_is_an_error_of_the_data(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"user": 1, "item_id": 2, "timestamp_ms": 3}\n' * 1000 + '{"user": \n')
+    with pytest.raises(DataFileError, match="engine 'duckdb' cannot read the data: .*alformed JSON"):
+        prepare_log(PLAIN, RawInputs(log=(str(tmp_path / "log.jsonl"),)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_column_of_the_wrong_type_is_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"user": ["1"], "item_id": [1], "timestamp_ms": [1]}), tmp_path / "log.parquet")
+    with pytest.raises(DataFileError, match=r"log\.parquet: column 'user' is string; expected int ids"):
+        prepare_log(PLAIN, RawInputs(log=(str(tmp_path / "log.parquet"),)), tmp_path / "out")
+    pq.write_table(pa.table({"user": [1], "item_id": [1], "timestamp_ms": [1.5]}), tmp_path / "log.parquet")
+    with pytest.raises(DataFileError, match=r"'timestamp_ms' is double; expected integers \(milliseconds since 1970\)"):
+        prepare_log(PLAIN, RawInputs(log=(str(tmp_path / "log.parquet"),)), tmp_path / "out")
+
+
+def test_an_entity_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    users = write([{"user": 1}, {"user": 2}, {"user": 1}], tmp_path / "users.csv")
+    with pytest.raises(DataFileError, match=r"users\.csv: 'user' '1' is there twice"):
+        prepare_plain(tmp_path, entities={"user": str(users)})
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["nowhere.csv"], r"nowhere\.csv: no such file, or no file in it; allowed: .*\.parquet, \.csv"),
+        (["a.txt"], r"a\.txt: unknown format; allowed endings: \.parquet"),
+        (["a.csv", "b.jsonl"], r"a\.csv and .*b\.jsonl have different formats"),
+        (["a.csv", "c.csv"], r"c\.csv: column 'user' is absent, but string in .*a\.csv"),
+        (["broken.parquet"], r"broken\.parquet: cannot be read as parquet"),
+    ],
+)
+def test_files_that_do_not_go_together_are_named(tmp_path: Path, names: list[str], message: str) -> None:
+    for name, text in (
+        ("a.txt", ""),
+        ("a.csv", "user\n"),
+        ("b.jsonl", "{}\n"),
+        ("c.csv", "x\n"),
+        ("broken.parquet", "x"),
+    ):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataFileError, match=message):
+        prepare_log(PLAIN, RawInputs(log=tuple(str(tmp_path / n) for n in names)), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "dukdb"}, r"engine 'dukdb': did you mean 'duckdb'\?"),
+        ({"memory_limit_bytes": 1}, r"memory limit 1 bytes; allowed: 500MB or more"),
+        ({"threads": 0}, r"threads is 0; allowed: 1 or more"),
+        ({"label": parse_label("ratin>=4")}, r"the label needs column 'ratin': did you mean 'rating'\?"),
+        ({"entities": {"shop": "x.csv"}}, r"unknown entity 'shop'"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        prepare_plain(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rating", r"label 'rating': expected COLUMN OPERATOR VALUE"),
+        ("a==[1]", r"\[1\] is neither a number nor a text"),
+    ],
+)
+def test_a_label_that_is_no_expression_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_label(text)
+
+
+def test_splits_that_contradict_are_refused() -> None:
+    with pytest.raises(ConfigError, match="validation_from is 9, after test_from 5"):
+        SplitRule(validation_from_ms=9, test_from_ms=5)
+    with pytest.raises(ConfigError, match="leave_last goes without"):
+        SplitRule(leave_last=True, test_from_ms=5)
+
+
+def test_a_log_without_any_label_has_no_samples_to_give(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="no row has a label"):
+        prepare_plain(tmp_path, [{**row, "label": None} for row in LOG])

@@ -1,0 +1,155 @@
+"""When Redis is killed, away, or full: nothing that was acknowledged is lost, nothing is stored twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+from ingest_log import EVENTS, assert_store_holds, ingested, ingesting, make_log, packed, write_parquet
+
+from recsys.feature_store.embedded import redis_binary
+from recsys.feature_store.keys import positions_key
+from recsys.feature_store.redis_store import RedisFeatureStore
+
+LOG = make_log(12_000)
+
+
+class Server:
+    """A Redis with an append-only file synced every second, as in production, that can be killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.url = f"unix://{folder}/redis.sock"
+        self.admin = redis.Redis.from_url(self.url)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [redis_binary(), "--port", "0", "--unixsocket", str(self._folder / "redis.sock"), "--save", ""]
+        command += ["--appendonly", "yes", "--appendfsync", "everysec", "--dir", str(self._folder)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_for(self.answers)
+
+    def answers(self) -> bool:
+        with contextlib.suppress(redis.ConnectionError):
+            return bool(self.admin.ping())
+        return False
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def lose_the_newest(self, size_bytes: int) -> None:
+        """As a power failure does: the end of the append-only file never reached the disk."""
+        (file,) = (f for f in self._folder.rglob("*.aof") if f.stat().st_size > size_bytes)
+        os.truncate(file, file.stat().st_size - size_bytes)
+
+    def rows_done(self) -> int:
+        texts = self.admin.hgetall(positions_key(EVENTS.name)).values()  # type: ignore[union-attr]
+        return max((int(text.rpartition(b":")[2].strip(b" }")) for text in texts), default=0)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+    server.admin.close()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.002)
+
+
+async def test_what_was_acknowledged_survives_the_end_of_redis(server: Server) -> None:
+    rows = [{**row, "user_id": i % 10} for i, row in enumerate(LOG[:2000])]
+    for begin in range(0, len(rows), 200):
+        store = RedisFeatureStore.connect(server.url, EVENTS)
+        part = rows[begin : begin + 200]
+        batches = [(user, packed([row for row in part if row["user_id"] == user])) for user in range(10)]
+        await store.append_many(batches, timeout_s=10)
+        server.kill()
+        await store.close()
+        server.start()
+    await asyncio.to_thread(assert_store_holds, server.url, rows)
+
+
+def test_an_ingester_outlives_a_redis_that_is_killed_or_loses_writes_and_stores_everything_once(
+    server: Server, tmp_path: Path
+) -> None:
+    file = write_parquet(tmp_path / "log.parquet", LOG)
+    random = np.random.Generator(np.random.PCG64(0))
+    with ingesting(file, "--batch-events", "50", url=server.url, cwd=tmp_path) as process:
+        for count in (1_000, 4_000, 7_000):
+            wait_for(lambda at=count: server.rows_done() >= at)
+            time.sleep(random.uniform(0, 0.01))
+            assert process.poll() is None
+            server.kill()
+            if count == 4_000:
+                server.lose_the_newest(100_003)
+            server.start()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert server.rows_done() == len(LOG)
+    assert_store_holds(server.url, LOG)
+
+
+def test_an_ingester_gives_up_on_a_redis_that_stays_away_and_the_next_one_goes_on(
+    server: Server, tmp_path: Path
+) -> None:
+    file = write_parquet(tmp_path / "log.parquet", LOG)
+    arguments = (file, "--batch-events", "50", "--retry-for", "0.5")
+    with ingesting(*arguments, url=server.url, cwd=tmp_path) as process:
+        wait_for(lambda: server.rows_done() >= 3_000)
+        server.kill()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert "redis.sock" in err and "run it again to go on" in err
+    server.start()
+    done = server.rows_done()
+    assert ingested(*arguments, url=server.url, cwd=tmp_path)["events"] == len(LOG) - done < len(LOG)
+    assert_store_holds(server.url, LOG)
+
+
+def test_a_full_redis_ends_the_ingester_by_name_and_the_next_one_goes_on(server: Server, tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "log.parquet", LOG)
+    used = int(server.admin.info("memory")["used_memory"])  # type: ignore[index]
+    server.admin.config_set("maxmemory", used + 250_000)
+    with ingesting(file, "--batch-events", "200", url=server.url, cwd=tmp_path) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert "out of memory" in err and "maxmemory" in err and "Traceback" not in err
+    done = server.rows_done()
+    assert 0 < done < len(LOG)
+    users = sorted({row["user_id"] for row in LOG})
+
+    async def read() -> list[int]:
+        store = RedisFeatureStore.connect(server.url, EVENTS)
+        try:
+            return [header.stored for header, _ in await store.histories(users, limit=9999, timeout_s=5)]
+        finally:
+            await store.close()
+
+    assert sum(asyncio.run(read())) > 0  # reads go on
+    server.admin.config_set("maxmemory", 0)
+    assert ingested(file, url=server.url, cwd=tmp_path)["events"] == len(LOG) - done
+    assert_store_holds(server.url, LOG)
+
+
+def test_a_redis_that_is_not_there_at_the_start_is_told_at_once(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "log.parquet", LOG[:10])
+    with ingesting(file, url="unix:///nonexistent/redis.sock", cwd=tmp_path) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 4 and "/nonexistent/redis.sock" in err

@@ -1,0 +1,134 @@
+"""What an event may hold: whole batches are checked at once, and only what is wrong is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from ingest_log import EVENTS, T0_MS, make_log, packed
+
+from recsys.errors import InvalidInputError
+from recsys.features.feature_set import Categorical, FeatureSet, History
+from recsys.features.hashing import string_key
+from recsys.ingest.records import Fields, decode
+from recsys.ingest.source import RawBatch
+
+FIELDS = Fields(features=EVENTS)
+NOW_MS = T0_MS + 1_000_000
+GOOD: dict[str, Any] = {"user_id": 1, "item_id": 2, "timestamp_ms": T0_MS, "arrival_ms": T0_MS, "rating": 3, "genre": 4}
+
+
+def batch_of(rows: list[dict[str, Any]]) -> RawBatch:
+    columns, unsent = FIELDS.columns_of(rows)
+    return RawBatch(
+        source="test", columns=columns, length=len(rows), read_ms=NOW_MS, locate=lambda i: (i, rows[i]), unsent=unsent
+    )
+
+
+def test_good_events_are_packed_as_they_are() -> None:
+    rows = make_log(500)
+    decoded = decode(EVENTS, batch_of(rows), future_tolerance_s=0)
+    assert decoded.refused == []
+    assert decoded.events.tobytes() == packed(rows).tobytes()
+    assert decoded.user_keys.tolist() == [row["user_id"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"user_id": None}, "'user_id' is missing"),
+        ({"user_id": -1}, "'user_id' is missing"),
+        ({"item_id": None}, "'item_id' is missing"),
+        ({"user_id": "x"}, "feature 'user_id' takes int ids"),
+        ({"user_id": 1.5}, "feature 'user_id' takes int ids"),
+        ({"item_id": True}, "feature 'item_id' takes int ids"),
+        ({"item_id": [1]}, "feature 'item_id' takes int ids"),
+        ({"rating": 255}, "does not fit its storage 'u8'; allowed: 0 to 254"),
+        ({"genre": "jazz"}, "feature 'genre' takes int ids"),
+        ({"timestamp_ms": None}, "timestamp_ms is None; allowed: an integer"),
+        ({"timestamp_ms": True}, "timestamp_ms is True; allowed: an integer"),
+        ({"timestamp_ms": 1.7e12}, "timestamp_ms is 1700000000000.0; allowed: an integer"),
+        ({"timestamp_ms": -5}, "timestamp_ms is -5; allowed: an integer, 0 to"),
+        ({"timestamp_ms": NOW_MS + 10_001}, "--future-tolerance-s"),
+        ({"arrival_ms": NOW_MS + 10_001}, "arrival_ms is"),
+        ({"timestamp_ms": 10**30}, "timestamp_ms is 1000"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 137, 299])
+def test_one_bad_event_is_refused_and_the_others_are_not(change: dict[str, Any], reason: str, place: int) -> None:
+    rows = make_log(300)
+    rows[place] = {**GOOD, **change}
+    decoded = decode(EVENTS, batch_of(rows), future_tolerance_s=10)
+    ((index, told),) = decoded.refused
+    assert index == place and reason in told
+    others = rows[:place] + rows[place + 1 :]
+    assert decoded.events.tobytes() == packed(others).tobytes()
+    assert decoded.kept.tolist() == [i for i in range(300) if i != place]
+
+
+def test_of_columns_with_many_kinds_of_mistakes_each_row_is_told() -> None:
+    rows = [GOOD, {**GOOD, "user_id": None}, {**GOOD, "rating": 999}, {**GOOD, "timestamp_ms": -1}] * 20
+    decoded = decode(EVENTS, batch_of(rows), future_tolerance_s=10)
+    assert [index for index, _ in decoded.refused] == [i for i in range(80) if i % 4]
+    assert len(decoded.events) == 20
+    nothing = decode(EVENTS, batch_of(rows[1:2]), future_tolerance_s=10)
+    assert (len(nothing.events), len(nothing.user_keys), len(nothing.refused)) == (0, 0, 1)
+
+
+def test_an_event_arrives_when_it_is_read_unless_it_says_so() -> None:
+    rows = [GOOD, {**GOOD, "arrival_ms": None}]
+    assert decode(EVENTS, batch_of(rows), future_tolerance_s=0).events["arrival"].tolist() == [T0_MS, NOW_MS]
+    rows = [{name: value for name, value in GOOD.items() if name != "arrival_ms"}]
+    assert decode(EVENTS, batch_of(rows), future_tolerance_s=0).events["arrival"].tolist() == [NOW_MS]
+
+
+def test_string_ids_are_keyed_as_everywhere() -> None:
+    features = FeatureSet(
+        name="texts",
+        user_id=Categorical(name="user_id", id_type="string"),
+        item_id=Categorical(name="item_id", id_type="string"),
+        history=History(),
+    )
+    columns: dict[str, Any] = {"user_id": ["ann", 7, "", "bob"], "item_id": ["x"] * 4, "timestamp_ms": [1] * 4}
+    batch = RawBatch(source="test", columns=columns, length=4, read_ms=NOW_MS, locate=lambda i: (i, None))
+    decoded = decode(features, batch, future_tolerance_s=0)
+    assert decoded.user_keys.tolist() == [string_key("ann"), string_key("bob")]
+    assert decoded.events["item"].tolist() == [string_key("x")] * 2
+    assert [index for index, _ in decoded.refused] == [1, 2]
+
+
+def test_an_integer_beyond_64_bits_is_an_id_too() -> None:
+    decoded = decode(EVENTS, batch_of([{**GOOD, "user_id": 10**25}, GOOD]), future_tolerance_s=0)
+    assert decoded.user_keys.tolist() == [string_key(str(10**25)), 1]
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        ({"item_id": 1, "timestamp_ms": 1}, "field 'user_id' is missing"),
+        ({**GOOD, "ratting": 1}, "unknown field 'ratting': did you mean 'rating'?"),
+    ],
+)
+def test_a_field_that_is_missing_or_unknown_is_named(event: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidInputError) as told:
+        FIELDS.check_event(event)
+    assert reason in str(told.value)
+    if "ratting" in event:
+        Fields(features=EVENTS, ignore_unknown=True).check_event(event)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"nan", b"[1]", b'"x"', b"\xff", b"[" * 100_000])
+def test_what_is_no_json_object_is_told(text: bytes) -> None:
+    with pytest.raises(InvalidInputError, match="not JSON|expected a JSON object with fields user_id"):
+        FIELDS.parse(text)
+
+
+def test_text_becomes_an_integer_only_where_the_field_takes_one() -> None:
+    assert FIELDS.from_texts({"user_id": "007", "timestamp_ms": "12", "genre": "", "rating": "4.0"}) == {
+        "user_id": 7,
+        "timestamp_ms": 12,
+        "genre": None,
+        "rating": "4.0",
+    }
+    assert np.isscalar(FIELDS.from_text("item_id", "-12"))
