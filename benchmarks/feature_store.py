@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import json
 import socket
@@ -27,10 +28,9 @@ import redis.asyncio
 from common import Line, cores, line, machine, main, parser, pinned, rounded, say, spread
 
 from recsys.feature_store.embedded import redis_binary
-from recsys.feature_store.keys import history_keys
+from recsys.feature_store.keys import entity_key, history_keys
 from recsys.feature_store.link import Command, open_link
 from recsys.feature_store.redis_store import RedisFeatureStore
-from recsys.features.entities import pack_rows
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.history import Events, event_dtype, make_events
 
@@ -48,9 +48,23 @@ T0_MS = 1_700_000_000_000
 ITEMS = 500
 Work = Callable[[], Awaitable[object]]
 SIZES: dict[str, dict[str, int]] = {
-    "full": {"turns": 15, "calls": 300, "users": 2_000, "long": 100_000, "projected_users": 10_000},
-    "quick": {"turns": 5, "calls": 100, "users": 1_000, "long": 100_000, "projected_users": 2_000},
-    "tiny": {"turns": 1, "calls": 5, "users": 20, "long": 2_000, "projected_users": 20},
+    "full": {
+        "turns": 15,
+        "calls": 300,
+        "users": 2_000,
+        "long": 100_000,
+        "projected_users": 10_000,
+        "ingested": 1_000_000,
+    },
+    "quick": {
+        "turns": 5,
+        "calls": 100,
+        "users": 1_000,
+        "long": 100_000,
+        "projected_users": 2_000,
+        "ingested": 1_000_000,
+    },
+    "tiny": {"turns": 1, "calls": 5, "users": 20, "long": 2_000, "projected_users": 20, "ingested": 2_000},
 }
 
 
@@ -144,14 +158,11 @@ async def items(
     keys = np.arange(20_000)
     random = np.random.default_rng(0)
     columns = {f.name: random.random(len(keys), dtype=np.float32) for f in SHOP.item}
-    rows = pack_rows(SHOP.item, columns)
     for start in range(0, len(keys), 5_000):
         chunk = slice(start, start + 5_000)
         await store.put_entities("item", keys[chunk], {n: c[chunk] for n, c in columns.items()}, timeout_s=30)
-        pairs = itertools.chain.from_iterable((f"bare:{k}", r) for k, r in zip(keys[chunk], rows[chunk], strict=True))
-        await link.round_trip([(b"MSET", *pairs)], timeout_s=30)
     wanted = random.choice(keys, ITEMS, replace=False)
-    names = [f"bare:{k}".encode() for k in wanted]
+    names = [entity_key(SHOP.name, "item", key) for key in wanted.tolist()]
 
     async def ours() -> None:
         found = await store.entities("item", wanted, timeout_s=5)
@@ -170,7 +181,7 @@ async def items(
         "ratio",
         higher_is_better=False,
         target=1.5,
-        compared_with="MGET of the same bytes through the same connection",
+        compared_with="MGET of the same keys, whose names are at hand, through the same connection",
         spread=spread(ratios),
         ours_us=ours_us,
         bare_us=bare_us,
@@ -343,6 +354,58 @@ async def memory(
     await client.aclose()
 
 
+def ingest(url: str, size: Mapping[str, int], on: dict[str, Any]) -> Line:
+    """`recsys ingest` of a Parquet file in time order, as a process of its own on one core."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    count, users = size["ingested"], max(1, size["ingested"] // 20)
+    say(f"recsys ingest of {count:,} events of {users:,} users from Parquet")
+    random = np.random.default_rng(0)
+    columns = {
+        "user_id": random.integers(0, users, count),
+        "item_id": random.integers(0, 100_000, count),
+        "timestamp_ms": np.sort(random.integers(T0_MS, T0_MS + 86_400_000, count)),
+        "category": random.integers(0, 100, count),
+        "action": random.integers(0, 5, count),
+    }
+    rates, added = [], 0
+    with tempfile.TemporaryDirectory() as folder, pinned(cores()[0]):
+        pq.write_table(pa.table(columns), f"{folder}/log.parquet")
+        for turn in range(max(1, size["turns"] // 5)):
+            name = f"ingest{turn}"
+            Path(folder, "features.json").write_text(dataclasses.replace(SHOP, name=name).to_json())
+            command = [
+                sys.executable,
+                "-m",
+                "recsys.cli",
+                "ingest",
+                "log.parquet",
+                "--features",
+                "features.json",
+                "--json",
+            ]
+            done = subprocess.run(
+                [*command, "--redis-url", url], cwd=folder, capture_output=True, text=True, check=True
+            )
+            found = json.loads(done.stdout)
+            rates.append(count / found["elapsed_s"])
+            added = found["added"]
+    return line(
+        "ingest.events_per_s",
+        statistics.median(rates),
+        "events/s",
+        higher_is_better=True,
+        target=150_000,
+        compared_with="nothing: one core for recsys ingest, Redis on the other",
+        spread=spread(rates),
+        added=added,
+        events=count,
+        users=users,
+        on=on,
+    )
+
+
 async def _figures(url: str, size: Mapping[str, int], on: dict[str, Any], feast: str | None) -> AsyncIterator[Line]:
     store = RedisFeatureStore.connect(url, SHOP)
     try:
@@ -371,7 +434,8 @@ def run(given: argparse.Namespace) -> Iterator[Line]:
             try:
                 yield runner.run(anext(figures))
             except StopAsyncIteration:
-                return
+                break
+        yield ingest(url, size, on)
 
 
 if __name__ == "__main__":

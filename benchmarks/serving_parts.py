@@ -111,7 +111,9 @@ def encode(url: str, features: FeatureSet, requests: Sequence[Request]) -> list[
         try:
             encoded = []
             for request in requests:
-                found = await store.read_for_rank(request.user, request.candidates, timeout_s=10.0)
+                found = await store.read_for_rank(
+                    request.user, request.candidates, time_ms=time.time_ns() // 1_000_000, timeout_s=10.0
+                )
                 encoded.append(
                     encode_request(
                         features,

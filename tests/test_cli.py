@@ -74,7 +74,7 @@ def test_the_version_is_told(tmp_path: Path) -> None:
             2,
             "/proc: expected a bundle",
         ),
-        (("ingest", "-", "--features", "no.json"), 2, "no.json: no such file or folder"),
+        (("ingest", "-", "--features", "no.json"), 2, "features 'no.json': no such file or folder"),
         (("ingest", "--features", "synthetic"), 2, "give one kind of source"),
         (("ingest", "x.csv", "--kafka", "t", "--features", "synthetic"), 2, "give one kind of source"),
         (("ingest", "--kafka", "t", "--features", "synthetic"), 2, "--kafka needs --brokers host:port"),

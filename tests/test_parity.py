@@ -191,7 +191,7 @@ def test_what_is_no_request_log_of_these_features_is_refused_by_name(tmp_path: P
     (tmp_path / "x.parquet").write_text("hello")
     with pytest.raises(DataFileError, match="x.parquet: not a Parquet file"):
         request_parity(dataset.table, [tmp_path / "x.parquet"])
-    other = replace(SHOP, item=(GENRE,))
+    other = replace(SHOP, item=(*SHOP.item, Numeric(name="width")))
     log_requests(tmp_path / "other", dataset, other, [3], spoil=False)
     with pytest.raises(DataFileError, match="the table was made with"):
         request_parity(dataset.table, list((tmp_path / "other").glob("*.parquet")))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recsys.cli.options import WORK_DIR
+from recsys.data.raw_log import DATASETS, MOVIELENS_1M
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import layout_fingerprint
@@ -20,12 +20,8 @@ FEATURES_HELP = "A FeatureSet: a JSON file (FeatureSet.to_json), a bundle, an ev
 FeaturesOption = Annotated[str, typer.Option("--features", help=FEATURES_HELP)]
 
 
-def load_features(text: str, *, work_dir: Path = WORK_DIR, data: Path | None = None) -> FeatureSet:
-    """The FeatureSet that ``--features`` names.
-
-    Args:
-        text: a file, a folder, or a data set's name.
-        work_dir, data: where a data set is prepared, and where its raw data is.
+def load_features(text: str) -> FeatureSet:
+    """The FeatureSet that ``--features`` names: of a file, a folder, or a data set.
 
     Raises:
         ConfigError: it is none of these.
@@ -38,10 +34,32 @@ def load_features(text: str, *, work_dir: Path = WORK_DIR, data: Path | None = N
         except InvalidInputError as error:
             raise InvalidInputError(f"{path}: {error}") from error
     if (path / "manifest.json").is_file():
-        from recsys.bundle import open_bundle
+        from recsys.bundle import read_manifest
 
-        return open_bundle(path, verify="sizes").manifest.feature_set
-    return load_table(text, work_dir=work_dir, data=data).features
+        return read_manifest(path).feature_set
+    if path.is_dir():
+        return open_table(path).features
+    if text in DATASETS:
+        return MOVIELENS_1M  # the synthetic log has the same
+    raise ConfigError(
+        f"features {text!r}: no such file or folder; allowed: a JSON file, a bundle's or a prepared log's folder, "
+        f"{' or '.join(DATASETS)}"
+    )
+
+
+def open_table(path: Path) -> EventTable:
+    """The event table in a folder, be it of `recsys prepare` or the table's own.
+
+    Raises:
+        ConfigError: there is none.
+        DataFileError: it cannot be read.
+    """
+    from recsys.data.events import open_event_table
+
+    for folder in (path / "events", path):
+        if (folder / "meta.json").is_file():
+            return open_event_table(folder)
+    raise ConfigError(f"{path}: expected a bundle (manifest.json) or a prepared log (events/) in this folder")
 
 
 def load_table(text: str, *, work_dir: Path, data: Path | None = None) -> EventTable:
@@ -52,14 +70,10 @@ def load_table(text: str, *, work_dir: Path, data: Path | None = None) -> EventT
         DataFileError: it cannot be read.
     """
     from recsys.data.datasets import load_dataset
-    from recsys.data.events import open_event_table
 
     path = Path(text)
     if path.is_dir():
-        for folder in (path / "events", path):
-            if (folder / "meta.json").is_file():
-                return open_event_table(folder)
-        raise ConfigError(f"{text}: expected a bundle (manifest.json) or a prepared log (events/) in this folder")
+        return open_table(path)
     if path.suffix or "/" in text:
         raise ConfigError(f"{text}: no such file or folder")
     return load_dataset(text, work_dir=work_dir, path=data).dataset.table

@@ -100,7 +100,7 @@ def ingest(
         raise ConfigError("--kafka needs --brokers host:port,host:port")
     paths = _paths(sources or [], follow=follow)
     options = _pairs(kafka_option or [])
-    declared = load_features(features, work_dir=work_dir)
+    declared = load_features(features)
     fields = Fields(features=declared, ignore_unknown=ignore_unknown)
     pace = Pace(follow=follow, flush_events=flush_events, flush_s=flush_ms / 1000)
 
@@ -168,7 +168,7 @@ def materialize(
 
     loaded = load_table(table, work_dir=work_dir, data=data)
     if features is not None:
-        loaded = with_features(loaded, load_features(features, work_dir=work_dir, data=data))
+        loaded = with_features(loaded, load_features(features))
 
     async def fill(url: str, advance: Callable[[int], None]) -> MaterializeResult:
         store = RedisFeatureStore.connect(url, loaded.features)

@@ -183,7 +183,7 @@ class HistoryValue:
         header, dtype = self._header(keys, head)
         open_count, rest = divmod(len(value) - HEADER.size, dtype.itemsize)
         expected, uneven = divmod(header.stored - open_count, header.chunk)
-        if rest or uneven or expected < 0 or any(len(c) != header.chunk * dtype.itemsize for c in sealed):
+        if rest or uneven or expected < 0 or set(map(len, sealed)) - {header.chunk * dtype.itemsize}:
             raise self._miscounted(keys, header)
         if expected and not sealed:
             # Evicted by Redis for want of memory: what is gone counts as trimmed, as the next append will have it.

@@ -13,8 +13,8 @@ from recsys.feature_store.layouts import LayoutGuard
 from recsys.feature_store.link import Command, Link, value_of
 from recsys.features.columns import Column, missing_column
 from recsys.features.entities import pack_rows, unpack_rows
-from recsys.features.feature_set import FeatureSet
-from recsys.features.hashing import Int64Array, check_key
+from recsys.features.feature_set import Feature, FeatureSet
+from recsys.features.hashing import KEY_LIMIT, Int64Array, check_key
 
 _MANY = 2_000
 """Rows per command, so that Redis has others served in between."""
@@ -24,20 +24,21 @@ class RedisEntities:
     """The entities of ``features``."""
 
     def __init__(self, features: FeatureSet, *, link: Link, guard: LayoutGuard) -> None:
+        self._name = features.name
+        self._declared = {name: features.entity(name).features for name in features.entity_names()}
         self._features = features
         self._link = link
         self._guard = guard
 
     def names(self, entity: str, keys: Int64Array) -> list[str]:
         """Where the rows of N entities are."""
-        if len(keys):
-            check_key(int(keys.min()))
-            check_key(int(keys.max()))
-        return entity_keys(self._features.name, entity, keys.tolist())
+        if len(keys) and keys.view(np.uint64).max() >= KEY_LIMIT:  # as unsigned, negative keys are large
+            check_key(int(keys[(keys < 0) | (keys >= KEY_LIMIT)][0]))
+        return entity_keys(self._name, entity, keys.tolist())
 
     async def put(self, entity: str, keys: Int64Array, columns: Mapping[str, Column], *, timeout_s: float) -> None:
         """As ``FeatureStore.put_entities``."""
-        declared = self._features.entity(entity).features
+        declared = self._features_of(entity)
         names = self.names(entity, keys)
         for feature in declared:
             count = len(columns[feature.name]) if feature.name in columns else "no"
@@ -54,7 +55,7 @@ class RedisEntities:
 
     async def get(self, entity: str, keys: Int64Array, *, timeout_s: float) -> Mapping[str, Column]:
         """As ``FeatureStore.entities``."""
-        declared = self._features.entity(entity).features
+        declared = self._features_of(entity)
         if not declared or not len(keys):
             return {f.name: missing_column(f, len(keys)) for f in declared}
         position = None
@@ -70,3 +71,8 @@ class RedisEntities:
         )
         columns = unpack_rows(declared, rows, entity=entity)
         return columns if position is None else {name: column[position] for name, column in columns.items()}
+
+    def _features_of(self, entity: str) -> tuple[Feature, ...]:
+        if entity not in self._declared:
+            self._features.entity(entity)  # says which there are
+        return self._declared[entity]

@@ -105,7 +105,10 @@ class RedisHistories:
             for i, k in enumerate(keys):
                 head, tail = (value_of(k.open, r) for r in replies[2 * i : 2 * i + 2])
                 parts[i] = self.value.parse_open(k, head, tail, limit)
-        while missing := [i for i, part in enumerate(parts) if part is None or not part.enough]:
+            missing = [i for i, part in enumerate(parts) if part is None or not part.enough]
+        else:
+            missing = list(range(len(keys)))
+        while missing:
             commands = []
             for i in missing:
                 part = parts[i]
@@ -116,6 +119,7 @@ class RedisHistories:
             for n, i in enumerate(missing):
                 head, sealed, body = (value_of(keys[i].open, r) for r in replies[3 * n : 3 * n + 3])
                 parts[i] = self.value.parse_whole(keys[i], head, sealed, body, limit)
+            missing = [i for i in missing if (part := parts[i]) is None or not part.enough]
         return [(part.header, part.events) for part in parts if part is not None]
 
     async def _run(

@@ -82,9 +82,13 @@ def unpack_rows(
         StoreFormatError: a row was not written by this package, or with other features.
     """
     dtype, header = _row_layout(tuple(features))
-    found = [i for i, row in enumerate(rows) if row is not None] if None in rows else None
-    packed = cast(Sequence[bytes], rows if found is None else [rows[i] for i in found])
-    joined = b"".join(packed)
+    found, packed = None, cast(Sequence[bytes], rows)
+    try:
+        joined = b"".join(packed)
+    except TypeError:  # a None: faster found out so than looked for
+        found = [i for i, row in enumerate(rows) if row is not None]
+        packed = [packed[i] for i in found]
+        joined = b"".join(packed)
     # A row of another width would move the headers behind it, or make the whole of another length.
     table = np.frombuffer(joined if len(joined) == len(packed) * dtype.itemsize else b"", dtype=dtype)
     if len(table) != len(packed) or (table["_header"] != int.from_bytes(header, "little")).any():
@@ -92,7 +96,7 @@ def unpack_rows(
         for place, row in enumerate(packed):
             where = f"{entity} row {place if found is None else found[place]}"
             ours = len(row) == dtype.itemsize and row[:8] == header
-            good.append(row if ours else _upgraded(tuple(features), row, where))
+            good.append(row if ours else _upgraded(features, row, where))
         table = np.frombuffer(b"".join(good), dtype=dtype)
     columns: dict[str, Column] = {}
     for feature in features:
@@ -108,20 +112,20 @@ def unpack_rows(
     return columns
 
 
-def _upgraded(features: tuple[Feature, ...], row: bytes, where: str) -> bytes:
+def _upgraded(features: Sequence[Feature], row: bytes, where: str) -> bytes:
     """A row that was stored before the last features were added, with those missing.
 
     Raises:
         StoreFormatError: it is no such row.
     """
     for count in range(len(features) - 1, 0, -1):
-        dtype, header = _row_layout(features[:count])
+        dtype, header = _row_layout(tuple(features[:count]))
         if len(row) == dtype.itemsize and row[:8] == header:
             older = np.frombuffer(row, dtype=dtype)
             columns: dict[str, Column] = {f.name: missing_column(f, 1) for f in features}
             columns.update({f.name: older[f.name].reshape(columns[f.name].shape) for f in features[:count]})
             return pack_rows(features, columns)[0]
-    dtype, header = _row_layout(features)
+    dtype, header = _row_layout(tuple(features))
     raise StoreFormatError(_row_problem(where, row, header, dtype.itemsize))
 
 

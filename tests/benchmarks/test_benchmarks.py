@@ -35,9 +35,38 @@ FIGURES = {
         "train.din_peak_mib",
         "train.plain_torch_peak_mib",
     ],
+    "feature_store": [
+        "store.tail_over_getrange",
+        "store.items_over_mget",
+        "store.append_over_raw.100_events",
+        "store.append_over_raw",
+        "store.append_over_raw.1_events",
+        "store.tail_growth",
+        "store.append_growth",
+        "store.memory_over_record",
+        "store.gib_per_million_users",
+        "ingest.events_per_s",
+    ],
+    "sort_log": [
+        "sort_log.prepare_over_duckdb_sort",
+        "sort_log.prepare_mb_per_s",
+        "sort_log.duckdb_sort_mb_per_s",
+        "sort_log.prepare_peak_over_limit",
+    ],
     "cold_start": ["cold_start.seconds", "cold_start.embedded_redis_seconds", "cold_start.bare_ort_seconds"],
 }
 TARGETS = {
+    "store.tail_over_getrange": 1.3,
+    "store.items_over_mget": 1.5,
+    "store.append_over_raw.100_events": 0.6,
+    "store.append_over_raw": 0.6,
+    "store.append_over_raw.1_events": 0.6,
+    "store.tail_growth": 1.2,
+    "store.append_growth": 1.2,
+    "store.memory_over_record": 1.2,
+    "ingest.events_per_s": 150_000,
+    "sort_log.prepare_over_duckdb_sort": 0.4,
+    "sort_log.prepare_peak_over_limit": 1.0,
     "rank.grpc_over_ort": 0.75,
     "rank.grpc_over_ort.50_events": 0.75,
     "train.din_vs_plain_torch": 2.0,
@@ -106,7 +135,7 @@ def test_a_benchmark_prints_its_figures_and_leaves_nothing_behind(
     name: str, bundle: Path, common: ModuleType, tmp_path: Path
 ) -> None:
     results = sorted((FOLDER / "results").glob("*"))
-    given = [] if name == "train" else ["--bundle", str(bundle)]
+    given = ["--bundle", str(bundle)] if name in ("rank", "cold_start") else []
     with benchmark(name, "--tiny", *given, temporary=tmp_path) as process:
         out, err = process.communicate()
     assert process.returncode == 0, err
