@@ -14,7 +14,7 @@
     └── OverloadedError                         the server has no room for another request
 
 The domain never mentions gRPC; ``serving/status.py`` holds the one table that
-maps these to status codes, ``cli.py`` the one that maps them to exit codes.
+maps these to status codes, ``cli/__init__.py`` the one that maps them to exit codes.
 """
 
 from __future__ import annotations

@@ -89,6 +89,7 @@ class ParityReport:
         samples: samples or requests compared.
         values: values compared.
         skipped: requests that were not compared: the store was degraded, or the user is not in the table.
+        unknown_items: candidates of requests that were not compared: they are not in the table.
         different: samples that differ.
         features: first differing feature -> samples.
         differences: the first ``SHOWN`` of them.
@@ -98,6 +99,7 @@ class ParityReport:
     samples: int = 0
     values: int = 0
     skipped: int = 0
+    unknown_items: int = 0
     different: int = 0
     features: Counter[str] = field(default_factory=Counter)
     differences: list[Difference] = field(default_factory=list)
@@ -105,8 +107,8 @@ class ParityReport:
 
     @property
     def equal(self) -> bool:
-        """Whether everything was the same."""
-        return self.different == 0
+        """Whether something was compared, and all of it was the same."""
+        return self.samples > 0 and self.different == 0
 
     def add(self, user_key: int, time_ms: int, online: Mapping[str, Column], offline: Mapping[str, Column]) -> None:
         """Compare one sample; both sides have the same features."""
@@ -252,6 +254,7 @@ def request_parity(table: EventTable, requests: Sequence[Path], *, progress: Pro
                 report.skipped += 1
                 continue
             known = [i for i, key in enumerate(row[f"item.{table.features.item_id.name}"]) if key in item_places]
+            report.unknown_items += len(row["score"]) - len(known)
             items = [item_places[row[f"item.{table.features.item_id.name}"][i]] for i in known]
             offline = _offline(table, features, user, row, items)
             report.add(row["user_key"], row["time_ms"], _online(row, offline, known), offline)

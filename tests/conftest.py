@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import redis
 
@@ -12,6 +13,10 @@ from recsys.feature_store.embedded import EmbeddedRedis
 
 # A shell starts background jobs with Ctrl-C ignored, and children inherit that; tests of Ctrl-C need it back.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Test machines are busy: how long an example takes says nothing about the code.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 pytest.register_assert_rewrite("contracts.feature_store_contract")
 

@@ -59,6 +59,10 @@ def parity(
             report = request_parity(dataset.table, files)
     else:
         report = _replay(dataset, log or [], samples, seed)
+    if not report.samples:
+        raise ConfigError(
+            f"nothing could be compared: {report.skipped:,} requests were of users that {source} lacks, or degraded"
+        )
     if as_json:
         print(json.dumps(_facts(report)))
     else:
@@ -103,6 +107,7 @@ def _facts(report: ParityReport) -> dict[str, object]:
         "samples": report.samples,
         "values": report.values,
         "skipped": report.skipped,
+        "unknown_items": report.unknown_items,
         "different": report.different,
         "features": dict(report.features),
         "differences": [dataclasses.asdict(difference) for difference in report.differences],
@@ -112,6 +117,7 @@ def _facts(report: ParityReport) -> dict[str, object]:
 
 def _show(report: ParityReport) -> None:
     skipped = f", {report.skipped:,} skipped (store degraded, or user unknown offline)" if report.skipped else ""
+    skipped += f", {report.unknown_items:,} candidates unknown offline" if report.unknown_items else ""
     compared = f"{report.samples:,} samples, {report.values:,} values compared in {report.elapsed_s:.1f} s{skipped}"
     if report.equal:
         output.print(f"equal: {compared}", highlight=False)

@@ -174,7 +174,7 @@ def _known_then(dataset: Dataset, user: int, time_ms: int) -> Events:
     """The user's history as a store held it at that time."""
     features = dataset.table.features
     events = unpack_events(features, user_events(dataset.table, user).tobytes())
-    return visible(features, events[events["arrival"] <= time_ms], time_ms)
+    return visible(features, events, time_ms)
 
 
 def _through_rows(

@@ -28,7 +28,7 @@ from recsys.features.history import (
     unpack_header,
     upgrade_events,
 )
-from recsys.features.history_rules import canonical, canonical_order, identity_fields
+from recsys.features.history_rules import canonical, canonical_order, identity_fields, visible
 
 _PREFIX_BYTES = 16
 _RULES = struct.Struct("<IIqqI")
@@ -88,6 +88,8 @@ class HistoryValue:
             self._check(events)
             if offsets is not None and len(offsets[i]) != len(events):
                 raise InvalidInputError(f"{len(offsets[i])} offsets for {len(events)} events")
+            if offsets is not None and (offsets[i] < 0).any():
+                raise InvalidInputError(f"offset {offsets[i].min()}; allowed: 0 or more")
         if not batches:
             return []
         # Six times as fast as np.concatenate for many small batches of a structured type.
@@ -115,15 +117,20 @@ class HistoryValue:
         return commands
 
     def replace_arguments(self, events: Events, *, keep_after_ms: int) -> Command:
-        """The arguments of ``replace.lua``: of the events the newest ``max_events``.
+        """The arguments of ``replace.lua``: of the events the newest ``max_events``, or a few more.
 
         Raises:
             InvalidInputError: the events have another dtype.
         """
         self._check(events)
         events = canonical(self._features, events)
-        left_out, events = events[: -self._history.max_events], events[-self._history.max_events :]
-        trimmed_until = int(left_out["timestamp"][-1]) if len(left_out) else -1
+        trimmed_until = -1
+        if len(events) > self._history.max_events:
+            # Between two timestamps, so that each is there completely or not at all.
+            times = events["timestamp"]
+            cut = int(np.searchsorted(times, times[-self._history.max_events]))
+            trimmed_until = int(times[cut - 1]) if cut else -1
+            events = events[cut:]
         return (self._rules, events.tobytes(), keep_after_ms, trimmed_until)
 
     def upgrade_arguments(self, header: bytes) -> Command | None:
@@ -158,7 +165,9 @@ class HistoryValue:
         if whole and (len(body) % dtype.itemsize or (header.stored - len(body) // dtype.itemsize) % header.chunk):
             raise self._miscounted(keys, header)
         events = self._events(body[len(body) % dtype.itemsize :], dtype)[-limit:] if limit else self.none.events
-        return Part(header, events, len(events) == limit or (whole and len(events) == header.stored))
+        # Two commands: if somebody wrote in between, be it records of another width, the two do not fit together.
+        fits = whole or not limit or int(events["timestamp"][-1]) == header.newest_ms
+        return Part(header, events, fits and (len(events) == limit or (whole and len(events) == header.stored)))
 
     def whole_commands(self, keys: HistoryKeys, limit: int, chunk: int) -> list[Command]:
         """The three reads that :meth:`parse_whole` takes, enough for ``limit`` events."""
@@ -193,6 +202,14 @@ class HistoryValue:
         if len(events) < wanted:
             return Part(header, events, False)
         return Part(header, events[len(events) - wanted :], True)
+
+    def visible(self, events: Events, time_ms: int) -> Events:
+        """The newest ``History.recent`` of stored events that count at a time."""
+        return visible(self._features, events, time_ms)[-self.recent :]
+
+    def older_count(self, events: Events, time_ms: int) -> bool:
+        """Whether events older than these may count at a time."""
+        return not (self.max_age_ms and len(events) and int(events["timestamp"][0]) < time_ms - self.max_age_ms)
 
     def append_error(self, keys: HistoryKeys, header: bytes) -> StoreFormatError:
         """Why a program of ours would not change the value with this header."""

@@ -97,8 +97,8 @@ def translate(error: ResponseError, what: str) -> StoreError:
     text = str(error)
     if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in text:
         return StoreError(
-            f"{what}: Redis is out of memory: nothing was written. Raise its maxmemory, or choose a "
-            "maxmemory-policy that may evict; reads go on"
+            f"{what}: Redis is out of memory: nothing was written. Raise its maxmemory, or let "
+            "histories expire (ttl_s); reads go on"
         )
     if text.startswith("WRONGTYPE"):
         return StoreFormatError(f"{what}: the key holds another Redis type: some other program writes to it")

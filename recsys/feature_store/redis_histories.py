@@ -17,7 +17,7 @@ from recsys.feature_store.base import AppendResult
 from recsys.feature_store.history_value import HistoryValue, Part
 from recsys.feature_store.keys import HISTORY, HistoryKeys, history_keys
 from recsys.feature_store.layouts import LayoutGuard
-from recsys.feature_store.link import Command, Link, Reply, value_of
+from recsys.feature_store.link import Command, Link, Reply, translate, value_of
 from recsys.feature_store.scripts import APPEND, REPLACE, UPGRADE, Script
 from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import Int64Array, check_key
@@ -25,6 +25,10 @@ from recsys.features.history import HEADER, Events, HistoryHeader
 
 _ALL = 1 << 40
 """More events than any history has."""
+
+_EVENTS_PER_CALL = 5_000
+"""Redis serves nobody else while it merges a call's events, about 1 us each; larger batches of a user are several
+calls. They may come in any order, so nothing else changes."""
 
 
 class RedisHistories:
@@ -57,10 +61,26 @@ class RedisHistories:
             raise InvalidInputError("source and offsets are given together or not at all")
         if offsets is not None and len(offsets) != len(batches):
             raise InvalidInputError(f"{len(offsets)} arrays of offsets for {len(batches)} batches")
-        keys = [self.keys(user) for user, _ in batches]
-        arguments = self.value.append_arguments([events for _, events in batches], source, offsets)
+        pieces = [
+            (i, slice(start, start + _EVENTS_PER_CALL))
+            for i, (_, events) in enumerate(batches)
+            for start in range(0, max(len(events), 1), _EVENTS_PER_CALL)
+        ]
+        keys = [self.keys(batches[i][0]) for i, _ in pieces]
+        arguments = self.value.append_arguments(
+            [batches[i][1][part] for i, part in pieces],
+            source,
+            None if offsets is None else [offsets[i][part] for i, part in pieces],
+        )
         calls = [APPEND.call(k, given) for k, given in zip(keys, arguments, strict=True)]
-        return await self._run(APPEND, keys, calls, timeout_s=timeout_s)
+        results = await self._run(APPEND, keys, calls, timeout_s=timeout_s)
+        if len(results) == len(batches):
+            return results
+        together = [AppendResult(0, 0) for _ in batches]
+        for (i, _), result in zip(pieces, results, strict=True):
+            refused = together[i].refused or result.refused
+            together[i] = AppendResult(together[i].added + result.added, result.stored, refused)
+        return together
 
     async def replace_many(
         self, batches: Sequence[tuple[int, Events]], *, arrived_until_ms: int, timeout_s: float
@@ -92,6 +112,17 @@ class RedisHistories:
                 return header, found[len(found) - min(wanted, len(found)) :]
             ask = 8 * max(ask, 1)
 
+    async def as_of(self, user_key: int, time_ms: int, *, timeout_s: float) -> Events:
+        """The newest ``History.recent`` events that count at a time, however many stored ones do not yet."""
+        deadline_s = time.monotonic() + timeout_s
+        wanted, ask = self.value.recent, 2 * self.value.recent
+        while True:
+            ((header, events),) = await self.newest([user_key], ask, timeout_s=deadline_s - time.monotonic())
+            found = self.value.visible(events, time_ms)
+            if len(found) >= wanted or len(events) == header.stored or not self.value.older_count(events, time_ms):
+                return found
+            ask *= 8
+
     async def newest(
         self, user_keys: Sequence[int], limit: int, *, timeout_s: float
     ) -> list[tuple[HistoryHeader, Events]]:
@@ -108,11 +139,15 @@ class RedisHistories:
             missing = [i for i, part in enumerate(parts) if part is None or not part.enough]
         else:
             missing = list(range(len(keys)))
+        tries = 0
         while missing:
-            commands = []
+            commands, tries = [], tries + 1
             for i in missing:
                 part = parts[i]
-                chunk = self.value.chunk if part is None else min(part.header.chunk, self.value.chunk)
+                # Smaller chunks than this program makes need more of them; should that not do, all of them will.
+                chunk = (
+                    1 if tries > 2 else self.value.chunk if part is None else min(part.header.chunk, self.value.chunk)
+                )
                 stored = min(limit, _ALL if part is None else part.header.stored)
                 commands += self.value.whole_commands(keys[i], stored, chunk)
             replies = await self._link.round_trip(commands, timeout_s=deadline_s - time.monotonic())
@@ -143,6 +178,8 @@ class RedisHistories:
             try:
                 if isinstance(reply, ResponseError) and str(reply).startswith("BADHISTORY"):
                     raise self.value.append_error(k, _bad_header(reply))
+                if isinstance(reply, ResponseError) and str(reply).startswith("WRONGKEY"):
+                    raise translate(ResponseError("WRONGTYPE"), str(reply).split()[1])
                 added, stored = value_of(k.open, reply)
                 results.append(AppendResult(added, stored))
             except StoreFormatError as error:

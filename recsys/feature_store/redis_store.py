@@ -25,9 +25,8 @@ from recsys.feature_store.redis_histories import RedisHistories
 from recsys.features.columns import Column, missing_column
 from recsys.features.entities import unpack_rows
 from recsys.features.feature_set import ITEM, USER, FeatureSet
-from recsys.features.hashing import Int64Array
+from recsys.features.hashing import KEY_LIMIT, Int64Array
 from recsys.features.history import Events, HistoryHeader, require_history
-from recsys.features.history_rules import visible
 
 _log = logging.getLogger(__name__)
 _LOG_EVERY_S = 10.0
@@ -221,7 +220,8 @@ class RedisFeatureStore:
         if keys is None:
             self._cache.expire_all()
         else:
-            self._cache.forget(np.array([int(key.rpartition(b":")[2]) for key in keys], dtype=np.int64))
+            numbers = [int(text) for key in keys if (text := key.rpartition(b":")[2]).isdigit()]
+            self._cache.forget(np.array([n for n in numbers if n < KEY_LIMIT], dtype=np.int64))
 
     async def positions(self, *, timeout_s: float) -> dict[str, str]:
         """As the protocol says."""
@@ -279,17 +279,11 @@ class RedisFeatureStore:
         head, tail = replies[bool(self._features.user) :][:2]
         try:
             part = value.parse_open(keys, value_of(keys.open, head), value_of(keys.open, tail), value.recent)
-            events = visible(self._features, part.events, time_ms)
-            later = len(part.events) and part.events["timestamp"][-1] >= time_ms
-            if not part.enough or (later and len(part.events) < part.header.stored):
-                # Rare: smaller chunks than this program makes, or events of the future among the newest.
-                _, events = await self._histories.read(
-                    user,
-                    limit=value.recent,
-                    since_ms=time_ms - value.max_age_ms if value.max_age_ms else None,
-                    until_ms=time_ms,
-                    timeout_s=deadline_s - time.monotonic(),
-                )
+            events = value.visible(part.events, time_ms)
+            short = len(events) < len(part.events) < part.header.stored and value.older_count(part.events, time_ms)
+            if not part.enough or short:
+                # Rare: somebody wrote meanwhile, or events of the future are among the newest.
+                events = await self._histories.as_of(user, time_ms, timeout_s=deadline_s - time.monotonic())
         except StoreError as error:
             return value.none.events, self._degraded("history", error)
         return events, False

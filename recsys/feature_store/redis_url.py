@@ -31,6 +31,7 @@ _ALLOWED = (
     "redis+sentinel://[user:password@]host[:port],.../service[?db=N], redis+cluster://[user:password@]host[:port],... "
     "(with TLS rediss+sentinel:// and rediss+cluster://)"
 )
+_OPTIONS = ("connection_class", "db", "host", "password", "path", "port", "username")
 _SENTINEL_OPTIONS = ("sentinel_username", "sentinel_password")
 
 
@@ -105,11 +106,13 @@ def server_options(url: str) -> dict[str, Any]:
     options: dict[str, Any] = {"protocol": 2, "driver_info": None, "socket_timeout": None}
     fits = False
     try:
-        options.update({"connection_class": Connection, **parse_server_url(url)})
+        given = parse_server_url(url)
+        options.update({"connection_class": Connection, **given})
         path = urlsplit(url).path.strip("/")
         arguments = dict(options)
         arguments.pop("connection_class")(**arguments)
         fits = bool(options.get("path")) if url.startswith("unix:") else not path or path.isdecimal()
+        fits &= all(name in _OPTIONS or name.startswith("ssl_") for name in given)
     except Exception:  # redis-py's own message may quote the password
         fits = False
     if not fits:

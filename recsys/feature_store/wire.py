@@ -33,6 +33,7 @@ from recsys.feature_store.link import Command, Reply
 _ERRORS: dict[str, type[Exception]] = {
     "ASK": AskError,
     "CLUSTERDOWN": ClusterDownError,
+    "DENIED": RedisConnectionError,
     "LOADING": BusyLoadingError,
     "MASTERDOWN": MasterDownError,
     "MOVED": MovedError,
@@ -57,12 +58,15 @@ class Wire(asyncio.Protocol):
     def __init__(self, on_push: Push | None = None) -> None:
         self._on_push = on_push
         self._reader = hiredis.Reader(
-            protocolError=InvalidResponse, replyError=_reply_error, notEnoughData=_MORE, encoding=None
+            protocolError=InvalidResponse, replyError=self._error, notEnoughData=_MORE, encoding=None
         )
         self._transport: asyncio.Transport | None = None
         self._replies: list[Reply] = []
         self._wanted = 0
         self._answered: asyncio.Future[None] | None = None
+        self._refusal: RedisConnectionError | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when the connection is gone."""
 
@@ -85,11 +89,19 @@ class Wire(asyncio.Protocol):
                 if start:
                     # Redis works on what was sent while the next commands are packed.
                     await asyncio.sleep(0)
+                    await self._writable.wait()
+                if self._answered.done():  # with an error: the connection is gone
+                    break
                 self._transport.write(b"".join(map(hiredis.pack_command, commands[start : start + _SLICE])))
             await self._answered
         finally:
             self._answered = None
-        return self._replies
+        replies, self._replies = self._replies, []
+        if self._refusal is not None:
+            raise self._refusal
+        if len(replies) > len(commands):
+            raise InvalidResponse(f"{len(replies)} replies to {len(commands)} commands")
+        return replies
 
     def close(self) -> None:
         """Drop the connection."""
@@ -117,11 +129,32 @@ class Wire(asyncio.Protocol):
         if self._answered is not None and len(self._replies) >= self._wanted and not self._answered.done():
             self._answered.set_result(None)
 
+    def pause_writing(self) -> None:
+        """asyncio's callback."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """asyncio's callback."""
+        self._writable.set()
+
     def connection_lost(self, error: Exception | None) -> None:
         """asyncio's callback."""
+        self._writable.set()
         self._fail(RedisConnectionError(str(error) if error else "Connection closed by server."))
         if not self.lost.done():
             self.lost.set_result(None)
+
+    def _error(self, text: str) -> Exception:
+        """The exception an error reply stands for; one about the connection ends the exchange."""
+        code, _, rest = text.partition(" ")
+        kind = _ERRORS.get(code, ResponseError)
+        if text.startswith("ERR max number of clients"):
+            kind = RedisConnectionError
+        # redis-py's errors about a slot read it from a text without the code.
+        error = kind(rest if kind in (AskError, MovedError) else text)
+        if isinstance(error, RedisConnectionError):
+            self._refusal = error
+        return error
 
     def _fail(self, error: Exception) -> None:
         if self._answered is not None and not self._answered.done():
@@ -174,10 +207,3 @@ def _hello(options: Mapping[str, Any], *, resp3: bool) -> list[Command]:
     if database:
         commands.append(("SELECT", int(database)))
     return commands
-
-
-def _reply_error(text: str) -> Exception:
-    code, _, rest = text.partition(" ")
-    kind = _ERRORS.get(code, ResponseError)
-    # redis-py's errors about a slot read it from a text without the code.
-    return kind(rest if kind in (AskError, MovedError) else text)

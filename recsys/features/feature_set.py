@@ -34,7 +34,7 @@ Storage = Literal["i64", "i32", "u8"]
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 _RESERVED = frozenset({"timestamp", "arrival", "label", "logits", "scores"})
 _FLOAT32_MAX = 3.4028234663852886e38
-_MAX_EVENTS = 10_000_000
+_MAX_EVENTS = 1_000_000
 _MAX_SECONDS = 100 * 366 * 86_400
 
 
@@ -103,7 +103,7 @@ class History:
 
     At time T a model sees the events with a timestamp before T that had arrived by T, and are not
     older than ``max_age_s``: the newest ``recent`` of them. Training samples and live requests follow
-    that one rule (``features/history.py``).
+    that one rule (``features/history_rules.py``).
 
     Args:
         attributes: id features of an event. An attribute with the name of an item feature is

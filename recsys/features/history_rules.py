@@ -85,15 +85,17 @@ def canonical(features: FeatureSet, events: Events) -> Events:
 
 
 def visible(features: FeatureSet, events: Events, time_ms: int) -> Events:
-    """Of stored events those that count at ``time_ms``: earlier than that, and not older than ``max_age_s``.
+    """Of stored events those that count at ``time_ms``: earlier, arrived by then, not too old (``max_age_s``).
 
-    ``data/samples.py`` applies the same rule to training samples, and there leaves out what had not arrived.
+    ``data/samples.py`` applies the same rule to training samples.
     """
     times = events["timestamp"]
     end = int(np.searchsorted(times, time_ms))
     max_age_s = require_history(features).max_age_s
     begin = int(np.searchsorted(times, time_ms - 1000 * max_age_s)) if max_age_s else 0
-    return events if begin == 0 and end == len(events) else events[begin:end]
+    events = events if begin == 0 and end == len(events) else events[begin:end]
+    arrived = events["arrival"] <= time_ms
+    return events if arrived.all() else events[arrived]
 
 
 def _in_order(times: Int64Array, user: Int64Array | None) -> bool:

@@ -113,16 +113,21 @@ class RequestLog:
         with contextlib.suppress(queue.Full):
             self._queue.put(None, timeout=_FILE_S)
         self._thread.join(timeout=_FILE_S)
+        self.dropped += sum(row is not None for row in list(self._queue.queue))
         if self.dropped:
             _log.warning("request log: %d sampled requests were dropped: the disk was too slow", self.dropped)
 
     def _write(self) -> None:
+        told = 0
         for rows in self._batches():
             try:
                 self._write_file(rows)
             except Exception as error:  # the log must never take the server down
                 self.dropped += len(rows)
                 _log.error("request log: %d requests were not written: %s", len(rows), error)
+            if self.dropped > told:
+                told = self.dropped
+                _log.warning("request log: %d sampled requests were dropped so far", told)
 
     def _batches(self) -> Iterator[list[Row]]:
         """Rows of one file at a time: as many as fit, or as came in a while."""
@@ -164,5 +169,8 @@ class RequestLog:
         self._files += 1
         name = f"requests-{time.time_ns() // 1_000_000}-{os.getpid()}-{self._files}.parquet"
         part = self._folder / f".{name}.part"
-        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), part)
-        part.replace(self._folder / name)
+        try:
+            pq.write_table(pa.table(columns).replace_schema_metadata(metadata), part)
+            part.replace(self._folder / name)
+        finally:
+            part.unlink(missing_ok=True)

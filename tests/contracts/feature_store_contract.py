@@ -252,7 +252,45 @@ async def test_a_history_replaced_by_nothing_is_gone(store: FeatureStore) -> Non
     await store.append(USER, events_of([(t, 1, 1, 1) for t in range(100)]), timeout_s=5)
     await store.replace_many([(USER, events_of([]))], arrived_until_ms=T0_MS + 5, timeout_s=5)
     header, events = await store.history(USER, timeout_s=5)
-    assert (header.appended, len(events)) == (0, 0)
+    assert (header.appended, header.trimmed, len(events)) == (100, 100, 0)
+    assert (await store.append(USER, events_of([(7, 1, 1, 1)]), timeout_s=5)).stored == 1
+    assert (await store.history(USER, timeout_s=5))[0].appended == 101
+    await store.replace_many([(OTHER, events_of([]))], arrived_until_ms=T0_MS, timeout_s=5)
+    assert (await store.history(OTHER, timeout_s=5))[0].appended == 0
+
+
+async def test_a_replaced_history_has_no_gap_before_what_stays(store: FeatureStore) -> None:
+    await store.append(USER, events_of([(1, 1, 1, 500), (290, 1, 1, 500)]), timeout_s=5)
+    batch = [(USER, events_of([(t, t, 1, t) for t in range(300)]))]
+    (result,) = await store.replace_many(batch, arrived_until_ms=T0_MS + 400, timeout_s=5)
+    assert result.added == 0
+    rows = rows_of((await store.history(USER, timeout_s=5))[1])
+    assert [r[0] for r in rows] == list(range(294, 300))
+
+
+async def test_a_replaced_history_is_cut_between_two_timestamps(store: FeatureStore) -> None:
+    batch = [(USER, events_of([(t // 4, t, 1, 0) for t in range(40)]))]
+    await store.replace_many(batch, arrived_until_ms=0, timeout_s=5)
+    header, events = await store.history(USER, timeout_s=5)
+    assert len(events) == 8 and header.trimmed_until_ms == T0_MS + 7
+
+
+async def test_more_events_than_one_call_takes_are_one_append(store: FeatureStore) -> None:
+    rows = [(t % 6_000, t, 1, 0) for t in range(12_000)]
+    numbers = [np.arange(12_000)]
+    (result,) = await store.append_many([(USER, events_of(rows))], source="s", offsets=numbers, timeout_s=30)
+    assert result.refused is None and result.stored >= MAX_EVENTS
+    assert rows_of((await store.history(USER, timeout_s=5))[1])[-MAX_EVENTS:] == history_of(rows)[-MAX_EVENTS:]
+    (again,) = await store.append_many([(USER, events_of(rows))], source="s", offsets=numbers, timeout_s=30)
+    assert (again.added, again.stored) == (0, result.stored)
+
+
+async def test_ranking_leaves_out_what_had_not_arrived(store: FeatureStore) -> None:
+    rows = [(t, t, 1, t) for t in range(40)] + [(30 + t, 100 + t, 1, 90) for t in range(9)]
+    await store.append(USER, events_of(rows), timeout_s=5)
+    for time, items in ((50, [36, 37, 38, 39]), (90, [107, 38, 108, 39])):
+        inputs = await store.read_for_rank(USER, np.array([1]), time_ms=T0_MS + time, timeout_s=5)
+        assert sorted(inputs.events["item"].tolist()) == sorted(items)
 
 
 @pytest.mark.parametrize("count", [3, 30, 300])

@@ -93,6 +93,9 @@ async def test_a_history_expires_after_its_ttl(redis_url: str, redis_admin: redi
     redis_admin.expire(KEY, 50)
     await store.append(USER, events_of(rows), timeout_s=5)
     assert redis_admin.ttl(KEY) <= 50, "a repetition is no new event"
+    await store.append_many([(USER, events_of([(events, 1, 1, 0)]))], source="s", offsets=[np.array([1])], timeout_s=5)
+    assert {redis_admin.ttl(key) > 95 for key in history_keys("shop", USER) if redis_admin.exists(key)} == {True}
+    assert redis_admin.exists(history_keys("shop", USER).offsets)
     await store.close()
 
 

@@ -356,3 +356,69 @@ async def test_rows_stored_before_a_feature_was_added_read_with_its_default(redi
     assert inputs.item_columns["width"].tolist() == [7.0] * 3 and not inputs.items_degraded
     for store in (old, new):
         await store.close()
+
+
+async def test_a_redis_that_wants_a_password_or_still_loads_is_unavailable(
+    redis_server: EmbeddedRedis, redis_admin: redis.Redis, tmp_path: Path
+) -> None:
+    async def loading(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1 << 16):
+            writer.write(b"-LOADING Redis is loading the dataset in memory\r\n")
+        writer.close()
+
+    redis_admin.config_set("requirepass", "hunter2")
+    try:
+        async with await asyncio.start_unix_server(loading, tmp_path / "loading.sock"):
+            for url, reason in ((redis_server.url, "NOAUTH"), (f"unix://{tmp_path}/loading.sock", "LOADING")):
+                store = RedisFeatureStore.connect(url, SHOP)
+                with pytest.raises(StoreUnavailableError, match=reason):
+                    await store.save_position("a", "1", timeout_s=5)
+                assert (await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=5)).user_degraded
+                await store.close()
+    finally:
+        redis.Redis.from_url(f"{redis_server.url}?password=hunter2").config_set("requirepass", "")
+
+
+async def test_a_foreign_value_under_the_offsets_key_is_named(redis_url: str, redis_admin: redis.Redis) -> None:
+    store = RedisFeatureStore.connect(redis_url, SHOP)
+    redis_admin.set(history_keys("shop", USER).offsets, "mine")
+    offsets = [np.array([1, 2]), np.array([1, 2])]
+    results = await store.append_many([(USER, EVENTS), (OTHER, EVENTS)], source="s", offsets=offsets, timeout_s=5)
+    assert "recsys:v1:{shop:u:7}:o: the key holds another Redis type" in str(results[0].refused)
+    assert results[1].added == 2
+    await store.close()
+
+
+async def test_a_change_of_identity_leaves_a_readable_history(redis_url: str) -> None:
+    rows = [(t, t, 1, 0) for t in range(33)] + [(33, 7, rating, 0) for rating in range(25)]
+    old = RedisFeatureStore.connect(redis_url, replace(SHOP, history=replace(require_history(SHOP), max_events=100)))
+    await old.append(USER, events_of(rows), timeout_s=5)
+    history = replace(require_history(SHOP), max_events=100, identity=("item",))
+    new = RedisFeatureStore.connect(redis_url, replace(SHOP, history=history))
+    result = await new.append(USER, events_of([(33, 8, 1, 0)]), timeout_s=5)
+    assert result.stored == 35
+    for limit in (1, 20, 100):
+        ((header, events),) = await new.histories([USER], limit=limit, timeout_s=5)
+        assert header.stored == 35 and len(events) == min(limit, 35)
+    for store in (old, new):
+        await store.close()
+
+
+async def test_reads_beside_a_writer_have_neither_gaps_nor_repetitions(redis_url: str) -> None:
+    features = replace(SHOP, history=replace(require_history(SHOP), max_events=2_000, recent=40))
+    writer, reader = (RedisFeatureStore.connect(redis_url, features) for _ in range(2))
+
+    async def write() -> None:
+        for start in range(0, 6_000, 7):
+            await writer.append(USER, events_of([(t, t, 1, 0) for t in range(start, start + 7)]), timeout_s=5)
+
+    writing = asyncio.create_task(write())
+    while not writing.done():
+        for limit in (10, 300):
+            ((header, events),) = await reader.histories([USER], limit=limit, timeout_s=5)
+            items = events["item"].tolist()
+            assert not items or items == list(range(items[0], items[0] + len(items)))
+            assert not items or header.newest_ms == T0_MS + items[-1]
+    await writing
+    for store in (writer, reader):
+        await store.close()

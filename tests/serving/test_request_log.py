@@ -22,7 +22,7 @@ async def test_every_sampled_request_is_in_the_log_when_the_server_has_stopped(s
     now_ms = time.time_ns() // 1_000_000
     times = [now_ms - 5_000, now_ms - 2_000]
     async with start(log_requests=1.0, request_log_dir=tmp_path) as client:
-        await client.append_events(user=1, items=[5, 6], timestamps_ms=times)
+        await client.append_events(user=1, items=[5, 6], timestamps_ms=times, arrivals_ms=times)
         for time_ms in (now_ms - 4_000, now_ms):
             await client.rank(user=1, candidates=[5, 9], time_ms=time_ms)
         scores = (await client.rank(user=2, candidates=[7])).scores

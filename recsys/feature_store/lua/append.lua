@@ -9,7 +9,7 @@
 --       2 records in canonical order, 3 the newest arrival among them, if max_age_ms is set
 --       4 their source, if they have one, 5 their offsets in it, 20 digits each
 -- returns  {events added, events stored now}
--- errors   WRONGTYPE: a key holds another type
+-- errors   WRONGKEY <key>: it holds another type
 --          BADHISTORY <header in hex>: the value is no history this caller may extend
 -- After an error nothing has changed.
 --
@@ -23,7 +23,8 @@ local batch, source, offsets = ARGV[2], ARGV[4] or '', ARGV[5]
 
 local last_offset = ''
 if source ~= '' then
-  local done = redis.call('HGET', offsets_key, source) or ''
+  local done = redis.pcall('HGET', offsets_key, source) or ''
+  if type(done) == 'table' then return redis.error_reply('WRONGKEY ' .. offsets_key) end
   local kept = {}
   for i = 0, #batch / width - 1 do
     local offset = offsets:sub(i * 20 + 1, i * 20 + 20)

@@ -25,9 +25,8 @@ end
 local function read_history(new_chunk)
   local header = redis.pcall('GETRANGE', key, 0, HEADER - 1)
   local sealed = redis.pcall('LLEN', sealed_key)
-  if type(header) == 'table' or type(sealed) == 'table' then
-    return nil, redis.error_reply('WRONGTYPE a key of the history holds another type')
-  end
+  if type(header) == 'table' then return nil, redis.error_reply('WRONGKEY ' .. key) end
+  if type(sealed) == 'table' then return nil, redis.error_reply('WRONGKEY ' .. sealed_key) end
   if header == '' then
     return {chunk = new_chunk, rewritten = 0, appended = 0, trimmed = 0, trimmed_until = -1, newest = -1,
             open = '', sealed = 0}
@@ -80,6 +79,9 @@ end
 local function merge(stored, batch, identity)
   local merged, i, j = {}, 0, 0
   local stored_count, batch_count = #stored / width, #batch / width
+  -- Nothing stored yet, or all of it sent again.
+  if stored == '' then return batch end
+  if stored:sub(1, #batch) == batch then return stored end
   while j < batch_count do
     local time, from = time_at(batch, j), i
     while i < stored_count and time_at(stored, i) < time do i = i + 1 end
@@ -88,7 +90,12 @@ local function merge(stored, batch, identity)
     while i < stored_count and time_at(stored, i) == time do i = i + 1 end
     while j < batch_count and time_at(batch, j) == time do j = j + 1 end
     local new = slice(batch, same_batch, j)
-    merged[#merged + 1] = i == same_stored and new or union(slice(stored, same_stored, i), new, identity)
+    local old = slice(stored, same_stored, i)
+    if old == '' or old == new then
+      merged[#merged + 1] = new
+    else
+      merged[#merged + 1] = union(old, new, identity)
+    end
   end
   if i < stored_count then merged[#merged + 1] = slice(stored, i, stored_count) end
   return table.concat(merged)
@@ -121,9 +128,7 @@ end
 local function write_history(history, records, reopened, max_events, expired_before, ttl_s)
   local chunk, kept = history.chunk, history.sealed - reopened
   local seal = math.max(0, math.floor(#records / width / chunk) - 1)
-  if kept + seal == 0 and #records == 0 then
-    return redis.call('DEL', key, sealed_key)
-  end
+  if #records == 0 and kept == 0 and history.appended == 0 then return end
   local function chunk_at(index)
     if index < kept then return redis.call('LINDEX', sealed_key, index) end
     return slice(records, (index - kept) * chunk, (index - kept + 1) * chunk)
@@ -135,9 +140,10 @@ local function write_history(history, records, reopened, max_events, expired_bef
   local gone, trimmed_until = surplus(history, kept + seal, chunk_at, time_of, max_events, expired_before)
   history.trimmed, history.trimmed_until = history.trimmed + gone * chunk, trimmed_until
   local open = records:sub(seal * chunk * width + 1)
+  local newest = records == '' and -1 or time_at(records, #records / width - 1)
   -- The first write is one that Redis refuses when it is out of memory, so a refusal changes nothing.
   redis.call('SET', key, prefix .. struct.pack('<I4I4I8I8i8i8', chunk, history.rewritten, history.appended,
-    history.trimmed, history.trimmed_until, time_at(records, #records / width - 1)) .. open)
+    history.trimmed, history.trimmed_until, newest) .. open)
   if kept == 0 then
     redis.call('DEL', sealed_key)
   elseif reopened > 0 then

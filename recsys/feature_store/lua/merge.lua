@@ -39,8 +39,16 @@ if tail ~= '' then merged = merge(tail, batch, ARGV[1]:sub(IDENTITY)) end
 local added = (#merged - #tail) / width
 if merged ~= tail then
   if merged:sub(1, #tail) ~= tail then history.rewritten = (history.rewritten + 1) % 4294967296 end
-  history.appended = history.appended + added
+  local kept = slice(records, 0, low) .. merged
+  -- Where the declared identity is another than it was, stored events may turn out to be repetitions.
+  history.appended = history.appended + math.max(added, 0)
+  history.trimmed = history.trimmed + math.max(-added, 0)
+  added = math.max(added, 0)
+  while #kept < history.chunk * width and reopened < history.sealed do
+    reopened = reopened + 1
+    kept = redis.call('LINDEX', sealed_key, -reopened) .. kept
+  end
   local expired_before = max_age_ms > 0 and tonumber(ARGV[3]) - max_age_ms
-  write_history(history, slice(records, 0, low) .. merged, reopened, max_events, expired_before, ttl_s)
+  write_history(history, kept, reopened, max_events, expired_before, ttl_s)
 end
 return {added, history.appended - history.trimmed}

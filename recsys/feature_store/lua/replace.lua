@@ -19,7 +19,8 @@ local parts = redis.call('LRANGE', sealed_key, 0, -1)
 parts[#parts + 1] = history.open
 local stored, kept = table.concat(parts), {}
 for i = 0, #stored / width - 1 do
-  if arrival_at(stored, i) > tonumber(ARGV[3]) then kept[#kept + 1] = slice(stored, i, i + 1) end
+  -- What is older than the cut would stand before a gap.
+  if arrival_at(stored, i) > tonumber(ARGV[3]) and time_at(stored, i) > tonumber(ARGV[4]) then kept[#kept + 1] = slice(stored, i, i + 1) end
 end
 local records = merge(table.concat(kept), batch, ARGV[1]:sub(IDENTITY))
 -- Event numbers are never given twice: everything old counts as trimmed.
