@@ -166,7 +166,8 @@ def test_features_of_mixed_or_other_types_are_refused_by_name(client: Client, va
 
 def test_ranking_as_of_a_time_sees_what_came_before(client: Client) -> None:
     at_ms = now_ms() - 1_000
-    client.append_events(user=305, items=[5, 6, 7], timestamps_ms=[at_ms, at_ms + 1, at_ms + 2])
+    times = [at_ms, at_ms + 1, at_ms + 2]
+    client.append_events(user=305, items=[5, 6, 7], timestamps_ms=times, arrivals_ms=times)
     for time_ms, events in ((at_ms + 2, [5, 6]), (at_ms, []), (None, [5, 6, 7])):
         ranking = client.rank(user=305, candidates=[1, 2], time_ms=time_ms)
         expected = reference_scores(events=[Event(i) for i in events], candidates=[1, 2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -362,9 +363,12 @@ async def test_a_redis_that_wants_a_password_or_still_loads_is_unavailable(
     redis_server: EmbeddedRedis, redis_admin: redis.Redis, tmp_path: Path
 ) -> None:
     async def loading(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while await reader.read(1 << 16):
-            writer.write(b"-LOADING Redis is loading the dataset in memory\r\n")
-        writer.close()
+        writers.append(writer)
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(1 << 16):
+                writer.write(b"-LOADING Redis is loading the dataset in memory\r\n")
+
+    writers: list[asyncio.StreamWriter] = []
 
     redis_admin.config_set("requirepass", "hunter2")
     try:
@@ -375,8 +379,13 @@ async def test_a_redis_that_wants_a_password_or_still_loads_is_unavailable(
                     await store.save_position("a", "1", timeout_s=5)
                 assert (await store.read_for_rank(USER, ITEMS, time_ms=NOW_MS, timeout_s=5)).user_degraded
                 await store.close()
+            for writer in writers:
+                writer.close()
+                with contextlib.suppress(ConnectionError):
+                    await writer.wait_closed()
     finally:
-        redis.Redis.from_url(f"{redis_server.url}?password=hunter2").config_set("requirepass", "")
+        with redis.Redis.from_url(f"{redis_server.url}?password=hunter2") as admin:
+            admin.config_set("requirepass", "")
 
 
 async def test_a_foreign_value_under_the_offsets_key_is_named(redis_url: str, redis_admin: redis.Redis) -> None:
