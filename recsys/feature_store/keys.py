@@ -61,7 +61,7 @@ def entity_keys(name: str, entity: str, keys: Sequence[int]) -> list[str]:
     if entity == USER:
         return [f"{PREFIX}:{{{name}:u:{key}}}:f" for key in keys]
     stems = _stems(name, entity)
-    return [f"{stems[key % BUCKETS]}{key}" for key in keys]
+    return [stems[key % BUCKETS] + str(key) for key in keys]
 
 
 @lru_cache(maxsize=64)

@@ -101,8 +101,10 @@ class RedisHistories:
         if wanted < 0:
             raise InvalidInputError(f"limit is {limit}; allowed: 0 or more events")
         deadline_s = time.monotonic() + timeout_s
+        if since_ms is None and until_ms is None:
+            return (await self.newest([user_key], wanted, timeout_s=timeout_s))[0]
         # A range ends up to now as a rule, so it is looked for from the newest event backwards.
-        ask = wanted if since_ms is None and until_ms is None else min(wanted, self.value.chunk)
+        ask = min(wanted, self.value.chunk)
         while True:
             ((header, events),) = await self.newest([user_key], ask, timeout_s=deadline_s - time.monotonic())
             everything = len(events) == header.stored
