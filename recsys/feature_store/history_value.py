@@ -207,7 +207,7 @@ class HistoryValue:
         """The newest ``History.recent`` of stored events that count at a time."""
         return visible(self._features, events, time_ms)[-self.recent :]
 
-    def older_count(self, events: Events, time_ms: int) -> bool:
+    def older_may_count(self, events: Events, time_ms: int) -> bool:
         """Whether events older than these may count at a time."""
         return not (self.max_age_ms and len(events) and int(events["timestamp"][0]) < time_ms - self.max_age_ms)
 

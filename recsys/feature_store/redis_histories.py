@@ -121,7 +121,7 @@ class RedisHistories:
         while True:
             ((header, events),) = await self.newest([user_key], ask, timeout_s=deadline_s - time.monotonic())
             found = self.value.visible(events, time_ms)
-            if len(found) >= wanted or len(events) == header.stored or not self.value.older_count(events, time_ms):
+            if len(found) >= wanted or len(events) == header.stored or not self.value.older_may_count(events, time_ms):
                 return found
             ask *= 8
 
@@ -145,11 +145,11 @@ class RedisHistories:
         while missing:
             commands, tries = [], tries + 1
             for i in missing:
-                part = parts[i]
-                # Smaller chunks than this program makes need more of them; should that not do, all of them will.
-                chunk = (
-                    1 if tries > 2 else self.value.chunk if part is None else min(part.header.chunk, self.value.chunk)
-                )
+                part, chunk = parts[i], self.value.chunk
+                if part is not None:  # smaller chunks than this program makes need more of them
+                    chunk = min(chunk, part.header.chunk)
+                if tries > 2:  # should that not do, all of them will
+                    chunk = 1
                 stored = min(limit, _ALL if part is None else part.header.stored)
                 commands += self.value.whole_commands(keys[i], stored, chunk)
             replies = await self._link.round_trip(commands, timeout_s=deadline_s - time.monotonic())
@@ -166,10 +166,10 @@ class RedisHistories:
         deadline_s = time.monotonic() + timeout_s
         await self._guard.claim(HISTORY, timeout_s=timeout_s)
         replies = await self._link.round_trip(calls, timeout_s=deadline_s - time.monotonic())
-        again = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if again:
-            # The text makes Redis remember the program; one text for each node would do, and this happens once.
-            await self._again(again, [script.call_with_text(calls[i]) for i in again], replies, deadline_s)
+        while again := [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]:
+            # One text makes a Redis remember the program; in a cluster the next turn is for the next node.
+            first, *others = (calls[i] for i in again)
+            await self._again(again, [script.call_with_text(first), *others], replies, deadline_s)
         older = [i for i, reply in enumerate(replies) if self._upgrade_of(reply) is not None]
         if older:
             upgrades = [UPGRADE.call(keys[i], self._upgrade_of(replies[i]) or ()) for i in older]

@@ -280,7 +280,7 @@ class RedisFeatureStore:
         try:
             part = value.parse_open(keys, value_of(keys.open, head), value_of(keys.open, tail), value.recent)
             events = value.visible(part.events, time_ms)
-            short = len(events) < len(part.events) < part.header.stored and value.older_count(part.events, time_ms)
+            short = len(events) < len(part.events) < part.header.stored and value.older_may_count(part.events, time_ms)
             if not part.enough or short:
                 # Rare: somebody wrote meanwhile, or events of the future are among the newest.
                 events = await self._histories.as_of(user, time_ms, timeout_s=deadline_s - time.monotonic())
