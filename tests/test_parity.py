@@ -23,7 +23,9 @@ from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.history import Events, make_events
 from recsys.features.history_rules import visible
-from recsys.parity import Deliveries, replay_parity, request_parity, table_deliveries
+from recsys.parity.deliveries import Deliveries, table_deliveries
+from recsys.parity.replay import replay_parity
+from recsys.parity.requests import request_parity
 from recsys.serving.request_log import RequestLog
 
 GENRE = Categorical(name="genre")

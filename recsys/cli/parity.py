@@ -18,7 +18,7 @@ from recsys.errors import ConfigError
 
 if TYPE_CHECKING:
     from recsys.data.samples import Dataset
-    from recsys.parity import ParityReport
+    from recsys.parity.report import ParityReport
 
 DIFFERENT = 8
 """Exit code when the two sides differ."""
@@ -50,7 +50,7 @@ def parity(
 
     dataset = load_dataset(source, work_dir=work_dir, path=data).dataset
     if requests is not None:
-        from recsys.parity import request_parity
+        from recsys.parity.requests import request_parity
 
         files = sorted(requests.glob("*.parquet")) if requests.is_dir() else [requests]
         if not files:
@@ -74,7 +74,8 @@ def parity(
 def _replay(dataset: Dataset, log: list[str], samples: int, seed: int) -> ParityReport:
     from recsys.feature_store.embedded import EmbeddedRedis
     from recsys.feature_store.redis_store import RedisFeatureStore
-    from recsys.parity import log_deliveries, replay_parity, table_deliveries
+    from recsys.parity.deliveries import log_deliveries, table_deliveries
+    from recsys.parity.replay import replay_parity
     from recsys.progress import progress_bar
 
     if not len(dataset):

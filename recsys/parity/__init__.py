@@ -1,0 +1,6 @@
+"""Proof that serving sees what training saw: the model's inputs, from the online store and from the offline samples.
+
+``replay.py`` delivers events to a store in the order in which they arrived, asks at every sample's moment for what a
+Rank request would read, encodes it as the server does, and compares with the offline sample, value by value.
+``requests.py`` does the same for requests that a server logged.
+"""
