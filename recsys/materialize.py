@@ -9,16 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from recsys.data.events import EventTable
+from recsys.data.events import EventTable, packed_events
+from recsys.data.histories import ranges
 from recsys.errors import InvalidInputError
 from recsys.feature_store.base import FeatureStore
 from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, USER
 from recsys.features.hashing import Int64Array
-from recsys.features.history import Events, event_dtype, require_history
+from recsys.features.history import Events, require_history
 
 Progress = Callable[[int], None]
 """Called with the number of events or rows done so far."""
@@ -144,15 +146,7 @@ async def put_entities(
 
 def _histories(table: EventTable, users: Int64Array, begins: Int64Array, ends: Int64Array) -> list[tuple[int, Events]]:
     """(user key, events begins:ends of the table) of some users."""
-    lengths = ends - begins
-    stops = np.cumsum(lengths)
-    rows = np.repeat(ends - stops, lengths) + np.arange(int(stops[-1]))
-    events = np.empty(len(rows), dtype=event_dtype(table.features))
-    events["item"] = table.item_keys[table.item_index[rows]]
-    events["timestamp"] = table.timestamp_ms[rows]
-    events["arrival"] = table.arrival_ms[rows]
-    for name, column in table.attributes.items():
-        events[name] = column[rows]
-    keys = table.user_keys[users].tolist()
-    spans = zip((stops - lengths).tolist(), stops.tolist(), strict=True)
-    return [(key, events[begin:end]) for key, (begin, end) in zip(keys, spans, strict=True)]
+    rows, offsets = ranges(begins, ends - begins)
+    events = packed_events(table, rows)
+    spans = pairwise(offsets.tolist())
+    return [(key, events[begin:end]) for key, (begin, end) in zip(table.user_keys[users].tolist(), spans, strict=True)]

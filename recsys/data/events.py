@@ -227,10 +227,16 @@ def open_event_table(path: Path) -> EventTable:
 def user_events(table: EventTable, user_index: int) -> Events:
     """One user's events, oldest first, packed for the online store; shape [L]."""
     begin, end = (int(offset) for offset in table.offsets[user_index : user_index + 2])
-    events = np.empty(end - begin, dtype=event_dtype(table.features))
-    events["item"] = table.item_keys[table.item_index[begin:end]]
-    events["timestamp"] = table.timestamp_ms[begin:end]
-    events["arrival"] = table.arrival_ms[begin:end]
+    return packed_events(table, slice(begin, end))
+
+
+def packed_events(table: EventTable, rows: slice | Int64Array) -> Events:
+    """Some events of a table, by their positions, packed for the online store; shape [L]."""
+    items = table.item_index[rows]
+    events = np.empty(len(items), dtype=event_dtype(table.features))
+    events["item"] = table.item_keys[items]
+    events["timestamp"] = table.timestamp_ms[rows]
+    events["arrival"] = table.arrival_ms[rows]
     for name, column in table.attributes.items():
-        events[name] = column[begin:end]
+        events[name] = column[rows]
     return events

@@ -170,11 +170,12 @@ class RedisHistories:
             # One text makes a Redis remember the program; in a cluster the next turn is for the next node.
             first, *others = (calls[i] for i in again)
             await self._again(again, [script.call_with_text(first), *others], replies, deadline_s)
-        older = [i for i, reply in enumerate(replies) if self._upgrade_of(reply) is not None]
-        if older:
-            upgrades = [UPGRADE.call(keys[i], self._upgrade_of(replies[i]) or ()) for i in older]
-            await self._again(older, [UPGRADE.call_with_text(call) for call in upgrades], replies, deadline_s)
-            await self._again(older, [script.call_with_text(calls[i]) for i in older], replies, deadline_s)
+        found = {i: self._upgrade_of(reply) for i, reply in enumerate(replies) if isinstance(reply, ResponseError)}
+        if upgrades := {i: arguments for i, arguments in found.items() if arguments is not None}:
+            older = list(upgrades)
+            texts = [UPGRADE.call_with_text(UPGRADE.call(keys[i], upgrades[i])) for i in older]
+            await self._again(older, texts, replies, deadline_s)
+            await self._again(older, [calls[i] for i in older], replies, deadline_s)
         results = []
         for k, reply in zip(keys, replies, strict=True):
             try:
@@ -193,11 +194,11 @@ class RedisHistories:
         for i, reply in zip(indices, found, strict=True):
             replies[i] = reply
 
-    def _upgrade_of(self, reply: Reply) -> Command | None:
+    def _upgrade_of(self, error: ResponseError) -> Command | None:
         """How to bring the value that a program refused to this layout; None if that was not the reason."""
-        if not isinstance(reply, ResponseError) or not str(reply).startswith("BADHISTORY"):
+        if not str(error).startswith("BADHISTORY"):
             return None
-        header = _bad_header(reply)
+        header = _bad_header(error)
         return self.value.upgrade_arguments(header) if len(header) == HEADER.size else None
 
 

@@ -185,6 +185,14 @@ def decode(features: FeatureSet, batch: RawBatch, *, future_tolerance_s: int) ->
     return Decoded(kept, np.concatenate(users), np.concatenate([none, *(p[3] for p in parts)]), sorted(refused.items()))
 
 
+def unsent_attributes(features: FeatureSet, batch: RawBatch, kept: Int64Array) -> dict[str, BoolArray]:
+    """Attributes to be taken from the items -> which of the kept events did not send them; [M]."""
+    unsent = {name: mask[kept] for name, mask in batch.unsent.items()}
+    for name in inherited_attributes(features, sent=batch.columns):
+        unsent[name] = np.ones(len(kept), dtype=np.bool_)
+    return unsent
+
+
 def _pack(
     features: FeatureSet,
     columns: Mapping[str, Column],

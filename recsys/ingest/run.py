@@ -19,9 +19,8 @@ from recsys.feature_store.base import AppendResult, FeatureStore
 from recsys.features.feature_set import ITEM, FeatureSet
 from recsys.features.hashing import Int64Array
 from recsys.features.history import Events, require_history
-from recsys.features.history_rules import inherited_attributes
 from recsys.ingest.dead_letters import DeadLetters
-from recsys.ingest.records import decode
+from recsys.ingest.records import decode, unsent_attributes
 from recsys.ingest.source import RawBatch, Refusal, Source
 
 _USERS_PER_CALL = 1_000
@@ -176,9 +175,7 @@ class _Run:
         Items are read for every batch: what is stored with an event is stored for good, so no old
         features from a cache.
         """
-        unsent = {name: mask[kept] for name, mask in raw.unsent.items()}
-        for name in inherited_attributes(self._features, sent=raw.columns):
-            unsent[name] = np.ones(len(events), dtype=np.bool_)
+        unsent = unsent_attributes(self._features, raw, kept)
         if unsent and len(events):
             columns = await self._store.entities(ITEM, events["item"], timeout_s=_TIMEOUT_S)
             for name, mask in unsent.items():

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.data.events import EventTable, user_events
+from recsys.data.events import EventTable, packed_events
+from recsys.data.histories import ranges
 from recsys.features.hashing import Int64Array
-from recsys.features.history import Events, event_dtype, missing_events
-from recsys.features.history_rules import inherited_attributes
+from recsys.features.history import Events, missing_events
 from recsys.ingest.files import file_source, find_event_files
-from recsys.ingest.records import ARRIVAL, Fields, decode
-from recsys.ingest.source import RawBatch
+from recsys.ingest.records import ARRIVAL, Fields, decode, unsent_attributes
+from recsys.ingest.source import BoolArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +32,9 @@ class Deliveries:
 
 def table_deliveries(table: EventTable, users: Int64Array) -> Deliveries:
     """The events of some users (row numbers) of a table."""
-    histories = [user_events(table, int(user)) for user in users]
-    keys = np.repeat(table.user_keys[users], [len(h) for h in histories])
-    events = np.concatenate(histories) if histories else np.empty(0, dtype=event_dtype(table.features))
-    return Deliveries(user_key=keys, events=events)
+    lengths = np.diff(table.offsets)[users]
+    rows, _ = ranges(table.offsets[users], lengths)
+    return Deliveries(user_key=np.repeat(table.user_keys[users], lengths), events=packed_events(table, rows))
 
 
 def log_deliveries(table: EventTable, users: Int64Array, files: Sequence[str]) -> Deliveries:
@@ -51,7 +50,7 @@ def log_deliveries(table: EventTable, users: Int64Array, files: Sequence[str]) -
 
 async def _log_deliveries(table: EventTable, users: Int64Array, files: Sequence[str]) -> Deliveries:
     features = table.features
-    wanted = np.sort(table.user_keys[users])
+    wanted, item_order = np.sort(table.user_keys[users]), np.argsort(table.item_keys)
     fields = Fields(features=features, ignore_unknown=True)
     keys, events = [np.empty(0, dtype=np.int64)], [missing_events(features, 0)]
     for file in find_event_files(files):
@@ -63,7 +62,7 @@ async def _log_deliveries(table: EventTable, users: Int64Array, files: Sequence[
                 found = decoded.events
                 if ARRIVAL not in batch.columns:
                     found["arrival"] = found["timestamp"]
-                _fill_from_items(table, batch, decoded.kept, found)
+                _fill_from_items(table, item_order, unsent_attributes(features, batch, decoded.kept), found)
                 ours = (
                     wanted[np.minimum(np.searchsorted(wanted, decoded.user_keys), len(wanted) - 1)] == decoded.user_keys
                 )
@@ -74,14 +73,13 @@ async def _log_deliveries(table: EventTable, users: Int64Array, files: Sequence[
     return Deliveries(user_key=np.concatenate(keys), events=np.concatenate(events))
 
 
-def _fill_from_items(table: EventTable, batch: RawBatch, kept: Int64Array, events: Events) -> None:
+def _fill_from_items(
+    table: EventTable, item_order: Int64Array, unsent: Mapping[str, BoolArray], events: Events
+) -> None:
     """Give events the attributes that they did not send and their items have, as ingest does from the store."""
-    order = np.argsort(table.item_keys)
-    place = order[np.minimum(np.searchsorted(table.item_keys, events["item"], sorter=order), len(order) - 1)]
+    place = np.searchsorted(table.item_keys, events["item"], sorter=item_order)
+    place = item_order[np.minimum(place, len(item_order) - 1)]
     known = table.item_keys[place] == events["item"]
-    for name in inherited_attributes(table.features, sent=()):
-        unsent = np.ones(len(events), dtype=np.bool_)
-        if name in batch.columns:
-            unsent = batch.unsent[name][kept] if name in batch.unsent else ~unsent
-        fill = unsent & known
+    for name, mask in unsent.items():
+        fill = mask & known
         events[name][fill] = table.items[name][place[fill]]

@@ -82,9 +82,7 @@ def _offline(
     table: EventTable, features: FeatureSet, user: int, row: Mapping[str, Any], items: Sequence[int]
 ) -> dict[str, Column]:
     """What a request should have seen; ``items`` are row numbers of the candidates that the table has."""
-    events = user_events(table, user)
-    events = visible(features, events[events["arrival"] <= row["time_ms"]], row["time_ms"])
-    events = events[-require_history(features).recent :]
+    events = visible(features, user_events(table, user), row["time_ms"])[-require_history(features).recent :]
     named = {name: column[: len(events)] for name, column in encode_history(features, events).items()}
     for feature in features.user:
         if feature.name not in row["sent"]:
