@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import redis
 from contracts.feature_store_contract import SHOP
 
 from recsys.cli.features_arg import load_features, with_features
 from recsys.data.events import EventTable, open_event_table, user_events, write_event_table
 from recsys.errors import ConfigError, InvalidInputError, StoreUnavailableError
+from recsys.feature_store.keys import history_keys
 from recsys.feature_store.redis_store import RedisFeatureStore
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.history import make_events
@@ -120,3 +122,13 @@ def test_a_table_is_loaded_for_another_feature_set_only_if_that_stores_the_same(
         with_features(table, dataclasses.replace(FEATURES, user=()))
     with pytest.raises(ConfigError, match="declares other events than the table"):
         with_features(table, dataclasses.replace(FEATURES, history=History()))
+
+
+async def test_a_history_that_is_not_ours_is_told_and_the_others_are_loaded(
+    store: RedisFeatureStore, table: EventTable, redis_admin: redis.Redis
+) -> None:
+    redis_admin.set(history_keys(FEATURES.name, 7).open, "mine")
+    result = await materialize(store, table)
+    assert len(result.refused) == 1 and "{loaded:u:7}:h: not a history" in result.refused[0]
+    assert redis_admin.get(history_keys(FEATURES.name, 7).open) == b"mine"
+    assert len((await store.history(8, timeout_s=5))[1]) == MAX_EVENTS

@@ -88,7 +88,7 @@ async def shop_store(redis_url: str) -> AsyncIterator[RedisFeatureStore]:
 _rows = st.lists(
     st.tuples(
         st.sampled_from([1, 2]),
-        st.integers(0, 120),
+        st.integers(0, 120) | st.integers(0, 12).map(lambda tens: 10 * tens),  # often max_age_s apart
         st.sampled_from([10, 11, 12]),
         st.sampled_from([1, 2]),
         st.sampled_from([0, 0, 0, 1, 5, 30, 200]),

@@ -21,6 +21,7 @@ from contracts.feature_store_contract import OTHER, SHOP, T0_MS, USER, events_of
 
 from recsys.errors import StoreError, StoreFormatError, StoreUnavailableError
 from recsys.feature_store.embedded import EmbeddedRedis
+from recsys.feature_store.history_value import HistoryValue
 from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.keys import entity_key, history_keys, meta_key
 from recsys.feature_store.redis_link import RedisLink
@@ -431,3 +432,11 @@ async def test_reads_beside_a_writer_have_neither_gaps_nor_repetitions(redis_url
     await writing
     for store in (writer, reader):
         await store.close()
+
+
+def test_two_reads_with_a_write_between_them_are_read_again() -> None:
+    value, keys = HistoryValue(SHOP), history_keys("shop", USER)
+    before, after = (HEADER[:48] + struct.pack("<q", T0_MS + newest) for newest in (2, 3))
+    tail = bytes(len(HEADER)) + events_of([(3, 3, 1, 3)]).tobytes()
+    assert not value.parse_open(keys, before, tail, 1).enough
+    assert value.parse_open(keys, after, tail, 1).enough

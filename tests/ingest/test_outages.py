@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import subprocess
 import time
@@ -13,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from ingest_log import EVENTS, assert_store_holds, ingested, ingesting, make_log, packed, write_parquet
+from ingest_log import EVENTS, assert_store_holds, ingested, ingesting, make_log, packed, write_jsonl, write_parquet
 
 from recsys.feature_store.embedded import redis_binary
-from recsys.feature_store.keys import positions_key
+from recsys.feature_store.keys import history_keys, positions_key
 from recsys.feature_store.redis_store import RedisFeatureStore
 
 LOG = make_log(12_000)
@@ -153,3 +154,19 @@ def test_a_redis_that_is_not_there_at_the_start_is_told_at_once(tmp_path: Path) 
     with ingesting(file, url="unix:///nonexistent/redis.sock", cwd=tmp_path) as process:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 4 and "/nonexistent/redis.sock" in err
+
+
+def test_events_of_a_user_whose_history_is_not_ours_go_to_the_dead_letters(
+    redis_url: str, redis_admin: redis.Redis, tmp_path: Path
+) -> None:
+    log = make_log(400)
+    foreign = log[0]["user_id"]
+    key = history_keys(EVENTS.name, foreign).open
+    redis_admin.set(key, "mine")
+    counts = ingested(write_jsonl(tmp_path / "log.jsonl", log), url=redis_url, cwd=tmp_path)
+    theirs = [row for row in log if row["user_id"] == foreign]
+    letters = [json.loads(line) for line in (tmp_path / "rejected.jsonl").read_text().splitlines()]
+    assert counts["rejected"] == len(letters) == len(theirs)
+    assert all("not a history" in letter["reason"] for letter in letters)
+    assert redis_admin.get(key) == b"mine"
+    assert_store_holds(redis_url, [row for row in log if row["user_id"] != foreign])
