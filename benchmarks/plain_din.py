@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recsys.data.samples import Dataset, make_batch
-from recsys.embeddings.tables import ITEM, QUERY
+from recsys.data.samples import Dataset, make_batch, rows_of_codes
+from recsys.embeddings.tables import ITEM, QUERY, input_tables
 from recsys.embeddings.vectors import item_vectors, key_vectors, query_vectors, user_vectors
 from recsys.features.columns import Column
 from recsys.features.feature_set import Categorical, FeatureSet
@@ -54,6 +54,10 @@ class PlainPool:
         for name, column in batch.history.items():
             self._columns[name] = np.zeros(self._mask_ML.shape, dtype=np.int64)
             self._columns[name][self._mask_ML] = column
+        tables, rows = input_tables(dataset.table.features), rows_of_codes(dataset)
+        for name, column in self._columns.items():
+            if column.dtype != np.float32:  # codes; a vocabulary has one row for each
+                self._columns[name] = np.where(column < 0, -1, rows[tables[name]][column, 0])
 
     def __len__(self) -> int:
         """M."""

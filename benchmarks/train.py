@@ -93,7 +93,7 @@ class Work:
 
         from recsys.data.samples import map_ids
         from recsys.recipes import recipe
-        from recsys.training.loop import build_row_maps
+        from recsys.training.table_plan import build_row_maps
 
         size, config = SIZES[size_name], recipe(RECIPE)
         config = dataclasses.replace(
@@ -123,7 +123,7 @@ class Work:
         dims = {name: tables.dims.get(name, tables.dim) for name in self.row_maps}
         return PlainDin(
             features,
-            rows={name: row_map.num_rows for name, row_map in self.row_maps.items()},
+            rows={name: row_map.table_rows()[name] for name, row_map in self.row_maps.items()},
             dims=dims,
             widths=widths(features, dims),
             config=self.config.model,
@@ -147,7 +147,7 @@ def _same_function(work: Work, *, on: dict[str, Any]) -> Iterator[Line]:
     import torch
     from plain_din import PlainPool
 
-    from recsys.data.samples import make_batch
+    from recsys.data.samples import make_batch, rows_of_codes
     from recsys.training.loop import build
 
     trained = build(work.config, work.dataset.table.features, work.row_maps, device=torch.device("cpu"))
@@ -155,7 +155,8 @@ def _same_function(work: Work, *, on: dict[str, Any]) -> Iterator[Line]:
     _randomise(plain)
     _copy(plain, trained)
     indices = work.mapped.split("train")[: work.config.train.batch_size]
-    ours, other = trained.convert(make_batch(work.mapped, indices)), PlainPool(work.mapped, indices)
+    ours = trained.convert(make_batch(work.mapped, indices), rows_of_codes(work.mapped))
+    other = PlainPool(work.mapped, indices)
     differences, largest = [], 0.0
     for training in (True, False):
         for model in (trained.model, plain):

@@ -62,11 +62,19 @@ class GraphInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class TableInfo:
-    """One external tensor: embedding rows or an id map."""
+    """One external tensor: embedding rows or an id map.
+
+    Attributes:
+        dtype, shape: of the file.
+        quantized: how embedding rows are stored: ``none`` (float32), ``fp16``, ``int8`` or ``int4``.
+        width: numbers of a row, where ``shape`` counts bytes.
+    """
 
     file: str
     dtype: str
     shape: tuple[int, ...]
+    quantized: str = "none"
+    width: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +96,19 @@ class Parity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """What quantised rows do to the model's answers.
+
+    Attributes:
+        max_abs_logit_difference: the largest, from the same network with float32 rows, on the certificate's requests.
+        float32_metrics: of the test split with float32 rows; the manifest's own are with the rows of the bundle.
+    """
+
+    max_abs_logit_difference: float
+    float32_metrics: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What ``manifest.json`` says.
 
@@ -96,7 +117,9 @@ class Manifest:
         kind: ``ranking``: has ``user`` and ``rank`` graphs.
         feature_set: what the graphs' inputs mean.
         files: relative path -> (size in bytes, SHA-256) of every file but the manifest.
+        metrics: on the test split, of the rows in the bundle.
         training: recipe, seed, commit, versions: whatever is needed to make it again.
+        quantization: None if every table is float32.
     """
 
     model: str
@@ -107,6 +130,7 @@ class Manifest:
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     parity: Parity
     training: Mapping[str, Any] = field(default_factory=dict)
+    quantization: Quantization | None = None
     created_at: str = ""
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -313,10 +337,19 @@ def _manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
     values["feature_set"] = json.loads(manifest.feature_set.to_json())
     values["feature_set_fingerprint"] = manifest.feature_set.fingerprint()
     values["graphs"] = {name: dataclasses.asdict(g) for name, g in manifest.graphs.items()}
-    values["tables"] = {name: dataclasses.asdict(t) for name, t in manifest.tables.items()}
+    values["tables"] = {name: _table_to_dict(t) for name, t in manifest.tables.items()}
     values["parity"] = dataclasses.asdict(manifest.parity)
+    del values["quantization"]
+    if manifest.quantization is not None:
+        values["quantization"] = dataclasses.asdict(manifest.quantization)
     values["files"] = {name: {"size_bytes": size, "sha256": digest} for name, (size, digest) in manifest.files.items()}
     return values
+
+
+def _table_to_dict(table: TableInfo) -> dict[str, Any]:
+    """Without what float32 does not need: a bundle's version is the digest of this, and old ones keep theirs."""
+    values = dataclasses.asdict(table)
+    return values if table.quantized != "none" else {name: values[name] for name in ("file", "dtype", "shape")}
 
 
 def _digest(values: Mapping[str, Any]) -> str:
@@ -341,13 +374,11 @@ def _manifest_from_dict(values: dict[str, Any]) -> Manifest:
             )
             for name, graph in values["graphs"].items()
         },
-        tables={
-            name: TableInfo(file=t["file"], dtype=t["dtype"], shape=tuple(t["shape"]))
-            for name, t in values["tables"].items()
-        },
+        tables={name: TableInfo(**{**t, "shape": tuple(t["shape"])}) for name, t in values["tables"].items()},
         metrics=values["metrics"],
         parity=Parity(**values["parity"]),
         training=values["training"],
+        quantization=Quantization(**values["quantization"]) if "quantization" in values else None,
         created_at=values["created_at"],
         files={name: (int(f["size_bytes"]), str(f["sha256"])) for name, f in values["files"].items()},
     )

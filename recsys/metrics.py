@@ -96,6 +96,18 @@ def recall_at_k(hits: Array, relevant: Array) -> float:
     return float(np.mean(hits.sum(axis=1) / relevant))
 
 
+def capped_recall_at_k(hits: Array, relevant: Array) -> float:
+    """Mean over users of (relevant items in the top k) / min(k, relevant items), so that 1 can be reached.
+
+    The recall of GraphHash's code; never below :func:`recall_at_k`, with which it is easily confused.
+
+    >>> capped_recall_at_k(np.array([[1, 0, 1], [0, 0, 0]]), np.array([4, 1]))  # recall_at_k: 0.25
+    0.3333333333333333
+    """
+    relevant = _checked_relevant(hits, relevant)
+    return float(np.mean(hits.sum(axis=1) / np.minimum(relevant, hits.shape[1])))
+
+
 def ndcg_at_k(hits: Array, relevant: Array) -> float:
     """Mean over users of DCG@k / ideal DCG@k, with gain 1 / log2(rank + 1).
 

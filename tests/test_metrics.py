@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import InvalidInputError
-from recsys.metrics import auc, gauc, log_loss, ndcg_at_k, recall_at_k
+from recsys.metrics import auc, capped_recall_at_k, gauc, log_loss, ndcg_at_k, recall_at_k
 
 # Few distinct scores, so that ties are common.
 samples = st.lists(
@@ -92,14 +92,16 @@ lists = st.integers(1, 6).flatmap(
 def test_recall_and_ndcg_follow_their_definitions(users: list[tuple[list[int], int]]) -> None:
     # A user has at least as many relevant items as were hit, and at least one.
     relevant = [max(1, sum(hits) + missed) for hits, missed in users]
-    recalls, ndcgs = [], []
+    recalls, capped, ndcgs = [], [], []
     for (hits, _), count in zip(users, relevant, strict=True):
         recalls.append(sum(hits) / count)
+        capped.append(sum(hits) / min(count, len(hits)))
         dcg = sum(hit / math.log2(rank + 1) for rank, hit in enumerate(hits, start=1))
         ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(count, len(hits)) + 1))
         ndcgs.append(dcg / ideal)
     hits_GK = np.array([hits for hits, _ in users])
     assert recall_at_k(hits_GK, np.array(relevant)) == pytest.approx(sum(recalls) / len(users))
+    assert capped_recall_at_k(hits_GK, np.array(relevant)) == pytest.approx(sum(capped) / len(users))
     assert ndcg_at_k(hits_GK, np.array(relevant)) == pytest.approx(sum(ndcgs) / len(users))
 
 
@@ -132,7 +134,7 @@ def test_other_malformed_inputs_are_refused() -> None:
         gauc(labels, np.array([0.1, 0.2]), np.array([1]))
     with pytest.raises(InvalidInputError, match=r"log loss: probabilities are in \[-0.5, 1.5\]; allowed: 0 to 1"):
         log_loss(labels, np.array([-0.5, 1.5]))
-    for metric in (recall_at_k, ndcg_at_k):
+    for metric in (recall_at_k, capped_recall_at_k, ndcg_at_k):
         with pytest.raises(InvalidInputError, match=r"hits have shape \[2\]; expected \[1, k\]"):
             metric(np.array([1, 0]), np.array([1]))
         with pytest.raises(InvalidInputError, match=r"hits have shape \[1, 2\]; expected \[2, k\]"):

@@ -17,7 +17,7 @@ import torch
 
 from recsys.data.events import open_event_table, write_event_table
 from recsys.data.movielens import prepare_movielens
-from recsys.data.samples import Dataset, Samples, make_dataset
+from recsys.data.samples import Dataset, Impressions, Samples, make_dataset
 from recsys.data.synthetic import make_synthetic_log
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.models.din import DinConfig
@@ -56,6 +56,9 @@ NAMESAKES = FeatureSet(
 )
 """User and item features share names; others are named like attributes of modules and like tensors of graphs."""
 
+ONE_OFF = replace(NAMESAKES, name="one_off", history=None)
+"""No history: samples are impressions."""
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -80,7 +83,7 @@ def finished() -> Finished:
 
 
 def odd_dataset(features: FeatureSet, folder: Path) -> Dataset:
-    """A few random events of the given features, which must be ``PLAIN`` or ``NAMESAKES``."""
+    """A few random events of ``PLAIN`` or ``NAMESAKES``, or impressions of ``ONE_OFF``."""
     random = np.random.Generator(np.random.PCG64(5))
     users = {"user": list(range(10)), "age": random.normal(size=10)}
     users |= {"type": random.integers(0, 3, size=10), "size": random.normal(size=10), "keys": [[1, 2], []] * 5}
@@ -96,21 +99,37 @@ def odd_dataset(features: FeatureSet, folder: Path) -> Dataset:
         "action": random.integers(1, 4, size=200),
         "present": random.normal(size=200),
     }
-    history = {a.name for a in features.history.attributes} if features.history else set()
+    user_rows = {f.name: users[f.name] for f in (features.user_id, *features.user)}
+    item_rows = {f.name: items[f.name] for f in (features.item_id, *features.item)}
+    if features.history is None:
+        write_event_table(features, user_rows, item_rows, {}, folder / features.name)
+        shown = Impressions(
+            user=np.sort(events["user"]).astype(np.int32),
+            item=np.array([items["item_id"].index(key) for key in events["item_id"].tolist()], dtype=np.int32),
+            time_ms=np.arange(200),
+            context={f.name: events[f.name].astype(np.float32) for f in features.context},
+        )
+        return make_dataset(open_event_table(folder / features.name), _labelled(random, 200, shown))
+    history = {a.name for a in features.history.attributes}
     kept = {*("user", "item_id", "timestamp_ms"), *history, *(f.name for f in features.context)}
     write_event_table(
         features,
-        {f.name: users[f.name] for f in (features.user_id, *features.user)},
-        {f.name: items[f.name] for f in (features.item_id, *features.item)},
+        user_rows,
+        item_rows,
         {name: column for name, column in events.items() if name in kept},
         folder / features.name,
     )
     table = open_event_table(folder / features.name)
-    size = len(table)  # a little less than 200: a random event may repeat another
+    return make_dataset(table, _labelled(random, len(table)))  # a random event may repeat another: a few less than 200
+
+
+def _labelled(random: np.random.Generator, size: int, shown: Impressions | None = None) -> Samples:
+    """Every event, or every impression, as a sample with a random label."""
     order = random.permutation(size)
     splits = {"train": order[:150], "validation": order[150:175], "test": order[175:]}
-    samples = Samples(position=np.arange(size), label=random.integers(0, 2, size=size).astype(np.uint8), splits=splits)
-    return make_dataset(table, samples)
+    label = random.integers(0, 2, size=size).astype(np.uint8)
+    position = np.arange(size) if shown is None else np.full(size, -1)
+    return Samples(position=position, label=label, splits=splits, impressions=shown)
 
 
 def odd_config(**model: object) -> RunConfig:

@@ -17,7 +17,7 @@ import typer
 from rich.markup import escape
 
 from recsys import __version__
-from recsys.cli import features, offline, parity, serving, store, training
+from recsys.cli import features, offline, parity, rows, serving, store, training
 from recsys.cli.options import notes
 from recsys.client_types import DeadlineExceeded, Unavailable
 from recsys.errors import (
@@ -83,6 +83,7 @@ for command in (
 
 
 app.add_typer(features.app, name="features")
+app.add_typer(rows.app, name="rows")
 
 
 def main() -> NoReturn:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recsys.data.raw_log import DATASETS, MOVIELENS_1M
+from recsys.data.raw_log import LOGS, MOVIELENS_1M
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import layout_fingerprint
@@ -39,11 +39,11 @@ def load_features(text: str) -> FeatureSet:
         return read_manifest(path).feature_set
     if path.is_dir():
         return open_table(path).features
-    if text in DATASETS:
+    if text in LOGS:
         return MOVIELENS_1M  # the synthetic log has the same
     raise ConfigError(
         f"features {text!r}: no such file or folder; allowed: a JSON file, a bundle's or a prepared log's folder, "
-        f"{' or '.join(DATASETS)}"
+        f"{' or '.join(LOGS)}"
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
 from recsys.cli.options import (
@@ -19,6 +21,13 @@ from recsys.cli.options import (
     notes,
     output,
 )
+from recsys.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from recsys.bundle import Manifest, Quantization
+
+QUANTIZED_KINDS = ("none", "fp16", "int8", "int4")
+"""Those of ``embeddings.quantize``, which is not imported here: torch takes seconds to load."""
 
 
 def demo(
@@ -67,6 +76,9 @@ def train(
     data: DataOption = None,
     work_dir: WorkOption = WORK_DIR,
     show: Annotated[bool, typer.Option("--show", help="Print the configuration and stop.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print where each table would go, and stop.")] = False,
+    processes: Annotated[int, typer.Option("--processes", help="With --plan: of the run, on all hosts.")] = 1,
+    hosts: Annotated[int, typer.Option("--hosts", help="With --plan: with equally many processes.")] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Train a recipe, evaluate it, and leave checkpoint and metrics in the run's folder."""
@@ -78,14 +90,39 @@ def train(
         print(to_json(config))
         return
     from recsys.data.datasets import load_dataset
+    from recsys.embeddings.sharding import start_process_group
     from recsys.progress import training_progress
+    from recsys.training.distributed import first_before_others, is_first, plan_table
+    from recsys.training.loop import default_device, plan_run
     from recsys.training.loop import train as run_training
 
+    device = default_device()
+    start_process_group(device)
     run_dir = run_dir or Path("runs") / config.recipe
-    loaded = load_dataset(config.data.dataset, recent=config.data.recent, work_dir=work_dir, path=data)
-    notes.print(f"data: {loaded.raw.source}", markup=False)
-    with training_progress(notes) as report:
-        result = run_training(config, loaded.dataset, run_dir, resume=resume, report=report)
+    console = notes if is_first() else Console(quiet=True)
+    # The first process prepares the data, if it must; the others find it prepared.
+    loaded = first_before_others(
+        lambda: load_dataset(config.data.dataset, recent=config.data.recent, work_dir=work_dir, path=data)
+    )
+    console.print(f"data: {loaded.raw.source}", markup=False)
+    if plan:
+        planned = plan_run(config, loaded.dataset, device=device.type, processes=processes, hosts=hosts)
+        if as_json:
+            print(json.dumps([dataclasses.asdict(part) for part in planned]))
+        else:
+            output.print(plan_table(planned))
+        return
+    with training_progress(console) as report:
+        result = run_training(
+            config,
+            loaded.dataset,
+            run_dir,
+            resume=resume,
+            report=report,
+            show_plan=lambda planned: console.print(plan_table(planned)),
+        )
+    if not is_first():
+        return
     figures = _metric_values(test=result.test, validation=result.validation)
     if as_json:
         print(json.dumps({"run_dir": str(run_dir), **figures, "samples_per_s": round(result.samples_per_s)}))
@@ -119,12 +156,21 @@ def export(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the bundle to write.")],
     name: Annotated[str | None, typer.Option("--name", help="Model name. Default: the recipe's.")] = None,
+    quantize: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--quantize",
+            metavar="[TABLE=]KIND",
+            help="How rows are stored: none (float32), fp16, int8 or int4; TABLE=KIND for one table. May be repeated.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     data: DataOption = None,
     work_dir: WorkOption = WORK_DIR,
     as_json: JsonOption = False,
 ) -> None:
     """Write a run's model as an ONNX bundle, with a certificate that it answers as the trained model does."""
+    kinds = quantize_options(quantize or [])
     from recsys.data.datasets import load_dataset
     from recsys.export.onnx import export_bundle
     from recsys.training.loop import evaluate_run, load_run
@@ -140,19 +186,83 @@ def export(
             out,
             name=name or trained.config.recipe,
             metrics=metrics,
+            quantize=kinds,
             overwrite=overwrite,
         )
-    parity = manifest.parity
+    parity, tables = manifest.parity, _table_sizes(manifest)
     if as_json:
-        facts = {"bundle": str(out), "model": manifest.model, "version": manifest.version}
+        facts = {"bundle": str(out), "model": manifest.model, "version": manifest.version, "tables": tables}
+        if manifest.quantization is not None:
+            lost = dataclasses.asdict(manifest.quantization)
+            facts["quantization"] = {**lost, "metrics": dict(manifest.metrics)}
         print(json.dumps({**facts, "parity": dataclasses.asdict(parity)}))
         return
+    shown = Table("table", "rows", "stored as", "KB", "float32 KB", box=None)
+    for name, about in tables.items():
+        sizes = (f"{about[key] / 1000:,.1f}" for key in ("size_bytes", "float32_bytes"))
+        shown.add_row(name, f"{about['rows']:,}", about["quantized"], *sizes)
+    output.print(shown)
+    if manifest.quantization is not None:
+        _print_losses(manifest.quantization, manifest.metrics)
     output.print(
         f"{out}: model {manifest.model}, version {manifest.version}\n"
         f"parity: largest logit difference {parity.max_abs_logit_difference:.1e} on {parity.candidates:,} candidates "
         f"of {parity.requests} requests (allowed {parity.tolerance:.0e}; {parity.compared})\n"
         f"\nNext: recsys serve {out}"
     )
+
+
+def quantize_options(options: list[str]) -> dict[str, str]:
+    """What ``--quantize`` said: table -> kind, ``*`` for the others.
+
+    >>> quantize_options(["int8", "user_id=fp16"])
+    {'*': 'int8', 'user_id': 'fp16'}
+
+    Raises:
+        ConfigError: a table, or all others, are given twice; an unknown kind.
+    """
+    kinds: dict[str, str] = {}
+    for option in options:
+        table, equals, kind = option.rpartition("=")
+        if equals and not table:
+            raise ConfigError(f"--quantize {option}: no table before '='; expected KIND or TABLE=KIND")
+        table = table or "*"
+        if kind not in QUANTIZED_KINDS:
+            raise ConfigError(f"--quantize {option}: kind {kind!r}: {nearest(kind, QUANTIZED_KINDS)}")
+        if table in kinds:
+            raise ConfigError(
+                f"--quantize {option}: {'every other table' if table == '*' else table} has a kind already"
+            )
+        kinds[table] = kind
+    return kinds
+
+
+def _table_sizes(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """Each embedding table's rows, how they are stored, and bytes so and in float32."""
+    sizes = {}
+    for name, info in manifest.tables.items():
+        if name.endswith(".rows"):
+            rows, stored = info.shape
+            sizes[name.removesuffix(".rows")] = {
+                "rows": rows,
+                "quantized": info.quantized,
+                "size_bytes": manifest.files[info.file][0],
+                "float32_bytes": 4 * rows * (stored if info.width is None else info.width),
+            }
+    return sizes
+
+
+def _print_losses(quantization: Quantization, metrics: Mapping[str, float | None]) -> None:
+    output.print(f"quantised rows: largest logit difference {quantization.max_abs_logit_difference:.1e}")
+    before = quantization.float32_metrics
+    if not before or not metrics:
+        return
+    table = Table("test split", "AUC", "log loss", box=None)
+    for name, figures in (("float32 rows", before), ("quantised rows", metrics)):
+        table.add_row(name, f"{figures['auc']:.5f}", f"{figures['log_loss']:.5f}")
+    lost = ((metrics[key] or 0.0) - (before[key] or 0.0) for key in ("auc", "log_loss"))
+    table.add_row("difference", *(f"{difference:+.5f}" for difference in lost))
+    output.print(table)
 
 
 def _metric_values(**splits: Any) -> dict[str, dict[str, Any]]:

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from recsys.data.events import EventTable, open_event_table
+from recsys.data.frappe import prepare_frappe
 from recsys.data.movielens import load_movielens, prepare_movielens
+from recsys.data.movielens_ctr import prepare_movielens_ctr
 from recsys.data.raw_log import DATASETS, RawLog
 from recsys.data.samples import Dataset, Samples, make_dataset, open_samples
 from recsys.data.synthetic import make_synthetic_log
 from recsys.errors import ConfigError, DataFileError, nearest
-from recsys.features.history import require_history
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,17 @@ def load_dataset(
         raise ConfigError(
             f"data set {name!r}: {nearest(name, DATASETS)}; or the folder of a prepared log, such as ./{name}"
         )
+    if name == "frappe":
+        dataset = prepare_frappe(path, work_dir / "prepared")
+        return LoadedData(raw=_no_log("Frappe, the published split"), dataset=dataset)
     if name == "synthetic":
         raw = make_synthetic_log()
     else:
         raw = load_movielens(path, cache_dir=work_dir / "downloads", allow_download=allow_download)
     if name != "synthetic" and raw.best_probabilities is not None and not allow_synthetic:
         raise DataFileError(f"{raw.source}. Give its folder or zip with --data, or set RECSYS_DATA_DIR")
+    if name == "movielens_ctr":
+        return LoadedData(raw=raw, dataset=prepare_movielens_ctr(raw, work_dir / "prepared"))
     dataset = prepare_movielens(raw, work_dir / "prepared")
     return LoadedData(raw=raw, dataset=make_dataset(_reading(dataset.table, recent), dataset.samples))
 
@@ -86,9 +92,10 @@ def _open_prepared(folder: Path, recent: int | None) -> Dataset:
 
 def _reading(table: EventTable, recent: int | None) -> EventTable:
     """The table, of which samples read so many events; as many as declared without a number."""
-    if recent is None:
+    declared = table.features.history
+    if recent is None or declared is None:
         return table
-    history = dataclasses.replace(require_history(table.features), recent=recent)
+    history = dataclasses.replace(declared, recent=recent)
     return dataclasses.replace(table, features=dataclasses.replace(table.features, history=history))
 
 

@@ -39,7 +39,7 @@ from recsys.data.event_encoder import (
     settled_order,
 )
 from recsys.errors import DataFileError, InvalidInputError
-from recsys.features.columns import Column
+from recsys.features.columns import Column, missing_column
 from recsys.features.feature_set import ITEM, USER, FeatureSet
 from recsys.features.hashing import Int64Array
 from recsys.features.history import Events, event_dtype, require_history
@@ -119,11 +119,12 @@ def encode_event_table(
         events: raw columns of N events: the user id and item id by their names, ``timestamp_ms``,
             optionally ``arrival_ms`` (default: the timestamp), history attributes and context
             features by name. An absent attribute that has the name of an item feature takes the
-            item's value (``inherited_attributes``).
+            item's value (``inherited_attributes``). Without a declared history: none.
 
     Raises:
         InvalidInputError: an unknown column, a value that does not fit its feature, an id that
-            is missing or given twice, or an event of an unknown user or item.
+            is missing or given twice, an event of an unknown user or item, or events where no
+            history is declared.
     """
     found: dict[str, dict[str, Column]] = {}
     for side, declared, values in (
@@ -134,12 +135,15 @@ def encode_event_table(
         if (row := repeated_row(found[side][name])) is not None:
             raise InvalidInputError(f"row {row}: {name!r} {values[name][row]!r} was already given")
     user_keys = found[USER][features.user_id.name]
+    columns: dict[str, npt.NDArray[Any]] = {f"user.{name}": c for name, c in found[USER].items()}
+    columns.update({f"item.{name}": c for name, c in found[ITEM].items()})
+    if features.history is None and not events:
+        columns.update(_no_events(features, users=len(user_keys)))
+        return EncodedTable(features=features, columns=columns, rows=np.zeros(0, dtype=np.int64), repeated=0)
     item_index = EntityIndex(found[ITEM][features.item_id.name])
     block = encode_block(features, EntityIndex(user_keys), item_index, found[ITEM], events)
     order = settled_order(features, block)
     settled = block.take(order)
-    columns: dict[str, npt.NDArray[Any]] = {f"user.{name}": c for name, c in found[USER].items()}
-    columns.update({f"item.{name}": c for name, c in found[ITEM].items()})
     columns["offsets"] = offsets_of(np.bincount(settled.user, minlength=len(user_keys)))
     columns.update(event_columns(features, settled))
     return EncodedTable(features=features, columns=columns, rows=order, repeated=len(block) - len(order))
@@ -151,6 +155,18 @@ def event_columns(features: FeatureSet, block: EventBlock) -> dict[str, npt.NDAr
     names = ("timestamp", "arrival", *(a.name for a in require_history(features).attributes))
     columns.update({f"event.{name}": block.packed[name] for name in names})
     columns.update({f"context.{name}": column for name, column in block.context.items()})
+    return columns
+
+
+def _no_events(features: FeatureSet, *, users: int) -> dict[str, npt.NDArray[Any]]:
+    """Columns on disk of a table without events: its samples are impressions, and nothing has a history."""
+    columns: dict[str, npt.NDArray[Any]] = {
+        "offsets": np.zeros(users + 1, dtype=np.int64),
+        "event.item": np.zeros(0, dtype=np.int32),
+        "event.timestamp": np.zeros(0, dtype=np.int64),
+        "event.arrival": np.zeros(0, dtype=np.int64),
+    }
+    columns.update({f"context.{f.name}": missing_column(f, 0) for f in features.context})
     return columns
 
 
@@ -198,7 +214,7 @@ def open_event_table(path: Path) -> EventTable:
     columns, info = open_columns(path, kind=KIND, version=FORMAT_VERSION)
     try:
         features = FeatureSet.from_json(info["features"])
-        history = require_history(features)
+        attributes = features.history.attributes if features.history else ()
         table = EventTable(
             features=features,
             users={f.name: columns[f"user.{f.name}"] for f in (features.user_id, *features.user)},
@@ -207,7 +223,7 @@ def open_event_table(path: Path) -> EventTable:
             item_index=columns["event.item"],
             timestamp_ms=columns["event.timestamp"],
             arrival_ms=columns["event.arrival"],
-            attributes={a.name: columns[f"event.{a.name}"] for a in history.attributes},
+            attributes={a.name: columns[f"event.{a.name}"] for a in attributes},
             context={f.name: columns[f"context.{f.name}"] for f in features.context},
             entities={
                 e.name: {f.name: columns[f"entity.{e.name}.{f.name}"] for f in (e.id, *e.features)}

@@ -12,8 +12,11 @@ import numpy.typing as npt
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import Int64Array
 
-DATASETS = ("movielens_1m", "synthetic")
-"""Raw logs that recipes name."""
+LOGS = ("movielens_1m", "synthetic")
+"""Logs of events, with the features of ``MOVIELENS_1M``."""
+
+DATASETS = (*LOGS, "movielens_ctr", "frappe")
+"""Data sets that recipes name."""
 
 _MAIN_GENRE = Categorical(name="main_genre", id_type="string", table="genre")
 

@@ -13,7 +13,7 @@ but is no event, so that no history holds it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import numpy.typing as npt
 from recsys.data.column_folder import open_columns, write_columns
 from recsys.data.events import EventTable
 from recsys.data.histories import first_at_or_after, newest, ranges
+from recsys.data.row_codes import Lookup, encode_ids
 from recsys.errors import DataFileError, InvalidInputError, nearest
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch
@@ -33,9 +34,6 @@ from recsys.features.history import attribute_keys, require_history
 
 KIND = "samples"
 FORMAT_VERSION = 1
-
-Lookup = Callable[[Int64Array], Int64Array]
-"""Keys, shape [N], int64 and none of them MISSING, to rows of an embedding table; same shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ class Samples:
 class Dataset:
     """An event table and samples of it, ready to be cut into batches.
 
-    Id columns hold int64 keys; after :func:`map_ids`, int32 rows.
+    Id columns hold int64 keys; after :func:`map_ids`, int32 codes (``row_codes.py``).
 
     Attributes:
         table: where the columns came from; always keys.
@@ -90,7 +88,7 @@ class Dataset:
             less those that arrived after its moment; [M], int64.
         has_late_events: whether any event arrived after its timestamp. If none did,
             history_begin already leaves only the newest ``recent`` events.
-        mapped: whether the id columns hold rows.
+        rows_of_codes: once the id columns hold codes: table -> rows of each code, [T, K], int64.
     """
 
     table: EventTable
@@ -106,7 +104,7 @@ class Dataset:
     history_begin: Int64Array
     history_end: Int64Array
     has_late_events: bool
-    mapped: bool = False
+    rows_of_codes: dict[str, Int64Array] | None = None
 
     def __len__(self) -> int:
         """M, the number of samples."""
@@ -177,24 +175,18 @@ def make_dataset(table: EventTable, samples: Samples) -> Dataset:
     """
     _check_samples(samples, table)
     features = table.features
-    declared = require_history(features)
-    history = {f"history.{features.item_id.name}": table.item_keys[table.item_index]}
-    for attribute in declared.attributes:
+    history = {}
+    if features.history is not None:
+        history[f"history.{features.item_id.name}"] = table.item_keys[table.item_index]
+    for attribute in features.event_features()[1:]:
         stored = np.ascontiguousarray(table.attributes[attribute.name])
         packed = stored.view(np.dtype([(attribute.name, stored.dtype)]))
         history[f"history.{attribute.name}"] = attribute_keys(attribute, packed)
     shown = samples.impressions
     if shown is None:
         shown = _events_as_impressions(table, samples.position)
-    user_begin, user_end = table.offsets[shown.user], table.offsets[shown.user + 1]
-    history_end = first_at_or_after(table.timestamp_ms, shown.time_ms, begin=user_begin, end=user_end)
-    history_begin = user_begin
-    if declared.max_age_s:
-        oldest_ms = shown.time_ms - 1000 * declared.max_age_s
-        history_begin = first_at_or_after(table.timestamp_ms, oldest_ms, begin=user_begin, end=history_end)
     has_late_events = bool((table.arrival_ms > table.timestamp_ms).any())
-    if not has_late_events:
-        history_begin = np.maximum(history_begin, history_end - declared.recent)
+    history_begin, history_end = _readable_events(table, shown, has_late_events=has_late_events)
     return Dataset(
         table=table,
         samples=samples,
@@ -216,7 +208,7 @@ def make_batch(dataset: Dataset, sample_indices: Int64Array) -> EncodedBatch:
     """Cut B samples out of a dataset; duplicates and any order are fine, B = 0 too.
 
     Returns:
-        Ids are keys, or rows of a mapped dataset. A sample without history has no events.
+        Ids are keys, or codes of a mapped dataset. A sample without history has no events.
     """
     user = dataset.sample_user[sample_indices]
     item = dataset.sample_item[sample_indices]
@@ -235,42 +227,63 @@ def make_batch(dataset: Dataset, sample_indices: Int64Array) -> EncodedBatch:
 
 
 def map_ids(dataset: Dataset, lookups: Mapping[str, Lookup]) -> Dataset:
-    """Look every id up in its embedding table once, so that batches need no hashing.
+    """Look every id up once, so that batches need no hashing.
 
     Args:
         dataset: with keys.
-        lookups: embedding table name -> keys to rows. ``MISSING`` is never looked up: it stays -1.
+        lookups: embedding table name -> lookup of its row map. ``MISSING`` is never looked up: it stays -1.
 
     Returns:
-        The same dataset with int32 rows in its id columns.
+        The same dataset with int32 codes in its id columns, and the rows of the codes.
 
     Raises:
         InvalidInputError: the dataset is mapped already, a table has no lookup, or a lookup
-            returns another shape or rows that are not in [-1, 2^31).
+            returns another shape or negative rows.
     """
-    if dataset.mapped:
-        raise InvalidInputError("the dataset holds rows already; map the one that holds keys")
+    if dataset.rows_of_codes is not None:
+        raise InvalidInputError("the dataset holds codes already; map the one that holds keys")
     features = dataset.table.features
     for table in features.tables():
         if table not in lookups:
             raise InvalidInputError(f"no lookup for embedding table {table!r}; given: {', '.join(sorted(lookups))}")
-
-    def mapped(columns: Mapping[str, Column], declared: Iterable[Feature], prefix: str = "") -> dict[str, Column]:
-        tables = {prefix + f.name: f.table for f in declared if isinstance(f, Categorical)}
-        return {
-            name: _rows(tables[name], lookups[tables[name]], column) if name in tables else column
-            for name, column in columns.items()
-        }
-
-    attributes = require_history(features).attributes
+    sides: dict[str, tuple[tuple[Feature, ...], dict[str, Column]]] = {
+        "user": ((features.user_id, *features.user), dataset.user),
+        "item": ((features.item_id, *features.item), dataset.item),
+        "context": (features.context, dataset.context),
+        "history": (features.event_features(), dataset.history),
+    }
+    by_table: dict[str, dict[str, Column]] = {table: {} for table in features.tables()}
+    for side, (declared, columns) in sides.items():
+        prefix = "history." if side == "history" else ""
+        for feature in declared:
+            if isinstance(feature, Categorical):
+                by_table[feature.table][f"{side}/{prefix}{feature.name}"] = columns[prefix + feature.name]
+    mapped = {side: dict(columns) for side, (_, columns) in sides.items()}
+    rows_of_codes: dict[str, Int64Array] = {}
+    for table, ids in by_table.items():
+        encoded, rows_of_codes[table] = encode_ids(table, ids, lookups[table])
+        for name, codes in encoded.items():
+            side, _, column = name.partition("/")
+            mapped[side][column] = codes
     return replace(
         dataset,
-        user=mapped(dataset.user, (features.user_id, *features.user)),
-        item=mapped(dataset.item, (features.item_id, *features.item)),
-        context=mapped(dataset.context, features.context),
-        history=mapped(dataset.history, (features.item_id, *attributes), "history."),
-        mapped=True,
+        user=mapped["user"],
+        item=mapped["item"],
+        context=mapped["context"],
+        history=mapped["history"],
+        rows_of_codes=rows_of_codes,
     )
+
+
+def rows_of_codes(dataset: Dataset) -> dict[str, Int64Array]:
+    """``Dataset.rows_of_codes`` of a dataset that :func:`map_ids` has mapped.
+
+    Raises:
+        InvalidInputError: it holds keys.
+    """
+    if dataset.rows_of_codes is None:
+        raise InvalidInputError("the dataset holds keys; map_ids makes them codes")
+    return dataset.rows_of_codes
 
 
 def id_counts(dataset: Dataset, sample_indices: Int64Array) -> dict[str, tuple[Int64Array, Int64Array]]:
@@ -280,7 +293,7 @@ def id_counts(dataset: Dataset, sample_indices: Int64Array) -> dict[str, tuple[I
     events that had not arrived in time count too.
 
     Returns:
-        Embedding table -> distinct ids (keys, or rows of a mapped dataset) in ascending order and
+        Embedding table -> distinct ids (keys, or codes of a mapped dataset) in ascending order and
         their counts, both [V], int64. ``MISSING`` is not an id.
     """
     features = dataset.table.features
@@ -296,7 +309,7 @@ def id_counts(dataset: Dataset, sample_indices: Int64Array) -> dict[str, tuple[I
         ("", (features.user_id, *features.user), dataset.user, reads_of_user),
         ("", (features.item_id, *features.item), dataset.item, reads_of_item),
         ("", features.context, dataset.context, reads_of_context),
-        ("history.", (features.item_id, *require_history(features).attributes), dataset.history, reads_of_event),
+        ("history.", features.event_features(), dataset.history, reads_of_event),
     ]
     parts: dict[str, list[tuple[Int64Array, Int64Array]]] = {table: [] for table in features.tables()}
     for prefix, declared, columns, reads in sides:
@@ -314,28 +327,27 @@ def _histories(dataset: Dataset, sample_indices: Int64Array) -> tuple[Int64Array
     begin = dataset.history_begin[sample_indices]
     lengths = dataset.history_end[sample_indices] - begin
     events, offsets = ranges(begin, lengths)
-    if not dataset.has_late_events:
+    if not dataset.has_late_events or not len(events):
         return events, offsets
     table = dataset.table
     arrived = table.arrival_ms[events] <= np.repeat(dataset.sample_time_ms[sample_indices], lengths)
     return newest(events, offsets, wanted=arrived, limit=require_history(table.features).recent)
 
 
-def _rows(table: str, lookup: Lookup, keys: Column) -> npt.NDArray[np.int32]:
-    present = keys != MISSING
-    rows = np.full(keys.shape, MISSING, dtype=np.int32)
-    found = np.asarray(lookup(keys[present]))
-    if found.shape != (int(present.sum()),) or found.dtype.kind not in "iu":
-        raise InvalidInputError(
-            f"lookup of table {table!r}: expected {int(present.sum())} integers, "
-            f"got shape {list(found.shape)} of {found.dtype}"
-        )
-    if found.size and (int(found.min()) < MISSING or int(found.max()) > np.iinfo(np.int32).max):
-        raise InvalidInputError(
-            f"lookup of table {table!r}: rows {found.min()} to {found.max()}; allowed: -1 to 2^31 - 1"
-        )
-    rows[present] = found
-    return rows
+def _readable_events(table: EventTable, shown: Impressions, *, has_late_events: bool) -> tuple[Int64Array, Int64Array]:
+    """The run of events that each sample may read; empty for features without a history."""
+    user_begin, user_end = table.offsets[shown.user], table.offsets[shown.user + 1]
+    declared = table.features.history
+    if declared is None:
+        return user_begin, user_begin
+    end = first_at_or_after(table.timestamp_ms, shown.time_ms, begin=user_begin, end=user_end)
+    begin = user_begin
+    if declared.max_age_s:
+        oldest_ms = shown.time_ms - 1000 * declared.max_age_s
+        begin = first_at_or_after(table.timestamp_ms, oldest_ms, begin=user_begin, end=end)
+    if not has_late_events:
+        begin = np.maximum(begin, end - declared.recent)
+    return begin, end
 
 
 def _events_as_impressions(table: EventTable, position: Int64Array) -> Impressions:

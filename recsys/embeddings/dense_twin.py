@@ -1,46 +1,64 @@
 """The lookup in plain tensor operations, for export: raw ids in, vectors out.
 
 TorchRec and FBGEMM operators have no ONNX form. The twin holds the same rows in one tensor per
-table and the same id maps as modules, and answers what the trained tables answer.
+physical table, quantised or not, and the same row maps as modules; it answers what the trained tables answer,
+or what their quantised rows come back as.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
-from recsys.embeddings.row_maps import UNKNOWN_ROW, RowMap
-from recsys.embeddings.tables import QUERY, module_name
+from recsys.embeddings.quantize import QuantizedRows, QuantizedTable
+from recsys.embeddings.row_maps import UNKNOWN_ROW, RowMap, RowMapModule
+from recsys.embeddings.tables import QUERY, combine, module_name
 from recsys.embeddings.vectors import mean_of_present
 from recsys.features.feature_set import Categorical
 
 
 class DenseTwin(nn.Module):
-    """Tables and id maps.
+    """Tables and row maps.
 
     Args:
-        weights: table name -> rows, [V, D] float32.
-        row_maps: table name -> map from keys to its rows.
+        weights: physical table -> rows, [V, D] float32, or as they are stored.
+        row_maps: table -> map from keys to rows of physical tables.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], row_maps: Mapping[str, RowMap]) -> None:
+    def __init__(self, weights: Mapping[str, Tensor | QuantizedTable], row_maps: Mapping[str, RowMap]) -> None:
         super().__init__()
-        rows = {module_name(table): nn.Parameter(w, requires_grad=False) for table, w in weights.items()}
-        self.rows = nn.ParameterDict(rows)
-        self.maps = nn.ModuleDict({module_name(table): row_maps[table].module() for table in weights})
+        self.rows = nn.ModuleDict({module_name(table): QuantizedRows(_stored(w)) for table, w in weights.items()})
+        self.maps = nn.ModuleDict({module_name(table): row_map.module() for table, row_map in row_maps.items()})
+        self.combine = {table: row_map.combine for table, row_map in row_maps.items()}
 
     def lookup(self, keys: Tensor, feature: Categorical) -> Tensor:
-        """Keys, [N] or [N, K] with -1 for missing, to vectors [N, D]."""
-        rows = self.rows[module_name(feature.table)]
-        index = self.maps[module_name(feature.table)](keys)
-        return F.embedding(index, rows) if keys.dim() == 1 else mean_of_present(rows, index, keys >= 0)
+        """Keys, [N] or [N, values] with -1 for missing, to vectors [N, D]."""
+        row_map = self._map(feature)
+        vectors = self._gather(row_map.rows(keys), feature)
+        return vectors if keys.dim() == 1 else mean_of_present(vectors, keys >= 0)
 
     def unknown(self, feature: Categorical, length: Tensor) -> Tensor:
-        """The unknown row, once per element of ``length``; [N, D]."""
-        row: Tensor = self.rows[module_name(feature.table)][UNKNOWN_ROW]
-        return row.expand(length.shape[0], -1)
+        """The vector of a missing id, once per element of ``length``; [N, D]."""
+        row = torch.tensor([UNKNOWN_ROW])
+        return self._gather([row for _ in self._map(feature).lookups], feature).expand(length.shape[0], -1)
+
+    def _gather(self, rows: list[Tensor], feature: Categorical) -> Tensor:
+        lookups = self._map(feature).lookups
+        vectors = [self.rows[module_name(lookup.table)](index) for index, lookup in zip(rows, lookups, strict=True)]
+        return combine(vectors, self.combine[feature.table])
+
+    def _map(self, feature: Categorical) -> RowMapModule:
+        row_map = self.maps[module_name(feature.table)]
+        assert isinstance(row_map, RowMapModule)
+        return row_map
+
+
+def _stored(weight: Tensor | QuantizedTable) -> QuantizedTable:
+    if isinstance(weight, QuantizedTable):
+        return weight
+    return QuantizedTable(kind="none", rows=weight.detach().numpy(), width=weight.shape[1])
 
 
 class RawInputs:

@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recsys.embeddings.hash_ops import HashedRows, hash_all
 from recsys.errors import InvalidInputError
-from recsys.features.hashing import HALF_BITS, KEY_LIMIT, PRIME, Int64Array, hash_coefficients, hash_keys
+from recsys.features.hashing import KEY_LIMIT, PRIME, Int64Array, hash_coefficients, hash_keys
 
 SLOTS = 8
 LOAD = 0.8
@@ -51,11 +52,31 @@ class IdTable:
     def lookup(self, keys: Int64Array) -> Int64Array:
         """Row of each key, 0 for a key that is not there; same shape, int64."""
         flat = keys.reshape(-1)
-        buckets = _bucket_pair(flat, self.coefficients, len(self.keys_TW) // 2)
         rows = np.zeros(len(flat), dtype=np.int64)
-        for bucket in buckets:
+        for bucket in self.buckets(flat):
             rows += np.where(self.keys_TW[bucket] == flat[:, None], self.rows_TW[bucket], 0).sum(axis=1)
         return rows.reshape(keys.shape)
+
+    def buckets(self, keys: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """The two buckets where each key may be, each of the keys' shape."""
+        return _bucket_pair(keys, self.coefficients, len(self.keys_TW) // 2)
+
+    def entries(self) -> tuple[Int64Array, Int64Array]:
+        """The keys in ascending order and their rows, both [V]."""
+        filled = self.keys_TW >= 0
+        keys, rows = self.keys_TW[filled], self.rows_TW[filled]
+        order = np.argsort(keys)
+        return keys[order], rows[order]
+
+    @property
+    def capacity(self) -> int:
+        """Keys that a table of this shape is built for."""
+        return int(self.keys_TW.size * LOAD)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the two tensors."""
+        return self.keys_TW.nbytes + self.rows_TW.nbytes
 
     def arrays(self) -> dict[str, npt.NDArray[np.int64]]:
         """The tensors by name, for storing."""
@@ -68,51 +89,61 @@ class IdTable:
 
 
 class IdTableModule(nn.Module):
-    """:meth:`IdTable.lookup` in tensor operations that export to standard ONNX operators."""
+    """:meth:`IdTable.lookup` in tensor operations that export to standard ONNX operators.
 
-    keys_TW: Tensor
-    rows_TW: Tensor
+    Keys and rows lie in one tensor, a bucket's next to each other, so that a bucket costs one visit to memory: most of
+    what a lookup in a large table costs.
+    """
+
+    slots_TW: Tensor
+    """The keys of each bucket's slots, then their rows; [T, 2 W]."""
 
     def __init__(self, table: IdTable) -> None:
         super().__init__()
-        self.register_buffer("keys_TW", torch.from_numpy(np.ascontiguousarray(table.keys_TW)))
-        self.register_buffer("rows_TW", torch.from_numpy(np.ascontiguousarray(table.rows_TW)))
-        self.coefficients: list[list[int]] = table.coefficients.tolist()
+        self.register_buffer("slots_TW", torch.from_numpy(np.concatenate([table.keys_TW, table.rows_TW], axis=1)))
+        half = len(table.keys_TW) // 2
+        self.functions = tuple(
+            HashedRows(coefficients=(a1, a2, b), first=choice * half, count=half)
+            for choice, (a1, a2, b) in enumerate(table.coefficients.tolist())
+        )
 
-    def forward(self, keys: Tensor) -> Tensor:
-        """int64 keys of any shape to int64 rows of that shape."""
-        half = len(self.keys_TW) // 2
-        positive = keys.clamp_min(0)
-        low = torch.remainder(positive, 1 << HALF_BITS)
-        # Not div(rounding_mode=...): it exports as a division of float32, exact up to 2^24 only.
-        high = torch.floor_divide(positive, 1 << HALF_BITS)
-        buckets = []
-        for choice, (a1, a2, b) in enumerate(self.coefficients):
-            mixed = torch.remainder(low * a1, PRIME) + torch.remainder(high * a2, PRIME) + b
-            buckets.append(torch.remainder(torch.remainder(mixed, PRIME), half) + choice * half)
-        pair = torch.stack(buckets, dim=-1)
+    def forward(self, keys: Tensor, buckets: Tensor | None = None) -> Tensor:
+        """int64 keys of any shape to int64 rows of that shape.
+
+        ``buckets``: ``hash_all`` of the keys and ``functions``, where known; [2, *keys.shape].
+        """
+        if buckets is None:
+            buckets = hash_all(keys, self.functions)
         # F.embedding is one Gather; indexing would export as a copy of the table and a GatherND.
-        found = F.embedding(pair, self.keys_TW) == keys[..., None, None]
-        return torch.where(found, F.embedding(pair, self.rows_TW), 0).sum(dim=(-2, -1))
+        slot_keys, slot_rows = torch.split(F.embedding(buckets, self.slots_TW), SLOTS, dim=-1)
+        found = slot_keys == keys[..., None]
+        return torch.where(found, slot_rows, 0).sum(dim=(0, -1))
 
 
-def build_id_table(keys_V: Int64Array, rows_V: Int64Array, *, seed: int = 0) -> IdTable:
+def build_id_table(keys_V: Int64Array, rows_V: Int64Array, *, capacity: int = 0, seed: int = 0) -> IdTable:
     """Place V distinct keys.
 
     Args:
         keys_V: distinct keys in [0, 2^62), int64.
         rows_V: their rows, positive, int64 (0 is the answer for keys that are not there).
+        capacity: keys to make room for; 0 for V. Tables of one capacity have one shape, so that a
+            graph can take another table in its place.
         seed: of the hash functions; the same seed gives the same table.
 
     Raises:
-        InvalidInputError: keys out of range or not distinct.
+        InvalidInputError: keys out of range or not distinct, or more than ``capacity``.
     """
+    if capacity and len(keys_V) > capacity:
+        raise InvalidInputError(f"id table: {len(keys_V):,} keys; allowed: {capacity:,}, the capacity it was built for")
     if len(keys_V) and (keys_V.min() < 0 or keys_V.max() >= KEY_LIMIT):
         bad = keys_V[(keys_V < 0) | (keys_V >= KEY_LIMIT)][0]
         raise InvalidInputError(f"id table: key {bad} is out of range; allowed: 0 to 2^62 - 1")
     if len(np.unique(keys_V)) != len(keys_V):
         raise InvalidInputError(f"id table: {len(keys_V) - len(np.unique(keys_V))} keys are given more than once")
-    half = max(1, math.ceil(len(keys_V) / (2 * SLOTS * LOAD)))
+    room = capacity or len(keys_V)
+    half = max(1, math.ceil(room / (2 * SLOTS * LOAD)))
+    if half > PRIME:
+        raise InvalidInputError(f"id table: room for {room:,} keys; allowed: {int(2 * SLOTS * LOAD * PRIME):,}")
     for attempt in range(_MAX_SEEDS):
         coefficients = hash_coefficients(seed + attempt, 2)
         slots_TW = _place(keys_V, coefficients, half, np.random.Generator(np.random.PCG64(seed + attempt)))

@@ -1,10 +1,13 @@
-"""Embedding tables on TorchRec: one lookup per table and batch, of the distinct rows only.
+"""Embedding tables on TorchRec: one lookup per table and batch, of the distinct ids only.
 
-A batch names each table's distinct rows once (:func:`distinct_rows`); features then gather from
-them by position. So a table's traffic, its gradient, and DIN's per-id regularisation all see
-every id once per batch, however many features, samples and events share the table.
+Features name *tables*; a row map says in which rows of which *physical tables* an id of a table is looked up, K rows
+for each. A batch names each table's distinct ids once (:func:`distinct_codes`); their rows are looked up and
+combined to one vector each, and features then gather from these by position. So a table's traffic, its gradient, and
+DIN's per-id regularisation all see every id once per batch, however many features, samples and events share the table.
 
-Legend: ``U`` distinct rows of a table in a batch, ``N`` values of a feature, ``D`` width.
+In training an id is a *code*: the number of its K rows among the distinct ones (``data/row_codes.py``).
+
+Legend: ``U`` distinct codes of a table in a batch, ``N`` values of a feature, ``K`` lookups, ``T`` codes, ``D`` width.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 from torchrec import EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
 
 from recsys.embeddings import WIDTH_UNIT
+from recsys.embeddings.row_maps import Combine, RowMap
 from recsys.errors import InvalidInputError
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch
@@ -33,7 +37,7 @@ QUERY = "query."
 
 @dataclass(frozen=True, kw_only=True)
 class TableSpec:
-    """One embedding table."""
+    """One physical embedding table."""
 
     name: str
     num_rows: int
@@ -52,15 +56,17 @@ class TensorBatch:
     """One batch as a model reads it.
 
     Attributes:
-        rows: each table's distinct rows; one KeyedJaggedTensor key per table, stride 1.
-        slots: input name -> positions of its values among its table's distinct rows, int64: [N],
-            or [N, K] with -1 where a multi-valued feature has fewer than K values.
+        rows: the rows to look up; a KeyedJaggedTensor of stride 1 with the keys of :func:`lookup_keys`, U rows for each.
+        codes: table -> its distinct codes, [U], int64.
+        slots: input name -> positions of its values among its table's distinct codes, int64: [N],
+            or [N, values] with -1 where a multi-valued feature has fewer values.
         numbers: input name -> float32 values, [N].
         history_offsets: sample b's events are history_offsets[b]:history_offsets[b + 1]; [B + 1].
         labels: [B], float32.
     """
 
     rows: KeyedJaggedTensor
+    codes: dict[str, Tensor]
     slots: dict[str, Tensor]
     numbers: dict[str, Tensor]
     history_offsets: Tensor
@@ -70,6 +76,7 @@ class TensorBatch:
         """The same batch on another device."""
         return TensorBatch(
             rows=self.rows.to(device),
+            codes={table: codes.to(device) for table, codes in self.codes.items()},
             slots={name: slots.to(device) for name, slots in self.slots.items()},
             numbers={name: numbers.to(device) for name, numbers in self.numbers.items()},
             history_offsets=self.history_offsets.to(device),
@@ -82,21 +89,45 @@ def module_name(table: str) -> str:
     return f"table_{table}"
 
 
+def lookup_keys(table: str, row_map: RowMap) -> list[str]:
+    """Names of a table's K lookups in a batch."""
+    return [f"{table}.{k}" for k in range(len(row_map.lookups))]
+
+
+def combine(vectors: Sequence[Tensor], how: Combine) -> Tensor:
+    """The vectors of an id's K lookups as one; each [..., D]."""
+    if how == "concat":
+        return torch.cat(list(vectors), dim=-1)
+    total = vectors[0]
+    for vector in vectors[1:]:
+        total = total * vector if how == "product" else total + vector
+    return total
+
+
 class EmbeddingTables(nn.Module):
-    """The tables on the meta device: ``sharding.py`` gives them memory.
+    """The physical tables on the meta device: ``sharding.py`` gives them memory.
 
     A TorchRec collection holds tables of one width, so there is one for each width.
+
+    Args:
+        specs: the physical tables.
+        row_maps: table -> where its ids are looked up.
     """
 
-    def __init__(self, specs: Sequence[TableSpec]) -> None:
+    def __init__(self, specs: Sequence[TableSpec], row_maps: Mapping[str, RowMap]) -> None:
         super().__init__()
+        self.row_maps = dict(row_maps)
+        keys: dict[str, list[str]] = {spec.name: [] for spec in specs}
+        for table, row_map in row_maps.items():
+            for key, lookup in zip(lookup_keys(table, row_map), row_map.lookups, strict=True):
+                keys[lookup.table].append(key)
         by_width: dict[str, list[EmbeddingConfig]] = {}
         for spec in specs:
             config = EmbeddingConfig(
                 name=module_name(spec.name),
                 embedding_dim=spec.dim,
                 num_embeddings=spec.num_rows,
-                feature_names=[spec.name],
+                feature_names=keys[spec.name],
             )
             by_width.setdefault(f"width_{spec.dim}", []).append(config)
         meta = torch.device("meta")
@@ -105,41 +136,46 @@ class EmbeddingTables(nn.Module):
         )
 
     def forward(self, rows: KeyedJaggedTensor) -> dict[str, Tensor]:
-        """The looked-up rows of each table, [U, D]."""
-        looked_up: dict[str, Tensor] = {}
+        """The vectors of each table's distinct codes, [U, D]."""
+        found: dict[str, Tensor] = {}
         for collection in self.collections.values():
-            looked_up |= {table: found.values() for table, found in collection(rows).items()}
-        return looked_up
+            found |= {key: values.values() for key, values in collection(rows).items()}
+        return {
+            table: combine([found[key] for key in lookup_keys(table, row_map)], row_map.combine)
+            for table, row_map in self.row_maps.items()
+        }
 
 
 def input_tables(features: FeatureSet) -> dict[str, str]:
     """Input name of every id feature a batch holds -> name of its table."""
     sides: dict[str, Feature] = {f.name: f for f in (features.user_id, *features.user, *features.context)}
     sides |= {f"{ITEM}{f.name}": f for f in (features.item_id, *features.item)}
-    if features.history is not None:
-        sides[f"history.{features.item_id.name}"] = features.item_id
-        for attribute in features.history.attributes:
-            sides[f"history.{attribute.name}"] = attribute
-            sides[f"{QUERY}{attribute.name}"] = attribute
+    for feature in features.event_features():
+        sides[f"history.{feature.name}"] = feature
+    for attribute in features.stand_ins():
+        sides[f"{QUERY}{attribute.name}"] = attribute
     return {name: feature.table for name, feature in sides.items() if isinstance(feature, Categorical)}
 
 
 class BatchConverter:
-    """Turns encoded batches of rows into tensors. Keeps one scratch array per table between batches."""
+    """Turns encoded batches of codes into tensors. Keeps one scratch array per table between batches."""
 
-    def __init__(self, features: FeatureSet, specs: Sequence[TableSpec]) -> None:
+    def __init__(self, features: FeatureSet, row_maps: Mapping[str, RowMap]) -> None:
         self._tables = input_tables(features)
-        self._names = [spec.name for spec in specs]
-        self._scratch = {spec.name: np.zeros(spec.num_rows, dtype=np.int64) for spec in specs}
-        history = features.history.attributes if features.history else ()
-        items = {f.name for f in features.item}
-        self._stand_ins = [f"{QUERY}{a.name}" for a in history if a.name not in items]
+        self._keys = {table: lookup_keys(table, row_map) for table, row_map in row_maps.items()}
+        self._scratch = {table: np.zeros(0, dtype=np.int64) for table in row_maps}
+        self._stand_ins = [f"{QUERY}{attribute.name}" for attribute in features.stand_ins()]
 
-    def __call__(self, batch: EncodedBatch) -> TensorBatch:
-        """Convert a batch whose id columns hold rows (``data.samples.map_ids``)."""
+    def __call__(self, batch: EncodedBatch, rows_of_codes: Mapping[str, Int64Array]) -> TensorBatch:
+        """Convert a batch.
+
+        Args:
+            batch: its id columns hold codes (``data.samples.map_ids``).
+            rows_of_codes: table -> rows of each code, [T, K], int64; code 0 is the missing id.
+        """
         columns = {**batch.user, **{f"{ITEM}{name}": c for name, c in batch.item.items()}, **batch.history}
         columns |= {name: np.zeros(batch.size, dtype=np.int64) for name in self._stand_ins}
-        by_table: dict[str, dict[str, Column]] = {name: {} for name in self._names}
+        by_table: dict[str, dict[str, Column]] = {name: {} for name in self._keys}
         numbers: dict[str, Tensor] = {}
         for name, column in columns.items():
             if column.dtype == np.float32:
@@ -147,35 +183,43 @@ class BatchConverter:
             else:
                 by_table[self._tables[name]][name] = column
         slots: dict[str, Tensor] = {}
-        distinct: list[Int64Array] = []
-        for table in self._names:
-            rows, table_slots = distinct_rows(by_table[table], self._scratch[table])
-            distinct.append(rows)
+        codes: dict[str, Tensor] = {}
+        rows: list[Int64Array] = []
+        for table in self._keys:
+            distinct, table_slots = distinct_codes(by_table[table], self._scratch_for(table, len(rows_of_codes[table])))
+            codes[table] = torch.from_numpy(distinct)
+            rows += list(rows_of_codes[table][distinct].T)
             slots |= {name: torch.from_numpy(s) for name, s in table_slots.items()}
         return TensorBatch(
             rows=KeyedJaggedTensor.from_lengths_sync(
-                keys=self._names,
-                values=torch.from_numpy(np.concatenate(distinct)),
-                lengths=torch.tensor([len(rows) for rows in distinct], dtype=torch.int64),
+                keys=[key for keys in self._keys.values() for key in keys],
+                values=torch.from_numpy(np.concatenate(rows)),
+                lengths=torch.tensor([len(each) for each in rows], dtype=torch.int64),
             ),
+            codes=codes,
             slots=slots,
             numbers=numbers,
             history_offsets=torch.from_numpy(batch.history_offsets),
             labels=torch.from_numpy(batch.labels),
         )
 
+    def _scratch_for(self, table: str, codes: int) -> Int64Array:
+        if len(self._scratch[table]) < codes:
+            self._scratch[table] = np.zeros(codes, dtype=np.int64)
+        return self._scratch[table]
 
-def distinct_rows(columns: Mapping[str, Column], scratch: Int64Array) -> tuple[Int64Array, dict[str, Int64Array]]:
-    """The distinct rows of one table in a batch, and each value's position among them.
+
+def distinct_codes(columns: Mapping[str, Column], scratch: Int64Array) -> tuple[Int64Array, dict[str, Int64Array]]:
+    """The distinct codes of one table in a batch, and each value's position among them.
 
     Costs a few passes over the values: no sort, and no pass over the table.
 
     Args:
-        columns: rows per input, [N] or [N, K]; negative is missing: row 0 for [N], kept for [N, K].
-        scratch: one int64 per row of the table; its content does not matter.
+        columns: codes per input, [N] or [N, values]; negative is missing: code 0 for [N], kept for [N, values].
+        scratch: one int64 per code of the table; its content does not matter.
 
-    >>> rows, slots = distinct_rows({"a": np.array([5, 2, 5, -1])}, np.zeros(6, dtype=np.int64))
-    >>> rows[slots["a"]].tolist()
+    >>> codes, slots = distinct_codes({"a": np.array([5, 2, 5, -1])}, np.zeros(6, dtype=np.int64))
+    >>> codes[slots["a"]].tolist()
     [5, 2, 5, 0]
     """
     if not columns:
@@ -184,8 +228,8 @@ def distinct_rows(columns: Mapping[str, Column], scratch: Int64Array) -> tuple[I
     values = np.maximum(flat, 0)
     positions = np.arange(len(values))
     scratch[values] = positions
-    rows = values[scratch[values] == positions]
-    scratch[rows] = np.arange(len(rows))
+    codes = values[scratch[values] == positions]
+    scratch[codes] = np.arange(len(codes))
     slots = scratch[values]
     result: dict[str, Int64Array] = {}
     start = 0
@@ -195,4 +239,4 @@ def distinct_rows(columns: Mapping[str, Column], scratch: Int64Array) -> tuple[I
             part = np.where(column < 0, -1, part)
         result[name] = part
         start += column.size
-    return rows, result
+    return codes, result

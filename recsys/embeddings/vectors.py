@@ -44,7 +44,7 @@ class LookedUp:
         slots = self._batch.slots[name]
         rows = self._rows[feature.table]
         if slots.dim() == 2:
-            return mean_of_present(rows, slots, slots >= 0)
+            return mean_of_present(F.embedding(slots.clamp_min(0), rows), slots >= 0)
         return gather_rows(rows, slots)
 
     def numbers(self, name: str) -> Tensor:
@@ -52,10 +52,9 @@ class LookedUp:
         return self._batch.numbers[name]
 
 
-def mean_of_present(rows: Tensor, index_NK: Tensor, present_NK: Tensor) -> Tensor:
-    """Mean of rows over the values that are present; zero where there is none. [N, D]."""
-    vectors_NKD = F.embedding(index_NK.clamp_min(0), rows)
-    weights_NK = present_NK.to(rows.dtype)
+def mean_of_present(vectors_NKD: Tensor, present_NK: Tensor) -> Tensor:
+    """Mean of vectors over the values that are present; zero where there is none. [N, D]."""
+    weights_NK = present_NK.to(vectors_NKD.dtype)
     count_N1 = weights_NK.sum(dim=1, keepdim=True).clamp_min(1.0)
     return (vectors_NKD * weights_NK[..., None]).sum(dim=1) / count_N1
 
@@ -67,8 +66,7 @@ def user_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
 
 def item_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
     """The candidate's features that are not part of :func:`query_vectors`; [N, item_width] (may be 0 wide)."""
-    compared = {a.name for a in features.history.attributes} if features.history else set()
-    rest = tuple(f for f in features.item if f.name not in compared)
+    rest = _not_in_events(features)
     if not rest:
         query = inputs.vectors(f"{ITEM}{features.item_id.name}", features.item_id)
         return query[:, :0]
@@ -81,19 +79,16 @@ def query_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
     An attribute that items do not have (a rating) is unknown for a candidate: row 0 of its table.
     """
     parts = [inputs.vectors(f"{ITEM}{features.item_id.name}", features.item_id)]
-    item_names = {f.name for f in features.item}
-    for attribute in features.history.attributes if features.history else ():
-        side = ITEM if attribute.name in item_names else QUERY
+    stand_ins = features.stand_ins()
+    for attribute in features.event_features()[1:]:
+        side = QUERY if attribute in stand_ins else ITEM
         parts.append(inputs.vectors(f"{side}{attribute.name}", attribute))
     return torch.cat(parts, dim=1)
 
 
 def key_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
-    """Past events: item id and attributes; [N, key_width]."""
-    parts = [inputs.vectors(f"history.{features.item_id.name}", features.item_id)]
-    for attribute in features.history.attributes if features.history else ():
-        parts.append(inputs.vectors(f"history.{attribute.name}", attribute))
-    return torch.cat(parts, dim=1)
+    """Past events: item id and attributes; [N, key_width]. Only for features with a history."""
+    return torch.cat([inputs.vectors(f"history.{f.name}", f) for f in features.event_features()], dim=1)
 
 
 def user_width(features: FeatureSet, dims: Mapping[str, int]) -> int:
@@ -103,13 +98,18 @@ def user_width(features: FeatureSet, dims: Mapping[str, int]) -> int:
 
 def item_width(features: FeatureSet, dims: Mapping[str, int]) -> int:
     """Columns of :func:`item_vectors`."""
-    compared = {a.name for a in features.history.attributes} if features.history else set()
-    return _width([f for f in features.item if f.name not in compared], dims)
+    return _width(_not_in_events(features), dims)
 
 
 def key_width(features: FeatureSet, dims: Mapping[str, int]) -> int:
     """Columns of :func:`query_vectors` and :func:`key_vectors`."""
-    return _width((features.item_id, *(features.history.attributes if features.history else ())), dims)
+    return _width(features.event_features() or (features.item_id,), dims)
+
+
+def _not_in_events(features: FeatureSet) -> tuple[Feature, ...]:
+    """Item features that are not compared with the history's."""
+    compared = {f.name for f in features.event_features()}
+    return tuple(f for f in features.item if f.name not in compared)
 
 
 def _concatenate(parts: Sequence[Feature], inputs: Inputs, prefix: str = "") -> Tensor:

@@ -16,7 +16,7 @@ import re
 import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,40 +28,33 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 import recsys
-from recsys.bundle import GraphInfo, Manifest, TableInfo, TensorInfo, bundle_writer
-from recsys.data.samples import Dataset
+from recsys.bundle import GraphInfo, Manifest, Parity, Quantization, TableInfo, TensorInfo, bundle_writer
+from recsys.data.samples import Dataset, id_counts
 from recsys.embeddings.dense_twin import DenseTwin, RawInputs
-from recsys.embeddings.sharding import table_weights
+from recsys.embeddings.quantize import QuantizedTable
 from recsys.embeddings.tables import ITEM
 from recsys.embeddings.vectors import item_vectors, key_vectors, query_vectors, user_vectors
-from recsys.export.parity import certify
+from recsys.export.parity import certificate_logits, certify
+from recsys.export.quantized import rows_as_stored, stored_tables
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
-from recsys.features.history import require_history
+from recsys.features.hashing import Int64Array
+from recsys.features.hot_ids import HOT_IDS, HotIds, write_hot_ids
 from recsys.models.blocks import freeze_activations
-from recsys.models.din import Din, UserSide
+from recsys.models.ranking import Net, make_net
 from recsys.training.config import to_json
 from recsys.training.evaluate import Metrics
-from recsys.training.loop import TrainedModel
+from recsys.training.loop import TrainedModel, evaluate_run
 
 OPSET = 21
 
-_USER_SIDE_DIMENSIONS = {
-    "side.attention_weight": {1: "SH"},
-    "side.attention_bias": {0: "SH"},
-    "side.keys": {0: "S"},
-    "side.present": {0: "S"},
-    "side.head_bias": {},
-}
-"""Names of ``UserSide`` in the graphs (no feature's name has a dot) and its dynamic dimensions.
-
-S * hidden is one of its own: an exporter cannot divide a named one.
-"""
+HOT_IDS_KEPT = 100_000
+"""Most users, and most items, that ``hot_ids.npz`` names."""
 
 
 class UserGraph(nn.Module):
-    """The ``user`` graph. Inputs in the order of :func:`user_inputs`, outputs those of ``UserSide``."""
+    """The ``user`` graph. Inputs in the order of :func:`user_inputs`, outputs the network's user side."""
 
-    def __init__(self, features: FeatureSet, *, net: Din, twin: DenseTwin) -> None:
+    def __init__(self, features: FeatureSet, *, net: Net, twin: DenseTwin) -> None:
         super().__init__()
         self.features, self.net, self.twin = features, net, twin
         self.names = list(user_inputs(features))
@@ -70,26 +63,28 @@ class UserGraph(nn.Module):
         named = dict(zip(self.names, tensors, strict=True))
         history = {name: t for name, t in named.items() if name.startswith("history.")}
         user = {name: t for name, t in named.items() if name not in history}
+        user_1U = user_vectors(self.features, RawInputs(self.twin, user))
+        if not history:
+            return tuple(self.net.user_side(user_1U, user_1U[:0], user_1U[0, :0]))
         present_S = (history[f"history.{self.features.item_id.name}"] >= 0).to(torch.float32)
         keys_SD = key_vectors(self.features, RawInputs(self.twin, history))
-        user_1U = user_vectors(self.features, RawInputs(self.twin, user))
         return tuple(self.net.user_side(user_1U, keys_SD, present_S))
 
 
 class RankGraph(nn.Module):
-    """The ``rank`` graph. Inputs: ``UserSide``, then :func:`rank_inputs`; outputs: logits, scores."""
+    """The ``rank`` graph. Inputs: the user side, then :func:`rank_inputs`; outputs: logits, scores."""
 
-    def __init__(self, features: FeatureSet, *, net: Din, twin: DenseTwin) -> None:
+    def __init__(self, features: FeatureSet, *, net: Net, twin: DenseTwin) -> None:
         super().__init__()
         self.features, self.net, self.twin = features, net, twin
         self.names = list(rank_inputs(features))
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        side = UserSide(*tensors[: len(UserSide._fields)])
-        named = zip(self.names, tensors[len(side) :], strict=True)
+        outputs = len(self.net.side_dimensions)
+        named = zip(self.names, tensors[outputs:], strict=True)
         inputs = RawInputs(self.twin, {f"{ITEM}{name}": tensor for name, tensor in named})
         query_CD = query_vectors(self.features, inputs)
-        logits_C = self.net.rank_side(side, query_CD, item_vectors(self.features, inputs))
+        logits_C = self.net.rank_side(tensors[:outputs], query_CD, item_vectors(self.features, inputs))
         return logits_C, torch.sigmoid(logits_C)
 
 
@@ -100,6 +95,7 @@ def export_bundle(
     *,
     name: str,
     metrics: Metrics | None = None,
+    quantize: str | Mapping[str, str] = "none",
     overwrite: bool = False,
 ) -> Manifest:
     """Write a bundle with a parity certificate from real samples.
@@ -109,19 +105,22 @@ def export_bundle(
         dataset: with keys; the certificate compares answers on its test (else train) samples.
         path: the bundle's folder.
         name: the model name that requests ask for.
-        metrics: recorded in the manifest.
+        metrics: of the model on the test split, recorded in the manifest. Quantised rows are evaluated here, so
+            that it records theirs, and these beside them.
+        quantize: how rows are stored: ``none``, ``fp16``, ``int8`` or ``int4``, or table -> one of them, ``*``
+            standing for the tables not named.
         overwrite: replace an existing bundle.
 
     Raises:
-        InvalidInputError: ``path`` exists.
+        InvalidInputError: ``path`` exists; an unknown table or kind of row; rows that the kind cannot hold.
         BundleError: ONNX Runtime's answers differ from torch's by more than the tolerance; nothing
             is written.
     """
     features = trained.features
     trained.model.eval()
     net = build_frozen_net(trained)
-    weights = {table: w.detach().cpu().clone() for table, w in table_weights(trained.model).items()}
-    twin = DenseTwin(weights, trained.row_maps).eval()
+    stored = stored_tables(trained, quantize)
+    twin = DenseTwin(stored, trained.row_maps).eval()
     user, rank = UserGraph(features, net=net, twin=twin), RankGraph(features, net=net, twin=twin)
     with bundle_writer(path, overwrite=overwrite) as writer:
         tables: dict[str, TableInfo] = {}
@@ -129,7 +128,12 @@ def export_bundle(
             "user": _write_graph(user, _user_example(features), writer.folder / "user.onnx", tables),
             "rank": _write_graph(rank, _rank_example(user, features), writer.folder / "rank.onnx", tables),
         }
-        parity = certify(writer.folder, trained, dataset)
+        for table, rows in stored.items():
+            if rows.kind != "none" and f"{table}.rows" in tables:
+                described = replace(tables[f"{table}.rows"], quantized=rows.kind, width=rows.width)
+                tables[f"{table}.rows"] = described
+        write_hot_ids(writer.folder / HOT_IDS, hot_ids(dataset))
+        parity, metrics, quantization = _measure(writer.folder, trained, dataset, stored, metrics)
         return writer.finish(
             Manifest(
                 model=name,
@@ -138,6 +142,7 @@ def export_bundle(
                 tables=tables,
                 metrics={} if metrics is None else asdict(metrics),
                 parity=parity,
+                quantization=quantization,
                 training={
                     "recipe": trained.config.recipe,
                     "config": json.loads(to_json(trained.config)),
@@ -151,13 +156,46 @@ def export_bundle(
         )
 
 
+def hot_ids(dataset: Dataset) -> HotIds:
+    """The ids that training looked up most often."""
+    counted = id_counts(dataset, dataset.split("train"))
+
+    def hottest(feature: Categorical) -> Int64Array:
+        ids, counts = counted[feature.table]
+        return ids[np.lexsort((ids, -counts))[:HOT_IDS_KEPT]]
+
+    features = dataset.table.features
+    return HotIds(users=hottest(features.user_id), items=hottest(features.item_id))
+
+
+def _measure(
+    folder: Path,
+    trained: TrainedModel,
+    dataset: Dataset,
+    stored: Mapping[str, QuantizedTable],
+    metrics: Metrics | None,
+) -> tuple[Parity, Metrics | None, Quantization | None]:
+    """The certificate and the metrics of the rows in the bundle, and what they differ by from the model's own.
+
+    The certificate compares ONNX Runtime with torch on the same, quantised, rows: it is about the graphs. How far
+    those rows are from the trained ones is a figure of its own.
+    """
+    if all(table.kind == "none" for table in stored.values()):
+        return certify(folder, trained, dataset), metrics, None
+    own_logits = certificate_logits(trained, dataset)
+    own_metrics = metrics or evaluate_run(trained, dataset, "test")
+    with rows_as_stored(trained, stored):
+        parity = certify(folder, trained, dataset)
+        difference = float(np.abs(certificate_logits(trained, dataset) - own_logits).max())
+        metrics = evaluate_run(trained, dataset, "test")
+    own = {} if own_metrics is None else asdict(own_metrics)
+    return parity, metrics, Quantization(max_abs_logit_difference=difference, float32_metrics=own)
+
+
 def user_inputs(features: FeatureSet) -> dict[str, Feature]:
     """Inputs of the ``user`` graph in order: user id, user features, context, history columns."""
     inputs: dict[str, Feature] = {f.name: f for f in (features.user_id, *features.user, *features.context)}
-    inputs[f"history.{features.item_id.name}"] = features.item_id
-    for attribute in require_history(features).attributes:
-        inputs[f"history.{attribute.name}"] = attribute
-    return inputs
+    return inputs | {f"history.{f.name}": f for f in features.event_features()}
 
 
 def rank_inputs(features: FeatureSet) -> dict[str, Feature]:
@@ -165,9 +203,9 @@ def rank_inputs(features: FeatureSet) -> dict[str, Feature]:
     return {f.name: f for f in (features.item_id, *features.item)}
 
 
-def build_frozen_net(trained: TrainedModel) -> Din:
+def build_frozen_net(trained: TrainedModel) -> Net:
     """A copy of the network for inference: fixed slopes and statistics, no dropout."""
-    net = Din(trained.model.module.net.widths, config=trained.config.model)
+    net = make_net(trained.model.module.net.widths, config=trained.config.model)
     net.load_state_dict(trained.model.module.net.state_dict())
     net.eval()
     freeze_activations(net)
@@ -188,8 +226,8 @@ def _user_example(features: FeatureSet) -> tuple[dict[str, Tensor], dict[str, di
 def _rank_example(user: UserGraph, features: FeatureSet) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
     with torch.no_grad():
         side = user(*_user_example(features)[0].values())
-    tensors = dict(zip(_USER_SIDE_DIMENSIONS, side, strict=True))
-    dynamic = dict(_USER_SIDE_DIMENSIONS)
+    dynamic = {name: dict(dims) for name, dims in user.net.side_dimensions.items()}
+    tensors = dict(zip(dynamic, side, strict=True))
     for name, feature in rank_inputs(features).items():
         tensors[name], dynamic[name] = _example(feature, 5), {0: "C"}
     return tensors, {name: dynamic.get(name, {}) for name in tensors}
@@ -210,7 +248,7 @@ def _write_graph(
 ) -> GraphInfo:
     """Export one graph; its tables go to ``tables/``, unless the other graph has put them there."""
     tensors, dynamic = example
-    outputs = list(_USER_SIDE_DIMENSIONS) if isinstance(module, UserGraph) else ["logits", "scores"]
+    outputs = list(module.net.side_dimensions) if isinstance(module, UserGraph) else ["logits", "scores"]
     shapes = tuple({d: torch.export.Dim.DYNAMIC for d in dims} or None for dims in dynamic.values())
     with _quiet():
         program = torch.onnx.export(
@@ -227,7 +265,7 @@ def _write_graph(
     assert program is not None
     model = program.model_proto
     _strip(model)
-    _name_dimensions(model, dynamic)
+    _name_dimensions(model, {**module.net.side_dimensions, **dynamic})
     _externalise(model, path.parent, tables)
     model.producer_name, model.producer_version = "recsys", recsys.__version__
     path.write_bytes(model.SerializeToString())
@@ -241,7 +279,7 @@ def _write_graph(
 def _externalise(model: onnx.ModelProto, folder: Path, tables: dict[str, TableInfo]) -> None:
     """Move tables and id maps to raw files, page-aligned by being files of their own; weights stay inside."""
     for tensor in model.graph.initializer:
-        if not tensor.name.startswith("twin."):
+        if not tensor.name.startswith("twin.") or tensor.name.endswith((".weights", ".powers")):
             continue
         array = numpy_helper.to_array(tensor)
         name = table_name(tensor.name)
@@ -261,15 +299,15 @@ def _externalise(model: onnx.ModelProto, folder: Path, tables: dict[str, TableIn
 
 
 def table_name(initializer: str) -> str:
-    """File name of a table: ``twin.rows.table_movie_id`` -> ``movie_id.rows``.
+    """File name of a table: ``twin.rows.table_movie_id.rows`` -> ``movie_id.rows``.
 
-    >>> table_name("twin.maps.table_movie_id.keys_TW")
-    'movie_id.keys'
+    >>> table_name("twin.maps.table_movie_id.ids.slots_TW")
+    'movie_id.ids'
     """
-    if match := re.fullmatch(r"twin\.rows\.table_(\w+)", initializer):
+    if match := re.fullmatch(r"twin\.rows\.table_(\w+)\.rows", initializer):
         return f"{match[1]}.rows"
-    if match := re.fullmatch(r"twin\.maps\.table_(\w+)\.(keys|rows)_TW", initializer):
-        return f"{match[1]}.{'keys' if match[2] == 'keys' else 'key_rows'}"
+    if match := re.fullmatch(r"twin\.maps\.table_(\w+)\.ids\.slots_TW", initializer):
+        return f"{match[1]}.ids"
     raise AssertionError(f"{initializer} is not a table")
 
 
@@ -284,7 +322,7 @@ def _strip(model: onnx.ModelProto) -> None:
 
 def _name_dimensions(model: onnx.ModelProto, dynamic: Mapping[str, Mapping[int, str]]) -> None:
     """Give dynamic dimensions the names of the specification instead of the exporter's."""
-    named = {**_USER_SIDE_DIMENSIONS, **dynamic, "logits": {0: "C"}, "scores": {0: "C"}}
+    named = {**dynamic, "logits": {0: "C"}, "scores": {0: "C"}}
     for value in (*model.graph.input, *model.graph.output):
         for axis, name in named[value.name].items():
             value.type.tensor_type.shape.dim[axis].dim_param = name

@@ -9,7 +9,7 @@ candidate, no history, an unknown user, an unknown item, missing features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 
 from recsys.bundle import Parity
 from recsys.data.events import user_events
+from recsys.data.row_codes import encode_ids
 from recsys.data.samples import Dataset, make_batch
 from recsys.embeddings.tables import ITEM, input_tables
 from recsys.errors import BundleError
@@ -27,7 +28,7 @@ from recsys.features.columns import Column, missing_column
 from recsys.features.encode import EncodedBatch, EncodedRequest, encode_request
 from recsys.features.entities import pack_rows, unpack_rows
 from recsys.features.feature_set import Feature
-from recsys.features.hashing import KEY_LIMIT, MISSING, Int64Array
+from recsys.features.hashing import KEY_LIMIT, Int64Array
 from recsys.features.history import Events, unpack_events
 from recsys.features.history_rules import visible
 from recsys.training.loop import TrainedModel, check_same_data
@@ -47,17 +48,11 @@ def certify(folder: Path, trained: TrainedModel, dataset: Dataset) -> Parity:
         ConfigError: the model was trained on other data.
     """
     check_same_data(trained, dataset)
-    random = np.random.Generator(np.random.PCG64(0))
-    indices = dataset.split("test") if len(dataset.split("test")) else dataset.split("train")
-    chosen = random.choice(indices, size=min(REQUESTS, len(indices)), replace=False)
     graphs = OrtGraphs(folder)
-    worst, compared = 0.0, 0
-    for number, index in enumerate(chosen):
-        candidates = 1 if number % 8 == 0 else CANDIDATES
-        others = random.integers(0, len(dataset.table.item_keys), size=candidates - 1)
-        items = np.concatenate([[dataset.sample_item[index]], others])
-        got = graphs.logits(_request(dataset, int(index), items, number))
-        expected = torch_logits(trained, _sample(dataset, int(index), items, number))
+    worst, requests, compared = 0.0, 0, 0
+    for number, index, items in _chosen(dataset):
+        got = graphs.logits(_request(dataset, index, items, number))
+        expected = torch_logits(trained, _sample(dataset, index, items, number))
         difference = float(np.abs(got - expected).max())
         if not difference <= TOLERANCE:  # NaN is refused too
             raise BundleError(
@@ -65,14 +60,20 @@ def certify(folder: Path, trained: TrainedModel, dataset: Dataset) -> Parity:
                 f"allowed: {TOLERANCE:.0e}. The bundle was not written"
             )
         worst = max(worst, difference)
-        compared += len(got)
+        requests, compared = requests + 1, compared + len(got)
     return Parity(
-        requests=len(chosen),
+        requests=requests,
         candidates=compared,
         max_abs_logit_difference=worst,
         tolerance=TOLERANCE,
         compared=f"torch {torch.__version__} with onnxruntime {onnxruntime.__version__}, CPU",
     )
+
+
+def certificate_logits(trained: TrainedModel, dataset: Dataset) -> npt.NDArray[np.float32]:
+    """Torch's logits of all candidates of the certificate's requests, one after another."""
+    asked = (_sample(dataset, index, items, number) for number, index, items in _chosen(dataset))
+    return np.concatenate([torch_logits(trained, sample) for sample in asked])
 
 
 class OrtGraphs:
@@ -95,32 +96,43 @@ class OrtGraphs:
 
 def torch_logits(trained: TrainedModel, request: EncodedBatch) -> npt.NDArray[np.float32]:
     """The training-side answer for one user's candidates: the user and history repeated for each."""
-    features, row_maps = trained.features, trained.row_maps
+    features = trained.features
     tables = input_tables(features)
-
-    def rows(columns: Mapping[str, Column], prefix: str = "") -> dict[str, Column]:
-        mapped = {}
+    sides = {"user": request.user, "item": request.item, "history": request.history}
+    by_table: dict[str, dict[str, Column]] = {table: {} for table in trained.row_maps}
+    for side, columns in sides.items():
         for name, column in columns.items():
-            if column.dtype == np.float32:
-                mapped[name] = column
-            else:
-                found = row_maps[tables[prefix + name]].lookup(column)
-                mapped[name] = np.where(column == MISSING, MISSING, found)
-        return mapped
-
+            if column.dtype != np.float32:
+                by_table[tables[f"{ITEM}{name}" if side == "item" else name]][f"{side}/{name}"] = column
+    rows_of_codes: dict[str, Int64Array] = {}
+    for table, ids in by_table.items():
+        codes, rows_of_codes[table] = encode_ids(table, ids, trained.row_maps[table].lookup)
+        for key, column in codes.items():
+            side, _, name = key.partition("/")
+            sides[side] = {**sides[side], name: column}
     candidates = len(request.item[features.item_id.name])
     events = int(request.history_offsets[-1])
     batch = EncodedBatch(
-        user={n: np.repeat(c, candidates, axis=0) for n, c in rows(request.user).items()},
-        item=rows(request.item, ITEM),
-        history={n: np.tile(c, candidates) for n, c in rows(request.history).items()},
+        user={n: np.repeat(c, candidates, axis=0) for n, c in sides["user"].items()},
+        item=sides["item"],
+        history={n: np.tile(c, candidates) for n, c in sides["history"].items()},
         history_offsets=np.arange(candidates + 1, dtype=np.int64) * events,
         labels=np.zeros(candidates, dtype=np.float32),
     )
     with torch.no_grad():
-        logits, _ = trained.model(trained.convert(batch).to(trained.device))
+        logits, _ = trained.model(trained.convert(batch, rows_of_codes).to(trained.device))
     result: npt.NDArray[np.float32] = logits.cpu().numpy()
     return result
+
+
+def _chosen(dataset: Dataset) -> Iterator[tuple[int, int, Int64Array]]:
+    """Number, sample and candidates of each request; the same ones every time."""
+    random = np.random.Generator(np.random.PCG64(0))
+    indices = dataset.split("test") if len(dataset.split("test")) else dataset.split("train")
+    for number, index in enumerate(random.choice(indices, size=min(REQUESTS, len(indices)), replace=False)):
+        candidates = 1 if number % 8 == 0 else CANDIDATES
+        others = random.integers(0, len(dataset.table.item_keys), size=candidates - 1)
+        yield number, int(index), np.concatenate([[dataset.sample_item[index]], others])
 
 
 def _sample(dataset: Dataset, index: int, items: Int64Array, number: int) -> EncodedBatch:
@@ -150,7 +162,9 @@ def _request(dataset: Dataset, index: int, items: Int64Array, number: int) -> En
     user_columns = _through_rows(features.user, table.users, np.array([user]))
     user_columns.update({name: column[row] for name, column in dataset.context.items()})
     item_columns = _through_rows(features.item, table.items, items)
-    events: Events | None = _known_then(dataset, user, int(dataset.sample_time_ms[index]))
+    events: Events | None = None
+    if features.history is not None:
+        events = _known_then(dataset, user, int(dataset.sample_time_ms[index]))
     if number % 8 == 1:
         events = None
     if number % 8 == 2:

@@ -242,6 +242,15 @@ class FeatureSet:
         both = (self.user_id, *self.user, self.item_id, *self.item, *self.context, *attributes)
         return tuple(f for f in both if isinstance(f, Categorical))
 
+    def event_features(self) -> tuple[Categorical, ...]:
+        """What a past event holds: the item id and the history's attributes; nothing without a history."""
+        return () if self.history is None else (self.item_id, *self.history.attributes)
+
+    def stand_ins(self) -> tuple[Categorical, ...]:
+        """History attributes that candidates do not have (a rating)."""
+        items = {f.name for f in self.item}
+        return tuple(a for a in self.event_features()[1:] if a.name not in items)
+
     def tables(self) -> dict[str, tuple[str, ...]]:
         """Embedding table name -> names of the features that look ids up in it."""
         tables: dict[str, tuple[str, ...]] = {}

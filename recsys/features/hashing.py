@@ -81,7 +81,7 @@ def string_keys(values: Sequence[str]) -> Int64Array:
     return np.fromiter((string_key(v) for v in values), dtype=np.int64, count=len(values))
 
 
-def hash_coefficients(seed: int, functions: int) -> Int64Array:
+def hash_coefficients(seed: int | Sequence[int], functions: int) -> Int64Array:
     """Random coefficients (a1, a2, b) of Carter-Wegman hash functions, shape [functions, 3].
 
     a1 and a2 are in [1, PRIME), b in [0, PRIME): ((a1 lo + a2 hi + b) mod PRIME) mod rows is a

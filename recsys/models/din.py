@@ -6,8 +6,9 @@ Legend: ``B`` samples, ``E`` events of the batch, ``D`` key width, ``U`` user wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ class DinConfig:
     """DIN's hyper-parameters.
 
     Attributes:
+        kind: which model this configures.
         attention: hidden units of the activation unit.
         attention_act: its activation: ``prelu`` (the fastest to train and to serve) or ``dice``.
         softmax: normalise the attention weights (the official code) or not (the paper).
@@ -30,6 +32,7 @@ class DinConfig:
         dropout: in the head, in training.
     """
 
+    kind: Literal["din"] = "din"
     attention: tuple[int, int] = (80, 40)
     attention_act: ActivationName = "prelu"
     softmax: bool = False
@@ -70,6 +73,18 @@ class Din(nn.Module):
     ``user_side`` and ``rank_side`` together equal ``forward`` on one user: they are the two exported graphs.
     """
 
+    side_dimensions: Mapping[str, Mapping[int, str]] = {
+        "side.attention_weight": {1: "SH"},
+        "side.attention_bias": {0: "SH"},
+        "side.keys": {0: "S"},
+        "side.present": {0: "S"},
+        "side.head_bias": {},
+    }
+    """Names of ``UserSide`` in the graphs (no feature's name has a dot) and its dynamic dimensions.
+
+    S * hidden is one of its own: an exporter cannot divide a named one.
+    """
+
     def __init__(self, widths: Widths, *, config: DinConfig) -> None:
         super().__init__()
         self.widths = widths
@@ -93,8 +108,9 @@ class Din(nn.Module):
         head_bias = F.linear(user_1U, of_user, self._head_first().bias).squeeze(0)
         return UserSide(weight, bias, keys_SD, present_S, head_bias)
 
-    def rank_side(self, user: UserSide, query_CD: Tensor, item_CI: Tensor) -> Tensor:
-        """Logits of C candidates, [C]."""
+    def rank_side(self, side: Sequence[Tensor], query_CD: Tensor, item_CI: Tensor) -> Tensor:
+        """Logits of C candidates, [C]. ``side``: the tensors of a ``UserSide``."""
+        user = UserSide(*side)
         folded = (user.attention_weight, user.attention_bias)
         interest_CD = self.attention.attend(query_CD, folded, user.keys, user.present)
         of_rest = self._head_first().weight[:, self.widths.user :]

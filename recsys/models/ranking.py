@@ -17,8 +17,13 @@ from recsys.embeddings.vectors import (
     user_vectors,
     user_width,
 )
+from recsys.errors import ConfigError
 from recsys.features.feature_set import FeatureSet
+from recsys.models.dcn import Dcn, DcnConfig
 from recsys.models.din import Din, DinConfig, Widths
+
+Net = Din | Dcn
+ModelConfig = DinConfig | DcnConfig
 
 
 class RankingModel(nn.Module):
@@ -30,21 +35,23 @@ class RankingModel(nn.Module):
         net: the network; its widths come from :func:`widths`.
     """
 
-    def __init__(self, features: FeatureSet, *, tables: EmbeddingTables, net: Din) -> None:
+    def __init__(self, features: FeatureSet, *, tables: EmbeddingTables, net: Net) -> None:
         super().__init__()
         self.features = features
         self.tables = tables
         self.net = net
 
     def forward(self, batch: TensorBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits, [B], and the distinct rows that were looked up in each table, [U, D]."""
+        """Logits, [B], and the vectors of each table's distinct codes, [U, D]."""
         rows: dict[str, Tensor] = self.tables(batch.rows)
         inputs = LookedUp(batch, rows)
+        query_BD = query_vectors(self.features, inputs)
+        keys_ED = query_BD[:0] if self.features.history is None else key_vectors(self.features, inputs)
         logits_B: Tensor = self.net(
             user_vectors(self.features, inputs),
-            query_vectors(self.features, inputs),
+            query_BD,
             item_vectors(self.features, inputs),
-            key_vectors(self.features, inputs),
+            keys_ED,
             batch.history_offsets,
         )
         return logits_B, rows
@@ -55,6 +62,24 @@ def widths(features: FeatureSet, dims: Mapping[str, int]) -> Widths:
     return Widths(user=user_width(features, dims), key=key_width(features, dims), item=item_width(features, dims))
 
 
-def build_din(features: FeatureSet, *, dims: Mapping[str, int], config: DinConfig) -> Din:
-    """DIN for these features."""
-    return Din(widths(features, dims), config=config)
+def build_net(features: FeatureSet, *, dims: Mapping[str, int], config: ModelConfig) -> Net:
+    """The network that a configuration describes, for these features.
+
+    Raises:
+        ConfigError: it reads a history, and these features have none; or ``dims`` are of other features' tables.
+    """
+    tables = features.tables()
+    if missing := [table for table in tables if table not in dims]:
+        raise ConfigError(f"the row maps lack table {missing[0]!r} of {features.name!r}; they are of other features")
+    if unknown := [table for table in dims if table not in tables]:
+        raise ConfigError(
+            f"the row maps have a table {unknown[0]!r} that {features.name!r} does not have; they are of other features"
+        )
+    if isinstance(config, DinConfig) and features.history is None:
+        raise ConfigError(f"model {config.kind!r} reads a history, but {features.name!r} declares none")
+    return make_net(widths(features, dims), config=config)
+
+
+def make_net(widths: Widths, *, config: ModelConfig) -> Net:
+    """The network that a configuration describes, for inputs of these widths."""
+    return Din(widths, config=config) if isinstance(config, DinConfig) else Dcn(widths, config=config)

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from recsys.errors import ConfigError, nearest
-from recsys.recipes import movielens, own_log, synthetic
+from recsys.recipes import frappe, movielens, own_log, synthetic
 from recsys.training.config import RunConfig
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "dcn_frappe": frappe.dcn_frappe,
+    "dcn_movielens_ctr": movielens.dcn_movielens_ctr,
     "din": own_log.din,
     "din_movielens_1m": movielens.din_movielens_1m,
     "din_movielens_1m_demo": movielens.din_movielens_1m_demo,

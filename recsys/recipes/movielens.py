@@ -1,9 +1,10 @@
-"""MovieLens-1M, click prediction by the protocol of ReChorus 2.0 (RecSys 2024, table 6)."""
+"""MovieLens-1M: click prediction by the protocols of ReChorus 2.0 (RecSys 2024, table 6) and of Unified Embedding."""
 
 from __future__ import annotations
 
+from recsys.models.dcn import DcnConfig
 from recsys.models.din import DinConfig
-from recsys.training.config import DataConfig, RunConfig, TableConfig, TrainConfig
+from recsys.training.config import DataConfig, RowConfig, RunConfig, TableConfig, TrainConfig
 
 
 def din_movielens_1m() -> RunConfig:
@@ -24,4 +25,16 @@ def din_movielens_1m_demo() -> RunConfig:
         data=DataConfig(dataset="movielens_1m", recent=20),
         tables=TableConfig(dim=16),
         train=TrainConfig(epochs=1),
+    )
+
+
+def dcn_movielens_ctr() -> RunConfig:
+    """DCN-V2 on user and movie, no history, split at random: Unified Embedding's protocol (NeurIPS 2023)."""
+    return RunConfig(
+        recipe="dcn_movielens_ctr",
+        data=DataConfig(dataset="movielens_ctr"),
+        model=DcnConfig(cross_layers=1, head=(192,)),
+        tables=TableConfig(dim=32, learning_rate=0.2, regularization=0.02),
+        rows=RowConfig(min_count=1, chunks=2),
+        train=TrainConfig(epochs=6),
     )

@@ -28,17 +28,19 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]
 from grpc_reflection.v1alpha import reflection
 
-from recsys.bundle import open_bundle
+from recsys.bundle import Bundle, open_bundle
 from recsys.errors import ConfigError, StoreError, StoreUnavailableError
 from recsys.feature_store.open_redis import redis_or_embedded
 from recsys.feature_store.redis_store import RedisFeatureStore
 from recsys.features.feature_set import FeatureSet
+from recsys.features.hot_ids import HOT_IDS, read_hot_ids
 from recsys.serving._pb import feature_store_pb2_grpc, ranker_pb2_grpc
 from recsys.serving.ranker import Ranker
 from recsys.serving.request_log import RequestLog
 from recsys.serving.service import FEATURE_STORE, RANKER, FeatureStoreService, RankerService
 from recsys.serving.session import Session, open_session
 from recsys.serving.settings import Settings
+from recsys.serving.warm_pages import advise_random, larger_than_memory, warm_pages
 
 _log = logging.getLogger("recsys.serving")
 
@@ -113,10 +115,28 @@ def _loaded(settings: Settings) -> Iterator[_Loaded]:
         raise ConfigError("bundle is not set; give the folder of a bundle (RECSYS_BUNDLE): `recsys export` writes one")
     # A private Redis is started first of all: gRPC's threads do not like a fork.
     with redis_or_embedded(settings.redis_url, settings.redis_dir) as redis_url:
-        session = open_session(
-            open_bundle(settings.bundle, verify=settings.verify), intra_op_threads=settings.intra_op_threads
-        )
+        bundle = open_bundle(settings.bundle, verify=settings.verify)
+        session = open_session(bundle, intra_op_threads=settings.intra_op_threads)
+        _warm(settings, bundle, session)
         yield _Loaded(session, redis_url)
+
+
+def _warm(settings: Settings, bundle: Bundle, session: Session) -> None:
+    """Hot rows into memory, before the first request waits for the disk."""
+    if settings.table_reads == "random" or (settings.table_reads == "auto" and larger_than_memory(bundle)):
+        told = advise_random(bundle)
+        _log.info("tables are read at random: %.1f GB of mappings told", told / 1e9)
+    file = settings.warm_ids or bundle.path / HOT_IDS
+    if not settings.warm_up_s or (settings.warm_ids is None and not file.exists()):
+        return
+    done = warm_pages(session, read_hot_ids(file), timeout_s=settings.warm_up_s)
+    _log.info(
+        "rows of %d users and %d items read ahead in %.1f s%s",
+        done.users,
+        done.items,
+        done.seconds,
+        "" if done.complete else " (RECSYS_WARM_UP_S is over; the rest stays cold)",
+    )
 
 
 @contextlib.asynccontextmanager

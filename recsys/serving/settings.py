@@ -107,6 +107,23 @@ class Settings:
         kind=str,
         choices=("full", "sizes"),
     )
+    warm_up_s: float = _setting(
+        10.0,
+        "longest time spent at start on reading hot ids' rows into memory; 0 for none. The rest stays cold",
+        kind=float,
+        low=0.0,
+        high=3_600.0,
+    )
+    warm_ids: Path | None = _setting(
+        None, "file of hot ids (.npz with int64 arrays users and items); unset: the bundle's own", kind=Path
+    )
+    table_reads: Literal["auto", "random", "ahead"] = _setting(
+        "auto",
+        "whether a page of a table that is missing brings its neighbours along (ahead) or not (random); "
+        "auto: random where the tables are larger than the memory that is free",
+        kind=str,
+        choices=("auto", "random", "ahead"),
+    )
     log_requests: float = _setting(
         0.0,
         "share of Rank requests whose model inputs are logged to request_log_dir, for `recsys parity`",

@@ -1,10 +1,21 @@
-"""Checkpoints: everything a run needs to go on to the same last digit, written atomically."""
+"""Checkpoints: everything a run needs to go on to the same last digit, written atomically.
+
+``checkpoint.pt`` is one file if the run has one process. With several, each writes the parts of the tables it holds to
+``checkpoint/``, so that none needs room for all, and ``checkpoint.pt``, written last, says which of these files belong
+to it. A kill at any moment leaves the old checkpoint or the new one; files of neither are deleted by the next one.
+
+Parts know their place in the whole table. So a run may go on with another number of processes, or with tables
+spread otherwise; each process then reads what overlaps its own parts.
+"""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import secrets
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +23,12 @@ import torch
 from torch import Tensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from recsys.embeddings.sharding import optimizer_state, table_weights
+from recsys.embeddings.sharding import TableShard, table_shards
 from recsys.errors import DataFileError
-from recsys.files import atomic_file
+from recsys.files import atomic_file, make_folder
+from recsys.training.distributed import broadcast, gather, together, world
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -24,84 +36,212 @@ class Checkpoint:
     """The state of a run after ``step`` steps.
 
     Attributes:
-        tables, table_optimizer: embedding rows and the fused optimiser's state, by name.
+        tables: name -> rows and width.
+        files: in ``checkpoint/``: name -> size in bytes and the parts of tables in it, as table, first row, first
+            column, rows, columns.
+        parts: of tables, if one process wrote the checkpoint: a dictionary each.
         dense, dense_optimizer: the network and its optimiser.
         loader: position in the training samples.
-        random: torch's generators by kind of device: ``cpu``, and ``cuda`` if the model is on a GPU
-            (dropout draws there).
+        random: torch's generators of each process by kind of device: ``cpu``, and ``cuda`` if the model is on a
+            GPU (dropout draws there).
+        folder: where ``files`` are.
     """
 
     step: int
-    tables: dict[str, Tensor]
-    table_optimizer: dict[str, Tensor]
+    tables: dict[str, list[int]]
+    files: dict[str, dict[str, Any]]
+    parts: list[dict[str, Any]]
     dense: dict[str, Tensor]
     dense_optimizer: dict[str, Any]
     loader: dict[str, int]
-    random: dict[str, Tensor]
+    random: list[dict[str, Tensor]]
+    folder: Path = field(default_factory=Path)
 
 
-def capture(
+def save(
     model: DistributedModelParallel,
     dense_optimizer: torch.optim.Optimizer,
+    path: Path,
     *,
     step: int,
     loader: dict[str, int],
-) -> Checkpoint:
-    """The present state; tensors are those in use, so save it before the next step."""
-    return Checkpoint(
+) -> None:
+    """Write the present state, so that a kill at any moment leaves the old checkpoint or the new one.
+
+    Every process calls it; ``path`` is on a file system they share.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    shards = table_shards(model)
+    sizes = {name: size for each in gather(_sizes(shards)) for name, size in each.items()}
+    files: dict[str, dict[str, Any]] = {}
+    folder = path.with_suffix("")
+    if world().size > 1:
+        name = f"{step:09d}-{broadcast(secrets.token_hex(4))}-{world().rank}.pt"
+        with together("writing the checkpoint"):
+            make_folder(folder)
+            with atomic_file(folder / name) as stream:
+                torch.save(_parts(shards), stream)
+            entry = {
+                "size_bytes": (folder / name).stat().st_size,
+                "parts": [[s.table, s.row, s.column, *s.weights.shape] for s in shards],
+            }
+        files = dict(gather((name, entry)))
+    random = gather(_generators(model))
+    checkpoint = Checkpoint(
         step=step,
-        tables=table_weights(model),
-        table_optimizer=dict(optimizer_state(model)),
+        tables=sizes,
+        files=files,
+        parts=[] if files else _parts(shards),
         dense=model.module.net.state_dict(),
         dense_optimizer=dense_optimizer.state_dict(),
         loader=loader,
-        random=_generators(model),
+        random=random,
     )
+    with together("writing the checkpoint"):
+        if world().rank == 0:
+            write_index(checkpoint, path)
+            _remove_others(folder, files)
+
+
+def write_index(checkpoint: Checkpoint, path: Path) -> None:
+    """Write ``checkpoint.pt``; the files it names are there."""
+    values = {name: value for name, value in vars(checkpoint).items() if name != "folder"}
+    with atomic_file(path) as stream:
+        torch.save({"format_version": FORMAT_VERSION, **values}, stream)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read ``checkpoint.pt``, and see that the files it names are there.
+
+    Raises:
+        DataFileError: there is none, it or one of its files is missing, damaged, or of a newer format.
+    """
+    values = _read(path, "no checkpoint; `recsys train` writes one")
+    version = values.pop("format_version", None) if isinstance(values, dict) else None
+    if version != FORMAT_VERSION:
+        raise DataFileError(f"{path}: checkpoint format {version}, this program reads {FORMAT_VERSION}")
+    known = {f.name for f in dataclasses.fields(Checkpoint)} - {"folder"}
+    if fields := known ^ set(values):
+        raise DataFileError(f"{path}: not a whole checkpoint: {', '.join(sorted(fields))} missing or not known")
+    checkpoint = Checkpoint(**values, folder=path.with_suffix(""))
+    for name, entry in checkpoint.files.items():
+        file = checkpoint.folder / name
+        if not file.exists():
+            raise DataFileError(f"{file} is missing: {path} names it; restore it, or start another run")
+        if (size := file.stat().st_size) != entry["size_bytes"]:
+            raise DataFileError(f"{file}: {size} bytes, {path} names {entry['size_bytes']}")
+    return checkpoint
 
 
 def restore(
     checkpoint: Checkpoint, model: DistributedModelParallel, dense_optimizer: torch.optim.Optimizer | None = None
 ) -> None:
-    """Put a captured state back; without an optimiser, only what inference needs."""
-    _copy(checkpoint.tables, table_weights(model))
-    model.module.net.load_state_dict(checkpoint.dense)
-    if dense_optimizer is not None:
-        _copy(checkpoint.table_optimizer, dict(optimizer_state(model)))
-        dense_optimizer.load_state_dict(checkpoint.dense_optimizer)
-        torch.set_rng_state(checkpoint.random["cpu"])
-        device = _device(model)
-        if device.type == "cuda" and "cuda" in checkpoint.random:
-            torch.cuda.set_rng_state(checkpoint.random["cuda"], device)
+    """Put a saved state back; without an optimiser, only what inference needs. Every process calls it.
 
-
-def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write so that a kill at any moment leaves the old file or the new one."""
-    with atomic_file(path) as stream:
-        torch.save({"format_version": FORMAT_VERSION, **vars(checkpoint)}, stream)
-
-
-def load(path: Path) -> Checkpoint:
-    """Read a checkpoint.
+    The generators go on where they were if there are as many processes as there were; others begin anew.
 
     Raises:
-        DataFileError: there is none, it is damaged, or of a newer format.
+        DataFileError: it is of another run, or one of its files is damaged.
     """
+    shards = table_shards(model)
+    sizes = {name: size for each in gather(_sizes(shards)) for name, size in each.items()}
+    if sizes != checkpoint.tables:
+        raise DataFileError(
+            f"the checkpoint holds {_shapes(checkpoint.tables)}, the model {_shapes(sizes)}: it is of another run"
+        )
+    with together("reading the checkpoint"):
+        _restore_tables(checkpoint, shards, with_state=dense_optimizer is not None)
+    model.module.net.load_state_dict(checkpoint.dense)
+    if dense_optimizer is not None:
+        # A copy: the checkpoint's tensors are mapped from its file.
+        dense_optimizer.load_state_dict(copy.deepcopy(checkpoint.dense_optimizer))
+        if len(checkpoint.random) == world().size:
+            random = checkpoint.random[world().rank]
+            torch.set_rng_state(random["cpu"].clone())
+            device = _device(model)
+            if device.type == "cuda" and "cuda" in random:
+                torch.cuda.set_rng_state(random["cuda"].clone(), device)
+
+
+def _restore_tables(checkpoint: Checkpoint, shards: Sequence[TableShard], *, with_state: bool) -> None:
+    missing = {id(shard): shard.weights.numel() for shard in shards}
+    for part in _parts_for(checkpoint, shards):
+        for shard in shards:
+            if shard.table == part["table"]:
+                missing[id(shard)] -= _copy_overlap(part, shard, with_state=with_state)
+    for shard in shards:
+        if missing[id(shard)]:
+            raise DataFileError(f"the checkpoint does not hold all rows of table {shard.table!r}; start another run")
+
+
+def _parts_for(checkpoint: Checkpoint, shards: Sequence[TableShard]) -> Iterator[dict[str, Any]]:
+    """The checkpoint's parts, leaving out files of which none of our shards needs anything."""
+    yield from checkpoint.parts
+    tables = {shard.table for shard in shards}
+    for name, entry in checkpoint.files.items():
+        if tables & {part[0] for part in entry["parts"]}:
+            yield from _read(checkpoint.folder / name, "the checkpoint names it")
+
+
+def _copy_overlap(part: dict[str, Any], shard: TableShard, *, with_state: bool) -> int:
+    """Copy what a part and a shard of one table have in common; how many weights that are."""
+    if set(part["state"]) != set(shard.state) and with_state:
+        raise DataFileError(
+            f"table {shard.table!r}: the checkpoint's optimizer keeps {sorted(part['state'])}, "
+            f"the model's {sorted(shard.state)}: it is of another run"
+        )
+    top, left = max(part["row"], shard.row), max(part["column"], shard.column)
+    bottom = min(part["row"] + len(part["weights"]), shard.row + len(shard.weights))
+    right = min(part["column"] + part["weights"].shape[1], shard.column + shard.weights.shape[1])
+    if bottom <= top or right <= left:
+        return 0
+    pairs = [(part["weights"], shard.weights)]
+    if with_state:
+        pairs += [(part["state"][name], state) for name, state in shard.state.items()]
+    for source, target in pairs:
+        here = source[top - part["row"] : bottom - part["row"]]
+        there = target[top - shard.row : bottom - shard.row]
+        if source.dim() == 2:
+            here = here[:, left - part["column"] : right - part["column"]]
+            there = there[:, left - shard.column : right - shard.column]
+        there.copy_(here)
+    return int((bottom - top) * (right - left))
+
+
+def _parts(shards: Sequence[TableShard]) -> list[dict[str, Any]]:
+    return [
+        {"table": s.table, "row": s.row, "column": s.column, "weights": s.weights, "state": s.state} for s in shards
+    ]
+
+
+def _sizes(shards: Sequence[TableShard]) -> dict[str, list[int]]:
+    return {shard.table: [shard.num_rows, shard.dim] for shard in shards}
+
+
+def _read(file: Path, if_missing: str) -> Any:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             # torch.load does not compare the checksums that torch.save writes.
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"the checksum of {damaged} does not match")
-        values = torch.load(path, weights_only=True, map_location="cpu")
+        return torch.load(file, weights_only=True, map_location="cpu", mmap=True)
     except FileNotFoundError:
-        raise DataFileError(f"{path}: no checkpoint; `recsys train` writes one") from None
+        raise DataFileError(f"{file}: {if_missing}") from None
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise DataFileError(f"{path}: not a readable checkpoint: {error}") from error
-    version = values.pop("format_version", None) if isinstance(values, dict) else None
-    if version != FORMAT_VERSION:
-        raise DataFileError(f"{path}: checkpoint format {version}, this program reads {FORMAT_VERSION}")
-    if fields := {f.name for f in dataclasses.fields(Checkpoint)} ^ set(values):
-        raise DataFileError(f"{path}: not a whole checkpoint: {', '.join(sorted(fields))} missing or not known")
-    return Checkpoint(**values)
+        raise DataFileError(f"{file}: not a readable checkpoint: {error}") from error
+
+
+def _remove_others(folder: Path, files: dict[str, dict[str, Any]]) -> None:
+    """Delete the files of older checkpoints, and what killed processes left."""
+    if not folder.is_dir():
+        return
+    for file in folder.iterdir():
+        if file.name not in files:
+            file.unlink(missing_ok=True)
+    if not files:
+        folder.rmdir()
 
 
 def _generators(model: DistributedModelParallel) -> dict[str, Tensor]:
@@ -117,15 +257,5 @@ def _device(model: DistributedModelParallel) -> torch.device:
     return parameter.device
 
 
-def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
-    if {n: t.shape for n, t in source.items()} != {n: t.shape for n, t in target.items()}:
-        raise DataFileError(
-            f"the checkpoint holds {_shapes(source)}, the model {_shapes(target)}: it is of another run"
-        )
-    with torch.no_grad():
-        for name, tensor in target.items():
-            tensor.copy_(source[name])
-
-
-def _shapes(tensors: dict[str, Tensor]) -> str:
-    return ", ".join(f"{name} {list(t.shape)}" for name, t in sorted(tensors.items()))
+def _shapes(sizes: dict[str, list[int]]) -> str:
+    return ", ".join(f"{name} {size}" for name, size in sorted(sizes.items()))

@@ -12,7 +12,27 @@ from typing import Any, Literal
 from recsys.data.raw_log import DATASETS
 from recsys.embeddings import WIDTH_UNIT
 from recsys.errors import ConfigError, nearest
+from recsys.models.dcn import DcnConfig
 from recsys.models.din import DinConfig
+
+MODELS: dict[str, type[DinConfig] | type[DcnConfig]] = {"din": DinConfig, "dcn": DcnConfig}
+"""Models by the name that ``model.kind`` takes."""
+
+MapName = Literal[
+    "vocabulary",
+    "hash",
+    "double_hash",
+    "frequency",
+    "double_frequency",
+    "quotient_remainder",
+    "lsh",
+    "unified",
+    "graph",
+    "double_graph",
+]
+
+
+ShardingName = Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +55,66 @@ class TableConfig:
     Attributes:
         dim: width of a table that ``dims`` does not name; a multiple of 4.
         dims: width by table name.
-        min_count: ids seen less often in training share the unknown row.
-        optimizer: fused sparse optimiser: ``rowwise_adagrad``, ``adagrad`` or ``sgd``.
+        optimizer: fused sparse optimiser: ``rowwise_adagrad``, ``adagrad``, ``sgd``, or ``adam`` of the rows looked up.
         learning_rate: of the fused optimiser.
         regularization: DIN's mini-batch-aware L2, lambda (KDD 2018, section 5.1): an id in the
             batch is pulled to zero with strength lambda / (its count in training).
+        sharding: how several processes hold a table that ``shardings`` does not name (``embeddings/sharding.py``).
+        shardings: the same by table name.
+        uvm_cache: on GPU, the share of each table's rows that GPU memory caches, the tables being in host memory;
+            0: tables are in GPU memory.
     """
 
     dim: int = 16
     dims: Mapping[str, int] = field(default_factory=dict)
-    min_count: int = 2
-    optimizer: Literal["rowwise_adagrad", "adagrad", "sgd"] = "rowwise_adagrad"
+    optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = "rowwise_adagrad"
     learning_rate: float = 0.02
     regularization: float = 0.0
+    sharding: ShardingName = "auto"
+    shardings: Mapping[str, ShardingName] = field(default_factory=dict)
+    uvm_cache: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowConfig:
+    """How ids become rows of the tables (``embeddings/row_maps.py``).
+
+    Attributes:
+        map: the method for every table that ``maps`` does not name.
+        maps: method by table name.
+        budget: rows of a table, as a share of its distinct ids in training; a vocabulary does not read it.
+            Shared (``unified``) and clustered (``graph``) tables meet it in total.
+        rows: number of rows by table name, instead of the budget.
+        exact_below: tables with fewer distinct ids keep a vocabulary whatever ``map`` says.
+        min_count: vocabulary: ids seen less often in training have no row of their own.
+        unknown_rows: vocabulary: rows to which ids without one of their own hash; 0: they share row 0.
+            Clusters: rows for ids in no cluster; 0: they hash to the clusters' rows.
+        spare_rows: vocabulary: rows for ids that are admitted after training, as a share of its ids.
+        frequent: ``frequency``: share of the rows that belong to the most frequent ids.
+        chunks: ``unified``: lookups per id.
+        chunks_of: the same by table name.
+        widths: ``unified``: width of each shared table; default: one table, as wide as ``tables.dim`` / ``chunks``.
+        graph_with: ``graph``, ``lsh``: table -> the table whose ids are the other side of its graph. Default: the
+            item id's for features of the user and the context, the user id's for those of the item.
+        resolution: ``graph``: of the clustering, instead of the budget; 0: search for the budget.
+        seed: of hash functions and clustering.
+    """
+
+    map: MapName = "vocabulary"
+    maps: Mapping[str, MapName] = field(default_factory=dict)
+    budget: float = 1.0
+    rows: Mapping[str, int] = field(default_factory=dict)
+    exact_below: int = 0
+    min_count: int = 2
+    unknown_rows: int = 0
+    spare_rows: float = 0.0
+    frequent: float = 0.5
+    chunks: int = 1
+    chunks_of: Mapping[str, int] = field(default_factory=dict)
+    widths: tuple[int, ...] = ()
+    graph_with: Mapping[str, str] = field(default_factory=dict)
+    resolution: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +149,9 @@ class RunConfig:
 
     recipe: str
     data: DataConfig = field(default_factory=DataConfig)
-    model: DinConfig = field(default_factory=DinConfig)
+    model: DinConfig | DcnConfig = field(default_factory=DinConfig)
     tables: TableConfig = field(default_factory=TableConfig)
+    rows: RowConfig = field(default_factory=RowConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
@@ -93,19 +161,34 @@ class RunConfig:
                 f"or the folder of a prepared log, such as ./{self.data.dataset}"
             )
         _check_at_least(self, "data.recent", self.data.recent, 1)
-        for units in (*self.model.attention, *self.model.head):
+        attention = self.model.attention if isinstance(self.model, DinConfig) else ()
+        for units in (*attention, *self.model.head):
             _check_at_least(self, "hidden units of the model", units, 1)
         _check_at_least(self, "model.dropout", self.model.dropout, 0)
         if self.model.dropout >= 1:
             raise ConfigError(f"recipe {self.recipe!r}: model.dropout is {self.model.dropout}; allowed: below 1")
         for path, dim in {"dim": self.tables.dim, **{f"dims.{t}": d for t, d in self.tables.dims.items()}}.items():
-            if dim < 1 or dim % WIDTH_UNIT:
-                raise ConfigError(
-                    f"recipe {self.recipe!r}: tables.{path} is {dim}; allowed: a multiple of {WIDTH_UNIT}"
-                )
-        _check_at_least(self, "tables.min_count", self.tables.min_count, 1)
+            _check_width(self, f"tables.{path}", dim)
+        for width in self.rows.widths:
+            _check_width(self, "rows.widths", width)
+        for path, least in (("min_count", 1), ("chunks", 1), ("budget", 0), ("unknown_rows", 0), ("spare_rows", 0)):
+            _check_at_least(self, f"rows.{path}", getattr(self.rows, path), least)
+        for path in ("exact_below", "resolution", "seed", "frequent"):
+            _check_at_least(self, f"rows.{path}", getattr(self.rows, path), 0)
+        for table, count in {**self.rows.rows, **self.rows.chunks_of}.items():
+            _check_at_least(self, f"rows of {table!r}", count, 1)
         for name in ("learning_rate", "regularization"):
             _check_at_least(self, f"tables.{name}", getattr(self.tables, name), 0)
+        if not 0 <= self.tables.uvm_cache < 1:
+            raise ConfigError(
+                f"recipe {self.recipe!r}: tables.uvm_cache is {self.tables.uvm_cache}; allowed: 0 to below 1"
+            )
+        shardings = {self.tables.sharding, *self.tables.shardings.values()}
+        if "column_wise" in shardings and self.tables.optimizer == "rowwise_adagrad":
+            raise ConfigError(
+                f"recipe {self.recipe!r}: column_wise sharding with tables.optimizer rowwise_adagrad: its step size "
+                "per row would become one per shard of it; choose adagrad, sgd or adam, or another sharding"
+            )
         for name in ("batch_size", "epochs", "checkpoint_steps"):
             _check_at_least(self, f"train.{name}", getattr(self.train, name), 1)
         for name in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm", "seed"):
@@ -140,7 +223,8 @@ def override(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
         ConfigError: no such setting (names the nearest), or a value of the wrong type.
     """
     values = dataclasses.asdict(config)
-    for assignment in assignments:
+    # Another kind of model begins with that kind's defaults, whatever the order of the assignments.
+    for assignment in sorted(assignments, key=lambda a: not a.startswith("model.kind=")):
         path, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"override {assignment!r}: expected path=value, for example train.epochs=3")
@@ -148,9 +232,9 @@ def override(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
     return typing.cast(RunConfig, _build(RunConfig, values, prefix=""))
 
 
-def setting_paths() -> dict[str, Any]:
-    """Every setting an override may name, with its default."""
-    return _flatten(dataclasses.asdict(RunConfig(recipe="")), "")
+def setting_paths(model: str = "din") -> dict[str, Any]:
+    """Every setting an override may name, with its default, for a kind of model."""
+    return _flatten(dataclasses.asdict(RunConfig(recipe="", model=MODELS[model]())), "")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -168,11 +252,15 @@ def _assign(values: dict[str, Any], path: str, text: str) -> None:
         value = json.loads(text)
     except json.JSONDecodeError:
         value = text
-    if path.startswith("tables.dims."):
-        values["tables"]["dims"] = {**values["tables"]["dims"], path.removeprefix("tables.dims."): value}
+    if path == "model.kind":
+        if value not in MODELS:
+            raise ConfigError(f"model.kind is {value!r}: {nearest(str(value), MODELS)}")
+        values["model"] = dataclasses.asdict(MODELS[value]())
         return
-    paths = setting_paths()
-    if path not in paths:
+    paths = setting_paths(values["model"]["kind"])
+    parent = path.rpartition(".")[0]
+    by_table = isinstance(paths.get(parent), dict)
+    if path not in paths and not by_table:
         raise ConfigError(f"unknown setting {path!r}: {nearest(path, paths)}")
     *sections, name = path.split(".")
     for section in sections:
@@ -186,7 +274,12 @@ def _build(kind: Any, values: Mapping[str, Any], *, prefix: str) -> Any:
     for name, value in values.items():
         if name not in hints:
             raise ConfigError(f"unknown setting {prefix + name!r}: {nearest(name, hints)}")
-        if dataclasses.is_dataclass(hints[name]):
+        if name == "model":
+            kind_of_model = MODELS.get(value.get("kind", "din"))
+            if kind_of_model is None:
+                raise ConfigError(f"model.kind is {value['kind']!r}: {nearest(str(value['kind']), MODELS)}")
+            arguments[name] = _build(kind_of_model, value, prefix=f"{prefix}{name}.")
+        elif dataclasses.is_dataclass(hints[name]):
             arguments[name] = _build(hints[name], value, prefix=f"{prefix}{name}.")
         else:
             arguments[name] = _convert(prefix + name, value, hints[name])
@@ -213,6 +306,11 @@ def _convert(path: str, value: Any, kind: Any) -> Any:
         return value
     expected = getattr(kind, "__name__", None) or str(kind)
     raise ConfigError(f"{path} is {value!r}; expected {expected}")
+
+
+def _check_width(config: RunConfig, path: str, width: int) -> None:
+    if width < 1 or width % WIDTH_UNIT:
+        raise ConfigError(f"recipe {config.recipe!r}: {path} is {width}; allowed: a multiple of {WIDTH_UNIT}")
 
 
 def _check_at_least(config: RunConfig, path: str, value: float, least: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from recsys.data.loader import BatchLoader
-from recsys.data.samples import Dataset
+from recsys.data.samples import Dataset, rows_of_codes
 from recsys.embeddings.tables import BatchConverter
 from recsys.features.hashing import Int64Array
 from recsys.metrics import auc, gauc, log_loss
@@ -45,7 +45,7 @@ def predict(
     was_training = model.training
     model.eval()
     loader = BatchLoader(dataset, indices, batch_size=EVALUATION_BATCH, shuffle=False)
-    logits = [model(convert(batch).to(device))[0].cpu().numpy() for batch in loader]
+    logits = [model(convert(batch, rows_of_codes(dataset)).to(device))[0].cpu().numpy() for batch in loader]
     model.train(was_training)
     return np.concatenate(logits) if logits else np.zeros(0, dtype=np.float32)
 

@@ -11,25 +11,55 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from recsys.data.fingerprint import data_fingerprint
 from recsys.data.loader import BatchLoader
-from recsys.data.samples import Dataset, id_counts, map_ids
-from recsys.embeddings.row_maps import RowMap, build_vocabulary
-from recsys.embeddings.sharding import fuse_optimizer, shard, table_weights
-from recsys.embeddings.tables import BatchConverter, EmbeddingTables, TableSpec, TensorBatch
-from recsys.errors import ConfigError, InvalidInputError, nearest
+from recsys.data.samples import Dataset, id_counts, map_ids, rows_of_codes
+from recsys.embeddings.row_maps import RowMap
+from recsys.embeddings.sharding import (
+    PlannedTable,
+    Sharding,
+    TableShard,
+    describe_plan,
+    fuse_optimizer,
+    plan_tables,
+    set_rate,
+    shard,
+    start_process_group,
+    table_shards,
+)
+from recsys.embeddings.tables import BatchConverter, EmbeddingTables, TensorBatch
+from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.feature_set import FeatureSet
-from recsys.features.history import require_history
-from recsys.models.ranking import RankingModel, build_din
-from recsys.training.checkpoint import capture, load, restore, save
-from recsys.training.config import RunConfig, TrainConfig
+from recsys.models.ranking import RankingModel, build_net
+from recsys.training.checkpoint import Checkpoint, load, restore, save
+from recsys.training.config import RunConfig, TableConfig, TrainConfig
+from recsys.training.distributed import (
+    HolderCounts,
+    as_one_process,
+    check_samples_per_step,
+    first_before_others,
+    gather,
+    lost_processes_named,
+    mean_loss,
+    on_first,
+    over_the_step,
+    predict_together,
+    samples_in_step,
+    seed_process,
+    share_of_loss,
+    together,
+    world,
+)
 from recsys.training.evaluate import Metrics, evaluate, predict
 from recsys.training.run_folder import compare_data, load_row_maps, open_run, read_run, save_row_maps, write_metrics
+from recsys.training.table_plan import build_row_maps, table_dims, table_specs
+
+_BLOCK = 1 << 16
+"""Rows drawn at a time."""
 
 
 @dataclass(frozen=True)
@@ -81,42 +111,83 @@ def train(
     resume: bool = False,
     device: torch.device | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
+    show_plan: Callable[[list[PlannedTable]], None] = lambda plan: None,
 ) -> RunResult:
     """Train, evaluate after each epoch, and write everything to ``run_dir``.
 
+    With several processes (``distributed.py``), each calls this with the same arguments.
+
     Args:
-        config: the run.
+        config: the run; ``train.batch_size`` is of each process.
         dataset: with keys, and splits ``train``, ``validation``, ``test`` (the latter two may be empty).
-        run_dir: made if absent.
+        run_dir: made if absent; on a file system that all processes share.
         resume: go on from ``run_dir``'s checkpoint; the result equals that of an uninterrupted run.
-        device: default: a GPU if there is one.
-        report: called after every step.
+        device: default: this process's GPU if there is one.
+        report: called after every step, in the first process.
+        show_plan: called before the first step, in the first process.
 
     Raises:
         ConfigError: ``run_dir`` cannot be written, holds a run and ``resume`` is false, holds one of
-            another configuration or other data; or there is more than one process.
+            another configuration or other data; or the tables cannot be spread as asked.
         InvalidInputError: there is nothing to train on, or the loss is not finite.
+        RecsysError: another process failed.
     """
-    _check_one_process()
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    training = dataset.split("train")
-    if not len(training):
+    device = device or default_device()
+    if config.tables.uvm_cache > 0 and device.type == "cpu":
+        raise ConfigError(
+            f"tables.uvm_cache is {config.tables.uvm_cache}, but training runs on CPU; it caches tables in GPU memory"
+        )
+    if not len(dataset.split("train")):
         raise InvalidInputError("the train split is empty: there is nothing to train on")
+    start_process_group(device)
+    if world().rank > 0:
+        report, show_plan = (lambda progress: None), (lambda plan: None)
+    with lost_processes_named():
+        return _train(config, dataset, run_dir, resume, device, report, show_plan)
+
+
+def _train(
+    config: RunConfig,
+    dataset: Dataset,
+    run_dir: Path,
+    resume: bool,
+    device: torch.device,
+    report: Callable[[Progress], None],
+    show_plan: Callable[[list[PlannedTable]], None],
+) -> RunResult:
     fingerprint = data_fingerprint(dataset)
-    checkpoint = open_run(config, dataset.table.features, run_dir, fingerprint=fingerprint, resume=resume)
+    checkpoint = first_before_others(
+        lambda: _open(config, dataset.table.features, run_dir, fingerprint, resume or world().rank > 0)
+    )
+    if len({each for each in gather(None if checkpoint is None else checkpoint.step)}) > 1:
+        raise ConfigError(f"{run_dir} is not the same for all processes; put it on a file system that they share")
     torch.manual_seed(config.train.seed)
 
-    if checkpoint is None:
-        row_maps = build_row_maps(config, dataset)
-        save_row_maps(row_maps, run_dir / "row_maps.npz")
-    else:  # a later version may number rows in another order than the checkpoint's
-        row_maps = load_row_maps(run_dir / "row_maps.npz")
+    def first_row_maps() -> dict[str, RowMap]:
+        if checkpoint is None and world().rank == 0:
+            save_row_maps(build_row_maps(config, dataset), run_dir / "row_maps.npz")
+        # A later version may number rows in another order than the checkpoint's.
+        return load_row_maps(run_dir / "row_maps.npz")
+
+    row_maps = first_before_others(first_row_maps)
     trained = build(config, dataset.table.features, row_maps, device=device, data_fingerprint=fingerprint)
     model, convert = trained.model, trained.convert
+    show_plan(
+        describe_plan(model.plan, table_specs(config.tables, config.rows, row_maps), optimizer=config.tables.optimizer)
+    )
     dataset = map_ids(dataset, {name: row_map.lookup for name, row_map in row_maps.items()})
-    pull = _regularization_strengths(config, dataset, row_maps, device)
+    training = dataset.split("train")
+    pull = _regularization_strengths(config, dataset, device)
+    holders = HolderCounts({table: len(strengths) for table, strengths in pull.items()}, device)
 
-    loader = BatchLoader(dataset, training, batch_size=config.train.batch_size, seed=config.train.seed)
+    loader = BatchLoader(
+        dataset,
+        training,
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        rank=world().rank,
+        world_size=world().size,
+    )
     optimizer = torch.optim.AdamW(
         model.module.net.parameters(),
         lr=config.train.learning_rate,
@@ -125,13 +196,14 @@ def train(
     )
     steps = len(loader) * config.train.epochs
     step = 0
+    seed_process(config.train.seed)
     if checkpoint is not None:
         restore(checkpoint, model, optimizer)
         loader.load_state_dict(checkpoint.loader)
         step = checkpoint.step
 
     def checkpoint_now() -> None:
-        save(capture(model, optimizer, step=step, loader=loader.state_dict()), run_dir / "checkpoint.pt")
+        save(model, optimizer, run_dir / "checkpoint.pt", step=step, loader=loader.state_dict())
 
     validation: Metrics | None = None
     loss_value = rate = math.nan
@@ -139,19 +211,21 @@ def train(
     model.train()
     while loader.epoch < config.train.epochs:
         for encoded in loader:
-            batch = convert(encoded).to(device)
+            batch = convert(encoded, rows_of_codes(dataset)).to(device)
             _set_rates(model, optimizer, config, step=step, steps=steps)
             logits_B, rows = model(batch)
-            loss = F.binary_cross_entropy_with_logits(logits_B, batch.labels)
-            total = loss + _regularization(rows, batch, pull)
+            size = samples_in_step(len(training), loader.state_dict()["next_batch"], config.train.batch_size)
+            losses_B = F.binary_cross_entropy_with_logits(logits_B, batch.labels, reduction="none")
+            loss = share_of_loss(losses_B, size)
+            total = loss + _regularization(rows, batch, pull, holders)
             optimizer.zero_grad(set_to_none=True)
             total.backward()  # type: ignore[no-untyped-call]
             if config.train.clip_norm > 0:
                 torch.nn.utils.clip_grad_norm_(model.module.net.parameters(), config.train.clip_norm)
             optimizer.step()
             step += 1
-            samples += encoded.size
-            loss_value = loss.item()
+            samples += size
+            loss_value = mean_loss(loss)
             if not math.isfinite(loss_value):
                 raise InvalidInputError(f"step {step}: the loss is {loss_value}; lower the learning rates")
             rate = samples / (time.perf_counter() - started)
@@ -169,16 +243,48 @@ def train(
     test = _evaluate_split(trained, dataset, "test")
     model.eval()
     result = RunResult(trained, validation, test, rate)
-    write_metrics(run_dir / "metrics.json", validation=validation, test=test, samples_per_s=rate)
+    with together("writing the metrics"):
+        if world().rank == 0:
+            write_metrics(run_dir / "metrics.json", validation=validation, test=test, samples_per_s=rate)
     return result
 
 
-def build_row_maps(config: RunConfig, dataset: Dataset) -> dict[str, RowMap]:
-    """A vocabulary per table, of the ids that the training samples and their histories hold."""
-    return {
-        table: build_vocabulary(ids, counts, min_count=config.tables.min_count)
-        for table, (ids, counts) in id_counts(dataset, dataset.split("train")).items()
-    }
+def _open(config: RunConfig, features: FeatureSet, run_dir: Path, fingerprint: str, resume: bool) -> Checkpoint | None:
+    if resume and (run_dir / "config.json").exists():
+        check_samples_per_step(run_dir / "config.json", config)
+    return open_run(as_one_process(config, world().size), features, run_dir, fingerprint=fingerprint, resume=resume)
+
+
+def plan_run(
+    config: RunConfig, dataset: Dataset, *, device: str = "cpu", processes: int = 1, hosts: int = 1
+) -> list[PlannedTable]:
+    """Where :func:`train` would put each table, without training; needs neither the processes nor the device.
+
+    Args:
+        config: the run.
+        dataset: with keys.
+        device: ``cpu`` or ``cuda``.
+        processes: of the run, on all hosts.
+        hosts: with equally many processes.
+
+    Raises:
+        ConfigError: the tables cannot be spread as asked.
+    """
+    if processes < 1 or hosts < 1 or processes % hosts:
+        raise ConfigError(f"{processes} processes on {hosts} hosts; allowed: the same number on every host")
+    row_maps = build_row_maps(config, dataset)
+    specs = table_specs(config.tables, config.rows, row_maps)
+    tables = EmbeddingTables(specs, row_maps)
+    fuse_optimizer(tables, name=config.tables.optimizer, learning_rate=config.tables.learning_rate)
+    plan = plan_tables(tables, sharding=_sharding(config.tables), device=device, world_size=processes, hosts=hosts)
+    return describe_plan(plan, specs, optimizer=config.tables.optimizer)
+
+
+def default_device() -> torch.device:
+    """This process's GPU if there is one."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
 
 
 def build(
@@ -192,22 +298,18 @@ def build(
     """An untrained model, its tables initialised.
 
     Raises:
-        InvalidInputError: the FeatureSet declares no history.
-        ConfigError: the configuration names a table that the FeatureSet does not have.
+        ConfigError: the configuration names a table that the FeatureSet does not have, or the model reads a
+            history and the FeatureSet declares none.
     """
-    require_history(features)
-    dims = {name: config.tables.dims.get(name, config.tables.dim) for name in row_maps}
-    if unknown := sorted(set(config.tables.dims) - set(dims)):
-        raise ConfigError(
-            f"tables.dims names no table {unknown[0]!r} of {features.name!r}: {nearest(unknown[0], dims)}"
-        )
-    specs = [TableSpec(name=name, num_rows=row_maps[name].num_rows, dim=dims[name]) for name in row_maps]
-    net = build_din(features, dims=dims, config=config.model)
-    model = RankingModel(features, tables=EmbeddingTables(specs), net=net)
+    specs = table_specs(config.tables, config.rows, row_maps)
+    net = build_net(features, dims=table_dims(specs, row_maps), config=config.model)
+    model = RankingModel(features, tables=EmbeddingTables(specs, row_maps), net=net)
     fuse_optimizer(model.tables, name=config.tables.optimizer, learning_rate=config.tables.learning_rate)
-    sharded = shard(model, table_names=[spec.name for spec in specs], device=device)
-    _initialise(sharded)
-    convert = BatchConverter(features, specs)
+    start_process_group(device)
+    over_the_step(net)
+    sharded = shard(model, table_names=[spec.name for spec in specs], device=device, sharding=_sharding(config.tables))
+    _initialise(sharded, row_maps)
+    convert = BatchConverter(features, row_maps)
     return TrainedModel(config, features, dict(row_maps), sharded, convert, device, data_fingerprint)
 
 
@@ -249,45 +351,62 @@ def check_same_data(trained: TrainedModel, dataset: Dataset) -> None:
         compare_data("the model", trained.data_fingerprint, data_fingerprint(dataset))
 
 
-def _check_one_process() -> None:
-    launched = int(os.environ.get("WORLD_SIZE", "1")) if dist.is_torchelastic_launched() else 1
-    processes = dist.get_world_size() if dist.is_initialized() else launched
-    if processes > 1:
-        raise ConfigError(
-            f"training runs in one process, but there are {processes}: all would train on the same samples and "
-            "write one checkpoint; start it without torchrun"
-        )
+def _sharding(tables: TableConfig) -> Sharding:
+    return Sharding(default=tables.sharding, by_table=tables.shardings, uvm_cache=tables.uvm_cache)
 
 
-def _initialise(model: DistributedModelParallel) -> None:
-    """Rows from N(0, 0.05^2), and zero for the unknown row, which only ids seen too rarely train."""
-    with torch.no_grad():
-        for name, weight in sorted(table_weights(model).items()):
-            generator = torch.Generator().manual_seed(torch.initial_seed() + zlib.crc32(name.encode()))
-            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.05)
-            weight[0] = 0.0
+def _initialise(model: DistributedModelParallel, row_maps: Mapping[str, RowMap]) -> None:
+    """Rows from N(0, 0.05^2), and zero for row 0, which only ids that are missing or seen too rarely train.
+
+    The second factor of a product is drawn around 1, so that the product starts like any other vector.
+    """
+    factors = {lookup.table for m in row_maps.values() if m.combine == "product" for lookup in m.lookups[1:]}
+    for part in table_shards(model):
+        _draw(part)
+        if part.table in factors:
+            part.weights.add_(1.0)
+        if part.row == 0:
+            part.weights[0] = 0.0
 
 
-def _regularization_strengths(
-    config: RunConfig, dataset: Dataset, row_maps: Mapping[str, RowMap], device: torch.device
-) -> dict[str, Tensor]:
-    """lambda / n_j per row j of each table, n_j its count in the training samples; empty if lambda is 0."""
+def _draw(part: TableShard) -> None:
+    """Fill a part with its rows of the whole table, which is drawn in blocks: the same rows however it is spread."""
+    generator = torch.Generator().manual_seed(torch.initial_seed() + zlib.crc32(part.table.encode()))
+    end = part.row + len(part.weights)
+    first = 0
+    while first < end:
+        # Blocks of a multiple of 16 numbers, and a last one of 16 or more, give what one block would.
+        rows = _BLOCK if part.num_rows - first >= 2 * _BLOCK else part.num_rows - first
+        block = torch.randn(rows, part.dim, generator=generator) * 0.05
+        low, high = max(first, part.row), min(first + rows, end)
+        if low < high:
+            columns = slice(part.column, part.column + part.weights.shape[1])
+            part.weights[low - part.row : high - part.row] = block[low - first : high - first, columns].to(
+                part.weights.device
+            )
+        first += rows
+
+
+def _regularization_strengths(config: RunConfig, dataset: Dataset, device: torch.device) -> dict[str, Tensor]:
+    """lambda / n_j per code j of each table, n_j its count in the training samples; empty if lambda is 0."""
     if config.tables.regularization == 0.0:
         return {}
     strengths = {}
-    for table, (rows, counts) in id_counts(dataset, dataset.split("train")).items():
-        strength = torch.zeros(row_maps[table].num_rows)
-        strength[torch.from_numpy(rows)] = config.tables.regularization / torch.from_numpy(counts).float()
+    for table, (codes, counts) in id_counts(dataset, dataset.split("train")).items():
+        strength = torch.zeros(len(rows_of_codes(dataset)[table]))
+        strength[torch.from_numpy(codes)] = config.tables.regularization / torch.from_numpy(counts).float()
         strengths[table] = strength.to(device)
     return strengths
 
 
-def _regularization(rows: Mapping[str, Tensor], batch: TensorBatch, pull: Mapping[str, Tensor]) -> Tensor | float:
-    """Half the sum of lambda / n_j |w_j|^2 over the distinct rows j of the batch (KDD 2018, eq. 6)."""
+def _regularization(
+    rows: Mapping[str, Tensor], batch: TensorBatch, pull: Mapping[str, Tensor], holders: HolderCounts
+) -> Tensor | float:
+    """Half the sum of lambda / n_j |w_j|^2 over the distinct ids j of the step (KDD 2018, eq. 6)."""
     if not pull:
         return 0.0
-    distinct = {name: batch.rows[name].values() for name in pull}
-    terms = [(pull[n][distinct[n]] * rows[n].square().sum(dim=1)).sum() for n in pull]
+    weights = holders.weights(batch.codes)
+    terms = [(pull[n][batch.codes[n]] * weights.get(n, 1.0) * rows[n].square().sum(dim=1)).sum() for n in pull]
     return 0.5 * torch.stack(terms).sum()
 
 
@@ -297,9 +416,7 @@ def _set_rates(
     factor = rate_factor(config.train, step=step, steps=steps)
     for group in optimizer.param_groups:
         group["lr"] = config.train.learning_rate * factor
-    for group in model.fused_optimizer.param_groups:
-        group["lr"] = config.tables.learning_rate * factor
-    model.fused_optimizer.zero_grad()  # hands the rate to FBGEMM; there are no gradients to clear
+    set_rate(model, config.tables.learning_rate * factor, step=step)
 
 
 def rate_factor(config: TrainConfig, *, step: int, steps: int) -> float:
@@ -314,5 +431,7 @@ def _evaluate_split(trained: TrainedModel, dataset: Dataset, split: str) -> Metr
     indices = dataset.split(split)
     if not len(indices):
         return None
-    logits = predict(trained.model, dataset, indices, convert=trained.convert, device=trained.device)
-    return evaluate(dataset, indices, logits)
+    logits = predict_together(
+        lambda part: predict(trained.model, dataset, part, convert=trained.convert, device=trained.device), indices
+    )
+    return on_first(lambda: evaluate(dataset, indices, logits))

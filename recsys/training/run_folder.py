@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys.embeddings.row_maps import RowMap, Vocabulary
+from recsys.embeddings.row_maps import RowMap
 from recsys.errors import ConfigError, DataFileError
 from recsys.features.feature_set import FeatureSet
 from recsys.files import make_folder, write_atomically
@@ -112,8 +112,8 @@ def load_row_maps(path: Path) -> dict[str, RowMap]:
             for key in arrays.files:
                 table, _, name = key.rpartition(".")
                 tables.setdefault(table, {})[name] = arrays[key]
-        return {table: Vocabulary.from_arrays(values) for table, values in tables.items()}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        return {table: RowMap.from_arrays(values) for table, values in tables.items()}
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise DataFileError(f"{path}: not readable as row maps: {error}") from error
 
 

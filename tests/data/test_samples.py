@@ -20,6 +20,7 @@ from recsys.data.samples import (
     make_dataset,
     map_ids,
     open_samples,
+    rows_of_codes,
     write_samples,
 )
 from recsys.errors import DataFileError, InvalidInputError
@@ -200,14 +201,17 @@ def test_an_empty_batch_has_empty_columns(dataset: Dataset) -> None:
     assert batch.history_offsets.tolist() == [0]
 
 
+SHOP_TABLES = ("user", "city", "item_id", "brand", "tag", "hour", "action")
+
+
 def counting_lookups(dataset: Dataset, calls: dict[str, int]) -> dict[str, Any]:
-    """Row = key % 100, for every table."""
+    """Rows = (key % 100, key % 7), for every table."""
 
     def lookup_of(table: str) -> Any:
         def lookup(keys: Int64Array) -> Int64Array:
             assert MISSING not in keys
             calls[table] = calls.get(table, 0) + 1
-            return keys % 100
+            return np.stack([keys % 100, keys % 7], axis=1)
 
         return lookup
 
@@ -217,27 +221,31 @@ def counting_lookups(dataset: Dataset, calls: dict[str, int]) -> dict[str, Any]:
 def test_a_mapped_batch_is_the_looked_up_batch_and_looks_nothing_up(dataset: Dataset) -> None:
     calls: dict[str, int] = {}
     mapped = map_ids(dataset, counting_lookups(dataset, calls))
-    assert calls == {"user": 1, "city": 1, "item_id": 2, "brand": 2, "tag": 1, "hour": 1, "action": 1}
-    keys, rows = make_batch(dataset, np.arange(5)), make_batch(mapped, np.arange(5))
-    assert sum(calls.values()) == 9
+    assert calls == dict.fromkeys(SHOP_TABLES, 1)
+    keys, codes = make_batch(dataset, np.arange(5)), make_batch(mapped, np.arange(5))
+    assert calls == dict.fromkeys(SHOP_TABLES, 1)
+    tables = {f.name: f.table for f in dataset.table.features.categoricals()}
     for side in ("user", "item", "history"):
         for name, column in getattr(keys, side).items():
-            got = getattr(rows, side)[name]
+            got = getattr(codes, side)[name]
             if name == "age":
                 np.testing.assert_array_equal(got, column)
-            else:
-                assert got.dtype == np.int32
-                np.testing.assert_array_equal(got, np.where(column == MISSING, MISSING, column % 100))
-    np.testing.assert_array_equal(keys.history_offsets, rows.history_offsets)
+                continue
+            assert got.dtype == np.int32
+            np.testing.assert_array_equal(got == MISSING, column == MISSING)
+            rows = rows_of_codes(mapped)[tables[name.removeprefix("history.")]][got[got != MISSING]]
+            np.testing.assert_array_equal(rows[..., 0], column[column != MISSING] % 100)
+            np.testing.assert_array_equal(rows[..., 1], column[column != MISSING] % 7)
+    np.testing.assert_array_equal(keys.history_offsets, codes.history_offsets)
 
 
 @pytest.mark.parametrize(
     ("lookup", "message"),
     [
-        (lambda keys: keys[:1], r"lookup of table 'item_id': expected 3 integers, got shape \[1\] of int64"),
-        (lambda keys: keys * 0.5, r"lookup of table 'item_id': expected 3 integers, got .* float64"),
-        (lambda keys: keys + (1 << 40), r"lookup of table 'item_id': rows .*; allowed: -1 to 2\^31 - 1"),
-        (lambda keys: keys * 0 - 2, r"lookup of table 'item_id': rows -2 to -2; allowed"),
+        (lambda keys: keys, r"lookup of table 'item_id': .* shape \[3, lookups\], got shape \[3\] of int64"),
+        (lambda keys: keys[:1, None], r"lookup of table 'item_id': .* shape \[3, lookups\], got shape \[1, 1\] of int"),
+        (lambda keys: keys[:, None] * 0.5, r"lookup of table 'item_id': expected integers of .* of float64"),
+        (lambda keys: keys[:, None] * 0 - 2, r"lookup of table 'item_id': row -2; allowed: 0 or more"),
     ],
 )
 def test_a_lookup_that_returns_no_rows_is_refused(dataset: Dataset, lookup: Any, message: str) -> None:
@@ -252,10 +260,15 @@ def test_a_table_without_lookup_is_named(dataset: Dataset) -> None:
         map_ids(dataset, lookups)
 
 
-def test_rows_are_not_mapped_again(dataset: Dataset) -> None:
+def test_codes_are_not_mapped_again(dataset: Dataset) -> None:
     mapped = map_ids(dataset, counting_lookups(dataset, {}))
-    with pytest.raises(InvalidInputError, match="holds rows already"):
+    with pytest.raises(InvalidInputError, match="the dataset holds codes already; map the one that holds keys"):
         map_ids(mapped, {})
+
+
+def test_only_a_mapped_dataset_has_rows_of_codes(dataset: Dataset) -> None:
+    with pytest.raises(InvalidInputError, match="the dataset holds keys; map_ids makes them codes"):
+        rows_of_codes(dataset)
 
 
 def test_splits_are_named(dataset: Dataset) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import recsys.embeddings.id_table as module
 from recsys.embeddings.id_table import EMPTY, LOAD, SLOTS, build_id_table
 from recsys.errors import InvalidInputError
-from recsys.features.hashing import KEY_LIMIT, MISSING, Int64Array, hash_coefficients, hash_keys
+from recsys.features.hashing import KEY_LIMIT, MISSING, PRIME, Int64Array, hash_coefficients, hash_keys
 
 keys_in_range = st.one_of(st.integers(0, 40), st.integers(0, KEY_LIMIT - 1), st.just(KEY_LIMIT - 1))
 
@@ -80,6 +80,47 @@ def keys_that_share_both_buckets() -> Int64Array:
     keys = np.concatenate([candidates[together][: 2 * SLOTS + 4], candidates[~together][:20]])
     assert len(keys) == 40
     return keys
+
+
+@given(st.integers(1, 3000))
+def test_a_table_has_room_for_its_capacity_and_one_of_that_capacity_has_its_shape(room: int) -> None:
+    none = np.zeros(0, dtype=np.int64)
+    table = build_id_table(none, none, capacity=room)
+    assert room <= table.capacity < room + 2 * SLOTS
+    assert build_id_table(none, none, capacity=table.capacity).keys_TW.shape == table.keys_TW.shape
+
+
+def test_tables_of_one_capacity_have_one_shape_and_the_same_hashes() -> None:
+    few, many = (np.arange(n, dtype=np.int64) for n in (3, 400))
+    first, second = (build_id_table(keys, rows_for(keys), capacity=400) for keys in (few, many))
+    assert first.keys_TW.shape == second.keys_TW.shape and first.size_bytes == second.size_bytes
+    np.testing.assert_array_equal(first.coefficients, second.coefficients)
+    assert first.lookup(many).tolist() == [1, 2, 3] + [0] * 397
+
+
+def test_more_keys_than_the_capacity_are_refused() -> None:
+    keys = np.arange(5, dtype=np.int64)
+    with pytest.raises(InvalidInputError, match="id table: 5 keys; allowed: 4, the capacity it was built for"):
+        build_id_table(keys, rows_for(keys), capacity=4)
+
+
+def test_room_for_more_keys_than_the_hash_has_buckets_is_refused() -> None:
+    keys, most = np.arange(5, dtype=np.int64), int(2 * SLOTS * LOAD * PRIME)
+    with pytest.raises(InvalidInputError, match=f"id table: room for {most + 100:,} keys; allowed: {most:,}"):
+        build_id_table(keys, rows_for(keys), capacity=most + 100)
+
+
+@given(st.dictionaries(keys_in_range, st.integers(1, 1 << 40), max_size=60))
+def test_the_entries_are_what_was_put_in_by_rising_key(given_rows: dict[int, int]) -> None:
+    keys, rows = (np.array(list(each), dtype=np.int64) for each in (given_rows, given_rows.values()))
+    found_keys, found_rows = build_id_table(keys, rows).entries()
+    assert dict(zip(found_keys.tolist(), found_rows.tolist(), strict=True)) == given_rows
+    assert found_keys.tolist() == sorted(given_rows)
+
+
+def test_its_size_is_that_of_its_keys_and_rows() -> None:
+    table = build_id_table(np.arange(100), rows_for(np.arange(100)))
+    assert table.size_bytes == 8 * 2 * table.keys_TW.size == table.keys_TW.nbytes + table.rows_TW.nbytes
 
 
 def test_repeated_and_out_of_range_keys_are_refused() -> None:

@@ -1,6 +1,7 @@
 """Batches name each row once, and TorchRec's lookup and fused update do what indexing would."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,13 +14,25 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from recsys.data.samples import Dataset, make_batch, map_ids
+from recsys.data.samples import Dataset, make_batch, map_ids, rows_of_codes
+from recsys.embeddings.row_maps import RowMap, hash_rows, quotient_remainder, unified_rows
 from recsys.embeddings.sharding import OPTIMIZERS, fuse_optimizer, optimizer_state, shard, table_weights
-from recsys.embeddings.tables import BatchConverter, EmbeddingTables, TableSpec, distinct_rows, input_tables
+from recsys.embeddings.tables import (
+    BatchConverter,
+    EmbeddingTables,
+    TableSpec,
+    combine,
+    distinct_codes,
+    input_tables,
+    lookup_keys,
+)
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.hashing import MISSING
 
 ROWS = 12
+MAPS: dict[str, RowMap] = {table: hash_rows(table, rows=50) for table in NAMESAKES.tables()}
+MAPS |= {"item_id": hash_rows("item_id", rows=50, functions=2)}
+MAPS |= unified_rows(["type", "values"], rows=30, chunks={"type": 1, "values": 3}, num_tables=2)
 values = st.integers(-1, ROWS - 1)
 flat_columns = hnp.arrays(np.int32, st.integers(0, 9), elements=values)
 wide_columns = hnp.arrays(np.int32, st.tuples(st.integers(0, 5), st.integers(1, 3)), elements=values)
@@ -29,36 +42,35 @@ wide_columns = hnp.arrays(np.int32, st.tuples(st.integers(0, 5), st.integers(1, 
     st.lists(st.one_of(flat_columns, wide_columns), max_size=4),
     hnp.arrays(np.int64, ROWS, elements=st.integers(-(1 << 62), 1 << 62)),
 )
-def test_distinct_rows_are_distinct_and_give_the_input_back(columns: list[np.ndarray], scratch: np.ndarray) -> None:
+def test_distinct_codes_are_distinct_and_give_the_input_back(columns: list[np.ndarray], scratch: np.ndarray) -> None:
     named = {str(i): column for i, column in enumerate(columns)}
-    rows, slots = distinct_rows(named, scratch)
+    codes, slots = distinct_codes(named, scratch)
     used = {max(int(v), 0) for column in columns for v in column.reshape(-1)}
-    assert sorted(rows.tolist()) == sorted(used)
+    assert sorted(codes.tolist()) == sorted(used)
     assert set(slots) == set(named)
     for name, column in named.items():
         assert slots[name].shape == column.shape
         if column.ndim == 1:
-            assert rows[slots[name]].tolist() == np.maximum(column, 0).tolist()
+            assert codes[slots[name]].tolist() == np.maximum(column, 0).tolist()
         else:
             present = column >= 0
             assert (slots[name][~present] == MISSING).all()
-            assert rows[slots[name][present]].tolist() == column[present].tolist()
+            assert codes[slots[name][present]].tolist() == column[present].tolist()
 
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
-    """Mapped; the row of a key is the key modulo 50."""
-    with_keys = odd_dataset(NAMESAKES, tmp_path)
-    return map_ids(with_keys, {table: lambda keys: keys % 50 for table in NAMESAKES.tables()})
+    """Mapped by ``MAPS``."""
+    return map_ids(odd_dataset(NAMESAKES, tmp_path), {table: row_map.lookup for table, row_map in MAPS.items()})
 
 
 def test_a_converted_batch_gives_back_the_encoded_one(dataset: Dataset) -> None:
-    convert = BatchConverter(NAMESAKES, [TableSpec(name=t, num_rows=50, dim=4) for t in NAMESAKES.tables()])
+    convert = BatchConverter(NAMESAKES, MAPS)
     tables = input_tables(NAMESAKES)
     # Twice: what one batch leaves behind must not show in the next.
     for chosen in (np.arange(60, 100), np.array([3, 3, 0])):
         encoded = make_batch(dataset, chosen)
-        batch = convert(encoded)
+        batch = convert(encoded, rows_of_codes(dataset))
         expected = {
             **encoded.user,
             **{f"item.{name}": column for name, column in encoded.item.items()},
@@ -71,19 +83,26 @@ def test_a_converted_batch_gives_back_the_encoded_one(dataset: Dataset) -> None:
             if name in batch.numbers:
                 assert batch.numbers[name].tolist() == column.tolist()
                 continue
-            rows = batch.rows[tables[name]].values().numpy()
-            assert len(np.unique(rows)) == len(rows)
+            codes = batch.codes[tables[name]].numpy()
+            assert len(np.unique(codes)) == len(codes)
             slots = batch.slots[name].numpy()
-            got = np.where(slots < 0, MISSING, rows[slots])
+            got = np.where(slots < 0, MISSING, codes[slots])
             assert got.tolist() == (column if column.ndim == 2 else np.maximum(column, 0)).tolist()
+        for table, row_map in MAPS.items():
+            rows = rows_of_codes(dataset)[table][batch.codes[table].numpy()]
+            assert lookup_keys(table, row_map) == [f"{table}.{k}" for k in range(len(row_map.lookups))]
+            for k, key in enumerate(lookup_keys(table, row_map)):
+                assert batch.rows[key].values().tolist() == rows[:, k].tolist()
+        assert set(batch.rows.keys()) == {key for t, row_map in MAPS.items() for key in lookup_keys(t, row_map)}
         assert batch.history_offsets.tolist() == encoded.history_offsets.tolist()
         assert batch.labels.tolist() == encoded.labels.tolist()
 
 
 def test_moving_a_batch_moves_every_tensor(dataset: Dataset) -> None:
-    convert = BatchConverter(NAMESAKES, [TableSpec(name=t, num_rows=50, dim=4) for t in NAMESAKES.tables()])
-    moved = convert(make_batch(dataset, np.arange(5))).to(torch.device("meta"))
-    tensors = [moved.labels, moved.history_offsets, moved.rows.values(), *moved.slots.values(), *moved.numbers.values()]
+    moved = BatchConverter(NAMESAKES, MAPS)(make_batch(dataset, np.arange(5)), rows_of_codes(dataset))
+    moved = moved.to(torch.device("meta"))
+    tensors = [moved.labels, moved.history_offsets, moved.rows.values()]
+    tensors += [*moved.codes.values(), *moved.slots.values(), *moved.numbers.values()]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
@@ -100,12 +119,13 @@ SPECS = [
     TableSpec(name="plain", num_rows=4, dim=8),
 ]
 LOOKED_UP = {"type": [5, 0, 2], "items": [3], "plain": []}
+ONE_LOOKUP = {spec.name: hash_rows(spec.name, rows=spec.num_rows) for spec in SPECS}
 
 
 class OnlyTables(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.tables = EmbeddingTables(SPECS)
+        self.tables = EmbeddingTables(SPECS, ONE_LOOKUP)
 
     def forward(self, rows: KeyedJaggedTensor) -> dict[str, Tensor]:
         found: dict[str, Tensor] = self.tables(rows)
@@ -124,7 +144,7 @@ def sharded(optimizer: str, learning_rate: float = 0.5) -> DistributedModelParal
 
 def rows_to_look_up() -> KeyedJaggedTensor:
     return KeyedJaggedTensor.from_lengths_sync(
-        keys=list(LOOKED_UP),
+        keys=[f"{table}.0" for table in LOOKED_UP],
         values=torch.tensor([row for rows in LOOKED_UP.values() for row in rows]),
         lengths=torch.tensor([len(rows) for rows in LOOKED_UP.values()]),
     )
@@ -180,7 +200,7 @@ def test_the_optimiser_state_has_one_entry_per_table_and_follows_training() -> N
 
 
 def test_an_unknown_optimiser_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"sparse optimizer 'adagrd': did you mean 'adagrad'\? valid: adagrad, rowwi"):
+    with pytest.raises(ConfigError, match=r"'adagrd': did you mean 'adagrad'\? valid: adagrad, adam, rowwise_adagr"):
         fuse_optimizer(OnlyTables(), name="adagrd", learning_rate=0.1)
 
 
@@ -195,3 +215,77 @@ def test_the_tables_of_inputs_are_those_of_their_features() -> None:
         "history.action": "action",
         "query.action": "action",
     }
+
+
+class Shared(nn.Module):
+    """Tables that several lookups share: a sum in one table, a product of two, chunks of two widths."""
+
+    MAPS: ClassVar[dict[str, RowMap]] = {
+        "summed": hash_rows("summed", rows=5, functions=2),
+        "factored": quotient_remainder("factored", np.arange(6), np.arange(6), rows=8),
+        **unified_rows(["a", "b"], rows=7, chunks={"a": 3, "b": 1}, num_tables=2),
+    }
+    WIDTHS: ClassVar[dict[str, int]] = {
+        "summed": 4,
+        "factored__quotient": 8,
+        "factored__remainder": 8,
+        "unified_0": 4,
+        "unified_1": 8,
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = EmbeddingTables(self.specs(), self.MAPS)
+
+    @classmethod
+    def specs(cls) -> list[TableSpec]:
+        rows = {name: n for row_map in cls.MAPS.values() for name, n in row_map.table_rows().items()}
+        return [TableSpec(name=name, num_rows=n, dim=cls.WIDTHS[name]) for name, n in rows.items()]
+
+    def forward(self, rows: KeyedJaggedTensor) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = self.tables(rows)
+        return found
+
+
+def test_an_id_gets_the_sum_the_product_or_the_row_of_its_lookups_rows() -> None:
+    model = Shared()
+    fuse_optimizer(model.tables, name="sgd", learning_rate=1.0)
+    wrapped = shard(model, table_names=list(Shared.WIDTHS), device=torch.device("cpu"))
+    generator = torch.Generator().manual_seed(2)
+    for _, weight in sorted(table_weights(wrapped).items()):
+        weight.copy_(torch.randn(weight.shape, generator=generator))
+    keys = np.array([0, 1, 5, 77, MISSING])
+    rows = {table: row_map.lookup(keys) for table, row_map in Shared.MAPS.items()}
+    flat = [column for table in Shared.MAPS for column in rows[table].T]
+    found = wrapped(
+        KeyedJaggedTensor.from_lengths_sync(
+            keys=[key for table, row_map in Shared.MAPS.items() for key in lookup_keys(table, row_map)],
+            values=torch.from_numpy(np.concatenate(flat)),
+            lengths=torch.full((len(flat),), len(keys)),
+        )
+    )
+    w = {name: weight.clone() for name, weight in table_weights(wrapped).items()}
+    at = {table: torch.from_numpy(each).unbind(dim=1) for table, each in rows.items()}
+    torch.testing.assert_close(found["summed"], w["summed"][at["summed"][0]] + w["summed"][at["summed"][1]])
+    quotient, remainder = at["factored"]
+    expected = w["factored__quotient"][quotient] * w["factored__remainder"][remainder]
+    torch.testing.assert_close(found["factored"], expected)
+    parts = [w["unified_0"][at["a"][0]], w["unified_1"][at["a"][1]], w["unified_0"][at["a"][2]]]
+    torch.testing.assert_close(found["a"], torch.cat(parts, dim=1))
+    torch.testing.assert_close(found["b"], w["unified_1"][at["b"][0]])
+
+    # Both features' gradients reach the shared table, in one update: SGD of rate 1 subtracts their sum.
+    (found["a"].sum() + 2 * found["b"].sum()).backward()
+    gradient = torch.zeros_like(w["unified_1"])
+    gradient.index_add_(0, at["a"][1], torch.ones(len(keys), 8))
+    gradient.index_add_(0, at["b"][0], torch.full((len(keys), 8), 2.0))
+    torch.testing.assert_close(table_weights(wrapped)["unified_1"], w["unified_1"] - gradient)
+    assert torch.equal(table_weights(wrapped)["summed"], w["summed"])
+
+
+def test_vectors_are_combined_by_definition() -> None:
+    one, two, three = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, -1.0]]), torch.tensor([[2.0, 5.0]])
+    assert combine([one, two, three], "sum").tolist() == [[6.0, 6.0]]
+    assert combine([one, two, three], "product").tolist() == [[6.0, -10.0]]
+    assert combine([one, two, three], "concat").tolist() == [[1.0, 2.0, 3.0, -1.0, 2.0, 5.0]]
+    assert combine([one], "product") is one

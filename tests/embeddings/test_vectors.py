@@ -6,10 +6,11 @@ import torch
 from tiny_run import NAMESAKES, PLAIN, odd_dataset, tiny_dataset
 from torch import Tensor
 
+from recsys.data.row_codes import encode_ids
 from recsys.data.samples import Dataset, id_counts, make_batch
 from recsys.embeddings.dense_twin import DenseTwin, RawInputs
-from recsys.embeddings.row_maps import RowMap, build_vocabulary
-from recsys.embeddings.tables import BatchConverter, TableSpec, input_tables
+from recsys.embeddings.row_maps import RowMap, hash_rows, quotient_remainder, unified_rows, vocabulary
+from recsys.embeddings.tables import BatchConverter, input_tables
 from recsys.embeddings.vectors import (
     LookedUp,
     item_vectors,
@@ -34,17 +35,35 @@ SIDES = {
 
 
 class Case:
-    """A FeatureSet with random tables, and a batch with known, unknown and missing ids."""
+    """A FeatureSet with random tables, and a batch with known, unknown and missing ids.
 
-    def __init__(self, dataset: Dataset) -> None:
+    ``combined``: ids are looked up in several rows, of which each way to combine them occurs.
+    """
+
+    def __init__(self, dataset: Dataset, *, combined: bool = False) -> None:
         self.features = features = dataset.table.features
         generator = torch.Generator().manual_seed(3)
-        self.maps: dict[str, RowMap] = {
-            t: build_vocabulary(*found) for t, found in id_counts(dataset, np.arange(100)).items()
+        counts = id_counts(dataset, np.arange(100))
+        self.maps: dict[str, RowMap] = {t: vocabulary(t, *found) for t, found in counts.items()}
+        shared = {"unified_0": 4, "unified_1": 8}
+        if combined:
+            for i, (table, found) in enumerate(counts.items()):
+                if i % 3 == 0:
+                    self.maps[table] = hash_rows(table, rows=9, functions=2)
+                if i % 3 == 1:
+                    self.maps[table] = quotient_remainder(table, *found, rows=len(found[0]) + 5)
+            chunked = [table for i, table in enumerate(counts) if i % 3 == 2]
+            chunks = {table: 2 + i for i, table in enumerate(chunked)}
+            self.maps |= unified_rows(chunked, rows=13, chunks=chunks, num_tables=2)
+            assert {row_map.combine for row_map in self.maps.values()} == {"sum", "product", "concat"}
+        widths = {table: 4 + 4 * (i % 2) for i, table in enumerate(self.maps)}
+        # Row 0 is not zero here, so that it shows.
+        self.weights = {
+            name: torch.randn(rows, shared.get(name, widths[table]), generator=generator)
+            for table, row_map in self.maps.items()
+            for name, rows in row_map.table_rows().items()
         }
-        self.dims = {table: 4 + 4 * (i % 2) for i, table in enumerate(self.maps)}
-        # The unknown row is not zero here, so that it shows.
-        self.weights = {t: torch.randn(m.num_rows, self.dims[t], generator=generator) for t, m in self.maps.items()}
+        self.dims = {table: len(self.vector_of(table, MISSING)) for table in self.maps}
         batch = make_batch(dataset, np.arange(90, 120))
         self.columns: dict[str, Column] = {
             **batch.user,
@@ -65,20 +84,24 @@ class Case:
 
     def looked_up(self) -> LookedUp:
         tables = input_tables(self.features)
-        rows = {
-            name: c if c.dtype == np.float32 else np.where(c == MISSING, MISSING, self.maps[tables[name]].lookup(c))
-            for name, c in self.keys.items()
-        }
+        columns, rows_of_codes = dict(self.keys), {}
+        for table, row_map in self.maps.items():
+            of_table = {n: c for n, c in self.keys.items() if tables.get(n) == table}
+            codes, rows_of_codes[table] = encode_ids(table, of_table, row_map.lookup)
+            columns |= codes
         encoded = EncodedBatch(
-            user={n: rows[n] for n in self.batch.user},
-            item={n: rows[f"item.{n}"] for n in self.batch.item},
-            history={n: rows[n] for n in self.batch.history},
+            user={n: columns[n] for n in self.batch.user},
+            item={n: columns[f"item.{n}"] for n in self.batch.item},
+            history={n: columns[n] for n in self.batch.history},
             history_offsets=self.batch.history_offsets,
             labels=self.batch.labels,
         )
-        specs = [TableSpec(name=t, num_rows=m.num_rows, dim=self.dims[t]) for t, m in self.maps.items()]
-        converted = BatchConverter(self.features, specs)(encoded)
-        return LookedUp(converted, {t: self.weights[t][converted.rows[t].values()] for t in self.maps})
+        converted = BatchConverter(self.features, self.maps)(encoded, rows_of_codes)
+        found = {}
+        for table, codes in converted.codes.items():
+            rows = rows_of_codes[table][codes.numpy()]
+            found[table] = torch.stack([self.combined(table, each) for each in rows.tolist()])
+        return LookedUp(converted, found)
 
     def raw(self) -> RawInputs:
         twin = DenseTwin(self.weights, self.maps)
@@ -95,15 +118,30 @@ class Case:
     def vector(self, name: str, feature: Feature, n: int) -> Tensor:
         if not isinstance(feature, Categorical):
             return torch.tensor([self.keys[name][n]])
-        weights, row_map = self.weights[feature.table], self.maps[feature.table]
+        table = feature.table
         values = self.keys[name][n] if name in self.keys else np.array(MISSING)  # a stand-in: always missing
         if values.ndim == 0:
-            return weights[int(row_map.lookup(values.reshape(1))[0])]
-        present = [int(row_map.lookup(np.array([v]))[0]) for v in values if v != MISSING]
-        return torch.stack([weights[r] for r in present]).mean(dim=0) if present else torch.zeros(weights.shape[1])
+            return self.vector_of(table, int(values))
+        present = [self.vector_of(table, v) for v in values.tolist() if v != MISSING]
+        return torch.stack(present).mean(dim=0) if present else torch.zeros(self.dims[table])
+
+    def vector_of(self, table: str, key: int) -> Tensor:
+        return self.combined(table, self.maps[table].lookup(np.array([key]))[0].tolist())
+
+    def combined(self, table: str, rows: list[int]) -> Tensor:
+        """The rows of an id's lookups as one vector, by the definition."""
+        row_map = self.maps[table]
+        parts = [self.weights[lookup.table][row] for lookup, row in zip(row_map.lookups, rows, strict=True)]
+        if row_map.combine == "concat":
+            return torch.cat(parts)
+        stacked = torch.stack(parts)
+        return stacked.sum(dim=0) if row_map.combine == "sum" else stacked.prod(dim=0)
 
 
-@pytest.fixture(scope="module", params=["movielens", "namesakes", "plain"])
+CASES = ["movielens", "movielens, combined", "namesakes", "namesakes, combined", "plain"]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     folder = tmp_path_factory.mktemp("odd")
     made = {
@@ -111,7 +149,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         "namesakes": lambda: odd_dataset(NAMESAKES, folder),
         "plain": lambda: odd_dataset(PLAIN, folder),
     }
-    return Case(made[request.param]())
+    name, _, combined = request.param.partition(", ")
+    return Case(made[name](), combined=bool(combined))
 
 
 def parts_of(features: FeatureSet, side: str) -> list[tuple[str, Feature]]:
@@ -149,7 +188,9 @@ def test_both_inputs_give_the_vectors_of_the_definition(case: Case, side: str) -
 def test_ids_known_unknown_and_missing_all_occur(case: Case) -> None:
     """The test above means nothing without them."""
     name = f"item.{case.features.item_id.name}"
-    rows = case.maps[case.features.item_id.table].lookup(case.keys[name])
-    assert case.keys[name][0] == KEY_LIMIT - 1 and rows[0] == 0 or case.features.name != "movielens_1m"
-    assert case.keys[name][1] == MISSING and rows[1] == 0
+    row_map = case.maps[case.features.item_id.table]
+    rows = row_map.lookup(case.keys[name])
+    assert case.keys[name][0] == KEY_LIMIT - 1
+    assert (rows[0] == 0).all() or case.features.name != "movielens_1m" or row_map.kind != "vocabulary"
+    assert case.keys[name][1] == MISSING and (rows[1] == 0).all()
     assert (rows[2:] > 0).any()

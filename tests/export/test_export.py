@@ -223,7 +223,7 @@ def external_files(model: onnx.ModelProto) -> dict[str, str]:
 def test_both_graphs_name_the_same_file_for_a_table_both_use(exported: Exported) -> None:
     user, rank = (external_files(exported.graph(name)) for name in ("user", "rank"))
     item_table = exported.features.item_id.table
-    for kind in ("rows", "keys", "key_rows"):
+    for kind in ("rows", "ids"):
         file = f"tables/{item_table}.{kind}.bin"
         assert file in user.values() and file in rank.values()
     assert {*user.values(), *rank.values()} == {info.file for info in exported.manifest.tables.values()}
@@ -419,8 +419,8 @@ def test_an_export_killed_half_way_leaves_no_bundle_and_the_next_one_cleans_up(r
 
 
 def test_only_tables_have_a_file_name() -> None:
-    assert export.table_name("twin.rows.table_movie_id") == "movie_id.rows"
-    assert export.table_name("twin.maps.table_table.rows_TW") == "table.key_rows"
+    assert export.table_name("twin.rows.table_movie_id.rows") == "movie_id.rows"
+    assert export.table_name("twin.maps.table_table.ids.slots_TW") == "table.ids"
     with pytest.raises(AssertionError, match=re.escape("twin.other is not a table")):
         export.table_name("twin.other")
 

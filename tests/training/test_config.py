@@ -2,14 +2,26 @@
 
 import re
 from dataclasses import asdict, fields, replace
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import ConfigError
+from recsys.models.dcn import DcnConfig
 from recsys.models.din import DinConfig
-from recsys.training.config import RunConfig, TableConfig, TrainConfig, from_json, override, setting_paths, to_json
+from recsys.training.config import (
+    MapName,
+    RowConfig,
+    RunConfig,
+    TableConfig,
+    TrainConfig,
+    from_json,
+    override,
+    setting_paths,
+    to_json,
+)
 
 BASE = RunConfig(recipe="r")
 
@@ -28,6 +40,14 @@ BASE = RunConfig(recipe="r")
         ('model.head_act="prelu"', replace(BASE, model=DinConfig(head_act="prelu"))),
         ("tables.dims.movie_id=32", replace(BASE, tables=TableConfig(dims={"movie_id": 32}))),
         ('tables.dims={"a":8}', replace(BASE, tables=TableConfig(dims={"a": 8}))),
+        ("rows.map=unified", replace(BASE, rows=RowConfig(map="unified"))),
+        ("rows.maps.movie_id=graph", replace(BASE, rows=RowConfig(maps={"movie_id": "graph"}))),
+        ("rows.budget=0.25", replace(BASE, rows=RowConfig(budget=0.25))),
+        ("rows.rows.movie_id=99", replace(BASE, rows=RowConfig(rows={"movie_id": 99}))),
+        ("rows.widths=[8,4]", replace(BASE, rows=RowConfig(widths=(8, 4)))),
+        ("rows.chunks_of.genre=3", replace(BASE, rows=RowConfig(chunks_of={"genre": 3}))),
+        ("rows.graph_with.genre=user_id", replace(BASE, rows=RowConfig(graph_with={"genre": "user_id"}))),
+        ("model.kind=dcn", replace(BASE, model=DcnConfig())),
     ],
 )
 def test_an_override_sets_that_setting_and_no_other(assignment: str, expected: RunConfig) -> None:
@@ -59,7 +79,7 @@ def test_overrides_apply_in_order_and_leave_the_recipe_alone() -> None:
         ("model.head=[64,true]", "model.head is True; expected int"),
         ("model.attention=[8]", "model.attention is [8]; allowed: 2 values"),
         ("model.head_act=diec", "model.head_act is 'diec': did you mean 'dice'? valid: dice, prelu, relu"),
-        ("tables.optimizer=adagrd", "tables.optimizer is 'adagrd': did you mean 'adagrad'? valid: adagrad, row"),
+        ("tables.optimizer=adagrd", "tables.optimizer is 'adagrd': did you mean 'adagrad'? valid: adagrad, adam, row"),
         ("data.dataset=movielens", "data.dataset is 'movielens': did you mean 'movielens_1m'? valid: "),
         ("tables.dims.a=wide", "tables.dims.a is 'wide'; expected int"),
         ("tables.dims=8", "tables.dims is 8; expected Mapping"),
@@ -67,7 +87,26 @@ def test_overrides_apply_in_order_and_leave_the_recipe_alone() -> None:
         ("tables.dim=0", "recipe 'r': tables.dim is 0; allowed: a multiple of 4"),
         ("tables.dim=-4", "recipe 'r': tables.dim is -4; allowed: a multiple of 4"),
         ("tables.dims.a=6", "recipe 'r': tables.dims.a is 6; allowed: a multiple of 4"),
-        ("tables.min_count=0", "recipe 'r': tables.min_count is 0; allowed: 1 or more"),
+        ("rows.min_count=0", "recipe 'r': rows.min_count is 0; allowed: 1 or more"),
+        ("rows.min_count=1.5", "rows.min_count is 1.5; expected int"),
+        ("rows.map=hsah", "rows.map is 'hsah': did you mean 'hash'? valid: "),
+        ("rows.maps.a=uinified", "rows.maps.a is 'uinified': did you mean 'unified'? valid: "),
+        ("rows.maps=hash", "rows.maps is 'hash'; expected Mapping"),
+        ("rows.budgte=1", "unknown setting 'rows.budgte': did you mean 'rows.budget'? valid: "),
+        ("rows.budget=-1", "recipe 'r': rows.budget is -1.0; allowed: 0 or more"),
+        ("rows.budget=NaN", "recipe 'r': rows.budget is nan; allowed: 0 or more"),
+        ("rows.unknown_rows=-1", "recipe 'r': rows.unknown_rows is -1; allowed: 0 or more"),
+        ("rows.spare_rows=-0.5", "recipe 'r': rows.spare_rows is -0.5; allowed: 0 or more"),
+        ("rows.exact_below=-1", "recipe 'r': rows.exact_below is -1; allowed: 0 or more"),
+        ("rows.resolution=-1", "recipe 'r': rows.resolution is -1.0; allowed: 0 or more"),
+        ("rows.seed=-1", "recipe 'r': rows.seed is -1; allowed: 0 or more"),
+        ("rows.frequent=-0.1", "recipe 'r': rows.frequent is -0.1; allowed: 0 or more"),
+        ("rows.chunks=0", "recipe 'r': rows.chunks is 0; allowed: 1 or more"),
+        ("rows.chunks_of.a=0", "recipe 'r': rows of 'a' is 0; allowed: 1 or more"),
+        ("rows.rows.a=0", "recipe 'r': rows of 'a' is 0; allowed: 1 or more"),
+        ("rows.widths=[6]", "recipe 'r': rows.widths is 6; allowed: a multiple of 4"),
+        ("model.kind=dcnn", "model.kind is 'dcnn': did you mean 'dcn'? valid: dcn, din"),
+        ("model.cross_layers=1", "unknown setting 'model.cross_layers': "),
         ("tables.learning_rate=-0.1", "recipe 'r': tables.learning_rate is -0.1; allowed: 0 or more"),
         ("tables.regularization=NaN", "recipe 'r': tables.regularization is nan; allowed: 0 or more"),
         ("model.head=[8,0]", "recipe 'r': hidden units of the model is 0; allowed: 1 or more"),
@@ -89,14 +128,22 @@ def test_a_bad_override_is_refused_with_what_is_allowed(assignment: str, message
         override(BASE, [assignment])
 
 
+heads = st.lists(st.integers(1, 9), max_size=3).map(tuple)
 configs = st.builds(
     RunConfig,
     recipe=st.text(),
-    model=st.builds(
-        DinConfig,
-        head=st.lists(st.integers(1, 9), max_size=3).map(tuple),
-        softmax=st.booleans(),
-        attention_act=st.sampled_from(["dice", "prelu"]),
+    model=st.one_of(
+        st.builds(DinConfig, head=heads, softmax=st.booleans(), attention_act=st.sampled_from(["dice", "prelu"])),
+        st.builds(DcnConfig, head=heads, structure=st.sampled_from(["stacked", "parallel"])),
+    ),
+    rows=st.builds(
+        RowConfig,
+        map=st.sampled_from(get_args(MapName)),
+        maps=st.dictionaries(st.text(), st.sampled_from(get_args(MapName))),
+        budget=st.floats(0, 2),
+        rows=st.dictionaries(st.text(), st.integers(1, 99)),
+        widths=st.lists(st.sampled_from([4, 8]), max_size=2).map(tuple),
+        graph_with=st.dictionaries(st.text(), st.text()),
     ),
     tables=st.builds(
         TableConfig,
@@ -122,6 +169,7 @@ def test_json_gives_the_configuration_back(config: RunConfig) -> None:
         ('{"recipe": "r", "train": 3}', "not a run configuration: "),
         ('{"recipe": 3}', "recipe is 3; expected str"),
         ('{"recipe": "r", "trian": {}}', "unknown setting 'trian': did you mean 'train'? valid: data, model, recipe"),
+        ('{"recipe": "r", "model": {"kind": "dcnn"}}', "model.kind is 'dcnn': did you mean 'dcn'? valid: dcn, din"),
         ('{"recipe": "r", "train": {"epoch": 1}}', "unknown setting 'train.epoch': did you mean 'epochs'? valid: "),
     ],
 )
@@ -134,3 +182,11 @@ def test_every_setting_but_the_recipes_name_has_a_path() -> None:
     sections = {f.name: asdict(BASE)[f.name] for f in fields(RunConfig) if f.name != "recipe"}
     expected = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
     assert setting_paths() == expected
+    of_dcn = asdict(replace(BASE, model=DcnConfig()))["model"]
+    assert {name for name in setting_paths("dcn") if name.startswith("model.")} == {f"model.{name}" for name in of_dcn}
+
+
+def test_another_kind_of_model_begins_with_its_defaults_whatever_the_order() -> None:
+    changed = override(BASE, ["model.cross_layers=3", "model.head=[8]", "model.kind=dcn"])
+    assert changed.model == DcnConfig(cross_layers=3, head=(8,))
+    assert override(changed, ["model.kind=din"]).model == DinConfig()

@@ -18,7 +18,8 @@ from torch import Tensor
 import recsys.training.loop as loop
 from recsys.data.fingerprint import data_fingerprint
 from recsys.data.loader import BatchLoader
-from recsys.data.samples import Dataset, make_batch, map_ids
+from recsys.data.samples import Dataset, make_batch, map_ids, rows_of_codes
+from recsys.embeddings.row_maps import hash_rows
 from recsys.embeddings.sharding import table_weights
 from recsys.embeddings.tables import input_tables
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
@@ -101,7 +102,7 @@ def test_metrics_are_those_of_the_predictions() -> None:
     assert trained.model.training  # as before
     trained.model.eval()
     for position in (0, 17):
-        batch = trained.convert(make_batch(mapped, chosen[position : position + 1]))
+        batch = trained.convert(make_batch(mapped, chosen[position : position + 1]), rows_of_codes(mapped))
         assert trained.model(batch)[0].item() == pytest.approx(logits[position], abs=1e-5)
     got = evaluate(done.dataset, chosen, logits)
     labels = done.dataset.samples.label[chosen]
@@ -165,7 +166,7 @@ def test_regularisation_pulls_each_row_of_the_batch_by_lambda_over_its_count(dat
     # Zhou et al., KDD 2018, equation 6. With plain SGD of rate 1 the pull is the difference between two first steps.
     strength = 0.7
     plain = override(odd_config(), ["tables.optimizer=sgd", "tables.learning_rate=1", "train.warmup_steps=0"])
-    plain = override(plain, ["tables.regularization=0", "tables.min_count=12", "train.learning_rate=0"])
+    plain = override(plain, ["tables.regularization=0", "rows.min_count=12", "train.learning_rate=0"])
     start = tables_after(override(plain, ["tables.learning_rate=0"]), dataset, tmp_path / "start")
     without = first_step(plain, dataset, tmp_path / "without")
     with_pull = first_step(override(plain, [f"tables.regularization={strength}"]), dataset, tmp_path / "with")
@@ -200,7 +201,12 @@ def test_regularisation_pulls_each_row_of_the_batch_by_lambda_over_its_count(dat
 def rows_of(mapped: Dataset, indices: np.ndarray, tables: dict[str, str]) -> list[tuple[str, list[int]]]:
     batch = make_batch(mapped, indices)
     named = {**batch.user, **{f"item.{n}": c for n, c in batch.item.items()}, **batch.history}
-    return [(tables[name], column.reshape(-1).tolist()) for name, column in named.items() if name in tables]
+    found = []
+    for name, column in named.items():
+        if name in tables:
+            rows = rows_of_codes(mapped)[tables[name]][column.reshape(-1), 0]  # a vocabulary has one lookup
+            found.append((tables[name], np.where(column.reshape(-1) == MISSING, MISSING, rows).tolist()))
+    return found
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(dataset: Dataset, tmp_path: Path) -> None:
@@ -226,7 +232,7 @@ def test_nothing_to_train_on_is_refused_and_leaves_no_folder(dataset: Dataset, t
 
 def test_a_width_for_a_table_that_is_not_there_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     config = override(odd_config(), ["tables.dims.usr=8"])
-    with pytest.raises(ConfigError, match=r"tables.dims names no table 'usr' of 'namesakes': did you mean 'user'\?"):
+    with pytest.raises(ConfigError, match=r"tables.dims names no table 'usr': did you mean 'user'\?"):
         train(config, dataset, tmp_path / "run")
 
 
@@ -275,7 +281,7 @@ def test_a_run_is_not_evaluated_on_other_data_than_its_own() -> None:
 def test_the_fingerprint_changes_with_all_that_a_run_depends_on(dataset: Dataset, tmp_path: Path) -> None:
     known = data_fingerprint(dataset)
     assert data_fingerprint(odd_dataset(NAMESAKES, tmp_path)) == known  # wherever it lies
-    lookups = {table: (lambda keys: keys % 3) for table in dataset.table.features.tables()}
+    lookups = {table: (lambda keys: keys[:, None] % 3) for table in dataset.table.features.tables()}
     assert data_fingerprint(map_ids(dataset, lookups)) == known
     table, samples = dataset.table, dataset.samples
     others = [
@@ -303,30 +309,32 @@ def test_gauc_without_a_user_who_has_both_labels_is_null(dataset: Dataset, tmp_p
     assert metrics["test"]["gauc"] is None
 
 
-@pytest.mark.parametrize("initialised", [True, False])
-def test_more_than_one_process_is_refused(
-    initialised: bool, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: initialised)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="training runs in one process, but there are 2: .* without torchrun"):
-        train(odd_config(), dataset, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_run_folder_that_cannot_be_made_is_named(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"file/run cannot be written: Not a directory; choose another folder"):
         train(odd_config(), dataset, tmp_path / "file" / "run")
 
 
-def test_features_without_history_are_refused_by_name() -> None:
+def test_a_model_that_reads_a_history_is_refused_where_none_is_declared() -> None:
     trained = finished().result.trained
     bare = replace(trained.features, history=None)
-    with pytest.raises(InvalidInputError, match="declares no history; training, export and events need one"):
-        build(trained.config, bare, trained.row_maps, device=torch.device("cpu"))
+    row_maps = {table: trained.row_maps[table] for table in bare.tables()}
+    with pytest.raises(ConfigError, match="model 'din' reads a history, but 'movielens_1m' declares none"):
+        build(trained.config, bare, row_maps, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("change", ["missing", "another"])
+def test_row_maps_of_another_feature_set_are_refused(change: str) -> None:
+    trained = finished().result.trained
+    row_maps = dict(trained.row_maps)
+    if change == "missing":
+        del row_maps["age"]
+        message = "the row maps lack table 'age' of 'movielens_1m'; they are of other features"
+    else:
+        row_maps["shop"] = hash_rows("shop", rows=5)
+        message = "the row maps have a table 'shop' that 'movielens_1m' does not have"
+    with pytest.raises(ConfigError, match=message):
+        build(trained.config, trained.features, row_maps, device=torch.device("cpu"))
 
 
 def test_every_file_of_a_run_is_whole_or_absent(

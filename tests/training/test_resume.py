@@ -20,7 +20,7 @@ import recsys.training.checkpoint as checkpoints
 import recsys.training.loop as loop
 from recsys.data.samples import Dataset
 from recsys.errors import ConfigError, DataFileError
-from recsys.training.checkpoint import Checkpoint, load, save
+from recsys.training.checkpoint import load, save, write_index
 from recsys.training.config import override
 from recsys.training.loop import Progress, RunResult, train
 
@@ -40,7 +40,11 @@ def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[R
 def assert_same_end(resumed: RunResult, folder: Path, whole: tuple[RunResult, Path]) -> None:
     assert (resumed.validation, resumed.test) == (whole[0].validation, whole[0].test)
     assert resumed.validation is not None and resumed.test is not None
-    assert_equal(vars(load(folder / "checkpoint.pt")), vars(load(whole[1] / "checkpoint.pt")))
+    assert_equal(content(folder / "checkpoint.pt"), content(whole[1] / "checkpoint.pt"))
+
+
+def content(checkpoint: Path) -> dict[str, Any]:
+    return {name: value for name, value in vars(load(checkpoint)).items() if name != "folder"}
 
 
 def assert_equal(ours: Any, theirs: Any) -> None:
@@ -48,6 +52,9 @@ def assert_equal(ours: Any, theirs: Any) -> None:
         assert ours.keys() == theirs.keys()
         for key in ours:
             assert_equal(ours[key], theirs[key])
+    elif isinstance(ours, list):
+        for mine, other in zip(ours, theirs, strict=True):
+            assert_equal(mine, other)
     elif isinstance(ours, torch.Tensor):
         assert torch.equal(ours, theirs)
     else:
@@ -94,9 +101,9 @@ def test_killed_right_after_any_checkpoint_it_ends_the_same(
     config = override(odd_config(), [f"train.checkpoint_steps={checkpoint_steps}"])
     saves = []
 
-    def save_and_die(checkpoint: Checkpoint, path: Path) -> None:
-        save(checkpoint, path)
-        saves.append(path)
+    def save_and_die(*args: Any, **options: Any) -> None:
+        save(*args, **options)
+        saves.append(options)
         if len(saves) == nth:
             raise Killed
 
@@ -162,6 +169,12 @@ def test_resuming_with_another_configuration_is_refused(
     message = f"{tmp_path / 'run'} holds a run of another configuration; see its config.json"
     with pytest.raises(ConfigError, match=re.escape(message)):
         train(override(odd_config(), ["train.seed=1"]), dataset, tmp_path / "run", resume=True)
+    message = (
+        f"{tmp_path / 'run'} takes 30 samples per step, 1 processes of train.batch_size 20 would take 20; "
+        "resume with train.batch_size=30"
+    )
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        train(override(odd_config(), ["train.batch_size=20"]), dataset, tmp_path / "run", resume=True)
 
 
 def cut(file: Path) -> None:
@@ -170,7 +183,7 @@ def cut(file: Path) -> None:
 
 def flip_a_weight(file: Path) -> None:
     content = bytearray(file.read_bytes())
-    weights = load(file).tables["user"].numpy().tobytes()
+    weights = next(p["weights"] for p in load(file).parts if p["table"] == "user").numpy().tobytes()
     content[content.index(weights)] ^= 1
     file.write_bytes(content)
 
@@ -181,9 +194,9 @@ def flip_a_weight(file: Path) -> None:
         (cut, "checkpoint.pt: not a readable checkpoint: "),
         (flip_a_weight, "checkpoint.pt: not a readable checkpoint: the checksum of "),
         (lambda f: f.write_bytes(b""), "checkpoint.pt: not a readable checkpoint: "),
-        (lambda f: torch.save([1], f), "checkpoint.pt: checkpoint format None, this program reads 2"),
-        (lambda f: torch.save({"format_version": 1}, f), "checkpoint.pt: checkpoint format 1, this program reads 2"),
-        (lambda f: torch.save({"format_version": 2, "step": 3}, f), "checkpoint.pt: not a whole checkpoint: dense, "),
+        (lambda f: torch.save([1], f), "checkpoint.pt: checkpoint format None, this program reads 3"),
+        (lambda f: torch.save({"format_version": 2}, f), "checkpoint.pt: checkpoint format 2, this program reads 3"),
+        (lambda f: torch.save({"format_version": 3, "step": 3}, f), "checkpoint.pt: not a whole checkpoint: dense, "),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_by_name(
@@ -202,12 +215,12 @@ def test_a_checkpoint_of_other_tables_is_refused(
     dataset: Dataset, whole: tuple[RunResult, Path], tmp_path: Path
 ) -> None:
     checkpoint = load(whole[1] / "checkpoint.pt")
-    checkpoint.tables["user"] = checkpoint.tables["user"][:3]
+    checkpoint.tables["user"] = [3, 8]
     folder = tmp_path / "run"
     folder.mkdir()
     for name in ("config.json", "data.json", "row_maps.npz"):
         (folder / name).write_bytes((whole[1] / name).read_bytes())
-    save(checkpoint, folder / "checkpoint.pt")
+    write_index(checkpoint, folder / "checkpoint.pt")
     with pytest.raises(DataFileError, match=r"the checkpoint holds .*user \[3, 8\].*: it is of another run"):
         train(odd_config(), dataset, folder, resume=True)
 
@@ -216,7 +229,7 @@ def test_a_kill_while_saving_leaves_the_old_checkpoint(
     whole: tuple[RunResult, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = load(whole[1] / "checkpoint.pt")
-    save(old, tmp_path / "checkpoint.pt")
+    write_index(old, tmp_path / "checkpoint.pt")
 
     def half(values: Any, stream: Any) -> None:
         stream.write(b"half")
@@ -224,8 +237,8 @@ def test_a_kill_while_saving_leaves_the_old_checkpoint(
 
     monkeypatch.setattr(torch, "save", half)
     with pytest.raises(Killed):
-        save(old, tmp_path / "checkpoint.pt")
-    assert_equal(vars(load(tmp_path / "checkpoint.pt")), vars(old))
+        write_index(old, tmp_path / "checkpoint.pt")
+    assert_equal(content(tmp_path / "checkpoint.pt"), content(whole[1] / "checkpoint.pt"))
 
 
 def test_resuming_on_other_data_is_refused(dataset: Dataset, tmp_path: Path) -> None:
@@ -267,27 +280,24 @@ def test_on_a_gpu_dropout_goes_on_from_the_checkpoint_too(dataset: Dataset, tmp_
     assert before.test is not None and after.test is not None
     ours, theirs = (load(tmp_path / name / "checkpoint.pt").random for name in ("run", "whole"))
     assert_equal(ours, theirs)
-    assert set(ours) == {"cpu", "cuda"}
+    assert set(ours[0]) == {"cpu", "cuda"}
     assert after.test.log_loss == pytest.approx(before.test.log_loss, abs=1e-5)  # sums on a GPU vary in order
 
 
 def test_the_generator_of_the_models_device_is_saved(
-    whole: tuple[RunResult, Path], monkeypatch: pytest.MonkeyPatch
+    whole: tuple[RunResult, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = whole[0].trained.model
-    assert set(capture_random(model)) == {"cpu"}
+    saved = load(whole[1] / "checkpoint.pt")
+    assert [set(each) for each in saved.random] == [{"cpu"}]
     state = torch.arange(16, dtype=torch.uint8)
     monkeypatch.setattr(checkpoints, "_device", lambda model: torch.device("cuda", 0))
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: state)
-    assert torch.equal(capture_random(model)["cuda"], state)
+    optimizer = torch.optim.AdamW(model.module.net.parameters())
+    save(model, optimizer, tmp_path / "checkpoint.pt", step=0, loader={})
+    (random,) = load(tmp_path / "checkpoint.pt").random
+    assert torch.equal(random["cuda"], state)
     restored: list[torch.Tensor] = []
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.append(state))
-    optimizer = torch.optim.AdamW(model.module.net.parameters())
-    saved = load(whole[1] / "checkpoint.pt")
-    checkpoints.restore(replace(saved, random={**saved.random, "cuda": state}), model, optimizer)
+    checkpoints.restore(replace(saved, random=[{**saved.random[0], "cuda": state}]), model, optimizer)
     assert torch.equal(restored[0], state)
-
-
-def capture_random(model: Any) -> dict[str, torch.Tensor]:
-    optimizer = torch.optim.AdamW(model.module.net.parameters())
-    return checkpoints.capture(model, optimizer, step=0, loader={}).random

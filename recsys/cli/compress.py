@@ -1,0 +1,174 @@
+"""`recsys compress`: what memory buys, over row maps and budgets."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from recsys.cli.options import WORK_DIR, DataOption, JsonOption, OverridesArgument, WorkOption, notes, output
+from recsys.errors import ConfigError
+
+if TYPE_CHECKING:
+    from recsys.compress import Comparison
+    from recsys.compress import Progress as CompressProgress
+
+Value = TypeVar("Value")
+
+_EXACT_BELOW = 50
+# int8, training, test's difference, log loss, GAUC, maps: what a narrow terminal leaves to compress.md.
+_LEAST_IMPORTANT_FIRST = (4, 11, 8, 10, 9, 3)
+
+
+def compress(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe; `recsys recipes` lists them.")],
+    overrides: OverridesArgument = None,
+    maps: Annotated[
+        str, typer.Option("--maps", help="Row maps to try, with commas between.")
+    ] = "hash,double_hash,frequency,unified",
+    budgets: Annotated[
+        str, typer.Option("--budgets", help="Rows that each map may have, as shares of the distinct ids.")
+    ] = "0.5,0.25,0.1",
+    seeds: Annotated[int, typer.Option("--seeds", help="Runs of each configuration, for the error bars.")] = 3,
+    quantize: Annotated[
+        str,
+        typer.Option("--quantize", help="Count tables as stored so: none, fp16, int8 or int4. Trains no other way."),
+    ] = "none",
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            "--tolerance",
+            help="Validation AUC that the recommended configuration may lose against the full vocabulary. "
+            "Default: one standard error of the latter's, at least 0.001.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of runs and results. Default: runs/RECIPE-compress.")
+    ] = None,
+    data: DataOption = None,
+    work_dir: WorkOption = WORK_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a recipe with several row maps at several budgets, draw memory against AUC, and recommend one.
+
+    Runs that are finished are kept in the folder and never trained again: a stopped command goes on where it was, and
+    a longer list of maps, budgets or seeds trains only what is new. `rows.exact_below` is 50 unless the recipe or
+    you set it: budgets are for large tables.
+    """
+    from recsys.recipes import recipe as find_recipe
+    from recsys.training.config import override
+
+    config = find_recipe(recipe)
+    first = [] if config.rows.exact_below else [f"rows.exact_below={_EXACT_BELOW}"]
+    config = override(config, [*first, *(overrides or [])])
+    from recsys.compress import CompressConfig
+    from recsys.compress import compress as run_comparison
+    from recsys.compress_report import charts, summary, to_json, write_report
+    from recsys.data.datasets import load_dataset
+    from recsys.embeddings.quantize import check_kind
+    from recsys.plots import print_chart
+
+    settings = CompressConfig(
+        maps=_list(maps, "--maps", str),  # type: ignore[arg-type]  # it checks them
+        budgets=_list(budgets, "--budgets", float),
+        seeds=seeds,
+        quantize=check_kind(quantize),
+        tolerance=tolerance,
+    )
+    out = out or Path("runs") / f"{config.recipe}-compress"
+    loaded = load_dataset(config.data.dataset, recent=config.data.recent, work_dir=work_dir, path=data)
+    notes.print(f"data: {loaded.raw.source}", markup=False)
+    with _progress(notes) as report:
+        comparison = run_comparison(config, loaded.dataset, out, settings, report=report)
+    write_report(comparison, out)
+    if as_json:
+        print(json.dumps({"out": str(out), **to_json(comparison)}))
+        return
+    for chart in charts(comparison)[:1]:
+        print_chart(chart, output)
+    output.print()
+    output.print(_table(comparison, output.width))
+    output.print(f"\n{summary(comparison)}", highlight=False, markup=False)
+    best = out / "runs" / comparison.recommended.runs[0].run
+    output.print(f"{out}: compress.png, compress.md, compress.json", markup=False, highlight=False, soft_wrap=True)
+    output.print(f"\nNext: recsys export {best} --out {out}/bundle", markup=False, highlight=False, soft_wrap=True)
+
+
+def _list(text: str, option: str, convert: Callable[[str], Value]) -> tuple[Value, ...]:
+    try:
+        return tuple(convert(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ConfigError(f"{option} is {text!r}; expected numbers with commas between, such as 0.5,0.25") from None
+
+
+def _table(comparison: Comparison, width: int) -> Table:
+    """As many columns as the terminal has room for."""
+    from recsys.compress_report import HEADERS, cells
+
+    found = cells(comparison)
+    possible = [texts for texts in found if len(texts) == len(HEADERS)]
+    widths = [max(len(texts[i]) for texts in (HEADERS, *possible)) + 2 for i in range(len(HEADERS))]
+    shown = set(range(len(HEADERS)))
+    for column in _LEAST_IMPORTANT_FIRST:
+        if sum(widths[i] for i in shown) > width:
+            shown.discard(column)
+    table = Table(box=None, pad_edge=False)
+    for i in sorted(shown):
+        table.add_column(HEADERS[i], justify="left" if i == 0 else "right", no_wrap=True)
+    reasons = []
+    for row, texts in zip(comparison.rows, found, strict=True):
+        if row.impossible is not None:
+            reasons.append(f"{row.choice}: {texts[-1]}")
+            texts = (*texts[:2], "-", *[""] * len(HEADERS))
+        table.add_row(*(texts[i] for i in sorted(shown)), style="bold" if row is comparison.recommended else "")
+    if reasons:
+        table.caption = Text("\n".join(reasons))
+        table.caption_justify = "left"
+    return table
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[CompressProgress], None]]:
+    """One bar over all runs that are to be trained; a line for each that is done."""
+    started = time.monotonic()
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("training", total=None, note="")
+
+        def report(progress: CompressProgress) -> None:
+            what = f"run {progress.number} of {progress.total}: {progress.choice}, seed {progress.seed}"
+            bar.update(task, description=what, total=progress.total)
+            if progress.training is not None:
+                at = progress.training
+                note = f"{at.samples_per_s:,.0f} samples/s"
+                bar.update(task, completed=progress.number - 1 + at.step / at.steps, note=note)
+                return
+            bar.update(task, completed=progress.number)
+            if progress.measured is None:
+                told = f"not possible: {progress.impossible}"
+            else:
+                run: Any = progress.measured
+                seconds = "" if run.train_s is None else f", trained in {run.train_s:.1f} s"
+                told = f"validation AUC {run.validation.auc:.4f}{seconds}"
+            left = (time.monotonic() - started) / progress.number * (progress.total - progress.number)
+            note = f"; about {left:,.0f} s left" if left else ""
+            console.print(f"{what}: {told}{note}", highlight=False, markup=False, soft_wrap=True)
+
+        yield report

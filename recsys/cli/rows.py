@@ -1,0 +1,196 @@
+"""`recsys rows`: look at the rows of a run's tables, and let them grow by a new log."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from recsys.cli.options import WORK_DIR, DataOption, JsonOption, WorkOption, notes, output
+from recsys.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from recsys.plots import Bars, Chart
+    from recsys.training.row_growth import TableGrowth
+    from recsys.training.row_report import RunReport
+
+app = typer.Typer(no_args_is_help=True, help="Look at the rows of a run's tables, and let them grow by a new log.")
+
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
+_HOTTEST_SHOWN = 5
+_CURVES = 6
+
+
+@app.command()
+def report(
+    run_dir: RunArgument,
+    png: Annotated[Path | None, typer.Option("--png", help="Draw the picture to this file as well.")] = None,
+    data: DataOption = None,
+    work_dir: WorkOption = WORK_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """How full a run's tables are, which ids share rows, the hottest ids, and how far rows have moved."""
+    from recsys.data.datasets import load_dataset
+    from recsys.training.row_report import report_run
+    from recsys.training.run_folder import read_run
+
+    settings = read_run(run_dir)[0].data
+    loaded = load_dataset(settings.dataset, recent=settings.recent, work_dir=work_dir, path=data)
+    with notes.status("counting ids and rows"):
+        found = report_run(run_dir, loaded.dataset)
+    if png is not None:
+        from recsys.plots import write_png
+
+        write_png(_charts(found), png)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found)))
+        return
+    _print_report(found)
+    if png is not None:
+        output.print(f"\n{png}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def grow(
+    run_dir: RunArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the grown run to write.")],
+    log: Annotated[
+        str,
+        typer.Option("--log", help="The new log: a folder that `recsys prepare` wrote with the run's FeatureSet."),
+    ],
+    admit: Annotated[int, typer.Option("--admit", help="Admit ids that the new log holds so often.")] = 5,
+    evict: Annotated[
+        str,
+        typer.Option(
+            "--evict",
+            help="Ids that lose what they have: none, unseen (not in the new log), rarest in it, or oldest (seen last "
+            "the longest ago); the last two as many as newcomers lack room.",
+        ),
+    ] = "none",
+    evict_count: Annotated[
+        int | None, typer.Option("--evict-count", help="Ids per table that --evict takes, at most.")
+    ] = None,
+    recluster: Annotated[
+        bool, typer.Option("--recluster", help="Cluster graph tables anew, from the run's data and the new log.")
+    ] = False,
+    data: DataOption = None,
+    work_dir: WorkOption = WORK_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """Give ids that came after training rows of a run's tables; the graphs of its model stay as they are."""
+    from recsys.data.datasets import load_dataset
+    from recsys.data.samples import Dataset
+    from recsys.embeddings.growth import EVICT
+    from recsys.training.row_growth import GrowthOptions, grow_run
+    from recsys.training.run_folder import read_run
+
+    policy = next((each for each in EVICT if each == evict), None)
+    if policy is None:
+        raise ConfigError(f"--evict {evict!r}: {nearest(evict, EVICT)}")
+    settings = read_run(run_dir)[0].data
+
+    def load(name: str) -> Dataset:
+        return load_dataset(name, recent=settings.recent, work_dir=work_dir, path=data).dataset
+
+    with notes.status("counting ids") as status:
+        tables = grow_run(
+            run_dir,
+            out,
+            load(log),
+            options=GrowthOptions(admit_count=admit, evict=policy, evict_count=evict_count, recluster=recluster),
+            trained_on=lambda: load(settings.dataset),
+            report=status.update,
+        )
+    if as_json:
+        print(json.dumps({"run_dir": str(out), "tables": [dataclasses.asdict(each) for each in tables]}))
+        return
+    _print_growth(tables)
+    output.print(f"\nNext: recsys export {out} --out {out}/bundle", soft_wrap=True, highlight=False)
+
+
+def _print_growth(tables: Sequence[TableGrowth]) -> None:
+    shown = Table("table", "map", "admitted", "evicted", "no room", "no cluster", "ids now", "room left", box=None)
+    for each in tables:
+        if not each.grows:
+            shown.add_row(each.table, each.kind, *["-"] * 6)
+            continue
+        numbers = (each.admitted, each.evicted, each.no_room, each.no_cluster, each.known, each.room)
+        shown.add_row(each.table, each.kind, *(f"{n:,}" for n in numbers))
+    output.print(shown)
+    if not all(each.grows for each in tables):
+        output.print("-: maps of this kind have a row for every id, and nothing to grow")
+    if lacking := sum(each.no_room for each in tables):
+        notes.print(
+            f"{lacking:,} ids found no room and stay unknown: reserve more with rows.spare_rows when you train, or "
+            "make room with --evict",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _print_report(found: RunReport) -> None:
+    rows = Table("rows of", "rows", "width", "used", "spare", "unused", "never updated", box=None)
+    rows.add_column("length 10|50|90 %", no_wrap=True)
+    rows.add_column("MiB")
+    for each in found.rows:
+        never = "?" if each.never_updated is None else f"{each.never_updated:,}"
+        lengths = " ".join(f"{each.norms[q]:.2f}" for q in (1, 2, 3)) if each.norms else "-"
+        numbers = (each.rows, each.dim, each.used, each.spare, each.unused)
+        size = _mib(each.size_bytes + each.optimizer_bytes)
+        rows.add_row(each.name, *(f"{n:,}" for n in numbers), never, lengths, size)
+    output.print(rows)
+    ids = Table("ids of", "map", "ids", "known", "unknown", "colliding", "lookups", box=None)
+    shared = any(table.meeting_ids for table in found.ids)
+    for name in (*(("meet others", "lookups") if shared else ()), "MiB"):
+        ids.add_column(name)
+    for table in found.ids:
+        meeting = (f"{table.meeting_ids:,}", f"{table.meeting_lookups:.1%}") if shared else ()
+        kind = table.kind if table.lookups == 1 else f"{table.kind} x {table.lookups}"
+        counts = (table.ids, table.known_ids, table.unknown_ids, table.colliding_ids)
+        shares = (f"{table.colliding_lookups:.1%}", *meeting)
+        ids.add_row(table.table, kind, *(f"{n:,}" for n in counts), *shares, _mib(table.map_bytes))
+    output.print()
+    output.print(ids)
+    output.print("\nhottest ids, and their share of a table's lookups")
+    for table in found.ids:
+        hottest = ", ".join(f"{hot.key} ({hot.share:.1%})" for hot in table.hottest[:_HOTTEST_SHOWN])
+        hashes = "hashes of strings: " if table.hashed_keys else ""
+        output.print(f"  {table.table}: {hashes}{hottest}", highlight=False, soft_wrap=True)
+    from recsys.plots import print_chart
+
+    for chart in _charts(found):
+        output.print()
+        print_chart(chart, output)
+
+
+def _charts(found: RunReport) -> list[Bars | Chart]:
+    from recsys.plots import Bars, Chart, Series
+
+    by_size = sorted(found.rows, key=lambda each: -each.used)
+    # A histogram of fewer rows than this says nothing.
+    many = [each for each in by_size if each.used >= 4 * len(each.norm_counts)][:_CURVES] or by_size[:1]
+    curves = [
+        Series(
+            name=each.name,
+            x=[(low + high) / 2 for low, high in zip(each.norm_edges, each.norm_edges[1:], strict=False)],
+            y=[100 * count / max(1, each.used) for count in each.norm_counts],
+            line=True,
+        )
+        for each in many
+    ]
+    used = [round(100 * each.used / each.rows, 1) for each in found.rows]
+    colliding = [round(100 * each.colliding_lookups, 1) for each in found.ids]
+    return [
+        Bars("Rows used", [each.name for each in found.rows], used, "%"),
+        Bars("Lookups of ids that share all their rows", [each.table for each in found.ids], colliding, "%"),
+        Chart("Length of used rows", "length", "% of the rows used", curves),
+    ]
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:.2f}"

@@ -1,0 +1,220 @@
+"""A comparison of row maps as a picture, a table for people, and JSON for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from recsys.compress import Comparison, Measurement, Row, Spread
+from recsys.files import make_folder, write_atomically
+from recsys.plots import Chart, Series, write_png
+
+HEADERS = (
+    "map",
+    "budget",
+    "tables",
+    "maps",
+    "tables, int8",
+    "validation AUC",
+    "to full",
+    "test AUC",
+    "to full",
+    "test GAUC",
+    "test log loss",
+    "training",
+)
+
+
+def write_report(comparison: Comparison, out: Path) -> None:
+    """``compress.png``, ``compress.md`` and ``compress.json`` in a folder.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    make_folder(out)
+    write_png(charts(comparison), out / "compress.png")
+    write_atomically(out / "compress.md", to_markdown(comparison).encode())
+    text = json.dumps(to_json(comparison), indent=2, allow_nan=False)
+    write_atomically(out / "compress.json", text.encode() + b"\n")
+
+
+def charts(comparison: Comparison) -> list[Chart]:
+    """Memory against validation AUC, and against test AUC where there is a test split.
+
+    The recommended point is the one that validation chose in both. Only validation has the line of the best: on the
+    test split nothing is chosen.
+    """
+    found = [_chart(comparison, "validation", lambda run: run.validation.auc)]
+    if comparison.full.runs[0].test is not None:
+        found.append(_chart(comparison, "test", _of_test("auc")))
+    return found
+
+
+def cells(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The table's rows under :data:`HEADERS`; the last cells of an impossible one say why."""
+    return [_cells(row, comparison) for row in comparison.rows]
+
+
+def summary(comparison: Comparison) -> str:
+    """What is recommended, and by which rule."""
+    full, chosen, kind = comparison.full, comparison.recommended, comparison.settings.quantize
+    within = f"within {comparison.tolerance:.4g} of the full vocabulary's validation AUC"
+    if chosen is full:
+        return f"recommended: the full vocabulary; nothing that needs less memory is {within}"
+    counted = "" if kind == "none" else f", tables counted as {kind}"
+    own, of_full = chosen.size_bytes(kind), full.size_bytes(kind)
+    return (
+        f"recommended: {chosen.choice}: {megabytes(own)}, {own / of_full:.0%} of the full vocabulary's "
+        f"{megabytes(of_full)}; the least memory {within}{counted}"
+    )
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """The table, with what is needed to read it."""
+    lines = [
+        f"# Memory against quality: {comparison.recipe}",
+        "",
+        summary(comparison)[:1].upper() + summary(comparison)[1:] + ".",
+        "",
+        f"Means over {comparison.settings.seeds} seeds ± sample standard deviation. Tables are float32 unless said; "
+        "chosen by validation, test only reported.",
+        "",
+        "![Memory against AUC](compress.png)",
+        "",
+        f"| {' | '.join(HEADERS)} |",
+        f"| --- | {' | '.join('---:' for _ in HEADERS[1:])} |",
+    ]
+    for row, texts in zip(comparison.rows, cells(comparison), strict=True):
+        bold = "**" if row is comparison.recommended else ""
+        texts = tuple(text.replace("|", r"\|") for text in texts)
+        padding = ("",) * (len(HEADERS) - len(texts))
+        lines.append(f"| {' | '.join((bold + texts[0] + bold, *texts[1:], *padding))} |")
+    return "\n".join(lines) + "\n"
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """Everything measured. What has no value is null."""
+    kind = comparison.settings.quantize
+    rows = []
+    for row in comparison.rows:
+        values: dict[str, Any] = {"map": row.choice.map, "budget": row.choice.budget, "impossible": row.impossible}
+        if row.impossible is None:
+            values |= {
+                "table_bytes": {name: row.table_bytes(name) for name in row.runs[0].table_bytes},
+                "map_bytes": row.map_bytes,
+                "validation_auc": _spread_values(row.spread(lambda run: run.validation.auc)),
+                "test_auc": _spread_values(row.spread(_of_test("auc"))),
+                "test_gauc": _spread_values(row.spread(_of_test("gauc"))),
+                "test_log_loss": _spread_values(row.spread(_of_test("log_loss"))),
+                "train_s": _spread_values(row.spread(lambda run: run.train_s)),
+                "on_front": row in comparison.front,
+                "recommended": row is comparison.recommended,
+                "runs": [dataclasses.asdict(run) for run in row.runs],
+            }
+        rows.append(values)
+    return {
+        "recipe": comparison.recipe,
+        "data_fingerprint": comparison.fingerprint,
+        "seeds": comparison.settings.seeds,
+        "quantize": kind,
+        "tolerance": comparison.tolerance,
+        "recommended": {
+            "map": comparison.recommended.choice.map,
+            "budget": comparison.recommended.choice.budget,
+            "size_bytes": comparison.recommended.size_bytes(kind),
+            "run": comparison.recommended.runs[0].run,
+        },
+        "rows": rows,
+    }
+
+
+def megabytes(size_bytes: int) -> str:
+    """In decimal units.
+
+    >>> megabytes(58_230), megabytes(12_345_678)
+    ('58.2 kB', '12.3 MB')
+    """
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size_bytes >= size:
+            return f"{size_bytes / size:.1f} {unit}"
+    return f"{size_bytes} B"
+
+
+def _chart(comparison: Comparison, split: str, auc: Callable[[Measurement], float | None]) -> Chart:
+    kind = comparison.settings.quantize
+
+    def series(name: str, rows: list[Row], *, ring: bool = False) -> Series:
+        spreads = [row.spread(auc) or Spread(mean=float("nan"), std=None) for row in rows]
+        return Series(
+            name,
+            x=[row.size_bytes(kind) for row in rows],
+            y=[each.mean for each in spreads],
+            error=None if ring or comparison.settings.seeds == 1 else [each.std or 0.0 for each in spreads],
+            ring=ring,
+        )
+
+    by_map: dict[str, list[Row]] = {"full vocabulary": [comparison.full]}
+    for row in comparison.possible[1:]:
+        by_map.setdefault(row.choice.map, []).append(row)
+    best: list[Series] = []
+    if split == "validation":
+        front = series("", comparison.front)
+        # Stairs: the best that so much memory buys.
+        ends = [*front.x[1:], max(row.size_bytes(kind) for row in comparison.possible)]
+        x = [size for start_end in zip(front.x, ends, strict=True) for size in start_end]
+        best = [Series("best for its memory", x, [value for value in front.y for _ in range(2)], line=True)]
+    return Chart(
+        title=f"{comparison.recipe}: {split} AUC",
+        x_label=f"memory of tables{'' if kind == 'none' else f' ({kind})'} and maps, bytes",
+        y_label=f"{split} AUC",
+        series=[
+            *best,
+            *(series(name, rows) for name, rows in by_map.items()),
+            series("recommended", [comparison.recommended], ring=True),
+        ],
+        log_x=True,
+    )
+
+
+def _cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
+    choice, full = row.choice, comparison.full
+    budget = "" if choice.budget is None else f"{choice.budget:g}"
+    if row.impossible is not None:
+        return choice.map, budget, f"not possible: {row.impossible}"
+
+    def difference(value: Callable[[Measurement], float | None]) -> str:
+        own, of_full = row.spread(value), full.spread(value)
+        return "" if row is full or own is None or of_full is None else f"{own.mean - of_full.mean:+.4f}"
+
+    train = row.spread(lambda run: run.train_s)
+    return (
+        "full vocabulary" if row is full else choice.map,
+        budget,
+        megabytes(row.table_bytes("none")),
+        megabytes(row.map_bytes),
+        megabytes(row.table_bytes("int8")),
+        _text(row.spread(lambda run: run.validation.auc)),
+        difference(lambda run: run.validation.auc),
+        _text(row.spread(_of_test("auc"))),
+        difference(_of_test("auc")),
+        _text(row.spread(_of_test("gauc"))),
+        _text(row.spread(_of_test("log_loss"))),
+        "" if train is None else f"{train.mean:.1f} s",
+    )
+
+
+def _text(value: Spread | None) -> str:
+    if value is None:
+        return "none"
+    return f"{value.mean:.4f}" + ("" if value.std is None else f" ± {value.std:.4f}")
+
+
+def _spread_values(value: Spread | None) -> dict[str, float | None] | None:
+    return None if value is None else dataclasses.asdict(value)
+
+
+def _of_test(name: str) -> Callable[[Measurement], float | None]:
+    return lambda run: None if run.test is None else getattr(run.test, name)

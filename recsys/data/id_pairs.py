@@ -1,0 +1,49 @@
+"""Which ids of two features met in positive samples: the graph that GraphHash clusters."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recsys.data.samples import Dataset
+from recsys.errors import InvalidInputError
+from recsys.features.columns import Column
+from recsys.features.feature_set import Categorical
+from recsys.features.hashing import MISSING, Int64Array
+
+
+def id_pairs(dataset: Dataset, sample_indices: Int64Array, *, left: str, right: str) -> tuple[Int64Array, Int64Array]:
+    """Keys of two embedding tables that positive samples have together; both [E], in the samples' order.
+
+    Only single-valued features of the user, the item and the context count. A table's first such feature is taken.
+
+    Args:
+        dataset: with keys.
+        sample_indices: which samples to read, int64.
+        left, right: names of embedding tables.
+
+    Raises:
+        InvalidInputError: a table has no such feature, or no positive sample has both ids.
+    """
+    positive = sample_indices[dataset.samples.label[sample_indices] == 1]
+    left_E, right_E = _keys(dataset, positive, left), _keys(dataset, positive, right)
+    both = (left_E != MISSING) & (right_E != MISSING)
+    if not both.any():
+        raise InvalidInputError(f"graph of {left!r} and {right!r}: no positive sample has ids of both tables")
+    return left_E[both], right_E[both]
+
+
+def _keys(dataset: Dataset, sample_indices: Int64Array, table: str) -> Int64Array:
+    features = dataset.table.features
+    sides: tuple[tuple[tuple[object, ...], dict[str, Column], Int64Array], ...] = (
+        ((features.user_id, *features.user), dataset.user, dataset.sample_user.astype(np.int64)),
+        ((features.item_id, *features.item), dataset.item, dataset.sample_item.astype(np.int64)),
+        (features.context, dataset.context, dataset.context_row),
+    )
+    for declared, columns, rows in sides:
+        for feature in declared:
+            if isinstance(feature, Categorical) and feature.table == table and feature.max_values == 1:
+                keys: Int64Array = columns[feature.name][rows[sample_indices]]
+                return keys
+    raise InvalidInputError(
+        f"graph of ids: table {table!r} has no single-valued feature of the user, the item or the context"
+    )

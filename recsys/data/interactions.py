@@ -1,0 +1,190 @@
+"""User-item interactions with splits, for models that rank all items.
+
+Reads the text format of NGCF, LightGCN and their successors: ``train.txt`` and ``test.txt``, one line per user,
+``user item item ...``, ids from 0, gzip-compressed or not. A published ``valid.txt`` is the validation split; where
+there is none, a random tenth of each user's training interactions is held out (at least one of a user who has two or
+more), drawn with a seed. The split of GraphHash (WWW 2025) is not public: these are the published train and test
+files with our validation part, so figures are not comparable with that paper's to the last digit.
+
+Legend: ``E`` interactions, ``N`` users.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recsys.errors import DataFileError, InvalidInputError
+from recsys.features.hashing import Int64Array
+
+_EXPECTED = "user item item ... (integers from 0)"
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Distinct (user, item) pairs in order of user, then item.
+
+    Attributes:
+        user_E, item_E: indices, int64.
+    """
+
+    user_E: Int64Array
+    item_E: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.user_E)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Interactions:
+    """What users did, in three disjoint parts.
+
+    Attributes:
+        num_users, num_items: indices are below these.
+        train, validation, test: no pair is in two of them.
+        source: where it came from, for reports.
+    """
+
+    num_users: int
+    num_items: int
+    train: Pairs
+    validation: Pairs
+    test: Pairs
+    source: str
+
+
+def make_pairs(user_E: Int64Array, item_E: Int64Array) -> Pairs:
+    """Sort pairs and drop repeated ones.
+
+    Raises:
+        InvalidInputError: lengths differ, or an index is negative.
+
+    >>> make_pairs(np.array([1, 0, 1, 1]), np.array([5, 2, 3, 5]))
+    Pairs(user_E=array([0, 1, 1]), item_E=array([2, 3, 5]))
+    """
+    if user_E.shape != item_E.shape or user_E.ndim != 1:
+        raise InvalidInputError(f"{list(user_E.shape)} users for {list(item_E.shape)} items; both must be [E]")
+    if len(user_E) and (low := int(min(user_E.min(), item_E.min()))) < 0:
+        raise InvalidInputError(f"an index is {low}; allowed: 0 or more")
+    user_E, item_E = user_E.astype(np.int64), item_E.astype(np.int64)
+    order = np.lexsort((item_E, user_E))
+    user_E, item_E = user_E[order], item_E[order]
+    new = np.ones(len(user_E), dtype=np.bool_)
+    new[1:] = (user_E[1:] != user_E[:-1]) | (item_E[1:] != item_E[:-1])
+    return Pairs(user_E[new], item_E[new])
+
+
+def load_interactions(folder: Path, *, validation_share: float = 0.1, seed: int = 0) -> Interactions:
+    """Read a folder of ``train.txt[.gz]``, ``test.txt[.gz]`` and perhaps ``valid.txt[.gz]``.
+
+    Args:
+        folder: where they are.
+        validation_share: as in :func:`hold_out`; without effect if there is a ``valid.txt``.
+        seed: of the draw.
+
+    Raises:
+        DataFileError: a file is absent, damaged, or a line is malformed; or a pair is in two of the files.
+    """
+    train, test, validation = _read(folder, "train"), _read(folder, "test"), _read_if_there(folder, "valid")
+    parts = [train, test] if validation is None else [train, test, validation]
+    users = max(int(part.user_E.max(initial=-1)) for part in parts) + 1
+    items = max(int(part.item_E.max(initial=-1)) for part in parts) + 1
+    keys = np.sort(np.concatenate([part.user_E * items + part.item_E for part in parts]))
+    if (twice := keys[1:][keys[1:] == keys[:-1]]).size:
+        user, item = divmod(int(twice[0]), items)
+        raise DataFileError(
+            f"{folder}: user {user} has item {item} in two of the files; expected disjoint files "
+            f"({twice.size} pairs are in two)"
+        )
+    if validation is None:
+        train, validation = hold_out(train, share=validation_share, seed=seed)
+    return Interactions(
+        num_users=users, num_items=items, train=train, validation=validation, test=test, source=str(folder)
+    )
+
+
+def hold_out(pairs: Pairs, *, share: float, seed: int) -> tuple[Pairs, Pairs]:
+    """Split off a random share of each user's pairs.
+
+    A user with n >= 2 pairs gives round(share * n) of them (halves to even), at least 1 and at most n - 1; a user with
+    one pair keeps it.
+
+    Args:
+        pairs: what to split.
+        share: from 0 (nothing is held out) to below 1.
+        seed: of the draw.
+
+    Returns:
+        What is kept, and what is held out.
+
+    Raises:
+        InvalidInputError: the share is out of range.
+    """
+    if not 0.0 <= share < 1.0:
+        raise InvalidInputError(f"share is {share}; allowed: 0 to below 1")
+    if share == 0.0 or not len(pairs):
+        return pairs, Pairs(pairs.user_E[:0], pairs.item_E[:0])
+    counts_N = np.bincount(pairs.user_E)
+    held_N = np.where(counts_N >= 2, np.clip(np.rint(share * counts_N), 1, np.maximum(counts_N - 1, 1)), 0)
+    random_E = np.random.Generator(np.random.PCG64(seed)).random(len(pairs))
+    order = np.lexsort((random_E, pairs.user_E))
+    first_N = np.cumsum(counts_N) - counts_N
+    rank_E = np.empty(len(pairs), dtype=np.int64)  # of the pair's random number within its user
+    rank_E[order] = np.arange(len(pairs)) - first_N[pairs.user_E]
+    held_E = rank_E < held_N[pairs.user_E]
+    return Pairs(pairs.user_E[~held_E], pairs.item_E[~held_E]), Pairs(pairs.user_E[held_E], pairs.item_E[held_E])
+
+
+def _read(folder: Path, name: str) -> Pairs:
+    pairs = _read_if_there(folder, name)
+    if pairs is None:
+        raise DataFileError(f"{folder}: has neither {name}.txt.gz nor {name}.txt; expected lines {_EXPECTED}")
+    return pairs
+
+
+def _read_if_there(folder: Path, name: str) -> Pairs | None:
+    for path in (folder / f"{name}.txt.gz", folder / f"{name}.txt"):
+        if path.exists():
+            return _parse(path, _bytes(path))
+    return None
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+        return gzip.decompress(data) if path.suffix == ".gz" else data
+    except OSError as error:
+        if isinstance(error, gzip.BadGzipFile):
+            raise DataFileError(f"{path}: not a gzip file: {error}") from error
+        raise DataFileError(f"{path}: cannot be read: {error.strerror}") from error
+    except (EOFError, zlib.error) as error:
+        raise DataFileError(f"{path}: damaged or cut short; expected a complete gzip file: {error}") from error
+
+
+def _parse(path: Path, text: bytes) -> Pairs:
+    users: list[int] = []
+    counts: list[int] = []
+    items: list[int] = []
+    line_of: dict[int, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        if not all(field.isdigit() and len(field) <= 9 for field in fields):
+            shown = line[:80].decode("latin-1")
+            raise DataFileError(f"{path}: line {number}: expected {_EXPECTED}, found {shown!r}")
+        user, *own = map(int, fields)
+        if (first := line_of.setdefault(user, number)) != number:
+            raise DataFileError(f"{path}: line {number}: expected a new user, found {user}, which line {first} has")
+        users.append(user)
+        counts.append(len(own))
+        items += own
+    user_E = np.repeat(np.array(users, dtype=np.int64), np.array(counts, dtype=np.int64))
+    pairs = make_pairs(user_E, np.array(items, dtype=np.int64))
+    if not len(pairs):
+        raise DataFileError(f"{path}: holds no interactions; expected lines {_EXPECTED}")
+    return pairs

@@ -1,0 +1,47 @@
+"""The universal hash of ``features/hashing.py`` in tensor operations that export to standard ONNX operators.
+
+An operator on a few hundred keys costs mostly its own overhead, so there are few of them: all functions are computed
+at once, and the high half of a key is never taken. Modulo the Mersenne prime P = 2^31 - 1 a key low + 2^31 high is
+low + high, so a1 low + a2 high is (a1 - a2) low + a2 key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recsys.features.hashing import HALF_MASK, PRIME
+
+
+@dataclass(frozen=True, kw_only=True)
+class HashedRows:
+    """``first`` + a universal hash of the key mod ``count``.
+
+    ``coefficients``: (a1, a2, b) of :func:`recsys.features.hashing.hash_keys`.
+    """
+
+    coefficients: tuple[int, int, int]
+    first: int
+    count: int
+
+
+def hash_all(keys: Tensor, functions: Sequence[HashedRows]) -> Tensor:
+    """Every function of every key, int64 [functions, *keys.shape].
+
+    What a negative key gets is not defined but for its range, [first, first + count).
+    """
+    # Neither sum can overflow: both factors are at most P, so that two products and b are below 2^63.
+    low, folded = torch.bitwise_and(keys, HALF_MASK), torch.remainder(keys, PRIME)
+    of_low = _column([(f.coefficients[0] - f.coefficients[1]) % PRIME for f in functions], keys)
+    of_folded = _column([f.coefficients[1] for f in functions], keys)
+    mixed = low * of_low + folded * of_folded + _column([f.coefficients[2] for f in functions], keys)
+    hashed = torch.remainder(torch.remainder(mixed, PRIME), _column([f.count for f in functions], keys))
+    return hashed + _column([f.first for f in functions], keys)
+
+
+def _column(values: Sequence[int], keys: Tensor) -> Tensor:
+    """One value per function, to go with all keys."""
+    return torch.tensor(values, dtype=torch.int64).view(-1, *(1 for _ in keys.shape))

@@ -1,0 +1,140 @@
+"""The page cache before the first request: the pages of hot ids read ahead, and no others read along.
+
+A bundle's tables are memory-mapped, so the first request for an id waits for the disk: once for each page of its
+rows and id-map buckets. Which pages those are is the row map's business, and every kind of row map lies in the
+graphs. So hot ids are simply scored: that touches what a request touches, whatever the bundle is made of.
+Several threads do it, for it is waiting, not work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recsys.bundle import Bundle
+from recsys.features.encode import encode_request
+from recsys.features.hashing import Int64Array
+from recsys.features.hot_ids import HotIds
+from recsys.serving.admission import Deadline
+from recsys.serving.session import Session
+
+_CHUNK = 250
+_MADV_RANDOM = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUp:
+    """What a warm-up did; not ``complete`` when its time was over before its ids."""
+
+    users: int
+    items: int
+    seconds: float
+    complete: bool
+
+
+def warm_pages(session: Session, hot: HotIds, *, threads: int = 8, timeout_s: float = 30.0) -> WarmUp:
+    """Bring every page that lookups of the hot ids touch into memory, hottest ids first.
+
+    Args:
+        session: of the bundle that will serve; warming one process warms all on the machine.
+        hot: the ids.
+        threads: how many wait for the disk at a time.
+        timeout_s: after it the rest stays cold.
+    """
+    started_s = time.monotonic()
+    deadline = Deadline.after(timeout_s)
+    jobs, lock = _jobs(hot), threading.Lock()
+    users = items = 0
+    complete = True
+
+    def work() -> None:
+        nonlocal users, items, complete
+        while True:
+            with lock:
+                job = next(jobs, None)
+            if job is None:
+                return
+            user, item_keys = job
+            request = encode_request(
+                session.features,
+                user_key=user,
+                user_columns={},
+                request_values={},
+                events=None,
+                item_keys=item_keys,
+                item_columns={},
+            )
+            try:
+                session.score(request, deadline=deadline)
+            except TimeoutError:
+                complete = False
+                return
+            with lock:
+                users, items = users + 1, items + len(item_keys)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(work) for _ in range(threads)]:
+            done.result()
+    return WarmUp(
+        users=min(users, len(hot.users)),
+        items=min(items, len(hot.items)),
+        seconds=time.monotonic() - started_s,
+        complete=complete,
+    )
+
+
+def advise_random(bundle: Bundle) -> int:
+    """Tell the system that the mapped tables are read at random; bytes of mappings told, 0 where it cannot be.
+
+    Otherwise every page that is missing brings 31 neighbours along, of which a table larger than memory needs
+    none: they take the disk's time and the memory of pages that are needed. For tables that fit in memory it
+    is the other way round: neighbours that come along need not be fetched.
+    """
+    if not sys.platform.startswith("linux"):
+        return 0
+    madvise = ctypes.CDLL(None, use_errno=True).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    folder, told = str((bundle.path / "tables").resolve()), 0
+    for mapping in Path("/proc/self/maps").read_text().splitlines():
+        fields = mapping.split(maxsplit=5)
+        if len(fields) == 6 and fields[5].startswith(f"{folder}/"):
+            start, end = (int(address, 16) for address in fields[0].split("-"))
+            told += end - start if madvise(start, end - start, _MADV_RANDOM) == 0 else 0
+    return told
+
+
+def larger_than_memory(bundle: Bundle) -> bool:
+    """Whether a bundle's tables need more memory than the system can give them."""
+    size = sum(size for name, (size, _) in bundle.manifest.files.items() if name.startswith("tables/"))
+    return size > _available_bytes()
+
+
+def _available_bytes() -> float:
+    """What Linux could give to the page cache; no limit where it does not say."""
+    try:
+        facts = Path("/proc/meminfo").read_text()
+    except OSError:
+        return math.inf
+    found = re.search(r"^MemAvailable: +(\d+) kB", facts, re.MULTILINE)
+    return 1024 * int(found[1]) if found else math.inf
+
+
+def _jobs(hot: HotIds) -> Iterator[tuple[int, Int64Array]]:
+    """A user and some items at a time, until both lists are through; who has none left repeats one."""
+    chunks = -(-len(hot.items) // _CHUNK)
+    one_user = hot.users[:1] if len(hot.users) else np.zeros(1, dtype=np.int64)
+    one_item = hot.items[:1] if len(hot.items) else np.zeros(1, dtype=np.int64)
+    for number in range(max(len(hot.users), chunks)):
+        user = hot.users[number] if number < len(hot.users) else one_user[0]
+        items = hot.items[number * _CHUNK : (number + 1) * _CHUNK] if number < chunks else one_item
+        yield int(user), items

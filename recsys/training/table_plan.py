@@ -1,0 +1,242 @@
+"""From a recipe's ``rows`` and ``tables`` to row maps and physical tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from recsys.data.id_pairs import id_pairs
+from recsys.data.samples import Dataset, id_counts
+from recsys.embeddings import WIDTH_UNIT
+from recsys.embeddings.graph_clusters import cluster, cluster_to_rows, index_keys
+from recsys.embeddings.graph_rows import graph_rows, lsh_rows
+from recsys.embeddings.row_maps import (
+    RowMap,
+    frequency_hash,
+    hash_rows,
+    quotient_remainder,
+    unified_rows,
+    vocabulary,
+)
+from recsys.embeddings.tables import TableSpec
+from recsys.errors import ConfigError, nearest
+from recsys.features.feature_set import FeatureSet
+from recsys.features.hashing import Int64Array
+from recsys.training.config import MapName, RowConfig, RunConfig, TableConfig
+
+Counts = tuple[Int64Array, Int64Array]
+"""Distinct ids of a table in training and how often each occurs, both [V]."""
+
+_FUNCTIONS = {"hash": 1, "double_hash": 2, "frequency": 1, "double_frequency": 2}
+
+
+def build_row_maps(
+    config: RunConfig, dataset: Dataset, *, report: Callable[[str], None] = lambda message: None
+) -> dict[str, RowMap]:
+    """A row map per table, of the ids that the training samples and their histories hold.
+
+    Args:
+        config: the run; its ``rows`` and ``tables`` are read.
+        dataset: with keys.
+        report: told what takes long.
+
+    Raises:
+        ConfigError: ``rows`` names a table that the FeatureSet does not have, or leaves a table without a row.
+        InvalidInputError: a method cannot make a map of these ids.
+    """
+    rows, features = config.rows, dataset.table.features
+    _check_names(rows, features)
+    counts = id_counts(dataset, dataset.split("train"))
+    kinds = {table: _kind(rows, table, len(ids)) for table, (ids, _) in counts.items()}
+    maps: dict[str, RowMap] = {}
+    for table, kind in kinds.items():
+        if kind not in ("unified", "graph", "double_graph", "lsh"):
+            maps[table] = _map_of_counts(rows, table, kind, counts[table])
+    maps |= _unified(config, [t for t, kind in kinds.items() if kind == "unified"], counts)
+    maps |= _of_graphs(config, dataset, kinds, counts, report)
+    return {table: maps[table] for table in counts}
+
+
+def table_specs(tables: TableConfig, rows: RowConfig, row_maps: Mapping[str, RowMap]) -> list[TableSpec]:
+    """The physical tables that row maps look rows up in.
+
+    Raises:
+        ConfigError: two row maps have physical tables of one name, or ``tables.dims`` names no table.
+    """
+    if unknown := sorted(set(tables.dims) - set(row_maps)):
+        raise ConfigError(f"tables.dims names no table {unknown[0]!r}: {nearest(unknown[0], row_maps)}")
+    specs: dict[str, TableSpec] = {}
+    owner: dict[str, str] = {}
+    for table, row_map in row_maps.items():
+        group = row_map.kind if row_map.kind == "unified" else table
+        for lookup in row_map.lookups:
+            if owner.setdefault(lookup.table, group) != group:
+                raise ConfigError(f"two tables are named {lookup.table!r}; rename the feature of that name")
+            if row_map.kind == "unified":
+                dim = shared_widths(tables, rows)[int(lookup.table.rpartition("_")[2])]
+            else:
+                dim = tables.dims.get(table, tables.dim)
+            specs[lookup.table] = TableSpec(name=lookup.table, num_rows=lookup.num_rows, dim=dim)
+    return list(specs.values())
+
+
+def table_dims(specs: list[TableSpec], row_maps: Mapping[str, RowMap]) -> dict[str, int]:
+    """Width of the vector that each table's ids get."""
+    width = {spec.name: spec.dim for spec in specs}
+    dims = {}
+    for table, row_map in row_maps.items():
+        of_lookups = [width[lookup.table] for lookup in row_map.lookups]
+        dims[table] = sum(of_lookups) if row_map.combine == "concat" else of_lookups[0]
+    return dims
+
+
+def shared_widths(tables: TableConfig, rows: RowConfig) -> tuple[int, ...]:
+    """Width of each shared table of ``unified``.
+
+    Raises:
+        ConfigError: ``tables.dim`` cannot be divided by ``rows.chunks``.
+    """
+    if rows.widths:
+        return rows.widths
+    width, rest = divmod(tables.dim, rows.chunks)
+    if rest or width % WIDTH_UNIT:
+        raise ConfigError(
+            f"tables.dim {tables.dim} in {rows.chunks} chunks; allowed: chunks of a width that is a multiple of "
+            f"{WIDTH_UNIT}, or give rows.widths"
+        )
+    return (width,)
+
+
+def _kind(rows: RowConfig, table: str, ids: int) -> MapName:
+    return "vocabulary" if ids < rows.exact_below else rows.maps.get(table, rows.map)
+
+
+def _map_of_counts(rows: RowConfig, table: str, kind: MapName, counts: Counts) -> RowMap:
+    ids_V, counts_V = counts
+    if kind == "vocabulary":
+        return vocabulary(
+            table,
+            ids_V,
+            counts_V,
+            min_count=rows.min_count,
+            unknown_rows=rows.unknown_rows,
+            spare_rows=int(np.ceil(rows.spare_rows * len(ids_V))),
+            seed=rows.seed,
+        )
+    number = _budgeted_rows(rows, table, len(ids_V))
+    if kind == "quotient_remainder":
+        return quotient_remainder(table, ids_V, counts_V, rows=number, seed=rows.seed)
+    functions = _FUNCTIONS[kind]
+    if kind in ("hash", "double_hash"):
+        return hash_rows(table, rows=number, functions=functions, seed=rows.seed)
+    return frequency_hash(
+        table, ids_V, counts_V, rows=number, frequent=rows.frequent, functions=functions, seed=rows.seed
+    )
+
+
+def _budgeted_rows(rows: RowConfig, table: str, ids: int) -> int:
+    """Rows for ids, and row 0."""
+    if table in rows.rows:
+        return rows.rows[table]
+    number = round(rows.budget * ids)
+    if number < 1:
+        raise ConfigError(
+            f"rows.budget {rows.budget} leaves table {table!r}, of {ids} ids, without a row; give more, "
+            f"or let small tables keep their ids with rows.exact_below"
+        )
+    return number + 1
+
+
+def _unified(config: RunConfig, tables: list[str], counts: Mapping[str, Counts]) -> dict[str, RowMap]:
+    if not tables:
+        return {}
+    rows, widths = config.rows, shared_widths(config.tables, config.rows)
+    if given := [table for table in tables if table in rows.rows]:
+        raise ConfigError(f"rows.rows gives {given[0]!r} rows, but its rows are shared; give rows.budget")
+    full = sum(len(counts[table][0]) * config.tables.dims.get(table, config.tables.dim) for table in tables)
+    number = round(rows.budget * full / sum(widths))
+    if number < len(tables):
+        raise ConfigError(
+            f"rows.budget {rows.budget} is {number} shared rows for {len(tables)} tables; allowed: one each or more"
+        )
+    chunks = {table: rows.chunks_of.get(table, rows.chunks) for table in tables}
+    return unified_rows(tables, rows=number + 1, chunks=chunks, num_tables=len(widths), seed=rows.seed)
+
+
+def _of_graphs(
+    config: RunConfig,
+    dataset: Dataset,
+    kinds: Mapping[str, MapName],
+    counts: Mapping[str, Counts],
+    report: Callable[[str], None],
+) -> dict[str, RowMap]:
+    """Maps of graphs. Two tables that are each other's other side, and both ask for clusters, are clustered together."""
+    rows, features = config.rows, dataset.table.features
+    maps: dict[str, RowMap] = {}
+    for table, kind in kinds.items():
+        if kind not in ("graph", "double_graph", "lsh") or table in maps:
+            continue
+        other = graph_partner(rows, features, table)
+        if other == table:
+            raise ConfigError(f"rows.graph_with: the other side of {table!r} is {other!r} itself; name another table")
+        report(f"graph of {table} and {other}")
+        own_keys, other_keys = id_pairs(dataset, dataset.split("train"), left=table, right=other)
+        own_E, own_V = index_keys(own_keys)
+        other_E, other_V = index_keys(other_keys)
+        if kind == "lsh":
+            number = _budgeted_rows(rows, table, len(counts[table][0]))
+            maps[table] = lsh_rows(table, own_V, (own_E, other_E), rows=number, seed=rows.seed)
+            continue
+        both = kinds.get(other) in ("graph", "double_graph") and graph_partner(rows, features, other) == table
+        sizes = {"num_left": len(own_V), "num_right": len(other_V)}
+        if rows.resolution:
+            found = cluster(own_E, other_E, **sizes, resolution=rows.resolution, seed=rows.seed)
+        else:
+            # The map's other rows, for missing ids and ids in no cluster, come out of the same budget.
+            wanted = sum(
+                _budgeted_rows(rows, t, len(counts[t][0])) - 1 - rows.unknown_rows
+                for t in ((table, other) if both else (table,))
+            )
+            found = cluster_to_rows(
+                own_E,
+                other_E,
+                **sizes,
+                rows=wanted,
+                side="both" if both else "left",
+                seed=rows.seed,
+                report=lambda t: report(f"clustering, try {t.number}: {t.rows:,} rows, wanted {t.wanted:,}"),
+            )
+        maps[table] = _of_clusters(rows, table, kind, own_V, found.left_labels)
+        if both:
+            maps[other] = _of_clusters(rows, other, kinds[other], other_V, found.right_labels)
+    return maps
+
+
+def _of_clusters(rows: RowConfig, table: str, kind: MapName, ids_V: Int64Array, labels_V: Int64Array) -> RowMap:
+    return graph_rows(
+        table,
+        ids_V,
+        labels_V,
+        unseen_rows=rows.unknown_rows,
+        spare_ids=int(np.ceil(rows.spare_rows * len(ids_V))),
+        double=kind == "double_graph",
+        seed=rows.seed,
+    )
+
+
+def graph_partner(rows: RowConfig, features: FeatureSet, table: str) -> str:
+    """The table whose ids are the other side of a table's graph."""
+    if table in rows.graph_with:
+        return rows.graph_with[table]
+    of_items = {f.table for f in features.categoricals() if f in (features.item_id, *features.item)}
+    return features.user_id.table if table in of_items else features.item_id.table
+
+
+def _check_names(rows: RowConfig, features: FeatureSet) -> None:
+    known = features.tables()
+    for setting in ("maps", "rows", "chunks_of", "graph_with"):
+        names = getattr(rows, setting)
+        for name in (*names, *(names.values() if setting == "graph_with" else ())):
+            if name not in known:
+                raise ConfigError(f"rows.{setting} names no table {name!r}: {nearest(name, known)}")

@@ -1,0 +1,68 @@
+"""Every way to combine rows, and every model, goes from training through the export's own parity check."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_run import NAMESAKES, ONE_OFF, odd_config, odd_dataset
+
+from recsys.bundle import open_bundle
+from recsys.data.samples import make_batch, map_ids
+from recsys.embeddings.sharding import table_weights
+from recsys.export.onnx import export_bundle
+from recsys.export.parity import torch_logits
+from recsys.features.feature_set import FeatureSet
+from recsys.models.dcn import DcnConfig
+from recsys.serving.session import open_session
+from recsys.training.config import RowConfig, RunConfig
+from recsys.training.evaluate import predict
+from recsys.training.loop import load_run, train
+
+DIN = odd_config()
+DCN = replace(DIN, model=DcnConfig(cross_layers=2, head=(7,), dropout=0.2))
+SHARED = RowConfig(map="unified", chunks=2, chunks_of={"item_id": 3}, widths=(4, 8))
+
+CASES: dict[str, tuple[FeatureSet, RunConfig, set[str]]] = {
+    "sum": (NAMESAKES, replace(DIN, rows=RowConfig(map="double_hash", budget=1.0)), {"double_hash"}),
+    "product": (
+        NAMESAKES,
+        replace(DIN, rows=RowConfig(map="quotient_remainder", rows=dict.fromkeys(NAMESAKES.tables(), 12))),
+        {"quotient_remainder"},
+    ),
+    "concat": (NAMESAKES, replace(DIN, rows=SHARED, tables=replace(DIN.tables, dims={})), {"unified"}),
+    "clusters": (
+        NAMESAKES,
+        replace(DIN, rows=RowConfig(maps={"user": "double_graph", "item_id": "graph"}, budget=1.0, unknown_rows=1)),
+        {"double_graph", "graph", "vocabulary"},
+    ),
+    "DCN": (NAMESAKES, DCN, {"vocabulary"}),
+    "no history": (ONE_OFF, DCN, {"vocabulary"}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_trained_run_is_exported_and_its_graphs_answer_alike(name: str, tmp_path: Path) -> None:
+    features, config, kinds = CASES[name]
+    dataset = odd_dataset(features, tmp_path)
+    trained = train(config, dataset, tmp_path / "run").trained
+    assert {row_map.kind for row_map in trained.row_maps.values()} == kinds
+
+    manifest = export_bundle(trained, dataset, tmp_path / "bundle", name="tiny")
+    assert manifest.parity.candidates > manifest.parity.requests > 0
+    assert manifest.parity.max_abs_logit_difference <= 1e-5
+    used = {lookup.table for row_map in trained.row_maps.values() for lookup in row_map.lookups}
+    assert set(table_weights(trained.model)) == used
+    assert open_session(open_bundle(tmp_path / "bundle")).features == features
+
+    # The parity check compares with ``torch_logits``: that, too, is what evaluation computes.
+    mapped = map_ids(dataset, {table: row_map.lookup for table, row_map in trained.row_maps.items()})
+    chosen = dataset.split("test")[:10]
+    expected = predict(trained.model, mapped, chosen, convert=trained.convert, device=trained.device)
+    assert len(np.unique(expected)) > 1
+    got = [torch_logits(trained, make_batch(dataset, chosen[i : i + 1]))[0] for i in range(len(chosen))]
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+    reloaded = load_run(tmp_path / "run")
+    again = predict(reloaded.model, mapped, chosen, convert=reloaded.convert, device=reloaded.device)
+    np.testing.assert_array_equal(again, expected)

@@ -1,0 +1,370 @@
+"""A run of several processes is the run of one.
+
+Started by ``torchrun``, or as ``alone``, this file is one of the processes; what they saw, the first writes as JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from tiny_run import NAMESAKES, odd_config, odd_dataset
+from torchrun import ROOT, torchrun
+
+import recsys.training.checkpoint as checkpoints
+import recsys.training.loop as loop
+from recsys.data.samples import Dataset
+from recsys.embeddings.sharding import PlannedTable, table_weights
+from recsys.errors import ConfigError, DataFileError, RecsysError
+from recsys.training.checkpoint import load, save
+from recsys.training.config import RunConfig, override
+from recsys.training.distributed import gather, plan_table, world
+from recsys.training.loop import RunResult, load_run, plan_run, train
+
+PER_STEP = 28
+RUNS = {
+    "auto": [],
+    "table_wise": ["tables.sharding=table_wise"],
+    "row_wise": ["tables.sharding=row_wise"],
+    "table_row_wise": ["tables.sharding=table_row_wise"],
+    "column_wise": ["tables.sharding=column_wise", "tables.optimizer=adagrad"],
+    "mixed": ["tables.shardings.user=row_wise", "tables.shardings.item_id=column_wise", "tables.optimizer=adam"],
+}
+MOVING = ["row_wise", "mixed"]
+"""Runs that also go on in two processes and return to one."""
+
+
+class Killed(BaseException):
+    pass
+
+
+def dataset(folder: Path) -> Dataset:
+    """Five steps and one of a single sample per epoch: one of two processes has none."""
+    data = odd_dataset(NAMESAKES, folder)
+    splits = {**data.samples.splits, "train": data.split("train")[: 5 * PER_STEP + 1]}
+    return replace(data, samples=replace(data.samples, splits=splits))
+
+
+def config(name: str, processes: int) -> RunConfig:
+    """Everything that processes must divide, without dropout, which is random in each."""
+    common = ["tables.dim=8", "model.dropout=0", "model.attention_act=dice", "tables.learning_rate=0.05"]
+    return override(odd_config(), [*common, f"train.batch_size={PER_STEP // processes}", *RUNS[name]])
+
+
+def train_until(saves: int, settings: RunConfig, data: Dataset, folder: Path) -> None:
+    """Train, or go on; end all processes after so many checkpoints."""
+    left = saves
+
+    def save_and_die(*args: Any, **options: Any) -> None:
+        nonlocal left
+        save(*args, **options)
+        left -= 1
+        if not left:
+            raise Killed
+
+    loop.save = save_and_die  # type: ignore[attr-defined]
+    try:
+        with pytest.raises(Killed):
+            train(settings, data, folder, resume=True)
+    finally:
+        loop.save = save  # type: ignore[attr-defined]
+
+
+def curve(settings: RunConfig, data: Dataset, folder: Path) -> dict[str, Any]:
+    losses: list[float] = []
+    plan: list[PlannedTable] = []
+    result = train(settings, data, folder, report=lambda p: losses.append(p.loss), show_plan=plan.extend)
+    return {"losses": losses, "plan": {p.table: [p.sharding, list(p.ranks)] for p in plan}, **metrics(result)}
+
+
+def metrics(result: RunResult) -> dict[str, Any]:
+    assert result.validation is not None and result.test is not None
+    return {"validation": vars(result.validation), "test": vars(result.test)}
+
+
+def message_of(action: Callable[[], object]) -> str:
+    try:
+        action()
+    except (RecsysError, OSError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def process(folder: Path) -> None:
+    """What each of two processes does."""
+    data = dataset(folder / f"data-of-{os.environ['RANK']}")
+    seen: dict[str, Any] = {name: curve(config(name, 2), data, folder / name) for name in RUNS}
+    for name in MOVING:
+        train_until(2, config(name, 2), data, folder / f"moving-{name}")
+    with_dropout = override(config("auto", 2), ["model.dropout=0.3"])
+    seen["dropout"] = curve(with_dropout, data, folder / "dropout")
+    train_until(1, with_dropout, data, folder / "dropout-stopped")
+    seen["dropout_resumed"] = metrics(train(with_dropout, data, folder / "dropout-stopped", resume=True))
+    seen["generators"] = gather(torch.initial_seed())
+    settings = config("row_wise", 2)
+    larger = override(settings, ["train.batch_size=28"])
+    seen["too_many"] = message_of(lambda: train(larger, data, folder / "row_wise", resume=True))
+    odd = override(settings, ["train.batch_size=7"])
+    seen["does_not_divide"] = message_of(lambda: train(odd, data, folder / "odd", resume=True))
+    seen["holds_a_run"] = gather(message_of(lambda: train(settings, data, folder / "row_wise")))
+    if world().rank == 1:
+        checkpoints.atomic_file = no_room  # type: ignore[attr-defined]
+    seen["no_room"] = gather(message_of(lambda: train(settings, data, folder / "no-room")))
+    if world().rank == 0:
+        (folder / "seen.json").write_text(json.dumps(seen))
+
+
+def no_room(path: Path) -> Any:
+    raise OSError(28, "No space left on device", str(path))
+
+
+def process_that_dies(folder: Path) -> None:
+    """One of two processes that no ``torchrun`` watches; the second is killed while it writes its second part."""
+    data = dataset(folder / f"data-of-{os.environ['RANK']}")
+    files = 0
+
+    def die(path: Path) -> Any:
+        nonlocal files
+        files += 1
+        if files == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(path)
+
+    whole = checkpoints.atomic_file  # type: ignore[attr-defined]
+    if os.environ["RANK"] == "1":
+        checkpoints.atomic_file = die  # type: ignore[attr-defined]
+    print(message_of(lambda: train(config("row_wise", 2), data, folder / "run")), flush=True)
+    os._exit(1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def alone(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """The runs in one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    return {name: curve(config(name, 1), data, folder / name) for name in RUNS}
+
+
+@pytest.fixture(scope="module")
+def folder(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes left."""
+    folder = tmp_path_factory.mktemp("two")
+    for name in MOVING:
+        train_until(1, config(name, 1), data, folder / f"moving-{name}")
+    train_until(1, override(config("row_wise", 1), ["train.batch_size=15"]), data, folder / "odd")
+    done = torchrun(Path(__file__), folder)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((folder / "seen.json").read_text())
+    return values
+
+
+def assert_same_metrics(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    for split in ("validation", "test"):
+        assert ours[split] == pytest.approx(theirs[split], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_have_the_losses_of_one(name: str, seen: dict[str, Any], alone: dict[str, Any]) -> None:
+    assert len(seen[name]["losses"]) == 14  # twelve steps, and a report after each epoch
+    # Rounding alone, which twelve steps amplify.
+    np.testing.assert_allclose(seen[name]["losses"], alone[name]["losses"], rtol=0, atol=1e-5)
+    assert_same_metrics(seen[name], alone[name])
+
+
+def test_tables_are_spread_as_asked(seen: dict[str, Any]) -> None:
+    for name in ("row_wise", "column_wise", "table_row_wise"):
+        assert set(map(str, seen[name]["plan"].values())) == {f"['{name}', [0, 1]]"}
+    assert {kind for kind, _ in seen["table_wise"]["plan"].values()} == {"table_wise"}
+    assert seen["mixed"]["plan"]["user"][0] == "row_wise"
+    assert seen["mixed"]["plan"]["item_id"][0] == "column_wise"
+
+
+@pytest.mark.parametrize("name", MOVING)
+def test_a_run_moves_to_two_processes_and_back(
+    name: str, folder: Path, seen: dict[str, Any], alone: dict[str, Any], data: Dataset
+) -> None:
+    moving = folder / f"moving-{name}"
+    assert load(moving / "checkpoint.pt").step == 6  # step 3 in one process, the end of the epoch and none more in two
+    steps: list[int] = []
+    result = train(config(name, 1), data, moving, resume=True, report=lambda p: steps.append(p.step))
+    assert steps[0] == 7
+    assert_same_metrics(metrics(result), alone[name])
+    assert not (moving / "checkpoint").exists()
+
+
+def test_with_dropout_two_processes_go_on_where_they_were(seen: dict[str, Any]) -> None:
+    assert seen["dropout_resumed"] == {split: seen["dropout"][split] for split in ("validation", "test")}
+    assert len(set(seen["generators"])) == 2  # each drops others
+    assert seen["dropout"]["test"] != seen["auto"]["test"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_one_process_reads_what_two_wrote(name: str, folder: Path, tmp_path: Path, seen: dict[str, Any]) -> None:
+    together = load_run(folder / name)
+    checkpoint = load(folder / name / "checkpoint.pt")
+    assert {file.name for file in (folder / name / "checkpoint").iterdir()} == set(checkpoint.files)
+    assert len(checkpoint.files) == len(checkpoint.random) == 2
+    assert checkpoint.parts == []
+    # The same tables in one file are the same bytes, which is what an export writes.
+    optimizer = torch.optim.AdamW(together.model.module.net.parameters())
+    save(together.model, optimizer, tmp_path / "checkpoint.pt", step=checkpoint.step, loader=checkpoint.loader)
+    (tmp_path / "config.json").write_bytes((folder / name / "config.json").read_bytes())
+    for file in ("features.json", "data.json", "row_maps.npz"):
+        (tmp_path / file).write_bytes((folder / name / file).read_bytes())
+    one_file = load_run(tmp_path)
+    ours, theirs = table_weights(together.model), table_weights(one_file.model)
+    assert {t: w.numpy().tobytes() for t, w in ours.items()} == {t: w.numpy().tobytes() for t, w in theirs.items()}
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_part_that_is_missing_or_damaged_is_named(folder: Path, seen: dict[str, Any]) -> None:
+    run = folder / "auto"
+    part = sorted((run / "checkpoint").iterdir())[-1]
+    content = part.read_bytes()
+    part.write_bytes(content[:-1])
+    with pytest.raises(DataFileError, match=rf"{part.name}: {len(content) - 1} bytes, .* names {len(content)}"):
+        load_run(run)
+    middle = len(content) // 2
+    part.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    with pytest.raises(DataFileError, match=rf"{part.name}: not a readable checkpoint: "):
+        load_run(run)
+    part.unlink()
+    with pytest.raises(DataFileError, match=rf"checkpoint/{part.name} is missing: .*checkpoint.pt names it; restore"):
+        load_run(run)
+    part.write_bytes(content)
+    load_run(run)
+
+
+def test_resuming_with_other_samples_per_step_says_which_are_right(folder: Path, seen: dict[str, Any]) -> None:
+    assert seen["too_many"] == (
+        f"ConfigError: {folder / 'row_wise'} takes 28 samples per step, 2 processes of train.batch_size 28 would take "
+        "56; resume with train.batch_size=14"
+    )
+    assert seen["does_not_divide"] == (
+        f"ConfigError: {folder / 'odd'} takes 15 samples per step, 2 processes of train.batch_size 7 would take 14; "
+        "resume with a number of processes that divides 15"
+    )
+
+
+def test_an_error_of_the_first_process_is_the_error_of_all(folder: Path, seen: dict[str, Any]) -> None:
+    message = f"ConfigError: {folder / 'row_wise'} holds a run already: resume it, or choose another folder"
+    assert seen["holds_a_run"] == [message, message]
+
+
+def test_a_process_that_cannot_write_its_part_ends_all_with_its_reason(folder: Path, seen: dict[str, Any]) -> None:
+    first, second = seen["no_room"]
+    assert re.match(
+        r"RecsysError: writing the checkpoint failed in process 1: .*No space left on device: '.*-1.pt'", first
+    )
+    assert re.match(r"OSError: .*No space left on device: '.*-1.pt'", second)
+    assert not (folder / "no-room" / "checkpoint.pt").exists()
+
+
+def test_when_one_process_is_killed_the_other_says_so_and_the_old_checkpoint_stays(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(2):
+        environment = {
+            **os.environ,
+            **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+            **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "by-hand"},
+            **{"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}", "PYTHONWARNINGS": "ignore"},
+        }
+        command = [sys.executable, __file__, str(tmp_path), "dies"]
+        children.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    try:
+        first, second = children
+        assert second.wait(timeout=60) == -signal.SIGKILL
+        killed = time.monotonic()
+        assert first.stdout is not None
+        message = first.stdout.read()
+        assert time.monotonic() - killed < 20
+        assert first.wait(timeout=10) == 1
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
+    assert message.startswith(
+        "RecsysError: process 0 of 2: another process of this run ended, or did not answer for 1800 s"
+    )
+    assert message.endswith("its own message says why. Go on from the last checkpoint with --resume\n")
+    checkpoint = load(tmp_path / "run" / "checkpoint.pt")
+    assert checkpoint.step == 3
+    assert set(checkpoint.files) < {file.name for file in (tmp_path / "run" / "checkpoint").iterdir()}
+
+
+def test_a_plan_needs_neither_processes_nor_gpus(data: Dataset) -> None:
+    settings = override(config("auto", 1), ["tables.shardings.user=row_wise", "tables.uvm_cache=0.1"])
+    planned = {part.table: part for part in plan_run(settings, data, device="cuda", processes=8, hosts=2)}
+    assert planned["user"].ranks == tuple(range(8))
+    assert planned["user"].kernel == "fused_uvm_caching"
+    with pytest.raises(ConfigError, match="8 processes on 3 hosts; allowed: the same number on every host"):
+        plan_run(settings, data, processes=8, hosts=3)
+
+
+def test_a_plan_prints_one_line_per_table() -> None:
+    part = PlannedTable(
+        table="user",
+        num_rows=2_000_000,
+        dim=32,
+        sharding="row_wise",
+        kernel="fused",
+        ranks=(0, 1, 2, 3),
+        size_bytes=256_000_000,
+        state_bytes=8_000_000,
+    )
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(plan_table([part, dataclasses.replace(part, table="item", kernel="fused_uvm_caching", ranks=(0, 2))]))
+    assert [line.split() for line in console.export_text().splitlines()] == [
+        ["table", "rows", "width", "sharding", "ranks", "MiB", "optimizer", "MiB"],
+        ["user", "2,000,000", "32", "row_wise", "0-3", "244.14", "7.63"],
+        ["item", "2,000,000", "32", "row_wise", "(cached)", "0,", "2", "244.14", "7.63"],
+    ]
+
+
+def test_what_cannot_be_trained_so_is_refused(data: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="column_wise sharding with tables.optimizer rowwise_adagrad: its step size"):
+        override(odd_config(), ["tables.shardings.user=column_wise"])
+    with pytest.raises(ConfigError, match=r"tables.uvm_cache is 1.0; allowed: 0 to below 1"):
+        override(odd_config(), ["tables.uvm_cache=1"])
+    with pytest.raises(ConfigError, match=r"tables.shardings.user is 'rowwise': did you mean 'row_wise'\?"):
+        override(odd_config(), ["tables.shardings.user=rowwise"])
+    cached = override(odd_config(), ["tables.uvm_cache=0.5"])
+    with pytest.raises(ConfigError, match="tables.uvm_cache is 0.5, but training runs on CPU; it caches tables in GPU"):
+        train(cached, data, tmp_path / "run", device=torch.device("cpu"))
+    wrong = override(odd_config(), ["tables.shardings.usr=row_wise"])
+    with pytest.raises(ConfigError, match=r"tables.shardings names no table 'usr': did you mean 'user'\?"):
+        train(wrong, data, tmp_path / "run")
+
+
+if __name__ == "__main__":
+    if sys.argv[2:] == ["dies"]:
+        process_that_dies(Path(sys.argv[1]))
+    process(Path(sys.argv[1]))
