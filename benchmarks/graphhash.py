@@ -47,8 +47,8 @@ TUNING = ((1e-2, 1e-6), (4e-2, 1e-6))
 
 EPOCHS = {"mf": 1000, "lightgcn": 250}
 PATIENCE = {"mf": 50, "lightgcn": 250}
-"""A full batch of LightGCN is one step of what the paper takes 700 for. Its recall first falls, then rises slowly to the
-end; 1,000 epochs would take hours and change little (graph: validation recall .1372 after 300, .1391 after 500)."""
+"""A full batch of LightGCN is one step of what the paper takes 700 for. Its recall first falls, then rises slowly to
+the end; 1,000 epochs would take hours and change little (graph: validation recall .1372 after 300, .1391 after 500)."""
 
 
 def rows_of(method: str, data: Interactions, clusters: Clusters, seed: int) -> tuple[IdRows, IdRows]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import random
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tiny_run import CONFIG, tiny_dataset
 
+from recsys.cli.compress import _table
 from recsys.cli.compress import compress as compress_command
 from recsys.compress import (
     Choice,
@@ -321,6 +324,17 @@ def test_each_line_of_the_written_table_has_a_cell_for_each_heading(done: tuple[
     lines = [line for line in to_markdown(done[1]).splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(done[1].rows)
     assert len({line.count("|") for line in lines}) == 1
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_table_on_the_terminal_has_whole_cells_and_the_reasons(width: int, done: tuple[Path, Comparison]) -> None:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(_table(done[1], width))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text
+    assert cells(done[1])[1][5] in text
+    assert "rows.budget 0.005 leaves table" in " ".join(text.split())
+    assert ("test log loss" in text) == (width > 80)
 
 
 def test_without_a_test_split_only_validation_is_drawn_and_told() -> None:

@@ -34,6 +34,8 @@ def _commands_shown() -> list[tuple[str, str]]:
 def test_every_command_shown_exists_with_its_options(page: str, command: str) -> None:
     name, *arguments = shlex.split(command)[1:]
     known = COMMANDS.commands[name]  # type: ignore[attr-defined]
+    if hasattr(known, "commands"):
+        known = known.commands[arguments.pop(0)]
     options = {option for parameter in known.params for option in (*parameter.opts, *parameter.secondary_opts)}
     assert {a for a in arguments if a.startswith("--")} <= options
     if name == "train":

@@ -17,7 +17,7 @@ import typer
 from rich.markup import escape
 
 from recsys import __version__
-from recsys.cli import features, offline, parity, rows, serving, store, training
+from recsys.cli import compress, features, offline, parity, rows, serving, store, training
 from recsys.cli.options import notes
 from recsys.client_types import DeadlineExceeded, Unavailable
 from recsys.errors import (
@@ -47,7 +47,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 _TRAINING_PACKAGES = {
-    "torch", "torchrec", "fbgemm_gpu", "onnx", "onnxscript", "pyarrow", "tensordict", "ibis", "duckdb",
+    "torch", "torchrec", "fbgemm_gpu", "onnx", "onnxscript", "pyarrow", "tensordict", "ibis", "duckdb", "scipy",
+    "sknetwork", "matplotlib",
 }  # fmt: skip
 
 
@@ -72,6 +73,7 @@ for command in (
     training.train,
     training.evaluate,
     training.export,
+    compress.compress,
     offline.prepare,
     store.ingest,
     store.materialize,

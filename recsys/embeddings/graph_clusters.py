@@ -166,7 +166,7 @@ def cluster_again(
 
     Args:
         left_E, right_E: as for :func:`cluster`.
-        left_start_V: earlier cluster of each left id, ``NO_CLUSTER`` for one that had none; their number is that of the ids.
+        left_start_V: earlier cluster of each left id, ``NO_CLUSTER`` for one that had none.
         right_start_V: likewise of the right ids; numbers of the two sides have nothing to do with each other.
         resolution: of the earlier clustering.
 

@@ -56,7 +56,7 @@ class TensorBatch:
     """One batch as a model reads it.
 
     Attributes:
-        rows: the rows to look up; a KeyedJaggedTensor of stride 1 with the keys of :func:`lookup_keys`, U rows for each.
+        rows: the rows to look up, a KeyedJaggedTensor of stride 1: U rows for each key of :func:`lookup_keys`.
         codes: table -> its distinct codes, [U], int64.
         slots: input name -> positions of its values among its table's distinct codes, int64: [N],
             or [N, values] with -1 where a multi-valued feature has fewer values.

@@ -118,7 +118,7 @@ def load(path: Path) -> Checkpoint:
     Raises:
         DataFileError: there is none, it or one of its files is missing, damaged, or of a newer format.
     """
-    values = _read(path, "no checkpoint; `recsys train` writes one")
+    values = read_file(path, "no checkpoint; `recsys train` writes one")
     version = values.pop("format_version", None) if isinstance(values, dict) else None
     if version != FORMAT_VERSION:
         raise DataFileError(f"{path}: checkpoint format {version}, this program reads {FORMAT_VERSION}")
@@ -182,7 +182,7 @@ def _parts_for(checkpoint: Checkpoint, shards: Sequence[TableShard]) -> Iterator
     tables = {shard.table for shard in shards}
     for name, entry in checkpoint.files.items():
         if tables & {part[0] for part in entry["parts"]}:
-            yield from _read(checkpoint.folder / name, "the checkpoint names it")
+            yield from read_file(checkpoint.folder / name, "the checkpoint names it")
 
 
 def _copy_overlap(part: dict[str, Any], shard: TableShard, *, with_state: bool) -> int:
@@ -220,7 +220,12 @@ def _sizes(shards: Sequence[TableShard]) -> dict[str, list[int]]:
     return {shard.table: [shard.num_rows, shard.dim] for shard in shards}
 
 
-def _read(file: Path, if_missing: str) -> Any:
+def read_file(file: Path, if_missing: str) -> Any:
+    """What ``torch.save`` wrote.
+
+    Raises:
+        DataFileError: the file is missing, for the reason given, or damaged.
+    """
     try:
         with zipfile.ZipFile(file) as archive:
             # torch.load does not compare the checksums that torch.save writes.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from recsys.embeddings.growth import RowChange
 from recsys.features.hashing import Int64Array
-from recsys.training.checkpoint import Checkpoint, _read
+from recsys.training.checkpoint import Checkpoint, read_file
 
 Part = dict[str, Any]
 
@@ -31,7 +31,7 @@ def parts_of_tables(checkpoint: Checkpoint) -> dict[str, list[Part]]:
     """
     parts: list[Part] = list(checkpoint.parts)
     for name in checkpoint.files:
-        parts += _read(checkpoint.folder / name, "the checkpoint names it")
+        parts += read_file(checkpoint.folder / name, "the checkpoint names it")
     return {table: [part for part in parts if part["table"] == table] for table in checkpoint.tables}
 
 

@@ -89,7 +89,8 @@ class RowConfig:
         min_count: vocabulary: ids seen less often in training have no row of their own.
         unknown_rows: vocabulary: rows to which ids without one of their own hash; 0: they share row 0.
             Clusters: rows for ids in no cluster; 0: they hash to the clusters' rows.
-        spare_rows: vocabulary: rows for ids that are admitted after training, as a share of its ids.
+        spare_rows: room for ids that are admitted after training, as a share of the ids: rows of a vocabulary, ids that
+            may be given a cluster.
         frequent: ``frequency``: share of the rows that belong to the most frequent ids.
         chunks: ``unified``: lookups per id.
         chunks_of: the same by table name.

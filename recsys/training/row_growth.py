@@ -3,7 +3,7 @@
 The grown run keeps configuration, FeatureSet and data of the old one; its row maps and the rows in its checkpoint
 differ, and ``growth.json`` says how. It holds no ``metrics.json``: it was not measured.
 
-Legend: ``V`` ids, ``A`` ids to admit, ``E`` edges.
+Legend: ``V`` ids.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,28 +19,14 @@ import numpy as np
 
 from recsys.data.column_folder import new_folder
 from recsys.data.fingerprint import data_fingerprint
-from recsys.data.id_pairs import id_pairs
 from recsys.data.samples import Dataset, id_counts
-from recsys.embeddings.graph_clusters import (
-    NO_CLUSTER,
-    TOLERANCE,
-    Clusters,
-    Side,
-    Try,
-    assign_unseen,
-    cluster,
-    cluster_to_rows,
-    index_keys,
-)
 from recsys.embeddings.growth import (
     CLUSTER_ROWS,
     OWN_ROWS,
     Evict,
     Growth,
     SeenIds,
-    cluster_count,
     grow,
-    most_common,
     recluster,
     room_for_ids,
 )
@@ -53,9 +39,8 @@ from recsys.features.hashing import Int64Array
 from recsys.files import write_atomically
 from recsys.training.checkpoint import load, write_index
 from recsys.training.checkpoint_rows import with_changes
-from recsys.training.config import RunConfig
-from recsys.training.run_folder import compare_data, load_row_maps, read_run, save_row_maps
-from recsys.training.table_plan import Counts, _budgeted_rows, graph_partner
+from recsys.training.growth_graphs import GrowthGraphs
+from recsys.training.run_folder import load_row_maps, read_run, save_row_maps
 
 _NEVER = np.iinfo(np.int64).min
 
@@ -136,7 +121,7 @@ def grow_run(
     row_maps = load_row_maps(run_dir / "row_maps.npz")
     checkpoint = load(run_dir / "checkpoint.pt")
     seen = seen_ids(log)
-    graphs = _Graphs(config, row_maps, log, fingerprint, trained_on, report)
+    graphs = GrowthGraphs(config, row_maps, log, fingerprint, trained_on, report)
     growths: dict[str, Growth] = {}
     for table, row_map in row_maps.items():
         if row_map.kind not in (*OWN_ROWS, *CLUSTER_ROWS):
@@ -212,143 +197,6 @@ def _newest(keys: Int64Array, times_ms: Int64Array) -> tuple[Int64Array, Int64Ar
     newest_ms = np.full(len(distinct), _NEVER)
     np.maximum.at(newest_ms, inverse, times_ms)
     return distinct, newest_ms
-
-
-class _Graphs:
-    """Clusters of training, made again as ``table_plan.py`` made them, and of training and new log together."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        row_maps: Mapping[str, RowMap],
-        log: Dataset,
-        fingerprint: str,
-        trained_on: Callable[[], Dataset],
-        report: Callable[[str], None],
-    ) -> None:
-        self._config, self._row_maps, self._log, self._report = config, row_maps, log, report
-        self._fingerprint, self._trained_on = fingerprint, trained_on
-        self._training: Dataset | None = None
-        self._counts: dict[str, Counts] = {}
-        self._of_training: dict[str, tuple[Clusters, Int64Array, Int64Array]] = {}
-        self._anew: dict[str, tuple[Int64Array, Int64Array]] = {}
-
-    def finder(self, table: str) -> Callable[[Int64Array], Int64Array]:
-        """Keys to the clusters of those they met in the new log, by ``assign_unseen``."""
-
-        def find(keys_A: Int64Array) -> Int64Array:
-            found_A = np.full(len(keys_A), NO_CLUSTER, dtype=np.int64)
-            if not len(keys_A):
-                return found_A
-            left, right, side = self._sides(table)
-            clusters, left_V, right_V = self._clusters(left, right)
-            own_V, other_V = (left_V, right_V) if side == "left" else (right_V, left_V)
-            labels_V = clusters.left_labels if side == "left" else clusters.right_labels
-            everything = np.arange(len(self._log))
-            own_E, other_E = id_pairs(self._log, everything, left=table, right=right if side == "left" else left)
-            used_E = np.isin(own_E, keys_A) & np.isin(other_E, other_V)
-            keys, order = np.sort(keys_A), np.argsort(keys_A)
-            new_E, known_E = np.searchsorted(keys, own_E[used_E]), np.searchsorted(other_V, other_E[used_E])
-            found_A[order] = assign_unseen(clusters, new_E, known_E, num_new=len(keys_A), side=side)
-            return self._rows_now(table, own_V, labels_V)[found_A]
-
-        return find
-
-    def clustered_anew(self, table: str) -> tuple[Int64Array, Int64Array]:
-        """Keys of training and new log, and their clusters; about as many as the map has rows for."""
-        if table not in self._anew:
-            left, right, _ = self._sides(table)
-            training = self._data()
-            pairs = [
-                id_pairs(training, training.split("train"), left=left, right=right),
-                id_pairs(self._log, np.arange(len(self._log)), left=left, right=right),
-            ]
-            left_E, left_V = index_keys(np.concatenate([keys for keys, _ in pairs]))
-            right_E, right_V = index_keys(np.concatenate([keys for _, keys in pairs]))
-            both = self._both(left, right)
-            rows = sum(cluster_count(self._row_maps[t]) for t in ((left, right) if both else (left,)))
-            found = cluster_to_rows(
-                left_E,
-                right_E,
-                num_left=len(left_V),
-                num_right=len(right_V),
-                rows=max(1, int(rows * (1 - TOLERANCE))),  # what it finds is at most so much above
-                side="both" if both else "left",
-                seed=self._config.rows.seed,
-                report=self._tell,
-            )
-            self._anew[left] = left_V, found.left_labels
-            if both:
-                self._anew[right] = right_V, found.right_labels
-        return self._anew[table]
-
-    def _sides(self, table: str) -> tuple[str, str, Side]:
-        """Left and right table of the clustering that a table's map came from, and the table's side."""
-        other = graph_partner(self._config.rows, self._log.table.features, table)
-        order = list(self._row_maps)
-        if self._both(table, other) and order.index(other) < order.index(table):
-            return other, table, "right"
-        return table, other, "left"
-
-    def _both(self, left: str, right: str) -> bool:
-        return self._row_maps[right].kind in CLUSTER_ROWS and (
-            graph_partner(self._config.rows, self._log.table.features, right) == left
-        )
-
-    def _clusters(self, left: str, right: str) -> tuple[Clusters, Int64Array, Int64Array]:
-        if left not in self._of_training:
-            training, rows = self._data(), self._config.rows
-            self._report(f"graph of {left} and {right}, as in training")
-            left_keys, right_keys = id_pairs(training, training.split("train"), left=left, right=right)
-            left_E, left_V = index_keys(left_keys)
-            right_E, right_V = index_keys(right_keys)
-            if rows.resolution:
-                found = cluster(
-                    left_E,
-                    right_E,
-                    num_left=len(left_V),
-                    num_right=len(right_V),
-                    resolution=rows.resolution,
-                    seed=rows.seed,
-                )
-            else:
-                both = self._both(left, right)
-                found = cluster_to_rows(
-                    left_E,
-                    right_E,
-                    num_left=len(left_V),
-                    num_right=len(right_V),
-                    rows=sum(
-                        _budgeted_rows(rows, t, len(self._counts[t][0])) - 1 - rows.unknown_rows
-                        for t in ((left, right) if both else (left,))
-                    ),
-                    side="both" if both else "left",
-                    seed=rows.seed,
-                    report=self._tell,
-                )
-            self._of_training[left] = found, left_V, right_V
-        return self._of_training[left]
-
-    def _rows_now(self, table: str, keys_V: Int64Array, labels_V: Int64Array) -> Int64Array:
-        """Label of each cluster of training in the map as it is: growths may have renumbered and evicted since."""
-        ids = self._row_maps[table].ids
-        assert ids is not None, "maps of clusters know their ids"
-        numbers_V = ids.lookup(keys_V)
-        known_V = (numbers_V > 0) & (labels_V != NO_CLUSTER)
-        labels, numbers = most_common(labels_V[known_V], numbers_V[known_V])
-        now_K = np.full(int(labels_V.max()) + 2, NO_CLUSTER, dtype=np.int64)  # the last is that of NO_CLUSTER
-        now_K[labels] = numbers - 1
-        return now_K
-
-    def _tell(self, tried: Try) -> None:
-        self._report(f"clustering, try {tried.number}: {tried.rows:,} rows, wanted {tried.wanted:,}")
-
-    def _data(self) -> Dataset:
-        if self._training is None:
-            self._training = self._trained_on()
-            compare_data("the run", self._fingerprint, data_fingerprint(self._training))
-            self._counts = id_counts(self._training, self._training.split("train"))
-        return self._training
 
 
 def _describe(table: str, row_map: RowMap, growth: Growth | None) -> TableGrowth:

@@ -6,7 +6,8 @@
     data.json         the fingerprint of what it was trained on (``data.fingerprint``)
     config.json       the configuration, after overrides
     row_maps.npz      id -> row of every table
-    checkpoint.pt     the latest state
+    checkpoint.pt     the latest state; with several processes an index of the parts in checkpoint/
+    growth.json       of a grown run: what was admitted and evicted
     metrics.json      written last: a folder with it holds a finished run
 """
 

@@ -124,7 +124,7 @@ def _map_of_counts(rows: RowConfig, table: str, kind: MapName, counts: Counts) -
             spare_rows=int(np.ceil(rows.spare_rows * len(ids_V))),
             seed=rows.seed,
         )
-    number = _budgeted_rows(rows, table, len(ids_V))
+    number = budgeted_rows(rows, table, len(ids_V))
     if kind == "quotient_remainder":
         return quotient_remainder(table, ids_V, counts_V, rows=number, seed=rows.seed)
     functions = _FUNCTIONS[kind]
@@ -135,8 +135,12 @@ def _map_of_counts(rows: RowConfig, table: str, kind: MapName, counts: Counts) -
     )
 
 
-def _budgeted_rows(rows: RowConfig, table: str, ids: int) -> int:
-    """Rows for ids, and row 0."""
+def budgeted_rows(rows: RowConfig, table: str, ids: int) -> int:
+    """Rows that a table may have: for its ids, and row 0.
+
+    Raises:
+        ConfigError: the budget is below one row.
+    """
     if table in rows.rows:
         return rows.rows[table]
     number = round(rows.budget * ids)
@@ -171,7 +175,7 @@ def _of_graphs(
     counts: Mapping[str, Counts],
     report: Callable[[str], None],
 ) -> dict[str, RowMap]:
-    """Maps of graphs. Two tables that are each other's other side, and both ask for clusters, are clustered together."""
+    """Maps of graphs. Two tables that are each other's other side and both ask for clusters are clustered together."""
     rows, features = config.rows, dataset.table.features
     maps: dict[str, RowMap] = {}
     for table, kind in kinds.items():
@@ -185,7 +189,7 @@ def _of_graphs(
         own_E, own_V = index_keys(own_keys)
         other_E, other_V = index_keys(other_keys)
         if kind == "lsh":
-            number = _budgeted_rows(rows, table, len(counts[table][0]))
+            number = budgeted_rows(rows, table, len(counts[table][0]))
             maps[table] = lsh_rows(table, own_V, (own_E, other_E), rows=number, seed=rows.seed)
             continue
         both = kinds.get(other) in ("graph", "double_graph") and graph_partner(rows, features, other) == table
@@ -195,7 +199,7 @@ def _of_graphs(
         else:
             # The map's other rows, for missing ids and ids in no cluster, come out of the same budget.
             wanted = sum(
-                _budgeted_rows(rows, t, len(counts[t][0])) - 1 - rows.unknown_rows
+                budgeted_rows(rows, t, len(counts[t][0])) - 1 - rows.unknown_rows
                 for t in ((table, other) if both else (table,))
             )
             found = cluster_to_rows(

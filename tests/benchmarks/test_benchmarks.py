@@ -25,6 +25,16 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 SERVED = [f"rank.{name}{suffix}" for suffix in ("", ".50_events") for name in (
     "grpc_over_ort", "calls_per_s", "ort_calls_per_s", "p50_ms", "p99_ms"
 )]  # fmt: skip
+MAPS = (
+    "hash",
+    "double_hash",
+    "frequency",
+    "double_frequency",
+    "quotient_remainder",
+    "unified",
+    "graph",
+    "double_graph",
+)
 FIGURES = {
     "rank": SERVED,
     "train": [
@@ -53,9 +63,20 @@ FIGURES = {
         "sort_log.duckdb_sort_mb_per_s",
         "sort_log.prepare_peak_over_limit",
     ],
+    "row_maps": [
+        "rowmap.open_ms_20k",
+        "rowmap.opened_kib_20k",
+        "rowmap.mapped_over_touched_20k",
+        "rowmap.lookup_us_20k",
+        *(f"rowmap.{kind}.lookup_us_20k" for kind in MAPS),
+        "rowmap.gather_us_20k",
+    ],
+    "embedding_update": [f"update.over_{peer}_20k" for peer in ("tbe", "dense_adam", "sparse_adam")],
     "cold_start": ["cold_start.seconds", "cold_start.embedded_redis_seconds", "cold_start.bare_ort_seconds"],
 }
 TARGETS = {
+    "rowmap.open_ms_20k": 50,
+    "rowmap.lookup_us_20k": 60,
     "store.tail_over_getrange": 1.3,
     "store.items_over_mget": 1.5,
     "store.append_over_raw.100_events": 0.6,
@@ -195,7 +216,10 @@ def test_the_readme_names_every_figure_and_command() -> None:
     for name, figures in FIGURES.items():
         assert f"python benchmarks/{name}.py" in readme
         for figure in figures:
-            assert f"`{figure.removesuffix('.50_events')}`" in readme
+            named = figure.removesuffix(".50_events").replace("_20k", "_10M")
+            for kind in MAPS:
+                named = named.replace(f".{kind}.", ".<kind>.")
+            assert f"`{named}`" in readme
 
 
 def _session(leader: int) -> list[int]:

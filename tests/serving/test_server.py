@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import signal
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -19,12 +21,15 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tiny_bundle import FEATURES
 from tiny_server import server_process, stalled, start_server_process
 
+from recsys.bundle import open_bundle
 from recsys.client import AsyncClient, Client, RpcError, StoreRefused, StoreUnavailable, Unavailable
-from recsys.errors import BundleError, ConfigError, StoreFormatError
+from recsys.errors import BundleError, ConfigError, InvalidInputError, StoreFormatError
 from recsys.feature_store.embedded import EmbeddedRedis
 from recsys.feature_store.keys import history_keys, meta_key
+from recsys.features.hot_ids import HotIds, write_hot_ids
 from recsys.serving.server import running_server, serve
 from recsys.serving.settings import Settings
+from recsys.serving.warm_pages import larger_than_memory
 
 
 async def test_health_and_reflection_answer(tiny_bundle: Path, redis_url: str) -> None:
@@ -194,3 +199,39 @@ def test_a_request_that_outlasts_the_drain_is_cut_off(
             assert server.process.wait(5) == 0
             with pytest.raises(RpcError):
                 running.result(timeout=10)
+
+
+async def test_hot_ids_are_read_into_memory_before_the_port_answers(
+    tiny_bundle: Path, redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "hot.npz"
+    write_hot_ids(file, HotIds(users=np.arange(3), items=np.arange(40)))
+    settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, warm_ids=file, table_reads="random")
+    with caplog.at_level(logging.INFO, logger="recsys.serving"):
+        async with running_server(settings) as server, AsyncClient(server.address) as client:
+            said = caplog.text
+            assert len((await client.rank(user=1, candidates=[1, 2])).items) == 2
+    assert "rows of 3 users and 40 items read ahead in" in said
+    assert "tables are read at random" in said
+
+
+async def test_a_warm_up_can_be_left_out(
+    tiny_bundle: Path, redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, warm_ids=tmp_path / "none", warm_up_s=0.0)
+    with caplog.at_level(logging.INFO, logger="recsys.serving"):
+        async with running_server(settings):
+            assert "read ahead" not in caplog.text
+    with pytest.raises(InvalidInputError, match="hot ids .*none: .*No such file"):
+        async with running_server(dataclasses.replace(settings, warm_up_s=1.0)):
+            pass
+
+
+def test_tables_are_larger_than_memory_when_they_need_more_than_is_available(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = open_bundle(tiny_bundle)
+    size = sum(size for name, (size, _) in bundle.manifest.files.items() if name.startswith("tables/"))
+    assert not larger_than_memory(bundle)
+    monkeypatch.setattr("recsys.serving.warm_pages._available_bytes", lambda: size - 1)
+    assert larger_than_memory(bundle)
