@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -33,7 +32,7 @@ from typing import Any, Literal
 
 from recsys.errors import BundleError, InvalidInputError, nearest
 from recsys.features.feature_set import FeatureSet
-from recsys.files import sync
+from recsys.files import locked, sync
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -177,7 +176,7 @@ def bundle_writer(path: Path, *, overwrite: bool = False) -> Iterator[BundleWrit
     folder = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
     folder.mkdir()
     try:
-        with _locked(folder):  # tells the next writer that this folder is no leftover
+        with locked(folder):  # tells the next writer that this folder is no leftover
             writer = BundleWriter(folder)
             yield writer
             if not writer.finished:
@@ -289,19 +288,8 @@ def remove_leftovers(path: Path) -> None:
         else:
             os.rename(old, path)
     for folder in path.parent.glob(f".{path.name}.tmp-*"):
-        with contextlib.suppress(BlockingIOError, FileNotFoundError), _locked(folder):
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), locked(folder):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock, which ends with the process; BlockingIOError if another holds it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _replace(folder: Path, path: Path) -> None:

@@ -31,8 +31,8 @@ from recsys.data.fingerprint import data_fingerprint
 from recsys.data.samples import Dataset
 from recsys.embeddings.quantize import KINDS, Kind, row_bytes
 from recsys.errors import ConfigError, DataFileError, InvalidInputError, nearest
-from recsys.files import make_folder, write_atomically
-from recsys.training.config import MapName, RunConfig, to_json
+from recsys.files import locked, make_folder, write_atomically
+from recsys.training.config import MapName, RowConfig, RunConfig, to_json
 from recsys.training.evaluate import Metrics
 from recsys.training.loop import Progress as TrainingProgress
 from recsys.training.loop import train
@@ -218,7 +218,7 @@ def compress(
         report: called after each training step and each run.
 
     Raises:
-        ConfigError: ``out`` cannot be written, or there is more than one process.
+        ConfigError: ``out`` cannot be written, another comparison is writing to it, or there is more than one process.
         InvalidInputError: there are no validation samples, or the full model cannot be trained.
         DataFileError: a file of a run is damaged.
     """
@@ -227,6 +227,17 @@ def compress(
         raise ConfigError(f"a comparison runs in one process, but there are {launched}; start it without torchrun")
     if not len(dataset.split("validation")):
         raise InvalidInputError("the validation split is empty: there is nothing to choose by")
+    make_folder(out)
+    try:
+        with locked(out):
+            return _compress(config, dataset, out, settings, report)
+    except BlockingIOError:
+        raise ConfigError(f"{out}: another comparison is writing to it; wait for it, or choose another --out") from None
+
+
+def _compress(
+    config: RunConfig, dataset: Dataset, out: Path, settings: CompressConfig, report: Callable[[Progress], None]
+) -> Comparison:
     fingerprint = data_fingerprint(dataset)
     choices = [Choice(map="vocabulary", budget=None)]
     choices += [Choice(map=name, budget=budget) for name in settings.maps for budget in settings.budgets]
@@ -286,7 +297,9 @@ def configure(config: RunConfig, choice: Choice, *, seed: int) -> RunConfig:
     rows = replace(config.rows, map=choice.map, seed=config.rows.seed + seed)
     if choice.budget is None:
         # What only other maps read does not tell two full models apart.
-        rows = replace(rows, maps={}, rows={}, budget=1.0, exact_below=0)
+        rows = RowConfig(
+            min_count=rows.min_count, unknown_rows=rows.unknown_rows, spare_rows=rows.spare_rows, seed=rows.seed
+        )
     else:
         rows = replace(rows, budget=choice.budget)
     return replace(config, rows=rows, train=replace(config.train, seed=config.train.seed + seed))

@@ -74,13 +74,14 @@ def summary(comparison: Comparison) -> str:
 
 def to_markdown(comparison: Comparison) -> str:
     """The table, with what is needed to read it."""
+    seeds = comparison.settings.seeds
+    over = "One seed." if seeds == 1 else f"Means over {seeds} seeds ± sample standard deviation."
     lines = [
         f"# Memory against quality: {comparison.recipe}",
         "",
         summary(comparison)[:1].upper() + summary(comparison)[1:] + ".",
         "",
-        f"Means over {comparison.settings.seeds} seeds ± sample standard deviation. Tables are float32 unless said; "
-        "chosen by validation, test only reported.",
+        f"{over} Tables are float32 unless said; chosen by validation, test only reported.",
         "",
         "![Memory against AUC](compress.png)",
         "",

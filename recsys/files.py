@@ -6,6 +6,7 @@ writer left is removed by the next writer of the same name.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -85,6 +86,17 @@ def remove_leftovers(path: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which ends with the process; BlockingIOError if another holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync(path: Path) -> None:

@@ -36,6 +36,7 @@ from recsys.compress_report import cells, charts, summary, to_json, to_markdown,
 from recsys.data.samples import Dataset
 from recsys.embeddings.sharding import table_weights
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
+from recsys.files import locked
 from recsys.training.config import MapName, RowConfig
 from recsys.training.evaluate import Metrics
 from recsys.training.loop import load_run
@@ -138,6 +139,16 @@ def test_runs_differ_in_map_budget_and_seeds_and_in_nothing_else() -> None:
     assert (made.rows.map, made.rows.budget, made.rows.exact_below) == ("unified", 0.25, 50)
     assert (made.rows.seed, made.train.seed) == (RECIPE.rows.seed + 3, RECIPE.train.seed + 3)
     assert replace(made, rows=RECIPE.rows, train=replace(made.train, seed=RECIPE.train.seed)) == RECIPE
+
+
+def test_what_a_vocabulary_does_not_read_makes_no_other_full_model() -> None:
+    full = Choice(map="vocabulary", budget=None)
+    others = replace(RECIPE.rows, chunks=2, chunks_of={"user_id": 3}, widths=(4,), resolution=2.0, frequent=0.1)
+    own = replace(RECIPE.rows, min_count=3, unknown_rows=7, spare_rows=0.5)
+    found = [configure(replace(RECIPE, rows=rows), full, seed=1) for rows in (RECIPE.rows, others, own)]
+    assert found[0] == found[1]
+    assert (found[2].rows.min_count, found[2].rows.unknown_rows, found[2].rows.spare_rows) == (3, 7, 0.5)
+    assert found[2].rows.seed == RECIPE.rows.seed + 1
 
 
 def test_a_run_is_found_by_configuration_and_data() -> None:
@@ -275,9 +286,10 @@ def test_error_bars_are_the_sample_standard_deviation() -> None:
 
 
 def test_one_seed_has_no_deviation() -> None:
-    found = comparison(row("vocabulary", None, size=1, validation=[0.5]))
+    found = comparison(row("vocabulary", None, size=1, validation=[0.5]), seeds=1)
     assert to_json(found)["rows"][0]["validation_auc"] == {"mean": 0.5, "std": None}
     assert "±" not in cells(found)[0][5]
+    assert "±" not in to_markdown(found)
 
 
 def test_the_pareto_front_is_the_points_that_no_other_dominates() -> None:
@@ -367,3 +379,8 @@ def test_the_command_refuses_budgets_that_are_no_numbers(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="--budgets is 'half'; expected numbers"):
         compress_command("din_synthetic", budgets="half", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_two_comparisons_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(ConfigError, match="another comparison is writing to it; wait for it"):
+        compress(CONFIG, tiny_dataset(), tmp_path, SETTINGS)

@@ -15,7 +15,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from recsys.cli.options import WORK_DIR, DataOption, JsonOption, OverridesArgument, WorkOption, notes, output
+from recsys.cli.options import (
+    WORK_DIR,
+    DataOption,
+    JsonOption,
+    OverridesArgument,
+    WorkOption,
+    notes,
+    output,
+    where_data_is,
+)
 from recsys.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,7 +50,9 @@ def compress(
     seeds: Annotated[int, typer.Option("--seeds", help="Runs of each configuration, for the error bars.")] = 3,
     quantize: Annotated[
         str,
-        typer.Option("--quantize", help="Count tables as stored so: none, fp16, int8 or int4. Trains no other way."),
+        typer.Option(
+            "--quantize", help="Count tables as stored so: none, fp16, int8 or int4. Training stays in float32."
+        ),
     ] = "none",
     tolerance: Annotated[
         float | None,
@@ -100,7 +111,9 @@ def compress(
     output.print(f"\n{summary(comparison)}", highlight=False, markup=False)
     best = out / "runs" / comparison.recommended.runs[0].run
     output.print(f"{out}: compress.png, compress.md, compress.json", markup=False, highlight=False, soft_wrap=True)
-    output.print(f"\nNext: recsys export {best} --out {out}/bundle", markup=False, highlight=False, soft_wrap=True)
+    stored = "" if settings.quantize == "none" else f" --quantize {settings.quantize}"
+    following = f"\nNext: recsys export {best} --out {out}/bundle{stored}{where_data_is(data, work_dir)}"
+    output.print(following, markup=False, highlight=False, soft_wrap=True)
 
 
 def _list(text: str, option: str, convert: Callable[[str], Value]) -> tuple[Value, ...]:

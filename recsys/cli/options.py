@@ -38,3 +38,9 @@ OverridesArgument = Annotated[
 ]
 WORK_DIR = Path("runs")
 REDIS_DIR = Path("runs/redis")
+
+
+def where_data_is(data: Path | None, work_dir: Path) -> str:
+    """The options that a following command needs to find the same data."""
+    given = "" if data is None else f" --data {data}"
+    return given if work_dir == WORK_DIR else f"{given} --work-dir {work_dir}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from recsys.cli.options import WORK_DIR, DataOption, JsonOption, WorkOption, notes, output
+from recsys.cli.options import WORK_DIR, DataOption, JsonOption, WorkOption, notes, output, where_data_is
 from recsys.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -110,11 +110,14 @@ def grow(
         print(json.dumps({"run_dir": str(out), "tables": [dataclasses.asdict(each) for each in tables]}))
         return
     _print_growth(tables)
-    output.print(f"\nNext: recsys export {out} --out {out}/bundle", soft_wrap=True, highlight=False)
+    if not any(each.admitted or each.evicted for each in tables if each.grows):
+        output.print("nothing was admitted or evicted: the new run answers as the old one")
+    following = f"\nNext: recsys export {out} --out {out}/bundle{where_data_is(data, work_dir)}"
+    output.print(following, soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_growth(tables: Sequence[TableGrowth]) -> None:
-    shown = Table("table", "map", "admitted", "evicted", "no room", "no cluster", "ids now", "room left", box=None)
+    shown = _table("table", "map", numbers=("admitted", "evicted", "no room", "no cluster", "ids now", "room left"))
     for each in tables:
         if not each.grows:
             shown.add_row(each.table, each.kind, *["-"] * 6)
@@ -134,9 +137,8 @@ def _print_growth(tables: Sequence[TableGrowth]) -> None:
 
 
 def _print_report(found: RunReport) -> None:
-    rows = Table("rows of", "rows", "width", "used", "spare", "unused", "never updated", box=None)
-    rows.add_column("length 10|50|90 %", no_wrap=True)
-    rows.add_column("MiB")
+    counted = ("rows", "width", "used", "spare", "unused", "never updated")
+    rows = _table("rows of", numbers=(*counted, "length 10|50|90 %", "MiB"))
     for each in found.rows:
         never = "?" if each.never_updated is None else f"{each.never_updated:,}"
         lengths = " ".join(f"{each.norms[q]:.2f}" for q in (1, 2, 3)) if each.norms else "-"
@@ -144,10 +146,9 @@ def _print_report(found: RunReport) -> None:
         size = _mib(each.size_bytes + each.optimizer_bytes)
         rows.add_row(each.name, *(f"{n:,}" for n in numbers), never, lengths, size)
     output.print(rows)
-    ids = Table("ids of", "map", "ids", "known", "unknown", "colliding", "lookups", box=None)
     shared = any(table.meeting_ids for table in found.ids)
-    for name in (*(("meet others", "lookups") if shared else ()), "MiB"):
-        ids.add_column(name)
+    others = ("meet others", "lookups") if shared else ()
+    ids = _table("ids of", "map", numbers=("ids", "known", "unknown", "collide", "lookups", *others, "MiB"))
     for table in found.ids:
         meeting = (f"{table.meeting_ids:,}", f"{table.meeting_lookups:.1%}") if shared else ()
         kind = table.kind if table.lookups == 1 else f"{table.kind} x {table.lookups}"
@@ -166,6 +167,16 @@ def _print_report(found: RunReport) -> None:
     for chart in _charts(found):
         output.print()
         print_chart(chart, output)
+
+
+def _table(*names: str, numbers: Sequence[str]) -> Table:
+    """Columns of names, then of numbers; only headings wrap, and close enough for 80 columns."""
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    for heading in names:
+        table.add_column(heading, no_wrap=True)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    return table
 
 
 def _charts(found: RunReport) -> list[Bars | Chart]:

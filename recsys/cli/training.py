@@ -20,6 +20,7 @@ from recsys.cli.options import (
     WorkOption,
     notes,
     output,
+    where_data_is,
 )
 from recsys.errors import ConfigError, nearest
 
@@ -128,7 +129,8 @@ def train(
         print(json.dumps({"run_dir": str(run_dir), **figures, "samples_per_s": round(result.samples_per_s)}))
         return
     _print_metrics(figures)
-    output.print(f"\nNext: recsys export {run_dir} --out {run_dir}/bundle")
+    following = f"\nNext: recsys export {run_dir} --out {run_dir}/bundle{where_data_is(data, work_dir)}"
+    output.print(following, soft_wrap=True, highlight=False, markup=False)
 
 
 def evaluate(
@@ -208,7 +210,10 @@ def export(
         f"{out}: model {manifest.model}, version {manifest.version}\n"
         f"parity: largest logit difference {parity.max_abs_logit_difference:.1e} on {parity.candidates:,} candidates "
         f"of {parity.requests} requests (allowed {parity.tolerance:.0e}; {parity.compared})\n"
-        f"\nNext: recsys serve {out}"
+        f"\nNext: recsys serve {out}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
     )
 
 

@@ -45,5 +45,6 @@ def _keys(dataset: Dataset, sample_indices: Int64Array, table: str) -> Int64Arra
                 keys: Int64Array = columns[feature.name][rows[sample_indices]]
                 return keys
     raise InvalidInputError(
-        f"graph of ids: table {table!r} has no single-valued feature of the user, the item or the context"
+        f"graph of ids: table {table!r} has no single-valued feature of the user, the item or the context; "
+        f"give it another map with rows.maps.{table}"
     )

@@ -17,11 +17,11 @@ from recsys.errors import InvalidInputError
 from recsys.features.columns import Column
 from recsys.features.hashing import MISSING, Int64Array
 
-Lookup = Callable[[Int64Array], Int64Array]
+RowsOfKeys = Callable[[Int64Array], Int64Array]
 """Keys, shape [V], int64 and none of them MISSING, to their rows, int64 [V, K]."""
 
 
-def encode_ids(table: str, columns: Mapping[str, Column], lookup: Lookup) -> tuple[dict[str, Column], Int64Array]:
+def encode_ids(table: str, columns: Mapping[str, Column], lookup: RowsOfKeys) -> tuple[dict[str, Column], Int64Array]:
     """Columns of keys of one table as columns of codes.
 
     Args:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from recsys.data.column_folder import open_columns, write_columns
 from recsys.data.events import EventTable
 from recsys.data.histories import first_at_or_after, newest, ranges
-from recsys.data.row_codes import Lookup, encode_ids
+from recsys.data.row_codes import RowsOfKeys, encode_ids
 from recsys.errors import DataFileError, InvalidInputError, nearest
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch
@@ -226,7 +226,7 @@ def make_batch(dataset: Dataset, sample_indices: Int64Array) -> EncodedBatch:
     )
 
 
-def map_ids(dataset: Dataset, lookups: Mapping[str, Lookup]) -> Dataset:
+def map_ids(dataset: Dataset, lookups: Mapping[str, RowsOfKeys]) -> Dataset:
     """Look every id up once, so that batches need no hashing.
 
     Args:

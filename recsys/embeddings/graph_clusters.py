@@ -176,9 +176,10 @@ def cluster_again(
     _check_resolution(resolution)
     graph = _distinct_edges(left_E, right_E, len(left_start_V), len(right_start_V))
     # One node per earlier cluster and side, one per id that had none.
-    start_N = np.concatenate([left_start_V, np.where(right_start_V < 0, NO_CLUSTER, right_start_V + len(left_start_V))])
+    first_right = int(left_start_V.max()) + 1
+    start_N = np.concatenate([left_start_V, np.where(right_start_V < 0, NO_CLUSTER, right_start_V + first_right)])
     alone = start_N == NO_CLUSTER
-    start_N[alone] = len(start_N) + np.arange(int(alone.sum()))
+    start_N[alone] = int(start_N.max()) + 1 + np.arange(int(alone.sum()))
     names, node_N = np.unique(start_N, return_inverse=True)
     from scipy.sparse import csr_matrix
 

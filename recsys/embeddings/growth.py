@@ -208,7 +208,8 @@ def recluster(row_map: RowMap, keys_W: Int64Array, labels_W: Int64Array, *, seed
     keys, rows = keys_W[order_W], matched.labels[order_W] + 1
     until_now = row_map.lookup(keys)[:, 0]
     is_new_row = np.ones(row_map.lookups[0].num_rows, dtype=bool)
-    is_new_row[rows[until_now == rows]] = False  # matched: it shares ids with its old self
+    # Matched: it shares ids with its old self. An id that hashed to a row by chance does not make it the old one.
+    is_new_row[rows[row_map.ids.lookup(keys) == rows]] = False
     moved = is_new_row[rows]
     changed_R, sources_R = most_common(rows[moved], until_now[moved])
     change = RowChange(table=row_map.lookups[0].table, rows_R=changed_R, sources_RS=sources_R[:, None])

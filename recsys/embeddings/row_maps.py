@@ -283,8 +283,7 @@ def quotient_remainder(table: str, ids_V: Int64Array, counts_V: Int64Array, *, r
     """The product of a quotient's and a remainder's row, so that no two known ids have the same pair.
 
     The id with the n-th highest count has quotient n // R and remainder n % R, n from 0; R is as large as ``rows`` in
-    total allow.
-    An unknown id hashes to a row of each table (Shi et al., KDD 2020, section 3).
+    total allow. An unknown id hashes to a row of each table (Shi et al., KDD 2020, section 3).
 
     Raises:
         InvalidInputError: ``rows`` do not suffice for distinct pairs, or an id is given twice.

@@ -199,8 +199,10 @@ def plan_tables(
         hosts: of equally many processes.
 
     Raises:
-        ConfigError: a table cannot be spread so, or the tables do not fit.
+        ConfigError: a table cannot be spread so, is not there, or the tables do not fit.
     """
+    configs = [config for collection in _collections(tables) for config in collection.embedding_configs()]
+    _check_names(sharding, [_table_name(config.name) for config in configs])
     return _plan(tables, sharding=sharding, device=device, world_size=world_size, hosts=hosts, collective=False)
 
 
@@ -245,8 +247,7 @@ def shard(
         ConfigError: a table cannot be spread as asked, is not there, or the tables do not fit.
     """
     sharding = sharding or Sharding()
-    if unknown := sorted(set(sharding.by_table) - set(table_names)):
-        raise ConfigError(f"tables.shardings names no table {unknown[0]!r}: {nearest(unknown[0], table_names)}")
+    _check_names(sharding, table_names)
     start_process_group(device)
     world_size = dist.get_world_size()
     hosts = world_size // local_world_size()
@@ -313,6 +314,11 @@ def optimizer_state(model: DistributedModelParallel) -> Mapping[str, Tensor]:
     return {
         f"{module_name(part.table)}.{name}": state for part in table_shards(model) for name, state in part.state.items()
     }
+
+
+def _check_names(sharding: Sharding, table_names: Sequence[str]) -> None:
+    if unknown := sorted(set(sharding.by_table) - set(table_names)):
+        raise ConfigError(f"tables.shardings names no table {unknown[0]!r}: {nearest(unknown[0], table_names)}")
 
 
 def _plan(model: nn.Module, *, sharding: Sharding, device: str, world_size: int, hosts: int, collective: bool) -> Any:

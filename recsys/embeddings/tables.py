@@ -224,8 +224,9 @@ def distinct_codes(columns: Mapping[str, Column], scratch: Int64Array) -> tuple[
     """
     if not columns:
         return np.zeros(0, dtype=np.int64), {}
-    flat = np.concatenate([column.reshape(-1) for column in columns.values()]).astype(np.int64, copy=False)
-    values = np.maximum(flat, 0)
+    # Padding of multi-valued features is no id: it must not make code 0 one of the batch.
+    present = {name: column[column >= 0] if column.ndim == 2 else column for name, column in columns.items()}
+    values = np.maximum(np.concatenate(list(present.values())).astype(np.int64, copy=False), 0)
     positions = np.arange(len(values))
     scratch[values] = positions
     codes = values[scratch[values] == positions]
@@ -234,9 +235,11 @@ def distinct_codes(columns: Mapping[str, Column], scratch: Int64Array) -> tuple[
     result: dict[str, Int64Array] = {}
     start = 0
     for name, column in columns.items():
-        part = slots[start : start + column.size].reshape(column.shape)
+        part = slots[start : start + len(present[name])]
+        start += len(part)
         if column.ndim == 2:
-            part = np.where(column < 0, -1, part)
+            padded = np.full(column.shape, -1, dtype=np.int64)
+            padded[column >= 0] = part
+            part = padded
         result[name] = part
-        start += column.size
     return codes, result

@@ -12,7 +12,7 @@ def dcn_frappe() -> RunConfig:
         recipe="dcn_frappe",
         data=DataConfig(dataset="frappe"),
         model=DcnConfig(cross_layers=3, head=(400, 400), structure="parallel", dropout=0.2),
-        tables=TableConfig(dim=16, learning_rate=0.05),
+        tables=TableConfig(dim=16, learning_rate=0.3, regularization=0.02),
         rows=RowConfig(min_count=1, exact_below=100),
-        train=TrainConfig(epochs=10, batch_size=1024),
+        train=TrainConfig(epochs=7),
     )

@@ -40,7 +40,7 @@ from recsys.serving.request_log import RequestLog
 from recsys.serving.service import FEATURE_STORE, RANKER, FeatureStoreService, RankerService
 from recsys.serving.session import Session, open_session
 from recsys.serving.settings import Settings
-from recsys.serving.warm_pages import advise_random, larger_than_memory, warm_pages
+from recsys.serving.warm_pages import advise_random, in_memory, larger_than_memory, warm_pages
 
 _log = logging.getLogger("recsys.serving")
 
@@ -127,7 +127,7 @@ def _warm(settings: Settings, bundle: Bundle, session: Session) -> None:
         told = advise_random(bundle)
         _log.info("tables are read at random: %.1f GB of mappings told", told / 1e9)
     file = settings.warm_ids or bundle.path / HOT_IDS
-    if not settings.warm_up_s or (settings.warm_ids is None and not file.exists()):
+    if not settings.warm_up_s or (settings.warm_ids is None and (not file.exists() or in_memory(bundle))):
         return
     done = warm_pages(session, read_hot_ids(file), timeout_s=settings.warm_up_s)
     _log.info(

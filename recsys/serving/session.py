@@ -140,7 +140,10 @@ def _load(bundle: Bundle, name: str, intra_op_threads: int) -> ort.InferenceSess
     try:
         return ort.InferenceSession(bundle.graph_path(name), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own exception classes are not public
-        raise BundleError(f"{bundle.path}: graph {name!r} does not load: {error}") from error
+        hint = ""
+        if "bad_alloc" in str(error):  # ONNX Runtime's mapping is private and writable, which Linux counts as memory
+            hint = "; Linux maps a table larger than all memory and swap only with vm.overcommit_memory=1"
+        raise BundleError(f"{bundle.path}: graph {name!r} does not load: {error}{hint}") from error
 
 
 def _sample_request(features: FeatureSet) -> EncodedRequest:

@@ -115,7 +115,10 @@ class Settings:
         high=3_600.0,
     )
     warm_ids: Path | None = _setting(
-        None, "file of hot ids (.npz with int64 arrays users and items); unset: the bundle's own", kind=Path
+        None,
+        "file of hot ids (.npz with int64 arrays users and items); unset: the bundle's own, if its tables are not in "
+        "memory already",
+        kind=Path,
     )
     table_reads: Literal["auto", "random", "ahead"] = _setting(
         "auto",

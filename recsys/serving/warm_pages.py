@@ -8,14 +8,16 @@ Several threads do it, for it is waiting, not work.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
+import os
 import re
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from recsys.serving.admission import Deadline
 from recsys.serving.session import Session
 
 _CHUNK = 250
+_SAMPLED_PAGES = 500
 _MADV_RANDOM = 1
 
 
@@ -53,7 +56,7 @@ def warm_pages(session: Session, hot: HotIds, *, threads: int = 8, timeout_s: fl
     """
     started_s = time.monotonic()
     deadline = Deadline.after(timeout_s)
-    jobs, lock = _jobs(hot), threading.Lock()
+    jobs, lock, stop = _jobs(hot), threading.Lock(), threading.Event()
     users = items = 0
     complete = True
 
@@ -61,7 +64,7 @@ def warm_pages(session: Session, hot: HotIds, *, threads: int = 8, timeout_s: fl
         nonlocal users, items, complete
         while True:
             with lock:
-                job = next(jobs, None)
+                job = None if stop.is_set() else next(jobs, None)
             if job is None:
                 return
             user, item_keys = job
@@ -83,8 +86,11 @@ def warm_pages(session: Session, hot: HotIds, *, threads: int = 8, timeout_s: fl
                 users, items = users + 1, items + len(item_keys)
 
     with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(work) for _ in range(threads)]:
-            done.result()
+        try:
+            for done in wait([pool.submit(work) for _ in range(threads)], return_when=FIRST_EXCEPTION).done:
+                done.result()
+        finally:
+            stop.set()  # a signal, or one thread's error, ends the others too: the pool waits for them
     return WarmUp(
         users=min(users, len(hot.users)),
         items=min(items, len(hot.items)),
@@ -113,10 +119,53 @@ def advise_random(bundle: Bundle) -> int:
     return told
 
 
+def in_memory(bundle: Bundle) -> bool:
+    """Whether the tables are in memory already: pages spread evenly over each file all are.
+
+    So they are after a check by hash, or when another process on the machine serves them. Asked by reads that do not
+    wait; False where the system has none. mincore would not do: of files that one may not write it says nothing.
+    """
+    if not hasattr(os, "RWF_NOWAIT"):
+        return False
+    for name, (size_bytes, _) in bundle.manifest.files.items():
+        if not name.startswith("tables/"):
+            continue
+        with (bundle.path / name).open("rb", buffering=0) as file:
+            for offset in range(0, size_bytes, max(1, size_bytes // _SAMPLED_PAGES)):
+                try:
+                    os.preadv(file.fileno(), [bytearray(1)], offset, os.RWF_NOWAIT)
+                except OSError:  # it would wait for the disk, or the file system cannot tell
+                    return False
+    return True
+
+
 def larger_than_memory(bundle: Bundle) -> bool:
-    """Whether a bundle's tables need more memory than the system can give them."""
+    """Whether a bundle's tables need more memory than the system, or this process's control group, can give them."""
     size = sum(size for name, (size, _) in bundle.manifest.files.items() if name.startswith("tables/"))
-    return size > _available_bytes()
+    return size > min(_available_bytes(), group_limit_bytes())
+
+
+def group_limit_bytes(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
+    """The least memory limit of the control groups that this process is in; no limit where there is none.
+
+    Pages of files count against it, so that a container's page cache is smaller than its machine's.
+    """
+    try:
+        entries = [entry.split(":", 2) for entry in groups.read_text().splitlines()]
+    except OSError:
+        return math.inf
+    limit = math.inf
+    for _, controllers, path in entries:
+        if controllers not in ("", "memory"):
+            continue
+        top, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
+        group = top / path.lstrip("/")
+        # Within a container the group's own path may lie outside what is mounted: then the top is its group.
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(top):
+                with contextlib.suppress(OSError, ValueError):  # no such group; "max"
+                    limit = min(limit, int((folder / name).read_text()))
+    return limit
 
 
 def _available_bytes() -> float:

@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -72,6 +72,7 @@ def save(
 
     Raises:
         ConfigError: the folder cannot be written.
+        OSError: there is no room for it.
     """
     shards = table_shards(model)
     sizes = {name: size for each in gather(_sizes(shards)) for name, size in each.items()}
@@ -82,7 +83,7 @@ def save(
         with together("writing the checkpoint"):
             make_folder(folder)
             with atomic_file(folder / name) as stream:
-                torch.save(_parts(shards), stream)
+                _save(_parts(shards), stream)
             entry = {
                 "size_bytes": (folder / name).stat().st_size,
                 "parts": [[s.table, s.row, s.column, *s.weights.shape] for s in shards],
@@ -106,10 +107,15 @@ def save(
 
 
 def write_index(checkpoint: Checkpoint, path: Path) -> None:
-    """Write ``checkpoint.pt``; the files it names are there."""
+    """Write ``checkpoint.pt``; the files it names are there.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+        OSError: there is no room for it.
+    """
     values = {name: value for name, value in vars(checkpoint).items() if name != "folder"}
     with atomic_file(path) as stream:
-        torch.save({"format_version": FORMAT_VERSION, **values}, stream)
+        _save({"format_version": FORMAT_VERSION, **values}, stream)
 
 
 def load(path: Path) -> Checkpoint:
@@ -208,6 +214,16 @@ def _copy_overlap(part: dict[str, Any], shard: TableShard, *, with_state: bool) 
             there = there[:, left - shard.column : right - shard.column]
         there.copy_(here)
     return int((bottom - top) * (right - left))
+
+
+def _save(values: Any, stream: BinaryIO) -> None:
+    try:
+        torch.save(values, stream)
+    except RuntimeError as error:
+        # Of a full disk torch tells but where its archive broke off; the reason is behind it.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _parts(shards: Sequence[TableShard]) -> list[dict[str, Any]]:

@@ -59,6 +59,9 @@ def with_changes(checkpoint: Checkpoint, changes: Sequence[RowChange]) -> Checkp
         sources = rows_of_table(old, change.sources_RS.reshape(-1), dim=checkpoint.tables[change.table][1])
         values_RD = sources.view(*change.sources_RS.shape, -1).mean(dim=1)
         new[change.table] = [_changed(part, change.rows_R, values_RD) for part in new[change.table]]
+    if changes:
+        # Tables of one kernel are views of one memory, which would be written whole for those that did not change.
+        new = {table: [_on_its_own(part) for part in each] for table, each in new.items()}
     return replace(checkpoint, files={}, parts=[part for each in new.values() for part in each])
 
 
@@ -72,6 +75,15 @@ def updated_rows(parts: Sequence[Part], *, rows: int) -> np.ndarray | None:
         for state in part["state"].values():
             updated_R[part["row"] : part["row"] + count] |= (state.view(count, -1) != 0).any(dim=1).numpy()
     return updated_R
+
+
+def _on_its_own(part: Part) -> Part:
+    states = {name: _without_others(state) for name, state in part["state"].items()}
+    return {**part, "weights": _without_others(part["weights"]), "state": states}
+
+
+def _without_others(values: Tensor) -> Tensor:
+    return values.clone() if values.untyped_storage().nbytes() > values.nbytes else values
 
 
 def _changed(part: Part, rows_R: Int64Array, values_RD: Tensor) -> Part:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ class DataConfig:
     """What to train on.
 
     Attributes:
-        dataset: ``movielens_1m``, ``synthetic``, or a folder that ``recsys prepare`` wrote, with a ``/`` in its name.
+        dataset: one of ``DATASETS``, or a folder that ``recsys prepare`` wrote, with a ``/`` in its name.
         recent: newest events of the history that a sample reads.
     """
 
@@ -176,8 +177,9 @@ class RunConfig:
             _check_at_least(self, f"rows.{path}", getattr(self.rows, path), least)
         for path in ("exact_below", "resolution", "seed", "frequent"):
             _check_at_least(self, f"rows.{path}", getattr(self.rows, path), 0)
-        for table, count in {**self.rows.rows, **self.rows.chunks_of}.items():
-            _check_at_least(self, f"rows of {table!r}", count, 1)
+        for path in ("rows", "chunks_of"):
+            for table, count in getattr(self.rows, path).items():
+                _check_at_least(self, f"rows.{path}.{table}", count, 1)
         for name in ("learning_rate", "regularization"):
             _check_at_least(self, f"tables.{name}", getattr(self.tables, name), 0)
         if not 0 <= self.tables.uvm_cache < 1:
@@ -315,5 +317,5 @@ def _check_width(config: RunConfig, path: str, width: int) -> None:
 
 
 def _check_at_least(config: RunConfig, path: str, value: float, least: int) -> None:
-    if not value >= least:  # NaN is refused too
-        raise ConfigError(f"recipe {config.recipe!r}: {path} is {value}; allowed: {least} or more")
+    if not least <= value < math.inf:  # NaN is refused too
+        raise ConfigError(f"recipe {config.recipe!r}: {path} is {value}; allowed: {least} or more, finite")

@@ -18,11 +18,8 @@ from recsys.embeddings.graph_clusters import (
     NO_CLUSTER,
     Clusters,
     Side,
-    Try,
     assign_unseen,
-    cluster,
     cluster_again,
-    cluster_to_rows,
     index_keys,
 )
 from recsys.embeddings.growth import CLUSTER_ROWS, most_common
@@ -30,7 +27,7 @@ from recsys.embeddings.row_maps import RowMap
 from recsys.features.hashing import Int64Array
 from recsys.training.config import RunConfig
 from recsys.training.run_folder import compare_data
-from recsys.training.table_plan import Counts, budgeted_rows, graph_partner
+from recsys.training.table_plan import Counts, cluster_training, graph_partner
 
 
 class GrowthGraphs:
@@ -39,6 +36,7 @@ class GrowthGraphs:
     def __init__(
         self,
         config: RunConfig,
+        *,
         row_maps: Mapping[str, RowMap],
         log: Dataset,
         fingerprint: str,
@@ -121,36 +119,15 @@ class GrowthGraphs:
 
     def _clusters(self, left: str, right: str) -> tuple[Clusters, Int64Array, Int64Array]:
         if left not in self._of_training:
-            training, rows = self._data(), self._config.rows
+            training = self._data()
             self._report(f"graph of {left} and {right}, as in training")
-            left_keys, right_keys = id_pairs(training, training.split("train"), left=left, right=right)
-            left_E, left_V = index_keys(left_keys)
-            right_E, right_V = index_keys(right_keys)
-            if rows.resolution:
-                found = cluster(
-                    left_E,
-                    right_E,
-                    num_left=len(left_V),
-                    num_right=len(right_V),
-                    resolution=rows.resolution,
-                    seed=rows.seed,
-                )
-            else:
-                both = self._both(left, right)
-                found = cluster_to_rows(
-                    left_E,
-                    right_E,
-                    num_left=len(left_V),
-                    num_right=len(right_V),
-                    rows=sum(
-                        budgeted_rows(rows, t, len(self._counts[t][0])) - 1 - rows.unknown_rows
-                        for t in ((left, right) if both else (left,))
-                    ),
-                    side="both" if both else "left",
-                    seed=rows.seed,
-                    report=self._tell,
-                )
-            self._of_training[left] = found, left_V, right_V
+            self._of_training[left] = cluster_training(
+                self._config.rows,
+                id_pairs(training, training.split("train"), left=left, right=right),
+                self._counts,
+                tables=(left, right) if self._both(left, right) else (left,),
+                report=self._report,
+            )
         return self._of_training[left]
 
     def _rows_now(self, table: str, keys_V: Int64Array, labels_V: Int64Array) -> Int64Array:
@@ -161,9 +138,6 @@ class GrowthGraphs:
         now_K = np.full(int(labels_V.max()) + 2, NO_CLUSTER, dtype=np.int64)  # the last is that of NO_CLUSTER
         now_K[labels] = clusters
         return now_K
-
-    def _tell(self, tried: Try) -> None:
-        self._report(f"clustering, try {tried.number}: {tried.rows:,} rows, wanted {tried.wanted:,}")
 
     def _data(self) -> Dataset:
         if self._training is None:

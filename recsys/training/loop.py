@@ -6,7 +6,8 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,8 +170,9 @@ def _train(
         # A later version may number rows in another order than the checkpoint's.
         return load_row_maps(run_dir / "row_maps.npz")
 
-    row_maps = first_before_others(first_row_maps)
-    trained = build(config, dataset.table.features, row_maps, device=device, data_fingerprint=fingerprint)
+    with _taken_back_if_refused(run_dir, new=checkpoint is None):
+        row_maps = first_before_others(first_row_maps)
+        trained = build(config, dataset.table.features, row_maps, device=device, data_fingerprint=fingerprint)
     model, convert = trained.model, trained.convert
     show_plan(
         describe_plan(model.plan, table_specs(config.tables, config.rows, row_maps), optimizer=config.tables.optimizer)
@@ -253,6 +255,18 @@ def _open(config: RunConfig, features: FeatureSet, run_dir: Path, fingerprint: s
     if resume and (run_dir / "config.json").exists():
         check_samples_per_step(run_dir / "config.json", config)
     return open_run(as_one_process(config, world().size), features, run_dir, fingerprint=fingerprint, resume=resume)
+
+
+@contextmanager
+def _taken_back_if_refused(run_dir: Path, *, new: bool) -> Iterator[None]:
+    """A configuration that its data refuses must not leave a run in the way of the corrected one."""
+    try:
+        yield
+    except InvalidInputError:
+        if new and world().rank == 0:
+            for name in ("config.json", "row_maps.npz", "features.json", "data.json"):
+                (run_dir / name).unlink(missing_ok=True)
+        raise
 
 
 def plan_run(
@@ -365,8 +379,8 @@ def _initialise(model: DistributedModelParallel, row_maps: Mapping[str, RowMap])
         _draw(part)
         if part.table in factors:
             part.weights.add_(1.0)
-        if part.row == 0:
-            part.weights[0] = 0.0
+        if part.row == 0:  # the first factor alone makes the product zero: were both, neither would ever train
+            part.weights[0] = 1.0 if part.table in factors else 0.0
 
 
 def _draw(part: TableShard) -> None:

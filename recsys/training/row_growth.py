@@ -121,7 +121,9 @@ def grow_run(
     row_maps = load_row_maps(run_dir / "row_maps.npz")
     checkpoint = load(run_dir / "checkpoint.pt")
     seen = seen_ids(log)
-    graphs = GrowthGraphs(config, row_maps, log, fingerprint, trained_on, report)
+    graphs = GrowthGraphs(
+        config, row_maps=row_maps, log=log, fingerprint=fingerprint, trained_on=trained_on, report=report
+    )
     growths: dict[str, Growth] = {}
     for table, row_map in row_maps.items():
         if row_map.kind not in (*OWN_ROWS, *CLUSTER_ROWS):

@@ -2,7 +2,8 @@
 
 From the definition, for the ids that the training samples and their histories look up:
 
-- two ids *collide* if all rows of the one are all rows of the other, so that a model cannot tell them apart;
+- two ids *collide* if they have the same rows, in any order where these are summed, so that a model cannot tell them
+  apart;
 - an id of a shared table *meets* other tables if each of its rows is also a row of an id of another table;
 - a row is *used* if one of these ids is looked up in it.
 
@@ -154,7 +155,7 @@ def report_ids(
         ids_V, counts_V = counts[table]
         declared = _features_of(features, table)
         lookups = int(counts_V.sum())
-        collides_V, meets_V = _collides(rows[table]), _meets(table, row_maps, rows)
+        collides_V, meets_V = _collides(row_map, rows[table]), _meets(table, row_maps, rows)
         hottest = np.lexsort((ids_V, -counts_V))[:HOTTEST]
         reports.append(
             IdReport(
@@ -165,7 +166,7 @@ def report_ids(
                 lookups=len(row_map.lookups),
                 ids=len(ids_V),
                 id_lookups=lookups,
-                known_ids=0 if row_map.ids is None else len(row_map.ids.entries()[0]),
+                known_ids=0 if row_map.ids is None else int((row_map.ids.lookup(ids_V) > 0).sum()),
                 unknown_ids=int((rows[table] == UNKNOWN_ROW).all(axis=1).sum()),
                 colliding_ids=int(collides_V.sum()),
                 colliding_lookups=_share(counts_V[collides_V], lookups),
@@ -234,10 +235,12 @@ def report_rows(
     return tuple(reports)
 
 
-def _collides(rows_VK: Int64Array) -> npt.NDArray[np.bool_]:
+def _collides(row_map: RowMap, rows_VK: Int64Array) -> npt.NDArray[np.bool_]:
     """Whether another id has the same rows, [V]."""
     if not len(rows_VK):
         return np.zeros(0, dtype=bool)
+    if row_map.combine == "sum":  # all of one table
+        rows_VK = np.sort(rows_VK, axis=1)
     _, group_V, sizes = np.unique(rows_VK, axis=0, return_inverse=True, return_counts=True)
     collides: npt.NDArray[np.bool_] = sizes[group_V.reshape(-1)] > 1
     return collides

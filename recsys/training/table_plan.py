@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from recsys.data.id_pairs import id_pairs
 from recsys.data.samples import Dataset, id_counts
 from recsys.embeddings import WIDTH_UNIT
-from recsys.embeddings.graph_clusters import cluster, cluster_to_rows, index_keys
+from recsys.embeddings.graph_clusters import Clusters, cluster, cluster_to_rows, index_keys
 from recsys.embeddings.graph_rows import graph_rows, lsh_rows
 from recsys.embeddings.row_maps import (
     RowMap,
@@ -20,7 +20,7 @@ from recsys.embeddings.row_maps import (
     vocabulary,
 )
 from recsys.embeddings.tables import TableSpec
-from recsys.errors import ConfigError, nearest
+from recsys.errors import ConfigError, InvalidInputError, nearest
 from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import Int64Array
 from recsys.training.config import MapName, RowConfig, RunConfig, TableConfig
@@ -49,6 +49,7 @@ def build_row_maps(
     _check_names(rows, features)
     counts = id_counts(dataset, dataset.split("train"))
     kinds = {table: _kind(rows, table, len(ids)) for table, (ids, _) in counts.items()}
+    _check_numbers(rows, kinds)
     maps: dict[str, RowMap] = {}
     for table, kind in kinds.items():
         if kind not in ("unified", "graph", "double_graph", "lsh"):
@@ -165,6 +166,10 @@ def _unified(config: RunConfig, tables: list[str], counts: Mapping[str, Counts])
             f"rows.budget {rows.budget} is {number} shared rows for {len(tables)} tables; allowed: one each or more"
         )
     chunks = {table: rows.chunks_of.get(table, rows.chunks) for table in tables}
+    if len(widths) > sum(chunks.values()):
+        raise ConfigError(
+            f"rows.widths has {len(widths)} shared tables for {sum(chunks.values())} lookups; allowed: a lookup in each"
+        )
     return unified_rows(tables, rows=number + 1, chunks=chunks, num_tables=len(widths), seed=rows.seed)
 
 
@@ -185,36 +190,60 @@ def _of_graphs(
         if other == table:
             raise ConfigError(f"rows.graph_with: the other side of {table!r} is {other!r} itself; name another table")
         report(f"graph of {table} and {other}")
-        own_keys, other_keys = id_pairs(dataset, dataset.split("train"), left=table, right=other)
-        own_E, own_V = index_keys(own_keys)
-        other_E, other_V = index_keys(other_keys)
+        pairs = id_pairs(dataset, dataset.split("train"), left=table, right=other)
         if kind == "lsh":
+            (own_E, own_V), (other_E, _) = map(index_keys, pairs)
             number = budgeted_rows(rows, table, len(counts[table][0]))
             maps[table] = lsh_rows(table, own_V, (own_E, other_E), rows=number, seed=rows.seed)
             continue
         both = kinds.get(other) in ("graph", "double_graph") and graph_partner(rows, features, other) == table
-        sizes = {"num_left": len(own_V), "num_right": len(other_V)}
-        if rows.resolution:
-            found = cluster(own_E, other_E, **sizes, resolution=rows.resolution, seed=rows.seed)
-        else:
-            # The map's other rows, for missing ids and ids in no cluster, come out of the same budget.
-            wanted = sum(
-                budgeted_rows(rows, t, len(counts[t][0])) - 1 - rows.unknown_rows
-                for t in ((table, other) if both else (table,))
-            )
-            found = cluster_to_rows(
-                own_E,
-                other_E,
-                **sizes,
-                rows=wanted,
-                side="both" if both else "left",
-                seed=rows.seed,
-                report=lambda t: report(f"clustering, try {t.number}: {t.rows:,} rows, wanted {t.wanted:,}"),
-            )
+        clustered = (table, other) if both else (table,)
+        found, own_V, other_V = cluster_training(rows, pairs, counts, tables=clustered, report=report)
         maps[table] = _of_clusters(rows, table, kind, own_V, found.left_labels)
         if both:
             maps[other] = _of_clusters(rows, other, kinds[other], other_V, found.right_labels)
     return maps
+
+
+def cluster_training(
+    rows: RowConfig,
+    pairs: tuple[Int64Array, Int64Array],
+    counts: Mapping[str, Counts],
+    *,
+    tables: Sequence[str],
+    report: Callable[[str], None],
+) -> tuple[Clusters, Int64Array, Int64Array]:
+    """Clusters of the ids that met in training, and the ids of the left and the right side that they number.
+
+    Args:
+        rows: its resolution, or else its budget for ``tables`` in total.
+        pairs: keys that met (``id_pairs``), both [E].
+        counts: of ``tables``.
+        tables: whose maps are made of it: the left one, or both.
+        report: told of each try to meet the budget.
+
+    Raises:
+        ConfigError: no clustering meets the budget.
+    """
+    (left_E, left_V), (right_E, right_V) = map(index_keys, pairs)
+    sizes = {"num_left": len(left_V), "num_right": len(right_V)}
+    if rows.resolution:
+        found = cluster(left_E, right_E, **sizes, resolution=rows.resolution, seed=rows.seed)
+        return found, left_V, right_V
+    try:
+        found = cluster_to_rows(
+            left_E,
+            right_E,
+            **sizes,
+            # The map's other rows, for missing ids and ids in no cluster, come out of the same budget.
+            rows=sum(budgeted_rows(rows, table, len(counts[table][0])) - 1 - rows.unknown_rows for table in tables),
+            side="both" if len(tables) > 1 else "left",
+            seed=rows.seed,
+            report=lambda t: report(f"clustering, try {t.number}: {t.rows:,} rows, wanted {t.wanted:,}"),
+        )
+    except InvalidInputError as error:
+        raise ConfigError(f"clusters of {' and '.join(tables)}: rows.budget less rows.unknown_rows: {error}") from error
+    return found, left_V, right_V
 
 
 def _of_clusters(rows: RowConfig, table: str, kind: MapName, ids_V: Int64Array, labels_V: Int64Array) -> RowMap:
@@ -244,3 +273,14 @@ def _check_names(rows: RowConfig, features: FeatureSet) -> None:
         for name in (*names, *(names.values() if setting == "graph_with" else ())):
             if name not in known:
                 raise ConfigError(f"rows.{setting} names no table {name!r}: {nearest(name, known)}")
+
+
+def _check_numbers(rows: RowConfig, kinds: Mapping[str, MapName]) -> None:
+    """Refuse numbers of rows that nothing would read."""
+    for table in rows.rows:
+        if kinds.get(table) == "vocabulary" and rows.maps.get(table, rows.map) == "vocabulary":
+            raise ConfigError(
+                f"rows.rows gives {table!r} rows, but a vocabulary has one per id; choose another rows.maps.{table}"
+            )
+        if kinds.get(table) in ("graph", "double_graph") and rows.resolution:
+            raise ConfigError(f"rows.rows gives {table!r} rows, and rows.resolution too; give one of the two")

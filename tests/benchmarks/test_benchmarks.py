@@ -35,6 +35,7 @@ MAPS = (
     "graph",
     "double_graph",
 )
+QUANTIZED = ("fp16", "int8", "int4")
 FIGURES = {
     "rank": SERVED,
     "train": [
@@ -72,6 +73,29 @@ FIGURES = {
         "rowmap.gather_us_20k",
     ],
     "embedding_update": [f"update.over_{peer}_20k" for peer in ("tbe", "dense_adam", "sparse_adam")],
+    "clusters": ["clusters.gowalla_s", "clusters.0.01M_edges_s", "clusters.0.01M_edges_peak_gib"],
+    "graphhash": [
+        *(f"graphhash.mf.{method}.{name}" for method in ("graph", "double_frequency") for name in ("recall", "ndcg")),
+        "graphhash.mf.recall_gain",
+        "graphhash.mf.ndcg_gain",
+    ],
+    "quantize": [
+        *(f"{kind}.size_ratio" for kind in QUANTIZED),
+        *(f"{kind}.lookup_over_float32.{rows}_rows" for rows in (20, 200) for kind in QUANTIZED),
+        *(f"{kind}.{name}" for kind in QUANTIZED for name in ("auc_loss", "log_loss_rise")),
+    ],
+    "large_table": [
+        f"large_table.{name}"
+        for name in (
+            "table_over_memory",
+            "max_logit_difference",
+            "open_ms",
+            "private_kib_per_request",
+            "file_kib_per_request",
+            *(f"{ids}_{quantile}_ms" for ids in ("even", "hot", "warmed") for quantile in ("p50", "p99")),
+            "warm_up_s",
+        )
+    ],
     "cold_start": ["cold_start.seconds", "cold_start.embedded_redis_seconds", "cold_start.bare_ort_seconds"],
 }
 TARGETS = {
@@ -92,6 +116,13 @@ TARGETS = {
     "rank.grpc_over_ort.50_events": 0.75,
     "train.din_vs_plain_torch": 2.0,
     "train.max_logit_difference": 1e-4,
+    "clusters.gowalla_s": 2.0,
+    "graphhash.mf.recall_gain": 1.015,
+    "graphhash.mf.ndcg_gain": 0.883,
+    "int8.size_ratio": 3.5,
+    "int8.auc_loss": 0.0005,
+    "large_table.table_over_memory": 1.0,
+    "large_table.max_logit_difference": 1e-4,
     "cold_start.seconds": 1.5,
     "cold_start.embedded_redis_seconds": 1.5,
 }

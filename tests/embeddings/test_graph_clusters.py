@@ -295,6 +295,17 @@ def test_ids_without_an_earlier_cluster_join_the_one_they_belong_to() -> None:
     assert same_partition(found.right_labels, RIGHT_COMMUNITY)
 
 
+def test_the_numbers_of_earlier_clusters_may_be_of_any_size() -> None:
+    # Left clusters are numbered beyond the number of ids: neither the right ones nor single ids may be taken for them.
+    left_E, right_E = np.array([0, 0, 1, 1]), np.array([0, 1, 2, 3])
+    start = {"left_start_V": np.array([3, 7]), "right_start_V": np.array([5, 5, 1, NO_CLUSTER])}
+    found = cluster_again(left_E, right_E, **start, resolution=1.0)
+    of_left = found.left_communities[found.left_labels]
+    of_right = found.right_communities[found.right_labels]
+    assert of_left[0] != of_left[1]
+    assert of_right.tolist() == of_left[[0, 0, 1, 1]].tolist()
+
+
 def test_a_clustering_begun_nowhere_is_a_clustering_of_single_ids() -> None:
     alone = {"left_start_V": np.full(LEFT, NO_CLUSTER), "right_start_V": np.full(RIGHT, NO_CLUSTER)}
     assert same_partition(cluster_again(*planted(), **alone, resolution=2.0).left_labels, LEFT_COMMUNITY)

@@ -256,3 +256,16 @@ def test_options_out_of_range_are_refused(options: dict[str, object], says: str)
     keys: Int64Array = IDS
     with pytest.raises(InvalidInputError, match=says):
         grow(vocabulary("item", keys, COUNTS, spare_rows=1), seen((50, 5)), **options)  # type: ignore[arg-type]
+
+
+def test_a_new_cluster_whose_id_hashed_to_its_row_by_chance_is_new() -> None:
+    keys = np.arange(4)
+    old = graph_rows("user", keys, np.array([0, 0, 1, 1]), spare_ids=200)
+    newcomers = np.arange(100, 200)
+    hashed_to_2 = newcomers[old.lookup(newcomers)[:, 0] == 2][:1]
+    hashed_to_1 = newcomers[old.lookup(newcomers)[:, 0] == 1][:2]
+    # The second cluster is gone; its number goes to three newcomers, two of which answered row 1 until now.
+    growth = recluster(old, np.concatenate([keys[:2], hashed_to_2, hashed_to_1]), np.array([0, 0, 1, 1, 1]))
+    assert growth.row_map.lookup(hashed_to_2)[:, 0].tolist() == [2]
+    (change,) = growth.changes
+    assert (change.rows_R.tolist(), change.sources_RS.tolist()) == ([2], [[1]])

@@ -18,7 +18,7 @@ import pytest
 import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tiny_bundle import FEATURES
+from tiny_bundle import FEATURES, write_tiny_bundle
 from tiny_server import server_process, stalled, start_server_process
 
 from recsys.bundle import open_bundle
@@ -26,7 +26,7 @@ from recsys.client import AsyncClient, Client, RpcError, StoreRefused, StoreUnav
 from recsys.errors import BundleError, ConfigError, InvalidInputError, StoreFormatError
 from recsys.feature_store.embedded import EmbeddedRedis
 from recsys.feature_store.keys import history_keys, meta_key
-from recsys.features.hot_ids import HotIds, write_hot_ids
+from recsys.features.hot_ids import HOT_IDS, HotIds, write_hot_ids
 from recsys.serving.server import running_server, serve
 from recsys.serving.settings import Settings
 from recsys.serving.warm_pages import larger_than_memory
@@ -215,6 +215,19 @@ async def test_hot_ids_are_read_into_memory_before_the_port_answers(
     assert "tables are read at random" in said
 
 
+async def test_tables_that_are_in_memory_are_not_warmed_up(
+    tmp_path: Path, redis_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiny_bundle(tmp_path / "bundle")
+    write_hot_ids(tmp_path / "bundle" / HOT_IDS, HotIds(users=np.arange(3), items=np.arange(40)))
+    for resident in (True, False):
+        caplog.clear()
+        monkeypatch.setattr("recsys.serving.server.in_memory", lambda bundle, resident=resident: resident)
+        with caplog.at_level(logging.INFO, logger="recsys.serving"):
+            async with running_server(Settings(bundle=tmp_path / "bundle", port=0, redis_url=redis_url)):
+                assert ("read ahead" in caplog.text) != resident
+
+
 async def test_a_warm_up_can_be_left_out(
     tiny_bundle: Path, redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -233,5 +246,7 @@ def test_tables_are_larger_than_memory_when_they_need_more_than_is_available(
     bundle = open_bundle(tiny_bundle)
     size = sum(size for name, (size, _) in bundle.manifest.files.items() if name.startswith("tables/"))
     assert not larger_than_memory(bundle)
-    monkeypatch.setattr("recsys.serving.warm_pages._available_bytes", lambda: size - 1)
-    assert larger_than_memory(bundle)
+    for limit in ("_available_bytes", "group_limit_bytes"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"recsys.serving.warm_pages.{limit}", lambda: size - 1)
+            assert larger_than_memory(bundle)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from tiny_bundle import FEATURES, Event, reference_scores, write_tiny_bundle
 
@@ -140,3 +141,28 @@ def test_a_file_that_is_not_a_graph_is_refused(tiny_bundle: Path) -> None:
     altered = Bundle(path=tiny_bundle, manifest=with_graph(bundle.manifest, "rank", file="tables/items.bin"))
     with pytest.raises(BundleError, match="graph 'rank' does not load"):
         open_session(altered)
+
+
+def _no_table_may_outgrow_memory() -> bool:
+    setting = Path("/proc/sys/vm/overcommit_memory")
+    return setting.exists() and setting.read_text().strip() == "0"
+
+
+@pytest.mark.skipif(not _no_table_may_outgrow_memory(), reason="asks Linux, as it is set by default")
+def test_a_table_that_linux_does_not_map_is_told_with_the_setting_that_allows_it(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "bundle")
+    bundle = open_bundle(tmp_path / "bundle")
+    graph = onnx.load(bundle.graph_path("rank"), load_external_data=False)
+    sizes = re.findall(r"^(?:MemTotal|SwapTotal): +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    size_bytes = sum(1024 * int(size) for size in sizes) + (1 << 30)
+    (table,) = (t for t in graph.graph.initializer if t.external_data)
+    table.dims[0] = size_bytes // (4 * table.dims[1])
+    for entry in table.external_data:
+        if entry.key == "length":
+            entry.value = str(4 * table.dims[0] * table.dims[1])
+        if entry.key == "location":
+            with (bundle.path / entry.value).open("r+b") as file:
+                file.truncate(size_bytes)  # sparse: nothing is written
+    bundle.graph_path("rank").write_bytes(graph.SerializeToString())
+    with pytest.raises(BundleError, match=r"graph 'rank' does not load.*with vm\.overcommit_memory=1"):
+        open_session(bundle)

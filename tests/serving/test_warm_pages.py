@@ -1,7 +1,11 @@
 """Reading the pages of hot ids ahead: what it touches, that it ends, and what hot ids may be."""
 
+import math
 import mmap
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ from recsys.features.hashing import KEY_LIMIT
 from recsys.features.hot_ids import HotIds, read_hot_ids, write_hot_ids
 from recsys.serving.admission import Deadline
 from recsys.serving.session import Scores, Session, open_session
-from recsys.serving.warm_pages import advise_random, warm_pages
+from recsys.serving.warm_pages import advise_random, group_limit_bytes, in_memory, warm_pages
 
 
 @pytest.fixture
@@ -123,3 +127,69 @@ def _mappings(folder: str) -> list[str]:
         else:
             entries[-1] += f"\n{row}"
     return [entry for entry in entries if f"{folder}/" in entry.splitlines()[0]]
+
+
+def test_a_signal_ends_a_warm_up_at_once(session: Session) -> None:
+    class Interrupted(Noting):
+        def score(self, request: EncodedRequest, *, deadline: Deadline) -> Scores:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+            return super().score(request, deadline=deadline)
+
+    asked = Interrupted(session)
+    with pytest.raises(KeyboardInterrupt):
+        warm_pages(asked, HotIds(users=np.arange(10_000), items=np.arange(1)), threads=2)  # type: ignore[arg-type]
+    assert len(asked.users) < 1000
+
+
+def test_an_error_of_one_thread_ends_the_others(session: Session) -> None:
+    class Failing(Noting):
+        def score(self, request: EncodedRequest, *, deadline: Deadline) -> Scores:
+            if int(request.user["user_id"][0]) == 5:
+                raise RuntimeError("a page cannot be read")
+            time.sleep(0.001)
+            return super().score(request, deadline=deadline)
+
+    asked = Failing(session)
+    with pytest.raises(RuntimeError, match="a page cannot be read"):
+        warm_pages(asked, HotIds(users=np.arange(10_000), items=np.arange(1)), threads=2)  # type: ignore[arg-type]
+    assert len(asked.users) < 1000
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("0::/a/b\n", {"a/memory.max": "2000", "a/b/memory.max": "max"}, 2000),
+        ("0::/a/b\n", {"a/memory.max": "2000", "a/b/memory.max": "1000"}, 1000),
+        ("0::/outside/of/the/container\n", {"memory.max": "3000"}, 3000),
+        ("4:memory:/a\n0::/\n", {"memory/a/memory.limit_in_bytes": "4000"}, 4000),
+        ("4:cpu:/a\n", {"a/memory.max": "1000"}, math.inf),
+        ("0::/a\n", {"a/memory.max": "max"}, math.inf),
+    ],
+)
+def test_the_least_limit_of_the_control_groups_counts(
+    groups: str, files: dict[str, str], limit: float, tmp_path: Path
+) -> None:
+    (tmp_path / "cgroup").write_text(groups)
+    for name, text in files.items():
+        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fs" / name).write_text(f"{text}\n")
+    assert group_limit_bytes(tmp_path / "cgroup", tmp_path / "fs") == limit
+
+
+def test_without_control_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert group_limit_bytes(tmp_path / "none") == math.inf
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="asks for reads that do not wait")
+def test_tables_are_in_memory_once_they_are_read_and_not_after_they_are_dropped(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "bundle")
+    bundle = open_bundle(tmp_path / "bundle")
+    (table,) = (bundle.path / "tables").iterdir()
+    table.read_bytes()
+    if not in_memory(bundle):
+        pytest.skip("this file system does not tell")
+    with table.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    assert not in_memory(bundle)

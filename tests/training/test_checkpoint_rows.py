@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +78,35 @@ def test_changed_rows_are_means_of_old_ones_and_have_no_state(checkpoint: Checkp
     # The old one stays as it is.
     assert rows_of_table(parts_of_tables(checkpoint)["t"], np.arange(10), dim=4).tolist() == WHOLE.tolist()
     assert updated_rows(parts_of_tables(checkpoint)["t"], rows=10).all()  # type: ignore[union-attr]
+
+
+def test_a_changed_table_is_not_written_twice_where_tables_share_their_memory(tmp_path: Path) -> None:
+    both = torch.zeros(2000, 16)  # as FBGEMM holds the tables of one kernel
+    parts = [
+        {"table": name, "row": 0, "column": 0, "weights": weights, "state": {}}
+        for name, weights in zip("ab", both.split(1000), strict=True)
+    ]
+    sizes = {"a": [1000, 16], "b": [1000, 16]}
+    made = Checkpoint(step=3, tables=sizes, files={}, parts=parts, dense={}, dense_optimizer={}, loader={}, random=[])
+    write_index(made, tmp_path / "checkpoint.pt")
+    change = RowChange(table="a", rows_R=np.array([7]), sources_RS=np.array([[1]]))
+    write_index(with_changes(load(tmp_path / "checkpoint.pt"), [change]), tmp_path / "new.pt")
+    assert (tmp_path / "new.pt").stat().st_size < both.nbytes + 10_000
+
+
+def test_a_full_disk_is_named_and_the_old_checkpoint_stays(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    large = replace(checkpoint, dense={"weight": torch.zeros(100_000)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_index(large, tmp_path / "checkpoint.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert load(tmp_path / "checkpoint.pt").dense == {}
+    assert not list(tmp_path.glob(".checkpoint.pt.tmp*"))
 
 
 def test_an_optimizer_without_state_says_nothing_about_updates(checkpoint: Checkpoint) -> None:

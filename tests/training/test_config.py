@@ -94,6 +94,7 @@ def test_overrides_apply_in_order_and_leave_the_recipe_alone() -> None:
         ("rows.maps=hash", "rows.maps is 'hash'; expected Mapping"),
         ("rows.budgte=1", "unknown setting 'rows.budgte': did you mean 'rows.budget'? valid: "),
         ("rows.budget=-1", "recipe 'r': rows.budget is -1.0; allowed: 0 or more"),
+        ("rows.budget=Infinity", "recipe 'r': rows.budget is inf; allowed: 0 or more, finite"),
         ("rows.budget=NaN", "recipe 'r': rows.budget is nan; allowed: 0 or more"),
         ("rows.unknown_rows=-1", "recipe 'r': rows.unknown_rows is -1; allowed: 0 or more"),
         ("rows.spare_rows=-0.5", "recipe 'r': rows.spare_rows is -0.5; allowed: 0 or more"),
@@ -102,8 +103,8 @@ def test_overrides_apply_in_order_and_leave_the_recipe_alone() -> None:
         ("rows.seed=-1", "recipe 'r': rows.seed is -1; allowed: 0 or more"),
         ("rows.frequent=-0.1", "recipe 'r': rows.frequent is -0.1; allowed: 0 or more"),
         ("rows.chunks=0", "recipe 'r': rows.chunks is 0; allowed: 1 or more"),
-        ("rows.chunks_of.a=0", "recipe 'r': rows of 'a' is 0; allowed: 1 or more"),
-        ("rows.rows.a=0", "recipe 'r': rows of 'a' is 0; allowed: 1 or more"),
+        ("rows.chunks_of.a=0", "recipe 'r': rows.chunks_of.a is 0; allowed: 1 or more"),
+        ("rows.rows.a=-1", "recipe 'r': rows.rows.a is -1; allowed: 1 or more"),
         ("rows.widths=[6]", "recipe 'r': rows.widths is 6; allowed: a multiple of 4"),
         ("model.kind=dcnn", "model.kind is 'dcnn': did you mean 'dcn'? valid: dcn, din"),
         ("model.cross_layers=1", "unknown setting 'model.cross_layers': "),
@@ -126,6 +127,11 @@ def test_overrides_apply_in_order_and_leave_the_recipe_alone() -> None:
 def test_a_bad_override_is_refused_with_what_is_allowed(assignment: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         override(BASE, [assignment])
+
+
+def test_rows_of_a_table_are_checked_whatever_its_chunks_are() -> None:
+    with pytest.raises(ConfigError, match=re.escape("recipe 'r': rows.rows.a is 0; allowed: 1 or more")):
+        override(BASE, ["rows.chunks_of.a=2", "rows.rows.a=0"])
 
 
 heads = st.lists(st.integers(1, 9), max_size=3).map(tuple)

@@ -30,7 +30,7 @@ from torchrun import ROOT, torchrun
 import recsys.training.checkpoint as checkpoints
 import recsys.training.loop as loop
 from recsys.data.samples import Dataset
-from recsys.embeddings.sharding import PlannedTable, table_weights
+from recsys.embeddings.sharding import PlannedTable, local_world_size, start_process_group, table_weights
 from recsys.errors import ConfigError, DataFileError, RecsysError
 from recsys.training.checkpoint import load, save
 from recsys.training.config import RunConfig, override
@@ -327,6 +327,17 @@ def test_a_plan_needs_neither_processes_nor_gpus(data: Dataset) -> None:
     assert planned["user"].kernel == "fused_uvm_caching"
     with pytest.raises(ConfigError, match="8 processes on 3 hosts; allowed: the same number on every host"):
         plan_run(settings, data, processes=8, hosts=3)
+    wrong = override(settings, ["tables.shardings.usr=row_wise"])
+    with pytest.raises(ConfigError, match=r"tables.shardings names no table 'usr': did you mean 'user'\?"):
+        plan_run(wrong, data, processes=2)
+
+
+def test_hosts_with_different_numbers_of_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    start_process_group(torch.device("cpu"))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="1 processes, 2 of them on this host; allowed: the same number on every"):
+        local_world_size()
 
 
 def test_a_plan_prints_one_line_per_table() -> None:

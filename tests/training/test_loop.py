@@ -309,6 +309,15 @@ def test_gauc_without_a_user_who_has_both_labels_is_null(dataset: Dataset, tmp_p
     assert metrics["test"]["gauc"] is None
 
 
+def test_a_configuration_that_its_data_refuses_leaves_no_run(dataset: Dataset, tmp_path: Path) -> None:
+    config = odd_config()
+    for refused in ("rows.maps.nobody=hash", "tables.dims.nobody=8"):
+        with pytest.raises(ConfigError, match="names no table 'nobody'"):
+            train(override(config, [refused]), dataset, tmp_path / "run")
+        assert not list((tmp_path / "run").glob("*"))
+    train(override(config, ["train.epochs=1"]), dataset, tmp_path / "run")  # the corrected one is not in its way
+
+
 def test_a_run_folder_that_cannot_be_made_is_named(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"file/run cannot be written: Not a directory; choose another folder"):

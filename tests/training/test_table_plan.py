@@ -243,3 +243,28 @@ def test_features_of_awkward_names_have_maps_too(tmp_path: Path) -> None:
     assert list(row_maps) == list(NAMESAKES.tables())
     specs = table_specs(TableConfig(dim=8), RowConfig(chunks=2), row_maps)
     assert len({spec.name for spec in specs}) == len(specs)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"rows": {"movie_id": 9}}, "rows.rows gives 'movie_id' rows, but a vocabulary has one per id; choose another"),
+        (
+            {"maps": {"movie_id": "graph"}, "rows": {"movie_id": 9}, "resolution": 2.0},
+            "rows.rows gives 'movie_id' rows, and rows.resolution too; give one of the two",
+        ),
+        (
+            {"maps": {"movie_id": "graph"}, "budget": 0.5, "unknown_rows": 40},
+            "clusters of movie_id: rows.budget less rows.unknown_rows: rows is -10; allowed: ",
+        ),
+        (
+            {"maps": {"movie_id": "unified"}, "budget": 1.0, "widths": (4, 8)},
+            "rows.widths has 2 shared tables for 1 lookups; allowed: a lookup in each",
+        ),
+    ],
+)
+def test_numbers_of_rows_that_cannot_be_met_name_the_setting(
+    dataset: Dataset, rows: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_row_maps(with_rows(**rows), dataset)
