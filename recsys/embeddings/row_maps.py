@@ -21,6 +21,8 @@ numpy form for training (:meth:`RowMap.lookup`), one exported form into which ra
 
 Row 0 of every physical table answers for a missing id, and for one that a map does not know.
 
+It is longer than most files here, so that a method is read beside what it is made of.
+
 Legend: ``V`` ids, ``N`` values, ``K`` lookups.
 """
 

@@ -44,7 +44,9 @@ class LookedUp:
         slots = self._batch.slots[name]
         rows = self._rows[feature.table]
         if slots.dim() == 2:
-            return mean_of_present(F.embedding(slots.clamp_min(0), rows), slots >= 0)
+            # Padding looks up a row of zeros behind the others: where nobody has a value, there are no others.
+            padded = F.pad(rows, (0, 0, 0, 1))
+            return mean_of_present(F.embedding(slots.where(slots >= 0, len(rows)), padded), slots >= 0)
         return gather_rows(rows, slots)
 
     def numbers(self, name: str) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from recsys.errors import InvalidInputError
-from recsys.models.mf import IdVectors, SparseMatrix, sparse_matrix
+from recsys.models.mf import IdVectors
+from recsys.models.sparse import SparseMatrix, sparse_matrix
 
 
 def normalized_graph(user_E: Tensor, item_E: Tensor, *, num_users: int, num_items: int) -> SparseMatrix:

@@ -8,7 +8,7 @@ the run of one process with W b samples per step, up to the order of sums:
   part by W; the last step's parts differ in size, and may be empty (:func:`share_of_loss`).
 - DIN's regularisation pulls each distinct id of the *step* once, so one that c processes have counts 1 / c in each
   (:class:`HolderCounts`).
-- Dice standardises over all samples of the step (:class:`StepDice`).
+- Dice standardises over all samples of the step (``step_dice.py``).
 - Dropout draws from a generator per process: with it, runs of other numbers of processes differ as runs of other
   seeds do.
 
@@ -29,12 +29,12 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
-from recsys.embeddings.sharding import TIMEOUT_S, PlannedTable
+from recsys.embeddings.sharding import TIMEOUT_S
+from recsys.embeddings.sharding_plan import PlannedTable
 from recsys.errors import ConfigError, RecsysError
 from recsys.features.hashing import Int64Array
-from recsys.models.blocks import Dice
 from recsys.training.config import RunConfig, from_json
 
 T = TypeVar("T")
@@ -233,77 +233,6 @@ class HolderCounts:
             self._counts[theirs] = 0.0
         sizes = [len(codes[table]) for table in self._first]
         return dict(zip(self._first, torch.split(weights, sizes), strict=True))
-
-
-class StepDice(nn.Module):
-    """:class:`Dice` over the samples of all processes; shares its parameters and running statistics."""
-
-    def __init__(self, dice: Dice) -> None:
-        super().__init__()
-        self.norm = dice.norm
-        self.alpha = dice.alpha
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., units] to the same shape. Like Dice, one row in all has no variance and uses the running one."""
-        norm = self.norm
-        assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
-        flat = x.reshape(-1, x.shape[-1])
-        standardised: Tensor | None = None
-        if self.training:
-            standardised, mean, variance, count = _Standardise.apply(flat, norm.eps)  # type: ignore[no-untyped-call]
-            if count > 1:
-                norm.running_mean.lerp_(mean, norm.momentum)
-                norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
-                assert norm.num_batches_tracked is not None
-                norm.num_batches_tracked += 1
-            else:
-                standardised = None
-        if standardised is None:
-            standardised = (flat - norm.running_mean) * torch.rsqrt(norm.running_var + norm.eps)
-        gate = torch.sigmoid(standardised).view_as(x)
-        return x * (self.alpha + gate * (1.0 - self.alpha))
-
-
-class _Standardise(torch.autograd.Function):
-    """(x - mean) / deviation over the rows of all processes, in one exchange each way (Chan et al., 1983)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, int]:
-        local = x.sum(dim=0) / max(len(x), 1)
-        squares = (x - local).square().sum(dim=0)
-        mine = torch.cat([x.new_tensor([float(len(x))]), local, squares])
-        everyone = [torch.empty_like(mine) for _ in range(world().size)]
-        dist.all_gather(everyone, mine)
-        stacked = torch.stack(everyone)
-        counts, means, sums = stacked[:, :1], *stacked[:, 1:].chunk(2, dim=1)
-        count = counts.sum().clamp_min(1.0)
-        mean = (counts * means).sum(dim=0) / count
-        variance = (sums + counts * (means - mean).square()).sum(dim=0) / count
-        inverse = torch.rsqrt(variance + eps)
-        standardised = (x - mean) * inverse
-        ctx.save_for_backward(standardised, inverse)
-        ctx.count = count
-        ctx.mark_non_differentiable(mean, variance)
-        return standardised, mean, variance, int(count)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, None]:
-        standardised, inverse = ctx.saved_tensors
-        sums = torch.stack([grad.sum(dim=0), (grad * standardised).sum(dim=0)])
-        dist.all_reduce(sums)
-        mean_grad, mean_product = sums / ctx.count
-        return inverse * (grad - mean_grad - standardised * mean_product), None
-
-
-def over_the_step(net: nn.Module) -> None:
-    """Have a network's Dice layers standardise over all processes, in place; nothing to do for one process."""
-    if world().size == 1:
-        return
-    for name, child in net.named_children():
-        if isinstance(child, Dice):
-            setattr(net, name, StepDice(child))
-        else:
-            over_the_step(child)
 
 
 def predict_together(predict: Callable[[Int64Array], Float32Array], indices: Int64Array) -> Float32Array:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,18 +19,8 @@ from recsys.data.fingerprint import data_fingerprint
 from recsys.data.loader import BatchLoader
 from recsys.data.samples import Dataset, id_counts, map_ids, rows_of_codes
 from recsys.embeddings.row_maps import RowMap
-from recsys.embeddings.sharding import (
-    PlannedTable,
-    Sharding,
-    TableShard,
-    describe_plan,
-    fuse_optimizer,
-    plan_tables,
-    set_rate,
-    shard,
-    start_process_group,
-    table_shards,
-)
+from recsys.embeddings.sharding import fuse_optimizer, set_rate, shard, start_process_group
+from recsys.embeddings.sharding_plan import PlannedTable, Sharding, describe_plan, plan_tables
 from recsys.embeddings.tables import BatchConverter, EmbeddingTables, TensorBatch
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.feature_set import FeatureSet
@@ -47,7 +36,6 @@ from recsys.training.distributed import (
     lost_processes_named,
     mean_loss,
     on_first,
-    over_the_step,
     predict_together,
     samples_in_step,
     seed_process,
@@ -56,11 +44,10 @@ from recsys.training.distributed import (
     world,
 )
 from recsys.training.evaluate import Metrics, evaluate, predict
+from recsys.training.initial_rows import initialise
 from recsys.training.run_folder import compare_data, load_row_maps, open_run, read_run, save_row_maps, write_metrics
+from recsys.training.step_dice import over_the_step
 from recsys.training.table_plan import build_row_maps, table_dims, table_specs
-
-_BLOCK = 1 << 16
-"""Rows drawn at a time."""
 
 
 @dataclass(frozen=True)
@@ -322,7 +309,7 @@ def build(
     start_process_group(device)
     over_the_step(net)
     sharded = shard(model, table_names=[spec.name for spec in specs], device=device, sharding=_sharding(config.tables))
-    _initialise(sharded, row_maps)
+    initialise(sharded, row_maps)
     convert = BatchConverter(features, row_maps)
     return TrainedModel(config, features, dict(row_maps), sharded, convert, device, data_fingerprint)
 
@@ -367,38 +354,6 @@ def check_same_data(trained: TrainedModel, dataset: Dataset) -> None:
 
 def _sharding(tables: TableConfig) -> Sharding:
     return Sharding(default=tables.sharding, by_table=tables.shardings, uvm_cache=tables.uvm_cache)
-
-
-def _initialise(model: DistributedModelParallel, row_maps: Mapping[str, RowMap]) -> None:
-    """Rows from N(0, 0.05^2), and zero for row 0, which only ids that are missing or seen too rarely train.
-
-    The second factor of a product is drawn around 1, so that the product starts like any other vector.
-    """
-    factors = {lookup.table for m in row_maps.values() if m.combine == "product" for lookup in m.lookups[1:]}
-    for part in table_shards(model):
-        _draw(part)
-        if part.table in factors:
-            part.weights.add_(1.0)
-        if part.row == 0:  # the first factor alone makes the product zero: were both, neither would ever train
-            part.weights[0] = 1.0 if part.table in factors else 0.0
-
-
-def _draw(part: TableShard) -> None:
-    """Fill a part with its rows of the whole table, which is drawn in blocks: the same rows however it is spread."""
-    generator = torch.Generator().manual_seed(torch.initial_seed() + zlib.crc32(part.table.encode()))
-    end = part.row + len(part.weights)
-    first = 0
-    while first < end:
-        # Blocks of a multiple of 16 numbers, and a last one of 16 or more, give what one block would.
-        rows = _BLOCK if part.num_rows - first >= 2 * _BLOCK else part.num_rows - first
-        block = torch.randn(rows, part.dim, generator=generator) * 0.05
-        low, high = max(first, part.row), min(first + rows, end)
-        if low < high:
-            columns = slice(part.column, part.column + part.weights.shape[1])
-            part.weights[low - part.row : high - part.row] = block[low - first : high - first, columns].to(
-                part.weights.device
-            )
-        first += rows
 
 
 def _regularization_strengths(config: RunConfig, dataset: Dataset, device: torch.device) -> dict[str, Tensor]:

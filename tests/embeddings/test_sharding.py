@@ -21,16 +21,14 @@ from torchrun import torchrun
 from recsys.embeddings.row_maps import Lookup, RowMap
 from recsys.embeddings.sharding import (
     OPTIMIZERS,
-    Sharding,
-    describe_plan,
     fuse_optimizer,
-    plan_tables,
     set_rate,
     shard,
     start_process_group,
     table_shards,
     table_weights,
 )
+from recsys.embeddings.sharding_plan import Sharding, describe_plan, plan_tables
 from recsys.embeddings.tables import EmbeddingTables, TableSpec
 from recsys.errors import ConfigError, InvalidInputError
 

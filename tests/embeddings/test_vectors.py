@@ -1,5 +1,7 @@
 """Training's lookup of rows and the exported lookup of raw ids assemble the same vectors."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -194,3 +196,15 @@ def test_ids_known_unknown_and_missing_all_occur(case: Case) -> None:
     assert (rows[0] == 0).all() or case.features.name != "movielens_1m" or row_map.kind != "vocabulary"
     assert case.keys[name][1] == MISSING and (rows[1] == 0).all()
     assert (rows[2:] > 0).any()
+
+
+def test_a_batch_in_which_nobody_has_a_value_gives_zeros_and_keeps_its_place_in_the_graph() -> None:
+    # With several processes the lookup's backward pass is an exchange, in which each must take part.
+    feature = Categorical(name="tags", max_values=3)
+    rows = torch.zeros(0, 4, requires_grad=True)
+    slots = torch.full((2, 3), -1)
+    batch = SimpleNamespace(slots={"tags": slots}, numbers={})
+    vectors = LookedUp(batch, {"tags": rows}).vectors("tags", feature)  # type: ignore[arg-type]
+    assert vectors.tolist() == [[0.0] * 4] * 2
+    vectors.sum().backward()  # type: ignore[no-untyped-call]
+    assert rows.grad is not None and rows.grad.shape == (0, 4)

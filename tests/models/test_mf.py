@@ -17,9 +17,9 @@ from recsys.models.mf import (
     draw_negatives,
     full_rows,
     mapped_rows,
-    sparse_matrix,
     training_pairs,
 )
+from recsys.models.sparse import sparse_matrix
 
 # User 2 and item 3 have no pair.
 USERS = torch.tensor([0, 0, 0, 1, 3, 3])

@@ -30,7 +30,8 @@ from torchrun import ROOT, torchrun
 import recsys.training.checkpoint as checkpoints
 import recsys.training.loop as loop
 from recsys.data.samples import Dataset
-from recsys.embeddings.sharding import PlannedTable, local_world_size, start_process_group, table_weights
+from recsys.embeddings.sharding import local_world_size, start_process_group, table_weights
+from recsys.embeddings.sharding_plan import PlannedTable
 from recsys.errors import ConfigError, DataFileError, RecsysError
 from recsys.training.checkpoint import load, save
 from recsys.training.config import RunConfig, override
