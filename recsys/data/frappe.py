@@ -13,15 +13,15 @@ import gzip
 import os
 import re
 import zlib
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import xxhash
 
 from recsys.data.event_encoder import EntityIndex
-from recsys.data.events import EncodedTable, encode_event_table, open_event_table, save_event_table
-from recsys.data.samples import Dataset, Impressions, Samples, make_dataset, open_samples, write_samples
+from recsys.data.events import EncodedTable, encode_event_table
+from recsys.data.prepared import prepared_dataset
+from recsys.data.samples import Dataset, Impressions, Samples
 from recsys.errors import DataFileError
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, FeatureSet
@@ -76,15 +76,7 @@ def prepare_frappe(path: Path | None, folder: Path) -> Dataset:
         DataFileError: the data set is not there, or a file of it is malformed.
     """
     parts = read_frappe(path)
-    prepared = folder / _content_hash(parts)
-    # Whoever finishes a folder first is as good as this process: both write the same bytes.
-    if not ((prepared / "samples").is_dir() and (prepared / "events").is_dir()):
-        table, samples = _encode(parts)
-        with suppress(FileExistsError):
-            save_event_table(table, prepared / "events")
-        with suppress(FileExistsError):
-            write_samples(samples, prepared / "samples")
-    return make_dataset(open_event_table(prepared / "events"), open_samples(prepared / "samples"))
+    return prepared_dataset(folder / _content_hash(parts), lambda: _encode(parts))
 
 
 def read_frappe(path: Path | None) -> dict[str, Int64Array]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,10 +15,11 @@ import numpy as np
 import xxhash
 
 from recsys.data.download import download, md5_of
-from recsys.data.events import EncodedTable, encode_event_table, open_event_table, save_event_table
+from recsys.data.events import EncodedTable, encode_event_table
 from recsys.data.movielens_files import read_movielens
+from recsys.data.prepared import prepared_dataset
 from recsys.data.raw_log import MOVIELENS_1M, RawLog
-from recsys.data.samples import Dataset, Samples, make_dataset, open_samples, write_samples
+from recsys.data.samples import Dataset, Samples
 from recsys.data.synthetic import make_synthetic_log
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.hashing import Int64Array
@@ -151,18 +151,13 @@ def prepare_movielens(raw: RawLog, path: Path) -> Dataset:
     Returns:
         The dataset, with keys. ``Dataset.table`` is the event table.
     """
-    folder = path / _content_hash(raw)
-    # Whoever finishes a folder first is as good as this process: both write the same bytes.
-    if not ((folder / "samples").is_dir() and (folder / "events").is_dir()):
-        split = rechorus_split(raw)
-        encoded = _encode_events(raw, split.kept)
-        if not (folder / "events").is_dir():
-            with suppress(FileExistsError):
-                save_event_table(encoded, folder / "events")
-        if not (folder / "samples").is_dir():
-            with suppress(FileExistsError):
-                write_samples(_make_samples(raw, split, split.kept[encoded.rows]), folder / "samples")
-    return make_dataset(open_event_table(folder / "events"), open_samples(folder / "samples"))
+    return prepared_dataset(path / _content_hash(raw), lambda: _encode(raw))
+
+
+def _encode(raw: RawLog) -> tuple[EncodedTable, Samples]:
+    split = rechorus_split(raw)
+    encoded = _encode_events(raw, split.kept)
+    return encoded, _make_samples(raw, split, split.kept[encoded.rows])
 
 
 def _encode_events(raw: RawLog, rows: Int64Array) -> EncodedTable:

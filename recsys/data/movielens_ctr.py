@@ -9,16 +9,16 @@ split shows a model what a user rated later: the figures compare tables, and say
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import xxhash
 
 from recsys.data.event_encoder import EntityIndex
-from recsys.data.events import EncodedTable, encode_event_table, open_event_table, save_event_table
+from recsys.data.events import EncodedTable, encode_event_table
+from recsys.data.prepared import prepared_dataset
 from recsys.data.raw_log import MOVIELENS_1M, RawLog
-from recsys.data.samples import Dataset, Impressions, Samples, make_dataset, open_samples, write_samples
+from recsys.data.samples import Dataset, Impressions, Samples
 from recsys.errors import InvalidInputError
 from recsys.features.columns import feature_keys
 from recsys.features.feature_set import FeatureSet
@@ -53,15 +53,7 @@ def prepare_movielens_ctr(raw: RawLog, folder: Path, *, seed: int = 0) -> Datase
     Raises:
         InvalidInputError: no rating is other than 3, or one is of an unknown user or movie.
     """
-    prepared = folder / _content_hash(raw, seed)
-    # Whoever finishes a folder first is as good as this process: both write the same bytes.
-    if not ((prepared / "samples").is_dir() and (prepared / "events").is_dir()):
-        table, samples = _encode(raw, seed)
-        with suppress(FileExistsError):
-            save_event_table(table, prepared / "events")
-        with suppress(FileExistsError):
-            write_samples(samples, prepared / "samples")
-    return make_dataset(open_event_table(prepared / "events"), open_samples(prepared / "samples"))
+    return prepared_dataset(folder / _content_hash(raw, seed), lambda: _encode(raw, seed))
 
 
 def _encode(raw: RawLog, seed: int) -> tuple[EncodedTable, Samples]:
