@@ -247,9 +247,14 @@ def test_the_readme_names_every_figure_and_command() -> None:
     for name, figures in FIGURES.items():
         assert f"python benchmarks/{name}.py" in readme
         for figure in figures:
-            named = figure.removesuffix(".50_events").replace("_20k", "_10M")
+            named = figure.removesuffix(".50_events").replace("_20k", "_10M").replace("0.01M", "50M")
+            named = named.replace(".20_rows", ".200_rows")
             for kind in MAPS:
                 named = named.replace(f".{kind}.", ".<kind>.")
+            for kind in QUANTIZED:
+                named = named.replace(f"{kind}.", "<kind>.")
+            named = named.replace(".mf.", ".<model>.").replace(".graph.", ".<method>.")
+            named = named.replace(".double_frequency.", ".<method>.").replace(".<model>.<kind>.", ".<model>.<method>.")
             assert f"`{named}`" in readme
 
 
