@@ -11,6 +11,7 @@ from recsys.data.samples import Dataset, id_counts
 from recsys.embeddings import WIDTH_UNIT
 from recsys.embeddings.graph_clusters import Clusters, cluster, cluster_to_rows, index_keys
 from recsys.embeddings.graph_rows import graph_rows, lsh_rows
+from recsys.embeddings.growth import CLUSTER_ROWS
 from recsys.embeddings.row_maps import (
     RowMap,
     frequency_hash,
@@ -52,7 +53,7 @@ def build_row_maps(
     _check_numbers(rows, kinds)
     maps: dict[str, RowMap] = {}
     for table, kind in kinds.items():
-        if kind not in ("unified", "graph", "double_graph", "lsh"):
+        if kind not in ("unified", "lsh", *CLUSTER_ROWS):
             maps[table] = _map_of_counts(rows, table, kind, counts[table])
     maps |= _unified(config, [t for t, kind in kinds.items() if kind == "unified"], counts)
     maps |= _of_graphs(config, dataset, kinds, counts, report)
@@ -184,7 +185,7 @@ def _of_graphs(
     rows, features = config.rows, dataset.table.features
     maps: dict[str, RowMap] = {}
     for table, kind in kinds.items():
-        if kind not in ("graph", "double_graph", "lsh") or table in maps:
+        if kind not in ("lsh", *CLUSTER_ROWS) or table in maps:
             continue
         other = graph_partner(rows, features, table)
         if other == table:
@@ -196,7 +197,7 @@ def _of_graphs(
             number = budgeted_rows(rows, table, len(counts[table][0]))
             maps[table] = lsh_rows(table, own_V, (own_E, other_E), rows=number, seed=rows.seed)
             continue
-        both = kinds.get(other) in ("graph", "double_graph") and graph_partner(rows, features, other) == table
+        both = kinds.get(other) in CLUSTER_ROWS and graph_partner(rows, features, other) == table
         clustered = (table, other) if both else (table,)
         found, own_V, other_V = cluster_training(rows, pairs, counts, tables=clustered, report=report)
         maps[table] = _of_clusters(rows, table, kind, own_V, found.left_labels)
@@ -282,5 +283,5 @@ def _check_numbers(rows: RowConfig, kinds: Mapping[str, MapName]) -> None:
             raise ConfigError(
                 f"rows.rows gives {table!r} rows, but a vocabulary has one per id; choose another rows.maps.{table}"
             )
-        if kinds.get(table) in ("graph", "double_graph") and rows.resolution:
+        if kinds.get(table) in CLUSTER_ROWS and rows.resolution:
             raise ConfigError(f"rows.rows gives {table!r} rows, and rows.resolution too; give one of the two")
