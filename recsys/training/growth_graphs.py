@@ -22,12 +22,12 @@ from recsys.embeddings.graph_clusters import (
     cluster_again,
     index_keys,
 )
-from recsys.embeddings.growth import CLUSTER_ROWS, most_common
+from recsys.embeddings.growth import most_common
 from recsys.embeddings.row_maps import RowMap
 from recsys.features.hashing import Int64Array
 from recsys.training.config import RunConfig
 from recsys.training.run_folder import compare_data
-from recsys.training.table_plan import Counts, cluster_training, graph_partner
+from recsys.training.table_plan import Counts, cluster_training, clustered_together, graph_partner
 
 
 class GrowthGraphs:
@@ -113,9 +113,8 @@ class GrowthGraphs:
         return table, other, "left"
 
     def _both(self, left: str, right: str) -> bool:
-        return self._row_maps[right].kind in CLUSTER_ROWS and (
-            graph_partner(self._config.rows, self._log.table.features, right) == left
-        )
+        kinds = {table: row_map.kind for table, row_map in self._row_maps.items()}
+        return clustered_together(self._config.rows, self._log.table.features, kinds, left, right)
 
     def _clusters(self, left: str, right: str) -> tuple[Clusters, Int64Array, Int64Array]:
         if left not in self._of_training:

@@ -197,7 +197,7 @@ def _of_graphs(
             number = budgeted_rows(rows, table, len(counts[table][0]))
             maps[table] = lsh_rows(table, own_V, (own_E, other_E), rows=number, seed=rows.seed)
             continue
-        both = kinds.get(other) in CLUSTER_ROWS and graph_partner(rows, features, other) == table
+        both = clustered_together(rows, features, kinds, table, other)
         clustered = (table, other) if both else (table,)
         found, own_V, other_V = cluster_training(rows, pairs, counts, tables=clustered, report=report)
         maps[table] = _of_clusters(rows, table, kind, own_V, found.left_labels)
@@ -257,6 +257,11 @@ def _of_clusters(rows: RowConfig, table: str, kind: MapName, ids_V: Int64Array, 
         double=kind == "double_graph",
         seed=rows.seed,
     )
+
+
+def clustered_together(rows: RowConfig, features: FeatureSet, kinds: Mapping[str, str], table: str, other: str) -> bool:
+    """Whether the other side of a clustered table's graph asks for clusters of the same graph."""
+    return kinds.get(other) in CLUSTER_ROWS and graph_partner(rows, features, other) == table
 
 
 def graph_partner(rows: RowConfig, features: FeatureSet, table: str) -> str:
