@@ -9,6 +9,7 @@ unavailable or foreign, 5 overloaded, 6 server unreachable or draining, 7 no ans
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from typing import Annotated, NoReturn
@@ -115,7 +116,12 @@ def main() -> NoReturn:
             raise
         show()
         code = 2
-    sys.exit(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    if "TORCHELASTIC_RUN_ID" in os.environ and "torch" in sys.modules:  # one of several processes
+        from recsys.training.distributed import end_process
+
+        end_process(code)
+    sys.exit(code)
 
 
 def _fail(message: str, code: int) -> int:

@@ -31,6 +31,7 @@ from recsys.embeddings.sharding import (
 from recsys.embeddings.sharding_plan import Sharding, describe_plan, plan_tables
 from recsys.embeddings.tables import EmbeddingTables, TableSpec
 from recsys.errors import ConfigError, InvalidInputError
+from recsys.training.distributed import end_process
 
 SPECS = [
     TableSpec(name="shared", num_rows=50, dim=8),
@@ -139,7 +140,6 @@ def process(folder: Path, cases: list[tuple[str, str]], local: str) -> None:
             np.savez(folder / f"{kind}.{optimizer}.npz", **tables, **{f"ranks_{t}": r for t, r in ranks.items()})
     with pytest.raises(InvalidInputError, match="the tables are spread over . processes; load the run's checkpoint"):
         table_weights(model)
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -257,3 +257,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     pairs = [(kind, optimizer) for kind, _, optimizer in (case.partition(":") for case in sys.argv[3:])]
     process(Path(sys.argv[1]), pairs, sys.argv[2])
+    end_process(0)

@@ -35,7 +35,7 @@ from recsys.embeddings.sharding_plan import PlannedTable
 from recsys.errors import ConfigError, DataFileError, RecsysError
 from recsys.training.checkpoint import load, save
 from recsys.training.config import RunConfig, override
-from recsys.training.distributed import gather, plan_table, world
+from recsys.training.distributed import end_process, gather, plan_table, world
 from recsys.training.loop import RunResult, load_run, plan_run, train
 
 PER_STEP = 28
@@ -150,8 +150,8 @@ def process_that_dies(folder: Path) -> None:
     whole = checkpoints.atomic_file  # type: ignore[attr-defined]
     if os.environ["RANK"] == "1":
         checkpoints.atomic_file = die  # type: ignore[attr-defined]
-    print(message_of(lambda: train(config("row_wise", 2), data, folder / "run")), flush=True)
-    os._exit(1)
+    print(message_of(lambda: train(config("row_wise", 2), data, folder / "run")))
+    end_process(1)
 
 
 @pytest.fixture(scope="module")
@@ -380,3 +380,4 @@ if __name__ == "__main__":
     if sys.argv[2:] == ["dies"]:
         process_that_dies(Path(sys.argv[1]))
     process(Path(sys.argv[1]))
+    end_process(0)
