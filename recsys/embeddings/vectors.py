@@ -3,7 +3,8 @@
 One assembly for all models, used with two kinds of input: positions in TorchRec's lookups for
 training (:class:`LookedUp`), raw ids in the exported graph (``dense_twin.py``).
 
-Legend: ``N`` rows of one side (B samples, C candidates or E events), ``K`` values, ``D`` width.
+Legend: ``N`` rows of one side (B samples, C candidates or E events), ``K`` values; ``U``, ``I`` and ``D``
+the widths of the user, of the item's other features, and of an event.
 """
 
 from __future__ import annotations
@@ -62,12 +63,12 @@ def mean_of_present(vectors_NKD: Tensor, present_NK: Tensor) -> Tensor:
 
 
 def user_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
-    """User id, user features and context, concatenated; [N, user_width]."""
+    """User id, user features and context, concatenated; [N, U]."""
     return _concatenate((features.user_id, *features.user, *features.context), inputs)
 
 
 def item_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
-    """The candidate's features that are not part of :func:`query_vectors`; [N, item_width] (may be 0 wide)."""
+    """The candidate's features that are not part of :func:`query_vectors`; [N, I] (I may be 0)."""
     rest = _not_in_events(features)
     if not rest:
         query = inputs.vectors(f"{ITEM}{features.item_id.name}", features.item_id)
@@ -76,7 +77,7 @@ def item_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
 
 
 def query_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
-    """The candidate in the form of an event: item id and history attributes; [N, key_width].
+    """The candidate in the form of an event: item id and history attributes; [N, D].
 
     An attribute that items do not have (a rating) is unknown for a candidate: row 0 of its table.
     """
@@ -89,23 +90,23 @@ def query_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
 
 
 def key_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
-    """Past events: item id and attributes; [N, key_width]. Only for features with a history."""
+    """Past events: item id and attributes; [N, D]. Only for features with a history."""
     return torch.cat([inputs.vectors(f"history.{f.name}", f) for f in features.event_features()], dim=1)
 
 
-def user_width(features: FeatureSet, dims: Mapping[str, int]) -> int:
-    """Columns of :func:`user_vectors`, given each table's width."""
-    return _width((features.user_id, *features.user, *features.context), dims)
+def user_fields(features: FeatureSet, dims: Mapping[str, int]) -> tuple[int, ...]:
+    """Columns of each feature in :func:`user_vectors`, given each table's width."""
+    return _widths((features.user_id, *features.user, *features.context), dims)
 
 
-def item_width(features: FeatureSet, dims: Mapping[str, int]) -> int:
-    """Columns of :func:`item_vectors`."""
-    return _width(_not_in_events(features), dims)
+def item_fields(features: FeatureSet, dims: Mapping[str, int]) -> tuple[int, ...]:
+    """Columns of each feature in :func:`item_vectors`."""
+    return _widths(_not_in_events(features), dims)
 
 
-def key_width(features: FeatureSet, dims: Mapping[str, int]) -> int:
-    """Columns of :func:`query_vectors` and :func:`key_vectors`."""
-    return _width(features.event_features() or (features.item_id,), dims)
+def key_fields(features: FeatureSet, dims: Mapping[str, int]) -> tuple[int, ...]:
+    """Columns of each feature in :func:`query_vectors` and :func:`key_vectors`."""
+    return _widths(features.event_features() or (features.item_id,), dims)
 
 
 def _not_in_events(features: FeatureSet) -> tuple[Feature, ...]:
@@ -121,5 +122,5 @@ def _concatenate(parts: Sequence[Feature], inputs: Inputs, prefix: str = "") -> 
     )
 
 
-def _width(parts: Sequence[Feature], dims: Mapping[str, int]) -> int:
-    return sum(dims[f.table] if isinstance(f, Categorical) else 1 for f in parts)
+def _widths(parts: Sequence[Feature], dims: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(dims[f.table] if isinstance(f, Categorical) else 1 for f in parts)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from recsys.errors import ConfigError
 from recsys.models.blocks import ActivationName, mlp
-from recsys.models.din import Widths
+from recsys.models.widths import Widths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Dcn(nn.Module):
         super().__init__()
         self.widths = widths
         self.parallel = config.structure == "parallel"
-        width = sum(widths)
+        width = widths.user + widths.key + widths.item
         self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(config.cross_layers))
         # Without its last layer, which also reads what the cross layers make where the two are parallel.
         self.deep = nn.Sequential(*list(mlp(width, config.head, act=config.head_act, dropout=config.dropout))[:-1])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from recsys.models.attention import ActivationUnit
 from recsys.models.blocks import ActivationName, mlp
+from recsys.models.widths import Widths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +40,6 @@ class DinConfig:
     head: tuple[int, ...] = (200, 80)
     head_act: ActivationName = "dice"
     dropout: float = 0.0
-
-
-class Widths(NamedTuple):
-    """Columns of what a model reads: user vector, query and key vectors, the item's other features."""
-
-    user: int
-    key: int
-    item: int
 
 
 class UserSide(NamedTuple):

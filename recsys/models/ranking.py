@@ -9,18 +9,19 @@ from torch import Tensor, nn
 from recsys.embeddings.tables import EmbeddingTables, TensorBatch
 from recsys.embeddings.vectors import (
     LookedUp,
+    item_fields,
     item_vectors,
-    item_width,
+    key_fields,
     key_vectors,
-    key_width,
     query_vectors,
+    user_fields,
     user_vectors,
-    user_width,
 )
 from recsys.errors import ConfigError
 from recsys.features.feature_set import FeatureSet
 from recsys.models.dcn import Dcn, DcnConfig
-from recsys.models.din import Din, DinConfig, Widths
+from recsys.models.din import Din, DinConfig
+from recsys.models.widths import Widths
 
 Net = Din | Dcn
 ModelConfig = DinConfig | DcnConfig
@@ -59,7 +60,7 @@ class RankingModel(nn.Module):
 
 def widths(features: FeatureSet, dims: Mapping[str, int]) -> Widths:
     """What a network reads, given each table's width."""
-    return Widths(user=user_width(features, dims), key=key_width(features, dims), item=item_width(features, dims))
+    return Widths(user_fields(features, dims), key_fields(features, dims), item_fields(features, dims))
 
 
 def build_net(features: FeatureSet, *, dims: Mapping[str, int], config: ModelConfig) -> Net:

@@ -15,13 +15,13 @@ from recsys.embeddings.row_maps import RowMap, hash_rows, quotient_remainder, un
 from recsys.embeddings.tables import BatchConverter, input_tables
 from recsys.embeddings.vectors import (
     LookedUp,
+    item_fields,
     item_vectors,
-    item_width,
+    key_fields,
     key_vectors,
-    key_width,
     query_vectors,
+    user_fields,
     user_vectors,
-    user_width,
 )
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch
@@ -29,10 +29,10 @@ from recsys.features.feature_set import Categorical, Feature, FeatureSet
 from recsys.features.hashing import KEY_LIMIT, MISSING
 
 SIDES = {
-    "user": (user_vectors, user_width),
-    "item": (item_vectors, item_width),
-    "query": (query_vectors, key_width),
-    "key": (key_vectors, key_width),
+    "user": (user_vectors, user_fields),
+    "item": (item_vectors, item_fields),
+    "query": (query_vectors, key_fields),
+    "key": (key_vectors, key_fields),
 }
 
 
@@ -176,11 +176,11 @@ def parts_of(features: FeatureSet, side: str) -> list[tuple[str, Feature]]:
 
 @pytest.mark.parametrize("side", SIDES)
 def test_both_inputs_give_the_vectors_of_the_definition(case: Case, side: str) -> None:
-    assemble, width = SIDES[side]
+    assemble, fields = SIDES[side]
     parts = parts_of(case.features, side)
     length = len(case.batch.labels) if side != "key" else int(case.batch.history_offsets[-1])
     looked_up, raw = assemble(case.features, case.looked_up()), assemble(case.features, case.raw())
-    assert looked_up.shape == raw.shape == (length, width(case.features, case.dims))
+    assert looked_up.shape == raw.shape == (length, sum(fields(case.features, case.dims)))
     if parts:
         expected = case.expected(parts, length)
         torch.testing.assert_close(looked_up, expected)

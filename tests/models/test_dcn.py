@@ -10,9 +10,9 @@ from torch import Tensor
 from recsys.errors import ConfigError
 from recsys.models.blocks import freeze_activations
 from recsys.models.dcn import Dcn, DcnConfig
-from recsys.models.din import Widths
+from recsys.models.widths import Widths
 
-WIDTHS = Widths(user=4, key=3, item=2)
+WIDTHS = Widths((4,), (3,), (2,))
 CONFIGS = [
     DcnConfig(cross_layers=layers, head=head, head_act=act, dropout=0.3, structure=structure)  # type: ignore[arg-type]
     for structure, layers, (head, act) in itertools.product(
@@ -34,7 +34,7 @@ def trained(config: DcnConfig, widths: Widths = WIDTHS) -> Dcn:
 
 
 def inputs(widths: Widths, samples: int) -> tuple[Tensor, ...]:
-    return tuple(torch.randn(samples, width, dtype=torch.float64) for width in widths)
+    return tuple(torch.randn(samples, width, dtype=torch.float64) for width in (widths.user, widths.key, widths.item))
 
 
 def no_history(widths: Widths, samples: int) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ def no_history(widths: Widths, samples: int) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("candidates", [1, 4])
-@pytest.mark.parametrize("widths", [WIDTHS, Widths(user=4, key=3, item=0)])
+@pytest.mark.parametrize("widths", [WIDTHS, Widths((4,), (3,), ())])
 def test_user_side_and_rank_side_equal_forward(config: DcnConfig, candidates: int, widths: Widths) -> None:
     net = trained(config, widths)
     user, query, item = inputs(widths, candidates)

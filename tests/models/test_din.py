@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from recsys.models.blocks import freeze_activations
-from recsys.models.din import Din, DinConfig, Widths
+from recsys.models.din import Din, DinConfig
+from recsys.models.widths import Widths
 
-WIDTHS = Widths(user=4, key=3, item=2)
+WIDTHS = Widths((4,), (3,), (2,))
 CONFIGS = [
     DinConfig(attention=(5, 4), attention_act=act, softmax=softmax, head=head, head_act=head_act, dropout=0.3)  # type: ignore[arg-type]
     for (act, softmax), (head, head_act) in itertools.product(
@@ -70,8 +71,8 @@ def test_the_logit_is_the_head_on_user_interest_candidate_product_and_item() -> 
 
 
 def test_items_may_have_no_features_of_their_own() -> None:
-    net = trained(CONFIGS[0], Widths(user=4, key=3, item=0))
-    user, query, item, keys, offsets = inputs(Widths(user=4, key=3, item=0), (2, 2))
+    net = trained(CONFIGS[0], Widths((4,), (3,), ()))
+    user, query, item, keys, offsets = inputs(Widths((4,), (3,), ()), (2, 2))
     side = net.user_side(user[:1], keys[:2], torch.ones(2, dtype=torch.float64))
     expected = net(user[:1].expand(2, -1), query, item, keys[:2].repeat(2, 1), offsets)
     torch.testing.assert_close(net.rank_side(side, query, item), expected)
