@@ -1,8 +1,10 @@
 # `make demo` and `make test` need Python >= 3.11 and nothing else: they make .venv themselves.
-# DEVICE=cuda installs FBGEMM's CUDA build. PYTHON=python3.12 picks an interpreter.
+# DEVICE=cuda installs FBGEMM's CUDA build. PYTHON=python3.12 picks an interpreter. WORKERS=8
+# runs the tests in as many processes.
 
 PYTHON ?= python3
 DEVICE ?= cpu
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -19,8 +21,9 @@ help:  ## Show this help
 demo: $(STAMP)  ## The whole way on real data: train, export, ingest, serve, rank (about 2 minutes)
 	@$(BIN)/recsys demo
 
+# Two processes of one thread each: two with threads of their own would wait for each other.
 test: check  ## Every check, then every test
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 check: $(STAMP)  ## Format, lint, types, layers, generated code
 	@$(BIN)/ruff format --check --quiet .
