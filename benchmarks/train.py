@@ -4,6 +4,8 @@ Ours is ``recsys.training.loop.train`` itself: loader, converter, TorchRec table
 optimiser, AdamW. The other is ``plain_din.py``: dense tables, padded histories, batches padded ahead of time. After
 every few steps of the loop the other one trains as many in the same process; the figure is the median of the
 rounds' ratios. That both compute the same function is checked by copying the weights of one into the other.
+
+FuxiCTR and RecBole are compared with where their Pythons are given (``peers/``).
 """
 
 from __future__ import annotations
@@ -19,6 +21,10 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from common import Line, line, machine, main, parser, say, spread
+from peers.beside_fuxictr import beside_fuxictr
+from peers.beside_recbole import beside_recbole
+from step_profile import step_profiles
+from turns import endless, peak_mib, reset_peak_mib, take_turns, training_peak_mib
 
 if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
     from plain_din import PlainDin
@@ -27,13 +33,11 @@ if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
     from recsys.data.samples import Dataset
     from recsys.embeddings.row_maps import RowMap
     from recsys.training.config import RunConfig
-    from recsys.training.loop import Progress, TrainedModel
+    from recsys.training.loop import TrainedModel
 
 RECIPE = "din_movielens_1m"
 LIBRARIES = ("torch", "torchrec", "fbgemm-gpu-cpu", "numpy")
 TARGET = 2.0
-_PREFETCHED = 4
-"""Steps of a turn that are not timed: their batches were built ahead, during the other's turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,10 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
         yield from _same_function(work, on=on)
         yield from _speed(work, folder, on=on)
         yield from _memory(options, folder, on=on)
+        yield from beside_fuxictr(options, folder / "fuxictr")
+        yield from beside_recbole(options, folder / "recbole")
+        if options.profile:
+            yield from step_profiles(options, folder / "profile")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +104,7 @@ class Work:
         from recsys.training.table_plan import build_row_maps
 
         size, config = SIZES[size_name], recipe(RECIPE)
-        config = dataclasses.replace(
-            config,
-            tables=dataclasses.replace(config.tables, regularization=0.0),
-            train=dataclasses.replace(
-                config.train, batch_size=size.batch_size, epochs=1_000_000, checkpoint_steps=1_000_000_000
-            ),
-        )
+        config = endless(config, batch_size=size.batch_size)
         loaded = load(size_name, data, folder)
         say(f"data: {loaded.raw.source}")
         samples = loaded.dataset.samples
@@ -137,10 +139,6 @@ class Work:
         random = np.random.Generator(np.random.PCG64(0))
         chosen = random.choice(self.mapped.split("train"), size=self.size.pool)
         return plain_steps(self.plain(), PlainPool(self.mapped, chosen), self.config.train)
-
-
-class _EnoughError(Exception):
-    """Ends the training loop."""
 
 
 def _same_function(work: Work, *, on: dict[str, Any]) -> Iterator[Line]:
@@ -212,37 +210,19 @@ def _copy(plain: PlainDin, trained: TrainedModel) -> None:
 
 
 def _speed(work: Work, folder: Path, *, on: dict[str, Any]) -> Iterator[Line]:
-    from recsys.training.loop import train
-
     size = work.size
     say(f"{size.rounds} rounds of 2 x {size.steps} steps")
     plain_steps = work.plain_steps()
     plain_steps(2)
-    ours, plain = [], []
-    turn, begun_s = -2 * _PREFETCHED, 0.0  # the first turn also warms up
 
-    def after_step(progress: Progress) -> None:
-        nonlocal turn, begun_s
-        turn += 1
-        if turn == _PREFETCHED:
-            begun_s = time.perf_counter()
-        if turn < _PREFETCHED + size.steps:
-            return
-        samples = size.steps * size.batch_size
-        ours.append(samples / (time.perf_counter() - begun_s))
-        plain_steps(1)
+    def timed(steps: int) -> float:
         begun_s = time.perf_counter()
-        plain_steps(size.steps)
-        plain.append(samples / (time.perf_counter() - begun_s))
-        say(f"round {len(ours)}: {ours[-1]:,.0f} and {plain[-1]:,.0f} samples/s")
-        turn = 0
-        if len(ours) == size.rounds:
-            raise _EnoughError
+        plain_steps(steps)
+        return time.perf_counter() - begun_s
 
-    try:
-        train(work.config, work.dataset, folder / "run", report=after_step)
-    except _EnoughError:
-        pass
+    ours, plain = take_turns(
+        work.config, work.dataset, folder / "run", rounds=size.rounds, steps=size.steps, other=timed
+    )
     ratios = [o / p for o, p in zip(ours, plain, strict=True)]
     yield line(
         "train.din_vs_plain_torch",
@@ -291,44 +271,26 @@ def _memory(options: argparse.Namespace, folder: Path, *, on: dict[str, Any]) ->
 
 def memory(name: str, size: str, data: Path | None, folder: Path) -> Callable[[float], float]:
     """A function that trains one of the two so many steps and tells the peak, in MiB."""
-    from recsys.training.loop import train
-
     work = Work.load(size, data, folder)
 
     def measure(steps: float) -> float:
+        if name == "din":
+            return training_peak_mib(work.config, work.dataset, folder / "run", steps=int(steps))
         before_mib = reset_peak_mib()
-        if name == "plain_torch":
-            work.plain_steps()(int(steps))
-            return peak_mib() - before_mib
-
-        def after_step(progress: Progress) -> None:
-            if progress.step >= steps:
-                raise _EnoughError
-
-        try:
-            train(work.config, work.dataset, folder / "run", report=after_step)
-        except _EnoughError:
-            pass
+        work.plain_steps()(int(steps))
         return peak_mib() - before_mib
 
     return measure
 
 
-def reset_peak_mib() -> float:
-    """Forget the peak so far; what is resident now, in MiB (proc(5): 5 to clear_refs)."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status_mib("VmRSS")
-
-
-def peak_mib() -> float:
-    """Peak of resident memory since :func:`reset_peak_mib`."""
-    return _status_mib("VmHWM")
-
-
-def _status_mib(name: str) -> float:
-    rows = Path("/proc/self/status").read_text().splitlines()
-    return next(float(row.split()[1]) / 1024 for row in rows if row.startswith(f"{name}:"))
-
-
 if __name__ == "__main__":
-    main("train", run, parser(__doc__ or ""))
+    options = parser(__doc__ or "")
+    for package in ("fuxictr", "recbole"):
+        options.add_argument(
+            f"--{package}-python",
+            type=Path,
+            metavar="PATH",
+            help=f"a Python that has {package}, to be compared with too",
+        )
+    options.add_argument("--profile", action="store_true", help="also show where a training step's time goes")
+    main("train", run, options)

@@ -89,7 +89,39 @@ class Bars:
             raise InvalidInputError(f"bars {self.title!r}: {len(self.labels)} labels for {len(self.values)} values")
 
 
-def write_png(charts: Sequence[Chart | Bars], path: Path) -> None:
+@dataclass(frozen=True)
+class Dots:
+    """A line per label with a point of each series on it: values far from 0, of which bars would show nothing.
+
+    A series' ``x`` are the values, its ``y`` the numbers of the labels from 0, its ``error`` is along x.
+    """
+
+    title: str
+    labels: Sequence[str]
+    series: Sequence[Series]
+
+    def __post_init__(self) -> None:
+        wrong = [y for each in self.series for y in each.y if not 0 <= y < len(self.labels)]
+        if wrong:
+            raise InvalidInputError(f"dots {self.title!r}: line {wrong[0]}; allowed: 0 to {len(self.labels) - 1}")
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A square per pair of labels, the darker the larger its value, which is 0 to 1; rows from the top."""
+
+    title: str
+    labels: Sequence[str]
+    values: npt.NDArray[np.floating[Any]]
+
+    def __post_init__(self) -> None:
+        size = len(self.labels)
+        if self.values.shape != (size, size):
+            shape = " x ".join(map(str, self.values.shape))
+            raise InvalidInputError(f"heat {self.title!r}: {shape} values for {size} labels; allowed: {size} x {size}")
+
+
+def write_png(charts: Sequence[Chart | Bars | Dots | Heat], path: Path) -> None:
     """Panels side by side in one file, which appears when it is whole.
 
     Raises:
@@ -114,6 +146,10 @@ def write_png(charts: Sequence[Chart | Bars], path: Path) -> None:
             axes.set_axisbelow(True)
             if isinstance(chart, Bars):
                 _draw_bars(axes, chart)
+            elif isinstance(chart, Dots):
+                _draw_dots(axes, chart)
+            elif isinstance(chart, Heat):
+                _draw_heat(axes, chart)
             else:
                 _draw_chart(axes, chart)
         content = io.BytesIO()
@@ -167,6 +203,32 @@ def _draw_bars(axes: Axes, chart: Bars) -> None:
     axes.margins(x=0.15)
     axes.xaxis.set_major_formatter(lambda value, position: _label(value))
     axes.grid(axis="x", color="#dddddd", linewidth=0.7)
+
+
+def _draw_dots(axes: Axes, chart: Dots) -> None:
+    for series, colour, marker in _styles(chart.series, _MARKERS):
+        x, y = np.asarray(series.x, dtype=np.float64), np.asarray(series.y, dtype=np.float64)
+        kept = np.isfinite(x)
+        error = None if series.error is None else np.nan_to_num(np.asarray(series.error, dtype=np.float64)[kept])
+        style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 8, "markeredgecolor": "white"}
+        axes.errorbar(x[kept], y[kept], xerr=error, linestyle="none", capsize=3, label=series.name, zorder=2, **style)
+    axes.set_yticks(range(len(chart.labels)), labels=list(chart.labels))
+    axes.set_ylim(len(chart.labels) - 0.5, -0.5)
+    axes.margins(x=0.1)
+    axes.locator_params(axis="x", nbins=5)
+    axes.grid(color="#dddddd", linewidth=0.7)
+    axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1), columnspacing=1.2)
+
+
+def _draw_heat(axes: Axes, chart: Heat) -> None:
+    axes.imshow(chart.values, cmap="Blues", vmin=0.0, vmax=1.0)
+    places = range(len(chart.labels))
+    axes.set_xticks(places, labels=list(chart.labels), rotation=60, ha="right", fontsize=8)
+    axes.set_yticks(places, labels=list(chart.labels), fontsize=8)
+    for (row, column), value in np.ndenumerate(chart.values):
+        if value >= 0.1:
+            ink = "white" if value > 0.6 else "black"
+            axes.text(column, row, f"{value:.1f}".lstrip("0"), ha="center", va="center", fontsize=7, color=ink)
 
 
 class _Axis:

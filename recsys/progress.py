@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 if TYPE_CHECKING:
     from recsys.training.loop import Progress as TrainingProgress
+    from recsys.training.retrieval_loop import RetrievalProgress
 
 _SMOOTHING = 0.02
 _LINES = 5
@@ -25,25 +27,35 @@ def progress_bar(console: Console, label: str, *, total: int) -> Iterator[Callab
 
 
 @contextmanager
-def training_progress(console: Console) -> Iterator[Callable[[TrainingProgress], None]]:
-    """A bar with samples/s and a running mean of the loss; validation metrics as lines above it."""
+def training_progress(console: Console) -> Iterator[Callable[[TrainingProgress | RetrievalProgress], None]]:
+    """A bar with samples/s, the time left and a running mean of the loss; validation metrics as lines above it."""
     loss = 0.0
     with _columns(console, "{task.fields[note]}") as bar:
         task = bar.add_task("training", total=None, note="")
 
-        def report(progress: TrainingProgress) -> None:
+        def report(progress: TrainingProgress | RetrievalProgress) -> None:
             nonlocal loss
             if progress.validation is not None:
-                console.print(f"epoch {progress.epoch}: validation {progress.validation}", highlight=False)
+                console.print(f"{_when(progress)}: validation {progress.validation}", highlight=False)
                 return
             loss = progress.loss if not loss else loss + _SMOOTHING * (progress.loss - loss)
             note = f"loss {loss:.4f}  {progress.samples_per_s:,.0f} samples/s"
             bar.update(task, completed=progress.step, total=progress.steps, note=note)
             every = max(1, progress.steps // _LINES)
             if not console.is_terminal and progress.step % every == 0:
-                console.print(f"step {progress.step:,} of {progress.steps:,}: {note}", highlight=False)
+                left = str(timedelta(seconds=round(progress.eta_s)))
+                console.print(
+                    f"step {progress.step:,} of {progress.steps:,}: {note}  {left} left",
+                    highlight=False,
+                )
 
         yield report
+
+
+def _when(progress: TrainingProgress | RetrievalProgress) -> str:
+    """The epochs that are complete; within one, the step."""
+    per_epoch = progress.steps // progress.epochs
+    return f"step {progress.step:,}" if progress.step % per_epoch else f"epoch {progress.epoch}"
 
 
 def _columns(console: Console, note: str) -> Progress:

@@ -13,8 +13,9 @@ import typer
 from recsys import client_types, errors
 from recsys.cli import EXIT_CODES, app
 from recsys.errors import RecsysError
-from recsys.recipes import RECIPES
+from recsys.recipes import RECIPES, RETRIEVAL_RECIPES
 from recsys.training.config import setting_paths
+from recsys.training.retrieval_config import override
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("requirements/*.md")])
@@ -34,14 +35,17 @@ def _commands_shown() -> list[tuple[str, str]]:
 def test_every_command_shown_exists_with_its_options(page: str, command: str) -> None:
     name, *arguments = shlex.split(command)[1:]
     known = COMMANDS.commands[name]  # type: ignore[attr-defined]
-    if hasattr(known, "commands"):
+    if hasattr(known, "commands") and arguments and arguments[0] in known.commands:
         known = known.commands[arguments.pop(0)]
     options = {option for parameter in known.params for option in (*parameter.opts, *parameter.secondary_opts)}
     assert {a for a in arguments if a.startswith("--")} <= options
     if name == "train":
-        assert arguments[0] in RECIPES
+        assert arguments[0] in {**RECIPES, **RETRIEVAL_RECIPES}
         overrides = {a.partition("=")[0] for a in arguments[1:] if "=" in a}
-        assert overrides <= set(setting_paths())
+        if arguments[0] in RETRIEVAL_RECIPES:
+            override(RETRIEVAL_RECIPES[arguments[0]](), [a for a in arguments[1:] if "=" in a])
+        else:
+            assert overrides <= set(setting_paths())
 
 
 def test_every_command_is_in_the_readme() -> None:

@@ -132,7 +132,7 @@ def test_other_malformed_inputs_are_refused() -> None:
     labels = np.array([0, 1])
     with pytest.raises(InvalidInputError, match="1 groups for 2 labels"):
         gauc(labels, np.array([0.1, 0.2]), np.array([1]))
-    with pytest.raises(InvalidInputError, match=r"log loss: probabilities are in \[-0.5, 1.5\]; allowed: 0 to 1"):
+    with pytest.raises(InvalidInputError, match=r"probabilities are in \[-0.5, 1.5\]; allowed: 0 to 1"):
         log_loss(labels, np.array([-0.5, 1.5]))
     for metric in (recall_at_k, capped_recall_at_k, ndcg_at_k):
         with pytest.raises(InvalidInputError, match=r"hits have shape \[2\]; expected \[1, k\]"):

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from recsys.errors import ConfigError, InvalidInputError
-from recsys.plots import Bars, Chart, Series, _label, _ticks, print_chart, write_png
+from recsys.plots import Bars, Chart, Dots, Series, _label, _ticks, print_chart, write_png
 
 CHART = Chart(
     "Memory and quality",
@@ -167,3 +167,12 @@ def test_ticks_are_round_rising_and_within_the_axis(low: float, factor: float, l
 )
 def test_labels_are_short(value: float, text: str) -> None:
     assert _label(value) == text
+
+
+def test_dots_have_a_line_per_label_and_leave_out_what_has_no_value(tmp_path: Path) -> None:
+    ours = Series("ours", [0.98, math.nan], [0, 1], error=[0.001, 0.0])
+    write_png([Dots("AUC", ["AutoInt", "FM"], [ours, Series("published", [0.97, 0.96], [0, 1])])], tmp_path / "d.png")
+    with Image.open(tmp_path / "d.png") as picture:
+        assert picture.format == "PNG" and picture.width > 400
+    with pytest.raises(InvalidInputError, match="dots 'AUC': line 1; allowed: 0 to 0"):
+        Dots("AUC", ["AutoInt"], [ours])

@@ -18,7 +18,7 @@ import typer
 from rich.markup import escape
 
 from recsys import __version__
-from recsys.cli import compress, features, offline, parity, rows, serving, store, training
+from recsys.cli import compress, evaluation, explain, features, offline, parity, results, rows, serving, store, training
 from recsys.cli.options import notes
 from recsys.client_types import DeadlineExceeded, Unavailable
 from recsys.errors import (
@@ -72,7 +72,9 @@ for command in (
     training.demo,
     training.recipes,
     training.train,
-    training.evaluate,
+    evaluation.evaluate,
+    evaluation.compare,
+    explain.explain,
     training.export,
     compress.compress,
     offline.prepare,
@@ -86,6 +88,7 @@ for command in (
 
 
 app.add_typer(features.app, name="features")
+app.add_typer(results.app, name="results")
 app.add_typer(rows.app, name="rows")
 
 

@@ -57,9 +57,10 @@ def demo(
 
 def recipes(as_json: JsonOption = False) -> None:
     """List the recipes that `train` knows."""
-    from recsys.recipes import RECIPES
+    from recsys.recipes import RECIPES, RETRIEVAL_RECIPES
 
-    about = {name: (make.__doc__ or "").strip() for name, make in RECIPES.items()}
+    known = sorted({**RECIPES, **RETRIEVAL_RECIPES}.items())
+    about = {name: (make.__doc__ or "").strip() for name, make in known}
     if as_json:
         print(json.dumps(about))
         return
@@ -74,6 +75,21 @@ def train(
     overrides: OverridesArgument = None,
     run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Folder of the run. Default: runs/RECIPE.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    warm_start: Annotated[
+        Path | None,
+        typer.Option("--warm-start", help="Begin with the rows and layers of an older run's folder, or of a bundle."),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            help="Train only on samples from then on: a time (2001-02-03T04:05:06Z), or a duration before the newest "
+            "(36h, 1d). With --warm-start the older run's ids keep their rows.",
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write curves to the folder tensorboard of the run.")
+    ] = False,
     data: DataOption = None,
     work_dir: WorkOption = WORK_DIR,
     show: Annotated[bool, typer.Option("--show", help="Print the configuration and stop.")] = False,
@@ -83,10 +99,24 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train a recipe, evaluate it, and leave checkpoint and metrics in the run's folder."""
+    from recsys.recipes import RETRIEVAL_RECIPES
     from recsys.recipes import recipe as find_recipe
     from recsys.training.config import override, to_json
 
-    config = override(find_recipe(recipe), overrides or [])
+    if recipe in RETRIEVAL_RECIPES:
+        ranking_only = {"--warm-start": warm_start, "--since": since, "--tensorboard": tensorboard, "--plan": plan}
+        if given := [option for option, value in ranking_only.items() if value]:
+            raise ConfigError(f"{given[0]} is for ranking models; {recipe} ranks all items")
+        _train_retrieval(recipe, list(overrides or []), run_dir, resume, data, show, as_json)
+        return
+    changes = list(overrides or [])
+    if warm_start is not None:
+        changes.append(f"train.warm_start={json.dumps(str(warm_start))}")
+    if since is not None:
+        changes.append(f"data.since={json.dumps(since)}")
+    if tensorboard:
+        changes.append("train.tensorboard=true")
+    config = override(find_recipe(recipe), changes)
     if show:
         print(to_json(config))
         return
@@ -119,39 +149,43 @@ def train(
             loaded.dataset,
             run_dir,
             resume=resume,
+            overrides=changes,
             report=report,
             show_plan=lambda planned: console.print(plan_table(planned)),
+            show_start=lambda taken: console.print(str(taken), markup=False, highlight=False),
         )
     if not is_first():
         return
     figures = _metric_values(test=result.test, validation=result.validation)
     if as_json:
-        print(json.dumps({"run_dir": str(run_dir), **figures, "samples_per_s": round(result.samples_per_s)}))
+        facts = {"run_dir": str(run_dir), **figures, "samples_per_s": round(result.samples_per_s)}
+        print(json.dumps(facts if result.best_step is None else {**facts, "best_step": result.best_step}))
         return
     _print_metrics(figures)
+    if result.best_step is not None:
+        output.print(f"weights: the best by {config.train.monitor}, those after step {result.best_step:,}")
     following = f"\nNext: recsys export {run_dir} --out {run_dir}/bundle{where_data_is(data, work_dir)}"
     output.print(following, soft_wrap=True, highlight=False, markup=False)
 
 
-def evaluate(
-    run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    split: Annotated[str, typer.Option("--split", help="validation, test or train.")] = "test",
-    data: DataOption = None,
-    work_dir: WorkOption = WORK_DIR,
-    as_json: JsonOption = False,
+def _train_retrieval(
+    recipe: str,
+    overrides: list[str],
+    run_dir: Path | None,
+    resume: bool,
+    data: Path | None,
+    show: bool,
+    as_json: bool,
 ) -> None:
-    """Metrics of a run's model: AUC, per-user AUC (GAUC), log loss."""
-    from recsys.data.datasets import load_dataset
-    from recsys.training.loop import evaluate_run, load_run
+    from recsys.cli.retrieval import train_retrieval
+    from recsys.recipes import RETRIEVAL_RECIPES
+    from recsys.training.retrieval_config import override, to_json
 
-    trained = load_run(run_dir)
-    settings = trained.config.data
-    loaded = load_dataset(settings.dataset, recent=settings.recent, work_dir=work_dir, path=data)
-    figures = _metric_values(**{split: evaluate_run(trained, loaded.dataset, split)})
-    if as_json:
-        print(json.dumps(figures))
-    else:
-        _print_metrics(figures)
+    config = override(RETRIEVAL_RECIPES[recipe](), overrides)
+    if show:
+        print(to_json(config))
+        return
+    train_retrieval(config, run_dir=run_dir, resume=resume, data=data, overrides=overrides, as_json=as_json)
 
 
 def export(
@@ -275,9 +309,10 @@ def _metric_values(**splits: Any) -> dict[str, dict[str, Any]]:
 
 
 def _print_metrics(figures: dict[str, dict[str, Any]]) -> None:
-    table = Table("split", "AUC", "GAUC", "log loss", "samples", "positives", box=None)
+    of_lists = {"HR@10": "hit_rate_at_10", "NDCG@10": "ndcg_at_10"} if any(m["lists"] for m in figures.values()) else {}
+    shown = {"AUC": "auc", "GAUC": "gauc", "log loss": "log_loss", **of_lists}
+    table = Table("split", *shown, "samples", "positives", box=None)
     for split, m in figures.items():
-        counts = (f"{m['samples']:,}", f"{m['positives']:,}")
-        gauc = "none" if m["gauc"] is None else f"{m['gauc']:.4f}"
-        table.add_row(split, f"{m['auc']:.4f}", gauc, f"{m['log_loss']:.4f}", *counts)
+        values = ("none" if m[name] is None else f"{m[name]:.4f}" for name in shown.values())
+        table.add_row(split, *values, f"{m['samples']:,}", f"{m['positives']:,}")
     output.print(table)

@@ -10,11 +10,14 @@ import numpy as np
 
 from recsys.data.events import EventTable, open_event_table
 from recsys.data.frappe import prepare_frappe
-from recsys.data.movielens import load_movielens, prepare_movielens
+from recsys.data.movielens import load_movielens, prepare_movielens, rechorus_split
 from recsys.data.movielens_ctr import prepare_movielens_ctr
-from recsys.data.raw_log import DATASETS, RawLog
+from recsys.data.movielens_long import prepare_movielens_long
+from recsys.data.movielens_temporal import temporal_split
+from recsys.data.raw_log import DATASETS, LONG_LOGS, SEQUENCES, RawLog
 from recsys.data.samples import Dataset, Samples, make_dataset, open_samples
-from recsys.data.synthetic import make_synthetic_log
+from recsys.data.sequences import prepare_sequences
+from recsys.data.synthetic import make_long_range_log, make_synthetic_log
 from recsys.errors import ConfigError, DataFileError, nearest
 
 
@@ -67,15 +70,25 @@ def load_dataset(
     if name == "frappe":
         dataset = prepare_frappe(path, work_dir / "prepared")
         return LoadedData(raw=_no_log("Frappe, the published split"), dataset=dataset)
+    if name in SEQUENCES:
+        dataset = prepare_sequences(name, path, work_dir / "prepared")
+        dataset = make_dataset(_reading(dataset.table, recent), dataset.samples)
+        return LoadedData(raw=_no_log(f"S3-Rec's {name}, the last item of each user for test"), dataset=dataset)
     if name == "synthetic":
         raw = make_synthetic_log()
+    elif name == "synthetic_long":
+        raw = make_long_range_log()
     else:
         raw = load_movielens(path, cache_dir=work_dir / "downloads", allow_download=allow_download)
-    if name != "synthetic" and raw.best_probabilities is not None and not allow_synthetic:
+    if not name.startswith("synthetic") and raw.best_probabilities is not None and not allow_synthetic:
         raise DataFileError(f"{raw.source}. Give its folder or zip with --data, or set RECSYS_DATA_DIR")
     if name == "movielens_ctr":
         return LoadedData(raw=raw, dataset=prepare_movielens_ctr(raw, work_dir / "prepared"))
-    dataset = prepare_movielens(raw, work_dir / "prepared")
+    if name in LONG_LOGS:
+        dataset = prepare_movielens_long(raw, work_dir / "prepared")
+        return LoadedData(raw=raw, dataset=make_dataset(_reading(dataset.table, recent), dataset.samples))
+    split = temporal_split if name == "movielens_1m_temporal" else rechorus_split
+    dataset = prepare_movielens(raw, work_dir / "prepared", split=split)
     return LoadedData(raw=raw, dataset=make_dataset(_reading(dataset.table, recent), dataset.samples))
 
 

@@ -12,6 +12,7 @@ Legend: ``E`` interactions, ``N`` users.
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.hashing import Int64Array
 
 _EXPECTED = "user item item ... (integers from 0)"
+_NEARBY = Path("../shared/data")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,32 @@ class Interactions:
     validation: Pairs
     test: Pairs
     source: str
+
+
+def find_interactions(name: str, path: Path | None = None) -> Path:
+    """The folder of a data set: ``path``, or a folder of it; what ``RECSYS_DATA_DIR`` names; ``../shared/data``.
+
+    Args:
+        name: the data set's folder among the data, such as ``gowalla``; with ``./`` or ``/`` first, the folder itself.
+        path: where to look first.
+
+    Raises:
+        DataFileError: no place has a train file.
+    """
+    if name.startswith((".", "/")):
+        places = [Path(name)]
+    elif path is not None:
+        places = [path, path / name]
+    else:
+        given = os.environ.get("RECSYS_DATA_DIR")
+        places = [Path(given) / name, Path(given)] if given else [_NEARBY / name]
+    for place in places:
+        if any((place / f"train.txt{suffix}").exists() for suffix in (".gz", "")):
+            return place
+    raise DataFileError(
+        f"no train.txt.gz in {' or '.join(map(str, places))}; give the data set's folder with --data, or set "
+        "RECSYS_DATA_DIR"
+    )
 
 
 def make_pairs(user_E: Int64Array, item_E: Int64Array) -> Pairs:

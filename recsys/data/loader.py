@@ -78,6 +78,7 @@ class BatchLoader:
         self._world_size = world_size
         self._prefetch = prefetch
         self._next_batch = 0
+        self._last: Int64Array = np.zeros(0, dtype=np.int64)
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -88,18 +89,34 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[EncodedBatch]:
         """Batches from the current position to the end of the epoch."""
+        return self.batches(lambda batch: batch)
+
+    def batches(self, convert: Callable[[EncodedBatch], T]) -> Iterator[T]:
+        """The same batches, each converted where it is built: in the thread, if they are built ahead.
+
+        Args:
+            convert: called for one batch at a time; whatever it keeps between batches must be its own.
+        """
         order = self._order()
         first = self._next_batch
 
-        def build(number: int) -> EncodedBatch:
+        def samples_of(number: int) -> Int64Array:
             step = order[number * self._step_size : (number + 1) * self._step_size]
-            return make_batch(self._dataset, step[self._rank :: self._world_size])
+            return step[self._rank :: self._world_size]
+
+        def build(number: int) -> T:
+            return convert(make_batch(self._dataset, samples_of(number)))
 
         for number, batch in enumerate(_ahead(build, range(first, len(self)), self._prefetch), start=first):
             self._next_batch = number + 1
+            self._last = samples_of(number)
             yield batch
         self.epoch += 1
         self._next_batch = 0
+
+    def samples_of_last(self) -> Int64Array:
+        """Sample indices of the batch that was received last, [B]; empty before the first."""
+        return self._last
 
     def state_dict(self) -> dict[str, int]:
         """Where to continue, and what that position depends on; JSON values."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -138,8 +139,8 @@ def rechorus_split(raw: RawLog) -> LogSplit:
     )
 
 
-def prepare_movielens(raw: RawLog, path: Path) -> Dataset:
-    """Event table, samples and splits of :func:`rechorus_split`; written once per content of ``raw``.
+def prepare_movielens(raw: RawLog, path: Path, *, split: Callable[[RawLog], LogSplit] = rechorus_split) -> Dataset:
+    """Event table, samples and their splits; written once per content of ``raw`` and way to split it.
 
     Histories are made of all kept ratings, whatever their label, as in the published comparison.
     Every user and movie is in the table, rated or not, so that a store loaded from it is complete.
@@ -147,15 +148,15 @@ def prepare_movielens(raw: RawLog, path: Path) -> Dataset:
     Args:
         raw: the log.
         path: folder of prepared logs; this one's is named by a hash of its content.
+        split: what is kept, and what is trained on, validated and tested.
 
     Returns:
         The dataset, with keys. ``Dataset.table`` is the event table.
     """
-    return prepared_dataset(path / _content_hash(raw), lambda: _encode(raw))
+    return prepared_dataset(path / _content_hash(raw, split.__name__), lambda: _encode(raw, split(raw)))
 
 
-def _encode(raw: RawLog) -> tuple[EncodedTable, Samples]:
-    split = rechorus_split(raw)
+def _encode(raw: RawLog, split: LogSplit) -> tuple[EncodedTable, Samples]:
     encoded = _encode_events(raw, split.kept)
     return encoded, _make_samples(raw, split, split.kept[encoded.rows])
 
@@ -191,10 +192,10 @@ def _make_samples(raw: RawLog, split: LogSplit, rows: Int64Array) -> Samples:
     )
 
 
-def _content_hash(raw: RawLog) -> str:
-    """16 hex digits that change when the log, its features or the way it is prepared do."""
+def _content_hash(raw: RawLog, split: str) -> str:
+    """16 hex digits that change when the log, its features or the way it is split or prepared do."""
     entities = json.dumps([dict(raw.users), dict(raw.items)], default=lambda column: column.tolist())
-    content = xxhash.xxh3_64(f"{_PREPARED_VERSION} {MOVIELENS_1M.to_json()} {entities}".encode())
+    content = xxhash.xxh3_64(f"{_PREPARED_VERSION} {split} {MOVIELENS_1M.to_json()} {entities}".encode())
     for column in (raw.user, raw.item, raw.rating, raw.timestamp_ms):
         content.update(np.ascontiguousarray(column).data)
     return content.hexdigest()

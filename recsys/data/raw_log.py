@@ -15,7 +15,13 @@ from recsys.features.hashing import Int64Array
 LOGS = ("movielens_1m", "synthetic")
 """Logs of events, with the features of ``MOVIELENS_1M``."""
 
-DATASETS = (*LOGS, "movielens_ctr", "frappe")
+SEQUENCES = ("beauty_sequences", "lastfm_sequences", "sports_sequences", "toys_sequences", "yelp_sequences")
+"""Item sequences with attributes, of S3-Rec (CIKM 2020)."""
+
+LONG_LOGS = ("movielens_1m_long", "synthetic_long")
+"""Logs of users with long histories, with the features of ``MOVIELENS_1M``."""
+
+DATASETS = (*LOGS, "movielens_ctr", "frappe", "movielens_1m_temporal", *LONG_LOGS, *SEQUENCES)
 """Data sets that recipes name."""
 
 _MAIN_GENRE = Categorical(name="main_genre", id_type="string", table="genre")

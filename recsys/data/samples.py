@@ -364,8 +364,9 @@ def _check_samples(samples: Samples, table: EventTable) -> None:
     count = len(samples.position)
     if samples.position.shape != samples.label.shape:
         raise InvalidInputError(f"{count} positions for {len(samples.label)} labels")
-    if samples.label.size and int(samples.label.max()) > 1:
-        raise InvalidInputError(f"labels: found {samples.label.max()}; allowed: 0 and 1")
+    other = samples.label[(samples.label != 0) & (samples.label != 1)]
+    if other.size:
+        raise InvalidInputError(f"labels: found {other[0]}; allowed: 0 and 1")
     shown = samples.impressions
     found: list[tuple[str, npt.NDArray[Any], int]] = [("positions", samples.position, len(table))]
     if shown is not None:

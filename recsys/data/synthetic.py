@@ -1,13 +1,17 @@
-"""A known-answer rating log: tastes drift, so only a model that reads the recent history can know them.
+"""Known-answer rating logs: only a model that reads the history can know a user's taste.
 
-Every user likes two genres at a time and after a while moves on to two others. Movies have a quality
-that all users agree on. The probability of a high rating is sigmoid(quality + liking), and the
+In :func:`make_synthetic_log` every user likes two genres at a time and after a while moves on to two others: the
+recent history tells them. In :func:`make_long_range_log` a user likes twelve genres of sixty for good, so that
+most were last met long ago: only a long history tells them.
+
+Movies have a quality that all users agree on. The probability of a high rating is sigmoid(quality + liking), and the
 probability each rating was drawn with comes with the log: the AUC of these probabilities is the
 best that any model can reach. Gender, age, occupation and zip carry no signal.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +32,10 @@ _EVENTS_PER_TASTE = 40
 _LIKED_SHARE = 0.5
 """Share of events a user picks from the genres liked at the time; the rest by popularity."""
 
+_LONG_RANGE_GENRES = 60
+_LONG_RANGE_LIKED = 12
+_LONG_RANGE_LIKED_SHARE = 0.4
+
 _START_MS = 1_600_000_000_000
 _SPAN_MS = 200 * 24 * 3600 * 1000
 _AGES = (1, 18, 25, 35, 45, 50, 56)
@@ -39,11 +47,7 @@ def make_synthetic_log(*, users: int = 1500, events_per_user: int = 100, items: 
     Raises:
         InvalidInputError: no users or events, or fewer movies than genres.
     """
-    for name, value, least in (
-        ("users", users, 1), ("events_per_user", events_per_user, 1), ("items", items, len(GENRES))
-    ):  # fmt: skip
-        if value < least:
-            raise InvalidInputError(f"{name} is {value}; allowed: {least} or more")
+    _check_sizes(users=(users, 1), events_per_user=(events_per_user, 1), items=(items, len(GENRES)))
     random = np.random.Generator(np.random.PCG64(seed))
     shape = (users, events_per_user)
 
@@ -57,6 +61,57 @@ def make_synthetic_log(*, users: int = 1500, events_per_user: int = 100, items: 
     item = _draw_items(random, np.where(picks_liked, genre, -1), genre_of_item, popularity)
 
     likes = (liked == genre_of_item[item][..., None]).any(axis=-1)
+    return _rated(random, item, likes, quality, genre_of_item, GENRES, source=f"synthetic log: {{}}, seed {seed}")
+
+
+def make_long_range_log(*, users: int = 1500, events_per_user: int = 400, items: int = 1200, seed: int = 0) -> RawLog:
+    """Draw a log whose tastes are known from long histories alone; otherwise as :func:`make_synthetic_log`.
+
+    Of 400 events some 17 are of each genre that the user likes and 4 of each other one; a window of 16 holds 0.7 and
+    0.2. With the log's own parameters a Bayesian reaches an AUC of 0.702 from 16 events and 0.884 from 400.
+
+    Raises:
+        InvalidInputError: no users or events, or fewer movies than genres.
+    """
+    _check_sizes(users=(users, 1), events_per_user=(events_per_user, 1), items=(items, _LONG_RANGE_GENRES))
+    random = np.random.Generator(np.random.PCG64(seed))
+    shape = (users, events_per_user)
+    genres = [f"Genre {number:02d}" for number in range(_LONG_RANGE_GENRES)]
+
+    genre_of_item = np.arange(items) * len(genres) // items
+    popularity = random.gamma(1.0, size=items) + 0.05
+    quality = random.normal(0.0, _QUALITY_SPREAD, size=items)
+
+    likes_UG = np.argsort(random.random((users, len(genres))), axis=1) < _LONG_RANGE_LIKED
+    liked_UK = np.nonzero(likes_UG)[1].reshape(users, _LONG_RANGE_LIKED)
+    picks_liked = random.random(shape) < _LONG_RANGE_LIKED_SHARE
+    everyone = np.arange(users)[:, None]
+    genre = liked_UK[everyone, random.integers(0, _LONG_RANGE_LIKED, size=shape)]
+    item = _draw_items(random, np.where(picks_liked, genre, -1), genre_of_item, popularity)
+    likes = likes_UG[everyone, genre_of_item[item]]
+    return _rated(
+        random, item, likes, quality, genre_of_item, genres, source=f"synthetic long-range log: {{}}, seed {seed}"
+    )
+
+
+def _check_sizes(**sizes: tuple[int, int]) -> None:
+    for name, (value, least) in sizes.items():
+        if value < least:
+            raise InvalidInputError(f"{name} is {value}; allowed: {least} or more")
+
+
+def _rated(
+    random: np.random.Generator,
+    item: npt.NDArray[np.int64],
+    likes: npt.NDArray[np.bool_],
+    quality: npt.NDArray[np.float64],
+    genre_of_item: npt.NDArray[np.int64],
+    genres: Sequence[str],
+    *,
+    source: str,
+) -> RawLog:
+    """The log of these events, [users, events_per_user], with ratings and moments drawn. ``source`` takes the sizes."""
+    shape = (users, events_per_user) = item.shape
     logit = quality[item] + np.where(likes, _LIKED, _DISLIKED)
     probability = 1.0 / (1.0 + np.exp(-logit))
     positive = random.random(shape) < probability
@@ -64,12 +119,12 @@ def make_synthetic_log(*, users: int = 1500, events_per_user: int = 100, items: 
     seconds = np.sort(random.integers(0, _SPAN_MS // 1000, size=shape), axis=1)
     return RawLog(
         users=_user_columns(random, users),
-        items=_item_columns(random, genre_of_item),
+        items=_item_columns(random, genre_of_item, genres),
         user=np.repeat(np.arange(1, users + 1), events_per_user),
         item=(item + 1).ravel(),
         rating=rating.astype(np.uint8).ravel(),
         timestamp_ms=_START_MS + seconds.ravel() * 1000,
-        source=f"synthetic log: {users:,} users, {items:,} movies, {users * events_per_user:,} ratings, seed {seed}",
+        source=source.format(f"{users:,} users, {len(quality):,} movies, {item.size:,} ratings"),
         best_probabilities=probability.ravel(),
     )
 
@@ -95,7 +150,7 @@ def _draw_items(
     """Movies by popularity, of the given genre where that is not -1. Movies are sorted by genre, so a
     genre is a stretch of the cumulated popularity."""
     cumulated = np.concatenate([[0.0], np.cumsum(popularity)])
-    edges = cumulated[np.searchsorted(genre_of_item, np.arange(len(GENRES) + 1))]
+    edges = cumulated[np.searchsorted(genre_of_item, np.arange(genre_of_item[-1] + 2))]
     low = np.where(genre < 0, 0.0, edges[genre])
     high = np.where(genre < 0, edges[-1], edges[genre + 1])
     point = low + (high - low) * random.random(genre.shape)
@@ -112,8 +167,10 @@ def _user_columns(random: np.random.Generator, users: int) -> dict[str, Any]:
     }
 
 
-def _item_columns(random: np.random.Generator, genre_of_item: npt.NDArray[np.int64]) -> dict[str, Any]:
-    main = [GENRES[g] for g in genre_of_item]
+def _item_columns(
+    random: np.random.Generator, genre_of_item: npt.NDArray[np.int64], genres: Sequence[str]
+) -> dict[str, Any]:
+    main = [genres[g] for g in genre_of_item]
     year = random.integers(1950, 2001, size=len(main))
     return {
         "movie_id": np.arange(1, len(main) + 1),

@@ -41,6 +41,7 @@ def weighted_sum(weights_E: Tensor, values_ED: Tensor, offsets: Tensor, sample_E
         offsets: sample b's events are offsets[b]:offsets[b + 1]; [B + 1], int64.
         sample_E: the sample of each event, int64.
     """
+    weights_E = weights_E.to(values_ED.dtype)  # under autocast a network's weights are bf16, its tables' rows are not
     summed: Tensor = _WeightedSum.apply(weights_E, values_ED, offsets, sample_E)  # type: ignore[no-untyped-call]
     return summed
 

@@ -72,16 +72,25 @@ class TensorBatch:
     history_offsets: Tensor
     labels: Tensor
 
-    def to(self, device: torch.device) -> TensorBatch:
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> TensorBatch:
         """The same batch on another device."""
+
+        def moved(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors.items()}
+
         return TensorBatch(
-            rows=self.rows.to(device),
-            codes={table: codes.to(device) for table, codes in self.codes.items()},
-            slots={name: slots.to(device) for name, slots in self.slots.items()},
-            numbers={name: numbers.to(device) for name, numbers in self.numbers.items()},
-            history_offsets=self.history_offsets.to(device),
-            labels=self.labels.to(device),
+            rows=self.rows.to(device, non_blocking=non_blocking),
+            codes=moved(self.codes),
+            slots=moved(self.slots),
+            numbers=moved(self.numbers),
+            history_offsets=self.history_offsets.to(device, non_blocking=non_blocking),
+            labels=self.labels.to(device, non_blocking=non_blocking),
         )
+
+    def all_tensors(self) -> list[Tensor]:
+        """All but those of ``rows``."""
+        groups = (self.codes, self.slots, self.numbers)
+        return [*(t for group in groups for t in group.values()), self.history_offsets, self.labels]
 
 
 def module_name(table: str) -> str:

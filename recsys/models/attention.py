@@ -83,7 +83,8 @@ class ActivationUnit(nn.Module):
     def attend(self, query_CD: Tensor, folded: tuple[Tensor, Tensor], keys_SD: Tensor, present_S: Tensor) -> Tensor:
         """Interest vectors of C candidates for one user, [C, D], given :meth:`fold` of the events.
 
-        ``present_S`` is 1 for an event and 0 for padding; a user without events gets zeros.
+        ``present_S`` is 1 for an event and 0 for padding; a user without events gets zeros. It may also be
+        [C, S]: 1 for the events that a candidate reads.
         """
         units = self.first.out_features
         hidden = torch.addmm(folded[1], query_CD, folded[0]).view(-1, units)
@@ -91,7 +92,11 @@ class ActivationUnit(nn.Module):
         weights_CS = weights.view(query_CD.shape[0], -1)
         if self.softmax:
             weights_CS = torch.softmax(weights_CS * self.scale + (present_S - 1.0) * 1e9, dim=1)
-        interest_CD: Tensor = weights_CS @ (keys_SD * present_S[:, None])
+        interest_CD: Tensor
+        if present_S.dim() == 2:
+            interest_CD = (weights_CS * present_S) @ keys_SD
+        else:
+            interest_CD = weights_CS @ (keys_SD * present_S[:, None])
         return interest_CD
 
 

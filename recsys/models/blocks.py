@@ -82,6 +82,32 @@ class Dice(nn.Module):
         return (x - mean) * torch.rsqrt(variance + self.norm.eps)
 
 
+class BatchNorm(nn.Module):
+    """Hidden units standardised over the batch, then scaled and shifted (Ioffe and Szegedy, ICML 2015).
+
+    Batch statistics in training, running statistics afterwards.
+
+    Args:
+        units: size of the last dimension.
+    """
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(units)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, units] to the same shape. A batch of one row has no variance: it uses the running one."""
+        norm = self.norm
+        if self.training and len(x) > 1:
+            result: Tensor = norm(x)
+            return result
+        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+
+    def frozen(self) -> nn.Module:
+        """The same function with fixed statistics, for export."""
+        return self.eval()
+
+
 def activation(name: ActivationName, units: int) -> nn.Module:
     """The activation layer of that name.
 
@@ -97,11 +123,15 @@ def activation(name: ActivationName, units: int) -> nn.Module:
     raise ConfigError(f"activation {name!r}: {nearest(name, ['dice', 'prelu', 'relu'])}")
 
 
-def mlp(width: int, hidden: Sequence[int], *, act: ActivationName, dropout: float = 0.0) -> nn.Sequential:
-    """Linear, activation and dropout per hidden layer, then a linear layer to one output."""
+def mlp(
+    width: int, hidden: Sequence[int], *, act: ActivationName, dropout: float = 0.0, batch_norm: bool = False
+) -> nn.Sequential:
+    """Linear, with ``batch_norm`` that, activation and dropout per hidden layer, then a linear layer to one output."""
     layers: list[nn.Module] = []
     for units in hidden:
-        layers += [nn.Linear(width, units), activation(act, units)]
+        # The norm takes a bias away: its gradient would be rounding errors, which Adam makes as large as any other.
+        layers.append(nn.Linear(width, units, bias=not batch_norm))
+        layers += [*([BatchNorm(units)] if batch_norm else ()), activation(act, units)]
         if dropout > 0:
             layers.append(nn.Dropout(dropout))
         width = units
@@ -109,9 +139,9 @@ def mlp(width: int, hidden: Sequence[int], *, act: ActivationName, dropout: floa
 
 
 def freeze_activations(model: nn.Module) -> None:
-    """Replace activations by their ``frozen`` form, in place; for export."""
+    """Replace activations and norms by their ``frozen`` form, in place; for export."""
     for name, child in model.named_children():
-        if isinstance(child, PRelu | Dice):
+        if isinstance(child, PRelu | Dice | BatchNorm):
             setattr(model, name, child.frozen())
         else:
             freeze_activations(child)

@@ -5,12 +5,33 @@ Legend: ``N`` users, ``M`` items, ``E`` training pairs, ``D`` width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from recsys.errors import InvalidInputError
+from recsys.models.hops import Hop
 from recsys.models.mf import IdVectors
 from recsys.models.sparse import SparseMatrix, sparse_matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class LightGcnConfig:
+    """LightGCN.
+
+    Attributes:
+        dim: width of an id's vector.
+        layers: of propagation.
+        init_std: deviation of an id's first vector per column; 0: Xavier's rule.
+    """
+
+    kind: Literal["lightgcn"] = "lightgcn"
+    dim: int = 64
+    layers: int = 3
+    init_std: float = 0.1
 
 
 def normalized_graph(user_E: Tensor, item_E: Tensor, *, num_users: int, num_items: int) -> SparseMatrix:
@@ -35,6 +56,19 @@ def propagate(graph: SparseMatrix, users_ND: Tensor, items_MD: Tensor, *, layers
         users_ND, items_MD = graph @ items_MD, graph.transposed_matmul(users_ND)
         users_sum, items_sum = users_sum + users_ND, items_sum + items_MD
     return users_sum / (layers + 1), items_sum / (layers + 1)
+
+
+class LightGcnLayers(nn.Module):
+    """:func:`propagate` over hops, which may be samples of the graph. It has no weights."""
+
+    def forward(self, users_ND: Tensor, items_MD: Tensor, hops: Sequence[Hop]) -> tuple[Tensor, Tensor]:
+        """Vectors of the users and of the items that the last hop leaves, [., D]."""
+        users_sum, items_sum = users_ND, items_MD
+        for hop in hops:
+            users_ND, items_MD = hop.messages(users_ND, items_MD)
+            users_sum, items_sum = hop.kept(users_sum, items_sum)
+            users_sum, items_sum = users_sum + users_ND, items_sum + items_MD
+        return users_sum / (len(hops) + 1), items_sum / (len(hops) + 1)
 
 
 class LightGcn(nn.Module):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -123,6 +123,20 @@ def _first_rows(ids: IdRows, width: int, std: float | None) -> Tensor:
     of_vector = math.sqrt(2.0 / (ids.num_rows + width)) if std is None else std
     spread = {"sum": of_vector / math.sqrt(lookups), "product": of_vector ** (1 / lookups), "concat": of_vector}
     return rows_RD.normal_(0.0, spread[ids.combine])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MfConfig:
+    """Matrix factorisation.
+
+    Attributes:
+        dim: width of an id's vector.
+        init_std: deviation of an id's first vector per column; 0: Xavier's rule.
+    """
+
+    kind: Literal["mf"] = "mf"
+    dim: int = 64
+    init_std: float = 0.01
 
 
 class MatrixFactorization(nn.Module):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from recsys.embeddings.distinct_events import distinct_events
 from recsys.embeddings.tables import EmbeddingTables, TensorBatch
 from recsys.embeddings.vectors import (
     LookedUp,
@@ -19,12 +20,14 @@ from recsys.embeddings.vectors import (
 )
 from recsys.errors import ConfigError
 from recsys.features.feature_set import FeatureSet
+from recsys.models.autoint import AutoInt, AutoIntConfig
 from recsys.models.dcn import Dcn, DcnConfig
 from recsys.models.din import Din, DinConfig
+from recsys.models.sdim import Sdim, SdimConfig
 from recsys.models.widths import Widths
 
-Net = Din | Dcn
-ModelConfig = DinConfig | DcnConfig
+Net = Din | Dcn | Sdim | AutoInt
+ModelConfig = DinConfig | DcnConfig | SdimConfig | AutoIntConfig
 
 
 class RankingModel(nn.Module):
@@ -47,8 +50,19 @@ class RankingModel(nn.Module):
         rows: dict[str, Tensor] = self.tables(batch.rows)
         inputs = LookedUp(batch, rows)
         query_BD = query_vectors(self.features, inputs)
+        if isinstance(self.net, Sdim):
+            events = distinct_events(self.features, batch, rows)
+            logits_B: Tensor = self.net(
+                user_vectors(self.features, inputs),
+                query_BD,
+                item_vectors(self.features, inputs),
+                events.keys_ND,
+                batch.history_offsets,
+                events.index_E,
+            )
+            return logits_B, rows
         keys_ED = query_BD[:0] if self.features.history is None else key_vectors(self.features, inputs)
-        logits_B: Tensor = self.net(
+        logits_B = self.net(
             user_vectors(self.features, inputs),
             query_BD,
             item_vectors(self.features, inputs),
@@ -60,7 +74,13 @@ class RankingModel(nn.Module):
 
 def widths(features: FeatureSet, dims: Mapping[str, int]) -> Widths:
     """What a network reads, given each table's width."""
-    return Widths(user_fields(features, dims), key_fields(features, dims), item_fields(features, dims))
+    lacking = features.stand_ins()
+    return Widths(
+        user_fields(features, dims),
+        key_fields(features, dims),
+        item_fields(features, dims),
+        tuple(number for number, feature in enumerate(features.event_features()) if feature in lacking),
+    )
 
 
 def build_net(features: FeatureSet, *, dims: Mapping[str, int], config: ModelConfig) -> Net:
@@ -76,11 +96,18 @@ def build_net(features: FeatureSet, *, dims: Mapping[str, int], config: ModelCon
         raise ConfigError(
             f"the row maps have a table {unknown[0]!r} that {features.name!r} does not have; they are of other features"
         )
-    if isinstance(config, DinConfig) and features.history is None:
+    of_history = isinstance(config, AutoIntConfig) and config.history != "none"
+    if (of_history or isinstance(config, DinConfig | SdimConfig)) and features.history is None:
         raise ConfigError(f"model {config.kind!r} reads a history, but {features.name!r} declares none")
     return make_net(widths(features, dims), config=config)
 
 
 def make_net(widths: Widths, *, config: ModelConfig) -> Net:
     """The network that a configuration describes, for inputs of these widths."""
-    return Din(widths, config=config) if isinstance(config, DinConfig) else Dcn(widths, config=config)
+    if isinstance(config, DinConfig):
+        return Din(widths, config=config)
+    if isinstance(config, SdimConfig):
+        return Sdim(widths, config=config)
+    if isinstance(config, AutoIntConfig):
+        return AutoInt(widths, config=config)
+    return Dcn(widths, config=config)

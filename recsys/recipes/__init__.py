@@ -9,17 +9,41 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from recsys.errors import ConfigError, nearest
-from recsys.recipes import frappe, movielens, own_log, synthetic
+from recsys.recipes import frappe, gowalla, long_histories, movielens, own_log, sequences, synthetic
 from recsys.training.config import RunConfig
+from recsys.training.retrieval_config import RetrievalRunConfig
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
+    "autoint_frappe": frappe.autoint_frappe,
+    "autoint_movielens_1m": movielens.autoint_movielens_1m,
+    "autoint_movielens_temporal": movielens.autoint_movielens_temporal,
+    "autoint_plus_frappe": frappe.autoint_plus_frappe,
     "dcn_frappe": frappe.dcn_frappe,
     "dcn_movielens_ctr": movielens.dcn_movielens_ctr,
     "din": own_log.din,
+    "din_beauty": sequences.din_beauty,
+    "din_lastfm": sequences.din_lastfm,
+    "din_long_movielens": long_histories.din_long_movielens,
     "din_movielens_1m": movielens.din_movielens_1m,
     "din_movielens_1m_demo": movielens.din_movielens_1m_demo,
+    "din_movielens_temporal": movielens.din_movielens_temporal,
+    "din_short_movielens_long": long_histories.din_short_movielens_long,
     "din_synthetic": synthetic.din_synthetic,
+    "sdim_beauty": sequences.sdim_beauty,
+    "sdim_lastfm": sequences.sdim_lastfm,
+    "sdim_movielens_long": long_histories.sdim_movielens_long,
+    "sdim_synthetic_long": long_histories.sdim_synthetic_long,
 }
+
+RETRIEVAL_RECIPES: dict[str, Callable[[], RetrievalRunConfig]] = {
+    "lightgcn_gowalla": gowalla.lightgcn_gowalla,
+    "lightgcn_lcfn": gowalla.lightgcn_lcfn,
+    "mf_gowalla": gowalla.mf_gowalla,
+    "ngcf_code_gowalla": gowalla.ngcf_code_gowalla,
+    "ngcf_gowalla": gowalla.ngcf_gowalla,
+    "ngcf_lcfn": gowalla.ngcf_lcfn,
+}
+"""Models that rank all items; ``recsys train`` takes them as it does ``RECIPES``."""
 
 
 def recipe(name: str) -> RunConfig:
@@ -29,5 +53,5 @@ def recipe(name: str) -> RunConfig:
         ConfigError: no such recipe; names the nearest.
     """
     if name not in RECIPES:
-        raise ConfigError(f"unknown recipe {name!r}: {nearest(name, RECIPES)}")
+        raise ConfigError(f"unknown recipe {name!r}: {nearest(name, {**RECIPES, **RETRIEVAL_RECIPES})}")
     return RECIPES[name]()

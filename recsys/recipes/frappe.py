@@ -1,7 +1,13 @@
-"""Frappe, click prediction by the published split (NFM, SIGIR 2017; BARS Frappe_x1)."""
+"""Frappe, click prediction by the published split (NFM, SIGIR 2017; BARS Frappe_x1).
+
+What decides here is how strongly the rows are pulled to zero, not the network: DCN-V2 on the same tables has an AUC of
+.978 with a strength of 0.02 and of .987 with 0.1 (validation, one seed). FuxiCTR's published runs pull the whole table
+at every step.
+"""
 
 from __future__ import annotations
 
+from recsys.models.autoint import AutoIntConfig
 from recsys.models.dcn import DcnConfig
 from recsys.training.config import DataConfig, RowConfig, RunConfig, TableConfig, TrainConfig
 
@@ -12,7 +18,31 @@ def dcn_frappe() -> RunConfig:
         recipe="dcn_frappe",
         data=DataConfig(dataset="frappe"),
         model=DcnConfig(cross_layers=3, head=(400, 400), structure="parallel", dropout=0.2),
-        tables=TableConfig(dim=16, learning_rate=0.3, regularization=0.02),
+        tables=TableConfig(dim=16, learning_rate=0.3, regularization=0.1),
         rows=RowConfig(min_count=1, exact_below=100),
         train=TrainConfig(epochs=7),
+    )
+
+
+def autoint_frappe() -> RunConfig:
+    """AutoInt on user, app and context."""
+    return RunConfig(
+        recipe="autoint_frappe",
+        data=DataConfig(dataset="frappe"),
+        model=AutoIntConfig(layers=2, attention_width=32, heads=2, scale=True, field_norm=True, layer_norm=True),
+        tables=TableConfig(dim=16, learning_rate=0.3, regularization=0.2),
+        rows=RowConfig(min_count=1),
+        train=TrainConfig(epochs=12, learning_rate=1e-2),
+    )
+
+
+def autoint_plus_frappe() -> RunConfig:
+    """AutoInt+: the same with an MLP beside the attention."""
+    return RunConfig(
+        recipe="autoint_plus_frappe",
+        data=DataConfig(dataset="frappe"),
+        model=AutoIntConfig(layers=2, attention_width=32, heads=2, head=(400, 400), batch_norm=True, dropout=0.2),
+        tables=TableConfig(dim=16, learning_rate=0.3, regularization=0.2),
+        rows=RowConfig(min_count=1),
+        train=TrainConfig(epochs=12),
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+from recsys.models.autoint import AutoIntConfig
 from recsys.models.dcn import DcnConfig
 from recsys.models.din import DinConfig
 from recsys.training.config import DataConfig, RowConfig, RunConfig, TableConfig, TrainConfig
@@ -15,6 +18,35 @@ def din_movielens_1m() -> RunConfig:
         model=DinConfig(head_act="dice", dropout=0.1),
         tables=TableConfig(dim=16, dims={"movie_id": 32, "user_id": 32}, regularization=0.01),
         train=TrainConfig(epochs=1),
+    )
+
+
+def autoint_movielens_1m() -> RunConfig:
+    """AutoInt, one pass: the history is the mean of its 50 newest events, attribute by attribute."""
+    return RunConfig(
+        recipe="autoint_movielens_1m",
+        data=DataConfig(dataset="movielens_1m", recent=50),
+        model=AutoIntConfig(layers=2, attention_width=32, heads=2, scale=True, layer_norm=True, history="mean"),
+        tables=TableConfig(dim=16, regularization=0.01),
+        train=TrainConfig(epochs=1),
+    )
+
+
+def autoint_movielens_temporal() -> RunConfig:
+    """AutoInt on our larger test: the last tenth of each user's events."""
+    return dataclasses.replace(
+        autoint_movielens_1m(),
+        recipe="autoint_movielens_temporal",
+        data=DataConfig(dataset="movielens_1m_temporal", recent=50),
+    )
+
+
+def din_movielens_temporal() -> RunConfig:
+    """DIN on our larger test: the last tenth of each user's events."""
+    return dataclasses.replace(
+        din_movielens_1m(),
+        recipe="din_movielens_temporal",
+        data=DataConfig(dataset="movielens_1m_temporal", recent=50),
     )
 
 

@@ -28,7 +28,8 @@ from recsys.errors import DataFileError
 from recsys.files import atomic_file, make_folder
 from recsys.training.distributed import broadcast, gather, together, world
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+"""Version 3 had no ``loop``; it is read still."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Checkpoint:
         loader: position in the training samples.
         random: torch's generators of each process by kind of device: ``cpu``, and ``cuda`` if the model is on a
             GPU (dropout draws there).
+        loop: what else the loop goes on with: ``watch`` (``early_stopping.py``), ``scaler`` (``precision.py``),
+            ``steps_before``: of the run that a warm start took rows from, ``seconds`` of training.
         folder: where ``files`` are.
     """
 
@@ -55,6 +58,7 @@ class Checkpoint:
     dense_optimizer: dict[str, Any]
     loader: dict[str, int]
     random: list[dict[str, Tensor]]
+    loop: dict[str, Any] = field(default_factory=dict)
     folder: Path = field(default_factory=Path)
 
 
@@ -65,6 +69,7 @@ def save(
     *,
     step: int,
     loader: dict[str, int],
+    loop: dict[str, Any] | None = None,
 ) -> None:
     """Write the present state, so that a kill at any moment leaves the old checkpoint or the new one.
 
@@ -99,6 +104,7 @@ def save(
         dense_optimizer=dense_optimizer.state_dict(),
         loader=loader,
         random=random,
+        loop=loop or {},
     )
     with together("writing the checkpoint"):
         if world().rank == 0:
@@ -126,6 +132,8 @@ def load(path: Path) -> Checkpoint:
     """
     values = read_file(path, "no checkpoint; `recsys train` writes one")
     version = values.pop("format_version", None) if isinstance(values, dict) else None
+    if version == 3:
+        version, values["loop"] = FORMAT_VERSION, {}
     if version != FORMAT_VERSION:
         raise DataFileError(f"{path}: checkpoint format {version}, this program reads {FORMAT_VERSION}")
     known = {f.name for f in dataclasses.fields(Checkpoint)} - {"folder"}
@@ -159,7 +167,11 @@ def restore(
         )
     with together("reading the checkpoint"):
         _restore_tables(checkpoint, shards, with_state=dense_optimizer is not None)
-    model.module.net.load_state_dict(checkpoint.dense)
+    try:
+        model.module.net.load_state_dict(checkpoint.dense)
+    except RuntimeError as error:  # torch lists every parameter that is missing, not known, or of another shape
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise DataFileError(f"the checkpoint is of another network: {first[0].strip()} It is of another run") from error
     if dense_optimizer is not None:
         # A copy: the checkpoint's tensors are mapped from its file.
         dense_optimizer.load_state_dict(copy.deepcopy(checkpoint.dense_optimizer))

@@ -13,10 +13,17 @@ from typing import Any, Literal
 from recsys.data.raw_log import DATASETS
 from recsys.embeddings import WIDTH_UNIT
 from recsys.errors import ConfigError, nearest
+from recsys.models.autoint import AutoIntConfig
 from recsys.models.dcn import DcnConfig
 from recsys.models.din import DinConfig
+from recsys.models.sdim import SdimConfig
 
-MODELS: dict[str, type[DinConfig] | type[DcnConfig]] = {"din": DinConfig, "dcn": DcnConfig}
+MODELS: dict[str, type[DinConfig] | type[DcnConfig] | type[SdimConfig] | type[AutoIntConfig]] = {
+    "autoint": AutoIntConfig,
+    "din": DinConfig,
+    "dcn": DcnConfig,
+    "sdim": SdimConfig,
+}
 """Models by the name that ``model.kind`` takes."""
 
 MapName = Literal[
@@ -34,6 +41,10 @@ MapName = Literal[
 
 
 ShardingName = Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise"]
+ScheduleName = Literal["constant", "cosine", "linear", "step", "plateau"]
+MonitorName = Literal["auc", "gauc", "log_loss"]
+PipelineName = Literal["plain", "sparse_dist"]
+AmpName = Literal["none", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +54,12 @@ class DataConfig:
     Attributes:
         dataset: one of ``DATASETS``, or a folder that ``recsys prepare`` wrote, with a ``/`` in its name.
         recent: newest events of the history that a sample reads.
+        since: train only on samples from then on: a time, or a duration before the newest (``incremental.py``).
     """
 
     dataset: str = "movielens_1m"
     recent: int = 50
+    since: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,11 +139,24 @@ class TrainConfig:
     Attributes:
         epochs: passes over the training samples.
         batch_size: samples per step and process.
-        learning_rate: of Adam on everything but the tables; falls to zero along a half cosine,
-            as does the tables' rate.
+        learning_rate: of Adam on everything but the tables.
+        schedule: of this rate and the tables': ``cosine`` and ``linear`` fall to zero at the end of the last epoch,
+            ``step`` multiplies with ``decay`` every ``decay_epochs`` epochs, ``plateau`` after every evaluation that
+            was no improvement.
+        decay, decay_epochs: see ``schedule``.
         warmup_steps: steps in which the rates rise linearly from zero.
         weight_decay: decoupled, on everything but the tables.
         clip_norm: largest gradient norm of everything but the tables; 0 for no limit.
+        evaluate_every: steps between evaluations on the validation split; 0: one after every epoch.
+        monitor: the metric of these evaluations that ``patience`` and ``plateau`` look at.
+        patience: stop after so many evaluations in a row without an improvement, and keep the best weights instead of
+            the last; 0: train all epochs and keep the last.
+        min_delta: smaller gains are no improvement.
+        amp: the network's arithmetic: ``none`` is float32; ``bf16`` and (GPU only) ``fp16`` are torch's autocast.
+        compile: have torch.compile make kernels of the network.
+        pipeline: ``plain``: one step after another; ``sparse_dist``: TorchRec's pipeline, for GPUs (``steps.py``).
+        warm_start: a run's folder or a bundle to take rows and layers from; empty: begin anew.
+        tensorboard: write curves to the run's folder.
         seed: of initial weights, sample order and dropout.
         checkpoint_steps: steps between checkpoints.
     """
@@ -138,9 +164,21 @@ class TrainConfig:
     epochs: int = 2
     batch_size: int = 1024
     learning_rate: float = 1e-3
+    schedule: ScheduleName = "cosine"
+    decay: float = 0.1
+    decay_epochs: int = 1
     warmup_steps: int = 100
     weight_decay: float = 0.0
     clip_norm: float = 10.0
+    evaluate_every: int = 0
+    monitor: MonitorName = "auc"
+    patience: int = 0
+    min_delta: float = 0.0
+    amp: AmpName = "none"
+    compile: bool = False
+    pipeline: PipelineName = "plain"
+    warm_start: str = ""
+    tensorboard: bool = False
     seed: int = 2026
     checkpoint_steps: int = 500
 
@@ -151,7 +189,7 @@ class RunConfig:
 
     recipe: str
     data: DataConfig = field(default_factory=DataConfig)
-    model: DinConfig | DcnConfig = field(default_factory=DinConfig)
+    model: DinConfig | DcnConfig | SdimConfig | AutoIntConfig = field(default_factory=DinConfig)
     tables: TableConfig = field(default_factory=TableConfig)
     rows: RowConfig = field(default_factory=RowConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -163,7 +201,7 @@ class RunConfig:
                 f"or the folder of a prepared log, such as ./{self.data.dataset}"
             )
         _check_at_least(self, "data.recent", self.data.recent, 1)
-        attention = self.model.attention if isinstance(self.model, DinConfig) else ()
+        attention = self.model.attention if isinstance(self.model, DinConfig | SdimConfig) else ()
         for units in (*attention, *self.model.head):
             _check_at_least(self, "hidden units of the model", units, 1)
         _check_at_least(self, "model.dropout", self.model.dropout, 0)
@@ -192,10 +230,15 @@ class RunConfig:
                 f"recipe {self.recipe!r}: column_wise sharding with tables.optimizer rowwise_adagrad: its step size "
                 "per row would become one per shard of it; choose adagrad, sgd or adam, or another sharding"
             )
-        for name in ("batch_size", "epochs", "checkpoint_steps"):
+        for name in ("batch_size", "epochs", "checkpoint_steps", "decay_epochs"):
             _check_at_least(self, f"train.{name}", getattr(self.train, name), 1)
-        for name in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm", "seed"):
+        for name in (
+            *("learning_rate", "warmup_steps", "weight_decay", "clip_norm", "seed"),
+            *("evaluate_every", "patience", "min_delta", "decay"),
+        ):
             _check_at_least(self, f"train.{name}", getattr(self.train, name), 0)
+        if self.train.decay > 1:
+            raise ConfigError(f"recipe {self.recipe!r}: train.decay is {self.train.decay}; allowed: 0 to 1")
 
 
 def to_json(config: RunConfig) -> str:
@@ -285,11 +328,16 @@ def _build(kind: Any, values: Mapping[str, Any], *, prefix: str) -> Any:
         elif dataclasses.is_dataclass(hints[name]):
             arguments[name] = _build(hints[name], value, prefix=f"{prefix}{name}.")
         else:
-            arguments[name] = _convert(prefix + name, value, hints[name])
+            arguments[name] = convert_setting(prefix + name, value, hints[name])
     return kind(**arguments)
 
 
-def _convert(path: str, value: Any, kind: Any) -> Any:
+def convert_setting(path: str, value: Any, kind: Any) -> Any:
+    """A value of JSON as one of the kind that a setting is annotated with.
+
+    Raises:
+        ConfigError: it is of another kind.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:
         if value not in arguments:
@@ -300,9 +348,9 @@ def _convert(path: str, value: Any, kind: Any) -> Any:
         if not repeated and len(value) != len(arguments):
             raise ConfigError(f"{path} is {value!r}; allowed: {len(arguments)} values")
         kinds = [arguments[0]] * len(value) if repeated else arguments
-        return tuple(_convert(path, v, k) for v, k in zip(value, kinds, strict=True))
+        return tuple(convert_setting(path, v, k) for v, k in zip(value, kinds, strict=True))
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
-        return {str(k): _convert(f"{path}.{k}", v, arguments[1]) for k, v in value.items()}
+        return {str(k): convert_setting(f"{path}.{k}", v, arguments[1]) for k, v in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is kind:

@@ -152,9 +152,9 @@ def end_process(code: int) -> NoReturn:
 
 
 def as_one_process(config: RunConfig, world_size: int) -> RunConfig:
-    """The configuration with which one process does the same run; what ``config.json`` holds."""
+    """The configuration with which one process does the same run, curves aside; what ``config.json`` holds."""
     tables = replace(config.tables, sharding="auto", shardings={}, uvm_cache=0.0)
-    train = replace(config.train, batch_size=config.train.batch_size * world_size)
+    train = replace(config.train, batch_size=config.train.batch_size * world_size, tensorboard=False)
     return replace(config, tables=tables, train=train)
 
 

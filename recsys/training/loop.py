@@ -1,13 +1,12 @@
-"""The training loop, top to bottom: data, tables, model, steps, checkpoints, metrics."""
+"""The training loop, top to bottom: data, tables, model, steps, evaluations, checkpoints, metrics."""
 
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -17,18 +16,16 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from recsys.data.fingerprint import data_fingerprint
 from recsys.data.loader import BatchLoader
-from recsys.data.samples import Dataset, id_counts, map_ids, rows_of_codes
+from recsys.data.samples import Dataset, map_ids
 from recsys.embeddings.row_maps import RowMap
-from recsys.embeddings.sharding import fuse_optimizer, set_rate, shard, start_process_group
-from recsys.embeddings.sharding_plan import PlannedTable, Sharding, describe_plan, plan_tables
-from recsys.embeddings.tables import BatchConverter, EmbeddingTables, TensorBatch
+from recsys.embeddings.sharding import set_rate, start_process_group
+from recsys.embeddings.sharding_plan import PlannedTable, describe_plan
+from recsys.embeddings.tables import BatchConverter
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.feature_set import FeatureSet
-from recsys.models.ranking import RankingModel, build_net
 from recsys.training.checkpoint import Checkpoint, load, restore, save
-from recsys.training.config import RunConfig, TableConfig, TrainConfig
+from recsys.training.config import RunConfig
 from recsys.training.distributed import (
-    HolderCounts,
     as_one_process,
     check_samples_per_step,
     first_before_others,
@@ -36,59 +33,54 @@ from recsys.training.distributed import (
     lost_processes_named,
     mean_loss,
     on_first,
-    predict_together,
     samples_in_step,
     seed_process,
     share_of_loss,
     together,
     world,
 )
-from recsys.training.evaluate import Metrics, evaluate, predict
-from recsys.training.initial_rows import initialise
-from recsys.training.run_folder import compare_data, load_row_maps, open_run, read_run, save_row_maps, write_metrics
-from recsys.training.step_dice import over_the_step
-from recsys.training.table_plan import build_row_maps, table_dims, table_specs
+from recsys.training.early_stopping import Watch, is_evaluated
+from recsys.training.evaluate import Metrics, measure
+from recsys.training.incremental import grown_row_maps, samples_since
+from recsys.training.non_finite import first_not_finite, not_finite_in, stop
+from recsys.training.precision import Precision
+from recsys.training.predictions import write_predictions
+from recsys.training.regularization import Regularization
+from recsys.training.reports import Listeners, Progress, RunResult
+from recsys.training.run_folder import BEST, CHECKPOINT, load_row_maps, open_run, save_row_maps, write_metrics
+from recsys.training.run_record import begin_record, write_record
+from recsys.training.schedules import rate_factor
+from recsys.training.steps import Item, PipelinedSteps, PlainSteps, Seen, Steps, batches_of
+from recsys.training.table_plan import build_row_maps, table_specs
+from recsys.training.tensorboard import curves
+from recsys.training.trainable import check_trainable
+from recsys.training.trained import (
+    TrainedModel,
+    build,
+    check_same_data,
+    default_device,
+    evaluate_run,
+    evaluate_split,
+    load_run,
+    plan_run,
+    predict_split,
+)
+from recsys.training.warm_start import Source, WarmStart, open_source, start_warm
 
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is, for a progress bar."""
-
-    step: int
-    steps: int
-    epoch: int
-    samples_per_s: float
-    loss: float
-    validation: Metrics | None = None
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model with what is needed to feed it.
-
-    ``data_fingerprint`` names the data it was trained on; None: it was not trained.
-    """
-
-    config: RunConfig
-    features: FeatureSet
-    row_maps: dict[str, RowMap]
-    model: DistributedModelParallel
-    convert: BatchConverter
-    device: torch.device
-    data_fingerprint: str | None = None
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a finished run measured; ``samples_per_s`` is over the training steps of this process.
-
-    The model is in evaluation mode.
-    """
-
-    trained: TrainedModel
-    validation: Metrics | None
-    test: Metrics | None
-    samples_per_s: float
+__all__ = [
+    "Progress",
+    "RunResult",
+    "TrainedModel",
+    "build",
+    "build_row_maps",
+    "check_same_data",
+    "default_device",
+    "evaluate_run",
+    "load_run",
+    "plan_run",
+    "rate_factor",
+    "train",
+]
 
 
 def train(
@@ -98,10 +90,12 @@ def train(
     *,
     resume: bool = False,
     device: torch.device | None = None,
+    overrides: Sequence[str] = (),
     report: Callable[[Progress], None] = lambda progress: None,
     show_plan: Callable[[list[PlannedTable]], None] = lambda plan: None,
+    show_start: Callable[[WarmStart], None] = lambda start: None,
 ) -> RunResult:
-    """Train, evaluate after each epoch, and write everything to ``run_dir``.
+    """Train, evaluate after each epoch or every ``train.evaluate_every`` steps, and write everything to ``run_dir``.
 
     With several processes (``distributed.py``), each calls this with the same arguments.
 
@@ -111,13 +105,16 @@ def train(
         run_dir: made if absent; on a file system that all processes share.
         resume: go on from ``run_dir``'s checkpoint; the result equals that of an uninterrupted run.
         device: default: this process's GPU if there is one.
-        report: called after every step, in the first process.
+        overrides: the changes to the recipe, for ``record.json``.
+        report: called after every step and every evaluation, in the first process.
         show_plan: called before the first step, in the first process.
+        show_start: called after a warm start, in the first process.
 
     Raises:
         ConfigError: ``run_dir`` cannot be written, holds a run and ``resume`` is false, holds one of
-            another configuration or other data; or the tables cannot be spread as asked.
-        InvalidInputError: there is nothing to train on, or the loss is not finite.
+            another configuration or other data; the tables cannot be spread as asked; the device cannot do what is
+            asked; or nothing of ``train.warm_start`` fits.
+        InvalidInputError: there is nothing to train on or to learn, or the loss or its gradient is not finite.
         RecsysError: another process failed.
     """
     device = device or default_device()
@@ -125,13 +122,16 @@ def train(
         raise ConfigError(
             f"tables.uvm_cache is {config.tables.uvm_cache}, but training runs on CPU; it caches tables in GPU memory"
         )
-    if not len(dataset.split("train")):
-        raise InvalidInputError("the train split is empty: there is nothing to train on")
+    precision = Precision(config.train.amp, device)
+    kept = samples_since(dataset, config.data.since)
+    check_trainable(config, kept)
     start_process_group(device)
+    listeners = Listeners(report=report, show_plan=show_plan, show_start=show_start)
     if world().rank > 0:
-        report, show_plan = (lambda progress: None), (lambda plan: None)
+        listeners = Listeners()
     with lost_processes_named():
-        return _train(config, dataset, run_dir, resume, device, report, show_plan)
+        fingerprint = data_fingerprint(dataset)
+        return _train(config, kept, run_dir, resume, precision, listeners, fingerprint, overrides)
 
 
 def _train(
@@ -139,103 +139,179 @@ def _train(
     dataset: Dataset,
     run_dir: Path,
     resume: bool,
-    device: torch.device,
-    report: Callable[[Progress], None],
-    show_plan: Callable[[list[PlannedTable]], None],
+    precision: Precision,
+    listeners: Listeners,
+    fingerprint: str,
+    overrides: Sequence[str],
 ) -> RunResult:
-    fingerprint = data_fingerprint(dataset)
+    record = begin_record(recipe=config.recipe, overrides=overrides, seed=config.train.seed)
+    device, settings = precision.device, config.train
+    source: Source | None = open_source(Path(settings.warm_start)) if settings.warm_start else None
     checkpoint = first_before_others(
         lambda: _open(config, dataset.table.features, run_dir, fingerprint, resume or world().rank > 0)
     )
     if len({each for each in gather(None if checkpoint is None else checkpoint.step)}) > 1:
         raise ConfigError(f"{run_dir} is not the same for all processes; put it on a file system that they share")
-    torch.manual_seed(config.train.seed)
+    torch.manual_seed(settings.seed)
 
     def first_row_maps() -> dict[str, RowMap]:
         if checkpoint is None and world().rank == 0:
-            save_row_maps(build_row_maps(config, dataset), run_dir / "row_maps.npz")
+            if source is not None and config.data.since:
+                made = grown_row_maps(config, source.row_maps, dataset)
+            else:
+                made = build_row_maps(config, dataset)
+            save_row_maps(made, run_dir / "row_maps.npz")
         # A later version may number rows in another order than the checkpoint's.
         return load_row_maps(run_dir / "row_maps.npz")
 
     with _taken_back_if_refused(run_dir, new=checkpoint is None):
         row_maps = first_before_others(first_row_maps)
         trained = build(config, dataset.table.features, row_maps, device=device, data_fingerprint=fingerprint)
-    model, convert = trained.model, trained.convert
-    show_plan(
+    model, net = trained.model, trained.model.module.net
+    precision.unscale_gradients_of(model.module.tables)
+    listeners.show_plan(
         describe_plan(model.plan, table_specs(config.tables, config.rows, row_maps), optimizer=config.tables.optimizer)
     )
     dataset = map_ids(dataset, {name: row_map.lookup for name, row_map in row_maps.items()})
     training = dataset.split("train")
-    pull = _regularization_strengths(config, dataset, device)
-    holders = HolderCounts({table: len(strengths) for table, strengths in pull.items()}, device)
-
+    pull = Regularization(dataset, strength=config.tables.regularization, device=device)
     loader = BatchLoader(
         dataset,
         training,
-        batch_size=config.train.batch_size,
-        seed=config.train.seed,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
         rank=world().rank,
         world_size=world().size,
     )
     optimizer = torch.optim.AdamW(
-        model.module.net.parameters(),
-        lr=config.train.learning_rate,
-        weight_decay=config.train.weight_decay,
-        fused=True,
+        net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
-    steps = len(loader) * config.train.epochs
-    step = 0
-    seed_process(config.train.seed)
+    watch, step, steps_before, seconds_before = Watch(), 0, 0, 0.0
+    steps = len(loader) * settings.epochs
+    seed_process(settings.seed)
     if checkpoint is not None:
         restore(checkpoint, model, optimizer)
         loader.load_state_dict(checkpoint.loader)
+        precision.load_state_dict(checkpoint.loop.get("scaler", {}))
+        watch = Watch.from_state(checkpoint.loop.get("watch", {}))
+        steps_before, seconds_before = checkpoint.loop.get("steps_before", 0), checkpoint.loop.get("seconds", 0.0)
         step = checkpoint.step
-
-    def checkpoint_now() -> None:
-        save(model, optimizer, run_dir / "checkpoint.pt", step=step, loader=loader.state_dict())
+    elif source is not None:
+        with _taken_back_if_refused(run_dir, new=True), together("reading the warm start"):
+            taken = start_warm(source, trained, optimizer)
+        listeners.show_start(taken)
+        steps_before = taken.steps_before
+    if settings.compile:
+        net.compile(dynamic=True)  # in place: names in checkpoints stay
 
     validation: Metrics | None = None
-    loss_value = rate = math.nan
+    rate, position = 0.0, loader.state_dict()
     started, samples = time.perf_counter(), 0
+    first_step = step
+
+    def checkpoint_now(name: str = CHECKPOINT) -> None:
+        about = {
+            "watch": watch.state_dict(),
+            "scaler": precision.state_dict(),
+            "steps_before": steps_before,
+            "seconds": seconds_before + time.perf_counter() - started,
+        }
+        save(model, optimizer, run_dir / name, step=step, loader=position, loop=about)
+
+    def forward(item: Item) -> tuple[Tensor, Seen]:
+        factor = rate_factor(settings, step=step, steps=steps, epoch=item.loader["epoch"], reductions=watch.reductions)
+        _set_rates(model, optimizer, config, factor, step=steps_before + step)
+        with precision.autocast():
+            logits_B, rows = model(item.tensors)
+        size = samples_in_step(len(training), item.loader["next_batch"], settings.batch_size)
+        losses_B = F.binary_cross_entropy_with_logits(logits_B.float(), item.tensors.labels, reduction="none")
+        loss = share_of_loss(losses_B, size)
+        seen = Seen(item, mean_loss(loss), rows, logits_B, factor)
+        if not math.isfinite(seen.loss):
+            stop(run_dir, step + 1, item, f"the loss is {seen.loss}", first_not_finite(seen, net))
+        return precision.scaled(loss + pull(rows, item.tensors)), seen
+
+    def is_due(after: int) -> bool:
+        return is_evaluated(settings, step=after, steps=steps, steps_per_epoch=len(loader))
+
+    update = precision.update(optimizer, net, clip_norm=settings.clip_norm)
+    walk: Steps = PlainSteps(forward, update, device)
+    if settings.pipeline == "sparse_dist":
+        walk = PipelinedSteps(model, forward, update, device, is_last=lambda item: is_due(_step_of(item, loader)))
+    # Of its own: an evaluation converts with the model's while batches are built ahead.
+    convert = BatchConverter(dataset.table.features, row_maps)
+    report = curves(run_dir, listeners.report, step=step, on=settings.tensorboard and world().rank == 0)
     model.train()
-    while loader.epoch < config.train.epochs:
-        for encoded in loader:
-            batch = convert(encoded, rows_of_codes(dataset)).to(device)
-            _set_rates(model, optimizer, config, step=step, steps=steps)
-            logits_B, rows = model(batch)
-            size = samples_in_step(len(training), loader.state_dict()["next_batch"], config.train.batch_size)
-            losses_B = F.binary_cross_entropy_with_logits(logits_B, batch.labels, reduction="none")
-            loss = share_of_loss(losses_B, size)
-            total = loss + _regularization(rows, batch, pull, holders)
-            optimizer.zero_grad(set_to_none=True)
-            total.backward()  # type: ignore[no-untyped-call]
-            if config.train.clip_norm > 0:
-                torch.nn.utils.clip_grad_norm_(model.module.net.parameters(), config.train.clip_norm)
-            optimizer.step()
+    while loader.epoch < settings.epochs and not watch.is_over(settings):
+        for seen in walk.run(batches_of(loader, dataset, convert)):
+            if not math.isfinite(update.grad_norm) and not precision.skips_steps:
+                what = f"the gradient's norm is {update.grad_norm}"
+                stop(run_dir, step + 1, seen.item, what, first_not_finite(seen, net))
             step += 1
-            samples += size
-            loss_value = mean_loss(loss)
-            if not math.isfinite(loss_value):
-                raise InvalidInputError(f"step {step}: the loss is {loss_value}; lower the learning rates")
-            rate = samples / (time.perf_counter() - started)
-            report(Progress(step, steps, loader.epoch, rate, loss_value))
-            if step % config.train.checkpoint_steps == 0:
-                checkpoint_now()
-        checkpoint_now()
-        paused = time.perf_counter()
-        validation = _evaluate_split(trained, dataset, "validation")
-        started += time.perf_counter() - paused
-        report(Progress(step, steps, loader.epoch, rate, loss_value, validation))
-    rate = samples / (time.perf_counter() - started)
-    if validation is None:  # resumed after the last epoch, or there is no such split
-        validation = _evaluate_split(trained, dataset, "validation")
-    test = _evaluate_split(trained, dataset, "test")
+            position = seen.item.loader
+            samples += samples_in_step(len(training), position["next_batch"], settings.batch_size)
+            elapsed = time.perf_counter() - started
+            rate = samples / elapsed
+            progress = Progress(
+                step,
+                steps,
+                position["epoch"],
+                rate,
+                seen.loss,
+                epochs=settings.epochs,
+                eta_s=(steps - step) * elapsed / (step - first_step),
+                rate=settings.learning_rate * seen.factor,
+                table_rate=config.tables.learning_rate * seen.factor,
+                grad_norm=update.grad_norm,
+            )
+            report(progress)
+            is_saved = step % settings.checkpoint_steps == 0
+            evaluated = is_due(step)
+            if not (is_saved or evaluated):
+                continue
+            with together("checking the weights"):
+                if where := not_finite_in(model):
+                    stop(run_dir, step, seen.item, "it left weights that are not finite", where)
+            if evaluated:
+                walk.pause()
+                paused = time.perf_counter()
+                validation = evaluate_split(trained, dataset, "validation")
+                started += time.perf_counter() - paused
+                # The best weights before the checkpoint that knows of them: a kill in between only does both again.
+                if validation is not None and watch.see(validation, settings, step=step) and settings.patience:
+                    checkpoint_now(BEST)
+            checkpoint_now()
+            if evaluated:
+                report(replace(progress, epoch=step // len(loader), validation=validation))
+                if watch.is_over(settings):
+                    break
+    walk.pause()
+    train_s = seconds_before + time.perf_counter() - started
+    best_step = watch.best_step if settings.patience else None
+    if best_step is not None and best_step != step:
+        restore(load(run_dir / BEST), model)
+    predicted = {split: predict_split(trained, dataset, split) for split in ("validation", "test")}
+    kept = {split: predictions for split, predictions in predicted.items() if predictions is not None}
+    measured = on_first(lambda: {split: measure(predictions) for split, predictions in kept.items()})
+    validation, test = measured.get("validation"), measured.get("test")
     model.eval()
-    result = RunResult(trained, validation, test, rate)
     with together("writing the metrics"):
         if world().rank == 0:
-            write_metrics(run_dir / "metrics.json", validation=validation, test=test, samples_per_s=rate)
-    return result
+            write_predictions(run_dir, kept)
+            write_record(
+                run_dir,
+                record,
+                train_s=train_s,
+                samples_per_s=rate,
+                epochs=-(-step // len(loader)),
+                best_epoch=None if best_step is None else -(-best_step // len(loader)),
+                metrics={split: asdict(metrics) for split, metrics in measured.items()},
+                device=device,
+            )
+            write_metrics(
+                run_dir / "metrics.json", validation=validation, test=test, samples_per_s=rate, best_step=best_step
+            )
+    return RunResult(trained, validation, test, rate, best_step)
 
 
 def _open(config: RunConfig, features: FeatureSet, run_dir: Path, fingerprint: str, resume: bool) -> Checkpoint | None:
@@ -256,151 +332,14 @@ def _taken_back_if_refused(run_dir: Path, *, new: bool) -> Iterator[None]:
         raise
 
 
-def plan_run(
-    config: RunConfig, dataset: Dataset, *, device: str = "cpu", processes: int = 1, hosts: int = 1
-) -> list[PlannedTable]:
-    """Where :func:`train` would put each table, without training; needs neither the processes nor the device.
-
-    Args:
-        config: the run.
-        dataset: with keys.
-        device: ``cpu`` or ``cuda``.
-        processes: of the run, on all hosts.
-        hosts: with equally many processes.
-
-    Raises:
-        ConfigError: the tables cannot be spread as asked.
-    """
-    if processes < 1 or hosts < 1 or processes % hosts:
-        raise ConfigError(f"{processes} processes on {hosts} hosts; allowed: the same number on every host")
-    row_maps = build_row_maps(config, dataset)
-    specs = table_specs(config.tables, config.rows, row_maps)
-    tables = EmbeddingTables(specs, row_maps)
-    fuse_optimizer(tables, name=config.tables.optimizer, learning_rate=config.tables.learning_rate)
-    plan = plan_tables(tables, sharding=_sharding(config.tables), device=device, world_size=processes, hosts=hosts)
-    return describe_plan(plan, specs, optimizer=config.tables.optimizer)
-
-
-def default_device() -> torch.device:
-    """This process's GPU if there is one."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
-
-
-def build(
-    config: RunConfig,
-    features: FeatureSet,
-    row_maps: Mapping[str, RowMap],
-    *,
-    device: torch.device,
-    data_fingerprint: str | None = None,
-) -> TrainedModel:
-    """An untrained model, its tables initialised.
-
-    Raises:
-        ConfigError: the configuration names a table that the FeatureSet does not have, or the model reads a
-            history and the FeatureSet declares none.
-    """
-    specs = table_specs(config.tables, config.rows, row_maps)
-    net = build_net(features, dims=table_dims(specs, row_maps), config=config.model)
-    model = RankingModel(features, tables=EmbeddingTables(specs, row_maps), net=net)
-    fuse_optimizer(model.tables, name=config.tables.optimizer, learning_rate=config.tables.learning_rate)
-    start_process_group(device)
-    over_the_step(net)
-    sharded = shard(model, table_names=[spec.name for spec in specs], device=device, sharding=_sharding(config.tables))
-    initialise(sharded, row_maps)
-    convert = BatchConverter(features, row_maps)
-    return TrainedModel(config, features, dict(row_maps), sharded, convert, device, data_fingerprint)
-
-
-def load_run(run_dir: Path, *, device: torch.device | None = None) -> TrainedModel:
-    """The model of a run, as its latest checkpoint left it.
-
-    Raises:
-        DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
-    """
-    config, features, fingerprint = read_run(run_dir)
-    row_maps = load_row_maps(run_dir / "row_maps.npz")
-    device = device or torch.device("cpu")
-    trained = build(config, features, row_maps, device=device, data_fingerprint=fingerprint)
-    restore(load(run_dir / "checkpoint.pt"), trained.model)
-    trained.model.eval()
-    return trained
-
-
-def evaluate_run(trained: TrainedModel, dataset: Dataset, split: str) -> Metrics | None:
-    """Metrics on a split of a dataset that holds keys; None if the split is empty.
-
-    Raises:
-        InvalidInputError: no such split, or all its labels are equal.
-        ConfigError: the model was trained on other data.
-    """
-    check_same_data(trained, dataset)
-    mapped = map_ids(dataset, {name: row_map.lookup for name, row_map in trained.row_maps.items()})
-    return _evaluate_split(trained, mapped, split)
-
-
-def check_same_data(trained: TrainedModel, dataset: Dataset) -> None:
-    """Refuse a dataset that is not the one a model was trained on: with another log the splits lie elsewhere,
-    and "test" samples may have been trained on. A model that was not trained fits any.
-
-    Raises:
-        ConfigError: it is another.
-    """
-    if trained.data_fingerprint is not None:
-        compare_data("the model", trained.data_fingerprint, data_fingerprint(dataset))
-
-
-def _sharding(tables: TableConfig) -> Sharding:
-    return Sharding(default=tables.sharding, by_table=tables.shardings, uvm_cache=tables.uvm_cache)
-
-
-def _regularization_strengths(config: RunConfig, dataset: Dataset, device: torch.device) -> dict[str, Tensor]:
-    """lambda / n_j per code j of each table, n_j its count in the training samples; empty if lambda is 0."""
-    if config.tables.regularization == 0.0:
-        return {}
-    strengths = {}
-    for table, (codes, counts) in id_counts(dataset, dataset.split("train")).items():
-        strength = torch.zeros(len(rows_of_codes(dataset)[table]))
-        strength[torch.from_numpy(codes)] = config.tables.regularization / torch.from_numpy(counts).float()
-        strengths[table] = strength.to(device)
-    return strengths
-
-
-def _regularization(
-    rows: Mapping[str, Tensor], batch: TensorBatch, pull: Mapping[str, Tensor], holders: HolderCounts
-) -> Tensor | float:
-    """Half the sum of lambda / n_j |w_j|^2 over the distinct ids j of the step (KDD 2018, eq. 6)."""
-    if not pull:
-        return 0.0
-    weights = holders.weights(batch.codes)
-    terms = [(pull[n][batch.codes[n]] * weights.get(n, 1.0) * rows[n].square().sum(dim=1)).sum() for n in pull]
-    return 0.5 * torch.stack(terms).sum()
-
-
 def _set_rates(
-    model: DistributedModelParallel, optimizer: torch.optim.Optimizer, config: RunConfig, *, step: int, steps: int
+    model: DistributedModelParallel, optimizer: torch.optim.Optimizer, config: RunConfig, factor: float, *, step: int
 ) -> None:
-    factor = rate_factor(config.train, step=step, steps=steps)
     for group in optimizer.param_groups:
         group["lr"] = config.train.learning_rate * factor
     set_rate(model, config.tables.learning_rate * factor, step=step)
 
 
-def rate_factor(config: TrainConfig, *, step: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine down to zero."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    return 0.5 * (1.0 + math.cos(math.pi * done))
-
-
-def _evaluate_split(trained: TrainedModel, dataset: Dataset, split: str) -> Metrics | None:
-    indices = dataset.split(split)
-    if not len(indices):
-        return None
-    logits = predict_together(
-        lambda part: predict(trained.model, dataset, part, convert=trained.convert, device=trained.device), indices
-    )
-    return on_first(lambda: evaluate(dataset, indices, logits))
+def _step_of(item: Item, loader: BatchLoader) -> int:
+    """Steps of the run when this batch was trained."""
+    return item.loader["epoch"] * len(loader) + item.loader["next_batch"]

@@ -40,7 +40,7 @@ from recsys.files import write_atomically
 from recsys.training.checkpoint import load, write_index
 from recsys.training.checkpoint_rows import with_changes
 from recsys.training.growth_graphs import GrowthGraphs
-from recsys.training.run_folder import load_row_maps, read_run, save_row_maps
+from recsys.training.run_folder import load_row_maps, read_run, save_row_maps, weights_file
 
 _NEVER = np.iinfo(np.int64).min
 
@@ -119,7 +119,7 @@ def grow_run(
     if not len(log):
         raise InvalidInputError("the new log holds no samples: prepare it with labels, as the run's own log was")
     row_maps = load_row_maps(run_dir / "row_maps.npz")
-    checkpoint = load(run_dir / "checkpoint.pt")
+    checkpoint = load(weights_file(run_dir))
     seen = seen_ids(log)
     graphs = GrowthGraphs(
         config, row_maps=row_maps, log=log, fingerprint=fingerprint, trained_on=trained_on, report=report

@@ -27,7 +27,7 @@ from recsys.features.feature_set import Categorical, Feature, FeatureSet
 from recsys.features.hashing import Int64Array
 from recsys.training.checkpoint import Checkpoint, load
 from recsys.training.checkpoint_rows import parts_of_tables, rows_of_table, updated_rows
-from recsys.training.run_folder import compare_data, load_row_maps, read_run
+from recsys.training.run_folder import compare_data, load_row_maps, read_run, weights_file
 from recsys.training.table_plan import Counts
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
@@ -137,7 +137,7 @@ def report_run(run_dir: Path, dataset: Dataset) -> RunReport:
     _, features, fingerprint = read_run(run_dir)
     compare_data("the run", fingerprint, data_fingerprint(dataset))
     row_maps = load_row_maps(run_dir / "row_maps.npz")
-    checkpoint = load(run_dir / "checkpoint.pt")
+    checkpoint = load(weights_file(run_dir))
     counts = id_counts(dataset, dataset.split("train"))
     return RunReport(
         ids=report_ids(features, row_maps, counts),

@@ -7,7 +7,12 @@
     config.json       the configuration, after overrides
     row_maps.npz      id -> row of every table
     checkpoint.pt     the latest state; with several processes an index of the parts in checkpoint/
+    best.pt           with train.patience: the state of the best evaluation, whose weights the run ends with (and best/)
+    tensorboard/      with train.tensorboard: curves
+    bad_batch.npz     of a run that a step ended whose loss or gradient was not finite
     growth.json       of a grown run: what was admitted and evicted
+    predictions.npz   its logits of the validation and test splits (``predictions.py``)
+    record.json       what ran, where, how long, how well (``run_record.py``)
     metrics.json      written last: a folder with it holds a finished run
 """
 
@@ -30,6 +35,14 @@ from recsys.files import make_folder, write_atomically
 from recsys.training.checkpoint import Checkpoint, load
 from recsys.training.config import RunConfig, from_json, to_json
 from recsys.training.evaluate import Metrics
+
+CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
+
+
+def weights_file(run_dir: Path) -> Path:
+    """The checkpoint whose weights are the run's: the best if it keeps one, else the latest."""
+    best = run_dir / BEST
+    return best if best.exists() else run_dir / CHECKPOINT
 
 
 def compare_data(what: str, trained_on: str, given: str) -> None:
@@ -66,8 +79,8 @@ def open_run(
         except (OSError, ValueError) as error:
             raise DataFileError(f"{run_dir}: its data.json cannot be read: {error}; start another run") from error
         compare_data(str(run_dir), trained_on, fingerprint)
-        if (run_dir / "checkpoint.pt").exists():
-            return load(run_dir / "checkpoint.pt")
+        if (run_dir / CHECKPOINT).exists():
+            return load(run_dir / CHECKPOINT)
     make_folder(run_dir)
     write_atomically(run_dir / "features.json", features.to_json().encode() + b"\n")
     write_atomically(run_dir / "data.json", json.dumps({"fingerprint": fingerprint}).encode() + b"\n")
@@ -118,15 +131,24 @@ def load_row_maps(path: Path) -> dict[str, RowMap]:
         raise DataFileError(f"{path}: not readable as row maps: {error}") from error
 
 
-def write_metrics(path: Path, *, validation: Metrics | None, test: Metrics | None, samples_per_s: float) -> None:
+def write_metrics(
+    path: Path,
+    *,
+    validation: Metrics | None,
+    test: Metrics | None,
+    samples_per_s: float,
+    best_step: int | None = None,
+) -> None:
     """What a finished run measured. A metric that has no value is null: NaN is not JSON."""
     values: dict[str, Any] = {
         split: dataclasses.asdict(metrics)
         for split, metrics in (("validation", validation), ("test", test))
         if metrics is not None
     }
-    if samples_per_s:  # 0: resumed after the last step
+    if samples_per_s > 0:  # NaN: resumed after the last step
         values["samples_per_s"] = round(samples_per_s)
+    if best_step is not None:
+        values["best_step"] = best_step
     write_atomically(path, json.dumps(values, indent=2, allow_nan=False).encode() + b"\n")
 
 

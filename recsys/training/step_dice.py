@@ -1,4 +1,5 @@
-"""Dice in several processes: standardised over the samples of the whole step, so that it is the one process's Dice."""
+"""Dice and batch normalisation in several processes: standardised over the samples of the whole step, so that they are
+the one process's."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from recsys.models.blocks import Dice
+from recsys.models.blocks import BatchNorm, Dice
 from recsys.training.distributed import world
 
 
@@ -22,23 +23,37 @@ class StepDice(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., units] to the same shape. Like Dice, one row in all has no variance and uses the running one."""
-        norm = self.norm
-        assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
         flat = x.reshape(-1, x.shape[-1])
-        standardised: Tensor | None = None
-        if self.training:
-            standardised, mean, variance, count = _Standardise.apply(flat, norm.eps)  # type: ignore[no-untyped-call]
-            if count > 1:
-                norm.running_mean.lerp_(mean, norm.momentum)
-                norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
-                assert norm.num_batches_tracked is not None
-                norm.num_batches_tracked += 1
-            else:
-                standardised = None
-        if standardised is None:
-            standardised = (flat - norm.running_mean) * torch.rsqrt(norm.running_var + norm.eps)
+        standardised = _standardised(self.norm, flat, training=self.training)
         gate = torch.sigmoid(standardised).view_as(x)
         return x * (self.alpha + gate * (1.0 - self.alpha))
+
+
+class StepBatchNorm(nn.Module):
+    """:class:`BatchNorm` over the samples of all processes; shares its parameters and running statistics."""
+
+    def __init__(self, batch_norm: BatchNorm) -> None:
+        super().__init__()
+        self.norm = batch_norm.norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, units] to the same shape. One row in all has no variance and uses the running one."""
+        return _standardised(self.norm, x, training=self.training) * self.norm.weight + self.norm.bias
+
+
+def _standardised(norm: nn.BatchNorm1d, x: Tensor, *, training: bool) -> Tensor:
+    """By the statistics of the step, which the running ones follow, or by the running ones."""
+    assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
+    if training:
+        standardised: Tensor
+        standardised, mean, variance, count = _Standardise.apply(x, norm.eps)  # type: ignore[no-untyped-call]
+        if count > 1:
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
+            assert norm.num_batches_tracked is not None
+            norm.num_batches_tracked += 1
+            return standardised
+    return (x - norm.running_mean) * torch.rsqrt(norm.running_var + norm.eps)
 
 
 class _Standardise(torch.autograd.Function):
@@ -73,11 +88,13 @@ class _Standardise(torch.autograd.Function):
 
 
 def over_the_step(net: nn.Module) -> None:
-    """Have a network's Dice layers standardise over all processes, in place; nothing to do for one process."""
+    """Have a network's Dice and normalising layers read all processes, in place; nothing to do for one process."""
     if world().size == 1:
         return
     for name, child in net.named_children():
         if isinstance(child, Dice):
             setattr(net, name, StepDice(child))
+        elif isinstance(child, BatchNorm):
+            setattr(net, name, StepBatchNorm(child))
         else:
             over_the_step(child)

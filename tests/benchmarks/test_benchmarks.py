@@ -74,6 +74,7 @@ FIGURES = {
     ],
     "embedding_update": [f"update.over_{peer}_20k" for peer in ("tbe", "dense_adam", "sparse_adam")],
     "clusters": ["clusters.gowalla_s", "clusters.0.01M_edges_s", "clusters.0.01M_edges_peak_gib"],
+    "full_ranking": ["full_ranking.seconds", "full_ranking.products_s", "full_ranking.over_products"],
     "graphhash": [
         *(f"graphhash.mf.{method}.{name}" for method in ("graph", "double_frequency") for name in ("recall", "ndcg")),
         "graphhash.mf.recall_gain",
@@ -96,6 +97,10 @@ FIGURES = {
             "warm_up_s",
         )
     ],
+    "sdim": [
+        *(f"sdim.{block}{figure}_1000" for figure in ("step_ms", "peak_mib") for block in ("", "din_long_", "mean_")),
+        "sdim.vs_din_long_1000",
+    ],
     "cold_start": ["cold_start.seconds", "cold_start.embedded_redis_seconds", "cold_start.bare_ort_seconds"],
 }
 TARGETS = {
@@ -117,12 +122,14 @@ TARGETS = {
     "train.din_vs_plain_torch": 2.0,
     "train.max_logit_difference": 1e-4,
     "clusters.gowalla_s": 2.0,
+    "full_ranking.seconds": 20.0,
     "graphhash.mf.recall_gain": 1.015,
     "graphhash.mf.ndcg_gain": 0.883,
     "int8.size_ratio": 3.5,
     "int8.auc_loss": 0.0005,
     "large_table.table_over_memory": 1.0,
     "large_table.max_logit_difference": 1e-4,
+    "sdim.vs_din_long_1000": 5.0,
     "cold_start.seconds": 1.5,
     "cold_start.embedded_redis_seconds": 1.5,
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.data.interactions import Pairs, hold_out, load_interactions, make_pairs
+from recsys.data.interactions import Pairs, find_interactions, hold_out, load_interactions, make_pairs
 from recsys.errors import DataFileError, InvalidInputError
 
 TRAIN = "0 3 1 2\n2 0\n1 4 0 \n"
@@ -114,3 +114,19 @@ def test_absent_and_unreadable_files_are_refused_by_name(tmp_path: Path) -> None
     (tmp_path / "train.txt").mkdir()
     with pytest.raises(DataFileError, match="train.txt: cannot be read: Is a directory"):
         load_interactions(tmp_path)
+
+
+def test_a_data_set_is_found_where_the_option_then_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, named = tmp_path / "given", tmp_path / "named" / "gowalla"
+    for place in (given, named):
+        place.mkdir(parents=True)
+        folder(place, train=TRAIN)
+    monkeypatch.setenv("RECSYS_DATA_DIR", str(tmp_path / "named"))
+    assert find_interactions("gowalla") == named
+    assert find_interactions("gowalla", given) == given
+    assert find_interactions("gowalla", tmp_path / "named") == named
+    assert find_interactions(str(given)) == given
+    with pytest.raises(DataFileError, match=r"no train.txt.gz in .*nowhere; give the data set's folder with --data"):
+        find_interactions(str(tmp_path / "nowhere"))

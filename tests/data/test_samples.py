@@ -305,6 +305,8 @@ def test_samples_with_a_missing_column_are_refused(shop_table: EventTable, tmp_p
         ({"position": np.array([0, 9])}, r"positions: 0 to 9; allowed: 0 to 4"),
         ({"position": np.array([-1, 0])}, r"positions: -1 to 0; allowed: 0 to 4"),
         ({"label": np.array([0, 2], dtype=np.uint8)}, r"labels: found 2; allowed: 0 and 1"),
+        ({"label": np.array([0.5, 1.0])}, r"labels: found 0.5; allowed: 0 and 1"),
+        ({"label": np.array([np.nan, 1.0])}, r"labels: found nan; allowed: 0 and 1"),
         ({"label": np.zeros(1, dtype=np.uint8)}, r"2 positions for 1 labels"),
         ({"splits": {"train": np.array([2])}}, r"split 'train': 2 to 2; allowed: 0 to 1"),
     ],

@@ -5,7 +5,7 @@ import pytest
 
 from recsys.data.movielens import rechorus_split
 from recsys.data.raw_log import RawLog
-from recsys.data.synthetic import GENRES, make_synthetic_log
+from recsys.data.synthetic import GENRES, make_long_range_log, make_synthetic_log
 from recsys.errors import InvalidInputError
 from recsys.metrics import auc
 
@@ -86,3 +86,32 @@ def test_history_beats_popularity_and_static_taste(raw: RawLog) -> None:
     assert best > recent + 0.05
     assert recent > by_static + 0.05
     assert by_static > auc(labels, quality) + 0.05
+
+
+def test_the_long_range_log_keeps_a_users_taste_for_good() -> None:
+    raw = make_long_range_log(users=40, events_per_user=200)
+    assert raw.best_probabilities is not None
+    half = np.tile(np.arange(200) < 100, 40)
+    genre = np.asarray([name.removeprefix("Genre ") for name in raw.items["main_genre"]]).astype(int)[raw.item - 1]
+    share = {}
+    for part in (half, ~half):
+        seen = np.zeros((40, 60))
+        np.add.at(seen, (raw.user[part] - 1, genre[part]), 1)
+        share[part[0]] = np.argsort(-seen, axis=1)[:, :12]
+    again = np.mean([len(set(a) & set(b)) for a, b in zip(share[True], share[False], strict=True)])
+    # By chance 12 of 60 and 12 of 60 have 2.4 in common.
+    assert again > 5
+
+
+def test_a_short_window_of_the_long_range_log_seldom_holds_the_candidates_genre() -> None:
+    raw = make_long_range_log(users=40, events_per_user=200)
+    genre = ((raw.item - 1) // 20).reshape(40, 200)
+    seen = [
+        (genre[user, place - 16 : place] == genre[user, place]).any() for user in range(40) for place in range(16, 200)
+    ]
+    assert np.mean(seen) < 0.5
+
+
+def test_a_long_range_log_needs_a_movie_of_every_genre() -> None:
+    with pytest.raises(InvalidInputError, match="items is 59; allowed: 60 or more"):
+        make_long_range_log(items=59)

@@ -35,7 +35,8 @@ from recsys.features.feature_set import FeatureSet, Numeric
 from recsys.features.hashing import KEY_LIMIT, MISSING
 from recsys.serving.session import open_session
 from recsys.training.evaluate import predict
-from recsys.training.loop import TrainedModel, train
+from recsys.training.loop import TrainedModel, build, train
+from recsys.training.warm_start import open_source, start_warm
 
 
 @dataclass(frozen=True)
@@ -451,3 +452,19 @@ def test_a_model_is_not_certified_on_other_data(ready: Exported) -> None:
     other = replace(ready.dataset, samples=replace(samples, label=1 - samples.label))
     with pytest.raises(ConfigError, match="the model was trained on other data"):
         certify(ready.path, ready.trained, other)
+
+
+def test_a_new_run_begins_with_the_rows_and_layers_of_a_bundle(exported: Exported) -> None:
+    config, row_maps = exported.trained.config, exported.trained.row_maps
+    new = build(config, exported.features, row_maps, device=torch.device("cpu"))
+    optimizer = torch.optim.AdamW(new.model.module.net.parameters())
+    start = start_warm(open_source(exported.path), new, optimizer)
+    ours, theirs = table_weights(new.model), table_weights(exported.trained.model)
+    for table, weights in theirs.items():
+        assert torch.equal(ours[table], weights), table
+    state, trained = new.model.module.net.state_dict(), exported.trained.model.module.net.state_dict()
+    assert {"attention.second", "attention.last"} <= set(start.layers_taken)
+    for name, value in trained.items():
+        if name.rpartition(".")[0] in start.layers_taken:
+            assert torch.equal(state[name], value), name
+    assert not start.with_optimizer and not optimizer.state_dict()["state"]

@@ -13,6 +13,7 @@ from recsys.embeddings.sharding import table_weights
 from recsys.export.onnx import export_bundle
 from recsys.export.parity import torch_logits
 from recsys.features.feature_set import FeatureSet
+from recsys.models.autoint import AutoIntConfig
 from recsys.models.dcn import DcnConfig
 from recsys.serving.session import open_session
 from recsys.training.config import RowConfig, RunConfig
@@ -21,6 +22,13 @@ from recsys.training.loop import load_run, train
 
 DIN = odd_config()
 DCN = replace(DIN, model=DcnConfig(cross_layers=2, head=(7,), dropout=0.2))
+AUTOINT = replace(
+    DIN,
+    model=AutoIntConfig(
+        layers=2, attention_width=6, head=(7,), batch_norm=True, wide=True, history="mean", field_norm=True
+    ),
+    tables=replace(DIN.tables, dims={}),
+)
 SHARED = RowConfig(map="unified", chunks=2, chunks_of={"item_id": 3}, widths=(4, 8))
 
 CASES: dict[str, tuple[FeatureSet, RunConfig, set[str]]] = {
@@ -38,6 +46,12 @@ CASES: dict[str, tuple[FeatureSet, RunConfig, set[str]]] = {
     ),
     "DCN": (NAMESAKES, DCN, {"vocabulary"}),
     "no history": (ONE_OFF, DCN, {"vocabulary"}),
+    "AutoInt": (NAMESAKES, AUTOINT, {"vocabulary"}),
+    "AutoInt, no history": (
+        ONE_OFF,
+        replace(AUTOINT, model=AutoIntConfig(layers=2, attention_width=4)),
+        {"vocabulary"},
+    ),
 }
 
 

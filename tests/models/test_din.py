@@ -96,3 +96,13 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(net(*data), net(*data))
     net.train()
     assert not torch.equal(net(*data), net(*data))
+
+
+def test_every_attribute_of_an_event_and_of_the_candidate_reaches_the_logit() -> None:
+    widths = Widths((4,), (3, 2, 1), ())
+    net = trained(CONFIGS[0], widths)
+    user, query, item, keys, offsets = inputs(widths, (2, 3))
+    net(user, query.requires_grad_(), item, keys.requires_grad_(), offsets).sum().backward()
+    for vectors in (query, keys):
+        assert vectors.grad is not None
+        assert (vectors.grad != 0).all()

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import ConfigError
+from recsys.models.autoint import AutoIntConfig
 from recsys.models.dcn import DcnConfig
 from recsys.models.din import DinConfig
 from recsys.training.config import (
@@ -106,7 +107,7 @@ def test_overrides_apply_in_order_and_leave_the_recipe_alone() -> None:
         ("rows.chunks_of.a=0", "recipe 'r': rows.chunks_of.a is 0; allowed: 1 or more"),
         ("rows.rows.a=-1", "recipe 'r': rows.rows.a is -1; allowed: 1 or more"),
         ("rows.widths=[6]", "recipe 'r': rows.widths is 6; allowed: a multiple of 4"),
-        ("model.kind=dcnn", "model.kind is 'dcnn': did you mean 'dcn'? valid: dcn, din"),
+        ("model.kind=dcnn", "model.kind is 'dcnn': did you mean 'dcn'? valid: autoint, dcn, din"),
         ("model.cross_layers=1", "unknown setting 'model.cross_layers': "),
         ("tables.learning_rate=-0.1", "recipe 'r': tables.learning_rate is -0.1; allowed: 0 or more"),
         ("tables.regularization=NaN", "recipe 'r': tables.regularization is nan; allowed: 0 or more"),
@@ -141,6 +142,7 @@ configs = st.builds(
     model=st.one_of(
         st.builds(DinConfig, head=heads, softmax=st.booleans(), attention_act=st.sampled_from(["dice", "prelu"])),
         st.builds(DcnConfig, head=heads, structure=st.sampled_from(["stacked", "parallel"])),
+        st.builds(AutoIntConfig, head=heads, history=st.sampled_from(["none", "mean"])),
     ),
     rows=st.builds(
         RowConfig,
@@ -175,7 +177,10 @@ def test_json_gives_the_configuration_back(config: RunConfig) -> None:
         ('{"recipe": "r", "train": 3}', "not a run configuration: "),
         ('{"recipe": 3}', "recipe is 3; expected str"),
         ('{"recipe": "r", "trian": {}}', "unknown setting 'trian': did you mean 'train'? valid: data, model, recipe"),
-        ('{"recipe": "r", "model": {"kind": "dcnn"}}', "model.kind is 'dcnn': did you mean 'dcn'? valid: dcn, din"),
+        (
+            '{"recipe": "r", "model": {"kind": "dcnn"}}',
+            "model.kind is 'dcnn': did you mean 'dcn'? valid: autoint, dcn, din",
+        ),
         ('{"recipe": "r", "train": {"epoch": 1}}', "unknown setting 'train.epoch': did you mean 'epochs'? valid: "),
     ],
 )

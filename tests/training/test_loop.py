@@ -26,6 +26,7 @@ from recsys.errors import ConfigError, DataFileError, InvalidInputError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import MISSING
 from recsys.metrics import auc, gauc, log_loss
+from recsys.models.autoint import AutoIntConfig
 from recsys.training.config import RunConfig, TrainConfig, from_json, override
 from recsys.training.evaluate import evaluate, predict
 from recsys.training.loop import Progress, build, build_row_maps, evaluate_run, load_run, rate_factor, train
@@ -149,7 +150,7 @@ def test_the_rates_rise_linearly_and_fall_along_half_a_cosine() -> None:
 def test_the_schedule_governs_tables_and_network(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "rate_factor", lambda config, *, step, steps: 1.0 if step == 0 else 0.0)
+    monkeypatch.setattr(loop, "rate_factor", lambda config, *, step, **_: 1.0 if step == 0 else 0.0)
     config = override(odd_config(), ["tables.optimizer=sgd"])
     one = first_step(config, dataset, tmp_path / "one")
     network_after_one = load_run(tmp_path / "one").model.module.net.state_dict()
@@ -330,6 +331,16 @@ def test_a_model_that_reads_a_history_is_refused_where_none_is_declared() -> Non
     row_maps = {table: trained.row_maps[table] for table in bare.tables()}
     with pytest.raises(ConfigError, match="model 'din' reads a history, but 'movielens_1m' declares none"):
         build(trained.config, bare, row_maps, device=torch.device("cpu"))
+    of_history = replace(trained.config, model=AutoIntConfig(history="mean"))
+    with pytest.raises(ConfigError, match="model 'autoint' reads a history, but 'movielens_1m' declares none"):
+        build(of_history, bare, row_maps, device=torch.device("cpu"))
+
+
+def test_autoint_refuses_tables_of_two_widths_by_their_widths() -> None:
+    trained = finished().result.trained
+    config = replace(trained.config, model=AutoIntConfig())
+    with pytest.raises(ConfigError, match=r"vectors of widths 4, 8; allowed: one width .* so leave tables\.dims empty"):
+        build(config, trained.features, trained.row_maps, device=torch.device("cpu"))
 
 
 @pytest.mark.parametrize("change", ["missing", "another"])

@@ -174,7 +174,11 @@ def test_the_old_run_stays_as_it_is_and_the_new_one_says_what_became_of_it(tmp_p
     before = {file.name: _sha(file) for file in _old().iterdir()}
     told = _grow(tmp_path / "new", GrowthOptions(admit_count=10))
     assert {file.name: _sha(file) for file in _old().iterdir()} == before
-    assert {file.name for file in (tmp_path / "new").iterdir()} == {*before, "growth.json"} - {"metrics.json"}
+    assert {file.name for file in (tmp_path / "new").iterdir()} == {*before, "growth.json"} - {
+        "metrics.json",
+        "record.json",
+        "predictions.npz",
+    }
     facts = json.loads((tmp_path / "new" / "growth.json").read_text())
     assert facts["admit_count"] == 10 and facts["tables"] == [vars(each) for each in told.values()]
     with pytest.raises(ConfigError, match="new exists already: choose another folder"):

@@ -1,0 +1,156 @@
+"""Metrics of a run, and the comparison of two, as tables for people, JSON for programs, and a reliability plot."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Column, Table
+
+from recsys.metrics import Resamples, reliability
+from recsys.plots import Bars, Chart, Series
+from recsys.training.comparison import Difference, SegmentPair
+from recsys.training.evaluate import Metrics, Segment
+from recsys.training.predictions import Predictions
+
+LABELS = {
+    "auc": "AUC",
+    "gauc": "GAUC",
+    "log_loss": "log loss",
+    "calibration_error": "calibration error",
+    "hit_rate_at_10": "HR@10",
+    "ndcg_at_10": "NDCG@10",
+    "mrr": "MRR",
+    "recall": "recall",
+    "ndcg": "NDCG",
+    "hit_rate": "hit rate",
+}
+"""What people call the metrics."""
+
+
+def metrics_json(
+    metrics: Metrics, *, drawn: dict[str, Resamples] | None = None, parts: Sequence[Segment] | None = None
+) -> dict[str, Any]:
+    """One split's metrics, with 95 % intervals and segments where they were asked for."""
+    values: dict[str, Any] = dataclasses.asdict(metrics)
+    if drawn is not None:
+        values["intervals"] = {name: each.interval() for name, each in drawn.items()}
+    if parts is not None:
+        values["segments"] = [dataclasses.asdict(part) for part in parts]
+    return values
+
+
+def metrics_table(split: str, metrics: Metrics, drawn: dict[str, Resamples] | None = None) -> Table:
+    """One metric per line, those without a value as "none"; with its 95 % interval if users were resampled."""
+    table = Table("metric", split, box=None)
+    if drawn is not None:
+        table.add_column("95 % interval, users resampled")
+    for name, label in LABELS.items():
+        if not hasattr(metrics, name):  # of models that rank all items
+            continue
+        value = getattr(metrics, name)
+        if metrics.lists == 0 and name in ("hit_rate_at_10", "ndcg_at_10", "mrr"):
+            continue
+        interval = None if drawn is None or name not in drawn else drawn[name].interval()
+        cells = [label, _number(value)]
+        if drawn is not None:
+            cells.append("" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}")
+        table.add_row(*cells)
+    table.add_row("samples", f"{metrics.samples:,}")
+    table.add_row("positives", f"{metrics.positives:,}")
+    if metrics.lists:
+        table.add_row("candidate lists", f"{metrics.lists:,}")
+    return table
+
+
+def segments_table(parts: Sequence[Segment]) -> Table:
+    """One segment per line."""
+    table = Table(Column("segment", no_wrap=True), "samples", "positives", "AUC", "GAUC", "log loss", box=None)
+    table.add_column("calibration error")
+    for part in parts:
+        values = (part.auc, part.gauc, part.log_loss, part.calibration_error)
+        table.add_row(part.name, f"{part.samples:,}", f"{part.positives:,}", *map(_number, values))
+    return table
+
+
+def comparison_table(differences: Sequence[Difference]) -> Table:
+    """One metric per line: A, B, their difference with its interval, and in how many resamples A is better."""
+    table = Table("metric", "A", "B", "A - B", "95 % interval", "A better in", "better", box=None)
+    for each in differences:
+        table.add_row(LABELS.get(each.metric, each.metric), f"{each.a:.4f}", f"{each.b:.4f}", *_difference_cells(each))
+    return table
+
+
+def segment_comparison_table(pairs: Sequence[SegmentPair]) -> Table:
+    """AUC of both models in each segment."""
+    table = Table(
+        Column("segment", no_wrap=True),
+        "samples",
+        "AUC of A",
+        "of B",
+        "A - B",
+        "95 % interval",
+        "A better in",
+        "better",
+        box=None,
+    )
+    for pair in pairs:
+        cells = ("none", "none", "none", "none") if pair.auc is None else _difference_cells(pair.auc)
+        table.add_row(pair.a.name, f"{pair.a.samples:,}", _number(pair.a.auc), _number(pair.b.auc), *cells)
+    return table
+
+
+def comparison_json(differences: Sequence[Difference], pairs: Sequence[SegmentPair] | None = None) -> dict[str, Any]:
+    """Everything that was compared. What has no value is null."""
+    values: dict[str, Any] = {each.metric: _difference_json(each) for each in differences}
+    if pairs is not None:
+        values["segments"] = [
+            {**dataclasses.asdict(pair), "auc": None if pair.auc is None else _difference_json(pair.auc)}
+            for pair in pairs
+        ]
+    return values
+
+
+def reliability_charts(predictions: Predictions, *, title: str, bins: int = 15) -> list[Chart | Bars]:
+    """Predicted against observed, in bins of equally many samples, and how many samples each tenth of 0 to 1 has.
+
+    Error bars are 1.96 standard errors of the share of positives among so many independent samples.
+    """
+    table = reliability(predictions.label, predictions.probability, bins=bins)
+    error = 1.96 * np.sqrt(table.observed_K * (1 - table.observed_K) / table.samples_K)
+    low = min(table.predicted_K.min(initial=1.0), table.observed_K.min(initial=1.0))
+    high = max(table.predicted_K.max(initial=0.0), table.observed_K.max(initial=0.0))
+    curve = Chart(
+        title=f"{title}: reliability",
+        x_label="mean predicted probability of the bin",
+        y_label="share of positives in it",
+        series=[
+            Series("perfect", x=[low, high], y=[low, high], line=True),
+            Series(
+                f"{len(table.samples_K)} bins of equally many samples",
+                x=table.predicted_K.tolist(),
+                y=table.observed_K.tolist(),
+                error=error.tolist(),
+            ),
+        ],
+    )
+    counts, edges = np.histogram(predictions.probability, bins=10, range=(0.0, 1.0))
+    labels = [f"{first:.1f} to {last:.1f}" for first, last in zip(edges[:-1], edges[1:], strict=True)]
+    return [curve, Bars(title="samples by predicted probability", labels=labels, values=counts.tolist())]
+
+
+def _difference_json(each: Difference) -> dict[str, Any]:
+    return {**dataclasses.asdict(each), "better": each.verdict}
+
+
+def _difference_cells(each: Difference) -> tuple[str, str, str, str]:
+    interval = "none" if each.low is None or each.high is None else f"{each.low:+.4f} to {each.high:+.4f}"
+    better = "none" if each.a_better is None else f"{each.a_better:.1%}"
+    return f"{each.difference:+.4f}", interval, better, each.verdict
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None or math.isnan(value) else f"{value:.4f}"

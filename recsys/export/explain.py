@@ -1,0 +1,140 @@
+"""Which features an AutoInt model related to which, for one sample: the attention weights of every layer and head.
+
+A weight says how much of one field's new vector comes from another field's; it does not say whether that raised the
+score.
+
+Legend: ``L`` layers, ``H`` heads, ``F`` fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from recsys.data.samples import Dataset, make_batch, map_ids, rows_of_codes
+from recsys.errors import ConfigError, InvalidInputError
+from recsys.features.columns import Column
+from recsys.features.encode import EncodedBatch
+from recsys.features.feature_set import Categorical, Feature, FeatureSet
+from recsys.features.hashing import Int64Array
+from recsys.models.autoint import AutoInt
+from recsys.plots import Heat
+from recsys.training.trained import TrainedModel, check_same_data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """One sample, as the model read it.
+
+    Attributes:
+        fields: their names, in the order of the maps.
+        values: what each field held: an id, a number, or the values of a multi-valued feature; ids made of text are
+            its 62-bit key.
+        maps: attention weights, [L, H, F, F]; row f says what field f read, and sums to 1.
+        score: predicted probability.
+        label: 0 or 1.
+    """
+
+    fields: tuple[str, ...]
+    values: tuple[str, ...]
+    maps: npt.NDArray[np.float32]
+    score: float
+    label: int
+
+    def most_read(self, layer: int, field: int, count: int = 3) -> list[tuple[str, float]]:
+        """The fields that ``field`` read most in a layer, with their weights, the mean over heads."""
+        weights_F = self.maps[layer, :, field].mean(axis=0)
+        chosen = np.argsort(-weights_F, kind="stable")[:count]
+        return [(self.fields[other], float(weights_F[other])) for other in chosen]
+
+
+def explain(trained: TrainedModel, dataset: Dataset, *, split: str = "test", sample: int = 0) -> Explanation:
+    """The attention maps of one sample.
+
+    Args:
+        trained: an AutoInt model; its process must hold all tables.
+        dataset: the one it was trained on, with keys.
+        split: of which the sample is one.
+        sample: its number in the split, from 0.
+
+    Raises:
+        ConfigError: the model has no attention between fields, or was trained on other data.
+        InvalidInputError: there is no such split or sample.
+    """
+    net = trained.model.module.net
+    if not isinstance(net, AutoInt):
+        raise ConfigError(
+            f"model {trained.config.model.kind!r} has no attention between features; allowed: runs of model 'autoint'"
+        )
+    check_same_data(trained, dataset)
+    indices = dataset.split(split)
+    if not 0 <= sample < len(indices):
+        allowed = f"0 to {len(indices) - 1}" if len(indices) else "none, the split is empty"
+        raise InvalidInputError(f"sample {sample} of {split}; allowed: {allowed}")
+    chosen = indices[sample : sample + 1]
+    logit, maps = _maps(trained, net, dataset, chosen)
+    batch = make_batch(dataset, chosen)
+    fields, values = zip(*_fields(trained.features, batch, with_history=net.with_history), strict=True)
+    return Explanation(
+        fields=fields, values=values, maps=maps, score=1.0 / (1.0 + np.exp(-logit)), label=int(batch.labels[0])
+    )
+
+
+def heat_maps(explanation: Explanation) -> list[Heat]:
+    """A picture per layer and head, for ``plots.write_png``."""
+    layers, heads = explanation.maps.shape[:2]
+    return [
+        Heat(f"layer {layer + 1}, head {head + 1}", explanation.fields, explanation.maps[layer, head])
+        for layer in range(layers)
+        for head in range(heads)
+    ]
+
+
+def _maps(
+    trained: TrainedModel, net: AutoInt, dataset: Dataset, chosen: Int64Array
+) -> tuple[float, npt.NDArray[np.float32]]:
+    mapped = map_ids(dataset, {name: row_map.lookup for name, row_map in trained.row_maps.items()})
+    batch = trained.convert(make_batch(mapped, chosen), rows_of_codes(mapped)).to(trained.device)
+    seen: list[tuple[Any, ...]] = []
+    handle = net.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
+    try:
+        trained.model.eval()
+        with torch.no_grad():
+            logits, _ = trained.model(batch)
+            maps = net.attention_maps(*seen[0])
+    finally:
+        handle.remove()
+    found: npt.NDArray[np.float32] = maps[:, 0].cpu().numpy()
+    return float(logits[0]), found
+
+
+def _fields(features: FeatureSet, batch: EncodedBatch, *, with_history: bool) -> Iterator[tuple[str, str]]:
+    """Name and value of each field, in the network's order (``embeddings/vectors.py``)."""
+    for feature in (features.user_id, *features.user, *features.context):
+        yield feature.name, _shown(feature, batch.user[feature.name])
+    events = features.event_features()
+    if with_history:
+        for feature in events:
+            yield f"history.{feature.name}", f"mean of {batch.history_offsets[-1]}"
+    compared = {feature.name for feature in events} | {features.item_id.name}
+    for attribute in events or (features.item_id,):
+        if attribute.name in batch.item:
+            yield f"item.{attribute.name}", _shown(attribute, batch.item[attribute.name])
+        else:
+            yield f"item.{attribute.name}", "unknown"
+    for feature in features.item:
+        if feature.name not in compared:
+            yield f"item.{feature.name}", _shown(feature, batch.item[feature.name])
+
+
+def _shown(feature: Feature, column: Column) -> str:
+    value = column[0]
+    if not isinstance(feature, Categorical):
+        return f"{value:.4g}"
+    present = [str(key) for key in np.atleast_1d(value) if key >= 0]
+    return ", ".join(present) or "missing"

@@ -1,0 +1,242 @@
+"""Blocks that read a whole history for a candidate: SDIM's, and those it is compared with.
+
+A block answers in training for jagged histories over a batch's distinct events (``forward``), and for one user's
+candidates in two halves (``user_side``, ``rank_side``), which are exported.
+
+Legend: ``B`` samples, ``E`` events of the batch, ``N`` distinct events, ``D`` key width, ``S`` one user's events,
+``C`` candidates, ``H`` hidden units of the activation unit, ``K`` hash directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recsys.embeddings.jagged import gather_rows
+from recsys.errors import ConfigError
+from recsys.models.attention import ActivationUnit
+from recsys.models.jagged_events import chosen_events, nearest_events, sum_of_rows
+from recsys.models.signatures import Signatures
+from recsys.models.widths import Widths
+
+if TYPE_CHECKING:
+    from recsys.models.sdim import SdimConfig
+
+_FAR = 1e9
+
+
+class LongBlock(Protocol):
+    """What a long block promises."""
+
+    @property
+    def side_dimensions(self) -> Mapping[str, Mapping[int, str]]:
+        """Names of the user side's tensors, and their dynamic dimensions."""
+        ...
+
+    def __call__(self, query_BD: Tensor, keys_ND: Tensor, index_E: Tensor, offsets: Tensor) -> Tensor:
+        """Interest vectors of B samples, [B, D], zero for one without events.
+
+        ``index_E`` says which of the distinct events each event is, ``offsets`` [B + 1] where each sample's begin.
+        """
+        ...
+
+    def user_side(self, keys_SD: Tensor, present_S: Tensor) -> list[Tensor]:
+        """What is computed once for a user, in the order of ``side_dimensions``. ``present_S`` is 0 for padding."""
+        ...
+
+    def rank_side(self, side: Sequence[Tensor], query_CD: Tensor) -> Tensor:
+        """Interest vectors of C candidates, [C, D]."""
+        ...
+
+
+def make_long_block(widths: Widths, *, config: SdimConfig) -> LongBlock | None:
+    """The block that ``config.long`` names.
+
+    Raises:
+        ConfigError: ``sim_hard``, and events share no attribute with items.
+    """
+    if config.long == "none":
+        return None
+    if config.long == "mean":
+        return MeanBlock()
+    # What a candidate lacks would be compared with the vector of the unknown id: noise in every sign.
+    signatures = Signatures(
+        widths.key,
+        signatures=config.signatures,
+        bits=config.bits,
+        seed=config.hash_seed,
+        ignored=[widths.key_parts[number] for number in widths.stand_ins],
+    )
+    if config.long == "sdim":
+        return SdimBlock(signatures)
+    unit = ActivationUnit(widths.key, hidden=config.attention, act=config.attention_act, softmax=config.softmax)
+    if config.long == "din":
+        return AttentionBlock(unit)
+    if config.long == "eta":
+        return EtaBlock(unit, signatures=signatures, nearest=config.nearest)
+    shared = [part for number, part in enumerate(widths.key_parts) if number > 0 and number not in widths.stand_ins]
+    if not shared:
+        raise ConfigError(
+            "model.long 'sim_hard' reads the events of the candidate's category, but no attribute of the history is "
+            "also one of the item; declare it there too, or choose another model.long"
+        )
+    return SimHardBlock(unit, category=shared[0])
+
+
+class SdimBlock(nn.Module):
+    """(1 / G) sum_g l2(sum of the events that share signature g with the candidate); an empty bucket is zero."""
+
+    side_dimensions: Mapping[str, Mapping[int, str]] = {"buckets": {}}
+
+    def __init__(self, signatures: Signatures) -> None:
+        super().__init__()
+        self.signatures = signatures
+
+    def forward(self, query_BD: Tensor, keys_ND: Tensor, index_E: Tensor, offsets: Tensor) -> Tensor:
+        """See :class:`LongBlock`."""
+        interest_BD: Tensor = self.signatures(query_BD, keys_ND, index_E, offsets)
+        return interest_BD
+
+    def user_side(self, keys_SD: Tensor, present_S: Tensor) -> list[Tensor]:
+        """See :class:`LongBlock`. ``signatures.bucket_sums`` is the additive step, this normalises it."""
+        return [F.normalize(self.signatures.bucket_sums(keys_SD, present_S), dim=1)]
+
+    def rank_side(self, side: Sequence[Tensor], query_CD: Tensor) -> Tensor:
+        """See :class:`LongBlock`."""
+        return self.signatures.attend_buckets(query_CD, side[0])
+
+
+class MeanBlock(nn.Module):
+    """Mean of the events: the candidate plays no part."""
+
+    side_dimensions: Mapping[str, Mapping[int, str]] = {"mean": {}}
+
+    def forward(self, query_BD: Tensor, keys_ND: Tensor, index_E: Tensor, offsets: Tensor) -> Tensor:
+        """See :class:`LongBlock`."""
+        return sum_of_rows(keys_ND, index_E, offsets) / offsets.diff().clamp_min(1)[:, None]
+
+    def user_side(self, keys_SD: Tensor, present_S: Tensor) -> list[Tensor]:
+        """See :class:`LongBlock`."""
+        return [(present_S @ keys_SD) / present_S.sum().clamp_min(1.0)]
+
+    def rank_side(self, side: Sequence[Tensor], query_CD: Tensor) -> Tensor:
+        """See :class:`LongBlock`."""
+        return side[0].expand(query_CD.shape[0], -1)
+
+
+class AttentionBlock(nn.Module):
+    """DIN's target attention over everything."""
+
+    side_dimensions: Mapping[str, Mapping[int, str]] = {
+        "weight": {1: "SH"}, "bias": {0: "SH"}, "keys": {0: "S"}, "present": {0: "S"}
+    }  # fmt: skip
+
+    def __init__(self, unit: ActivationUnit) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def forward(self, query_BD: Tensor, keys_ND: Tensor, index_E: Tensor, offsets: Tensor) -> Tensor:
+        """See :class:`LongBlock`."""
+        interest_BD: Tensor = self.unit(query_BD, gather_rows(keys_ND, index_E), offsets)
+        return interest_BD
+
+    def user_side(self, keys_SD: Tensor, present_S: Tensor) -> list[Tensor]:
+        """See :class:`LongBlock`."""
+        return [*self.unit.fold(keys_SD), keys_SD, present_S]
+
+    def rank_side(self, side: Sequence[Tensor], query_CD: Tensor) -> Tensor:
+        """See :class:`LongBlock`."""
+        weight, bias, keys_SD, present_S = side
+        return self.unit.attend(query_CD, (weight, bias), keys_SD, present_S)
+
+
+class SimHardBlock(nn.Module):
+    """Target attention over the events of the candidate's category (Pi et al., CIKM 2020, section 3.2, hard search).
+
+    A network sees vectors, not ids: two categories are the same if the first two numbers of their vectors are, which
+    come from one row of one table.
+    """
+
+    side_dimensions = AttentionBlock.side_dimensions
+
+    def __init__(self, unit: ActivationUnit, *, category: slice) -> None:
+        super().__init__()
+        self.unit = unit
+        self.category = slice(category.start, min(category.start + 2, category.stop))
+
+    def forward(self, query_BD: Tensor, keys_ND: Tensor, index_E: Tensor, offsets: Tensor) -> Tensor:
+        """See :class:`LongBlock`."""
+        events = keys_ND.detach()[:, self.category].contiguous()[index_E]
+        wanted = query_BD.detach()[:, self.category].contiguous()
+        sample_E = torch.repeat_interleave(
+            torch.arange(len(query_BD), device=offsets.device), offsets.diff(), output_size=len(index_E)
+        )
+        chosen, kept = chosen_events((events == wanted[sample_E]).all(dim=1), offsets)
+        interest_BD: Tensor = self.unit(query_BD, gather_rows(keys_ND, index_E[chosen]), kept)
+        return interest_BD
+
+    def user_side(self, keys_SD: Tensor, present_S: Tensor) -> list[Tensor]:
+        """See :class:`LongBlock`."""
+        return [*self.unit.fold(keys_SD), keys_SD, present_S]
+
+    def rank_side(self, side: Sequence[Tensor], query_CD: Tensor) -> Tensor:
+        """See :class:`LongBlock`. Costs as much as attention over everything."""
+        weight, bias, keys_SD, present_S = side
+        same = query_CD[:, None, self.category] == keys_SD[None, :, self.category]
+        read_CS = same.all(dim=2).to(present_S.dtype) * present_S
+        return self.unit.attend(query_CD, (weight, bias), keys_SD, read_CS)
+
+
+class EtaBlock(nn.Module):
+    """Target attention over the events nearest by Hamming distance of hash codes (Chen et al., arXiv 2108.04468)."""
+
+    side_dimensions: Mapping[str, Mapping[int, str]] = {**AttentionBlock.side_dimensions, "signs": {0: "S"}}
+
+    def __init__(self, unit: ActivationUnit, *, signatures: Signatures, nearest: int) -> None:
+        super().__init__()
+        self.unit, self.signatures, self.nearest = unit, signatures, nearest
+
+    def forward(self, query_BD: Tensor, keys_ND: Tensor, index_E: Tensor, offsets: Tensor) -> Tensor:
+        """See :class:`LongBlock`."""
+        sample_E = torch.repeat_interleave(
+            torch.arange(len(query_BD), device=offsets.device), offsets.diff(), output_size=len(index_E)
+        )
+        differ_E = self.signatures.codes(keys_ND)[index_E] ^ self.signatures.codes(query_BD)[sample_E]
+        chosen_E = nearest_events(_ones_in(differ_E), offsets, self.nearest, largest=len(self.signatures.directions_KD))
+        chosen, kept = chosen_events(chosen_E, offsets)
+        interest_BD: Tensor = self.unit(query_BD, gather_rows(keys_ND, index_E[chosen]), kept)
+        return interest_BD
+
+    def user_side(self, keys_SD: Tensor, present_S: Tensor) -> list[Tensor]:
+        """See :class:`LongBlock`."""
+        return [*self.unit.fold(keys_SD), keys_SD, present_S, self._plus_minus(keys_SD)]
+
+    def rank_side(self, side: Sequence[Tensor], query_CD: Tensor) -> Tensor:
+        """See :class:`LongBlock`. Costs as much as attention over everything, and a sort."""
+        weight, bias, keys_SD, present_S, signs_SK = side
+        agree_CS = self._plus_minus(query_CD) @ signs_SK.T
+        length = keys_SD.shape[0]
+        age_S = torch.arange(length, 0, -1, device=keys_SD.device).to(agree_CS.dtype)
+        # One number to sort by: first the distance, then the age. Whole numbers below 2^24 are exact in float32.
+        order_CS = (signs_SK.shape[1] - agree_CS) * (length + 1) / 2 + age_S + (1.0 - present_S) * _FAR
+        padded = F.pad(order_CS, (0, self.nearest), value=2 * _FAR)
+        last_C = padded.topk(self.nearest, dim=1, largest=False).values[:, -1:]
+        read_CS = (order_CS <= last_C).to(present_S.dtype) * present_S
+        return self.unit.attend(query_CD, (weight, bias), keys_SD, read_CS)
+
+    def _plus_minus(self, vectors_ND: Tensor) -> Tensor:
+        """Signs as 1 and -1, of the vectors' dtype, [N, K]: their product counts agreements less differences."""
+        return self.signatures.signs(vectors_ND).to(vectors_ND.dtype) * 2.0 - 1.0
+
+
+def _ones_in(codes_E: Tensor) -> Tensor:
+    """Number of bits set in non-negative int64 values (Hacker's Delight, 2nd ed., figure 5-2)."""
+    x = codes_E - ((codes_E >> 1) & 0x5555555555555555)
+    x = (x & 0x3333333333333333) + ((x >> 2) & 0x3333333333333333)
+    x = (x + (x >> 4)) & 0x0F0F0F0F0F0F0F0F
+    # Codes have at most 62 bits, so the product's highest byte, the count, leaves the sign alone.
+    return (x * 0x0101010101010101) >> 56

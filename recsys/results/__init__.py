@@ -1,0 +1,1 @@
+"""The tables of results: which rows there are, the recorded runs, and the page and pictures made of them."""

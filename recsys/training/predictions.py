@@ -1,0 +1,191 @@
+"""What a model said of each sample of a split, kept beside the run so that it can be looked at and compared later.
+
+``predictions.npz`` in the run's folder holds, for each split, columns with one row per sample: who was shown what and
+when, the label, the logit, and what segments are made of.
+
+Legend: ``M`` samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.data.samples import Dataset
+from recsys.errors import DataFileError
+from recsys.features.hashing import Int64Array
+from recsys.files import write_atomically
+
+FILE = "predictions.npz"
+USER_FILE = "user_values.npz"
+Int32Array = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """Samples of a split with a model's logits; every array is [M].
+
+    Attributes:
+        user_key, item_key: keys of the ids.
+        time_ms: the samples' moments.
+        label: 0 or 1.
+        logit: the model's.
+        earlier_events: events of the user before the moment, however many the model read; -1 in all: the features
+            declare no history.
+        user_train, item_train: training samples of the user, and of the item.
+    """
+
+    user_key: Int64Array
+    item_key: Int64Array
+    time_ms: Int64Array
+    label: npt.NDArray[np.uint8]
+    logit: npt.NDArray[np.float32]
+    earlier_events: Int32Array
+    user_train: Int32Array
+    item_train: Int32Array
+
+    def __len__(self) -> int:
+        """M."""
+        return len(self.label)
+
+    @property
+    def probability(self) -> npt.NDArray[np.float64]:
+        """Of a positive; [M]."""
+        probability: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-self.logit.astype(np.float64)))
+        return probability
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> Predictions:
+        """Some of the samples."""
+        return Predictions(**{f.name: getattr(self, f.name)[chosen] for f in dataclasses.fields(self)})
+
+
+def predictions_of(dataset: Dataset, indices: Int64Array, logits: npt.NDArray[np.float32]) -> Predictions:
+    """Join logits with their samples.
+
+    Args:
+        dataset: of keys or of codes.
+        indices: of the samples, [M].
+        logits: [M].
+    """
+    user, item = dataset.sample_user[indices], dataset.sample_item[indices]
+    training = dataset.split("train")
+    of_user = np.bincount(dataset.sample_user[training], minlength=len(dataset.table.user_keys))
+    of_item = np.bincount(dataset.sample_item[training], minlength=len(dataset.table.item_keys))
+    earlier = np.full(len(indices), -1)
+    if dataset.table.features.history is not None:
+        earlier = dataset.history_end[indices] - dataset.table.offsets[user]
+    return Predictions(
+        user_key=np.asarray(dataset.table.user_keys[user], dtype=np.int64),
+        item_key=np.asarray(dataset.table.item_keys[item], dtype=np.int64),
+        time_ms=dataset.sample_time_ms[indices],
+        label=dataset.samples.label[indices],
+        logit=logits,
+        earlier_events=earlier.astype(np.int32),
+        user_train=of_user[user].astype(np.int32),
+        item_train=of_item[item].astype(np.int32),
+    )
+
+
+def write_predictions(run_dir: Path, predictions: Mapping[str, Predictions]) -> None:
+    """Keep the predictions of some splits; those of other splits stay.
+
+    Args:
+        run_dir: the run's folder, which exists.
+        predictions: by split.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    kept = {**_read_all(run_dir / FILE), **predictions} if (run_dir / FILE).exists() else predictions
+    columns = {f"{split}.{name}": a for split, of in kept.items() for name, a in vars(of).items()}
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **columns)
+    write_atomically(run_dir / FILE, content.getvalue())
+
+
+def read_predictions(run_dir: Path, split: str) -> Predictions:
+    """What a run's model said of a split.
+
+    Raises:
+        DataFileError: the run has no predictions of that split, or their file is damaged.
+    """
+    file = run_dir / FILE
+    found = _read_all(file) if file.exists() else {}
+    if split not in found:
+        raise DataFileError(
+            f"{file}: no predictions of the {split} split; found: {', '.join(sorted(found)) or 'none'}. "
+            f"`recsys evaluate {run_dir} --split {split}` writes them"
+        )
+    return found[split]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UserValues:
+    """Metrics of each ranked user, of a model that ranks all items.
+
+    Attributes:
+        user_G: the users, ascending.
+        values: metric -> its value for each, [G]; the metric is their mean.
+    """
+
+    user_G: Int64Array
+    values: Mapping[str, npt.NDArray[np.float64]]
+
+
+def write_user_values(run_dir: Path, values: Mapping[str, UserValues]) -> None:
+    """Keep the per-user metrics of some splits in ``user_values.npz``; those of other splits stay.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    file = run_dir / USER_FILE
+    stay = {split: of for split, of in (_read_columns(file) if file.exists() else {}).items() if split not in values}
+    columns: dict[str, np.ndarray] = {f"{split}.{n}": column for split, of in stay.items() for n, column in of.items()}
+    columns |= {f"{split}.user": of.user_G for split, of in values.items()}
+    for split, of in values.items():
+        columns |= {f"{split}.{name}": column for name, column in of.values.items()}
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **columns)
+    write_atomically(file, content.getvalue())
+
+
+def read_user_values(run_dir: Path, split: str) -> UserValues:
+    """What :func:`write_user_values` wrote for a split.
+
+    Raises:
+        DataFileError: there is nothing of that split, or the file is damaged.
+    """
+    columns = _read_columns(run_dir / USER_FILE).get(split, {})
+    if "user" not in columns:
+        raise DataFileError(
+            f"{run_dir / USER_FILE}: no values of the {split} split; "
+            f"`recsys evaluate {run_dir} --split {split}` writes them"
+        )
+    return UserValues(user_G=columns.pop("user"), values=columns)
+
+
+def _read_all(file: Path) -> dict[str, Predictions]:
+    try:
+        return {split: Predictions(**values) for split, values in _read_columns(file).items()}
+    except TypeError as error:
+        raise DataFileError(f"{file}: not readable as predictions: {error}; `recsys evaluate` writes them") from error
+
+
+def _read_columns(file: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Split -> name -> column."""
+    columns: dict[str, dict[str, np.ndarray]] = {}
+    try:
+        with file.open("rb") as stream, np.load(stream) as arrays:
+            for key in arrays.files:
+                split, _, name = key.partition(".")
+                columns.setdefault(split, {})[name] = arrays[key]
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise DataFileError(f"{file}: not readable as predictions: {error}; `recsys evaluate` writes them") from error
+    return columns

@@ -1,0 +1,129 @@
+"""The folder of a run that ranks all items: configuration, fingerprint of the pairs, checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recsys.data.interactions import Interactions
+from recsys.errors import ConfigError, DataFileError
+from recsys.files import atomic_file, make_folder, write_atomically
+from recsys.training.checkpoint import read_file
+from recsys.training.retrieval_config import RetrievalRunConfig, from_json, to_json
+from recsys.training.retrieval_steps import Steps
+from recsys.training.run_folder import compare_data
+
+FORMAT_VERSION = 1
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """The part of a run's state that is not the model's; all of it is in a checkpoint."""
+
+    epoch: int = 0
+    waited: int = 0
+    best_epoch: int = 0
+    best: float | None = None
+    train_s: float = 0.0
+
+
+def open_run(config: RetrievalRunConfig, interactions: Interactions, run_dir: Path, *, resume: bool) -> Any:
+    """Make or continue a run's folder; the checkpoint to continue from, if any.
+
+    Raises:
+        ConfigError: it holds a run and ``resume`` is false, or one of another configuration or other data.
+        DataFileError: a file of the run is damaged.
+    """
+    if (run_dir / "config.json").exists():
+        if not resume:
+            raise ConfigError(f"{run_dir} holds a run already: resume it, or choose another folder")
+        if not is_retrieval_run(run_dir) or read_retrieval_config(run_dir) != config:
+            raise ConfigError(f"{run_dir} holds a run of another configuration; see its config.json")
+        compare(run_dir, interactions)
+        return load(run_dir) if (run_dir / "checkpoint.pt").exists() else None
+    make_folder(run_dir)
+    write_atomically(run_dir / "data.json", json.dumps({"fingerprint": fingerprint(interactions)}).encode() + b"\n")
+    # Last: a folder with it holds a run.
+    write_atomically(run_dir / "config.json", to_json(config).encode() + b"\n")
+    return None
+
+
+def save(
+    run_dir: Path, steps: Steps, state: RunState, generator: torch.Generator, best_weights: dict[str, Any] | None
+) -> None:
+    """Write ``checkpoint.pt``; a kill leaves the old one or the new one."""
+    values = {
+        "retrieval_format": FORMAT_VERSION,
+        "progress": dataclasses.asdict(state),
+        "model": steps.state_dict(),
+        "generator": generator.get_state(),
+        "random": torch.get_rng_state(),
+        "best_weights": best_weights,
+    }
+    with atomic_file(run_dir / "checkpoint.pt") as stream:
+        torch.save(values, stream)
+
+
+def load(run_dir: Path) -> dict[str, Any]:
+    """What :func:`save` wrote.
+
+    Raises:
+        DataFileError: there is none, or it is damaged or of another kind of run.
+    """
+    path = run_dir / "checkpoint.pt"
+    values = read_file(path, "no checkpoint; `recsys train` writes one")
+    if not isinstance(values, dict) or values.get("retrieval_format") != FORMAT_VERSION:
+        raise DataFileError(f"{path}: not a checkpoint of a model that ranks all items, of format {FORMAT_VERSION}")
+    return values
+
+
+def compare(run_dir: Path, interactions: Interactions) -> None:
+    """Refuse other interactions than those a run was trained on.
+
+    Raises:
+        ConfigError: they are others.
+        DataFileError: the run's data.json is missing or damaged.
+    """
+    try:
+        trained_on = str(json.loads((run_dir / "data.json").read_text())["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataFileError(f"{run_dir}: its data.json cannot be read: {error}; start another run") from error
+    compare_data(str(run_dir), trained_on, fingerprint(interactions))
+
+
+def fingerprint(interactions: Interactions) -> str:
+    """Of all pairs of all parts."""
+    digest = hashlib.sha256(np.array([interactions.num_users, interactions.num_items]).tobytes())
+    for part in (interactions.train, interactions.validation, interactions.test):
+        for values in (part.user_E, part.item_E):
+            digest.update(len(values).to_bytes(8, "little") + values.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def is_retrieval_run(run_dir: Path) -> bool:
+    """Whether a folder holds a run of this kind."""
+    try:
+        values = json.loads((run_dir / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("task") == "retrieval"
+
+
+def read_retrieval_config(run_dir: Path) -> RetrievalRunConfig:
+    """A run's configuration.
+
+    Raises:
+        DataFileError: there is none.
+        ConfigError: it is not that of such a run.
+    """
+    try:
+        return from_json((run_dir / "config.json").read_text())
+    except OSError:
+        raise DataFileError(f"{run_dir} holds no config.json; `recsys train` writes a run") from None

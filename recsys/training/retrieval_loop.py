@@ -1,0 +1,296 @@
+"""Minibatch training of models that rank all items, by the protocol of NGCF and LightGCN.
+
+BPR with a uniform negative per pair that the user did not take; per-batch L2; validation on a tenth of each user's
+training pairs (or a published part) that chooses settings and the number of epochs; then a run on all of train for so
+many epochs (``data.validation_share=0``), and one test of it. Metrics of all items but those taken in training.
+
+A run's folder holds ``config.json``, ``data.json`` (fingerprint of the pairs), ``checkpoint.pt``, ``record.json`` and,
+written last, ``metrics.json``. A run that was killed goes on from its checkpoint to the same last digit, with as many
+threads; an epoch is done again from its beginning.
+
+A user or item in no training pair is allowed: it keeps its first vector, which L2 may shrink, so its place in lists is
+chance; an item is also drawn as a negative, and sinks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recsys.data.interactions import Interactions, Pairs
+from recsys.errors import ConfigError, InvalidInputError
+from recsys.files import write_atomically
+from recsys.training.predictions import UserValues, write_user_values
+from recsys.training.retrieval_config import RetrievalRunConfig, RetrievalTrainConfig
+from recsys.training.retrieval_folder import RunState, compare, load, open_run, read_retrieval_config, save
+from recsys.training.retrieval_ranking import RankingMetrics, rank_users, sample_users
+from recsys.training.retrieval_steps import FullSteps, SampledSteps, Steps
+from recsys.training.run_record import begin_record, write_record
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalProgress:
+    """A step that is done, or an epoch's validation."""
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    samples_per_s: float
+    eta_s: float
+    loss: float
+    validation: RankingMetrics | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RetrievalRunResult:
+    """What a finished run measured.
+
+    Attributes:
+        test: of the weights kept.
+        validation: of the same, on the sample of users; None: there is no validation part.
+        best_epoch: whose weights were kept; None: the last, nothing was chosen.
+        epochs: that were trained.
+        train_s: seconds of training, validations left out.
+        pairs_per_s: training pairs per second, of this process.
+        users_ND, items_MD: final vectors.
+    """
+
+    test: RankingMetrics
+    validation: RankingMetrics | None
+    best_epoch: int | None
+    epochs: int
+    train_s: float
+    pairs_per_s: float
+    users_ND: Tensor
+    items_MD: Tensor
+
+
+def train_retrieval_run(
+    config: RetrievalRunConfig,
+    interactions: Interactions,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+    report: Callable[[RetrievalProgress], None] = lambda progress: None,
+) -> RetrievalRunResult:
+    """Train, validate, test, and write everything to ``run_dir``.
+
+    Args:
+        config: the run.
+        interactions: with a train and a test part.
+        run_dir: made if absent.
+        resume: go on from ``run_dir``'s checkpoint.
+        overrides: how the configuration differs from the recipe's, for the record.
+        report: called after each step and validation.
+
+    Raises:
+        ConfigError: ``run_dir`` holds a run and ``resume`` is false, or one of another configuration or other data;
+            or ``train.patience`` is set without a validation part.
+        DataFileError: the checkpoint is damaged or of another model.
+        InvalidInputError: train or test is empty, a user took all items, or the loss is not finite.
+    """
+    check_parts(config, interactions)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        checkpoint = open_run(config, interactions, run_dir, resume=resume)
+        return _train(config, interactions, run_dir, checkpoint, overrides, report)
+
+
+def check_parts(config: RetrievalRunConfig, interactions: Interactions) -> None:
+    """Refuse a run that its data cannot serve.
+
+    Raises:
+        ConfigError: ``train.patience`` is set without a validation part.
+        InvalidInputError: train or test is empty.
+    """
+    for name in ("train", "test"):
+        if not len(getattr(interactions, name)):
+            raise InvalidInputError(f"{interactions.source}: the {name} part is empty; expected at least one pair")
+    if config.train.patience and not len(interactions.validation):
+        raise ConfigError(
+            f"train.patience is {config.train.patience}, but there is no validation part; "
+            "set data.validation_share above 0, or train.patience=0"
+        )
+
+
+def _train(
+    config: RetrievalRunConfig,
+    interactions: Interactions,
+    run_dir: Path,
+    checkpoint: dict[str, Any] | None,
+    overrides: Sequence[str],
+    report: Callable[[RetrievalProgress], None],
+) -> RetrievalRunResult:
+    train = config.train
+    start = begin_record(recipe=config.recipe, overrides=overrides, seed=train.seed)
+    steps_of: Steps = make_steps(config, interactions)
+    # The data decides no order of draws: one generator for pairs, negatives and neighbours, torch's own for dropout.
+    generator = torch.Generator().manual_seed(train.seed)
+    state, best_weights = RunState(), None
+    if checkpoint is not None:
+        state = RunState(**checkpoint["progress"])
+        steps_of.load_state_dict(checkpoint["model"])
+        generator.set_state(checkpoint["generator"].clone())
+        torch.set_rng_state(checkpoint["random"].clone())
+        best_weights = checkpoint["best_weights"]
+    pairs = len(interactions.train)
+    per_epoch = -(-pairs // train.batch_size) if train.batch_size else 1
+    sample = sample_users(interactions.validation, train.validation_users)
+    validation: RankingMetrics | None = None
+    done, spent_s = 0, 0.0
+
+    while state.epoch < train.epochs and not 0 < train.patience <= state.waited:
+        state.epoch += 1
+        order_E = torch.randperm(pairs, generator=generator)
+        for number, batch_B in enumerate(torch.tensor_split(order_E, per_epoch)):
+            began = time.perf_counter()
+            taken = (state.epoch - 1) * per_epoch + number
+            rate = train.learning_rate * rate_factor(
+                train, epoch=state.epoch - 1, done=taken / per_epoch / train.epochs
+            )
+            loss = steps_of.step(batch_B.sort().values, generator, rate=rate, taken=taken)
+            if not math.isfinite(loss):
+                raise InvalidInputError(
+                    f"epoch {state.epoch}, step {number + 1} of {per_epoch}: the loss is {loss}; lower "
+                    "train.learning_rate. The last checkpoint is of before this step"
+                )
+            state.train_s += time.perf_counter() - began
+            spent_s += time.perf_counter() - began
+            done += len(batch_B)
+            left = train.epochs * per_epoch - taken - 1
+            progress = RetrievalProgress(
+                step=taken + 1,
+                steps=train.epochs * per_epoch,
+                epoch=state.epoch,
+                epochs=train.epochs,
+                samples_per_s=done / spent_s,
+                eta_s=left * (pairs / per_epoch) * spent_s / done,
+                loss=loss,
+            )
+            report(progress)
+        if len(sample) and (state.epoch % train.validate_every == 0 or state.epoch == train.epochs):
+            validation = _rank(steps_of, config, interactions, sample, test=False)
+            report(dataclasses.replace(progress, validation=validation))
+            if state.best is None or validation.recall > state.best:
+                state.best, state.best_epoch, state.waited = validation.recall, state.epoch, 0
+                best_weights = steps_of.weights() if train.patience else None
+            else:
+                state.waited += 1
+        if state.epoch % train.checkpoint_epochs == 0 or state.epoch == train.epochs:
+            save(run_dir, steps_of, state, generator, best_weights)
+
+    if train.patience:
+        assert best_weights is not None  # patience needs validations, and the last epoch has one
+        steps_of.load_state_dict(best_weights)
+    validation = _rank(steps_of, config, interactions, sample, test=False) if len(sample) else None
+    users_ND, items_MD = steps_of.vectors()
+    test, of_users = _rank_users(steps_of, config, interactions, interactions.test, test=True)
+    write_user_values(run_dir, {"test": of_users})
+    result = RetrievalRunResult(
+        test=test,
+        validation=validation,
+        best_epoch=state.best_epoch if train.patience else None,
+        epochs=state.epoch,
+        train_s=state.train_s,
+        pairs_per_s=state.epoch * pairs / state.train_s,
+        users_ND=users_ND,
+        items_MD=items_MD,
+    )
+    _write(config, run_dir, result, start)
+    return result
+
+
+def make_steps(config: RetrievalRunConfig, interactions: Interactions) -> FullSteps | SampledSteps:
+    """An untrained model."""
+    if not config.train.fan_outs:
+        return FullSteps(config, interactions)
+    from recsys.embeddings.sharding import start_process_group
+
+    start_process_group(torch.device("cpu"))
+    return SampledSteps(config, interactions)
+
+
+def rate_factor(train: RetrievalTrainConfig, *, epoch: int, done: float) -> float:
+    """What the learning rate is multiplied with.
+
+    Args:
+        train: its ``schedule``, ``decay`` and ``decay_epochs``.
+        epoch: from 0.
+        done: share of the run's steps that are taken.
+
+    >>> rate_factor(RetrievalTrainConfig(schedule="step", decay=0.5, decay_epochs=10), epoch=20, done=0.2)
+    0.25
+    """
+    if train.schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+    if train.schedule == "step":
+        return float(train.decay ** (epoch // train.decay_epochs))
+    return 1.0
+
+
+def evaluate_retrieval_run(run_dir: Path, interactions: Interactions, split: str) -> RankingMetrics:
+    """Metrics of a run's model on its validation or test part, of all users; those of each user stay in its folder.
+
+    Raises:
+        ConfigError: other data than the run's, or no such split.
+        DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
+        InvalidInputError: the part is empty.
+    """
+    if split not in ("validation", "test"):
+        raise ConfigError(f"split is {split!r}; allowed for a model that ranks all items: validation, test")
+    config = read_retrieval_config(run_dir)
+    compare(run_dir, interactions)
+    checkpoint = load(run_dir)
+    with torch.random.fork_rng(devices=[]):
+        steps = make_steps(config, interactions)
+    steps.load_state_dict(checkpoint["best_weights"] or checkpoint["model"])
+    metrics, of_users = _rank_users(steps, config, interactions, getattr(interactions, split), test=split == "test")
+    write_user_values(run_dir, {split: of_users})
+    return metrics
+
+
+def _rank(
+    steps: Steps, config: RetrievalRunConfig, interactions: Interactions, relevant: Pairs, *, test: bool
+) -> RankingMetrics:
+    return _rank_users(steps, config, interactions, relevant, test=test)[0]
+
+
+def _rank_users(
+    steps: Steps, config: RetrievalRunConfig, interactions: Interactions, relevant: Pairs, *, test: bool
+) -> tuple[RankingMetrics, UserValues]:
+    masked = test and config.data.mask_validation
+    users_ND, items_MD = steps.vectors()
+    return rank_users(
+        users_ND,
+        items_MD,
+        relevant=relevant,
+        excluded=(interactions.train, interactions.validation) if masked else (interactions.train,),
+        list_length=config.train.list_length,
+    )
+
+
+def _write(config: RetrievalRunConfig, run_dir: Path, result: RetrievalRunResult, start: Any) -> None:
+    splits = {"validation": result.validation, "test": result.test}
+    metrics = {name: dataclasses.asdict(values) for name, values in splits.items() if values is not None}
+    write_record(
+        run_dir,
+        start,
+        train_s=result.train_s,
+        samples_per_s=result.pairs_per_s,
+        epochs=result.epochs,
+        best_epoch=result.best_epoch,
+        metrics=metrics,
+    )
+    values = {**metrics, "epochs": result.epochs, "best_epoch": result.best_epoch}
+    write_atomically(run_dir / "metrics.json", json.dumps(values, indent=2, allow_nan=False).encode() + b"\n")

@@ -1,0 +1,275 @@
+"""One step of training a model that ranks all items: over the whole graph, or over a sampled part of it.
+
+:class:`FullSteps` propagates the whole graph in every step and keeps the vectors of layer 0 as dense parameters;
+:class:`SampledSteps` looks up only the neighbours that a batch samples, in TorchRec tables with a fused Adam of the
+rows looked up (dense Adam also moves, by old moments, rows that a step did not touch: the two differ in that).
+
+Legend: ``N`` users, ``M`` items, ``D`` width, ``B`` pairs of a batch, ``Z`` nodes of one side.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchrec import KeyedJaggedTensor
+
+from recsys.data.interactions import Interactions
+from recsys.embeddings.row_maps import RowMap, vocabulary
+from recsys.embeddings.sharding import fuse_optimizer, set_rate, shard, table_shards, table_weights
+from recsys.embeddings.tables import EmbeddingTables, TableSpec, lookup_keys
+from recsys.errors import DataFileError
+from recsys.models.hops import Hop, full_hop
+from recsys.models.mf import bpr_loss, training_pairs
+from recsys.models.neighbour_sampling import NeighbourSampler
+from recsys.training.retrieval_config import RetrievalRunConfig
+from recsys.training.retrieval_layers import Layers, first_vectors, pairs_l2
+from recsys.training.retrieval_negatives import NegativeSampler
+
+State = dict[str, Any]
+
+
+class Steps(Protocol):
+    """What the loop needs of a model in training."""
+
+    def step(self, batch_B: Tensor, generator: torch.Generator, *, rate: float, taken: int) -> float:
+        """Train on the pairs of these ascending places, after ``taken`` steps; the mean of BPR's loss."""
+        ...
+
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        """Final vectors of all users and of all items, without dropout."""
+        ...
+
+    def weights(self) -> State:
+        """A copy of what inference needs."""
+        ...
+
+    def state_dict(self) -> State:
+        """For a checkpoint: weights and the optimiser."""
+        ...
+
+    def load_state_dict(self, state: State) -> None:
+        """Inverse of :meth:`state_dict`; of :meth:`weights` too, after which only :meth:`vectors` is of use."""
+        ...
+
+
+class FullSteps:
+    """Propagation of the whole graph.
+
+    Args:
+        config: the run.
+        interactions: its train part is the graph.
+    """
+
+    def __init__(self, config: RetrievalRunConfig, interactions: Interactions) -> None:
+        self._strength = config.train.regularization
+        self._data = _Pairs(interactions)
+        self._layers = Layers(config.model)
+        self._users = nn.Parameter(first_vectors(interactions.num_users, config.model))
+        self._items = nn.Parameter(first_vectors(interactions.num_items, config.model))
+        self._hops = self._data.hops(self._layers)
+        parameters = [self._users, self._items, *self._layers.parameters()]
+        self._optimizer = torch.optim.Adam(parameters, lr=config.train.learning_rate, fused=True)
+
+    def step(self, batch_B: Tensor, generator: torch.Generator, *, rate: float, taken: int) -> float:
+        """As the protocol says."""
+        user_B, item_B, negative_B = self._data.batch(batch_B, generator)
+        pairs = training_pairs(user_B, item_B, num_users=len(self._users), num_items=len(self._items))
+        self._layers.train()
+        users_ND, items_MD = self._layers(self._users, self._items, self._hops)
+        loss = bpr_loss(users_ND, items_MD, pairs, negative_B)
+        pulled_users, pulled_items = (users_ND, items_MD) if self._layers.of_output else (self._users, self._items)
+        pull = pairs_l2(pulled_users, pulled_items, user_B, item_B, negative_B) + self._layers.l2()
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        (loss + self._strength * pull).backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        return float(loss.item())
+
+    @torch.no_grad()
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        """As the protocol says."""
+        self._layers.eval()
+        users, items = self._layers(self._users.detach(), self._items.detach(), self._hops)
+        return users, items
+
+    def weights(self) -> State:
+        """As the protocol says."""
+        return {
+            "users": self._users.detach().clone(),
+            "items": self._items.detach().clone(),
+            "layers": _copy(self._layers.state_dict()),
+        }
+
+    def state_dict(self) -> State:
+        """As the protocol says."""
+        return {**self.weights(), "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        """As the protocol says."""
+        _check_shapes(state, {"users": self._users, "items": self._items})
+        with torch.no_grad():
+            self._users.copy_(state["users"])
+            self._items.copy_(state["items"])
+        _load_layers(self._layers, state["layers"])
+        if "optimizer" in state:
+            self._optimizer.load_state_dict(_copy(state["optimizer"]))
+
+
+class SampledSteps:
+    """Propagation of sampled neighbourhoods. For evaluation the whole graph is propagated once.
+
+    Args:
+        config: the run, with fan-outs.
+        interactions: its train part is the graph.
+    """
+
+    def __init__(self, config: RetrievalRunConfig, interactions: Interactions) -> None:
+        self._strength, self._fan_outs = config.train.regularization, config.train.fan_outs
+        self._data = _Pairs(interactions)
+        self._layers = Layers(config.model)
+        sizes = {"user": interactions.num_users, "item": interactions.num_items}
+        first = {side: first_vectors(size, config.model) for side, size in sizes.items()}
+        self._maps = {side: _a_row_each(side, size) for side, size in sizes.items()}
+        self._rows = {side: torch.from_numpy(m.lookup(np.arange(sizes[side]))[:, 0]) for side, m in self._maps.items()}
+        specs = [
+            TableSpec(name=side, num_rows=rows, dim=config.model.dim)
+            for side, row_map in self._maps.items()
+            for rows in row_map.table_rows().values()
+        ]
+        tables = EmbeddingTables(specs, self._maps)
+        fuse_optimizer(tables, name="adam", learning_rate=config.train.learning_rate)
+        self._tables = shard(tables, table_names=list(sizes), device=torch.device("cpu"))
+        for side, rows in table_weights(self._tables).items():
+            rows[self._rows[side]] = first[side]
+        self._sampler = NeighbourSampler(
+            self._data.user_E,
+            self._data.item_E,
+            num_users=interactions.num_users,
+            num_items=interactions.num_items,
+            normalization=self._layers.normalization,
+        )
+        weights = list(self._layers.parameters())
+        self._optimizer = torch.optim.Adam(weights, lr=config.train.learning_rate, fused=True) if weights else None
+
+    def step(self, batch_B: Tensor, generator: torch.Generator, *, rate: float, taken: int) -> float:
+        """As the protocol says."""
+        user_B, item_B, negative_B = self._data.batch(batch_B, generator)
+        users, user_B = torch.unique(user_B, return_inverse=True)
+        items, both = torch.unique(torch.cat([item_B, negative_B]), return_inverse=True)
+        item_B, negative_B = both[: len(item_B)], both[len(item_B) :]
+        part = self._sampler.sample(users, items, fan_outs=self._fan_outs, generator=generator)
+        found = self._tables(self._lookups(part.users, part.items))
+        self._layers.train()
+        users_ZD, items_ZD = self._layers(found["user"], found["item"], part.hops)
+        pairs = training_pairs(user_B, item_B, num_users=len(users), num_items=len(items))
+        loss = bpr_loss(users_ZD.contiguous(), items_ZD.contiguous(), pairs, negative_B)
+        if self._layers.of_output:
+            pull = pairs_l2(users_ZD, items_ZD, user_B, item_B, negative_B)
+        else:
+            user_places, item_places = torch.searchsorted(part.users, users), torch.searchsorted(part.items, items)
+            pull = pairs_l2(
+                found["user"], found["item"], user_places[user_B], item_places[item_B], item_places[negative_B]
+            )
+        set_rate(self._tables, rate, step=taken)
+        if self._optimizer is not None:
+            self._optimizer.zero_grad(set_to_none=True)
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+        (loss + self._strength * (pull + self._layers.l2())).backward()  # type: ignore[no-untyped-call]
+        if self._optimizer is not None:
+            self._optimizer.step()
+        return float(loss.item())
+
+    @torch.no_grad()
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        """As the protocol says."""
+        self._layers.eval()
+        rows = table_weights(self._tables)
+        everyone = (rows["user"][self._rows["user"]], rows["item"][self._rows["item"]])
+        users, items = self._layers(*everyone, self._data.hops(self._layers))
+        return users, items
+
+    def weights(self) -> State:
+        """As the protocol says."""
+        return {"tables": _copy(table_weights(self._tables)), "layers": _copy(self._layers.state_dict())}
+
+    def state_dict(self) -> State:
+        """As the protocol says."""
+        moments = {part.table: part.state for part in table_shards(self._tables)}
+        optimizer = None if self._optimizer is None else self._optimizer.state_dict()
+        return {**self.weights(), "moments": _copy(moments), "optimizer": optimizer}
+
+    def load_state_dict(self, state: State) -> None:
+        """As the protocol says."""
+        tables = table_weights(self._tables)
+        _check_shapes(state.get("tables", {}), tables)
+        for name, rows in tables.items():
+            rows.copy_(state["tables"][name])
+        _load_layers(self._layers, state["layers"])
+        for part in table_shards(self._tables) if "moments" in state else ():
+            for name, values in part.state.items():
+                values.copy_(state["moments"][part.table][name])
+        if self._optimizer is not None and state.get("optimizer") is not None:
+            self._optimizer.load_state_dict(_copy(state["optimizer"]))
+
+    def _lookups(self, users: Tensor, items: Tensor) -> KeyedJaggedTensor:
+        rows = {"user": self._rows["user"][users], "item": self._rows["item"][items]}
+        return KeyedJaggedTensor.from_lengths_sync(
+            keys=[key for side, row_map in self._maps.items() for key in lookup_keys(side, row_map)],
+            values=torch.cat(list(rows.values())),
+            lengths=torch.tensor([len(each) for each in rows.values()]),
+        )
+
+
+class _Pairs:
+    """The training pairs as tensors."""
+
+    def __init__(self, interactions: Interactions) -> None:
+        self.user_E = torch.from_numpy(interactions.train.user_E)
+        self.item_E = torch.from_numpy(interactions.train.item_E)
+        self._sizes = {"num_users": interactions.num_users, "num_items": interactions.num_items}
+        self._negatives = NegativeSampler(self.user_E, self.item_E, **self._sizes)
+
+    def batch(self, batch_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """User, item and negative of the pairs in these places."""
+        user_B, item_B = self.user_E[batch_B], self.item_E[batch_B]
+        return user_B, item_B, self._negatives.draw(user_B, generator)
+
+    def hops(self, layers: Layers) -> tuple[Hop, ...]:
+        """The whole graph, once per layer."""
+        if not layers.hops:
+            return ()
+        hop = full_hop(self.user_E, self.item_E, **self._sizes, normalization=layers.normalization)
+        return (hop,) * layers.hops
+
+
+def _a_row_each(table: str, size: int) -> RowMap:
+    return vocabulary(table, np.arange(size), np.ones(size, dtype=np.int64))
+
+
+def _check_shapes(state: State, own: dict[str, Any]) -> None:
+    shapes = {name: list(tensor.shape) for name, tensor in own.items()}
+    found = {name: list(state[name].shape) for name in shapes if name in state}
+    if found != shapes:
+        raise DataFileError(f"the checkpoint holds {found}, the model {shapes}: it is of another model")
+
+
+def _load_layers(layers: Layers, state: State) -> None:
+    try:
+        layers.load_state_dict(state)
+    except RuntimeError as error:
+        raise DataFileError(f"the checkpoint is of another model: {error}") from error
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {key: _copy(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_copy(each) for each in value]
+    return value

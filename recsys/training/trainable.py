@@ -1,0 +1,51 @@
+"""What a data set must have before hours are spent on it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recsys.data.samples import Dataset
+from recsys.errors import ConfigError, InvalidInputError
+from recsys.training.config import RunConfig
+from recsys.training.early_stopping import needs_validation
+
+
+def check_trainable(config: RunConfig, dataset: Dataset) -> None:
+    """Refuse data that nothing can be learnt from, or whose metrics would not be defined.
+
+    Args:
+        config: the run.
+        dataset: with keys.
+
+    Raises:
+        InvalidInputError: no training samples; a split with one label only; a number that is not finite.
+        ConfigError: the run needs a validation split, and there is none.
+    """
+    if not len(dataset.split("train")):
+        raise InvalidInputError("the train split is empty: there is nothing to train on")
+    if (setting := needs_validation(config.train)) and not len(dataset.split("validation")):
+        raise ConfigError(
+            f"{setting} looks at the validation split, which is empty; declare one, or train without: train.patience=0 "
+            "and another train.schedule"
+        )
+    for name in ("train", "validation", "test"):
+        labels = dataset.samples.label[dataset.split(name)]
+        if len(labels) and labels.min() == labels.max():
+            why = "there is nothing to learn" if name == "train" else "AUC is not defined there"
+            raise InvalidInputError(
+                f"the {name} split: all {len(labels):,} labels are {labels[0]}; {why}. Give it samples of both labels"
+                + ("" if name == "train" else ", or leave the split empty")
+            )
+    _check_numbers(dataset)
+
+
+def _check_numbers(dataset: Dataset) -> None:
+    sides = {"user": dataset.user, "item": dataset.item, "context": dataset.context, "history": dataset.history}
+    for side, columns in sides.items():
+        for name, column in columns.items():
+            if column.dtype.kind == "f" and not np.isfinite(column).all():
+                bad = np.flatnonzero(~np.isfinite(column))
+                raise InvalidInputError(
+                    f"numeric {side} feature {name!r}: {len(bad):,} of {len(column):,} values are not finite, the "
+                    f"first {column[bad[0]]} in row {bad[0]}; give its default for a value that is missing"
+                )

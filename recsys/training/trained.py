@@ -1,0 +1,184 @@
+"""A model with what feeds it: built for a run, or loaded from one, and measured on a split."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from recsys.data.fingerprint import data_fingerprint
+from recsys.data.samples import Dataset, map_ids
+from recsys.embeddings.row_maps import RowMap
+from recsys.embeddings.sharding import fuse_optimizer, shard, start_process_group
+from recsys.embeddings.sharding_plan import PlannedTable, Sharding, describe_plan, plan_tables
+from recsys.embeddings.tables import BatchConverter, EmbeddingTables
+from recsys.errors import ConfigError
+from recsys.features.feature_set import FeatureSet
+from recsys.models.ranking import RankingModel, build_net
+from recsys.training.checkpoint import load, restore
+from recsys.training.config import RunConfig, TableConfig
+from recsys.training.distributed import on_first, predict_together
+from recsys.training.evaluate import Metrics, measure, predict
+from recsys.training.incremental import samples_since
+from recsys.training.initial_rows import initialise
+from recsys.training.predictions import Predictions, predictions_of
+from recsys.training.run_folder import compare_data, load_row_maps, read_run, weights_file
+from recsys.training.step_dice import over_the_step
+from recsys.training.table_plan import build_row_maps, table_dims, table_specs
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model with what is needed to feed it.
+
+    ``data_fingerprint`` names the data it was trained on; None: it was not trained.
+    """
+
+    config: RunConfig
+    features: FeatureSet
+    row_maps: dict[str, RowMap]
+    model: DistributedModelParallel
+    convert: BatchConverter
+    device: torch.device
+    data_fingerprint: str | None = None
+
+
+def default_device() -> torch.device:
+    """This process's GPU if there is one."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def build(
+    config: RunConfig,
+    features: FeatureSet,
+    row_maps: Mapping[str, RowMap],
+    *,
+    device: torch.device,
+    data_fingerprint: str | None = None,
+) -> TrainedModel:
+    """An untrained model, its tables initialised.
+
+    Raises:
+        ConfigError: the configuration names a table that the FeatureSet does not have, or the model reads a
+            history and the FeatureSet declares none.
+    """
+    specs = table_specs(config.tables, config.rows, row_maps)
+    net = build_net(features, dims=table_dims(specs, row_maps), config=config.model)
+    model = RankingModel(features, tables=EmbeddingTables(specs, row_maps), net=net)
+    fuse_optimizer(model.tables, name=config.tables.optimizer, learning_rate=config.tables.learning_rate)
+    start_process_group(device)
+    over_the_step(net)
+    sharded = shard(model, table_names=[spec.name for spec in specs], device=device, sharding=_sharding(config.tables))
+    initialise(sharded, row_maps)
+    convert = BatchConverter(features, row_maps)
+    return TrainedModel(config, features, dict(row_maps), sharded, convert, device, data_fingerprint)
+
+
+def plan_run(
+    config: RunConfig, dataset: Dataset, *, device: str = "cpu", processes: int = 1, hosts: int = 1
+) -> list[PlannedTable]:
+    """Where ``loop.train`` would put each table, without training; needs neither the processes nor the device.
+
+    Args:
+        config: the run.
+        dataset: with keys.
+        device: ``cpu`` or ``cuda``.
+        processes: of the run, on all hosts.
+        hosts: with equally many processes.
+
+    Raises:
+        ConfigError: the tables cannot be spread as asked.
+    """
+    if processes < 1 or hosts < 1 or processes % hosts:
+        raise ConfigError(f"{processes} processes on {hosts} hosts; allowed: the same number on every host")
+    row_maps = build_row_maps(config, samples_since(dataset, config.data.since))
+    specs = table_specs(config.tables, config.rows, row_maps)
+    tables = EmbeddingTables(specs, row_maps)
+    fuse_optimizer(tables, name=config.tables.optimizer, learning_rate=config.tables.learning_rate)
+    plan = plan_tables(tables, sharding=_sharding(config.tables), device=device, world_size=processes, hosts=hosts)
+    return describe_plan(plan, specs, optimizer=config.tables.optimizer)
+
+
+def load_run(run_dir: Path, *, device: torch.device | None = None) -> TrainedModel:
+    """The model of a run: its best checkpoint if it kept one (``train.patience``), else its latest.
+
+    Raises:
+        DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
+    """
+    config, features, fingerprint = read_run(run_dir)
+    row_maps = load_row_maps(run_dir / "row_maps.npz")
+    device = device or torch.device("cpu")
+    trained = build(config, features, row_maps, device=device, data_fingerprint=fingerprint)
+    restore(load(weights_file(run_dir)), trained.model)
+    trained.model.eval()
+    return trained
+
+
+def evaluate_run(trained: TrainedModel, dataset: Dataset, split: str) -> Metrics | None:
+    """Metrics on a split of a dataset that holds keys; None if the split is empty.
+
+    Raises:
+        InvalidInputError: no such split, or all its labels are equal.
+        ConfigError: the model was trained on other data.
+    """
+    predictions = predict_run(trained, dataset, split)
+    return None if predictions is None else on_first(lambda: measure(predictions))
+
+
+def check_same_data(trained: TrainedModel, dataset: Dataset) -> None:
+    """Refuse a dataset that is not the one a model was trained on: with another log the splits lie elsewhere,
+    and "test" samples may have been trained on. A model that was not trained fits any.
+
+    Raises:
+        ConfigError: it is another.
+    """
+    if trained.data_fingerprint is not None:
+        compare_data("the model", trained.data_fingerprint, data_fingerprint(dataset))
+
+
+def evaluate_split(trained: TrainedModel, dataset: Dataset, split: str) -> Metrics | None:
+    """Metrics on a split of a mapped dataset, each process predicting a part; None if the split is empty.
+
+    Raises:
+        InvalidInputError: no such split, or all its labels are equal.
+    """
+    predictions = predict_split(trained, dataset, split)
+    return None if predictions is None else on_first(lambda: measure(predictions))
+
+
+def predict_split(trained: TrainedModel, dataset: Dataset, split: str) -> Predictions | None:
+    """Logits of a split of a mapped dataset, each process predicting a part; None if the split is empty.
+
+    Raises:
+        InvalidInputError: no such split.
+    """
+    indices = dataset.split(split)
+    if not len(indices):
+        return None
+    logits = predict_together(
+        lambda part: predict(trained.model, dataset, part, convert=trained.convert, device=trained.device), indices
+    )
+    return predictions_of(dataset, indices, logits)
+
+
+def predict_run(trained: TrainedModel, dataset: Dataset, split: str) -> Predictions | None:
+    """As :func:`evaluate_run`, the logits instead of their metrics.
+
+    Raises:
+        InvalidInputError: no such split.
+        ConfigError: the model was trained on other data.
+    """
+    check_same_data(trained, dataset)
+    dataset = samples_since(dataset, trained.config.data.since)
+    mapped = map_ids(dataset, {name: row_map.lookup for name, row_map in trained.row_maps.items()})
+    return predict_split(trained, mapped, split)
+
+
+def _sharding(tables: TableConfig) -> Sharding:
+    return Sharding(default=tables.sharding, by_table=tables.shardings, uvm_cache=tables.uvm_cache)

@@ -1,0 +1,141 @@
+"""What a warm start reads: the tables, id maps and layers of an older run, or of a bundle.
+
+A bundle holds no optimiser state, and of its maps only the ids with rows of their own: hashed rows are not found again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor
+
+from recsys.bundle import open_bundle
+from recsys.embeddings.id_table import SLOTS, IdTable
+from recsys.embeddings.quantize import QuantizedTable, check_kind
+from recsys.embeddings.row_maps import Lookup, RowMap
+from recsys.errors import ConfigError
+from recsys.features.hashing import Int64Array
+from recsys.training.checkpoint import load
+from recsys.training.checkpoint_rows import Part, parts_of_tables
+from recsys.training.run_folder import load_row_maps, read_run, weights_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An older model.
+
+    Attributes:
+        name: of its folder.
+        kind: ``model.kind`` of its network.
+        row_maps: table -> how its ids are looked up.
+        parts: physical table -> its parts, as in a checkpoint.
+        shapes: physical table -> rows and width.
+        layers: parameters of the network by name.
+        optimizer: of the tables, and of the network its state; None: not known.
+        dense_optimizer: state of the network's; None: not known.
+        steps: it was trained for, as far as its optimiser's state tells of them.
+    """
+
+    name: str
+    kind: str
+    row_maps: Mapping[str, RowMap]
+    parts: Mapping[str, list[Part]]
+    shapes: Mapping[str, list[int]]
+    layers: Mapping[str, Tensor]
+    optimizer: str | None = None
+    dense_optimizer: dict[str, Any] | None = field(default=None, repr=False)
+    steps: int = 0
+
+    def rows(self, table: str, rows_R: Int64Array, state: str | None = None) -> Tensor:
+        """Some rows of a physical table, [R, D], or what its optimiser keeps of them, [R] or [R, D]; float32."""
+        width = self.shapes[table][1]
+        found: Tensor | None = None
+        for part in self.parts[table]:
+            values = part["weights"] if state is None else part["state"][state]
+            if found is None:
+                found = torch.zeros((len(rows_R), width) if values.dim() == 2 else (len(rows_R),))
+            here_R = (rows_R >= part["row"]) & (rows_R < part["row"] + len(values))
+            taken = values[torch.from_numpy(rows_R[here_R] - part["row"])].float()
+            where = torch.from_numpy(here_R)
+            if values.dim() == 2:
+                found[where, part["column"] : part["column"] + values.shape[1]] = taken
+            else:
+                found[where] = taken
+        assert found is not None, "a table has parts"
+        return found
+
+    def states(self, table: str) -> list[str]:
+        """Names of what the optimiser keeps of a physical table."""
+        return sorted(self.parts[table][0]["state"]) if self.parts.get(table) else []
+
+
+def open_source(path: Path) -> Source:
+    """The model of a run's folder, or of a bundle.
+
+    Raises:
+        ConfigError: it is neither.
+        DataFileError, BundleError: a file of it is damaged.
+    """
+    if (path / "manifest.json").exists():
+        return _of_bundle(path)
+    if (path / "config.json").exists():
+        return _of_run(path)
+    raise ConfigError(
+        f"train.warm_start {path}: neither a run's folder (config.json) nor a bundle (manifest.json) is there"
+    )
+
+
+def _of_run(path: Path) -> Source:
+    config, _, _ = read_run(path)
+    checkpoint = load(weights_file(path))
+    return Source(
+        name=path.name,
+        kind=config.model.kind,
+        row_maps=load_row_maps(path / "row_maps.npz"),
+        parts=parts_of_tables(checkpoint),
+        shapes=checkpoint.tables,
+        layers=checkpoint.dense,
+        optimizer=config.tables.optimizer,
+        dense_optimizer=checkpoint.dense_optimizer,
+        steps=checkpoint.step + checkpoint.loop.get("steps_before", 0),
+    )
+
+
+def _of_bundle(path: Path) -> Source:
+    manifest = open_bundle(path).manifest
+    parts: dict[str, list[Part]] = {}
+    maps: dict[str, RowMap] = {}
+    for name, info in manifest.tables.items():
+        stored = np.fromfile(path / info.file, dtype=np.dtype(info.dtype).newbyteorder("<")).reshape(info.shape)
+        table, _, what = name.rpartition(".")
+        if what == "rows":
+            width = info.shape[1] if info.width is None else info.width
+            rows = QuantizedTable(kind=check_kind(info.quantized), rows=stored, width=width).dequantize()
+            parts[table] = [{"table": table, "row": 0, "column": 0, "weights": torch.from_numpy(rows), "state": {}}]
+        else:
+            # Its hashes are in the graphs: only what is in the slots can be read here.
+            no_hashes = np.zeros((2, 3), dtype=np.int64)
+            ids = IdTable(keys_TW=stored[:, :SLOTS], rows_TW=stored[:, SLOTS:], coefficients=no_hashes)
+            lookup = Lookup(table=table, num_rows=int(stored[:, SLOTS:].max()) + 1, exact="row")
+            maps[table] = RowMap(kind="bundle", lookups=(lookup,), ids=ids)
+    layers: dict[str, Tensor] = {}
+    for graph in manifest.graphs.values():
+        for tensor in onnx.load(str(path / graph.file), load_external_data=False).graph.initializer:
+            if tensor.name.startswith("net."):
+                layers[tensor.name.removeprefix("net.")] = torch.from_numpy(numpy_helper.to_array(tensor).copy())
+    settings = manifest.training.get("config", {}).get("model", {})
+    return Source(
+        name=path.name,
+        kind=str(settings.get("kind", "din")),
+        row_maps={table: row_map for table, row_map in maps.items() if table in parts},
+        parts=parts,
+        shapes={table: list(each[0]["weights"].shape) for table, each in parts.items()},
+        layers=layers,
+    )

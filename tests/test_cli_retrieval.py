@@ -1,0 +1,84 @@
+"""`recsys train` and `recsys evaluate` of models that rank all items, in processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from planted import planted
+from typer.testing import CliRunner
+
+from recsys.cli import app
+from recsys.data.interactions import Pairs
+
+SMALL = [
+    *("model.dim=8", "train.batch_size=400", "train.list_length=5", "train.checkpoint_epochs=2"),
+    *("train.validation_users=0", "model.layers=2", "data.dataset=./data"),
+]
+
+
+def write_pairs(path: Path, pairs: Pairs) -> None:
+    lines = []
+    for user in np.unique(pairs.user_E):
+        items = " ".join(map(str, pairs.item_E[pairs.user_E == user]))
+        lines.append(f"{user} {items}\n")
+    path.write_text("".join(lines))
+
+
+@pytest.fixture
+def at_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with planted communities in ``data``."""
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    parts = planted()
+    write_pairs(Path("data/train.txt"), parts.train)
+    write_pairs(Path("data/valid.txt"), parts.validation)
+    write_pairs(Path("data/test.txt"), parts.test)
+    return tmp_path
+
+
+def recsys(*arguments: str) -> dict[str, object]:
+    done = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_a_recipe_is_trained_shown_and_evaluated(at_data: Path) -> None:
+    trained = recsys("train", "ngcf_gowalla", *SMALL, "train.epochs=3")
+    assert trained["run_dir"] == "runs/ngcf_gowalla" and trained["epochs"] == 3
+    assert recsys("evaluate", "runs/ngcf_gowalla")["test"] == trained["test"]
+    assert recsys("evaluate", "runs/ngcf_gowalla", "--split", "validation")["validation"] == trained["validation"]
+    assert "lightgcn_gowalla" in recsys("recipes")
+    shown = CliRunner().invoke(app, ["train", "lightgcn_lcfn", "train.epochs=7", "--show"])
+    assert json.loads(shown.stdout)["train"]["epochs"] == 7
+    table = CliRunner().invoke(app, ["evaluate", "runs/ngcf_gowalla"])
+    assert "recall@5" in table.stdout and "coverage" in table.stdout
+
+
+def test_options_of_ranking_models_are_refused(at_data: Path) -> None:
+    done = CliRunner().invoke(app, ["train", "lightgcn_gowalla", "--plan"])
+    assert done.exit_code != 0
+    assert "--plan is for ranking models; lightgcn_gowalla ranks all items" in str(done.exception)
+
+
+def test_a_killed_process_goes_on_to_the_same_last_digit(at_data: Path) -> None:
+    command = [*("train", "lightgcn_gowalla"), *SMALL, "train.epochs=80", "train.validate_every=80"]
+    whole = recsys(*command, "--run-dir", "whole")
+    run = [sys.executable, "-m", "recsys.cli", *command, "--run-dir", "part"]
+    process = subprocess.Popen(run, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not Path("part/checkpoint.pt").exists():
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not Path("part/metrics.json").exists()
+    resumed = recsys(*command, "--run-dir", "part", "--resume")
+    assert resumed["test"] == whole["test"]
