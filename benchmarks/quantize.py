@@ -154,7 +154,8 @@ def _losses(options: argparse.Namespace, size: Size, folder: Path) -> Iterator[L
     from recsys.export.parity import certificate_logits
     from recsys.export.quantized import rows_as_stored, stored_tables
     from recsys.recipes import recipe
-    from recsys.training.loop import evaluate_run, train
+    from recsys.training.loop import train
+    from recsys.training.trained import evaluate_run
 
     config = recipe(size.recipe)
     config = dataclasses.replace(config, tables=dataclasses.replace(config.tables, dim=WIDTH, dims={}))

@@ -129,8 +129,8 @@ def step_of(name: str, size: str, data: Path | None, folder: Path, length: int) 
     from recsys.data.samples import map_ids
     from recsys.models.sdim import SdimConfig
     from recsys.recipes import recipe
-    from recsys.training.loop import build
     from recsys.training.table_plan import build_row_maps
+    from recsys.training.trained import build
 
     dataset, _ = _load(size, data, folder, length)
     config = recipe(RECIPE)

@@ -20,7 +20,7 @@ from turns import EnoughError
 if TYPE_CHECKING:
     from recsys.data.samples import Dataset
     from recsys.training.config import RunConfig
-    from recsys.training.loop import Progress
+    from recsys.training.reports import Progress
 
 KINDS = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "addmv", "mv"),

@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
     from recsys.data.samples import Dataset
     from recsys.embeddings.row_maps import RowMap
     from recsys.training.config import RunConfig
-    from recsys.training.loop import TrainedModel
+    from recsys.training.trained import TrainedModel
 
 RECIPE = "din_movielens_1m"
 LIBRARIES = ("torch", "torchrec", "fbgemm-gpu-cpu", "numpy")
@@ -146,7 +146,7 @@ def _same_function(work: Work, *, on: dict[str, Any]) -> Iterator[Line]:
     from plain_din import PlainPool
 
     from recsys.data.samples import make_batch, rows_of_codes
-    from recsys.training.loop import build
+    from recsys.training.trained import build
 
     trained = build(work.config, work.dataset.table.features, work.row_maps, device=torch.device("cpu"))
     plain = work.plain()

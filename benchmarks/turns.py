@@ -13,7 +13,7 @@ from common import say
 if TYPE_CHECKING:
     from recsys.data.samples import Dataset
     from recsys.training.config import RunConfig
-    from recsys.training.loop import Progress
+    from recsys.training.reports import Progress
 
 PREFETCHED = 4
 """Steps of a turn that are not timed: their batches were built ahead, during the other's turn."""

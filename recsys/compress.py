@@ -18,14 +18,11 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import statistics
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import torch.distributed as dist
 
 from recsys.data.fingerprint import data_fingerprint
 from recsys.data.samples import Dataset
@@ -33,9 +30,10 @@ from recsys.embeddings.quantize import KINDS, Kind, row_bytes
 from recsys.errors import ConfigError, DataFileError, InvalidInputError, nearest
 from recsys.files import locked, make_folder, write_atomically
 from recsys.training.config import MapName, RowConfig, RunConfig, to_json
+from recsys.training.distributed import check_alone
 from recsys.training.evaluate import Metrics
-from recsys.training.loop import Progress as TrainingProgress
 from recsys.training.loop import train
+from recsys.training.reports import Progress as TrainingProgress
 from recsys.training.table_plan import table_specs
 
 VERSION = 1
@@ -222,9 +220,7 @@ def compress(
         InvalidInputError: there are no validation samples, or the full model cannot be trained.
         DataFileError: a file of a run is damaged.
     """
-    launched = int(os.environ.get("WORLD_SIZE", "1")) if dist.is_torchelastic_launched() else 1
-    if launched > 1:
-        raise ConfigError(f"a comparison runs in one process, but there are {launched}; start it without torchrun")
+    check_alone("a comparison")
     if not len(dataset.split("validation")):
         raise InvalidInputError("the validation split is empty: there is nothing to choose by")
     make_folder(out)

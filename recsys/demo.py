@@ -38,8 +38,8 @@ from recsys.materialize import MaterializeResult, materialize
 from recsys.progress import progress_bar, training_progress
 from recsys.recipes import recipe
 from recsys.training.config import override
-from recsys.training.loop import RunResult
 from recsys.training.loop import train as run_training
+from recsys.training.reports import RunResult
 
 CALLS = 200
 CANDIDATES = 200

@@ -67,9 +67,9 @@ def metrics_table(split: str, metrics: Metrics, drawn: dict[str, Resamples] | No
 
 
 def segments_table(parts: Sequence[Segment]) -> Table:
-    """One segment per line."""
-    table = Table(Column("segment", no_wrap=True), "samples", "positives", "AUC", "GAUC", "log loss", box=None)
-    table.add_column("calibration error")
+    """One segment per line; ECE is the calibration error."""
+    numbers = ("samples", "positives", "AUC", "GAUC", "log loss", "ECE")
+    table = Table(Column("segment", no_wrap=True), *numbers, box=None, pad_edge=False)
     for part in parts:
         values = (part.auc, part.gauc, part.log_loss, part.calibration_error)
         table.add_row(part.name, f"{part.samples:,}", f"{part.positives:,}", *map(_number, values))
@@ -78,28 +78,19 @@ def segments_table(parts: Sequence[Segment]) -> Table:
 
 def comparison_table(differences: Sequence[Difference]) -> Table:
     """One metric per line: A, B, their difference with its interval, and in how many resamples A is better."""
-    table = Table("metric", "A", "B", "A - B", "95 % interval", "A better in", "better", box=None)
+    table = Table("metric", "A", "B", "A - B", "95 % interval", "A better in", "better", box=None, pad_edge=False)
     for each in differences:
         table.add_row(LABELS.get(each.metric, each.metric), f"{each.a:.4f}", f"{each.b:.4f}", *_difference_cells(each))
     return table
 
 
 def segment_comparison_table(pairs: Sequence[SegmentPair]) -> Table:
-    """AUC of both models in each segment."""
-    table = Table(
-        Column("segment", no_wrap=True),
-        "samples",
-        "AUC of A",
-        "of B",
-        "A - B",
-        "95 % interval",
-        "A better in",
-        "better",
-        box=None,
-    )
+    """AUC of both models in each segment. B's is A's less the difference: eight columns are too wide for a terminal."""
+    numbers = ("samples", "AUC of A", "A - B", "95 % interval", "better")
+    table = Table(Column("segment", no_wrap=True), *numbers, box=None, pad_edge=False)
     for pair in pairs:
-        cells = ("none", "none", "none", "none") if pair.auc is None else _difference_cells(pair.auc)
-        table.add_row(pair.a.name, f"{pair.a.samples:,}", _number(pair.a.auc), _number(pair.b.auc), *cells)
+        difference, interval, _, verdict = ("none",) * 4 if pair.auc is None else _difference_cells(pair.auc)
+        table.add_row(pair.a.name, f"{pair.a.samples:,}", _number(pair.a.auc), difference, interval, verdict)
     return table
 
 

@@ -39,8 +39,8 @@ from recsys.errors import ConfigError, DataFileError, InvalidInputError
 from recsys.files import locked
 from recsys.training.config import MapName, RowConfig
 from recsys.training.evaluate import Metrics
-from recsys.training.loop import load_run
 from recsys.training.run_folder import load_row_maps
+from recsys.training.trained import load_run
 
 RECIPE = replace(
     CONFIG,

@@ -167,6 +167,8 @@ def test_a_run_is_added_to_the_row_of_its_recipe_and_overrides(tmp_path: Path, r
         add(run_dir, ROWS_HERE, tmp_path, row="runn")
     with pytest.raises(ConfigError, match="row 'only' is of recipe ''; the run is of 'din_synthetic'"):
         add(run_dir, ROWS_HERE, tmp_path, row="only")
+    with pytest.raises(ConfigError, match=r"no row for recipe 'din_synthetic'; recipes with rows .*: other$"):
+        add(run_dir, [dataclasses.replace(RUN, recipe="other"), ONLY], tmp_path)
     with pytest.raises(ConfigError, match="unknown recipe 'tiny'"):
         add(finished().folder, ROWS_HERE, tmp_path, row="run")
     config = json.loads((run_dir / "config.json").read_text())

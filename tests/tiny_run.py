@@ -22,7 +22,8 @@ from recsys.data.synthetic import make_synthetic_log
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.models.din import DinConfig
 from recsys.training.config import DataConfig, RunConfig, TableConfig, TrainConfig
-from recsys.training.loop import RunResult, train
+from recsys.training.loop import train
+from recsys.training.reports import RunResult
 
 # Matrices this small gain nothing from threads, and lose much when the cores are busy.
 torch.set_num_threads(1)

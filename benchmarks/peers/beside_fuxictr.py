@@ -93,13 +93,15 @@ def config_of(contest: Contest, *, batch_size: int) -> RunConfig:
 
     config = dataclasses.replace(recipe("din_movielens_1m"), tables=TableConfig(dim=DIM))
     settings = {
-        "din": [f"model.attention={list(UNIT)}", f"model.head={list(HEAD)}", "model.head_act=dice"],
+        "din": [
+            f"model.attention={list(UNIT)}", f"model.head={list(HEAD)}", "model.head_act=dice", "model.dropout=0",
+        ],
         "autoint": [
             f"model.attention_width={ATTENTION_WIDTH}", f"model.layers={LAYERS}", f"model.heads={HEADS}",
         ],
         "sdim": [
             f"model.signatures={SIGNATURES}", f"model.bits={BITS}", f"model.short={SHORT}",
-            f"model.head={list(HEAD)}", "model.head_act=dice",
+            f"model.head={list(HEAD)}", "model.head_act=dice", "model.dropout=0",
         ],
     }  # fmt: skip
     config = override(config, [f"model.kind={contest.model}", *settings[contest.model]])

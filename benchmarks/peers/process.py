@@ -1,4 +1,7 @@
-"""A peer library in a process of its own Python: JSON lines there and back. It ends with the block that started it."""
+"""A peer library in a process of its own Python: JSON lines there and back. It ends with the block that started it.
+
+It works in an empty folder that is removed after it, because libraries leave logs where they are started.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import json
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,15 +18,21 @@ Ask = Callable[..., dict[str, Any]]
 
 
 @contextlib.contextmanager
-def peer(python: Path, script: str, *arguments: Path | str) -> Iterator[tuple[Ask, dict[str, Any]]]:
+def peer(python: Path, script: str, *arguments: Path) -> Iterator[tuple[Ask, dict[str, Any]]]:
     """Yields a function that sends a command (``do`` and its arguments), and what the peer said when it was ready.
 
     Raises:
         RuntimeError: the peer has ended; its own error is on standard error.
     """
-    command = [str(python), str(Path(__file__).parent / script), *map(str, arguments)]
+    paths = [python, Path(__file__).parent / script, *arguments]
+    command = [str(path.absolute()) for path in paths]  # not resolved: an environment's python is a link
     quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=quiet) as process:
+    with (
+        tempfile.TemporaryDirectory(prefix="recsys-peer-") as cwd,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=quiet, cwd=cwd
+        ) as process,
+    ):
         assert process.stdin is not None and process.stdout is not None
 
         def answer() -> dict[str, Any]:

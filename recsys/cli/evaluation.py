@@ -37,7 +37,7 @@ def evaluate(
     from recsys.plots import write_png
     from recsys.training.evaluate import measure, resample, segments
     from recsys.training.predictions import write_predictions
-    from recsys.training.retrieval_folder import is_retrieval_run
+    from recsys.training.run_folder import is_retrieval_run
     from recsys.training.trained import load_run, predict_run
 
     if is_retrieval_run(run_dir):
@@ -90,7 +90,12 @@ def compare(
     from recsys.training.predictions import USER_FILE, read_predictions, read_user_values
 
     pairs = None
-    if all((folder / USER_FILE).exists() for folder in (run_a, run_b)):
+    ranking = [folder for folder in (run_a, run_b) if (folder / USER_FILE).exists()]
+    if len(ranking) == 1:
+        raise ConfigError(f"{ranking[0]} ranks all items, the other run does not; allowed: two runs of one kind")
+    if ranking:
+        if by_segment:
+            raise ConfigError(f"{run_a} and {run_b} rank all items; --segments is for click prediction")
         ranked = [read_user_values(folder, split) for folder in (run_a, run_b)]
         differences = compare_user_values(*ranked, resamples=bootstrap, seed=seed)
     else:

@@ -56,9 +56,10 @@ def add_run(
     docs: DocsOption = Path("docs"),
 ) -> None:
     """Record a finished run under its row, replacing the one of the same seed."""
-    from recsys.results.page import RECORDS
+    from recsys.results.page import RECORDS, read_page
     from recsys.results.records import add
     from recsys.results.rows import ROWS
 
+    read_page(docs)  # or the record would be written where no page is
     file = add(run_dir, ROWS, docs / RECORDS, row=row)
     output.print(f"{file}; now: recsys results", highlight=False, soft_wrap=True)

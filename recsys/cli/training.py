@@ -124,8 +124,8 @@ def train(
     from recsys.embeddings.sharding import start_process_group
     from recsys.progress import training_progress
     from recsys.training.distributed import first_before_others, is_first, plan_table
-    from recsys.training.loop import default_device, plan_run
     from recsys.training.loop import train as run_training
+    from recsys.training.trained import default_device, plan_run
 
     device = default_device()
     start_process_group(device)
@@ -158,7 +158,9 @@ def train(
         return
     figures = _metric_values(test=result.test, validation=result.validation)
     if as_json:
-        facts = {"run_dir": str(run_dir), **figures, "samples_per_s": round(result.samples_per_s)}
+        facts: dict[str, Any] = {"run_dir": str(run_dir), **figures}
+        if result.samples_per_s > 0:  # 0: resumed after the last step
+            facts["samples_per_s"] = round(result.samples_per_s)
         print(json.dumps(facts if result.best_step is None else {**facts, "best_step": result.best_step}))
         return
     _print_metrics(figures)
@@ -209,7 +211,7 @@ def export(
     kinds = quantize_options(quantize or [])
     from recsys.data.datasets import load_dataset
     from recsys.export.onnx import export_bundle
-    from recsys.training.loop import evaluate_run, load_run
+    from recsys.training.trained import evaluate_run, load_run
 
     trained = load_run(run_dir)
     settings = trained.config.data

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from recsys.data.samples import Dataset
+from recsys.data.event_encoder import Int32Array
+from recsys.data.samples import Dataset, id_columns
 from recsys.errors import InvalidInputError
-from recsys.features.columns import Column
-from recsys.features.feature_set import Categorical
 from recsys.features.hashing import MISSING, Int64Array
 
 
@@ -33,17 +30,15 @@ def id_pairs(dataset: Dataset, sample_indices: Int64Array, *, left: str, right: 
 
 
 def _keys(dataset: Dataset, sample_indices: Int64Array, table: str) -> Int64Array:
-    features = dataset.table.features
-    sides: tuple[tuple[tuple[object, ...], dict[str, Column], Int64Array], ...] = (
-        ((features.user_id, *features.user), dataset.user, dataset.sample_user.astype(np.int64)),
-        ((features.item_id, *features.item), dataset.item, dataset.sample_item.astype(np.int64)),
-        (features.context, dataset.context, dataset.context_row),
-    )
-    for declared, columns, rows in sides:
-        for feature in declared:
-            if isinstance(feature, Categorical) and feature.table == table and feature.max_values == 1:
-                keys: Int64Array = columns[feature.name][rows[sample_indices]]
-                return keys
+    rows: dict[str, Int32Array | Int64Array] = {
+        "user": dataset.sample_user,
+        "item": dataset.sample_item,
+        "context": dataset.context_row,
+    }
+    for column in id_columns(dataset):
+        if column.side != "history" and column.feature.table == table and column.feature.max_values == 1:
+            keys: Int64Array = column.ids[rows[column.side][sample_indices]]
+            return keys
     raise InvalidInputError(
         f"graph of ids: table {table!r} has no single-valued feature of the user, the item or the context; "
         f"give it another map with rows.maps.{table}"

@@ -13,10 +13,10 @@ but is no event, so that no history holds it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -226,6 +226,31 @@ def make_batch(dataset: Dataset, sample_indices: Int64Array) -> EncodedBatch:
     )
 
 
+class IdColumn(NamedTuple):
+    """A column of ids: of which side it is, and with what name."""
+
+    side: Literal["user", "item", "context", "history"]
+    name: str
+    feature: Categorical
+    ids: Column
+
+
+def id_columns(dataset: Dataset) -> Iterator[IdColumn]:
+    """Every column of ids of a dataset, keys or codes, side by side in the order of declaration."""
+    features = dataset.table.features
+    sides: tuple[tuple[Literal["user", "item", "context", "history"], tuple[Feature, ...], dict[str, Column]], ...] = (
+        ("user", (features.user_id, *features.user), dataset.user),
+        ("item", (features.item_id, *features.item), dataset.item),
+        ("context", features.context, dataset.context),
+        ("history", features.event_features(), dataset.history),
+    )
+    for side, declared, columns in sides:
+        for feature in declared:
+            if isinstance(feature, Categorical):
+                name = f"history.{feature.name}" if side == "history" else feature.name
+                yield IdColumn(side, name, feature, columns[name])
+
+
 def map_ids(dataset: Dataset, lookups: Mapping[str, RowsOfKeys]) -> Dataset:
     """Look every id up once, so that batches need no hashing.
 
@@ -242,29 +267,25 @@ def map_ids(dataset: Dataset, lookups: Mapping[str, RowsOfKeys]) -> Dataset:
     """
     if dataset.rows_of_codes is not None:
         raise InvalidInputError("the dataset holds codes already; map the one that holds keys")
-    features = dataset.table.features
-    for table in features.tables():
+    tables = dataset.table.features.tables()
+    for table in tables:
         if table not in lookups:
             raise InvalidInputError(f"no lookup for embedding table {table!r}; given: {', '.join(sorted(lookups))}")
-    sides: dict[str, tuple[tuple[Feature, ...], dict[str, Column]]] = {
-        "user": ((features.user_id, *features.user), dataset.user),
-        "item": ((features.item_id, *features.item), dataset.item),
-        "context": (features.context, dataset.context),
-        "history": (features.event_features(), dataset.history),
+    by_table: dict[str, dict[str, Column]] = {table: {} for table in tables}
+    for column in id_columns(dataset):
+        by_table[column.feature.table][f"{column.side}/{column.name}"] = column.ids
+    mapped: dict[str, dict[str, Column]] = {
+        "user": dict(dataset.user),
+        "item": dict(dataset.item),
+        "context": dict(dataset.context),
+        "history": dict(dataset.history),
     }
-    by_table: dict[str, dict[str, Column]] = {table: {} for table in features.tables()}
-    for side, (declared, columns) in sides.items():
-        prefix = "history." if side == "history" else ""
-        for feature in declared:
-            if isinstance(feature, Categorical):
-                by_table[feature.table][f"{side}/{prefix}{feature.name}"] = columns[prefix + feature.name]
-    mapped = {side: dict(columns) for side, (_, columns) in sides.items()}
     rows_of_codes: dict[str, Int64Array] = {}
     for table, ids in by_table.items():
         encoded, rows_of_codes[table] = encode_ids(table, ids, lookups[table])
         for name, codes in encoded.items():
-            side, _, column = name.partition("/")
-            mapped[side][column] = codes
+            side, _, column_name = name.partition("/")
+            mapped[side][column_name] = codes
     return replace(
         dataset,
         user=mapped["user"],
@@ -296,7 +317,6 @@ def id_counts(dataset: Dataset, sample_indices: Int64Array) -> dict[str, tuple[I
         Embedding table -> distinct ids (keys, or codes of a mapped dataset) in ascending order and
         their counts, both [V], int64. ``MISSING`` is not an id.
     """
-    features = dataset.table.features
     edges = np.zeros(len(dataset.table) + 1, dtype=np.int64)
     np.add.at(edges, dataset.history_begin[sample_indices], 1)
     np.add.at(edges, dataset.history_end[sample_indices], -1)
@@ -305,17 +325,10 @@ def id_counts(dataset: Dataset, sample_indices: Int64Array) -> dict[str, tuple[I
     reads_of_item = np.bincount(dataset.sample_item[sample_indices], minlength=len(dataset.table.item_keys))
     context_rows = len(dataset.table) if dataset.samples.impressions is None else len(dataset)
     reads_of_context = np.bincount(dataset.context_row[sample_indices], minlength=context_rows)
-    sides: list[tuple[str, tuple[Feature, ...], dict[str, Column], Int64Array]] = [
-        ("", (features.user_id, *features.user), dataset.user, reads_of_user),
-        ("", (features.item_id, *features.item), dataset.item, reads_of_item),
-        ("", features.context, dataset.context, reads_of_context),
-        ("history.", features.event_features(), dataset.history, reads_of_event),
-    ]
-    parts: dict[str, list[tuple[Int64Array, Int64Array]]] = {table: [] for table in features.tables()}
-    for prefix, declared, columns, reads in sides:
-        for feature in declared:
-            if isinstance(feature, Categorical):
-                parts[feature.table].append(_sum_by_id(columns[prefix + feature.name], reads))
+    reads = {"user": reads_of_user, "item": reads_of_item, "context": reads_of_context, "history": reads_of_event}
+    parts: dict[str, list[tuple[Int64Array, Int64Array]]] = {table: [] for table in dataset.table.features.tables()}
+    for column in id_columns(dataset):
+        parts[column.feature.table].append(_sum_by_id(column.ids, reads[column.side]))
     return {
         table: _sum_by_id(np.concatenate([ids for ids, _ in found]), np.concatenate([n for _, n in found]))
         for table, found in parts.items()

@@ -64,7 +64,7 @@ def make_synthetic_log(*, users: int = 1500, events_per_user: int = 100, items: 
     return _rated(random, item, likes, quality, genre_of_item, GENRES, source=f"synthetic log: {{}}, seed {seed}")
 
 
-def make_long_range_log(*, users: int = 1500, events_per_user: int = 400, items: int = 1200, seed: int = 0) -> RawLog:
+def make_long_range_log(*, users: int = 3000, events_per_user: int = 400, items: int = 1200, seed: int = 0) -> RawLog:
     """Draw a log whose tastes are known from long histories alone; otherwise as :func:`make_synthetic_log`.
 
     Of 400 events some 17 are of each genre that the user likes and 4 of each other one; a window of 16 holds 0.7 and

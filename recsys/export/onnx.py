@@ -43,7 +43,7 @@ from recsys.models.blocks import freeze_activations
 from recsys.models.ranking import Net, make_net
 from recsys.training.config import to_json
 from recsys.training.evaluate import Metrics
-from recsys.training.loop import TrainedModel, evaluate_run
+from recsys.training.trained import TrainedModel, evaluate_run
 
 OPSET = 21
 

@@ -31,7 +31,7 @@ from recsys.features.feature_set import Feature
 from recsys.features.hashing import KEY_LIMIT, Int64Array
 from recsys.features.history import Events, unpack_events
 from recsys.features.history_rules import visible
-from recsys.training.loop import TrainedModel, check_same_data
+from recsys.training.trained import TrainedModel, check_same_data
 
 TOLERANCE = 1e-4
 REQUESTS = 64

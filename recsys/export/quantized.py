@@ -10,7 +10,7 @@ import torch
 
 from recsys.embeddings.quantize import QuantizedTable, quantize_rows, table_kinds
 from recsys.embeddings.sharding import table_weights
-from recsys.training.loop import TrainedModel
+from recsys.training.trained import TrainedModel
 
 
 def stored_tables(trained: TrainedModel, quantize: str | Mapping[str, str]) -> dict[str, QuantizedTable]:

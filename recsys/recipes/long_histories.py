@@ -41,7 +41,7 @@ def sdim_synthetic_long() -> RunConfig:
     return RunConfig(
         recipe="sdim_synthetic_long",
         data=DataConfig(dataset="synthetic_long", recent=400),
-        model=SdimConfig(signatures=15, bits=4),
-        tables=TableConfig(dim=8, dims={"genre": 32}, learning_rate=0.2, regularization=0.001),
-        train=TrainConfig(epochs=4, batch_size=512),
+        model=SdimConfig(signatures=15, bits=4, dropout=0.1),
+        tables=TableConfig(dim=8, dims={"genre": 32, "movie_id": 4}, learning_rate=0.2, regularization=0.01),
+        train=TrainConfig(epochs=3, batch_size=512),
     )

@@ -30,7 +30,7 @@ def stale(docs: Path, *, tables: Sequence[Table] = TABLES, rows: Sequence[Row] =
         DataFileError: the page or a record is missing or malformed.
     """
     runs = read_all(docs / RECORDS, rows)
-    text = _read(docs)
+    text = read_page(docs)
     found = [] if render(text, runs, tables=tables, rows=rows) == text else [str(docs / PAGE)]
     pictures = [docs / RECORDS / f"{table.name}.png" for table in tables if charts(table, rows, runs)]
     return found + [str(picture) for picture in pictures if not picture.exists()]
@@ -47,7 +47,7 @@ def update(docs: Path, *, tables: Sequence[Table] = TABLES, rows: Sequence[Row] 
         ConfigError: a file cannot be written.
     """
     runs = read_all(docs / RECORDS, rows)
-    text = _read(docs)
+    text = read_page(docs)
     written = []
     for table in tables:
         drawn, picture = charts(table, rows, runs), docs / RECORDS / f"{table.name}.png"
@@ -158,7 +158,12 @@ def _rows(table: Table, rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.table == table.name]
 
 
-def _read(docs: Path) -> str:
+def read_page(docs: Path) -> str:
+    """The page's text.
+
+    Raises:
+        DataFileError: it is not there.
+    """
     try:
         return (docs / PAGE).read_text()
     except FileNotFoundError:

@@ -176,10 +176,12 @@ def _row(rows: Sequence[Row], name: str | None, recipe: str, overrides: Sequence
     found = [row for row in of_recipe if set(row.overrides) == own]
     if len(found) == 1:
         return found[0]
+    if not of_recipe:
+        recipes = ", ".join(sorted({row.recipe for row in rows if row.recipe}))
+        raise ConfigError(f"no row for recipe {recipe!r}; recipes with rows (`recsys/results/rows.py`): {recipes}")
     names = ", ".join(f"{row.name} ({' '.join(row.overrides) or 'no overrides'})" for row in of_recipe)
     raise ConfigError(
-        f"no row for recipe {recipe!r} with overrides {sorted(own)}; rows of this recipe: {names or 'none'}; "
-        "name one with --row"
+        f"no row for recipe {recipe!r} with overrides {sorted(own)}; rows of this recipe: {names}; name one with --row"
     )
 
 

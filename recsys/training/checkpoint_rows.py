@@ -35,15 +35,26 @@ def parts_of_tables(checkpoint: Checkpoint) -> dict[str, list[Part]]:
     return {table: [part for part in parts if part["table"] == table] for table in checkpoint.tables}
 
 
-def rows_of_table(parts: Sequence[Part], rows_R: Int64Array, *, dim: int) -> Tensor:
-    """Some rows of the table that these are the parts of, [R, D] float32."""
-    found_RD = torch.zeros((len(rows_R), dim))
+def rows_of_table(parts: Sequence[Part], rows_R: Int64Array, *, dim: int, state: str | None = None) -> Tensor:
+    """Some rows of the table that these are the parts of, [R, D] float32; or what its optimiser keeps of them.
+
+    Args:
+        parts: all of the table's.
+        rows_R: which rows.
+        dim: D.
+        state: name of what the optimiser keeps, [R, D], or [R] if it is a number per row.
+    """
+    per_row = state is not None and parts[0]["state"][state].dim() == 1
+    found = torch.zeros(len(rows_R) if per_row else (len(rows_R), dim))
     for part in parts:
-        weights, first, column = part["weights"], part["row"], part["column"]
-        here_R = (rows_R >= first) & (rows_R < first + len(weights))
-        inside = torch.from_numpy(rows_R[here_R] - first)
-        found_RD[torch.from_numpy(here_R), column : column + weights.shape[1]] = weights[inside].float()
-    return found_RD
+        values, first, column = part["weights"] if state is None else part["state"][state], part["row"], part["column"]
+        here_R = (rows_R >= first) & (rows_R < first + len(values))
+        taken, where = values[torch.from_numpy(rows_R[here_R] - first)].float(), torch.from_numpy(here_R)
+        if per_row:
+            found[where] = taken
+        else:
+            found[where, column : column + values.shape[1]] = taken
+    return found
 
 
 def with_changes(checkpoint: Checkpoint, changes: Sequence[RowChange]) -> Checkpoint:

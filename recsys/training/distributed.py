@@ -64,6 +64,20 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def check_alone(what: str) -> None:
+    """Refuse to run in several processes; also before a process group was started.
+
+    Args:
+        what: cannot.
+
+    Raises:
+        ConfigError: torchrun started more than one.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1")) if dist.is_torchelastic_launched() else 1
+    if launched > 1:
+        raise ConfigError(f"{what} runs in one process, but there are {launched}; start it without torchrun")
+
+
 def gather(value: T) -> list[T]:
     """Every process's value, in order of rank."""
     if world().size == 1:

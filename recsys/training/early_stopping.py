@@ -9,9 +9,7 @@ from typing import Any
 
 from recsys.errors import ConfigError
 from recsys.training.config import MonitorName, TrainConfig
-from recsys.training.evaluate import Metrics
-
-LOWER_IS_BETTER: tuple[MonitorName, ...] = ("log_loss",)
+from recsys.training.evaluate import LOWER_IS_BETTER, Metrics
 
 
 @dataclass

@@ -66,10 +66,8 @@ class Metrics:
 
     def __str__(self) -> str:
         per_user = "none" if self.gauc is None else f"{self.gauc:.4f}"
-        lists = "" if self.ndcg_at_10 is None else f"   HR@10 {self.hit_rate_at_10:.4f}   NDCG@10 {self.ndcg_at_10:.4f}"
-        return (
-            f"AUC {self.auc:.4f}   GAUC {per_user}   log loss {self.log_loss:.4f}{lists}   ({self.samples:,} samples)"
-        )
+        lists = "" if self.ndcg_at_10 is None else f"   NDCG@10 {self.ndcg_at_10:.4f}"
+        return f"AUC {self.auc:.4f}   GAUC {per_user}   log loss {self.log_loss:.4f}{lists}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from recsys.embeddings.row_maps import RowMap
 from recsys.embeddings.sharding import set_rate, start_process_group
 from recsys.embeddings.sharding_plan import PlannedTable, describe_plan
 from recsys.embeddings.tables import BatchConverter
-from recsys.errors import ConfigError, InvalidInputError
+from recsys.errors import ConfigError, RecsysError
 from recsys.features.feature_set import FeatureSet
 from recsys.training.checkpoint import Checkpoint, load, restore, save
 from recsys.training.config import RunConfig
@@ -54,33 +54,9 @@ from recsys.training.steps import Item, PipelinedSteps, PlainSteps, Seen, Steps,
 from recsys.training.table_plan import build_row_maps, table_specs
 from recsys.training.tensorboard import curves
 from recsys.training.trainable import check_trainable
-from recsys.training.trained import (
-    TrainedModel,
-    build,
-    check_same_data,
-    default_device,
-    evaluate_run,
-    evaluate_split,
-    load_run,
-    plan_run,
-    predict_split,
-)
-from recsys.training.warm_start import Source, WarmStart, open_source, start_warm
-
-__all__ = [
-    "Progress",
-    "RunResult",
-    "TrainedModel",
-    "build",
-    "build_row_maps",
-    "check_same_data",
-    "default_device",
-    "evaluate_run",
-    "load_run",
-    "plan_run",
-    "rate_factor",
-    "train",
-]
+from recsys.training.trained import TrainedModel, build, default_device, evaluate_split, predict_split
+from recsys.training.warm_start import WarmStart, start_warm
+from recsys.training.warm_start_source import Source, open_source
 
 
 def train(
@@ -146,26 +122,14 @@ def _train(
 ) -> RunResult:
     record = begin_record(recipe=config.recipe, overrides=overrides, seed=config.train.seed)
     device, settings = precision.device, config.train
-    source: Source | None = open_source(Path(settings.warm_start)) if settings.warm_start else None
-    checkpoint = first_before_others(
-        lambda: _open(config, dataset.table.features, run_dir, fingerprint, resume or world().rank > 0)
-    )
-    if len({each for each in gather(None if checkpoint is None else checkpoint.step)}) > 1:
-        raise ConfigError(f"{run_dir} is not the same for all processes; put it on a file system that they share")
+    source: Source | None = None
+    # Before the folder is made; a run that goes on from its checkpoint needs the older one no more.
+    if settings.warm_start and not (run_dir / CHECKPOINT).exists():
+        source = open_source(Path(settings.warm_start))
+    checkpoint = _open(config, dataset.table.features, run_dir, fingerprint, resume)
     torch.manual_seed(settings.seed)
-
-    def first_row_maps() -> dict[str, RowMap]:
-        if checkpoint is None and world().rank == 0:
-            if source is not None and config.data.since:
-                made = grown_row_maps(config, source.row_maps, dataset)
-            else:
-                made = build_row_maps(config, dataset)
-            save_row_maps(made, run_dir / "row_maps.npz")
-        # A later version may number rows in another order than the checkpoint's.
-        return load_row_maps(run_dir / "row_maps.npz")
-
     with _taken_back_if_refused(run_dir, new=checkpoint is None):
-        row_maps = first_before_others(first_row_maps)
+        row_maps = first_before_others(lambda: _row_maps(config, dataset, run_dir, source, new=checkpoint is None))
         trained = build(config, dataset.table.features, row_maps, device=device, data_fingerprint=fingerprint)
     model, net = trained.model, trained.model.module.net
     precision.unscale_gradients_of(model.module.tables)
@@ -204,7 +168,6 @@ def _train(
     if settings.compile:
         net.compile(dynamic=True)  # in place: names in checkpoints stay
 
-    validation: Metrics | None = None
     rate, position = 0.0, loader.state_dict()
     started, samples = time.perf_counter(), 0
     first_step = step
@@ -290,34 +253,68 @@ def _train(
     best_step = watch.best_step if settings.patience else None
     if best_step is not None and best_step != step:
         restore(load(run_dir / BEST), model)
+
+    def write(measured: Mapping[str, Metrics]) -> None:
+        write_record(
+            run_dir,
+            record,
+            train_s=train_s,
+            samples_per_s=rate,
+            epochs=-(-step // len(loader)),
+            best_epoch=None if best_step is None else -(-best_step // len(loader)),
+            metrics={split: asdict(metrics) for split, metrics in measured.items()},
+            device=device,
+        )
+        write_metrics(run_dir / "metrics.json", measured, samples_per_s=rate, best_step=best_step)
+
+    measured = _measure(trained, dataset, run_dir, write)
+    model.eval()
+    return RunResult(trained, measured.get("validation"), measured.get("test"), rate, best_step)
+
+
+def _measure(
+    trained: TrainedModel, dataset: Dataset, run_dir: Path, write: Callable[[Mapping[str, Metrics]], None]
+) -> dict[str, Metrics]:
+    """Predict the splits that have samples, keep the predictions, and have the first process write the metrics."""
     predicted = {split: predict_split(trained, dataset, split) for split in ("validation", "test")}
     kept = {split: predictions for split, predictions in predicted.items() if predictions is not None}
     measured = on_first(lambda: {split: measure(predictions) for split, predictions in kept.items()})
-    validation, test = measured.get("validation"), measured.get("test")
-    model.eval()
     with together("writing the metrics"):
         if world().rank == 0:
             write_predictions(run_dir, kept)
-            write_record(
-                run_dir,
-                record,
-                train_s=train_s,
-                samples_per_s=rate,
-                epochs=-(-step // len(loader)),
-                best_epoch=None if best_step is None else -(-best_step // len(loader)),
-                metrics={split: asdict(metrics) for split, metrics in measured.items()},
-                device=device,
-            )
-            write_metrics(
-                run_dir / "metrics.json", validation=validation, test=test, samples_per_s=rate, best_step=best_step
-            )
-    return RunResult(trained, validation, test, rate, best_step)
+            write(measured)
+    return measured
 
 
 def _open(config: RunConfig, features: FeatureSet, run_dir: Path, fingerprint: str, resume: bool) -> Checkpoint | None:
-    if resume and (run_dir / "config.json").exists():
-        check_samples_per_step(run_dir / "config.json", config)
-    return open_run(as_one_process(config, world().size), features, run_dir, fingerprint=fingerprint, resume=resume)
+    """Make or continue the folder in every process; the checkpoint to continue from, if any."""
+
+    def open_one() -> Checkpoint | None:
+        resumed = resume or world().rank > 0  # the first has made the folder by then
+        if resumed and (run_dir / "config.json").exists():
+            check_samples_per_step(run_dir / "config.json", config)
+        return open_run(
+            as_one_process(config, world().size), features, run_dir, fingerprint=fingerprint, resume=resumed
+        )
+
+    checkpoint = first_before_others(open_one)
+    if len({each for each in gather(None if checkpoint is None else checkpoint.step)}) > 1:
+        raise ConfigError(f"{run_dir} is not the same for all processes; put it on a file system that they share")
+    return checkpoint
+
+
+def _row_maps(
+    config: RunConfig, dataset: Dataset, run_dir: Path, source: Source | None, *, new: bool
+) -> dict[str, RowMap]:
+    """Those of the run's folder, which the first process makes for a new run."""
+    if new and world().rank == 0:
+        if source is not None and config.data.since:
+            made = grown_row_maps(config, source.row_maps, dataset)
+        else:
+            made = build_row_maps(config, dataset)
+        save_row_maps(made, run_dir / "row_maps.npz")
+    # A later version may number rows in another order than the checkpoint's.
+    return load_row_maps(run_dir / "row_maps.npz")
 
 
 @contextmanager
@@ -325,7 +322,7 @@ def _taken_back_if_refused(run_dir: Path, *, new: bool) -> Iterator[None]:
     """A configuration that its data refuses must not leave a run in the way of the corrected one."""
     try:
         yield
-    except InvalidInputError:
+    except RecsysError:  # in the processes that did not refuse it, of another kind
         if new and world().rank == 0:
             for name in ("config.json", "row_maps.npz", "features.json", "data.json"):
                 (run_dir / name).unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.data.samples import Dataset
-from recsys.errors import DataFileError
+from recsys.errors import DataFileError, nearest
 from recsys.features.hashing import Int64Array
 from recsys.files import write_atomically
 
 FILE = "predictions.npz"
 USER_FILE = "user_values.npz"
+SPLITS = ("train", "validation", "test")
 Int32Array = npt.NDArray[np.int32]
 
 
@@ -58,7 +59,8 @@ class Predictions:
     @property
     def probability(self) -> npt.NDArray[np.float64]:
         """Of a positive; [M]."""
-        probability: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-self.logit.astype(np.float64)))
+        with np.errstate(over="ignore"):  # 1 / infinity is the 0 that such a logit means
+            probability: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-self.logit.astype(np.float64)))
         return probability
 
     def where(self, chosen: npt.NDArray[np.bool_]) -> Predictions:
@@ -119,10 +121,7 @@ def read_predictions(run_dir: Path, split: str) -> Predictions:
     file = run_dir / FILE
     found = _read_all(file) if file.exists() else {}
     if split not in found:
-        raise DataFileError(
-            f"{file}: no predictions of the {split} split; found: {', '.join(sorted(found)) or 'none'}. "
-            f"`recsys evaluate {run_dir} --split {split}` writes them"
-        )
+        raise DataFileError(f"{file}: no predictions of the {split} split; {_remedy(run_dir, split, found)}")
     return found[split]
 
 
@@ -162,13 +161,21 @@ def read_user_values(run_dir: Path, split: str) -> UserValues:
     Raises:
         DataFileError: there is nothing of that split, or the file is damaged.
     """
-    columns = _read_columns(run_dir / USER_FILE).get(split, {})
+    found = _read_columns(run_dir / USER_FILE)
+    columns = found.get(split, {})
     if "user" not in columns:
-        raise DataFileError(
-            f"{run_dir / USER_FILE}: no values of the {split} split; "
-            f"`recsys evaluate {run_dir} --split {split}` writes them"
-        )
+        raise DataFileError(f"{run_dir / USER_FILE}: no values of the {split} split; {_remedy(run_dir, split, found)}")
     return UserValues(user_G=columns.pop("user"), values=columns)
+
+
+def _remedy(run_dir: Path, split: str, found: Iterable[str]) -> str:
+    """What to do about a split that a run's folder does not have."""
+    if split not in SPLITS:
+        return nearest(split, SPLITS)
+    names = ", ".join(sorted(found))
+    if not names and not (run_dir / "config.json").exists():
+        return f"{run_dir} is not the folder of a run"
+    return f"found: {names or 'none'}. `recsys evaluate {run_dir} --split {split}` writes them"
 
 
 def _read_all(file: Path) -> dict[str, Predictions]:

@@ -18,7 +18,7 @@ from recsys.files import atomic_file, make_folder, write_atomically
 from recsys.training.checkpoint import read_file
 from recsys.training.retrieval_config import RetrievalRunConfig, from_json, to_json
 from recsys.training.retrieval_steps import Steps
-from recsys.training.run_folder import compare_data
+from recsys.training.run_folder import compare_data, is_retrieval_run
 
 FORMAT_VERSION = 1
 
@@ -105,15 +105,6 @@ def fingerprint(interactions: Interactions) -> str:
         for values in (part.user_E, part.item_E):
             digest.update(len(values).to_bytes(8, "little") + values.tobytes())
     return digest.hexdigest()[:16]
-
-
-def is_retrieval_run(run_dir: Path) -> bool:
-    """Whether a folder holds a run of this kind."""
-    try:
-        values = json.loads((run_dir / "config.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and values.get("task") == "retrieval"
 
 
 def read_retrieval_config(run_dir: Path) -> RetrievalRunConfig:

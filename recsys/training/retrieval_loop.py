@@ -29,6 +29,7 @@ from torch import Tensor
 from recsys.data.interactions import Interactions, Pairs
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.files import write_atomically
+from recsys.training.distributed import check_alone
 from recsys.training.predictions import UserValues, write_user_values
 from recsys.training.retrieval_config import RetrievalRunConfig, RetrievalTrainConfig
 from recsys.training.retrieval_folder import RunState, compare, load, open_run, read_retrieval_config, save
@@ -96,24 +97,32 @@ def train_retrieval_run(
 
     Raises:
         ConfigError: ``run_dir`` holds a run and ``resume`` is false, or one of another configuration or other data;
-            or ``train.patience`` is set without a validation part.
+            ``train.patience`` is set without a validation part; lists are to be longer than there are items; or there
+            is more than one process.
         DataFileError: the checkpoint is damaged or of another model.
-        InvalidInputError: train or test is empty, a user took all items, or the loss is not finite.
+        InvalidInputError: train or test is empty, a user took all items, or the loss or a vector is not finite.
     """
+    check_alone(f"the recipe {config.recipe}, which ranks all items,")
     check_parts(config, interactions)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
+        # Before the folder is made: what the data refuses must leave no run in the way of the corrected one.
+        steps = make_steps(config, interactions)
         checkpoint = open_run(config, interactions, run_dir, resume=resume)
-        return _train(config, interactions, run_dir, checkpoint, overrides, report)
+        return _train(config, interactions, run_dir, steps, checkpoint, overrides, report)
 
 
 def check_parts(config: RetrievalRunConfig, interactions: Interactions) -> None:
     """Refuse a run that its data cannot serve.
 
     Raises:
-        ConfigError: ``train.patience`` is set without a validation part.
+        ConfigError: ``train.patience`` is set without a validation part, or lists are longer than there are items.
         InvalidInputError: train or test is empty.
     """
+    if config.train.list_length > interactions.num_items:
+        raise ConfigError(
+            f"train.list_length is {config.train.list_length}; allowed: at most the {interactions.num_items} items"
+        )
     for name in ("train", "test"):
         if not len(getattr(interactions, name)):
             raise InvalidInputError(f"{interactions.source}: the {name} part is empty; expected at least one pair")
@@ -128,13 +137,13 @@ def _train(
     config: RetrievalRunConfig,
     interactions: Interactions,
     run_dir: Path,
+    steps_of: Steps,
     checkpoint: dict[str, Any] | None,
     overrides: Sequence[str],
     report: Callable[[RetrievalProgress], None],
 ) -> RetrievalRunResult:
     train = config.train
     start = begin_record(recipe=config.recipe, overrides=overrides, seed=train.seed)
-    steps_of: Steps = make_steps(config, interactions)
     # The data decides no order of draws: one generator for pairs, negatives and neighbours, torch's own for dropout.
     generator = torch.Generator().manual_seed(train.seed)
     state, best_weights = RunState(), None
@@ -150,7 +159,10 @@ def _train(
     validation: RankingMetrics | None = None
     done, spent_s = 0, 0.0
 
-    while state.epoch < train.epochs and not 0 < train.patience <= state.waited:
+    def is_over() -> bool:
+        return state.epoch >= train.epochs or 0 < train.patience <= state.waited
+
+    while not is_over():
         state.epoch += 1
         order_E = torch.randperm(pairs, generator=generator)
         for number, batch_B in enumerate(torch.tensor_split(order_E, per_epoch)):
@@ -161,10 +173,7 @@ def _train(
             )
             loss = steps_of.step(batch_B.sort().values, generator, rate=rate, taken=taken)
             if not math.isfinite(loss):
-                raise InvalidInputError(
-                    f"epoch {state.epoch}, step {number + 1} of {per_epoch}: the loss is {loss}; lower "
-                    "train.learning_rate. The last checkpoint is of before this step"
-                )
+                raise _not_finite(f"epoch {state.epoch}, step {number + 1} of {per_epoch}: the loss is {loss}", run_dir)
             state.train_s += time.perf_counter() - began
             spent_s += time.perf_counter() - began
             done += len(batch_B)
@@ -187,7 +196,10 @@ def _train(
                 best_weights = steps_of.weights() if train.patience else None
             else:
                 state.waited += 1
-        if state.epoch % train.checkpoint_epochs == 0 or state.epoch == train.epochs:
+        # Also after the last: an evaluation of the run finds the best weights there.
+        if state.epoch % train.checkpoint_epochs == 0 or is_over():
+            if not all(bool(torch.isfinite(end)) for side in steps_of.vectors() for end in torch.aminmax(side)):
+                raise _not_finite(f"epoch {state.epoch}: it left vectors that are not finite", run_dir)
             save(run_dir, steps_of, state, generator, best_weights)
 
     if train.patience:
@@ -219,6 +231,12 @@ def make_steps(config: RetrievalRunConfig, interactions: Interactions) -> FullSt
 
     start_process_group(torch.device("cpu"))
     return SampledSteps(config, interactions)
+
+
+def _not_finite(what: str, run_dir: Path) -> InvalidInputError:
+    has_one = (run_dir / "checkpoint.pt").exists()
+    kept = "The last checkpoint is of before that" if has_one else "There was no checkpoint yet"
+    return InvalidInputError(f"{what}; lower train.learning_rate. {kept}")
 
 
 def rate_factor(train: RetrievalTrainConfig, *, epoch: int, done: float) -> float:

@@ -46,10 +46,7 @@ class RankingMetrics:
     users: int
 
     def __str__(self) -> str:
-        return (
-            f"recall {self.recall:.4f}, NDCG {self.ndcg:.4f}, hit rate {self.hit_rate:.4f}, "
-            f"coverage {self.coverage:.4f} ({self.users:,} users)"
-        )
+        return f"recall {self.recall:.4f}   NDCG {self.ndcg:.4f}   hit rate {self.hit_rate:.4f}"
 
 
 def rank_all(

@@ -19,7 +19,7 @@ import numpy as np
 
 from recsys.data.column_folder import new_folder
 from recsys.data.fingerprint import data_fingerprint
-from recsys.data.samples import Dataset, id_counts
+from recsys.data.samples import Dataset, id_columns, id_counts
 from recsys.embeddings.growth import (
     CLUSTER_ROWS,
     OWN_ROWS,
@@ -33,8 +33,6 @@ from recsys.embeddings.growth import (
 from recsys.embeddings.row_maps import RowMap
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.changes import changes
-from recsys.features.columns import Column
-from recsys.features.feature_set import Categorical, Feature
 from recsys.features.hashing import Int64Array
 from recsys.files import write_atomically
 from recsys.training.checkpoint import load, write_index
@@ -166,7 +164,7 @@ def seen_ids(log: Dataset) -> dict[str, SeenIds]:
 
 def _last_seen(log: Dataset) -> dict[str, tuple[Int64Array, Int64Array]]:
     """Table -> its keys, ascending, and the newest event or sample of each."""
-    table, features = log.table, log.table.features
+    table = log.table
     event_ms = np.asarray(table.timestamp_ms)
     user_ms = np.full(len(table.user_keys), _NEVER)
     item_ms = np.full(len(table.item_keys), _NEVER)
@@ -175,18 +173,11 @@ def _last_seen(log: Dataset) -> dict[str, tuple[Int64Array, Int64Array]]:
     np.maximum.at(item_ms, log.sample_item, log.sample_time_ms)
     np.maximum.at(item_ms, table.item_index, event_ms)
     context_ms = event_ms if log.samples.impressions is None else log.sample_time_ms
-    sides: list[tuple[str, tuple[Feature, ...], dict[str, Column], Int64Array]] = [
-        ("", (features.user_id, *features.user), log.user, user_ms),
-        ("", (features.item_id, *features.item), log.item, item_ms),
-        ("", features.context, log.context, context_ms),
-        ("history.", features.event_features(), log.history, event_ms),
-    ]
-    parts: dict[str, list[tuple[Int64Array, Int64Array]]] = {name: [] for name in features.tables()}
-    for prefix, declared, columns, row_ms in sides:
-        for feature in declared:
-            if isinstance(feature, Categorical):
-                column = columns[prefix + feature.name]
-                parts[feature.table].append(_newest(column.reshape(-1), np.repeat(row_ms, column[:1].size or 1)))
+    row_ms = {"user": user_ms, "item": item_ms, "context": context_ms, "history": event_ms}
+    parts: dict[str, list[tuple[Int64Array, Int64Array]]] = {name: [] for name in table.features.tables()}
+    for column in id_columns(log):
+        times_ms = np.repeat(row_ms[column.side], column.feature.max_values)
+        parts[column.feature.table].append(_newest(column.ids.reshape(-1), times_ms))
     return {
         name: _newest(np.concatenate([k for k, _ in found]), np.concatenate([ms for _, ms in found]))
         for name, found in parts.items()

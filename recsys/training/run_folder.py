@@ -45,6 +45,15 @@ def weights_file(run_dir: Path) -> Path:
     return best if best.exists() else run_dir / CHECKPOINT
 
 
+def is_retrieval_run(run_dir: Path) -> bool:
+    """Whether a folder holds a run of a model that ranks all items (``retrieval_folder.py``)."""
+    try:
+        values = json.loads((run_dir / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.get("task") == "retrieval"
+
+
 def compare_data(what: str, trained_on: str, given: str) -> None:
     """Refuse to go on with other data than what was trained on.
 
@@ -95,6 +104,11 @@ def read_run(run_dir: Path) -> tuple[RunConfig, FeatureSet, str]:
     Raises:
         DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
     """
+    if is_retrieval_run(run_dir):
+        raise DataFileError(
+            f"{run_dir} holds a run of a model that ranks all items; expected one of a ranking model "
+            "(`recsys evaluate` and `recsys compare` read both)"
+        )
     try:
         config = from_json((run_dir / "config.json").read_text())
         features = FeatureSet.from_json((run_dir / "features.json").read_text())
@@ -132,20 +146,11 @@ def load_row_maps(path: Path) -> dict[str, RowMap]:
 
 
 def write_metrics(
-    path: Path,
-    *,
-    validation: Metrics | None,
-    test: Metrics | None,
-    samples_per_s: float,
-    best_step: int | None = None,
+    path: Path, measured: Mapping[str, Metrics], *, samples_per_s: float, best_step: int | None = None
 ) -> None:
-    """What a finished run measured. A metric that has no value is null: NaN is not JSON."""
-    values: dict[str, Any] = {
-        split: dataclasses.asdict(metrics)
-        for split, metrics in (("validation", validation), ("test", test))
-        if metrics is not None
-    }
-    if samples_per_s > 0:  # NaN: resumed after the last step
+    """What a finished run measured, by split. A metric that has no value is null: NaN is not JSON."""
+    values: dict[str, Any] = {split: dataclasses.asdict(metrics) for split, metrics in measured.items()}
+    if samples_per_s > 0:  # 0: resumed after the last step
         values["samples_per_s"] = round(samples_per_s)
     if best_step is not None:
         values["best_step"] = best_step

@@ -24,9 +24,7 @@ from recsys.errors import ConfigError
 from recsys.features.hashing import Int64Array
 from recsys.training.table_plan import table_specs
 from recsys.training.trained import TrainedModel
-from recsys.training.warm_start_source import Source, open_source
-
-__all__ = ["Source", "TableStart", "WarmStart", "open_source", "start_warm"]
+from recsys.training.warm_start_source import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +115,9 @@ def start_warm(source: Source, trained: TrainedModel, optimizer: torch.optim.Opt
         )
     values = {key: value for name in taken for key, value in found[name].items()}
     trained.model.module.net.load_state_dict(values, strict=False)
-    if len(taken) == len(layers) and source.dense_optimizer is not None:
+    # That state goes by the parameters' places: both networks must have the same ones, in the same order.
+    same_places = list(source.layers) == list(trained.model.module.net.state_dict())
+    if same_places and len(taken) == len(layers) and source.dense_optimizer is not None:
         # Rates and decay are this run's; the moments are the old one's. A copy: they are mapped from a file.
         state = {**copy.deepcopy(source.dense_optimizer), "param_groups": optimizer.state_dict()["param_groups"]}
         optimizer.load_state_dict(state)

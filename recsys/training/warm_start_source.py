@@ -23,7 +23,7 @@ from recsys.embeddings.row_maps import Lookup, RowMap
 from recsys.errors import ConfigError
 from recsys.features.hashing import Int64Array
 from recsys.training.checkpoint import load
-from recsys.training.checkpoint_rows import Part, parts_of_tables
+from recsys.training.checkpoint_rows import Part, parts_of_tables, rows_of_table
 from recsys.training.run_folder import load_row_maps, read_run, weights_file
 
 
@@ -55,21 +55,7 @@ class Source:
 
     def rows(self, table: str, rows_R: Int64Array, state: str | None = None) -> Tensor:
         """Some rows of a physical table, [R, D], or what its optimiser keeps of them, [R] or [R, D]; float32."""
-        width = self.shapes[table][1]
-        found: Tensor | None = None
-        for part in self.parts[table]:
-            values = part["weights"] if state is None else part["state"][state]
-            if found is None:
-                found = torch.zeros((len(rows_R), width) if values.dim() == 2 else (len(rows_R),))
-            here_R = (rows_R >= part["row"]) & (rows_R < part["row"] + len(values))
-            taken = values[torch.from_numpy(rows_R[here_R] - part["row"])].float()
-            where = torch.from_numpy(here_R)
-            if values.dim() == 2:
-                found[where, part["column"] : part["column"] + values.shape[1]] = taken
-            else:
-                found[where] = taken
-        assert found is not None, "a table has parts"
-        return found
+        return rows_of_table(self.parts[table], rows_R, dim=self.shapes[table][1], state=state)
 
     def states(self, table: str) -> list[str]:
         """Names of what the optimiser keeps of a physical table."""

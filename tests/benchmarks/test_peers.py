@@ -107,6 +107,26 @@ def test_a_peer_that_ends_is_an_error(module: ModuleType, tmp_path: Path) -> Non
             pass
 
 
+def test_a_peer_leaves_nothing_where_the_benchmark_was_started(
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = tmp_path / "started"
+    started.mkdir()
+    monkeypatch.chdir(started)
+    Path("argument").touch()
+    script = tmp_path / "peer.py"
+    script.write_text(
+        "import json, pathlib, sys\n"
+        "pathlib.Path('log').touch()\n"
+        "print(json.dumps({'found': pathlib.Path(sys.argv[1]).exists(), 'cwd': str(pathlib.Path.cwd())}), flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    process = importlib.import_module("peers.process")
+    with process.peer(Path(sys.executable), str(script), Path("argument")) as (_, about):
+        assert about["found"] and Path(about["cwd"]).is_dir()
+    assert not Path(about["cwd"]).exists() and [file.name for file in started.iterdir()] == ["argument"]
+
+
 @pytest.mark.parametrize(
     ("operator", "kind"),
     [

@@ -35,8 +35,10 @@ from recsys.features.feature_set import FeatureSet, Numeric
 from recsys.features.hashing import KEY_LIMIT, MISSING
 from recsys.serving.session import open_session
 from recsys.training.evaluate import predict
-from recsys.training.loop import TrainedModel, build, train
-from recsys.training.warm_start import open_source, start_warm
+from recsys.training.loop import train
+from recsys.training.trained import TrainedModel, build
+from recsys.training.warm_start import start_warm
+from recsys.training.warm_start_source import open_source
 
 
 @dataclass(frozen=True)
@@ -390,7 +392,7 @@ def test_an_export_killed_half_way_leaves_no_bundle_and_the_next_one_cleans_up(r
         from pathlib import Path
         from tiny_run import PLAIN, odd_dataset
         import recsys.export.onnx as export
-        from recsys.training.loop import load_run
+        from recsys.training.trained import load_run
 
         def half(module, example, path, tables):
             path.write_bytes(b"half a graph")

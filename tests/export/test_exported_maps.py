@@ -18,7 +18,8 @@ from recsys.models.dcn import DcnConfig
 from recsys.serving.session import open_session
 from recsys.training.config import RowConfig, RunConfig
 from recsys.training.evaluate import predict
-from recsys.training.loop import load_run, train
+from recsys.training.loop import train
+from recsys.training.trained import load_run
 
 DIN = odd_config()
 DCN = replace(DIN, model=DcnConfig(cross_layers=2, head=(7,), dropout=0.2))

@@ -26,7 +26,8 @@ from recsys.export.quantized import rows_as_stored, stored_tables
 from recsys.features.hashing import Int64Array
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
 from recsys.serving.session import open_session
-from recsys.training.loop import TrainedModel, evaluate_run, train
+from recsys.training.loop import train
+from recsys.training.trained import TrainedModel, evaluate_run
 
 MIXED = {"*": "int8", "user": "fp16", "type": "int4", "values": "none"}
 

@@ -19,9 +19,8 @@ from recsys.models.ranking import build_net, widths
 from recsys.models.sdim import SdimConfig
 from recsys.serving.session import open_session
 from recsys.training.config import RunConfig, override
-from recsys.training.loop import build
 from recsys.training.table_plan import build_row_maps
-from recsys.training.trained import TrainedModel
+from recsys.training.trained import TrainedModel, build
 
 LONG = ("sdim", "eta")
 """The other blocks have less in their graphs: attention over everything, its mask, or a vector."""

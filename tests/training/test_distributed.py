@@ -36,7 +36,9 @@ from recsys.errors import ConfigError, DataFileError, RecsysError
 from recsys.training.checkpoint import load, save
 from recsys.training.config import RunConfig, override
 from recsys.training.distributed import end_process, gather, plan_table, world
-from recsys.training.loop import RunResult, evaluate_run, load_run, plan_run, train
+from recsys.training.loop import train
+from recsys.training.reports import RunResult
+from recsys.training.trained import evaluate_run, load_run, plan_run
 
 PER_STEP = 28
 RUNS = {

@@ -17,9 +17,11 @@ from recsys.training.checkpoint import load
 from recsys.training.config import RunConfig, TrainConfig, override
 from recsys.training.early_stopping import Watch, is_evaluated
 from recsys.training.evaluate import Metrics
-from recsys.training.loop import Progress, RunResult, evaluate_run, load_run, train
+from recsys.training.loop import train
+from recsys.training.reports import Progress, RunResult
 from recsys.training.run_record import read_record
 from recsys.training.schedules import rate_factor
+from recsys.training.trained import evaluate_run, load_run
 
 
 class Killed(BaseException):

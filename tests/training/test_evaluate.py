@@ -8,15 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from tiny_run import PLAIN, finished, odd_config, odd_dataset
 from typer.testing import CliRunner
 
 from recsys.cli import app
 from recsys.data.samples import write_samples
-from recsys.errors import DataFileError, InvalidInputError
-from recsys.evaluation_report import metrics_table, reliability_charts, segments_table
+from recsys.errors import ConfigError, DataFileError, InvalidInputError
+from recsys.evaluation_report import (
+    comparison_table,
+    metrics_table,
+    reliability_charts,
+    segment_comparison_table,
+    segments_table,
+)
 from recsys.metrics import auc, calibration_error, gauc, log_loss, reliability
-from recsys.training.comparison import compare_predictions, compare_segments, compare_user_values
+from recsys.training.comparison import SegmentPair, compare_predictions, compare_segments, compare_user_values
 from recsys.training.config import DataConfig
 from recsys.training.evaluate import measure, resample, segments, slices
 from recsys.training.loop import train
@@ -151,6 +158,12 @@ def test_a_comparison_of_retrieval_runs_is_over_users(tmp_path: Path) -> None:
     assert json.loads(told.stdout)["recall"]["better"] == "A"
     with pytest.raises(DataFileError, match="no values of the validation split"):
         read_user_values(tmp_path / "a", "validation")
+    for options, message in (
+        ([str(tmp_path / "b"), "--segments"], "--segments is for click prediction"),
+        ([str(finished().folder)], "allowed: two runs of one kind"),
+    ):
+        refused = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), *options])
+        assert isinstance(refused.exception, ConfigError) and message in str(refused.exception)
 
 
 @pytest.mark.parametrize(
@@ -206,9 +219,32 @@ def test_predictions_of_splits_are_kept_side_by_side(tmp_path: Path) -> None:
     assert read_predictions(tmp_path, "train").logit.tolist() == [3, 4]
     with pytest.raises(DataFileError, match="no predictions of the validation split; found: test, train"):
         read_predictions(tmp_path, "validation")
+    with pytest.raises(DataFileError, match="no predictions of the tset split; did you mean 'test'"):
+        read_predictions(tmp_path, "tset")
+    with pytest.raises(DataFileError, match="nowhere is not the folder of a run"):
+        read_predictions(tmp_path / "nowhere", "test")
     (tmp_path / FILE).write_bytes(b"not a zip")
     with pytest.raises(DataFileError, match="not readable as predictions"):
         read_predictions(tmp_path, "test")
+
+
+def test_tables_fit_a_terminal_of_80_columns() -> None:
+    predictions = some([0, 1, 0], [0.5, 0.2, -1], user_key=[1, 1, 2], earlier_events=[60, 60, 60])
+    part = replace(segments(predictions)[0], name="user seen in training", samples=1_000_000, positives=500_000)
+    difference = replace(compare_predictions(predictions, predictions, resamples=9)[0], low=-0.1, high=-0.1)
+    pair = SegmentPair(a=part, b=part, auc=difference)
+    tables = (
+        metrics_table("test", measure(predictions), resample(predictions, resamples=9)),
+        segments_table([part]),
+        comparison_table([replace(difference, metric="log_loss")]),
+        segment_comparison_table([pair]),
+    )
+    for table in tables:
+        assert Console(width=200).measure(table).maximum <= 80
+
+
+def test_a_logit_beyond_float64s_exponents_is_a_probability_of_zero_or_one() -> None:
+    assert some([0, 1], [-1e4, 1e4]).probability.tolist() == [0, 1]
 
 
 def test_tables_and_plots_show_what_has_no_value_as_none() -> None:

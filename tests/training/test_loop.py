@@ -29,7 +29,11 @@ from recsys.metrics import auc, gauc, log_loss
 from recsys.models.autoint import AutoIntConfig
 from recsys.training.config import RunConfig, TrainConfig, from_json, override
 from recsys.training.evaluate import evaluate, predict
-from recsys.training.loop import Progress, build, build_row_maps, evaluate_run, load_run, rate_factor, train
+from recsys.training.loop import train
+from recsys.training.reports import Progress
+from recsys.training.schedules import rate_factor
+from recsys.training.table_plan import build_row_maps
+from recsys.training.trained import build, evaluate_run, load_run
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,11 @@ from recsys.embeddings.sharding import table_weights
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.training.checkpoint import load
 from recsys.training.config import override
-from recsys.training.loop import Progress, TrainedModel, build, load_run, train
+from recsys.training.loop import train
 from recsys.training.precision import Precision
+from recsys.training.reports import Progress
 from recsys.training.table_plan import build_row_maps
+from recsys.training.trained import TrainedModel, build, load_run
 
 
 @pytest.fixture(scope="module")

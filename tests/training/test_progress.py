@@ -6,7 +6,7 @@ from rich.console import Console
 
 from recsys.progress import training_progress
 from recsys.training.evaluate import Metrics
-from recsys.training.loop import Progress
+from recsys.training.reports import Progress
 
 
 def test_without_a_terminal_it_prints_the_rate_and_the_time_left() -> None:

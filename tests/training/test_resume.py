@@ -22,7 +22,8 @@ from recsys.data.samples import Dataset
 from recsys.errors import ConfigError, DataFileError
 from recsys.training.checkpoint import load, restore, save, write_index
 from recsys.training.config import override
-from recsys.training.loop import Progress, RunResult, train
+from recsys.training.loop import train
+from recsys.training.reports import Progress, RunResult
 
 
 @pytest.fixture(scope="module")

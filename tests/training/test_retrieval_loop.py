@@ -12,7 +12,6 @@ from planted import ITEMS, USERS, planted, popularity_metrics
 from recsys.data.interactions import Interactions, make_pairs
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
 from recsys.training.retrieval_config import RetrievalRunConfig, from_json, override, to_json
-from recsys.training.retrieval_folder import is_retrieval_run
 from recsys.training.retrieval_loop import (
     RetrievalProgress,
     evaluate_retrieval_run,
@@ -20,6 +19,7 @@ from recsys.training.retrieval_loop import (
     train_retrieval_run,
 )
 from recsys.training.retrieval_negatives import NegativeSampler
+from recsys.training.run_folder import is_retrieval_run, read_run
 
 SMALL = override(
     RetrievalRunConfig(recipe="small"),
@@ -96,6 +96,9 @@ def test_patience_ends_a_run_with_its_best_weights(tmp_path: Path) -> None:
     same = train_retrieval_run(until_best, data, tmp_path / "short")
     assert torch.equal(same.users_ND, result.users_ND) and same.test == result.test
     assert evaluate_retrieval_run(tmp_path / "long", data, "validation").recall == recalls[result.best_epoch]
+    # Also if it stops between checkpoints.
+    again = train_retrieval_run(override(config, ["train.checkpoint_epochs=300"]), data, tmp_path / "again")
+    assert evaluate_retrieval_run(tmp_path / "again", data, "test") == again.test == result.test
 
 
 def test_without_a_validation_part_the_last_weights_are_tested(tmp_path: Path) -> None:
@@ -108,6 +111,27 @@ def test_without_a_validation_part_the_last_weights_are_tested(tmp_path: Path) -
         train_retrieval_run(small("mf", "train.patience=2"), refit, tmp_path / "other")
     with pytest.raises(InvalidInputError, match="the train part is empty"):
         train_retrieval_run(small("mf"), dataclasses.replace(data, train=empty), tmp_path / "other")
+
+
+def test_a_run_that_its_data_refuses_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = planted()
+    everything = make_pairs(np.zeros(ITEMS, dtype=np.int64), np.arange(ITEMS))
+    with pytest.raises(InvalidInputError, match=f"user 0 took all {ITEMS} items"):
+        train_retrieval_run(small("mf"), dataclasses.replace(data, train=everything), tmp_path / "run")
+    with pytest.raises(ConfigError, match=f"train.list_length is 999; allowed: at most the {ITEMS} items"):
+        train_retrieval_run(small("mf", "train.list_length=999"), data, tmp_path / "run")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="the recipe small, which ranks all items, runs in one process, but "):
+        train_retrieval_run(small("mf"), data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_vectors_that_are_not_finite_are_no_checkpoint(tmp_path: Path) -> None:
+    config = small("lightgcn", "train.learning_rate=3e38", "train.checkpoint_epochs=1", "train.batch_size=0")
+    with pytest.raises(InvalidInputError, match="epoch 1: it left vectors that are not finite.* There was no checkp"):
+        train_retrieval_run(config, planted(), tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
 def test_the_test_masks_validation_pairs_only_if_asked(tmp_path: Path) -> None:
@@ -141,6 +165,8 @@ def test_a_folder_with_another_run_or_a_damaged_checkpoint_is_refused(tmp_path: 
     data, config, run = planted(), small("mf", "train.epochs=1"), tmp_path / "run"
     train_retrieval_run(config, data, run)
     assert is_retrieval_run(run) and not is_retrieval_run(tmp_path)
+    with pytest.raises(DataFileError, match="run holds a run of a model that ranks all items; expected one of a ran"):
+        read_run(run)
     with pytest.raises(ConfigError, match="holds a run already"):
         train_retrieval_run(config, data, run)
     with pytest.raises(ConfigError, match="run of another configuration"):

@@ -22,9 +22,10 @@ from recsys.export.onnx import export_bundle
 from recsys.features.hashing import Int64Array
 from recsys.training.config import RowConfig
 from recsys.training.evaluate import predict
-from recsys.training.loop import TrainedModel, evaluate_run, load_run, train
+from recsys.training.loop import train
 from recsys.training.row_growth import GrowthOptions, TableGrowth, grow_run, seen_ids
 from recsys.training.run_folder import load_row_maps
+from recsys.training.trained import TrainedModel, evaluate_run, load_run
 
 VOCABULARY = RowConfig(min_count=20, unknown_rows=3, spare_rows=0.1)
 GRAPH = RowConfig(map="graph", maps={"movie_id": "graph"}, exact_below=50, budget=0.4, spare_rows=0.2)

@@ -16,9 +16,10 @@ from recsys.data.samples import id_counts
 from recsys.embeddings.row_maps import RowMap
 from recsys.errors import ConfigError
 from recsys.training.config import RowConfig
-from recsys.training.loop import load_run, train
+from recsys.training.loop import train
 from recsys.training.row_report import QUANTILES, RunReport, report_run
 from recsys.training.run_folder import load_row_maps
+from recsys.training.trained import load_run
 
 Counts = Mapping[str, tuple[np.ndarray, np.ndarray]]
 

@@ -9,7 +9,8 @@ from tiny_run import NAMESAKES, odd_config, odd_dataset
 from recsys.data.samples import Dataset
 from recsys.training.checkpoint import load
 from recsys.training.config import override
-from recsys.training.loop import Progress, RunResult, train
+from recsys.training.loop import train
+from recsys.training.reports import Progress, RunResult
 
 SETTINGS = ["train.evaluate_every=4", "train.patience=9", "train.epochs=3"]
 
