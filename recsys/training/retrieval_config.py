@@ -47,12 +47,14 @@ class InteractionsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalTrainConfig:
-    """The loop: Adam on BPR with one uniform negative per pair that the user did not take.
+    """The loop: Adam on BPR with one negative per pair that the user did not take.
 
     Attributes:
         epochs: passes over the training pairs.
         batch_size: pairs per step, at most; an epoch's steps have equally many. 0: all pairs in one step.
         learning_rate: of Adam.
+        negatives: uniform draws per pair; the one that its user scores highest is the negative
+            (:func:`recsys.models.mf.hardest_negatives`). 1: as the papers of BPR, NGCF and LightGCN have it.
         schedule: of the rate: ``constant``, ``cosine`` to zero at the end of the last epoch, or ``step``, which
             multiplies with ``decay`` every ``decay_epochs`` epochs.
         decay, decay_epochs: see ``schedule``.
@@ -71,6 +73,7 @@ class RetrievalTrainConfig:
     epochs: int = 100
     batch_size: int = 100_000
     learning_rate: float = 0.02
+    negatives: int = 1
     schedule: Literal["constant", "cosine", "step"] = "constant"
     decay: float = 0.1
     decay_epochs: int = 50
@@ -119,7 +122,7 @@ class RetrievalRunConfig:
             )
         for fan_out in train.fan_outs:
             self._check("train.fan_outs", fan_out, least=1)
-        for name in ("epochs", "validate_every", "list_length", "checkpoint_epochs", "decay_epochs"):
+        for name in ("epochs", "negatives", "validate_every", "list_length", "checkpoint_epochs", "decay_epochs"):
             self._check(f"train.{name}", getattr(train, name), least=1)
         for name in ("batch_size", "learning_rate", "decay", "regularization", "patience", "validation_users", "seed"):
             self._check(f"train.{name}", getattr(train, name), least=0)

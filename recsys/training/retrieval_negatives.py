@@ -4,7 +4,7 @@ Of a user's taken items t(0) < t(1) < ..., the j-th has t(j) - j items below it 
 never falls with j. So the r-th item not taken is r + (how many j have t(j) - j <= r), one binary search for all pairs
 of a batch: exact, and no slower for users who took nearly everything.
 
-Legend: ``N`` users, ``M`` items, ``E`` training pairs, ``B`` pairs of a batch.
+Legend: ``N`` users, ``M`` items, ``E`` training pairs, ``B`` pairs of a batch, ``C`` draws per pair.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ class NegativeSampler:
         below_E = item_E - (torch.arange(len(user_E)) - self._first_N[user_E])
         self._keys_E = user_E * self._stride + below_E
 
-    def draw(self, user_B: Tensor, generator: torch.Generator) -> Tensor:
-        """An item per user that the user did not take, uniform over all such, [B], int64."""
-        chance_B = torch.rand(len(user_B), generator=generator, dtype=torch.float64)
-        rank_B = (chance_B * self._left_N[user_B]).long()
-        before_B = torch.searchsorted(self._keys_E, user_B * self._stride + rank_B, right=True) - self._first_N[user_B]
-        return rank_B + before_B
+    def draw(self, user_B: Tensor, generator: torch.Generator, *, draws: int = 1) -> Tensor:
+        """Items that these users did not take, uniform over all such, [B, C], int64; C is ``draws``."""
+        chance_BC = torch.rand(len(user_B), draws, generator=generator, dtype=torch.float64)
+        user_B1 = user_B[:, None]
+        rank_BC = (chance_BC * self._left_N[user_B1]).long()
+        before_BC = torch.searchsorted(self._keys_E, user_B1 * self._stride + rank_BC, right=True)
+        return rank_BC + before_BC - self._first_N[user_B1]

@@ -4,7 +4,8 @@
 :class:`SampledSteps` looks up only the neighbours that a batch samples, in TorchRec tables with a fused Adam of the
 rows looked up (dense Adam also moves, by old moments, rows that a step did not touch: the two differ in that).
 
-Legend: ``N`` users, ``M`` items, ``D`` width, ``B`` pairs of a batch, ``Z`` nodes of one side.
+Legend: ``N`` users, ``M`` items, ``D`` width, ``B`` pairs of a batch, ``C`` draws per pair, ``Z`` nodes of
+one side.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from recsys.embeddings.sharding import fuse_optimizer, set_rate, shard, table_sh
 from recsys.embeddings.tables import EmbeddingTables, TableSpec, lookup_keys
 from recsys.errors import DataFileError
 from recsys.models.hops import Hop, full_hop
-from recsys.models.mf import bpr_loss, training_pairs
+from recsys.models.mf import bpr_loss, hardest_negatives, training_pairs
 from recsys.models.neighbour_sampling import NeighbourSampler
 from recsys.training.retrieval_config import RetrievalRunConfig
 from recsys.training.retrieval_layers import Layers, first_vectors, pairs_l2
@@ -65,7 +66,7 @@ class FullSteps:
 
     def __init__(self, config: RetrievalRunConfig, interactions: Interactions) -> None:
         self._strength = config.train.regularization
-        self._data = _Pairs(interactions)
+        self._data = _Pairs(interactions, draws=config.train.negatives)
         self._layers = Layers(config.model)
         self._users = nn.Parameter(first_vectors(interactions.num_users, config.model))
         self._items = nn.Parameter(first_vectors(interactions.num_items, config.model))
@@ -75,10 +76,11 @@ class FullSteps:
 
     def step(self, batch_B: Tensor, generator: torch.Generator, *, rate: float, taken: int) -> float:
         """As the protocol says."""
-        user_B, item_B, negative_B = self._data.batch(batch_B, generator)
+        user_B, item_B, drawn_BC = self._data.batch(batch_B, generator)
         pairs = training_pairs(user_B, item_B, num_users=len(self._users), num_items=len(self._items))
         self._layers.train()
         users_ND, items_MD = self._layers(self._users, self._items, self._hops)
+        negative_B = hardest_negatives(users_ND, items_MD, pairs, drawn_BC)
         loss = bpr_loss(users_ND, items_MD, pairs, negative_B)
         pulled_users, pulled_items = (users_ND, items_MD) if self._layers.of_output else (self._users, self._items)
         pull = pairs_l2(pulled_users, pulled_items, user_B, item_B, negative_B) + self._layers.l2()
@@ -129,7 +131,7 @@ class SampledSteps:
 
     def __init__(self, config: RetrievalRunConfig, interactions: Interactions) -> None:
         self._strength, self._fan_outs = config.train.regularization, config.train.fan_outs
-        self._data = _Pairs(interactions)
+        self._data = _Pairs(interactions, draws=config.train.negatives)
         self._layers = Layers(config.model)
         sizes = {"user": interactions.num_users, "item": interactions.num_items}
         first = {side: first_vectors(size, config.model) for side, size in sizes.items()}
@@ -157,16 +159,18 @@ class SampledSteps:
 
     def step(self, batch_B: Tensor, generator: torch.Generator, *, rate: float, taken: int) -> float:
         """As the protocol says."""
-        user_B, item_B, negative_B = self._data.batch(batch_B, generator)
+        user_B, item_B, drawn_BC = self._data.batch(batch_B, generator)
         users, user_B = torch.unique(user_B, return_inverse=True)
-        items, both = torch.unique(torch.cat([item_B, negative_B]), return_inverse=True)
-        item_B, negative_B = both[: len(item_B)], both[len(item_B) :]
+        items, both = torch.unique(torch.cat([item_B[:, None], drawn_BC], dim=1), return_inverse=True)
+        item_B, drawn_BC = both[:, 0].contiguous(), both[:, 1:]
         part = self._sampler.sample(users, items, fan_outs=self._fan_outs, generator=generator)
         found = self._tables(self._lookups(part.users, part.items))
         self._layers.train()
         users_ZD, items_ZD = self._layers(found["user"], found["item"], part.hops)
+        users_ZD, items_ZD = users_ZD.contiguous(), items_ZD.contiguous()
         pairs = training_pairs(user_B, item_B, num_users=len(users), num_items=len(items))
-        loss = bpr_loss(users_ZD.contiguous(), items_ZD.contiguous(), pairs, negative_B)
+        negative_B = hardest_negatives(users_ZD, items_ZD, pairs, drawn_BC)
+        loss = bpr_loss(users_ZD, items_ZD, pairs, negative_B)
         if self._layers.of_output:
             pull = pairs_l2(users_ZD, items_ZD, user_B, item_B, negative_B)
         else:
@@ -228,16 +232,17 @@ class SampledSteps:
 class _Pairs:
     """The training pairs as tensors."""
 
-    def __init__(self, interactions: Interactions) -> None:
+    def __init__(self, interactions: Interactions, *, draws: int) -> None:
+        self.draws = draws
         self.user_E = torch.from_numpy(interactions.train.user_E)
         self.item_E = torch.from_numpy(interactions.train.item_E)
         self._sizes = {"num_users": interactions.num_users, "num_items": interactions.num_items}
         self._negatives = NegativeSampler(self.user_E, self.item_E, **self._sizes)
 
     def batch(self, batch_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """User, item and negative of the pairs in these places."""
+        """User, item and draws [B, C] for a negative of the pairs in these places."""
         user_B, item_B = self.user_E[batch_B], self.item_E[batch_B]
-        return user_B, item_B, self._negatives.draw(user_B, generator)
+        return user_B, item_B, self._negatives.draw(user_B, generator, draws=self.draws)
 
     def hops(self, layers: Layers) -> tuple[Hop, ...]:
         """The whole graph, once per layer."""

@@ -16,6 +16,7 @@ from recsys.models.mf import (
     bpr_loss,
     draw_negatives,
     full_rows,
+    hardest_negatives,
     mapped_rows,
     training_pairs,
 )
@@ -90,6 +91,16 @@ def test_negatives_are_uniform_over_all_items_those_of_the_user_included() -> No
     assert len(counts) == 5 and (counts - 10_000).abs().max() < 5 * 89
     assert torch.equal(drawn, draw_negatives(pairs, torch.Generator().manual_seed(1)))
     assert not torch.equal(drawn, draw_negatives(pairs, torch.Generator().manual_seed(2)))
+
+
+def test_the_hardest_negative_is_the_draw_that_the_user_scores_highest() -> None:
+    users, items = random(4, 3), random(5, 3)
+    drawn = torch.randint(5, (6, 4), generator=torch.Generator().manual_seed(3))
+    expected = [
+        max(row.tolist(), key=lambda j: users[u] @ items[j]) for u, row in zip(PAIRS.user_E, drawn, strict=True)
+    ]
+    assert hardest_negatives(users, items, PAIRS, drawn).tolist() == expected
+    assert hardest_negatives(users, items, PAIRS, drawn[:, :1]).tolist() == drawn[:, 0].tolist()
 
 
 ROWS = np.array([[0, 4], [2, 1], [3, 3], [0, 1], [2, 0]])

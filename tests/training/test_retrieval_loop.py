@@ -34,6 +34,8 @@ KINDS = {
     "ngcf": ["model.kind=ngcf", "model.layers=2", "model.init_std=0.1"],
     "ngcf as in its code": ["model.kind=ngcf", "model.layers=2", "model.init_std=0.1", "model.variant=code"],
     "sampled lightgcn": ["model.kind=lightgcn", "model.layers=2", "train.fan_outs=[4,3]"],
+    "hardest negatives": ["model.kind=lightgcn", "model.layers=2", "train.negatives=4"],
+    "sampled, hardest negatives": ["model.kind=lightgcn", "model.layers=1", "train.negatives=2", "train.fan_outs=[4]"],
     "sampled ngcf": ["model.kind=ngcf", "model.layers=2", "model.init_std=0.1", "train.fan_outs=[4,3]"],
 }
 
@@ -191,10 +193,17 @@ def test_negatives_are_never_taken_items_and_every_other_one_as_often() -> None:
     item_E = torch.tensor([item for items in taken.values() for item in items])
     sampler = NegativeSampler(user_E, item_E, num_users=4, num_items=6)
     draws = 6000
-    drawn = sampler.draw(torch.arange(4).repeat_interleave(draws), torch.Generator().manual_seed(0))
-    for user, own in enumerate(drawn.view(4, draws)):
+    for drawn in (
+        sampler.draw(torch.arange(4).repeat_interleave(draws), torch.Generator().manual_seed(0)),
+        sampler.draw(torch.arange(4), torch.Generator().manual_seed(0), draws=draws),
+    ):
+        check_draws(drawn.view(4, draws), taken)
+
+
+def check_draws(drawn: torch.Tensor, taken: dict[int, list[int]]) -> None:
+    for user, own in enumerate(drawn):
         left = [item for item in range(6) if item not in taken.get(user, [])]
-        share = torch.bincount(own, minlength=6) / draws
+        share = torch.bincount(own, minlength=6) / len(own)
         torch.testing.assert_close(share[left], torch.full((len(left),), 1 / len(left)), atol=0.03, rtol=0.0)
         assert share[taken.get(user, [])].sum() == 0
 
