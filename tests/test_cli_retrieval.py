@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from recsys.cli import app
 from recsys.data.interactions import Pairs
+from recsys.errors import ConfigError, DataFileError
 
 SMALL = [
     *("model.dim=8", "train.batch_size=400", "train.list_length=5", "train.checkpoint_epochs=2"),
@@ -60,10 +61,24 @@ def test_a_recipe_is_trained_shown_and_evaluated(at_data: Path) -> None:
     assert "recall@5" in table.stdout and "coverage" in table.stdout
 
 
-def test_options_of_ranking_models_are_refused(at_data: Path) -> None:
-    done = CliRunner().invoke(app, ["train", "lightgcn_gowalla", "--plan"])
-    assert done.exit_code != 0
-    assert "--plan is for ranking models; lightgcn_gowalla ranks all items" in str(done.exception)
+@pytest.mark.parametrize("option", ["--plan", "--since=1d", "--warm-start=runs/x", "--tensorboard"])
+def test_options_of_ranking_models_are_refused(option: str) -> None:
+    done = CliRunner().invoke(app, ["train", "lightgcn_gowalla", option])
+    assert isinstance(done.exception, ConfigError)
+    name = option.partition("=")[0]
+    assert str(done.exception) == f"{name} is for ranking models; lightgcn_gowalla ranks all items"
+
+
+@pytest.mark.parametrize("command", [["export", "run", "--out", "bundle"], ["explain", "run"]])
+def test_commands_of_ranking_models_say_what_the_run_is(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Path("run/config.json").write_text('{"task": "retrieval"}')
+    done = CliRunner().invoke(app, command)
+    assert isinstance(done.exception, DataFileError)
+    assert str(done.exception).startswith("run holds a run of a model that ranks all items; expected one of a ranking")
 
 
 def test_a_killed_process_goes_on_to_the_same_last_digit(at_data: Path) -> None:

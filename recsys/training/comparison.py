@@ -6,6 +6,7 @@ hard for both cancels: the interval of a difference is narrower than two interva
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,12 +81,13 @@ def compare_predictions(a: Predictions, b: Predictions, *, resamples: int = 1000
 
 
 def compare_segments(a: Predictions, b: Predictions, *, resamples: int = 1000, seed: int = 0) -> list[SegmentPair]:
-    """The same for AUC in each segment.
+    """The same for AUC in each segment of A's: a user may be new to one run and not to the other, trained on less.
 
     Raises:
         InvalidInputError: not the same samples, or no resamples.
     """
     check_same_samples(a, b)
+    b = dataclasses.replace(a, logit=b.logit)
     parts = slices(a)
     pairs = []
     for of_a, of_b in zip(segments(a), segments(b), strict=True):

@@ -36,7 +36,7 @@ from recsys.embeddings.sharding import TIMEOUT_S
 from recsys.embeddings.sharding_plan import PlannedTable
 from recsys.errors import ConfigError, RecsysError
 from recsys.features.hashing import Int64Array
-from recsys.training.config import RunConfig, from_json
+from recsys.training.config import RunConfig
 
 T = TypeVar("T")
 Float32Array = npt.NDArray[np.float32]
@@ -172,18 +172,18 @@ def as_one_process(config: RunConfig, world_size: int) -> RunConfig:
     return replace(config, tables=tables, train=train)
 
 
-def check_samples_per_step(config_file: Path, config: RunConfig) -> None:
+def check_samples_per_step(run_dir: Path, samples: int, config: RunConfig) -> None:
     """Refuse to resume a run with another number of samples per step than it began with.
 
     Args:
-        config_file: of the run.
+        run_dir: folder of the run.
+        samples: per step, as it began.
         config: of this process.
 
     Raises:
         ConfigError: it is another.
     """
-    began = from_json(config_file.read_text()).train.batch_size
-    size = world().size
+    began, size = samples, world().size
     if began == config.train.batch_size * size:
         return
     if began % size:
@@ -191,7 +191,7 @@ def check_samples_per_step(config_file: Path, config: RunConfig) -> None:
     else:
         advice = f"train.batch_size={began // size}"
     raise ConfigError(
-        f"{config_file.parent} takes {began} samples per step, {size} processes of train.batch_size "
+        f"{run_dir} takes {began} samples per step, {size} processes of train.batch_size "
         f"{config.train.batch_size} would take {config.train.batch_size * size}; resume with {advice}"
     )
 

@@ -67,11 +67,16 @@ def monitored(metrics: Metrics, name: MonitorName) -> float:
     """
     value: float | None = getattr(metrics, name)
     if value is None:
-        raise ConfigError(
-            f"train.monitor is {name!r}, which has no value on this validation split: no user of it has both labels; "
-            "choose auc or log_loss"
-        )
+        raise no_value(name)
     return value
+
+
+def no_value(name: MonitorName) -> ConfigError:
+    """What to say of a metric that has none on the validation split."""
+    return ConfigError(
+        f"train.monitor is {name!r}, which has no value on this validation split: no user of it has both labels; "
+        "choose auc or log_loss"
+    )
 
 
 def is_evaluated(config: TrainConfig, *, step: int, steps: int, steps_per_epoch: int) -> bool:

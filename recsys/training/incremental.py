@@ -14,11 +14,13 @@ from recsys.embeddings.growth import OWN_ROWS, SeenIds, grow
 from recsys.embeddings.id_table import build_id_table
 from recsys.embeddings.row_maps import RowMap
 from recsys.errors import ConfigError, InvalidInputError
+from recsys.features.hashing import Int64Array
 from recsys.training.config import RunConfig
 
 UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 HELD_OUT = 0.1
-"""Share of the samples, the newest, that becomes the validation split where the data declares neither it nor a test."""
+"""Share of the samples, the newest, that becomes the validation split where the data declares neither it nor a test;
+less where many are of one moment, because a moment is not parted."""
 
 
 def since_ms(when: str, *, newest_ms: int) -> int:
@@ -51,7 +53,8 @@ def samples_since(dataset: Dataset, when: str) -> Dataset:
     """The dataset with only the newest of its training samples; their histories still read older events.
 
     Validation and test splits stay as declared. If there is neither, the newest tenth of the samples that are left is
-    held out as the validation split.
+    held out as the validation split: those later than the newest that is trained on. If they are all of one label,
+    nothing could be measured on them, and they are trained on.
 
     Args:
         dataset: with keys.
@@ -75,10 +78,18 @@ def samples_since(dataset: Dataset, when: str) -> Dataset:
         )
     splits = {**dataset.samples.splits, "train": kept}
     if not len(dataset.split("validation")) and not len(dataset.split("test")):
-        by_time = kept[np.argsort(dataset.sample_time_ms[kept], kind="stable")]
-        held_out = int(len(by_time) * HELD_OUT)
-        splits |= {"train": by_time[: len(by_time) - held_out], "validation": by_time[len(by_time) - held_out :]}
+        splits |= _newest_held_out(dataset, kept)
     return replace(dataset, samples=replace(dataset.samples, splits=splits))
+
+
+def _newest_held_out(dataset: Dataset, indices: Int64Array) -> dict[str, Int64Array]:
+    times_ms = dataset.sample_time_ms[indices]
+    newest_trained_ms = np.sort(times_ms)[len(indices) - int(len(indices) * HELD_OUT) - 1]
+    later = times_ms > newest_trained_ms
+    labels = dataset.samples.label[indices[later]]
+    if len(labels) and labels.min() == labels.max():
+        later[:] = False
+    return {"train": indices[~later], "validation": indices[later]}
 
 
 def grown_row_maps(config: RunConfig, row_maps: Mapping[str, RowMap], dataset: Dataset) -> dict[str, RowMap]:

@@ -1,62 +1,52 @@
-"""The training loop, top to bottom: data, tables, model, steps, evaluations, checkpoints, metrics."""
+"""The training loop, top to bottom: a run is begun (``start.py``), takes steps, evaluates, saves, and is measured."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from recsys.data.fingerprint import data_fingerprint
 from recsys.data.loader import BatchLoader
-from recsys.data.samples import Dataset, map_ids
-from recsys.embeddings.row_maps import RowMap
+from recsys.data.samples import Dataset
 from recsys.embeddings.sharding import set_rate, start_process_group
-from recsys.embeddings.sharding_plan import PlannedTable, describe_plan
+from recsys.embeddings.sharding_plan import PlannedTable
 from recsys.embeddings.tables import BatchConverter
-from recsys.errors import ConfigError, RecsysError
-from recsys.features.feature_set import FeatureSet
-from recsys.training.checkpoint import Checkpoint, load, restore, save
+from recsys.errors import ConfigError
+from recsys.training.checkpoint import load, restore, save
 from recsys.training.config import RunConfig
 from recsys.training.distributed import (
-    as_one_process,
-    check_samples_per_step,
-    first_before_others,
-    gather,
     lost_processes_named,
     mean_loss,
     on_first,
     samples_in_step,
-    seed_process,
     share_of_loss,
     together,
     world,
 )
-from recsys.training.early_stopping import Watch, is_evaluated
+from recsys.training.early_stopping import is_evaluated
 from recsys.training.evaluate import Metrics, measure
-from recsys.training.incremental import grown_row_maps, samples_since
+from recsys.training.incremental import samples_since
 from recsys.training.non_finite import first_not_finite, not_finite_in, stop
 from recsys.training.precision import Precision
-from recsys.training.predictions import write_predictions
+from recsys.training.predictions import FILE, Predictions, write_predictions
 from recsys.training.regularization import Regularization
 from recsys.training.reports import Listeners, Progress, RunResult
-from recsys.training.run_folder import BEST, CHECKPOINT, load_row_maps, open_run, save_row_maps, write_metrics
-from recsys.training.run_record import begin_record, write_record
+from recsys.training.run_folder import BEST, CHECKPOINT, write_metrics
+from recsys.training.run_record import RecordStart, begin_record, write_record
 from recsys.training.schedules import rate_factor
-from recsys.training.steps import Item, PipelinedSteps, PlainSteps, Seen, Steps, batches_of
-from recsys.training.table_plan import build_row_maps, table_specs
+from recsys.training.start import Run, start
+from recsys.training.steps import Forward, Item, PipelinedSteps, PlainSteps, Seen, Steps, batches_of
 from recsys.training.tensorboard import curves
 from recsys.training.trainable import check_trainable
-from recsys.training.trained import TrainedModel, build, default_device, evaluate_split, predict_split
-from recsys.training.warm_start import WarmStart, start_warm
-from recsys.training.warm_start_source import Source, open_source
+from recsys.training.trained import default_device, evaluate_split, predict_split
+from recsys.training.warm_start import WarmStart
 
 
 def train(
@@ -106,235 +96,171 @@ def train(
     if world().rank > 0:
         listeners = Listeners()
     with lost_processes_named():
-        fingerprint = data_fingerprint(dataset)
-        return _train(config, kept, run_dir, resume, precision, listeners, fingerprint, overrides)
+        record = begin_record(recipe=config.recipe, overrides=overrides, seed=config.train.seed)
+        run = start(
+            config,
+            kept,
+            run_dir,
+            resume=resume,
+            precision=precision,
+            listeners=listeners,
+            fingerprint=data_fingerprint(dataset),
+        )
+        report = curves(run_dir, listeners.report, step=run.step, on=config.train.tensorboard and world().rank == 0)
+        _take_steps(run, precision, report)
+        return _finish(run, record)
 
 
-def _train(
-    config: RunConfig,
-    dataset: Dataset,
-    run_dir: Path,
-    resume: bool,
-    precision: Precision,
-    listeners: Listeners,
-    fingerprint: str,
-    overrides: Sequence[str],
-) -> RunResult:
-    record = begin_record(recipe=config.recipe, overrides=overrides, seed=config.train.seed)
-    device, settings = precision.device, config.train
-    source: Source | None = None
-    # Before the folder is made; a run that goes on from its checkpoint needs the older one no more.
-    if settings.warm_start and not (run_dir / CHECKPOINT).exists():
-        source = open_source(Path(settings.warm_start))
-    checkpoint = _open(config, dataset.table.features, run_dir, fingerprint, resume)
-    torch.manual_seed(settings.seed)
-    with _taken_back_if_refused(run_dir, new=checkpoint is None):
-        row_maps = first_before_others(lambda: _row_maps(config, dataset, run_dir, source, new=checkpoint is None))
-        trained = build(config, dataset.table.features, row_maps, device=device, data_fingerprint=fingerprint)
-    model, net = trained.model, trained.model.module.net
-    precision.unscale_gradients_of(model.module.tables)
-    listeners.show_plan(
-        describe_plan(model.plan, table_specs(config.tables, config.rows, row_maps), optimizer=config.tables.optimizer)
-    )
-    dataset = map_ids(dataset, {name: row_map.lookup for name, row_map in row_maps.items()})
-    training = dataset.split("train")
-    pull = Regularization(dataset, strength=config.tables.regularization, device=device)
-    loader = BatchLoader(
-        dataset,
-        training,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        rank=world().rank,
-        world_size=world().size,
-    )
-    optimizer = torch.optim.AdamW(
-        net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-    watch, step, steps_before, seconds_before = Watch(), 0, 0, 0.0
-    steps = len(loader) * settings.epochs
-    seed_process(settings.seed)
-    if checkpoint is not None:
-        restore(checkpoint, model, optimizer)
-        loader.load_state_dict(checkpoint.loader)
-        precision.load_state_dict(checkpoint.loop.get("scaler", {}))
-        watch = Watch.from_state(checkpoint.loop.get("watch", {}))
-        steps_before, seconds_before = checkpoint.loop.get("steps_before", 0), checkpoint.loop.get("seconds", 0.0)
-        step = checkpoint.step
-    elif source is not None:
-        with _taken_back_if_refused(run_dir, new=True), together("reading the warm start"):
-            taken = start_warm(source, trained, optimizer)
-        listeners.show_start(taken)
-        steps_before = taken.steps_before
-    if settings.compile:
-        net.compile(dynamic=True)  # in place: names in checkpoints stay
-
-    rate, position = 0.0, loader.state_dict()
-    started, samples = time.perf_counter(), 0
-    first_step = step
+def _take_steps(run: Run, precision: Precision, report: Callable[[Progress], None]) -> None:
+    """The steps that are left, with their evaluations and checkpoints."""
+    config, settings, loader, watch = run.trained.config, run.trained.config.train, run.loader, run.watch
+    model, net, device = run.trained.model, run.trained.model.module.net, precision.device
+    steps, first_step = len(loader) * settings.epochs, run.step
+    samples, seconds_before, started = 0, run.train_s, time.perf_counter()
+    position = loader.state_dict()
 
     def checkpoint_now(name: str = CHECKPOINT) -> None:
+        run.train_s = seconds_before + time.perf_counter() - started
         about = {
             "watch": watch.state_dict(),
             "scaler": precision.state_dict(),
-            "steps_before": steps_before,
-            "seconds": seconds_before + time.perf_counter() - started,
+            "steps_before": run.steps_before,
+            "seconds": run.train_s,
         }
-        save(model, optimizer, run_dir / name, step=step, loader=position, loop=about)
-
-    def forward(item: Item) -> tuple[Tensor, Seen]:
-        factor = rate_factor(settings, step=step, steps=steps, epoch=item.loader["epoch"], reductions=watch.reductions)
-        _set_rates(model, optimizer, config, factor, step=steps_before + step)
-        with precision.autocast():
-            logits_B, rows = model(item.tensors)
-        size = samples_in_step(len(training), item.loader["next_batch"], settings.batch_size)
-        losses_B = F.binary_cross_entropy_with_logits(logits_B.float(), item.tensors.labels, reduction="none")
-        loss = share_of_loss(losses_B, size)
-        seen = Seen(item, mean_loss(loss), rows, logits_B, factor)
-        if not math.isfinite(seen.loss):
-            stop(run_dir, step + 1, item, f"the loss is {seen.loss}", first_not_finite(seen, net))
-        return precision.scaled(loss + pull(rows, item.tensors)), seen
+        save(model, run.optimizer, run.folder / name, step=run.step, loader=position, loop=about)
 
     def is_due(after: int) -> bool:
         return is_evaluated(settings, step=after, steps=steps, steps_per_epoch=len(loader))
 
-    update = precision.update(optimizer, net, clip_norm=settings.clip_norm)
+    forward = _forward_of(run, precision, steps=steps)
+    update = precision.update(run.optimizer, net, clip_norm=settings.clip_norm)
     walk: Steps = PlainSteps(forward, update, device)
     if settings.pipeline == "sparse_dist":
         walk = PipelinedSteps(model, forward, update, device, is_last=lambda item: is_due(_step_of(item, loader)))
     # Of its own: an evaluation converts with the model's while batches are built ahead.
-    convert = BatchConverter(dataset.table.features, row_maps)
-    report = curves(run_dir, listeners.report, step=step, on=settings.tensorboard and world().rank == 0)
+    convert = BatchConverter(run.trained.features, run.trained.row_maps)
     model.train()
     while loader.epoch < settings.epochs and not watch.is_over(settings):
-        for seen in walk.run(batches_of(loader, dataset, convert)):
+        for seen in walk.run(batches_of(loader, run.dataset, convert)):
             if not math.isfinite(update.grad_norm) and not precision.skips_steps:
                 what = f"the gradient's norm is {update.grad_norm}"
-                stop(run_dir, step + 1, seen.item, what, first_not_finite(seen, net))
-            step += 1
+                stop(run.folder, run.step + 1, seen.item, what, first_not_finite(seen, net))
+            run.step += 1
             position = seen.item.loader
-            samples += samples_in_step(len(training), position["next_batch"], settings.batch_size)
+            samples += _samples_of(seen.item, run)
             elapsed = time.perf_counter() - started
-            rate = samples / elapsed
+            run.samples_per_s = samples / elapsed
             progress = Progress(
-                step,
+                run.step,
                 steps,
                 position["epoch"],
-                rate,
+                run.samples_per_s,
                 seen.loss,
                 epochs=settings.epochs,
-                eta_s=(steps - step) * elapsed / (step - first_step),
+                eta_s=(steps - run.step) * elapsed / (run.step - first_step),
                 rate=settings.learning_rate * seen.factor,
                 table_rate=config.tables.learning_rate * seen.factor,
                 grad_norm=update.grad_norm,
             )
             report(progress)
-            is_saved = step % settings.checkpoint_steps == 0
-            evaluated = is_due(step)
+            is_saved = run.step % settings.checkpoint_steps == 0
+            evaluated = is_due(run.step)
             if not (is_saved or evaluated):
                 continue
             with together("checking the weights"):
                 if where := not_finite_in(model):
-                    stop(run_dir, step, seen.item, "it left weights that are not finite", where)
+                    stop(run.folder, run.step, seen.item, "it left weights that are not finite", where)
             if evaluated:
                 walk.pause()
                 paused = time.perf_counter()
-                validation = evaluate_split(trained, dataset, "validation")
+                validation = evaluate_split(run.trained, run.dataset, "validation")
                 started += time.perf_counter() - paused
                 # The best weights before the checkpoint that knows of them: a kill in between only does both again.
-                if validation is not None and watch.see(validation, settings, step=step) and settings.patience:
+                if validation is not None and watch.see(validation, settings, step=run.step) and settings.patience:
                     checkpoint_now(BEST)
             checkpoint_now()
             if evaluated:
-                report(replace(progress, epoch=step // len(loader), validation=validation))
+                report(replace(progress, epoch=run.step // len(loader), validation=validation))
                 if watch.is_over(settings):
                     break
     walk.pause()
-    train_s = seconds_before + time.perf_counter() - started
-    best_step = watch.best_step if settings.patience else None
-    if best_step is not None and best_step != step:
-        restore(load(run_dir / BEST), model)
 
-    def write(measured: Mapping[str, Metrics]) -> None:
-        write_record(
-            run_dir,
-            record,
-            train_s=train_s,
-            samples_per_s=rate,
-            epochs=-(-step // len(loader)),
-            best_epoch=None if best_step is None else -(-best_step // len(loader)),
-            metrics={split: asdict(metrics) for split, metrics in measured.items()},
-            device=device,
+
+def _forward_of(run: Run, precision: Precision, *, steps: int) -> Forward:
+    """A step's loss: sets the rates, looks up, computes, and refuses what is not finite.
+
+    Args:
+        run: its model, optimiser and folder are used.
+        precision: of the run.
+        steps: of all epochs.
+    """
+    config, model = run.trained.config, run.trained.model
+    pull = Regularization(run.dataset, strength=config.tables.regularization, device=precision.device)
+
+    def forward(item: Item) -> tuple[Tensor, Seen]:
+        factor = rate_factor(
+            config.train, step=run.step, steps=steps, epoch=item.loader["epoch"], reductions=run.watch.reductions
         )
-        write_metrics(run_dir / "metrics.json", measured, samples_per_s=rate, best_step=best_step)
+        for group in run.optimizer.param_groups:
+            group["lr"] = config.train.learning_rate * factor
+        set_rate(model, config.tables.learning_rate * factor, step=run.steps_before + run.step)
+        with precision.autocast():
+            logits_B, rows = model(item.tensors)
+        losses_B = F.binary_cross_entropy_with_logits(logits_B.float(), item.tensors.labels, reduction="none")
+        loss = share_of_loss(losses_B, _samples_of(item, run))
+        seen = Seen(item, mean_loss(loss), rows, logits_B, factor)
+        if not math.isfinite(seen.loss):
+            where = first_not_finite(seen, model.module.net)
+            stop(run.folder, run.step + 1, item, f"the loss is {seen.loss}", where)
+        return precision.scaled(loss + pull(rows, item.tensors)), seen
 
-    measured = _measure(trained, dataset, run_dir, write)
-    model.eval()
-    return RunResult(trained, measured.get("validation"), measured.get("test"), rate, best_step)
+    return forward
 
 
-def _measure(
-    trained: TrainedModel, dataset: Dataset, run_dir: Path, write: Callable[[Mapping[str, Metrics]], None]
-) -> dict[str, Metrics]:
-    """Predict the splits that have samples, keep the predictions, and have the first process write the metrics."""
-    predicted = {split: predict_split(trained, dataset, split) for split in ("validation", "test")}
+def _finish(run: Run, record: RecordStart) -> RunResult:
+    """Take the weights that the run keeps, predict the splits that have samples, and write what was measured."""
+    trained, watch, settings = run.trained, run.watch, run.trained.config.train
+    best_step = watch.best_step if settings.patience else None
+    if best_step is not None and best_step != run.step:
+        restore(load(run.folder / BEST), trained.model)
+    predicted = {split: predict_split(trained, run.dataset, split) for split in ("validation", "test")}
     kept = {split: predictions for split, predictions in predicted.items() if predictions is not None}
     measured = on_first(lambda: {split: measure(predictions) for split, predictions in kept.items()})
     with together("writing the metrics"):
         if world().rank == 0:
-            write_predictions(run_dir, kept)
-            write(measured)
-    return measured
+            _write(run, record, kept, measured, best_step=best_step)
+    trained.model.eval()
+    return RunResult(trained, measured.get("validation"), measured.get("test"), run.samples_per_s, best_step)
 
 
-def _open(config: RunConfig, features: FeatureSet, run_dir: Path, fingerprint: str, resume: bool) -> Checkpoint | None:
-    """Make or continue the folder in every process; the checkpoint to continue from, if any."""
-
-    def open_one() -> Checkpoint | None:
-        resumed = resume or world().rank > 0  # the first has made the folder by then
-        if resumed and (run_dir / "config.json").exists():
-            check_samples_per_step(run_dir / "config.json", config)
-        return open_run(
-            as_one_process(config, world().size), features, run_dir, fingerprint=fingerprint, resume=resumed
-        )
-
-    checkpoint = first_before_others(open_one)
-    if len({each for each in gather(None if checkpoint is None else checkpoint.step)}) > 1:
-        raise ConfigError(f"{run_dir} is not the same for all processes; put it on a file system that they share")
-    return checkpoint
-
-
-def _row_maps(
-    config: RunConfig, dataset: Dataset, run_dir: Path, source: Source | None, *, new: bool
-) -> dict[str, RowMap]:
-    """Those of the run's folder, which the first process makes for a new run."""
-    if new and world().rank == 0:
-        if source is not None and config.data.since:
-            made = grown_row_maps(config, source.row_maps, dataset)
-        else:
-            made = build_row_maps(config, dataset)
-        save_row_maps(made, run_dir / "row_maps.npz")
-    # A later version may number rows in another order than the checkpoint's.
-    return load_row_maps(run_dir / "row_maps.npz")
-
-
-@contextmanager
-def _taken_back_if_refused(run_dir: Path, *, new: bool) -> Iterator[None]:
-    """A configuration that its data refuses must not leave a run in the way of the corrected one."""
-    try:
-        yield
-    except RecsysError:  # in the processes that did not refuse it, of another kind
-        if new and world().rank == 0:
-            for name in ("config.json", "row_maps.npz", "features.json", "data.json"):
-                (run_dir / name).unlink(missing_ok=True)
-        raise
-
-
-def _set_rates(
-    model: DistributedModelParallel, optimizer: torch.optim.Optimizer, config: RunConfig, factor: float, *, step: int
+def _write(
+    run: Run,
+    record: RecordStart,
+    predicted: Mapping[str, Predictions],
+    measured: Mapping[str, Metrics],
+    *,
+    best_step: int | None,
 ) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = config.train.learning_rate * factor
-    set_rate(model, config.tables.learning_rate * factor, step=step)
+    # Of other splits there may be predictions that an evaluation made halfway, with weights that are no more.
+    (run.folder / FILE).unlink(missing_ok=True)
+    write_predictions(run.folder, predicted)
+    write_record(
+        run.folder,
+        record,
+        train_s=run.train_s,
+        samples_per_s=run.samples_per_s,
+        epochs=-(-run.step // len(run.loader)),
+        best_epoch=None if best_step is None else -(-best_step // len(run.loader)),
+        metrics={split: asdict(metrics) for split, metrics in measured.items()},
+        device=run.trained.device,
+    )
+    write_metrics(run.folder / "metrics.json", measured, samples_per_s=run.samples_per_s, best_step=best_step)
+
+
+def _samples_of(item: Item, run: Run) -> int:
+    """Samples of a step, in all processes."""
+    samples = len(run.dataset.split("train"))
+    return samples_in_step(samples, item.loader["next_batch"], run.trained.config.train.batch_size)
 
 
 def _step_of(item: Item, loader: BatchLoader) -> int:

@@ -15,6 +15,7 @@ from recsys.embeddings.sharding import table_shards
 from recsys.errors import InvalidInputError
 from recsys.files import write_atomically
 from recsys.training.distributed import world
+from recsys.training.run_folder import CHECKPOINT
 from recsys.training.steps import Item, Seen
 
 
@@ -65,19 +66,23 @@ def stop(run_dir: Path, step: int, item: Item, what: str, where: str) -> NoRetur
     file = run_dir / ("bad_batch.npz" if world().size == 1 else f"bad_batch.{world().rank}.npz")
     encoded = item.encoded
     content = io.BytesIO()
-    np.savez(
-        content,
-        allow_pickle=False,
-        sample=item.samples,
-        label=encoded.labels,
-        history_offsets=encoded.history_offsets,
-        **encoded.user,
+    columns: dict[str, np.ndarray] = {
+        "sample": item.samples,
+        "label": encoded.labels,
+        "history_offsets": encoded.history_offsets,
+        **{f"user.{name}": column for name, column in encoded.user.items()},
         **{f"item.{name}": column for name, column in encoded.item.items()},
         **encoded.history,
-    )
+    }
+    np.savez(content, allow_pickle=False, **columns)
     write_atomically(file, content.getvalue())
+    remedy = "there was no checkpoint yet: begin a new run, in another folder"
+    if (run_dir / CHECKPOINT).exists():
+        remedy = (
+            "the last checkpoint is of before this step, and --resume would come to it again: go on in a new run with "
+            "--warm-start"
+        )
     raise InvalidInputError(
         f"step {step}: {what}; lower the learning rates. The first that is not finite: {where}. The batch is in {file} "
-        "(numpy.load; ids are codes, 'sample' counts the data set's samples); the last checkpoint is of before this "
-        "step, and --resume would come to it again: go on in a new run with --warm-start"
+        f"(numpy.load; ids are codes, 'sample' counts the data set's samples); {remedy}"
     )

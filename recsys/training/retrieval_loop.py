@@ -30,7 +30,7 @@ from recsys.data.interactions import Interactions, Pairs
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.files import write_atomically
 from recsys.training.distributed import check_alone
-from recsys.training.predictions import UserValues, write_user_values
+from recsys.training.predictions import USER_FILE, UserValues, write_user_values
 from recsys.training.retrieval_config import RetrievalRunConfig, RetrievalTrainConfig
 from recsys.training.retrieval_folder import RunState, compare, load, open_run, read_retrieval_config, save
 from recsys.training.retrieval_ranking import RankingMetrics, rank_users, sample_users
@@ -208,6 +208,8 @@ def _train(
     validation = _rank(steps_of, config, interactions, sample, test=False) if len(sample) else None
     users_ND, items_MD = steps_of.vectors()
     test, of_users = _rank_users(steps_of, config, interactions, interactions.test, test=True)
+    # Of the validation part there may be values of an evaluation made halfway, of weights that are no more.
+    (run_dir / USER_FILE).unlink(missing_ok=True)
     write_user_values(run_dir, {"test": of_users})
     result = RetrievalRunResult(
         test=test,

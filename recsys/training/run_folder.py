@@ -81,7 +81,7 @@ def open_run(
     if config_file.exists():
         if not resume:
             raise ConfigError(f"{run_dir} holds a run already: resume it, or choose another folder")
-        if from_json(config_file.read_text()) != config:
+        if read_config(run_dir) != config:
             raise ConfigError(f"{run_dir} holds a run of another configuration; see its config.json")
         try:
             trained_on = _read_fingerprint(run_dir / "data.json")
@@ -98,19 +98,34 @@ def open_run(
     return None
 
 
-def read_run(run_dir: Path) -> tuple[RunConfig, FeatureSet, str]:
-    """Configuration, FeatureSet, and fingerprint of the data.
+def read_config(run_dir: Path) -> RunConfig:
+    """A run's configuration.
 
     Raises:
-        DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
+        DataFileError: it is missing, damaged, or that of a model that ranks all items.
     """
+    file = run_dir / "config.json"
     if is_retrieval_run(run_dir):
         raise DataFileError(
             f"{run_dir} holds a run of a model that ranks all items; expected one of a ranking model "
             "(`recsys evaluate` and `recsys compare` read both)"
         )
     try:
-        config = from_json((run_dir / "config.json").read_text())
+        return from_json(file.read_text())
+    except FileNotFoundError:
+        raise DataFileError(f"{file} is missing; `recsys train` writes a run") from None
+    except ValueError as error:  # not JSON, not text, or not what its name says
+        raise DataFileError(f"{file}: {error}") from error
+
+
+def read_run(run_dir: Path) -> tuple[RunConfig, FeatureSet, str]:
+    """Configuration, FeatureSet, and fingerprint of the data.
+
+    Raises:
+        DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
+    """
+    config = read_config(run_dir)
+    try:
         features = FeatureSet.from_json((run_dir / "features.json").read_text())
         fingerprint = _read_fingerprint(run_dir / "data.json")
     except FileNotFoundError as error:

@@ -7,7 +7,7 @@ import numpy as np
 from recsys.data.samples import Dataset
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.training.config import RunConfig
-from recsys.training.early_stopping import needs_validation
+from recsys.training.early_stopping import needs_validation, no_value
 
 
 def check_trainable(config: RunConfig, dataset: Dataset) -> None:
@@ -19,7 +19,7 @@ def check_trainable(config: RunConfig, dataset: Dataset) -> None:
 
     Raises:
         InvalidInputError: no training samples; a split with one label only; a number that is not finite.
-        ConfigError: the run needs a validation split, and there is none.
+        ConfigError: the run needs a validation split, and there is none, or the monitored metric has no value there.
     """
     if not len(dataset.split("train")):
         raise InvalidInputError("the train split is empty: there is nothing to train on")
@@ -36,7 +36,17 @@ def check_trainable(config: RunConfig, dataset: Dataset) -> None:
                 f"the {name} split: all {len(labels):,} labels are {labels[0]}; {why}. Give it samples of both labels"
                 + ("" if name == "train" else ", or leave the split empty")
             )
+    _check_monitor(config, dataset)
     _check_numbers(dataset)
+
+
+def _check_monitor(config: RunConfig, dataset: Dataset) -> None:
+    """GAUC needs a user with both labels. The numbers of such users do not depend on what a model says."""
+    indices = dataset.split("validation")
+    if config.train.monitor == "gauc" and len(indices):
+        label, user = dataset.samples.label[indices], dataset.sample_user[indices]
+        if not len(np.intersect1d(user[label == 0], user[label == 1])):
+            raise no_value("gauc")
 
 
 def _check_numbers(dataset: Dataset) -> None:

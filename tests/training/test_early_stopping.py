@@ -188,6 +188,10 @@ def of_label(label: int, split: str) -> Callable[[Dataset], Dataset]:
     return change
 
 
+def first_of_each_user(dataset: Dataset) -> np.ndarray:
+    return np.unique(dataset.sample_user[dataset.split("validation")], return_index=True)[1]
+
+
 def nan_in(side: str, name: str) -> Callable[[Dataset], Dataset]:
     def change(dataset: Dataset) -> Dataset:
         columns = dict(getattr(dataset, side))
@@ -229,6 +233,11 @@ def nan_in(side: str, name: str) -> Callable[[Dataset], Dataset]:
             "numeric user feature 'size': 1 of 10 values are not finite, the first nan in row 3; give its default",
         ),
         ([], nan_in("context", "present"), "numeric context feature 'present': 1 of"),
+        (
+            ["train.monitor=gauc"],
+            lambda d: with_split(d, "validation", d.split("validation")[first_of_each_user(d)]),
+            "train.monitor is 'gauc', which has no value on this validation split: no user of it has both labels",
+        ),
         (["train.decay=2"], lambda d: d, "train.decay is 2.0; allowed: 0 to 1"),
         (["train.patience=-1"], lambda d: d, "train.patience is -1; allowed: 0 or more"),
         (["train.schedule=cosin"], lambda d: d, r"train.schedule is 'cosin': did you mean 'cosine'\?"),

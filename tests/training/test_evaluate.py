@@ -142,6 +142,17 @@ def test_a_better_model_is_found_better_and_a_run_beside_itself_is_not() -> None
     assert [pair.auc.verdict for pair in compare_segments(worse, kept, resamples=100) if pair.auc][-1] == "B"
 
 
+def test_segments_of_a_comparison_are_those_of_the_first_run() -> None:
+    kept = read_predictions(finished().folder, "test")
+    of_fewer = replace(
+        kept, user_train=np.zeros_like(kept.user_train), earlier_events=np.full_like(kept.label, -1, "i4")
+    )
+    for a, b, names in ((kept, of_fewer, set(slices(kept))), (of_fewer, kept, set(slices(of_fewer)))):
+        pairs = compare_segments(a, b, resamples=5)
+        assert {pair.a.name for pair in pairs} <= names and len(pairs) == len(segments(a))
+        assert all(pair.a == pair.b for pair in pairs), "the logits are the same"
+
+
 def test_a_comparison_of_retrieval_runs_is_over_users(tmp_path: Path) -> None:
     users = np.arange(50)
     a = UserValues(user_G=users, values={"recall": np.linspace(0, 1, 50), "ndcg": np.zeros(50)})

@@ -259,7 +259,7 @@ def damage(change: Callable[[Path], None], tmp_path: Path) -> Path:
         (lambda f: (f / "data.json").write_text("[]"), r"data\.json: expected an object with a text 'fingerprint'"),
         (lambda f: (f / "row_maps.npz").unlink(), r"row_maps\.npz: not readable as row maps: "),
         (lambda f: (f / "checkpoint.pt").unlink(), r"checkpoint\.pt: no checkpoint; `recsys train` writes one"),
-        (lambda f: (f / "config.json").write_text("{"), "not a run configuration: "),
+        (lambda f: (f / "config.json").write_text("{"), r"config\.json: not a run configuration: "),
         (lambda f: (f / "features.json").write_text("{"), "not a FeatureSet in JSON: "),
         (lambda f: (f / "row_maps.npz").write_bytes(b""), r"row_maps\.npz: not readable as row maps: "),
         (lambda f: (f / "row_maps.npz").write_bytes(b"PK\3\4"), r"row_maps\.npz: not readable as row maps: "),

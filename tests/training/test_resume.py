@@ -18,12 +18,15 @@ from tiny_run import NAMESAKES, odd_config, odd_dataset
 
 import recsys.training.checkpoint as checkpoints
 import recsys.training.loop as loop
+import recsys.training.start as start
 from recsys.data.samples import Dataset
 from recsys.errors import ConfigError, DataFileError
 from recsys.training.checkpoint import load, restore, save, write_index
 from recsys.training.config import override
 from recsys.training.loop import train
+from recsys.training.predictions import read_predictions, write_predictions
 from recsys.training.reports import Progress, RunResult
+from recsys.training.trained import load_run, predict_run
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +181,39 @@ def test_resuming_with_another_configuration_is_refused(
         train(override(odd_config(), ["train.batch_size=20"]), dataset, tmp_path / "run", resume=True)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "config.json: not a run configuration: "),
+        ('{"task": "retrieval"}', "run holds a run of a model that ranks all items; expected one of a ranking model"),
+    ],
+)
+def test_resuming_what_is_no_run_of_a_ranking_model_is_refused(
+    content: str, message: str, dataset: Dataset, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(content)
+    with pytest.raises(DataFileError, match=re.escape(message)):
+        train(odd_config(), dataset, tmp_path / "run", resume=True)
+
+
+def test_predictions_made_halfway_do_not_outlive_the_weights_they_are_of(dataset: Dataset, tmp_path: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.step == 4:
+            raise Killed
+
+    run = tmp_path / "run"
+    with pytest.raises(Killed):
+        train(odd_config(), dataset, run, report=interrupt)
+    halfway = predict_run(load_run(run), dataset, "train")
+    assert halfway is not None
+    write_predictions(run, {"train": halfway})
+    train(odd_config(), dataset, run, resume=True)
+    assert len(read_predictions(run, "test")) == len(dataset.split("test"))
+    with pytest.raises(DataFileError, match="no predictions of the train split; found: test, validation"):
+        read_predictions(run, "train")
+
+
 def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
@@ -271,7 +307,7 @@ def test_a_resumed_run_numbers_rows_as_its_checkpoint_does(
     def otherwise(*_: Any) -> Any:
         raise AssertionError("the row maps are built anew")
 
-    monkeypatch.setattr(loop, "build_row_maps", otherwise)
+    monkeypatch.setattr(start, "build_row_maps", otherwise)
     assert_same_end(train(odd_config(), dataset, tmp_path / "run", resume=True), tmp_path / "run", whole)
 
 

@@ -82,8 +82,11 @@ def test_a_killed_run_goes_on_to_the_same_last_digit(kind: str, tmp_path: Path) 
     assert seen[0].epoch == 4
     assert resumed.test == whole.test and resumed.validation == whole.validation
     assert torch.equal(resumed.users_ND, whole.users_ND) and torch.equal(resumed.items_MD, whole.items_MD)
+    evaluate_retrieval_run(tmp_path / "part", data, "validation")
     again = train_retrieval_run(config, data, tmp_path / "part", resume=True)  # of a finished run: measured once more
     assert again.test == whole.test
+    with pytest.raises(DataFileError, match="no values of the validation split; found: test"):
+        read_user_values(tmp_path / "part", "validation")  # which might have been made halfway
 
 
 def test_patience_ends_a_run_with_its_best_weights(tmp_path: Path) -> None:

@@ -216,11 +216,28 @@ def test_since_takes_a_time_or_a_duration_before_the_newest_sample(dataset: Data
         dataset, samples=replace(dataset.samples, splits={"train": training, "validation": none, "test": none})
     )
     parted = samples_since(only, "1d")
-    assert len(parted.split("validation")) == len(training) // 10
-    assert times_ms.max() == dataset.sample_time_ms[parted.split("validation")].max()
-    assert (
-        dataset.sample_time_ms[parted.split("train")].max() <= dataset.sample_time_ms[parted.split("validation")].min()
-    )
+    trained_ms, held_ms = (dataset.sample_time_ms[parted.split(name)] for name in ("train", "validation"))
+    assert sorted([*trained_ms, *held_ms]) == sorted(times_ms)
+    # Moments hold up to two events: a moment is in one part, so the newest tenth may be one less.
+    assert trained_ms.max() < held_ms.min() and len(training) // 10 - 1 <= len(held_ms) <= len(training) // 10
+
+
+def test_since_holds_nothing_out_that_could_not_be_measured(dataset: Dataset) -> None:
+    none, newest = np.zeros(0, dtype=np.int64), np.argsort(dataset.sample_time_ms)[-20:]
+
+    def held_out(label: np.ndarray, times_ms: np.ndarray) -> tuple[int, int]:
+        samples = replace(
+            dataset.samples, label=label.astype(np.uint8), splits={"train": newest, "validation": none, "test": none}
+        )
+        parted = samples_since(replace(dataset, samples=samples, sample_time_ms=times_ms), "1d")
+        return len(parted.split("train")), len(parted.split("validation"))
+
+    mixed, in_order = np.arange(len(dataset)) % 2, np.empty(len(dataset), dtype=np.int64)
+    mixed[newest[-2:]] = [0, 1]
+    in_order[newest] = np.arange(20)
+    assert held_out(mixed, in_order) == (18, 2)
+    assert held_out(np.zeros(len(dataset)), in_order) == (20, 0)  # of one label
+    assert held_out(mixed, np.zeros(len(dataset), dtype=np.int64)) == (20, 0)  # of one moment
 
 
 @pytest.mark.parametrize(
