@@ -54,7 +54,14 @@ def evaluate_retrieval(run_dir: Path, *, split: str, data: Path | None, as_json:
     from recsys.training.retrieval_loop import evaluate_retrieval_run
 
     config = read_retrieval_config(run_dir)
-    figures = {split: evaluate_retrieval_run(run_dir, load(config.data, data), split)}
+    interactions = load(config.data, data)
+    if split == "validation" and not len(interactions.validation):
+        if as_json:
+            print("{}")
+        else:
+            notes.print("the validation split is empty: there is nothing to measure")
+        return
+    figures = {split: evaluate_retrieval_run(run_dir, interactions, split)}
     if as_json:
         print(json.dumps(_values(figures)))
     else:

@@ -33,7 +33,9 @@ def lightgcn_gowalla() -> RetrievalRunConfig:
         recipe="lightgcn_gowalla",
         data=_GOWALLA,
         model=LightGcnConfig(),
-        train=RetrievalTrainConfig(epochs=300, learning_rate=0.05, regularization=4e-4, schedule="cosine"),
+        train=RetrievalTrainConfig(
+            epochs=25, learning_rate=0.03, negatives=32, regularization=4e-4, schedule="cosine", checkpoint_epochs=5
+        ),
     )
 
 

@@ -96,7 +96,7 @@ def predictions_of(dataset: Dataset, indices: Int64Array, logits: npt.NDArray[np
 
 
 def write_predictions(run_dir: Path, predictions: Mapping[str, Predictions]) -> None:
-    """Keep the predictions of some splits; those of other splits stay.
+    """Keep the predictions of some splits; those of other splits stay, unless the file is damaged.
 
     Args:
         run_dir: the run's folder, which exists.
@@ -105,8 +105,8 @@ def write_predictions(run_dir: Path, predictions: Mapping[str, Predictions]) -> 
     Raises:
         ConfigError: the folder cannot be written.
     """
-    kept = {**_read_all(run_dir / FILE), **predictions} if (run_dir / FILE).exists() else predictions
-    columns = {f"{split}.{name}": a for split, of in kept.items() for name, a in vars(of).items()}
+    columns = _others(run_dir / FILE, predictions)
+    columns |= {f"{split}.{name}": a for split, of in predictions.items() for name, a in vars(of).items()}
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **columns)
     write_atomically(run_dir / FILE, content.getvalue())
@@ -139,14 +139,13 @@ class UserValues:
 
 
 def write_user_values(run_dir: Path, values: Mapping[str, UserValues]) -> None:
-    """Keep the per-user metrics of some splits in ``user_values.npz``; those of other splits stay.
+    """Keep the per-user metrics of some splits in ``user_values.npz``; as :func:`write_predictions`.
 
     Raises:
         ConfigError: the folder cannot be written.
     """
     file = run_dir / USER_FILE
-    stay = {split: of for split, of in (_read_columns(file) if file.exists() else {}).items() if split not in values}
-    columns: dict[str, np.ndarray] = {f"{split}.{n}": column for split, of in stay.items() for n, column in of.items()}
+    columns = _others(file, values)
     columns |= {f"{split}.user": of.user_G for split, of in values.items()}
     for split, of in values.items():
         columns |= {f"{split}.{name}": column for name, column in of.values.items()}
@@ -176,6 +175,15 @@ def _remedy(run_dir: Path, split: str, found: Iterable[str]) -> str:
     if not names and not (run_dir / "config.json").exists():
         return f"{run_dir} is not the folder of a run"
     return f"found: {names or 'none'}. `recsys evaluate {run_dir} --split {split}` writes them"
+
+
+def _others(file: Path, splits: Iterable[str]) -> dict[str, np.ndarray]:
+    """The columns of the other splits in a file; none of one that is damaged, which is then replaced."""
+    try:
+        found = _read_columns(file) if file.exists() else {}
+    except DataFileError:
+        return {}
+    return {f"{split}.{n}": column for split, of in found.items() if split not in splits for n, column in of.items()}
 
 
 def _read_all(file: Path) -> dict[str, Predictions]:

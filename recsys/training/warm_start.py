@@ -209,15 +209,16 @@ def _known_ids(row_map: RowMap | None) -> Int64Array:
 
 
 def _means(values_N: Tensor, group_N: Int64Array, groups: int) -> Tensor:
-    """The mean of each group, [R] or [R, D]; of one value it is that value to the last bit."""
+    """The mean of each group, [R] or [R, D]; of equal values it is that value to the last bit: ids of one cluster."""
+    index = torch.from_numpy(group_N)
     if groups == len(group_N):
         ordered = torch.empty_like(values_N)
-        ordered[torch.from_numpy(group_N)] = values_N
+        ordered[index] = values_N
         return ordered
-    index = torch.from_numpy(group_N)
-    sums = values_N.new_zeros((groups, *values_N.shape[1:])).index_add_(0, index, values_N)
-    counts = torch.bincount(index, minlength=groups).float()
-    return sums / counts.view(-1, *[1] * (values_N.dim() - 1))
+    # In float64 the sum of equal float32 numbers is exact.
+    sums = torch.zeros(groups, *values_N.shape[1:], dtype=torch.float64).index_add_(0, index, values_N.double())
+    counts = torch.bincount(index, minlength=groups)
+    return (sums / counts.view(-1, *[1] * (values_N.dim() - 1))).to(values_N.dtype)
 
 
 def _set_rows(shards: list[TableShard], rows_R: Int64Array, values_R: Tensor, state: str | None) -> None:

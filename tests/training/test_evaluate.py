@@ -29,6 +29,7 @@ from recsys.training.evaluate import measure, resample, segments, slices
 from recsys.training.loop import train
 from recsys.training.predictions import (
     FILE,
+    USER_FILE,
     Predictions,
     UserValues,
     predictions_of,
@@ -237,6 +238,15 @@ def test_predictions_of_splits_are_kept_side_by_side(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"not a zip")
     with pytest.raises(DataFileError, match="not readable as predictions"):
         read_predictions(tmp_path, "test")
+
+
+def test_a_damaged_file_of_predictions_is_written_anew(tmp_path: Path) -> None:
+    for name in (FILE, USER_FILE):
+        (tmp_path / name).write_bytes(b"PK torn")
+    write_predictions(tmp_path, {"test": some([0, 1], [1, 2])})
+    assert read_predictions(tmp_path, "test").logit.tolist() == [1, 2]
+    write_user_values(tmp_path, {"test": UserValues(user_G=np.arange(2), values={"recall": np.array([0, 1.0])})})
+    assert read_user_values(tmp_path, "test").values["recall"].tolist() == [0, 1]
 
 
 def test_tables_fit_a_terminal_of_80_columns() -> None:

@@ -11,6 +11,7 @@ from planted import ITEMS, USERS, planted, popularity_metrics
 
 from recsys.data.interactions import Interactions, make_pairs
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
+from recsys.training.predictions import read_user_values
 from recsys.training.retrieval_config import RetrievalRunConfig, from_json, override, to_json
 from recsys.training.retrieval_loop import (
     RetrievalProgress,
@@ -74,6 +75,7 @@ def test_a_killed_run_goes_on_to_the_same_last_digit(kind: str, tmp_path: Path) 
 
     with pytest.raises(Killed):
         train_retrieval_run(config, data, tmp_path / "part", report=kill)
+    evaluate_retrieval_run(tmp_path / "part", data, "validation")
     seen: list[RetrievalProgress] = []
     torch.manual_seed(5)  # the caller's own random numbers have no part in it
     state = torch.get_rng_state()
@@ -82,11 +84,10 @@ def test_a_killed_run_goes_on_to_the_same_last_digit(kind: str, tmp_path: Path) 
     assert seen[0].epoch == 4
     assert resumed.test == whole.test and resumed.validation == whole.validation
     assert torch.equal(resumed.users_ND, whole.users_ND) and torch.equal(resumed.items_MD, whole.items_MD)
-    evaluate_retrieval_run(tmp_path / "part", data, "validation")
     again = train_retrieval_run(config, data, tmp_path / "part", resume=True)  # of a finished run: measured once more
     assert again.test == whole.test
     with pytest.raises(DataFileError, match="no values of the validation split; found: test"):
-        read_user_values(tmp_path / "part", "validation")  # which might have been made halfway
+        read_user_values(tmp_path / "part", "validation")  # they were of weights that are no more
 
 
 def test_patience_ends_a_run_with_its_best_weights(tmp_path: Path) -> None:

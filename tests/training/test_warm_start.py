@@ -153,6 +153,13 @@ def test_a_warm_run_killed_before_its_first_checkpoint_starts_warm_again(
     assert torch.equal(table_weights(result.trained.model)["user"], table_weights(old.model)["user"])
 
 
+def test_the_same_clusters_begin_with_the_same_rows(dataset: Dataset, tmp_path: Path) -> None:
+    config = override(odd_config(), ["rows.maps.user=graph", "rows.budget=0.7", "train.epochs=1"])
+    result = train(config, dataset, tmp_path / "old")
+    again, _ = warm(config, dataset, tmp_path / "old", tmp_path / "new")
+    assert torch.equal(table_weights(again.trained.model)["user"], table_weights(result.trained.model)["user"])
+
+
 def test_a_row_of_several_ids_begins_as_the_mean_of_theirs_and_hashes_match_only_themselves() -> None:
     ids = np.array([3, 5, 7])
     before = vocabulary("item", ids, np.array([9, 8, 7]))  # rows 1, 2, 3
