@@ -61,6 +61,14 @@ def test_a_recipe_is_trained_shown_and_evaluated(at_data: Path) -> None:
     assert "recall@5" in table.stdout and "coverage" in table.stdout
 
 
+def test_a_run_without_a_validation_part_has_nothing_to_measure_there(at_data: Path) -> None:
+    Path("data/valid.txt").unlink()
+    recsys("train", "lightgcn_gowalla", *SMALL, "train.epochs=1")
+    assert recsys("evaluate", "runs/lightgcn_gowalla", "--split", "validation") == {}
+    told = CliRunner().invoke(app, ["evaluate", "runs/lightgcn_gowalla", "--split", "validation"])
+    assert told.exit_code == 0 and "the validation split is empty" in told.output
+
+
 @pytest.mark.parametrize("option", ["--plan", "--since=1d", "--warm-start=runs/x", "--tensorboard"])
 def test_options_of_ranking_models_are_refused(option: str) -> None:
     done = CliRunner().invoke(app, ["train", "lightgcn_gowalla", option])

@@ -134,6 +134,8 @@ def test_other_malformed_inputs_are_refused() -> None:
         gauc(labels, np.array([0.1, 0.2]), np.array([1]))
     with pytest.raises(InvalidInputError, match=r"probabilities are in \[-0.5, 1.5\]; allowed: 0 to 1"):
         log_loss(labels, np.array([-0.5, 1.5]))
+    with pytest.raises(InvalidInputError, match="there are no samples; allowed: one or more"):
+        log_loss(np.zeros(0), np.zeros(0))
     for metric in (recall_at_k, capped_recall_at_k, ndcg_at_k):
         with pytest.raises(InvalidInputError, match=r"hits have shape \[2\]; expected \[1, k\]"):
             metric(np.array([1, 0]), np.array([1]))
@@ -141,3 +143,5 @@ def test_other_malformed_inputs_are_refused() -> None:
             metric(np.array([[1, 0]]), np.array([1, 1]))
         with pytest.raises(InvalidInputError, match="at least one relevant item; leave the others out"):
             metric(np.array([[1, 0]]), np.array([0]))
+        with pytest.raises(InvalidInputError, match="there are no users; allowed: one or more"):
+            metric(np.zeros((0, 2)), np.zeros(0, dtype=np.int64))

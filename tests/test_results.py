@@ -223,5 +223,7 @@ def test_the_command_tells_a_stale_page_by_its_exit_code(tmp_path: Path) -> None
     text = (DOCS / "results.md").read_text()
     (tmp_path / "results.md").write_text(text)
     assert CliRunner().invoke(app, ["results", "--check", "--docs", str(tmp_path)]).exit_code == 0
+    both = CliRunner().invoke(app, ["results", "--check", "--json", "--docs", str(tmp_path)])
+    assert "--check and --json" in str(both.exception)
     (tmp_path / "results.md").write_text(text.replace("| --- |", "| -- |", 1))
     assert CliRunner().invoke(app, ["results", "--check", "--docs", str(tmp_path)]).exit_code == 1

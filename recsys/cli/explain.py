@@ -41,13 +41,17 @@ def explain(
         facts = {"fields": found.fields, "values": found.values, "score": found.score, "label": found.label}
         print(json.dumps({**facts, "maps": found.maps.round(6).tolist()}))
         return
-    layers = len(found.maps)
     output.print(f"{split} sample {sample}: score {found.score:.4f}, label {found.label}", highlight=False)
-    table = Table("feature", "value", *(f"layer {layer + 1} reads" for layer in range(layers)), box=None)
-    for number, (field, value) in enumerate(zip(found.fields, found.values, strict=True)):
-        reads = (
-            ", ".join(f"{name} {weight:.2f}" for name, weight in found.most_read(layer, number))
-            for layer in range(layers)
-        )
-        table.add_row(field, escape(value), *reads)
-    output.print(table)
+    values = Table("feature", "value", box=None)
+    for field, value in zip(found.fields, found.values, strict=True):
+        values.add_row(field, escape(value))
+    output.print(values)
+    # A table per layer: all in one is too wide for a terminal.
+    for layer in range(len(found.maps)):
+        table = Table(f"layer {layer + 1}", "reads most", "weight", "then", "weight", box=None)
+        for number, field in enumerate(found.fields):
+            reads = found.most_read(layer, number, count=2)
+            table.add_row(field, *(cell for name, weight in reads for cell in (name, f"{weight:.3f}")))
+        output.print()
+        output.print(table)
+    output.print(f"\nWeights are means over heads; even ones would be {1 / len(found.fields):.3f}.", highlight=False)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from recsys.cli.options import notes, output
+from recsys.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=False, invoke_without_command=True, rich_markup_mode="markdown")
 DocsOption = Annotated[Path, typer.Option("--docs", help="Folder with results.md and the records in results/.")]
@@ -31,6 +32,8 @@ def results(
     from recsys.results.rows import ROWS, TABLES
     from recsys.results.tables import row_json
 
+    if as_json and check:
+        raise ConfigError("--check and --json are two different things; allowed: one of them")
     if as_json:
         runs = read_all(docs / RECORDS, ROWS)
         tables = {table.name: table for table in TABLES}

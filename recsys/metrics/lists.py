@@ -167,6 +167,8 @@ def one_positive_lists(labels: Array, scores: Array, groups: Array) -> OnePositi
 def _checked_relevant(hits: Array, relevant: Array) -> Array:
     if hits.ndim != 2 or len(hits) != len(relevant):
         raise InvalidInputError(f"hits have shape {list(hits.shape)}; expected [{len(relevant)}, k]")
-    if len(relevant) and relevant.min() < 1:
+    if not len(relevant):
+        raise InvalidInputError("there are no users; allowed: one or more")
+    if relevant.min() < 1:
         raise InvalidInputError("every user must have at least one relevant item; leave the others out")
     return np.asarray(relevant)

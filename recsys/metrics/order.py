@@ -37,7 +37,7 @@ def gauc(labels: Array, scores: Array, groups: Array) -> float:
     """AUC within each group, averaged with the group's number of samples as weight.
 
     Groups with one class only say nothing about order and are left out (Zhou et al., KDD 2018,
-    section 6.2). NaN if none is left.
+    section 6.3). NaN if none is left.
 
     >>> gauc(np.array([0, 1, 0, 1, 1]), np.array([0.1, 0.9, 0.8, 0.2, 0.5]), np.array([7, 7, 8, 8, 9]))
     0.5

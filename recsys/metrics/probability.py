@@ -18,8 +18,13 @@ def log_loss(labels: Array, probabilities: Array) -> float:
 
     >>> round(log_loss(np.array([1, 0]), np.array([0.9, 0.2])), 4)
     0.1643
+
+    Raises:
+        InvalidInputError: lengths differ, there are no samples, labels outside {0, 1}, or probabilities outside 0 to 1.
     """
     labels, probabilities = _checked_probabilities(labels, probabilities)
+    if not len(labels):
+        raise InvalidInputError("there are no samples; allowed: one or more")
     clipped = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
     return float(-np.mean(np.where(labels == 1, np.log(clipped), np.log1p(-clipped))))
 

@@ -51,8 +51,8 @@ class _PReluFunction(torch.autograd.Function):
 class Dice(nn.Module):
     """DIN's activation: p x + (1 - p) alpha x, p = sigmoid of x standardised over the batch.
 
-    Batch statistics in training, running statistics afterwards (Zhou et al., KDD 2018, eq. 3; eps
-    1e-8, alpha learned from 0 per unit). The official code's evaluation used wrong statistics; see its
+    Batch statistics in training, running statistics afterwards (Zhou et al., KDD 2018, section 5.2;
+    eps 1e-8, alpha learned from 0 per unit). The official code's evaluation used wrong statistics; see its
     README's erratum.
 
     Args:

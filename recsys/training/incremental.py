@@ -18,6 +18,9 @@ from recsys.features.hashing import Int64Array
 from recsys.training.config import RunConfig
 
 UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
+HASHES_UNKNOWN = "hashes unknown"
+"""Kind of a map of which only the ids with rows of their own are known, as from a bundle (``warm_start_source.py``)."""
+
 HELD_OUT = 0.1
 """Share of the samples, the newest, that becomes the validation split where the data declares neither it nor a test;
 less where many are of one moment, because a moment is not parted."""
@@ -104,13 +107,18 @@ def grown_row_maps(config: RunConfig, row_maps: Mapping[str, RowMap], dataset: D
         dataset: with keys; its training samples and their histories count.
 
     Raises:
-        ConfigError: the dataset has a table that the older run has not.
+        ConfigError: the dataset has a table that the older model has not, or of whose ids a bundle does not tell all.
     """
     counts = id_counts(dataset, dataset.split("train"))
     if missing := sorted(set(counts) - set(row_maps)):
         raise ConfigError(
-            f"train.warm_start has no table {missing[0]!r}: data.since goes on with a run's own tables; after features "
-            "changed, train on all data"
+            f"train.warm_start has no id map of table {missing[0]!r}, and data.since goes on with the older model's id "
+            "maps; train on all data, as after features changed"
+        )
+    if hashed := sorted(table for table in counts if row_maps[table].kind == HASHES_UNKNOWN):
+        raise ConfigError(
+            f"train.warm_start is a bundle, of which it cannot be told how ids of table {hashed[0]!r} are hashed, and "
+            "data.since goes on with the older model's id maps; give its run's folder, or train on all data"
         )
     grown = {}
     for table, (ids_V, counts_V) in counts.items():

@@ -45,7 +45,7 @@ class Layers(nn.Module):
         return users, items
 
     def l2(self) -> Tensor | float:
-        """Half the squared weights, where the paper's loss holds them (NGCF's equation 15)."""
+        """Half the squared weights, where the loss holds them: NGCF's by its equations."""
         if self.of_output:
             return 0.0
         weights = [parameter.square().sum() for parameter in self.parameters()]

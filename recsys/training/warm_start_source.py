@@ -1,6 +1,7 @@
 """What a warm start reads: the tables, id maps and layers of an older run, or of a bundle.
 
-A bundle holds no optimiser state, and of its maps only the ids with rows of their own: hashed rows are not found again.
+A bundle holds no optimiser state, and of its maps only the ids with rows of their own: hashed rows are not found again,
+and of a table that has nothing else there is no map here.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from recsys.bundle import open_bundle
-from recsys.embeddings.id_table import SLOTS, IdTable
+from recsys.bundle import Manifest, open_bundle
+from recsys.embeddings.id_table import SLOTS, build_id_table
 from recsys.embeddings.quantize import QuantizedTable, check_kind
 from recsys.embeddings.row_maps import Lookup, RowMap
 from recsys.errors import ConfigError
 from recsys.features.hashing import Int64Array
 from recsys.training.checkpoint import load
 from recsys.training.checkpoint_rows import Part, parts_of_tables, rows_of_table
+from recsys.training.incremental import HASHES_UNKNOWN
 from recsys.training.run_folder import load_row_maps, read_run, weights_file
 
 
@@ -106,11 +108,11 @@ def _of_bundle(path: Path) -> Source:
             rows = QuantizedTable(kind=check_kind(info.quantized), rows=stored, width=width).dequantize()
             parts[table] = [{"table": table, "row": 0, "column": 0, "weights": torch.from_numpy(rows), "state": {}}]
         else:
-            # Its hashes are in the graphs: only what is in the slots can be read here.
-            no_hashes = np.zeros((2, 3), dtype=np.int64)
-            ids = IdTable(keys_TW=stored[:, :SLOTS], rows_TW=stored[:, SLOTS:], coefficients=no_hashes)
-            lookup = Lookup(table=table, num_rows=int(stored[:, SLOTS:].max()) + 1, exact="row")
-            maps[table] = RowMap(kind="bundle", lookups=(lookup,), ids=ids)
+            # The hashes it was built with are in the graphs: only what is in the slots can be read here.
+            keys, rows_of_keys = stored[:, :SLOTS], stored[:, SLOTS:]
+            ids = build_id_table(keys[keys >= 0], rows_of_keys[keys >= 0])
+            lookup = Lookup(table=table, num_rows=int(rows_of_keys.max()) + 1, exact="row")
+            maps[table] = RowMap(kind=_kind_of_map(manifest, table), lookups=(lookup,), ids=ids)
     layers: dict[str, Tensor] = {}
     for graph in manifest.graphs.values():
         for tensor in onnx.load(str(path / graph.file), load_external_data=False).graph.initializer:
@@ -125,3 +127,10 @@ def _of_bundle(path: Path) -> Source:
         shapes={table: list(each[0]["weights"].shape) for table, each in parts.items()},
         layers=layers,
     )
+
+
+def _kind_of_map(manifest: Manifest, table: str) -> str:
+    """``vocabulary`` if ids without a row of their own share row 0; of others the bundle does not tell the rows."""
+    rows = manifest.training.get("config", {}).get("rows", {})
+    kind = rows.get("maps", {}).get(table, rows.get("map"))
+    return "vocabulary" if kind == "vocabulary" and rows.get("unknown_rows") == 0 else HASHES_UNKNOWN

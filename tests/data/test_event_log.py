@@ -335,6 +335,9 @@ def test_a_column_of_the_wrong_type_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"user": ["1"], "item_id": [1], "timestamp_ms": [1]}), tmp_path / "log.parquet")
     with pytest.raises(DataFileError, match=r"log\.parquet: column 'user' is string; expected int ids"):
         prepare_log(PLAIN, RawInputs(log=(str(tmp_path / "log.parquet"),)), tmp_path / "out")
+    pq.write_table(pa.table({"user": [1.0], "item_id": [1], "timestamp_ms": [1]}), tmp_path / "log.parquet")
+    with pytest.raises(DataFileError, match=r"column 'user' is double; expected int ids: cast it, or change the feat"):
+        prepare_log(PLAIN, RawInputs(log=(str(tmp_path / "log.parquet"),)), tmp_path / "out")
     pq.write_table(pa.table({"user": [1], "item_id": [1], "timestamp_ms": [1.5]}), tmp_path / "log.parquet")
     with pytest.raises(DataFileError, match=r"'timestamp_ms' is double; expected integers \(milliseconds since 1970\)"):
         prepare_log(PLAIN, RawInputs(log=(str(tmp_path / "log.parquet"),)), tmp_path / "out")

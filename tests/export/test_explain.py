@@ -118,7 +118,8 @@ def test_the_command_tells_draws_and_prints_json(tmp_path: Path, monkeypatch: py
     command("train", "din", *settings, "--run-dir", "run")
     told = command("explain", "run", "--sample", "1", "--plot", "maps.png")
     assert "test sample 1: score 0." in told
-    assert "layer 3 reads" in told and "item.item_id" in told
+    assert " layer 3 " in told and "item.item_id" in told and "even ones would be 0.500" in told
+    assert max(map(len, told.splitlines())) <= 80
     assert Path("maps.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads(command("explain", "run", "--sample", "1", "--json"))
     assert found["fields"] == ["user", "item.item_id"]

@@ -35,6 +35,7 @@ from recsys.features.feature_set import FeatureSet, Numeric
 from recsys.features.hashing import KEY_LIMIT, MISSING
 from recsys.serving.session import open_session
 from recsys.training.evaluate import predict
+from recsys.training.incremental import grown_row_maps, samples_since
 from recsys.training.loop import train
 from recsys.training.trained import TrainedModel, build
 from recsys.training.warm_start import start_warm
@@ -470,3 +471,13 @@ def test_a_new_run_begins_with_the_rows_and_layers_of_a_bundle(exported: Exporte
         if name.rpartition(".")[0] in start.layers_taken:
             assert torch.equal(state[name], value), name
     assert not start.with_optimizer and not optimizer.state_dict()["state"]
+
+
+def test_training_since_a_moment_goes_on_with_a_bundles_ids() -> None:
+    exported = exported_case(CASES[0])
+    source, newest = open_source(exported.path), samples_since(exported.dataset, "1d")
+    grown = grown_row_maps(exported.trained.config, source.row_maps, newest)
+    for table, row_map in exported.trained.row_maps.items():
+        assert row_map.ids is not None
+        keys, rows = row_map.ids.entries()
+        np.testing.assert_array_equal(grown[table].lookup(keys)[:, 0], rows)

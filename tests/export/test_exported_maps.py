@@ -10,6 +10,7 @@ from tiny_run import NAMESAKES, ONE_OFF, odd_config, odd_dataset
 from recsys.bundle import open_bundle
 from recsys.data.samples import make_batch, map_ids
 from recsys.embeddings.sharding import table_weights
+from recsys.errors import ConfigError
 from recsys.export.onnx import export_bundle
 from recsys.export.parity import torch_logits
 from recsys.features.feature_set import FeatureSet
@@ -18,8 +19,10 @@ from recsys.models.dcn import DcnConfig
 from recsys.serving.session import open_session
 from recsys.training.config import RowConfig, RunConfig
 from recsys.training.evaluate import predict
+from recsys.training.incremental import grown_row_maps
 from recsys.training.loop import train
 from recsys.training.trained import load_run
+from recsys.training.warm_start_source import open_source
 
 DIN = odd_config()
 DCN = replace(DIN, model=DcnConfig(cross_layers=2, head=(7,), dropout=0.2))
@@ -77,6 +80,12 @@ def test_a_trained_run_is_exported_and_its_graphs_answer_alike(name: str, tmp_pa
     assert len(np.unique(expected)) > 1
     got = [torch_logits(trained, make_batch(dataset, chosen[i : i + 1]))[0] for i in range(len(chosen))]
     np.testing.assert_allclose(got, expected, atol=1e-5)
+
+    if kinds != {"vocabulary"}:  # the graphs hold the hashes: training cannot go on with such maps
+        with pytest.raises(
+            ConfigError, match=r"train.warm_start (has no id map of|is a bundle, of which it cannot be)"
+        ):
+            grown_row_maps(config, open_source(tmp_path / "bundle").row_maps, dataset)
 
     reloaded = load_run(tmp_path / "run")
     again = predict(reloaded.model, mapped, chosen, convert=reloaded.convert, device=reloaded.device)

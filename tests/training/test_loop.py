@@ -139,6 +139,18 @@ def test_without_validation_and_test_samples_there_are_no_metrics(dataset: Datas
     assert set(json.loads((tmp_path / "run" / "metrics.json").read_text())) == {"samples_per_s"}
 
 
+@pytest.mark.parametrize("kind", ["din", "sdim"])
+def test_samples_without_any_history_are_trained_and_ranked(kind: str, tmp_path: Path) -> None:
+    dataset = odd_dataset(NAMESAKES, tmp_path)
+    first = np.flatnonzero(dataset.history_begin == dataset.history_end)  # of each user the first moment
+    assert len(first) >= 10
+    label = dataset.samples.label.copy()
+    label[first] = np.arange(len(first)) % 2
+    samples = replace(dataset.samples, label=label, splits=dict.fromkeys(dataset.samples.splits, first))
+    result = train(override(odd_config(), [f"model.kind={kind}"]), replace(dataset, samples=samples), tmp_path / "run")
+    assert result.test is not None and result.test.samples == len(first)
+
+
 def test_the_rates_rise_linearly_and_fall_along_half_a_cosine() -> None:
     config = TrainConfig(warmup_steps=4)
     assert [rate_factor(config, step=step, steps=20) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
