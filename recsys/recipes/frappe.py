@@ -37,7 +37,7 @@ def autoint_frappe() -> RunConfig:
 
 
 def autoint_plus_frappe() -> RunConfig:
-    """AutoInt+: the same with an MLP beside the attention."""
+    """AutoInt+ on user, app and context: an MLP beside the attention."""
     return RunConfig(
         recipe="autoint_plus_frappe",
         data=DataConfig(dataset="frappe"),

@@ -23,7 +23,9 @@ def mf_gowalla() -> RetrievalRunConfig:
         recipe="mf_gowalla",
         data=_GOWALLA,
         model=MfConfig(),
-        train=RetrievalTrainConfig(epochs=100, batch_size=25_000, learning_rate=0.01, regularization=1e-2),
+        train=RetrievalTrainConfig(
+            epochs=40, batch_size=25_000, learning_rate=0.02, negatives=32, regularization=1e-2, schedule="cosine"
+        ),
     )
 
 
@@ -45,7 +47,9 @@ def ngcf_gowalla() -> RetrievalRunConfig:
         recipe="ngcf_gowalla",
         data=_GOWALLA,
         model=NgcfConfig(),
-        train=RetrievalTrainConfig(epochs=150, learning_rate=0.01, regularization=1e-4, schedule="cosine"),
+        train=RetrievalTrainConfig(
+            epochs=25, learning_rate=0.01, negatives=32, regularization=1e-4, schedule="cosine", checkpoint_epochs=5
+        ),
     )
 
 
@@ -55,7 +59,9 @@ def ngcf_code_gowalla() -> RetrievalRunConfig:
         recipe="ngcf_code_gowalla",
         data=_GOWALLA,
         model=NgcfConfig(variant="code"),
-        train=RetrievalTrainConfig(epochs=100, learning_rate=0.01, regularization=1e-5, schedule="cosine"),
+        train=RetrievalTrainConfig(
+            epochs=25, learning_rate=0.01, negatives=32, regularization=1e-4, schedule="cosine", checkpoint_epochs=5
+        ),
     )
 
 

@@ -20,13 +20,13 @@ def sdim_movielens_long() -> RunConfig:
 
 
 def din_long_movielens() -> RunConfig:
-    """The same with target attention over everything in SDIM's place."""
+    """sdim_movielens_long with target attention over all events in SDIM's place."""
     config = sdim_movielens_long()
     return replace(config, recipe="din_long_movielens", model=SdimConfig(long="din", dropout=0.1))
 
 
 def din_short_movielens_long() -> RunConfig:
-    """The same with nothing in SDIM's place: target attention over the 16 newest events alone."""
+    """sdim_movielens_long with nothing in SDIM's place: target attention over the 16 newest events alone."""
     config = sdim_movielens_long()
     return replace(
         config,

@@ -28,7 +28,7 @@ def din_lastfm() -> RunConfig:
 
 
 def sdim_lastfm() -> RunConfig:
-    """SDIM on the same, over the 200 newest artists."""
+    """SDIM on the listeners of LastFM, over their 200 newest artists."""
     config = din_lastfm()
     return replace(
         config,
@@ -51,6 +51,6 @@ def din_beauty() -> RunConfig:
 
 
 def sdim_beauty() -> RunConfig:
-    """SDIM on the same."""
+    """SDIM on 22,363 buyers of cosmetics, their categories and brands."""
     config = din_beauty()
     return replace(config, recipe="sdim_beauty", model=SdimConfig(softmax=True, dropout=0.2))

@@ -122,7 +122,10 @@ TABLES: tuple[Table, ...] = (
     Table(
         name="synthetic_long",
         metrics=CTR,
-        departures=("a generated log whose labels hang on events far back; its best possible AUC is known",),
+        departures=(
+            "a generated log whose labels hang on events far back; the best possible AUC is that of a Bayesian who "
+            "knows how the log was drawn and reads so many of a user's newest events",
+        ),
     ),
     Table(
         name="gowalla",
@@ -130,7 +133,13 @@ TABLES: tuple[Table, ...] = (
         departures=(
             "epochs and rates were chosen on a tenth of the training pairs held out; NGCF's code, which published "
             "figures come from, picks its epoch on the test set",
-            "negatives are never a user's positives, as in the papers' text",
+            "a pair's negative is the one of 32 draws that its user scores highest (`train.negatives`), where the "
+            "papers draw one; none is ever a user's positive, as in the papers' text",
+            "batches of 100,000 pairs (MF 25,000) for 25 to 40 epochs, where the papers have 1,024 or 2,048 for up to "
+            "1,000",
+            "the published test part is no uniform sample: it holds 29 % of the pairs of the 77 items with 400 or "
+            "more, and 21 % of all others; a validation part drawn from the training pairs does not, so that what it "
+            "chooses recommends popular items less than the test rewards",
         ),
     ),
     Table(
@@ -152,7 +161,7 @@ _BARS = "openbenchmark/BARS, docs/CTR/leaderboard, Frappe_x1"
 _RECHORUS = "ReChorus 2.0, RecSys 2024, table 6"
 _GOWALLA = "README of xue-pai/UltraGCN"
 _S3REC = "S3-Rec, CIKM 2020"
-_GENERATOR = "the log's own parameters (`data/synthetic.py`)"
+_GENERATOR = "the log's own parameters (`data/synthetic_best.py`)"
 
 _GRAPH_ROWS = (
     Row(
@@ -178,6 +187,20 @@ _GRAPH_ROWS = (
         recipe="lightgcn_gowalla",
         published={"recall": 0.1830, "ndcg": 0.1554},
         source=_GOWALLA,
+    ),
+    Row(
+        name="lightgcn_uniform_gowalla",
+        table="gowalla",
+        model="LightGCN, one uniform negative",
+        recipe="lightgcn_gowalla",
+        overrides=(
+            "train.epochs=300",
+            "train.learning_rate=0.05",
+            "train.negatives=1",
+        ),
+        published={"recall": 0.1830, "ndcg": 0.1554},
+        source=_GOWALLA,
+        departures=("one draw per pair, and more epochs",),
     ),
     Row(
         name="mf_gowalla",
@@ -320,14 +343,14 @@ _SYNTHETIC_ROWS = (
         name="best_16_synthetic_long",
         table="synthetic_long",
         model="best possible from 16 events (computed)",
-        published={"auc": 0.702},
+        published={"auc": 0.7123},
         source=_GENERATOR,
     ),
     Row(
         name="best_synthetic_long",
         table="synthetic_long",
         model="best possible from all events (computed)",
-        published={"auc": 0.884},
+        published={"auc": 0.8862},
         source=_GENERATOR,
     ),
 )
@@ -349,7 +372,7 @@ def _sequence_rows() -> tuple[Row, ...]:
                     model=f"{name}: {model}, beside AutoInt",
                     recipe=recipe,
                     published=dict(zip(LISTS, autoint, strict=True)),
-                    source=f"{_S3REC}: its AutoInt",
+                    source=_S3REC,
                 )
             )
         rows.append(
