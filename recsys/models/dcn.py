@@ -31,6 +31,7 @@ class DcnConfig:
         cross_layers: a stack of L makes crosses of up to L + 1 features.
         head: hidden units of the MLP.
         head_act: its activation: ``relu``, ``prelu`` or ``dice``.
+        batch_norm: normalise the MLP's hidden units before their activation.
         dropout: in the MLP, in training.
         structure: the MLP reads what the cross layers make (``stacked``), or what they read (``parallel``; one
             linear layer then joins the two). The paper's figure 1.
@@ -43,6 +44,7 @@ class DcnConfig:
     cross_layers: int = 1
     head: tuple[int, ...] = (192,)
     head_act: ActivationName = "relu"
+    batch_norm: bool = False
     dropout: float = 0.0
     structure: Literal["stacked", "parallel"] = "stacked"
 
@@ -79,8 +81,9 @@ class Dcn(nn.Module):
         self.parallel = config.structure == "parallel"
         width = widths.user + widths.key + widths.item
         self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(config.cross_layers))
+        deep = mlp(width, config.head, act=config.head_act, dropout=config.dropout, batch_norm=config.batch_norm)
         # Without its last layer, which also reads what the cross layers make where the two are parallel.
-        self.deep = nn.Sequential(*list(mlp(width, config.head, act=config.head_act, dropout=config.dropout))[:-1])
+        self.deep = nn.Sequential(*list(deep)[:-1])
         deep_width = config.head[-1] if config.head else width
         self.output = nn.Linear(width + deep_width if self.parallel else deep_width, 1)
 
@@ -109,7 +112,10 @@ class Dcn(nn.Module):
         first = [self.cross[0], *(list(self.deep)[:1] if self.parallel else ())]
         linear = [layer for layer in first if isinstance(layer, nn.Linear)]
         assert len(linear) == len(first)
-        return torch.cat([layer.weight for layer in linear]), torch.cat([layer.bias for layer in linear])
+        biases: list[Tensor] = [
+            layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in linear
+        ]
+        return torch.cat([layer.weight for layer in linear]), torch.cat(biases)
 
     def _logits(self, x0_BN: Tensor, first: Tensor) -> Tensor:
         """``first``: the cross layer's product with x_0, [B, N], and the parallel MLP's behind it, [B, N + H]."""

@@ -1,8 +1,7 @@
 """Frappe, click prediction by the published split (NFM, SIGIR 2017; BARS Frappe_x1).
 
-What decides here is how strongly the rows are pulled to zero, not the network: DCN-V2 on the same tables has an AUC of
-.978 with a strength of 0.02 and of .987 with 0.1 (validation, one seed). FuxiCTR's published runs pull the whole table
-at every step.
+What decides here is how strongly the rows are pulled to zero, in a network whose hidden units are normalised over the
+batch: FuxiCTR's published runs do both, pulling the whole table at every step.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ def dcn_frappe() -> RunConfig:
     return RunConfig(
         recipe="dcn_frappe",
         data=DataConfig(dataset="frappe"),
-        model=DcnConfig(cross_layers=3, head=(400, 400), structure="parallel", dropout=0.2),
+        model=DcnConfig(cross_layers=3, head=(400, 400), structure="parallel", batch_norm=True, dropout=0.2),
         tables=TableConfig(dim=16, learning_rate=0.3, regularization=0.1),
         rows=RowConfig(min_count=1, exact_below=100),
-        train=TrainConfig(epochs=7),
+        train=TrainConfig(epochs=8),
     )
 
 

@@ -14,9 +14,17 @@ from recsys.models.widths import Widths
 
 WIDTHS = Widths((4,), (3,), (2,))
 CONFIGS = [
-    DcnConfig(cross_layers=layers, head=head, head_act=act, dropout=0.3, structure=structure)  # type: ignore[arg-type]
-    for structure, layers, (head, act) in itertools.product(
-        ["stacked", "parallel"], [1, 3], [((6, 5), "relu"), ((6,), "dice"), ((5, 4), "prelu"), ((), "relu")]
+    DcnConfig(cross_layers=layers, dropout=0.3, structure=structure, **head)  # type: ignore[arg-type]
+    for structure, layers, head in itertools.product(
+        ["stacked", "parallel"],
+        [1, 3],
+        [
+            {"head": (6, 5), "head_act": "relu"},
+            {"head": (6,), "head_act": "dice"},
+            {"head": (5, 4), "head_act": "prelu"},
+            {"head": ()},
+            {"head": (6, 5), "batch_norm": True},
+        ],
     )
 ]
 
@@ -93,7 +101,7 @@ def test_the_history_is_not_read() -> None:
     assert torch.equal(net(*data, keys, offsets), net(*data, *no_history(WIDTHS, 2)))
 
 
-@pytest.mark.parametrize("config", [CONFIGS[2], CONFIGS[-2]])
+@pytest.mark.parametrize("config", [CONFIGS[2], CONFIGS[-3]])
 def test_dcn_passes_gradcheck(config: DcnConfig) -> None:
     net = trained(config)
 
@@ -104,7 +112,7 @@ def test_dcn_passes_gradcheck(config: DcnConfig) -> None:
     assert torch.autograd.gradcheck(run, tuple(tensor.requires_grad_() for tensor in inputs(WIDTHS, 3)))
 
 
-@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[8]])
+@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[10]])
 def test_dropout_acts_in_training_only(config: DcnConfig) -> None:
     net = trained(config)
     data = (*inputs(WIDTHS, 4), *no_history(WIDTHS, 4))
