@@ -28,10 +28,10 @@ def autoint_frappe() -> RunConfig:
     return RunConfig(
         recipe="autoint_frappe",
         data=DataConfig(dataset="frappe"),
-        model=AutoIntConfig(layers=2, attention_width=32, heads=2, scale=True, field_norm=True, layer_norm=True),
+        model=AutoIntConfig(layers=3, attention_width=64, heads=4, scale=True, field_norm=True, layer_norm=True),
         tables=TableConfig(dim=16, learning_rate=0.3, regularization=0.2),
         rows=RowConfig(min_count=1),
-        train=TrainConfig(epochs=12, learning_rate=1e-2),
+        train=TrainConfig(epochs=10, learning_rate=5e-3, weight_decay=0.1),
     )
 
 
