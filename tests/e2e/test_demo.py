@@ -173,7 +173,9 @@ def test_ctrl_c_leaves_no_process_and_no_half_written_bundle(heading: str, tmp_p
     time.sleep(0.5)  # into the step
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
-    assert process.returncode == 130
+    # 130 for a shell either way. Python ends itself by the signal if that came within an exec(), as torch's exporter
+    # uses, although the command caught it.
+    assert process.returncode in (130, -signal.SIGINT)
     assert _processes_of(tmp_path) == []
     left = list((tmp_path / "demo").glob(".bundle.tmp-*"))
     assert left == []
