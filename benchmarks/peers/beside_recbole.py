@@ -158,7 +158,7 @@ class _EnoughError(Exception):
 def train_to(model: str, data: Interactions, folder: Path, *, recall: float, limit_s: float) -> Ours:
     """Train ours by the recipe for Gowalla until its validation recall is as good, or for ``limit_s`` seconds.
 
-    Only training counts, not validation.
+    The rate stays constant, so that nothing but the limit ends it. Only training counts, not validation.
     """
     from recsys.training.retrieval_loop import RetrievalProgress, train_retrieval_run
 
@@ -175,7 +175,8 @@ def train_to(model: str, data: Interactions, folder: Path, *, recall: float, lim
             raise _EnoughError
 
     try:
-        train_retrieval_run(_config(model, pairs, validate_every=1), data, folder, report=after_step)
+        endless = _config(model, pairs, epochs=100_000, schedule="constant", validate_every=1)
+        train_retrieval_run(endless, data, folder, report=after_step)
     except _EnoughError:
         pass
     return reached
