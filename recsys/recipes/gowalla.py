@@ -36,7 +36,7 @@ def lightgcn_gowalla() -> RetrievalRunConfig:
         data=_GOWALLA,
         model=LightGcnConfig(),
         train=RetrievalTrainConfig(
-            epochs=25, learning_rate=0.03, negatives=32, regularization=4e-4, schedule="cosine", checkpoint_epochs=5
+            epochs=35, learning_rate=0.03, negatives=32, regularization=1e-3, schedule="cosine", checkpoint_epochs=5
         ),
     )
 
