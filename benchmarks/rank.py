@@ -1,8 +1,13 @@
-"""How much of bare ONNX Runtime's speed is left behind a gRPC call, on one core.
+"""The ranker from end to end, through gRPC and Redis, on one server core: the reference model (``reference.py``).
 
-A real server process is pinned to one core; its Redis, with real histories, and eight concurrent callers
-are on another. A process on the server's core runs the same two graphs on the same inputs in
-ONNX Runtime and nothing else. The two take turns, and the figure is the median of the turns' ratios.
+A real server process is pinned to the first core; its Redis, with real histories, and the callers are on the last. A
+process on the server's core runs the same graphs on the same inputs in ONNX Runtime and nothing else; the two take
+turns, and ratios are medians of the turns'. How busy both cores were is in each line. Users have ``events`` events and
+an up-to-date state; candidates' features are in the server's cache. ``rank.arithmetic_bound`` is what the model's
+matrix products allow at the speed of a large product on the same core in the same turns.
+
+Further parts: ``rank_history.py`` (growth with the history), ``rank_workers.py`` (memory and speed of several
+workers), ``serving_peers.py`` (other servers, with ``--NAME-python``).
 """
 
 from __future__ import annotations
@@ -10,169 +15,225 @@ from __future__ import annotations
 import argparse
 import contextlib
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import serving_peers
 from common import Line, cores, line, machine, main, parser, pinned, rounded, say, spread
 
 if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
-    import psutil
-    from serving_parts import Request
+    from rank_setting import Histories, Setting
 
 LIBRARIES = ("onnxruntime", "grpcio", "numpy", "redis", "hiredis", "uvloop", "protobuf")
-TARGET = 0.75
+COMPUTES = {"float32": "", "int8": ".int8"}
+"""How the graphs compute -> what the figures' names end with."""
+
+CANDIDATES_TARGET, ORT_TARGET, FLAT_TARGET, P99_TARGET, PEER_TARGET = 120_000, 0.85, 8.0, 4.0, 5.0
+LOAD = 0.7
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How long to measure."""
+    """How much to measure, and how long."""
 
     rounds: int
     round_s: float
-    latency_calls: int
+    paced_s: float
+    items: int = 1_000_000
     users: int = 256
+    events: int = 1_000
+    requests: int = 512
     candidates: int = 200
     callers: int = 8
+    lengths: tuple[int, ...] = (100, 1_000, 10_000, 100_000)
+    table_rows: int = 7_812_500
 
 
 SIZES = {
-    "full": Size(rounds=15, round_s=2.0, latency_calls=3_000),
-    "quick": Size(rounds=5, round_s=0.6, latency_calls=500),
-    "tiny": Size(rounds=1, round_s=0.1, latency_calls=20, users=20, candidates=20),
-}
-RECENT = {20: "", 50: ".50_events"}
-"""Recent events the model reads -> what the figures' names end with."""
+    "full": Size(rounds=9, round_s=2.0, paced_s=30.0),
+    "quick": Size(rounds=2, round_s=0.5, paced_s=1.0, items=50_000, users=32, requests=64, lengths=(100, 5_000),
+                  table_rows=100_000),
+    "tiny": Size(rounds=1, round_s=0.1, paced_s=0.2, items=1_000, users=8, events=120, requests=8, candidates=20,
+                 lengths=(100, 300), table_rows=1_000),
+}  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> Iterator[Line]:
     """All lines."""
-    import serving_parts as parts
-    from log_data import load
-
-    from recsys.feature_store.embedded import EmbeddedRedis
+    import rank_history
+    import rank_setting
+    import rank_workers
 
     size = SIZES[options.size]
+    on = machine(LIBRARIES, **asdict(size))
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recsys-bench-")))
-        loaded = load(options.size, options.data, folder)
-        bundle = options.bundle or parts.export(loaded, folder / "bundle")
-        table = loaded.dataset.table
-        users = parts.users_with_history(table, least=max(RECENT), limit=size.users)
-        requests = parts.make_requests(table, users, candidates=size.candidates)
-        with pinned(cores()[-1]):
-            redis = stack.enter_context(EmbeddedRedis(folder / "redis"))
-        parts.fill_store(redis.url, table, users)
-        for recent, suffix in RECENT.items():
-            served = parts.with_recent(bundle, recent, folder / f"bundle-{recent}")
-            setting = Setting(folder=folder, bundle=served, redis_url=redis.url, requests=requests, size=size)
-            on = machine(LIBRARIES, data=loaded.raw.source, recent_events=recent, **asdict(size))
-            say(f"{recent} recent events: {size.rounds} rounds of 2 x {size.round_s} s")
-            yield from _throughput(setting, suffix=suffix, on=on)
-            yield from _latency(setting, suffix=suffix, on=on)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What is measured."""
-
-    folder: Path
-    bundle: Path
-    redis_url: str
-    requests: list[Request]
-    size: Size
-
-
-def _throughput(setting: Setting, *, suffix: str, on: dict[str, Any]) -> Iterator[Line]:
-    import psutil
-    import serving_parts as parts
-    from workers import bare_ort, grpc_load, worker
-
-    from recsys.bundle import open_bundle
-
-    bundle = open_bundle(setting.bundle)
-    encoded = parts.encode(setting.redis_url, bundle.features, setting.requests)
-    graphs = (bundle.graph_path("user"), bundle.graph_path("rank"))
-    messages = [parts.message(request) for request in setting.requests]
-    first, last = cores()[0], cores()[-1]
-    with contextlib.ExitStack() as stack:
-        with pinned(first):
-            pid, address = stack.enter_context(parts.server(setting.bundle, setting.redis_url, setting.folder))
-            ort_calls = stack.enter_context(worker(bare_ort, *graphs, encoded))
-        with pinned(last):
-            grpc_calls = stack.enter_context(worker(grpc_load, address, messages, setting.size.callers))
-        parts.check_same_scores(address, graphs, setting.requests, encoded)
-        process = psutil.Process(pid)
-        grpc_calls(setting.size.round_s)
-        grpc, ort, busy = [], [], []
-        for _ in range(setting.size.rounds):
-            before_s, started_s = _cpu_s(process), time.perf_counter()
-            grpc.append(grpc_calls(setting.size.round_s))
-            busy.append((_cpu_s(process) - before_s) / (time.perf_counter() - started_s))
-            ort.append(ort_calls(setting.size.round_s))
-    ratios = [g / o for g, o in zip(grpc, ort, strict=True)]
-    yield line(
-        f"rank.grpc_over_ort{suffix}",
-        median(ratios),
-        "ratio",
-        higher_is_better=True,
-        target=TARGET,
-        compared_with="bare ONNX Runtime, one thread, on the same graphs and inputs, on the server's core",
-        spread=spread(ratios),
-        server_core_busy=rounded(median(busy)),
-        on=on,
-    )
-    yield line(
-        f"rank.calls_per_s{suffix}",
-        median(grpc),
-        "calls/s",
-        higher_is_better=True,
-        compared_with=f"rank.ort_calls_per_s{suffix}",
-        spread=spread(grpc),
-        on=on,
-    )
-    yield line(
-        f"rank.ort_calls_per_s{suffix}",
-        median(ort),
-        "calls/s",
-        higher_is_better=True,
-        compared_with=f"rank.calls_per_s{suffix}",
-        spread=spread(ort),
-        on=on,
-    )
-
-
-def _latency(setting: Setting, *, suffix: str, on: dict[str, Any]) -> Iterator[Line]:
-    """Of one client that waits for each answer; nothing is pinned but Redis."""
-    import numpy as np
-    import serving_parts as parts
-    from workers import client_latencies, worker
-
-    with (
-        parts.server(setting.bundle, setting.redis_url, setting.folder) as (_, address),
-        worker(client_latencies, address, setting.requests) as measure,
-    ):
-        latencies_ms = measure(setting.size.latency_calls)
-    for share in (50, 99):
-        yield line(
-            f"rank.p{share}_ms{suffix}",
-            float(np.percentile(latencies_ms, share)),
-            "ms",
-            higher_is_better=False,
-            compared_with="nothing: recsys.client, one call at a time, nothing pinned but Redis",
-            on=on,
+        setting = stack.enter_context(
+            rank_setting.redis_with_items(folder, items=size.items, candidates=size.candidates)
         )
+        histories = rank_setting.fill(setting, length=size.events, users=size.users, items=size.items)
+        per_s = 0.0
+        for compute in COMPUTES:
+            bundle = rank_setting.reference_bundle(folder, items=size.items, compute=compute)
+            for made in _of_compute(setting, bundle, histories, size, compute, on):
+                yield made
+                if made["figure"] == "rank.candidates_per_s_core":
+                    per_s = made["value"]
+        yield from rank_history.lines(setting, size, on=on, full=options.size == "full")
+        yield from rank_workers.lines(setting, histories, size, on=on)
+        yield from _beside_peers(options, folder, per_s, on)
 
 
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
+def _of_compute(
+    setting: Setting, bundle: Path, histories: Histories, size: Size, compute: str, on: dict[str, Any]
+) -> Iterator[Line]:
+    import rank_load
+    import rank_setting
+    from workers import worker
+
+    say(f"{compute}: {size.rounds} rounds of {size.round_s} s")
+    suffix = COMPUTES[compute]
+    requests = setting.requests(histories, size.requests)
+    sent = rank_setting.messages(requests)
+    bare_inputs = rank_setting.bare_requests(bundle, setting, histories, min(size.requests, 128))
+    found = Turns()
+    with contextlib.ExitStack() as stack:
+        pid, address = stack.enter_context(rank_setting.pinned_server(setting, bundle))
+        with pinned(cores()[0]):
+            found.bare = stack.enter_context(worker(rank_load.bare, bundle, bare_inputs))
+            found.product = stack.enter_context(worker(rank_load.product))
+            if not suffix:
+                flat, inputs = _flat(setting.folder, size)
+                found.flat = stack.enter_context(worker(rank_load.bare_flat, flat, inputs))
+        with pinned(cores()[-1]):
+            found.closed = stack.enter_context(worker(rank_load.closed, address, sent, size.callers))
+        rank_setting.check_answers(address, bundle, requests, bare_inputs, events=size.events)
+        found.measure(size, pid)
+        yield from _throughput(found, size, suffix, on)
+        rate = LOAD * median(found.calls_per_s)
+        with pinned(cores()[-1]):
+            for name, poisson in (("p99_over_ort", False), ("p99_over_ort_poisson", True)):
+                paced = stack.enter_context(worker(rank_load.paced, address, sent, size.callers, rate, poisson))
+                yield _p99(name + suffix, paced(size.paced_s), found, rate, poisson, on)
+
+
+class Turns:
+    """Turns of server and bare runs, and what they gave."""
+
+    closed: Callable[[float], Any]
+    bare: Callable[[float], Any]
+    product: Callable[[float], Any]
+    flat: Callable[[float], Any] | None = None
+
+    def __init__(self) -> None:
+        self.calls_per_s: list[float] = []
+        self.bare_s: list[float] = []
+        self.flat_s: list[float] = []
+        self.gflops: list[float] = []
+        self.server_busy: list[float] = []
+        self.client_core_idle: list[float] = []
+
+    def measure(self, size: Size, pid: int) -> None:
+        """Take turns."""
+        import psutil
+
+        server = psutil.Process(pid)
+        self.closed(size.round_s)  # fills caches, and writes the states
+        for _ in range(size.rounds):
+            before, cpu = server.cpu_times(), psutil.cpu_times(percpu=True)
+            taken = self.closed(size.round_s)
+            after, cpu_after = server.cpu_times(), psutil.cpu_times(percpu=True)
+            wall = sum(cpu_after[cores()[-1]]) - sum(cpu[cores()[-1]])
+            self.calls_per_s.append(len(taken) / size.round_s)
+            self.server_busy.append((after.user + after.system - before.user - before.system) / max(wall, 1e-9))
+            self.client_core_idle.append((cpu_after[cores()[-1]].idle - cpu[cores()[-1]].idle) / max(wall, 1e-9))
+            self.bare_s.append(median(self.bare(size.round_s / 2)))
+            self.gflops.append(self.product(size.round_s / 4))
+            if self.flat is not None:
+                self.flat_s.append(median(self.flat(size.round_s / 2)))
+
+
+def _throughput(found: Turns, size: Size, suffix: str, on: dict[str, Any]) -> Iterator[Line]:
+    from rank_load import flops
+
+    per_s = [size.candidates * calls for calls in found.calls_per_s]
+    bound = [size.candidates / (flops(size.candidates) / (g * 1e9)) for g in found.gflops]
+    busy = {
+        "server_core_busy": rounded(median(found.server_busy)),
+        "other_core_idle": rounded(median(found.client_core_idle)),
+    }
+    yield line(
+        f"rank.candidates_per_s_core{suffix}", median(per_s), "candidates/s", higher_is_better=True,
+        target=CANDIDATES_TARGET, compared_with="rank.arithmetic_bound", spread=spread(per_s), **busy, on=on,
+    )  # fmt: skip
+    yield line(
+        f"rank.arithmetic_bound{suffix}", median(bound), "candidates/s", higher_is_better=True,
+        compared_with="the float32 products of the two graphs at the speed of a product of 512 x 512 x 512, same core",
+        gflops=rounded(median(found.gflops)), spread=spread(bound), on=on,
+    )  # fmt: skip
+    ratios = [calls * bare for calls, bare in zip(found.calls_per_s, found.bare_s, strict=True)]
+    yield line(
+        f"rank.grpc_over_ort{suffix}", median(ratios), "ratio", higher_is_better=True, target=ORT_TARGET,
+        compared_with="bare ONNX Runtime, one thread, on the same graphs and inputs, on the server's core",
+        spread=spread(ratios), bare_candidates_per_s=rounded(size.candidates / median(found.bare_s)), on=on,
+    )  # fmt: skip
+    if found.flat_s:
+        ratios = [rate * flat / size.candidates for rate, flat in zip(per_s, found.flat_s, strict=True)]
+        yield line(
+            "rank.over_flat", median(ratios), "ratio", higher_is_better=True, target=FLAT_TARGET,
+            compared_with="the same model as PyTorch exports it, inputs repeated per candidate, a history of 50 events "
+            "for both blocks, in bare ONNX Runtime on the server's core",
+            spread=spread(ratios), flat_candidates_per_s=rounded(size.candidates / median(found.flat_s)), on=on,
+        )  # fmt: skip
+
+
+def _p99(name: str, taken_s: list[float], found: Turns, rate: float, poisson: bool, on: dict[str, Any]) -> Line:
+    import numpy as np
+
+    p50_s, p99_s = (float(np.percentile(taken_s, share)) for share in (50, 99))
+    return line(
+        f"rank.{name}", p99_s / median(found.bare_s), "ratio", higher_is_better=False,
+        target=None if poisson else P99_TARGET,
+        compared_with="bare ONNX Runtime's time for one request; calls come "
+        + ("at random moments (Poisson)" if poisson else "evenly, from eight connections"),
+        load=LOAD, calls_per_s=rounded(rate), p50_ms=rounded(1e3 * p50_s), p99_ms=rounded(1e3 * p99_s),
+        bare_ms=rounded(1e3 * median(found.bare_s)), on=on,
+    )  # fmt: skip
+
+
+def _flat(folder: Path, size: Size) -> tuple[Path, list[dict[str, Any]]]:
+    """The same model as PyTorch exports it, and requests for it."""
+    from flat_graph import export_flat
+    from reference import SHORT, reference_model
+
+    trained = reference_model(items=size.items)
+    graph = export_flat(trained, folder / "flat.onnx", repeated=True)
+    shape = serving_peers.Size(
+        rounds=1, round_s=1.0, requests=16, items=size.items, events=SHORT, candidates=size.candidates
+    )
+    inputs = serving_peers.flat_requests(trained, shape, repeated=True)
+    return graph, [{name: array[number] for name, array in inputs.items()} for number in range(shape.requests)]
+
+
+def _beside_peers(options: argparse.Namespace, folder: Path, per_s: float, on: dict[str, Any]) -> Iterator[Line]:
+    pythons = serving_peers.pythons_of(options)
+    if not pythons:
+        return
+    size = serving_peers.SIZES[options.size]
+    rates = serving_peers.peer_candidates_per_s(pythons, folder, size=size)
+    best = max((r for r in rates if not r.startswith("ort")), key=lambda name: median(rates[name].per_s))
+    yield line(
+        "rank.vs_best_peer", per_s / median(rates[best].per_s), "ratio", higher_is_better=True, target=PEER_TARGET,
+        compared_with="the best of the other servers on its best graph, whose history is a mean of 50 events",
+        best=best, peers={name: rounded(median(r.per_s)) for name, r in rates.items()},
+        versions=sorted({r.version for r in rates.values() if r.version}), on=on,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
     options = parser(__doc__ or "")
-    options.add_argument("--bundle", type=Path, metavar="FOLDER", help="serve this bundle; default: a new one")
+    serving_peers.add_options(options)
     main("rank", run, options)

@@ -189,11 +189,11 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def server(bundle: Path, redis_url: str, folder: Path) -> Iterator[tuple[int, str]]:
+def server(bundle: Path, redis_url: str, folder: Path, *arguments: str) -> Iterator[tuple[int, str]]:
     """A server process that answers; yields its process id and address."""
     ready, log = folder / "server.json", folder / "server.log"
     ready.unlink(missing_ok=True)
-    command = serve_command(bundle, "--port", "0", "--redis-url", redis_url, "--ready-file", str(ready))
+    command = serve_command(bundle, "--port", "0", "--redis-url", redis_url, "--ready-file", str(ready), *arguments)
     with running(command, log) as process:
         deadline_s = time.monotonic() + _START_S
         while not ready.exists():

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -100,28 +101,62 @@ def bare_ort(user_graph: Path, rank_graph: Path, requests: Sequence[Any]) -> Mea
     return measure
 
 
-def grpc_load(address: str, messages: Sequence[bytes], callers: int) -> Measure:
+def grpc_load(address: str, messages: Sequence[bytes], callers: int, method: str = RANK) -> Measure:
     """Calls per second that ``callers`` concurrent callers of serialised requests get together."""
     import grpc
     import uvloop
 
     async def load(seconds: float) -> float:
-        done = number = 0
         async with grpc.aio.insecure_channel(address) as channel:
-            call = channel.unary_unary(RANK)  # bytes in, bytes out
-
-            async def caller(begin_s: float, end_s: float) -> None:
-                nonlocal done, number
-                while (now_s := time.perf_counter()) < end_s:
-                    number += 1
-                    await call(messages[number % len(messages)], timeout=10.0)
-                    done += begin_s <= now_s and time.perf_counter() <= end_s
-
-            begin_s = time.perf_counter() + 2 * _WARM_S  # it also connects
-            await asyncio.gather(*(caller(begin_s, begin_s + seconds) for _ in range(callers)))
-        return done / seconds
+            call = channel.unary_unary(method)  # bytes in, bytes out
+            asks = [functools.partial(call, timeout=10.0)] * callers
+            return await _load(asks, messages, seconds)
 
     return lambda seconds: uvloop.run(load(seconds))
+
+
+def http_load(address: str, messages: Sequence[bytes], callers: int) -> Measure:
+    """The same of whole HTTP requests, each caller over a connection of its own."""
+    import uvloop
+
+    host, _, port = address.rpartition(":")
+
+    async def load(seconds: float) -> float:
+        connections = [await asyncio.open_connection(host, int(port), limit=1 << 20) for _ in range(callers)]
+        try:
+            return await _load([functools.partial(_http, *streams) for streams in connections], messages, seconds)
+        finally:
+            for _, writer in connections:
+                writer.close()
+
+    return lambda seconds: uvloop.run(load(seconds))
+
+
+async def _http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, message: bytes) -> bytes:
+    writer.write(message)
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    if not head.startswith(b"http/1.1 200"):
+        raise RuntimeError(f"the server answered {head[:200]!r}")
+    length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
+    return await reader.readexactly(length)
+
+
+async def _load(
+    asks: Sequence[Callable[[bytes], Awaitable[bytes]]], messages: Sequence[bytes], seconds: float
+) -> float:
+    """Answers per second that arrive while all callers ask, each with one of ``asks``."""
+    done = number = 0
+
+    async def caller(ask: Callable[[bytes], Awaitable[bytes]], begin_s: float, end_s: float) -> None:
+        nonlocal done, number
+        while (now_s := time.perf_counter()) < end_s:
+            number += 1
+            await ask(messages[number % len(messages)])
+            done += begin_s <= now_s and time.perf_counter() <= end_s
+
+    begin_s = time.perf_counter() + 2 * _WARM_S  # they also connect
+    await asyncio.gather(*(caller(ask, begin_s, begin_s + seconds) for ask in asks))
+    return done / seconds
 
 
 def client_latencies(address: str, requests: Sequence[Any]) -> Measure:

@@ -6,6 +6,8 @@
       manifest.json        what it is: format, FeatureSet, graphs, tables, metrics, parity certificate
       user.onnx            the user side, run once per request
       rank.onnx            the candidate side: user-side tensors and candidates in, scores out
+      encode.onnx          of a model with a state: events in, sums of them out
+      layers.npz           the network's weights as they were trained, to train on from
       tables/*.bin         embedding rows and id maps, raw little-endian, shared by both graphs
 
 Graphs refer to the tables as ONNX external data, which runtimes memory-map: opening costs
@@ -28,7 +30,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from recsys.errors import BundleError, InvalidInputError, nearest
 from recsys.features.feature_set import FeatureSet
@@ -36,10 +38,13 @@ from recsys.files import locked, sync
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+LAYERS = "layers.npz"
+"""The network's weights as they were trained, by name: what graphs hold is rearranged."""
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 Verify = Literal["full", "sizes"]
+Kind = Literal["ranking", "retrieval"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,21 +113,37 @@ class Quantization:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StateInfo:
+    """What the model keeps of a user between requests: sums of events, which new events are added to.
+
+    Attributes:
+        rows, width: shape of the sums, float32.
+        newest: events that the model also reads one by one, the newest; a request carries at least these.
+    """
+
+    rows: int
+    width: int
+    newest: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What ``manifest.json`` says.
 
     Attributes:
         model: the name a request asks for.
-        kind: ``ranking``: has ``user`` and ``rank`` graphs.
+        kind: ``ranking``: has ``user`` and ``rank`` graphs; ``retrieval``: has ``retrieve``.
         feature_set: what the graphs' inputs mean.
         files: relative path -> (size in bytes, SHA-256) of every file but the manifest.
         metrics: on the test split, of the rows in the bundle.
         training: recipe, seed, commit, versions: whatever is needed to make it again.
         quantization: None if every table is float32.
+        state: None if the model reads a user's events anew for each request; otherwise the bundle also has a graph
+            ``encode``.
     """
 
     model: str
-    kind: Literal["ranking"] = "ranking"
+    kind: Kind = "ranking"
     feature_set: FeatureSet
     graphs: Mapping[str, GraphInfo]
     tables: Mapping[str, TableInfo]
@@ -130,6 +151,7 @@ class Manifest:
     parity: Parity
     training: Mapping[str, Any] = field(default_factory=dict)
     quantization: Quantization | None = None
+    state: StateInfo | None = None
     created_at: str = ""
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -327,9 +349,10 @@ def _manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
     values["graphs"] = {name: dataclasses.asdict(g) for name, g in manifest.graphs.items()}
     values["tables"] = {name: _table_to_dict(t) for name, t in manifest.tables.items()}
     values["parity"] = dataclasses.asdict(manifest.parity)
-    del values["quantization"]
-    if manifest.quantization is not None:
-        values["quantization"] = dataclasses.asdict(manifest.quantization)
+    for name, part in (("quantization", manifest.quantization), ("state", manifest.state)):
+        del values[name]
+        if part is not None:
+            values[name] = dataclasses.asdict(part)
     values["files"] = {name: {"size_bytes": size, "sha256": digest} for name, (size, digest) in manifest.files.items()}
     return values
 
@@ -348,11 +371,11 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 
 def _manifest_from_dict(values: dict[str, Any]) -> Manifest:
-    if values["kind"] != "ranking":
-        raise ValueError(f"kind {values['kind']!r}: {nearest(values['kind'], ['ranking'])}")
+    if values["kind"] not in get_args(Kind):
+        raise ValueError(f"kind {values['kind']!r}: {nearest(values['kind'], get_args(Kind))}")
     return Manifest(
         model=str(values["model"]),
-        kind="ranking",
+        kind=values["kind"],
         feature_set=FeatureSet.from_json(json.dumps(values["feature_set"])),
         graphs={
             name: GraphInfo(
@@ -367,6 +390,7 @@ def _manifest_from_dict(values: dict[str, Any]) -> Manifest:
         parity=Parity(**values["parity"]),
         training=values["training"],
         quantization=Quantization(**values["quantization"]) if "quantization" in values else None,
+        state=StateInfo(**values["state"]) if "state" in values else None,
         created_at=values["created_at"],
         files={name: (int(f["size_bytes"]), str(f["sha256"])) for name, f in values["files"].items()},
     )

@@ -24,7 +24,7 @@ call that finds the server unavailable is repeated up to twice within its timeou
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -44,6 +44,9 @@ from recsys.client_types import (
     NotFound,
     Overloaded,
     Ranking,
+    RankQuery,
+    Recommendation,
+    Retrieval,
     RpcError,
     StoreRefused,
     StoreUnavailable,
@@ -62,7 +65,10 @@ __all__ = [
     "InvalidArgument",
     "NotFound",
     "Overloaded",
+    "RankQuery",
     "Ranking",
+    "Recommendation",
+    "Retrieval",
     "RpcError",
     "StoreRefused",
     "StoreUnavailable",
@@ -94,6 +100,7 @@ class Client:
         top_k: int = 0,
         model: str = "",
         time_ms: int | None = None,
+        timings: bool = False,
         timeout_s: float | None = None,
     ) -> Ranking:
         """Score candidates for a user.
@@ -105,13 +112,93 @@ class Client:
             top_k: 0 for all scores; otherwise only the best ``top_k`` distinct candidates.
             model: empty for the server's only one.
             time_ms: rank as of then: only events with an earlier timestamp count; default: now.
+            timings: ask what the call took.
+            timeout_s: for this call.
 
         Raises:
             RpcError: see the module's docstring.
             InvalidInputError: ids of mixed or unsupported types, or a negative or fractional ``top_k``.
         """
-        request = messages.rank_request(user, candidates, features, top_k, model, time_ms)
+        query = RankQuery(
+            user=user, candidates=candidates, features=features, top_k=top_k, model=model, time_ms=time_ms
+        )
+        request = messages.rank_request(query, timings=timings)
         return messages.ranking(self._answer(self._calls.rank, request, timeout_s), candidates)
+
+    def rank_batch(
+        self, requests: Sequence[RankQuery], *, timings: bool = False, timeout_s: float | None = None
+    ) -> list[Ranking]:
+        """Score the candidates of up to 100 requests, in one round trip to the feature store. Raises as :meth:`rank`.
+
+        ::
+
+            lists = client.rank_batch([RankQuery(user=42, candidates=[1, 2]), RankQuery(user=43, candidates=[2, 3])])
+        """
+        request = messages.rank_batch_request(requests, timings=timings)
+        return messages.rankings(self._answer(self._calls.rank_batch, request, timeout_s), requests)
+
+    def retrieve(
+        self,
+        *,
+        user: Id,
+        top_k: int = 100,
+        exclude: Ids | None = None,
+        include_seen: bool = False,
+        model: str = "",
+        time_ms: int | None = None,
+        timings: bool = False,
+        timeout_s: float | None = None,
+    ) -> Retrieval:
+        """The best items of all that the retrieval model knows. Raises as :meth:`rank`.
+
+        Args:
+            user: the user's id.
+            top_k: how many, 1 to 10,000.
+            exclude: items to leave out besides those of the user's history.
+            include_seen: do not leave out the items of the history.
+            model: empty for the server's only one.
+            time_ms: the history as of then; default: now.
+            timings: ask what the call took.
+            timeout_s: for this call.
+        """
+        request = messages.retrieve_request(user, top_k, exclude, include_seen, model, time_ms, timings)
+        return messages.retrieval(self._answer(self._calls.retrieve, request, timeout_s))
+
+    def recommend(
+        self,
+        *,
+        user: Id,
+        top_k: int = 10,
+        candidates: int = 0,
+        features: Mapping[str, Any] | None = None,
+        exclude: Ids | None = None,
+        include_seen: bool = False,
+        model: str = "",
+        retrieval_model: str = "",
+        time_ms: int | None = None,
+        timings: bool = False,
+        timeout_s: float | None = None,
+    ) -> Recommendation:
+        """The best items of all: :meth:`retrieve` and :meth:`rank` in one call, from a user id alone. Raises as these.
+
+        ::
+
+            best = client.recommend(user=42, top_k=10)
+            print(best.items, best.scores)
+
+        Args:
+            user, exclude, include_seen: as of :meth:`retrieve`.
+            top_k: how many.
+            candidates: how many items are retrieved and ranked; 0 for 500 or ``top_k``, whichever is more.
+            features, model, time_ms: as of :meth:`rank`.
+            retrieval_model: empty for the server's only one.
+            timings: ask what the call took.
+            timeout_s: for this call.
+        """
+        request = messages.recommend_request(
+            user, top_k, candidates, features, exclude, include_seen, model, retrieval_model, time_ms, timings
+        )
+        return messages.recommendation(self._answer(self._calls.recommend, request, timeout_s))
 
     def append_events(
         self,

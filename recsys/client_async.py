@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -19,6 +19,9 @@ from recsys.client_types import (
     Ids,
     Integers,
     Ranking,
+    RankQuery,
+    Recommendation,
+    Retrieval,
     UserEvents,
     UserHistory,
 )
@@ -41,11 +44,59 @@ class AsyncClient:
         top_k: int = 0,
         model: str = "",
         time_ms: int | None = None,
+        timings: bool = False,
         timeout_s: float | None = None,
     ) -> Ranking:
         """See :meth:`Client.rank`."""
-        request = messages.rank_request(user, candidates, features, top_k, model, time_ms)
+        query = RankQuery(
+            user=user, candidates=candidates, features=features, top_k=top_k, model=model, time_ms=time_ms
+        )
+        request = messages.rank_request(query, timings=timings)
         return messages.ranking(await self._answer(self._calls.rank, request, timeout_s), candidates)
+
+    async def rank_batch(
+        self, requests: Sequence[RankQuery], *, timings: bool = False, timeout_s: float | None = None
+    ) -> list[Ranking]:
+        """See :meth:`Client.rank_batch`."""
+        request = messages.rank_batch_request(requests, timings=timings)
+        return messages.rankings(await self._answer(self._calls.rank_batch, request, timeout_s), requests)
+
+    async def retrieve(
+        self,
+        *,
+        user: Id,
+        top_k: int = 100,
+        exclude: Ids | None = None,
+        include_seen: bool = False,
+        model: str = "",
+        time_ms: int | None = None,
+        timings: bool = False,
+        timeout_s: float | None = None,
+    ) -> Retrieval:
+        """See :meth:`Client.retrieve`."""
+        request = messages.retrieve_request(user, top_k, exclude, include_seen, model, time_ms, timings)
+        return messages.retrieval(await self._answer(self._calls.retrieve, request, timeout_s))
+
+    async def recommend(
+        self,
+        *,
+        user: Id,
+        top_k: int = 10,
+        candidates: int = 0,
+        features: Mapping[str, Any] | None = None,
+        exclude: Ids | None = None,
+        include_seen: bool = False,
+        model: str = "",
+        retrieval_model: str = "",
+        time_ms: int | None = None,
+        timings: bool = False,
+        timeout_s: float | None = None,
+    ) -> Recommendation:
+        """See :meth:`Client.recommend`."""
+        request = messages.recommend_request(
+            user, top_k, candidates, features, exclude, include_seen, model, retrieval_model, time_ms, timings
+        )
+        return messages.recommendation(await self._answer(self._calls.recommend, request, timeout_s))
 
     async def append_events(
         self,

@@ -70,7 +70,11 @@ class Calls:
     def __init__(self, channel: Any) -> None:
         store = "/recsys.v1.FeatureStore/"
         unary, pb = channel.unary_unary, feature_store_pb2
-        self.rank = _call(unary, "/recsys.v1.Ranker/Rank", ranker_pb2.RankResponse)
+        ranker = "/recsys.v1.Ranker/"
+        self.rank = _call(unary, ranker + "Rank", ranker_pb2.RankResponse)
+        self.rank_batch = _call(unary, ranker + "RankBatch", ranker_pb2.RankBatchResponse)
+        self.retrieve = _call(unary, ranker + "Retrieve", ranker_pb2.RetrieveResponse)
+        self.recommend = _call(unary, ranker + "Recommend", ranker_pb2.RecommendResponse)
         self.append_events = _call(unary, store + "AppendEvents", pb.AppendEventsResponse)
         self.append_stream = _call(channel.stream_unary, store + "AppendEventStream", pb.AppendEventStreamResponse)
         self.put_entities = _call(unary, store + "PutEntities", pb.PutEntitiesResponse)

@@ -5,37 +5,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from recsys.client_types import Appended, AppendSummary, EntityFeatures, Id, Ids, Ranking, UserEvents, UserHistory
+from recsys.client_types import (
+    Appended,
+    AppendSummary,
+    EntityFeatures,
+    Id,
+    Ids,
+    Ranking,
+    RankQuery,
+    Recommendation,
+    Retrieval,
+    UserEvents,
+    UserHistory,
+)
 from recsys.errors import InvalidInputError
 from recsys.serving._pb import feature_store_pb2, ranker_pb2
 
 _DEGRADATIONS = {
     ranker_pb2.DEGRADATION_USER_UNAVAILABLE: "user",
     ranker_pb2.DEGRADATION_ITEMS_UNAVAILABLE: "items",
+    ranker_pb2.DEGRADATION_HISTORY_PARTIAL: "history",
 }
 _MILLISECONDS = "an integer, milliseconds since 1970"
 
 
-def rank_request(
-    user: Id, candidates: Ids, features: Mapping[str, Any] | None, top_k: int, model: str, time_ms: int | None
-) -> ranker_pb2.RankRequest:
+def rank_request(query: RankQuery, *, timings: bool = False) -> ranker_pb2.RankRequest:
     """The message of ``Client.rank``."""
-    values = {name: _feature_value(name, value) for name, value in (features or {}).items()}
-    request = ranker_pb2.RankRequest(user=_id(user), candidates=_ids("candidates", candidates), features=values)
-    with _fitting("top_k", allowed="an integer, 0 or more"):
-        request.top_k = top_k
-    with _fitting("model", allowed="a string"):
-        request.model = model
-    if time_ms is not None:
-        with _fitting("time_ms", allowed=_MILLISECONDS):
-            request.time_ms = time_ms
+    request = ranker_pb2.RankRequest(
+        user=_id(query.user),
+        candidates=_ids("candidates", query.candidates),
+        features=_feature_values(query.features),
+        timings=timings,
+    )
+    _set(request, top_k=query.top_k, model=query.model, time_ms=query.time_ms)
+    return request
+
+
+def rank_batch_request(queries: Sequence[RankQuery], *, timings: bool) -> ranker_pb2.RankBatchRequest:
+    """The message of ``Client.rank_batch``."""
+    requests = []
+    for index, query in enumerate(queries):
+        try:
+            requests.append(rank_request(query, timings=timings))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"requests[{index}].{error}") from None
+    return ranker_pb2.RankBatchRequest(requests=requests)
+
+
+def retrieve_request(
+    user: Id, top_k: int, exclude: Ids | None, include_seen: bool, model: str, time_ms: int | None, timings: bool
+) -> ranker_pb2.RetrieveRequest:
+    """The message of ``Client.retrieve``."""
+    request = ranker_pb2.RetrieveRequest(
+        user=_id(user), exclude=_excluded(exclude), include_seen=include_seen, timings=timings
+    )
+    _set(request, top_k=top_k, model=model, time_ms=time_ms)
+    return request
+
+
+def recommend_request(
+    user: Id,
+    top_k: int,
+    candidates: int,
+    features: Mapping[str, Any] | None,
+    exclude: Ids | None,
+    include_seen: bool,
+    model: str,
+    retrieval_model: str,
+    time_ms: int | None,
+    timings: bool,
+) -> ranker_pb2.RecommendRequest:
+    """The message of ``Client.recommend``."""
+    request = ranker_pb2.RecommendRequest(
+        user=_id(user),
+        features=_feature_values(features),
+        exclude=_excluded(exclude),
+        include_seen=include_seen,
+        timings=timings,
+    )
+    _set(request, top_k=top_k, candidates=candidates, model=model, retrieval_model=retrieval_model, time_ms=time_ms)
     return request
 
 
@@ -54,8 +109,56 @@ def ranking(response: ranker_pb2.RankResponse, candidates: Ids) -> Ranking:
         model=response.model,
         model_version=response.model_version,
         history_events=response.history_events,
-        degraded=tuple(_DEGRADATIONS[d] for d in response.degraded if d in _DEGRADATIONS),
+        degraded=_degraded(response),
+        timings_us=_timings_us(response),
     )
+
+
+def rankings(response: ranker_pb2.RankBatchResponse, queries: Sequence[RankQuery]) -> list[Ranking]:
+    """The results of ``Client.rank_batch``."""
+    return [ranking(answer, query.candidates) for answer, query in zip(response.responses, queries, strict=True)]
+
+
+def retrieval(response: ranker_pb2.RetrieveResponse) -> Retrieval:
+    """The result of ``Client.retrieve``."""
+    return Retrieval(
+        items=np.array(response.items.integers, dtype=np.int64),
+        scores=np.array(response.scores, dtype=np.float32),
+        model=response.model,
+        model_version=response.model_version,
+        user_known=response.user_known,
+        history_events=response.history_events,
+        degraded=_degraded(response),
+        timings_us=_timings_us(response),
+    )
+
+
+def recommendation(response: ranker_pb2.RecommendResponse) -> Recommendation:
+    """The result of ``Client.recommend``."""
+    return Recommendation(
+        items=np.array(response.items.integers, dtype=np.int64),
+        scores=np.array(response.scores, dtype=np.float32),
+        model=response.model,
+        model_version=response.model_version,
+        retrieval_model=response.retrieval_model,
+        retrieval_model_version=response.retrieval_model_version,
+        user_known=response.user_known,
+        history_events=response.history_events,
+        candidates=response.candidates,
+        degraded=_degraded(response),
+        timings_us=_timings_us(response),
+    )
+
+
+def _degraded(response: Any) -> tuple[str, ...]:
+    return tuple(_DEGRADATIONS[d] for d in response.degraded if d in _DEGRADATIONS)
+
+
+def _timings_us(response: Any) -> dict[str, int]:
+    if not response.HasField("timings"):
+        return {}
+    fields = ranker_pb2.Timings.DESCRIPTOR.fields
+    return {field.name.removesuffix("_us"): getattr(response.timings, field.name) for field in fields}
 
 
 def append_request(batch: UserEvents) -> feature_store_pb2.AppendEventsRequest:
@@ -120,12 +223,7 @@ def history_request(
 ) -> feature_store_pb2.GetHistoryRequest:
     """The message of ``Client.get_history``."""
     request = feature_store_pb2.GetHistoryRequest(user=_id(user))
-    with _fitting("limit", allowed="an integer, 0 or more"):
-        request.limit = limit
-    for name, time_ms in (("since_ms", since_ms), ("until_ms", until_ms)):
-        if time_ms is not None:
-            with _fitting(name, allowed=_MILLISECONDS):
-                setattr(request, name, time_ms)
+    _set(request, limit=limit, since_ms=since_ms, until_ms=until_ms)
     return request
 
 
@@ -137,8 +235,7 @@ def user_history(response: feature_store_pb2.GetHistoryResponse) -> UserHistory:
 def histories_request(users: Ids, limit: int) -> feature_store_pb2.GetHistoriesRequest:
     """The message of ``Client.get_histories``."""
     request = feature_store_pb2.GetHistoriesRequest(users=_ids("users", users))
-    with _fitting("limit", allowed="an integer, 0 or more"):
-        request.limit = limit
+    _set(request, limit=limit)
     return request
 
 
@@ -188,6 +285,20 @@ def _id(user: Id) -> ranker_pb2.Id:
         return ranker_pb2.Id(text=user) if isinstance(user, str) else ranker_pb2.Id(integer=user)
 
 
+def _excluded(exclude: Ids | None) -> ranker_pb2.Ids | None:
+    return None if exclude is None else _ids("exclude", exclude)
+
+
+def _set(request: Any, **values: Any) -> None:
+    """Set fields of a request; None leaves one as it is."""
+    for name, value in values.items():
+        if value is None:
+            continue
+        allowed = "a string" if name.endswith("model") else "an integer, 0 or more"
+        with _fitting(name, allowed=_MILLISECONDS if name.endswith("_ms") else allowed):
+            setattr(request, name, value)
+
+
 def _ids(name: str, values: Any, *, missing: bool = False) -> ranker_pb2.Ids:
     """Integers or strings; with ``missing``, ``None`` becomes what the server takes for no value."""
     with _fitting(name):
@@ -201,6 +312,10 @@ def _ids(name: str, values: Any, *, missing: bool = False) -> ranker_pb2.Ids:
 
 def _integers(name: str, values: Any) -> Any:
     return _ids(name, values).integers
+
+
+def _feature_values(features: Mapping[str, Any] | None) -> dict[str, ranker_pb2.FeatureValue]:
+    return {name: _feature_value(name, value) for name, value in (features or {}).items()}
 
 
 def _feature_value(name: str, value: Any) -> ranker_pb2.FeatureValue:

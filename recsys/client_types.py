@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,9 @@ class Ranking:
         positions: where each item stood in the request; int64, same shape.
         model, model_version: which model answered.
         history_events: how many past events it looked at.
-        degraded: what the store could not give: any of ``user``, ``items``; empty for a full answer.
+        degraded: what the answer lacks: any of ``user``, ``items`` (the store could not give them), ``history`` (a long
+            one was looked at in part); empty for a full answer.
+        timings_us: if asked for, microseconds by stage (``Timings`` in ranker.proto).
     """
 
     items: list[Any]
@@ -80,6 +82,70 @@ class Ranking:
     model_version: str
     history_events: int
     degraded: tuple[str, ...]
+    timings_us: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankQuery:
+    """One request of ``Client.rank_batch``; its arguments are those of ``Client.rank``."""
+
+    user: Id
+    candidates: Ids
+    features: Mapping[str, Any] | None = None
+    top_k: int = 0
+    model: str = ""
+    time_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """The best items of all.
+
+    Attributes:
+        items: integer ids, best first; int64, shape [K], K <= top_k.
+        scores: of any size, higher is better; float32, [K].
+        model, model_version: which model answered.
+        user_known: whether it knows the user; if not, the items are the most popular ones.
+        history_events: past events whose items were left out.
+        degraded, timings_us: as in :class:`Ranking`.
+    """
+
+    items: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+    model: str
+    model_version: str
+    user_known: bool
+    history_events: int
+    degraded: tuple[str, ...]
+    timings_us: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """The best items of all, ranked.
+
+    Attributes:
+        items: integer ids, best first; int64, shape [K], K <= top_k.
+        scores: the ranking model's probabilities in [0, 1]; float32, [K].
+        model, model_version: the ranking model.
+        retrieval_model, retrieval_model_version: the one that chose the candidates.
+        user_known: whether the retrieval model knows the user; if not, candidates were the most popular items.
+        history_events: past events the ranking model looked at.
+        candidates: how many items were retrieved and ranked.
+        degraded, timings_us: as in :class:`Ranking`.
+    """
+
+    items: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+    model: str
+    model_version: str
+    retrieval_model: str
+    retrieval_model_version: str
+    user_known: bool
+    history_events: int
+    candidates: int
+    degraded: tuple[str, ...]
+    timings_us: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

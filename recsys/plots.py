@@ -338,9 +338,19 @@ def _bar_lines(chart: Bars, console: Console) -> Iterator[Text]:
     width = max(10, min(console.width, _TEXT_WIDTH) - margin - 2 - max(map(len, ends)))
     longest = max((v for v in chart.values if math.isfinite(v)), default=0.0) or 1.0
     for label, value, end in zip(chart.labels, chart.values, ends, strict=True):
-        eighths = round(max(0.0, value) / longest * width * 8) if math.isfinite(value) else 0
-        bar = "#" * round(eighths / 8) if console.options.ascii_only else "█" * (eighths // 8) + _EIGHTHS[eighths % 8]
-        yield Text(f"{label:>{margin}} ").append(bar.rstrip(), _COLOURS[0]).append(end)
+        share = max(0.0, value) / longest if math.isfinite(value) else 0.0
+        bar = bar_text(share, width, ascii_only=console.options.ascii_only)
+        yield Text(f"{label:>{margin}} ").append(bar, _COLOURS[0]).append(end)
+
+
+def bar_text(share: float, width: int, *, ascii_only: bool = False) -> str:
+    """A bar of ``share`` of ``width`` columns, to an eighth of one.
+
+    >>> bar_text(0.5, 7)
+    '███▌'
+    """
+    eighths = round(share * width * 8)
+    return "#" * round(eighths / 8) if ascii_only else ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).rstrip()
 
 
 def _styles(series: Sequence[Series], markers: Sequence[str]) -> Iterator[tuple[Series, str, str]]:

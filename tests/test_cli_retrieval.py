@@ -13,9 +13,11 @@ import pytest
 from planted import planted
 from typer.testing import CliRunner
 
+from recsys.bundle import open_bundle
 from recsys.cli import app
 from recsys.data.interactions import Pairs
 from recsys.errors import ConfigError, DataFileError
+from recsys.serving.retrieval import open_retrieval
 
 SMALL = [
     *("model.dim=8", "train.batch_size=400", "train.list_length=5", "train.checkpoint_epochs=2"),
@@ -77,14 +79,36 @@ def test_options_of_ranking_models_are_refused(option: str) -> None:
     assert str(done.exception) == f"{name} is for ranking models; lightgcn_gowalla ranks all items"
 
 
-@pytest.mark.parametrize("command", [["export", "run", "--out", "bundle"], ["explain", "run"]])
-def test_commands_of_ranking_models_say_what_the_run_is(
-    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_run_is_exported_as_a_bundle_that_retrieves(at_data: Path) -> None:
+    trained = recsys("train", "lightgcn_gowalla", *SMALL, "train.epochs=2")
+    export = ("export", "runs/lightgcn_gowalla", "--out", "bundle", "--name", "finder")
+    told = recsys(*export)
+    manifest = open_bundle(Path("bundle")).manifest
+    assert (told["model"], told["version"]) == ("finder", manifest.version) == (manifest.model, manifest.version)
+    assert told["metrics"] == trained["test"] and told["parity"]["requests"] > 0
+    assert set(told["size_bytes"]) == set(manifest.tables)
+    session = open_retrieval(open_bundle(Path("bundle")))
+    assert len(session.retrieve(3, np.arange(2), 5).items) == 5
+    shown = CliRunner().invoke(app, [*export, "--overwrite"])
+    assert shown.exit_code == 0 and "item_id.popularity" in shown.stdout and "largest score difference" in shown.stdout
+
+
+def test_rows_of_a_retrieval_bundle_are_not_quantised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_of_a_retrieval_model(tmp_path, monkeypatch)
+    done = CliRunner().invoke(app, ["export", "run", "--out", "bundle", "--quantize", "int8"])
+    assert isinstance(done.exception, ConfigError)
+    assert str(done.exception) == "--quantize is for ranking models; run ranks all items"
+
+
+def run_of_a_retrieval_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
     Path("run").mkdir()
     Path("run/config.json").write_text('{"task": "retrieval"}')
-    done = CliRunner().invoke(app, command)
+
+
+def test_commands_of_ranking_models_say_what_the_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_of_a_retrieval_model(tmp_path, monkeypatch)
+    done = CliRunner().invoke(app, ["explain", "run"])
     assert isinstance(done.exception, DataFileError)
     assert str(done.exception).startswith("run holds a run of a model that ranks all items; expected one of a ranking")
 

@@ -19,11 +19,11 @@ import redis
 from recsys.client import AsyncClient
 
 Start = Callable[..., AbstractAsyncContextManager[AsyncClient]]
-"""Starts a server in the caller's event loop, with these settings; gives a client of it."""
+"""Starts a server in the caller's process, with these settings; gives a client of it."""
 
 _PROGRAM = """
 import os, sys
-from recsys.serving.server import serve
+from recsys.serving.serve import serve
 from recsys.serving.settings import read_settings
 sys.exit(serve(read_settings(os.environ)))
 """

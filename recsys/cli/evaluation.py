@@ -48,7 +48,7 @@ def evaluate(
                 f"{run_dir} ranks all items; --segments, --bootstrap and --plot are for click prediction. "
                 "`recsys compare` resamples users of such runs"
             )
-        evaluate_retrieval(run_dir, split=split, data=data, as_json=as_json)
+        evaluate_retrieval(run_dir, split=split, data=data, work_dir=work_dir, as_json=as_json)
         return
     trained = load_run(run_dir)
     settings = trained.config.data

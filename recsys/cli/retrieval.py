@@ -1,4 +1,4 @@
-"""`train` and `evaluate` of models that rank all items."""
+"""`train`, `evaluate` and `export` of models that rank all items."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from recsys.cli.options import notes, output
+from recsys.cli.options import notes, output, where_data_is
 
 if TYPE_CHECKING:
     from recsys.data.interactions import Interactions
@@ -24,6 +24,7 @@ def train_retrieval(
     run_dir: Path | None,
     resume: bool,
     data: Path | None,
+    work_dir: Path,
     overrides: list[str],
     as_json: bool,
 ) -> None:
@@ -32,7 +33,7 @@ def train_retrieval(
     from recsys.training.retrieval_loop import train_retrieval_run
 
     run_dir = run_dir or Path("runs") / config.recipe
-    interactions = load(config.data, data)
+    interactions = load(config.data, data, work_dir)
     notes.print(f"data: {interactions.source}", markup=False)
     with training_progress(notes) as report:
         result = train_retrieval_run(config, interactions, run_dir, resume=resume, overrides=overrides, report=report)
@@ -46,15 +47,17 @@ def train_retrieval(
     _print(figures, config.train.list_length)
     if result.best_epoch is not None:
         output.print(f"weights: the best by validation recall, those of epoch {result.best_epoch:,}")
+    following = f"\nNext: recsys export {run_dir} --out {run_dir}/bundle{where_data_is(data, work_dir)}"
+    output.print(following, soft_wrap=True, highlight=False, markup=False)
 
 
-def evaluate_retrieval(run_dir: Path, *, split: str, data: Path | None, as_json: bool) -> None:
+def evaluate_retrieval(run_dir: Path, *, split: str, data: Path | None, work_dir: Path, as_json: bool) -> None:
     """Metrics of a run's model on a part of its data."""
     from recsys.training.retrieval_folder import read_retrieval_config
     from recsys.training.retrieval_loop import evaluate_retrieval_run
 
     config = read_retrieval_config(run_dir)
-    interactions = load(config.data, data)
+    interactions = load(config.data, data, work_dir)
     if split == "validation" and not len(interactions.validation):
         if as_json:
             print("{}")
@@ -68,13 +71,48 @@ def evaluate_retrieval(run_dir: Path, *, split: str, data: Path | None, as_json:
         _print(figures, config.train.list_length)
 
 
-def load(config: InteractionsConfig, data: Path | None) -> Interactions:
-    """A run's interactions, in their parts."""
-    from recsys.data.interactions import find_interactions, load_interactions
-    from recsys.training.retrieval_config import INTERACTIONS
+def export_retrieval(
+    run_dir: Path,
+    out: Path,
+    *,
+    name: str | None,
+    overwrite: bool,
+    data: Path | None,
+    work_dir: Path,
+    as_json: bool,
+) -> None:
+    """Write a run's model as a bundle that retrieves."""
+    from recsys.export.retrieval import export_retrieval_bundle
+    from recsys.training.retrieval_folder import read_retrieval_config
 
-    folder = find_interactions(INTERACTIONS.get(config.dataset, config.dataset), data)
-    return load_interactions(folder, validation_share=config.validation_share)
+    config = read_retrieval_config(run_dir)
+    interactions = load(config.data, data, work_dir)
+    with notes.status("exporting: writing the tables, comparing lists"):
+        manifest = export_retrieval_bundle(run_dir, interactions, out, name=name or config.recipe, overwrite=overwrite)
+    parity, sizes = manifest.parity, {table: manifest.files[t.file][0] for table, t in manifest.tables.items()}
+    if as_json:
+        facts = {"bundle": str(out), "model": manifest.model, "version": manifest.version, "size_bytes": sizes}
+        print(json.dumps({**facts, "metrics": dict(manifest.metrics), "parity": dataclasses.asdict(parity)}))
+        return
+    shown = Table("table", "rows", "KB", box=None)
+    for table, size_bytes in sizes.items():
+        shown.add_row(table, f"{manifest.tables[table].shape[0]:,}", f"{size_bytes / 1000:,.1f}")
+    output.print(shown)
+    output.print(
+        f"{out}: model {manifest.model}, version {manifest.version}\n"
+        f"parity: largest score difference {parity.max_abs_logit_difference:.1e} on {parity.candidates:,} items of "
+        f"{parity.requests:,} lists (allowed {parity.tolerance:.0e}; {parity.compared})",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+
+
+def load(config: InteractionsConfig, data: Path | None, work_dir: Path) -> Interactions:
+    """A run's interactions, in their parts."""
+    from recsys.data.interaction_sets import load_interaction_set
+
+    return load_interaction_set(config.dataset, validation_share=config.validation_share, work_dir=work_dir, path=data)
 
 
 def _values(figures: Mapping[str, RankingMetrics | None]) -> dict[str, Any]:

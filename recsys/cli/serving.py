@@ -51,7 +51,7 @@ def serve(
     if settings:
         _print_settings(read)
         return
-    from recsys.serving.server import serve as run_server
+    from recsys.serving.serve import serve as run_server
 
     raise typer.Exit(run_server(read))
 

@@ -107,7 +107,7 @@ def train(
         ranking_only = {"--warm-start": warm_start, "--since": since, "--tensorboard": tensorboard, "--plan": plan}
         if given := [option for option, value in ranking_only.items() if value]:
             raise ConfigError(f"{given[0]} is for ranking models; {recipe} ranks all items")
-        _train_retrieval(recipe, list(overrides or []), run_dir, resume, data, show, as_json)
+        _train_retrieval(recipe, list(overrides or []), run_dir, resume, data, work_dir, show, as_json)
         return
     changes = list(overrides or [])
     if warm_start is not None:
@@ -176,6 +176,7 @@ def _train_retrieval(
     run_dir: Path | None,
     resume: bool,
     data: Path | None,
+    work_dir: Path,
     show: bool,
     as_json: bool,
 ) -> None:
@@ -187,7 +188,15 @@ def _train_retrieval(
     if show:
         print(to_json(config))
         return
-    train_retrieval(config, run_dir=run_dir, resume=resume, data=data, overrides=overrides, as_json=as_json)
+    train_retrieval(
+        config,
+        run_dir=run_dir,
+        resume=resume,
+        data=data,
+        work_dir=work_dir,
+        overrides=overrides,
+        as_json=as_json,
+    )
 
 
 def export(
@@ -209,6 +218,15 @@ def export(
 ) -> None:
     """Write a run's model as an ONNX bundle, with a certificate that it answers as the trained model does."""
     kinds = quantize_options(quantize or [])
+    from recsys.training.run_folder import is_retrieval_run
+
+    if is_retrieval_run(run_dir):
+        from recsys.cli.retrieval import export_retrieval
+
+        if quantize:
+            raise ConfigError(f"--quantize is for ranking models; {run_dir} ranks all items")
+        export_retrieval(run_dir, out, name=name, overwrite=overwrite, data=data, work_dir=work_dir, as_json=as_json)
+        return
     from recsys.data.datasets import load_dataset
     from recsys.export.onnx import export_bundle
     from recsys.training.trained import evaluate_run, load_run

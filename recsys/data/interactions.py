@@ -1,10 +1,11 @@
 """User-item interactions with splits, for models that rank all items.
 
-Reads the text format of NGCF, LightGCN and their successors: ``train.txt`` and ``test.txt``, one line per user,
-``user item item ...``, ids from 0, gzip-compressed or not. A published ``valid.txt`` is the validation split; where
-there is none, a random tenth of each user's training interactions is held out (at least one of a user who has two or
-more), drawn with a seed. The split of GraphHash (WWW 2025) is not public: these are the published train and test
-files with our validation part, so figures are not comparable with that paper's to the last digit.
+Reads the text format of NGCF, LightGCN and their successors: ``train.txt`` and ``test.txt``, one line per user, ``user
+item item ...``, ids from 0, gzip-compressed or not. A published ``valid.txt`` is the validation split; where there is
+none, a random tenth of each user's training interactions is held out (at least one of a user who has two or more),
+drawn with a seed. ``user_list.txt`` and ``item_list.txt``, if they are there, say which id each index stands for (a
+line of headings, then ``id index``). The split of GraphHash (WWW 2025) is not public: these are the published train and
+test files with our validation part, so figures are not comparable with that paper's to the last digit.
 
 Legend: ``E`` interactions, ``N`` users.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +22,11 @@ from pathlib import Path
 import numpy as np
 
 from recsys.errors import DataFileError, InvalidInputError
-from recsys.features.hashing import Int64Array
+from recsys.features.feature_set import Categorical, FeatureSet, IdType
+from recsys.features.hashing import Int64Array, integer_key, string_keys
 
 _EXPECTED = "user item item ... (integers from 0)"
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 _NEARBY = Path("../shared/data")
 
 
@@ -42,6 +46,20 @@ class Pairs:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class PairIds:
+    """What indices stand for.
+
+    Attributes:
+        features: declares the two ids, and the history that a store keeps of what users do.
+        user_keys_N, item_keys_M: the key (``features/hashing.py``) of each index; distinct, int64.
+    """
+
+    features: FeatureSet
+    user_keys_N: Int64Array
+    item_keys_M: Int64Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Interactions:
     """What users did, in three disjoint parts.
 
@@ -49,6 +67,7 @@ class Interactions:
         num_users, num_items: indices are below these.
         train, validation, test: no pair is in two of them.
         source: where it came from, for reports.
+        ids: None: an index is its own id (:func:`ids_of`).
     """
 
     num_users: int
@@ -57,6 +76,16 @@ class Interactions:
     validation: Pairs
     test: Pairs
     source: str
+    ids: PairIds | None = None
+
+
+def ids_of(interactions: Interactions) -> PairIds:
+    """What the indices stand for; of interactions without ids, the integers that they are."""
+    return interactions.ids or PairIds(
+        features=_pair_features("interactions", "int", "int"),
+        user_keys_N=np.arange(interactions.num_users),
+        item_keys_M=np.arange(interactions.num_items),
+    )
 
 
 def find_interactions(name: str, path: Path | None = None) -> Path:
@@ -106,11 +135,14 @@ def make_pairs(user_E: Int64Array, item_E: Int64Array) -> Pairs:
     return Pairs(user_E[new], item_E[new])
 
 
-def load_interactions(folder: Path, *, validation_share: float = 0.1, seed: int = 0) -> Interactions:
-    """Read a folder of ``train.txt[.gz]``, ``test.txt[.gz]`` and perhaps ``valid.txt[.gz]``.
+def load_interactions(
+    folder: Path, *, name: str = "interactions", validation_share: float = 0.1, seed: int = 0
+) -> Interactions:
+    """Read a folder of ``train.txt[.gz]``, ``test.txt[.gz]`` and perhaps ``valid.txt[.gz]`` and lists of ids.
 
     Args:
         folder: where they are.
+        name: of the FeatureSet that declares the ids.
         validation_share: as in :func:`hold_out`; without effect if there is a ``valid.txt``.
         seed: of the draw.
 
@@ -130,8 +162,16 @@ def load_interactions(folder: Path, *, validation_share: float = 0.1, seed: int 
         )
     if validation is None:
         train, validation = hold_out(train, share=validation_share, seed=seed)
+    user_type, user_keys = _read_ids(folder, "user", users)
+    item_type, item_keys = _read_ids(folder, "item", items)
     return Interactions(
-        num_users=users, num_items=items, train=train, validation=validation, test=test, source=str(folder)
+        num_users=users,
+        num_items=items,
+        train=train,
+        validation=validation,
+        test=test,
+        source=str(folder),
+        ids=PairIds(features=_pair_features(name, user_type, item_type), user_keys_N=user_keys, item_keys_M=item_keys),
     )
 
 
@@ -179,6 +219,39 @@ def _read_if_there(folder: Path, name: str) -> Pairs | None:
         if path.exists():
             return _parse(path, _bytes(path))
     return None
+
+
+def _read_ids(folder: Path, side: str, count: int) -> tuple[IdType, Int64Array]:
+    """The kind of a side's ids, and the key of each index; integers where there is no list."""
+    for path in (folder / f"{side}_list.txt.gz", folder / f"{side}_list.txt"):
+        if path.exists():
+            return _parse_ids(path, _bytes(path), count)
+    return "int", np.arange(count)
+
+
+def _parse_ids(path: Path, text: bytes, count: int) -> tuple[IdType, Int64Array]:
+    ids: dict[int, str] = {}
+    for number, line in enumerate(text.splitlines()[1:], start=2):
+        fields = line.decode("utf-8", "surrogateescape").split()
+        if len(fields) != 2 or not fields[1].isdecimal():
+            raise DataFileError(f"{path}: line {number}: expected an id and its index, found {' '.join(fields)[:80]!r}")
+        ids[int(fields[1])] = fields[0]
+    if missing := [index for index in range(count) if index not in ids]:
+        raise DataFileError(f"{path}: no id of index {missing[0]}; expected the ids of 0 to {count - 1}")
+    own = [ids[index] for index in range(count)]
+    if len(set(own)) < count:
+        raise DataFileError(f"{path}: two indices below {count} have one id; expected distinct ids")
+    if all(_INTEGER.fullmatch(each) for each in own):
+        return "int", np.array([integer_key(int(each)) for each in own], dtype=np.int64)
+    return "string", string_keys(own)
+
+
+def _pair_features(name: str, user_type: IdType, item_type: IdType) -> FeatureSet:
+    return FeatureSet(
+        name=name,
+        user_id=Categorical(name="user_id", id_type=user_type),
+        item_id=Categorical(name="item_id", id_type=item_type),
+    )
 
 
 def _bytes(path: Path) -> bytes:

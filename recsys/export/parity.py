@@ -5,6 +5,9 @@ in TorchRec tables. ONNX Runtime scores it as a request: the bytes that a store 
 back and go through the serving encoder. So the certificate covers the encoder, the graphs and the
 tables. Each request also carries candidates other than the sample's own, and the edge cases: one
 candidate, no history, an unknown user, an unknown item, missing features.
+
+A model with a state is asked twice: with the whole history, and with the state of its older events, cut at a random
+place, and the newest ones.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from recsys.data.row_codes import encode_ids
 from recsys.data.samples import Dataset, make_batch
 from recsys.embeddings.tables import ITEM, input_tables
 from recsys.errors import BundleError
+from recsys.export.graphs import STATE_FRESH, STATE_NEXT, STATE_SUMS
 from recsys.features.columns import Column, missing_column
 from recsys.features.encode import EncodedBatch, EncodedRequest, encode_request
 from recsys.features.entities import pack_rows, unpack_rows
@@ -31,7 +35,10 @@ from recsys.features.feature_set import Feature
 from recsys.features.hashing import KEY_LIMIT, Int64Array
 from recsys.features.history import Events, unpack_events
 from recsys.features.history_rules import visible
+from recsys.models.sdim import Sdim
 from recsys.training.trained import TrainedModel, check_same_data
+
+Float32Array = npt.NDArray[np.float32]
 
 TOLERANCE = 1e-4
 REQUESTS = 64
@@ -49,18 +56,26 @@ def certify(folder: Path, trained: TrainedModel, dataset: Dataset) -> Parity:
     """
     check_same_data(trained, dataset)
     graphs = OrtGraphs(folder)
+    net, random = trained.model.module.net, np.random.Generator(np.random.PCG64(1))
+    newest = net.newest if isinstance(net, Sdim) else 0
     worst, requests, compared = 0.0, 0, 0
     for number, index, items in _chosen(dataset):
-        got = graphs.logits(_request(dataset, index, items, number))
+        request = _request(dataset, index, items, number)
         expected = torch_logits(trained, _sample(dataset, index, items, number))
-        difference = float(np.abs(got - expected).max())
-        if not difference <= TOLERANCE:  # NaN is refused too
-            raise BundleError(
-                f"parity: ONNX Runtime's logit differs from torch's by {difference:.2e} on sample {index}; "
-                f"allowed: {TOLERANCE:.0e}. The bundle was not written"
-            )
-        worst = max(worst, difference)
-        requests, compared = requests + 1, compared + len(got)
+        answers = {"": graphs.logits(request)}
+        if graphs.encode is not None:
+            covered = int(random.integers(0, request.history_events, endpoint=True))
+            of_state = graphs.logits_from_state(request, covered, newest=newest)
+            answers[f", {covered} events of its history as a state"] = of_state
+        for how, got in answers.items():
+            difference = float(np.abs(got - expected).max())
+            if not difference <= TOLERANCE:  # NaN is refused too
+                raise BundleError(
+                    f"parity: ONNX Runtime's logit differs from torch's by {difference:.2e} on sample {index}{how}; "
+                    f"allowed: {TOLERANCE:.0e}. The bundle was not written"
+                )
+            worst = max(worst, difference)
+        requests, compared = requests + 1, compared + len(expected)
     return Parity(
         requests=requests,
         candidates=compared,
@@ -70,31 +85,65 @@ def certify(folder: Path, trained: TrainedModel, dataset: Dataset) -> Parity:
     )
 
 
-def certificate_logits(trained: TrainedModel, dataset: Dataset) -> npt.NDArray[np.float32]:
+def certificate_logits(trained: TrainedModel, dataset: Dataset) -> Float32Array:
     """Torch's logits of all candidates of the certificate's requests, one after another."""
     asked = (_sample(dataset, index, items, number) for number, index, items in _chosen(dataset))
     return np.concatenate([torch_logits(trained, sample) for sample in asked])
 
 
 class OrtGraphs:
-    """The two graphs of a bundle folder in bare ONNX Runtime, one thread."""
+    """The graphs of a bundle folder in bare ONNX Runtime, one thread.
+
+    Attributes:
+        encode: None if the model has no state.
+    """
 
     def __init__(self, folder: Path) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.user = onnxruntime.InferenceSession(folder / "user.onnx", options, providers=["CPUExecutionProvider"])
-        self.rank = onnxruntime.InferenceSession(folder / "rank.onnx", options, providers=["CPUExecutionProvider"])
-        self._side = [output.name for output in self.user.get_outputs()]
+        self.user = _session(folder / "user.onnx")
+        self.rank = _session(folder / "rank.onnx")
+        self.encode = _session(folder / "encode.onnx") if (folder / "encode.onnx").is_file() else None
+        self._state_shape = {i.name: i.shape for i in self.user.get_inputs()}.get(STATE_SUMS)
 
-    def logits(self, request: EncodedRequest) -> npt.NDArray[np.float32]:
-        """Logits of one request's candidates."""
-        side = self.user.run(None, request.user)
-        inputs: dict[str, Any] = {**dict(zip(self._side, side, strict=True)), **request.candidates}
-        logits: npt.NDArray[np.float32] = self.rank.run(["logits"], inputs)[0]
+    def logits(self, request: EncodedRequest) -> Float32Array:
+        """Logits of one request's candidates, from its whole history."""
+        state: dict[str, Any] = {}
+        if self._state_shape is not None:
+            fresh = np.ones(_columns_length(request), dtype=np.float32)
+            state = {STATE_SUMS: np.zeros(self._state_shape, dtype=np.float32), STATE_FRESH: fresh}
+        return self._run({**request.user, **state}, request.candidates)
+
+    def logits_from_state(self, request: EncodedRequest, covered: int, *, newest: int) -> Float32Array:
+        """The same from a state of the oldest ``covered`` events, the other ones, and in any case the ``newest``."""
+        assert self.encode is not None and self._state_shape is not None
+        history = {name: column for name, column in request.user.items() if name.startswith("history.")}
+        sums = np.zeros(self._state_shape, dtype=np.float32)
+        if covered:
+            sums = self.encode.run(None, {name: column[:covered] for name, column in history.items()})[0]
+        begin = max(0, min(covered, request.history_events - newest, _columns_length(request) - 1))
+        tail = {name: column[begin:] for name, column in history.items()}
+        fresh = (np.arange(begin, _columns_length(request)) >= covered).astype(np.float32)
+        return self._run({**request.user, **tail, STATE_SUMS: sums, STATE_FRESH: fresh}, request.candidates)
+
+    def _run(self, user: Mapping[str, Any], candidates: Mapping[str, Any]) -> Float32Array:
+        names = [output.name for output in self.user.get_outputs()]
+        side = dict(zip(names, self.user.run(None, user), strict=True))
+        side.pop(STATE_NEXT, None)
+        logits: Float32Array = self.rank.run(["logits"], {**side, **candidates})[0]
         return logits
 
 
-def torch_logits(trained: TrainedModel, request: EncodedBatch) -> npt.NDArray[np.float32]:
+def _session(file: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def _columns_length(request: EncodedRequest) -> int:
+    """Length of the history's columns: its events, or 1."""
+    return max(1, request.history_events)
+
+
+def torch_logits(trained: TrainedModel, request: EncodedBatch) -> Float32Array:
     """The training-side answer for one user's candidates: the user and history repeated for each."""
     features = trained.features
     tables = input_tables(features)
@@ -121,7 +170,7 @@ def torch_logits(trained: TrainedModel, request: EncodedBatch) -> npt.NDArray[np
     )
     with torch.no_grad():
         logits, _ = trained.model(trained.convert(batch, rows_of_codes).to(trained.device))
-    result: npt.NDArray[np.float32] = logits.cpu().numpy()
+    result: Float32Array = logits.cpu().numpy()
     return result
 
 

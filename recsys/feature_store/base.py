@@ -7,9 +7,9 @@ into keys is the caller's job. Every call takes the seconds it may last and rais
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from recsys.errors import StoreFormatError
 from recsys.features.columns import Column
@@ -32,22 +32,56 @@ class AppendResult:
     refused: StoreFormatError | None = None
 
 
+class StateRead(NamedTuple):
+    """What a bundle with a state reads of a history.
+
+    Attributes:
+        version: the bundle's, 16 hex digits: whose state.
+        tail: how many of the newest events.
+    """
+
+    version: str
+    tail: int
+
+
+class Span(NamedTuple):
+    """Events by their numbers.
+
+    Attributes:
+        header: the history's counters at that moment.
+        first: number of the first event.
+        events: shape [L], oldest first.
+    """
+
+    header: HistoryHeader
+    first: int
+    events: Events
+
+
 @dataclass(frozen=True, slots=True)
 class RankInputs:
     """Everything one Rank request reads.
 
     Attributes:
-        events: the user's newest events that count at the request's time, oldest first; empty for an unknown user.
+        events: the user's newest events that count at the request's time, oldest first; empty for an unknown user,
+            and where a state was asked for.
         user_columns: the user's features, N = 1; all missing for an unknown user.
         item_columns: the candidates' features, N = C; missing for unknown items.
         user_degraded, items_degraded: that part could not be read and was taken as missing.
+        header: with a state, the history's counters.
+        tail: with a state, the newest events stored, whether they count or not; they end with number
+            ``header.appended - 1``.
+        state: the stored state's bytes, unchecked, if there is one.
     """
 
     events: Events
     user_columns: Mapping[str, Column]
     item_columns: Mapping[str, Column]
-    user_degraded: bool = False
-    items_degraded: bool = False
+    user_degraded: bool
+    items_degraded: bool
+    header: HistoryHeader
+    tail: Events
+    state: bytes | None
 
 
 class FeatureStore(Protocol):
@@ -119,6 +153,35 @@ class FeatureStore(Protocol):
         """:meth:`history` of the newest ``limit`` events of many users, in one round trip."""
         ...
 
+    async def span(self, user_key: int, first: int, end: int, *, header: HistoryHeader, timeout_s: float) -> Span:
+        """A user's events with numbers from ``first`` up to but without ``end``, as far as they are stored.
+
+        Events are numbered from 0 in the order of the history. As long as the header's ``rewritten`` is the same, a
+        number means the same event.
+
+        Args:
+            user_key: the user.
+            first, end: numbers.
+            header: the counters as last read; if they are still the same, one round trip does.
+            timeout_s: for the whole call.
+        """
+        ...
+
+    def users(self) -> AsyncIterator[list[int]]:
+        """The keys of all users with a history, some at a time, in no order; one that changes meanwhile may come
+        twice or not at all."""
+        ...
+
+    async def states(self, user_keys: Sequence[int], *, version: str, timeout_s: float) -> list[bytes | None]:
+        """The stored states of users for a bundle, unchecked (``state_value.py``)."""
+        ...
+
+    async def put_states(
+        self, states: Sequence[tuple[int, bytes]], *, version: str, ttl_s: int, timeout_s: float
+    ) -> None:
+        """Put states of users for a bundle in place of what is stored, each atomically, for ``ttl_s`` seconds."""
+        ...
+
     async def put_entities(
         self, entity: str, keys: Int64Array, columns: Mapping[str, Column], *, timeout_s: float
     ) -> None:
@@ -137,10 +200,24 @@ class FeatureStore(Protocol):
         ...
 
     async def read_for_rank(
-        self, user_key: int, item_keys: Int64Array, *, time_ms: int, timeout_s: float
+        self,
+        user_key: int,
+        item_keys: Int64Array,
+        *,
+        time_ms: int,
+        timeout_s: float,
+        state: StateRead | None = None,
     ) -> RankInputs:
         """All that a Rank request needs as of ``time_ms``, in one round trip. Never raises for a store that is
-        unreachable, slow or holds foreign bytes: the answer says what is degraded."""
+        unreachable, slow or holds foreign bytes: the answer says what is degraded.
+
+        Args:
+            user_key: the user.
+            item_keys: the candidates, shape [C].
+            time_ms: events that count at this time are read.
+            timeout_s: for the whole call.
+            state: read a state and the newest events as they are stored, instead of the events that count.
+        """
         ...
 
     async def positions(self, *, timeout_s: float) -> dict[str, str]:

@@ -88,9 +88,8 @@ class ClusterLink:
 
     async def watch(self, prefix: bytes, changed: Changed) -> None:
         """As ``Link.watch``, at every node that has slots; ends when the topology changes, too."""
-        await self._learn(time.monotonic() + _WATCH_S)
+        watched = await self.nodes(timeout_s=_WATCH_S)
         owners = self._owners
-        watched = [self._node(address) for address in {*owners} if address is not None]
         tasks = [asyncio.create_task(node.watch(prefix, changed)) for node in watched]
         try:
             while owners == self._owners:
@@ -105,6 +104,11 @@ class ClusterLink:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         raise StoreUnavailableError(f"{self.name}: slots have moved")
+
+    async def nodes(self, *, timeout_s: float) -> list[RedisLink]:
+        """A link to each node that has slots; raises as :meth:`round_trip`."""
+        await self._learn(time.monotonic() + timeout_s)
+        return [self._node(address) for address in {*self._owners} if address is not None]
 
     async def close(self) -> None:
         """Close the connections."""

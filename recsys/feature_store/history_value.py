@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -202,6 +202,48 @@ class HistoryValue:
         if len(events) < wanted:
             return Part(header, events, False)
         return Part(header, events[len(events) - wanted :], True)
+
+    def span_commands(self, keys: HistoryKeys, header: HistoryHeader, first: int, end: int) -> list[Command]:
+        """The reads that :meth:`parse_span` takes: events number ``first`` to ``end`` of a history with this header."""
+        head: Command = (b"GETRANGE", keys.open, 0, HEADER.size - 1)
+        commands, sealed = [head], self._sealed(header)
+        begin, stop = first - header.trimmed, end - header.trimmed
+        if begin < min(stop, sealed):
+            chunks = (begin // header.chunk, (min(stop, sealed) - 1) // header.chunk)
+            commands.append((b"LRANGE", keys.sealed, *chunks))
+        if stop > max(begin, sealed):
+            width = self._dtype.itemsize
+            begin_bytes = HEADER.size + (max(begin, sealed) - sealed) * width
+            commands.append((b"GETRANGE", keys.open, begin_bytes, HEADER.size + (stop - sealed) * width - 1))
+        return [*commands, head]
+
+    def parse_span(
+        self, keys: HistoryKeys, header: HistoryHeader, first: int, end: int, replies: Sequence[Any]
+    ) -> tuple[HistoryHeader, Events | None]:
+        """The header of now, and the events, if nobody wrote since ``header`` was read.
+
+        Raises:
+            StoreFormatError: it is no history, of a newer format or of an unknown layout.
+        """
+        before, *parts, after = replies
+        if not before:
+            return self.none.header, None
+        now, _ = self._header(keys, before)
+        if before != after or now != header:
+            return now, None
+        skipped = 0
+        begin, sealed = first - header.trimmed, self._sealed(header)
+        if begin < min(end - header.trimmed, sealed):
+            skipped, parts = begin % header.chunk, [*parts[0], *parts[1:]]
+        width = self._dtype.itemsize
+        body = b"".join(parts)[skipped * width : (skipped + end - first) * width]
+        # Of another length: Redis evicted the sealed part, or the records are of an older layout.
+        fits = len(body) == (end - first) * width and before[:_PREFIX_BYTES] == self._prefix
+        return now, self._events(body, self._dtype) if fits else None
+
+    def _sealed(self, header: HistoryHeader) -> int:
+        """Events in sealed chunks: the open part has less than two chunks, and no less than one if any is sealed."""
+        return max(0, header.stored // header.chunk - 1) * header.chunk
 
     def visible(self, events: Events, time_ms: int) -> Events:
         """The newest ``History.recent`` of stored events that count at a time."""

@@ -43,6 +43,24 @@ def history_keys(name: str, user: int) -> HistoryKeys:
     return HistoryKeys(stem + b"h", stem + b"c", stem + b"o")
 
 
+def history_pattern(name: str) -> bytes:
+    """What matches the open parts of all users' histories, with ``*`` for the user; no name has a special character.
+
+    >>> history_pattern("movielens_1m")
+    b'recsys:v1:{movielens_1m:u:*}:h'
+    """
+    return f"{PREFIX}:{{{name}:u:*}}:h".encode()
+
+
+def state_key(name: str, user: int, version: str) -> bytes:
+    """A user's state for the bundle of that version.
+
+    >>> state_key("movielens_1m", 1193, "0123456789abcdef")
+    b'recsys:v1:{movielens_1m:u:1193}:s:0123456789abcdef'
+    """
+    return f"{PREFIX}:{{{name}:u:{user}}}:s:{version}".encode()
+
+
 def entity_key(name: str, entity: str, key: int) -> bytes:
     """An entity's features.
 

@@ -13,7 +13,7 @@ import numpy as np
 from redis.exceptions import NoScriptError, ResponseError
 
 from recsys.errors import InvalidInputError, StoreFormatError
-from recsys.feature_store.base import AppendResult
+from recsys.feature_store.base import AppendResult, Span
 from recsys.feature_store.history_value import HistoryValue, Part
 from recsys.feature_store.keys import HISTORY, HistoryKeys, history_keys
 from recsys.feature_store.layouts import LayoutGuard
@@ -124,6 +124,27 @@ class RedisHistories:
             if len(found) >= wanted or len(events) == header.stored or not self.value.older_may_count(events, time_ms):
                 return found
             ask *= 8
+
+    async def span(self, user_key: int, first: int, end: int, *, header: HistoryHeader, timeout_s: float) -> Span:
+        """As ``FeatureStore.span``."""
+        deadline_s = time.monotonic() + timeout_s
+        keys = self.keys(user_key)
+        while True:
+            begin = min(max(first, header.trimmed), header.appended)
+            stop = max(min(end, header.appended), begin)
+            commands = self.value.span_commands(keys, header, begin, stop)
+            found = await self._link.round_trip(commands, timeout_s=deadline_s - time.monotonic())
+            replies = [value_of(keys.open, reply) for reply in found]
+            now, events = self.value.parse_span(keys, header, begin, stop, replies)
+            if events is not None:
+                return Span(now, begin, events)
+            if now == header:
+                # Nobody wrote, but the parts are not where the header says: all of it tells what there is.
+                ((now, events),) = await self.newest([user_key], _ALL, timeout_s=deadline_s - time.monotonic())
+                oldest = now.appended - len(events)
+                begin = max(first - oldest, 0)
+                return Span(now, oldest + begin, events[begin : max(end - oldest, begin)])
+            header = now
 
     async def newest(
         self, user_keys: Sequence[int], limit: int, *, timeout_s: float

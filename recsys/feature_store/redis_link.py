@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -55,23 +56,11 @@ class RedisLink:
         Raises:
             StoreUnavailableError: Redis is unreachable, did not answer in ``timeout_s``, or is no Redis.
         """
-        self._breaker.check()
         timeout_s = max(timeout_s, 0.0)
-        try:
+        with answering(self.name, self._breaker, timeout_s=timeout_s):
             async with asyncio.timeout(timeout_s):
                 async with self._room:
-                    replies = await self._talk(commands)
-        except (TimeoutError, RedisTimeoutError):
-            reason = f"{self.name}: no answer within {timeout_s * 1000:.0f} ms"
-            self._breaker.failed(reason, timed_out=True)
-            raise StoreUnavailableError(reason) from None
-        except (RedisError, OSError) as error:
-            # Not only lost connections: what listens there may not speak Redis at all.
-            reason = f"{self.name}: {error}"
-            self._breaker.failed(reason)
-            raise StoreUnavailableError(reason) from error
-        self._breaker.succeeded()
-        return replies
+                    return await self._talk(commands)
 
     async def watch(self, prefix: bytes, changed: Changed) -> None:
         """As ``Link.watch``."""
@@ -134,6 +123,28 @@ class RedisLink:
         else:
             self._idle.append(wire)
         return replies
+
+
+@contextmanager
+def answering(name: str, breaker: Breaker, *, timeout_s: float) -> Iterator[None]:
+    """Whatever goes wrong in the block, in our terms, and known to the breaker, which may refuse it.
+
+    Raises:
+        StoreUnavailableError: Redis is unreachable, did not answer in ``timeout_s``, or is no Redis.
+    """
+    breaker.check()
+    try:
+        yield
+    except (TimeoutError, RedisTimeoutError):
+        reason = f"{name}: no answer within {timeout_s * 1000:.0f} ms"
+        breaker.failed(reason, timed_out=True)
+        raise StoreUnavailableError(reason) from None
+    except (RedisError, OSError) as error:
+        # Not only lost connections: what listens there may not speak Redis at all.
+        reason = f"{name}: {error}"
+        breaker.failed(reason)
+        raise StoreUnavailableError(reason) from error
+    breaker.succeeded()
 
 
 async def first_answer(asked: Sequence[Coroutine[Any, Any, T]], *, timeout_s: float) -> T:

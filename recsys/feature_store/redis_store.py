@@ -10,18 +10,19 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import numpy as np
 
 from recsys.errors import InvalidInputError, StoreError, StoreFormatError, StoreUnavailableError
-from recsys.feature_store.base import AppendResult, RankInputs
+from recsys.feature_store.base import AppendResult, RankInputs, Span, StateRead
 from recsys.feature_store.item_cache import BoolArray, ItemCache
 from recsys.feature_store.keys import PREFIX, entity_key, positions_key
 from recsys.feature_store.layouts import LayoutGuard
 from recsys.feature_store.link import Command, Link, Reply, open_link, value_of
 from recsys.feature_store.redis_entities import RedisEntities
 from recsys.feature_store.redis_histories import RedisHistories
+from recsys.feature_store.redis_states import RedisStates
 from recsys.features.columns import Column, missing_column
 from recsys.features.entities import unpack_rows
 from recsys.features.feature_set import ITEM, USER, FeatureSet
@@ -31,6 +32,8 @@ from recsys.features.history import Events, HistoryHeader, require_history
 _log = logging.getLogger(__name__)
 _LOG_EVERY_S = 10.0
 _FOLLOW_AGAIN_S, _FOLLOW_AGAIN_MAX_S = 0.05, 5.0
+_NO_KEYS: Int64Array = np.empty(0, dtype=np.int64)
+_NO_HEADER = HistoryHeader(chunk=1)
 _NO_EVENTS: Events = np.empty(0, dtype=[("item", "<i8"), ("timestamp", "<i8"), ("arrival", "<i8")])
 
 
@@ -54,6 +57,7 @@ class RedisFeatureStore:
         self._histories = (
             RedisHistories(features, link=link, guard=self._guard) if features.history is not None else None
         )
+        self._states = RedisStates(features.name, link=link)
         self._logged: dict[str, tuple[float, int]] = {}
 
     @classmethod
@@ -162,17 +166,49 @@ class RedisFeatureStore:
         """
         return await self._rows.get(entity, keys, timeout_s=timeout_s)
 
+    async def span(self, user_key: int, first: int, end: int, *, header: HistoryHeader, timeout_s: float) -> Span:
+        """As the protocol says; raises as :meth:`history`."""
+        if not 0 <= first <= end:
+            raise InvalidInputError(f"events {first} to {end}; allowed: 0 <= first <= end")
+        return await self._declared().span(user_key, first, end, header=header, timeout_s=timeout_s)
+
+    def users(self) -> AsyncIterator[list[int]]:
+        """As the protocol says; raises StoreUnavailableError."""
+        return self._states.users()
+
+    async def states(self, user_keys: Sequence[int], *, version: str, timeout_s: float) -> list[bytes | None]:
+        """As the protocol says; raises as :meth:`history`."""
+        return await self._states.get(user_keys, version=version, timeout_s=timeout_s)
+
+    async def put_states(
+        self, states: Sequence[tuple[int, bytes]], *, version: str, ttl_s: int, timeout_s: float
+    ) -> None:
+        """As the protocol says.
+
+        Raises:
+            InvalidInputError: a key or ``ttl_s`` is out of range.
+            StoreUnavailableError: Redis is unreachable or too slow; any of the states may have been written.
+            StoreError: Redis is out of memory, or refused for another reason.
+        """
+        await self._states.put(states, version=version, ttl_s=ttl_s, timeout_s=timeout_s)
+
     async def read_for_rank(
-        self, user_key: int, item_keys: Int64Array, *, time_ms: int, timeout_s: float
+        self,
+        user_key: int,
+        item_keys: Int64Array,
+        *,
+        time_ms: int,
+        timeout_s: float,
+        state: StateRead | None = None,
     ) -> RankInputs:
         """As the protocol says; item_keys has shape [C]."""
         deadline_s = time.monotonic() + timeout_s
-        commands = self._user_commands(user_key)
+        commands = self._user_commands(user_key, state)
         users = len(commands)
         generation = self._cache.generation
         # Copied before the wait: meanwhile other requests may put other items into the same slots.
         item_columns, known, fresh = self._cache.read(item_keys)
-        unread = position = np.empty(0, dtype=np.int64)
+        unread = position = _NO_KEYS
         if self._features.item and not fresh.all():
             unread, position = np.unique(item_keys[~fresh], return_inverse=True)
             commands.append((b"MGET", *self._rows.names(ITEM, unread)))
@@ -181,7 +217,8 @@ class RedisFeatureStore:
         except StoreError as error:
             replies = [error] * len(commands)
         user_columns, user_degraded = self._user_row(user_key, replies[:users])
-        events, history_degraded = await self._recent(user_key, replies, time_ms, deadline_s)
+        header, tail, events, history_degraded = await self._past(user_key, replies, time_ms, deadline_s, state)
+        stored_state = self._state(user_key, replies[users - 1]) if state is not None else None
         items_degraded = False
         if len(unread):
             fetched, absent, unreadable = self._item_part(unread, replies[users])
@@ -193,7 +230,16 @@ class RedisFeatureStore:
             into = np.flatnonzero(~fresh)[wanted]
             for name, column in item_columns.items():
                 column[into] = fetched[name][position[wanted]]
-        return RankInputs(events, user_columns, item_columns, user_degraded or history_degraded, items_degraded)
+        return RankInputs(
+            events,
+            user_columns,
+            item_columns,
+            user_degraded or history_degraded,
+            items_degraded,
+            header,
+            tail,
+            stored_state,
+        )
 
     async def follow_items(self) -> None:
         """Let what other processes write about items show here at once, until cancelled.
@@ -249,14 +295,17 @@ class RedisFeatureStore:
         assert self._histories is not None
         return self._histories
 
-    def _user_commands(self, user: int) -> list[Command]:
-        """The reads of a user's part: row first, then the history's two."""
+    def _user_commands(self, user: int, state: StateRead | None) -> list[Command]:
+        """The reads of a user's part: row first, then the history's two, the state last."""
         commands: list[Command] = []
         if self._features.user:
             commands.append((b"GET", entity_key(self._name, USER, user)))
         if self._histories is not None:
             value = self._histories.value
-            commands += value.open_commands(self._histories.keys(user), value.recent)
+            limit = value.recent if state is None else min(state.tail, value.chunk)
+            commands += value.open_commands(self._histories.keys(user), limit)
+        if state is not None:
+            commands.append((b"GET", self._states.key(user, state.version)))
         return commands
 
     def _user_row(self, user: int, replies: Sequence[Reply]) -> tuple[dict[str, Column], bool]:
@@ -269,24 +318,40 @@ class RedisFeatureStore:
         except StoreError as error:
             return {f.name: missing_column(f, 1) for f in self._features.user}, self._degraded(USER, error)
 
-    async def _recent(
-        self, user: int, replies: Sequence[Reply], time_ms: int, deadline_s: float
-    ) -> tuple[Events, bool]:
-        """The user's newest events as of ``time_ms``, and whether they were unreadable."""
+    async def _past(
+        self, user: int, replies: Sequence[Reply], time_ms: int, deadline_s: float, state: StateRead | None
+    ) -> tuple[HistoryHeader, Events, Events, bool]:
+        """``RankInputs``' header, tail and events, and whether they were unreadable."""
         if self._histories is None:
-            return _NO_EVENTS, False
+            return _NO_HEADER, _NO_EVENTS, _NO_EVENTS, False
         value, keys = self._histories.value, self._histories.keys(user)
+        none = value.none.events
         head, tail = replies[bool(self._features.user) :][:2]
+        limit = value.recent if state is None else min(state.tail, value.chunk)
         try:
-            part = value.parse_open(keys, value_of(keys.open, head), value_of(keys.open, tail), value.recent)
+            part = value.parse_open(keys, value_of(keys.open, head), value_of(keys.open, tail), limit)
+            left_s = deadline_s - time.monotonic()
+            if state is not None:
+                if part.enough:
+                    return part.header, part.events, none, False
+                ((header, events),) = await self._histories.newest([user], limit, timeout_s=left_s)
+                return header, events, none, False
             events = value.visible(part.events, time_ms)
             short = len(events) < len(part.events) < part.header.stored and value.older_may_count(part.events, time_ms)
             if not part.enough or short:
                 # Rare: somebody wrote meanwhile, or events of the future are among the newest.
-                events = await self._histories.as_of(user, time_ms, timeout_s=deadline_s - time.monotonic())
+                events = await self._histories.as_of(user, time_ms, timeout_s=left_s)
         except StoreError as error:
-            return value.none.events, self._degraded("history", error)
-        return events, False
+            return _NO_HEADER, none, none, self._degraded("history", error)
+        return part.header, none, events, False
+
+    def _state(self, user: int, reply: Reply) -> bytes | None:
+        try:
+            value: bytes | None = value_of(self._states.key(user, ""), reply)
+        except StoreError as error:
+            self._degraded("state", error)
+            return None
+        return value
 
     def _item_part(self, keys: Int64Array, reply: Reply) -> tuple[dict[str, Column], BoolArray, BoolArray]:
         """Features from the reply to MGET; which items Redis does not have; which could not be read."""

@@ -1,4 +1,4 @@
-"""Wire: one connection to one Redis, commands in, replies out.
+"""Wire: one connection to one Redis on an event loop, commands in, replies out; and what any connection needs.
 
 hiredis does the protocol; redis-py parses URLs and makes TLS contexts. Between the two there is only this: no
 stream buffer and no coroutine per reply, which took a third of a round trip.
@@ -44,6 +44,9 @@ _ERRORS: dict[str, type[Exception]] = {
     "TRYAGAIN": TryAgainError,
     "WRONGPASS": AuthenticationError,
 }
+CLOSED = "Connection closed by server."
+"""What the error of a lost connection says."""
+
 _MORE = object()
 _SLICE = 128
 """Commands packed and sent at a time."""
@@ -52,19 +55,78 @@ Push = Callable[[list[Any]], None]
 """Called with what Redis sends unasked (RESP3)."""
 
 
-class Wire(asyncio.Protocol):
-    """A connection; one exchange at a time."""
+class Replies:
+    """The replies to one exchange at a time, from the bytes that come.
+
+    Args:
+        on_push: gets what Redis sends unasked.
+    """
 
     def __init__(self, on_push: Push | None = None) -> None:
         self._on_push = on_push
         self._reader = hiredis.Reader(
             protocolError=InvalidResponse, replyError=self._error, notEnoughData=_MORE, encoding=None
         )
-        self._transport: asyncio.Transport | None = None
-        self._replies: list[Reply] = []
+        self._came: list[Reply] = []
         self._wanted = 0
-        self._answered: asyncio.Future[None] | None = None
         self._refusal: RedisConnectionError | None = None
+
+    def expect(self, count: int) -> None:
+        """Begin an exchange of so many commands."""
+        self._came, self._wanted = [], count
+
+    def feed(self, data: bytes) -> bool:
+        """Take bytes; whether all replies are there.
+
+        Raises:
+            redis.exceptions.InvalidResponse: this is not Redis's protocol.
+        """
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not _MORE:
+                if isinstance(reply, hiredis.PushNotification):
+                    if self._on_push is not None:
+                        self._on_push(reply)
+                else:
+                    self._came.append(reply)
+        except ValueError as error:
+            raise InvalidResponse(str(error)) from error
+        return len(self._came) >= self._wanted
+
+    def take(self) -> list[Reply]:
+        """The replies, when all are there; error replies are exceptions in the list.
+
+        Raises:
+            redis.exceptions.ConnectionError: Redis said that it will not serve this connection.
+            redis.exceptions.InvalidResponse: there are more replies than commands.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        replies, self._came = self._came, []
+        if len(replies) > self._wanted:
+            raise InvalidResponse(f"{len(replies)} replies to {self._wanted} commands")
+        return replies
+
+    def _error(self, text: str) -> Exception:
+        """The exception an error reply stands for; one about the connection ends the exchange."""
+        code, _, rest = text.partition(" ")
+        kind = _ERRORS.get(code, ResponseError)
+        if text.startswith("ERR max number of clients"):
+            kind = RedisConnectionError
+        # redis-py's errors about a slot read it from a text without the code.
+        error = kind(rest if kind in (AskError, MovedError) else text)
+        if isinstance(error, RedisConnectionError):
+            self._refusal = error
+        return error
+
+
+class Wire(asyncio.Protocol):
+    """A connection; one exchange at a time."""
+
+    def __init__(self, on_push: Push | None = None) -> None:
+        self._replies = Replies(on_push)
+        self._transport: asyncio.Transport | None = None
+        self._answered: asyncio.Future[None] | None = None
         self._writable = asyncio.Event()
         self._writable.set()
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -79,10 +141,10 @@ class Wire(asyncio.Protocol):
             redis.exceptions.ConnectionError: the connection is gone, or what came is not Redis's protocol.
         """
         if self._transport is None or self.lost.done():
-            raise RedisConnectionError("Connection closed by server.")
+            raise RedisConnectionError(CLOSED)
         if not commands:
             return []
-        self._replies, self._wanted = [], len(commands)
+        self._replies.expect(len(commands))
         self._answered = asyncio.get_running_loop().create_future()
         try:
             for start in range(0, len(commands), _SLICE):
@@ -92,16 +154,11 @@ class Wire(asyncio.Protocol):
                     await self._writable.wait()
                 if self._answered.done():  # with an error: the connection is gone
                     break
-                self._transport.write(b"".join(map(hiredis.pack_command, commands[start : start + _SLICE])))
+                self._transport.write(pack(commands[start : start + _SLICE]))
             await self._answered
         finally:
             self._answered = None
-        replies, self._replies = self._replies, []
-        if self._refusal is not None:
-            raise self._refusal
-        if len(replies) > len(commands):
-            raise InvalidResponse(f"{len(replies)} replies to {len(commands)} commands")
-        return replies
+        return self._replies.take()
 
     def close(self) -> None:
         """Drop the connection."""
@@ -115,18 +172,12 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """asyncio's callback."""
         try:
-            self._reader.feed(data)
-            while (reply := self._reader.gets()) is not _MORE:
-                if isinstance(reply, hiredis.PushNotification):
-                    if self._on_push is not None:
-                        self._on_push(reply)
-                else:
-                    self._replies.append(reply)
-        except (InvalidResponse, ValueError) as error:
-            self._fail(error if isinstance(error, InvalidResponse) else InvalidResponse(str(error)))
+            complete = self._replies.feed(data)
+        except InvalidResponse as error:
+            self._fail(error)
             self.close()
             return
-        if self._answered is not None and len(self._replies) >= self._wanted and not self._answered.done():
+        if complete and self._answered is not None and not self._answered.done():
             self._answered.set_result(None)
 
     def pause_writing(self) -> None:
@@ -140,25 +191,18 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """asyncio's callback."""
         self._writable.set()
-        self._fail(RedisConnectionError(str(error) if error else "Connection closed by server."))
+        self._fail(RedisConnectionError(str(error) if error else CLOSED))
         if not self.lost.done():
             self.lost.set_result(None)
-
-    def _error(self, text: str) -> Exception:
-        """The exception an error reply stands for; one about the connection ends the exchange."""
-        code, _, rest = text.partition(" ")
-        kind = _ERRORS.get(code, ResponseError)
-        if text.startswith("ERR max number of clients"):
-            kind = RedisConnectionError
-        # redis-py's errors about a slot read it from a text without the code.
-        error = kind(rest if kind in (AskError, MovedError) else text)
-        if isinstance(error, RedisConnectionError):
-            self._refusal = error
-        return error
 
     def _fail(self, error: Exception) -> None:
         if self._answered is not None and not self._answered.done():
             self._answered.set_exception(error)
+
+
+def pack(commands: Sequence[Command]) -> bytes:
+    """The bytes of commands."""
+    return b"".join(map(hiredis.pack_command, commands))
 
 
 async def open_wire(
@@ -184,18 +228,15 @@ async def open_wire(
             lambda: Wire(on_push), host, port, ssl=tls, server_hostname=host if tls else None
         )
     try:
-        hello = _hello(options, resp3=on_push is not None)
-        for reply in await wire.exchange(hello):
-            if isinstance(reply, Exception):
-                raise reply
+        check_login(await wire.exchange(hello(options, resp3=on_push is not None)))
     except BaseException:
         wire.close()
         raise
     return wire
 
 
-def _hello(options: Mapping[str, Any], *, resp3: bool) -> list[Command]:
-    """The first commands of a connection."""
+def hello(options: Mapping[str, Any], *, resp3: bool) -> list[Command]:
+    """The first commands of a connection with these options (``redis_url.server_options``)."""
     user, password, database = (options.get(name) for name in ("username", "password", "db"))
     login = ("AUTH", user or "default", password or "") if user or password else ()
     commands: list[Command] = []
@@ -207,3 +248,10 @@ def _hello(options: Mapping[str, Any], *, resp3: bool) -> list[Command]:
     if database:
         commands.append(("SELECT", int(database)))
     return commands
+
+
+def check_login(replies: Sequence[Reply]) -> None:
+    """Raise the first error among the replies to :func:`hello`."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply

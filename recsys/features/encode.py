@@ -37,6 +37,11 @@ class EncodedRequest:
     candidates: dict[str, Column]
     history_events: int
 
+    @property
+    def candidate_count(self) -> int:
+        """C."""
+        return len(next(iter(self.candidates.values())))
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedBatch:

@@ -8,10 +8,13 @@ in these four, so it is never built: with W = [Wq, Wk, Wd, Wp],
 where the first term is computed once per sample: half the arithmetic per event, and no tensor of
 four times the keys' size.
 
-Legend: ``B`` samples, ``E`` events of the batch, ``D`` width, ``H`` hidden units.
+Legend: ``B`` samples, ``E`` events of the batch, ``D`` width, ``H`` hidden units, ``S`` one user's events,
+``C`` candidates.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +22,9 @@ from torch import Tensor, nn
 
 from recsys.embeddings.jagged import repeat_rows, weighted_sum
 from recsys.models.blocks import ActivationName, activation
+
+FAR = 1e9
+"""Larger than any logit or distance."""
 
 
 class ActivationUnit(nn.Module):
@@ -69,34 +75,41 @@ class ActivationUnit(nn.Module):
             weights_E = segment_softmax(weights_E * self.scale, sample_E, len(query_BD))
         return weighted_sum(weights_E, keys_ED, offsets, sample_E)
 
-    def fold(self, keys_SD: Tensor) -> tuple[Tensor, Tensor]:
-        """The first layer for one user's S events, as a linear map of the candidate alone.
+    @property
+    def side_dimensions(self) -> Mapping[str, Mapping[int, str]]:
+        """Names of the tensors of :meth:`user_side`, and their dynamic dimensions."""
+        masked: dict[str, Mapping[int, str]] = {"mask": {0: "S"}} if self.softmax else {}
+        return {"weight": {1: "S"}, "bias": {0: "S"}, "keys": {0: "S"}, **masked}
 
-        For fixed events the layer is linear in q, so all S of them are one matrix: (D, S * H) and a
-        bias (S * H). The user graph computes it once; a candidate then costs one row of one product.
+    def user_side(self, keys_SD: Tensor, present_S: Tensor) -> list[Tensor]:
+        """What :meth:`attend` needs of one user's S events. ``present_S`` is 1 for an event and 0 for padding.
+
+        For fixed events the first layer is linear in q, so all S of them are one matrix, [D, S, H], and a bias [S, H].
+        The user graph computes them once; a candidate then costs one row of one product. Padding has keys of zero.
         """
         of_q, of_k, of_product = self.split_first()
-        weight_DSH = keys_SD.T[:, :, None] * of_product.T[:, None, :] + of_q.T[:, None, :]
+        # keys * of_product + of_q, as D products of [S, 2] with [2, H]: a quarter of the time of broadcasting twice.
+        keys_DS1 = keys_SD.T[:, :, None]
+        keys_DS2 = torch.cat([keys_DS1, torch.ones_like(keys_DS1)], dim=2)
+        weight_DSH = keys_DS2 @ torch.stack([of_product.T, of_q.T], dim=1)
         bias_SH = F.linear(keys_SD, of_k, self.first.bias)
-        return weight_DSH.flatten(1), bias_SH.flatten()
+        side = [weight_DSH, bias_SH, keys_SD * present_S[:, None]]
+        return [*side, (present_S - 1.0) * FAR] if self.softmax else side
 
-    def attend(self, query_CD: Tensor, folded: tuple[Tensor, Tensor], keys_SD: Tensor, present_S: Tensor) -> Tensor:
-        """Interest vectors of C candidates for one user, [C, D], given :meth:`fold` of the events.
+    def attend(self, query_CD: Tensor, side: Sequence[Tensor], read_CS: Tensor | None = None) -> Tensor:
+        """Interest vectors of C candidates for one user, [C, D], given :meth:`user_side` of the events.
 
-        ``present_S`` is 1 for an event and 0 for padding; a user without events gets zeros. It may also be
-        [C, S]: 1 for the events that a candidate reads.
+        ``read_CS`` is 1 for the events that a candidate reads, else 0; None: it reads all. A user without events, and
+        a candidate that reads none, get zeros.
         """
-        units = self.first.out_features
-        hidden = torch.addmm(folded[1], query_CD, folded[0]).view(-1, units)
+        weight_DSH, bias_SH, keys_SD = side[:3]
+        hidden = torch.addmm(bias_SH.flatten(), query_CD, weight_DSH.flatten(1)).view(-1, self.first.out_features)
         weights = self.last(self.second_act(self.second(self.first_act(hidden))))
         weights_CS = weights.view(query_CD.shape[0], -1)
         if self.softmax:
-            weights_CS = torch.softmax(weights_CS * self.scale + (present_S - 1.0) * 1e9, dim=1)
-        interest_CD: Tensor
-        if present_S.dim() == 2:
-            interest_CD = (weights_CS * present_S) @ keys_SD
-        else:
-            interest_CD = weights_CS @ (keys_SD * present_S[:, None])
+            logits_CS = weights_CS * self.scale + side[3]
+            weights_CS = torch.softmax(logits_CS if read_CS is None else logits_CS + (read_CS - 1.0) * FAR, dim=1)
+        interest_CD: Tensor = (weights_CS if read_CS is None else weights_CS * read_CS) @ keys_SD
         return interest_CD
 
 

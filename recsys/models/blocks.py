@@ -74,12 +74,28 @@ class Dice(nn.Module):
 
     def frozen(self) -> nn.Module:
         """The same function with fixed statistics, for export."""
-        return self.eval()
+        mean, variance = self.norm.running_mean, self.norm.running_var
+        assert mean is not None and variance is not None
+        scale = torch.rsqrt(variance + self.norm.eps)
+        return _FrozenDice(scale=scale, shift=-mean * scale, alpha=self.alpha.detach())
 
     def _standardise(self, x: Tensor) -> Tensor:
         mean, variance = self.norm.running_mean, self.norm.running_var
         assert mean is not None and variance is not None
         return (x - mean) * torch.rsqrt(variance + self.norm.eps)
+
+
+class _FrozenDice(nn.Module):
+    """Dice with its statistics as one scale and one shift: (1 - alpha) (sigmoid(scale x + shift)) + alpha, times x."""
+
+    def __init__(self, *, scale: Tensor, shift: Tensor, alpha: Tensor) -> None:
+        super().__init__()
+        for name, tensor in (("scale", scale), ("shift", shift), ("alpha", alpha), ("rest", 1.0 - alpha)):
+            self.register_buffer(name, tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.sigmoid(x * self.get_buffer("scale") + self.get_buffer("shift"))
+        return x * (gate * self.get_buffer("rest") + self.get_buffer("alpha"))
 
 
 class BatchNorm(nn.Module):
@@ -106,6 +122,18 @@ class BatchNorm(nn.Module):
     def frozen(self) -> nn.Module:
         """The same function with fixed statistics, for export."""
         return self.eval()
+
+    def folded_into(self, layer: nn.Linear) -> nn.Linear:
+        """``layer`` with fixed statistics after it, as one layer: s (W x + b - m) + t = (s W) x + (s (b - m) + t)."""
+        norm = self.norm
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        before = torch.zeros_like(norm.bias) if layer.bias is None else layer.bias
+        folded = nn.Linear(layer.in_features, layer.out_features).to(layer.weight)
+        with torch.no_grad():
+            folded.weight.copy_(layer.weight * scale[:, None])
+            folded.bias.copy_((before - norm.running_mean) * scale + norm.bias)
+        return folded
 
 
 def activation(name: ActivationName, units: int) -> nn.Module:
@@ -139,9 +167,14 @@ def mlp(
 
 
 def freeze_activations(model: nn.Module) -> None:
-    """Replace activations and norms by their ``frozen`` form, in place; for export."""
-    for name, child in model.named_children():
-        if isinstance(child, PRelu | Dice | BatchNorm):
+    """Replace activations and norms by their ``frozen`` form, norms behind a layer by a change of it, in place."""
+    children = list(model.named_children())
+    for place, (name, child) in enumerate(children):
+        before = children[place - 1][1] if isinstance(model, nn.Sequential) and place else None
+        if isinstance(child, BatchNorm) and isinstance(before, nn.Linear):
+            setattr(model, children[place - 1][0], child.folded_into(before))
+            setattr(model, name, nn.Identity())
+        elif isinstance(child, PRelu | Dice | BatchNorm):
             setattr(model, name, child.frozen())
         else:
             freeze_activations(child)

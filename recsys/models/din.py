@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,40 +42,14 @@ class DinConfig:
     dropout: float = 0.0
 
 
-class UserSide(NamedTuple):
-    """Everything about a request that does not depend on the candidate.
-
-    Attributes:
-        attention_weight, attention_bias: the activation unit's first layer for this user's events,
-            [D, S * hidden] and [S * hidden].
-        keys: the events, [S, D].
-        present: 1 for an event, 0 for padding, [S].
-        head_bias: what the user contributes to the head's first layer, with its bias, [H].
-    """
-
-    attention_weight: Tensor
-    attention_bias: Tensor
-    keys: Tensor
-    present: Tensor
-    head_bias: Tensor
-
-
 class Din(nn.Module):
     """The network above the embeddings.
 
     ``user_side`` and ``rank_side`` together equal ``forward`` on one user: they are the two exported graphs.
-    """
 
-    side_dimensions: Mapping[str, Mapping[int, str]] = {
-        "side.attention_weight": {1: "SH"},
-        "side.attention_bias": {0: "SH"},
-        "side.keys": {0: "S"},
-        "side.present": {0: "S"},
-        "side.head_bias": {},
-    }
-    """Names of ``UserSide`` in the graphs (no feature's name has a dot) and its dynamic dimensions.
-
-    S * hidden is one of its own: an exporter cannot divide a named one.
+    Attributes:
+        side_dimensions: names of the user side's tensors in the graphs (no feature's name has a dot), and their dynamic
+            dimensions.
     """
 
     def __init__(self, widths: Widths, *, config: DinConfig) -> None:
@@ -84,6 +58,10 @@ class Din(nn.Module):
         self.attention = ActivationUnit(
             widths.key, hidden=config.attention, act=config.attention_act, softmax=config.softmax
         )
+        self.side_dimensions: Mapping[str, Mapping[int, str]] = {
+            **{f"side.attention_{name}": dims for name, dims in self.attention.side_dimensions.items()},
+            "side.head_bias": {},
+        }
         head_width = widths.user + 3 * widths.key + widths.item
         self.head = mlp(head_width, config.head, act=config.head_act, dropout=config.dropout)
 
@@ -94,21 +72,20 @@ class Din(nn.Module):
         logits_B1: Tensor = self.head(x)
         return logits_B1.squeeze(1)
 
-    def user_side(self, user_1U: Tensor, keys_SD: Tensor, present_S: Tensor) -> UserSide:
-        """The part of a request that is computed once. ``present_S`` is 0 for padding."""
-        weight, bias = self.attention.fold(keys_SD)
+    def user_side(self, user_1U: Tensor, keys_SD: Tensor, present_S: Tensor) -> tuple[Tensor, ...]:
+        """The part of a request that is computed once: what the activation unit needs of the events, and what the user
+        contributes to the head's first layer, with its bias, [H]. ``present_S`` is 0 for padding."""
         of_user = self._head_first().weight[:, : self.widths.user]
         head_bias = F.linear(user_1U, of_user, self._head_first().bias).squeeze(0)
-        return UserSide(weight, bias, keys_SD, present_S, head_bias)
+        return (*self.attention.user_side(keys_SD, present_S), head_bias)
 
     def rank_side(self, side: Sequence[Tensor], query_CD: Tensor, item_CI: Tensor) -> Tensor:
-        """Logits of C candidates, [C]. ``side``: the tensors of a ``UserSide``."""
-        user = UserSide(*side)
-        folded = (user.attention_weight, user.attention_bias)
-        interest_CD = self.attention.attend(query_CD, folded, user.keys, user.present)
+        """Logits of C candidates, [C]. ``side``: the tensors of :meth:`user_side`."""
+        *of_attention, head_bias = side
+        interest_CD = self.attention.attend(query_CD, of_attention)
         of_rest = self._head_first().weight[:, self.widths.user :]
         x = torch.cat([interest_CD, query_CD, interest_CD * query_CD, item_CI], dim=1)
-        hidden = torch.addmm(user.head_bias, x, of_rest.t())
+        hidden = torch.addmm(head_bias, x, of_rest.t())
         logits_C1: Tensor = self.head[1:](hidden)
         return logits_C1.squeeze(1)
 

@@ -18,15 +18,13 @@ from torch import Tensor, nn
 
 from recsys.embeddings.jagged import gather_rows
 from recsys.errors import ConfigError
-from recsys.models.attention import ActivationUnit
+from recsys.models.attention import FAR, ActivationUnit
 from recsys.models.jagged_events import chosen_events, nearest_events, sum_of_rows
 from recsys.models.signatures import Signatures
 from recsys.models.widths import Widths
 
 if TYPE_CHECKING:
     from recsys.models.sdim import SdimConfig
-
-_FAR = 1e9
 
 
 class LongBlock(Protocol):
@@ -102,8 +100,13 @@ class SdimBlock(nn.Module):
         return interest_BD
 
     def user_side(self, keys_SD: Tensor, present_S: Tensor) -> list[Tensor]:
-        """See :class:`LongBlock`. ``signatures.bucket_sums`` is the additive step, this normalises it."""
-        return [F.normalize(self.signatures.bucket_sums(keys_SD, present_S), dim=1)]
+        """See :class:`LongBlock`."""
+        return self.side_of(self.signatures.bucket_sums(keys_SD, present_S))
+
+    def side_of(self, sums: Tensor) -> list[Tensor]:
+        """The user side, given :meth:`Signatures.bucket_sums`: that is the additive step, this normalises it."""
+        norm = torch.linalg.vector_norm(sums, dim=1, keepdim=True).clamp_min(1e-12)
+        return [sums / (norm * self.signatures.signatures)]
 
     def rank_side(self, side: Sequence[Tensor], query_CD: Tensor) -> Tensor:
         """See :class:`LongBlock`."""
@@ -131,13 +134,10 @@ class MeanBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """DIN's target attention over everything."""
 
-    side_dimensions: Mapping[str, Mapping[int, str]] = {
-        "weight": {1: "SH"}, "bias": {0: "SH"}, "keys": {0: "S"}, "present": {0: "S"}
-    }  # fmt: skip
-
     def __init__(self, unit: ActivationUnit) -> None:
         super().__init__()
         self.unit = unit
+        self.side_dimensions = unit.side_dimensions
 
     def forward(self, query_BD: Tensor, keys_ND: Tensor, index_E: Tensor, offsets: Tensor) -> Tensor:
         """See :class:`LongBlock`."""
@@ -146,12 +146,11 @@ class AttentionBlock(nn.Module):
 
     def user_side(self, keys_SD: Tensor, present_S: Tensor) -> list[Tensor]:
         """See :class:`LongBlock`."""
-        return [*self.unit.fold(keys_SD), keys_SD, present_S]
+        return self.unit.user_side(keys_SD, present_S)
 
     def rank_side(self, side: Sequence[Tensor], query_CD: Tensor) -> Tensor:
         """See :class:`LongBlock`."""
-        weight, bias, keys_SD, present_S = side
-        return self.unit.attend(query_CD, (weight, bias), keys_SD, present_S)
+        return self.unit.attend(query_CD, side)
 
 
 class SimHardBlock(nn.Module):
@@ -161,11 +160,10 @@ class SimHardBlock(nn.Module):
     come from one row of one table.
     """
 
-    side_dimensions = AttentionBlock.side_dimensions
-
     def __init__(self, unit: ActivationUnit, *, category: slice) -> None:
         super().__init__()
         self.unit = unit
+        self.side_dimensions: Mapping[str, Mapping[int, str]] = {**unit.side_dimensions, "category": {0: "S"}}
         self.category = slice(category.start, min(category.start + 2, category.stop))
 
     def forward(self, query_BD: Tensor, keys_ND: Tensor, index_E: Tensor, offsets: Tensor) -> Tensor:
@@ -181,24 +179,23 @@ class SimHardBlock(nn.Module):
 
     def user_side(self, keys_SD: Tensor, present_S: Tensor) -> list[Tensor]:
         """See :class:`LongBlock`."""
-        return [*self.unit.fold(keys_SD), keys_SD, present_S]
+        return [*self.unit.user_side(keys_SD, present_S), keys_SD[:, self.category]]
 
     def rank_side(self, side: Sequence[Tensor], query_CD: Tensor) -> Tensor:
         """See :class:`LongBlock`. Costs as much as attention over everything."""
-        weight, bias, keys_SD, present_S = side
-        same = query_CD[:, None, self.category] == keys_SD[None, :, self.category]
-        read_CS = same.all(dim=2).to(present_S.dtype) * present_S
-        return self.unit.attend(query_CD, (weight, bias), keys_SD, read_CS)
+        *of_unit, category_S2 = side
+        same = query_CD[:, None, self.category] == category_S2[None]
+        return self.unit.attend(query_CD, of_unit, same.all(dim=2).to(query_CD.dtype))
 
 
 class EtaBlock(nn.Module):
     """Target attention over the events nearest by Hamming distance of hash codes (Chen et al., arXiv 2108.04468)."""
 
-    side_dimensions: Mapping[str, Mapping[int, str]] = {**AttentionBlock.side_dimensions, "signs": {0: "S"}}
-
     def __init__(self, unit: ActivationUnit, *, signatures: Signatures, nearest: int) -> None:
         super().__init__()
         self.unit, self.signatures, self.nearest = unit, signatures, nearest
+        own: dict[str, Mapping[int, str]] = {"signs": {1: "S"}, "order": {0: "S"}}
+        self.side_dimensions: Mapping[str, Mapping[int, str]] = {**unit.side_dimensions, **own}
 
     def forward(self, query_BD: Tensor, keys_ND: Tensor, index_E: Tensor, offsets: Tensor) -> Tensor:
         """See :class:`LongBlock`."""
@@ -213,20 +210,21 @@ class EtaBlock(nn.Module):
 
     def user_side(self, keys_SD: Tensor, present_S: Tensor) -> list[Tensor]:
         """See :class:`LongBlock`."""
-        return [*self.unit.fold(keys_SD), keys_SD, present_S, self._plus_minus(keys_SD)]
+        signs_SK, length = self._plus_minus(keys_SD), keys_SD.shape[0]
+        age_S = torch.arange(length, 0, -1, device=keys_SD.device).to(keys_SD.dtype)
+        # One number to sort by: first the distance, then the age. Whole numbers below 2^24 are exact in float32. With K
+        # directions of which A agree less those that differ, the distance is (K - A) / 2: the product makes -A / 2.
+        step = (length + 1) / 2
+        order_S = signs_SK.shape[1] * step + age_S + (1.0 - present_S) * FAR
+        return [*self.unit.user_side(keys_SD, present_S), -step * signs_SK.T, order_S]
 
     def rank_side(self, side: Sequence[Tensor], query_CD: Tensor) -> Tensor:
         """See :class:`LongBlock`. Costs as much as attention over everything, and a sort."""
-        weight, bias, keys_SD, present_S, signs_SK = side
-        agree_CS = self._plus_minus(query_CD) @ signs_SK.T
-        length = keys_SD.shape[0]
-        age_S = torch.arange(length, 0, -1, device=keys_SD.device).to(agree_CS.dtype)
-        # One number to sort by: first the distance, then the age. Whole numbers below 2^24 are exact in float32.
-        order_CS = (signs_SK.shape[1] - agree_CS) * (length + 1) / 2 + age_S + (1.0 - present_S) * _FAR
-        padded = F.pad(order_CS, (0, self.nearest), value=2 * _FAR)
+        *of_unit, signs_KS, order_S = side
+        order_CS = torch.addmm(order_S, self._plus_minus(query_CD), signs_KS)
+        padded = F.pad(order_CS, (0, self.nearest), value=2 * FAR)
         last_C = padded.topk(self.nearest, dim=1, largest=False).values[:, -1:]
-        read_CS = (order_CS <= last_C).to(present_S.dtype) * present_S
-        return self.unit.attend(query_CD, (weight, bias), keys_SD, read_CS)
+        return self.unit.attend(query_CD, of_unit, (order_CS <= last_C).to(query_CD.dtype))
 
     def _plus_minus(self, vectors_ND: Tensor) -> Tensor:
         """Signs as 1 and -1, of the vectors' dtype, [N, K]: their product counts agreements less differences."""

@@ -23,7 +23,7 @@ from recsys.errors import ConfigError
 from recsys.models.attention import ActivationUnit
 from recsys.models.blocks import ActivationName, mlp
 from recsys.models.jagged_events import newest_events
-from recsys.models.long_attention import LongBlock, make_long_block
+from recsys.models.long_attention import LongBlock, SdimBlock, make_long_block
 from recsys.models.signatures import MOST_DIRECTIONS
 from recsys.models.widths import Widths
 
@@ -113,7 +113,7 @@ class Sdim(nn.Module):
         """Names of the user side's tensors in the graphs (no feature's name has a dot); dynamic dimensions."""
         names: dict[str, Mapping[int, str]] = {"side.head_bias": {}}
         if self.short is not None:
-            names |= {f"side.short_{name}": {} for name in ("weight", "bias", "keys", "present")}
+            names |= {f"side.short_{name}": {} for name in self.short.side_dimensions}
         if self.long is not None:
             names |= {f"side.long_{name}": dims for name, dims in self.long.side_dimensions.items()}
         return names
@@ -151,24 +151,55 @@ class Sdim(nn.Module):
 
         ``present_S`` is 0 for padding, which stands before the events.
         """
+        side = self._user_side_without_long(user_1U, keys_SD, present_S)
+        if self.long is not None:
+            side += self.long.user_side(keys_SD, present_S)
+        return tuple(side)
+
+    @property
+    def state(self) -> tuple[int, int] | None:
+        """Shape of the sums that :meth:`user_side_from` goes on from; None: the long block has no such sums."""
+        return self.long.signatures.shape if isinstance(self.long, SdimBlock) else None
+
+    def sums(self, keys_SD: Tensor, present_S: Tensor) -> Tensor:
+        """Sums of one user's events, of shape :attr:`state`: additive over any division of the events."""
+        assert isinstance(self.long, SdimBlock)
+        return self.long.signatures.bucket_sums(keys_SD, present_S)
+
+    def user_side_from(
+        self, user_1U: Tensor, keys_SD: Tensor, present_S: Tensor, *, sums: Tensor, fresh_S: Tensor
+    ) -> tuple[Tensor, ...]:
+        """:meth:`user_side` of a user whose older events are given by their sums, and the sums of all.
+
+        Args:
+            user_1U: the user.
+            keys_SD, present_S: newest events, at least those that the short block reads.
+            sums: :meth:`sums` of the events that are not fresh, whether or not they are among ``keys_SD``.
+            fresh_S: 1 for each of ``keys_SD`` that ``sums`` does not hold, else 0, as for padding.
+        """
+        assert isinstance(self.long, SdimBlock)
+        side = self._user_side_without_long(user_1U, keys_SD, present_S)
+        sums = sums + self.sums(keys_SD, fresh_S)
+        return (*side, *self.long.side_of(sums), sums)
+
+    def _user_side_without_long(self, user_1U: Tensor, keys_SD: Tensor, present_S: Tensor) -> list[Tensor]:
         of_user = self._head_first().weight[:, : self.widths.user]
         side = [F.linear(user_1U, of_user, self._head_first().bias).squeeze(0)]
         if self.short is not None:
             # Padded in front, so that a graph's shapes do not depend on the length of the history.
             keys_TD = F.pad(keys_SD, (0, 0, self.newest, 0))[-self.newest :]
             present_T = F.pad(present_S, (self.newest, 0))[-self.newest :]
-            side += [*self.short.fold(keys_TD), keys_TD, present_T]
-        if self.long is not None:
-            side += self.long.user_side(keys_SD, present_S)
-        return tuple(side)
+            side += self.short.user_side(keys_TD, present_T)
+        return side
 
     def rank_side(self, side: Sequence[Tensor], query_CD: Tensor, item_CI: Tensor) -> Tensor:
         """Logits of C candidates, [C], given the tensors of :meth:`user_side`."""
         head_bias, *rest = side
         interests = []
         if self.short is not None:
-            weight, bias, keys_TD, present_T, *rest = rest
-            interests.append(self.short.attend(query_CD, (weight, bias), keys_TD, present_T))
+            count = len(self.short.side_dimensions)
+            interests.append(self.short.attend(query_CD, rest[:count]))
+            rest = rest[count:]
         if self.long is not None:
             interests.append(self.long.rank_side(rest, query_CD))
         of_rest = self._head_first().weight[:, self.widths.user :]

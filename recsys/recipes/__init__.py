@@ -38,6 +38,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
 RETRIEVAL_RECIPES: dict[str, Callable[[], RetrievalRunConfig]] = {
     "lightgcn_gowalla": gowalla.lightgcn_gowalla,
     "lightgcn_lcfn": gowalla.lightgcn_lcfn,
+    "lightgcn_movielens_1m": movielens.lightgcn_movielens_1m,
     "mf_gowalla": gowalla.mf_gowalla,
     "ngcf_code_gowalla": gowalla.ngcf_code_gowalla,
     "ngcf_gowalla": gowalla.ngcf_gowalla,

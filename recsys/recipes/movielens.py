@@ -1,4 +1,5 @@
-"""MovieLens-1M: click prediction by the protocols of ReChorus 2.0 (RecSys 2024, table 6) and of Unified Embedding."""
+"""MovieLens-1M: click prediction by the protocols of ReChorus 2.0 (RecSys 2024, table 6) and of Unified Embedding, and
+retrieval of movies beside it."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ import dataclasses
 from recsys.models.autoint import AutoIntConfig
 from recsys.models.dcn import DcnConfig
 from recsys.models.din import DinConfig
+from recsys.models.lightgcn import LightGcnConfig
 from recsys.training.config import DataConfig, RowConfig, RunConfig, TableConfig, TrainConfig
+from recsys.training.retrieval_config import InteractionsConfig, RetrievalRunConfig, RetrievalTrainConfig
 
 
 def din_movielens_1m() -> RunConfig:
@@ -69,4 +72,16 @@ def dcn_movielens_ctr() -> RunConfig:
         tables=TableConfig(dim=32, learning_rate=0.2, regularization=0.02),
         rows=RowConfig(min_count=1, chunks=2),
         train=TrainConfig(epochs=6),
+    )
+
+
+def lightgcn_movielens_1m() -> RetrievalRunConfig:
+    """LightGCN on ratings of 4 and more, cut in time where ``din_movielens_1m`` is: its candidates, for DIN to rank."""
+    return RetrievalRunConfig(
+        recipe="lightgcn_movielens_1m",
+        data=InteractionsConfig(dataset="movielens_1m"),
+        model=LightGcnConfig(layers=2),
+        train=RetrievalTrainConfig(
+            epochs=40, learning_rate=0.02, negatives=8, regularization=1e-3, validate_every=5, patience=4
+        ),
     )

@@ -7,7 +7,8 @@ what arrived, and what is allowed.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,6 +19,10 @@ from recsys.features.hashing import KEY_LIMIT, MISSING, Int64Array, integer_key,
 from recsys.features.history import MAX_TIMESTAMP_MS
 from recsys.serving._pb import ranker_pb2
 from recsys.serving.ranker import RankRequest, RankResult
+from recsys.serving.stages import STAGES, StageTimes
+
+MAX_BATCH = 100
+"""Most requests in a RankBatch call."""
 
 MIN_TIMESTAMP_MS = 100_000_000_000
 """1973-03-03; every time in seconds until the year 5138 is below it, so it tells the units apart."""
@@ -26,29 +31,52 @@ _FIELDS = {"int": "integer", "string": "text"}
 _NO_ID = "-1 or the empty text, which stand for no value; send an id"
 
 
-def rank_request(message: ranker_pb2.RankRequest, features: FeatureSet, *, max_candidates: int) -> RankRequest:
-    """Check and convert a Rank call.
+def rank_request(
+    message: ranker_pb2.RankRequest, features: FeatureSet, *, max_candidates: int, times: StageTimes | None = None
+) -> RankRequest:
+    """Check and convert a Rank call, whose clock is ``times``.
 
     Raises:
         InvalidInputError: see the message.
     """
-    return RankRequest(
+    times = times or StageTimes()
+    request = RankRequest(
         user_key=user_key(message, features),
         candidate_keys=entity_keys("candidates", message.candidates, features.item_id, most=max_candidates),
-        features={name: _feature_values(name, value) for name, value in message.features.items()},
+        features=feature_values(message.features),
         top_k=message.top_k,
         model=message.model,
         time_ms=moment_ms("time_ms", message.time_ms),
+        times=times,
+        timings=message.timings,
     )
+    times.lap("convert")
+    return request
 
 
-def rank_response(result: RankResult) -> ranker_pb2.RankResponse:
+def batch_requests(
+    message: ranker_pb2.RankBatchRequest, features: FeatureSet, *, max_candidates: int
+) -> list[RankRequest]:
+    """Check and convert a RankBatch call; the requests share a clock.
+
+    Raises:
+        InvalidInputError: see the message; it begins with the request's place.
+    """
+    if not 1 <= len(message.requests) <= MAX_BATCH:
+        raise InvalidInputError(f"requests: got {len(message.requests):,}; allowed: 1 to {MAX_BATCH} per call")
+    times, requests = StageTimes(), []
+    for place, request in enumerate(message.requests):
+        try:
+            requests.append(rank_request(request, features, max_candidates=max_candidates, times=times))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"requests[{place}].{error}") from None
+    if (count := sum(len(request.candidate_keys) for request in requests)) > max_candidates:
+        raise InvalidInputError(f"requests: got {count:,} candidates; allowed: {max_candidates:,} in all of a call")
+    return requests
+
+
+def rank_response(result: RankResult, request: RankRequest) -> ranker_pb2.RankResponse:
     """The answer to a Rank call."""
-    degraded = []
-    if result.user_degraded:
-        degraded.append(ranker_pb2.DEGRADATION_USER_UNAVAILABLE)
-    if result.items_degraded:
-        degraded.append(ranker_pb2.DEGRADATION_ITEMS_UNAVAILABLE)
     # tolist(): protobuf takes 6 us for 200 Python floats, 36 us for an array of them.
     return ranker_pb2.RankResponse(
         scores=result.scores.tolist(),
@@ -56,8 +84,44 @@ def rank_response(result: RankResult) -> ranker_pb2.RankResponse:
         model=result.model,
         model_version=result.model_version,
         history_events=result.history_events,
-        degraded=degraded,
+        degraded=degradations(result),
+        timings=timings(request.times) if request.timings else None,
     )
+
+
+class Degradable(Protocol):
+    """An answer that may be worse than it could be."""
+
+    @property
+    def user_degraded(self) -> bool:
+        """The user's history or features could not be read."""
+        ...
+
+    @property
+    def items_degraded(self) -> bool:
+        """Nor could the candidates' features."""
+        ...
+
+    @property
+    def history_partial(self) -> bool:
+        """Only the newest part of a long history was looked at."""
+        ...
+
+
+def degradations(result: Degradable) -> list[ranker_pb2.Degradation]:
+    """Why an answer is worse than it could be."""
+    reasons = (
+        (result.user_degraded, ranker_pb2.DEGRADATION_USER_UNAVAILABLE),
+        (result.items_degraded, ranker_pb2.DEGRADATION_ITEMS_UNAVAILABLE),
+        (result.history_partial, ranker_pb2.DEGRADATION_HISTORY_PARTIAL),
+    )
+    return [reason for holds, reason in reasons if holds]
+
+
+def timings(times: StageTimes) -> ranker_pb2.Timings:
+    """What a call took until now."""
+    times.finish()
+    return ranker_pb2.Timings(**{f"{stage}_us": us for stage, us in zip(STAGES, times.in_us(), strict=True)})
 
 
 def user_key(message: Any, features: FeatureSet) -> int:
@@ -117,8 +181,16 @@ def raw_ids(field: str, ids: ranker_pb2.Ids, feature: Categorical) -> Any:
     return int64_array(ids.integers) if wanted == "integers" else list(ids.texts)
 
 
+def feature_values(values: Mapping[str, ranker_pb2.FeatureValue]) -> dict[str, list[Any]]:
+    """The raw values of overriding features; whether they fit is the encoder's business.
+
+    Raises:
+        InvalidInputError: one is of several kinds.
+    """
+    return {name: _feature_values(name, value) for name, value in values.items()}
+
+
 def _feature_values(name: str, value: ranker_pb2.FeatureValue) -> list[Any]:
-    """The raw values of one overriding feature; whether they fit it is the encoder's business."""
     filled = [field for field in ("integers", "texts", "numbers") if len(getattr(value, field))]
     if len(filled) > 1:
         raise InvalidInputError(f"features[{name!r}]: {' and '.join(filled)} are filled; allowed: one of them")

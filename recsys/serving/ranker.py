@@ -1,29 +1,29 @@
-"""Ranking one request: read the store, encode, run the model, pick the best.
+"""Ranking requests: read the store, encode, run the model, pick the best.
 
-Knows nothing of gRPC. Shapes use ``C`` candidates.
+Knows nothing of gRPC. Coroutines here await the store alone: over a blocking link they never suspend, so a handler
+thread drives them to their end (``feature_store.blocking_link.run_now``). Shapes use ``C`` candidates.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from recsys.errors import NotFoundError, nearest
-from recsys.feature_store.base import FeatureStore
+from recsys.feature_store.base import FeatureStore, RankInputs
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.hashing import Int64Array
 from recsys.serving.admission import Admission, Deadline
+from recsys.serving.long_state import LongStates, StateInputs
 from recsys.serving.request_log import RequestLog
-from recsys.serving.session import MAX_CHUNK, Float32Array, Scores, Session
-
-ModelThread = Literal["auto", "on", "off"]
+from recsys.serving.session import Float32Array, Scores, Session
+from recsys.serving.stages import StageTimes
+from recsys.serving.turns import Turns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +37,8 @@ class RankRequest:
         top_k: 0 for all scores in the candidates' order.
         model: the model asked for; empty for the one there is.
         time_ms: events with an earlier timestamp count; default: the first millisecond after now.
+        times: the request's clock.
+        timings: whether the answer says what it took.
     """
 
     user_key: int
@@ -45,6 +47,8 @@ class RankRequest:
     top_k: int = 0
     model: str = ""
     time_ms: int | None = None
+    times: StageTimes = field(default_factory=StageTimes)
+    timings: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +58,9 @@ class RankResult:
     Attributes:
         scores: [C], or [min(top_k, distinct candidates)], best first.
         positions: with top_k, where each score's candidate first stood in the request; else None.
+        history_events: past events the model looked at.
         user_degraded, items_degraded: that part of the store could not be read.
+        history_partial: only the newest part of a long history was looked at.
     """
 
     scores: Float32Array
@@ -62,23 +68,31 @@ class RankResult:
     model: str
     model_version: str
     history_events: int
-    user_degraded: bool
-    items_degraded: bool
+    user_degraded: bool = False
+    items_degraded: bool = False
+    history_partial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request with what was worked out before the store was read."""
+
+    request: RankRequest
+    keys: Int64Array
+    positions: Int64Array | None
+    time_ms: int
 
 
 class Ranker:
-    """Ranks with one model and one feature store.
+    """Ranks with one model and one feature store. Safe to use from several threads.
 
     Args:
         session: the model.
         store: read for each request; not closed here.
         max_in_flight: requests ranked at a time; more are refused.
         store_timeout_s: longest wait for the store in one request.
-        model_thread: ``on`` runs the model in one worker thread: ONNX Runtime releases the interpreter lock, so
-            with a second core the event loop goes on answering (a model of 3 ms gave 280 requests a second
-            instead of 210). ``off`` runs it in the event loop, which on one core saves the hand-over: 0.3 to 0.5 ms
-            a request. ``auto`` is ``off`` where the process may use only one core. Requests of more than
-            ``MAX_CHUNK`` candidates always run in the thread: they take long, and the loop must answer meanwhile.
+        model_runs: how many requests' models run at a time, each on one core; the others wait for their turn.
+        states: keeps the sums of long histories, if the model has them; not closed here.
         request_log: gets a share of the requests; not closed here.
     """
 
@@ -89,21 +103,20 @@ class Ranker:
         store: FeatureStore,
         max_in_flight: int,
         store_timeout_s: float,
-        model_thread: ModelThread = "auto",
+        model_runs: int = 1,
+        states: LongStates | None = None,
         request_log: RequestLog | None = None,
     ) -> None:
+        assert (states is None) == (session.state is None), "states are kept of models that have them"
         self.features = session.features
-        self._session = session
+        self.session = session
+        self.store_timeout_s = store_timeout_s
+        self.admission = Admission(max_in_flight)
+        self.turns = Turns(model_runs)
         self._store = store
-        self._admission = Admission(max_in_flight)
-        self._store_timeout_s = store_timeout_s
+        self._states = states
+        self._state_read = None if states is None else states.read
         self._request_log = request_log
-        self._inline = model_thread == "off" or (model_thread == "auto" and _cores() == 1)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="model")
-
-    def close(self) -> None:
-        """Let the worker thread go."""
-        self._worker.shutdown(wait=False, cancel_futures=True)
 
     async def rank(self, request: RankRequest, *, deadline: Deadline) -> RankResult:
         """Rank a request's candidates. Trouble with the store degrades the answer and never fails it.
@@ -111,68 +124,118 @@ class Ranker:
         Raises:
             NotFoundError: another model was asked for.
             OverloadedError: there is no room.
-            TimeoutError: the deadline has passed.
+            TimeoutError: the deadline has passed, or nobody waits for the answer any more.
             InvalidInputError: a feature's name or value is not what the FeatureSet declares.
         """
-        if request.model not in ("", self._session.model):
-            hint = nearest(request.model, [self._session.model])
+        with self.admission.enter():
+            return await self.rank_admitted(request, deadline=deadline)
+
+    async def rank_many(self, requests: Sequence[RankRequest], *, deadline: Deadline) -> list[RankResult]:
+        """As :meth:`rank` for several requests, which are read in one round trip and take one place."""
+        with self.admission.enter():
+            asked = [self._asked(request) for request in requests]
+            return [await self.rank_admitted(a.request, deadline=deadline) for a in asked]
+
+    async def rank_admitted(self, request: RankRequest, *, deadline: Deadline) -> RankResult:
+        """As :meth:`rank`, for a caller that holds a place in ``admission``."""
+        asked = self._asked(request)
+        inputs = await self._store.read_for_rank(
+            request.user_key,
+            asked.keys,
+            time_ms=asked.time_ms,
+            timeout_s=self._store_time_s(deadline),
+            state=self._state_read,
+        )
+        return await self._rank_read(asked, inputs, deadline)
+
+    def _asked(self, request: RankRequest) -> _Asked:
+        if request.model not in ("", self.session.model):
+            hint = nearest(request.model, [self.session.model])
             raise NotFoundError(f"model {request.model!r} is not served here: {hint}")
-        with self._admission.enter():
-            positions = _first_positions(request.candidate_keys)
-            keys = request.candidate_keys if positions is None else request.candidate_keys[positions]
-            # The store gets at most half of the time left, so that a slow one costs the history, not the answer.
-            time_ms = request.time_ms if request.time_ms is not None else time.time_ns() // 1_000_000 + 1
-            timeout_s = min(self._store_timeout_s, deadline.remaining_s() / 2)
-            inputs = await self._store.read_for_rank(request.user_key, keys, time_ms=time_ms, timeout_s=timeout_s)
-            encoded = encode_request(
-                self.features,
-                user_key=request.user_key,
-                user_columns=inputs.user_columns,
-                request_values=request.features,
-                events=inputs.events,
-                item_keys=keys,
-                item_columns=inputs.item_columns,
-            )
-            if self._inline and len(keys) <= MAX_CHUNK:
-                answer = self._score(encoded, deadline)
-            else:
-                loop = asyncio.get_running_loop()
-                answer = await deadline.wait(loop.run_in_executor(self._worker, self._score, encoded, deadline))
+        positions = _first_positions(request.candidate_keys)
+        keys = request.candidate_keys if positions is None else request.candidate_keys[positions]
+        time_ms = request.time_ms if request.time_ms is not None else time.time_ns() // 1_000_000 + 1
+        return _Asked(request, keys, positions, time_ms)
+
+    def _store_time_s(self, deadline: Deadline) -> float:
+        """At most half of the time left, so that a slow store costs the history, not the answer."""
+        return min(self.store_timeout_s, deadline.remaining_s() / 2)
+
+    async def _rank_read(self, asked: _Asked, inputs: RankInputs, deadline: Deadline) -> RankResult:
+        request, times = asked.request, asked.request.times
+        times.lap("store")
+        deadline.remaining_s()
+        events, state = inputs.events, None
+        if self._states is not None:
+            state = await self._states.for_request(request.user_key, inputs, time_ms=asked.time_ms, deadline=deadline)
+            events = state.events
+            times.lap("state")
+        encoded = encode_request(
+            self.features,
+            user_key=request.user_key,
+            user_columns=inputs.user_columns,
+            request_values=request.features,
+            events=events,
+            item_keys=asked.keys,
+            item_columns=inputs.item_columns,
+        )
+        times.lap("encode")
+        answer = self.session.score(
+            encoded,
+            deadline=deadline,
+            sums=None if state is None else state.sums,
+            fresh=None if state is None else state.fresh,
+            turns=self.turns,
+            times=times,
+        )
+        if self._states is not None and state is not None and answer.next_sums is not None:
+            self._states.answered(request.user_key, state, answer.next_sums)
+        return self._result(asked, inputs, encoded, state, answer)
+
+    def _result(
+        self,
+        asked: _Asked,
+        inputs: RankInputs,
+        encoded: EncodedRequest,
+        state: StateInputs | None,
+        answer: Scores,
+    ) -> RankResult:
+        request, positions = asked.request, asked.positions
         scores, best = answer.scores, None
         if self._request_log is not None and self._request_log.wanted():
             self._request_log.offer(
                 encoded,
-                time_ms=time_ms,
+                time_ms=asked.time_ms,
                 sent=sorted(request.features),
                 degraded=inputs.user_degraded or inputs.items_degraded,
-                model=self._session.model,
-                model_version=self._session.version,
+                model=self.session.model,
+                model_version=self.session.version,
                 scores=scores,
             )
         if request.top_k:
-            # By logit: scores of very good candidates round to the same float32. Stable: ties keep their order.
-            order = np.argsort(-answer.logits, kind="stable")[: request.top_k]
+            order = _best(answer.logits, request.top_k)
             scores, best = scores[order], order if positions is None else positions[order]
         elif positions is not None:
-            scores = _spread(scores, keys=keys, onto=request.candidate_keys)
+            scores = _spread(scores, keys=asked.keys, onto=request.candidate_keys)
+        request.times.lap("select")
         return RankResult(
             scores=scores,
             positions=best,
-            model=self._session.model,
-            model_version=self._session.version,
-            history_events=encoded.history_events,
+            model=self.session.model,
+            model_version=self.session.version,
+            history_events=encoded.history_events if state is None else state.history_events,
             user_degraded=inputs.user_degraded,
             items_degraded=inputs.items_degraded,
+            history_partial=state is not None and state.partial,
         )
 
-    def _score(self, encoded: EncodedRequest, deadline: Deadline) -> Scores:
-        deadline.remaining_s()  # waiting for its turn may have taken all the time
-        return self._session.score(encoded, deadline=deadline)
 
+def _best(logits: Float32Array, top_k: int) -> npt.NDArray[np.int64]:
+    """Positions of the ``top_k`` largest, best first; of equal ones the first.
 
-def _cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    By logit: scores of very good candidates round to the same float32.
+    """
+    return np.argsort(-logits, kind="stable")[:top_k]
 
 
 def _first_positions(keys: Int64Array) -> Int64Array | None:

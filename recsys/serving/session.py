@@ -1,11 +1,12 @@
-"""A loaded model: a bundle's two graphs in ONNX Runtime, run for one request.
+"""A loaded model: a bundle's graphs in ONNX Runtime, run for one request.
 
-Shapes use ``C`` candidates, ``S`` recent events, ``K`` values of a multi-valued feature.
+Shapes use ``C`` candidates, ``S`` recent events, ``K`` values of a multi-valued feature, ``R`` rows and ``D`` width of
+a state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,81 +14,152 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from recsys.bundle import Bundle, TensorInfo
+from recsys.bundle import Bundle, StateInfo, TensorInfo
 from recsys.errors import BundleError
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import event_dtype
 from recsys.serving.admission import Deadline
+from recsys.serving.graphs import check_manifest, check_same, inputs_of, load_graph, outputs_of
+from recsys.serving.stages import StageTimes
+from recsys.serving.turns import Turns
 
 Float32Array = npt.NDArray[np.float32]
 
-_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32"}
 _OUTPUTS = ("logits", "scores")
+_SUMS, _FRESH, _NEXT = "state.sums", "state.fresh", "state.next"
 _SAMPLE_CANDIDATES = 2
+_SAMPLE_EVENTS = 100
 
 MAX_CHUNK = 2_000
-"""Most candidates in one run of the rank graph: bounds the memory of a run, and the time to notice a deadline."""
+"""Most candidates in one run of the rank graph: bounds the memory of a run, the time to notice a deadline, and the time
+that others wait for their turn."""
 
 _LARGE_CHUNK = 1_000
 """From here on a run's memory is given back to the operating system after it."""
 
 _SAMPLE_TIMEOUT_S = 600.0
+_NOBODY_WAITS = Turns(1 << 30)
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What the model says about C candidates: ``logits``, and ``scores`` in [0, 1]; float32, shape [C]."""
+    """What the model says about C candidates.
+
+    Attributes:
+        logits, scores: the scores in [0, 1], and before the sigmoid; float32, shape [C].
+        next_sums: of a model with a state, the sums with the request's fresh events; float32, [R, D].
+    """
 
     logits: Float32Array
     scores: Float32Array
+    next_sums: Float32Array | None = None
 
 
 class Session:
     """A bundle that can score; made by :func:`open_session`. Safe to use from several threads."""
 
-    def __init__(self, bundle: Bundle, *, user: ort.InferenceSession, rank: ort.InferenceSession) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        user: ort.InferenceSession,
+        rank: ort.InferenceSession,
+        encode: ort.InferenceSession | None = None,
+    ) -> None:
         self.model = bundle.manifest.model
         self.version = bundle.manifest.version
         self.features = bundle.features
+        self.state = bundle.manifest.state
         self._user = user
         self._rank = rank
+        self._encode = encode
         self._user_outputs = [output.name for output in user.get_outputs()]
         self._shrink = ort.RunOptions()
         self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
-    def score(self, request: EncodedRequest, *, deadline: Deadline) -> Scores:
+    def score(
+        self,
+        request: EncodedRequest,
+        *,
+        deadline: Deadline,
+        sums: Float32Array | None = None,
+        fresh: Float32Array | None = None,
+        turns: Turns = _NOBODY_WAITS,
+        times: StageTimes | None = None,
+    ) -> Scores:
         """Score a request's candidates: the user graph once, then the rank graph over at most MAX_CHUNK at a time.
 
+        Args:
+            request: its history is all of it, or with ``sums`` at least what these do not cover and the newest events.
+            deadline: looked at before each run of a graph.
+            sums: of a model with a state: the sums of the events before, [R, D]; None for none.
+            fresh: 1 for each event of the request's history that the sums do not cover, else 0; [S]. None for all.
+            turns: whose turn it is to run; given away between chunks, so that a large request delays nobody for long.
+            times: told how long each stage took.
+
         Raises:
-            TimeoutError: the deadline has passed; it is looked at before each run of the rank graph.
+            TimeoutError: the deadline has passed, or nobody waits for the answer any more.
         """
-        user_side = dict(zip(self._user_outputs, self._user.run(self._user_outputs, request.user), strict=True))
-        count = len(next(iter(request.candidates.values())))
-        if count <= MAX_CHUNK:
+        times = times or StageTimes()
+        parts = _chunks(request.candidate_count)
+        with turns.taken(deadline):
+            times.lap("wait")
             deadline.remaining_s()
-            return self._score_chunk(request.candidates, user_side, count)
+            side, next_sums = self._user_side(request, sums, fresh)
+            times.lap("user_graph")
+            if len(parts) == 1:
+                deadline.remaining_s()
+                logits, scores = self._rank_side(request.candidates, side)
+                times.lap("rank_graph")
+                return Scores(logits, scores, next_sums)
         # Copied out of each chunk's answer, which is memory of the arena: held, it could not be given back.
-        whole = Scores(logits=np.empty(count, dtype=np.float32), scores=np.empty(count, dtype=np.float32))
-        for part in _chunks(count):
-            deadline.remaining_s()
-            columns = {name: column[part] for name, column in request.candidates.items()}
-            chunk = self._score_chunk(columns, user_side, part.stop - part.start)
-            whole.logits[part], whole.scores[part] = chunk.logits, chunk.scores
-        return whole
+        whole = np.empty((2, request.candidate_count), dtype=np.float32)
+        for part in parts:
+            with turns.taken(deadline):
+                times.lap("wait")
+                deadline.remaining_s()
+                columns = {name: column[part] for name, column in request.candidates.items()}
+                whole[0, part], whole[1, part] = self._rank_side(columns, side)
+                times.lap("rank_graph")
+        return Scores(whole[0], whole[1], next_sums)
 
-    def _score_chunk(self, candidates: Mapping[str, Column], user_side: Mapping[str, Column], count: int) -> Scores:
+    def encode(self, history: Mapping[str, Column]) -> Float32Array:
+        """The sums of some events, [R, D], from columns ``history.<name>``, [S]: only of a model with a state."""
+        assert self._encode is not None, "the model has no state"
+        sums: Float32Array = self._encode.run(None, dict(history))[0]
+        return sums
+
+    def _user_side(
+        self, request: EncodedRequest, sums: Float32Array | None, fresh: Float32Array | None
+    ) -> tuple[dict[str, Column], Float32Array | None]:
+        inputs = request.user
+        if self.state is not None:
+            inputs = {
+                **inputs,
+                _SUMS: _no_sums(self.state) if sums is None else sums,
+                _FRESH: np.ones(max(1, request.history_events), dtype=np.float32) if fresh is None else fresh,
+            }
+        side = dict(zip(self._user_outputs, self._user.run(self._user_outputs, inputs), strict=True))
+        return side, side.pop(_NEXT, None)
+
+    def _rank_side(self, candidates: Mapping[str, Column], side: Mapping[str, Column]) -> tuple[Column, Column]:
+        count = len(next(iter(candidates.values())))
         options = self._shrink if count >= _LARGE_CHUNK else None
-        logits, scores = self._rank.run(_OUTPUTS, {**candidates, **user_side}, options)
-        return Scores(logits=logits, scores=scores)
+        logits, scores = self._rank.run(_OUTPUTS, {**candidates, **side}, options)
+        return logits, scores
 
 
-def _chunks(count: int) -> Iterator[slice]:
+def _no_sums(state: StateInfo) -> Float32Array:
+    return np.zeros((state.rows, state.width), dtype=np.float32)
+
+
+def _chunks(count: int) -> list[slice]:
     """Slices of nearly equal length that cover ``count`` candidates."""
     pieces = -(-count // MAX_CHUNK)
     bounds = [count * piece // pieces for piece in range(pieces + 1)]
-    return (slice(start, stop) for start, stop in pairwise(bounds))
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
 
 
 def open_session(bundle: Bundle, *, intra_op_threads: int = 1) -> Session:
@@ -97,20 +169,25 @@ def open_session(bundle: Bundle, *, intra_op_threads: int = 1) -> Session:
         BundleError: a graph does not load or run, or its inputs or outputs are not what the
             manifest and the FeatureSet say; the message names the first that differs.
     """
-    graphs = {name: _load(bundle, name, intra_op_threads) for name in ("user", "rank")}
+    state = bundle.manifest.state
+    names = ("user", "rank") if state is None else ("user", "rank", "encode")
+    graphs = {name: load_graph(bundle, name, intra_op_threads) for name in names}
     for name, graph in graphs.items():
-        _check_manifest(bundle, name, graph)
+        check_manifest(bundle, name, graph)
     sample = _sample_request(bundle.features)
-    user_outputs = _outputs(graphs["user"])
-    _check_features(bundle, "user", sample.user, _inputs(graphs["user"]))
-    rank_inputs = _inputs(graphs["rank"])
+    user_outputs = outputs_of(graphs["user"])
+    user_inputs = inputs_of(graphs["user"])
+    if state is not None:
+        _check_state(bundle, state, sample, graphs["encode"], user_inputs, user_outputs)
+    _check_features(bundle, "user", sample.user, user_inputs)
+    rank_inputs = inputs_of(graphs["rank"])
     for name in user_outputs:
-        _check_same(bundle, f"graph 'rank', input {name!r}", user_outputs[name], rank_inputs.pop(name, None))
+        check_same(bundle, f"graph 'rank', input {name!r}", user_outputs[name], rank_inputs.pop(name, None))
     _check_features(bundle, "rank", sample.candidates, rank_inputs)
     for name in _OUTPUTS:
         expected = TensorInfo(dtype="float32", shape=("C",))
-        _check_same(bundle, f"graph 'rank', output {name!r}", expected, _outputs(graphs["rank"]).get(name))
-    session = Session(bundle, user=graphs["user"], rank=graphs["rank"])
+        check_same(bundle, f"graph 'rank', output {name!r}", expected, outputs_of(graphs["rank"]).get(name))
+    session = Session(bundle, user=graphs["user"], rank=graphs["rank"], encode=graphs.get("encode"))
     try:
         scores = session.score(sample, deadline=Deadline.after(_SAMPLE_TIMEOUT_S))
     except Exception as error:  # ONNX Runtime's own exception classes are not public
@@ -123,32 +200,10 @@ def open_session(bundle: Bundle, *, intra_op_threads: int = 1) -> Session:
     return session
 
 
-def _load(bundle: Bundle, name: str, intra_op_threads: int) -> ort.InferenceSession:
-    if name not in bundle.manifest.graphs:
-        raise BundleError(f"{bundle.path}: no graph {name!r}; a ranking bundle has 'user' and 'rank'")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = intra_op_threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Without the arena glibc returns each run's memory and faults it in again: measured on a DIN of 50 events and
-    # 200 candidates, 1,400 page faults and 6.4 ms a call instead of none and 3.4 ms. What a large request makes the
-    # arena grow to is given back by _shrink. Memory patterns need fixed shapes.
-    options.enable_cpu_mem_arena = True
-    options.enable_mem_pattern = False
-    options.log_severity_level = 3
-    try:
-        return ort.InferenceSession(bundle.graph_path(name), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own exception classes are not public
-        hint = ""
-        if "bad_alloc" in str(error):  # ONNX Runtime's mapping is private and writable, which Linux counts as memory
-            hint = "; Linux maps a table larger than all memory and swap only with vm.overcommit_memory=1"
-        raise BundleError(f"{bundle.path}: graph {name!r} does not load: {error}{hint}") from error
-
-
 def _sample_request(features: FeatureSet) -> EncodedRequest:
     """A request as the encoder makes it: what the graphs must accept."""
-    events = None if features.history is None else np.zeros(features.history.recent, dtype=event_dtype(features))
+    length = 0 if features.history is None else min(features.history.recent, _SAMPLE_EVENTS)
+    events = None if features.history is None else np.zeros(length, dtype=event_dtype(features))
     return encode_request(
         features,
         user_key=0,
@@ -160,25 +215,23 @@ def _sample_request(features: FeatureSet) -> EncodedRequest:
     )
 
 
-def _inputs(graph: ort.InferenceSession) -> dict[str, TensorInfo]:
-    return {i.name: _info(i) for i in graph.get_inputs()}
-
-
-def _outputs(graph: ort.InferenceSession) -> dict[str, TensorInfo]:
-    return {o.name: _info(o) for o in graph.get_outputs()}
-
-
-def _info(node: ort.NodeArg) -> TensorInfo:
-    return TensorInfo(dtype=_DTYPES.get(node.type, node.type), shape=tuple(node.shape))
-
-
-def _check_manifest(bundle: Bundle, name: str, graph: ort.InferenceSession) -> None:
-    declared = bundle.manifest.graphs[name]
-    sides = (("input", declared.inputs, _inputs(graph)), ("output", declared.outputs, _outputs(graph)))
-    for side, expected, found in sides:
-        for tensor in [*expected, *found]:
-            where = f"graph {name!r}, {side} {tensor!r}"
-            _check_same(bundle, where, expected.get(tensor), found.get(tensor), source="the manifest")
+def _check_state(
+    bundle: Bundle,
+    state: StateInfo,
+    sample: EncodedRequest,
+    encode: ort.InferenceSession,
+    user_inputs: dict[str, TensorInfo],
+    user_outputs: dict[str, TensorInfo],
+) -> None:
+    """Check what a state goes through, and take it out of the user graph's inputs and outputs."""
+    sums = TensorInfo(dtype="float32", shape=(state.rows, state.width))
+    check_same(bundle, f"graph 'user', input {_SUMS!r}", sums, user_inputs.pop(_SUMS, None), source="the state")
+    fresh = TensorInfo(dtype="float32", shape=("S",))
+    check_same(bundle, f"graph 'user', input {_FRESH!r}", fresh, user_inputs.pop(_FRESH, None), source="the state")
+    check_same(bundle, f"graph 'user', output {_NEXT!r}", sums, user_outputs.pop(_NEXT, None), source="the state")
+    check_same(bundle, "graph 'encode', output 'sums'", sums, outputs_of(encode).get("sums"), source="the state")
+    history = {name: column for name, column in sample.user.items() if name.startswith("history.")}
+    _check_features(bundle, "encode", history, inputs_of(encode))
 
 
 def _check_features(bundle: Bundle, graph: str, sample: Mapping[str, Column], found: Mapping[str, TensorInfo]) -> None:
@@ -188,27 +241,4 @@ def _check_features(bundle: Bundle, graph: str, sample: Mapping[str, Column], fo
         if column is not None:
             length = "C" if graph == "rank" else "S" if name.startswith("history.") else 1
             expected = TensorInfo(dtype=str(column.dtype), shape=(length, *column.shape[1:]))
-        _check_same(bundle, f"graph {graph!r}, input {name!r}", expected, found.get(name))
-
-
-def _check_same(
-    bundle: Bundle,
-    where: str,
-    expected: TensorInfo | None,
-    found: TensorInfo | None,
-    *,
-    source: str = "the FeatureSet",
-) -> None:
-    if expected is None or found is None or expected.dtype != found.dtype or not _shapes_fit(expected, found):
-        raise BundleError(f"{bundle.path}: {where}: the graph has {_text(found)}, {source} says {_text(expected)}")
-
-
-def _shapes_fit(expected: TensorInfo, found: TensorInfo) -> bool:
-    """Same rank, equal fixed sizes; a dynamic size is allowed anywhere but must be where one is expected."""
-    return len(expected.shape) == len(found.shape) and all(
-        not isinstance(have, int) or have == want for want, have in zip(expected.shape, found.shape, strict=True)
-    )
-
-
-def _text(info: TensorInfo | None) -> str:
-    return "nothing" if info is None else f"{info.dtype} {list(info.shape)}"
+        check_same(bundle, f"graph {graph!r}, input {name!r}", expected, found.get(name))

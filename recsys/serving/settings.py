@@ -70,6 +70,13 @@ class Settings:
     store_timeout_ms: int = _setting(
         50, "longest wait for the feature store in a Rank request", kind=int, low=1, high=60_000
     )
+    state_ttl_s: int = _setting(
+        14 * 86_400,
+        "how long the state of a long history is kept after it was last written, in seconds",
+        kind=int,
+        low=60,
+        high=366 * 86_400,
+    )
     default_deadline_ms: int = _setting(
         1_000, "time a request may take when its caller set no deadline", kind=int, low=1, high=600_000
     )
@@ -79,14 +86,21 @@ class Settings:
     future_tolerance_s: int = _setting(
         300, "how far in the future an event's timestamp may be (clock skew)", kind=int, low=0, high=86_400
     )
+    workers: int = _setting(
+        1,
+        "processes that serve the port together, each with one model run at a time; 0: one for each core",
+        kind=int,
+        low=0,
+        high=256,
+    )
+    pin_workers: Literal["auto", "off"] = _setting(
+        "auto",
+        "whether each worker keeps to a core of its own; auto: if there are as many workers as cores, and at least two",
+        kind=str,
+        choices=("auto", "off"),
+    )
     intra_op_threads: int = _setting(
         1, "threads inside one model run; more only helps a mostly idle server", kind=int, low=1, high=256
-    )
-    model_thread: Literal["auto", "on", "off"] = _setting(
-        "auto",
-        "run the model in a worker thread (on) or in the event loop (off); auto: off if only one core may be used",
-        kind=str,
-        choices=("auto", "on", "off"),
     )
     item_max_age_s: float = _setting(
         60.0,
@@ -142,6 +156,17 @@ class Settings:
     def __post_init__(self) -> None:
         for setting in dataclasses.fields(self):
             _check(setting.name, setting, getattr(self, setting.name))
+
+
+def bundle_folder(settings: Settings) -> Path:
+    """The bundle's folder.
+
+    Raises:
+        ConfigError: none is set.
+    """
+    if settings.bundle is None:
+        raise ConfigError("bundle is not set; give the folder of a bundle (RECSYS_BUNDLE): `recsys export` writes one")
+    return settings.bundle
 
 
 @dataclass(frozen=True)

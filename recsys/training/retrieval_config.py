@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from recsys.data.interaction_sets import INTERACTION_SETS
 from recsys.embeddings import WIDTH_UNIT
 from recsys.errors import ConfigError, nearest
 from recsys.models.lightgcn import LightGcnConfig
@@ -25,17 +26,14 @@ MODELS: dict[str, type[MfConfig] | type[LightGcnConfig] | type[NgcfConfig]] = {
 }
 """Models by the name that ``model.kind`` takes."""
 
-INTERACTIONS = {"gowalla": "gowalla", "movielens_lcfn": "movielens_1m/lcfn_split"}
-"""Data set -> its folder among the data."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class InteractionsConfig:
     """What to train on.
 
     Attributes:
-        dataset: one of ``INTERACTIONS``, or a folder of train.txt and test.txt, with a ``/`` in its name.
-        validation_share: of each user's training pairs that are held out, without a published validation part; 0:
+        dataset: one of ``INTERACTION_SETS``, or a folder of train.txt and test.txt, with a ``/`` in its name.
+        validation_share: of each user's training pairs that are held out, without a validation part of its own; 0:
             train on all, for the number of epochs that validation chose before.
         mask_validation: whether validation pairs count as taken in the test, as training pairs do.
     """
@@ -99,9 +97,9 @@ class RetrievalRunConfig:
 
     def __post_init__(self) -> None:
         model, train = self.model, self.train
-        if self.data.dataset not in INTERACTIONS and "/" not in self.data.dataset:
+        if self.data.dataset not in INTERACTION_SETS and "/" not in self.data.dataset:
             raise ConfigError(
-                f"data.dataset is {self.data.dataset!r}: {nearest(self.data.dataset, INTERACTIONS)}; "
+                f"data.dataset is {self.data.dataset!r}: {nearest(self.data.dataset, INTERACTION_SETS)}; "
                 f"or a folder, such as ./{self.data.dataset}"
             )
         self._check("data.validation_share", self.data.validation_share, least=0, below=1)

@@ -269,15 +269,33 @@ def evaluate_retrieval_run(run_dir: Path, interactions: Interactions, split: str
     """
     if split not in ("validation", "test"):
         raise ConfigError(f"split is {split!r}; allowed for a model that ranks all items: validation, test")
+    config, steps = load_trained(run_dir, interactions)
+    metrics, of_users = _rank_users(steps, config, interactions, getattr(interactions, split), test=split == "test")
+    write_user_values(run_dir, {split: of_users})
+    return metrics
+
+
+def load_trained(run_dir: Path, interactions: Interactions) -> tuple[RetrievalRunConfig, Steps]:
+    """A run's configuration and its model, with the weights that the run keeps.
+
+    Raises:
+        ConfigError: other data than the run's.
+        DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
+    """
     config = read_retrieval_config(run_dir)
     compare(run_dir, interactions)
     checkpoint = load(run_dir)
     with torch.random.fork_rng(devices=[]):
         steps = make_steps(config, interactions)
     steps.load_state_dict(checkpoint["best_weights"] or checkpoint["model"])
-    metrics, of_users = _rank_users(steps, config, interactions, getattr(interactions, split), test=split == "test")
-    write_user_values(run_dir, {split: of_users})
-    return metrics
+    return config, steps
+
+
+def masked_pairs(config: RetrievalRunConfig, interactions: Interactions) -> tuple[Pairs, ...]:
+    """What counts as taken in the test."""
+    if config.data.mask_validation:
+        return interactions.train, interactions.validation
+    return (interactions.train,)
 
 
 def _rank(
@@ -289,13 +307,12 @@ def _rank(
 def _rank_users(
     steps: Steps, config: RetrievalRunConfig, interactions: Interactions, relevant: Pairs, *, test: bool
 ) -> tuple[RankingMetrics, UserValues]:
-    masked = test and config.data.mask_validation
     users_ND, items_MD = steps.vectors()
     return rank_users(
         users_ND,
         items_MD,
         relevant=relevant,
-        excluded=(interactions.train, interactions.validation) if masked else (interactions.train,),
+        excluded=masked_pairs(config, interactions) if test else (interactions.train,),
         list_length=config.train.list_length,
     )
 

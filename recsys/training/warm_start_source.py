@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor
 
-from recsys.bundle import Manifest, open_bundle
+from recsys.bundle import LAYERS, Manifest, open_bundle
 from recsys.embeddings.id_table import SLOTS, build_id_table
 from recsys.embeddings.quantize import QuantizedTable, check_kind
 from recsys.embeddings.row_maps import Lookup, RowMap
@@ -68,7 +66,7 @@ def open_source(path: Path) -> Source:
     """The model of a run's folder, or of a bundle.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is neither, or a bundle that retrieves.
         DataFileError, BundleError: a file of it is damaged.
     """
     if (path / "manifest.json").exists():
@@ -98,6 +96,8 @@ def _of_run(path: Path) -> Source:
 
 def _of_bundle(path: Path) -> Source:
     manifest = open_bundle(path).manifest
+    if manifest.kind != "ranking":
+        raise ConfigError(f"train.warm_start {path}: a {manifest.kind} bundle; expected a run or a ranking bundle")
     parts: dict[str, list[Part]] = {}
     maps: dict[str, RowMap] = {}
     for name, info in manifest.tables.items():
@@ -113,11 +113,8 @@ def _of_bundle(path: Path) -> Source:
             ids = build_id_table(keys[keys >= 0], rows_of_keys[keys >= 0])
             lookup = Lookup(table=table, num_rows=int(rows_of_keys.max()) + 1, exact="row")
             maps[table] = RowMap(kind=_kind_of_map(manifest, table), lookups=(lookup,), ids=ids)
-    layers: dict[str, Tensor] = {}
-    for graph in manifest.graphs.values():
-        for tensor in onnx.load(str(path / graph.file), load_external_data=False).graph.initializer:
-            if tensor.name.startswith("net."):
-                layers[tensor.name.removeprefix("net.")] = torch.from_numpy(numpy_helper.to_array(tensor).copy())
+    with np.load(path / LAYERS, allow_pickle=False) as stored_layers:
+        layers = {name: torch.from_numpy(array) for name, array in stored_layers.items()}
     settings = manifest.training.get("config", {}).get("model", {})
     return Source(
         name=path.name,

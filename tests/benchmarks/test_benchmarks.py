@@ -101,6 +101,7 @@ FIGURES = {
         *(f"sdim.{block}{figure}_1000" for figure in ("step_ms", "peak_mib") for block in ("", "din_long_", "mean_")),
         "sdim.vs_din_long_1000",
     ],
+    "serving_peers": [f"peer.ort_candidates_per_s.{way}" for way in ("once", "repeated")],
     "cold_start": ["cold_start.seconds", "cold_start.embedded_redis_seconds", "cold_start.bare_ort_seconds"],
 }
 TARGETS = {

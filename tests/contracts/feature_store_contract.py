@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import InvalidInputError
-from recsys.feature_store.base import FeatureStore
+from recsys.feature_store.base import FeatureStore, StateRead
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, Entity, FeatureSet, History, Numeric
 from recsys.features.hashing import MISSING
-from recsys.features.history import Events, event_dtype, make_events
+from recsys.features.history import Events, HistoryHeader, event_dtype, make_events
 
 MAX_EVENTS = 6
 SHOP = FeatureSet(
@@ -33,6 +33,8 @@ SHOP = FeatureSet(
 )
 USER, OTHER = 7, 8
 T0_MS = 1_700_000_000_000
+VERSION = "0123456789abcdef"
+"""Of a bundle."""
 
 Row = tuple[int, int, int, int]
 """(timestamp, item, rating, arrival), the timestamp relative to T0_MS."""
@@ -320,6 +322,27 @@ async def test_many_histories_are_read_together(store: FeatureStore) -> None:
             assert rows_of(events) == rows[user][header.trimmed :][-limit:]
 
 
+@pytest.mark.parametrize("count", [0, 3, 20, 300])
+async def test_a_span_holds_the_events_of_these_numbers(store: FeatureStore, count: int) -> None:
+    rows = [(t, t, 1, t) for t in range(count)]
+    await store.append(USER, events_of(rows), timeout_s=5)
+    header, stored = await store.history(USER, timeout_s=5)
+    numbered = dict(zip(range(header.trimmed, header.appended), rows_of(stored), strict=True))
+    bounds = {0, 1, header.trimmed, header.trimmed + header.chunk, count - 30, count - 1, count, 999}
+    for first, end in itertools.combinations_with_replacement(sorted(b for b in bounds if b >= 0), 2):
+        for known in (header, header._replace(appended=header.appended + 3), HistoryHeader(chunk=7)):
+            span = await store.span(USER, first, end, header=known, timeout_s=5)
+            assert span.header == header
+            wanted = {n: row for n, row in numbered.items() if first <= n < end}
+            assert dict(enumerate(rows_of(span.events), span.first)) == wanted
+
+
+async def test_a_span_that_ends_before_it_begins_is_refused(store: FeatureStore) -> None:
+    for first, end in ((3, 2), (-1, 2)):
+        with pytest.raises(InvalidInputError, match=f"events {first} to {end}; allowed: 0 <= first <= end"):
+            await store.span(USER, first, end, header=HistoryHeader(chunk=7), timeout_s=5)
+
+
 async def test_concurrent_writers_lose_nothing(store: FeatureStore) -> None:
     users = range(100, 103)
     rows = [(t, t % 5, 1, 0) for t in range(20)]
@@ -363,6 +386,44 @@ async def test_ranking_sees_the_newest_events_before_its_time(store: FeatureStor
         )
     inputs = await store.read_for_rank(USER, np.array([1]), time_ms=T0_MS + time, timeout_s=5)
     assert inputs.events["item"].tolist() == items
+
+
+@pytest.mark.parametrize("tail", [1, 3, 50])
+async def test_ranking_with_a_state_reads_it_with_the_newest_events_as_stored(store: FeatureStore, tail: int) -> None:
+    rows = [(t, t, 1, t + 50) for t in range(12)]
+    await store.append(USER, events_of(rows), timeout_s=5)
+    header, _ = await store.history(USER, timeout_s=5)
+    await store.put_states([(USER, b"state"), (OTHER, b"another")], version=VERSION, ttl_s=100, timeout_s=5)
+    read = StateRead(VERSION, tail)
+    inputs = await store.read_for_rank(USER, np.array([1]), time_ms=T0_MS + 5, timeout_s=5, state=read)
+    assert rows_of(inputs.tail) == rows[-tail:] and inputs.header == header
+    assert inputs.state == b"state" and len(inputs.events) == 0 and not inputs.user_degraded
+    other = await store.read_for_rank(USER, np.array([1]), time_ms=T0_MS + 5, timeout_s=5, state=StateRead("ab" * 8, 1))
+    assert other.state is None
+    unknown = await store.read_for_rank(99, np.array([1]), time_ms=T0_MS + 5, timeout_s=5, state=read)
+    assert unknown.state is None and len(unknown.tail) == 0 and unknown.header.stored == 0
+    plain = await store.read_for_rank(USER, np.array([1]), time_ms=T0_MS + 99, timeout_s=5)
+    assert plain.state is None and len(plain.tail) == 0 and len(plain.events) == 4
+
+
+async def test_states_are_kept_by_user_and_bundle(store: FeatureStore) -> None:
+    await store.put_states([], version=VERSION, ttl_s=100, timeout_s=5)
+    await store.put_states([(USER, b"old"), (OTHER, b"b")], version=VERSION, ttl_s=100, timeout_s=5)
+    await store.put_states([(USER, b"new")], version=VERSION, ttl_s=100, timeout_s=5)
+    await store.put_states([(USER, b"c")], version="ab" * 8, ttl_s=100, timeout_s=5)
+    assert await store.states([OTHER, 99, USER], version=VERSION, timeout_s=5) == [b"b", None, b"new"]
+    with pytest.raises(InvalidInputError, match="ttl_s is 0; allowed: 1 or more"):
+        await store.put_states([(USER, b"x")], version=VERSION, ttl_s=0, timeout_s=5)
+    with pytest.raises(InvalidInputError, match="key is -1"):
+        await store.states([-1], version=VERSION, timeout_s=5)
+
+
+async def test_all_users_with_a_history_are_found(store: FeatureStore) -> None:
+    users = list(range(0, 5_000, 7))
+    await store.append_many([(user, events_of([(1, 1, 1, 1)])) for user in users], timeout_s=5)
+    await store.put_states([(10_000, b"no history")], version=VERSION, ttl_s=100, timeout_s=5)
+    found = [user async for some in store.users() for user in some]
+    assert sorted(set(found)) == users
 
 
 async def test_other_entities_are_stored_too(store: FeatureStore) -> None:

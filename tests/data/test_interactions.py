@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.data.interactions import Pairs, find_interactions, hold_out, load_interactions, make_pairs
+from recsys.data.interactions import Pairs, find_interactions, hold_out, ids_of, load_interactions, make_pairs
 from recsys.errors import DataFileError, InvalidInputError
+from recsys.features.hashing import string_keys
 
 TRAIN = "0 3 1 2\n2 0\n1 4 0 \n"
 TEST = "0 0\n1 1 2\n3\n"
@@ -130,3 +131,35 @@ def test_a_data_set_is_found_where_the_option_then_the_environment_says(
     assert find_interactions(str(given)) == given
     with pytest.raises(DataFileError, match=r"no train.txt.gz in .*nowhere; give the data set's folder with --data"):
         find_interactions(str(tmp_path / "nowhere"))
+
+
+def test_without_lists_of_ids_an_index_is_its_own_id(tmp_path: Path) -> None:
+    ids = ids_of(load_interactions(folder(tmp_path, train=TRAIN, test=TEST), name="shop"))
+    assert ids.user_keys_N.tolist() == [0, 1, 2] and ids.item_keys_M.tolist() == [0, 1, 2, 3, 4]
+    assert (ids.features.name, ids.features.user_id.id_type, ids.features.item_id.id_type) == ("shop", "int", "int")
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_lists_say_which_ids_the_indices_stand_for(tmp_path: Path, compressed: bool) -> None:
+    users = "org_id remap_id\n70 1\n9 0\n800 2\n12 3\n"  # of a user without items too
+    items = "org_id remap_id\n" + "".join(f"B0{index}X {index}\n" for index in range(5))
+    lists = {"user_list": users, "item_list": items}
+    given = {name: gzip.compress(text.encode()) for name, text in lists.items()} if compressed else lists
+    ids = ids_of(load_interactions(folder(tmp_path, train=TRAIN, test=TEST, **given)))
+    assert ids.user_keys_N.tolist() == [9, 70, 800] and ids.features.user_id.id_type == "int"
+    assert ids.item_keys_M.tolist() == string_keys([f"B0{index}X" for index in range(5)]).tolist()
+    assert ids.features.item_id.id_type == "string"
+
+
+@pytest.mark.parametrize(
+    ("users", "message"),
+    [
+        ("h i\n7 0\n8 1\n", "user_list.txt: no id of index 2; expected the ids of 0 to 2"),
+        ("h i\n7 0\n8 1\n7 2\n", "user_list.txt: two indices below 3 have one id; expected distinct ids"),
+        ("h i\n7 0\n8\n", "user_list.txt: line 3: expected an id and its index, found '8'"),
+        ("h i\n7 zero\n", "user_list.txt: line 2: expected an id and its index, found '7 zero'"),
+    ],
+)
+def test_a_list_of_ids_that_is_not_whole_is_refused(users: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataFileError, match=message):
+        load_interactions(folder(tmp_path, train=TRAIN, test=TEST, user_list=users))

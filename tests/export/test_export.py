@@ -21,6 +21,7 @@ import torch
 from tiny_run import NAMESAKES, PLAIN, finished, folder_of_this_process, odd_config, odd_dataset
 
 import recsys
+import recsys.export.graph_files as graph_files
 import recsys.export.onnx as export
 import recsys.export.parity as parity
 from recsys.bundle import GraphInfo, Manifest, TableInfo, open_bundle
@@ -295,7 +296,7 @@ def ready(monkeypatch: pytest.MonkeyPatch) -> Exported:
         path.write_bytes((made.path / path.name).read_bytes())
         return made.manifest.graphs[path.stem]
 
-    monkeypatch.setattr(export, "_write_graph", copied)
+    monkeypatch.setattr(export, "write_graph", copied)
     return made
 
 
@@ -400,7 +401,7 @@ def test_an_export_killed_half_way_leaves_no_bundle_and_the_next_one_cleans_up(r
             print("here", flush=True)
             time.sleep(600)
 
-        export._write_graph = half
+        export.write_graph = half
         folder = Path(sys.argv[2])
         export.export_bundle(load_run(Path(sys.argv[1])), odd_dataset(PLAIN, folder), folder / "out" / "b", name="b")
     """
@@ -423,10 +424,10 @@ def test_an_export_killed_half_way_leaves_no_bundle_and_the_next_one_cleans_up(r
 
 
 def test_only_tables_have_a_file_name() -> None:
-    assert export.table_name("twin.rows.table_movie_id.rows") == "movie_id.rows"
-    assert export.table_name("twin.maps.table_table.ids.slots_TW") == "table.ids"
+    assert graph_files.table_name("twin.rows.table_movie_id.rows") == "movie_id.rows"
+    assert graph_files.table_name("twin.maps.table_table.ids.slots_TW") == "table.ids"
     with pytest.raises(AssertionError, match=re.escape("twin.other is not a table")):
-        export.table_name("twin.other")
+        graph_files.table_name("twin.other")
 
 
 def test_only_int64_and_float32_cross_the_graphs_borders(exported: Exported) -> None:

@@ -11,9 +11,12 @@ import torch
 from onnx import numpy_helper
 from tiny_run import CONFIG, NAMESAKES, PLAIN, folder_of_this_process, tiny_dataset
 
-from recsys.bundle import Manifest, open_bundle
-from recsys.errors import ConfigError
+from recsys.bundle import Manifest, StateInfo, open_bundle
+from recsys.errors import BundleError, ConfigError
+from recsys.export import parity
 from recsys.export.onnx import export_bundle
+from recsys.export.parity import Float32Array, OrtGraphs, certify
+from recsys.features.encode import EncodedRequest
 from recsys.features.feature_set import FeatureSet
 from recsys.models.ranking import build_net, widths
 from recsys.models.sdim import SdimConfig
@@ -57,6 +60,52 @@ def test_every_long_block_exports_with_a_certificate_and_is_served(long: str) ->
     assert manifest.parity is not None and manifest.parity.max_abs_logit_difference < 1e-4
     assert manifest.parity.requests == 64
     open_session(open_bundle(folder))
+
+
+def test_only_sdims_bundle_has_a_state_and_a_graph_for_it() -> None:
+    made, folder, manifest = exported("sdim")
+    width = made.model.module.net.widths.key
+    assert manifest.state == StateInfo(rows=16 * 2**3, width=width, newest=4)
+    assert open_bundle(folder).manifest == manifest
+    user, encode = manifest.graphs["user"], manifest.graphs["encode"]
+    assert user.inputs["state.sums"].shape == user.outputs["state.next"].shape == (128, width)
+    assert encode.outputs["sums"].shape == (128, width) and user.inputs["state.fresh"].shape == ("S",)
+    assert encode.inputs == {name: info for name, info in user.inputs.items() if name.startswith("history.")}
+    assert "state.next" not in manifest.graphs["rank"].inputs
+    _, _, other = exported("eta")
+    assert other.state is None and set(other.graphs) == {"user", "rank"}
+    assert not any(name.startswith("state.") for name in other.graphs["user"].inputs)
+
+
+@pytest.mark.parametrize("covered", [0, 1, 30, 49, 50])
+def test_the_next_state_is_the_sums_of_state_and_fresh_events(covered: int) -> None:
+    _, folder, _ = exported("sdim")
+    graphs = OrtGraphs(folder)
+    assert graphs.encode is not None
+    random = np.random.Generator(np.random.PCG64(2))
+    columns = {i.name: random.integers(-1, 60, size=50) for i in graphs.encode.get_inputs()}
+    one = {i.name: np.zeros(1, i.type.replace("tensor(", "").rstrip(")").replace("float", "float32"))
+           for i in graphs.user.get_inputs() if i.shape == [1]}  # fmt: skip
+    whole = graphs.encode.run(None, columns)[0]
+    sums = graphs.encode.run(None, {n: c[:covered] for n, c in columns.items()})[0] if covered else 0 * whole
+    fresh = (np.arange(50) >= covered).astype(np.float32)
+    given = {**one, **columns, "state.sums": sums, "state.fresh": fresh}
+    np.testing.assert_allclose(graphs.user.run(["state.next"], given)[0], whole, atol=1e-5)
+    assert np.array_equal(whole == 0, np.isclose(whole, 0, atol=1e-7))
+
+
+def test_a_state_that_lacks_events_is_refused_by_the_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, folder, _ = exported("sdim")
+
+    class Forgetful(OrtGraphs):
+        def logits_from_state(self, request: EncodedRequest, covered: int, *, newest: int) -> Float32Array:
+            kept = {n: c[covered // 2 :] if n.startswith("history.") else c for n, c in request.user.items()}
+            shorter = replace(request, user=kept, history_events=request.history_events - covered // 2)
+            return super().logits_from_state(shorter, covered - covered // 2, newest=newest)
+
+    monkeypatch.setattr(parity, "OrtGraphs", Forgetful)
+    with pytest.raises(BundleError, match=r"on sample \d+, \d+ events of its history as a state; allowed"):
+        certify(folder, made, tiny_dataset())
 
 
 def test_the_bundle_holds_the_directions_in_both_graphs() -> None:

@@ -87,13 +87,13 @@ def test_folding_the_events_equals_forward(act: str, softmax: bool, candidates: 
     expected = layer(query, keys.repeat(candidates, 1), torch.arange(candidates + 1) * len(keys))
     padded = torch.cat([keys, torch.randn(padding, D, dtype=torch.float64)])
     present = torch.tensor([1.0] * len(keys) + [0.0] * padding, dtype=torch.float64)
-    torch.testing.assert_close(layer.attend(query, layer.fold(padded), padded, present), expected)
+    torch.testing.assert_close(layer.attend(query, layer.user_side(padded, present)), expected)
 
 
 @forms
 def test_folding_nothing_but_padding_gives_zero(act: str, softmax: bool) -> None:
     layer, (query, keys, _) = unit(act, softmax), batch()
-    got = layer.attend(query, layer.fold(keys[:2]), keys[:2], torch.zeros(2, dtype=torch.float64))
+    got = layer.attend(query, layer.user_side(keys[:2], torch.zeros(2, dtype=torch.float64)))
     assert got.shape == query.shape
     assert not got.any()
 

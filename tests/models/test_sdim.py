@@ -67,6 +67,27 @@ def test_user_side_and_rank_side_equal_forward(long: str, softmax: bool, events:
         freeze_activations(net)
 
 
+@pytest.mark.parametrize("covered", [0, 1, 4, 7])
+def test_a_state_of_the_older_events_and_the_newer_ones_are_the_whole_history(covered: int) -> None:
+    """The short block reads three events; what the state covers need not be sent, and may be."""
+    net = trained(config())
+    user, _, _, keys, _ = inputs((7,))
+    present = torch.ones(7, dtype=torch.float64)
+    whole, sums = net.user_side(user, keys, present), net.sums(keys[:covered], present[:covered])
+    for begin in {0, min(covered, 7 - net.newest)}:
+        fresh = (torch.arange(begin, 7) >= covered).double()
+        *side, following = net.user_side_from(user, keys[begin:], present[begin:], sums=sums, fresh_S=fresh)
+        torch.testing.assert_close(following, net.sums(keys, present))
+        assert following.shape == net.state
+        for got, expected in zip(side, whole, strict=True):
+            torch.testing.assert_close(got, expected)
+
+
+def test_only_sums_make_a_state() -> None:
+    assert trained(config()).state == (5 * 2**2, WIDTHS.key)
+    assert all(trained(config(long)).state is None for long in LONG if long != "sdim")
+
+
 def l2(vector: Tensor) -> Tensor:
     return vector / vector.norm() if vector.norm() > 0 else vector
 
@@ -191,6 +212,7 @@ def test_an_events_expected_weight_in_the_buckets_is_its_collision_probability()
     got = hashed.attend_buckets(query, hashed.bucket_sums(events, torch.ones(5, dtype=torch.float64)))[0]
     weights = (1 - torch.acos(torch.cosine_similarity(query, events)) / math.pi) ** bits
     errors = torch.sqrt(weights * (1 - weights) / trials)
+    got = got / trials
     assert ((got - weights @ events).abs() <= 4 * (errors[:, None] * events.abs()).sum(dim=0)).all()
 
 

@@ -1,4 +1,4 @@
-"""A real server in the test's own event loop, on the tiny bundle and a real Redis."""
+"""A real server in the test's own process, on the tiny bundle and a real Redis."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def start(tiny_bundle: Path, redis_url: str) -> Start:
     @asynccontextmanager
     async def started(**overrides: Any) -> AsyncIterator[AsyncClient]:
         values = {"bundle": tiny_bundle, "port": 0, "redis_url": redis_url, "store_timeout_ms": 5_000, **overrides}
-        async with running_server(Settings(**values)) as server:
+        with running_server(Settings(**values)) as server:
             async with AsyncClient(server.address, timeout_s=10.0) as client:
                 yield client
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -21,13 +24,33 @@ def test_at_most_the_limit_enter_and_leaving_makes_room() -> None:
     assert admission.in_flight == 0
 
 
-async def test_work_ends_with_the_deadline() -> None:
+def test_threads_never_hold_more_places_than_there_are() -> None:
+    admission, most = Admission(3), 0
+
+    def visit(_: int) -> int:
+        nonlocal most
+        for _ in range(2_000):
+            with contextlib.suppress(OverloadedError), admission.enter():
+                most = max(most, admission.in_flight)
+        return 1
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(visit, range(8))) == 8
+    assert most <= 3 and admission.in_flight == 0
+
+
+def test_time_runs_out() -> None:
     deadline = Deadline.after(0.05)
     assert 0 < deadline.remaining_s() <= 0.05
-    assert await deadline.wait(asyncio.sleep(0, "done")) == "done"
-    work = asyncio.ensure_future(asyncio.sleep(10))
+    time.sleep(0.05)
     with pytest.raises(TimeoutError, match="the request's deadline has passed"):
-        await deadline.wait(work)
-    assert work.cancelled()
-    with pytest.raises(TimeoutError, match="the request's deadline has passed"):
+        deadline.remaining_s()
+
+
+def test_a_caller_that_has_left_is_noticed_before_the_deadline() -> None:
+    left = threading.Event()
+    deadline = Deadline.after(60, abandoned=left.is_set)
+    assert deadline.remaining_s() > 50
+    left.set()
+    with pytest.raises(TimeoutError, match="the caller has left"):
         deadline.remaining_s()

@@ -17,7 +17,7 @@ from recsys.client import AsyncClient, DeadlineExceeded, Overloaded, StoreUnavai
 from recsys.errors import InvalidInputError
 from recsys.feature_store.embedded import EmbeddedRedis
 from recsys.feature_store.keys import history_keys
-from recsys.serving import service
+from recsys.serving import store_service
 
 NOW_MS = time.time_ns() // 1_000_000 - 60_000
 
@@ -208,7 +208,7 @@ async def test_a_stream_waits_for_its_place(start: Start, redis_admin: redis.Red
 async def test_without_a_place_it_ends_and_says_how_far_it_came(
     start: Start, redis_admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_BATCH_S", 0.1)
+    monkeypatch.setattr(store_service, "_BATCH_S", 0.1)
     async with start(max_in_flight=1) as client:
         with stalled(redis_admin) as go_on:
             first = asyncio.create_task(client.append_events(user=1, items=[5], timestamps_ms=[NOW_MS]))
@@ -222,7 +222,7 @@ async def test_without_a_place_it_ends_and_says_how_far_it_came(
 async def test_a_store_that_does_not_answer_ends_it_long_before_its_deadline(
     client: AsyncClient, redis_admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_BATCH_S", 0.1)
+    monkeypatch.setattr(store_service, "_BATCH_S", 0.1)
     with stalled(redis_admin), pytest.raises(StoreUnavailable, match="no answer within .* ms; the first 0 messages of"):
         await client.append_stream([one(1, 5)], timeout_s=60)
 

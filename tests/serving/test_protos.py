@@ -6,7 +6,7 @@ import re
 import runpy
 from pathlib import Path
 
-from recsys.serving import append, convert, convert_entities, convert_events, service
+from recsys.serving import append, convert, convert_entities, convert_events, store_service
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,6 +38,6 @@ def test_the_limits_told_are_those_that_hold() -> None:
         f"up to {convert_events._MAX_SOURCE_BYTES} bytes",
         f"The first {append.MAX_REJECTIONS} of these",
         f"from {convert.MIN_TIMESTAMP_MS:,}",
-        f"may take {service._STREAM_S / 60:.0f} minutes",
+        f"may take {store_service._STREAM_S / 60:.0f} minutes",
     ):
         assert limit in told

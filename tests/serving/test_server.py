@@ -27,22 +27,24 @@ from recsys.errors import BundleError, ConfigError, InvalidInputError, StoreForm
 from recsys.feature_store.embedded import EmbeddedRedis
 from recsys.feature_store.keys import history_keys, meta_key
 from recsys.features.hot_ids import HOT_IDS, HotIds, write_hot_ids
-from recsys.serving.server import running_server, serve
+from recsys.serving.serve import serve
+from recsys.serving.server import running_server
 from recsys.serving.settings import Settings
 from recsys.serving.warm_pages import larger_than_memory
 
 
 async def test_health_and_reflection_answer(tiny_bundle: Path, redis_url: str) -> None:
     settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url)
-    async with running_server(settings) as server, grpc.aio.insecure_channel(server.address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        for name in ("", "recsys.v1.Ranker", "recsys.v1.FeatureStore"):
-            answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
-        names = {s.name for s in (await call.read()).list_services_response.service}
-        assert names >= {"recsys.v1.Ranker", "recsys.v1.FeatureStore", "grpc.health.v1.Health"}
+    with running_server(settings) as server:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            for name in ("", "recsys.v1.Ranker", "recsys.v1.FeatureStore"):
+                answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+            call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+            names = {s.name for s in (await call.read()).list_services_response.service}
+            assert names >= {"recsys.v1.Ranker", "recsys.v1.FeatureStore", "grpc.health.v1.Health"}
 
 
 async def test_a_port_in_use_is_refused_by_its_name(tiny_bundle: Path, redis_url: str) -> None:
@@ -50,23 +52,23 @@ async def test_a_port_in_use_is_refused_by_its_name(tiny_bundle: Path, redis_url
         port = other.getsockname()[1]
         settings = Settings(bundle=tiny_bundle, port=port, redis_url=redis_url)
         with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
-            async with running_server(settings):
+            with running_server(settings):
                 pass
 
 
 async def test_a_second_server_cannot_share_the_port(tiny_bundle: Path, redis_url: str) -> None:
-    async with running_server(Settings(bundle=tiny_bundle, port=0, redis_url=redis_url)) as first:
+    with running_server(Settings(bundle=tiny_bundle, port=0, redis_url=redis_url)) as first:
         with pytest.raises(ConfigError, match="Address already in use"):
-            async with running_server(Settings(bundle=tiny_bundle, port=first.port, redis_url=redis_url)):
+            with running_server(Settings(bundle=tiny_bundle, port=first.port, redis_url=redis_url)):
                 pass
 
 
 async def test_without_a_whole_bundle_the_server_does_not_start(tmp_path: Path, redis_url: str) -> None:
     with pytest.raises(ConfigError, match="bundle is not set.*RECSYS_BUNDLE"):
-        async with running_server(Settings(redis_url=redis_url)):
+        with running_server(Settings(redis_url=redis_url)):
             pass
     with pytest.raises(BundleError, match="not a bundle"):
-        async with running_server(Settings(bundle=tmp_path, redis_url=redis_url)):
+        with running_server(Settings(bundle=tmp_path, redis_url=redis_url)):
             pass
 
 
@@ -75,7 +77,7 @@ async def test_a_store_filled_for_another_layout_stops_the_start(
 ) -> None:
     redis_admin.hset(meta_key(FEATURES.name), "history", "another layout")
     with pytest.raises(StoreFormatError, match="another layout"):
-        async with running_server(Settings(bundle=tiny_bundle, port=0, redis_url=redis_url)):
+        with running_server(Settings(bundle=tiny_bundle, port=0, redis_url=redis_url)):
             pass
 
 
@@ -84,17 +86,18 @@ async def test_without_redis_it_starts_degraded_and_recovers_by_itself(
 ) -> None:
     caplog.set_level(logging.WARNING)
     settings = Settings(bundle=tiny_bundle, port=0, redis_url=f"unix://{tmp_path}/redis.sock")
-    async with running_server(settings) as server, AsyncClient(server.address, timeout_s=10.0) as client:
-        assert set((await client.rank(user=1, candidates=[1])).degraded) == {"user", "items"}
-        with pytest.raises(StoreUnavailable):
-            await client.append_events(user=1, items=[1], timestamps_ms=[time.time_ns() // 1_000_000])
-        with EmbeddedRedis(tmp_path):
-            deadline_s = time.monotonic() + 15
-            while (await client.rank(user=1, candidates=[1])).degraded:
-                assert time.monotonic() < deadline_s
-                await asyncio.sleep(0.05)
-            await client.append_events(user=1, items=[1], timestamps_ms=[time.time_ns() // 1_000_000])
-            assert (await client.rank(user=1, candidates=[1])).history_events == 1
+    with running_server(settings) as server:
+        async with AsyncClient(server.address, timeout_s=10.0) as client:
+            assert set((await client.rank(user=1, candidates=[1])).degraded) == {"user", "items"}
+            with pytest.raises(StoreUnavailable):
+                await client.append_events(user=1, items=[1], timestamps_ms=[time.time_ns() // 1_000_000])
+            with EmbeddedRedis(tmp_path):
+                deadline_s = time.monotonic() + 15
+                while (await client.rank(user=1, candidates=[1])).degraded:
+                    assert time.monotonic() < deadline_s
+                    await asyncio.sleep(0.05)
+                await client.append_events(user=1, items=[1], timestamps_ms=[time.time_ns() // 1_000_000])
+                assert (await client.rank(user=1, candidates=[1])).history_events == 1
     assert "answers are degraded" in caplog.text
 
 
@@ -103,9 +106,10 @@ async def test_foreign_bytes_in_the_store_are_not_the_callers_fault(
 ) -> None:
     redis_admin.set(history_keys(FEATURES.name, 1).open, b"junk")
     settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url)
-    async with running_server(settings) as server, AsyncClient(server.address, timeout_s=10.0) as client:
-        with pytest.raises(StoreRefused, match="FAILED_PRECONDITION: .*not a history"):
-            await client.get_history(user=1)
+    with running_server(settings) as server:
+        async with AsyncClient(server.address, timeout_s=10.0) as client:
+            with pytest.raises(StoreRefused, match="FAILED_PRECONDITION: .*not a history"):
+                await client.get_history(user=1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -149,7 +153,7 @@ def test_a_ready_file_that_cannot_be_replaced_is_named(tmp_path: Path) -> None:
 
 async def test_draining_is_announced_to_those_who_watch(tiny_bundle: Path, redis_url: str) -> None:
     settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, drain_timeout_s=0.5)
-    async with running_server(settings) as server:
+    with running_server(settings) as server:
         channel = grpc.aio.insecure_channel(server.address)
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="recsys.v1.Ranker"))
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
@@ -208,9 +212,10 @@ async def test_hot_ids_are_read_into_memory_before_the_port_answers(
     write_hot_ids(file, HotIds(users=np.arange(3), items=np.arange(40)))
     settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, warm_ids=file, table_reads="random")
     with caplog.at_level(logging.INFO, logger="recsys.serving"):
-        async with running_server(settings) as server, AsyncClient(server.address) as client:
-            said = caplog.text
-            assert len((await client.rank(user=1, candidates=[1, 2])).items) == 2
+        with running_server(settings) as server:
+            async with AsyncClient(server.address) as client:
+                said = caplog.text
+                assert len((await client.rank(user=1, candidates=[1, 2])).items) == 2
     assert "rows of 3 users and 40 items read ahead in" in said
     assert "tables are read at random" in said
 
@@ -222,9 +227,9 @@ async def test_tables_that_are_in_memory_are_not_warmed_up(
     write_hot_ids(tmp_path / "bundle" / HOT_IDS, HotIds(users=np.arange(3), items=np.arange(40)))
     for resident in (True, False):
         caplog.clear()
-        monkeypatch.setattr("recsys.serving.server.in_memory", lambda bundle, resident=resident: resident)
+        monkeypatch.setattr("recsys.serving.loading.in_memory", lambda bundle, resident=resident: resident)
         with caplog.at_level(logging.INFO, logger="recsys.serving"):
-            async with running_server(Settings(bundle=tmp_path / "bundle", port=0, redis_url=redis_url)):
+            with running_server(Settings(bundle=tmp_path / "bundle", port=0, redis_url=redis_url)):
                 assert ("read ahead" in caplog.text) != resident
 
 
@@ -233,10 +238,10 @@ async def test_a_warm_up_can_be_left_out(
 ) -> None:
     settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, warm_ids=tmp_path / "none", warm_up_s=0.0)
     with caplog.at_level(logging.INFO, logger="recsys.serving"):
-        async with running_server(settings):
+        with running_server(settings):
             assert "read ahead" not in caplog.text
     with pytest.raises(InvalidInputError, match="hot ids .*none: .*No such file"):
-        async with running_server(dataclasses.replace(settings, warm_up_s=1.0)):
+        with running_server(dataclasses.replace(settings, warm_up_s=1.0)):
             pass
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import MISSING, string_key
 from recsys.serving._pb.feature_store_pb2 import AppendEventsRequest, AppendEventsResponse, EventColumns
 from recsys.serving._pb.ranker_pb2 import Id, Ids
-from recsys.serving.service import FeatureStoreService
 from recsys.serving.settings import Settings
+from recsys.serving.store_service import FeatureStoreService
 
 
 def now_ms() -> int:
@@ -216,7 +217,16 @@ class Call:
     def time_remaining(self) -> float:
         return 5.0
 
-    async def abort(self, code: grpc.StatusCode, message: str, *_: Any) -> None:
+    def is_active(self) -> bool:
+        return True
+
+    def add_callback(self, callback: Any) -> bool:
+        return True
+
+    def set_trailing_metadata(self, trailers: Any) -> None:
+        pass
+
+    def abort(self, code: grpc.StatusCode, message: str) -> None:
         self.status = code
         raise RpcAborted(message)
 
@@ -246,9 +256,14 @@ def table(tmp_path: Path) -> EventTable:
 
 
 async def append(store: RedisFeatureStore, **changes: Any) -> AppendEventsResponse:
-    settings = Settings(bundle=Path("unused"))
     message = AppendEventsRequest(user=Id(integer=1), events=EventColumns(**{**SENT, **changes}))
-    return await FeatureStoreService(store, MOVIES, settings).AppendEvents(message, Call())
+    return await asyncio.to_thread(service(store).AppendEvents, message, Call())
+
+
+def service(store: RedisFeatureStore) -> FeatureStoreService:
+    """The service, whose loop is the test's: so its handlers are called from other threads."""
+    settings = Settings(bundle=Path("unused"))
+    return FeatureStoreService(store, MOVIES, settings, loop=asyncio.get_running_loop())
 
 
 async def put_items(store: RedisFeatureStore, table: EventTable) -> None:
@@ -267,13 +282,12 @@ async def test_a_live_event_has_the_bytes_that_training_saw(movies: RedisFeature
 async def test_so_has_an_event_of_a_stream(movies: RedisFeatureStore, table: EventTable) -> None:
     await put_items(movies, table)
 
-    async def messages() -> AsyncIterator[AppendEventsRequest]:
+    def messages() -> Iterator[AppendEventsRequest]:
         columns = EventColumns(**{**SENT, "attributes": {**SENT["attributes"], "genre": Ids(texts=["x"] * 4)}})
         for user, events in ((1, EventColumns(**SENT)), (2, columns), (3, EventColumns(**SENT))):
             yield AppendEventsRequest(user=Id(integer=user), events=events)
 
-    service = FeatureStoreService(movies, MOVIES, Settings(bundle=Path("unused")))
-    assert (await service.AppendEventStream(messages(), Call())).added == 12
+    assert (await asyncio.to_thread(service(movies).AppendEventStream, messages(), Call())).added == 12
     (_, first), (_, second), (_, third) = await movies.histories([1, 2, 3], limit=10, timeout_s=5)
     assert first.tobytes() == third.tobytes() == user_events(table, 0).tobytes()
     assert second["genre"].tolist() == [string_key("x")] * 4
@@ -308,7 +322,7 @@ async def test_when_items_cannot_be_read_nothing_is_appended(
     call = Call()
     message = AppendEventsRequest(user=Id(integer=1), events=EventColumns(**SENT))
     with pytest.raises(RpcAborted, match="the store is away"):
-        await FeatureStoreService(movies, MOVIES, Settings(bundle=Path("unused"))).AppendEvents(message, call)
+        await asyncio.to_thread(service(movies).AppendEvents, message, call)
     assert call.status == grpc.StatusCode.UNAVAILABLE
     header, _ = await movies.history(1, limit=10, timeout_s=5)
     assert header.appended == 0

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_retrieval import write_tiny_retrieval
 from tiny_run import CONFIG, NAMESAKES, finished, odd_config, odd_dataset, tiny_dataset
 from torch import Tensor
 
@@ -140,6 +141,9 @@ def test_what_does_not_fit_at_all_is_refused_and_leaves_no_run(
         warm(CONFIG, tiny_dataset(), old_folder, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"nowhere: neither a run's folder \(config.json\) nor a bundle \(manifest"):
         warm(odd_config(), dataset, tmp_path / "nowhere", tmp_path / "run")
+    write_tiny_retrieval(tmp_path / "finder")
+    with pytest.raises(ConfigError, match="finder: a retrieval bundle; expected a run or a ranking bundle"):
+        warm(odd_config(), dataset, tmp_path / "finder", tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
 
 

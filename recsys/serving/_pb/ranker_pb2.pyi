@@ -13,9 +13,11 @@ class Degradation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DEGRADATION_UNSPECIFIED: _ClassVar[Degradation]
     DEGRADATION_USER_UNAVAILABLE: _ClassVar[Degradation]
     DEGRADATION_ITEMS_UNAVAILABLE: _ClassVar[Degradation]
+    DEGRADATION_HISTORY_PARTIAL: _ClassVar[Degradation]
 DEGRADATION_UNSPECIFIED: Degradation
 DEGRADATION_USER_UNAVAILABLE: Degradation
 DEGRADATION_ITEMS_UNAVAILABLE: Degradation
+DEGRADATION_HISTORY_PARTIAL: Degradation
 
 class Id(_message.Message):
     __slots__ = ("integer", "text")
@@ -44,7 +46,7 @@ class FeatureValue(_message.Message):
     def __init__(self, integers: _Optional[_Iterable[int]] = ..., texts: _Optional[_Iterable[str]] = ..., numbers: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class RankRequest(_message.Message):
-    __slots__ = ("model", "user", "candidates", "features", "top_k", "time_ms")
+    __slots__ = ("model", "user", "candidates", "features", "top_k", "time_ms", "timings")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -58,26 +60,161 @@ class RankRequest(_message.Message):
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
     model: str
     user: Id
     candidates: Ids
     features: _containers.MessageMap[str, FeatureValue]
     top_k: int
     time_ms: int
-    def __init__(self, model: _Optional[str] = ..., user: _Optional[_Union[Id, _Mapping]] = ..., candidates: _Optional[_Union[Ids, _Mapping]] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., top_k: _Optional[int] = ..., time_ms: _Optional[int] = ...) -> None: ...
+    timings: bool
+    def __init__(self, model: _Optional[str] = ..., user: _Optional[_Union[Id, _Mapping]] = ..., candidates: _Optional[_Union[Ids, _Mapping]] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., top_k: _Optional[int] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ...) -> None: ...
+
+class RankBatchRequest(_message.Message):
+    __slots__ = ("requests",)
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[RankRequest]
+    def __init__(self, requests: _Optional[_Iterable[_Union[RankRequest, _Mapping]]] = ...) -> None: ...
+
+class RankBatchResponse(_message.Message):
+    __slots__ = ("responses",)
+    RESPONSES_FIELD_NUMBER: _ClassVar[int]
+    responses: _containers.RepeatedCompositeFieldContainer[RankResponse]
+    def __init__(self, responses: _Optional[_Iterable[_Union[RankResponse, _Mapping]]] = ...) -> None: ...
+
+class RetrieveRequest(_message.Message):
+    __slots__ = ("model", "user", "top_k", "exclude", "include_seen", "time_ms", "timings")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_SEEN_FIELD_NUMBER: _ClassVar[int]
+    TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    user: Id
+    top_k: int
+    exclude: Ids
+    include_seen: bool
+    time_ms: int
+    timings: bool
+    def __init__(self, model: _Optional[str] = ..., user: _Optional[_Union[Id, _Mapping]] = ..., top_k: _Optional[int] = ..., exclude: _Optional[_Union[Ids, _Mapping]] = ..., include_seen: _Optional[bool] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ...) -> None: ...
+
+class RetrieveResponse(_message.Message):
+    __slots__ = ("items", "scores", "model", "model_version", "user_known", "history_events", "degraded", "timings")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    USER_KNOWN_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    items: Ids
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    model: str
+    model_version: str
+    user_known: bool
+    history_events: int
+    degraded: _containers.RepeatedScalarFieldContainer[Degradation]
+    timings: Timings
+    def __init__(self, items: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., user_known: _Optional[bool] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+
+class RecommendRequest(_message.Message):
+    __slots__ = ("user", "top_k", "candidates", "features", "exclude", "include_seen", "model", "retrieval_model", "time_ms", "timings")
+    class FeaturesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: FeatureValue
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[FeatureValue, _Mapping]] = ...) -> None: ...
+    USER_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_SEEN_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    RETRIEVAL_MODEL_FIELD_NUMBER: _ClassVar[int]
+    TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    user: Id
+    top_k: int
+    candidates: int
+    features: _containers.MessageMap[str, FeatureValue]
+    exclude: Ids
+    include_seen: bool
+    model: str
+    retrieval_model: str
+    time_ms: int
+    timings: bool
+    def __init__(self, user: _Optional[_Union[Id, _Mapping]] = ..., top_k: _Optional[int] = ..., candidates: _Optional[int] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., exclude: _Optional[_Union[Ids, _Mapping]] = ..., include_seen: _Optional[bool] = ..., model: _Optional[str] = ..., retrieval_model: _Optional[str] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ...) -> None: ...
+
+class RecommendResponse(_message.Message):
+    __slots__ = ("items", "scores", "model", "model_version", "retrieval_model", "retrieval_model_version", "user_known", "history_events", "candidates", "degraded", "timings")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    RETRIEVAL_MODEL_FIELD_NUMBER: _ClassVar[int]
+    RETRIEVAL_MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    USER_KNOWN_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    items: Ids
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    model: str
+    model_version: str
+    retrieval_model: str
+    retrieval_model_version: str
+    user_known: bool
+    history_events: int
+    candidates: int
+    degraded: _containers.RepeatedScalarFieldContainer[Degradation]
+    timings: Timings
+    def __init__(self, items: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., retrieval_model: _Optional[str] = ..., retrieval_model_version: _Optional[str] = ..., user_known: _Optional[bool] = ..., history_events: _Optional[int] = ..., candidates: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+
+class Timings(_message.Message):
+    __slots__ = ("convert_us", "store_us", "state_us", "encode_us", "wait_us", "retrieve_us", "user_graph_us", "rank_graph_us", "select_us", "total_us")
+    CONVERT_US_FIELD_NUMBER: _ClassVar[int]
+    STORE_US_FIELD_NUMBER: _ClassVar[int]
+    STATE_US_FIELD_NUMBER: _ClassVar[int]
+    ENCODE_US_FIELD_NUMBER: _ClassVar[int]
+    WAIT_US_FIELD_NUMBER: _ClassVar[int]
+    RETRIEVE_US_FIELD_NUMBER: _ClassVar[int]
+    USER_GRAPH_US_FIELD_NUMBER: _ClassVar[int]
+    RANK_GRAPH_US_FIELD_NUMBER: _ClassVar[int]
+    SELECT_US_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_US_FIELD_NUMBER: _ClassVar[int]
+    convert_us: int
+    store_us: int
+    state_us: int
+    encode_us: int
+    wait_us: int
+    retrieve_us: int
+    user_graph_us: int
+    rank_graph_us: int
+    select_us: int
+    total_us: int
+    def __init__(self, convert_us: _Optional[int] = ..., store_us: _Optional[int] = ..., state_us: _Optional[int] = ..., encode_us: _Optional[int] = ..., wait_us: _Optional[int] = ..., retrieve_us: _Optional[int] = ..., user_graph_us: _Optional[int] = ..., rank_graph_us: _Optional[int] = ..., select_us: _Optional[int] = ..., total_us: _Optional[int] = ...) -> None: ...
 
 class RankResponse(_message.Message):
-    __slots__ = ("scores", "positions", "model", "model_version", "history_events", "degraded")
+    __slots__ = ("scores", "positions", "model", "model_version", "history_events", "degraded", "timings")
     SCORES_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     HISTORY_EVENTS_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
     scores: _containers.RepeatedScalarFieldContainer[float]
     positions: _containers.RepeatedScalarFieldContainer[int]
     model: str
     model_version: str
     history_events: int
     degraded: _containers.RepeatedScalarFieldContainer[Degradation]
-    def __init__(self, scores: _Optional[_Iterable[float]] = ..., positions: _Optional[_Iterable[int]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ...) -> None: ...
+    timings: Timings
+    def __init__(self, scores: _Optional[_Iterable[float]] = ..., positions: _Optional[_Iterable[int]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...

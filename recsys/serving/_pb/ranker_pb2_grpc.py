@@ -27,8 +27,8 @@ if _version_not_supported:
 
 
 class RankerStub:
-    """Scores candidates for a user. One call per request: the server reads the user's history and
-    features from the feature store, so the caller sends ids only.
+    """Ranks items for a user. The server reads the user's history and features from the feature store, so the caller
+    sends ids only.
     """
 
     def __init__(self, channel):
@@ -42,11 +42,26 @@ class RankerStub:
                 request_serializer=recsys_dot_v1_dot_ranker__pb2.RankRequest.SerializeToString,
                 response_deserializer=recsys_dot_v1_dot_ranker__pb2.RankResponse.FromString,
                 _registered_method=True)
+        self.RankBatch = channel.unary_unary(
+                '/recsys.v1.Ranker/RankBatch',
+                request_serializer=recsys_dot_v1_dot_ranker__pb2.RankBatchRequest.SerializeToString,
+                response_deserializer=recsys_dot_v1_dot_ranker__pb2.RankBatchResponse.FromString,
+                _registered_method=True)
+        self.Retrieve = channel.unary_unary(
+                '/recsys.v1.Ranker/Retrieve',
+                request_serializer=recsys_dot_v1_dot_ranker__pb2.RetrieveRequest.SerializeToString,
+                response_deserializer=recsys_dot_v1_dot_ranker__pb2.RetrieveResponse.FromString,
+                _registered_method=True)
+        self.Recommend = channel.unary_unary(
+                '/recsys.v1.Ranker/Recommend',
+                request_serializer=recsys_dot_v1_dot_ranker__pb2.RecommendRequest.SerializeToString,
+                response_deserializer=recsys_dot_v1_dot_ranker__pb2.RecommendResponse.FromString,
+                _registered_method=True)
 
 
 class RankerServicer:
-    """Scores candidates for a user. One call per request: the server reads the user's history and
-    features from the feature store, so the caller sends ids only.
+    """Ranks items for a user. The server reads the user's history and features from the feature store, so the caller
+    sends ids only.
     """
 
     def Rank(self, request, context):
@@ -60,6 +75,29 @@ class RankerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RankBatch(self, request, context):
+        """Several Rank requests in one call, read from the feature store in one round trip: a page with several lists, or
+        an offline job. All are answered or none; an error names the request, as requests[3].user. Errors: as Rank's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Retrieve(self, request, context):
+        """The best items of all that the retrieval model knows, by an exact search; those the user has seen are left out.
+        Errors: as Rank's; NOT_FOUND also when the server has no retrieval model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Recommend(self, request, context):
+        """Retrieve, then Rank what was retrieved: recommendations from a user's id alone. Errors: as Retrieve's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RankerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -67,6 +105,21 @@ def add_RankerServicer_to_server(servicer, server):
                     servicer.Rank,
                     request_deserializer=recsys_dot_v1_dot_ranker__pb2.RankRequest.FromString,
                     response_serializer=recsys_dot_v1_dot_ranker__pb2.RankResponse.SerializeToString,
+            ),
+            'RankBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.RankBatch,
+                    request_deserializer=recsys_dot_v1_dot_ranker__pb2.RankBatchRequest.FromString,
+                    response_serializer=recsys_dot_v1_dot_ranker__pb2.RankBatchResponse.SerializeToString,
+            ),
+            'Retrieve': grpc.unary_unary_rpc_method_handler(
+                    servicer.Retrieve,
+                    request_deserializer=recsys_dot_v1_dot_ranker__pb2.RetrieveRequest.FromString,
+                    response_serializer=recsys_dot_v1_dot_ranker__pb2.RetrieveResponse.SerializeToString,
+            ),
+            'Recommend': grpc.unary_unary_rpc_method_handler(
+                    servicer.Recommend,
+                    request_deserializer=recsys_dot_v1_dot_ranker__pb2.RecommendRequest.FromString,
+                    response_serializer=recsys_dot_v1_dot_ranker__pb2.RecommendResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -77,8 +130,8 @@ def add_RankerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Ranker:
-    """Scores candidates for a user. One call per request: the server reads the user's history and
-    features from the feature store, so the caller sends ids only.
+    """Ranks items for a user. The server reads the user's history and features from the feature store, so the caller
+    sends ids only.
     """
 
     @staticmethod
@@ -98,6 +151,87 @@ class Ranker:
             '/recsys.v1.Ranker/Rank',
             recsys_dot_v1_dot_ranker__pb2.RankRequest.SerializeToString,
             recsys_dot_v1_dot_ranker__pb2.RankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RankBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recsys.v1.Ranker/RankBatch',
+            recsys_dot_v1_dot_ranker__pb2.RankBatchRequest.SerializeToString,
+            recsys_dot_v1_dot_ranker__pb2.RankBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Retrieve(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recsys.v1.Ranker/Retrieve',
+            recsys_dot_v1_dot_ranker__pb2.RetrieveRequest.SerializeToString,
+            recsys_dot_v1_dot_ranker__pb2.RetrieveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Recommend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recsys.v1.Ranker/Recommend',
+            recsys_dot_v1_dot_ranker__pb2.RecommendRequest.SerializeToString,
+            recsys_dot_v1_dot_ranker__pb2.RecommendResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,193 @@
+"""Load on a server: closed callers, paced arrivals, and bare ONNX Runtime beside them; for ``workers.worker``.
+
+Every function here makes a ``measure`` that runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workers import RANK, Measure
+
+_SETTLE_S = 0.2
+"""Not counted: connections are made, and caches filled by the other side's turn."""
+
+
+def bare(folder: Path, requests: Sequence[Any]) -> Measure:
+    """Seconds of each call of a bundle's two graphs in ONNX Runtime as it comes, one thread, inputs at hand.
+
+    ``requests``: (inputs of the user graph, inputs of the rank graph without the user side).
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    user, rank = (
+        ort.InferenceSession(folder / f"{name}.onnx", options, providers=["CPUExecutionProvider"])
+        for name in ("user", "rank")
+    )
+    wanted = {given.name for given in rank.get_inputs()}
+    side = [output.name for output in user.get_outputs() if output.name in wanted]
+
+    def call(number: int) -> None:
+        of_user, of_rank = requests[number % len(requests)]
+        tensors = user.run(side, of_user)
+        rank.run(["logits", "scores"], {**of_rank, **dict(zip(side, tensors, strict=True))})
+
+    return repeated(call)
+
+
+def bare_flat(graph: Path, requests: Sequence[Any]) -> Measure:
+    """As :func:`bare` for one graph that takes everything per candidate."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return repeated(lambda number: session.run(None, requests[number % len(requests)]))
+
+
+def repeated(call: Any) -> Measure:
+    """Seconds of each call, for so many seconds."""
+    number = 0
+
+    def measure(seconds: float) -> list[float]:
+        nonlocal number
+        taken, begin_s = [], time.perf_counter() + _SETTLE_S
+        while (started_s := time.perf_counter()) < begin_s + seconds:
+            call(number)
+            number += 1
+            if started_s >= begin_s:
+                taken.append(time.perf_counter() - started_s)
+        return taken
+
+    return measure
+
+
+def closed(address: str, messages: Sequence[bytes], callers: int) -> Measure:
+    """Seconds of each call of ``callers`` callers that each wait for their answer and call again.
+
+    Every caller has a connection of its own, as callers on other machines would.
+    """
+
+    async def load(seconds: float) -> list[float]:
+        taken: list[float] = []
+        number = 0
+        begin_s = time.perf_counter() + _SETTLE_S
+
+        async def caller(call: Any) -> None:
+            nonlocal number
+            while (started_s := time.perf_counter()) < begin_s + seconds:
+                number += 1
+                await call(messages[number % len(messages)], timeout=30.0)
+                if started_s >= begin_s:
+                    taken.append(time.perf_counter() - started_s)
+
+        await _with_channels(address, callers, caller)
+        return taken
+
+    return _run(load)
+
+
+def paced(address: str, messages: Sequence[bytes], callers: int, rate: float, poisson: bool) -> Measure:
+    """Seconds of each call when calls come at a rate, whether or not earlier ones are answered.
+
+    Time counts from when it was due. Evenly: each caller calls at 1 / callers of the rate, each at moments of its own.
+    ``poisson``: at random moments, as many independent users do.
+    """
+
+    async def load(seconds: float) -> list[float]:
+        import numpy as np
+
+        random = np.random.Generator(np.random.PCG64(0))
+        taken: list[float] = []
+        begin_s = time.perf_counter() + _SETTLE_S
+
+        async def one(call: Any, number: int, due_s: float) -> None:
+            await call(messages[number % len(messages)], timeout=30.0)
+            if due_s >= begin_s:
+                taken.append(time.perf_counter() - due_s)
+
+        async def caller(call: Any) -> None:
+            nonlocal next_caller
+            place, next_caller = next_caller, next_caller + 1
+            due_s = begin_s - _SETTLE_S + place / rate
+            number, waiting = place, set()
+            while due_s < begin_s + seconds:
+                await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+                task = asyncio.ensure_future(one(call, number, due_s))
+                waiting.add(task)
+                task.add_done_callback(waiting.discard)
+                number += callers
+                due_s += random.exponential(callers / rate) if poisson else callers / rate
+            await asyncio.gather(*waiting)
+
+        next_caller = 0
+        await _with_channels(address, callers, caller)
+        return taken
+
+    return _run(load)
+
+
+async def _with_channels(address: str, callers: int, caller: Any) -> None:
+    import grpc
+
+    channels = [
+        grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) for _ in range(callers)
+    ]
+    try:
+        await asyncio.gather(*(caller(channel.unary_unary(RANK)) for channel in channels))
+    finally:
+        for channel in channels:
+            await channel.close()
+
+
+def _run(load: Any) -> Measure:
+    import uvloop
+
+    return lambda seconds: uvloop.run(load(seconds))
+
+
+def product() -> Measure:
+    """GFLOP/s of a large product in ONNX Runtime, one thread: the most that smaller ones can reach."""
+    import numpy as np
+    import onnxruntime as ort
+    from onnx import TensorProto, helper
+
+    side = 512
+    random = np.random.Generator(np.random.PCG64(0))
+    weight, given = (random.normal(size=(side, side)).astype(np.float32) for _ in range(2))
+    shape = [side, side]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "b"], ["c"])],
+        "product",
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("c", TensorProto.FLOAT, shape)],
+        [helper.make_tensor("b", TensorProto.FLOAT, shape, weight.ravel())],
+    )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    calls = repeated(lambda number: session.run(None, {"a": given}))
+
+    def measure(seconds: float) -> float:
+        taken = calls(seconds)
+        return 2 * side**3 / sorted(taken)[len(taken) // 2] / 1e9
+
+    return measure
+
+
+def flops(candidates: int) -> float:
+    """Floating-point operations of the reference model's matrix products for one request, from its definition."""
+    from reference import SHORT
+
+    width, (first, second), (head_first, head_second), inputs = 64, (80, 40), (200, 80), 5 * 64
+    attention = SHORT * (width * first + first * second + second + width)
+    head = inputs * head_first + head_first * head_second + head_second
+    buckets = 16 * 3 * width + 16 * width
+    return 2.0 * candidates * (attention + head + buckets)

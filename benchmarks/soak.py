@@ -1,0 +1,89 @@
+"""A server under 70 % load for half an hour: its memory must not grow after the warm-up, nor its p99.
+
+The reference model on one core (``rank.py``); calls come evenly from eight connections, for ever new users, so that
+states are written all the time. Every minute the server's resident memory and the minute's p99 are noted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from common import Line, cores, line, machine, main, parser, pinned, rounded, say
+
+LIBRARIES = ("onnxruntime", "grpcio", "numpy", "redis", "hiredis", "protobuf")
+LOAD = 0.7
+GROWTH_TARGET, P99_TARGET = 1.02, 1.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How long, and with whom."""
+
+    minutes: int
+    minute_s: float
+    items: int = 1_000_000
+    users: int = 4_096
+    events: int = 1_000
+    requests: int = 8_192
+    candidates: int = 200
+    callers: int = 8
+
+
+SIZES = {
+    "full": Size(minutes=30, minute_s=60.0),
+    "quick": Size(minutes=6, minute_s=2.0, items=50_000, users=64, requests=128),
+    "tiny": Size(minutes=4, minute_s=0.2, items=1_000, users=8, events=120, requests=8, candidates=20),
+}
+
+
+def run(options: argparse.Namespace) -> Iterator[Line]:
+    """All lines."""
+    import numpy as np
+    import psutil
+    import rank_load
+    import rank_setting
+    from workers import worker
+
+    size = SIZES[options.size]
+    on = machine(LIBRARIES, **asdict(size))
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recsys-bench-")))
+        setting = stack.enter_context(
+            rank_setting.redis_with_items(folder, items=size.items, candidates=size.candidates)
+        )
+        histories = rank_setting.fill(setting, length=size.events, users=size.users, items=size.items)
+        bundle = rank_setting.reference_bundle(folder, items=size.items)
+        sent = rank_setting.messages(setting.requests(histories, size.requests))
+        pid, address = stack.enter_context(rank_setting.pinned_server(setting, bundle))
+        with pinned(cores()[-1]):
+            closed = stack.enter_context(worker(rank_load.closed, address, sent, size.callers))
+            rate = LOAD * len(closed(size.minute_s / 6)) / (size.minute_s / 6)
+            paced = stack.enter_context(worker(rank_load.paced, address, sent, size.callers, rate, False))
+        memory_mb, p99_ms = [], []
+        for minute in range(size.minutes):
+            taken = paced(size.minute_s)
+            memory_mb.append(psutil.Process(pid).memory_info().rss / 1e6)
+            p99_ms.append(1e3 * float(np.percentile(taken, 99)))
+            say(f"minute {minute + 1}: {memory_mb[-1]:.0f} MB, p99 {p99_ms[-1]:.1f} ms, {len(taken)} calls")
+    third = size.minutes // 3
+    facts = {"calls_per_s": rounded(rate), "load": LOAD, "on": on}
+    yield line(
+        "soak.memory_growth", memory_mb[-1] / memory_mb[third], "ratio", higher_is_better=False, target=GROWTH_TARGET,
+        compared_with="resident memory after a third of the time, that at the end over it",
+        memory_mb=[rounded(mb) for mb in memory_mb], **facts,
+    )  # fmt: skip
+    yield line(
+        "soak.p99_drift", median(p99_ms[-third:]) / median(p99_ms[third : 2 * third]), "ratio", higher_is_better=False,
+        target=P99_TARGET, compared_with="p99 of the median minute of the second third, that of the last over it",
+        p99_ms=[rounded(ms) for ms in p99_ms], **facts,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main("soak", run, parser(__doc__ or ""))

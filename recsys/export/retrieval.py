@@ -1,0 +1,172 @@
+"""A trained model that ranks all items to a bundle: one graph, ``retrieve`` (``retrieve_graph.py``), and its tables.
+
+Legend: ``N`` users, ``M`` items, ``D`` width, ``k`` length of a list.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+
+import recsys
+from recsys.bundle import Manifest, Parity, bundle_writer
+from recsys.data.interactions import Interactions, PairIds, Pairs, ids_of
+from recsys.errors import BundleError, InvalidInputError
+from recsys.export.parity import TOLERANCE
+from recsys.export.retrieve_graph import RetrievalTables, write_retrieve_graph
+from recsys.features.hashing import MISSING, Int64Array
+from recsys.training.retrieval_config import to_json
+from recsys.training.retrieval_folder import fingerprint
+from recsys.training.retrieval_loop import load_trained, masked_pairs
+from recsys.training.retrieval_ranking import rank_all
+from recsys.training.run_record import code_version
+
+LISTS = 256
+"""Lists that the certificate compares."""
+
+
+def export_retrieval_bundle(
+    run_dir: Path, interactions: Interactions, path: Path, *, name: str, overwrite: bool = False
+) -> Manifest:
+    """Write a bundle with a parity certificate from real users' lists.
+
+    Users without a training pair are left out: their vectors are chance. They, and all users that are not in the
+    data, get the items with the most training pairs.
+
+    Args:
+        run_dir: of the run.
+        interactions: what it was trained on.
+        path: the bundle's folder.
+        name: the model name that requests ask for.
+        overwrite: replace an existing bundle.
+
+    Raises:
+        InvalidInputError: ``path`` exists; or items are named by strings, of which a graph has the hashes only.
+        ConfigError: other data than the run's.
+        DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
+        BundleError: ONNX Runtime's lists differ from torch's by more than rounding; nothing is written.
+    """
+    ids = ids_of(interactions)
+    if ids.features.item_id.id_type != "int":
+        raise InvalidInputError(
+            f"{interactions.source}: items are named by strings, of which a bundle keeps hashes; only items named by "
+            "integers can be retrieved"
+        )
+    config, steps = load_trained(run_dir, interactions)
+    users_ND, items_MD = steps.vectors()
+    train, excluded = interactions.train, masked_pairs(config, interactions)
+    trained = np.unique(train.user_E)
+    tables = RetrievalTables(
+        user_keys=ids.user_keys_N[trained],
+        users_ND=users_ND[torch.from_numpy(trained)].numpy(),
+        item_keys=ids.item_keys_M,
+        items_MD=items_MD.numpy(),
+        popularity_M=np.bincount(train.item_E, minlength=interactions.num_items).astype(np.float32),
+    )
+    test = rank_all(
+        users_ND, items_MD, relevant=interactions.test, excluded=excluded, list_length=config.train.list_length
+    )
+    with bundle_writer(path, overwrite=overwrite) as writer:
+        graph, infos = write_retrieve_graph(tables, writer.folder)
+        known = trained[np.isin(trained, interactions.test.user_E)]
+        parity = certify_lists(
+            writer.folder / graph.file,
+            (users_ND, items_MD),
+            ids,
+            users=known if len(known) else trained,
+            excluded=excluded,
+            list_length=config.train.list_length,
+        )
+        return writer.finish(
+            Manifest(
+                model=name,
+                kind="retrieval",
+                feature_set=ids.features,
+                graphs={"retrieve": graph},
+                tables=infos,
+                metrics=asdict(test),
+                parity=parity,
+                training={
+                    "recipe": config.recipe,
+                    "config": json.loads(to_json(config)),
+                    "data": fingerprint(interactions),
+                    "commit": code_version()[0],
+                    "recsys": recsys.__version__,
+                    "torch": str(torch.__version__),
+                },
+                created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+        )
+
+
+def certify_lists(
+    graph: Path,
+    vectors: tuple[Tensor, Tensor],
+    ids: PairIds,
+    *,
+    users: Int64Array,
+    excluded: tuple[Pairs, ...],
+    list_length: int,
+) -> Parity:
+    """Compare the graph's lists of up to ``LISTS`` of these users with torch's, ``excluded`` pairs left out of both.
+
+    Lists may differ where scores do not, by the tolerance: at each place the two scores, and the graph's score of an
+    item and torch's own of it, must agree. The tolerance grows with scores above 1, as rounding does.
+
+    Raises:
+        BundleError: they do not agree.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    users_ND, items_MD = vectors
+    index_of = np.argsort(ids.item_keys_M)
+    chosen = np.random.Generator(np.random.PCG64(0)).permutation(users)[:LISTS]
+    worst, tolerance, compared = 0.0, TOLERANCE, 0
+    for user in chosen.tolist():
+        taken = np.unique(np.concatenate([_items_of(pairs, user) for pairs in excluded]))
+        scores_M = items_MD @ users_ND[user]
+        scores_M[torch.from_numpy(taken)] = -torch.inf
+        left = min(list_length, len(scores_M) - len(taken))
+        expected = scores_M.topk(left).values.numpy()
+        got_keys, got, known = session.run(
+            None,
+            {
+                "user_id": ids.user_keys_N[[user]],
+                "seen": ids.item_keys_M[taken] if len(taken) else np.full(1, MISSING),
+                "k": np.array(list_length, dtype=np.int64),
+            },
+        )
+        items = index_of[np.searchsorted(ids.item_keys_M, got_keys, sorter=index_of)]
+        own = scores_M[torch.from_numpy(items)].numpy()
+        tolerance = max(tolerance, TOLERANCE * float(np.abs(expected).max(initial=0.0)))
+        if len(got) != left or len(np.unique(items)) != left or not known[0]:
+            raise BundleError(
+                f"parity: ONNX Runtime gives {len(got)} items for user {user}, torch {left}. The bundle was not written"
+            )
+        difference = float(np.maximum(np.abs(got - expected), np.abs(got - own)).max(initial=0.0))
+        if not difference <= tolerance:  # NaN is refused too
+            raise BundleError(
+                f"parity: a score of ONNX Runtime's list differs from torch's by {difference:.2e} for user {user}; "
+                f"allowed: {tolerance:.0e}. The bundle was not written"
+            )
+        worst, compared = max(worst, difference), compared + left
+    return Parity(
+        requests=len(chosen),
+        candidates=compared,
+        max_abs_logit_difference=worst,
+        tolerance=tolerance,
+        compared=f"torch {torch.__version__} with onnxruntime {onnxruntime.__version__}, CPU",
+    )
+
+
+def _items_of(pairs: Pairs, user: int) -> Int64Array:
+    begin, end = np.searchsorted(pairs.user_E, [user, user + 1])
+    return pairs.item_E[begin:end]

@@ -1,0 +1,232 @@
+"""BlockingLink: round trips to Redis from threads that have no event loop.
+
+A thread that waits in ``recv`` costs a round trip a third of what it costs through an event loop. ``round_trip``
+stays a coroutine, so that a store does not care which link it has; it never suspends, so that :func:`run_now` can
+drive the store's coroutines in the caller's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from recsys.errors import StoreUnavailableError
+from recsys.feature_store.breaker import Breaker
+from recsys.feature_store.link import Changed, Command, Reply, open_link
+from recsys.feature_store.redis_link import answering
+from recsys.feature_store.redis_url import parse_redis_url, redact, server_options, tls_context
+from recsys.feature_store.wire import CLOSED, Replies, check_login, hello, pack
+
+T = TypeVar("T")
+
+_RECEIVED_BYTES = 1 << 16
+_LOOP_SLACK_S = 0.1
+"""What the loop may take longer than the link on it promises."""
+
+
+def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never waits for an event loop.
+
+    Raises:
+        RuntimeError: it does wait for one.
+
+    >>> async def answer() -> int:
+    ...     return 42
+    >>> run_now(answer())
+    42
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    coroutine.close()
+    name = getattr(coroutine, "__qualname__", "a coroutine")
+    raise RuntimeError(f"{name} waits for an event loop; here only a BlockingLink may be waited for")
+
+
+class BlockingLink:
+    """A :class:`~recsys.feature_store.link.Link` for any number of threads, each of which blocks while it waits.
+
+    A single Redis is spoken to over sockets, as many as there are callers at a time. Sentinel and Cluster are
+    followed by the link that does so on ``loop``, and the calling thread waits for it.
+
+    Args:
+        url: any URL of a Redis.
+        loop: runs in another thread, and until :meth:`close` has returned.
+
+    Raises:
+        ConfigError: the URL is malformed.
+    """
+
+    def __init__(self, url: str, *, loop: asyncio.AbstractEventLoop) -> None:
+        self.name = redact(url)
+        self._loop = loop
+        self._far = open_link(url)
+        self._near = _Sockets(url) if parse_redis_url(url).kind == "server" else None
+
+    async def round_trip(self, commands: Sequence[Command], *, timeout_s: float) -> list[Reply]:
+        """As ``Link.round_trip``; never suspends."""
+        if self._near is not None:
+            return self._near.round_trip(commands, timeout_s=max(timeout_s, 0.0))
+        return self._on_loop(self._far.round_trip(commands, timeout_s=timeout_s), timeout_s=max(timeout_s, 0.0))
+
+    async def watch(self, prefix: bytes, changed: Changed) -> None:
+        """As ``Link.watch``, on the loop; this one does suspend."""
+        watching = asyncio.run_coroutine_threadsafe(self._far.watch(prefix, changed), self._loop)
+        await asyncio.wrap_future(watching)
+
+    async def close(self) -> None:
+        """Close the connections; callers that still wait get an error."""
+        if self._near is not None:
+            self._near.close()
+        self._on_loop(self._far.close(), timeout_s=1.0)
+
+    def _on_loop(self, coroutine: Coroutine[Any, Any, T], *, timeout_s: float) -> T:
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result(timeout_s + _LOOP_SLACK_S)
+        except TimeoutError:
+            future.cancel()
+            reason = f"{self.name}: no answer within {timeout_s * 1000:.0f} ms: the event loop is busy"
+            raise StoreUnavailableError(reason) from None
+
+
+class _Sockets:
+    """Connections to one Redis. Lists, sets and the breaker's counters change under the interpreter's lock: no other is
+    needed, and two callers that probe a dead Redis at once do no harm."""
+
+    def __init__(self, url: str) -> None:
+        self._name = redact(url)
+        self._options = server_options(url)
+        self._tls: ssl.SSLContext | None = None
+        self._idle: list[_Connection] = []
+        self._busy: set[_Connection] = set()
+        self._breaker = Breaker()
+        self._closed = False
+
+    def round_trip(self, commands: Sequence[Command], *, timeout_s: float) -> list[Reply]:
+        with answering(self._name, self._breaker, timeout_s=timeout_s):
+            return self._talk(commands, time.monotonic() + timeout_s)
+
+    def close(self) -> None:
+        self._closed = True
+        self._drop_idle()
+        for connection in list(self._busy):
+            connection.cut()
+
+    def _talk(self, commands: Sequence[Command], deadline_s: float) -> list[Reply]:
+        try:
+            # The one used last: the others are there for more callers at a time.
+            connection = self._idle.pop()
+        except IndexError:
+            return self._exchange(self._open(deadline_s), commands, deadline_s)
+        try:
+            return self._exchange(connection, commands, deadline_s)
+        except TimeoutError:
+            raise
+        except (RedisConnectionError, OSError):
+            # Redis was restarted, or closed an idle connection: all idle ones are suspect.
+            self._drop_idle()
+        return self._exchange(self._open(deadline_s), commands, deadline_s)
+
+    def _open(self, deadline_s: float) -> _Connection:
+        if self._closed:
+            raise RedisConnectionError("Connection closed by us.")
+        if self._tls is None:
+            # Loading the certificates takes tens of milliseconds: once, not for every connection.
+            self._tls = tls_context(self._options)
+        return _connect(self._options, self._tls, deadline_s)
+
+    def _exchange(self, connection: _Connection, commands: Sequence[Command], deadline_s: float) -> list[Reply]:
+        self._busy.add(connection)
+        try:
+            replies = connection.exchange(commands, deadline_s)
+        except BaseException:
+            # Cut off in the middle, its next reply would belong to this request.
+            connection.close()
+            raise
+        finally:
+            self._busy.discard(connection)
+        self._idle.append(connection)
+        if self._closed:
+            self._drop_idle()
+        return replies
+
+    def _drop_idle(self) -> None:
+        with contextlib.suppress(IndexError):  # other threads take from it too
+            while True:
+                self._idle.pop().close()
+
+
+class _Connection:
+    """A socket; one exchange at a time."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._replies = Replies()
+
+    def exchange(self, commands: Sequence[Command], deadline_s: float) -> list[Reply]:
+        """As ``Wire.exchange``.
+
+        Raises:
+            TimeoutError: the deadline (``time.monotonic`` seconds) has passed.
+        """
+        if not commands:
+            return []
+        self._replies.expect(len(commands))
+        self._channel.settimeout(_left_s(deadline_s))
+        self._channel.sendall(pack(commands))
+        complete = False
+        while not complete:
+            self._channel.settimeout(_left_s(deadline_s))
+            data = self._channel.recv(_RECEIVED_BYTES)
+            if not data:
+                raise RedisConnectionError(CLOSED)
+            complete = self._replies.feed(data)
+        return self._replies.take()
+
+    def cut(self) -> None:
+        """End an exchange of another thread: its read fails."""
+        with contextlib.suppress(OSError):
+            self._channel.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+def _connect(options: Mapping[str, Any], tls: ssl.SSLContext | None, deadline_s: float) -> _Connection:
+    """Connect and log in; raises as ``open_wire``, and TimeoutError."""
+    host = options.get("host", "localhost")
+    if "path" in options:
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    else:
+        channel = socket.create_connection((host, options.get("port", 6379)), timeout=_left_s(deadline_s))
+    try:
+        channel.settimeout(_left_s(deadline_s))
+        if "path" in options:
+            channel.connect(options["path"])
+        else:
+            channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            channel = tls.wrap_socket(channel, server_hostname=host)
+        connection = _Connection(channel)
+        check_login(connection.exchange(hello(options, resp3=False), deadline_s))
+    except BaseException:
+        channel.close()
+        raise
+    return connection
+
+
+def _left_s(deadline_s: float) -> float:
+    left_s = deadline_s - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    return left_s

@@ -1,0 +1,67 @@
+"""RedisStates: what bundles keep of users, and which users there are.
+
+A state is one value, written with one SET: a reader sees the old one or the new one, however its writer ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from recsys.errors import InvalidInputError
+from recsys.feature_store.cluster_link import ClusterLink
+from recsys.feature_store.keys import history_pattern, state_key
+from recsys.feature_store.link import Command, Link, value_of
+from recsys.features.hashing import KEY_LIMIT, check_key
+
+_SCANNED_AT_ONCE = 1_000
+_SCAN_TIMEOUT_S = 30.0
+
+
+class RedisStates:
+    """The states of the users of one FeatureSet."""
+
+    def __init__(self, name: str, *, link: Link) -> None:
+        self._name = name
+        self._link = link
+
+    def key(self, user_key: int, version: str) -> bytes:
+        """Where a user's state is."""
+        return state_key(self._name, check_key(user_key), version)
+
+    async def get(self, user_keys: Sequence[int], *, version: str, timeout_s: float) -> list[bytes | None]:
+        """As ``FeatureStore.states``."""
+        keys = [self.key(user, version) for user in user_keys]
+        replies = await self._link.round_trip([(b"GET", key) for key in keys], timeout_s=timeout_s) if keys else []
+        return [value_of(key, reply) for key, reply in zip(keys, replies, strict=True)]
+
+    async def put(self, states: Sequence[tuple[int, bytes]], *, version: str, ttl_s: int, timeout_s: float) -> None:
+        """As ``FeatureStore.put_states``."""
+        if ttl_s < 1:
+            raise InvalidInputError(f"ttl_s is {ttl_s}; allowed: 1 or more seconds")
+        keys = [self.key(user, version) for user, _ in states]
+        commands: list[Command] = [
+            (b"SET", key, value, b"EX", ttl_s) for key, (_, value) in zip(keys, states, strict=True)
+        ]
+        replies = await self._link.round_trip(commands, timeout_s=timeout_s) if commands else []
+        for key, reply in zip(keys, replies, strict=True):
+            value_of(key, reply)
+
+    async def users(self) -> AsyncIterator[list[int]]:
+        """As ``FeatureStore.users``."""
+        pattern = history_pattern(self._name)
+        before, after = pattern.split(b"*")
+        servers: list[Link] = [self._link]
+        if isinstance(self._link, ClusterLink):
+            servers = list(await self._link.nodes(timeout_s=_SCAN_TIMEOUT_S))
+        for server in servers:
+            cursor = b"0"
+            while True:
+                command = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCANNED_AT_ONCE)
+                (reply,) = await server.round_trip([command], timeout_s=_SCAN_TIMEOUT_S)
+                cursor, keys = value_of("SCAN", reply)
+                texts = [key[len(before) : -len(after)] for key in keys]
+                users = [user for text in texts if text.isdigit() and (user := int(text)) < KEY_LIMIT]
+                if users:
+                    yield users
+                if cursor == b"0":
+                    break

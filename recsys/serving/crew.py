@@ -1,0 +1,190 @@
+"""The worker processes of a supervisor: started, listened to, started again, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+from recsys.errors import ConfigError, RecsysError
+from recsys.serving.announce import say
+from recsys.serving.settings import Settings
+from recsys.serving.worker import Ready, Task
+
+MAX_STARTS = 4
+"""A worker that could not start so often in a row never will."""
+
+_STABLE_S = 10.0
+"""A worker that served for so long is started again as if it were the first time."""
+
+_BACKOFF_S, _MAX_BACKOFF_S = 0.25, 10.0
+
+
+class Told(NamedTuple):
+    """What became of a worker's process: what it says, or its exit code."""
+
+    process: subprocess.Popen[bytes]
+    what: Ready | RecsysError | int
+
+
+@dataclass(kw_only=True)
+class _Worker:
+    """A place for one process after the other.
+
+    Attributes:
+        task: what they are to do.
+        process: the one of now; None while the next one is not started.
+        due_s: when to start the next one, ``time.monotonic`` seconds.
+        ready: since when it serves; None before.
+        error: what it said instead.
+        failed: how often in a row it could not start.
+        short: how often in a row it ended soon.
+    """
+
+    task: Task
+    process: subprocess.Popen[bytes] | None = None
+    due_s: float = 0.0
+    ready_s: float | None = None
+    error: RecsysError | None = None
+    failed: int = 0
+    short: int = 0
+
+
+class Crew:
+    """Worker processes that serve one port. Used from one thread, the main one.
+
+    Args:
+        settings: of each worker.
+        cores: one for each worker: the core it keeps to, or None.
+        events: gets a :class:`Told` from other threads, for :meth:`heed`.
+    """
+
+    def __init__(self, settings: Settings, *, cores: Sequence[int | None], events: SimpleQueue[Any]) -> None:
+        tasks = [Task(number=i + 1, settings=settings, core=core) for i, core in enumerate(cores)]
+        self._workers = [_Worker(task=task) for task in tasks]
+        self._events = events
+        self.pinned = None not in cores
+        self.complete = False
+        """Whether all have been ready, some time."""
+        self.model = self.model_version = ""
+
+    def start(self) -> None:
+        """Start whoever is due."""
+        now_s = time.monotonic()
+        for worker in self._workers:
+            if worker.process is None and worker.due_s <= now_s:
+                worker.process = _started(worker.task)
+                threading.Thread(target=self._listen, args=(worker.process,), daemon=True).start()
+
+    def rest_s(self) -> float | None:
+        """Seconds until somebody is due; None for nobody."""
+        due_s = [worker.due_s for worker in self._workers if worker.process is None]
+        return max(0.0, min(due_s) - time.monotonic()) if due_s else None
+
+    def pids(self) -> list[int]:
+        """Of those that serve."""
+        return [w.process.pid for w in self._workers if w.process is not None and w.ready_s is not None]
+
+    def heed(self, told: Told | None) -> None:
+        """Note what became of a process, and start whoever is due.
+
+        Raises:
+            RecsysError: a worker could not start: at first, or later :data:`MAX_STARTS` times in a row.
+        """
+        for worker in self._workers:
+            if told is not None and worker.process is told.process:
+                self._note(worker, told.what)
+        self.complete |= len(self.pids()) == len(self._workers)
+        self.start()
+
+    def end(self, *, timeout_s: float) -> None:
+        """Let all finish what they do, and return when they have ended; after ``timeout_s`` they are killed."""
+        processes = [worker.process for worker in self._workers if worker.process is not None]
+        for process in processes:
+            process.terminate()
+        deadline_s = time.monotonic() + timeout_s
+        for process in processes:
+            try:
+                process.wait(max(0.0, deadline_s - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            _close(process)
+
+    def _note(self, worker: _Worker, what: Ready | RecsysError | int) -> None:
+        if isinstance(what, Ready):
+            worker.ready_s, worker.failed = time.monotonic(), 0
+            self.model, self.model_version = what.model, what.model_version
+        elif isinstance(what, RecsysError):
+            worker.error = what
+        else:
+            self._ended(worker, what)
+
+    def _ended(self, worker: _Worker, code: int) -> None:
+        process, number, now_s = worker.process, worker.task.number, time.monotonic()
+        assert process is not None
+        _close(process)
+        ended = f"worker {number} (pid {process.pid}) {_how(code)}"
+        if worker.ready_s is None:
+            worker.failed += 1
+            error = worker.error or ConfigError(f"{ended} before it served; what it said is above, if anything")
+            if not self.complete or worker.failed >= MAX_STARTS:
+                raise error
+            say(f"worker {number} could not start ({worker.failed} of {MAX_STARTS} times): {error}")
+        served_s = 0.0 if worker.ready_s is None else now_s - worker.ready_s
+        worker.short = 0 if served_s >= _STABLE_S else worker.short + 1
+        wait_s = 0.0 if worker.short <= 1 else min(_MAX_BACKOFF_S, _BACKOFF_S * 2.0 ** (worker.short - 2))
+        if worker.ready_s is not None:
+            say(f"{ended}; it is started again" + (f" in {wait_s:g} s" if wait_s else ""))
+        worker.process, worker.ready_s, worker.error, worker.due_s = None, None, None, now_s + wait_s
+        # Its predecessor has read the hot rows.
+        settings = dataclasses.replace(worker.task.settings, warm_up_s=0.0)
+        worker.task = dataclasses.replace(worker.task, settings=settings)
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        with contextlib.suppress(EOFError, pickle.UnpicklingError, OSError, ValueError):
+            while True:
+                self._events.put(Told(process, pickle.load(process.stdout)))
+        self._events.put(Told(process, process.wait()))
+
+
+def _started(task: Task) -> subprocess.Popen[bytes]:
+    # -P: a file in the current folder must not stand in for a module. What this process found, a worker finds too.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "recsys.serving.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        # Ctrl-C reaches a terminal's whole group: the workers are to be told by the supervisor alone.
+        process_group=0,
+    )
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it has ended already, which is told
+        pickle.dump(task, process.stdin)
+        process.stdin.flush()
+    return process
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"ended with code {code}"
+    return f"was killed by {signal.Signals(-code).name}"

@@ -1,0 +1,322 @@
+"""The sums of a user's long history: from a stored state where it fits, else from the events, some at a time.
+
+Every function reads what it needs over a :class:`Reader`, which stops in time. Events have numbers
+(``FeatureStore.span``). ``R`` rows, ``D`` width, ``L`` events.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.errors import StoreUnavailableError
+from recsys.feature_store.base import FeatureStore
+from recsys.feature_store.state_value import StoredState, record_hash
+from recsys.features.columns import Column
+from recsys.features.feature_set import FeatureSet
+from recsys.features.history import Events, HistoryHeader, encode_history, require_history
+
+Float32Array = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+Encode = Callable[[dict[str, Column]], Float32Array]
+"""The ``encode`` graph: columns ``history.<name>``, [L], to sums, [R, D]."""
+
+BLOCK = 4_096
+"""Events read and encoded at a time: some 3 ms, after which the time is looked at again."""
+
+_MORE = 8
+"""How many times as many events are read where the newest ones did not do."""
+
+
+class OutOfTime(Exception):
+    """What there was time for is done, and it is not all."""
+
+
+class Rewritten(Exception):
+    """Numbers no longer mean the events that they meant."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """Which events of a history a model with a state sees, and what it makes of them.
+
+    Attributes:
+        features: declares the history.
+        encode: makes sums of events.
+        shape: of the sums.
+        newest: events that the model reads one by one.
+    """
+
+    features: FeatureSet
+    encode: Encode
+    shape: tuple[int, int]
+    newest: int
+
+    @property
+    def recent(self) -> int:
+        """How many of the newest events count."""
+        return require_history(self.features).recent
+
+    def oldest_ms(self, time_ms: int) -> int:
+        """Events before this time do not count at ``time_ms``."""
+        max_age_s = require_history(self.features).max_age_s
+        return time_ms - 1000 * max_age_s if max_age_s else 0
+
+    def sums(self, events: Events) -> Float32Array:
+        """The sums of some events, [R, D]."""
+        return self.encode(encode_history(self.features, events))
+
+
+class Run(NamedTuple):
+    """Events with successive numbers: that of the first, and the events."""
+
+    first: int
+    events: Events
+
+
+class Base(NamedTuple):
+    """Sums of events before the ones that a request looks at.
+
+    Attributes:
+        sums: float32, [R, D].
+        covered: events in them.
+        first, end: numbers of the first event and of the first after the last one.
+        first_ms: timestamp of the first.
+        last_hash: ``record_hash`` of the last.
+        complete: whether they are all events that should be in them.
+        whole: whether every number from first to end is in them, so that they can be stored.
+        roundings: of the state that they come from.
+        changed: events added to, and taken from, that state.
+        stored: whether they come from a state.
+    """
+
+    sums: Float32Array
+    covered: int
+    first: int
+    end: int
+    first_ms: int = -1
+    last_hash: int = 0
+    complete: bool = True
+    whole: bool = True
+    roundings: int = 0
+    changed: int = 0
+    stored: bool = False
+
+
+class Reader:
+    """Reads a user's events by number until it is too late.
+
+    Args:
+        store: where they are.
+        user_key: whose.
+        header: the counters that go with the numbers.
+        until_s: ``time.monotonic`` seconds.
+    """
+
+    def __init__(self, store: FeatureStore, user_key: int, header: HistoryHeader, until_s: float) -> None:
+        self.header = header
+        self._store = store
+        self._user_key = user_key
+        self._until_s = until_s
+
+    async def read(self, first: int, end: int) -> Run:
+        """The events first:end that are still stored.
+
+        Raises:
+            OutOfTime: it is too late.
+            Rewritten: the history was changed elsewhere than at its end.
+            StoreError: it cannot be read.
+        """
+        left_s = self._until_s - time.monotonic()
+        if left_s <= 0:
+            raise OutOfTime
+        try:
+            span = await self._store.span(self._user_key, first, end, header=self.header, timeout_s=left_s)
+        except StoreUnavailableError:
+            if time.monotonic() >= self._until_s:
+                raise OutOfTime from None
+            raise
+        if span.header.rewritten != self.header.rewritten or span.header.appended < self.header.appended:
+            raise Rewritten
+        self.header = span.header
+        return Run(span.first, span.events)
+
+
+def counting(rules: Rules, events: Events, time_ms: int) -> BoolArray | None:
+    """Which events count at a time, [L]; None if all do, as they do as a rule."""
+    times, arrivals, oldest_ms = events["timestamp"], events["arrival"], rules.oldest_ms(time_ms)
+    if not len(events) or (times[-1] < time_ms and times[0] >= oldest_ms and arrivals.max() <= time_ms):
+        return None
+    mask: BoolArray = (times < time_ms) & (times >= oldest_ms) & (arrivals <= time_ms)
+    return mask
+
+
+def older_may_count(rules: Rules, run: Run, trimmed: int, time_ms: int) -> bool:
+    """Whether there are events before a run, and they may count."""
+    if run.first <= trimmed:
+        return False
+    return not len(run.events) or int(run.events["timestamp"][0]) >= rules.oldest_ms(time_ms)
+
+
+async def enough_events(rules: Rules, reader: Reader, run: Run, time_ms: int) -> Run:
+    """The run, or a longer one with as many events that count as the model reads one by one, or all there are."""
+    while older_may_count(rules, run, reader.header.trimmed, time_ms):
+        mask = counting(rules, run.events, time_ms)
+        if (len(run.events) if mask is None else int(mask.sum())) >= rules.newest:
+            break
+        end = run.first + len(run.events)
+        run = await reader.read(max(reader.header.trimmed, end - _MORE * max(len(run.events), 1)), end)
+    return run
+
+
+async def base_from_state(rules: Rules, reader: Reader, state: StoredState, run: Run, time_ms: int) -> Base | None:
+    """A state's sums, with the events between it and the run, and without those that count no longer.
+
+    None if it covers other events than the history has by now, or so many that count no longer that it is better to
+    begin anew. If there is no time for the events between, the sums are without them and not complete.
+    """
+    between = await _between(rules, reader, state, run, time_ms)
+    if between is None or state.first < reader.header.trimmed:
+        return None
+    mask = counting(rules, run.events, time_ms)
+    fresh_from = max(between.end - run.first, 0)
+    fresh = len(run.events) - fresh_from if mask is None else int(mask[fresh_from:].sum())
+    surplus = between.covered + fresh - rules.recent
+    oldest_ms = rules.oldest_ms(time_ms)
+    if not between.complete or (surplus <= 0 and between.first_ms >= oldest_ms):
+        return between
+    try:
+        return await _without_oldest(rules, reader, between, surplus, oldest_ms, most=state.covered // 2)
+    except OutOfTime:
+        return between._replace(complete=False, whole=False)
+
+
+async def _between(rules: Rules, reader: Reader, state: StoredState, run: Run, time_ms: int) -> Base | None:
+    """A state's sums with the events up to the run, if the last event that it covers is still there."""
+    at = state.end - 1
+    part = run
+    if at < run.first:
+        part = await reader.read(at, min(at + BLOCK, run.first))
+    if not 0 <= at - part.first < len(part.events) or record_hash(part.events, at - part.first) != state.last_hash:
+        return None
+    base = state_base(state)
+    if run.first - state.end > rules.recent:
+        return None
+    events, end = part.events[1:], base.end
+    while end < run.first:
+        mask = counting(rules, events, time_ms)
+        added = events if mask is None else events[mask]
+        end += len(events)
+        if len(added):
+            base = base._replace(
+                sums=base.sums + rules.sums(added),
+                covered=base.covered + len(added),
+                changed=base.changed + len(added),
+            )
+        base = base._replace(
+            end=end,
+            whole=base.whole and len(added) == len(events),
+            last_hash=record_hash(events, len(events) - 1) if len(events) else base.last_hash,
+        )
+        if end < run.first:
+            try:
+                block = await reader.read(end, min(end + BLOCK, run.first))
+            except OutOfTime:
+                return base._replace(end=run.first, complete=False, whole=False)
+            if block.first != end or not len(block.events):
+                return None
+            events = block.events
+    return base
+
+
+async def _without_oldest(
+    rules: Rules, reader: Reader, base: Base, surplus: int, oldest_ms: int, *, most: int
+) -> Base | None:
+    """Sums without their oldest events: ``surplus`` of them, and those before ``oldest_ms``; at most ``most``."""
+    before, sums, first, gone = base.sums, base.sums, base.first, 0
+    ask = max(surplus, 0) + 64
+    while True:
+        if surplus > most:
+            return None
+        block = await reader.read(first, min(first + min(ask, BLOCK), base.end))
+        if block.first != first or not len(block.events):
+            return None
+        times = block.events["timestamp"]
+        leaving = max(surplus - gone, int(np.searchsorted(times, oldest_ms)), 0)
+        leaving = min(leaving, len(times))
+        if leaving:
+            sums = sums - rules.sums(block.events[:leaving])
+        first, gone = first + leaving, gone + leaving
+        if gone > most or first >= base.end:
+            return None
+        if leaving < len(times):
+            break
+        ask *= _MORE
+    # What is left of a bucket may be smaller than what rounding has done to it; of an empty one it is nothing else.
+    noise_R = np.abs(before).max(axis=1) * np.float32(2.0**-11 * max(base.roundings, 1))
+    sums = np.where((np.abs(sums).max(axis=1) <= noise_R)[:, None], np.float32(0.0), sums)
+    return base._replace(
+        sums=sums, covered=base.covered - gone, first=first, first_ms=int(times[leaving]), changed=base.changed + gone
+    )
+
+
+async def base_from_events(rules: Rules, reader: Reader, run: Run, time_ms: int) -> Base:
+    """The sums of all events before the run that count, newest first, until it is too late: then not complete."""
+    mask = counting(rules, run.events, time_ms)
+    wanted = rules.recent - (len(run.events) if mask is None else int(mask.sum()))
+    base = no_base(rules, run)
+    at = run
+    while wanted > base.covered and older_may_count(rules, at, reader.header.trimmed, time_ms):
+        try:
+            block = await reader.read(max(reader.header.trimmed, at.first - BLOCK), at.first)
+        except OutOfTime:
+            return base._replace(complete=False, whole=False)
+        if block.first + len(block.events) != at.first:
+            break  # trimmed a moment ago
+        base = _with_older(rules, base, block, time_ms, wanted - base.covered)
+        at = block
+    return base
+
+
+def state_base(state: StoredState) -> Base:
+    """What a state has."""
+    return Base(
+        state.sums,
+        state.covered,
+        state.first,
+        state.end,
+        state.first_ms,
+        state.last_hash,
+        roundings=state.roundings,
+        stored=True,
+    )
+
+
+def no_base(rules: Rules, run: Run) -> Base:
+    """Nothing before the run."""
+    return Base(np.zeros(rules.shape, dtype=np.float32), 0, run.first, run.first)
+
+
+def _with_older(rules: Rules, base: Base, block: Run, time_ms: int, wanted: int) -> Base:
+    """The sums with at most ``wanted`` of a block's events, the newest that count."""
+    mask = counting(rules, block.events, time_ms)
+    places = np.arange(len(block.events)) if mask is None else np.flatnonzero(mask)
+    places = places[-wanted:]
+    if not len(places):
+        return base
+    oldest = int(places[0])
+    adjoins = block.first + len(block.events) == base.first and len(places) == len(block.events) - oldest
+    return base._replace(
+        sums=base.sums + rules.sums(block.events[places]),
+        covered=base.covered + len(places),
+        first=block.first + oldest,
+        first_ms=int(block.events["timestamp"][oldest]),
+        last_hash=base.last_hash if base.covered else record_hash(block.events, -1),
+        whole=base.whole and adjoins,
+    )

@@ -1,0 +1,43 @@
+"""SIGTERM and SIGINT, before a server answers and after."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any]
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM as KeyboardInterrupt, which Ctrl-C raises by itself: it ends blocking work through every ``finally``."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with _handled((signal.SIGTERM,), interrupt):
+        yield
+
+
+@contextmanager
+def signals_to(queue: SimpleQueue[Any]) -> Iterator[None]:
+    """SIGTERM and SIGINT as their numbers in a queue, and nothing else.
+
+    A SimpleQueue, for its ``put`` may interrupt another one; a Condition would wait for itself.
+    """
+    with _handled((signal.SIGTERM, signal.SIGINT), lambda number, frame: queue.put(signal.Signals(number))):
+        yield
+
+
+@contextmanager
+def _handled(numbers: tuple[signal.Signals, ...], handler: Handler) -> Iterator[None]:
+    before = [signal.signal(number, handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handled in zip(numbers, before, strict=True):
+            signal.signal(number, handled)

@@ -1,0 +1,92 @@
+"""The server's two ways to its feature store: an event loop's for the store's own calls, a blocking one for Rank."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from recsys.errors import StoreError, StoreUnavailableError
+from recsys.feature_store.blocking_link import BlockingLink, run_now
+from recsys.feature_store.item_cache import ItemCache
+from recsys.feature_store.link import open_link
+from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.features.feature_set import FeatureSet
+from recsys.serving.settings import Settings
+
+_log = logging.getLogger("recsys.serving")
+
+_CHECK_TIMEOUT_S = 0.5
+_CHECK_EVERY_S = 1.0
+_CLOSE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Two stores on one Redis, with one cache of items.
+
+    Attributes:
+        waiting: for use on ``loop`` only.
+        blocking: for any thread; its coroutines never suspend (``run_now``).
+        loop: runs in a thread of its own.
+    """
+
+    waiting: RedisFeatureStore
+    blocking: RedisFeatureStore
+    loop: asyncio.AbstractEventLoop
+
+
+@contextlib.contextmanager
+def open_stores(
+    url: str, features: FeatureSet, settings: Settings, *, loop: asyncio.AbstractEventLoop
+) -> Iterator[Stores]:
+    """The stores for the duration of a ``with`` block; at its end, calls that still run are cut off.
+
+    Redis may be away: it is then asked again until it answers.
+
+    Raises:
+        ConfigError: the URL is malformed.
+        StoreFormatError: the store was filled for another layout of the same FeatureSet.
+    """
+    cache = ItemCache(features.item, max_age_s=settings.item_max_age_s)
+    waiting = RedisFeatureStore(features, link=open_link(url), cache=cache)
+    blocking = RedisFeatureStore(features, link=BlockingLink(url, loop=loop), cache=cache)
+    tasks = []
+    try:
+        if not asyncio.run_coroutine_threadsafe(_layout_checked(waiting), loop).result():
+            tasks.append(asyncio.run_coroutine_threadsafe(_check_layout_later(waiting), loop))
+        if settings.item_tracking == "auto" and settings.item_max_age_s:
+            tasks.append(asyncio.run_coroutine_threadsafe(waiting.follow_items(), loop))
+        yield Stores(waiting, blocking, loop)
+    finally:
+        for task in tasks:
+            task.cancel()
+        run_now(blocking.close())
+        asyncio.run_coroutine_threadsafe(waiting.close(), loop).result(_CLOSE_S)
+
+
+async def _layout_checked(store: RedisFeatureStore) -> bool:
+    """Whether the store could be asked; StoreFormatError if it was filled for another layout."""
+    try:
+        await store.ping(timeout_s=_CHECK_TIMEOUT_S)
+    except StoreUnavailableError as error:
+        _log.warning("feature store: %s; starting without it, answers are degraded", error)
+        return False
+    return True
+
+
+async def _check_layout_later(store: RedisFeatureStore) -> None:
+    """Once the store is back, say whether it fits. If not, its data reads as unavailable: no reason to stop."""
+    while True:
+        await asyncio.sleep(_CHECK_EVERY_S)
+        try:
+            await store.ping(timeout_s=_CHECK_TIMEOUT_S)
+        except StoreUnavailableError:
+            continue
+        except StoreError as error:
+            _log.error("feature store: %s", error)
+            return
+        _log.warning("feature store: answers again")
+        return

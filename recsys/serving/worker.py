@@ -1,0 +1,97 @@
+"""A worker: one server process among several on a port, started by the supervisor (``crew.py``).
+
+What it is to do comes pickled on standard input, which then stays open for as long as the supervisor lives: its end,
+however it comes, is the worker's end. What became of it goes pickled to standard output.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import IO, Any
+
+from recsys.errors import RecsysError
+from recsys.serving.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a worker is to do.
+
+    Attributes:
+        number: from 1; for log lines.
+        settings: with the port and the Redis that all workers share.
+        core: the only core to run on; None for any.
+    """
+
+    number: int
+    settings: Settings
+    core: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """The worker answers calls."""
+
+    model: str
+    model_version: str
+
+
+def main() -> int:
+    """Serve until SIGTERM, or until the supervisor is gone; the exit code."""
+    told = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever else prints
+    try:
+        task: Task = pickle.load(sys.stdin.buffer)
+    except EOFError:
+        return 1
+    threading.Thread(target=_end_with_supervisor, name="supervisor", daemon=True).start()
+    if task.core is not None:
+        os.sched_setaffinity(0, {task.core})
+    logging.basicConfig(format=f"worker {task.number}: %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        _serve(task.settings, told)
+    except KeyboardInterrupt:
+        return 130
+    except RecsysError as error:
+        _tell(told, error)
+        return 1
+    return 0
+
+
+def _serve(settings: Settings, told: IO[bytes]) -> None:
+    # Imported here: it takes a while, and a signal or the supervisor's end must be heeded from the start.
+    from recsys.serving.loading import loaded
+    from recsys.serving.server import serving
+    from recsys.serving.signals import signals_to, sigterm_interrupts
+
+    signals: SimpleQueue[Any] = SimpleQueue()
+    with sigterm_interrupts(), loaded(settings) as (session, redis_url), signals_to(signals):
+        with serving(settings, session, redis_url, share_port=True) as server:
+            _tell(told, Ready(model=server.model, model_version=server.model_version))
+            signals.get()
+
+
+def _end_with_supervisor() -> None:
+    # Not through sys.stdin, whose lock the interpreter wants when it ends.
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _tell(told: IO[bytes], what: Ready | RecsysError) -> None:
+    pickle.dump(what, told)
+    told.flush()
+
+
+if __name__ == "__main__":
+    # Pickles name the module by its own name.
+    from recsys.serving import worker
+
+    sys.exit(worker.main())

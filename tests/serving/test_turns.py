@@ -1,0 +1,80 @@
+"""Turns are taken in the order in which they were asked for, and none is lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from recsys.serving.admission import Deadline
+from recsys.serving.turns import Turns
+
+
+def waiter(turns: Turns, number: int, order: list[int], timeout_s: float = 30.0) -> threading.Thread:
+    """A thread that waits for its turn, and is waiting already."""
+
+    def work() -> None:
+        with turns.taken(Deadline.after(timeout_s)):
+            order.append(number)
+
+    before = turns.waiting
+    thread = threading.Thread(target=work)
+    thread.start()
+    while turns.waiting == before:
+        time.sleep(0.001)
+    return thread
+
+
+def test_who_came_first_goes_first() -> None:
+    turns, order = Turns(1), list[int]()
+    with turns.taken(Deadline.after(30.0)):
+        threads = [waiter(turns, number, order) for number in range(8)]
+    for thread in threads:
+        thread.join()
+    assert order == list(range(8))
+
+
+def test_as_many_hold_a_place_as_there_are() -> None:
+    turns, most, holding, lock = Turns(3), 0, 0, threading.Lock()
+
+    def work() -> None:
+        nonlocal most, holding
+        for _ in range(50):
+            with turns.taken(Deadline.after(30.0)):
+                with lock:
+                    holding += 1
+                    most = max(most, holding)
+                time.sleep(0.0002)
+                with lock:
+                    holding -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 3
+
+
+def test_who_gives_up_leaves_the_queue_and_takes_no_place() -> None:
+    turns, order = Turns(1), list[int]()
+    with turns.taken(Deadline.after(30.0)):
+        first = waiter(turns, 0, order)
+        with pytest.raises(TimeoutError, match="deadline has passed"), turns.taken(Deadline.after(0.01)):
+            raise AssertionError("it is not its turn")
+        last = waiter(turns, 1, order)
+    first.join()
+    last.join()
+    assert order == [0, 1]
+    assert turns.waiting == 0
+    with turns.taken(Deadline.after(0.0001)):
+        pass
+
+
+def test_a_place_comes_back_after_an_error() -> None:
+    turns = Turns(1)
+    with pytest.raises(ValueError, match="of the caller"), turns.taken(Deadline.after(30.0)):
+        raise ValueError("of the caller")
+    with turns.taken(Deadline.after(0.01)):
+        assert turns.waiting == 0

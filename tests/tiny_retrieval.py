@@ -1,0 +1,64 @@
+"""Retrieval bundles of given vectors, and what they must answer by definition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.bundle import Manifest, Parity, bundle_writer
+from recsys.export.retrieve_graph import RetrievalTables, write_retrieve_graph
+from recsys.features.feature_set import Categorical, FeatureSet
+
+FEATURES = FeatureSet(
+    name="tiny", user_id=Categorical(name="user_id"), item_id=Categorical(name="item_id"), history=None
+)
+"""The ids of ``tiny_bundle.FEATURES``: the two bundles may be served together."""
+
+USERS = 6
+
+
+def tiny_tables(items: int = 20) -> RetrievalTables:
+    """Users 1 to 6 and items 1 to ``items``. User u's score of item i is (u i) mod 7; items are as popular as late."""
+    user, item = np.arange(1, USERS + 1), np.arange(1, items + 1)
+    scores_UM = (user[:, None] * item % 7).astype(np.float32)
+    return RetrievalTables(
+        user_keys=user,
+        users_ND=np.eye(USERS, dtype=np.float32),
+        item_keys=item,
+        items_MD=np.ascontiguousarray(scores_UM.T),
+        popularity_M=item.astype(np.float32),
+    )
+
+
+def write_tiny_retrieval(
+    path: Path, tables: RetrievalTables | None = None, *, features: FeatureSet = FEATURES, model: str = "finder"
+) -> Manifest:
+    """Write a bundle of these tables; default: :func:`tiny_tables`."""
+    with bundle_writer(path) as writer:
+        graph, infos = write_retrieve_graph(tables or tiny_tables(), writer.folder)
+        return writer.finish(
+            Manifest(
+                model=model,
+                kind="retrieval",
+                feature_set=features,
+                graphs={"retrieve": graph},
+                tables=infos,
+                parity=Parity(
+                    requests=0, candidates=0, max_abs_logit_difference=0.0, tolerance=0.0, compared="by hand"
+                ),
+            )
+        )
+
+
+def best_items(
+    tables: RetrievalTables, user_key: int, left_out: Iterable[int], k: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The definition: keys and scores of the k best items, ties by place."""
+    known = np.flatnonzero(tables.user_keys == user_key)
+    scores_M = tables.items_MD @ tables.users_ND[known[0]] if len(known) else tables.popularity_M
+    order = np.argsort(-scores_M, kind="stable")
+    order = order[~np.isin(tables.item_keys[order], list(left_out))][:k]
+    return tables.item_keys[order], scores_M[order]
