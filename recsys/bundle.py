@@ -113,6 +113,31 @@ class Quantization:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compute:
+    """What matrix products in smaller numbers than float32 do to the model's answers.
+
+    Measured between the float32 graphs, which the certificate is about, and those of the bundle, on test samples, each
+    asked for among other candidates.
+
+    Attributes:
+        kind: of the numbers: ``int8``.
+        requests, candidates: how many were compared.
+        max_abs_logit_difference, mean_abs_logit_difference: of their logits.
+        tolerance: the largest mean that is allowed; an export above it fails.
+        metrics, float32_metrics: of these samples.
+    """
+
+    kind: str
+    requests: int
+    candidates: int
+    max_abs_logit_difference: float
+    mean_abs_logit_difference: float
+    tolerance: float
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    float32_metrics: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StateInfo:
     """What the model keeps of a user between requests: sums of events, which new events are added to.
 
@@ -138,6 +163,7 @@ class Manifest:
         metrics: on the test split, of the rows in the bundle.
         training: recipe, seed, commit, versions: whatever is needed to make it again.
         quantization: None if every table is float32.
+        compute: None if every matrix product is of float32.
         state: None if the model reads a user's events anew for each request; otherwise the bundle also has a graph
             ``encode``.
     """
@@ -151,6 +177,7 @@ class Manifest:
     parity: Parity
     training: Mapping[str, Any] = field(default_factory=dict)
     quantization: Quantization | None = None
+    compute: Compute | None = None
     state: StateInfo | None = None
     created_at: str = ""
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
@@ -349,7 +376,11 @@ def _manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
     values["graphs"] = {name: dataclasses.asdict(g) for name, g in manifest.graphs.items()}
     values["tables"] = {name: _table_to_dict(t) for name, t in manifest.tables.items()}
     values["parity"] = dataclasses.asdict(manifest.parity)
-    for name, part in (("quantization", manifest.quantization), ("state", manifest.state)):
+    for name, part in (
+        ("quantization", manifest.quantization),
+        ("compute", manifest.compute),
+        ("state", manifest.state),
+    ):
         del values[name]
         if part is not None:
             values[name] = dataclasses.asdict(part)
@@ -390,6 +421,7 @@ def _manifest_from_dict(values: dict[str, Any]) -> Manifest:
         parity=Parity(**values["parity"]),
         training=values["training"],
         quantization=Quantization(**values["quantization"]) if "quantization" in values else None,
+        compute=Compute(**values["compute"]) if "compute" in values else None,
         state=StateInfo(**values["state"]) if "state" in values else None,
         created_at=values["created_at"],
         files={name: (int(f["size_bytes"]), str(f["sha256"])) for name, f in values["files"].items()},

@@ -49,6 +49,8 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1_000),
     # As much as the server takes; gRPC's own limit is 4 MiB.
     ("grpc.max_receive_message_length", 16 << 20),
+    # A connection of its own: a server of several processes serves each connection with one of them.
+    ("grpc.use_local_subchannel_pool", 1),
 ]
 READY_POLL_S = 0.05
 STREAM_S = 600.0
@@ -59,6 +61,8 @@ _ERRORS: dict[grpc.StatusCode, type[RpcError]] = {
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
+    # Not by us: so ends a call that has just come when the server begins to drain.
+    grpc.StatusCode.CANCELLED: Unavailable,
     grpc.StatusCode.FAILED_PRECONDITION: StoreRefused,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
 }

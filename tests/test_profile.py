@@ -23,7 +23,7 @@ from tiny_bundle import FEATURES, write_tiny_bundle
 from tiny_run import CONFIG, folder_of_this_process, tiny_dataset
 
 from recsys.bundle import open_bundle
-from recsys.errors import InvalidInputError, StoreUnavailableError
+from recsys.errors import BundleError, InvalidInputError, StoreUnavailableError
 from recsys.export.onnx import export_bundle
 from recsys.feature_store.redis_store import RedisFeatureStore
 from recsys.features.history import make_events
@@ -113,7 +113,7 @@ def test_a_profile_has_every_stage_and_every_node_and_the_arithmetic_of_the_shap
     measured = ("convert", "store", "encode", "user_graph", "rank_graph", "total")
     assert all(found.stages_us[stage] > 0 for stage in measured)
     assert found.total_p99_us >= found.stages_us["total"] >= found.model_us > 0
-    assert found.history_events == 3
+    assert found.history_events == 3 and 0 < found.cpu_share < 1.1
     for graph in ("user", "rank"):
         nodes = onnx.load(tiny() / f"{graph}.onnx", load_external_data=False).graph.node
         kinds = {operator.kind for operator in found.operators if operator.graph == graph}
@@ -166,6 +166,11 @@ def test_bad_numbers_are_said(wrong: dict[str, Any], says: str) -> None:
         profile_bundle(tiny(), **wrong)
 
 
+def test_a_folder_without_a_bundle_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="not a bundle"):
+        profile_bundle(tmp_path)
+
+
 def test_a_store_without_users_is_said(redis_url: str) -> None:
     with pytest.raises(InvalidInputError, match="the store has no histories of 'tiny': fill it"):
         profile_bundle(tiny(), redis_url=redis_url)
@@ -190,6 +195,7 @@ def made_profile(**changes: Any) -> Profile:
         requests=5,
         degraded=0,
         core=0,
+        cpu_share=0.9,
         stages_us=stages | {"total": 1_000.0},
         total_p99_us=1_500.0,
         operators=[gemm, *others],
@@ -227,6 +233,14 @@ def test_the_picture_has_a_bar_for_each_stage_that_took_time(width: int) -> None
     assert rows["store"].count("█") == 7 and "30%" in rows["store"]
     assert "2 answers lacked a part of the store" in " ".join(lines)
     assert rows["7"].split()[1:] == ["others", "14"]  # 21 operators, 14 shown
+
+
+@pytest.mark.parametrize(("cpu_share", "said"), [(0.69, True), (0.71, False)])
+def test_a_core_that_was_shared_is_told(cpu_share: float, said: bool) -> None:
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))
+    with console.file:
+        print_profile(made_profile(cpu_share=cpu_share), console)
+    assert ("it computed 69% of the time: the core was shared" in console.export_text()) is said
 
 
 def test_json_holds_everything_and_names_units() -> None:

@@ -32,6 +32,7 @@ from recsys.cli import (
     serving,
     store,
     training,
+    warm,
 )
 from recsys.cli.options import notes
 from recsys.client_types import DeadlineExceeded, Unavailable
@@ -94,6 +95,7 @@ for command in (
     offline.prepare,
     store.ingest,
     store.materialize,
+    warm.warm,
     serving.serve,
     serving.rank,
     recommend.recommend,

@@ -101,7 +101,8 @@ def export_retrieval(
     output.print(
         f"{out}: model {manifest.model}, version {manifest.version}\n"
         f"parity: largest score difference {parity.max_abs_logit_difference:.1e} on {parity.candidates:,} items of "
-        f"{parity.requests:,} lists (allowed {parity.tolerance:.0e}; {parity.compared})",
+        f"{parity.requests:,} lists (allowed {parity.tolerance:.0e}; {parity.compared})\n"
+        f"\nNext: recsys serve RANKING_BUNDLE --retrieval {out}",
         soft_wrap=True,
         highlight=False,
         markup=False,

@@ -21,10 +21,15 @@ from recsys.cli.options import (
 
 def serve(
     bundle: Annotated[Path | None, typer.Argument(help="Folder of a bundle. Default: RECSYS_BUNDLE.")] = None,
+    retrieval: Annotated[
+        Path | None, typer.Option(help="Folder of a retrieval bundle, for Retrieve and Recommend.")
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one. Default 50051.")] = None,
     redis_url: RedisOption = None,
     redis_dir: Annotated[Path | None, typer.Option("--redis-dir", help="Folder of the private Redis.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that serve; 0: one per core. Default 1.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port of the metrics page. Default: none.")] = None,
     max_candidates: Annotated[int | None, typer.Option(help="Most candidates per request. Default 10,000.")] = None,
     log_requests: Annotated[
         float | None, typer.Option(help="Share of requests whose model inputs are logged, 0 to 1. Default 0.")
@@ -33,16 +38,22 @@ def serve(
     ready_file: Annotated[Path | None, typer.Option(help="Gets one JSON line once the server answers.")] = None,
     settings: Annotated[bool, typer.Option("--settings", help="Print every setting and stop.")] = False,
 ) -> None:
-    """Serve a bundle over gRPC until SIGTERM. RECSYS_* environment variables set what options do not."""
+    """Serve a ranking bundle, a retrieval bundle, or both over gRPC until SIGTERM.
+
+    RECSYS_* environment variables set what options do not.
+    """
     from recsys.serving.settings import read_settings
 
     read = read_settings(
         os.environ,
         bundle=bundle,
+        retrieval=retrieval,
         host=host,
         port=port,
         redis_url=redis_url,
         redis_dir=redis_dir,
+        workers=workers,
+        metrics_port=metrics_port,
         max_candidates=max_candidates,
         log_requests=log_requests,
         request_log_dir=request_log_dir,

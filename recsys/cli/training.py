@@ -25,7 +25,7 @@ from recsys.cli.options import (
 from recsys.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from recsys.bundle import Manifest, Quantization
+    from recsys.bundle import Compute, Manifest, Quantization
 
 QUANTIZED_KINDS = ("none", "fp16", "int8", "int4")
 """Those of ``embeddings.quantize``, which is not imported here: torch takes seconds to load."""
@@ -211,6 +211,12 @@ def export(
             help="How rows are stored: none (float32), fp16, int8 or int4; TABLE=KIND for one table. May be repeated.",
         ),
     ] = None,
+    compute: Annotated[
+        str,
+        typer.Option(
+            "--compute", help="Numbers of the matrix products: float32, or int8, faster on processors with VNNI."
+        ),
+    ] = "float32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     data: DataOption = None,
     work_dir: WorkOption = WORK_DIR,
@@ -225,6 +231,8 @@ def export(
 
         if quantize:
             raise ConfigError(f"--quantize is for ranking models; {run_dir} ranks all items")
+        if compute != "float32":
+            raise ConfigError(f"--compute is for ranking models; {run_dir} ranks all items")
         export_retrieval(run_dir, out, name=name, overwrite=overwrite, data=data, work_dir=work_dir, as_json=as_json)
         return
     from recsys.data.datasets import load_dataset
@@ -243,6 +251,7 @@ def export(
             name=name or trained.config.recipe,
             metrics=metrics,
             quantize=kinds,
+            compute=compute,
             overwrite=overwrite,
         )
     parity, tables = manifest.parity, _table_sizes(manifest)
@@ -251,6 +260,8 @@ def export(
         if manifest.quantization is not None:
             lost = dataclasses.asdict(manifest.quantization)
             facts["quantization"] = {**lost, "metrics": dict(manifest.metrics)}
+        if manifest.compute is not None:
+            facts["compute"] = dataclasses.asdict(manifest.compute)
         print(json.dumps({**facts, "parity": dataclasses.asdict(parity)}))
         return
     shown = Table("table", "rows", "stored as", "KB", "float32 KB", box=None)
@@ -260,6 +271,8 @@ def export(
     output.print(shown)
     if manifest.quantization is not None:
         _print_losses(manifest.quantization, manifest.metrics)
+    if manifest.compute is not None:
+        _print_compute(manifest.compute)
     output.print(
         f"{out}: model {manifest.model}, version {manifest.version}\n"
         f"parity: largest logit difference {parity.max_abs_logit_difference:.1e} on {parity.candidates:,} candidates "
@@ -309,6 +322,18 @@ def _table_sizes(manifest: Manifest) -> dict[str, dict[str, Any]]:
                 "float32_bytes": 4 * rows * (stored if info.width is None else info.width),
             }
     return sizes
+
+
+def _print_compute(compute: Compute) -> None:
+    output.print(
+        f"{compute.kind} products: logits differ by {compute.mean_abs_logit_difference:.1e} on average, "
+        f"{compute.max_abs_logit_difference:.1e} at most, on {compute.candidates:,} candidates of {compute.requests:,} "
+        "test samples"
+    )
+    for name in ("auc", "log_loss"):
+        before, after = compute.float32_metrics.get(name), compute.metrics.get(name)
+        if before is not None and after is not None:
+            output.print(f"{name} of these samples: {after:.4f}, with float32 {before:.4f} ({after - before:+.4f})")
 
 
 def _print_losses(quantization: Quantization, metrics: Mapping[str, float | None]) -> None:

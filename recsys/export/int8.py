@@ -4,15 +4,19 @@
 
 ``x`` is quantised as it comes, all of it with one scale and zero point (DynamicQuantizeLinear, [0, 255]); a constant W
 at export, column by column ([-127, 127]); a W that depends on the user in the ``user`` graph, once for a request, with
-one scale. c becomes a multiple of the product's unit, in 32 bits. Written down as quantised and dequantised tensors
-around a Gemm, each group of operators is one integer kernel in ONNX Runtime (QGemm), and right in any other runtime.
-Processors with VNNI multiply 8-bit integers three to four times as fast as float32.
+one scale. Processors with VNNI multiply 8-bit integers three to four times as fast as float32.
+
+ONNX Runtime makes one kernel of each product if it is written as it expects: a constant c is added to the scaled
+product (DynamicQuantizeMatMul); one that depends on the user becomes whole units of the product, in 32 bits, in a Gemm
+of dequantised tensors (QGemm). Any other runtime computes the same from the same operators.
 
 Legend: ``K`` columns of x, ``N`` columns of W.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +24,62 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from recsys.bundle import GraphInfo
+from recsys.bundle import Compute, GraphInfo
+from recsys.data.samples import Dataset
+from recsys.errors import BundleError, InvalidInputError
 from recsys.export.graph_files import graph_info, save_graph
+from recsys.export.parity import graph_logits
 from recsys.export.simplify import drop_unused, producers, replace_nodes
+from recsys.features.hashing import Int64Array
+from recsys.training.evaluate import evaluate
+
+SAMPLES = 20_000
+TOLERANCE = 0.05
 
 SMALLEST_PRODUCT = 2048
 """Products with fewer weights, K * N, stay in float32: quantising takes as long as they do."""
+
+
+_ZERO, _SMALL = "int8.zero", "int8.small"
+
+
+def use_int8(folder: Path, dataset: Dataset) -> tuple[dict[str, GraphInfo], Compute]:
+    """Rewrite the graphs in a folder, and measure by how much the answers change, on up to ``SAMPLES`` test samples.
+
+    Raises:
+        BundleError: the answers differ by more than ``TOLERANCE`` of what logits differ from each other.
+    """
+    tested = dataset.split("test") if len(dataset.split("test")) else dataset.split("train")
+    random = np.random.Generator(np.random.PCG64(3))
+    indices = np.sort(random.choice(tested, size=min(SAMPLES, len(tested)), replace=False))
+    before = graph_logits(folder, dataset, indices)
+    graphs = quantize_products(folder)
+    after = graph_logits(folder, dataset, indices)
+    differences, spread = np.abs(after - before), float(before.std())
+    compute = Compute(
+        kind="int8",
+        requests=len(before),
+        candidates=before.size,
+        max_abs_logit_difference=float(differences.max()),
+        mean_abs_logit_difference=float(differences.mean()),
+        tolerance=TOLERANCE * spread,
+        metrics=_metrics(dataset, indices, after[:, 0]),
+        float32_metrics=_metrics(dataset, indices, before[:, 0]),
+    )
+    if not compute.mean_abs_logit_difference <= compute.tolerance:  # NaN is refused too
+        raise BundleError(
+            f"int8 products change logits by {compute.mean_abs_logit_difference:.2e} on average; allowed: "
+            f"{compute.tolerance:.2e}, {TOLERANCE:.0%} of their standard deviation. The bundle was not written; export "
+            "with float32 products"
+        )
+    return graphs, compute
+
+
+def _metrics(dataset: Dataset, indices: Int64Array, logits: npt.NDArray[np.float32]) -> dict[str, float | None]:
+    try:
+        return asdict(evaluate(dataset, indices, logits))
+    except InvalidInputError:  # one label only: there is nothing to measure
+        return {}
 
 
 def quantize_products(folder: Path) -> dict[str, GraphInfo]:
@@ -46,8 +100,8 @@ def _quantize(graph: onnx.GraphProto) -> list[str]:
     inputs = {value.name: value for value in graph.input}
     made = producers(graph)
     of_user: list[str] = []
-    zero = "int8_zero"
-    graph.initializer.append(numpy_helper.from_array(np.array(0, dtype=np.int8), zero))
+    graph.initializer.append(numpy_helper.from_array(np.array(0, dtype=np.int8), _ZERO))
+    graph.initializer.append(numpy_helper.from_array(np.array(2.0**-30, dtype=np.float32), _SMALL))
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         plain = node.op_type == "Gemm" and _has_attributes(node, alpha=1.0, beta=1.0, transA=0)
@@ -57,39 +111,65 @@ def _quantize(graph: onnx.GraphProto) -> list[str]:
             w = numpy_helper.to_array(weight)
             w = w.T if not _has_attributes(node, transB=0) else w
             if w.size >= SMALLEST_PRODUCT and min(w.shape) > 1:
-                nodes += _product(node, *_constant_weight(graph, node.input[1], w))
+                nodes += _product(node, _constant_weight(graph, node.input[1], w), constants)
                 continue
         elif side is not None and _has_attributes(node, transB=0):
             if side not in of_user:
                 of_user.append(side)
                 _side_in_bytes(graph, inputs[side])
-            nodes += _product(node, node.input[1], f"{side}.scale", zero)
+            nodes += _product(node, (node.input[1], f"{side}.scale", _ZERO), constants)
             continue
         nodes.append(node)
     replace_nodes(graph, nodes)
     return of_user
 
 
-def _product(node: onnx.NodeProto, weight: str, scale: str, zero: str) -> list[onnx.NodeProto]:
-    """The operators in place of a Gemm with W or its transpose, given q(W) and its scale."""
-    x, bias, result = node.input[0], list(node.input[2:]), node.output[0]
-    name = {part: f"{result}.{part}" for part in ("x", "x_scale", "x_zero", "x_float", "w_float", "unit")}
-    nodes = [
-        helper.make_node("DynamicQuantizeLinear", [x], [name["x"], name["x_scale"], name["x_zero"]]),
-        helper.make_node("DequantizeLinear", [name["x"], name["x_scale"], name["x_zero"]], [name["x_float"]]),
-        helper.make_node("DequantizeLinear", [weight, scale, zero], [name["w_float"]], axis=1),
+def _product(node: onnx.NodeProto, weight: tuple[str, str, str], constants: Container[str]) -> list[onnx.NodeProto]:
+    """The operators in place of a Gemm with W or its transpose. ``weight``: names of q(W), its scale and zero point."""
+    x, result = node.input[0], node.output[0]
+    quantised = [f"{result}.x", f"{result}.x_scale", f"{result}.x_zero"]
+    first = helper.make_node("DynamicQuantizeLinear", [x], quantised)
+    if len(node.input) > 2 and node.input[2] not in constants:
+        return [first, *_with_whole_bias(node.input[2], quantised, weight, result)]
+    return [first, *_with_bias(node.input[2:], quantised, weight, result)]
+
+
+def _with_bias(
+    bias: Sequence[str], x: Sequence[str], weight: tuple[str, str, str], result: str
+) -> list[onnx.NodeProto]:
+    scaled = f"{result}.scaled" if bias else result
+    return [
+        helper.make_node("MatMulInteger", [x[0], weight[0], x[2], weight[2]], [f"{result}.sums"]),
+        helper.make_node("Cast", [f"{result}.sums"], [f"{result}.float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [x[1], weight[1]], [f"{result}.unit"]),
+        helper.make_node("Mul", [f"{result}.float", f"{result}.unit"], [scaled]),
+        *(helper.make_node("Add", [scaled, name], [result]) for name in bias),
     ]
-    if bias:
-        nodes += [
-            helper.make_node("Mul", [name["x_scale"], scale], [name["unit"]]),
-            helper.make_node("Div", [bias[0], name["unit"]], [f"{result}.units"]),
-            helper.make_node("Round", [f"{result}.units"], [f"{result}.rounded"]),
-            helper.make_node("Cast", [f"{result}.rounded"], [f"{result}.bias"], to=TensorProto.INT32),
-            helper.make_node("DequantizeLinear", [f"{result}.bias", name["unit"]], [f"{result}.bias_float"], axis=0),
-        ]
-        bias = [f"{result}.bias_float"]
-    gemm = helper.make_node("Gemm", [name["x_float"], name["w_float"], *bias], [result], name=node.name)
-    return [*nodes, gemm]
+
+
+def _with_whole_bias(bias: str, x: Sequence[str], weight: tuple[str, str, str], result: str) -> list[onnx.NodeProto]:
+    """The bias in units of the product.
+
+    If x is so small that these would not fit in 32 bits, its scale is taken larger: the product is then less than 0.01
+    of the bias, and wrong by less than that.
+    """
+    name = {part: f"{result}.{part}" for part in ("of_w", "abs", "most", "least", "scale", "units", "rounded", "bias")}
+    unit, of_x, of_w, of_bias = (f"{result}.{part}" for part in ("unit", "x_float", "w_float", "bias_float"))
+    return [
+        helper.make_node("Div", [bias, weight[1]], [name["of_w"]]),
+        helper.make_node("Abs", [name["of_w"]], [name["abs"]]),
+        helper.make_node("ReduceMax", [name["abs"]], [name["most"]], keepdims=0),
+        helper.make_node("Mul", [name["most"], _SMALL], [name["least"]]),
+        helper.make_node("Max", [x[1], name["least"]], [name["scale"]]),
+        helper.make_node("Div", [name["of_w"], name["scale"]], [name["units"]]),
+        helper.make_node("Round", [name["units"]], [name["rounded"]]),
+        helper.make_node("Cast", [name["rounded"]], [name["bias"]], to=TensorProto.INT32),
+        helper.make_node("Mul", [name["scale"], weight[1]], [unit]),
+        helper.make_node("DequantizeLinear", [x[0], name["scale"], x[2]], [of_x]),
+        helper.make_node("DequantizeLinear", weight, [of_w], axis=1),
+        helper.make_node("DequantizeLinear", [name["bias"], unit], [of_bias], axis=0),
+        helper.make_node("Gemm", [of_x, of_w, of_bias], [result]),
+    ]
 
 
 def _constant_weight(graph: onnx.GraphProto, name: str, w: npt.NDArray[np.float32]) -> tuple[str, str, str]:

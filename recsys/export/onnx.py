@@ -14,10 +14,21 @@ import numpy as np
 import torch
 
 import recsys
-from recsys.bundle import LAYERS, GraphInfo, Manifest, Parity, Quantization, StateInfo, TableInfo, bundle_writer
+from recsys.bundle import (
+    LAYERS,
+    Compute,
+    GraphInfo,
+    Manifest,
+    Parity,
+    Quantization,
+    StateInfo,
+    TableInfo,
+    bundle_writer,
+)
 from recsys.data.samples import Dataset, id_counts
 from recsys.embeddings.dense_twin import DenseTwin
 from recsys.embeddings.quantize import QuantizedTable
+from recsys.errors import InvalidInputError, nearest
 from recsys.export.graph_files import write_graph
 from recsys.export.graphs import (
     EncodeGraph,
@@ -29,6 +40,7 @@ from recsys.export.graphs import (
     state_of,
     user_example,
 )
+from recsys.export.int8 import use_int8
 from recsys.export.parity import certificate_logits, certify
 from recsys.export.quantized import rows_as_stored, stored_tables
 from recsys.features.feature_set import Categorical
@@ -39,6 +51,8 @@ from recsys.models.sdim import Sdim
 from recsys.training.config import to_json
 from recsys.training.evaluate import Metrics
 from recsys.training.trained import TrainedModel, evaluate_run
+
+COMPUTE = ("float32", "int8")
 
 HOT_IDS_KEPT = 100_000
 """Most users, and most items, that ``hot_ids.npz`` names."""
@@ -52,6 +66,7 @@ def export_bundle(
     name: str,
     metrics: Metrics | None = None,
     quantize: str | Mapping[str, str] = "none",
+    compute: str = "float32",
     overwrite: bool = False,
 ) -> Manifest:
     """Write a bundle with a parity certificate from real samples.
@@ -65,13 +80,17 @@ def export_bundle(
             that it records theirs, and these beside them.
         quantize: how rows are stored: ``none``, ``fp16``, ``int8`` or ``int4``, or table -> one of them, ``*``
             standing for the tables not named.
+        compute: numbers of the matrix products: ``float32``, or ``int8``, which is faster on processors with VNNI. The
+            certificate is of float32 products; what int8 ones change is measured and recorded beside it.
         overwrite: replace an existing bundle.
 
     Raises:
-        InvalidInputError: ``path`` exists; an unknown table or kind of row; rows that the kind cannot hold.
-        BundleError: ONNX Runtime's answers differ from torch's by more than the tolerance; nothing
-            is written.
+        InvalidInputError: ``path`` exists; an unknown table, kind of rows or ``compute``; rows no kind can hold.
+        BundleError: ONNX Runtime's answers differ from torch's, or those of int8 products from those of float32, by
+            more than allowed; nothing is written.
     """
+    if compute not in COMPUTE:
+        raise InvalidInputError(f"compute {compute!r}: {nearest(compute, COMPUTE)}")
     features = trained.features
     trained.model.eval()
     net = build_frozen_net(trained)
@@ -87,6 +106,10 @@ def export_bundle(
         write_hot_ids(writer.folder / HOT_IDS, hot_ids(dataset))
         _write_layers(writer.folder / LAYERS, trained)
         parity, metrics, quantization = _measure(writer.folder, trained, dataset, stored, metrics)
+        changed: Compute | None = None
+        if compute == "int8":
+            in_int8, changed = use_int8(writer.folder, dataset)
+            graphs |= in_int8
         return writer.finish(
             Manifest(
                 model=name,
@@ -96,6 +119,7 @@ def export_bundle(
                 metrics={} if metrics is None else asdict(metrics),
                 parity=parity,
                 quantization=quantization,
+                compute=changed,
                 state=_state_info(net),
                 training={
                     "recipe": trained.config.recipe,

@@ -44,6 +44,9 @@ TOLERANCE = 1e-4
 REQUESTS = 64
 CANDIDATES = 32
 
+_PLAIN = 7
+"""Number of a request without anything odd."""
+
 
 def certify(folder: Path, trained: TrainedModel, dataset: Dataset) -> Parity:
     """Compare logits on ``REQUESTS`` real requests of up to ``CANDIDATES`` candidates.
@@ -89,6 +92,17 @@ def certificate_logits(trained: TrainedModel, dataset: Dataset) -> Float32Array:
     """Torch's logits of all candidates of the certificate's requests, one after another."""
     asked = (_sample(dataset, index, items, number) for number, index, items in _chosen(dataset))
     return np.concatenate([torch_logits(trained, sample) for sample in asked])
+
+
+def graph_logits(folder: Path, dataset: Dataset, indices: Int64Array) -> Float32Array:
+    """The graphs' logits of samples, each asked for before other items: [len(indices), CANDIDATES]."""
+    graphs, random = OrtGraphs(folder), np.random.Generator(np.random.PCG64(2))
+    logits = np.empty((len(indices), CANDIDATES), dtype=np.float32)
+    for row, index in enumerate(indices.tolist()):
+        others = random.integers(0, len(dataset.table.item_keys), size=CANDIDATES - 1)
+        items = np.concatenate([[dataset.sample_item[index]], others])
+        logits[row] = graphs.logits(_request(dataset, index, items, _PLAIN))
+    return logits
 
 
 class OrtGraphs:

@@ -44,6 +44,20 @@ class StateRead(NamedTuple):
     tail: int
 
 
+class RankRead(NamedTuple):
+    """What a Rank request reads.
+
+    Attributes:
+        user_key: the user.
+        item_keys: the candidates, int64 [C].
+        time_ms: as of when.
+    """
+
+    user_key: int
+    item_keys: Int64Array
+    time_ms: int
+
+
 class Span(NamedTuple):
     """Events by their numbers.
 
@@ -218,6 +232,12 @@ class FeatureStore(Protocol):
             timeout_s: for the whole call.
             state: read a state and the newest events as they are stored, instead of the events that count.
         """
+        ...
+
+    async def read_many_for_rank(
+        self, reads: Sequence[RankRead], *, timeout_s: float, state: StateRead | None = None
+    ) -> list[RankInputs]:
+        """:meth:`read_for_rank` for several requests, all in one round trip."""
         ...
 
     async def positions(self, *, timeout_s: float) -> dict[str, str]:

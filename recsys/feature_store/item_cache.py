@@ -123,13 +123,13 @@ class ItemCache:
     def _sets(self, keys: Int64Array) -> Int64Array:
         if len(self._keys) == 1:
             return np.zeros(len(keys), dtype=np.int64)
-        return ((keys.astype(np.uint64) * _MIX) >> self._shift).astype(np.int64)
+        return ((keys.view(np.uint64) * _MIX) >> self._shift).view(np.int64)
 
     def _locate(self, keys: Int64Array) -> tuple[Int64Array, BoolArray]:
         """Slots [C], and whether that slot holds the item [C]."""
         sets = self._sets(keys)
-        # At most one hit for each item; flatnonzero() takes a quarter of the time of argmax(axis=1).
-        hits = np.flatnonzero(self._keys.take(sets, axis=0) == keys[:, None])
+        # At most one hit for each item; nonzero() takes a quarter of the time of argmax(axis=1).
+        hits = (self._keys.take(sets, axis=0) == keys[:, None]).ravel().nonzero()[0]
         if len(hits) == len(keys):
             return sets * _WAYS + (hits & (_WAYS - 1)), np.ones(len(keys), dtype=np.bool_)
         slots, known = sets * _WAYS, np.zeros(len(keys), dtype=np.bool_)

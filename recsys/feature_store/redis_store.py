@@ -11,11 +11,12 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from recsys.errors import InvalidInputError, StoreError, StoreFormatError, StoreUnavailableError
-from recsys.feature_store.base import AppendResult, RankInputs, Span, StateRead
+from recsys.feature_store.base import AppendResult, RankInputs, RankRead, Span, StateRead
 from recsys.feature_store.item_cache import BoolArray, ItemCache
 from recsys.feature_store.keys import PREFIX, entity_key, positions_key
 from recsys.feature_store.layouts import LayoutGuard
@@ -35,6 +36,29 @@ _FOLLOW_AGAIN_S, _FOLLOW_AGAIN_MAX_S = 0.05, 5.0
 _NO_KEYS: Int64Array = np.empty(0, dtype=np.int64)
 _NO_HEADER = HistoryHeader(chunk=1)
 _NO_EVENTS: Events = np.empty(0, dtype=[("item", "<i8"), ("timestamp", "<i8"), ("arrival", "<i8")])
+
+
+class _Reading(NamedTuple):
+    """One request's part of a round trip: what was asked, and what the cache had.
+
+    Attributes:
+        read: the request.
+        commands: where its commands stand; of them the first ``users`` are about the user.
+        generation: the cache's, before.
+        item_columns, known, fresh: what it gave.
+        unread: keys of the items asked for, ascending.
+        position: where in ``unread`` each item that was not fresh stands.
+    """
+
+    read: RankRead
+    commands: slice
+    users: int
+    generation: int
+    item_columns: dict[str, Column]
+    known: BoolArray
+    fresh: BoolArray
+    unread: Int64Array
+    position: Int64Array
 
 
 class RedisFeatureStore:
@@ -202,38 +226,61 @@ class RedisFeatureStore:
         state: StateRead | None = None,
     ) -> RankInputs:
         """As the protocol says; item_keys has shape [C]."""
+        read = RankRead(user_key, item_keys, time_ms)
+        (found,) = await self.read_many_for_rank([read], timeout_s=timeout_s, state=state)
+        return found
+
+    async def read_many_for_rank(
+        self, reads: Sequence[RankRead], *, timeout_s: float, state: StateRead | None = None
+    ) -> list[RankInputs]:
+        """As the protocol says."""
         deadline_s = time.monotonic() + timeout_s
-        commands = self._user_commands(user_key, state)
-        users = len(commands)
-        generation = self._cache.generation
-        # Copied before the wait: meanwhile other requests may put other items into the same slots.
-        item_columns, known, fresh = self._cache.read(item_keys)
-        unread = position = _NO_KEYS
-        if self._features.item and not fresh.all():
-            unread, position = np.unique(item_keys[~fresh], return_inverse=True)
-            commands.append((b"MGET", *self._rows.names(ITEM, unread)))
+        parts, commands = [], list[Command]()
+        for read in reads:
+            parts.append(self._commands_of(read, state, commands))
         try:
             replies = await self._link.round_trip(commands, timeout_s=timeout_s) if commands else []
         except StoreError as error:
             replies = [error] * len(commands)
+        return [await self._inputs_of(part, replies[part.commands], deadline_s, state) for part in parts]
+
+    def _commands_of(self, read: RankRead, state: StateRead | None, commands: list[Command]) -> _Reading:
+        """Append what is to be asked for one request."""
+        first = len(commands)
+        commands += self._user_commands(read.user_key, state)
+        users = len(commands) - first
+        generation = self._cache.generation
+        # Copied before the wait: meanwhile other requests may put other items into the same slots.
+        item_columns, known, fresh = self._cache.read(read.item_keys)
+        unread = position = _NO_KEYS
+        if self._features.item and not fresh.all():
+            unread, position = np.unique(read.item_keys[~fresh], return_inverse=True)
+            commands.append((b"MGET", *self._rows.names(ITEM, unread)))
+        own = slice(first, len(commands))
+        return _Reading(read, own, users, generation, item_columns, known, fresh, unread, position)
+
+    async def _inputs_of(
+        self, part: _Reading, replies: Sequence[Reply], deadline_s: float, state: StateRead | None
+    ) -> RankInputs:
+        user_key, time_ms, users = part.read.user_key, part.read.time_ms, part.users
         user_columns, user_degraded = self._user_row(user_key, replies[:users])
         header, tail, events, history_degraded = await self._past(user_key, replies, time_ms, deadline_s, state)
         stored_state = self._state(user_key, replies[users - 1]) if state is not None else None
         items_degraded = False
-        if len(unread):
-            fetched, absent, unreadable = self._item_part(unread, replies[users])
+        if len(part.unread):
+            fetched, absent, unreadable = self._item_part(part.unread, replies[users])
             items_degraded = bool(unreadable.any())
             if not items_degraded:
-                self._cache.put(unread, fetched, generation=generation, absent=absent)
+                self._cache.put(part.unread, fetched, generation=part.generation, absent=absent)
             # What could not be read keeps its expired features, where there are any.
-            wanted = ~(known[~fresh] & unreadable[position])
-            into = np.flatnonzero(~fresh)[wanted]
-            for name, column in item_columns.items():
-                column[into] = fetched[name][position[wanted]]
+            wanted = ~(part.known[~part.fresh] & unreadable[part.position])
+            into = np.flatnonzero(~part.fresh)[wanted]
+            for name, column in part.item_columns.items():
+                column[into] = fetched[name][part.position[wanted]]
         return RankInputs(
             events,
             user_columns,
-            item_columns,
+            part.item_columns,
             user_degraded or history_degraded,
             items_degraded,
             header,

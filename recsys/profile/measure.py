@@ -33,7 +33,7 @@ from recsys.serving.convert import rank_request, rank_response
 from recsys.serving.graphs import load_graph
 from recsys.serving.long_state import LongStates
 from recsys.serving.ranker import Ranker
-from recsys.serving.session import Session
+from recsys.serving.session import Session, open_session
 from recsys.serving.settings import Settings
 from recsys.serving.stages import STAGES, StageTimes
 
@@ -55,6 +55,7 @@ class Profile:
         history_events: past events that the model looked at, mean.
         requests, degraded: how many were measured; how many of them lacked a part of the store.
         core: which one; None where a process cannot be bound to one.
+        cpu_share: how much of the time the process computed; the rest it waited for Redis, or for the core.
         stages_us: stage -> median; they need not add up to ``total``, which is one too.
         total_p99_us: of ``total``.
         operators: of all graphs, slowest first.
@@ -69,6 +70,7 @@ class Profile:
     requests: int
     degraded: int
     core: int | None
+    cpu_share: float
     stages_us: Mapping[str, float]
     total_p99_us: float
     operators: Sequence[Operator]
@@ -150,6 +152,7 @@ def profile_bundle(
         requests=requests,
         degraded=measured.degraded,
         core=chosen,
+        cpu_share=measured.cpu_share,
         stages_us=dict(zip(STAGES, np.median(measured.us, axis=0).tolist(), strict=True)),
         total_p99_us=float(np.percentile(measured.us[:, STAGES.index("total")], 99)),
         operators=operators,
@@ -201,11 +204,12 @@ class _Measured:
     us: npt.NDArray[np.float64]
     history_events: list[int]
     degraded: int
+    cpu_share: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Way:
-    """A ranker, and how a handler uses it; ``parse`` makes a message of bytes."""
+    """A ranker, and how a handler uses it; ``parse`` makes a message of bytes. ``graphs``: those that are profiled."""
 
     ranker: Ranker
     graphs: Mapping[str, Any]
@@ -217,6 +221,7 @@ class _Way:
         features = with_integer_ids(self.ranker.features)
         us = np.empty((len(asked), len(STAGES)))
         history_events, degraded = [], 0
+        started_s, cpu_s = time.perf_counter(), time.thread_time()
         for number, data in enumerate(asked):
             times = StageTimes()
             message = self.parse(data)
@@ -228,7 +233,8 @@ class _Way:
             us[number] = [getattr(times, stage) / 1e3 for stage in STAGES]
             history_events.append(result.history_events)
             degraded += result.user_degraded or result.items_degraded
-        return _Measured(us, history_events, degraded)
+        cpu_share = (time.thread_time() - cpu_s) / (time.perf_counter() - started_s)
+        return _Measured(us, history_events, degraded, cpu_share)
 
     def operators(self, requests: int) -> list[Operator]:
         """Of both graphs, slowest first. They write their profiles, which they do once."""
@@ -250,12 +256,13 @@ def _opened(
     profile_to: Path | None = None,
 ) -> Iterator[_Way]:
     """A ranker as the server has it; with a folder for profiles, its graphs are profiled."""
-    graphs = {
-        name: load_graph(bundle, name, 1, profile=None if profile_to is None else profile_to / name)
-        for name in ("user", "rank", "encode")
-        if name in bundle.manifest.graphs
-    }
-    session = Session(bundle, **graphs)
+    graphs: dict[str, Any] = {}
+    if profile_to is None:
+        session = open_session(bundle)
+    else:
+        names = ("user", "rank") if bundle.manifest.state is None else ("user", "rank", "encode")
+        graphs = {name: load_graph(bundle, name, 1, profile=profile_to / name) for name in names}
+        session = Session(bundle, **graphs)
     with ExitStack() as stack:
         states = None
         if session.state is not None:

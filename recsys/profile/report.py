@@ -18,6 +18,9 @@ _BAR = 24
 _SHOWN = 14
 """Operators; the others are one line."""
 
+_UNDISTURBED = 0.7
+"""Waiting for Redis alone takes less than the rest of this."""
+
 _COLOUR = "#0072B2"
 
 
@@ -38,6 +41,10 @@ def print_profile(profile: Profile, console: Console) -> None:
     )
     if profile.degraded:
         console.print(f"{profile.degraded:,} answers lacked a part of the store: the picture is of these too")
+    if profile.cpu_share < _UNDISTURBED:
+        console.print(
+            f"it computed {profile.cpu_share:.0%} of the time: the core was shared, or Redis slow; times are long"
+        )
     console.print(_stages(profile, ascii_only=console.options.ascii_only))
     console.print(_operators(profile, ascii_only=console.options.ascii_only))
     for line in bound_lines(profile):

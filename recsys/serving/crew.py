@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -67,10 +68,13 @@ class Crew:
         settings: of each worker.
         cores: one for each worker: the core it keeps to, or None.
         events: gets a :class:`Told` from other threads, for :meth:`heed`.
+        counts: the file that all count in; None for none.
     """
 
-    def __init__(self, settings: Settings, *, cores: Sequence[int | None], events: SimpleQueue[Any]) -> None:
-        tasks = [Task(number=i + 1, settings=settings, core=core) for i, core in enumerate(cores)]
+    def __init__(
+        self, settings: Settings, *, cores: Sequence[int | None], events: SimpleQueue[Any], counts: Path | None = None
+    ) -> None:
+        tasks = [Task(number=i + 1, settings=settings, core=core, counts=counts) for i, core in enumerate(cores)]
         self._workers = [_Worker(task=task) for task in tasks]
         self._events = events
         self.pinned = None not in cores

@@ -9,7 +9,7 @@ import onnxruntime as ort
 from recsys.bundle import Bundle, TensorInfo
 from recsys.errors import BundleError
 
-_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32"}
+_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(int8)": "int8"}
 
 
 def load_graph(

@@ -48,7 +48,8 @@ class LatestWork:
     def close(self, *, timeout_s: float = 5.0) -> None:
         """Take no more; what waits is done if there is time."""
         with self._changed:
-            self._closing_at_s = time.monotonic() + timeout_s
+            if self._closing_at_s is None:
+                self._closing_at_s = time.monotonic() + timeout_s
             self._changed.notify_all()
         self._thread.join(timeout_s)
 

@@ -6,10 +6,11 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from recsys.bundle import Bundle, open_bundle
+from recsys.bundle import Bundle
 from recsys.feature_store.open_redis import redis_or_embedded
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
-from recsys.serving.session import Session, open_session
+from recsys.serving.models import Models, open_models
+from recsys.serving.session import Session
 from recsys.serving.settings import Settings, bundle_folder
 from recsys.serving.warm_pages import advise_random, in_memory, larger_than_memory, warm_pages
 
@@ -17,20 +18,20 @@ _log = logging.getLogger("recsys.serving")
 
 
 @contextlib.contextmanager
-def loaded(settings: Settings) -> Iterator[tuple[Session, str]]:
-    """The model, and the URL of the Redis, which is a private one unless the settings name another.
+def loaded(settings: Settings) -> Iterator[tuple[Models, str]]:
+    """The models, and the URL of the Redis, which is a private one unless the settings name another.
 
     Raises:
         ConfigError: no bundle is set, or the private Redis has no place.
-        BundleError: the bundle is missing, altered, or does not fit this program.
+        BundleError: a bundle is missing, altered, of the wrong kind, or does not fit this program.
     """
-    folder = bundle_folder(settings)
+    bundle_folder(settings)  # the error comes before a Redis is started
     # A private Redis is started first of all: gRPC's threads do not like a fork.
     with redis_or_embedded(settings.redis_url, settings.redis_dir) as redis_url:
-        bundle = open_bundle(folder, verify=settings.verify)
-        session = open_session(bundle, intra_op_threads=settings.intra_op_threads)
-        _warm(settings, bundle, session)
-        yield session, redis_url
+        models, ranking = open_models(settings)
+        if models.ranking is not None and ranking is not None:
+            _warm(settings, ranking, models.ranking)
+        yield models, redis_url
 
 
 def _warm(settings: Settings, bundle: Bundle, session: Session) -> None:

@@ -182,14 +182,37 @@ class LongStates:
             inputs: what :meth:`for_request` gave.
             next_sums: ``state.next``: the sums with the fresh events; not to be written to afterwards.
         """
-        base = inputs.base
-        late = base.changed + inputs.fresh_count >= WRITE_AFTER if base.stored else base.covered > 0 or inputs.replaces
-        if inputs.end < 0 or not late:
+        if not self.due(inputs):
             return
-        if base.roundings >= MOST_ROUNDINGS:
+        if inputs.base.roundings >= MOST_ROUNDINGS:
             self._offer_refresh(user_key, inputs.time_ms)
         elif not self._work.offer(user_key, lambda: self._write(user_key, inputs, next_sums)):
             self._count("dropped")
+
+    def due(self, inputs: StateInputs) -> bool:
+        """Whether it is time to write the state that follows from these."""
+        base = inputs.base
+        if inputs.end < 0:
+            return False
+        if base.stored:
+            return base.changed + inputs.fresh_count >= WRITE_AFTER
+        return base.covered > 0 or inputs.replaces
+
+    def next_sums(self, inputs: StateInputs) -> Float32Array:
+        """The sums with the fresh events, as the ``user`` graph gives them; [R, D]."""
+        if not inputs.fresh_count:
+            return inputs.sums
+        fresh = inputs.events[len(inputs.events) - inputs.fresh_count :]
+        return inputs.sums + self._rules.sums(fresh)
+
+    def packed(self, inputs: StateInputs, next_sums: Float32Array) -> bytes:
+        """The bytes of the state that follows, if :meth:`due`; raises InvalidInputError if a sum is not finite."""
+        base = inputs.base
+        last_hash = record_hash(inputs.events, -1) if inputs.fresh_count else base.last_hash
+        state = StoredState(
+            next_sums, base.first, inputs.end, inputs.time_ms, base.first_ms, last_hash, base.roundings + 1
+        )
+        return pack_state(state, version=self.read.version)
 
     def counts(self) -> dict[str, int]:
         """How often what happened so far: ``used`` as read, ``without`` a state as none was needed, ``read`` more
@@ -316,20 +339,15 @@ class LongStates:
         run = Run(header.appended - len(tail), tail)
         found = run_now(self._from_store(user_key, None, run, header, time_ms, until_s=until_s))
         if found.end >= 0:
-            sums = found.sums
-            if found.fresh_count:
-                sums = sums + self._rules.sums(found.events[len(found.events) - found.fresh_count :])
-            self._write(user_key, found, sums)
+            self._write(user_key, found, self.next_sums(found))
 
     def _write(self, user_key: int, inputs: StateInputs, sums: Float32Array) -> None:
-        base = inputs.base
-        last_hash = record_hash(inputs.events, -1) if inputs.fresh_count else base.last_hash
-        state = StoredState(sums, base.first, inputs.end, inputs.time_ms, base.first_ms, last_hash, base.roundings + 1)
-        version = self.read.version
         try:
-            value = pack_state(state, version=version)
-            states = [(user_key, value)]
-            run_now(self._store.put_states(states, version=version, ttl_s=self._ttl_s, timeout_s=_STORE_TIMEOUT_S))
+            states = [(user_key, self.packed(inputs, sums))]
+            write = self._store.put_states(
+                states, version=self.read.version, ttl_s=self._ttl_s, timeout_s=_STORE_TIMEOUT_S
+            )
+            run_now(write)
         except Exception:
             self._count("failed")
             raise

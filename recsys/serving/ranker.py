@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.errors import NotFoundError, nearest
-from recsys.feature_store.base import FeatureStore, RankInputs
+from recsys.feature_store.base import FeatureStore, RankInputs, RankRead
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.hashing import Int64Array
 from recsys.serving.admission import Admission, Deadline
@@ -134,7 +134,10 @@ class Ranker:
         """As :meth:`rank` for several requests, which are read in one round trip and take one place."""
         with self.admission.enter():
             asked = [self._asked(request) for request in requests]
-            return [await self.rank_admitted(a.request, deadline=deadline) for a in asked]
+            reads = [RankRead(a.request.user_key, a.keys, a.time_ms) for a in asked]
+            timeout_s = self._store_time_s(deadline)
+            found = await self._store.read_many_for_rank(reads, timeout_s=timeout_s, state=self._state_read)
+            return [await self._rank_read(a, inputs, deadline) for a, inputs in zip(asked, found, strict=True)]
 
     async def rank_admitted(self, request: RankRequest, *, deadline: Deadline) -> RankResult:
         """As :meth:`rank`, for a caller that holds a place in ``admission``."""

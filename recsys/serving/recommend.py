@@ -60,6 +60,7 @@ class RetrieveResult:
         user_known: whether the model knows the user; if not, the items are the most popular ones.
         history_events: past events whose items were left out.
         user_degraded: the history could not be read, so that seen items may be among these.
+        items_degraded, history_partial: never so.
     """
 
     items: Int64Array
@@ -69,6 +70,8 @@ class RetrieveResult:
     user_known: bool
     history_events: int
     user_degraded: bool
+    items_degraded: bool = False
+    history_partial: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,8 +57,18 @@ class Settings:
     """
 
     bundle: Path | None = _setting(None, "folder of the bundle to serve; required", kind=Path)
+    retrieval: Path | None = _setting(
+        None, "folder of a retrieval bundle to serve beside it, for Retrieve and Recommend", kind=Path
+    )
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 or [::] for all", kind=str)
     port: int = _setting(50051, "port to listen on; 0 picks a free one", kind=int, low=0, high=65535)
+    metrics_port: int | None = _setting(
+        None,
+        "port of the metrics page (GET /metrics, for Prometheus) on host; unset: none",
+        kind=int,
+        low=0,
+        high=65535,
+    )
     redis_url: str | None = _setting(
         None, "the feature store's Redis; unset: a private one in redis_dir", kind=str, env="REDIS_URL"
     )

@@ -31,11 +31,13 @@ class Stores:
         waiting: for use on ``loop`` only.
         blocking: for any thread; its coroutines never suspend (``run_now``).
         loop: runs in a thread of its own.
+        cache: of both.
     """
 
     waiting: RedisFeatureStore
     blocking: RedisFeatureStore
     loop: asyncio.AbstractEventLoop
+    cache: ItemCache
 
 
 @contextlib.contextmanager
@@ -59,7 +61,7 @@ def open_stores(
             tasks.append(asyncio.run_coroutine_threadsafe(_check_layout_later(waiting), loop))
         if settings.item_tracking == "auto" and settings.item_max_age_s:
             tasks.append(asyncio.run_coroutine_threadsafe(waiting.follow_items(), loop))
-        yield Stores(waiting, blocking, loop)
+        yield Stores(waiting, blocking, loop, cache)
     finally:
         for task in tasks:
             task.cancel()

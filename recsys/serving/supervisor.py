@@ -12,14 +12,15 @@ import dataclasses
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from recsys.bundle import open_bundle
+from recsys.bundle import Manifest, open_bundle
 from recsys.feature_store.open_redis import redis_or_embedded
 from recsys.serving.announce import forget_address, ready_file, say, write_address
 from recsys.serving.crew import Crew
+from recsys.serving.metrics import counted, metrics
 from recsys.serving.ports import reserved_port
 from recsys.serving.settings import Settings, bundle_folder
 from recsys.serving.signals import signals_to, sigterm_interrupts
@@ -38,11 +39,19 @@ def supervise(settings: Settings) -> int:
     started_s = time.perf_counter()
     events: SimpleQueue[Any] = SimpleQueue()
     try:
-        with sigterm_interrupts(), ready_file(settings.ready_file), _shared(settings) as shared, signals_to(events):
-            crew = Crew(shared, cores=_cores(settings), events=events)
+        cores = _cores(settings)
+        with (
+            sigterm_interrupts(),
+            ready_file(settings.ready_file),
+            _shared(settings) as (shared, manifest),
+            counted(settings, workers=len(cores)) as counts,
+            metrics(settings, counts, manifest.model, manifest.version) as page,
+            signals_to(events),
+        ):
+            crew = Crew(shared, cores=cores, events=events, counts=counts)
             try:
                 crew.start()
-                _serve(crew, events, shared, settings, started_s)
+                _serve(crew, events, shared, settings, started_s, page)
             finally:
                 crew.end(timeout_s=settings.drain_timeout_s + _SLACK_S)
     except KeyboardInterrupt:
@@ -52,7 +61,14 @@ def supervise(settings: Settings) -> int:
     return 0
 
 
-def _serve(crew: Crew, events: SimpleQueue[Any], shared: Settings, settings: Settings, started_s: float) -> None:
+def _serve(
+    crew: Crew,
+    events: SimpleQueue[Any],
+    shared: Settings,
+    settings: Settings,
+    started_s: float,
+    page: Mapping[str, str],
+) -> None:
     """Heed what happens to the workers until a signal comes."""
     announced = False
     while True:
@@ -68,12 +84,15 @@ def _serve(crew: Crew, events: SimpleQueue[Any], shared: Settings, settings: Set
         crew.heed(event)
         if crew.complete:
             took_s = time.perf_counter() - started_s
-            announced |= _announce(crew, shared, settings, took_s, again=announced)
+            announced |= _announce(crew, shared, settings, took_s, page, again=announced)
 
 
-def _announce(crew: Crew, shared: Settings, settings: Settings, took_s: float, *, again: bool) -> bool:
+def _announce(
+    crew: Crew, shared: Settings, settings: Settings, took_s: float, page: Mapping[str, str], *, again: bool
+) -> bool:
     address, pids = f"{settings.host}:{shared.port}", crew.pids()
     facts = {"address": address, "port": shared.port, "model": crew.model, "model_version": crew.model_version}
+    facts |= page
     if pids:
         write_address(settings.ready_file, {**facts, "workers": pids, "start_s": round(took_s, 3)})
     else:
@@ -86,13 +105,16 @@ def _announce(crew: Crew, shared: Settings, settings: Settings, took_s: float, *
 
 
 @contextlib.contextmanager
-def _shared(settings: Settings) -> Iterator[Settings]:
-    """A worker's settings, after what is done once for all of them: a private Redis, the bundle's check, the port."""
+def _shared(settings: Settings) -> Iterator[tuple[Settings, Manifest]]:
+    """A worker's settings, after what is done once for all of them: a private Redis, the bundles' check, the port."""
     folder = bundle_folder(settings)
     with redis_or_embedded(settings.redis_url, settings.redis_dir) as redis_url:
-        open_bundle(folder, verify=settings.verify)
+        bundle = open_bundle(folder, verify=settings.verify)
+        if settings.retrieval is not None:
+            open_bundle(settings.retrieval, verify=settings.verify)
         with reserved_port(settings.host, settings.port) as port:
-            yield dataclasses.replace(settings, port=port, redis_url=redis_url, verify="sizes", ready_file=None)
+            own = dataclasses.replace(settings, port=port, redis_url=redis_url, verify="sizes", ready_file=None)
+            yield own, bundle.manifest
 
 
 def _cores(settings: Settings) -> list[int | None]:

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
@@ -28,11 +29,13 @@ class Task:
         number: from 1; for log lines.
         settings: with the port and the Redis that all workers share.
         core: the only core to run on; None for any.
+        counts: the file that all workers count in; None for none.
     """
 
     number: int
     settings: Settings
     core: int | None
+    counts: Path | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ def main() -> int:
         os.sched_setaffinity(0, {task.core})
     logging.basicConfig(format=f"worker {task.number}: %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
-        _serve(task.settings, told)
+        _serve(task, told)
     except KeyboardInterrupt:
         return 130
     except RecsysError as error:
@@ -65,15 +68,16 @@ def main() -> int:
     return 0
 
 
-def _serve(settings: Settings, told: IO[bytes]) -> None:
+def _serve(task: Task, told: IO[bytes]) -> None:
     # Imported here: it takes a while, and a signal or the supervisor's end must be heeded from the start.
     from recsys.serving.loading import loaded
     from recsys.serving.server import serving
     from recsys.serving.signals import signals_to, sigterm_interrupts
 
     signals: SimpleQueue[Any] = SimpleQueue()
-    with sigterm_interrupts(), loaded(settings) as (session, redis_url), signals_to(signals):
-        with serving(settings, session, redis_url, share_port=True) as server:
+    with sigterm_interrupts(), loaded(task.settings) as (models, redis_url), signals_to(signals):
+        row = task.number - 1
+        with serving(task.settings, models, redis_url, share_port=True, counts=task.counts, worker=row) as server:
             _tell(told, Ready(model=server.model, model_version=server.model_version))
             signals.get()
 

@@ -102,6 +102,12 @@ FIGURES = {
         "sdim.vs_din_long_1000",
     ],
     "serving_peers": [f"peer.ort_candidates_per_s.{way}" for way in ("once", "repeated")],
+    "retrieve": [
+        *(f"retrieve.{name}{suffix}" for suffix in ("", ".large") for name in ("ms", "numpy_ms", "over_numpy")),
+        "retrieve.private_mib.large",
+        "recommend.p50_ms",
+        "recommend.p99_ms",
+    ],
     "cold_start": ["cold_start.seconds", "cold_start.embedded_redis_seconds", "cold_start.bare_ort_seconds"],
 }
 TARGETS = {

@@ -19,7 +19,7 @@ from recsys.data.samples import Dataset, id_counts
 from recsys.embeddings.quantize import KINDS, QuantizedTable, quantize_rows, row_bytes, table_kinds
 from recsys.embeddings.sharding import table_weights
 from recsys.errors import BundleError, ConfigError, InvalidInputError
-from recsys.export import parity
+from recsys.export import int8, parity
 from recsys.export.onnx import export_bundle
 from recsys.export.parity import certificate_logits, certify
 from recsys.export.quantized import rows_as_stored, stored_tables
@@ -221,7 +221,8 @@ def test_wrong_options_are_refused(options: list[str], message: str) -> None:
     assert str(refused.value).startswith(message)
 
 
-def test_export_prints_sizes_and_losses(tmp_path: Path) -> None:
+def test_export_prints_sizes_and_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "SAMPLES", 100)
     run_dir, runner = tmp_path / "run", CliRunner()
     common = ["--work-dir", str(tmp_path / "work")]
     tiny = ["train.epochs=1", "train.batch_size=4096", "data.recent=3"]
@@ -237,7 +238,7 @@ def test_export_prints_sizes_and_losses(tmp_path: Path) -> None:
     assert facts["quantization"]["metrics"]["auc"] == pytest.approx(
         facts["quantization"]["float32_metrics"]["auc"], abs=0.01
     )
-    shown = runner.invoke(app, ["export", *out, "--overwrite"])
+    shown = runner.invoke(app, ["export", *out, "--overwrite", "--compute", "int8"])
     assert shown.exit_code == 0
     for word in (
         "movie_id",
@@ -247,5 +248,7 @@ def test_export_prints_sizes_and_losses(tmp_path: Path) -> None:
         "quantised rows",
         "difference",
         "largest logit difference",
+        "int8 products: logits differ by",
+        "auc of these samples",
     ):
         assert word in shown.output

@@ -60,7 +60,8 @@ _late = st.tuples(st.just("late"), st.integers(0, 30), st.integers(0, 300), _ite
 """One event between others, so far back; it arrives so long after its time."""
 _again = st.tuples(st.just("again"), st.integers(0, 40), st.integers(0, 50), _item)
 """An event sent again, with another arrival."""
-_future = st.tuples(st.just("future"), st.integers(1, 9), st.integers(1, 200), _item)
+_future = st.tuples(st.just("future"), st.integers(1, 60), st.integers(1, 200), _item)
+"""So many events, that are known so long before their time."""
 _replaced = st.tuples(st.just("replaced"), st.integers(0, 50), st.integers(1, 9), _item)
 _request = st.tuples(st.just("request"), st.sampled_from(["written", "lost"]), st.integers(1, 60), st.just(0))
 _of_the_past = st.tuples(st.just("request"), st.sampled_from(["written", "lost"]), st.integers(-90, 0), st.just(0))
@@ -90,7 +91,7 @@ def test_the_sums_of_a_request_are_those_of_all_events_that_count(
             time, same, arrival = sent[int(first) % len(sent)]
             rows = [(time, same, max(arrival + second - 25, 0))]
         elif step == "future":
-            rows = [(now + int(first) * second, item, now)]
+            rows = [(now + second + n, (item + n) % ITEMS, now) for n in range(int(first))]
         elif step == "replaced":
             events = events_of(model.features, [(now - n * second, (item + n) % ITEMS, 0) for n in range(int(first))])
             run_now(model.store.replace_many([(user, events)], arrived_until_ms=T0_MS + now, timeout_s=5))

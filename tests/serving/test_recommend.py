@@ -116,6 +116,8 @@ async def test_seen_items_stay_in_if_asked_and_excluded_ones_never(
     everything = retrieve(recommender, 2, exclude=exclude, include_seen=True)
     assert everything.items.tolist() == best_items(TABLES, 2, [best[1], best[6]], 10)[0].tolist()
     assert everything.history_events == 0
+    ranked = recommend(recommender, 2, candidates=10, exclude=exclude, include_seen=True)
+    assert sorted(ranked.items.tolist()) == sorted(everything.items.tolist())
 
 
 async def test_an_earlier_time_sees_what_had_happened_and_arrived_by_then(
@@ -127,12 +129,12 @@ async def test_an_earlier_time_sees_what_had_happened_and_arrived_by_then(
         FEATURES, item=[best[2]], timestamp_ms=[NOW_MS - HOUR_MS], arrival_ms=[NOW_MS], attributes={"rating": [1]}
     )
     await store.append(2, late, timeout_s=10)
-    left = {time_ms: retrieve(recommender, 2, 3, time_ms=time_ms) for time_ms in (NOW_MS - HOUR_MS, NOW_MS, NOW_MS + 1)}
-    assert {time_ms - NOW_MS: set(best) - set(got.items.tolist()) for time_ms, got in left.items()} == {
-        -HOUR_MS: set(),
-        0: {best[0], best[2]},
-        1: set(best),
-    }
+    moments = {-HOUR_MS: set(), -HOUR_MS // 2: {best[0]}, 0: {best[0], best[2]}, 1: set(best)}
+    for since_ms, gone in moments.items():
+        found = retrieve(recommender, 2, 3, time_ms=NOW_MS + since_ms)
+        ranked = recommend(recommender, 2, 3, candidates=3, time_ms=NOW_MS + since_ms)
+        assert set(best) - set(found.items.tolist()) == set(best) - set(ranked.items.tolist()) == gone
+        assert found.history_events == ranked.history_events == len(gone)
 
 
 async def test_recommendations_are_the_rankers_best_of_the_retrieved(
@@ -179,6 +181,8 @@ async def test_a_store_that_does_not_answer_degrades_and_never_fails(
         found = retrieve(recommender, 2)
         assert found.items.tolist() == best and found.user_degraded and found.history_events == 0
         assert not retrieve(recommender, 2, include_seen=True).user_degraded, "nothing was needed of the store"
+        ranked = recommend(recommender, 2, candidates=10)
+        assert sorted(ranked.items.tolist()) == sorted(best) and ranked.user_degraded and ranked.items_degraded
 
 
 def test_other_models_are_not_found(recommender: Recommender) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -135,6 +136,13 @@ async def test_a_worker_that_is_killed_is_replaced_and_other_connections_notice_
         assert server.process.wait(20) == 0
         assert server.process.stderr is not None
         assert f"worker 1 (pid {killed}) was killed by SIGKILL; it is started again" in server.process.stderr.read()
+
+
+def test_each_client_has_a_connection_of_its_own(tiny_bundle: Path, tmp_path: Path, redis_url: str) -> None:
+    with workers(tmp_path, tiny_bundle, redis_url) as server, contextlib.ExitStack() as stack:
+        for _ in range(6):
+            stack.enter_context(Client(server.address)).rank(user=1, candidates=[1])
+        assert sum(connections(pid, server.facts["port"]) for pid in server.facts["workers"]) == 6
 
 
 async def test_at_sigterm_all_workers_finish_what_they_do(tiny_bundle: Path, tmp_path: Path, redis_url: str) -> None:

@@ -1,0 +1,78 @@
+"""``recsys warm``: states of long histories before a bundle is served."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recsys.cli.options import REDIS_DIR, JsonOption, RedisDirOption, RedisOption, notes, output
+
+if TYPE_CHECKING:
+    from recsys.warm import Warmed
+
+_REPORT_EVERY_S = 5.0
+_TTL_S = 14 * 86_400
+
+
+def warm(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle whose model sums long histories (sdim).")],
+    processes: Annotated[int, typer.Option(help="How many compute at a time, each on one core.", min=1)] = 1,
+    ttl_s: Annotated[
+        int, typer.Option("--ttl-s", help="Seconds for which a state is kept; as RECSYS_STATE_TTL_S.", min=60)
+    ] = _TTL_S,
+    redis_url: RedisOption = None,
+    redis_dir: RedisDirOption = REDIS_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """Compute the states of all users with a long history before a new bundle is served. Can be run again."""
+    from recsys.bundle import open_bundle
+    from recsys.feature_store.open_redis import redis_or_embedded
+    from recsys.warm import warm as compute
+
+    opened = open_bundle(bundle)
+    progress = _Progress()
+    with redis_or_embedded(redis_url, redis_dir) as url:
+        try:
+            done = compute(opened, url, ttl_s=ttl_s, processes=processes, progress=progress)
+        except BaseException:
+            progress.broken_off()
+            raise
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(done), "users_per_s": round(done.users_per_s)}))
+    else:
+        output.print(_told(done), highlight=False, soft_wrap=True)
+    if done.refused:
+        notes.print(f"{done.refused:,} users' keys hold bytes that are not ours, and were left as they are")
+        raise typer.Exit(4)
+
+
+def _told(done: Warmed) -> str:
+    return (
+        f"{done.users:,} users in {done.elapsed_s:.1f} s ({done.users_per_s:,.0f} users/s): {done.written:,} states "
+        f"written, {done.kept:,} good already, {done.short:,} users need none"
+    )
+
+
+class _Progress:
+    """Says now and then how far it is, on standard error."""
+
+    def __init__(self) -> None:
+        self._next_s = time.monotonic() + (1.0 if notes.is_terminal else _REPORT_EVERY_S)
+        self._done: Warmed | None = None
+
+    def __call__(self, done: Warmed, total: int) -> None:
+        self._done = done
+        if time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + _REPORT_EVERY_S
+            left_s = (total - done.users) / max(done.users_per_s, 1e-9)
+            notes.print(f"{_told(done)}; {left_s:,.0f} s left", highlight=False, soft_wrap=True)
+
+    def broken_off(self) -> None:
+        """Say what was done, and that the rest can be done later."""
+        if self._done is not None:
+            notes.print(f"broken off after {_told(self._done)}; run it again to go on", highlight=False, soft_wrap=True)

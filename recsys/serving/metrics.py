@@ -1,0 +1,42 @@
+"""The server's counts, for the duration of its life, and the page that shows them, if there is to be one."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from recsys.serving.announce import say
+from recsys.serving.settings import Settings
+from recsys.serving.telemetry import make_telemetry_file
+
+
+@contextlib.contextmanager
+def counted(settings: Settings, *, workers: int) -> Iterator[Path | None]:
+    """The file that the workers count in, for the duration of a ``with`` block; None if nobody is to see it."""
+    if settings.metrics_port is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="recsys-counts-") as folder:
+        yield make_telemetry_file(Path(folder) / "counts", workers=workers)
+
+
+@contextlib.contextmanager
+def metrics(settings: Settings, counts: Path | None, model: str, version: str) -> Iterator[dict[str, str]]:
+    """Show what is counted, for the duration of a ``with`` block; yields the page's address for the ready file.
+
+    Raises:
+        ConfigError: the page's port is taken.
+    """
+    if counts is None or settings.metrics_port is None:
+        yield {}
+        return
+    # The page's library is imported by those who want one.
+    from recsys.serving.exposition import metrics_page
+
+    facts = {"model": model, "version": version}
+    with metrics_page(counts, host=settings.host, port=settings.metrics_port, model=facts) as port:
+        address = f"http://{settings.host}:{port}/metrics"
+        say(f"metrics on {address}")
+        yield {"metrics": address}

@@ -1,0 +1,76 @@
+"""The Ranker service of some models, put together from its parts."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import ExitStack
+
+from recsys.features.feature_set import FeatureSet
+from recsys.serving.admission import Admission
+from recsys.serving.long_state import LongStates
+from recsys.serving.models import Models
+from recsys.serving.ranker import Ranker
+from recsys.serving.recommend import Recommender
+from recsys.serving.request_log import RequestLog
+from recsys.serving.service import RankerService
+from recsys.serving.session import Session
+from recsys.serving.settings import Settings
+from recsys.serving.stores import Stores
+from recsys.serving.telemetry import Telemetry
+from recsys.serving.turns import Turns
+
+
+def ranker_service(
+    stack: ExitStack, settings: Settings, models: Models, stores: Stores, telemetry: Telemetry | None
+) -> RankerService:
+    """The service; what it uses is closed with ``stack``.
+
+    Args:
+        stack: of the server, left after the last call has ended.
+        settings: the server's.
+        models: what is served.
+        stores: where users and items are read.
+        telemetry: counts; None for none.
+    """
+    ranker, states = None, None
+    store_timeout_s = settings.store_timeout_ms / 1000
+    if models.ranking is not None:
+        states = _states(stack, settings, models.ranking, stores)
+        ranker = Ranker(
+            models.ranking,
+            store=stores.blocking,
+            max_in_flight=settings.max_in_flight,
+            store_timeout_s=store_timeout_s,
+            states=states,
+            request_log=_request_log(stack, settings, models.ranking.features),
+        )
+    recommender = None
+    if models.retrieval is not None:
+        recommender = Recommender(
+            models.retrieval,
+            ranker=ranker,
+            store=stores.blocking,
+            admission=Admission(settings.max_in_flight) if ranker is None else ranker.admission,
+            turns=Turns(1) if ranker is None else ranker.turns,
+            store_timeout_s=store_timeout_s,
+        )
+    if telemetry is not None:
+        sources = {} if states is None else {"states": states.counts}
+        stack.enter_context(telemetry.following({**sources, "items": stores.cache.counts}))
+    return RankerService(ranker, settings, recommender=recommender, telemetry=telemetry)
+
+
+def _states(stack: ExitStack, settings: Settings, session: Session, stores: Stores) -> LongStates | None:
+    if session.state is None:
+        return None
+    states = LongStates(
+        session.features, session.state, session.encode, stores.blocking, session.version, settings.state_ttl_s
+    )
+    return stack.enter_context(contextlib.closing(states))
+
+
+def _request_log(stack: ExitStack, settings: Settings, features: FeatureSet) -> RequestLog | None:
+    if not settings.log_requests:
+        return None
+    log = RequestLog(settings.request_log_dir, share=settings.log_requests, features=features)
+    return stack.enter_context(contextlib.closing(log))

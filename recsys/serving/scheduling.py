@@ -1,0 +1,18 @@
+"""How the system's scheduler is to treat a server process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+
+def run_as_batch() -> None:
+    """Let threads that are woken wait for the one that runs (SCHED_BATCH); for threads started from now on, too.
+
+    A call wakes a dozen threads one after the other, most of which then want the interpreter's lock that the waker still
+    holds. Without this each of them pushes the waker off the core first: 14 switches a call instead of 9, and
+    on one core a tenth of a call's cost beyond the model.
+    """
+    if hasattr(os, "SCHED_BATCH"):
+        with contextlib.suppress(OSError):  # a container may forbid it
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

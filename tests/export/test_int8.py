@@ -1,0 +1,155 @@
+"""Matrix products in 8-bit integers: near those of float32, one kernel each in ONNX Runtime, their cost recorded."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from tiny_run import finished, folder_of_this_process
+
+from recsys.bundle import Manifest, open_bundle
+from recsys.errors import BundleError, InvalidInputError
+from recsys.export import int8
+from recsys.export.int8 import quantize_products
+from recsys.export.onnx import export_bundle
+from recsys.export.parity import OrtGraphs
+from recsys.serving.session import open_session
+
+K, N = 24, 96
+
+
+def write_graphs(folder: Path, *, by_user: bool, bias_by_user: bool, transposed: bool = False) -> None:
+    """y = x W + c in ``rank``, of which W and c may come from ``user``, which makes W out of ``u`` times a constant."""
+    random = np.random.Generator(np.random.PCG64(1))
+    w = random.normal(size=(N, K) if transposed else (K, N)).astype(np.float32)
+    c = random.normal(size=N).astype(np.float32)
+    opset = [helper.make_opsetid("", 21)]
+
+    def value(name: str, *shape: int | str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    user = helper.make_graph(
+        [helper.make_node("Mul", ["u", "w"], ["side.w"]), helper.make_node("Mul", ["u", "c"], ["side.c"])],
+        "user",
+        [value("u", 1)],
+        [value("side.w", K, N), value("side.c", N)],
+        [numpy_helper.from_array(w.T if transposed else w, "w"), numpy_helper.from_array(c, "c")],
+    )
+    inputs = ["x", "side.w" if by_user else "w", "side.c" if bias_by_user else "c"]
+    rank = helper.make_graph(
+        [helper.make_node("Gemm", inputs, ["y"], transB=int(transposed))],
+        "rank",
+        [value("x", "C", K), value("side.w", K, N), value("side.c", N)],
+        [value("y", "C", N)],
+        [numpy_helper.from_array(w, "w"), numpy_helper.from_array(c, "c")],
+    )
+    for name, graph in (("user", user), ("rank", rank)):
+        onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), folder / f"{name}.onnx")
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    size=st.sampled_from([0.0, 1e-6, 1.0, 1e6]),
+    rows=st.integers(1, 5),
+    by_user=st.booleans(),
+    bias_by_user=st.booleans(),
+    transposed=st.booleans(),
+)
+def test_a_product_differs_by_no_more_than_its_rounding(
+    size: float, rows: int, by_user: bool, bias_by_user: bool, transposed: bool
+) -> None:
+    folder = folder_of_this_process()
+    write_graphs(folder, by_user=by_user, bias_by_user=bias_by_user, transposed=transposed and not by_user)
+    x = (size * np.random.Generator(np.random.PCG64(2)).normal(size=(rows, K))).astype(np.float32)
+    graphs = [OrtGraphs(folder)]
+    quantize_products(folder)
+    graphs.append(OrtGraphs(folder))
+    outputs = []
+    for each in graphs:
+        names = {i.name for i in each.rank.get_inputs()}
+        made = zip([o.name for o in each.user.get_outputs()], each.user.run(None, {"u": np.ones(1, "f")}), strict=True)
+        outputs.append(each.rank.run(None, {"x": x, **{name: side for name, side in made if name in names}})[0])
+    weights = {tensor.name: tensor for tensor in onnx.load(folder / "user.onnx").graph.initializer}
+    w, c = numpy_helper.to_array(weights["w"]), numpy_helper.to_array(weights["c"])
+    # A step of each number of x times those of W, half a step of W times those of x, and what a bias leaves of tiny x.
+    step_x = (max(x.max(), 0) - min(x.min(), 0)) / 255
+    step_w = np.full(N, np.abs(w).max() / 127) if by_user else np.abs(w).max(axis=0) / 127
+    allowed = step_x * np.abs(w).sum(axis=0) + step_w * (np.abs(x).sum(axis=1, keepdims=True) + K * step_x)
+    assert (np.abs(outputs[1] - outputs[0]) <= allowed + 1e-5 * np.abs(outputs[0]) + 0.01 * np.abs(c).max()).all()
+
+
+@pytest.mark.parametrize("bias_by_user", [False, True])
+@pytest.mark.parametrize("by_user", [False, True])
+def test_onnx_runtime_makes_one_kernel_of_a_product_with_its_bias(
+    tmp_path: Path, by_user: bool, bias_by_user: bool
+) -> None:
+    write_graphs(tmp_path, by_user=by_user, bias_by_user=bias_by_user)
+    signatures = quantize_products(tmp_path)
+    assert signatures["rank"].outputs["y"].dtype == "float32"
+    assert signatures["user"].outputs["side.w"].dtype == ("int8" if by_user else "float32")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(tmp_path / "rank.onnx", options, providers=["CPUExecutionProvider"])
+    kinds = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
+    assert ("QGemm" if bias_by_user else "DynamicQuantizeMatMul") in kinds
+    assert not kinds & {"Gemm", "FusedGemm", "DequantizeLinear", "MatMulInteger", "Add"}
+
+
+def test_small_products_and_single_columns_stay_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "SMALLEST_PRODUCT", K * N + 1)
+    write_graphs(tmp_path, by_user=False, bias_by_user=False)
+    quantize_products(tmp_path)
+    assert [node.op_type for node in onnx.load(tmp_path / "rank.onnx").graph.node] == ["Gemm"]
+
+
+@cache
+def exported() -> tuple[Path, Manifest]:
+    """The tiny run, all of whose products are in 8 bits."""
+    folder = folder_of_this_process() / "bundle"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(int8, "SMALLEST_PRODUCT", 2)
+        run = finished()
+        return folder, export_bundle(run.result.trained, run.dataset, folder, name="tiny", compute="int8")
+
+
+def test_a_bundle_says_what_int8_changes() -> None:
+    folder, manifest = exported()
+    compute = manifest.compute
+    assert compute is not None and compute.kind == "int8"
+    assert 0 < compute.mean_abs_logit_difference <= compute.max_abs_logit_difference
+    assert compute.mean_abs_logit_difference <= compute.tolerance
+    before, after = compute.float32_metrics["auc"], compute.metrics["auc"]
+    assert before is not None and after is not None and 0 < abs(before - after) < 0.01
+    assert compute.requests == len(finished().dataset.split("test"))
+    assert manifest.parity.max_abs_logit_difference <= manifest.parity.tolerance == 1e-4
+    assert open_bundle(folder).manifest == manifest
+
+
+def test_a_server_opens_a_bundle_of_int8_products_in_standard_operators() -> None:
+    folder, manifest = exported()
+    open_session(open_bundle(folder))
+    dtypes = {name: info.dtype for name, info in manifest.graphs["user"].outputs.items()}
+    assert dtypes["side.attention_weight"] == "int8" and dtypes["side.attention_weight.scale"] == "float32"
+    for name in ("user", "rank"):
+        assert {node.domain for node in onnx.load(folder / f"{name}.onnx", load_external_data=False).graph.node} == {""}
+
+
+def test_answers_too_far_from_float32_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "TOLERANCE", 1e-9)
+    monkeypatch.setattr(int8, "SAMPLES", 20)
+    run = finished()
+    with pytest.raises(BundleError, match=r"int8 products change logits by .*; allowed: .*The bundle was not written"):
+        export_bundle(run.result.trained, run.dataset, tmp_path / "bundle", name="tiny", compute="int8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_numbers_are_refused(tmp_path: Path) -> None:
+    run = finished()
+    with pytest.raises(InvalidInputError, match="compute 'int4': "):
+        export_bundle(run.result.trained, run.dataset, tmp_path / "bundle", name="tiny", compute="int4")
