@@ -161,13 +161,14 @@ def log_requests(folder: Path, dataset: Dataset, features: FeatureSet, times_s: 
             user_key=1,
             user_columns=make_columns(features.user, {"city": ["Oslo"]}, length=1),
             request_values={"city": ["Rome"]} if second % 2 else {},
-            events=events[1:] if spoil else events,
+            events=events[:-1] if spoil else events,
             item_keys=items,
             item_columns=columns,
         )
         assert log.wanted()
         log.offer(
             encoded,
+            history_events=encoded.history_events,
             time_ms=time_ms,
             sent=["city"] if second % 2 else [],
             degraded=second == 0,

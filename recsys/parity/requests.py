@@ -83,7 +83,10 @@ def _offline(
 ) -> dict[str, Column]:
     """What a request should have seen; ``items`` are row numbers of the candidates that the table has."""
     events = visible(features, user_events(table, user), row["time_ms"])[-require_history(features).recent :]
-    named = {name: column[: len(events)] for name, column in encode_history(features, events).items()}
+    # Of a long history, a server with a state reads the newest events one by one.
+    newest = events[max(0, len(events) - len(row[f"history.{features.item_id.name}"])) :]
+    named = {name: column[: len(newest)] for name, column in encode_history(features, newest).items()}
+    named["history_events"] = np.array([len(events)])
     for feature in features.user:
         if feature.name not in row["sent"]:
             named[f"user.{feature.name}"] = table.users[feature.name][user].reshape(-1)
@@ -94,7 +97,7 @@ def _offline(
 
 def _online(row: Mapping[str, Any], offline: Mapping[str, Column], known: Sequence[int]) -> dict[str, Column]:
     """What it saw, of the same features and of the candidates in ``known``."""
-    named = {name: np.asarray(row[name], dtype=column.dtype) for name, column in offline.items()}
+    named = {name: np.atleast_1d(np.asarray(row[name], dtype=column.dtype)) for name, column in offline.items()}
     candidates = len(row["score"])
     for name in named:
         if name.startswith("item."):

@@ -205,12 +205,15 @@ class Ranker:
     ) -> RankResult:
         request, positions = asked.request, asked.positions
         scores, best = answer.scores, None
+        history_events = encoded.history_events if state is None else state.history_events
+        partial = state is not None and state.partial
         if self._request_log is not None and self._request_log.wanted():
             self._request_log.offer(
                 encoded,
+                history_events=history_events,
                 time_ms=asked.time_ms,
                 sent=sorted(request.features),
-                degraded=inputs.user_degraded or inputs.items_degraded,
+                degraded=inputs.user_degraded or inputs.items_degraded or partial,
                 model=self.session.model,
                 model_version=self.session.version,
                 scores=scores,
@@ -226,10 +229,10 @@ class Ranker:
             positions=best,
             model=self.session.model,
             model_version=self.session.version,
-            history_events=encoded.history_events if state is None else state.history_events,
+            history_events=history_events,
             user_degraded=inputs.user_degraded,
             items_degraded=inputs.items_degraded,
-            history_partial=state is not None and state.partial,
+            history_partial=partial,
         )
 
 

@@ -40,8 +40,9 @@ class RequestLog:
 
     A file appears complete, named by time and process. Its columns are ``time_ms``, ``user_key``, ``model``,
     ``model_version``, ``sent`` (features that the request itself gave), ``degraded``, ``user.<name>``,
-    ``history.<name>``, ``item.<name>`` (flat lists of keys or numbers) and ``score``; its metadata holds the
-    FeatureSet.
+    ``history.<name>``, ``item.<name>`` (flat lists of keys or numbers), ``history_events`` and ``score``; its metadata
+    holds the FeatureSet. Of a model that reads a long history by its state, ``history.<name>`` are the newest events,
+    and ``history_events`` counts all.
 
     Args:
         folder: made if absent.
@@ -84,6 +85,7 @@ class RequestLog:
         self,
         encoded: EncodedRequest,
         *,
+        history_events: int,
         time_ms: int,
         sent: list[str],
         degraded: bool,
@@ -99,7 +101,7 @@ class RequestLog:
             "model_version": model_version,
             "sent": sent,
             "degraded": degraded,
-            "history_events": encoded.history_events,
+            "history_events": history_events,
             "encoded": encoded,
             "score": scores,
         }
@@ -154,7 +156,7 @@ class RequestLog:
 
         columns: dict[str, Any] = {
             name: [row[name] for row in rows]
-            for name in ("time_ms", "user_key", "model", "model_version", "sent", "degraded")
+            for name in ("time_ms", "user_key", "model", "model_version", "sent", "degraded", "history_events")
         }
         columns["score"] = [row["score"] for row in rows]
         for side, prefix in (("user", "user."), ("candidates", "item.")):
@@ -163,7 +165,7 @@ class RequestLog:
                 history = name.startswith("history.")
                 if history:
                     # An empty history is encoded as one missing event.
-                    values = [v[: row["history_events"]] for v, row in zip(values, rows, strict=True)]
+                    values = [v[: row["encoded"].history_events] for v, row in zip(values, rows, strict=True)]
                 columns[name if history else prefix + name] = values
         metadata = {"recsys.version": FORMAT_VERSION, "recsys.features": self._features.to_json()}
         self._files += 1

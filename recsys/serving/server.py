@@ -34,6 +34,7 @@ from recsys.serving.models import Models
 from recsys.serving.ports import cannot_listen, probe_port
 from recsys.serving.ranking import ranker_service
 from recsys.serving.service import RANKER, RankerService
+from recsys.serving.scheduling import run_as_batch
 from recsys.serving.settings import Settings
 from recsys.serving.signals import signals_to, sigterm_interrupts
 from recsys.serving.store_service import FEATURE_STORE, MAX_STREAMS, FeatureStoreService
@@ -68,6 +69,7 @@ def serve_alone(settings: Settings) -> int:
 
 
 def _serve(settings: Settings, models: Models, redis_url: str, started_s: float) -> None:
+    run_as_batch()  # after the private Redis, which had it from us otherwise
     signals: SimpleQueue[Any] = SimpleQueue()
     with (
         signals_to(signals),

@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from typing import IO, Any
 
 from recsys.errors import RecsysError
+from recsys.serving.scheduling import run_as_batch
 from recsys.serving.settings import Settings
 
 
@@ -54,6 +55,7 @@ def main() -> int:
         task: Task = pickle.load(sys.stdin.buffer)
     except EOFError:
         return 1
+    run_as_batch()
     threading.Thread(target=_end_with_supervisor, name="supervisor", daemon=True).start()
     if task.core is not None:
         os.sched_setaffinity(0, {task.core})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,21 +144,53 @@ def test_other_data_and_string_items_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def keys_swapped(folder: Path) -> None:
+    """Right scores, wrong items."""
+    file = folder / "tables" / "item_id.keys.bin"
+    keys = np.fromfile(file, dtype=np.int64)
+    keys[1:] = np.roll(keys[1:], 1)
+    keys.tofile(file)
+
+
+def one_key(folder: Path) -> None:
+    file = folder / "tables" / "item_id.keys.bin"
+    keys = np.fromfile(file, dtype=np.int64)
+    keys[1:] = keys[1]
+    keys.tofile(file)
+
+
+def best_items_lost(folder: Path) -> None:
+    """Right scores of these items, but better ones are missing: every other item scores nothing."""
+    file = folder / "tables" / "item_id.rows.bin"
+    rows = np.fromfile(file, dtype=np.float32)
+    rows.reshape(ITEMS + 1, -1)[::2] = 0.0
+    rows.tofile(file)
+
+
+def scores_scaled(folder: Path) -> None:
+    file = folder / "tables" / "item_id.rows.bin"
+    (np.fromfile(file, dtype=np.float32) * np.float32(1.01)).tofile(file)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda items_MD: items_MD * 1.01, r"a score of ONNX Runtime's list differs from torch's by .* allowed: 1e-04"),
-        (lambda items_MD: items_MD[::-1].copy(), "a score of ONNX Runtime's list differs from torch's by"),
+        (scores_scaled, r"a score of ONNX Runtime's list differs from torch's by .* allowed: 1e-04"),
+        (keys_swapped, "a score of ONNX Runtime's list differs from torch's by"),
+        (best_items_lost, "a score of ONNX Runtime's list differs from torch's by"),
+        (one_key, "ONNX Runtime gives 1 items for user"),
     ],
 )
 def test_a_graph_that_answers_otherwise_is_no_bundle(
-    damage: object, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damage: Callable[[Path], None], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = exported("mf")
     write = retrieval.write_retrieve_graph
 
     def damaged(tables: retrieval.RetrievalTables, folder: Path) -> object:
-        return write(dataclasses.replace(tables, items_MD=damage(tables.items_MD)), folder)  # type: ignore[operator]
+        written = write(tables, folder)
+        damage(folder)
+        return written
 
     monkeypatch.setattr(retrieval, "write_retrieve_graph", damaged)
     with pytest.raises(BundleError, match=message):

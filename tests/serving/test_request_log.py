@@ -59,6 +59,13 @@ def test_what_a_slow_disk_cannot_take_is_dropped_and_counted(tmp_path: Path, mon
     )
     for _ in range(8):
         log.offer(
-            encoded, time_ms=1, sent=[], degraded=False, model="m", model_version="v", scores=np.zeros(1, np.float32)
+            encoded,
+            history_events=0,
+            time_ms=1,
+            sent=[],
+            degraded=False,
+            model="m",
+            model_version="v",
+            scores=np.zeros(1, np.float32),
         )
     assert log.dropped == 3

@@ -1,0 +1,31 @@
+"""A server's threads do not push each other off the core."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from recsys.serving.scheduling import run_as_batch
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="this system knows no batch scheduling")
+def test_threads_that_are_started_later_are_batch_threads_too() -> None:
+    def outer() -> tuple[int, int]:
+        run_as_batch()
+        with ThreadPoolExecutor(1) as inner:
+            return os.sched_getscheduler(0), inner.submit(os.sched_getscheduler, 0).result()
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(outer).result() == (os.SCHED_BATCH, os.SCHED_BATCH)
+    assert os.sched_getscheduler(0) != os.SCHED_BATCH
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="this system knows no batch scheduling")
+def test_a_system_that_forbids_it_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    run_as_batch()
