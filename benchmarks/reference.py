@@ -67,7 +67,7 @@ def export_reference(
     with tempfile.TemporaryDirectory(prefix="recsys-bench-") as folder:
         dataset = _dataset(Path(folder) / "events", items)
         trained = reference_model(long=long, items=items, hashed_rows=hashed_rows)
-        export_bundle(trained, dataset, path, name="reference")
+        export_bundle(trained, dataset, path, name="reference", compute=compute)
     return path
 
 

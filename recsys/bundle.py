@@ -14,6 +14,8 @@ Graphs refer to the tables as ONNX external data, which runtimes memory-map: ope
 milliseconds whatever the size, and processes on one machine share the pages. A bundle is written
 under a temporary name, synced, and renamed; it is verified before use, so a half-written or
 altered one is refused. ``docs/specs/bundle.md`` is the specification.
+
+It is longer than most files here, so that what a manifest says is read beside how it is written and checked.
 """
 
 from __future__ import annotations

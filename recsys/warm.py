@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from recsys.bundle import Bundle, open_bundle
-from recsys.errors import InvalidInputError, StoreError, StoreFormatError
+from recsys.errors import InvalidInputError, RecsysError, StoreError, StoreFormatError
 from recsys.feature_store.base import RankInputs
 from recsys.feature_store.blocking_link import BlockingLink, run_now
 from recsys.feature_store.item_cache import ItemCache
@@ -82,6 +83,7 @@ def warm(
     Raises:
         InvalidInputError: the bundle has no state, or ``processes`` is out of range.
         StoreError: the store cannot be reached, is full or holds another layout; run it again to go on.
+        RecsysError: a process was killed; run it again to go on.
     """
     if bundle.manifest.state is None:
         raise InvalidInputError(
@@ -182,6 +184,8 @@ def _each(bundle: Bundle, url: str, ttl_s: int, processes: int, batches: Sequenc
                 yield from (future.result() for future in done)
             waiting.add(pool.submit(_warm_here, batch.tolist()))
         yield from (future.result() for future in waiting)
+    except BrokenProcessPool:
+        raise RecsysError("a process was killed, as Linux does where memory is short; run it again to go on") from None
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -21,7 +21,7 @@ from tiny_sdim import RECENT, T0_MS, fill, random_events, sdim_bundle
 
 from recsys import warm as warm_module
 from recsys.bundle import open_bundle
-from recsys.errors import InvalidInputError, StoreUnavailableError
+from recsys.errors import InvalidInputError, RecsysError, StoreUnavailableError
 from recsys.feature_store.keys import history_keys, state_key
 from recsys.feature_store.redis_store import RedisFeatureStore
 from recsys.feature_store.state_value import StoredState, unpack_state
@@ -97,6 +97,18 @@ async def test_several_processes_do_the_same(
     assert (done.users, done.written, done.short) == (7, len(LONG), 2)
     assert len(told) == 4 and told[-1] == (7, 7)
     assert all(state_of(redis_admin, user) is not None for user in LONG)
+
+
+def _kill(users: list[int]) -> Warmed:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return Warmed()
+
+
+async def test_a_process_that_is_killed_is_named(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    await fill(redis_url, LENGTHS)
+    monkeypatch.setattr(warm_module, "_warm_here", _kill)
+    with pytest.raises(RecsysError, match="a process was killed, .*; run it again to go on"):
+        await asyncio.to_thread(warm, sdim_bundle(), redis_url, ttl_s=TTL_S, processes=2)
 
 
 async def test_a_history_that_is_not_ours_stops_nobody_else(redis_url: str, redis_admin: redis.Redis) -> None:

@@ -23,10 +23,10 @@ import numpy as np
 
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.feature_set import Categorical, FeatureSet, IdType
-from recsys.features.hashing import Int64Array, integer_key, string_keys
+from recsys.features.hashing import KEY_LIMIT, Int64Array, string_keys
 
 _EXPECTED = "user item item ... (integers from 0)"
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
+_INTEGER = re.compile(r"0|[1-9][0-9]{0,18}")
 _NEARBY = Path("../shared/data")
 
 
@@ -241,8 +241,9 @@ def _parse_ids(path: Path, text: bytes, count: int) -> tuple[IdType, Int64Array]
     own = [ids[index] for index in range(count)]
     if len(set(own)) < count:
         raise DataFileError(f"{path}: two indices below {count} have one id; expected distinct ids")
-    if all(_INTEGER.fullmatch(each) for each in own):
-        return "int", np.array([integer_key(int(each)) for each in own], dtype=np.int64)
+    # Others are texts: of an integer that is not its own key nobody could tell it again.
+    if all(_INTEGER.fullmatch(each) and int(each) < KEY_LIMIT for each in own):
+        return "int", np.array(own, dtype=np.int64)
     return "string", string_keys(own)
 
 

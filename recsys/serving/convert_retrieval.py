@@ -9,7 +9,7 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import Int64Array
 from recsys.serving._pb import ranker_pb2 as pb
 from recsys.serving.convert import degradations, entity_keys, feature_values, moment_ms, timings, user_key
-from recsys.serving.recommend import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
+from recsys.serving.recommend import CANDIDATES, RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.retrieval import MAX_ITEMS
 from recsys.serving.stages import StageTimes
 
@@ -49,7 +49,7 @@ def recommend_query(message: pb.RecommendRequest, features: FeatureSet, *, max_c
     query = RecommendQuery(
         user_key=user_key(message, features),
         top_k=top_k,
-        candidates=_count("candidates", message.candidates, top_k, most) if message.candidates else 0,
+        candidates=_count("candidates", message.candidates or min(max(CANDIDATES, top_k), most), top_k, most),
         features=feature_values(message.features),
         exclude=_excluded(message.exclude, features),
         include_seen=message.include_seen,

@@ -38,6 +38,7 @@ from recsys.serving.long_window import (
     base_from_state,
     counting,
     enough_events,
+    may_count_later,
     no_base,
     older_may_count,
     state_base,
@@ -395,6 +396,7 @@ def _folded(
     if fresh_count:
         place = count - fresh_count if places is None else int(places[count - fresh_count])
         if not base.covered:
+            successive &= count >= rules.recent or not may_count_later(rules, run, place, time_ms)
             base = base._replace(
                 first=run.first + place, end=run.first + place, first_ms=int(run.events["timestamp"][place])
             )

@@ -164,6 +164,15 @@ def older_may_count(rules: Rules, run: Run, trimmed: int, time_ms: int) -> bool:
     return not len(run.events) or int(run.events["timestamp"][0]) >= rules.oldest_ms(time_ms)
 
 
+def may_count_later(rules: Rules, run: Run, before: int | None, time_ms: int) -> bool:
+    """Whether events of a run before the first that counts do not count because they had not arrived by then.
+
+    A state of the events after them would lack them later.
+    """
+    times = run.events["timestamp"][:before]
+    return len(times) > 0 and int(times[-1]) >= rules.oldest_ms(time_ms)
+
+
 async def enough_events(rules: Rules, reader: Reader, run: Run, time_ms: int) -> Run:
     """The run, or a longer one with as many events that count as the model reads one by one, or all there are."""
     while older_may_count(rules, run, reader.header.trimmed, time_ms):
@@ -307,9 +316,10 @@ def _with_older(rules: Rules, base: Base, block: Run, time_ms: int, wanted: int)
     """The sums with at most ``wanted`` of a block's events, the newest that count."""
     mask = counting(rules, block.events, time_ms)
     places = np.arange(len(block.events)) if mask is None else np.flatnonzero(mask)
+    missing = len(places) < wanted and may_count_later(rules, block, int(places[0]) if len(places) else None, time_ms)
     places = places[-wanted:]
     if not len(places):
-        return base
+        return base._replace(whole=base.whole and not missing)
     oldest = int(places[0])
     adjoins = block.first + len(block.events) == base.first and len(places) == len(block.events) - oldest
     return base._replace(
@@ -318,5 +328,5 @@ def _with_older(rules: Rules, base: Base, block: Run, time_ms: int, wanted: int)
         first=block.first + oldest,
         first_ms=int(block.events["timestamp"][oldest]),
         last_hash=base.last_hash if base.covered else record_hash(block.events, -1),
-        whole=base.whole and adjoins,
+        whole=base.whole and adjoins and not missing,
     )

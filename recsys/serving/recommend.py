@@ -24,7 +24,7 @@ from recsys.serving.stages import StageTimes
 from recsys.serving.turns import Turns
 
 CANDIDATES = 500
-"""Items that are retrieved for the ranker, unless a request says otherwise."""
+"""Items that are retrieved for the ranker, unless a request asks for others or more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,15 +81,15 @@ class RecommendQuery:
     Attributes:
         user_key, exclude, include_seen, time_ms, times: as in :class:`RetrieveQuery`.
         top_k: how many items.
-        candidates: how many are retrieved and ranked, at least top_k; 0: ``CANDIDATES`` or top_k, the larger.
+        candidates: how many are retrieved and ranked, at least top_k.
         features, model: as in ``RankRequest``.
         retrieval_model: the retrieval model asked for; empty for the one there is.
     """
 
     user_key: int
     top_k: int
+    candidates: int
     exclude: Int64Array
-    candidates: int = 0
     features: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     include_seen: bool = False
     model: str = ""
@@ -185,7 +185,7 @@ class Recommender:
             found = await self._retrieve(
                 RetrieveQuery(
                     user_key=query.user_key,
-                    top_k=query.candidates or max(CANDIDATES, query.top_k),
+                    top_k=query.candidates,
                     exclude=query.exclude,
                     include_seen=query.include_seen,
                     model=query.retrieval_model,

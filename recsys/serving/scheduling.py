@@ -9,8 +9,8 @@ import os
 def run_as_batch() -> None:
     """Let threads that are woken wait for the one that runs (SCHED_BATCH); for threads started from now on, too.
 
-    A call wakes a dozen threads one after the other, most of which then want the interpreter's lock that the waker still
-    holds. Without this each of them pushes the waker off the core first: 14 switches a call instead of 9, and
+    A call wakes a dozen threads one after the other, most of which then want the interpreter's lock that the waker
+    still holds. Without this each of them pushes the waker off the core first: 14 switches a call instead of 9, and
     on one core a tenth of a call's cost beyond the model.
     """
     if hasattr(os, "SCHED_BATCH"):

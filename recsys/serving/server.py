@@ -33,8 +33,8 @@ from recsys.serving.metrics import counted, metrics
 from recsys.serving.models import Models
 from recsys.serving.ports import cannot_listen, probe_port
 from recsys.serving.ranking import ranker_service
-from recsys.serving.service import RANKER, RankerService
 from recsys.serving.scheduling import run_as_batch
+from recsys.serving.service import RANKER, RankerService
 from recsys.serving.settings import Settings
 from recsys.serving.signals import signals_to, sigterm_interrupts
 from recsys.serving.store_service import FEATURE_STORE, MAX_STREAMS, FeatureStoreService

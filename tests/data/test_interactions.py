@@ -151,6 +151,14 @@ def test_lists_say_which_ids_the_indices_stand_for(tmp_path: Path, compressed: b
     assert ids.features.item_id.id_type == "string"
 
 
+@pytest.mark.parametrize("other", ["-1", "007", str(1 << 62), "x"])
+def test_ids_that_are_not_their_own_keys_are_texts(other: str, tmp_path: Path) -> None:
+    users = f"h i\n{(1 << 62) - 1} 0\n{other} 1\n0 2\n"
+    ids = ids_of(load_interactions(folder(tmp_path, train=TRAIN, test=TEST, user_list=users)))
+    assert ids.features.user_id.id_type == "string"
+    assert ids.user_keys_N.tolist() == string_keys([str((1 << 62) - 1), other, "0"]).tolist()
+
+
 @pytest.mark.parametrize(
     ("users", "message"),
     [

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from recsys.errors import ConfigError
-from recsys.models.blocks import Dice, PRelu, activation, freeze_activations, mlp
+from recsys.models.blocks import BatchNorm, Dice, PRelu, activation, freeze_activations, mlp
 
 
 @pytest.fixture(autouse=True)
@@ -109,13 +109,23 @@ def test_an_mlp_is_linear_activation_dropout_per_layer_then_one_output() -> None
 
 
 @pytest.mark.parametrize("name", ["dice", "prelu", "relu"])
-def test_freezing_activations_keeps_the_function(name: str) -> None:
-    model = nn.Sequential(mlp(5, (4,), act=name), nn.Flatten())  # type: ignore[arg-type]
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_freezing_keeps_the_function_without_slopes_statistics_and_norms(name: str, batch_norm: bool) -> None:
+    model = nn.Sequential(mlp(5, (4, 3), act=name, batch_norm=batch_norm), nn.Flatten())  # type: ignore[arg-type]
     model(torch.randn(8, 5))
     for parameter in model.parameters():
         parameter.data = torch.randn_like(parameter)
     x = torch.randn(6, 5)
     expected = model.eval()(x)
     freeze_activations(model)
-    assert not any(isinstance(module, PRelu) for module in model.modules())
+    assert not any(isinstance(module, PRelu | Dice | BatchNorm) for module in model.modules())
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_a_norm_that_follows_no_layer_keeps_its_function_when_frozen() -> None:
+    model = nn.Sequential(BatchNorm(4), nn.ReLU(), BatchNorm(4))
+    model(torch.randn(8, 4))
+    x = torch.randn(6, 4)
+    expected = model.eval()(x)
+    freeze_activations(model)
     torch.testing.assert_close(model(x), expected)

@@ -1,0 +1,149 @@
+"""Retrieve and Recommend, through gRPC, on a real store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+from tiny_bundle import Event, reference_scores
+from tiny_retrieval import best_items, tiny_tables, write_tiny_retrieval
+from tiny_server import Start, stalled
+
+from recsys.client import AsyncClient, InvalidArgument, NotFound
+from recsys.errors import BundleError
+
+TABLES = tiny_tables(items=700)
+NOW_MS = 1_700_000_000_000
+
+
+@pytest.fixture(scope="module")
+def finder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("retrieval") / "finder"
+    write_tiny_retrieval(path, TABLES)
+    return path
+
+
+@pytest.fixture
+async def client(start: Start, finder: Path) -> AsyncIterator[AsyncClient]:
+    """A client of a server with both models and an empty store."""
+    async with start(retrieval=finder) as client:
+        yield client
+
+
+async def saw(client: AsyncClient, user: int, items: list[int]) -> None:
+    times = [NOW_MS + place for place in range(len(items))]
+    await client.append_events(user=user, items=items, timestamps_ms=times, arrivals_ms=times)
+
+
+async def test_retrieve_gives_the_best_unseen_items_and_their_scores(client: AsyncClient) -> None:
+    seen = best_items(TABLES, 4, [], 6)[0].tolist()
+    await saw(client, 4, seen)
+    found = await client.retrieve(user=4, top_k=9, exclude=[700, 10**15])
+    items, scores = best_items(TABLES, 4, [*seen, 700], 9)
+    assert found.items.tolist() == items.tolist() and found.scores.tolist() == scores.tolist()
+    assert (found.model, found.user_known, found.history_events, found.degraded) == ("finder", True, 6, ())
+    assert (await client.retrieve(user=4, top_k=6, include_seen=True)).items.tolist() == seen
+    before = await client.retrieve(user=4, top_k=6, time_ms=NOW_MS + 2)
+    assert before.history_events == 2 and set(seen) - set(before.items.tolist()) == set(seen[:2])
+
+
+async def test_recommend_ranks_what_retrieve_finds(client: AsyncClient) -> None:
+    await saw(client, 4, [1, 2])
+    best = await client.recommend(user=4, top_k=5, candidates=30, features={"age": 1.0}, timings=True)
+    candidates, _ = best_items(TABLES, 4, [1, 2], 30)
+    scores = reference_scores(events=[Event(1), Event(2)], candidates=candidates.tolist(), age=1.0)
+    order = np.argsort(-scores.astype(np.float32), kind="stable")[:5]
+    assert best.items.tolist() == candidates[order].tolist()
+    np.testing.assert_allclose(best.scores, scores[order], atol=1e-6)
+    assert (best.model, best.retrieval_model, best.user_known, best.candidates) == ("tiny", "finder", True, 30)
+    assert (best.history_events, best.degraded) == (2, ())
+    assert best.timings_us["retrieve"] > 0 and best.timings_us["rank_graph"] > 0
+    ranking = await client.rank(user=4, candidates=best.items, features={"age": 1.0})
+    np.testing.assert_allclose(ranking.scores, best.scores, atol=1e-6)
+
+
+async def test_500_are_ranked_unless_the_server_or_the_caller_says_otherwise(
+    start: Start, finder: Path, client: AsyncClient
+) -> None:
+    assert (await client.recommend(user=1, top_k=3)).candidates == 500
+    assert (await client.recommend(user=1, top_k=600)).candidates == 600
+    async with start(retrieval=finder, max_candidates=50) as small:
+        assert (await small.recommend(user=1, top_k=3)).candidates == 50
+
+
+async def test_a_new_user_gets_the_most_popular_items(client: AsyncClient) -> None:
+    found = await client.retrieve(user=999, top_k=3)
+    assert found.items.tolist() == [700, 699, 698] and not found.user_known
+    best = await client.recommend(user=999, top_k=2, candidates=3)
+    assert set(best.items.tolist()) < {700, 699, 698} and not best.user_known
+
+
+async def test_what_is_out_of_range_is_refused_by_name(client: AsyncClient) -> None:
+    for call, given, message in (
+        (client.retrieve, {"top_k": 0}, "top_k is 0; allowed: 1 to 10,000"),
+        (client.retrieve, {"top_k": 10_001}, "top_k is 10,001; allowed: 1 to 10,000"),
+        (client.recommend, {"top_k": 20, "candidates": 19}, "candidates is 19; allowed: 20 to 10,000"),
+        (client.recommend, {"exclude": ["a"]}, "exclude: got 0 integers and 1 texts, but 'item_id' takes int ids"),
+        (client.retrieve, {"exclude": range(10_001)}, "exclude: got 10,001; allowed: 1 to 10,000"),
+        (client.retrieve, {"time_ms": 5}, "time_ms is 5"),
+        (client.recommend, {"features": {"aeg": 1.0}}, "unknown feature 'aeg': did you mean 'age'"),
+    ):
+        with pytest.raises(InvalidArgument, match=message):
+            await call(user=1, **given)  # type: ignore[operator]
+    with pytest.raises(InvalidArgument, match="user.text is 'one', but 'user_id' takes int ids"):
+        await client.retrieve(user="one")
+    with pytest.raises(NotFound, match="retrieval model 'fnder' is not served here: did you mean 'finder'"):
+        await client.recommend(user=1, retrieval_model="fnder")
+
+
+async def test_a_store_that_is_away_degrades_the_answer(start: Start, finder: Path, redis_admin: redis.Redis) -> None:
+    async with start(retrieval=finder, store_timeout_ms=50) as client:
+        seen = best_items(TABLES, 4, [], 3)[0].tolist()
+        await saw(client, 4, seen)
+        with stalled(redis_admin):
+            found = await client.retrieve(user=4, top_k=3)
+            best = await client.recommend(user=4, top_k=3, candidates=3)
+        assert found.items.tolist() == seen and found.degraded and found.history_events == 0
+        assert set(best.items.tolist()) == set(seen) and set(found.degraded) < set(best.degraded)
+
+
+async def test_callers_that_leave_harm_no_neighbour(client: AsyncClient) -> None:
+    async def leave(user: int) -> None:
+        call = asyncio.create_task(client.recommend(user=user, top_k=10))
+        await asyncio.sleep(0.001 * user)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+
+    expected = (await client.recommend(user=2, top_k=10)).items.tolist()
+    stays = [client.recommend(user=2, top_k=10) for _ in range(8)]
+    answers = await asyncio.gather(*stays, *(leave(user) for user in range(1, 9)))
+    assert all(answer.items.tolist() == expected for answer in answers[:8])  # type: ignore[union-attr]
+
+
+async def test_a_server_without_one_of_the_models_says_so(start: Start, finder: Path, tiny_bundle: Path) -> None:
+    async with start() as ranking_only:
+        with pytest.raises(
+            NotFound, match="this server has no retrieval model; start it with one: recsys serve BUNDLE"
+        ):
+            await ranking_only.retrieve(user=1)
+        with pytest.raises(NotFound, match="this server has no retrieval model"):
+            await ranking_only.recommend(user=1)
+    async with start(bundle=finder) as retrieval_only:
+        assert (await retrieval_only.retrieve(user=1, top_k=2)).items.tolist() == best_items(TABLES, 1, [], 2)[
+            0
+        ].tolist()
+        with pytest.raises(NotFound, match="no ranking model is served here, only a retrieval model"):
+            await retrieval_only.recommend(user=1)
+        with pytest.raises(NotFound, match="this server has no ranking model, only one for Retrieve"):
+            await retrieval_only.rank(user=1, candidates=[1])
+    for bundle, retrieval, message in (
+        (tiny_bundle, tiny_bundle, "a ranking bundle; expected a retrieval bundle"),
+        (finder, finder, "is a retrieval bundle, and so is to be"),
+    ):
+        with pytest.raises(BundleError, match=message):
+            async with start(bundle=bundle, retrieval=retrieval):
+                pass
