@@ -24,8 +24,8 @@ from recsys.export.retrieve_graph import RetrievalTables, write_retrieve_graph
 from recsys.features.hashing import MISSING, Int64Array
 from recsys.training.retrieval_config import to_json
 from recsys.training.retrieval_folder import fingerprint
-from recsys.training.retrieval_loop import load_trained, masked_pairs
 from recsys.training.retrieval_ranking import rank_all
+from recsys.training.retrieval_trained import load_trained, masked_pairs
 from recsys.training.run_record import code_version
 
 LISTS = 256

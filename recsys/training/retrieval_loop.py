@@ -32,9 +32,10 @@ from recsys.files import write_atomically
 from recsys.training.distributed import check_alone
 from recsys.training.predictions import USER_FILE, UserValues, write_user_values
 from recsys.training.retrieval_config import RetrievalRunConfig, RetrievalTrainConfig
-from recsys.training.retrieval_folder import RunState, compare, load, open_run, read_retrieval_config, save
+from recsys.training.retrieval_folder import RunState, open_run, save
 from recsys.training.retrieval_ranking import RankingMetrics, rank_users, sample_users
-from recsys.training.retrieval_steps import FullSteps, SampledSteps, Steps
+from recsys.training.retrieval_steps import Steps
+from recsys.training.retrieval_trained import load_trained, make_steps, masked_pairs
 from recsys.training.run_record import begin_record, write_record
 
 
@@ -225,16 +226,6 @@ def _train(
     return result
 
 
-def make_steps(config: RetrievalRunConfig, interactions: Interactions) -> FullSteps | SampledSteps:
-    """An untrained model."""
-    if not config.train.fan_outs:
-        return FullSteps(config, interactions)
-    from recsys.embeddings.sharding import start_process_group
-
-    start_process_group(torch.device("cpu"))
-    return SampledSteps(config, interactions)
-
-
 def _not_finite(what: str, run_dir: Path) -> InvalidInputError:
     has_one = (run_dir / "checkpoint.pt").exists()
     kept = "The last checkpoint is of before that" if has_one else "There was no checkpoint yet"
@@ -273,29 +264,6 @@ def evaluate_retrieval_run(run_dir: Path, interactions: Interactions, split: str
     metrics, of_users = _rank_users(steps, config, interactions, getattr(interactions, split), test=split == "test")
     write_user_values(run_dir, {split: of_users})
     return metrics
-
-
-def load_trained(run_dir: Path, interactions: Interactions) -> tuple[RetrievalRunConfig, Steps]:
-    """A run's configuration and its model, with the weights that the run keeps.
-
-    Raises:
-        ConfigError: other data than the run's.
-        DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
-    """
-    config = read_retrieval_config(run_dir)
-    compare(run_dir, interactions)
-    checkpoint = load(run_dir)
-    with torch.random.fork_rng(devices=[]):
-        steps = make_steps(config, interactions)
-    steps.load_state_dict(checkpoint["best_weights"] or checkpoint["model"])
-    return config, steps
-
-
-def masked_pairs(config: RetrievalRunConfig, interactions: Interactions) -> tuple[Pairs, ...]:
-    """What counts as taken in the test."""
-    if config.data.mask_validation:
-        return interactions.train, interactions.validation
-    return (interactions.train,)
 
 
 def _rank(

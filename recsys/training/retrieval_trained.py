@@ -1,0 +1,45 @@
+"""The model of a run that ranks all items, as it was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from recsys.data.interactions import Interactions, Pairs
+from recsys.training.retrieval_config import RetrievalRunConfig
+from recsys.training.retrieval_folder import compare, load, read_retrieval_config
+from recsys.training.retrieval_steps import FullSteps, SampledSteps, Steps
+
+
+def make_steps(config: RetrievalRunConfig, interactions: Interactions) -> FullSteps | SampledSteps:
+    """An untrained model."""
+    if not config.train.fan_outs:
+        return FullSteps(config, interactions)
+    from recsys.embeddings.sharding import start_process_group
+
+    start_process_group(torch.device("cpu"))
+    return SampledSteps(config, interactions)
+
+
+def load_trained(run_dir: Path, interactions: Interactions) -> tuple[RetrievalRunConfig, Steps]:
+    """A run's configuration and its model, with the weights that the run keeps.
+
+    Raises:
+        ConfigError: other data than the run's.
+        DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
+    """
+    config = read_retrieval_config(run_dir)
+    compare(run_dir, interactions)
+    checkpoint = load(run_dir)
+    with torch.random.fork_rng(devices=[]):
+        steps = make_steps(config, interactions)
+    steps.load_state_dict(checkpoint["best_weights"] or checkpoint["model"])
+    return config, steps
+
+
+def masked_pairs(config: RetrievalRunConfig, interactions: Interactions) -> tuple[Pairs, ...]:
+    """What counts as taken in the test."""
+    if config.data.mask_validation:
+        return interactions.train, interactions.validation
+    return (interactions.train,)
