@@ -26,7 +26,8 @@ from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.history import Events, HistoryHeader, encode_history, make_events
 from recsys.features.history_rules import visible
 from recsys.serving.admission import Deadline
-from recsys.serving.long_state import LongStates, StateInputs
+from recsys.serving.long_state import LongStates
+from recsys.serving.state_inputs import StateInputs
 
 VERSION = "0123456789abcdef"
 T0_MS = 1_700_000_000_000

@@ -10,12 +10,14 @@ ONNX Runtime makes one kernel of each product if it is written as it expects: a 
 product (DynamicQuantizeMatMul); one that depends on the user becomes whole units of the product, in 32 bits, in a Gemm
 of dequantised tensors (QGemm). Any other runtime computes the same from the same operators.
 
+A product that is sorted or compared stays in float32: rounding would make another choice, not a slightly different number.
+
 Legend: ``K`` columns of x, ``N`` columns of W.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,7 +31,7 @@ from recsys.data.samples import Dataset
 from recsys.errors import BundleError, InvalidInputError
 from recsys.export.graph_files import graph_info, save_graph
 from recsys.export.parity import graph_logits
-from recsys.export.simplify import drop_unused, producers, replace_nodes
+from recsys.export.simplify import drop_unused, producers, readers, replace_nodes
 from recsys.features.hashing import Int64Array
 from recsys.training.evaluate import evaluate
 
@@ -39,6 +41,8 @@ TOLERANCE = 0.05
 SMALLEST_PRODUCT = 2048
 """Products with fewer weights, K * N, stay in float32: quantising takes as long as they do."""
 
+
+_COMPARING = ("TopK", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal")
 
 _ZERO, _SMALL = "int8.zero", "int8.small"
 
@@ -98,25 +102,27 @@ def _quantize(graph: onnx.GraphProto) -> list[str]:
     """Change the graph's products; returns the inputs of the graph that are now 8-bit weights with a scale."""
     constants = {tensor.name: tensor for tensor in graph.initializer if not tensor.external_data}
     inputs = {value.name: value for value in graph.input}
-    made = producers(graph)
+    made, uses = producers(graph), readers(graph)
+    compared = {name for node in graph.node if node.op_type in _COMPARING for name in node.input}
     of_user: list[str] = []
     graph.initializer.append(numpy_helper.from_array(np.array(0, dtype=np.int8), _ZERO))
     graph.initializer.append(numpy_helper.from_array(np.array(2.0**-30, dtype=np.float32), _SMALL))
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         plain = node.op_type == "Gemm" and _has_attributes(node, alpha=1.0, beta=1.0, transA=0)
+        plain = plain and not compared.intersection(node.output)
         weight = constants.get(node.input[1]) if plain else None
-        side = _side_of(node.input[1], inputs, made) if plain else None
+        side = _side_of(node.input[1], inputs, made, uses) if plain else None
         if weight is not None:
-            w = numpy_helper.to_array(weight)
-            w = w.T if not _has_attributes(node, transB=0) else w
-            if w.size >= SMALLEST_PRODUCT and min(w.shape) > 1:
-                nodes += _product(node, _constant_weight(graph, node.input[1], w), constants)
+            w, name = numpy_helper.to_array(weight), node.input[1]
+            if not _has_attributes(node, transB=0):
+                w, name = w.T, f"{name}.transposed"
+            if w.dtype == np.float32 and w.size >= SMALLEST_PRODUCT and min(w.shape) > 1:
+                nodes += _product(node, _constant_weight(graph, name, w), constants)
                 continue
         elif side is not None and _has_attributes(node, transB=0):
-            if side not in of_user:
-                of_user.append(side)
-                _side_in_bytes(graph, inputs[side])
+            of_user.append(side)
+            _side_in_bytes(graph, inputs[side])
             nodes += _product(node, (node.input[1], f"{side}.scale", _ZERO), constants)
             continue
         nodes.append(node)
@@ -151,7 +157,7 @@ def _with_whole_bias(bias: str, x: Sequence[str], weight: tuple[str, str, str], 
     """The bias in units of the product.
 
     If x is so small that these would not fit in 32 bits, its scale is taken larger: the product is then less than 0.01
-    of the bias, and wrong by less than that.
+    of the largest bias, and wrong by less than that.
     """
     name = {part: f"{result}.{part}" for part in ("of_w", "abs", "most", "least", "scale", "units", "rounded", "bias")}
     unit, of_x, of_w, of_bias = (f"{result}.{part}" for part in ("unit", "x_float", "w_float", "bias_float"))
@@ -184,14 +190,18 @@ def _constant_weight(graph: onnx.GraphProto, name: str, w: npt.NDArray[np.float3
     return names
 
 
-def _side_of(name: str, inputs: dict[str, onnx.ValueInfoProto], made: dict[str, onnx.NodeProto]) -> str | None:
-    """The input of the graph that a tensor is a view of."""
-    while name not in inputs:
+def _side_of(
+    name: str, inputs: Container[str], made: Mapping[str, onnx.NodeProto], uses: Mapping[str, int]
+) -> str | None:
+    """The input of the graph that a tensor is a view of, if nothing else reads it, which would read other numbers."""
+    while uses[name] == 1:
+        if name in inputs:
+            return name
         node = made.get(name)
         if node is None or node.op_type != "Reshape":
             return None
         name = node.input[0]
-    return name
+    return None
 
 
 def _side_in_bytes(graph: onnx.GraphProto, side: onnx.ValueInfoProto) -> None:

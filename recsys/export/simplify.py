@@ -26,7 +26,12 @@ _LARGEST_CONSTANT = 1 << 24
 
 
 def simplify(model: onnx.ModelProto) -> None:
-    """All rewrites, in place, in an order in which each finds what those before it leave."""
+    """All rewrites, in place, in an order in which each finds what those before it leave.
+
+    A graph with bodies (``If``, ``Loop``) stays as it is: they read the graph's tensors by name, which no rewrite sees.
+    """
+    if any(_has_body(node) for node in model.graph.node):
+        return
     for rewrite in (
         fold_constants,
         merge_duplicates,
@@ -48,13 +53,17 @@ def fold_constants(graph: onnx.GraphProto) -> None:
     kept = []
     for node in graph.node:
         inputs = [known.get(name) for name in node.input if name]
-        small = all(t is not None and len(t.raw_data) <= _LARGEST_CONSTANT for t in inputs)
-        if not small or _has_subgraph(node):
+        small = all(t is not None and t.ByteSize() <= _LARGEST_CONSTANT for t in inputs)
+        if not small:
             kept.append(node)
             continue
-        values = ReferenceEvaluator(node).run(None, {t.name: numpy_helper.to_array(t) for t in inputs if t is not None})
-        for name, value in zip(node.output, values, strict=True):
-            known[name] = numpy_helper.from_array(np.asarray(value), name)
+        found = ReferenceEvaluator(node).run(None, {t.name: numpy_helper.to_array(t) for t in inputs if t is not None})
+        values = {name: np.asarray(value) for name, value in zip(node.output, found, strict=True) if name}
+        if sum(value.nbytes for value in values.values()) > _LARGEST_CONSTANT:
+            kept.append(node)
+            continue
+        for name, value in values.items():
+            known[name] = numpy_helper.from_array(value, name)
             graph.initializer.append(known[name])
     replace_nodes(graph, kept)
 
@@ -71,12 +80,13 @@ def merge_duplicates(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
-        key = (node.op_type, node.domain, *node.input, *attributes)
+        wanted = tuple(bool(name) for name in node.output)  # an optional output that nobody reads has no name
+        key = (node.op_type, node.domain, wanted, *node.input, *attributes)
         same = first.setdefault(key, node)
-        if same is node or len(same.output) != len(node.output) or outputs.intersection(node.output):
+        if same is node or outputs.intersection(node.output):
             kept.append(node)
         else:
-            renamed |= dict(zip(node.output, same.output, strict=True))
+            renamed |= {old: new for old, new in zip(node.output, same.output, strict=True) if old}
     replace_nodes(graph, kept)
 
 
@@ -89,7 +99,7 @@ def activations_before_views(graph: onnx.GraphProto) -> None:
     moved = True
     while moved:
         moved = False
-        made, uses = producers(graph), _uses(graph)
+        made, uses = producers(graph), readers(graph)
         for place, act in enumerate(graph.node):
             view = made.get(act.input[0]) if act.op_type in _ELEMENTWISE else None
             if view is None or view.op_type not in _VIEWS or uses[view.output[0]] > 1:
@@ -190,7 +200,7 @@ def _column(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> npt
     return column
 
 
-def _has_subgraph(node: onnx.NodeProto) -> bool:
+def _has_body(node: onnx.NodeProto) -> bool:
     return any(
         attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in node.attribute
     )
@@ -201,7 +211,7 @@ def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     return {name: node for node in graph.node for name in node.output}
 
 
-def _uses(graph: onnx.GraphProto) -> Counter[str]:
+def readers(graph: onnx.GraphProto) -> Counter[str]:
     """How many nodes and outputs read each tensor."""
     return Counter([*(name for node in graph.node for name in node.input), *(value.name for value in graph.output)])
 

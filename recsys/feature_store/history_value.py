@@ -67,7 +67,9 @@ class HistoryValue:
         self.max_age_ms = 1000 * history.max_age_s
         # Small histories in small chunks, as up to two of them are kept beyond max_events; and no smaller than what
         # a model reads, so that one value holds it all, unless that is a long history, which is read by its state.
-        self.chunk = max(min(history.recent, _LONG), min(_CHUNK_BYTES // dtype.itemsize, max(16, history.max_events // 4)))
+        self.chunk = max(
+            min(history.recent, _LONG), min(_CHUNK_BYTES // dtype.itemsize, max(16, history.max_events // 4))
+        )
         self.none = Part(HistoryHeader(chunk=self.chunk), np.empty(0, dtype=dtype), True)
         self._prefix = pack_header(features, self.none.header)[:_PREFIX_BYTES]
         spans = [dtype.fields[name][:2] for name in identity_fields(features)] if dtype.fields else []

@@ -47,7 +47,7 @@ class RedisStates:
             value_of(key, reply)
 
     async def users(self) -> AsyncIterator[list[int]]:
-        """As ``FeatureStore.users``."""
+        """As ``FeatureStore.users``. Of a cluster only over its own link: a blocking one does not know its nodes."""
         pattern = history_pattern(self._name)
         before, after = pattern.split(b"*")
         servers: list[Link] = [self._link]

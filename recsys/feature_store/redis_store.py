@@ -1,7 +1,7 @@
 """RedisFeatureStore: the feature store on Redis, in one round trip per call.
 
-``C`` candidates. The bytes are specified in ``docs/specs/redis_format.md``. Histories are in
-``redis_histories.py``, entities in ``redis_entities.py``; here they come together for a Rank request.
+``C`` candidates. The bytes are specified in ``docs/specs/redis_format.md``. Histories are in ``redis_histories.py``,
+entities in ``redis_entities.py``, states in ``redis_states.py``; ``rank_reader.py`` reads all three for a Rank request.
 """
 
 from __future__ import annotations
@@ -11,54 +11,26 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from recsys.errors import InvalidInputError, StoreError, StoreFormatError, StoreUnavailableError
+from recsys.errors import InvalidInputError, StoreError, StoreUnavailableError
 from recsys.feature_store.base import AppendResult, RankInputs, RankRead, Span, StateRead
-from recsys.feature_store.item_cache import BoolArray, ItemCache
-from recsys.feature_store.keys import PREFIX, entity_key, positions_key
+from recsys.feature_store.item_cache import ItemCache
+from recsys.feature_store.keys import PREFIX, positions_key
 from recsys.feature_store.layouts import LayoutGuard
-from recsys.feature_store.link import Command, Link, Reply, open_link, value_of
+from recsys.feature_store.link import Link, open_link, value_of
+from recsys.feature_store.rank_reader import RankReader
 from recsys.feature_store.redis_entities import RedisEntities
 from recsys.feature_store.redis_histories import RedisHistories
 from recsys.feature_store.redis_states import RedisStates
-from recsys.features.columns import Column, missing_column
-from recsys.features.entities import unpack_rows
-from recsys.features.feature_set import ITEM, USER, FeatureSet
+from recsys.features.columns import Column
+from recsys.features.feature_set import ITEM, FeatureSet
 from recsys.features.hashing import KEY_LIMIT, Int64Array
 from recsys.features.history import Events, HistoryHeader, require_history
 
 _log = logging.getLogger(__name__)
-_LOG_EVERY_S = 10.0
 _FOLLOW_AGAIN_S, _FOLLOW_AGAIN_MAX_S = 0.05, 5.0
-_NO_KEYS: Int64Array = np.empty(0, dtype=np.int64)
-_NO_HEADER = HistoryHeader(chunk=1)
-_NO_EVENTS: Events = np.empty(0, dtype=[("item", "<i8"), ("timestamp", "<i8"), ("arrival", "<i8")])
-
-
-class _Reading(NamedTuple):
-    """One request's part of a round trip: what was asked, and what the cache had.
-
-    Attributes:
-        read: the request.
-        commands: where its commands stand; of them the first ``users`` are about the user.
-        generation: the cache's, before.
-        item_columns, known, fresh: what it gave.
-        unread: keys of the items asked for, ascending.
-        position: where in ``unread`` each item that was not fresh stands.
-    """
-
-    read: RankRead
-    commands: slice
-    users: int
-    generation: int
-    item_columns: dict[str, Column]
-    known: BoolArray
-    fresh: BoolArray
-    unread: Int64Array
-    position: Int64Array
 
 
 class RedisFeatureStore:
@@ -82,7 +54,9 @@ class RedisFeatureStore:
             RedisHistories(features, link=link, guard=self._guard) if features.history is not None else None
         )
         self._states = RedisStates(features.name, link=link)
-        self._logged: dict[str, tuple[float, int]] = {}
+        self._ranking = RankReader(
+            features, link=link, cache=cache, rows=self._rows, histories=self._histories, states=self._states
+        )
 
     @classmethod
     def connect(
@@ -234,59 +208,7 @@ class RedisFeatureStore:
         self, reads: Sequence[RankRead], *, timeout_s: float, state: StateRead | None = None
     ) -> list[RankInputs]:
         """As the protocol says."""
-        deadline_s = time.monotonic() + timeout_s
-        parts, commands = [], list[Command]()
-        for read in reads:
-            parts.append(self._commands_of(read, state, commands))
-        try:
-            replies = await self._link.round_trip(commands, timeout_s=timeout_s) if commands else []
-        except StoreError as error:
-            replies = [error] * len(commands)
-        return [await self._inputs_of(part, replies[part.commands], deadline_s, state) for part in parts]
-
-    def _commands_of(self, read: RankRead, state: StateRead | None, commands: list[Command]) -> _Reading:
-        """Append what is to be asked for one request."""
-        first = len(commands)
-        commands += self._user_commands(read.user_key, state)
-        users = len(commands) - first
-        generation = self._cache.generation
-        # Copied before the wait: meanwhile other requests may put other items into the same slots.
-        item_columns, known, fresh = self._cache.read(read.item_keys)
-        unread = position = _NO_KEYS
-        if self._features.item and not fresh.all():
-            unread, position = np.unique(read.item_keys[~fresh], return_inverse=True)
-            commands.append((b"MGET", *self._rows.names(ITEM, unread)))
-        own = slice(first, len(commands))
-        return _Reading(read, own, users, generation, item_columns, known, fresh, unread, position)
-
-    async def _inputs_of(
-        self, part: _Reading, replies: Sequence[Reply], deadline_s: float, state: StateRead | None
-    ) -> RankInputs:
-        user_key, time_ms, users = part.read.user_key, part.read.time_ms, part.users
-        user_columns, user_degraded = self._user_row(user_key, replies[:users])
-        header, tail, events, history_degraded = await self._past(user_key, replies, time_ms, deadline_s, state)
-        stored_state = self._state(user_key, replies[users - 1]) if state is not None else None
-        items_degraded = False
-        if len(part.unread):
-            fetched, absent, unreadable = self._item_part(part.unread, replies[users])
-            items_degraded = bool(unreadable.any())
-            if not items_degraded:
-                self._cache.put(part.unread, fetched, generation=part.generation, absent=absent)
-            # What could not be read keeps its expired features, where there are any.
-            wanted = ~(part.known[~part.fresh] & unreadable[part.position])
-            into = np.flatnonzero(~part.fresh)[wanted]
-            for name, column in part.item_columns.items():
-                column[into] = fetched[name][part.position[wanted]]
-        return RankInputs(
-            events,
-            user_columns,
-            part.item_columns,
-            user_degraded or history_degraded,
-            items_degraded,
-            header,
-            tail,
-            stored_state,
-        )
+        return await self._ranking.read(reads, timeout_s=timeout_s, state=state)
 
     async def follow_items(self) -> None:
         """Let what other processes write about items show here at once, until cancelled.
@@ -341,93 +263,3 @@ class RedisFeatureStore:
         require_history(self._features)
         assert self._histories is not None
         return self._histories
-
-    def _user_commands(self, user: int, state: StateRead | None) -> list[Command]:
-        """The reads of a user's part: row first, then the history's two, the state last."""
-        commands: list[Command] = []
-        if self._features.user:
-            commands.append((b"GET", entity_key(self._name, USER, user)))
-        if self._histories is not None:
-            value = self._histories.value
-            limit = value.recent if state is None else min(state.tail, value.chunk)
-            commands += value.open_commands(self._histories.keys(user), limit)
-        if state is not None:
-            commands.append((b"GET", self._states.key(user, state.version)))
-        return commands
-
-    def _user_row(self, user: int, replies: Sequence[Reply]) -> tuple[dict[str, Column], bool]:
-        """The user's features, and whether they were unreadable."""
-        if not self._features.user:
-            return {}, False
-        key = entity_key(self._name, USER, user)
-        try:
-            return unpack_rows(self._features.user, [value_of(key, replies[0])], entity=key.decode()), False
-        except StoreError as error:
-            return {f.name: missing_column(f, 1) for f in self._features.user}, self._degraded(USER, error)
-
-    async def _past(
-        self, user: int, replies: Sequence[Reply], time_ms: int, deadline_s: float, state: StateRead | None
-    ) -> tuple[HistoryHeader, Events, Events, bool]:
-        """``RankInputs``' header, tail and events, and whether they were unreadable."""
-        if self._histories is None:
-            return _NO_HEADER, _NO_EVENTS, _NO_EVENTS, False
-        value, keys = self._histories.value, self._histories.keys(user)
-        none = value.none.events
-        head, tail = replies[bool(self._features.user) :][:2]
-        limit = value.recent if state is None else min(state.tail, value.chunk)
-        try:
-            part = value.parse_open(keys, value_of(keys.open, head), value_of(keys.open, tail), limit)
-            left_s = deadline_s - time.monotonic()
-            if state is not None:
-                if part.enough:
-                    return part.header, part.events, none, False
-                ((header, events),) = await self._histories.newest([user], limit, timeout_s=left_s)
-                return header, events, none, False
-            events = value.visible(part.events, time_ms)
-            short = len(events) < len(part.events) < part.header.stored and value.older_may_count(part.events, time_ms)
-            if not part.enough or short:
-                # Rare: somebody wrote meanwhile, or events of the future are among the newest.
-                events = await self._histories.as_of(user, time_ms, timeout_s=left_s)
-        except StoreError as error:
-            return _NO_HEADER, none, none, self._degraded("history", error)
-        return part.header, none, events, False
-
-    def _state(self, user: int, reply: Reply) -> bytes | None:
-        try:
-            value: bytes | None = value_of(self._states.key(user, ""), reply)
-        except StoreError as error:
-            self._degraded("state", error)
-            return None
-        return value
-
-    def _item_part(self, keys: Int64Array, reply: Reply) -> tuple[dict[str, Column], BoolArray, BoolArray]:
-        """Features from the reply to MGET; which items Redis does not have; which could not be read."""
-        features, unreadable = self._features.item, np.zeros(len(keys), dtype=np.bool_)
-        rows: list[bytes | None] = [None] * len(keys)
-        try:
-            rows = value_of("items", reply)
-        except StoreError as error:
-            unreadable[:] = self._degraded(ITEM, error)
-        absent = np.fromiter((row is None for row in rows), dtype=np.bool_, count=len(rows))
-        try:
-            return unpack_rows(features, rows), absent, unreadable
-        except StoreFormatError:
-            # One foreign value must not take the other items' features away.
-            for i, row in enumerate(rows):
-                try:
-                    unpack_rows(features, [row], entity=entity_key(self._name, ITEM, int(keys[i])).decode())
-                except StoreFormatError as error:
-                    rows[i], unreadable[i] = None, self._degraded(ITEM, error)
-            return unpack_rows(features, rows), absent, unreadable
-
-    def _degraded(self, part: str, error: StoreError) -> bool:
-        """Log it, each kind at most once in 10 s, and return True."""
-        kind = "store" if isinstance(error, StoreUnavailableError) else part
-        last_s, hidden = self._logged.get(kind, (-_LOG_EVERY_S, 0))
-        now_s = time.monotonic()
-        if now_s - last_s < _LOG_EVERY_S:
-            self._logged[kind] = (last_s, hidden + 1)
-        else:
-            self._logged[kind] = (now_s, 0)
-            _log.warning("degraded %s: %s (%d more not logged)", kind, error, hidden)
-        return True

@@ -26,11 +26,13 @@ def ready_file(path: Path | None) -> Iterator[None]:
     """The file is there only while this process serves: before and after, an address in it would be a wrong one.
 
     Raises:
-        ConfigError: what is there cannot be removed.
+        ConfigError: what is there cannot be removed, or nothing can be written there.
     """
     try:
         if path is not None:
             path.unlink(missing_ok=True)
+            _part(path).touch()  # now, not when the models are loaded
+            _part(path).unlink()
     except OSError as error:
         raise ConfigError(f"ready file {str(path)!r} cannot be replaced: {error.strerror}; choose another") from error
     try:
@@ -40,12 +42,22 @@ def ready_file(path: Path | None) -> Iterator[None]:
 
 
 def write_address(path: Path | None, facts: Mapping[str, Any]) -> None:
-    """Write the facts, and this process's ``pid``."""
-    if path is not None:
+    """Write the facts, and this process's ``pid``.
+
+    Raises:
+        ConfigError: they cannot be written.
+    """
+    if path is None:
+        return
+    part = _part(path)
+    try:
         # Renamed into place: whoever waits for the file never reads half of it.
-        part = path.with_name(f".{path.name}.{os.getpid()}")
         part.write_text(json.dumps({**facts, "pid": os.getpid()}) + "\n")
         part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise ConfigError(f"ready file {str(path)!r} cannot be written: {error.strerror}; choose another") from error
 
 
 def forget_address(path: Path | None) -> None:
@@ -54,3 +66,7 @@ def forget_address(path: Path | None) -> None:
         with contextlib.suppress(OSError, ValueError):
             if json.loads(path.read_text())["pid"] == os.getpid():
                 path.unlink()
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")

@@ -55,7 +55,11 @@ def on_loop(context: Context, loop: asyncio.AbstractEventLoop, work: Coroutine[A
 
     if not context.add_callback(leave):
         leave()
-    return future.result()
+    try:
+        return future.result()
+    except asyncio.CancelledError:
+        # What asyncio makes of the other one when a coroutine raises it; no Exception, it would pass all handlers.
+        raise CancelledError from None
 
 
 def _abort(context: Context, code: grpc.StatusCode, message: str, trailers: tuple[tuple[str, str], ...]) -> NoReturn:

@@ -83,11 +83,16 @@ class Crew:
         self.model = self.model_version = ""
 
     def start(self) -> None:
-        """Start whoever is due."""
+        """Start whoever is due; raises as :meth:`heed`."""
         now_s = time.monotonic()
         for worker in self._workers:
             if worker.process is None and worker.due_s <= now_s:
-                worker.process = _started(worker.task)
+                try:
+                    worker.process = _started(worker.task)
+                except OSError as error:  # no memory or no process to be had: the others go on meanwhile
+                    problem = ConfigError(f"no process for worker {worker.task.number}: {error.strerror}")
+                    self._not_started(worker, problem)
+                    continue
                 threading.Thread(target=self._listen, args=(worker.process,), daemon=True).start()
 
     def rest_s(self) -> float | None:
@@ -140,24 +145,27 @@ class Crew:
         _close(process)
         ended = f"worker {number} (pid {process.pid}) {_how(code)}"
         if worker.ready_s is None:
-            worker.failed += 1
-            error = worker.error or ConfigError(f"{ended} before it served; what it said is above, if anything")
-            if not self.complete or worker.failed >= MAX_STARTS:
-                raise error
-            say(f"worker {number} could not start ({worker.failed} of {MAX_STARTS} times): {error}")
-        served_s = 0.0 if worker.ready_s is None else now_s - worker.ready_s
-        worker.short = 0 if served_s >= _STABLE_S else worker.short + 1
-        wait_s = 0.0 if worker.short <= 1 else min(_MAX_BACKOFF_S, _BACKOFF_S * 2.0 ** (worker.short - 2))
-        if worker.ready_s is not None:
+            problem = ConfigError(f"{ended} before it served; what it said is above, if anything")
+            self._not_started(worker, worker.error or problem)
+        else:
+            wait_s = _later(worker, served_s=now_s - worker.ready_s)
             say(f"{ended}; it is started again" + (f" in {wait_s:g} s" if wait_s else ""))
-        worker.process, worker.ready_s, worker.error, worker.due_s = None, None, None, now_s + wait_s
+        worker.process, worker.ready_s, worker.error = None, None, None
         # Its predecessor has read the hot rows.
         settings = dataclasses.replace(worker.task.settings, warm_up_s=0.0)
         worker.task = dataclasses.replace(worker.task, settings=settings)
 
+    def _not_started(self, worker: _Worker, error: RecsysError) -> None:
+        worker.failed += 1
+        if not self.complete or worker.failed >= MAX_STARTS:
+            raise error
+        say(f"worker {worker.task.number} could not start ({worker.failed} of {MAX_STARTS} times): {error}")
+        _later(worker, served_s=0.0)
+
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
-        with contextlib.suppress(EOFError, pickle.UnpicklingError, OSError, ValueError):
+        # Whatever a dying process leaves in the pipe: its end must be told.
+        with contextlib.suppress(Exception):
             while True:
                 self._events.put(Told(process, pickle.load(process.stdout)))
         self._events.put(Told(process, process.wait()))
@@ -181,6 +189,14 @@ def _started(task: Task) -> subprocess.Popen[bytes]:
     return process
 
 
+def _later(worker: _Worker, *, served_s: float) -> float:
+    """Set when the next process is due; the seconds until then."""
+    worker.short = 0 if served_s >= _STABLE_S else worker.short + 1
+    wait_s = 0.0 if worker.short <= 1 else min(_MAX_BACKOFF_S, _BACKOFF_S * 2.0 ** min(worker.short - 2, 10))
+    worker.due_s = time.monotonic() + wait_s
+    return wait_s
+
+
 def _close(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
@@ -191,4 +207,7 @@ def _close(process: subprocess.Popen[bytes]) -> None:
 def _how(code: int) -> str:
     if code >= 0:
         return f"ended with code {code}"
-    return f"was killed by {signal.Signals(-code).name}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:  # real-time signals have no names
+        return f"was killed by signal {-code}"

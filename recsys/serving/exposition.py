@@ -32,7 +32,7 @@ class TotalsCollector(Collector):
         """All families. A status that no call has ended with is left out, except OK."""
         totals = read_totals(self._path)
         stages = HistogramMetricFamily(
-            f"{_PREFIX}stage_seconds", "Time that a Rank request spent in a stage.", labels=["stage"]
+            f"{_PREFIX}stage_seconds", "Time that a call of Ranker spent in a stage.", labels=["stage"]
         )
         for stage, histogram in totals.stages.items():
             ends = [f"{bound / 1e6:g}" for bound in BOUNDS_US] + ["+Inf"]
@@ -59,7 +59,8 @@ def metrics_page(path: Path, *, host: str, port: int, model: Mapping[str, str]) 
     registry = CollectorRegistry()
     registry.register(TotalsCollector(path, model))
     try:
-        server, thread = start_http_server(port, addr=host, registry=registry)
+        # A host as gRPC takes it may be an IPv6 address in brackets.
+        server, thread = start_http_server(port, addr=host.strip("[]"), registry=registry)
     except OSError as error:
         raise ConfigError(
             f"metrics cannot be offered on {host}:{port}: {error.strerror}; choose another port"

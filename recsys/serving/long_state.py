@@ -12,9 +12,6 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import NamedTuple
-
-import numpy as np
 
 from recsys.bundle import StateInfo
 from recsys.errors import StoreError, StoreFormatError
@@ -22,7 +19,7 @@ from recsys.feature_store.base import FeatureStore, RankInputs, StateRead
 from recsys.feature_store.blocking_link import run_now
 from recsys.feature_store.state_value import StoredState, pack_state, record_hash, unpack_state
 from recsys.features.feature_set import FeatureSet
-from recsys.features.history import Events, HistoryHeader
+from recsys.features.history import HistoryHeader
 from recsys.serving.admission import Deadline
 from recsys.serving.latest_work import LatestWork
 from recsys.serving.long_window import (
@@ -36,13 +33,11 @@ from recsys.serving.long_window import (
     Run,
     base_from_events,
     base_from_state,
-    counting,
     enough_events,
-    may_count_later,
     no_base,
-    older_may_count,
     state_base,
 )
+from recsys.serving.state_inputs import StateInputs, fold
 
 _log = logging.getLogger(__name__)
 
@@ -59,45 +54,7 @@ _TRIES = 3
 _WAITING = 1_024
 _REFRESH_S = 60.0
 _STORE_TIMEOUT_S = 5.0
-_CLOCK_SLACK_MS = 1_000
 _LOG_EVERY_S = 10.0
-
-
-class StateInputs(NamedTuple):
-    """What a request feeds the ``user`` graph.
-
-    Attributes:
-        events: of the ``history.<name>`` inputs, oldest first: those that the sums do not cover, and at least the
-            newest that the model reads one by one; shape [S].
-        sums: of the events covered, float32 [R, D]; not to be written to.
-        fresh: 1 for an event that the sums do not cover, float32 [max(S, 1)].
-        partial: whether events that count were left out.
-        base: where the sums come from.
-        fresh_count: events that the sums do not cover.
-        end: number of the first event after those; -1 if sums and fresh events together are no state to store.
-        time_ms: the request's.
-        replaces: whether a state is stored that is of no use.
-    """
-
-    events: Events
-    sums: Float32Array
-    fresh: Float32Array
-    partial: bool
-    base: Base
-    fresh_count: int
-    end: int
-    time_ms: int
-    replaces: bool = False
-
-    @property
-    def covered(self) -> int:
-        """Events in the sums."""
-        return self.base.covered
-
-    @property
-    def history_events(self) -> int:
-        """Events that the model looks at."""
-        return self.covered + self.fresh_count
 
 
 @dataclass(slots=True)
@@ -157,11 +114,11 @@ class LongStates:
         run = Run(header.appended - len(inputs.tail), inputs.tail)
         state, historical = self._stored(inputs.state, header, time_ms)
         if state is None:
-            ready = _folded(self._rules, no_base(self._rules, run), run, header, time_ms)
+            ready = fold(self._rules, no_base(self._rules, run), run, header, time_ms)
         elif state.end <= run.first or record_hash(run.events, state.end - 1 - run.first) != state.last_hash:
             ready = None
         else:
-            ready = _folded(self._rules, state_base(state), run, header, time_ms)
+            ready = fold(self._rules, state_base(state), run, header, time_ms)
         if ready is not None:
             self._count("without" if state is None else "used")
             return ready
@@ -280,7 +237,7 @@ class LongStates:
                     break
                 run = Run(header.appended - len(tail), tail)
                 base = no_base(self._rules, run)._replace(complete=False, whole=False)
-        folded = _folded(self._rules, base, run, header, time_ms, anyway=True)
+        folded = fold(self._rules, base, run, header, time_ms, anyway=True)
         assert folded is not None
         if folded.partial:
             self._count("partial")
@@ -363,57 +320,3 @@ class LongStates:
         if now_s - self._logged_s >= _LOG_EVERY_S:
             self._logged_s = now_s
             _log.warning("long histories: %s (the next 10 s of this are not logged)", error)
-
-
-def _folded(
-    rules: Rules, base: Base, run: Run, header: HistoryHeader, time_ms: int, *, anyway: bool = False
-) -> StateInputs | None:
-    """Sums and the events of a run that they do not cover; None if that is not all that counts, or too much.
-
-    Args:
-        rules: of the bundle.
-        base: sums of events that end within the run or right before it.
-        run: up to the newest event.
-        header: of the history.
-        time_ms: the request's.
-        anyway: never None.
-    """
-    mask = counting(rules, run.events, time_ms)
-    places = np.flatnonzero(mask) if mask is not None else None
-    count = len(run.events) if places is None else len(places)
-    skip = base.end - run.first
-    fresh_count = count - (skip if places is None else int(np.searchsorted(places, skip)))
-    if base.covered:
-        surplus = base.covered + fresh_count > rules.recent
-        fits = not surplus and base.first >= header.trimmed and base.first_ms >= rules.oldest_ms(time_ms)
-        wanted = rules.newest
-    else:
-        fits, wanted = True, rules.recent
-        fresh_count = min(fresh_count, rules.recent)
-    if not anyway and not (fits and (count >= wanted or not older_may_count(rules, run, header.trimmed, time_ms))):
-        return None
-    successive = base.complete and base.whole
-    if fresh_count:
-        place = count - fresh_count if places is None else int(places[count - fresh_count])
-        if not base.covered:
-            successive &= count >= rules.recent or not may_count_later(rules, run, place, time_ms)
-            base = base._replace(
-                first=run.first + place, end=run.first + place, first_ms=int(run.events["timestamp"][place])
-            )
-        successive &= run.first + place == base.end
-        successive &= places is None or int(places[-1]) - place == fresh_count - 1
-    kept = max(fresh_count, min(count, rules.newest))
-    newest = slice(count - kept, count)
-    fresh = np.zeros(max(kept, 1), dtype=np.float32)
-    fresh[kept - fresh_count : kept] = 1.0
-    storable = successive and time_ms <= time.time() * 1000 + _CLOCK_SLACK_MS
-    return StateInputs(
-        run.events[newest] if places is None else run.events[places[newest]],
-        base.sums,
-        fresh,
-        not base.complete,
-        base,
-        fresh_count,
-        base.end + fresh_count if storable and base.covered + fresh_count else -1,
-        time_ms,
-    )

@@ -27,7 +27,7 @@ BoolArray = npt.NDArray[np.bool_]
 Encode = Callable[[dict[str, Column]], Float32Array]
 """The ``encode`` graph: columns ``history.<name>``, [L], to sums, [R, D]."""
 
-BLOCK = 4_096
+BLOCK = 1_024
 """Events read and encoded at a time: some 3 ms, after which the time is looked at again."""
 
 _MORE = 8

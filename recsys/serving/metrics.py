@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,22 @@ def counted(settings: Settings, *, workers: int) -> Iterator[Path | None]:
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="recsys-counts-") as folder:
-        yield make_telemetry_file(Path(folder) / "counts", workers=workers)
+        with _kept(Path(folder)):
+            yield make_telemetry_file(Path(folder) / "counts", workers=workers)
+
+
+@contextlib.contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """A lock that keeps systemd-tmpfiles from removing a folder after ten days (tmpfiles.d(5), AGE FIELD).
+
+    A worker that is started again opens what is in it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -7,22 +7,24 @@ thread drives them to their end (``feature_store.blocking_link.run_now``). Shape
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from recsys.errors import NotFoundError, nearest
+from recsys.errors import InvalidInputError, NotFoundError, nearest
 from recsys.feature_store.base import FeatureStore, RankInputs, RankRead
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.hashing import Int64Array
 from recsys.serving.admission import Admission, Deadline
-from recsys.serving.long_state import LongStates, StateInputs
+from recsys.serving.long_state import LongStates
 from recsys.serving.request_log import RequestLog
 from recsys.serving.session import Float32Array, Scores, Session
 from recsys.serving.stages import StageTimes
+from recsys.serving.state_inputs import StateInputs
 from recsys.serving.turns import Turns
 
 
@@ -131,13 +133,23 @@ class Ranker:
             return await self.rank_admitted(request, deadline=deadline)
 
     async def rank_many(self, requests: Sequence[RankRequest], *, deadline: Deadline) -> list[RankResult]:
-        """As :meth:`rank` for several requests, which are read in one round trip and take one place."""
+        """As :meth:`rank` for several requests, which are read in one round trip and take one place.
+
+        Errors of one request begin with its place, as ``requests[3]``.
+        """
         with self.admission.enter():
-            asked = [self._asked(request) for request in requests]
+            asked = []
+            for place, request in enumerate(requests):
+                with _of_request(place):
+                    asked.append(self._asked(request))
             reads = [RankRead(a.request.user_key, a.keys, a.time_ms) for a in asked]
             timeout_s = self._store_time_s(deadline)
             found = await self._store.read_many_for_rank(reads, timeout_s=timeout_s, state=self._state_read)
-            return [await self._rank_read(a, inputs, deadline) for a, inputs in zip(asked, found, strict=True)]
+            results = []
+            for place, (a, inputs) in enumerate(zip(asked, found, strict=True)):
+                with _of_request(place):
+                    results.append(await self._rank_read(a, inputs, deadline))
+            return results
 
     async def rank_admitted(self, request: RankRequest, *, deadline: Deadline) -> RankResult:
         """As :meth:`rank`, for a caller that holds a place in ``admission``."""
@@ -234,6 +246,15 @@ class Ranker:
             items_degraded=inputs.items_degraded,
             history_partial=partial,
         )
+
+
+@contextmanager
+def _of_request(place: int) -> Iterator[None]:
+    """Say of which request of a batch an error is."""
+    try:
+        yield
+    except (InvalidInputError, NotFoundError) as error:
+        raise type(error)(f"requests[{place}]: {error}") from None
 
 
 def _best(logits: Float32Array, top_k: int) -> npt.NDArray[np.int64]:

@@ -17,6 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from recsys.bundle import Manifest, open_bundle
+from recsys.errors import ConfigError
 from recsys.feature_store.open_redis import redis_or_embedded
 from recsys.serving.announce import forget_address, ready_file, say, write_address
 from recsys.serving.crew import Crew
@@ -70,7 +71,7 @@ def _serve(
     page: Mapping[str, str],
 ) -> None:
     """Heed what happens to the workers until a signal comes."""
-    announced = False
+    announced, took_s = False, 0.0
     while True:
         event = None
         with contextlib.suppress(Empty):
@@ -83,25 +84,30 @@ def _serve(
             return
         crew.heed(event)
         if crew.complete:
-            took_s = time.perf_counter() - started_s
-            announced |= _announce(crew, shared, settings, took_s, page, again=announced)
+            took_s = took_s or time.perf_counter() - started_s
+            _announce(crew, shared, settings, took_s, page, again=announced)
+            announced = True
 
 
 def _announce(
     crew: Crew, shared: Settings, settings: Settings, took_s: float, page: Mapping[str, str], *, again: bool
-) -> bool:
+) -> None:
     address, pids = f"{settings.host}:{shared.port}", crew.pids()
     facts = {"address": address, "port": shared.port, "model": crew.model, "model_version": crew.model_version}
     facts |= page
     if pids:
-        write_address(settings.ready_file, {**facts, "workers": pids, "start_s": round(took_s, 3)})
+        try:
+            write_address(settings.ready_file, {**facts, "workers": pids, "start_s": round(took_s, 3)})
+        except ConfigError as error:
+            if not again:
+                raise
+            say(f"{error}")  # a full disk is no reason to stop serving
     else:
         forget_address(settings.ready_file)
     if not again:
         pinned = ", each on a core of its own" if crew.pinned else ""
         workers = f"with {len(pids)} workers{pinned}"
         say(f"serving {crew.model} {crew.model_version} on {address} {workers} (ready in {took_s:.2f} s)")
-    return True
 
 
 @contextlib.contextmanager

@@ -21,6 +21,8 @@ from recsys.errors import RecsysError
 from recsys.serving.scheduling import run_as_batch
 from recsys.serving.settings import Settings
 
+_log = logging.getLogger("recsys.serving")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
@@ -57,9 +59,9 @@ def main() -> int:
         return 1
     run_as_batch()
     threading.Thread(target=_end_with_supervisor, name="supervisor", daemon=True).start()
-    if task.core is not None:
-        os.sched_setaffinity(0, {task.core})
     logging.basicConfig(format=f"worker {task.number}: %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    if task.core is not None:
+        _keep_to(task.core)
     try:
         _serve(task, told)
     except KeyboardInterrupt:
@@ -82,6 +84,13 @@ def _serve(task: Task, told: IO[bytes]) -> None:
         with serving(task.settings, models, redis_url, share_port=True, counts=task.counts, worker=row) as server:
             _tell(told, Ready(model=server.model, model_version=server.model_version))
             signals.get()
+
+
+def _keep_to(core: int) -> None:
+    try:
+        os.sched_setaffinity(0, {core})
+    except OSError as error:  # the cores of a container may change while it runs
+        _log.warning("core %d cannot be kept to: %s; running on any", core, error.strerror)
 
 
 def _end_with_supervisor() -> None:

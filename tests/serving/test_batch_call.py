@@ -10,7 +10,7 @@ import redis
 from tiny_bundle import FEATURES, Event, reference_scores
 from tiny_server import Start, stalled
 
-from recsys.client import AsyncClient, InvalidArgument, Overloaded, RankQuery
+from recsys.client import AsyncClient, InvalidArgument, NotFound, Overloaded, RankQuery
 from recsys.errors import InvalidInputError
 from recsys.feature_store.redis_store import RedisFeatureStore
 from recsys.features.history import make_events
@@ -62,8 +62,10 @@ async def test_what_is_wrong_in_a_batch_is_named_by_its_place(client: AsyncClien
         await client.rank_batch([good] * (MAX_BATCH + 1))
     with pytest.raises(InvalidArgument, match="requests: got 12,000 candidates; allowed: 10,000 in all of a call"):
         await client.rank_batch([RankQuery(user=1, candidates=range(6_000))] * 2)
-    with pytest.raises(InvalidArgument, match="unknown feature 'agee': did you mean 'age'"):
+    with pytest.raises(InvalidArgument, match=r"requests\[1\]: .*unknown feature 'agee': did you mean 'age'"):
         await client.rank_batch([good, RankQuery(user=1, candidates=[1], features={"agee": 1.0})])
+    with pytest.raises(NotFound, match=r"requests\[1\]: model 'tinny' is not served here"):
+        await client.rank_batch([good, RankQuery(user=1, candidates=[1], model="tinny")])
     with pytest.raises(InvalidInputError, match=r"requests\[1\].user: "):
         await client.rank_batch([good, RankQuery(user=1.5, candidates=[1])])  # type: ignore[arg-type]
 

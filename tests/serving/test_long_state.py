@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +36,10 @@ from long_histories import (
 
 from recsys.feature_store.blocking_link import run_now
 from recsys.feature_store.state_value import pack_state
+from recsys.serving.admission import Deadline
 from recsys.serving.long_state import MOST_ROUNDINGS, SLACK, WRITE_AFTER
+from recsys.serving.long_window import BLOCK
+from recsys.serving.state_inputs import StateInputs
 
 
 @pytest.fixture
@@ -144,6 +148,20 @@ def test_more_events_of_the_future_than_are_read_hide_nothing(model: Model) -> N
     assert inputs.events[-NEWEST:].tolist() == model.window(USER, 2_000)[-NEWEST:].tolist()
 
 
+@pytest.mark.parametrize("late", [5, 5_000, LONG - 5], ids=["the oldest", "in the middle", "among the newest"])
+def test_no_state_is_made_of_events_among_which_one_has_not_arrived(
+    model: Model, redis_admin: redis.Redis, late: int
+) -> None:
+    model.append(USER, [row for row in rows(LONG) if row[0] > 5] + [(late, 49, LONG + 50)])
+    inputs = model.request(USER, LONG)
+    assert_exact(model, inputs, LONG)
+    model.answer(USER, inputs)
+    assert (state := stored(redis_admin)) is None or state.end < LONG
+    inputs = model.request(USER, LONG + 60)
+    assert inputs.history_events == LONG - 5
+    assert_exact(model, inputs, LONG + 60)
+
+
 def test_a_request_of_the_past_does_without_the_state_and_leaves_it(model: Model, redis_admin: redis.Redis) -> None:
     settled(model)
     before = redis_admin.get(KEY)
@@ -205,13 +223,21 @@ def test_a_partial_answer_is_not_stored(model: Model, redis_admin: redis.Redis) 
 
 def test_requests_that_see_a_user_first_together_compute_once(model: Model) -> None:
     model.append(USER, rows(LONG))
-    slow = Slow(model, delay_s=0.1)
+    slow = Slow(model, delay_s=0.5)
     with_encoder(model, slow)
+    time_ms, together = T0_MS + LONG, threading.Barrier(6)
+    read = model.store.read_for_rank(USER, np.arange(1), time_ms=time_ms, timeout_s=5, state=model.states.read)
+    inputs = run_now(read)
+
+    def ask(_: int) -> StateInputs:
+        together.wait(30)
+        return run_now(model.states.for_request(USER, inputs, time_ms=time_ms, deadline=Deadline.after(60)))
+
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(lambda _: model.request(USER, LONG, timeout_s=20), range(6)))
-    assert slow.calls == -(-(LONG - SLACK - NEWEST) // 4_096)
-    for inputs in found:
-        assert_exact(model, inputs, LONG)
+        found = list(pool.map(ask, range(6)))
+    assert slow.calls == -(-(LONG - SLACK - NEWEST) // BLOCK)
+    for one in found:
+        assert_exact(model, one, LONG)
 
 
 @pytest.mark.parametrize("late", [100, LONG - 100, LONG], ids=["among the oldest", "in the tail", "at the end"])

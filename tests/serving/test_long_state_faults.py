@@ -43,7 +43,8 @@ from recsys.feature_store.embedded import EmbeddedRedis
 from recsys.feature_store.state_value import pack_state, unpack_state
 from recsys.features.columns import Column
 from recsys.serving.admission import Deadline
-from recsys.serving.long_state import SLACK, StateInputs
+from recsys.serving.long_state import SLACK
+from recsys.serving.state_inputs import StateInputs
 
 
 @pytest.fixture

@@ -1,0 +1,238 @@
+"""RankReader: what Rank requests read, in one round trip, and what stands in for a part that cannot be read.
+
+``C`` candidates.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from recsys.errors import StoreError, StoreFormatError, StoreUnavailableError
+from recsys.feature_store.base import RankInputs, RankRead, StateRead
+from recsys.feature_store.item_cache import BoolArray, ItemCache
+from recsys.feature_store.keys import entity_key
+from recsys.feature_store.link import Command, Link, Reply, value_of
+from recsys.feature_store.redis_entities import RedisEntities
+from recsys.feature_store.redis_histories import RedisHistories
+from recsys.feature_store.redis_states import RedisStates
+from recsys.features.columns import Column, missing_column
+from recsys.features.entities import unpack_rows
+from recsys.features.feature_set import ITEM, USER, FeatureSet
+from recsys.features.hashing import Int64Array
+from recsys.features.history import Events, HistoryHeader
+
+_log = logging.getLogger(__name__)
+_LOG_EVERY_S = 10.0
+_NO_KEYS: Int64Array = np.empty(0, dtype=np.int64)
+_NO_HEADER = HistoryHeader(chunk=1)
+_NO_EVENTS: Events = np.empty(0, dtype=[("item", "<i8"), ("timestamp", "<i8"), ("arrival", "<i8")])
+
+
+class _Reading(NamedTuple):
+    """One request's part of a round trip: what was asked, and what the cache had.
+
+    Attributes:
+        read: the request.
+        asked: its commands about the user.
+        commands: where these, and one for its items if any is to be read, stand among all.
+        generation: the cache's, before.
+        item_columns, known, fresh: what it gave.
+        unread: keys of the items asked for, ascending.
+        position: where in ``unread`` each item that was not fresh stands.
+    """
+
+    read: RankRead
+    asked: list[Command]
+    commands: slice
+    generation: int
+    item_columns: dict[str, Column]
+    known: BoolArray
+    fresh: BoolArray
+    unread: Int64Array
+    position: Int64Array
+
+
+class RankReader:
+    """Reads for Rank requests of one FeatureSet."""
+
+    def __init__(
+        self,
+        features: FeatureSet,
+        *,
+        link: Link,
+        cache: ItemCache,
+        rows: RedisEntities,
+        histories: RedisHistories | None,
+        states: RedisStates,
+    ) -> None:
+        self._features = features
+        self._name = features.name
+        self._link = link
+        self._cache = cache
+        self._rows = rows
+        self._histories = histories
+        self._states = states
+        self._logged: dict[str, tuple[float, int]] = {}
+
+    async def read(
+        self, reads: Sequence[RankRead], *, timeout_s: float, state: StateRead | None = None
+    ) -> list[RankInputs]:
+        """As ``FeatureStore.read_many_for_rank``."""
+        deadline_s = time.monotonic() + timeout_s
+        parts, commands = [], list[Command]()
+        for read in reads:
+            parts.append(self._commands_of(read, state, commands))
+        try:
+            replies = await self._link.round_trip(commands, timeout_s=timeout_s) if commands else []
+        except StoreError as error:
+            replies = [error] * len(commands)
+        return [await self._inputs_of(part, replies[part.commands], deadline_s, state) for part in parts]
+
+    def _commands_of(self, read: RankRead, state: StateRead | None, commands: list[Command]) -> _Reading:
+        """Append what is to be asked for one request."""
+        first = len(commands)
+        asked = self._user_commands(read.user_key, state)
+        commands += asked
+        generation = self._cache.generation
+        # Copied before the wait: meanwhile other requests may put other items into the same slots.
+        item_columns, known, fresh = self._cache.read(read.item_keys)
+        unread = position = _NO_KEYS
+        if self._features.item and not fresh.all():
+            unread, position = np.unique(read.item_keys[~fresh], return_inverse=True)
+            commands.append((b"MGET", *self._rows.names(ITEM, unread)))
+        own = slice(first, len(commands))
+        return _Reading(read, asked, own, generation, item_columns, known, fresh, unread, position)
+
+    async def _inputs_of(
+        self, part: _Reading, replies: Sequence[Reply], deadline_s: float, state: StateRead | None
+    ) -> RankInputs:
+        asked, users = part.asked, len(part.asked)
+        user_columns, user_degraded = self._user_row(asked, replies)
+        header, tail, events, history_degraded = await self._past(part.read, replies[:users], deadline_s, state)
+        stored_state = None
+        if state is not None:
+            place = 1 if self._features.user else 0
+            stored_state = self._state(asked[place], replies[place])
+        items_degraded = False
+        if len(part.unread):
+            fetched, absent, unreadable = self._item_part(part.unread, replies[users])
+            items_degraded = bool(unreadable.any())
+            if not items_degraded:
+                self._cache.put(part.unread, fetched, generation=part.generation, absent=absent)
+            # What could not be read keeps its expired features, where there are any.
+            wanted = ~(part.known[~part.fresh] & unreadable[part.position])
+            into = np.flatnonzero(~part.fresh)[wanted]
+            for name, column in part.item_columns.items():
+                column[into] = fetched[name][part.position[wanted]]
+        return RankInputs(
+            events,
+            user_columns,
+            part.item_columns,
+            user_degraded or history_degraded,
+            items_degraded,
+            header,
+            tail,
+            stored_state,
+        )
+
+    def _user_commands(self, user: int, state: StateRead | None) -> list[Command]:
+        """The reads of a user's part: row, state, the history's two.
+
+        The state before the history, lest it covers events that were not there yet when the history was read.
+        """
+        commands: list[Command] = []
+        if self._features.user:
+            commands.append((b"GET", entity_key(self._name, USER, user)))
+        if state is not None:
+            commands.append((b"GET", self._states.key(user, state.version)))
+        if self._histories is not None:
+            value = self._histories.value
+            limit = value.recent if state is None else min(state.tail, value.chunk)
+            commands += value.open_commands(self._histories.keys(user), limit)
+        return commands
+
+    def _user_row(self, asked: Sequence[Command], replies: Sequence[Reply]) -> tuple[dict[str, Column], bool]:
+        """The user's features, and whether they were unreadable."""
+        if not self._features.user:
+            return {}, False
+        key = asked[0][1]
+        assert isinstance(key, bytes)
+        try:
+            return unpack_rows(self._features.user, [value_of(key, replies[0])], entity=key.decode()), False
+        except StoreError as error:
+            return {f.name: missing_column(f, 1) for f in self._features.user}, self._degraded(USER, error)
+
+    async def _past(
+        self, read: RankRead, replies: Sequence[Reply], deadline_s: float, state: StateRead | None
+    ) -> tuple[HistoryHeader, Events, Events, bool]:
+        """``RankInputs``' header, tail and events, and whether they were unreadable."""
+        if self._histories is None:
+            return _NO_HEADER, _NO_EVENTS, _NO_EVENTS, False
+        user, time_ms = read.user_key, read.time_ms
+        value, keys = self._histories.value, self._histories.keys(user)
+        none = value.none.events
+        head, tail = replies[-2:]
+        limit = value.recent if state is None else min(state.tail, value.chunk)
+        try:
+            part = value.parse_open(keys, value_of(keys.open, head), value_of(keys.open, tail), limit)
+            left_s = deadline_s - time.monotonic()
+            if state is not None:
+                if part.enough:
+                    return part.header, part.events, none, False
+                ((header, events),) = await self._histories.newest([user], limit, timeout_s=left_s)
+                return header, events, none, False
+            events = value.visible(part.events, time_ms)
+            short = len(events) < len(part.events) < part.header.stored and value.older_may_count(part.events, time_ms)
+            if not part.enough or short:
+                # Rare: somebody wrote meanwhile, or events of the future are among the newest.
+                events = await self._histories.as_of(user, time_ms, timeout_s=left_s)
+        except StoreError as error:
+            return _NO_HEADER, none, none, self._degraded("history", error)
+        return part.header, none, events, False
+
+    def _state(self, asked: Command, reply: Reply) -> bytes | None:
+        key = asked[1]
+        assert isinstance(key, bytes)
+        try:
+            value: bytes | None = value_of(key, reply)
+        except StoreError as error:
+            self._degraded("state", error)
+            return None
+        return value
+
+    def _item_part(self, keys: Int64Array, reply: Reply) -> tuple[dict[str, Column], BoolArray, BoolArray]:
+        """Features from the reply to MGET; which items Redis does not have; which could not be read."""
+        features, unreadable = self._features.item, np.zeros(len(keys), dtype=np.bool_)
+        rows: list[bytes | None] = [None] * len(keys)
+        try:
+            rows = value_of("items", reply)
+        except StoreError as error:
+            unreadable[:] = self._degraded(ITEM, error)
+        absent = np.fromiter((row is None for row in rows), dtype=np.bool_, count=len(rows))
+        try:
+            return unpack_rows(features, rows), absent, unreadable
+        except StoreFormatError:
+            # One foreign value must not take the other items' features away.
+            for i, row in enumerate(rows):
+                try:
+                    unpack_rows(features, [row], entity=entity_key(self._name, ITEM, int(keys[i])).decode())
+                except StoreFormatError as error:
+                    rows[i], unreadable[i] = None, self._degraded(ITEM, error)
+            return unpack_rows(features, rows), absent, unreadable
+
+    def _degraded(self, part: str, error: StoreError) -> bool:
+        """Log it, each kind at most once in 10 s, and return True."""
+        kind = "store" if isinstance(error, StoreUnavailableError) else part
+        last_s, hidden = self._logged.get(kind, (-_LOG_EVERY_S, 0))
+        now_s = time.monotonic()
+        if now_s - last_s < _LOG_EVERY_S:
+            self._logged[kind] = (last_s, hidden + 1)
+        else:
+            self._logged[kind] = (now_s, 0)
+            _log.warning("degraded %s: %s (%d more not logged)", kind, error, hidden)
+        return True
