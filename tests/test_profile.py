@@ -20,6 +20,7 @@ import pytest
 import torch
 from rich.console import Console
 from tiny_bundle import FEATURES, write_tiny_bundle
+from tiny_retrieval import write_tiny_retrieval
 from tiny_run import CONFIG, folder_of_this_process, tiny_dataset
 
 from recsys.bundle import open_bundle
@@ -169,6 +170,12 @@ def test_bad_numbers_are_said(wrong: dict[str, Any], says: str) -> None:
 def test_a_folder_without_a_bundle_is_said(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="not a bundle"):
         profile_bundle(tmp_path)
+
+
+def test_a_retrieval_bundle_is_said(tmp_path: Path) -> None:
+    write_tiny_retrieval(tmp_path / "finder")
+    with pytest.raises(BundleError, match="finder: a retrieval bundle; allowed: a ranking bundle"):
+        profile_bundle(tmp_path / "finder", history=3)
 
 
 def test_a_store_without_users_is_said(redis_url: str) -> None:

@@ -46,6 +46,8 @@ def warm(
         print(json.dumps({**dataclasses.asdict(done), "users_per_s": round(done.users_per_s)}))
     else:
         output.print(_told(done), highlight=False, soft_wrap=True)
+    if not done.users:
+        notes.print(f"the store holds no history of FeatureSet {opened.features.name!r}, the bundle's")
     if done.refused:
         notes.print(f"{done.refused:,} users' keys hold bytes that are not ours, and were left as they are")
         raise typer.Exit(4)

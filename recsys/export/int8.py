@@ -10,7 +10,8 @@ ONNX Runtime makes one kernel of each product if it is written as it expects: a 
 product (DynamicQuantizeMatMul); one that depends on the user becomes whole units of the product, in 32 bits, in a Gemm
 of dequantised tensors (QGemm). Any other runtime computes the same from the same operators.
 
-A product that is sorted or compared stays in float32: rounding would make another choice, not a slightly different number.
+A product that is sorted or compared stays in float32: rounding would make another choice there, not a number that is
+slightly different.
 
 Legend: ``K`` columns of x, ``N`` columns of W.
 """
@@ -30,7 +31,7 @@ from recsys.bundle import Compute, GraphInfo
 from recsys.data.samples import Dataset
 from recsys.errors import BundleError, InvalidInputError
 from recsys.export.graph_files import graph_info, save_graph
-from recsys.export.parity import graph_logits
+from recsys.export.parity import graph_certificate_logits, graph_logits
 from recsys.export.simplify import drop_unused, producers, readers, replace_nodes
 from recsys.features.hashing import Int64Array
 from recsys.training.evaluate import evaluate
@@ -51,15 +52,23 @@ def use_int8(folder: Path, dataset: Dataset) -> tuple[dict[str, GraphInfo], Comp
     """Rewrite the graphs in a folder, and measure by how much the answers change, on up to ``SAMPLES`` test samples.
 
     Raises:
-        BundleError: the answers differ by more than ``TOLERANCE`` of what logits differ from each other.
+        BundleError: no product is large enough; or the answers to these samples, or to the certificate's requests
+            with their edge cases, differ by more than ``TOLERANCE`` of what logits differ from each other.
     """
     tested = dataset.split("test") if len(dataset.split("test")) else dataset.split("train")
     random = np.random.Generator(np.random.PCG64(3))
     indices = np.sort(random.choice(tested, size=min(SAMPLES, len(tested)), replace=False))
-    before = graph_logits(folder, dataset, indices)
+    before, certified = graph_logits(folder, dataset, indices), graph_certificate_logits(folder, dataset)
     graphs = quantize_products(folder)
+    rank = onnx.load(folder / graphs["rank"].file, load_external_data=False)
+    if not any(node.op_type == "DynamicQuantizeLinear" for node in rank.graph.node):
+        raise BundleError(
+            f"int8 products: none of the model's is of {SMALLEST_PRODUCT:,} weights or more with a bias. The bundle "
+            "was not written; export with float32 products"
+        )
     after = graph_logits(folder, dataset, indices)
     differences, spread = np.abs(after - before), float(before.std())
+    of_certified = float(np.abs(graph_certificate_logits(folder, dataset) - certified).mean())
     compute = Compute(
         kind="int8",
         requests=len(before),
@@ -70,12 +79,13 @@ def use_int8(folder: Path, dataset: Dataset) -> tuple[dict[str, GraphInfo], Comp
         metrics=_metrics(dataset, indices, after[:, 0]),
         float32_metrics=_metrics(dataset, indices, before[:, 0]),
     )
-    if not compute.mean_abs_logit_difference <= compute.tolerance:  # NaN is refused too
-        raise BundleError(
-            f"int8 products change logits by {compute.mean_abs_logit_difference:.2e} on average; allowed: "
-            f"{compute.tolerance:.2e}, {TOLERANCE:.0%} of their standard deviation. The bundle was not written; export "
-            "with float32 products"
-        )
+    for of, change in (("test samples", compute.mean_abs_logit_difference), ("edge cases", of_certified)):
+        if not change <= compute.tolerance:  # NaN is refused too
+            raise BundleError(
+                f"int8 products change logits of {of} by {change:.2e} on average; allowed: {compute.tolerance:.2e}, "
+                f"{TOLERANCE:.0%} of the standard deviation of test samples' logits. The bundle was not written; "
+                "export with float32 products"
+            )
     return graphs, compute
 
 

@@ -94,6 +94,13 @@ def certificate_logits(trained: TrainedModel, dataset: Dataset) -> Float32Array:
     return np.concatenate([torch_logits(trained, sample) for sample in asked])
 
 
+def graph_certificate_logits(folder: Path, dataset: Dataset) -> Float32Array:
+    """The graphs' logits of the same, in the same order."""
+    graphs = OrtGraphs(folder)
+    requests = (_request(dataset, index, items, number) for number, index, items in _chosen(dataset))
+    return np.concatenate([graphs.logits(request) for request in requests])
+
+
 def graph_logits(folder: Path, dataset: Dataset, indices: Int64Array) -> Float32Array:
     """The graphs' logits of samples, each asked for before other items: [len(indices), CANDIDATES]."""
     graphs, random = OrtGraphs(folder), np.random.Generator(np.random.PCG64(2))

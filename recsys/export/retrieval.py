@@ -147,7 +147,9 @@ def certify_lists(
         items = index_of[np.searchsorted(ids.item_keys_M, got_keys, sorter=index_of)]
         own = scores_M[torch.from_numpy(items)].numpy()
         tolerance = max(tolerance, TOLERANCE * float(np.abs(expected).max(initial=0.0)))
-        if (distinct := len(np.unique(got_keys))) != left or not known[0]:
+        if not known[0]:
+            raise BundleError(f"parity: ONNX Runtime does not know user {user}. The bundle was not written")
+        if (distinct := len(np.unique(got_keys))) != left:
             raise BundleError(
                 f"parity: ONNX Runtime gives {distinct} items for user {user}, torch {left}. The bundle was not written"
             )

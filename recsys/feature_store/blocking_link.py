@@ -70,7 +70,7 @@ class BlockingLink:
         self.name = redact(url)
         self._loop = loop
         self._far = open_link(url)
-        self._near = _Sockets(url) if parse_redis_url(url).kind == "server" else None
+        self._near = _Sockets(url, loop) if parse_redis_url(url).kind == "server" else None
 
     async def round_trip(self, commands: Sequence[Command], *, timeout_s: float) -> list[Reply]:
         """As ``Link.round_trip``; never suspends."""
@@ -103,8 +103,9 @@ class _Sockets:
     """Connections to one Redis. Lists, sets and the breaker's counters change under the interpreter's lock: no other is
     needed, and two callers that probe a dead Redis at once do no harm."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, loop: asyncio.AbstractEventLoop) -> None:
         self._name = redact(url)
+        self._loop = loop
         self._options = server_options(url)
         self._tls: ssl.SSLContext | None = None
         self._idle: list[_Connection] = []
@@ -143,7 +144,27 @@ class _Sockets:
         if self._tls is None:
             # Loading the certificates takes tens of milliseconds: once, not for every connection.
             self._tls = tls_context(self._options)
-        return _connect(self._options, self._tls, deadline_s)
+        return _connect(self._options, self._tls, self._dial(deadline_s), deadline_s)
+
+    def _dial(self, deadline_s: float) -> socket.socket:
+        if "path" in self._options:
+            channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                channel.settimeout(_left_s(deadline_s))
+                channel.connect(self._options["path"])
+            except BaseException:
+                channel.close()
+                raise
+            return channel
+        host, port = self._options.get("host", "localhost"), self._options.get("port", 6379)
+        # On the loop: the system's resolver knows no deadline, and would keep this thread until it has given up.
+        names = asyncio.run_coroutine_threadsafe(
+            self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM), self._loop
+        )
+        try:
+            return _first_to_connect(names.result(_left_s(deadline_s)), deadline_s)
+        finally:
+            names.cancel()
 
     def _exchange(self, connection: _Connection, commands: Sequence[Command], deadline_s: float) -> list[Reply]:
         self._busy.add(connection)
@@ -202,21 +223,31 @@ class _Connection:
         self._channel.close()
 
 
-def _connect(options: Mapping[str, Any], tls: ssl.SSLContext | None, deadline_s: float) -> _Connection:
-    """Connect and log in; raises as ``open_wire``, and TimeoutError."""
-    host = options.get("host", "localhost")
-    if "path" in options:
-        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    else:
-        channel = socket.create_connection((host, options.get("port", 6379)), timeout=_left_s(deadline_s))
+def _first_to_connect(addresses: Sequence[Any], deadline_s: float) -> socket.socket:
+    """A socket connected to the first address that answers; each gets its share of the time left."""
+    problem = OSError("the host has no address")
+    for place, (family, kind, protocol, _, address) in enumerate(addresses):
+        channel = socket.socket(family, kind, protocol)
+        try:
+            channel.settimeout(_left_s(deadline_s) / (len(addresses) - place))
+            channel.connect(address)
+            channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as error:  # TimeoutError is one
+            channel.close()
+            problem = error
+        else:
+            return channel
+    raise problem
+
+
+def _connect(
+    options: Mapping[str, Any], tls: ssl.SSLContext | None, channel: socket.socket, deadline_s: float
+) -> _Connection:
+    """Log in over a connected socket; raises as ``open_wire``, and TimeoutError."""
     try:
         channel.settimeout(_left_s(deadline_s))
-        if "path" in options:
-            channel.connect(options["path"])
-        else:
-            channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls is not None:
-            channel = tls.wrap_socket(channel, server_hostname=host)
+            channel = tls.wrap_socket(channel, server_hostname=options.get("host", "localhost"))
         connection = _Connection(channel)
         check_login(connection.exchange(hello(options, resp3=False), deadline_s))
     except BaseException:

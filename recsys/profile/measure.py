@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.bundle import Bundle, open_bundle
-from recsys.errors import InvalidInputError
+from recsys.errors import BundleError, InvalidInputError
 from recsys.feature_store.base import FeatureStore
 from recsys.feature_store.blocking_link import run_now
 from recsys.feature_store.open_redis import redis_or_embedded
@@ -117,7 +117,7 @@ def profile_bundle(
 
     Raises:
         InvalidInputError: a number is out of range, ``history`` of a store of one's own, or that store has no users.
-        BundleError: the bundle is missing, altered, or does not fit this program.
+        BundleError: the bundle is missing, altered, no ranking bundle, or does not fit this program.
         StoreError: the store cannot be read.
     """
     for name, value, least in (("candidates", candidates, 1), ("requests", requests, 1), ("history", history or 0, 0)):
@@ -126,6 +126,8 @@ def profile_bundle(
     if redis_url is not None and history is not None:
         raise InvalidInputError("history is of made users; with a Redis of your own, its users have theirs")
     bundle = open_bundle(path)
+    if bundle.manifest.kind != "ranking":
+        raise BundleError(f"{path}: a {bundle.manifest.kind} bundle; allowed: a ranking bundle, of which Rank is asked")
     settings = Settings(bundle=path, store_timeout_ms=1_000, max_candidates=max(10_000, candidates))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recsys-profile-")))

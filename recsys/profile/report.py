@@ -15,6 +15,7 @@ from recsys.profile.measure import Profile
 from recsys.profile.operators import Operator, Shape
 
 _BAR = 24
+_WIDE = 100
 _SHOWN = 14
 """Operators; the others are one line."""
 
@@ -46,7 +47,7 @@ def print_profile(profile: Profile, console: Console) -> None:
             f"it computed {profile.cpu_share:.0%} of the time: the core was shared, or Redis slow; times are long"
         )
     console.print(_stages(profile, ascii_only=console.options.ascii_only))
-    console.print(_operators(profile, ascii_only=console.options.ascii_only))
+    console.print(_operators(profile, width=console.width, ascii_only=console.options.ascii_only))
     for line in bound_lines(profile):
         console.print(line, highlight=False)
 
@@ -67,15 +68,19 @@ def _stages(profile: Profile, *, ascii_only: bool) -> Table:
     return table
 
 
-def _operators(profile: Profile, *, ascii_only: bool) -> Table:
+def _operators(profile: Profile, *, width: int, ascii_only: bool) -> Table:
     table = Table("graph", "operator", "", "us", "shapes", "MFLOP", "GFLOP/s", box=None, padding=(0, 1))
     for column in (3, 5, 6):
         table.columns[column].justify = "right"
+    # Where there is little room, the shapes are cut and not the numbers.
+    bar_width = _BAR // 4 if width < _WIDE else _BAR // 2
+    others_width = 5 + 11 + bar_width + 6 + 5 + 7 + 2 * len(table.columns)
     table.columns[4].no_wrap, table.columns[4].overflow = True, "ellipsis"
+    table.columns[4].max_width = max(16, width - others_width)
     shown, others = profile.operators[:_SHOWN], profile.operators[_SHOWN:]
     most_us = max((operator.us for operator in shown), default=1.0) or 1.0
     for operator in shown:
-        bar = Text(bar_text(operator.us / most_us, _BAR // 2, ascii_only=ascii_only), _COLOUR)
+        bar = Text(bar_text(operator.us / most_us, bar_width, ascii_only=ascii_only), _COLOUR)
         flop = (f"{operator.flop / 1e6:,.2f}", f"{operator.gflops:,.0f}") if operator.flop else ("", "")
         table.add_row(operator.graph, operator.kind, bar, f"{operator.us:,.0f}", shapes_text(operator), *flop)
     if others:

@@ -30,7 +30,10 @@ _log = logging.getLogger("recsys.serving")
 FORMAT_VERSION = "1"
 _QUEUE_REQUESTS = 1_000
 _FILE_REQUESTS = 10_000
+_FILE_BYTES = 64 << 20
 _FILE_S = 10.0
+_HELD_BYTES = 4 * _FILE_BYTES
+"""Of requests in memory: a request of 10,000 candidates is a megabyte."""
 
 Row = dict[str, Any]
 
@@ -73,6 +76,8 @@ class RequestLog:
         self._queue: queue.Queue[Row | None] = queue.Queue(_QUEUE_REQUESTS)
         self.dropped = 0
         """Sampled requests that were not written."""
+        self._held_bytes = 0
+        self._lock = threading.Lock()
         self._files = 0
         self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
         self._thread.start()
@@ -104,11 +109,18 @@ class RequestLog:
             "history_events": history_events,
             "encoded": encoded,
             "score": scores,
+            "size_bytes": sum(c.nbytes for side in (encoded.user, encoded.candidates) for c in side.values()),
         }
-        try:
-            self._queue.put_nowait(row)
-        except queue.Full:
-            self.dropped += 1
+        with self._lock:
+            if self._held_bytes + row["size_bytes"] > _HELD_BYTES:
+                self.dropped += 1
+                return
+            try:
+                self._queue.put_nowait(row)
+            except queue.Full:
+                self.dropped += 1
+            else:
+                self._held_bytes += row["size_bytes"]
 
     def close(self) -> None:
         """Write what is left, and stop."""
@@ -125,8 +137,11 @@ class RequestLog:
             try:
                 self._write_file(rows)
             except Exception as error:  # the log must never take the server down
-                self.dropped += len(rows)
+                with self._lock:
+                    self.dropped += len(rows)
                 _log.error("request log: %d requests were not written: %s", len(rows), error)
+            with self._lock:
+                self._held_bytes -= sum(row["size_bytes"] for row in rows)
             if self.dropped > told:
                 told = self.dropped
                 _log.warning("request log: %d sampled requests were dropped so far", told)
@@ -134,6 +149,7 @@ class RequestLog:
     def _batches(self) -> Iterator[list[Row]]:
         """Rows of one file at a time: as many as fit, or as came in a while."""
         rows: list[Row] = []
+        size_bytes = 0
         until_s = time.monotonic() + _FILE_S
         while True:
             row = None
@@ -142,9 +158,10 @@ class RequestLog:
                 if row is None:
                     break
                 rows.append(row)
-            if len(rows) >= _FILE_REQUESTS or (row is None and rows):
+                size_bytes += row["size_bytes"]
+            if len(rows) >= _FILE_REQUESTS or size_bytes >= _FILE_BYTES or (row is None and rows):
                 yield rows
-                rows = []
+                rows, size_bytes = [], 0
             if row is None or not rows:
                 until_s = time.monotonic() + _FILE_S
         if rows:

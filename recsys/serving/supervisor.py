@@ -25,9 +25,7 @@ from recsys.serving.metrics import counted, metrics
 from recsys.serving.ports import reserved_port
 from recsys.serving.settings import Settings, bundle_folder
 from recsys.serving.signals import signals_to, sigterm_interrupts
-
-_SLACK_S = 5.0
-"""What a worker may take to end, beyond the drain."""
+from recsys.serving.worker import SLACK_S
 
 
 def supervise(settings: Settings) -> int:
@@ -54,7 +52,7 @@ def supervise(settings: Settings) -> int:
                 crew.start()
                 _serve(crew, events, shared, settings, started_s, page)
             finally:
-                crew.end(timeout_s=settings.drain_timeout_s + _SLACK_S)
+                crew.end(timeout_s=settings.drain_timeout_s + SLACK_S)
     except KeyboardInterrupt:
         say("stopped")
         return 130

@@ -12,6 +12,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -22,6 +23,9 @@ from recsys.serving.scheduling import run_as_batch
 from recsys.serving.settings import Settings
 
 _log = logging.getLogger("recsys.serving")
+
+SLACK_S = 5.0
+"""What a worker may take to end, beyond the drain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,8 @@ def main() -> int:
     except EOFError:
         return 1
     run_as_batch()
-    threading.Thread(target=_end_with_supervisor, name="supervisor", daemon=True).start()
+    limit_s = task.settings.drain_timeout_s + SLACK_S
+    threading.Thread(target=_end_with_supervisor, args=(limit_s,), name="supervisor", daemon=True).start()
     logging.basicConfig(format=f"worker {task.number}: %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     if task.core is not None:
         _keep_to(task.core)
@@ -93,11 +98,13 @@ def _keep_to(core: int) -> None:
         _log.warning("core %d cannot be kept to: %s; running on any", core, error.strerror)
 
 
-def _end_with_supervisor() -> None:
+def _end_with_supervisor(limit_s: float) -> None:
     # Not through sys.stdin, whose lock the interpreter wants when it ends.
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(limit_s)
+    os._exit(1)  # nobody is left to kill what does not end
 
 
 def _tell(told: IO[bytes], what: Ready | RecsysError) -> None:

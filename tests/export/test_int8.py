@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from tiny_run import finished, folder_of_this_process
 
-from recsys.bundle import Manifest, open_bundle
+from recsys.bundle import GraphInfo, Manifest, open_bundle
 from recsys.errors import BundleError, InvalidInputError
 from recsys.export import int8
+from recsys.export.graph_files import graph_info
 from recsys.export.int8 import quantize_products
 from recsys.export.onnx import export_bundle
 from recsys.export.parity import OrtGraphs
@@ -108,6 +109,44 @@ def test_small_products_and_single_columns_stay_in_float32(tmp_path: Path, monke
     assert [node.op_type for node in onnx.load(tmp_path / "rank.onnx").graph.node] == ["Gemm"]
 
 
+@pytest.mark.parametrize(
+    ("reader", "because"),
+    [
+        (helper.make_node("LessOrEqual", ["y", "c"], ["read"]), "the product is compared"),
+        (helper.make_node("Neg", ["side.w"], ["read"]), "something else reads its weights"),
+    ],
+)
+def test_products_that_another_node_needs_in_float32_stay(tmp_path: Path, reader: onnx.NodeProto, because: str) -> None:
+    write_graphs(tmp_path, by_user=True, bias_by_user=True)
+    rank = onnx.load(tmp_path / "rank.onnx")
+    rank.graph.node.append(reader)
+    kind = TensorProto.BOOL if reader.op_type == "LessOrEqual" else TensorProto.FLOAT
+    rank.graph.output.append(helper.make_tensor_value_info("read", kind, None))
+    onnx.save(rank, tmp_path / "rank.onnx")
+    signatures = quantize_products(tmp_path)
+    assert signatures["user"].outputs["side.w"].dtype == "float32", because
+    assert [node.op_type for node in onnx.load(tmp_path / "rank.onnx").graph.node] == ["Gemm", reader.op_type]
+    OrtGraphs(tmp_path)
+
+
+def test_one_weight_read_as_it_is_and_transposed_is_stored_as_both(tmp_path: Path) -> None:
+    w = np.random.Generator(np.random.PCG64(4)).normal(size=(48, 48)).astype(np.float32)
+    opset = [helper.make_opsetid("", 21)]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["C", 48]) for name in "xy")
+    nodes = [helper.make_node("Gemm", ["x", "w"], ["h"]), helper.make_node("Gemm", ["h", "w"], ["y"], transB=1)]
+    graph = helper.make_graph(nodes, "rank", [x], [y], [numpy_helper.from_array(w, "w")])
+    one = helper.make_tensor_value_info("u", TensorProto.FLOAT, [1])
+    user = helper.make_graph([helper.make_node("Neg", ["u"], ["side"])], "user", [one], [one])
+    user.output[0].name = "side"
+    for name, made in (("user", user), ("rank", graph)):
+        onnx.save(helper.make_model(made, opset_imports=opset, ir_version=10), tmp_path / f"{name}.onnx")
+    quantize_products(tmp_path)
+    rows = np.random.Generator(np.random.PCG64(5)).normal(size=(3, 48)).astype(np.float32)
+    (got,) = OrtGraphs(tmp_path).rank.run(None, {"x": rows})
+    expected = rows @ w @ w.T
+    assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
+
+
 @cache
 def exported() -> tuple[Path, Manifest]:
     """The tiny run, all of whose products are in 8 bits."""
@@ -140,13 +179,36 @@ def test_a_server_opens_a_bundle_of_int8_products_in_standard_operators() -> Non
         assert {node.domain for node in onnx.load(folder / f"{name}.onnx", load_external_data=False).graph.node} == {""}
 
 
+def refused(path: Path, message: str) -> None:
+    run = finished()
+    with pytest.raises(BundleError, match=message):
+        export_bundle(run.result.trained, run.dataset, path / "bundle", name="tiny", compute="int8")
+    assert not list(path.iterdir())
+
+
 def test_answers_too_far_from_float32_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8, "TOLERANCE", 1e-9)
     monkeypatch.setattr(int8, "SAMPLES", 20)
-    run = finished()
-    with pytest.raises(BundleError, match=r"int8 products change logits by .*; allowed: .*The bundle was not written"):
-        export_bundle(run.result.trained, run.dataset, tmp_path / "bundle", name="tiny", compute="int8")
-    assert not list(tmp_path.iterdir())
+    refused(tmp_path, "int8 products change logits of test samples by .*; allowed: .*The bundle was not written")
+
+
+def test_edge_cases_that_are_no_numbers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "SAMPLES", 20)
+    certified = iter([np.zeros(3, dtype=np.float32), np.array([0.0, np.nan, 0.0], dtype=np.float32)])
+    monkeypatch.setattr(int8, "graph_certificate_logits", lambda folder, dataset: next(certified))
+    refused(tmp_path, "int8 products change logits of edge cases by nan")
+
+
+def test_a_model_without_a_product_for_int8_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unchanged(folder: Path) -> dict[str, GraphInfo]:
+        return {
+            name: graph_info(onnx.load(folder / f"{name}.onnx", load_external_data=False), f"{name}.onnx")
+            for name in ("user", "rank")
+        }
+
+    monkeypatch.setattr(int8, "SAMPLES", 20)
+    monkeypatch.setattr(int8, "quantize_products", unchanged)
+    refused(tmp_path, "none of the model's is of 2,048 weights or more with a bias")
 
 
 def test_other_numbers_are_refused(tmp_path: Path) -> None:

@@ -172,9 +172,16 @@ def scores_scaled(folder: Path) -> None:
     (np.fromfile(file, dtype=np.float32) * np.float32(1.01)).tofile(file)
 
 
+def users_lost(folder: Path) -> None:
+    """An id map in which no user is found."""
+    file = folder / "tables" / "user_id.ids.bin"
+    np.full_like(np.fromfile(file, dtype=np.int64), -2).tofile(file)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (users_lost, "ONNX Runtime does not know user"),
         (scores_scaled, r"a score of ONNX Runtime's list differs from torch's by .* allowed: 1e-04"),
         (keys_swapped, "a score of ONNX Runtime's list differs from torch's by"),
         (best_items_lost, "a score of ONNX Runtime's list differs from torch's by"),

@@ -151,6 +151,35 @@ def test_the_same_computation_is_done_once() -> None:
     assert rewritten(made, merge_duplicates, normal(2, 2, 3)) == {"Mul": 1, "Exp": 1, "LeakyRelu": 2, "Sub": 1}
 
 
+def test_outputs_without_a_name_are_not_taken_for_each_other() -> None:
+    nodes = [
+        node("LayerNormalization", ["x", "w"], ["a", "", "unit"]),
+        node("LayerNormalization", ["x", "w"], ["b", "mean", "same_unit"]),
+        node("LayerNormalization", ["x", "w"], ["c", "same_mean", "again"]),
+        node("Sum", ["a", "b", "c", "mean", "same_mean", "unit", "same_unit", "again"], ["y"]),
+    ]
+    made = model(nodes, {"w": normal(1, 3)})
+    assert rewritten(made, merge_duplicates, normal(2, 2, 3)) == {"LayerNormalization": 2, "Sum": 1}
+
+
+def test_a_constant_that_would_be_large_is_not_computed() -> None:
+    nodes = [node("Expand", ["w", "shape"], ["large"]), node("Gather", ["large", "place"], ["row"])]
+    nodes.append(node("Add", ["x", "row"], ["y"]))
+    made = model(nodes, {"w": normal(1, 1, 1), "shape": np.array([1 << 21, 3]), "place": np.array(5)})
+    assert rewritten(made, fold_constants, normal(2, 4, 3)) == {"Expand": 1, "Gather": 1, "Add": 1}
+
+
+def test_a_graph_with_bodies_stays_as_it_is() -> None:
+    result = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)
+    bodies = [helper.make_graph([node(kind, ["inner"], ["z"])], kind, [], [result]) for kind in ("Exp", "Neg")]
+    nodes = [
+        node("Mul", ["x", "w"], ["inner"]),
+        node("If", ["is_so"], ["y"], then_branch=bodies[0], else_branch=bodies[1]),
+    ]
+    made = model(nodes, {"w": normal(1, 3), "is_so": np.array(True)})
+    assert rewritten(made, lambda _: simplify(made), normal(2, 2, 3)) == {"Mul": 1, "If": 1}
+
+
 def test_what_no_output_needs_is_dropped() -> None:
     nodes = [node("Mul", ["x", "w"], ["y"]), node("Mul", ["x", "v"], ["a"]), node("Exp", ["a"], ["b"])]
     made = model(nodes, {"w": normal(1, 3), "v": normal(2, 3)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -144,9 +145,35 @@ def test_a_restarted_redis_is_found_again(tmp_path: Path) -> None:
             assert ask(link, (b"GET", b"k")) == [b"1"]
 
 
-def test_what_is_no_redis_is_unavailable(tmp_path: Path) -> None:
-    import socket
+def test_a_resolver_that_does_not_answer_costs_the_time_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = threading.Event()
 
+    def resolve(*args: object, **kwargs: object) -> list[object]:
+        done.wait(60)
+        raise socket.gaierror("gave up")
+
+    with link_to("redis://cache.example:6379") as link, monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", resolve)
+        try:
+            with pytest.raises(StoreUnavailableError, match="no answer within 100 ms"):
+                ask(link, (b"PING",), timeout_s=0.1)
+            assert not done.is_set()
+        finally:
+            done.set()
+
+
+def test_the_next_address_of_a_host_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(folder=tmp_path, lines=())
+    with running(server), socket.socket() as nobody, monkeypatch.context() as patched:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        addresses = [nobody.getsockname(), ("127.0.0.1", server.port)]
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in addresses]
+        patched.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+        with link_to("redis://cache.example") as link:
+            assert ask(link, (b"ECHO", b"here")) == [b"here"]
+
+
+def test_what_is_no_redis_is_unavailable(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other, ThreadPoolExecutor(1) as pool:
 
         def answer() -> None:

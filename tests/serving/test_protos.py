@@ -6,7 +6,17 @@ import re
 import runpy
 from pathlib import Path
 
-from recsys.serving import append, convert, convert_entities, convert_events, store_service
+from recsys.serving import (
+    append,
+    convert,
+    convert_entities,
+    convert_events,
+    convert_retrieval,
+    recommend,
+    retrieval,
+    store_service,
+)
+from recsys.serving.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,8 +36,26 @@ def test_every_call_field_and_value_is_explained() -> None:
                 assert before.startswith("//"), f"{file.name}: {line!r} has no comment"
 
 
-def test_the_limits_told_are_those_that_hold() -> None:
-    told = " ".join((ROOT / "protos/recsys/v1/feature_store.proto").read_text().replace("//", "").split())
+def told_by(name: str) -> str:
+    return " ".join((ROOT / "protos/recsys/v1" / name).read_text().replace("//", "").split())
+
+
+def test_the_ranker_tells_the_limits_that_hold() -> None:
+    told = told_by("ranker.proto")
+    for limit in (
+        f"1 to the server's limit ({Settings().max_candidates:,} unless configured otherwise)",
+        f"1 to {convert.MAX_BATCH} requests; their candidates together",
+        f"from {convert.MIN_TIMESTAMP_MS:,};",
+        f"How many items: 1 to {retrieval.MAX_ITEMS:,}. uint32",
+        f"How many items: 1 to {retrieval.MAX_ITEMS:,}, and at most what one Rank request may have",
+        f"those of the user's history; up to {convert_retrieval.MAX_EXCLUDED:,}.",
+        f"0 for {recommend.CANDIDATES} or top_k, whichever is more",
+    ):
+        assert limit in told
+
+
+def test_the_feature_store_tells_the_limits_that_hold() -> None:
+    told = told_by("feature_store.proto")
     for limit in (
         f"1 to {convert_entities.MAX_ENTITIES:,}; of equal ones",
         f"1 to {convert_entities.MAX_ENTITIES:,}, duplicates",

@@ -50,22 +50,50 @@ def test_a_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path)
         RequestLog(tmp_path / "file" / "log", share=1.0, features=FEATURES)
 
 
+def offer(log: RequestLog) -> None:
+    encoded = encode_request(
+        FEATURES, user_key=1, user_columns={}, request_values={}, events=None, item_keys=np.array([1]), item_columns={}
+    )
+    log.offer(
+        encoded,
+        history_events=0,
+        time_ms=1,
+        sent=[],
+        degraded=False,
+        model="m",
+        model_version="v",
+        scores=np.zeros(1, np.float32),
+    )
+
+
 def test_what_a_slow_disk_cannot_take_is_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_log, "_QUEUE_REQUESTS", 5)
     monkeypatch.setattr(RequestLog, "_write", lambda self: None)
     log = RequestLog(tmp_path, share=1.0, features=FEATURES)
-    encoded = encode_request(
-        FEATURES, user_key=1, user_columns={}, request_values={}, events=None, item_keys=np.array([1]), item_columns={}
-    )
     for _ in range(8):
-        log.offer(
-            encoded,
-            history_events=0,
-            time_ms=1,
-            sent=[],
-            degraded=False,
-            model="m",
-            model_version="v",
-            scores=np.zeros(1, np.float32),
-        )
+        offer(log)
     assert log.dropped == 3
+
+
+def test_what_is_held_in_memory_is_bounded_however_large_requests_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RequestLog, "_write", lambda self: None)
+    log = RequestLog(tmp_path, share=1.0, features=FEATURES)
+    offer(log)
+    monkeypatch.setattr(request_log, "_HELD_BYTES", 3 * log._held_bytes)
+    for _ in range(7):
+        offer(log)
+    assert log.dropped == 5
+
+
+def test_a_file_is_written_when_it_is_large_enough_and_gives_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request_log, "_FILE_BYTES", 1)
+    log = RequestLog(tmp_path, share=1.0, features=FEATURES)
+    for _ in range(3):
+        offer(log)
+    log.close()
+    assert len(list(tmp_path.glob("*.parquet"))) == 3
+    assert log.dropped == log._held_bytes == 0

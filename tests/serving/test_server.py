@@ -149,6 +149,9 @@ def test_the_ready_file_goes_with_the_server_unless_it_is_another_ones(
 def test_a_ready_file_that_cannot_be_replaced_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"ready file '{tmp_path}' cannot be replaced: .*choose another"):
         serve(Settings(bundle=tmp_path, ready_file=tmp_path))
+    nowhere = tmp_path / "none" / "ready.json"
+    with pytest.raises(ConfigError, match=f"ready file '{nowhere}' cannot be replaced: No such file.*choose another"):
+        serve(Settings(bundle=tmp_path, ready_file=nowhere))
 
 
 async def test_draining_is_announced_to_those_who_watch(tiny_bundle: Path, redis_url: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import signal
 import socket
@@ -25,6 +27,8 @@ from recsys.errors import ConfigError
 from recsys.feature_store.item_cache import ItemCache
 from recsys.serving.call_counts import CallCounts
 from recsys.serving.exposition import metrics_page
+from recsys.serving.metrics import counted
+from recsys.serving.settings import Settings
 from recsys.serving.stages import STAGES
 from recsys.serving.telemetry import BOUNDS_US, FAMILIES, Histogram, Telemetry, make_telemetry_file, read_totals
 
@@ -259,6 +263,23 @@ def test_a_taken_port_is_said(file: Path) -> None:
         with pytest.raises(ConfigError, match=rf"metrics cannot be offered on 127\.0\.0\.1:{port}: .*another port"):
             with metrics_page(file, host="127.0.0.1", port=port, model={}):
                 pass
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this system has no IPv6")
+def test_the_page_takes_a_host_as_grpc_does(file: Path) -> None:
+    with metrics_page(file, host="[::1]", port=0, model={}) as port:
+        with urllib.request.urlopen(f"http://[::1]:{port}/metrics", timeout=10) as answer:
+            assert b"recsys_candidates_total" in answer.read()
+
+
+def test_the_counts_are_locked_against_those_who_tidy_up() -> None:
+    with counted(Settings(metrics_port=0), workers=1) as counts:
+        assert counts is not None
+        folder = os.open(counts.parent, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(folder)
+    assert not counts.parent.exists()
 
 
 def test_the_page_is_gone_after_the_block(file: Path) -> None:

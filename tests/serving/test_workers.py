@@ -9,6 +9,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +26,7 @@ from tiny_server import ServerProcess, server_process
 from recsys.client import Client
 from recsys.errors import BundleError, ConfigError, StoreFormatError
 from recsys.feature_store.keys import meta_key
+from recsys.serving import worker
 from recsys.serving._pb.ranker_pb2 import Id, Ids, RankRequest, RankResponse
 from recsys.serving.crew import MAX_STARTS
 from recsys.serving.serve import serve
@@ -129,6 +132,8 @@ async def test_a_worker_that_is_killed_is_replaced_and_other_connections_notice_
         await asyncio.gather(*running)
         await callers.close()
         assert other in pids(tmp_path)
+        facts = json.loads((tmp_path / "ready.json").read_text())
+        assert facts["start_s"] == server.facts["start_s"], "what the server's start took, not a worker's age"
         failed = [codes for codes in callers.failed if codes]
         assert len(failed) <= lost, "only callers of the killed worker may have failed"
         assert all(code == grpc.StatusCode.UNAVAILABLE for codes in failed for code in codes)
@@ -171,6 +176,39 @@ def test_workers_end_with_a_supervisor_that_is_killed(tiny_bundle: Path, tmp_pat
         assert all(runs(pid) for pid in server.facts["workers"])
         server.process.kill()
         until(lambda: not any(runs(pid) for pid in server.facts["workers"]))
+
+
+def test_a_worker_that_does_not_end_is_ended_all_the_same_when_its_supervisor_is_gone() -> None:
+    hung = (
+        "import signal, threading, time; from recsys.serving import worker; "
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "threading.Thread(target=worker._end_with_supervisor, args=(0.1,), daemon=True).start(); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", hung]
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, timeout=60, check=False).returncode == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not pin processes to cores")
+def test_a_worker_whose_core_was_taken_away_runs_on_any(caplog: pytest.LogCaptureFixture) -> None:
+    cores = os.sched_getaffinity(0)
+    worker._keep_to(100_000)
+    assert os.sched_getaffinity(0) == cores
+    assert "core 100000 cannot be kept to: Invalid argument; running on any" in caplog.text
+
+
+def test_a_ready_file_that_cannot_be_renewed_ends_nothing(tiny_bundle: Path, tmp_path: Path, redis_url: str) -> None:
+    with workers(tmp_path, tiny_bundle, redis_url) as server, Client(server.address) as client:
+        (tmp_path / "ready.json").unlink()
+        (tmp_path / "ready.json").mkdir()
+        killed, other = server.facts["workers"]
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: any(pid not in (killed, other) for pid in children(server.process.pid) if runs(pid)))
+        client.wait_ready()
+        assert len(client.rank(user=1, candidates=[1, 2], timeout_s=10.0).scores) == 2
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(20) == 0
+        assert server.process.stderr is not None
+        assert f"ready file '{tmp_path}/ready.json' cannot be written: Is a directory" in server.process.stderr.read()
 
 
 def test_a_private_redis_is_shared_by_the_workers(tiny_bundle: Path, tmp_path: Path) -> None:

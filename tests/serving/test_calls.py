@@ -1,0 +1,37 @@
+"""A handler that waits for a coroutine on a loop in another thread."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import CancelledError
+from typing import Any
+
+import pytest
+
+from recsys.serving.calls import on_loop
+from recsys.serving.loop_thread import loop_in_thread
+
+
+class Call:
+    """A call whose caller stays, or has left already."""
+
+    def __init__(self, *, active: bool) -> None:
+        self.active = active
+
+    def add_callback(self, callback: Any) -> bool:
+        return self.active
+
+
+def test_a_coroutine_that_finds_the_caller_gone_ends_as_one_that_was_cancelled() -> None:
+    async def leaves() -> None:
+        raise CancelledError("the sender has left")
+
+    call: Any = Call(active=True)
+    with loop_in_thread("test") as loop, pytest.raises(CancelledError):
+        on_loop(call, loop, leaves())
+
+
+def test_a_caller_that_left_before_is_not_waited_for() -> None:
+    call: Any = Call(active=False)
+    with loop_in_thread("test") as loop, pytest.raises(CancelledError):
+        on_loop(call, loop, asyncio.sleep(3600))
