@@ -47,6 +47,9 @@ _OPTIONS = [
     # gRPC's own maximum is two minutes: too long to notice that a server is back.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # A server whose machine is gone says nothing: while calls wait for it, ask whether the connection still stands.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
     # As much as the server takes; gRPC's own limit is 4 MiB.
     ("grpc.max_receive_message_length", 16 << 20),
     # A connection of its own: a server of several processes serves each connection with one of them.

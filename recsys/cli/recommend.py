@@ -12,9 +12,7 @@ from recsys.cli.options import JsonOption, notes, output
 
 AddressOption = Annotated[str, typer.Option("--address", help="host:port of the server.")]
 UserOption = Annotated[str, typer.Option("--user", help="User id.")]
-TextOption = Annotated[
-    bool, typer.Option("--text-ids", help="The user id is a string, even if of digits.")
-]
+TextOption = Annotated[bool, typer.Option("--text-ids", help="The user id is a string, even if of digits.")]
 TopOption = Annotated[int, typer.Option("--top", help="How many items.")]
 SeenOption = Annotated[bool, typer.Option("--include-seen", help="Also items of the user's history.")]
 TimeoutOption = Annotated[float, typer.Option("--timeout", help="Seconds to wait.")]

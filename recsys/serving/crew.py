@@ -23,7 +23,7 @@ from recsys.serving.settings import Settings
 from recsys.serving.worker import Ready, Task
 
 MAX_STARTS = 4
-"""A worker that could not start so often in a row never will."""
+"""When a worker could not start so often in a row and no other one serves, the server has nothing to offer."""
 
 _STABLE_S = 10.0
 """A worker that served for so long is started again as if it were the first time."""
@@ -108,7 +108,7 @@ class Crew:
         """Note what became of a process, and start whoever is due.
 
         Raises:
-            RecsysError: a worker could not start: at first, or later :data:`MAX_STARTS` times in a row.
+            RecsysError: a worker could not start: at first, or :data:`MAX_STARTS` times in a row when none serves.
         """
         for worker in self._workers:
             if told is not None and worker.process is told.process:
@@ -133,6 +133,9 @@ class Crew:
     def _note(self, worker: _Worker, what: Ready | RecsysError | int) -> None:
         if isinstance(what, Ready):
             worker.ready_s, worker.failed = time.monotonic(), 0
+            if self.model_version not in ("", what.model_version):
+                number, older = worker.task.number, self.model_version
+                say(f"worker {number} serves {what.model_version}, others {older}: the bundle was replaced in place")
             self.model, self.model_version = what.model, what.model_version
         elif isinstance(what, RecsysError):
             worker.error = what
@@ -157,9 +160,9 @@ class Crew:
 
     def _not_started(self, worker: _Worker, error: RecsysError) -> None:
         worker.failed += 1
-        if not self.complete or worker.failed >= MAX_STARTS:
+        if not self.complete or (worker.failed >= MAX_STARTS and not self.pids()):
             raise error
-        say(f"worker {worker.task.number} could not start ({worker.failed} of {MAX_STARTS} times): {error}")
+        say(f"worker {worker.task.number} could not start ({worker.failed} times in a row): {error}")
         _later(worker, served_s=0.0)
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:

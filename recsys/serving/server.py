@@ -158,6 +158,8 @@ def _grpc_server(
         ("grpc.so_reuseport", int(share_port)),
         # The most that max_candidates allows, with long string ids.
         ("grpc.max_receive_message_length", 16 << 20),
+        # Clients may ask so often whether the connection still stands; gRPC's own limit is five minutes.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ]
     # A call more than there are threads is refused by gRPC itself, rather than queued.
     server = grpc.server(threads, options=options, maximum_concurrent_rpcs=limit, interceptors=list(interceptors))

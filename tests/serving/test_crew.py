@@ -47,7 +47,7 @@ def test_without_a_process_to_be_had_later_it_is_tried_as_often_as_one_that_cann
     with pytest.raises(ConfigError, match="no process for worker 1"):
         workers.heed(None)
     assert tried == [1] * MAX_STARTS
-    assert f"worker 1 could not start ({MAX_STARTS - 1} of {MAX_STARTS} times): no process" in capfd.readouterr().err
+    assert f"worker 1 could not start ({MAX_STARTS - 1} times in a row): no process" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
