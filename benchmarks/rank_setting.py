@@ -122,7 +122,9 @@ def messages(requests: Sequence[Request]) -> list[bytes]:
 @contextlib.contextmanager
 def pinned_server(setting: Setting, bundle: Path, *arguments: str) -> Iterator[tuple[int, str]]:
     """A server on the first core; process id and address."""
-    with pinned(cores()[0]), server(bundle, setting.redis_url, setting.folder, *arguments) as found:
+    with contextlib.ExitStack() as stack:
+        with pinned(cores()[0]):  # the caller is not to stay there
+            found = stack.enter_context(server(bundle, setting.redis_url, setting.folder, *arguments))
         yield found
 
 

@@ -213,15 +213,18 @@ class RedisFeatureStore:
     async def follow_items(self) -> None:
         """Let what other processes write about items show here at once, until cancelled.
 
-        Without it, or while the connection for it is away, items show it after the cache's ``max_age_s``.
-        Returns where Redis does not offer it.
+        Meanwhile items are read once. Without it, or while the connection for it is away, they are read again at the
+        cache's ``max_age_s``. Returns where Redis does not offer it.
         """
         prefix = f"{PREFIX}:{{{self._name}:{ITEM}:".encode()
         wait_s = _FOLLOW_AGAIN_S
         while self._features.item:
             started_s = time.monotonic()
             try:
-                await self._link.watch(prefix, self._items_changed)
+                try:
+                    await self._link.watch(prefix, self._items_changed)
+                finally:
+                    self._cache.followed = False
             except StoreUnavailableError:
                 if time.monotonic() - started_s > _FOLLOW_AGAIN_MAX_S:
                     wait_s = _FOLLOW_AGAIN_S
@@ -232,7 +235,8 @@ class RedisFeatureStore:
                 return
 
     def _items_changed(self, keys: Sequence[bytes] | None) -> None:
-        if keys is None:
+        if keys is None:  # from here on; or everything was deleted
+            self._cache.followed = True
             self._cache.expire_all()
         else:
             numbers = [int(text) for key in keys if (text := key.rpartition(b":")[2]).isdigit()]

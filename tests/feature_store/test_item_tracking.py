@@ -110,3 +110,28 @@ async def test_where_redis_does_not_offer_it_items_are_renewed_by_age(
         await store.close()
     finally:
         redis_admin.acl_deluser("plain")
+
+
+async def test_while_writes_are_told_items_are_not_read_again_for_their_age(
+    redis_url: str, redis_admin: redis.Redis
+) -> None:
+    writer = RedisFeatureStore.connect(redis_url, SHOP)
+    await put(writer, 1.0)
+    store = RedisFeatureStore.connect(redis_url, SHOP, item_max_age_s=0.01)
+    task = asyncio.create_task(store.follow_items())
+    await watched(redis_admin, bool)
+    await until(store, 1.0)
+
+    async def reads_of_items() -> int:
+        before = redis_admin.info("commandstats").get("cmdstat_mget", {"calls": 0})["calls"]
+        for _ in range(5):
+            await asyncio.sleep(0.02)
+            assert await price(store) == 1.0
+        return int(redis_admin.info("commandstats").get("cmdstat_mget", {"calls": 0})["calls"]) - before
+
+    assert await reads_of_items() == 0
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert await reads_of_items() == 5, "nobody tells of writes any more"
+    for each in (writer, store):
+        await each.close()
