@@ -193,13 +193,14 @@ def _throughput(found: Turns, size: Size, suffix: str, on: dict[str, Any]) -> It
 def _p99(name: str, taken_s: list[float], found: Turns, rate: float, poisson: bool, on: dict[str, Any]) -> Line:
     import numpy as np
 
-    p50_s, p99_s = (float(np.percentile(taken_s, share)) for share in (50, 99))
+    p50_s, p99_s = (float(np.nanpercentile(taken_s, share)) for share in (50, 99))
     return line(
         f"rank.{name}", p99_s / median(found.bare_s), "ratio", higher_is_better=False,
         target=None if poisson else P99_TARGET,
         compared_with="bare ONNX Runtime's time for one request; calls come "
         + ("at random moments (Poisson)" if poisson else "evenly, from eight connections"),
-        load=LOAD, calls_per_s=rounded(rate), p50_ms=rounded(1e3 * p50_s), p99_ms=rounded(1e3 * p99_s),
+        load=LOAD, refused=int(np.isnan(taken_s).sum()),
+        calls_per_s=rounded(rate), p50_ms=rounded(1e3 * p50_s), p99_ms=rounded(1e3 * p99_s),
         bare_ms=rounded(1e3 * median(found.bare_s)), on=on,
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ Every function here makes a ``measure`` that runs in a process of its own.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,11 +97,13 @@ def closed(address: str, messages: Sequence[bytes], callers: int) -> Measure:
 def paced(address: str, messages: Sequence[bytes], callers: int, rate: float, poisson: bool) -> Measure:
     """Seconds of each call when calls come at a rate, whether or not earlier ones are answered.
 
-    Time counts from when it was due. Evenly: each caller calls at 1 / callers of the rate, each at moments of its own.
+    Time counts from when a call was due; one that the server had no room for has none (NaN). Evenly: each caller calls
+    at 1 / callers of the rate, each at moments of its own.
     ``poisson``: at random moments, as many independent users do.
     """
 
     async def load(seconds: float) -> list[float]:
+        import grpc
         import numpy as np
 
         random = np.random.Generator(np.random.PCG64(0))
@@ -108,9 +111,15 @@ def paced(address: str, messages: Sequence[bytes], callers: int, rate: float, po
         begin_s = time.perf_counter() + _SETTLE_S
 
         async def one(call: Any, number: int, due_s: float) -> None:
-            await call(messages[number % len(messages)], timeout=30.0)
+            try:
+                await call(messages[number % len(messages)], timeout=30.0)
+                took_s = time.perf_counter() - due_s
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise
+                took_s = math.nan
             if due_s >= begin_s:
-                taken.append(time.perf_counter() - due_s)
+                taken.append(took_s)
 
         async def caller(call: Any) -> None:
             nonlocal next_caller

@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
         for minute in range(size.minutes):
             taken = paced(size.minute_s)
             memory_mb.append(psutil.Process(pid).memory_info().rss / 1e6)
-            p99_ms.append(1e3 * float(np.percentile(taken, 99)))
+            p99_ms.append(1e3 * float(np.nanpercentile(taken, 99)))
             say(f"minute {minute + 1}: {memory_mb[-1]:.0f} MB, p99 {p99_ms[-1]:.1f} ms, {len(taken)} calls")
     third = size.minutes // 3
     facts = {"calls_per_s": rounded(rate), "load": LOAD, "on": on}

@@ -22,9 +22,18 @@ from tiny_run import finished
 from recsys.export.onnx import export_bundle
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SERVED = [f"rank.{name}{suffix}" for suffix in ("", ".50_events") for name in (
-    "grpc_over_ort", "calls_per_s", "ort_calls_per_s", "p50_ms", "p99_ms"
-)]  # fmt: skip
+SERVED = [
+    f"rank.{name}{suffix}"
+    for suffix in ("", ".int8")
+    for name in (
+        "candidates_per_s_core",
+        "arithmetic_bound",
+        "grpc_over_ort",
+        *(() if suffix else ("over_flat",)),
+        "p99_over_ort",
+        "p99_over_ort_poisson",
+    )
+]
 MAPS = (
     "hash",
     "double_hash",
@@ -37,7 +46,8 @@ MAPS = (
 )
 QUANTIZED = ("fp16", "int8", "int4")
 FIGURES = {
-    "rank": SERVED,
+    "rank": [*SERVED, "rank.history_growth", "rank.pss_gb_4_workers", "rank.two_workers_over_one"],
+    "soak": ["soak.memory_growth", "soak.p99_drift"],
     "train": [
         "train.max_logit_difference",
         "train.din_vs_plain_torch",
@@ -124,8 +134,14 @@ TARGETS = {
     "ingest.events_per_s": 150_000,
     "sort_log.prepare_over_duckdb_sort": 0.4,
     "sort_log.prepare_peak_over_limit": 1.0,
-    "rank.grpc_over_ort": 0.75,
-    "rank.grpc_over_ort.50_events": 0.75,
+    **{f"rank.candidates_per_s_core{suffix}": 120_000 for suffix in ("", ".int8")},
+    **{f"rank.grpc_over_ort{suffix}": 0.85 for suffix in ("", ".int8")},
+    **{f"rank.p99_over_ort{suffix}": 4.0 for suffix in ("", ".int8")},
+    "rank.over_flat": 8.0,
+    "rank.history_growth": 1.1,
+    "rank.pss_gb_4_workers": 1.85,
+    "soak.memory_growth": 1.02,
+    "soak.p99_drift": 1.25,
     "train.din_vs_plain_torch": 2.0,
     "train.max_logit_difference": 1e-4,
     "clusters.gowalla_s": 2.0,
@@ -201,7 +217,7 @@ def test_a_benchmark_prints_its_figures_and_leaves_nothing_behind(
     name: str, bundle: Path, common: ModuleType, tmp_path: Path
 ) -> None:
     results = sorted((FOLDER / "results").glob("*"))
-    given = ["--bundle", str(bundle)] if name in ("rank", "cold_start") else []
+    given = ["--bundle", str(bundle)] if name == "cold_start" else []
     with benchmark(name, "--tiny", *given, temporary=tmp_path) as process:
         out, err = process.communicate()
     assert process.returncode == 0, err
@@ -217,10 +233,10 @@ def test_a_benchmark_prints_its_figures_and_leaves_nothing_behind(
     assert sorted((FOLDER / "results").glob("*")) == results, "only full runs are saved"
 
 
-def test_ctrl_c_stops_every_process(bundle: Path, tmp_path: Path) -> None:
-    with benchmark("rank", "--tiny", "--bundle", str(bundle), temporary=tmp_path) as process:
+def test_ctrl_c_stops_every_process(tmp_path: Path) -> None:
+    with benchmark("rank", "--tiny", temporary=tmp_path) as process:
         assert process.stderr is not None
-        while "recent events" not in (said := process.stderr.readline()):
+        while "rounds of" not in (said := process.stderr.readline()):
             assert said, "the benchmark ended"
         deadline_s = time.monotonic() + 20
         while not any("recsys.cli" in _command(pid) for pid in _session(process.pid)):
@@ -261,7 +277,8 @@ def test_the_readme_names_every_figure_and_command() -> None:
     for name, figures in FIGURES.items():
         assert f"python benchmarks/{name}.py" in readme
         for figure in figures:
-            named = figure.removesuffix(".50_events").replace("_20k", "_10M").replace("0.01M", "50M")
+            named = figure.removesuffix(".int8") if name == "rank" else figure
+            named = named.replace("_20k", "_10M").replace("0.01M", "50M")
             named = named.replace(".20_rows", ".200_rows")
             for kind in MAPS:
                 named = named.replace(f".{kind}.", ".<kind>.")
