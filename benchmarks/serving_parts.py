@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -20,18 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from common import say
 
-from recsys.bundle import bundle_writer, open_bundle
-from recsys.client import Client
 from recsys.data.datasets import LoadedData
 from recsys.data.events import EventTable
 from recsys.feature_store.redis_store import RedisFeatureStore
-from recsys.features.encode import EncodedRequest, encode_request
-from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import Int64Array
-from recsys.features.history import require_history
 from recsys.materialize import materialize
 from recsys.serving._pb import ranker_pb2
 
@@ -64,18 +56,6 @@ def export(loaded: LoadedData, path: Path) -> Path:
     return path
 
 
-def with_recent(bundle: Path, recent: int, path: Path) -> Path:
-    """The same bundle for another number of recent events: its graphs take any."""
-    manifest = open_bundle(bundle).manifest
-    history = dataclasses.replace(require_history(manifest.feature_set), recent=recent)
-    feature_set = dataclasses.replace(manifest.feature_set, history=history)
-    with bundle_writer(path) as writer:
-        for file in manifest.files:
-            shutil.copyfile(bundle / file, writer.folder / file)
-        writer.finish(dataclasses.replace(manifest, feature_set=feature_set))
-    return path
-
-
 def fill_store(url: str, table: EventTable, users: Sequence[int]) -> int:
     """Put all items, and these users (by index) with their histories, into the store; returns the events."""
 
@@ -104,55 +84,11 @@ def make_requests(table: EventTable, users: Sequence[int], *, candidates: int) -
     return [Request(int(table.user_keys[user]), random.choice(items, size=size, replace=False)) for user in users]
 
 
-def encode(url: str, features: FeatureSet, requests: Sequence[Request]) -> list[EncodedRequest]:
-    """What the server feeds the graphs for these requests."""
-
-    async def read() -> list[EncodedRequest]:
-        store = RedisFeatureStore.connect(url, features)
-        try:
-            encoded = []
-            for request in requests:
-                found = await store.read_for_rank(
-                    request.user, request.candidates, time_ms=time.time_ns() // 1_000_000, timeout_s=10.0
-                )
-                encoded.append(
-                    encode_request(
-                        features,
-                        user_key=request.user,
-                        user_columns=found.user_columns,
-                        request_values={},
-                        events=found.events,
-                        item_keys=request.candidates,
-                        item_columns=found.item_columns,
-                    )
-                )
-            return encoded
-        finally:
-            await store.close()
-
-    return asyncio.run(read())
-
-
 def message(request: Request) -> bytes:
     """The request as it is sent."""
     return ranker_pb2.RankRequest(
         user=ranker_pb2.Id(integer=request.user), candidates=ranker_pb2.Ids(integers=request.candidates.tolist())
     ).SerializeToString()
-
-
-def check_same_scores(
-    address: str, graphs: tuple[Path, Path], requests: Sequence[Request], encoded: Sequence[EncodedRequest]
-) -> None:
-    """AssertionError unless the server answers what the graphs say, and with the whole history."""
-    user, rank = (ort.InferenceSession(path, providers=["CPUExecutionProvider"]) for path in graphs)
-    side = [output.name for output in user.get_outputs()]
-    with Client(address, timeout_s=10.0) as client:
-        for request, inputs in list(zip(requests, encoded, strict=True))[:8]:
-            answer = client.rank(user=request.user, candidates=request.candidates)
-            tensors = dict(zip(side, user.run(side, inputs.user), strict=True))
-            (scores,) = rank.run(["scores"], {**inputs.candidates, **tensors})
-            assert not answer.degraded and answer.history_events == inputs.history_events
-            np.testing.assert_allclose(answer.scores, scores, atol=1e-6)
 
 
 def serve_command(bundle: Path, *arguments: str) -> list[str]:

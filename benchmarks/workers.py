@@ -15,7 +15,6 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 RANK = "/recsys.v1.Ranker/Rank"
@@ -66,39 +65,6 @@ def _work(pipe: Connection, make: Callable[..., Measure], arguments: Sequence[An
         pipe.send(None)
         while True:
             pipe.send(measure(pipe.recv()))
-
-
-def bare_ort(user_graph: Path, rank_graph: Path, requests: Sequence[Any]) -> Measure:
-    """Calls per second of the two graphs in ONNX Runtime as it comes, one thread, inputs at hand."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    user, rank = (
-        ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in (user_graph, rank_graph)
-    )
-    side = [output.name for output in user.get_outputs()]
-
-    def call(request: Any) -> None:
-        tensors = user.run(side, request.user)
-        rank.run(["logits", "scores"], {**request.candidates, **dict(zip(side, tensors, strict=True))})
-
-    def measure(seconds: float) -> float:
-        number = 0
-
-        def calls_until(end_s: float) -> int:
-            nonlocal number
-            before = number
-            while time.perf_counter() < end_s:
-                call(requests[number % len(requests)])
-                number += 1
-            return number - before
-
-        calls_until(time.perf_counter() + _WARM_S)
-        started_s = time.perf_counter()
-        return calls_until(started_s + seconds) / (time.perf_counter() - started_s)
-
-    return measure
 
 
 def grpc_load(address: str, messages: Sequence[bytes], callers: int, method: str = RANK) -> Measure:
