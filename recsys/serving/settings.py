@@ -114,7 +114,7 @@ class Settings:
     )
     item_max_age_s: float = _setting(
         60.0,
-        "age at which a cached item is read again; older ones serve only while Redis is away; 0 caches none",
+        "age at which a cached item is read again, unless item_tracking tells of writes; 0 caches none",
         kind=float,
         low=0.0,
         high=86_400.0,
