@@ -216,7 +216,7 @@ def _flat(folder: Path, size: Size) -> tuple[Path, list[dict[str, Any]]]:
         rounds=1, round_s=1.0, requests=16, items=size.items, events=SHORT, candidates=size.candidates
     )
     inputs = serving_peers.flat_requests(trained, shape, repeated=True)
-    return graph, [{name: array[number] for name, array in inputs.items()} for number in range(shape.requests)]
+    return graph, serving_peers.one_by_one(inputs)
 
 
 def _beside_peers(options: argparse.Namespace, folder: Path, per_s: float, on: dict[str, Any]) -> Iterator[Line]:

@@ -163,32 +163,9 @@ def _run(load: Any) -> Measure:
 
 def product() -> Measure:
     """GFLOP/s of a large product in ONNX Runtime, one thread: the most that smaller ones can reach."""
-    import numpy as np
-    import onnxruntime as ort
-    from onnx import TensorProto, helper
+    from recsys.profile.matmul import matmul_gflops
 
-    side = 512
-    random = np.random.Generator(np.random.PCG64(0))
-    weight, given = (random.normal(size=(side, side)).astype(np.float32) for _ in range(2))
-    shape = [side, side]
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["a", "b"], ["c"])],
-        "product",
-        [helper.make_tensor_value_info("a", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("c", TensorProto.FLOAT, shape)],
-        [helper.make_tensor("b", TensorProto.FLOAT, shape, weight.ravel())],
-    )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    calls = repeated(lambda number: session.run(None, {"a": given}))
-
-    def measure(seconds: float) -> float:
-        taken = calls(seconds)
-        return 2 * side**3 / sorted(taken)[len(taken) // 2] / 1e9
-
-    return measure
+    return lambda seconds: matmul_gflops()
 
 
 def flops(candidates: int) -> float:

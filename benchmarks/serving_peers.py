@@ -23,7 +23,6 @@ from peers.process import missing, peer
 
 if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
     import numpy as np
-    from workers import Measure
 
     from recsys.training.trained import TrainedModel
 
@@ -115,6 +114,7 @@ def peer_candidates_per_s(pythons: Mapping[str, Path], folder: Path, *, size: Si
     import numpy as np
     import onnxruntime as ort
     from flat_graph import export_flat
+    from rank_load import bare_flat
     from reference import reference_model
     from workers import grpc_load, http_load, worker
 
@@ -125,8 +125,8 @@ def peer_candidates_per_s(pythons: Mapping[str, Path], folder: Path, *, size: Si
         graph = export_flat(trained, folder / f"{way}.onnx", repeated=repeated)
         inputs = flat_requests(trained, size, repeated=repeated)
         np.savez(folder / f"{way}.npz", **inputs)  # type: ignore[arg-type]
-        with pinned(first), worker(bare_flat, graph, inputs) as calls:
-            per_s = [calls(size.round_s) * size.candidates for _ in range(size.rounds)]
+        with pinned(first), worker(bare_flat, graph, one_by_one(inputs)) as calls:
+            per_s = [len(calls(size.round_s)) / size.round_s * size.candidates for _ in range(size.rounds)]
         rates[f"ort_candidates_per_s.{way}"] = Rates(per_s, f"onnxruntime {ort.__version__}")
         for name, python in pythons.items():
             messages = folder / f"{name}_{way}.messages"
@@ -182,22 +182,10 @@ def _scores(graph: Path, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     return found
 
 
-def bare_flat(graph: Path, inputs: Mapping[str, np.ndarray]) -> Measure:
-    """Calls per second of the graph in ONNX Runtime as it comes, one thread, inputs at hand."""
-    import time
-
-    session = _session(graph)
+def one_by_one(inputs: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The inputs of each request, which stand along the first axis."""
     count = len(next(iter(inputs.values())))
-    requests = [{name: array[number] for name, array in inputs.items()} for number in range(count)]
-
-    def measure(seconds: float) -> float:
-        done, started_s = 0, time.perf_counter()
-        while time.perf_counter() - started_s < seconds:
-            session.run(["scores"], requests[done % count])
-            done += 1
-        return done / (time.perf_counter() - started_s)
-
-    return measure
+    return [{name: array[number] for name, array in inputs.items()} for number in range(count)]
 
 
 if __name__ == "__main__":

@@ -57,6 +57,19 @@ class TensorInfo:
     shape: tuple[int | str, ...]
 
 
+RETRIEVE_INPUTS = {
+    "user_id": TensorInfo(dtype="int64", shape=(1,)),
+    "seen": TensorInfo(dtype="int64", shape=("N",)),
+    "k": TensorInfo(dtype="int64", shape=()),
+}
+RETRIEVE_OUTPUTS = {
+    "items": TensorInfo(dtype="int64", shape=("K",)),
+    "scores": TensorInfo(dtype="float32", shape=("K",)),
+    "known": TensorInfo(dtype="int64", shape=(1,)),
+}
+"""What goes into the graph of a retrieval bundle, and comes out: the same for all of them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GraphInfo:
     """One graph: its file and its signature."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from recsys.features.history import Events, HistoryHeader, encode_history, make_
 from recsys.features.history_rules import visible
 from recsys.serving.admission import Deadline
 from recsys.serving.long_state import LongStates
+from recsys.serving.loop_thread import loop_in_thread
 from recsys.serving.state_inputs import StateInputs
 
 VERSION = "0123456789abcdef"
@@ -128,24 +128,11 @@ class Model:
 
 
 @contextmanager
-def loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-@contextmanager
 def model_on(
     url: str, features: FeatureSet, *, vectors_VD: npt.NDArray[np.float32] = INTEGERS, ttl_s: int = 1_000
 ) -> Iterator[Model]:
     """A model on the Redis at a URL."""
-    with loop_in_thread() as loop:
+    with loop_in_thread("store") as loop:
         store = RedisFeatureStore(features, link=BlockingLink(url, loop=loop), cache=ItemCache(features.item))
         states = LongStates(features, STATE, lambda c: encode_with(vectors_VD, c), store, VERSION, ttl_s)
         try:

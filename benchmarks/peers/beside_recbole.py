@@ -65,7 +65,7 @@ def beside_recbole(options: argparse.Namespace, folder: Path) -> Iterator[Line]:
         data = _interactions(race, options.data)
         if data is None:
             continue
-        on = machine(("torch", "numpy"), data=data.source, threads=torch.get_num_threads(), **asdict(race))
+        on = machine(("torch", "numpy"), data=Path(data.source).name, threads=torch.get_num_threads(), **asdict(race))
         for model in MODELS:
             yield from _race(model, race, data, python, folder / f"{model}_{race.graph or 'made'}", on)
 

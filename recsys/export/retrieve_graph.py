@@ -23,7 +23,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 import recsys
-from recsys.bundle import GraphInfo, TableInfo, TensorInfo
+from recsys.bundle import RETRIEVE_INPUTS, RETRIEVE_OUTPUTS, GraphInfo, TableInfo, TensorInfo
 from recsys.embeddings.id_table import IdTable, build_id_table
 from recsys.errors import InvalidInputError
 from recsys.export.graph_files import OPSET
@@ -32,16 +32,6 @@ from recsys.features.hashing import HALF_MASK, PRIME, Int64Array
 Float32Array = npt.NDArray[np.float32]
 
 _I64, _F32 = TensorProto.INT64, TensorProto.FLOAT
-_INPUTS = {
-    "user_id": TensorInfo(dtype="int64", shape=(1,)),
-    "seen": TensorInfo(dtype="int64", shape=("N",)),
-    "k": TensorInfo(dtype="int64", shape=()),
-}
-_OUTPUTS = {
-    "items": TensorInfo(dtype="int64", shape=("K",)),
-    "scores": TensorInfo(dtype="float32", shape=("K",)),
-    "known": TensorInfo(dtype="int64", shape=(1,)),
-}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,15 +92,15 @@ def write_retrieve_graph(tables: RetrievalTables, folder: Path) -> tuple[GraphIn
     graph = helper.make_graph(
         _nodes(),
         "retrieve",
-        [_value(name, info) for name, info in _INPUTS.items()],
-        [_value(name, info) for name, info in _OUTPUTS.items()],
+        [_value(name, info) for name, info in RETRIEVE_INPUTS.items()],
+        [_value(name, info) for name, info in RETRIEVE_OUTPUTS.items()],
         [*_constants(user_id=users, item_id=items), *(_external(name, info) for name, info in infos.items())],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     model.producer_name, model.producer_version = "recsys", recsys.__version__
     (folder / "retrieve.onnx").write_bytes(model.SerializeToString())
     onnx.checker.check_model(folder / "retrieve.onnx")
-    return GraphInfo(file="retrieve.onnx", inputs=_INPUTS, outputs=_OUTPUTS), infos
+    return GraphInfo(file="retrieve.onnx", inputs=RETRIEVE_INPUTS, outputs=RETRIEVE_OUTPUTS), infos
 
 
 def _nodes() -> list[NodeProto]:

@@ -151,10 +151,14 @@ class RankReader:
         if state is not None:
             commands.append((b"GET", self._states.key(user, state.version)))
         if self._histories is not None:
-            value = self._histories.value
-            limit = value.recent if state is None else min(state.tail, value.chunk)
-            commands += value.open_commands(self._histories.keys(user), limit)
+            limit = self._newest(self._histories, state)
+            commands += self._histories.value.open_commands(self._histories.keys(user), limit)
         return commands
+
+    @staticmethod
+    def _newest(histories: RedisHistories, state: StateRead | None) -> int:
+        """How many of the newest events are read."""
+        return histories.value.recent if state is None else min(state.tail, histories.value.chunk)
 
     def _user_row(self, asked: Sequence[Command], replies: Sequence[Reply]) -> tuple[dict[str, Column], bool]:
         """The user's features, and whether they were unreadable."""
@@ -177,7 +181,7 @@ class RankReader:
         value, keys = self._histories.value, self._histories.keys(user)
         none = value.none.events
         head, tail = replies[-2:]
-        limit = value.recent if state is None else min(state.tail, value.chunk)
+        limit = self._newest(self._histories, state)
         try:
             part = value.parse_open(keys, value_of(keys.open, head), value_of(keys.open, tail), limit)
             left_s = deadline_s - time.monotonic()

@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,9 @@ from recsys.profile.requests import encoded_requests, made_load, opened_store, s
 from recsys.serving.admission import Deadline
 from recsys.serving.convert import rank_request, rank_response
 from recsys.serving.graphs import load_graph
-from recsys.serving.long_state import LongStates
 from recsys.serving.ranker import Ranker
-from recsys.serving.session import Session, open_session
+from recsys.serving.ranking import open_ranker
+from recsys.serving.session import Session, graph_names, open_session
 from recsys.serving.settings import Settings
 from recsys.serving.stages import STAGES, StageTimes
 
@@ -262,21 +262,8 @@ def _opened(
     if profile_to is None:
         session = open_session(bundle)
     else:
-        names = ("user", "rank") if bundle.manifest.state is None else ("user", "rank", "encode")
-        graphs = {name: load_graph(bundle, name, 1, profile=profile_to / name) for name in names}
+        graphs = {name: load_graph(bundle, name, 1, profile=profile_to / name) for name in graph_names(bundle)}
         session = Session(bundle, **graphs)
     with ExitStack() as stack:
-        states = None
-        if session.state is not None:
-            states = LongStates(
-                session.features, session.state, session.encode, store, session.version, settings.state_ttl_s
-            )
-            stack.enter_context(closing(states))
-        ranker = Ranker(
-            session,
-            store=store,
-            max_in_flight=settings.max_in_flight,
-            store_timeout_s=settings.store_timeout_ms / 1000,
-            states=states,
-        )
+        ranker = open_ranker(stack, settings, session, store)
         yield _Way(ranker=ranker, graphs=graphs, settings=settings, parse=parse)

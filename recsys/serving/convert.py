@@ -108,14 +108,22 @@ class Degradable(Protocol):
         ...
 
 
+_DEGRADATIONS = {
+    "user": ranker_pb2.DEGRADATION_USER_UNAVAILABLE,
+    "items": ranker_pb2.DEGRADATION_ITEMS_UNAVAILABLE,
+    "history_partial": ranker_pb2.DEGRADATION_HISTORY_PARTIAL,
+}
+
+
+def lacking(result: Degradable) -> list[str]:
+    """The parts that an answer lacks, as they are counted (``telemetry.py``)."""
+    held = (result.user_degraded, result.items_degraded, result.history_partial)
+    return [part for part, lacks in zip(_DEGRADATIONS, held, strict=True) if lacks]
+
+
 def degradations(result: Degradable) -> list[ranker_pb2.Degradation]:
     """Why an answer is worse than it could be."""
-    reasons = (
-        (result.user_degraded, ranker_pb2.DEGRADATION_USER_UNAVAILABLE),
-        (result.items_degraded, ranker_pb2.DEGRADATION_ITEMS_UNAVAILABLE),
-        (result.history_partial, ranker_pb2.DEGRADATION_HISTORY_PARTIAL),
-    )
-    return [reason for holds, reason in reasons if holds]
+    return [_DEGRADATIONS[part] for part in lacking(result)]
 
 
 def timings(times: StageTimes) -> ranker_pb2.Timings:

@@ -71,7 +71,7 @@ def retrieve_response(result: RetrieveResult, query: RetrieveQuery, *, told: boo
         model_version=result.model_version,
         user_known=result.user_known,
         history_events=result.history_events,
-        degraded=[pb.DEGRADATION_USER_UNAVAILABLE] if result.user_degraded else [],
+        degraded=degradations(result),
         timings=timings(query.times) if told else None,
     )
 

@@ -6,7 +6,6 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from recsys.bundle import Bundle
 from recsys.feature_store.open_redis import redis_or_embedded
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
 from recsys.serving.models import Models, open_models
@@ -28,14 +27,15 @@ def loaded(settings: Settings) -> Iterator[tuple[Models, str]]:
     bundle_folder(settings)  # the error comes before a Redis is started
     # A private Redis is started first of all: gRPC's threads do not like a fork.
     with redis_or_embedded(settings.redis_url, settings.redis_dir) as redis_url:
-        models, ranking = open_models(settings)
-        if models.ranking is not None and ranking is not None:
-            _warm(settings, ranking, models.ranking)
+        models = open_models(settings)
+        if models.ranking is not None:
+            _warm(settings, models.ranking)
         yield models, redis_url
 
 
-def _warm(settings: Settings, bundle: Bundle, session: Session) -> None:
+def _warm(settings: Settings, session: Session) -> None:
     """Hot rows into memory, before the first request waits for the disk."""
+    bundle = session.bundle
     if settings.table_reads == "random" or (settings.table_reads == "auto" and larger_than_memory(bundle)):
         told = advise_random(bundle)
         _log.info("tables are read at random: %.1f GB of mappings told", told / 1e9)

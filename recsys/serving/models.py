@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recsys.bundle import Bundle, open_bundle
+from recsys.bundle import open_bundle
 from recsys.errors import BundleError
 from recsys.features.feature_set import FeatureSet
 from recsys.serving.recommend import check_same_ids
@@ -33,8 +33,8 @@ class Models:
         return self.first.features
 
 
-def open_models(settings: Settings) -> tuple[Models, Bundle | None]:
-    """Load and run what the settings name; also the ranking model's bundle.
+def open_models(settings: Settings) -> Models:
+    """Load and run what the settings name.
 
     Raises:
         ConfigError: no bundle is set.
@@ -48,10 +48,10 @@ def open_models(settings: Settings) -> tuple[Models, Bundle | None]:
                 f"{first.path} is a retrieval bundle, and so is to be {settings.retrieval}; a server takes a ranking "
                 "bundle, a retrieval bundle, or one of each"
             )
-        return Models(None, open_retrieval(first, intra_op_threads=threads)), None
+        return Models(None, open_retrieval(first, intra_op_threads=threads))
     ranking = open_session(first, intra_op_threads=threads)
     retrieval = None
     if settings.retrieval is not None:
         retrieval = open_retrieval(open_bundle(settings.retrieval, verify=settings.verify), intra_op_threads=threads)
         check_same_ids(retrieval, ranking.features, ranking.model)
-    return Models(ranking, retrieval), first
+    return Models(ranking, retrieval)

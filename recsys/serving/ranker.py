@@ -86,14 +86,13 @@ class _Asked:
 
 
 class Ranker:
-    """Ranks with one model and one feature store. Safe to use from several threads.
+    """Ranks with one model and one feature store. Safe to use from several threads; the model runs for one at a time.
 
     Args:
         session: the model.
         store: read for each request; not closed here.
         max_in_flight: requests ranked at a time; more are refused.
         store_timeout_s: longest wait for the store in one request.
-        model_runs: how many requests' models run at a time, each on one core; the others wait for their turn.
         states: keeps the sums of long histories, if the model has them; not closed here.
         request_log: gets a share of the requests; not closed here.
     """
@@ -105,7 +104,6 @@ class Ranker:
         store: FeatureStore,
         max_in_flight: int,
         store_timeout_s: float,
-        model_runs: int = 1,
         states: LongStates | None = None,
         request_log: RequestLog | None = None,
     ) -> None:
@@ -114,9 +112,9 @@ class Ranker:
         self.session = session
         self.store_timeout_s = store_timeout_s
         self.admission = Admission(max_in_flight)
-        self.turns = Turns(model_runs)
+        self.turns = Turns(1)
         self._store = store
-        self._states = states
+        self.states = states
         self._state_read = None if states is None else states.read
         self._request_log = request_log
 
@@ -181,8 +179,8 @@ class Ranker:
         times.lap("store")
         deadline.remaining_s()
         events, state = inputs.events, None
-        if self._states is not None:
-            state = await self._states.for_request(request.user_key, inputs, time_ms=asked.time_ms, deadline=deadline)
+        if self.states is not None:
+            state = await self.states.for_request(request.user_key, inputs, time_ms=asked.time_ms, deadline=deadline)
             events = state.events
             times.lap("state")
         encoded = encode_request(
@@ -203,8 +201,8 @@ class Ranker:
             turns=self.turns,
             times=times,
         )
-        if self._states is not None and state is not None and answer.next_sums is not None:
-            self._states.answered(request.user_key, state, answer.next_sums)
+        if self.states is not None and state is not None and answer.next_sums is not None:
+            self.states.answered(request.user_key, state, answer.next_sums)
         return self._result(asked, inputs, encoded, state, answer)
 
     def _result(

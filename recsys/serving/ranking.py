@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from contextlib import ExitStack
 
+from recsys.feature_store.base import FeatureStore
 from recsys.features.feature_set import FeatureSet
 from recsys.serving.admission import Admission
 from recsys.serving.long_state import LongStates
@@ -32,18 +33,9 @@ def ranker_service(
         stores: where users and items are read.
         telemetry: counts; None for none.
     """
-    ranker, states = None, None
-    store_timeout_s = settings.store_timeout_ms / 1000
+    ranker = None
     if models.ranking is not None:
-        states = _states(stack, settings, models.ranking, stores)
-        ranker = Ranker(
-            models.ranking,
-            store=stores.blocking,
-            max_in_flight=settings.max_in_flight,
-            store_timeout_s=store_timeout_s,
-            states=states,
-            request_log=_request_log(stack, settings, models.ranking.features),
-        )
+        ranker = open_ranker(stack, settings, models.ranking, stores.blocking)
     recommender = None
     if models.retrieval is not None:
         recommender = Recommender(
@@ -52,21 +44,30 @@ def ranker_service(
             store=stores.blocking,
             admission=Admission(settings.max_in_flight) if ranker is None else ranker.admission,
             turns=Turns(1) if ranker is None else ranker.turns,
-            store_timeout_s=store_timeout_s,
+            store_timeout_s=settings.store_timeout_ms / 1000,
         )
     if telemetry is not None:
-        sources = {} if states is None else {"states": states.counts}
+        sources = {} if ranker is None or ranker.states is None else {"states": ranker.states.counts}
         stack.enter_context(telemetry.following({**sources, "items": stores.cache.counts}))
     return RankerService(ranker, settings, recommender=recommender, telemetry=telemetry)
 
 
-def _states(stack: ExitStack, settings: Settings, session: Session, stores: Stores) -> LongStates | None:
-    if session.state is None:
-        return None
-    states = LongStates(
-        session.features, session.state, session.encode, stores.blocking, session.version, settings.state_ttl_s
+def open_ranker(stack: ExitStack, settings: Settings, session: Session, store: FeatureStore) -> Ranker:
+    """A ranker as the settings have it; what it uses is closed with ``stack``."""
+    states = None
+    if session.state is not None:
+        states = LongStates(
+            session.features, session.state, session.encode, store, session.version, settings.state_ttl_s
+        )
+        stack.enter_context(contextlib.closing(states))
+    return Ranker(
+        session,
+        store=store,
+        max_in_flight=settings.max_in_flight,
+        store_timeout_s=settings.store_timeout_ms / 1000,
+        states=states,
+        request_log=_request_log(stack, settings, session.features),
     )
-    return stack.enter_context(contextlib.closing(states))
 
 
 def _request_log(stack: ExitStack, settings: Settings, features: FeatureSet) -> RequestLog | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 
-from recsys.bundle import Bundle, TensorInfo
+from recsys.bundle import RETRIEVE_INPUTS, RETRIEVE_OUTPUTS, Bundle
 from recsys.errors import BundleError, InvalidInputError
 from recsys.features.hashing import MISSING, Int64Array
 from recsys.serving.graphs import check_manifest, check_same, inputs_of, load_graph, outputs_of
@@ -19,16 +19,6 @@ from recsys.serving.session import Float32Array
 MAX_ITEMS = 10_000
 """Most items that one request may ask for."""
 
-_INPUTS = {
-    "user_id": TensorInfo(dtype="int64", shape=(1,)),
-    "seen": TensorInfo(dtype="int64", shape=("N",)),
-    "k": TensorInfo(dtype="int64", shape=()),
-}
-_OUTPUTS = {
-    "items": TensorInfo(dtype="int64", shape=("K",)),
-    "scores": TensorInfo(dtype="float32", shape=("K",)),
-    "known": TensorInfo(dtype="int64", shape=(1,)),
-}
 _NOTHING = np.array([MISSING], dtype=np.int64)
 _SAMPLE_ITEMS = 2
 
@@ -75,7 +65,7 @@ class RetrievalSession:
             "seen": seen if len(seen) else _NOTHING,
             "k": np.array(k, dtype=np.int64),
         }
-        items, scores, known = self._graph.run(list(_OUTPUTS), given)
+        items, scores, known = self._graph.run(list(RETRIEVE_OUTPUTS), given)
         return Retrieved(items=items, scores=scores, known=bool(known[0]))
 
 
@@ -93,7 +83,10 @@ def open_retrieval(bundle: Bundle, *, intra_op_threads: int = 1) -> RetrievalSes
         )
     graph = load_graph(bundle, "retrieve", intra_op_threads)
     check_manifest(bundle, "retrieve", graph)
-    for side, expected, found in (("input", _INPUTS, inputs_of(graph)), ("output", _OUTPUTS, outputs_of(graph))):
+    for side, expected, found in (
+        ("input", RETRIEVE_INPUTS, inputs_of(graph)),
+        ("output", RETRIEVE_OUTPUTS, outputs_of(graph)),
+    ):
         for name in [*expected, *found]:
             where = f"graph 'retrieve', {side} {name!r}"
             check_same(bundle, where, expected.get(name), found.get(name), source="the specification")

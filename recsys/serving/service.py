@@ -97,13 +97,8 @@ class RankerService:
         self._telemetry.observe(times.in_us())
         self._telemetry.count("candidates", by=candidates)
         for result in results:
-            for part, lacks in (
-                ("user", result.user_degraded),
-                ("items", result.items_degraded),
-                ("history_partial", result.history_partial),
-            ):
-                if lacks:
-                    self._telemetry.count("degraded", part)
+            for part in convert.lacking(result):
+                self._telemetry.count("degraded", part)
 
     def _with_ranking(self) -> Ranker:
         if self._ranker is None:

@@ -68,6 +68,7 @@ class Session:
         rank: ort.InferenceSession,
         encode: ort.InferenceSession | None = None,
     ) -> None:
+        self.bundle = bundle
         self.model = bundle.manifest.model
         self.version = bundle.manifest.version
         self.features = bundle.features
@@ -162,6 +163,11 @@ def _chunks(count: int) -> list[slice]:
     return [slice(start, stop) for start, stop in pairwise(bounds)]
 
 
+def graph_names(bundle: Bundle) -> tuple[str, ...]:
+    """The graphs of a ranking bundle, as :class:`Session` takes them."""
+    return ("user", "rank") if bundle.manifest.state is None else ("user", "rank", "encode")
+
+
 def open_session(bundle: Bundle, *, intra_op_threads: int = 1) -> Session:
     """Load a bundle's graphs, check their signatures, and run them once.
 
@@ -170,8 +176,7 @@ def open_session(bundle: Bundle, *, intra_op_threads: int = 1) -> Session:
             manifest and the FeatureSet say; the message names the first that differs.
     """
     state = bundle.manifest.state
-    names = ("user", "rank") if state is None else ("user", "rank", "encode")
-    graphs = {name: load_graph(bundle, name, intra_op_threads) for name in names}
+    graphs = {name: load_graph(bundle, name, intra_op_threads) for name in graph_names(bundle)}
     for name, graph in graphs.items():
         check_manifest(bundle, name, graph)
     sample = _sample_request(bundle.features)
@@ -187,7 +192,7 @@ def open_session(bundle: Bundle, *, intra_op_threads: int = 1) -> Session:
     for name in _OUTPUTS:
         expected = TensorInfo(dtype="float32", shape=("C",))
         check_same(bundle, f"graph 'rank', output {name!r}", expected, outputs_of(graphs["rank"]).get(name))
-    session = Session(bundle, user=graphs["user"], rank=graphs["rank"], encode=graphs.get("encode"))
+    session = Session(bundle, **graphs)
     try:
         scores = session.score(sample, deadline=Deadline.after(_SAMPLE_TIMEOUT_S))
     except Exception as error:  # ONNX Runtime's own exception classes are not public

@@ -29,6 +29,7 @@ from recsys.feature_store.redis_store import RedisFeatureStore
 
 @contextmanager
 def loop_in_thread() -> Iterator[asyncio.AbstractEventLoop]:
+    """asyncio's own loop, whose resolver tests can replace; the server's loop (uvloop) resolves names by itself."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import urllib.request
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import redis
-from tiny_bundle import Event, reference_scores
+from tiny_bundle import Event, reference_scores, write_tiny_bundle
+from tiny_retrieval import FEATURES as RETRIEVAL_FEATURES
 from tiny_retrieval import best_items, tiny_tables, write_tiny_retrieval
-from tiny_server import Start, stalled
+from tiny_server import Start, server_process, stalled
 
-from recsys.client import AsyncClient, InvalidArgument, NotFound
+from recsys.bundle import Manifest
+from recsys.client import AsyncClient, Client, InvalidArgument, NotFound
 from recsys.errors import BundleError
+from recsys.features.feature_set import Categorical
 
 TABLES = tiny_tables(items=700)
 NOW_MS = 1_700_000_000_000
@@ -61,9 +66,11 @@ async def test_recommend_ranks_what_retrieve_finds(client: AsyncClient) -> None:
     np.testing.assert_allclose(best.scores, scores[order], atol=1e-6)
     assert (best.model, best.retrieval_model, best.user_known, best.candidates) == ("tiny", "finder", True, 30)
     assert (best.history_events, best.degraded) == (2, ())
-    assert best.timings_us["retrieve"] > 0 and best.timings_us["rank_graph"] > 0
+    assert all(best.timings_us[stage] > 0 for stage in ("retrieve", "rank_graph", "store"))
     ranking = await client.rank(user=4, candidates=best.items, features={"age": 1.0})
     np.testing.assert_allclose(ranking.scores, best.scores, atol=1e-6)
+    ranking = await client.rank(user=4, candidates=candidates, top_k=5, features={"age": 1.0})
+    assert ranking.items == best.items.tolist()
 
 
 async def test_500_are_ranked_unless_the_server_or_the_caller_says_otherwise(
@@ -78,6 +85,8 @@ async def test_500_are_ranked_unless_the_server_or_the_caller_says_otherwise(
 async def test_a_new_user_gets_the_most_popular_items(client: AsyncClient) -> None:
     found = await client.retrieve(user=999, top_k=3)
     assert found.items.tolist() == [700, 699, 698] and not found.user_known
+    best = await client.recommend(user=999, top_k=3)
+    assert (best.user_known, best.candidates, len(best.items)) == (False, 500, 3)
     best = await client.recommend(user=999, top_k=2, candidates=3)
     assert set(best.items.tolist()) < {700, 699, 698} and not best.user_known
 
@@ -147,3 +156,34 @@ async def test_a_server_without_one_of_the_models_says_so(start: Start, finder: 
         with pytest.raises(BundleError, match=message):
             async with start(bundle=bundle, retrieval=retrieval):
                 pass
+
+
+async def test_models_that_name_users_differently_do_not_start(start: Start, tmp_path: Path) -> None:
+    others = write_retrieval_of_texts(tmp_path / "texts")
+    with pytest.raises(BundleError, match=f"retrieval model '{others.model}' names users by string ids"):
+        async with start(retrieval=tmp_path / "texts"):
+            pass
+
+
+def write_retrieval_of_texts(path: Path) -> Manifest:
+    features = replace(RETRIEVAL_FEATURES, user_id=Categorical(name="user_id", id_type="string"))
+    return write_tiny_retrieval(path, features=features)
+
+
+def test_workers_serve_both_models_and_count_together(tmp_path: Path, finder: Path, redis_url: str) -> None:
+    write_tiny_bundle(tmp_path / "bundle")
+    variables = {
+        "RECSYS_BUNDLE": str(tmp_path / "bundle"),
+        "RECSYS_RETRIEVAL": str(finder),
+        "RECSYS_WORKERS": "2",
+        "RECSYS_METRICS_PORT": "0",
+        "REDIS_URL": redis_url,
+    }
+    with server_process(tmp_path, **variables) as server:
+        for user in range(12):
+            with Client(server.address, timeout_s=10.0) as client:
+                assert len(client.recommend(user=user, top_k=4).items) == 4
+        page = urllib.request.urlopen(server.facts["metrics"], timeout=10).read().decode()
+    assert 'recsys_requests_total{code="OK",method="Recommend"} 12.0' in page
+    assert f"recsys_candidates_total {12 * 500}.0" in page
+    assert 'recsys_stage_seconds_count{stage="retrieve"} 12.0' in page
