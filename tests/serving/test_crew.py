@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from queue import SimpleQueue
 
@@ -48,6 +49,20 @@ def test_without_a_process_to_be_had_later_it_is_tried_as_often_as_one_that_cann
         workers.heed(None)
     assert tried == [1] * MAX_STARTS
     assert f"worker 1 could not start ({MAX_STARTS - 1} times in a row): no process" in capfd.readouterr().err
+
+
+def test_while_another_worker_serves_it_is_tried_again_and_again(tried: list[int]) -> None:
+    workers = Crew(Settings(), cores=[None, None], events=SimpleQueue())
+    workers.complete = True
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as serving:
+        workers._workers[1].process, workers._workers[1].ready_s = serving, 0.0
+        for _ in range(2 * MAX_STARTS):
+            workers.heed(None)
+        assert tried == [1] * 2 * MAX_STARTS
+        workers._workers[1].ready_s = None
+        with pytest.raises(ConfigError, match="no process for worker 1"):
+            workers.heed(None)
+        workers.end(timeout_s=5.0)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from long_histories import (
 )
 
 from recsys.feature_store.blocking_link import run_now
+from recsys.feature_store.keys import history_keys
 from recsys.feature_store.state_value import pack_state
 from recsys.serving.admission import Deadline
 from recsys.serving.long_state import MOST_ROUNDINGS, SLACK, WRITE_AFTER
@@ -315,3 +316,26 @@ def test_threads_that_rank_and_append_for_one_user_get_whole_answers(model: Mode
         assert not any(partial for future in ranked for partial in future.result())
     assert model.states.flush(timeout_s=30)
     assert_exact(model, model.request(USER, LONG + 400), LONG + 400)
+
+
+@pytest.mark.parametrize("new", [60, 500], ids=["read with the state", "read after it"])
+def test_events_that_redis_evicted_leave_the_sums_with_them(model: Model, redis_admin: redis.Redis, new: int) -> None:
+    chunk = LONG // 10
+    count = LONG + chunk - 30  # so many more, and another chunk is sealed: then what is gone shows
+    settled(model, count)
+    redis_admin.delete(history_keys(LONG_FEATURES.name, USER).sealed)
+    model.append(USER, rows(new, start=count))
+    header, _ = run_now(model.store.history(USER, timeout_s=5))
+    assert header.trimmed > 0 and header.chunk == chunk
+    assert_exact(model, model.request(USER, count + new), count + new)
+
+
+def test_a_state_that_would_lack_an_event_known_later_is_not_written(model: Model) -> None:
+    settled(model)
+    model.append(USER, [(LONG, 1, LONG + 500), *rows(2 * WRITE_AFTER, start=LONG + 1)])
+    at = LONG + 2 * WRITE_AFTER + 1
+    inputs = model.request(USER, at)
+    assert inputs.fresh_count == 2 * WRITE_AFTER
+    model.answer(USER, inputs)
+    assert model.states.counts()["written"] == 1, "the one before"
+    assert_exact(model, model.request(USER, LONG + 600), LONG + 600)

@@ -15,7 +15,7 @@ from tiny_retrieval import best_items, tiny_tables, write_tiny_retrieval
 from tiny_server import stalled
 
 from recsys.bundle import open_bundle
-from recsys.errors import BundleError, InvalidInputError, NotFoundError, OverloadedError
+from recsys.errors import BundleError, InvalidInputError, NotFoundError, OverloadedError, StoreUnavailableError
 from recsys.feature_store.blocking_link import run_now
 from recsys.feature_store.redis_store import RedisFeatureStore
 from recsys.features.feature_set import Categorical
@@ -231,3 +231,14 @@ def test_models_of_different_ids_are_not_served_together(tmp_path: Path, recomme
             turns=Turns(1),
             store_timeout_s=5.0,
         )
+
+
+def test_an_answer_is_degraded_when_only_what_was_seen_could_not_be_read(
+    recommender: Recommender, blocking: RedisFeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*arguments: object, **options: object) -> None:
+        raise StoreUnavailableError("redis://store: gone")
+
+    assert not recommend(recommender, 2).user_degraded
+    monkeypatch.setattr(blocking, "history", away)
+    assert recommend(recommender, 2).user_degraded
