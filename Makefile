@@ -8,7 +8,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SETS := $(wildcard requirements/*.txt) pyproject.toml
+SETS := $(wildcard requirements/*.txt recsys/operators/*.cpp recsys/operators/*.h) pyproject.toml
 # Its name holds what was installed, so that a second call installs nothing and a changed pin does.
 STAMP := $(VENV)/.installed-$(DEVICE)-$(shell cat $(SETS) | cksum | cut -d' ' -f1)
 

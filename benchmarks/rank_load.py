@@ -21,12 +21,17 @@ _SETTLE_S = 0.2
 def bare(folder: Path, requests: Sequence[Any]) -> Measure:
     """Seconds of each call of a bundle's two graphs in ONNX Runtime as it comes, one thread, inputs at hand.
 
+    With recsys's operators, as the server has them: the same graphs are computed in the same way.
+
     ``requests``: (inputs of the user graph, inputs of the rank graph without the user side).
     """
     import onnxruntime as ort
 
+    from recsys.operators import use_operators
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
+    use_operators(options)
     user, rank = (
         ort.InferenceSession(folder / f"{name}.onnx", options, providers=["CPUExecutionProvider"])
         for name in ("user", "rank")

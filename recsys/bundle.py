@@ -140,6 +140,8 @@ class Compute:
         max_abs_logit_difference, mean_abs_logit_difference: of their logits.
         tolerance: the largest mean that is allowed; an export above it fails.
         metrics, float32_metrics: of these samples.
+        own_operators: differences and metrics with recsys's own operators (``recsys.operators``); the others are with
+            standard ones. None: the graphs have none of them, or they do not run where the bundle was made.
     """
 
     kind: str
@@ -150,6 +152,7 @@ class Compute:
     tolerance: float
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     float32_metrics: Mapping[str, float | None] = field(default_factory=dict)
+    own_operators: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

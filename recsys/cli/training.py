@@ -330,6 +330,9 @@ def _print_compute(compute: Compute) -> None:
         f"{compute.max_abs_logit_difference:.1e} at most, on {compute.candidates:,} candidates of {compute.requests:,} "
         "test samples"
     )
+    if compute.own_operators is not None:
+        own = compute.own_operators["mean_abs_logit_difference"]
+        output.print(f"with recsys's own operators: {own:.1e} on average")
     for name in ("auc", "log_loss"):
         before, after = compute.float32_metrics.get(name), compute.metrics.get(name)
         if before is not None and after is not None:

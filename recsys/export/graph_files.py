@@ -1,4 +1,4 @@
-"""Modules to ONNX files: standard operators only, embedding tables and id maps in files beside the graphs."""
+"""Modules to ONNX files: standard operators and functions of these; tables and id maps in files beside the graphs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from torch import nn
 
 import recsys
 from recsys.bundle import GraphInfo, TableInfo, TensorInfo
+from recsys.export.functions import OPSET, bucket_interest, id_rows
 from recsys.export.graphs import Example
 from recsys.export.simplify import simplify
-
-OPSET = 21
 
 
 def write_graph(module: nn.Module, example: Example, path: Path, tables: dict[str, TableInfo]) -> GraphInfo:
@@ -50,6 +49,8 @@ def write_graph(module: nn.Module, example: Example, path: Path, tables: dict[st
     model = program.model_proto
     _strip(model)
     simplify(model)
+    id_rows(model)
+    bucket_interest(model)
     _name_dimensions(model, example.dynamic)
     _externalise(model, path.parent, tables)
     model.producer_name, model.producer_version = "recsys", recsys.__version__

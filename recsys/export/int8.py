@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +31,12 @@ from onnx import TensorProto, helper, numpy_helper
 from recsys.bundle import Compute, GraphInfo
 from recsys.data.samples import Dataset
 from recsys.errors import BundleError, InvalidInputError
+from recsys.export.functions import attention_weight, head, target_attention
 from recsys.export.graph_files import graph_info, save_graph
 from recsys.export.parity import graph_certificate_logits, graph_logits
 from recsys.export.simplify import drop_unused, producers, readers, replace_nodes
 from recsys.features.hashing import Int64Array
+from recsys.operators import Operators, has_vnni
 from recsys.training.evaluate import evaluate
 
 SAMPLES = 20_000
@@ -51,6 +54,8 @@ _ZERO, _SMALL = "int8.zero", "int8.small"
 def use_int8(folder: Path, dataset: Dataset) -> tuple[dict[str, GraphInfo], Compute]:
     """Rewrite the graphs in a folder, and measure by how much the answers change, on up to ``SAMPLES`` test samples.
 
+    With ONNX Runtime's operators, and with recsys's own where these run and the graphs have functions of theirs.
+
     Raises:
         BundleError: no product is large enough; or the answers to these samples, or to the certificate's requests
             with their edge cases, differ by more than ``TOLERANCE`` of what logits differ from each other.
@@ -61,31 +66,43 @@ def use_int8(folder: Path, dataset: Dataset) -> tuple[dict[str, GraphInfo], Comp
     before, certified = graph_logits(folder, dataset, indices), graph_certificate_logits(folder, dataset)
     graphs = quantize_products(folder)
     rank = onnx.load(folder / graphs["rank"].file, load_external_data=False)
-    if not any(node.op_type == "DynamicQuantizeLinear" for node in rank.graph.node):
+    own = any(function.name in ("TargetAttention", "Head") for function in rank.functions)
+    nodes = [*rank.graph.node, *(node for function in rank.functions for node in function.node)]
+    if not any(node.op_type == "DynamicQuantizeLinear" for node in nodes):
         raise BundleError(
             f"int8 products: none of the model's is of {SMALLEST_PRODUCT:,} weights or more with a bias. The bundle "
             "was not written; export with float32 products"
         )
-    after = graph_logits(folder, dataset, indices)
-    differences, spread = np.abs(after - before), float(before.std())
-    of_certified = float(np.abs(graph_certificate_logits(folder, dataset) - certified).mean())
+    allowed = TOLERANCE * float(before.std())
+
+    def measured(operators: Operators) -> dict[str, Any]:
+        """Of the graphs as they are now; what they change."""
+        after = graph_logits(folder, dataset, indices, operators=operators)
+        differences = np.abs(after - before)
+        mean = float(differences.mean())
+        of_certified = graph_certificate_logits(folder, dataset, operators=operators) - certified
+        for of, change in (("test samples", mean), ("edge cases", float(np.abs(of_certified).mean()))):
+            if not change <= allowed:  # NaN is refused too
+                raise BundleError(
+                    f"int8 products change logits of {of} by {change:.2e} on average; allowed: {allowed:.2e}, "
+                    f"{TOLERANCE:.0%} of the standard deviation of test samples' logits. The bundle was not written; "
+                    "export with float32 products"
+                )
+        return {
+            "max_abs_logit_difference": float(differences.max()),
+            "mean_abs_logit_difference": mean,
+            "metrics": _metrics(dataset, indices, after[:, 0]),
+        }
+
     compute = Compute(
         kind="int8",
         requests=len(before),
         candidates=before.size,
-        max_abs_logit_difference=float(differences.max()),
-        mean_abs_logit_difference=float(differences.mean()),
-        tolerance=TOLERANCE * spread,
-        metrics=_metrics(dataset, indices, after[:, 0]),
+        tolerance=allowed,
         float32_metrics=_metrics(dataset, indices, before[:, 0]),
+        own_operators=measured("auto") if has_vnni() and own else None,
+        **measured("standard"),
     )
-    for of, change in (("test samples", compute.mean_abs_logit_difference), ("edge cases", of_certified)):
-        if not change <= compute.tolerance:  # NaN is refused too
-            raise BundleError(
-                f"int8 products change logits of {of} by {change:.2e} on average; allowed: {compute.tolerance:.2e}, "
-                f"{TOLERANCE:.0%} of the standard deviation of test samples' logits. The bundle was not written; "
-                "export with float32 products"
-            )
     return graphs, compute
 
 
@@ -103,6 +120,9 @@ def quantize_products(folder: Path) -> dict[str, GraphInfo]:
     for name in of_user:
         _quantize_output(user.graph, name)
     drop_unused(rank.graph)
+    attention_weight(user)
+    target_attention(rank)
+    head(rank)
     save_graph(user, folder / "user.onnx")
     save_graph(rank, folder / "rank.onnx")
     return {"user": graph_info(user, "user.onnx"), "rank": graph_info(rank, "rank.onnx")}

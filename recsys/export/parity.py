@@ -36,6 +36,7 @@ from recsys.features.hashing import KEY_LIMIT, Int64Array
 from recsys.features.history import Events, unpack_events
 from recsys.features.history_rules import visible
 from recsys.models.sdim import Sdim
+from recsys.operators import Operators, use_operators
 from recsys.training.trained import TrainedModel, check_same_data
 
 Float32Array = npt.NDArray[np.float32]
@@ -94,16 +95,18 @@ def certificate_logits(trained: TrainedModel, dataset: Dataset) -> Float32Array:
     return np.concatenate([torch_logits(trained, sample) for sample in asked])
 
 
-def graph_certificate_logits(folder: Path, dataset: Dataset) -> Float32Array:
+def graph_certificate_logits(folder: Path, dataset: Dataset, *, operators: Operators = "standard") -> Float32Array:
     """The graphs' logits of the same, in the same order."""
-    graphs = OrtGraphs(folder)
+    graphs = OrtGraphs(folder, operators=operators)
     requests = (_request(dataset, index, items, number) for number, index, items in _chosen(dataset))
     return np.concatenate([graphs.logits(request) for request in requests])
 
 
-def graph_logits(folder: Path, dataset: Dataset, indices: Int64Array) -> Float32Array:
+def graph_logits(
+    folder: Path, dataset: Dataset, indices: Int64Array, *, operators: Operators = "standard"
+) -> Float32Array:
     """The graphs' logits of samples, each asked for before other items: [len(indices), CANDIDATES]."""
-    graphs, random = OrtGraphs(folder), np.random.Generator(np.random.PCG64(2))
+    graphs, random = OrtGraphs(folder, operators=operators), np.random.Generator(np.random.PCG64(2))
     logits = np.empty((len(indices), CANDIDATES), dtype=np.float32)
     for row, index in enumerate(indices.tolist()):
         others = random.integers(0, len(dataset.table.item_keys), size=CANDIDATES - 1)
@@ -119,10 +122,10 @@ class OrtGraphs:
         encode: None if the model has no state.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.user = _session(folder / "user.onnx")
-        self.rank = _session(folder / "rank.onnx")
-        self.encode = _session(folder / "encode.onnx") if (folder / "encode.onnx").is_file() else None
+    def __init__(self, folder: Path, *, operators: Operators = "standard") -> None:
+        self.user = _session(folder / "user.onnx", operators)
+        self.rank = _session(folder / "rank.onnx", operators)
+        self.encode = _session(folder / "encode.onnx", operators) if (folder / "encode.onnx").is_file() else None
         self._state_shape = {i.name: i.shape for i in self.user.get_inputs()}.get(STATE_SUMS)
 
     def logits(self, request: EncodedRequest) -> Float32Array:
@@ -153,9 +156,10 @@ class OrtGraphs:
         return logits
 
 
-def _session(file: Path) -> onnxruntime.InferenceSession:
+def _session(file: Path, operators: Operators) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    use_operators(options, operators)
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 

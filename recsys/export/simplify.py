@@ -170,7 +170,7 @@ def independent_of(graph: onnx.GraphProto, inputs: Iterable[str]) -> list[onnx.N
     """Nodes that compute something which none of these inputs plays a part in, and which is no constant.
 
     In a ``rank`` graph, of the candidates' inputs: work that could be done once for a request, in the ``user`` graph.
-    Views of user-side tensors are no work.
+    Views of user-side tensors, and what is computed from their sizes, are no work.
     """
     depends = set(inputs)
     constant = {tensor.name for tensor in graph.initializer} | {""}
@@ -178,9 +178,9 @@ def independent_of(graph: onnx.GraphProto, inputs: Iterable[str]) -> list[onnx.N
     for node in graph.node:
         if depends.intersection(node.input):
             depends.update(node.output)
-        elif constant.issuperset(node.input):
+        elif constant.issuperset(node.input) or node.op_type == "Shape":
             constant.update(node.output)
-        elif node.op_type not in (*_VIEWS, "Shape"):
+        elif node.op_type not in _VIEWS:
             found.append(node)
     return found
 

@@ -105,7 +105,7 @@ class ActivationUnit(nn.Module):
         weight_DSH, bias_SH, keys_SD = side[:3]
         hidden = torch.addmm(bias_SH.flatten(), query_CD, weight_DSH.flatten(1)).view(-1, self.first.out_features)
         weights = self.last(self.second_act(self.second(self.first_act(hidden))))
-        weights_CS = weights.view(query_CD.shape[0], -1)
+        weights_CS = weights.view(-1, keys_SD.shape[0])
         if self.softmax:
             logits_CS = weights_CS * self.scale + side[3]
             weights_CS = torch.softmax(logits_CS if read_CS is None else logits_CS + (read_CS - 1.0) * FAR, dim=1)

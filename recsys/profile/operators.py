@@ -14,6 +14,7 @@ import numpy as np
 
 _PRODUCTS = {"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "GemmFloat8"}
 _INTEGER_PRODUCTS = {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm"}
+_ATTENTION = "TargetAttention"
 _OUTLIERS = 0.05
 _KERNEL = "_kernel_time"
 
@@ -71,7 +72,11 @@ def _operator(graph: str, node: str, events: Sequence[Mapping[str, Any]], reques
     kind, inputs = str(args["op_name"]), _shapes(args.get("input_type_shape", []))
     outputs = _shapes(args.get("output_type_shape", []))
     output = outputs[0] if outputs else ()
-    is_product = kind in _PRODUCTS | _INTEGER_PRODUCTS
+    flop = 0
+    if kind == _ATTENTION:
+        flop = attention_flop(inputs)
+    elif kind in _PRODUCTS | _INTEGER_PRODUCTS:
+        flop = product_flop(inputs[0], output)
     return Operator(
         graph=graph,
         node=node,
@@ -79,8 +84,8 @@ def _operator(graph: str, node: str, events: Sequence[Mapping[str, Any]], reques
         inputs=inputs,
         output=output,
         us=each_us * per_request,
-        flop=round(product_flop(inputs[0], output) * per_request) if is_product else 0,
-        integer=kind in _INTEGER_PRODUCTS,
+        flop=round(flop * per_request),
+        integer=kind in _INTEGER_PRODUCTS or kind == _ATTENTION,
     )
 
 
@@ -111,3 +116,14 @@ def product_flop(left: Shape, output: Shape) -> int:
     rows = output[-2] if len(output) >= 2 else output[-1]
     length = prod(left[-2:]) // rows if rows else 0
     return 2 * length * prod(output)
+
+
+def attention_flop(inputs: Sequence[Shape]) -> int:
+    """Operations of the products in ``recsys.TargetAttention``, from the shapes of its inputs.
+
+    >>> query, weight, second_weight = (200, 64), (64, 50, 80), (80, 40)
+    >>> attention_flop([query, weight, (), (50, 80), second_weight]) == 2 * 200 * 50 * (64 * 80 + 80 * 40 + 40 + 64)
+    True
+    """
+    (candidates, _), (width, events, first), (_, second) = inputs[0], inputs[1], inputs[4]
+    return 2 * candidates * events * (width * first + first * second + second + width)

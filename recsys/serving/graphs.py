@@ -8,12 +8,18 @@ import onnxruntime as ort
 
 from recsys.bundle import Bundle, TensorInfo
 from recsys.errors import BundleError
+from recsys.operators import Operators, use_operators
 
 _DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(int8)": "int8"}
 
 
 def load_graph(
-    bundle: Bundle, name: str, intra_op_threads: int, *, profile: Path | None = None
+    bundle: Bundle,
+    name: str,
+    intra_op_threads: int,
+    *,
+    operators: Operators = "auto",
+    profile: Path | None = None,
 ) -> ort.InferenceSession:
     """One graph of a bundle, ready to run.
 
@@ -21,6 +27,7 @@ def load_graph(
         bundle: whose it is.
         name: the graph's.
         intra_op_threads: threads inside one run.
+        operators: who computes the graph's functions.
         profile: begin of the name of a file that ``end_profiling`` writes the operators' times to.
 
     Raises:
@@ -42,6 +49,7 @@ def load_graph(
     options.enable_cpu_mem_arena = True
     options.enable_mem_pattern = False
     options.log_severity_level = 3
+    use_operators(options, operators)
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     try:

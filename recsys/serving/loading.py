@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from recsys.feature_store.open_redis import redis_or_embedded
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
+from recsys.operators import has_vnni, library
 from recsys.serving.models import Models, open_models
 from recsys.serving.session import Session
 from recsys.serving.settings import Settings, bundle_folder
@@ -29,8 +30,20 @@ def loaded(settings: Settings) -> Iterator[tuple[Models, str]]:
     with redis_or_embedded(settings.redis_url, settings.redis_dir) as redis_url:
         models = open_models(settings)
         if models.ranking is not None:
+            _warn_of_slow_int8(settings, models.ranking)
             _warm(settings, models.ranking)
         yield models, redis_url
+
+
+def _warn_of_slow_int8(settings: Settings, session: Session) -> None:
+    if session.bundle.manifest.compute is None or settings.operators == "standard" or has_vnni():
+        return
+    why = (
+        "were not compiled: there was no C++ compiler when it was installed"
+        if library() is None
+        else ("need AVX-512 with VNNI, which this processor does not have")
+    )
+    _log.warning("int8 products take up to twice their time, in ONNX Runtime's operators: recsys's own %s", why)
 
 
 def _warm(settings: Settings, session: Session) -> None:

@@ -49,7 +49,7 @@ def open_models(settings: Settings) -> Models:
                 "bundle, a retrieval bundle, or one of each"
             )
         return Models(None, open_retrieval(first, intra_op_threads=threads))
-    ranking = open_session(first, intra_op_threads=threads)
+    ranking = open_session(first, intra_op_threads=threads, operators=settings.operators)
     retrieval = None
     if settings.retrieval is not None:
         retrieval = open_retrieval(open_bundle(settings.retrieval, verify=settings.verify), intra_op_threads=threads)

@@ -20,6 +20,7 @@ from recsys.features.columns import Column
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import event_dtype
+from recsys.operators import Operators
 from recsys.serving.admission import Deadline
 from recsys.serving.graphs import check_manifest, check_same, inputs_of, load_graph, outputs_of
 from recsys.serving.stages import StageTimes
@@ -168,15 +169,20 @@ def graph_names(bundle: Bundle) -> tuple[str, ...]:
     return ("user", "rank") if bundle.manifest.state is None else ("user", "rank", "encode")
 
 
-def open_session(bundle: Bundle, *, intra_op_threads: int = 1) -> Session:
+def open_session(bundle: Bundle, *, intra_op_threads: int = 1, operators: Operators = "auto") -> Session:
     """Load a bundle's graphs, check their signatures, and run them once.
+
+    Args:
+        bundle: whose they are.
+        intra_op_threads: threads inside one run.
+        operators: who computes the graphs' functions.
 
     Raises:
         BundleError: a graph does not load or run, or its inputs or outputs are not what the
             manifest and the FeatureSet say; the message names the first that differs.
     """
     state = bundle.manifest.state
-    graphs = {name: load_graph(bundle, name, intra_op_threads) for name in graph_names(bundle)}
+    graphs = {name: load_graph(bundle, name, intra_op_threads, operators=operators) for name in graph_names(bundle)}
     for name, graph in graphs.items():
         check_manifest(bundle, name, graph)
     sample = _sample_request(bundle.features)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recsys.errors import ConfigError, nearest
+from recsys.operators import Operators
 
 _log = logging.getLogger("recsys.serving")
 
@@ -93,6 +94,14 @@ class Settings:
     drain_timeout_s: float = _setting(
         20.0, "at SIGTERM, time for running requests to finish", kind=float, low=0.0, high=3_600.0
     )
+    hang_timeout_s: float = _setting(
+        30.0,
+        "time without progress after which a process counts as hung: a worker is killed and replaced, health says "
+        "NOT_SERVING; 0: never",
+        kind=float,
+        low=0.0,
+        high=3_600.0,
+    )
     future_tolerance_s: int = _setting(
         300, "how far in the future an event's timestamp may be (clock skew)", kind=int, low=0, high=86_400
     )
@@ -111,6 +120,13 @@ class Settings:
     )
     intra_op_threads: int = _setting(
         1, "threads inside one model run; more only helps a mostly idle server", kind=int, low=1, high=256
+    )
+    operators: Operators = _setting(
+        "auto",
+        "who computes the functions of int8 bundles; auto: recsys's compiled operators where the processor has AVX-512 "
+        "VNNI; standard: ONNX Runtime's only",
+        kind=str,
+        choices=("auto", "standard"),
     )
     item_max_age_s: float = _setting(
         60.0,

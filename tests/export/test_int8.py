@@ -1,5 +1,6 @@
 """Matrix products in 8-bit integers: near those of float32, one kernel each in ONNX Runtime, their cost recorded."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,13 +14,18 @@ from onnx import TensorProto, helper, numpy_helper
 from tiny_run import finished, folder_of_this_process
 
 from recsys.bundle import GraphInfo, Manifest, open_bundle
+from recsys.data.samples import Dataset
 from recsys.errors import BundleError, InvalidInputError
 from recsys.export import int8
 from recsys.export.graph_files import graph_info
 from recsys.export.int8 import quantize_products
 from recsys.export.onnx import export_bundle
-from recsys.export.parity import OrtGraphs
+from recsys.export.parity import Float32Array, OrtGraphs
+from recsys.features.hashing import Int64Array
+from recsys.operators import Operators, has_vnni
+from recsys.serving import graphs, loading
 from recsys.serving.session import open_session
+from recsys.serving.settings import Settings
 
 K, N = 24, 96
 
@@ -170,13 +176,40 @@ def test_a_bundle_says_what_int8_changes() -> None:
     assert open_bundle(folder).manifest == manifest
 
 
-def test_a_server_opens_a_bundle_of_int8_products_in_standard_operators() -> None:
+def test_a_server_opens_a_bundle_of_int8_products_with_and_without_operators_of_our_own() -> None:
     folder, manifest = exported()
-    open_session(open_bundle(folder))
+    for operators in ("auto", "standard"):
+        open_session(open_bundle(folder), operators=operators)
     dtypes = {name: info.dtype for name, info in manifest.graphs["user"].outputs.items()}
     assert dtypes["side.attention_weight"] == "int8" and dtypes["side.attention_weight.scale"] == "float32"
-    for name in ("user", "rank"):
-        assert {node.domain for node in onnx.load(folder / f"{name}.onnx", load_external_data=False).graph.node} == {""}
+    for name, operator in (("user", "AttentionWeight"), ("rank", "TargetAttention")):
+        graph = onnx.load(folder / f"{name}.onnx", load_external_data=False)
+        assert [function.name for function in graph.functions] == ["IdRows", operator]
+        assert {node.domain for function in graph.functions for node in function.node} == {""}, "standard operators"
+        assert [node.op_type for node in graph.graph.node if node.domain and node.op_type != "IdRows"] == [operator]
+
+
+@pytest.mark.skipif(not has_vnni(), reason="operators not compiled, or this processor has no VNNI")
+def test_a_bundle_says_what_our_own_operators_change_beside_what_standard_ones_do() -> None:
+    compute = exported()[1].compute
+    assert compute is not None and compute.own_operators is not None
+    own = compute.own_operators["mean_abs_logit_difference"]
+    # Rows are quantised one by one, not all with one scale.
+    assert 0 < own <= 1.1 * compute.mean_abs_logit_difference
+    assert own != compute.mean_abs_logit_difference
+
+
+@pytest.mark.skipif(not has_vnni(), reason="operators not compiled, or this processor has no VNNI")
+def test_our_own_operators_are_checked_at_export_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = int8.graph_logits
+
+    def far(folder: Path, dataset: Dataset, indices: Int64Array, *, operators: Operators = "standard") -> Float32Array:
+        return logits(folder, dataset, indices, operators="standard") + (100.0 if operators == "auto" else 0.0)
+
+    monkeypatch.setattr(int8, "SAMPLES", 20)
+    monkeypatch.setattr(int8, "SMALLEST_PRODUCT", 2)
+    monkeypatch.setattr(int8, "graph_logits", far)
+    refused(tmp_path, "int8 products change logits of test samples by 1.00e[+]02 on average")
 
 
 def refused(path: Path, message: str) -> None:
@@ -195,7 +228,7 @@ def test_answers_too_far_from_float32_are_refused(tmp_path: Path, monkeypatch: p
 def test_edge_cases_that_are_no_numbers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8, "SAMPLES", 20)
     certified = iter([np.zeros(3, dtype=np.float32), np.array([0.0, np.nan, 0.0], dtype=np.float32)])
-    monkeypatch.setattr(int8, "graph_certificate_logits", lambda folder, dataset: next(certified))
+    monkeypatch.setattr(int8, "graph_certificate_logits", lambda folder, dataset, **operators: next(certified))
     refused(tmp_path, "int8 products change logits of edge cases by nan")
 
 
@@ -215,3 +248,35 @@ def test_other_numbers_are_refused(tmp_path: Path) -> None:
     run = finished()
     with pytest.raises(InvalidInputError, match="compute 'int4': "):
         export_bundle(run.result.trained, run.dataset, tmp_path / "bundle", name="tiny", compute="int4")
+
+
+@pytest.mark.parametrize(
+    ("compiled", "reason"),
+    [(Path("library"), "need AVX-512 with VNNI, which this processor does not have"), (None, "were not compiled")],
+)
+def test_a_server_says_why_int8_is_slower_than_it_could_be(
+    compiled: Path | None,
+    reason: str,
+    redis_url: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = Settings(bundle=exported()[0], redis_url=redis_url, warm_up_s=0.0)
+    monkeypatch.setattr(loading, "has_vnni", lambda: False)
+    monkeypatch.setattr(loading, "library", lambda: compiled)
+    with loading.loaded(settings):
+        assert f"recsys's own {reason}" in caplog.text
+    caplog.clear()
+    with loading.loaded(replace(settings, operators="standard")):
+        assert not caplog.text, "it was asked for"
+
+
+def test_the_setting_decides_who_computes(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Operators] = []
+    monkeypatch.setattr(graphs, "use_operators", lambda options, operators: asked.append(operators))
+    for operators in ("auto", "standard"):
+        with loading.loaded(
+            Settings(bundle=exported()[0], redis_url=redis_url, warm_up_s=0.0, operators=operators)  # type: ignore[arg-type]
+        ):
+            assert set(asked) == {operators}
+        asked.clear()

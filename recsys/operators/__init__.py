@@ -1,0 +1,62 @@
+"""Operators of our own for ONNX Runtime, in C++.
+
+A graph names them as functions, whose bodies are standard operators that compute the same (``export/functions.py``):
+an installation without them serves every bundle, only slower. They are compiled when recsys is installed, if there is
+a C++ compiler.
+
+===================  ============================================  =================================
+``IdRows``           ids to rows, by an exact id map               any processor
+``BucketInterest``   SDIM's attention to sums of events            any processor
+``AttentionWeight``  DIN's first layer folded for a user's events  int8 bundles; AVX-512 with VNNI
+``TargetAttention``  DIN's attention                               int8 bundles; AVX-512 with VNNI
+``Head``             two hidden layers and a logit                 int8 bundles; AVX-512 with VNNI
+===================  ============================================  =================================
+
+AVX-512 with VNNI: Intel's servers since 2019, AMD's since 2022.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.machinery
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+Operators = Literal["auto", "standard"]
+"""Who computes functions: ``auto``: these operators, where they are; ``standard``: ONNX Runtime's only."""
+
+_ANYWHERE = ("IdRows", "BucketInterest")
+_WITH_VNNI = ("AttentionWeight", "TargetAttention", "Head")
+
+_FILE = Path(__file__).parent / "_library"
+
+
+def use_operators(options: Any, operators: Operators = "auto") -> bool:
+    """Let sessions of these ``SessionOptions`` have the operators that run here; whether there are any."""
+    path = library()
+    if operators == "standard" or path is None:
+        return False
+    options.register_custom_ops_library(str(path))
+    return True
+
+
+def run_here() -> tuple[str, ...]:
+    """The operators that were compiled and that this processor can run."""
+    if library() is None:
+        return ()
+    return (*_ANYWHERE, *_WITH_VNNI) if has_vnni() else _ANYWHERE
+
+
+@cache
+def library() -> Path | None:
+    """The compiled operators."""
+    files = [_FILE.with_name(_FILE.name + suffix) for suffix in importlib.machinery.EXTENSION_SUFFIXES]
+    return next((file for file in files if file.is_file()), None)
+
+
+@cache
+def has_vnni() -> bool:
+    """Whether this processor has AVX-512 with VNNI; False where nothing was compiled."""
+    path = library()
+    return path is not None and bool(ctypes.CDLL(str(path)).recsys_has_vnni())
