@@ -122,7 +122,7 @@ def rankings(response: ranker_pb2.RankBatchResponse, queries: Sequence[RankQuery
 def retrieval(response: ranker_pb2.RetrieveResponse) -> Retrieval:
     """The result of ``Client.retrieve``."""
     return Retrieval(
-        items=np.array(response.items.integers, dtype=np.int64),
+        items=_found(response.items),
         scores=np.array(response.scores, dtype=np.float32),
         model=response.model,
         model_version=response.model_version,
@@ -136,7 +136,7 @@ def retrieval(response: ranker_pb2.RetrieveResponse) -> Retrieval:
 def recommendation(response: ranker_pb2.RecommendResponse) -> Recommendation:
     """The result of ``Client.recommend``."""
     return Recommendation(
-        items=np.array(response.items.integers, dtype=np.int64),
+        items=_found(response.items),
         scores=np.array(response.scores, dtype=np.float32),
         model=response.model,
         model_version=response.model_version,
@@ -148,6 +148,10 @@ def recommendation(response: ranker_pb2.RecommendResponse) -> Recommendation:
         degraded=_degraded(response),
         timings_us=_timings_us(response),
     )
+
+
+def _found(ids: ranker_pb2.Ids) -> npt.NDArray[Any]:
+    return np.array(ids.texts, dtype=object) if ids.texts else np.array(ids.integers, dtype=np.int64)
 
 
 def _degraded(response: Any) -> tuple[str, ...]:

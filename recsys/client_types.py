@@ -102,7 +102,7 @@ class Retrieval:
     """The best items of all.
 
     Attributes:
-        items: integer ids, best first; int64, shape [K], K <= top_k.
+        items: ids, best first; int64, or strings (dtype object) where items are named by strings; [K], K <= top_k.
         scores: of any size, higher is better; float32, [K].
         model, model_version: which model answered.
         user_known: whether it knows the user; if not, the items are the most popular ones.
@@ -110,7 +110,7 @@ class Retrieval:
         degraded, timings_us: as in :class:`Ranking`.
     """
 
-    items: npt.NDArray[np.int64]
+    items: npt.NDArray[Any]
     scores: npt.NDArray[np.float32]
     model: str
     model_version: str
@@ -125,7 +125,7 @@ class Recommendation:
     """The best items of all, ranked.
 
     Attributes:
-        items: integer ids, best first; int64, shape [K], K <= top_k.
+        items: ids, best first; int64, or strings (dtype object) where items are named by strings; [K], K <= top_k.
         scores: the ranking model's probabilities in [0, 1]; float32, [K].
         model, model_version: the ranking model.
         retrieval_model, retrieval_model_version: the one that chose the candidates.
@@ -135,7 +135,7 @@ class Recommendation:
         degraded, timings_us: as in :class:`Ranking`.
     """
 
-    items: npt.NDArray[np.int64]
+    items: npt.NDArray[Any]
     scores: npt.NDArray[np.float32]
     model: str
     model_version: str

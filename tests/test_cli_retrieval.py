@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planted import planted
+from planted import ITEMS, planted
 from typer.testing import CliRunner
 
 from recsys.bundle import open_bundle
 from recsys.cli import app
 from recsys.data.interactions import Pairs
 from recsys.errors import ConfigError, DataFileError
+from recsys.features.hashing import string_keys
 from recsys.serving.retrieval import open_retrieval
 
 SMALL = [
@@ -91,6 +92,18 @@ def test_a_run_is_exported_as_a_bundle_that_retrieves(at_data: Path) -> None:
     assert len(session.retrieve(3, np.arange(2), 5).items) == 5
     shown = CliRunner().invoke(app, [*export, "--overwrite"])
     assert shown.exit_code == 0 and "item_id.popularity" in shown.stdout and "largest score difference" in shown.stdout
+
+
+def test_items_that_a_list_names_by_texts_are_exported_with_their_names(at_data: Path) -> None:
+    names = [f"Ünïque-{index}" for index in range(ITEMS)]
+    lines = [f"{name} {index}\n" for index, name in enumerate(names)]
+    Path("data/item_list.txt").write_text("".join(["id index\n", *lines]))
+    recsys("train", "lightgcn_gowalla", *SMALL, "train.epochs=1")
+    recsys("export", "runs/lightgcn_gowalla", "--out", "bundle")
+    session = open_retrieval(open_bundle(Path("bundle")))
+    assert session.names is not None
+    found = session.retrieve(3, string_keys(names[5:]), ITEMS)
+    assert sorted(session.names.of(found.items)) == sorted(names[:5])
 
 
 def test_rows_of_a_retrieval_bundle_are_not_quantised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,15 @@ import numpy.typing as npt
 from recsys.bundle import Manifest, Parity, bundle_writer
 from recsys.export.retrieve_graph import RetrievalTables, write_retrieve_graph
 from recsys.features.feature_set import Categorical, FeatureSet
+from recsys.features.hashing import string_keys
 
 FEATURES = FeatureSet(
     name="tiny", user_id=Categorical(name="user_id"), item_id=Categorical(name="item_id"), history=None
 )
 """The ids of ``tiny_bundle.FEATURES``: the two bundles may be served together."""
+
+TEXT_FEATURES = replace(FEATURES, item_id=Categorical(name="item_id", id_type="string"))
+"""The same with items named by strings."""
 
 USERS = 6
 
@@ -31,6 +36,12 @@ def tiny_tables(items: int = 20) -> RetrievalTables:
         items_MD=np.ascontiguousarray(scores_UM.T),
         popularity_M=item.astype(np.float32),
     )
+
+
+def tiny_text_tables(items: int = 20) -> RetrievalTables:
+    """:func:`tiny_tables` whose item i is named "Nº i"."""
+    names = [f"Nº {i}" for i in range(1, items + 1)]
+    return replace(tiny_tables(items), item_keys=string_keys(names), item_names_M=names)
 
 
 def write_tiny_retrieval(
@@ -56,9 +67,9 @@ def write_tiny_retrieval(
 def best_items(
     tables: RetrievalTables, user_key: int, left_out: Iterable[int], k: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """The definition: keys and scores of the k best items, ties by place."""
+    """The definition: keys and scores of the k best items, equal ones by their keys."""
     known = np.flatnonzero(tables.user_keys == user_key)
     scores_M = tables.items_MD @ tables.users_ND[known[0]] if len(known) else tables.popularity_M
-    order = np.argsort(-scores_M, kind="stable")
+    order = np.lexsort((tables.item_keys, -scores_M))
     order = order[~np.isin(tables.item_keys[order], list(left_out))][:k]
     return tables.item_keys[order], scores_M[order]

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from recsys.cli.options import JsonOption, notes, output
 
@@ -89,7 +90,7 @@ def _print(best: Any, facts: dict[str, Any], *, as_json: bool) -> None:
         return
     table = Table("rank", "item", "score", box=None)
     for number, (item, score) in enumerate(rows, start=1):
-        table.add_row(str(number), str(item), f"{score:.4f}")
+        table.add_row(str(number), Text(str(item)), f"{score:.4f}")  # Text: a name is no markup
     output.print(table)
     if best.timings_us:
         notes.print(", ".join(f"{stage} {us} us" for stage, us in best.timings_us.items() if us))

@@ -14,19 +14,18 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from recsys.data.pair_ids import PairIds, pair_features, parse_ids
 from recsys.errors import DataFileError, InvalidInputError
-from recsys.features.feature_set import Categorical, FeatureSet, IdType
-from recsys.features.hashing import KEY_LIMIT, Int64Array, string_keys
+from recsys.features.feature_set import IdType
+from recsys.features.hashing import Int64Array
 
 _EXPECTED = "user item item ... (integers from 0)"
-_INTEGER = re.compile(r"0|[1-9][0-9]{0,18}")
 _NEARBY = Path("../shared/data")
 
 
@@ -43,20 +42,6 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.user_E)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PairIds:
-    """What indices stand for.
-
-    Attributes:
-        features: declares the two ids, and the history that a store keeps of what users do.
-        user_keys_N, item_keys_M: the key (``features/hashing.py``) of each index; distinct, int64.
-    """
-
-    features: FeatureSet
-    user_keys_N: Int64Array
-    item_keys_M: Int64Array
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,7 +67,7 @@ class Interactions:
 def ids_of(interactions: Interactions) -> PairIds:
     """What the indices stand for; of interactions without ids, the integers that they are."""
     return interactions.ids or PairIds(
-        features=_pair_features("interactions", "int", "int"),
+        features=pair_features("interactions", "int", "int"),
         user_keys_N=np.arange(interactions.num_users),
         item_keys_M=np.arange(interactions.num_items),
     )
@@ -162,8 +147,8 @@ def load_interactions(
         )
     if validation is None:
         train, validation = hold_out(train, share=validation_share, seed=seed)
-    user_type, user_keys = _read_ids(folder, "user", users)
-    item_type, item_keys = _read_ids(folder, "item", items)
+    user_type, user_keys, _ = _read_ids(folder, "user", users)
+    item_type, item_keys, item_names = _read_ids(folder, "item", items)
     return Interactions(
         num_users=users,
         num_items=items,
@@ -171,7 +156,12 @@ def load_interactions(
         validation=validation,
         test=test,
         source=str(folder),
-        ids=PairIds(features=_pair_features(name, user_type, item_type), user_keys_N=user_keys, item_keys_M=item_keys),
+        ids=PairIds(
+            features=pair_features(name, user_type, item_type),
+            user_keys_N=user_keys,
+            item_keys_M=item_keys,
+            item_names_M=item_names,
+        ),
     )
 
 
@@ -221,38 +211,12 @@ def _read_if_there(folder: Path, name: str) -> Pairs | None:
     return None
 
 
-def _read_ids(folder: Path, side: str, count: int) -> tuple[IdType, Int64Array]:
-    """The kind of a side's ids, and the key of each index; integers where there is no list."""
+def _read_ids(folder: Path, side: str, count: int) -> tuple[IdType, Int64Array, tuple[str, ...] | None]:
+    """The kind of a side's ids, the key of each index, and its text if it is one; integers where there is no list."""
     for path in (folder / f"{side}_list.txt.gz", folder / f"{side}_list.txt"):
         if path.exists():
-            return _parse_ids(path, _bytes(path), count)
-    return "int", np.arange(count)
-
-
-def _parse_ids(path: Path, text: bytes, count: int) -> tuple[IdType, Int64Array]:
-    ids: dict[int, str] = {}
-    for number, line in enumerate(text.splitlines()[1:], start=2):
-        fields = line.decode("utf-8", "surrogateescape").split()
-        if len(fields) != 2 or not fields[1].isdecimal():
-            raise DataFileError(f"{path}: line {number}: expected an id and its index, found {' '.join(fields)[:80]!r}")
-        ids[int(fields[1])] = fields[0]
-    if missing := [index for index in range(count) if index not in ids]:
-        raise DataFileError(f"{path}: no id of index {missing[0]}; expected the ids of 0 to {count - 1}")
-    own = [ids[index] for index in range(count)]
-    if len(set(own)) < count:
-        raise DataFileError(f"{path}: two indices below {count} have one id; expected distinct ids")
-    # Others are texts: of an integer that is not its own key nobody could tell it again.
-    if all(_INTEGER.fullmatch(each) and int(each) < KEY_LIMIT for each in own):
-        return "int", np.array(own, dtype=np.int64)
-    return "string", string_keys(own)
-
-
-def _pair_features(name: str, user_type: IdType, item_type: IdType) -> FeatureSet:
-    return FeatureSet(
-        name=name,
-        user_id=Categorical(name="user_id", id_type=user_type),
-        item_id=Categorical(name="item_id", id_type=item_type),
-    )
+            return parse_ids(path, _bytes(path), count)
+    return "int", np.arange(count), None
 
 
 def _bytes(path: Path) -> bytes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsys.data.interactions import Interactions, PairIds, Pairs, make_pairs
+from recsys.data.interactions import Interactions, Pairs, make_pairs
 from recsys.data.movielens import LogSplit
+from recsys.data.pair_ids import PairIds
 from recsys.data.raw_log import MOVIELENS_1M, RawLog
 from recsys.features.hashing import Int64Array, integer_keys
 

@@ -6,6 +6,7 @@ Legend: ``N`` users, ``M`` items, ``D`` width, ``k`` length of a list.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,11 +18,13 @@ from torch import Tensor
 
 import recsys
 from recsys.bundle import Manifest, Parity, bundle_writer
-from recsys.data.interactions import Interactions, PairIds, Pairs, ids_of
-from recsys.errors import BundleError, InvalidInputError
+from recsys.data.interactions import Interactions, Pairs, ids_of
+from recsys.data.pair_ids import PairIds
+from recsys.errors import BundleError
 from recsys.export.parity import TOLERANCE
 from recsys.export.retrieve_graph import RetrievalTables, write_retrieve_graph
 from recsys.features.hashing import MISSING, Int64Array
+from recsys.features.names import ITEM_NAMES, open_names
 from recsys.training.retrieval_config import to_json
 from recsys.training.retrieval_folder import fingerprint
 from recsys.training.retrieval_ranking import rank_all
@@ -48,17 +51,13 @@ def export_retrieval_bundle(
         overwrite: replace an existing bundle.
 
     Raises:
-        InvalidInputError: ``path`` exists; or items are named by strings, of which a graph has the hashes only.
+        InvalidInputError: ``path`` exists.
         ConfigError: other data than the run's.
         DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
-        BundleError: ONNX Runtime's lists differ from torch's by more than rounding; nothing is written.
+        BundleError: ONNX Runtime's lists differ from torch's by more than rounding, or an item is named otherwise
+            than in the data; nothing is written.
     """
     ids = ids_of(interactions)
-    if ids.features.item_id.id_type != "int":
-        raise InvalidInputError(
-            f"{interactions.source}: items are named by strings, of which a bundle keeps hashes; only items named by "
-            "integers can be retrieved"
-        )
     config, steps = load_trained(run_dir, interactions)
     users_ND, items_MD = steps.vectors()
     train, excluded = interactions.train, masked_pairs(config, interactions)
@@ -69,6 +68,7 @@ def export_retrieval_bundle(
         item_keys=ids.item_keys_M,
         items_MD=items_MD.numpy(),
         popularity_M=np.bincount(train.item_E, minlength=interactions.num_items).astype(np.float32),
+        item_names_M=ids.item_names_M,
     )
     test = rank_all(
         users_ND, items_MD, relevant=interactions.test, excluded=excluded, list_length=config.train.list_length
@@ -84,6 +84,8 @@ def export_retrieval_bundle(
             excluded=excluded,
             list_length=config.train.list_length,
         )
+        if ids.item_names_M is not None:
+            certify_names(writer.folder, ids.item_keys_M, ids.item_names_M)
         return writer.finish(
             Manifest(
                 model=name,
@@ -167,6 +169,19 @@ def certify_lists(
         tolerance=tolerance,
         compared=f"torch {torch.__version__} with onnxruntime {onnxruntime.__version__}, CPU",
     )
+
+
+def certify_names(folder: Path, item_keys_M: Int64Array, names_M: Sequence[str]) -> None:
+    """Compare the names that a bundle gives of all items with the data's.
+
+    Raises:
+        BundleError: one differs, or the file is not as it was written.
+    """
+    keys_R = np.fromfile(folder / "tables" / "item_id.keys.bin", dtype="<i8")
+    names = open_names(folder / ITEM_NAMES, keys_R).of(item_keys_M)
+    for key, name, found in zip(item_keys_M, names_M, names, strict=True):
+        if name != found:
+            raise BundleError(f"parity: item {key} is named {name!r}, in the bundle {found!r}. It was not written")
 
 
 def _items_of(pairs: Pairs, user: int) -> Int64Array:

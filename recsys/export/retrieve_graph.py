@@ -13,6 +13,7 @@ Legend: ``N`` items to leave out, ``K`` found, ``M`` items and ``D`` columns of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ import recsys
 from recsys.bundle import RETRIEVE_INPUTS, RETRIEVE_OUTPUTS, GraphInfo, TableInfo, TensorInfo
 from recsys.embeddings.id_table import IdTable, build_id_table
 from recsys.errors import InvalidInputError
-from recsys.export.graph_files import OPSET
-from recsys.features.hashing import HALF_MASK, PRIME, Int64Array
+from recsys.export.functions import OPSET
+from recsys.features.hashing import HALF_MASK, MISSING, PRIME, Int64Array, equal_keys
+from recsys.features.names import ITEM_NAMES, write_names
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -42,9 +44,10 @@ class RetrievalTables:
         user_keys, users_ND: users that the model knows, and their vectors, float32.
         item_keys, items_MD: all items, and their vectors, float32.
         popularity_M: the items' scores for users that it does not know, float32.
+        item_names_M: the texts that the items' keys are of; None where items are named by integers.
 
     Raises:
-        InvalidInputError: shapes do not fit, there is no item, or a number is not finite.
+        InvalidInputError: shapes do not fit, there is no item, two items have one key, or a number is not finite.
     """
 
     user_keys: Int64Array
@@ -52,6 +55,7 @@ class RetrievalTables:
     item_keys: Int64Array
     items_MD: Float32Array
     popularity_M: Float32Array
+    item_names_M: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         users, items, width = len(self.user_keys), len(self.item_keys), self.items_MD.shape[-1]
@@ -64,23 +68,33 @@ class RetrievalTables:
                 raise InvalidInputError(f"{name} is {list(array.shape)}; expected {list(shape)}")
             if not np.isfinite(array).all():
                 raise InvalidInputError(f"{name} holds numbers that are not finite")
+        if self.item_names_M is not None and len(self.item_names_M) != items:
+            raise InvalidInputError(f"item_names_M has {len(self.item_names_M)} names; expected {items}")
+        if (equal := equal_keys(self.item_keys)) is not None:
+            names = self.item_names_M or self.item_keys.tolist()
+            first, second = (names[place] for place in equal)
+            raise InvalidInputError(
+                f"items {first!r} and {second!r} have one key, {self.item_keys[equal[0]]}; expected distinct keys"
+            )
         if not items:
             raise InvalidInputError("there are no items; expected at least one")
 
 
 def write_retrieve_graph(tables: RetrievalTables, folder: Path) -> tuple[GraphInfo, dict[str, TableInfo]]:
-    """Write ``retrieve.onnx`` and its files in ``tables/``.
+    """Write ``retrieve.onnx`` and its files in ``tables/``, the items' names among them.
 
     Row 0 of each table stands for ids that are not there, as in ranking bundles: the user's is zeros, the item's is
-    never found.
+    never found. The items' rows are in the order of their keys, so that a key's row, and its name, is a search away.
     """
+    order_M = np.argsort(tables.item_keys)
+    item_keys = tables.item_keys[order_M]
     users = build_id_table(tables.user_keys, np.arange(1, len(tables.user_keys) + 1))
-    items = build_id_table(tables.item_keys, np.arange(1, len(tables.item_keys) + 1))
+    items = build_id_table(item_keys, np.arange(1, len(item_keys) + 1))
     arrays: dict[str, npt.NDArray[np.int64] | Float32Array] = {
         "user_id.rows": _below_zeros(tables.users_ND),
-        "item_id.rows": _below_zeros(tables.items_MD),
-        "item_id.popularity": _below_zeros(tables.popularity_M[:, None]),
-        "item_id.keys": np.concatenate([np.full(1, -1), tables.item_keys]),
+        "item_id.rows": _below_zeros(tables.items_MD[order_M]),
+        "item_id.popularity": _below_zeros(tables.popularity_M[order_M, None]),
+        "item_id.keys": np.concatenate([np.full(1, MISSING), item_keys]),
         "user_id.ids": np.concatenate([users.keys_TW, users.rows_TW], axis=1),
         "item_id.ids": np.concatenate([items.keys_TW, items.rows_TW], axis=1),
     }
@@ -89,6 +103,8 @@ def write_retrieve_graph(tables: RetrievalTables, folder: Path) -> tuple[GraphIn
         file = f"tables/{name}.bin"
         array.astype(array.dtype.newbyteorder("<"), copy=False).tofile(folder / file)
         infos[name] = TableInfo(file=file, dtype=str(array.dtype), shape=tuple(array.shape))
+    if tables.item_names_M is not None:
+        write_names(folder / ITEM_NAMES, ["", *(tables.item_names_M[index] for index in order_M)])
     graph = helper.make_graph(
         _nodes(),
         "retrieve",

@@ -44,6 +44,25 @@ class StateRead(NamedTuple):
     tail: int
 
 
+@dataclass(frozen=True, slots=True)
+class UserInputs:
+    """Everything about a user that a Rank request may need.
+
+    Attributes:
+        header: the history's counters.
+        events: all that are stored, whether they count or not, oldest first; shape [L].
+        columns: the user's features, N = 1; all missing for an unknown user.
+        degraded: something could not be read and was taken as missing.
+        state: the stored state's bytes, unchecked, if one was asked for and there is one.
+    """
+
+    header: HistoryHeader
+    events: Events
+    columns: Mapping[str, Column]
+    degraded: bool
+    state: bytes | None
+
+
 class RankRead(NamedTuple):
     """What a Rank request reads.
 
@@ -51,11 +70,13 @@ class RankRead(NamedTuple):
         user_key: the user.
         item_keys: the candidates, int64 [C].
         time_ms: as of when.
+        user: if the user was read before (``FeatureStore.read_user``), what was found; then only items are read.
     """
 
     user_key: int
     item_keys: Int64Array
     time_ms: int
+    user: UserInputs | None = None
 
 
 class Span(NamedTuple):
@@ -237,7 +258,13 @@ class FeatureStore(Protocol):
     async def read_many_for_rank(
         self, reads: Sequence[RankRead], *, timeout_s: float, state: StateRead | None = None
     ) -> list[RankInputs]:
-        """:meth:`read_for_rank` for several requests, all in one round trip."""
+        """:meth:`read_for_rank` for several requests, all in one round trip; none where nothing is left to read."""
+        ...
+
+    async def read_user(self, user_key: int, *, timeout_s: float, state: StateRead | None = None) -> UserInputs:
+        """A user's part of :meth:`read_for_rank` with the whole history, in one round trip, for a request whose items
+        are not known yet (``RankRead.user``, with the same ``state``). Never raises for the store's sake either.
+        """
         ...
 
     async def positions(self, *, timeout_s: float) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """RankReader: what Rank requests read, in one round trip, and what stands in for a part that cannot be read.
 
+Recommend, which learns its candidates from the user's history, reads the user first, then what it needs of the items.
+
 ``C`` candidates.
 """
 
@@ -13,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recsys.errors import StoreError, StoreFormatError, StoreUnavailableError
-from recsys.feature_store.base import RankInputs, RankRead, StateRead
+from recsys.feature_store.base import RankInputs, RankRead, StateRead, UserInputs
 from recsys.feature_store.item_cache import BoolArray, ItemCache
 from recsys.feature_store.keys import entity_key
 from recsys.feature_store.link import Command, Link, Reply, value_of
@@ -93,10 +95,37 @@ class RankReader:
             replies = [error] * len(commands)
         return [await self._inputs_of(part, replies[part.commands], deadline_s, state) for part in parts]
 
+    async def read_user(self, user_key: int, *, timeout_s: float, state: StateRead | None = None) -> UserInputs:
+        """As ``FeatureStore.read_user``."""
+        deadline_s = time.monotonic() + timeout_s
+        commands = asked = self._user_commands(user_key, state)
+        if self._histories is not None:
+            commands = asked + self._histories.whole_commands(user_key)
+        try:
+            replies = await self._link.round_trip(commands, timeout_s=timeout_s) if commands else []
+        except StoreError as error:
+            replies = [error] * len(commands)
+        columns, degraded = self._user_row(asked, replies)
+        stored_state = self._state(asked, replies, state)
+        header, events = _NO_HEADER, _NO_EVENTS
+        if self._histories is not None:
+            events = self._histories.value.none.events
+            try:
+                left_s = deadline_s - time.monotonic()
+                header, events = await self._histories.whole(user_key, replies[len(asked) :], timeout_s=left_s)
+            except StoreError as error:
+                degraded = self._degraded("history", error)
+        return UserInputs(header, events, columns, degraded, stored_state)
+
     def _commands_of(self, read: RankRead, state: StateRead | None, commands: list[Command]) -> _Reading:
         """Append what is to be asked for one request."""
         first = len(commands)
-        asked = self._user_commands(read.user_key, state)
+        asked: list[Command] = []
+        if read.user is None:
+            asked = self._user_commands(read.user_key, state)
+            if self._histories is not None:
+                limit = self._newest(self._histories, state)
+                asked += self._histories.value.open_commands(self._histories.keys(read.user_key), limit)
         commands += asked
         generation = self._cache.generation
         # Copied before the wait: meanwhile other requests may put other items into the same slots.
@@ -111,13 +140,15 @@ class RankReader:
     async def _inputs_of(
         self, part: _Reading, replies: Sequence[Reply], deadline_s: float, state: StateRead | None
     ) -> RankInputs:
-        asked, users = part.asked, len(part.asked)
-        user_columns, user_degraded = self._user_row(asked, replies)
-        header, tail, events, history_degraded = await self._past(part.read, replies[:users], deadline_s, state)
-        stored_state = None
-        if state is not None:
-            place = 1 if self._features.user else 0
-            stored_state = self._state(asked[place], replies[place])
+        asked, users, user = part.asked, len(part.asked), part.read.user
+        if user is None:
+            user_columns, degraded = self._user_row(asked, replies)
+            header, tail, events, history_degraded = await self._past(part.read, replies[:users], deadline_s, state)
+            degraded |= history_degraded
+            stored_state = self._state(asked, replies, state)
+        else:
+            user_columns, degraded, header, stored_state = dict(user.columns), user.degraded, user.header, user.state
+            tail, events = self._of_whole(user.events, part.read.time_ms, state)
         items_degraded = False
         if len(part.unread):
             fetched, absent, unreadable = self._item_part(part.unread, replies[users])
@@ -133,7 +164,7 @@ class RankReader:
             events,
             user_columns,
             part.item_columns,
-            user_degraded or history_degraded,
+            degraded,
             items_degraded,
             header,
             tail,
@@ -141,18 +172,15 @@ class RankReader:
         )
 
     def _user_commands(self, user: int, state: StateRead | None) -> list[Command]:
-        """The reads of a user's part: row, state, the history's two.
+        """The reads of a user's row and state.
 
-        The state before the history, lest it covers events that were not there yet when the history was read.
+        They come before the history's, lest a state covers events that were not there yet when the history was read.
         """
         commands: list[Command] = []
         if self._features.user:
             commands.append((b"GET", entity_key(self._name, USER, user)))
         if state is not None:
             commands.append((b"GET", self._states.key(user, state.version)))
-        if self._histories is not None:
-            limit = self._newest(self._histories, state)
-            commands += self._histories.value.open_commands(self._histories.keys(user), limit)
         return commands
 
     @staticmethod
@@ -199,11 +227,24 @@ class RankReader:
             return _NO_HEADER, none, none, self._degraded("history", error)
         return part.header, none, events, False
 
-    def _state(self, asked: Command, reply: Reply) -> bytes | None:
-        key = asked[1]
+    def _of_whole(self, events: Events, time_ms: int, state: StateRead | None) -> tuple[Events, Events]:
+        """``RankInputs``' tail and events, of all that are stored: as :meth:`_past` gives them."""
+        if self._histories is None:
+            return _NO_EVENTS, _NO_EVENTS
+        value = self._histories.value
+        if state is not None:
+            return events[-self._newest(self._histories, state) :], value.none.events
+        return value.none.events, value.visible(events, time_ms)
+
+    def _state(self, asked: Sequence[Command], replies: Sequence[Reply], state: StateRead | None) -> bytes | None:
+        """The stored state, if one was asked for."""
+        if state is None:
+            return None
+        place = 1 if self._features.user else 0
+        key = asked[place][1]
         assert isinstance(key, bytes)
         try:
-            value: bytes | None = value_of(key, reply)
+            value: bytes | None = value_of(key, replies[place])
         except StoreError as error:
             self._degraded("state", error)
             return None

@@ -146,6 +146,23 @@ class RedisHistories:
                 return Span(now, oldest + begin, events[begin : max(end - oldest, begin)])
             header = now
 
+    async def whole(self, user_key: int, replies: Sequence[Reply], *, timeout_s: float) -> tuple[HistoryHeader, Events]:
+        """All events of a user, from the replies to :meth:`whole_commands`; asked for again if somebody wrote between.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        keys = self.keys(user_key)
+        head, sealed, body = (value_of(keys.open, reply) for reply in replies)
+        part = self.value.parse_whole(keys, head, sealed, body, _ALL)
+        if part is not None and part.enough:
+            return part.header, part.events
+        return (await self.newest([user_key], _ALL, timeout_s=timeout_s))[0]
+
+    def whole_commands(self, user_key: int) -> list[Command]:
+        """The three reads that :meth:`whole` takes."""
+        return self.value.whole_commands(self.keys(user_key), _ALL, self.value.chunk)
+
     async def newest(
         self, user_keys: Sequence[int], limit: int, *, timeout_s: float
     ) -> list[tuple[HistoryHeader, Events]]:

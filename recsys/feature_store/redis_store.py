@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 import numpy as np
 
 from recsys.errors import InvalidInputError, StoreError, StoreUnavailableError
-from recsys.feature_store.base import AppendResult, RankInputs, RankRead, Span, StateRead
+from recsys.feature_store.base import AppendResult, RankInputs, RankRead, Span, StateRead, UserInputs
 from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.keys import PREFIX, positions_key
 from recsys.feature_store.layouts import LayoutGuard
@@ -209,6 +209,10 @@ class RedisFeatureStore:
     ) -> list[RankInputs]:
         """As the protocol says."""
         return await self._ranking.read(reads, timeout_s=timeout_s, state=state)
+
+    async def read_user(self, user_key: int, *, timeout_s: float, state: StateRead | None = None) -> UserInputs:
+        """As the protocol says."""
+        return await self._ranking.read_user(user_key, timeout_s=timeout_s, state=state)
 
     async def follow_items(self) -> None:
         """Let what other processes write about items show here at once, until cancelled.

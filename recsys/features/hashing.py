@@ -81,6 +81,17 @@ def string_keys(values: Sequence[str]) -> Int64Array:
     return np.fromiter((string_key(v) for v in values), dtype=np.int64, count=len(values))
 
 
+def equal_keys(keys: Int64Array) -> tuple[int, int] | None:
+    """Where two equal keys stand, the lower place first; None if all are distinct.
+
+    >>> equal_keys(np.array([5, 7, 3, 7])), equal_keys(np.array([5, 7]))
+    ((1, 3), None)
+    """
+    order = np.argsort(keys, kind="stable")
+    found = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    return (int(order[found[0]]), int(order[found[0] + 1])) if len(found) else None
+
+
 def hash_coefficients(seed: int | Sequence[int], functions: int) -> Int64Array:
     """Random coefficients (a1, a2, b) of Carter-Wegman hash functions, shape [functions, 3].
 

@@ -7,9 +7,10 @@ import numpy as np
 from recsys.errors import InvalidInputError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import Int64Array
+from recsys.features.names import Names
 from recsys.serving._pb import ranker_pb2 as pb
 from recsys.serving.convert import degradations, entity_keys, feature_values, moment_ms, timings, user_key
-from recsys.serving.recommend import CANDIDATES, RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
+from recsys.serving.recommend_types import CANDIDATES, RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.retrieval import MAX_ITEMS
 from recsys.serving.stages import StageTimes
 
@@ -62,10 +63,12 @@ def recommend_query(message: pb.RecommendRequest, features: FeatureSet, *, max_c
     return query
 
 
-def retrieve_response(result: RetrieveResult, query: RetrieveQuery, *, told: bool) -> pb.RetrieveResponse:
-    """The answer to a Retrieve call; ``told``: with what it took."""
+def retrieve_response(
+    result: RetrieveResult, query: RetrieveQuery, *, names: Names | None, told: bool
+) -> pb.RetrieveResponse:
+    """The answer to a Retrieve call; ``names`` of the items, where they have any; ``told``: with what it took."""
     return pb.RetrieveResponse(
-        items=pb.Ids(integers=result.items.tolist()),
+        items=_ids(result.items, names),
         scores=result.scores.tolist(),
         model=result.model,
         model_version=result.model_version,
@@ -76,10 +79,12 @@ def retrieve_response(result: RetrieveResult, query: RetrieveQuery, *, told: boo
     )
 
 
-def recommend_response(result: RecommendResult, query: RecommendQuery, *, told: bool) -> pb.RecommendResponse:
-    """The answer to a Recommend call; ``told``: with what it took."""
+def recommend_response(
+    result: RecommendResult, query: RecommendQuery, *, names: Names | None, told: bool
+) -> pb.RecommendResponse:
+    """The answer to a Recommend call; ``names``, ``told``: as above."""
     return pb.RecommendResponse(
-        items=pb.Ids(integers=result.items.tolist()),
+        items=_ids(result.items, names),
         scores=result.scores.tolist(),
         model=result.model,
         model_version=result.model_version,
@@ -91,6 +96,10 @@ def recommend_response(result: RecommendResult, query: RecommendQuery, *, told: 
         degraded=degradations(result),
         timings=timings(query.times) if told else None,
     )
+
+
+def _ids(items: Int64Array, names: Names | None) -> pb.Ids:
+    return pb.Ids(integers=items.tolist()) if names is None else pb.Ids(texts=names.of(items))
 
 
 def _count(field: str, count: int, least: int, most: int) -> int:

@@ -1,4 +1,8 @@
-"""The worker processes of a supervisor: started, listened to, started again, ended."""
+"""The worker processes of a supervisor: started, listened to, started again, ended.
+
+A worker that serves beats (``pulse.py``). One that is silent or stuck for ``hang_timeout_s`` is asked for its stacks,
+killed, and started again as a dead one is. Before it serves it has no callers, and may take its time.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,8 @@ from typing import Any, NamedTuple
 from recsys.errors import ConfigError, RecsysError
 from recsys.serving.announce import say
 from recsys.serving.settings import Settings
-from recsys.serving.worker import Ready, Task
+from recsys.serving.telemetry import Telemetry
+from recsys.serving.worker import Beat, Ready, Task
 
 MAX_STARTS = 4
 """When a worker could not start so often in a row and no other one serves, the server has nothing to offer."""
@@ -30,12 +35,18 @@ _STABLE_S = 10.0
 
 _BACKOFF_S, _MAX_BACKOFF_S = 0.25, 10.0
 
+_LOOK_S = 1.0
+"""How often to look who is silent, at least."""
+
+_STACKS_S = 1.0
+"""What a hung worker gets to print its stacks."""
+
 
 class Told(NamedTuple):
     """What became of a worker's process: what it says, or its exit code."""
 
     process: subprocess.Popen[bytes]
-    what: Ready | RecsysError | int
+    what: Ready | RecsysError | Beat | int
 
 
 @dataclass(kw_only=True)
@@ -50,6 +61,9 @@ class _Worker:
         error: what it said instead.
         failed: how often in a row it could not start.
         short: how often in a row it ended soon.
+        silent_s: for how long no request is known to get through it.
+        stuck: what its last beat waited for in vain.
+        hung: whether that was too long.
     """
 
     task: Task
@@ -59,6 +73,15 @@ class _Worker:
     error: RecsysError | None = None
     failed: int = 0
     short: int = 0
+    silent_s: float = 0.0
+    stuck: str = ""
+    hung: bool = False
+
+    @property
+    def name(self) -> str:
+        """For log lines."""
+        assert self.process is not None
+        return f"worker {self.task.number} (pid {self.process.pid})"
 
 
 class Crew:
@@ -77,6 +100,10 @@ class Crew:
         tasks = [Task(number=i + 1, settings=settings, core=core, counts=counts) for i, core in enumerate(cores)]
         self._workers = [_Worker(task=task) for task in tasks]
         self._events = events
+        self._counts = counts
+        self._hang_timeout_s = settings.hang_timeout_s
+        self._look_every_s = min(_LOOK_S, settings.hang_timeout_s / 4)
+        self._looked_s = time.monotonic()
         self.pinned = None not in cores
         self.complete = False
         """Whether all have been ready, some time."""
@@ -96,8 +123,10 @@ class Crew:
                 threading.Thread(target=self._listen, args=(worker.process,), daemon=True).start()
 
     def rest_s(self) -> float | None:
-        """Seconds until somebody is due; None for nobody."""
+        """Seconds until :meth:`heed` has something to do by itself; None: nothing."""
         due_s = [worker.due_s for worker in self._workers if worker.process is None]
+        if self._hang_timeout_s:
+            due_s.append(self._looked_s + self._look_every_s)
         return max(0.0, min(due_s) - time.monotonic()) if due_s else None
 
     def pids(self) -> list[int]:
@@ -105,7 +134,7 @@ class Crew:
         return [w.process.pid for w in self._workers if w.process is not None and w.ready_s is not None]
 
     def heed(self, told: Told | None) -> None:
-        """Note what became of a process, and start whoever is due.
+        """Note what became of a process, end who hangs, and start whoever is due.
 
         Raises:
             RecsysError: a worker could not start: at first, or :data:`MAX_STARTS` times in a row when none serves.
@@ -114,6 +143,8 @@ class Crew:
             if told is not None and worker.process is told.process:
                 self._note(worker, told.what)
         self.complete |= len(self.pids()) == len(self._workers)
+        if self._hang_timeout_s:
+            self._look()
         self.start()
 
     def end(self, *, timeout_s: float) -> None:
@@ -130,9 +161,32 @@ class Crew:
                 process.wait()
             _close(process)
 
-    def _note(self, worker: _Worker, what: Ready | RecsysError | int) -> None:
-        if isinstance(what, Ready):
-            worker.ready_s, worker.failed = time.monotonic(), 0
+    def _look(self) -> None:
+        """End those who were silent for too long."""
+        # While this process was stopped, or the whole machine, the workers may have been, too.
+        now_s = time.monotonic()
+        passed_s, self._looked_s = min(now_s - self._looked_s, 2 * self._look_every_s), now_s
+        for worker in self._workers:
+            if worker.process is None or worker.ready_s is None:
+                continue
+            worker.silent_s += passed_s
+            if worker.hung and worker.silent_s >= self._hang_timeout_s + _STACKS_S:
+                worker.process.kill()
+            elif not worker.hung and worker.silent_s >= self._hang_timeout_s:
+                worker.hung = True
+                last = f"it waits for {worker.stuck}" if worker.stuck else "it says nothing: stopped, or in native code"
+                say(f"{worker.name} hangs: no request got through for {worker.silent_s:.0f} s, {last}; its stacks:")
+                worker.process.send_signal(signal.SIGUSR1)
+
+    def _note(self, worker: _Worker, what: Ready | RecsysError | Beat | int) -> None:
+        if isinstance(what, Beat):
+            worker.stuck = what.stuck
+            if worker.hung and not what.stuck:
+                say(f"{worker.name} moves again, and is let be")
+            if not what.stuck:
+                worker.silent_s, worker.hung = 0.0, False
+        elif isinstance(what, Ready):
+            worker.ready_s, worker.failed, worker.silent_s = time.monotonic(), 0, 0.0
             if self.model_version not in ("", what.model_version):
                 number, older = worker.task.number, self.model_version
                 say(f"worker {number} serves {what.model_version}, others {older}: the bundle was replaced in place")
@@ -146,14 +200,18 @@ class Crew:
         process, number, now_s = worker.process, worker.task.number, time.monotonic()
         assert process is not None
         _close(process)
-        ended = f"worker {number} (pid {process.pid}) {_how(code)}"
+        ended = f"{worker.name} {'hung and ' if worker.hung else ''}{_how(code)}"
         if worker.ready_s is None:
             problem = ConfigError(f"{ended} before it served; what it said is above, if anything")
             self._not_started(worker, worker.error or problem)
         else:
             wait_s = _later(worker, served_s=now_s - worker.ready_s)
             say(f"{ended}; it is started again" + (f" in {wait_s:g} s" if wait_s else ""))
+        if self._counts is not None:  # in its row: nobody else writes there until the next one starts
+            row = Telemetry(self._counts, worker=number - 1)
+            row.count("restarts", "hung" if worker.hung else "died")
         worker.process, worker.ready_s, worker.error = None, None, None
+        worker.silent_s, worker.stuck, worker.hung = 0.0, "", False
         # Its predecessor has read the hot rows.
         settings = dataclasses.replace(worker.task.settings, warm_up_s=0.0)
         worker.task = dataclasses.replace(worker.task, settings=settings)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.errors import InvalidInputError, NotFoundError, nearest
-from recsys.feature_store.base import FeatureStore, RankInputs, RankRead
+from recsys.feature_store.base import FeatureStore, RankInputs, RankRead, UserInputs
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.hashing import Int64Array
 from recsys.serving.admission import Admission, Deadline
@@ -149,13 +149,17 @@ class Ranker:
                     results.append(await self._rank_read(a, inputs, deadline))
             return results
 
-    async def rank_admitted(self, request: RankRequest, *, deadline: Deadline) -> RankResult:
-        """As :meth:`rank`, for a caller that holds a place in ``admission``."""
+    async def read_user(self, user_key: int, *, deadline: Deadline) -> UserInputs:
+        """What :meth:`rank_admitted` needs of a user, and the whole history, before there are candidates."""
+        return await self._store.read_user(user_key, timeout_s=self._store_time_s(deadline), state=self._state_read)
+
+    async def rank_admitted(
+        self, request: RankRequest, *, deadline: Deadline, user: UserInputs | None = None
+    ) -> RankResult:
+        """As :meth:`rank`, for a caller that holds a place in ``admission``, and may have read the user."""
         asked = self._asked(request)
-        inputs = await self._store.read_for_rank(
-            request.user_key,
-            asked.keys,
-            time_ms=asked.time_ms,
+        (inputs,) = await self._store.read_many_for_rank(
+            [RankRead(request.user_key, asked.keys, asked.time_ms, user)],
             timeout_s=self._store_time_s(deadline),
             state=self._state_read,
         )

@@ -1,128 +1,21 @@
 """Recommendations from a user's id alone: read what was seen, retrieve the best of all other items, rank these.
 
-Knows nothing of gRPC. Coroutines here await the store and the ranker alone, as those of ``ranker.py`` do. Shapes use
-``K`` items in an answer, ``N`` items to leave out.
+Knows nothing of gRPC. Coroutines here await the store and the ranker alone, as those of ``ranker.py`` do.
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from recsys.errors import BundleError, NotFoundError, StoreError, nearest
 from recsys.feature_store.base import FeatureStore
 from recsys.features.feature_set import FeatureSet
-from recsys.features.hashing import Int64Array
+from recsys.features.history import Events
 from recsys.serving.admission import Admission, Deadline
 from recsys.serving.ranker import Ranker, RankRequest
+from recsys.serving.recommend_types import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.retrieval import RetrievalSession, Retrieved
-from recsys.serving.session import Float32Array
-from recsys.serving.stages import StageTimes
 from recsys.serving.turns import Turns
-
-CANDIDATES = 500
-"""Items that are retrieved for the ranker, unless a request asks for others or more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetrieveQuery:
-    """What to retrieve.
-
-    Attributes:
-        user_key: key of the user's id.
-        top_k: how many items.
-        exclude: keys of items to leave out, shape [N], N >= 0; may hold duplicates and unknown ones.
-        include_seen: do not leave out the items of the user's history.
-        model: the retrieval model asked for; empty for the one there is.
-        time_ms: only events before this time, and arrived by then, count as seen; None: all that are stored.
-        times: the request's clock.
-    """
-
-    user_key: int
-    top_k: int
-    exclude: Int64Array
-    include_seen: bool = False
-    model: str = ""
-    time_ms: int | None = None
-    times: StageTimes = field(default_factory=StageTimes)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetrieveResult:
-    """What was retrieved.
-
-    Attributes:
-        items: keys, best first; [K], K <= top_k.
-        scores: of any size, higher is better; [K].
-        user_known: whether the model knows the user; if not, the items are the most popular ones.
-        history_events: past events whose items were left out.
-        user_degraded: the history could not be read, so that seen items may be among these.
-        items_degraded, history_partial: never so.
-    """
-
-    items: Int64Array
-    scores: Float32Array
-    model: str
-    model_version: str
-    user_known: bool
-    history_events: int
-    user_degraded: bool
-    items_degraded: bool = False
-    history_partial: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecommendQuery:
-    """What to recommend.
-
-    Attributes:
-        user_key, exclude, include_seen, time_ms, times: as in :class:`RetrieveQuery`.
-        top_k: how many items.
-        candidates: how many are retrieved and ranked, at least top_k.
-        features, model: as in ``RankRequest``.
-        retrieval_model: the retrieval model asked for; empty for the one there is.
-    """
-
-    user_key: int
-    top_k: int
-    candidates: int
-    exclude: Int64Array
-    features: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    include_seen: bool = False
-    model: str = ""
-    retrieval_model: str = ""
-    time_ms: int | None = None
-    times: StageTimes = field(default_factory=StageTimes)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecommendResult:
-    """What was recommended.
-
-    Attributes:
-        items: keys, best first; [K], K <= top_k.
-        scores: the ranking model's, in [0, 1]; [K].
-        user_known: whether the retrieval model knows the user.
-        history_events: past events the ranking model looked at.
-        candidates: how many items were retrieved and ranked.
-        user_degraded, items_degraded, history_partial: as in ``RankResult``.
-    """
-
-    items: Int64Array
-    scores: Float32Array
-    model: str
-    model_version: str
-    retrieval_model: str
-    retrieval_model_version: str
-    user_known: bool
-    history_events: int
-    candidates: int
-    user_degraded: bool = False
-    items_degraded: bool = False
-    history_partial: bool = False
 
 
 class Recommender:
@@ -156,7 +49,7 @@ class Recommender:
         self._ranker = ranker
         self._store = store
         self._admission = admission
-        self._turns = turns
+        self.turns = turns
         self._store_timeout_s = store_timeout_s
 
     async def retrieve(self, query: RetrieveQuery, *, deadline: Deadline) -> RetrieveResult:
@@ -169,10 +62,19 @@ class Recommender:
             InvalidInputError: top_k is out of range.
         """
         with self._admission.enter():
-            return await self._retrieve(query, deadline)
+            self._check_model(query.model)
+            events, degraded = None, False
+            if self._leaves_out_seen(query):
+                timeout_s = min(self._store_timeout_s, deadline.remaining_s() / 2)
+                try:
+                    _, events = await self._store.history(query.user_key, timeout_s=timeout_s)
+                except StoreError:
+                    degraded = True
+                query.times.lap("store")
+            return self._found(query, events, degraded, deadline)
 
     async def recommend(self, query: RecommendQuery, *, deadline: Deadline) -> RecommendResult:
-        """The best of what :meth:`retrieve` finds, by the ranking model.
+        """The best of what :meth:`retrieve` finds, by the ranking model. The user is read once for both.
 
         Raises:
             NotFoundError: another model was asked for, or there is no ranking model.
@@ -181,19 +83,22 @@ class Recommender:
         """
         if self._ranker is None:
             raise NotFoundError("no ranking model is served here, only a retrieval model; ask it by Retrieve")
+        wanted = RetrieveQuery(
+            user_key=query.user_key,
+            top_k=query.candidates,
+            exclude=query.exclude,
+            include_seen=query.include_seen,
+            time_ms=query.time_ms,
+            times=query.times,
+        )
         with self._admission.enter():
-            found = await self._retrieve(
-                RetrieveQuery(
-                    user_key=query.user_key,
-                    top_k=query.candidates,
-                    exclude=query.exclude,
-                    include_seen=query.include_seen,
-                    model=query.retrieval_model,
-                    time_ms=query.time_ms,
-                    times=query.times,
-                ),
-                deadline,
-            )
+            self._check_model(query.retrieval_model)
+            user, events, degraded = None, None, False
+            if self._leaves_out_seen(wanted):
+                user = await self._ranker.read_user(query.user_key, deadline=deadline)
+                events, degraded = user.events, user.degraded
+                query.times.lap("store")
+            found = self._found(wanted, events, degraded, deadline)
             request = RankRequest(
                 user_key=query.user_key,
                 candidate_keys=found.items,
@@ -205,7 +110,7 @@ class Recommender:
             )
             if not len(found.items):
                 return _nothing(found, self._ranker)
-            ranked = await self._ranker.rank_admitted(request, deadline=deadline)
+            ranked = await self._ranker.rank_admitted(request, deadline=deadline, user=user)
         assert ranked.positions is not None
         return RecommendResult(
             items=found.items[ranked.positions],
@@ -217,26 +122,28 @@ class Recommender:
             user_known=found.user_known,
             history_events=ranked.history_events,
             candidates=len(found.items),
-            user_degraded=found.user_degraded or ranked.user_degraded,
+            user_degraded=ranked.user_degraded,
             items_degraded=ranked.items_degraded,
             history_partial=ranked.history_partial,
         )
 
-    async def _retrieve(self, query: RetrieveQuery, deadline: Deadline) -> RetrieveResult:
-        model = self.retrieval.model
-        if query.model not in ("", model):
-            raise NotFoundError(f"retrieval model {query.model!r} is not served here: {nearest(query.model, [model])}")
-        taken, events, degraded = query.exclude, 0, False
-        if not query.include_seen and self.features.history is not None:
-            try:
-                seen = await self._seen(query, deadline)
-            except StoreError:
-                degraded = True
-            else:
-                # A graph's lookup of an item costs 256 bytes; users come back to what they know.
-                taken, events = np.unique(np.concatenate([taken, seen])), len(seen)
-            query.times.lap("store")
-        with self._turns.taken(deadline):
+    def _check_model(self, asked: str) -> None:
+        if asked not in ("", self.retrieval.model):
+            hint = nearest(asked, [self.retrieval.model])
+            raise NotFoundError(f"retrieval model {asked!r} is not served here: {hint}")
+
+    def _leaves_out_seen(self, query: RetrieveQuery) -> bool:
+        return not query.include_seen and self.features.history is not None
+
+    def _found(self, query: RetrieveQuery, events: Events | None, degraded: bool, deadline: Deadline) -> RetrieveResult:
+        """What the model finds; ``events``: all that are stored of the user, however old: seen is seen."""
+        taken = query.exclude
+        if events is not None:
+            if query.time_ms is not None:
+                events = events[(events["timestamp"] < query.time_ms) & (events["arrival"] <= query.time_ms)]
+            # A graph's lookup of an item costs 256 bytes; users come back to what they know.
+            taken = np.unique(np.concatenate([taken, events["item"]]))
+        with self.turns.taken(deadline):
             query.times.lap("wait")
             deadline.remaining_s()
             found: Retrieved = self.retrieval.retrieve(query.user_key, taken, query.top_k)
@@ -244,21 +151,12 @@ class Recommender:
         return RetrieveResult(
             items=found.items,
             scores=found.scores,
-            model=model,
+            model=self.retrieval.model,
             model_version=self.retrieval.version,
             user_known=found.known,
-            history_events=events,
+            history_events=0 if events is None else len(events),
             user_degraded=degraded,
         )
-
-    async def _seen(self, query: RetrieveQuery, deadline: Deadline) -> Int64Array:
-        """Items of the stored events of the user, however old: seen is seen."""
-        timeout_s = min(self._store_timeout_s, deadline.remaining_s() / 2)
-        _, events = await self._store.history(query.user_key, until_ms=query.time_ms, timeout_s=timeout_s)
-        if query.time_ms is not None:
-            events = events[events["arrival"] <= query.time_ms]
-        items: Int64Array = events["item"]
-        return items
 
 
 def check_same_ids(retrieval: RetrievalSession, features: FeatureSet, ranking_model: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from recsys.serving.settings import Settings
+from recsys.serving.signals import stacks_on_sigusr1
 
 
 def serve(settings: Settings) -> int:
@@ -16,6 +17,7 @@ def serve(settings: Settings) -> int:
         BundleError: the bundle is missing, altered, or does not fit this program.
         StoreFormatError: the store was filled for another layout of the same FeatureSet.
     """
+    stacks_on_sigusr1()
     # Each imports what the other need not load.
     if settings.workers == 1:
         from recsys.serving.server import serve_alone

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from recsys.serving.loop_thread import loop_in_thread
 from recsys.serving.metrics import counted, metrics
 from recsys.serving.models import Models
 from recsys.serving.ports import cannot_listen, probe_port
+from recsys.serving.pulse import Watched, make_own_address, pulse, request_path
 from recsys.serving.ranking import ranker_service
 from recsys.serving.scheduling import run_as_batch
 from recsys.serving.service import RANKER, RankerService
@@ -40,6 +42,8 @@ from recsys.serving.signals import signals_to, sigterm_interrupts
 from recsys.serving.store_service import FEATURE_STORE, MAX_STREAMS, FeatureStoreService
 from recsys.serving.stores import Stores, open_stores
 from recsys.serving.telemetry import Telemetry
+
+_log = logging.getLogger("recsys.serving")
 
 _SPARE_THREADS = 8
 """For health checks, reflection, and to refuse what there is no room for."""
@@ -108,6 +112,7 @@ def serving(
     share_port: bool = False,
     counts: Path | None = None,
     worker: int = 0,
+    beat: Callable[[str], None] | None = None,
 ) -> Iterator[Running]:
     """Answer calls for the duration of a ``with`` block; at its end, drain.
 
@@ -118,6 +123,7 @@ def serving(
         share_port: let other processes listen on the same port: each gets some of the connections.
         counts: the file to count in (``telemetry.py``); None: nothing is counted.
         worker: this process's row of it.
+        beat: told of each beat of this process's pulse (``pulse.py``); None: nobody watches this process.
     """
     first = models.first
     # Left in the opposite order: calls end before what they use goes.
@@ -130,9 +136,18 @@ def serving(
         telemetry = None if counts is None else Telemetry(counts, worker=worker)
         service = ranker_service(stack, settings, models, stores, telemetry)
         interceptors = () if telemetry is None else (CallCounts(telemetry),)
+        health = HealthServicer()
+        own_address = None
+        if settings.hang_timeout_s:  # entered before the server: a drain is watched, too
+            own_address = make_own_address()
+            steps = stack.enter_context(request_path(own_address, threads, service.turns, loop))
+            watched = Watched(health, (RANKER, FEATURE_STORE), settings.hang_timeout_s, tell=beat)
+            stack.enter_context(pulse(steps, every_s=watched.every_s, said=watched.said))
         made = _grpc_server(settings, threads, limit, share_port=share_port, interceptors=interceptors)
         server, port = stack.enter_context(made)
-        health = _add_services(server, service, models.features, stores, settings)
+        if own_address is not None:
+            _listen_to_itself(server, own_address)
+        _add_services(server, service, health, models.features, stores, settings)
         # What start-up made lives for ever: out of the collector's way. It cut a store client's p99 from 100 to 20 ms.
         gc.collect()
         gc.freeze()
@@ -179,14 +194,24 @@ def _listen(server: grpc.Server, settings: Settings, *, share_port: bool) -> int
         raise cannot_listen(host, port, "the address cannot be bound") from None
 
 
+def _listen_to_itself(server: grpc.Server, address: str) -> None:
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:  # a connection that is refused counts as an answer
+        _log.warning("this system lets nobody listen on %s: %s; a gRPC that hangs would not be noticed", address, error)
+
+
 def _add_services(
-    server: grpc.Server, ranker: RankerService, features: FeatureSet, stores: Stores, settings: Settings
-) -> HealthServicer:
+    server: grpc.Server,
+    ranker: RankerService,
+    health: HealthServicer,
+    features: FeatureSet,
+    stores: Stores,
+    settings: Settings,
+) -> None:
     ranker_pb2_grpc.add_RankerServicer_to_server(ranker, server)  # type: ignore[no-untyped-call]
     store_service = FeatureStoreService(stores.waiting, features, settings, loop=stores.loop)
     feature_store_pb2_grpc.add_FeatureStoreServicer_to_server(store_service, server)  # type: ignore[no-untyped-call]
-    health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     names = (RANKER, FEATURE_STORE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
     reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-    return health

@@ -13,6 +13,7 @@ from recsys.serving.recommend import Recommender
 from recsys.serving.settings import Settings
 from recsys.serving.stages import StageTimes
 from recsys.serving.telemetry import Telemetry
+from recsys.serving.turns import Turns
 
 RANKER = ranker_pb2.DESCRIPTOR.services_by_name["Ranker"].full_name
 
@@ -39,6 +40,13 @@ class RankerService:
         self._recommender = recommender
         self._settings = settings
         self._telemetry = telemetry
+
+    @property
+    def turns(self) -> Turns:
+        """Whose turn it is to run a model; of all models together."""
+        runs = self._ranker or self._recommender
+        assert runs is not None, "a server has a model"
+        return runs.turns
 
     def Rank(self, message: ranker_pb2.RankRequest, context: Context) -> ranker_pb2.RankResponse:
         """Score candidates."""
@@ -72,7 +80,9 @@ class RankerService:
         recommender = self._with_retrieval()
         query = convert_retrieval.retrieve_query(message, recommender.features)
         result = run_now(recommender.retrieve(query, deadline=deadline))
-        response = convert_retrieval.retrieve_response(result, query, told=message.timings)
+        response = convert_retrieval.retrieve_response(
+            result, query, names=recommender.retrieval.names, told=message.timings
+        )
         self._count(query.times, 0, result)
         return response
 
@@ -85,7 +95,9 @@ class RankerService:
         limit = self._settings.max_candidates
         query = convert_retrieval.recommend_query(message, recommender.features, max_candidates=limit)
         result = run_now(recommender.recommend(query, deadline=deadline))
-        response = convert_retrieval.recommend_response(result, query, told=message.timings)
+        response = convert_retrieval.recommend_response(
+            result, query, names=recommender.retrieval.names, told=message.timings
+        )
         self._count(query.times, result.candidates, result)
         return response
 

@@ -1,7 +1,8 @@
-"""SIGTERM and SIGINT, before a server answers and after."""
+"""SIGTERM and SIGINT, before a server answers and after; SIGUSR1."""
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +32,12 @@ def signals_to(queue: SimpleQueue[Any]) -> Iterator[None]:
     """
     with _handled((signal.SIGTERM, signal.SIGINT), lambda number, frame: queue.put(signal.Signals(number))):
         yield
+
+
+def stacks_on_sigusr1() -> None:
+    """From now on SIGUSR1 prints the stacks of all threads to standard error, also while native code keeps the
+    interpreter's lock."""
+    faulthandler.register(signal.SIGUSR1, file=2)
 
 
 @contextmanager

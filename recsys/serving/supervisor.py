@@ -1,4 +1,4 @@
-"""The supervisor: starts the workers, starts a dead one again, and ends all of them together.
+"""The supervisor: starts the workers, starts a dead or hung one again, and ends all of them together.
 
 All workers listen on one port (SO_REUSEPORT): the system gives each new connection to one of them. They map the same
 tables, which are in memory once. The supervisor itself serves nothing; it holds what they share: the port, the private
@@ -69,22 +69,23 @@ def _serve(
     page: Mapping[str, str],
 ) -> None:
     """Heed what happens to the workers until a signal comes."""
-    announced, took_s = False, 0.0
+    announced: list[int] | None = None
+    took_s = 0.0
     while True:
         event = None
         with contextlib.suppress(Empty):
             event = events.get(timeout=crew.rest_s())
         if isinstance(event, signal.Signals):
-            if not announced:
+            if announced is None:
                 raise KeyboardInterrupt
             say(f"draining: running requests have {settings.drain_timeout_s:g} s to finish")
             forget_address(settings.ready_file)
             return
         crew.heed(event)
-        if crew.complete:
+        if crew.complete and crew.pids() != announced:
             took_s = took_s or time.perf_counter() - started_s
-            _announce(crew, shared, settings, took_s, page, again=announced)
-            announced = True
+            _announce(crew, shared, settings, took_s, page, again=announced is not None)
+            announced = crew.pids()
 
 
 def _announce(

@@ -80,6 +80,9 @@ FAMILIES = (
         "Candidates whose features were in the server's memory, or had to be read.",
         {"source": ("memory", "store")},
     ),
+    Family(
+        "restarts", "Workers that were started again, by what became of the one before.", {"reason": ("died", "hung")}
+    ),
 )
 
 _WORD_BYTES = 8

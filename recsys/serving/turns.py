@@ -23,6 +23,8 @@ class Turns:
         self._free = limit
         self._mutex = threading.Lock()
         self._queue: deque[threading.Lock] = deque()
+        self.given = 0
+        """How often somebody got a place; never falls."""
 
     @property
     def waiting(self) -> int:
@@ -46,6 +48,7 @@ class Turns:
         with self._mutex:
             if self._free:
                 self._free -= 1
+                self.given += 1
                 return
             mine = threading.Lock()
             mine.acquire()
@@ -67,5 +70,6 @@ class Turns:
         with self._mutex:
             if self._queue:
                 self._queue.popleft().release()
+                self.given += 1
             else:
                 self._free += 1

@@ -6,6 +6,7 @@ however it comes, is the worker's end. What became of it goes pickled to standar
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
@@ -21,6 +23,7 @@ from typing import IO, Any
 from recsys.errors import RecsysError
 from recsys.serving.scheduling import run_as_batch
 from recsys.serving.settings import Settings
+from recsys.serving.signals import signals_to, sigterm_interrupts, stacks_on_sigusr1
 
 _log = logging.getLogger("recsys.serving")
 
@@ -53,6 +56,17 @@ class Ready:
     model_version: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """A beat of the worker's pulse (``pulse.py``).
+
+    Attributes:
+        stuck: what was waited for in vain; empty: requests get through.
+    """
+
+    stuck: str
+
+
 def main() -> int:
     """Serve until SIGTERM, or until the supervisor is gone; the exit code."""
     told = os.fdopen(os.dup(1), "wb")
@@ -62,6 +76,7 @@ def main() -> int:
     except EOFError:
         return 1
     run_as_batch()
+    stacks_on_sigusr1()
     limit_s = task.settings.drain_timeout_s + SLACK_S
     threading.Thread(target=_end_with_supervisor, args=(limit_s,), name="supervisor", daemon=True).start()
     logging.basicConfig(format=f"worker {task.number}: %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
@@ -81,13 +96,15 @@ def _serve(task: Task, told: IO[bytes]) -> None:
     # Imported here: it takes a while, and a signal or the supervisor's end must be heeded from the start.
     from recsys.serving.loading import loaded
     from recsys.serving.server import serving
-    from recsys.serving.signals import signals_to, sigterm_interrupts
 
     signals: SimpleQueue[Any] = SimpleQueue()
     with sigterm_interrupts(), loaded(task.settings) as (models, redis_url), signals_to(signals):
         row = task.number - 1
-        with serving(task.settings, models, redis_url, share_port=True, counts=task.counts, worker=row) as server:
-            _tell(told, Ready(model=server.model, model_version=server.model_version))
+        server = serving(
+            task.settings, models, redis_url, share_port=True, counts=task.counts, worker=row, beat=partial(_beat, told)
+        )
+        with server as running:
+            _tell(told, Ready(model=running.model, model_version=running.model_version))
             signals.get()
 
 
@@ -107,8 +124,13 @@ def _end_with_supervisor(limit_s: float) -> None:
     os._exit(1)  # nobody is left to kill what does not end
 
 
-def _tell(told: IO[bytes], what: Ready | RecsysError) -> None:
-    pickle.dump(what, told)
+def _beat(told: IO[bytes], stuck: str) -> None:
+    with contextlib.suppress(OSError):  # the supervisor is gone: this process ends, too
+        _tell(told, Beat(stuck=stuck))
+
+
+def _tell(told: IO[bytes], what: Ready | RecsysError | Beat) -> None:
+    told.write(pickle.dumps(what))  # in one piece: two threads tell
     told.flush()
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import InvalidInputError
-from recsys.feature_store.base import FeatureStore, StateRead
+from recsys.feature_store.base import FeatureStore, RankRead, StateRead
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, Entity, FeatureSet, History, Numeric
 from recsys.features.hashing import MISSING
@@ -404,6 +404,27 @@ async def test_ranking_with_a_state_reads_it_with_the_newest_events_as_stored(st
     assert unknown.state is None and len(unknown.tail) == 0 and unknown.header.stored == 0
     plain = await store.read_for_rank(USER, np.array([1]), time_ms=T0_MS + 99, timeout_s=5)
     assert plain.state is None and len(plain.tail) == 0 and len(plain.events) == 4
+
+
+@pytest.mark.parametrize("count", [0, 3, 12, 300])
+async def test_a_user_read_before_the_items_gives_what_one_read_gives(store: FeatureStore, count: int) -> None:
+    await store.append(USER, events_of([(t, t, 1, t + t % 9) for t in range(count)]), timeout_s=5)
+    users = make_columns(SHOP.user, {"city": ["Paris"], "age": [30.0]}, length=1)
+    await store.put_entities("user", np.array([USER]), users, timeout_s=5)
+    await store.put_states([(USER, b"state")], version=VERSION, ttl_s=100, timeout_s=5)
+    items, header_and_all = np.array([20, 99]), await store.history(USER, timeout_s=5)
+    for state in (None, StateRead(VERSION, 2), StateRead(VERSION, 50), StateRead("ab" * 8, 2)):
+        user = await store.read_user(USER, timeout_s=5, state=state)
+        assert user.header == header_and_all[0] and rows_of(user.events) == rows_of(header_and_all[1])
+        for time_ms in (T0_MS, T0_MS + count // 2, T0_MS + count + 99):
+            one = await store.read_for_rank(USER, items, time_ms=time_ms, timeout_s=5, state=state)
+            read = RankRead(USER, items, time_ms, user)
+            (two,) = await store.read_many_for_rank([read], timeout_s=5, state=state)
+            assert rows_of(two.events) == rows_of(one.events) and rows_of(two.tail) == rows_of(one.tail)
+            assert (two.header, two.state, two.user_degraded) == (one.header, one.state, one.user_degraded)
+            for name, column in one.user_columns.items():
+                assert two.user_columns[name].tolist() == column.tolist()
+            assert two.item_columns["price"].tolist() == one.item_columns["price"].tolist()
 
 
 async def test_states_are_kept_by_user_and_bundle(store: FeatureStore) -> None:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from recsys.data.interactions import Pairs, find_interactions, hold_out, ids_of, load_interactions, make_pairs
+from recsys.data.pair_ids import PairIds, pair_features
 from recsys.errors import DataFileError, InvalidInputError
+from recsys.features.feature_set import IdType
 from recsys.features.hashing import string_keys
 
 TRAIN = "0 3 1 2\n2 0\n1 4 0 \n"
@@ -149,6 +151,7 @@ def test_lists_say_which_ids_the_indices_stand_for(tmp_path: Path, compressed: b
     assert ids.user_keys_N.tolist() == [9, 70, 800] and ids.features.user_id.id_type == "int"
     assert ids.item_keys_M.tolist() == string_keys([f"B0{index}X" for index in range(5)]).tolist()
     assert ids.features.item_id.id_type == "string"
+    assert ids.item_names_M == tuple(f"B0{index}X" for index in range(5))
 
 
 @pytest.mark.parametrize("other", ["-1", "007", str(1 << 62), "x"])
@@ -166,8 +169,31 @@ def test_ids_that_are_not_their_own_keys_are_texts(other: str, tmp_path: Path) -
         ("h i\n7 0\n8 1\n7 2\n", "user_list.txt: two indices below 3 have one id; expected distinct ids"),
         ("h i\n7 0\n8\n", "user_list.txt: line 3: expected an id and its index, found '8'"),
         ("h i\n7 zero\n", "user_list.txt: line 2: expected an id and its index, found '7 zero'"),
+        ("h i\nNUcxGd9W 1\nJCaTtfAV 0\nx 2\n", "'JCaTtfAV' and 'NUcxGd9W' have one key, 1824316602636817148 "),
+        (b"h i\na 0\n\xe9 1\n", r"user_list.txt.gz: line 3: expected UTF-8, found b'\\xe9 1'"),
     ],
 )
-def test_a_list_of_ids_that_is_not_whole_is_refused(users: str, message: str, tmp_path: Path) -> None:
+def test_a_list_of_ids_that_is_not_whole_is_refused(users: str | bytes, message: str, tmp_path: Path) -> None:
+    users = gzip.compress(users) if isinstance(users, bytes) else users
     with pytest.raises(DataFileError, match=message):
         load_interactions(folder(tmp_path, train=TRAIN, test=TEST, user_list=users))
+
+
+@pytest.mark.parametrize(
+    ("id_type", "names", "message"),
+    [
+        ("string", None, "item_names_M: 0 names of 3 items, which take string ids; expected 3"),
+        ("string", ("a", "b"), "item_names_M: 2 names of 3 items, which take string ids; expected 3"),
+        ("int", ("a", "b", "c"), "item_names_M: 3 names of 3 items, which take int ids; expected 0"),
+    ],
+)
+def test_items_have_names_where_their_ids_are_strings(
+    id_type: IdType, names: tuple[str, ...] | None, message: str
+) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        PairIds(
+            features=pair_features("shop", "int", id_type),
+            user_keys_N=np.arange(2),
+            item_keys_M=np.arange(3),
+            item_names_M=names,
+        )

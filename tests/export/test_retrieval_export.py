@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +17,17 @@ from planted import ITEMS, USERS, planted
 from tiny_run import folder_of_this_process
 
 from recsys.bundle import Manifest, open_bundle
-from recsys.data.interactions import Interactions, PairIds, make_pairs
+from recsys.data.interactions import Interactions, make_pairs
+from recsys.data.pair_ids import PairIds
 from recsys.errors import BundleError, ConfigError, InvalidInputError
-from recsys.export import retrieval
+from recsys.export import retrieval, retrieve_graph
 from recsys.export.retrieval import LISTS, export_retrieval_bundle
 from recsys.features.feature_set import Categorical, FeatureSet
+from recsys.features.hashing import string_keys
+from recsys.features.names import ITEM_NAMES
 from recsys.serving.retrieval import open_retrieval
 from recsys.training.retrieval_config import RetrievalRunConfig, override
+from recsys.training.retrieval_folder import fingerprint
 from recsys.training.retrieval_loop import RetrievalRunResult, train_retrieval_run
 from recsys.training.retrieval_ranking import top_items
 
@@ -114,7 +120,7 @@ def test_a_user_without_training_pairs_gets_what_most_users_took() -> None:
     assert data.ids is not None
     session = open_retrieval(open_bundle(made.bundle))
     count = np.bincount(data.train.item_E, minlength=ITEMS)
-    expected = np.lexsort((np.arange(ITEMS), -count))[:7]
+    expected = np.lexsort((data.ids.item_keys_M, -count))[:7]
     for user_key in (int(data.ids.user_keys_N[UNTRAINED]), 1 << 50):
         got = session.retrieve(user_key, np.empty(0, dtype=np.int64), 7)
         assert got.items.tolist() == data.ids.item_keys_M[expected].tolist()
@@ -130,15 +136,55 @@ def test_the_manifest_says_what_was_trained() -> None:
     assert manifest.tables["user_id.rows"].shape == (USERS, 8), "row 0, and all users but one"
 
 
-def test_other_data_and_string_items_are_refused(tmp_path: Path) -> None:
+TITLES = tuple(f"第{place}巻 «{'x' * 50 * place}»" for place in range(ITEMS))
+
+
+def with_titles(data: Interactions) -> Interactions:
+    """The same data, whose items are named by strings."""
+    assert data.ids is not None
+    features = dataclasses.replace(FEATURES, item_id=Categorical(name="item_id", id_type="string"))
+    ids = dataclasses.replace(data.ids, features=features, item_keys_M=string_keys(TITLES), item_names_M=TITLES)
+    return dataclasses.replace(data, ids=ids)
+
+
+def test_a_bundle_of_items_named_by_strings_gives_their_names(tmp_path: Path) -> None:
+    made = exported("mf")
+    data = with_titles(made.data)
+    run = run_on(data, tmp_path)
+    manifest = export_retrieval_bundle(run, data, tmp_path / "bundle", name="finder")
+    assert ITEM_NAMES in manifest.files and manifest.feature_set.item_id.id_type == "string"
+    session = open_retrieval(open_bundle(tmp_path / "bundle"))
+    assert data.ids is not None and session.names is not None
+    users = np.setdiff1d(np.unique(data.test.user_E), [UNTRAINED])
+    excluded = (data.train, data.validation)
+    lists = top_items(made.result.users_ND, made.result.items_MD, users, excluded=excluded, list_length=5)
+    for user, own_list in zip(users.tolist(), lists, strict=True):
+        got = session.retrieve(int(data.ids.user_keys_N[user]), data.ids.item_keys_M[taken_by(data, user)], 5)
+        assert session.names.of(got.items) == [TITLES[item] for item in own_list]
+
+
+def test_names_that_are_written_wrongly_are_no_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = with_titles(exported("mf").data)
+    run = run_on(data, tmp_path)
+    write = retrieve_graph.write_names
+    monkeypatch.setattr(retrieve_graph, "write_names", lambda file, names: write(file, [*names[:-1], names[1]]))
+    with pytest.raises(BundleError, match=r"parity: item \d+ is named '第.*, in the bundle '第.* was not written"):
+        export_retrieval_bundle(run, data, tmp_path / "bundle", name="finder")
+    assert not (tmp_path / "bundle").exists()
+
+
+def run_on(data: Interactions, folder: Path) -> Path:
+    """The run that :func:`exported` gives, as of these data: names and keys of items have no part in training."""
+    shutil.copytree(exported("mf").run, folder / "run")
+    (folder / "run" / "data.json").write_text(json.dumps({"fingerprint": fingerprint(data)}))
+    return folder / "run"
+
+
+def test_other_data_and_existing_folders_are_refused(tmp_path: Path) -> None:
     made = exported("mf")
     assert made.data.ids is not None
     with pytest.raises(ConfigError, match="was trained on other data"):
         export_retrieval_bundle(made.run, planted(seed=1), tmp_path / "bundle", name="finder")
-    features = dataclasses.replace(FEATURES, item_id=Categorical(name="item_id", id_type="string"))
-    ids = dataclasses.replace(made.data.ids, features=features)
-    with pytest.raises(InvalidInputError, match="planted: items are named by strings, of which a bundle keeps hashes"):
-        export_retrieval_bundle(made.run, dataclasses.replace(made.data, ids=ids), tmp_path / "bundle", name="finder")
     with pytest.raises(InvalidInputError, match="exists; choose another folder or pass overwrite"):
         export_retrieval_bundle(made.run, made.data, made.bundle, name="finder")
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_retrieval import best_items, tiny_tables, write_tiny_retrieval
+from tiny_retrieval import TEXT_FEATURES, best_items, tiny_tables, tiny_text_tables, write_tiny_retrieval
 
 from recsys.bundle import open_bundle
 from recsys.errors import InvalidInputError
 from recsys.export.retrieve_graph import RetrievalTables
-from recsys.features.hashing import KEY_LIMIT
+from recsys.features.hashing import KEY_LIMIT, string_keys
+from recsys.features.names import ITEM_NAMES, open_names
 from recsys.serving.retrieval import RetrievalSession, open_retrieval
 
 KEYS = st.integers(0, KEY_LIMIT - 1)
@@ -92,6 +94,25 @@ def test_floating_scores_are_those_of_numpy(tmp_path: Path) -> None:
         assert np.isin(items, got.items).mean() > 0.97, "only items of nearly equal scores may change places"
 
 
+def test_rows_are_in_the_order_of_keys_and_names_beside_them(tmp_path: Path) -> None:
+    made = tiny_text_tables(20)
+    assert made.item_names_M is not None and (np.diff(made.item_keys) < 0).any()
+    write_tiny_retrieval(tmp_path / "bundle", made, features=TEXT_FEATURES)
+    keys = np.fromfile(tmp_path / "bundle" / "tables" / "item_id.keys.bin", dtype=np.int64)
+    assert keys.tolist() == [-1, *sorted(made.item_keys.tolist())]
+    names = open_names(tmp_path / "bundle" / ITEM_NAMES, keys)
+    assert names.of(made.item_keys) == list(made.item_names_M)
+
+
+def test_two_items_of_one_key_are_refused() -> None:
+    made = tiny_tables(3)
+    with pytest.raises(InvalidInputError, match="items 'JCaTtfAV' and 'NUcxGd9W' have one key, 1824316602636817148"):
+        names = ["JCaTtfAV", "x", "NUcxGd9W"]
+        replace(made, item_keys=string_keys(names), item_names_M=names)
+    with pytest.raises(InvalidInputError, match="items 2 and 2 have one key, 2; expected distinct keys"):
+        replace(made, item_keys=np.array([2, 1, 2]))
+
+
 def test_the_graph_has_standard_operators_only_and_its_tables_beside_it(tmp_path: Path) -> None:
     manifest = write_tiny_retrieval(tmp_path / "bundle")
     model = onnx.load(tmp_path / "bundle" / "retrieve.onnx", load_external_data=False)
@@ -106,6 +127,7 @@ def test_the_graph_has_standard_operators_only_and_its_tables_beside_it(tmp_path
     [
         ({"users_ND": np.zeros((2, 3), np.float32)}, r"users_ND is \[2, 3\]; expected \[6, 6\]"),
         ({"popularity_M": np.zeros(3, np.float32)}, r"popularity_M is \[3\]; expected \[20\]"),
+        ({"item_names_M": ["a", "b"]}, "item_names_M has 2 names; expected 20"),
         ({"items_MD": np.full((20, 6), np.nan, np.float32)}, "items_MD holds numbers that are not finite"),
         (
             {

@@ -13,6 +13,7 @@ from contracts.feature_store_contract import *  # noqa: F403
 from contracts.feature_store_contract import SHOP, T0_MS, USER, events_of, rows_of
 
 from recsys.errors import InvalidInputError, StoreFormatError
+from recsys.feature_store.base import RankRead
 from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.keys import entity_key, history_keys, meta_key, positions_key
 from recsys.feature_store.link import Command, Reply
@@ -148,12 +149,42 @@ async def test_a_request_that_takes_the_cache_over_changes_no_waiting_requests_i
     await store.close()
 
 
+class Torn(RedisLink):
+    """Lets somebody write before the last command of a round trip, once."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def round_trip(self, commands: Sequence[Command], *, timeout_s: float) -> list[Reply]:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is None:
+            return await super().round_trip(commands, timeout_s=timeout_s)
+        before = await super().round_trip(commands[:-1], timeout_s=timeout_s)
+        await meanwhile()
+        return [*before, *await super().round_trip(commands[-1:], timeout_s=timeout_s)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 30])
+async def test_a_user_whose_history_changes_while_it_is_read_is_read_again(redis_url: str, count: int) -> None:
+    link = Torn(redis_url)
+    store = RedisFeatureStore(SHOP, link=link, cache=ItemCache(SHOP.item, capacity=8))
+    await store.append(USER, events_of([(t, t, 1, t) for t in range(count)]), timeout_s=5)
+    link.meanwhile = lambda: store.append(USER, events_of([(99, 99, 1, 99)]), timeout_s=5)
+    user = await store.read_user(USER, timeout_s=5)
+    header, events = await store.history(USER, timeout_s=5)
+    assert user.header == header and rows_of(user.events) == rows_of(events) and not user.degraded
+    assert int(user.events["item"][-1]) == 99
+    await store.close()
+
+
 async def test_a_feature_set_without_history_or_features_still_ranks(redis_url: str) -> None:
     ids = Categorical(name="user_id"), Categorical(name="item_id")
     store = RedisFeatureStore.connect(redis_url, FeatureSet(name="bare", user_id=ids[0], item_id=ids[1], history=None))
     inputs = await store.read_for_rank(1, np.array([1, 2]), time_ms=T0_MS + 99, timeout_s=5)
     assert (len(inputs.events), inputs.user_columns, inputs.item_columns) == (0, {}, {})
     assert not inputs.user_degraded and not inputs.items_degraded
+    user = await store.read_user(1, timeout_s=5)
+    (inputs,) = await store.read_many_for_rank([RankRead(1, np.array([1]), T0_MS, user)], timeout_s=5)
+    assert (len(user.events), user.degraded, len(inputs.events), inputs.user_degraded) == (0, False, 0, False)
     await store.put_entities("item", np.array([1]), {}, timeout_s=5)
     with pytest.raises(InvalidInputError, match="FeatureSet 'bare' declares no history"):
         await store.append(1, events_of([]), timeout_s=5)

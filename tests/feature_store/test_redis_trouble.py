@@ -91,6 +91,8 @@ async def test_a_foreign_history_is_named_left_alone_and_degrades_only_the_user(
     assert inputs.user_degraded and not inputs.items_degraded and len(inputs.events) == 0
     assert inputs.user_columns["age"].tolist() == [30.0], "the user's features are still good"
     assert inputs.item_columns["price"].tolist() == [1.0, 2.0, 3.0]
+    user = await store.read_user(USER, timeout_s=5)
+    assert user.degraded and len(user.events) == 0 and user.columns["age"].tolist() == [30.0]
     assert redis_admin.dump(KEY) == before
     for neighbour in (1, 2):
         assert len((await store.history(neighbour, limit=10, timeout_s=5))[1]) == 2
@@ -102,6 +104,8 @@ async def test_a_foreign_user_row_leaves_the_events_good(store: RedisFeatureStor
     assert inputs.user_degraded and not inputs.items_degraded
     assert rows_of(inputs.events) == rows_of(EVENTS)
     assert inputs.user_columns["city"].tolist() == [MISSING]
+    user = await store.read_user(USER, timeout_s=5)
+    assert user.degraded and rows_of(user.events) == rows_of(EVENTS) and user.columns["city"].tolist() == [MISSING]
 
 
 async def test_one_foreign_item_row_leaves_the_other_items_good(

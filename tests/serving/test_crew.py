@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
+from types import SimpleNamespace
 
 import pytest
 
 from recsys.errors import ConfigError
 from recsys.serving import crew
-from recsys.serving.crew import MAX_STARTS, Crew
+from recsys.serving.crew import MAX_STARTS, Crew, Told
 from recsys.serving.settings import Settings
-from recsys.serving.worker import Task
+from recsys.serving.worker import Beat, Ready, Task
 
 
 @pytest.fixture
@@ -70,3 +73,86 @@ def test_while_another_worker_serves_it_is_tried_again_and_again(tried: list[int
 )
 def test_every_end_of_a_process_has_words(code: int, how: str) -> None:
     assert crew._how(code) == how
+
+
+LOOK_S = 1.0
+
+
+@contextmanager
+def watched(
+    monkeypatch: pytest.MonkeyPatch, *, hang_timeout_s: float = 30.0
+) -> Iterator[tuple[Crew, subprocess.Popen[bytes], Callable[[float], None]]]:
+    """A crew with one worker that serves, its process, and a function that lets seconds pass between two looks."""
+    now_s = 1000.0
+
+    def passes(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
+        workers.heed(None)
+
+    monkeypatch.setattr(crew, "time", SimpleNamespace(monotonic=lambda: now_s))
+    program = "import signal; signal.signal(signal.SIGUSR1, signal.SIG_IGN); print(flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        workers = Crew(Settings(hang_timeout_s=hang_timeout_s), cores=[None], events=SimpleQueue())
+        workers._workers[0].process = process
+        workers.heed(Told(process, Ready(model="m", model_version="1")))
+        yield workers, process, passes
+        process.kill()
+
+
+def test_a_worker_that_is_silent_for_too_long_is_killed(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with watched(monkeypatch) as (workers, process, passes):
+        for _ in range(29):
+            passes(LOOK_S)
+        workers.heed(Told(process, Beat(stuck="the store's event loop")))
+        assert "hangs" not in capfd.readouterr().err
+        for _ in range(2):
+            passes(LOOK_S)
+        assert process.wait() == -signal.SIGKILL
+        workers._ended(workers._workers[0], process.returncode)
+    said = capfd.readouterr().err
+    assert "hangs: no request got through for 30 s, it waits for the store's event loop; its stacks:" in said
+    assert f"worker 1 (pid {process.pid}) hung and was killed by SIGKILL; it is started again" in said
+
+
+def test_a_worker_that_beats_is_never_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with watched(monkeypatch) as (workers, process, passes):
+        for _ in range(100):
+            passes(29.0)
+            workers.heed(Told(process, Beat(stuck="")))
+        assert process.poll() is None
+
+
+def test_a_worker_that_moves_again_before_it_is_killed_is_let_be(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with watched(monkeypatch) as (workers, process, passes):
+        for _ in range(30):
+            passes(LOOK_S)
+        workers.heed(Told(process, Beat(stuck="")))
+        for _ in range(29):
+            passes(LOOK_S)
+        assert process.poll() is None
+    assert f"worker 1 (pid {process.pid}) moves again, and is let be" in capfd.readouterr().err
+
+
+def test_time_in_which_the_supervisor_did_not_run_is_not_held_against_the_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with watched(monkeypatch) as (workers, process, passes):
+        for _ in range(5):
+            passes(3600.0)
+        assert process.poll() is None
+        assert workers._workers[0].silent_s == 5 * 2 * LOOK_S
+
+
+def test_a_hang_timeout_of_0_lets_silent_workers_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    with watched(monkeypatch, hang_timeout_s=0.0) as (workers, process, passes):
+        for _ in range(100):
+            passes(LOOK_S)
+        assert process.poll() is None and workers.rest_s() is None

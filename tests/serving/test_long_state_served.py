@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import redis
 from redis_servers import eventually
+from tiny_retrieval import tiny_tables, write_tiny_retrieval
 from tiny_sdim import ITEMS, RECENT, fill, random_events, sdim_bundle
 from tiny_server import Start
 
@@ -84,3 +86,20 @@ async def test_after_warm_no_request_reads_a_long_history(
             assert answer.history_events == LENGTH
         assert redis_admin.info("commandstats")["cmdstat_getrange"]["calls"] == 6
         assert "cmdstat_lrange" not in redis_admin.info("commandstats")
+
+
+async def test_a_recommendation_looks_at_a_long_history_as_rank_does(
+    start: Start, redis_url: str, tmp_path: Path
+) -> None:
+    lengths = {1: 0, 2: 3, 3: 140, 5: LENGTH}
+    await fill(redis_url, {user: length for user, length in lengths.items() if length})
+    write_tiny_retrieval(tmp_path / "finder", tiny_tables(ITEMS + 20))  # who has seen all items is left with new ones
+    async with start(bundle=sdim_bundle().path, retrieval=tmp_path / "finder") as client:
+        for _ in range(3):  # without a state, and with one
+            for user, length in lengths.items():
+                found = await client.retrieve(user=user, top_k=ITEMS + 20)
+                best = await client.recommend(user=user, top_k=10)
+                ranked = await client.rank(user=user, candidates=found.items, top_k=10)
+                assert best.items.tolist() == ranked.items and not best.degraded
+                np.testing.assert_allclose(best.scores, ranked.scores, atol=1e-4)
+                assert best.history_events == ranked.history_events == min(length, RECENT)

@@ -12,7 +12,7 @@ from recsys.serving import (
     convert_entities,
     convert_events,
     convert_retrieval,
-    recommend,
+    recommend_types,
     retrieval,
     store_service,
 )
@@ -49,7 +49,7 @@ def test_the_ranker_tells_the_limits_that_hold() -> None:
         f"How many items: 1 to {retrieval.MAX_ITEMS:,}. uint32",
         f"How many items: 1 to {retrieval.MAX_ITEMS:,}, and at most what one Rank request may have",
         f"those of the user's history; up to {convert_retrieval.MAX_EXCLUDED:,}.",
-        f"0 for {recommend.CANDIDATES} or top_k, whichever is more",
+        f"0 for {recommend_types.CANDIDATES} or top_k, whichever is more",
     ):
         assert limit in told
 

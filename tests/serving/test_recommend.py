@@ -15,21 +15,18 @@ from tiny_retrieval import best_items, tiny_tables, write_tiny_retrieval
 from tiny_server import stalled
 
 from recsys.bundle import open_bundle
-from recsys.errors import BundleError, InvalidInputError, NotFoundError, OverloadedError, StoreUnavailableError
+from recsys.errors import BundleError, InvalidInputError, NotFoundError, OverloadedError
 from recsys.feature_store.blocking_link import run_now
+from recsys.feature_store.keys import history_keys
 from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical
 from recsys.features.history import make_events
 from recsys.serving.admission import Admission, Deadline
 from recsys.serving.loop_thread import loop_in_thread
 from recsys.serving.ranker import Ranker
-from recsys.serving.recommend import (
-    Recommender,
-    RecommendQuery,
-    RecommendResult,
-    RetrieveQuery,
-    RetrieveResult,
-)
+from recsys.serving.recommend import Recommender
+from recsys.serving.recommend_types import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.retrieval import open_retrieval
 from recsys.serving.session import open_session
 from recsys.serving.settings import Settings
@@ -169,7 +166,8 @@ async def test_a_store_that_does_not_answer_degrades_and_never_fails(
 ) -> None:
     best = best_items(TABLES, 2, [], 10)[0].tolist()
     await saw(store, 2, best[:4])
-    recommender._store_timeout_s = 0.05
+    assert recommender._ranker is not None
+    recommender._store_timeout_s = recommender._ranker.store_timeout_s = 0.05
     with stalled(redis_admin):
         found = retrieve(recommender, 2)
         assert found.items.tolist() == best and found.user_degraded and found.history_events == 0
@@ -208,7 +206,7 @@ def test_room_time_and_range_are_looked_at(recommender: Recommender) -> None:
         with pytest.raises(OverloadedError):
             recommend(recommender, 1)
     asked = RetrieveQuery(user_key=1, top_k=1, exclude=NOTHING, include_seen=True)
-    with recommender._turns.taken(Deadline.after(60)), pytest.raises(TimeoutError):
+    with recommender.turns.taken(Deadline.after(60)), pytest.raises(TimeoutError):
         run_now(recommender.retrieve(asked, deadline=Deadline.after(0.01)))
     with pytest.raises(InvalidInputError, match="10,001 items were asked for; allowed: 1 to 10,000"):
         retrieve(recommender, 1, 10_001)
@@ -233,12 +231,33 @@ def test_models_of_different_ids_are_not_served_together(tmp_path: Path, recomme
         )
 
 
-def test_an_answer_is_degraded_when_only_what_was_seen_could_not_be_read(
-    recommender: Recommender, blocking: RedisFeatureStore, monkeypatch: pytest.MonkeyPatch
+async def test_an_answer_is_degraded_when_only_what_was_seen_could_not_be_read(
+    recommender: Recommender, redis_admin: redis.Redis
 ) -> None:
-    async def away(*arguments: object, **options: object) -> None:
-        raise StoreUnavailableError("redis://store: gone")
-
     assert not recommend(recommender, 2).user_degraded
-    monkeypatch.setattr(blocking, "history", away)
-    assert recommend(recommender, 2).user_degraded
+    redis_admin.set(history_keys(FEATURES.name, 2).open, b"foreign")
+    best = best_items(TABLES, 2, [], 10)[0].tolist()
+    found, ranked = retrieve(recommender, 2), recommend(recommender, 2, candidates=10)
+    assert found.user_degraded and found.items.tolist() == best
+    assert ranked.user_degraded and not ranked.items_degraded and sorted(ranked.items.tolist()) == sorted(best)
+
+
+@pytest.mark.parametrize("events", [0, 3, 21])
+async def test_the_user_is_read_in_one_round_trip_and_items_in_another_unless_they_are_cached(
+    recommender: Recommender, store: RedisFeatureStore, redis_admin: redis.Redis, events: int
+) -> None:
+    await saw(store, 2, list(range(1, events + 1)))
+    prices = make_columns(FEATURES.item, {"price": [1.0] * len(TABLES.item_keys)}, length=len(TABLES.item_keys))
+    await store.put_entities("item", TABLES.item_keys, prices, timeout_s=10)  # what is known is cached for long
+    retrieve(recommender, 2)  # the connection is made
+
+    def trips(**query: object) -> int:
+        """Requests to Redis that a recommendation made."""
+        before = redis_admin.info("stats")["total_reads_processed"]
+        recommend(recommender, 2, **query)
+        return int(redis_admin.info("stats")["total_reads_processed"]) - before - 1  # one is for asking
+
+    assert trips() == 2
+    assert trips() == 1
+    assert trips(time_ms=NOW_MS + 1) == 1
+    assert trips(include_seen=True, candidates=30) == 1, "rank's own read, of new candidates too"

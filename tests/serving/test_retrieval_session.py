@@ -11,10 +11,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from tiny_retrieval import best_items, tiny_tables, write_tiny_retrieval
+from tiny_retrieval import TEXT_FEATURES, best_items, tiny_tables, tiny_text_tables, write_tiny_retrieval
 
 from recsys.bundle import Bundle, TensorInfo, open_bundle
 from recsys.errors import BundleError, InvalidInputError
+from recsys.features.hashing import string_key, string_keys
+from recsys.features.names import ITEM_NAMES
 from recsys.serving.retrieval import MAX_ITEMS, open_retrieval
 from recsys.serving.session import open_session
 
@@ -119,6 +121,63 @@ def test_tables_that_answer_nonsense_are_refused(table: str, came: str, bundle: 
         open_retrieval(bundle)
     with pytest.raises(BundleError, match=f"{table}.bin was altered"):
         open_bundle(bundle.path)
+
+
+@pytest.fixture
+def text_bundle(tmp_path: Path) -> Bundle:
+    """A bundle whose items are named by strings."""
+    write_tiny_retrieval(tmp_path / "texts", tiny_text_tables(), features=TEXT_FEATURES)
+    return open_bundle(tmp_path / "texts")
+
+
+def test_items_have_the_names_they_were_given_where_these_are_strings(bundle: Bundle, text_bundle: Bundle) -> None:
+    session = open_retrieval(text_bundle)
+    assert session.names is not None
+    assert session.names.of(session.retrieve(77, NOTHING, 3).items) == ["Nº 20", "Nº 19", "Nº 18"]
+    assert session.names.of(session.retrieve(77, string_keys(["Nº 20", "Nº 18"]), 1).items) == ["Nº 19"]
+    assert open_retrieval(bundle).names is None
+
+
+def test_a_missing_or_short_file_of_names_is_refused_by_name(text_bundle: Bundle) -> None:
+    file = text_bundle.path / ITEM_NAMES
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    with pytest.raises(BundleError, match=f"{ITEM_NAMES} has {len(whole) - 1} bytes, the manifest says {len(whole)}"):
+        open_bundle(text_bundle.path, verify="sizes")
+    with pytest.raises(BundleError, match=f"{ITEM_NAMES}: has .* bytes of names"):
+        open_retrieval(text_bundle)
+    file.write_bytes(whole[:-1] + b"?")
+    with pytest.raises(BundleError, match=f"{ITEM_NAMES} was altered: its SHA-256 is not the manifest's"):
+        open_bundle(text_bundle.path)
+    file.unlink()
+    with pytest.raises(BundleError, match=f"{ITEM_NAMES} is missing; export the bundle again"):
+        open_bundle(text_bundle.path)
+    with pytest.raises(BundleError, match=f"{ITEM_NAMES}: cannot be read"):
+        open_retrieval(text_bundle)
+
+
+def test_names_that_the_manifest_does_not_list_are_refused(tmp_path: Path) -> None:
+    write_tiny_retrieval(tmp_path / "texts", tiny_tables(), features=TEXT_FEATURES)
+    with pytest.raises(BundleError, match=f"its items are named by strings, but {ITEM_NAMES} is not in its list of f"):
+        open_retrieval(open_bundle(tmp_path / "texts"))
+
+
+def test_names_of_other_keys_are_refused(tmp_path: Path) -> None:
+    made = tiny_text_tables()
+    assert made.item_names_M is not None
+    made = dataclasses.replace(made, item_names_M=[f"{name}?" for name in made.item_names_M])
+    write_tiny_retrieval(tmp_path / "texts", made, features=TEXT_FEATURES)
+    with pytest.raises(
+        BundleError, match=f"{ITEM_NAMES}: names the item of key {string_key('Nº 20')} 'Nº 20\\?', whose"
+    ):
+        open_retrieval(open_bundle(tmp_path / "texts"))
+
+
+def test_keys_that_are_not_ascending_have_no_names(text_bundle: Bundle) -> None:
+    file = text_bundle.path / "tables" / "item_id.keys.bin"
+    file.write_bytes(np.fromfile(file, dtype=np.int64)[::-1].tobytes())
+    with pytest.raises(BundleError, match="expected a table 'item_id.keys' of ascending int64 keys"):
+        open_retrieval(text_bundle)
 
 
 def test_a_bundle_without_users_retrieves_what_is_popular(tmp_path: Path) -> None:

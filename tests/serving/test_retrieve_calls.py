@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -11,15 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from tiny_bundle import Event, reference_scores, write_tiny_bundle
+from tiny_bundle import FEATURES, Event, reference_scores, write_tiny_bundle
 from tiny_retrieval import FEATURES as RETRIEVAL_FEATURES
-from tiny_retrieval import best_items, tiny_tables, write_tiny_retrieval
+from tiny_retrieval import TEXT_FEATURES, best_items, tiny_tables, tiny_text_tables, write_tiny_retrieval
 from tiny_server import Start, server_process, stalled
+from typer.testing import CliRunner
 
 from recsys.bundle import Manifest
+from recsys.cli import app
 from recsys.client import AsyncClient, Client, InvalidArgument, NotFound
 from recsys.errors import BundleError
 from recsys.features.feature_set import Categorical
+from recsys.features.hashing import string_keys
+from recsys.serving.server import running_server
+from recsys.serving.settings import Settings
 
 TABLES = tiny_tables(items=700)
 NOW_MS = 1_700_000_000_000
@@ -163,6 +169,44 @@ async def test_models_that_name_users_differently_do_not_start(start: Start, tmp
     with pytest.raises(BundleError, match=f"retrieval model '{others.model}' names users by string ids"):
         async with start(retrieval=tmp_path / "texts"):
             pass
+
+
+async def test_items_named_by_strings_are_recommended_and_left_out_by_name(start: Start, tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "ranking", features=replace(FEATURES, item_id=TEXT_FEATURES.item_id))
+    tables = tiny_text_tables(40)
+    write_tiny_retrieval(tmp_path / "finder", tables, features=TEXT_FEATURES)
+    names = dict(zip(tables.item_keys.tolist(), tables.item_names_M or (), strict=True))
+    seen, exclude = ["Nº 7", "Nº 14"], ["Nº 21", "never heard of"]
+    async with start(bundle=tmp_path / "ranking", retrieval=tmp_path / "finder") as client:
+        times = [NOW_MS, NOW_MS + 1]
+        await client.append_events(user=4, items=seen, timestamps_ms=times, arrivals_ms=times)
+        found = await client.retrieve(user=4, top_k=40, exclude=exclude)
+        best = await client.recommend(user=4, top_k=5, candidates=30, exclude=exclude)
+        expected, scores = best_items(tables, 4, string_keys([*seen, *exclude]), 40)
+        assert found.items.tolist() == [names[key] for key in expected.tolist()]
+        assert found.scores.tolist() == scores.tolist() and found.history_events == 2
+        ranked = await client.rank(user=4, candidates=found.items[:30], top_k=5)
+        assert best.items.tolist() == ranked.items and best.scores.tolist() == ranked.scores.tolist()
+        assert (await client.retrieve(user=99, top_k=2)).items.tolist() == ["Nº 40", "Nº 39"]
+        with pytest.raises(
+            InvalidArgument, match="exclude: got 1 integers and 0 texts, but 'item_id' takes string ids"
+        ):
+            await client.retrieve(user=4, exclude=[7])
+
+
+@pytest.mark.parametrize("command", ["retrieve", "recommend"])
+def test_commands_print_names_as_they_are(command: str, tmp_path: Path, redis_url: str) -> None:
+    write_tiny_bundle(tmp_path / "ranking", features=replace(FEATURES, item_id=TEXT_FEATURES.item_id))
+    names = ["[bold]七人の侍[/bold]", "Nº 1"]
+    made = replace(tiny_tables(2), item_keys=string_keys(names), item_names_M=names)
+    write_tiny_retrieval(tmp_path / "finder", made, features=TEXT_FEATURES)
+    settings = Settings(bundle=tmp_path / "ranking", retrieval=tmp_path / "finder", port=0, redis_url=redis_url)
+    with running_server(settings) as server:
+        arguments = [command, "--user", "5", "--address", server.address]
+        table = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        told = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    assert all(name in table.stdout for name in names)
+    assert {row["item"] for row in json.loads(told.stdout.splitlines()[-1])["items"]} == set(names)
 
 
 def write_retrieval_of_texts(path: Path) -> Manifest:

@@ -12,46 +12,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 import redis
 from tiny_bundle import FEATURES
-from tiny_server import ServerProcess, server_process
+from tiny_workers import Callers, connections, pids, until, workers
 
 from recsys.client import Client
 from recsys.errors import BundleError, ConfigError, StoreFormatError
 from recsys.feature_store.keys import meta_key
 from recsys.serving import worker
-from recsys.serving._pb.ranker_pb2 import Id, Ids, RankRequest, RankResponse
 from recsys.serving.serve import serve
 from recsys.serving.server import running_server
 from recsys.serving.settings import Settings
-
-REQUEST = RankRequest(user=Id(integer=1), candidates=Ids(integers=[1, 2, 3]))
-
-
-@contextmanager
-def workers(folder: Path, bundle: Path, redis_url: str, **more: str) -> Iterator[ServerProcess]:
-    variables = {"RECSYS_BUNDLE": str(bundle), "REDIS_URL": redis_url, "RECSYS_WORKERS": "2", **more}
-    with server_process(folder, **variables) as server:
-        yield server
-
-
-def until(true: Callable[[], Any], *, limit_s: float = 30.0) -> Any:
-    deadline_s = time.monotonic() + limit_s
-    while not (answer := true()):
-        assert time.monotonic() < deadline_s, "waited in vain"
-        time.sleep(0.01)
-    return answer
-
-
-def pids(folder: Path) -> list[int]:
-    return list(json.loads((folder / "ready.json").read_text())["workers"])
 
 
 def runs(pid: int) -> bool:
@@ -60,57 +35,6 @@ def runs(pid: int) -> bool:
         return re.search(r"^State:\s+Z", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE) is None
     except FileNotFoundError:
         return False
-
-
-def connections(pid: int, port: int) -> int:
-    """How many callers are connected to that process."""
-    inodes = {
-        fields[9]
-        for table in ("tcp", "tcp6")
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
-        if (fields := line.split())[3] == "01" and int(fields[1].rpartition(":")[2], 16) == port
-    }
-    held = [os.readlink(f) for f in Path(f"/proc/{pid}/fd").iterdir() if f.is_symlink()]
-    return sum(f"socket:[{inode}]" in held for inode in inodes)
-
-
-class Callers:
-    """Channels with a connection each, all calling until they are told to stop."""
-
-    def __init__(self, address: str, count: int) -> None:
-        # Channels to one address share a connection otherwise.
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        options += [(f"grpc.{which}_reconnect_backoff_ms", 100) for which in ("initial", "min", "max")]
-        self.channels = [grpc.aio.insecure_channel(address, options=options) for _ in range(count)]
-        self.answered = [0] * count
-        self.failed: list[list[grpc.StatusCode]] = [[] for _ in range(count)]
-        self.stop = False
-
-    async def call(self, number: int) -> None:
-        rank = self.channels[number].unary_unary(
-            "/recsys.v1.Ranker/Rank",
-            request_serializer=RankRequest.SerializeToString,
-            response_deserializer=RankResponse.FromString,
-        )
-        while not self.stop:
-            try:
-                assert len((await rank(REQUEST, timeout=10)).scores) == 3
-                self.answered[number] += 1
-            except grpc.aio.AioRpcError as error:
-                self.failed[number].append(error.code())
-                await asyncio.sleep(0.02)
-
-    async def close(self) -> None:
-        for channel in self.channels:
-            await channel.close()
-
-    async def all_answered(self, more: int) -> None:
-        """Return when each caller has got so many answers more."""
-        goal = [count + more for count in self.answered]
-        deadline_s = time.monotonic() + 30
-        while any(count < wanted for count, wanted in zip(self.answered, goal, strict=True)):
-            assert time.monotonic() < deadline_s
-            await asyncio.sleep(0.01)
 
 
 async def test_a_worker_that_is_killed_is_replaced_and_other_connections_notice_nothing(
