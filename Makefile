@@ -9,8 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SETS := $(wildcard requirements/*.txt recsys/operators/*.cpp recsys/operators/*.h) pyproject.toml
-# Its name holds what was installed, so that a second call installs nothing and a changed pin does.
-STAMP := $(VENV)/.installed-$(DEVICE)-$(shell cat $(SETS) | cksum | cut -d' ' -f1)
+# Its name holds what was installed, so that a second call installs nothing and a changed pin or a new compiler does.
+STAMP := $(VENV)/.installed-$(DEVICE)-$(shell (cat $(SETS); command -v c++ g++) | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format protos bench-quick clean
@@ -53,5 +53,6 @@ $(STAMP):
 	@$(PIP) install -r requirements/torch.txt
 	@$(PIP) install -r requirements/train-$(DEVICE).txt -r requirements/dev.txt
 	@$(PIP) install --no-deps -r requirements/torchrec.txt
+	@rm -f recsys/operators/*.so  # one that does not compile any more must not stay
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@

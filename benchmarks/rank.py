@@ -75,20 +75,27 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
             rank_setting.redis_with_items(folder, items=size.items, candidates=size.candidates)
         )
         histories = rank_setting.fill(setting, length=size.events, users=size.users, items=size.items)
-        per_s = 0.0
+        flat = _flat(setting.folder, size)
+        per_s: dict[str, float] = {}
         for compute in COMPUTES:
             bundle = rank_setting.reference_bundle(folder, items=size.items, compute=compute)
-            for made in _of_compute(setting, bundle, histories, size, compute, on):
+            for made in _of_compute(setting, bundle, flat, histories, size, compute, on):
                 yield made
-                if made["figure"] == "rank.candidates_per_s_core":
-                    per_s = made["value"]
+                if made["figure"].startswith("rank.candidates_per_s_core"):
+                    per_s[COMPUTES[compute]] = made["value"]
         yield from rank_history.lines(setting, size, on=on, full=options.size == "full")
         yield from rank_workers.lines(setting, histories, size, on=on)
         yield from _beside_peers(options, folder, per_s, on)
 
 
 def _of_compute(
-    setting: Setting, bundle: Path, histories: Histories, size: Size, compute: str, on: dict[str, Any]
+    setting: Setting,
+    bundle: Path,
+    flat: tuple[Path, list[dict[str, Any]]],
+    histories: Histories,
+    size: Size,
+    compute: str,
+    on: dict[str, Any],
 ) -> Iterator[Line]:
     import rank_load
     import rank_setting
@@ -105,9 +112,7 @@ def _of_compute(
         with pinned(cores()[0]):
             found.bare = stack.enter_context(worker(rank_load.bare, bundle, bare_inputs))
             found.product = stack.enter_context(worker(rank_load.product))
-            if not suffix:
-                flat, inputs = _flat(setting.folder, size)
-                found.flat = stack.enter_context(worker(rank_load.bare_flat, flat, inputs))
+            found.flat = stack.enter_context(worker(rank_load.bare_flat, *flat))
         with pinned(cores()[-1]):
             found.closed = stack.enter_context(worker(rank_load.closed, address, sent, size.callers))
         rank_setting.check_answers(address, bundle, requests, bare_inputs, events=size.events)
@@ -126,7 +131,7 @@ class Turns:
     closed: Callable[[float], Any]
     bare: Callable[[float], Any]
     product: Callable[[float], Any]
-    flat: Callable[[float], Any] | None = None
+    flat: Callable[[float], Any]
 
     def __init__(self) -> None:
         self.calls_per_s: list[float] = []
@@ -152,8 +157,7 @@ class Turns:
             self.client_core_idle.append((cpu_after[cores()[-1]].idle - cpu[cores()[-1]].idle) / max(wall, 1e-9))
             self.bare_s.append(median(self.bare(size.round_s / 2)))
             self.gflops.append(self.product(size.round_s / 4))
-            if self.flat is not None:
-                self.flat_s.append(median(self.flat(size.round_s / 2)))
+            self.flat_s.append(median(self.flat(size.round_s / 2)))
 
 
 def _throughput(found: Turns, size: Size, suffix: str, on: dict[str, Any]) -> Iterator[Line]:
@@ -180,14 +184,13 @@ def _throughput(found: Turns, size: Size, suffix: str, on: dict[str, Any]) -> It
         compared_with="bare ONNX Runtime, one thread, on the same graphs and inputs, on the server's core",
         spread=spread(ratios), bare_candidates_per_s=rounded(size.candidates / median(found.bare_s)), on=on,
     )  # fmt: skip
-    if found.flat_s:
-        ratios = [rate * flat / size.candidates for rate, flat in zip(per_s, found.flat_s, strict=True)]
-        yield line(
-            "rank.over_flat", median(ratios), "ratio", higher_is_better=True, target=FLAT_TARGET,
-            compared_with="the same model as PyTorch exports it, inputs repeated per candidate, a history of 50 events "
-            "for both blocks, in bare ONNX Runtime on the server's core",
-            spread=spread(ratios), flat_candidates_per_s=rounded(size.candidates / median(found.flat_s)), on=on,
-        )  # fmt: skip
+    ratios = [rate * flat / size.candidates for rate, flat in zip(per_s, found.flat_s, strict=True)]
+    yield line(
+        f"rank.over_flat{suffix}", median(ratios), "ratio", higher_is_better=True, target=FLAT_TARGET,
+        compared_with="the same model as PyTorch exports it, inputs repeated per candidate, a history of 50 events "
+        "for both blocks, in bare ONNX Runtime on the server's core",
+        spread=spread(ratios), flat_candidates_per_s=rounded(size.candidates / median(found.flat_s)), on=on,
+    )  # fmt: skip
 
 
 def _p99(name: str, taken_s: list[float], found: Turns, rate: float, poisson: bool, on: dict[str, Any]) -> Line:
@@ -219,19 +222,23 @@ def _flat(folder: Path, size: Size) -> tuple[Path, list[dict[str, Any]]]:
     return graph, serving_peers.one_by_one(inputs)
 
 
-def _beside_peers(options: argparse.Namespace, folder: Path, per_s: float, on: dict[str, Any]) -> Iterator[Line]:
+def _beside_peers(
+    options: argparse.Namespace, folder: Path, per_s: dict[str, float], on: dict[str, Any]
+) -> Iterator[Line]:
     pythons = serving_peers.pythons_of(options)
     if not pythons:
         return
     size = serving_peers.SIZES[options.size]
     rates = serving_peers.peer_candidates_per_s(pythons, folder, size=size)
     best = max((r for r in rates if not r.startswith("ort")), key=lambda name: median(rates[name].per_s))
-    yield line(
-        "rank.vs_best_peer", per_s / median(rates[best].per_s), "ratio", higher_is_better=True, target=PEER_TARGET,
-        compared_with="the best of the other servers on its best graph, whose history is a mean of 50 events",
-        best=best, peers={name: rounded(median(r.per_s)) for name, r in rates.items()},
-        versions=sorted({r.version for r in rates.values() if r.version}), on=on,
-    )  # fmt: skip
+    for suffix, ours in per_s.items():
+        yield line(
+            f"rank.vs_best_peer{suffix}", ours / median(rates[best].per_s), "ratio", higher_is_better=True,
+            target=PEER_TARGET,
+            compared_with="the best of the other servers on its best graph, whose history is a mean of 50 events",
+            best=best, peers={name: rounded(median(r.per_s)) for name, r in rates.items()},
+            versions=sorted({r.version for r in rates.values() if r.version}), on=on,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

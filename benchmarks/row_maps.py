@@ -1,8 +1,9 @@
 """What it costs to look raw ids up in an exported row map, beside the Gather that no lookup can do without.
 
 Each kind's map is exported as a graph of its own with memory-mapped tables, and asked for 200 random ids at a time on
-one core, in bare ONNX Runtime. The bound is a Gather of 200 random rows of 64 bytes from a memory-mapped table with as
-many rows. Kinds and bound take turns. Known ids are drawn evenly, which is the worst case: real traffic repeats itself.
+one core, in bare ONNX Runtime with recsys's operators (``.standard``: without). The bound is a Gather of 200 random
+rows of 64 bytes from a memory-mapped table with as many rows. Kinds and bound take turns. Known ids are drawn evenly,
+which is the worst case: real traffic repeats itself.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
 
     from recsys.embeddings.row_maps import RowMap
     from recsys.features.hashing import Int64Array
+    from recsys.operators import Operators
 
 LIBRARIES = ("torch", "onnxruntime", "numpy")
 LOOKUP_TARGET_US = 60
@@ -79,6 +81,7 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
             path = _export(row_map.module(), folder / kind)
             if kind == "vocabulary":
                 yield from _memory(path, row_map, ids, size, on=on)
+                sessions["vocabulary.standard"] = _open(path, "standard")
             sessions[kind] = _open(path)
             asked = random.choice(ids, size=size.keys)
             assert (sessions[kind].run(None, {"keys": asked})[0] == row_map.lookup(asked)).all()
@@ -150,7 +153,11 @@ def _gather(rows: int) -> nn.Module:
 
 
 def _export(module: nn.Module, folder: Path) -> Path:
+    import onnx
     import torch
+
+    from recsys.export.functions import id_rows
+    from recsys.export.simplify import simplify
 
     folder.mkdir()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -165,15 +172,21 @@ def _export(module: nn.Module, folder: Path) -> Path:
             verbose=False,
         )
         assert program is not None
-        program.save(folder / "map.onnx", external_data=True)
+        model = program.model_proto
+    simplify(model)
+    id_rows(model)
+    onnx.save_model(model, folder / "map.onnx", save_as_external_data=True, size_threshold=1 << 20)
     return folder / "map.onnx"
 
 
-def _open(path: Path) -> onnxruntime.InferenceSession:
+def _open(path: Path, operators: Operators = "auto") -> onnxruntime.InferenceSession:
     import onnxruntime
+
+    from recsys.operators import use_operators
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    use_operators(options, operators)
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 

@@ -107,13 +107,9 @@ class IdTableModule(nn.Module):
             for choice, (a1, a2, b) in enumerate(table.coefficients.tolist())
         )
 
-    def forward(self, keys: Tensor, buckets: Tensor | None = None) -> Tensor:
-        """int64 keys of any shape to int64 rows of that shape.
-
-        ``buckets``: ``hash_all`` of the keys and ``functions``, where known; [2, *keys.shape].
-        """
-        if buckets is None:
-            buckets = hash_all(keys, self.functions)
+    def forward(self, keys: Tensor) -> Tensor:
+        """int64 keys of any shape to int64 rows of that shape."""
+        buckets = hash_all(keys, self.functions)
         # F.embedding is one Gather; indexing would export as a copy of the table and a GatherND.
         slot_keys, slot_rows = torch.split(F.embedding(buckets, self.slots_TW), SLOTS, dim=-1)
         found = slot_keys == keys[..., None]

@@ -148,11 +148,10 @@ class RowMapModule(nn.Module):
 
     def rows(self, keys: Tensor) -> list[Tensor]:
         """One int64 tensor of the keys' shape per lookup."""
-        of_ids = () if self.ids is None else self.ids.functions
         of_lookups = [each.hashed for each in self.lookups if each.hashed is not None]
-        hashed = hash_all(keys, [*of_ids, *of_lookups])
-        numbers = None if self.ids is None else self.ids(keys, hashed[: len(of_ids)])
-        others = iter(hashed[len(of_ids) :])
+        # Not together with the id map's own hashes: looking up is one operator in a server (recsys.operators).
+        others = iter(hash_all(keys, of_lookups) if of_lookups else ())
+        numbers = None if self.ids is None else self.ids(keys)
         found = []
         for lookup in self.lookups:
             rows = torch.zeros_like(keys)

@@ -8,7 +8,7 @@ Legend: ``C`` candidates, ``S`` events, ``D`` width, ``H`` and ``N`` units of tw
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,16 +16,13 @@ import onnx
 import onnx.parser
 from onnx import helper, numpy_helper
 
-from recsys.export.simplify import drop_unused, producers, readers, replace_nodes
+from recsys.export.outline import DOMAIN, Path, add_function, outline, path_up
+from recsys.export.simplify import drop_unused, has_attributes, has_body, producers, replace_nodes
 from recsys.features.hashing import HALF_MASK, PRIME
 
-DOMAIN = "recsys"
 OPSET = 21
 
-_Path = tuple[tuple[int, str], ...]
-"""Steps from a node to those that make its inputs: the input's number, and the operator."""
-
-_SECOND_LAYER: _Path = (
+_SECOND_LAYER: Path = (
     (0, "Gemm"),
     (1, "LeakyRelu"),
     (0, "Add"),
@@ -35,15 +32,15 @@ _SECOND_LAYER: _Path = (
     (0, "DynamicQuantizeLinear"),
 )
 """From a column of numbers, the last layer, up to what the second one multiplies."""
-_ATTENTION: _Path = ((0, "Reshape"), *_SECOND_LAYER, (0, "Reshape"), (0, "LeakyRelu"), (0, "Gemm"))
-_HEAD: _Path = (*_SECOND_LAYER, (0, "LeakyRelu"), (0, "Gemm"))
-_TO_QUERY: _Path = ((0, "DequantizeLinear"), (0, "DynamicQuantizeLinear"))
-_TO_CONSTANT_WEIGHT: _Path = ((1, "DequantizeLinear"),)
-_TO_WEIGHT: _Path = (*_TO_CONSTANT_WEIGHT, (0, "Reshape"))
-_TO_HEAD_BIAS: _Path = ((2, "DequantizeLinear"), (0, "Cast"), (0, "Round"), (0, "Div"), (0, "Div"))
-_TO_BIAS: _Path = (*_TO_HEAD_BIAS, (0, "Reshape"))
-_TO_KEYS: _Path = ((0, "MatMul"), (0, "Concat"), (0, "Unsqueeze"), (0, "Transpose"))
-_TO_SIGNS: _Path = ((0, "Reshape"), (0, "Relu"), (0, "Gemm"), (0, "Reshape"), (0, "Cast"), (0, "Greater"))
+_ATTENTION: Path = ((0, "Reshape"), *_SECOND_LAYER, (0, "Reshape"), (0, "LeakyRelu"), (0, "Gemm"))
+_HEAD: Path = (*_SECOND_LAYER, (0, "LeakyRelu"), (0, "Gemm"))
+_TO_QUERY: Path = ((0, "DequantizeLinear"), (0, "DynamicQuantizeLinear"))
+_TO_CONSTANT_WEIGHT: Path = ((1, "DequantizeLinear"),)
+_TO_WEIGHT: Path = (*_TO_CONSTANT_WEIGHT, (0, "Reshape"))
+_TO_HEAD_BIAS: Path = ((2, "DequantizeLinear"), (0, "Cast"), (0, "Round"), (0, "Div"), (0, "Div"))
+_TO_BIAS: Path = (*_TO_HEAD_BIAS, (0, "Reshape"))
+_TO_KEYS: Path = ((0, "MatMul"), (0, "Concat"), (0, "Unsqueeze"), (0, "Transpose"))
+_TO_SIGNS: Path = ((0, "Reshape"), (0, "Relu"), (0, "Gemm"), (0, "Reshape"), (0, "Cast"), (0, "Greater"))
 
 _MOST_UNITS = 128
 """Of a layer that an operator keeps in registers."""
@@ -76,47 +73,62 @@ IdRows (keys, of_low, of_folded, offset, count, first, table) => (rows)
 """
 """``IdTableModule`` of ``embeddings/id_table.py``, for keys of any shape."""
 
-_TO_BUCKETS: _Path = ((0, "Where"), (1, "Split"), (0, "Gather"), (1, "Add"))
-_TO_MIXED: _Path = ((0, "Mod"), (0, "Mod"), (0, "Add"), (0, "Add"))
+_TO_BUCKETS: Path = ((0, "Where"), (1, "Split"), (0, "Gather"), (1, "Add"))
+_TO_MIXED: Path = ((0, "Mod"), (0, "Mod"), (0, "Add"), (0, "Add"))
 
 
 def id_rows(model: onnx.ModelProto) -> int:
-    """Make each look-up of ids in an exact id map one node ``recsys.IdRows``; how many there are.
+    """Make look-ups of ids in exact id maps one node each, ``recsys.IdRows``; how many there are.
 
     Its inputs, all int64: keys of any shape; the two hash functions' coefficients and ranges, each [2, 1, ..] (see
     ``hash_ops.hash_all``); the table [T, 2 W]. Output: rows, of the keys' shape.
     """
     graph = model.graph
     made, constants = producers(graph), {t.name: t for t in graph.initializer}
-    calls = []
-    for node in graph.node:
-        way = _path(made, node, _TO_BUCKETS) if node.op_type == "ReduceSum" else None
-        mixed = None if way is None else _path(made, way[-1], _TO_MIXED)
-        if way is None or mixed is None:
-            continue
-        found, _, gather, bucket = way
-        equal = _path(made, found, ((0, "Equal"), (1, "Unsqueeze")))
-        low = _path(made, mixed[-1], ((0, "Mul"), (0, "BitwiseAnd")))
-        folded = _path(made, mixed[-1], ((1, "Mul"), (0, "Mod")))
-        if equal is None or low is None or folded is None or equal[-1].input[0] != low[-1].input[0]:
-            continue
-        inputs = [
-            equal[-1].input[0],
-            low[0].input[1],
-            folded[0].input[1],
-            mixed[2].input[1],
-            mixed[0].input[1],
-            bucket.input[1],
-            gather.input[0],
-        ]
-        if constants.keys() >= set(inputs[1:]):
-            calls.append((node.output[0], helper.make_node("IdRows", inputs, [node.output[0]], domain=DOMAIN)))
-    made_by = dict(calls)
-    replace_nodes(graph, [made_by.get(node.output[0], node) for node in graph.node])
-    drop_unused(graph)
+    calls: dict[str, onnx.NodeProto] = {}
+    for node in () if any(map(has_body, graph.node)) else graph.node:
+        inputs = _look_up(node, made, constants)
+        if inputs is not None:
+            calls[node.output[0]] = helper.make_node("IdRows", inputs, [node.output[0]], domain=DOMAIN)
     if calls:
-        _add(model, onnx.parser.parse_function(_ID_ROWS))
+        replace_nodes(graph, [calls.get(node.output[0], node) for node in graph.node])
+        drop_unused(graph)
+        add_function(model, onnx.parser.parse_function(_ID_ROWS))
     return len(calls)
+
+
+def _look_up(
+    last: onnx.NodeProto, made: Mapping[str, onnx.NodeProto], constants: Mapping[str, onnx.TensorProto]
+) -> list[str] | None:
+    """The inputs of ``IdRows`` in place of what ends with this node; None if that is something else."""
+
+    def is_constant(name: str, value: int | list[int]) -> bool:
+        return name in constants and np.array_equal(numpy_helper.to_array(constants[name]), value)
+
+    way = path_up(made, last, _TO_BUCKETS) if last.op_type == "ReduceSum" else None
+    mixed = None if way is None else path_up(made, way[-1], _TO_MIXED)
+    equal = None if way is None else path_up(made, way[0], ((0, "Equal"), (1, "Unsqueeze")))
+    low = None if mixed is None else path_up(made, mixed[-1], ((0, "Mul"), (0, "BitwiseAnd")))
+    folded = None if mixed is None else path_up(made, mixed[-1], ((1, "Mul"), (0, "Mod")))
+    if way is None or mixed is None or equal is None or low is None or folded is None:
+        return None
+    (found, split, gather, bucket), (place, hashed, offset, _), keys = way, mixed, equal[1].input[0]
+    same = (
+        list(split.output) == [equal[0].input[0], found.input[1]]
+        and keys == low[1].input[0] == folded[1].input[0]
+        and is_constant(last.input[1], [0, -1])
+        and is_constant(found.input[2], 0)
+        and is_constant(hashed.input[1], PRIME)
+        and is_constant(folded[1].input[1], PRIME)
+        and is_constant(low[1].input[1], HALF_MASK)
+        and has_attributes(last, keepdims=0)
+        and len(last.attribute) > 0  # it is kept by default
+        and has_attributes(gather, axis=0)
+        and all(has_attributes(mod, fmod=0) for mod in (place, hashed, folded[1]))
+    )
+    of_hashes = [low[0].input[1], folded[0].input[1], offset.input[1], place.input[1], bucket.input[1]]
+    inputs = [keys, *of_hashes, gather.input[0]]
+    return inputs if same and constants.keys() >= set(inputs[1:]) else None
 
 
 def bucket_interest(model: onnx.ModelProto) -> bool:
@@ -127,16 +139,28 @@ def bucket_interest(model: onnx.ModelProto) -> bool:
     """
     made, constants = producers(model.graph), {t.name: t for t in model.graph.initializer}
     for node in model.graph.node:
-        way = _path(made, node, _TO_SIGNS) if node.op_type == "MatMul" else None
+        way = path_up(made, node, _TO_SIGNS) if node.op_type == "MatMul" else None
         if way is None:
             continue
-        gemm, greater = way[2], way[-1]
-        if not constants.keys() >= {gemm.input[1], gemm.input[2], greater.input[1]}:
+        rows, _, gemm, of_signs, _, greater = way
+        read = (*gemm.input[1:], greater.input[1], of_signs.input[1], rows.input[1])
+        in_float64 = path_up(made, greater, ((0, "MatMul"), (0, "Cast")))
+        plain = has_attributes(gemm, alpha=1.0, beta=1.0, transA=0, transB=0)
+        if in_float64 is None or not plain or not constants.keys() >= {*read, in_float64[0].input[1]}:
             continue
-        bits, others, zero = (numpy_helper.to_array(constants[t]) for t in (*gemm.input[1:], greater.input[1]))
+        bits, others, zero, signs_shape, rows_shape = (numpy_helper.to_array(constants[tensor]) for tensor in read)
         buckets = np.arange(len(others))
         has = np.array([buckets >> bit & 1 for bit in range(len(bits))])
-        if not (np.array_equal(bits, 2 * has - 1) and np.array_equal(others, 1 - has.sum(axis=0)) and zero == 0):
+        signatures = constants[in_float64[0].input[1]].dims[1] // len(bits)
+        same = (
+            np.array_equal(bits, 2 * has - 1)
+            and np.array_equal(others, 1 - has.sum(axis=0))
+            and not zero.any()
+            and signs_shape.tolist() == [-1, len(bits)]
+            and rows_shape.tolist() == [-1, signatures * len(others)]
+            and has_attributes(in_float64[1], to=onnx.TensorProto.DOUBLE)
+        )
+        if not same:
             continue
         inputs = {"products": greater.input[0], "bits": gemm.input[1], "others": gemm.input[2], "sums": node.input[1]}
         return outline(model, "BucketInterest", inputs, {"interest": node.output[0]})
@@ -152,11 +176,11 @@ def target_attention(rank: onnx.ModelProto) -> bool:
     """
     made = producers(rank.graph)
     for node in rank.graph.node:
-        way = _path(made, node, _ATTENTION) if node.op_type == "MatMul" else None
+        way = path_up(made, node, _ATTENTION) if node.op_type == "MatMul" else None
         if way is None:
             continue
         second, first_act, first = _second_layer(rank.graph, way[1:]), way[-2], way[-1]
-        query, weight, bias = (_path(made, first, path) for path in (_TO_QUERY, _TO_WEIGHT, _TO_BIAS))
+        query, weight, bias = (path_up(made, first, path) for path in (_TO_QUERY, _TO_WEIGHT, _TO_BIAS))
         if query is None or weight is None or bias is None or second is None or max(second.units) > _MOST_UNITS:
             continue
         inputs = {
@@ -179,15 +203,16 @@ def head(rank: onnx.ModelProto) -> bool:
     :func:`target_attention`. Output: logits [C, 1].
     """
     made, constants = producers(rank.graph), {t.name for t in rank.graph.initializer}
+    shapes = {t.name: numpy_helper.to_array(t).tolist() for t in rank.graph.initializer if t.dims == [2]}
     for node in rank.graph.node:
-        way = _path(made, node, _HEAD) if node.op_type == "Reshape" else None
+        way = path_up(made, node, _HEAD) if node.op_type == "Reshape" else None
         if way is None:
             continue
         second, first_act, first = _second_layer(rank.graph, way), way[-2], way[-1]
-        x, weight, bias = (_path(made, first, path) for path in (_TO_QUERY, _TO_CONSTANT_WEIGHT, _TO_HEAD_BIAS))
+        x, weight, bias = (path_up(made, first, path) for path in (_TO_QUERY, _TO_CONSTANT_WEIGHT, _TO_HEAD_BIAS))
         if x is None or weight is None or bias is None or second is None or second.units[1] > _MOST_UNITS:
             continue
-        if weight[0].input[0] in constants:
+        if weight[0].input[0] in constants and shapes.get(node.input[1]) == [-1, 1]:
             inputs = {
                 "x": x[-1].input[0],
                 "weight": weight[0].input[0],
@@ -212,8 +237,8 @@ def _second_layer(graph: onnx.GraphProto, way: Sequence[onnx.NodeProto]) -> _Sec
     """From what is found on the way up that begins with :data:`_SECOND_LAYER`; None if its weights are no constants."""
     last, act, add, mul, _, product, _ = way[: len(_SECOND_LAYER)]
     sizes = {tensor.name: tensor.dims for tensor in graph.initializer}
-    unit = _path(producers(graph), mul, ((1, "Mul"),))
-    if unit is None:
+    unit = path_up(producers(graph), mul, ((1, "Mul"),))
+    if unit is None or len(last.input) < 3:
         return None
     inputs = {
         "second_weight": product.input[1],
@@ -235,91 +260,27 @@ def attention_weight(user: onnx.ModelProto) -> bool:
     """
     made = producers(user.graph)
     for node in user.graph.node:
-        way = _path(made, node, _TO_KEYS) if node.op_type == "QuantizeLinear" else None
-        if way is not None:
+        way = path_up(made, node, _TO_KEYS) if node.op_type == "QuantizeLinear" else None
+        if way is not None and _is_folding(user.graph, way):
             inputs = {"keys": way[-1].input[0], "folded": way[0].input[1]}
             return outline(user, "AttentionWeight", inputs, {"weight": node.output[0], "unit": node.input[1]})
     return False
 
 
-def outline(
-    model: onnx.ModelProto,
-    name: str,
-    inputs: Mapping[str, str],
-    outputs: Mapping[str, str],
-    slopes: Mapping[str, onnx.NodeProto] | None = None,
-) -> bool:
-    """Make all nodes between some tensors a function, in place; whether they are cut off from the rest by these.
-
-    Args:
-        model: the graph.
-        name: the function's.
-        inputs, outputs: parameter -> tensor.
-        slopes: attribute -> the LeakyRelu in the function that has it.
-    """
-    graph, slopes = model.graph, slopes or {}
-    given = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in inputs.values()}
-    inside = _between(graph, set(inputs.values()) | set(given), list(outputs.values()))
-    nodes = [node for node in graph.node if inside.intersection(node.output)]
-    all_reads, own_reads = readers(graph), readers(onnx.GraphProto(node=nodes))
-    hidden = {tensor for node in nodes for tensor in node.output} - set(outputs.values())
-    if inside.difference(producers(graph)) or any(all_reads[tensor] != own_reads[tensor] for tensor in hidden):
-        return False
-    constants = dict.fromkeys(tensor for node in nodes for tensor in node.input if tensor in given)
-    body = [helper.make_node("Constant", [], [tensor], value=given[tensor]) for tensor in constants]
-    parameters = {tensor: parameter for parameter, tensor in (*inputs.items(), *outputs.items())}
-    for node in nodes:
-        moved = onnx.NodeProto()
-        moved.CopyFrom(node)
-        for slope, act in slopes.items():
-            if act.output[0] == node.output[0]:
-                moved.attribute[0].ClearField("f")
-                moved.attribute[0].ref_attr_name = slope
-        moved.input[:] = [parameters.get(tensor, tensor) for tensor in node.input]
-        moved.output[:] = [parameters.get(tensor, tensor) for tensor in node.output]
-        body.append(moved)
-    versions = [entry for entry in model.opset_import if entry.domain != DOMAIN]
-    _add(
-        model, helper.make_function(DOMAIN, name, list(inputs), list(outputs), body, versions, attributes=list(slopes))
+def _is_folding(graph: onnx.GraphProto, way: Sequence[onnx.NodeProto]) -> bool:
+    """Whether a product is of [keys.T, ones], [D, S, 2]."""
+    product, pair, column, transpose = way
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if not tensor.external_data}
+    ones = producers(graph).get(pair.input[1])
+    if ones is None:
+        are_ones = pair.input[1] in constants and bool((constants[pair.input[1]] == 1).all())
+    else:  # as many as there are events
+        are_ones = ones.op_type == "Expand" and bool((constants.get(ones.input[0], np.zeros(1)) == 1).all())
+    return (
+        are_ones
+        and product.input[1] in constants
+        and constants[product.input[1]].shape[1] == 2
+        and constants.get(column.input[1], np.zeros(1)).tolist() in ([2], [-1])
+        and has_attributes(pair, axis=2) | has_attributes(pair, axis=-1)
+        and has_attributes(transpose, perm=[1, 0])
     )
-    values = {slope: helper.get_attribute_value(act.attribute[0]) for slope, act in slopes.items()}
-    call = helper.make_node(name, list(inputs.values()), list(outputs.values()), domain=DOMAIN, **values)
-    rest = [node for node in graph.node if not inside.intersection(node.output)]
-    makers = [place for place, node in enumerate(rest) if set(inputs.values()).intersection(node.output)]
-    rest.insert(max(makers, default=-1) + 1, call)
-    replace_nodes(graph, rest)
-    drop_unused(graph)
-    return True
-
-
-def _add(model: onnx.ModelProto, function: onnx.FunctionProto) -> None:
-    model.functions.append(function)
-    if all(entry.domain != DOMAIN for entry in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-
-
-def _between(graph: onnx.GraphProto, begins: Container[str], ends: Sequence[str]) -> set[str]:
-    """The tensors on the way up from some tensors to others, the upper ones not included."""
-    made = producers(graph)
-    met, open_ends = set(ends), list(ends)
-    while open_ends:
-        node = made.get(open_ends.pop())
-        for tensor in () if node is None else node.input:
-            if tensor and tensor not in begins and tensor not in met:
-                met.add(tensor)
-                open_ends.append(tensor)
-    return met
-
-
-def _path(made: Mapping[str, onnx.NodeProto], node: onnx.NodeProto, steps: _Path) -> list[onnx.NodeProto] | None:
-    """The nodes met on a way up, of several views in a row the highest; None if one is of another operator."""
-    met = []
-    for number, operator in steps:
-        above = made.get(node.input[number]) if number < len(node.input) else None
-        if above is None or above.op_type != operator:
-            return None
-        while operator == "Reshape" and (higher := made.get(above.input[0])) and higher.op_type == "Reshape":
-            above = higher
-        met.append(above)
-        node = above
-    return met

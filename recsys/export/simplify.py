@@ -30,7 +30,7 @@ def simplify(model: onnx.ModelProto) -> None:
 
     A graph with bodies (``If``, ``Loop``) stays as it is: they read the graph's tensors by name, which no rewrite sees.
     """
-    if any(_has_body(node) for node in model.graph.node):
+    if any(has_body(node) for node in model.graph.node):
         return
     for rewrite in (
         fold_constants,
@@ -200,7 +200,7 @@ def _column(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> npt
     return column
 
 
-def _has_body(node: onnx.NodeProto) -> bool:
+def has_body(node: onnx.NodeProto) -> bool:
     return any(
         attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in node.attribute
     )
@@ -225,3 +225,9 @@ def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> No
         copies.append(copy)
     del graph.node[:]
     graph.node.extend(copies)
+
+
+def has_attributes(node: onnx.NodeProto, **expected: float | list[int]) -> bool:
+    """Whether attributes have these values, or are absent where the value is the default (that of each name here)."""
+    given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    return all(given.get(name, value) == value for name, value in expected.items())

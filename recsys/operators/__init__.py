@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.machinery
+import logging
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +27,10 @@ from typing import Any, Literal
 Operators = Literal["auto", "standard"]
 """Who computes functions: ``auto``: these operators, where they are; ``standard``: ONNX Runtime's only."""
 
-_ANYWHERE = ("IdRows", "BucketInterest")
-_WITH_VNNI = ("AttentionWeight", "TargetAttention", "Head")
+ANYWHERE = ("IdRows", "BucketInterest")
+WITH_VNNI = ("AttentionWeight", "TargetAttention", "Head")
+
+_log = logging.getLogger("recsys.operators")
 
 _FILE = Path(__file__).parent / "_library"
 
@@ -45,14 +48,19 @@ def run_here() -> tuple[str, ...]:
     """The operators that were compiled and that this processor can run."""
     if library() is None:
         return ()
-    return (*_ANYWHERE, *_WITH_VNNI) if has_vnni() else _ANYWHERE
+    return (*ANYWHERE, *WITH_VNNI) if has_vnni() else ANYWHERE
 
 
 @cache
 def library() -> Path | None:
-    """The compiled operators."""
+    """The compiled operators, if there are any and they load."""
     files = [_FILE.with_name(_FILE.name + suffix) for suffix in importlib.machinery.EXTENSION_SUFFIXES]
-    return next((file for file in files if file.is_file()), None)
+    path = next((file for file in files if file.is_file()), None)
+    try:
+        return path if path is None or ctypes.CDLL(str(path)) else None
+    except OSError as error:  # compiled against another C library, for one
+        _log.warning("recsys's operators are not used: %s", error)
+        return None
 
 
 @cache

@@ -10,7 +10,7 @@
 
 #if defined(__x86_64__)
 
-#include "tensors.h"
+#include "operator.h"
 #include "vectors.h"
 
 namespace recsys {
@@ -27,12 +27,11 @@ INLINE __m512 folded(const float* key, const float* pair, int64_t H, int64_t h) 
 }
 
 VNNI float unit_of(const float* keys, const float* pairs, int64_t S, int64_t D, int64_t H) {
-  __m512 most = _mm512_set1_ps(kSmallest);
+  __m512i most = magnitude(_mm512_set1_ps(kSmallest));
   for (int64_t d = 0; d < D; d++)
     for (int64_t h = 0; h < H; h += kLanes)
-      for (int64_t s = 0; s < S; s++)
-        most = larger_magnitude(folded(keys + s * D + d, pairs + d * 2 * H, H, h), most);
-  return _mm512_reduce_max_ps(most) / 127.0f;
+      for (int64_t s = 0; s < S; s++) most = larger(most, folded(keys + s * D + d, pairs + d * 2 * H, H, h));
+  return largest_of(most) / 127.0f;
 }
 
 VNNI void fold(const float* keys, const float* pairs, int64_t S, int64_t D, int64_t H, float unit, int8_t* weight) {
@@ -45,37 +44,30 @@ VNNI void fold(const float* keys, const float* pairs, int64_t S, int64_t D, int6
       }
 }
 
-struct Weight {
+struct AttentionWeight {
+  static constexpr const char* kName = "AttentionWeight";
+  static constexpr size_t kInputs = ::recsys::kInputs, kOutputs = 2;
+  static int input_type(size_t) { return ort::kFloat; }
+  static int output_type(size_t i) { return i == 0 ? ort::kInt8 : ort::kFloat; }
+
+  AttentionWeight(ort::Api api, const ort::Info*) : api(api) {}
+
+  void run(ort::Context* context) const {
+    const Tensor keys = read_input(api, context, kKeys), pairs = read_input(api, context, kFolded);
+    const int64_t S = keys.sizes[0], D = keys.sizes[1], H = pairs.sizes[2];
+    if (!keys.is({S, D}) || !pairs.is({D, 2, H})) throw std::invalid_argument("weights do not fit the keys");
+    int8_t* weight = static_cast<int8_t*>(make_output(api, context, 0, {D, S, H}));
+    float* unit = static_cast<float*>(make_output(api, context, 1, {}));
+    *unit = unit_of(keys.floats(), pairs.floats(), S, D, H);
+    fold(keys.floats(), pairs.floats(), S, D, H, *unit, weight);
+  }
+
   ort::Api api;
 };
 
-void compute(void* kernel, ort::Context* context) {
-  const ort::Api api = static_cast<Weight*>(kernel)->api;
-  const Tensor keys = read_input(api, context, kKeys), folded = read_input(api, context, kFolded);
-  const int64_t S = keys.sizes[0], D = keys.sizes[1], H = folded.sizes[2];
-  int8_t* weight = static_cast<int8_t*>(make_output(api, context, 0, {D, S, H}));
-  float* unit = static_cast<float*>(make_output(api, context, 1, {}));
-  if (!keys.is({S, D}) || !folded.is({D, 2, H})) return no_numbers(unit, 1);
-  *unit = unit_of(keys.floats(), folded.floats(), S, D, H);
-  fold(keys.floats(), folded.floats(), S, D, H, *unit, weight);
-}
-
 }  // namespace
 
-const ort::Operator kAttentionWeight = {
-    ort::kVersion,
-    [](const ort::Operator*, ort::Api api, const ort::Info*) -> void* { return new Weight{api}; },
-    [](const ort::Operator*) { return "AttentionWeight"; },
-    ort::on_cpu,
-    [](const ort::Operator*, size_t) { return ort::kFloat; },
-    [](const ort::Operator*) -> size_t { return kInputs; },
-    [](const ort::Operator*, size_t i) { return i == 0 ? ort::kInt8 : ort::kFloat; },
-    [](const ort::Operator*) -> size_t { return 2; },
-    compute,
-    [](void* kernel) { delete static_cast<Weight*>(kernel); },
-    ort::required,
-    ort::required,
-};
+const ort::Operator kAttentionWeight = make_operator<AttentionWeight>();
 
 }  // namespace recsys
 

@@ -10,7 +10,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "tensors.h"
+#include "operator.h"
 
 namespace recsys {
 namespace {
@@ -46,40 +46,31 @@ void add_up(const double* products, const float* sums, int64_t C, int64_t D, int
   }
 }
 
-struct Kernel {
+struct BucketInterest {
+  static constexpr const char* kName = "BucketInterest";
+  static constexpr size_t kInputs = ::recsys::kInputs, kOutputs = 1;
+  static int input_type(size_t i) { return i == kProducts ? ort::kDouble : ort::kFloat; }
+  static int output_type(size_t) { return ort::kFloat; }
+
+  BucketInterest(ort::Api api, const ort::Info*) : api(api) {}
+
+  void run(ort::Context* context) const {
+    Tensor in[kInputs];
+    for (size_t i = 0; i < kInputs; i++) in[i] = read_input(api, context, i);
+    const int64_t C = in[kProducts].sizes[0], D = in[kSums].sizes[1], B = in[kBits].sizes[0];
+    const int64_t G = B > 0 ? in[kProducts].sizes[1] / B : 0;
+    const bool fit = B > 0 && B < 31 && in[kProducts].is({C, G * B}) && in[kBits].is({B, int64_t{1} << B}) &&
+                     in[kOthers].is({int64_t{1} << B}) && in[kSums].is({G << B, D});
+    if (!fit) throw std::invalid_argument("the sums do not fit the signatures");
+    float* interest = static_cast<float*>(make_output(api, context, 0, {C, D}));
+    add_up(in[kProducts].doubles(), in[kSums].floats(), C, D, G, B, interest);
+  }
+
   ort::Api api;
 };
 
-void compute(void* kernel, ort::Context* context) {
-  const ort::Api api = static_cast<Kernel*>(kernel)->api;
-  Tensor in[kInputs];
-  for (int i = 0; i < kInputs; i++) in[i] = read_input(api, context, i);
-  const int64_t C = in[kProducts].sizes[0], D = in[kSums].sizes[1], B = in[kBits].sizes[0];
-  float* interest = static_cast<float*>(make_output(api, context, 0, {C, D}));
-  const int64_t G = B > 0 ? in[kProducts].sizes[1] / B : 0;
-  const bool fit = B > 0 && B < 31 && in[kProducts].is({C, G * B}) && in[kBits].is({B, int64_t{1} << B}) &&
-                   in[kOthers].is({int64_t{1} << B}) && in[kSums].is({G << B, D});
-  if (fit)
-    add_up(in[kProducts].doubles(), in[kSums].floats(), C, D, G, B, interest);
-  else
-    no_numbers(interest, C * D);
-}
-
 }  // namespace
 
-const ort::Operator kBucketInterest = {
-    ort::kVersion,
-    [](const ort::Operator*, ort::Api api, const ort::Info*) -> void* { return new Kernel{api}; },
-    [](const ort::Operator*) { return "BucketInterest"; },
-    ort::on_cpu,
-    [](const ort::Operator*, size_t i) { return i == kProducts ? ort::kDouble : ort::kFloat; },
-    [](const ort::Operator*) -> size_t { return kInputs; },
-    [](const ort::Operator*, size_t) { return ort::kFloat; },
-    [](const ort::Operator*) -> size_t { return 1; },
-    compute,
-    [](void* kernel) { delete static_cast<Kernel*>(kernel); },
-    ort::required,
-    ort::required,
-};
+const ort::Operator kBucketInterest = make_operator<BucketInterest>();
 
 }  // namespace recsys

@@ -6,9 +6,7 @@
 // The standard operators visit the table once for all keys, and what they found five times. Here all buckets are
 // asked for before the first is read, so that the waits for memory fall together.
 
-#include <limits>
-
-#include "tensors.h"
+#include "operator.h"
 
 namespace recsys {
 namespace {
@@ -65,42 +63,35 @@ bool fit(const Tensor (&in)[kInputs], Hash (&hashes)[kChoices]) {
   for (int choice = 0; choice < kChoices; choice++) {
     const auto of = [&](int number) { return in[number].longs()[choice]; };
     hashes[choice] = {uint64_t(of(kOfLow)), uint64_t(of(kOfFolded)), uint64_t(of(kOffset)), of(kCount), of(kFirst)};
-    if (of(kCount) <= 0 || of(kFirst) < 0 || of(kFirst) + of(kCount) > in[kSlots].sizes[0]) return false;
+    const int64_t buckets = in[kSlots].sizes[0];
+    if (of(kFirst) < 0 || of(kFirst) > buckets || of(kCount) <= 0 || of(kCount) > buckets - of(kFirst)) return false;
   }
   return true;
 }
 
-struct Kernel {
+struct IdRows {
+  static constexpr const char* kName = "IdRows";
+  static constexpr size_t kInputs = ::recsys::kInputs, kOutputs = 1;
+  static int input_type(size_t) { return ort::kInt64; }
+  static int output_type(size_t) { return ort::kInt64; }
+
+  IdRows(ort::Api api, const ort::Info*) : api(api) {}
+
+  void run(ort::Context* context) const {
+    Tensor in[kInputs];
+    for (size_t i = 0; i < kInputs; i++) in[i] = read_input(api, context, i);
+    Hash hashes[kChoices];
+    if (!fit(in, hashes)) throw std::invalid_argument("the table does not fit its hashes");
+    const Tensor& keys = in[kKeys];
+    int64_t* rows = static_cast<int64_t*>(make_output(api, context, 0, keys.sizes, keys.rank));
+    look_up(keys.longs(), keys.count(), hashes, in[kSlots].longs(), in[kSlots].sizes[1] / 2, rows);
+  }
+
   ort::Api api;
 };
 
-void compute(void* kernel, ort::Context* context) {
-  const ort::Api api = static_cast<Kernel*>(kernel)->api;
-  Tensor in[kInputs];
-  for (int i = 0; i < kInputs; i++) in[i] = read_input(api, context, i);
-  int64_t* rows = static_cast<int64_t*>(make_output(api, context, 0, in[kKeys].sizes, in[kKeys].rank));
-  Hash hashes[kChoices];
-  if (fit(in, hashes))
-    look_up(in[kKeys].longs(), in[kKeys].count(), hashes, in[kSlots].longs(), in[kSlots].sizes[1] / 2, rows);
-  else  // no row: what gathers them refuses
-    for (int64_t i = 0; i < in[kKeys].count(); i++) rows[i] = std::numeric_limits<int64_t>::min();
-}
-
 }  // namespace
 
-const ort::Operator kIdRows = {
-    ort::kVersion,
-    [](const ort::Operator*, ort::Api api, const ort::Info*) -> void* { return new Kernel{api}; },
-    [](const ort::Operator*) { return "IdRows"; },
-    ort::on_cpu,
-    [](const ort::Operator*, size_t) { return ort::kInt64; },
-    [](const ort::Operator*) -> size_t { return kInputs; },
-    [](const ort::Operator*, size_t) { return ort::kInt64; },
-    [](const ort::Operator*) -> size_t { return 1; },
-    compute,
-    [](void* kernel) { delete static_cast<Kernel*>(kernel); },
-    ort::required,
-    ort::required,
-};
+const ort::Operator kIdRows = make_operator<IdRows>();
 
 }  // namespace recsys

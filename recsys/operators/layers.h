@@ -121,11 +121,12 @@ INLINE void store_bytes(const __m512 (&x)[vectors], float largest, uint8_t* to) 
   }
 }
 
-// A row of any length as bytes; returns their unit. Writes up to a multiple of 16.
+// A row of any length as bytes; returns their unit, which is no finite number if the row has one that is not. Writes up
+// to a multiple of 16.
 VNNI inline float quantise(const float* row, int64_t count, uint8_t* to) {
-  __m512 most = _mm512_setzero_ps();
-  for (int64_t i = 0; i < count; i += kLanes) most = larger_magnitude(load(row + i, count - i), most);
-  const float largest = _mm512_reduce_max_ps(most);
+  __m512i most = _mm512_setzero_si512();
+  for (int64_t i = 0; i < count; i += kLanes) most = larger(most, load(row + i, count - i));
+  const float largest = largest_of(most);
   for (int64_t i = 0; i < count; i += kLanes) {
     const __m512 x[] = {load(row + i, count - i)};
     store_bytes<1>(x, largest, to + i);

@@ -1,6 +1,6 @@
 // What ONNX Runtime calls when it loads this library, and what recsys asks before that.
 
-#include "tensors.h"
+#include "operator.h"
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
@@ -19,14 +19,19 @@ EXPORTED int recsys_has_vnni() {
 
 EXPORTED ort::Status* RegisterCustomOps(ort::Options* options, const ort::ApiBase* base) {
   const ort::Api api = base->get_api(ort::kVersion);
-  ort::Domain* domain = nullptr;
-  if (ort::Status* failed = ort::create_domain(api, "recsys", &domain)) return failed;
-  for (const ort::Operator* one : {&recsys::kIdRows, &recsys::kBucketInterest})
-    if (ort::Status* failed = ort::add_operator(api, domain, one)) return failed;
+  return recsys::guarded(api, "operators", [&] {
+    static ort::Domain* const domain = [&] {  // one for all sessions
+      ort::Domain* made = nullptr;
+      ort::create_domain(api, "recsys", &made);
+      for (const ort::Operator* one : {&recsys::kIdRows, &recsys::kBucketInterest})
+        ort::add_operator(api, made, one);
 #if defined(__x86_64__)
-  if (recsys_has_vnni())
-    for (const ort::Operator* one : {&recsys::kTargetAttention, &recsys::kAttentionWeight, &recsys::kHead})
-      if (ort::Status* failed = ort::add_operator(api, domain, one)) return failed;
+      if (recsys_has_vnni())
+        for (const ort::Operator* one : {&recsys::kTargetAttention, &recsys::kAttentionWeight, &recsys::kHead})
+          ort::add_operator(api, made, one);
 #endif
-  return ort::add_domain(api, options, domain);
+      return made;
+    }();
+    ort::add_domain(api, options, domain);
+  });
 }

@@ -1,5 +1,5 @@
 // TargetAttention: DIN's attention of all candidates to all events of one user, in 8-bit integers, without leaving the
-// first-level cache.
+// core's own cache.
 //
 //   hidden(c, s)   = act1(query(c) weight(s) + bias(s))              [H]
 //   score(c, s)    = last . act2(hidden(c, s) second + b2) + b3
@@ -13,6 +13,7 @@
 #if defined(__x86_64__)
 
 #include "layers.h"
+#include "operator.h"
 
 namespace recsys {
 namespace {
@@ -31,13 +32,14 @@ VNNI void first_layer(const Rows& query, int count, const Layer& layer, float we
     multiply<vectors, rows>(query.bytes.at(size_t(c) * query.inputs), layer, 0, sums);
     for (int r = 0; r < rows; r++) {
       const __m512 unit = _mm512_set1_ps(*query.unit.at(c + r) * weight_unit);
-      __m512 x[vectors], most = _mm512_setzero_ps();
+      __m512 x[vectors];
+      __m512i most = _mm512_setzero_si512();
       for (int v = 0; v < vectors; v++) {
         x[v] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][v]), unit, _mm512_load_ps(bias + v * kLanes));
         x[v] = leaky_relu(x[v], _mm512_set1_ps(slope));
-        most = larger_magnitude(x[v], most);
+        most = larger(most, x[v]);
       }
-      const float largest = _mm512_reduce_max_ps(most);
+      const float largest = largest_of(most);
       store_bytes<vectors>(x, largest, hidden.bytes.at(size_t(c + r) * hidden.inputs));
       *hidden.unit.at(c + r) = largest / 127.0f;
     }
@@ -69,16 +71,11 @@ constexpr FirstLayer kFirst[kMostVectors] = {first_layer<1>, first_layer<2>, fir
 enum { kQuery, kWeight, kWeightUnit, kBias, kSecondWeight, kSecondUnit, kSecondBias, kLastWeight, kLastBias, kKeys,
        kInputs };
 
-struct Attention {
-  ort::Api api;
-  float first_slope, second_slope;
-};
-
-void attend(const Attention& self, const Tensor (&in)[kInputs], float* interest) {
+void attend(const Tensor (&in)[kInputs], float first_slope, float second_slope, float* interest) {
   const int64_t C = in[kQuery].sizes[0], D = in[kQuery].sizes[1], S = in[kWeight].sizes[1], H = in[kWeight].sizes[2];
   const Layer first(D, H);
   const Second second(in[kSecondWeight], in[kSecondUnit], in[kSecondBias], in[kLastWeight], in[kLastBias],
-                      self.second_slope);
+                      second_slope);
   const Rows query(first.inputs, kBlock), hidden(second.layer.inputs, kBlock);
   const Buffer<float> bias(first.units), scores(size_t(kBlock) * S);
   const FirstLayer run_first = kFirst[first.units / kLanes - 1];
@@ -90,7 +87,7 @@ void attend(const Attention& self, const Tensor (&in)[kInputs], float* interest)
     for (int64_t s = 0; s < S; s++) {
       pack(in[kWeight].bytes() + s * H, D, H, S * H, first);
       std::memcpy(bias.at(0), in[kBias].floats() + s * H, H * sizeof(float));
-      run_first(query, count, first, *in[kWeightUnit].floats(), bias.at(0), self.first_slope, hidden);
+      run_first(query, count, first, *in[kWeightUnit].floats(), bias.at(0), first_slope, hidden);
       run_second(hidden, count, second, scores.at(s), S);
     }
     weigh(scores.at(0), count, S, in[kKeys].floats(), S, D, interest + begin * D);
@@ -105,38 +102,31 @@ bool fit(const Tensor (&in)[kInputs]) {
          Second::fit(in[kSecondWeight], in[kSecondUnit], in[kSecondBias], in[kLastWeight], in[kLastBias], H);
 }
 
-void compute(void* kernel, ort::Context* context) {
-  const Attention& self = *static_cast<Attention*>(kernel);
-  Tensor in[kInputs];
-  for (int i = 0; i < kInputs; i++) in[i] = read_input(self.api, context, i);
-  const int64_t C = in[kQuery].sizes[0], D = in[kQuery].sizes[1];
-  float* interest = static_cast<float*>(make_output(self.api, context, 0, {C, D}));
-  if (fit(in))
-    attend(self, in, interest);
-  else
-    no_numbers(interest, C * D);
-}
+struct TargetAttention {
+  static constexpr const char* kName = "TargetAttention";
+  static constexpr size_t kInputs = ::recsys::kInputs, kOutputs = 1;
+  static int input_type(size_t i) { return i == kWeight || i == kSecondWeight ? ort::kInt8 : ort::kFloat; }
+  static int output_type(size_t) { return ort::kFloat; }
 
-void* create(const ort::Operator*, ort::Api api, const ort::Info* info) {
-  return new Attention{api, ort::attribute(api, info, "first_slope"), ort::attribute(api, info, "second_slope")};
-}
+  TargetAttention(ort::Api api, const ort::Info* info)
+      : api(api), first_slope(ort::attribute(api, info, "first_slope")),
+        second_slope(ort::attribute(api, info, "second_slope")) {}
+
+  void run(ort::Context* context) const {
+    Tensor in[kInputs];
+    for (size_t i = 0; i < kInputs; i++) in[i] = read_input(api, context, i);
+    if (!fit(in)) throw std::invalid_argument("the inputs' shapes do not fit each other, or a layer is too large");
+    const int64_t C = in[kQuery].sizes[0], D = in[kQuery].sizes[1];
+    attend(in, first_slope, second_slope, static_cast<float*>(make_output(api, context, 0, {C, D})));
+  }
+
+  ort::Api api;
+  float first_slope, second_slope;
+};
 
 }  // namespace
 
-const ort::Operator kTargetAttention = {
-    ort::kVersion,
-    create,
-    [](const ort::Operator*) { return "TargetAttention"; },
-    ort::on_cpu,
-    [](const ort::Operator*, size_t i) { return i == kWeight || i == kSecondWeight ? ort::kInt8 : ort::kFloat; },
-    [](const ort::Operator*) -> size_t { return kInputs; },
-    [](const ort::Operator*, size_t) { return ort::kFloat; },
-    [](const ort::Operator*) -> size_t { return 1; },
-    compute,
-    [](void* kernel) { delete static_cast<Attention*>(kernel); },
-    ort::required,
-    ort::required,
-};
+const ort::Operator kTargetAttention = make_operator<TargetAttention>();
 
 }  // namespace recsys
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <initializer_list>
-#include <limits>
+#include <stdexcept>
 
 #include "onnxruntime_v1.h"
 
@@ -38,9 +38,10 @@ inline Tensor read_input(onnxruntime_v1::Api api, const onnxruntime_v1::Context*
   const onnxruntime_v1::Value* value = onnxruntime_v1::input(api, context, number);
   onnxruntime_v1::Shape* shape = onnxruntime_v1::shape_of(api, value);
   Tensor tensor{onnxruntime_v1::data_of(api, value), {}, onnxruntime_v1::rank_of(api, shape)};
-  if (tensor.rank > kMostSizes) tensor.rank = 0;  // fits nothing
-  onnxruntime_v1::sizes_of(api, shape, tensor.sizes, tensor.rank);
+  const bool readable = tensor.rank <= kMostSizes;
+  if (readable) onnxruntime_v1::sizes_of(api, shape, tensor.sizes, tensor.rank);
   onnxruntime_v1::release(api, shape);
+  if (!readable) throw std::invalid_argument("an input has too many dimensions");
   return tensor;
 }
 
@@ -53,13 +54,5 @@ inline void* make_output(onnxruntime_v1::Api api, onnxruntime_v1::Context* conte
                          std::initializer_list<int64_t> sizes) {
   return make_output(api, context, number, sizes.begin(), sizes.size());
 }
-
-// For inputs that do not fit each other: an operator of this version cannot fail. A bundle is run when it is opened,
-// and refused for answers that are no numbers.
-inline void no_numbers(float* data, int64_t count) {
-  for (int64_t i = 0; i < count; i++) data[i] = std::numeric_limits<float>::quiet_NaN();
-}
-
-extern const onnxruntime_v1::Operator kIdRows, kBucketInterest, kTargetAttention, kAttentionWeight, kHead;
 
 }  // namespace recsys

@@ -14,7 +14,6 @@ import numpy as np
 
 _PRODUCTS = {"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "GemmFloat8"}
 _INTEGER_PRODUCTS = {"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QLinearMatMul", "QGemm"}
-_ATTENTION = "TargetAttention"
 _OUTLIERS = 0.05
 _KERNEL = "_kernel_time"
 
@@ -73,8 +72,8 @@ def _operator(graph: str, node: str, events: Sequence[Mapping[str, Any]], reques
     outputs = _shapes(args.get("output_type_shape", []))
     output = outputs[0] if outputs else ()
     flop = 0
-    if kind == _ATTENTION:
-        flop = attention_flop(inputs)
+    if kind in _LAYERS:
+        flop = _LAYERS[kind](inputs)
     elif kind in _PRODUCTS | _INTEGER_PRODUCTS:
         flop = product_flop(inputs[0], output)
     return Operator(
@@ -85,7 +84,7 @@ def _operator(graph: str, node: str, events: Sequence[Mapping[str, Any]], reques
         output=output,
         us=each_us * per_request,
         flop=round(flop * per_request),
-        integer=kind in _INTEGER_PRODUCTS or kind == _ATTENTION,
+        integer=kind in _INTEGER_PRODUCTS or kind in _LAYERS,
     )
 
 
@@ -127,3 +126,17 @@ def attention_flop(inputs: Sequence[Shape]) -> int:
     """
     (candidates, _), (width, events, first), (_, second) = inputs[0], inputs[1], inputs[4]
     return 2 * candidates * events * (width * first + first * second + second + width)
+
+
+def head_flop(inputs: Sequence[Shape]) -> int:
+    """Operations of the products in ``recsys.Head``, from the shapes of its inputs.
+
+    >>> x, weight, second_weight = (200, 320), (320, 200), (200, 80)
+    >>> head_flop([x, weight, (200,), (200,), second_weight]) == 2 * 200 * (320 * 200 + 200 * 80 + 80)
+    True
+    """
+    (candidates, width), (_, first), (_, second) = inputs[0], inputs[1], inputs[4]
+    return 2 * candidates * (width * first + first * second + second)
+
+
+_LAYERS = {"TargetAttention": attention_flop, "Head": head_flop}

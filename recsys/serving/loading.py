@@ -39,7 +39,7 @@ def _warn_of_slow_int8(settings: Settings, session: Session) -> None:
     if session.bundle.manifest.compute is None or settings.operators == "standard" or has_vnni():
         return
     why = (
-        "were not compiled: there was no C++ compiler when it was installed"
+        "were not compiled when it was installed, or do not load"
         if library() is None
         else ("need AVX-512 with VNNI, which this processor does not have")
     )

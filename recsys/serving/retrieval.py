@@ -88,7 +88,7 @@ def open_retrieval(bundle: Bundle, *, intra_op_threads: int = 1) -> RetrievalSes
             f"{bundle.path}: a {bundle.manifest.kind} bundle; expected a retrieval bundle, which `recsys export` "
             "writes of a run that ranks all items"
         )
-    graph = load_graph(bundle, "retrieve", intra_op_threads)
+    graph = load_graph(bundle, "retrieve", intra_op_threads, operators="standard")
     check_manifest(bundle, "retrieve", graph)
     for side, expected, found in (
         ("input", RETRIEVE_INPUTS, inputs_of(graph)),

@@ -123,8 +123,8 @@ class Settings:
     )
     operators: Operators = _setting(
         "auto",
-        "who computes the functions of int8 bundles; auto: recsys's compiled operators where the processor has AVX-512 "
-        "VNNI; standard: ONNX Runtime's only",
+        "who computes the functions in a ranking bundle's graphs; auto: recsys's compiled operators (for int8 products "
+        "with AVX-512 VNNI only); standard: ONNX Runtime's operators only",
         kind=str,
         choices=("auto", "standard"),
     )

@@ -15,12 +15,13 @@ from onnx import helper, numpy_helper
 from tiny_run import NAMESAKES, folder_of_this_process, odd_config, odd_dataset
 
 from recsys.export import int8
-from recsys.export.functions import bucket_interest, head, id_rows, outline, target_attention
+from recsys.export.functions import bucket_interest, head, id_rows, target_attention
 from recsys.export.onnx import export_bundle
+from recsys.export.outline import outline
 from recsys.export.parity import graph_certificate_logits
 from recsys.export.simplify import replace_nodes
 from recsys.models.din import DinConfig
-from recsys.operators import run_here
+from recsys.operators import run_here, use_operators
 from recsys.training.table_plan import build_row_maps
 from recsys.training.trained import build
 
@@ -101,6 +102,21 @@ def test_every_exact_id_map_is_a_function_and_no_other_domain_is_used(name: str)
             assert node.op_type == "IdRows" or not any(read.endswith("slots_TW") for read in node.input)
 
 
+def operators_run(graph: Path, written: Path) -> set[str]:
+    """Operators of ours that ONNX Runtime has in the graph as it runs it, instead of their bodies."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(written), 3
+    use_operators(options)
+    onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return set(calls([onnx.load(written, load_external_data=False)]))
+
+
+def test_onnx_runtime_runs_our_operators_where_they_are_and_bodies_elsewhere(tmp_path: Path) -> None:
+    _, _, folder, _ = exported("sdim, sdim")
+    for name, called in (("user", {"IdRows"}), ("rank", {"IdRows", "BucketInterest"})):
+        assert operators_run(folder / f"{name}.onnx", tmp_path / "optimised.onnx") == called & set(run_here())
+
+
 @pytest.mark.skipif(not run_here(), reason="no operators were compiled")
 @pytest.mark.parametrize("name", MODELS)
 def test_answers_of_float32_are_the_same_with_our_operators_and_standard_ones(name: str) -> None:
@@ -161,6 +177,7 @@ def test_layers_larger_than_an_operator_holds_stay_standard(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(int8, "SMALLEST_PRODUCT", 2)
         patch.setattr(int8, "SAMPLES", 20)
+        patch.setattr(int8, "TOLERANCE", 1.0)  # the weights are the initial ones: logits hardly differ
         export_bundle(trained, dataset, tmp_path / "bundle", name="tiny", compute="int8")
     called = set(calls([onnx.load(tmp_path / "bundle" / "rank.onnx", load_external_data=False)]))
     assert called == {"IdRows", "TargetAttention" if hidden[1] > 128 else "Head"}

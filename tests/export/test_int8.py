@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from export.test_functions import operators_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -190,6 +191,12 @@ def test_a_server_opens_a_bundle_of_int8_products_with_and_without_operators_of_
 
 
 @pytest.mark.skipif(not has_vnni(), reason="operators not compiled, or this processor has no VNNI")
+def test_onnx_runtime_runs_our_operators_of_int8_products(tmp_path: Path) -> None:
+    for name, operator in (("user", "AttentionWeight"), ("rank", "TargetAttention")):
+        assert operators_run(exported()[0] / f"{name}.onnx", tmp_path / "optimised.onnx") == {"IdRows", operator}
+
+
+@pytest.mark.skipif(not has_vnni(), reason="operators not compiled, or this processor has no VNNI")
 def test_a_bundle_says_what_our_own_operators_change_beside_what_standard_ones_do() -> None:
     compute = exported()[1].compute
     assert compute is not None and compute.own_operators is not None
@@ -209,7 +216,7 @@ def test_our_own_operators_are_checked_at_export_as_well(tmp_path: Path, monkeyp
     monkeypatch.setattr(int8, "SAMPLES", 20)
     monkeypatch.setattr(int8, "SMALLEST_PRODUCT", 2)
     monkeypatch.setattr(int8, "graph_logits", far)
-    refused(tmp_path, "int8 products change logits of test samples by 1.00e[+]02 on average")
+    refused(tmp_path, "int8 products in recsys's own operators change logits of test samples by 1.00e[+]02 on average")
 
 
 def refused(path: Path, message: str) -> None:
