@@ -82,6 +82,7 @@ def outline(
 
 
 def add_function(model: onnx.ModelProto, function: onnx.FunctionProto) -> None:
+    """Store a function of :data:`DOMAIN` with a graph that calls it."""
     model.functions.append(function)
     if all(entry.domain != DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
