@@ -121,8 +121,7 @@ def _look_up(
         and is_constant(hashed.input[1], PRIME)
         and is_constant(folded[1].input[1], PRIME)
         and is_constant(low[1].input[1], HALF_MASK)
-        and has_attributes(last, keepdims=0)
-        and len(last.attribute) > 0  # it is kept by default
+        and any(attribute.name == "keepdims" and attribute.i == 0 for attribute in last.attribute)
         and has_attributes(gather, axis=0)
         and all(has_attributes(mod, fmod=0) for mod in (place, hashed, folded[1]))
     )
@@ -281,6 +280,6 @@ def _is_folding(graph: onnx.GraphProto, way: Sequence[onnx.NodeProto]) -> bool:
         and product.input[1] in constants
         and constants[product.input[1]].shape[1] == 2
         and constants.get(column.input[1], np.zeros(1)).tolist() in ([2], [-1])
-        and has_attributes(pair, axis=2) | has_attributes(pair, axis=-1)
+        and (has_attributes(pair, axis=2) or has_attributes(pair, axis=-1))
         and has_attributes(transpose, perm=[1, 0])
     )

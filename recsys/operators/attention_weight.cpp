@@ -50,9 +50,9 @@ struct AttentionWeight {
   static int input_type(size_t) { return ort::kFloat; }
   static int output_type(size_t i) { return i == 0 ? ort::kInt8 : ort::kFloat; }
 
-  AttentionWeight(ort::Api api, const ort::Info*) : api(api) {}
+  AttentionWeight(ort::Api, const ort::Info*) {}
 
-  void run(ort::Context* context) const {
+  void run(ort::Api api, ort::Context* context) const {
     const Tensor keys = read_input(api, context, kKeys), pairs = read_input(api, context, kFolded);
     const int64_t S = keys.sizes[0], D = keys.sizes[1], H = pairs.sizes[2];
     if (!keys.is({S, D}) || !pairs.is({D, 2, H})) throw std::invalid_argument("weights do not fit the keys");
@@ -61,8 +61,6 @@ struct AttentionWeight {
     *unit = unit_of(keys.floats(), pairs.floats(), S, D, H);
     fold(keys.floats(), pairs.floats(), S, D, H, *unit, weight);
   }
-
-  ort::Api api;
 };
 
 }  // namespace

@@ -52,11 +52,11 @@ struct BucketInterest {
   static int input_type(size_t i) { return i == kProducts ? ort::kDouble : ort::kFloat; }
   static int output_type(size_t) { return ort::kFloat; }
 
-  BucketInterest(ort::Api api, const ort::Info*) : api(api) {}
+  BucketInterest(ort::Api, const ort::Info*) {}
 
-  void run(ort::Context* context) const {
+  void run(ort::Api api, ort::Context* context) const {
     Tensor in[kInputs];
-    for (size_t i = 0; i < kInputs; i++) in[i] = read_input(api, context, i);
+    read_inputs(api, context, in);
     const int64_t C = in[kProducts].sizes[0], D = in[kSums].sizes[1], B = in[kBits].sizes[0];
     const int64_t G = B > 0 ? in[kProducts].sizes[1] / B : 0;
     const bool fit = B > 0 && B < 31 && in[kProducts].is({C, G * B}) && in[kBits].is({B, int64_t{1} << B}) &&
@@ -65,8 +65,6 @@ struct BucketInterest {
     float* interest = static_cast<float*>(make_output(api, context, 0, {C, D}));
     add_up(in[kProducts].doubles(), in[kSums].floats(), C, D, G, B, interest);
   }
-
-  ort::Api api;
 };
 
 }  // namespace

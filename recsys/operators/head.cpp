@@ -44,12 +44,12 @@ constexpr SomeUnits kSome[kTogether] = {some_units<1>, some_units<2>, some_units
 // Inputs by number.
 enum { kX, kWeight, kUnit, kBias, kSecondWeight, kSecondUnit, kSecondBias, kLastWeight, kLastBias, kInputs };
 
-void score(const Tensor (&in)[kInputs], float first_slope, float second_slope, float* logits) {
+void score(const Tensor (&in)[kInputs], const Slopes& slopes, float* logits) {
   const int64_t C = in[kX].sizes[0], K = in[kX].sizes[1], H = in[kWeight].sizes[1];
   const Layer first(K, H);
   pack(in[kWeight].bytes(), K, H, H, first);
   const Second second(in[kSecondWeight], in[kSecondUnit], in[kSecondBias], in[kLastWeight], in[kLastBias],
-                      second_slope);
+                      slopes.second);
   const Buffer<float> unit(first.units), bias(first.units), units(size_t(kBlock) * first.units), scores(kBlock);
   std::memcpy(unit.at(0), in[kUnit].data, H * sizeof(float));
   std::memcpy(bias.at(0), in[kBias].data, H * sizeof(float));
@@ -60,7 +60,7 @@ void score(const Tensor (&in)[kInputs], float first_slope, float second_slope, f
       *x.unit.at(c) = quantise(in[kX].floats() + (begin + c) * K, K, x.bytes.at(size_t(c) * x.inputs));
     for (int at = 0; at < first.units; at += kTogether * kLanes) {
       const int left = (first.units - at) / kLanes, vectors = left < kTogether ? left : kTogether;
-      kSome[vectors - 1](x, count, first, at, unit.at(0), bias.at(0), first_slope, units.at(0));
+      kSome[vectors - 1](x, count, first, at, unit.at(0), bias.at(0), slopes.first, units.at(0));
     }
     for (int c = 0; c < count; c++)
       *hidden.unit.at(c) =
@@ -83,19 +83,16 @@ struct Head {
   static int input_type(size_t i) { return i == kWeight || i == kSecondWeight ? ort::kInt8 : ort::kFloat; }
   static int output_type(size_t) { return ort::kFloat; }
 
-  Head(ort::Api api, const ort::Info* info)
-      : api(api), first_slope(ort::attribute(api, info, "first_slope")),
-        second_slope(ort::attribute(api, info, "second_slope")) {}
+  Head(ort::Api api, const ort::Info* info) : slopes(api, info) {}
 
-  void run(ort::Context* context) const {
+  void run(ort::Api api, ort::Context* context) const {
     Tensor in[kInputs];
-    for (size_t i = 0; i < kInputs; i++) in[i] = read_input(api, context, i);
-    if (!fit(in)) throw std::invalid_argument("the inputs' shapes do not fit each other, or a layer is too large");
-    score(in, first_slope, second_slope, static_cast<float*>(make_output(api, context, 0, {in[kX].sizes[0], 1})));
+    read_inputs(api, context, in);
+    if (!fit(in)) throw std::invalid_argument(kLayersDoNotFit);
+    score(in, slopes, static_cast<float*>(make_output(api, context, 0, {in[kX].sizes[0], 1})));
   }
 
-  ort::Api api;
-  float first_slope, second_slope;
+  Slopes slopes;
 };
 
 }  // namespace

@@ -75,19 +75,17 @@ struct IdRows {
   static int input_type(size_t) { return ort::kInt64; }
   static int output_type(size_t) { return ort::kInt64; }
 
-  IdRows(ort::Api api, const ort::Info*) : api(api) {}
+  IdRows(ort::Api, const ort::Info*) {}
 
-  void run(ort::Context* context) const {
+  void run(ort::Api api, ort::Context* context) const {
     Tensor in[kInputs];
-    for (size_t i = 0; i < kInputs; i++) in[i] = read_input(api, context, i);
+    read_inputs(api, context, in);
     Hash hashes[kChoices];
     if (!fit(in, hashes)) throw std::invalid_argument("the table does not fit its hashes");
     const Tensor& keys = in[kKeys];
     int64_t* rows = static_cast<int64_t*>(make_output(api, context, 0, keys.sizes, keys.rank));
     look_up(keys.longs(), keys.count(), hashes, in[kSlots].longs(), in[kSlots].sizes[1] / 2, rows);
   }
-
-  ort::Api api;
 };
 
 }  // namespace

@@ -142,6 +142,16 @@ struct Rows {
   Buffer<float> unit;
 };
 
+constexpr const char* kLayersDoNotFit = "the inputs' shapes do not fit each other, or a layer is too large";
+
+// Of both layers' LeakyReLU.
+struct Slopes {
+  Slopes(onnxruntime_v1::Api api, const onnxruntime_v1::Info* info)
+      : first(onnxruntime_v1::attribute(api, info, "first_slope")),
+        second(onnxruntime_v1::attribute(api, info, "second_slope")) {}
+  float first, second;
+};
+
 // The second layer, of N units, and the last one, of one.
 struct Second {
   // weight [H, N] and its units [N], bias [N], last [1, N], last_bias [1].

@@ -1,7 +1,7 @@
 // An operator for ONNX Runtime, of a class.
 //
 // The class has: kName; kInputs, how many, and kOutputs; input_type(i) and output_type(i); a constructor from the node
-// (Api, Info); and run(Context), which throws std::exception for inputs that it cannot compute anything of.
+// (Api, Info); and run(Api, Context), which throws std::exception for inputs that it cannot compute anything of.
 
 #pragma once
 
@@ -53,9 +53,8 @@ constexpr onnxruntime_v1::Operator make_operator() {
     return guarded(api, Kernel::kName, [&] { *kernel = new Held<Kernel>{api, Kernel(api, info)}; });
   };
   made.compute = [](void* held, ort::Context* context) {
-    const auto& [api, kernel] = *static_cast<Held<Kernel>*>(held);
-    const Kernel& of = kernel;
-    return guarded(api, Kernel::kName, [&] { of.run(context); });
+    const auto* of = static_cast<const Held<Kernel>*>(held);
+    return guarded(of->api, Kernel::kName, [&] { of->kernel.run(of->api, context); });
   };
   made.destroy = [](void* held) { delete static_cast<Held<Kernel>*>(held); };
   return made;

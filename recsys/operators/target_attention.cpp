@@ -71,11 +71,11 @@ constexpr FirstLayer kFirst[kMostVectors] = {first_layer<1>, first_layer<2>, fir
 enum { kQuery, kWeight, kWeightUnit, kBias, kSecondWeight, kSecondUnit, kSecondBias, kLastWeight, kLastBias, kKeys,
        kInputs };
 
-void attend(const Tensor (&in)[kInputs], float first_slope, float second_slope, float* interest) {
+void attend(const Tensor (&in)[kInputs], const Slopes& slopes, float* interest) {
   const int64_t C = in[kQuery].sizes[0], D = in[kQuery].sizes[1], S = in[kWeight].sizes[1], H = in[kWeight].sizes[2];
   const Layer first(D, H);
   const Second second(in[kSecondWeight], in[kSecondUnit], in[kSecondBias], in[kLastWeight], in[kLastBias],
-                      second_slope);
+                      slopes.second);
   const Rows query(first.inputs, kBlock), hidden(second.layer.inputs, kBlock);
   const Buffer<float> bias(first.units), scores(size_t(kBlock) * S);
   const FirstLayer run_first = kFirst[first.units / kLanes - 1];
@@ -87,7 +87,7 @@ void attend(const Tensor (&in)[kInputs], float first_slope, float second_slope, 
     for (int64_t s = 0; s < S; s++) {
       pack(in[kWeight].bytes() + s * H, D, H, S * H, first);
       std::memcpy(bias.at(0), in[kBias].floats() + s * H, H * sizeof(float));
-      run_first(query, count, first, *in[kWeightUnit].floats(), bias.at(0), first_slope, hidden);
+      run_first(query, count, first, *in[kWeightUnit].floats(), bias.at(0), slopes.first, hidden);
       run_second(hidden, count, second, scores.at(s), S);
     }
     weigh(scores.at(0), count, S, in[kKeys].floats(), S, D, interest + begin * D);
@@ -108,20 +108,17 @@ struct TargetAttention {
   static int input_type(size_t i) { return i == kWeight || i == kSecondWeight ? ort::kInt8 : ort::kFloat; }
   static int output_type(size_t) { return ort::kFloat; }
 
-  TargetAttention(ort::Api api, const ort::Info* info)
-      : api(api), first_slope(ort::attribute(api, info, "first_slope")),
-        second_slope(ort::attribute(api, info, "second_slope")) {}
+  TargetAttention(ort::Api api, const ort::Info* info) : slopes(api, info) {}
 
-  void run(ort::Context* context) const {
+  void run(ort::Api api, ort::Context* context) const {
     Tensor in[kInputs];
-    for (size_t i = 0; i < kInputs; i++) in[i] = read_input(api, context, i);
-    if (!fit(in)) throw std::invalid_argument("the inputs' shapes do not fit each other, or a layer is too large");
+    read_inputs(api, context, in);
+    if (!fit(in)) throw std::invalid_argument(kLayersDoNotFit);
     const int64_t C = in[kQuery].sizes[0], D = in[kQuery].sizes[1];
-    attend(in, first_slope, second_slope, static_cast<float*>(make_output(api, context, 0, {C, D})));
+    attend(in, slopes, static_cast<float*>(make_output(api, context, 0, {C, D})));
   }
 
-  ort::Api api;
-  float first_slope, second_slope;
+  Slopes slopes;
 };
 
 }  // namespace

@@ -45,6 +45,11 @@ inline Tensor read_input(onnxruntime_v1::Api api, const onnxruntime_v1::Context*
   return tensor;
 }
 
+template <size_t count>
+void read_inputs(onnxruntime_v1::Api api, const onnxruntime_v1::Context* context, Tensor (&in)[count]) {
+  for (size_t i = 0; i < count; i++) in[i] = read_input(api, context, i);
+}
+
 inline void* make_output(onnxruntime_v1::Api api, onnxruntime_v1::Context* context, size_t number,
                          const int64_t* sizes, size_t rank) {
   return onnxruntime_v1::data_of(api, onnxruntime_v1::output(api, context, number, sizes, rank));
