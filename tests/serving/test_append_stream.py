@@ -154,7 +154,7 @@ async def test_the_senders_pace_is_the_stores(client: AsyncClient, redis_admin: 
 
     def batches() -> Iterator[UserEvents]:
         nonlocal sent
-        for user in range(100):  # 25 MB, as sent
+        for user in range(400):  # 100 MB, as sent
             yield one(user, *range(10_000))
             sent += 1
 
@@ -165,10 +165,10 @@ async def test_the_senders_pace_is_the_stores(client: AsyncClient, redis_admin: 
             before = sent
             await asyncio.sleep(0.5)
         assert not running.done()
-        assert sent < 50
+        assert sent < 200
         go_on()
         summary = await running
-    assert sent == 100 and summary.batches == 100
+    assert sent == summary.batches == 400
 
 
 async def test_a_cancelled_stream_leaves_nothing_half_applied(client: AsyncClient, redis_admin: redis.Redis) -> None:
