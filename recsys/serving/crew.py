@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import pickle
 import signal
@@ -122,12 +123,12 @@ class Crew:
                     continue
                 threading.Thread(target=self._listen, args=(worker.process,), daemon=True).start()
 
-    def rest_s(self) -> float | None:
-        """Seconds until :meth:`heed` has something to do by itself; None: nothing."""
+    def rest_s(self) -> float:
+        """Seconds until :meth:`heed` has something to do by itself; infinite for nothing."""
         due_s = [worker.due_s for worker in self._workers if worker.process is None]
         if self._hang_timeout_s:
             due_s.append(self._looked_s + self._look_every_s)
-        return max(0.0, min(due_s) - time.monotonic()) if due_s else None
+        return max(0.0, min(due_s, default=math.inf) - time.monotonic())
 
     def pids(self) -> list[int]:
         """Of those that serve."""

@@ -38,7 +38,7 @@ from recsys.serving.ranking import ranker_service
 from recsys.serving.scheduling import run_as_batch
 from recsys.serving.service import RANKER, RankerService
 from recsys.serving.settings import Settings
-from recsys.serving.signals import signals_to, sigterm_interrupts
+from recsys.serving.signals import heard, signals_to, sigterm_interrupts
 from recsys.serving.store_service import FEATURE_STORE, MAX_STREAMS, FeatureStoreService
 from recsys.serving.stores import Stores, open_stores
 from recsys.serving.telemetry import Telemetry
@@ -86,7 +86,7 @@ def _serve(settings: Settings, models: Models, redis_url: str, started_s: float)
         facts |= {"model_version": server.model_version, "workers": [os.getpid()], "start_s": round(took_s, 3)}
         write_address(settings.ready_file, {**facts, **page})
         say(f"serving {server.model} {server.model_version} on {server.address} (ready in {took_s:.2f} s)")
-        signals.get()
+        heard(signals)
         say(f"draining: running requests have {settings.drain_timeout_s:g} s to finish")
         forget_address(settings.ready_file)
 

@@ -24,7 +24,7 @@ from recsys.serving.crew import Crew
 from recsys.serving.metrics import counted, metrics
 from recsys.serving.ports import reserved_port
 from recsys.serving.settings import Settings, bundle_folder
-from recsys.serving.signals import signals_to, sigterm_interrupts
+from recsys.serving.signals import HEARD_WITHIN_S, signals_to, sigterm_interrupts
 from recsys.serving.worker import SLACK_S
 
 
@@ -74,7 +74,7 @@ def _serve(
     while True:
         event = None
         with contextlib.suppress(Empty):
-            event = events.get(timeout=crew.rest_s())
+            event = events.get(timeout=min(crew.rest_s(), HEARD_WITHIN_S))
         if isinstance(event, signal.Signals):
             if announced is None:
                 raise KeyboardInterrupt

@@ -23,7 +23,7 @@ from typing import IO, Any
 from recsys.errors import RecsysError
 from recsys.serving.scheduling import run_as_batch
 from recsys.serving.settings import Settings
-from recsys.serving.signals import signals_to, sigterm_interrupts, stacks_on_sigusr1
+from recsys.serving.signals import heard, signals_to, sigterm_interrupts, stacks_on_sigusr1
 
 _log = logging.getLogger("recsys.serving")
 
@@ -105,7 +105,7 @@ def _serve(task: Task, told: IO[bytes]) -> None:
         )
         with server as running:
             _tell(told, Ready(model=running.model, model_version=running.model_version))
-            signals.get()
+            heard(signals)
 
 
 def _keep_to(core: int) -> None:

@@ -59,6 +59,9 @@ class Server:
         file = max(self._folder.rglob("*.aof"), key=lambda f: f.stat().st_size)
         os.truncate(file, max(0, file.stat().st_size - size_bytes))
 
+    def used_bytes(self) -> int:
+        return int(self.admin.info("memory")["used_memory"])  # type: ignore[index]
+
     def rows_done(self) -> int:
         texts = self.admin.hgetall(positions_key(EVENTS.name)).values()  # type: ignore[union-attr]
         return max((int(text.rpartition(b":")[2].strip(b" }")) for text in texts), default=0)
@@ -146,8 +149,10 @@ def test_an_ingester_gives_up_on_a_redis_that_stays_away_and_the_next_one_goes_o
 
 def test_a_full_redis_ends_the_ingester_by_name_and_the_next_one_goes_on(server: Server, tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "log.parquet", LOG)
-    used = int(server.admin.info("memory")["used_memory"])  # type: ignore[index]
-    server.admin.config_set("maxmemory", used + 250_000)
+    ingested(file, url=server.url, cwd=tmp_path)
+    all_bytes = server.used_bytes()
+    server.admin.flushall()
+    server.admin.config_set("maxmemory", (server.used_bytes() + all_bytes) // 2)
     with ingesting(file, "--batch-events", "200", url=server.url, cwd=tmp_path) as process:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 4
