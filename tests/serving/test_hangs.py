@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import threading
@@ -43,7 +44,10 @@ KEEPS_THE_LOCK = "lock = ctypes.PyDLL(None).pthread_mutex_lock; mutex = bytes(64
 KEEPS_THE_MODEL = "import recsys.serving.turns as t; t.Turns._give = lambda turns: None"
 NO_MORE_THREADS = "from concurrent.futures import ThreadPoolExecutor as pool; pool.submit = None"
 
-HANG_S = 2.0
+HANG_S = 4.0
+"""Less, and a worker that only waits for a busy machine counts as hung."""
+
+LONGER_S = 1.5 * HANG_S
 
 
 @contextlib.contextmanager
@@ -52,7 +56,7 @@ def hangable(folder: Path, bundle: Path, redis_url: str, how: str, **more: str) 
     site = folder / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(SITE.format(how=how))
-    with workers(folder, bundle, redis_url, PYTHONPATH=str(site), **{"RECSYS_HANG_TIMEOUT_S": "1.5", **more}) as server:
+    with workers(folder, bundle, redis_url, PYTHONPATH=str(site), RECSYS_HANG_TIMEOUT_S=str(HANG_S), **more) as server:
         yield server
 
 
@@ -85,7 +89,8 @@ async def test_a_worker_that_is_stopped_is_replaced_and_other_connections_notice
         assert 'recsys_restarts_total{reason="hung"} 1.0' in page
         assert 'recsys_restarts_total{reason="died"} 0.0' in page
         said = said_until_its_end(server)
-        assert f"worker 1 (pid {stopped}) hangs: no request got through for 2 s, it says nothing: stopped" in said
+        hangs = rf"worker 1 \(pid {stopped}\) hangs: no request got through for [45] s, it says nothing: stopped"
+        assert re.search(hangs, said)
         assert f"worker 1 (pid {stopped}) hung and was killed by SIGKILL; it is started again" in said
 
 
@@ -93,8 +98,8 @@ async def test_a_worker_that_is_stopped_is_replaced_and_other_connections_notice
     ("how", "last", "stack"),
     [
         (KEEPS_THE_LOCK, "it says nothing: stopped, or in native code", "in hang"),
-        (KEEPS_THE_MODEL, "it waits for its turn of the model", "in beat"),
-        (NO_MORE_THREADS, "it waits for gRPC to answer", "in beat"),
+        (KEEPS_THE_MODEL, "it waits for its turn of the model", "in work"),
+        (NO_MORE_THREADS, "it waits for gRPC to answer", "in work"),
     ],
 )
 def test_a_worker_that_hangs_says_where_and_is_replaced(
@@ -108,7 +113,7 @@ def test_a_worker_that_hangs_says_where_and_is_replaced(
         with Client(server.address) as client:
             assert len(client.rank(user=1, candidates=[1, 2], timeout_s=10.0).scores) == 2
         said = said_until_its_end(server)
-        assert f"worker 1 (pid {hung}) hangs: no request got through for 2 s, {last}" in said
+        assert re.search(rf"worker 1 \(pid {hung}\) hangs: no request got through for [45] s, {last}", said)
         assert stack in said.partition("its stacks:")[2]
 
 
@@ -120,9 +125,9 @@ async def test_workers_with_long_work_and_a_slow_store_are_let_be(
     with workers(tmp_path, tiny_bundle, redis_url, **more) as server:
         callers = Callers(server.address, 12, request=large)
         running = [asyncio.create_task(callers.call(i)) for i in range(12)]
-        await asyncio.sleep(2 * HANG_S)
+        await asyncio.sleep(LONGER_S)
         with stalled(redis_admin):
-            await asyncio.sleep(2 * HANG_S)
+            await asyncio.sleep(LONGER_S)
         await callers.all_answered(1)
         callers.stop = True
         await asyncio.gather(*running)
@@ -143,7 +148,7 @@ def test_a_worker_may_drain_for_longer_than_it_may_hang(
             running = pool.submit(client.rank, user=1, candidates=[1], timeout_s=60.0)
             time.sleep(0.3)
             os.kill(drained, signal.SIGTERM)
-            time.sleep(2 * HANG_S)
+            time.sleep(LONGER_S)
             go_on()
             assert running.result().degraded == ()
         until(lambda: len(now := pids(tmp_path)) == 2 and drained not in now)
@@ -158,7 +163,7 @@ async def test_health_tells_of_a_server_that_hangs_alone_and_of_its_recovery(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, hang_timeout_s=1.0)
+    settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, hang_timeout_s=3.0)
     with running_server(settings) as server:
         async with grpc.aio.insecure_channel(server.address) as channel:
             health = health_pb2_grpc.HealthStub(channel)
