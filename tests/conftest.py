@@ -14,17 +14,19 @@ from recsys.feature_store.embedded import EmbeddedRedis
 # A shell starts background jobs with Ctrl-C ignored, and children inherit that; tests of Ctrl-C need it back.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Test machines are busy: how long an example takes says nothing about the code.
-hypothesis.settings.register_profile("no deadline", deadline=None)
-hypothesis.settings.load_profile("no deadline")
+# Test machines are busy: how long an example takes, or takes to draw, says nothing about the code.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
 
 pytest.register_assert_rewrite("contracts.feature_store_contract")
 
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
-    """One real Redis for the whole run."""
+    """One real Redis for the whole run; it keeps nothing on a disk, which may be slow."""
     with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:
+        with redis.Redis.from_url(server.url) as admin:
+            admin.config_set("appendonly", "no")
         yield server
 
 

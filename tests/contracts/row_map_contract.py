@@ -110,7 +110,7 @@ def lookups(row_map: RowMap, graph: Graph) -> dict[str, Lookup]:
     }
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_numpy_torch_and_onnxruntime_give_the_same_bits(
     lookups: dict[str, Lookup], known: Int64Array, data: st.DataObject
