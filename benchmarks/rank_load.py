@@ -58,13 +58,13 @@ def bare_flat(graph: Path, requests: Sequence[Any]) -> Measure:
 
 
 def repeated(call: Any) -> Measure:
-    """Seconds of each call, for so many seconds."""
+    """Seconds of each call, for so many seconds; at least one call."""
     number = 0
 
     def measure(seconds: float) -> list[float]:
         nonlocal number
         taken, begin_s = [], time.perf_counter() + _SETTLE_S
-        while (started_s := time.perf_counter()) < begin_s + seconds:
+        while (started_s := time.perf_counter()) < begin_s + seconds or not taken:
             call(number)
             number += 1
             if started_s >= begin_s:
@@ -87,7 +87,7 @@ def closed(address: str, messages: Sequence[bytes], callers: int) -> Measure:
 
         async def caller(call: Any) -> None:
             nonlocal number
-            while (started_s := time.perf_counter()) < begin_s + seconds:
+            while (started_s := time.perf_counter()) < begin_s + seconds or not taken:
                 number += 1
                 await call(messages[number % len(messages)], timeout=30.0)
                 if started_s >= begin_s:

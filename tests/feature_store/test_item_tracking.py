@@ -66,7 +66,7 @@ async def test_a_write_by_another_process_shows_at_once(redis_url: str, redis_ad
         redis_admin.flushall()
         await until(reader, 0.0)
     await writer.close()
-    assert not trackers(redis_admin), "the connection is closed"
+    await watched(redis_admin, lambda there: not there)  # the connection is closed
 
 
 async def test_without_following_the_cache_keeps_what_it_has(redis_url: str) -> None:

@@ -134,7 +134,7 @@ def test_an_ingester_gives_up_on_a_redis_that_stays_away_and_the_next_one_goes_o
     server: Server, tmp_path: Path
 ) -> None:
     file = write_parquet(tmp_path / "log.parquet", LOG)
-    arguments = (file, "--batch-events", "50", "--retry-for", "0.5")
+    arguments = (file, "--batch-events", "250", "--retry-for", "0.5")
     with ingesting(*arguments, url=server.url, cwd=tmp_path) as process:
         wait_for(lambda: server.rows_done() >= 3_000)
         server.kill()
