@@ -13,8 +13,9 @@ from typing import Any
 Handler = Callable[[int, FrameType | None], Any]
 
 HEARD_WITHIN_S = 1.0
-"""The longest wait of the main thread. Handlers run between two steps of the interpreter, so a signal that arrives in
-the instant before a wait begins is heard when the wait ends: it may not last for ever."""
+"""The longest wait of the main thread. Handlers run between two steps of its interpreter, so a signal that arrives in
+the instant before a wait begins, or that the system gives to another thread, is heard when the wait ends: it may not
+last for ever."""
 
 
 @contextlib.contextmanager
