@@ -21,6 +21,7 @@ from tiny_sdim import RECENT, T0_MS, fill, random_events, sdim_bundle
 
 from recsys import warm as warm_module
 from recsys.bundle import open_bundle
+from recsys.cli import warm as cli_warm
 from recsys.errors import InvalidInputError, RecsysError, StoreUnavailableError
 from recsys.feature_store.keys import history_keys, state_key
 from recsys.feature_store.redis_store import RedisFeatureStore
@@ -153,6 +154,18 @@ async def test_the_command_tells_what_it_did(redis_url: str, tmp_path: Path) -> 
     again = await asyncio.to_thread(recsys, *arguments, "--json", cwd=tmp_path)
     counts = json.loads(again.stdout)
     assert (counts["users"], counts["written"], counts["kept"], counts["short"]) == (7, 0, len(LONG), 2)
+
+
+def test_interrupted_before_its_first_batch_it_says_that_it_can_be_run_again(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*given: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recsys.warm.warm", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cli_warm.warm(sdim_bundle().path, redis_url=redis_url)
+    assert capsys.readouterr().err == "broken off; run it again to go on\n"
 
 
 async def test_broken_off_it_goes_on_where_it_was(redis_url: str, redis_admin: redis.Redis, tmp_path: Path) -> None:

@@ -141,8 +141,8 @@ def ingest(
     with redis_or_embedded(redis_url, redis_dir) as url:
         try:
             counts = asyncio.run(feed(url, progress))
-        except BaseException:
-            progress.broken_off()
+        except BaseException as error:
+            progress.broken_off(error)
             raise
     if as_json:
         print(json.dumps({**dataclasses.asdict(counts), "events_per_s": round(counts.events_per_s)}))
@@ -241,8 +241,8 @@ class _Progress:
             self._next_s = time.monotonic() + _REPORT_EVERY_S
             notes.print(_told(counts, self._dead_letters), highlight=False, soft_wrap=True)
 
-    def broken_off(self) -> None:
+    def broken_off(self, error: BaseException) -> None:
         """Say what was done, and that the rest can be done later."""
-        if self._counts is not None:
-            told = _told(self._counts, self._dead_letters)
-            notes.print(f"broken off after {told}; run it again to go on", highlight=False, soft_wrap=True)
+        if self._counts is not None or isinstance(error, KeyboardInterrupt):
+            told = "" if self._counts is None else f" after {_told(self._counts, self._dead_letters)}"
+            notes.print(f"broken off{told}; run it again to go on", highlight=False, soft_wrap=True)

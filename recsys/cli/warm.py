@@ -39,8 +39,8 @@ def warm(
     with redis_or_embedded(redis_url, redis_dir) as url:
         try:
             done = compute(opened, url, ttl_s=ttl_s, processes=processes, progress=progress)
-        except BaseException:
-            progress.broken_off()
+        except BaseException as error:
+            progress.broken_off(error)
             raise
     if as_json:
         print(json.dumps({**dataclasses.asdict(done), "users_per_s": round(done.users_per_s)}))
@@ -74,7 +74,8 @@ class _Progress:
             left_s = (total - done.users) / max(done.users_per_s, 1e-9)
             notes.print(f"{_told(done)}; {left_s:,.0f} s left", highlight=False, soft_wrap=True)
 
-    def broken_off(self) -> None:
+    def broken_off(self, error: BaseException) -> None:
         """Say what was done, and that the rest can be done later."""
-        if self._done is not None:
-            notes.print(f"broken off after {_told(self._done)}; run it again to go on", highlight=False, soft_wrap=True)
+        if self._done is not None or isinstance(error, KeyboardInterrupt):
+            told = "" if self._done is None else f" after {_told(self._done)}"
+            notes.print(f"broken off{told}; run it again to go on", highlight=False, soft_wrap=True)

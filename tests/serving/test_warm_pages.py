@@ -193,7 +193,9 @@ def test_tables_are_in_memory_once_they_are_read_and_not_after_they_are_dropped(
     table.read_bytes()
     if not in_memory(bundle):
         pytest.skip("this file system does not tell")
-    with table.open("rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    assert not in_memory(bundle)
+    deadline_s = time.monotonic() + 30
+    while in_memory(bundle):  # a page that the system works with at the moment is not dropped
+        assert time.monotonic() < deadline_s
+        with table.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
