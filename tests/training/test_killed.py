@@ -87,17 +87,29 @@ def train_forked(folder: Path, name: str, *options: str) -> int:
     os._exit(0)
 
 
+def wait_for_checkpoints(checkpoint: Path, pid: int, count: int) -> None:
+    """Wait until the checkpoint was written so often, or the process has ended."""
+    before = written(checkpoint)
+    while count and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.0005)
+        if (now := written(checkpoint)) != before:
+            before, count = now, count - 1
+
+
+def written(checkpoint: Path) -> int:
+    return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+
+
 def kill_until_done(folder: Path) -> None:
     """Print at which steps of its checkpoints the run was killed."""
     import recsys.data.datasets
     import recsys.progress
     import recsys.training.loop  # noqa: F401 - before the forks
 
-    begin = time.monotonic()
     _, status = os.waitpid(train_forked(folder, "whole"), 0)
     assert status == 0, status
-    takes_s = time.monotonic() - begin
     moments = random.Random(7)
+    checkpoint = folder / "killed" / "checkpoint.pt"
     killed_at: list[int] = []
     while True:
         pid = train_forked(folder, "killed", "--resume")
@@ -105,13 +117,13 @@ def kill_until_done(folder: Path) -> None:
             _, status = os.waitpid(pid, 0)
             assert status == 0, status
             break
-        time.sleep(takes_s * moments.uniform(0.3, 0.7))
+        wait_for_checkpoints(checkpoint, pid, moments.randint(1, 2))
+        time.sleep(moments.uniform(0.0, 0.02))
         os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if status == 0:
             break
-        checkpoint = folder / "killed" / "checkpoint.pt"
-        killed_at.append(load(checkpoint).step if checkpoint.exists() else 0)
+        killed_at.append(load(checkpoint).step)
     options = ("--warm-start", "whole", "--since", "0.05s", "--tensorboard")
     _, status = os.waitpid(train_forked(folder, "next", *options), 0)
     assert status == 0, status
