@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _SMOOTHING = 0.02
 _LINES = 5
+_REPORT_EVERY_S = 5.0
 
 
 @contextmanager
@@ -50,6 +52,35 @@ def training_progress(console: Console) -> Iterator[Callable[[TrainingProgress |
                 )
 
         yield report
+
+
+class BatchProgress:
+    """Says now and then how far work in batches is, and when it is broken off, that it can be run again.
+
+    Args:
+        console: where to say it.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._next_s = time.monotonic() + (1.0 if console.is_terminal else _REPORT_EVERY_S)
+        self._told: Callable[[], str] | None = None
+
+    def batch_done(self, told: Callable[[], str], left: Callable[[], str] = str) -> None:
+        """After each batch. ``told``: what was done; ``left``: what is added about the rest."""
+        self._told = told
+        if time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + _REPORT_EVERY_S
+            self._say(told() + left())
+
+    def broken_off(self, error: BaseException) -> None:
+        """Say what was done, and that the rest can be done later."""
+        if self._told is not None or isinstance(error, KeyboardInterrupt):
+            told = "" if self._told is None else f" after {self._told()}"
+            self._say(f"broken off{told}; run it again to go on")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
 
 
 def _when(progress: TrainingProgress | RetrievalProgress) -> str:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from recsys.ingest.source import Source
 
 _STREAM_PREFIX = "redis-stream:"
-_REPORT_EVERY_S = 5.0
 _SHOWN_REFUSALS = 10
 
 
@@ -93,6 +92,7 @@ def ingest(
     from recsys.ingest.records import Fields
     from recsys.ingest.redis_stream import RedisStreamSource
     from recsys.ingest.source import Pace
+    from recsys.progress import BatchProgress
 
     if bool(sources) + bool(redis_stream) + bool(kafka) != 1:
         raise ConfigError("give one kind of source: files (or -), --redis-stream NAME, or --kafka TOPIC")
@@ -137,10 +137,14 @@ def ingest(
             await store.close()
             await link.close()
 
-    progress = _Progress(dead_letters)
+    progress = BatchProgress(notes)
+
+    def report(counts: IngestCounts) -> None:
+        progress.batch_done(lambda: _told(counts, dead_letters))
+
     with redis_or_embedded(redis_url, redis_dir) as url:
         try:
-            counts = asyncio.run(feed(url, progress))
+            counts = asyncio.run(feed(url, report))
         except BaseException as error:
             progress.broken_off(error)
             raise
@@ -225,24 +229,3 @@ def _told(counts: IngestCounts, dead_letters: str) -> str:
 
 def _ago(seconds: float) -> str:
     return f"{seconds:,.1f} s" if seconds < 86_400 else f"{seconds / 86_400:,.0f} days"
-
-
-class _Progress:
-    """Says now and then how far it is, on standard error."""
-
-    def __init__(self, dead_letters: str) -> None:
-        self._dead_letters = dead_letters
-        self._next_s = time.monotonic() + (1.0 if notes.is_terminal else _REPORT_EVERY_S)
-        self._counts: IngestCounts | None = None
-
-    def __call__(self, counts: IngestCounts) -> None:
-        self._counts = counts
-        if time.monotonic() >= self._next_s:
-            self._next_s = time.monotonic() + _REPORT_EVERY_S
-            notes.print(_told(counts, self._dead_letters), highlight=False, soft_wrap=True)
-
-    def broken_off(self, error: BaseException) -> None:
-        """Say what was done, and that the rest can be done later."""
-        if self._counts is not None or isinstance(error, KeyboardInterrupt):
-            told = "" if self._counts is None else f" after {_told(self._counts, self._dead_letters)}"
-            notes.print(f"broken off{told}; run it again to go on", highlight=False, soft_wrap=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,6 @@ from recsys.cli.options import REDIS_DIR, JsonOption, RedisDirOption, RedisOptio
 if TYPE_CHECKING:
     from recsys.warm import Warmed
 
-_REPORT_EVERY_S = 5.0
 _TTL_S = 14 * 86_400
 
 
@@ -32,13 +30,18 @@ def warm(
     """Compute the states of all users with a long history before a new bundle is served. Can be run again."""
     from recsys.bundle import open_bundle
     from recsys.feature_store.open_redis import redis_or_embedded
+    from recsys.progress import BatchProgress
     from recsys.warm import warm as compute
 
     opened = open_bundle(bundle)
-    progress = _Progress()
+    progress = BatchProgress(notes)
+
+    def report(done: Warmed, total: int) -> None:
+        progress.batch_done(lambda: _told(done), lambda: _left(done, total))
+
     with redis_or_embedded(redis_url, redis_dir) as url:
         try:
-            done = compute(opened, url, ttl_s=ttl_s, processes=processes, progress=progress)
+            done = compute(opened, url, ttl_s=ttl_s, processes=processes, progress=report)
         except BaseException as error:
             progress.broken_off(error)
             raise
@@ -60,22 +63,5 @@ def _told(done: Warmed) -> str:
     )
 
 
-class _Progress:
-    """Says now and then how far it is, on standard error."""
-
-    def __init__(self) -> None:
-        self._next_s = time.monotonic() + (1.0 if notes.is_terminal else _REPORT_EVERY_S)
-        self._done: Warmed | None = None
-
-    def __call__(self, done: Warmed, total: int) -> None:
-        self._done = done
-        if time.monotonic() >= self._next_s:
-            self._next_s = time.monotonic() + _REPORT_EVERY_S
-            left_s = (total - done.users) / max(done.users_per_s, 1e-9)
-            notes.print(f"{_told(done)}; {left_s:,.0f} s left", highlight=False, soft_wrap=True)
-
-    def broken_off(self, error: BaseException) -> None:
-        """Say what was done, and that the rest can be done later."""
-        if self._done is not None or isinstance(error, KeyboardInterrupt):
-            told = "" if self._done is None else f" after {_told(self._done)}"
-            notes.print(f"broken off{told}; run it again to go on", highlight=False, soft_wrap=True)
+def _left(done: Warmed, total: int) -> str:
+    return f"; {(total - done.users) / max(done.users_per_s, 1e-9):,.0f} s left"
