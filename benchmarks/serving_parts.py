@@ -25,7 +25,7 @@ from recsys.data.events import EventTable
 from recsys.feature_store.redis_store import RedisFeatureStore
 from recsys.features.hashing import Int64Array
 from recsys.materialize import materialize
-from recsys.serving._pb import ranker_pb2
+from recsys.proto import ranker_pb2
 
 RECIPE = "din_movielens_1m_demo"
 _START_S = 60.0

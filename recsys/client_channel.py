@@ -23,7 +23,7 @@ from recsys.client_types import (
     StoreUnavailable,
     Unavailable,
 )
-from recsys.serving._pb import feature_store_pb2, ranker_pb2
+from recsys.proto import feature_store_pb2, ranker_pb2
 from recsys.serving.status import STORE_TRAILER
 
 _RETRIES = {

@@ -26,7 +26,7 @@ from recsys.client_types import (
     UserHistory,
 )
 from recsys.errors import InvalidInputError
-from recsys.serving._pb import feature_store_pb2, ranker_pb2
+from recsys.proto import feature_store_pb2, ranker_pb2
 
 _DEGRADATIONS = {
     ranker_pb2.DEGRADATION_USER_UNAVAILABLE: "user",

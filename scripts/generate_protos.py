@@ -1,4 +1,4 @@
-"""Generate ``recsys/serving/_pb`` from ``protos/``: ``python scripts/generate_protos.py [OUT]``.
+"""Generate ``recsys/proto`` from ``protos/``: ``python scripts/generate_protos.py [OUT]``.
 
 The files are committed, so that installing needs no compiler; ``tests/serving/test_protos.py``
 fails when they no longer match their sources.
@@ -16,8 +16,8 @@ from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
-OUT = ROOT / "recsys" / "serving" / "_pb"
-PACKAGE = "recsys.serving._pb"
+OUT = ROOT / "recsys" / "proto"
+PACKAGE = "recsys.proto"
 
 
 def generate(out: Path) -> None:

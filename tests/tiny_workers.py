@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 from tiny_server import ServerProcess, server_process
 
-from recsys.serving._pb.ranker_pb2 import Id, Ids, RankRequest, RankResponse
+from recsys.proto.ranker_pb2 import Id, Ids, RankRequest, RankResponse
 
 REQUEST = RankRequest(user=Id(integer=1), candidates=Ids(integers=[1, 2, 3]))
 

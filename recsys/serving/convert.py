@@ -17,7 +17,7 @@ from recsys.features.columns import feature_keys
 from recsys.features.feature_set import Categorical, FeatureSet
 from recsys.features.hashing import KEY_LIMIT, MISSING, Int64Array, integer_key, string_key
 from recsys.features.history import MAX_TIMESTAMP_MS
-from recsys.serving._pb import ranker_pb2
+from recsys.proto import ranker_pb2
 from recsys.serving.ranker import RankRequest, RankResult
 from recsys.serving.stages import STAGES, StageTimes
 

@@ -15,7 +15,7 @@ from recsys.errors import InvalidInputError, nearest
 from recsys.features.columns import Column, feature_column, missing_column
 from recsys.features.feature_set import Entity, Feature, FeatureSet, Numeric
 from recsys.features.hashing import MISSING, Int64Array
-from recsys.serving._pb import feature_store_pb2
+from recsys.proto import feature_store_pb2
 from recsys.serving.convert import entity_keys, int64_array
 
 MAX_ENTITIES = 10_000

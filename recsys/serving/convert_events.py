@@ -17,7 +17,7 @@ from recsys.feature_store.base import AppendResult
 from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import Int64Array
 from recsys.features.history import Events, HistoryHeader, attribute_keys, make_events, require_history
-from recsys.serving._pb import feature_store_pb2, ranker_pb2
+from recsys.proto import feature_store_pb2, ranker_pb2
 from recsys.serving.append import Append, StreamSummary
 from recsys.serving.convert import (
     MIN_TIMESTAMP_MS,

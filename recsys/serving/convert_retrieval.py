@@ -8,7 +8,7 @@ from recsys.errors import InvalidInputError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import Int64Array
 from recsys.features.names import Names
-from recsys.serving._pb import ranker_pb2 as pb
+from recsys.proto import ranker_pb2 as pb
 from recsys.serving.convert import degradations, entity_keys, feature_values, moment_ms, timings, user_key
 from recsys.serving.recommend_types import CANDIDATES, RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.retrieval import MAX_ITEMS

@@ -25,7 +25,7 @@ from grpc_health.v1.health import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from recsys.features.feature_set import FeatureSet
-from recsys.serving._pb import feature_store_pb2_grpc, ranker_pb2_grpc
+from recsys.proto import feature_store_pb2_grpc, ranker_pb2_grpc
 from recsys.serving.announce import forget_address, ready_file, say, write_address
 from recsys.serving.call_counts import CallCounts
 from recsys.serving.loading import loaded

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from recsys.errors import NotFoundError
 from recsys.feature_store.blocking_link import run_now
+from recsys.proto import ranker_pb2
 from recsys.serving import convert, convert_retrieval
-from recsys.serving._pb import ranker_pb2
 from recsys.serving.admission import Deadline
 from recsys.serving.calls import Context, answered, deadline_of
 from recsys.serving.ranker import Ranker

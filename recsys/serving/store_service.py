@@ -15,8 +15,8 @@ from typing import TypeVar
 from recsys.errors import InvalidInputError, OverloadedError
 from recsys.feature_store.base import AppendResult, FeatureStore
 from recsys.features.feature_set import FeatureSet
+from recsys.proto import feature_store_pb2 as pb
 from recsys.serving import convert_entities, convert_events
-from recsys.serving._pb import feature_store_pb2 as pb
 from recsys.serving.admission import Admission, Deadline
 from recsys.serving.append import Append, append_stream, write
 from recsys.serving.calls import Answer, Context, answered, deadline_of, on_loop

@@ -13,9 +13,9 @@ from tiny_bundle import FEATURES
 from recsys.errors import InvalidInputError
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import MISSING, integer_key, string_key
+from recsys.proto.feature_store_pb2 import AppendEventsRequest, EventColumns
+from recsys.proto.ranker_pb2 import FeatureValue, Id, Ids, RankRequest
 from recsys.serving import convert, convert_events
-from recsys.serving._pb.feature_store_pb2 import AppendEventsRequest, EventColumns
-from recsys.serving._pb.ranker_pb2 import FeatureValue, Id, Ids, RankRequest
 
 TEXTS = FeatureSet(
     name="texts",

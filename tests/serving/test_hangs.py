@@ -23,7 +23,7 @@ from tiny_server import ServerProcess, server_process, stalled
 from tiny_workers import Callers, connections, pids, until, workers
 
 from recsys.client import Client
-from recsys.serving._pb.ranker_pb2 import Id, Ids, RankRequest
+from recsys.proto.ranker_pb2 import Id, Ids, RankRequest
 from recsys.serving.server import running_server
 from recsys.serving.settings import Settings
 from recsys.serving.turns import Turns

@@ -20,8 +20,8 @@ from recsys.errors import StoreUnavailableError
 from recsys.feature_store.redis_store import RedisFeatureStore
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import MISSING, string_key
-from recsys.serving._pb.feature_store_pb2 import AppendEventsRequest, AppendEventsResponse, EventColumns
-from recsys.serving._pb.ranker_pb2 import Id, Ids
+from recsys.proto.feature_store_pb2 import AppendEventsRequest, AppendEventsResponse, EventColumns
+from recsys.proto.ranker_pb2 import Id, Ids
 from recsys.serving.settings import Settings
 from recsys.serving.store_service import FeatureStoreService
 

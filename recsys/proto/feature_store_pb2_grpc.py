@@ -4,7 +4,7 @@
 import grpc
 import warnings
 
-from recsys.serving._pb import feature_store_pb2 as recsys_dot_v1_dot_feature__store__pb2
+from recsys.proto import feature_store_pb2 as recsys_dot_v1_dot_feature__store__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-from recsys.serving._pb import ranker_pb2 as _ranker_pb2
+from recsys.proto import ranker_pb2 as _ranker_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message

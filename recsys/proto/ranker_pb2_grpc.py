@@ -4,7 +4,7 @@
 import grpc
 import warnings
 
-from recsys.serving._pb import ranker_pb2 as recsys_dot_v1_dot_ranker__pb2
+from recsys.proto import ranker_pb2 as recsys_dot_v1_dot_ranker__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
