@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from recsys import client_types, errors
+from recsys import errors
 from recsys.cli import EXIT_CODES, app
+from recsys.client import types as client_types
 from recsys.errors import RecsysError
 from recsys.recipes import RECIPES, RETRIEVAL_RECIPES
 from recsys.training.config import setting_paths

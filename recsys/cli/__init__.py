@@ -35,7 +35,7 @@ from recsys.cli import (
     warm,
 )
 from recsys.cli.options import notes
-from recsys.client_types import DeadlineExceeded, Unavailable
+from recsys.client.types import DeadlineExceeded, Unavailable
 from recsys.errors import (
     BundleError,
     InvalidInputError,

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from recsys.bundle import Bundle
-from recsys.client_messages import rank_request
-from recsys.client_types import RankQuery
+from recsys.client.messages import rank_request
+from recsys.client.types import RankQuery
 from recsys.errors import InvalidInputError
 from recsys.feature_store.base import FeatureStore
 from recsys.feature_store.blocking_link import run_now

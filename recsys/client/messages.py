@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recsys.client_types import (
+from recsys.client.types import (
     Appended,
     AppendSummary,
     EntityFeatures,

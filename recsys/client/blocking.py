@@ -1,25 +1,4 @@
-"""The Python client: what a backend imports.
-
-::
-
-    with Client("127.0.0.1:50051") as client:
-        ranking = client.rank(user=42, candidates=[1, 2, 3], top_k=2)
-        print(ranking.items, ranking.scores)
-
-:class:`AsyncClient` has the same methods, awaited. Ids are integers or strings, whichever the
-FeatureSet declares; sequences may be lists or numpy arrays. Timeouts are in seconds. A
-call that finds the server unavailable is repeated up to twice within its timeout (but not
-:meth:`Client.append_stream`): every call may safely run twice. Errors::
-
-    RpcError (a RecsysError)      code and message
-    ├── InvalidArgument           also an InvalidInputError; the message says what is allowed
-    ├── NotFound                  also a NotFoundError: no such model
-    ├── Overloaded                also an OverloadedError: no room; retry with backoff
-    ├── Unavailable               the server is unreachable or draining
-    │   └── StoreUnavailable      also a StoreUnavailableError: only the store behind it is unreachable
-    ├── StoreRefused              also a StoreError: store full, foreign bytes or another layout
-    └── DeadlineExceeded          also a TimeoutError
-"""
+"""The blocking client; import it from :mod:`recsys.client`."""
 
 from __future__ import annotations
 
@@ -29,53 +8,22 @@ from typing import Any
 
 import grpc
 
-from recsys import client_messages as messages
-from recsys.client_async import AsyncClient
-from recsys.client_channel import HEALTH, READY_POLL_S, STREAM_S, Calls, errors, left_s, options, serving
-from recsys.client_types import (
+from recsys.client import messages
+from recsys.client.channel import HEALTH, READY_POLL_S, STREAM_S, Calls, errors, left_s, options, serving
+from recsys.client.types import (
     Appended,
     AppendSummary,
-    DeadlineExceeded,
     EntityFeatures,
     Id,
     Ids,
     Integers,
-    InvalidArgument,
-    NotFound,
-    Overloaded,
     Ranking,
     RankQuery,
     Recommendation,
     Retrieval,
-    RpcError,
-    StoreRefused,
-    StoreUnavailable,
-    Unavailable,
     UserEvents,
     UserHistory,
 )
-
-__all__ = [
-    "AppendSummary",
-    "Appended",
-    "AsyncClient",
-    "Client",
-    "DeadlineExceeded",
-    "EntityFeatures",
-    "InvalidArgument",
-    "NotFound",
-    "Overloaded",
-    "RankQuery",
-    "Ranking",
-    "Recommendation",
-    "Retrieval",
-    "RpcError",
-    "StoreRefused",
-    "StoreUnavailable",
-    "Unavailable",
-    "UserEvents",
-    "UserHistory",
-]
 
 
 class Client:

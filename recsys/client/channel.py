@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2
 
-from recsys.client_types import (
+from recsys.client.types import (
     DeadlineExceeded,
     InvalidArgument,
     NotFound,

@@ -9,9 +9,9 @@ from typing import Any
 
 import grpc
 
-from recsys import client_messages as messages
-from recsys.client_channel import HEALTH, READY_POLL_S, STREAM_S, Calls, errors, left_s, options, serving
-from recsys.client_types import (
+from recsys.client import messages
+from recsys.client.channel import HEALTH, READY_POLL_S, STREAM_S, Calls, errors, left_s, options, serving
+from recsys.client.types import (
     Appended,
     AppendSummary,
     EntityFeatures,
