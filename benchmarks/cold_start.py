@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
     from log_data import load
 
     from recsys.bundle import open_bundle
-    from recsys.feature_store.embedded import EmbeddedRedis
+    from recsys.feature_store.embedded.server import EmbeddedRedis
 
     size = SIZES[options.size]
     with tempfile.TemporaryDirectory(prefix="recsys-bench-") as made:

@@ -19,8 +19,8 @@ from serving_parts import Request, message, server
 
 from recsys.bundle import open_bundle
 from recsys.client import Client
-from recsys.feature_store.embedded import EmbeddedRedis
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.embedded.server import EmbeddedRedis
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.encode import EncodedRequest, encode_history
 from recsys.features.hashing import Int64Array
 from recsys.features.history import Events

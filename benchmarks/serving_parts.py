@@ -22,7 +22,7 @@ from common import say
 
 from recsys.data.datasets import LoadedData
 from recsys.data.events import EventTable
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.hashing import Int64Array
 from recsys.materialize import materialize
 from recsys.proto import ranker_pb2

@@ -31,8 +31,8 @@ from recsys.client import Client
 from recsys.data.datasets import LoadedData, load_dataset
 from recsys.data.events import EventTable
 from recsys.errors import InvalidInputError, RecsysError
-from recsys.feature_store.embedded import EmbeddedRedis, is_running
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.embedded.server import EmbeddedRedis, is_running
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.hashing import Int64Array
 from recsys.materialize import MaterializeResult, materialize
 from recsys.progress import progress_bar, training_progress

@@ -23,9 +23,9 @@ import numpy as np
 from recsys.bundle import Bundle, open_bundle
 from recsys.errors import InvalidInputError, RecsysError, StoreError, StoreFormatError
 from recsys.feature_store.base import RankInputs
-from recsys.feature_store.blocking_link import BlockingLink, run_now
 from recsys.feature_store.item_cache import ItemCache
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.link.blocking import BlockingLink, run_now
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.hashing import Int64Array
 from recsys.serving.admission import Deadline
 from recsys.serving.graphs import load_graph

@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 import redis
 
-from recsys.feature_store.embedded import EmbeddedRedis
+from recsys.feature_store.embedded.server import EmbeddedRedis
 
 # A shell starts background jobs with Ctrl-C ignored, and children inherit that; tests of Ctrl-C need it back.
 signal.signal(signal.SIGINT, signal.default_int_handler)

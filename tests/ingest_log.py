@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.history import Events, make_events
 from recsys.features.history_rules import canonical

@@ -15,11 +15,11 @@ import redis
 
 from recsys.bundle import StateInfo
 from recsys.feature_store.base import Span
-from recsys.feature_store.blocking_link import BlockingLink, run_now
 from recsys.feature_store.item_cache import ItemCache
-from recsys.feature_store.keys import state_key
-from recsys.feature_store.redis_store import RedisFeatureStore
-from recsys.feature_store.state_value import StoredState, unpack_state
+from recsys.feature_store.redis.keys import state_key
+from recsys.feature_store.redis.link.blocking import BlockingLink, run_now
+from recsys.feature_store.redis.state_value import StoredState, unpack_state
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.columns import Column
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.history import Events, HistoryHeader, encode_history, make_events

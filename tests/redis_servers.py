@@ -19,7 +19,7 @@ import pytest
 import redis
 
 from recsys.errors import StoreUnavailableError
-from recsys.feature_store.embedded import redis_binary
+from recsys.feature_store.embedded.server import redis_binary
 
 SERVICE = "shop-primary"
 SLOTS = 16_384

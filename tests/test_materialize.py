@@ -14,8 +14,8 @@ from contracts.feature_store_contract import SHOP
 from recsys.cli.features_arg import load_features, with_features
 from recsys.data.events import EventTable, open_event_table, user_events, write_event_table
 from recsys.errors import ConfigError, InvalidInputError, StoreUnavailableError
-from recsys.feature_store.keys import history_keys
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.keys import history_keys
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.history import make_events
 from recsys.features.history_rules import canonical

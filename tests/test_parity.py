@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from recsys.data.events import open_event_table, user_events, write_event_table
 from recsys.data.samples import Dataset, Samples, make_dataset
 from recsys.errors import DataFileError
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.encode import encode_request
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric

@@ -26,7 +26,7 @@ from tiny_run import CONFIG, folder_of_this_process, tiny_dataset
 from recsys.bundle import open_bundle
 from recsys.errors import BundleError, InvalidInputError, StoreUnavailableError
 from recsys.export.onnx import export_bundle
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.history import make_events
 from recsys.models.sdim import SdimConfig
 from recsys.profile import matmul

@@ -23,9 +23,9 @@ from recsys import warm as warm_module
 from recsys.bundle import open_bundle
 from recsys.cli import warm as cli_warm
 from recsys.errors import InvalidInputError, RecsysError, StoreUnavailableError
-from recsys.feature_store.keys import history_keys, state_key
-from recsys.feature_store.redis_store import RedisFeatureStore
-from recsys.feature_store.state_value import StoredState, unpack_state
+from recsys.feature_store.redis.keys import history_keys, state_key
+from recsys.feature_store.redis.state_value import StoredState, unpack_state
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.history import encode_history
 from recsys.serving.graphs import load_graph
 from recsys.warm import Warmed, all_users, warm

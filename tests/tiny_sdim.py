@@ -12,7 +12,7 @@ from tiny_run import CONFIG, folder_of_this_process, tiny_dataset
 
 from recsys.bundle import Bundle, bundle_writer, open_bundle
 from recsys.export.onnx import export_bundle
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import Events, make_events, require_history

@@ -117,7 +117,7 @@ def _history_lines(features: FeatureSet) -> list[str]:
     history = features.history
     if history is None:
         return ["history: none"]
-    from recsys.feature_store.history_value import HistoryValue
+    from recsys.feature_store.redis.history_value import HistoryValue
 
     inherited = ", ".join(inherited_attributes(features, sent=())) or "none"
     age = f"{history.max_age_s:,} s" if history.max_age_s else "any age"

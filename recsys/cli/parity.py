@@ -72,8 +72,8 @@ def parity(
 
 
 def _replay(dataset: Dataset, log: list[str], samples: int, seed: int) -> ParityReport:
-    from recsys.feature_store.embedded import EmbeddedRedis
-    from recsys.feature_store.redis_store import RedisFeatureStore
+    from recsys.feature_store.embedded.server import EmbeddedRedis
+    from recsys.feature_store.redis.store import RedisFeatureStore
     from recsys.parity.deliveries import log_deliveries, table_deliveries
     from recsys.parity.replay import replay_parity
     from recsys.progress import progress_bar

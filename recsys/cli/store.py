@@ -82,9 +82,9 @@ def ingest(
     as_json: JsonOption = False,
 ) -> None:
     """Read events from files or a stream into the feature store: resumable, each event once. See docs/ingest.md."""
-    from recsys.feature_store.link import open_link
-    from recsys.feature_store.open_redis import redis_or_embedded
-    from recsys.feature_store.redis_store import RedisFeatureStore
+    from recsys.feature_store.embedded.open_redis import redis_or_embedded
+    from recsys.feature_store.redis.link.protocol import open_link
+    from recsys.feature_store.redis.store import RedisFeatureStore
     from recsys.ingest import run
     from recsys.ingest.dead_letters import DeadLetterFile, DeadLetterStream
     from recsys.ingest.files import file_source
@@ -164,8 +164,8 @@ def materialize(
     as_json: JsonOption = False,
 ) -> None:
     """Load a table's users, items and histories into the feature store. Running it again changes nothing."""
-    from recsys.feature_store.open_redis import redis_or_embedded
-    from recsys.feature_store.redis_store import RedisFeatureStore
+    from recsys.feature_store.embedded.open_redis import redis_or_embedded
+    from recsys.feature_store.redis.store import RedisFeatureStore
     from recsys.materialize import MaterializeResult
     from recsys.materialize import materialize as load
     from recsys.progress import progress_bar

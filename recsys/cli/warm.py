@@ -29,7 +29,7 @@ def warm(
 ) -> None:
     """Compute the states of all users with a long history before a new bundle is served. Can be run again."""
     from recsys.bundle import open_bundle
-    from recsys.feature_store.open_redis import redis_or_embedded
+    from recsys.feature_store.embedded.open_redis import redis_or_embedded
     from recsys.progress import BatchProgress
     from recsys.warm import warm as compute
 

@@ -23,8 +23,8 @@ import numpy.typing as npt
 from recsys.bundle import Bundle, open_bundle
 from recsys.errors import BundleError, InvalidInputError
 from recsys.feature_store.base import FeatureStore
-from recsys.feature_store.blocking_link import run_now
-from recsys.feature_store.open_redis import redis_or_embedded
+from recsys.feature_store.embedded.open_redis import redis_or_embedded
+from recsys.feature_store.redis.link.blocking import run_now
 from recsys.profile.matmul import integer_matmul_gops, matmul_gflops
 from recsys.profile.operators import Operator, read_operators
 from recsys.profile.requests import encoded_requests, made_load, opened_store, stored_load, with_integer_ids

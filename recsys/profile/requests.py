@@ -19,7 +19,7 @@ from recsys.client.messages import rank_request
 from recsys.client.types import RankQuery
 from recsys.errors import InvalidInputError
 from recsys.feature_store.base import FeatureStore
-from recsys.feature_store.blocking_link import run_now
+from recsys.feature_store.redis.link.blocking import run_now
 from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, USER, Categorical, Feature, FeatureSet
 from recsys.features.hashing import Int64Array

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
-from recsys.feature_store.open_redis import redis_or_embedded
+from recsys.feature_store.embedded.open_redis import redis_or_embedded
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
 from recsys.operators import has_vnni, library
 from recsys.serving.models import Models, open_models

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from recsys.bundle import StateInfo
 from recsys.errors import StoreError, StoreFormatError
 from recsys.feature_store.base import FeatureStore, RankInputs, StateRead
-from recsys.feature_store.blocking_link import run_now
-from recsys.feature_store.state_value import StoredState, pack_state, record_hash, unpack_state
+from recsys.feature_store.redis.link.blocking import run_now
+from recsys.feature_store.redis.state_value import StoredState, pack_state, record_hash, unpack_state
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import HistoryHeader
 from recsys.serving.admission import Deadline

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from recsys.errors import StoreUnavailableError
 from recsys.feature_store.base import FeatureStore
-from recsys.feature_store.state_value import StoredState, record_hash
+from recsys.feature_store.redis.state_value import StoredState, record_hash
 from recsys.features.columns import Column
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import Events, HistoryHeader, encode_history, require_history

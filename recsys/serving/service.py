@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recsys.errors import NotFoundError
-from recsys.feature_store.blocking_link import run_now
+from recsys.feature_store.redis.link.blocking import run_now
 from recsys.proto import ranker_pb2
 from recsys.serving import convert, convert_retrieval
 from recsys.serving.admission import Deadline

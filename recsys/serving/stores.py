@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from recsys.errors import StoreError, StoreUnavailableError
-from recsys.feature_store.blocking_link import BlockingLink, run_now
 from recsys.feature_store.item_cache import ItemCache
-from recsys.feature_store.link import open_link
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.link.blocking import BlockingLink, run_now
+from recsys.feature_store.redis.link.protocol import open_link
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.feature_set import FeatureSet
 from recsys.serving.settings import Settings
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from recsys.bundle import Manifest, open_bundle
 from recsys.errors import ConfigError
-from recsys.feature_store.open_redis import redis_or_embedded
+from recsys.feature_store.embedded.open_redis import redis_or_embedded
 from recsys.serving.announce import forget_address, ready_file, say, write_address
 from recsys.serving.crew import Crew
 from recsys.serving.metrics import counted, metrics

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contracts.feature_store_contract import Row, events_of, rows_of
 from redis_servers import repeated
 
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.store import RedisFeatureStore
 
 USERS = range(24)
 """Over all nodes of a small cluster."""

@@ -20,11 +20,11 @@ from contracts.feature_store_contract import SHOP, USER, events_of, rows_of
 from redis_servers import Proxy, Server, make_certificate, running, sentinel_service
 
 from recsys.errors import ConfigError, StoreUnavailableError
-from recsys.feature_store.blocking_link import BlockingLink, run_now
-from recsys.feature_store.embedded import EmbeddedRedis
+from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.feature_store.item_cache import ItemCache
-from recsys.feature_store.link import Command, Reply
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.link.blocking import BlockingLink, run_now
+from recsys.feature_store.redis.link.protocol import Command, Reply
+from recsys.feature_store.redis.store import RedisFeatureStore
 
 
 @contextmanager

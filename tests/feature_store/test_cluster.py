@@ -17,9 +17,9 @@ from redis.exceptions import NoScriptError, ResponseError
 from redis_servers import SLOTS, Server, cluster, documented_acl, eventually, free_port, repeated, running, synced
 
 from recsys.errors import StoreUnavailableError
-from recsys.feature_store.cluster_link import ClusterLink
-from recsys.feature_store.keys import entity_key, history_keys
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.keys import entity_key, history_keys
+from recsys.feature_store.redis.link.cluster import ClusterLink
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns
 
 ITEMS = np.arange(1000)

@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from recsys.errors import ConfigError, StoreError, StoreUnavailableError
-from recsys.feature_store.embedded import EmbeddedRedis, redis_binary
+from recsys.feature_store.embedded.server import EmbeddedRedis, redis_binary
 
 
 def server_pid(server: EmbeddedRedis) -> int:
@@ -49,7 +49,7 @@ def run_python(code: str, *arguments: str | Path) -> subprocess.Popen[str]:
 HOLD = """
     import sys
     import redis
-    from recsys.feature_store.embedded import EmbeddedRedis
+    from recsys.feature_store.embedded.server import EmbeddedRedis
     with EmbeddedRedis(sys.argv[1]) as server:
         client = redis.Redis.from_url(server.url)
         try:

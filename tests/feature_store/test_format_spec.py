@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import redis
 
-from recsys.feature_store.keys import layouts
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.keys import layouts
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns, pack_rows, unpack_rows
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.history import HEADER, HistoryHeader, make_events, pack_header, unpack_events, unpack_header

@@ -13,8 +13,8 @@ import pytest
 import redis
 from contracts.feature_store_contract import SHOP, T0_MS, USER
 
-from recsys.feature_store.embedded import EmbeddedRedis
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.embedded.server import EmbeddedRedis
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns
 
 

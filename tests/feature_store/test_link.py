@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from recsys.errors import ConfigError, StoreUnavailableError
-from recsys.feature_store.breaker import Breaker
-from recsys.feature_store.cluster_link import ClusterLink
-from recsys.feature_store.link import open_link, redact
-from recsys.feature_store.redis_link import RedisLink
-from recsys.feature_store.redis_url import parse_redis_url
-from recsys.feature_store.sentinel_link import SentinelLink
+from recsys.feature_store.redis.link.breaker import Breaker
+from recsys.feature_store.redis.link.cluster import ClusterLink
+from recsys.feature_store.redis.link.protocol import open_link, redact
+from recsys.feature_store.redis.link.sentinel import SentinelLink
+from recsys.feature_store.redis.link.server import RedisLink
+from recsys.feature_store.redis.link.url import parse_redis_url
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from contracts.feature_store_contract import SHOP, T0_MS, USER, events_of, rows_
 from recsys.errors import InvalidInputError, StoreFormatError
 from recsys.feature_store.base import RankRead
 from recsys.feature_store.item_cache import ItemCache
-from recsys.feature_store.keys import entity_key, history_keys, meta_key, positions_key
-from recsys.feature_store.link import Command, Reply
-from recsys.feature_store.redis_link import RedisLink
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.keys import entity_key, history_keys, meta_key, positions_key
+from recsys.feature_store.redis.link.protocol import Command, Reply
+from recsys.feature_store.redis.link.server import RedisLink
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.history import make_events
@@ -209,7 +209,7 @@ async def test_after_a_flush_a_running_program_records_its_layout_again(
 ) -> None:
     await store.append(USER, events_of([(1, 1, 1, 1)]), timeout_s=5)
     redis_admin.flushdb()
-    monkeypatch.setattr("recsys.feature_store.layouts._CLAIM_EVERY_S", 0.0)
+    monkeypatch.setattr("recsys.feature_store.redis.layouts._CLAIM_EVERY_S", 0.0)
     await store.append(USER, events_of([(2, 1, 1, 1)]), timeout_s=5)
     await store.put_entities("item", np.array([5]), ONE_ITEM, timeout_s=5)
     assert set(redis_admin.hkeys(meta_key("shop"))) == {b"history", b"item"}
@@ -224,7 +224,7 @@ async def test_after_a_flush_a_running_program_records_its_layout_again(
 async def test_the_layout_is_asked_for_once_a_second_not_per_append(
     store: RedisFeatureStore, redis_admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recsys.feature_store.layouts._CLAIM_EVERY_S", 1000.0)
+    monkeypatch.setattr("recsys.feature_store.redis.layouts._CLAIM_EVERY_S", 1000.0)
     redis_admin.config_resetstat()
     for time in range(10):
         await store.append(USER, events_of([(time, 1, 1, 1)]), timeout_s=5)

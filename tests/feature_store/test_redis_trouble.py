@@ -20,12 +20,12 @@ import redis
 from contracts.feature_store_contract import OTHER, SHOP, T0_MS, USER, events_of, rows_of
 
 from recsys.errors import StoreError, StoreFormatError, StoreUnavailableError
-from recsys.feature_store.embedded import EmbeddedRedis
-from recsys.feature_store.history_value import HistoryValue
+from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.feature_store.item_cache import ItemCache
-from recsys.feature_store.keys import entity_key, history_keys, meta_key
-from recsys.feature_store.redis_link import RedisLink
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.history_value import HistoryValue
+from recsys.feature_store.redis.keys import entity_key, history_keys, meta_key
+from recsys.feature_store.redis.link.server import RedisLink
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.hashing import MISSING

@@ -23,7 +23,7 @@ from redis_servers import (
 )
 
 from recsys.errors import StoreUnavailableError
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.store import RedisFeatureStore
 
 Service = tuple[list[Server], list[Server]]
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from recsys.errors import InvalidInputError, StoreFormatError
-from recsys.feature_store.keys import state_key
-from recsys.feature_store.redis_store import RedisFeatureStore
-from recsys.feature_store.state_value import HEADER_BYTES, StoredState, pack_state, record_hash, unpack_state
+from recsys.feature_store.redis.keys import state_key
+from recsys.feature_store.redis.state_value import HEADER_BYTES, StoredState, pack_state, record_hash, unpack_state
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.history import make_events
 

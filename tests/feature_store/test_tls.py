@@ -15,7 +15,7 @@ from contracts.feature_store_contract import SHOP, USER, events_of, rows_of
 from redis_servers import Certificate, Proxy, Server, documented_acl, free_port, make_certificate, running
 
 from recsys.errors import StoreUnavailableError
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.store import RedisFeatureStore
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from recsys.errors import StoreFormatError
-from recsys.feature_store.keys import check_layout, layouts
+from recsys.feature_store.redis.keys import check_layout, layouts
 from recsys.features.changes import StoreNeed, changes, store_need
 from recsys.features.feature_set import Categorical, Entity, FeatureSet, History, Numeric
 

@@ -13,7 +13,7 @@ import pytest
 import redis
 from ingest_log import EVENTS, assert_store_holds, ingested, ingesting, make_log, write_jsonl, write_parquet
 
-from recsys.feature_store.keys import positions_key
+from recsys.feature_store.redis.keys import positions_key
 
 COUNT = 12_000
 LOG = make_log(COUNT)

@@ -17,9 +17,9 @@ import pytest
 import redis
 from ingest_log import EVENTS, assert_store_holds, ingested, ingesting, make_log, packed, write_jsonl, write_parquet
 
-from recsys.feature_store.embedded import redis_binary
-from recsys.feature_store.keys import history_keys, positions_key
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.embedded.server import redis_binary
+from recsys.feature_store.redis.keys import history_keys, positions_key
+from recsys.feature_store.redis.store import RedisFeatureStore
 
 LOG = make_log(12_000)
 

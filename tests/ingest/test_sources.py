@@ -27,8 +27,8 @@ from ingest_log import (
 )
 
 from recsys.errors import DataFileError, InvalidInputError
-from recsys.feature_store.link import open_link
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.link.protocol import open_link
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import ITEM
 from recsys.ingest.dead_letters import DeadLetterFile, DeadLetterStream

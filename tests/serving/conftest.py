@@ -12,7 +12,7 @@ from tiny_bundle import FEATURES, write_tiny_bundle
 from tiny_server import Start
 
 from recsys.client import AsyncClient
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.serving.server import running_server
 from recsys.serving.settings import Settings
 

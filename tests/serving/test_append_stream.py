@@ -15,8 +15,8 @@ from tiny_server import Start, stalled
 
 from recsys.client import AsyncClient, DeadlineExceeded, Overloaded, StoreUnavailable, UserEvents
 from recsys.errors import InvalidInputError
-from recsys.feature_store.embedded import EmbeddedRedis
-from recsys.feature_store.keys import history_keys
+from recsys.feature_store.embedded.server import EmbeddedRedis
+from recsys.feature_store.redis.keys import history_keys
 from recsys.serving import store_service
 
 NOW_MS = time.time_ns() // 1_000_000 - 60_000

@@ -12,7 +12,7 @@ from tiny_server import Start, stalled
 
 from recsys.client import AsyncClient, InvalidArgument, NotFound, Overloaded, RankQuery
 from recsys.errors import InvalidInputError
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.history import make_events
 from recsys.serving.convert import MAX_BATCH
 

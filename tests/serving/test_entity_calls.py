@@ -12,7 +12,7 @@ from tiny_server import Start, stalled
 
 from recsys.client import AsyncClient, DeadlineExceeded, InvalidArgument, StoreRefused, Unavailable
 from recsys.errors import InvalidInputError
-from recsys.feature_store.keys import entity_key
+from recsys.feature_store.redis.keys import entity_key
 from recsys.features.feature_set import Categorical, FeatureSet, Numeric
 from recsys.features.hashing import string_key
 from recsys.proto.feature_store_pb2 import FeatureColumn, GetFeaturesRequest, PutEntitiesRequest

@@ -34,9 +34,9 @@ from long_histories import (
     with_store,
 )
 
-from recsys.feature_store.blocking_link import run_now
-from recsys.feature_store.keys import history_keys
-from recsys.feature_store.state_value import pack_state
+from recsys.feature_store.redis.keys import history_keys
+from recsys.feature_store.redis.link.blocking import run_now
+from recsys.feature_store.redis.state_value import pack_state
 from recsys.serving.admission import Deadline
 from recsys.serving.long_state import MOST_ROUNDINGS, SLACK, WRITE_AFTER
 from recsys.serving.long_window import BLOCK

@@ -23,7 +23,7 @@ from long_histories import (
     model_on,
 )
 
-from recsys.feature_store.blocking_link import run_now
+from recsys.feature_store.redis.link.blocking import run_now
 from recsys.features.history import encode_history
 from recsys.serving import long_state, long_window
 

@@ -38,9 +38,9 @@ from long_histories import (
 )
 from redis_servers import eventually
 
-from recsys.feature_store.blocking_link import run_now
-from recsys.feature_store.embedded import EmbeddedRedis
-from recsys.feature_store.state_value import pack_state, unpack_state
+from recsys.feature_store.embedded.server import EmbeddedRedis
+from recsys.feature_store.redis.link.blocking import run_now
+from recsys.feature_store.redis.state_value import pack_state, unpack_state
 from recsys.features.columns import Column
 from recsys.serving.admission import Deadline
 from recsys.serving.long_state import SLACK
@@ -170,8 +170,8 @@ def test_a_request_whose_time_is_over_is_told_so(model: Model) -> None:
 _WRITER = """
 import asyncio, sys
 import numpy as np
-from recsys.feature_store.redis_store import RedisFeatureStore
-from recsys.feature_store.state_value import StoredState, pack_state
+from recsys.feature_store.redis.store import RedisFeatureStore
+from recsys.feature_store.redis.state_value import StoredState, pack_state
 from long_histories import LONG_FEATURES, USER, VERSION
 
 async def write(url):

@@ -13,9 +13,9 @@ from tiny_retrieval import tiny_tables, write_tiny_retrieval
 from tiny_sdim import ITEMS, RECENT, fill, random_events, sdim_bundle
 from tiny_server import Start
 
-from recsys.feature_store.keys import state_key
-from recsys.feature_store.redis_store import RedisFeatureStore
-from recsys.feature_store.state_value import StoredState, unpack_state
+from recsys.feature_store.redis.keys import state_key
+from recsys.feature_store.redis.state_value import StoredState, unpack_state
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.encode import encode_request
 from recsys.serving.admission import Deadline
 from recsys.serving.session import Session, open_session

@@ -12,7 +12,7 @@ from tiny_bundle import FEATURES, Event, reference_scores
 from tiny_server import Start, stalled
 
 from recsys.client import AsyncClient, InvalidArgument, NotFound, Overloaded
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns
 
 

@@ -10,9 +10,9 @@ import pytest
 from tiny_bundle import FEATURES, reference_scores
 
 from recsys.bundle import open_bundle
-from recsys.feature_store.blocking_link import BlockingLink, run_now
 from recsys.feature_store.item_cache import ItemCache
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.link.blocking import BlockingLink, run_now
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.serving.admission import Deadline
 from recsys.serving.loop_thread import loop_in_thread
 from recsys.serving.ranker import Ranker, RankRequest, RankResult

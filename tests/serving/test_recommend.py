@@ -16,9 +16,9 @@ from tiny_server import stalled
 
 from recsys.bundle import open_bundle
 from recsys.errors import BundleError, InvalidInputError, NotFoundError, OverloadedError
-from recsys.feature_store.blocking_link import run_now
-from recsys.feature_store.keys import history_keys
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.keys import history_keys
+from recsys.feature_store.redis.link.blocking import run_now
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical
 from recsys.features.history import make_events

@@ -24,8 +24,8 @@ from tiny_server import server_process, stalled, start_server_process
 from recsys.bundle import open_bundle
 from recsys.client import AsyncClient, Client, RpcError, StoreRefused, StoreUnavailable, Unavailable
 from recsys.errors import BundleError, ConfigError, InvalidInputError, StoreFormatError
-from recsys.feature_store.embedded import EmbeddedRedis
-from recsys.feature_store.keys import history_keys, meta_key
+from recsys.feature_store.embedded.server import EmbeddedRedis
+from recsys.feature_store.redis.keys import history_keys, meta_key
 from recsys.features.hot_ids import HOT_IDS, HotIds, write_hot_ids
 from recsys.serving.serve import serve
 from recsys.serving.server import running_server

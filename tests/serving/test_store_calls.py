@@ -17,7 +17,7 @@ from tiny_server import Start, stalled
 from recsys.client import AsyncClient, DeadlineExceeded, InvalidArgument, RpcError, Unavailable
 from recsys.data.events import EventTable, open_event_table, user_events, write_event_table
 from recsys.errors import StoreUnavailableError
-from recsys.feature_store.redis_store import RedisFeatureStore
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import MISSING, string_key
 from recsys.proto.feature_store_pb2 import AppendEventsRequest, AppendEventsResponse, EventColumns

@@ -22,7 +22,7 @@ from tiny_workers import Callers, connections, pids, until, workers
 
 from recsys.client import Client
 from recsys.errors import BundleError, ConfigError, StoreFormatError
-from recsys.feature_store.keys import meta_key
+from recsys.feature_store.redis.keys import meta_key
 from recsys.serving import worker
 from recsys.serving.serve import serve
 from recsys.serving.server import running_server

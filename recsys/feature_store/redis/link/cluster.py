@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TryAgainError
 
 from recsys.errors import StoreError, StoreUnavailableError
-from recsys.feature_store.breaker import Breaker
-from recsys.feature_store.link import Changed, Command, Reply
-from recsys.feature_store.redis_link import RedisLink, first_answer
-from recsys.feature_store.redis_url import Address, parse_redis_url, redact
+from recsys.feature_store.redis.link.breaker import Breaker
+from recsys.feature_store.redis.link.protocol import Changed, Command, Reply
+from recsys.feature_store.redis.link.server import RedisLink, first_answer
+from recsys.feature_store.redis.link.url import Address, parse_redis_url, redact
 
 _WATCH_S = 10.0
 _SLOTS = 16_384

@@ -17,13 +17,13 @@ import numpy as np
 from recsys.errors import InvalidInputError, StoreError, StoreUnavailableError
 from recsys.feature_store.base import AppendResult, RankInputs, RankRead, Span, StateRead, UserInputs
 from recsys.feature_store.item_cache import ItemCache
-from recsys.feature_store.keys import PREFIX, positions_key
-from recsys.feature_store.layouts import LayoutGuard
-from recsys.feature_store.link import Link, open_link, value_of
-from recsys.feature_store.rank_reader import RankReader
-from recsys.feature_store.redis_entities import RedisEntities
-from recsys.feature_store.redis_histories import RedisHistories
-from recsys.feature_store.redis_states import RedisStates
+from recsys.feature_store.redis.entities import RedisEntities
+from recsys.feature_store.redis.histories import RedisHistories
+from recsys.feature_store.redis.keys import PREFIX, positions_key
+from recsys.feature_store.redis.layouts import LayoutGuard
+from recsys.feature_store.redis.link.protocol import Link, open_link, value_of
+from recsys.feature_store.redis.rank_reader import RankReader
+from recsys.feature_store.redis.states import RedisStates
 from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, FeatureSet
 from recsys.features.hashing import KEY_LIMIT, Int64Array

@@ -14,11 +14,11 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from recsys.errors import InvalidInputError, StoreFormatError
 from recsys.feature_store.base import AppendResult, Span
-from recsys.feature_store.history_value import HistoryValue, Part
-from recsys.feature_store.keys import HISTORY, HistoryKeys, history_keys
-from recsys.feature_store.layouts import LayoutGuard
-from recsys.feature_store.link import Command, Link, Reply, translate, value_of
-from recsys.feature_store.scripts import APPEND, REPLACE, UPGRADE, Script
+from recsys.feature_store.redis.history_value import HistoryValue, Part
+from recsys.feature_store.redis.keys import HISTORY, HistoryKeys, history_keys
+from recsys.feature_store.redis.layouts import LayoutGuard
+from recsys.feature_store.redis.link.protocol import Command, Link, Reply, translate, value_of
+from recsys.feature_store.redis.scripts import APPEND, REPLACE, UPGRADE, Script
 from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import Int64Array, check_key
 from recsys.features.history import HEADER, Events, HistoryHeader

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from recsys.errors import InvalidInputError
-from recsys.feature_store.cluster_link import ClusterLink
-from recsys.feature_store.keys import history_pattern, state_key
-from recsys.feature_store.link import Command, Link, value_of
+from recsys.feature_store.redis.keys import history_pattern, state_key
+from recsys.feature_store.redis.link.cluster import ClusterLink
+from recsys.feature_store.redis.link.protocol import Command, Link, value_of
 from recsys.features.hashing import KEY_LIMIT, check_key
 
 _SCANNED_AT_ONCE = 1_000

@@ -18,10 +18,10 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from recsys.errors import StoreError, StoreUnavailableError
-from recsys.feature_store.breaker import Breaker
-from recsys.feature_store.link import Changed, Command, Reply, translate, value_of
-from recsys.feature_store.redis_url import redact, server_options, tls_context
-from recsys.feature_store.wire import Push, Wire, open_wire
+from recsys.feature_store.redis.link.breaker import Breaker
+from recsys.feature_store.redis.link.protocol import Changed, Command, Reply, translate, value_of
+from recsys.feature_store.redis.link.url import redact, server_options, tls_context
+from recsys.feature_store.redis.link.wire import Push, Wire, open_wire
 
 T = TypeVar("T")
 

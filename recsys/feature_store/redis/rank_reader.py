@@ -17,11 +17,11 @@ import numpy as np
 from recsys.errors import StoreError, StoreFormatError, StoreUnavailableError
 from recsys.feature_store.base import RankInputs, RankRead, StateRead, UserInputs
 from recsys.feature_store.item_cache import BoolArray, ItemCache
-from recsys.feature_store.keys import entity_key
-from recsys.feature_store.link import Command, Link, Reply, value_of
-from recsys.feature_store.redis_entities import RedisEntities
-from recsys.feature_store.redis_histories import RedisHistories
-from recsys.feature_store.redis_states import RedisStates
+from recsys.feature_store.redis.entities import RedisEntities
+from recsys.feature_store.redis.histories import RedisHistories
+from recsys.feature_store.redis.keys import entity_key
+from recsys.feature_store.redis.link.protocol import Command, Link, Reply, value_of
+from recsys.feature_store.redis.states import RedisStates
 from recsys.features.columns import Column, missing_column
 from recsys.features.entities import unpack_rows
 from recsys.features.feature_set import ITEM, USER, FeatureSet

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from redis.exceptions import ReadOnlyError
 
 from recsys.errors import StoreUnavailableError
-from recsys.feature_store.breaker import Breaker
-from recsys.feature_store.link import Changed, Command, Reply, value_of
-from recsys.feature_store.redis_link import RedisLink, first_answer
-from recsys.feature_store.redis_url import Address, parse_redis_url, redact
+from recsys.feature_store.redis.link.breaker import Breaker
+from recsys.feature_store.redis.link.protocol import Changed, Command, Reply, value_of
+from recsys.feature_store.redis.link.server import RedisLink, first_answer
+from recsys.feature_store.redis.link.url import Address, parse_redis_url, redact
 
 _WATCH_FIND_S = 5.0
 

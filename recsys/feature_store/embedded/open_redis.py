@@ -14,7 +14,7 @@ def redis_or_embedded(url: str | None, data_dir: Path) -> Iterator[str]:
         yield url
         return
     # Imported only then: a server with a Redis of its own needs none of it.
-    from recsys.feature_store.embedded import EmbeddedRedis
+    from recsys.feature_store.embedded.server import EmbeddedRedis
 
     with EmbeddedRedis(data_dir) as redis:
         yield redis.url

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from importlib import resources
 
-from recsys.feature_store.link import Command
+from recsys.feature_store.redis.link.protocol import Command
 
 _MARK = "---- history.lua\n"
 

@@ -18,11 +18,11 @@ from typing import Any, TypeVar
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from recsys.errors import StoreUnavailableError
-from recsys.feature_store.breaker import Breaker
-from recsys.feature_store.link import Changed, Command, Reply, open_link
-from recsys.feature_store.redis_link import answering
-from recsys.feature_store.redis_url import parse_redis_url, redact, server_options, tls_context
-from recsys.feature_store.wire import CLOSED, Replies, check_login, hello, pack
+from recsys.feature_store.redis.link.breaker import Breaker
+from recsys.feature_store.redis.link.protocol import Changed, Command, Reply, open_link
+from recsys.feature_store.redis.link.server import answering
+from recsys.feature_store.redis.link.url import parse_redis_url, redact, server_options, tls_context
+from recsys.feature_store.redis.link.wire import CLOSED, Replies, check_login, hello, pack
 
 T = TypeVar("T")
 
@@ -53,7 +53,8 @@ def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 class BlockingLink:
-    """A :class:`~recsys.feature_store.link.Link` for any number of threads, each of which blocks while it waits.
+    """A :class:`~recsys.feature_store.redis.link.protocol.Link` for any number of threads, each of which blocks
+    while it waits.
 
     A single Redis is spoken to over sockets, as many as there are callers at a time. Sentinel and Cluster are
     followed by the link that does so on ``loop``, and the calling thread waits for it.

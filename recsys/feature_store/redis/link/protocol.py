@@ -15,7 +15,7 @@ from redis.exceptions import (
 )
 
 from recsys.errors import StoreError, StoreFormatError, StoreUnavailableError
-from recsys.feature_store.redis_url import parse_redis_url, redact
+from recsys.feature_store.redis.link.url import parse_redis_url, redact
 
 __all__ = ["Changed", "Command", "Link", "Reply", "open_link", "redact", "translate", "value_of"]
 
@@ -71,9 +71,9 @@ def open_link(url: str, *, max_connections: int = 16) -> Link:
         ConfigError: the URL is malformed.
     """
     # Imported here, as these modules import this one.
-    from recsys.feature_store.cluster_link import ClusterLink
-    from recsys.feature_store.redis_link import RedisLink
-    from recsys.feature_store.sentinel_link import SentinelLink
+    from recsys.feature_store.redis.link.cluster import ClusterLink
+    from recsys.feature_store.redis.link.sentinel import SentinelLink
+    from recsys.feature_store.redis.link.server import RedisLink
 
     kinds: dict[str, type[RedisLink] | type[SentinelLink] | type[ClusterLink]] = {
         "server": RedisLink,

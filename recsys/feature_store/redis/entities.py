@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from recsys.errors import InvalidInputError
-from recsys.feature_store.keys import entity_keys
-from recsys.feature_store.layouts import LayoutGuard
-from recsys.feature_store.link import Command, Link, value_of
+from recsys.feature_store.redis.keys import entity_keys
+from recsys.feature_store.redis.layouts import LayoutGuard
+from recsys.feature_store.redis.link.protocol import Command, Link, value_of
 from recsys.features.columns import Column, missing_column
 from recsys.features.entities import pack_rows, unpack_rows
 from recsys.features.feature_set import Feature, FeatureSet

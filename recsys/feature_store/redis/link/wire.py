@@ -28,7 +28,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from recsys.feature_store.link import Command, Reply
+from recsys.feature_store.redis.link.protocol import Command, Reply
 
 _ERRORS: dict[str, type[Exception]] = {
     "ASK": AskError,

@@ -1,0 +1,1 @@
+"""Ways to a Redis: one server, Sentinel, Cluster; blocking or on an event loop."""
