@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
 
     from recsys.bundle import GraphInfo
     from recsys.embeddings.quantize import QuantizedTable
-    from recsys.serving.session import Session
+    from recsys.serving.inference.ranking_session import Session
 
 LIBRARIES = ("onnxruntime", "numpy")
 WIDTH = 64
@@ -191,7 +191,7 @@ def available_bytes() -> int:
 
 def memory_allowed_bytes() -> int:
     """The least of what is available and the limits of this process's control group."""
-    from recsys.serving.warm_pages import group_limit_bytes
+    from recsys.serving.inference.read_ahead import group_limit_bytes
 
     return int(min(available_bytes(), group_limit_bytes()))
 
@@ -361,8 +361,8 @@ def measure(given: dict[str, Any]) -> dict[str, Any]:
 
     from recsys.bundle import open_bundle
     from recsys.features.hot_ids import HotIds
-    from recsys.serving.session import open_session
-    from recsys.serving.warm_pages import advise_random, warm_pages
+    from recsys.serving.inference.ranking_session import open_session
+    from recsys.serving.inference.read_ahead import advise_random, warm_pages
 
     random = np.random.Generator(np.random.PCG64(1))
     rows, requests = given["rows"], given["requests"]
@@ -400,7 +400,7 @@ def _serve(session: Session, items: npt.NDArray[np.int64]) -> tuple[npt.NDArray[
     import numpy as np
 
     from recsys.features.encode import encode_request
-    from recsys.serving.admission import Deadline
+    from recsys.serving.handlers.admission import Deadline
 
     logits, times = np.empty(items.shape, dtype=np.float32), []
     before, usage, read = _memory_kib(), resource.getrusage(resource.RUSAGE_SELF), _disk_bytes()

@@ -24,8 +24,8 @@ from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.encode import EncodedRequest, encode_history
 from recsys.features.hashing import Int64Array
 from recsys.features.history import Events
-from recsys.serving.admission import Deadline
-from recsys.serving.session import Session, open_session
+from recsys.serving.handlers.admission import Deadline
+from recsys.serving.inference.ranking_session import Session, open_session
 
 _FILL_USERS = 16
 _STORED_ITEMS = 20_000

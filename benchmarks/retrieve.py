@@ -81,7 +81,7 @@ def retrieval_bundle(path: Path, *, items: int, users: int) -> Path:
 def searches(bundle: Path) -> Callable[[float], tuple[float, float]]:
     """Milliseconds of a search by the bundle's graph, and by numpy on the same table, each the best of so many runs."""
     from recsys.bundle import open_bundle
-    from recsys.serving.retrieval import open_retrieval
+    from recsys.serving.inference.retrieval_session import open_retrieval
 
     opened = open_bundle(bundle, verify="sizes")
     session = open_retrieval(opened)
@@ -111,7 +111,7 @@ def searches(bundle: Path) -> Callable[[float], tuple[float, float]]:
 def private_memory(bundle: Path) -> Callable[[float], float]:
     """MiB that opening a bundle and three searches add to what a process does not share."""
     from recsys.bundle import open_bundle
-    from recsys.serving.retrieval import open_retrieval
+    from recsys.serving.inference.retrieval_session import open_retrieval
 
     def measure(_: float) -> float:
         before = _private_mib()

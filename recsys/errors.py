@@ -13,7 +13,7 @@
     │   └── StoreFormatError                    ... because the bytes under a key are not ours
     └── OverloadedError                         the server has no room for another request
 
-The domain never mentions gRPC; ``serving/status.py`` holds the one table that
+The domain never mentions gRPC; ``serving/rpc/statuses.py`` holds the one table that
 maps these to status codes, ``cli/__init__.py`` the one that maps them to exit codes.
 """
 

@@ -16,6 +16,7 @@ import redis
 from recsys.bundle import StateInfo
 from recsys.feature_store.base import Span
 from recsys.feature_store.item_cache import ItemCache
+from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.feature_store.redis.keys import state_key
 from recsys.feature_store.redis.link.blocking import BlockingLink, run_now
 from recsys.feature_store.redis.state_value import StoredState, unpack_state
@@ -24,10 +25,9 @@ from recsys.features.columns import Column
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.history import Events, HistoryHeader, encode_history, make_events
 from recsys.features.history_rules import visible
-from recsys.serving.admission import Deadline
-from recsys.serving.long_state import LongStates
-from recsys.serving.loop_thread import loop_in_thread
-from recsys.serving.state_inputs import StateInputs
+from recsys.serving.handlers.admission import Deadline
+from recsys.serving.long_history.inputs import StateInputs
+from recsys.serving.long_history.states import LongStates
 
 VERSION = "0123456789abcdef"
 T0_MS = 1_700_000_000_000

@@ -146,7 +146,7 @@ def test_materializing_twice_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_serving_imports_no_torch(tmp_path: Path) -> None:
-    code = "import sys, recsys.serving.server, recsys.client, recsys.cli; print('torch' in sys.modules)"
+    code = "import sys, recsys.serving.process.server, recsys.client, recsys.cli; print('torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert told.stdout.strip() == "False"
 

@@ -18,7 +18,7 @@ from recsys.cli import app
 from recsys.data.interactions import Pairs
 from recsys.errors import ConfigError, DataFileError
 from recsys.features.hashing import string_keys
-from recsys.serving.retrieval import open_retrieval
+from recsys.serving.inference.retrieval_session import open_retrieval
 
 SMALL = [
     *("model.dim=8", "train.batch_size=400", "train.list_length=5", "train.checkpoint_epochs=2"),

@@ -26,7 +26,7 @@ from recsys.features.history_rules import visible
 from recsys.parity.deliveries import Deliveries, table_deliveries
 from recsys.parity.replay import replay_parity
 from recsys.parity.requests import request_parity
-from recsys.serving.request_log import RequestLog
+from recsys.serving.handlers.request_log import RequestLog
 
 GENRE = Categorical(name="genre")
 SHOP = FeatureSet(

@@ -19,7 +19,6 @@ from test_cli import recsys
 from tiny_bundle import write_tiny_bundle
 from tiny_sdim import RECENT, T0_MS, fill, random_events, sdim_bundle
 
-from recsys import warm as warm_module
 from recsys.bundle import open_bundle
 from recsys.cli import warm as cli_warm
 from recsys.errors import InvalidInputError, RecsysError, StoreUnavailableError
@@ -27,8 +26,9 @@ from recsys.feature_store.redis.keys import history_keys, state_key
 from recsys.feature_store.redis.state_value import StoredState, unpack_state
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.history import encode_history
-from recsys.serving.graphs import load_graph
-from recsys.warm import Warmed, all_users, warm
+from recsys.serving.inference.graphs import load_graph
+from recsys.serving.long_history import precompute as warm_module
+from recsys.serving.long_history.precompute import Warmed, all_users, warm
 
 LENGTHS = {1: 10, 2: 132, 3: 133, 4: 400, 5: 5_000, 6: RECENT + 500, 70_000: 300}
 LONG = [user for user, length in LENGTHS.items() if length > 132]
@@ -162,7 +162,7 @@ def test_interrupted_before_its_first_batch_it_says_that_it_can_be_run_again(
     def interrupted(*given: object, **more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("recsys.warm.warm", interrupted)
+    monkeypatch.setattr("recsys.serving.long_history.precompute.warm", interrupted)
     with pytest.raises(KeyboardInterrupt):
         cli_warm.warm(sdim_bundle().path, redis_url=redis_url)
     assert capsys.readouterr().err == "broken off; run it again to go on\n"

@@ -23,7 +23,7 @@ Start = Callable[..., AbstractAsyncContextManager[AsyncClient]]
 
 _PROGRAM = """
 import os, sys
-from recsys.serving.serve import serve
+from recsys.serving.process.serve import serve
 from recsys.serving.settings import read_settings
 sys.exit(serve(read_settings(os.environ)))
 """

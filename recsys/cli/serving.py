@@ -62,7 +62,7 @@ def serve(
     if settings:
         _print_settings(read)
         return
-    from recsys.serving.serve import serve as run_server
+    from recsys.serving.process.serve import serve as run_server
 
     raise typer.Exit(run_server(read))
 

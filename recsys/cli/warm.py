@@ -12,7 +12,7 @@ import typer
 from recsys.cli.options import REDIS_DIR, JsonOption, RedisDirOption, RedisOption, notes, output
 
 if TYPE_CHECKING:
-    from recsys.warm import Warmed
+    from recsys.serving.long_history.precompute import Warmed
 
 _TTL_S = 14 * 86_400
 
@@ -31,7 +31,7 @@ def warm(
     from recsys.bundle import open_bundle
     from recsys.feature_store.embedded.open_redis import redis_or_embedded
     from recsys.progress import BatchProgress
-    from recsys.warm import warm as compute
+    from recsys.serving.long_history.precompute import warm as compute
 
     opened = open_bundle(bundle)
     progress = BatchProgress(notes)

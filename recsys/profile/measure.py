@@ -28,14 +28,14 @@ from recsys.feature_store.redis.link.blocking import run_now
 from recsys.profile.matmul import integer_matmul_gops, matmul_gflops
 from recsys.profile.operators import Operator, read_operators
 from recsys.profile.requests import encoded_requests, made_load, opened_store, stored_load, with_integer_ids
-from recsys.serving.admission import Deadline
-from recsys.serving.convert import rank_request, rank_response
-from recsys.serving.graphs import load_graph
-from recsys.serving.ranker import Ranker
-from recsys.serving.ranking import open_ranker
-from recsys.serving.session import Session, graph_names, open_session
+from recsys.serving.handlers.admission import Deadline
+from recsys.serving.handlers.ranker import Ranker
+from recsys.serving.inference.graphs import load_graph
+from recsys.serving.inference.ranking_session import Session, graph_names, open_session
+from recsys.serving.process.assembly import open_ranker
+from recsys.serving.rpc.convert.rank import rank_request, rank_response
 from recsys.serving.settings import Settings
-from recsys.serving.stages import STAGES, StageTimes
+from recsys.serving.telemetry.stage_timer import STAGES, StageTimes
 
 DEFAULT_HISTORY = 1_000
 _PROFILED = 100

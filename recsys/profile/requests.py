@@ -19,15 +19,15 @@ from recsys.client.messages import rank_request
 from recsys.client.types import RankQuery
 from recsys.errors import InvalidInputError
 from recsys.feature_store.base import FeatureStore
+from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.feature_store.redis.link.blocking import run_now
 from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, USER, Categorical, Feature, FeatureSet
 from recsys.features.hashing import Int64Array
 from recsys.features.history import Events, missing_events
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
-from recsys.serving.loop_thread import loop_in_thread
+from recsys.serving.process.stores import Stores, open_stores
 from recsys.serving.settings import Settings
-from recsys.serving.stores import Stores, open_stores
 
 _USERS, _ITEMS = 64, 20_000
 _MADE_EVENTS = 400_000

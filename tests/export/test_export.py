@@ -34,7 +34,7 @@ from recsys.features.columns import Column, missing_column
 from recsys.features.encode import EncodedBatch
 from recsys.features.feature_set import FeatureSet, Numeric
 from recsys.features.hashing import KEY_LIMIT, MISSING
-from recsys.serving.session import open_session
+from recsys.serving.inference.ranking_session import open_session
 from recsys.training.evaluate import predict
 from recsys.training.incremental import grown_row_maps, samples_since
 from recsys.training.loop import train

@@ -16,7 +16,7 @@ from recsys.export.parity import torch_logits
 from recsys.features.feature_set import FeatureSet
 from recsys.models.autoint import AutoIntConfig
 from recsys.models.dcn import DcnConfig
-from recsys.serving.session import open_session
+from recsys.serving.inference.ranking_session import open_session
 from recsys.training.config import RowConfig, RunConfig
 from recsys.training.evaluate import predict
 from recsys.training.incremental import grown_row_maps

@@ -24,8 +24,9 @@ from recsys.export.onnx import export_bundle
 from recsys.export.parity import Float32Array, OrtGraphs
 from recsys.features.hashing import Int64Array
 from recsys.operators import Operators, has_vnni
-from recsys.serving import graphs, loading
-from recsys.serving.session import open_session
+from recsys.serving.inference import graphs
+from recsys.serving.inference.ranking_session import open_session
+from recsys.serving.process import startup as loading
 from recsys.serving.settings import Settings
 
 K, N = 24, 96

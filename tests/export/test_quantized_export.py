@@ -25,7 +25,7 @@ from recsys.export.parity import certificate_logits, certify
 from recsys.export.quantized import rows_as_stored, stored_tables
 from recsys.features.hashing import Int64Array
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
-from recsys.serving.session import open_session
+from recsys.serving.inference.ranking_session import open_session
 from recsys.training.loop import train
 from recsys.training.trained import TrainedModel, evaluate_run
 

@@ -25,7 +25,7 @@ from recsys.export.retrieval import LISTS, export_retrieval_bundle
 from recsys.features.feature_set import Categorical, FeatureSet
 from recsys.features.hashing import string_keys
 from recsys.features.names import ITEM_NAMES
-from recsys.serving.retrieval import open_retrieval
+from recsys.serving.inference.retrieval_session import open_retrieval
 from recsys.training.retrieval_config import RetrievalRunConfig, override
 from recsys.training.retrieval_folder import fingerprint
 from recsys.training.retrieval_loop import RetrievalRunResult, train_retrieval_run

@@ -17,7 +17,7 @@ from recsys.errors import InvalidInputError
 from recsys.export.retrieve_graph import RetrievalTables
 from recsys.features.hashing import KEY_LIMIT, string_keys
 from recsys.features.names import ITEM_NAMES, open_names
-from recsys.serving.retrieval import RetrievalSession, open_retrieval
+from recsys.serving.inference.retrieval_session import RetrievalSession, open_retrieval
 
 KEYS = st.integers(0, KEY_LIMIT - 1)
 

@@ -20,7 +20,7 @@ from recsys.features.encode import EncodedRequest
 from recsys.features.feature_set import FeatureSet
 from recsys.models.ranking import build_net, widths
 from recsys.models.sdim import SdimConfig
-from recsys.serving.session import open_session
+from recsys.serving.inference.ranking_session import open_session
 from recsys.training.config import RunConfig, override
 from recsys.training.table_plan import build_row_maps
 from recsys.training.trained import TrainedModel, build

@@ -19,7 +19,7 @@ from recsys.models.autoint import AutoIntConfig
 from recsys.models.dcn import DcnConfig
 from recsys.models.din import DinConfig
 from recsys.models.sdim import SdimConfig
-from recsys.serving.session import open_session
+from recsys.serving.inference.ranking_session import open_session
 from recsys.training.table_plan import build_row_maps
 from recsys.training.trained import TrainedModel, build
 

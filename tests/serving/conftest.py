@@ -13,7 +13,7 @@ from tiny_server import Start
 
 from recsys.client import AsyncClient
 from recsys.feature_store.redis.store import RedisFeatureStore
-from recsys.serving.server import running_server
+from recsys.serving.process.server import running_server
 from recsys.serving.settings import Settings
 
 

@@ -17,7 +17,7 @@ from recsys.client import AsyncClient, DeadlineExceeded, Overloaded, StoreUnavai
 from recsys.errors import InvalidInputError
 from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.feature_store.redis.keys import history_keys
-from recsys.serving import store_service
+from recsys.serving.rpc import store_service
 
 NOW_MS = time.time_ns() // 1_000_000 - 60_000
 

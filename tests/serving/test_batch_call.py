@@ -14,7 +14,7 @@ from recsys.client import AsyncClient, InvalidArgument, NotFound, Overloaded, Ra
 from recsys.errors import InvalidInputError
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.history import make_events
-from recsys.serving.convert import MAX_BATCH
+from recsys.serving.rpc.convert.rank import MAX_BATCH
 
 
 async def append(store: RedisFeatureStore, user: int, items: list[int]) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from recsys.serving.calls import on_loop
-from recsys.serving.loop_thread import loop_in_thread
+from recsys.feature_store.loop_thread import loop_in_thread
+from recsys.serving.rpc.calls import on_loop
 
 
 class Call:

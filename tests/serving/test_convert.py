@@ -15,7 +15,8 @@ from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import MISSING, integer_key, string_key
 from recsys.proto.feature_store_pb2 import AppendEventsRequest, EventColumns
 from recsys.proto.ranker_pb2 import FeatureValue, Id, Ids, RankRequest
-from recsys.serving import convert, convert_events
+from recsys.serving.rpc.convert import events as convert_events
+from recsys.serving.rpc.convert import rank as convert
 
 TEXTS = FeatureSet(
     name="texts",

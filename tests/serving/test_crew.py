@@ -14,10 +14,10 @@ from types import SimpleNamespace
 import pytest
 
 from recsys.errors import ConfigError
-from recsys.serving import crew
-from recsys.serving.crew import MAX_STARTS, Crew, Told
+from recsys.serving.process import worker_pool as crew
+from recsys.serving.process.worker import Beat, Ready, Task
+from recsys.serving.process.worker_pool import MAX_STARTS, Crew, Told
 from recsys.serving.settings import Settings
-from recsys.serving.worker import Beat, Ready, Task
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from tiny_server import Start, stalled
 
 from recsys.client import AsyncClient, Overloaded, Ranking
 from recsys.features.encode import EncodedRequest
-from recsys.serving import store_service
-from recsys.serving.session import Session
+from recsys.serving.inference.ranking_session import Session
+from recsys.serving.rpc import store_service
 
 
 class Gate:

@@ -17,7 +17,7 @@ from recsys.features.feature_set import Categorical, FeatureSet, Numeric
 from recsys.features.hashing import string_key
 from recsys.proto.feature_store_pb2 import FeatureColumn, GetFeaturesRequest, PutEntitiesRequest
 from recsys.proto.ranker_pb2 import Ids
-from recsys.serving import convert_entities
+from recsys.serving.rpc.convert import entities as convert_entities
 
 
 async def test_what_was_put_comes_back_with_what_is_missing_marked(client: AsyncClient) -> None:

@@ -24,9 +24,9 @@ from tiny_workers import Callers, connections, pids, until, workers
 
 from recsys.client import Client
 from recsys.proto.ranker_pb2 import Id, Ids, RankRequest
-from recsys.serving.server import running_server
+from recsys.serving.inference.fair_lock import Turns
+from recsys.serving.process.server import running_server
 from recsys.serving.settings import Settings
-from recsys.serving.turns import Turns
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -37,11 +37,11 @@ import ctypes, signal, sys
 def hang(number, frame):
     {how}
 
-if "recsys.serving.worker" in " ".join(sys.orig_argv):
+if "recsys.serving.process.worker" in " ".join(sys.orig_argv):
     signal.signal(signal.SIGUSR2, hang)
 """
 KEEPS_THE_LOCK = "lock = ctypes.PyDLL(None).pthread_mutex_lock; mutex = bytes(64); lock(mutex); lock(mutex)"
-KEEPS_THE_MODEL = "import recsys.serving.turns as t; t.Turns._give = lambda turns: None"
+KEEPS_THE_MODEL = "import recsys.serving.inference.fair_lock as t; t.Turns._give = lambda turns: None"
 NO_MORE_THREADS = "from concurrent.futures import ThreadPoolExecutor as pool; pool.submit = None"
 
 HANG_S = 4.0
@@ -199,7 +199,7 @@ def test_a_server_that_may_not_listen_to_itself_serves_all_the_same(
     taken = f"recsys-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(f"\0{taken}")
-        monkeypatch.setattr("recsys.serving.server.make_own_address", lambda: f"unix-abstract:{taken}")
+        monkeypatch.setattr("recsys.serving.process.server.make_own_address", lambda: f"unix-abstract:{taken}")
         settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, hang_timeout_s=0.5)
         with running_server(settings) as server, Client(server.address) as client:
             assert len(client.rank(user=1, candidates=[1, 2], timeout_s=10.0).scores) == 2

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from recsys.serving.latest_work import LatestWork
+from recsys.serving.long_history.coalescing_queue import LatestWork
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ from long_histories import (
 
 from recsys.feature_store.redis.link.blocking import run_now
 from recsys.features.history import encode_history
-from recsys.serving import long_state, long_window
+from recsys.serving.long_history import states as long_state
+from recsys.serving.long_history import window as long_window
 
 _users = itertools.count(1)
 

@@ -42,9 +42,9 @@ from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.feature_store.redis.link.blocking import run_now
 from recsys.feature_store.redis.state_value import pack_state, unpack_state
 from recsys.features.columns import Column
-from recsys.serving.admission import Deadline
-from recsys.serving.long_state import SLACK
-from recsys.serving.state_inputs import StateInputs
+from recsys.serving.handlers.admission import Deadline
+from recsys.serving.long_history.inputs import StateInputs
+from recsys.serving.long_history.states import SLACK
 
 
 @pytest.fixture

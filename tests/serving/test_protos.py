@@ -6,16 +6,14 @@ import re
 import runpy
 from pathlib import Path
 
-from recsys.serving import (
-    append,
-    convert,
-    convert_entities,
-    convert_events,
-    convert_retrieval,
-    recommend_types,
-    retrieval,
-    store_service,
-)
+from recsys.serving.handlers import append
+from recsys.serving.handlers import queries as recommend_types
+from recsys.serving.inference import retrieval_session as retrieval
+from recsys.serving.rpc import store_service
+from recsys.serving.rpc.convert import entities as convert_entities
+from recsys.serving.rpc.convert import events as convert_events
+from recsys.serving.rpc.convert import rank as convert
+from recsys.serving.rpc.convert import retrieval as convert_retrieval
 from recsys.serving.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 import pytest
 from tiny_workers import until
 
-from recsys.serving.admission import Deadline
-from recsys.serving.loop_thread import loop_in_thread
-from recsys.serving.pulse import make_own_address, pulse, request_path
-from recsys.serving.turns import Turns
+from recsys.feature_store.loop_thread import loop_in_thread
+from recsys.serving.handlers.admission import Deadline
+from recsys.serving.inference.fair_lock import Turns
+from recsys.serving.process.watchdog import make_own_address, pulse, request_path
 
 EVERY_S = 0.1
 

@@ -11,12 +11,12 @@ from tiny_bundle import FEATURES, reference_scores
 
 from recsys.bundle import open_bundle
 from recsys.feature_store.item_cache import ItemCache
+from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.feature_store.redis.link.blocking import BlockingLink, run_now
 from recsys.feature_store.redis.store import RedisFeatureStore
-from recsys.serving.admission import Deadline
-from recsys.serving.loop_thread import loop_in_thread
-from recsys.serving.ranker import Ranker, RankRequest, RankResult
-from recsys.serving.session import open_session
+from recsys.serving.handlers.admission import Deadline
+from recsys.serving.handlers.ranker import Ranker, RankRequest, RankResult
+from recsys.serving.inference.ranking_session import open_session
 
 
 def ranker_on(bundle: Path, store: RedisFeatureStore, *, max_in_flight: int = 1) -> Ranker:

@@ -16,22 +16,22 @@ from tiny_server import stalled
 
 from recsys.bundle import open_bundle
 from recsys.errors import BundleError, InvalidInputError, NotFoundError, OverloadedError
+from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.feature_store.redis.keys import history_keys
 from recsys.feature_store.redis.link.blocking import run_now
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical
 from recsys.features.history import make_events
-from recsys.serving.admission import Admission, Deadline
-from recsys.serving.loop_thread import loop_in_thread
-from recsys.serving.ranker import Ranker
-from recsys.serving.recommend import Recommender
-from recsys.serving.recommend_types import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
-from recsys.serving.retrieval import open_retrieval
-from recsys.serving.session import open_session
+from recsys.serving.handlers.admission import Admission, Deadline
+from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
+from recsys.serving.handlers.ranker import Ranker
+from recsys.serving.handlers.recommender import Recommender
+from recsys.serving.inference.fair_lock import Turns
+from recsys.serving.inference.ranking_session import open_session
+from recsys.serving.inference.retrieval_session import open_retrieval
+from recsys.serving.process.stores import open_stores
 from recsys.serving.settings import Settings
-from recsys.serving.stores import open_stores
-from recsys.serving.turns import Turns
 
 TABLES = tiny_tables(items=600)
 HOUR_MS = 3_600_000

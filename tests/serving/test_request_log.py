@@ -14,8 +14,8 @@ from tiny_server import Start
 from recsys.errors import ConfigError
 from recsys.features.encode import encode_request
 from recsys.features.feature_set import FeatureSet
-from recsys.serving import request_log
-from recsys.serving.request_log import RequestLog
+from recsys.serving.handlers import request_log
+from recsys.serving.handlers.request_log import RequestLog
 
 
 async def test_every_sampled_request_is_in_the_log_when_the_server_has_stopped(start: Start, tmp_path: Path) -> None:

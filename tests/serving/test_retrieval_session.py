@@ -17,8 +17,8 @@ from recsys.bundle import Bundle, TensorInfo, open_bundle
 from recsys.errors import BundleError, InvalidInputError
 from recsys.features.hashing import string_key, string_keys
 from recsys.features.names import ITEM_NAMES
-from recsys.serving.retrieval import MAX_ITEMS, open_retrieval
-from recsys.serving.session import open_session
+from recsys.serving.inference.ranking_session import open_session
+from recsys.serving.inference.retrieval_session import MAX_ITEMS, open_retrieval
 
 NOTHING = np.empty(0, dtype=np.int64)
 

@@ -24,7 +24,7 @@ from recsys.client import AsyncClient, Client, InvalidArgument, NotFound
 from recsys.errors import BundleError
 from recsys.features.feature_set import Categorical
 from recsys.features.hashing import string_keys
-from recsys.serving.server import running_server
+from recsys.serving.process.server import running_server
 from recsys.serving.settings import Settings
 
 TABLES = tiny_tables(items=700)

@@ -27,10 +27,10 @@ from recsys.errors import BundleError, ConfigError, InvalidInputError, StoreForm
 from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.feature_store.redis.keys import history_keys, meta_key
 from recsys.features.hot_ids import HOT_IDS, HotIds, write_hot_ids
-from recsys.serving.serve import serve
-from recsys.serving.server import running_server
+from recsys.serving.inference.read_ahead import larger_than_memory
+from recsys.serving.process.serve import serve
+from recsys.serving.process.server import running_server
 from recsys.serving.settings import Settings
-from recsys.serving.warm_pages import larger_than_memory
 
 
 async def test_health_and_reflection_answer(tiny_bundle: Path, redis_url: str) -> None:
@@ -230,7 +230,7 @@ async def test_tables_that_are_in_memory_are_not_warmed_up(
     write_hot_ids(tmp_path / "bundle" / HOT_IDS, HotIds(users=np.arange(3), items=np.arange(40)))
     for resident in (True, False):
         caplog.clear()
-        monkeypatch.setattr("recsys.serving.loading.in_memory", lambda bundle, resident=resident: resident)
+        monkeypatch.setattr("recsys.serving.process.startup.in_memory", lambda bundle, resident=resident: resident)
         with caplog.at_level(logging.INFO, logger="recsys.serving"):
             with running_server(Settings(bundle=tmp_path / "bundle", port=0, redis_url=redis_url)):
                 assert ("read ahead" in caplog.text) != resident
@@ -256,5 +256,5 @@ def test_tables_are_larger_than_memory_when_they_need_more_than_is_available(
     assert not larger_than_memory(bundle)
     for limit in ("_available_bytes", "group_limit_bytes"):
         with monkeypatch.context() as patched:
-            patched.setattr(f"recsys.serving.warm_pages.{limit}", lambda: size - 1)
+            patched.setattr(f"recsys.serving.inference.read_ahead.{limit}", lambda: size - 1)
             assert larger_than_memory(bundle)

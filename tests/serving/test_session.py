@@ -16,8 +16,8 @@ from recsys.errors import BundleError
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.feature_set import Categorical, FeatureSet, Numeric
 from recsys.features.history import Events, make_events
-from recsys.serving.admission import Deadline
-from recsys.serving.session import MAX_CHUNK, open_session
+from recsys.serving.handlers.admission import Deadline
+from recsys.serving.inference.ranking_session import MAX_CHUNK, open_session
 
 
 def encoded(events: Events | None, candidates: list[int]) -> EncodedRequest:
@@ -76,7 +76,7 @@ def test_many_candidates_get_the_scores_they_would_get_in_one_run(
     assert len(looks) >= 100_000 / MAX_CHUNK
     expected = reference_scores(events=[], candidates=range(100_000), age=2.0, prices=prices.tolist())
     np.testing.assert_allclose(answer.scores, expected, atol=1e-6)
-    monkeypatch.setattr("recsys.serving.session.MAX_CHUNK", 100_000)
+    monkeypatch.setattr("recsys.serving.inference.ranking_session.MAX_CHUNK", 100_000)
     whole = session.score(request, deadline=deadline)
     np.testing.assert_array_equal(answer.logits, whole.logits)
     np.testing.assert_array_equal(answer.scores, whole.scores)

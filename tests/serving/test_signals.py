@@ -10,7 +10,7 @@ import sys
 WAITS = """
 import random, signal
 from queue import SimpleQueue
-from recsys.serving.signals import heard, signals_to
+from recsys.serving.process.signals import heard, signals_to
 
 queue = SimpleQueue()
 with signals_to(queue):

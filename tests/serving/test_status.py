@@ -11,7 +11,7 @@ import pytest
 
 from recsys import errors
 from recsys.client import DeadlineExceeded
-from recsys.serving.status import STATUS_CODES, Incidents, status_of
+from recsys.serving.rpc.statuses import STATUS_CODES, Incidents, status_of
 
 CODES = grpc.StatusCode
 

@@ -22,8 +22,8 @@ from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import MISSING, string_key
 from recsys.proto.feature_store_pb2 import AppendEventsRequest, AppendEventsResponse, EventColumns
 from recsys.proto.ranker_pb2 import Id, Ids
+from recsys.serving.rpc.store_service import FeatureStoreService
 from recsys.serving.settings import Settings
-from recsys.serving.store_service import FeatureStoreService
 
 
 def now_ms() -> int:

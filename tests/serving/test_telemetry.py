@@ -25,19 +25,26 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from recsys.errors import ConfigError
 from recsys.feature_store.item_cache import ItemCache
-from recsys.serving.call_counts import CallCounts
-from recsys.serving.exposition import metrics_page
-from recsys.serving.metrics import counted
+from recsys.serving.rpc.interceptors import CallCounts
 from recsys.serving.settings import Settings
-from recsys.serving.stages import STAGES
-from recsys.serving.telemetry import BOUNDS_US, FAMILIES, Histogram, Telemetry, make_telemetry_file, read_totals
+from recsys.serving.telemetry.counters import (
+    BOUNDS_US,
+    FAMILIES,
+    Histogram,
+    Telemetry,
+    make_telemetry_file,
+    read_totals,
+)
+from recsys.serving.telemetry.metrics import counted
+from recsys.serving.telemetry.prometheus import metrics_page
+from recsys.serving.telemetry.stage_timer import STAGES
 
 MONITORING = Path(__file__).parents[2] / "docs" / "monitoring.md"
 WRITER = """
 import sys, time
 from pathlib import Path
-from recsys.serving.stages import STAGES
-from recsys.serving.telemetry import Telemetry
+from recsys.serving.telemetry.stage_timer import STAGES
+from recsys.serving.telemetry.counters import Telemetry
 telemetry = Telemetry(Path(sys.argv[1]), worker=int(sys.argv[2]))
 for _ in range(1000):
     telemetry.observe([100] * len(STAGES))

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from recsys.serving.admission import Deadline
-from recsys.serving.turns import Turns
+from recsys.serving.handlers.admission import Deadline
+from recsys.serving.inference.fair_lock import Turns
 
 
 def waiter(turns: Turns, number: int, order: list[int], timeout_s: float = 30.0) -> threading.Thread:

@@ -23,9 +23,9 @@ from tiny_workers import Callers, connections, pids, until, workers
 from recsys.client import Client
 from recsys.errors import BundleError, ConfigError, StoreFormatError
 from recsys.feature_store.redis.keys import meta_key
-from recsys.serving import worker
-from recsys.serving.serve import serve
-from recsys.serving.server import running_server
+from recsys.serving.process import worker
+from recsys.serving.process.serve import serve
+from recsys.serving.process.server import running_server
 from recsys.serving.settings import Settings
 
 
@@ -151,7 +151,7 @@ def test_a_signal_while_workers_start_ends_them(tiny_bundle: Path, tmp_path: Pat
 
     variables = {"RECSYS_BUNDLE": str(tiny_bundle), "RECSYS_WORKERS": "2", "RECSYS_REDIS_DIR": str(tmp_path / "redis")}
     with start_server_process(tmp_path, **variables) as process:
-        started = until(lambda: [p for p in children(process.pid) if b"recsys.serving.worker" in command(p)])
+        started = until(lambda: [p for p in children(process.pid) if b"recsys.serving.process.worker" in command(p)])
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 130
         assert not any(runs(pid) for pid in started)

@@ -1,0 +1,1 @@
+"""Request handlers: plain functions that know no gRPC."""

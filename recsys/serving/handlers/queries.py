@@ -1,0 +1,115 @@
+"""What Retrieve and Recommend ask for, and their answers.
+
+Shapes use ``K`` items in an answer, ``N`` items to leave out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from recsys.features.hashing import Int64Array
+from recsys.serving.inference.ranking_session import Float32Array
+from recsys.serving.telemetry.stage_timer import StageTimes
+
+CANDIDATES = 500
+"""Items that are retrieved for the ranker, unless a request asks for others or more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrieveQuery:
+    """What to retrieve.
+
+    Attributes:
+        user_key: key of the user's id.
+        top_k: how many items.
+        exclude: keys of items to leave out, shape [N], N >= 0; may hold duplicates and unknown ones.
+        include_seen: do not leave out the items of the user's history.
+        model: the retrieval model asked for; empty for the one there is.
+        time_ms: only events before this time, and arrived by then, count as seen; None: all that are stored.
+        times: the request's clock.
+    """
+
+    user_key: int
+    top_k: int
+    exclude: Int64Array
+    include_seen: bool = False
+    model: str = ""
+    time_ms: int | None = None
+    times: StageTimes = field(default_factory=StageTimes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrieveResult:
+    """What was retrieved.
+
+    Attributes:
+        items: keys, best first; [K], K <= top_k.
+        scores: of any size, higher is better; [K].
+        user_known: whether the model knows the user; if not, the items are the most popular ones.
+        history_events: past events whose items were left out.
+        user_degraded: the history could not be read, so that seen items may be among these.
+        items_degraded, history_partial: never so.
+    """
+
+    items: Int64Array
+    scores: Float32Array
+    model: str
+    model_version: str
+    user_known: bool
+    history_events: int
+    user_degraded: bool
+    items_degraded: bool = False
+    history_partial: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecommendQuery:
+    """What to recommend.
+
+    Attributes:
+        user_key, exclude, include_seen, time_ms, times: as in :class:`RetrieveQuery`.
+        top_k: how many items.
+        candidates: how many are retrieved and ranked, at least top_k.
+        features, model: as in ``RankRequest``.
+        retrieval_model: the retrieval model asked for; empty for the one there is.
+    """
+
+    user_key: int
+    top_k: int
+    candidates: int
+    exclude: Int64Array
+    features: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    include_seen: bool = False
+    model: str = ""
+    retrieval_model: str = ""
+    time_ms: int | None = None
+    times: StageTimes = field(default_factory=StageTimes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecommendResult:
+    """What was recommended.
+
+    Attributes:
+        items: keys, best first; [K], K <= top_k.
+        scores: the ranking model's, in [0, 1]; [K].
+        user_known: whether the retrieval model knows the user.
+        history_events: past events the ranking model looked at.
+        candidates: how many items were retrieved and ranked.
+        user_degraded, items_degraded, history_partial: as in ``RankResult``.
+    """
+
+    items: Int64Array
+    scores: Float32Array
+    model: str
+    model_version: str
+    retrieval_model: str
+    retrieval_model_version: str
+    user_known: bool
+    history_events: int
+    candidates: int
+    user_degraded: bool = False
+    items_degraded: bool = False
+    history_partial: bool = False

@@ -1,0 +1,283 @@
+"""Ranking requests: read the store, encode, run the model, pick the best.
+
+Knows nothing of gRPC. Coroutines here await the store alone: over a blocking link they never suspend, so a handler
+thread drives them to their end (``feature_store.blocking_link.run_now``). Shapes use ``C`` candidates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.errors import InvalidInputError, NotFoundError, nearest
+from recsys.feature_store.base import FeatureStore, RankInputs, RankRead, UserInputs
+from recsys.features.encode import EncodedRequest, encode_request
+from recsys.features.hashing import Int64Array
+from recsys.serving.handlers.admission import Admission, Deadline
+from recsys.serving.handlers.request_log import RequestLog
+from recsys.serving.inference.fair_lock import Turns
+from recsys.serving.inference.ranking_session import Float32Array, Scores, Session
+from recsys.serving.long_history.inputs import StateInputs
+from recsys.serving.long_history.states import LongStates
+from recsys.serving.telemetry.stage_timer import StageTimes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankRequest:
+    """One request.
+
+    Attributes:
+        user_key: key of the user's id.
+        candidate_keys: keys of the candidates, shape [C], C >= 1; may hold duplicates.
+        features: raw values of user and context features that override stored ones.
+        top_k: 0 for all scores in the candidates' order.
+        model: the model asked for; empty for the one there is.
+        time_ms: events with an earlier timestamp count; default: the first millisecond after now.
+        times: the request's clock.
+        timings: whether the answer says what it took.
+    """
+
+    user_key: int
+    candidate_keys: Int64Array
+    features: Mapping[str, Sequence[Any]]
+    top_k: int = 0
+    model: str = ""
+    time_ms: int | None = None
+    times: StageTimes = field(default_factory=StageTimes)
+    timings: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankResult:
+    """The answer.
+
+    Attributes:
+        scores: [C], or [min(top_k, distinct candidates)], best first.
+        positions: with top_k, where each score's candidate first stood in the request; else None.
+        history_events: past events the model looked at.
+        user_degraded, items_degraded: that part of the store could not be read.
+        history_partial: only the newest part of a long history was looked at.
+    """
+
+    scores: Float32Array
+    positions: Int64Array | None
+    model: str
+    model_version: str
+    history_events: int
+    user_degraded: bool = False
+    items_degraded: bool = False
+    history_partial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request with what was worked out before the store was read."""
+
+    request: RankRequest
+    keys: Int64Array
+    positions: Int64Array | None
+    time_ms: int
+
+
+class Ranker:
+    """Ranks with one model and one feature store. Safe to use from several threads; the model runs for one at a time.
+
+    Args:
+        session: the model.
+        store: read for each request; not closed here.
+        max_in_flight: requests ranked at a time; more are refused.
+        store_timeout_s: longest wait for the store in one request.
+        states: keeps the sums of long histories, if the model has them; not closed here.
+        request_log: gets a share of the requests; not closed here.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        store: FeatureStore,
+        max_in_flight: int,
+        store_timeout_s: float,
+        states: LongStates | None = None,
+        request_log: RequestLog | None = None,
+    ) -> None:
+        assert (states is None) == (session.state is None), "states are kept of models that have them"
+        self.features = session.features
+        self.session = session
+        self.store_timeout_s = store_timeout_s
+        self.admission = Admission(max_in_flight)
+        self.turns = Turns(1)
+        self._store = store
+        self.states = states
+        self._state_read = None if states is None else states.read
+        self._request_log = request_log
+
+    async def rank(self, request: RankRequest, *, deadline: Deadline) -> RankResult:
+        """Rank a request's candidates. Trouble with the store degrades the answer and never fails it.
+
+        Raises:
+            NotFoundError: another model was asked for.
+            OverloadedError: there is no room.
+            TimeoutError: the deadline has passed, or nobody waits for the answer any more.
+            InvalidInputError: a feature's name or value is not what the FeatureSet declares.
+        """
+        with self.admission.enter():
+            return await self.rank_admitted(request, deadline=deadline)
+
+    async def rank_many(self, requests: Sequence[RankRequest], *, deadline: Deadline) -> list[RankResult]:
+        """As :meth:`rank` for several requests, which are read in one round trip and take one place.
+
+        Errors of one request begin with its place, as ``requests[3]``.
+        """
+        with self.admission.enter():
+            asked = []
+            for place, request in enumerate(requests):
+                with _of_request(place):
+                    asked.append(self._asked(request))
+            reads = [RankRead(a.request.user_key, a.keys, a.time_ms) for a in asked]
+            timeout_s = self._store_time_s(deadline)
+            found = await self._store.read_many_for_rank(reads, timeout_s=timeout_s, state=self._state_read)
+            results = []
+            for place, (a, inputs) in enumerate(zip(asked, found, strict=True)):
+                with _of_request(place):
+                    results.append(await self._rank_read(a, inputs, deadline))
+            return results
+
+    async def read_user(self, user_key: int, *, deadline: Deadline) -> UserInputs:
+        """What :meth:`rank_admitted` needs of a user, and the whole history, before there are candidates."""
+        return await self._store.read_user(user_key, timeout_s=self._store_time_s(deadline), state=self._state_read)
+
+    async def rank_admitted(
+        self, request: RankRequest, *, deadline: Deadline, user: UserInputs | None = None
+    ) -> RankResult:
+        """As :meth:`rank`, for a caller that holds a place in ``admission``, and may have read the user."""
+        asked = self._asked(request)
+        (inputs,) = await self._store.read_many_for_rank(
+            [RankRead(request.user_key, asked.keys, asked.time_ms, user)],
+            timeout_s=self._store_time_s(deadline),
+            state=self._state_read,
+        )
+        return await self._rank_read(asked, inputs, deadline)
+
+    def _asked(self, request: RankRequest) -> _Asked:
+        if request.model not in ("", self.session.model):
+            hint = nearest(request.model, [self.session.model])
+            raise NotFoundError(f"model {request.model!r} is not served here: {hint}")
+        positions = _first_positions(request.candidate_keys)
+        keys = request.candidate_keys if positions is None else request.candidate_keys[positions]
+        time_ms = request.time_ms if request.time_ms is not None else time.time_ns() // 1_000_000 + 1
+        return _Asked(request, keys, positions, time_ms)
+
+    def _store_time_s(self, deadline: Deadline) -> float:
+        """At most half of the time left, so that a slow store costs the history, not the answer."""
+        return min(self.store_timeout_s, deadline.remaining_s() / 2)
+
+    async def _rank_read(self, asked: _Asked, inputs: RankInputs, deadline: Deadline) -> RankResult:
+        request, times = asked.request, asked.request.times
+        times.lap("store")
+        deadline.remaining_s()
+        events, state = inputs.events, None
+        if self.states is not None:
+            state = await self.states.for_request(request.user_key, inputs, time_ms=asked.time_ms, deadline=deadline)
+            events = state.events
+            times.lap("state")
+        encoded = encode_request(
+            self.features,
+            user_key=request.user_key,
+            user_columns=inputs.user_columns,
+            request_values=request.features,
+            events=events,
+            item_keys=asked.keys,
+            item_columns=inputs.item_columns,
+        )
+        times.lap("encode")
+        answer = self.session.score(
+            encoded,
+            deadline=deadline,
+            sums=None if state is None else state.sums,
+            fresh=None if state is None else state.fresh,
+            turns=self.turns,
+            times=times,
+        )
+        if self.states is not None and state is not None and answer.next_sums is not None:
+            self.states.answered(request.user_key, state, answer.next_sums)
+        return self._result(asked, inputs, encoded, state, answer)
+
+    def _result(
+        self,
+        asked: _Asked,
+        inputs: RankInputs,
+        encoded: EncodedRequest,
+        state: StateInputs | None,
+        answer: Scores,
+    ) -> RankResult:
+        request, positions = asked.request, asked.positions
+        scores, best = answer.scores, None
+        history_events = encoded.history_events if state is None else state.history_events
+        partial = state is not None and state.partial
+        if self._request_log is not None and self._request_log.wanted():
+            self._request_log.offer(
+                encoded,
+                history_events=history_events,
+                time_ms=asked.time_ms,
+                sent=sorted(request.features),
+                degraded=inputs.user_degraded or inputs.items_degraded or partial,
+                model=self.session.model,
+                model_version=self.session.version,
+                scores=scores,
+            )
+        if request.top_k:
+            order = _best(answer.logits, request.top_k)
+            scores, best = scores[order], order if positions is None else positions[order]
+        elif positions is not None:
+            scores = _spread(scores, keys=asked.keys, onto=request.candidate_keys)
+        request.times.lap("select")
+        return RankResult(
+            scores=scores,
+            positions=best,
+            model=self.session.model,
+            model_version=self.session.version,
+            history_events=history_events,
+            user_degraded=inputs.user_degraded,
+            items_degraded=inputs.items_degraded,
+            history_partial=partial,
+        )
+
+
+@contextmanager
+def _of_request(place: int) -> Iterator[None]:
+    """Say of which request of a batch an error is."""
+    try:
+        yield
+    except (InvalidInputError, NotFoundError) as error:
+        raise type(error)(f"requests[{place}]: {error}") from None
+
+
+def _best(logits: Float32Array, top_k: int) -> npt.NDArray[np.int64]:
+    """Positions of the ``top_k`` largest, best first; of equal ones the first.
+
+    By logit: scores of very good candidates round to the same float32.
+    """
+    return np.argsort(-logits, kind="stable")[:top_k]
+
+
+def _first_positions(keys: Int64Array) -> Int64Array | None:
+    """Where each distinct key first stands, ascending; None if all are distinct."""
+    ordered = np.sort(keys)
+    if not (ordered[1:] == ordered[:-1]).any():
+        return None
+    _, first = np.unique(keys, return_index=True)
+    return np.sort(first)
+
+
+def _spread(scores: Float32Array, *, keys: Int64Array, onto: Int64Array) -> Float32Array:
+    """Give every element of ``onto`` the score of its equal in ``keys`` (distinct)."""
+    order = np.argsort(keys)
+    found: Float32Array = scores[order][np.searchsorted(keys[order], onto)]
+    return found

@@ -1,0 +1,193 @@
+"""Recommendations from a user's id alone: read what was seen, retrieve the best of all other items, rank these.
+
+Knows nothing of gRPC. Coroutines here await the store and the ranker alone, as those of ``ranker.py`` do.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recsys.errors import BundleError, NotFoundError, StoreError, nearest
+from recsys.feature_store.base import FeatureStore
+from recsys.features.feature_set import FeatureSet
+from recsys.features.history import Events
+from recsys.serving.handlers.admission import Admission, Deadline
+from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
+from recsys.serving.handlers.ranker import Ranker, RankRequest
+from recsys.serving.inference.fair_lock import Turns
+from recsys.serving.inference.retrieval_session import RetrievalSession, Retrieved
+
+
+class Recommender:
+    """Retrieves with one model, ranks with another, on one feature store. Safe to use from several threads.
+
+    Args:
+        retrieval: finds candidates.
+        ranker: orders them; None: :meth:`retrieve` is all there is.
+        store: read for each request; not closed here.
+        admission: the places of requests; those of the ranker, if there is one.
+        turns: whose turn it is to run a model; likewise.
+
+    Raises:
+        BundleError: the two models take users or items by different kinds of ids.
+    """
+
+    def __init__(
+        self,
+        retrieval: RetrievalSession,
+        *,
+        ranker: Ranker | None,
+        store: FeatureStore,
+        admission: Admission,
+        turns: Turns,
+        store_timeout_s: float,
+    ) -> None:
+        if ranker is not None:
+            check_same_ids(retrieval, ranker.features, ranker.session.model)
+        self.features = retrieval.features if ranker is None else ranker.features
+        self.retrieval = retrieval
+        self._ranker = ranker
+        self._store = store
+        self._admission = admission
+        self.turns = turns
+        self._store_timeout_s = store_timeout_s
+
+    async def retrieve(self, query: RetrieveQuery, *, deadline: Deadline) -> RetrieveResult:
+        """The best items of all, without those that were seen or are excluded. Trouble with the store degrades it.
+
+        Raises:
+            NotFoundError: another model was asked for.
+            OverloadedError: there is no room.
+            TimeoutError: the deadline has passed, or nobody waits for the answer any more.
+            InvalidInputError: top_k is out of range.
+        """
+        with self._admission.enter():
+            self._check_model(query.model)
+            events, degraded = None, False
+            if self._leaves_out_seen(query):
+                timeout_s = min(self._store_timeout_s, deadline.remaining_s() / 2)
+                try:
+                    _, events = await self._store.history(query.user_key, timeout_s=timeout_s)
+                except StoreError:
+                    degraded = True
+                query.times.lap("store")
+            return self._found(query, events, degraded, deadline)
+
+    async def recommend(self, query: RecommendQuery, *, deadline: Deadline) -> RecommendResult:
+        """The best of what :meth:`retrieve` finds, by the ranking model. The user is read once for both.
+
+        Raises:
+            NotFoundError: another model was asked for, or there is no ranking model.
+            OverloadedError, TimeoutError: as :meth:`retrieve`.
+            InvalidInputError: candidates is out of range, or as ``Ranker.rank``.
+        """
+        if self._ranker is None:
+            raise NotFoundError("no ranking model is served here, only a retrieval model; ask it by Retrieve")
+        wanted = RetrieveQuery(
+            user_key=query.user_key,
+            top_k=query.candidates,
+            exclude=query.exclude,
+            include_seen=query.include_seen,
+            time_ms=query.time_ms,
+            times=query.times,
+        )
+        with self._admission.enter():
+            self._check_model(query.retrieval_model)
+            user, events, degraded = None, None, False
+            if self._leaves_out_seen(wanted):
+                user = await self._ranker.read_user(query.user_key, deadline=deadline)
+                events, degraded = user.events, user.degraded
+                query.times.lap("store")
+            found = self._found(wanted, events, degraded, deadline)
+            request = RankRequest(
+                user_key=query.user_key,
+                candidate_keys=found.items,
+                features=query.features,
+                top_k=query.top_k,
+                model=query.model,
+                time_ms=query.time_ms,
+                times=query.times,
+            )
+            if not len(found.items):
+                return _nothing(found, self._ranker)
+            ranked = await self._ranker.rank_admitted(request, deadline=deadline, user=user)
+        assert ranked.positions is not None
+        return RecommendResult(
+            items=found.items[ranked.positions],
+            scores=ranked.scores,
+            model=ranked.model,
+            model_version=ranked.model_version,
+            retrieval_model=found.model,
+            retrieval_model_version=found.model_version,
+            user_known=found.user_known,
+            history_events=ranked.history_events,
+            candidates=len(found.items),
+            user_degraded=ranked.user_degraded,
+            items_degraded=ranked.items_degraded,
+            history_partial=ranked.history_partial,
+        )
+
+    def _check_model(self, asked: str) -> None:
+        if asked not in ("", self.retrieval.model):
+            hint = nearest(asked, [self.retrieval.model])
+            raise NotFoundError(f"retrieval model {asked!r} is not served here: {hint}")
+
+    def _leaves_out_seen(self, query: RetrieveQuery) -> bool:
+        return not query.include_seen and self.features.history is not None
+
+    def _found(self, query: RetrieveQuery, events: Events | None, degraded: bool, deadline: Deadline) -> RetrieveResult:
+        """What the model finds; ``events``: all that are stored of the user, however old: seen is seen."""
+        taken = query.exclude
+        if events is not None:
+            if query.time_ms is not None:
+                events = events[(events["timestamp"] < query.time_ms) & (events["arrival"] <= query.time_ms)]
+            # A graph's lookup of an item costs 256 bytes; users come back to what they know.
+            taken = np.unique(np.concatenate([taken, events["item"]]))
+        with self.turns.taken(deadline):
+            query.times.lap("wait")
+            deadline.remaining_s()
+            found: Retrieved = self.retrieval.retrieve(query.user_key, taken, query.top_k)
+            query.times.lap("retrieve")
+        return RetrieveResult(
+            items=found.items,
+            scores=found.scores,
+            model=self.retrieval.model,
+            model_version=self.retrieval.version,
+            user_known=found.known,
+            history_events=0 if events is None else len(events),
+            user_degraded=degraded,
+        )
+
+
+def check_same_ids(retrieval: RetrievalSession, features: FeatureSet, ranking_model: str) -> None:
+    """Refuse two models whose ids cannot be the same.
+
+    Raises:
+        BundleError: one takes integers where the other takes strings.
+    """
+    own = retrieval.features
+    for side, ours, theirs in (
+        ("users", own.user_id, features.user_id),
+        ("items", own.item_id, features.item_id),
+    ):
+        if ours.id_type != theirs.id_type:
+            raise BundleError(
+                f"retrieval model {retrieval.model!r} names {side} by {ours.id_type} ids ({ours.name!r}), ranking "
+                f"model {ranking_model!r} by {theirs.id_type} ids ({theirs.name!r}); serve two models of the same ids"
+            )
+
+
+def _nothing(found: RetrieveResult, ranker: Ranker) -> RecommendResult:
+    """The answer for a user who has seen everything."""
+    return RecommendResult(
+        items=found.items,
+        scores=found.scores,
+        model=ranker.session.model,
+        model_version=ranker.session.version,
+        retrieval_model=found.model,
+        retrieval_model_version=found.model_version,
+        user_known=found.user_known,
+        history_events=0,
+        candidates=0,
+        user_degraded=found.user_degraded,
+    )

@@ -1,0 +1,189 @@
+"""The page cache before the first request: the pages of hot ids read ahead, and no others read along.
+
+A bundle's tables are memory-mapped, so the first request for an id waits for the disk: once for each page of its
+rows and id-map buckets. Which pages those are is the row map's business, and every kind of row map lies in the
+graphs. So hot ids are simply scored: that touches what a request touches, whatever the bundle is made of.
+Several threads do it, for it is waiting, not work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recsys.bundle import Bundle
+from recsys.features.encode import encode_request
+from recsys.features.hashing import Int64Array
+from recsys.features.hot_ids import HotIds
+from recsys.serving.handlers.admission import Deadline
+from recsys.serving.inference.ranking_session import Session
+
+_CHUNK = 250
+_SAMPLED_PAGES = 500
+_MADV_RANDOM = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmUp:
+    """What a warm-up did; not ``complete`` when its time was over before its ids."""
+
+    users: int
+    items: int
+    seconds: float
+    complete: bool
+
+
+def warm_pages(session: Session, hot: HotIds, *, threads: int = 8, timeout_s: float = 30.0) -> WarmUp:
+    """Bring every page that lookups of the hot ids touch into memory, hottest ids first.
+
+    Args:
+        session: of the bundle that will serve; warming one process warms all on the machine.
+        hot: the ids.
+        threads: how many wait for the disk at a time.
+        timeout_s: after it the rest stays cold.
+    """
+    started_s = time.monotonic()
+    deadline = Deadline.after(timeout_s)
+    jobs, lock, stop = _jobs(hot), threading.Lock(), threading.Event()
+    users = items = 0
+    complete = True
+
+    def work() -> None:
+        nonlocal users, items, complete
+        while True:
+            with lock:
+                job = None if stop.is_set() else next(jobs, None)
+            if job is None:
+                return
+            user, item_keys = job
+            request = encode_request(
+                session.features,
+                user_key=user,
+                user_columns={},
+                request_values={},
+                events=None,
+                item_keys=item_keys,
+                item_columns={},
+            )
+            try:
+                session.score(request, deadline=deadline)
+            except TimeoutError:
+                complete = False
+                return
+            with lock:
+                users, items = users + 1, items + len(item_keys)
+
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for done in wait([pool.submit(work) for _ in range(threads)], return_when=FIRST_EXCEPTION).done:
+                done.result()
+        finally:
+            stop.set()  # a signal, or one thread's error, ends the others too: the pool waits for them
+    return WarmUp(
+        users=min(users, len(hot.users)),
+        items=min(items, len(hot.items)),
+        seconds=time.monotonic() - started_s,
+        complete=complete,
+    )
+
+
+def advise_random(bundle: Bundle) -> int:
+    """Tell the system that the mapped tables are read at random; bytes of mappings told, 0 where it cannot be.
+
+    Otherwise every page that is missing brings 31 neighbours along, of which a table larger than memory needs
+    none: they take the disk's time and the memory of pages that are needed. For tables that fit in memory it
+    is the other way round: neighbours that come along need not be fetched.
+    """
+    if not sys.platform.startswith("linux"):
+        return 0
+    madvise = ctypes.CDLL(None, use_errno=True).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    folder, told = str((bundle.path / "tables").resolve()), 0
+    for mapping in Path("/proc/self/maps").read_text().splitlines():
+        fields = mapping.split(maxsplit=5)
+        if len(fields) == 6 and fields[5].startswith(f"{folder}/"):
+            start, end = (int(address, 16) for address in fields[0].split("-"))
+            told += end - start if madvise(start, end - start, _MADV_RANDOM) == 0 else 0
+    return told
+
+
+def in_memory(bundle: Bundle) -> bool:
+    """Whether the tables are in memory already: pages spread evenly over each file all are.
+
+    So they are after a check by hash, or when another process on the machine serves them. Asked by reads that do not
+    wait; False where the system has none. mincore would not do: of files that one may not write it says nothing.
+    """
+    if not hasattr(os, "RWF_NOWAIT"):
+        return False
+    for name, (size_bytes, _) in bundle.manifest.files.items():
+        if not name.startswith("tables/"):
+            continue
+        with (bundle.path / name).open("rb", buffering=0) as file:
+            for offset in range(0, size_bytes, max(1, size_bytes // _SAMPLED_PAGES)):
+                try:
+                    os.preadv(file.fileno(), [bytearray(1)], offset, os.RWF_NOWAIT)
+                except OSError:  # it would wait for the disk, or the file system cannot tell
+                    return False
+    return True
+
+
+def larger_than_memory(bundle: Bundle) -> bool:
+    """Whether a bundle's tables need more memory than the system, or this process's control group, can give them."""
+    size = sum(size for name, (size, _) in bundle.manifest.files.items() if name.startswith("tables/"))
+    return size > min(_available_bytes(), group_limit_bytes())
+
+
+def group_limit_bytes(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
+    """The least memory limit of the control groups that this process is in; no limit where there is none.
+
+    Pages of files count against it, so that a container's page cache is smaller than its machine's.
+    """
+    try:
+        entries = [entry.split(":", 2) for entry in groups.read_text().splitlines()]
+    except OSError:
+        return math.inf
+    limit = math.inf
+    for _, controllers, path in entries:
+        if controllers not in ("", "memory"):
+            continue
+        top, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
+        group = top / path.lstrip("/")
+        # Within a container the group's own path may lie outside what is mounted: then the top is its group.
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(top):
+                with contextlib.suppress(OSError, ValueError):  # no such group; "max"
+                    limit = min(limit, int((folder / name).read_text()))
+    return limit
+
+
+def _available_bytes() -> float:
+    """What Linux could give to the page cache; no limit where it does not say."""
+    try:
+        facts = Path("/proc/meminfo").read_text()
+    except OSError:
+        return math.inf
+    found = re.search(r"^MemAvailable: +(\d+) kB", facts, re.MULTILINE)
+    return 1024 * int(found[1]) if found else math.inf
+
+
+def _jobs(hot: HotIds) -> Iterator[tuple[int, Int64Array]]:
+    """A user and some items at a time, until both lists are through; who has none left repeats one."""
+    chunks = -(-len(hot.items) // _CHUNK)
+    one_user = hot.users[:1] if len(hot.users) else np.zeros(1, dtype=np.int64)
+    one_item = hot.items[:1] if len(hot.items) else np.zeros(1, dtype=np.int64)
+    for number in range(max(len(hot.users), chunks)):
+        user = hot.users[number] if number < len(hot.users) else one_user[0]
+        items = hot.items[number * _CHUNK : (number + 1) * _CHUNK] if number < chunks else one_item
+        yield int(user), items

@@ -1,0 +1,155 @@
+"""A loaded retrieval model: one graph in ONNX Runtime that finds a user's best items among all.
+
+Shapes use ``K`` items found, ``N`` items to leave out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+
+from recsys.bundle import RETRIEVE_INPUTS, RETRIEVE_OUTPUTS, Bundle
+from recsys.errors import BundleError, InvalidInputError
+from recsys.features.hashing import MISSING, Int64Array, string_keys
+from recsys.features.names import ITEM_NAMES, Names, open_names
+from recsys.serving.inference.graphs import check_manifest, check_same, inputs_of, load_graph, outputs_of
+from recsys.serving.inference.ranking_session import Float32Array
+
+MAX_ITEMS = 10_000
+"""Most items that one request may ask for."""
+
+_NOTHING = np.array([MISSING], dtype=np.int64)
+_SAMPLE_ITEMS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """The best items of a user.
+
+    Attributes:
+        items: their keys, best first, distinct; int64, shape [K].
+        scores: of any size, higher is better; float32, shape [K].
+        known: whether the model knows the user; if not, these are the most popular items.
+    """
+
+    items: Int64Array
+    scores: Float32Array
+    known: bool
+
+
+class RetrievalSession:
+    """A bundle that can retrieve; made by :func:`open_retrieval`. Safe to use from several threads.
+
+    Attributes:
+        names: of the items, where they are named by strings; else None, and a key is the item's id.
+    """
+
+    def __init__(self, bundle: Bundle, graph: ort.InferenceSession, names: Names | None) -> None:
+        self.model = bundle.manifest.model
+        self.version = bundle.manifest.version
+        self.features = bundle.features
+        self.names = names
+        self._graph = graph
+
+    def retrieve(self, user_key: int, seen: Int64Array, k: int) -> Retrieved:
+        """The k items with the highest scores; fewer where fewer are left.
+
+        Args:
+            user_key: key of the user's id; of any user.
+            seen: keys of items to leave out, shape [N], N >= 0; unknown ones and repetitions do no harm.
+            k: 1 to ``MAX_ITEMS``.
+
+        Raises:
+            InvalidInputError: k is out of range.
+        """
+        if not 1 <= k <= MAX_ITEMS:
+            raise InvalidInputError(f"{k:,} items were asked for; allowed: 1 to {MAX_ITEMS:,}")
+        given = {
+            "user_id": np.array([user_key], dtype=np.int64),
+            "seen": seen if len(seen) else _NOTHING,
+            "k": np.array(k, dtype=np.int64),
+        }
+        items, scores, known = self._graph.run(list(RETRIEVE_OUTPUTS), given)
+        return Retrieved(items=items, scores=scores, known=bool(known[0]))
+
+
+def open_retrieval(bundle: Bundle, *, intra_op_threads: int = 1) -> RetrievalSession:
+    """Load a bundle's graph, check its signature, and run it once.
+
+    Raises:
+        BundleError: it is no retrieval bundle, or its graph does not load or run, or has other inputs or outputs
+            than the manifest and ``docs/specs/bundle.md`` say; the message names the first that differs. Or it lacks
+            the names of its items, or they do not fit its keys.
+    """
+    if bundle.manifest.kind != "retrieval":
+        raise BundleError(
+            f"{bundle.path}: a {bundle.manifest.kind} bundle; expected a retrieval bundle, which `recsys export` "
+            "writes of a run that ranks all items"
+        )
+    graph = load_graph(bundle, "retrieve", intra_op_threads, operators="standard")
+    check_manifest(bundle, "retrieve", graph)
+    for side, expected, found in (
+        ("input", RETRIEVE_INPUTS, inputs_of(graph)),
+        ("output", RETRIEVE_OUTPUTS, outputs_of(graph)),
+    ):
+        for name in [*expected, *found]:
+            where = f"graph 'retrieve', {side} {name!r}"
+            check_same(bundle, where, expected.get(name), found.get(name), source="the specification")
+    session = RetrievalSession(bundle, graph, _names(bundle))
+    # A user of each kind. The known one's search reads the whole item table: the first request need not wait for that.
+    for user_key in (MISSING, _known_user(bundle)):
+        _check_sample(bundle, session, user_key)
+    return session
+
+
+def _check_sample(bundle: Bundle, session: RetrievalSession, user_key: int) -> None:
+    try:
+        sample = session.retrieve(user_key, _NOTHING, _SAMPLE_ITEMS)
+    except Exception as error:  # ONNX Runtime's own exception classes are not public
+        raise BundleError(f"{bundle.path}: the graph 'retrieve' does not run: {error}") from error
+    if not 1 <= len(sample.items) <= _SAMPLE_ITEMS or not np.isfinite(sample.scores).all() or sample.items.min() < 0:
+        raise BundleError(
+            f"{bundle.path}: {_SAMPLE_ITEMS} items were asked for and {sample.items.tolist()} came with scores "
+            f"{sample.scores.tolist()}; expected 1 or {_SAMPLE_ITEMS} keys and as many finite numbers"
+        )
+    if session.names is not None:
+        names = session.names.of(sample.items)
+        for name, key, own_key in zip(names, sample.items, string_keys(names), strict=True):
+            if key != own_key:
+                raise BundleError(
+                    f"{bundle.path / ITEM_NAMES}: names the item of key {key} {name!r}, whose key is {own_key}; export "
+                    "the bundle again"
+                )
+
+
+def _known_user(bundle: Bundle) -> int:
+    """The key of some user in the bundle's id map; ``MISSING`` if there is none."""
+    entries = _integers(bundle, "user_id.ids")
+    return MISSING if entries is None else int(entries[:, : entries.shape[1] // 2].max())
+
+
+def _names(bundle: Bundle) -> Names | None:
+    if bundle.features.item_id.id_type == "int":
+        return None
+    if ITEM_NAMES not in bundle.manifest.files:
+        raise BundleError(
+            f"{bundle.path}: its items are named by strings, but {ITEM_NAMES} is not in its list of files; export the "
+            "bundle again"
+        )
+    keys_R = _integers(bundle, "item_id.keys")
+    if keys_R is None or keys_R.ndim != 1 or (keys_R[1:] <= keys_R[:-1]).any():
+        raise BundleError(
+            f"{bundle.path}: its items are named by strings; expected a table 'item_id.keys' of ascending int64 keys: "
+            "export the bundle again"
+        )
+    return open_names(bundle.path / ITEM_NAMES, keys_R)
+
+
+def _integers(bundle: Bundle, table: str) -> Int64Array | None:
+    """A table of integers, mapped; None if there is none, or nothing in it."""
+    info = bundle.manifest.tables.get(table)
+    if info is None or info.dtype != "int64" or 0 in info.shape:
+        return None
+    return np.asarray(np.memmap(bundle.path / info.file, dtype="<i8", mode="r", shape=info.shape))

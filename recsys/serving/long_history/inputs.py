@@ -1,0 +1,116 @@
+"""StateInputs: what a request feeds the ``user`` graph of a user's past, made of sums and the newest events.
+
+``R`` rows, ``D`` width, ``S`` events.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from recsys.features.history import Events, HistoryHeader
+from recsys.serving.long_history.window import (
+    Base,
+    Float32Array,
+    Rules,
+    Run,
+    counting,
+    may_count_later,
+    older_may_count,
+)
+
+_CLOCK_SLACK_MS = 1_000
+"""A state of a time further ahead would be of no use until then: it is not written."""
+
+
+class StateInputs(NamedTuple):
+    """What a request feeds the ``user`` graph.
+
+    Attributes:
+        events: of the ``history.<name>`` inputs, oldest first: those that the sums do not cover, and at least the
+            newest that the model reads one by one; shape [S].
+        sums: of the events covered, float32 [R, D]; not to be written to.
+        fresh: 1 for an event that the sums do not cover, float32 [max(S, 1)].
+        partial: whether events that count were left out.
+        base: where the sums come from.
+        fresh_count: events that the sums do not cover.
+        end: number of the first event after those; -1 if sums and fresh events together are no state to store.
+        time_ms: the request's.
+        replaces: whether a state is stored that is of no use.
+    """
+
+    events: Events
+    sums: Float32Array
+    fresh: Float32Array
+    partial: bool
+    base: Base
+    fresh_count: int
+    end: int
+    time_ms: int
+    replaces: bool = False
+
+    @property
+    def covered(self) -> int:
+        """Events in the sums."""
+        return self.base.covered
+
+    @property
+    def history_events(self) -> int:
+        """Events that the model looks at."""
+        return self.covered + self.fresh_count
+
+
+def fold(
+    rules: Rules, base: Base, run: Run, header: HistoryHeader, time_ms: int, *, anyway: bool = False
+) -> StateInputs | None:
+    """Sums and the events of a run that they do not cover; None if that is not all that counts, or too much.
+
+    Args:
+        rules: of the bundle.
+        base: sums of events that end within the run or right before it.
+        run: up to the newest event.
+        header: of the history.
+        time_ms: the request's.
+        anyway: never None.
+    """
+    mask = counting(rules, run.events, time_ms)
+    places = np.flatnonzero(mask) if mask is not None else None
+    count = len(run.events) if places is None else len(places)
+    skip = base.end - run.first
+    fresh_count = count - (skip if places is None else int(np.searchsorted(places, skip)))
+    if base.covered:
+        surplus = base.covered + fresh_count > rules.recent
+        fits = not surplus and base.first >= header.trimmed and base.first_ms >= rules.oldest_ms(time_ms)
+        wanted = rules.newest
+    else:
+        fits, wanted = True, rules.recent
+        fresh_count = min(fresh_count, rules.recent)
+    if not anyway and not (fits and (count >= wanted or not older_may_count(rules, run, header.trimmed, time_ms))):
+        return None
+    successive = base.complete and base.whole
+    if fresh_count:
+        place = count - fresh_count if places is None else int(places[count - fresh_count])
+        if not base.covered:
+            successive &= count >= rules.recent or not may_count_later(rules, run, place, time_ms)
+            base = base._replace(
+                first=run.first + place, end=run.first + place, first_ms=int(run.events["timestamp"][place])
+            )
+        successive &= run.first + place == base.end
+        successive &= places is None or int(places[-1]) - place == fresh_count - 1
+    kept = max(fresh_count, min(count, rules.newest))
+    newest = slice(count - kept, count)
+    fresh = np.zeros(max(kept, 1), dtype=np.float32)
+    fresh[kept - fresh_count : kept] = 1.0
+    storable = successive and time_ms <= time.time() * 1000 + _CLOCK_SLACK_MS
+    return StateInputs(
+        run.events[newest] if places is None else run.events[places[newest]],
+        base.sums,
+        fresh,
+        not base.complete,
+        base,
+        fresh_count,
+        base.end + fresh_count if storable and base.covered + fresh_count else -1,
+        time_ms,
+    )

@@ -1,0 +1,1 @@
+"""Processes that serve: one or several, from their start to their end."""

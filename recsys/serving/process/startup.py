@@ -1,0 +1,65 @@
+"""What a server does before it listens: a private Redis, the bundle verified, the model run once, hot rows read."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from recsys.feature_store.embedded.open_redis import redis_or_embedded
+from recsys.features.hot_ids import HOT_IDS, read_hot_ids
+from recsys.operators import has_vnni, library
+from recsys.serving.inference.ranking_session import Session
+from recsys.serving.inference.read_ahead import advise_random, in_memory, larger_than_memory, warm_pages
+from recsys.serving.process.models import Models, open_models
+from recsys.serving.settings import Settings, bundle_folder
+
+_log = logging.getLogger("recsys.serving")
+
+
+@contextlib.contextmanager
+def loaded(settings: Settings) -> Iterator[tuple[Models, str]]:
+    """The models, and the URL of the Redis, which is a private one unless the settings name another.
+
+    Raises:
+        ConfigError: no bundle is set, or the private Redis has no place.
+        BundleError: a bundle is missing, altered, of the wrong kind, or does not fit this program.
+    """
+    bundle_folder(settings)  # the error comes before a Redis is started
+    # A private Redis is started first of all: gRPC's threads do not like a fork.
+    with redis_or_embedded(settings.redis_url, settings.redis_dir) as redis_url:
+        models = open_models(settings)
+        if models.ranking is not None:
+            _warn_of_slow_int8(settings, models.ranking)
+            _warm(settings, models.ranking)
+        yield models, redis_url
+
+
+def _warn_of_slow_int8(settings: Settings, session: Session) -> None:
+    if session.bundle.manifest.compute is None or settings.operators == "standard" or has_vnni():
+        return
+    why = (
+        "were not compiled when it was installed, or do not load"
+        if library() is None
+        else ("need AVX-512 with VNNI, which this processor does not have")
+    )
+    _log.warning("int8 products take up to twice their time, in ONNX Runtime's operators: recsys's own %s", why)
+
+
+def _warm(settings: Settings, session: Session) -> None:
+    """Hot rows into memory, before the first request waits for the disk."""
+    bundle = session.bundle
+    if settings.table_reads == "random" or (settings.table_reads == "auto" and larger_than_memory(bundle)):
+        told = advise_random(bundle)
+        _log.info("tables are read at random: %.1f GB of mappings told", told / 1e9)
+    file = settings.warm_ids or bundle.path / HOT_IDS
+    if not settings.warm_up_s or (settings.warm_ids is None and (not file.exists() or in_memory(bundle))):
+        return
+    done = warm_pages(session, read_hot_ids(file), timeout_s=settings.warm_up_s)
+    _log.info(
+        "rows of %d users and %d items read ahead in %.1f s%s",
+        done.users,
+        done.items,
+        done.seconds,
+        "" if done.complete else " (RECSYS_WARM_UP_S is over; the rest stays cold)",
+    )

@@ -1,0 +1,1 @@
+"""gRPC: services, messages to domain values and back, statuses, interceptors."""

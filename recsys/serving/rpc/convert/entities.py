@@ -1,0 +1,141 @@
+"""Storing and reading features: protobuf messages to domain values and back; see ``convert.py``.
+
+Shapes use ``N`` entities, ``K`` values of a multi-valued feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from recsys.errors import InvalidInputError, nearest
+from recsys.features.columns import Column, feature_column, missing_column
+from recsys.features.feature_set import Entity, Feature, FeatureSet, Numeric
+from recsys.features.hashing import MISSING, Int64Array
+from recsys.proto import feature_store_pb2
+from recsys.serving.rpc.convert.rank import entity_keys, int64_array
+
+MAX_ENTITIES = 10_000
+"""Most entities in one PutEntities or GetFeatures call."""
+
+
+def put_request(
+    message: feature_store_pb2.PutEntitiesRequest, features: FeatureSet
+) -> tuple[str, Int64Array, dict[str, Column]]:
+    """Check and convert a PutEntities call to the entity's name, keys [N], and columns of all its features.
+
+    Raises:
+        InvalidInputError: see the message.
+    """
+    entity = _entity(message.entity, features)
+    keys = entity_keys("ids", message.ids, entity.id, most=MAX_ENTITIES)
+    declared = {f.name: f for f in entity.features}
+    for name in message.features:
+        if name not in declared:
+            raise InvalidInputError(
+                f"features[{name!r}] is not declared for entity {entity.name!r}: {nearest(name, declared)}"
+            )
+    columns = {
+        name: _column(f"features[{name!r}]", message.features[name], feature, len(keys))
+        if name in message.features
+        else missing_column(feature, len(keys))
+        for name, feature in declared.items()
+    }
+    return entity.name, keys, columns
+
+
+def features_request(message: feature_store_pb2.GetFeaturesRequest, features: FeatureSet) -> tuple[str, Int64Array]:
+    """Check and convert a GetFeatures call to the entity's name and keys, [N].
+
+    Raises:
+        InvalidInputError: see the message.
+    """
+    entity = _entity(message.entity, features)
+    return entity.name, entity_keys("ids", message.ids, entity.id, most=MAX_ENTITIES)
+
+
+def features_response(columns: Mapping[str, Column]) -> feature_store_pb2.GetFeaturesResponse:
+    """The answer to a GetFeatures call: columns of N entities."""
+    return feature_store_pb2.GetFeaturesResponse(
+        features={name: _column_message(column) for name, column in columns.items()}
+    )
+
+
+def _entity(name: str, features: FeatureSet) -> Entity:
+    if name not in features.entity_names():
+        raise InvalidInputError(f"entity is {name!r}: {nearest(name, features.entity_names())}")
+    entity = features.entity(name)
+    if not entity.features:
+        raise InvalidInputError(
+            f"entity is {name!r}, which has no features in FeatureSet {features.name!r}; allowed: one that has"
+        )
+    return entity
+
+
+def _column(field: str, column: feature_store_pb2.FeatureColumn, feature: Feature, count: int) -> Column:
+    """A feature of ``count`` entities as the store keeps it."""
+    values = _values(field, column, feature)
+    if isinstance(feature, Numeric):
+        single: Feature = feature
+        most = 1
+    else:
+        single = replace(feature, max_values=1)
+        most = feature.max_values
+    if not column.lengths and len(values) != count:
+        raise InvalidInputError(
+            f"{field}: got {len(values):,} values for {count:,} ids; allowed: one per id, or fill {field}.lengths"
+        )
+    lengths = int64_array(column.lengths) if column.lengths else np.ones(count, dtype=np.int64)
+    if len(lengths) != count:
+        raise InvalidInputError(f"{field}.lengths: got {len(lengths):,} for {count:,} ids; allowed: one per id")
+    if int(lengths.max()) > most:
+        index = int(np.argmax(lengths))
+        raise InvalidInputError(f"{field}.lengths[{index}] is {lengths[index]}; allowed: 0 to {most}")
+    if int(lengths.sum()) != len(values):
+        raise InvalidInputError(
+            f"{field}.lengths: they add up to {int(lengths.sum()):,}, but {len(values):,} values arrived; "
+            "allowed: their number"
+        )
+    try:
+        flat = feature_column(single, values)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{field}: {error}") from None
+    if most == 1 and len(flat) == count:
+        return flat
+    stored = missing_column(feature, count)
+    # Boolean indices go row by row, the order in which the values stand.
+    stored[lengths > 0 if most == 1 else np.arange(most) < lengths[:, None]] = flat
+    return stored
+
+
+def _values(field: str, column: feature_store_pb2.FeatureColumn, feature: Feature) -> Any:
+    """What a column holds, of the kind that the feature takes: an array, or a list of strings."""
+    if isinstance(feature, Numeric):
+        allowed: tuple[str, ...] = ("numbers", "integers")
+        takes = "numbers"
+    else:
+        allowed = ("texts",) if feature.id_type == "string" else ("integers",)
+        takes = f"{feature.id_type} ids"
+    filled = [kind for kind in ("integers", "texts", "numbers") if len(getattr(column, kind))]
+    if len(filled) > 1 or (filled and filled[0] not in allowed):
+        raise InvalidInputError(
+            f"{field}: {' and '.join(filled)} are filled, but {feature.name!r} takes {takes}; "
+            f"fill {field}.{allowed[0]} only"
+        )
+    if filled == ["texts"]:
+        return list(column.texts)
+    return np.array(column.numbers, dtype=np.float32) if filled == ["numbers"] else int64_array(column.integers)
+
+
+def _column_message(column: Column) -> feature_store_pb2.FeatureColumn:
+    if column.dtype.kind == "f":
+        return feature_store_pb2.FeatureColumn(numbers=column.tolist())
+    if column.ndim == 1:
+        return feature_store_pb2.FeatureColumn(integers=column.tolist())
+    present = column != MISSING
+    return feature_store_pb2.FeatureColumn(
+        integers=column[present].tolist(), lengths=np.count_nonzero(present, axis=1).tolist()
+    )

@@ -1,0 +1,235 @@
+"""Appending and reading events: protobuf messages to domain values and back; see ``convert.py``.
+
+Shapes use ``L`` events.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recsys.errors import InvalidInputError, nearest
+from recsys.feature_store.base import AppendResult
+from recsys.features.feature_set import FeatureSet
+from recsys.features.hashing import Int64Array
+from recsys.features.history import Events, HistoryHeader, attribute_keys, make_events, require_history
+from recsys.proto import feature_store_pb2, ranker_pb2
+from recsys.serving.handlers.append import Append, StreamSummary
+from recsys.serving.rpc.convert.rank import (
+    MIN_TIMESTAMP_MS,
+    entity_keys,
+    int64_array,
+    moment_ms,
+    raw_ids,
+    time_problem,
+    user_key,
+)
+from recsys.serving.rpc.statuses import shortened
+
+MAX_EVENTS = 10_000
+"""Most events in one AppendEvents message or GetHistory answer."""
+
+MAX_USERS = 1_000
+"""Most users in one GetHistories call."""
+
+MAX_EVENTS_OF_USERS = 50_000
+"""Most events in one GetHistories answer: with seven attributes it stays below the 4 MiB that clients accept
+unless told otherwise."""
+
+_MAX_SOURCE_BYTES = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryRange:
+    """What of a history is wanted: arguments of ``FeatureStore.history``."""
+
+    user_key: int
+    limit: int
+    since_ms: int | None
+    until_ms: int | None
+
+
+def append_request(
+    message: feature_store_pb2.AppendEventsRequest, features: FeatureSet, *, future_tolerance_s: int
+) -> Append:
+    """Check and convert the events of one user.
+
+    Attributes that were not sent are missing; ``append.write`` fills those that the items have.
+
+    Raises:
+        InvalidInputError: see the message.
+    """
+    user = user_key(message, features)
+    columns = message.events
+    items = raw_ids("events.items", columns.items, features.item_id)
+    if not 1 <= len(items) <= MAX_EVENTS:
+        raise InvalidInputError(f"events.items: got {len(items):,} events; allowed: 1 to {MAX_EVENTS:,} per call")
+    now_ms = time.time_ns() // 1_000_000
+    latest_ms = now_ms + 1000 * future_tolerance_s
+    timestamps_ms = _times("events.timestamps_ms", columns.timestamps_ms, len(items), latest_ms)
+    arrivals_ms = np.full(len(items), now_ms)
+    if columns.arrivals_ms:
+        arrivals_ms = _times("events.arrivals_ms", columns.arrivals_ms, len(items), latest_ms)
+    events = make_events(
+        features,
+        item=items,
+        timestamp_ms=timestamps_ms,
+        arrival_ms=arrivals_ms,
+        attributes=_attributes(columns.attributes, features, len(items)),
+    )
+    return Append(
+        user_key=user,
+        events=events,
+        sent=frozenset(columns.attributes),
+        source=message.source,
+        offsets=_offsets(message, len(items)),
+    )
+
+
+def append_response(result: AppendResult) -> feature_store_pb2.AppendEventsResponse:
+    """The answer to an AppendEvents call."""
+    return feature_store_pb2.AppendEventsResponse(added=result.added, stored=result.stored)
+
+
+def event_count(message: feature_store_pb2.AppendEventsRequest) -> int:
+    """How many events a message holds, right or wrong."""
+    return max(len(message.events.items.integers), len(message.events.items.texts))
+
+
+def stream_response(summary: StreamSummary) -> feature_store_pb2.AppendEventStreamResponse:
+    """The answer to an AppendEventStream call."""
+    return feature_store_pb2.AppendEventStreamResponse(
+        messages=summary.messages,
+        events=summary.events,
+        added=summary.added,
+        rejected=summary.rejected,
+        rejections=[
+            feature_store_pb2.Rejection(message=message, reason=shortened(reason))
+            for message, reason in summary.rejections
+        ],
+    )
+
+
+def history_request(message: feature_store_pb2.GetHistoryRequest, features: FeatureSet) -> HistoryRange:
+    """Check and convert a GetHistory call.
+
+    Raises:
+        InvalidInputError: see the message.
+    """
+    since_ms, until_ms = moment_ms("since_ms", message.since_ms), moment_ms("until_ms", message.until_ms)
+    if since_ms is not None and until_ms is not None and since_ms >= until_ms:
+        raise InvalidInputError(f"until_ms is {until_ms}; allowed: later than since_ms, which is {since_ms}, or 0")
+    return HistoryRange(
+        user_key=user_key(message, features),
+        limit=_limit(message.limit, features, most=MAX_EVENTS),
+        since_ms=since_ms,
+        until_ms=until_ms,
+    )
+
+
+def history_response(
+    header: HistoryHeader, events: Events, features: FeatureSet
+) -> feature_store_pb2.GetHistoryResponse:
+    """The answer to a GetHistory call."""
+    return feature_store_pb2.GetHistoryResponse(
+        events=_event_columns(events, features), appended=header.appended, trimmed=header.trimmed
+    )
+
+
+def histories_request(message: feature_store_pb2.GetHistoriesRequest, features: FeatureSet) -> tuple[list[int], int]:
+    """Check and convert a GetHistories call to the users' keys and the number of events wanted of each.
+
+    Raises:
+        InvalidInputError: see the message.
+    """
+    keys = entity_keys("users", message.users, features.user_id, most=MAX_USERS)
+    limit = _limit(message.limit, features, most=MAX_EVENTS)
+    if len(keys) * limit > MAX_EVENTS_OF_USERS:
+        raise InvalidInputError(
+            f"limit: {limit:,} events of {len(keys):,} users are {limit * len(keys):,}; "
+            f"allowed: {MAX_EVENTS_OF_USERS:,} per call: send fewer users or a lower limit"
+        )
+    return keys.tolist(), limit
+
+
+def histories_response(
+    histories: Sequence[tuple[HistoryHeader, Events]], features: FeatureSet
+) -> feature_store_pb2.GetHistoriesResponse:
+    """The answer to a GetHistories call."""
+    return feature_store_pb2.GetHistoriesResponse(
+        events=_event_columns(np.concatenate([events for _, events in histories]), features),
+        lengths=[len(events) for _, events in histories],
+        appended=[header.appended for header, _ in histories],
+        trimmed=[header.trimmed for header, _ in histories],
+    )
+
+
+def _event_columns(events: Events, features: FeatureSet) -> feature_store_pb2.EventColumns:
+    # tolist(): protobuf takes Python's own numbers several times faster than an array of them.
+    return feature_store_pb2.EventColumns(
+        items=ranker_pb2.Ids(integers=events["item"].tolist()),
+        timestamps_ms=events["timestamp"].tolist(),
+        arrivals_ms=events["arrival"].tolist(),
+        attributes={
+            a.name: ranker_pb2.Ids(integers=attribute_keys(a, events).tolist())
+            for a in require_history(features).attributes
+        },
+    )
+
+
+def _limit(limit: int, features: FeatureSet, *, most: int) -> int:
+    recent = require_history(features).recent
+    if limit > most:
+        raise InvalidInputError(f"limit is {limit:,}; allowed: 1 to {most:,}, or 0 for as many as a model reads")
+    return limit or min(recent, most)
+
+
+def _offsets(message: feature_store_pb2.AppendEventsRequest, length: int) -> Int64Array | None:
+    if not message.source:
+        if message.offsets:
+            raise InvalidInputError(f"offsets: got {len(message.offsets)} without a source; set source, or neither")
+        return None
+    size_bytes = len(message.source.encode())
+    if size_bytes > _MAX_SOURCE_BYTES:
+        raise InvalidInputError(f"source: got {size_bytes} bytes; allowed: 1 to {_MAX_SOURCE_BYTES}")
+    offsets = int64_array(message.offsets)
+    if len(offsets) != length:
+        raise InvalidInputError(
+            f"offsets: got {len(offsets)} values for {length} events of source {message.source!r}; "
+            "allowed: one per event"
+        )
+    if int(offsets.min()) < 0:
+        index = int(np.argmin(offsets))
+        raise InvalidInputError(f"offsets[{index}] is {offsets[index]}; allowed: 0 or more")
+    return offsets
+
+
+def _times(field: str, values: Any, length: int, latest_ms: int) -> Int64Array:
+    times_ms = int64_array(values)
+    if len(times_ms) != length:
+        raise InvalidInputError(f"{field}: got {len(times_ms)} values for {length} events; allowed: one per event")
+    bad = (times_ms < MIN_TIMESTAMP_MS) | (times_ms > latest_ms)
+    if bad.any():
+        index = int(np.argmax(bad))
+        raise InvalidInputError(
+            f"{field}[{index}] is {times_ms[index]}: {time_problem(int(times_ms[index]), latest_ms)}"
+        )
+    return times_ms
+
+
+def _attributes(columns: Mapping[str, ranker_pb2.Ids], features: FeatureSet, length: int) -> dict[str, Any]:
+    declared = {a.name: a for a in require_history(features).attributes}
+    attributes: dict[str, Any] = {}
+    for name, ids in columns.items():
+        field = f"events.attributes[{name!r}]"
+        if name not in declared:
+            raise InvalidInputError(f"{field} is not declared: {nearest(name, declared)}")
+        values = raw_ids(field, ids, declared[name])
+        if len(values) != length:
+            raise InvalidInputError(f"{field}: got {len(values)} values for {length} events; allowed: one per event")
+        attributes[name] = values
+    return attributes

@@ -1,0 +1,114 @@
+"""Protobuf messages to domain values and back: Retrieve and Recommend. See ``convert.py``."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recsys.errors import InvalidInputError
+from recsys.features.feature_set import FeatureSet
+from recsys.features.hashing import Int64Array
+from recsys.features.names import Names
+from recsys.proto import ranker_pb2 as pb
+from recsys.serving.handlers.queries import CANDIDATES, RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
+from recsys.serving.inference.retrieval_session import MAX_ITEMS
+from recsys.serving.rpc.convert.rank import degradations, entity_keys, feature_values, moment_ms, timings, user_key
+from recsys.serving.telemetry.stage_timer import StageTimes
+
+MAX_EXCLUDED = 10_000
+"""Most items that a caller may leave out."""
+
+
+def retrieve_query(message: pb.RetrieveRequest, features: FeatureSet) -> RetrieveQuery:
+    """Check and convert a Retrieve call.
+
+    Raises:
+        InvalidInputError: see the message.
+    """
+    times = StageTimes()
+    query = RetrieveQuery(
+        user_key=user_key(message, features),
+        top_k=_count("top_k", message.top_k, 1, MAX_ITEMS),
+        exclude=_excluded(message.exclude, features),
+        include_seen=message.include_seen,
+        model=message.model,
+        time_ms=moment_ms("time_ms", message.time_ms),
+        times=times,
+    )
+    times.lap("convert")
+    return query
+
+
+def recommend_query(message: pb.RecommendRequest, features: FeatureSet, *, max_candidates: int) -> RecommendQuery:
+    """Check and convert a Recommend call.
+
+    Raises:
+        InvalidInputError: see the message.
+    """
+    times = StageTimes()
+    most = min(MAX_ITEMS, max_candidates)
+    top_k = _count("top_k", message.top_k, 1, most)
+    query = RecommendQuery(
+        user_key=user_key(message, features),
+        top_k=top_k,
+        candidates=_count("candidates", message.candidates or min(max(CANDIDATES, top_k), most), top_k, most),
+        features=feature_values(message.features),
+        exclude=_excluded(message.exclude, features),
+        include_seen=message.include_seen,
+        model=message.model,
+        retrieval_model=message.retrieval_model,
+        time_ms=moment_ms("time_ms", message.time_ms),
+        times=times,
+    )
+    times.lap("convert")
+    return query
+
+
+def retrieve_response(
+    result: RetrieveResult, query: RetrieveQuery, *, names: Names | None, told: bool
+) -> pb.RetrieveResponse:
+    """The answer to a Retrieve call; ``names`` of the items, where they have any; ``told``: with what it took."""
+    return pb.RetrieveResponse(
+        items=_ids(result.items, names),
+        scores=result.scores.tolist(),
+        model=result.model,
+        model_version=result.model_version,
+        user_known=result.user_known,
+        history_events=result.history_events,
+        degraded=degradations(result),
+        timings=timings(query.times) if told else None,
+    )
+
+
+def recommend_response(
+    result: RecommendResult, query: RecommendQuery, *, names: Names | None, told: bool
+) -> pb.RecommendResponse:
+    """The answer to a Recommend call; ``names``, ``told``: as above."""
+    return pb.RecommendResponse(
+        items=_ids(result.items, names),
+        scores=result.scores.tolist(),
+        model=result.model,
+        model_version=result.model_version,
+        retrieval_model=result.retrieval_model,
+        retrieval_model_version=result.retrieval_model_version,
+        user_known=result.user_known,
+        history_events=result.history_events,
+        candidates=result.candidates,
+        degraded=degradations(result),
+        timings=timings(query.times) if told else None,
+    )
+
+
+def _ids(items: Int64Array, names: Names | None) -> pb.Ids:
+    return pb.Ids(integers=items.tolist()) if names is None else pb.Ids(texts=names.of(items))
+
+
+def _count(field: str, count: int, least: int, most: int) -> int:
+    if not least <= count <= most:
+        raise InvalidInputError(f"{field} is {count:,}; allowed: {least:,} to {most:,}")
+    return count
+
+
+def _excluded(ids: pb.Ids, features: FeatureSet) -> Int64Array:
+    if not ids.integers and not ids.texts:
+        return np.empty(0, dtype=np.int64)
+    return entity_keys("exclude", ids, features.item_id, most=MAX_EXCLUDED)

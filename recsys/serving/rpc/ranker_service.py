@@ -1,0 +1,129 @@
+"""``recsys.v1.Ranker``: each call is convert, do, convert, under the caller's deadline, in the handler's thread."""
+
+from __future__ import annotations
+
+from recsys.errors import NotFoundError
+from recsys.feature_store.redis.link.blocking import run_now
+from recsys.proto import ranker_pb2
+from recsys.serving.handlers.admission import Deadline
+from recsys.serving.handlers.ranker import Ranker
+from recsys.serving.handlers.recommender import Recommender
+from recsys.serving.inference.fair_lock import Turns
+from recsys.serving.rpc.calls import Context, answered, deadline_of
+from recsys.serving.rpc.convert import rank as convert
+from recsys.serving.rpc.convert import retrieval as convert_retrieval
+from recsys.serving.settings import Settings
+from recsys.serving.telemetry.counters import Telemetry
+from recsys.serving.telemetry.stage_timer import StageTimes
+
+RANKER = ranker_pb2.DESCRIPTOR.services_by_name["Ranker"].full_name
+
+
+class RankerService:
+    """``recsys.v1.Ranker``.
+
+    Args:
+        ranker: None: there is no ranking model.
+        settings: the server's.
+        recommender: None: there is no retrieval model.
+        telemetry: counts requests; None for none.
+    """
+
+    def __init__(
+        self,
+        ranker: Ranker | None,
+        settings: Settings,
+        *,
+        recommender: Recommender | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        self._ranker = ranker
+        self._recommender = recommender
+        self._settings = settings
+        self._telemetry = telemetry
+
+    @property
+    def turns(self) -> Turns:
+        """Whose turn it is to run a model; of all models together."""
+        runs = self._ranker or self._recommender
+        assert runs is not None, "a server has a model"
+        return runs.turns
+
+    def Rank(self, message: ranker_pb2.RankRequest, context: Context) -> ranker_pb2.RankResponse:
+        """Score candidates."""
+        return answered(context, lambda: self._rank(message, self._deadline(context)))
+
+    def _rank(self, message: ranker_pb2.RankRequest, deadline: Deadline) -> ranker_pb2.RankResponse:
+        ranker = self._with_ranking()
+        request = convert.rank_request(message, ranker.features, max_candidates=self._settings.max_candidates)
+        result = run_now(ranker.rank(request, deadline=deadline))
+        response = convert.rank_response(result, request)
+        self._count(request.times, len(request.candidate_keys), result)
+        return response
+
+    def RankBatch(self, message: ranker_pb2.RankBatchRequest, context: Context) -> ranker_pb2.RankBatchResponse:
+        """Score the candidates of several requests."""
+        return answered(context, lambda: self._rank_batch(message, self._deadline(context)))
+
+    def _rank_batch(self, message: ranker_pb2.RankBatchRequest, deadline: Deadline) -> ranker_pb2.RankBatchResponse:
+        ranker, limit = self._with_ranking(), self._settings.max_candidates
+        requests = convert.batch_requests(message, ranker.features, max_candidates=limit)
+        results = run_now(ranker.rank_many(requests, deadline=deadline))
+        answers = [convert.rank_response(*pair) for pair in zip(results, requests, strict=True)]
+        self._count(requests[0].times, sum(len(request.candidate_keys) for request in requests), *results)
+        return ranker_pb2.RankBatchResponse(responses=answers)
+
+    def Retrieve(self, message: ranker_pb2.RetrieveRequest, context: Context) -> ranker_pb2.RetrieveResponse:
+        """The best items of all."""
+        return answered(context, lambda: self._retrieve(message, self._deadline(context)))
+
+    def _retrieve(self, message: ranker_pb2.RetrieveRequest, deadline: Deadline) -> ranker_pb2.RetrieveResponse:
+        recommender = self._with_retrieval()
+        query = convert_retrieval.retrieve_query(message, recommender.features)
+        result = run_now(recommender.retrieve(query, deadline=deadline))
+        response = convert_retrieval.retrieve_response(
+            result, query, names=recommender.retrieval.names, told=message.timings
+        )
+        self._count(query.times, 0, result)
+        return response
+
+    def Recommend(self, message: ranker_pb2.RecommendRequest, context: Context) -> ranker_pb2.RecommendResponse:
+        """The best items of all, ranked."""
+        return answered(context, lambda: self._recommend(message, self._deadline(context)))
+
+    def _recommend(self, message: ranker_pb2.RecommendRequest, deadline: Deadline) -> ranker_pb2.RecommendResponse:
+        recommender = self._with_retrieval()
+        limit = self._settings.max_candidates
+        query = convert_retrieval.recommend_query(message, recommender.features, max_candidates=limit)
+        result = run_now(recommender.recommend(query, deadline=deadline))
+        response = convert_retrieval.recommend_response(
+            result, query, names=recommender.retrieval.names, told=message.timings
+        )
+        self._count(query.times, result.candidates, result)
+        return response
+
+    def _count(self, times: StageTimes, candidates: int, *results: convert.Degradable) -> None:
+        if self._telemetry is None:
+            return
+        times.lap("convert")
+        times.finish()
+        self._telemetry.observe(times.in_us())
+        self._telemetry.count("candidates", by=candidates)
+        for result in results:
+            for part in convert.lacking(result):
+                self._telemetry.count("degraded", part)
+
+    def _with_ranking(self) -> Ranker:
+        if self._ranker is None:
+            raise NotFoundError("this server has no ranking model, only one for Retrieve")
+        return self._ranker
+
+    def _with_retrieval(self) -> Recommender:
+        if self._recommender is None:
+            raise NotFoundError(
+                "this server has no retrieval model; start it with one: recsys serve BUNDLE --retrieval FOLDER"
+            )
+        return self._recommender
+
+    def _deadline(self, context: Context) -> Deadline:
+        return deadline_of(context, default_s=self._settings.default_deadline_ms / 1000)

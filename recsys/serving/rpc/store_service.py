@@ -1,0 +1,173 @@
+"""``recsys.v1.FeatureStore``: each call is convert, do, convert, under the caller's deadline.
+
+Handlers are threads; what they do runs on the store's event loop. There many calls' round trips overlap, and none of
+them holds up a Rank call's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, aclosing
+from typing import TypeVar
+
+from recsys.errors import InvalidInputError, OverloadedError
+from recsys.feature_store.base import AppendResult, FeatureStore
+from recsys.features.feature_set import FeatureSet
+from recsys.proto import feature_store_pb2 as pb
+from recsys.serving.handlers.admission import Admission, Deadline
+from recsys.serving.handlers.append import Append, append_stream, write
+from recsys.serving.rpc.calls import Answer, Context, answered, deadline_of, on_loop
+from recsys.serving.rpc.convert import entities as convert_entities
+from recsys.serving.rpc.convert import events as convert_events
+from recsys.serving.rpc.inbox import received
+from recsys.serving.settings import Settings
+
+FEATURE_STORE = pb.DESCRIPTOR.services_by_name["FeatureStore"].full_name
+
+MAX_STREAMS = 32
+"""Streams open at a time: each keeps two threads."""
+
+_STREAM_S = 600.0
+"""Time a stream may take when its caller set no deadline."""
+
+_BATCH_S = 5.0
+"""Time for a batch of a stream: a store that is away ends a stream in that time, however long that may last."""
+
+_PLACE_POLL_S = 0.01
+
+Message = TypeVar("Message")
+
+
+class FeatureStoreService:
+    """The service. A call is admitted as a whole, a stream batch by batch.
+
+    Args:
+        store: used on ``loop`` only.
+        features: of the served model.
+        settings: the server's.
+        loop: runs in another thread.
+    """
+
+    def __init__(
+        self, store: FeatureStore, features: FeatureSet, settings: Settings, *, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._store = store
+        self._features = features
+        self._settings = settings
+        self._loop = loop
+        self._admission = Admission(settings.max_in_flight)
+        self._streams = Admission(MAX_STREAMS, what="streams are open")
+
+    def AppendEvents(self, message: pb.AppendEventsRequest, context: Context) -> pb.AppendEventsResponse:
+        """Add events to a user's history."""
+        return self._admitted(context, self._append, message)
+
+    def AppendEventStream(
+        self, messages: Iterator[pb.AppendEventsRequest], context: Context
+    ) -> pb.AppendEventStreamResponse:
+        """Add events to the histories of many users."""
+
+        def work() -> pb.AppendEventStreamResponse:
+            with self._streams.enter():
+                deadline = deadline_of(context, default_s=_STREAM_S)
+                return on_loop(context, self._loop, self._append_stream(messages, deadline))
+
+        return answered(context, work)
+
+    def PutEntities(self, message: pb.PutEntitiesRequest, context: Context) -> pb.PutEntitiesResponse:
+        """Store the features of many entities."""
+        return self._admitted(context, self._put, message)
+
+    def GetFeatures(self, message: pb.GetFeaturesRequest, context: Context) -> pb.GetFeaturesResponse:
+        """The stored features of many entities."""
+        return self._admitted(context, self._get_features, message)
+
+    def GetHistory(self, message: pb.GetHistoryRequest, context: Context) -> pb.GetHistoryResponse:
+        """The newest events of a user."""
+        return self._admitted(context, self._history, message)
+
+    def GetHistories(self, message: pb.GetHistoriesRequest, context: Context) -> pb.GetHistoriesResponse:
+        """The newest events of many users."""
+        return self._admitted(context, self._histories, message)
+
+    def _admitted(
+        self, context: Context, call: Callable[[Message, Deadline], Awaitable[Answer]], message: Message
+    ) -> Answer:
+        deadline = deadline_of(context, default_s=self._settings.default_deadline_ms / 1000)
+
+        async def admitted() -> Answer:
+            # Here, not in the handler: what a caller that left has begun keeps its place until it ends.
+            with self._admission.enter():
+                return await call(message, deadline)
+
+        return answered(context, lambda: on_loop(context, self._loop, admitted()))
+
+    async def _append(self, message: pb.AppendEventsRequest, deadline: Deadline) -> pb.AppendEventsResponse:
+        append = self._checked(message)
+        (result,) = await write(self._store, self._features, [append], deadline=deadline)
+        if result.refused is not None:
+            raise result.refused
+        return convert_events.append_response(result)
+
+    async def _append_stream(
+        self, messages: Iterator[pb.AppendEventsRequest], deadline: Deadline
+    ) -> pb.AppendEventStreamResponse:
+        async with (
+            append_stream(self._write_batch, timeout_s=deadline.remaining_s()) as stream,
+            aclosing(received(messages)) as inbox,
+        ):
+            async for message in inbox:
+                try:
+                    append = self._checked(message)
+                except InvalidInputError as error:
+                    stream.reject(convert_events.event_count(message), error)
+                else:
+                    await stream.add(append)
+        return convert_events.stream_response(stream.summary())
+
+    async def _write_batch(self, batch: Sequence[Append]) -> list[AppendResult]:
+        deadline = Deadline.after(_BATCH_S)
+        with ExitStack() as place:
+            while True:
+                try:
+                    place.enter_context(self._admission.enter())
+                    break
+                except OverloadedError:
+                    # A stream can wait, and its sender with it; those who wait for one answer go first.
+                    if deadline.at_s - time.monotonic() < 2 * _PLACE_POLL_S:
+                        raise
+                    await asyncio.sleep(_PLACE_POLL_S)
+            return await write(self._store, self._features, batch, deadline=deadline)
+
+    def _checked(self, message: pb.AppendEventsRequest) -> Append:
+        return convert_events.append_request(
+            message, self._features, future_tolerance_s=self._settings.future_tolerance_s
+        )
+
+    async def _put(self, message: pb.PutEntitiesRequest, deadline: Deadline) -> pb.PutEntitiesResponse:
+        entity, keys, columns = convert_entities.put_request(message, self._features)
+        await self._store.put_entities(entity, keys, columns, timeout_s=deadline.remaining_s())
+        return pb.PutEntitiesResponse()
+
+    async def _get_features(self, message: pb.GetFeaturesRequest, deadline: Deadline) -> pb.GetFeaturesResponse:
+        entity, keys = convert_entities.features_request(message, self._features)
+        columns = await self._store.entities(entity, keys, timeout_s=deadline.remaining_s())
+        return convert_entities.features_response(columns)
+
+    async def _history(self, message: pb.GetHistoryRequest, deadline: Deadline) -> pb.GetHistoryResponse:
+        wanted = convert_events.history_request(message, self._features)
+        header, events = await self._store.history(
+            wanted.user_key,
+            limit=wanted.limit,
+            since_ms=wanted.since_ms,
+            until_ms=wanted.until_ms,
+            timeout_s=deadline.remaining_s(),
+        )
+        return convert_events.history_response(header, events, self._features)
+
+    async def _histories(self, message: pb.GetHistoriesRequest, deadline: Deadline) -> pb.GetHistoriesResponse:
+        keys, limit = convert_events.histories_request(message, self._features)
+        histories = await self._store.histories(keys, limit=limit, timeout_s=deadline.remaining_s())
+        return convert_events.histories_response(histories, self._features)

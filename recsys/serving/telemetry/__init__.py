@@ -1,0 +1,1 @@
+"""Counters, the page that shows them, the stages of a request."""
