@@ -400,7 +400,7 @@ def _serve(session: Session, items: npt.NDArray[np.int64]) -> tuple[npt.NDArray[
     import numpy as np
 
     from recsys.features.encode import encode_request
-    from recsys.serving.handlers.admission import Deadline
+    from recsys.serving.deadline import Deadline
 
     logits, times = np.empty(items.shape, dtype=np.float32), []
     before, usage, read = _memory_kib(), resource.getrusage(resource.RUSAGE_SELF), _disk_bytes()

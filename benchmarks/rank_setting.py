@@ -24,7 +24,7 @@ from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.encode import EncodedRequest, encode_history
 from recsys.features.hashing import Int64Array
 from recsys.features.history import Events
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 from recsys.serving.inference.ranking_session import Session, open_session
 
 _FILL_USERS = 16

@@ -25,7 +25,7 @@ from recsys.features.columns import Column
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.history import Events, HistoryHeader, encode_history, make_events
 from recsys.features.history_rules import visible
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 from recsys.serving.long_history.inputs import StateInputs
 from recsys.serving.long_history.states import LongStates
 

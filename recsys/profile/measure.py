@@ -28,7 +28,7 @@ from recsys.feature_store.redis.link.blocking import run_now
 from recsys.profile.matmul import integer_matmul_gops, matmul_gflops
 from recsys.profile.operators import Operator, read_operators
 from recsys.profile.requests import encoded_requests, made_load, opened_store, stored_load, with_integer_ids
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.inference.graphs import load_graph
 from recsys.serving.inference.ranking_session import Session, graph_names, open_session

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from recsys.errors import OverloadedError
-from recsys.serving.handlers.admission import Admission, Deadline
+from recsys.serving.deadline import Deadline
+from recsys.serving.handlers.admission import Admission
 
 
 def test_at_most_the_limit_enter_and_leaving_makes_room() -> None:

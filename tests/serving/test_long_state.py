@@ -37,7 +37,7 @@ from long_histories import (
 from recsys.feature_store.redis.keys import history_keys
 from recsys.feature_store.redis.link.blocking import run_now
 from recsys.feature_store.redis.state_value import pack_state
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 from recsys.serving.long_history.inputs import StateInputs
 from recsys.serving.long_history.states import MOST_ROUNDINGS, SLACK, WRITE_AFTER
 from recsys.serving.long_history.window import BLOCK

@@ -42,7 +42,7 @@ from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.feature_store.redis.link.blocking import run_now
 from recsys.feature_store.redis.state_value import pack_state, unpack_state
 from recsys.features.columns import Column
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 from recsys.serving.long_history.inputs import StateInputs
 from recsys.serving.long_history.states import SLACK
 

@@ -17,7 +17,7 @@ from recsys.feature_store.redis.keys import state_key
 from recsys.feature_store.redis.state_value import StoredState, unpack_state
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.encode import encode_request
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 from recsys.serving.inference.ranking_session import Session, open_session
 from recsys.serving.long_history.precompute import warm
 

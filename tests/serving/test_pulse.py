@@ -15,7 +15,7 @@ import pytest
 from tiny_workers import until
 
 from recsys.feature_store.loop_thread import loop_in_thread
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 from recsys.serving.inference.fair_lock import Turns
 from recsys.serving.process.watchdog import make_own_address, pulse, request_path
 

@@ -14,7 +14,7 @@ from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.feature_store.redis.link.blocking import BlockingLink, run_now
 from recsys.feature_store.redis.store import RedisFeatureStore
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.ranker import Ranker, RankRequest, RankResult
 from recsys.serving.inference.ranking_session import open_session
 

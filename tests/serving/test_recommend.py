@@ -23,7 +23,8 @@ from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical
 from recsys.features.history import make_events
-from recsys.serving.handlers.admission import Admission, Deadline
+from recsys.serving.deadline import Deadline
+from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender

@@ -16,7 +16,7 @@ from recsys.errors import BundleError
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.feature_set import Categorical, FeatureSet, Numeric
 from recsys.features.history import Events, make_events
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 from recsys.serving.inference.ranking_session import MAX_CHUNK, open_session
 
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 from recsys.serving.inference.fair_lock import Turns
 
 

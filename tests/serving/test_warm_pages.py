@@ -19,7 +19,7 @@ from recsys.errors import InvalidInputError
 from recsys.features.encode import EncodedRequest
 from recsys.features.hashing import KEY_LIMIT
 from recsys.features.hot_ids import HotIds, read_hot_ids, write_hot_ids
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 from recsys.serving.inference.ranking_session import Scores, Session, open_session
 from recsys.serving.inference.read_ahead import advise_random, group_limit_bytes, in_memory, warm_pages
 

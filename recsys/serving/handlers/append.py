@@ -15,7 +15,7 @@ from recsys.features.feature_set import ITEM, FeatureSet
 from recsys.features.hashing import Int64Array
 from recsys.features.history import Events
 from recsys.features.history_rules import inherited_attributes
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 
 BATCH_MESSAGES = 200
 BATCH_BYTES = 1 << 20

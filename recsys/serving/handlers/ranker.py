@@ -19,7 +19,8 @@ from recsys.errors import InvalidInputError, NotFoundError, nearest
 from recsys.feature_store.base import FeatureStore, RankInputs, RankRead, UserInputs
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.hashing import Int64Array
-from recsys.serving.handlers.admission import Admission, Deadline
+from recsys.serving.deadline import Deadline
+from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.request_log import RequestLog
 from recsys.serving.inference.fair_lock import Turns
 from recsys.serving.inference.ranking_session import Float32Array, Scores, Session

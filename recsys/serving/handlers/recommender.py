@@ -11,7 +11,8 @@ from recsys.errors import BundleError, NotFoundError, StoreError, nearest
 from recsys.feature_store.base import FeatureStore
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import Events
-from recsys.serving.handlers.admission import Admission, Deadline
+from recsys.serving.deadline import Deadline
+from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.handlers.ranker import Ranker, RankRequest
 from recsys.serving.inference.fair_lock import Turns

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 
 
 class Turns:

@@ -21,7 +21,7 @@ from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import event_dtype
 from recsys.operators import Operators
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 from recsys.serving.inference.fair_lock import Turns
 from recsys.serving.inference.graphs import check_manifest, check_same, inputs_of, load_graph, outputs_of
 from recsys.serving.telemetry.stage_timer import StageTimes

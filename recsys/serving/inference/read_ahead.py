@@ -27,7 +27,7 @@ from recsys.bundle import Bundle
 from recsys.features.encode import encode_request
 from recsys.features.hashing import Int64Array
 from recsys.features.hot_ids import HotIds
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 from recsys.serving.inference.ranking_session import Session
 
 _CHUNK = 250

@@ -28,7 +28,7 @@ from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.feature_store.redis.link.blocking import BlockingLink, run_now
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.hashing import Int64Array
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 from recsys.serving.inference.graphs import load_graph
 from recsys.serving.long_history.states import LongStates
 

@@ -20,7 +20,7 @@ from recsys.feature_store.redis.link.blocking import run_now
 from recsys.feature_store.redis.state_value import StoredState, pack_state, record_hash, unpack_state
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import HistoryHeader
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 from recsys.serving.long_history.coalescing_queue import LatestWork
 from recsys.serving.long_history.inputs import StateInputs, fold
 from recsys.serving.long_history.window import (

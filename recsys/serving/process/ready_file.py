@@ -1,24 +1,15 @@
-"""What whoever started the server is told: lines on standard error, and the ready file.
-
-The ready file holds one JSON line that says where the server answers, for as long as it does.
-"""
+"""The ready file: one JSON line that says where the server answers, for as long as it does."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from recsys.errors import ConfigError
-
-
-def say(text: str) -> None:
-    """Print a line."""
-    print(f"recsys: {text}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -27,10 +27,11 @@ from grpc_reflection.v1alpha import reflection
 from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.features.feature_set import FeatureSet
 from recsys.proto import feature_store_pb2_grpc, ranker_pb2_grpc
+from recsys.serving.console import say
 from recsys.serving.process.assembly import ranker_service
 from recsys.serving.process.models import Models
 from recsys.serving.process.ports import cannot_listen, probe_port
-from recsys.serving.process.ready_file import forget_address, ready_file, say, write_address
+from recsys.serving.process.ready_file import forget_address, ready_file, write_address
 from recsys.serving.process.scheduling import run_as_batch
 from recsys.serving.process.signals import heard, signals_to, sigterm_interrupts
 from recsys.serving.process.startup import loaded

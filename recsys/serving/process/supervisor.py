@@ -19,8 +19,9 @@ from typing import Any
 from recsys.bundle import Manifest, open_bundle
 from recsys.errors import ConfigError
 from recsys.feature_store.embedded.open_redis import redis_or_embedded
+from recsys.serving.console import say
 from recsys.serving.process.ports import reserved_port
-from recsys.serving.process.ready_file import forget_address, ready_file, say, write_address
+from recsys.serving.process.ready_file import forget_address, ready_file, write_address
 from recsys.serving.process.signals import HEARD_WITHIN_S, signals_to, sigterm_interrupts
 from recsys.serving.process.worker import SLACK_S
 from recsys.serving.process.worker_pool import Crew

@@ -23,7 +23,7 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from recsys.errors import ConfigError, RecsysError
-from recsys.serving.process.ready_file import say
+from recsys.serving.console import say
 from recsys.serving.process.worker import Beat, Ready, Task
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 
 from recsys.errors import StoreError
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 from recsys.serving.rpc.statuses import STORE_TRAILER, status_of
 
 Context = grpc.ServicerContext

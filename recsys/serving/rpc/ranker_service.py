@@ -5,7 +5,7 @@ from __future__ import annotations
 from recsys.errors import NotFoundError
 from recsys.feature_store.redis.link.blocking import run_now
 from recsys.proto import ranker_pb2
-from recsys.serving.handlers.admission import Deadline
+from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
 from recsys.serving.inference.fair_lock import Turns

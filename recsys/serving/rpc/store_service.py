@@ -16,7 +16,8 @@ from recsys.errors import InvalidInputError, OverloadedError
 from recsys.feature_store.base import AppendResult, FeatureStore
 from recsys.features.feature_set import FeatureSet
 from recsys.proto import feature_store_pb2 as pb
-from recsys.serving.handlers.admission import Admission, Deadline
+from recsys.serving.deadline import Deadline
+from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.append import Append, append_stream, write
 from recsys.serving.rpc.calls import Answer, Context, answered, deadline_of, on_loop
 from recsys.serving.rpc.convert import entities as convert_entities

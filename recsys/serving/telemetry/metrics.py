@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from recsys.serving.process.ready_file import say
+from recsys.serving.console import say
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import make_telemetry_file
 
