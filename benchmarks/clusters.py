@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from sort_log import child
 
-from recsys.data.interactions import load_interactions
+from recsys.data.interactions.interactions import load_interactions
 from recsys.embeddings.graph_clusters import cluster
 
 RESOLUTION = 200.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from recsys.data.datasets import LoadedData, load_dataset
-from recsys.data.movielens import prepare_movielens
-from recsys.data.synthetic import make_synthetic_log
+from recsys.data.sources.movielens.prepare import prepare_movielens
+from recsys.data.sources.synthetic.logs import make_synthetic_log
 
 
 def load(size: str, data: Path | None, folder: Path) -> LoadedData:

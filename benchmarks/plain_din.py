@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recsys.data.samples import Dataset, make_batch, rows_of_codes
+from recsys.data.samples.dataset import Dataset, make_batch, rows_of_codes
 from recsys.embeddings.tables import ITEM, QUERY, input_tables
 from recsys.embeddings.vectors import item_vectors, key_vectors, query_vectors, user_vectors
 from recsys.features.columns import Column

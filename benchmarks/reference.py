@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recsys.data.events import open_event_table, write_event_table
-from recsys.data.samples import Dataset, Samples, make_dataset
+from recsys.data.log.event_table import open_event_table, write_event_table
+from recsys.data.samples.dataset import Dataset, Samples, make_dataset
 from recsys.embeddings.row_maps import RowMap, hash_rows, vocabulary
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.history import Events, event_dtype

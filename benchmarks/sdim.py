@@ -22,7 +22,7 @@ from common import Line, line, machine, main, parser, rounded, say, spread
 from turns import peak_mib, reset_peak_mib
 
 if TYPE_CHECKING:
-    from recsys.data.samples import Dataset
+    from recsys.data.samples.dataset import Dataset
     from recsys.embeddings.tables import TensorBatch
 
 LIBRARIES = ("torch", "torchrec", "fbgemm-gpu-cpu", "numpy", "scipy")
@@ -126,7 +126,7 @@ def step_of(name: str, size: str, data: Path | None, folder: Path, length: int) 
     import torch
     import torch.nn.functional as F
 
-    from recsys.data.samples import map_ids
+    from recsys.data.samples.dataset import map_ids
     from recsys.models.sdim import SdimConfig
     from recsys.recipes import recipe
     from recsys.training.table_plan import build_row_maps
@@ -170,7 +170,7 @@ def _batch(mapped: Dataset, length: int, size: int) -> tuple[Any, Any]:
     """Samples with a history of just this length, drawn with replacement where there are few."""
     import numpy as np
 
-    from recsys.data.samples import make_batch, rows_of_codes
+    from recsys.data.samples.dataset import make_batch, rows_of_codes
 
     long = np.flatnonzero(mapped.history_end - mapped.history_begin == length)
     chosen = np.random.Generator(np.random.PCG64(0)).choice(long, size=size, replace=len(long) < size)
@@ -179,10 +179,10 @@ def _batch(mapped: Dataset, length: int, size: int) -> tuple[Any, Any]:
 
 def _load(size: str, data: Path | None, folder: Path, length: int) -> tuple[Dataset, str]:
     """MovieLens-1M's long histories if it is here, else synthetic ones; samples read ``length`` events."""
-    from recsys.data.movielens import load_movielens
-    from recsys.data.movielens_long import prepare_movielens_long
-    from recsys.data.samples import make_dataset
-    from recsys.data.synthetic import make_long_range_log
+    from recsys.data.samples.dataset import make_dataset
+    from recsys.data.sources.movielens.long_histories import prepare_movielens_long
+    from recsys.data.sources.movielens.prepare import load_movielens
+    from recsys.data.sources.synthetic.logs import make_long_range_log
 
     raw = make_long_range_log(users=3, events_per_user=1400, items=100)
     if size != "tiny":

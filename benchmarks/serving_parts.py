@@ -21,7 +21,7 @@ import numpy as np
 from common import say
 
 from recsys.data.datasets import LoadedData
-from recsys.data.events import EventTable
+from recsys.data.log.event_table import EventTable
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.hashing import Int64Array
 from recsys.materialize import materialize

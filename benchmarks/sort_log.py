@@ -22,7 +22,7 @@ from typing import Any
 import common
 import numpy as np
 
-from recsys.data.engines import engine_bytes
+from recsys.data.log.engines import engine_bytes
 
 EVENT_BYTES = 37
 """user i64, item i64, timestamp i64, arrival i64, action u8, price f32: what an event is, uncompressed."""
@@ -43,7 +43,7 @@ FEATURES = {
 PREPARE = """
 import json, sys
 from pathlib import Path
-from recsys.data.event_log import RawInputs, prepare_log
+from recsys.data.log.prepare import RawInputs, prepare_log
 from recsys.features.feature_set import FeatureSet
 log, features, out, limit = sys.argv[1:5]
 summary = prepare_log(

@@ -18,7 +18,7 @@ from peers.fuxictr_data import same_for_both
 from turns import EnoughError
 
 if TYPE_CHECKING:
-    from recsys.data.samples import Dataset
+    from recsys.data.samples.dataset import Dataset
     from recsys.training.config import RunConfig
     from recsys.training.reports import Progress
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
     from plain_din import PlainDin
 
     from recsys.data.datasets import LoadedData
-    from recsys.data.samples import Dataset
+    from recsys.data.samples.dataset import Dataset
     from recsys.embeddings.row_maps import RowMap
     from recsys.training.config import RunConfig
     from recsys.training.trained import TrainedModel
@@ -99,7 +99,7 @@ class Work:
         import numpy as np
         from log_data import load
 
-        from recsys.data.samples import map_ids
+        from recsys.data.samples.dataset import map_ids
         from recsys.recipes import recipe
         from recsys.training.table_plan import build_row_maps
 
@@ -145,7 +145,7 @@ def _same_function(work: Work, *, on: dict[str, Any]) -> Iterator[Line]:
     import torch
     from plain_din import PlainPool
 
-    from recsys.data.samples import make_batch, rows_of_codes
+    from recsys.data.samples.dataset import make_batch, rows_of_codes
     from recsys.training.trained import build
 
     trained = build(work.config, work.dataset.table.features, work.row_maps, device=torch.device("cpu"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from common import say
 
 if TYPE_CHECKING:
-    from recsys.data.samples import Dataset
+    from recsys.data.samples.dataset import Dataset
     from recsys.training.config import RunConfig
     from recsys.training.reports import Progress
 

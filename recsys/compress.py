@@ -24,8 +24,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from recsys.data.fingerprint import data_fingerprint
-from recsys.data.samples import Dataset
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.fingerprint import data_fingerprint
 from recsys.embeddings.quantize import KINDS, Kind, row_bytes
 from recsys.errors import ConfigError, DataFileError, InvalidInputError, nearest
 from recsys.files import locked, make_folder, write_atomically

@@ -29,7 +29,7 @@ from rich.table import Table
 from recsys.bundle import Manifest
 from recsys.client import Client
 from recsys.data.datasets import LoadedData, load_dataset
-from recsys.data.events import EventTable
+from recsys.data.log.event_table import EventTable
 from recsys.errors import InvalidInputError, RecsysError
 from recsys.feature_store.embedded.server import EmbeddedRedis, is_running
 from recsys.feature_store.redis.store import RedisFeatureStore

@@ -13,8 +13,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from recsys.data.events import EventTable, packed_events
-from recsys.data.histories import ranges
+from recsys.data.log.event_table import EventTable, packed_events
+from recsys.data.samples.histories import ranges
 from recsys.errors import InvalidInputError
 from recsys.feature_store.base import FeatureStore
 from recsys.features.columns import Column

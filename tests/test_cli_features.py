@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_cli import recsys
 
-from recsys.data.raw_log import MOVIELENS_1M
+from recsys.data.sources.raw_log import MOVIELENS_1M
 from recsys.features.feature_set import FeatureSet, Numeric
 
 

@@ -12,7 +12,7 @@ import redis
 from contracts.feature_store_contract import SHOP
 
 from recsys.cli.features_arg import load_features, with_features
-from recsys.data.events import EventTable, open_event_table, user_events, write_event_table
+from recsys.data.log.event_table import EventTable, open_event_table, user_events, write_event_table
 from recsys.errors import ConfigError, InvalidInputError, StoreUnavailableError
 from recsys.feature_store.redis.keys import history_keys
 from recsys.feature_store.redis.store import RedisFeatureStore

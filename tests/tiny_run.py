@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recsys.data.events import open_event_table, write_event_table
-from recsys.data.movielens import prepare_movielens
-from recsys.data.samples import Dataset, Impressions, Samples, make_dataset
-from recsys.data.synthetic import make_synthetic_log
+from recsys.data.log.event_table import open_event_table, write_event_table
+from recsys.data.samples.dataset import Dataset, Impressions, Samples, make_dataset
+from recsys.data.sources.movielens.prepare import prepare_movielens
+from recsys.data.sources.synthetic.logs import make_synthetic_log
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.models.din import DinConfig
 from recsys.training.config import DataConfig, RunConfig, TableConfig, TrainConfig

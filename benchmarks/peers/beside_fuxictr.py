@@ -20,7 +20,7 @@ from peers.process import missing, peer
 from turns import endless, take_turns, training_peak_mib
 
 if TYPE_CHECKING:
-    from recsys.data.samples import Dataset
+    from recsys.data.samples.dataset import Dataset
     from recsys.training.config import RunConfig
 
 LIBRARIES = ("torch", "torchrec", "fbgemm-gpu-cpu", "numpy")

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys.data.samples import Dataset, make_dataset
+from recsys.data.samples.dataset import Dataset, make_dataset
 from recsys.features.hashing import Int64Array
 from recsys.features.history import require_history
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recsys.data.raw_log import LOGS, MOVIELENS_1M
+from recsys.data.sources.raw_log import LOGS, MOVIELENS_1M
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import layout_fingerprint
 
 if TYPE_CHECKING:
-    from recsys.data.events import EventTable
+    from recsys.data.log.event_table import EventTable
 
 FEATURES_HELP = "A FeatureSet: a JSON file (FeatureSet.to_json), a bundle, an event table's folder, or a data set."
 FeaturesOption = Annotated[str, typer.Option("--features", help=FEATURES_HELP)]
@@ -54,7 +54,7 @@ def open_table(path: Path) -> EventTable:
         ConfigError: there is none.
         DataFileError: it cannot be read.
     """
-    from recsys.data.events import open_event_table
+    from recsys.data.log.event_table import open_event_table
 
     for folder in (path / "events", path):
         if (folder / "meta.json").is_file():

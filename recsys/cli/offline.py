@@ -52,8 +52,8 @@ def prepare(
     as_json: JsonOption = False,
 ) -> None:
     """Sort event logs of any size into a folder to train on: events, and point-in-time samples."""
-    from recsys.data.event_log import RawInputs, prepare_log
-    from recsys.data.samples_log import SplitRule, parse_label
+    from recsys.data.log.prepare import RawInputs, prepare_log
+    from recsys.data.log.sample_rules import SplitRule, parse_label
     from recsys.features.feature_set import FeatureSet
 
     entities = dict(_named(given) for given in entity or [])

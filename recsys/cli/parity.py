@@ -17,7 +17,7 @@ from recsys.cli.options import WORK_DIR, DataOption, JsonOption, WorkOption, not
 from recsys.errors import ConfigError
 
 if TYPE_CHECKING:
-    from recsys.data.samples import Dataset
+    from recsys.data.samples.dataset import Dataset
     from recsys.parity.report import ParityReport
 
 DIFFERENT = 8

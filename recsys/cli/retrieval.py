@@ -13,7 +13,7 @@ from rich.table import Table
 from recsys.cli.options import notes, output, where_data_is
 
 if TYPE_CHECKING:
-    from recsys.data.interactions import Interactions
+    from recsys.data.interactions.interactions import Interactions
     from recsys.training.retrieval_config import InteractionsConfig, RetrievalRunConfig
     from recsys.training.retrieval_ranking import RankingMetrics
 
@@ -111,7 +111,7 @@ def export_retrieval(
 
 def load(config: InteractionsConfig, data: Path | None, work_dir: Path) -> Interactions:
     """A run's interactions, in their parts."""
-    from recsys.data.interaction_sets import load_interaction_set
+    from recsys.data.interactions.datasets import load_interaction_set
 
     return load_interaction_set(config.dataset, validation_share=config.validation_share, work_dir=work_dir, path=data)
 

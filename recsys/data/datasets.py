@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from recsys.data.events import EventTable, open_event_table
-from recsys.data.frappe import prepare_frappe
-from recsys.data.movielens import load_movielens, prepare_movielens, rechorus_split
-from recsys.data.movielens_ctr import prepare_movielens_ctr
-from recsys.data.movielens_long import prepare_movielens_long
-from recsys.data.movielens_temporal import temporal_split
-from recsys.data.raw_log import DATASETS, LONG_LOGS, SEQUENCES, RawLog
-from recsys.data.samples import Dataset, Samples, make_dataset, open_samples
-from recsys.data.sequences import prepare_sequences
-from recsys.data.synthetic import make_long_range_log, make_synthetic_log
+from recsys.data.log.event_table import EventTable, open_event_table
+from recsys.data.samples.dataset import Dataset, Samples, make_dataset, open_samples
+from recsys.data.sources.frappe import prepare_frappe
+from recsys.data.sources.movielens.ctr import prepare_movielens_ctr
+from recsys.data.sources.movielens.long_histories import prepare_movielens_long
+from recsys.data.sources.movielens.prepare import load_movielens, prepare_movielens, rechorus_split
+from recsys.data.sources.movielens.temporal import temporal_split
+from recsys.data.sources.raw_log import DATASETS, LONG_LOGS, SEQUENCES, RawLog
+from recsys.data.sources.sequences.prepare import prepare_sequences
+from recsys.data.sources.synthetic.logs import make_long_range_log, make_synthetic_log
 from recsys.errors import ConfigError, DataFileError, nearest
 
 

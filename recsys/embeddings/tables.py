@@ -5,7 +5,7 @@ for each. A batch names each table's distinct ids once (:func:`distinct_codes`);
 combined to one vector each, and features then gather from these by position. So a table's traffic, its gradient, and
 DIN's per-id regularisation all see every id once per batch, however many features, samples and events share the table.
 
-In training an id is a *code*: the number of its K rows among the distinct ones (``data/row_codes.py``).
+In training an id is a *code*: the number of its K rows among the distinct ones (``data/samples/row_codes.py``).
 
 Legend: ``U`` distinct codes of a table in a batch, ``N`` values of a feature, ``K`` lookups, ``T`` codes, ``D`` width.
 """

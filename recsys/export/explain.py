@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from recsys.data.samples import Dataset, make_batch, map_ids, rows_of_codes
+from recsys.data.samples.dataset import Dataset, make_batch, map_ids, rows_of_codes
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch

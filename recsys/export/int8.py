@@ -29,7 +29,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from recsys.bundle import Compute, GraphInfo
-from recsys.data.samples import Dataset
+from recsys.data.samples.dataset import Dataset
 from recsys.errors import BundleError, InvalidInputError
 from recsys.export.functions import attention_weight, head, target_attention
 from recsys.export.graph_files import graph_info, save_graph

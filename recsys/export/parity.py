@@ -22,9 +22,9 @@ import onnxruntime
 import torch
 
 from recsys.bundle import Parity
-from recsys.data.events import user_events
-from recsys.data.row_codes import encode_ids
-from recsys.data.samples import Dataset, make_batch
+from recsys.data.log.event_table import user_events
+from recsys.data.samples.dataset import Dataset, make_batch
+from recsys.data.samples.row_codes import encode_ids
 from recsys.embeddings.tables import ITEM, input_tables
 from recsys.errors import BundleError
 from recsys.export.graphs import STATE_FRESH, STATE_NEXT, STATE_SUMS

@@ -18,8 +18,8 @@ from torch import Tensor
 
 import recsys
 from recsys.bundle import Manifest, Parity, bundle_writer
-from recsys.data.interactions import Interactions, Pairs, ids_of
-from recsys.data.pair_ids import PairIds
+from recsys.data.interactions.interactions import Interactions, Pairs, ids_of
+from recsys.data.interactions.pair_ids import PairIds
 from recsys.errors import BundleError
 from recsys.export.parity import TOLERANCE
 from recsys.export.retrieve_graph import RetrievalTables, write_retrieve_graph

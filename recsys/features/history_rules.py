@@ -3,7 +3,7 @@
 **Holds**: the distinct events that were sent, whatever their order and however often
 (:func:`canonical_order`). **Sees**, at time T: those with a timestamp before T that had arrived by T and
 are not older than ``max_age_s``, the newest ``recent`` of them (:func:`visible`; for training samples,
-``data/samples.py``).
+``data/samples/dataset.py``).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def canonical(features: FeatureSet, events: Events) -> Events:
 def visible(features: FeatureSet, events: Events, time_ms: int) -> Events:
     """Of stored events those that count at ``time_ms``: earlier, arrived by then, not too old (``max_age_s``).
 
-    ``data/samples.py`` applies the same rule to training samples.
+    ``data/samples/dataset.py`` applies the same rule to training samples.
     """
     times = events["timestamp"]
     end = int(np.searchsorted(times, time_ms))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.data.events import EventTable, packed_events
-from recsys.data.histories import ranges
+from recsys.data.log.event_table import EventTable, packed_events
+from recsys.data.samples.histories import ranges
 from recsys.features.hashing import Int64Array
 from recsys.features.history import Events, missing_events
 from recsys.ingest.files import file_source, find_event_files

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from recsys.data.samples import Dataset, make_batch
+from recsys.data.samples.dataset import Dataset, make_batch
 from recsys.errors import InvalidInputError
 from recsys.feature_store.base import FeatureStore
 from recsys.features.columns import Column

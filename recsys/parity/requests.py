@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys.data.events import EventTable, user_events
+from recsys.data.log.event_table import EventTable, user_events
 from recsys.errors import DataFileError
 from recsys.features.columns import Column
 from recsys.features.feature_set import FeatureSet

@@ -161,7 +161,7 @@ _BARS = "openbenchmark/BARS, docs/CTR/leaderboard, Frappe_x1"
 _RECHORUS = "ReChorus 2.0, RecSys 2024, table 6"
 _GOWALLA = "README of xue-pai/UltraGCN"
 _S3REC = "S3-Rec, CIKM 2020"
-_GENERATOR = "the log's own parameters (`data/synthetic_best.py`)"
+_GENERATOR = "the log's own parameters (`data/sources/synthetic/best_scores.py`)"
 
 _GRAPH_ROWS = (
     Row(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from recsys.data.raw_log import DATASETS
+from recsys.data.sources.raw_log import DATASETS
 from recsys.embeddings import WIDTH_UNIT
 from recsys.errors import ConfigError, nearest
 from recsys.models.autoint import AutoIntConfig

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from recsys.data.loader import BatchLoader
-from recsys.data.samples import Dataset, rows_of_codes
+from recsys.data.samples.dataset import Dataset, rows_of_codes
+from recsys.data.samples.loader import BatchLoader
 from recsys.embeddings.tables import BatchConverter
 from recsys.features.hashing import Int64Array
 from recsys.metrics import (

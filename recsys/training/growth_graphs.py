@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from recsys.data.fingerprint import data_fingerprint
-from recsys.data.id_pairs import id_pairs
-from recsys.data.samples import Dataset, id_counts
+from recsys.data.samples.dataset import Dataset, id_counts
+from recsys.data.samples.fingerprint import data_fingerprint
+from recsys.data.samples.id_pairs import id_pairs
 from recsys.embeddings.graph_clusters import (
     NO_CLUSTER,
     Clusters,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from recsys.data.samples import Dataset, id_counts
+from recsys.data.samples.dataset import Dataset, id_counts
 from recsys.embeddings.growth import OWN_ROWS, SeenIds, grow
 from recsys.embeddings.id_table import build_id_table
 from recsys.embeddings.row_maps import RowMap

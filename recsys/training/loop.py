@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recsys.data.fingerprint import data_fingerprint
-from recsys.data.loader import BatchLoader
-from recsys.data.samples import Dataset
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.fingerprint import data_fingerprint
+from recsys.data.samples.loader import BatchLoader
 from recsys.embeddings.sharding import set_rate, start_process_group
 from recsys.embeddings.sharding_plan import PlannedTable
 from recsys.embeddings.tables import BatchConverter

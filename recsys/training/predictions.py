@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from recsys.data.samples import Dataset
+from recsys.data.samples.dataset import Dataset
 from recsys.errors import DataFileError, nearest
 from recsys.features.hashing import Int64Array
 from recsys.files import write_atomically

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from recsys.data.samples import Dataset, id_counts, rows_of_codes
+from recsys.data.samples.dataset import Dataset, id_counts, rows_of_codes
 from recsys.embeddings.tables import TensorBatch
 from recsys.training.distributed import HolderCounts
 

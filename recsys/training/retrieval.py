@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recsys.data.interactions import Interactions
+from recsys.data.interactions.interactions import Interactions
 from recsys.errors import ConfigError, InvalidInputError, nearest
 from recsys.models.lightgcn import LightGcn, normalized_graph
 from recsys.models.mf import IdRows, IdVectors, MatrixFactorization, bpr_loss, draw_negatives, training_pairs

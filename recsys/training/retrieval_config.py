@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from recsys.data.interaction_sets import INTERACTION_SETS
+from recsys.data.interactions.datasets import INTERACTION_SETS
 from recsys.embeddings import WIDTH_UNIT
 from recsys.errors import ConfigError, nearest
 from recsys.models.lightgcn import LightGcnConfig

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recsys.data.interactions import Interactions, Pairs
+from recsys.data.interactions.interactions import Interactions, Pairs
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.files import write_atomically
 from recsys.training.distributed import check_alone

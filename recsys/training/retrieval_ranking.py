@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.data.interactions import Pairs
+from recsys.data.interactions.interactions import Pairs
 from recsys.errors import InvalidInputError
 from recsys.features.hashing import Int64Array
 from recsys.metrics import capped_recall_at_k, coverage, hit_rate_at_k, ndcg_at_k, recall_at_k

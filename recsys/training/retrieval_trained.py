@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from recsys.data.interactions import Interactions, Pairs
+from recsys.data.interactions.interactions import Interactions, Pairs
 from recsys.training.retrieval_config import RetrievalRunConfig
 from recsys.training.retrieval_folder import compare, load, read_retrieval_config
 from recsys.training.retrieval_steps import FullSteps, SampledSteps, Steps

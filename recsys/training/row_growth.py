@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from recsys.data.column_folder import new_folder
-from recsys.data.fingerprint import data_fingerprint
-from recsys.data.samples import Dataset, id_columns, id_counts
+from recsys.data.samples.dataset import Dataset, id_columns, id_counts
+from recsys.data.samples.fingerprint import data_fingerprint
 from recsys.embeddings.growth import (
     CLUSTER_ROWS,
     OWN_ROWS,

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from recsys.data.fingerprint import data_fingerprint
-from recsys.data.samples import Dataset, id_counts
+from recsys.data.samples.dataset import Dataset, id_counts
+from recsys.data.samples.fingerprint import data_fingerprint
 from recsys.embeddings.row_maps import UNKNOWN_ROW, RowMap
 from recsys.embeddings.tables import ITEM
 from recsys.features.feature_set import Categorical, Feature, FeatureSet

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from recsys.data.loader import BatchLoader
-from recsys.data.samples import Dataset, map_ids
+from recsys.data.samples.dataset import Dataset, map_ids
+from recsys.data.samples.loader import BatchLoader
 from recsys.embeddings.row_maps import RowMap
 from recsys.embeddings.sharding_plan import describe_plan
 from recsys.errors import ConfigError, RecsysError

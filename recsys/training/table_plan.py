@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from recsys.data.id_pairs import id_pairs
-from recsys.data.samples import Dataset, id_counts
+from recsys.data.samples.dataset import Dataset, id_counts
+from recsys.data.samples.id_pairs import id_pairs
 from recsys.embeddings import WIDTH_UNIT
 from recsys.embeddings.graph_clusters import Clusters, cluster, cluster_to_rows, index_keys
 from recsys.embeddings.graph_rows import graph_rows, lsh_rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsys.data.samples import Dataset
+from recsys.data.samples.dataset import Dataset
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.training.config import RunConfig
 from recsys.training.early_stopping import needs_validation, no_value

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from recsys.data.fingerprint import data_fingerprint
-from recsys.data.samples import Dataset, map_ids
+from recsys.data.samples.dataset import Dataset, map_ids
+from recsys.data.samples.fingerprint import data_fingerprint
 from recsys.embeddings.row_maps import RowMap
 from recsys.embeddings.sharding import fuse_optimizer, shard, start_process_group
 from recsys.embeddings.sharding_plan import PlannedTable, Sharding, describe_plan, plan_tables

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recsys.data.interactions import Interactions, make_pairs
-from recsys.data.movielens import prepare_movielens
-from recsys.data.samples import Dataset, make_batch
-from recsys.data.synthetic import make_synthetic_log
+from recsys.data.interactions.interactions import Interactions, make_pairs
+from recsys.data.samples.dataset import Dataset, make_batch
+from recsys.data.sources.movielens.prepare import prepare_movielens
+from recsys.data.sources.synthetic.logs import make_synthetic_log
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 

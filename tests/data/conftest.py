@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from recsys.data.events import EventTable, open_event_table, write_event_table
+from recsys.data.log.event_table import EventTable, open_event_table, write_event_table
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 
 USERS = "1::F::1::10::48067\n2::M::56::16::70072\n3::M::25::15::55117-1234\n"

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import recsys.data.loader
-from recsys.data.loader import BatchLoader
-from recsys.data.movielens import prepare_movielens
-from recsys.data.samples import Dataset
-from recsys.data.synthetic import make_synthetic_log
+import recsys.data.samples.loader
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.loader import BatchLoader
+from recsys.data.sources.movielens.prepare import prepare_movielens
+from recsys.data.sources.synthetic.logs import make_synthetic_log
 from recsys.errors import InvalidInputError
 from recsys.features.encode import EncodedBatch
 
@@ -170,7 +170,7 @@ def test_a_finished_iteration_leaves_no_thread(dataset: Dataset) -> None:
 def test_an_exception_in_the_thread_reaches_the_consumer(
     dataset: Dataset, prefetch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls = recsys.data.loader.make_batch, []
+    original, calls = recsys.data.samples.loader.make_batch, []
 
     def fails_at_the_third(*args: Any) -> EncodedBatch:
         calls.append(1)
@@ -178,7 +178,7 @@ def test_an_exception_in_the_thread_reaches_the_consumer(
             raise OSError("disk gone")
         return original(*args)
 
-    monkeypatch.setattr(recsys.data.loader, "make_batch", fails_at_the_third)
+    monkeypatch.setattr(recsys.data.samples.loader, "make_batch", fails_at_the_third)
     batches = iter(make(dataset, prefetch=prefetch))
     next(batches), next(batches)
     with pytest.raises(OSError, match="disk gone"):
@@ -189,7 +189,7 @@ def test_an_exception_in_the_thread_reaches_the_consumer(
 def test_an_abandoned_iteration_ends_even_when_its_thread_holds_an_error(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls, failed = recsys.data.loader.make_batch, [], threading.Event()
+    original, calls, failed = recsys.data.samples.loader.make_batch, [], threading.Event()
 
     def fails_at_the_third(*args: Any) -> EncodedBatch:
         calls.append(1)
@@ -198,7 +198,7 @@ def test_an_abandoned_iteration_ends_even_when_its_thread_holds_an_error(
             raise OSError("disk gone")
         return original(*args)
 
-    monkeypatch.setattr(recsys.data.loader, "make_batch", fails_at_the_third)
+    monkeypatch.setattr(recsys.data.samples.loader, "make_batch", fails_at_the_third)
     batches = iter(make(dataset, prefetch=1))
     next(batches)
     assert failed.wait(timeout=5)  # the second batch fills the queue, the error waits behind it
@@ -207,7 +207,7 @@ def test_an_abandoned_iteration_ends_even_when_its_thread_holds_an_error(
 
 
 def test_the_thread_builds_no_more_than_asked_ahead(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, built = recsys.data.loader.make_batch, threading.Semaphore(0)
+    original, built = recsys.data.samples.loader.make_batch, threading.Semaphore(0)
     count = []
 
     def counted(*args: Any) -> EncodedBatch:
@@ -215,7 +215,7 @@ def test_the_thread_builds_no_more_than_asked_ahead(dataset: Dataset, monkeypatc
         built.release()
         return original(*args)
 
-    monkeypatch.setattr(recsys.data.loader, "make_batch", counted)
+    monkeypatch.setattr(recsys.data.samples.loader, "make_batch", counted)
     batches = iter(make(dataset, prefetch=2))
     next(batches)
     for _ in range(4):  # one consumed, two waiting, one in the thread's hands

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from recsys.data.download import download, md5_of
-from recsys.data.movielens import load_movielens
+from recsys.data.sources.download import download, md5_of
+from recsys.data.sources.movielens.prepare import load_movielens
 from recsys.errors import DataFileError
 
 

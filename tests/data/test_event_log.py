@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import recsys.data.event_log
+import recsys.data.log.prepare
 from recsys.data.datasets import load_dataset
-from recsys.data.event_log import PrepareSummary, RawInputs, prepare_log
-from recsys.data.events import open_event_table, write_event_table
-from recsys.data.samples import make_batch, make_dataset, open_samples
-from recsys.data.samples_log import SplitRule, parse_label
+from recsys.data.log.event_table import open_event_table, write_event_table
+from recsys.data.log.prepare import PrepareSummary, RawInputs, prepare_log
+from recsys.data.log.sample_rules import SplitRule, parse_label
+from recsys.data.samples.dataset import make_batch, make_dataset, open_samples
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
 from recsys.features.feature_set import Categorical, Entity, FeatureSet, History, Numeric
 
@@ -147,7 +147,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_format_order_of_rows_and_size_of_batches_do_not_change_a_byte(
     prepared: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recsys.data.event_log, "BATCH_ROWS", 13)
+    monkeypatch.setattr(recsys.data.log.prepare, "BATCH_ROWS", 13)
     expected, got = content(prepared), content(prepare_nasty(tmp_path, kind, seed=3))
     assert got.keys() == expected.keys() and len(expected) > 20
     assert [name for name in expected if got[name] != expected[name]] == []

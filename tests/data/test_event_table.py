@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recsys.data.column_folder import open_columns, write_columns
-from recsys.data.events import EventTable, open_event_table, user_events, write_event_table
+from recsys.data.log.event_table import EventTable, open_event_table, user_events, write_event_table
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import MISSING

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.data.events import open_event_table, write_event_table
-from recsys.data.frappe import CONTEXT, FRAPPE, prepare_frappe, read_frappe
-from recsys.data.samples import Dataset, make_batch
+from recsys.data.log.event_table import open_event_table, write_event_table
+from recsys.data.samples.dataset import Dataset, make_batch
+from recsys.data.sources.frappe import CONTEXT, FRAPPE, prepare_frappe, read_frappe
 from recsys.errors import DataFileError, InvalidInputError
 
 Write = Callable[..., Path]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_run import NAMESAKES, odd_dataset, tiny_dataset
 
-from recsys.data.samples import Dataset, id_counts, make_batch, map_ids
+from recsys.data.samples.dataset import Dataset, id_counts, make_batch, map_ids
 from recsys.embeddings.tables import input_tables
 from recsys.features.hashing import MISSING, Int64Array
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recsys.data.events import EventTable
-from recsys.data.id_pairs import id_pairs
-from recsys.data.samples import Dataset, Samples, make_dataset
+from recsys.data.log.event_table import EventTable
+from recsys.data.samples.dataset import Dataset, Samples, make_dataset
+from recsys.data.samples.id_pairs import id_pairs
 from recsys.errors import InvalidInputError
 from recsys.features.hashing import string_key
 

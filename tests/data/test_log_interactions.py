@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.data.interaction_sets import INTERACTION_SETS, load_interaction_set
-from recsys.data.interactions import Pairs, ids_of
-from recsys.data.log_interactions import log_interactions
-from recsys.data.movielens import LogSplit
-from recsys.data.raw_log import MOVIELENS_1M, RawLog
+from recsys.data.interactions.datasets import INTERACTION_SETS, load_interaction_set
+from recsys.data.interactions.from_log import log_interactions
+from recsys.data.interactions.interactions import Pairs, ids_of
+from recsys.data.sources.movielens.prepare import LogSplit
+from recsys.data.sources.raw_log import MOVIELENS_1M, RawLog
 from recsys.errors import DataFileError
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from recsys.data.movielens import load_movielens
-from recsys.data.raw_log import RawLog
+from recsys.data.sources.movielens.prepare import load_movielens
+from recsys.data.sources.raw_log import RawLog
 from recsys.errors import DataFileError
 
 Variant = Callable[..., Path]

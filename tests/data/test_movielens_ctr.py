@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.data.movielens import load_movielens
-from recsys.data.movielens_ctr import MOVIELENS_CTR, prepare_movielens_ctr
-from recsys.data.raw_log import RawLog
-from recsys.data.samples import Dataset, make_batch
-from recsys.data.synthetic import make_synthetic_log
+from recsys.data.samples.dataset import Dataset, make_batch
+from recsys.data.sources.movielens.ctr import MOVIELENS_CTR, prepare_movielens_ctr
+from recsys.data.sources.movielens.prepare import load_movielens
+from recsys.data.sources.raw_log import RawLog
+from recsys.data.sources.synthetic.logs import make_synthetic_log
 from recsys.errors import InvalidInputError
 
 

@@ -7,11 +7,17 @@ import numpy as np
 import pytest
 
 from recsys.data.datasets import load_dataset
-from recsys.data.movielens import RawLog
-from recsys.data.movielens_long import LEAST_EVENTS, MAX_EVENTS, TRAINED_PER_USER, long_split, prepare_movielens_long
-from recsys.data.movielens_temporal import temporal_split
-from recsys.data.samples import make_batch, make_dataset
-from recsys.data.synthetic import make_long_range_log
+from recsys.data.samples.dataset import make_batch, make_dataset
+from recsys.data.sources.movielens.long_histories import (
+    LEAST_EVENTS,
+    MAX_EVENTS,
+    TRAINED_PER_USER,
+    long_split,
+    prepare_movielens_long,
+)
+from recsys.data.sources.movielens.prepare import RawLog
+from recsys.data.sources.movielens.temporal import temporal_split
+from recsys.data.sources.synthetic.logs import make_long_range_log
 from recsys.errors import InvalidInputError
 
 

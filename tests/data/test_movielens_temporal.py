@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from recsys.data.movielens import prepare_movielens
-from recsys.data.movielens_temporal import temporal_split
-from recsys.data.raw_log import RawLog
-from recsys.data.synthetic import make_synthetic_log
+from recsys.data.sources.movielens.prepare import prepare_movielens
+from recsys.data.sources.movielens.temporal import temporal_split
+from recsys.data.sources.raw_log import RawLog
+from recsys.data.sources.synthetic.logs import make_synthetic_log
 
 
 def log(user: list[int], timestamp_ms: list[int]) -> RawLog:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recsys.data.events import user_events
-from recsys.data.fingerprint import data_fingerprint
-from recsys.data.movielens import MOVIELENS_1M, load_movielens, prepare_movielens, rechorus_split
-from recsys.data.raw_log import RawLog
-from recsys.data.samples import make_batch
-from recsys.data.synthetic import make_synthetic_log
+from recsys.data.log.event_table import user_events
+from recsys.data.samples.dataset import make_batch
+from recsys.data.samples.fingerprint import data_fingerprint
+from recsys.data.sources.movielens.prepare import MOVIELENS_1M, load_movielens, prepare_movielens, rechorus_split
+from recsys.data.sources.raw_log import RawLog
+from recsys.data.sources.synthetic.logs import make_synthetic_log
 from recsys.errors import InvalidInputError
 from recsys.features.hashing import MISSING, string_key
 from recsys.features.history import event_dtype

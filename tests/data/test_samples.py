@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.data.events import EventTable, open_event_table, write_event_table
-from recsys.data.samples import (
+from recsys.data.log.event_table import EventTable, open_event_table, write_event_table
+from recsys.data.samples.dataset import (
     Dataset,
     Impressions,
     Samples,

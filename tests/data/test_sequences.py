@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from recsys.data.datasets import load_dataset
-from recsys.data.samples import Dataset, make_batch
-from recsys.data.sequence_files import read_sequences
-from recsys.data.sequences import ATTRIBUTES, CANDIDATES, NEGATIVES, draw_unseen, prepare_sequences
+from recsys.data.samples.dataset import Dataset, make_batch
+from recsys.data.sources.sequences.files import read_sequences
+from recsys.data.sources.sequences.prepare import ATTRIBUTES, CANDIDATES, NEGATIVES, draw_unseen, prepare_sequences
 from recsys.errors import DataFileError
 
 Write = Callable[..., Path]

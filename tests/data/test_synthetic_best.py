@@ -7,9 +7,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from recsys.data.movielens_long import long_split
-from recsys.data.synthetic import LONG_RANGE_GENRES, long_range_movies, make_long_range_log
-from recsys.data.synthetic_best import best_scores, probability_liked
+from recsys.data.sources.movielens.long_histories import long_split
+from recsys.data.sources.synthetic.best_scores import best_scores, probability_liked
+from recsys.data.sources.synthetic.logs import LONG_RANGE_GENRES, long_range_movies, make_long_range_log
 from recsys.metrics import auc
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from recsys.data.movielens import rechorus_split
-from recsys.data.raw_log import RawLog
-from recsys.data.synthetic import GENRES, make_long_range_log, make_synthetic_log
+from recsys.data.sources.movielens.prepare import rechorus_split
+from recsys.data.sources.raw_log import RawLog
+from recsys.data.sources.synthetic.logs import GENRES, make_long_range_log, make_synthetic_log
 from recsys.errors import InvalidInputError
 from recsys.metrics import auc
 

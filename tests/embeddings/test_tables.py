@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from recsys.data.samples import Dataset, make_batch, map_ids, rows_of_codes
+from recsys.data.samples.dataset import Dataset, make_batch, map_ids, rows_of_codes
 from recsys.embeddings.row_maps import RowMap, hash_rows, quotient_remainder, unified_rows
 from recsys.embeddings.sharding import OPTIMIZERS, fuse_optimizer, optimizer_state, shard, table_weights
 from recsys.embeddings.tables import (

@@ -11,7 +11,7 @@ from tiny_run import NAMESAKES, folder_of_this_process, odd_config, odd_dataset
 from typer.testing import CliRunner
 
 from recsys.cli import app
-from recsys.data.samples import Dataset, map_ids
+from recsys.data.samples.dataset import Dataset, map_ids
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.export.explain import explain, heat_maps
 from recsys.models.autoint import AutoIntConfig

@@ -25,7 +25,7 @@ import recsys.export.graph_files as graph_files
 import recsys.export.onnx as export
 import recsys.export.parity as parity
 from recsys.bundle import GraphInfo, Manifest, TableInfo, open_bundle
-from recsys.data.samples import Dataset, make_batch, map_ids
+from recsys.data.samples.dataset import Dataset, make_batch, map_ids
 from recsys.embeddings.sharding import table_weights
 from recsys.errors import BundleError, ConfigError, InvalidInputError
 from recsys.export.onnx import export_bundle

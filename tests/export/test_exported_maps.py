@@ -8,7 +8,7 @@ import pytest
 from tiny_run import NAMESAKES, ONE_OFF, odd_config, odd_dataset
 
 from recsys.bundle import open_bundle
-from recsys.data.samples import make_batch, map_ids
+from recsys.data.samples.dataset import make_batch, map_ids
 from recsys.embeddings.sharding import table_weights
 from recsys.errors import ConfigError
 from recsys.export.onnx import export_bundle

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tiny_run import finished, folder_of_this_process
 
 from recsys.bundle import GraphInfo, Manifest, open_bundle
-from recsys.data.samples import Dataset
+from recsys.data.samples.dataset import Dataset
 from recsys.errors import BundleError, InvalidInputError
 from recsys.export import int8
 from recsys.export.graph_files import graph_info

@@ -17,8 +17,8 @@ from planted import ITEMS, USERS, planted
 from tiny_run import folder_of_this_process
 
 from recsys.bundle import Manifest, open_bundle
-from recsys.data.interactions import Interactions, make_pairs
-from recsys.data.pair_ids import PairIds
+from recsys.data.interactions.interactions import Interactions, make_pairs
+from recsys.data.interactions.pair_ids import PairIds
 from recsys.errors import BundleError, ConfigError, InvalidInputError
 from recsys.export import retrieval, retrieve_graph
 from recsys.export.retrieval import LISTS, export_retrieval_bundle

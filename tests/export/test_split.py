@@ -11,7 +11,7 @@ import torch
 from tiny_run import NAMESAKES, ONE_OFF, PLAIN, folder_of_this_process, odd_config, odd_dataset
 
 from recsys.bundle import Manifest, open_bundle
-from recsys.data.samples import Dataset
+from recsys.data.samples.dataset import Dataset
 from recsys.export.onnx import export_bundle
 from recsys.export.simplify import independent_of
 from recsys.features.feature_set import FeatureSet

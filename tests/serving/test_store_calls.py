@@ -15,7 +15,7 @@ import redis
 from tiny_server import Start, stalled
 
 from recsys.client import AsyncClient, DeadlineExceeded, InvalidArgument, RpcError, Unavailable
-from recsys.data.events import EventTable, open_event_table, user_events, write_event_table
+from recsys.data.log.event_table import EventTable, open_event_table, user_events, write_event_table
 from recsys.errors import StoreUnavailableError
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.feature_set import Categorical, FeatureSet, History

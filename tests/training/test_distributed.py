@@ -31,7 +31,7 @@ from torchrun import ROOT
 
 import recsys.training.checkpoint as checkpoints
 import recsys.training.loop as loop
-from recsys.data.samples import Dataset
+from recsys.data.samples.dataset import Dataset
 from recsys.embeddings.sharding import local_world_size, start_process_group, table_weights
 from recsys.embeddings.sharding_plan import PlannedTable
 from recsys.errors import ConfigError, DataFileError, RecsysError

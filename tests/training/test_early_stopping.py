@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_run import NAMESAKES, odd_config, odd_dataset
 
-from recsys.data.samples import Dataset
+from recsys.data.samples.dataset import Dataset
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.training.checkpoint import load
 from recsys.training.config import RunConfig, TrainConfig, override

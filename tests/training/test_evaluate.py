@@ -13,7 +13,7 @@ from tiny_run import PLAIN, finished, odd_config, odd_dataset
 from typer.testing import CliRunner
 
 from recsys.cli import app
-from recsys.data.samples import write_samples
+from recsys.data.samples.dataset import write_samples
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
 from recsys.evaluation_report import (
     comparison_table,

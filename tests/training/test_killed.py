@@ -16,7 +16,7 @@ import torch
 from tiny_run import NAMESAKES, odd_dataset
 from torchrun import ROOT
 
-from recsys.data.samples import write_samples
+from recsys.data.samples.dataset import write_samples
 from recsys.training.checkpoint import load
 from recsys.training.run_record import read_record
 

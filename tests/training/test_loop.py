@@ -16,9 +16,9 @@ from tiny_run import NAMESAKES, finished, odd_config, odd_dataset
 from torch import Tensor
 
 import recsys.training.loop as loop
-from recsys.data.fingerprint import data_fingerprint
-from recsys.data.loader import BatchLoader
-from recsys.data.samples import Dataset, make_batch, map_ids, rows_of_codes
+from recsys.data.samples.dataset import Dataset, make_batch, map_ids, rows_of_codes
+from recsys.data.samples.fingerprint import data_fingerprint
+from recsys.data.samples.loader import BatchLoader
 from recsys.embeddings.row_maps import hash_rows
 from recsys.embeddings.sharding import table_weights
 from recsys.embeddings.tables import input_tables

@@ -13,8 +13,8 @@ from tiny_run import NAMESAKES, odd_config, odd_dataset
 
 import recsys.training.loop as loop
 import recsys.training.start as start
-from recsys.data.loader import BatchLoader
-from recsys.data.samples import Dataset, map_ids
+from recsys.data.samples.dataset import Dataset, map_ids
+from recsys.data.samples.loader import BatchLoader
 from recsys.embeddings.sharding import table_weights
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.training.checkpoint import load

@@ -19,7 +19,7 @@ from tiny_run import NAMESAKES, odd_config, odd_dataset
 import recsys.training.checkpoint as checkpoints
 import recsys.training.loop as loop
 import recsys.training.start as start
-from recsys.data.samples import Dataset
+from recsys.data.samples.dataset import Dataset
 from recsys.errors import ConfigError, DataFileError
 from recsys.training.checkpoint import load, restore, save, write_index
 from recsys.training.config import override

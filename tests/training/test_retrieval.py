@@ -7,7 +7,7 @@ import pytest
 import torch
 from planted import COMMUNITIES, ITEMS, ITEMS_EACH, USERS, USERS_EACH, planted, popularity_metrics
 
-from recsys.data.interactions import Pairs, make_pairs
+from recsys.data.interactions.interactions import Pairs, make_pairs
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.models.mf import IdRows, full_rows
 from recsys.training.retrieval import RetrievalConfig, RetrievalProgress, train_retrieval

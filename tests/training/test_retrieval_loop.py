@@ -9,7 +9,7 @@ import pytest
 import torch
 from planted import ITEMS, USERS, planted, popularity_metrics
 
-from recsys.data.interactions import Interactions, make_pairs
+from recsys.data.interactions.interactions import Interactions, make_pairs
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
 from recsys.training.predictions import read_user_values
 from recsys.training.retrieval_config import RetrievalRunConfig, from_json, override, to_json

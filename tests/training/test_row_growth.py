@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from tiny_run import CONFIG, PLAIN, folder_of_this_process, odd_config, odd_dataset, tiny_dataset
 
-from recsys.data.movielens import prepare_movielens
-from recsys.data.samples import Dataset, id_counts, make_batch, map_ids
-from recsys.data.synthetic import make_synthetic_log
+from recsys.data.samples.dataset import Dataset, id_counts, make_batch, map_ids
+from recsys.data.sources.movielens.prepare import prepare_movielens
+from recsys.data.sources.synthetic.logs import make_synthetic_log
 from recsys.embeddings.sharding import optimizer_state, table_weights
 from recsys.embeddings.tables import input_tables
 from recsys.errors import ConfigError, InvalidInputError

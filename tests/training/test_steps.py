@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_run import NAMESAKES, odd_config, odd_dataset
 
-from recsys.data.samples import Dataset
+from recsys.data.samples.dataset import Dataset
 from recsys.training.checkpoint import load
 from recsys.training.config import override
 from recsys.training.loop import train

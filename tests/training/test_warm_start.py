@@ -10,7 +10,7 @@ from tiny_retrieval import write_tiny_retrieval
 from tiny_run import CONFIG, NAMESAKES, finished, odd_config, odd_dataset, tiny_dataset
 from torch import Tensor
 
-from recsys.data.samples import Dataset, id_counts
+from recsys.data.samples.dataset import Dataset, id_counts
 from recsys.embeddings.graph_rows import graph_rows
 from recsys.embeddings.row_maps import hash_rows, vocabulary
 from recsys.embeddings.sharding import optimizer_state, table_weights

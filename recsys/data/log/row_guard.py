@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from recsys.data.raw_files import RawFiles, locate
+from recsys.data.log.raw_files import RawFiles, locate
 from recsys.errors import DataFileError, InvalidInputError
 
 Report = Callable[[str, int], None]

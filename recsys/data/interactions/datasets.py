@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recsys.data.interactions import Interactions, find_interactions, load_interactions
-from recsys.data.log_interactions import log_interactions
-from recsys.data.movielens import load_movielens, rechorus_split
-from recsys.data.synthetic import make_synthetic_log
+from recsys.data.interactions.from_log import log_interactions
+from recsys.data.interactions.interactions import Interactions, find_interactions, load_interactions
+from recsys.data.sources.movielens.prepare import load_movielens, rechorus_split
+from recsys.data.sources.synthetic.logs import make_synthetic_log
 from recsys.errors import DataFileError
 
 _FOLDERS = {"gowalla": "gowalla", "movielens_lcfn": "movielens_1m/lcfn_split"}

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from recsys.data.event_encoder import EntityIndex
-from recsys.data.events import EncodedTable, encode_event_table
+from recsys.data.log.event_encoder import EntityIndex
+from recsys.data.log.event_table import EncodedTable, encode_event_table
 from recsys.data.prepared import prepared_dataset
-from recsys.data.raw_log import MOVIELENS_1M, RawLog
-from recsys.data.samples import Dataset, Impressions, Samples
+from recsys.data.samples.dataset import Dataset, Impressions, Samples
+from recsys.data.sources.raw_log import MOVIELENS_1M, RawLog
 from recsys.errors import InvalidInputError
 from recsys.features.columns import feature_keys
 from recsys.features.feature_set import FeatureSet

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recsys.data.events import offsets_of
+from recsys.data.log.event_table import offsets_of
 from recsys.errors import DataFileError
 from recsys.features.hashing import Int64Array
 

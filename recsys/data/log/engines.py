@@ -20,7 +20,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys.data.raw_files import RawFiles
+from recsys.data.log.raw_files import RawFiles
 from recsys.errors import ConfigError, DataFileError, nearest
 
 EngineName = Literal["duckdb", "spark"]

@@ -13,8 +13,8 @@ import ibis.expr.types as ir
 import numpy as np
 import numpy.typing as npt
 
-from recsys.data.arrow_values import NUMBER
 from recsys.data.column_folder import FolderWriter
+from recsys.data.log.arrow_values import NUMBER
 from recsys.errors import ConfigError, InvalidInputError, nearest
 from recsys.features.hashing import Int64Array
 

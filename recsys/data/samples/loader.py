@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from recsys.data.samples import Dataset, make_batch
+from recsys.data.samples.dataset import Dataset, make_batch
 from recsys.errors import InvalidInputError
 from recsys.features.encode import EncodedBatch
 from recsys.features.hashing import Int64Array

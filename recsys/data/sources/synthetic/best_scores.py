@@ -15,9 +15,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from recsys.data.histories import first_at_or_after, ranges
-from recsys.data.raw_log import RawLog
-from recsys.data.synthetic import DISLIKED, LIKED, LONG_RANGE_LIKED, LONG_RANGE_LIKED_SHARE, Movies
+from recsys.data.samples.histories import first_at_or_after, ranges
+from recsys.data.sources.raw_log import RawLog
+from recsys.data.sources.synthetic.logs import DISLIKED, LIKED, LONG_RANGE_LIKED, LONG_RANGE_LIKED_SHARE, Movies
 from recsys.features.hashing import Int64Array
 
 Float64Array = npt.NDArray[np.float64]

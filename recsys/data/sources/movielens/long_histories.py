@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from recsys.data.movielens import LogSplit, prepare_movielens
-from recsys.data.movielens_temporal import temporal_split
-from recsys.data.raw_log import RawLog
-from recsys.data.samples import Dataset, make_dataset
+from recsys.data.samples.dataset import Dataset, make_dataset
+from recsys.data.sources.movielens.prepare import LogSplit, prepare_movielens
+from recsys.data.sources.movielens.temporal import temporal_split
+from recsys.data.sources.raw_log import RawLog
 from recsys.errors import InvalidInputError
 from recsys.features.feature_set import History
 

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.data.column_folder import open_columns, write_columns
-from recsys.data.events import EventTable
-from recsys.data.histories import first_at_or_after, newest, ranges
-from recsys.data.row_codes import RowsOfKeys, encode_ids
+from recsys.data.log.event_table import EventTable
+from recsys.data.samples.histories import first_at_or_after, newest, ranges
+from recsys.data.samples.row_codes import RowsOfKeys, encode_ids
 from recsys.errors import DataFileError, InvalidInputError, nearest
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recsys.data.pair_ids import PairIds, pair_features, parse_ids
+from recsys.data.interactions.pair_ids import PairIds, pair_features, parse_ids
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.feature_set import IdType
 from recsys.features.hashing import Int64Array

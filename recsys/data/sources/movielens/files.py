@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 
-from recsys.data.raw_log import MOVIELENS_1M, RawLog
+from recsys.data.sources.raw_log import MOVIELENS_1M, RawLog
 from recsys.errors import DataFileError
 from recsys.features.feature_set import Categorical
 from recsys.features.hashing import Int64Array

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.data.column_folder import open_columns, write_columns
-from recsys.data.event_encoder import (
+from recsys.data.log.event_encoder import (
     EntityIndex,
     EventBlock,
     Int32Array,

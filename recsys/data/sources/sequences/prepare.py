@@ -23,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from recsys.data.events import EncodedTable, encode_event_table, offsets_of
-from recsys.data.histories import ranges
+from recsys.data.log.event_table import EncodedTable, encode_event_table, offsets_of
 from recsys.data.prepared import prepared_dataset
-from recsys.data.samples import Dataset, Impressions, Samples
-from recsys.data.sequence_files import Sequences, read_sequences
+from recsys.data.samples.dataset import Dataset, Impressions, Samples
+from recsys.data.samples.histories import ranges
+from recsys.data.sources.sequences.files import Sequences, read_sequences
 from recsys.errors import DataFileError
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import MISSING, Int64Array

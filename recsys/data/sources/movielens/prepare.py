@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from recsys.data.download import download, md5_of
-from recsys.data.events import EncodedTable, encode_event_table
-from recsys.data.movielens_files import read_movielens
+from recsys.data.log.event_table import EncodedTable, encode_event_table
 from recsys.data.prepared import prepared_dataset
-from recsys.data.raw_log import MOVIELENS_1M, RawLog
-from recsys.data.samples import Dataset, Samples
-from recsys.data.synthetic import make_synthetic_log
+from recsys.data.samples.dataset import Dataset, Samples
+from recsys.data.sources.download import download, md5_of
+from recsys.data.sources.movielens.files import read_movielens
+from recsys.data.sources.raw_log import MOVIELENS_1M, RawLog
+from recsys.data.sources.synthetic.logs import make_synthetic_log
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.hashing import Int64Array
 

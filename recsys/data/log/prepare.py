@@ -25,12 +25,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.data import events as event_table
-from recsys.data import samples as sample_folder
-from recsys.data.arrow_values import INTEGER, keyed, raw_labels, raw_times, raw_values
 from recsys.data.column_folder import FolderWriter, folder_writer, new_folder
-from recsys.data.engines import open_engine
-from recsys.data.event_encoder import (
+from recsys.data.log import event_table
+from recsys.data.log.arrow_values import INTEGER, keyed, raw_labels, raw_times, raw_values
+from recsys.data.log.engines import open_engine
+from recsys.data.log.event_encoder import (
     NO_LABEL,
     EntityIndex,
     EventBlock,
@@ -40,10 +39,11 @@ from recsys.data.event_encoder import (
     settled_order,
     tie_order,
 )
-from recsys.data.log_columns import checked_entity, checked_log
-from recsys.data.raw_files import RawFiles, find_files
-from recsys.data.row_guard import Report, RowGuard
-from recsys.data.samples_log import SPLITS, LabelRule, SplitRule, write_splits
+from recsys.data.log.log_columns import checked_entity, checked_log
+from recsys.data.log.raw_files import RawFiles, find_files
+from recsys.data.log.row_guard import Report, RowGuard
+from recsys.data.log.sample_rules import SPLITS, LabelRule, SplitRule, write_splits
+from recsys.data.samples.dataset import dataset as sample_folder
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, USER, Categorical, Entity, FeatureSet

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsys.data.histories import ranges
-from recsys.data.movielens import LogSplit
-from recsys.data.raw_log import RawLog
+from recsys.data.samples.histories import ranges
+from recsys.data.sources.movielens.prepare import LogSplit
+from recsys.data.sources.raw_log import RawLog
 
 _SHARE = 10
 

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from recsys.data.event_encoder import EntityIndex
-from recsys.data.events import EncodedTable, encode_event_table
+from recsys.data.log.event_encoder import EntityIndex
+from recsys.data.log.event_table import EncodedTable, encode_event_table
 from recsys.data.prepared import prepared_dataset
-from recsys.data.samples import Dataset, Impressions, Samples
+from recsys.data.samples.dataset import Dataset, Impressions, Samples
 from recsys.errors import DataFileError
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, FeatureSet

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recsys.data.raw_log import RawLog
+from recsys.data.sources.raw_log import RawLog
 from recsys.errors import InvalidInputError
 
 GENRES = (

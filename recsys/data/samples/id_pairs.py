@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from recsys.data.event_encoder import Int32Array
-from recsys.data.samples import Dataset, id_columns
+from recsys.data.log.event_encoder import Int32Array
+from recsys.data.samples.dataset import Dataset, id_columns
 from recsys.errors import InvalidInputError
 from recsys.features.hashing import MISSING, Int64Array
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsys.data.interactions import Interactions, Pairs, make_pairs
-from recsys.data.movielens import LogSplit
-from recsys.data.pair_ids import PairIds
-from recsys.data.raw_log import MOVIELENS_1M, RawLog
+from recsys.data.interactions.interactions import Interactions, Pairs, make_pairs
+from recsys.data.interactions.pair_ids import PairIds
+from recsys.data.sources.movielens.prepare import LogSplit
+from recsys.data.sources.raw_log import MOVIELENS_1M, RawLog
 from recsys.features.hashing import Int64Array, integer_keys
 
 _POSITIVE = 4
@@ -20,8 +20,8 @@ def log_interactions(raw: RawLog, split: LogSplit) -> Interactions:
     Users and movies are those with a rating of any size in the training part, in the order of their ids: what is known
     only later has no part in it. A pair stays in the first part that has it.
 
-    >>> from recsys.data.movielens import rechorus_split
-    >>> from recsys.data.synthetic import make_synthetic_log
+    >>> from recsys.data.sources.movielens.prepare import rechorus_split
+    >>> from recsys.data.sources.synthetic.logs import make_synthetic_log
     >>> raw = make_synthetic_log(users=50, events_per_user=40, items=30)
     >>> made = log_interactions(raw, rechorus_split(raw))
     >>> made.ids.features.name, made.num_items <= 30

@@ -1,0 +1,1 @@
+"""Pairs of users and items, for models that rank all items."""

@@ -1,0 +1,1 @@
+"""Raw logs of any size to event tables, sorted by user and time."""

@@ -1,0 +1,1 @@
+"""Training samples: point-in-time histories, codes, batches."""

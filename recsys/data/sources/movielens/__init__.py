@@ -1,0 +1,1 @@
+"""MovieLens-1M: its files, and the ways to split it."""

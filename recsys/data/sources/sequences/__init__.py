@@ -1,0 +1,1 @@
+"""Item sequences of S3-Rec: their files, split leave-one-out."""
