@@ -1,6 +1,6 @@
 """Clustering for GraphHash: Gowalla's training interactions, and how time and memory grow from 1 M to 50 M edges.
 
-`recsys.embeddings.graph_clusters.cluster` at resolution 200, on one thread. Gowalla takes turns in this process; where
+`recsys.embeddings.row_maps.clusters.cluster` at resolution 200, on one thread. Gowalla takes turns in this process; where
 it is not found (`--data`, then RECSYS_DATA_DIR, then ../shared/data), a generated graph of as many edges stands in. The
 others are generated: degrees by power laws, communities of some 150 ids that take 70 % of their ids' edges. Each is
 clustered in a process of its own, whose peak memory, edges and libraries included, the kernel tells.
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from sort_log import child
 
 from recsys.data.interactions.interactions import load_interactions
-from recsys.embeddings.graph_clusters import cluster
+from recsys.embeddings.row_maps.clusters import cluster
 
 RESOLUTION = 200.0
 GOWALLA_EDGES = 810_128
@@ -37,7 +37,7 @@ CLUSTER = """
 import json, sys, time
 from pathlib import Path
 import numpy as np
-from recsys.embeddings.graph_clusters import cluster
+from recsys.embeddings.row_maps.clusters import cluster
 folder, num_left, num_right, resolution = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 left_E, right_E = np.load(folder / "left.npy"), np.load(folder / "right.npy")
 started_s, started_cpu_s = time.perf_counter(), time.process_time()

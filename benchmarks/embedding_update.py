@@ -106,8 +106,8 @@ def _torchrec(rows: int) -> Step:
     from torch import nn
     from torchrec import KeyedJaggedTensor
 
-    from recsys.embeddings.row_maps import hash_rows
-    from recsys.embeddings.sharding import fuse_optimizer, set_rate, shard
+    from recsys.embeddings.row_maps.row_map import hash_rows
+    from recsys.embeddings.sharding.shard import fuse_optimizer, set_rate, shard
     from recsys.embeddings.tables import EmbeddingTables, TableSpec
 
     class Model(nn.Module):

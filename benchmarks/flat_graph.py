@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recsys.embeddings.sharding import table_weights
+from recsys.embeddings.sharding.shard import table_weights
 from recsys.features.feature_set import Categorical, FeatureSet
 from recsys.models.attention import ActivationUnit
 from recsys.models.blocks import PRelu

@@ -23,9 +23,9 @@ import numpy as np
 from common import Line, line, machine, main, parser, say
 
 from recsys.data.interactions.interactions import Interactions, hold_out, load_interactions, make_pairs
-from recsys.embeddings.graph_clusters import Clusters, cluster
-from recsys.embeddings.graph_rows import graph_rows, lsh_rows
-from recsys.embeddings.row_maps import RowMap, frequency_hash, hash_rows
+from recsys.embeddings.row_maps.clusters import Clusters, cluster
+from recsys.embeddings.row_maps.graph import graph_rows, lsh_rows
+from recsys.embeddings.row_maps.row_map import RowMap, frequency_hash, hash_rows
 from recsys.models.mf import IdRows, full_rows, mapped_rows
 from recsys.training.retrieval import RetrievalConfig, RetrievalProgress, train_retrieval
 

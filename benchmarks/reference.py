@@ -15,7 +15,7 @@ import torch
 
 from recsys.data.log.event_table import open_event_table, write_event_table
 from recsys.data.samples.dataset import Dataset, Samples, make_dataset
-from recsys.embeddings.row_maps import RowMap, hash_rows, vocabulary
+from recsys.embeddings.row_maps.row_map import RowMap, hash_rows, vocabulary
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.history import Events, event_dtype
 from recsys.models.sdim import LongName, SdimConfig

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
     import onnxruntime
     from torch import nn
 
-    from recsys.embeddings.row_maps import RowMap
+    from recsys.embeddings.row_maps.row_map import RowMap
     from recsys.features.hashing import Int64Array
     from recsys.operators import Operators
 
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
     """All lines."""
     import numpy as np
 
-    from recsys.embeddings.row_maps import vocabulary
+    from recsys.embeddings.row_maps.row_map import vocabulary
     from recsys.features.hashing import KEY_LIMIT
 
     size = SIZES[options.size]
@@ -94,7 +94,7 @@ def _maps(known: RowMap, rows: int) -> dict[str, RowMap]:
 
     So the cluster of an id is its number here, and ``lsh`` is left out: it is ``graph`` with other numbers.
     """
-    from recsys.embeddings.row_maps import Lookup, RowMap, hash_rows, hashed_rows, unified_rows
+    from recsys.embeddings.row_maps.row_map import Lookup, RowMap, hash_rows, hashed_rows, unified_rows
 
     def owned(kind: str, *lookups: Lookup, combine: Any = "sum") -> RowMap:
         return RowMap(kind=kind, lookups=lookups, combine=combine, ids=known.ids)

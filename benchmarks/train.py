@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
 
     from recsys.data.datasets import LoadedData
     from recsys.data.samples.dataset import Dataset
-    from recsys.embeddings.row_maps import RowMap
+    from recsys.embeddings.row_maps.row_map import RowMap
     from recsys.training.config import RunConfig
     from recsys.training.trained import TrainedModel
 
@@ -193,7 +193,7 @@ def _copy(plain: PlainDin, trained: TrainedModel) -> None:
     """Give our model the plain one's weights."""
     import torch
 
-    from recsys.embeddings.sharding import table_weights
+    from recsys.embeddings.sharding.shard import table_weights
 
     net = trained.model.module.net
     unit = net.attention

@@ -34,7 +34,7 @@ from recsys.compress import (
 )
 from recsys.compress_report import cells, charts, summary, to_json, to_markdown, write_report
 from recsys.data.samples.dataset import Dataset
-from recsys.embeddings.sharding import table_weights
+from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
 from recsys.files import locked
 from recsys.training.config import MapName, RowConfig

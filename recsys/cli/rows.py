@@ -85,7 +85,7 @@ def grow(
     """Give ids that came after training rows of a run's tables; the graphs of its model stay as they are."""
     from recsys.data.datasets import load_dataset
     from recsys.data.samples.dataset import Dataset
-    from recsys.embeddings.growth import EVICT
+    from recsys.embeddings.row_maps.growth import EVICT
     from recsys.training.row_growth import GrowthOptions, grow_run
     from recsys.training.run_folder import read_run
 

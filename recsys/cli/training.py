@@ -121,7 +121,7 @@ def train(
         print(to_json(config))
         return
     from recsys.data.datasets import load_dataset
-    from recsys.embeddings.sharding import start_process_group
+    from recsys.embeddings.sharding.shard import start_process_group
     from recsys.progress import training_progress
     from recsys.training.distributed import first_before_others, is_first, plan_table
     from recsys.training.loop import train as run_training

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.embeddings.quantize import QuantizedRows, QuantizedTable
-from recsys.embeddings.row_maps import UNKNOWN_ROW, RowMap, RowMapModule
+from recsys.embeddings.row_maps.row_map import UNKNOWN_ROW, RowMap, RowMapModule
 from recsys.embeddings.tables import QUERY, combine, module_name
 from recsys.embeddings.vectors import mean_of_present
 from recsys.features.feature_set import Categorical

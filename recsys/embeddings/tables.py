@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchrec import EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
 
 from recsys.embeddings import WIDTH_UNIT
-from recsys.embeddings.row_maps import Combine, RowMap
+from recsys.embeddings.row_maps.row_map import Combine, RowMap
 from recsys.errors import InvalidInputError
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch

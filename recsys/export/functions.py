@@ -71,7 +71,7 @@ IdRows (keys, of_low, of_folded, offset, count, first, table) => (rows)
     rows = ReduceSum <keepdims = 0> (rows_found, first_and_last)
 }}
 """
-"""``IdTableModule`` of ``embeddings/id_table.py``, for keys of any shape."""
+"""``IdTableModule`` of ``embeddings/row_maps/id_table.py``, for keys of any shape."""
 
 _TO_BUCKETS: Path = ((0, "Where"), (1, "Split"), (0, "Gather"), (1, "Add"))
 _TO_MIXED: Path = ((0, "Mod"), (0, "Mod"), (0, "Add"), (0, "Add"))

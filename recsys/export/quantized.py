@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from recsys.embeddings.quantize import QuantizedTable, quantize_rows, table_kinds
-from recsys.embeddings.sharding import table_weights
+from recsys.embeddings.sharding.shard import table_weights
 from recsys.training.trained import TrainedModel
 
 

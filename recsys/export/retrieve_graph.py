@@ -25,7 +25,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 import recsys
 from recsys.bundle import RETRIEVE_INPUTS, RETRIEVE_OUTPUTS, GraphInfo, TableInfo, TensorInfo
-from recsys.embeddings.id_table import IdTable, build_id_table
+from recsys.embeddings.row_maps.id_table import IdTable, build_id_table
 from recsys.errors import InvalidInputError
 from recsys.export.functions import OPSET
 from recsys.features.hashing import HALF_MASK, MISSING, PRIME, Int64Array, equal_keys
@@ -159,7 +159,7 @@ def _nodes() -> list[NodeProto]:
 
 
 def _lookup(keys: str, *, table: str, rows: str) -> list[NodeProto]:
-    """``IdTableModule`` (``embeddings/id_table.py``): the rows of keys, 0 for keys that are not in the table."""
+    """``IdTableModule`` (``embeddings/row_maps/id_table.py``): the rows of keys, 0 for keys that are not in the table."""
 
     def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
         return helper.make_node(kind, inputs, [output], **attributes)

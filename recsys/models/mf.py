@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recsys.embeddings.row_maps import Combine, RowMap
+from recsys.embeddings.row_maps.row_map import Combine, RowMap
 from recsys.errors import InvalidInputError, nearest
 from recsys.features.hashing import Int64Array
 from recsys.models.sparse import Half, SparseMatrix, by_columns, sparse_matrix

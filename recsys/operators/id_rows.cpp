@@ -1,4 +1,4 @@
-// IdRows: rows of ids, by a two-choice bucketed hash table (embeddings/id_table.py).
+// IdRows: rows of ids, by a two-choice bucketed hash table (embeddings/row_maps/id_table.py).
 //
 // A key is in one of W slots of one of two buckets. A bucket is the keys of its slots, then their rows; empty slots
 // have a key that no id has. The row of a key that is in neither is 0.

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from recsys.embeddings.sharding import TableShard, table_shards
+from recsys.embeddings.sharding.shard import TableShard, table_shards
 from recsys.errors import DataFileError
 from recsys.files import atomic_file, make_folder
 from recsys.training.distributed import broadcast, gather, together, world

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.embeddings.growth import RowChange
+from recsys.embeddings.row_maps.growth import RowChange
 from recsys.features.hashing import Int64Array
 from recsys.training.checkpoint import Checkpoint, read_file
 

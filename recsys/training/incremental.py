@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 import numpy as np
 
 from recsys.data.samples.dataset import Dataset, id_counts
-from recsys.embeddings.growth import OWN_ROWS, SeenIds, grow
-from recsys.embeddings.id_table import build_id_table
-from recsys.embeddings.row_maps import RowMap
+from recsys.embeddings.row_maps.growth import OWN_ROWS, SeenIds, grow
+from recsys.embeddings.row_maps.id_table import build_id_table
+from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.hashing import Int64Array
 from recsys.training.config import RunConfig

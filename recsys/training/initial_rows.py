@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from recsys.embeddings.row_maps import RowMap
-from recsys.embeddings.sharding import TableShard, table_shards
+from recsys.embeddings.row_maps.row_map import RowMap
+from recsys.embeddings.sharding.shard import TableShard, table_shards
 
 _BLOCK = 1 << 16
 """Rows drawn at a time."""

@@ -15,8 +15,8 @@ from torch import Tensor
 from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.fingerprint import data_fingerprint
 from recsys.data.samples.loader import BatchLoader
-from recsys.embeddings.sharding import set_rate, start_process_group
-from recsys.embeddings.sharding_plan import PlannedTable
+from recsys.embeddings.sharding.plan import PlannedTable
+from recsys.embeddings.sharding.shard import set_rate, start_process_group
 from recsys.embeddings.tables import BatchConverter
 from recsys.errors import ConfigError
 from recsys.training.checkpoint import load, restore, save

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from recsys.embeddings.sharding import table_shards
+from recsys.embeddings.sharding.shard import table_shards
 from recsys.errors import InvalidInputError
 from recsys.files import write_atomically
 from recsys.training.distributed import world

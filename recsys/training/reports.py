@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from recsys.embeddings.sharding_plan import PlannedTable
+from recsys.embeddings.sharding.plan import PlannedTable
 from recsys.training.evaluate import Metrics
 from recsys.training.trained import TrainedModel
 from recsys.training.warm_start import WarmStart

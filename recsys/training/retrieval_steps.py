@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
 from recsys.data.interactions.interactions import Interactions
-from recsys.embeddings.row_maps import RowMap, vocabulary
-from recsys.embeddings.sharding import fuse_optimizer, set_rate, shard, table_shards, table_weights
+from recsys.embeddings.row_maps.row_map import RowMap, vocabulary
+from recsys.embeddings.sharding.shard import fuse_optimizer, set_rate, shard, table_shards, table_weights
 from recsys.embeddings.tables import EmbeddingTables, TableSpec, lookup_keys
 from recsys.errors import DataFileError
 from recsys.models.hops import Hop, full_hop

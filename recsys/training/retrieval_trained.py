@@ -16,7 +16,7 @@ def make_steps(config: RetrievalRunConfig, interactions: Interactions) -> FullSt
     """An untrained model."""
     if not config.train.fan_outs:
         return FullSteps(config, interactions)
-    from recsys.embeddings.sharding import start_process_group
+    from recsys.embeddings.sharding.shard import start_process_group
 
     start_process_group(torch.device("cpu"))
     return SampledSteps(config, interactions)

@@ -1,4 +1,4 @@
-"""A run whose tables grow by a new log (``embeddings/growth.py``): another run's folder, ready to evaluate and export.
+"""A run whose tables grow by a new log (``embeddings/row_maps/growth.py``): another run's folder, ready to evaluate and export.
 
 The grown run keeps configuration, FeatureSet and data of the old one; its row maps and the rows in its checkpoint
 differ, and ``growth.json`` says how. It holds no ``metrics.json``: it was not measured.
@@ -20,7 +20,7 @@ import numpy as np
 from recsys.data.column_folder import new_folder
 from recsys.data.samples.dataset import Dataset, id_columns, id_counts
 from recsys.data.samples.fingerprint import data_fingerprint
-from recsys.embeddings.growth import (
+from recsys.embeddings.row_maps.growth import (
     CLUSTER_ROWS,
     OWN_ROWS,
     Evict,
@@ -30,7 +30,7 @@ from recsys.embeddings.growth import (
     recluster,
     room_for_ids,
 )
-from recsys.embeddings.row_maps import RowMap
+from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.changes import changes
 from recsys.features.hashing import Int64Array

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from recsys.data.samples.dataset import Dataset, id_counts
 from recsys.data.samples.fingerprint import data_fingerprint
-from recsys.embeddings.row_maps import UNKNOWN_ROW, RowMap
+from recsys.embeddings.row_maps.row_map import UNKNOWN_ROW, RowMap
 from recsys.embeddings.tables import ITEM
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
 from recsys.features.hashing import Int64Array

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys.embeddings.row_maps import RowMap
+from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.errors import ConfigError, DataFileError
 from recsys.features.feature_set import FeatureSet
 from recsys.files import make_folder, write_atomically

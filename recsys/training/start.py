@@ -11,8 +11,8 @@ import torch
 
 from recsys.data.samples.dataset import Dataset, map_ids
 from recsys.data.samples.loader import BatchLoader
-from recsys.embeddings.row_maps import RowMap
-from recsys.embeddings.sharding_plan import describe_plan
+from recsys.embeddings.row_maps.row_map import RowMap
+from recsys.embeddings.sharding.plan import describe_plan
 from recsys.errors import ConfigError, RecsysError
 from recsys.features.feature_set import FeatureSet
 from recsys.training.checkpoint import Checkpoint, restore

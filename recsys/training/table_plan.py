@@ -9,10 +9,10 @@ import numpy as np
 from recsys.data.samples.dataset import Dataset, id_counts
 from recsys.data.samples.id_pairs import id_pairs
 from recsys.embeddings import WIDTH_UNIT
-from recsys.embeddings.graph_clusters import Clusters, cluster, cluster_to_rows, index_keys
-from recsys.embeddings.graph_rows import graph_rows, lsh_rows
-from recsys.embeddings.growth import CLUSTER_ROWS
-from recsys.embeddings.row_maps import (
+from recsys.embeddings.row_maps.clusters import Clusters, cluster, cluster_to_rows, index_keys
+from recsys.embeddings.row_maps.graph import graph_rows, lsh_rows
+from recsys.embeddings.row_maps.growth import CLUSTER_ROWS
+from recsys.embeddings.row_maps.row_map import (
     RowMap,
     frequency_hash,
     hash_rows,

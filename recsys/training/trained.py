@@ -12,9 +12,9 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from recsys.data.samples.dataset import Dataset, map_ids
 from recsys.data.samples.fingerprint import data_fingerprint
-from recsys.embeddings.row_maps import RowMap
-from recsys.embeddings.sharding import fuse_optimizer, shard, start_process_group
-from recsys.embeddings.sharding_plan import PlannedTable, Sharding, describe_plan, plan_tables
+from recsys.embeddings.row_maps.row_map import RowMap
+from recsys.embeddings.sharding.plan import PlannedTable, Sharding, describe_plan, plan_tables
+from recsys.embeddings.sharding.shard import fuse_optimizer, shard, start_process_group
 from recsys.embeddings.tables import BatchConverter, EmbeddingTables
 from recsys.errors import ConfigError
 from recsys.features.feature_set import FeatureSet

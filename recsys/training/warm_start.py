@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.embeddings.row_maps import UNKNOWN_ROW, RowMap
-from recsys.embeddings.sharding import TableShard, table_shards
+from recsys.embeddings.row_maps.row_map import UNKNOWN_ROW, RowMap
+from recsys.embeddings.sharding.shard import TableShard, table_shards
 from recsys.errors import ConfigError
 from recsys.features.hashing import Int64Array
 from recsys.training.table_plan import table_specs
@@ -136,7 +136,7 @@ def start_warm(source: Source, trained: TrainedModel, optimizer: torch.optim.Opt
 def matching_rows(old: RowMap, new: RowMap, *, lookup: int) -> tuple[Int64Array, Int64Array]:
     """Rows that mean the same in one lookup of two maps: the new one's and the old one's, both [N].
 
-    >>> from recsys.embeddings.row_maps import vocabulary
+    >>> from recsys.embeddings.row_maps.row_map import vocabulary
     >>> old = vocabulary("item", np.array([3, 7]), np.array([9, 8]))
     >>> new = vocabulary("item", np.array([5, 7]), np.array([9, 8]))
     >>> [rows.tolist() for rows in matching_rows(old, new, lookup=0)]

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from recsys.bundle import LAYERS, Manifest, open_bundle
-from recsys.embeddings.id_table import SLOTS, build_id_table
 from recsys.embeddings.quantize import QuantizedTable, check_kind
-from recsys.embeddings.row_maps import Lookup, RowMap
+from recsys.embeddings.row_maps.id_table import SLOTS, build_id_table
+from recsys.embeddings.row_maps.row_map import Lookup, RowMap
 from recsys.errors import ConfigError
 from recsys.features.hashing import Int64Array
 from recsys.training.checkpoint import load

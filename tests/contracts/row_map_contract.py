@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 from torch import nn
 
-from recsys.embeddings.row_maps import UNKNOWN_ROW, RowMap
+from recsys.embeddings.row_maps.row_map import UNKNOWN_ROW, RowMap
 from recsys.export.functions import id_rows
 from recsys.export.simplify import fold_constants
 from recsys.features.hashing import KEY_LIMIT, MISSING, Int64Array

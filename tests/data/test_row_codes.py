@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from recsys.data.samples.row_codes import encode_ids
-from recsys.embeddings.row_maps import frequency_hash, hash_rows, vocabulary
+from recsys.embeddings.row_maps.row_map import frequency_hash, hash_rows, vocabulary
 from recsys.errors import InvalidInputError
 from recsys.features.hashing import KEY_LIMIT, MISSING, Int64Array
 

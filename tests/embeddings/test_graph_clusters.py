@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from recsys.embeddings.graph_clusters import (
+from recsys.embeddings.row_maps.clusters import (
     MAX_TRIES,
     NO_CLUSTER,
     TOLERANCE,

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from recsys.embeddings.graph_rows import graph_rows, lsh_rows
-from recsys.embeddings.row_maps import RowMap
+from recsys.embeddings.row_maps.graph import graph_rows, lsh_rows
+from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.errors import InvalidInputError
 from recsys.features.hashing import KEY_LIMIT, MISSING, Int64Array
 

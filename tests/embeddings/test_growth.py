@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recsys.embeddings.graph_rows import graph_rows
-from recsys.embeddings.growth import Growth, SeenIds, cluster_count, grow, recluster, room_for_ids
-from recsys.embeddings.row_maps import (
+from recsys.embeddings.row_maps.graph import graph_rows
+from recsys.embeddings.row_maps.growth import Growth, SeenIds, cluster_count, grow, recluster, room_for_ids
+from recsys.embeddings.row_maps.row_map import (
     RowMap,
     frequency_hash,
     hash_rows,

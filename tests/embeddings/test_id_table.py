@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import recsys.embeddings.id_table as module
-from recsys.embeddings.id_table import EMPTY, LOAD, SLOTS, build_id_table
+import recsys.embeddings.row_maps.id_table as module
+from recsys.embeddings.row_maps.id_table import EMPTY, LOAD, SLOTS, build_id_table
 from recsys.errors import InvalidInputError
 from recsys.features.hashing import KEY_LIMIT, MISSING, PRIME, Int64Array, hash_coefficients, hash_keys
 

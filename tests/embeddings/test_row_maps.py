@@ -11,8 +11,8 @@ from contracts.row_map_contract import Graph, export_row_maps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.embeddings.graph_rows import graph_rows, lsh_rows
-from recsys.embeddings.row_maps import (
+from recsys.embeddings.row_maps.graph import graph_rows, lsh_rows
+from recsys.embeddings.row_maps.row_map import (
     RowMap,
     frequency_hash,
     hash_rows,

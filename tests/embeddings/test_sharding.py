@@ -18,8 +18,9 @@ from torchrec import KeyedJaggedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrun import torchrun
 
-from recsys.embeddings.row_maps import Lookup, RowMap
-from recsys.embeddings.sharding import (
+from recsys.embeddings.row_maps.row_map import Lookup, RowMap
+from recsys.embeddings.sharding.plan import Sharding, describe_plan, plan_tables
+from recsys.embeddings.sharding.shard import (
     OPTIMIZERS,
     fuse_optimizer,
     set_rate,
@@ -28,7 +29,6 @@ from recsys.embeddings.sharding import (
     table_shards,
     table_weights,
 )
-from recsys.embeddings.sharding_plan import Sharding, describe_plan, plan_tables
 from recsys.embeddings.tables import EmbeddingTables, TableSpec
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.training.distributed import end_process

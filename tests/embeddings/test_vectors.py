@@ -11,7 +11,7 @@ from torch import Tensor
 from recsys.data.samples.dataset import Dataset, id_counts, make_batch
 from recsys.data.samples.row_codes import encode_ids
 from recsys.embeddings.dense_twin import DenseTwin, RawInputs
-from recsys.embeddings.row_maps import RowMap, hash_rows, quotient_remainder, unified_rows, vocabulary
+from recsys.embeddings.row_maps.row_map import RowMap, hash_rows, quotient_remainder, unified_rows, vocabulary
 from recsys.embeddings.tables import BatchConverter, input_tables
 from recsys.embeddings.vectors import (
     LookedUp,

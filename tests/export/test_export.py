@@ -26,7 +26,7 @@ import recsys.export.onnx as export
 import recsys.export.parity as parity
 from recsys.bundle import GraphInfo, Manifest, TableInfo, open_bundle
 from recsys.data.samples.dataset import Dataset, make_batch, map_ids
-from recsys.embeddings.sharding import table_weights
+from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import BundleError, ConfigError, InvalidInputError
 from recsys.export.onnx import export_bundle
 from recsys.export.parity import certify, torch_logits

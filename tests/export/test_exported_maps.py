@@ -9,7 +9,7 @@ from tiny_run import NAMESAKES, ONE_OFF, odd_config, odd_dataset
 
 from recsys.bundle import open_bundle
 from recsys.data.samples.dataset import make_batch, map_ids
-from recsys.embeddings.sharding import table_weights
+from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import ConfigError
 from recsys.export.onnx import export_bundle
 from recsys.export.parity import torch_logits

@@ -17,7 +17,7 @@ from recsys.cli import app
 from recsys.cli.training import QUANTIZED_KINDS, quantize_options
 from recsys.data.samples.dataset import Dataset, id_counts
 from recsys.embeddings.quantize import KINDS, QuantizedTable, quantize_rows, row_bytes, table_kinds
-from recsys.embeddings.sharding import table_weights
+from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import BundleError, ConfigError, InvalidInputError
 from recsys.export import int8, parity
 from recsys.export.onnx import export_bundle

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recsys.embeddings.row_maps import hash_rows, quotient_remainder
+from recsys.embeddings.row_maps.row_map import hash_rows, quotient_remainder
 from recsys.errors import InvalidInputError
 from recsys.models.mf import (
     IdRows,

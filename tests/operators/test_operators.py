@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from recsys.embeddings.id_table import build_id_table
+from recsys.embeddings.row_maps.id_table import build_id_table
 from recsys.features.hashing import PRIME, Int64Array
 from recsys.operators import has_vnni, library, run_here, use_operators
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.embeddings.growth import RowChange
+from recsys.embeddings.row_maps.growth import RowChange
 from recsys.training.checkpoint import Checkpoint, load, write_index
 from recsys.training.checkpoint_rows import parts_of_tables, rows_of_table, updated_rows, with_changes
 

@@ -32,8 +32,8 @@ from torchrun import ROOT
 import recsys.training.checkpoint as checkpoints
 import recsys.training.loop as loop
 from recsys.data.samples.dataset import Dataset
-from recsys.embeddings.sharding import local_world_size, start_process_group, table_weights
-from recsys.embeddings.sharding_plan import PlannedTable
+from recsys.embeddings.sharding.plan import PlannedTable
+from recsys.embeddings.sharding.shard import local_world_size, start_process_group, table_weights
 from recsys.errors import ConfigError, DataFileError, RecsysError
 from recsys.training.checkpoint import load, save
 from recsys.training.config import RunConfig, override

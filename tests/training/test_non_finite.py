@@ -15,7 +15,7 @@ import recsys.training.loop as loop
 import recsys.training.start as start
 from recsys.data.samples.dataset import Dataset, map_ids
 from recsys.data.samples.loader import BatchLoader
-from recsys.embeddings.sharding import table_weights
+from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.training.checkpoint import load
 from recsys.training.config import override

@@ -15,7 +15,7 @@ from tiny_run import CONFIG, PLAIN, folder_of_this_process, odd_config, odd_data
 from recsys.data.samples.dataset import Dataset, id_counts, make_batch, map_ids
 from recsys.data.sources.movielens.prepare import prepare_movielens
 from recsys.data.sources.synthetic.logs import make_synthetic_log
-from recsys.embeddings.sharding import optimizer_state, table_weights
+from recsys.embeddings.sharding.shard import optimizer_state, table_weights
 from recsys.embeddings.tables import input_tables
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.export.onnx import export_bundle

@@ -13,7 +13,7 @@ import pytest
 from tiny_run import CONFIG, finished, folder_of_this_process, tiny_dataset
 
 from recsys.data.samples.dataset import id_counts
-from recsys.embeddings.row_maps import RowMap
+from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.errors import ConfigError
 from recsys.training.config import RowConfig
 from recsys.training.loop import train
@@ -111,7 +111,7 @@ def test_every_row_is_row_0_used_spare_or_unused(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["vocabulary", "unified", "spare"])
 def test_lengths_and_bytes_are_those_of_the_tables(kind: str) -> None:
-    from recsys.embeddings.sharding import table_weights
+    from recsys.embeddings.sharding.shard import table_weights
 
     trained = load_run(_run(kind))
     row_maps, weights = trained.row_maps, table_weights(trained.model)

@@ -9,7 +9,7 @@ import pytest
 from tiny_run import CONFIG, NAMESAKES, odd_dataset, tiny_dataset
 
 from recsys.data.samples.dataset import Dataset, id_counts
-from recsys.embeddings.row_maps import RowMap, hash_rows, quotient_remainder, unified_rows, vocabulary
+from recsys.embeddings.row_maps.row_map import RowMap, hash_rows, quotient_remainder, unified_rows, vocabulary
 from recsys.embeddings.tables import TableSpec
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.training.config import MapName, RowConfig, RunConfig, TableConfig

@@ -11,9 +11,9 @@ from tiny_run import CONFIG, NAMESAKES, finished, odd_config, odd_dataset, tiny_
 from torch import Tensor
 
 from recsys.data.samples.dataset import Dataset, id_counts
-from recsys.embeddings.graph_rows import graph_rows
-from recsys.embeddings.row_maps import hash_rows, vocabulary
-from recsys.embeddings.sharding import optimizer_state, table_weights
+from recsys.embeddings.row_maps.graph import graph_rows
+from recsys.embeddings.row_maps.row_map import hash_rows, vocabulary
+from recsys.embeddings.sharding.shard import optimizer_state, table_weights
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.hashing import Int64Array
 from recsys.models.dcn import DcnConfig

@@ -32,7 +32,7 @@ from torchrec.distributed.planner.types import (
 from torchrec.distributed.types import CacheParams
 
 from recsys.embeddings import WIDTH_UNIT
-from recsys.embeddings.table_row_wise import TABLE_ROW_WISE, TableRowWiseSharder
+from recsys.embeddings.sharding.table_row_wise import TABLE_ROW_WISE, TableRowWiseSharder
 from recsys.embeddings.tables import TableSpec, module_name
 from recsys.errors import ConfigError, nearest
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recsys.embeddings.hash_ops import HashedRows, hash_all
+from recsys.embeddings.row_maps.hash_ops import HashedRows, hash_all
 from recsys.errors import InvalidInputError
 from recsys.features.hashing import KEY_LIMIT, PRIME, Int64Array, hash_coefficients, hash_keys
 

@@ -27,9 +27,9 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 
-from recsys.embeddings.row_adam import RowAdam
-from recsys.embeddings.sharding_plan import Sharding, check_names, collections_of, plan, table_name
-from recsys.embeddings.table_row_wise import TableRowWiseSharder
+from recsys.embeddings.sharding.plan import Sharding, check_names, collections_of, plan, table_name
+from recsys.embeddings.sharding.row_adam import RowAdam
+from recsys.embeddings.sharding.table_row_wise import TableRowWiseSharder
 from recsys.embeddings.tables import module_name
 from recsys.errors import ConfigError, InvalidInputError, nearest
 

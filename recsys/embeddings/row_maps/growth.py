@@ -20,9 +20,9 @@ from typing import Literal
 
 import numpy as np
 
-from recsys.embeddings.graph_clusters import NO_CLUSTER, match_labels
-from recsys.embeddings.id_table import IdTable, build_id_table
-from recsys.embeddings.row_maps import UNKNOWN_ROW, RowMap
+from recsys.embeddings.row_maps.clusters import NO_CLUSTER, match_labels
+from recsys.embeddings.row_maps.id_table import IdTable, build_id_table
+from recsys.embeddings.row_maps.row_map import UNKNOWN_ROW, RowMap
 from recsys.errors import InvalidInputError
 from recsys.features.hashing import MISSING, Int64Array
 
@@ -116,7 +116,7 @@ def grow(
     Raises:
         InvalidInputError: the map is of another kind or was made with another seed, or a number is out of range.
 
-    >>> from recsys.embeddings.row_maps import vocabulary
+    >>> from recsys.embeddings.row_maps.row_map import vocabulary
     >>> old = vocabulary("item", np.array([3, 7]), np.array([9, 8]), spare_rows=1)
     >>> seen = SeenIds(ids_V=np.array([3, 5, 6]), counts_V=np.array([4, 5, 8]), last_ms_V=np.array([2, 3, 1]))
     >>> grown = grow(old, seen)

@@ -2,7 +2,7 @@
 
 A row map is chosen per table in the recipe. It turns an id into K rows, of one or several physical
 tables, and says how the K vectors become one. It is data, not code: exact ids in an
-:class:`~recsys.embeddings.id_table.IdTable`, universal hashes for the others. So every method below has one
+:class:`~recsys.embeddings.row_maps.id_table.IdTable`, universal hashes for the others. So every method below has one
 numpy form for training (:meth:`RowMap.lookup`), one exported form into which raw ids go
 (:meth:`RowMap.module`), and one file format.
 
@@ -39,8 +39,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from recsys.embeddings.hash_ops import HashedRows, hash_all
-from recsys.embeddings.id_table import IdTable, IdTableModule, build_id_table
+from recsys.embeddings.row_maps.hash_ops import HashedRows, hash_all
+from recsys.embeddings.row_maps.id_table import IdTable, IdTableModule, build_id_table
 from recsys.errors import InvalidInputError
 from recsys.features.hashing import PRIME, Int64Array, hash_coefficients, hash_keys
 
