@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.features.feature_set import Categorical, FeatureSet
-from recsys.models.attention import ActivationUnit
-from recsys.models.blocks import PRelu
-from recsys.models.long_attention import MeanBlock, SdimBlock
-from recsys.models.sdim import Sdim
+from recsys.models.ranking.attention import ActivationUnit
+from recsys.models.ranking.blocks import PRelu
+from recsys.models.ranking.long_attention import MeanBlock, SdimBlock
+from recsys.models.ranking.sdim import Sdim
 from recsys.training.trained import TrainedModel
 
 OPSET = 21

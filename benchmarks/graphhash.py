@@ -26,7 +26,7 @@ from recsys.data.interactions.interactions import Interactions, hold_out, load_i
 from recsys.embeddings.row_maps.clusters import Clusters, cluster
 from recsys.embeddings.row_maps.graph import graph_rows, lsh_rows
 from recsys.embeddings.row_maps.row_map import RowMap, frequency_hash, hash_rows
-from recsys.models.mf import IdRows, full_rows, mapped_rows
+from recsys.models.retrieval.mf import IdRows, full_rows, mapped_rows
 from recsys.training.retrieval import RetrievalConfig, RetrievalProgress, train_retrieval
 
 RESOLUTION = 200.0

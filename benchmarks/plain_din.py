@@ -25,8 +25,8 @@ from recsys.features.columns import Column
 from recsys.features.feature_set import Categorical, FeatureSet
 from recsys.features.hashing import Int64Array
 from recsys.features.history import require_history
-from recsys.models.din import DinConfig
-from recsys.models.widths import Widths
+from recsys.models.ranking.din import DinConfig
+from recsys.models.ranking.widths import Widths
 from recsys.training.config import TrainConfig
 
 

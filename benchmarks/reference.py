@@ -18,7 +18,7 @@ from recsys.data.samples.dataset import Dataset, Samples, make_dataset
 from recsys.embeddings.row_maps.row_map import RowMap, hash_rows, vocabulary
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.history import Events, event_dtype
-from recsys.models.sdim import LongName, SdimConfig
+from recsys.models.ranking.sdim import LongName, SdimConfig
 from recsys.training.config import DataConfig, RunConfig, TableConfig, TrainConfig
 from recsys.training.trained import TrainedModel, build
 

@@ -127,7 +127,7 @@ def step_of(name: str, size: str, data: Path | None, folder: Path, length: int) 
     import torch.nn.functional as F
 
     from recsys.data.samples.dataset import map_ids
-    from recsys.models.sdim import SdimConfig
+    from recsys.models.ranking.sdim import SdimConfig
     from recsys.recipes import recipe
     from recsys.training.table_plan import build_row_maps
     from recsys.training.trained import build

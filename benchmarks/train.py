@@ -119,7 +119,7 @@ class Work:
         """The model in plain PyTorch, with initial weights."""
         from plain_din import PlainDin
 
-        from recsys.models.ranking import widths
+        from recsys.models.ranking.model import widths
 
         features, tables = self.dataset.table.features, self.config.tables
         dims = {name: tables.dims.get(name, tables.dim) for name in self.row_maps}

@@ -28,7 +28,7 @@ from recsys.errors import BundleError, InvalidInputError, StoreUnavailableError
 from recsys.export.onnx import export_bundle
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.history import make_events
-from recsys.models.sdim import SdimConfig
+from recsys.models.ranking.sdim import SdimConfig
 from recsys.profile import matmul
 from recsys.profile.measure import Profile, profile_bundle
 from recsys.profile.operators import Operator, read_operators

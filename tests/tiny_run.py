@@ -20,7 +20,7 @@ from recsys.data.samples.dataset import Dataset, Impressions, Samples, make_data
 from recsys.data.sources.movielens.prepare import prepare_movielens
 from recsys.data.sources.synthetic.logs import make_synthetic_log
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
-from recsys.models.din import DinConfig
+from recsys.models.ranking.din import DinConfig
 from recsys.training.config import DataConfig, RunConfig, TableConfig, TrainConfig
 from recsys.training.loop import train
 from recsys.training.reports import RunResult

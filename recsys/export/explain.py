@@ -22,7 +22,7 @@ from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
 from recsys.features.hashing import Int64Array
-from recsys.models.autoint import AutoInt
+from recsys.models.ranking.autoint import AutoInt
 from recsys.plots import Heat
 from recsys.training.trained import TrainedModel, check_same_data
 

@@ -21,9 +21,9 @@ from recsys.embeddings.dense_twin import DenseTwin, RawInputs
 from recsys.embeddings.tables import ITEM
 from recsys.embeddings.vectors import item_vectors, key_vectors, query_vectors, user_vectors
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
-from recsys.models.blocks import freeze_activations
-from recsys.models.ranking import Net, make_net
-from recsys.models.sdim import Sdim
+from recsys.models.ranking.blocks import freeze_activations
+from recsys.models.ranking.model import Net, make_net
+from recsys.models.ranking.sdim import Sdim
 from recsys.training.trained import TrainedModel
 
 STATE_SUMS, STATE_FRESH, STATE_NEXT = "state.sums", "state.fresh", "state.next"

@@ -46,8 +46,8 @@ from recsys.export.quantized import rows_as_stored, stored_tables
 from recsys.features.feature_set import Categorical
 from recsys.features.hashing import Int64Array
 from recsys.features.hot_ids import HOT_IDS, HotIds, write_hot_ids
-from recsys.models.ranking import Net
-from recsys.models.sdim import Sdim
+from recsys.models.ranking.model import Net
+from recsys.models.ranking.sdim import Sdim
 from recsys.training.config import to_json
 from recsys.training.evaluate import Metrics
 from recsys.training.trained import TrainedModel, evaluate_run

@@ -35,7 +35,7 @@ from recsys.features.feature_set import Feature
 from recsys.features.hashing import KEY_LIMIT, Int64Array
 from recsys.features.history import Events, unpack_events
 from recsys.features.history_rules import visible
-from recsys.models.sdim import Sdim
+from recsys.models.ranking.sdim import Sdim
 from recsys.operators import Operators, use_operators
 from recsys.training.trained import TrainedModel, check_same_data
 

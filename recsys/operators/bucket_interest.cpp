@@ -1,4 +1,4 @@
-// BucketInterest: SDIM's attention of candidates to sums of events by signature (models/signatures.py).
+// BucketInterest: SDIM's attention of candidates to sums of events by signature (models/ranking/signatures.py).
 //
 //   bucket(c, g)  = the number whose bits are the signs of products(c, g)
 //   interest(c)   = sum over g of sums(g, bucket(c, g))                     [D]

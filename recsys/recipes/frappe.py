@@ -6,8 +6,8 @@ batch: FuxiCTR's published runs do both, pulling the whole table at every step.
 
 from __future__ import annotations
 
-from recsys.models.autoint import AutoIntConfig
-from recsys.models.dcn import DcnConfig
+from recsys.models.ranking.autoint import AutoIntConfig
+from recsys.models.ranking.dcn import DcnConfig
 from recsys.training.config import DataConfig, RowConfig, RunConfig, TableConfig, TrainConfig
 
 

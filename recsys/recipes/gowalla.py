@@ -8,9 +8,9 @@ UltraGCN does, and the test masks its training pairs only.
 
 from __future__ import annotations
 
-from recsys.models.lightgcn import LightGcnConfig
-from recsys.models.mf import MfConfig
-from recsys.models.ngcf import NgcfConfig
+from recsys.models.retrieval.lightgcn import LightGcnConfig
+from recsys.models.retrieval.mf import MfConfig
+from recsys.models.retrieval.ngcf import NgcfConfig
 from recsys.training.retrieval_config import InteractionsConfig, RetrievalRunConfig, RetrievalTrainConfig
 
 _GOWALLA = InteractionsConfig(dataset="gowalla", validation_share=0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from recsys.models.sdim import SdimConfig
+from recsys.models.ranking.sdim import SdimConfig
 from recsys.training.config import DataConfig, RunConfig, TableConfig, TrainConfig
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from recsys.models.autoint import AutoIntConfig
-from recsys.models.dcn import DcnConfig
-from recsys.models.din import DinConfig
-from recsys.models.lightgcn import LightGcnConfig
+from recsys.models.ranking.autoint import AutoIntConfig
+from recsys.models.ranking.dcn import DcnConfig
+from recsys.models.ranking.din import DinConfig
+from recsys.models.retrieval.lightgcn import LightGcnConfig
 from recsys.training.config import DataConfig, RowConfig, RunConfig, TableConfig, TrainConfig
 from recsys.training.retrieval_config import InteractionsConfig, RetrievalRunConfig, RetrievalTrainConfig
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from recsys.models.din import DinConfig
-from recsys.models.sdim import SdimConfig
+from recsys.models.ranking.din import DinConfig
+from recsys.models.ranking.sdim import SdimConfig
 from recsys.training.config import DataConfig, RowConfig, RunConfig, TableConfig, TrainConfig
 
 _ONCE = 1_000_000

@@ -13,10 +13,10 @@ from typing import Any, Literal
 from recsys.data.sources.raw_log import DATASETS
 from recsys.embeddings import WIDTH_UNIT
 from recsys.errors import ConfigError, nearest
-from recsys.models.autoint import AutoIntConfig
-from recsys.models.dcn import DcnConfig
-from recsys.models.din import DinConfig
-from recsys.models.sdim import SdimConfig
+from recsys.models.ranking.autoint import AutoIntConfig
+from recsys.models.ranking.dcn import DcnConfig
+from recsys.models.ranking.din import DinConfig
+from recsys.models.ranking.sdim import SdimConfig
 
 MODELS: dict[str, type[DinConfig] | type[DcnConfig] | type[SdimConfig] | type[AutoIntConfig]] = {
     "autoint": AutoIntConfig,

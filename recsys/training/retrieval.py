@@ -27,8 +27,15 @@ from torch import Tensor
 
 from recsys.data.interactions.interactions import Interactions
 from recsys.errors import ConfigError, InvalidInputError, nearest
-from recsys.models.lightgcn import LightGcn, normalized_graph
-from recsys.models.mf import IdRows, IdVectors, MatrixFactorization, bpr_loss, draw_negatives, training_pairs
+from recsys.models.retrieval.lightgcn import LightGcn, normalized_graph
+from recsys.models.retrieval.mf import (
+    IdRows,
+    IdVectors,
+    MatrixFactorization,
+    bpr_loss,
+    draw_negatives,
+    training_pairs,
+)
 from recsys.training.retrieval_ranking import RankingMetrics, rank_all, sample_users
 
 RetrievalModel = MatrixFactorization | LightGcn
@@ -42,7 +49,7 @@ class RetrievalConfig:
         model: ``mf`` or ``lightgcn``.
         dim: width of an id's vector.
         layers: of LightGCN.
-        init_std: of the vectors' columns at the start; None: Xavier's rule (:class:`recsys.models.mf.IdVectors`).
+        init_std: of the vectors' columns at the start; None: Xavier's rule (:class:`recsys.models.retrieval.mf.IdVectors`).
         learning_rate: of Adam.
         weight_decay: coupled L2 on all rows, at each step.
         epochs: at most so many.
@@ -125,7 +132,7 @@ def train_retrieval(
     Args:
         config: the run.
         interactions: with a validation and a test part.
-        user_rows, item_rows: the rows of all users and items (:func:`recsys.models.mf.mapped_rows`).
+        user_rows, item_rows: the rows of all users and items (:func:`recsys.models.retrieval.mf.mapped_rows`).
         report: called after each epoch; to stop a run, raise from it.
 
     Raises:

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from recsys.data.interactions.datasets import INTERACTION_SETS
 from recsys.embeddings import WIDTH_UNIT
 from recsys.errors import ConfigError, nearest
-from recsys.models.lightgcn import LightGcnConfig
-from recsys.models.mf import MfConfig
-from recsys.models.ngcf import NgcfConfig
+from recsys.models.retrieval.lightgcn import LightGcnConfig
+from recsys.models.retrieval.mf import MfConfig
+from recsys.models.retrieval.ngcf import NgcfConfig
 from recsys.training.config import convert_setting
 
 ModelConfig = MfConfig | LightGcnConfig | NgcfConfig
@@ -52,7 +52,7 @@ class RetrievalTrainConfig:
         batch_size: pairs per step, at most; an epoch's steps have equally many. 0: all pairs in one step.
         learning_rate: of Adam.
         negatives: uniform draws per pair; the one that its user scores highest is the negative
-            (:func:`recsys.models.mf.hardest_negatives`). 1: as the papers of BPR, NGCF and LightGCN have it.
+            (:func:`recsys.models.retrieval.mf.hardest_negatives`). 1: as the papers of BPR, NGCF and LightGCN have it.
         schedule: of the rate: ``constant``, ``cosine`` to zero at the end of the last epoch, or ``step``, which
             multiplies with ``decay`` every ``decay_epochs`` epochs.
         decay, decay_epochs: see ``schedule``.

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recsys.models.hops import Hop, Normalization
-from recsys.models.lightgcn import LightGcnConfig, LightGcnLayers
-from recsys.models.mf import MfConfig
-from recsys.models.ngcf import Ngcf, NgcfConfig
+from recsys.models.retrieval.hops import Hop, Normalization
+from recsys.models.retrieval.lightgcn import LightGcnConfig, LightGcnLayers
+from recsys.models.retrieval.mf import MfConfig
+from recsys.models.retrieval.ngcf import Ngcf, NgcfConfig
 from recsys.training.retrieval_config import ModelConfig
 
 

@@ -22,9 +22,9 @@ from recsys.embeddings.row_maps.row_map import RowMap, vocabulary
 from recsys.embeddings.sharding.shard import fuse_optimizer, set_rate, shard, table_shards, table_weights
 from recsys.embeddings.tables import EmbeddingTables, TableSpec, lookup_keys
 from recsys.errors import DataFileError
-from recsys.models.hops import Hop, full_hop
-from recsys.models.mf import bpr_loss, hardest_negatives, training_pairs
-from recsys.models.neighbour_sampling import NeighbourSampler
+from recsys.models.retrieval.hops import Hop, full_hop
+from recsys.models.retrieval.mf import bpr_loss, hardest_negatives, training_pairs
+from recsys.models.retrieval.neighbour_sampling import NeighbourSampler
 from recsys.training.retrieval_config import RetrievalRunConfig
 from recsys.training.retrieval_layers import Layers, first_vectors, pairs_l2
 from recsys.training.retrieval_negatives import NegativeSampler

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from recsys.models.blocks import BatchNorm, Dice
+from recsys.models.ranking.blocks import BatchNorm, Dice
 from recsys.training.distributed import world
 
 

@@ -18,7 +18,7 @@ from recsys.embeddings.sharding.shard import fuse_optimizer, shard, start_proces
 from recsys.embeddings.tables import BatchConverter, EmbeddingTables
 from recsys.errors import ConfigError
 from recsys.features.feature_set import FeatureSet
-from recsys.models.ranking import RankingModel, build_net
+from recsys.models.ranking.model import RankingModel, build_net
 from recsys.training.checkpoint import load, restore
 from recsys.training.config import RunConfig, TableConfig
 from recsys.training.distributed import on_first, predict_together

@@ -14,8 +14,8 @@ from recsys.errors import ConfigError
 from recsys.export.onnx import export_bundle
 from recsys.export.parity import torch_logits
 from recsys.features.feature_set import FeatureSet
-from recsys.models.autoint import AutoIntConfig
-from recsys.models.dcn import DcnConfig
+from recsys.models.ranking.autoint import AutoIntConfig
+from recsys.models.ranking.dcn import DcnConfig
 from recsys.serving.inference.ranking_session import open_session
 from recsys.training.config import RowConfig, RunConfig
 from recsys.training.evaluate import predict

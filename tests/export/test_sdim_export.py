@@ -18,8 +18,8 @@ from recsys.export.onnx import export_bundle
 from recsys.export.parity import Float32Array, OrtGraphs, certify
 from recsys.features.encode import EncodedRequest
 from recsys.features.feature_set import FeatureSet
-from recsys.models.ranking import build_net, widths
-from recsys.models.sdim import SdimConfig
+from recsys.models.ranking.model import build_net, widths
+from recsys.models.ranking.sdim import SdimConfig
 from recsys.serving.inference.ranking_session import open_session
 from recsys.training.config import RunConfig, override
 from recsys.training.table_plan import build_row_maps

@@ -15,10 +15,10 @@ from recsys.data.samples.dataset import Dataset
 from recsys.export.onnx import export_bundle
 from recsys.export.simplify import independent_of
 from recsys.features.feature_set import FeatureSet
-from recsys.models.autoint import AutoIntConfig
-from recsys.models.dcn import DcnConfig
-from recsys.models.din import DinConfig
-from recsys.models.sdim import SdimConfig
+from recsys.models.ranking.autoint import AutoIntConfig
+from recsys.models.ranking.dcn import DcnConfig
+from recsys.models.ranking.din import DinConfig
+from recsys.models.ranking.sdim import SdimConfig
 from recsys.serving.inference.ranking_session import open_session
 from recsys.training.table_plan import build_row_maps
 from recsys.training.trained import TrainedModel, build

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recsys.models.attention import ActivationUnit, segment_softmax
-from recsys.models.blocks import Dice, PRelu
+from recsys.models.ranking.attention import ActivationUnit, segment_softmax
+from recsys.models.ranking.blocks import Dice, PRelu
 
 D, HIDDEN = 3, (5, 4)
 LENGTHS = (2, 0, 4, 1, 0)

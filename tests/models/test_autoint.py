@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recsys.errors import ConfigError
-from recsys.models.autoint import AutoInt, AutoIntConfig
-from recsys.models.blocks import freeze_activations
-from recsys.models.widths import Widths
+from recsys.models.ranking.autoint import AutoInt, AutoIntConfig
+from recsys.models.ranking.blocks import freeze_activations
+from recsys.models.ranking.widths import Widths
 
 WIDTHS = Widths((8, 1, 8), (8, 8), (8, 1))
 IDS_ONLY = Widths((8, 8), (8,), ())

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from recsys.errors import ConfigError
-from recsys.models.blocks import BatchNorm, Dice, PRelu, activation, freeze_activations, mlp
+from recsys.models.ranking.blocks import BatchNorm, Dice, PRelu, activation, freeze_activations, mlp
 
 
 @pytest.fixture(autouse=True)

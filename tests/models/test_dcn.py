@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from recsys.errors import ConfigError
-from recsys.models.blocks import freeze_activations
-from recsys.models.dcn import Dcn, DcnConfig
-from recsys.models.widths import Widths
+from recsys.models.ranking.blocks import freeze_activations
+from recsys.models.ranking.dcn import Dcn, DcnConfig
+from recsys.models.ranking.widths import Widths
 
 WIDTHS = Widths((4,), (3,), (2,))
 CONFIGS = [

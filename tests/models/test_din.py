@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from recsys.models.blocks import freeze_activations
-from recsys.models.din import Din, DinConfig
-from recsys.models.widths import Widths
+from recsys.models.ranking.blocks import freeze_activations
+from recsys.models.ranking.din import Din, DinConfig
+from recsys.models.ranking.widths import Widths
 
 WIDTHS = Widths((4,), (3,), (2,))
 CONFIGS = [

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from recsys.errors import InvalidInputError
-from recsys.models.lightgcn import LightGcn, normalized_graph, propagate
-from recsys.models.mf import IdVectors, full_rows
-from recsys.models.sparse import SparseMatrix
+from recsys.models.retrieval.lightgcn import LightGcn, normalized_graph, propagate
+from recsys.models.retrieval.mf import IdVectors, full_rows
+from recsys.models.retrieval.sparse import SparseMatrix
 
 # User 2 and item 3 have no neighbours.
 USERS = torch.tensor([0, 0, 0, 1, 3, 3])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recsys.embeddings.row_maps.row_map import hash_rows, quotient_remainder
 from recsys.errors import InvalidInputError
-from recsys.models.mf import (
+from recsys.models.retrieval.mf import (
     IdRows,
     IdVectors,
     MatrixFactorization,
@@ -20,7 +20,7 @@ from recsys.models.mf import (
     mapped_rows,
     training_pairs,
 )
-from recsys.models.sparse import sparse_matrix
+from recsys.models.retrieval.sparse import sparse_matrix
 
 # User 2 and item 3 have no pair.
 USERS = torch.tensor([0, 0, 0, 1, 3, 3])

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from recsys.errors import InvalidInputError
-from recsys.models.hops import Normalization, full_hop
-from recsys.models.lightgcn import LightGcnLayers, normalized_graph, propagate
-from recsys.models.neighbour_sampling import NeighbourSampler
-from recsys.models.ngcf import Ngcf
+from recsys.models.retrieval.hops import Normalization, full_hop
+from recsys.models.retrieval.lightgcn import LightGcnLayers, normalized_graph, propagate
+from recsys.models.retrieval.neighbour_sampling import NeighbourSampler
+from recsys.models.retrieval.ngcf import Ngcf
 
 USERS, ITEMS = 12, 9
 PAIRS = (torch.rand(USERS, ITEMS, generator=torch.Generator().manual_seed(3)) < 0.4).nonzero()

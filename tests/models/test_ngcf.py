@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recsys.errors import InvalidInputError
-from recsys.models.hops import Hop, drop_messages, full_hop
-from recsys.models.ngcf import Ngcf, NgcfLayer, Variant
+from recsys.models.retrieval.hops import Hop, drop_messages, full_hop
+from recsys.models.retrieval.ngcf import Ngcf, NgcfLayer, Variant
 
 # User 2 and item 3 have no neighbours.
 USERS = torch.tensor([0, 0, 0, 1, 3, 3])

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from recsys.embeddings.distinct_events import distinct
 from recsys.errors import ConfigError
-from recsys.models.blocks import freeze_activations
-from recsys.models.jagged_events import nearest_events, newest_events, sum_of_rows
-from recsys.models.long_attention import EtaBlock, SdimBlock
-from recsys.models.sdim import Sdim, SdimConfig
-from recsys.models.signatures import Signatures
-from recsys.models.widths import Widths
+from recsys.models.ranking.blocks import freeze_activations
+from recsys.models.ranking.jagged_events import nearest_events, newest_events, sum_of_rows
+from recsys.models.ranking.long_attention import EtaBlock, SdimBlock
+from recsys.models.ranking.sdim import Sdim, SdimConfig
+from recsys.models.ranking.signatures import Signatures
+from recsys.models.ranking.widths import Widths
 
 WIDTHS = Widths((4,), (3, 2), (2,))
 LONG = ("sdim", "din", "mean", "sim_hard", "eta", "none")

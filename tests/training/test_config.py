@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import ConfigError
-from recsys.models.autoint import AutoIntConfig
-from recsys.models.dcn import DcnConfig
-from recsys.models.din import DinConfig
+from recsys.models.ranking.autoint import AutoIntConfig
+from recsys.models.ranking.dcn import DcnConfig
+from recsys.models.ranking.din import DinConfig
 from recsys.training.config import (
     MapName,
     RowConfig,

@@ -26,7 +26,7 @@ from recsys.errors import ConfigError, DataFileError, InvalidInputError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import MISSING
 from recsys.metrics import auc, gauc, log_loss
-from recsys.models.autoint import AutoIntConfig
+from recsys.models.ranking.autoint import AutoIntConfig
 from recsys.training.config import RunConfig, TrainConfig, from_json, override
 from recsys.training.evaluate import evaluate, predict
 from recsys.training.loop import train

@@ -9,7 +9,7 @@ from planted import COMMUNITIES, ITEMS, ITEMS_EACH, USERS, USERS_EACH, planted, 
 
 from recsys.data.interactions.interactions import Pairs, make_pairs
 from recsys.errors import ConfigError, InvalidInputError
-from recsys.models.mf import IdRows, full_rows
+from recsys.models.retrieval.mf import IdRows, full_rows
 from recsys.training.retrieval import RetrievalConfig, RetrievalProgress, train_retrieval
 from recsys.training.retrieval_ranking import rank_all, top_items
 

@@ -16,7 +16,7 @@ from recsys.embeddings.row_maps.row_map import hash_rows, vocabulary
 from recsys.embeddings.sharding.shard import optimizer_state, table_weights
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.hashing import Int64Array
-from recsys.models.dcn import DcnConfig
+from recsys.models.ranking.dcn import DcnConfig
 from recsys.training.config import RunConfig, override
 from recsys.training.incremental import samples_since
 from recsys.training.loop import train

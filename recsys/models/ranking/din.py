@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recsys.models.attention import ActivationUnit
-from recsys.models.blocks import ActivationName, mlp
-from recsys.models.widths import Widths
+from recsys.models.ranking.attention import ActivationUnit
+from recsys.models.ranking.blocks import ActivationName, mlp
+from recsys.models.ranking.widths import Widths
 
 
 @dataclass(frozen=True, kw_only=True)

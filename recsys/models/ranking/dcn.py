@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.errors import ConfigError
-from recsys.models.blocks import ActivationName, mlp
-from recsys.models.widths import Widths
+from recsys.models.ranking.blocks import ActivationName, mlp
+from recsys.models.ranking.widths import Widths
 
 
 @dataclass(frozen=True, kw_only=True)

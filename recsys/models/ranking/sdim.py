@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from recsys.embeddings.jagged import gather_rows
 from recsys.errors import ConfigError
-from recsys.models.attention import ActivationUnit
-from recsys.models.blocks import ActivationName, mlp
-from recsys.models.jagged_events import newest_events
-from recsys.models.long_attention import LongBlock, SdimBlock, make_long_block
-from recsys.models.signatures import MOST_DIRECTIONS
-from recsys.models.widths import Widths
+from recsys.models.ranking.attention import ActivationUnit
+from recsys.models.ranking.blocks import ActivationName, mlp
+from recsys.models.ranking.jagged_events import newest_events
+from recsys.models.ranking.long_attention import LongBlock, SdimBlock, make_long_block
+from recsys.models.ranking.signatures import MOST_DIRECTIONS
+from recsys.models.ranking.widths import Widths
 
 LongName = Literal["sdim", "din", "mean", "sim_hard", "eta", "none"]
 

@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.errors import InvalidInputError
-from recsys.models.hops import Hop, drop_messages
+from recsys.models.retrieval.hops import Hop, drop_messages
 
 Variant = Literal["equation", "code"]
 
@@ -117,7 +117,7 @@ class Ngcf(nn.Module):
 
         Args:
             users_ND, items_MD: of layer 0.
-            hops: one per layer; those of ``code`` weigh a node's own vector (:func:`recsys.models.hops.full_hop`
+            hops: one per layer; those of ``code`` weigh a node's own vector (:func:`recsys.models.retrieval.hops.full_hop`
                 with ``row``).
         """
         assert len(hops) == len(self.layers)

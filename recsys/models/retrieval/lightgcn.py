@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from recsys.errors import InvalidInputError
-from recsys.models.hops import Hop
-from recsys.models.mf import IdVectors
-from recsys.models.sparse import SparseMatrix, sparse_matrix
+from recsys.models.retrieval.hops import Hop
+from recsys.models.retrieval.mf import IdVectors
+from recsys.models.retrieval.sparse import SparseMatrix, sparse_matrix
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from recsys.embeddings.jagged import weighted_sum
 from recsys.errors import ConfigError
-from recsys.models.blocks import ActivationName, BatchNorm, mlp
-from recsys.models.field_attention import FieldAttention
-from recsys.models.widths import Widths
+from recsys.models.ranking.blocks import ActivationName, BatchNorm, mlp
+from recsys.models.ranking.field_attention import FieldAttention
+from recsys.models.ranking.widths import Widths
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from recsys.models.jagged_events import mean_of_units, positions_of, sum_of_rows
+from recsys.models.ranking.jagged_events import mean_of_units, positions_of, sum_of_rows
 
 MOST_DIRECTIONS = 62
 """A code is one int64."""

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from recsys.errors import InvalidInputError
-from recsys.models.hops import Hop, Normalization, degrees, message_weights, own_weights
-from recsys.models.sparse import SparseMatrix, sparse_matrix
+from recsys.models.retrieval.hops import Hop, Normalization, degrees, message_weights, own_weights
+from recsys.models.retrieval.sparse import SparseMatrix, sparse_matrix
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from recsys.embeddings.jagged import gather_rows
 from recsys.errors import ConfigError
-from recsys.models.attention import FAR, ActivationUnit
-from recsys.models.jagged_events import chosen_events, nearest_events, sum_of_rows
-from recsys.models.signatures import Signatures
-from recsys.models.widths import Widths
+from recsys.models.ranking.attention import FAR, ActivationUnit
+from recsys.models.ranking.jagged_events import chosen_events, nearest_events, sum_of_rows
+from recsys.models.ranking.signatures import Signatures
+from recsys.models.ranking.widths import Widths
 
 if TYPE_CHECKING:
-    from recsys.models.sdim import SdimConfig
+    from recsys.models.ranking.sdim import SdimConfig
 
 
 class LongBlock(Protocol):

@@ -20,11 +20,11 @@ from recsys.embeddings.vectors import (
 )
 from recsys.errors import ConfigError
 from recsys.features.feature_set import FeatureSet
-from recsys.models.autoint import AutoInt, AutoIntConfig
-from recsys.models.dcn import Dcn, DcnConfig
-from recsys.models.din import Din, DinConfig
-from recsys.models.sdim import Sdim, SdimConfig
-from recsys.models.widths import Widths
+from recsys.models.ranking.autoint import AutoInt, AutoIntConfig
+from recsys.models.ranking.dcn import Dcn, DcnConfig
+from recsys.models.ranking.din import Din, DinConfig
+from recsys.models.ranking.sdim import Sdim, SdimConfig
+from recsys.models.ranking.widths import Widths
 
 Net = Din | Dcn | Sdim | AutoInt
 ModelConfig = DinConfig | DcnConfig | SdimConfig | AutoIntConfig

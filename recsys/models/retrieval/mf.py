@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from recsys.embeddings.row_maps.row_map import Combine, RowMap
 from recsys.errors import InvalidInputError, nearest
 from recsys.features.hashing import Int64Array
-from recsys.models.sparse import Half, SparseMatrix, by_columns, sparse_matrix
+from recsys.models.retrieval.sparse import Half, SparseMatrix, by_columns, sparse_matrix
 
 _COMBINES: tuple[Combine, ...] = ("sum", "product", "concat")
 

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recsys.models.sparse import SparseMatrix, sparse_matrix
+from recsys.models.retrieval.sparse import SparseMatrix, sparse_matrix
 
 Normalization = Literal["symmetric", "row"]
 """Weight of the message from j to i, with d the number of neighbours: ``symmetric`` 1 / sqrt(d_i d_j), of LightGCN and

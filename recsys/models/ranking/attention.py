@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.embeddings.jagged import repeat_rows, weighted_sum
-from recsys.models.blocks import ActivationName, activation
+from recsys.models.ranking.blocks import ActivationName, activation
 
 FAR = 1e9
 """Larger than any logit or distance."""
