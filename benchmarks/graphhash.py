@@ -27,7 +27,7 @@ from recsys.embeddings.row_maps.clusters import Clusters, cluster
 from recsys.embeddings.row_maps.graph import graph_rows, lsh_rows
 from recsys.embeddings.row_maps.row_map import RowMap, frequency_hash, hash_rows
 from recsys.models.retrieval.mf import IdRows, full_rows, mapped_rows
-from recsys.training.retrieval import RetrievalConfig, RetrievalProgress, train_retrieval
+from recsys.training.retrieval.full_batch import RetrievalConfig, RetrievalProgress, train_retrieval
 
 RESOLUTION = 200.0
 METHODS = ("full", "graph", "frequency", "hash", "double_hash", "double_frequency", "lsh")

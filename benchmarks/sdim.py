@@ -129,7 +129,7 @@ def step_of(name: str, size: str, data: Path | None, folder: Path, length: int) 
     from recsys.data.samples.dataset import map_ids
     from recsys.models.ranking.sdim import SdimConfig
     from recsys.recipes import recipe
-    from recsys.training.table_plan import build_row_maps
+    from recsys.training.tables.plan import build_row_maps
     from recsys.training.trained import build
 
     dataset, _ = _load(size, data, folder, length)

@@ -45,7 +45,7 @@ def export(loaded: LoadedData, path: Path) -> Path:
 
     from recsys.export.onnx import export_bundle
     from recsys.recipes import recipe
-    from recsys.training.table_plan import build_row_maps
+    from recsys.training.tables.plan import build_row_maps
     from recsys.training.trained import build
 
     say(f"data: {loaded.raw.source}\nexporting a bundle of {RECIPE} (10 to 20 s)")

@@ -101,7 +101,7 @@ class Work:
 
         from recsys.data.samples.dataset import map_ids
         from recsys.recipes import recipe
-        from recsys.training.table_plan import build_row_maps
+        from recsys.training.tables.plan import build_row_maps
 
         size, config = SIZES[size_name], recipe(RECIPE)
         config = endless(config, batch_size=size.batch_size)

@@ -28,13 +28,13 @@ from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.fingerprint import data_fingerprint
 from recsys.embeddings.quantize import KINDS, Kind, row_bytes
 from recsys.errors import ConfigError, DataFileError, InvalidInputError, nearest
+from recsys.evaluation.evaluate import Metrics
 from recsys.files import locked, make_folder, write_atomically
 from recsys.training.config import MapName, RowConfig, RunConfig, to_json
 from recsys.training.distributed import check_alone
-from recsys.training.evaluate import Metrics
 from recsys.training.loop import train
 from recsys.training.reports import Progress as TrainingProgress
-from recsys.training.table_plan import table_specs
+from recsys.training.tables.plan import table_specs
 
 VERSION = 1
 """Part of every HASH: raised when results stop being comparable with those of an older version."""

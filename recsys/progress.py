@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 if TYPE_CHECKING:
     from recsys.training.reports import Progress as TrainingProgress
-    from recsys.training.retrieval_loop import RetrievalProgress
+    from recsys.training.retrieval.loop import RetrievalProgress
 
 _SMOOTHING = 0.02
 _LINES = 5

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from recsys.data.interactions.interactions import Interactions, hold_out, make_pairs
-from recsys.training.retrieval_ranking import RankingMetrics, rank_all
+from recsys.training.retrieval.ranking import RankingMetrics, rank_all
 
 COMMUNITIES, USERS_EACH, ITEMS_EACH = 4, 30, 25
 USERS, ITEMS = COMMUNITIES * USERS_EACH, COMMUNITIES * ITEMS_EACH

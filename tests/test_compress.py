@@ -36,10 +36,10 @@ from recsys.compress_report import cells, charts, summary, to_json, to_markdown,
 from recsys.data.samples.dataset import Dataset
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
+from recsys.evaluation.evaluate import Metrics
 from recsys.files import locked
 from recsys.training.config import MapName, RowConfig
-from recsys.training.evaluate import Metrics
-from recsys.training.run_folder import load_row_maps
+from recsys.training.run.folder import load_row_maps
 from recsys.training.trained import load_run
 
 RECIPE = replace(

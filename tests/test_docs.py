@@ -16,7 +16,7 @@ from recsys.client import types as client_types
 from recsys.errors import RecsysError
 from recsys.recipes import RECIPES, RETRIEVAL_RECIPES
 from recsys.training.config import setting_paths
-from recsys.training.retrieval_config import override
+from recsys.training.retrieval.config import override
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("requirements/*.md")])

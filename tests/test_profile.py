@@ -34,7 +34,7 @@ from recsys.profile.measure import Profile, profile_bundle
 from recsys.profile.operators import Operator, read_operators
 from recsys.profile.report import as_json, bound_lines, charts, print_profile
 from recsys.serving.telemetry.stage_timer import STAGES
-from recsys.training.table_plan import build_row_maps
+from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import build
 
 

@@ -17,7 +17,7 @@ from recsys.features.entities import make_columns
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import Events, make_events, require_history
 from recsys.models.ranking.sdim import SdimConfig
-from recsys.training.table_plan import build_row_maps
+from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import build
 
 USERS, ITEMS, RECENT, T0_MS = 150, 60, 6_000, 1_700_000_000_000

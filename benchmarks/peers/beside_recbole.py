@@ -23,7 +23,7 @@ from peers.process import missing, peer
 
 if TYPE_CHECKING:
     from recsys.data.interactions.interactions import Interactions, Pairs
-    from recsys.training.retrieval_config import RetrievalRunConfig
+    from recsys.training.retrieval.config import RetrievalRunConfig
 
 TARGET = 3.0
 MODELS = {"lightgcn": "LightGCN", "ngcf": "NGCF"}
@@ -160,7 +160,7 @@ def train_to(model: str, data: Interactions, folder: Path, *, recall: float, lim
 
     The rate stays constant, so that nothing but the limit ends it. Only training counts, not validation.
     """
-    from recsys.training.retrieval_loop import RetrievalProgress, train_retrieval_run
+    from recsys.training.retrieval.loop import RetrievalProgress, train_retrieval_run
 
     pairs = len(data.train)
     reached = Ours(seconds=0.0, recall=0.0)
@@ -184,7 +184,7 @@ def train_to(model: str, data: Interactions, folder: Path, *, recall: float, lim
 
 def epoch_seconds(model: str, data: Interactions, folder: Path) -> float:
     """Seconds of an epoch of ours with one negative a pair, as RecBole's has; mean of two."""
-    from recsys.training.retrieval_loop import train_retrieval_run
+    from recsys.training.retrieval.loop import train_retrieval_run
 
     pairs = len(data.train)
     config = _config(model, pairs, negatives=1, epochs=2, validate_every=2)

@@ -33,11 +33,11 @@ def evaluate(
 ) -> None:
     """Metrics of a run's model: AUC, GAUC, log loss, calibration; HR@10, NDCG@10 of candidate lists."""
     from recsys.data.datasets import load_dataset
-    from recsys.evaluation_report import metrics_json, metrics_table, reliability_charts, segments_table
+    from recsys.evaluation.evaluate import measure, resample, segments
+    from recsys.evaluation.predictions import write_predictions
+    from recsys.evaluation.report import metrics_json, metrics_table, reliability_charts, segments_table
     from recsys.plots import write_png
-    from recsys.training.evaluate import measure, resample, segments
-    from recsys.training.predictions import write_predictions
-    from recsys.training.run_folder import is_retrieval_run
+    from recsys.training.run.folder import is_retrieval_run
     from recsys.training.trained import load_run, predict_run
 
     if is_retrieval_run(run_dir):
@@ -85,9 +85,9 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Whether run A is better than run B: paired differences on the same samples, with 95 % intervals."""
-    from recsys.evaluation_report import comparison_json, comparison_table, segment_comparison_table
-    from recsys.training.comparison import compare_predictions, compare_segments, compare_user_values
-    from recsys.training.predictions import USER_FILE, read_predictions, read_user_values
+    from recsys.evaluation.comparison import compare_predictions, compare_segments, compare_user_values
+    from recsys.evaluation.predictions import USER_FILE, read_predictions, read_user_values
+    from recsys.evaluation.report import comparison_json, comparison_table, segment_comparison_table
 
     pairs = None
     ranking = [folder for folder in (run_a, run_b) if (folder / USER_FILE).exists()]

@@ -26,9 +26,9 @@ def explain(
 ) -> None:
     """Show which features the model related to which, for one sample: AutoInt's attention weights."""
     from recsys.data.datasets import load_dataset
-    from recsys.export.explain import explain as explain_sample
-    from recsys.export.explain import heat_maps
     from recsys.plots import write_png
+    from recsys.training.explain import explain as explain_sample
+    from recsys.training.explain import heat_maps
     from recsys.training.trained import load_run
 
     trained = load_run(run_dir)

@@ -14,8 +14,8 @@ from recsys.cli.options import notes, output, where_data_is
 
 if TYPE_CHECKING:
     from recsys.data.interactions.interactions import Interactions
-    from recsys.training.retrieval_config import InteractionsConfig, RetrievalRunConfig
-    from recsys.training.retrieval_ranking import RankingMetrics
+    from recsys.training.retrieval.config import InteractionsConfig, RetrievalRunConfig
+    from recsys.training.retrieval.ranking import RankingMetrics
 
 
 def train_retrieval(
@@ -30,7 +30,7 @@ def train_retrieval(
 ) -> None:
     """Train, test, and leave checkpoint and metrics in the run's folder."""
     from recsys.progress import training_progress
-    from recsys.training.retrieval_loop import train_retrieval_run
+    from recsys.training.retrieval.loop import train_retrieval_run
 
     run_dir = run_dir or Path("runs") / config.recipe
     interactions = load(config.data, data, work_dir)
@@ -53,8 +53,8 @@ def train_retrieval(
 
 def evaluate_retrieval(run_dir: Path, *, split: str, data: Path | None, work_dir: Path, as_json: bool) -> None:
     """Metrics of a run's model on a part of its data."""
-    from recsys.training.retrieval_folder import read_retrieval_config
-    from recsys.training.retrieval_loop import evaluate_retrieval_run
+    from recsys.training.retrieval.folder import read_retrieval_config
+    from recsys.training.retrieval.loop import evaluate_retrieval_run
 
     config = read_retrieval_config(run_dir)
     interactions = load(config.data, data, work_dir)
@@ -83,7 +83,7 @@ def export_retrieval(
 ) -> None:
     """Write a run's model as a bundle that retrieves."""
     from recsys.export.retrieval import export_retrieval_bundle
-    from recsys.training.retrieval_folder import read_retrieval_config
+    from recsys.training.retrieval.folder import read_retrieval_config
 
     config = read_retrieval_config(run_dir)
     interactions = load(config.data, data, work_dir)

@@ -16,8 +16,8 @@ from recsys.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from recsys.plots import Bars, Chart
-    from recsys.training.row_growth import TableGrowth
-    from recsys.training.row_report import RunReport
+    from recsys.training.tables.growth import TableGrowth
+    from recsys.training.tables.report import RunReport
 
 app = typer.Typer(no_args_is_help=True, help="Look at the rows of a run's tables, and let them grow by a new log.")
 
@@ -36,8 +36,8 @@ def report(
 ) -> None:
     """How full a run's tables are, which ids share rows, the hottest ids, and how far rows have moved."""
     from recsys.data.datasets import load_dataset
-    from recsys.training.row_report import report_run
-    from recsys.training.run_folder import read_run
+    from recsys.training.run.folder import read_run
+    from recsys.training.tables.report import report_run
 
     settings = read_run(run_dir)[0].data
     loaded = load_dataset(settings.dataset, recent=settings.recent, work_dir=work_dir, path=data)
@@ -86,8 +86,8 @@ def grow(
     from recsys.data.datasets import load_dataset
     from recsys.data.samples.dataset import Dataset
     from recsys.embeddings.row_maps.growth import EVICT
-    from recsys.training.row_growth import GrowthOptions, grow_run
-    from recsys.training.run_folder import read_run
+    from recsys.training.run.folder import read_run
+    from recsys.training.tables.growth import GrowthOptions, grow_run
 
     policy = next((each for each in EVICT if each == evict), None)
     if policy is None:

@@ -182,7 +182,7 @@ def _train_retrieval(
 ) -> None:
     from recsys.cli.retrieval import train_retrieval
     from recsys.recipes import RETRIEVAL_RECIPES
-    from recsys.training.retrieval_config import override, to_json
+    from recsys.training.retrieval.config import override, to_json
 
     config = override(RETRIEVAL_RECIPES[recipe](), overrides)
     if show:
@@ -224,7 +224,7 @@ def export(
 ) -> None:
     """Write a run's model as an ONNX bundle, with a certificate that it answers as the trained model does."""
     kinds = quantize_options(quantize or [])
-    from recsys.training.run_folder import is_retrieval_run
+    from recsys.training.run.folder import is_retrieval_run
 
     if is_retrieval_run(run_dir):
         from recsys.cli.retrieval import export_retrieval

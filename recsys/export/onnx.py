@@ -29,6 +29,7 @@ from recsys.data.samples.dataset import Dataset, id_counts
 from recsys.embeddings.dense_twin import DenseTwin
 from recsys.embeddings.quantize import QuantizedTable
 from recsys.errors import InvalidInputError, nearest
+from recsys.evaluation.evaluate import Metrics
 from recsys.export.graph_files import write_graph
 from recsys.export.graphs import (
     EncodeGraph,
@@ -49,7 +50,6 @@ from recsys.features.hot_ids import HOT_IDS, HotIds, write_hot_ids
 from recsys.models.ranking.model import Net
 from recsys.models.ranking.sdim import Sdim
 from recsys.training.config import to_json
-from recsys.training.evaluate import Metrics
 from recsys.training.trained import TrainedModel, evaluate_run
 
 COMPUTE = ("float32", "int8")

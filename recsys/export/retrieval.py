@@ -25,11 +25,11 @@ from recsys.export.parity import TOLERANCE
 from recsys.export.retrieve_graph import RetrievalTables, write_retrieve_graph
 from recsys.features.hashing import MISSING, Int64Array
 from recsys.features.names import ITEM_NAMES, open_names
-from recsys.training.retrieval_config import to_json
-from recsys.training.retrieval_folder import fingerprint
-from recsys.training.retrieval_ranking import rank_all
-from recsys.training.retrieval_trained import load_trained, masked_pairs
-from recsys.training.run_record import code_version
+from recsys.training.retrieval.config import to_json
+from recsys.training.retrieval.folder import fingerprint
+from recsys.training.retrieval.ranking import rank_all
+from recsys.training.retrieval.trained import load_trained, masked_pairs
+from recsys.training.run.record import code_version
 
 LISTS = 256
 """Lists that the certificate compares."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from recsys.errors import ConfigError, nearest
 from recsys.recipes import frappe, gowalla, long_histories, movielens, own_log, sequences, synthetic
 from recsys.training.config import RunConfig
-from recsys.training.retrieval_config import RetrievalRunConfig
+from recsys.training.retrieval.config import RetrievalRunConfig
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     "autoint_frappe": frappe.autoint_frappe,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from recsys.models.retrieval.lightgcn import LightGcnConfig
 from recsys.models.retrieval.mf import MfConfig
 from recsys.models.retrieval.ngcf import NgcfConfig
-from recsys.training.retrieval_config import InteractionsConfig, RetrievalRunConfig, RetrievalTrainConfig
+from recsys.training.retrieval.config import InteractionsConfig, RetrievalRunConfig, RetrievalTrainConfig
 
 _GOWALLA = InteractionsConfig(dataset="gowalla", validation_share=0.0)
 _LCFN = InteractionsConfig(dataset="movielens_lcfn", mask_validation=False)

@@ -10,7 +10,7 @@ from recsys.models.ranking.dcn import DcnConfig
 from recsys.models.ranking.din import DinConfig
 from recsys.models.retrieval.lightgcn import LightGcnConfig
 from recsys.training.config import DataConfig, RowConfig, RunConfig, TableConfig, TrainConfig
-from recsys.training.retrieval_config import InteractionsConfig, RetrievalRunConfig, RetrievalTrainConfig
+from recsys.training.retrieval.config import InteractionsConfig, RetrievalRunConfig, RetrievalTrainConfig
 
 
 def din_movielens_1m() -> RunConfig:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import ConfigError, DataFileError, nearest
+from recsys.evaluation.evaluate import resample
+from recsys.evaluation.predictions import FILE, USER_FILE, read_predictions, read_user_values
 from recsys.files import make_folder, write_atomically
 from recsys.metrics import mean_resamples
 from recsys.recipes import RECIPES, RETRIEVAL_RECIPES
 from recsys.results.rows import Row
-from recsys.training.evaluate import resample
-from recsys.training.predictions import FILE, USER_FILE, read_predictions, read_user_values
-from recsys.training.run_record import RunRecord, read_record
+from recsys.training.run.record import RunRecord, read_record
 
 RESAMPLES = 1000
 _NOT_OF_THE_MODEL = ("train.seed", "train.checkpoint_steps", "train.checkpoint_epochs", "train.tensorboard")

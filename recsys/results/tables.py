@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from recsys.evaluation.evaluate import LOWER_IS_BETTER
 from recsys.results.records import Recorded, recipe_changed
 from recsys.results.rows import Row, Table
-from recsys.training.evaluate import LOWER_IS_BETTER
 
 
 @dataclass(frozen=True, kw_only=True)

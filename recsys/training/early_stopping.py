@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from recsys.errors import ConfigError
+from recsys.evaluation.evaluate import LOWER_IS_BETTER, Metrics
 from recsys.training.config import MonitorName, TrainConfig
-from recsys.training.evaluate import LOWER_IS_BETTER, Metrics
 
 
 @dataclass

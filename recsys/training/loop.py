@@ -19,7 +19,8 @@ from recsys.embeddings.sharding.plan import PlannedTable
 from recsys.embeddings.sharding.shard import set_rate, start_process_group
 from recsys.embeddings.tables import BatchConverter
 from recsys.errors import ConfigError
-from recsys.training.checkpoint import load, restore, save
+from recsys.evaluation.evaluate import Metrics, measure
+from recsys.evaluation.predictions import FILE, Predictions, write_predictions
 from recsys.training.config import RunConfig
 from recsys.training.distributed import (
     lost_processes_named,
@@ -31,22 +32,21 @@ from recsys.training.distributed import (
     world,
 )
 from recsys.training.early_stopping import is_evaluated
-from recsys.training.evaluate import Metrics, measure
 from recsys.training.incremental import samples_since
 from recsys.training.non_finite import first_not_finite, not_finite_in, stop
 from recsys.training.precision import Precision
-from recsys.training.predictions import FILE, Predictions, write_predictions
 from recsys.training.regularization import Regularization
 from recsys.training.reports import Listeners, Progress, RunResult
-from recsys.training.run_folder import BEST, CHECKPOINT, write_metrics
-from recsys.training.run_record import RecordStart, begin_record, write_record
+from recsys.training.run.checkpoint import load, restore, save
+from recsys.training.run.folder import BEST, CHECKPOINT, write_metrics
+from recsys.training.run.record import RecordStart, begin_record, write_record
+from recsys.training.run.tensorboard import curves
 from recsys.training.schedules import rate_factor
 from recsys.training.start import Run, start
 from recsys.training.steps import Forward, Item, PipelinedSteps, PlainSteps, Seen, Steps, batches_of
-from recsys.training.tensorboard import curves
-from recsys.training.trainable import check_trainable
 from recsys.training.trained import default_device, evaluate_split, predict_split
-from recsys.training.warm_start import WarmStart
+from recsys.training.validate_dataset import check_trainable
+from recsys.training.warm_start.apply import WarmStart
 
 
 def train(

@@ -15,7 +15,7 @@ from recsys.embeddings.sharding.shard import table_shards
 from recsys.errors import InvalidInputError
 from recsys.files import write_atomically
 from recsys.training.distributed import world
-from recsys.training.run_folder import CHECKPOINT
+from recsys.training.run.folder import CHECKPOINT
 from recsys.training.steps import Item, Seen
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from recsys.embeddings.sharding.plan import PlannedTable
-from recsys.training.evaluate import Metrics
+from recsys.evaluation.evaluate import Metrics
 from recsys.training.trained import TrainedModel
-from recsys.training.warm_start import WarmStart
+from recsys.training.warm_start.apply import WarmStart
 
 
 @dataclass(frozen=True)

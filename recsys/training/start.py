@@ -15,7 +15,6 @@ from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.embeddings.sharding.plan import describe_plan
 from recsys.errors import ConfigError, RecsysError
 from recsys.features.feature_set import FeatureSet
-from recsys.training.checkpoint import Checkpoint, restore
 from recsys.training.config import RunConfig
 from recsys.training.distributed import (
     as_one_process,
@@ -30,11 +29,12 @@ from recsys.training.early_stopping import Watch
 from recsys.training.incremental import grown_row_maps
 from recsys.training.precision import Precision
 from recsys.training.reports import Listeners
-from recsys.training.run_folder import CHECKPOINT, load_row_maps, open_run, read_config, save_row_maps
-from recsys.training.table_plan import build_row_maps, table_specs
+from recsys.training.run.checkpoint import Checkpoint, restore
+from recsys.training.run.folder import CHECKPOINT, load_row_maps, open_run, read_config, save_row_maps
+from recsys.training.tables.plan import build_row_maps, table_specs
 from recsys.training.trained import TrainedModel, build
-from recsys.training.warm_start import start_warm
-from recsys.training.warm_start_source import Source, open_source
+from recsys.training.warm_start.apply import start_warm
+from recsys.training.warm_start.source import Source, open_source
 
 
 @dataclass(kw_only=True)

@@ -17,18 +17,18 @@ from recsys.embeddings.sharding.plan import PlannedTable, Sharding, describe_pla
 from recsys.embeddings.sharding.shard import fuse_optimizer, shard, start_process_group
 from recsys.embeddings.tables import BatchConverter, EmbeddingTables
 from recsys.errors import ConfigError
+from recsys.evaluation.evaluate import Metrics, measure, predict
+from recsys.evaluation.predictions import Predictions, predictions_of
 from recsys.features.feature_set import FeatureSet
 from recsys.models.ranking.model import RankingModel, build_net
-from recsys.training.checkpoint import load, restore
 from recsys.training.config import RunConfig, TableConfig
 from recsys.training.distributed import on_first, predict_together
-from recsys.training.evaluate import Metrics, measure, predict
 from recsys.training.incremental import samples_since
-from recsys.training.initial_rows import initialise
-from recsys.training.predictions import Predictions, predictions_of
-from recsys.training.run_folder import compare_data, load_row_maps, read_run, weights_file
-from recsys.training.step_dice import over_the_step
-from recsys.training.table_plan import build_row_maps, table_dims, table_specs
+from recsys.training.run.checkpoint import load, restore
+from recsys.training.run.folder import compare_data, load_row_maps, read_run, weights_file
+from recsys.training.sync_normalization import over_the_step
+from recsys.training.tables.initial_rows import initialise
+from recsys.training.tables.plan import build_row_maps, table_dims, table_specs
 
 
 @dataclass(frozen=True)

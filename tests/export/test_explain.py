@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from recsys.cli import app
 from recsys.data.samples.dataset import Dataset, map_ids
 from recsys.errors import ConfigError, InvalidInputError
-from recsys.export.explain import explain, heat_maps
+from recsys.evaluation.evaluate import predict
 from recsys.models.ranking.autoint import AutoIntConfig
 from recsys.plots import Heat, write_png
-from recsys.training.evaluate import predict
+from recsys.training.explain import explain, heat_maps
 from recsys.training.loop import train
 from recsys.training.trained import TrainedModel, build
 

@@ -28,6 +28,7 @@ from recsys.bundle import GraphInfo, Manifest, TableInfo, open_bundle
 from recsys.data.samples.dataset import Dataset, make_batch, map_ids
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import BundleError, ConfigError, InvalidInputError
+from recsys.evaluation.evaluate import predict
 from recsys.export.onnx import export_bundle
 from recsys.export.parity import certify, torch_logits
 from recsys.features.columns import Column, missing_column
@@ -35,12 +36,11 @@ from recsys.features.encode import EncodedBatch
 from recsys.features.feature_set import FeatureSet, Numeric
 from recsys.features.hashing import KEY_LIMIT, MISSING
 from recsys.serving.inference.ranking_session import open_session
-from recsys.training.evaluate import predict
 from recsys.training.incremental import grown_row_maps, samples_since
 from recsys.training.loop import train
 from recsys.training.trained import TrainedModel, build
-from recsys.training.warm_start import start_warm
-from recsys.training.warm_start_source import open_source
+from recsys.training.warm_start.apply import start_warm
+from recsys.training.warm_start.source import open_source
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from recsys.bundle import open_bundle
 from recsys.data.samples.dataset import make_batch, map_ids
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import ConfigError
+from recsys.evaluation.evaluate import predict
 from recsys.export.onnx import export_bundle
 from recsys.export.parity import torch_logits
 from recsys.features.feature_set import FeatureSet
@@ -18,11 +19,10 @@ from recsys.models.ranking.autoint import AutoIntConfig
 from recsys.models.ranking.dcn import DcnConfig
 from recsys.serving.inference.ranking_session import open_session
 from recsys.training.config import RowConfig, RunConfig
-from recsys.training.evaluate import predict
 from recsys.training.incremental import grown_row_maps
 from recsys.training.loop import train
 from recsys.training.trained import load_run
-from recsys.training.warm_start_source import open_source
+from recsys.training.warm_start.source import open_source
 
 DIN = odd_config()
 DCN = replace(DIN, model=DcnConfig(cross_layers=2, head=(7,), dropout=0.2))

@@ -22,7 +22,7 @@ from recsys.export.parity import graph_certificate_logits
 from recsys.export.simplify import replace_nodes
 from recsys.models.ranking.din import DinConfig
 from recsys.operators import run_here, use_operators
-from recsys.training.table_plan import build_row_maps
+from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import build
 
 

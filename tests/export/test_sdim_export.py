@@ -22,7 +22,7 @@ from recsys.models.ranking.model import build_net, widths
 from recsys.models.ranking.sdim import SdimConfig
 from recsys.serving.inference.ranking_session import open_session
 from recsys.training.config import RunConfig, override
-from recsys.training.table_plan import build_row_maps
+from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import TrainedModel, build
 
 LONG = ("sdim", "eta")

@@ -20,7 +20,7 @@ from recsys.models.ranking.dcn import DcnConfig
 from recsys.models.ranking.din import DinConfig
 from recsys.models.ranking.sdim import SdimConfig
 from recsys.serving.inference.ranking_session import open_session
-from recsys.training.table_plan import build_row_maps
+from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import TrainedModel, build
 
 SMALL: dict[str, Any] = {"attention": (6, 5), "head": (7,)}

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from recsys.embeddings.row_maps.growth import RowChange
-from recsys.training.checkpoint import Checkpoint, load, write_index
-from recsys.training.checkpoint_rows import parts_of_tables, rows_of_table, updated_rows, with_changes
+from recsys.training.run.checkpoint import Checkpoint, load, write_index
+from recsys.training.tables.checkpoint_rows import parts_of_tables, rows_of_table, updated_rows, with_changes
 
 WHOLE = torch.arange(40, dtype=torch.float32).view(10, 4)
 SUMS = torch.arange(1, 11, dtype=torch.float32)

@@ -29,17 +29,17 @@ from rich.console import Console
 from tiny_run import NAMESAKES, odd_config, odd_dataset
 from torchrun import ROOT
 
-import recsys.training.checkpoint as checkpoints
 import recsys.training.loop as loop
+import recsys.training.run.checkpoint as checkpoints
 from recsys.data.samples.dataset import Dataset
 from recsys.embeddings.sharding.plan import PlannedTable
 from recsys.embeddings.sharding.shard import local_world_size, start_process_group, table_weights
 from recsys.errors import ConfigError, DataFileError, RecsysError
-from recsys.training.checkpoint import load, save
 from recsys.training.config import RunConfig, override
 from recsys.training.distributed import end_process, gather, plan_table, world
 from recsys.training.loop import train
 from recsys.training.reports import RunResult
+from recsys.training.run.checkpoint import load, save
 from recsys.training.trained import evaluate_run, load_run, plan_run
 
 PER_STEP = 28

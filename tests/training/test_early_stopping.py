@@ -13,13 +13,13 @@ from tiny_run import NAMESAKES, odd_config, odd_dataset
 
 from recsys.data.samples.dataset import Dataset
 from recsys.errors import ConfigError, InvalidInputError
-from recsys.training.checkpoint import load
+from recsys.evaluation.evaluate import Metrics
 from recsys.training.config import RunConfig, TrainConfig, override
 from recsys.training.early_stopping import Watch, is_evaluated
-from recsys.training.evaluate import Metrics
 from recsys.training.loop import train
 from recsys.training.reports import Progress, RunResult
-from recsys.training.run_record import read_record
+from recsys.training.run.checkpoint import load
+from recsys.training.run.record import read_record
 from recsys.training.schedules import rate_factor
 from recsys.training.trained import evaluate_run, load_run
 

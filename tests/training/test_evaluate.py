@@ -15,19 +15,9 @@ from typer.testing import CliRunner
 from recsys.cli import app
 from recsys.data.samples.dataset import write_samples
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
-from recsys.evaluation_report import (
-    comparison_table,
-    metrics_table,
-    reliability_charts,
-    segment_comparison_table,
-    segments_table,
-)
-from recsys.metrics import auc, calibration_error, gauc, log_loss, reliability
-from recsys.training.comparison import SegmentPair, compare_predictions, compare_segments, compare_user_values
-from recsys.training.config import DataConfig
-from recsys.training.evaluate import measure, resample, segments, slices
-from recsys.training.loop import train
-from recsys.training.predictions import (
+from recsys.evaluation.comparison import SegmentPair, compare_predictions, compare_segments, compare_user_values
+from recsys.evaluation.evaluate import measure, resample, segments, slices
+from recsys.evaluation.predictions import (
     FILE,
     USER_FILE,
     Predictions,
@@ -38,6 +28,16 @@ from recsys.training.predictions import (
     write_predictions,
     write_user_values,
 )
+from recsys.evaluation.report import (
+    comparison_table,
+    metrics_table,
+    reliability_charts,
+    segment_comparison_table,
+    segments_table,
+)
+from recsys.metrics import auc, calibration_error, gauc, log_loss, reliability
+from recsys.training.config import DataConfig
+from recsys.training.loop import train
 
 
 def some(labels: list[int], logits: list[float], **columns: list[int]) -> Predictions:

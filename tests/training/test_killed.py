@@ -17,8 +17,8 @@ from tiny_run import NAMESAKES, odd_dataset
 from torchrun import ROOT
 
 from recsys.data.samples.dataset import write_samples
-from recsys.training.checkpoint import load
-from recsys.training.run_record import read_record
+from recsys.training.run.checkpoint import load
+from recsys.training.run.record import read_record
 
 KILLS = 3
 SETTINGS = [

@@ -23,16 +23,16 @@ from recsys.embeddings.row_maps.row_map import hash_rows
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.embeddings.tables import input_tables
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
+from recsys.evaluation.evaluate import evaluate, predict
 from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import MISSING
 from recsys.metrics import auc, gauc, log_loss
 from recsys.models.ranking.autoint import AutoIntConfig
 from recsys.training.config import RunConfig, TrainConfig, from_json, override
-from recsys.training.evaluate import evaluate, predict
 from recsys.training.loop import train
 from recsys.training.reports import Progress
 from recsys.training.schedules import rate_factor
-from recsys.training.table_plan import build_row_maps
+from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import build, evaluate_run, load_run
 
 

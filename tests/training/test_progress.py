@@ -4,8 +4,8 @@ import io
 
 from rich.console import Console
 
+from recsys.evaluation.evaluate import Metrics
 from recsys.progress import training_progress
-from recsys.training.evaluate import Metrics
 from recsys.training.reports import Progress
 
 

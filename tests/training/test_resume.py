@@ -16,16 +16,16 @@ import tiny_run
 import torch
 from tiny_run import NAMESAKES, odd_config, odd_dataset
 
-import recsys.training.checkpoint as checkpoints
 import recsys.training.loop as loop
+import recsys.training.run.checkpoint as checkpoints
 import recsys.training.start as start
 from recsys.data.samples.dataset import Dataset
 from recsys.errors import ConfigError, DataFileError
-from recsys.training.checkpoint import load, restore, save, write_index
+from recsys.evaluation.predictions import read_predictions, write_predictions
 from recsys.training.config import override
 from recsys.training.loop import train
-from recsys.training.predictions import read_predictions, write_predictions
 from recsys.training.reports import Progress, RunResult
+from recsys.training.run.checkpoint import load, restore, save, write_index
 from recsys.training.trained import load_run, predict_run
 
 

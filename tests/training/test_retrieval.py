@@ -10,8 +10,8 @@ from planted import COMMUNITIES, ITEMS, ITEMS_EACH, USERS, USERS_EACH, planted, 
 from recsys.data.interactions.interactions import Pairs, make_pairs
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.models.retrieval.mf import IdRows, full_rows
-from recsys.training.retrieval import RetrievalConfig, RetrievalProgress, train_retrieval
-from recsys.training.retrieval_ranking import rank_all, top_items
+from recsys.training.retrieval.full_batch import RetrievalConfig, RetrievalProgress, train_retrieval
+from recsys.training.retrieval.ranking import rank_all, top_items
 
 SMALL = RetrievalConfig(dim=8, epochs=60, learning_rate=0.03, validation_users=0, list_length=5)
 

@@ -11,16 +11,11 @@ from planted import ITEMS, USERS, planted, popularity_metrics
 
 from recsys.data.interactions.interactions import Interactions, make_pairs
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
-from recsys.training.predictions import read_user_values
-from recsys.training.retrieval_config import RetrievalRunConfig, from_json, override, to_json
-from recsys.training.retrieval_loop import (
-    RetrievalProgress,
-    evaluate_retrieval_run,
-    rate_factor,
-    train_retrieval_run,
-)
-from recsys.training.retrieval_negatives import NegativeSampler
-from recsys.training.run_folder import is_retrieval_run, read_run
+from recsys.evaluation.predictions import read_user_values
+from recsys.training.retrieval.config import RetrievalRunConfig, from_json, override, to_json
+from recsys.training.retrieval.loop import RetrievalProgress, evaluate_retrieval_run, rate_factor, train_retrieval_run
+from recsys.training.retrieval.negatives import NegativeSampler
+from recsys.training.run.folder import is_retrieval_run, read_run
 
 SMALL = override(
     RetrievalRunConfig(recipe="small"),

@@ -18,13 +18,13 @@ from recsys.data.sources.synthetic.logs import make_synthetic_log
 from recsys.embeddings.sharding.shard import optimizer_state, table_weights
 from recsys.embeddings.tables import input_tables
 from recsys.errors import ConfigError, InvalidInputError
+from recsys.evaluation.evaluate import predict
 from recsys.export.onnx import export_bundle
 from recsys.features.hashing import Int64Array
 from recsys.training.config import RowConfig
-from recsys.training.evaluate import predict
 from recsys.training.loop import train
-from recsys.training.row_growth import GrowthOptions, TableGrowth, grow_run, seen_ids
-from recsys.training.run_folder import load_row_maps
+from recsys.training.run.folder import load_row_maps
+from recsys.training.tables.growth import GrowthOptions, TableGrowth, grow_run, seen_ids
 from recsys.training.trained import TrainedModel, evaluate_run, load_run
 
 VOCABULARY = RowConfig(min_count=20, unknown_rows=3, spare_rows=0.1)

@@ -17,8 +17,8 @@ from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.errors import ConfigError
 from recsys.training.config import RowConfig
 from recsys.training.loop import train
-from recsys.training.row_report import QUANTILES, RunReport, report_run
-from recsys.training.run_folder import load_row_maps
+from recsys.training.run.folder import load_row_maps
+from recsys.training.tables.report import QUANTILES, RunReport, report_run
 from recsys.training.trained import load_run
 
 Counts = Mapping[str, tuple[np.ndarray, np.ndarray]]

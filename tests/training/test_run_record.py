@@ -12,7 +12,7 @@ import pytest
 from tiny_run import CONFIG, finished
 
 from recsys.errors import DataFileError
-from recsys.training.run_record import begin_record, code_version, machine, peak_memory_mib, read_record, write_record
+from recsys.training.run.record import begin_record, code_version, machine, peak_memory_mib, read_record, write_record
 
 
 def test_a_finished_run_says_what_ran_where_how_long_and_how_well() -> None:

@@ -13,7 +13,7 @@ from recsys.embeddings.row_maps.row_map import RowMap, hash_rows, quotient_remai
 from recsys.embeddings.tables import TableSpec
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.training.config import MapName, RowConfig, RunConfig, TableConfig
-from recsys.training.table_plan import build_row_maps, graph_partner, shared_widths, table_dims, table_specs
+from recsys.training.tables.plan import build_row_maps, graph_partner, shared_widths, table_dims, table_specs
 
 
 @pytest.fixture(scope="module")

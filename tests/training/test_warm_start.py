@@ -21,10 +21,10 @@ from recsys.training.config import RunConfig, override
 from recsys.training.incremental import samples_since
 from recsys.training.loop import train
 from recsys.training.reports import RunResult
-from recsys.training.table_plan import build_row_maps
+from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import TrainedModel, build, load_run
-from recsys.training.warm_start import WarmStart, matching_rows, start_warm
-from recsys.training.warm_start_source import open_source
+from recsys.training.warm_start.apply import WarmStart, matching_rows, start_warm
+from recsys.training.warm_start.source import open_source
 
 STILL = ["tables.learning_rate=0", "tables.regularization=0", "train.learning_rate=0", "train.epochs=1"]
 """A run that changes nothing: what it ends with is what it began with."""

@@ -12,7 +12,7 @@ The paper's equations and the authors' code are two models; ``variant`` chooses.
 
 and of each layer but the first the L2-normalised copy is concatenated, while the layer itself goes on unnormalised.
 Both drop elements of a layer's vectors (message dropout). The code's L2 is of the concatenated vectors of a batch, the
-paper's of the weights (``training/retrieval_layers.py``).
+paper's of the weights (``training/retrieval/layers.py``).
 
 Legend: ``N`` users, ``M`` items, ``D`` width of a layer, ``Z`` nodes of one side.
 """

@@ -25,9 +25,9 @@ from recsys.errors import DataFileError
 from recsys.models.retrieval.hops import Hop, full_hop
 from recsys.models.retrieval.mf import bpr_loss, hardest_negatives, training_pairs
 from recsys.models.retrieval.neighbour_sampling import NeighbourSampler
-from recsys.training.retrieval_config import RetrievalRunConfig
-from recsys.training.retrieval_layers import Layers, first_vectors, pairs_l2
-from recsys.training.retrieval_negatives import NegativeSampler
+from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.layers import Layers, first_vectors, pairs_l2
+from recsys.training.retrieval.negatives import NegativeSampler
 
 State = dict[str, Any]
 

@@ -36,7 +36,7 @@ from recsys.models.retrieval.mf import (
     draw_negatives,
     training_pairs,
 )
-from recsys.training.retrieval_ranking import RankingMetrics, rank_all, sample_users
+from recsys.training.retrieval.ranking import RankingMetrics, rank_all, sample_users
 
 RetrievalModel = MatrixFactorization | LightGcn
 

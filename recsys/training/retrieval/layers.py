@@ -12,7 +12,7 @@ from recsys.models.retrieval.hops import Hop, Normalization
 from recsys.models.retrieval.lightgcn import LightGcnConfig, LightGcnLayers
 from recsys.models.retrieval.mf import MfConfig
 from recsys.models.retrieval.ngcf import Ngcf, NgcfConfig
-from recsys.training.retrieval_config import ModelConfig
+from recsys.training.retrieval.config import ModelConfig
 
 
 class Layers(nn.Module):

@@ -13,6 +13,7 @@ from torch import nn
 from recsys.data.samples.dataset import Dataset, rows_of_codes
 from recsys.data.samples.loader import BatchLoader
 from recsys.embeddings.tables import BatchConverter
+from recsys.evaluation.predictions import Predictions, predictions_of
 from recsys.features.hashing import Int64Array
 from recsys.metrics import (
     OnePositiveLists,
@@ -26,7 +27,6 @@ from recsys.metrics import (
     reliability,
     user_resamples,
 )
-from recsys.training.predictions import Predictions, predictions_of
 
 EVALUATION_BATCH = 2048
 LIST_LENGTH = 10

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from rich.table import Column, Table
 
+from recsys.evaluation.comparison import Difference, SegmentPair
+from recsys.evaluation.evaluate import Metrics, Segment
+from recsys.evaluation.predictions import Predictions
 from recsys.metrics import Resamples, reliability
 from recsys.plots import Bars, Chart, Series
-from recsys.training.comparison import Difference, SegmentPair
-from recsys.training.evaluate import Metrics, Segment
-from recsys.training.predictions import Predictions
 
 LABELS = {
     "auc": "AUC",

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.errors import InvalidInputError
+from recsys.evaluation.evaluate import LOWER_IS_BETTER, Segment, measure, resample, segments, slices
+from recsys.evaluation.predictions import Predictions, UserValues
 from recsys.metrics import Resamples, mean_resamples
-from recsys.training.evaluate import LOWER_IS_BETTER, Segment, measure, resample, segments, slices
-from recsys.training.predictions import Predictions, UserValues
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,10 +35,10 @@ from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.changes import changes
 from recsys.features.hashing import Int64Array
 from recsys.files import write_atomically
-from recsys.training.checkpoint import load, write_index
-from recsys.training.checkpoint_rows import with_changes
-from recsys.training.growth_graphs import GrowthGraphs
-from recsys.training.run_folder import load_row_maps, read_run, save_row_maps, weights_file
+from recsys.training.run.checkpoint import load, write_index
+from recsys.training.run.folder import load_row_maps, read_run, save_row_maps, weights_file
+from recsys.training.tables.checkpoint_rows import with_changes
+from recsys.training.tables.growth_graphs import GrowthGraphs
 
 _NEVER = np.iinfo(np.int64).min
 

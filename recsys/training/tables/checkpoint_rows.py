@@ -18,7 +18,7 @@ from torch import Tensor
 
 from recsys.embeddings.row_maps.growth import RowChange
 from recsys.features.hashing import Int64Array
-from recsys.training.checkpoint import Checkpoint, read_file
+from recsys.training.run.checkpoint import Checkpoint, read_file
 
 Part = dict[str, Any]
 

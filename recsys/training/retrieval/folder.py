@@ -15,10 +15,10 @@ import torch
 from recsys.data.interactions.interactions import Interactions
 from recsys.errors import ConfigError, DataFileError
 from recsys.files import atomic_file, make_folder, write_atomically
-from recsys.training.checkpoint import read_file
-from recsys.training.retrieval_config import RetrievalRunConfig, from_json, to_json
-from recsys.training.retrieval_steps import Steps
-from recsys.training.run_folder import compare_data, is_retrieval_run
+from recsys.training.retrieval.config import RetrievalRunConfig, from_json, to_json
+from recsys.training.retrieval.steps import Steps
+from recsys.training.run.checkpoint import read_file
+from recsys.training.run.folder import compare_data, is_retrieval_run
 
 FORMAT_VERSION = 1
 

@@ -19,8 +19,8 @@ from recsys.embeddings.row_maps.growth import most_common
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.features.hashing import Int64Array
 from recsys.training.config import RunConfig
-from recsys.training.run_folder import compare_data
-from recsys.training.table_plan import Counts, cluster_training, clustered_together, graph_partner
+from recsys.training.run.folder import compare_data
+from recsys.training.tables.plan import Counts, cluster_training, clustered_together, graph_partner
 
 
 class GrowthGraphs:

@@ -30,11 +30,11 @@ import numpy as np
 
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.errors import ConfigError, DataFileError
+from recsys.evaluation.evaluate import Metrics
 from recsys.features.feature_set import FeatureSet
 from recsys.files import make_folder, write_atomically
-from recsys.training.checkpoint import Checkpoint, load
 from recsys.training.config import RunConfig, from_json, to_json
-from recsys.training.evaluate import Metrics
+from recsys.training.run.checkpoint import Checkpoint, load
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 

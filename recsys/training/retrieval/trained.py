@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from recsys.data.interactions.interactions import Interactions, Pairs
-from recsys.training.retrieval_config import RetrievalRunConfig
-from recsys.training.retrieval_folder import compare, load, read_retrieval_config
-from recsys.training.retrieval_steps import FullSteps, SampledSteps, Steps
+from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.folder import compare, load, read_retrieval_config
+from recsys.training.retrieval.steps import FullSteps, SampledSteps, Steps
 
 
 def make_steps(config: RetrievalRunConfig, interactions: Interactions) -> FullSteps | SampledSteps:

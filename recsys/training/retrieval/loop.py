@@ -28,15 +28,15 @@ from torch import Tensor
 
 from recsys.data.interactions.interactions import Interactions, Pairs
 from recsys.errors import ConfigError, InvalidInputError
+from recsys.evaluation.predictions import USER_FILE, UserValues, write_user_values
 from recsys.files import write_atomically
 from recsys.training.distributed import check_alone
-from recsys.training.predictions import USER_FILE, UserValues, write_user_values
-from recsys.training.retrieval_config import RetrievalRunConfig, RetrievalTrainConfig
-from recsys.training.retrieval_folder import RunState, open_run, save
-from recsys.training.retrieval_ranking import RankingMetrics, rank_users, sample_users
-from recsys.training.retrieval_steps import Steps
-from recsys.training.retrieval_trained import load_trained, make_steps, masked_pairs
-from recsys.training.run_record import begin_record, write_record
+from recsys.training.retrieval.config import RetrievalRunConfig, RetrievalTrainConfig
+from recsys.training.retrieval.folder import RunState, open_run, save
+from recsys.training.retrieval.ranking import RankingMetrics, rank_users, sample_users
+from recsys.training.retrieval.steps import Steps
+from recsys.training.retrieval.trained import load_trained, make_steps, masked_pairs
+from recsys.training.run.record import begin_record, write_record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from recsys.data.interactions.interactions import Pairs
 from recsys.errors import InvalidInputError
+from recsys.evaluation.predictions import UserValues
 from recsys.features.hashing import Int64Array
 from recsys.metrics import capped_recall_at_k, coverage, hit_rate_at_k, ndcg_at_k, recall_at_k
-from recsys.training.predictions import UserValues
 
 _BLOCK = 256
 """Users scored at a time: 42 MB of scores for 41,000 items."""

@@ -1,0 +1,1 @@
+"""Tables of a run: their plan, growth and report."""

@@ -1,0 +1,1 @@
+"""Runs that begin with the rows and layers of an older one."""
