@@ -151,7 +151,7 @@ def _losses(options: argparse.Namespace, size: Size, folder: Path) -> Iterator[L
     from log_data import load
 
     from recsys.data.datasets import load_dataset
-    from recsys.export.parity import certificate_logits
+    from recsys.export.certificate import certificate_logits
     from recsys.export.quantized import rows_as_stored, stored_tables
     from recsys.recipes import recipe
     from recsys.training.loop import train

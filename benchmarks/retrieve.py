@@ -53,7 +53,7 @@ def retrieval_bundle(path: Path, *, items: int, users: int) -> Path:
     from reference import FEATURES
 
     from recsys.bundle import Manifest, Parity, bundle_writer
-    from recsys.export.retrieve_graph import RetrievalTables, write_retrieve_graph
+    from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 
     random = np.random.default_rng(0)
     tables = RetrievalTables(

@@ -156,8 +156,8 @@ def _export(module: nn.Module, folder: Path) -> Path:
     import onnx
     import torch
 
-    from recsys.export.functions import id_rows
-    from recsys.export.simplify import simplify
+    from recsys.export.rewrites.functions import id_rows
+    from recsys.export.rewrites.simplify import simplify
 
     folder.mkdir()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

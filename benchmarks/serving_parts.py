@@ -24,7 +24,7 @@ from recsys.data.datasets import LoadedData
 from recsys.data.log.event_table import EventTable
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.hashing import Int64Array
-from recsys.materialize import materialize
+from recsys.ingest.materialize import materialize
 from recsys.proto import ranker_pb2
 
 RECIPE = "din_movielens_1m_demo"

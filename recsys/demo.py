@@ -34,7 +34,7 @@ from recsys.errors import InvalidInputError, RecsysError
 from recsys.feature_store.embedded.server import EmbeddedRedis, is_running
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.hashing import Int64Array
-from recsys.materialize import MaterializeResult, materialize
+from recsys.ingest.materialize import MaterializeResult, materialize
 from recsys.progress import progress_bar, training_progress
 from recsys.recipes import recipe
 from recsys.training.config import override

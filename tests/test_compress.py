@@ -19,7 +19,8 @@ from tiny_run import CONFIG, tiny_dataset
 
 from recsys.cli.compress import _table
 from recsys.cli.compress import compress as compress_command
-from recsys.compress import (
+from recsys.compress.report import cells, charts, summary, to_json, to_markdown, write_report
+from recsys.compress.sweep import (
     Choice,
     Comparison,
     CompressConfig,
@@ -32,7 +33,6 @@ from recsys.compress import (
     pareto_front,
     run_name,
 )
-from recsys.compress_report import cells, charts, summary, to_json, to_markdown, write_report
 from recsys.data.samples.dataset import Dataset
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import ConfigError, DataFileError, InvalidInputError

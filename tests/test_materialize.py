@@ -19,7 +19,7 @@ from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.history import make_events
 from recsys.features.history_rules import canonical
-from recsys.materialize import materialize, put_entities
+from recsys.ingest.materialize import materialize, put_entities
 
 USERS = 30
 MAX_EVENTS = 40

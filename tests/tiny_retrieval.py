@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.bundle import Manifest, Parity, bundle_writer
-from recsys.export.retrieve_graph import RetrievalTables, write_retrieve_graph
+from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.features.feature_set import Categorical, FeatureSet
 from recsys.features.hashing import string_keys
 

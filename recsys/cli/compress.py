@@ -28,8 +28,8 @@ from recsys.cli.options import (
 from recsys.errors import ConfigError
 
 if TYPE_CHECKING:
-    from recsys.compress import Comparison
-    from recsys.compress import Progress as CompressProgress
+    from recsys.compress.sweep import Comparison
+    from recsys.compress.sweep import Progress as CompressProgress
 
 Value = TypeVar("Value")
 
@@ -81,9 +81,9 @@ def compress(
     config = find_recipe(recipe)
     first = [] if config.rows.exact_below else [f"rows.exact_below={_EXACT_BELOW}"]
     config = override(config, [*first, *(overrides or [])])
-    from recsys.compress import CompressConfig
-    from recsys.compress import compress as run_comparison
-    from recsys.compress_report import charts, summary, to_json, write_report
+    from recsys.compress.report import charts, summary, to_json, write_report
+    from recsys.compress.sweep import CompressConfig
+    from recsys.compress.sweep import compress as run_comparison
     from recsys.data.datasets import load_dataset
     from recsys.embeddings.quantize import check_kind
     from recsys.plots import print_chart
@@ -125,7 +125,7 @@ def _list(text: str, option: str, convert: Callable[[str], Value]) -> tuple[Valu
 
 def _table(comparison: Comparison, width: int) -> Table:
     """As many columns as the terminal has room for."""
-    from recsys.compress_report import HEADERS, cells
+    from recsys.compress.report import HEADERS, cells
 
     found = cells(comparison)
     possible = [texts for texts in found if len(texts) == len(HEADERS)]

@@ -82,7 +82,7 @@ def export_retrieval(
     as_json: bool,
 ) -> None:
     """Write a run's model as a bundle that retrieves."""
-    from recsys.export.retrieval import export_retrieval_bundle
+    from recsys.export.retrieval.bundle import export_retrieval_bundle
     from recsys.training.retrieval.folder import read_retrieval_config
 
     config = read_retrieval_config(run_dir)

@@ -166,8 +166,8 @@ def materialize(
     """Load a table's users, items and histories into the feature store. Running it again changes nothing."""
     from recsys.feature_store.embedded.open_redis import redis_or_embedded
     from recsys.feature_store.redis.store import RedisFeatureStore
-    from recsys.materialize import MaterializeResult
-    from recsys.materialize import materialize as load
+    from recsys.ingest.materialize import MaterializeResult
+    from recsys.ingest.materialize import materialize as load
     from recsys.progress import progress_bar
 
     loaded = load_table(table, work_dir=work_dir, data=data)

@@ -18,9 +18,9 @@ from torch import nn
 
 import recsys
 from recsys.bundle import GraphInfo, TableInfo, TensorInfo
-from recsys.export.functions import OPSET, bucket_interest, id_rows
 from recsys.export.graphs import Example
-from recsys.export.simplify import simplify
+from recsys.export.rewrites.functions import OPSET, bucket_interest, id_rows
+from recsys.export.rewrites.simplify import simplify
 
 
 def write_graph(module: nn.Module, example: Example, path: Path, tables: dict[str, TableInfo]) -> GraphInfo:

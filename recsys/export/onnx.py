@@ -30,6 +30,7 @@ from recsys.embeddings.dense_twin import DenseTwin
 from recsys.embeddings.quantize import QuantizedTable
 from recsys.errors import InvalidInputError, nearest
 from recsys.evaluation.evaluate import Metrics
+from recsys.export.certificate import certificate_logits, certify
 from recsys.export.graph_files import write_graph
 from recsys.export.graphs import (
     EncodeGraph,
@@ -42,7 +43,6 @@ from recsys.export.graphs import (
     user_example,
 )
 from recsys.export.int8 import use_int8
-from recsys.export.parity import certificate_logits, certify
 from recsys.export.quantized import rows_as_stored, stored_tables
 from recsys.features.feature_set import Categorical
 from recsys.features.hashing import Int64Array

@@ -1,6 +1,6 @@
 """Operators of our own for ONNX Runtime, in C++.
 
-A graph names them as functions, whose bodies are standard operators that compute the same (``export/functions.py``):
+A graph names them as functions, whose bodies are standard operators that compute the same (``export/rewrites/functions.py``):
 an installation without them serves every bundle, only slower. They are compiled when recsys is installed, if there is
 a C++ compiler.
 

@@ -16,7 +16,7 @@ from recsys.features.encode import EncodedBatch, encode_request
 from recsys.features.feature_set import ITEM, USER, FeatureSet
 from recsys.features.hashing import Int64Array
 from recsys.features.history import Events
-from recsys.materialize import put_entities
+from recsys.ingest.materialize import put_entities
 from recsys.parity.deliveries import Deliveries
 from recsys.parity.report import ParityReport, Progress
 

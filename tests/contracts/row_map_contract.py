@@ -27,8 +27,8 @@ from onnx import TensorProto
 from torch import nn
 
 from recsys.embeddings.row_maps.row_map import UNKNOWN_ROW, RowMap
-from recsys.export.functions import id_rows
-from recsys.export.simplify import fold_constants
+from recsys.export.rewrites.functions import id_rows
+from recsys.export.rewrites.simplify import fold_constants
 from recsys.features.hashing import KEY_LIMIT, MISSING, Int64Array
 from recsys.operators import use_operators
 

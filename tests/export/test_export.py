@@ -21,16 +21,16 @@ import torch
 from tiny_run import NAMESAKES, PLAIN, finished, folder_of_this_process, odd_config, odd_dataset
 
 import recsys
+import recsys.export.certificate as parity
 import recsys.export.graph_files as graph_files
 import recsys.export.onnx as export
-import recsys.export.parity as parity
 from recsys.bundle import GraphInfo, Manifest, TableInfo, open_bundle
 from recsys.data.samples.dataset import Dataset, make_batch, map_ids
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import BundleError, ConfigError, InvalidInputError
 from recsys.evaluation.evaluate import predict
+from recsys.export.certificate import certify, torch_logits
 from recsys.export.onnx import export_bundle
-from recsys.export.parity import certify, torch_logits
 from recsys.features.columns import Column, missing_column
 from recsys.features.encode import EncodedBatch
 from recsys.features.feature_set import FeatureSet, Numeric

@@ -12,8 +12,8 @@ from recsys.data.samples.dataset import make_batch, map_ids
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import ConfigError
 from recsys.evaluation.evaluate import predict
+from recsys.export.certificate import torch_logits
 from recsys.export.onnx import export_bundle
-from recsys.export.parity import torch_logits
 from recsys.features.feature_set import FeatureSet
 from recsys.models.ranking.autoint import AutoIntConfig
 from recsys.models.ranking.dcn import DcnConfig

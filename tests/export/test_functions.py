@@ -15,11 +15,11 @@ from onnx import helper, numpy_helper
 from tiny_run import NAMESAKES, folder_of_this_process, odd_config, odd_dataset
 
 from recsys.export import int8
-from recsys.export.functions import bucket_interest, head, id_rows, target_attention
+from recsys.export.certificate import graph_certificate_logits
 from recsys.export.onnx import export_bundle
-from recsys.export.outline import outline
-from recsys.export.parity import graph_certificate_logits
-from recsys.export.simplify import replace_nodes
+from recsys.export.rewrites.extract_function import outline
+from recsys.export.rewrites.functions import bucket_interest, head, id_rows, target_attention
+from recsys.export.rewrites.simplify import replace_nodes
 from recsys.models.ranking.din import DinConfig
 from recsys.operators import run_here, use_operators
 from recsys.training.tables.plan import build_row_maps

@@ -18,10 +18,10 @@ from recsys.bundle import GraphInfo, Manifest, open_bundle
 from recsys.data.samples.dataset import Dataset
 from recsys.errors import BundleError, InvalidInputError
 from recsys.export import int8
+from recsys.export.certificate import Float32Array, OrtGraphs
 from recsys.export.graph_files import graph_info
 from recsys.export.int8 import quantize_products
 from recsys.export.onnx import export_bundle
-from recsys.export.parity import Float32Array, OrtGraphs
 from recsys.features.hashing import Int64Array
 from recsys.operators import Operators, has_vnni
 from recsys.serving.inference import graphs

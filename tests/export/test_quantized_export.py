@@ -19,9 +19,10 @@ from recsys.data.samples.dataset import Dataset, id_counts
 from recsys.embeddings.quantize import KINDS, QuantizedTable, quantize_rows, row_bytes, table_kinds
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import BundleError, ConfigError, InvalidInputError
-from recsys.export import int8, parity
+from recsys.export import certificate as parity
+from recsys.export import int8
+from recsys.export.certificate import certificate_logits, certify
 from recsys.export.onnx import export_bundle
-from recsys.export.parity import certificate_logits, certify
 from recsys.export.quantized import rows_as_stored, stored_tables
 from recsys.features.hashing import Int64Array
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids

@@ -20,8 +20,9 @@ from recsys.bundle import Manifest, open_bundle
 from recsys.data.interactions.interactions import Interactions, make_pairs
 from recsys.data.interactions.pair_ids import PairIds
 from recsys.errors import BundleError, ConfigError, InvalidInputError
-from recsys.export import retrieval, retrieve_graph
-from recsys.export.retrieval import LISTS, export_retrieval_bundle
+from recsys.export.retrieval.bundle import LISTS, export_retrieval_bundle
+from recsys.export.retrieval.bundle import bundle as retrieval
+from recsys.export.retrieval.bundle import graph as retrieve_graph
 from recsys.features.feature_set import Categorical, FeatureSet
 from recsys.features.hashing import string_keys
 from recsys.features.names import ITEM_NAMES

@@ -14,7 +14,7 @@ from tiny_retrieval import TEXT_FEATURES, best_items, tiny_tables, tiny_text_tab
 
 from recsys.bundle import open_bundle
 from recsys.errors import InvalidInputError
-from recsys.export.retrieve_graph import RetrievalTables
+from recsys.export.retrieval.graph import RetrievalTables
 from recsys.features.hashing import KEY_LIMIT, string_keys
 from recsys.features.names import ITEM_NAMES, open_names
 from recsys.serving.inference.retrieval_session import RetrievalSession, open_retrieval

@@ -13,9 +13,9 @@ from tiny_run import CONFIG, NAMESAKES, PLAIN, folder_of_this_process, tiny_data
 
 from recsys.bundle import Manifest, StateInfo, open_bundle
 from recsys.errors import BundleError, ConfigError
-from recsys.export import parity
+from recsys.export import certificate as parity
+from recsys.export.certificate import Float32Array, OrtGraphs, certify
 from recsys.export.onnx import export_bundle
-from recsys.export.parity import Float32Array, OrtGraphs, certify
 from recsys.features.encode import EncodedRequest
 from recsys.features.feature_set import FeatureSet
 from recsys.models.ranking.model import build_net, widths

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from recsys.export.simplify import (
+from recsys.export.rewrites.simplify import (
     activations_before_views,
     drop_unused,
     fold_constants,

@@ -13,7 +13,7 @@ from tiny_run import NAMESAKES, ONE_OFF, PLAIN, folder_of_this_process, odd_conf
 from recsys.bundle import Manifest, open_bundle
 from recsys.data.samples.dataset import Dataset
 from recsys.export.onnx import export_bundle
-from recsys.export.simplify import independent_of
+from recsys.export.rewrites.simplify import independent_of
 from recsys.features.feature_set import FeatureSet
 from recsys.models.ranking.autoint import AutoIntConfig
 from recsys.models.ranking.dcn import DcnConfig

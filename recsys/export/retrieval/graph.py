@@ -27,7 +27,7 @@ import recsys
 from recsys.bundle import RETRIEVE_INPUTS, RETRIEVE_OUTPUTS, GraphInfo, TableInfo, TensorInfo
 from recsys.embeddings.row_maps.id_table import IdTable, build_id_table
 from recsys.errors import InvalidInputError
-from recsys.export.functions import OPSET
+from recsys.export.rewrites.functions import OPSET
 from recsys.features.hashing import HALF_MASK, MISSING, PRIME, Int64Array, equal_keys
 from recsys.features.names import ITEM_NAMES, write_names
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recsys.compress import Comparison, Measurement, Row, Spread
+from recsys.compress.sweep import Comparison, Measurement, Row, Spread
 from recsys.files import make_folder, write_atomically
 from recsys.plots import Chart, Series, write_png
 

@@ -7,7 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 import onnx
 from onnx import helper
 
-from recsys.export.simplify import drop_unused, has_body, producers, readers, replace_nodes
+from recsys.export.rewrites.simplify import drop_unused, has_body, producers, readers, replace_nodes
 
 DOMAIN = "recsys"
 

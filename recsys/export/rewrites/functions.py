@@ -16,8 +16,8 @@ import onnx
 import onnx.parser
 from onnx import helper, numpy_helper
 
-from recsys.export.outline import DOMAIN, Path, add_function, outline, path_up
-from recsys.export.simplify import drop_unused, has_attributes, has_body, producers, replace_nodes
+from recsys.export.rewrites.extract_function import DOMAIN, Path, add_function, outline, path_up
+from recsys.export.rewrites.simplify import drop_unused, has_attributes, has_body, producers, replace_nodes
 from recsys.features.hashing import HALF_MASK, PRIME
 
 OPSET = 21

@@ -21,8 +21,8 @@ from recsys.bundle import Manifest, Parity, bundle_writer
 from recsys.data.interactions.interactions import Interactions, Pairs, ids_of
 from recsys.data.interactions.pair_ids import PairIds
 from recsys.errors import BundleError
-from recsys.export.parity import TOLERANCE
-from recsys.export.retrieve_graph import RetrievalTables, write_retrieve_graph
+from recsys.export.certificate import TOLERANCE
+from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.features.hashing import MISSING, Int64Array
 from recsys.features.names import ITEM_NAMES, open_names
 from recsys.training.retrieval.config import to_json

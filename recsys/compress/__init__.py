@@ -1,0 +1,1 @@
+"""Memory against quality, over row maps and budgets."""

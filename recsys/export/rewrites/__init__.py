@@ -1,0 +1,1 @@
+"""Rewrites of exported graphs, each with an identity test."""
