@@ -1,9 +1,9 @@
 """Clustering for GraphHash: Gowalla's training interactions, and how time and memory grow from 1 M to 50 M edges.
 
-`recsys.embeddings.row_maps.clusters.cluster` at resolution 200, on one thread. Gowalla takes turns in this process; where
-it is not found (`--data`, then RECSYS_DATA_DIR, then ../shared/data), a generated graph of as many edges stands in. The
-others are generated: degrees by power laws, communities of some 150 ids that take 70 % of their ids' edges. Each is
-clustered in a process of its own, whose peak memory, edges and libraries included, the kernel tells.
+`recsys.embeddings.row_maps.clusters.cluster` at resolution 200, on one thread. Gowalla takes turns in this process;
+where it is not found (`--data`, then RECSYS_DATA_DIR, then ../shared/data), a generated graph of as many edges stands
+in. The others are generated: degrees by power laws, communities of some 150 ids that take 70 % of their ids' edges.
+Each is clustered in a process of its own, whose peak memory, edges and libraries included, the kernel tells.
 """
 
 from __future__ import annotations

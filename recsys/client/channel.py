@@ -24,7 +24,7 @@ from recsys.client.types import (
     Unavailable,
 )
 from recsys.proto import feature_store_pb2, ranker_pb2
-from recsys.serving.rpc.statuses import STORE_TRAILER
+from recsys.proto.trailers import STORE_TRAILER
 
 _RETRIES = {
     "methodConfig": [

@@ -170,7 +170,8 @@ class _Run:
         return await asyncio.to_thread(_sort, raw, decoded.kept, decoded.user_keys, decoded.events, refused)
 
     async def _inherit(self, raw: RawBatch, kept: Int64Array, events: Events) -> None:
-        """Give events the attributes of their items where they were not sent, as ``data/log/event_table.py`` does for a log.
+        """Give events the attributes of their items where they were not sent, as ``data/log/event_table.py`` does for
+        a log.
 
         Items are read for every batch: what is stored with an event is stored for good, so no old
         features from a cache.

@@ -73,7 +73,7 @@ class TableConfig:
         learning_rate: of the fused optimiser.
         regularization: DIN's mini-batch-aware L2, lambda (KDD 2018, section 5.1): an id in the
             batch is pulled to zero with strength lambda / (its count in training).
-        sharding: how several processes hold a table that ``shardings`` does not name (``embeddings/sharding/shard.py``).
+        sharding: how several processes hold a table that ``shardings`` does not name (``embeddings/sharding``).
         shardings: the same by table name.
         uvm_cache: on GPU, the share of each table's rows that GPU memory caches, the tables being in host memory;
             0: tables are in GPU memory.

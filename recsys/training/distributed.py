@@ -1,7 +1,7 @@
 """Training in several processes: what they divide, what they exchange, and how they fail together.
 
 ``torchrun`` starts the processes and says who they are. Each reads its share of every step's samples; tables are spread
-(``embeddings/sharding/shard.py``), the network is the same everywhere. A run of W processes with ``train.batch_size`` b is
+(``embeddings/sharding``), the network is the same everywhere. A run of W processes with ``train.batch_size`` b is
 the run of one process with W b samples per step, up to the order of sums:
 
 - The loss is the mean over all samples of the step. Gradients are averaged over processes, so each multiplies its

@@ -117,8 +117,8 @@ class Ngcf(nn.Module):
 
         Args:
             users_ND, items_MD: of layer 0.
-            hops: one per layer; those of ``code`` weigh a node's own vector (:func:`recsys.models.retrieval.hops.full_hop`
-                with ``row``).
+            hops: one per layer; those of ``code`` weigh a node's own vector
+                (:func:`recsys.models.retrieval.hops.full_hop` with ``row``).
         """
         assert len(hops) == len(self.layers)
         every_user, every_item = [users_ND], [items_MD]

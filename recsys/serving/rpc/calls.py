@@ -10,8 +10,9 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 
 from recsys.errors import StoreError
+from recsys.proto.trailers import STORE_TRAILER
 from recsys.serving.deadline import Deadline
-from recsys.serving.rpc.statuses import STORE_TRAILER, status_of
+from recsys.serving.rpc.statuses import status_of
 
 Context = grpc.ServicerContext
 Answer = TypeVar("Answer")

@@ -20,9 +20,6 @@ from recsys.errors import (
 _log = logging.getLogger("recsys.serving")
 _LOG_EVERY_S = 10.0
 
-STORE_TRAILER = ("recsys-error", "store")
-"""Trailing metadata of a call that failed for the store's sake: UNAVAILABLE alone may also mean the server."""
-
 STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
     InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
     NotFoundError: grpc.StatusCode.NOT_FOUND,

@@ -49,7 +49,8 @@ class RetrievalConfig:
         model: ``mf`` or ``lightgcn``.
         dim: width of an id's vector.
         layers: of LightGCN.
-        init_std: of the vectors' columns at the start; None: Xavier's rule (:class:`recsys.models.retrieval.mf.IdVectors`).
+        init_std: of the vectors' columns at the start; None: Xavier's rule
+            (:class:`recsys.models.retrieval.mf.IdVectors`).
         learning_rate: of Adam.
         weight_decay: coupled L2 on all rows, at each step.
         epochs: at most so many.

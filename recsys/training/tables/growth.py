@@ -1,4 +1,4 @@
-"""A run whose tables grow by a new log (``embeddings/row_maps/growth.py``): another run's folder, ready to evaluate and export.
+"""A run whose tables grow by a new log: another run's folder, ready to evaluate and export.
 
 The grown run keeps configuration, FeatureSet and data of the old one; its row maps and the rows in its checkpoint
 differ, and ``growth.json`` says how. It holds no ``metrics.json``: it was not measured.

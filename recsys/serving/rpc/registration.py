@@ -1,0 +1,23 @@
+"""Services of a server, registered."""
+
+from __future__ import annotations
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from recsys.proto import feature_store_pb2_grpc, ranker_pb2_grpc
+from recsys.serving.rpc.ranker_service import RANKER, RankerService
+from recsys.serving.rpc.store_service import FEATURE_STORE, FeatureStoreService
+
+
+def add_services(
+    server: grpc.Server, ranker: RankerService, feature_store: FeatureStoreService, health: HealthServicer
+) -> None:
+    """Register the services of ``recsys.v1``, health and reflection."""
+    ranker_pb2_grpc.add_RankerServicer_to_server(ranker, server)  # type: ignore[no-untyped-call]
+    feature_store_pb2_grpc.add_FeatureStoreServicer_to_server(feature_store, server)  # type: ignore[no-untyped-call]
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    names = (RANKER, FEATURE_STORE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+    reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
