@@ -1,8 +1,8 @@
 """Operators of our own for ONNX Runtime, in C++.
 
 A graph names them as functions, whose bodies are standard operators that compute the same
-(``export/rewrites/functions.py``): an installation without them serves every bundle, only slower. They are compiled when
-recsys is installed, if there is a C++ compiler.
+(``export/rewrites/functions.py``): an installation without them serves every bundle, only slower. They are compiled
+when recsys is installed, if there is a C++ compiler.
 
 ===================  ============================================  =================================
 ``IdRows``           ids to rows, by an exact id map               any processor
