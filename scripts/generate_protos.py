@@ -1,6 +1,6 @@
 """Generate ``recsys/proto`` from ``protos/``: ``python scripts/generate_protos.py [OUT]``.
 
-The files are committed, so that installing needs no compiler; ``tests/serving/test_protos.py``
+The files are committed, so that installing needs no compiler; ``tests/serving/rpc/test_protos.py``
 fails when they no longer match their sources.
 """
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_bundle import FEATURES, ITEMS, write_tiny_bundle
+from support.tiny_bundle import FEATURES, ITEMS, write_tiny_bundle
 
 from recsys.bundle import FORMAT_VERSION, MANIFEST, bundle_writer, open_bundle, read_manifest
 from recsys.errors import BundleError, InvalidInputError

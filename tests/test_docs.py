@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from support.paths import ROOT
 
 from recsys import errors
 from recsys.cli import EXIT_CODES, app
@@ -18,7 +19,6 @@ from recsys.recipes import RECIPES, RETRIEVAL_RECIPES
 from recsys.training.config import setting_paths
 from recsys.training.retrieval.config import override
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("requirements/*.md")])
 COMMANDS = typer.main.get_command(app)
 

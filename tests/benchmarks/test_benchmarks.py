@@ -17,11 +17,12 @@ from typing import Any
 
 import psutil
 import pytest
-from tiny_run import finished
+from support.paths import ROOT
+from support.tiny_run import finished
 
 from recsys.export.onnx import export_bundle
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+FOLDER = ROOT / "benchmarks"
 SERVED = [
     f"rank.{name}{suffix}"
     for suffix in ("", ".int8")

@@ -12,13 +12,14 @@ from types import ModuleType
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from support.paths import ROOT
 
 from recsys.data.interactions.interactions import Interactions, make_pairs
 from recsys.data.samples.dataset import Dataset, make_batch
 from recsys.data.sources.movielens.prepare import prepare_movielens
 from recsys.data.sources.synthetic.logs import make_synthetic_log
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+FOLDER = ROOT / "benchmarks"
 
 
 @pytest.fixture

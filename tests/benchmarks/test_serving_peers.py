@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.paths import ROOT
 
 from recsys.embeddings.dense_twin import DenseTwin
 from recsys.export.graphs import RankGraph, UserGraph, build_frozen_net
 from recsys.export.quantized import stored_tables
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+FOLDER = ROOT / "benchmarks"
 ITEMS, EVENTS, CANDIDATES = 500, 7, 6
 
 

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable
 
 from contracts.feature_store_contract import Row, events_of, rows_of
-from redis_servers import repeated
+from support.redis_servers import repeated
 
 from recsys.feature_store.redis.store import RedisFeatureStore
 

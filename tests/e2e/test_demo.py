@@ -15,11 +15,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.paths import ROOT
 
 from recsys.bundle import open_bundle
 from recsys.client import Client
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tiny_run import NAMESAKES, odd_dataset
+from support.tiny_run import NAMESAKES, odd_dataset
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny_run import NAMESAKES, PLAIN, odd_dataset, tiny_dataset
+from support.tiny_run import NAMESAKES, PLAIN, odd_dataset, tiny_dataset
 from torch import Tensor
 
 from recsys.data.samples.dataset import Dataset, id_counts, make_batch

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
-import tiny_run
 import torch
-from tiny_run import NAMESAKES, PLAIN, finished, folder_of_this_process, odd_config, odd_dataset
+from support.paths import TESTS
+from support.tiny_run import NAMESAKES, PLAIN, finished, folder_of_this_process, odd_config, odd_dataset
 
 import recsys
 import recsys.export.certificate as parity
@@ -393,7 +393,7 @@ def test_an_export_killed_half_way_leaves_no_bundle_and_the_next_one_cleans_up(r
     program = """
         import sys, time
         from pathlib import Path
-        from tiny_run import PLAIN, odd_dataset
+        from support.tiny_run import PLAIN, odd_dataset
         import recsys.export.onnx as export
         from recsys.training.trained import load_run
 
@@ -408,7 +408,7 @@ def test_an_export_killed_half_way_leaves_no_bundle_and_the_next_one_cleans_up(r
     """
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)]
     command += [str(ready.path.with_name("run")), str(tmp_path)]
-    path = [str(Path(tiny_run.__file__).parent), str(Path(recsys.__file__).parents[1])]
+    path = [str(TESTS), str(Path(recsys.__file__).parents[1])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": ":".join(path)}) as child:
         try:
             assert child.stdout is not None

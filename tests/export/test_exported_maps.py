@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_run import NAMESAKES, ONE_OFF, odd_config, odd_dataset
+from support.tiny_run import NAMESAKES, ONE_OFF, odd_config, odd_dataset
 
 from recsys.bundle import open_bundle
 from recsys.data.samples.dataset import make_batch, map_ids

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from export.test_functions import operators_run
+from export.rewrites.test_functions import operators_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from tiny_run import finished, folder_of_this_process
+from support.tiny_run import finished, folder_of_this_process
 
 from recsys.bundle import GraphInfo, Manifest, open_bundle
 from recsys.data.samples.dataset import Dataset

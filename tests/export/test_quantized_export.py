@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_bundle import write_tiny_bundle
-from tiny_run import NAMESAKES, finished, folder_of_this_process, odd_config, odd_dataset
+from support.tiny_bundle import write_tiny_bundle
+from support.tiny_run import NAMESAKES, finished, folder_of_this_process, odd_config, odd_dataset
 from typer.testing import CliRunner
 
 from recsys.bundle import MANIFEST, Manifest, TableInfo, open_bundle, read_manifest

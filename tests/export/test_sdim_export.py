@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from tiny_run import CONFIG, NAMESAKES, PLAIN, folder_of_this_process, tiny_dataset
+from support.tiny_run import CONFIG, NAMESAKES, PLAIN, folder_of_this_process, tiny_dataset
 
 from recsys.bundle import Manifest, StateInfo, open_bundle
 from recsys.errors import BundleError, ConfigError

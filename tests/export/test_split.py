@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from tiny_run import NAMESAKES, ONE_OFF, PLAIN, folder_of_this_process, odd_config, odd_dataset
+from support.tiny_run import NAMESAKES, ONE_OFF, PLAIN, folder_of_this_process, odd_config, odd_dataset
 
 from recsys.bundle import Manifest, open_bundle
 from recsys.data.samples.dataset import Dataset

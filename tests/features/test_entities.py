@@ -7,20 +7,20 @@
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.paths import TESTS
 
 from recsys.errors import InvalidInputError, StoreFormatError
 from recsys.features.entities import entity_dtype, make_columns, pack_rows, row_header, unpack_rows
 from recsys.features.feature_set import Categorical, Feature, Numeric
 from recsys.features.hashing import KEY_LIMIT, MISSING
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "entity_v1.bin"
+GOLDEN = TESTS / "golden" / "entity_v1.bin"
 FEATURES = (
     Categorical(name="brand", id_type="string"),
     Categorical(name="tags", max_values=3),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
+from support.paths import DOCS
 
 from recsys.features.columns import feature_keys
 from recsys.features.feature_set import Categorical
@@ -25,7 +25,7 @@ from recsys.features.hashing import (
     string_keys,
 )
 
-SPEC = (Path(__file__).parents[2] / "docs/specs/ids.md").read_text()
+SPEC = (DOCS / "specs/ids.md").read_text()
 KEYS = st.integers(0, KEY_LIMIT - 1)
 EDGES = [0, 1, PRIME - 1, PRIME, PRIME + 1, (1 << 31) * PRIME, KEY_LIMIT - 1, KEY_LIMIT >> 1]
 

@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.paths import TESTS
 
 from recsys.errors import InvalidInputError, StoreFormatError
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
@@ -34,7 +34,7 @@ from recsys.features.history import (
     upgrade_events,
 )
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "history_v1.bin"
+GOLDEN = TESTS / "golden" / "history_v1.bin"
 
 
 def feature_set(*attributes: Categorical, **changes: Any) -> FeatureSet:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from ingest_log import EVENTS, assert_store_holds, ingested, ingesting, make_log, write_jsonl, write_parquet
+from support.ingest_log import EVENTS, assert_store_holds, ingested, ingesting, make_log, write_jsonl, write_parquet
 
 from recsys.feature_store.redis.keys import positions_key
 

@@ -15,7 +15,16 @@ from typing import Literal
 import numpy as np
 import pytest
 import redis
-from ingest_log import EVENTS, assert_store_holds, ingested, ingesting, make_log, packed, write_jsonl, write_parquet
+from support.ingest_log import (
+    EVENTS,
+    assert_store_holds,
+    ingested,
+    ingesting,
+    make_log,
+    packed,
+    write_jsonl,
+    write_parquet,
+)
 
 from recsys.feature_store.embedded.server import redis_binary
 from recsys.feature_store.redis.keys import history_keys, positions_key

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ingest_log import EVENTS, T0_MS, make_log, packed
+from support.ingest_log import EVENTS, T0_MS, make_log, packed
 
 from recsys.errors import InvalidInputError
 from recsys.features.feature_set import Categorical, FeatureSet, History

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-from ingest_log import (
+from support.ingest_log import (
     EVENTS,
     T0_MS,
     Row,

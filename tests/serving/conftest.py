@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_bundle import FEATURES, write_tiny_bundle
-from tiny_server import Start
+from support.tiny_bundle import FEATURES, write_tiny_bundle
+from support.tiny_server import Start
 
 from recsys.client import AsyncClient
 from recsys.feature_store.redis.store import RedisFeatureStore

@@ -1,7 +1,7 @@
 """A run of several processes is the run of one.
 
 Started as a program, this file imports once and forks the processes, as ``torchrun`` would start them (which
-``tests/embeddings/test_sharding.py`` uses). What they saw, the first writes as JSON.
+``tests/embeddings/sharding/test_sharding.py`` uses). What they saw, the first writes as JSON.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from tiny_run import NAMESAKES, odd_config, odd_dataset
-from torchrun import ROOT
+from support.tiny_run import NAMESAKES, odd_config, odd_dataset
+from support.torchrun import ROOT
 
 import recsys.training.loop as loop
 import recsys.training.run.checkpoint as checkpoints

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_run import NAMESAKES, odd_config, odd_dataset
+from support.tiny_run import NAMESAKES, odd_config, odd_dataset
 
 from recsys.data.samples.dataset import Dataset
 from recsys.errors import ConfigError, InvalidInputError

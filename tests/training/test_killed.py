@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 import torch
-from tiny_run import NAMESAKES, odd_dataset
-from torchrun import ROOT
+from support.tiny_run import NAMESAKES, odd_dataset
+from support.torchrun import ROOT
 
 from recsys.data.samples.dataset import write_samples
 from recsys.training.run.checkpoint import load

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_run import NAMESAKES, finished, odd_config, odd_dataset
+from support.tiny_run import NAMESAKES, finished, odd_config, odd_dataset
 from torch import Tensor
 
 import recsys.training.loop as loop

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_run import NAMESAKES, odd_config, odd_dataset
+from support.tiny_run import NAMESAKES, odd_config, odd_dataset
 
 import recsys.training.loop as loop
 import recsys.training.start as start

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_run
 import torch
-from tiny_run import NAMESAKES, odd_config, odd_dataset
+from support.paths import TESTS
+from support.tiny_run import NAMESAKES, odd_config, odd_dataset
 
 import recsys.training.loop as loop
 import recsys.training.run.checkpoint as checkpoints
@@ -121,7 +121,7 @@ def test_killed_by_the_system_it_ends_the_same(dataset: Dataset, whole: tuple[Ru
     program = """
         import sys, time
         from pathlib import Path
-        from tiny_run import NAMESAKES, odd_config, odd_dataset
+        from support.tiny_run import NAMESAKES, odd_config, odd_dataset
         from recsys.training.loop import train
 
         def report(progress):
@@ -133,7 +133,7 @@ def test_killed_by_the_system_it_ends_the_same(dataset: Dataset, whole: tuple[Ru
         train(odd_config(), odd_dataset(NAMESAKES, folder), folder / "run", report=report)
     """
     command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program), str(tmp_path)]
-    path = [str(Path(tiny_run.__file__).parent), str(Path(loop.__file__).parents[2])]
+    path = [str(TESTS), str(Path(loop.__file__).parents[2])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": ":".join(path)}) as child:
         try:
             assert child.stdout is not None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import NAMESAKES, odd_config, odd_dataset
+from support.tiny_run import NAMESAKES, odd_config, odd_dataset
 
 from recsys.data.samples.dataset import Dataset
 from recsys.training.config import override

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_retrieval import write_tiny_retrieval
-from tiny_run import CONFIG, NAMESAKES, finished, odd_config, odd_dataset, tiny_dataset
+from support.tiny_retrieval import write_tiny_retrieval
+from support.tiny_run import CONFIG, NAMESAKES, finished, odd_config, odd_dataset, tiny_dataset
 from torch import Tensor
 
 from recsys.data.samples.dataset import Dataset, id_counts

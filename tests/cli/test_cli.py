@@ -1,0 +1,164 @@
+"""The command line: help, exit codes, and what it says to bad input. Run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from recsys.cli import app
+
+COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def recsys(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command without the caller's settings, and without rich's line breaks."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "REDIS_URL"))}
+    return subprocess.run(
+        [sys.executable, "-m", "recsys.cli", *arguments],
+        cwd=cwd,
+        env={**inherited, "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, tmp_path: Path) -> None:
+    told = recsys(command, "--help", cwd=tmp_path)
+    assert told.returncode == 0
+    parameters = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+    for parameter in parameters:
+        assert parameter.opts[0] in told.stdout or parameter.human_readable_name in told.stdout
+        assert parameter.name == "help" or getattr(parameter, "help", None), f"{command} {parameter.name}"
+
+
+def test_the_version_is_told(tmp_path: Path) -> None:
+    assert recsys("--version", cwd=tmp_path).stdout.startswith("recsys ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("train", "din_movielens"), 2, "unknown recipe 'din_movielens': did you mean 'din_movielens_1m'?"),
+        (("train", "din_synthetic", "train.epoch=1"), 2, "did you mean 'train.epochs'?"),
+        (("train", "din_synthetic", "train.epochs"), 2, "expected path=value"),
+        (("train", "din_synthetic", "train.epochs=many"), 2, "train.epochs is 'many'; expected int"),
+        (("train", "din_synthetic", "train.epochs=0"), 2, "train.epochs is 0; allowed: 1 or more"),
+        (("train", "din_synthetic", "model.head_act=dise"), 2, "did you mean 'dice'?"),
+        (("trian", "din_synthetic"), 2, "trian"),
+        (("evaluate", "nowhere"), 2, "nowhere/config.json is missing; `recsys train` writes a run"),
+        (("export", "nowhere", "--out", "b"), 2, "`recsys train` writes a run"),
+        (("serve", "nowhere"), 3, "not a bundle; `recsys export` writes one"),
+        (("serve", "nowhere", "--redis-url", "http://x"), 2, "redis://"),
+        (("materialize", "movielens"), 2, "did you mean 'movielens_1m'?"),
+        (("materialize", "movielens_1m", "--data", "nowhere"), 2, "nowhere"),
+        (("materialize", "synthetic", "--redis-url", "redis://127.0.0.1:1/0"), 4, "127.0.0.1:1"),
+        (
+            ("materialize", "synthetic", "--redis-url", "redis://localhost:abc"),
+            2,
+            "allowed: redis://[user:password@]host",
+        ),
+        (("train", "din_synthetic", "--run-dir", "/proc/nowhere/run"), 2, "/proc/nowhere"),
+        (("materialize", "synthetic", "--work-dir", "/proc/nowhere"), 2, "/proc/nowhere"),
+        (
+            ("materialize", "synthetic", "--features", "/proc"),
+            2,
+            "/proc: expected a bundle",
+        ),
+        (("ingest", "-", "--features", "no.json"), 2, "features 'no.json': no such file or folder"),
+        (("ingest", "--features", "synthetic"), 2, "give one kind of source"),
+        (("ingest", "x.csv", "--kafka", "t", "--features", "synthetic"), 2, "give one kind of source"),
+        (("ingest", "--kafka", "t", "--features", "synthetic"), 2, "--kafka needs --brokers host:port"),
+        (("ingest", "x.csv", "--features", "synthetic"), 2, "x.csv: no such file or folder"),
+        (("ingest", ".", "--features", "synthetic"), 2, "the folder holds no .parquet, .jsonl, .ndjson, .csv file"),
+        (("ingest", "/proc/meminfo", "--features", "synthetic"), 2, "kind '' is not read; allowed: .parquet"),
+        (("ingest", "-", "-", "--follow", "--features", "synthetic"), 2, "--follow waits at the end of one"),
+        (
+            ("ingest", "--kafka", "t", "--brokers", "x", "--kafka-option", "y", "--features", "synthetic"),
+            2,
+            "name=value",
+        ),
+        (("serve",), 2, "RECSYS_BUNDLE"),
+        (("rank", "--user", "1", "--items", "1", "--address", "127.0.0.1:1", "--timeout", "0.3"), 6, "127.0.0.1:1"),
+    ],
+)
+def test_bad_input_is_answered_in_one_line_with_an_exit_code(
+    arguments: tuple[str, ...], code: int, says: str, tmp_path: Path
+) -> None:
+    told = recsys(*arguments, cwd=tmp_path)
+    assert told.returncode == code, told.stderr
+    assert says in " ".join(told.stderr.split())
+    assert "Traceback" not in told.stderr
+
+
+def test_a_recipe_is_shown_with_its_overrides(tmp_path: Path) -> None:
+    told = recsys("train", "din_synthetic", "train.epochs=7", "tables.dims.movie_id=24", "--show", cwd=tmp_path)
+    shown = json.loads(told.stdout)
+    assert shown["train"]["epochs"] == 7
+    assert shown["tables"]["dims"] == {"movie_id": 24}
+
+
+def test_recipes_are_listed_for_people_and_for_scripts(tmp_path: Path) -> None:
+    assert "din_movielens_1m" in recsys("recipes", cwd=tmp_path).stdout
+    assert "din_synthetic" in json.loads(recsys("recipes", "--json", cwd=tmp_path).stdout)
+
+
+def test_settings_in_force_are_printed_without_passwords(tmp_path: Path) -> None:
+    url = "redis://user:sekret@127.0.0.1:1/0"
+    told = recsys("serve", "--settings", cwd=tmp_path, RECSYS_MAX_CANDIDATES="123", RECSYS_BUNDLE="b", REDIS_URL=url)
+    lines = dict(line.split("=", 1) for line in told.stdout.splitlines())
+    assert (lines["RECSYS_MAX_CANDIDATES"], lines["RECSYS_BUNDLE"]) == ("123", "b")
+    assert "127.0.0.1:1/0" in lines["REDIS_URL"] and "sekret" not in told.stdout
+
+
+def test_a_command_that_needs_the_training_packages_says_so_without_them(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ModuleNotFoundError('no torch', name='torch')")
+    told = recsys("train", "din_synthetic", "--show", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert told.returncode == 2
+    assert "torch is not installed: this command needs the training packages" in told.stderr
+
+
+def test_a_data_folder_that_is_not_writable_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    told = recsys("materialize", "synthetic", "--redis-dir", "file/redis", cwd=tmp_path)
+    assert told.returncode == 2
+    assert str(tmp_path / "file" / "redis") in told.stderr.replace("\n", "")
+
+
+def test_materializing_twice_changes_nothing(tmp_path: Path) -> None:
+    first = json.loads(recsys("materialize", "synthetic", "--redis-dir", "redis", "--json", cwd=tmp_path).stdout)
+    again = json.loads(recsys("materialize", "synthetic", "--redis-dir", "redis", "--json", cwd=tmp_path).stdout)
+    assert first["events"] > 100_000 and first["kept"] == 0
+    measured = {"elapsed_s", "events_per_s"}
+    assert {n: v for n, v in again.items() if n not in measured} == {
+        n: v for n, v in first.items() if n not in measured
+    }
+
+
+def test_serving_imports_no_torch(tmp_path: Path) -> None:
+    code = "import sys, recsys.serving.process.server, recsys.client, recsys.cli; print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert told.stdout.strip() == "False"
+
+
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    from support.tiny_bundle import write_tiny_bundle
+
+    write_tiny_bundle(tmp_path / "bundle")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        told = recsys("serve", "bundle", "--port", port, "--redis-dir", "redis", cwd=tmp_path)
+    assert told.returncode == 2
+    assert f"127.0.0.1:{port}" in told.stderr

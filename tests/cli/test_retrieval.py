@@ -1,0 +1,144 @@
+"""`recsys train` and `recsys evaluate` of models that rank all items, in processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.planted import ITEMS, planted
+from typer.testing import CliRunner
+
+from recsys.bundle import open_bundle
+from recsys.cli import app
+from recsys.data.interactions.interactions import Pairs
+from recsys.errors import ConfigError, DataFileError
+from recsys.features.hashing import string_keys
+from recsys.serving.inference.retrieval_session import open_retrieval
+
+SMALL = [
+    *("model.dim=8", "train.batch_size=400", "train.list_length=5", "train.checkpoint_epochs=2"),
+    *("train.validation_users=0", "model.layers=2", "data.dataset=./data"),
+]
+
+
+def write_pairs(path: Path, pairs: Pairs) -> None:
+    lines = []
+    for user in np.unique(pairs.user_E):
+        items = " ".join(map(str, pairs.item_E[pairs.user_E == user]))
+        lines.append(f"{user} {items}\n")
+    path.write_text("".join(lines))
+
+
+@pytest.fixture
+def at_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with planted communities in ``data``."""
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    parts = planted()
+    write_pairs(Path("data/train.txt"), parts.train)
+    write_pairs(Path("data/valid.txt"), parts.validation)
+    write_pairs(Path("data/test.txt"), parts.test)
+    return tmp_path
+
+
+def recsys(*arguments: str) -> dict[str, object]:
+    done = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_a_recipe_is_trained_shown_and_evaluated(at_data: Path) -> None:
+    trained = recsys("train", "ngcf_gowalla", *SMALL, "train.epochs=3")
+    assert trained["run_dir"] == "runs/ngcf_gowalla" and trained["epochs"] == 3
+    assert recsys("evaluate", "runs/ngcf_gowalla")["test"] == trained["test"]
+    assert recsys("evaluate", "runs/ngcf_gowalla", "--split", "validation")["validation"] == trained["validation"]
+    assert "lightgcn_gowalla" in recsys("recipes")
+    shown = CliRunner().invoke(app, ["train", "lightgcn_lcfn", "train.epochs=7", "--show"])
+    assert json.loads(shown.stdout)["train"]["epochs"] == 7
+    table = CliRunner().invoke(app, ["evaluate", "runs/ngcf_gowalla"])
+    assert "recall@5" in table.stdout and "coverage" in table.stdout
+
+
+def test_a_run_without_a_validation_part_has_nothing_to_measure_there(at_data: Path) -> None:
+    Path("data/valid.txt").unlink()
+    recsys("train", "lightgcn_gowalla", *SMALL, "train.epochs=1")
+    assert recsys("evaluate", "runs/lightgcn_gowalla", "--split", "validation") == {}
+    told = CliRunner().invoke(app, ["evaluate", "runs/lightgcn_gowalla", "--split", "validation"])
+    assert told.exit_code == 0 and "the validation split is empty" in told.output
+
+
+@pytest.mark.parametrize("option", ["--plan", "--since=1d", "--warm-start=runs/x", "--tensorboard"])
+def test_options_of_ranking_models_are_refused(option: str) -> None:
+    done = CliRunner().invoke(app, ["train", "lightgcn_gowalla", option])
+    assert isinstance(done.exception, ConfigError)
+    name = option.partition("=")[0]
+    assert str(done.exception) == f"{name} is for ranking models; lightgcn_gowalla ranks all items"
+
+
+def test_a_run_is_exported_as_a_bundle_that_retrieves(at_data: Path) -> None:
+    trained = recsys("train", "lightgcn_gowalla", *SMALL, "train.epochs=2")
+    export = ("export", "runs/lightgcn_gowalla", "--out", "bundle", "--name", "finder")
+    told = recsys(*export)
+    manifest = open_bundle(Path("bundle")).manifest
+    assert (told["model"], told["version"]) == ("finder", manifest.version) == (manifest.model, manifest.version)
+    assert told["metrics"] == trained["test"] and told["parity"]["requests"] > 0
+    assert set(told["size_bytes"]) == set(manifest.tables)
+    session = open_retrieval(open_bundle(Path("bundle")))
+    assert len(session.retrieve(3, np.arange(2), 5).items) == 5
+    shown = CliRunner().invoke(app, [*export, "--overwrite"])
+    assert shown.exit_code == 0 and "item_id.popularity" in shown.stdout and "largest score difference" in shown.stdout
+
+
+def test_items_that_a_list_names_by_texts_are_exported_with_their_names(at_data: Path) -> None:
+    names = [f"Ünïque-{index}" for index in range(ITEMS)]
+    lines = [f"{name} {index}\n" for index, name in enumerate(names)]
+    Path("data/item_list.txt").write_text("".join(["id index\n", *lines]))
+    recsys("train", "lightgcn_gowalla", *SMALL, "train.epochs=1")
+    recsys("export", "runs/lightgcn_gowalla", "--out", "bundle")
+    session = open_retrieval(open_bundle(Path("bundle")))
+    assert session.names is not None
+    found = session.retrieve(3, string_keys(names[5:]), ITEMS)
+    assert sorted(session.names.of(found.items)) == sorted(names[:5])
+
+
+def test_rows_of_a_retrieval_bundle_are_not_quantised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_of_a_retrieval_model(tmp_path, monkeypatch)
+    done = CliRunner().invoke(app, ["export", "run", "--out", "bundle", "--quantize", "int8"])
+    assert isinstance(done.exception, ConfigError)
+    assert str(done.exception) == "--quantize is for ranking models; run ranks all items"
+
+
+def run_of_a_retrieval_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    Path("run").mkdir()
+    Path("run/config.json").write_text('{"task": "retrieval"}')
+
+
+def test_commands_of_ranking_models_say_what_the_run_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_of_a_retrieval_model(tmp_path, monkeypatch)
+    done = CliRunner().invoke(app, ["explain", "run"])
+    assert isinstance(done.exception, DataFileError)
+    assert str(done.exception).startswith("run holds a run of a model that ranks all items; expected one of a ranking")
+
+
+def test_a_killed_process_goes_on_to_the_same_last_digit(at_data: Path) -> None:
+    command = [*("train", "lightgcn_gowalla"), *SMALL, "train.epochs=80", "train.validate_every=80"]
+    whole = recsys(*command, "--run-dir", "whole")
+    run = [sys.executable, "-m", "recsys.cli", *command, "--run-dir", "part"]
+    process = subprocess.Popen(run, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not Path("part/checkpoint.pt").exists():
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not Path("part/metrics.json").exists()
+    resumed = recsys(*command, "--run-dir", "part", "--resume")
+    assert resumed["test"] == whole["test"]

@@ -1,0 +1,185 @@
+"""`recsys warm`: afterwards every long history has its state, and only what lacked one was computed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+from cli.test_cli import recsys
+from support.redis_servers import eventually
+from support.tiny_bundle import write_tiny_bundle
+from support.tiny_sdim import RECENT, T0_MS, fill, random_events, sdim_bundle
+
+from recsys.bundle import open_bundle
+from recsys.cli import warm as cli_warm
+from recsys.errors import InvalidInputError, RecsysError, StoreUnavailableError
+from recsys.feature_store.redis.keys import history_keys, state_key
+from recsys.feature_store.redis.state_value import StoredState, unpack_state
+from recsys.feature_store.redis.store import RedisFeatureStore
+from recsys.features.history import encode_history
+from recsys.serving.inference.graphs import load_graph
+from recsys.serving.long_history import precompute as warm_module
+from recsys.serving.long_history.precompute import Warmed, all_users, warm
+
+LENGTHS = {1: 10, 2: 132, 3: 133, 4: 400, 5: 5_000, 6: RECENT + 500, 70_000: 300}
+LONG = [user for user, length in LENGTHS.items() if length > 132]
+TTL_S = 1_000
+
+
+def state_of(admin: redis.Redis, user: int) -> StoredState | None:
+    bundle = sdim_bundle()
+    assert bundle.manifest.state is not None
+    rows, width = bundle.manifest.state.rows, bundle.manifest.state.width
+    version = bundle.manifest.version
+    value = admin.get(state_key(bundle.features.name, user, version))
+    return None if value is None else unpack_state(value, version=version, rows=rows, width=width)
+
+
+async def test_every_long_history_has_a_state_of_the_sums_of_its_events(
+    redis_url: str, redis_admin: redis.Redis
+) -> None:
+    await fill(redis_url, LENGTHS)
+    bundle = sdim_bundle()
+    done = await asyncio.to_thread(warm, bundle, redis_url, ttl_s=TTL_S)
+    assert (done.users, done.written, done.short, done.kept, done.refused) == (7, len(LONG), 2, 0, 0)
+    graph = load_graph(bundle, "encode", 1)
+    store = RedisFeatureStore.connect(redis_url, bundle.features)
+    for user, length in LENGTHS.items():
+        state = state_of(redis_admin, user)
+        if user not in LONG:
+            assert state is None
+            continue
+        _, events = await store.history(user, timeout_s=5)
+        (expected,) = graph.run(None, encode_history(bundle.features, events[-RECENT:]))
+        assert state is not None and (state.covered, state.end) == (min(length, RECENT), length)
+        np.testing.assert_allclose(state.sums, expected, rtol=0, atol=np.abs(expected).max() * 2.0**-10)
+    await store.close()
+
+
+async def test_again_it_writes_only_what_is_missing_or_lags_behind(redis_url: str, redis_admin: redis.Redis) -> None:
+    await fill(redis_url, LENGTHS)
+    bundle = sdim_bundle()
+    await asyncio.to_thread(warm, bundle, redis_url, ttl_s=TTL_S)
+    store = RedisFeatureStore.connect(redis_url, bundle.features)
+    for user, more in ((4, 31), (5, 32)):
+        events = random_events(bundle.features, more, seed=9, start=LENGTHS[user])
+        await store.append(user, events, timeout_s=5)
+    await store.close()
+    redis_admin.delete(state_key(bundle.features.name, 3, bundle.manifest.version))
+    redis_admin.set(state_key(bundle.features.name, 70_000, bundle.manifest.version), b"half a sta")
+    again = await asyncio.to_thread(warm, bundle, redis_url, ttl_s=TTL_S)
+    assert (again.written, again.kept, again.short) == (3, 2, 2)
+    assert [getattr(state_of(redis_admin, user), "end", None) for user in (3, 5)] == [133, 5_032]
+
+
+async def test_several_processes_do_the_same(
+    redis_url: str, redis_admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_module, "_USERS_PER_BATCH", 2)
+    await fill(redis_url, LENGTHS)
+    told: list[tuple[int, int]] = []
+    done = await asyncio.to_thread(
+        warm,
+        sdim_bundle(),
+        redis_url,
+        ttl_s=TTL_S,
+        processes=2,
+        progress=lambda d, total: told.append((d.users, total)),
+    )
+    assert (done.users, done.written, done.short) == (7, len(LONG), 2)
+    assert len(told) == 4 and told[-1] == (7, 7)
+    assert all(state_of(redis_admin, user) is not None for user in LONG)
+
+
+def _kill(users: list[int]) -> Warmed:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return Warmed()
+
+
+async def test_a_process_that_is_killed_is_named(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    await fill(redis_url, LENGTHS)
+    monkeypatch.setattr(warm_module, "_warm_here", _kill)
+    with pytest.raises(RecsysError, match="a process was killed, .*; run it again to go on"):
+        await asyncio.to_thread(warm, sdim_bundle(), redis_url, ttl_s=TTL_S, processes=2)
+
+
+async def test_a_history_that_is_not_ours_stops_nobody_else(redis_url: str, redis_admin: redis.Redis) -> None:
+    await fill(redis_url, LENGTHS)
+    redis_admin.set(
+        history_keys(sdim_bundle().features.name, 2).open, b"something else, and long enough to be asked about"
+    )
+    done = await asyncio.to_thread(warm, sdim_bundle(), redis_url, ttl_s=TTL_S)
+    assert (done.refused, done.written) == (1, len(LONG))
+
+
+async def test_users_are_found_whatever_else_is_in_redis(redis_url: str, redis_admin: redis.Redis) -> None:
+    await fill(redis_url, {user: 1 for user in (3, 1 << 61, 0)})
+    redis_admin.set("recsys:v1:{another:u:5}:h", b"x")
+    redis_admin.set(f"recsys:v1:{{{sdim_bundle().features.name}:u:x}}:h", b"x")
+    assert (await asyncio.to_thread(all_users, redis_url, sdim_bundle())).tolist() == [0, 3, 1 << 61]
+
+
+def test_a_bundle_without_a_state_is_refused(redis_url: str, tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "tiny")
+    with pytest.raises(InvalidInputError, match="model 'tiny' keeps no state of users: none to compute"):
+        warm(open_bundle(tmp_path / "tiny"), redis_url, ttl_s=TTL_S)
+    with pytest.raises(InvalidInputError, match="processes is 0; allowed: 1 or more"):
+        warm(sdim_bundle(), redis_url, ttl_s=TTL_S, processes=0)
+
+
+def test_without_redis_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailableError):
+        warm(sdim_bundle(), f"unix://{tmp_path}/none.sock", ttl_s=TTL_S)
+
+
+def test_nobody_to_compute_for_is_no_error(redis_url: str) -> None:
+    done = warm(sdim_bundle(), redis_url, ttl_s=TTL_S, processes=2)
+    assert done + Warmed(users=1, elapsed_s=-done.elapsed_s) == Warmed(users=1)
+
+
+async def test_the_command_tells_what_it_did(redis_url: str, tmp_path: Path) -> None:
+    await fill(redis_url, LENGTHS)
+    arguments = ("warm", str(sdim_bundle().path), "--redis-url", redis_url, "--processes", "2")
+    told = await asyncio.to_thread(recsys, *arguments, cwd=tmp_path)
+    assert told.returncode == 0 and f"{len(LONG)} states written" in told.stdout
+    again = await asyncio.to_thread(recsys, *arguments, "--json", cwd=tmp_path)
+    counts = json.loads(again.stdout)
+    assert (counts["users"], counts["written"], counts["kept"], counts["short"]) == (7, 0, len(LONG), 2)
+
+
+def test_interrupted_before_its_first_batch_it_says_that_it_can_be_run_again(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*given: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recsys.serving.long_history.precompute.warm", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cli_warm.warm(sdim_bundle().path, redis_url=redis_url)
+    assert capsys.readouterr().err == "broken off; run it again to go on\n"
+
+
+async def test_broken_off_it_goes_on_where_it_was(redis_url: str, redis_admin: redis.Redis, tmp_path: Path) -> None:
+    await fill(redis_url, {user: 140 for user in range(1_000)})
+    command = [sys.executable, "-m", "recsys.cli", "warm", str(sdim_bundle().path), "--redis-url", redis_url]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
+    await asyncio.to_thread(eventually, lambda: redis_admin.keys("*:s:*"))
+    process.send_signal(signal.SIGINT)
+    _, told = await asyncio.to_thread(process.communicate, timeout=30)
+    assert process.returncode in (0, 130) and T0_MS < time.time() * 1000
+    if process.returncode == 130:
+        assert "run it again to go on" in told.decode()
+    before = len(redis_admin.keys("*:s:*"))
+    done = await asyncio.to_thread(warm, sdim_bundle(), redis_url, ttl_s=TTL_S)
+    assert (done.kept, done.written) == (before, 1_000 - before)

@@ -1,0 +1,216 @@
+"""Workers and servers that hang without dying are noticed, and replaced or told of; busy ones are let be."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+import redis
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support.tiny_server import ServerProcess, server_process, stalled
+from support.tiny_workers import Callers, connections, pids, until, workers
+
+from recsys.client import Client
+from recsys.proto.ranker_pb2 import Id, Ids, RankRequest
+from recsys.serving.inference.fair_lock import Turns
+from recsys.serving.process.server import running_server
+from recsys.serving.settings import Settings
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+# Ways to hang that a server takes at SIGUSR2, in every process that finds this module on its path.
+SITE = """
+import ctypes, signal, sys
+
+def hang(number, frame):
+    {how}
+
+if "recsys.serving.process.worker" in " ".join(sys.orig_argv):
+    signal.signal(signal.SIGUSR2, hang)
+"""
+KEEPS_THE_LOCK = "lock = ctypes.PyDLL(None).pthread_mutex_lock; mutex = bytes(64); lock(mutex); lock(mutex)"
+KEEPS_THE_MODEL = "import recsys.serving.inference.fair_lock as t; t.Turns._give = lambda turns: None"
+NO_MORE_THREADS = "from concurrent.futures import ThreadPoolExecutor as pool; pool.submit = None"
+
+HANG_S = 4.0
+"""Less, and a worker that only waits for a busy machine counts as hung."""
+
+LONGER_S = 1.5 * HANG_S
+
+
+@contextlib.contextmanager
+def hangable(folder: Path, bundle: Path, redis_url: str, how: str, **more: str) -> Iterator[ServerProcess]:
+    """Two workers that hang at SIGUSR2."""
+    site = folder / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(SITE.format(how=how))
+    with workers(folder, bundle, redis_url, PYTHONPATH=str(site), RECSYS_HANG_TIMEOUT_S=str(HANG_S), **more) as server:
+        yield server
+
+
+def said_until_its_end(server: ServerProcess) -> str:
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(20) == 0
+    assert server.process.stderr is not None
+    return server.process.stderr.read()
+
+
+async def test_a_worker_that_is_stopped_is_replaced_and_other_connections_notice_nothing(
+    tiny_bundle: Path, tmp_path: Path, redis_url: str
+) -> None:
+    with hangable(tmp_path, tiny_bundle, redis_url, "pass", RECSYS_METRICS_PORT="0") as server:
+        callers = Callers(server.address, 12)
+        running = [asyncio.create_task(callers.call(i)) for i in range(12)]
+        await callers.all_answered(20)
+        stopped, other = server.facts["workers"]
+        lost = connections(stopped, server.facts["port"])
+        assert lost + connections(other, server.facts["port"]) == 12
+        os.kill(stopped, signal.SIGSTOP)
+        await asyncio.to_thread(until, lambda: len(now := pids(tmp_path)) == 2 and stopped not in now)
+        await callers.all_answered(20)
+        callers.stop = True
+        await asyncio.gather(*running)
+        await callers.close()
+        assert other in pids(tmp_path)
+        assert len([codes for codes in callers.failed if codes]) <= lost, "only callers of the stopped worker"
+        page = urllib.request.urlopen(server.facts["metrics"]).read().decode()
+        assert 'recsys_restarts_total{reason="hung"} 1.0' in page
+        assert 'recsys_restarts_total{reason="died"} 0.0' in page
+        said = said_until_its_end(server)
+        hangs = rf"worker 1 \(pid {stopped}\) hangs: no request got through for [45] s, it says nothing: stopped"
+        assert re.search(hangs, said)
+        assert f"worker 1 (pid {stopped}) hung and was killed by SIGKILL; it is started again" in said
+
+
+@pytest.mark.parametrize(
+    ("how", "last", "stack"),
+    [
+        (KEEPS_THE_LOCK, "it says nothing: stopped, or in native code", "in hang"),
+        (KEEPS_THE_MODEL, "it waits for its turn of the model", "in work"),
+        (NO_MORE_THREADS, "it waits for gRPC to answer", "in work"),
+    ],
+)
+def test_a_worker_that_hangs_says_where_and_is_replaced(
+    tiny_bundle: Path, tmp_path: Path, redis_url: str, how: str, last: str, stack: str
+) -> None:
+    with hangable(tmp_path, tiny_bundle, redis_url, how) as server:
+        hung, other = server.facts["workers"]
+        os.kill(hung, signal.SIGUSR2)
+        until(lambda: len(now := pids(tmp_path)) == 2 and hung not in now)
+        assert other in pids(tmp_path)
+        with Client(server.address) as client:
+            assert len(client.rank(user=1, candidates=[1, 2], timeout_s=10.0).scores) == 2
+        said = said_until_its_end(server)
+        assert re.search(rf"worker 1 \(pid {hung}\) hangs: no request got through for [45] s, {last}", said)
+        assert stack in said.partition("its stacks:")[2]
+
+
+async def test_workers_with_long_work_and_a_slow_store_are_let_be(
+    tiny_bundle: Path, tmp_path: Path, redis_url: str, redis_admin: redis.Redis
+) -> None:
+    large = RankRequest(user=Id(integer=1), candidates=Ids(integers=range(10_000)))
+    more = {"RECSYS_HANG_TIMEOUT_S": str(HANG_S), "RECSYS_STORE_TIMEOUT_MS": "20000"}
+    with workers(tmp_path, tiny_bundle, redis_url, **more) as server:
+        callers = Callers(server.address, 12, request=large)
+        running = [asyncio.create_task(callers.call(i)) for i in range(12)]
+        await asyncio.sleep(LONGER_S)
+        with stalled(redis_admin):
+            await asyncio.sleep(LONGER_S)
+        await callers.all_answered(1)
+        callers.stop = True
+        await asyncio.gather(*running)
+        await callers.close()
+        assert pids(tmp_path) == server.facts["workers"]
+        assert not any(callers.failed)
+        assert "hangs" not in said_until_its_end(server)
+
+
+def test_a_worker_may_drain_for_longer_than_it_may_hang(
+    tiny_bundle: Path, tmp_path: Path, redis_url: str, redis_admin: redis.Redis
+) -> None:
+    more = {"RECSYS_WORKERS": "2", "RECSYS_HANG_TIMEOUT_S": str(HANG_S), "RECSYS_STORE_TIMEOUT_MS": "20000"}
+    with workers(tmp_path, tiny_bundle, redis_url, **more) as server, Client(server.address) as client:
+        client.wait_ready()
+        (drained,) = (pid for pid in server.facts["workers"] if connections(pid, server.facts["port"]))
+        with ThreadPoolExecutor(1) as pool, stalled(redis_admin) as go_on:
+            running = pool.submit(client.rank, user=1, candidates=[1], timeout_s=60.0)
+            time.sleep(0.3)
+            os.kill(drained, signal.SIGTERM)
+            time.sleep(LONGER_S)
+            go_on()
+            assert running.result().degraded == ()
+        until(lambda: len(now := pids(tmp_path)) == 2 and drained not in now)
+        said = said_until_its_end(server)
+        assert f"(pid {drained}) ended with code 0; it is started again" in said and "hangs" not in said
+
+
+async def test_health_tells_of_a_server_that_hangs_alone_and_of_its_recovery(
+    tiny_bundle: Path,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, hang_timeout_s=3.0)
+    with running_server(settings) as server:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+
+            async def found(status: int) -> None:
+                for name in ("", "recsys.v1.Ranker", "recsys.v1.FeatureStore"):
+                    while (await health.Check(health_pb2.HealthCheckRequest(service=name))).status != status:
+                        await asyncio.sleep(0.05)
+
+            await found(SERVING)
+            kept: list[Turns] = []
+            with monkeypatch.context() as patched:
+                patched.setattr(Turns, "_give", lambda turns: kept.append(turns))
+                await asyncio.to_thread(until, lambda: kept)
+            await found(NOT_SERVING)
+            kept[0]._give()
+            await found(SERVING)
+    assert "no request gets through, waiting for its turn of the model; the stacks of all threads follow" in caplog.text
+    assert "requests get through again" in caplog.text
+    assert "in said" in capfd.readouterr().err
+
+
+def test_a_timeout_of_0_watches_nothing(tiny_bundle: Path, redis_url: str) -> None:
+    for hang_timeout_s, threads in ((1.0, 1), (0.0, 0)):
+        settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, hang_timeout_s=hang_timeout_s)
+        with running_server(settings):
+            assert [thread.name for thread in threading.enumerate()].count("pulse") == threads
+
+
+def test_a_server_that_may_not_listen_to_itself_serves_all_the_same(
+    tiny_bundle: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken = f"recsys-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(f"\0{taken}")
+        monkeypatch.setattr("recsys.serving.process.server.make_own_address", lambda: f"unix-abstract:{taken}")
+        settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, hang_timeout_s=0.5)
+        with running_server(settings) as server, Client(server.address) as client:
+            assert len(client.rank(user=1, candidates=[1, 2], timeout_s=10.0).scores) == 2
+    assert "a gRPC that hangs would not be noticed" in caplog.text
+
+
+def test_sigusr1_prints_the_stacks_of_a_server_and_leaves_it_alone(
+    tiny_bundle: Path, tmp_path: Path, redis_url: str
+) -> None:
+    with server_process(tmp_path, RECSYS_BUNDLE=str(tiny_bundle), REDIS_URL=redis_url) as server:
+        os.kill(server.process.pid, signal.SIGUSR1)
+        with Client(server.address) as client:
+            assert len(client.rank(user=1, candidates=[1, 2], timeout_s=10.0).scores) == 2
+        assert "in serve_alone" in said_until_its_end(server)

@@ -1,0 +1,166 @@
+"""Messages are checked at the edge: each complaint names the field, what arrived, what is allowed."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from support.tiny_bundle import FEATURES
+
+from recsys.errors import InvalidInputError
+from recsys.features.feature_set import Categorical, FeatureSet, History
+from recsys.features.hashing import MISSING, integer_key, string_key
+from recsys.proto.feature_store_pb2 import AppendEventsRequest, EventColumns
+from recsys.proto.ranker_pb2 import FeatureValue, Id, Ids, RankRequest
+from recsys.serving.rpc.convert import events as convert_events
+from recsys.serving.rpc.convert import rank as convert
+
+TEXTS = FeatureSet(
+    name="texts",
+    user_id=Categorical(name="user_id", id_type="string"),
+    item_id=Categorical(name="item_id", id_type="string"),
+    history=History(attributes=(Categorical(name="genre", id_type="string"),)),
+)
+USER = Id(integer=1)
+NOW_MS = time.time_ns() // 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("message", "complaint"),
+    [
+        ({"candidates": Ids(integers=[1])}, "user: no id was sent; set user.integer"),
+        ({"user": Id(text="a")}, "user.text is 'a', but 'user_id' takes int ids; set user.integer"),
+        ({"candidates": Ids()}, "candidates: got 0; allowed: 1 to 5 per request"),
+        ({"candidates": Ids(integers=range(6))}, "candidates: got 6; allowed: 1 to 5 per request"),
+        (
+            {"candidates": Ids(texts=["a", "b"])},
+            "candidates: got 0 integers and 2 texts, but 'item_id' takes int ids; fill candidates.integers only",
+        ),
+        (
+            {"candidates": Ids(integers=[1], texts=["a"])},
+            "candidates: got 1 integers and 1 texts, but 'item_id' takes int ids; fill candidates.integers only",
+        ),
+        (
+            {"features": {"age": FeatureValue(integers=[1], numbers=[1.0])}},
+            "features['age']: integers and numbers are filled; allowed: one of them",
+        ),
+    ],
+)
+def test_a_wrong_rank_request_is_refused(message: dict[str, Any], complaint: str) -> None:
+    fields = {"user": USER, "candidates": Ids(integers=[1]), **message}
+    if complaint.startswith("user: no id"):
+        del fields["user"]
+    with pytest.raises(InvalidInputError, match=f"^{re.escape(complaint)}$"):
+        convert.rank_request(RankRequest(**fields), FEATURES, max_candidates=5)
+
+
+def test_string_ids_are_wanted_where_strings_are_declared() -> None:
+    candidates = Ids(texts=["x", "y"])
+    request = convert.rank_request(RankRequest(user=Id(text="u"), candidates=candidates), TEXTS, max_candidates=5)
+    assert request.user_key == string_key("u")
+    assert request.candidate_keys.tolist() == [string_key("x"), string_key("y")]
+    with pytest.raises(InvalidInputError, match="user.integer is 1, but 'user_id' takes string ids; set user.text"):
+        convert.rank_request(RankRequest(user=USER, candidates=candidates), TEXTS, max_candidates=5)
+    with pytest.raises(
+        InvalidInputError, match="user.text is -1 or the empty text, which stand for no value; send an id"
+    ):
+        convert.rank_request(RankRequest(user=Id(text=""), candidates=candidates), TEXTS, max_candidates=5)
+    with pytest.raises(InvalidInputError, match="candidates: got 1 integers and 0 texts.*fill candidates.texts only"):
+        convert.rank_request(RankRequest(user=Id(text="u"), candidates=Ids(integers=[1])), TEXTS, max_candidates=5)
+
+
+def test_any_integer_is_an_id() -> None:
+    ids = [0, -7, 2**62 - 1, 2**62, 2**63 - 1, -(2**63)]
+    message = RankRequest(user=Id(integer=-7), candidates=Ids(integers=ids))
+    request = convert.rank_request(message, FEATURES, max_candidates=10)
+    assert request.user_key == integer_key(-7)
+    assert request.candidate_keys.tolist() == [integer_key(i) for i in ids]
+
+
+@pytest.mark.parametrize(
+    ("columns", "complaint"),
+    [
+        ({"items": Ids()}, "events.items: got 0 events; allowed: 1 to 10,000 per call"),
+        ({"items": Ids(integers=range(10_001))}, "events.items: got 10,001 events; allowed: 1 to 10,000 per call"),
+        ({"items": Ids(texts=["a"])}, "events.items: got 0 integers and 1 texts, but 'item_id' takes int ids"),
+        ({"timestamps_ms": []}, "events.timestamps_ms: got 0 values for 1 events; allowed: one per event"),
+        ({"timestamps_ms": [NOW_MS] * 2}, "events.timestamps_ms: got 2 values for 1 events"),
+        ({"timestamps_ms": [-1]}, "events.timestamps_ms[0] is -1: negative; allowed: milliseconds since 1970"),
+        ({"timestamps_ms": [1_700_000_000]}, "events.timestamps_ms[0] is 1700000000: before 1973, so probably seconds"),
+        pytest.param(
+            {"timestamps_ms": [NOW_MS * 1000]}, f"events.timestamps_ms[0] is {NOW_MS * 1000}: ", id="microseconds"
+        ),
+        pytest.param(
+            {"timestamps_ms": [NOW_MS + 86_400_000]},
+            f"events.timestamps_ms[0] is {NOW_MS + 86_400_000}: ",
+            id="a day ahead",
+        ),
+        ({"arrivals_ms": [NOW_MS, NOW_MS]}, "events.arrivals_ms: got 2 values for 1 events"),
+        ({"arrivals_ms": [5]}, "events.arrivals_ms[0] is 5: before 1973, so probably seconds"),
+        (
+            {"attributes": {"ratig": Ids(integers=[1])}},
+            "events.attributes['ratig'] is not declared: did you mean 'rating'? valid: rating",
+        ),
+        ({"attributes": {"rating": Ids(integers=[1, 2])}}, "events.attributes['rating']: got 2 values for 1 events"),
+        ({"attributes": {"rating": Ids(texts=["a"])}}, "events.attributes['rating']: got 0 integers and 1 texts"),
+        ({"attributes": {"rating": Ids(integers=[255])}}, "history attribute 'rating': value 255 does not fit"),
+    ],
+)
+def test_wrong_events_are_refused(columns: dict[str, Any], complaint: str) -> None:
+    fields = {"items": Ids(integers=[1]), "timestamps_ms": [NOW_MS], **columns}
+    message = AppendEventsRequest(user=USER, events=EventColumns(**fields))
+    with pytest.raises(InvalidInputError, match=f"^{re.escape(complaint)}"):
+        convert_events.append_request(message, FEATURES, future_tolerance_s=300)
+
+
+def test_times_far_in_the_future_are_explained_by_their_unit() -> None:
+    now_ms = int(time.time() * 1000)
+    for time_ms, explained in ((now_ms * 1000, True), (now_ms + 400_000, False)):
+        events = EventColumns(items=Ids(integers=[1]), timestamps_ms=[time_ms])
+        with pytest.raises(InvalidInputError, match="s later than allowed") as caught:
+            convert_events.append_request(
+                AppendEventsRequest(user=USER, events=events), FEATURES, future_tolerance_s=300
+            )
+        assert ("probably micro- or nanoseconds" in str(caught.value)) == explained
+
+
+def test_minus_one_and_the_empty_text_are_missing_attributes() -> None:
+    columns = EventColumns(
+        items=Ids(integers=[1, 2]), timestamps_ms=[NOW_MS, NOW_MS], attributes={"rating": Ids(integers=[-1, 4])}
+    )
+    message = AppendEventsRequest(user=USER, events=columns)
+    events = convert_events.append_request(message, FEATURES, future_tolerance_s=300).events
+    assert events["rating"].tolist() == [255, 4]
+    columns = EventColumns(
+        items=Ids(texts=["a", "b"]), timestamps_ms=[NOW_MS] * 2, attributes={"genre": Ids(texts=["", "war"])}
+    )
+    message = AppendEventsRequest(user=Id(text="u"), events=columns)
+    append = convert_events.append_request(message, TEXTS, future_tolerance_s=300)
+    assert append.user_key == string_key("u")
+    assert append.events["genre"].tolist() == [MISSING, string_key("war")]
+    np.testing.assert_array_equal(append.events["item"], [string_key("a"), string_key("b")])
+
+
+def test_a_feature_set_without_history_takes_no_events() -> None:
+    features = FeatureSet(
+        name="none", user_id=Categorical(name="user_id"), item_id=Categorical(name="item_id"), history=None
+    )
+    events = EventColumns(items=Ids(integers=[1]), timestamps_ms=[NOW_MS])
+    with pytest.raises(InvalidInputError, match="FeatureSet 'none' declares no history"):
+        convert_events.append_request(AppendEventsRequest(user=USER, events=events), features, future_tolerance_s=300)
+
+
+def test_a_user_a_candidate_or_an_item_cannot_be_the_missing_value() -> None:
+    problem = "-1 or the empty text, which stand for no value; send an id"
+    rank = RankRequest(user=USER, candidates=Ids(integers=[3, -1]))
+    with pytest.raises(InvalidInputError, match=rf"^candidates\[1\] is {problem}"):
+        convert.rank_request(rank, FEATURES, max_candidates=5)
+    rank = RankRequest(user=Id(integer=-1), candidates=Ids(integers=[3]))
+    with pytest.raises(InvalidInputError, match=f"^user.integer is {problem}"):
+        convert.rank_request(rank, FEATURES, max_candidates=5)
+    events = EventColumns(items=Ids(integers=[4, -1]), timestamps_ms=[NOW_MS] * 2)
+    with pytest.raises(InvalidInputError, match="^event 1: 'item_id' is missing"):
+        convert_events.append_request(AppendEventsRequest(user=USER, events=events), FEATURES, future_tolerance_s=300)

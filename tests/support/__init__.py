@@ -1,0 +1,1 @@
+"""Helpers of the tests: tiny bundles, servers, logs, runs; real Redis servers."""
