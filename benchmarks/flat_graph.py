@@ -16,12 +16,12 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recsys.arrays import Int64Array
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.features.feature_set import Categorical, FeatureSet
 from recsys.models.ranking.attention import ActivationUnit
@@ -33,8 +33,6 @@ from recsys.training.trained import TrainedModel
 OPSET = 21
 _INSIDE_BYTES = 1 << 20
 """Larger tensors lie in a file beside the graph."""
-
-Int64Array = npt.NDArray[np.int64]
 
 
 class FlatModel(nn.Module):

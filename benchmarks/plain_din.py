@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recsys.arrays import Int64Array
 from recsys.data.samples.dataset import Dataset, make_batch, rows_of_codes
 from recsys.embeddings.tables import ITEM, QUERY, input_tables
 from recsys.embeddings.vectors import item_vectors, key_vectors, query_vectors, user_vectors
 from recsys.features.columns import Column
 from recsys.features.feature_set import Categorical, FeatureSet
-from recsys.features.hashing import Int64Array
 from recsys.features.history import require_history
 from recsys.models.ranking.din import DinConfig
 from recsys.models.ranking.widths import Widths

@@ -17,12 +17,12 @@ from common import cores, pinned, say
 from reference import FEATURES, ITEMS, START_MS, STEP_MS, USERS, category_of, export_reference, random_events
 from serving_parts import Request, message, server
 
+from recsys.arrays import Int64Array
 from recsys.bundle import open_bundle
 from recsys.client import Client
 from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.encode import EncodedRequest, encode_history
-from recsys.features.hashing import Int64Array
 from recsys.features.history import Events
 from recsys.serving.deadline import Deadline
 from recsys.serving.inference.ranking_session import Session, open_session

@@ -27,8 +27,8 @@ if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
     import onnxruntime
     from torch import nn
 
+    from recsys.arrays import Int64Array
     from recsys.embeddings.row_maps.row_map import RowMap
-    from recsys.features.hashing import Int64Array
     from recsys.operators import Operators
 
 LIBRARIES = ("torch", "onnxruntime", "numpy")

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from common import say
 
+from recsys.arrays import Int64Array
 from recsys.data.datasets import LoadedData
 from recsys.data.log.event_table import EventTable
 from recsys.feature_store.redis.store import RedisFeatureStore
-from recsys.features.hashing import Int64Array
 from recsys.ingest.materialize import materialize
 from recsys.proto import ranker_pb2
 

@@ -26,6 +26,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from recsys.arrays import Int64Array
 from recsys.bundle import Manifest
 from recsys.client import Client
 from recsys.data.datasets import LoadedData, load_dataset
@@ -33,7 +34,6 @@ from recsys.data.log.event_table import EventTable
 from recsys.errors import InvalidInputError, RecsysError
 from recsys.feature_store.embedded.server import EmbeddedRedis, is_running
 from recsys.feature_store.redis.store import RedisFeatureStore
-from recsys.features.hashing import Int64Array
 from recsys.ingest.materialize import MaterializeResult, materialize
 from recsys.progress import progress_bar, training_progress
 from recsys.recipes import recipe

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recsys.arrays import Int64Array
 from recsys.data.samples.dataset import Dataset, make_dataset
-from recsys.features.hashing import Int64Array
 from recsys.features.history import require_history
 
 MAIN_GENRE = "main_genre"

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recsys.arrays import Float32Array, Float64Array
 from recsys.errors import InvalidInputError, nearest
 
 Kind = Literal["none", "fp16", "int8", "int4"]
@@ -33,8 +34,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 OTHERS = "*"
 """In a mapping from tables to kinds: the tables that are not named."""
 
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[Any]
 
 SMALLEST = 2.0**-100

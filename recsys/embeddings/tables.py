@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from torchrec import EmbeddingCollection, EmbeddingConfig, KeyedJaggedTensor
 
+from recsys.arrays import Int64Array
 from recsys.embeddings import WIDTH_UNIT
 from recsys.embeddings.row_maps.row_map import Combine, RowMap
 from recsys.errors import InvalidInputError
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
-from recsys.features.hashing import Int64Array
 
 ITEM = "item."
 """Prefix of the candidate's inputs: a user and an item may have features of the same name."""

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from recsys.arrays import Int64Array
 from recsys.data.samples.dataset import Dataset, rows_of_codes
 from recsys.data.samples.loader import BatchLoader
 from recsys.embeddings.tables import BatchConverter
 from recsys.evaluation.predictions import Predictions, predictions_of
-from recsys.features.hashing import Int64Array
 from recsys.metrics import (
     OnePositiveLists,
     Resamples,

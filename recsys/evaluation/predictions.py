@@ -18,15 +18,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from recsys.arrays import Int32Array, Int64Array
 from recsys.data.samples.dataset import Dataset
 from recsys.errors import DataFileError, nearest
-from recsys.features.hashing import Int64Array
 from recsys.files import write_atomically
 
 FILE = "predictions.npz"
 USER_FILE = "user_values.npz"
 SPLITS = ("train", "validation", "test")
-Int32Array = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

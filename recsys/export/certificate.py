@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 import torch
 
+from recsys.arrays import Float32Array, Int64Array
 from recsys.bundle import Parity
 from recsys.data.log.event_table import user_events
 from recsys.data.samples.dataset import Dataset, make_batch
@@ -32,14 +32,12 @@ from recsys.features.columns import Column, missing_column
 from recsys.features.encode import EncodedBatch, EncodedRequest, encode_request
 from recsys.features.entities import pack_rows, unpack_rows
 from recsys.features.feature_set import Feature
-from recsys.features.hashing import KEY_LIMIT, Int64Array
+from recsys.features.hashing import KEY_LIMIT
 from recsys.features.history import Events, unpack_events
 from recsys.features.history_rules import visible
 from recsys.models.ranking.sdim import Sdim
 from recsys.operators import Operators, use_operators
 from recsys.training.trained import TrainedModel, check_same_data
-
-Float32Array = npt.NDArray[np.float32]
 
 TOLERANCE = 1e-4
 REQUESTS = 64

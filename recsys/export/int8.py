@@ -28,6 +28,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from recsys.arrays import Int64Array
 from recsys.bundle import Compute, GraphInfo
 from recsys.data.samples.dataset import Dataset
 from recsys.errors import BundleError, InvalidInputError
@@ -36,7 +37,6 @@ from recsys.export.certificate import graph_certificate_logits, graph_logits
 from recsys.export.graph_files import graph_info, save_graph
 from recsys.export.rewrites.functions import attention_weight, head, target_attention
 from recsys.export.rewrites.simplify import drop_unused, has_attributes, producers, readers, replace_nodes
-from recsys.features.hashing import Int64Array
 from recsys.operators import WITH_VNNI, Operators, has_vnni
 
 SAMPLES = 20_000

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 import recsys
+from recsys.arrays import Int64Array
 from recsys.bundle import (
     LAYERS,
     Compute,
@@ -45,7 +46,6 @@ from recsys.export.graphs import (
 from recsys.export.int8 import use_int8
 from recsys.export.quantized import rows_as_stored, stored_tables
 from recsys.features.feature_set import Categorical
-from recsys.features.hashing import Int64Array
 from recsys.features.hot_ids import HOT_IDS, HotIds, write_hot_ids
 from recsys.models.ranking.model import Net
 from recsys.models.ranking.sdim import Sdim

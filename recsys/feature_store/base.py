@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from recsys.arrays import Int64Array
 from recsys.errors import StoreFormatError
 from recsys.features.columns import Column
-from recsys.features.hashing import Int64Array
 from recsys.features.history import Events, HistoryHeader
 
 

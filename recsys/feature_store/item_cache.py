@@ -13,13 +13,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from recsys.arrays import BoolArray, Int64Array
 from recsys.features.columns import Column, missing_column
 from recsys.features.feature_set import Feature
-from recsys.features.hashing import MISSING, Int64Array
-
-BoolArray = npt.NDArray[np.bool_]
+from recsys.features.hashing import MISSING
 
 _ABSENT_MAX_AGE_S = 1.0
 """Seconds for which an item that the store did not have is taken as absent: a new item shows soon."""

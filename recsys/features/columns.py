@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError
 from recsys.features.feature_set import Categorical, Feature, Numeric
-from recsys.features.hashing import MISSING, Int64Array, integer_key, integer_keys, string_keys
+from recsys.features.hashing import MISSING, integer_key, integer_keys, string_keys
 
 Column = npt.NDArray[Any]
 """int64 keys, shape [N] or [N, K]; or float32 values, shape [N]."""

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, nearest
 from recsys.features.columns import Column, feature_column, feature_keys, missing_column
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
-from recsys.features.hashing import Int64Array
 from recsys.features.history import Events, encode_history
 
 

@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError
-
-Int64Array = npt.NDArray[np.int64]
 
 KEY_LIMIT = 1 << 62
 """Keys are in [0, KEY_LIMIT)."""

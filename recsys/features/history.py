@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, StoreFormatError
 from recsys.features.columns import Column, feature_keys
 from recsys.features.feature_set import Categorical, FeatureSet, History, fingerprint
-from recsys.features.hashing import MISSING, Int64Array
+from recsys.features.hashing import MISSING
 
 Events = npt.NDArray[np.void]
 """Structured array of :func:`event_dtype`, shape [L], oldest first."""

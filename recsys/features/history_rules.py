@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recsys.arrays import Int64Array
 from recsys.features.feature_set import FeatureSet
-from recsys.features.hashing import Int64Array
 from recsys.features.history import Events, require_history
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError
-from recsys.features.hashing import KEY_LIMIT, Int64Array
+from recsys.features.hashing import KEY_LIMIT
 
 HOT_IDS = "hot_ids.npz"
 """Its name in a bundle."""

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.errors import BundleError
-from recsys.features.hashing import Int64Array
 
 ITEM_NAMES = "tables/item_id.names.bin"
 """Where a bundle keeps them."""

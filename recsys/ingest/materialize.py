@@ -13,13 +13,13 @@ from itertools import pairwise
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.data.log.event_table import EventTable, packed_events
 from recsys.data.samples.histories import ranges
 from recsys.errors import InvalidInputError
 from recsys.feature_store.base import FeatureStore
 from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, USER
-from recsys.features.hashing import Int64Array
 from recsys.features.history import Events, require_history
 
 Progress = Callable[[int], None]

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from recsys.arrays import Int64Array
 from recsys.errors import DataFileError
 from recsys.features.feature_set import FeatureSet
-from recsys.features.hashing import MISSING, Int64Array
+from recsys.features.hashing import MISSING
 from recsys.features.history import require_history
 from recsys.ingest.records import Fields
 from recsys.ingest.source import Column, RawBatch

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from recsys.arrays import BoolArray, Int64Array
 from recsys.errors import InvalidInputError, nearest
 from recsys.features.columns import feature_keys
 from recsys.features.feature_set import FeatureSet
-from recsys.features.hashing import MISSING, Int64Array
+from recsys.features.hashing import MISSING
 from recsys.features.history import MAX_TIMESTAMP_MS, Events, make_events, require_history
 from recsys.features.history_rules import inherited_attributes
-from recsys.ingest.source import BoolArray, Column, RawBatch
+from recsys.ingest.source import Column, RawBatch
 
 TIMESTAMP, ARRIVAL = "timestamp_ms", "arrival_ms"
 _PARTS = 16

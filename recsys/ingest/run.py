@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.errors import StoreUnavailableError
 from recsys.feature_store.base import AppendResult, FeatureStore
 from recsys.features.feature_set import ITEM, FeatureSet
-from recsys.features.hashing import Int64Array
 from recsys.features.history import Events, require_history
 from recsys.ingest.dead_letters import DeadLetters
 from recsys.ingest.records import decode, unsent_attributes

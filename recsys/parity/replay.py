@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.data.samples.dataset import Dataset, make_batch
 from recsys.errors import InvalidInputError
 from recsys.feature_store.base import FeatureStore
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch, encode_request
 from recsys.features.feature_set import ITEM, USER, FeatureSet
-from recsys.features.hashing import Int64Array
 from recsys.features.history import Events
 from recsys.ingest.materialize import put_entities
 from recsys.parity.deliveries import Deliveries

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.bundle import Bundle
 from recsys.client.messages import rank_request
 from recsys.client.types import RankQuery
@@ -23,7 +24,6 @@ from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.feature_store.redis.link.blocking import run_now
 from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, USER, Categorical, Feature, FeatureSet
-from recsys.features.hashing import Int64Array
 from recsys.features.history import Events, missing_events
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
 from recsys.serving.process.stores import Stores, open_stores

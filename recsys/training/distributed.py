@@ -26,20 +26,18 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from rich.table import Table
 from torch import Tensor
 
+from recsys.arrays import Float32Array, Int64Array
 from recsys.embeddings.sharding.plan import PlannedTable
 from recsys.embeddings.sharding.shard import TIMEOUT_S
 from recsys.errors import ConfigError, RecsysError
-from recsys.features.hashing import Int64Array
 from recsys.training.config import RunConfig
 
 T = TypeVar("T")
-Float32Array = npt.NDArray[np.float32]
 
 _MIB = 1 << 20
 

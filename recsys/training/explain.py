@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from recsys.arrays import Int64Array
 from recsys.data.samples.dataset import Dataset, make_batch, map_ids, rows_of_codes
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
-from recsys.features.hashing import Int64Array
 from recsys.models.ranking.autoint import AutoInt
 from recsys.plots import Heat
 from recsys.training.trained import TrainedModel, check_same_data

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.data.samples.dataset import Dataset, id_counts
 from recsys.embeddings.row_maps.growth import OWN_ROWS, SeenIds, grow
 from recsys.embeddings.row_maps.id_table import build_id_table
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.errors import ConfigError, InvalidInputError
-from recsys.features.hashing import Int64Array
 from recsys.training.config import RunConfig
 
 UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}

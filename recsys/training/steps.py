@@ -18,11 +18,11 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.streamable import Pipelineable
 
+from recsys.arrays import Int64Array
 from recsys.data.samples.dataset import Dataset, rows_of_codes
 from recsys.data.samples.loader import BatchLoader
 from recsys.embeddings.tables import BatchConverter, TensorBatch
 from recsys.features.encode import EncodedBatch
-from recsys.features.hashing import Int64Array
 
 
 @dataclass

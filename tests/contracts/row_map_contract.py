@@ -26,10 +26,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 from torch import nn
 
+from recsys.arrays import Int64Array
 from recsys.embeddings.row_maps.row_map import UNKNOWN_ROW, RowMap
 from recsys.export.rewrites.functions import id_rows
 from recsys.export.rewrites.simplify import fold_constants
-from recsys.features.hashing import KEY_LIMIT, MISSING, Int64Array
+from recsys.features.hashing import KEY_LIMIT, MISSING
 from recsys.operators import use_operators
 
 Lookup = Callable[[Int64Array], Int64Array]

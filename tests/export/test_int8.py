@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from support.tiny_run import finished, folder_of_this_process
 
+from recsys.arrays import Float32Array, Int64Array
 from recsys.bundle import GraphInfo, Manifest, open_bundle
 from recsys.data.samples.dataset import Dataset
 from recsys.errors import BundleError, InvalidInputError
 from recsys.export import int8
-from recsys.export.certificate import Float32Array, OrtGraphs
+from recsys.export.certificate import OrtGraphs
 from recsys.export.graph_files import graph_info
 from recsys.export.int8 import quantize_products
 from recsys.export.onnx import export_bundle
-from recsys.features.hashing import Int64Array
 from recsys.operators import Operators, has_vnni
 from recsys.serving.inference import graphs
 from recsys.serving.inference.ranking_session import open_session

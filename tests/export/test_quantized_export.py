@@ -12,6 +12,7 @@ from support.tiny_bundle import write_tiny_bundle
 from support.tiny_run import NAMESAKES, finished, folder_of_this_process, odd_config, odd_dataset
 from typer.testing import CliRunner
 
+from recsys.arrays import Int64Array
 from recsys.bundle import MANIFEST, Manifest, TableInfo, open_bundle, read_manifest
 from recsys.cli import app
 from recsys.cli.training import QUANTIZED_KINDS, quantize_options
@@ -24,7 +25,6 @@ from recsys.export import int8
 from recsys.export.certificate import certificate_logits, certify
 from recsys.export.onnx import export_bundle
 from recsys.export.quantized import rows_as_stored, stored_tables
-from recsys.features.hashing import Int64Array
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
 from recsys.serving.inference.ranking_session import open_session
 from recsys.training.loop import train

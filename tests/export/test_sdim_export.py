@@ -11,10 +11,11 @@ import torch
 from onnx import numpy_helper
 from support.tiny_run import CONFIG, NAMESAKES, PLAIN, folder_of_this_process, tiny_dataset
 
+from recsys.arrays import Float32Array
 from recsys.bundle import Manifest, StateInfo, open_bundle
 from recsys.errors import BundleError, ConfigError
 from recsys.export import certificate as parity
-from recsys.export.certificate import Float32Array, OrtGraphs, certify
+from recsys.export.certificate import OrtGraphs, certify
 from recsys.export.onnx import export_bundle
 from recsys.features.encode import EncodedRequest
 from recsys.features.feature_set import FeatureSet

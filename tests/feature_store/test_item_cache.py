@@ -6,10 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys.arrays import Int64Array
 from recsys.feature_store.item_cache import ItemCache
 from recsys.features.columns import Column
 from recsys.features.feature_set import Categorical, Numeric
-from recsys.features.hashing import Int64Array
 
 FEATURES = (Categorical(name="tags", max_values=2), Numeric(name="price"))
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys.arrays import Int64Array
 from recsys.errors import BundleError
-from recsys.features.hashing import Int64Array, string_keys
+from recsys.features.hashing import string_keys
 from recsys.features.names import Names, open_names, write_names
 
 TITLES = ["B00005N7P0", "Amélie", "七人の侍", "🎬", "with spaces\tand\x00", "x" * 100_000]

@@ -12,8 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from recsys.arrays import Int64Array
 from recsys.embeddings.row_maps.id_table import build_id_table
-from recsys.features.hashing import PRIME, Int64Array
+from recsys.features.hashing import PRIME
 from recsys.operators import has_vnni, library, run_here, use_operators
 
 Floats = npt.NDArray[np.float32]

@@ -10,12 +10,12 @@ from support.tiny_retrieval import write_tiny_retrieval
 from support.tiny_run import CONFIG, NAMESAKES, finished, odd_config, odd_dataset, tiny_dataset
 from torch import Tensor
 
+from recsys.arrays import Int64Array
 from recsys.data.samples.dataset import Dataset, id_counts
 from recsys.embeddings.row_maps.graph import graph_rows
 from recsys.embeddings.row_maps.row_map import hash_rows, vocabulary
 from recsys.embeddings.sharding.shard import optimizer_state, table_weights
 from recsys.errors import ConfigError, InvalidInputError
-from recsys.features.hashing import Int64Array
 from recsys.models.ranking.dcn import DcnConfig
 from recsys.training.config import RunConfig, override
 from recsys.training.incremental import samples_since

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.data.interactions.pair_ids import PairIds, pair_features, parse_ids
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.feature_set import IdType
-from recsys.features.hashing import Int64Array
 
 _EXPECTED = "user item item ... (integers from 0)"
 _NEARBY = Path("../shared/data")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.feature_set import Categorical, FeatureSet, IdType
-from recsys.features.hashing import KEY_LIMIT, Int64Array, equal_keys, string_keys
+from recsys.features.hashing import KEY_LIMIT, equal_keys, string_keys
 
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,18}")
 

@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recsys.arrays import Int32Array, Int64Array
 from recsys.errors import InvalidInputError, nearest
 from recsys.features.columns import Column, feature_keys
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
-from recsys.features.hashing import MISSING, Int64Array
+from recsys.features.hashing import MISSING
 from recsys.features.history import Events, make_events, require_history
 from recsys.features.history_rules import canonical_order, inherited_attributes
-
-Int32Array = npt.NDArray[np.int32]
 
 NO_LABEL = 255
 """Label of an event that is no sample."""

@@ -28,11 +28,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recsys.arrays import Int32Array, Int64Array
 from recsys.data.column_folder import open_columns, write_columns
 from recsys.data.log.event_encoder import (
     EntityIndex,
     EventBlock,
-    Int32Array,
     encode_block,
     encode_entities,
     repeated_row,
@@ -41,7 +41,6 @@ from recsys.data.log.event_encoder import (
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.columns import Column, missing_column
 from recsys.features.feature_set import ITEM, USER, FeatureSet
-from recsys.features.hashing import Int64Array
 from recsys.features.history import Events, event_dtype, require_history
 
 KIND = "event table"

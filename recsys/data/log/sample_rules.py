@@ -13,10 +13,10 @@ import ibis.expr.types as ir
 import numpy as np
 import numpy.typing as npt
 
+from recsys.arrays import Int64Array
 from recsys.data.column_folder import FolderWriter
 from recsys.data.log.arrow_values import NUMBER
 from recsys.errors import ConfigError, InvalidInputError, nearest
-from recsys.features.hashing import Int64Array
 
 SPLITS = ("train", "validation", "test")
 

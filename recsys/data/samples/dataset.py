@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from recsys.arrays import Int64Array
 from recsys.data.column_folder import open_columns, write_columns
 from recsys.data.log.event_table import EventTable
 from recsys.data.samples.histories import first_at_or_after, newest, ranges
@@ -29,7 +30,7 @@ from recsys.errors import DataFileError, InvalidInputError, nearest
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch
 from recsys.features.feature_set import Categorical, Feature
-from recsys.features.hashing import MISSING, Int64Array
+from recsys.features.hashing import MISSING
 from recsys.features.history import attribute_keys, require_history
 
 KIND = "samples"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from recsys.features.hashing import Int64Array
+from recsys.arrays import Int64Array
 
 
 def first_at_or_after(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from recsys.data.log.event_encoder import Int32Array
+from recsys.arrays import Int32Array, Int64Array
 from recsys.data.samples.dataset import Dataset, id_columns
 from recsys.errors import InvalidInputError
-from recsys.features.hashing import MISSING, Int64Array
+from recsys.features.hashing import MISSING
 
 
 def id_pairs(dataset: Dataset, sample_indices: Int64Array, *, left: str, right: str) -> tuple[Int64Array, Int64Array]:

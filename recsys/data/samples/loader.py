@@ -15,10 +15,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.data.samples.dataset import Dataset, make_batch
 from recsys.errors import InvalidInputError
 from recsys.features.encode import EncodedBatch
-from recsys.features.hashing import Int64Array
 
 T = TypeVar("T")
 

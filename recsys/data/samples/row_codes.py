@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError
 from recsys.features.columns import Column
-from recsys.features.hashing import MISSING, Int64Array
+from recsys.features.hashing import MISSING
 
 RowsOfKeys = Callable[[Int64Array], Int64Array]
 """Keys, shape [V], int64 and none of them MISSING, to their rows, int64 [V, K]."""

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from recsys.arrays import Int64Array
 from recsys.data.log.event_encoder import EntityIndex
 from recsys.data.log.event_table import EncodedTable, encode_event_table
 from recsys.data.prepared import prepared_dataset
@@ -25,7 +26,6 @@ from recsys.data.samples.dataset import Dataset, Impressions, Samples
 from recsys.errors import DataFileError
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, FeatureSet
-from recsys.features.hashing import Int64Array
 
 CONTEXT = ("daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
 """The published fields behind user and app, in their order.

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recsys.arrays import Int64Array
 from recsys.features.feature_set import Categorical, FeatureSet, History
-from recsys.features.hashing import Int64Array
 
 LOGS = ("movielens_1m", "synthetic")
 """Logs of events, with the features of ``MOVIELENS_1M``."""

@@ -22,8 +22,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError
-from recsys.features.hashing import KEY_LIMIT, Int64Array
+from recsys.features.hashing import KEY_LIMIT
 
 Side = Literal["left", "right"]
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.embeddings.row_maps.id_table import build_id_table
 from recsys.embeddings.row_maps.row_map import Lookup, RowMap, hashed_rows
 from recsys.errors import InvalidInputError
-from recsys.features.hashing import Int64Array
 
 
 def graph_rows(

@@ -20,11 +20,12 @@ from typing import Literal
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.embeddings.row_maps.clusters import NO_CLUSTER, match_labels
 from recsys.embeddings.row_maps.id_table import IdTable, build_id_table
 from recsys.embeddings.row_maps.row_map import UNKNOWN_ROW, RowMap
 from recsys.errors import InvalidInputError
-from recsys.features.hashing import MISSING, Int64Array
+from recsys.features.hashing import MISSING
 
 OWN_ROWS = ("vocabulary", "frequency", "double_frequency")
 """Kinds of maps that give ids rows of their own."""

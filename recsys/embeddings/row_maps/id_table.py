@@ -21,9 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recsys.arrays import Int64Array
 from recsys.embeddings.row_maps.hash_ops import HashedRows, hash_all
 from recsys.errors import InvalidInputError
-from recsys.features.hashing import KEY_LIMIT, PRIME, Int64Array, hash_coefficients, hash_keys
+from recsys.features.hashing import KEY_LIMIT, PRIME, hash_coefficients, hash_keys
 
 SLOTS = 8
 LOAD = 0.8

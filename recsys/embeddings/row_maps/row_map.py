@@ -39,10 +39,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from recsys.arrays import Int64Array
 from recsys.embeddings.row_maps.hash_ops import HashedRows, hash_all
 from recsys.embeddings.row_maps.id_table import IdTable, IdTableModule, build_id_table
 from recsys.errors import InvalidInputError
-from recsys.features.hashing import PRIME, Int64Array, hash_coefficients, hash_keys
+from recsys.features.hashing import PRIME, hash_coefficients, hash_keys
 
 UNKNOWN_ROW = 0
 

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 import recsys
+from recsys.arrays import Int64Array
 from recsys.bundle import Manifest, Parity, bundle_writer
 from recsys.data.interactions.interactions import Interactions, Pairs, ids_of
 from recsys.data.interactions.pair_ids import PairIds
 from recsys.errors import BundleError
 from recsys.export.certificate import TOLERANCE
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
-from recsys.features.hashing import MISSING, Int64Array
+from recsys.features.hashing import MISSING
 from recsys.features.names import ITEM_NAMES, open_names
 from recsys.training.retrieval.config import to_json
 from recsys.training.retrieval.folder import fingerprint

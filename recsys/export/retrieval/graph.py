@@ -24,14 +24,13 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 import recsys
+from recsys.arrays import Float32Array, Int64Array
 from recsys.bundle import RETRIEVE_INPUTS, RETRIEVE_OUTPUTS, GraphInfo, TableInfo, TensorInfo
 from recsys.embeddings.row_maps.id_table import IdTable, build_id_table
 from recsys.errors import InvalidInputError
 from recsys.export.rewrites.functions import OPSET
-from recsys.features.hashing import HALF_MASK, MISSING, PRIME, Int64Array, equal_keys
+from recsys.features.hashing import HALF_MASK, MISSING, PRIME, equal_keys
 from recsys.features.names import ITEM_NAMES, write_names
-
-Float32Array = npt.NDArray[np.float32]
 
 _I64, _F32 = TensorProto.INT64, TensorProto.FLOAT
 

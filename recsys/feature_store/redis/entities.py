@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError
 from recsys.feature_store.redis.keys import entity_keys
 from recsys.feature_store.redis.layouts import LayoutGuard
@@ -14,7 +15,7 @@ from recsys.feature_store.redis.link.protocol import Command, Link, value_of
 from recsys.features.columns import Column, missing_column
 from recsys.features.entities import pack_rows, unpack_rows
 from recsys.features.feature_set import Feature, FeatureSet
-from recsys.features.hashing import KEY_LIMIT, Int64Array, check_key
+from recsys.features.hashing import KEY_LIMIT, check_key
 
 _MANY = 2_000
 """Rows per command, so that Redis has others served in between."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from redis.exceptions import NoScriptError, ResponseError
 
+from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, StoreFormatError
 from recsys.feature_store.base import AppendResult, Span
 from recsys.feature_store.redis.history_value import HistoryValue, Part
@@ -20,7 +21,7 @@ from recsys.feature_store.redis.layouts import LayoutGuard
 from recsys.feature_store.redis.link.protocol import Command, Link, Reply, translate, value_of
 from recsys.feature_store.redis.scripts import APPEND, REPLACE, UPGRADE, Script
 from recsys.features.feature_set import FeatureSet
-from recsys.features.hashing import Int64Array, check_key
+from recsys.features.hashing import check_key
 from recsys.features.history import HEADER, Events, HistoryHeader
 
 _ALL = 1 << 40

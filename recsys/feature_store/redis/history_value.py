@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, StoreFormatError
 from recsys.feature_store.redis.keys import HistoryKeys
 from recsys.feature_store.redis.link.protocol import Command
 from recsys.features.feature_set import FeatureSet
-from recsys.features.hashing import Int64Array
 from recsys.features.history import (
     HEADER,
     Events,

@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recsys.arrays import BoolArray, Int64Array
 from recsys.errors import StoreError, StoreFormatError, StoreUnavailableError
 from recsys.feature_store.base import RankInputs, RankRead, StateRead, UserInputs
-from recsys.feature_store.item_cache import BoolArray, ItemCache
+from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.redis.entities import RedisEntities
 from recsys.feature_store.redis.histories import RedisHistories
 from recsys.feature_store.redis.keys import entity_key
@@ -25,7 +26,6 @@ from recsys.feature_store.redis.states import RedisStates
 from recsys.features.columns import Column, missing_column
 from recsys.features.entities import unpack_rows
 from recsys.features.feature_set import ITEM, USER, FeatureSet
-from recsys.features.hashing import Int64Array
 from recsys.features.history import Events, HistoryHeader
 
 _log = logging.getLogger(__name__)

@@ -10,13 +10,11 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
+from recsys.arrays import Float32Array
 from recsys.errors import InvalidInputError, StoreFormatError
 from recsys.features.history import Events
-
-Float32Array = npt.NDArray[np.float32]
 
 MAGIC = b"RSS1"
 FORMAT_VERSION = 1

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, StoreError, StoreUnavailableError
 from recsys.feature_store.base import AppendResult, RankInputs, RankRead, Span, StateRead, UserInputs
 from recsys.feature_store.item_cache import ItemCache
@@ -26,7 +27,7 @@ from recsys.feature_store.redis.rank_reader import RankReader
 from recsys.feature_store.redis.states import RedisStates
 from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, FeatureSet
-from recsys.features.hashing import KEY_LIMIT, Int64Array
+from recsys.features.hashing import KEY_LIMIT
 from recsys.features.history import Events, HistoryHeader, require_history
 
 _log = logging.getLogger(__name__)

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recsys.arrays import Int64Array
 from recsys.embeddings.row_maps.row_map import Combine, RowMap
 from recsys.errors import InvalidInputError, nearest
-from recsys.features.hashing import Int64Array
 from recsys.models.retrieval.sparse import Half, SparseMatrix, by_columns, sparse_matrix
 
 _COMBINES: tuple[Combine, ...] = ("sum", "product", "concat")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, RecsysError
 from recsys.feature_store.base import AppendResult, FeatureStore
 from recsys.features.feature_set import ITEM, FeatureSet
-from recsys.features.hashing import Int64Array
 from recsys.features.history import Events
 from recsys.features.history_rules import inherited_attributes
 from recsys.serving.deadline import Deadline

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from recsys.features.hashing import Int64Array
-from recsys.serving.inference.ranking_session import Float32Array
+from recsys.arrays import Float32Array, Int64Array
 from recsys.serving.telemetry.stage_timer import StageTimes
 
 CANDIDATES = 500

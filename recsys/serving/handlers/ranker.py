@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recsys.arrays import Float32Array, Int64Array
 from recsys.errors import InvalidInputError, NotFoundError, nearest
 from recsys.feature_store.base import FeatureStore, RankInputs, RankRead, UserInputs
 from recsys.features.encode import EncodedRequest, encode_request
-from recsys.features.hashing import Int64Array
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.request_log import RequestLog
 from recsys.serving.inference.fair_lock import Turns
-from recsys.serving.inference.ranking_session import Float32Array, Scores, Session
+from recsys.serving.inference.ranking_session import Scores, Session
 from recsys.serving.long_history.inputs import StateInputs
 from recsys.serving.long_history.states import LongStates
 from recsys.serving.telemetry.stage_timer import StageTimes

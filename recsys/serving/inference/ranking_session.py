@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
+from recsys.arrays import Float32Array
 from recsys.bundle import Bundle, StateInfo, TensorInfo
 from recsys.errors import BundleError
 from recsys.features.columns import Column
@@ -25,8 +25,6 @@ from recsys.serving.deadline import Deadline
 from recsys.serving.inference.fair_lock import Turns
 from recsys.serving.inference.graphs import check_manifest, check_same, inputs_of, load_graph, outputs_of
 from recsys.serving.telemetry.stage_timer import StageTimes
-
-Float32Array = npt.NDArray[np.float32]
 
 _OUTPUTS = ("logits", "scores")
 _SUMS, _FRESH, _NEXT = "state.sums", "state.fresh", "state.next"

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.bundle import Bundle
 from recsys.features.encode import encode_request
-from recsys.features.hashing import Int64Array
 from recsys.features.hot_ids import HotIds
 from recsys.serving.deadline import Deadline
 from recsys.serving.inference.ranking_session import Session

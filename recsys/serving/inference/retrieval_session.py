@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnxruntime as ort
 
+from recsys.arrays import Float32Array, Int64Array
 from recsys.bundle import RETRIEVE_INPUTS, RETRIEVE_OUTPUTS, Bundle
 from recsys.errors import BundleError, InvalidInputError
-from recsys.features.hashing import MISSING, Int64Array, string_keys
+from recsys.features.hashing import MISSING, string_keys
 from recsys.features.names import ITEM_NAMES, Names, open_names
 from recsys.serving.inference.graphs import check_manifest, check_same, inputs_of, load_graph, outputs_of
-from recsys.serving.inference.ranking_session import Float32Array
 
 MAX_ITEMS = 10_000
 """Most items that one request may ask for."""

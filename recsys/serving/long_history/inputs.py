@@ -10,16 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recsys.arrays import Float32Array
 from recsys.features.history import Events, HistoryHeader
-from recsys.serving.long_history.window import (
-    Base,
-    Float32Array,
-    Rules,
-    Run,
-    counting,
-    may_count_later,
-    older_may_count,
-)
+from recsys.serving.long_history.window import Base, Rules, Run, counting, may_count_later, older_may_count
 
 _CLOCK_SLACK_MS = 1_000
 """A state of a time further ahead would be of no use until then: it is not written."""

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.bundle import Bundle, open_bundle
 from recsys.errors import InvalidInputError, RecsysError, StoreError, StoreFormatError
 from recsys.feature_store.base import RankInputs
@@ -27,7 +28,6 @@ from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.feature_store.redis.link.blocking import BlockingLink, run_now
 from recsys.feature_store.redis.store import RedisFeatureStore
-from recsys.features.hashing import Int64Array
 from recsys.serving.deadline import Deadline
 from recsys.serving.inference.graphs import load_graph
 from recsys.serving.long_history.states import LongStates

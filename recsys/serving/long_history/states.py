@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from recsys.arrays import Float32Array
 from recsys.bundle import StateInfo
 from recsys.errors import StoreError, StoreFormatError
 from recsys.feature_store.base import FeatureStore, RankInputs, StateRead
@@ -26,7 +27,6 @@ from recsys.serving.long_history.inputs import StateInputs, fold
 from recsys.serving.long_history.window import (
     Base,
     Encode,
-    Float32Array,
     OutOfTime,
     Reader,
     Rewritten,

@@ -12,17 +12,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from recsys.arrays import BoolArray, Float32Array
 from recsys.errors import StoreUnavailableError
 from recsys.feature_store.base import FeatureStore
 from recsys.feature_store.redis.state_value import StoredState, record_hash
 from recsys.features.columns import Column
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import Events, HistoryHeader, encode_history, require_history
-
-Float32Array = npt.NDArray[np.float32]
-BoolArray = npt.NDArray[np.bool_]
 
 Encode = Callable[[dict[str, Column]], Float32Array]
 """The ``encode`` graph: columns ``history.<name>``, [L], to sums, [R, D]."""

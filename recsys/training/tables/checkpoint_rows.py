@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.arrays import Int64Array
 from recsys.embeddings.row_maps.growth import RowChange
-from recsys.features.hashing import Int64Array
 from recsys.training.run.checkpoint import Checkpoint, read_file
 
 Part = dict[str, Any]

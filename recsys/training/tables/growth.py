@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.data.column_folder import new_folder
 from recsys.data.samples.dataset import Dataset, id_columns, id_counts
 from recsys.data.samples.fingerprint import data_fingerprint
@@ -33,7 +34,6 @@ from recsys.embeddings.row_maps.growth import (
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.changes import changes
-from recsys.features.hashing import Int64Array
 from recsys.files import write_atomically
 from recsys.training.run.checkpoint import load, write_index
 from recsys.training.run.folder import load_row_maps, read_run, save_row_maps, weights_file

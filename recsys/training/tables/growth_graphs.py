@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.data.samples.dataset import Dataset, id_counts
 from recsys.data.samples.fingerprint import data_fingerprint
 from recsys.data.samples.id_pairs import id_pairs
 from recsys.embeddings.row_maps.clusters import NO_CLUSTER, Clusters, Side, assign_unseen, cluster_again, index_keys
 from recsys.embeddings.row_maps.growth import most_common
 from recsys.embeddings.row_maps.row_map import RowMap
-from recsys.features.hashing import Int64Array
 from recsys.training.config import RunConfig
 from recsys.training.run.folder import compare_data
 from recsys.training.tables.plan import Counts, cluster_training, clustered_together, graph_partner

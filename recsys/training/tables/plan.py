@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.data.samples.dataset import Dataset, id_counts
 from recsys.data.samples.id_pairs import id_pairs
 from recsys.embeddings import WIDTH_UNIT
@@ -23,7 +24,6 @@ from recsys.embeddings.row_maps.row_map import (
 from recsys.embeddings.tables import TableSpec
 from recsys.errors import ConfigError, InvalidInputError, nearest
 from recsys.features.feature_set import FeatureSet
-from recsys.features.hashing import Int64Array
 from recsys.training.config import MapName, RowConfig, RunConfig, TableConfig
 
 Counts = tuple[Int64Array, Int64Array]

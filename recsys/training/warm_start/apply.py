@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.arrays import Int64Array
 from recsys.embeddings.row_maps.row_map import UNKNOWN_ROW, RowMap
 from recsys.embeddings.sharding.shard import TableShard, table_shards
 from recsys.errors import ConfigError
-from recsys.features.hashing import Int64Array
 from recsys.training.tables.plan import table_specs
 from recsys.training.trained import TrainedModel
 from recsys.training.warm_start.source import Source

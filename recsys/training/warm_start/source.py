@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.arrays import Int64Array
 from recsys.bundle import LAYERS, Manifest, open_bundle
 from recsys.embeddings.quantize import QuantizedTable, check_kind
 from recsys.embeddings.row_maps.id_table import SLOTS, build_id_table
 from recsys.embeddings.row_maps.row_map import Lookup, RowMap
 from recsys.errors import ConfigError
-from recsys.features.hashing import Int64Array
 from recsys.training.incremental import HASHES_UNKNOWN
 from recsys.training.run.checkpoint import load
 from recsys.training.run.folder import load_row_maps, read_run, weights_file

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys.arrays import Int64Array
 from recsys.data.log.event_table import EventTable, open_event_table, write_event_table
 from recsys.data.samples.dataset import (
     Dataset,
@@ -25,7 +26,7 @@ from recsys.data.samples.dataset import (
 )
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.feature_set import Categorical, FeatureSet, History
-from recsys.features.hashing import MISSING, Int64Array
+from recsys.features.hashing import MISSING
 
 PLAIN = FeatureSet(
     name="plain",

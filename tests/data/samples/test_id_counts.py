@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from support.tiny_run import NAMESAKES, odd_dataset, tiny_dataset
 
+from recsys.arrays import Int64Array
 from recsys.data.samples.dataset import Dataset, id_counts, make_batch, map_ids
 from recsys.embeddings.tables import input_tables
-from recsys.features.hashing import MISSING, Int64Array
+from recsys.features.hashing import MISSING
 
 
 def naive_counts(dataset: Dataset, indices: Int64Array) -> dict[str, Counter[int]]:

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from recsys.arrays import Int64Array
 from recsys.data.samples.row_codes import encode_ids
 from recsys.embeddings.row_maps.row_map import frequency_hash, hash_rows, vocabulary
 from recsys.errors import InvalidInputError
-from recsys.features.hashing import KEY_LIMIT, MISSING, Int64Array
+from recsys.features.hashing import KEY_LIMIT, MISSING
 
 keys = st.one_of(st.just(MISSING), st.integers(0, 30), st.integers(0, KEY_LIMIT - 1))
 shapes = st.one_of(st.tuples(st.integers(0, 8)), st.tuples(st.integers(0, 5), st.integers(1, 3)))

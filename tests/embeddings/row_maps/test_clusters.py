@@ -10,6 +10,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from recsys.arrays import Int64Array
 from recsys.embeddings.row_maps.clusters import (
     MAX_TRIES,
     NO_CLUSTER,
@@ -24,7 +25,7 @@ from recsys.embeddings.row_maps.clusters import (
     match_labels,
 )
 from recsys.errors import InvalidInputError
-from recsys.features.hashing import KEY_LIMIT, MISSING, Int64Array
+from recsys.features.hashing import KEY_LIMIT, MISSING
 
 COMMUNITIES, LEFT, RIGHT = 12, 240, 120
 LEFT_COMMUNITY = np.arange(LEFT) % COMMUNITIES

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from recsys.arrays import Int64Array
 from recsys.embeddings.row_maps.graph import graph_rows, lsh_rows
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.errors import InvalidInputError
-from recsys.features.hashing import KEY_LIMIT, MISSING, Int64Array
+from recsys.features.hashing import KEY_LIMIT, MISSING
 
 IDS = np.array([5, 90, 0, KEY_LIMIT - 1, 7, 1 << 40])
 LABELS = np.array([2, 0, 0, 1, -1, 2])

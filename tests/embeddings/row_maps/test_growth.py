@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from recsys.arrays import Int64Array
 from recsys.embeddings.row_maps.graph import graph_rows
 from recsys.embeddings.row_maps.growth import Growth, SeenIds, cluster_count, grow, recluster, room_for_ids
 from recsys.embeddings.row_maps.row_map import (
@@ -18,7 +19,7 @@ from recsys.embeddings.row_maps.row_map import (
     vocabulary,
 )
 from recsys.errors import InvalidInputError
-from recsys.features.hashing import KEY_LIMIT, Int64Array
+from recsys.features.hashing import KEY_LIMIT
 
 IDS = np.array([10, 20, 30, 40], dtype=np.int64)
 COUNTS = np.array([9, 7, 5, 3], dtype=np.int64)

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import recsys.embeddings.row_maps.id_table as module
+from recsys.arrays import Int64Array
 from recsys.embeddings.row_maps.id_table import EMPTY, LOAD, SLOTS, build_id_table
 from recsys.errors import InvalidInputError
-from recsys.features.hashing import KEY_LIMIT, MISSING, PRIME, Int64Array, hash_coefficients, hash_keys
+from recsys.features.hashing import KEY_LIMIT, MISSING, PRIME, hash_coefficients, hash_keys
 
 keys_in_range = st.one_of(st.integers(0, 40), st.integers(0, KEY_LIMIT - 1), st.just(KEY_LIMIT - 1))
 

@@ -11,6 +11,7 @@ from contracts.row_map_contract import Graph, export_row_maps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recsys.arrays import Int64Array
 from recsys.embeddings.row_maps.graph import graph_rows, lsh_rows
 from recsys.embeddings.row_maps.row_map import (
     RowMap,
@@ -22,7 +23,7 @@ from recsys.embeddings.row_maps.row_map import (
     vocabulary,
 )
 from recsys.errors import InvalidInputError
-from recsys.features.hashing import KEY_LIMIT, MISSING, PRIME, Int64Array, hash_keys
+from recsys.features.hashing import KEY_LIMIT, MISSING, PRIME, hash_keys
 
 ROWS = 500
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from support.tiny_run import CONFIG, PLAIN, folder_of_this_process, odd_config, odd_dataset, tiny_dataset
 
+from recsys.arrays import Int64Array
 from recsys.data.samples.dataset import Dataset, id_counts, make_batch, map_ids
 from recsys.data.sources.movielens.prepare import prepare_movielens
 from recsys.data.sources.synthetic.logs import make_synthetic_log
@@ -20,7 +21,6 @@ from recsys.embeddings.tables import input_tables
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.evaluation.evaluate import predict
 from recsys.export.onnx import export_bundle
-from recsys.features.hashing import Int64Array
 from recsys.training.config import RowConfig
 from recsys.training.loop import train
 from recsys.training.run.folder import load_row_maps

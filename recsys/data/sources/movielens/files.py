@@ -22,10 +22,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 
+from recsys.arrays import Int64Array
 from recsys.data.sources.raw_log import MOVIELENS_1M, RawLog
 from recsys.errors import DataFileError
 from recsys.features.feature_set import Categorical
-from recsys.features.hashing import Int64Array
 from recsys.features.history import MAX_TIMESTAMP_MS
 
 ReadFile = Callable[[str], tuple[str, bytes]]

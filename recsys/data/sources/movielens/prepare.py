@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from recsys.arrays import Int64Array
 from recsys.data.log.event_table import EncodedTable, encode_event_table
 from recsys.data.prepared import prepared_dataset
 from recsys.data.samples.dataset import Dataset, Samples
@@ -23,7 +24,6 @@ from recsys.data.sources.movielens.files import read_movielens
 from recsys.data.sources.raw_log import MOVIELENS_1M, RawLog
 from recsys.data.sources.synthetic.logs import make_synthetic_log
 from recsys.errors import DataFileError, InvalidInputError
-from recsys.features.hashing import Int64Array
 
 __all__ = ["MOVIELENS_1M", "LogSplit", "RawLog", "load_movielens", "prepare_movielens", "rechorus_split"]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.data.log.event_table import offsets_of
 from recsys.errors import DataFileError
-from recsys.features.hashing import Int64Array
 
 _LINE = re.compile(rb"\d{1,18}(?: \d{1,18})+ *\r?")
 _SHOWN = 60

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from recsys.arrays import Int64Array
 from recsys.data.log.event_table import EncodedTable, encode_event_table, offsets_of
 from recsys.data.prepared import prepared_dataset
 from recsys.data.samples.dataset import Dataset, Impressions, Samples
@@ -30,7 +31,7 @@ from recsys.data.samples.histories import ranges
 from recsys.data.sources.sequences.files import Sequences, read_sequences
 from recsys.errors import DataFileError
 from recsys.features.feature_set import Categorical, FeatureSet, History
-from recsys.features.hashing import MISSING, Int64Array
+from recsys.features.hashing import MISSING
 
 NEGATIVES = 4
 """Drawn for each training sample that happened."""

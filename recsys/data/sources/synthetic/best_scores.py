@@ -13,14 +13,11 @@ of which a user likes.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from recsys.arrays import Float64Array, Int64Array
 from recsys.data.samples.histories import first_at_or_after, ranges
 from recsys.data.sources.raw_log import RawLog
 from recsys.data.sources.synthetic.logs import DISLIKED, LIKED, LONG_RANGE_LIKED, LONG_RANGE_LIKED_SHARE, Movies
-from recsys.features.hashing import Int64Array
-
-Float64Array = npt.NDArray[np.float64]
 
 _SAMPLES_AT_ONCE = 10_000
 

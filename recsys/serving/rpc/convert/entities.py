@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, nearest
 from recsys.features.columns import Column, feature_column, missing_column
 from recsys.features.feature_set import Entity, Feature, FeatureSet, Numeric
-from recsys.features.hashing import MISSING, Int64Array
+from recsys.features.hashing import MISSING
 from recsys.proto import feature_store_pb2
 from recsys.serving.rpc.convert.rank import entity_keys, int64_array
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, nearest
 from recsys.feature_store.base import AppendResult
 from recsys.features.feature_set import FeatureSet
-from recsys.features.hashing import Int64Array
 from recsys.features.history import Events, HistoryHeader, attribute_keys, make_events, require_history
 from recsys.proto import feature_store_pb2, ranker_pb2
 from recsys.serving.handlers.append import Append, StreamSummary

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError
 from recsys.features.columns import feature_keys
 from recsys.features.feature_set import Categorical, FeatureSet
-from recsys.features.hashing import KEY_LIMIT, MISSING, Int64Array, integer_key, string_key
+from recsys.features.hashing import KEY_LIMIT, MISSING, integer_key, string_key
 from recsys.features.history import MAX_TIMESTAMP_MS
 from recsys.proto import ranker_pb2
 from recsys.serving.handlers.ranker import RankRequest, RankResult

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError
 from recsys.features.feature_set import FeatureSet
-from recsys.features.hashing import Int64Array
 from recsys.features.names import Names
 from recsys.proto import ranker_pb2 as pb
 from recsys.serving.handlers.queries import CANDIDATES, RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
