@@ -19,9 +19,9 @@ from pathlib import Path
 
 import common
 import numpy as np
-import numpy.typing as npt
 from sort_log import child
 
+from recsys.arrays import Int64Array
 from recsys.data.interactions.interactions import load_interactions
 from recsys.embeddings.row_maps.clusters import cluster
 
@@ -46,7 +46,7 @@ took = {"seconds": time.perf_counter() - started_s, "cpu_s": time.process_time()
 print(json.dumps({**took, "left": found.num_left, "right": found.num_right, "modularity": found.modularity}))
 """
 
-Edges = npt.NDArray[np.int64]
+Edges = Int64Array
 
 
 @dataclass(frozen=True, kw_only=True)

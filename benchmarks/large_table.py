@@ -32,6 +32,8 @@ from typing import TYPE_CHECKING, Any
 
 from common import Line, line, machine, main, parser, rounded, say
 
+from recsys.arrays import Float32Array, Int64Array
+
 if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
     import numpy as np
     import numpy.typing as npt
@@ -206,7 +208,7 @@ def _base() -> npt.NDArray[np.uint8]:
     return quantize_rows(random.normal(scale=0.1, size=(BLOCK_ROWS, WIDTH)).astype(np.float32), "int8").rows
 
 
-def _rows(base: npt.NDArray[np.uint8], index: npt.NDArray[np.int64]) -> QuantizedTable:
+def _rows(base: npt.NDArray[np.uint8], index: Int64Array) -> QuantizedTable:
     """These rows of the table, by its definition."""
     import numpy as np
 
@@ -395,7 +397,7 @@ def measure(given: dict[str, Any]) -> dict[str, Any]:
     return {**result, "max_difference": float(max(differences)), "largest_logit": largest}
 
 
-def _serve(session: Session, items: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float32], dict[str, float]]:
+def _serve(session: Session, items: Int64Array) -> tuple[Float32Array, dict[str, float]]:
     """Logits of each request, and what it took."""
     import numpy as np
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.text import Text
 
+from recsys.arrays import Float64Array
 from recsys.errors import InvalidInputError
 from recsys.files import make_folder, write_atomically
 
@@ -234,7 +235,7 @@ def _draw_heat(axes: Axes, chart: Heat) -> None:
 class _Axis:
     """Values to places: 0 is the lowest value shown, 1 the highest."""
 
-    def __init__(self, values: npt.NDArray[np.float64], *, log: bool) -> None:
+    def __init__(self, values: Float64Array, *, log: bool) -> None:
         self.log = log
         low, high = (float(values.min()), float(values.max())) if len(values) else (1.0, 1.0)
         if log:
@@ -367,9 +368,7 @@ def _styles(series: Sequence[Series], markers: Sequence[str]) -> Iterator[tuple[
             points += 1
 
 
-def _points(
-    series: Series, chart: Chart
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64] | None]:
+def _points(series: Series, chart: Chart) -> tuple[Float64Array, Float64Array, Float64Array | None]:
     x, y = np.asarray(series.x, dtype=np.float64), np.asarray(series.y, dtype=np.float64)
     kept = np.isfinite(x) & np.isfinite(y) & ((x > 0) | (not chart.log_x)) & ((y > 0) | (not chart.log_y))
     error = None if series.error is None else np.nan_to_num(np.asarray(series.error, dtype=np.float64)[kept])

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recsys.arrays import Float32Array, Float64Array
+from recsys.arrays import Float32Array, Float64Array, Int64Array
 from recsys.errors import InvalidInputError, nearest
 
 Kind = Literal["none", "fp16", "int8", "int4"]
@@ -70,7 +70,7 @@ class QuantizedTable:
         """Bytes of the whole table, scales included."""
         return int(self.rows.nbytes)
 
-    def lookup(self, index_N: npt.NDArray[np.int64]) -> Float32Array:
+    def lookup(self, index_N: Int64Array) -> Float32Array:
         """The rows of that index, float32, [N, D]; reads no other."""
         rows = self.rows[index_N]
         if self.kind not in _BITS:

@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-from recsys.arrays import Int64Array
+from recsys.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from recsys.data.samples.dataset import Dataset, rows_of_codes
 from recsys.data.samples.loader import BatchLoader
 from recsys.embeddings.tables import BatchConverter
@@ -92,7 +91,7 @@ class Segment:
 @torch.no_grad()
 def predict(
     model: nn.Module, dataset: Dataset, indices: Int64Array, *, convert: BatchConverter, device: torch.device
-) -> npt.NDArray[np.float32]:
+) -> Float32Array:
     """Logits of the given samples of a mapped dataset, in their order; [M]."""
     was_training = model.training
     model.eval()
@@ -102,7 +101,7 @@ def predict(
     return np.concatenate(logits) if logits else np.zeros(0, dtype=np.float32)
 
 
-def evaluate(dataset: Dataset, indices: Int64Array, logits: npt.NDArray[np.float32]) -> Metrics:
+def evaluate(dataset: Dataset, indices: Int64Array, logits: Float32Array) -> Metrics:
     """Compare logits with labels.
 
     Raises:
@@ -179,7 +178,7 @@ def resample(predictions: Predictions, *, resamples: int = 1000, seed: int = 0) 
         user_G = np.empty(len(lists.above_G), dtype=np.int64)
         user_G[lists.group_M] = user_M
 
-        def by_user(values_G: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        def by_user(values_G: Float64Array) -> Float64Array:
             return np.bincount(user_G, weights=values_G, minlength=len(size_U)).astype(np.float64)
 
         lists_U = by_user(np.ones(len(user_G)))
@@ -190,9 +189,9 @@ def resample(predictions: Predictions, *, resamples: int = 1000, seed: int = 0) 
     return {name: values for name, values in drawn.items() if values.interval() is not None}
 
 
-def slices(predictions: Predictions) -> dict[str, npt.NDArray[np.bool_]]:
+def slices(predictions: Predictions) -> dict[str, BoolArray]:
     """Which samples belong to each segment, by the segment's name; [M] each."""
-    found: dict[str, npt.NDArray[np.bool_]] = {}
+    found: dict[str, BoolArray] = {}
     earlier = predictions.earlier_events
     if len(earlier) and earlier.max() >= 0:
         for first, following in zip(HISTORY_BUCKETS, (*HISTORY_BUCKETS[1:], None), strict=True):

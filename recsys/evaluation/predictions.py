@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from recsys.arrays import Int32Array, Int64Array
+from recsys.arrays import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array
 from recsys.data.samples.dataset import Dataset
 from recsys.errors import DataFileError, nearest
 from recsys.files import write_atomically
@@ -46,7 +46,7 @@ class Predictions:
     item_key: Int64Array
     time_ms: Int64Array
     label: npt.NDArray[np.uint8]
-    logit: npt.NDArray[np.float32]
+    logit: Float32Array
     earlier_events: Int32Array
     user_train: Int32Array
     item_train: Int32Array
@@ -56,18 +56,18 @@ class Predictions:
         return len(self.label)
 
     @property
-    def probability(self) -> npt.NDArray[np.float64]:
+    def probability(self) -> Float64Array:
         """Of a positive; [M]."""
         with np.errstate(over="ignore"):  # 1 / infinity is the 0 that such a logit means
-            probability: npt.NDArray[np.float64] = 1.0 / (1.0 + np.exp(-self.logit.astype(np.float64)))
+            probability: Float64Array = 1.0 / (1.0 + np.exp(-self.logit.astype(np.float64)))
         return probability
 
-    def where(self, chosen: npt.NDArray[np.bool_]) -> Predictions:
+    def where(self, chosen: BoolArray) -> Predictions:
         """Some of the samples."""
         return Predictions(**{f.name: getattr(self, f.name)[chosen] for f in dataclasses.fields(self)})
 
 
-def predictions_of(dataset: Dataset, indices: Int64Array, logits: npt.NDArray[np.float32]) -> Predictions:
+def predictions_of(dataset: Dataset, indices: Int64Array, logits: Float32Array) -> Predictions:
     """Join logits with their samples.
 
     Args:
@@ -134,7 +134,7 @@ class UserValues:
     """
 
     user_G: Int64Array
-    values: Mapping[str, npt.NDArray[np.float64]]
+    values: Mapping[str, Float64Array]
 
 
 def write_user_values(run_dir: Path, values: Mapping[str, UserValues]) -> None:

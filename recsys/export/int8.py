@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from recsys.arrays import Int64Array
+from recsys.arrays import Float32Array, Int64Array
 from recsys.bundle import Compute, GraphInfo
 from recsys.data.samples.dataset import Dataset
 from recsys.errors import BundleError, InvalidInputError
@@ -108,7 +107,7 @@ def use_int8(folder: Path, dataset: Dataset) -> tuple[dict[str, GraphInfo], Comp
     return graphs, compute
 
 
-def _metrics(dataset: Dataset, indices: Int64Array, logits: npt.NDArray[np.float32]) -> dict[str, float | None]:
+def _metrics(dataset: Dataset, indices: Int64Array, logits: Float32Array) -> dict[str, float | None]:
     try:
         return asdict(evaluate(dataset, indices, logits))
     except InvalidInputError:  # one label only: there is nothing to measure
@@ -210,7 +209,7 @@ def _with_whole_bias(bias: str, x: Sequence[str], weight: tuple[str, str, str], 
     ]
 
 
-def _constant_weight(graph: onnx.GraphProto, name: str, w: npt.NDArray[np.float32]) -> tuple[str, str, str]:
+def _constant_weight(graph: onnx.GraphProto, name: str, w: Float32Array) -> tuple[str, str, str]:
     """Store W column by column as [-127, 127]; names of the weights, their scales and zero points."""
     names = (f"{name}.int8", f"{name}.scale", f"{name}.zero")
     if names[0] not in {tensor.name for tensor in graph.initializer}:

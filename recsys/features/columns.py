@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recsys.arrays import Int64Array
+from recsys.arrays import Float32Array, Int64Array
 from recsys.errors import InvalidInputError
 from recsys.features.feature_set import Categorical, Feature, Numeric
 from recsys.features.hashing import MISSING, integer_key, integer_keys, string_keys
@@ -103,7 +103,7 @@ def _keys(feature: Categorical, values: Any) -> Int64Array:
     return keys
 
 
-def _numbers(feature: Numeric, values: Any) -> npt.NDArray[np.float32]:
+def _numbers(feature: Numeric, values: Any) -> Float32Array:
     _check_flat(feature, values)
     if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
         with np.errstate(over="ignore"):

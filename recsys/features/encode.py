@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from recsys.arrays import Int64Array
+from recsys.arrays import Float32Array, Int64Array
 from recsys.errors import InvalidInputError, nearest
 from recsys.features.columns import Column, feature_column, feature_keys, missing_column
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
@@ -59,7 +58,7 @@ class EncodedBatch:
     item: dict[str, Column]
     history: dict[str, Column]
     history_offsets: Int64Array
-    labels: npt.NDArray[np.float32]
+    labels: Float32Array
 
     @property
     def size(self) -> int:

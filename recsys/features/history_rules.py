@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recsys.arrays import Int64Array
+from recsys.arrays import BoolArray, Int64Array
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import Events, require_history
 
@@ -106,7 +106,7 @@ def _in_order(times: Int64Array, user: Int64Array | None) -> bool:
     return bool(((user[1:] > user[:-1]) | ((user[1:] == user[:-1]) & later)).all())
 
 
-def _same_as_before(columns: Sequence[npt.NDArray[Any]], order: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def _same_as_before(columns: Sequence[npt.NDArray[Any]], order: npt.NDArray[Any]) -> BoolArray:
     """Where, in that order, all columns equal those of the row before; [len(order)]."""
     same = np.ones(len(order), dtype=np.bool_)
     same[:1] = False

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from recsys.arrays import Float64Array
 from recsys.bundle import Bundle, open_bundle
 from recsys.errors import BundleError, InvalidInputError
 from recsys.feature_store.base import FeatureStore
@@ -203,7 +203,7 @@ def _bound_to(core: int | None) -> Iterator[int | None]:
 
 @dataclass(frozen=True)
 class _Measured:
-    us: npt.NDArray[np.float64]
+    us: Float64Array
     history_events: list[int]
     degraded: int
     cpu_share: float

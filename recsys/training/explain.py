@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from recsys.arrays import Int64Array
+from recsys.arrays import Float32Array, Int64Array
 from recsys.data.samples.dataset import Dataset, make_batch, map_ids, rows_of_codes
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.columns import Column
@@ -42,7 +41,7 @@ class Explanation:
 
     fields: tuple[str, ...]
     values: tuple[str, ...]
-    maps: npt.NDArray[np.float32]
+    maps: Float32Array
     score: float
     label: int
 
@@ -95,9 +94,7 @@ def heat_maps(explanation: Explanation) -> list[Heat]:
     ]
 
 
-def _maps(
-    trained: TrainedModel, net: AutoInt, dataset: Dataset, chosen: Int64Array
-) -> tuple[float, npt.NDArray[np.float32]]:
+def _maps(trained: TrainedModel, net: AutoInt, dataset: Dataset, chosen: Int64Array) -> tuple[float, Float32Array]:
     mapped = map_ids(dataset, {name: row_map.lookup for name, row_map in trained.row_maps.items()})
     batch = trained.convert(make_batch(mapped, chosen), rows_of_codes(mapped)).to(trained.device)
     seen: list[tuple[Any, ...]] = []
@@ -109,7 +106,7 @@ def _maps(
             maps = net.attention_maps(*seen[0])
     finally:
         handle.remove()
-    found: npt.NDArray[np.float32] = maps[:, 0].cpu().numpy()
+    found: Float32Array = maps[:, 0].cpu().numpy()
     return float(logits[0]), found
 
 

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from recsys.arrays import Float32Array, Float64Array
 from recsys.embeddings.quantize import (
     KINDS,
     LARGEST,
@@ -33,31 +34,31 @@ PACKED: tuple[Kind, ...] = ("int8", "int4")
 LEVELS = {"int8": 255, "int4": 15}
 
 
-def tables(limit: float, *, least: float = 0.0) -> st.SearchStrategy[npt.NDArray[np.float32]]:
+def tables(limit: float, *, least: float = 0.0) -> st.SearchStrategy[Float32Array]:
     """Up to 4 rows of up to 9 numbers of any magnitude from ``least`` to ``limit``, 0 included."""
     numbers = st.floats(-limit, limit, width=32).filter(lambda value: value == 0.0 or abs(value) >= least)
     shapes = st.tuples(st.integers(1, 4), st.integers(1, 9))
     return arrays.arrays(np.float32, shapes, elements=numbers)
 
 
-def stored_scale_and_bias(table: QuantizedTable) -> npt.NDArray[np.float64]:
+def stored_scale_and_bias(table: QuantizedTable) -> Float64Array:
     """As the specification says: the last 8 bytes of a row, two little-endian float32."""
     return np.frombuffer(table.rows[:, -8:].tobytes(), dtype="<f4").reshape(-1, 2).astype(np.float64)
 
 
-def rounding(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def rounding(rows: Float32Array) -> Float64Array:
     """What float32 itself loses in a product and a sum of numbers of the row's size."""
     return 2.0**-22 * np.abs(rows).max(axis=1, keepdims=True).astype(np.float64) + 2 * SMALLEST
 
 
-def trained_like(rows: int, width: int, seed: int = 0) -> npt.NDArray[np.float32]:
+def trained_like(rows: int, width: int, seed: int = 0) -> Float32Array:
     """Normal numbers in rows of very different norms, as training leaves them."""
     random = np.random.Generator(np.random.PCG64(seed))
     return (random.normal(size=(rows, width)) * 10.0 ** random.uniform(-4, 1, size=(rows, 1))).astype(np.float32)
 
 
 @given(tables(float(LARGEST)))
-def test_an_int8_number_comes_back_within_half_its_rows_scale(rows: npt.NDArray[np.float32]) -> None:
+def test_an_int8_number_comes_back_within_half_its_rows_scale(rows: Float32Array) -> None:
     table = quantize_rows(rows, "int8")
     scale = stored_scale_and_bias(table)[:, :1]
     wide = rows.astype(np.float64)
@@ -67,7 +68,7 @@ def test_an_int8_number_comes_back_within_half_its_rows_scale(rows: npt.NDArray[
 
 
 @given(tables(float(LARGEST)))
-def test_int4_loses_no_more_than_even_steps_from_smallest_to_largest(rows: npt.NDArray[np.float32]) -> None:
+def test_int4_loses_no_more_than_even_steps_from_smallest_to_largest(rows: Float32Array) -> None:
     wide = rows.astype(np.float64)
     low = wide.min(axis=1, keepdims=True)
     step = np.maximum((wide.max(axis=1, keepdims=True) - low) / 15, 1e-300)
@@ -78,7 +79,7 @@ def test_int4_loses_no_more_than_even_steps_from_smallest_to_largest(rows: npt.N
 
 
 @given(tables(65504.0, least=2.0**-14))
-def test_an_fp16_number_comes_back_within_half_a_unit_of_its_last_place(rows: npt.NDArray[np.float32]) -> None:
+def test_an_fp16_number_comes_back_within_half_a_unit_of_its_last_place(rows: Float32Array) -> None:
     assert (np.abs(quantize_rows(rows, "fp16").dequantize() - rows) <= np.abs(rows) * 2.0**-11).all()
 
 
@@ -102,7 +103,7 @@ def test_none_keeps_every_bit() -> None:
     np.testing.assert_array_equal(quantize_rows(rows, "none").dequantize(), rows)
 
 
-def greedy_search(rows: npt.NDArray[np.float32], *, bins: int = 200, ratio: float = 0.16) -> npt.NDArray[np.float32]:
+def greedy_search(rows: Float32Array, *, bins: int = 200, ratio: float = 0.16) -> Float32Array:
     """The paper's search (arXiv 1911.02079, algorithm 1): move one end of the range at a time, keep the best."""
 
     def rounded(low: npt.NDArray[Any], high: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -200,7 +201,7 @@ def test_rows_that_are_no_float32_table_are_refused(rows: npt.NDArray[Any]) -> N
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(rows=tables(65504.0))
-def test_torch_gives_the_bits_of_numpy(kind: Kind, rows: npt.NDArray[np.float32]) -> None:
+def test_torch_gives_the_bits_of_numpy(kind: Kind, rows: Float32Array) -> None:
     table = quantize_rows(rows, kind)
     index = torch.arange(len(rows))
     assert QuantizedRows(table)(index).numpy().tobytes() == table.dequantize().tobytes()
@@ -208,12 +209,12 @@ def test_torch_gives_the_bits_of_numpy(kind: Kind, rows: npt.NDArray[np.float32]
 
 @pytest.mark.parametrize("kind", PACKED)
 @given(rows=tables(float(LARGEST)))
-def test_torch_gives_the_bits_of_numpy_at_any_magnitude(kind: Kind, rows: npt.NDArray[np.float32]) -> None:
+def test_torch_gives_the_bits_of_numpy_at_any_magnitude(kind: Kind, rows: Float32Array) -> None:
     table = quantize_rows(rows, kind)
     np.testing.assert_array_equal(QuantizedRows(table)(torch.arange(len(rows))).numpy(), table.dequantize())
 
 
-def awkward_rows(width: int) -> npt.NDArray[np.float32]:
+def awkward_rows(width: int) -> Float32Array:
     """Rows of every magnitude, of zeros, of one number, and of random scales and biases."""
     rows = trained_like(300, width, seed=width)
     rows[0] = 0.0

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
@@ -24,6 +23,7 @@ import recsys
 import recsys.export.certificate as parity
 import recsys.export.graph_files as graph_files
 import recsys.export.onnx as export
+from recsys.arrays import Float32Array
 from recsys.bundle import GraphInfo, Manifest, TableInfo, open_bundle
 from recsys.data.samples.dataset import Dataset, make_batch, map_ids
 from recsys.embeddings.sharding.shard import table_weights
@@ -109,7 +109,7 @@ def request_of(exported: Exported, *, events: int, candidates: int) -> EncodedBa
 
 def onnx_answers(
     sessions: Mapping[str, onnxruntime.InferenceSession], request: EncodedBatch
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+) -> tuple[Float32Array, Float32Array]:
     """Logits and scores, as docs/specs/bundle.md says how to ask for them."""
     history = {name: c if len(c) else np.array([MISSING]) for name, c in request.history.items()}
     side = sessions["user"].run(None, {**request.user, **history})
@@ -344,7 +344,7 @@ def test_a_model_in_training_mode_is_certified_in_evaluation_mode(ready: Exporte
 def test_the_certificate_covers_every_edge_case(ready: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[EncodedBatch] = []
 
-    def noted(trained: TrainedModel, request: EncodedBatch) -> npt.NDArray[np.float32]:
+    def noted(trained: TrainedModel, request: EncodedBatch) -> Float32Array:
         seen.append(request)
         return torch_logits(trained, request)
 

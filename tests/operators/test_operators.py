@@ -12,12 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from recsys.arrays import Int64Array
+from recsys.arrays import Float32Array, Int64Array
 from recsys.embeddings.row_maps.id_table import build_id_table
 from recsys.features.hashing import PRIME
 from recsys.operators import has_vnni, library, run_here, use_operators
-
-Floats = npt.NDArray[np.float32]
 
 runs = pytest.mark.skipif(library() is None, reason="the operators were not compiled")
 runs_vnni = pytest.mark.skipif(not has_vnni(), reason="they were not compiled, or this processor has no VNNI")
@@ -98,32 +96,32 @@ def session(node: object, inputs: Mapping[str, object], outputs: Mapping[str, in
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def in_bytes(rows: Floats) -> tuple[Floats, Floats]:
+def in_bytes(rows: Float32Array) -> tuple[Float32Array, Float32Array]:
     """Each row as whole numbers of [-127, 127], and their unit."""
     unit = np.abs(rows).max(axis=-1, keepdims=True) / np.float32(127)
     return np.rint(np.divide(rows, unit, out=np.zeros_like(rows), where=unit > 0)), unit
 
 
 def layer(
-    rows: Floats,
+    rows: Float32Array,
     weight: npt.NDArray[np.generic],
     unit: npt.NDArray[np.generic],
     bias: npt.NDArray[np.generic],
     slope: float,
-) -> Floats:
+) -> Float32Array:
     """LeakyReLU of a layer, from the rows in bytes."""
     codes, of_rows = in_bytes(rows)
     sums = codes @ weight.astype(np.float64) * of_rows * unit + bias
     return np.asarray(np.where(sums < 0, slope * sums, sums), dtype=np.float32)
 
 
-def column(given: Mapping[str, npt.NDArray[np.generic]], hidden: Floats, slope: float) -> Floats:
+def column(given: Mapping[str, npt.NDArray[np.generic]], hidden: Float32Array, slope: float) -> Float32Array:
     """The second and the last layer, [.., 1]."""
     second = layer(hidden, given["second_weight"], given["second_unit"], given["second_bias"], slope)
     return np.asarray(second @ given["last_weight"].T.astype(np.float64) + given["last_bias"], dtype=np.float32)
 
 
-def interest(given: Mapping[str, npt.NDArray[np.generic]], first_slope: float, second_slope: float) -> Floats:
+def interest(given: Mapping[str, npt.NDArray[np.generic]], first_slope: float, second_slope: float) -> Float32Array:
     """The definition, with rows quantised one by one."""
     query, unit, bias = given["query"].astype(np.float32), given["weight_unit"], given["bias"]
     events = range(given["keys"].shape[0])
@@ -132,7 +130,7 @@ def interest(given: Mapping[str, npt.NDArray[np.generic]], first_slope: float, s
     return np.asarray(scores @ given["keys"].astype(np.float64), dtype=np.float32)
 
 
-def logits(given: Mapping[str, npt.NDArray[np.generic]], first_slope: float, second_slope: float) -> Floats:
+def logits(given: Mapping[str, npt.NDArray[np.generic]], first_slope: float, second_slope: float) -> Float32Array:
     """As :func:`interest`, of ``Head``."""
     x = given["x"].astype(np.float32)
     return column(given, layer(x, given["weight"], given["unit"], given["bias"], first_slope), second_slope)
@@ -155,7 +153,7 @@ def inputs(
     return made
 
 
-def assert_same_but_for_rounding(got: Floats, expected: Floats) -> None:
+def assert_same_but_for_rounding(got: Float32Array, expected: Float32Array) -> None:
     """A hidden unit may fall to the other side of a half: one step of one input of the second layer."""
     assert got.shape == expected.shape
     if expected.size:

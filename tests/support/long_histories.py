@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import redis
 
+from recsys.arrays import Float32Array, Float64Array
 from recsys.bundle import StateInfo
 from recsys.feature_store.base import Span
 from recsys.feature_store.item_cache import ItemCache
@@ -70,7 +70,7 @@ def events_of(features: FeatureSet, rows: Sequence[tuple[int, int, int]]) -> Eve
     return make_events(features, item=item, timestamp_ms=T0_MS + time, arrival_ms=T0_MS + arrival)
 
 
-def encode_with(vectors_VD: npt.NDArray[np.float32], columns: dict[str, Column]) -> npt.NDArray[np.float32]:
+def encode_with(vectors_VD: Float32Array, columns: dict[str, Column]) -> Float32Array:
     """An ``encode`` graph: every event's vector goes to its item's bucket; -1 is padding."""
     items = columns["history.item_id"]
     items = items[items >= 0]
@@ -79,7 +79,7 @@ def encode_with(vectors_VD: npt.NDArray[np.float32], columns: dict[str, Column])
     return sums
 
 
-def defined_sums(vectors_VD: npt.NDArray[np.float32], events: Events) -> npt.NDArray[np.float64]:
+def defined_sums(vectors_VD: Float32Array, events: Events) -> Float64Array:
     """The sums of events by definition, in float64."""
     sums = np.zeros((ROWS, WIDTH))
     for item in events["item"].tolist():
@@ -92,11 +92,11 @@ class Model:
     """A server's view of users' long histories."""
 
     features: FeatureSet
-    vectors_VD: npt.NDArray[np.float32]
+    vectors_VD: Float32Array
     store: RedisFeatureStore
     states: LongStates
 
-    def encode(self, columns: dict[str, Column]) -> npt.NDArray[np.float32]:
+    def encode(self, columns: dict[str, Column]) -> Float32Array:
         return encode_with(self.vectors_VD, columns)
 
     def append(self, user: int, rows: Sequence[tuple[int, int, int]]) -> None:
@@ -110,7 +110,7 @@ class Model:
         )
         return run_now(self.states.for_request(user, inputs, time_ms=time_ms, deadline=Deadline.after(timeout_s)))
 
-    def next_sums(self, inputs: StateInputs) -> npt.NDArray[np.float32]:
+    def next_sums(self, inputs: StateInputs) -> Float32Array:
         """What the ``user`` graph gives as ``state.next``."""
         fresh = inputs.events[inputs.fresh[: len(inputs.events)] == 1]
         return inputs.sums + self.encode(encode_history(self.features, fresh))
@@ -129,7 +129,7 @@ class Model:
 
 @contextmanager
 def model_on(
-    url: str, features: FeatureSet, *, vectors_VD: npt.NDArray[np.float32] = INTEGERS, ttl_s: int = 1_000
+    url: str, features: FeatureSet, *, vectors_VD: Float32Array = INTEGERS, ttl_s: int = 1_000
 ) -> Iterator[Model]:
     """A model on the Redis at a URL."""
     with loop_in_thread("store") as loop:

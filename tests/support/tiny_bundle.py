@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from onnx import TensorProto, helper, save
 
+from recsys.arrays import Float64Array
 from recsys.bundle import GraphInfo, Manifest, Parity, TableInfo, TensorInfo, bundle_writer
 from recsys.features.feature_set import Categorical, Entity, FeatureSet, History, Numeric
 
@@ -70,7 +70,7 @@ class Event:
 
 def reference_scores(
     *, events: Sequence[Event], candidates: Sequence[int], age: float = 0.0, prices: Sequence[float] | None = None
-) -> npt.NDArray[np.float64]:
+) -> Float64Array:
     """The scores the tiny model must give; only the newest ``recent`` events count. Shape [C]."""
     assert FEATURES.history is not None
     vector = np.full(D, age, dtype=np.float64)

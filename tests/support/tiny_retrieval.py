@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from recsys.arrays import Float32Array, Int64Array
 from recsys.bundle import Manifest, Parity, bundle_writer
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.features.feature_set import Categorical, FeatureSet
@@ -66,7 +66,7 @@ def write_tiny_retrieval(
 
 def best_items(
     tables: RetrievalTables, user_key: int, left_out: Iterable[int], k: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+) -> tuple[Int64Array, Float32Array]:
     """The definition: keys and scores of the k best items, equal ones by their keys."""
     known = np.flatnonzero(tables.user_keys == user_key)
     scores_M = tables.items_MD @ tables.users_ND[known[0]] if len(known) else tables.popularity_M

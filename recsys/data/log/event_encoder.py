@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recsys.arrays import Int32Array, Int64Array
+from recsys.arrays import BoolArray, Int32Array, Int64Array
 from recsys.errors import InvalidInputError, nearest
 from recsys.features.columns import Column, feature_keys
 from recsys.features.entities import make_columns
@@ -196,7 +196,7 @@ def tie_order(block: EventBlock) -> Int64Array:
     return order
 
 
-def _by_moment(block: EventBlock) -> tuple[Int64Array, npt.NDArray[np.bool_]]:
+def _by_moment(block: EventBlock) -> tuple[Int64Array, BoolArray]:
     """Rows by user and timestamp; and where, in that order, a row shares both with a neighbour."""
     user, times = block.user, block.packed["timestamp"]
     later = (user[1:] > user[:-1]) | ((user[1:] == user[:-1]) & (times[1:] >= times[:-1]))
@@ -206,7 +206,7 @@ def _by_moment(block: EventBlock) -> tuple[Int64Array, npt.NDArray[np.bool_]]:
     return order.astype(np.int64), tied
 
 
-def _same_as_before(block: EventBlock, order: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def _same_as_before(block: EventBlock, order: npt.NDArray[Any]) -> BoolArray:
     same = np.zeros(len(order), dtype=np.bool_)
     user, times = block.user[order], block.packed["timestamp"][order]
     same[1:] = (user[1:] == user[:-1]) & (times[1:] == times[:-1])

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from recsys.arrays import Int64Array
+from recsys.arrays import Int32Array, Int64Array
 from recsys.data.column_folder import open_columns, write_columns
 from recsys.data.log.event_table import EventTable
 from recsys.data.samples.histories import first_at_or_after, newest, ranges
@@ -47,8 +47,8 @@ class Impressions:
         context: context feature name -> column with M rows.
     """
 
-    user: npt.NDArray[np.int32]
-    item: npt.NDArray[np.int32]
+    user: Int32Array
+    item: Int32Array
     time_ms: Int64Array
     context: dict[str, Column]
 
@@ -99,8 +99,8 @@ class Dataset:
     context: dict[str, Column]
     context_row: Int64Array
     history: dict[str, Column]
-    sample_user: npt.NDArray[np.int32]
-    sample_item: npt.NDArray[np.int32]
+    sample_user: Int32Array
+    sample_item: Int32Array
     sample_time_ms: Int64Array
     history_begin: Int64Array
     history_end: Int64Array

@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from recsys.arrays import Int64Array
+from recsys.arrays import BoolArray, Int64Array
 
 
 def first_at_or_after(
@@ -49,7 +48,7 @@ def ranges(begin: Int64Array, lengths: Int64Array) -> tuple[Int64Array, Int64Arr
 
 
 def newest(
-    positions: Int64Array, offsets: Int64Array, *, wanted: npt.NDArray[np.bool_], limit: int
+    positions: Int64Array, offsets: Int64Array, *, wanted: BoolArray, limit: int
 ) -> tuple[Int64Array, Int64Array]:
     """Of every range keep the wanted positions, and of these the last ``limit``; as from :func:`ranges`.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recsys.arrays import Int64Array
+from recsys.arrays import Float64Array, Int64Array
 from recsys.features.feature_set import Categorical, FeatureSet, History
 
 LOGS = ("movielens_1m", "synthetic")
@@ -72,7 +72,7 @@ class RawLog:
     rating: npt.NDArray[np.uint8]
     timestamp_ms: Int64Array
     source: str
-    best_probabilities: npt.NDArray[np.float64] | None = None
+    best_probabilities: Float64Array | None = None
 
     def __len__(self) -> int:
         """N, the number of ratings."""

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from recsys.arrays import Int64Array
+from recsys.arrays import BoolArray, Int32Array, Int64Array
 from recsys.errors import InvalidInputError
 from recsys.features.hashing import KEY_LIMIT
 
@@ -373,7 +373,7 @@ class _Graph:
     num_left: int
 
     @property
-    def left_E(self) -> npt.NDArray[np.int32]:
+    def left_E(self) -> Int32Array:
         return np.repeat(np.arange(self.num_left, dtype=np.int32), self.degrees_N[: self.num_left])
 
 
@@ -553,7 +553,7 @@ def _by_size(communities_V: Int64Array) -> tuple[Int64Array, Int64Array]:
     return labels, names[order]
 
 
-def _is_first(values: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+def _is_first(values: npt.NDArray[np.integer]) -> BoolArray:
     """Whether each value is the first of its kind."""
     first = np.zeros(len(values), dtype=bool)
     first[np.unique(values, return_index=True)[1]] = True

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -79,12 +78,12 @@ class IdTable:
         """Bytes of the two tensors."""
         return self.keys_TW.nbytes + self.rows_TW.nbytes
 
-    def arrays(self) -> dict[str, npt.NDArray[np.int64]]:
+    def arrays(self) -> dict[str, Int64Array]:
         """The tensors by name, for storing."""
         return {"keys": self.keys_TW, "rows": self.rows_TW, "coefficients": self.coefficients}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.int64]]) -> IdTable:
+    def from_arrays(cls, arrays: Mapping[str, Int64Array]) -> IdTable:
         """Inverse of :meth:`arrays`."""
         return cls(keys_TW=arrays["keys"], rows_TW=arrays["rows"], coefficients=arrays["coefficients"])
 

@@ -89,7 +89,7 @@ def write_retrieve_graph(tables: RetrievalTables, folder: Path) -> tuple[GraphIn
     item_keys = tables.item_keys[order_M]
     users = build_id_table(tables.user_keys, np.arange(1, len(tables.user_keys) + 1))
     items = build_id_table(item_keys, np.arange(1, len(item_keys) + 1))
-    arrays: dict[str, npt.NDArray[np.int64] | Float32Array] = {
+    arrays: dict[str, Int64Array | Float32Array] = {
         "user_id.rows": _below_zeros(tables.users_ND),
         "item_id.rows": _below_zeros(tables.items_MD[order_M]),
         "item_id.popularity": _below_zeros(tables.popularity_M[order_M, None]),

@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+
+from recsys.arrays import Float32Array
 
 _VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 _ELEMENTWISE = ("LeakyRelu", "Relu", "Sigmoid", "Tanh")
@@ -185,7 +186,7 @@ def independent_of(graph: onnx.GraphProto, inputs: Iterable[str]) -> list[onnx.N
     return found
 
 
-def _column(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> npt.NDArray[np.float32] | None:
+def _column(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Float32Array | None:
     """The constant w of a Gemm that computes x w + c, if w has one column and c is a constant number."""
     if node.op_type != "Gemm" or node.input[1] not in constants:
         return None
@@ -196,7 +197,7 @@ def _column(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> npt
         return None
     if len(node.input) > 2 and (node.input[2] not in constants or np.prod(constants[node.input[2]].dims) != 1):
         return None
-    column: npt.NDArray[np.float32] = numpy_helper.to_array(w)
+    column: Float32Array = numpy_helper.to_array(w)
     return column
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from recsys.arrays import Float32Array, Int64Array
 from recsys.errors import InvalidInputError, NotFoundError, nearest
@@ -260,7 +259,7 @@ def _of_request(place: int) -> Iterator[None]:
         raise type(error)(f"requests[{place}]: {error}") from None
 
 
-def _best(logits: Float32Array, top_k: int) -> npt.NDArray[np.int64]:
+def _best(logits: Float32Array, top_k: int) -> Int64Array:
     """Positions of the ``top_k`` largest, best first; of equal ones the first.
 
     By logit: scores of very good candidates round to the same float32.

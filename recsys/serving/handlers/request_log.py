@@ -18,9 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from recsys.arrays import Float32Array
 from recsys.errors import ConfigError
 from recsys.features.encode import EncodedRequest
 from recsys.features.feature_set import FeatureSet
@@ -96,7 +94,7 @@ class RequestLog:
         degraded: bool,
         model: str,
         model_version: str,
-        scores: npt.NDArray[np.float32],
+        scores: Float32Array,
     ) -> None:
         """Hand over one request; returns at once. The arrays must not change afterwards."""
         row: Row = {

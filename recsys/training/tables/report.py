@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from recsys.arrays import Int64Array
+from recsys.arrays import BoolArray, Float32Array, Int64Array
 from recsys.data.samples.dataset import Dataset, id_counts
 from recsys.data.samples.fingerprint import data_fingerprint
 from recsys.embeddings.row_maps.row_map import UNKNOWN_ROW, RowMap
@@ -235,18 +234,18 @@ def report_rows(
     return tuple(reports)
 
 
-def _collides(row_map: RowMap, rows_VK: Int64Array) -> npt.NDArray[np.bool_]:
+def _collides(row_map: RowMap, rows_VK: Int64Array) -> BoolArray:
     """Whether another id has the same rows, [V]."""
     if not len(rows_VK):
         return np.zeros(0, dtype=bool)
     if row_map.combine == "sum":  # all of one table
         rows_VK = np.sort(rows_VK, axis=1)
     _, group_V, sizes = np.unique(rows_VK, axis=0, return_inverse=True, return_counts=True)
-    collides: npt.NDArray[np.bool_] = sizes[group_V.reshape(-1)] > 1
+    collides: BoolArray = sizes[group_V.reshape(-1)] > 1
     return collides
 
 
-def _meets(table: str, row_maps: Mapping[str, RowMap], rows: Mapping[str, Int64Array]) -> npt.NDArray[np.bool_]:
+def _meets(table: str, row_maps: Mapping[str, RowMap], rows: Mapping[str, Int64Array]) -> BoolArray:
     """Whether each of an id's rows is also a row of an id of another table, [V]."""
     meets_V = np.ones(len(rows[table]), dtype=bool)
     for k, lookup in enumerate(row_maps[table].lookups):
@@ -272,7 +271,7 @@ def _features_of(features: FeatureSet, table: str) -> dict[str, Categorical]:
     return {name: f for name, f in sides.items() if isinstance(f, Categorical) and f.table == table}
 
 
-def _histogram(norms: npt.NDArray[np.float32]) -> tuple[tuple[float, ...], tuple[int, ...]]:
+def _histogram(norms: Float32Array) -> tuple[tuple[float, ...], tuple[int, ...]]:
     counts, edges = np.histogram(norms, bins=BINS, range=(0.0, float(norms.max(initial=0.0)) or 1.0))
     return tuple(edges.tolist()), tuple(counts.tolist())
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from recsys.arrays import Float32Array
 from recsys.export.rewrites.simplify import (
     activations_before_views,
     drop_unused,
@@ -23,7 +24,6 @@ from recsys.export.rewrites.simplify import (
     single_columns_as_rows,
 )
 
-Array = npt.NDArray[np.float32]
 sizes = st.integers(1, 9)
 
 
@@ -38,12 +38,12 @@ def model(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
-def answers(of: onnx.ModelProto, x: Array) -> list[Array]:
+def answers(of: onnx.ModelProto, x: Float32Array) -> list[Float32Array]:
     session = onnxruntime.InferenceSession(of.SerializeToString(), providers=["CPUExecutionProvider"])
     return [np.asarray(value) for value in session.run(None, {"x": x})]
 
 
-def rewritten(of: onnx.ModelProto, rewrite: Callable[[onnx.GraphProto], None], x: Array) -> Counter[str]:
+def rewritten(of: onnx.ModelProto, rewrite: Callable[[onnx.GraphProto], None], x: Float32Array) -> Counter[str]:
     """Rewrite in place; the answers must stay. Returns how many nodes there are of each operator."""
     before = answers(of, x)
     rewrite(of.graph)
@@ -52,7 +52,7 @@ def rewritten(of: onnx.ModelProto, rewrite: Callable[[onnx.GraphProto], None], x
     return Counter(node.op_type for node in of.graph.node)
 
 
-def normal(seed: int, *shape: int) -> Array:
+def normal(seed: int, *shape: int) -> Float32Array:
     return np.random.Generator(np.random.PCG64(seed)).normal(size=shape).astype(np.float32)
 
 
@@ -103,7 +103,7 @@ def test_a_product_with_one_column_becomes_one_with_a_row(
         (normal(1, 4, 1), normal(3, 3, 1), {}),
     ],
 )
-def test_other_products_stay(w: Array, c: Array, attributes: dict[str, float]) -> None:
+def test_other_products_stay(w: Float32Array, c: Float32Array, attributes: dict[str, float]) -> None:
     made = model([node("Gemm", ["x", "w", "c"], ["y"], **attributes)], {"w": w, "c": c})
     before = made.SerializeToString()
     single_columns_as_rows(made.graph)

@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 
-from recsys.arrays import Int64Array
+from recsys.arrays import BoolArray, Int64Array
 from recsys.data.sources.raw_log import MOVIELENS_1M, RawLog
 from recsys.errors import DataFileError
 from recsys.features.feature_set import Categorical
@@ -120,7 +119,7 @@ def _join(
     source: str,
 ) -> RawLog:
     rating, timestamp_s = columns["rating"], columns["timestamp"]
-    checks: list[tuple[npt.NDArray[np.bool_], str, str]] = [
+    checks: list[tuple[BoolArray, str, str]] = [
         ((rating < 1) | (rating > 5), "rating", "a rating from 1 to 5"),
         (timestamp_s > MAX_TIMESTAMP_MS // 1000, "timestamp", "seconds since 1970"),
         (~np.isin(columns["user_id"], users["user_id"]), "user_id", "a user of users.dat"),

@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
-from recsys.arrays import Int64Array
+from recsys.arrays import BoolArray, Int64Array
 from recsys.data.log.event_table import EncodedTable, encode_event_table, offsets_of
 from recsys.data.prepared import prepared_dataset
 from recsys.data.samples.dataset import Dataset, Impressions, Samples
@@ -142,7 +141,7 @@ def _split(found: Sequences, items: Int64Array, item_N: Int64Array, seed: int) -
     seen_N, trained_N = user_N * len(items) + item_N, ~held_out_N
     random = np.random.Generator(np.random.PCG64(seed))
 
-    def shown(rows: npt.NDArray[np.bool_], seen: Int64Array, count: int) -> _Shown:
+    def shown(rows: BoolArray, seen: Int64Array, count: int) -> _Shown:
         drawn_RK = draw_unseen(user_N[rows], seen=np.unique(seen), items=len(items), count=count, random=random)
         return _Shown(user_N[rows], time_N[rows], np.concatenate([item_N[rows, None], drawn_RK], axis=1))
 

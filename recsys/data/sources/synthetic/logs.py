@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from recsys.arrays import BoolArray, Float64Array, Int64Array
 from recsys.data.sources.raw_log import RawLog
 from recsys.errors import InvalidInputError
 
@@ -54,9 +54,9 @@ class Movies:
         quality_I: what each adds to the logit of a high rating.
     """
 
-    genre_I: npt.NDArray[np.int64]
-    popularity_I: npt.NDArray[np.float64]
-    quality_I: npt.NDArray[np.float64]
+    genre_I: Int64Array
+    popularity_I: Float64Array
+    quality_I: Float64Array
 
 
 def make_synthetic_log(*, users: int = 1500, events_per_user: int = 100, items: int = 800, seed: int = 0) -> RawLog:
@@ -129,8 +129,8 @@ def _check_sizes(**sizes: tuple[int, int]) -> None:
 
 def _rated(
     random: np.random.Generator,
-    item: npt.NDArray[np.int64],
-    likes: npt.NDArray[np.bool_],
+    item: Int64Array,
+    likes: BoolArray,
     movies: Movies,
     genres: Sequence[str],
     *,
@@ -155,7 +155,7 @@ def _rated(
     )
 
 
-def _drifting_tastes(random: np.random.Generator, shape: tuple[int, int]) -> npt.NDArray[np.int64]:
+def _drifting_tastes(random: np.random.Generator, shape: tuple[int, int]) -> Int64Array:
     """The two genres each user likes at each event; [*shape, 2]."""
     users, events = shape
     taste = np.cumsum(random.random(shape) < 1.0 / _EVENTS_PER_TASTE, axis=1)
@@ -163,15 +163,15 @@ def _drifting_tastes(random: np.random.Generator, shape: tuple[int, int]) -> npt
     first = random.integers(0, len(GENRES), size=(users, tastes))
     second = (first + random.integers(1, len(GENRES), size=(users, tastes))) % len(GENRES)
     pairs = np.stack([first, second], axis=-1)
-    liked: npt.NDArray[np.int64] = pairs[np.arange(users)[:, None], taste]
+    liked: Int64Array = pairs[np.arange(users)[:, None], taste]
     return liked
 
 
 def _draw_items(
     random: np.random.Generator,
-    genre: npt.NDArray[np.int64],
+    genre: Int64Array,
     movies: Movies,
-) -> npt.NDArray[np.int64]:
+) -> Int64Array:
     """Movies by popularity, of the given genre where that is not -1. Movies are sorted by genre, so a
     genre is a stretch of the cumulated popularity."""
     cumulated = np.concatenate([[0.0], np.cumsum(movies.popularity_I)])
@@ -192,9 +192,7 @@ def _user_columns(random: np.random.Generator, users: int) -> dict[str, Any]:
     }
 
 
-def _item_columns(
-    random: np.random.Generator, genre_of_item: npt.NDArray[np.int64], genres: Sequence[str]
-) -> dict[str, Any]:
+def _item_columns(random: np.random.Generator, genre_of_item: Int64Array, genres: Sequence[str]) -> dict[str, Any]:
     main = [genres[g] for g in genre_of_item]
     year = random.integers(1950, 2001, size=len(main))
     return {
