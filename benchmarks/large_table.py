@@ -3,8 +3,7 @@
 The table is generated (its rows can be worked out again, so answers are checked), and the bundle is opened as a
 server opens it, in processes of their own, whose private memory is reported. Each starts with none of the table in
 the page cache and scores requests of 200 candidates: of ids drawn evenly from the whole table, where nearly
-every row is a page on disk, and of ids drawn from a hot set, before and after ``serving.warm_pages`` has read that
-set ahead.
+every row is a page on disk, and of ids drawn from a hot set, before and after ``read_pages_ahead`` has read that set.
 
 What is allowed: a full run holds so much memory itself that ``leave_gb`` are left to the page cache and the server
 (``--leave-gb``); ``table_over_memory`` is the table beside that, or beside a control group's limit. Not RLIMIT_DATA:
@@ -40,7 +39,7 @@ if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
 
     from recsys.bundle import GraphInfo
     from recsys.embeddings.quantize import QuantizedTable
-    from recsys.serving.inference.ranking_session import Session
+    from recsys.serving.inference.ranking_session import RankingSession
 
 LIBRARIES = ("onnxruntime", "numpy")
 WIDTH = 64
@@ -121,7 +120,7 @@ def _lines(measured: dict[str, dict[str, Any]], over: float, *, on: dict[str, An
         random["open_s"] * 1e3,
         "ms",
         higher_is_better=False,
-        compared_with="nothing: open_bundle without hashing, open_session, one sample request",
+        compared_with="nothing: open_bundle without hashing, open_ranking_session, one sample request",
         private_mib=random["open_private_mib"],
         file_mib=random["open_file_mib"],
         on=on,
@@ -165,7 +164,7 @@ def _lines(measured: dict[str, dict[str, Any]], over: float, *, on: dict[str, An
         warm["warm_up_s"],
         "s",
         higher_is_better=False,
-        compared_with="nothing: warm_pages of the hot items, 8 threads",
+        compared_with="nothing: read_pages_ahead of the hot items, 8 threads",
         items_per_s=rounded(on["sizes"]["hot_items"] / warm["warm_up_s"]),
         on=on,
     )
@@ -363,8 +362,8 @@ def measure(given: dict[str, Any]) -> dict[str, Any]:
 
     from recsys.bundle import open_bundle
     from recsys.features.hot_ids import HotIds
-    from recsys.serving.inference.ranking_session import open_session
-    from recsys.serving.inference.read_ahead import advise_random, warm_pages
+    from recsys.serving.inference.ranking_session import open_ranking_session
+    from recsys.serving.inference.read_ahead import advise_random, read_pages_ahead
 
     random = np.random.Generator(np.random.PCG64(1))
     rows, requests = given["rows"], given["requests"]
@@ -373,14 +372,14 @@ def measure(given: dict[str, Any]) -> dict[str, Any]:
     asked_hot = random.choice(hot, size=(requests, CANDIDATES))
     before, started_s = _memory_kib(), time.perf_counter()
     bundle = open_bundle(Path(given["bundle"]), verify="sizes")
-    session = open_session(bundle)
+    session = open_ranking_session(bundle)
     result: dict[str, Any] = {"open_s": time.perf_counter() - started_s}
     after = _memory_kib()
     result |= {f"open_{kind}_mib": rounded((after[kind] - before[kind]) / 1024) for kind in after}
     if given["advise"]:
         assert advise_random(bundle) >= rows * (WIDTH + 8), "the table is not mapped"
     if given["warm"]:
-        done = warm_pages(session, HotIds(users=hot[:0], items=hot), timeout_s=600.0)
+        done = read_pages_ahead(session, HotIds(users=hot[:0], items=hot), timeout_s=600.0)
         assert done.complete
         result["warm_up_s"] = done.seconds
     asked = {given["ids"]: asked_hot if given["ids"] == "hot" else even}
@@ -397,7 +396,7 @@ def measure(given: dict[str, Any]) -> dict[str, Any]:
     return {**result, "max_difference": float(max(differences)), "largest_logit": largest}
 
 
-def _serve(session: Session, items: Int64Array) -> tuple[Float32Array, dict[str, float]]:
+def _serve(session: RankingSession, items: Int64Array) -> tuple[Float32Array, dict[str, float]]:
     """Logits of each request, and what it took."""
     import numpy as np
 

@@ -25,7 +25,7 @@ from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.encode import EncodedRequest, encode_history
 from recsys.features.history import Events
 from recsys.serving.deadline import Deadline
-from recsys.serving.inference.ranking_session import Session, open_session
+from recsys.serving.inference.ranking_session import RankingSession, open_ranking_session
 
 _FILL_USERS = 16
 _STORED_ITEMS = 20_000
@@ -92,7 +92,7 @@ def fill(setting: Setting, *, length: int, users: int, first_user: int = 0, item
 
 def bare_requests(bundle: Path, setting: Setting, histories: Histories, count: int) -> list[tuple[Any, Any]]:
     """What the server feeds the graphs for such requests: the state's sums, and the newest events."""
-    session = open_session(open_bundle(bundle, verify="sizes"))
+    session = open_ranking_session(open_bundle(bundle, verify="sizes"))
     by_user = dict(zip(histories.users, histories.events, strict=True))
     found = []
     for request in setting.requests(histories, count):
@@ -102,7 +102,7 @@ def bare_requests(bundle: Path, setting: Setting, histories: Histories, count: i
     return found
 
 
-def user_inputs(session: Session, user: int, events: Events) -> dict[str, Any]:
+def user_inputs(session: RankingSession, user: int, events: Events) -> dict[str, Any]:
     """Inputs of the user graph, the older events in the state's sums if the model has one."""
     of_user: dict[str, Any] = {"user_id": np.array([user], dtype=np.int64)}
     if session.state is None:
@@ -152,7 +152,7 @@ def check_answers(
     address: str, bundle: Path, requests: Sequence[Request], bare_inputs: Sequence[tuple[Any, Any]], *, events: int
 ) -> None:
     """AssertionError unless the server answers what the graphs say, from the whole history."""
-    session = open_session(open_bundle(bundle, verify="sizes"))
+    session = open_ranking_session(open_bundle(bundle, verify="sizes"))
     with Client(address, timeout_s=30.0) as client:
         for request, (of_user, items) in list(zip(requests, bare_inputs, strict=False))[:8]:
             answer = client.rank(user=request.user, candidates=request.candidates)

@@ -24,18 +24,18 @@ from recsys.bundle import Bundle, open_bundle
 from recsys.errors import BundleError, InvalidInputError
 from recsys.feature_store.base import FeatureStore
 from recsys.feature_store.embedded.open_redis import redis_or_embedded
-from recsys.feature_store.redis.link.blocking import run_now
+from recsys.feature_store.redis.link.blocking import run_sync
 from recsys.profile.matmul import integer_matmul_gops, matmul_gflops
 from recsys.profile.operators import Operator, read_operators
 from recsys.profile.requests import encoded_requests, made_load, opened_store, stored_load, with_integer_ids
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.inference.graphs import load_graph
-from recsys.serving.inference.ranking_session import Session, graph_names, open_session
+from recsys.serving.inference.ranking_session import RankingSession, graph_names, open_ranking_session
 from recsys.serving.process.assembly import open_ranker
 from recsys.serving.rpc.convert.rank import rank_request, rank_response
 from recsys.serving.settings import Settings
-from recsys.serving.telemetry.stage_timer import STAGES, StageTimes
+from recsys.serving.telemetry.stage_timer import STAGES, StageTimer
 
 DEFAULT_HISTORY = 1_000
 _PROFILED = 100
@@ -225,14 +225,14 @@ class _Way:
         history_events, degraded = [], 0
         started_s, cpu_s = time.perf_counter(), time.thread_time()
         for number, data in enumerate(asked):
-            times = StageTimes()
+            timer = StageTimer()
             message = self.parse(data)
-            request = rank_request(message, features, max_candidates=self.settings.max_candidates, times=times)
-            result = run_now(self.ranker.rank(request, deadline=Deadline.after(_DEADLINE_S)))
+            request = rank_request(message, features, max_candidates=self.settings.max_candidates, timer=timer)
+            result = run_sync(self.ranker.rank(request, deadline=Deadline.after(_DEADLINE_S)))
             rank_response(result, request).SerializeToString()
-            times.lap("convert")
-            times.finish()
-            us[number] = [getattr(times, stage) / 1e3 for stage in STAGES]
+            timer.lap("convert")
+            timer.finish()
+            us[number] = [getattr(timer, stage) / 1e3 for stage in STAGES]
             history_events.append(result.history_events)
             degraded += result.user_degraded or result.items_degraded
         cpu_share = (time.thread_time() - cpu_s) / (time.perf_counter() - started_s)
@@ -260,10 +260,10 @@ def _opened(
     """A ranker as the server has it; with a folder for profiles, its graphs are profiled."""
     graphs: dict[str, Any] = {}
     if profile_to is None:
-        session = open_session(bundle)
+        session = open_ranking_session(bundle)
     else:
         graphs = {name: load_graph(bundle, name, 1, profile=profile_to / name) for name in graph_names(bundle)}
-        session = Session(bundle, **graphs)
+        session = RankingSession(bundle, **graphs)
     with ExitStack() as stack:
         ranker = open_ranker(stack, settings, session, store)
         yield _Way(ranker=ranker, graphs=graphs, settings=settings, parse=parse)

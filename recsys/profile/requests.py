@@ -21,7 +21,7 @@ from recsys.client.types import RankQuery
 from recsys.errors import InvalidInputError
 from recsys.feature_store.base import FeatureStore
 from recsys.feature_store.loop_thread import loop_in_thread
-from recsys.feature_store.redis.link.blocking import run_now
+from recsys.feature_store.redis.link.blocking import run_sync
 from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, USER, Categorical, Feature, FeatureSet
 from recsys.features.history import Events, missing_events
@@ -71,11 +71,11 @@ def made_load(bundle: Bundle, store: FeatureStore, *, history: int, candidates: 
     for user in load.users.tolist() if history else ():
         events = made_events(bundle.features, random.choice(load.items, size=history))
         for start in range(0, history, _BATCH):
-            run_now(store.append_many([(user, events[start : start + _BATCH])], timeout_s=_TIMEOUT_S))
+            run_sync(store.append_many([(user, events[start : start + _BATCH])], timeout_s=_TIMEOUT_S))
     for entity, keys, features in ((ITEM, load.items, bundle.features.item), (USER, load.users, bundle.features.user)):
         columns = {feature.name: made_column(feature, keys) for feature in features}
         if columns:
-            run_now(store.put_entities(entity, keys, columns, timeout_s=_TIMEOUT_S))
+            run_sync(store.put_entities(entity, keys, columns, timeout_s=_TIMEOUT_S))
     return load
 
 
@@ -89,7 +89,7 @@ def stored_load(bundle: Bundle, stores: Stores, *, candidates: int) -> Load:
 
     async def some_users() -> list[int]:
         users: list[int] = []
-        async for found in stores.waiting.users():
+        async for found in stores.async_store.users():
             users += found
             if len(users) >= _USERS:
                 break
@@ -104,7 +104,7 @@ def stored_load(bundle: Bundle, stores: Stores, *, candidates: int) -> Load:
     load = _hot(bundle, users=_USERS, items=max(_ITEMS, candidates))
     items = load.items
     if not (bundle.path / HOT_IDS).exists():
-        histories = run_now(stores.blocking.histories(users, limit=candidates, timeout_s=_TIMEOUT_S))
+        histories = run_sync(stores.blocking.histories(users, limit=candidates, timeout_s=_TIMEOUT_S))
         items = np.unique(np.concatenate([events["item"] for _, events in histories]))
     return Load(users=np.array(users, dtype=np.int64), items=items)
 

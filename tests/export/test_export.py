@@ -35,7 +35,7 @@ from recsys.features.columns import Column, missing_column
 from recsys.features.encode import EncodedBatch
 from recsys.features.feature_set import FeatureSet, Numeric
 from recsys.features.hashing import KEY_LIMIT, MISSING
-from recsys.serving.inference.ranking_session import open_session
+from recsys.serving.inference.ranking_session import open_ranking_session
 from recsys.training.incremental import grown_row_maps, samples_since
 from recsys.training.loop import train
 from recsys.training.trained import TrainedModel, build
@@ -280,7 +280,7 @@ def test_the_manifest_declares_the_signatures_and_the_certificate(exported: Expo
 
 
 def test_a_server_opens_the_bundle(exported: Exported) -> None:
-    assert open_session(open_bundle(exported.path)).features == exported.features
+    assert open_ranking_session(open_bundle(exported.path)).features == exported.features
 
 
 # What follows is about the export around the graphs: it copies graphs instead of making them again.

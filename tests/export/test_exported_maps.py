@@ -17,7 +17,7 @@ from recsys.export.onnx import export_bundle
 from recsys.features.feature_set import FeatureSet
 from recsys.models.ranking.autoint import AutoIntConfig
 from recsys.models.ranking.dcn import DcnConfig
-from recsys.serving.inference.ranking_session import open_session
+from recsys.serving.inference.ranking_session import open_ranking_session
 from recsys.training.config import RowConfig, RunConfig
 from recsys.training.incremental import grown_row_maps
 from recsys.training.loop import train
@@ -71,7 +71,7 @@ def test_a_trained_run_is_exported_and_its_graphs_answer_alike(name: str, tmp_pa
     assert manifest.parity.max_abs_logit_difference <= 1e-5
     used = {lookup.table for row_map in trained.row_maps.values() for lookup in row_map.lookups}
     assert set(table_weights(trained.model)) == used
-    assert open_session(open_bundle(tmp_path / "bundle")).features == features
+    assert open_ranking_session(open_bundle(tmp_path / "bundle")).features == features
 
     # The parity check compares with ``torch_logits``: that, too, is what evaluation computes.
     mapped = map_ids(dataset, {table: row_map.lookup for table, row_map in trained.row_maps.items()})

@@ -25,7 +25,7 @@ from recsys.export.int8 import quantize_products
 from recsys.export.onnx import export_bundle
 from recsys.operators import Operators, has_vnni
 from recsys.serving.inference import graphs
-from recsys.serving.inference.ranking_session import open_session
+from recsys.serving.inference.ranking_session import open_ranking_session
 from recsys.serving.process import startup as loading
 from recsys.serving.settings import Settings
 
@@ -181,7 +181,7 @@ def test_a_bundle_says_what_int8_changes() -> None:
 def test_a_server_opens_a_bundle_of_int8_products_with_and_without_operators_of_our_own() -> None:
     folder, manifest = exported()
     for operators in ("auto", "standard"):
-        open_session(open_bundle(folder), operators=operators)
+        open_ranking_session(open_bundle(folder), operators=operators)
     dtypes = {name: info.dtype for name, info in manifest.graphs["user"].outputs.items()}
     assert dtypes["side.attention_weight"] == "int8" and dtypes["side.attention_weight.scale"] == "float32"
     for name, operator in (("user", "AttentionWeight"), ("rank", "TargetAttention")):

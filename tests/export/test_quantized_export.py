@@ -26,7 +26,7 @@ from recsys.export.certificate import certificate_logits, certify
 from recsys.export.onnx import export_bundle
 from recsys.export.quantized import rows_as_stored, stored_tables
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
-from recsys.serving.inference.ranking_session import open_session
+from recsys.serving.inference.ranking_session import open_ranking_session
 from recsys.training.loop import train
 from recsys.training.trained import TrainedModel, evaluate_run
 
@@ -92,7 +92,7 @@ def test_a_server_opens_the_bundle_and_the_manifest_survives_reading(exported: E
     bundle = open_bundle(exported.path)
     assert bundle.manifest == exported.manifest
     assert bundle.manifest.version == json.loads((exported.path / MANIFEST).read_text())["manifest_sha256"][:16]
-    assert open_session(bundle).features == exported.trained.features
+    assert open_ranking_session(bundle).features == exported.trained.features
 
 
 def test_the_certificate_is_as_strict_as_that_of_float32_rows(exported: Exported) -> None:

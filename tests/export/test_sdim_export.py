@@ -21,7 +21,7 @@ from recsys.features.encode import EncodedRequest
 from recsys.features.feature_set import FeatureSet
 from recsys.models.ranking.model import build_net, widths
 from recsys.models.ranking.sdim import SdimConfig
-from recsys.serving.inference.ranking_session import open_session
+from recsys.serving.inference.ranking_session import open_ranking_session
 from recsys.training.config import RunConfig, override
 from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import TrainedModel, build
@@ -60,7 +60,7 @@ def test_every_long_block_exports_with_a_certificate_and_is_served(long: str) ->
     _, folder, manifest = exported(long)
     assert manifest.parity is not None and manifest.parity.max_abs_logit_difference < 1e-4
     assert manifest.parity.requests == 64
-    open_session(open_bundle(folder))
+    open_ranking_session(open_bundle(folder))
 
 
 def test_only_sdims_bundle_has_a_state_and_a_graph_for_it() -> None:

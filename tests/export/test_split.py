@@ -19,7 +19,7 @@ from recsys.models.ranking.autoint import AutoIntConfig
 from recsys.models.ranking.dcn import DcnConfig
 from recsys.models.ranking.din import DinConfig
 from recsys.models.ranking.sdim import SdimConfig
-from recsys.serving.inference.ranking_session import open_session
+from recsys.serving.inference.ranking_session import open_ranking_session
 from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import TrainedModel, build
 
@@ -68,7 +68,7 @@ def test_the_exported_halves_are_the_model_that_was_not_split(name: str) -> None
     _, _, folder, manifest = exported(name)
     assert manifest.parity.max_abs_logit_difference <= 2e-5
     assert manifest.parity.candidates > manifest.parity.requests > 0
-    open_session(open_bundle(folder))
+    open_ranking_session(open_bundle(folder))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -18,7 +18,7 @@ from recsys.feature_store.base import Span
 from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.feature_store.redis.keys import state_key
-from recsys.feature_store.redis.link.blocking import BlockingLink, run_now
+from recsys.feature_store.redis.link.blocking import BlockingLink, run_sync
 from recsys.feature_store.redis.state_value import StoredState, unpack_state
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.columns import Column
@@ -100,15 +100,15 @@ class Model:
         return encode_with(self.vectors_VD, columns)
 
     def append(self, user: int, rows: Sequence[tuple[int, int, int]]) -> None:
-        run_now(self.store.append(user, events_of(self.features, rows), timeout_s=5))
+        run_sync(self.store.append(user, events_of(self.features, rows), timeout_s=5))
 
     def request(self, user: int, at: int, *, timeout_s: float = 10.0) -> StateInputs:
         """What a request at T0_MS + at feeds its ``user`` graph."""
         time_ms = T0_MS + at
-        inputs = run_now(
+        inputs = run_sync(
             self.store.read_for_rank(user, ITEM_KEYS, time_ms=time_ms, timeout_s=5, state=self.states.read)
         )
-        return run_now(self.states.for_request(user, inputs, time_ms=time_ms, deadline=Deadline.after(timeout_s)))
+        return run_sync(self.states.for_request(user, inputs, time_ms=time_ms, deadline=Deadline.after(timeout_s)))
 
     def next_sums(self, inputs: StateInputs) -> Float32Array:
         """What the ``user`` graph gives as ``state.next``."""
@@ -123,7 +123,7 @@ class Model:
     def window(self, user: int, at: int) -> Events:
         """The events that count at T0_MS + at, by definition."""
         assert self.features.history is not None
-        _, stored = run_now(self.store.history(user, timeout_s=5))
+        _, stored = run_sync(self.store.history(user, timeout_s=5))
         return visible(self.features, stored, T0_MS + at)[-self.features.history.recent :]
 
 
@@ -139,7 +139,7 @@ def model_on(
             yield Model(features=features, vectors_VD=vectors_VD, store=store, states=states)
         finally:
             states.close()
-            run_now(store.close())
+            run_sync(store.close())
 
 
 def rows(count: int, *, start: int = 0) -> list[tuple[int, int, int]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recsys.arrays import Float32Array, Int64Array
-from recsys.serving.telemetry.stage_timer import StageTimes
+from recsys.serving.telemetry.stage_timer import StageTimer
 
 CANDIDATES = 500
 """Items that are retrieved for the ranker, unless a request asks for others or more."""
@@ -27,7 +27,7 @@ class RetrieveQuery:
         include_seen: do not leave out the items of the user's history.
         model: the retrieval model asked for; empty for the one there is.
         time_ms: only events before this time, and arrived by then, count as seen; None: all that are stored.
-        times: the request's clock.
+        timer: the request's clock.
     """
 
     user_key: int
@@ -36,7 +36,7 @@ class RetrieveQuery:
     include_seen: bool = False
     model: str = ""
     time_ms: int | None = None
-    times: StageTimes = field(default_factory=StageTimes)
+    timer: StageTimer = field(default_factory=StageTimer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class RecommendQuery:
     """What to recommend.
 
     Attributes:
-        user_key, exclude, include_seen, time_ms, times: as in :class:`RetrieveQuery`.
+        user_key, exclude, include_seen, time_ms, timer: as in :class:`RetrieveQuery`.
         top_k: how many items.
         candidates: how many are retrieved and ranked, at least top_k.
         features, model: as in ``RankRequest``.
@@ -84,7 +84,7 @@ class RecommendQuery:
     model: str = ""
     retrieval_model: str = ""
     time_ms: int | None = None
-    times: StageTimes = field(default_factory=StageTimes)
+    timer: StageTimer = field(default_factory=StageTimer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Ranking requests: read the store, encode, run the model, pick the best.
 
 Knows nothing of gRPC. Coroutines here await the store alone: over a blocking link they never suspend, so a handler
-thread drives them to their end (``feature_store.blocking_link.run_now``). Shapes use ``C`` candidates.
+thread drives them to their end (``feature_store.blocking_link.run_sync``). Shapes use ``C`` candidates.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from recsys.features.encode import EncodedRequest, encode_request
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.request_log import RequestLog
-from recsys.serving.inference.fair_lock import Turns
-from recsys.serving.inference.ranking_session import Scores, Session
+from recsys.serving.inference.fair_lock import FairLock
+from recsys.serving.inference.ranking_session import RankingSession, Scores
 from recsys.serving.long_history.inputs import StateInputs
 from recsys.serving.long_history.states import LongStates
-from recsys.serving.telemetry.stage_timer import StageTimes
+from recsys.serving.telemetry.stage_timer import StageTimer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class RankRequest:
         top_k: 0 for all scores in the candidates' order.
         model: the model asked for; empty for the one there is.
         time_ms: events with an earlier timestamp count; default: the first millisecond after now.
-        times: the request's clock.
+        timer: the request's clock.
         timings: whether the answer says what it took.
     """
 
@@ -49,7 +49,7 @@ class RankRequest:
     top_k: int = 0
     model: str = ""
     time_ms: int | None = None
-    times: StageTimes = field(default_factory=StageTimes)
+    timer: StageTimer = field(default_factory=StageTimer)
     timings: bool = False
 
 
@@ -99,7 +99,7 @@ class Ranker:
 
     def __init__(
         self,
-        session: Session,
+        session: RankingSession,
         *,
         store: FeatureStore,
         max_in_flight: int,
@@ -112,7 +112,7 @@ class Ranker:
         self.session = session
         self.store_timeout_s = store_timeout_s
         self.admission = Admission(max_in_flight)
-        self.turns = Turns(1)
+        self.model_lock = FairLock(1)
         self._store = store
         self.states = states
         self._state_read = None if states is None else states.read
@@ -179,14 +179,14 @@ class Ranker:
         return min(self.store_timeout_s, deadline.remaining_s() / 2)
 
     async def _rank_read(self, asked: _Asked, inputs: RankInputs, deadline: Deadline) -> RankResult:
-        request, times = asked.request, asked.request.times
-        times.lap("store")
+        request, timer = asked.request, asked.request.timer
+        timer.lap("store")
         deadline.remaining_s()
         events, state = inputs.events, None
         if self.states is not None:
             state = await self.states.for_request(request.user_key, inputs, time_ms=asked.time_ms, deadline=deadline)
             events = state.events
-            times.lap("state")
+            timer.lap("state")
         encoded = encode_request(
             self.features,
             user_key=request.user_key,
@@ -196,14 +196,14 @@ class Ranker:
             item_keys=asked.keys,
             item_columns=inputs.item_columns,
         )
-        times.lap("encode")
+        timer.lap("encode")
         answer = self.session.score(
             encoded,
             deadline=deadline,
             sums=None if state is None else state.sums,
             fresh=None if state is None else state.fresh,
-            turns=self.turns,
-            times=times,
+            model_lock=self.model_lock,
+            timer=timer,
         )
         if self.states is not None and state is not None and answer.next_sums is not None:
             self.states.answered(request.user_key, state, answer.next_sums)
@@ -237,7 +237,7 @@ class Ranker:
             scores, best = scores[order], order if positions is None else positions[order]
         elif positions is not None:
             scores = _spread(scores, keys=asked.keys, onto=request.candidate_keys)
-        request.times.lap("select")
+        request.timer.lap("select")
         return RankResult(
             scores=scores,
             positions=best,

@@ -15,7 +15,7 @@ from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.handlers.ranker import Ranker, RankRequest
-from recsys.serving.inference.fair_lock import Turns
+from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.inference.retrieval_session import RetrievalSession, Retrieved
 
 
@@ -27,7 +27,7 @@ class Recommender:
         ranker: orders them; None: :meth:`retrieve` is all there is.
         store: read for each request; not closed here.
         admission: the places of requests; those of the ranker, if there is one.
-        turns: whose turn it is to run a model; likewise.
+        model_lock: held while a model runs; likewise.
 
     Raises:
         BundleError: the two models take users or items by different kinds of ids.
@@ -40,7 +40,7 @@ class Recommender:
         ranker: Ranker | None,
         store: FeatureStore,
         admission: Admission,
-        turns: Turns,
+        model_lock: FairLock,
         store_timeout_s: float,
     ) -> None:
         if ranker is not None:
@@ -50,7 +50,7 @@ class Recommender:
         self._ranker = ranker
         self._store = store
         self._admission = admission
-        self.turns = turns
+        self.model_lock = model_lock
         self._store_timeout_s = store_timeout_s
 
     async def retrieve(self, query: RetrieveQuery, *, deadline: Deadline) -> RetrieveResult:
@@ -71,7 +71,7 @@ class Recommender:
                     _, events = await self._store.history(query.user_key, timeout_s=timeout_s)
                 except StoreError:
                     degraded = True
-                query.times.lap("store")
+                query.timer.lap("store")
             return self._found(query, events, degraded, deadline)
 
     async def recommend(self, query: RecommendQuery, *, deadline: Deadline) -> RecommendResult:
@@ -90,7 +90,7 @@ class Recommender:
             exclude=query.exclude,
             include_seen=query.include_seen,
             time_ms=query.time_ms,
-            times=query.times,
+            timer=query.timer,
         )
         with self._admission.enter():
             self._check_model(query.retrieval_model)
@@ -98,7 +98,7 @@ class Recommender:
             if self._leaves_out_seen(wanted):
                 user = await self._ranker.read_user(query.user_key, deadline=deadline)
                 events, degraded = user.events, user.degraded
-                query.times.lap("store")
+                query.timer.lap("store")
             found = self._found(wanted, events, degraded, deadline)
             request = RankRequest(
                 user_key=query.user_key,
@@ -107,7 +107,7 @@ class Recommender:
                 top_k=query.top_k,
                 model=query.model,
                 time_ms=query.time_ms,
-                times=query.times,
+                timer=query.timer,
             )
             if not len(found.items):
                 return _nothing(found, self._ranker)
@@ -144,11 +144,11 @@ class Recommender:
                 events = events[(events["timestamp"] < query.time_ms) & (events["arrival"] <= query.time_ms)]
             # A graph's lookup of an item costs 256 bytes; users come back to what they know.
             taken = np.unique(np.concatenate([taken, events["item"]]))
-        with self.turns.taken(deadline):
-            query.times.lap("wait")
+        with self.model_lock.acquire(deadline):
+            query.timer.lap("wait")
             deadline.remaining_s()
             found: Retrieved = self.retrieval.retrieve(query.user_key, taken, query.top_k)
-            query.times.lap("retrieve")
+            query.timer.lap("retrieve")
         return RetrieveResult(
             items=found.items,
             scores=found.scores,

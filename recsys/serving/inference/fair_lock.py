@@ -1,4 +1,4 @@
-"""Turns: who may run the model next. First come, first served, so that nobody waits longer than those before take."""
+"""FairLock: a lock of the model, acquired first come, first served: nobody waits longer than those before take."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from recsys.serving.deadline import Deadline
 
 
-class Turns:
+class FairLock:
     """At most ``limit`` holders at a time. ``threading.Lock`` is not fair: under load it kept some callers for long.
 
-    >>> turns = Turns(1)
-    >>> with turns.taken(Deadline.after(1.0)):
-    ...     turns.waiting
+    >>> model_lock = FairLock(1)
+    >>> with model_lock.acquire(Deadline.after(1.0)):
+    ...     model_lock.waiting
     0
     """
 
@@ -23,32 +23,32 @@ class Turns:
         self._free = limit
         self._mutex = threading.Lock()
         self._queue: deque[threading.Lock] = deque()
-        self.given = 0
-        """How often somebody got a place; never falls."""
+        self.acquired = 0
+        """Number of times that a place was acquired; never falls."""
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """Number of threads that wait."""
         return len(self._queue)
 
     @contextmanager
-    def taken(self, deadline: Deadline) -> Iterator[None]:
+    def acquire(self, deadline: Deadline) -> Iterator[None]:
         """Hold a place for the duration of a ``with`` block, after all who came before.
 
         Raises:
             TimeoutError: the deadline has passed, or nobody waits for the answer any more.
         """
-        self._take(deadline)
+        self._acquire(deadline)
         try:
             yield
         finally:
-            self._give()
+            self._release()
 
-    def _take(self, deadline: Deadline) -> None:
+    def _acquire(self, deadline: Deadline) -> None:
         with self._mutex:
             if self._free:
                 self._free -= 1
-                self.given += 1
+                self.acquired += 1
                 return
             mine = threading.Lock()
             mine.acquire()
@@ -63,13 +63,13 @@ class Turns:
                 if mine in self._queue:
                     self._queue.remove(mine)
                     raise
-            self._give()  # it came in the last moment: hand it on
+            self._release()  # it came in the last moment: hand it on
             raise
 
-    def _give(self) -> None:
+    def _release(self) -> None:
         with self._mutex:
             if self._queue:
                 self._queue.popleft().release()
-                self.given += 1
+                self.acquired += 1
             else:
                 self._free += 1

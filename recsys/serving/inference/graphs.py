@@ -45,7 +45,7 @@ def load_graph(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Without the arena glibc returns each run's memory and faults it in again: measured on a DIN of 50 events and
     # 200 candidates, 1,400 page faults and 6.4 ms a call instead of none and 3.4 ms. What a large request makes the
-    # arena grow to is given back by Session. Memory patterns need fixed shapes.
+    # arena grow to is given back by RankingSession. Memory patterns need fixed shapes.
     options.enable_cpu_mem_arena = True
     options.enable_mem_pattern = False
     options.log_severity_level = 3

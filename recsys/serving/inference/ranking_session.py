@@ -22,9 +22,9 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.history import event_dtype
 from recsys.operators import Operators
 from recsys.serving.deadline import Deadline
-from recsys.serving.inference.fair_lock import Turns
+from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.inference.graphs import check_manifest, check_same, inputs_of, load_graph, outputs_of
-from recsys.serving.telemetry.stage_timer import StageTimes
+from recsys.serving.telemetry.stage_timer import StageTimer
 
 _OUTPUTS = ("logits", "scores")
 _SUMS, _FRESH, _NEXT = "state.sums", "state.fresh", "state.next"
@@ -33,13 +33,13 @@ _SAMPLE_EVENTS = 100
 
 MAX_CHUNK = 2_000
 """Most candidates in one run of the rank graph: bounds the memory of a run, the time to notice a deadline, and the time
-that others wait for their turn."""
+that others wait for the lock of the model."""
 
 _LARGE_CHUNK = 1_000
 """From here on a run's memory is given back to the operating system after it."""
 
 _SAMPLE_TIMEOUT_S = 600.0
-_NOBODY_WAITS = Turns(1 << 30)
+_UNCONTENDED = FairLock(1 << 30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class Scores:
     next_sums: Float32Array | None = None
 
 
-class Session:
-    """A bundle that can score; made by :func:`open_session`. Safe to use from several threads."""
+class RankingSession:
+    """A bundle that can score; made by :func:`open_ranking_session`. Safe to use from several threads."""
 
     def __init__(
         self,
@@ -86,8 +86,8 @@ class Session:
         deadline: Deadline,
         sums: Float32Array | None = None,
         fresh: Float32Array | None = None,
-        turns: Turns = _NOBODY_WAITS,
-        times: StageTimes | None = None,
+        model_lock: FairLock = _UNCONTENDED,
+        timer: StageTimer | None = None,
     ) -> Scores:
         """Score a request's candidates: the user graph once, then the rank graph over at most MAX_CHUNK at a time.
 
@@ -96,33 +96,33 @@ class Session:
             deadline: looked at before each run of a graph.
             sums: of a model with a state: the sums of the events before, [R, D]; None for none.
             fresh: 1 for each event of the request's history that the sums do not cover, else 0; [S]. None for all.
-            turns: whose turn it is to run; given away between chunks, so that a large request delays nobody for long.
-            times: told how long each stage took.
+            model_lock: held while a graph runs; released between chunks: a large request delays nobody for long.
+            timer: counts how long each stage takes.
 
         Raises:
             TimeoutError: the deadline has passed, or nobody waits for the answer any more.
         """
-        times = times or StageTimes()
+        timer = timer or StageTimer()
         parts = _chunks(request.candidate_count)
-        with turns.taken(deadline):
-            times.lap("wait")
+        with model_lock.acquire(deadline):
+            timer.lap("wait")
             deadline.remaining_s()
             side, next_sums = self._user_side(request, sums, fresh)
-            times.lap("user_graph")
+            timer.lap("user_graph")
             if len(parts) == 1:
                 deadline.remaining_s()
                 logits, scores = self._rank_side(request.candidates, side)
-                times.lap("rank_graph")
+                timer.lap("rank_graph")
                 return Scores(logits, scores, next_sums)
         # Copied out of each chunk's answer, which is memory of the arena: held, it could not be given back.
         whole = np.empty((2, request.candidate_count), dtype=np.float32)
         for part in parts:
-            with turns.taken(deadline):
-                times.lap("wait")
+            with model_lock.acquire(deadline):
+                timer.lap("wait")
                 deadline.remaining_s()
                 columns = {name: column[part] for name, column in request.candidates.items()}
                 whole[0, part], whole[1, part] = self._rank_side(columns, side)
-                times.lap("rank_graph")
+                timer.lap("rank_graph")
         return Scores(whole[0], whole[1], next_sums)
 
     def encode(self, history: Mapping[str, Column]) -> Float32Array:
@@ -163,11 +163,11 @@ def _chunks(count: int) -> list[slice]:
 
 
 def graph_names(bundle: Bundle) -> tuple[str, ...]:
-    """The graphs of a ranking bundle, as :class:`Session` takes them."""
+    """The graphs of a ranking bundle, as :class:`RankingSession` takes them."""
     return ("user", "rank") if bundle.manifest.state is None else ("user", "rank", "encode")
 
 
-def open_session(bundle: Bundle, *, intra_op_threads: int = 1, operators: Operators = "auto") -> Session:
+def open_ranking_session(bundle: Bundle, *, intra_op_threads: int = 1, operators: Operators = "auto") -> RankingSession:
     """Load a bundle's graphs, check their signatures, and run them once.
 
     Args:
@@ -196,7 +196,7 @@ def open_session(bundle: Bundle, *, intra_op_threads: int = 1, operators: Operat
     for name in _OUTPUTS:
         expected = TensorInfo(dtype="float32", shape=("C",))
         check_same(bundle, f"graph 'rank', output {name!r}", expected, outputs_of(graphs["rank"]).get(name))
-    session = Session(bundle, **graphs)
+    session = RankingSession(bundle, **graphs)
     try:
         scores = session.score(sample, deadline=Deadline.after(_SAMPLE_TIMEOUT_S))
     except Exception as error:  # ONNX Runtime's own exception classes are not public

@@ -28,7 +28,7 @@ from recsys.bundle import Bundle
 from recsys.features.encode import encode_request
 from recsys.features.hot_ids import HotIds
 from recsys.serving.deadline import Deadline
-from recsys.serving.inference.ranking_session import Session
+from recsys.serving.inference.ranking_session import RankingSession
 
 _CHUNK = 250
 _SAMPLED_PAGES = 500
@@ -36,8 +36,8 @@ _MADV_RANDOM = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmUp:
-    """What a warm-up did; not ``complete`` when its time was over before its ids."""
+class PageReadAhead:
+    """Ids looked up ahead of the first request; not ``complete`` when the time was over before the ids."""
 
     users: int
     items: int
@@ -45,14 +45,16 @@ class WarmUp:
     complete: bool
 
 
-def warm_pages(session: Session, hot: HotIds, *, threads: int = 8, timeout_s: float = 30.0) -> WarmUp:
-    """Bring every page that lookups of the hot ids touch into memory, hottest ids first.
+def read_pages_ahead(
+    session: RankingSession, hot: HotIds, *, threads: int = 8, timeout_s: float = 30.0
+) -> PageReadAhead:
+    """Read every page that lookups of the hot ids touch into memory, hottest ids first.
 
     Args:
-        session: of the bundle that will serve; warming one process warms all on the machine.
+        session: of the bundle that will serve; pages read for one process are in memory for all on the machine.
         hot: the ids.
         threads: how many wait for the disk at a time.
-        timeout_s: after it the rest stays cold.
+        timeout_s: after it the rest is left on the disk.
     """
     started_s = time.monotonic()
     deadline = Deadline.after(timeout_s)
@@ -91,7 +93,7 @@ def warm_pages(session: Session, hot: HotIds, *, threads: int = 8, timeout_s: fl
                 done.result()
         finally:
             stop.set()  # a signal, or one thread's error, ends the others too: the pool waits for them
-    return WarmUp(
+    return PageReadAhead(
         users=min(users, len(hot.users)),
         items=min(items, len(hot.items)),
         seconds=time.monotonic() - started_s,

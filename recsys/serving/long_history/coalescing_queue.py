@@ -1,4 +1,4 @@
-"""LatestWork: work that nobody waits for, done by one thread in the background."""
+"""CoalescingQueue: work by key that nobody waits for, done by one thread in the background."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 _LOG_EVERY_S = 10.0
 
 
-class LatestWork:
+class CoalescingQueue:
     """One thread that does work by key: what is offered replaces what was offered before for that key and not begun.
 
     Args:

@@ -12,7 +12,14 @@ import numpy as np
 
 from recsys.arrays import Float32Array
 from recsys.features.history import Events, HistoryHeader
-from recsys.serving.long_history.window import Base, Rules, Run, counting, may_count_later, older_may_count
+from recsys.serving.long_history.window import (
+    EventSpan,
+    PartialSums,
+    WindowPolicy,
+    counting,
+    may_count_later,
+    older_may_count,
+)
 
 _CLOCK_SLACK_MS = 1_000
 """A state of a time further ahead would be of no use until then: it is not written."""
@@ -38,7 +45,7 @@ class StateInputs(NamedTuple):
     sums: Float32Array
     fresh: Float32Array
     partial: bool
-    base: Base
+    base: PartialSums
     fresh_count: int
     end: int
     time_ms: int
@@ -56,49 +63,55 @@ class StateInputs(NamedTuple):
 
 
 def fold(
-    rules: Rules, base: Base, run: Run, header: HistoryHeader, time_ms: int, *, anyway: bool = False
+    policy: WindowPolicy,
+    base: PartialSums,
+    span: EventSpan,
+    header: HistoryHeader,
+    time_ms: int,
+    *,
+    anyway: bool = False,
 ) -> StateInputs | None:
-    """Sums and the events of a run that they do not cover; None if that is not all that counts, or too much.
+    """Sums and the events of a span that they do not cover; None if that is not all that counts, or too much.
 
     Args:
-        rules: of the bundle.
-        base: sums of events that end within the run or right before it.
-        run: up to the newest event.
+        policy: of the bundle.
+        base: sums of events that end within the span or right before it.
+        span: up to the newest event.
         header: of the history.
         time_ms: the request's.
         anyway: never None.
     """
-    mask = counting(rules, run.events, time_ms)
+    mask = counting(policy, span.events, time_ms)
     places = np.flatnonzero(mask) if mask is not None else None
-    count = len(run.events) if places is None else len(places)
-    skip = base.end - run.first
+    count = len(span.events) if places is None else len(places)
+    skip = base.end - span.first
     fresh_count = count - (skip if places is None else int(np.searchsorted(places, skip)))
     if base.covered:
-        surplus = base.covered + fresh_count > rules.recent
-        fits = not surplus and base.first >= header.trimmed and base.first_ms >= rules.oldest_ms(time_ms)
-        wanted = rules.newest
+        surplus = base.covered + fresh_count > policy.recent
+        fits = not surplus and base.first >= header.trimmed and base.first_ms >= policy.oldest_ms(time_ms)
+        wanted = policy.newest
     else:
-        fits, wanted = True, rules.recent
-        fresh_count = min(fresh_count, rules.recent)
-    if not anyway and not (fits and (count >= wanted or not older_may_count(rules, run, header.trimmed, time_ms))):
+        fits, wanted = True, policy.recent
+        fresh_count = min(fresh_count, policy.recent)
+    if not anyway and not (fits and (count >= wanted or not older_may_count(policy, span, header.trimmed, time_ms))):
         return None
     successive = base.complete and base.whole
     if fresh_count:
         place = count - fresh_count if places is None else int(places[count - fresh_count])
         if not base.covered:
-            successive &= count >= rules.recent or not may_count_later(rules, run, place, time_ms)
+            successive &= count >= policy.recent or not may_count_later(policy, span, place, time_ms)
             base = base._replace(
-                first=run.first + place, end=run.first + place, first_ms=int(run.events["timestamp"][place])
+                first=span.first + place, end=span.first + place, first_ms=int(span.events["timestamp"][place])
             )
-        successive &= run.first + place == base.end
+        successive &= span.first + place == base.end
         successive &= places is None or int(places[-1]) - place == fresh_count - 1
-    kept = max(fresh_count, min(count, rules.newest))
+    kept = max(fresh_count, min(count, policy.newest))
     newest = slice(count - kept, count)
     fresh = np.zeros(max(kept, 1), dtype=np.float32)
     fresh[kept - fresh_count : kept] = 1.0
     storable = successive and time_ms <= time.time() * 1000 + _CLOCK_SLACK_MS
     return StateInputs(
-        run.events[newest] if places is None else run.events[places[newest]],
+        span.events[newest] if places is None else span.events[places[newest]],
         base.sums,
         fresh,
         not base.complete,

@@ -26,7 +26,7 @@ from recsys.errors import InvalidInputError, RecsysError, StoreError, StoreForma
 from recsys.feature_store.base import RankInputs
 from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.loop_thread import loop_in_thread
-from recsys.feature_store.redis.link.blocking import BlockingLink, run_now
+from recsys.feature_store.redis.link.blocking import BlockingLink, run_sync
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.serving.deadline import Deadline
 from recsys.serving.inference.graphs import load_graph
@@ -127,7 +127,7 @@ def open_states(bundle: Bundle, url: str, *, ttl_s: int) -> Iterator[tuple[Redis
         store = RedisFeatureStore(
             bundle.features, link=BlockingLink(url, loop=loop), cache=ItemCache(bundle.features.item, capacity=0)
         )
-        stack.callback(lambda: run_now(store.close()))
+        stack.callback(lambda: run_sync(store.close()))
         states = LongStates(
             bundle.features,
             bundle.manifest.state,
@@ -142,9 +142,9 @@ def open_states(bundle: Bundle, url: str, *, ttl_s: int) -> Iterator[tuple[Redis
 def warm_users(store: RedisFeatureStore, states: LongStates, users: Sequence[int], *, ttl_s: int) -> Warmed:
     """Write the states of some users that lack one; raises StoreError."""
     version = states.read.version
-    values = run_now(store.states(users, version=version, timeout_s=_TIMEOUT_S))
+    values = run_sync(store.states(users, version=version, timeout_s=_TIMEOUT_S))
     try:
-        read = run_now(store.histories(users, limit=states.read.tail, timeout_s=_TIMEOUT_S))
+        read = run_sync(store.histories(users, limit=states.read.tail, timeout_s=_TIMEOUT_S))
     except StoreFormatError:
         if len(users) == 1:
             return Warmed(users=1, refused=1)
@@ -156,14 +156,14 @@ def warm_users(store: RedisFeatureStore, states: LongStates, users: Sequence[int
     for user, value, (header, tail) in zip(users, values, read, strict=True):
         inputs = RankInputs(tail[:0], {}, {}, False, False, header, tail, value)
         deadline = Deadline.after(_USER_TIMEOUT_S)
-        found = run_now(states.for_request(user, inputs, time_ms=time_ms, deadline=deadline))
+        found = run_sync(states.for_request(user, inputs, time_ms=time_ms, deadline=deadline))
         if found.partial:
             raise StoreError(f"the history of user {user} could not be read to its end; the log says why")
         if states.due(found):
             made.append((user, states.packed(found, states.next_sums(found))))
         elif not found.covered:
             short += 1
-    run_now(store.put_states(made, version=version, ttl_s=ttl_s, timeout_s=_TIMEOUT_S))
+    run_sync(store.put_states(made, version=version, ttl_s=ttl_s, timeout_s=_TIMEOUT_S))
     return Warmed(users=len(users), written=len(made), short=short, kept=len(users) - len(made) - short)
 
 

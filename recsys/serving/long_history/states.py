@@ -1,7 +1,7 @@
 """LongStates: the sums of users' long histories, read and written for requests.
 
 The usual request finds a state that lacks few events, all of which were read with it: then nothing is read or
-computed here but a checksum. ``long_window.py`` does the rest, and a thread in the background what nobody waits for.
+computed here but a checksum. ``window.py`` does the rest, and a thread in the background what nobody waits for.
 Trouble makes answers partial, it never fails them. ``R`` rows, ``D`` width, ``S`` events.
 """
 
@@ -17,21 +17,21 @@ from recsys.arrays import Float32Array
 from recsys.bundle import StateInfo
 from recsys.errors import StoreError, StoreFormatError
 from recsys.feature_store.base import FeatureStore, RankInputs, StateRead
-from recsys.feature_store.redis.link.blocking import run_now
+from recsys.feature_store.redis.link.blocking import run_sync
 from recsys.feature_store.redis.state_value import StoredState, pack_state, record_hash, unpack_state
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import HistoryHeader
 from recsys.serving.deadline import Deadline
-from recsys.serving.long_history.coalescing_queue import LatestWork
+from recsys.serving.long_history.coalescing_queue import CoalescingQueue
 from recsys.serving.long_history.inputs import StateInputs, fold
 from recsys.serving.long_history.window import (
-    Base,
     Encode,
+    EventSpan,
     OutOfTime,
+    PartialSums,
     Reader,
     Rewritten,
-    Rules,
-    Run,
+    WindowPolicy,
     base_from_events,
     base_from_state,
     enough_events,
@@ -89,14 +89,16 @@ class LongStates:
         ttl_s: int,
     ) -> None:
         self.read = StateRead(version, state.newest + SLACK)
-        self._rules = Rules(features=features, encode=encode, shape=(state.rows, state.width), newest=state.newest)
+        self._policy = WindowPolicy(
+            features=features, encode=encode, shape=(state.rows, state.width), newest=state.newest
+        )
         self._store = store
         self._ttl_s = ttl_s
         self._computing: dict[int, _Computation] = {}
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._logged_s = -_LOG_EVERY_S
-        self._work = LatestWork("states", limit=_WAITING)
+        self._work = CoalescingQueue("states", limit=_WAITING)
 
     async def for_request(self, user_key: int, inputs: RankInputs, *, time_ms: int, deadline: Deadline) -> StateInputs:
         """What the ``user`` graph reads of a user's past.
@@ -111,19 +113,19 @@ class LongStates:
             TimeoutError: the deadline has passed, or nobody waits for the answer any more.
         """
         header = inputs.header
-        run = Run(header.appended - len(inputs.tail), inputs.tail)
+        span = EventSpan(header.appended - len(inputs.tail), inputs.tail)
         state, historical = self._stored(inputs.state, header, time_ms)
         if state is None:
-            ready = fold(self._rules, no_base(self._rules, run), run, header, time_ms)
-        elif state.end <= run.first or record_hash(run.events, state.end - 1 - run.first) != state.last_hash:
+            ready = fold(self._policy, no_base(self._policy, span), span, header, time_ms)
+        elif state.end <= span.first or record_hash(span.events, state.end - 1 - span.first) != state.last_hash:
             ready = None
         else:
-            ready = fold(self._rules, state_base(state), run, header, time_ms)
+            ready = fold(self._policy, state_base(state), span, header, time_ms)
         if ready is not None:
             self._count("without" if state is None else "used")
             return ready
         until_s = time.monotonic() + deadline.remaining_s() / 2
-        found = await self._from_store(user_key, state, run, header, time_ms, until_s=until_s, alone=historical)
+        found = await self._from_store(user_key, state, span, header, time_ms, until_s=until_s, alone=historical)
         if historical:
             return found._replace(end=-1)
         if inputs.state is not None and not found.base.stored:
@@ -161,7 +163,7 @@ class LongStates:
         if not inputs.fresh_count:
             return inputs.sums
         fresh = inputs.events[len(inputs.events) - inputs.fresh_count :]
-        return inputs.sums + self._rules.sums(fresh)
+        return inputs.sums + self._policy.sums(fresh)
 
     def packed(self, inputs: StateInputs, next_sums: Float32Array) -> bytes:
         """The bytes of the state that follows, if :meth:`due`; raises InvalidInputError if a sum is not finite."""
@@ -191,7 +193,7 @@ class LongStates:
         """The stored state, if it can be used; and whether it is of a later time than the request."""
         if value is None or not header.stored:
             return None, False
-        rows, width = self._rules.shape
+        rows, width = self._policy.shape
         try:
             state = unpack_state(value, version=self.read.version, rows=rows, width=width)
             if state.end > header.appended:
@@ -206,7 +208,7 @@ class LongStates:
         self,
         user_key: int,
         state: StoredState | None,
-        run: Run,
+        span: EventSpan,
         header: HistoryHeader,
         time_ms: int,
         *,
@@ -215,13 +217,13 @@ class LongStates:
     ) -> StateInputs:
         """As :meth:`for_request`, by reading more; ``alone``: what others compute meanwhile is of no use."""
         self._count("read")
-        base = no_base(self._rules, run)._replace(complete=False, whole=False)
+        base = no_base(self._policy, span)._replace(complete=False, whole=False)
         for _ in range(_TRIES):
             reader = Reader(self._store, user_key, header, until_s)
             try:
-                run = await enough_events(self._rules, reader, run, time_ms)
-                base = no_base(self._rules, run)._replace(complete=False, whole=False)
-                base = await self._base(user_key, reader, state, run, time_ms, until_s=until_s, alone=alone)
+                span = await enough_events(self._policy, reader, span, time_ms)
+                base = no_base(self._policy, span)._replace(complete=False, whole=False)
+                base = await self._base(user_key, reader, state, span, time_ms, until_s=until_s, alone=alone)
                 header = reader.header
                 break
             except (OutOfTime, StoreError) as error:
@@ -235,9 +237,9 @@ class LongStates:
                 except StoreError as error:
                     self._log(error)
                     break
-                run = Run(header.appended - len(tail), tail)
-                base = no_base(self._rules, run)._replace(complete=False, whole=False)
-        folded = fold(self._rules, base, run, header, time_ms, anyway=True)
+                span = EventSpan(header.appended - len(tail), tail)
+                base = no_base(self._policy, span)._replace(complete=False, whole=False)
+        folded = fold(self._policy, base, span, header, time_ms, anyway=True)
         assert folded is not None
         if folded.partial:
             self._count("partial")
@@ -248,25 +250,25 @@ class LongStates:
         user_key: int,
         reader: Reader,
         state: StoredState | None,
-        run: Run,
+        span: EventSpan,
         time_ms: int,
         *,
         until_s: float,
         alone: bool,
-    ) -> Base:
+    ) -> PartialSums:
         if state is not None:
-            base = await base_from_state(self._rules, reader, state, run, time_ms)
+            base = await base_from_state(self._policy, reader, state, span, time_ms)
             if base is not None:
                 return base
         if alone:
-            return await base_from_events(self._rules, reader, run, time_ms)
+            return await base_from_events(self._policy, reader, span, time_ms)
         with self._lock:
             others = self._computing.get(user_key)
             if others is None:
                 mine = self._computing[user_key] = _Computation()
         if others is None:
             try:
-                return await self._computed(mine, reader, run, time_ms)
+                return await self._computed(mine, reader, span, time_ms)
             finally:
                 with self._lock:
                     del self._computing[user_key]
@@ -275,12 +277,12 @@ class LongStates:
         made = others.state
         shared = None
         if made is not None and made.as_of_ms <= time_ms:
-            shared = await base_from_state(self._rules, reader, made, run, time_ms)
-        return shared or no_base(self._rules, run)._replace(complete=False, whole=False)
+            shared = await base_from_state(self._policy, reader, made, span, time_ms)
+        return shared or no_base(self._policy, span)._replace(complete=False, whole=False)
 
-    async def _computed(self, mine: _Computation, reader: Reader, run: Run, time_ms: int) -> Base:
+    async def _computed(self, mine: _Computation, reader: Reader, span: EventSpan, time_ms: int) -> PartialSums:
         self._count("computed")
-        base = await base_from_events(self._rules, reader, run, time_ms)
+        base = await base_from_events(self._policy, reader, span, time_ms)
         if base.covered and base.complete and base.whole:
             mine.state = StoredState(base.sums, base.first, base.end, time_ms, base.first_ms, base.last_hash, 0)
         return base
@@ -293,9 +295,9 @@ class LongStates:
         """Compute a user's state from all events, and write it."""
         until_s = time.monotonic() + _REFRESH_S
         read = self._store.histories([user_key], limit=self.read.tail, timeout_s=_STORE_TIMEOUT_S)
-        ((header, tail),) = run_now(read)
-        run = Run(header.appended - len(tail), tail)
-        found = run_now(self._from_store(user_key, None, run, header, time_ms, until_s=until_s))
+        ((header, tail),) = run_sync(read)
+        span = EventSpan(header.appended - len(tail), tail)
+        found = run_sync(self._from_store(user_key, None, span, header, time_ms, until_s=until_s))
         if found.end >= 0:
             self._write(user_key, found, self.next_sums(found))
 
@@ -305,7 +307,7 @@ class LongStates:
             write = self._store.put_states(
                 states, version=self.read.version, ttl_s=self._ttl_s, timeout_s=_STORE_TIMEOUT_S
             )
-            run_now(write)
+            run_sync(write)
         except Exception:
             self._count("failed")
             raise

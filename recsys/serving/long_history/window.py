@@ -40,8 +40,8 @@ class Rewritten(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Rules:
-    """Which events of a history a model with a state sees, and what it makes of them.
+class WindowPolicy:
+    """The events of a history that a model with a state sees, and the graph that sums them.
 
     Attributes:
         features: declares the history.
@@ -70,14 +70,14 @@ class Rules:
         return self.encode(encode_history(self.features, events))
 
 
-class Run(NamedTuple):
+class EventSpan(NamedTuple):
     """Events with successive numbers: that of the first, and the events."""
 
     first: int
     events: Events
 
 
-class Base(NamedTuple):
+class PartialSums(NamedTuple):
     """Sums of events before the ones that a request looks at.
 
     Attributes:
@@ -122,7 +122,7 @@ class Reader:
         self._user_key = user_key
         self._until_s = until_s
 
-    async def read(self, first: int, end: int) -> Run:
+    async def read(self, first: int, end: int) -> EventSpan:
         """The events first:end that are still stored.
 
         Raises:
@@ -142,86 +142,90 @@ class Reader:
         if span.header.rewritten != self.header.rewritten or span.header.appended < self.header.appended:
             raise Rewritten
         self.header = span.header
-        return Run(span.first, span.events)
+        return EventSpan(span.first, span.events)
 
 
-def counting(rules: Rules, events: Events, time_ms: int) -> BoolArray | None:
+def counting(policy: WindowPolicy, events: Events, time_ms: int) -> BoolArray | None:
     """Which events count at a time, [L]; None if all do, as they do as a rule."""
-    times, arrivals, oldest_ms = events["timestamp"], events["arrival"], rules.oldest_ms(time_ms)
+    times, arrivals, oldest_ms = events["timestamp"], events["arrival"], policy.oldest_ms(time_ms)
     if not len(events) or (times[-1] < time_ms and times[0] >= oldest_ms and arrivals.max() <= time_ms):
         return None
     mask: BoolArray = (times < time_ms) & (times >= oldest_ms) & (arrivals <= time_ms)
     return mask
 
 
-def older_may_count(rules: Rules, run: Run, trimmed: int, time_ms: int) -> bool:
-    """Whether there are events before a run, and they may count."""
-    if run.first <= trimmed:
+def older_may_count(policy: WindowPolicy, span: EventSpan, trimmed: int, time_ms: int) -> bool:
+    """Whether there are events before a span, and they may count."""
+    if span.first <= trimmed:
         return False
-    return not len(run.events) or int(run.events["timestamp"][0]) >= rules.oldest_ms(time_ms)
+    return not len(span.events) or int(span.events["timestamp"][0]) >= policy.oldest_ms(time_ms)
 
 
-def may_count_later(rules: Rules, run: Run, before: int | None, time_ms: int) -> bool:
-    """Whether events of a run before the first that counts do not count because they had not arrived by then.
+def may_count_later(policy: WindowPolicy, span: EventSpan, before: int | None, time_ms: int) -> bool:
+    """Whether events of a span before the first that counts do not count because they had not arrived by then.
 
     A state of the events after them would lack them later.
     """
-    times = run.events["timestamp"][:before]
-    return len(times) > 0 and int(times[-1]) >= rules.oldest_ms(time_ms)
+    times = span.events["timestamp"][:before]
+    return len(times) > 0 and int(times[-1]) >= policy.oldest_ms(time_ms)
 
 
-async def enough_events(rules: Rules, reader: Reader, run: Run, time_ms: int) -> Run:
-    """The run, or a longer one with as many events that count as the model reads one by one, or all there are."""
-    while older_may_count(rules, run, reader.header.trimmed, time_ms):
-        mask = counting(rules, run.events, time_ms)
-        if (len(run.events) if mask is None else int(mask.sum())) >= rules.newest:
+async def enough_events(policy: WindowPolicy, reader: Reader, span: EventSpan, time_ms: int) -> EventSpan:
+    """The span, or a longer one with as many events that count as the model reads one by one, or all there are."""
+    while older_may_count(policy, span, reader.header.trimmed, time_ms):
+        mask = counting(policy, span.events, time_ms)
+        if (len(span.events) if mask is None else int(mask.sum())) >= policy.newest:
             break
-        end = run.first + len(run.events)
-        run = await reader.read(max(reader.header.trimmed, end - _MORE * max(len(run.events), 1)), end)
-    return run
+        end = span.first + len(span.events)
+        span = await reader.read(max(reader.header.trimmed, end - _MORE * max(len(span.events), 1)), end)
+    return span
 
 
-async def base_from_state(rules: Rules, reader: Reader, state: StoredState, run: Run, time_ms: int) -> Base | None:
-    """A state's sums, with the events between it and the run, and without those that count no longer.
+async def base_from_state(
+    policy: WindowPolicy, reader: Reader, state: StoredState, span: EventSpan, time_ms: int
+) -> PartialSums | None:
+    """A state's sums, with the events between it and the span, and without those that count no longer.
 
     None if it covers other events than the history has by now, or so many that count no longer that it is better to
     begin anew. If there is no time for the events between, the sums are without them and not complete.
     """
-    between = await _between(rules, reader, state, run, time_ms)
+    between = await _between(policy, reader, state, span, time_ms)
     if between is None or state.first < reader.header.trimmed:
         return None
-    mask = counting(rules, run.events, time_ms)
-    fresh_from = max(between.end - run.first, 0)
-    fresh = len(run.events) - fresh_from if mask is None else int(mask[fresh_from:].sum())
-    surplus = between.covered + fresh - rules.recent
-    oldest_ms = rules.oldest_ms(time_ms)
+    mask = counting(policy, span.events, time_ms)
+    fresh_from = max(between.end - span.first, 0)
+    fresh = len(span.events) - fresh_from if mask is None else int(mask[fresh_from:].sum())
+    surplus = between.covered + fresh - policy.recent
+    oldest_ms = policy.oldest_ms(time_ms)
     if not between.complete or (surplus <= 0 and between.first_ms >= oldest_ms):
         return between
     try:
-        return await _without_oldest(rules, reader, between, surplus, oldest_ms, most=state.covered // 2)
+        return await _without_oldest(policy, reader, between, surplus, oldest_ms, most=state.covered // 2)
     except OutOfTime:
         return between._replace(complete=False, whole=False)
 
 
-async def _between(rules: Rules, reader: Reader, state: StoredState, run: Run, time_ms: int) -> Base | None:
-    """A state's sums with the events up to the run, if the last event that it covers is still there."""
+async def _between(
+    policy: WindowPolicy, reader: Reader, state: StoredState, span: EventSpan, time_ms: int
+) -> PartialSums | None:
+    """A state's sums with the events up to the span, if the last event that it covers is still there."""
     at = state.end - 1
-    part = run
-    if at < run.first:
-        part = await reader.read(at, min(at + BLOCK, run.first))
+    part = span
+    if at < span.first:
+        part = await reader.read(at, min(at + BLOCK, span.first))
     if not 0 <= at - part.first < len(part.events) or record_hash(part.events, at - part.first) != state.last_hash:
         return None
     base = state_base(state)
-    if run.first - state.end > rules.recent:
+    if span.first - state.end > policy.recent:
         return None
     events, end = part.events[1:], base.end
-    while end < run.first:
-        mask = counting(rules, events, time_ms)
+    while end < span.first:
+        mask = counting(policy, events, time_ms)
         added = events if mask is None else events[mask]
         end += len(events)
         if len(added):
             base = base._replace(
-                sums=base.sums + rules.sums(added),
+                sums=base.sums + policy.sums(added),
                 covered=base.covered + len(added),
                 changed=base.changed + len(added),
             )
@@ -230,11 +234,11 @@ async def _between(rules: Rules, reader: Reader, state: StoredState, run: Run, t
             whole=base.whole and len(added) == len(events),
             last_hash=record_hash(events, len(events) - 1) if len(events) else base.last_hash,
         )
-        if end < run.first:
+        if end < span.first:
             try:
-                block = await reader.read(end, min(end + BLOCK, run.first))
+                block = await reader.read(end, min(end + BLOCK, span.first))
             except OutOfTime:
-                return base._replace(end=run.first, complete=False, whole=False)
+                return base._replace(end=span.first, complete=False, whole=False)
             if block.first != end or not len(block.events):
                 return None
             events = block.events
@@ -242,8 +246,8 @@ async def _between(rules: Rules, reader: Reader, state: StoredState, run: Run, t
 
 
 async def _without_oldest(
-    rules: Rules, reader: Reader, base: Base, surplus: int, oldest_ms: int, *, most: int
-) -> Base | None:
+    policy: WindowPolicy, reader: Reader, base: PartialSums, surplus: int, oldest_ms: int, *, most: int
+) -> PartialSums | None:
     """Sums without their oldest events: ``surplus`` of them, and those before ``oldest_ms``; at most ``most``."""
     before, sums, first, gone = base.sums, base.sums, base.first, 0
     ask = max(surplus, 0) + 64
@@ -257,7 +261,7 @@ async def _without_oldest(
         leaving = max(surplus - gone, int(np.searchsorted(times, oldest_ms)), 0)
         leaving = min(leaving, len(times))
         if leaving:
-            sums = sums - rules.sums(block.events[:leaving])
+            sums = sums - policy.sums(block.events[:leaving])
         first, gone = first + leaving, gone + leaving
         if gone > most or first >= base.end:
             return None
@@ -272,27 +276,27 @@ async def _without_oldest(
     )
 
 
-async def base_from_events(rules: Rules, reader: Reader, run: Run, time_ms: int) -> Base:
-    """The sums of all events before the run that count, newest first, until it is too late: then not complete."""
-    mask = counting(rules, run.events, time_ms)
-    wanted = rules.recent - (len(run.events) if mask is None else int(mask.sum()))
-    base = no_base(rules, run)
-    at = run
-    while wanted > base.covered and older_may_count(rules, at, reader.header.trimmed, time_ms):
+async def base_from_events(policy: WindowPolicy, reader: Reader, span: EventSpan, time_ms: int) -> PartialSums:
+    """The sums of all events before the span that count, newest first, until it is too late: then not complete."""
+    mask = counting(policy, span.events, time_ms)
+    wanted = policy.recent - (len(span.events) if mask is None else int(mask.sum()))
+    base = no_base(policy, span)
+    at = span
+    while wanted > base.covered and older_may_count(policy, at, reader.header.trimmed, time_ms):
         try:
             block = await reader.read(max(reader.header.trimmed, at.first - BLOCK), at.first)
         except OutOfTime:
             return base._replace(complete=False, whole=False)
         if block.first + len(block.events) != at.first:
             break  # trimmed a moment ago
-        base = _with_older(rules, base, block, time_ms, wanted - base.covered)
+        base = _with_older(policy, base, block, time_ms, wanted - base.covered)
         at = block
     return base
 
 
-def state_base(state: StoredState) -> Base:
+def state_base(state: StoredState) -> PartialSums:
     """What a state has."""
-    return Base(
+    return PartialSums(
         state.sums,
         state.covered,
         state.first,
@@ -304,23 +308,23 @@ def state_base(state: StoredState) -> Base:
     )
 
 
-def no_base(rules: Rules, run: Run) -> Base:
-    """Nothing before the run."""
-    return Base(np.zeros(rules.shape, dtype=np.float32), 0, run.first, run.first)
+def no_base(policy: WindowPolicy, span: EventSpan) -> PartialSums:
+    """Nothing before the span."""
+    return PartialSums(np.zeros(policy.shape, dtype=np.float32), 0, span.first, span.first)
 
 
-def _with_older(rules: Rules, base: Base, block: Run, time_ms: int, wanted: int) -> Base:
+def _with_older(policy: WindowPolicy, base: PartialSums, block: EventSpan, time_ms: int, wanted: int) -> PartialSums:
     """The sums with at most ``wanted`` of a block's events, the newest that count."""
-    mask = counting(rules, block.events, time_ms)
+    mask = counting(policy, block.events, time_ms)
     places = np.arange(len(block.events)) if mask is None else np.flatnonzero(mask)
-    missing = len(places) < wanted and may_count_later(rules, block, int(places[0]) if len(places) else None, time_ms)
+    missing = len(places) < wanted and may_count_later(policy, block, int(places[0]) if len(places) else None, time_ms)
     places = places[-wanted:]
     if not len(places):
         return base._replace(whole=base.whole and not missing)
     oldest = int(places[0])
     adjoins = block.first + len(block.events) == base.first and len(places) == len(block.events) - oldest
     return base._replace(
-        sums=base.sums + rules.sums(block.events[places]),
+        sums=base.sums + policy.sums(block.events[places]),
         covered=base.covered + len(places),
         first=block.first + oldest,
         first_ms=int(block.events["timestamp"][oldest]),

@@ -11,8 +11,8 @@ from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
 from recsys.serving.handlers.request_log import RequestLog
-from recsys.serving.inference.fair_lock import Turns
-from recsys.serving.inference.ranking_session import Session
+from recsys.serving.inference.fair_lock import FairLock
+from recsys.serving.inference.ranking_session import RankingSession
 from recsys.serving.long_history.states import LongStates
 from recsys.serving.process.models import Models
 from recsys.serving.process.stores import Stores
@@ -43,7 +43,7 @@ def ranker_service(
             ranker=ranker,
             store=stores.blocking,
             admission=Admission(settings.max_in_flight) if ranker is None else ranker.admission,
-            turns=Turns(1) if ranker is None else ranker.turns,
+            model_lock=FairLock(1) if ranker is None else ranker.model_lock,
             store_timeout_s=settings.store_timeout_ms / 1000,
         )
     if telemetry is not None:
@@ -52,7 +52,7 @@ def ranker_service(
     return RankerService(ranker, settings, recommender=recommender, telemetry=telemetry)
 
 
-def open_ranker(stack: ExitStack, settings: Settings, session: Session, store: FeatureStore) -> Ranker:
+def open_ranker(stack: ExitStack, settings: Settings, session: RankingSession, store: FeatureStore) -> Ranker:
     """A ranker as the settings have it; what it uses is closed with ``stack``."""
     states = None
     if session.state is not None:

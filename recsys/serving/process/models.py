@@ -8,7 +8,7 @@ from recsys.bundle import open_bundle
 from recsys.errors import BundleError
 from recsys.features.feature_set import FeatureSet
 from recsys.serving.handlers.recommender import check_same_ids
-from recsys.serving.inference.ranking_session import Session, open_session
+from recsys.serving.inference.ranking_session import RankingSession, open_ranking_session
 from recsys.serving.inference.retrieval_session import RetrievalSession, open_retrieval
 from recsys.serving.settings import Settings, bundle_folder
 
@@ -17,11 +17,11 @@ from recsys.serving.settings import Settings, bundle_folder
 class Models:
     """The models of a server, at least one."""
 
-    ranking: Session | None
+    ranking: RankingSession | None
     retrieval: RetrievalSession | None
 
     @property
-    def first(self) -> Session | RetrievalSession:
+    def first(self) -> RankingSession | RetrievalSession:
         """The model that the server is announced by."""
         found = self.ranking or self.retrieval
         assert found is not None
@@ -49,7 +49,7 @@ def open_models(settings: Settings) -> Models:
                 "bundle, a retrieval bundle, or one of each"
             )
         return Models(None, open_retrieval(first, intra_op_threads=threads))
-    ranking = open_session(first, intra_op_threads=threads, operators=settings.operators)
+    ranking = open_ranking_session(first, intra_op_threads=threads, operators=settings.operators)
     retrieval = None
     if settings.retrieval is not None:
         retrieval = open_retrieval(open_bundle(settings.retrieval, verify=settings.verify), intra_op_threads=threads)

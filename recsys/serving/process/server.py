@@ -139,14 +139,14 @@ def serving(
         own_address = None
         if settings.hang_timeout_s:  # entered before the server: a drain is watched, too
             own_address = make_own_address()
-            steps = stack.enter_context(request_path(own_address, threads, service.turns, loop))
+            steps = stack.enter_context(request_path(own_address, threads, service.model_lock, loop))
             watched = Watched(health, (RANKER, FEATURE_STORE), settings.hang_timeout_s, tell=beat)
             stack.enter_context(pulse(steps, every_s=watched.every_s, said=watched.said))
         made = _grpc_server(settings, threads, limit, share_port=share_port, interceptors=interceptors)
         server, port = stack.enter_context(made)
         if own_address is not None:
             _listen_to_itself(server, own_address)
-        store_service = FeatureStoreService(stores.waiting, models.features, settings, loop=stores.loop)
+        store_service = FeatureStoreService(stores.async_store, models.features, settings, loop=stores.loop)
         add_services(server, service, store_service, health)
         # What start-up made lives for ever: out of the collector's way. It cut a store client's p99 from 100 to 20 ms.
         gc.collect()

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from recsys.feature_store.embedded.open_redis import redis_or_embedded
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
 from recsys.operators import has_vnni, library
-from recsys.serving.inference.ranking_session import Session
-from recsys.serving.inference.read_ahead import advise_random, in_memory, larger_than_memory, warm_pages
+from recsys.serving.inference.ranking_session import RankingSession
+from recsys.serving.inference.read_ahead import advise_random, in_memory, larger_than_memory, read_pages_ahead
 from recsys.serving.process.models import Models, open_models
 from recsys.serving.settings import Settings, bundle_folder
 
@@ -35,7 +35,7 @@ def loaded(settings: Settings) -> Iterator[tuple[Models, str]]:
         yield models, redis_url
 
 
-def _warn_of_slow_int8(settings: Settings, session: Session) -> None:
+def _warn_of_slow_int8(settings: Settings, session: RankingSession) -> None:
     if session.bundle.manifest.compute is None or settings.operators == "standard" or has_vnni():
         return
     why = (
@@ -46,7 +46,7 @@ def _warn_of_slow_int8(settings: Settings, session: Session) -> None:
     _log.warning("int8 products take up to twice their time, in ONNX Runtime's operators: recsys's own %s", why)
 
 
-def _warm(settings: Settings, session: Session) -> None:
+def _warm(settings: Settings, session: RankingSession) -> None:
     """Hot rows into memory, before the first request waits for the disk."""
     bundle = session.bundle
     if settings.table_reads == "random" or (settings.table_reads == "auto" and larger_than_memory(bundle)):
@@ -55,7 +55,7 @@ def _warm(settings: Settings, session: Session) -> None:
     file = settings.warm_ids or bundle.path / HOT_IDS
     if not settings.warm_up_s or (settings.warm_ids is None and (not file.exists() or in_memory(bundle))):
         return
-    done = warm_pages(session, read_hot_ids(file), timeout_s=settings.warm_up_s)
+    done = read_pages_ahead(session, read_hot_ids(file), timeout_s=settings.warm_up_s)
     _log.info(
         "rows of %d users and %d items read ahead in %.1f s%s",
         done.users,

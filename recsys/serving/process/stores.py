@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from recsys.errors import StoreError, StoreUnavailableError
 from recsys.feature_store.item_cache import ItemCache
-from recsys.feature_store.redis.link.blocking import BlockingLink, run_now
+from recsys.feature_store.redis.link.blocking import BlockingLink, run_sync
 from recsys.feature_store.redis.link.protocol import open_link
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.feature_set import FeatureSet
@@ -28,13 +28,13 @@ class Stores:
     """Two stores on one Redis, with one cache of items.
 
     Attributes:
-        waiting: for use on ``loop`` only.
-        blocking: for any thread; its coroutines never suspend (``run_now``).
+        async_store: for use on ``loop`` only.
+        blocking: for any thread; its coroutines never suspend (``run_sync``).
         loop: runs in a thread of its own.
         cache: of both.
     """
 
-    waiting: RedisFeatureStore
+    async_store: RedisFeatureStore
     blocking: RedisFeatureStore
     loop: asyncio.AbstractEventLoop
     cache: ItemCache
@@ -53,20 +53,20 @@ def open_stores(
         StoreFormatError: the store was filled for another layout of the same FeatureSet.
     """
     cache = ItemCache(features.item, max_age_s=settings.item_max_age_s)
-    waiting = RedisFeatureStore(features, link=open_link(url), cache=cache)
+    async_store = RedisFeatureStore(features, link=open_link(url), cache=cache)
     blocking = RedisFeatureStore(features, link=BlockingLink(url, loop=loop), cache=cache)
     tasks = []
     try:
-        if not asyncio.run_coroutine_threadsafe(_layout_checked(waiting), loop).result():
-            tasks.append(asyncio.run_coroutine_threadsafe(_check_layout_later(waiting), loop))
+        if not asyncio.run_coroutine_threadsafe(_layout_checked(async_store), loop).result():
+            tasks.append(asyncio.run_coroutine_threadsafe(_check_layout_later(async_store), loop))
         if settings.item_tracking == "auto" and settings.item_max_age_s:
-            tasks.append(asyncio.run_coroutine_threadsafe(waiting.follow_items(), loop))
-        yield Stores(waiting, blocking, loop, cache)
+            tasks.append(asyncio.run_coroutine_threadsafe(async_store.follow_items(), loop))
+        yield Stores(async_store, blocking, loop, cache)
     finally:
         for task in tasks:
             task.cancel()
-        run_now(blocking.close())
-        asyncio.run_coroutine_threadsafe(waiting.close(), loop).result(_CLOSE_S)
+        run_sync(blocking.close())
+        asyncio.run_coroutine_threadsafe(async_store.close(), loop).result(_CLOSE_S)
 
 
 async def _layout_checked(store: RedisFeatureStore) -> bool:

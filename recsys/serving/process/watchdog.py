@@ -2,7 +2,7 @@
 
 A thread that only says it is alive says nothing: what hangs is a native call that keeps the model, or the interpreter's
 lock; an event loop; gRPC's own thread, which ends without a word if it cannot start another. So each beat makes a call
-over gRPC, has it handled by a thread as calls are, takes its turn of the model after those who wait for theirs, and
+over gRPC, has it handled by a thread as calls are, takes the lock of the model after those who wait for theirs, and
 passes through the store's loop. Redis is not asked: that is away often enough, and every request bounds that wait.
 """
 
@@ -27,7 +27,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import HealthServicer
 
 from recsys.serving.deadline import Deadline
-from recsys.serving.inference.fair_lock import Turns
+from recsys.serving.inference.fair_lock import FairLock
 
 _log = logging.getLogger("recsys.serving")
 
@@ -78,19 +78,19 @@ def pulse(steps: Mapping[str, Step], *, every_s: float, said: Callable[[str], No
 
 @contextmanager
 def request_path(
-    own_address: str | None, threads: Executor, turns: Turns, loop: asyncio.AbstractEventLoop
+    own_address: str | None, threads: Executor, model_lock: FairLock, loop: asyncio.AbstractEventLoop
 ) -> Iterator[dict[str, Step]]:
     """The steps of a request's way through this server.
 
     Args:
         own_address: where this process alone listens (:func:`make_own_address`); None to leave gRPC out.
         threads: handle calls.
-        turns: of the model.
+        model_lock: held while a model runs.
         loop: the store's.
     """
     steps: dict[str, Step] = {
         "a thread to handle a call": lambda timeout_s: _result(threads.submit(int), timeout_s),
-        "its turn of the model": partial(_turn, turns),
+        "the lock of the model": partial(_acquire_and_release, model_lock),
         "the store's event loop": lambda timeout_s: _result(asyncio.run_coroutine_threadsafe(_pass(), loop), timeout_s),
     }
     if own_address is None:
@@ -153,14 +153,14 @@ class Watched:
             self._health.set(service, status)
 
 
-def _turn(turns: Turns, timeout_s: float) -> None:
-    """Take a turn, or see that others get theirs: a long queue that moves is load."""
-    given = turns.given
+def _acquire_and_release(model_lock: FairLock, timeout_s: float) -> None:
+    """Acquire the lock, or see that others do: a long queue that moves is load."""
+    acquired = model_lock.acquired
     try:
-        with turns.taken(Deadline.after(timeout_s)):
+        with model_lock.acquire(Deadline.after(timeout_s)):
             pass
     except TimeoutError:
-        if turns.given == given:
+        if model_lock.acquired == acquired:
             raise
 
 

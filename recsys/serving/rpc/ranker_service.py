@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from recsys.errors import NotFoundError
-from recsys.feature_store.redis.link.blocking import run_now
+from recsys.feature_store.redis.link.blocking import run_sync
 from recsys.proto import ranker_pb2
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
-from recsys.serving.inference.fair_lock import Turns
+from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.rpc.calls import Context, answered, deadline_of
 from recsys.serving.rpc.convert import rank as convert
 from recsys.serving.rpc.convert import retrieval as convert_retrieval
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry
-from recsys.serving.telemetry.stage_timer import StageTimes
+from recsys.serving.telemetry.stage_timer import StageTimer
 
 RANKER = ranker_pb2.DESCRIPTOR.services_by_name["Ranker"].full_name
 
@@ -43,11 +43,11 @@ class RankerService:
         self._telemetry = telemetry
 
     @property
-    def turns(self) -> Turns:
-        """Whose turn it is to run a model; of all models together."""
+    def model_lock(self) -> FairLock:
+        """The lock that is held while a model runs: one for all models together."""
         runs = self._ranker or self._recommender
         assert runs is not None, "a server has a model"
-        return runs.turns
+        return runs.model_lock
 
     def Rank(self, message: ranker_pb2.RankRequest, context: Context) -> ranker_pb2.RankResponse:
         """Score candidates."""
@@ -56,9 +56,9 @@ class RankerService:
     def _rank(self, message: ranker_pb2.RankRequest, deadline: Deadline) -> ranker_pb2.RankResponse:
         ranker = self._with_ranking()
         request = convert.rank_request(message, ranker.features, max_candidates=self._settings.max_candidates)
-        result = run_now(ranker.rank(request, deadline=deadline))
+        result = run_sync(ranker.rank(request, deadline=deadline))
         response = convert.rank_response(result, request)
-        self._count(request.times, len(request.candidate_keys), result)
+        self._count(request.timer, len(request.candidate_keys), result)
         return response
 
     def RankBatch(self, message: ranker_pb2.RankBatchRequest, context: Context) -> ranker_pb2.RankBatchResponse:
@@ -68,9 +68,9 @@ class RankerService:
     def _rank_batch(self, message: ranker_pb2.RankBatchRequest, deadline: Deadline) -> ranker_pb2.RankBatchResponse:
         ranker, limit = self._with_ranking(), self._settings.max_candidates
         requests = convert.batch_requests(message, ranker.features, max_candidates=limit)
-        results = run_now(ranker.rank_many(requests, deadline=deadline))
+        results = run_sync(ranker.rank_many(requests, deadline=deadline))
         answers = [convert.rank_response(*pair) for pair in zip(results, requests, strict=True)]
-        self._count(requests[0].times, sum(len(request.candidate_keys) for request in requests), *results)
+        self._count(requests[0].timer, sum(len(request.candidate_keys) for request in requests), *results)
         return ranker_pb2.RankBatchResponse(responses=answers)
 
     def Retrieve(self, message: ranker_pb2.RetrieveRequest, context: Context) -> ranker_pb2.RetrieveResponse:
@@ -80,11 +80,11 @@ class RankerService:
     def _retrieve(self, message: ranker_pb2.RetrieveRequest, deadline: Deadline) -> ranker_pb2.RetrieveResponse:
         recommender = self._with_retrieval()
         query = convert_retrieval.retrieve_query(message, recommender.features)
-        result = run_now(recommender.retrieve(query, deadline=deadline))
+        result = run_sync(recommender.retrieve(query, deadline=deadline))
         response = convert_retrieval.retrieve_response(
-            result, query, names=recommender.retrieval.names, told=message.timings
+            result, query, names=recommender.retrieval.names, include_timings=message.timings
         )
-        self._count(query.times, 0, result)
+        self._count(query.timer, 0, result)
         return response
 
     def Recommend(self, message: ranker_pb2.RecommendRequest, context: Context) -> ranker_pb2.RecommendResponse:
@@ -95,19 +95,19 @@ class RankerService:
         recommender = self._with_retrieval()
         limit = self._settings.max_candidates
         query = convert_retrieval.recommend_query(message, recommender.features, max_candidates=limit)
-        result = run_now(recommender.recommend(query, deadline=deadline))
+        result = run_sync(recommender.recommend(query, deadline=deadline))
         response = convert_retrieval.recommend_response(
-            result, query, names=recommender.retrieval.names, told=message.timings
+            result, query, names=recommender.retrieval.names, include_timings=message.timings
         )
-        self._count(query.times, result.candidates, result)
+        self._count(query.timer, result.candidates, result)
         return response
 
-    def _count(self, times: StageTimes, candidates: int, *results: convert.Degradable) -> None:
+    def _count(self, timer: StageTimer, candidates: int, *results: convert.Degradable) -> None:
         if self._telemetry is None:
             return
-        times.lap("convert")
-        times.finish()
-        self._telemetry.observe(times.in_us())
+        timer.lap("convert")
+        timer.finish()
+        self._telemetry.observe(timer.in_us())
         self._telemetry.count("candidates", by=candidates)
         for result in results:
             for part in convert.lacking(result):

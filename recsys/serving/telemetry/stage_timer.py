@@ -9,11 +9,11 @@ from typing import Literal
 Stage = Literal["wait", "convert", "store", "state", "encode", "retrieve", "user_graph", "rank_graph", "select"]
 
 STAGES = ("wait", "convert", "store", "state", "encode", "retrieve", "user_graph", "rank_graph", "select", "total")
-"""All stages and their sum, in the order in which :meth:`StageTimes.in_us` gives them."""
+"""All stages and their sum, in the order in which :meth:`StageTimer.in_us` gives them."""
 
 
 @dataclass(slots=True)
-class StageTimes:
+class StageTimer:
     """Nanoseconds of a request's stages; a new one starts the clock.
 
     Attributes:
@@ -27,11 +27,11 @@ class StageTimes:
         select: the best candidates, duplicates, the request log.
         total: from start to :meth:`finish`: at least the sum of the others.
 
-    >>> times = StageTimes()
-    >>> times.lap("convert"); times.lap("store"); times.lap("convert"); times.finish()
-    >>> times.total >= times.convert + times.store > 0
+    >>> timer = StageTimer()
+    >>> timer.lap("convert"); timer.lap("store"); timer.lap("convert"); timer.finish()
+    >>> timer.total >= timer.convert + timer.store > 0
     True
-    >>> len(times.in_us()) == len(STAGES)
+    >>> len(timer.in_us()) == len(STAGES)
     True
     """
 

@@ -12,15 +12,15 @@ from support.tiny_bundle import FEATURES, reference_scores
 from recsys.bundle import open_bundle
 from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.loop_thread import loop_in_thread
-from recsys.feature_store.redis.link.blocking import BlockingLink, run_now
+from recsys.feature_store.redis.link.blocking import BlockingLink, run_sync
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.ranker import Ranker, RankRequest, RankResult
-from recsys.serving.inference.ranking_session import open_session
+from recsys.serving.inference.ranking_session import open_ranking_session
 
 
 def ranker_on(bundle: Path, store: RedisFeatureStore, *, max_in_flight: int = 1) -> Ranker:
-    session = open_session(open_bundle(bundle))
+    session = open_ranking_session(open_bundle(bundle))
     return Ranker(session, store=store, max_in_flight=max_in_flight, store_timeout_s=5.0)
 
 
@@ -42,13 +42,13 @@ async def test_threads_that_rank_at_a_time_get_their_own_answers(tiny_bundle: Pa
         def check(thread: int) -> None:
             for number in range(50):
                 candidates, age = list(range(thread, thread + 1 + number)), thread + number / 7
-                answer = run_now(ranker.rank(asked(candidates, age=age), deadline=Deadline.after(60)))
+                answer = run_sync(ranker.rank(asked(candidates, age=age), deadline=Deadline.after(60)))
                 expected = reference_scores(events=[], candidates=candidates, age=age)
                 np.testing.assert_allclose(answer.scores, expected, atol=1e-6)
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(check, range(4)))
-        run_now(link.close())
+        run_sync(link.close())
 
 
 @pytest.mark.parametrize("candidates", [[6, 2, 7, 0], [6, 2, 6, 7, 2, 0]], ids=["distinct", "with duplicates"])

@@ -18,7 +18,7 @@ from recsys.bundle import open_bundle
 from recsys.errors import BundleError, InvalidInputError, NotFoundError, OverloadedError
 from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.feature_store.redis.keys import history_keys
-from recsys.feature_store.redis.link.blocking import run_now
+from recsys.feature_store.redis.link.blocking import run_sync
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical
@@ -28,8 +28,8 @@ from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
-from recsys.serving.inference.fair_lock import Turns
-from recsys.serving.inference.ranking_session import open_session
+from recsys.serving.inference.fair_lock import FairLock
+from recsys.serving.inference.ranking_session import open_ranking_session
 from recsys.serving.inference.retrieval_session import open_retrieval
 from recsys.serving.process.stores import open_stores
 from recsys.serving.settings import Settings
@@ -56,13 +56,15 @@ def blocking(redis_url: str) -> Iterator[RedisFeatureStore]:
 
 @pytest.fixture
 def recommender(finder: Path, tiny_bundle: Path, blocking: RedisFeatureStore) -> Recommender:
-    ranker = Ranker(open_session(open_bundle(tiny_bundle)), store=blocking, max_in_flight=2, store_timeout_s=5.0)
+    ranker = Ranker(
+        open_ranking_session(open_bundle(tiny_bundle)), store=blocking, max_in_flight=2, store_timeout_s=5.0
+    )
     return Recommender(
         open_retrieval(open_bundle(finder)),
         ranker=ranker,
         store=blocking,
         admission=ranker.admission,
-        turns=ranker.turns,
+        model_lock=ranker.model_lock,
         store_timeout_s=5.0,
     )
 
@@ -79,13 +81,13 @@ async def saw(store: RedisFeatureStore, user: int, items: Sequence[int], *, time
 def retrieve(recommender: Recommender, user: int, top_k: int = 10, **query: object) -> RetrieveResult:
     given = {"exclude": NOTHING, **query}
     asked = RetrieveQuery(user_key=user, top_k=top_k, **given)  # type: ignore[arg-type]
-    return run_now(recommender.retrieve(asked, deadline=Deadline.after(60)))
+    return run_sync(recommender.retrieve(asked, deadline=Deadline.after(60)))
 
 
 def recommend(recommender: Recommender, user: int, top_k: int = 10, **query: object) -> RecommendResult:
     given = {"exclude": NOTHING, "candidates": 20, **query}
     asked = RecommendQuery(user_key=user, top_k=top_k, **given)  # type: ignore[arg-type]
-    return run_now(recommender.recommend(asked, deadline=Deadline.after(60)))
+    return run_sync(recommender.recommend(asked, deadline=Deadline.after(60)))
 
 
 async def test_items_of_the_whole_history_are_left_out_also_those_the_ranker_no_longer_reads(
@@ -192,7 +194,7 @@ def test_a_retrieval_model_alone_retrieves_and_does_not_recommend(finder: Path, 
         ranker=None,
         store=blocking,
         admission=Admission(1),
-        turns=Turns(1),
+        model_lock=FairLock(1),
         store_timeout_s=5.0,
     )
     assert retrieve(alone, 1, 3).items.tolist() == best_items(TABLES, 1, [], 3)[0].tolist()
@@ -207,8 +209,8 @@ def test_room_time_and_range_are_looked_at(recommender: Recommender) -> None:
         with pytest.raises(OverloadedError):
             recommend(recommender, 1)
     asked = RetrieveQuery(user_key=1, top_k=1, exclude=NOTHING, include_seen=True)
-    with recommender.turns.taken(Deadline.after(60)), pytest.raises(TimeoutError):
-        run_now(recommender.retrieve(asked, deadline=Deadline.after(0.01)))
+    with recommender.model_lock.acquire(Deadline.after(60)), pytest.raises(TimeoutError):
+        run_sync(recommender.retrieve(asked, deadline=Deadline.after(0.01)))
     with pytest.raises(InvalidInputError, match="10,001 items were asked for; allowed: 1 to 10,000"):
         retrieve(recommender, 1, 10_001)
     assert recommender._admission.in_flight == 0
@@ -227,7 +229,7 @@ def test_models_of_different_ids_are_not_served_together(tmp_path: Path, recomme
             ranker=recommender._ranker,
             store=recommender._store,
             admission=Admission(1),
-            turns=Turns(1),
+            model_lock=FairLock(1),
             store_timeout_s=5.0,
         )
 

@@ -1,4 +1,4 @@
-"""Turns are taken in the order in which they were asked for, and none is lost."""
+"""A FairLock is acquired in the order in which it was asked for, and no release is lost."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ import time
 import pytest
 
 from recsys.serving.deadline import Deadline
-from recsys.serving.inference.fair_lock import Turns
+from recsys.serving.inference.fair_lock import FairLock
 
 
-def waiter(turns: Turns, number: int, order: list[int], timeout_s: float = 30.0) -> threading.Thread:
-    """A thread that waits for its turn, and is waiting already."""
+def waiter(model_lock: FairLock, number: int, order: list[int], timeout_s: float = 30.0) -> threading.Thread:
+    """A thread that waits for the lock, and is waiting already."""
 
     def work() -> None:
-        with turns.taken(Deadline.after(timeout_s)):
+        with model_lock.acquire(Deadline.after(timeout_s)):
             order.append(number)
 
-    before = turns.waiting
+    before = model_lock.waiting
     thread = threading.Thread(target=work)
     thread.start()
-    while turns.waiting == before:
+    while model_lock.waiting == before:
         time.sleep(0.001)
     return thread
 
 
 def test_who_came_first_goes_first() -> None:
-    turns, order = Turns(1), list[int]()
-    with turns.taken(Deadline.after(30.0)):
-        threads = [waiter(turns, number, order) for number in range(8)]
+    model_lock, order = FairLock(1), list[int]()
+    with model_lock.acquire(Deadline.after(30.0)):
+        threads = [waiter(model_lock, number, order) for number in range(8)]
     for thread in threads:
         thread.join()
     assert order == list(range(8))
 
 
 def test_as_many_hold_a_place_as_there_are() -> None:
-    turns, most, holding, lock = Turns(3), 0, 0, threading.Lock()
+    model_lock, most, holding, lock = FairLock(3), 0, 0, threading.Lock()
 
     def work() -> None:
         nonlocal most, holding
         for _ in range(50):
-            with turns.taken(Deadline.after(30.0)):
+            with model_lock.acquire(Deadline.after(30.0)):
                 with lock:
                     holding += 1
                     most = max(most, holding)
@@ -58,23 +58,23 @@ def test_as_many_hold_a_place_as_there_are() -> None:
 
 
 def test_who_gives_up_leaves_the_queue_and_takes_no_place() -> None:
-    turns, order = Turns(1), list[int]()
-    with turns.taken(Deadline.after(30.0)):
-        first = waiter(turns, 0, order)
-        with pytest.raises(TimeoutError, match="deadline has passed"), turns.taken(Deadline.after(0.01)):
+    model_lock, order = FairLock(1), list[int]()
+    with model_lock.acquire(Deadline.after(30.0)):
+        first = waiter(model_lock, 0, order)
+        with pytest.raises(TimeoutError, match="deadline has passed"), model_lock.acquire(Deadline.after(0.01)):
             raise AssertionError("it is not its turn")
-        last = waiter(turns, 1, order)
+        last = waiter(model_lock, 1, order)
     first.join()
     last.join()
     assert order == [0, 1]
-    assert turns.waiting == 0
-    with turns.taken(Deadline.after(0.0001)):
+    assert model_lock.waiting == 0
+    with model_lock.acquire(Deadline.after(0.0001)):
         pass
 
 
 def test_a_place_comes_back_after_an_error() -> None:
-    turns = Turns(1)
-    with pytest.raises(ValueError, match="of the caller"), turns.taken(Deadline.after(30.0)):
+    model_lock = FairLock(1)
+    with pytest.raises(ValueError, match="of the caller"), model_lock.acquire(Deadline.after(30.0)):
         raise ValueError("of the caller")
-    with turns.taken(Deadline.after(0.01)):
-        assert turns.waiting == 0
+    with model_lock.acquire(Deadline.after(0.01)):
+        assert model_lock.waiting == 0

@@ -17,7 +17,7 @@ from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.feature_set import Categorical, FeatureSet, Numeric
 from recsys.features.history import Events, make_events
 from recsys.serving.deadline import Deadline
-from recsys.serving.inference.ranking_session import MAX_CHUNK, open_session
+from recsys.serving.inference.ranking_session import MAX_CHUNK, open_ranking_session
 
 
 def encoded(events: Events | None, candidates: list[int]) -> EncodedRequest:
@@ -33,7 +33,7 @@ def encoded(events: Events | None, candidates: list[int]) -> EncodedRequest:
 
 
 def test_scores_are_the_models_definition(tiny_bundle: Path) -> None:
-    session = open_session(open_bundle(tiny_bundle))
+    session = open_ranking_session(open_bundle(tiny_bundle))
     events = make_events(
         FEATURES, item=[1, 2, 3, 4, 5], timestamp_ms=range(5), attributes={"rating": [5, 4, 3, 2, None]}
     )
@@ -46,7 +46,7 @@ def test_scores_are_the_models_definition(tiny_bundle: Path) -> None:
 
 
 def test_an_empty_history_is_one_missing_event(tiny_bundle: Path) -> None:
-    answer = open_session(open_bundle(tiny_bundle)).score(encoded(None, [4]), deadline=Deadline.after(60))
+    answer = open_ranking_session(open_bundle(tiny_bundle)).score(encoded(None, [4]), deadline=Deadline.after(60))
     np.testing.assert_allclose(answer.scores, reference_scores(events=[], candidates=[4], age=2.0), atol=1e-6)
 
 
@@ -70,7 +70,7 @@ def test_many_candidates_get_the_scores_they_would_get_in_one_run(
     request = encoded(None, list(range(100_000)))
     prices = np.arange(100_000, dtype=np.float32) / 1e5
     request.candidates["price"] = prices
-    session = open_session(open_bundle(tiny_bundle))
+    session = open_ranking_session(open_bundle(tiny_bundle))
     deadline, looks = counting_deadline(checks=10**9)
     answer = session.score(request, deadline=deadline)
     assert len(looks) >= 100_000 / MAX_CHUNK
@@ -83,7 +83,7 @@ def test_many_candidates_get_the_scores_they_would_get_in_one_run(
 
 
 def test_a_deadline_that_passes_stops_the_scoring(tiny_bundle: Path) -> None:
-    session = open_session(open_bundle(tiny_bundle))
+    session = open_ranking_session(open_bundle(tiny_bundle))
     deadline, looks = counting_deadline(checks=3)
     with pytest.raises(TimeoutError, match="the request's deadline has passed"):
         session.score(encoded(None, list(range(100_000))), deadline=deadline)
@@ -116,7 +116,7 @@ def test_graphs_made_for_other_features_are_refused(tmp_path: Path, changes: dic
     features: FeatureSet = dataclasses.replace(FEATURES, **changes)  # type: ignore[arg-type]
     write_tiny_bundle(tmp_path / "b", features=features)
     with pytest.raises(BundleError, match=re.escape(complaint)):
-        open_session(open_bundle(tmp_path / "b"))
+        open_ranking_session(open_bundle(tmp_path / "b"))
 
 
 def with_graph(manifest: Manifest, name: str, **changes: object) -> Manifest:
@@ -130,17 +130,17 @@ def test_graphs_that_are_not_the_manifests_are_refused(tiny_bundle: Path) -> Non
     altered = Bundle(path=tiny_bundle, manifest=with_graph(bundle.manifest, "user", outputs=wrong))
     complaint = "graph 'user', output 'user_vector': the graph has float32 [4], the manifest says float32 [9]"
     with pytest.raises(BundleError, match=re.escape(complaint)):
-        open_session(altered)
+        open_ranking_session(altered)
     only_user = dataclasses.replace(bundle.manifest, graphs={"user": bundle.manifest.graphs["user"]})
     with pytest.raises(BundleError, match="no graph 'rank'"):
-        open_session(Bundle(path=tiny_bundle, manifest=only_user))
+        open_ranking_session(Bundle(path=tiny_bundle, manifest=only_user))
 
 
 def test_a_file_that_is_not_a_graph_is_refused(tiny_bundle: Path) -> None:
     bundle = open_bundle(tiny_bundle)
     altered = Bundle(path=tiny_bundle, manifest=with_graph(bundle.manifest, "rank", file="tables/items.bin"))
     with pytest.raises(BundleError, match="graph 'rank' does not load"):
-        open_session(altered)
+        open_ranking_session(altered)
 
 
 def _no_table_may_outgrow_memory() -> bool:
@@ -165,4 +165,4 @@ def test_a_table_that_linux_does_not_map_is_told_with_the_setting_that_allows_it
                 file.truncate(size_bytes)  # sparse: nothing is written
     bundle.graph_path("rank").write_bytes(graph.SerializeToString())
     with pytest.raises(BundleError, match=r"graph 'rank' does not load.*with vm\.overcommit_memory=1"):
-        open_session(bundle)
+        open_ranking_session(bundle)

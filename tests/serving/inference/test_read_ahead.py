@@ -20,20 +20,20 @@ from recsys.features.encode import EncodedRequest
 from recsys.features.hashing import KEY_LIMIT
 from recsys.features.hot_ids import HotIds, read_hot_ids, write_hot_ids
 from recsys.serving.deadline import Deadline
-from recsys.serving.inference.ranking_session import Scores, Session, open_session
-from recsys.serving.inference.read_ahead import advise_random, group_limit_bytes, in_memory, warm_pages
+from recsys.serving.inference.ranking_session import RankingSession, Scores, open_ranking_session
+from recsys.serving.inference.read_ahead import advise_random, group_limit_bytes, in_memory, read_pages_ahead
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Session:
+def session(tmp_path: Path) -> RankingSession:
     write_tiny_bundle(tmp_path / "bundle")
-    return open_session(open_bundle(tmp_path / "bundle"))
+    return open_ranking_session(open_bundle(tmp_path / "bundle"))
 
 
 class Noting:
     """A session that notes what it is asked; it stands before the real one, which answers."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: RankingSession) -> None:
         self.features = session.features
         self.users: list[int] = []
         self.items: list[list[int]] = []
@@ -46,26 +46,26 @@ class Noting:
 
 
 @pytest.mark.parametrize(("users", "items"), [(3, 1000), (1000, 3), (0, 7), (7, 0), (0, 0)])
-def test_every_hot_id_is_looked_up_and_the_hottest_first(session: Session, users: int, items: int) -> None:
+def test_every_hot_id_is_looked_up_and_the_hottest_first(session: RankingSession, users: int, items: int) -> None:
     hot = HotIds(users=np.arange(users), items=np.arange(items) + 5)
     noting = Noting(session)
-    done = warm_pages(noting, hot, threads=1)  # type: ignore[arg-type]
+    done = read_pages_ahead(noting, hot, threads=1)  # type: ignore[arg-type]
     looked_up = [item for chunk in noting.items for item in chunk]
     assert list(dict.fromkeys(looked_up))[:items] == hot.items.tolist()
     assert list(dict.fromkeys(noting.users))[:users] == hot.users.tolist()
     assert (done.users, done.items, done.complete) == (users, items, True)
 
 
-def test_threads_look_up_every_id_too(session: Session) -> None:
+def test_threads_look_up_every_id_too(session: RankingSession) -> None:
     hot = HotIds(users=np.arange(500), items=np.arange(5000))
     noting = Noting(session)
-    assert warm_pages(noting, hot, threads=8).complete  # type: ignore[arg-type]
+    assert read_pages_ahead(noting, hot, threads=8).complete  # type: ignore[arg-type]
     assert {item for chunk in noting.items for item in chunk} >= set(range(5000))
     assert set(noting.users) >= set(range(500))
 
 
-def test_a_warm_up_ends_when_its_time_is_over(session: Session) -> None:
-    done = warm_pages(session, HotIds(users=np.arange(10), items=np.arange(10)), timeout_s=0.0)
+def test_read_ahead_ends_when_its_time_is_over(session: RankingSession) -> None:
+    done = read_pages_ahead(session, HotIds(users=np.arange(10), items=np.arange(10)), timeout_s=0.0)
     assert not done.complete
     assert done.users == done.items == 0
 
@@ -75,7 +75,7 @@ def test_the_mapped_tables_are_told_to_be_read_at_random(tmp_path: Path) -> None
     write_tiny_bundle(tmp_path / "bundle")
     bundle = open_bundle(tmp_path / "bundle")
     assert advise_random(bundle) == 0, "nothing is mapped yet"
-    session = open_session(bundle)
+    session = open_ranking_session(bundle)
     told = advise_random(bundle)
     assert told % mmap.PAGESIZE == 0
     flags = [
@@ -129,7 +129,7 @@ def _mappings(folder: str) -> list[str]:
     return [entry for entry in entries if f"{folder}/" in entry.splitlines()[0]]
 
 
-def test_a_signal_ends_a_warm_up_at_once(session: Session) -> None:
+def test_a_signal_ends_read_ahead_at_once(session: RankingSession) -> None:
     class Interrupted(Noting):
         def score(self, request: EncodedRequest, *, deadline: Deadline) -> Scores:
             os.kill(os.getpid(), signal.SIGINT)
@@ -140,13 +140,13 @@ def test_a_signal_ends_a_warm_up_at_once(session: Session) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
         with pytest.raises(KeyboardInterrupt):
-            warm_pages(asked, HotIds(users=np.arange(10_000), items=np.arange(1)), threads=2)  # type: ignore[arg-type]
+            read_pages_ahead(asked, HotIds(users=np.arange(10_000), items=np.arange(1)), threads=2)  # type: ignore[arg-type]
     finally:
         signal.signal(signal.SIGINT, before)
     assert len(asked.users) < 1000
 
 
-def test_an_error_of_one_thread_ends_the_others(session: Session) -> None:
+def test_an_error_of_one_thread_ends_the_others(session: RankingSession) -> None:
     class Failing(Noting):
         def score(self, request: EncodedRequest, *, deadline: Deadline) -> Scores:
             if int(request.user["user_id"][0]) == 5:
@@ -156,7 +156,7 @@ def test_an_error_of_one_thread_ends_the_others(session: Session) -> None:
 
     asked = Failing(session)
     with pytest.raises(RuntimeError, match="a page cannot be read"):
-        warm_pages(asked, HotIds(users=np.arange(10_000), items=np.arange(1)), threads=2)  # type: ignore[arg-type]
+        read_pages_ahead(asked, HotIds(users=np.arange(10_000), items=np.arange(1)), threads=2)  # type: ignore[arg-type]
     assert len(asked.users) < 1000
 
 

@@ -17,7 +17,7 @@ from recsys.bundle import Bundle, TensorInfo, open_bundle
 from recsys.errors import BundleError, InvalidInputError
 from recsys.features.hashing import string_key, string_keys
 from recsys.features.names import ITEM_NAMES
-from recsys.serving.inference.ranking_session import open_session
+from recsys.serving.inference.ranking_session import open_ranking_session
 from recsys.serving.inference.retrieval_session import MAX_ITEMS, open_retrieval
 
 NOTHING = np.empty(0, dtype=np.int64)
@@ -59,7 +59,7 @@ def test_the_two_kinds_of_bundles_are_told_apart(bundle: Bundle, tiny_bundle: Pa
     with pytest.raises(BundleError, match="tiny: a ranking bundle; expected a retrieval bundle, which `recsys export`"):
         open_retrieval(open_bundle(tiny_bundle))
     with pytest.raises(BundleError, match="bundle: no graph 'user'"):
-        open_session(bundle)
+        open_ranking_session(bundle)
 
 
 def edited(bundle: Bundle, edit: Callable[[onnx.ModelProto], None]) -> None:

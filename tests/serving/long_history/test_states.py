@@ -35,7 +35,7 @@ from support.long_histories import (
 )
 
 from recsys.feature_store.redis.keys import history_keys
-from recsys.feature_store.redis.link.blocking import run_now
+from recsys.feature_store.redis.link.blocking import run_sync
 from recsys.feature_store.redis.state_value import pack_state
 from recsys.serving.deadline import Deadline
 from recsys.serving.long_history.inputs import StateInputs
@@ -188,7 +188,7 @@ def test_a_state_of_a_history_that_was_replaced_by_a_short_one_does_not_stay(
 ) -> None:
     settled(model)
     few = events_of(LONG_FEATURES, rows(20, start=LONG))
-    run_now(model.store.replace_many([(USER, few)], arrived_until_ms=T0_MS + 2 * LONG, timeout_s=5))
+    run_sync(model.store.replace_many([(USER, few)], arrived_until_ms=T0_MS + 2 * LONG, timeout_s=5))
     inputs = model.request(USER, 2 * LONG)
     assert_exact(model, inputs, 2 * LONG)
     model.answer(USER, inputs)
@@ -228,11 +228,11 @@ def test_requests_that_see_a_user_first_together_compute_once(model: Model) -> N
     with_encoder(model, slow)
     time_ms, together = T0_MS + LONG, threading.Barrier(6)
     read = model.store.read_for_rank(USER, np.arange(1), time_ms=time_ms, timeout_s=5, state=model.states.read)
-    inputs = run_now(read)
+    inputs = run_sync(read)
 
     def ask(_: int) -> StateInputs:
         together.wait(30)
-        return run_now(model.states.for_request(USER, inputs, time_ms=time_ms, deadline=Deadline.after(60)))
+        return run_sync(model.states.for_request(USER, inputs, time_ms=time_ms, deadline=Deadline.after(60)))
 
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(ask, range(6)))
@@ -325,7 +325,7 @@ def test_events_that_redis_evicted_leave_the_sums_with_them(model: Model, redis_
     settled(model, count)
     redis_admin.delete(history_keys(LONG_FEATURES.name, USER).sealed)
     model.append(USER, rows(new, start=count))
-    header, _ = run_now(model.store.history(USER, timeout_s=5))
+    header, _ = run_sync(model.store.history(USER, timeout_s=5))
     assert header.trimmed > 0 and header.chunk == chunk
     assert_exact(model, model.request(USER, count + new), count + new)
 

@@ -23,7 +23,7 @@ from support.long_histories import (
     model_on,
 )
 
-from recsys.feature_store.redis.link.blocking import run_now
+from recsys.feature_store.redis.link.blocking import run_sync
 from recsys.features.history import encode_history
 from recsys.serving.long_history import states as long_state
 from recsys.serving.long_history import window as long_window
@@ -95,7 +95,7 @@ def test_the_sums_of_a_request_are_those_of_all_events_that_count(
             rows = [(now + second + n, (item + n) % ITEMS, now) for n in range(int(first))]
         elif step == "replaced":
             events = events_of(model.features, [(now - n * second, (item + n) % ITEMS, 0) for n in range(int(first))])
-            run_now(model.store.replace_many([(user, events)], arrived_until_ms=T0_MS + now, timeout_s=5))
+            run_sync(model.store.replace_many([(user, events)], arrived_until_ms=T0_MS + now, timeout_s=5))
         elif step == "request":
             inputs = model.request(user, now + second)
             window = model.window(user, now + second)

@@ -18,7 +18,7 @@ from recsys.feature_store.redis.state_value import StoredState, unpack_state
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.encode import encode_request
 from recsys.serving.deadline import Deadline
-from recsys.serving.inference.ranking_session import Session, open_session
+from recsys.serving.inference.ranking_session import RankingSession, open_ranking_session
 from recsys.serving.long_history.precompute import warm
 
 LENGTH = 3_000
@@ -33,7 +33,7 @@ def stored(admin: redis.Redis, user: int) -> StoredState | None:
     return None if value is None else unpack_state(value, version=bundle.manifest.version, rows=rows, width=width)
 
 
-async def whole(store: RedisFeatureStore, session: Session, user: int) -> Any:
+async def whole(store: RedisFeatureStore, session: RankingSession, user: int) -> Any:
     """The scores from all events, without a state."""
     _, events = await store.history(user, timeout_s=5)
     encoded = encode_request(
@@ -54,7 +54,7 @@ async def test_scores_from_states_are_those_from_the_whole_history(
     lengths = {1: 0, 2: 3, 3: 132, 4: 140, 5: LENGTH, 6: RECENT + 300}
     await fill(redis_url, {user: length for user, length in lengths.items() if length})
     bundle = sdim_bundle()
-    session = open_session(bundle)
+    session = open_ranking_session(bundle)
     store = RedisFeatureStore.connect(redis_url, bundle.features)
     async with start(bundle=bundle.path) as client:
         for step in range(6):

@@ -24,7 +24,7 @@ from support.tiny_workers import Callers, connections, pids, until, workers
 
 from recsys.client import Client
 from recsys.proto.ranker_pb2 import Id, Ids, RankRequest
-from recsys.serving.inference.fair_lock import Turns
+from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.process.server import running_server
 from recsys.serving.settings import Settings
 
@@ -41,7 +41,7 @@ if "recsys.serving.process.worker" in " ".join(sys.orig_argv):
     signal.signal(signal.SIGUSR2, hang)
 """
 KEEPS_THE_LOCK = "lock = ctypes.PyDLL(None).pthread_mutex_lock; mutex = bytes(64); lock(mutex); lock(mutex)"
-KEEPS_THE_MODEL = "import recsys.serving.inference.fair_lock as t; t.Turns._give = lambda turns: None"
+KEEPS_THE_MODEL = "import recsys.serving.inference.fair_lock as t; t.FairLock._release = lambda lock: None"
 NO_MORE_THREADS = "from concurrent.futures import ThreadPoolExecutor as pool; pool.submit = None"
 
 HANG_S = 4.0
@@ -98,7 +98,7 @@ async def test_a_worker_that_is_stopped_is_replaced_and_other_connections_notice
     ("how", "last", "stack"),
     [
         (KEEPS_THE_LOCK, "it says nothing: stopped, or in native code", "in hang"),
-        (KEEPS_THE_MODEL, "it waits for its turn of the model", "in work"),
+        (KEEPS_THE_MODEL, "it waits for the lock of the model", "in work"),
         (NO_MORE_THREADS, "it waits for gRPC to answer", "in work"),
     ],
 )
@@ -174,14 +174,14 @@ async def test_health_tells_of_a_server_that_hangs_alone_and_of_its_recovery(
                         await asyncio.sleep(0.05)
 
             await found(SERVING)
-            kept: list[Turns] = []
+            kept: list[FairLock] = []
             with monkeypatch.context() as patched:
-                patched.setattr(Turns, "_give", lambda turns: kept.append(turns))
+                patched.setattr(FairLock, "_release", lambda lock: kept.append(lock))
                 await asyncio.to_thread(until, lambda: kept)
             await found(NOT_SERVING)
-            kept[0]._give()
+            kept[0]._release()
             await found(SERVING)
-    assert "no request gets through, waiting for its turn of the model; the stacks of all threads follow" in caplog.text
+    assert "no request gets through, waiting for the lock of the model; the stacks of all threads follow" in caplog.text
     assert "requests get through again" in caplog.text
     assert "in said" in capfd.readouterr().err
 

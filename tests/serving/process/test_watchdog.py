@@ -16,7 +16,7 @@ from support.tiny_workers import until
 
 from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.serving.deadline import Deadline
-from recsys.serving.inference.fair_lock import Turns
+from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.process.watchdog import make_own_address, pulse, request_path
 
 EVERY_S = 0.1
@@ -28,7 +28,7 @@ class Server:
 
     threads: ThreadPoolExecutor
     loop: asyncio.AbstractEventLoop
-    turns: Turns
+    model_lock: FairLock
     said: list[str] = field(default_factory=list)
 
     def says(self, what: str) -> None:
@@ -50,8 +50,8 @@ def server(blocked: threading.Event) -> Iterator[Server]:
     with ExitStack() as stack:
         loop = stack.enter_context(loop_in_thread("store"))
         threads = stack.enter_context(ThreadPoolExecutor(2))
-        made = Server(threads, loop, Turns(1))
-        steps = stack.enter_context(request_path(None, threads, made.turns, loop))
+        made = Server(threads, loop, FairLock(1))
+        steps = stack.enter_context(request_path(None, threads, made.model_lock, loop))
         stack.enter_context(pulse(steps, every_s=EVERY_S, said=made.said.append))
         stack.callback(blocked.set)
         yield made
@@ -63,10 +63,10 @@ def test_a_server_that_serves_has_a_pulse(server: Server) -> None:
 
 
 def test_a_turn_that_is_never_given_back_is_found(server: Server) -> None:
-    with server.turns.taken(Deadline.after(30.0)):
-        server.says("its turn of the model")
+    with server.model_lock.acquire(Deadline.after(30.0)):
+        server.says("the lock of the model")
     server.says("")
-    assert server.turns.waiting == 0
+    assert server.model_lock.waiting == 0
 
 
 def test_a_queue_for_the_model_that_is_longer_than_a_beat_is_no_hang_while_it_moves(server: Server) -> None:
@@ -75,8 +75,8 @@ def test_a_queue_for_the_model_that_is_longer_than_a_beat_is_no_hang_while_it_mo
     def calls() -> None:
         nonlocal longest
         while not stop.is_set():
-            with server.turns.taken(Deadline.after(30.0)):
-                longest = max(longest, server.turns.waiting)
+            with server.model_lock.acquire(Deadline.after(30.0)):
+                longest = max(longest, server.model_lock.waiting)
                 time.sleep(EVERY_S / 4)
 
     callers = [threading.Thread(target=calls) for _ in range(16)]
@@ -117,12 +117,12 @@ def test_a_grpc_server_that_does_not_answer_is_found_and_one_that_refuses_answer
     nobody, silent = make_own_address(), make_own_address()
     if nobody is None or silent is None:
         pytest.skip("this system has no abstract sockets")
-    with request_path(nobody, server.threads, server.turns, server.loop) as steps:
+    with request_path(nobody, server.threads, server.model_lock, server.loop) as steps:
         steps["gRPC to answer"](5.0)  # refused: so is a beat while a server drains
     with socket.socket(socket.AF_UNIX) as listens:
         listens.bind("\0" + silent.removeprefix("unix-abstract:"))
         listens.listen()
-        with request_path(silent, server.threads, server.turns, server.loop) as steps:
+        with request_path(silent, server.threads, server.model_lock, server.loop) as steps:
             with pytest.raises(TimeoutError):
                 steps["gRPC to answer"](EVERY_S)
 

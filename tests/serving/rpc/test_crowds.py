@@ -16,7 +16,7 @@ from support.tiny_server import Start, stalled
 
 from recsys.client import AsyncClient, Overloaded, Ranking
 from recsys.features.encode import EncodedRequest
-from recsys.serving.inference.ranking_session import Session
+from recsys.serving.inference.ranking_session import RankingSession
 from recsys.serving.rpc import store_service
 
 
@@ -28,14 +28,14 @@ class Gate:
         self.opened = threading.Event()
 
     def put_into(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        user_side = Session._user_side
+        user_side = RankingSession._user_side
 
-        def held(session: Session, request: EncodedRequest, *more: Any) -> Any:
+        def held(session: RankingSession, request: EncodedRequest, *more: Any) -> Any:
             self.runs.append(request.candidate_count)
             assert self.opened.wait(20)
             return user_side(session, request, *more)
 
-        monkeypatch.setattr(Session, "_user_side", held)
+        monkeypatch.setattr(RankingSession, "_user_side", held)
 
 
 @pytest.fixture

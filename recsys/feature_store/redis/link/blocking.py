@@ -1,7 +1,7 @@
 """BlockingLink: round trips to Redis from threads that have no event loop.
 
 A thread that waits in ``recv`` spends two thirds of what a round trip costs on an event loop (ADR 18). ``round_trip``
-stays a coroutine, so that a store does not care which link it has; it never suspends, so that :func:`run_now` can
+stays a coroutine, so that a store does not care which link it has; it never suspends, so that :func:`run_sync` can
 drive the store's coroutines in the caller's thread.
 """
 
@@ -31,7 +31,7 @@ _LOOP_SLACK_S = 0.1
 """What the loop may take longer than the link on it promises."""
 
 
-def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
+def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine that never waits for an event loop.
 
     Raises:
@@ -39,7 +39,7 @@ def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
 
     >>> async def answer() -> int:
     ...     return 42
-    >>> run_now(answer())
+    >>> run_sync(answer())
     42
     """
     try:

@@ -20,7 +20,7 @@ from recsys.features.hashing import KEY_LIMIT, MISSING, integer_key, string_key
 from recsys.features.history import MAX_TIMESTAMP_MS
 from recsys.proto import ranker_pb2
 from recsys.serving.handlers.ranker import RankRequest, RankResult
-from recsys.serving.telemetry.stage_timer import STAGES, StageTimes
+from recsys.serving.telemetry.stage_timer import STAGES, StageTimer
 
 MAX_BATCH = 100
 """Most requests in a RankBatch call."""
@@ -33,14 +33,14 @@ _NO_ID = "-1 or the empty text, which stand for no value; send an id"
 
 
 def rank_request(
-    message: ranker_pb2.RankRequest, features: FeatureSet, *, max_candidates: int, times: StageTimes | None = None
+    message: ranker_pb2.RankRequest, features: FeatureSet, *, max_candidates: int, timer: StageTimer | None = None
 ) -> RankRequest:
-    """Check and convert a Rank call, whose clock is ``times``.
+    """Check and convert a Rank call, whose clock is ``timer``.
 
     Raises:
         InvalidInputError: see the message.
     """
-    times = times or StageTimes()
+    timer = timer or StageTimer()
     request = RankRequest(
         user_key=user_key(message, features),
         candidate_keys=entity_keys("candidates", message.candidates, features.item_id, most=max_candidates),
@@ -48,10 +48,10 @@ def rank_request(
         top_k=message.top_k,
         model=message.model,
         time_ms=moment_ms("time_ms", message.time_ms),
-        times=times,
+        timer=timer,
         timings=message.timings,
     )
-    times.lap("convert")
+    timer.lap("convert")
     return request
 
 
@@ -65,10 +65,10 @@ def batch_requests(
     """
     if not 1 <= len(message.requests) <= MAX_BATCH:
         raise InvalidInputError(f"requests: got {len(message.requests):,}; allowed: 1 to {MAX_BATCH} per call")
-    times, requests = StageTimes(), []
+    timer, requests = StageTimer(), []
     for place, request in enumerate(message.requests):
         try:
-            requests.append(rank_request(request, features, max_candidates=max_candidates, times=times))
+            requests.append(rank_request(request, features, max_candidates=max_candidates, timer=timer))
         except InvalidInputError as error:
             raise InvalidInputError(f"requests[{place}].{error}") from None
     if (count := sum(len(request.candidate_keys) for request in requests)) > max_candidates:
@@ -86,7 +86,7 @@ def rank_response(result: RankResult, request: RankRequest) -> ranker_pb2.RankRe
         model_version=result.model_version,
         history_events=result.history_events,
         degraded=degradations(result),
-        timings=timings(request.times) if request.timings else None,
+        timings=timings(request.timer) if request.timings else None,
     )
 
 
@@ -127,10 +127,10 @@ def degradations(result: Degradable) -> list[ranker_pb2.Degradation]:
     return [_DEGRADATIONS[part] for part in lacking(result)]
 
 
-def timings(times: StageTimes) -> ranker_pb2.Timings:
+def timings(timer: StageTimer) -> ranker_pb2.Timings:
     """What a call took until now."""
-    times.finish()
-    return ranker_pb2.Timings(**{f"{stage}_us": us for stage, us in zip(STAGES, times.in_us(), strict=True)})
+    timer.finish()
+    return ranker_pb2.Timings(**{f"{stage}_us": us for stage, us in zip(STAGES, timer.in_us(), strict=True)})
 
 
 def user_key(message: Any, features: FeatureSet) -> int:

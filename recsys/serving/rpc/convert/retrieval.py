@@ -12,7 +12,7 @@ from recsys.proto import ranker_pb2 as pb
 from recsys.serving.handlers.queries import CANDIDATES, RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.inference.retrieval_session import MAX_ITEMS
 from recsys.serving.rpc.convert.rank import degradations, entity_keys, feature_values, moment_ms, timings, user_key
-from recsys.serving.telemetry.stage_timer import StageTimes
+from recsys.serving.telemetry.stage_timer import StageTimer
 
 MAX_EXCLUDED = 10_000
 """Most items that a caller may leave out."""
@@ -24,7 +24,7 @@ def retrieve_query(message: pb.RetrieveRequest, features: FeatureSet) -> Retriev
     Raises:
         InvalidInputError: see the message.
     """
-    times = StageTimes()
+    timer = StageTimer()
     query = RetrieveQuery(
         user_key=user_key(message, features),
         top_k=_count("top_k", message.top_k, 1, MAX_ITEMS),
@@ -32,9 +32,9 @@ def retrieve_query(message: pb.RetrieveRequest, features: FeatureSet) -> Retriev
         include_seen=message.include_seen,
         model=message.model,
         time_ms=moment_ms("time_ms", message.time_ms),
-        times=times,
+        timer=timer,
     )
-    times.lap("convert")
+    timer.lap("convert")
     return query
 
 
@@ -44,7 +44,7 @@ def recommend_query(message: pb.RecommendRequest, features: FeatureSet, *, max_c
     Raises:
         InvalidInputError: see the message.
     """
-    times = StageTimes()
+    timer = StageTimer()
     most = min(MAX_ITEMS, max_candidates)
     top_k = _count("top_k", message.top_k, 1, most)
     query = RecommendQuery(
@@ -57,16 +57,23 @@ def recommend_query(message: pb.RecommendRequest, features: FeatureSet, *, max_c
         model=message.model,
         retrieval_model=message.retrieval_model,
         time_ms=moment_ms("time_ms", message.time_ms),
-        times=times,
+        timer=timer,
     )
-    times.lap("convert")
+    timer.lap("convert")
     return query
 
 
 def retrieve_response(
-    result: RetrieveResult, query: RetrieveQuery, *, names: Names | None, told: bool
+    result: RetrieveResult, query: RetrieveQuery, *, names: Names | None, include_timings: bool
 ) -> pb.RetrieveResponse:
-    """The answer to a Retrieve call; ``names`` of the items, where they have any; ``told``: with what it took."""
+    """Convert a result to the answer of a Retrieve call.
+
+    Args:
+        result: the items found.
+        query: asked for them.
+        names: of the items, where they have any.
+        include_timings: say how long each stage took.
+    """
     return pb.RetrieveResponse(
         items=_ids(result.items, names),
         scores=result.scores.tolist(),
@@ -75,14 +82,14 @@ def retrieve_response(
         user_known=result.user_known,
         history_events=result.history_events,
         degraded=degradations(result),
-        timings=timings(query.times) if told else None,
+        timings=timings(query.timer) if include_timings else None,
     )
 
 
 def recommend_response(
-    result: RecommendResult, query: RecommendQuery, *, names: Names | None, told: bool
+    result: RecommendResult, query: RecommendQuery, *, names: Names | None, include_timings: bool
 ) -> pb.RecommendResponse:
-    """The answer to a Recommend call; ``names``, ``told``: as above."""
+    """Convert a result to the answer of a Recommend call; arguments as of :func:`retrieve_response`."""
     return pb.RecommendResponse(
         items=_ids(result.items, names),
         scores=result.scores.tolist(),
@@ -94,7 +101,7 @@ def recommend_response(
         history_events=result.history_events,
         candidates=result.candidates,
         degraded=degradations(result),
-        timings=timings(query.times) if told else None,
+        timings=timings(query.timer) if include_timings else None,
     )
 
 

@@ -22,7 +22,7 @@ from support.redis_servers import Proxy, Server, make_certificate, running, sent
 from recsys.errors import ConfigError, StoreUnavailableError
 from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.feature_store.item_cache import ItemCache
-from recsys.feature_store.redis.link.blocking import BlockingLink, run_now
+from recsys.feature_store.redis.link.blocking import BlockingLink, run_sync
 from recsys.feature_store.redis.link.protocol import Command, Reply
 from recsys.feature_store.redis.store import RedisFeatureStore
 
@@ -48,11 +48,11 @@ def link_to(url: str) -> Iterator[BlockingLink]:
         try:
             yield link
         finally:
-            run_now(link.close())
+            run_sync(link.close())
 
 
 def ask(link: BlockingLink, *commands: Command, timeout_s: float = 5.0) -> list[Reply]:
-    return run_now(link.round_trip(commands, timeout_s=timeout_s))
+    return run_sync(link.round_trip(commands, timeout_s=timeout_s))
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ async def store(redis_url: str) -> AsyncIterator[RedisFeatureStore]:
 
 def test_what_waits_for_an_event_loop_is_named() -> None:
     with pytest.raises(RuntimeError, match="sleep waits for an event loop; here only a BlockingLink"):
-        run_now(asyncio.sleep(0))
+        run_sync(asyncio.sleep(0))
 
 
 def test_errors_of_what_is_driven_pass_through() -> None:
@@ -71,7 +71,7 @@ def test_errors_of_what_is_driven_pass_through() -> None:
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
-        run_now(fails())
+        run_sync(fails())
 
 
 def test_replies_are_in_the_order_of_the_commands_and_errors_are_among_them(redis_url: str) -> None:
@@ -222,10 +222,10 @@ def test_sentinel_is_followed_from_a_thread_without_a_loop(tmp_path: Path) -> No
     with sentinel_service(tmp_path) as (_, sentinels):
         with link_to(f"redis+sentinel://{sentinels[0].address}/shop-primary") as link:
             store = RedisFeatureStore(SHOP, link=link, cache=ItemCache(SHOP.item))
-            run_now(store.append(USER, events_of([(1, 1, 1, 1)]), timeout_s=5))
-            _, events = run_now(store.history(USER, limit=5, timeout_s=5))
+            run_sync(store.append(USER, events_of([(1, 1, 1, 1)]), timeout_s=5))
+            _, events = run_sync(store.history(USER, limit=5, timeout_s=5))
             assert rows_of(events) == [(1, 1, 1, 1)]
-            ranked = run_now(store.read_for_rank(USER, events["item"], time_ms=2**52, timeout_s=5))
+            ranked = run_sync(store.read_for_rank(USER, events["item"], time_ms=2**52, timeout_s=5))
             assert not ranked.user_degraded and len(ranked.events) == 1
 
 
