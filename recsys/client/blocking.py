@@ -278,7 +278,7 @@ class Client:
         return messages.user_histories(self._answer(self._calls.get_histories, request, timeout_s))
 
     def is_ready(self, *, timeout_s: float | None = None) -> bool:
-        """Whether the server answers and is not draining."""
+        """Ask whether the server answers and is not draining."""
         try:
             return serving(self._calls.health(HEALTH, timeout=self._limit_s(timeout_s)))
         except grpc.RpcError:

@@ -1,4 +1,4 @@
-"""What both clients share of gRPC: the channel's options, the calls, the errors."""
+"""gRPC for both clients: the channel's options, the calls, the errors."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def options(address: str) -> list[tuple[str, Any]]:
 
 
 def _is_local(address: str) -> bool:
-    """Whether a gRPC address names this machine.
+    """True if a gRPC address names this machine.
 
     >>> [_is_local(a) for a in ("localhost:1", "127.0.0.2:1", "[::1]:1", "dns:///localhost:1", "unix:/s", "cache:1")]
     [True, True, True, True, True, False]
@@ -146,5 +146,5 @@ def left_s(deadline_s: float) -> float:
 
 
 def serving(response: health_pb2.HealthCheckResponse) -> bool:
-    """Whether a health check says so."""
+    """True if a health check says so."""
     return bool(response.status == health_pb2.HealthCheckResponse.SERVING)

@@ -1,4 +1,4 @@
-"""What both clients share of messages: arguments to requests, responses to results.
+"""Messages for both clients: arguments to requests, responses to results.
 
 ``N`` entities, ``L`` events.
 """

@@ -1,4 +1,4 @@
-"""What the client returns and raises. Import them from :mod:`recsys.client`."""
+"""Results and errors of the client; import them from :mod:`recsys.client`."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What one append did: events ``added`` by it, and events ``stored`` now."""
+    """Result of one append: events ``added`` by it, and events ``stored`` now."""
 
     added: int
     stored: int
@@ -183,7 +183,7 @@ class UserEvents:
 
 @dataclass(frozen=True, slots=True)
 class AppendSummary:
-    """What a stream of appends did.
+    """Result of a stream of appends.
 
     Attributes:
         batches, events: received by the server.

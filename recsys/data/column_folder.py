@@ -44,7 +44,7 @@ class FolderWriter:
         self._files[name].write(np.ascontiguousarray(rows).data if rows.size else b"")
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """What a column holds so far, memory-mapped."""
+        """Memory-map a column as far as it is written."""
         self._write_header(name)
         return _open_column(self._folder / f"{name}.npy", *self._layout[name])
 

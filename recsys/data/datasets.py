@@ -33,7 +33,7 @@ class LoadedData:
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether the log was generated."""
+        """True if the log was generated."""
         return self.raw.best_probabilities is not None
 
 

@@ -1,4 +1,4 @@
-"""What it takes to go from one FeatureSet to another: a backfill of the store, a new model, or neither.
+"""Changes from one FeatureSet to another, and what each takes: a backfill of the store, a new model, or neither.
 
 The store reads what was stored before a feature was *added at the end*; any other change of what is
 stored needs its data loaded anew, under another name of the FeatureSet or after the old keys are gone.

@@ -243,7 +243,7 @@ class FeatureSet:
         return tuple(f for f in both if isinstance(f, Categorical))
 
     def event_features(self) -> tuple[Categorical, ...]:
-        """What a past event holds: the item id and the history's attributes; nothing without a history."""
+        """Features of a past event: the item id and the history's attributes; none without a history."""
         return () if self.history is None else (self.item_id, *self.history.attributes)
 
     def stand_ins(self) -> tuple[Categorical, ...]:

@@ -81,7 +81,7 @@ def string_keys(values: Sequence[str]) -> Int64Array:
 
 
 def equal_keys(keys: Int64Array) -> tuple[int, int] | None:
-    """Where two equal keys stand, the lower place first; None if all are distinct.
+    """Places of two equal keys, the lower first; None if all are distinct.
 
     >>> equal_keys(np.array([5, 7, 3, 7])), equal_keys(np.array([5, 7]))
     ((1, 3), None)

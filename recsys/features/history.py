@@ -39,7 +39,7 @@ _STORAGE_LIMIT = {"i64": 1 << 62, "i32": 1 << 31, "u8": 255}
 
 
 class HistoryHeader(NamedTuple):
-    """What stands in front of a user's newest events.
+    """Header in front of a user's newest events.
 
     Attributes:
         chunk: records per sealed chunk (``docs/specs/redis_format.md``).

@@ -1,4 +1,4 @@
-"""What a history holds, and what a model may see of it: the rules, for the online store and for training alike.
+"""Rules of a history: what it holds and what a model may see of it, for the online store and for training alike.
 
 **Holds**: the distinct events that were sent, whatever their order and however often
 (:func:`canonical_order`). **Sees**, at time T: those with a timestamp before T that had arrived by T and
@@ -44,7 +44,7 @@ def identity_fields(features: FeatureSet) -> tuple[str, ...]:
 
 
 def canonical_order(features: FeatureSet, events: Events, user: Int64Array | None = None) -> Int64Array:
-    """Which events are kept, in the order in which a history holds them; indices, shape [<= L].
+    """Indices of the events that are kept, in the history's order; shape [<= L].
 
     Sorted by timestamp, then arrival, then bytes; of events equal in timestamp and
     :func:`identity_fields` only the first is kept. So a history is a function of the *set* of events
@@ -99,7 +99,7 @@ def visible(features: FeatureSet, events: Events, time_ms: int) -> Events:
 
 
 def _in_order(times: Int64Array, user: Int64Array | None) -> bool:
-    """Whether each user's times grow from event to event: as they come as a rule."""
+    """True if each user's times grow from event to event, as they do as a rule."""
     later = times[1:] > times[:-1]
     if user is None:
         return bool(later.all())
@@ -107,7 +107,7 @@ def _in_order(times: Int64Array, user: Int64Array | None) -> bool:
 
 
 def _same_as_before(columns: Sequence[npt.NDArray[Any]], order: npt.NDArray[Any]) -> BoolArray:
-    """Where, in that order, all columns equal those of the row before; [len(order)]."""
+    """Mark the rows that, in that order, equal the row before in all columns; [len(order)]."""
     same = np.ones(len(order), dtype=np.bool_)
     same[:1] = False
     for column in columns:

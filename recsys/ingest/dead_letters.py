@@ -1,4 +1,4 @@
-"""Where refused events go, so that somebody can mend and send them again."""
+"""Dead letters: refused events, kept so that somebody can mend and send them again."""
 
 from __future__ import annotations
 

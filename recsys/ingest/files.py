@@ -1,4 +1,4 @@
-"""Which files hold events, and the source that reads each."""
+"""Files of events, and the source that reads each."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def find_event_files(names: Sequence[str]) -> list[Path]:
 
 
 def file_source(path: Path, fields: Fields, *, batch_events: int = BATCH_EVENTS, pace: Pace | None = None) -> Source:
-    """What reads one of these files."""
+    """Source that reads one of these files."""
     pace = pace or Pace()
     if str(path) == "-":
         return LineSource(sys.stdin.fileno(), fields, kind="jsonl", pace=pace)

@@ -129,7 +129,7 @@ class LineSource:
         return self._batch(block)
 
     def _some(self) -> bytes | None:
-        """What comes next; None if nothing comes soon; empty at the end."""
+        """Read the next bytes; None if nothing comes soon; empty at the end."""
         if self._path is None and not select.select([self._descriptor], [], [], _POLL_S)[0]:
             return None
         data = os.read(self._descriptor, _READ_BYTES)

@@ -32,7 +32,7 @@ _TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaterializeResult:
-    """What was loaded.
+    """Counts of what was loaded.
 
     Attributes:
         users: histories put in place.

@@ -31,7 +31,7 @@ _LONGEST_WAIT_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestCounts:
-    """What was done so far.
+    """Counts of what was done so far.
 
     Attributes:
         events: read from the sources and remembered as done; the refused ones included.

@@ -1,4 +1,4 @@
-"""What a source of events gives: batches of raw columns, and how far it was read."""
+"""Sources of events: batches of raw columns, and the position up to which they were read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Column = npt.NDArray[Any] | list[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """When a source whose events come one by one passes a batch on.
+    """Limits at which a source whose events come one by one passes a batch on.
 
     Attributes:
         follow: wait for more at the end, for ever.

@@ -159,7 +159,7 @@ def _check_resamples(resamples: int) -> None:
 
 
 def _draws(users: int, resamples: int, seed: int) -> Iterator[Array]:
-    """How often each user was drawn, [U] per resample, float64."""
+    """Draw counts of each user, [U] per resample, float64."""
     random = np.random.Generator(np.random.PCG64(seed))
     for _ in range(resamples):
         drawn = random.integers(users, size=users) if users else np.zeros(0, dtype=np.int64)

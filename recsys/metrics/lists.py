@@ -96,7 +96,7 @@ def coverage(recommended: Array, *, items: int) -> float:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OnePositiveLists:
-    """Where the one positive of each list of candidates stands; [G].
+    """Place of the one positive in each list of candidates; [G].
 
     Attributes:
         group_M: the list of each sample, in the order of the distinct groups.

@@ -1,4 +1,4 @@
-"""How well scores order positives above negatives.
+"""Metrics of order: positives above negatives.
 
 Legend: ``N`` samples, ``G`` groups (users).
 """

@@ -1,4 +1,4 @@
-"""How well probabilities fit what happened.
+"""Metrics of probabilities against what happened.
 
 Legend: ``N`` samples, ``K`` bins.
 """

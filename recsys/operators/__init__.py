@@ -65,6 +65,6 @@ def library() -> Path | None:
 
 @cache
 def has_vnni() -> bool:
-    """Whether this processor has AVX-512 with VNNI; False where nothing was compiled."""
+    """True if this processor has AVX-512 with VNNI; False where nothing was compiled."""
     path = library()
     return path is not None and bool(ctypes.CDLL(str(path)).recsys_has_vnni())

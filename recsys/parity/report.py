@@ -46,7 +46,7 @@ class Difference:
 
 @dataclass(slots=True)
 class ParityReport:
-    """What was compared, and how it came out.
+    """Comparison of online and offline values, and its outcome.
 
     Attributes:
         samples: samples or requests compared.
@@ -70,7 +70,7 @@ class ParityReport:
 
     @property
     def equal(self) -> bool:
-        """Whether something was compared, and all of it was the same."""
+        """True if something was compared, and all of it was the same."""
         return self.samples > 0 and self.different == 0
 
     def add(self, user_key: int, time_ms: int, online: Mapping[str, Column], offline: Mapping[str, Column]) -> None:

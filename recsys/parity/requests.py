@@ -81,7 +81,7 @@ def _logged(path: Path, features: FeatureSet) -> tuple[FeatureSet, Iterator[dict
 def _offline(
     table: EventTable, features: FeatureSet, user: int, row: Mapping[str, Any], items: Sequence[int]
 ) -> dict[str, Column]:
-    """What a request should have seen; ``items`` are row numbers of the candidates that the table has."""
+    """Values that a request should have seen; ``items`` are row numbers of the candidates that the table has."""
     events = visible(features, user_events(table, user), row["time_ms"])[-require_history(features).recent :]
     # Of a long history, a server with a state reads the newest events one by one.
     newest = events[max(0, len(events) - len(row[f"history.{features.item_id.name}"])) :]
@@ -96,7 +96,7 @@ def _offline(
 
 
 def _online(row: Mapping[str, Any], offline: Mapping[str, Column], known: Sequence[int]) -> dict[str, Column]:
-    """What it saw, of the same features and of the candidates in ``known``."""
+    """Values that it saw, of the same features and of the candidates in ``known``."""
     named = {name: np.atleast_1d(np.asarray(row[name], dtype=column.dtype)) for name, column in offline.items()}
     candidates = len(row["score"])
     for name in named:

@@ -20,7 +20,7 @@ _PART = re.compile(r"(<!-- table: ([a-z0-9_]+) -->\n).*?(<!-- end -->)", re.DOTA
 
 
 def stale(docs: Path, *, tables: Sequence[Table] = TABLES, rows: Sequence[Row] = ROWS) -> list[str]:
-    """What in ``docs`` is not as the recorded runs say; empty: nothing.
+    """Differences between ``docs`` and what the recorded runs say; empty: none.
 
     Args:
         docs: the folder with ``results.md``, and the records in ``results/``.

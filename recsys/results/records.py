@@ -121,7 +121,7 @@ def read_recorded(file: Path) -> Recorded:
 
 
 def configured_overrides(config: Mapping[str, Any], recipe: str) -> list[str]:
-    """What a configuration differs in from its recipe as it is today, as overrides; settings that are newer than the
+    """Differences of a configuration from its recipe as it is today, as overrides; settings that are newer than the
     configuration are left out.
 
     Raises:
@@ -137,7 +137,7 @@ def configured_overrides(config: Mapping[str, Any], recipe: str) -> list[str]:
 
 
 def recipe_changed(recorded: Recorded) -> bool:
-    """Whether the row's command would now train something else than was recorded."""
+    """True if the row's command would now train something else than was recorded."""
     try:
         return configured_overrides(recorded.config, recorded.run.recipe) != sorted(recorded.run.overrides)
     except ConfigError:

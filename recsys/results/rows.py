@@ -1,4 +1,4 @@
-"""Which rows the tables of results have: recipe, published figures with their source, departures from their protocol.
+"""Rows of the tables of results: recipe, published figures with their source, departures from their protocol.
 
 Longer than other files: nothing but declarations, read in one go.
 

@@ -46,7 +46,7 @@ class Pairs:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Interactions:
-    """What users did, in three disjoint parts.
+    """Pairs of users and items in three disjoint parts.
 
     Attributes:
         num_users, num_items: indices are below these.
@@ -65,7 +65,7 @@ class Interactions:
 
 
 def ids_of(interactions: Interactions) -> PairIds:
-    """What the indices stand for; of interactions without ids, the integers that they are."""
+    """Ids of the indices; of interactions without ids, the integers that they are."""
     return interactions.ids or PairIds(
         features=pair_features("interactions", "int", "int"),
         user_keys_N=np.arange(interactions.num_users),

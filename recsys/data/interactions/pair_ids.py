@@ -1,4 +1,4 @@
-"""What the indices of user-item pairs stand for: ids, their keys, and names where ids are texts.
+"""Ids of the users and items of pairs: their keys, and names where ids are texts.
 
 Legend: ``N`` users, ``M`` items.
 """
@@ -21,7 +21,7 @@ _INTEGER = re.compile(r"0|[1-9][0-9]{0,18}")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PairIds:
-    """What indices stand for.
+    """Ids by index.
 
     Attributes:
         features: declares the two ids, and the history that a store keeps of what users do.

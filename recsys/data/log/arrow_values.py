@@ -46,7 +46,7 @@ def keyed(features: FeatureSet) -> FeatureSet:
 
 
 def fits(feature: Feature, kind: pa.DataType) -> bool:
-    """Whether a Parquet column of this type can hold the feature."""
+    """True if a Parquet column of this type can hold the feature."""
     if not isinstance(feature, Categorical):
         return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
     if feature.max_values > 1:
@@ -55,12 +55,12 @@ def fits(feature: Feature, kind: pa.DataType) -> bool:
 
 
 def is_integer(kind: pa.DataType) -> bool:
-    """Whether values are integers."""
+    """True if values are integers."""
     return bool(pa.types.is_integer(kind))
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether values are strings, dictionary-encoded or not."""
+    """True if values are strings, dictionary-encoded or not."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 

@@ -81,7 +81,7 @@ def open_engine(
 
 
 def engine_bytes(memory_limit_bytes: int) -> int:
-    """What the engine may use of a process' limit."""
+    """Memory of the engine, as a part of the process' limit."""
     return int((memory_limit_bytes - _ENCODER_BYTES) * _ENGINE_SHARE)
 
 

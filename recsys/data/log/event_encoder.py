@@ -165,7 +165,7 @@ def encode_block(
 
 
 def settled_order(features: FeatureSet, block: EventBlock) -> Int64Array:
-    """Which rows a table holds, in its order: by user, and for each user ``canonical_order``; [<= N].
+    """Row numbers of a table in its order: by user, and for each user ``canonical_order``; [<= N].
 
     Where two events are the same record but differ in context or label, the one with the smaller values
     is kept: the table is a function of the *set* of rows, like a history of its events.

@@ -199,7 +199,7 @@ def save_event_table(encoded: EncodedTable, path: Path) -> None:
 
 
 def table_info(features: FeatureSet, *, repeated: int) -> dict[str, Any]:
-    """What ``meta.json`` says about a table."""
+    """Contents of ``meta.json`` about a table."""
     return {"features": features.to_json(), "repeated_events": repeated}
 
 

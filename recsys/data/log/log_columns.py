@@ -1,4 +1,4 @@
-"""Which columns raw logs and entity files must and may have, and of which types."""
+"""Columns that raw logs and entity files must and may have, and their types."""
 
 from __future__ import annotations
 

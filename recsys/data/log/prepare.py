@@ -81,7 +81,7 @@ class RawInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareSummary:
-    """What was written: rows of each kind, samples by split, and how long it took."""
+    """Counts of what was written: rows of each kind, samples by split; and the time it took."""
 
     users: int
     items: int

@@ -54,7 +54,7 @@ class RawFiles:
 
     @property
     def is_text(self) -> bool:
-        """Whether every value is text."""
+        """True if every value is text."""
         return self.format != "parquet"
 
 

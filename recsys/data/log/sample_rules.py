@@ -1,4 +1,4 @@
-"""Which rows of a log are samples: the label expression and the splits."""
+"""Rules that make samples of a log's rows: the label expression and the splits."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def parse_label(text: str) -> LabelRule:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRule:
-    """Which samples train, validate and test.
+    """Rule that says which samples train, validate and test.
 
     By time: validation from ``validation_from_ms``, test from ``test_from_ms`` on. With neither, validation and test
     are the last two tenths of the time between the first sample and the last. Or ``leave_last``: each user's

@@ -309,7 +309,7 @@ def rows_of_codes(dataset: Dataset) -> dict[str, Int64Array]:
 
 
 def id_counts(dataset: Dataset, sample_indices: Int64Array) -> dict[str, tuple[Int64Array, Int64Array]]:
-    """How often these samples and their histories look up each id of each embedding table.
+    """Count the lookups of each id of each embedding table by these samples and their histories.
 
     What a vocabulary is built from, and what DIN's regularisation divides by. With late events,
     events that had not arrived in time count too.

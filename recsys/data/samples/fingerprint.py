@@ -1,4 +1,4 @@
-"""What a run was trained on, in 16 hex digits, so that it is evaluated and exported on the same data."""
+"""Fingerprint of a run's data, 16 hex digits, so that it is evaluated and exported on the same data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which events each sample's history holds, as positions in the event table; no loop over samples.
+"""Histories of samples as positions in the event table, found without a loop over samples.
 
 ``B`` samples of a batch, ``E`` events of their histories, ``N`` events of the table, ``U`` users.
 """

@@ -1,4 +1,4 @@
-"""Which ids of two features met in positive samples: the graph that GraphHash clusters."""
+"""Pairs of ids of two features that met in positive samples: the graph that GraphHash clusters."""
 
 from __future__ import annotations
 

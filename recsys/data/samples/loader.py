@@ -119,7 +119,7 @@ class BatchLoader:
         return self._last
 
     def state_dict(self) -> dict[str, int]:
-        """Where to continue, and what that position depends on; JSON values."""
+        """Position to continue from, and what it depends on; JSON values."""
         return {"epoch": self.epoch, "next_batch": self._next_batch, **self._identity()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

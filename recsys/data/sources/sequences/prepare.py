@@ -54,7 +54,7 @@ _PREPARED_VERSION = 1
 
 
 def sequence_features(name: str) -> FeatureSet:
-    """What a model reads of one of the sets; an event's attribute is its item's first."""
+    """FeatureSet of one of the sets; an event's attribute is its item's first."""
     return FeatureSet(
         name=name,
         user_id=Categorical(name="user_id"),

@@ -46,7 +46,7 @@ _AGES = (1, 18, 25, 35, 45, 50, 56)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Movies:
-    """What the ratings of I movies depend on; [I] each.
+    """Properties of I movies that their ratings depend on; [I] each.
 
     Attributes:
         genre_I: numbers of their genres, ascending.
