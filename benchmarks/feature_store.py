@@ -29,7 +29,8 @@ from common import Line, cores, line, machine, main, parser, pinned, rounded, sa
 
 from recsys.feature_store.embedded.server import redis_binary
 from recsys.feature_store.redis.keys import entity_key, history_keys
-from recsys.feature_store.redis.link.protocol import Command, open_link
+from recsys.feature_store.redis.link.connect import open_link
+from recsys.feature_store.redis.link.protocol import Command
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.history import Events, event_dtype, make_events

@@ -83,7 +83,7 @@ def ingest(
 ) -> None:
     """Read events from files or a stream into the feature store: resumable, each event once. See docs/ingest.md."""
     from recsys.feature_store.embedded.open_redis import redis_or_embedded
-    from recsys.feature_store.redis.link.protocol import open_link
+    from recsys.feature_store.redis.link.connect import open_link
     from recsys.feature_store.redis.store import RedisFeatureStore
     from recsys.ingest import run
     from recsys.ingest.dead_letters import DeadLetterFile, DeadLetterStream

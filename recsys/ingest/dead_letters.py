@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from recsys.feature_store.redis.link.protocol import Command, Link, value_of
+from recsys.feature_store.redis.link.protocol import Command, Link
+from recsys.feature_store.redis.link.replies import value_of
 from recsys.ingest.source import Refusal
 
 STREAM_EVENTS = 100_000

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from recsys.errors import InvalidInputError
-from recsys.feature_store.redis.link.protocol import Command, Link, value_of
+from recsys.feature_store.redis.link.protocol import Command, Link
+from recsys.feature_store.redis.link.replies import value_of
 from recsys.ingest.records import Fields
 from recsys.ingest.source import Pace, RawBatch, Refusal
 

@@ -27,7 +27,7 @@ from support.ingest_log import (
 )
 
 from recsys.errors import DataFileError, InvalidInputError
-from recsys.feature_store.redis.link.protocol import open_link
+from recsys.feature_store.redis.link.connect import open_link
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import ITEM

@@ -11,7 +11,8 @@ from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError
 from recsys.feature_store.redis.keys import entity_keys
 from recsys.feature_store.redis.layouts import LayoutGuard
-from recsys.feature_store.redis.link.protocol import Command, Link, value_of
+from recsys.feature_store.redis.link.protocol import Command, Link
+from recsys.feature_store.redis.link.replies import value_of
 from recsys.features.columns import Column, missing_column
 from recsys.features.entities import pack_rows, unpack_rows
 from recsys.features.feature_set import Feature, FeatureSet

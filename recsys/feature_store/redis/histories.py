@@ -18,7 +18,8 @@ from recsys.feature_store.base import AppendResult, Span
 from recsys.feature_store.redis.history_value import HistoryValue, Part
 from recsys.feature_store.redis.keys import HISTORY, HistoryKeys, history_keys
 from recsys.feature_store.redis.layouts import LayoutGuard
-from recsys.feature_store.redis.link.protocol import Command, Link, Reply, translate, value_of
+from recsys.feature_store.redis.link.protocol import Command, Link, Reply
+from recsys.feature_store.redis.link.replies import translate, value_of
 from recsys.feature_store.redis.scripts import APPEND, REPLACE, UPGRADE, Script
 from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import check_key

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from recsys.feature_store.redis.keys import check_layout, layouts, meta_key
-from recsys.feature_store.redis.link.protocol import Command, Link, value_of
+from recsys.feature_store.redis.link.protocol import Command, Link
+from recsys.feature_store.redis.link.replies import value_of
 from recsys.features.feature_set import FeatureSet
 
 _CLAIM_EVERY_S = 1.0

@@ -21,7 +21,8 @@ from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.redis.entities import RedisEntities
 from recsys.feature_store.redis.histories import RedisHistories
 from recsys.feature_store.redis.keys import entity_key
-from recsys.feature_store.redis.link.protocol import Command, Link, Reply, value_of
+from recsys.feature_store.redis.link.protocol import Command, Link, Reply
+from recsys.feature_store.redis.link.replies import value_of
 from recsys.feature_store.redis.states import RedisStates
 from recsys.features.columns import Column, missing_column
 from recsys.features.entities import unpack_rows

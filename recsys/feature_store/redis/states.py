@@ -1,4 +1,4 @@
-"""RedisStates: what bundles keep of users, and which users there are.
+"""RedisStates: the states that bundles keep of users, and the list of users.
 
 A state is one value, written with one SET: a reader sees the old one or the new one, however its writer ends.
 """
@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 
 from recsys.errors import InvalidInputError
 from recsys.feature_store.redis.keys import history_pattern, state_key
-from recsys.feature_store.redis.link.cluster import ClusterLink
-from recsys.feature_store.redis.link.protocol import Command, Link, value_of
+from recsys.feature_store.redis.link.protocol import Command, Link
+from recsys.feature_store.redis.link.replies import value_of
 from recsys.features.hashing import KEY_LIMIT, check_key
 
 _SCANNED_AT_ONCE = 1_000
@@ -25,7 +25,7 @@ class RedisStates:
         self._link = link
 
     def key(self, user_key: int, version: str) -> bytes:
-        """Where a user's state is."""
+        """The key of a user's state."""
         return state_key(self._name, check_key(user_key), version)
 
     async def get(self, user_keys: Sequence[int], *, version: str, timeout_s: float) -> list[bytes | None]:
@@ -47,13 +47,10 @@ class RedisStates:
             value_of(key, reply)
 
     async def users(self) -> AsyncIterator[list[int]]:
-        """As ``FeatureStore.users``. Of a cluster only over its own link: a blocking one does not know its nodes."""
+        """As ``FeatureStore.users``."""
         pattern = history_pattern(self._name)
         before, after = pattern.split(b"*")
-        servers: list[Link] = [self._link]
-        if isinstance(self._link, ClusterLink):
-            servers = list(await self._link.nodes(timeout_s=_SCAN_TIMEOUT_S))
-        for server in servers:
+        for server in await self._link.servers(timeout_s=_SCAN_TIMEOUT_S):
             cursor = b"0"
             while True:
                 command = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCANNED_AT_ONCE)

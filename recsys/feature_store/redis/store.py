@@ -22,7 +22,9 @@ from recsys.feature_store.redis.entities import RedisEntities
 from recsys.feature_store.redis.histories import RedisHistories
 from recsys.feature_store.redis.keys import PREFIX, positions_key
 from recsys.feature_store.redis.layouts import LayoutGuard
-from recsys.feature_store.redis.link.protocol import Link, open_link, value_of
+from recsys.feature_store.redis.link.connect import open_link
+from recsys.feature_store.redis.link.protocol import Link
+from recsys.feature_store.redis.link.replies import value_of
 from recsys.feature_store.redis.rank_reader import RankReader
 from recsys.feature_store.redis.states import RedisStates
 from recsys.features.columns import Column
@@ -69,7 +71,7 @@ class RedisFeatureStore:
         cached_items: int = 131_072,
         item_max_age_s: float = 60.0,
     ) -> RedisFeatureStore:
-        """A store on the Redis at a URL (``link.open_link``); connects at the first call.
+        """A store on the Redis at a URL (``docs/redis.md``); connects at the first call.
 
         Raises:
             ConfigError: the URL is not one of a Redis.

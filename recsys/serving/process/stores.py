@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from recsys.errors import StoreError, StoreUnavailableError
 from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.redis.link.blocking import BlockingLink, run_sync
-from recsys.feature_store.redis.link.protocol import open_link
+from recsys.feature_store.redis.link.connect import open_link
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.feature_set import FeatureSet
 from recsys.serving.settings import Settings

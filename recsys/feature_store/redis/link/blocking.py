@@ -19,7 +19,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from recsys.errors import StoreUnavailableError
 from recsys.feature_store.redis.link.breaker import Breaker
-from recsys.feature_store.redis.link.protocol import Changed, Command, Reply, open_link
+from recsys.feature_store.redis.link.connect import open_link
+from recsys.feature_store.redis.link.protocol import Changed, Command, Link, Reply
 from recsys.feature_store.redis.link.server import answering
 from recsys.feature_store.redis.link.url import parse_redis_url, redact, server_options, tls_context
 from recsys.feature_store.redis.link.wire import CLOSED, Replies, check_login, hello, pack
@@ -28,7 +29,7 @@ T = TypeVar("T")
 
 _RECEIVED_BYTES = 1 << 16
 _LOOP_SLACK_S = 0.1
-"""What the loop may take longer than the link on it promises."""
+"""Beyond the time-out of the link on the loop, for a loop that is busy."""
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -69,29 +70,56 @@ class BlockingLink:
 
     def __init__(self, url: str, *, loop: asyncio.AbstractEventLoop) -> None:
         self.name = redact(url)
-        self._loop = loop
-        self._far = open_link(url)
-        self._near = _Sockets(url, loop) if parse_redis_url(url).kind == "server" else None
+        self._by_loop = _LoopLink(open_link(url), loop)
+        self._sockets = _Sockets(url, loop) if parse_redis_url(url).kind == "server" else None
 
     async def round_trip(self, commands: Sequence[Command], *, timeout_s: float) -> list[Reply]:
         """As ``Link.round_trip``; never suspends."""
-        if self._near is not None:
-            return self._near.round_trip(commands, timeout_s=max(timeout_s, 0.0))
-        return self._on_loop(self._far.round_trip(commands, timeout_s=timeout_s), timeout_s=max(timeout_s, 0.0))
+        if self._sockets is not None:
+            return self._sockets.round_trip(commands, timeout_s=max(timeout_s, 0.0))
+        return await self._by_loop.round_trip(commands, timeout_s=timeout_s)
 
     async def watch(self, prefix: bytes, changed: Changed) -> None:
         """As ``Link.watch``, on the loop; this one does suspend."""
-        watching = asyncio.run_coroutine_threadsafe(self._far.watch(prefix, changed), self._loop)
-        await asyncio.wrap_future(watching)
+        await self._by_loop.watch(prefix, changed)
+
+    async def servers(self, *, timeout_s: float) -> list[Link]:
+        """As ``Link.servers``, each of which blocks, too; never suspends."""
+        return [self] if self._sockets is not None else await self._by_loop.servers(timeout_s=timeout_s)
 
     async def close(self) -> None:
         """Close the connections; callers that still wait get an error."""
-        if self._near is not None:
-            self._near.close()
-        self._on_loop(self._far.close(), timeout_s=1.0)
+        if self._sockets is not None:
+            self._sockets.close()
+        await self._by_loop.close()
 
-    def _on_loop(self, coroutine: Coroutine[Any, Any, T], *, timeout_s: float) -> T:
+
+class _LoopLink:
+    """A :class:`~recsys.feature_store.redis.link.protocol.Link` whose work another one does on ``loop``, while the
+    calling thread waits."""
+
+    def __init__(self, link: Link, loop: asyncio.AbstractEventLoop) -> None:
+        self.name = link.name
+        self._link = link
+        self._loop = loop
+
+    async def round_trip(self, commands: Sequence[Command], *, timeout_s: float) -> list[Reply]:
+        return self._wait_for(self._link.round_trip(commands, timeout_s=timeout_s), timeout_s=timeout_s)
+
+    async def watch(self, prefix: bytes, changed: Changed) -> None:
+        watching = asyncio.run_coroutine_threadsafe(self._link.watch(prefix, changed), self._loop)
+        await asyncio.wrap_future(watching)
+
+    async def servers(self, *, timeout_s: float) -> list[Link]:
+        found = self._wait_for(self._link.servers(timeout_s=timeout_s), timeout_s=timeout_s)
+        return [_LoopLink(server, self._loop) for server in found]
+
+    async def close(self) -> None:
+        self._wait_for(self._link.close(), timeout_s=1.0)
+
+    def _wait_for(self, coroutine: Coroutine[Any, Any, T], *, timeout_s: float) -> T:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        timeout_s = max(timeout_s, 0.0)
         try:
             return future.result(timeout_s + _LOOP_SLACK_S)
         except TimeoutError:

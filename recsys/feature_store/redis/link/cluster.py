@@ -18,7 +18,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseErr
 
 from recsys.errors import StoreError, StoreUnavailableError
 from recsys.feature_store.redis.link.breaker import Breaker
-from recsys.feature_store.redis.link.protocol import Changed, Command, Reply
+from recsys.feature_store.redis.link.protocol import Changed, Command, Link, Reply
 from recsys.feature_store.redis.link.server import RedisLink, first_answer
 from recsys.feature_store.redis.link.url import Address, parse_redis_url, redact
 
@@ -61,8 +61,8 @@ class ClusterLink:
         self._nodes: dict[Address, RedisLink] = {}
         self._owners: list[Address | None] = []
         """By slot; empty before the topology is known."""
-        self._doubtful = True
-        self._asking = asyncio.Lock()
+        self._stale = True
+        self._refreshing = asyncio.Lock()
         self._breaker = Breaker()
 
     async def round_trip(self, commands: Sequence[Command], *, timeout_s: float) -> list[Reply]:
@@ -75,7 +75,7 @@ class ClusterLink:
             StoreUnavailableError: no node that was needed is reachable, or answered in ``timeout_s``.
         """
         deadline_s = time.monotonic() + timeout_s
-        await self._learn(deadline_s)
+        await self._refresh(deadline_s)
         parts = [_split(command) for command in commands]
         everything = [part for of_one in parts for part in of_one]
         await self._run(everything, deadline_s)
@@ -88,7 +88,7 @@ class ClusterLink:
 
     async def watch(self, prefix: bytes, changed: Changed) -> None:
         """As ``Link.watch``, at every node that has slots; ends when the topology changes, too."""
-        watched = await self.nodes(timeout_s=_WATCH_S)
+        watched = await self.servers(timeout_s=_WATCH_S)
         owners = self._owners
         tasks = [asyncio.create_task(node.watch(prefix, changed)) for node in watched]
         try:
@@ -97,7 +97,7 @@ class ClusterLink:
                 for task in done:
                     task.result()
         except StoreUnavailableError:
-            self._doubtful = True
+            self._stale = True
             raise
         finally:
             for task in tasks:
@@ -105,9 +105,9 @@ class ClusterLink:
             await asyncio.gather(*tasks, return_exceptions=True)
         raise StoreUnavailableError(f"{self.name}: slots have moved")
 
-    async def nodes(self, *, timeout_s: float) -> list[RedisLink]:
-        """A link to each node that has slots; raises as :meth:`round_trip`."""
-        await self._learn(time.monotonic() + timeout_s)
+    async def servers(self, *, timeout_s: float) -> list[Link]:
+        """As ``Link.servers``: a link to each node that has slots."""
+        await self._refresh(time.monotonic() + timeout_s)
         return [self._node(address) for address in {*self._owners} if address is not None]
 
     async def close(self) -> None:
@@ -124,12 +124,12 @@ class ClusterLink:
                     by_node.setdefault(address, []).append(part)
                 else:
                     part.reply = StoreUnavailableError(f"{self.name}: no node has slot {part.slot}")
-                    self._doubtful = True
+                    self._stale = True
             sent = [self._send(address, of_node, deadline_s) for address, of_node in by_node.items()]
             # One node is the usual case of all calls but Rank's, and needs no task of its own.
             found = [await sent[0]] if len(sent) == 1 else await asyncio.gather(*sent)
             again = [part for of_node in found for part in of_node]
-            if self._doubtful and any(isinstance(part.reply, StoreUnavailableError) for part in parts):
+            if self._stale and any(isinstance(part.reply, StoreUnavailableError) for part in parts):
                 again += await self._reassigned([part for part in parts if part not in again], deadline_s)
             if not again:
                 return
@@ -140,7 +140,7 @@ class ClusterLink:
         failed = [part for part in parts if isinstance(part.reply, StoreUnavailableError)]
         before = [self._owners[part.slot] for part in failed]
         if failed and time.monotonic() < deadline_s:
-            await self._learn(deadline_s)
+            await self._refresh(deadline_s)
         return [p for p, owner in zip(failed, before, strict=True) if self._owners[p.slot] not in (owner, None)]
 
     async def _send(self, address: Address, parts: list[_Part], deadline_s: float) -> list[_Part]:
@@ -155,7 +155,7 @@ class ClusterLink:
         try:
             replies = iter(await node.round_trip(commands, timeout_s=deadline_s - time.monotonic()))
         except StoreUnavailableError as error:
-            self._doubtful |= tried
+            self._stale |= tried
             for part in parts:
                 part.reply, part.asking = error, None
             return []
@@ -169,13 +169,13 @@ class ClusterLink:
         return again
 
     async def _redirected(self, part: _Part, asked: Address, deadline_s: float) -> bool:
-        """Whether a part that got an error is to be sent again."""
+        """Decide on a part that got an error: True to send it again."""
         error = part.reply
         if isinstance(error, AskError):
             part.asking = _address(error.host, error.port, asked)
         elif isinstance(error, MovedError):
             self._owners[part.slot] = _address(error.host, error.port, asked)
-            self._doubtful = True
+            self._stale = True
         elif isinstance(error, TryAgainError) and (singles := _single_keys(part)):
             # Of the keys some have moved to the other node: each by itself is with one of the two.
             await self._run(singles, deadline_s)
@@ -184,7 +184,7 @@ class ClusterLink:
         elif isinstance(error, TryAgainError):
             await asyncio.sleep(min(_TRY_AGAIN_S, max(deadline_s - time.monotonic(), 0.0)))
         else:
-            self._doubtful |= isinstance(error, ClusterDownError)
+            self._stale |= isinstance(error, ClusterDownError)
             return False
         # Unless sending it again succeeds, this is what becomes of it.
         part.reply = StoreUnavailableError(f"{self.name}: slot {part.slot} is on the move: {error}")
@@ -195,17 +195,17 @@ class ClusterLink:
             self._nodes[address] = RedisLink(self._url.server(address), max_connections=self._max_connections)
         return self._nodes[address]
 
-    async def _learn(self, deadline_s: float) -> None:
+    async def _refresh(self, deadline_s: float) -> None:
         """Ask for the topology, if it is unknown or in doubt."""
-        if self._owners and (not self._doubtful or self._breaker.resting):
+        if self._owners and (not self._stale or self._breaker.resting):
             return
         # Half of the time is for what was to be done.
         timeout_s = max(deadline_s - time.monotonic(), 0.0) / 2
         try:
             async with asyncio.timeout(timeout_s):
-                async with self._asking:
-                    if not self._owners or self._doubtful:  # else another caller asked meanwhile
-                        await self._ask(timeout_s)
+                async with self._refreshing:
+                    if not self._owners or self._stale:  # else another caller did meanwhile
+                        await self._fetch_topology(timeout_s)
         except TimeoutError:
             if not self._owners:
                 reason = f"{self.name}: no node answered within {timeout_s * 1000:.0f} ms"
@@ -214,17 +214,17 @@ class ClusterLink:
             if not self._owners:
                 raise
 
-    async def _ask(self, timeout_s: float) -> None:
+    async def _fetch_topology(self, timeout_s: float) -> None:
         self._breaker.check()
         addresses = list({*self._url.hosts, *self._nodes})
         awake = [address for address in addresses if not self._node(address).resting] or addresses
         some = random.sample(awake, min(_ASKED_AT_ONCE, len(awake)))
         try:
-            owners = await first_answer([self._told(a, timeout_s) for a in some], timeout_s=timeout_s)
+            owners = await first_answer([self._topology_by(a, timeout_s) for a in some], timeout_s=timeout_s)
         except StoreUnavailableError as error:
             self._breaker.failed(str(error))
             raise
-        self._doubtful = False
+        self._stale = False
         if owners == self._owners:
             self._breaker.failed(f"{self.name}: the topology is the same")
             return
@@ -232,8 +232,8 @@ class ClusterLink:
         for address in self._nodes.keys() - {*owners, *self._url.hosts}:
             await self._nodes.pop(address).close()
 
-    async def _told(self, address: Address, timeout_s: float) -> list[Address | None]:
-        """The node of every slot, as one node sees it."""
+    async def _topology_by(self, address: Address, timeout_s: float) -> list[Address | None]:
+        """Ask one node for the node of every slot."""
         node = self._node(address)
         (reply,) = await node.round_trip([(b"CLUSTER", b"SLOTS")], timeout_s=timeout_s)
         if isinstance(reply, ResponseError):
@@ -250,7 +250,7 @@ class ClusterLink:
 
 
 def _address(host: str, port: int, asked: Address) -> Address:
-    """Where a node's answer points; without a host, where the answer came from."""
+    """The address in a node's answer; without a host, that of the node."""
     return host or asked[0], port
 
 
@@ -280,7 +280,7 @@ def _split(command: Command) -> list[_Part]:
 
 
 def _step(command: Command) -> int:
-    """How many arguments each key of a command that may be split has; 0 of other commands."""
+    """Count the arguments of each key of a command that may be split; 0 of other commands."""
     if command[0] == b"MGET":
         return 1
     return 2 if command[0] == b"MSET" else 0

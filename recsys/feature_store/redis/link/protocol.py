@@ -1,23 +1,9 @@
-"""Link: a way to a Redis, whichever kind it is, and Redis's errors in our terms."""
+"""Link: the one interface to a Redis, whichever kind it is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
-
-from redis.exceptions import (
-    ClusterDownError,
-    MasterDownError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    ResponseError,
-    TryAgainError,
-)
-
-from recsys.errors import StoreError, StoreFormatError, StoreUnavailableError
-from recsys.feature_store.redis.link.url import parse_redis_url, redact
-
-__all__ = ["Changed", "Command", "Link", "Reply", "open_link", "redact", "translate", "value_of"]
 
 Command = tuple[bytes | str | int, ...]
 Reply = Any
@@ -25,8 +11,6 @@ Reply = Any
 
 Changed = Callable[[Sequence[bytes] | None], None]
 """Called with keys that were written; with None when any may have been."""
-
-_LATER = (ReadOnlyError, MasterDownError, ClusterDownError, TryAgainError)
 
 
 class Link(Protocol):
@@ -51,7 +35,7 @@ class Link(Protocol):
     async def watch(self, prefix: bytes, changed: Changed) -> None:
         """Follow the writes to keys that start with ``prefix``, over a connection of its own, until it is lost.
 
-        ``changed`` is called with ``None`` at first: what was written before is not told.
+        ``changed`` is called with ``None`` at first: earlier writes are not reported.
 
         Raises:
             StoreUnavailableError: Redis cannot be reached, or the connection was lost: begin anew.
@@ -59,49 +43,16 @@ class Link(Protocol):
         """
         ...
 
+    async def servers(self, *, timeout_s: float) -> Sequence[Link]:
+        """Links that together reach every key, each to one server: this one, or those of a cluster's primaries.
+
+        They also take commands without a key, such as SCAN, and are closed with this link.
+
+        Raises:
+            StoreUnavailableError: as :meth:`round_trip`.
+        """
+        ...
+
     async def close(self) -> None:
         """Close the connections."""
         ...
-
-
-def open_link(url: str, *, max_connections: int = 16) -> Link:
-    """The link a URL stands for (``docs/redis.md``), with so many connections at most to each server.
-
-    Raises:
-        ConfigError: the URL is malformed.
-    """
-    # Imported here, as these modules import this one.
-    from recsys.feature_store.redis.link.cluster import ClusterLink
-    from recsys.feature_store.redis.link.sentinel import SentinelLink
-    from recsys.feature_store.redis.link.server import RedisLink
-
-    kinds: dict[str, type[RedisLink] | type[SentinelLink] | type[ClusterLink]] = {
-        "server": RedisLink,
-        "sentinel": SentinelLink,
-        "cluster": ClusterLink,
-    }
-    return kinds[parse_redis_url(url).kind](url, max_connections=max_connections)
-
-
-def value_of(what: bytes | str, reply: Reply) -> Reply:
-    """The reply, or raise the error it is; ``what`` names the key or the call."""
-    if isinstance(reply, StoreError):
-        raise reply
-    if isinstance(reply, ResponseError):
-        raise translate(reply, what.decode() if isinstance(what, bytes) else what) from reply
-    return reply
-
-
-def translate(error: ResponseError, what: str) -> StoreError:
-    """The StoreError an error reply stands for; ``what`` names the key or the call."""
-    text = str(error)
-    if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in text:
-        return StoreError(
-            f"{what}: Redis is out of memory: nothing was written. Raise its maxmemory, or let "
-            "histories expire (ttl_s); reads go on"
-        )
-    if text.startswith("WRONGTYPE"):
-        return StoreFormatError(f"{what}: the key holds another Redis type: some other program writes to it")
-    if isinstance(error, _LATER) or text.startswith(("BUSY", "NOREPLICAS")):
-        return StoreUnavailableError(f"{what}: Redis refuses for now: {text}")
-    return StoreError(f"{what}: Redis refused: {text}")

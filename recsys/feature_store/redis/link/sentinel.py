@@ -10,7 +10,8 @@ from redis.exceptions import ReadOnlyError
 
 from recsys.errors import StoreUnavailableError
 from recsys.feature_store.redis.link.breaker import Breaker
-from recsys.feature_store.redis.link.protocol import Changed, Command, Reply, value_of
+from recsys.feature_store.redis.link.protocol import Changed, Command, Link, Reply
+from recsys.feature_store.redis.link.replies import value_of
 from recsys.feature_store.redis.link.server import RedisLink, first_answer
 from recsys.feature_store.redis.link.url import Address, parse_redis_url, redact
 
@@ -35,8 +36,8 @@ class SentinelLink:
         self._sentinels = [RedisLink(self._url.sentinel(a), max_connections=1) for a in self._url.hosts]
         self._address: Address | None = None
         self._primary: RedisLink | None = None
-        self._doubtful = True
-        self._asking = asyncio.Lock()
+        self._stale = True
+        self._refreshing = asyncio.Lock()
         self._breaker = Breaker()
 
     async def round_trip(self, commands: Sequence[Command], *, timeout_s: float) -> list[Reply]:
@@ -60,7 +61,7 @@ class SentinelLink:
                 self._breaker.succeeded()
                 return replies
             if tried and primary is self._primary:
-                self._doubtful = True
+                self._stale = True
             other = await self._find(deadline_s)
             if other is primary:
                 if problem is not None:
@@ -75,7 +76,11 @@ class SentinelLink:
             await primary.watch(prefix, changed)
         finally:
             if primary is self._primary:
-                self._doubtful = True
+                self._stale = True
+
+    async def servers(self, *, timeout_s: float) -> list[Link]:
+        """As ``Link.servers``: itself, which follows the primary."""
+        return [self]
 
     async def close(self) -> None:
         """Close the connections."""
@@ -86,16 +91,16 @@ class SentinelLink:
     async def _find(self, deadline_s: float) -> RedisLink:
         """The primary: the one known, unless it is in doubt and the sentinels name another."""
         known = self._primary
-        if known is not None and (not self._doubtful or known.resting or self._breaker.resting):
+        if known is not None and (not self._stale or known.resting or self._breaker.resting):
             return known
         # Half of the time is for what was to be done at the primary.
         timeout_s = max(deadline_s - time.monotonic(), 0.0) / 2
         try:
             async with asyncio.timeout(timeout_s):
-                async with self._asking:
-                    if self._primary is not None and (self._primary is not known or not self._doubtful):
-                        return self._primary  # another caller asked meanwhile
-                    return await self._ask(timeout_s)
+                async with self._refreshing:
+                    if self._primary is not None and (self._primary is not known or not self._stale):
+                        return self._primary  # another caller did meanwhile
+                    return await self._refresh(timeout_s)
         except TimeoutError:
             problem = StoreUnavailableError(f"{self.name}: no sentinel answered within {timeout_s * 1000:.0f} ms")
         except StoreUnavailableError as error:
@@ -104,14 +109,14 @@ class SentinelLink:
             raise problem
         return known
 
-    async def _ask(self, timeout_s: float) -> RedisLink:
+    async def _refresh(self, timeout_s: float) -> RedisLink:
         self._breaker.check()
         try:
-            address = await first_answer([self._told(s, timeout_s) for s in self._sentinels], timeout_s=timeout_s)
+            address = await first_answer([self._primary_by(s, timeout_s) for s in self._sentinels], timeout_s=timeout_s)
         except StoreUnavailableError as error:
             self._breaker.failed(str(error))
             raise
-        self._doubtful = False
+        self._stale = False
         if self._primary is not None:
             if address == self._address:
                 self._breaker.failed(f"{self.name}: the sentinels name the same primary")
@@ -121,7 +126,8 @@ class SentinelLink:
         self._primary = RedisLink(self._url.server(address), max_connections=self._max_connections)
         return self._primary
 
-    async def _told(self, sentinel: RedisLink, timeout_s: float) -> Address:
+    async def _primary_by(self, sentinel: RedisLink, timeout_s: float) -> Address:
+        """Ask one sentinel for the primary's address."""
         service = self._url.service
         question: Command = (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service)
         (reply,) = await sentinel.round_trip([question], timeout_s=timeout_s)

@@ -19,7 +19,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from recsys.errors import StoreError, StoreUnavailableError
 from recsys.feature_store.redis.link.breaker import Breaker
-from recsys.feature_store.redis.link.protocol import Changed, Command, Reply, translate, value_of
+from recsys.feature_store.redis.link.protocol import Changed, Command, Link, Reply
+from recsys.feature_store.redis.link.replies import translate, value_of
 from recsys.feature_store.redis.link.url import redact, server_options, tls_context
 from recsys.feature_store.redis.link.wire import Push, Wire, open_wire
 
@@ -86,6 +87,10 @@ class RedisLink:
         finally:
             if wire is not None:
                 wire.close()
+
+    async def servers(self, *, timeout_s: float) -> list[Link]:
+        """As ``Link.servers``: itself."""
+        return [self]
 
     async def close(self) -> None:
         """Close the connections: idle ones now, others when they are done."""

@@ -211,7 +211,7 @@ async def open_wire(
     """Connect and log in.
 
     Args:
-        options: as ``redis_url.server_options`` gives them.
+        options: as ``url.server_options`` gives them.
         tls: for an encrypted connection.
         on_push: use RESP3 and get what Redis sends unasked.
 
@@ -236,7 +236,7 @@ async def open_wire(
 
 
 def hello(options: Mapping[str, Any], *, resp3: bool) -> list[Command]:
-    """The first commands of a connection with these options (``redis_url.server_options``)."""
+    """The first commands of a connection with these options (``url.server_options``)."""
     user, password, database = (options.get(name) for name in ("username", "password", "db"))
     login = ("AUTH", user or "default", password or "") if user or password else ()
     commands: list[Command] = []

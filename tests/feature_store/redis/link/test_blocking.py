@@ -17,7 +17,8 @@ import pytest
 import redis
 from contracts.feature_store_contract import *  # noqa: F403
 from contracts.feature_store_contract import SHOP, USER, events_of, rows_of
-from support.redis_servers import Proxy, Server, make_certificate, running, sentinel_service
+from contracts.link_contract import check_servers
+from support.redis_servers import Proxy, Server, cluster, make_certificate, running, sentinel_service
 
 from recsys.errors import ConfigError, StoreUnavailableError
 from recsys.feature_store.embedded.server import EmbeddedRedis
@@ -79,6 +80,17 @@ def test_replies_are_in_the_order_of_the_commands_and_errors_are_among_them(redi
         set_, wrong, found = ask(link, (b"SET", b"k", b"1"), (b"HGET", b"k", b"f"), (b"GET", b"k"))
         assert (set_, found) == (b"OK", b"1") and str(wrong).startswith("WRONGTYPE")
         assert ask(link) == []
+
+
+def test_it_is_its_own_server(redis_url: str) -> None:
+    with link_to(redis_url) as link:
+        assert run_sync(check_servers(link)) == 1
+        assert run_sync(link.servers(timeout_s=5)) == [link]
+
+
+def test_the_nodes_of_a_cluster_are_its_servers_without_a_loop_too(tmp_path: Path) -> None:
+    with cluster(tmp_path) as nodes, link_to(f"redis+cluster://{nodes[0].address}") as link:
+        assert run_sync(check_servers(link)) == 3
 
 
 def test_a_reply_larger_than_one_read_is_whole(redis_url: str) -> None:
@@ -227,6 +239,7 @@ def test_sentinel_is_followed_from_a_thread_without_a_loop(tmp_path: Path) -> No
             assert rows_of(events) == [(1, 1, 1, 1)]
             ranked = run_sync(store.read_for_rank(USER, events["item"], time_ms=2**52, timeout_s=5))
             assert not ranked.user_degraded and len(ranked.events) == 1
+            assert run_sync(check_servers(link)) == 1
 
 
 async def test_writes_of_others_are_told(redis_url: str, redis_admin: redis.Redis) -> None:

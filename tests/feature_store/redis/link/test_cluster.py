@@ -12,6 +12,7 @@ import pytest
 from contracts.failover_contract import check_failover
 from contracts.feature_store_contract import *  # noqa: F403
 from contracts.feature_store_contract import SHOP, USER, events_of, rows_of
+from contracts.link_contract import check_servers
 from redis.crc import key_slot
 from redis.exceptions import NoScriptError, ResponseError
 from support.redis_servers import (
@@ -157,6 +158,10 @@ async def test_a_slow_node_degrades_only_what_it_has_and_holds_nobody_past_the_d
     await repeated(lambda: store.history(USER, limit=1, timeout_s=5))
     inputs = await store.read_for_rank(USER, np.array(at_home), time_ms=1 << 50, timeout_s=5)
     assert rows_of(inputs.events) == [(1, 1, 1, 1)] and not inputs.items_degraded
+
+
+async def test_its_servers_are_the_nodes_with_slots(link: ClusterLink) -> None:
+    assert await check_servers(link) == 3
 
 
 async def test_a_caller_that_leaves_harms_no_neighbour(link: ClusterLink) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from contracts.link_contract import check_servers
 
 from recsys.errors import ConfigError, StoreUnavailableError
 from recsys.feature_store.redis.link.breaker import Breaker
 from recsys.feature_store.redis.link.cluster import ClusterLink
-from recsys.feature_store.redis.link.protocol import open_link, redact
+from recsys.feature_store.redis.link.connect import open_link
 from recsys.feature_store.redis.link.sentinel import SentinelLink
 from recsys.feature_store.redis.link.server import RedisLink
-from recsys.feature_store.redis.link.url import parse_redis_url
+from recsys.feature_store.redis.link.url import parse_redis_url, redact
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,13 @@ def test_a_bad_url_names_what_is_allowed_and_hides_the_password(url: str, proble
 def test_the_url_says_which_kind_of_redis_it_is(url: str, kind: type) -> None:
     link = open_link(url)
     assert type(link) is kind and link.name == redact(url)
+
+
+async def test_a_single_redis_is_its_own_server(redis_url: str) -> None:
+    link = open_link(redis_url)
+    assert await check_servers(link) == 1
+    assert await link.servers(timeout_s=5) == [link]
+    await link.close()
 
 
 def test_sentinels_have_a_login_of_their_own_and_the_same_tls() -> None:

@@ -9,6 +9,7 @@ import pytest
 from contracts.failover_contract import check_failover
 from contracts.feature_store_contract import *  # noqa: F403
 from contracts.feature_store_contract import SHOP, USER, events_of
+from contracts.link_contract import check_servers
 from support.redis_servers import (
     SERVICE,
     Proxy,
@@ -23,6 +24,7 @@ from support.redis_servers import (
 )
 
 from recsys.errors import StoreUnavailableError
+from recsys.feature_store.redis.link.connect import open_link
 from recsys.feature_store.redis.store import RedisFeatureStore
 
 Service = tuple[list[Server], list[Server]]
@@ -54,6 +56,12 @@ async def test_connections_to_the_primary_and_the_sentinels_are_bounded(service:
     assert 1 <= primary.clients() - before <= 3
     assert sentinel.clients() - asked_before <= 1
     await store.close()
+
+
+async def test_the_primary_is_the_only_server(service: Service) -> None:
+    link = open_link(url_of(service))
+    assert await check_servers(link) == 1
+    await link.close()
 
 
 async def test_sentinels_that_are_away_or_wrong_delay_nobody(service: Service) -> None:
