@@ -234,7 +234,7 @@ def write_bundle(path: Path, rows: int) -> None:
 
     Users and items share the table; an id's row is 1 + id mod (rows - 1), and 0 for a missing id.
     """
-    from recsys.bundle import Manifest, Parity, TableInfo, bundle_writer
+    from recsys.bundle import Certificate, Manifest, TableInfo, bundle_writer
 
     with bundle_writer(path) as writer:
         base = _base()
@@ -255,7 +255,9 @@ def write_bundle(path: Path, rows: int) -> None:
                         file=TABLE, dtype="uint8", shape=(rows, WIDTH + 8), quantized="int8", width=WIDTH
                     )
                 },
-                parity=Parity(requests=0, candidates=0, max_abs_logit_difference=0.0, tolerance=0.0, compared="none"),
+                certificate=Certificate(
+                    requests=0, candidates=0, max_abs_logit_difference=0.0, tolerance=0.0, compared="none"
+                ),
             )
         )
 

@@ -52,7 +52,7 @@ def retrieval_bundle(path: Path, *, items: int, users: int) -> Path:
     """A bundle of random vectors; ids are 0, 1, 2 and so on."""
     from reference import FEATURES
 
-    from recsys.bundle import Manifest, Parity, bundle_writer
+    from recsys.bundle import Certificate, Manifest, bundle_writer
     from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 
     random = np.random.default_rng(0)
@@ -72,7 +72,9 @@ def retrieval_bundle(path: Path, *, items: int, users: int) -> Path:
                 feature_set=FEATURES,
                 graphs={"retrieve": graph},
                 tables=infos,
-                parity=Parity(requests=0, candidates=0, max_abs_logit_difference=0, tolerance=0, compared="none"),
+                certificate=Certificate(
+                    requests=0, candidates=0, max_abs_logit_difference=0, tolerance=0, compared="none"
+                ),
             )
         )
     return path

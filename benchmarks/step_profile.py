@@ -20,7 +20,7 @@ from turns import EnoughError
 if TYPE_CHECKING:
     from recsys.data.samples.dataset import Dataset
     from recsys.training.config import RunConfig
-    from recsys.training.reports import Progress
+    from recsys.training.reports import TrainingProgress
 
 KINDS = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "addmv", "mv"),
@@ -95,7 +95,7 @@ def profile(config: RunConfig, dataset: Dataset, run_dir: Path) -> dict[str, Any
     watched = profiler(activities=[ProfilerActivity.CPU])
     begun_s = step_ms = 0.0
 
-    def after_step(progress: Progress) -> None:
+    def after_step(progress: TrainingProgress) -> None:
         nonlocal begun_s, step_ms
         if progress.step == _WARM:
             counter.__enter__()

@@ -13,7 +13,7 @@ from common import say
 if TYPE_CHECKING:
     from recsys.data.samples.dataset import Dataset
     from recsys.training.config import RunConfig
-    from recsys.training.reports import Progress
+    from recsys.training.reports import TrainingProgress
 
 PREFETCHED = 4
 """Steps of a turn that are not timed: their batches were built ahead, during the other's turn."""
@@ -60,7 +60,7 @@ def take_turns(
     others: list[float] = []
     turn, begun_s = -2 * PREFETCHED, 0.0  # the first turn also warms up
 
-    def after_step(progress: Progress) -> None:
+    def after_step(progress: TrainingProgress) -> None:
         nonlocal turn, begun_s
         turn += 1
         if turn == PREFETCHED:
@@ -86,7 +86,7 @@ def training_peak_mib(config: RunConfig, dataset: Dataset, run_dir: Path, *, ste
     """What so many steps of the loop add to this process's resident memory, at their peak."""
     from recsys.training.loop import train
 
-    def after_step(progress: Progress) -> None:
+    def after_step(progress: TrainingProgress) -> None:
         if progress.step >= steps:
             raise EnoughError
 

@@ -3,7 +3,7 @@
 ::
 
     my_model/
-      manifest.json        what it is: format, FeatureSet, graphs, tables, metrics, parity certificate
+      manifest.json        what it is: format, FeatureSet, graphs, tables, metrics, certificate
       user.onnx            the user side, run once per request
       rank.onnx            the candidate side: user-side tensors and candidates in, scores out
       encode.onnx          of a model with a state: events in, sums of them out
@@ -97,8 +97,8 @@ class TableInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parity:
-    """The certificate: how far ONNX Runtime's answers are from the training framework's.
+class Certificate:
+    """Certificate of an export: how far ONNX Runtime's answers are from the training framework's.
 
     Attributes:
         requests, candidates: how many were compared.
@@ -192,7 +192,7 @@ class Manifest:
     graphs: Mapping[str, GraphInfo]
     tables: Mapping[str, TableInfo]
     metrics: Mapping[str, float | None] = field(default_factory=dict)
-    parity: Parity
+    certificate: Certificate
     training: Mapping[str, Any] = field(default_factory=dict)
     quantization: Quantization | None = None
     compute: Compute | None = None
@@ -386,14 +386,18 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+_STORED_NAMES = {"certificate": "parity"}
+"""Fields that manifests hold under another name."""
+
+
 def _manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
-    values = {f.name: getattr(manifest, f.name) for f in dataclasses.fields(manifest)}
+    values = {_STORED_NAMES.get(f.name, f.name): getattr(manifest, f.name) for f in dataclasses.fields(manifest)}
     values["format_version"] = FORMAT_VERSION
     values["feature_set"] = json.loads(manifest.feature_set.to_json())
     values["feature_set_fingerprint"] = manifest.feature_set.fingerprint()
     values["graphs"] = {name: dataclasses.asdict(g) for name, g in manifest.graphs.items()}
     values["tables"] = {name: _table_to_dict(t) for name, t in manifest.tables.items()}
-    values["parity"] = dataclasses.asdict(manifest.parity)
+    values["parity"] = dataclasses.asdict(manifest.certificate)
     for name, part in (
         ("quantization", manifest.quantization),
         ("compute", manifest.compute),
@@ -436,7 +440,7 @@ def _manifest_from_dict(values: dict[str, Any]) -> Manifest:
         },
         tables={name: TableInfo(**{**t, "shape": tuple(t["shape"])}) for name, t in values["tables"].items()},
         metrics=values["metrics"],
-        parity=Parity(**values["parity"]),
+        certificate=Certificate(**values["parity"]),
         training=values["training"],
         quantization=Quantization(**values["quantization"]) if "quantization" in values else None,
         compute=Compute(**values["compute"]) if "compute" in values else None,

@@ -120,7 +120,7 @@ def run_demo(
         "synthetic": loaded.is_synthetic,
         "test": None if result.test is None else asdict(result.test),
         "train_samples_per_s": round(result.samples_per_s),
-        "parity_max_abs_logit_difference": manifest.parity.max_abs_logit_difference,
+        "parity_max_abs_logit_difference": manifest.certificate.max_abs_logit_difference,
         "events": loaded_events.events,
         "rank_p50_ms": round(float(np.percentile(latencies_ms, 50)), 3),
         "rank_p99_ms": round(float(np.percentile(latencies_ms, 99)), 3),
@@ -158,10 +158,10 @@ def _export(result: RunResult, loaded: LoadedData, path: Path, console: Console)
         manifest = export_bundle(
             result.trained, loaded.dataset, path, name=result.trained.features.name, metrics=result.test
         )
-    parity = manifest.parity
+    certificate = manifest.certificate
     console.print(
-        f"torch and ONNX Runtime agree to {parity.max_abs_logit_difference:.1e} "
-        f"on {parity.candidates:,} candidates of {parity.requests} real requests"
+        f"torch and ONNX Runtime agree to {certificate.max_abs_logit_difference:.1e} "
+        f"on {certificate.candidates:,} candidates of {certificate.requests} real requests"
     )
     return manifest
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from recsys.training.reports import Progress as TrainingProgress
+    from recsys.training.reports import TrainingProgress
     from recsys.training.retrieval.loop import RetrievalProgress
 
 _SMOOTHING = 0.02

@@ -28,8 +28,7 @@ from recsys.cli.options import (
 from recsys.errors import ConfigError
 
 if TYPE_CHECKING:
-    from recsys.compress.sweep import Comparison
-    from recsys.compress.sweep import Progress as CompressProgress
+    from recsys.compress.sweep import Comparison, SweepProgress
 
 Value = TypeVar("Value")
 
@@ -150,7 +149,7 @@ def _table(comparison: Comparison, width: int) -> Table:
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[Callable[[CompressProgress], None]]:
+def _progress(console: Console) -> Iterator[Callable[[SweepProgress], None]]:
     """One bar over all runs that are to be trained; a line for each that is done."""
     started = time.monotonic()
     with Progress(
@@ -165,7 +164,7 @@ def _progress(console: Console) -> Iterator[Callable[[CompressProgress], None]]:
     ) as bar:
         task = bar.add_task("training", total=None, note="")
 
-        def report(progress: CompressProgress) -> None:
+        def report(progress: SweepProgress) -> None:
             what = f"run {progress.number} of {progress.total}: {progress.choice}, seed {progress.seed}"
             bar.update(task, description=what, total=progress.total)
             if progress.training is not None:

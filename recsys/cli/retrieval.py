@@ -89,10 +89,11 @@ def export_retrieval(
     interactions = load(config.data, data, work_dir)
     with notes.status("exporting: writing the tables, comparing lists"):
         manifest = export_retrieval_bundle(run_dir, interactions, out, name=name or config.recipe, overwrite=overwrite)
-    parity, sizes = manifest.parity, {table: manifest.files[t.file][0] for table, t in manifest.tables.items()}
+    certificate = manifest.certificate
+    sizes = {table: manifest.files[t.file][0] for table, t in manifest.tables.items()}
     if as_json:
         facts = {"bundle": str(out), "model": manifest.model, "version": manifest.version, "size_bytes": sizes}
-        print(json.dumps({**facts, "metrics": dict(manifest.metrics), "parity": dataclasses.asdict(parity)}))
+        print(json.dumps({**facts, "metrics": dict(manifest.metrics), "parity": dataclasses.asdict(certificate)}))
         return
     shown = Table("table", "rows", "KB", box=None)
     for table, size_bytes in sizes.items():
@@ -100,8 +101,8 @@ def export_retrieval(
     output.print(shown)
     output.print(
         f"{out}: model {manifest.model}, version {manifest.version}\n"
-        f"parity: largest score difference {parity.max_abs_logit_difference:.1e} on {parity.candidates:,} items of "
-        f"{parity.requests:,} lists (allowed {parity.tolerance:.0e}; {parity.compared})\n"
+        f"parity: largest score difference {certificate.max_abs_logit_difference:.1e} on {certificate.candidates:,} "
+        f"items of {certificate.requests:,} lists (allowed {certificate.tolerance:.0e}; {certificate.compared})\n"
         f"\nNext: recsys serve RANKING_BUNDLE --retrieval {out}",
         soft_wrap=True,
         highlight=False,

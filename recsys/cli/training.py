@@ -254,7 +254,7 @@ def export(
             compute=compute,
             overwrite=overwrite,
         )
-    parity, tables = manifest.parity, _table_sizes(manifest)
+    certificate, tables = manifest.certificate, _table_sizes(manifest)
     if as_json:
         facts = {"bundle": str(out), "model": manifest.model, "version": manifest.version, "tables": tables}
         if manifest.quantization is not None:
@@ -262,7 +262,7 @@ def export(
             facts["quantization"] = {**lost, "metrics": dict(manifest.metrics)}
         if manifest.compute is not None:
             facts["compute"] = dataclasses.asdict(manifest.compute)
-        print(json.dumps({**facts, "parity": dataclasses.asdict(parity)}))
+        print(json.dumps({**facts, "parity": dataclasses.asdict(certificate)}))
         return
     shown = Table("table", "rows", "stored as", "KB", "float32 KB", box=None)
     for name, about in tables.items():
@@ -275,8 +275,8 @@ def export(
         _print_compute(manifest.compute)
     output.print(
         f"{out}: model {manifest.model}, version {manifest.version}\n"
-        f"parity: largest logit difference {parity.max_abs_logit_difference:.1e} on {parity.candidates:,} candidates "
-        f"of {parity.requests} requests (allowed {parity.tolerance:.0e}; {parity.compared})\n"
+        f"parity: largest logit difference {certificate.max_abs_logit_difference:.1e} on {certificate.candidates:,} "
+        f"candidates of {certificate.requests} requests (allowed {certificate.tolerance:.0e}; {certificate.compared})\n"
         f"\nNext: recsys serve {out}",
         soft_wrap=True,
         highlight=False,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recsys.compress.sweep import Comparison, Measurement, Row, Spread
+from recsys.compress.sweep import Comparison, MeanStd, Measurement, Row
 from recsys.files import make_folder, write_atomically
 from recsys.plots import Chart, Series, write_png
 
@@ -106,11 +106,11 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             values |= {
                 "table_bytes": {name: row.table_bytes(name) for name in row.runs[0].table_bytes},
                 "map_bytes": row.map_bytes,
-                "validation_auc": _spread_values(row.spread(lambda run: run.validation.auc)),
-                "test_auc": _spread_values(row.spread(_of_test("auc"))),
-                "test_gauc": _spread_values(row.spread(_of_test("gauc"))),
-                "test_log_loss": _spread_values(row.spread(_of_test("log_loss"))),
-                "train_s": _spread_values(row.spread(lambda run: run.train_s)),
+                "validation_auc": _mean_std_values(row.mean_std(lambda run: run.validation.auc)),
+                "test_auc": _mean_std_values(row.mean_std(_of_test("auc"))),
+                "test_gauc": _mean_std_values(row.mean_std(_of_test("gauc"))),
+                "test_log_loss": _mean_std_values(row.mean_std(_of_test("log_loss"))),
+                "train_s": _mean_std_values(row.mean_std(lambda run: run.train_s)),
                 "on_front": row in comparison.front,
                 "recommended": row is comparison.recommended,
                 "runs": [dataclasses.asdict(run) for run in row.runs],
@@ -148,12 +148,12 @@ def _chart(comparison: Comparison, split: str, auc: Callable[[Measurement], floa
     kind = comparison.settings.quantize
 
     def series(name: str, rows: list[Row], *, ring: bool = False) -> Series:
-        spreads = [row.spread(auc) or Spread(mean=float("nan"), std=None) for row in rows]
+        values = [row.mean_std(auc) or MeanStd(mean=float("nan"), std=None) for row in rows]
         return Series(
             name,
             x=[row.size_bytes(kind) for row in rows],
-            y=[each.mean for each in spreads],
-            error=None if ring or comparison.settings.seeds == 1 else [each.std or 0.0 for each in spreads],
+            y=[each.mean for each in values],
+            error=None if ring or comparison.settings.seeds == 1 else [each.std or 0.0 for each in values],
             ring=ring,
         )
 
@@ -187,33 +187,33 @@ def _cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
         return choice.map, budget, f"not possible: {row.impossible}"
 
     def difference(value: Callable[[Measurement], float | None]) -> str:
-        own, of_full = row.spread(value), full.spread(value)
+        own, of_full = row.mean_std(value), full.mean_std(value)
         return "" if row is full or own is None or of_full is None else f"{own.mean - of_full.mean:+.4f}"
 
-    train = row.spread(lambda run: run.train_s)
+    train = row.mean_std(lambda run: run.train_s)
     return (
         "full vocabulary" if row is full else choice.map,
         budget,
         megabytes(row.table_bytes("none")),
         megabytes(row.map_bytes),
         megabytes(row.table_bytes("int8")),
-        _text(row.spread(lambda run: run.validation.auc)),
+        _text(row.mean_std(lambda run: run.validation.auc)),
         difference(lambda run: run.validation.auc),
-        _text(row.spread(_of_test("auc"))),
+        _text(row.mean_std(_of_test("auc"))),
         difference(_of_test("auc")),
-        _text(row.spread(_of_test("gauc"))),
-        _text(row.spread(_of_test("log_loss"))),
+        _text(row.mean_std(_of_test("gauc"))),
+        _text(row.mean_std(_of_test("log_loss"))),
         "" if train is None else f"{train.mean:.1f} s",
     )
 
 
-def _text(value: Spread | None) -> str:
+def _text(value: MeanStd | None) -> str:
     if value is None:
         return "none"
     return f"{value.mean:.4f}" + ("" if value.std is None else f" ± {value.std:.4f}")
 
 
-def _spread_values(value: Spread | None) -> dict[str, float | None] | None:
+def _mean_std_values(value: MeanStd | None) -> dict[str, float | None] | None:
     return None if value is None else dataclasses.asdict(value)
 
 

@@ -33,7 +33,7 @@ from recsys.files import locked, make_folder, write_atomically
 from recsys.training.config import MapName, RowConfig, RunConfig, to_json
 from recsys.training.distributed import check_alone
 from recsys.training.loop import train
-from recsys.training.reports import Progress as TrainingProgress
+from recsys.training.reports import TrainingProgress
 from recsys.training.tables.plan import table_specs
 
 VERSION = 1
@@ -110,7 +110,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
+class MeanStd:
     """A mean, and the sample standard deviation, which one value does not have."""
 
     mean: float
@@ -125,10 +125,10 @@ class Row:
     runs: tuple[Measurement, ...] = ()
     impossible: str | None = None
 
-    def spread(self, value: Callable[[Measurement], float | None]) -> Spread | None:
+    def mean_std(self, value: Callable[[Measurement], float | None]) -> MeanStd | None:
         """Over the runs; None if a run does not have the value."""
         values = [value(run) for run in self.runs]
-        return spread([v for v in values if v is not None]) if values and None not in values else None
+        return mean_std([v for v in values if v is not None]) if values and None not in values else None
 
     @property
     def auc(self) -> float:
@@ -178,7 +178,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class SweepProgress:
     """Where a comparison is.
 
     Attributes:
@@ -204,7 +204,7 @@ def compress(
     out: Path,
     settings: CompressConfig,
     *,
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[SweepProgress], None] = lambda progress: None,
 ) -> Comparison:
     """Train what is not trained yet, and compare. Killed and called again, it goes on where it was.
 
@@ -232,7 +232,7 @@ def compress(
 
 
 def _compress(
-    config: RunConfig, dataset: Dataset, out: Path, settings: CompressConfig, report: Callable[[Progress], None]
+    config: RunConfig, dataset: Dataset, out: Path, settings: CompressConfig, report: Callable[[SweepProgress], None]
 ) -> Comparison:
     fingerprint = data_fingerprint(dataset)
     choices = [Choice(map="vocabulary", budget=None)]
@@ -246,7 +246,7 @@ def _compress(
     pending = [each for each in plan if found[each] is None]
     impossible: dict[Choice, str] = {}
     for number, (choice, seed) in enumerate(pending, start=1):
-        progress = Progress(number=number, total=len(pending), choice=choice, seed=seed)
+        progress = SweepProgress(number=number, total=len(pending), choice=choice, seed=seed)
         if choice not in impossible:
             try:
                 found[choice, seed] = _run(config, dataset, out / "runs", fingerprint, progress, report)
@@ -274,7 +274,7 @@ def compare(recipe: str, settings: CompressConfig, rows: Sequence[Row], *, finge
     full = rows[0]
     tolerance = settings.tolerance
     if tolerance is None:
-        auc = spread([run.validation.auc for run in full.runs])
+        auc = mean_std([run.validation.auc for run in full.runs])
         tolerance = max(LEAST_TOLERANCE, (auc.std or 0.0) / math.sqrt(len(full.runs)))
     good = [row for row in rows if row.impossible is None and full.auc - row.auc <= tolerance]
     recommended = min(good, key=lambda row: (row.size_bytes(settings.quantize), -row.auc))
@@ -307,13 +307,13 @@ def run_name(config: RunConfig, fingerprint: str) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def spread(values: Sequence[float]) -> Spread:
+def mean_std(values: Sequence[float]) -> MeanStd:
     """Mean and sample standard deviation.
 
-    >>> spread([1.0, 2.0, 3.0])
-    Spread(mean=2.0, std=1.0)
+    >>> mean_std([1.0, 2.0, 3.0])
+    MeanStd(mean=2.0, std=1.0)
     """
-    return Spread(mean=statistics.fmean(values), std=statistics.stdev(values) if len(values) > 1 else None)
+    return MeanStd(mean=statistics.fmean(values), std=statistics.stdev(values) if len(values) > 1 else None)
 
 
 def pareto_front(sizes: Sequence[float], qualities: Sequence[float]) -> list[int]:
@@ -336,8 +336,8 @@ def _run(
     dataset: Dataset,
     runs_dir: Path,
     fingerprint: str,
-    progress: Progress,
-    report: Callable[[Progress], None],
+    progress: SweepProgress,
+    report: Callable[[SweepProgress], None],
 ) -> Measurement:
     run_config = configure(config, progress.choice, seed=progress.seed)
     folder = runs_dir / run_name(run_config, fingerprint)

@@ -1,4 +1,4 @@
-"""The parity certificate: the exported graphs answer what the trained model answers, on real samples.
+"""Certificate of an export: the exported graphs answer what the trained model answers, on real samples.
 
 A sample is put through both ways. Torch scores it in a batch as training cuts it, from rows looked up
 in TorchRec tables. ONNX Runtime scores it as a request: the bytes that a store would hold are read
@@ -21,7 +21,7 @@ import onnxruntime
 import torch
 
 from recsys.arrays import Float32Array, Int64Array
-from recsys.bundle import Parity
+from recsys.bundle import Certificate
 from recsys.data.log.event_table import user_events
 from recsys.data.samples.dataset import Dataset, make_batch
 from recsys.data.samples.row_codes import encode_ids
@@ -47,7 +47,7 @@ _PLAIN = 7
 """Number of a request without anything odd."""
 
 
-def certify(folder: Path, trained: TrainedModel, dataset: Dataset) -> Parity:
+def certify(folder: Path, trained: TrainedModel, dataset: Dataset) -> Certificate:
     """Compare logits on ``REQUESTS`` real requests of up to ``CANDIDATES`` candidates.
 
     The model must be in evaluation mode: in training, dropout and Dice depend on the batch.
@@ -73,12 +73,12 @@ def certify(folder: Path, trained: TrainedModel, dataset: Dataset) -> Parity:
             difference = float(np.abs(got - expected).max())
             if not difference <= TOLERANCE:  # NaN is refused too
                 raise BundleError(
-                    f"parity: ONNX Runtime's logit differs from torch's by {difference:.2e} on sample {index}{how}; "
-                    f"allowed: {TOLERANCE:.0e}. The bundle was not written"
+                    f"certificate: ONNX Runtime's logit differs from torch's by {difference:.2e} on sample {index}{how}"
+                    f"; allowed: {TOLERANCE:.0e}. The bundle was not written"
                 )
             worst = max(worst, difference)
         requests, compared = requests + 1, compared + len(expected)
-    return Parity(
+    return Certificate(
         requests=requests,
         candidates=compared,
         max_abs_logit_difference=worst,

@@ -17,10 +17,10 @@ import recsys
 from recsys.arrays import Int64Array
 from recsys.bundle import (
     LAYERS,
+    Certificate,
     Compute,
     GraphInfo,
     Manifest,
-    Parity,
     Quantization,
     StateInfo,
     TableInfo,
@@ -69,7 +69,7 @@ def export_bundle(
     compute: str = "float32",
     overwrite: bool = False,
 ) -> Manifest:
-    """Write a bundle with a parity certificate from real samples.
+    """Write a bundle with a certificate from real samples.
 
     Args:
         trained: the model; its process must hold all tables.
@@ -105,7 +105,7 @@ def export_bundle(
                 tables[f"{table}.rows"] = described
         write_hot_ids(writer.folder / HOT_IDS, hot_ids(dataset))
         _write_layers(writer.folder / LAYERS, trained)
-        parity, metrics, quantization = _measure(writer.folder, trained, dataset, stored, metrics)
+        certificate, metrics, quantization = _measure(writer.folder, trained, dataset, stored, metrics)
         changed: Compute | None = None
         if compute == "int8":
             in_int8, changed = use_int8(writer.folder, dataset)
@@ -117,7 +117,7 @@ def export_bundle(
                 graphs=graphs,
                 tables=tables,
                 metrics={} if metrics is None else asdict(metrics),
-                parity=parity,
+                certificate=certificate,
                 quantization=quantization,
                 compute=changed,
                 state=_state_info(net),
@@ -180,7 +180,7 @@ def _measure(
     dataset: Dataset,
     stored: Mapping[str, QuantizedTable],
     metrics: Metrics | None,
-) -> tuple[Parity, Metrics | None, Quantization | None]:
+) -> tuple[Certificate, Metrics | None, Quantization | None]:
     """The certificate and the metrics of the rows in the bundle, and what they differ by from the model's own.
 
     The certificate compares ONNX Runtime with torch on the same, quantised, rows: it is about the graphs. How far
@@ -191,11 +191,11 @@ def _measure(
     own_logits = certificate_logits(trained, dataset)
     own_metrics = metrics or evaluate_run(trained, dataset, "test")
     with rows_as_stored(trained, stored):
-        parity = certify(folder, trained, dataset)
+        certificate = certify(folder, trained, dataset)
         difference = float(np.abs(certificate_logits(trained, dataset) - own_logits).max())
         metrics = evaluate_run(trained, dataset, "test")
     own = {} if own_metrics is None else asdict(own_metrics)
-    return parity, metrics, Quantization(max_abs_logit_difference=difference, float32_metrics=own)
+    return certificate, metrics, Quantization(max_abs_logit_difference=difference, float32_metrics=own)
 
 
 def _commit() -> Any:

@@ -142,7 +142,7 @@ async def _compare(store: FeatureStore, dataset: Dataset, samples: Int64Array, r
 def _named(
     features: FeatureSet, user: Mapping[str, Column], item: Mapping[str, Column], *, events: int
 ) -> dict[str, Column]:
-    """An encoded request's inputs but its context, by side, in the order in which differences are told."""
+    """An encoded request's inputs but its context, by side, in the order in which differences are reported."""
     # An empty history is encoded as one missing event.
     named = {name: column[:events] for name, column in user.items() if name.startswith("history.")}
     named.update({f"user.{f.name}": user[f.name] for f in (features.user_id, *features.user)})

@@ -1,4 +1,4 @@
-"""What evaluations on the validation split decide: the best weights, when to stop, when to lower the rates."""
+"""Decisions of evaluations on the validation split: the best weights, when to stop, when to lower the rates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recsys.training.config import MonitorName, TrainConfig
 
 
 @dataclass
-class Watch:
+class EarlyStopping:
     """The evaluations of a run so far. It is part of a checkpoint: a resumed run stops where it would have.
 
     Attributes:
@@ -28,8 +28,8 @@ class Watch:
     waited: int = 0
     reductions: int = 0
 
-    def see(self, metrics: Metrics, config: TrainConfig, *, step: int) -> bool:
-        """Whether this evaluation is the best so far, by more than ``min_delta``.
+    def update(self, metrics: Metrics, config: TrainConfig, *, step: int) -> bool:
+        """Count an evaluation; true if it is the best so far, by more than ``min_delta``.
 
         Raises:
             ConfigError: the monitored metric has no value.
@@ -45,8 +45,8 @@ class Watch:
         self.reductions += 1
         return False
 
-    def is_over(self, config: TrainConfig) -> bool:
-        """Whether to stop: ``patience`` evaluations in a row were no improvement."""
+    def should_stop(self, config: TrainConfig) -> bool:
+        """True once ``patience`` evaluations in a row were no improvement."""
         return 0 < config.patience <= self.waited
 
     def state_dict(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Watch:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Watch:
+    def from_state(cls, state: Mapping[str, Any]) -> EarlyStopping:
         """Inverse of :meth:`state_dict`; empty: nothing was evaluated."""
         return cls(**state)
 
@@ -72,7 +72,7 @@ def monitored(metrics: Metrics, name: MonitorName) -> float:
 
 
 def no_value(name: MonitorName) -> ConfigError:
-    """What to say of a metric that has none on the validation split."""
+    """The error of a metric that has no value on the validation split."""
     return ConfigError(
         f"train.monitor is {name!r}, which has no value on this validation split: no user of it has both labels; "
         "choose auc or log_loss"
@@ -80,7 +80,7 @@ def no_value(name: MonitorName) -> ConfigError:
 
 
 def is_evaluated(config: TrainConfig, *, step: int, steps: int, steps_per_epoch: int) -> bool:
-    """Whether the validation split is evaluated after so many steps: every ``evaluate_every``, or every epoch."""
+    """True if the validation split is evaluated after so many steps: every ``evaluate_every``, or every epoch."""
     return step == steps or step % (config.evaluate_every or steps_per_epoch) == 0
 
 

@@ -36,16 +36,16 @@ from recsys.training.incremental import samples_since
 from recsys.training.non_finite import first_not_finite, not_finite_in, stop
 from recsys.training.precision import Precision
 from recsys.training.regularization import Regularization
-from recsys.training.reports import Listeners, Progress, RunResult
+from recsys.training.reports import Listeners, RunResult, TrainingProgress
 from recsys.training.run.checkpoint import load, restore, save
 from recsys.training.run.folder import BEST, CHECKPOINT, write_metrics
 from recsys.training.run.record import RecordStart, begin_record, write_record
 from recsys.training.run.tensorboard import curves
 from recsys.training.schedules import rate_factor
 from recsys.training.start import Run, start
-from recsys.training.steps import Forward, Item, PipelinedSteps, PlainSteps, Seen, Steps, batches_of
+from recsys.training.steps import Forward, PipelinedSteps, PlainSteps, StepOutput, Steps, TrainBatch, batches_of
 from recsys.training.trained import default_device, evaluate_split, predict_split
-from recsys.training.validate_dataset import check_trainable
+from recsys.training.validate_dataset import validate_dataset
 from recsys.training.warm_start.apply import WarmStart
 
 
@@ -57,7 +57,7 @@ def train(
     resume: bool = False,
     device: torch.device | None = None,
     overrides: Sequence[str] = (),
-    report: Callable[[Progress], None] = lambda progress: None,
+    report: Callable[[TrainingProgress], None] = lambda progress: None,
     show_plan: Callable[[list[PlannedTable]], None] = lambda plan: None,
     show_start: Callable[[WarmStart], None] = lambda start: None,
 ) -> RunResult:
@@ -90,7 +90,7 @@ def train(
         )
     precision = Precision(config.train.amp, device)
     kept = samples_since(dataset, config.data.since)
-    check_trainable(config, kept)
+    validate_dataset(config, kept)
     start_process_group(device)
     listeners = Listeners(report=report, show_plan=show_plan, show_start=show_start)
     if world().rank > 0:
@@ -111,9 +111,9 @@ def train(
         return _finish(run, record)
 
 
-def _take_steps(run: Run, precision: Precision, report: Callable[[Progress], None]) -> None:
+def _take_steps(run: Run, precision: Precision, report: Callable[[TrainingProgress], None]) -> None:
     """The steps that are left, with their evaluations and checkpoints."""
-    config, settings, loader, watch = run.trained.config, run.trained.config.train, run.loader, run.watch
+    config, settings, loader, stopping = run.trained.config, run.trained.config.train, run.loader, run.stopping
     model, net, device = run.trained.model, run.trained.model.module.net, precision.device
     steps, first_step = len(loader) * settings.epochs, run.step
     samples, seconds_before, started = 0, run.train_s, time.perf_counter()
@@ -122,7 +122,7 @@ def _take_steps(run: Run, precision: Precision, report: Callable[[Progress], Non
     def checkpoint_now(name: str = CHECKPOINT) -> None:
         run.train_s = seconds_before + time.perf_counter() - started
         about = {
-            "watch": watch.state_dict(),
+            "watch": stopping.state_dict(),
             "scaler": precision.state_dict(),
             "steps_before": run.steps_before,
             "seconds": run.train_s,
@@ -136,30 +136,30 @@ def _take_steps(run: Run, precision: Precision, report: Callable[[Progress], Non
     update = precision.update(run.optimizer, net, clip_norm=settings.clip_norm)
     walk: Steps = PlainSteps(forward, update, device)
     if settings.pipeline == "sparse_dist":
-        walk = PipelinedSteps(model, forward, update, device, is_last=lambda item: is_due(_step_of(item, loader)))
+        walk = PipelinedSteps(model, forward, update, device, is_last=lambda batch: is_due(_step_of(batch, loader)))
     # Of its own: an evaluation converts with the model's while batches are built ahead.
     convert = BatchConverter(run.trained.features, run.trained.row_maps)
     model.train()
-    while loader.epoch < settings.epochs and not watch.is_over(settings):
-        for seen in walk.run(batches_of(loader, run.dataset, convert)):
+    while loader.epoch < settings.epochs and not stopping.should_stop(settings):
+        for output in walk.run(batches_of(loader, run.dataset, convert)):
             if not math.isfinite(update.grad_norm) and not precision.skips_steps:
                 what = f"the gradient's norm is {update.grad_norm}"
-                stop(run.folder, run.step + 1, seen.item, what, first_not_finite(seen, net))
+                stop(run.folder, run.step + 1, output.batch, what, first_not_finite(output, net))
             run.step += 1
-            position = seen.item.loader
-            samples += _samples_of(seen.item, run)
+            position = output.batch.loader
+            samples += _samples_of(output.batch, run)
             elapsed = time.perf_counter() - started
             run.samples_per_s = samples / elapsed
-            progress = Progress(
+            progress = TrainingProgress(
                 run.step,
                 steps,
                 position["epoch"],
                 run.samples_per_s,
-                seen.loss,
+                output.loss,
                 epochs=settings.epochs,
                 eta_s=(steps - run.step) * elapsed / (run.step - first_step),
-                rate=settings.learning_rate * seen.factor,
-                table_rate=config.tables.learning_rate * seen.factor,
+                rate=settings.learning_rate * output.factor,
+                table_rate=config.tables.learning_rate * output.factor,
                 grad_norm=update.grad_norm,
             )
             report(progress)
@@ -169,19 +169,23 @@ def _take_steps(run: Run, precision: Precision, report: Callable[[Progress], Non
                 continue
             with together("checking the weights"):
                 if where := not_finite_in(model):
-                    stop(run.folder, run.step, seen.item, "it left weights that are not finite", where)
+                    stop(run.folder, run.step, output.batch, "it left weights that are not finite", where)
             if evaluated:
                 walk.pause()
                 paused = time.perf_counter()
                 validation = evaluate_split(run.trained, run.dataset, "validation")
                 started += time.perf_counter() - paused
                 # The best weights before the checkpoint that knows of them: a kill in between only does both again.
-                if validation is not None and watch.see(validation, settings, step=run.step) and settings.patience:
+                if (
+                    validation is not None
+                    and stopping.update(validation, settings, step=run.step)
+                    and settings.patience
+                ):
                     checkpoint_now(BEST)
             checkpoint_now()
             if evaluated:
                 report(replace(progress, epoch=run.step // len(loader), validation=validation))
-                if watch.is_over(settings):
+                if stopping.should_stop(settings):
                     break
     walk.pause()
 
@@ -197,30 +201,30 @@ def _forward_of(run: Run, precision: Precision, *, steps: int) -> Forward:
     config, model = run.trained.config, run.trained.model
     pull = Regularization(run.dataset, strength=config.tables.regularization, device=precision.device)
 
-    def forward(item: Item) -> tuple[Tensor, Seen]:
+    def forward(batch: TrainBatch) -> tuple[Tensor, StepOutput]:
         factor = rate_factor(
-            config.train, step=run.step, steps=steps, epoch=item.loader["epoch"], reductions=run.watch.reductions
+            config.train, step=run.step, steps=steps, epoch=batch.loader["epoch"], reductions=run.stopping.reductions
         )
         for group in run.optimizer.param_groups:
             group["lr"] = config.train.learning_rate * factor
         set_rate(model, config.tables.learning_rate * factor, step=run.steps_before + run.step)
         with precision.autocast():
-            logits_B, rows = model(item.tensors)
-        losses_B = F.binary_cross_entropy_with_logits(logits_B.float(), item.tensors.labels, reduction="none")
-        loss = share_of_loss(losses_B, _samples_of(item, run))
-        seen = Seen(item, mean_loss(loss), rows, logits_B, factor)
-        if not math.isfinite(seen.loss):
-            where = first_not_finite(seen, model.module.net)
-            stop(run.folder, run.step + 1, item, f"the loss is {seen.loss}", where)
-        return precision.scaled(loss + pull(rows, item.tensors)), seen
+            logits_B, rows = model(batch.tensors)
+        losses_B = F.binary_cross_entropy_with_logits(logits_B.float(), batch.tensors.labels, reduction="none")
+        loss = share_of_loss(losses_B, _samples_of(batch, run))
+        output = StepOutput(batch, mean_loss(loss), rows, logits_B, factor)
+        if not math.isfinite(output.loss):
+            where = first_not_finite(output, model.module.net)
+            stop(run.folder, run.step + 1, batch, f"the loss is {output.loss}", where)
+        return precision.scaled(loss + pull(rows, batch.tensors)), output
 
     return forward
 
 
 def _finish(run: Run, record: RecordStart) -> RunResult:
     """Take the weights that the run keeps, predict the splits that have samples, and write what was measured."""
-    trained, watch, settings = run.trained, run.watch, run.trained.config.train
-    best_step = watch.best_step if settings.patience else None
+    trained, stopping, settings = run.trained, run.stopping, run.trained.config.train
+    best_step = stopping.best_step if settings.patience else None
     if best_step is not None and best_step != run.step:
         restore(load(run.folder / BEST), trained.model)
     predicted = {split: predict_split(trained, run.dataset, split) for split in ("validation", "test")}
@@ -257,12 +261,12 @@ def _write(
     write_metrics(run.folder / "metrics.json", measured, samples_per_s=run.samples_per_s, best_step=best_step)
 
 
-def _samples_of(item: Item, run: Run) -> int:
+def _samples_of(batch: TrainBatch, run: Run) -> int:
     """Samples of a step, in all processes."""
     samples = len(run.dataset.split("train"))
-    return samples_in_step(samples, item.loader["next_batch"], run.trained.config.train.batch_size)
+    return samples_in_step(samples, batch.loader["next_batch"], run.trained.config.train.batch_size)
 
 
-def _step_of(item: Item, loader: BatchLoader) -> int:
+def _step_of(batch: TrainBatch, loader: BatchLoader) -> int:
     """Steps of the run when this batch was trained."""
-    return item.loader["epoch"] * len(loader) + item.loader["next_batch"]
+    return batch.loader["epoch"] * len(loader) + batch.loader["next_batch"]

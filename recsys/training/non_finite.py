@@ -16,21 +16,21 @@ from recsys.errors import InvalidInputError
 from recsys.files import write_atomically
 from recsys.training.distributed import world
 from recsys.training.run.folder import CHECKPOINT
-from recsys.training.steps import Item, Seen
+from recsys.training.steps import StepOutput, TrainBatch
 
 
-def first_not_finite(seen: Seen, net: nn.Module) -> str:
+def first_not_finite(output: StepOutput, net: nn.Module) -> str:
     """The first thing on the way from the inputs to the gradients that is not finite, and how much of it.
 
     Args:
-        seen: what the step looked at.
+        output: what the step looked at.
         net: its parameters, and their gradients where there are any.
     """
     parts = [
-        ("numeric feature {!r}", seen.item.tensors.numbers.items()),
-        ("the rows of table {!r}", seen.rows.items()),
+        ("numeric feature {!r}", output.batch.tensors.numbers.items()),
+        ("the rows of table {!r}", output.rows.items()),
         ("parameter {!r} of the network", net.named_parameters()),
-        ("the logits{}", (("", seen.logits_B),)),
+        ("the logits{}", (("", output.logits_B),)),
         ("the gradient of {!r}", ((n, p.grad) for n, p in net.named_parameters() if p.grad is not None)),
     ]
     for what, values in parts:
@@ -50,13 +50,13 @@ def not_finite_in(model: DistributedModelParallel) -> str | None:
     return None
 
 
-def stop(run_dir: Path, step: int, item: Item, what: str, where: str) -> NoReturn:
+def stop(run_dir: Path, step: int, batch: TrainBatch, what: str, where: str) -> NoReturn:
     """Keep the batch and end the run; its last checkpoint stays as it is.
 
     Args:
         run_dir: where to keep it.
         step: the number of the step, from 1.
-        item: the batch.
+        batch: the batch.
         what: was not finite.
         where: that began.
 
@@ -64,10 +64,10 @@ def stop(run_dir: Path, step: int, item: Item, what: str, where: str) -> NoRetur
         InvalidInputError: always.
     """
     file = run_dir / ("bad_batch.npz" if world().size == 1 else f"bad_batch.{world().rank}.npz")
-    encoded = item.encoded
+    encoded = batch.encoded
     content = io.BytesIO()
     columns: dict[str, np.ndarray] = {
-        "sample": item.samples,
+        "sample": batch.samples,
         "label": encoded.labels,
         "history_offsets": encoded.history_offsets,
         **{f"user.{name}": column for name, column in encoded.user.items()},

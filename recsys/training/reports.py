@@ -1,4 +1,4 @@
-"""What a run tells while it trains, and at its end."""
+"""Reports of a run while it trains, and at its end."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from recsys.training.warm_start.apply import WarmStart
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run is, for a progress bar and curves.
+class TrainingProgress:
+    """Progress of a run, for a progress bar and curves.
 
     Attributes:
         step, steps: taken, and of all epochs; early stopping may end a run before.
@@ -41,7 +41,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run measured; ``samples_per_s`` is over the training steps of this process.
+    """Measurements of a finished run; ``samples_per_s`` is over the training steps of this process.
 
     The model is in evaluation mode. With ``train.patience`` it has the best weights, those after ``best_step``.
     """
@@ -55,7 +55,7 @@ class RunResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Listeners:
-    """Who is told what, in the first process.
+    """Callbacks of a run, in the first process.
 
     Attributes:
         report: of every step and evaluation.
@@ -63,6 +63,6 @@ class Listeners:
         show_start: of what a warm start took.
     """
 
-    report: Callable[[Progress], None] = lambda progress: None
+    report: Callable[[TrainingProgress], None] = lambda progress: None
     show_plan: Callable[[list[PlannedTable]], None] = lambda plan: None
     show_start: Callable[[WarmStart], None] = lambda start: None

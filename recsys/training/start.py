@@ -25,7 +25,7 @@ from recsys.training.distributed import (
     together,
     world,
 )
-from recsys.training.early_stopping import Watch
+from recsys.training.early_stopping import EarlyStopping
 from recsys.training.incremental import grown_row_maps
 from recsys.training.precision import Precision
 from recsys.training.reports import Listeners
@@ -47,7 +47,7 @@ class Run:
         dataset: mapped, with the samples that it trains on.
         loader: of the training samples.
         optimizer: of everything but the tables.
-        watch: what its evaluations found.
+        stopping: what its evaluations found.
         step: steps taken, since the run was new.
         steps_before: steps that the optimiser state of a warm start is of.
         train_s: seconds of training, evaluations left out.
@@ -59,7 +59,7 @@ class Run:
     dataset: Dataset
     loader: BatchLoader
     optimizer: torch.optim.Optimizer
-    watch: Watch
+    stopping: EarlyStopping
     step: int = 0
     steps_before: int = 0
     train_s: float = 0.0
@@ -119,7 +119,7 @@ def start(
         optimizer=torch.optim.AdamW(
             net.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         ),
-        watch=Watch(),
+        stopping=EarlyStopping(),
     )
     seed_process(settings.seed)
     if checkpoint is not None:
@@ -138,7 +138,7 @@ def _go_on(run: Run, checkpoint: Checkpoint, precision: Precision) -> None:
     restore(checkpoint, run.trained.model, run.optimizer)
     run.loader.load_state_dict(checkpoint.loader)
     precision.load_state_dict(checkpoint.loop.get("scaler", {}))
-    run.watch = Watch.from_state(checkpoint.loop.get("watch", {}))
+    run.stopping = EarlyStopping.from_state(checkpoint.loop.get("watch", {}))
     run.steps_before, run.train_s = checkpoint.loop.get("steps_before", 0), checkpoint.loop.get("seconds", 0.0)
     run.step = checkpoint.step
 

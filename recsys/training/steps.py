@@ -1,4 +1,4 @@
-"""How batches become steps: one after another, or with TorchRec's pipeline on GPU.
+"""Steps of training from batches: one after another, or with TorchRec's pipeline on GPU.
 
 The pipeline (``TrainPipelineSparseDist``) copies the next batch to the device and exchanges its ids between processes
 while this one is computed. It reads two batches ahead, so each batch carries the loader's position after it: a
@@ -26,7 +26,7 @@ from recsys.features.encode import EncodedBatch
 
 
 @dataclass
-class Item(Pipelineable):  # type: ignore[misc]
+class TrainBatch(Pipelineable):  # type: ignore[misc]
     """A batch on its way to a step.
 
     Attributes:
@@ -42,10 +42,10 @@ class Item(Pipelineable):  # type: ignore[misc]
 
     @property
     def rows(self) -> KeyedJaggedTensor:
-        """What the tables look up."""
+        """Keys that the tables look up."""
         return self.tensors.rows
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> Item:
+    def to(self, device: torch.device, non_blocking: bool = False) -> TrainBatch:
         """The same batch on another device."""
         return replace(self, tensors=self.tensors.to(device, non_blocking=non_blocking))
 
@@ -57,10 +57,10 @@ class Item(Pipelineable):  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a step leaves for checks and reports; ``rows``: table -> vectors of the batch's distinct codes, [U, D]."""
+class StepOutput:
+    """Outputs of a step, for checks and reports; ``rows``: table -> vectors of the batch's distinct codes, [U, D]."""
 
-    item: Item
+    batch: TrainBatch
     loss: float
     rows: dict[str, Tensor]
     logits_B: Tensor
@@ -68,7 +68,7 @@ class Seen:
 
 
 class Update(Protocol):
-    """What TorchRec's pipeline asks of an optimiser."""
+    """The optimiser that TorchRec's pipeline asks for."""
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -79,13 +79,13 @@ class Update(Protocol):
         ...
 
 
-Forward = Callable[[Item], tuple[Tensor, Seen]]
+Forward = Callable[[TrainBatch], tuple[Tensor, StepOutput]]
 
 
 class Steps(Protocol):
     """Takes steps."""
 
-    def run(self, items: Iterator[Item]) -> Iterator[Seen]:
+    def run(self, batches: Iterator[TrainBatch]) -> Iterator[StepOutput]:
         """A step for each batch; yields after each."""
         ...
 
@@ -100,14 +100,14 @@ class PlainSteps:
     def __init__(self, forward: Forward, update: Update, device: torch.device) -> None:
         self._forward, self._update, self._device = forward, update, device
 
-    def run(self, items: Iterator[Item]) -> Iterator[Seen]:
+    def run(self, batches: Iterator[TrainBatch]) -> Iterator[StepOutput]:
         """See :class:`Steps`."""
-        for item in items:
+        for batch in batches:
             self._update.zero_grad()
-            total, seen = self._forward(item.to(self._device))
+            total, output = self._forward(batch.to(self._device))
             total.backward()  # type: ignore[no-untyped-call]
             self._update.step()
-            yield seen
+            yield output
 
     def pause(self) -> None:
         """See :class:`Steps`."""
@@ -126,7 +126,7 @@ class PipelinedSteps:
         update: Update,
         device: torch.device,
         *,
-        is_last: Callable[[Item], bool],
+        is_last: Callable[[TrainBatch], bool],
     ) -> None:
         self._is_last = is_last
         self._pipeline: Any = TrainPipelineSparseDist(
@@ -136,25 +136,25 @@ class PipelinedSteps:
             custom_model_fwd=forward,
         )
 
-    def run(self, items: Iterator[Item]) -> Iterator[Seen]:
+    def run(self, batches: Iterator[TrainBatch]) -> Iterator[StepOutput]:
         """See :class:`Steps`."""
         took = True
         while took:
-            took, stretch = False, self._stretch(items)
+            took, stretch = False, self._stretch(batches)
             while True:
                 try:
-                    seen: Seen = self._pipeline.progress(stretch)
+                    output: StepOutput = self._pipeline.progress(stretch)
                 except StopIteration:
                     break
                 took = True
-                yield seen
+                yield output
             self.pause()
 
-    def _stretch(self, items: Iterator[Item]) -> Iterator[Item]:
+    def _stretch(self, batches: Iterator[TrainBatch]) -> Iterator[TrainBatch]:
         """Up to the next pause. TorchRec would exchange a batch that waits in the pipeline once more after it."""
-        for item in items:
-            yield item
-            if self._is_last(item):
+        for batch in batches:
+            yield batch
+            if self._is_last(batch):
                 return
 
     def pause(self) -> None:
@@ -169,11 +169,11 @@ class _Lookups(nn.Module):
         super().__init__()
         self.collections = collections
 
-    def forward(self, item: Item) -> list[Any]:
-        return [collection(item.rows) for collection in self.collections.values()]
+    def forward(self, batch: TrainBatch) -> list[Any]:
+        return [collection(batch.rows) for collection in self.collections.values()]
 
 
-def batches_of(loader: BatchLoader, dataset: Dataset, convert: BatchConverter) -> Iterator[Item]:
+def batches_of(loader: BatchLoader, dataset: Dataset, convert: BatchConverter) -> Iterator[TrainBatch]:
     """The rest of the loader's epoch, converted in its thread.
 
     Args:
@@ -186,4 +186,4 @@ def batches_of(loader: BatchLoader, dataset: Dataset, convert: BatchConverter) -
         return encoded, convert(encoded, rows_of_codes(dataset))
 
     for encoded, tensors in loader.batches(converted):
-        yield Item(encoded, tensors, loader.samples_of_last(), loader.state_dict())
+        yield TrainBatch(encoded, tensors, loader.samples_of_last(), loader.state_dict())

@@ -13,7 +13,7 @@ from recsys.models.ranking.blocks import BatchNorm, Dice
 from recsys.training.distributed import world
 
 
-class StepDice(nn.Module):
+class SyncDice(nn.Module):
     """:class:`Dice` over the samples of all processes; shares its parameters and running statistics."""
 
     def __init__(self, dice: Dice) -> None:
@@ -29,7 +29,7 @@ class StepDice(nn.Module):
         return x * (self.alpha + gate * (1.0 - self.alpha))
 
 
-class StepBatchNorm(nn.Module):
+class SyncBatchNorm(nn.Module):
     """:class:`BatchNorm` over the samples of all processes; shares its parameters and running statistics."""
 
     def __init__(self, batch_norm: BatchNorm) -> None:
@@ -87,14 +87,14 @@ class _Standardise(torch.autograd.Function):
         return inverse * (grad - mean_grad - standardised * mean_product), None
 
 
-def over_the_step(net: nn.Module) -> None:
+def use_sync_normalization(net: nn.Module) -> None:
     """Have a network's Dice and normalising layers read all processes, in place; nothing to do for one process."""
     if world().size == 1:
         return
     for name, child in net.named_children():
         if isinstance(child, Dice):
-            setattr(net, name, StepDice(child))
+            setattr(net, name, SyncDice(child))
         elif isinstance(child, BatchNorm):
-            setattr(net, name, StepBatchNorm(child))
+            setattr(net, name, SyncBatchNorm(child))
         else:
-            over_the_step(child)
+            use_sync_normalization(child)

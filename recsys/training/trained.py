@@ -26,7 +26,7 @@ from recsys.training.distributed import on_first, predict_together
 from recsys.training.incremental import samples_since
 from recsys.training.run.checkpoint import load, restore
 from recsys.training.run.folder import compare_data, load_row_maps, read_run, weights_file
-from recsys.training.sync_normalization import over_the_step
+from recsys.training.sync_normalization import use_sync_normalization
 from recsys.training.tables.initial_rows import initialise
 from recsys.training.tables.plan import build_row_maps, table_dims, table_specs
 
@@ -73,7 +73,7 @@ def build(
     model = RankingModel(features, tables=EmbeddingTables(specs, row_maps), net=net)
     fuse_optimizer(model.tables, name=config.tables.optimizer, learning_rate=config.tables.learning_rate)
     start_process_group(device)
-    over_the_step(net)
+    use_sync_normalization(net)
     sharded = shard(model, table_names=[spec.name for spec in specs], device=device, sharding=_sharding(config.tables))
     initialise(sharded, row_maps)
     convert = BatchConverter(features, row_maps)

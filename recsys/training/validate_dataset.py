@@ -1,4 +1,4 @@
-"""What a data set must have before hours are spent on it."""
+"""Validation of a data set before hours are spent on it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from recsys.training.config import RunConfig
 from recsys.training.early_stopping import needs_validation, no_value
 
 
-def check_trainable(config: RunConfig, dataset: Dataset) -> None:
+def validate_dataset(config: RunConfig, dataset: Dataset) -> None:
     """Refuse data that nothing can be learnt from, or whose metrics would not be defined.
 
     Args:

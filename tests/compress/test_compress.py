@@ -25,8 +25,8 @@ from recsys.compress.sweep import (
     Comparison,
     CompressConfig,
     Measurement,
-    Progress,
     Row,
+    SweepProgress,
     compare,
     compress,
     configure,
@@ -57,10 +57,10 @@ class Recorder:
     """Remembers what it was told; raises once at a given step of a given run."""
 
     def __init__(self, *, stop_in_run: int = 0, stop_at_step: int = 0) -> None:
-        self.told: list[Progress] = []
+        self.told: list[SweepProgress] = []
         self.stop = (stop_in_run, stop_at_step)
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: SweepProgress) -> None:
         self.told.append(progress)
         if progress.training is not None and (progress.number, progress.training.step) == self.stop:
             raise KeyboardInterrupt

@@ -110,9 +110,9 @@ def test_the_demo_learns_what_history_tells(demo: Demo) -> None:
 
 
 def test_the_bundle_that_is_left_is_whole_and_certified(demo: Demo) -> None:
-    parity = open_bundle(demo.folder / "bundle").manifest.parity
-    assert parity.candidates > 1000
-    assert parity.max_abs_logit_difference <= parity.tolerance == 1e-4
+    certificate = open_bundle(demo.folder / "bundle").manifest.certificate
+    assert certificate.candidates > 1000
+    assert certificate.max_abs_logit_difference <= certificate.tolerance == 1e-4
 
 
 def test_a_server_on_what_is_left_ranks_with_the_stored_history(address: str) -> None:

@@ -20,7 +20,7 @@ from support.paths import TESTS
 from support.tiny_run import NAMESAKES, PLAIN, finished, folder_of_this_process, odd_config, odd_dataset
 
 import recsys
-import recsys.export.certificate as parity
+import recsys.export.certificate as certificate_module
 import recsys.export.graph_files as graph_files
 import recsys.export.onnx as export
 from recsys.arrays import Float32Array
@@ -263,11 +263,11 @@ def test_the_manifest_declares_the_signatures_and_the_certificate(exported: Expo
     manifest = bundle.manifest
     assert manifest.model == "tiny"
     assert manifest.training["config"]["train"]["seed"] == exported.trained.config.train.seed
-    certificate = manifest.parity
+    certificate = manifest.certificate
     test_samples = len(exported.dataset.split("test"))
     assert certificate.requests == min(64, test_samples)
     assert certificate.candidates > certificate.requests
-    assert 0 <= certificate.max_abs_logit_difference <= certificate.tolerance == parity.TOLERANCE
+    assert 0 <= certificate.max_abs_logit_difference <= certificate.tolerance == certificate_module.TOLERANCE
     user, rank = manifest.graphs["user"], manifest.graphs["rank"]
     history = {n: i for n, i in user.inputs.items() if n.startswith("history.")}
     assert {info.shape for info in history.values()} == {("S",)}
@@ -308,9 +308,9 @@ def nothing_in(folder: Path) -> bool:
 def test_a_difference_above_the_tolerance_refuses_the_export(
     ready: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parity, "TOLERANCE", -1.0)
+    monkeypatch.setattr(certificate_module, "TOLERANCE", -1.0)
     with pytest.raises(
-        BundleError, match=r"parity: ONNX Runtime's logit differs from torch's by .* on sample \d+; all"
+        BundleError, match=r"certificate: ONNX Runtime's logit differs from torch's by .* on sample \d+; all"
     ):
         export_bundle(ready.trained, ready.dataset, tmp_path / "bundle", name="tiny")
     assert nothing_in(tmp_path)
@@ -322,7 +322,7 @@ def test_graphs_of_other_weights_are_refused(ready: Exported, tmp_path: Path, ta
     before = weight.clone()
     try:
         weight += 0.01
-        with pytest.raises(BundleError, match=r"parity: .*The bundle was not written"):
+        with pytest.raises(BundleError, match=r"certificate: .*The bundle was not written"):
             export_bundle(ready.trained, ready.dataset, tmp_path / "bundle", name="tiny")
     finally:
         weight.copy_(before)
@@ -330,7 +330,9 @@ def test_graphs_of_other_weights_are_refused(ready: Exported, tmp_path: Path, ta
 
 
 def test_answers_that_are_not_numbers_are_refused(ready: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "torch_logits", lambda trained, request: np.full(1, np.nan, dtype=np.float32))
+    monkeypatch.setattr(
+        certificate_module, "torch_logits", lambda trained, request: np.full(1, np.nan, dtype=np.float32)
+    )
     with pytest.raises(BundleError, match="differs from torch's by nan"):
         certify(ready.path, ready.trained, ready.dataset)
 
@@ -348,13 +350,13 @@ def test_the_certificate_covers_every_edge_case(ready: Exported, monkeypatch: py
         seen.append(request)
         return torch_logits(trained, request)
 
-    monkeypatch.setattr(parity, "torch_logits", noted)
+    monkeypatch.setattr(certificate_module, "torch_logits", noted)
     certify(ready.path, ready.trained, ready.dataset)
     features = ready.features
     known_users, known_items = ready.dataset.table.user_keys, ready.dataset.table.item_keys
     user_ids = [request.user[features.user_id.name] for request in seen]
     items = [request.item[features.item_id.name] for request in seen]
-    assert {len(keys) for keys in items} == {1, parity.CANDIDATES}
+    assert {len(keys) for keys in items} == {1, certificate_module.CANDIDATES}
     assert any(request.history_offsets[-1] == 0 for request in seen)
     assert any(request.history_offsets[-1] > 1 for request in seen)
     assert any(key[0] not in known_users for key in user_ids)
@@ -438,7 +440,7 @@ def test_only_int64_and_float32_cross_the_graphs_borders(exported: Exported) -> 
 
 def test_the_certificate_covers_the_serving_encoder(ready: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     """A request that is encoded otherwise than training did is refused, whatever part of it."""
-    true = parity.encode_request
+    true = certificate_module.encode_request
 
     def forgets_the_newest_event(*args: Any, events: Any, **others: Any) -> Any:
         return true(*args, events=None if events is None else events[:-1], **others)
@@ -447,8 +449,8 @@ def test_the_certificate_covers_the_serving_encoder(ready: Exported, monkeypatch
         return true(*args, user_columns={}, **others)
 
     for wrong in (forgets_the_newest_event, forgets_the_user):
-        with monkeypatch.context() as patch, pytest.raises(BundleError, match="parity: "):
-            patch.setattr(parity, "encode_request", wrong)
+        with monkeypatch.context() as patch, pytest.raises(BundleError, match="certificate: "):
+            patch.setattr(certificate_module, "encode_request", wrong)
             certify(ready.path, ready.trained, ready.dataset)
 
 

@@ -67,8 +67,8 @@ def test_a_trained_run_is_exported_and_its_graphs_answer_alike(name: str, tmp_pa
     assert {row_map.kind for row_map in trained.row_maps.values()} == kinds
 
     manifest = export_bundle(trained, dataset, tmp_path / "bundle", name="tiny")
-    assert manifest.parity.candidates > manifest.parity.requests > 0
-    assert manifest.parity.max_abs_logit_difference <= 1e-5
+    assert manifest.certificate.candidates > manifest.certificate.requests > 0
+    assert manifest.certificate.max_abs_logit_difference <= 1e-5
     used = {lookup.table for row_map in trained.row_maps.values() for lookup in row_map.lookups}
     assert set(table_weights(trained.model)) == used
     assert open_ranking_session(open_bundle(tmp_path / "bundle")).features == features

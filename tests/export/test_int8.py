@@ -174,7 +174,7 @@ def test_a_bundle_says_what_int8_changes() -> None:
     before, after = compute.float32_metrics["auc"], compute.metrics["auc"]
     assert before is not None and after is not None and 0 < abs(before - after) < 0.01
     assert compute.requests == len(finished().dataset.split("test"))
-    assert manifest.parity.max_abs_logit_difference <= manifest.parity.tolerance == 1e-4
+    assert manifest.certificate.max_abs_logit_difference <= manifest.certificate.tolerance == 1e-4
     assert open_bundle(folder).manifest == manifest
 
 

@@ -20,7 +20,7 @@ from recsys.data.samples.dataset import Dataset, id_counts
 from recsys.embeddings.quantize import KINDS, QuantizedTable, quantize_rows, row_bytes, table_kinds
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import BundleError, ConfigError, InvalidInputError
-from recsys.export import certificate as parity
+from recsys.export import certificate as certificate_module
 from recsys.export import int8
 from recsys.export.certificate import certificate_logits, certify
 from recsys.export.onnx import export_bundle
@@ -96,15 +96,15 @@ def test_a_server_opens_the_bundle_and_the_manifest_survives_reading(exported: E
 
 
 def test_the_certificate_is_as_strict_as_that_of_float32_rows(exported: Exported) -> None:
-    certificate = exported.manifest.parity
-    assert certificate.max_abs_logit_difference <= certificate.tolerance == parity.TOLERANCE
+    certificate = exported.manifest.certificate
+    assert certificate.max_abs_logit_difference <= certificate.tolerance == certificate_module.TOLERANCE
     assert certificate.candidates > certificate.requests > 0
 
 
 def test_graphs_of_quantised_rows_are_refused_against_float32_rows() -> None:
     """So the certificate above is about the quantised rows: with the trained ones in their place it fails."""
     exported = exported_case("int4")
-    with pytest.raises(BundleError, match="parity: ONNX Runtime's logit differs"):
+    with pytest.raises(BundleError, match="certificate: ONNX Runtime's logit differs"):
         certify(exported.path, exported.trained, exported.dataset)
 
 

@@ -14,7 +14,7 @@ from support.tiny_run import CONFIG, NAMESAKES, PLAIN, folder_of_this_process, t
 from recsys.arrays import Float32Array
 from recsys.bundle import Manifest, StateInfo, open_bundle
 from recsys.errors import BundleError, ConfigError
-from recsys.export import certificate as parity
+from recsys.export import certificate as certificate_module
 from recsys.export.certificate import OrtGraphs, certify
 from recsys.export.onnx import export_bundle
 from recsys.features.encode import EncodedRequest
@@ -58,8 +58,8 @@ def exported(long: str) -> tuple[TrainedModel, Path, Manifest]:
 @pytest.mark.parametrize("long", LONG)
 def test_every_long_block_exports_with_a_certificate_and_is_served(long: str) -> None:
     _, folder, manifest = exported(long)
-    assert manifest.parity is not None and manifest.parity.max_abs_logit_difference < 1e-4
-    assert manifest.parity.requests == 64
+    assert manifest.certificate is not None and manifest.certificate.max_abs_logit_difference < 1e-4
+    assert manifest.certificate.requests == 64
     open_ranking_session(open_bundle(folder))
 
 
@@ -104,7 +104,7 @@ def test_a_state_that_lacks_events_is_refused_by_the_certificate(monkeypatch: py
             shorter = replace(request, user=kept, history_events=request.history_events - covered // 2)
             return super().logits_from_state(shorter, covered - covered // 2, newest=newest)
 
-    monkeypatch.setattr(parity, "OrtGraphs", Forgetful)
+    monkeypatch.setattr(certificate_module, "OrtGraphs", Forgetful)
     with pytest.raises(BundleError, match=r"on sample \d+, \d+ events of its history as a state; allowed"):
         certify(folder, made, tiny_dataset())
 

@@ -66,8 +66,8 @@ def exported(name: str) -> tuple[TrainedModel, Dataset, Path, Manifest]:
 def test_the_exported_halves_are_the_model_that_was_not_split(name: str) -> None:
     """The certificate compares them on every sort of request; here is that it covers every model, closely."""
     _, _, folder, manifest = exported(name)
-    assert manifest.parity.max_abs_logit_difference <= 2e-5
-    assert manifest.parity.candidates > manifest.parity.requests > 0
+    assert manifest.certificate.max_abs_logit_difference <= 2e-5
+    assert manifest.certificate.candidates > manifest.certificate.requests > 0
     open_ranking_session(open_bundle(folder))
 
 

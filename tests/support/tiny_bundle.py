@@ -15,7 +15,7 @@ import numpy as np
 from onnx import TensorProto, helper, save
 
 from recsys.arrays import Float64Array
-from recsys.bundle import GraphInfo, Manifest, Parity, TableInfo, TensorInfo, bundle_writer
+from recsys.bundle import Certificate, GraphInfo, Manifest, TableInfo, TensorInfo, bundle_writer
 from recsys.features.feature_set import Categorical, Entity, FeatureSet, History, Numeric
 
 V, D = 8, 4
@@ -92,7 +92,9 @@ def write_tiny_bundle(path: Path, *, model: str = "tiny", features: FeatureSet =
             "rank": GraphInfo(file="rank.onnx", inputs=_RANK_INPUTS, outputs=_RANK_OUTPUTS),
         },
         tables={"item_id": TableInfo(file="tables/items.bin", dtype="float32", shape=(V, D))},
-        parity=Parity(requests=0, candidates=0, max_abs_logit_difference=0.0, tolerance=0.0, compared="by hand"),
+        certificate=Certificate(
+            requests=0, candidates=0, max_abs_logit_difference=0.0, tolerance=0.0, compared="by hand"
+        ),
     )
     with bundle_writer(path) as writer:
         (writer.folder / "tables" / "items.bin").write_bytes(ITEMS.astype("<f4").tobytes())

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from recsys.arrays import Float32Array, Int64Array
-from recsys.bundle import Manifest, Parity, bundle_writer
+from recsys.bundle import Certificate, Manifest, bundle_writer
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.features.feature_set import Categorical, FeatureSet
 from recsys.features.hashing import string_keys
@@ -57,7 +57,7 @@ def write_tiny_retrieval(
                 feature_set=features,
                 graphs={"retrieve": graph},
                 tables=infos,
-                parity=Parity(
+                certificate=Certificate(
                     requests=0, candidates=0, max_abs_logit_difference=0.0, tolerance=0.0, compared="by hand"
                 ),
             )

@@ -15,9 +15,9 @@ from recsys.data.samples.dataset import Dataset
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.evaluation.evaluate import Metrics
 from recsys.training.config import RunConfig, TrainConfig, override
-from recsys.training.early_stopping import Watch, is_evaluated
+from recsys.training.early_stopping import EarlyStopping, is_evaluated
 from recsys.training.loop import train
-from recsys.training.reports import Progress, RunResult
+from recsys.training.reports import RunResult, TrainingProgress
 from recsys.training.run.checkpoint import load
 from recsys.training.run.record import read_record
 from recsys.training.schedules import rate_factor
@@ -62,11 +62,11 @@ def test_each_schedule_is_what_its_name_says(changes: dict[str, object], expecte
 
 def test_plateau_multiplies_the_rates_after_every_evaluation_without_an_improvement() -> None:
     config = TrainConfig(schedule="plateau", warmup_steps=2, patience=9)
-    watch = Watch()
+    stopping = EarlyStopping()
     factors = []
     for auc in (0.6, 0.6, 0.7, 0.65, 0.66):
-        watch.see(values(auc=auc), config, step=1)
-        factors.append(rate_factor(config, step=5, steps=10, reductions=watch.reductions))
+        stopping.update(values(auc=auc), config, step=1)
+        factors.append(rate_factor(config, step=5, steps=10, reductions=stopping.reductions))
     assert factors == pytest.approx([1.0, 0.1, 0.1, 0.01, 0.001])
     assert rate_factor(config, step=0, steps=10, reductions=2) == 0.5  # warming up
 
@@ -83,15 +83,15 @@ def test_an_improvement_is_a_gain_of_more_than_min_delta(
     monitor: str, seen: list[dict[str, float]], improved: list[int]
 ) -> None:
     config = TrainConfig(monitor=monitor, min_delta=0.01, patience=2)  # type: ignore[arg-type]
-    watch = Watch()
-    assert [watch.see(values(**each), config, step=0) for each in seen] == list(map(bool, improved))
+    stopping = EarlyStopping()
+    assert [stopping.update(values(**each), config, step=0) for each in seen] == list(map(bool, improved))
 
 
 def test_a_metric_without_a_value_cannot_be_monitored() -> None:
     with pytest.raises(
         ConfigError, match="train.monitor is 'gauc', which has no value on this validation split: no us"
     ):
-        Watch().see(values(gauc=None), TrainConfig(monitor="gauc"), step=1)
+        EarlyStopping().update(values(gauc=None), TrainConfig(monitor="gauc"), step=1)
 
 
 def test_evaluations_come_every_so_many_steps_and_at_the_end() -> None:
@@ -103,14 +103,16 @@ def test_evaluations_come_every_so_many_steps_and_at_the_end() -> None:
 
 
 @pytest.fixture(scope="module")
-def stopped(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunResult, Path, list[Progress]]:
+def stopped(
+    dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RunResult, Path, list[TrainingProgress]]:
     folder = tmp_path_factory.mktemp("stopped") / "run"
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     return train(stopping_config(), dataset, folder, report=seen.append), folder, seen
 
 
 def test_it_stops_after_patience_and_ends_with_the_best_weights(
-    stopped: tuple[RunResult, Path, list[Progress]], dataset: Dataset
+    stopped: tuple[RunResult, Path, list[TrainingProgress]], dataset: Dataset
 ) -> None:
     result, folder, seen = stopped
     evaluations = [(p.step, p.validation.auc) for p in seen if p.validation is not None]
@@ -129,7 +131,7 @@ def test_it_stops_after_patience_and_ends_with_the_best_weights(
 
 
 def test_the_rates_fell_after_each_evaluation_that_was_no_improvement(
-    stopped: tuple[RunResult, Path, list[Progress]],
+    stopped: tuple[RunResult, Path, list[TrainingProgress]],
 ) -> None:
     best, reductions = -1.0, 0
     for progress in stopped[2]:
@@ -145,11 +147,11 @@ def test_the_rates_fell_after_each_evaluation_that_was_no_improvement(
 
 @pytest.mark.parametrize("call", [2, 4, 7, 9])
 def test_killed_anywhere_it_stops_where_it_would_have(
-    call: int, stopped: tuple[RunResult, Path, list[Progress]], dataset: Dataset, tmp_path: Path
+    call: int, stopped: tuple[RunResult, Path, list[TrainingProgress]], dataset: Dataset, tmp_path: Path
 ) -> None:
     calls = 0
 
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: TrainingProgress) -> None:
         nonlocal calls
         calls += 1
         if calls == call:
@@ -168,9 +170,9 @@ def test_killed_anywhere_it_stops_where_it_would_have(
 
 
 def test_resuming_a_run_that_stopped_takes_no_step(
-    stopped: tuple[RunResult, Path, list[Progress]], dataset: Dataset
+    stopped: tuple[RunResult, Path, list[TrainingProgress]], dataset: Dataset
 ) -> None:
-    steps: list[Progress] = []
+    steps: list[TrainingProgress] = []
     again = train(stopping_config(), dataset, stopped[1], resume=True, report=steps.append)
     assert steps == [] and again.test == stopped[0].test and again.samples_per_s == 0
 

@@ -30,7 +30,7 @@ from recsys.metrics import auc, gauc, log_loss
 from recsys.models.ranking.autoint import AutoIntConfig
 from recsys.training.config import RunConfig, TrainConfig, from_json, override
 from recsys.training.loop import train
-from recsys.training.reports import Progress
+from recsys.training.reports import TrainingProgress
 from recsys.training.schedules import rate_factor
 from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import build, evaluate_run, load_run
@@ -48,7 +48,7 @@ def tables_after(config: RunConfig, dataset: Dataset, folder: Path) -> dict[str,
 def first_step(config: RunConfig, dataset: Dataset, folder: Path) -> dict[str, Tensor]:
     """The tables after one step."""
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: TrainingProgress) -> None:
         if progress.step == 2:
             raise KeyboardInterrupt
 
@@ -119,7 +119,7 @@ def test_metrics_are_those_of_the_predictions() -> None:
 
 
 def test_progress_counts_steps_and_ends_every_epoch_with_its_validation(dataset: Dataset, tmp_path: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     result = train(odd_config(), dataset, tmp_path / "run", report=seen.append)
     assert [p.step for p in seen] == [1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 10, 10]
     assert [p.epoch for p in seen if p.validation is None] == [0] * 5 + [1] * 5

@@ -20,7 +20,7 @@ from recsys.errors import ConfigError, InvalidInputError
 from recsys.training.config import override
 from recsys.training.loop import train
 from recsys.training.precision import Precision
-from recsys.training.reports import Progress
+from recsys.training.reports import TrainingProgress
 from recsys.training.run.checkpoint import load
 from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import TrainedModel, build, load_run
@@ -60,7 +60,7 @@ def test_a_bad_step_is_named_and_its_batch_kept(dataset: Dataset, tmp_path: Path
 def after_step(step: int, change: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the model spoilt between a step and what follows it."""
 
-    def report(progress: Progress) -> None:
+    def report(progress: TrainingProgress) -> None:
         if progress.step == step:
             change()
 
@@ -174,7 +174,7 @@ def test_curves_hold_what_was_reported_and_continue_after_a_kill(dataset: Datase
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = override(odd_config(), ["train.tensorboard=true"])
-    seen: list[Progress] = []
+    seen: list[TrainingProgress] = []
     train(config, dataset, tmp_path / "run", report=seen.append)
     curves = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     curves.Reload()

@@ -24,7 +24,7 @@ from recsys.errors import ConfigError, DataFileError
 from recsys.evaluation.predictions import read_predictions, write_predictions
 from recsys.training.config import override
 from recsys.training.loop import train
-from recsys.training.reports import Progress, RunResult
+from recsys.training.reports import RunResult, TrainingProgress
 from recsys.training.run.checkpoint import load, restore, save, write_index
 from recsys.training.trained import load_run, predict_run
 
@@ -76,7 +76,7 @@ def test_interrupted_at_any_report_it_ends_the_same(
 ) -> None:
     calls = []
 
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: TrainingProgress) -> None:
         calls.append(progress)
         if len(calls) == call:
             raise Killed
@@ -150,7 +150,7 @@ def test_resuming_a_finished_run_measures_it_again(
     dataset: Dataset, whole: tuple[RunResult, Path], tmp_path: Path
 ) -> None:
     train(odd_config(), dataset, tmp_path / "run")
-    steps: list[Progress] = []
+    steps: list[TrainingProgress] = []
     again = train(odd_config(), dataset, tmp_path / "run", resume=True, report=steps.append)
     assert steps == []
     assert_same_end(again, tmp_path / "run", whole)
@@ -164,7 +164,7 @@ def test_resuming_nothing_begins_anew(dataset: Dataset, whole: tuple[RunResult, 
 def test_resuming_with_another_configuration_is_refused(
     before_the_first_checkpoint: bool, dataset: Dataset, tmp_path: Path
 ) -> None:
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: TrainingProgress) -> None:
         if progress.step == (2 if before_the_first_checkpoint else 4):
             raise Killed
 
@@ -198,7 +198,7 @@ def test_resuming_what_is_no_run_of_a_ranking_model_is_refused(
 
 
 def test_predictions_made_halfway_do_not_outlive_the_weights_they_are_of(dataset: Dataset, tmp_path: Path) -> None:
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: TrainingProgress) -> None:
         if progress.step == 4:
             raise Killed
 
@@ -313,7 +313,7 @@ def test_a_resumed_run_numbers_rows_as_its_checkpoint_does(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_dropout_goes_on_from_the_checkpoint_too(dataset: Dataset, tmp_path: Path) -> None:
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: TrainingProgress) -> None:
         if progress.step == 4:
             raise Killed
 

@@ -9,7 +9,7 @@ from support.tiny_run import NAMESAKES, odd_config, odd_dataset
 from recsys.data.samples.dataset import Dataset
 from recsys.training.config import override
 from recsys.training.loop import train
-from recsys.training.reports import Progress, RunResult
+from recsys.training.reports import RunResult, TrainingProgress
 from recsys.training.run.checkpoint import load
 
 SETTINGS = ["train.evaluate_every=4", "train.patience=9", "train.epochs=3"]
@@ -62,7 +62,7 @@ def test_a_pipelined_run_goes_on_where_it_was_trained_not_where_it_was_read(
     _, whole = losses("sparse_dist", dataset, tmp_path / "whole")
     calls = 0
 
-    def interrupt(progress: Progress) -> None:
+    def interrupt(progress: TrainingProgress) -> None:
         nonlocal calls
         calls += 1
         if calls == call:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import recsys
 from recsys.arrays import Int64Array
-from recsys.bundle import Manifest, Parity, bundle_writer
+from recsys.bundle import Certificate, Manifest, bundle_writer
 from recsys.data.interactions.interactions import Interactions, Pairs, ids_of
 from recsys.data.interactions.pair_ids import PairIds
 from recsys.errors import BundleError
@@ -39,7 +39,7 @@ LISTS = 256
 def export_retrieval_bundle(
     run_dir: Path, interactions: Interactions, path: Path, *, name: str, overwrite: bool = False
 ) -> Manifest:
-    """Write a bundle with a parity certificate from real users' lists.
+    """Write a bundle with a certificate from real users' lists.
 
     Users without a training pair are left out: their vectors are chance. They, and all users that are not in the
     data, get the items with the most training pairs.
@@ -77,7 +77,7 @@ def export_retrieval_bundle(
     with bundle_writer(path, overwrite=overwrite) as writer:
         graph, infos = write_retrieve_graph(tables, writer.folder)
         known = trained[np.isin(trained, interactions.test.user_E)]
-        parity = certify_lists(
+        certificate = certify_lists(
             writer.folder / graph.file,
             (users_ND, items_MD),
             ids,
@@ -95,7 +95,7 @@ def export_retrieval_bundle(
                 graphs={"retrieve": graph},
                 tables=infos,
                 metrics=asdict(test),
-                parity=parity,
+                certificate=certificate,
                 training={
                     "recipe": config.recipe,
                     "config": json.loads(to_json(config)),
@@ -117,7 +117,7 @@ def certify_lists(
     users: Int64Array,
     excluded: tuple[Pairs, ...],
     list_length: int,
-) -> Parity:
+) -> Certificate:
     """Compare the graph's lists of up to ``LISTS`` of these users with torch's, ``excluded`` pairs left out of both.
 
     Lists may differ where scores do not, by the tolerance: at each place the two scores, and the graph's score of an
@@ -151,19 +151,20 @@ def certify_lists(
         own = scores_M[torch.from_numpy(items)].numpy()
         tolerance = max(tolerance, TOLERANCE * float(np.abs(expected).max(initial=0.0)))
         if not known[0]:
-            raise BundleError(f"parity: ONNX Runtime does not know user {user}. The bundle was not written")
+            raise BundleError(f"certificate: ONNX Runtime does not know user {user}. The bundle was not written")
         if (distinct := len(np.unique(got_keys))) != left:
             raise BundleError(
-                f"parity: ONNX Runtime gives {distinct} items for user {user}, torch {left}. The bundle was not written"
+                f"certificate: ONNX Runtime gives {distinct} items for user {user}, torch {left}. "
+                "The bundle was not written"
             )
         difference = float(np.maximum(np.abs(got - expected), np.abs(got - own)).max(initial=0.0))
         if not difference <= tolerance:  # NaN is refused too
             raise BundleError(
-                f"parity: a score of ONNX Runtime's list differs from torch's by {difference:.2e} for user {user}; "
-                f"allowed: {tolerance:.0e}. The bundle was not written"
+                f"certificate: a score of ONNX Runtime's list differs from torch's by {difference:.2e} for user {user}"
+                f"; allowed: {tolerance:.0e}. The bundle was not written"
             )
         worst, compared = max(worst, difference), compared + left
-    return Parity(
+    return Certificate(
         requests=len(chosen),
         candidates=compared,
         max_abs_logit_difference=worst,
@@ -182,7 +183,7 @@ def certify_names(folder: Path, item_keys_M: Int64Array, names_M: Sequence[str])
     names = open_names(folder / ITEM_NAMES, keys_R).of(item_keys_M)
     for key, name, found in zip(item_keys_M, names_M, names, strict=True):
         if name != found:
-            raise BundleError(f"parity: item {key} is named {name!r}, in the bundle {found!r}. It was not written")
+            raise BundleError(f"certificate: item {key} is named {name!r}, in the bundle {found!r}. It was not written")
 
 
 def _items_of(pairs: Pairs, user: int) -> Int64Array:

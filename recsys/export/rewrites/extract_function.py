@@ -29,7 +29,7 @@ def path_up(made: Mapping[str, onnx.NodeProto], node: onnx.NodeProto, steps: Pat
     return met
 
 
-def outline(
+def extract_function(
     model: onnx.ModelProto,
     name: str,
     inputs: Mapping[str, str],

@@ -16,7 +16,7 @@ import onnx
 import onnx.parser
 from onnx import helper, numpy_helper
 
-from recsys.export.rewrites.extract_function import DOMAIN, Path, add_function, outline, path_up
+from recsys.export.rewrites.extract_function import DOMAIN, Path, add_function, extract_function, path_up
 from recsys.export.rewrites.simplify import drop_unused, has_attributes, has_body, producers, replace_nodes
 from recsys.features.hashing import HALF_MASK, PRIME
 
@@ -162,7 +162,7 @@ def bucket_interest(model: onnx.ModelProto) -> bool:
         if not same:
             continue
         inputs = {"products": greater.input[0], "bits": gemm.input[1], "others": gemm.input[2], "sums": node.input[1]}
-        return outline(model, "BucketInterest", inputs, {"interest": node.output[0]})
+        return extract_function(model, "BucketInterest", inputs, {"interest": node.output[0]})
     return False
 
 
@@ -191,7 +191,7 @@ def target_attention(rank: onnx.ModelProto) -> bool:
             "keys": node.input[1],
         }
         slopes = {"first_slope": first_act, "second_slope": second.act}
-        return outline(rank, "TargetAttention", inputs, {"interest": node.output[0]}, slopes)
+        return extract_function(rank, "TargetAttention", inputs, {"interest": node.output[0]}, slopes)
     return False
 
 
@@ -220,7 +220,7 @@ def head(rank: onnx.ModelProto) -> bool:
                 **second.inputs,
             }
             slopes = {"first_slope": first_act, "second_slope": second.act}
-            return outline(rank, "Head", inputs, {"logits": node.output[0]}, slopes)
+            return extract_function(rank, "Head", inputs, {"logits": node.output[0]}, slopes)
     return False
 
 
@@ -262,7 +262,7 @@ def attention_weight(user: onnx.ModelProto) -> bool:
         way = path_up(made, node, _TO_KEYS) if node.op_type == "QuantizeLinear" else None
         if way is not None and _is_folding(user.graph, way):
             inputs = {"keys": way[-1].input[0], "folded": way[0].input[1]}
-            return outline(user, "AttentionWeight", inputs, {"weight": node.output[0], "unit": node.input[1]})
+            return extract_function(user, "AttentionWeight", inputs, {"weight": node.output[0], "unit": node.input[1]})
     return False
 
 

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING
 from recsys.errors import ConfigError
 
 if TYPE_CHECKING:
-    from recsys.training.reports import Progress
+    from recsys.training.reports import TrainingProgress
 
 EVERY = 10
 """Steps between points. Each is flushed: a run that is killed, or that a loss not finite ends, keeps its curves."""
 
 
-def curves(run_dir: Path, report: Callable[[Progress], None], *, step: int, on: bool) -> Callable[[Progress], None]:
+def curves(
+    run_dir: Path, report: Callable[[TrainingProgress], None], *, step: int, on: bool
+) -> Callable[[TrainingProgress], None]:
     """A report that writes curves, and then calls the given one.
 
     Args:
         run_dir: the run's folder.
-        report: what else is told of progress.
+        report: called with the same progress.
         step: steps taken already; later points, of a run that was killed, are hidden.
         on: False gives ``report`` back.
 
@@ -38,7 +40,7 @@ def curves(run_dir: Path, report: Callable[[Progress], None], *, step: int, on: 
         ) from None
     writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1 if step else None)
 
-    def write(progress: Progress) -> None:
+    def write(progress: TrainingProgress) -> None:
         if progress.validation is not None:
             for name, value in dataclasses.asdict(progress.validation).items():
                 if isinstance(value, float):

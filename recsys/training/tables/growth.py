@@ -99,7 +99,7 @@ def grow_run(
         log: with keys; ids of all its samples and their histories count.
         options: what to admit and evict.
         trained_on: the data of ``run_dir``, with keys; asked for only where clusters grow.
-        report: told what takes long.
+        report: called with each step that takes long.
 
     Raises:
         DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
@@ -147,8 +147,8 @@ def grow_run(
         save_row_maps(grown, folder / "row_maps.npz")
         changed = with_changes(checkpoint, [change for growth in growths.values() for change in growth.changes])
         write_index(changed, folder / "checkpoint.pt")
-        told = {**facts, "tables": [dataclasses.asdict(each) for each in about]}
-        write_atomically(folder / "growth.json", json.dumps(told, indent=2).encode() + b"\n")
+        values = {**facts, "tables": [dataclasses.asdict(each) for each in about]}
+        write_atomically(folder / "growth.json", json.dumps(values, indent=2).encode() + b"\n")
     return about
 
 

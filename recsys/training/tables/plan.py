@@ -40,7 +40,7 @@ def build_row_maps(
     Args:
         config: the run; its ``rows`` and ``tables`` are read.
         dataset: with keys.
-        report: told what takes long.
+        report: called with each step that takes long.
 
     Raises:
         ConfigError: ``rows`` names a table that the FeatureSet does not have, or leaves a table without a row.
@@ -221,7 +221,7 @@ def cluster_training(
         pairs: keys that met (``id_pairs``), both [E].
         counts: of ``tables``.
         tables: whose maps are made of it: the left one, or both.
-        report: told of each try to meet the budget.
+        report: called with each try to meet the budget.
 
     Raises:
         ConfigError: no clustering meets the budget.

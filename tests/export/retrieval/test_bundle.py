@@ -111,9 +111,9 @@ def test_lists_and_recall_are_those_of_the_run(kind: str) -> None:
     chance = made.result.test.recall * lists - sum(recalls)
     assert lists == len(users) + 1 and 0 <= round(chance, 9) <= 1
     assert made.manifest.metrics["recall"] == made.result.test.recall
-    parity = made.manifest.parity
-    assert parity.requests == min(LISTS, len(users)) and parity.candidates == 5 * parity.requests
-    assert parity.max_abs_logit_difference < 1e-5
+    certificate = made.manifest.certificate
+    assert certificate.requests == min(LISTS, len(users)) and certificate.candidates == 5 * certificate.requests
+    assert certificate.max_abs_logit_difference < 1e-5
 
 
 def test_a_user_without_training_pairs_gets_what_most_users_took() -> None:
@@ -169,7 +169,7 @@ def test_names_that_are_written_wrongly_are_no_bundle(tmp_path: Path, monkeypatc
     run = run_on(data, tmp_path)
     write = retrieve_graph.write_names
     monkeypatch.setattr(retrieve_graph, "write_names", lambda file, names: write(file, [*names[:-1], names[1]]))
-    with pytest.raises(BundleError, match=r"parity: item \d+ is named '第.*, in the bundle '第.* was not written"):
+    with pytest.raises(BundleError, match=r"certificate: item \d+ is named '第.*, in the bundle '第.* was not written"):
         export_retrieval_bundle(run, data, tmp_path / "bundle", name="finder")
     assert not (tmp_path / "bundle").exists()
 

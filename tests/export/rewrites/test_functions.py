@@ -17,7 +17,7 @@ from support.tiny_run import NAMESAKES, folder_of_this_process, odd_config, odd_
 from recsys.export import int8
 from recsys.export.certificate import graph_certificate_logits
 from recsys.export.onnx import export_bundle
-from recsys.export.rewrites.extract_function import outline
+from recsys.export.rewrites.extract_function import extract_function
 from recsys.export.rewrites.functions import bucket_interest, head, id_rows, target_attention
 from recsys.export.rewrites.simplify import replace_nodes
 from recsys.models.ranking.din import DinConfig
@@ -53,7 +53,7 @@ def test_a_function_computes_what_the_nodes_in_its_place_did() -> None:
     model = parsed(GRAPH)
     act = model.graph.node[1]
     before = run(model)
-    assert outline(model, "Part", {"left": "x", "right": "y"}, {"result": "c"}, {"slope": act})
+    assert extract_function(model, "Part", {"left": "x", "right": "y"}, {"result": "c"}, {"slope": act})
     assert run(model) == before == [-6.0, 2.0]
     assert [node.op_type for node in model.graph.node] == ["Part", "Neg"]
     (function,) = model.functions
@@ -74,14 +74,14 @@ def test_nodes_that_something_else_reads_or_feeds_stay(reader: str, inputs: dict
     if "other" in reader:
         model.graph.output.append(helper.make_tensor_value_info("other", onnx.TensorProto.FLOAT, ["N"]))
     before = model.SerializeToString()
-    assert not outline(model, "Part", inputs, {"result": "c"}), because
+    assert not extract_function(model, "Part", inputs, {"result": "c"}), because
     assert model.SerializeToString() == before
 
 
 def test_a_tensor_inside_that_is_an_output_of_the_graph_stays() -> None:
     model = parsed(GRAPH)
     model.graph.output.append(helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, ["N"]))
-    assert not outline(model, "Part", {"left": "x", "right": "y"}, {"result": "c"})
+    assert not extract_function(model, "Part", {"left": "x", "right": "y"}, {"result": "c"})
 
 
 def calls(graphs: Iterable[onnx.ModelProto]) -> list[str]:
