@@ -27,7 +27,7 @@ from recsys.embeddings.row_maps.clusters import Clusters, cluster
 from recsys.embeddings.row_maps.graph import graph_rows, lsh_rows
 from recsys.embeddings.row_maps.row_map import RowMap, frequency_hash, hash_rows
 from recsys.models.retrieval.mf import IdRows, full_rows, mapped_rows
-from recsys.training.retrieval.full_batch import RetrievalConfig, RetrievalProgress, train_retrieval
+from recsys.training.retrieval.full_batch import EpochProgress, RetrievalConfig, train_retrieval
 
 RESOLUTION = 200.0
 METHODS = ("full", "graph", "frequency", "hash", "double_hash", "double_frequency", "lsh")
@@ -87,7 +87,7 @@ def one_run(method: str, config: RetrievalConfig, data: Interactions, clusters: 
     if file.exists() and (kept := json.loads(file.read_text()))["wanted"] == wanted:
         return dict(kept["found"])
 
-    def report(progress: RetrievalProgress) -> None:
+    def report(progress: EpochProgress) -> None:
         if progress.validation is not None and progress.epoch % 50 == 0:
             say(f"{name}: epoch {progress.epoch}, validation recall {progress.validation.capped_recall:.4f}")
 

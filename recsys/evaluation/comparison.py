@@ -18,7 +18,7 @@ from recsys.metrics import Resamples, mean_resamples
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class MetricDifference:
     """One metric of two models.
 
     Attributes:
@@ -54,10 +54,12 @@ class SegmentPair:
 
     a: Segment
     b: Segment
-    auc: Difference | None
+    auc: MetricDifference | None
 
 
-def compare_predictions(a: Predictions, b: Predictions, *, resamples: int = 1000, seed: int = 0) -> list[Difference]:
+def compare_predictions(
+    a: Predictions, b: Predictions, *, resamples: int = 1000, seed: int = 0
+) -> list[MetricDifference]:
     """Differences of AUC, GAUC, log loss, and of the metrics of candidate lists if the samples are such lists.
 
     Args:
@@ -100,7 +102,9 @@ def compare_segments(a: Predictions, b: Predictions, *, resamples: int = 1000, s
     return pairs
 
 
-def compare_user_values(a: UserValues, b: UserValues, *, resamples: int = 1000, seed: int = 0) -> list[Difference]:
+def compare_user_values(
+    a: UserValues, b: UserValues, *, resamples: int = 1000, seed: int = 0
+) -> list[MetricDifference]:
     """Differences of metrics that are means over users, such as recall of retrieved lists.
 
     Raises:
@@ -139,7 +143,7 @@ def check_same_samples(a: Predictions, b: Predictions) -> None:
             )
 
 
-def _difference(name: str, a: float, b: float, of_a: Resamples | None, of_b: Resamples | None) -> Difference:
+def _difference(name: str, a: float, b: float, of_a: Resamples | None, of_b: Resamples | None) -> MetricDifference:
     low = high = better = None
     if of_a is not None and of_b is not None:
         differences = of_a.minus(of_b)
@@ -148,4 +152,4 @@ def _difference(name: str, a: float, b: float, of_a: Resamples | None, of_b: Res
             better = differences.share_above_zero()
             if better is not None and name in LOWER_IS_BETTER:
                 better = 1.0 - better
-    return Difference(metric=name, a=a, b=b, difference=a - b, low=low, high=high, a_better=better)
+    return MetricDifference(metric=name, a=a, b=b, difference=a - b, low=low, high=high, a_better=better)

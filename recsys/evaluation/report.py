@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.table import Column, Table
 
-from recsys.evaluation.comparison import Difference, SegmentPair
+from recsys.evaluation.comparison import MetricDifference, SegmentPair
 from recsys.evaluation.evaluate import Metrics, Segment
 from recsys.evaluation.predictions import Predictions
 from recsys.metrics import Resamples, reliability
@@ -76,7 +76,7 @@ def segments_table(parts: Sequence[Segment]) -> Table:
     return table
 
 
-def comparison_table(differences: Sequence[Difference]) -> Table:
+def comparison_table(differences: Sequence[MetricDifference]) -> Table:
     """One metric per line: A, B, their difference with its interval, and in how many resamples A is better."""
     table = Table("metric", "A", "B", "A - B", "95 % interval", "A better in", "better", box=None, pad_edge=False)
     for each in differences:
@@ -94,7 +94,9 @@ def segment_comparison_table(pairs: Sequence[SegmentPair]) -> Table:
     return table
 
 
-def comparison_json(differences: Sequence[Difference], pairs: Sequence[SegmentPair] | None = None) -> dict[str, Any]:
+def comparison_json(
+    differences: Sequence[MetricDifference], pairs: Sequence[SegmentPair] | None = None
+) -> dict[str, Any]:
     """Everything that was compared. What has no value is null."""
     values: dict[str, Any] = {each.metric: _difference_json(each) for each in differences}
     if pairs is not None:
@@ -133,11 +135,11 @@ def reliability_charts(predictions: Predictions, *, title: str, bins: int = 15) 
     return [curve, Bars(title="samples by predicted probability", labels=labels, values=counts.tolist())]
 
 
-def _difference_json(each: Difference) -> dict[str, Any]:
+def _difference_json(each: MetricDifference) -> dict[str, Any]:
     return {**dataclasses.asdict(each), "better": each.verdict}
 
 
-def _difference_cells(each: Difference) -> tuple[str, str, str, str]:
+def _difference_cells(each: MetricDifference) -> tuple[str, str, str, str]:
     interval = "none" if each.low is None or each.high is None else f"{each.low:+.4f} to {each.high:+.4f}"
     better = "none" if each.a_better is None else f"{each.a_better:.1%}"
     return f"{each.difference:+.4f}", interval, better, each.verdict

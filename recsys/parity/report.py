@@ -20,7 +20,7 @@ SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class FeatureDifference:
     """The first feature in which one sample differs.
 
     Attributes:
@@ -65,7 +65,7 @@ class ParityReport:
     unknown_items: int = 0
     different: int = 0
     features: Counter[str] = field(default_factory=Counter)
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[FeatureDifference] = field(default_factory=list)
     elapsed_s: float = 0.0
 
     @property
@@ -84,7 +84,7 @@ class ParityReport:
                 self.features[feature] += 1
                 if len(self.differences) < SHOWN:
                     self.differences.append(
-                        Difference(
+                        FeatureDifference(
                             user_key=user_key,
                             time_ms=time_ms,
                             feature=feature,

@@ -42,7 +42,7 @@ from recsys.training.run.folder import BEST, CHECKPOINT, write_metrics
 from recsys.training.run.record import RecordStart, begin_record, write_record
 from recsys.training.run.tensorboard import curves
 from recsys.training.schedules import rate_factor
-from recsys.training.start import Run, start
+from recsys.training.start import TrainingRun, start
 from recsys.training.steps import Forward, PipelinedSteps, PlainSteps, StepOutput, Steps, TrainBatch, batches_of
 from recsys.training.trained import default_device, evaluate_split, predict_split
 from recsys.training.validate_dataset import validate_dataset
@@ -111,7 +111,7 @@ def train(
         return _finish(run, record)
 
 
-def _take_steps(run: Run, precision: Precision, report: Callable[[TrainingProgress], None]) -> None:
+def _take_steps(run: TrainingRun, precision: Precision, report: Callable[[TrainingProgress], None]) -> None:
     """The steps that are left, with their evaluations and checkpoints."""
     config, settings, loader, stopping = run.trained.config, run.trained.config.train, run.loader, run.stopping
     model, net, device = run.trained.model, run.trained.model.module.net, precision.device
@@ -190,7 +190,7 @@ def _take_steps(run: Run, precision: Precision, report: Callable[[TrainingProgre
     walk.pause()
 
 
-def _forward_of(run: Run, precision: Precision, *, steps: int) -> Forward:
+def _forward_of(run: TrainingRun, precision: Precision, *, steps: int) -> Forward:
     """A step's loss: sets the rates, looks up, computes, and refuses what is not finite.
 
     Args:
@@ -221,7 +221,7 @@ def _forward_of(run: Run, precision: Precision, *, steps: int) -> Forward:
     return forward
 
 
-def _finish(run: Run, record: RecordStart) -> RunResult:
+def _finish(run: TrainingRun, record: RecordStart) -> RunResult:
     """Take the weights that the run keeps, predict the splits that have samples, and write what was measured."""
     trained, stopping, settings = run.trained, run.stopping, run.trained.config.train
     best_step = stopping.best_step if settings.patience else None
@@ -238,7 +238,7 @@ def _finish(run: Run, record: RecordStart) -> RunResult:
 
 
 def _write(
-    run: Run,
+    run: TrainingRun,
     record: RecordStart,
     predicted: Mapping[str, Predictions],
     measured: Mapping[str, Metrics],
@@ -261,7 +261,7 @@ def _write(
     write_metrics(run.folder / "metrics.json", measured, samples_per_s=run.samples_per_s, best_step=best_step)
 
 
-def _samples_of(batch: TrainBatch, run: Run) -> int:
+def _samples_of(batch: TrainBatch, run: TrainingRun) -> int:
     """Samples of a step, in all processes."""
     samples = len(run.dataset.split("train"))
     return samples_in_step(samples, batch.loader["next_batch"], run.trained.config.train.batch_size)

@@ -34,11 +34,11 @@ from recsys.training.run.folder import CHECKPOINT, load_row_maps, open_run, read
 from recsys.training.tables.plan import build_row_maps, table_specs
 from recsys.training.trained import TrainedModel, build
 from recsys.training.warm_start.apply import start_warm
-from recsys.training.warm_start.source import Source, open_source
+from recsys.training.warm_start.source import WarmStartSource, open_source
 
 
 @dataclass(kw_only=True)
-class Run:
+class TrainingRun:
     """A run between two steps.
 
     Attributes:
@@ -75,7 +75,7 @@ def start(
     precision: Precision,
     listeners: Listeners,
     fingerprint: str,
-) -> Run:
+) -> TrainingRun:
     """Begin a run, or go on with one, in every process.
 
     Args:
@@ -89,7 +89,7 @@ def start(
         ConfigError, DataFileError, InvalidInputError: see ``loop.train``; a new run then leaves no configuration.
     """
     settings, device = config.train, precision.device
-    source: Source | None = None
+    source: WarmStartSource | None = None
     # Before the folder is made; a run that goes on from its checkpoint needs the older one no more.
     if settings.warm_start and not (run_dir / CHECKPOINT).exists():
         source = open_source(Path(settings.warm_start))
@@ -104,7 +104,7 @@ def start(
         describe_plan(model.plan, table_specs(config.tables, config.rows, row_maps), optimizer=config.tables.optimizer)
     )
     dataset = map_ids(dataset, {name: row_map.lookup for name, row_map in row_maps.items()})
-    run = Run(
+    run = TrainingRun(
         folder=run_dir,
         trained=trained,
         dataset=dataset,
@@ -134,7 +134,7 @@ def start(
     return run
 
 
-def _go_on(run: Run, checkpoint: Checkpoint, precision: Precision) -> None:
+def _go_on(run: TrainingRun, checkpoint: Checkpoint, precision: Precision) -> None:
     restore(checkpoint, run.trained.model, run.optimizer)
     run.loader.load_state_dict(checkpoint.loader)
     precision.load_state_dict(checkpoint.loop.get("scaler", {}))
@@ -161,7 +161,7 @@ def _open(config: RunConfig, features: FeatureSet, run_dir: Path, fingerprint: s
 
 
 def _row_maps(
-    config: RunConfig, dataset: Dataset, run_dir: Path, source: Source | None, *, new: bool
+    config: RunConfig, dataset: Dataset, run_dir: Path, source: WarmStartSource | None, *, new: bool
 ) -> dict[str, RowMap]:
     """Those of the run's folder, which the first process makes for a new run."""
     if new and world().rank == 0:

@@ -16,7 +16,7 @@ from recsys.data.interactions.interactions import Interactions
 from recsys.errors import ConfigError, DataFileError
 from recsys.files import atomic_file, make_folder, write_atomically
 from recsys.training.retrieval.config import RetrievalRunConfig, from_json, to_json
-from recsys.training.retrieval.steps import Steps
+from recsys.training.retrieval.trainers import RetrievalTrainer
 from recsys.training.run.checkpoint import read_file
 from recsys.training.run.folder import compare_data, is_retrieval_run
 
@@ -34,7 +34,7 @@ class RunState:
     train_s: float = 0.0
 
 
-def open_run(config: RetrievalRunConfig, interactions: Interactions, run_dir: Path, *, resume: bool) -> Any:
+def open_retrieval_run(config: RetrievalRunConfig, interactions: Interactions, run_dir: Path, *, resume: bool) -> Any:
     """Make or continue a run's folder; the checkpoint to continue from, if any.
 
     Raises:
@@ -56,13 +56,17 @@ def open_run(config: RetrievalRunConfig, interactions: Interactions, run_dir: Pa
 
 
 def save(
-    run_dir: Path, steps: Steps, state: RunState, generator: torch.Generator, best_weights: dict[str, Any] | None
+    run_dir: Path,
+    trainer: RetrievalTrainer,
+    state: RunState,
+    generator: torch.Generator,
+    best_weights: dict[str, Any] | None,
 ) -> None:
     """Write ``checkpoint.pt``; a kill leaves the old one or the new one."""
     values = {
         "retrieval_format": FORMAT_VERSION,
         "progress": dataclasses.asdict(state),
-        "model": steps.state_dict(),
+        "model": trainer.state_dict(),
         "generator": generator.get_state(),
         "random": torch.get_rng_state(),
         "best_weights": best_weights,

@@ -88,7 +88,7 @@ class RetrievalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalProgress:
+class EpochProgress:
     """An epoch that is done; ``validation`` where there was one."""
 
     epoch: int
@@ -126,7 +126,7 @@ def train_retrieval(
     user_rows: IdRows,
     item_rows: IdRows,
     *,
-    report: Callable[[RetrievalProgress], None] = lambda progress: None,
+    report: Callable[[EpochProgress], None] = lambda progress: None,
 ) -> RetrievalResult:
     """Train, stop early, and test. Runs of one seed and one number of threads have the same result.
 
@@ -179,7 +179,7 @@ def train_retrieval(
             if best is None or metrics.capped_recall > best.capped_recall:
                 best, best_vectors, best_epoch = metrics, vectors, epoch
             validation_s += time.perf_counter() - started
-        report(RetrievalProgress(epoch=epoch, epochs=config.epochs, loss=loss_value, validation=metrics))
+        report(EpochProgress(epoch=epoch, epochs=config.epochs, loss=loss_value, validation=metrics))
         if epoch - best_epoch >= config.patience and best is not None:
             break
 

@@ -32,10 +32,10 @@ from recsys.evaluation.predictions import USER_FILE, UserValues, write_user_valu
 from recsys.files import write_atomically
 from recsys.training.distributed import check_alone
 from recsys.training.retrieval.config import RetrievalRunConfig, RetrievalTrainConfig
-from recsys.training.retrieval.folder import RunState, open_run, save
+from recsys.training.retrieval.folder import RunState, open_retrieval_run, save
 from recsys.training.retrieval.ranking import RankingMetrics, rank_users, sample_users
-from recsys.training.retrieval.steps import Steps
-from recsys.training.retrieval.trained import load_trained, make_steps, masked_pairs
+from recsys.training.retrieval.trained import load_trained, make_trainer, masked_pairs
+from recsys.training.retrieval.trainers import RetrievalTrainer
 from recsys.training.run.record import begin_record, write_record
 
 
@@ -108,9 +108,9 @@ def train_retrieval_run(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         # Before the folder is made: what the data refuses must leave no run in the way of the corrected one.
-        steps = make_steps(config, interactions)
-        checkpoint = open_run(config, interactions, run_dir, resume=resume)
-        return _train(config, interactions, run_dir, steps, checkpoint, overrides, report)
+        trainer = make_trainer(config, interactions)
+        checkpoint = open_retrieval_run(config, interactions, run_dir, resume=resume)
+        return _train(config, interactions, run_dir, trainer, checkpoint, overrides, report)
 
 
 def check_parts(config: RetrievalRunConfig, interactions: Interactions) -> None:
@@ -138,7 +138,7 @@ def _train(
     config: RetrievalRunConfig,
     interactions: Interactions,
     run_dir: Path,
-    steps_of: Steps,
+    trainer: RetrievalTrainer,
     checkpoint: dict[str, Any] | None,
     overrides: Sequence[str],
     report: Callable[[RetrievalProgress], None],
@@ -150,7 +150,7 @@ def _train(
     state, best_weights = RunState(), None
     if checkpoint is not None:
         state = RunState(**checkpoint["progress"])
-        steps_of.load_state_dict(checkpoint["model"])
+        trainer.load_state_dict(checkpoint["model"])
         generator.set_state(checkpoint["generator"].clone())
         torch.set_rng_state(checkpoint["random"].clone())
         best_weights = checkpoint["best_weights"]
@@ -172,7 +172,7 @@ def _train(
             rate = train.learning_rate * rate_factor(
                 train, epoch=state.epoch - 1, done=taken / per_epoch / train.epochs
             )
-            loss = steps_of.step(batch_B.sort().values, generator, rate=rate, taken=taken)
+            loss = trainer.step(batch_B.sort().values, generator, rate=rate, taken=taken)
             if not math.isfinite(loss):
                 raise _not_finite(f"epoch {state.epoch}, step {number + 1} of {per_epoch}: the loss is {loss}", run_dir)
             state.train_s += time.perf_counter() - began
@@ -190,25 +190,25 @@ def _train(
             )
             report(progress)
         if len(sample) and (state.epoch % train.validate_every == 0 or state.epoch == train.epochs):
-            validation = _rank(steps_of, config, interactions, sample, test=False)
+            validation = _rank(trainer, config, interactions, sample, test=False)
             report(dataclasses.replace(progress, validation=validation))
             if state.best is None or validation.recall > state.best:
                 state.best, state.best_epoch, state.waited = validation.recall, state.epoch, 0
-                best_weights = steps_of.weights() if train.patience else None
+                best_weights = trainer.weights() if train.patience else None
             else:
                 state.waited += 1
         # Also after the last: an evaluation of the run finds the best weights there.
         if state.epoch % train.checkpoint_epochs == 0 or is_over():
-            if not all(bool(torch.isfinite(end)) for side in steps_of.vectors() for end in torch.aminmax(side)):
+            if not all(bool(torch.isfinite(end)) for side in trainer.vectors() for end in torch.aminmax(side)):
                 raise _not_finite(f"epoch {state.epoch}: it left vectors that are not finite", run_dir)
-            save(run_dir, steps_of, state, generator, best_weights)
+            save(run_dir, trainer, state, generator, best_weights)
 
     if train.patience:
         assert best_weights is not None  # patience needs validations, and the last epoch has one
-        steps_of.load_state_dict(best_weights)
-    validation = _rank(steps_of, config, interactions, sample, test=False) if len(sample) else None
-    users_ND, items_MD = steps_of.vectors()
-    test, of_users = _rank_users(steps_of, config, interactions, interactions.test, test=True)
+        trainer.load_state_dict(best_weights)
+    validation = _rank(trainer, config, interactions, sample, test=False) if len(sample) else None
+    users_ND, items_MD = trainer.vectors()
+    test, of_users = _rank_users(trainer, config, interactions, interactions.test, test=True)
     # Of the validation part there may be values of an evaluation made halfway, of weights that are no more.
     (run_dir / USER_FILE).unlink(missing_ok=True)
     write_user_values(run_dir, {"test": of_users})
@@ -260,22 +260,22 @@ def evaluate_retrieval_run(run_dir: Path, interactions: Interactions, split: str
     """
     if split not in ("validation", "test"):
         raise ConfigError(f"split is {split!r}; allowed for a model that ranks all items: validation, test")
-    config, steps = load_trained(run_dir, interactions)
-    metrics, of_users = _rank_users(steps, config, interactions, getattr(interactions, split), test=split == "test")
+    config, trainer = load_trained(run_dir, interactions)
+    metrics, of_users = _rank_users(trainer, config, interactions, getattr(interactions, split), test=split == "test")
     write_user_values(run_dir, {split: of_users})
     return metrics
 
 
 def _rank(
-    steps: Steps, config: RetrievalRunConfig, interactions: Interactions, relevant: Pairs, *, test: bool
+    trainer: RetrievalTrainer, config: RetrievalRunConfig, interactions: Interactions, relevant: Pairs, *, test: bool
 ) -> RankingMetrics:
-    return _rank_users(steps, config, interactions, relevant, test=test)[0]
+    return _rank_users(trainer, config, interactions, relevant, test=test)[0]
 
 
 def _rank_users(
-    steps: Steps, config: RetrievalRunConfig, interactions: Interactions, relevant: Pairs, *, test: bool
+    trainer: RetrievalTrainer, config: RetrievalRunConfig, interactions: Interactions, relevant: Pairs, *, test: bool
 ) -> tuple[RankingMetrics, UserValues]:
-    users_ND, items_MD = steps.vectors()
+    users_ND, items_MD = trainer.vectors()
     return rank_users(
         users_ND,
         items_MD,

@@ -9,20 +9,20 @@ import torch
 from recsys.data.interactions.interactions import Interactions, Pairs
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import compare, load, read_retrieval_config
-from recsys.training.retrieval.steps import FullSteps, SampledSteps, Steps
+from recsys.training.retrieval.trainers import FullGraphTrainer, RetrievalTrainer, SampledTrainer
 
 
-def make_steps(config: RetrievalRunConfig, interactions: Interactions) -> FullSteps | SampledSteps:
+def make_trainer(config: RetrievalRunConfig, interactions: Interactions) -> FullGraphTrainer | SampledTrainer:
     """An untrained model."""
     if not config.train.fan_outs:
-        return FullSteps(config, interactions)
+        return FullGraphTrainer(config, interactions)
     from recsys.embeddings.sharding.shard import start_process_group
 
     start_process_group(torch.device("cpu"))
-    return SampledSteps(config, interactions)
+    return SampledTrainer(config, interactions)
 
 
-def load_trained(run_dir: Path, interactions: Interactions) -> tuple[RetrievalRunConfig, Steps]:
+def load_trained(run_dir: Path, interactions: Interactions) -> tuple[RetrievalRunConfig, RetrievalTrainer]:
     """A run's configuration and its model, with the weights that the run keeps.
 
     Raises:
@@ -33,9 +33,9 @@ def load_trained(run_dir: Path, interactions: Interactions) -> tuple[RetrievalRu
     compare(run_dir, interactions)
     checkpoint = load(run_dir)
     with torch.random.fork_rng(devices=[]):
-        steps = make_steps(config, interactions)
-    steps.load_state_dict(checkpoint["best_weights"] or checkpoint["model"])
-    return config, steps
+        trainer = make_trainer(config, interactions)
+    trainer.load_state_dict(checkpoint["best_weights"] or checkpoint["model"])
+    return config, trainer
 
 
 def masked_pairs(config: RetrievalRunConfig, interactions: Interactions) -> tuple[Pairs, ...]:

@@ -24,7 +24,7 @@ from recsys.embeddings.sharding.shard import TableShard, table_shards
 from recsys.errors import ConfigError
 from recsys.training.tables.plan import table_specs
 from recsys.training.trained import TrainedModel
-from recsys.training.warm_start.source import Source
+from recsys.training.warm_start.source import WarmStartSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class WarmStart:
         return "\n".join(lines)
 
 
-def start_warm(source: Source, trained: TrainedModel, optimizer: torch.optim.Optimizer) -> WarmStart:
+def start_warm(source: WarmStartSource, trained: TrainedModel, optimizer: torch.optim.Optimizer) -> WarmStart:
     """Take what fits into a model that was just built; each process sets its parts of the tables.
 
     Args:
@@ -164,7 +164,7 @@ def matching_rows(old: RowMap, new: RowMap, *, lookup: int) -> tuple[Int64Array,
 def _start_table(
     table: str,
     row_map: RowMap,
-    source: Source,
+    source: WarmStartSource,
     shards: list[TableShard],
     *,
     widths: Mapping[str, int],

@@ -28,7 +28,7 @@ from recsys.training.tables.checkpoint_rows import Part, parts_of_tables, rows_o
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class WarmStartSource:
     """An older model.
 
     Attributes:
@@ -62,7 +62,7 @@ class Source:
         return sorted(self.parts[table][0]["state"]) if self.parts.get(table) else []
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path) -> WarmStartSource:
     """The model of a run's folder, or of a bundle.
 
     Raises:
@@ -78,10 +78,10 @@ def open_source(path: Path) -> Source:
     )
 
 
-def _of_run(path: Path) -> Source:
+def _of_run(path: Path) -> WarmStartSource:
     config, _, _ = read_run(path)
     checkpoint = load(weights_file(path))
-    return Source(
+    return WarmStartSource(
         name=path.name,
         kind=config.model.kind,
         row_maps=load_row_maps(path / "row_maps.npz"),
@@ -94,7 +94,7 @@ def _of_run(path: Path) -> Source:
     )
 
 
-def _of_bundle(path: Path) -> Source:
+def _of_bundle(path: Path) -> WarmStartSource:
     manifest = open_bundle(path).manifest
     if manifest.kind != "ranking":
         raise ConfigError(f"train.warm_start {path}: a {manifest.kind} bundle; expected a run or a ranking bundle")
@@ -116,7 +116,7 @@ def _of_bundle(path: Path) -> Source:
     with np.load(path / LAYERS, allow_pickle=False) as stored_layers:
         layers = {name: torch.from_numpy(array) for name, array in stored_layers.items()}
     settings = manifest.training.get("config", {}).get("model", {})
-    return Source(
+    return WarmStartSource(
         name=path.name,
         kind=str(settings.get("kind", "din")),
         row_maps={table: row_map for table, row_map in maps.items() if table in parts},

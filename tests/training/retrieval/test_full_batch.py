@@ -10,7 +10,7 @@ from support.planted import COMMUNITIES, ITEMS, ITEMS_EACH, USERS, USERS_EACH, p
 from recsys.data.interactions.interactions import Pairs, make_pairs
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.models.retrieval.mf import IdRows, full_rows
-from recsys.training.retrieval.full_batch import RetrievalConfig, RetrievalProgress, train_retrieval
+from recsys.training.retrieval.full_batch import EpochProgress, RetrievalConfig, train_retrieval
 from recsys.training.retrieval.ranking import rank_all, top_items
 
 SMALL = RetrievalConfig(dim=8, epochs=60, learning_rate=0.03, validation_users=0, list_length=5)
@@ -113,7 +113,7 @@ def test_runs_of_one_seed_are_equal_and_of_two_differ(model: str) -> None:
 
 
 def test_the_best_validated_epoch_is_tested_and_patience_ends_a_run() -> None:
-    seen: list[RetrievalProgress] = []
+    seen: list[EpochProgress] = []
     config = dataclasses.replace(SMALL, epochs=1000, validate_every=4, patience=12)
     data = planted()
     result = train_retrieval(config, data, full_rows(USERS), full_rows(ITEMS), report=seen.append)
@@ -153,7 +153,7 @@ def test_the_validation_sample_has_the_same_users_for_every_seed() -> None:
 def test_a_report_that_raises_ends_the_run_between_epochs() -> None:
     seen: list[int] = []
 
-    def stop_after_three(progress: RetrievalProgress) -> None:
+    def stop_after_three(progress: EpochProgress) -> None:
         seen.append(progress.epoch)
         if progress.epoch == 3:
             raise KeyboardInterrupt

@@ -1,7 +1,7 @@
-"""One step of training a model that ranks all items: over the whole graph, or over a sampled part of it.
+"""Training a model that ranks all items: over the whole graph, or over a sampled part of it.
 
-:class:`FullSteps` propagates the whole graph in every step and keeps the vectors of layer 0 as dense parameters;
-:class:`SampledSteps` looks up only the neighbours that a batch samples, in TorchRec tables with a fused Adam of the
+:class:`FullGraphTrainer` propagates the whole graph in every step and keeps the vectors of layer 0 as dense parameters;
+:class:`SampledTrainer` looks up only the neighbours that a batch samples, in TorchRec tables with a fused Adam of the
 rows looked up (dense Adam also moves, by old moments, rows that a step did not touch: the two differ in that).
 
 Legend: ``N`` users, ``M`` items, ``D`` width, ``B`` pairs of a batch, ``C`` draws per pair, ``Z`` nodes of
@@ -32,8 +32,8 @@ from recsys.training.retrieval.negatives import NegativeSampler
 State = dict[str, Any]
 
 
-class Steps(Protocol):
-    """What the loop needs of a model in training."""
+class RetrievalTrainer(Protocol):
+    """A model in training, as the loop uses it."""
 
     def step(self, batch_B: Tensor, generator: torch.Generator, *, rate: float, taken: int) -> float:
         """Train on the pairs of these ascending places, after ``taken`` steps; the mean of BPR's loss."""
@@ -44,7 +44,7 @@ class Steps(Protocol):
         ...
 
     def weights(self) -> State:
-        """A copy of what inference needs."""
+        """A copy of the weights that inference needs."""
         ...
 
     def state_dict(self) -> State:
@@ -56,7 +56,7 @@ class Steps(Protocol):
         ...
 
 
-class FullSteps:
+class FullGraphTrainer:
     """Propagation of the whole graph.
 
     Args:
@@ -121,7 +121,7 @@ class FullSteps:
             self._optimizer.load_state_dict(_copy(state["optimizer"]))
 
 
-class SampledSteps:
+class SampledTrainer:
     """Propagation of sampled neighbourhoods. For evaluation the whole graph is propagated once.
 
     Args:
