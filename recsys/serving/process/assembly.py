@@ -1,4 +1,4 @@
-"""The Ranker service of some models, put together from its parts."""
+"""Assembly: the Ranker service of some models, built from its parts."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def ranker_service(
         )
     if telemetry is not None:
         sources = {} if ranker is None or ranker.states is None else {"states": ranker.states.counts}
-        stack.enter_context(telemetry.following({**sources, "items": stores.cache.counts}))
+        stack.enter_context(telemetry.polling({**sources, "items": stores.cache.counts}))
     return RankerService(ranker, settings, recommender=recommender, telemetry=telemetry)
 
 

@@ -1,4 +1,4 @@
-"""What a server serves: a ranking model, a retrieval model, or both."""
+"""Models of a server: one for ranking, one for retrieval, or both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Models:
 
     @property
     def first(self) -> RankingSession | RetrievalSession:
-        """The model that the server is announced by."""
+        """The model that the server is published under."""
         found = self.ranking or self.retrieval
         assert found is not None
         return found

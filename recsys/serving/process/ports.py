@@ -1,4 +1,4 @@
-"""The port a server listens on: whether it can be had, and keeping it for several processes."""
+"""Ports: probe the one that a server is to listen on, and reserve it for several processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from recsys.errors import ConfigError
 
 
 def probe_port(host: str, port: int) -> None:
-    """See whether anybody could listen there: gRPC does not say why it cannot; the system does.
+    """Check that somebody could listen there: gRPC does not say why it cannot; the system does.
 
     Raises:
         ConfigError: the port is taken, or the host is not this machine.

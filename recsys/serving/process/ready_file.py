@@ -1,4 +1,4 @@
-"""The ready file: one JSON line that says where the server answers, for as long as it does."""
+"""Ready file: one JSON line with the address where the server answers, for as long as it does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recsys.errors import ConfigError
 
 @contextlib.contextmanager
 def ready_file(path: Path | None) -> Iterator[None]:
-    """The file is there only while this process serves: before and after, an address in it would be a wrong one.
+    """Keep the file absent except while this process serves: before and after, its address would be a wrong one.
 
     Raises:
         ConfigError: what is there cannot be removed, or nothing can be written there.
@@ -22,17 +22,17 @@ def ready_file(path: Path | None) -> Iterator[None]:
     try:
         if path is not None:
             path.unlink(missing_ok=True)
-            _part(path).touch()  # now, not when the models are loaded
-            _part(path).unlink()
+            _temporary(path).touch()  # now, not when the models are loaded
+            _temporary(path).unlink()
     except OSError as error:
         raise ConfigError(f"ready file {str(path)!r} cannot be replaced: {error.strerror}; choose another") from error
     try:
         yield
     finally:
-        forget_address(path)
+        remove_ready_file(path)
 
 
-def write_address(path: Path | None, facts: Mapping[str, Any]) -> None:
+def write_ready_file(path: Path | None, facts: Mapping[str, Any]) -> None:
     """Write the facts, and this process's ``pid``.
 
     Raises:
@@ -40,18 +40,18 @@ def write_address(path: Path | None, facts: Mapping[str, Any]) -> None:
     """
     if path is None:
         return
-    part = _part(path)
+    temporary = _temporary(path)
     try:
         # Renamed into place: whoever waits for the file never reads half of it.
-        part.write_text(json.dumps({**facts, "pid": os.getpid()}) + "\n")
-        part.replace(path)
+        temporary.write_text(json.dumps({**facts, "pid": os.getpid()}) + "\n")
+        temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
-            part.unlink()
+            temporary.unlink()
         raise ConfigError(f"ready file {str(path)!r} cannot be written: {error.strerror}; choose another") from error
 
 
-def forget_address(path: Path | None) -> None:
+def remove_ready_file(path: Path | None) -> None:
     """Remove the file, unless a successor has written its own by now."""
     if path is not None:
         with contextlib.suppress(OSError, ValueError):
@@ -59,5 +59,5 @@ def forget_address(path: Path | None) -> None:
                 path.unlink()
 
 
-def _part(path: Path) -> Path:
+def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,4 +1,4 @@
-"""How the system's scheduler is to treat a server process."""
+"""Scheduling: the policy of the system's scheduler for a server process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 
 
-def run_as_batch() -> None:
+def use_batch_scheduling() -> None:
     """Let threads that are woken wait for the one that runs (SCHED_BATCH); for threads started from now on, too.
 
     A call wakes a dozen threads one after the other, most of which then want the interpreter's lock that the waker

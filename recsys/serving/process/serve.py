@@ -1,8 +1,8 @@
-"""Serving until a signal comes, with one process or several."""
+"""Entry point: serve until a signal comes, with one process or several."""
 
 from __future__ import annotations
 
-from recsys.serving.process.signals import stacks_on_sigusr1
+from recsys.serving.process.signals import dump_stacks_on_sigusr1
 from recsys.serving.settings import Settings
 
 
@@ -17,7 +17,7 @@ def serve(settings: Settings) -> int:
         BundleError: the bundle is missing, altered, or does not fit this program.
         StoreFormatError: the store was filled for another layout of the same FeatureSet.
     """
-    stacks_on_sigusr1()
+    dump_stacks_on_sigusr1()
     # Each imports what the other need not load.
     if settings.workers == 1:
         from recsys.serving.process.server import serve_alone

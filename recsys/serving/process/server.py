@@ -1,4 +1,4 @@
-"""One server process: load, listen, serve, drain.
+"""Server: one process that loads models, listens, serves, drains.
 
 Start-up order: the bundle is verified and run once before the port answers, so a process that
 accepts connections can rank. Redis may be away: the server then starts degraded and recovers by itself.
@@ -28,19 +28,19 @@ from recsys.serving.console import say
 from recsys.serving.process.assembly import ranker_service
 from recsys.serving.process.models import Models
 from recsys.serving.process.ports import cannot_listen, probe_port
-from recsys.serving.process.ready_file import forget_address, ready_file, write_address
-from recsys.serving.process.scheduling import run_as_batch
-from recsys.serving.process.signals import heard, signals_to, sigterm_interrupts
-from recsys.serving.process.startup import loaded
+from recsys.serving.process.ready_file import ready_file, remove_ready_file, write_ready_file
+from recsys.serving.process.scheduling import use_batch_scheduling
+from recsys.serving.process.signals import forward_signals, sigterm_interrupts, wait_for_signal
+from recsys.serving.process.startup import load_models
 from recsys.serving.process.stores import open_stores
-from recsys.serving.process.watchdog import Watched, make_own_address, pulse, request_path
+from recsys.serving.process.watchdog import HealthReporter, make_private_address, request_path_probes, run_watchdog
 from recsys.serving.rpc.interceptors import CallCounts
 from recsys.serving.rpc.ranker_service import RANKER
 from recsys.serving.rpc.registration import add_services
 from recsys.serving.rpc.store_service import FEATURE_STORE, MAX_STREAMS, FeatureStoreService
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry
-from recsys.serving.telemetry.metrics import counted, metrics
+from recsys.serving.telemetry.metrics import counter_file, metrics_endpoint
 
 _log = logging.getLogger("recsys.serving")
 
@@ -49,7 +49,7 @@ _SPARE_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningServer:
     """A server that answers, at ``host:port``."""
 
     address: str
@@ -62,7 +62,7 @@ def serve_alone(settings: Settings) -> int:
     """``serve.serve`` with this one process."""
     started_s = time.perf_counter()
     try:
-        with sigterm_interrupts(), ready_file(settings.ready_file), loaded(settings) as (models, redis_url):
+        with sigterm_interrupts(), ready_file(settings.ready_file), load_models(settings) as (models, redis_url):
             _serve(settings, models, redis_url, started_s)
     except KeyboardInterrupt:
         say("stopped")
@@ -72,32 +72,32 @@ def serve_alone(settings: Settings) -> int:
 
 
 def _serve(settings: Settings, models: Models, redis_url: str, started_s: float) -> None:
-    run_as_batch()  # after the private Redis, which had it from us otherwise
+    use_batch_scheduling()  # after the private Redis, which had it from us otherwise
     signals: SimpleQueue[Any] = SimpleQueue()
     with (
-        signals_to(signals),
-        counted(settings, workers=1) as counts,
+        forward_signals(signals),
+        counter_file(settings, workers=1) as counts,
         serving(settings, models, redis_url, counts=counts) as server,
-        metrics(settings, counts, server.model, server.model_version) as page,
+        metrics_endpoint(settings, counts, server.model, server.model_version) as page,
     ):
         took_s = time.perf_counter() - started_s
         facts = {"address": server.address, "port": server.port, "model": server.model}
         facts |= {"model_version": server.model_version, "workers": [os.getpid()], "start_s": round(took_s, 3)}
-        write_address(settings.ready_file, {**facts, **page})
+        write_ready_file(settings.ready_file, {**facts, **page})
         say(f"serving {server.model} {server.model_version} on {server.address} (ready in {took_s:.2f} s)")
-        heard(signals)
+        wait_for_signal(signals)
         say(f"draining: running requests have {settings.drain_timeout_s:g} s to finish")
-        forget_address(settings.ready_file)
+        remove_ready_file(settings.ready_file)
 
 
 @contextlib.contextmanager
-def running_server(settings: Settings) -> Iterator[Running]:
+def running_server(settings: Settings) -> Iterator[RunningServer]:
     """Serve for the duration of a ``with`` block, from any thread; at its end, drain. Raises as ``serve`` does."""
     with (
-        loaded(settings) as (models, redis_url),
-        counted(settings, workers=1) as counts,
+        load_models(settings) as (models, redis_url),
+        counter_file(settings, workers=1) as counts,
         serving(settings, models, redis_url, counts=counts) as server,
-        metrics(settings, counts, server.model, server.model_version),
+        metrics_endpoint(settings, counts, server.model, server.model_version),
     ):
         yield server
 
@@ -111,8 +111,8 @@ def serving(
     share_port: bool = False,
     counts: Path | None = None,
     worker: int = 0,
-    beat: Callable[[str], None] | None = None,
-) -> Iterator[Running]:
+    on_heartbeat: Callable[[str], None] | None = None,
+) -> Iterator[RunningServer]:
     """Answer calls for the duration of a ``with`` block; at its end, drain.
 
     Args:
@@ -120,9 +120,9 @@ def serving(
         models: what is served.
         redis_url: the feature store's Redis.
         share_port: let other processes listen on the same port: each gets some of the connections.
-        counts: the file to count in (``telemetry.py``); None: nothing is counted.
+        counts: the file to count in (``telemetry/counters.py``); None: nothing is counted.
         worker: this process's row of it.
-        beat: told of each beat of this process's pulse (``pulse.py``); None: nobody watches this process.
+        on_heartbeat: gets each report of the watchdog (``watchdog.py``); None: this process has no supervisor.
     """
     first = models.first
     # Left in the opposite order: calls end before what they use goes.
@@ -136,16 +136,17 @@ def serving(
         service = ranker_service(stack, settings, models, stores, telemetry)
         interceptors = () if telemetry is None else (CallCounts(telemetry),)
         health = HealthServicer()
-        own_address = None
-        if settings.hang_timeout_s:  # entered before the server: a drain is watched, too
-            own_address = make_own_address()
-            steps = stack.enter_context(request_path(own_address, threads, service.model_lock, loop))
-            watched = Watched(health, (RANKER, FEATURE_STORE), settings.hang_timeout_s, tell=beat)
-            stack.enter_context(pulse(steps, every_s=watched.every_s, said=watched.said))
+        private_address = None
+        if settings.hang_timeout_s:  # entered before the server: it runs while that drains, too
+            private_address = make_private_address()
+            probes = stack.enter_context(request_path_probes(private_address, threads, service.model_lock, loop))
+            services, limit_s = (RANKER, FEATURE_STORE), settings.hang_timeout_s
+            reporter = HealthReporter(health, services, limit_s, on_heartbeat=on_heartbeat)
+            stack.enter_context(run_watchdog(probes, interval_s=reporter.interval_s, report=reporter.report))
         made = _grpc_server(settings, threads, limit, share_port=share_port, interceptors=interceptors)
         server, port = stack.enter_context(made)
-        if own_address is not None:
-            _listen_to_itself(server, own_address)
+        if private_address is not None:
+            _listen_privately(server, private_address)
         store_service = FeatureStoreService(stores.async_store, models.features, settings, loop=stores.loop)
         add_services(server, service, store_service, health)
         # What start-up made lives for ever: out of the collector's way. It cut a store client's p99 from 100 to 20 ms.
@@ -155,7 +156,7 @@ def serving(
         for name in (RANKER, FEATURE_STORE):
             health.set(name, health_pb2.HealthCheckResponse.SERVING)
         stack.callback(health.enter_graceful_shutdown)
-        yield Running(f"{settings.host}:{port}", port, first.model, first.version)
+        yield RunningServer(f"{settings.host}:{port}", port, first.model, first.version)
 
 
 @contextlib.contextmanager
@@ -194,8 +195,8 @@ def _listen(server: grpc.Server, settings: Settings, *, share_port: bool) -> int
         raise cannot_listen(host, port, "the address cannot be bound") from None
 
 
-def _listen_to_itself(server: grpc.Server, address: str) -> None:
+def _listen_privately(server: grpc.Server, address: str) -> None:
     try:
         server.add_insecure_port(address)
     except RuntimeError as error:  # a connection that is refused counts as an answer
-        _log.warning("this system lets nobody listen on %s: %s; a gRPC that hangs would not be noticed", address, error)
+        _log.warning("cannot listen on %s: %s; a gRPC that hangs will not be noticed", address, error)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, before a server answers and after; SIGUSR1."""
+"""Signals: SIGTERM and SIGINT, before a server answers and after; SIGUSR1 for stacks."""
 
 from __future__ import annotations
 
@@ -12,56 +12,56 @@ from typing import Any
 
 Handler = Callable[[int, FrameType | None], Any]
 
-HEARD_WITHIN_S = 1.0
+SIGNAL_POLL_S = 1.0
 """The longest wait of the main thread. Handlers run between two steps of its interpreter, so a signal that arrives in
-the instant before a wait begins, or that the system gives to another thread, is heard when the wait ends: it may not
+the instant before a wait begins, or that the system gives to another thread, is handled when the wait ends: it may not
 last for ever."""
 
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM as KeyboardInterrupt, which Ctrl-C raises by itself: it ends blocking work through every ``finally``."""
+    """Turn SIGTERM into KeyboardInterrupt, as Ctrl-C is one: it ends blocking work through every ``finally``."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    with _handled((signal.SIGTERM,), interrupt):
+    with _signal_handler((signal.SIGTERM,), interrupt):
         yield
 
 
 @contextlib.contextmanager
-def signals_to(queue: SimpleQueue[Any]) -> Iterator[None]:
-    """SIGTERM and SIGINT as their numbers in a queue, and nothing else.
+def forward_signals(queue: SimpleQueue[Any]) -> Iterator[None]:
+    """Put SIGTERM and SIGINT into a queue, and do nothing else.
 
     A SimpleQueue, for its ``put`` may interrupt another one; a Condition would wait for itself.
     """
-    with _handled((signal.SIGTERM, signal.SIGINT), lambda number, frame: queue.put(signal.Signals(number))):
+    with _signal_handler((signal.SIGTERM, signal.SIGINT), lambda number, frame: queue.put(signal.Signals(number))):
         yield
 
 
-def heard(queue: SimpleQueue[Any], *, every_s: float = HEARD_WITHIN_S) -> Any:
-    """Wait for what :func:`signals_to` or another thread puts into a queue, and take it.
+def wait_for_signal(queue: SimpleQueue[Any], *, poll_s: float = SIGNAL_POLL_S) -> Any:
+    """Wait for what :func:`forward_signals` or another thread puts into a queue, and take it.
 
     Args:
-        queue: what is waited for.
-        every_s: a signal is heard within so many seconds.
+        queue: read until it has something.
+        poll_s: a signal is handled within so many seconds.
     """
     while True:
         with contextlib.suppress(Empty):
-            return queue.get(timeout=every_s)
+            return queue.get(timeout=poll_s)
 
 
-def stacks_on_sigusr1() -> None:
+def dump_stacks_on_sigusr1() -> None:
     """From now on SIGUSR1 prints the stacks of all threads to standard error, also while native code keeps the
     interpreter's lock."""
     faulthandler.register(signal.SIGUSR1, file=2)
 
 
 @contextlib.contextmanager
-def _handled(numbers: tuple[signal.Signals, ...], handler: Handler) -> Iterator[None]:
-    before = [signal.signal(number, handler) for number in numbers]
+def _signal_handler(numbers: tuple[signal.Signals, ...], handler: Handler) -> Iterator[None]:
+    previous = [signal.signal(number, handler) for number in numbers]
     try:
         yield
     finally:
-        for number, handled in zip(numbers, before, strict=True):
-            signal.signal(number, handled)
+        for number, before in zip(numbers, previous, strict=True):
+            signal.signal(number, before)

@@ -1,4 +1,4 @@
-"""What a server does before it listens: a private Redis, the bundle verified, the model run once, hot rows read."""
+"""Start-up: what precedes listening. A private Redis, the bundle verified, the model run once, hot rows read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = logging.getLogger("recsys.serving")
 
 
 @contextlib.contextmanager
-def loaded(settings: Settings) -> Iterator[tuple[Models, str]]:
+def load_models(settings: Settings) -> Iterator[tuple[Models, str]]:
     """The models, and the URL of the Redis, which is a private one unless the settings name another.
 
     Raises:
@@ -50,8 +50,8 @@ def _warm(settings: Settings, session: RankingSession) -> None:
     """Hot rows into memory, before the first request waits for the disk."""
     bundle = session.bundle
     if settings.table_reads == "random" or (settings.table_reads == "auto" and larger_than_memory(bundle)):
-        told = advise_random(bundle)
-        _log.info("tables are read at random: %.1f GB of mappings told", told / 1e9)
+        advised_bytes = advise_random(bundle)
+        _log.info("tables are read at random: %.1f GB of mappings advised", advised_bytes / 1e9)
     file = settings.warm_ids or bundle.path / HOT_IDS
     if not settings.warm_up_s or (settings.warm_ids is None and (not file.exists() or in_memory(bundle))):
         return

@@ -1,4 +1,4 @@
-"""The server's two ways to its feature store: an event loop's for the store's own calls, a blocking one for Rank."""
+"""Feature store clients of a server: an async one for the store's own calls, a blocking one for Rank."""
 
 from __future__ import annotations
 

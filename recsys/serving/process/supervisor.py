@@ -1,4 +1,4 @@
-"""The supervisor: starts the workers, starts a dead or hung one again, and ends all of them together.
+"""Supervisor: starts the workers, restarts one that died or hangs, and stops all of them together.
 
 All workers listen on one port (SO_REUSEPORT): the system gives each new connection to one of them. They map the same
 tables, which are in memory once. The supervisor itself serves nothing; it holds what they share: the port, the private
@@ -21,39 +21,39 @@ from recsys.errors import ConfigError
 from recsys.feature_store.embedded.open_redis import redis_or_embedded
 from recsys.serving.console import say
 from recsys.serving.process.ports import reserved_port
-from recsys.serving.process.ready_file import forget_address, ready_file, write_address
-from recsys.serving.process.signals import HEARD_WITHIN_S, signals_to, sigterm_interrupts
-from recsys.serving.process.worker import SLACK_S
-from recsys.serving.process.worker_pool import Crew
+from recsys.serving.process.ready_file import ready_file, remove_ready_file, write_ready_file
+from recsys.serving.process.signals import SIGNAL_POLL_S, forward_signals, sigterm_interrupts
+from recsys.serving.process.worker import EXIT_GRACE_S
+from recsys.serving.process.worker_pool import WorkerPool
 from recsys.serving.settings import Settings, bundle_folder
-from recsys.serving.telemetry.metrics import counted, metrics
+from recsys.serving.telemetry.metrics import counter_file, metrics_endpoint
 
 
 def supervise(settings: Settings) -> int:
     """Serve with ``settings.workers`` processes until SIGTERM or SIGINT; then all finish their requests. The exit code.
 
     Raises:
-        RecsysError: as ``serve``; during the start-up, what the first worker that failed says; later, what a worker
-            says that cannot be started again.
+        RecsysError: as ``serve``; during the start-up, the error of the first worker that failed; later, of a worker
+            that cannot be restarted.
     """
     started_s = time.perf_counter()
     events: SimpleQueue[Any] = SimpleQueue()
     try:
-        cores = _cores(settings)
+        cores = _worker_cores(settings)
         with (
             sigterm_interrupts(),
             ready_file(settings.ready_file),
-            _shared(settings) as (shared, manifest),
-            counted(settings, workers=len(cores)) as counts,
-            metrics(settings, counts, manifest.model, manifest.version) as page,
-            signals_to(events),
+            _shared_resources(settings) as (shared, manifest),
+            counter_file(settings, workers=len(cores)) as counts,
+            metrics_endpoint(settings, counts, manifest.model, manifest.version) as page,
+            forward_signals(events),
         ):
-            crew = Crew(shared, cores=cores, events=events, counts=counts)
+            pool = WorkerPool(shared, cores=cores, events=events, counts=counts)
             try:
-                crew.start()
-                _serve(crew, events, shared, settings, started_s, page)
+                pool.start()
+                _serve(pool, events, shared, settings, started_s, page)
             finally:
-                crew.end(timeout_s=settings.drain_timeout_s + SLACK_S)
+                pool.stop(timeout_s=settings.drain_timeout_s + EXIT_GRACE_S)
     except KeyboardInterrupt:
         say("stopped")
         return 130
@@ -62,56 +62,56 @@ def supervise(settings: Settings) -> int:
 
 
 def _serve(
-    crew: Crew,
+    pool: WorkerPool,
     events: SimpleQueue[Any],
     shared: Settings,
     settings: Settings,
     started_s: float,
     page: Mapping[str, str],
 ) -> None:
-    """Heed what happens to the workers until a signal comes."""
-    announced: list[int] | None = None
+    """Handle the workers' events until a signal comes."""
+    published: list[int] | None = None
     took_s = 0.0
     while True:
         event = None
         with contextlib.suppress(Empty):
-            event = events.get(timeout=min(crew.rest_s(), HEARD_WITHIN_S))
+            event = events.get(timeout=min(pool.wait_s(), SIGNAL_POLL_S))
         if isinstance(event, signal.Signals):
-            if announced is None:
+            if published is None:
                 raise KeyboardInterrupt
             say(f"draining: running requests have {settings.drain_timeout_s:g} s to finish")
-            forget_address(settings.ready_file)
+            remove_ready_file(settings.ready_file)
             return
-        crew.heed(event)
-        if crew.complete and crew.pids() != announced:
+        pool.handle(event)
+        if pool.all_started and pool.pids() != published:
             took_s = took_s or time.perf_counter() - started_s
-            _announce(crew, shared, settings, took_s, page, again=announced is not None)
-            announced = crew.pids()
+            _publish(pool, shared, settings, took_s, page, again=published is not None)
+            published = pool.pids()
 
 
-def _announce(
-    crew: Crew, shared: Settings, settings: Settings, took_s: float, page: Mapping[str, str], *, again: bool
+def _publish(
+    pool: WorkerPool, shared: Settings, settings: Settings, took_s: float, page: Mapping[str, str], *, again: bool
 ) -> None:
-    address, pids = f"{settings.host}:{shared.port}", crew.pids()
-    facts = {"address": address, "port": shared.port, "model": crew.model, "model_version": crew.model_version}
+    address, pids = f"{settings.host}:{shared.port}", pool.pids()
+    facts = {"address": address, "port": shared.port, "model": pool.model, "model_version": pool.model_version}
     facts |= page
     if pids:
         try:
-            write_address(settings.ready_file, {**facts, "workers": pids, "start_s": round(took_s, 3)})
+            write_ready_file(settings.ready_file, {**facts, "workers": pids, "start_s": round(took_s, 3)})
         except ConfigError as error:
             if not again:
                 raise
             say(f"{error}")  # a full disk is no reason to stop serving
     else:
-        forget_address(settings.ready_file)
+        remove_ready_file(settings.ready_file)
     if not again:
-        pinned = ", each on a core of its own" if crew.pinned else ""
+        pinned = ", each on a core of its own" if pool.pinned else ""
         workers = f"with {len(pids)} workers{pinned}"
-        say(f"serving {crew.model} {crew.model_version} on {address} {workers} (ready in {took_s:.2f} s)")
+        say(f"serving {pool.model} {pool.model_version} on {address} {workers} (ready in {took_s:.2f} s)")
 
 
 @contextlib.contextmanager
-def _shared(settings: Settings) -> Iterator[tuple[Settings, Manifest]]:
+def _shared_resources(settings: Settings) -> Iterator[tuple[Settings, Manifest]]:
     """A worker's settings, after what is done once for all of them: a private Redis, the bundles' check, the port."""
     folder = bundle_folder(settings)
     with redis_or_embedded(settings.redis_url, settings.redis_dir) as redis_url:
@@ -123,7 +123,7 @@ def _shared(settings: Settings) -> Iterator[tuple[Settings, Manifest]]:
             yield own, bundle.manifest
 
 
-def _cores(settings: Settings) -> list[int | None]:
+def _worker_cores(settings: Settings) -> list[int | None]:
     """The core of each worker; None for any."""
     if not hasattr(os, "sched_getaffinity"):
         return [None] * (settings.workers or os.cpu_count() or 1)

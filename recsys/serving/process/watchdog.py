@@ -1,9 +1,9 @@
-"""The pulse: every few seconds a server goes the way that a request goes, to learn whether requests still get through.
+"""Watchdog: every few seconds a server probes the path of a request, to learn whether requests still get through.
 
-A thread that only says it is alive says nothing: what hangs is a native call that keeps the model, or the interpreter's
-lock; an event loop; gRPC's own thread, which ends without a word if it cannot start another. So each beat makes a call
-over gRPC, has it handled by a thread as calls are, takes the lock of the model after those who wait for theirs, and
-passes through the store's loop. Redis is not asked: that is away often enough, and every request bounds that wait.
+A thread that only reports that it is alive proves nothing: what hangs is a native call that keeps the model, or the
+interpreter's lock; an event loop; gRPC's own thread, which ends silently if it cannot start another. So each round of
+probes makes a call over gRPC, runs a task on a handler thread, acquires the model's lock after those who wait for it,
+and passes through the store's loop. Redis is not probed: it is away often enough, and every request bounds that wait.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from recsys.serving.inference.fair_lock import FairLock
 
 _log = logging.getLogger("recsys.serving")
 
-_EVERY_S = 3.0
-_LEAST_MISSED = 5
-"""Beats in a row that a server misses before it counts as hung: one may come late."""
+_INTERVAL_S = 3.0
+_MIN_FAILURES = 5
+"""Rounds in a row that fail before a server counts as hung: one may come late."""
 
-Step = Callable[[float], None]
-"""One step of the way, in at most so many seconds; TimeoutError if it takes longer."""
+Probe = Callable[[float], None]
+"""Check one part of the path in at most so many seconds; TimeoutError if it takes longer."""
 
 
 @contextmanager
-def pulse(steps: Mapping[str, Step], *, every_s: float, said: Callable[[str], None]) -> Iterator[None]:
-    """Go through all steps again and again, in a thread, for the duration of a ``with`` block.
+def run_watchdog(probes: Mapping[str, Probe], *, interval_s: float, report: Callable[[str], None]) -> Iterator[None]:
+    """Run all probes again and again, in a thread, for the duration of a ``with`` block.
 
     Args:
-        steps: by the name that ``said`` is told.
-        every_s: time between two beats; each step may take as long.
-        said: told after each beat: nothing (an empty text), or which step did not end.
+        probes: by the name that ``report`` gets.
+        interval_s: time between two rounds; each probe may take as long.
+        report: called after each round with the name of the probe that failed, or an empty text.
     """
     stop = threading.Event()
 
-    def beat() -> str:
-        for name, step in steps.items():
+    def failed_probe() -> str:
+        for name, probe in probes.items():
             try:
-                step(every_s)
+                probe(interval_s)
             except TimeoutError:
                 return name
             except Exception as error:  # no more threads to be had, for one: a request would fare no better
@@ -61,61 +61,64 @@ def pulse(steps: Mapping[str, Step], *, every_s: float, said: Callable[[str], No
         return ""
 
     def work() -> None:
-        rest_s = every_s
-        while not stop.wait(rest_s):
-            begun_s = time.monotonic()
-            said(beat())
-            rest_s = max(0.0, begun_s + every_s - time.monotonic())
+        wait_s = interval_s
+        while not stop.wait(wait_s):
+            started_s = time.monotonic()
+            report(failed_probe())
+            wait_s = max(0.0, started_s + interval_s - time.monotonic())
 
-    thread = threading.Thread(target=work, name="pulse", daemon=True)
+    thread = threading.Thread(target=work, name="watchdog", daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
-        thread.join(every_s)  # it may hang with what it looks at, which must not keep the server from ending
+        thread.join(interval_s)  # it may hang with what it probes, which must not keep the server from ending
 
 
 @contextmanager
-def request_path(
-    own_address: str | None, threads: Executor, model_lock: FairLock, loop: asyncio.AbstractEventLoop
-) -> Iterator[dict[str, Step]]:
-    """The steps of a request's way through this server.
+def request_path_probes(
+    private_address: str | None, threads: Executor, model_lock: FairLock, loop: asyncio.AbstractEventLoop
+) -> Iterator[dict[str, Probe]]:
+    """Probes of a request's path through this server, by the name of the part that each checks.
 
     Args:
-        own_address: where this process alone listens (:func:`make_own_address`); None to leave gRPC out.
+        private_address: where this process alone listens (:func:`make_private_address`); None to leave gRPC out.
         threads: handle calls.
         model_lock: held while a model runs.
         loop: the store's.
     """
-    steps: dict[str, Step] = {
+    probes: dict[str, Probe] = {
         "a thread to handle a call": lambda timeout_s: _result(threads.submit(int), timeout_s),
-        "the lock of the model": partial(_acquire_and_release, model_lock),
-        "the store's event loop": lambda timeout_s: _result(asyncio.run_coroutine_threadsafe(_pass(), loop), timeout_s),
+        "the lock of the model": partial(_probe_lock, model_lock),
+        "the store's event loop": lambda timeout_s: _result(
+            asyncio.run_coroutine_threadsafe(_no_op(), loop), timeout_s
+        ),
     }
-    if own_address is None:
-        yield steps
+    if private_address is None:
+        yield probes
         return
-    with grpc.insecure_channel(own_address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        yield {"gRPC to answer": partial(_call, health_pb2_grpc.HealthStub(channel)), **steps}
+    with grpc.insecure_channel(private_address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        yield {"gRPC to answer": partial(_probe_grpc, health_pb2_grpc.HealthStub(channel)), **probes}
 
 
-def make_own_address() -> str | None:
-    """An address that no other worker shares, and that leaves no file when the process is killed; None: there is none.
+def make_private_address() -> str | None:
+    """Name an address of this process alone, which leaves no file when the process is killed; None: there is none.
 
     The port of several workers will not do: the system gives a connection to any of them.
     """
     return f"unix-abstract:recsys-{secrets.token_hex(8)}" if sys.platform == "linux" else None
 
 
-class Watched:
-    """Health as the pulse finds it: NOT_SERVING while requests do not get through.
+class HealthReporter:
+    """Set a server's gRPC health from the watchdog's reports: NOT_SERVING while requests do not get through.
 
     Args:
         health: the server's.
-        services: names of those that ``health`` tells of.
-        hang_timeout_s: how long is too long.
-        tell: told each beat; None: nobody watches this process, so it logs by itself what it waits for, and all stacks.
+        services: the names whose status is set, besides the server's own.
+        hang_timeout_s: for how long requests may not get through before the status changes.
+        on_heartbeat: gets each report, for a supervisor; None: this process has none, and logs by itself what it waits
+            for, and all stacks.
     """
 
     def __init__(
@@ -124,37 +127,37 @@ class Watched:
         services: tuple[str, ...],
         hang_timeout_s: float,
         *,
-        tell: Callable[[str], None] | None,
+        on_heartbeat: Callable[[str], None] | None,
     ) -> None:
-        self.every_s = min(_EVERY_S, hang_timeout_s / _LEAST_MISSED)
-        """How often to beat."""
+        self.interval_s = min(_INTERVAL_S, hang_timeout_s / _MIN_FAILURES)
+        """Time between two rounds of probes."""
         self._health = health
         self._services = ("", *services)
-        self._too_many = math.ceil(hang_timeout_s / self.every_s)
-        self._tell = tell
-        self._missed = 0
+        self._max_failures = math.ceil(hang_timeout_s / self.interval_s)
+        self._on_heartbeat = on_heartbeat
+        self._failures = 0
 
-    def said(self, stuck: str) -> None:
-        """What :func:`pulse` says."""
-        if self._tell is not None:
-            self._tell(stuck)
-        hung, self._missed = self._missed >= self._too_many, self._missed + 1 if stuck else 0
+    def report(self, stuck: str) -> None:
+        """Take a report of :func:`run_watchdog`: the probe that failed, or an empty text."""
+        if self._on_heartbeat is not None:
+            self._on_heartbeat(stuck)
+        hung, self._failures = self._failures >= self._max_failures, self._failures + 1 if stuck else 0
         if hung and not stuck:
-            self._set(health_pb2.HealthCheckResponse.SERVING)
+            self._set_status(health_pb2.HealthCheckResponse.SERVING)
             _log.warning("requests get through again")
-        elif self._missed == self._too_many:
-            self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
-            if self._tell is None:
+        elif self._failures == self._max_failures:
+            self._set_status(health_pb2.HealthCheckResponse.NOT_SERVING)
+            if self._on_heartbeat is None:
                 _log.error("no request gets through, waiting for %s; the stacks of all threads follow", stuck)
                 faulthandler.dump_traceback(file=2)
 
-    def _set(self, status: Any) -> None:
+    def _set_status(self, status: Any) -> None:
         for service in self._services:
             self._health.set(service, status)
 
 
-def _acquire_and_release(model_lock: FairLock, timeout_s: float) -> None:
-    """Acquire the lock, or see that others do: a long queue that moves is load."""
+def _probe_lock(model_lock: FairLock, timeout_s: float) -> None:
+    """Acquire the lock, or see that others get it: a long queue that moves is load."""
     acquired = model_lock.acquired
     try:
         with model_lock.acquire(Deadline.after(timeout_s)):
@@ -164,7 +167,7 @@ def _acquire_and_release(model_lock: FairLock, timeout_s: float) -> None:
             raise
 
 
-def _call(health: health_pb2_grpc.HealthStub, timeout_s: float) -> None:
+def _probe_grpc(health: health_pb2_grpc.HealthStub, timeout_s: float) -> None:
     try:
         health.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
     except grpc.RpcError as error:
@@ -180,5 +183,5 @@ def _result(future: Future[Any], timeout_s: float) -> None:
         future.cancel()
 
 
-async def _pass() -> None:
+async def _no_op() -> None:
     pass

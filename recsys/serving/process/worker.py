@@ -1,7 +1,7 @@
-"""A worker: one server process among several on a port, started by the supervisor (``crew.py``).
+"""Worker: one server process among several on a port, started by the supervisor's pool (``worker_pool.py``).
 
-What it is to do comes pickled on standard input, which then stays open for as long as the supervisor lives: its end,
-however it comes, is the worker's end. What became of it goes pickled to standard output.
+Its task comes pickled on standard input, which then stays open for as long as the supervisor lives: its end, however it
+comes, is the worker's end. Its messages (:class:`Ready`, :class:`Heartbeat`, an error) go pickled to standard output.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from queue import SimpleQueue
 from typing import IO, Any
 
 from recsys.errors import RecsysError
-from recsys.serving.process.scheduling import run_as_batch
-from recsys.serving.process.signals import heard, signals_to, sigterm_interrupts, stacks_on_sigusr1
+from recsys.serving.process.scheduling import use_batch_scheduling
+from recsys.serving.process.signals import dump_stacks_on_sigusr1, forward_signals, sigterm_interrupts, wait_for_signal
 from recsys.serving.settings import Settings
 
 _log = logging.getLogger("recsys.serving")
 
-SLACK_S = 5.0
-"""What a worker may take to end, beyond the drain."""
+EXIT_GRACE_S = 5.0
+"""Time that a worker may take to end, beyond the drain."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a worker is to do.
+    """A worker's task.
 
     Attributes:
         number: from 1; for log lines.
@@ -57,8 +57,8 @@ class Ready:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beat:
-    """A beat of the worker's pulse (``pulse.py``).
+class Heartbeat:
+    """A report of the worker's watchdog (``watchdog.py``).
 
     Attributes:
         stuck: what was waited for in vain; empty: requests get through.
@@ -67,52 +67,62 @@ class Beat:
     stuck: str
 
 
+Message = Ready | Heartbeat | RecsysError
+"""Sent by a worker to its supervisor."""
+
+
 def main() -> int:
     """Serve until SIGTERM, or until the supervisor is gone; the exit code."""
-    told = os.fdopen(os.dup(1), "wb")
+    output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else prints
     try:
         task: Task = pickle.load(sys.stdin.buffer)
     except EOFError:
         return 1
-    run_as_batch()
-    stacks_on_sigusr1()
-    limit_s = task.settings.drain_timeout_s + SLACK_S
+    use_batch_scheduling()
+    dump_stacks_on_sigusr1()
+    limit_s = task.settings.drain_timeout_s + EXIT_GRACE_S
     threading.Thread(target=_end_with_supervisor, args=(limit_s,), name="supervisor", daemon=True).start()
     logging.basicConfig(format=f"worker {task.number}: %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     if task.core is not None:
-        _keep_to(task.core)
+        _pin_to(task.core)
     try:
-        _serve(task, told)
+        _serve(task, output)
     except KeyboardInterrupt:
         return 130
     except RecsysError as error:
-        _tell(told, error)
+        _send(output, error)
         return 1
     return 0
 
 
-def _serve(task: Task, told: IO[bytes]) -> None:
-    # Imported here: it takes a while, and a signal or the supervisor's end must be heeded from the start.
+def _serve(task: Task, output: IO[bytes]) -> None:
+    # Imported here: it takes a while, and a signal or the supervisor's end must be handled from the start.
     from recsys.serving.process.server import serving
-    from recsys.serving.process.startup import loaded
+    from recsys.serving.process.startup import load_models
 
     signals: SimpleQueue[Any] = SimpleQueue()
-    with sigterm_interrupts(), loaded(task.settings) as (models, redis_url), signals_to(signals):
+    with sigterm_interrupts(), load_models(task.settings) as (models, redis_url), forward_signals(signals):
         row = task.number - 1
         server = serving(
-            task.settings, models, redis_url, share_port=True, counts=task.counts, worker=row, beat=partial(_beat, told)
+            task.settings,
+            models,
+            redis_url,
+            share_port=True,
+            counts=task.counts,
+            worker=row,
+            on_heartbeat=partial(_send_heartbeat, output),
         )
         with server as running:
-            _tell(told, Ready(model=running.model, model_version=running.model_version))
-            heard(signals)
+            _send(output, Ready(model=running.model, model_version=running.model_version))
+            wait_for_signal(signals)
 
 
-def _keep_to(core: int) -> None:
+def _pin_to(core: int) -> None:
     try:
         os.sched_setaffinity(0, {core})
     except OSError as error:  # the cores of a container may change while it runs
-        _log.warning("core %d cannot be kept to: %s; running on any", core, error.strerror)
+        _log.warning("cannot be pinned to core %d: %s; running on any", core, error.strerror)
 
 
 def _end_with_supervisor(limit_s: float) -> None:
@@ -124,14 +134,14 @@ def _end_with_supervisor(limit_s: float) -> None:
     os._exit(1)  # nobody is left to kill what does not end
 
 
-def _beat(told: IO[bytes], stuck: str) -> None:
+def _send_heartbeat(output: IO[bytes], stuck: str) -> None:
     with contextlib.suppress(OSError):  # the supervisor is gone: this process ends, too
-        _tell(told, Beat(stuck=stuck))
+        _send(output, Heartbeat(stuck=stuck))
 
 
-def _tell(told: IO[bytes], what: Ready | RecsysError | Beat) -> None:
-    told.write(pickle.dumps(what))  # in one piece: two threads tell
-    told.flush()
+def _send(output: IO[bytes], message: Message) -> None:
+    output.write(pickle.dumps(message))  # in one piece: two threads send
+    output.flush()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What all calls have in common: the caller's deadline, and errors as statuses. Handlers run in threads."""
+"""Calls: the caller's deadline, errors as statuses, coroutines of a handler. Handlers run in threads."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from recsys.serving.deadline import Deadline
 from recsys.serving.rpc.statuses import status_of
 
 Context = grpc.ServicerContext
-Answer = TypeVar("Answer")
+Response = TypeVar("Response")
 
-_NEVER_S = 1e9
-"""gRPC tells of no deadline as one that is ages away."""
+_NO_DEADLINE_S = 1e9
+"""gRPC reports no deadline as one that is ages away."""
 
 
 def deadline_of(context: Context, *, default_s: float) -> Deadline:
     """The call's deadline, which also knows when the caller has left."""
     remaining_s = context.time_remaining()
-    timeout_s = default_s if remaining_s is None or remaining_s > _NEVER_S else remaining_s
+    timeout_s = default_s if remaining_s is None or remaining_s > _NO_DEADLINE_S else remaining_s
     return Deadline.after(timeout_s, abandoned=lambda: not context.is_active())
 
 
-def answered(context: Context, work: Callable[[], Answer]) -> Answer:
-    """The result of ``work``, or the status that its error stands for."""
+def abort_on_error(context: Context, work: Callable[[], Response]) -> Response:
+    """Return the result of ``work``, or abort the call with the status of its error."""
     trailers: tuple[tuple[str, str], ...] = ()
     try:
         return work()
@@ -41,8 +41,8 @@ def answered(context: Context, work: Callable[[], Answer]) -> Answer:
     _abort(context, code, message, trailers)
 
 
-def on_loop(context: Context, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Answer]) -> Answer:
-    """The result of a coroutine that runs on a loop in another thread, and is cancelled when the call ends first.
+def run_on_loop(context: Context, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Response]) -> Response:
+    """Run a coroutine on a loop in another thread; it is cancelled when the call ends first.
 
     The coroutine must bound its time.
 
@@ -51,11 +51,11 @@ def on_loop(context: Context, loop: asyncio.AbstractEventLoop, work: Coroutine[A
     """
     future = asyncio.run_coroutine_threadsafe(work, loop)
 
-    def leave() -> None:
+    def cancel() -> None:
         future.cancel()
 
-    if not context.add_callback(leave):
-        leave()
+    if not context.add_callback(cancel):
+        cancel()
     try:
         return future.result()
     except asyncio.CancelledError:

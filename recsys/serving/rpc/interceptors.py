@@ -1,4 +1,4 @@
-"""Calls counted by method and status, whoever serves them."""
+"""Interceptors: calls counted by method and status."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
 from recsys.serving.inference.fair_lock import FairLock
-from recsys.serving.rpc.calls import Context, answered, deadline_of
+from recsys.serving.rpc.calls import Context, abort_on_error, deadline_of
 from recsys.serving.rpc.convert import rank as convert
 from recsys.serving.rpc.convert import retrieval as convert_retrieval
 from recsys.serving.settings import Settings
@@ -51,7 +51,7 @@ class RankerService:
 
     def Rank(self, message: ranker_pb2.RankRequest, context: Context) -> ranker_pb2.RankResponse:
         """Score candidates."""
-        return answered(context, lambda: self._rank(message, self._deadline(context)))
+        return abort_on_error(context, lambda: self._rank(message, self._deadline(context)))
 
     def _rank(self, message: ranker_pb2.RankRequest, deadline: Deadline) -> ranker_pb2.RankResponse:
         ranker = self._with_ranking()
@@ -63,7 +63,7 @@ class RankerService:
 
     def RankBatch(self, message: ranker_pb2.RankBatchRequest, context: Context) -> ranker_pb2.RankBatchResponse:
         """Score the candidates of several requests."""
-        return answered(context, lambda: self._rank_batch(message, self._deadline(context)))
+        return abort_on_error(context, lambda: self._rank_batch(message, self._deadline(context)))
 
     def _rank_batch(self, message: ranker_pb2.RankBatchRequest, deadline: Deadline) -> ranker_pb2.RankBatchResponse:
         ranker, limit = self._with_ranking(), self._settings.max_candidates
@@ -75,7 +75,7 @@ class RankerService:
 
     def Retrieve(self, message: ranker_pb2.RetrieveRequest, context: Context) -> ranker_pb2.RetrieveResponse:
         """The best items of all."""
-        return answered(context, lambda: self._retrieve(message, self._deadline(context)))
+        return abort_on_error(context, lambda: self._retrieve(message, self._deadline(context)))
 
     def _retrieve(self, message: ranker_pb2.RetrieveRequest, deadline: Deadline) -> ranker_pb2.RetrieveResponse:
         recommender = self._with_retrieval()
@@ -89,7 +89,7 @@ class RankerService:
 
     def Recommend(self, message: ranker_pb2.RecommendRequest, context: Context) -> ranker_pb2.RecommendResponse:
         """The best items of all, ranked."""
-        return answered(context, lambda: self._recommend(message, self._deadline(context)))
+        return abort_on_error(context, lambda: self._recommend(message, self._deadline(context)))
 
     def _recommend(self, message: ranker_pb2.RecommendRequest, deadline: Deadline) -> ranker_pb2.RecommendResponse:
         recommender = self._with_retrieval()

@@ -1,4 +1,4 @@
-"""The one table from errors to gRPC status codes."""
+"""Status codes: the one table from errors to gRPC's, and the log of those that are not in it."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
 Anything else is a defect of ours: INTERNAL."""
 
 
-def shortened(text: str) -> str:
-    """A message cut to what a status may carry: a client drops an answer whose trailers are longer than 8 KiB.
+def truncate(text: str) -> str:
+    """Cut a message to what a status may carry: a client drops an answer whose trailers are longer than 8 KiB.
 
     A message may quote what a caller sent. gRPC writes a character outside ASCII as up to 12.
 
-    >>> shortened("é" * 501)[-9:]
+    >>> truncate("é" * 501)[-9:]
     'ééé [cut]'
     """
     longest = 4_000 if text.isascii() else 500
     return text if len(text) <= longest else f"{text[:longest]} [cut]"
 
 
-class Incidents:
+class IncidentLog:
     """Logs unexpected errors under a short id: of one type from one place, one in 10 s.
 
     Those in between share the id of the one that is logged, and are counted.
@@ -56,23 +56,23 @@ class Incidents:
 
     def log(self, error: Exception) -> str:
         """Log it, or count it; returns the id under which the log shows it or its like."""
-        kind = (type(error), *_place(error))
+        kind = (type(error), *_raised_at(error))
         now_s = self._clock()
-        last_s, incident, hidden = self._last.get(kind, (-_LOG_EVERY_S, "", 0))
+        last_s, incident, suppressed = self._last.get(kind, (-_LOG_EVERY_S, "", 0))
         if incident and now_s - last_s < _LOG_EVERY_S:
-            self._last[kind] = (last_s, incident, hidden + 1)
+            self._last[kind] = (last_s, incident, suppressed + 1)
             return incident
-        since = f" ({hidden} more like it since incident {incident}, not logged)" if hidden else ""
+        since = f" ({suppressed} more like it since incident {incident}, not logged)" if suppressed else ""
         incident = secrets.token_hex(4)
         self._last[kind] = (now_s, incident, 0)
         _log.error("incident %s%s", incident, since, exc_info=error)
         return incident
 
 
-_incidents = Incidents()
+_incident_log = IncidentLog()
 
 
-def _place(error: Exception) -> tuple[str, int]:
+def _raised_at(error: Exception) -> tuple[str, int]:
     """File and line that raised it."""
     step = error.__traceback__
     while step is not None and step.tb_next is not None:
@@ -84,10 +84,10 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     """The status code and message a caller gets for ``error``.
 
     An error that is not in the table is logged with its traceback under a short id (see
-    :class:`Incidents`); the caller gets the id and nothing of the inside.
+    :class:`IncidentLog`); the caller gets the id and nothing of the inside.
     """
     for kind, code in STATUS_CODES.items():
         if isinstance(error, kind):
-            return code, shortened(str(error))
-    incident = _incidents.log(error)
+            return code, truncate(str(error))
+    incident = _incident_log.log(error)
     return grpc.StatusCode.INTERNAL, f"internal error; the server's log has details under incident {incident}"

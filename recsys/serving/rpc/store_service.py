@@ -19,10 +19,10 @@ from recsys.proto import feature_store_pb2 as pb
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.append import Append, append_stream, write
-from recsys.serving.rpc.calls import Answer, Context, answered, deadline_of, on_loop
+from recsys.serving.rpc.calls import Context, Response, abort_on_error, deadline_of, run_on_loop
 from recsys.serving.rpc.convert import entities as convert_entities
 from recsys.serving.rpc.convert import events as convert_events
-from recsys.serving.rpc.inbox import received
+from recsys.serving.rpc.stream_reader import read_stream
 from recsys.serving.settings import Settings
 
 FEATURE_STORE = pb.DESCRIPTOR.services_by_name["FeatureStore"].full_name
@@ -73,9 +73,9 @@ class FeatureStoreService:
         def work() -> pb.AppendEventStreamResponse:
             with self._streams.enter():
                 deadline = deadline_of(context, default_s=_STREAM_S)
-                return on_loop(context, self._loop, self._append_stream(messages, deadline))
+                return run_on_loop(context, self._loop, self._append_stream(messages, deadline))
 
-        return answered(context, work)
+        return abort_on_error(context, work)
 
     def PutEntities(self, message: pb.PutEntitiesRequest, context: Context) -> pb.PutEntitiesResponse:
         """Store the features of many entities."""
@@ -94,16 +94,16 @@ class FeatureStoreService:
         return self._admitted(context, self._histories, message)
 
     def _admitted(
-        self, context: Context, call: Callable[[Message, Deadline], Awaitable[Answer]], message: Message
-    ) -> Answer:
+        self, context: Context, call: Callable[[Message, Deadline], Awaitable[Response]], message: Message
+    ) -> Response:
         deadline = deadline_of(context, default_s=self._settings.default_deadline_ms / 1000)
 
-        async def admitted() -> Answer:
+        async def admitted() -> Response:
             # Here, not in the handler: what a caller that left has begun keeps its place until it ends.
             with self._admission.enter():
                 return await call(message, deadline)
 
-        return answered(context, lambda: on_loop(context, self._loop, admitted()))
+        return abort_on_error(context, lambda: run_on_loop(context, self._loop, admitted()))
 
     async def _append(self, message: pb.AppendEventsRequest, deadline: Deadline) -> pb.AppendEventsResponse:
         append = self._checked(message)
@@ -117,9 +117,9 @@ class FeatureStoreService:
     ) -> pb.AppendEventStreamResponse:
         async with (
             append_stream(self._write_batch, timeout_s=deadline.remaining_s()) as stream,
-            aclosing(received(messages)) as inbox,
+            aclosing(read_stream(messages)) as received,
         ):
-            async for message in inbox:
+            async for message in received:
                 try:
                     append = self._checked(message)
                 except InvalidInputError as error:

@@ -1,8 +1,8 @@
-"""What a server counts: the stages of its requests, its answers, states of long histories, cached items.
+"""Counters of a server: stages of requests, answers, states of long histories, cached items.
 
 The numbers lie in one memory-mapped file that all worker processes share, a row for each. A worker that dies leaves its
 row, and the one that takes its place goes on counting in it: no number ever falls while the server lives.
-``exposition.py`` shows the sums of the rows. The file lives as long as the server and is nobody else's business.
+``prometheus.py`` shows the sums of the rows. The file lives as long as the server and is nobody else's business.
 """
 
 from __future__ import annotations
@@ -80,9 +80,7 @@ FAMILIES = (
         "Candidates whose features were in the server's memory, or had to be read.",
         {"source": ("memory", "store")},
     ),
-    Family(
-        "restarts", "Workers that were started again, by what became of the one before.", {"reason": ("died", "hung")}
-    ),
+    Family("restarts", "Workers that were restarted, by the end of the one before.", {"reason": ("died", "hung")}),
 )
 
 _WORD_BYTES = 8
@@ -99,8 +97,8 @@ _ROW = -(-(len(STAGES) * _HISTOGRAM + len(_COUNTERS)) // 8) * 8  # whole cache l
 _LAYOUT = zlib.crc32(repr((BOUNDS_US, STAGES, list(_COUNTERS))).encode())
 
 
-def make_telemetry_file(path: Path, *, workers: int) -> Path:
-    """A new file of zeros with a row for each worker."""
+def create_counter_file(path: Path, *, workers: int) -> Path:
+    """Create a file of zeros with a row for each worker."""
     words = np.zeros(_HEADER + workers * _ROW, dtype=np.uint64)
     words[:_HEADER] = _MAGIC, _LAYOUT
     write_atomically(path, words.tobytes())
@@ -108,7 +106,7 @@ def make_telemetry_file(path: Path, *, workers: int) -> Path:
 
 
 class Telemetry:
-    """One worker's row of a file made by :func:`make_telemetry_file`. Safe to use from several threads.
+    """One worker's row of a file made by :func:`create_counter_file`. Safe to use from several threads.
 
     Args:
         path: the file.
@@ -143,19 +141,19 @@ class Telemetry:
             self._words[place] += by
 
     @contextmanager
-    def following(
+    def polling(
         self, sources: Mapping[str, Callable[[], Mapping[str, int]]], *, every_s: float = 1.0
     ) -> Iterator[None]:
-        """Take over, now and then and at the end, what others count for themselves, for a ``with`` block.
+        """Add counts that others keep themselves, polled during a ``with`` block and at its end.
 
         Args:
-            sources: family of one label -> what gives its counts so far, by the label's values. These never fall.
-            every_s: how often they are asked, in a thread.
+            sources: family of one label -> a function of its counts so far, by the label's values. These never fall.
+            every_s: time between two polls, in a thread.
         """
         seen: dict[tuple[str, str], int] = {}
         stop = threading.Event()
 
-        def take_over() -> None:
+        def poll() -> None:
             for family, counts in sources.items():
                 for value, so_far in counts().items():
                     if new := so_far - seen.get((family, value), 0):
@@ -164,7 +162,7 @@ class Telemetry:
 
         def work() -> None:
             while not stop.wait(every_s):
-                take_over()
+                poll()
 
         thread = threading.Thread(target=work, name="telemetry", daemon=True)
         thread.start()
@@ -173,7 +171,7 @@ class Telemetry:
         finally:
             stop.set()
             thread.join()
-            take_over()
+            poll()
 
 
 @dataclass(frozen=True)
@@ -211,7 +209,7 @@ class Totals:
 
 
 def read_totals(path: Path) -> Totals:
-    """What all workers have counted so far, the dead ones too.
+    """Sum the counts of all workers so far, the dead ones too.
 
     Raises:
         ConfigError: the file is not one of this program's.

@@ -1,4 +1,4 @@
-"""The server's counts, for the duration of its life, and the page that shows them, if there is to be one."""
+"""Metrics of a server: the file that its workers count in, and the endpoint that shows it, if there is to be one."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from pathlib import Path
 
 from recsys.serving.console import say
 from recsys.serving.settings import Settings
-from recsys.serving.telemetry.counters import make_telemetry_file
+from recsys.serving.telemetry.counters import create_counter_file
 
 
 @contextlib.contextmanager
-def counted(settings: Settings, *, workers: int) -> Iterator[Path | None]:
-    """The file that the workers count in, for the duration of a ``with`` block; None if nobody is to see it."""
+def counter_file(settings: Settings, *, workers: int) -> Iterator[Path | None]:
+    """Create the file that the workers count in, for the duration of a ``with`` block; None without a metrics port."""
     if settings.metrics_port is None:
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="recsys-counts-") as folder:
-        with _kept(Path(folder)):
-            yield make_telemetry_file(Path(folder) / "counts", workers=workers)
+        with _locked(Path(folder)):
+            yield create_counter_file(Path(folder) / "counts", workers=workers)
 
 
 @contextlib.contextmanager
-def _kept(folder: Path) -> Iterator[None]:
-    """A lock that keeps systemd-tmpfiles from removing a folder after ten days (tmpfiles.d(5), AGE FIELD).
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a folder, which keeps systemd-tmpfiles from removing it after ten days (tmpfiles.d(5), AGE FIELD).
 
-    A worker that is started again opens what is in it.
+    A worker that is restarted opens what is in it.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -40,20 +40,20 @@ def _kept(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def metrics(settings: Settings, counts: Path | None, model: str, version: str) -> Iterator[dict[str, str]]:
-    """Show what is counted, for the duration of a ``with`` block; yields the page's address for the ready file.
+def metrics_endpoint(settings: Settings, counts: Path | None, model: str, version: str) -> Iterator[dict[str, str]]:
+    """Serve the counts over HTTP for the duration of a ``with`` block; yields the address for the ready file.
 
     Raises:
-        ConfigError: the page's port is taken.
+        ConfigError: the port is taken.
     """
     if counts is None or settings.metrics_port is None:
         yield {}
         return
-    # The page's library is imported by those who want one.
-    from recsys.serving.telemetry.prometheus import metrics_page
+    # Only servers with this endpoint import its library.
+    from recsys.serving.telemetry.prometheus import metrics_server
 
     facts = {"model": model, "version": version}
-    with metrics_page(counts, host=settings.host, port=settings.metrics_port, model=facts) as port:
+    with metrics_server(counts, host=settings.host, port=settings.metrics_port, model=facts) as port:
         address = f"http://{settings.host}:{port}/metrics"
         say(f"metrics on {address}")
         yield {"metrics": address}

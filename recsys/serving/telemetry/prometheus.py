@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus: an HTTP page that sums the workers' rows each time it is asked for."""
+"""Prometheus endpoint: an HTTP page that sums the workers' rows each time it is asked for."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _PREFIX = "recsys_"
 
 
 class TotalsCollector(Collector):
-    """``prometheus_client``'s view of a telemetry file.
+    """Collect a counter file for ``prometheus_client``.
 
     Args:
-        path: made by ``telemetry.make_telemetry_file``.
+        path: made by ``counters.create_counter_file``.
         model: labels of ``recsys_model_info``.
     """
 
@@ -50,7 +50,7 @@ class TotalsCollector(Collector):
 
 
 @contextmanager
-def metrics_page(path: Path, *, host: str, port: int, model: Mapping[str, str]) -> Iterator[int]:
+def metrics_server(path: Path, *, host: str, port: int, model: Mapping[str, str]) -> Iterator[int]:
     """Answer ``GET /metrics`` in a thread for the duration of a ``with`` block; yields the port, which 0 leaves open.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where the time of one request goes, stage by stage. A stage costs one reading of the clock."""
+"""Stage timer: the time of one request, stage by stage. A stage costs one reading of the clock."""
 
 from __future__ import annotations
 

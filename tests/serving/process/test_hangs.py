@@ -1,4 +1,4 @@
-"""Workers and servers that hang without dying are noticed, and replaced or told of; busy ones are let be."""
+"""Workers and servers that hang without dying are noticed, and replaced or reported; busy ones are kept."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def hangable(folder: Path, bundle: Path, redis_url: str, how: str, **more: str) 
         yield server
 
 
-def said_until_its_end(server: ServerProcess) -> str:
+def log_until_its_end(server: ServerProcess) -> str:
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(20) == 0
     assert server.process.stderr is not None
@@ -88,18 +88,18 @@ async def test_a_worker_that_is_stopped_is_replaced_and_other_connections_notice
         page = urllib.request.urlopen(server.facts["metrics"]).read().decode()
         assert 'recsys_restarts_total{reason="hung"} 1.0' in page
         assert 'recsys_restarts_total{reason="died"} 0.0' in page
-        said = said_until_its_end(server)
-        hangs = rf"worker 1 \(pid {stopped}\) hangs: no request got through for [45] s, it says nothing: stopped"
-        assert re.search(hangs, said)
-        assert f"worker 1 (pid {stopped}) hung and was killed by SIGKILL; it is started again" in said
+        log = log_until_its_end(server)
+        hangs = rf"worker 1 \(pid {stopped}\) hangs: no request got through for [45] s, no heartbeat: stopped"
+        assert re.search(hangs, log)
+        assert f"worker 1 (pid {stopped}) hung and was killed by SIGKILL; restarting" in log
 
 
 @pytest.mark.parametrize(
     ("how", "last", "stack"),
     [
-        (KEEPS_THE_LOCK, "it says nothing: stopped, or in native code", "in hang"),
-        (KEEPS_THE_MODEL, "it waits for the lock of the model", "in work"),
-        (NO_MORE_THREADS, "it waits for gRPC to answer", "in work"),
+        (KEEPS_THE_LOCK, "no heartbeat: stopped, or in native code", "in hang"),
+        (KEEPS_THE_MODEL, "waiting for the lock of the model", "in work"),
+        (NO_MORE_THREADS, "waiting for gRPC to answer", "in work"),
     ],
 )
 def test_a_worker_that_hangs_says_where_and_is_replaced(
@@ -112,12 +112,12 @@ def test_a_worker_that_hangs_says_where_and_is_replaced(
         assert other in pids(tmp_path)
         with Client(server.address) as client:
             assert len(client.rank(user=1, candidates=[1, 2], timeout_s=10.0).scores) == 2
-        said = said_until_its_end(server)
-        assert re.search(rf"worker 1 \(pid {hung}\) hangs: no request got through for [45] s, {last}", said)
-        assert stack in said.partition("its stacks:")[2]
+        log = log_until_its_end(server)
+        assert re.search(rf"worker 1 \(pid {hung}\) hangs: no request got through for [45] s, {last}", log)
+        assert stack in log.partition("its stacks:")[2]
 
 
-async def test_workers_with_long_work_and_a_slow_store_are_let_be(
+async def test_workers_with_long_work_and_a_slow_store_are_kept(
     tiny_bundle: Path, tmp_path: Path, redis_url: str, redis_admin: redis.Redis
 ) -> None:
     large = RankRequest(user=Id(integer=1), candidates=Ids(integers=range(10_000)))
@@ -134,7 +134,7 @@ async def test_workers_with_long_work_and_a_slow_store_are_let_be(
         await callers.close()
         assert pids(tmp_path) == server.facts["workers"]
         assert not any(callers.failed)
-        assert "hangs" not in said_until_its_end(server)
+        assert "hangs" not in log_until_its_end(server)
 
 
 def test_a_worker_may_drain_for_longer_than_it_may_hang(
@@ -152,11 +152,11 @@ def test_a_worker_may_drain_for_longer_than_it_may_hang(
             go_on()
             assert running.result().degraded == ()
         until(lambda: len(now := pids(tmp_path)) == 2 and drained not in now)
-        said = said_until_its_end(server)
-        assert f"(pid {drained}) ended with code 0; it is started again" in said and "hangs" not in said
+        log = log_until_its_end(server)
+        assert f"(pid {drained}) ended with code 0; restarting" in log and "hangs" not in log
 
 
-async def test_health_tells_of_a_server_that_hangs_alone_and_of_its_recovery(
+async def test_health_shows_a_server_that_hangs_alone_and_its_recovery(
     tiny_bundle: Path,
     redis_url: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -183,27 +183,27 @@ async def test_health_tells_of_a_server_that_hangs_alone_and_of_its_recovery(
             await found(SERVING)
     assert "no request gets through, waiting for the lock of the model; the stacks of all threads follow" in caplog.text
     assert "requests get through again" in caplog.text
-    assert "in said" in capfd.readouterr().err
+    assert "in report" in capfd.readouterr().err
 
 
-def test_a_timeout_of_0_watches_nothing(tiny_bundle: Path, redis_url: str) -> None:
+def test_a_timeout_of_0_runs_no_watchdog(tiny_bundle: Path, redis_url: str) -> None:
     for hang_timeout_s, threads in ((1.0, 1), (0.0, 0)):
         settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, hang_timeout_s=hang_timeout_s)
         with running_server(settings):
-            assert [thread.name for thread in threading.enumerate()].count("pulse") == threads
+            assert [thread.name for thread in threading.enumerate()].count("watchdog") == threads
 
 
-def test_a_server_that_may_not_listen_to_itself_serves_all_the_same(
+def test_a_server_that_may_not_listen_on_its_private_address_serves_all_the_same(
     tiny_bundle: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     taken = f"recsys-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(f"\0{taken}")
-        monkeypatch.setattr("recsys.serving.process.server.make_own_address", lambda: f"unix-abstract:{taken}")
+        monkeypatch.setattr("recsys.serving.process.server.make_private_address", lambda: f"unix-abstract:{taken}")
         settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, hang_timeout_s=0.5)
         with running_server(settings) as server, Client(server.address) as client:
             assert len(client.rank(user=1, candidates=[1, 2], timeout_s=10.0).scores) == 2
-    assert "a gRPC that hangs would not be noticed" in caplog.text
+    assert "a gRPC that hangs will not be noticed" in caplog.text
 
 
 def test_sigusr1_prints_the_stacks_of_a_server_and_leaves_it_alone(
@@ -213,4 +213,4 @@ def test_sigusr1_prints_the_stacks_of_a_server_and_leaves_it_alone(
         os.kill(server.process.pid, signal.SIGUSR1)
         with Client(server.address) as client:
             assert len(client.rank(user=1, candidates=[1, 2], timeout_s=10.0).scores) == 2
-        assert "in serve_alone" in said_until_its_end(server)
+        assert "in serve_alone" in log_until_its_end(server)

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from recsys.serving.process.scheduling import run_as_batch
+from recsys.serving.process.scheduling import use_batch_scheduling
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="this system knows no batch scheduling")
 def test_threads_that_are_started_later_are_batch_threads_too() -> None:
     def outer() -> tuple[int, int]:
-        run_as_batch()
+        use_batch_scheduling()
         with ThreadPoolExecutor(1) as inner:
             return os.sched_getscheduler(0), inner.submit(os.sched_getscheduler, 0).result()
 
@@ -29,4 +29,4 @@ def test_a_system_that_forbids_it_is_no_reason_to_stop(monkeypatch: pytest.Monke
         raise PermissionError
 
     monkeypatch.setattr(os, "sched_setscheduler", forbidden)
-    run_as_batch()
+    use_batch_scheduling()

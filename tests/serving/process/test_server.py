@@ -183,9 +183,9 @@ def test_sigterm_lets_a_running_request_finish(
             assert running.result().degraded == ()
         assert server.process.wait(5) == 0
         assert server.process.stderr is not None
-        said = server.process.stderr.read()
-        assert f"serving tiny {server.facts['model_version']} on {server.address}" in said
-        assert "draining" in said and "stopped" in said
+        log = server.process.stderr.read()
+        assert f"serving tiny {server.facts['model_version']} on {server.address}" in log
+        assert "draining" in log and "stopped" in log
 
 
 def test_a_request_that_outlasts_the_drain_is_cut_off(
@@ -217,10 +217,10 @@ async def test_hot_ids_are_read_into_memory_before_the_port_answers(
     with caplog.at_level(logging.INFO, logger="recsys.serving"):
         with running_server(settings) as server:
             async with AsyncClient(server.address) as client:
-                said = caplog.text
+                log = caplog.text
                 assert len((await client.rank(user=1, candidates=[1, 2])).items) == 2
-    assert "rows of 3 users and 40 items read ahead in" in said
-    assert "tables are read at random" in said
+    assert "rows of 3 users and 40 items read ahead in" in log
+    assert "tables are read at random" in log
 
 
 async def test_tables_that_are_in_memory_are_not_warmed_up(

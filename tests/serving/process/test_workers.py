@@ -63,7 +63,7 @@ async def test_a_worker_that_is_killed_is_replaced_and_other_connections_notice_
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(20) == 0
         assert server.process.stderr is not None
-        assert f"worker 1 (pid {killed}) was killed by SIGKILL; it is started again" in server.process.stderr.read()
+        assert f"worker 1 (pid {killed}) was killed by SIGKILL; restarting" in server.process.stderr.read()
 
 
 def test_each_client_has_a_connection_of_its_own(tiny_bundle: Path, tmp_path: Path, redis_url: str) -> None:
@@ -89,9 +89,9 @@ async def test_at_sigterm_all_workers_finish_what_they_do(tiny_bundle: Path, tmp
         assert not any(runs(pid) for pid in server.facts["workers"])
         assert not (tmp_path / "ready.json").exists()
         assert server.process.stderr is not None
-        said = server.process.stderr.read()
-        assert f"on {server.address} with 2 workers" in said and "draining" in said and "stopped" in said
-        assert "Traceback" not in said and "Fatal" not in said
+        log = server.process.stderr.read()
+        assert f"on {server.address} with 2 workers" in log and "draining" in log and "stopped" in log
+        assert "Traceback" not in log and "Fatal" not in log
 
 
 def test_workers_end_with_a_supervisor_that_is_killed(tiny_bundle: Path, tmp_path: Path, redis_url: str) -> None:
@@ -116,7 +116,7 @@ def test_a_worker_whose_core_was_taken_away_runs_on_any(caplog: pytest.LogCaptur
     cores = os.sched_getaffinity(0)
     worker._keep_to(100_000)
     assert os.sched_getaffinity(0) == cores
-    assert "core 100000 cannot be kept to: Invalid argument; running on any" in caplog.text
+    assert "cannot be pinned to core 100000: Invalid argument; running on any" in caplog.text
 
 
 def test_a_ready_file_that_cannot_be_renewed_ends_nothing(tiny_bundle: Path, tmp_path: Path, redis_url: str) -> None:
@@ -209,9 +209,9 @@ def test_when_no_worker_can_be_started_again_the_server_ends(
             os.kill(pid, signal.SIGKILL)
         assert server.process.wait(60) == 1
         assert server.process.stderr is not None
-        said = server.process.stderr.read()
-        assert "worker 2 could not start (1 times in a row): " in said
-        assert "StoreFormatError" in said and "another layout" in said
+        log = server.process.stderr.read()
+        assert "worker 2 could not start (1 times in a row): " in log
+        assert "StoreFormatError" in log and "another layout" in log
         assert not (tmp_path / "ready.json").exists()
 
 

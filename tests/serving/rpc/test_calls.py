@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from recsys.feature_store.loop_thread import loop_in_thread
-from recsys.serving.rpc.calls import on_loop
+from recsys.serving.rpc.calls import run_on_loop
 
 
 class Call:
@@ -28,10 +28,10 @@ def test_a_coroutine_that_finds_the_caller_gone_ends_as_one_that_was_cancelled()
 
     call: Any = Call(active=True)
     with loop_in_thread("test") as loop, pytest.raises(CancelledError):
-        on_loop(call, loop, leaves())
+        run_on_loop(call, loop, leaves())
 
 
 def test_a_caller_that_left_before_is_not_waited_for() -> None:
     call: Any = Call(active=False)
     with loop_in_thread("test") as loop, pytest.raises(CancelledError):
-        on_loop(call, loop, asyncio.sleep(3600))
+        run_on_loop(call, loop, asyncio.sleep(3600))

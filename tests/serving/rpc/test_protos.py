@@ -34,12 +34,12 @@ def test_every_call_field_and_value_is_explained() -> None:
                 assert before.startswith("//"), f"{file.name}: {line!r} has no comment"
 
 
-def told_by(name: str) -> str:
+def comments_of(name: str) -> str:
     return " ".join((ROOT / "protos/recsys/v1" / name).read_text().replace("//", "").split())
 
 
 def test_the_ranker_tells_the_limits_that_hold() -> None:
-    told = told_by("ranker.proto")
+    comments = comments_of("ranker.proto")
     for limit in (
         f"1 to the server's limit ({Settings().max_candidates:,} unless configured otherwise)",
         f"1 to {convert.MAX_BATCH} requests; their candidates together",
@@ -49,11 +49,11 @@ def test_the_ranker_tells_the_limits_that_hold() -> None:
         f"those of the user's history; up to {convert_retrieval.MAX_EXCLUDED:,}.",
         f"0 for {recommend_types.CANDIDATES} or top_k, whichever is more",
     ):
-        assert limit in told
+        assert limit in comments
 
 
 def test_the_feature_store_tells_the_limits_that_hold() -> None:
-    told = told_by("feature_store.proto")
+    comments = comments_of("feature_store.proto")
     for limit in (
         f"1 to {convert_entities.MAX_ENTITIES:,}; of equal ones",
         f"1 to {convert_entities.MAX_ENTITIES:,}, duplicates",
@@ -66,4 +66,4 @@ def test_the_feature_store_tells_the_limits_that_hold() -> None:
         f"from {convert.MIN_TIMESTAMP_MS:,}",
         f"may take {store_service._STREAM_S / 60:.0f} minutes",
     ):
-        assert limit in told
+        assert limit in comments

@@ -204,9 +204,9 @@ def test_commands_print_names_as_they_are(command: str, tmp_path: Path, redis_ur
     with running_server(settings) as server:
         arguments = [command, "--user", "5", "--address", server.address]
         table = CliRunner().invoke(app, arguments, catch_exceptions=False)
-        told = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+        done = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
     assert all(name in table.stdout for name in names)
-    assert {row["item"] for row in json.loads(told.stdout.splitlines()[-1])["items"]} == set(names)
+    assert {row["item"] for row in json.loads(done.stdout.splitlines()[-1])["items"]} == set(names)
 
 
 def write_retrieval_of_texts(path: Path) -> Manifest:

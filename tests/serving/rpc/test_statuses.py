@@ -11,7 +11,7 @@ from support.paths import DOCS
 
 from recsys import errors
 from recsys.client import DeadlineExceeded
-from recsys.serving.rpc.statuses import STATUS_CODES, Incidents, status_of
+from recsys.serving.rpc.statuses import STATUS_CODES, IncidentLog, status_of
 
 CODES = grpc.StatusCode
 
@@ -55,7 +55,7 @@ def test_of_one_kind_of_incident_one_in_10_s_is_logged_and_the_others_are_counte
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     now_s = [100.0]
-    incidents = Incidents(clock=lambda: now_s[0])
+    incidents = IncidentLog(clock=lambda: now_s[0])
     ids = {incidents.log(_raised(KeyError)) for _ in range(50)}
     assert len(ids) == 1 and len(caplog.records) == 1 and ids.pop() in caplog.text
     now_s[0] += 10.1
@@ -67,7 +67,7 @@ def test_of_one_kind_of_incident_one_in_10_s_is_logged_and_the_others_are_counte
 
 
 def test_incidents_of_other_types_and_places_are_logged_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    incidents = Incidents()
+    incidents = IncidentLog()
     try:
         raise KeyError("elsewhere")
     except KeyError as error:

@@ -33,11 +33,11 @@ from recsys.serving.telemetry.counters import (
     FAMILIES,
     Histogram,
     Telemetry,
-    make_telemetry_file,
+    create_counter_file,
     read_totals,
 )
-from recsys.serving.telemetry.metrics import counted
-from recsys.serving.telemetry.prometheus import metrics_page
+from recsys.serving.telemetry.metrics import counter_file
+from recsys.serving.telemetry.prometheus import metrics_server
 from recsys.serving.telemetry.stage_timer import STAGES
 
 MONITORING = DOCS / "monitoring.md"
@@ -71,7 +71,7 @@ def scrape(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    return make_telemetry_file(tmp_path / "telemetry", workers=2)
+    return create_counter_file(tmp_path / "telemetry", workers=2)
 
 
 def test_the_bounds_are_whole_microseconds_six_to_a_factor_of_ten() -> None:
@@ -82,7 +82,7 @@ def test_the_bounds_are_whole_microseconds_six_to_a_factor_of_ten() -> None:
 @given(st.lists(st.integers(0, 40_000_000), max_size=50))
 def test_a_histogram_counts_how_many_took_at_most_each_bound(times_us: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = make_telemetry_file(Path(folder) / "telemetry", workers=1)
+        path = create_counter_file(Path(folder) / "telemetry", workers=1)
         telemetry = Telemetry(path)
         for us in times_us:
             telemetry.observe(every_stage(us))
@@ -139,7 +139,7 @@ def test_threads_lose_no_count(file: Path) -> None:
 
 def test_the_page_sums_two_processes_and_keeps_what_a_killed_one_counted(file: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(file)]
-    with metrics_page(file, host="127.0.0.1", port=0, model={"model": "m", "version": "v"}) as port:
+    with metrics_server(file, host="127.0.0.1", port=0, model={"model": "m", "version": "v"}) as port:
         writers = [
             subprocess.Popen([*command, str(worker)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             for worker in (0, 1)
@@ -166,7 +166,7 @@ def test_the_page_sums_two_processes_and_keeps_what_a_killed_one_counted(file: P
 
 def test_the_page_shows_only_statuses_that_calls_ended_with_and_ok(file: Path) -> None:
     Telemetry(file).count("requests", "Rank", "UNAVAILABLE")
-    with metrics_page(file, host="127.0.0.1", port=0, model={}) as port:
+    with metrics_server(file, host="127.0.0.1", port=0, model={}) as port:
         shown = {dict(labels)["code"]: value for (name, labels), value in scrape(port).items() if "requests" in name}
     assert shown == {"OK": 0.0, "UNAVAILABLE": 1.0}
 
@@ -180,7 +180,7 @@ def test_what_others_count_is_taken_over_once_and_to_the_end(file: Path) -> None
         return so_far.copy()
 
     telemetry = Telemetry(file)
-    with telemetry.following({"states": counts}, every_s=0.001):
+    with telemetry.polling({"states": counts}, every_s=0.001):
         assert asked.wait(10)
         so_far["used"] += 3
         asked.clear()
@@ -269,19 +269,19 @@ def test_a_taken_port_is_said(file: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"metrics cannot be offered on 127\.0\.0\.1:{port}: .*another port"):
-            with metrics_page(file, host="127.0.0.1", port=port, model={}):
+            with metrics_server(file, host="127.0.0.1", port=port, model={}):
                 pass
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="this system has no IPv6")
 def test_the_page_takes_a_host_as_grpc_does(file: Path) -> None:
-    with metrics_page(file, host="[::1]", port=0, model={}) as port:
+    with metrics_server(file, host="[::1]", port=0, model={}) as port:
         with urllib.request.urlopen(f"http://[::1]:{port}/metrics", timeout=10) as answer:
             assert b"recsys_candidates_total" in answer.read()
 
 
 def test_the_counts_are_locked_against_those_who_tidy_up() -> None:
-    with counted(Settings(metrics_port=0), workers=1) as counts:
+    with counter_file(Settings(metrics_port=0), workers=1) as counts:
         assert counts is not None
         folder = os.open(counts.parent, os.O_RDONLY)
         with pytest.raises(BlockingIOError):
@@ -291,7 +291,7 @@ def test_the_counts_are_locked_against_those_who_tidy_up() -> None:
 
 
 def test_the_page_is_gone_after_the_block(file: Path) -> None:
-    with metrics_page(file, host="127.0.0.1", port=0, model={}) as port:
+    with metrics_server(file, host="127.0.0.1", port=0, model={}) as port:
         scrape(port)
     with pytest.raises(OSError):
         scrape(port)

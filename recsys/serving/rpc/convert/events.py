@@ -28,7 +28,7 @@ from recsys.serving.rpc.convert.rank import (
     time_problem,
     user_key,
 )
-from recsys.serving.rpc.statuses import shortened
+from recsys.serving.rpc.statuses import truncate
 
 MAX_EVENTS = 10_000
 """Most events in one AppendEvents message or GetHistory answer."""
@@ -108,7 +108,7 @@ def stream_response(summary: StreamSummary) -> feature_store_pb2.AppendEventStre
         added=summary.added,
         rejected=summary.rejected,
         rejections=[
-            feature_store_pb2.Rejection(message=message, reason=shortened(reason))
+            feature_store_pb2.Rejection(message=message, reason=truncate(reason))
             for message, reason in summary.rejections
         ],
     )

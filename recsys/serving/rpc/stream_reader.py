@@ -1,4 +1,4 @@
-"""A stream of messages that a thread receives, read on an event loop."""
+"""Stream reader: messages that a thread receives, read on an event loop."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import TypeVar
 
 Message = TypeVar("Message")
 
-_WAITING = 2
+_BUFFER = 2
 """Messages received ahead; when so many wait, the sender has to."""
 
 
-async def received(messages: Iterator[Message]) -> AsyncGenerator[Message, None]:
-    """The messages of a call's iterator, which a thread reads. It ends with the iterator, or at ``aclose``.
+async def read_stream(messages: Iterator[Message]) -> AsyncGenerator[Message, None]:
+    """Yield the messages of a call's iterator, which a thread reads. It ends with the iterator, or at ``aclose``.
 
     Raises:
         concurrent.futures.CancelledError: the sender has left in the middle.
     """
     loop, arrived = asyncio.get_running_loop(), asyncio.Queue[Message | Exception | None]()
-    room, left = threading.Semaphore(_WAITING), threading.Event()
+    room, left = threading.Semaphore(_BUFFER), threading.Event()
 
     def pump() -> None:
         end = None
