@@ -21,18 +21,15 @@ from recsys import __version__
 from recsys.cli import (
     compress,
     evaluation,
-    explain,
+    export,
     features,
-    offline,
     parity,
-    profile,
-    recommend,
-    results,
+    prepare,
+    requests,
     rows,
     serving,
     store,
     training,
-    warm,
 )
 from recsys.cli.options import notes
 from recsys.client.types import DeadlineExceeded, Unavailable
@@ -89,25 +86,25 @@ for command in (
     training.train,
     evaluation.evaluate,
     evaluation.compare,
-    explain.explain,
-    training.export,
+    evaluation.explain,
+    export.export,
     compress.compress,
-    offline.prepare,
+    prepare.prepare,
     store.ingest,
     store.materialize,
-    warm.warm,
+    serving.precompute_states,
     serving.serve,
-    serving.rank,
-    recommend.recommend,
-    recommend.retrieve,
+    requests.rank,
+    requests.recommend,
+    requests.retrieve,
     parity.parity,
-    profile.profile,
+    serving.profile,
 ):
     app.command()(command)
 
 
 app.add_typer(features.app, name="features")
-app.add_typer(results.app, name="results")
+app.add_typer(evaluation.results_app, name="results")
 app.add_typer(rows.app, name="rows")
 
 

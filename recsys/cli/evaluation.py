@@ -1,4 +1,4 @@
-"""Commands that say what a run's model is worth: `evaluate` one, `compare` two."""
+"""`evaluate`, `compare` and `explain` the models of runs; `results`, the tables made from recorded runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
+from rich.table import Table
 
 from recsys.cli.options import WORK_DIR, DataOption, JsonOption, WorkOption, notes, output
 from recsys.errors import ConfigError
@@ -16,6 +18,9 @@ SegmentsOption = Annotated[
     bool, typer.Option("--segments", help="Also by earlier events, and for new users and items.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Of the resampling.")]
+
+results_app = typer.Typer(no_args_is_help=False, invoke_without_command=True, rich_markup_mode="markdown")
+DocsOption = Annotated[Path, typer.Option("--docs", help="Folder with results.md and the records in results/.")]
 
 
 def evaluate(
@@ -41,7 +46,7 @@ def evaluate(
     from recsys.training.trained import load_run, predict_run
 
     if is_retrieval_run(run_dir):
-        from recsys.cli.retrieval import evaluate_retrieval
+        from recsys.cli.retrieval_runs import evaluate_retrieval
 
         if by_segment or bootstrap or plot is not None:
             raise ConfigError(
@@ -110,3 +115,100 @@ def compare(
     if pairs is not None:
         output.print()
         output.print(segment_comparison_table(pairs))
+
+
+def explain(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run of AutoInt.")],
+    sample: Annotated[int, typer.Option("--sample", help="Number of the sample in its split, from 0.")] = 0,
+    split: SplitOption = "test",
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Write heat maps, one per layer and head, to this PNG.")
+    ] = None,
+    data: DataOption = None,
+    work_dir: WorkOption = WORK_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which features the model related to which, for one sample: AutoInt's attention weights."""
+    from recsys.data.datasets import load_dataset
+    from recsys.plots import write_png
+    from recsys.training.explain import explain as explain_sample
+    from recsys.training.explain import heat_maps
+    from recsys.training.trained import load_run
+
+    trained = load_run(run_dir)
+    settings = trained.config.data
+    loaded = load_dataset(settings.dataset, recent=settings.recent, work_dir=work_dir, path=data)
+    found = explain_sample(trained, loaded.dataset, split=split, sample=sample)
+    if plot is not None:
+        write_png(heat_maps(found), plot)
+    if as_json:
+        facts = {"fields": found.fields, "values": found.values, "score": found.score, "label": found.label}
+        print(json.dumps({**facts, "maps": found.maps.round(6).tolist()}))
+        return
+    output.print(f"{split} sample {sample}: score {found.score:.4f}, label {found.label}", highlight=False)
+    values = Table("feature", "value", box=None)
+    for field, value in zip(found.fields, found.values, strict=True):
+        values.add_row(field, escape(value))
+    output.print(values)
+    # A table per layer: all in one is too wide for a terminal.
+    for layer in range(len(found.maps)):
+        table = Table(f"layer {layer + 1}", "reads most", "weight", "then", "weight", box=None)
+        for number, field in enumerate(found.fields):
+            reads = found.most_read(layer, number, count=2)
+            table.add_row(field, *(cell for name, weight in reads for cell in (name, f"{weight:.3f}")))
+        output.print()
+        output.print(table)
+    output.print(f"\nWeights are means over heads; even ones would be {1 / len(found.fields):.3f}.", highlight=False)
+
+
+@results_app.callback()
+def results(
+    context: typer.Context,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit with 1 if the page is not as the runs say.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each row as one line of JSON; write nothing.")] = False,
+    docs: DocsOption = Path("docs"),
+) -> None:
+    """Rewrite the tables and pictures of docs/results.md from the recorded runs."""
+    if context.invoked_subcommand is not None:
+        return
+    from recsys.results.page import RECORDS, stale, update
+    from recsys.results.records import read_all
+    from recsys.results.rows import ROWS, TABLES
+    from recsys.results.tables import row_json
+
+    if as_json and check:
+        raise ConfigError("--check and --json are two different things; allowed: one of them")
+    if as_json:
+        runs = read_all(docs / RECORDS, ROWS)
+        tables = {table.name: table for table in TABLES}
+        for row in ROWS:
+            print(json.dumps(row_json(row, tables[row.table], runs[row.name])))
+    elif check:
+        found = stale(docs)
+        for file in found:
+            notes.print(f"{file} is not as the recorded runs say; `recsys results` writes it", highlight=False)
+        if found:
+            raise typer.Exit(1)
+    else:
+        for file in update(docs) or ["nothing to write"]:
+            output.print(file, highlight=False)
+
+
+@results_app.command("add")
+def add_run(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    row: Annotated[
+        str | None, typer.Option("--row", help="Row it belongs to. Default: by recipe and overrides.")
+    ] = None,
+    docs: DocsOption = Path("docs"),
+) -> None:
+    """Record a finished run under its row, replacing the one of the same seed."""
+    from recsys.results.page import RECORDS, read_page
+    from recsys.results.records import add
+    from recsys.results.rows import ROWS
+
+    read_page(docs)  # or the record would be written where no page is
+    file = add(run_dir, ROWS, docs / RECORDS, row=row)
+    output.print(f"{file}; now: recsys results", highlight=False, soft_wrap=True)

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from recsys.cli.features_arg import load_features
-from recsys.cli.options import JsonOption, output
+from recsys.cli.options import JsonOption, load_features, output
 from recsys.features.changes import changes, store_need
 from recsys.features.entities import entity_dtype
 from recsys.features.feature_set import Categorical, Feature, FeatureSet

@@ -1,12 +1,21 @@
-"""Options that several commands share, and where they print."""
+"""Options that several commands share, the FeatureSet or table that one names, and where commands print."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+from recsys.data.sources.raw_log import LOGS, MOVIELENS_1M
+from recsys.errors import ConfigError, InvalidInputError
+from recsys.features.feature_set import FeatureSet
+from recsys.features.history import layout_fingerprint
+
+if TYPE_CHECKING:
+    from recsys.data.log.event_table import EventTable
 
 notes = Console(stderr=True)
 output = Console()
@@ -33,6 +42,8 @@ RedisOption = Annotated[
 RedisDirOption = Annotated[
     Path, typer.Option("--redis-dir", envvar="RECSYS_REDIS_DIR", help="Folder of the private Redis.")
 ]
+FEATURES_HELP = "A FeatureSet: a JSON file (FeatureSet.to_json), a bundle, an event table's folder, or a data set."
+FeaturesOption = Annotated[str, typer.Option("--features", help=FEATURES_HELP)]
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(help="Changes to the recipe, for example train.epochs=3 model.softmax=true.")
 ]
@@ -44,3 +55,85 @@ def where_data_is(data: Path | None, work_dir: Path) -> str:
     """The options that a following command needs to find the same data."""
     given = "" if data is None else f" --data {data}"
     return given if work_dir == WORK_DIR else f"{given} --work-dir {work_dir}"
+
+
+def load_features(text: str) -> FeatureSet:
+    """The FeatureSet that ``--features`` names: of a file, a folder, or a data set.
+
+    Raises:
+        ConfigError: it is none of these.
+        InvalidInputError, BundleError, DataFileError: it is one, but cannot be read.
+    """
+    path = Path(text)
+    if path.is_file():
+        try:
+            return FeatureSet.from_json(path.read_text(encoding="utf-8"))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{path}: {error}") from error
+    if (path / "manifest.json").is_file():
+        from recsys.bundle import read_manifest
+
+        return read_manifest(path).feature_set
+    if path.is_dir():
+        return open_table(path).features
+    if text in LOGS:
+        return MOVIELENS_1M  # the synthetic log has the same
+    raise ConfigError(
+        f"features {text!r}: no such file or folder; allowed: a JSON file, a bundle's or a prepared log's folder, "
+        f"{' or '.join(LOGS)}"
+    )
+
+
+def open_table(path: Path) -> EventTable:
+    """The event table in a folder, be it of `recsys prepare` or the table's own.
+
+    Raises:
+        ConfigError: there is none.
+        DataFileError: it cannot be read.
+    """
+    from recsys.data.log.event_table import open_event_table
+
+    for folder in (path / "events", path):
+        if (folder / "meta.json").is_file():
+            return open_event_table(folder)
+    raise ConfigError(f"{path}: expected a bundle (manifest.json) or a prepared log (events/) in this folder")
+
+
+def load_table(text: str, *, work_dir: Path, data: Path | None = None) -> EventTable:
+    """The event table in a folder, or of a data set.
+
+    Raises:
+        ConfigError: there is neither.
+        DataFileError: it cannot be read.
+    """
+    from recsys.data.datasets import load_dataset
+
+    path = Path(text)
+    if path.is_dir():
+        return open_table(path)
+    if path.suffix or "/" in text:
+        raise ConfigError(f"{text}: no such file or folder")
+    return load_dataset(text, work_dir=work_dir, path=data).dataset.table
+
+
+def with_features(table: EventTable, features: FeatureSet) -> EventTable:
+    """The same table for a FeatureSet that stores the same: another name, other sizes of the history.
+
+    Raises:
+        ConfigError: they declare other users, items or events.
+    """
+    parts: dict[str, tuple[object, object]] = {
+        "user id": (features.user_id, table.features.user_id),
+        "item id": (features.item_id, table.features.item_id),
+        "users": (features.user, table.features.user),
+        "items": (features.item, table.features.item),
+    }
+    different = [part for part, (one, other) in parts.items() if one != other]
+    if not different and layout_fingerprint(features) != layout_fingerprint(table.features):
+        different = ["events"]
+    if different:
+        raise ConfigError(
+            f"--features {features.name!r} declares other {different[0]} than the table ({table.features.name!r}); "
+            "prepare a table with this FeatureSet"
+        )
+    return dataclasses.replace(table, features=features)

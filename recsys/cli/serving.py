@@ -1,22 +1,21 @@
-"""Commands that serve and ask: `serve`, `rank`."""
+"""Commands around a server: `serve`, `precompute-states` before it, `profile` its bundle."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from recsys.cli.options import (
-    JsonOption,
-    RedisOption,
-    notes,
-    output,
-)
+from recsys.cli.options import REDIS_DIR, JsonOption, RedisDirOption, RedisOption, notes, output
+
+if TYPE_CHECKING:
+    from recsys.serving.long_history.precompute import PrecomputedStates
+
+_TTL_S = 14 * 86_400
 
 
 def serve(
@@ -67,47 +66,89 @@ def serve(
     raise typer.Exit(run_server(read))
 
 
-def rank(
-    user: Annotated[str, typer.Option("--user", help="User id.")],
-    items: Annotated[str, typer.Option("--items", help="Item ids, comma-separated; - reads them from stdin.")],
-    top: Annotated[int, typer.Option("--top", help="Only the best so many; 0 for all, in the given order.")] = 10,
-    model: Annotated[str, typer.Option("--model", help="Model name; default: the server's.")] = "",
-    address: Annotated[str, typer.Option("--address", help="host:port of the server.")] = "127.0.0.1:50051",
-    text_ids: Annotated[
-        bool, typer.Option("--text-ids", help="Ids are strings, even if they look like numbers.")
-    ] = False,
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds to wait.")] = 5.0,
+def precompute_states(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle whose model sums long histories (sdim).")],
+    processes: Annotated[int, typer.Option(help="How many compute at a time, each on one core.", min=1)] = 1,
+    ttl_s: Annotated[
+        int, typer.Option("--ttl-s", help="Seconds for which a state is kept; as RECSYS_STATE_TTL_S.", min=60)
+    ] = _TTL_S,
+    redis_url: RedisOption = None,
+    redis_dir: RedisDirOption = REDIS_DIR,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask a running server to rank items for a user."""
-    from recsys.client import Client
+    """Compute the states of all users with a long history before a new bundle is served. Can be run again."""
+    from recsys.bundle import open_bundle
+    from recsys.feature_store.embedded.open_redis import redis_or_embedded
+    from recsys.progress import BatchProgress
+    from recsys.serving.long_history.precompute import precompute_states as compute
 
-    given = sys.stdin.read().replace("\n", ",") if items == "-" else items
-    texts = [text.strip() for text in given.split(",") if text.strip()]
-    ids: list[Any] = texts if text_ids else [_id(text) for text in texts]
-    if not text_ids and len({type(i) for i in ids}) > 1:
-        ids = texts
-    with Client(address, timeout_s=timeout_s) as client:
-        ranking = client.rank(user=user if text_ids else _id(user), candidates=ids, top_k=top, model=model)
+    opened = open_bundle(bundle)
+    progress = BatchProgress(notes)
+
+    def report(done: PrecomputedStates, total: int) -> None:
+        progress.batch_done(lambda: _told(done), lambda: _left(done, total))
+
+    with redis_or_embedded(redis_url, redis_dir) as url:
+        try:
+            done = compute(opened, url, ttl_s=ttl_s, processes=processes, progress=report)
+        except BaseException as error:
+            progress.broken_off(error)
+            raise
     if as_json:
-        facts: dict[str, Any] = {"model": ranking.model, "model_version": ranking.model_version}
-        facts |= {"history_events": ranking.history_events, "degraded": list(ranking.degraded)}
-        scored = [{"item": i, "score": float(s)} for i, s in zip(ranking.items, ranking.scores, strict=True)]
-        print(json.dumps({**facts, "ranking": scored}))
-        return
-    table = Table("rank" if top else "position", "item", "score", box=None)
-    for number, (item, score) in enumerate(zip(ranking.items, ranking.scores, strict=True), start=1):
-        table.add_row(str(number), str(item), f"{score:.4f}")
-    output.print(table)
-    degraded = f"; degraded: {', '.join(ranking.degraded)}" if ranking.degraded else ""
-    notes.print(f"{ranking.model} {ranking.model_version}, {ranking.history_events} events of history{degraded}")
+        print(json.dumps({**dataclasses.asdict(done), "users_per_s": round(done.users_per_s)}))
+    else:
+        output.print(_told(done), highlight=False, soft_wrap=True)
+    if not done.users:
+        notes.print(f"the store holds no history of FeatureSet {opened.features.name!r}, the bundle's")
+    if done.refused:
+        notes.print(f"{done.refused:,} users' keys hold bytes that are not ours, and were left as they are")
+        raise typer.Exit(4)
 
 
-def _id(text: str) -> int | str:
-    try:
-        return int(text)
-    except ValueError:
-        return text
+def _told(done: PrecomputedStates) -> str:
+    return (
+        f"{done.users:,} users in {done.elapsed_s:.1f} s ({done.users_per_s:,.0f} users/s): {done.written:,} states "
+        f"written, {done.kept:,} good already, {done.short:,} users need none"
+    )
+
+
+def _left(done: PrecomputedStates, total: int) -> str:
+    return f"; {(total - done.users) / max(done.users_per_s, 1e-9):,.0f} s left"
+
+
+def profile(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    redis_url: RedisOption = None,
+    history: Annotated[
+        int | None, typer.Option(help="Events of each made user, without --redis-url. Default 1,000.")
+    ] = None,
+    candidates: Annotated[int, typer.Option(help="Candidates per request.")] = 200,
+    requests: Annotated[int, typer.Option(help="Requests that are measured.")] = 300,
+    core: Annotated[int | None, typer.Option(help="Core to run on. Default: the last one.")] = None,
+    png: Annotated[Path | None, typer.Option("--png", help="Also draw it here; needs the training packages.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show where a Rank request's microseconds go, stage by stage and operator by operator.
+
+    Real requests go through the server's own path in this process, without gRPC: users of the store at --redis-url, or
+    made ones in a private Redis. Beside it stands the time of the matrix products at this machine's speed.
+    """
+    from recsys.profile.measure import profile_bundle
+    from recsys.profile.report import as_json as to_json
+    from recsys.profile.report import charts, print_profile
+
+    found = profile_bundle(
+        bundle, redis_url=redis_url, history=history, candidates=candidates, requests=requests, core=core
+    )
+    if as_json:
+        print(json.dumps(to_json(found)))
+    else:
+        print_profile(found, output)
+    if png is not None:
+        from recsys.plots import write_png
+
+        write_png(charts(found), png)
+        notes.print(f"drawn: {png}")
 
 
 def _print_settings(read: Any) -> None:

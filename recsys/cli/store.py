@@ -13,17 +13,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recsys.cli.features_arg import FEATURES_HELP, FeaturesOption, load_features, load_table, with_features
 from recsys.cli.options import (
+    FEATURES_HELP,
     REDIS_DIR,
     WORK_DIR,
     DataOption,
+    FeaturesOption,
     JsonOption,
     RedisDirOption,
     RedisOption,
     WorkOption,
+    load_features,
+    load_table,
     notes,
     output,
+    with_features,
 )
 from recsys.errors import ConfigError
 

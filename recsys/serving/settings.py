@@ -1,4 +1,4 @@
-"""What the server can be told. Read once at start, from the environment and the command line.
+"""Settings of the server. Read once at start, from the environment and the command line.
 
 Every setting is one field of :class:`Settings`; its environment variable, type, range and meaning
 are written next to it, and :func:`settings_table` makes the documentation from them.
@@ -21,7 +21,7 @@ _log = logging.getLogger("recsys.serving")
 
 _PREFIX = "RECSYS_"
 _OFFLINE = {"RECSYS_DATA_DIR"}
-"""Variables of the offline side: known, and none of the server's business."""
+"""Variables of the offline side: known, and not read by the server."""
 
 # Those of feature_store.redis_url, which is not imported here: redis-py takes longer to load than the rest.
 _REDIS_SCHEMES = (
@@ -114,7 +114,8 @@ class Settings:
     )
     pin_workers: Literal["auto", "off"] = _setting(
         "auto",
-        "whether each worker keeps to a core of its own; auto: if there are as many workers as cores, and at least two",
+        "pinning of each worker to a core of its own (CPU affinity); auto: if there are as many workers as cores, "
+        "and at least two",
         kind=str,
         choices=("auto", "off"),
     )
@@ -123,21 +124,22 @@ class Settings:
     )
     operators: Operators = _setting(
         "auto",
-        "who computes the functions in a ranking bundle's graphs; auto: recsys's compiled operators (for int8 products "
-        "with AVX-512 VNNI only); standard: ONNX Runtime's operators only",
+        "operators that compute the functions in a ranking bundle's graphs; auto: recsys's compiled ones (for int8 "
+        "products with AVX-512 VNNI only); standard: ONNX Runtime's only",
         kind=str,
         choices=("auto", "standard"),
     )
     item_max_age_s: float = _setting(
         60.0,
-        "age at which a cached item is read again, unless item_tracking tells of writes; 0 caches none",
+        "age at which a cached item is read again, unless item_tracking renews it earlier; 0: items are not cached",
         kind=float,
         low=0.0,
         high=86_400.0,
     )
     item_tracking: Literal["auto", "off"] = _setting(
         "auto",
-        "whether Redis tells of items that others write (client tracking), so that cached ones are renewed at once",
+        "invalidation of cached items by Redis (client tracking): items that others write are renewed at once; auto: "
+        "where Redis allows it",
         kind=str,
         choices=("auto", "off"),
     )
@@ -147,14 +149,15 @@ class Settings:
         kind=str,
         choices=("full", "sizes"),
     )
-    warm_up_s: float = _setting(
+    read_ahead_s: float = _setting(
         10.0,
-        "longest time spent at start on reading hot ids' rows into memory; 0 for none. The rest stays cold",
+        "page read-ahead: longest time spent at start on reading hot ids' rows into memory; 0: none. Other rows "
+        "are read from disk when asked for",
         kind=float,
         low=0.0,
         high=3_600.0,
     )
-    warm_ids: Path | None = _setting(
+    read_ahead_ids: Path | None = _setting(
         None,
         "file of hot ids (.npz with int64 arrays users and items); unset: the bundle's own, if its tables are not in "
         "memory already",
@@ -162,8 +165,8 @@ class Settings:
     )
     table_reads: Literal["auto", "random", "ahead"] = _setting(
         "auto",
-        "whether a page of a table that is missing brings its neighbours along (ahead) or not (random); "
-        "auto: random where the tables are larger than the memory that is free",
+        "reads of table pages that are not in memory: with their neighbours (ahead), or one by one (random); auto: "
+        "random where the tables are larger than the free memory",
         kind=str,
         choices=("auto", "random", "ahead"),
     )
@@ -303,7 +306,7 @@ assert all(f.default is not MISSING for f in dataclasses.fields(Settings))
 
 
 def settings_lines(settings: Settings) -> list[str]:
-    """What is in force, one ``VARIABLE=value`` per line; a Redis URL without its password."""
+    """Settings in force, one ``VARIABLE=value`` per line; a Redis URL without its password."""
     lines = []
     for row in settings_table():
         value = getattr(settings, row.name)

@@ -269,7 +269,7 @@ def test_a_server_says_why_int8_is_slower_than_it_could_be(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = Settings(bundle=exported()[0], redis_url=redis_url, warm_up_s=0.0)
+    settings = Settings(bundle=exported()[0], redis_url=redis_url, read_ahead_s=0.0)
     monkeypatch.setattr(loading, "has_vnni", lambda: False)
     monkeypatch.setattr(loading, "library", lambda: compiled)
     with loading.loaded(settings):
@@ -284,7 +284,7 @@ def test_the_setting_decides_who_computes(redis_url: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(graphs, "use_operators", lambda options, operators: asked.append(operators))
     for operators in ("auto", "standard"):
         with loading.loaded(
-            Settings(bundle=exported()[0], redis_url=redis_url, warm_up_s=0.0, operators=operators)  # type: ignore[arg-type]
+            Settings(bundle=exported()[0], redis_url=redis_url, read_ahead_s=0.0, operators=operators)  # type: ignore[arg-type]
         ):
             assert set(asked) == {operators}
         asked.clear()

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from recsys.arrays import Int64Array
 from recsys.bundle import MANIFEST, Manifest, TableInfo, open_bundle, read_manifest
 from recsys.cli import app
-from recsys.cli.training import QUANTIZED_KINDS, quantize_options
+from recsys.cli.export import QUANTIZED_KINDS, quantize_options
 from recsys.data.samples.dataset import Dataset, id_counts
 from recsys.embeddings.quantize import KINDS, QuantizedTable, quantize_rows, row_bytes, table_kinds
 from recsys.embeddings.sharding.shard import table_weights

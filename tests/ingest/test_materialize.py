@@ -11,7 +11,7 @@ import pytest
 import redis
 from contracts.feature_store_contract import SHOP
 
-from recsys.cli.features_arg import load_features, with_features
+from recsys.cli.options import load_features, with_features
 from recsys.data.log.event_table import EventTable, open_event_table, user_events, write_event_table
 from recsys.errors import ConfigError, InvalidInputError, StoreUnavailableError
 from recsys.feature_store.redis.keys import history_keys

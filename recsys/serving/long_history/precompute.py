@@ -1,4 +1,4 @@
-"""States of all users' long histories, computed before the servers of a new bundle need them.
+"""Precompute the states of all users' long histories, before the servers of a new bundle need them.
 
 Running it again writes only what is missing or lags behind. Needs no torch: the bundle's ``encode`` graph runs in
 ONNX Runtime.
@@ -40,8 +40,8 @@ _AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Warmed:
-    """What was done, by users.
+class PrecomputedStates:
+    """Counts of what was done, by users.
 
     Attributes:
         users: with a history.
@@ -59,8 +59,8 @@ class Warmed:
     refused: int = 0
     elapsed_s: float = 0.0
 
-    def __add__(self, other: Warmed) -> Warmed:
-        return Warmed(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+    def __add__(self, other: PrecomputedStates) -> PrecomputedStates:
+        return PrecomputedStates(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
     @property
     def users_per_s(self) -> float:
@@ -68,9 +68,14 @@ class Warmed:
         return self.users / max(self.elapsed_s, 1e-9)
 
 
-def warm(
-    bundle: Bundle, url: str, *, ttl_s: int, processes: int = 1, progress: Callable[[Warmed, int], None] | None = None
-) -> Warmed:
+def precompute_states(
+    bundle: Bundle,
+    url: str,
+    *,
+    ttl_s: int,
+    processes: int = 1,
+    progress: Callable[[PrecomputedStates, int], None] | None = None,
+) -> PrecomputedStates:
     """Compute and write the states of all users with a long history.
 
     Args:
@@ -93,13 +98,13 @@ def warm(
         raise InvalidInputError(f"processes is {processes}; allowed: 1 or more")
     started_s = time.monotonic()
     users = all_users(url, bundle)
-    done = Warmed()
+    done = PrecomputedStates()
     batches = [users[start : start + _USERS_PER_BATCH] for start in range(0, len(users), _USERS_PER_BATCH)]
     for part in _each(bundle, url, ttl_s, processes, batches):
         done += part
         if progress is not None:
-            progress(done + Warmed(elapsed_s=time.monotonic() - started_s), len(users))
-    return done + Warmed(elapsed_s=time.monotonic() - started_s)
+            progress(done + PrecomputedStates(elapsed_s=time.monotonic() - started_s), len(users))
+    return done + PrecomputedStates(elapsed_s=time.monotonic() - started_s)
 
 
 def all_users(url: str, bundle: Bundle) -> Int64Array:
@@ -139,7 +144,9 @@ def open_states(bundle: Bundle, url: str, *, ttl_s: int) -> Iterator[tuple[Redis
         yield store, stack.enter_context(closing(states))
 
 
-def warm_users(store: RedisFeatureStore, states: LongStates, users: Sequence[int], *, ttl_s: int) -> Warmed:
+def precompute_users(
+    store: RedisFeatureStore, states: LongStates, users: Sequence[int], *, ttl_s: int
+) -> PrecomputedStates:
     """Write the states of some users that lack one; raises StoreError."""
     version = states.read.version
     values = run_sync(store.states(users, version=version, timeout_s=_TIMEOUT_S))
@@ -147,9 +154,9 @@ def warm_users(store: RedisFeatureStore, states: LongStates, users: Sequence[int
         read = run_sync(store.histories(users, limit=states.read.tail, timeout_s=_TIMEOUT_S))
     except StoreFormatError:
         if len(users) == 1:
-            return Warmed(users=1, refused=1)
-        parts = [warm_users(store, states, [user], ttl_s=ttl_s) for user in users]
-        return sum(parts, Warmed())
+            return PrecomputedStates(users=1, refused=1)
+        parts = [precompute_users(store, states, [user], ttl_s=ttl_s) for user in users]
+        return sum(parts, PrecomputedStates())
     time_ms = time.time_ns() // 1_000_000 + 1
     made: list[tuple[int, bytes]] = []
     short = 0
@@ -164,25 +171,27 @@ def warm_users(store: RedisFeatureStore, states: LongStates, users: Sequence[int
         elif not found.covered:
             short += 1
     run_sync(store.put_states(made, version=version, ttl_s=ttl_s, timeout_s=_TIMEOUT_S))
-    return Warmed(users=len(users), written=len(made), short=short, kept=len(users) - len(made) - short)
+    return PrecomputedStates(users=len(users), written=len(made), short=short, kept=len(users) - len(made) - short)
 
 
-def _each(bundle: Bundle, url: str, ttl_s: int, processes: int, batches: Sequence[Int64Array]) -> Iterator[Warmed]:
-    """What was done for each batch, as they are done."""
+def _each(
+    bundle: Bundle, url: str, ttl_s: int, processes: int, batches: Sequence[Int64Array]
+) -> Iterator[PrecomputedStates]:
+    """Counts of each batch, as batches are done."""
     if processes == 1:
         with open_states(bundle, url, ttl_s=ttl_s) as (store, states):
             for batch in batches:
-                yield warm_users(store, states, batch.tolist(), ttl_s=ttl_s)
+                yield precompute_users(store, states, batch.tolist(), ttl_s=ttl_s)
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, context, initializer=_open_here, initargs=(bundle.path, url, ttl_s))
     try:
-        waiting: set[Future[Warmed]] = set()
+        waiting: set[Future[PrecomputedStates]] = set()
         for batch in batches:
             if len(waiting) >= _AHEAD * processes:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
-            waiting.add(pool.submit(_warm_here, batch.tolist()))
+            waiting.add(pool.submit(_precompute_here, batch.tolist()))
         yield from (future.result() for future in waiting)
     except BrokenProcessPool:
         raise RecsysError("a process was killed, as Linux does where memory is short; run it again to go on") from None
@@ -192,7 +201,7 @@ def _each(bundle: Bundle, url: str, ttl_s: int, processes: int, batches: Sequenc
 
 _of_this_process = ExitStack()
 """In a process of the pool: what stays open until it ends."""
-_here: Callable[[list[int]], Warmed] | None = None
+_here: Callable[[list[int]], PrecomputedStates] | None = None
 """In a process of the pool: does one batch."""
 
 
@@ -201,9 +210,9 @@ def _open_here(path: Path, url: str, ttl_s: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends this one
     bundle = open_bundle(path, verify="sizes")
     store, states = _of_this_process.enter_context(open_states(bundle, url, ttl_s=ttl_s))
-    _here = partial(warm_users, store, states, ttl_s=ttl_s)
+    _here = partial(precompute_users, store, states, ttl_s=ttl_s)
 
 
-def _warm_here(users: list[int]) -> Warmed:
+def _precompute_here(users: list[int]) -> PrecomputedStates:
     assert _here is not None
     return _here(users)

@@ -31,7 +31,7 @@ def load_models(settings: Settings) -> Iterator[tuple[Models, str]]:
         models = open_models(settings)
         if models.ranking is not None:
             _warn_of_slow_int8(settings, models.ranking)
-            _warm(settings, models.ranking)
+            _read_ahead(settings, models.ranking)
         yield models, redis_url
 
 
@@ -46,20 +46,20 @@ def _warn_of_slow_int8(settings: Settings, session: RankingSession) -> None:
     _log.warning("int8 products take up to twice their time, in ONNX Runtime's operators: recsys's own %s", why)
 
 
-def _warm(settings: Settings, session: RankingSession) -> None:
-    """Hot rows into memory, before the first request waits for the disk."""
+def _read_ahead(settings: Settings, session: RankingSession) -> None:
+    """Read hot rows into memory, before the first request waits for the disk."""
     bundle = session.bundle
     if settings.table_reads == "random" or (settings.table_reads == "auto" and larger_than_memory(bundle)):
         advised_bytes = advise_random(bundle)
         _log.info("tables are read at random: %.1f GB of mappings advised", advised_bytes / 1e9)
-    file = settings.warm_ids or bundle.path / HOT_IDS
-    if not settings.warm_up_s or (settings.warm_ids is None and (not file.exists() or in_memory(bundle))):
+    file = settings.read_ahead_ids or bundle.path / HOT_IDS
+    if not settings.read_ahead_s or (settings.read_ahead_ids is None and (not file.exists() or in_memory(bundle))):
         return
-    done = read_pages_ahead(session, read_hot_ids(file), timeout_s=settings.warm_up_s)
+    done = read_pages_ahead(session, read_hot_ids(file), timeout_s=settings.read_ahead_s)
     _log.info(
         "rows of %d users and %d items read ahead in %.1f s%s",
         done.users,
         done.items,
         done.seconds,
-        "" if done.complete else " (RECSYS_WARM_UP_S is over; the rest stays cold)",
+        "" if done.complete else " (RECSYS_READ_AHEAD_S is over; the rest is read from disk when asked for)",
     )

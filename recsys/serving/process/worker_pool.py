@@ -214,7 +214,7 @@ class WorkerPool:
         worker.process, worker.ready_s, worker.error = None, None, None
         worker.silent_s, worker.stuck, worker.hung = 0.0, "", False
         # Its predecessor has read the hot rows.
-        settings = dataclasses.replace(worker.task.settings, warm_up_s=0.0)
+        settings = dataclasses.replace(worker.task.settings, read_ahead_s=0.0)
         worker.task = dataclasses.replace(worker.task, settings=settings)
 
     def _start_failed(self, worker: _Worker, error: RecsysError) -> None:

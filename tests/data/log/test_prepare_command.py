@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from recsys.cli import app
-from recsys.cli.offline import parse_size
+from recsys.cli.prepare import parse_size
 from recsys.data.datasets import load_dataset
 from recsys.errors import ConfigError, DataFileError
 

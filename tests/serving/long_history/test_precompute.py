@@ -1,4 +1,4 @@
-"""`recsys warm`: afterwards every long history has its state, and only what lacked one was computed."""
+"""`recsys precompute-states`: afterwards every long history has its state, and only what lacked one was computed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from support.tiny_bundle import write_tiny_bundle
 from support.tiny_sdim import RECENT, T0_MS, fill, random_events, sdim_bundle
 
 from recsys.bundle import open_bundle
-from recsys.cli import warm as cli_warm
+from recsys.cli import serving as cli_serving
 from recsys.errors import InvalidInputError, RecsysError, StoreUnavailableError
 from recsys.feature_store.redis.keys import history_keys, state_key
 from recsys.feature_store.redis.state_value import StoredState, unpack_state
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.history import encode_history
 from recsys.serving.inference.graphs import load_graph
-from recsys.serving.long_history import precompute as warm_module
-from recsys.serving.long_history.precompute import Warmed, all_users, warm
+from recsys.serving.long_history import precompute as precompute_module
+from recsys.serving.long_history.precompute import PrecomputedStates, all_users, precompute_states
 
 LENGTHS = {1: 10, 2: 132, 3: 133, 4: 400, 5: 5_000, 6: RECENT + 500, 70_000: 300}
 LONG = [user for user, length in LENGTHS.items() if length > 132]
@@ -49,7 +49,7 @@ async def test_every_long_history_has_a_state_of_the_sums_of_its_events(
 ) -> None:
     await fill(redis_url, LENGTHS)
     bundle = sdim_bundle()
-    done = await asyncio.to_thread(warm, bundle, redis_url, ttl_s=TTL_S)
+    done = await asyncio.to_thread(precompute_states, bundle, redis_url, ttl_s=TTL_S)
     assert (done.users, done.written, done.short, done.kept, done.refused) == (7, len(LONG), 2, 0, 0)
     graph = load_graph(bundle, "encode", 1)
     store = RedisFeatureStore.connect(redis_url, bundle.features)
@@ -68,7 +68,7 @@ async def test_every_long_history_has_a_state_of_the_sums_of_its_events(
 async def test_again_it_writes_only_what_is_missing_or_lags_behind(redis_url: str, redis_admin: redis.Redis) -> None:
     await fill(redis_url, LENGTHS)
     bundle = sdim_bundle()
-    await asyncio.to_thread(warm, bundle, redis_url, ttl_s=TTL_S)
+    await asyncio.to_thread(precompute_states, bundle, redis_url, ttl_s=TTL_S)
     store = RedisFeatureStore.connect(redis_url, bundle.features)
     for user, more in ((4, 31), (5, 32)):
         events = random_events(bundle.features, more, seed=9, start=LENGTHS[user])
@@ -76,7 +76,7 @@ async def test_again_it_writes_only_what_is_missing_or_lags_behind(redis_url: st
     await store.close()
     redis_admin.delete(state_key(bundle.features.name, 3, bundle.manifest.version))
     redis_admin.set(state_key(bundle.features.name, 70_000, bundle.manifest.version), b"half a sta")
-    again = await asyncio.to_thread(warm, bundle, redis_url, ttl_s=TTL_S)
+    again = await asyncio.to_thread(precompute_states, bundle, redis_url, ttl_s=TTL_S)
     assert (again.written, again.kept, again.short) == (3, 2, 2)
     assert [getattr(state_of(redis_admin, user), "end", None) for user in (3, 5)] == [133, 5_032]
 
@@ -84,11 +84,11 @@ async def test_again_it_writes_only_what_is_missing_or_lags_behind(redis_url: st
 async def test_several_processes_do_the_same(
     redis_url: str, redis_admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm_module, "_USERS_PER_BATCH", 2)
+    monkeypatch.setattr(precompute_module, "_USERS_PER_BATCH", 2)
     await fill(redis_url, LENGTHS)
     told: list[tuple[int, int]] = []
     done = await asyncio.to_thread(
-        warm,
+        precompute_states,
         sdim_bundle(),
         redis_url,
         ttl_s=TTL_S,
@@ -100,16 +100,16 @@ async def test_several_processes_do_the_same(
     assert all(state_of(redis_admin, user) is not None for user in LONG)
 
 
-def _kill(users: list[int]) -> Warmed:
+def _kill(users: list[int]) -> PrecomputedStates:
     os.kill(os.getpid(), signal.SIGKILL)
-    return Warmed()
+    return PrecomputedStates()
 
 
 async def test_a_process_that_is_killed_is_named(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     await fill(redis_url, LENGTHS)
-    monkeypatch.setattr(warm_module, "_warm_here", _kill)
+    monkeypatch.setattr(precompute_module, "_precompute_here", _kill)
     with pytest.raises(RecsysError, match="a process was killed, .*; run it again to go on"):
-        await asyncio.to_thread(warm, sdim_bundle(), redis_url, ttl_s=TTL_S, processes=2)
+        await asyncio.to_thread(precompute_states, sdim_bundle(), redis_url, ttl_s=TTL_S, processes=2)
 
 
 async def test_a_history_that_is_not_ours_stops_nobody_else(redis_url: str, redis_admin: redis.Redis) -> None:
@@ -117,7 +117,7 @@ async def test_a_history_that_is_not_ours_stops_nobody_else(redis_url: str, redi
     redis_admin.set(
         history_keys(sdim_bundle().features.name, 2).open, b"something else, and long enough to be asked about"
     )
-    done = await asyncio.to_thread(warm, sdim_bundle(), redis_url, ttl_s=TTL_S)
+    done = await asyncio.to_thread(precompute_states, sdim_bundle(), redis_url, ttl_s=TTL_S)
     assert (done.refused, done.written) == (1, len(LONG))
 
 
@@ -131,24 +131,24 @@ async def test_users_are_found_whatever_else_is_in_redis(redis_url: str, redis_a
 def test_a_bundle_without_a_state_is_refused(redis_url: str, tmp_path: Path) -> None:
     write_tiny_bundle(tmp_path / "tiny")
     with pytest.raises(InvalidInputError, match="model 'tiny' keeps no state of users: none to compute"):
-        warm(open_bundle(tmp_path / "tiny"), redis_url, ttl_s=TTL_S)
+        precompute_states(open_bundle(tmp_path / "tiny"), redis_url, ttl_s=TTL_S)
     with pytest.raises(InvalidInputError, match="processes is 0; allowed: 1 or more"):
-        warm(sdim_bundle(), redis_url, ttl_s=TTL_S, processes=0)
+        precompute_states(sdim_bundle(), redis_url, ttl_s=TTL_S, processes=0)
 
 
 def test_without_redis_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailableError):
-        warm(sdim_bundle(), f"unix://{tmp_path}/none.sock", ttl_s=TTL_S)
+        precompute_states(sdim_bundle(), f"unix://{tmp_path}/none.sock", ttl_s=TTL_S)
 
 
 def test_nobody_to_compute_for_is_no_error(redis_url: str) -> None:
-    done = warm(sdim_bundle(), redis_url, ttl_s=TTL_S, processes=2)
-    assert done + Warmed(users=1, elapsed_s=-done.elapsed_s) == Warmed(users=1)
+    done = precompute_states(sdim_bundle(), redis_url, ttl_s=TTL_S, processes=2)
+    assert done + PrecomputedStates(users=1, elapsed_s=-done.elapsed_s) == PrecomputedStates(users=1)
 
 
 async def test_the_command_tells_what_it_did(redis_url: str, tmp_path: Path) -> None:
     await fill(redis_url, LENGTHS)
-    arguments = ("warm", str(sdim_bundle().path), "--redis-url", redis_url, "--processes", "2")
+    arguments = ("precompute-states", str(sdim_bundle().path), "--redis-url", redis_url, "--processes", "2")
     told = await asyncio.to_thread(recsys, *arguments, cwd=tmp_path)
     assert told.returncode == 0 and f"{len(LONG)} states written" in told.stdout
     again = await asyncio.to_thread(recsys, *arguments, "--json", cwd=tmp_path)
@@ -162,15 +162,23 @@ def test_interrupted_before_its_first_batch_it_says_that_it_can_be_run_again(
     def interrupted(*given: object, **more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("recsys.serving.long_history.precompute.warm", interrupted)
+    monkeypatch.setattr("recsys.serving.long_history.precompute.precompute_states", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        cli_warm.warm(sdim_bundle().path, redis_url=redis_url)
+        cli_serving.precompute_states(sdim_bundle().path, redis_url=redis_url)
     assert capsys.readouterr().err == "broken off; run it again to go on\n"
 
 
 async def test_broken_off_it_goes_on_where_it_was(redis_url: str, redis_admin: redis.Redis, tmp_path: Path) -> None:
     await fill(redis_url, {user: 140 for user in range(1_000)})
-    command = [sys.executable, "-m", "recsys.cli", "warm", str(sdim_bundle().path), "--redis-url", redis_url]
+    command = [
+        sys.executable,
+        "-m",
+        "recsys.cli",
+        "precompute-states",
+        str(sdim_bundle().path),
+        "--redis-url",
+        redis_url,
+    ]
     process = subprocess.Popen(
         command, cwd=tmp_path, stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"}
     )
@@ -181,5 +189,5 @@ async def test_broken_off_it_goes_on_where_it_was(redis_url: str, redis_admin: r
     if process.returncode == 130:
         assert "run it again to go on" in told.decode()
     before = len(redis_admin.keys("*:s:*"))
-    done = await asyncio.to_thread(warm, sdim_bundle(), redis_url, ttl_s=TTL_S)
+    done = await asyncio.to_thread(precompute_states, sdim_bundle(), redis_url, ttl_s=TTL_S)
     assert (done.kept, done.written) == (before, 1_000 - before)

@@ -19,7 +19,7 @@ from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.encode import encode_request
 from recsys.serving.deadline import Deadline
 from recsys.serving.inference.ranking_session import RankingSession, open_ranking_session
-from recsys.serving.long_history.precompute import warm
+from recsys.serving.long_history.precompute import precompute_states
 
 LENGTH = 3_000
 CANDIDATES = np.arange(1, ITEMS + 1)
@@ -73,12 +73,12 @@ async def test_scores_from_states_are_those_from_the_whole_history(
     await store.close()
 
 
-async def test_after_warm_no_request_reads_a_long_history(
+async def test_after_precompute_states_no_request_reads_a_long_history(
     start: Start, redis_url: str, redis_admin: redis.Redis
 ) -> None:
     await fill(redis_url, {5: LENGTH})
     bundle = sdim_bundle()
-    await asyncio.to_thread(warm, bundle, redis_url, ttl_s=1_000)
+    await asyncio.to_thread(precompute_states, bundle, redis_url, ttl_s=1_000)
     async with start(bundle=bundle.path) as client:
         redis_admin.config_resetstat()
         for _ in range(3):

@@ -213,7 +213,7 @@ async def test_hot_ids_are_read_into_memory_before_the_port_answers(
 ) -> None:
     file = tmp_path / "hot.npz"
     write_hot_ids(file, HotIds(users=np.arange(3), items=np.arange(40)))
-    settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, warm_ids=file, table_reads="random")
+    settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, read_ahead_ids=file, table_reads="random")
     with caplog.at_level(logging.INFO, logger="recsys.serving"):
         with running_server(settings) as server:
             async with AsyncClient(server.address) as client:
@@ -223,7 +223,7 @@ async def test_hot_ids_are_read_into_memory_before_the_port_answers(
     assert "tables are read at random" in log
 
 
-async def test_tables_that_are_in_memory_are_not_warmed_up(
+async def test_tables_that_are_in_memory_are_not_read_ahead(
     tmp_path: Path, redis_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_tiny_bundle(tmp_path / "bundle")
@@ -236,15 +236,17 @@ async def test_tables_that_are_in_memory_are_not_warmed_up(
                 assert ("read ahead" in caplog.text) != resident
 
 
-async def test_a_warm_up_can_be_left_out(
+async def test_reading_ahead_can_be_left_out(
     tiny_bundle: Path, redis_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, warm_ids=tmp_path / "none", warm_up_s=0.0)
+    settings = Settings(
+        bundle=tiny_bundle, port=0, redis_url=redis_url, read_ahead_ids=tmp_path / "none", read_ahead_s=0.0
+    )
     with caplog.at_level(logging.INFO, logger="recsys.serving"):
         with running_server(settings):
             assert "read ahead" not in caplog.text
     with pytest.raises(InvalidInputError, match="hot ids .*none: .*No such file"):
-        with running_server(dataclasses.replace(settings, warm_up_s=1.0)):
+        with running_server(dataclasses.replace(settings, read_ahead_s=1.0)):
             pass
 
 

@@ -1,8 +1,9 @@
-"""The commands that ask a running server for items: `recommend`, `retrieve`."""
+"""Requests to a running server: `rank` given items, `recommend` or `retrieve` some."""
 
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,42 @@ TextOption = Annotated[bool, typer.Option("--text-ids", help="The user id is a s
 TopOption = Annotated[int, typer.Option("--top", help="How many items.")]
 SeenOption = Annotated[bool, typer.Option("--include-seen", help="Also items of the user's history.")]
 TimeoutOption = Annotated[float, typer.Option("--timeout", help="Seconds to wait.")]
+
+
+def rank(
+    user: UserOption,
+    items: Annotated[str, typer.Option("--items", help="Item ids, comma-separated; - reads them from stdin.")],
+    top: Annotated[int, typer.Option("--top", help="Only the best so many; 0 for all, in the given order.")] = 10,
+    model: Annotated[str, typer.Option("--model", help="Model name; default: the server's.")] = "",
+    address: AddressOption = "127.0.0.1:50051",
+    text_ids: Annotated[
+        bool, typer.Option("--text-ids", help="Ids are strings, even if they look like numbers.")
+    ] = False,
+    timeout_s: TimeoutOption = 5.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a running server to rank items for a user."""
+    from recsys.client import Client
+
+    given = sys.stdin.read().replace("\n", ",") if items == "-" else items
+    texts = [text.strip() for text in given.split(",") if text.strip()]
+    ids: list[Any] = [_id(text, text_ids) for text in texts]
+    if not text_ids and len({type(i) for i in ids}) > 1:
+        ids = texts
+    with Client(address, timeout_s=timeout_s) as client:
+        ranking = client.rank(user=_id(user, text_ids), candidates=ids, top_k=top, model=model)
+    if as_json:
+        facts: dict[str, Any] = {"model": ranking.model, "model_version": ranking.model_version}
+        facts |= {"history_events": ranking.history_events, "degraded": list(ranking.degraded)}
+        scored = [{"item": i, "score": float(s)} for i, s in zip(ranking.items, ranking.scores, strict=True)]
+        print(json.dumps({**facts, "ranking": scored}))
+        return
+    table = Table("rank" if top else "position", "item", "score", box=None)
+    for number, (item, score) in enumerate(zip(ranking.items, ranking.scores, strict=True), start=1):
+        table.add_row(str(number), str(item), f"{score:.4f}")
+    output.print(table)
+    degraded = f"; degraded: {', '.join(ranking.degraded)}" if ranking.degraded else ""
+    notes.print(f"{ranking.model} {ranking.model_version}, {ranking.history_events} events of history{degraded}")
 
 
 def recommend(
@@ -35,7 +72,7 @@ def recommend(
 
     with Client(address, timeout_s=timeout_s) as client:
         best = client.recommend(
-            user=_user(user, text_ids), top_k=top, candidates=candidates, include_seen=include_seen, timings=timings
+            user=_id(user, text_ids), top_k=top, candidates=candidates, include_seen=include_seen, timings=timings
         )
     facts = {
         "model": best.model,
@@ -69,7 +106,7 @@ def retrieve(
     from recsys.client import Client
 
     with Client(address, timeout_s=timeout_s) as client:
-        best = client.retrieve(user=_user(user, text_ids), top_k=top, include_seen=include_seen, timings=timings)
+        best = client.retrieve(user=_id(user, text_ids), top_k=top, include_seen=include_seen, timings=timings)
     facts = {
         "model": best.model,
         "model_version": best.model_version,
@@ -100,7 +137,7 @@ def _degraded(best: Any) -> str:
     return f"; degraded: {', '.join(best.degraded)}" if best.degraded else ""
 
 
-def _user(text: str, text_ids: bool) -> int | str:
+def _id(text: str, text_ids: bool) -> int | str:
     if text_ids:
         return text
     try:

@@ -1,0 +1,174 @@
+"""`recsys export`: a run's model as a bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from recsys.cli.options import WORK_DIR, DataOption, JsonOption, WorkOption, notes, output
+from recsys.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from recsys.bundle import Compute, Manifest, Quantization
+
+QUANTIZED_KINDS = ("none", "fp16", "int8", "int4")
+"""Those of ``embeddings.quantize``, which is not imported here: torch takes seconds to load."""
+
+
+def export(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the bundle to write.")],
+    name: Annotated[str | None, typer.Option("--name", help="Model name. Default: the recipe's.")] = None,
+    quantize: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--quantize",
+            metavar="[TABLE=]KIND",
+            help="How rows are stored: none (float32), fp16, int8 or int4; TABLE=KIND for one table. May be repeated.",
+        ),
+    ] = None,
+    compute: Annotated[
+        str,
+        typer.Option(
+            "--compute", help="Numbers of the matrix products: float32, or int8, faster on processors with VNNI."
+        ),
+    ] = "float32",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+    data: DataOption = None,
+    work_dir: WorkOption = WORK_DIR,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a run's model as an ONNX bundle, with a certificate that it answers as the trained model does."""
+    kinds = quantize_options(quantize or [])
+    from recsys.training.run.folder import is_retrieval_run
+
+    if is_retrieval_run(run_dir):
+        from recsys.cli.retrieval_runs import export_retrieval
+
+        if quantize:
+            raise ConfigError(f"--quantize is for ranking models; {run_dir} ranks all items")
+        if compute != "float32":
+            raise ConfigError(f"--compute is for ranking models; {run_dir} ranks all items")
+        export_retrieval(run_dir, out, name=name, overwrite=overwrite, data=data, work_dir=work_dir, as_json=as_json)
+        return
+    from recsys.data.datasets import load_dataset
+    from recsys.export.onnx import export_bundle
+    from recsys.training.trained import evaluate_run, load_run
+
+    trained = load_run(run_dir)
+    settings = trained.config.data
+    loaded = load_dataset(settings.dataset, recent=settings.recent, work_dir=work_dir, path=data)
+    with notes.status("exporting: tracing the graphs, comparing answers"):
+        metrics = evaluate_run(trained, loaded.dataset, "test")
+        manifest = export_bundle(
+            trained,
+            loaded.dataset,
+            out,
+            name=name or trained.config.recipe,
+            metrics=metrics,
+            quantize=kinds,
+            compute=compute,
+            overwrite=overwrite,
+        )
+    certificate, tables = manifest.certificate, _table_sizes(manifest)
+    if as_json:
+        facts = {"bundle": str(out), "model": manifest.model, "version": manifest.version, "tables": tables}
+        if manifest.quantization is not None:
+            lost = dataclasses.asdict(manifest.quantization)
+            facts["quantization"] = {**lost, "metrics": dict(manifest.metrics)}
+        if manifest.compute is not None:
+            facts["compute"] = dataclasses.asdict(manifest.compute)
+        print(json.dumps({**facts, "parity": dataclasses.asdict(certificate)}))
+        return
+    shown = Table("table", "rows", "stored as", "KB", "float32 KB", box=None)
+    for name, about in tables.items():
+        sizes = (f"{about[key] / 1000:,.1f}" for key in ("size_bytes", "float32_bytes"))
+        shown.add_row(name, f"{about['rows']:,}", about["quantized"], *sizes)
+    output.print(shown)
+    if manifest.quantization is not None:
+        _print_losses(manifest.quantization, manifest.metrics)
+    if manifest.compute is not None:
+        _print_compute(manifest.compute)
+    output.print(
+        f"{out}: model {manifest.model}, version {manifest.version}\n"
+        f"parity: largest logit difference {certificate.max_abs_logit_difference:.1e} on {certificate.candidates:,} "
+        f"candidates of {certificate.requests} requests (allowed {certificate.tolerance:.0e}; {certificate.compared})\n"
+        f"\nNext: recsys serve {out}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+
+
+def quantize_options(options: list[str]) -> dict[str, str]:
+    """What ``--quantize`` said: table -> kind, ``*`` for the others.
+
+    >>> quantize_options(["int8", "user_id=fp16"])
+    {'*': 'int8', 'user_id': 'fp16'}
+
+    Raises:
+        ConfigError: a table, or all others, are given twice; an unknown kind.
+    """
+    kinds: dict[str, str] = {}
+    for option in options:
+        table, equals, kind = option.rpartition("=")
+        if equals and not table:
+            raise ConfigError(f"--quantize {option}: no table before '='; expected KIND or TABLE=KIND")
+        table = table or "*"
+        if kind not in QUANTIZED_KINDS:
+            raise ConfigError(f"--quantize {option}: kind {kind!r}: {nearest(kind, QUANTIZED_KINDS)}")
+        if table in kinds:
+            raise ConfigError(
+                f"--quantize {option}: {'every other table' if table == '*' else table} has a kind already"
+            )
+        kinds[table] = kind
+    return kinds
+
+
+def _table_sizes(manifest: Manifest) -> dict[str, dict[str, Any]]:
+    """Each embedding table's rows, how they are stored, and bytes so and in float32."""
+    sizes = {}
+    for name, info in manifest.tables.items():
+        if name.endswith(".rows"):
+            rows, stored = info.shape
+            sizes[name.removesuffix(".rows")] = {
+                "rows": rows,
+                "quantized": info.quantized,
+                "size_bytes": manifest.files[info.file][0],
+                "float32_bytes": 4 * rows * (stored if info.width is None else info.width),
+            }
+    return sizes
+
+
+def _print_compute(compute: Compute) -> None:
+    output.print(
+        f"{compute.kind} products: logits differ by {compute.mean_abs_logit_difference:.1e} on average, "
+        f"{compute.max_abs_logit_difference:.1e} at most, on {compute.candidates:,} candidates of {compute.requests:,} "
+        "test samples"
+    )
+    if compute.own_operators is not None:
+        own = compute.own_operators["mean_abs_logit_difference"]
+        output.print(f"with recsys's own operators: {own:.1e} on average")
+    for name in ("auc", "log_loss"):
+        before, after = compute.float32_metrics.get(name), compute.metrics.get(name)
+        if before is not None and after is not None:
+            output.print(f"{name} of these samples: {after:.4f}, with float32 {before:.4f} ({after - before:+.4f})")
+
+
+def _print_losses(quantization: Quantization, metrics: Mapping[str, float | None]) -> None:
+    output.print(f"quantised rows: largest logit difference {quantization.max_abs_logit_difference:.1e}")
+    before = quantization.float32_metrics
+    if not before or not metrics:
+        return
+    table = Table("test split", "AUC", "log loss", box=None)
+    for name, figures in (("float32 rows", before), ("quantised rows", metrics)):
+        table.add_row(name, f"{figures['auc']:.5f}", f"{figures['log_loss']:.5f}")
+    lost = ((metrics[key] or 0.0) - (before[key] or 0.0) for key in ("auc", "log_loss"))
+    table.add_row("difference", *(f"{difference:+.5f}" for difference in lost))
+    output.print(table)
