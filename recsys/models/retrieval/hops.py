@@ -1,4 +1,4 @@
-"""One step of messages over a user-item graph, for the whole graph or for a sampled part of it.
+"""Messages of one step over a user-item graph, for the whole graph or for a sampled part of it.
 
 Graph models are functions of the vectors of layer 0 and of a list of hops, so that one code path serves full
 propagation and neighbour-sampled batches (``neighbour_sampling.py``).
@@ -58,28 +58,37 @@ class Hop:
         return to_users, to_items
 
 
-def degrees(user_E: Tensor, item_E: Tensor, *, num_users: int, num_items: int) -> tuple[Tensor, Tensor]:
-    """Number of neighbours of each user and each item, float32."""
+def degrees(
+    user_E: Tensor, item_E: Tensor, *, num_users: int, num_items: int, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """Number of neighbours of each user and each item; default: in float32."""
+    dtype = dtype or torch.get_default_dtype()
     return (
-        torch.bincount(user_E, minlength=num_users).to(torch.get_default_dtype()),
-        torch.bincount(item_E, minlength=num_items).to(torch.get_default_dtype()),
+        torch.bincount(user_E, minlength=num_users).to(dtype),
+        torch.bincount(item_E, minlength=num_items).to(dtype),
     )
 
 
 def message_weights(own_degree: Tensor, other_degree: Tensor, normalization: Normalization) -> Tensor:
     """Weight of each message, given the degrees of who receives and of who sends it."""
     if normalization == "row":
-        return 1.0 / (own_degree + 1.0)
-    return torch.rsqrt(own_degree * other_degree)
+        return (1.0 / (own_degree + 1.0)).to(torch.get_default_dtype())
+    return torch.rsqrt(own_degree * other_degree).to(torch.get_default_dtype())
 
 
 def own_weights(degree: Tensor, normalization: Normalization) -> Tensor | None:
     """Weight of a node's own vector among the messages it receives, [nodes, 1]."""
-    return 1.0 / (degree + 1.0)[:, None] if normalization == "row" else None
+    return (1.0 / (degree + 1.0)[:, None]).to(torch.get_default_dtype()) if normalization == "row" else None
 
 
 def full_hop(
-    user_E: Tensor, item_E: Tensor, *, num_users: int, num_items: int, normalization: Normalization = "symmetric"
+    user_E: Tensor,
+    item_E: Tensor,
+    *,
+    num_users: int,
+    num_items: int,
+    normalization: Normalization = "symmetric",
+    dtype: torch.dtype | None = None,
 ) -> Hop:
     """The hop over the whole graph, the same for every layer.
 
@@ -87,8 +96,9 @@ def full_hop(
 
     Args:
         user_E, item_E: distinct pairs in order of users, int64.
+        dtype: in which weights are computed, before they are rounded to the default one; default: that.
     """
-    user_degree, item_degree = degrees(user_E, item_E, num_users=num_users, num_items=num_items)
+    user_degree, item_degree = degrees(user_E, item_E, num_users=num_users, num_items=num_items, dtype=dtype)
     of_user, of_item = user_degree[user_E], item_degree[item_E]
     by_item = torch.argsort(item_E, stable=True)
     return Hop(

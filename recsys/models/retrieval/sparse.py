@@ -52,12 +52,7 @@ class SparseMatrix:
 
     def __matmul__(self, dense_QD: Tensor) -> Tensor:
         """The product with a dense matrix, [P, D]; differentiable in the dense one."""
-        product: Tensor = _Product.apply(self, False, dense_QD)  # type: ignore[no-untyped-call]
-        return product
-
-    def transposed_matmul(self, dense_PD: Tensor) -> Tensor:
-        """The transposed matrix's product with a dense one, [Q, D]; differentiable in the dense one."""
-        product: Tensor = _Product.apply(self, True, dense_PD)  # type: ignore[no-untyped-call]
+        product: Tensor = _Product.apply(self, dense_QD)  # type: ignore[no-untyped-call]
         return product
 
 
@@ -84,19 +79,14 @@ def sparse_matrix(
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, matrix: SparseMatrix, transposed: bool, dense: Tensor) -> Tensor:
-        ctx.matrix, ctx.transposed = matrix, transposed
-        return _multiply(matrix, transposed, dense)
+    def forward(ctx: Any, matrix: SparseMatrix, dense_QD: Tensor) -> Tensor:
+        ctx.matrix = matrix
+        return matrix.rows.multiply(matrix.values_E, dense_QD)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
-        return None, None, _multiply(ctx.matrix, not ctx.transposed, grad.contiguous())
-
-
-def _multiply(matrix: SparseMatrix, transposed: bool, dense: Tensor) -> Tensor:
-    if transposed:
-        return matrix.columns.multiply(matrix.transposed_E, dense)
-    return matrix.rows.multiply(matrix.values_E, dense)
+    def backward(ctx: Any, grad_PD: Tensor) -> tuple[None, Tensor]:
+        matrix: SparseMatrix = ctx.matrix
+        return None, matrix.columns.multiply(matrix.transposed_E, grad_PD.contiguous())
 
 
 def by_columns(row_E: Tensor, column_E: Tensor, columns: int) -> tuple[Half, Tensor]:

@@ -1,6 +1,6 @@
 """Full-batch training of models that rank all items, by the protocol of GraphHash (WWW 2025, its code).
 
-Minibatches, with the protocol of NGCF and LightGCN, are in ``retrieval_loop.py``.
+Minibatches, with the protocol of NGCF and LightGCN, are in ``loop.py``.
 
 BPR with a uniform negative per training pair, drawn anew each epoch and not rejected when the user took it; one step
 of Adam with coupled weight decay per epoch, over all pairs; validation every 10 epochs; stop when 50 epochs brought no
@@ -27,7 +27,8 @@ from torch import Tensor
 
 from recsys.data.interactions.interactions import Interactions
 from recsys.errors import ConfigError, InvalidInputError, nearest
-from recsys.models.retrieval.lightgcn import LightGcn, normalized_graph
+from recsys.models.retrieval.hops import full_hop
+from recsys.models.retrieval.lightgcn import LightGcn
 from recsys.models.retrieval.mf import (
     IdRows,
     IdVectors,
@@ -211,13 +212,14 @@ def build_retrieval_model(
         items = IdVectors(item_rows, dim=config.dim, std=config.init_std)
     if config.model == "mf":
         return MatrixFactorization(users, items)
-    graph = normalized_graph(
+    hop = full_hop(
         torch.from_numpy(interactions.train.user_E),
         torch.from_numpy(interactions.train.item_E),
         num_users=interactions.num_users,
         num_items=interactions.num_items,
+        dtype=torch.float64,  # figures hang on the last digit
     )
-    return LightGcn(users, items, graph=graph, layers=config.layers)
+    return LightGcn(users, items, hop=hop, layers=config.layers)
 
 
 def _check(interactions: Interactions, user_rows: IdRows, item_rows: IdRows) -> None:

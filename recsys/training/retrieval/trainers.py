@@ -248,7 +248,13 @@ class _Pairs:
         """The whole graph, once per layer."""
         if not layers.hops:
             return ()
-        hop = full_hop(self.user_E, self.item_E, **self._sizes, normalization=layers.normalization)
+        hop = full_hop(
+            self.user_E,
+            self.item_E,
+            num_users=self._sizes["num_users"],
+            num_items=self._sizes["num_items"],
+            normalization=layers.normalization,
+        )
         return (hop,) * layers.hops
 
 

@@ -38,16 +38,14 @@ def random(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("has_values", [False, True])
-@pytest.mark.parametrize("transposed", [False, True])
-def test_a_product_and_its_gradient_are_those_of_the_dense_matrix(has_values: bool, transposed: bool) -> None:
+def test_a_product_and_its_gradient_are_those_of_the_dense_matrix(has_values: bool) -> None:
     row, column = torch.tensor([0, 0, 2, 2, 2]), torch.tensor([1, 1, 3, 0, 1])  # (0, 1) twice; row 1 is empty
     values = torch.randn(5, dtype=torch.float64) if has_values else None
     dense = torch.zeros(3, 4, dtype=torch.float64)
     dense.index_put_((row, column), torch.ones(5).double() if values is None else values, accumulate=True)
     matrix = sparse_matrix(row, column, (3, 4), values)
-    x = random(3 if transposed else 4, 2)
-    ours = matrix.transposed_matmul(x) if transposed else matrix @ x
-    theirs = dense.t() @ x if transposed else dense @ x
+    x = random(4, 2)
+    ours, theirs = matrix @ x, dense @ x
     upstream = torch.randn_like(theirs)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(torch.autograd.grad(ours, x, upstream)[0], torch.autograd.grad(theirs, x, upstream)[0])
