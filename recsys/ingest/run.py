@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from recsys.arrays import Int64Array
+from recsys.backoff import backoff_s
 from recsys.errors import StoreUnavailableError
 from recsys.feature_store.base import AppendResult, FeatureStore
 from recsys.features.feature_set import ITEM, FeatureSet
@@ -26,7 +27,7 @@ from recsys.ingest.source import RawBatch, Refusal, Source
 _USERS_PER_CALL = 1_000
 _CALLS_AT_ONCE = 2
 _TIMEOUT_S = 30.0
-_LONGEST_WAIT_S = 5.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +128,7 @@ class _Run:
 
     async def read(self, source: Source, *, retry_for_s: float, restart: bool) -> None:
         """One source to its end; while the store is away, try again from what it remembers."""
-        done, last_success_s, wait_s = False, time.monotonic(), 0.1
+        done, last_success_s, failures = False, time.monotonic(), 0
         while not done:
             events_before = self.counts.events
             try:
@@ -139,11 +140,12 @@ class _Run:
                 now_s = time.monotonic()
                 if self.counts.events > events_before:
                     restart = False
-                    last_success_s, wait_s = now_s, 0.1
+                    last_success_s, failures = now_s, 0
+                failures += 1
+                wait_s = backoff_s(failures, first_s=_FIRST_WAIT_S, longest_s=_LONGEST_WAIT_S)
                 if now_s + wait_s - last_success_s > retry_for_s:
                     raise
                 await asyncio.sleep(wait_s)
-                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
     async def _pump(self, source: Source) -> None:
         preparing = asyncio.create_task(self._prepare(source))

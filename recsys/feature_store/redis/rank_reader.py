@@ -28,9 +28,9 @@ from recsys.features.columns import Column, missing_column
 from recsys.features.entities import unpack_rows
 from recsys.features.feature_set import ITEM, USER, FeatureSet
 from recsys.features.history import Events, HistoryHeader
+from recsys.rate_limited_log import RateLimitedLog
 
 _log = logging.getLogger(__name__)
-_LOG_EVERY_S = 10.0
 _NO_KEYS: Int64Array = np.empty(0, dtype=np.int64)
 _NO_HEADER = HistoryHeader(chunk=1)
 _NO_EVENTS: Events = np.empty(0, dtype=[("item", "<i8"), ("timestamp", "<i8"), ("arrival", "<i8")])
@@ -80,7 +80,7 @@ class RankReader:
         self._rows = rows
         self._histories = histories
         self._states = states
-        self._logged: dict[str, tuple[float, int]] = {}
+        self._trouble = RateLimitedLog(_log)
 
     async def read(
         self, reads: Sequence[RankRead], *, timeout_s: float, state: StateRead | None = None
@@ -274,11 +274,5 @@ class RankReader:
     def _degraded(self, part: str, error: StoreError) -> bool:
         """Log it, each kind at most once in 10 s, and return True."""
         kind = "store" if isinstance(error, StoreUnavailableError) else part
-        last_s, hidden = self._logged.get(kind, (-_LOG_EVERY_S, 0))
-        now_s = time.monotonic()
-        if now_s - last_s < _LOG_EVERY_S:
-            self._logged[kind] = (last_s, hidden + 1)
-        else:
-            self._logged[kind] = (now_s, 0)
-            _log.warning("degraded %s: %s (%d more not logged)", kind, error, hidden)
+        self._trouble.warning(kind, "degraded %s: %s", kind, error)
         return True

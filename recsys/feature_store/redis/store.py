@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 
 import numpy as np
 
 from recsys.arrays import Int64Array
+from recsys.backoff import backoff_s
 from recsys.errors import InvalidInputError, StoreError, StoreUnavailableError
 from recsys.feature_store.base import AppendResult, RankInputs, RankRead, Span, StateRead, UserInputs
 from recsys.feature_store.item_cache import ItemCache
@@ -33,7 +33,7 @@ from recsys.features.hashing import KEY_LIMIT
 from recsys.features.history import Events, HistoryHeader, require_history
 
 _log = logging.getLogger(__name__)
-_FOLLOW_AGAIN_S, _FOLLOW_AGAIN_MAX_S = 0.05, 5.0
+_FOLLOW_AGAIN_S, _LONGEST_FOLLOW_AGAIN_S = 0.05, 5.0
 
 
 class RedisFeatureStore:
@@ -224,7 +224,7 @@ class RedisFeatureStore:
         cache's ``max_age_s``. Returns where Redis does not offer it.
         """
         prefix = f"{PREFIX}:{{{self._name}:{ITEM}:".encode()
-        wait_s = _FOLLOW_AGAIN_S
+        failures = 0
         while self._features.item:
             started_s = time.monotonic()
             try:
@@ -233,10 +233,9 @@ class RedisFeatureStore:
                 finally:
                     self._cache.followed = False
             except StoreUnavailableError:
-                if time.monotonic() - started_s > _FOLLOW_AGAIN_MAX_S:
-                    wait_s = _FOLLOW_AGAIN_S
-                await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
-                wait_s = min(2 * wait_s, _FOLLOW_AGAIN_MAX_S)
+                failures = 1 if time.monotonic() - started_s > _LONGEST_FOLLOW_AGAIN_S else failures + 1
+                wait_s = backoff_s(failures, first_s=_FOLLOW_AGAIN_S, longest_s=_LONGEST_FOLLOW_AGAIN_S, jitter=0.5)
+                await asyncio.sleep(wait_s)
             except StoreError as error:
                 _log.warning("cached items are renewed by age alone: %s", error)
                 return

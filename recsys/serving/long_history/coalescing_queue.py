@@ -8,8 +8,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from recsys.rate_limited_log import RateLimitedLog
+
 _log = logging.getLogger(__name__)
-_LOG_EVERY_S = 10.0
 
 
 class CoalescingQueue:
@@ -27,7 +28,7 @@ class CoalescingQueue:
         self._changed = threading.Condition()
         self._busy = False
         self._closing_at_s: float | None = None
-        self._logged_s, self._hidden = -_LOG_EVERY_S, 0
+        self._trouble = RateLimitedLog(_log)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -67,13 +68,4 @@ class CoalescingQueue:
             try:
                 work()
             except Exception as error:  # the thread must outlive whatever one piece of work runs into
-                self._log(error)
-
-    def _log(self, error: Exception) -> None:
-        """Each at most once in 10 s."""
-        now_s = time.monotonic()
-        if now_s - self._logged_s < _LOG_EVERY_S:
-            self._hidden += 1
-            return
-        _log.warning("%s: %s: %s (%d more not logged)", self._name, type(error).__name__, error, self._hidden)
-        self._logged_s, self._hidden = now_s, 0
+                self._trouble.warning(None, "%s: %s: %s", self._name, type(error).__name__, error)

@@ -21,6 +21,7 @@ from recsys.feature_store.redis.link.blocking import run_sync
 from recsys.feature_store.redis.state_value import StoredState, pack_state, record_hash, unpack_state
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import HistoryHeader
+from recsys.rate_limited_log import RateLimitedLog
 from recsys.serving.deadline import Deadline
 from recsys.serving.long_history.coalescing_queue import CoalescingQueue
 from recsys.serving.long_history.inputs import StateInputs, fold
@@ -54,7 +55,6 @@ _TRIES = 3
 _WAITING = 1_024
 _REFRESH_S = 60.0
 _STORE_TIMEOUT_S = 5.0
-_LOG_EVERY_S = 10.0
 
 
 @dataclass(slots=True)
@@ -97,7 +97,7 @@ class LongStates:
         self._computing: dict[int, _Computation] = {}
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
-        self._logged_s = -_LOG_EVERY_S
+        self._trouble = RateLimitedLog(_log)
         self._work = CoalescingQueue("states", limit=_WAITING)
 
     async def for_request(self, user_key: int, inputs: RankInputs, *, time_ms: int, deadline: Deadline) -> StateInputs:
@@ -200,7 +200,7 @@ class LongStates:
                 raise StoreFormatError(f"state of {state.end} events; its history has {header.appended}")
         except StoreFormatError as error:
             self._count("refused")
-            self._log(error)
+            self._trouble.warning(None, "long histories: %s", error)
             return None, False
         return (None, True) if state.as_of_ms > time_ms else (state, False)
 
@@ -228,14 +228,14 @@ class LongStates:
                 break
             except (OutOfTime, StoreError) as error:
                 if isinstance(error, StoreError):
-                    self._log(error)
+                    self._trouble.warning(None, "long histories: %s", error)
                 break
             except Rewritten:
                 try:
                     left_s = until_s - time.monotonic()
                     ((header, tail),) = await self._store.histories([user_key], limit=self.read.tail, timeout_s=left_s)
                 except StoreError as error:
-                    self._log(error)
+                    self._trouble.warning(None, "long histories: %s", error)
                     break
                 span = EventSpan(header.appended - len(tail), tail)
                 base = no_base(self._policy, span)._replace(complete=False, whole=False)
@@ -316,9 +316,3 @@ class LongStates:
     def _count(self, what: str) -> None:
         with self._lock:
             self._counts[what] += 1
-
-    def _log(self, error: StoreError) -> None:
-        now_s = time.monotonic()
-        if now_s - self._logged_s >= _LOG_EVERY_S:
-            self._logged_s = now_s
-            _log.warning("long histories: %s (the next 10 s of this are not logged)", error)

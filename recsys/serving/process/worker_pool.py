@@ -22,6 +22,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from recsys.backoff import backoff_s
 from recsys.errors import ConfigError, RecsysError
 from recsys.serving.console import say
 from recsys.serving.process.worker import Heartbeat, Message, Ready, Task
@@ -254,7 +255,7 @@ def _spawn(task: Task) -> subprocess.Popen[bytes]:
 def _schedule_restart(worker: _Worker, *, served_s: float) -> float:
     """Set when the next process is due; the seconds until then."""
     worker.short_runs = 0 if served_s >= _STABLE_S else worker.short_runs + 1
-    wait_s = 0.0 if worker.short_runs <= 1 else min(_MAX_BACKOFF_S, _BACKOFF_S * 2.0 ** min(worker.short_runs - 2, 10))
+    wait_s = backoff_s(worker.short_runs - 1, first_s=_BACKOFF_S, longest_s=_MAX_BACKOFF_S)
     worker.start_at_s = time.monotonic() + wait_s
     return wait_s
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable
 
@@ -16,9 +17,9 @@ from recsys.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from recsys.rate_limited_log import RateLimitedLog
 
 _log = logging.getLogger("recsys.serving")
-_LOG_EVERY_S = 10.0
 
 STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
     InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -51,20 +52,20 @@ class IncidentLog:
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._last: dict[tuple[type[Exception], str, int], tuple[float, str, int]] = {}
+        self._limit = RateLimitedLog(_log, clock=clock)
+        self._ids: dict[tuple[type[Exception], str, int], str] = {}
+        self._lock = threading.Lock()
 
     def log(self, error: Exception) -> str:
         """Log it, or count it; returns the id under which the log shows it or its like."""
         kind = (type(error), *_raised_at(error))
-        now_s = self._clock()
-        last_s, incident, suppressed = self._last.get(kind, (-_LOG_EVERY_S, "", 0))
-        if incident and now_s - last_s < _LOG_EVERY_S:
-            self._last[kind] = (last_s, incident, suppressed + 1)
+        with self._lock:
+            suppressed, before = self._limit.due(kind), self._ids.get(kind, "")
+            incident = before if suppressed is None else secrets.token_hex(4)
+            self._ids[kind] = incident
+        if suppressed is None:
             return incident
-        since = f" ({suppressed} more like it since incident {incident}, not logged)" if suppressed else ""
-        incident = secrets.token_hex(4)
-        self._last[kind] = (now_s, incident, 0)
+        since = f" ({suppressed} more like it since incident {before}, not logged)" if suppressed else ""
         _log.error("incident %s%s", incident, since, exc_info=error)
         return incident
 

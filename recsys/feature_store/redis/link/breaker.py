@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 
+from recsys.backoff import backoff_s
 from recsys.errors import StoreUnavailableError
 
 
@@ -50,4 +50,4 @@ class Breaker:
         self._retry_at_s = self._clock() + self._wait_s()
 
     def _wait_s(self) -> float:
-        return min(2.0, 0.05 * 2.0 ** min(self._failures - 1, 10)) * random.uniform(0.5, 1.0)
+        return backoff_s(self._failures, first_s=0.05, longest_s=2.0, jitter=0.5)
