@@ -22,7 +22,7 @@ import numpy as np
 from sort_log import child
 
 from recsys.arrays import Int64Array
-from recsys.data.interactions.interactions import load_interactions
+from recsys.data.interactions.pairs import load_interactions
 from recsys.embeddings.row_maps.clusters import cluster
 
 RESOLUTION = 200.0

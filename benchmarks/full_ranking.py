@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from common import Line, line, machine, main, parser, say, spread
 
-from recsys.data.interactions.interactions import Interactions, hold_out, load_interactions, make_pairs
+from recsys.data.interactions.pairs import Interactions, hold_out, load_interactions, make_pairs
 from recsys.training.retrieval.ranking import rank_all
 
 _BLOCK = 256

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from common import Line, line, machine, main, parser, say
 
-from recsys.data.interactions.interactions import Interactions, hold_out, load_interactions, make_pairs
+from recsys.data.interactions.pairs import Interactions, hold_out, load_interactions, make_pairs
 from recsys.embeddings.row_maps.clusters import Clusters, cluster
 from recsys.embeddings.row_maps.graph import graph_rows, lsh_rows
 from recsys.embeddings.row_maps.row_map import RowMap, frequency_hash, hash_rows

@@ -22,7 +22,7 @@ from common import Line, line, machine, rounded, say
 from peers.process import missing, peer
 
 if TYPE_CHECKING:
-    from recsys.data.interactions.interactions import Interactions, Pairs
+    from recsys.data.interactions.pairs import Interactions, Pairs
     from recsys.training.retrieval.config import RetrievalRunConfig
 
 TARGET = 3.0
@@ -71,7 +71,7 @@ def beside_recbole(options: argparse.Namespace, folder: Path) -> Iterator[Line]:
 
 
 def _interactions(race: Race, given: Path | None) -> Interactions | None:
-    from recsys.data.interactions.interactions import load_interactions
+    from recsys.data.interactions.pairs import load_interactions
 
     if not race.graph:
         from graphhash import communities

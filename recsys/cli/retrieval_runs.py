@@ -13,7 +13,7 @@ from rich.table import Table
 from recsys.cli.options import notes, output, where_data_is
 
 if TYPE_CHECKING:
-    from recsys.data.interactions.interactions import Interactions
+    from recsys.data.interactions.pairs import Interactions
     from recsys.training.retrieval.config import InteractionsConfig, RetrievalRunConfig
     from recsys.training.retrieval.ranking import RankingMetrics
 

@@ -4,7 +4,7 @@ Which configuration to take is chosen by the validation split alone; the test sp
 
 A folder of a comparison::
 
-    compress.json, compress.md, compress.png    what was found (``compress_report.py``)
+    compress.json, compress.md, compress.png    what was found (``report.py``)
     runs/HASH/                                  a run like `recsys train`'s, for each configuration and seed
     runs/HASH/result.json                       written last: a run with it is never trained again
 

@@ -8,7 +8,7 @@ the run of one process with W b samples per step, up to the order of sums:
   part by W; the last step's parts differ in size, and may be empty (:func:`share_of_loss`).
 - DIN's regularisation pulls each distinct id of the *step* once, so one that c processes have counts 1 / c in each
   (:class:`HolderCounts`).
-- Dice standardises over all samples of the step (``step_dice.py``).
+- Dice standardises over all samples of the step (``sync_normalization.py``).
 - Dropout draws from a generator per process: with it, runs of other numbers of processes differ as runs of other
   seeds do.
 

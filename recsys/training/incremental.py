@@ -19,7 +19,7 @@ from recsys.training.config import RunConfig
 
 UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 HASHES_UNKNOWN = "hashes unknown"
-"""Kind of a map of which only the ids with rows of their own are known, as from a bundle (``warm_start_source.py``)."""
+"""Kind of a map of which only the ids with rows of their own are known, as from a bundle (``warm_start/source.py``)."""
 
 HELD_OUT = 0.1
 """Share of the samples, the newest, that becomes the validation split where the data declares neither it nor a test;

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.paths import ROOT
 
-from recsys.data.interactions.interactions import Interactions, make_pairs
+from recsys.data.interactions.pairs import Interactions, make_pairs
 from recsys.data.samples.dataset import Dataset, make_batch
 from recsys.data.sources.movielens.prepare import prepare_movielens
 from recsys.data.sources.synthetic.logs import make_synthetic_log

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from recsys.bundle import open_bundle
 from recsys.cli import app
-from recsys.data.interactions.interactions import Pairs
+from recsys.data.interactions.pairs import Pairs
 from recsys.errors import ConfigError, DataFileError
 from recsys.features.hashing import string_keys
 from recsys.serving.inference.retrieval_session import open_retrieval

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from recsys.data.interactions.interactions import Interactions, hold_out, make_pairs
+from recsys.data.interactions.pairs import Interactions, hold_out, make_pairs
 from recsys.training.retrieval.ranking import RankingMetrics, rank_all
 
 COMMUNITIES, USERS_EACH, ITEMS_EACH = 4, 30, 25

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from recsys.data.interactions.from_log import log_interactions
-from recsys.data.interactions.interactions import Interactions, find_interactions, load_interactions
+from recsys.data.interactions.pairs import Interactions, find_interactions, load_interactions
 from recsys.data.sources.movielens.prepare import load_movielens, rechorus_split
 from recsys.data.sources.synthetic.logs import make_synthetic_log
 from recsys.errors import DataFileError

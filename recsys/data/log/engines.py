@@ -1,6 +1,6 @@
 """The two engines that sort logs, behind one Protocol: both run the same Ibis expressions.
 
-An engine reads files, filters and sorts; it decides nothing about values (``event_log.py`` does), so
+An engine reads files, filters and sorts; it decides nothing about values (``prepare.py`` does), so
 that its answer does not depend on which engine it is.
 """
 

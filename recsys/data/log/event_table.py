@@ -1,6 +1,6 @@
 """EventTable: every event of every user, sorted by user and time, as memory-mapped columns.
 
-It is written once and read by training (``samples.py``) and by the bulk load of the online store
+It is written once and read by training (``samples/dataset.py``) and by the bulk load of the online store
 (:func:`user_events`), so both see the same events in the same order.
 
 Columns on disk (``column_folder.py``; U users, I items, N events):

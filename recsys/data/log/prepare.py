@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 from recsys.data.column_folder import FolderWriter, folder_writer, new_folder
 from recsys.data.log import event_table
 from recsys.data.log.arrow_values import INTEGER, keyed, raw_labels, raw_times, raw_values
+from recsys.data.log.columns import checked_entity, checked_log
 from recsys.data.log.engines import open_engine
 from recsys.data.log.event_encoder import (
     NO_LABEL,
@@ -39,9 +40,8 @@ from recsys.data.log.event_encoder import (
     settled_order,
     tie_order,
 )
-from recsys.data.log.log_columns import checked_entity, checked_log
 from recsys.data.log.raw_files import RawFiles, find_files
-from recsys.data.log.row_guard import Report, RowGuard
+from recsys.data.log.rejects import Report, RowGuard
 from recsys.data.log.sample_rules import SPLITS, LabelRule, SplitRule, write_splits
 from recsys.data.samples import dataset as sample_folder
 from recsys.errors import DataFileError, InvalidInputError

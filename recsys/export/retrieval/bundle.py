@@ -1,4 +1,4 @@
-"""A trained model that ranks all items to a bundle: one graph, ``retrieve`` (``retrieve_graph.py``), and its tables.
+"""A trained model that ranks all items to a bundle: one graph, ``retrieve`` (``graph.py``), and its tables.
 
 Legend: ``N`` users, ``M`` items, ``D`` width, ``k`` length of a list.
 """
@@ -19,8 +19,8 @@ from torch import Tensor
 import recsys
 from recsys.arrays import Int64Array
 from recsys.bundle import Certificate, Manifest, bundle_writer
-from recsys.data.interactions.interactions import Interactions, Pairs, ids_of
 from recsys.data.interactions.pair_ids import PairIds
+from recsys.data.interactions.pairs import Interactions, Pairs, ids_of
 from recsys.errors import BundleError
 from recsys.export.certificate import TOLERANCE
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph

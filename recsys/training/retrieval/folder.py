@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recsys.data.interactions.interactions import Interactions
+from recsys.data.interactions.pairs import Interactions
 from recsys.errors import ConfigError, DataFileError
 from recsys.files import atomic_file, make_folder, write_atomically
 from recsys.training.retrieval.config import RetrievalRunConfig, from_json, to_json

@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recsys.data.interactions.interactions import Interactions
+from recsys.data.interactions.pairs import Interactions
 from recsys.errors import ConfigError, InvalidInputError, nearest
 from recsys.models.retrieval.hops import full_hop
 from recsys.models.retrieval.lightgcn import LightGcn

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recsys.data.interactions.interactions import Interactions, Pairs
+from recsys.data.interactions.pairs import Interactions, Pairs
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.evaluation.predictions import USER_FILE, UserValues, write_user_values
 from recsys.files import write_atomically

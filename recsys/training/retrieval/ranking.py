@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recsys.arrays import Int64Array
-from recsys.data.interactions.interactions import Pairs
+from recsys.data.interactions.pairs import Pairs
 from recsys.errors import InvalidInputError
 from recsys.evaluation.predictions import UserValues
 from recsys.metrics import capped_recall_at_k, coverage, hit_rate_at_k, ndcg_at_k, recall_at_k

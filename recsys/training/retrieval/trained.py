@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from recsys.data.interactions.interactions import Interactions, Pairs
+from recsys.data.interactions.pairs import Interactions, Pairs
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import compare, load, read_retrieval_config
 from recsys.training.retrieval.trainers import FullGraphTrainer, RetrievalTrainer, SampledTrainer

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
-from recsys.data.interactions.interactions import Interactions
+from recsys.data.interactions.pairs import Interactions
 from recsys.embeddings.row_maps.row_map import RowMap, vocabulary
 from recsys.embeddings.sharding.shard import fuse_optimizer, set_rate, shard, table_shards, table_weights
 from recsys.embeddings.tables import EmbeddingTables, TableSpec, lookup_keys

@@ -12,7 +12,7 @@
     bad_batch.npz     of a run that a step ended whose loss or gradient was not finite
     growth.json       of a grown run: what was admitted and evicted
     predictions.npz   its logits of the validation and test splits (``predictions.py``)
-    record.json       what ran, where, how long, how well (``run_record.py``)
+    record.json       what ran, where, how long, how well (``record.py``)
     metrics.json      written last: a folder with it holds a finished run
 """
 
@@ -46,7 +46,7 @@ def weights_file(run_dir: Path) -> Path:
 
 
 def is_retrieval_run(run_dir: Path) -> bool:
-    """Whether a folder holds a run of a model that ranks all items (``retrieval_folder.py``)."""
+    """Whether a folder holds a run of a model that ranks all items (``training/retrieval/folder.py``)."""
     try:
         values = json.loads((run_dir / "config.json").read_text())
     except (OSError, ValueError):

@@ -24,7 +24,7 @@ from recsys.training.tables.plan import Counts, cluster_training, clustered_toge
 
 
 class GrowthGraphs:
-    """Clusters of training, made again as ``table_plan.py`` made them, and of training and new log together."""
+    """Clusters of training, made again as ``plan.py`` made them, and of training and new log together."""
 
     def __init__(
         self,

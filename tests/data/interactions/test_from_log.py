@@ -9,7 +9,7 @@ import pytest
 
 from recsys.data.interactions.datasets import INTERACTION_SETS, load_interaction_set
 from recsys.data.interactions.from_log import log_interactions
-from recsys.data.interactions.interactions import Pairs, ids_of
+from recsys.data.interactions.pairs import Pairs, ids_of
 from recsys.data.sources.movielens.prepare import LogSplit
 from recsys.data.sources.raw_log import MOVIELENS_1M, RawLog
 from recsys.errors import DataFileError

@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.planted import COMMUNITIES, ITEMS, ITEMS_EACH, USERS, USERS_EACH, planted, popularity_metrics
 
-from recsys.data.interactions.interactions import Pairs, make_pairs
+from recsys.data.interactions.pairs import Pairs, make_pairs
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.models.retrieval.mf import IdRows, full_rows
 from recsys.training.retrieval.full_batch import EpochProgress, RetrievalConfig, train_retrieval

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.planted import ITEMS, USERS, planted, popularity_metrics
 
-from recsys.data.interactions.interactions import Interactions, make_pairs
+from recsys.data.interactions.pairs import Interactions, make_pairs
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
 from recsys.evaluation.predictions import read_user_values
 from recsys.training.retrieval.config import RetrievalRunConfig, from_json, override, to_json

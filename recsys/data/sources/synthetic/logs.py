@@ -84,9 +84,9 @@ def make_long_range_log(*, users: int = 3000, events_per_user: int = 400, items:
     """Draw a log whose tastes are known from long histories alone; otherwise as :func:`make_synthetic_log`.
 
     Of 400 events some 17 are of each genre that the user likes and 4 of each other one; a window of 16 holds 0.7 and
-    0.2. On the last tenth of each user's events the best possible AUC (``synthetic_best.py``) is .7123 from the newest
+    0.2. On the last tenth of each user's events the best possible AUC (``best_scores.py``) is .7123 from the newest
     16 events, and .8862 from all before. The first does not bound a model with a row per user, which may remember the
-    user's training samples: with the 80 that ``movielens_long.py`` keeps beside the newest 16 it is .8613.
+    user's training samples: with the 80 that ``movielens/long_histories.py`` keeps beside the newest 16 it is .8613.
 
     Raises:
         InvalidInputError: no users or events, or fewer movies than genres.

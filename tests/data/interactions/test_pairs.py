@@ -6,15 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.data.interactions.interactions import (
-    Pairs,
-    find_interactions,
-    hold_out,
-    ids_of,
-    load_interactions,
-    make_pairs,
-)
 from recsys.data.interactions.pair_ids import PairIds, pair_features
+from recsys.data.interactions.pairs import Pairs, find_interactions, hold_out, ids_of, load_interactions, make_pairs
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.feature_set import IdType
 from recsys.features.hashing import string_keys
