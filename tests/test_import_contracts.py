@@ -41,7 +41,7 @@ VIOLATIONS = {
     ],
     NO_TORCH: [
         ("serving/inference/__init__.py", "import torch"),
-        ("bundle.py", "from torchrec import sparse"),
+        ("bundle/open.py", "from torchrec import sparse"),
         ("feature_store/base.py", "import fbgemm_gpu"),
     ],
     ONLY_RPC: [

@@ -162,7 +162,7 @@ def test_while_a_bundle_is_replaced_there_always_is_one(path: Path) -> None:
 
 
 def test_a_system_that_cannot_swap_folders_still_replaces(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recsys.bundle._exchange", lambda first, second: False)
+    monkeypatch.setattr("recsys.bundle.write._exchange", lambda first, second: False)
     manifest = dataclasses.replace(open_bundle(path).manifest, model="second", graphs={})
     with bundle_writer(path, overwrite=True) as writer:
         writer.finish(manifest)

@@ -1,0 +1,63 @@
+"""A bundle: one trained model as a folder that any ONNX runtime can serve.
+
+::
+
+    my_model/
+      manifest.json        format, FeatureSet, graphs, tables, metrics, certificate
+      user.onnx            the user side, run once per request
+      rank.onnx            the candidate side: user-side tensors and candidates in, scores out
+      encode.onnx          of a model with a state: events in, sums of them out
+      layers.npz           the network's weights as they were trained, to train on from
+      tables/*.bin         embedding rows and id maps, raw little-endian, shared by both graphs
+
+Graphs refer to the tables as ONNX external data, which runtimes memory-map: opening costs
+milliseconds whatever the size, and processes on one machine share the pages. A bundle is written
+under a temporary name, synced, and renamed; it is verified before use, so a half-written or
+altered one is refused. ``docs/specs/bundle.md`` is the specification.
+
+- ``manifest.py``: the fields of a manifest, and how ``manifest.json`` holds them;
+- ``write.py``: a new bundle, atomically;
+- ``verify.py``: the files compared with the manifest;
+- ``open.py``: a bundle to serve, checked.
+
+To add to the format: an optional field of ``Manifest`` that old manifests lack, its lines in ``manifest_to_dict`` and
+``manifest_from_dict``, and the specification. A field that old readers must not ignore raises ``FORMAT_VERSION``.
+"""
+
+from recsys.bundle.manifest import (
+    FORMAT_VERSION,
+    LAYERS,
+    MANIFEST,
+    RETRIEVE_INPUTS,
+    RETRIEVE_OUTPUTS,
+    Certificate,
+    Compute,
+    GraphInfo,
+    Manifest,
+    Quantization,
+    StateInfo,
+    TableInfo,
+    TensorInfo,
+)
+from recsys.bundle.open import Bundle, open_bundle, read_manifest
+from recsys.bundle.write import bundle_writer
+
+__all__ = [
+    "FORMAT_VERSION",
+    "LAYERS",
+    "MANIFEST",
+    "RETRIEVE_INPUTS",
+    "RETRIEVE_OUTPUTS",
+    "Bundle",
+    "Certificate",
+    "Compute",
+    "GraphInfo",
+    "Manifest",
+    "Quantization",
+    "StateInfo",
+    "TableInfo",
+    "TensorInfo",
+    "bundle_writer",
+    "open_bundle",
+    "read_manifest",
+]

@@ -1,0 +1,247 @@
+"""The manifest of a bundle: its fields, and how ``manifest.json`` holds them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from recsys.errors import nearest
+from recsys.features.feature_set import FeatureSet
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+LAYERS = "layers.npz"
+"""The network's weights as they were trained, by name: what graphs hold is rearranged."""
+
+Kind = Literal["ranking", "retrieval"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo:
+    """One input or output of a graph; dynamic dimensions are named (``C``, ``S``)."""
+
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+RETRIEVE_INPUTS = {
+    "user_id": TensorInfo(dtype="int64", shape=(1,)),
+    "seen": TensorInfo(dtype="int64", shape=("N",)),
+    "k": TensorInfo(dtype="int64", shape=()),
+}
+RETRIEVE_OUTPUTS = {
+    "items": TensorInfo(dtype="int64", shape=("K",)),
+    "scores": TensorInfo(dtype="float32", shape=("K",)),
+    "known": TensorInfo(dtype="int64", shape=(1,)),
+}
+"""What goes into the graph of a retrieval bundle, and comes out: the same for all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphInfo:
+    """One graph: its file and its signature."""
+
+    file: str
+    inputs: Mapping[str, TensorInfo]
+    outputs: Mapping[str, TensorInfo]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableInfo:
+    """One external tensor: embedding rows or an id map.
+
+    Attributes:
+        dtype, shape: of the file.
+        quantized: how embedding rows are stored: ``none`` (float32), ``fp16``, ``int8`` or ``int4``.
+        width: numbers of a row, where ``shape`` counts bytes.
+    """
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    quantized: str = "none"
+    width: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """Certificate of an export: how far ONNX Runtime's answers are from the training framework's.
+
+    Attributes:
+        requests, candidates: how many were compared.
+        max_abs_logit_difference: the largest difference of a logit seen.
+        tolerance: the largest that is allowed; an export above it fails.
+        compared: the two sides, with versions.
+    """
+
+    requests: int
+    candidates: int
+    max_abs_logit_difference: float
+    tolerance: float
+    compared: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """What quantised rows do to the model's answers.
+
+    Attributes:
+        max_abs_logit_difference: the largest, from the same network with float32 rows, on the certificate's requests.
+        float32_metrics: of the test split with float32 rows; the manifest's own are with the rows of the bundle.
+    """
+
+    max_abs_logit_difference: float
+    float32_metrics: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """What matrix products in smaller numbers than float32 do to the model's answers.
+
+    Measured between the float32 graphs, which the certificate is about, and those of the bundle, on test samples, each
+    asked for among other candidates.
+
+    Attributes:
+        kind: of the numbers: ``int8``.
+        requests, candidates: how many were compared.
+        max_abs_logit_difference, mean_abs_logit_difference: of their logits.
+        tolerance: the largest mean that is allowed; an export above it fails.
+        metrics, float32_metrics: of these samples.
+        own_operators: differences and metrics with recsys's own operators (``recsys.operators``); the others are with
+            standard ones. None: the graphs have none of them, or they do not run where the bundle was made.
+    """
+
+    kind: str
+    requests: int
+    candidates: int
+    max_abs_logit_difference: float
+    mean_abs_logit_difference: float
+    tolerance: float
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    float32_metrics: Mapping[str, float | None] = field(default_factory=dict)
+    own_operators: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateInfo:
+    """What the model keeps of a user between requests: sums of events, which new events are added to.
+
+    Attributes:
+        rows, width: shape of the sums, float32.
+        newest: events that the model also reads one by one, the newest; a request carries at least these.
+    """
+
+    rows: int
+    width: int
+    newest: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What ``manifest.json`` says.
+
+    Attributes:
+        model: the name a request asks for.
+        kind: ``ranking``: has ``user`` and ``rank`` graphs; ``retrieval``: has ``retrieve``.
+        feature_set: what the graphs' inputs mean.
+        files: relative path -> (size in bytes, SHA-256) of every file but the manifest.
+        metrics: on the test split, of the rows in the bundle.
+        training: recipe, seed, commit, versions: whatever is needed to make it again.
+        quantization: None if every table is float32.
+        compute: None if every matrix product is of float32.
+        state: None if the model reads a user's events anew for each request; otherwise the bundle also has a graph
+            ``encode``.
+    """
+
+    model: str
+    kind: Kind = "ranking"
+    feature_set: FeatureSet
+    graphs: Mapping[str, GraphInfo]
+    tables: Mapping[str, TableInfo]
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    certificate: Certificate
+    training: Mapping[str, Any] = field(default_factory=dict)
+    quantization: Quantization | None = None
+    compute: Compute | None = None
+    state: StateInfo | None = None
+    created_at: str = ""
+    files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        """16 hex digits that change when anything in the bundle does."""
+        return digest_of(manifest_to_dict(self))[:16]
+
+
+_STORED_NAMES = {"certificate": "parity"}
+"""Fields that manifests hold under another name."""
+
+
+def manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
+    """The values of ``manifest.json``, but for its own digest."""
+    values = {_STORED_NAMES.get(f.name, f.name): getattr(manifest, f.name) for f in dataclasses.fields(manifest)}
+    values["format_version"] = FORMAT_VERSION
+    values["feature_set"] = json.loads(manifest.feature_set.to_json())
+    values["feature_set_fingerprint"] = manifest.feature_set.fingerprint()
+    values["graphs"] = {name: dataclasses.asdict(g) for name, g in manifest.graphs.items()}
+    values["tables"] = {name: _table_to_dict(t) for name, t in manifest.tables.items()}
+    values["parity"] = dataclasses.asdict(manifest.certificate)
+    for name, part in (
+        ("quantization", manifest.quantization),
+        ("compute", manifest.compute),
+        ("state", manifest.state),
+    ):
+        del values[name]
+        if part is not None:
+            values[name] = dataclasses.asdict(part)
+    values["files"] = {name: {"size_bytes": size, "sha256": digest} for name, (size, digest) in manifest.files.items()}
+    return values
+
+
+def _table_to_dict(table: TableInfo) -> dict[str, Any]:
+    """Without what float32 does not need: a bundle's version is the digest of this, and old ones keep theirs."""
+    values = dataclasses.asdict(table)
+    return values if table.quantized != "none" else {name: values[name] for name in ("file", "dtype", "shape")}
+
+
+def digest_of(values: Mapping[str, Any]) -> str:
+    """SHA-256 over the canonical JSON of a manifest without its own digest."""
+    kept = {name: value for name, value in values.items() if name != "manifest_sha256"}
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def manifest_from_dict(values: dict[str, Any]) -> Manifest:
+    """The manifest with these values; KeyError, TypeError, ValueError or AttributeError if they are malformed."""
+    if values["kind"] not in get_args(Kind):
+        raise ValueError(f"kind {values['kind']!r}: {nearest(values['kind'], get_args(Kind))}")
+    return Manifest(
+        model=str(values["model"]),
+        kind=values["kind"],
+        feature_set=FeatureSet.from_json(json.dumps(values["feature_set"])),
+        graphs={
+            name: GraphInfo(
+                file=graph["file"],
+                inputs={n: _tensor_info(t) for n, t in graph["inputs"].items()},
+                outputs={n: _tensor_info(t) for n, t in graph["outputs"].items()},
+            )
+            for name, graph in values["graphs"].items()
+        },
+        tables={name: TableInfo(**{**t, "shape": tuple(t["shape"])}) for name, t in values["tables"].items()},
+        metrics=values["metrics"],
+        certificate=Certificate(**values["parity"]),
+        training=values["training"],
+        quantization=Quantization(**values["quantization"]) if "quantization" in values else None,
+        compute=Compute(**values["compute"]) if "compute" in values else None,
+        state=StateInfo(**values["state"]) if "state" in values else None,
+        created_at=values["created_at"],
+        files={name: (int(f["size_bytes"]), str(f["sha256"])) for name, f in values["files"].items()},
+    )
+
+
+def _tensor_info(values: dict[str, Any]) -> TensorInfo:
+    return TensorInfo(dtype=values["dtype"], shape=tuple(values["shape"]))

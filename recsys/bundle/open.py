@@ -1,0 +1,85 @@
+"""Opening a bundle: its manifest read, its files verified."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from recsys.bundle.manifest import FORMAT_VERSION, MANIFEST, Manifest, digest_of, manifest_from_dict
+from recsys.bundle.verify import Verify, check_files
+from recsys.errors import BundleError
+from recsys.features.feature_set import FeatureSet
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened, verified bundle."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def features(self) -> FeatureSet:
+        """What the graphs' inputs mean."""
+        return self.manifest.feature_set
+
+    def graph_path(self, name: str) -> Path:
+        """The ONNX file of graph ``name``."""
+        return self.path / self.manifest.graphs[name].file
+
+
+def open_bundle(path: Path, *, verify: Verify = "full", expected: FeatureSet | None = None) -> Bundle:
+    """Open a bundle after checking that it is whole, unaltered and readable by this program.
+
+    Args:
+        path: the bundle's folder.
+        verify: ``full`` hashes every file (about 1 GB/s); ``sizes`` only looks at presence and size.
+        expected: refuse a bundle made for any other FeatureSet.
+
+    Raises:
+        BundleError: it is missing, incomplete, altered, of a newer format, or for another FeatureSet.
+    """
+    manifest = read_manifest(path)
+    check_files(path, manifest, verify=verify)
+    if expected is not None and manifest.feature_set != expected:
+        raise BundleError(
+            f"{path}: made for FeatureSet {manifest.feature_set.name!r} "
+            f"({manifest.feature_set.fingerprint()}), not {expected.name!r} ({expected.fingerprint()})"
+        )
+    return Bundle(path=path, manifest=manifest)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a bundle's manifest without looking at its other files.
+
+    Raises:
+        BundleError: there is none, it is not one, or it is of a newer format.
+    """
+    file = path / MANIFEST
+    try:
+        values = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise BundleError(f"{path}: no {MANIFEST}: not a bundle; `recsys export` writes one") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"{file}: not readable as JSON: {error}") from error
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if not isinstance(version, int):
+        raise BundleError(f"{file}: no format_version: not a manifest")
+    if version > FORMAT_VERSION:
+        raise BundleError(f"{path}: bundle format {version}, but this program reads up to {FORMAT_VERSION}: upgrade it")
+    try:
+        manifest = manifest_from_dict(values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{file}: malformed manifest: {error}") from error
+    stated = values.get("feature_set_fingerprint")
+    if stated != manifest.feature_set.fingerprint():
+        raise BundleError(
+            f"{file}: the FeatureSet was altered: its fingerprint is {manifest.feature_set.fingerprint()}, "
+            f"the manifest says {stated}"
+        )
+    if unlisted := sorted({g.file for g in manifest.graphs.values()} - set(manifest.files)):
+        raise BundleError(f"{file}: graph {unlisted[0]!r} is not in its list of files")
+    if values.get("manifest_sha256") != digest_of(values):
+        raise BundleError(f"{file} was altered: its SHA-256 is not the one it states")
+    return manifest
