@@ -22,9 +22,8 @@ import numpy as np
 from recsys.arrays import Float64Array
 from recsys.bundle import Bundle, open_bundle
 from recsys.errors import BundleError, InvalidInputError
-from recsys.feature_store.base import FeatureStore
+from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.embedded.open_redis import redis_or_embedded
-from recsys.feature_store.redis.link.blocking import run_sync
 from recsys.profile.matmul import integer_matmul_gops, matmul_gflops
 from recsys.profile.operators import Operator, read_operators
 from recsys.profile.requests import encoded_requests, made_load, opened_store, stored_load, with_integer_ids
@@ -133,16 +132,16 @@ def profile_bundle(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recsys-profile-")))
         url = stack.enter_context(redis_or_embedded(redis_url, folder / "redis"))
         chosen = stack.enter_context(_bound_to(core))
-        stores = stack.enter_context(opened_store(url, bundle.features, settings))
+        store = stack.enter_context(opened_store(url, bundle.features, settings))
         if redis_url is None:
             length = _default_history(bundle) if history is None else history
-            load = made_load(bundle, stores.blocking, history=length, candidates=candidates)
+            load = made_load(bundle, store, history=length, candidates=candidates)
         else:
-            load = stored_load(bundle, stores, candidates=candidates)
+            load = stored_load(bundle, store, candidates=candidates)
         asked, parse = encoded_requests(load, count=requests, candidates=candidates)
-        with _opened(bundle, stores.blocking, settings, parse=parse) as way:
+        with _opened(bundle, store, settings, parse=parse) as way:
             measured, speed = _measured(way, asked, users=len(load.users))
-        with _opened(bundle, stores.blocking, settings, parse=parse, profile_to=folder) as way:
+        with _opened(bundle, store, settings, parse=parse, profile_to=folder) as way:
             way.run([asked[number % len(asked)] for number in range(_PROFILED)])
             operators = way.operators(_PROFILED)
     integer_op = sum(operator.flop for operator in operators if operator.integer)
@@ -228,7 +227,7 @@ class _Way:
             timer = StageTimer()
             message = self.parse(data)
             request = rank_request(message, features, max_candidates=self.settings.max_candidates, timer=timer)
-            result = run_sync(self.ranker.rank(request, deadline=Deadline.after(_DEADLINE_S)))
+            result = self.ranker.rank(request, deadline=Deadline.after(_DEADLINE_S))
             rank_response(result, request).SerializeToString()
             timer.lap("convert")
             timer.finish()
@@ -251,7 +250,7 @@ class _Way:
 @contextmanager
 def _opened(
     bundle: Bundle,
-    store: FeatureStore,
+    store: BlockingFeatureStore,
     settings: Settings,
     *,
     parse: Callable[[bytes], Any],

@@ -6,10 +6,10 @@ item agree. Ids are those that the bundle's training saw most, where it names th
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,13 @@ from recsys.bundle import Bundle
 from recsys.client.messages import rank_request
 from recsys.client.types import RankQuery
 from recsys.errors import InvalidInputError
-from recsys.feature_store.base import FeatureStore
+from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.loop_thread import loop_in_thread
-from recsys.feature_store.redis.link.blocking import run_sync
 from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, USER, Categorical, Feature, FeatureSet
 from recsys.features.history import Events, missing_events
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
-from recsys.serving.process.stores import Stores, open_stores
+from recsys.serving.process.stores import open_stores
 from recsys.serving.settings import Settings
 
 _USERS, _ITEMS = 64, 20_000
@@ -48,13 +47,13 @@ class Load:
 
 
 @contextmanager
-def opened_store(url: str, features: FeatureSet, settings: Settings) -> Iterator[Stores]:
-    """A server's way to its store."""
+def opened_store(url: str, features: FeatureSet, settings: Settings) -> Iterator[BlockingFeatureStore]:
+    """Open a store as a server's handlers have it."""
     with loop_in_thread("store") as loop, open_stores(url, features, settings, loop=loop) as stores:
-        yield stores
+        yield stores.blocking_store
 
 
-def made_load(bundle: Bundle, store: FeatureStore, *, history: int, candidates: int) -> Load:
+def made_load(bundle: Bundle, store: BlockingFeatureStore, *, history: int, candidates: int) -> Load:
     """Fill an empty store with users of ``history`` events each, and items.
 
     Raises:
@@ -71,31 +70,22 @@ def made_load(bundle: Bundle, store: FeatureStore, *, history: int, candidates: 
     for user in load.users.tolist() if history else ():
         events = made_events(bundle.features, random.choice(load.items, size=history))
         for start in range(0, history, _BATCH):
-            run_sync(store.append_many([(user, events[start : start + _BATCH])], timeout_s=_TIMEOUT_S))
+            store.append_many([(user, events[start : start + _BATCH])], timeout_s=_TIMEOUT_S)
     for entity, keys, features in ((ITEM, load.items, bundle.features.item), (USER, load.users, bundle.features.user)):
         columns = {feature.name: made_column(feature, keys) for feature in features}
         if columns:
-            run_sync(store.put_entities(entity, keys, columns, timeout_s=_TIMEOUT_S))
+            store.put_entities(entity, keys, columns, timeout_s=_TIMEOUT_S)
     return load
 
 
-def stored_load(bundle: Bundle, stores: Stores, *, candidates: int) -> Load:
+def stored_load(bundle: Bundle, store: BlockingFeatureStore, *, candidates: int) -> Load:
     """Users that a store has, and the items that the bundle names or these users had to do with.
 
     Raises:
         InvalidInputError: the store has no users of this FeatureSet.
         StoreError: it cannot be read.
     """
-
-    async def some_users() -> list[int]:
-        users: list[int] = []
-        async for found in stores.async_store.users():
-            users += found
-            if len(users) >= _USERS:
-                break
-        return users[:_USERS]
-
-    users = asyncio.run_coroutine_threadsafe(some_users(), stores.loop).result(_TIMEOUT_S)
+    users = list(islice(chain.from_iterable(store.users()), _USERS))
     if not users:
         raise InvalidInputError(
             f"the store has no histories of {bundle.features.name!r}: fill it (recsys ingest, recsys materialize), or "
@@ -104,7 +94,7 @@ def stored_load(bundle: Bundle, stores: Stores, *, candidates: int) -> Load:
     load = _hot(bundle, users=_USERS, items=max(_ITEMS, candidates))
     items = load.items
     if not (bundle.path / HOT_IDS).exists():
-        histories = run_sync(stores.blocking.histories(users, limit=candidates, timeout_s=_TIMEOUT_S))
+        histories = store.histories(users, limit=candidates, timeout_s=_TIMEOUT_S)
         items = np.unique(np.concatenate([events["item"] for _, events in histories]))
     return Load(users=np.array(users, dtype=np.int64), items=items)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,11 @@ from support.tiny_bundle import FEATURES, write_tiny_bundle
 from support.tiny_server import Start
 
 from recsys.client import AsyncClient
+from recsys.feature_store.blocking import BlockingFeatureStore
+from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.serving.process.server import running_server
+from recsys.serving.process.stores import open_stores
 from recsys.serving.settings import Settings
 
 
@@ -52,3 +55,10 @@ async def store(redis_url: str) -> AsyncIterator[RedisFeatureStore]:
     store = RedisFeatureStore.connect(redis_url, FEATURES)
     yield store
     await store.close()
+
+
+@pytest.fixture
+def blocking_store(redis_url: str) -> Iterator[BlockingFeatureStore]:
+    """The server's feature store as its handler threads have it."""
+    with loop_in_thread("store") as loop, open_stores(redis_url, FEATURES, Settings(), loop=loop) as stores:
+        yield stores.blocking_store

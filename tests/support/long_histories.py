@@ -15,10 +15,11 @@ import redis
 from recsys.arrays import Float32Array, Float64Array
 from recsys.bundle import StateInfo
 from recsys.feature_store.base import Span
+from recsys.feature_store.blocking import BlockingFeatureStore, run_sync
 from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.feature_store.redis.keys import state_key
-from recsys.feature_store.redis.link.blocking import BlockingLink, run_sync
+from recsys.feature_store.redis.link.blocking import BlockingLink
 from recsys.feature_store.redis.state_value import StoredState, unpack_state
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.columns import Column
@@ -108,7 +109,7 @@ class Model:
         inputs = run_sync(
             self.store.read_for_rank(user, ITEM_KEYS, time_ms=time_ms, timeout_s=5, state=self.states.read)
         )
-        return run_sync(self.states.for_request(user, inputs, time_ms=time_ms, deadline=Deadline.after(timeout_s)))
+        return self.states.for_request(user, inputs, time_ms=time_ms, deadline=Deadline.after(timeout_s))
 
     def next_sums(self, inputs: StateInputs) -> Float32Array:
         """What the ``user`` graph gives as ``state.next``."""
@@ -134,7 +135,9 @@ def model_on(
     """A model on the Redis at a URL."""
     with loop_in_thread("store") as loop:
         store = RedisFeatureStore(features, link=BlockingLink(url, loop=loop), cache=ItemCache(features.item))
-        states = LongStates(features, STATE, lambda c: encode_with(vectors_VD, c), store, VERSION, ttl_s)
+        states = LongStates(
+            features, STATE, lambda c: encode_with(vectors_VD, c), BlockingFeatureStore(store), VERSION, ttl_s
+        )
         try:
             yield Model(features=features, vectors_VD=vectors_VD, store=store, states=states)
         finally:
@@ -185,13 +188,13 @@ class Slow:
 def with_encoder(model: Model, encode: Callable[[dict[str, Column]], Any]) -> None:
     """Let the model's states use another encoder."""
     model.states.close()
-    model.states = LongStates(model.features, STATE, encode, model.store, VERSION, 1_000)
+    model.states = LongStates(model.features, STATE, encode, BlockingFeatureStore(model.store), VERSION, 1_000)
 
 
 def with_store(model: Model, store: Any) -> None:
     """Let the model's states use another store."""
     model.states.close()
-    model.states = LongStates(model.features, STATE, model.encode, store, VERSION, 1_000)
+    model.states = LongStates(model.features, STATE, model.encode, BlockingFeatureStore(store), VERSION, 1_000)
 
 
 class Meddled:

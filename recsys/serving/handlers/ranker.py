@@ -1,7 +1,7 @@
 """Ranking requests: read the store, encode, run the model, pick the best.
 
-Knows nothing of gRPC. Coroutines here await the store alone: over a blocking link they never suspend, so a handler
-thread drives them to their end (``feature_store.blocking_link.run_sync``). Shapes use ``C`` candidates.
+Knows nothing of gRPC. Calls block, on the store and on the lock of the model: for handler threads, never for an event
+loop. Shapes use ``C`` candidates.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 
 from recsys.arrays import Float32Array, Int64Array
 from recsys.errors import InvalidInputError, NotFoundError, nearest
-from recsys.feature_store.base import FeatureStore, RankInputs, RankRead, UserInputs
+from recsys.feature_store.base import RankInputs, RankRead, UserInputs
+from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
@@ -101,7 +102,7 @@ class Ranker:
         self,
         session: RankingSession,
         *,
-        store: FeatureStore,
+        store: BlockingFeatureStore,
         max_in_flight: int,
         store_timeout_s: float,
         states: LongStates | None = None,
@@ -118,7 +119,7 @@ class Ranker:
         self._state_read = None if states is None else states.read
         self._request_log = request_log
 
-    async def rank(self, request: RankRequest, *, deadline: Deadline) -> RankResult:
+    def rank(self, request: RankRequest, *, deadline: Deadline) -> RankResult:
         """Rank a request's candidates. Trouble with the store degrades the answer and never fails it.
 
         Raises:
@@ -128,9 +129,9 @@ class Ranker:
             InvalidInputError: a feature's name or value is not what the FeatureSet declares.
         """
         with self.admission.enter():
-            return await self.rank_admitted(request, deadline=deadline)
+            return self.rank_admitted(request, deadline=deadline)
 
-    async def rank_many(self, requests: Sequence[RankRequest], *, deadline: Deadline) -> list[RankResult]:
+    def rank_many(self, requests: Sequence[RankRequest], *, deadline: Deadline) -> list[RankResult]:
         """As :meth:`rank` for several requests, which are read in one round trip and take one place.
 
         Errors of one request begin with its place, as ``requests[3]``.
@@ -142,28 +143,26 @@ class Ranker:
                     asked.append(self._asked(request))
             reads = [RankRead(a.request.user_key, a.keys, a.time_ms) for a in asked]
             timeout_s = self._store_time_s(deadline)
-            found = await self._store.read_many_for_rank(reads, timeout_s=timeout_s, state=self._state_read)
+            found = self._store.read_many_for_rank(reads, timeout_s=timeout_s, state=self._state_read)
             results = []
             for place, (a, inputs) in enumerate(zip(asked, found, strict=True)):
                 with _of_request(place):
-                    results.append(await self._rank_read(a, inputs, deadline))
+                    results.append(self._rank_read(a, inputs, deadline))
             return results
 
-    async def read_user(self, user_key: int, *, deadline: Deadline) -> UserInputs:
+    def read_user(self, user_key: int, *, deadline: Deadline) -> UserInputs:
         """What :meth:`rank_admitted` needs of a user, and the whole history, before there are candidates."""
-        return await self._store.read_user(user_key, timeout_s=self._store_time_s(deadline), state=self._state_read)
+        return self._store.read_user(user_key, timeout_s=self._store_time_s(deadline), state=self._state_read)
 
-    async def rank_admitted(
-        self, request: RankRequest, *, deadline: Deadline, user: UserInputs | None = None
-    ) -> RankResult:
+    def rank_admitted(self, request: RankRequest, *, deadline: Deadline, user: UserInputs | None = None) -> RankResult:
         """As :meth:`rank`, for a caller that holds a place in ``admission``, and may have read the user."""
         asked = self._asked(request)
-        (inputs,) = await self._store.read_many_for_rank(
+        (inputs,) = self._store.read_many_for_rank(
             [RankRead(request.user_key, asked.keys, asked.time_ms, user)],
             timeout_s=self._store_time_s(deadline),
             state=self._state_read,
         )
-        return await self._rank_read(asked, inputs, deadline)
+        return self._rank_read(asked, inputs, deadline)
 
     def _asked(self, request: RankRequest) -> _Asked:
         if request.model not in ("", self.session.model):
@@ -178,13 +177,13 @@ class Ranker:
         """At most half of the time left, so that a slow store costs the history, not the answer."""
         return min(self.store_timeout_s, deadline.remaining_s() / 2)
 
-    async def _rank_read(self, asked: _Asked, inputs: RankInputs, deadline: Deadline) -> RankResult:
+    def _rank_read(self, asked: _Asked, inputs: RankInputs, deadline: Deadline) -> RankResult:
         request, timer = asked.request, asked.request.timer
         timer.lap("store")
         deadline.remaining_s()
         events, state = inputs.events, None
         if self.states is not None:
-            state = await self.states.for_request(request.user_key, inputs, time_ms=asked.time_ms, deadline=deadline)
+            state = self.states.for_request(request.user_key, inputs, time_ms=asked.time_ms, deadline=deadline)
             events = state.events
             timer.lap("state")
         encoded = encode_request(

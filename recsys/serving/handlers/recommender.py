@@ -1,6 +1,6 @@
 """Recommendations from a user's id alone: read what was seen, retrieve the best of all other items, rank these.
 
-Knows nothing of gRPC. Coroutines here await the store and the ranker alone, as those of ``ranker.py`` do.
+Knows nothing of gRPC. Calls block, as those of ``ranker.py`` do.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.errors import BundleError, NotFoundError, StoreError, nearest
-from recsys.feature_store.base import FeatureStore
+from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import Events
 from recsys.serving.deadline import Deadline
@@ -38,7 +38,7 @@ class Recommender:
         retrieval: RetrievalSession,
         *,
         ranker: Ranker | None,
-        store: FeatureStore,
+        store: BlockingFeatureStore,
         admission: Admission,
         model_lock: FairLock,
         store_timeout_s: float,
@@ -53,7 +53,7 @@ class Recommender:
         self.model_lock = model_lock
         self._store_timeout_s = store_timeout_s
 
-    async def retrieve(self, query: RetrieveQuery, *, deadline: Deadline) -> RetrieveResult:
+    def retrieve(self, query: RetrieveQuery, *, deadline: Deadline) -> RetrieveResult:
         """The best items of all, without those that were seen or are excluded. Trouble with the store degrades it.
 
         Raises:
@@ -68,13 +68,13 @@ class Recommender:
             if self._leaves_out_seen(query):
                 timeout_s = min(self._store_timeout_s, deadline.remaining_s() / 2)
                 try:
-                    _, events = await self._store.history(query.user_key, timeout_s=timeout_s)
+                    _, events = self._store.history(query.user_key, timeout_s=timeout_s)
                 except StoreError:
                     degraded = True
                 query.timer.lap("store")
             return self._found(query, events, degraded, deadline)
 
-    async def recommend(self, query: RecommendQuery, *, deadline: Deadline) -> RecommendResult:
+    def recommend(self, query: RecommendQuery, *, deadline: Deadline) -> RecommendResult:
         """The best of what :meth:`retrieve` finds, by the ranking model. The user is read once for both.
 
         Raises:
@@ -96,7 +96,7 @@ class Recommender:
             self._check_model(query.retrieval_model)
             user, events, degraded = None, None, False
             if self._leaves_out_seen(wanted):
-                user = await self._ranker.read_user(query.user_key, deadline=deadline)
+                user = self._ranker.read_user(query.user_key, deadline=deadline)
                 events, degraded = user.events, user.degraded
                 query.timer.lap("store")
             found = self._found(wanted, events, degraded, deadline)
@@ -111,7 +111,7 @@ class Recommender:
             )
             if not len(found.items):
                 return _nothing(found, self._ranker)
-            ranked = await self._ranker.rank_admitted(request, deadline=deadline, user=user)
+            ranked = self._ranker.rank_admitted(request, deadline=deadline, user=user)
         assert ranked.positions is not None
         return RecommendResult(
             items=found.items[ranked.positions],

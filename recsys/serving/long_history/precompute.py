@@ -6,7 +6,6 @@ ONNX Runtime.
 
 from __future__ import annotations
 
-import asyncio
 import multiprocessing
 import signal
 import time
@@ -24,10 +23,10 @@ from recsys.arrays import Int64Array
 from recsys.bundle import Bundle, open_bundle
 from recsys.errors import InvalidInputError, RecsysError, StoreError, StoreFormatError
 from recsys.feature_store.base import RankInputs
+from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.loop_thread import loop_in_thread
-from recsys.feature_store.redis.link.blocking import BlockingLink, run_sync
-from recsys.feature_store.redis.store import RedisFeatureStore
+from recsys.features.feature_set import FeatureSet
 from recsys.serving.deadline import Deadline
 from recsys.serving.inference.graphs import load_graph
 from recsys.serving.long_history.states import LongStates
@@ -97,7 +96,7 @@ def precompute_states(
     if processes < 1:
         raise InvalidInputError(f"processes is {processes}; allowed: 1 or more")
     started_s = time.monotonic()
-    users = all_users(url, bundle)
+    users = all_users(url, bundle.features)
     done = PrecomputedStates()
     batches = [users[start : start + _USERS_PER_BATCH] for start in range(0, len(users), _USERS_PER_BATCH)]
     for part in _each(bundle, url, ttl_s, processes, batches):
@@ -107,32 +106,31 @@ def precompute_states(
     return done + PrecomputedStates(elapsed_s=time.monotonic() - started_s)
 
 
-def all_users(url: str, bundle: Bundle) -> Int64Array:
-    """Keys of all users with a history, ascending; raises StoreError."""
-
-    async def ask() -> Int64Array:
-        store = RedisFeatureStore.connect(url, bundle.features)
-        try:
-            await store.ping(timeout_s=_TIMEOUT_S)
-            found = [np.array(some, dtype=np.int64) async for some in store.users()]
-        finally:
-            await store.close()
-        return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *found]))
-
-    return asyncio.run(ask())
+def all_users(url: str, features: FeatureSet) -> Int64Array:
+    """Read the keys of all users with a history, ascending; raises StoreError."""
+    with _open_store(url, features) as store:
+        store.ping(timeout_s=_TIMEOUT_S)
+        found = [np.array(some, dtype=np.int64) for some in store.users()]
+    return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *found]))
 
 
 @contextmanager
-def open_states(bundle: Bundle, url: str, *, ttl_s: int) -> Iterator[tuple[RedisFeatureStore, LongStates]]:
+def _open_store(url: str, features: FeatureSet) -> Iterator[BlockingFeatureStore]:
+    cache = ItemCache(features.item, capacity=0)
+    with (
+        loop_in_thread("redis") as loop,
+        closing(BlockingFeatureStore.connect(url, features, loop=loop, cache=cache)) as store,
+    ):
+        yield store
+
+
+@contextmanager
+def open_states(bundle: Bundle, url: str, *, ttl_s: int) -> Iterator[tuple[BlockingFeatureStore, LongStates]]:
     """A bundle's states in the Redis at a URL, for one thread."""
     assert bundle.manifest.state is not None
     graph = load_graph(bundle, "encode", 1)
     with ExitStack() as stack:
-        loop = stack.enter_context(loop_in_thread("redis"))
-        store = RedisFeatureStore(
-            bundle.features, link=BlockingLink(url, loop=loop), cache=ItemCache(bundle.features.item, capacity=0)
-        )
-        stack.callback(lambda: run_sync(store.close()))
+        store = stack.enter_context(_open_store(url, bundle.features))
         states = LongStates(
             bundle.features,
             bundle.manifest.state,
@@ -145,13 +143,13 @@ def open_states(bundle: Bundle, url: str, *, ttl_s: int) -> Iterator[tuple[Redis
 
 
 def precompute_users(
-    store: RedisFeatureStore, states: LongStates, users: Sequence[int], *, ttl_s: int
+    store: BlockingFeatureStore, states: LongStates, users: Sequence[int], *, ttl_s: int
 ) -> PrecomputedStates:
     """Write the states of some users that lack one; raises StoreError."""
     version = states.read.version
-    values = run_sync(store.states(users, version=version, timeout_s=_TIMEOUT_S))
+    values = store.states(users, version=version, timeout_s=_TIMEOUT_S)
     try:
-        read = run_sync(store.histories(users, limit=states.read.tail, timeout_s=_TIMEOUT_S))
+        read = store.histories(users, limit=states.read.tail, timeout_s=_TIMEOUT_S)
     except StoreFormatError:
         if len(users) == 1:
             return PrecomputedStates(users=1, refused=1)
@@ -163,14 +161,14 @@ def precompute_users(
     for user, value, (header, tail) in zip(users, values, read, strict=True):
         inputs = RankInputs(tail[:0], {}, {}, False, False, header, tail, value)
         deadline = Deadline.after(_USER_TIMEOUT_S)
-        found = run_sync(states.for_request(user, inputs, time_ms=time_ms, deadline=deadline))
+        found = states.for_request(user, inputs, time_ms=time_ms, deadline=deadline)
         if found.partial:
             raise StoreError(f"the history of user {user} could not be read to its end; the log says why")
         if states.due(found):
             made.append((user, states.packed(found, states.next_sums(found))))
         elif not found.covered:
             short += 1
-    run_sync(store.put_states(made, version=version, ttl_s=ttl_s, timeout_s=_TIMEOUT_S))
+    store.put_states(made, version=version, ttl_s=ttl_s, timeout_s=_TIMEOUT_S)
     return PrecomputedStates(users=len(users), written=len(made), short=short, kept=len(users) - len(made) - short)
 
 

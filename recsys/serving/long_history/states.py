@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from recsys.arrays import Float32Array
 from recsys.bundle import StateInfo
 from recsys.errors import StoreError, StoreFormatError
-from recsys.feature_store.base import FeatureStore, RankInputs, StateRead
-from recsys.feature_store.redis.link.blocking import run_sync
+from recsys.feature_store.base import RankInputs, StateRead
+from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.redis.state_value import StoredState, pack_state, record_hash, unpack_state
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import HistoryHeader
@@ -68,13 +68,14 @@ class _Computation:
 class LongStates:
     """States of one bundle's users. Safe to use from several threads.
 
-    Coroutines here await the store alone, so over a blocking link they never suspend.
+    Calls block, on the store and on what another thread computes of the same user: they are made by handler threads and
+    by the thread in the background, never on an event loop.
 
     Args:
         features: of the bundle.
         state: the bundle's.
         encode: runs its ``encode`` graph.
-        store: over a blocking link; not closed here.
+        store: not closed here.
         version: the bundle's, 16 hex digits.
         ttl_s: how long after it was written a state is kept.
     """
@@ -84,7 +85,7 @@ class LongStates:
         features: FeatureSet,
         state: StateInfo,
         encode: Encode,
-        store: FeatureStore,
+        store: BlockingFeatureStore,
         version: str,
         ttl_s: int,
     ) -> None:
@@ -100,7 +101,7 @@ class LongStates:
         self._trouble = RateLimitedLog(_log)
         self._work = CoalescingQueue("states", limit=_WAITING)
 
-    async def for_request(self, user_key: int, inputs: RankInputs, *, time_ms: int, deadline: Deadline) -> StateInputs:
+    def for_request(self, user_key: int, inputs: RankInputs, *, time_ms: int, deadline: Deadline) -> StateInputs:
         """What the ``user`` graph reads of a user's past.
 
         Args:
@@ -125,7 +126,7 @@ class LongStates:
             self._count("without" if state is None else "used")
             return ready
         until_s = time.monotonic() + deadline.remaining_s() / 2
-        found = await self._from_store(user_key, state, span, header, time_ms, until_s=until_s, alone=historical)
+        found = self._from_store(user_key, state, span, header, time_ms, until_s=until_s, alone=historical)
         if historical:
             return found._replace(end=-1)
         if inputs.state is not None and not found.base.stored:
@@ -204,7 +205,7 @@ class LongStates:
             return None, False
         return (None, True) if state.as_of_ms > time_ms else (state, False)
 
-    async def _from_store(
+    def _from_store(
         self,
         user_key: int,
         state: StoredState | None,
@@ -221,9 +222,9 @@ class LongStates:
         for _ in range(_TRIES):
             reader = Reader(self._store, user_key, header, until_s)
             try:
-                span = await enough_events(self._policy, reader, span, time_ms)
+                span = enough_events(self._policy, reader, span, time_ms)
                 base = no_base(self._policy, span)._replace(complete=False, whole=False)
-                base = await self._base(user_key, reader, state, span, time_ms, until_s=until_s, alone=alone)
+                base = self._base(user_key, reader, state, span, time_ms, until_s=until_s, alone=alone)
                 header = reader.header
                 break
             except (OutOfTime, StoreError) as error:
@@ -233,7 +234,7 @@ class LongStates:
             except Rewritten:
                 try:
                     left_s = until_s - time.monotonic()
-                    ((header, tail),) = await self._store.histories([user_key], limit=self.read.tail, timeout_s=left_s)
+                    ((header, tail),) = self._store.histories([user_key], limit=self.read.tail, timeout_s=left_s)
                 except StoreError as error:
                     self._trouble.warning(None, "long histories: %s", error)
                     break
@@ -245,7 +246,7 @@ class LongStates:
             self._count("partial")
         return folded
 
-    async def _base(
+    def _base(
         self,
         user_key: int,
         reader: Reader,
@@ -257,18 +258,18 @@ class LongStates:
         alone: bool,
     ) -> PartialSums:
         if state is not None:
-            base = await base_from_state(self._policy, reader, state, span, time_ms)
+            base = base_from_state(self._policy, reader, state, span, time_ms)
             if base is not None:
                 return base
         if alone:
-            return await base_from_events(self._policy, reader, span, time_ms)
+            return base_from_events(self._policy, reader, span, time_ms)
         with self._lock:
             others = self._computing.get(user_key)
             if others is None:
                 mine = self._computing[user_key] = _Computation()
         if others is None:
             try:
-                return await self._computed(mine, reader, span, time_ms)
+                return self._computed(mine, reader, span, time_ms)
             finally:
                 with self._lock:
                     del self._computing[user_key]
@@ -277,12 +278,12 @@ class LongStates:
         made = others.state
         shared = None
         if made is not None and made.as_of_ms <= time_ms:
-            shared = await base_from_state(self._policy, reader, made, span, time_ms)
+            shared = base_from_state(self._policy, reader, made, span, time_ms)
         return shared or no_base(self._policy, span)._replace(complete=False, whole=False)
 
-    async def _computed(self, mine: _Computation, reader: Reader, span: EventSpan, time_ms: int) -> PartialSums:
+    def _computed(self, mine: _Computation, reader: Reader, span: EventSpan, time_ms: int) -> PartialSums:
         self._count("computed")
-        base = await base_from_events(self._policy, reader, span, time_ms)
+        base = base_from_events(self._policy, reader, span, time_ms)
         if base.covered and base.complete and base.whole:
             mine.state = StoredState(base.sums, base.first, base.end, time_ms, base.first_ms, base.last_hash, 0)
         return base
@@ -294,20 +295,16 @@ class LongStates:
     def _refresh(self, user_key: int, time_ms: int) -> None:
         """Compute a user's state from all events, and write it."""
         until_s = time.monotonic() + _REFRESH_S
-        read = self._store.histories([user_key], limit=self.read.tail, timeout_s=_STORE_TIMEOUT_S)
-        ((header, tail),) = run_sync(read)
+        ((header, tail),) = self._store.histories([user_key], limit=self.read.tail, timeout_s=_STORE_TIMEOUT_S)
         span = EventSpan(header.appended - len(tail), tail)
-        found = run_sync(self._from_store(user_key, None, span, header, time_ms, until_s=until_s))
+        found = self._from_store(user_key, None, span, header, time_ms, until_s=until_s)
         if found.end >= 0:
             self._write(user_key, found, self.next_sums(found))
 
     def _write(self, user_key: int, inputs: StateInputs, sums: Float32Array) -> None:
         try:
             states = [(user_key, self.packed(inputs, sums))]
-            write = self._store.put_states(
-                states, version=self.read.version, ttl_s=self._ttl_s, timeout_s=_STORE_TIMEOUT_S
-            )
-            run_sync(write)
+            self._store.put_states(states, version=self.read.version, ttl_s=self._ttl_s, timeout_s=_STORE_TIMEOUT_S)
         except Exception:
             self._count("failed")
             raise

@@ -15,7 +15,7 @@ import numpy as np
 
 from recsys.arrays import BoolArray, Float32Array
 from recsys.errors import StoreUnavailableError
-from recsys.feature_store.base import FeatureStore
+from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.redis.state_value import StoredState, record_hash
 from recsys.features.columns import Column
 from recsys.features.feature_set import FeatureSet
@@ -116,13 +116,13 @@ class Reader:
         until_s: ``time.monotonic`` seconds.
     """
 
-    def __init__(self, store: FeatureStore, user_key: int, header: HistoryHeader, until_s: float) -> None:
+    def __init__(self, store: BlockingFeatureStore, user_key: int, header: HistoryHeader, until_s: float) -> None:
         self.header = header
         self._store = store
         self._user_key = user_key
         self._until_s = until_s
 
-    async def read(self, first: int, end: int) -> EventSpan:
+    def read(self, first: int, end: int) -> EventSpan:
         """The events first:end that are still stored.
 
         Raises:
@@ -134,7 +134,7 @@ class Reader:
         if left_s <= 0:
             raise OutOfTime
         try:
-            span = await self._store.span(self._user_key, first, end, header=self.header, timeout_s=left_s)
+            span = self._store.span(self._user_key, first, end, header=self.header, timeout_s=left_s)
         except StoreUnavailableError:
             if time.monotonic() >= self._until_s:
                 raise OutOfTime from None
@@ -170,18 +170,18 @@ def may_count_later(policy: WindowPolicy, span: EventSpan, before: int | None, t
     return len(times) > 0 and int(times[-1]) >= policy.oldest_ms(time_ms)
 
 
-async def enough_events(policy: WindowPolicy, reader: Reader, span: EventSpan, time_ms: int) -> EventSpan:
+def enough_events(policy: WindowPolicy, reader: Reader, span: EventSpan, time_ms: int) -> EventSpan:
     """The span, or a longer one with as many events that count as the model reads one by one, or all there are."""
     while older_may_count(policy, span, reader.header.trimmed, time_ms):
         mask = counting(policy, span.events, time_ms)
         if (len(span.events) if mask is None else int(mask.sum())) >= policy.newest:
             break
         end = span.first + len(span.events)
-        span = await reader.read(max(reader.header.trimmed, end - _MORE * max(len(span.events), 1)), end)
+        span = reader.read(max(reader.header.trimmed, end - _MORE * max(len(span.events), 1)), end)
     return span
 
 
-async def base_from_state(
+def base_from_state(
     policy: WindowPolicy, reader: Reader, state: StoredState, span: EventSpan, time_ms: int
 ) -> PartialSums | None:
     """A state's sums, with the events between it and the span, and without those that count no longer.
@@ -189,7 +189,7 @@ async def base_from_state(
     None if it covers other events than the history has by now, or so many that count no longer that it is better to
     begin anew. If there is no time for the events between, the sums are without them and not complete.
     """
-    between = await _between(policy, reader, state, span, time_ms)
+    between = _between(policy, reader, state, span, time_ms)
     if between is None or state.first < reader.header.trimmed:
         return None
     mask = counting(policy, span.events, time_ms)
@@ -200,19 +200,19 @@ async def base_from_state(
     if not between.complete or (surplus <= 0 and between.first_ms >= oldest_ms):
         return between
     try:
-        return await _without_oldest(policy, reader, between, surplus, oldest_ms, most=state.covered // 2)
+        return _without_oldest(policy, reader, between, surplus, oldest_ms, most=state.covered // 2)
     except OutOfTime:
         return between._replace(complete=False, whole=False)
 
 
-async def _between(
+def _between(
     policy: WindowPolicy, reader: Reader, state: StoredState, span: EventSpan, time_ms: int
 ) -> PartialSums | None:
     """A state's sums with the events up to the span, if the last event that it covers is still there."""
     at = state.end - 1
     part = span
     if at < span.first:
-        part = await reader.read(at, min(at + BLOCK, span.first))
+        part = reader.read(at, min(at + BLOCK, span.first))
     if not 0 <= at - part.first < len(part.events) or record_hash(part.events, at - part.first) != state.last_hash:
         return None
     base = state_base(state)
@@ -236,7 +236,7 @@ async def _between(
         )
         if end < span.first:
             try:
-                block = await reader.read(end, min(end + BLOCK, span.first))
+                block = reader.read(end, min(end + BLOCK, span.first))
             except OutOfTime:
                 return base._replace(end=span.first, complete=False, whole=False)
             if block.first != end or not len(block.events):
@@ -245,7 +245,7 @@ async def _between(
     return base
 
 
-async def _without_oldest(
+def _without_oldest(
     policy: WindowPolicy, reader: Reader, base: PartialSums, surplus: int, oldest_ms: int, *, most: int
 ) -> PartialSums | None:
     """Sums without their oldest events: ``surplus`` of them, and those before ``oldest_ms``; at most ``most``."""
@@ -254,7 +254,7 @@ async def _without_oldest(
     while True:
         if surplus > most:
             return None
-        block = await reader.read(first, min(first + min(ask, BLOCK), base.end))
+        block = reader.read(first, min(first + min(ask, BLOCK), base.end))
         if block.first != first or not len(block.events):
             return None
         times = block.events["timestamp"]
@@ -276,7 +276,7 @@ async def _without_oldest(
     )
 
 
-async def base_from_events(policy: WindowPolicy, reader: Reader, span: EventSpan, time_ms: int) -> PartialSums:
+def base_from_events(policy: WindowPolicy, reader: Reader, span: EventSpan, time_ms: int) -> PartialSums:
     """The sums of all events before the span that count, newest first, until it is too late: then not complete."""
     mask = counting(policy, span.events, time_ms)
     wanted = policy.recent - (len(span.events) if mask is None else int(mask.sum()))
@@ -284,7 +284,7 @@ async def base_from_events(policy: WindowPolicy, reader: Reader, span: EventSpan
     at = span
     while wanted > base.covered and older_may_count(policy, at, reader.header.trimmed, time_ms):
         try:
-            block = await reader.read(max(reader.header.trimmed, at.first - BLOCK), at.first)
+            block = reader.read(max(reader.header.trimmed, at.first - BLOCK), at.first)
         except OutOfTime:
             return base._replace(complete=False, whole=False)
         if block.first + len(block.events) != at.first:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from contextlib import ExitStack
 
-from recsys.feature_store.base import FeatureStore
+from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.feature_set import FeatureSet
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.ranker import Ranker
@@ -35,13 +35,13 @@ def ranker_service(
     """
     ranker = None
     if models.ranking is not None:
-        ranker = open_ranker(stack, settings, models.ranking, stores.blocking)
+        ranker = open_ranker(stack, settings, models.ranking, stores.blocking_store)
     recommender = None
     if models.retrieval is not None:
         recommender = Recommender(
             models.retrieval,
             ranker=ranker,
-            store=stores.blocking,
+            store=stores.blocking_store,
             admission=Admission(settings.max_in_flight) if ranker is None else ranker.admission,
             model_lock=FairLock(1) if ranker is None else ranker.model_lock,
             store_timeout_s=settings.store_timeout_ms / 1000,
@@ -52,7 +52,7 @@ def ranker_service(
     return RankerService(ranker, settings, recommender=recommender, telemetry=telemetry)
 
 
-def open_ranker(stack: ExitStack, settings: Settings, session: RankingSession, store: FeatureStore) -> Ranker:
+def open_ranker(stack: ExitStack, settings: Settings, session: RankingSession, store: BlockingFeatureStore) -> Ranker:
     """A ranker as the settings have it; what it uses is closed with ``stack``."""
     states = None
     if session.state is not None:

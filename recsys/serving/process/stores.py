@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from recsys.errors import StoreError, StoreUnavailableError
+from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.item_cache import ItemCache
-from recsys.feature_store.redis.link.blocking import BlockingLink, run_sync
 from recsys.feature_store.redis.link.connect import open_link
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.feature_set import FeatureSet
@@ -29,13 +29,13 @@ class Stores:
 
     Attributes:
         async_store: for use on ``loop`` only.
-        blocking: for any thread; its coroutines never suspend (``run_sync``).
+        blocking_store: for any thread without an event loop.
         loop: runs in a thread of its own.
         cache: of both.
     """
 
     async_store: RedisFeatureStore
-    blocking: RedisFeatureStore
+    blocking_store: BlockingFeatureStore
     loop: asyncio.AbstractEventLoop
     cache: ItemCache
 
@@ -54,18 +54,18 @@ def open_stores(
     """
     cache = ItemCache(features.item, max_age_s=settings.item_max_age_s)
     async_store = RedisFeatureStore(features, link=open_link(url), cache=cache)
-    blocking = RedisFeatureStore(features, link=BlockingLink(url, loop=loop), cache=cache)
+    blocking_store = BlockingFeatureStore.connect(url, features, loop=loop, cache=cache)
     tasks = []
     try:
         if not asyncio.run_coroutine_threadsafe(_layout_checked(async_store), loop).result():
             tasks.append(asyncio.run_coroutine_threadsafe(_check_layout_later(async_store), loop))
         if settings.item_tracking == "auto" and settings.item_max_age_s:
             tasks.append(asyncio.run_coroutine_threadsafe(async_store.follow_items(), loop))
-        yield Stores(async_store, blocking, loop, cache)
+        yield Stores(async_store, blocking_store, loop, cache)
     finally:
         for task in tasks:
             task.cancel()
-        run_sync(blocking.close())
+        blocking_store.close()
         asyncio.run_coroutine_threadsafe(async_store.close(), loop).result(_CLOSE_S)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from recsys.errors import NotFoundError
-from recsys.feature_store.redis.link.blocking import run_sync
 from recsys.proto import ranker_pb2
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.ranker import Ranker
@@ -56,7 +55,7 @@ class RankerService:
     def _rank(self, message: ranker_pb2.RankRequest, deadline: Deadline) -> ranker_pb2.RankResponse:
         ranker = self._with_ranking()
         request = convert.rank_request(message, ranker.features, max_candidates=self._settings.max_candidates)
-        result = run_sync(ranker.rank(request, deadline=deadline))
+        result = ranker.rank(request, deadline=deadline)
         response = convert.rank_response(result, request)
         self._count(request.timer, len(request.candidate_keys), result)
         return response
@@ -68,7 +67,7 @@ class RankerService:
     def _rank_batch(self, message: ranker_pb2.RankBatchRequest, deadline: Deadline) -> ranker_pb2.RankBatchResponse:
         ranker, limit = self._with_ranking(), self._settings.max_candidates
         requests = convert.batch_requests(message, ranker.features, max_candidates=limit)
-        results = run_sync(ranker.rank_many(requests, deadline=deadline))
+        results = ranker.rank_many(requests, deadline=deadline)
         answers = [convert.rank_response(*pair) for pair in zip(results, requests, strict=True)]
         self._count(requests[0].timer, sum(len(request.candidate_keys) for request in requests), *results)
         return ranker_pb2.RankBatchResponse(responses=answers)
@@ -80,7 +79,7 @@ class RankerService:
     def _retrieve(self, message: ranker_pb2.RetrieveRequest, deadline: Deadline) -> ranker_pb2.RetrieveResponse:
         recommender = self._with_retrieval()
         query = convert_retrieval.retrieve_query(message, recommender.features)
-        result = run_sync(recommender.retrieve(query, deadline=deadline))
+        result = recommender.retrieve(query, deadline=deadline)
         response = convert_retrieval.retrieve_response(
             result, query, names=recommender.retrieval.names, include_timings=message.timings
         )
@@ -95,7 +94,7 @@ class RankerService:
         recommender = self._with_retrieval()
         limit = self._settings.max_candidates
         query = convert_retrieval.recommend_query(message, recommender.features, max_candidates=limit)
-        result = run_sync(recommender.recommend(query, deadline=deadline))
+        result = recommender.recommend(query, deadline=deadline)
         response = convert_retrieval.recommend_response(
             result, query, names=recommender.retrieval.names, include_timings=message.timings
         )

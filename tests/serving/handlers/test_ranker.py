@@ -7,19 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.tiny_bundle import FEATURES, reference_scores
+from support.tiny_bundle import reference_scores
 
 from recsys.bundle import open_bundle
-from recsys.feature_store.item_cache import ItemCache
-from recsys.feature_store.loop_thread import loop_in_thread
-from recsys.feature_store.redis.link.blocking import BlockingLink, run_sync
-from recsys.feature_store.redis.store import RedisFeatureStore
+from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.ranker import Ranker, RankRequest, RankResult
 from recsys.serving.inference.ranking_session import open_ranking_session
 
 
-def ranker_on(bundle: Path, store: RedisFeatureStore, *, max_in_flight: int = 1) -> Ranker:
+def ranker_on(bundle: Path, store: BlockingFeatureStore, *, max_in_flight: int = 1) -> Ranker:
     session = open_ranking_session(open_bundle(bundle))
     return Ranker(session, store=store, max_in_flight=max_in_flight, store_timeout_s=5.0)
 
@@ -28,38 +25,36 @@ def asked(candidates: list[int], *, age: float = 1.0, top_k: int = 0) -> RankReq
     return RankRequest(user_key=1, candidate_keys=np.array(candidates), features={"age": [age]}, top_k=top_k)
 
 
-async def rank(bundle: Path, store: RedisFeatureStore, candidates: list[int], *, top_k: int = 0) -> RankResult:
+def rank(bundle: Path, store: BlockingFeatureStore, candidates: list[int], *, top_k: int = 0) -> RankResult:
     request = asked(candidates, top_k=top_k)
-    return await ranker_on(bundle, store).rank(request, deadline=Deadline.after(60))
+    return ranker_on(bundle, store).rank(request, deadline=Deadline.after(60))
 
 
-async def test_threads_that_rank_at_a_time_get_their_own_answers(tiny_bundle: Path, redis_url: str) -> None:
-    with loop_in_thread("store") as loop:
-        link = BlockingLink(redis_url, loop=loop)
-        store = RedisFeatureStore(FEATURES, link=link, cache=ItemCache(FEATURES.item))
-        ranker = ranker_on(tiny_bundle, store, max_in_flight=4)
+def test_threads_that_rank_at_a_time_get_their_own_answers(
+    tiny_bundle: Path, blocking_store: BlockingFeatureStore
+) -> None:
+    ranker = ranker_on(tiny_bundle, blocking_store, max_in_flight=4)
 
-        def check(thread: int) -> None:
-            for number in range(50):
-                candidates, age = list(range(thread, thread + 1 + number)), thread + number / 7
-                answer = run_sync(ranker.rank(asked(candidates, age=age), deadline=Deadline.after(60)))
-                expected = reference_scores(events=[], candidates=candidates, age=age)
-                np.testing.assert_allclose(answer.scores, expected, atol=1e-6)
+    def check(thread: int) -> None:
+        for number in range(50):
+            candidates, age = list(range(thread, thread + 1 + number)), thread + number / 7
+            answer = ranker.rank(asked(candidates, age=age), deadline=Deadline.after(60))
+            expected = reference_scores(events=[], candidates=candidates, age=age)
+            np.testing.assert_allclose(answer.scores, expected, atol=1e-6)
 
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(check, range(4)))
-        run_sync(link.close())
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(check, range(4)))
 
 
 @pytest.mark.parametrize("candidates", [[6, 2, 7, 0], [6, 2, 6, 7, 2, 0]], ids=["distinct", "with duplicates"])
-async def test_positions_are_those_of_the_request(
-    tiny_bundle: Path, store: RedisFeatureStore, candidates: list[int]
+def test_positions_are_those_of_the_request(
+    tiny_bundle: Path, blocking_store: BlockingFeatureStore, candidates: list[int]
 ) -> None:
     scores = reference_scores(events=[], candidates=candidates, age=1.0)
     best = sorted(dict.fromkeys(candidates), key=lambda c: -scores[candidates.index(c)])
-    result = await rank(tiny_bundle, store, candidates, top_k=3)
+    result = rank(tiny_bundle, blocking_store, candidates, top_k=3)
     assert result.positions is not None
     assert result.positions.tolist() == [candidates.index(c) for c in best[:3]]
-    result = await rank(tiny_bundle, store, candidates)
+    result = rank(tiny_bundle, blocking_store, candidates)
     assert result.positions is None
     np.testing.assert_allclose(result.scores, scores, atol=1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,8 @@ from support.tiny_server import stalled
 
 from recsys.bundle import open_bundle
 from recsys.errors import BundleError, InvalidInputError, NotFoundError, OverloadedError
-from recsys.feature_store.loop_thread import loop_in_thread
+from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.redis.keys import history_keys
-from recsys.feature_store.redis.link.blocking import run_sync
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical
@@ -31,8 +30,6 @@ from recsys.serving.handlers.recommender import Recommender
 from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.inference.ranking_session import open_ranking_session
 from recsys.serving.inference.retrieval_session import open_retrieval
-from recsys.serving.process.stores import open_stores
-from recsys.serving.settings import Settings
 
 TABLES = tiny_tables(items=600)
 HOUR_MS = 3_600_000
@@ -48,21 +45,14 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def blocking(redis_url: str) -> Iterator[RedisFeatureStore]:
-    """The store as the server's handler threads have it."""
-    with loop_in_thread("store") as loop, open_stores(redis_url, FEATURES, Settings(), loop=loop) as stores:
-        yield stores.blocking
-
-
-@pytest.fixture
-def recommender(finder: Path, tiny_bundle: Path, blocking: RedisFeatureStore) -> Recommender:
+def recommender(finder: Path, tiny_bundle: Path, blocking_store: BlockingFeatureStore) -> Recommender:
     ranker = Ranker(
-        open_ranking_session(open_bundle(tiny_bundle)), store=blocking, max_in_flight=2, store_timeout_s=5.0
+        open_ranking_session(open_bundle(tiny_bundle)), store=blocking_store, max_in_flight=2, store_timeout_s=5.0
     )
     return Recommender(
         open_retrieval(open_bundle(finder)),
         ranker=ranker,
-        store=blocking,
+        store=blocking_store,
         admission=ranker.admission,
         model_lock=ranker.model_lock,
         store_timeout_s=5.0,
@@ -81,13 +71,13 @@ async def saw(store: RedisFeatureStore, user: int, items: Sequence[int], *, time
 def retrieve(recommender: Recommender, user: int, top_k: int = 10, **query: object) -> RetrieveResult:
     given = {"exclude": NOTHING, **query}
     asked = RetrieveQuery(user_key=user, top_k=top_k, **given)  # type: ignore[arg-type]
-    return run_sync(recommender.retrieve(asked, deadline=Deadline.after(60)))
+    return recommender.retrieve(asked, deadline=Deadline.after(60))
 
 
 def recommend(recommender: Recommender, user: int, top_k: int = 10, **query: object) -> RecommendResult:
     given = {"exclude": NOTHING, "candidates": 20, **query}
     asked = RecommendQuery(user_key=user, top_k=top_k, **given)  # type: ignore[arg-type]
-    return run_sync(recommender.recommend(asked, deadline=Deadline.after(60)))
+    return recommender.recommend(asked, deadline=Deadline.after(60))
 
 
 async def test_items_of_the_whole_history_are_left_out_also_those_the_ranker_no_longer_reads(
@@ -188,11 +178,13 @@ def test_other_models_are_not_found(recommender: Recommender) -> None:
         recommend(recommender, 1, model="finder")
 
 
-def test_a_retrieval_model_alone_retrieves_and_does_not_recommend(finder: Path, blocking: RedisFeatureStore) -> None:
+def test_a_retrieval_model_alone_retrieves_and_does_not_recommend(
+    finder: Path, blocking_store: BlockingFeatureStore
+) -> None:
     alone = Recommender(
         open_retrieval(open_bundle(finder)),
         ranker=None,
-        store=blocking,
+        store=blocking_store,
         admission=Admission(1),
         model_lock=FairLock(1),
         store_timeout_s=5.0,
@@ -210,7 +202,7 @@ def test_room_time_and_range_are_looked_at(recommender: Recommender) -> None:
             recommend(recommender, 1)
     asked = RetrieveQuery(user_key=1, top_k=1, exclude=NOTHING, include_seen=True)
     with recommender.model_lock.acquire(Deadline.after(60)), pytest.raises(TimeoutError):
-        run_sync(recommender.retrieve(asked, deadline=Deadline.after(0.01)))
+        recommender.retrieve(asked, deadline=Deadline.after(0.01))
     with pytest.raises(InvalidInputError, match="10,001 items were asked for; allowed: 1 to 10,000"):
         retrieve(recommender, 1, 10_001)
     assert recommender._admission.in_flight == 0

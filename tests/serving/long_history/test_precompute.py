@@ -125,7 +125,7 @@ async def test_users_are_found_whatever_else_is_in_redis(redis_url: str, redis_a
     await fill(redis_url, {user: 1 for user in (3, 1 << 61, 0)})
     redis_admin.set("recsys:v1:{another:u:5}:h", b"x")
     redis_admin.set(f"recsys:v1:{{{sdim_bundle().features.name}:u:x}}:h", b"x")
-    assert (await asyncio.to_thread(all_users, redis_url, sdim_bundle())).tolist() == [0, 3, 1 << 61]
+    assert (await asyncio.to_thread(all_users, redis_url, sdim_bundle().features)).tolist() == [0, 3, 1 << 61]
 
 
 def test_a_bundle_without_a_state_is_refused(redis_url: str, tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ from support.long_histories import (
     with_store,
 )
 
+from recsys.feature_store.blocking import run_sync
 from recsys.feature_store.redis.keys import history_keys
-from recsys.feature_store.redis.link.blocking import run_sync
 from recsys.feature_store.redis.state_value import pack_state
 from recsys.serving.deadline import Deadline
 from recsys.serving.long_history.inputs import StateInputs
@@ -232,7 +232,7 @@ def test_requests_that_see_a_user_first_together_compute_once(model: Model) -> N
 
     def ask(_: int) -> StateInputs:
         together.wait(30)
-        return run_sync(model.states.for_request(USER, inputs, time_ms=time_ms, deadline=Deadline.after(60)))
+        return model.states.for_request(USER, inputs, time_ms=time_ms, deadline=Deadline.after(60))
 
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(ask, range(6)))

@@ -38,8 +38,8 @@ from support.long_histories import (
 from support.paths import TESTS
 from support.redis_servers import eventually
 
+from recsys.feature_store.blocking import run_sync
 from recsys.feature_store.embedded.server import EmbeddedRedis
-from recsys.feature_store.redis.link.blocking import run_sync
 from recsys.feature_store.redis.state_value import pack_state, unpack_state
 from recsys.features.columns import Column
 from recsys.serving.deadline import Deadline
@@ -157,7 +157,7 @@ def test_redis_that_goes_away_during_a_first_sight_makes_it_partial(own_redis: E
             model.store.read_for_rank(USER, np.arange(1), time_ms=time_ms, timeout_s=5, state=model.states.read)
         )
         own_redis.stop()
-        found = run_sync(model.states.for_request(USER, inputs, time_ms=time_ms, deadline=Deadline.after(5)))
+        found = model.states.for_request(USER, inputs, time_ms=time_ms, deadline=Deadline.after(5))
         assert found.partial and found.history_events == SLACK + NEWEST and found.end == -1
 
 

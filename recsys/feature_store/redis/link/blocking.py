@@ -1,8 +1,8 @@
 """BlockingLink: round trips to Redis from threads that have no event loop.
 
 A thread that waits in ``recv`` spends two thirds of what a round trip costs on an event loop (ADR 18). ``round_trip``
-stays a coroutine, so that a store does not care which link it has; it never suspends, so that :func:`run_sync` can
-drive the store's coroutines in the caller's thread.
+stays a coroutine, so that a store does not care which link it has; it never suspends, so that
+``feature_store.blocking`` can drive the store's coroutines in the caller's thread.
 """
 
 from __future__ import annotations
@@ -30,27 +30,6 @@ T = TypeVar("T")
 _RECEIVED_BYTES = 1 << 16
 _LOOP_SLACK_S = 0.1
 """Beyond the time-out of the link on the loop, for a loop that is busy."""
-
-
-def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that never waits for an event loop.
-
-    Raises:
-        RuntimeError: it does wait for one.
-
-    >>> async def answer() -> int:
-    ...     return 42
-    >>> run_sync(answer())
-    42
-    """
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-    coroutine.close()
-    name = getattr(coroutine, "__qualname__", "a coroutine")
-    raise RuntimeError(f"{name} waits for an event loop; here only a BlockingLink may be waited for")
 
 
 class BlockingLink:

@@ -21,9 +21,10 @@ from contracts.link_contract import check_servers
 from support.redis_servers import Proxy, Server, cluster, make_certificate, running, sentinel_service
 
 from recsys.errors import ConfigError, StoreUnavailableError
+from recsys.feature_store.blocking import run_sync
 from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.feature_store.item_cache import ItemCache
-from recsys.feature_store.redis.link.blocking import BlockingLink, run_sync
+from recsys.feature_store.redis.link.blocking import BlockingLink
 from recsys.feature_store.redis.link.protocol import Command, Reply
 from recsys.feature_store.redis.store import RedisFeatureStore
 
