@@ -114,7 +114,7 @@ def test_a_worker_that_does_not_end_is_ended_all_the_same_when_its_supervisor_is
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not pin processes to cores")
 def test_a_worker_whose_core_was_taken_away_runs_on_any(caplog: pytest.LogCaptureFixture) -> None:
     cores = os.sched_getaffinity(0)
-    worker._keep_to(100_000)
+    worker._pin_to(100_000)
     assert os.sched_getaffinity(0) == cores
     assert "cannot be pinned to core 100000: Invalid argument; running on any" in caplog.text
 
