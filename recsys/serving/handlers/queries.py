@@ -49,7 +49,7 @@ class RetrieveResult:
         user_known: whether the model knows the user; if not, the items are the most popular ones.
         history_events: past events whose items were left out.
         user_degraded: the history could not be read, so that seen items may be among these.
-        items_degraded, history_partial: never so.
+        items_degraded, history_degraded: never so.
     """
 
     items: Int64Array
@@ -60,7 +60,7 @@ class RetrieveResult:
     history_events: int
     user_degraded: bool
     items_degraded: bool = False
-    history_partial: bool = False
+    history_degraded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,7 @@ class RecommendResult:
         user_known: whether the retrieval model knows the user.
         history_events: past events the ranking model looked at.
         candidates: how many items were retrieved and ranked.
-        user_degraded, items_degraded, history_partial: as in ``RankResult``.
+        user_degraded, items_degraded, history_degraded: as in ``RankResult``.
     """
 
     items: Int64Array
@@ -111,4 +111,4 @@ class RecommendResult:
     candidates: int
     user_degraded: bool = False
     items_degraded: bool = False
-    history_partial: bool = False
+    history_degraded: bool = False

@@ -63,7 +63,7 @@ class RankResult:
         positions: with top_k, where each score's candidate first stood in the request; else None.
         history_events: past events the model looked at.
         user_degraded, items_degraded: that part of the store could not be read.
-        history_partial: only the newest part of a long history was looked at.
+        history_degraded: only the newest part of a long history was looked at.
     """
 
     scores: Float32Array
@@ -73,7 +73,7 @@ class RankResult:
     history_events: int
     user_degraded: bool = False
     items_degraded: bool = False
-    history_partial: bool = False
+    history_degraded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +245,7 @@ class Ranker:
             history_events=history_events,
             user_degraded=inputs.user_degraded,
             items_degraded=inputs.items_degraded,
-            history_partial=partial,
+            history_degraded=partial,
         )
 
 

@@ -125,7 +125,7 @@ class Recommender:
             candidates=len(found.items),
             user_degraded=ranked.user_degraded,
             items_degraded=ranked.items_degraded,
-            history_partial=ranked.history_partial,
+            history_degraded=ranked.history_degraded,
         )
 
     def _check_model(self, asked: str) -> None:

@@ -34,10 +34,10 @@ from recsys.serving.process.signals import forward_signals, sigterm_interrupts, 
 from recsys.serving.process.startup import load_models
 from recsys.serving.process.stores import open_stores
 from recsys.serving.process.watchdog import HealthReporter, make_private_address, request_path_probes, run_watchdog
-from recsys.serving.rpc.interceptors import CallCounts
-from recsys.serving.rpc.ranker_service import RANKER
+from recsys.serving.rpc.interceptors import Interceptor, list_interceptors
+from recsys.serving.rpc.methods import METHODS, SERVICES
 from recsys.serving.rpc.registration import add_services
-from recsys.serving.rpc.store_service import FEATURE_STORE, MAX_STREAMS, FeatureStoreService
+from recsys.serving.rpc.store_service import MAX_STREAMS, FeatureStoreService
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.metrics import counter_file, metrics_endpoint
@@ -76,7 +76,7 @@ def _serve(settings: Settings, models: Models, redis_url: str, started_s: float)
     signals: SimpleQueue[Any] = SimpleQueue()
     with (
         forward_signals(signals),
-        counter_file(settings, workers=1) as counts,
+        counter_file(settings, workers=1, methods=METHODS.values()) as counts,
         serving(settings, models, redis_url, counts=counts) as server,
         metrics_endpoint(settings, counts, server.model, server.model_version) as page,
     ):
@@ -95,7 +95,7 @@ def running_server(settings: Settings) -> Iterator[RunningServer]:
     """Serve for the duration of a ``with`` block, from any thread; at its end, drain. Raises as ``serve`` does."""
     with (
         load_models(settings) as (models, redis_url),
-        counter_file(settings, workers=1) as counts,
+        counter_file(settings, workers=1, methods=METHODS.values()) as counts,
         serving(settings, models, redis_url, counts=counts) as server,
         metrics_endpoint(settings, counts, server.model, server.model_version),
     ):
@@ -112,6 +112,7 @@ def serving(
     counts: Path | None = None,
     worker: int = 0,
     on_heartbeat: Callable[[str], None] | None = None,
+    interceptors: Sequence[Interceptor] = (),
 ) -> Iterator[RunningServer]:
     """Answer calls for the duration of a ``with`` block; at its end, drain.
 
@@ -123,6 +124,7 @@ def serving(
         counts: the file to count in (``telemetry/counters.py``); None: nothing is counted.
         worker: this process's row of it.
         on_heartbeat: gets each report of the watchdog (``watchdog.py``); None: this process has no supervisor.
+        interceptors: run after the server's own (``rpc/interceptors.py``), in this order.
     """
     first = models.first
     # Left in the opposite order: calls end before what they use goes.
@@ -134,16 +136,16 @@ def serving(
         stores = stack.enter_context(open_stores(redis_url, models.features, settings, loop=loop))
         telemetry = None if counts is None else Telemetry(counts, worker=worker)
         service = ranker_service(stack, settings, models, stores, telemetry)
-        interceptors = () if telemetry is None else (CallCounts(telemetry),)
-        health = HealthServicer()
+        health, names = HealthServicer(), [service.full_name for service in SERVICES]
         private_address = None
         if settings.hang_timeout_s:  # entered before the server: it runs while that drains, too
             private_address = make_private_address()
             probes = stack.enter_context(request_path_probes(private_address, threads, service.model_lock, loop))
-            services, limit_s = (RANKER, FEATURE_STORE), settings.hang_timeout_s
-            reporter = HealthReporter(health, services, limit_s, on_heartbeat=on_heartbeat)
+            reporter = HealthReporter(health, names, settings.hang_timeout_s, on_heartbeat=on_heartbeat)
             stack.enter_context(run_watchdog(probes, interval_s=reporter.interval_s, report=reporter.report))
-        made = _grpc_server(settings, threads, limit, share_port=share_port, interceptors=interceptors)
+        made = _grpc_server(
+            settings, threads, limit, share_port=share_port, interceptors=list_interceptors(telemetry, interceptors)
+        )
         server, port = stack.enter_context(made)
         if private_address is not None:
             _listen_privately(server, private_address)
@@ -153,7 +155,7 @@ def serving(
         gc.collect()
         gc.freeze()
         server.start()
-        for name in (RANKER, FEATURE_STORE):
+        for name in names:
             health.set(name, health_pb2.HealthCheckResponse.SERVING)
         stack.callback(health.enter_graceful_shutdown)
         yield RunningServer(f"{settings.host}:{port}", port, first.model, first.version)
@@ -166,7 +168,7 @@ def _grpc_server(
     limit: int,
     *,
     share_port: bool,
-    interceptors: Sequence[grpc.ServerInterceptor[Any, Any]],
+    interceptors: Sequence[Interceptor],
 ) -> Iterator[tuple[grpc.Server, int]]:
     """A server bound to its port, not started; at the end it drains."""
     options = [

@@ -25,6 +25,7 @@ from recsys.serving.process.ready_file import ready_file, remove_ready_file, wri
 from recsys.serving.process.signals import SIGNAL_POLL_S, forward_signals, sigterm_interrupts
 from recsys.serving.process.worker import EXIT_GRACE_S
 from recsys.serving.process.worker_pool import WorkerPool
+from recsys.serving.rpc.methods import METHODS
 from recsys.serving.settings import Settings, bundle_folder
 from recsys.serving.telemetry.metrics import counter_file, metrics_endpoint
 
@@ -44,7 +45,7 @@ def supervise(settings: Settings) -> int:
             sigterm_interrupts(),
             ready_file(settings.ready_file),
             _shared_resources(settings) as (shared, manifest),
-            counter_file(settings, workers=len(cores)) as counts,
+            counter_file(settings, workers=len(cores), methods=METHODS.values()) as counts,
             metrics_endpoint(settings, counts, manifest.model, manifest.version) as page,
             forward_signals(events),
         ):

@@ -16,7 +16,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from functools import partial
@@ -124,7 +124,7 @@ class HealthReporter:
     def __init__(
         self,
         health: HealthServicer,
-        services: tuple[str, ...],
+        services: Sequence[str],
         hang_timeout_s: float,
         *,
         on_heartbeat: Callable[[str], None] | None,

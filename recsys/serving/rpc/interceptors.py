@@ -1,39 +1,63 @@
-"""Interceptors: calls counted by method and status."""
+"""Interceptors: work around each call, whatever its method. Here the calls are counted.
+
+A new one (authentication, quotas, tracing) is a ``grpc.ServerInterceptor`` and an entry of :func:`list_interceptors`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import grpc
 
-from recsys.serving.telemetry.counters import CODES, METHODS, Telemetry
+from recsys.serving.rpc.methods import METHODS
+from recsys.serving.telemetry.counters import Telemetry
 
 _MAKERS = {"unary_unary": grpc.unary_unary_rpc_method_handler, "stream_unary": grpc.stream_unary_rpc_method_handler}
 
 
-class CallCounts(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
-    """Counts the calls of ``METHODS``; health checks and reflection are not among them, nor what gRPC refuses itself.
+Interceptor: TypeAlias = "grpc.ServerInterceptor[Any, Any]"
+"""Generic in the stubs alone."""
 
-    Costs a call a microsecond: each method's handler is wrapped once.
+
+def list_interceptors(telemetry: Telemetry | None, more: Sequence[Interceptor] = ()) -> list[Interceptor]:
+    """List the interceptors of a server, the outermost first: it sees the status that the others give.
+
+    Args:
+        telemetry: counts calls; None for none.
+        more: run after these.
+    """
+    counts: list[Interceptor] = [] if telemetry is None else [CallCounts(telemetry)]
+    return [*counts, *more]
+
+
+class CallCounts(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
+    """Count the calls of ``METHODS``; health checks and reflection are not among them, nor what gRPC refuses itself.
+
+    Costs a call a microsecond: a method's handler is wrapped once, unless an inner interceptor gives another each time.
     """
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
-        self._wrapped: dict[str, Any] = {}
+        self._wrapped: dict[str, tuple[Any, Any]] = {}
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """See ``grpc.ServerInterceptor``."""
-        found = self._wrapped.get(details.method)
-        if found is None:
-            handler, name = continuation(details), details.method.rpartition("/")[2]
-            if handler is None or name not in METHODS:
-                return handler
-            kind = "stream_unary" if handler.request_streaming else "unary_unary"
-            found = self._wrapped[details.method] = _MAKERS[kind](
-                self._counted(getattr(handler, kind), name), handler.request_deserializer, handler.response_serializer
-            )
-        return found
+        # Asked each time: inner interceptors decide call by call.
+        handler = continuation(details)
+        name = METHODS.get(details.method)
+        if handler is None or name is None:
+            return handler
+        before, wrapped = self._wrapped.get(details.method, (None, None))
+        if before is not handler:
+            wrapped = self._wrap(handler, name)
+            self._wrapped[details.method] = handler, wrapped
+        return wrapped
+
+    def _wrap(self, handler: Any, method: str) -> Any:
+        kind = "stream_unary" if handler.request_streaming else "unary_unary"
+        serve = self._counted(getattr(handler, kind), method)
+        return _MAKERS[kind](serve, handler.request_deserializer, handler.response_serializer)
 
     def _counted(self, serve: Callable[[Any, Any], Any], method: str) -> Callable[[Any, Any], Any]:
         def counted(message: Any, context: Any) -> Any:
@@ -41,8 +65,7 @@ class CallCounts(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic i
                 answer = serve(message, context)
             except BaseException:
                 code = context.code()
-                name = "UNKNOWN" if code is None or code.name not in CODES else code.name
-                self._telemetry.count("requests", method, name)
+                self._telemetry.count("requests", method, "UNKNOWN" if code is None else code.name)
                 raise
             self._telemetry.count("requests", method, "OK")
             return answer

@@ -15,8 +15,6 @@ from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.stage_timer import StageTimer
 
-RANKER = ranker_pb2.DESCRIPTOR.services_by_name["Ranker"].full_name
-
 
 class RankerService:
     """``recsys.v1.Ranker``.
@@ -109,7 +107,7 @@ class RankerService:
         self._telemetry.observe(timer.in_us())
         self._telemetry.count("candidates", by=candidates)
         for result in results:
-            for part in convert.lacking(result):
+            for part in convert.degraded_parts(result):
                 self._telemetry.count("degraded", part)
 
     def _with_ranking(self) -> Ranker:

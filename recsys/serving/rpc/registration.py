@@ -1,4 +1,4 @@
-"""Services of a server, registered."""
+"""Registration: the services of a server, added to it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from grpc_health.v1.health import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from recsys.proto import feature_store_pb2_grpc, ranker_pb2_grpc
-from recsys.serving.rpc.ranker_service import RANKER, RankerService
-from recsys.serving.rpc.store_service import FEATURE_STORE, FeatureStoreService
+from recsys.serving.rpc.methods import SERVICES
+from recsys.serving.rpc.ranker_service import RankerService
+from recsys.serving.rpc.store_service import FeatureStoreService
 
 
 def add_services(
@@ -19,5 +20,5 @@ def add_services(
     ranker_pb2_grpc.add_RankerServicer_to_server(ranker, server)  # type: ignore[no-untyped-call]
     feature_store_pb2_grpc.add_FeatureStoreServicer_to_server(feature_store, server)  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    names = (RANKER, FEATURE_STORE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+    names = [service.full_name for service in (*SERVICES, *health_pb2.DESCRIPTOR.services_by_name.values())]
     reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)

@@ -25,8 +25,6 @@ from recsys.serving.rpc.convert import events as convert_events
 from recsys.serving.rpc.stream_reader import read_stream
 from recsys.serving.settings import Settings
 
-FEATURE_STORE = pb.DESCRIPTOR.services_by_name["FeatureStore"].full_name
-
 MAX_STREAMS = 32
 """Streams open at a time: each keeps two threads."""
 

@@ -6,23 +6,29 @@ import contextlib
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from recsys.serving.console import say
 from recsys.serving.settings import Settings
-from recsys.serving.telemetry.counters import create_counter_file
+from recsys.serving.telemetry.layout import create_counter_file
 
 
 @contextlib.contextmanager
-def counter_file(settings: Settings, *, workers: int) -> Iterator[Path | None]:
-    """Create the file that the workers count in, for the duration of a ``with`` block; None without a metrics port."""
+def counter_file(settings: Settings, *, workers: int, methods: Iterable[str]) -> Iterator[Path | None]:
+    """Create the file that the workers count in, for the duration of a ``with`` block; None without a metrics port.
+
+    Args:
+        settings: the server's.
+        workers: number of processes.
+        methods: names of the methods whose calls are counted.
+    """
     if settings.metrics_port is None:
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="recsys-counts-") as folder:
         with _locked(Path(folder)):
-            yield create_counter_file(Path(folder) / "counts", workers=workers)
+            yield create_counter_file(Path(folder) / "counts", workers=workers, methods=methods)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, I
 from prometheus_client.registry import Collector
 
 from recsys.errors import ConfigError
-from recsys.serving.telemetry.counters import BOUNDS_US, FAMILIES, read_totals
+from recsys.serving.telemetry.families import BOUNDS_US
+from recsys.serving.telemetry.totals import read_totals
 
 _PREFIX = "recsys_"
 
@@ -20,7 +21,7 @@ class TotalsCollector(Collector):
     """Collect a counter file for ``prometheus_client``.
 
     Args:
-        path: made by ``counters.create_counter_file``.
+        path: made by ``layout.create_counter_file``.
         model: labels of ``recsys_model_info``.
     """
 
@@ -29,7 +30,7 @@ class TotalsCollector(Collector):
         self._model = dict(model)
 
     def collect(self) -> Iterator[Metric]:
-        """All families. A status that no call has ended with is left out, except OK."""
+        """Yield all families. A status that no call has ended with is left out, except OK."""
         totals = read_totals(self._path)
         stages = HistogramMetricFamily(
             f"{_PREFIX}stage_seconds", "Time that a call of Ranker spent in a stage.", labels=["stage"]
@@ -39,8 +40,8 @@ class TotalsCollector(Collector):
             counts = [*histogram.at_most, histogram.count]
             stages.add_metric([stage], list(zip(ends, counts, strict=True)), sum_value=histogram.sum_us / 1e6)
         yield stages
-        for family in FAMILIES:
-            counters = CounterMetricFamily(f"{_PREFIX}{family.name}", family.meaning, labels=list(family.labels))
+        for family in totals.families:
+            counters = CounterMetricFamily(f"{_PREFIX}{family.name}", family.help, labels=list(family.labels))
             for values in family.combinations():
                 amount = totals.counters[(family.name, *values)]
                 if amount or family.name != "requests" or values[-1] == "OK":

@@ -139,7 +139,7 @@ async def test_recommendations_are_the_rankers_best_of_the_retrieved(
     assert got.items.tolist() == candidates[best].tolist()
     assert (got.candidates, got.history_events, got.user_known) == (40, 3, True)
     assert (got.model, got.retrieval_model) == ("tiny", "finder")
-    assert not (got.user_degraded or got.items_degraded or got.history_partial)
+    assert not (got.user_degraded or got.items_degraded or got.history_degraded)
 
 
 def test_an_unknown_user_gets_popular_items_ranked(recommender: Recommender) -> None:

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 from support.tiny_bundle import FEATURES
 
+from recsys.client import messages
 from recsys.errors import InvalidInputError
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import MISSING, integer_key, string_key
 from recsys.proto.feature_store_pb2 import AppendEventsRequest, EventColumns
-from recsys.proto.ranker_pb2 import FeatureValue, Id, Ids, RankRequest
+from recsys.proto.ranker_pb2 import Degradation, FeatureValue, Id, Ids, RankRequest, RankResponse
+from recsys.serving.handlers.ranker import RankResult
 from recsys.serving.rpc.convert import events as convert_events
 from recsys.serving.rpc.convert import rank as convert
+from recsys.serving.telemetry.families import DEGRADED_PARTS
 
 TEXTS = FeatureSet(
     name="texts",
@@ -164,3 +167,20 @@ def test_a_user_a_candidate_or_an_item_cannot_be_the_missing_value() -> None:
     events = EventColumns(items=Ids(integers=[4, -1]), timestamps_ms=[NOW_MS] * 2)
     with pytest.raises(InvalidInputError, match="^event 1: 'item_id' is missing"):
         convert_events.append_request(AppendEventsRequest(user=USER, events=events), FEATURES, future_tolerance_s=300)
+
+
+@pytest.mark.parametrize("part", DEGRADED_PARTS)
+def test_a_degradation_has_one_name_in_the_result_the_metric_and_the_client(part: str) -> None:
+    result = RankResult(
+        scores=np.zeros(1, dtype=np.float32), positions=None, model="m", model_version="1", history_events=0,
+        **{f"{part}_degraded": True},
+    )  # fmt: skip
+    request = convert.rank_request(RankRequest(user=USER, candidates=Ids(integers=[1])), FEATURES, max_candidates=5)
+    assert convert.degraded_parts(result) == [part]
+    assert messages.ranking(convert.rank_response(result, request), [1]).degraded == (part,)
+
+
+def test_every_degradation_of_the_proto_has_a_name_and_a_counter() -> None:
+    values = set(Degradation.values()) - {Degradation.DEGRADATION_UNSPECIFIED}
+    answers = [messages.ranking(RankResponse(degraded=[value]), []).degraded for value in values]
+    assert sorted(answers) == sorted((part,) for part in DEGRADED_PARTS)

@@ -12,11 +12,9 @@ import sys
 import tempfile
 import threading
 import urllib.request
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,19 +24,15 @@ from support.paths import DOCS
 
 from recsys.errors import ConfigError
 from recsys.feature_store.item_cache import ItemCache
-from recsys.serving.rpc.interceptors import CallCounts
+from recsys.serving.rpc.methods import METHODS
 from recsys.serving.settings import Settings
-from recsys.serving.telemetry.counters import (
-    BOUNDS_US,
-    FAMILIES,
-    Histogram,
-    Telemetry,
-    create_counter_file,
-    read_totals,
-)
+from recsys.serving.telemetry.counters import Telemetry
+from recsys.serving.telemetry.families import BOUNDS_US, families
+from recsys.serving.telemetry.layout import create_counter_file
 from recsys.serving.telemetry.metrics import counter_file
 from recsys.serving.telemetry.prometheus import metrics_server
 from recsys.serving.telemetry.stage_timer import STAGES
+from recsys.serving.telemetry.totals import Histogram, read_totals
 
 MONITORING = DOCS / "monitoring.md"
 WRITER = """
@@ -71,7 +65,7 @@ def scrape(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    return create_counter_file(tmp_path / "telemetry", workers=2)
+    return create_counter_file(tmp_path / "telemetry", workers=2, methods=["Rank", "AppendEvents"])
 
 
 def test_the_bounds_are_whole_microseconds_six_to_a_factor_of_ten() -> None:
@@ -82,7 +76,7 @@ def test_the_bounds_are_whole_microseconds_six_to_a_factor_of_ten() -> None:
 @given(st.lists(st.integers(0, 40_000_000), max_size=50))
 def test_a_histogram_counts_how_many_took_at_most_each_bound(times_us: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = create_counter_file(Path(folder) / "telemetry", workers=1)
+        path = create_counter_file(Path(folder) / "telemetry", workers=1, methods=[])
         telemetry = Telemetry(path)
         for us in times_us:
             telemetry.observe(every_stage(us))
@@ -167,8 +161,12 @@ def test_the_page_sums_two_processes_and_keeps_what_a_killed_one_counted(file: P
 def test_the_page_shows_only_statuses_that_calls_ended_with_and_ok(file: Path) -> None:
     Telemetry(file).count("requests", "Rank", "UNAVAILABLE")
     with metrics_server(file, host="127.0.0.1", port=0, model={}) as port:
-        shown = {dict(labels)["code"]: value for (name, labels), value in scrape(port).items() if "requests" in name}
-    assert shown == {"OK": 0.0, "UNAVAILABLE": 1.0}
+        shown = {
+            (dict(labels)["method"], dict(labels)["code"]): value
+            for (name, labels), value in scrape(port).items()
+            if "requests" in name
+        }
+    assert shown == {("Rank", "OK"): 0.0, ("Rank", "UNAVAILABLE"): 1.0, ("AppendEvents", "OK"): 0.0}
 
 
 def test_what_others_count_is_taken_over_once_and_to_the_end(file: Path) -> None:
@@ -197,53 +195,6 @@ def test_the_item_cache_counts_what_it_knew() -> None:
     cache.put(keys[:4], {}, generation=cache.generation)
     cache.read(keys)
     assert cache.counts() == {"memory": 4, "store": 16}
-
-
-@pytest.fixture
-def echo(file: Path) -> Iterator[grpc.Channel]:
-    """A server whose Rank does what the request says, under the interceptor."""
-
-    def rank(message: bytes, context: grpc.ServicerContext) -> bytes:
-        if message == b"refuse":
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
-        if message == b"break":
-            raise RuntimeError("a defect")
-        return message
-
-    def stream(messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
-        return b"".join(messages)
-
-    handlers = {
-        "Rank": grpc.unary_unary_rpc_method_handler(rank),
-        "AppendEventStream": grpc.stream_unary_rpc_method_handler(stream),
-        "Other": grpc.unary_unary_rpc_method_handler(rank),
-    }
-    server = grpc.server(ThreadPoolExecutor(4), interceptors=[CallCounts(Telemetry(file))])
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Service", handlers)])
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield channel
-    server.stop(None).wait()
-
-
-def test_calls_are_counted_by_method_and_status(echo: grpc.Channel, file: Path) -> None:
-    rank, other = echo.unary_unary("/test.Service/Rank"), echo.unary_unary("/test.Service/Other")
-    assert [rank(b"a"), rank(b"b"), other(b"c")] == [b"a", b"b", b"c"]
-    for message, code in ((b"refuse", grpc.StatusCode.RESOURCE_EXHAUSTED), (b"break", grpc.StatusCode.UNKNOWN)):
-        with pytest.raises(grpc.RpcError) as caught:
-            rank(message)
-        assert caught.value.code() == code
-    assert echo.stream_unary("/test.Service/AppendEventStream")(iter([b"x", b"y"])) == b"xy"
-    with pytest.raises(grpc.RpcError):
-        echo.unary_unary("/test.Service/None")(b"")
-    counted = {key[1:]: n for key, n in read_totals(file).counters.items() if key[0] == "requests" and n}
-    assert counted == {
-        ("Rank", "OK"): 2,
-        ("Rank", "RESOURCE_EXHAUSTED"): 1,
-        ("Rank", "UNKNOWN"): 1,
-        ("AppendEventStream", "OK"): 1,
-    }
 
 
 def test_an_unknown_counter_is_a_bug_that_shows(file: Path) -> None:
@@ -281,7 +232,7 @@ def test_the_page_takes_a_host_as_grpc_does(file: Path) -> None:
 
 
 def test_the_counts_are_locked_against_those_who_tidy_up() -> None:
-    with counter_file(Settings(metrics_port=0), workers=1) as counts:
+    with counter_file(Settings(metrics_port=0), workers=1, methods=[]) as counts:
         assert counts is not None
         folder = os.open(counts.parent, os.O_RDONLY)
         with pytest.raises(BlockingIOError):
@@ -303,7 +254,7 @@ def labels_of(values: Mapping[str, object]) -> str:
 
 def test_the_documentation_has_every_family_label_and_stage() -> None:
     text = MONITORING.read_text()
-    for family in FAMILIES:
+    for family in families(tuple(METHODS.values())):
         row = re.search(rf"^\| `recsys_{family.name}_total` \| (.*?) \|", text, re.MULTILINE)
         assert row is not None and row[1] == labels_of(family.labels)
         for values in family.labels.values():

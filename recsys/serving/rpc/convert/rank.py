@@ -104,7 +104,7 @@ class Degradable(Protocol):
         ...
 
     @property
-    def history_partial(self) -> bool:
+    def history_degraded(self) -> bool:
         """Only the newest part of a long history was looked at."""
         ...
 
@@ -112,19 +112,19 @@ class Degradable(Protocol):
 _DEGRADATIONS = {
     "user": ranker_pb2.DEGRADATION_USER_UNAVAILABLE,
     "items": ranker_pb2.DEGRADATION_ITEMS_UNAVAILABLE,
-    "history_partial": ranker_pb2.DEGRADATION_HISTORY_PARTIAL,
+    "history": ranker_pb2.DEGRADATION_HISTORY_PARTIAL,
 }
 
 
-def lacking(result: Degradable) -> list[str]:
-    """The parts that an answer lacks, as they are counted (``telemetry.py``)."""
-    held = (result.user_degraded, result.items_degraded, result.history_partial)
-    return [part for part, lacks in zip(_DEGRADATIONS, held, strict=True) if lacks]
+def degraded_parts(result: Degradable) -> list[str]:
+    """List the parts that an answer lacks, by the names that clients get and counters have."""
+    flags = (result.user_degraded, result.items_degraded, result.history_degraded)
+    return [part for part, missing in zip(_DEGRADATIONS, flags, strict=True) if missing]
 
 
 def degradations(result: Degradable) -> list[ranker_pb2.Degradation]:
-    """Why an answer is worse than it could be."""
-    return [_DEGRADATIONS[part] for part in lacking(result)]
+    """List the same parts as the message has them."""
+    return [_DEGRADATIONS[part] for part in degraded_parts(result)]
 
 
 def timings(timer: StageTimer) -> ranker_pb2.Timings:

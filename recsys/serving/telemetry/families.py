@@ -1,0 +1,57 @@
+"""Families: the counters of a server by name and labels, and the bounds of its histograms.
+
+A new counter is a line of :func:`families`, a line of docs/monitoring.md, and a call of ``Telemetry.count``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+BOUNDS_US = (*(step * 10**power // 10 for power in range(1, 7) for step in (10, 15, 20, 30, 50, 70)), 10_000_000)
+"""Upper ends of the histograms' buckets, 10 us to 10 s, six to a factor of ten. One more holds what is longer."""
+
+CODES = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
+    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
+    "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+)  # fmt: skip
+"""All status codes of gRPC. Written out, for the supervisor counts and need not load gRPC; a test compares them."""
+
+DEGRADED_PARTS = ("user", "items", "history")
+"""Parts that an answer may lack, by the names that clients get (``Ranking.degraded``)."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Counters of one name: one for each combination of the labels' values."""
+
+    name: str
+    help: str
+    labels: Mapping[str, Sequence[str]]
+
+    def combinations(self) -> list[tuple[str, ...]]:
+        """List the values of the labels, one counter after another."""
+        return list(itertools.product(*self.labels.values()))
+
+
+def families(methods: Sequence[str]) -> tuple[Family, ...]:
+    """List all counters of a server.
+
+    Args:
+        methods: names of the methods whose calls are counted.
+    """
+    outcomes = ("used", "without", "refused", "read", "partial", "computed", "written", "dropped", "failed")
+    return (
+        Family("requests", "Calls that were answered, by method and gRPC status.", {"method": methods, "code": CODES}),
+        Family("candidates", "Candidates that were scored.", {}),
+        Family("degraded", "Answers worse than they could be, by the missing part.", {"part": DEGRADED_PARTS}),
+        Family("states", "States of long histories, by outcome.", {"outcome": outcomes}),
+        Family(
+            "items",
+            "Candidates whose features were in the server's memory, or had to be read.",
+            {"source": ("memory", "store")},
+        ),
+        Family("restarts", "Workers that were restarted, by the end of the one before.", {"reason": ("died", "hung")}),
+    )
