@@ -140,7 +140,7 @@ def main() -> NoReturn:
         code = 2
     code = code if isinstance(code, int) else 0
     if "TORCHELASTIC_RUN_ID" in os.environ and "torch" in sys.modules:  # one of several processes
-        from recsys.training.distributed import end_process
+        from recsys.training.distributed.processes import end_process
 
         end_process(code)
     sys.exit(code)

@@ -116,8 +116,9 @@ def train(
     from recsys.data.datasets import load_dataset
     from recsys.embeddings.sharding.shard import start_process_group
     from recsys.progress import training_progress
-    from recsys.training.distributed import first_before_others, is_first, plan_table
+    from recsys.training.distributed.processes import first_before_others, is_first
     from recsys.training.loop import train as run_training
+    from recsys.training.reports import plan_table
     from recsys.training.trained import default_device, plan_run
 
     device = default_device()

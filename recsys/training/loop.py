@@ -22,17 +22,9 @@ from recsys.errors import ConfigError
 from recsys.evaluation.evaluate import Metrics, measure
 from recsys.evaluation.predictions import FILE, Predictions, write_predictions
 from recsys.training.config import RunConfig
-from recsys.training.distributed import (
-    lost_processes_named,
-    mean_loss,
-    on_first,
-    samples_in_step,
-    share_of_loss,
-    together,
-    world,
-)
+from recsys.training.distributed.data_parallel import mean_loss, samples_in_step, share_of_loss
+from recsys.training.distributed.processes import lost_processes_named, on_first, together, world
 from recsys.training.early_stopping import is_evaluated
-from recsys.training.incremental import samples_since
 from recsys.training.non_finite import first_not_finite, not_finite_in, stop
 from recsys.training.precision import Precision
 from recsys.training.regularization import Regularization
@@ -47,6 +39,7 @@ from recsys.training.steps import Forward, PipelinedSteps, PlainSteps, StepOutpu
 from recsys.training.trained import default_device, evaluate_split, predict_split
 from recsys.training.validate_dataset import validate_dataset
 from recsys.training.warm_start.apply import WarmStart
+from recsys.training.warm_start.incremental import samples_since
 
 
 def train(
@@ -63,7 +56,7 @@ def train(
 ) -> RunResult:
     """Train, evaluate after each epoch or every ``train.evaluate_every`` steps, and write everything to ``run_dir``.
 
-    With several processes (``distributed.py``), each calls this with the same arguments.
+    With several processes (``distributed/``), each calls this with the same arguments.
 
     Args:
         config: the run; ``train.batch_size`` is of each process.

@@ -14,7 +14,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from recsys.embeddings.sharding.shard import table_shards
 from recsys.errors import InvalidInputError
 from recsys.files import write_atomically
-from recsys.training.distributed import world
+from recsys.training.distributed.processes import world
 from recsys.training.run.folder import CHECKPOINT
 from recsys.training.steps import StepOutput, TrainBatch
 

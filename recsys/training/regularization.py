@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recsys.data.samples.dataset import Dataset, id_counts, rows_of_codes
 from recsys.embeddings.tables import TensorBatch
-from recsys.training.distributed import HolderCounts
+from recsys.training.distributed.data_parallel import HolderCounts
 
 
 class Regularization:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from rich.table import Table
 
 from recsys.embeddings.sharding.plan import PlannedTable
 from recsys.evaluation.evaluate import Metrics
 from recsys.training.trained import TrainedModel
 from recsys.training.warm_start.apply import WarmStart
+
+_MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -66,3 +70,26 @@ class Listeners:
     report: Callable[[TrainingProgress], None] = lambda progress: None
     show_plan: Callable[[list[PlannedTable]], None] = lambda plan: None
     show_start: Callable[[WarmStart], None] = lambda start: None
+
+
+def plan_table(planned: Sequence[PlannedTable]) -> Table:
+    """A plan to print."""
+    table = Table("table", box=None)
+    for heading in ("rows", "width"):
+        table.add_column(heading, justify="right")
+    for heading in ("sharding", "ranks"):
+        table.add_column(heading)
+    for heading in ("MiB", "optimizer MiB"):
+        table.add_column(heading, justify="right")
+    for part in planned:
+        cached = " (cached)" if part.kernel == "fused_uvm_caching" else ""
+        cells = (part.table, f"{part.num_rows:,}", str(part.dim), part.sharding + cached, _ranges(part.ranks))
+        table.add_row(*cells, f"{part.size_bytes / _MIB:,.2f}", f"{part.state_bytes / _MIB:,.2f}")
+    return table
+
+
+def _ranges(ranks: Sequence[int]) -> str:
+    """0-3, or 0, 2."""
+    if len(ranks) > 2 and ranks[-1] - ranks[0] == len(ranks) - 1:
+        return f"{ranks[0]}-{ranks[-1]}"
+    return ", ".join(map(str, ranks))

@@ -1,4 +1,4 @@
-"""Learning rates over a run: one factor for the network's rate and the tables'."""
+"""Learning rates over a run: one factor for all rates of a step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from recsys.training.config import TrainConfig
 
 
 def rate_factor(config: TrainConfig, *, step: int, steps: int, epoch: int = 0, reductions: int = 0) -> float:
-    """What both rates are multiplied with in a step. First it rises linearly from zero to one, then ``schedule`` says.
+    """The factor of the network's rate and the tables' in a step: linear from zero to one, then as ``schedule`` says.
 
     Args:
         config: its ``schedule``, ``warmup_steps``, ``decay`` and ``decay_epochs``.
@@ -19,13 +19,28 @@ def rate_factor(config: TrainConfig, *, step: int, steps: int, epoch: int = 0, r
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    if config.schedule == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * done))
-    if config.schedule == "linear":
-        return 1.0 - done
-    if config.schedule == "step":
-        return config.decay ** (epoch // config.decay_epochs)
     if config.schedule == "plateau":
         return config.decay**reductions
+    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    return decayed(config.schedule, done=done, epoch=epoch, decay=config.decay, decay_epochs=config.decay_epochs)
+
+
+def decayed(schedule: str, *, done: float, epoch: int, decay: float, decay_epochs: int) -> float:
+    """The factor of a schedule by name.
+
+    Args:
+        schedule: ``cosine`` or ``linear``, to zero at the end; ``step``; else constant.
+        done: share of the steps that are taken, after the warm-up.
+        epoch: from 0.
+        decay, decay_epochs: of ``step``: multiply with the one every so many epochs.
+
+    >>> decayed("step", done=0.2, epoch=20, decay=0.5, decay_epochs=10)
+    0.25
+    """
+    if schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+    if schedule == "linear":
+        return 1.0 - done
+    if schedule == "step":
+        return float(decay ** (epoch // decay_epochs))
     return 1.0

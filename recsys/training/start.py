@@ -16,17 +16,9 @@ from recsys.embeddings.sharding.plan import describe_plan
 from recsys.errors import ConfigError, RecsysError
 from recsys.features.feature_set import FeatureSet
 from recsys.training.config import RunConfig
-from recsys.training.distributed import (
-    as_one_process,
-    check_samples_per_step,
-    first_before_others,
-    gather,
-    seed_process,
-    together,
-    world,
-)
+from recsys.training.distributed.data_parallel import as_one_process, check_samples_per_step, seed_process
+from recsys.training.distributed.processes import first_before_others, gather, together, world
 from recsys.training.early_stopping import EarlyStopping
-from recsys.training.incremental import grown_row_maps
 from recsys.training.precision import Precision
 from recsys.training.reports import Listeners
 from recsys.training.run.checkpoint import Checkpoint, restore
@@ -34,6 +26,7 @@ from recsys.training.run.folder import CHECKPOINT, load_row_maps, open_run, read
 from recsys.training.tables.plan import build_row_maps, table_specs
 from recsys.training.trained import TrainedModel, build
 from recsys.training.warm_start.apply import start_warm
+from recsys.training.warm_start.incremental import grown_row_maps
 from recsys.training.warm_start.source import WarmStartSource, open_source
 
 

@@ -22,13 +22,14 @@ from recsys.evaluation.predictions import Predictions, predictions_of
 from recsys.features.feature_set import FeatureSet
 from recsys.models.ranking.model import RankingModel, build_net
 from recsys.training.config import RunConfig, TableConfig
-from recsys.training.distributed import on_first, predict_together
-from recsys.training.incremental import samples_since
+from recsys.training.distributed.data_parallel import predict_together
+from recsys.training.distributed.processes import on_first
+from recsys.training.distributed.sync_normalization import use_sync_normalization
 from recsys.training.run.checkpoint import load, restore
 from recsys.training.run.folder import compare_data, load_row_maps, read_run, weights_file
-from recsys.training.sync_normalization import use_sync_normalization
 from recsys.training.tables.initial_rows import initialise
 from recsys.training.tables.plan import build_row_maps, table_dims, table_specs
+from recsys.training.warm_start.incremental import samples_since
 
 
 @dataclass(frozen=True)

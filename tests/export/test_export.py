@@ -36,10 +36,10 @@ from recsys.features.encode import EncodedBatch
 from recsys.features.feature_set import FeatureSet, Numeric
 from recsys.features.hashing import KEY_LIMIT, MISSING
 from recsys.serving.inference.ranking_session import open_ranking_session
-from recsys.training.incremental import grown_row_maps, samples_since
 from recsys.training.loop import train
 from recsys.training.trained import TrainedModel, build
 from recsys.training.warm_start.apply import start_warm
+from recsys.training.warm_start.incremental import grown_row_maps, samples_since
 from recsys.training.warm_start.source import open_source
 
 

@@ -19,9 +19,9 @@ from recsys.models.ranking.autoint import AutoIntConfig
 from recsys.models.ranking.dcn import DcnConfig
 from recsys.serving.inference.ranking_session import open_ranking_session
 from recsys.training.config import RowConfig, RunConfig
-from recsys.training.incremental import grown_row_maps
 from recsys.training.loop import train
 from recsys.training.trained import load_run
+from recsys.training.warm_start.incremental import grown_row_maps
 from recsys.training.warm_start.source import open_source
 
 DIN = odd_config()

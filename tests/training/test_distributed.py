@@ -36,9 +36,9 @@ from recsys.embeddings.sharding.plan import PlannedTable
 from recsys.embeddings.sharding.shard import local_world_size, start_process_group, table_weights
 from recsys.errors import ConfigError, DataFileError, RecsysError
 from recsys.training.config import RunConfig, override
-from recsys.training.distributed import end_process, gather, plan_table, world
+from recsys.training.distributed.processes import end_process, gather, world
 from recsys.training.loop import train
-from recsys.training.reports import RunResult
+from recsys.training.reports import RunResult, plan_table
 from recsys.training.run.checkpoint import load, save
 from recsys.training.trained import evaluate_run, load_run, plan_run
 

@@ -18,12 +18,12 @@ from recsys.embeddings.sharding.shard import optimizer_state, table_weights
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.models.ranking.dcn import DcnConfig
 from recsys.training.config import RunConfig, override
-from recsys.training.incremental import samples_since
 from recsys.training.loop import train
 from recsys.training.reports import RunResult
 from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import TrainedModel, build, load_run
 from recsys.training.warm_start.apply import WarmStart, matching_rows, start_warm
+from recsys.training.warm_start.incremental import samples_since
 from recsys.training.warm_start.source import open_source
 
 STILL = ["tables.learning_rate=0", "tables.regularization=0", "train.learning_rate=0", "train.epochs=1"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ import numpy as np
 import torch
 
 from recsys.data.interactions.pairs import Interactions
-from recsys.errors import ConfigError, DataFileError
-from recsys.files import atomic_file, make_folder, write_atomically
+from recsys.errors import DataFileError
+from recsys.files import atomic_file
 from recsys.training.retrieval.config import RetrievalRunConfig, from_json, to_json
 from recsys.training.retrieval.trainers import RetrievalTrainer
 from recsys.training.run.checkpoint import read_file
-from recsys.training.run.folder import compare_data, is_retrieval_run
+from recsys.training.run.folder import begin_folder, compare_fingerprint, holds_run, is_retrieval_run
 
 FORMAT_VERSION = 1
 
@@ -41,17 +40,14 @@ def open_retrieval_run(config: RetrievalRunConfig, interactions: Interactions, r
         ConfigError: it holds a run and ``resume`` is false, or one of another configuration or other data.
         DataFileError: a file of the run is damaged.
     """
-    if (run_dir / "config.json").exists():
-        if not resume:
-            raise ConfigError(f"{run_dir} holds a run already: resume it, or choose another folder")
-        if not is_retrieval_run(run_dir) or read_retrieval_config(run_dir) != config:
-            raise ConfigError(f"{run_dir} holds a run of another configuration; see its config.json")
-        compare(run_dir, interactions)
-        return load(run_dir) if (run_dir / "checkpoint.pt").exists() else None
-    make_folder(run_dir)
-    write_atomically(run_dir / "data.json", json.dumps({"fingerprint": fingerprint(interactions)}).encode() + b"\n")
-    # Last: a folder with it holds a run.
-    write_atomically(run_dir / "config.json", to_json(config).encode() + b"\n")
+    digest = fingerprint(interactions)
+
+    def same() -> bool:
+        return is_retrieval_run(run_dir) and read_retrieval_config(run_dir) == config
+
+    if holds_run(run_dir, same, fingerprint=digest, resume=resume) and (run_dir / "checkpoint.pt").exists():
+        return load(run_dir)
+    begin_folder(run_dir, to_json(config), fingerprint=digest)
     return None
 
 
@@ -95,11 +91,7 @@ def compare(run_dir: Path, interactions: Interactions) -> None:
         ConfigError: they are others.
         DataFileError: the run's data.json is missing or damaged.
     """
-    try:
-        trained_on = str(json.loads((run_dir / "data.json").read_text())["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataFileError(f"{run_dir}: its data.json cannot be read: {error}; start another run") from error
-    compare_data(str(run_dir), trained_on, fingerprint(interactions))
+    compare_fingerprint(run_dir, fingerprint(interactions))
 
 
 def fingerprint(interactions: Interactions) -> str:

@@ -30,13 +30,14 @@ from recsys.data.interactions.pairs import Interactions, Pairs
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.evaluation.predictions import USER_FILE, UserValues, write_user_values
 from recsys.files import write_atomically
-from recsys.training.distributed import check_alone
-from recsys.training.retrieval.config import RetrievalRunConfig, RetrievalTrainConfig
+from recsys.training.distributed.processes import check_alone
+from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import RunState, open_retrieval_run, save
 from recsys.training.retrieval.ranking import RankingMetrics, rank_users, sample_users
 from recsys.training.retrieval.trained import load_trained, make_trainer, masked_pairs
 from recsys.training.retrieval.trainers import RetrievalTrainer
 from recsys.training.run.record import begin_record, write_record
+from recsys.training.schedules import decayed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +170,12 @@ def _train(
         for number, batch_B in enumerate(torch.tensor_split(order_E, per_epoch)):
             began = time.perf_counter()
             taken = (state.epoch - 1) * per_epoch + number
-            rate = train.learning_rate * rate_factor(
-                train, epoch=state.epoch - 1, done=taken / per_epoch / train.epochs
+            rate = train.learning_rate * decayed(
+                train.schedule,
+                done=taken / per_epoch / train.epochs,
+                epoch=state.epoch - 1,
+                decay=train.decay,
+                decay_epochs=train.decay_epochs,
             )
             loss = trainer.step(batch_B.sort().values, generator, rate=rate, taken=taken)
             if not math.isfinite(loss):
@@ -230,24 +235,6 @@ def _not_finite(what: str, run_dir: Path) -> InvalidInputError:
     has_one = (run_dir / "checkpoint.pt").exists()
     kept = "The last checkpoint is of before that" if has_one else "There was no checkpoint yet"
     return InvalidInputError(f"{what}; lower train.learning_rate. {kept}")
-
-
-def rate_factor(train: RetrievalTrainConfig, *, epoch: int, done: float) -> float:
-    """What the learning rate is multiplied with.
-
-    Args:
-        train: its ``schedule``, ``decay`` and ``decay_epochs``.
-        epoch: from 0.
-        done: share of the run's steps that are taken.
-
-    >>> rate_factor(RetrievalTrainConfig(schedule="step", decay=0.5, decay_epochs=10), epoch=20, done=0.2)
-    0.25
-    """
-    if train.schedule == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * done))
-    if train.schedule == "step":
-        return float(train.decay ** (epoch // train.decay_epochs))
-    return 1.0
 
 
 def evaluate_retrieval_run(run_dir: Path, interactions: Interactions, split: str) -> RankingMetrics:

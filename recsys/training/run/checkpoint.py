@@ -26,7 +26,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from recsys.embeddings.sharding.shard import TableShard, table_shards
 from recsys.errors import DataFileError
 from recsys.files import atomic_file, make_folder
-from recsys.training.distributed import broadcast, gather, together, world
+from recsys.training.distributed.processes import broadcast, gather, together, world
 
 FORMAT_VERSION = 4
 """Version 3 had no ``loop``; it is read still."""

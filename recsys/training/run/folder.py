@@ -22,7 +22,7 @@ import dataclasses
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def weights_file(run_dir: Path) -> Path:
 
 
 def is_retrieval_run(run_dir: Path) -> bool:
-    """Whether a folder holds a run of a model that ranks all items (``training/retrieval/folder.py``)."""
+    """True if a folder holds a run of a model that ranks all items (``training/retrieval/folder.py``)."""
     try:
         values = json.loads((run_dir / "config.json").read_text())
     except (OSError, ValueError):
@@ -77,25 +77,62 @@ def open_run(
             another configuration or other data.
         DataFileError: a file of the run is damaged.
     """
-    config_file = run_dir / "config.json"
-    if config_file.exists():
-        if not resume:
-            raise ConfigError(f"{run_dir} holds a run already: resume it, or choose another folder")
-        if read_config(run_dir) != config:
-            raise ConfigError(f"{run_dir} holds a run of another configuration; see its config.json")
-        try:
-            trained_on = _read_fingerprint(run_dir / "data.json")
-        except (OSError, ValueError) as error:
-            raise DataFileError(f"{run_dir}: its data.json cannot be read: {error}; start another run") from error
-        compare_data(str(run_dir), trained_on, fingerprint)
-        if (run_dir / CHECKPOINT).exists():
-            return load(run_dir / CHECKPOINT)
+    held = holds_run(run_dir, lambda: read_config(run_dir) == config, fingerprint=fingerprint, resume=resume)
+    if held and (run_dir / CHECKPOINT).exists():
+        return load(run_dir / CHECKPOINT)
+    begin_folder(run_dir, to_json(config), fingerprint=fingerprint, features=features)
+    return None
+
+
+def holds_run(run_dir: Path, same: Callable[[], bool], *, fingerprint: str, resume: bool) -> bool:
+    """False if a folder holds no run; true if it holds this one, to be resumed.
+
+    Args:
+        run_dir: the folder.
+        same: tells if its configuration is that of this run.
+        fingerprint: of this run's data.
+        resume: go on with a run that is there.
+
+    Raises:
+        ConfigError: it holds a run and ``resume`` is false, or one of another configuration or other data.
+        DataFileError: a file of the run is damaged.
+    """
+    if not (run_dir / "config.json").exists():
+        return False
+    if not resume:
+        raise ConfigError(f"{run_dir} holds a run already: resume it, or choose another folder")
+    if not same():
+        raise ConfigError(f"{run_dir} holds a run of another configuration; see its config.json")
+    compare_fingerprint(run_dir, fingerprint)
+    return True
+
+
+def begin_folder(run_dir: Path, config: str, *, fingerprint: str, features: FeatureSet | None = None) -> None:
+    """Write the files that a run begins with; ``config`` is JSON.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
     make_folder(run_dir)
-    write_atomically(run_dir / "features.json", features.to_json().encode() + b"\n")
+    if features is not None:
+        write_atomically(run_dir / "features.json", features.to_json().encode() + b"\n")
     write_atomically(run_dir / "data.json", json.dumps({"fingerprint": fingerprint}).encode() + b"\n")
     # Last: a folder with it holds a run.
-    write_atomically(config_file, to_json(config).encode() + b"\n")
-    return None
+    write_atomically(run_dir / "config.json", config.encode() + b"\n")
+
+
+def compare_fingerprint(run_dir: Path, fingerprint: str) -> None:
+    """Refuse other data than a run was trained on.
+
+    Raises:
+        ConfigError: it is other data.
+        DataFileError: the run's data.json is missing or damaged.
+    """
+    try:
+        trained_on = _read_fingerprint(run_dir / "data.json")
+    except (OSError, ValueError) as error:
+        raise DataFileError(f"{run_dir}: its data.json cannot be read: {error}; start another run") from error
+    compare_data(str(run_dir), trained_on, fingerprint)
 
 
 def read_config(run_dir: Path) -> RunConfig:
@@ -163,7 +200,7 @@ def load_row_maps(path: Path) -> dict[str, RowMap]:
 def write_metrics(
     path: Path, measured: Mapping[str, Metrics], *, samples_per_s: float, best_step: int | None = None
 ) -> None:
-    """What a finished run measured, by split. A metric that has no value is null: NaN is not JSON."""
+    """Write the metrics of a finished run, by split. A metric that has no value is null: NaN is not JSON."""
     values: dict[str, Any] = {split: dataclasses.asdict(metrics) for split, metrics in measured.items()}
     if samples_per_s > 0:  # 0: resumed after the last step
         values["samples_per_s"] = round(samples_per_s)

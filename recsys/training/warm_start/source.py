@@ -21,10 +21,10 @@ from recsys.embeddings.quantize import QuantizedTable, check_kind
 from recsys.embeddings.row_maps.id_table import SLOTS, build_id_table
 from recsys.embeddings.row_maps.row_map import Lookup, RowMap
 from recsys.errors import ConfigError
-from recsys.training.incremental import HASHES_UNKNOWN
 from recsys.training.run.checkpoint import load
 from recsys.training.run.folder import load_row_maps, read_run, weights_file
 from recsys.training.tables.checkpoint_rows import Part, parts_of_tables, rows_of_table
+from recsys.training.warm_start.incremental import HASHES_UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ from recsys.embeddings.sharding.shard import (
 )
 from recsys.embeddings.tables import EmbeddingTables, TableSpec
 from recsys.errors import ConfigError, InvalidInputError
-from recsys.training.distributed import end_process
+from recsys.training.distributed.processes import end_process
 
 SPECS = [
     TableSpec(name="shared", num_rows=50, dim=8),

@@ -13,9 +13,10 @@ from recsys.data.interactions.pairs import Interactions, make_pairs
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
 from recsys.evaluation.predictions import read_user_values
 from recsys.training.retrieval.config import RetrievalRunConfig, from_json, override, to_json
-from recsys.training.retrieval.loop import RetrievalProgress, evaluate_retrieval_run, rate_factor, train_retrieval_run
+from recsys.training.retrieval.loop import RetrievalProgress, evaluate_retrieval_run, train_retrieval_run
 from recsys.training.retrieval.negatives import NegativeSampler
 from recsys.training.run.folder import is_retrieval_run, read_run
+from recsys.training.schedules import decayed
 
 SMALL = override(
     RetrievalRunConfig(recipe="small"),
@@ -213,11 +214,10 @@ def test_a_user_who_took_every_item_is_named() -> None:
 
 
 def test_schedules_scale_the_rate() -> None:
-    train = SMALL.train
-    assert rate_factor(train, epoch=7, done=0.9) == 1.0
-    assert rate_factor(dataclasses.replace(train, schedule="cosine"), epoch=0, done=0.5) == pytest.approx(0.5)
-    step = dataclasses.replace(train, schedule="step", decay=0.1, decay_epochs=3)
-    assert [rate_factor(step, epoch=e, done=0.0) for e in (2, 3, 6)] == pytest.approx([1.0, 0.1, 0.01])
+    own = {"decay": 0.1, "decay_epochs": 3}
+    assert decayed(SMALL.train.schedule, epoch=7, done=0.9, **own) == 1.0
+    assert decayed("cosine", epoch=0, done=0.5, **own) == pytest.approx(0.5)
+    assert [decayed("step", epoch=e, done=0.0, **own) for e in (2, 3, 6)] == pytest.approx([1.0, 0.1, 0.01])
 
 
 def test_a_configuration_survives_json_and_names_what_is_wrong() -> None:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recsys.models.ranking.blocks import BatchNorm, Dice
-from recsys.training.distributed import world
+from recsys.training.distributed.processes import world
 
 
 class SyncDice(nn.Module):
