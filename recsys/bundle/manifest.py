@@ -38,7 +38,7 @@ RETRIEVE_OUTPUTS = {
     "scores": TensorInfo(dtype="float32", shape=("K",)),
     "known": TensorInfo(dtype="int64", shape=(1,)),
 }
-"""What goes into the graph of a retrieval bundle, and comes out: the same for all of them."""
+"""Inputs and outputs of the graph of a retrieval bundle: the same for all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Certificate:
 
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
-    """What quantised rows do to the model's answers.
+    """Effect of quantised rows on the model's answers.
 
     Attributes:
         max_abs_logit_difference: the largest, from the same network with float32 rows, on the certificate's requests.
@@ -100,7 +100,7 @@ class Quantization:
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """What matrix products in smaller numbers than float32 do to the model's answers.
+    """Effect of matrix products in smaller numbers than float32 on the model's answers.
 
     Measured between the float32 graphs, which the certificate is about, and those of the bundle, on test samples, each
     asked for among other candidates.
@@ -128,7 +128,7 @@ class Compute:
 
 @dataclass(frozen=True, kw_only=True)
 class StateInfo:
-    """What the model keeps of a user between requests: sums of events, which new events are added to.
+    """The state that a model keeps of a user between requests: sums of events, which new events are added to.
 
     Attributes:
         rows, width: shape of the sums, float32.
@@ -142,7 +142,7 @@ class StateInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What ``manifest.json`` says.
+    """The content of ``manifest.json``.
 
     Attributes:
         model: the name a request asks for.

@@ -21,7 +21,7 @@ class Bundle:
 
     @property
     def features(self) -> FeatureSet:
-        """What the graphs' inputs mean."""
+        """The FeatureSet, which defines the graphs' inputs."""
         return self.manifest.feature_set
 
     def graph_path(self, name: str) -> Path:

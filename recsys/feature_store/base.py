@@ -1,4 +1,4 @@
-"""What a feature store promises. ``redis_store.RedisFeatureStore`` is the implementation.
+"""FeatureStore: the calls of a feature store. ``redis.store.RedisFeatureStore`` is the implementation.
 
 Users, items and other entities are named by their 62-bit keys (``features/hashing.py``); turning raw ids
 into keys is the caller's job. Every call takes the seconds it may last and raises
@@ -19,7 +19,7 @@ from recsys.features.history import Events, HistoryHeader
 
 @dataclass(frozen=True, slots=True)
 class AppendResult:
-    """What one append did to one history.
+    """Result of an append to one history.
 
     Attributes:
         added: events that were not there before and are there now.
@@ -33,11 +33,11 @@ class AppendResult:
 
 
 class StateRead(NamedTuple):
-    """What a bundle with a state reads of a history.
+    """The part of a history that a bundle with a state reads.
 
     Attributes:
-        version: the bundle's, 16 hex digits: whose state.
-        tail: how many of the newest events.
+        version: the bundle's, 16 hex digits.
+        tail: count of the newest events read.
     """
 
     version: str
@@ -64,7 +64,7 @@ class UserInputs:
 
 
 class RankRead(NamedTuple):
-    """What a Rank request reads.
+    """The reads of a Rank request.
 
     Attributes:
         user_key: the user.
@@ -208,7 +208,7 @@ class FeatureStore(Protocol):
         ...
 
     async def states(self, user_keys: Sequence[int], *, version: str, timeout_s: float) -> list[bytes | None]:
-        """The stored states of users for a bundle, unchecked (``state_value.py``)."""
+        """The stored states of users for a bundle, unchecked (``redis/state_value.py``)."""
         ...
 
     async def put_states(
@@ -268,11 +268,11 @@ class FeatureStore(Protocol):
         ...
 
     async def positions(self, *, timeout_s: float) -> dict[str, str]:
-        """How far each source was read, as last given to :meth:`save_position`."""
+        """The position reached in each source, as last given to :meth:`save_position`."""
         ...
 
     async def save_position(self, source: str, position: str, *, timeout_s: float) -> None:
-        """Remember how far a source was read, next to the events that came from it."""
+        """Store the position reached in a source, next to the events that came from it."""
         ...
 
     async def ping(self, *, timeout_s: float) -> None:

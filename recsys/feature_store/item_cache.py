@@ -53,7 +53,7 @@ class ItemCache:
         self.generation = 0
         """Grows with each :meth:`forget`."""
         self.followed = False
-        """Whether :meth:`forget` is told of every write, whoever writes: then items are young until that."""
+        """True while :meth:`forget` is called for every write, by whatever process: then items do not age."""
         self._max_age_s = max_age_s
         self._clock = clock
         self._shift = np.uint64(64 - (slots // _WAYS).bit_length() + 1)
@@ -62,7 +62,7 @@ class ItemCache:
         self._expires_s = np.zeros(slots)
         self._columns = {f.name: missing_column(f, slots) for f in features}
         self._lock = threading.Lock()
-        self._asked = self._young = 0
+        self._lookups = self._hits = 0
 
     def read(self, keys: Int64Array) -> tuple[dict[str, Column], BoolArray, BoolArray]:
         """Copies of the features of items, N = C; which items are known [C]; which are also young enough [C].
@@ -74,14 +74,14 @@ class ItemCache:
             # take(): 0.8 us where column[slots] needs 3.0 for 200 rows of 6.
             columns = {name: column.take(slots, axis=0) for name, column in self._columns.items()}
             young = known & (self._expires_s.take(slots) > (0.0 if self.followed else self._clock()))
-            self._asked += len(keys)
-            self._young += int(np.count_nonzero(young))
+            self._lookups += len(keys)
+            self._hits += int(np.count_nonzero(young))
         return columns, known, young
 
     def counts(self) -> dict[str, int]:
-        """How many items were asked for so far: found young enough in ``memory``, or left to the ``store``."""
+        """Count the lookups so far: answered from ``memory``, or left to the ``store``."""
         with self._lock:
-            return {"memory": self._young, "store": self._asked - self._young}
+            return {"memory": self._hits, "store": self._lookups - self._hits}
 
     def put(
         self, keys: Int64Array, columns: Mapping[str, Column], *, generation: int, absent: BoolArray | None = None
@@ -91,7 +91,7 @@ class ItemCache:
         ``absent`` [N] marks items that the store does not have; their features are all missing.
 
         Does nothing if anything was forgotten since ``generation``: the features may have been
-        read before a write that :meth:`forget` has already been told about.
+        read before a write that :meth:`forget` was already called for.
         """
         if self._max_age_s <= 0:
             return

@@ -1,4 +1,4 @@
-"""What must hold when the primary is killed while events are appended."""
+"""The promises that hold when the primary is killed while events are appended."""
 
 from __future__ import annotations
 

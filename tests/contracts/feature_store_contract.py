@@ -1,4 +1,4 @@
-"""What every FeatureStore must do: import all of this into a module that has a ``store`` fixture.
+"""The contract of every FeatureStore: import all of this into a module that has a ``store`` fixture.
 
 The store must be empty and made for ``SHOP``.
 """
@@ -53,7 +53,7 @@ def rows_of(events: Events) -> list[Row]:
 
 
 def history_of(sent: Iterable[Row]) -> list[Row]:
-    """What a history of these events is, by definition: each event once, as it arrived first, in order."""
+    """A history of these events by definition: each event once, as it arrived first, in order."""
     first: dict[tuple[int, int, int], int] = {}
     for timestamp, item, rating, arrival in sent:
         event = (timestamp, item, rating)

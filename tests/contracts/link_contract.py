@@ -1,4 +1,4 @@
-"""What every Link says of the servers behind it."""
+"""The contract of every Link about the servers behind it."""
 
 from __future__ import annotations
 

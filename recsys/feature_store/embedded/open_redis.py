@@ -1,4 +1,4 @@
-"""Which Redis a command uses: the one it was given, or a private one."""
+"""The Redis of a command: the one it was given, or a private one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def redis_or_embedded(url: str | None, data_dir: Path) -> Iterator[str]:
-    """The given URL as it is; without one, a private Redis in ``data_dir`` for the duration of the block."""
+    """Give the URL as it is; without one, run a private Redis in ``data_dir`` for the duration of the block."""
     if url:
         yield url
         return

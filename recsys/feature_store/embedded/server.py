@@ -92,7 +92,7 @@ class EmbeddedRedis:
                 self._users = (self.data_dir / "users.lock").open("a")
                 try:
                     _lock(self._users, fcntl.LOCK_SH, deadline_s)
-                    if _ask(self.socket_path) is None:
+                    if _ping(self.socket_path) is None:
                         self._keeper = _start(self.data_dir, self.socket_path)
                     self._wait(deadline_s)
                 except BaseException:
@@ -107,7 +107,7 @@ class EmbeddedRedis:
 
     @property
     def started(self) -> bool:
-        """Whether this object started the server, rather than found it running."""
+        """True if this object started the server, rather than found it running."""
         return self._keeper is not None
 
     def stop(self, *, timeout_s: float = 15.0) -> None:
@@ -160,7 +160,7 @@ class EmbeddedRedis:
         return False
 
     def _wait(self, deadline_s: float) -> None:
-        while (answer := _ask(self.socket_path)) != b"+PONG\r\n":
+        while (answer := _ping(self.socket_path)) != b"+PONG\r\n":
             if self._keeper is not None and self._keeper.poll() is not None:
                 log_path = self.data_dir / "redis.log"
                 log = log_path.read_text(errors="replace").strip().splitlines()[-5:] if log_path.exists() else []
@@ -217,11 +217,11 @@ def _check_version(binary: str, data_dir: Path) -> None:
 
 
 def is_running(data_dir: Path) -> bool:
-    """Whether a private Redis of that folder answers."""
-    return _ask(_socket_path(data_dir.absolute())) is not None
+    """Ask the private Redis of a folder; True if it answers."""
+    return _ping(_socket_path(data_dir.absolute())) is not None
 
 
-def _ask(socket_path: Path) -> bytes | None:
+def _ping(socket_path: Path) -> bytes | None:
     """One PING: the reply, or None if nobody listens."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(1.0)
@@ -278,7 +278,7 @@ def _try_lock(file: IO[str], kind: int) -> bool:
 
 
 def _others_use(users: IO[str]) -> bool:
-    """Whether somebody else shares this lock, which may be lost by asking."""
+    """Test for others that share this lock, which may be lost by the test."""
     if _try_lock(users, fcntl.LOCK_EX):
         return False
     # Changing a lock's kind lets go of it for a moment, in which the keeper may have got it: then it cannot be shared.

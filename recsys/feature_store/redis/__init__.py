@@ -1,1 +1,13 @@
-"""The feature store on Redis: what it stores and reads, over the links in :mod:`recsys.feature_store.redis.link`."""
+"""The feature store on Redis. ``docs/specs/redis_format.md`` specifies every byte and key.
+
+- ``store.py``: RedisFeatureStore, all calls of the Protocol;
+- ``histories.py``, ``entities.py``, ``states.py``: the reads and writes of each kind of data;
+- ``rank_reader.py``: all of them for a Rank request, in one round trip;
+- ``history_value.py``, ``state_value.py``: the bytes of a value;
+- ``keys.py``: names of keys; ``layouts.py``: the layout a store was filled with;
+- ``scripts.py``, ``lua/``: the programs that change a history inside Redis;
+- ``link/``: the ways to a Redis.
+
+To add a kind of data: its bytes in the specification with a golden test, its key in ``keys.py``, a class like
+``RedisStates`` over a ``Link``, its calls in the Protocol and in ``store.py``.
+"""

@@ -33,7 +33,7 @@ class RedisEntities:
         self._guard = guard
 
     def names(self, entity: str, keys: Int64Array) -> list[str]:
-        """Where the rows of N entities are."""
+        """The keys of N entities' rows."""
         if len(keys) and keys.view(np.uint64).max() >= KEY_LIMIT:  # as unsigned, negative keys are large
             check_key(int(keys[(keys < 0) | (keys >= KEY_LIMIT)][0]))
         return entity_keys(self._name, entity, keys.tolist())

@@ -47,7 +47,7 @@ class RedisHistories:
         self._guard = guard
 
     def keys(self, user_key: int) -> HistoryKeys:
-        """Where a user's history is."""
+        """The keys of a user's history."""
         return history_keys(self._name, check_key(user_key))
 
     async def append_many(
@@ -106,26 +106,26 @@ class RedisHistories:
         if since_ms is None and until_ms is None:
             return (await self.newest([user_key], wanted, timeout_s=timeout_s))[0]
         # A range ends up to now as a rule, so it is looked for from the newest event backwards.
-        ask = min(wanted, self.value.chunk)
+        count = min(wanted, self.value.chunk)
         while True:
-            ((header, events),) = await self.newest([user_key], ask, timeout_s=deadline_s - time.monotonic())
+            ((header, events),) = await self.newest([user_key], count, timeout_s=deadline_s - time.monotonic())
             everything = len(events) == header.stored
             reached = since_ms is not None and len(events) > 0 and int(events["timestamp"][0]) < since_ms
             found = in_range(events, since_ms, until_ms)
             if everything or reached or len(found) >= wanted:
                 return header, found[len(found) - min(wanted, len(found)) :]
-            ask = 8 * max(ask, 1)
+            count = 8 * max(count, 1)
 
     async def as_of(self, user_key: int, time_ms: int, *, timeout_s: float) -> Events:
         """The newest ``History.recent`` events that count at a time, however many stored ones do not yet."""
         deadline_s = time.monotonic() + timeout_s
-        wanted, ask = self.value.recent, 2 * self.value.recent
+        wanted, count = self.value.recent, 2 * self.value.recent
         while True:
-            ((header, events),) = await self.newest([user_key], ask, timeout_s=deadline_s - time.monotonic())
+            ((header, events),) = await self.newest([user_key], count, timeout_s=deadline_s - time.monotonic())
             found = self.value.visible(events, time_ms)
             if len(found) >= wanted or len(events) == header.stored or not self.value.older_may_count(events, time_ms):
                 return found
-            ask *= 8
+            count *= 8
 
     async def span(self, user_key: int, first: int, end: int, *, header: HistoryHeader, timeout_s: float) -> Span:
         """As ``FeatureStore.span``."""
@@ -149,7 +149,7 @@ class RedisHistories:
             header = now
 
     async def whole(self, user_key: int, replies: Sequence[Reply], *, timeout_s: float) -> tuple[HistoryHeader, Events]:
-        """All events of a user, from the replies to :meth:`whole_commands`; asked for again if somebody wrote between.
+        """All events of a user, from the replies to :meth:`whole_commands`; read again if somebody wrote between.
 
         Raises:
             StoreError: they cannot be read.
@@ -235,7 +235,7 @@ class RedisHistories:
             replies[i] = reply
 
     def _upgrade_of(self, error: ResponseError) -> Command | None:
-        """How to bring the value that a program refused to this layout; None if that was not the reason."""
+        """The arguments that bring the value a program refused to this layout; None if that was not the reason."""
         if not str(error).startswith("BADHISTORY"):
             return None
         header = _bad_header(error)

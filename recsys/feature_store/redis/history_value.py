@@ -1,4 +1,4 @@
-"""HistoryValue: one FeatureSet's histories as Redis values, what to ask for and how to check what came.
+"""HistoryValue: one FeatureSet's histories as Redis values: the commands that read them, and the replies checked.
 
 ``L`` events. The bytes are those of ``features/history.py``; this is that module with the layout
 worked out once instead of once per request (measured: 30 us of a 100 us read).
@@ -39,12 +39,12 @@ _CHUNK_BYTES = 4064
 
 
 class Part(NamedTuple):
-    """What one read gave.
+    """Result of one read.
 
     Attributes:
         header: the counters.
         events: the newest events, oldest first; shape [L].
-        enough: whether these are as many as were asked for, or all there are.
+        enough: these are as many as were wanted, or all there are.
     """
 
     header: HistoryHeader
@@ -160,7 +160,7 @@ class HistoryValue:
         """
         if not head or not tail:
             return self.none
-        # The tail was asked for with room for a header. If it came back shorter it is the whole
+        # The tail is read with room for a header. If it came back shorter it is the whole
         # value, and its own header counts, even if somebody appended between the two reads.
         whole = len(tail) < HEADER.size + limit * self._dtype.itemsize
         header, dtype = self._header(keys, tail[: HEADER.size] if whole else head)
@@ -253,11 +253,11 @@ class HistoryValue:
         return visible(self._features, events, time_ms)[-self.recent :]
 
     def older_may_count(self, events: Events, time_ms: int) -> bool:
-        """Whether events older than these may count at a time."""
+        """True if events older than these may count at a time."""
         return not (self.max_age_ms and len(events) and int(events["timestamp"][0]) < time_ms - self.max_age_ms)
 
     def append_error(self, keys: HistoryKeys, header: bytes) -> StoreFormatError:
-        """Why a program of ours would not change the value with this header."""
+        """The reason for which a program of ours would not change the value with this header."""
         try:
             return self._miscounted(keys, self._header(keys, header)[0])
         except StoreFormatError as error:

@@ -44,7 +44,7 @@ def history_keys(name: str, user: int) -> HistoryKeys:
 
 
 def history_pattern(name: str) -> bytes:
-    """What matches the open parts of all users' histories, with ``*`` for the user; no name has a special character.
+    """Pattern of the open parts of all users' histories, with ``*`` for the user; no name has a special character.
 
     >>> history_pattern("movielens_1m")
     b'recsys:v1:{movielens_1m:u:*}:h'

@@ -24,7 +24,7 @@ class LayoutGuard:
     async def claim(self, part: str, *, timeout_s: float) -> None:
         """Before a write to a part: record its layout, or refuse if another is there.
 
-        Asked again every second, as somebody may empty the Redis under a running program, and fill it anew.
+        Checked again every second, as somebody may empty the Redis under a running program, and fill it anew.
 
         Raises:
             StoreFormatError: the part was filled with another layout, or extended by a newer program.
@@ -34,7 +34,7 @@ class LayoutGuard:
         if last_s is not None:
             if time.monotonic() - last_s < _CLAIM_EVERY_S:
                 return
-            self._claimed_at_s[part] = time.monotonic()  # writes that come while we ask need not ask too
+            self._claimed_at_s[part] = time.monotonic()  # writes that come meanwhile need no check of their own
         meta, declared = meta_key(self._name), self._layouts[part]
         commands: list[Command] = [(b"HSETNX", meta, part, declared[0]), (b"HGET", meta, part)]
         deadline_s = time.monotonic() + timeout_s

@@ -1,4 +1,4 @@
-"""RankReader: what Rank requests read, in one round trip, and what stands in for a part that cannot be read.
+"""RankReader: the reads of Rank requests in one round trip, with stand-ins for parts that cannot be read.
 
 Recommend, which learns its candidates from the user's history, reads the user first, then what it needs of the items.
 
@@ -37,20 +37,20 @@ _NO_EVENTS: Events = np.empty(0, dtype=[("item", "<i8"), ("timestamp", "<i8"), (
 
 
 class _Reading(NamedTuple):
-    """One request's part of a round trip: what was asked, and what the cache had.
+    """One request's part of a round trip: its commands, and the columns that the cache had.
 
     Attributes:
         read: the request.
-        asked: its commands about the user.
-        commands: where these, and one for its items if any is to be read, stand among all.
+        user_commands: its commands about the user.
+        commands: the place of these, and of one for its items if any is to be read, among all.
         generation: the cache's, before.
-        item_columns, known, fresh: what it gave.
-        unread: keys of the items asked for, ascending.
-        position: where in ``unread`` each item that was not fresh stands.
+        item_columns, known, fresh: its answer (``ItemCache.read``).
+        unread: keys of the items to read, ascending.
+        position: index in ``unread`` of each item that was not fresh.
     """
 
     read: RankRead
-    asked: list[Command]
+    user_commands: list[Command]
     commands: slice
     generation: int
     item_columns: dict[str, Column]
@@ -99,35 +99,35 @@ class RankReader:
     async def read_user(self, user_key: int, *, timeout_s: float, state: StateRead | None = None) -> UserInputs:
         """As ``FeatureStore.read_user``."""
         deadline_s = time.monotonic() + timeout_s
-        commands = asked = self._user_commands(user_key, state)
+        commands = user_commands = self._user_commands(user_key, state)
         if self._histories is not None:
-            commands = asked + self._histories.whole_commands(user_key)
+            commands = user_commands + self._histories.whole_commands(user_key)
         try:
             replies = await self._link.round_trip(commands, timeout_s=timeout_s) if commands else []
         except StoreError as error:
             replies = [error] * len(commands)
-        columns, degraded = self._user_row(asked, replies)
-        stored_state = self._state(asked, replies, state)
+        columns, degraded = self._user_row(user_commands, replies)
+        stored_state = self._state(user_commands, replies, state)
         header, events = _NO_HEADER, _NO_EVENTS
         if self._histories is not None:
             events = self._histories.value.none.events
             try:
                 left_s = deadline_s - time.monotonic()
-                header, events = await self._histories.whole(user_key, replies[len(asked) :], timeout_s=left_s)
+                header, events = await self._histories.whole(user_key, replies[len(user_commands) :], timeout_s=left_s)
             except StoreError as error:
                 degraded = self._degraded("history", error)
         return UserInputs(header, events, columns, degraded, stored_state)
 
     def _commands_of(self, read: RankRead, state: StateRead | None, commands: list[Command]) -> _Reading:
-        """Append what is to be asked for one request."""
+        """Append the commands of one request."""
         first = len(commands)
-        asked: list[Command] = []
+        user_commands: list[Command] = []
         if read.user is None:
-            asked = self._user_commands(read.user_key, state)
+            user_commands = self._user_commands(read.user_key, state)
             if self._histories is not None:
                 limit = self._newest(self._histories, state)
-                asked += self._histories.value.open_commands(self._histories.keys(read.user_key), limit)
-        commands += asked
+                user_commands += self._histories.value.open_commands(self._histories.keys(read.user_key), limit)
+        commands += user_commands
         generation = self._cache.generation
         # Copied before the wait: meanwhile other requests may put other items into the same slots.
         item_columns, known, fresh = self._cache.read(read.item_keys)
@@ -136,17 +136,17 @@ class RankReader:
             unread, position = np.unique(read.item_keys[~fresh], return_inverse=True)
             commands.append((b"MGET", *self._rows.names(ITEM, unread)))
         own = slice(first, len(commands))
-        return _Reading(read, asked, own, generation, item_columns, known, fresh, unread, position)
+        return _Reading(read, user_commands, own, generation, item_columns, known, fresh, unread, position)
 
     async def _inputs_of(
         self, part: _Reading, replies: Sequence[Reply], deadline_s: float, state: StateRead | None
     ) -> RankInputs:
-        asked, users, user = part.asked, len(part.asked), part.read.user
+        user_commands, users, user = part.user_commands, len(part.user_commands), part.read.user
         if user is None:
-            user_columns, degraded = self._user_row(asked, replies)
+            user_columns, degraded = self._user_row(user_commands, replies)
             header, tail, events, history_degraded = await self._past(part.read, replies[:users], deadline_s, state)
             degraded |= history_degraded
-            stored_state = self._state(asked, replies, state)
+            stored_state = self._state(user_commands, replies, state)
         else:
             user_columns, degraded, header, stored_state = dict(user.columns), user.degraded, user.header, user.state
             tail, events = self._of_whole(user.events, part.read.time_ms, state)
@@ -186,14 +186,14 @@ class RankReader:
 
     @staticmethod
     def _newest(histories: RedisHistories, state: StateRead | None) -> int:
-        """How many of the newest events are read."""
+        """Count of the newest events to read."""
         return histories.value.recent if state is None else min(state.tail, histories.value.chunk)
 
-    def _user_row(self, asked: Sequence[Command], replies: Sequence[Reply]) -> tuple[dict[str, Column], bool]:
+    def _user_row(self, user_commands: Sequence[Command], replies: Sequence[Reply]) -> tuple[dict[str, Column], bool]:
         """The user's features, and whether they were unreadable."""
         if not self._features.user:
             return {}, False
-        key = asked[0][1]
+        key = user_commands[0][1]
         assert isinstance(key, bytes)
         try:
             return unpack_rows(self._features.user, [value_of(key, replies[0])], entity=key.decode()), False
@@ -237,12 +237,14 @@ class RankReader:
             return events[-self._newest(self._histories, state) :], value.none.events
         return value.none.events, value.visible(events, time_ms)
 
-    def _state(self, asked: Sequence[Command], replies: Sequence[Reply], state: StateRead | None) -> bytes | None:
-        """The stored state, if one was asked for."""
+    def _state(
+        self, user_commands: Sequence[Command], replies: Sequence[Reply], state: StateRead | None
+    ) -> bytes | None:
+        """The stored state, if one was read."""
         if state is None:
             return None
         place = 1 if self._features.user else 0
-        key = asked[place][1]
+        key = user_commands[place][1]
         assert isinstance(key, bytes)
         try:
             value: bytes | None = value_of(key, replies[place])

@@ -35,7 +35,7 @@ _REBIAS = 2.0**112
 
 
 class StoredState(NamedTuple):
-    """What a value holds.
+    """A stored state.
 
     Attributes:
         sums: float32, shape [R, D].

@@ -1,7 +1,7 @@
 """RedisFeatureStore: the feature store on Redis, in one round trip per call.
 
-``C`` candidates. The bytes are specified in ``docs/specs/redis_format.md``. Histories are in ``redis_histories.py``,
-entities in ``redis_entities.py``, states in ``redis_states.py``; ``rank_reader.py`` reads all three for a Rank request.
+``C`` candidates. The bytes are specified in ``docs/specs/redis_format.md``. Histories are in ``histories.py``, entities
+in ``entities.py``, states in ``states.py``; ``rank_reader.py`` reads all three for a Rank request.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from recsys.errors import StoreUnavailableError
 from recsys.feature_store.redis.link.breaker import Breaker
 from recsys.feature_store.redis.link.connect import open_link
 from recsys.feature_store.redis.link.protocol import Changed, Command, Link, Reply
-from recsys.feature_store.redis.link.server import answering
+from recsys.feature_store.redis.link.server import guarded
 from recsys.feature_store.redis.link.url import parse_redis_url, redact, server_options, tls_context
 from recsys.feature_store.redis.link.wire import CLOSED, Replies, check_login, hello, pack
 
@@ -122,7 +122,7 @@ class _Sockets:
         self._closed = False
 
     def round_trip(self, commands: Sequence[Command], *, timeout_s: float) -> list[Reply]:
-        with answering(self._name, self._breaker, timeout_s=timeout_s):
+        with guarded(self._name, self._breaker, timeout_s=timeout_s):
             return self._talk(commands, time.monotonic() + timeout_s)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Breaker: refuses calls for a while after failures."""
+"""Breaker: a circuit breaker with exponential back-off."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Breaker:
         self._reason = ""
 
     @property
-    def resting(self) -> bool:
-        """Whether :meth:`check` would raise."""
+    def is_open(self) -> bool:
+        """True while :meth:`check` would raise."""
         return self._failures > 0 and self._clock() < self._retry_at_s
 
     def check(self) -> None:
         """Raise StoreUnavailableError while open; let one caller through as a probe when the wait is over."""
-        if self.resting:
+        if self.is_open:
             raise StoreUnavailableError(f"{self._reason} (not tried again yet)")
         if self._failures:
             self._retry_at_s = self._clock() + self._wait_s()

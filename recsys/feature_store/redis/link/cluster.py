@@ -1,7 +1,7 @@
 """ClusterLink: a Redis Cluster, each command sent to the node that has its key.
 
-A RedisLink to each node gives every node its own connections, deadline and back-off, and all nodes are
-asked at once. redis-py's own cluster client gives none of these: it sleeps between retries, closes all
+A RedisLink to each node gives every node its own connections, deadline and back-off, and calls go to
+all nodes at once. redis-py's own cluster client gives none of these: it sleeps between retries, closes all
 connections after one failure, those in use included, and raises when its pool is empty.
 """
 
@@ -27,8 +27,8 @@ _SLOTS = 16_384
 _MAX_SENDS = 6
 """Of one command: slots that move at all move once or twice."""
 _TRY_AGAIN_S = 0.01
-_ASKED_AT_ONCE = 3
-"""Nodes asked for the topology, of which the first answer counts."""
+_TOPOLOGY_NODES = 3
+"""So many nodes are asked for the topology at once; the first answer counts."""
 
 
 @dataclass(slots=True, eq=False)
@@ -151,7 +151,7 @@ class ClusterLink:
             if part.asking:
                 commands.append((b"ASKING",))
             commands.append(part.command)
-        tried = not node.resting
+        tried = not node.circuit_open
         try:
             replies = iter(await node.round_trip(commands, timeout_s=deadline_s - time.monotonic()))
         except StoreUnavailableError as error:
@@ -168,13 +168,13 @@ class ClusterLink:
                 again.append(part)
         return again
 
-    async def _redirected(self, part: _Part, asked: Address, deadline_s: float) -> bool:
+    async def _redirected(self, part: _Part, node: Address, deadline_s: float) -> bool:
         """Decide on a part that got an error: True to send it again."""
         error = part.reply
         if isinstance(error, AskError):
-            part.asking = _address(error.host, error.port, asked)
+            part.asking = _address(error.host, error.port, node)
         elif isinstance(error, MovedError):
-            self._owners[part.slot] = _address(error.host, error.port, asked)
+            self._owners[part.slot] = _address(error.host, error.port, node)
             self._stale = True
         elif isinstance(error, TryAgainError) and (singles := _single_keys(part)):
             # Of the keys some have moved to the other node: each by itself is with one of the two.
@@ -196,8 +196,8 @@ class ClusterLink:
         return self._nodes[address]
 
     async def _refresh(self, deadline_s: float) -> None:
-        """Ask for the topology, if it is unknown or in doubt."""
-        if self._owners and (not self._stale or self._breaker.resting):
+        """Fetch the topology, if it is unknown or may be stale."""
+        if self._owners and (not self._stale or self._breaker.is_open):
             return
         # Half of the time is for what was to be done.
         timeout_s = max(deadline_s - time.monotonic(), 0.0) / 2
@@ -217,8 +217,8 @@ class ClusterLink:
     async def _fetch_topology(self, timeout_s: float) -> None:
         self._breaker.check()
         addresses = list({*self._url.hosts, *self._nodes})
-        awake = [address for address in addresses if not self._node(address).resting] or addresses
-        some = random.sample(awake, min(_ASKED_AT_ONCE, len(awake)))
+        awake = [address for address in addresses if not self._node(address).circuit_open] or addresses
+        some = random.sample(awake, min(_TOPOLOGY_NODES, len(awake)))
         try:
             owners = await first_answer([self._topology_by(a, timeout_s) for a in some], timeout_s=timeout_s)
         except StoreUnavailableError as error:
@@ -249,9 +249,9 @@ class ClusterLink:
         return owners
 
 
-def _address(host: str, port: int, asked: Address) -> Address:
+def _address(host: str, port: int, node: Address) -> Address:
     """The address in a node's answer; without a host, that of the node."""
-    return host or asked[0], port
+    return host or node[0], port
 
 
 def _slot(key: bytes | str | int) -> int:

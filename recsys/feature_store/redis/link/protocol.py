@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 Command = tuple[bytes | str | int, ...]
 Reply = Any
-"""What redis-py makes of a reply; an error reply is a ResponseError, not raised."""
+"""A reply as redis-py converts it; an error reply is a ResponseError, not raised."""
 
 Changed = Callable[[Sequence[bytes] | None], None]
 """Called with keys that were written; with None when any may have been."""

@@ -51,7 +51,7 @@ class SentinelLink:
         deadline_s = time.monotonic() + timeout_s
         primary = await self._find(deadline_s)
         while True:
-            tried, replies = not primary.resting, []
+            tried, replies = not primary.circuit_open, []
             problem: StoreUnavailableError | None = None
             try:
                 replies = await primary.round_trip(commands, timeout_s=deadline_s - time.monotonic())
@@ -91,7 +91,7 @@ class SentinelLink:
     async def _find(self, deadline_s: float) -> RedisLink:
         """The primary: the one known, unless it is in doubt and the sentinels name another."""
         known = self._primary
-        if known is not None and (not self._stale or known.resting or self._breaker.resting):
+        if known is not None and (not self._stale or known.circuit_open or self._breaker.is_open):
             return known
         # Half of the time is for what was to be done at the primary.
         timeout_s = max(deadline_s - time.monotonic(), 0.0) / 2

@@ -47,9 +47,9 @@ class RedisLink:
         self._closed = False
 
     @property
-    def resting(self) -> bool:
-        """Whether calls are refused without a try, because others failed a moment ago."""
-        return self._breaker.resting
+    def circuit_open(self) -> bool:
+        """True while calls are refused without a try, because others failed a moment ago."""
+        return self._breaker.is_open
 
     async def round_trip(self, commands: Sequence[Command], *, timeout_s: float) -> list[Reply]:
         """Send commands together and return their replies in order.
@@ -58,7 +58,7 @@ class RedisLink:
             StoreUnavailableError: Redis is unreachable, did not answer in ``timeout_s``, or is no Redis.
         """
         timeout_s = max(timeout_s, 0.0)
-        with answering(self.name, self._breaker, timeout_s=timeout_s):
+        with guarded(self.name, self._breaker, timeout_s=timeout_s):
             async with asyncio.timeout(timeout_s):
                 async with self._room:
                     return await self._talk(commands)
@@ -131,8 +131,8 @@ class RedisLink:
 
 
 @contextmanager
-def answering(name: str, breaker: Breaker, *, timeout_s: float) -> Iterator[None]:
-    """Whatever goes wrong in the block, in our terms, and known to the breaker, which may refuse it.
+def guarded(name: str, breaker: Breaker, *, timeout_s: float) -> Iterator[None]:
+    """Run the block under the circuit breaker, with its errors in our terms.
 
     Raises:
         StoreUnavailableError: Redis is unreachable, did not answer in ``timeout_s``, or is no Redis.
@@ -152,13 +152,13 @@ def answering(name: str, breaker: Breaker, *, timeout_s: float) -> Iterator[None
     breaker.succeeded()
 
 
-async def first_answer(asked: Sequence[Coroutine[Any, Any, T]], *, timeout_s: float) -> T:
-    """The first answer of those asked at once, so that a dead one delays nobody; the others are cancelled.
+async def first_answer(questions: Sequence[Coroutine[Any, Any, T]], *, timeout_s: float) -> T:
+    """Return the first answer to questions put at once, so that a dead one delays nobody; the others are cancelled.
 
     Raises:
         StoreUnavailableError: nobody answered in time; the message is of one of them.
     """
-    tasks = [asyncio.ensure_future(question) for question in asked]
+    tasks = [asyncio.ensure_future(question) for question in questions]
     problem = StoreUnavailableError(f"none of {len(tasks)} answered within {timeout_s * 1000:.0f} ms")
     try:
         async with asyncio.timeout(max(timeout_s, 0.0)):

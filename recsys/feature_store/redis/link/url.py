@@ -37,7 +37,7 @@ _SENTINEL_OPTIONS = ("sentinel_username", "sentinel_password")
 
 @dataclass(frozen=True, kw_only=True)
 class RedisUrl:
-    """What a URL says; :meth:`server` and :meth:`sentinel` make the URLs of single servers from it."""
+    """The parts of a URL; :meth:`server` and :meth:`sentinel` make the URLs of single servers from it."""
 
     kind: Literal["server", "sentinel", "cluster"]
     scheme: str
@@ -45,9 +45,9 @@ class RedisUrl:
     login: str
     """``user:password@`` as in the URL, or empty."""
     hosts: tuple[Address, ...]
-    """Where to begin: the sentinels, or nodes of the cluster."""
+    """Addresses to begin with: the sentinels, or nodes of the cluster."""
     service: str
-    """What Sentinel calls the primary."""
+    """Sentinel's name of the primary."""
     query: tuple[tuple[str, str], ...]
 
     def server(self, address: Address) -> str:
@@ -97,7 +97,7 @@ def parse_redis_url(url: str) -> RedisUrl:
 
 
 def server_options(url: str) -> dict[str, Any]:
-    """What redis-py's connection to one server is made with: its class as ``connection_class``, and its arguments.
+    """Arguments of redis-py's connection to one server, with its class as ``connection_class``.
 
     Raises:
         ConfigError: the URL is malformed; the message shows no secrets.

@@ -45,21 +45,21 @@ _ERRORS: dict[str, type[Exception]] = {
     "WRONGPASS": AuthenticationError,
 }
 CLOSED = "Connection closed by server."
-"""What the error of a lost connection says."""
+"""Message of the error for a lost connection."""
 
 _MORE = object()
 _SLICE = 128
 """Commands packed and sent at a time."""
 
 Push = Callable[[list[Any]], None]
-"""Called with what Redis sends unasked (RESP3)."""
+"""Called with Redis's push messages (RESP3)."""
 
 
 class Replies:
     """The replies to one exchange at a time, from the bytes that come.
 
     Args:
-        on_push: gets what Redis sends unasked.
+        on_push: gets Redis's push messages.
     """
 
     def __init__(self, on_push: Push | None = None) -> None:
@@ -76,7 +76,7 @@ class Replies:
         self._came, self._wanted = [], count
 
     def feed(self, data: bytes) -> bool:
-        """Take bytes; whether all replies are there.
+        """Take bytes; True when all replies are there.
 
         Raises:
             redis.exceptions.InvalidResponse: this is not Redis's protocol.
@@ -97,7 +97,7 @@ class Replies:
         """The replies, when all are there; error replies are exceptions in the list.
 
         Raises:
-            redis.exceptions.ConnectionError: Redis said that it will not serve this connection.
+            redis.exceptions.ConnectionError: Redis refused to serve this connection.
             redis.exceptions.InvalidResponse: there are more replies than commands.
         """
         if self._refusal is not None:
@@ -213,7 +213,7 @@ async def open_wire(
     Args:
         options: as ``url.server_options`` gives them.
         tls: for an encrypted connection.
-        on_push: use RESP3 and get what Redis sends unasked.
+        on_push: use RESP3, and pass on its push messages.
 
     Raises:
         OSError: nobody is there.
