@@ -15,15 +15,15 @@ from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.handlers.ranker import Ranker, RankRequest
+from recsys.serving.inference.candidate_index import CandidateIndex
 from recsys.serving.inference.fair_lock import FairLock
-from recsys.serving.inference.retrieval_session import RetrievalSession, Retrieved
 
 
 class Recommender:
     """Retrieves with one model, ranks with another, on one feature store. Safe to use from several threads.
 
     Args:
-        retrieval: finds candidates.
+        index: finds candidates.
         ranker: orders them; None: :meth:`retrieve` is all there is.
         store: read for each request; not closed here.
         admission: the places of requests; those of the ranker, if there is one.
@@ -35,7 +35,7 @@ class Recommender:
 
     def __init__(
         self,
-        retrieval: RetrievalSession,
+        index: CandidateIndex,
         *,
         ranker: Ranker | None,
         store: BlockingFeatureStore,
@@ -44,9 +44,9 @@ class Recommender:
         store_timeout_s: float,
     ) -> None:
         if ranker is not None:
-            check_same_ids(retrieval, ranker.features, ranker.session.model)
-        self.features = retrieval.features if ranker is None else ranker.features
-        self.retrieval = retrieval
+            check_same_ids(index, ranker.features, ranker.session.model)
+        self.features = index.features if ranker is None else ranker.features
+        self.index = index
         self._ranker = ranker
         self._store = store
         self._admission = admission
@@ -129,8 +129,8 @@ class Recommender:
         )
 
     def _check_model(self, asked: str) -> None:
-        if asked not in ("", self.retrieval.model):
-            hint = nearest(asked, [self.retrieval.model])
+        if asked not in ("", self.index.model):
+            hint = nearest(asked, [self.index.model])
             raise NotFoundError(f"retrieval model {asked!r} is not served here: {hint}")
 
     def _leaves_out_seen(self, query: RetrieveQuery) -> bool:
@@ -147,33 +147,33 @@ class Recommender:
         with self.model_lock.acquire(deadline):
             query.timer.lap("wait")
             deadline.remaining_s()
-            found: Retrieved = self.retrieval.retrieve(query.user_key, taken, query.top_k)
+            found = self.index.retrieve(query.user_key, taken, query.top_k)
             query.timer.lap("retrieve")
         return RetrieveResult(
             items=found.items,
             scores=found.scores,
-            model=self.retrieval.model,
-            model_version=self.retrieval.version,
+            model=self.index.model,
+            model_version=self.index.version,
             user_known=found.known,
             history_events=0 if events is None else len(events),
             user_degraded=degraded,
         )
 
 
-def check_same_ids(retrieval: RetrievalSession, features: FeatureSet, ranking_model: str) -> None:
+def check_same_ids(index: CandidateIndex, features: FeatureSet, ranking_model: str) -> None:
     """Refuse two models whose ids cannot be the same.
 
     Raises:
         BundleError: one takes integers where the other takes strings.
     """
-    own = retrieval.features
+    own = index.features
     for side, ours, theirs in (
         ("users", own.user_id, features.user_id),
         ("items", own.item_id, features.item_id),
     ):
         if ours.id_type != theirs.id_type:
             raise BundleError(
-                f"retrieval model {retrieval.model!r} names {side} by {ours.id_type} ids ({ours.name!r}), ranking "
+                f"retrieval model {index.model!r} names {side} by {ours.id_type} ids ({ours.name!r}), ranking "
                 f"model {ranking_model!r} by {theirs.id_type} ids ({theirs.name!r}); serve two models of the same ids"
             )
 

@@ -5,16 +5,15 @@ Shapes use ``K`` items found, ``N`` items to leave out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnxruntime as ort
 
-from recsys.arrays import Float32Array, Int64Array
+from recsys.arrays import Int64Array
 from recsys.bundle import RETRIEVE_INPUTS, RETRIEVE_OUTPUTS, Bundle
 from recsys.errors import BundleError, InvalidInputError
 from recsys.features.hashing import MISSING, string_keys
 from recsys.features.names import ITEM_NAMES, Names, open_names
+from recsys.serving.inference.candidate_index import Retrieved
 from recsys.serving.inference.graphs import check_manifest, check_same, inputs_of, load_graph, outputs_of
 
 MAX_ITEMS = 10_000
@@ -24,23 +23,10 @@ _NOTHING = np.array([MISSING], dtype=np.int64)
 _SAMPLE_ITEMS = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Retrieved:
-    """The best items of a user.
-
-    Attributes:
-        items: their keys, best first, distinct; int64, shape [K].
-        scores: of any size, higher is better; float32, shape [K].
-        known: whether the model knows the user; if not, these are the most popular items.
-    """
-
-    items: Int64Array
-    scores: Float32Array
-    known: bool
-
-
 class RetrievalSession:
-    """A bundle that can retrieve; made by :func:`open_retrieval`. Safe to use from several threads.
+    """The :class:`~recsys.serving.inference.candidate_index.CandidateIndex` of a bundle: exact search in one graph.
+
+    Made by :func:`open_retrieval`. Safe to use from several threads.
 
     Attributes:
         names: of the items, where they are named by strings; else None, and a key is the item's id.
@@ -54,16 +40,7 @@ class RetrievalSession:
         self._graph = graph
 
     def retrieve(self, user_key: int, seen: Int64Array, k: int) -> Retrieved:
-        """The k items with the highest scores; fewer where fewer are left.
-
-        Args:
-            user_key: key of the user's id; of any user.
-            seen: keys of items to leave out, shape [N], N >= 0; unknown ones and repetitions do no harm.
-            k: 1 to ``MAX_ITEMS``.
-
-        Raises:
-            InvalidInputError: k is out of range.
-        """
+        """As ``CandidateIndex.retrieve``; k is 1 to ``MAX_ITEMS``."""
         if not 1 <= k <= MAX_ITEMS:
             raise InvalidInputError(f"{k:,} items were asked for; allowed: 1 to {MAX_ITEMS:,}")
         given = {

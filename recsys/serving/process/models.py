@@ -8,8 +8,9 @@ from recsys.bundle import open_bundle
 from recsys.errors import BundleError
 from recsys.features.feature_set import FeatureSet
 from recsys.serving.handlers.recommender import check_same_ids
+from recsys.serving.inference.candidate_index import CandidateIndex
 from recsys.serving.inference.ranking_session import RankingSession, open_ranking_session
-from recsys.serving.inference.retrieval_session import RetrievalSession, open_retrieval
+from recsys.serving.inference.retrieval_session import open_retrieval
 from recsys.serving.settings import Settings, bundle_folder
 
 
@@ -18,10 +19,10 @@ class Models:
     """The models of a server, at least one."""
 
     ranking: RankingSession | None
-    retrieval: RetrievalSession | None
+    retrieval: CandidateIndex | None
 
     @property
-    def first(self) -> RankingSession | RetrievalSession:
+    def first(self) -> RankingSession | CandidateIndex:
         """The model that the server is published under."""
         found = self.ranking or self.retrieval
         assert found is not None

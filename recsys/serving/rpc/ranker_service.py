@@ -79,7 +79,7 @@ class RankerService:
         query = convert_retrieval.retrieve_query(message, recommender.features)
         result = recommender.retrieve(query, deadline=deadline)
         response = convert_retrieval.retrieve_response(
-            result, query, names=recommender.retrieval.names, include_timings=message.timings
+            result, query, names=recommender.index.names, include_timings=message.timings
         )
         self._count(query.timer, 0, result)
         return response
@@ -94,7 +94,7 @@ class RankerService:
         query = convert_retrieval.recommend_query(message, recommender.features, max_candidates=limit)
         result = recommender.recommend(query, deadline=deadline)
         response = convert_retrieval.recommend_response(
-            result, query, names=recommender.retrieval.names, include_timings=message.timings
+            result, query, names=recommender.index.names, include_timings=message.timings
         )
         self._count(query.timer, result.candidates, result)
         return response

@@ -14,6 +14,7 @@ from support.tiny_retrieval import FEATURES as RETRIEVAL_FEATURES
 from support.tiny_retrieval import best_items, tiny_tables, write_tiny_retrieval
 from support.tiny_server import stalled
 
+from recsys.arrays import Int64Array
 from recsys.bundle import open_bundle
 from recsys.errors import BundleError, InvalidInputError, NotFoundError, OverloadedError
 from recsys.feature_store.blocking import BlockingFeatureStore
@@ -27,6 +28,7 @@ from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
+from recsys.serving.inference.candidate_index import Retrieved
 from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.inference.ranking_session import open_ranking_session
 from recsys.serving.inference.retrieval_session import open_retrieval
@@ -89,7 +91,7 @@ async def test_items_of_the_whole_history_are_left_out_also_those_the_ranker_no_
     expected, scores = best_items(TABLES, 2, seen, 10)
     assert got.items.tolist() == expected.tolist() and got.scores.tolist() == scores.tolist()
     assert (got.history_events, got.user_known, got.user_degraded) == (13, True, False)
-    assert (got.model, got.model_version) == ("finder", recommender.retrieval.version)
+    assert (got.model, got.model_version) == ("finder", recommender.index.version)
 
 
 async def test_seen_items_stay_in_if_asked_and_excluded_ones_never(
@@ -256,3 +258,29 @@ async def test_the_user_is_read_in_one_round_trip_and_items_in_another_unless_th
     assert trips() == 1
     assert trips(time_ms=NOW_MS + 1) == 1
     assert trips(include_seen=True, candidates=30) == 1, "rank's own read, of new candidates too"
+
+
+class BruteForce:
+    """A CandidateIndex without a bundle: the definition itself."""
+
+    model, version, features, names = "brute", "0", RETRIEVAL_FEATURES, None
+
+    def retrieve(self, user_key: int, seen: Int64Array, k: int) -> Retrieved:
+        return Retrieved(*best_items(TABLES, user_key, seen.tolist(), k), known=user_key in TABLES.user_keys)
+
+
+async def test_any_index_may_find_the_candidates(recommender: Recommender, store: RedisFeatureStore) -> None:
+    await saw(store, 2, [7, 14, 21])
+    other = Recommender(
+        BruteForce(),
+        ranker=recommender._ranker,
+        store=recommender._store,
+        admission=recommender._admission,
+        model_lock=recommender.model_lock,
+        store_timeout_s=5.0,
+    )
+    found, expected = retrieve(other, 2), retrieve(recommender, 2)
+    assert found.items.tolist() == expected.items.tolist() and found.scores.tolist() == expected.scores.tolist()
+    assert (found.model, found.model_version) == ("brute", "0")
+    ranked, expected_ranked = recommend(other, 2), recommend(recommender, 2)
+    assert ranked.items.tolist() == expected_ranked.items.tolist() and ranked.retrieval_model == "brute"
