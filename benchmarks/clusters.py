@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import common
 import numpy as np
+from harness import common
 from sort_log import child
 
 from recsys.arrays import Int64Array

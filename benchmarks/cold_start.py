@@ -20,10 +20,10 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from common import Line, line, machine, main, parser, say, spread
+from harness.common import Line, line, machine, main, parser, say, spread
 
 if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
-    from serving_parts import Request
+    from harness.serving_parts import Request
 
 LIBRARIES = ("onnxruntime", "grpcio", "numpy", "redis", "uvloop")
 TARGET_S = 1.5
@@ -59,7 +59,7 @@ SIZES = {
 def run(options: argparse.Namespace) -> Iterator[Line]:
     """All lines."""
     import serving_parts as parts
-    from log_data import load
+    from harness.log_data import load
 
     from recsys.bundle import open_bundle
     from recsys.feature_store.embedded.server import EmbeddedRedis

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from common import Line, line, machine, main, parser, say, spread
+from harness.common import Line, line, machine, main, parser, say, spread
 
 if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
     from torch import Tensor

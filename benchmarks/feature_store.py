@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import redis
 import redis.asyncio
-from common import Line, cores, line, machine, main, parser, pinned, rounded, say, spread
+from harness.common import Line, cores, line, machine, main, parser, pinned, rounded, say, spread
 
 from recsys.feature_store.embedded.server import redis_binary
 from recsys.feature_store.redis.keys import entity_key, history_keys
@@ -193,7 +193,7 @@ async def items(
         say("store.items_vs_feast is skipped: give --feast-python, a Python with feast[redis]")
         return
     say("the same through Feast")
-    peer = Path(__file__).with_name("feast_items.py")
+    peer = Path(__file__).parent / "peers" / "feast_items.py"
     address = url.removeprefix("redis://")
     done = subprocess.run([feast, peer, address, str(ITEMS)], capture_output=True, text=True, check=False)
     if done.returncode:

@@ -15,7 +15,7 @@ from statistics import median
 
 import numpy as np
 import torch
-from common import Line, line, machine, main, parser, say, spread
+from harness.common import Line, line, machine, main, parser, say, spread
 
 from recsys.data.interactions.pairs import Interactions, hold_out, load_interactions, make_pairs
 from recsys.training.retrieval.ranking import rank_all

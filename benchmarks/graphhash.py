@@ -20,7 +20,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
-from common import Line, line, machine, main, parser, say
+from harness.common import Line, line, machine, main, parser, say
 
 from recsys.data.interactions.pairs import Interactions, hold_out, load_interactions, make_pairs
 from recsys.embeddings.row_maps.clusters import Clusters, cluster

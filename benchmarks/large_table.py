@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import Line, line, machine, main, parser, rounded, say
+from harness.common import Line, line, machine, main, parser, rounded, say
 
 from recsys.arrays import Float32Array, Int64Array
 

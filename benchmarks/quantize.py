@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from common import Line, line, machine, main, parser, say, spread
+from harness.common import Line, line, machine, main, parser, say, spread
 
 if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
     import onnxruntime
@@ -148,7 +148,7 @@ def _lookups(
 def _losses(options: argparse.Namespace, size: Size, folder: Path) -> Iterator[Line]:
     """Test AUC and log loss of a trained model, minus those with quantised rows."""
     import numpy as np
-    from log_data import load
+    from harness.log_data import load
 
     from recsys.data.datasets import load_dataset
     from recsys.export.certificate import certificate_logits

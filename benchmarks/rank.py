@@ -1,12 +1,13 @@
-"""The ranker from end to end, through gRPC and Redis, on one server core: the reference model (``reference.py``).
+"""The ranker from end to end, through gRPC and Redis, on one server core.
 
-A real server process is pinned to the first core; its Redis, with real histories, and the callers are on the last. A
-process on the server's core runs the same graphs on the same inputs in ONNX Runtime and nothing else; the two take
-turns, and ratios are medians of the turns'. How busy both cores were is in each line. Users have ``events`` events and
-an up-to-date state; candidates' features are in the server's cache. ``rank.arithmetic_bound`` is what the model's
-matrix products allow at the speed of a large product on the same core in the same turns.
+The model is the reference model of ``harness/reference.py``. A real server process is pinned to the first core; its
+Redis, with real histories, and the callers are on the last. A process on the server's core runs the same graphs on the
+same inputs in ONNX Runtime and nothing else; the two take turns, and ratios are medians of the turns'. How busy both
+cores were is in each line. Users have ``events`` events and an up-to-date state; candidates' features are in the
+server's cache. ``rank.arithmetic_bound`` is what the model's matrix products allow at the speed of a large product on
+the same core in the same turns.
 
-Further parts: ``rank_history.py`` (growth with the history), ``rank_workers.py`` (memory and speed of several
+Further parts: ``ranking/history.py`` (growth with the history), ``ranking/workers.py`` (memory and speed of several
 workers), ``serving_peers.py`` (other servers, with ``--NAME-python``).
 """
 
@@ -16,16 +17,17 @@ import argparse
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import serving_peers
-from common import Line, cores, line, machine, main, parser, pinned, rounded, say, spread
+from harness.common import Line, cores, line, machine, main, parser, pinned, rounded, say, spread
+from ranking.size import SIZES, Size
 
 if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
-    from rank_setting import Histories, Setting
+    from ranking.setting import Histories, Setting
 
 LIBRARIES = ("onnxruntime", "grpcio", "numpy", "redis", "hiredis", "uvloop", "protobuf")
 COMPUTES = {"float32": "", "int8": ".int8"}
@@ -35,37 +37,11 @@ CANDIDATES_TARGET, ORT_TARGET, FLAT_TARGET, P99_TARGET, PEER_TARGET = 120_000, 0
 LOAD = 0.7
 
 
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """How much to measure, and how long."""
-
-    rounds: int
-    round_s: float
-    paced_s: float
-    items: int = 1_000_000
-    users: int = 256
-    events: int = 1_000
-    requests: int = 512
-    candidates: int = 200
-    callers: int = 8
-    lengths: tuple[int, ...] = (100, 1_000, 10_000, 100_000)
-    table_rows: int = 7_812_500
-
-
-SIZES = {
-    "full": Size(rounds=9, round_s=2.0, paced_s=30.0),
-    "quick": Size(rounds=2, round_s=0.5, paced_s=1.0, items=50_000, users=32, requests=64, lengths=(100, 5_000),
-                  table_rows=100_000),
-    "tiny": Size(rounds=1, round_s=0.1, paced_s=0.2, items=1_000, users=8, events=120, requests=8, candidates=20,
-                 lengths=(100, 300), table_rows=1_000),
-}  # fmt: skip
-
-
 def run(options: argparse.Namespace) -> Iterator[Line]:
     """All lines."""
-    import rank_history
-    import rank_setting
-    import rank_workers
+    from ranking import history as rank_history
+    from ranking import setting as rank_setting
+    from ranking import workers as rank_workers
 
     size = SIZES[options.size]
     on = machine(LIBRARIES, **asdict(size))
@@ -97,9 +73,9 @@ def _of_compute(
     compute: str,
     on: dict[str, Any],
 ) -> Iterator[Line]:
-    import rank_load
-    import rank_setting
-    from workers import worker
+    from harness.workers import worker
+    from ranking import load as rank_load
+    from ranking import setting as rank_setting
 
     say(f"{compute}: {size.rounds} rounds of {size.round_s} s")
     suffix = COMPUTES[compute]
@@ -161,7 +137,7 @@ class Turns:
 
 
 def _throughput(found: Turns, size: Size, suffix: str, on: dict[str, Any]) -> Iterator[Line]:
-    from rank_load import flops
+    from ranking.load import flops
 
     per_s = [size.candidates * calls for calls in found.calls_per_s]
     bound = [size.candidates / (flops(size.candidates) / (g * 1e9)) for g in found.gflops]
@@ -210,8 +186,8 @@ def _p99(name: str, taken_s: list[float], found: Turns, rate: float, poisson: bo
 
 def _flat(folder: Path, size: Size) -> tuple[Path, list[dict[str, Any]]]:
     """The same model as PyTorch exports it, and requests for it."""
-    from flat_graph import export_flat
-    from reference import SHORT, reference_model
+    from harness.flat_graph import export_flat
+    from harness.reference import SHORT, reference_model
 
     trained = reference_model(items=size.items)
     graph = export_flat(trained, folder / "flat.onnx", repeated=True)

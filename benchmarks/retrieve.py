@@ -5,7 +5,8 @@ Retrieval: the best 500 items but 200 seen ones, for a table of Gowalla's size (
 process on one core and take turns. Vectors are random: times do not depend on them.
 
 Recommendations: through gRPC, Redis, that retrieval over the large table and the ranking of 500 candidates by the
-reference model (``reference.py``), one call at a time; the server on the first core, Redis and the caller on the last.
+reference model (``harness/reference.py``), one call at a time; the server on the first core, Redis and the caller on
+the last.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from common import Line, cores, line, machine, main, parser, pinned, say, spread
-from workers import worker
+from harness.common import Line, cores, line, machine, main, parser, pinned, say, spread
+from harness.workers import worker
 
 LIBRARIES = ("onnxruntime", "grpcio", "numpy", "redis")
 DIM, SEEN, K = 64, 200, 500
@@ -50,7 +51,7 @@ SIZES = {
 
 def retrieval_bundle(path: Path, *, items: int, users: int) -> Path:
     """A bundle of random vectors; ids are 0, 1, 2 and so on."""
-    from reference import FEATURES
+    from harness.reference import FEATURES
 
     from recsys.bundle import Certificate, Manifest, bundle_writer
     from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
@@ -172,8 +173,8 @@ def _search_lines(bundle: Path, suffix: str, items: int, size: Size, on: dict[st
 
 
 def _recommend_lines(folder: Path, retrieval: Path, size: Size, on: dict[str, Any]) -> Iterator[Line]:
-    import rank_setting
-    from reference import category_of
+    from harness.reference import category_of
+    from ranking import setting as rank_setting
 
     from recsys.client import Client
 

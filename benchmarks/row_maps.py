@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from common import Line, cores, line, machine, main, parser, pinned, say, spread
+from harness.common import Line, cores, line, machine, main, parser, pinned, say, spread
 
 if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
     import onnxruntime

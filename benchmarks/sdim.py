@@ -18,8 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from common import Line, line, machine, main, parser, rounded, say, spread
-from turns import peak_mib, reset_peak_mib
+from harness.common import Line, line, machine, main, parser, rounded, say, spread
+from harness.turns import peak_mib, reset_peak_mib
 
 if TYPE_CHECKING:
     from recsys.data.samples.dataset import Dataset
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
 
 
 def _of_length(options: argparse.Namespace, folder: Path, length: int, *, on: dict[str, Any]) -> Iterator[Line]:
-    from workers import worker
+    from harness.workers import worker
 
     size = SIZES[options.size]
     steps = {name: step_of(name, options.size, options.data, folder, length) for name in BLOCKS}

@@ -1,8 +1,9 @@
 """Candidates per second of other model servers: the reference model as PyTorch exports it, on one core.
 
 Each server of ``peers/serving_*.py`` answers eight callers with the model's DIN and the history's mean in place of SDIM
-(``flat_graph.py``): none of them keeps a state. The graph takes the user's inputs once, or repeated per candidate. They
-have no feature store, so the request carries the history, as rows of tables: Redis and the id maps are spared them.
+(``harness/flat_graph.py``): none of them keeps a state. The graph takes the user's inputs once, or repeated per
+candidate. They have no feature store, so the request carries the history, as rows of tables: Redis and the id maps
+are spared them.
 The server is pinned to one core, the callers to another.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from common import Line, cores, line, machine, main, parser, pinned, say, spread
+from harness.common import Line, cores, line, machine, main, parser, pinned, say, spread
 from peers.process import missing, peer
 
 if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
@@ -113,10 +114,10 @@ def peer_candidates_per_s(pythons: Mapping[str, Path], folder: Path, *, size: Si
     """
     import numpy as np
     import onnxruntime as ort
-    from flat_graph import export_flat
-    from rank_load import bare_flat
-    from reference import reference_model
-    from workers import grpc_load, http_load, worker
+    from harness.flat_graph import export_flat
+    from harness.reference import reference_model
+    from harness.workers import grpc_load, http_load, worker
+    from ranking.load import bare_flat
 
     trained = reference_model(long="mean", items=size.items)
     rates = {}
@@ -151,8 +152,8 @@ def peer_candidates_per_s(pythons: Mapping[str, Path], folder: Path, *, size: Si
 def flat_requests(trained: TrainedModel, size: Size, *, repeated: bool) -> dict[str, np.ndarray]:
     """Random requests as inputs of the flat graph, along a new first axis."""
     import numpy as np
-    from flat_graph import flat_inputs, rows_of
-    from reference import USERS, category_of
+    from harness.flat_graph import flat_inputs, rows_of
+    from harness.reference import USERS, category_of
 
     random = np.random.Generator(np.random.PCG64(0))
     users = random.integers(0, USERS, size=(size.requests, 1))

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from common import Line, cores, line, machine, main, parser, pinned, rounded, say
+from harness.common import Line, cores, line, machine, main, parser, pinned, rounded, say
 
 LIBRARIES = ("onnxruntime", "grpcio", "numpy", "redis", "hiredis", "protobuf")
 LOAD = 0.7
@@ -46,9 +46,9 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
     """All lines."""
     import numpy as np
     import psutil
-    import rank_load
-    import rank_setting
-    from workers import worker
+    from harness.workers import worker
+    from ranking import load as rank_load
+    from ranking import setting as rank_setting
 
     size = SIZES[options.size]
     on = machine(LIBRARIES, **asdict(size))

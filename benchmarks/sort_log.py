@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import common
 import numpy as np
+from harness import common
 
 from recsys.data.log.engines import engine_bytes
 

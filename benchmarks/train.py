@@ -1,8 +1,8 @@
 """How fast DIN trains beside the same model in plain PyTorch.
 
 Ours is ``recsys.training.loop.train`` itself: loader, converter, TorchRec tables with the fused
-optimiser, AdamW. The other is ``plain_din.py``: dense tables, padded histories, batches padded ahead of time. After
-every few steps of the loop the other one trains as many in the same process; the figure is the median of the
+optimiser, AdamW. The other is ``harness/plain_din.py``: dense tables, padded histories, batches padded ahead of time.
+After every few steps of the loop the other one trains as many in the same process; the figure is the median of the
 rounds' ratios. That both compute the same function is checked by copying the weights of one into the other.
 
 FuxiCTR and RecBole are compared with where their Pythons are given (``peers/``).
@@ -20,14 +20,14 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from common import Line, line, machine, main, parser, say, spread
+from harness.common import Line, line, machine, main, parser, say, spread
+from harness.turns import endless, peak_mib, reset_peak_mib, take_turns, training_peak_mib
 from peers.beside_fuxictr import beside_fuxictr
 from peers.beside_recbole import beside_recbole
-from step_profile import step_profiles
-from turns import endless, peak_mib, reset_peak_mib, take_turns, training_peak_mib
+from peers.step_profile import step_profiles
 
 if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
-    from plain_din import PlainDin
+    from harness.plain_din import PlainDin
 
     from recsys.data.datasets import LoadedData
     from recsys.data.samples.dataset import Dataset
@@ -97,7 +97,7 @@ class Work:
     def load(cls, size_name: str, data: Path | None, folder: Path) -> Work:
         """The recipe without regularisation, which plain PyTorch code does in too many ways to pick one."""
         import numpy as np
-        from log_data import load
+        from harness.log_data import load
 
         from recsys.data.samples.dataset import map_ids
         from recsys.recipes import recipe
@@ -117,7 +117,7 @@ class Work:
 
     def plain(self) -> PlainDin:
         """The model in plain PyTorch, with initial weights."""
-        from plain_din import PlainDin
+        from harness.plain_din import PlainDin
 
         from recsys.models.ranking.model import widths
 
@@ -134,7 +134,7 @@ class Work:
     def plain_steps(self) -> Callable[[int], None]:
         """A function that trains it so many steps."""
         import numpy as np
-        from plain_din import PlainPool, plain_steps
+        from harness.plain_din import PlainPool, plain_steps
 
         random = np.random.Generator(np.random.PCG64(0))
         chosen = random.choice(self.mapped.split("train"), size=self.size.pool)
@@ -143,7 +143,7 @@ class Work:
 
 def _same_function(work: Work, *, on: dict[str, Any]) -> Iterator[Line]:
     import torch
-    from plain_din import PlainPool
+    from harness.plain_din import PlainPool
 
     from recsys.data.samples.dataset import make_batch, rows_of_codes
     from recsys.training.trained import build
@@ -251,7 +251,7 @@ def _speed(work: Work, folder: Path, *, on: dict[str, Any]) -> Iterator[Line]:
 
 def _memory(options: argparse.Namespace, folder: Path, *, on: dict[str, Any]) -> Iterator[Line]:
     """What each needs beyond the interpreter, the libraries and the data, in a process of its own."""
-    from workers import worker
+    from harness.workers import worker
 
     names = {"din": "plain_torch", "plain_torch": "din"}
     for name, other in names.items():

@@ -15,9 +15,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from common import Line, line, machine, rounded, say, spread
+from harness.common import Line, line, machine, rounded, say, spread
+from harness.turns import endless, take_turns, training_peak_mib
 from peers.process import missing, peer
-from turns import endless, take_turns, training_peak_mib
 
 if TYPE_CHECKING:
     from recsys.data.samples.dataset import Dataset
@@ -72,7 +72,7 @@ SIZES = {
 def beside_fuxictr(options: argparse.Namespace, folder: Path) -> Iterator[Line]:
     """All lines; none without FuxiCTR's Python."""
     import torch
-    from log_data import load
+    from harness.log_data import load
 
     python = options.fuxictr_python
     if (reason := missing(python, "fuxictr")) is not None:
@@ -132,8 +132,8 @@ def spec_of(contest: Contest, *, batch_size: int) -> dict[str, Any]:
 def _contest(
     contest: Contest, size: Size, whole: Dataset, python: Path, folder: Path, on: dict[str, Any]
 ) -> Iterator[Line]:
+    from harness.workers import worker
     from peers.fuxictr_data import same_for_both, write_for_fuxictr
-    from workers import worker
 
     from recsys.training.config import MODELS
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import Line, line, machine, rounded, say
+from harness.common import Line, line, machine, rounded, say
 from peers.process import missing, peer
 
 if TYPE_CHECKING:

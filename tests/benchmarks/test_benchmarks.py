@@ -172,8 +172,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def common() -> ModuleType:
-    """``benchmarks/common.py``."""
-    spec = importlib.util.spec_from_file_location("benchmarks_common", FOLDER / "common.py")
+    """``benchmarks/harness/common.py``."""
+    spec = importlib.util.spec_from_file_location("benchmarks_common", FOLDER / "harness" / "common.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -139,4 +139,4 @@ def test_a_peer_leaves_nothing_where_the_benchmark_was_started(
     ],
 )
 def test_a_profile_tells_operators_apart(module: ModuleType, operator: str, kind: str) -> None:
-    assert importlib.import_module("step_profile").kind_of(operator) == kind
+    assert importlib.import_module("peers.step_profile").kind_of(operator) == kind

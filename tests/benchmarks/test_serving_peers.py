@@ -52,7 +52,7 @@ def split_scores(trained: Any, rows: dict[str, np.ndarray]) -> np.ndarray:
 
 @pytest.mark.parametrize("long", ["sdim", "mean"])
 def test_the_flat_graph_is_the_same_function_as_the_split_ones(module: ModuleType, long: str, tmp_path: Path) -> None:
-    reference, flat = importlib.import_module("reference"), importlib.import_module("flat_graph")
+    reference, flat = importlib.import_module("harness.reference"), importlib.import_module("harness.flat_graph")
     trained = reference.reference_model(long=long, items=ITEMS)
     expected = split_scores(trained, requests(module, trained, repeated=False))
     assert np.ptp(expected) > 1e-4, "candidates do not differ: nothing would be compared"
@@ -66,7 +66,7 @@ def test_the_flat_graph_is_the_same_function_as_the_split_ones(module: ModuleTyp
 
 
 def test_a_missing_event_changes_nothing_in_the_flat_graph(module: ModuleType) -> None:
-    reference, flat = importlib.import_module("reference"), importlib.import_module("flat_graph")
+    reference, flat = importlib.import_module("harness.reference"), importlib.import_module("harness.flat_graph")
     trained = reference.reference_model(long="sdim", items=ITEMS)
     model = flat.FlatModel(trained, repeated=False).eval()
     given = {name: torch.from_numpy(array) for name, array in requests(module, trained, repeated=False).items()}

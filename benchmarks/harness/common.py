@@ -1,4 +1,4 @@
-"""What the benchmarks share: the command line, the machine's description, one JSON object per figure.
+"""The command line of the benchmarks, the machine's description, and one JSON object per figure.
 
 A line says what was measured (``figure``, ``value``, ``unit``, ``higher_is_better``), beside what
 (``compared_with``) and where (``on``: the machine, the libraries, the sizes). A figure that has a target
@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 REQUIRED = ("figure", "value", "unit", "higher_is_better", "compared_with", "on")
 
 Line = dict[str, Any]

@@ -11,11 +11,11 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from common import Line, cores, line, pinned, rounded, say
+from harness.common import Line, cores, line, pinned, rounded, say
 
 if TYPE_CHECKING:
-    from rank import Size
-    from rank_setting import Histories, Setting
+    from ranking.setting import Histories, Setting
+    from ranking.size import Size
 
 TARGET = 1.1
 USERS = 8
@@ -23,12 +23,12 @@ CALLS, SLOW_CALLS = 200, 12
 MOST_ATTENDED = 10_000
 """Target attention over more events takes gigabytes for one request."""
 
-PICTURE = Path(__file__).parents[1] / "docs" / "rank_history.png"
+PICTURE = Path(__file__).parents[2] / "docs" / "rank_history.png"
 
 
 def lines(setting: Setting, size: Size, *, on: dict[str, Any], full: bool) -> Iterator[Line]:
     """``rank.history_growth`` and the curve."""
-    import rank_setting
+    from ranking import setting as rank_setting
 
     first_user = size.users
     histories = []
@@ -54,10 +54,10 @@ def lines(setting: Setting, size: Size, *, on: dict[str, Any], full: bool) -> It
 
 def _p50s(setting: Setting, bundle: Path, histories: list[Histories], size: Size) -> list[list[float]]:
     """Milliseconds of the median call in each of three turns, by length."""
-    import rank_setting
-    import serving_parts
-    from workers import client_latencies, worker
+    from harness import serving_parts
+    from harness.workers import client_latencies, worker
 
+    from ranking import setting as rank_setting
     from recsys.client import Client
 
     turns: list[list[float]] = [[] for _ in histories]

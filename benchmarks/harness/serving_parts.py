@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from common import say
 
+from harness.common import say
 from recsys.arrays import Int64Array
 from recsys.data.datasets import LoadedData
 from recsys.data.log.event_table import EventTable

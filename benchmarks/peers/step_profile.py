@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import Line, line, machine, rounded, say
+from harness.common import Line, line, machine, rounded, say
+from harness.turns import EnoughError
 from peers.beside_fuxictr import CONTESTS, LIBRARIES, config_of
 from peers.fuxictr_data import same_for_both
-from turns import EnoughError
 
 if TYPE_CHECKING:
     from recsys.data.samples.dataset import Dataset
@@ -36,7 +36,7 @@ _WARM, _TIMED = 5, 20
 def step_profiles(options: argparse.Namespace, folder: Path) -> Iterator[Line]:
     """One line for each of the models that are compared with FuxiCTR."""
     import torch
-    from log_data import load
+    from harness.log_data import load
 
     from recsys.training.config import MODELS
 

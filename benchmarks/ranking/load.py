@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workers import RANK, Measure
+from harness.workers import RANK, Measure
 
 _SETTLE_S = 0.2
 """Not counted: connections are made, and caches filled by the other side's turn."""
@@ -175,7 +175,7 @@ def product() -> Measure:
 
 def flops(candidates: int) -> float:
     """Floating-point operations of the reference model's matrix products for one request, from its definition."""
-    from reference import SHORT
+    from harness.reference import SHORT
 
     width, (first, second), (head_first, head_second), inputs = 64, (80, 40), (200, 80), 5 * 64
     attention = SHORT * (width * first + first * second + second + width)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import cores, pinned, say
-from reference import FEATURES, ITEMS, START_MS, STEP_MS, USERS, category_of, export_reference, random_events
-from serving_parts import Request, message, server
+from harness.common import cores, pinned, say
+from harness.reference import FEATURES, ITEMS, START_MS, STEP_MS, USERS, category_of, export_reference, random_events
+from harness.serving_parts import Request, message, server
 
 from recsys.arrays import Int64Array
 from recsys.bundle import open_bundle

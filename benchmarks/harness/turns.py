@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import say
+from harness.common import say
 
 if TYPE_CHECKING:
     from recsys.data.samples.dataset import Dataset

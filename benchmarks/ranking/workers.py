@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from common import Line, cores, line, rounded, say, spread
+from harness.common import Line, cores, line, rounded, say, spread
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rank import Size
-    from rank_setting import Histories, Setting
+    from ranking.setting import Histories, Setting
+    from ranking.size import Size
 
 WORKERS = 4
 TARGET_GB = 1.25 + WORKERS * 0.150
@@ -32,8 +32,7 @@ def lines(setting: Setting, histories: Histories, size: Size, *, on: dict[str, A
 def _memory(setting: Setting, size: Size, on: dict[str, Any]) -> Line:
     import numpy as np
     import psutil
-    import reference
-    import serving_parts
+    from harness import reference, serving_parts
 
     from recsys.client import Client
 
@@ -62,10 +61,11 @@ def _memory(setting: Setting, size: Size, on: dict[str, Any]) -> Line:
 
 
 def _scaling(setting: Setting, histories: Histories, size: Size, on: dict[str, Any]) -> Line:
-    import rank_load
-    import rank_setting
-    import serving_parts
-    from workers import worker
+    from harness import serving_parts
+    from harness.workers import worker
+
+    from ranking import load as rank_load
+    from ranking import setting as rank_setting
 
     bundle = rank_setting.reference_bundle(setting.folder, items=size.items)
     sent = rank_setting.messages(setting.requests(histories, size.requests))

@@ -1,0 +1,1 @@
+"""Parts of ``rank.py`` and of other benchmarks that ask a ranking server. None is run by itself."""
