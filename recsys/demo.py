@@ -37,9 +37,9 @@ from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.ingest.materialize import MaterializeResult, materialize
 from recsys.progress import progress_bar, training_progress
 from recsys.recipes import recipe
-from recsys.training.config import override
 from recsys.training.loop import train as run_training
 from recsys.training.reports import RunResult
+from recsys.training.settings import override
 
 CALLS = 200
 CANDIDATES = 200

@@ -16,8 +16,7 @@ from recsys.cli import EXIT_CODES, app
 from recsys.client import types as client_types
 from recsys.errors import RecsysError
 from recsys.recipes import RECIPES, RETRIEVAL_RECIPES
-from recsys.training.config import setting_paths
-from recsys.training.retrieval.config import override
+from recsys.training.settings import override, setting_paths
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("requirements/*.md")])
 COMMANDS = typer.main.get_command(app)
@@ -46,7 +45,7 @@ def test_every_command_shown_exists_with_its_options(page: str, command: str) ->
         if arguments[0] in RETRIEVAL_RECIPES:
             override(RETRIEVAL_RECIPES[arguments[0]](), [a for a in arguments[1:] if "=" in a])
         else:
-            assert overrides <= set(setting_paths())
+            assert overrides <= set(setting_paths(RECIPES["din"]()))
 
 
 def test_every_command_is_in_the_readme() -> None:

@@ -89,7 +89,8 @@ def beside_fuxictr(options: argparse.Namespace, folder: Path) -> Iterator[Line]:
 def config_of(contest: Contest, *, batch_size: int) -> RunConfig:
     """Our side, as a run that goes on until it is stopped."""
     from recsys.recipes import recipe
-    from recsys.training.config import TableConfig, override
+    from recsys.training.config import TableConfig
+    from recsys.training.settings import override
 
     config = dataclasses.replace(recipe("din_movielens_1m"), tables=TableConfig(dim=DIM))
     settings = {
@@ -135,10 +136,10 @@ def _contest(
     from harness.workers import worker
     from peers.fuxictr_data import same_for_both, write_for_fuxictr
 
-    from recsys.training.config import MODELS
+    from recsys.models.registry import RANKING_MODELS
 
     name = contest.figure.removeprefix("train.").removesuffix("_vs_fuxictr")
-    if contest.model not in MODELS:
+    if contest.model not in RANKING_MODELS:
         say(f"{contest.figure}: skipped; there is no model {contest.model!r}")
         return
     config = config_of(contest, batch_size=size.batch_size)

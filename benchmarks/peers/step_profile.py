@@ -38,14 +38,14 @@ def step_profiles(options: argparse.Namespace, folder: Path) -> Iterator[Line]:
     import torch
     from harness.log_data import load
 
-    from recsys.training.config import MODELS
+    from recsys.models.registry import RANKING_MODELS
 
     loaded = load(options.size, options.data, folder)
     batch_size = 128 if options.size == "tiny" else 1024
     rate = matmul_rate()
     on = machine(LIBRARIES, data=loaded.raw.source, threads=torch.get_num_threads(), batch_size=batch_size)
     for contest in CONTESTS:
-        if contest.model not in MODELS:
+        if contest.model not in RANKING_MODELS:
             continue
         name = contest.figure.removeprefix("train.").removesuffix("_vs_fuxictr")
         dataset = same_for_both(loaded.dataset, recent=contest.recent)

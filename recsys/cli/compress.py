@@ -75,7 +75,7 @@ def compress(
     you set it: budgets are for large tables.
     """
     from recsys.recipes import recipe as find_recipe
-    from recsys.training.config import override
+    from recsys.training.settings import override
 
     config = find_recipe(recipe)
     first = [] if config.rows.exact_below else [f"rows.exact_below={_EXACT_BELOW}"]

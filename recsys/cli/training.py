@@ -94,7 +94,7 @@ def train(
     """Train a recipe, evaluate it, and leave checkpoint and metrics in the run's folder."""
     from recsys.recipes import RETRIEVAL_RECIPES
     from recsys.recipes import recipe as find_recipe
-    from recsys.training.config import override, to_json
+    from recsys.training.settings import override, to_json
 
     if recipe in RETRIEVAL_RECIPES:
         ranking_only = {"--warm-start": warm_start, "--since": since, "--tensorboard": tensorboard, "--plan": plan}
@@ -176,7 +176,7 @@ def _train_retrieval(
 ) -> None:
     from recsys.cli.retrieval_runs import train_retrieval
     from recsys.recipes import RETRIEVAL_RECIPES
-    from recsys.training.retrieval.config import override, to_json
+    from recsys.training.settings import override, to_json
 
     config = override(RETRIEVAL_RECIPES[recipe](), overrides)
     if show:

@@ -30,10 +30,11 @@ from recsys.embeddings.quantize import KINDS, Kind, row_bytes
 from recsys.errors import ConfigError, DataFileError, InvalidInputError, nearest
 from recsys.evaluation.evaluate import Metrics
 from recsys.files import locked, make_folder, write_atomically
-from recsys.training.config import MapName, RowConfig, RunConfig, to_json
+from recsys.training.config import MapName, RowConfig, RunConfig
 from recsys.training.distributed.processes import check_alone
 from recsys.training.loop import train
 from recsys.training.reports import TrainingProgress
+from recsys.training.settings import to_json
 from recsys.training.tables.plan import table_specs
 
 VERSION = 1

@@ -35,7 +35,7 @@ from recsys.features.feature_set import Feature
 from recsys.features.hashing import KEY_LIMIT
 from recsys.features.history import Events, unpack_events
 from recsys.features.history_rules import visible
-from recsys.models.ranking.sdim import Sdim
+from recsys.models.ranking.network import StatefulNet
 from recsys.operators import Operators, use_operators
 from recsys.training.trained import TrainedModel, check_same_data
 
@@ -59,7 +59,7 @@ def certify(folder: Path, trained: TrainedModel, dataset: Dataset) -> Certificat
     check_same_data(trained, dataset)
     graphs = OrtGraphs(folder)
     net, random = trained.model.module.net, np.random.Generator(np.random.PCG64(1))
-    newest = net.newest if isinstance(net, Sdim) else 0
+    newest = net.newest if isinstance(net, StatefulNet) else 0
     worst, requests, compared = 0.0, 0, 0
     for number, index, items in _chosen(dataset):
         request = _request(dataset, index, items, number)

@@ -2,7 +2,7 @@
 
 ``user``: raw user features and recent events -> user-side tensors, once per request.
 ``rank``: user-side tensors, raw candidate ids and features -> logits and scores.
-``encode``: events -> sums of them; only for a network that can go on from such sums (``Net.state``).
+``encode``: events -> sums of them; only for a network that can go on from such sums (``StatefulNet.state``).
 
 Legend: ``C`` candidates, ``S`` recent events (1 or more; a missing event is padding), ``K`` values, ``R`` rows and
 ``D`` width of a state, ``U`` user width.
@@ -22,8 +22,8 @@ from recsys.embeddings.tables import ITEM
 from recsys.embeddings.vectors import item_vectors, key_vectors, query_vectors, user_vectors
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
 from recsys.models.ranking.blocks import freeze_activations
-from recsys.models.ranking.model import Net, make_net
-from recsys.models.ranking.sdim import Sdim
+from recsys.models.ranking.network import RankingNet, StatefulNet
+from recsys.models.registry import make_net
 from recsys.training.trained import TrainedModel
 
 STATE_SUMS, STATE_FRESH, STATE_NEXT = "state.sums", "state.fresh", "state.next"
@@ -47,7 +47,7 @@ class Example:
 class UserGraph(nn.Module):
     """The ``user`` graph. Inputs: :func:`user_inputs`, then a state's; outputs: the user side, the next state."""
 
-    def __init__(self, features: FeatureSet, *, net: Net, twin: DenseTwin) -> None:
+    def __init__(self, features: FeatureSet, *, net: RankingNet, twin: DenseTwin) -> None:
         super().__init__()
         self.features, self.net, self.twin = features, net, twin
         self.names = [*user_inputs(features), *((STATE_SUMS, STATE_FRESH) if state_of(net) else ())]
@@ -62,7 +62,7 @@ class UserGraph(nn.Module):
         keys_SD, present_S = _events(self.features, self.twin, history)
         if STATE_SUMS not in named:
             return tuple(self.net.user_side(user_1U, keys_SD, present_S))
-        assert isinstance(self.net, Sdim)
+        assert isinstance(self.net, StatefulNet)
         return self.net.user_side_from(
             user_1U, keys_SD, present_S, sums=named[STATE_SUMS], fresh_S=named[STATE_FRESH] * present_S
         )
@@ -71,7 +71,7 @@ class UserGraph(nn.Module):
 class RankGraph(nn.Module):
     """The ``rank`` graph. Inputs: the user side, then :func:`rank_inputs`; outputs: logits, scores."""
 
-    def __init__(self, features: FeatureSet, *, net: Net, twin: DenseTwin) -> None:
+    def __init__(self, features: FeatureSet, *, net: RankingNet, twin: DenseTwin) -> None:
         super().__init__()
         self.features, self.net, self.twin = features, net, twin
         self.names = list(rank_inputs(features))
@@ -88,7 +88,7 @@ class RankGraph(nn.Module):
 class EncodeGraph(nn.Module):
     """The ``encode`` graph. Inputs: the history's columns; output: the sums of these events, [R, D]."""
 
-    def __init__(self, features: FeatureSet, *, net: Sdim, twin: DenseTwin) -> None:
+    def __init__(self, features: FeatureSet, *, net: StatefulNet, twin: DenseTwin) -> None:
         super().__init__()
         self.features, self.net, self.twin = features, net, twin
 
@@ -109,14 +109,15 @@ def rank_inputs(features: FeatureSet) -> dict[str, Feature]:
     return {f.name: f for f in (features.item_id, *features.item)}
 
 
-def state_of(net: Net) -> tuple[int, int] | None:
+def state_of(net: RankingNet) -> tuple[int, int] | None:
     """Rows and width of the sums that the network can go on from; None if it reads its history anew each time."""
-    return net.state if isinstance(net, Sdim) else None
+    return net.state if isinstance(net, StatefulNet) else None
 
 
-def build_frozen_net(trained: TrainedModel) -> Net:
+def build_frozen_net(trained: TrainedModel) -> RankingNet:
     """A copy of the network for inference: fixed slopes and statistics, no dropout."""
     net = make_net(trained.model.module.net.widths, config=trained.config.model)
+    assert isinstance(net, nn.Module)
     net.load_state_dict(trained.model.module.net.state_dict())
     net.eval()
     freeze_activations(net)

@@ -47,9 +47,8 @@ from recsys.export.int8 import use_int8
 from recsys.export.quantized import rows_as_stored, stored_tables
 from recsys.features.feature_set import Categorical
 from recsys.features.hot_ids import HOT_IDS, HotIds, write_hot_ids
-from recsys.models.ranking.model import Net
-from recsys.models.ranking.sdim import Sdim
-from recsys.training.config import to_json
+from recsys.models.ranking.network import RankingNet, StatefulNet
+from recsys.training.settings import to_json
 from recsys.training.trained import TrainedModel, evaluate_run
 
 COMPUTE = ("float32", "int8")
@@ -142,16 +141,16 @@ def _write_graphs(user: UserGraph, folder: Path, tables: dict[str, TableInfo]) -
         "rank": write_graph(rank, rank_example(rank, user), folder / "rank.onnx", tables),
     }
     if state_of(user.net):
-        assert isinstance(user.net, Sdim)
+        assert isinstance(user.net, StatefulNet)
         encode = EncodeGraph(user.features, net=user.net, twin=user.twin)
         graphs["encode"] = write_graph(encode, encode_example(encode), folder / "encode.onnx", tables)
     return graphs
 
 
-def _state_info(net: Net) -> StateInfo | None:
+def _state_info(net: RankingNet) -> StateInfo | None:
     if (state := state_of(net)) is None:
         return None
-    assert isinstance(net, Sdim)
+    assert isinstance(net, StatefulNet)
     rows, width = state
     return StateInfo(rows=rows, width=width, newest=net.newest)
 

@@ -1,30 +1,17 @@
-"""One training run as one frozen value, and dotted overrides of it (``train.epochs=2``)."""
+"""One run that trains a ranking model as one frozen value (:mod:`recsys.training.settings` reads and changes it)."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 from recsys.data.sources.raw_log import DATASETS
-from recsys.embeddings import WIDTH_UNIT
 from recsys.errors import ConfigError, nearest
-from recsys.models.ranking.autoint import AutoIntConfig
-from recsys.models.ranking.dcn import DcnConfig
 from recsys.models.ranking.din import DinConfig
-from recsys.models.ranking.sdim import SdimConfig
-
-MODELS: dict[str, type[DinConfig] | type[DcnConfig] | type[SdimConfig] | type[AutoIntConfig]] = {
-    "autoint": AutoIntConfig,
-    "din": DinConfig,
-    "dcn": DcnConfig,
-    "sdim": SdimConfig,
-}
-"""Models by the name that ``model.kind`` takes."""
+from recsys.models.ranking.network import RankingConfig
+from recsys.models.registry import RANKING_MODELS
+from recsys.training.settings import KindOf, check_bounds, check_value, check_width
 
 MapName = Literal[
     "vocabulary",
@@ -187,9 +174,11 @@ class TrainConfig:
 class RunConfig:
     """A recipe's result: everything a run depends on."""
 
+    described: ClassVar[str] = "a run configuration"
+
     recipe: str
     data: DataConfig = field(default_factory=DataConfig)
-    model: DinConfig | DcnConfig | SdimConfig | AutoIntConfig = field(default_factory=DinConfig)
+    model: Annotated[RankingConfig, KindOf(RANKING_MODELS)] = field(default_factory=DinConfig)
     tables: TableConfig = field(default_factory=TableConfig)
     rows: RowConfig = field(default_factory=RowConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -200,26 +189,15 @@ class RunConfig:
                 f"data.dataset is {self.data.dataset!r}: {nearest(self.data.dataset, DATASETS)}; "
                 f"or the folder of a prepared log, such as ./{self.data.dataset}"
             )
-        _check_at_least(self, "data.recent", self.data.recent, 1)
-        attention = self.model.attention if isinstance(self.model, DinConfig | SdimConfig) else ()
-        for units in (*attention, *self.model.head):
-            _check_at_least(self, "hidden units of the model", units, 1)
-        _check_at_least(self, "model.dropout", self.model.dropout, 0)
-        if self.model.dropout >= 1:
-            raise ConfigError(f"recipe {self.recipe!r}: model.dropout is {self.model.dropout}; allowed: below 1")
+        for units in (*getattr(self.model, "attention", ()), *getattr(self.model, "head", ())):
+            check_value(self, "hidden units of the model", units, least=1)
+        check_bounds(self, LEAST)
+        if (dropout := getattr(self.model, "dropout", 0.0)) >= 1:
+            raise ConfigError(f"recipe {self.recipe!r}: model.dropout is {dropout}; allowed: below 1")
         for path, dim in {"dim": self.tables.dim, **{f"dims.{t}": d for t, d in self.tables.dims.items()}}.items():
-            _check_width(self, f"tables.{path}", dim)
+            check_width(self, f"tables.{path}", dim)
         for width in self.rows.widths:
-            _check_width(self, "rows.widths", width)
-        for path, least in (("min_count", 1), ("chunks", 1), ("budget", 0), ("unknown_rows", 0), ("spare_rows", 0)):
-            _check_at_least(self, f"rows.{path}", getattr(self.rows, path), least)
-        for path in ("exact_below", "resolution", "seed", "frequent"):
-            _check_at_least(self, f"rows.{path}", getattr(self.rows, path), 0)
-        for path in ("rows", "chunks_of"):
-            for table, count in getattr(self.rows, path).items():
-                _check_at_least(self, f"rows.{path}.{table}", count, 1)
-        for name in ("learning_rate", "regularization"):
-            _check_at_least(self, f"tables.{name}", getattr(self.tables, name), 0)
+            check_width(self, "rows.widths", width)
         if not 0 <= self.tables.uvm_cache < 1:
             raise ConfigError(
                 f"recipe {self.recipe!r}: tables.uvm_cache is {self.tables.uvm_cache}; allowed: 0 to below 1"
@@ -230,140 +208,19 @@ class RunConfig:
                 f"recipe {self.recipe!r}: column_wise sharding with tables.optimizer rowwise_adagrad: its step size "
                 "per row would become one per shard of it; choose adagrad, sgd or adam, or another sharding"
             )
-        for name in ("batch_size", "epochs", "checkpoint_steps", "decay_epochs"):
-            _check_at_least(self, f"train.{name}", getattr(self.train, name), 1)
-        for name in (
-            *("learning_rate", "warmup_steps", "weight_decay", "clip_norm", "seed"),
-            *("evaluate_every", "patience", "min_delta", "decay"),
-        ):
-            _check_at_least(self, f"train.{name}", getattr(self.train, name), 0)
         if self.train.decay > 1:
             raise ConfigError(f"recipe {self.recipe!r}: train.decay is {self.train.decay}; allowed: 0 to 1")
 
 
-def to_json(config: RunConfig) -> str:
-    """Indented JSON of every setting."""
-    return json.dumps(dataclasses.asdict(config), indent=2)
-
-
-def from_json(text: str) -> RunConfig:
-    """Inverse of :func:`to_json`.
-
-    Raises:
-        ConfigError: malformed, or a setting is unknown.
-    """
-    try:
-        return typing.cast(RunConfig, _build(RunConfig, json.loads(text), prefix=""))
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
-        raise ConfigError(f"not a run configuration: {error}") from error
-
-
-def override(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
-    """Apply ``path=value`` assignments.
-
-    >>> config = override(RunConfig(recipe="r"), ["train.epochs=3", "model.head=[64,32]", "tables.dims.movie_id=32"])
-    >>> config.train.epochs, config.model.head, config.tables.dims["movie_id"]
-    (3, (64, 32), 32)
-
-    Raises:
-        ConfigError: no such setting (names the nearest), or a value of the wrong type.
-    """
-    values = dataclasses.asdict(config)
-    # Another kind of model begins with that kind's defaults, whatever the order of the assignments.
-    for assignment in sorted(assignments, key=lambda a: not a.startswith("model.kind=")):
-        path, equals, text = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"override {assignment!r}: expected path=value, for example train.epochs=3")
-        _assign(values, path, text)
-    return typing.cast(RunConfig, _build(RunConfig, values, prefix=""))
-
-
-def setting_paths(model: str = "din") -> dict[str, Any]:
-    """Every setting an override may name, with its default, for a kind of model."""
-    return _flatten(dataclasses.asdict(RunConfig(recipe="", model=MODELS[model]())), "")
-
-
-def _flatten(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= _flatten(value, f"{prefix}{name}.")
-        elif prefix:
-            flat[prefix + name] = value
-    return flat
-
-
-def _assign(values: dict[str, Any], path: str, text: str) -> None:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = text
-    if path == "model.kind":
-        if value not in MODELS:
-            raise ConfigError(f"model.kind is {value!r}: {nearest(str(value), MODELS)}")
-        values["model"] = dataclasses.asdict(MODELS[value]())
-        return
-    paths = setting_paths(values["model"]["kind"])
-    parent = path.rpartition(".")[0]
-    by_table = isinstance(paths.get(parent), dict)
-    if path not in paths and not by_table:
-        raise ConfigError(f"unknown setting {path!r}: {nearest(path, paths)}")
-    *sections, name = path.split(".")
-    for section in sections:
-        values = values[section]
-    values[name] = value
-
-
-def _build(kind: Any, values: Mapping[str, Any], *, prefix: str) -> Any:
-    hints = typing.get_type_hints(kind)
-    arguments: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in hints:
-            raise ConfigError(f"unknown setting {prefix + name!r}: {nearest(name, hints)}")
-        if name == "model":
-            kind_of_model = MODELS.get(value.get("kind", "din"))
-            if kind_of_model is None:
-                raise ConfigError(f"model.kind is {value['kind']!r}: {nearest(str(value['kind']), MODELS)}")
-            arguments[name] = _build(kind_of_model, value, prefix=f"{prefix}{name}.")
-        elif dataclasses.is_dataclass(hints[name]):
-            arguments[name] = _build(hints[name], value, prefix=f"{prefix}{name}.")
-        else:
-            arguments[name] = convert_setting(prefix + name, value, hints[name])
-    return kind(**arguments)
-
-
-def convert_setting(path: str, value: Any, kind: Any) -> Any:
-    """A value of JSON as one of the kind that a setting is annotated with.
-
-    Raises:
-        ConfigError: it is of another kind.
-    """
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is Literal:
-        if value not in arguments:
-            raise ConfigError(f"{path} is {value!r}: {nearest(str(value), arguments)}")
-        return value
-    if origin is tuple and isinstance(value, list | tuple):
-        repeated = arguments[-1] is Ellipsis
-        if not repeated and len(value) != len(arguments):
-            raise ConfigError(f"{path} is {value!r}; allowed: {len(arguments)} values")
-        kinds = [arguments[0]] * len(value) if repeated else arguments
-        return tuple(convert_setting(path, v, k) for v, k in zip(value, kinds, strict=True))
-    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
-        return {str(k): convert_setting(f"{path}.{k}", v, arguments[1]) for k, v in value.items()}
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is kind:
-        return value
-    expected = getattr(kind, "__name__", None) or str(kind)
-    raise ConfigError(f"{path} is {value!r}; expected {expected}")
-
-
-def _check_width(config: RunConfig, path: str, width: int) -> None:
-    if width < 1 or width % WIDTH_UNIT:
-        raise ConfigError(f"recipe {config.recipe!r}: {path} is {width}; allowed: a multiple of {WIDTH_UNIT}")
-
-
-def _check_at_least(config: RunConfig, path: str, value: float, least: int) -> None:
-    if not least <= value < math.inf:  # NaN is refused too
-        raise ConfigError(f"recipe {config.recipe!r}: {path} is {value}; allowed: {least} or more, finite")
+LEAST: dict[str, float] = {
+    "data.recent": 1,
+    "model.dropout": 0,
+    **dict.fromkeys(("rows.min_count", "rows.chunks", "rows.rows", "rows.chunks_of"), 1),
+    **dict.fromkeys(("rows.budget", "rows.unknown_rows", "rows.spare_rows", "rows.exact_below"), 0),
+    **dict.fromkeys(("rows.resolution", "rows.seed", "rows.frequent"), 0),
+    **dict.fromkeys(("tables.learning_rate", "tables.regularization"), 0),
+    **dict.fromkeys(("train.batch_size", "train.epochs", "train.checkpoint_steps", "train.decay_epochs"), 1),
+    **dict.fromkeys(("train.learning_rate", "train.warmup_steps", "train.weight_decay", "train.clip_norm"), 0),
+    **dict.fromkeys(("train.seed", "train.evaluate_every", "train.patience", "train.min_delta", "train.decay"), 0),
+}
+"""The smallest value of each setting that has one."""

@@ -1,4 +1,4 @@
-"""Which features an AutoInt model related to which, for one sample: the attention weights of every layer and head.
+"""Attention weights of every layer and head for one sample: the features that a model related to each other.
 
 A weight says how much of one field's new vector comes from another field's; it does not say whether that raised the
 score.
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from recsys.arrays import Float32Array, Int64Array
 from recsys.data.samples.dataset import Dataset, make_batch, map_ids, rows_of_codes
@@ -21,7 +22,8 @@ from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
-from recsys.models.ranking.autoint import AutoInt
+from recsys.models.ranking.network import FieldAttentionNet
+from recsys.models.registry import RANKING_MODELS
 from recsys.plots import Heat
 from recsys.training.trained import TrainedModel, check_same_data
 
@@ -56,7 +58,7 @@ def explain(trained: TrainedModel, dataset: Dataset, *, split: str = "test", sam
     """The attention maps of one sample.
 
     Args:
-        trained: an AutoInt model; its process must hold all tables.
+        trained: a model with attention between fields, such as AutoInt; its process must hold all tables.
         dataset: the one it was trained on, with keys.
         split: of which the sample is one.
         sample: its number in the split, from 0.
@@ -66,9 +68,12 @@ def explain(trained: TrainedModel, dataset: Dataset, *, split: str = "test", sam
         InvalidInputError: there is no such split or sample.
     """
     net = trained.model.module.net
-    if not isinstance(net, AutoInt):
+    if not isinstance(net, FieldAttentionNet):
+        allowed = ", ".join(
+            repr(kind) for kind, model in RANKING_MODELS.items() if hasattr(model.net, "attention_maps")
+        )
         raise ConfigError(
-            f"model {trained.config.model.kind!r} has no attention between features; allowed: runs of model 'autoint'"
+            f"model {trained.config.model.kind!r} has no attention between features; allowed: runs of model {allowed}"
         )
     check_same_data(trained, dataset)
     indices = dataset.split(split)
@@ -94,9 +99,12 @@ def heat_maps(explanation: Explanation) -> list[Heat]:
     ]
 
 
-def _maps(trained: TrainedModel, net: AutoInt, dataset: Dataset, chosen: Int64Array) -> tuple[float, Float32Array]:
+def _maps(
+    trained: TrainedModel, net: FieldAttentionNet, dataset: Dataset, chosen: Int64Array
+) -> tuple[float, Float32Array]:
     mapped = map_ids(dataset, {name: row_map.lookup for name, row_map in trained.row_maps.items()})
     batch = trained.convert(make_batch(mapped, chosen), rows_of_codes(mapped)).to(trained.device)
+    assert isinstance(net, nn.Module)
     seen: list[tuple[Any, ...]] = []
     handle = net.register_forward_pre_hook(lambda module, inputs: seen.append(inputs))
     try:

@@ -71,10 +71,15 @@ def build(
     """
     specs = table_specs(config.tables, config.rows, row_maps)
     net = build_net(features, dims=table_dims(specs, row_maps), config=config.model)
-    model = RankingModel(features, tables=EmbeddingTables(specs, row_maps), net=net)
+    model = RankingModel(
+        features,
+        tables=EmbeddingTables(specs, row_maps),
+        net=net,
+        distinct_events=config.model.reads == "distinct_events",
+    )
     fuse_optimizer(model.tables, name=config.tables.optimizer, learning_rate=config.tables.learning_rate)
     start_process_group(device)
-    use_sync_normalization(net)
+    use_sync_normalization(model)
     sharded = shard(model, table_names=[spec.name for spec in specs], device=device, sharding=_sharding(config.tables))
     initialise(sharded, row_maps)
     convert = BatchConverter(features, row_maps)

@@ -22,7 +22,8 @@ from recsys.features.feature_set import FeatureSet
 from recsys.models.ranking.model import build_net, widths
 from recsys.models.ranking.sdim import SdimConfig
 from recsys.serving.inference.ranking_session import open_ranking_session
-from recsys.training.config import RunConfig, override
+from recsys.training.config import RunConfig
+from recsys.training.settings import override
 from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import TrainedModel, build
 

@@ -21,7 +21,7 @@ from recsys.results.page import stale, update
 from recsys.results.records import Recorded, add, configured_overrides, read_all, read_recorded, recipe_changed
 from recsys.results.rows import ROWS, TABLES, Row, Table
 from recsys.results.tables import figures, markdown, number, row_json
-from recsys.training.config import override
+from recsys.training.settings import override
 
 TABLE = Table(name="tiny", metrics={"auc": "AUC", "log_loss": "log loss"}, departures=("small",), intervals=True)
 PUBLISHED = {"auc": 0.5, "log_loss": 0.01}

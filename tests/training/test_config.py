@@ -12,17 +12,8 @@ from recsys.errors import ConfigError
 from recsys.models.ranking.autoint import AutoIntConfig
 from recsys.models.ranking.dcn import DcnConfig
 from recsys.models.ranking.din import DinConfig
-from recsys.training.config import (
-    MapName,
-    RowConfig,
-    RunConfig,
-    TableConfig,
-    TrainConfig,
-    from_json,
-    override,
-    setting_paths,
-    to_json,
-)
+from recsys.training.config import MapName, RowConfig, RunConfig, TableConfig, TrainConfig
+from recsys.training.settings import from_json, override, setting_paths, to_json
 
 BASE = RunConfig(recipe="r")
 
@@ -165,7 +156,7 @@ configs = st.builds(
 
 @given(configs)
 def test_json_gives_the_configuration_back(config: RunConfig) -> None:
-    assert from_json(to_json(config)) == config
+    assert from_json(RunConfig, to_json(config)) == config
 
 
 @pytest.mark.parametrize(
@@ -186,15 +177,16 @@ def test_json_gives_the_configuration_back(config: RunConfig) -> None:
 )
 def test_json_of_anything_else_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        from_json(text)
+        from_json(RunConfig, text)
 
 
 def test_every_setting_but_the_recipes_name_has_a_path() -> None:
     sections = {f.name: asdict(BASE)[f.name] for f in fields(RunConfig) if f.name != "recipe"}
     expected = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
-    assert setting_paths() == expected
-    of_dcn = asdict(replace(BASE, model=DcnConfig()))["model"]
-    assert {name for name in setting_paths("dcn") if name.startswith("model.")} == {f"model.{name}" for name in of_dcn}
+    assert setting_paths(BASE) == expected
+    dcn = replace(BASE, model=DcnConfig())
+    of_dcn = asdict(dcn)["model"]
+    assert {name for name in setting_paths(dcn) if name.startswith("model.")} == {f"model.{name}" for name in of_dcn}
 
 
 def test_another_kind_of_model_begins_with_its_defaults_whatever_the_order() -> None:

@@ -35,11 +35,12 @@ from recsys.data.samples.dataset import Dataset
 from recsys.embeddings.sharding.plan import PlannedTable
 from recsys.embeddings.sharding.shard import local_world_size, start_process_group, table_weights
 from recsys.errors import ConfigError, DataFileError, RecsysError
-from recsys.training.config import RunConfig, override
+from recsys.training.config import RunConfig
 from recsys.training.distributed.processes import end_process, gather, world
 from recsys.training.loop import train
 from recsys.training.reports import RunResult, plan_table
 from recsys.training.run.checkpoint import load, save
+from recsys.training.settings import override
 from recsys.training.trained import evaluate_run, load_run, plan_run
 
 PER_STEP = 28

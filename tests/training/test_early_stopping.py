@@ -14,13 +14,14 @@ from support.tiny_run import NAMESAKES, odd_config, odd_dataset
 from recsys.data.samples.dataset import Dataset
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.evaluation.evaluate import Metrics
-from recsys.training.config import RunConfig, TrainConfig, override
+from recsys.training.config import RunConfig, TrainConfig
 from recsys.training.early_stopping import EarlyStopping, is_evaluated
 from recsys.training.loop import train
 from recsys.training.reports import RunResult, TrainingProgress
 from recsys.training.run.checkpoint import load
 from recsys.training.run.record import read_record
 from recsys.training.schedules import rate_factor
+from recsys.training.settings import override
 from recsys.training.trained import evaluate_run, load_run
 
 

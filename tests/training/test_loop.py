@@ -28,10 +28,11 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import MISSING
 from recsys.metrics import auc, gauc, log_loss
 from recsys.models.ranking.autoint import AutoIntConfig
-from recsys.training.config import RunConfig, TrainConfig, from_json, override
+from recsys.training.config import RunConfig, TrainConfig
 from recsys.training.loop import train
 from recsys.training.reports import TrainingProgress
 from recsys.training.schedules import rate_factor
+from recsys.training.settings import from_json, override
 from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import build, evaluate_run, load_run
 
@@ -80,7 +81,7 @@ def test_the_same_seed_gives_the_same_metrics_and_another_seed_others(dataset: D
 
 def test_the_run_folder_describes_the_run(tmp_path: Path) -> None:
     done = finished()
-    assert from_json((done.folder / "config.json").read_text()) == done.result.trained.config
+    assert from_json(RunConfig, (done.folder / "config.json").read_text()) == done.result.trained.config
     assert FeatureSet.from_json((done.folder / "features.json").read_text()) == done.dataset.table.features
     metrics = json.loads((done.folder / "metrics.json").read_text())
     assert done.result.test is not None and done.result.validation is not None

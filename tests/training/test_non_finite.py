@@ -17,11 +17,11 @@ from recsys.data.samples.dataset import Dataset, map_ids
 from recsys.data.samples.loader import BatchLoader
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import ConfigError, InvalidInputError
-from recsys.training.config import override
 from recsys.training.loop import train
 from recsys.training.precision import Precision
 from recsys.training.reports import TrainingProgress
 from recsys.training.run.checkpoint import load
+from recsys.training.settings import override
 from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import TrainedModel, build, load_run
 

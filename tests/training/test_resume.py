@@ -22,10 +22,10 @@ import recsys.training.start as start
 from recsys.data.samples.dataset import Dataset
 from recsys.errors import ConfigError, DataFileError
 from recsys.evaluation.predictions import read_predictions, write_predictions
-from recsys.training.config import override
 from recsys.training.loop import train
 from recsys.training.reports import RunResult, TrainingProgress
 from recsys.training.run.checkpoint import load, restore, save, write_index
+from recsys.training.settings import override
 from recsys.training.trained import load_run, predict_run
 
 

@@ -7,10 +7,10 @@ import torch
 from support.tiny_run import NAMESAKES, odd_config, odd_dataset
 
 from recsys.data.samples.dataset import Dataset
-from recsys.training.config import override
 from recsys.training.loop import train
 from recsys.training.reports import RunResult, TrainingProgress
 from recsys.training.run.checkpoint import load
+from recsys.training.settings import override
 
 SETTINGS = ["train.evaluate_every=4", "train.patience=9", "train.epochs=3"]
 

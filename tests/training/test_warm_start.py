@@ -17,9 +17,10 @@ from recsys.embeddings.row_maps.row_map import hash_rows, vocabulary
 from recsys.embeddings.sharding.shard import optimizer_state, table_weights
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.models.ranking.dcn import DcnConfig
-from recsys.training.config import RunConfig, override
+from recsys.training.config import RunConfig
 from recsys.training.loop import train
 from recsys.training.reports import RunResult
+from recsys.training.settings import override
 from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import TrainedModel, build, load_run
 from recsys.training.warm_start.apply import WarmStart, matching_rows, start_warm

@@ -26,11 +26,11 @@ from recsys.export.certificate import TOLERANCE
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.features.hashing import MISSING
 from recsys.features.names import ITEM_NAMES, open_names
-from recsys.training.retrieval.config import to_json
 from recsys.training.retrieval.folder import fingerprint
 from recsys.training.retrieval.ranking import rank_all
 from recsys.training.retrieval.trained import load_trained, masked_pairs
 from recsys.training.run.record import code_version
+from recsys.training.settings import to_json
 
 LISTS = 256
 """Lists that the certificate compares."""

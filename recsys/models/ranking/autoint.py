@@ -26,6 +26,7 @@ from recsys.embeddings.jagged import weighted_sum
 from recsys.errors import ConfigError
 from recsys.models.ranking.blocks import ActivationName, BatchNorm, mlp
 from recsys.models.ranking.field_attention import FieldAttention
+from recsys.models.ranking.network import Reads
 from recsys.models.ranking.widths import Widths
 
 
@@ -71,6 +72,11 @@ class AutoIntConfig:
     batch_norm: bool = False
     dropout: float = 0.0
     history: Literal["none", "mean"] = "none"
+
+    @property
+    def reads(self) -> Reads:
+        """Events for the fields of the history, if there are any."""
+        return "nothing" if self.history == "none" else "events"
 
     def __post_init__(self) -> None:
         for name in ("layers", "heads", "attention_width"):
@@ -155,7 +161,7 @@ class AutoInt(nn.Module):
     def attention_maps(
         self, user_BU: Tensor, query_BD: Tensor, item_BI: Tensor, keys_ED: Tensor, offsets: Tensor
     ) -> Tensor:
-        """How much each field reads each other one, [L, B, H, F, F]: row f holds field f's weights, which sum to 1."""
+        """Attention weights, [L, B, H, F, F]: row f says how much field f reads each field, and sums to 1."""
         x = self.fields(user_BU, query_BD, item_BI, keys_ED, offsets)
         maps = []
         for layer in self.layers:

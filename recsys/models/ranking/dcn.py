@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from recsys.errors import ConfigError
 from recsys.models.ranking.blocks import ActivationName, mlp
+from recsys.models.ranking.network import Reads
 from recsys.models.ranking.widths import Widths
 
 
@@ -39,6 +40,8 @@ class DcnConfig:
     Raises:
         ConfigError: there is no cross layer.
     """
+
+    reads: ClassVar[Reads] = "nothing"
 
     kind: Literal["dcn"] = "dcn"
     cross_layers: int = 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from recsys.models.ranking.attention import ActivationUnit
 from recsys.models.ranking.blocks import ActivationName, mlp
+from recsys.models.ranking.network import Reads
 from recsys.models.ranking.widths import Widths
 
 
@@ -32,6 +33,8 @@ class DinConfig:
         head_act: its activation: ``dice``, ``prelu`` or ``relu``.
         dropout: in the head, in training.
     """
+
+    reads: ClassVar[Reads] = "events"
 
     kind: Literal["din"] = "din"
     attention: tuple[int, int] = (80, 40)

@@ -10,25 +10,20 @@ Legend: ``B`` samples, ``E`` events of the batch, ``N`` distinct events, ``D`` k
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.embeddings.jagged import gather_rows
-from recsys.errors import ConfigError
 from recsys.models.ranking.attention import FAR, ActivationUnit
 from recsys.models.ranking.jagged_events import chosen_events, nearest_events, sum_of_rows
 from recsys.models.ranking.signatures import Signatures
-from recsys.models.ranking.widths import Widths
-
-if TYPE_CHECKING:
-    from recsys.models.ranking.sdim import SdimConfig
 
 
 class LongBlock(Protocol):
-    """What a long block promises."""
+    """A block over the whole history, in training and in two exported halves."""
 
     @property
     def side_dimensions(self) -> Mapping[str, Mapping[int, str]]:
@@ -49,40 +44,6 @@ class LongBlock(Protocol):
     def rank_side(self, side: Sequence[Tensor], query_CD: Tensor) -> Tensor:
         """Interest vectors of C candidates, [C, D]."""
         ...
-
-
-def make_long_block(widths: Widths, *, config: SdimConfig) -> LongBlock | None:
-    """The block that ``config.long`` names.
-
-    Raises:
-        ConfigError: ``sim_hard``, and events share no attribute with items.
-    """
-    if config.long == "none":
-        return None
-    if config.long == "mean":
-        return MeanBlock()
-    # What a candidate lacks would be compared with the vector of the unknown id: noise in every sign.
-    signatures = Signatures(
-        widths.key,
-        signatures=config.signatures,
-        bits=config.bits,
-        seed=config.hash_seed,
-        ignored=[widths.key_parts[number] for number in widths.stand_ins],
-    )
-    if config.long == "sdim":
-        return SdimBlock(signatures)
-    unit = ActivationUnit(widths.key, hidden=config.attention, act=config.attention_act, softmax=config.softmax)
-    if config.long == "din":
-        return AttentionBlock(unit)
-    if config.long == "eta":
-        return EtaBlock(unit, signatures=signatures, nearest=config.nearest)
-    shared = [part for number, part in enumerate(widths.key_parts) if number > 0 and number not in widths.stand_ins]
-    if not shared:
-        raise ConfigError(
-            "model.long 'sim_hard' reads the events of the candidate's category, but no attribute of the history is "
-            "also one of the item; declare it there too, or choose another model.long"
-        )
-    return SimHardBlock(unit, category=shared[0])
 
 
 class SdimBlock(nn.Module):

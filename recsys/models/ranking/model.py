@@ -20,14 +20,9 @@ from recsys.embeddings.vectors import (
 )
 from recsys.errors import ConfigError
 from recsys.features.feature_set import FeatureSet
-from recsys.models.ranking.autoint import AutoInt, AutoIntConfig
-from recsys.models.ranking.dcn import Dcn, DcnConfig
-from recsys.models.ranking.din import Din, DinConfig
-from recsys.models.ranking.sdim import Sdim, SdimConfig
+from recsys.models.ranking.network import RankingConfig, RankingNet
 from recsys.models.ranking.widths import Widths
-
-Net = Din | Dcn | Sdim | AutoInt
-ModelConfig = DinConfig | DcnConfig | SdimConfig | AutoIntConfig
+from recsys.models.registry import make_net
 
 
 class RankingModel(nn.Module):
@@ -37,20 +32,24 @@ class RankingModel(nn.Module):
         features: what the batches hold.
         tables: one embedding table per table of the FeatureSet.
         net: the network; its widths come from :func:`widths`.
+        distinct_events: the network reads the batch's distinct events (``network.Reads``).
     """
 
-    def __init__(self, features: FeatureSet, *, tables: EmbeddingTables, net: Net) -> None:
+    def __init__(
+        self, features: FeatureSet, *, tables: EmbeddingTables, net: RankingNet, distinct_events: bool = False
+    ) -> None:
         super().__init__()
         self.features = features
         self.tables = tables
         self.net = net
+        self.distinct_events = distinct_events
 
     def forward(self, batch: TensorBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits, [B], and the vectors of each table's distinct codes, [U, D]."""
         rows: dict[str, Tensor] = self.tables(batch.rows)
         inputs = LookedUp(batch, rows)
         query_BD = query_vectors(self.features, inputs)
-        if isinstance(self.net, Sdim):
+        if self.distinct_events:
             events = distinct_events(self.features, batch, rows)
             logits_B: Tensor = self.net(
                 user_vectors(self.features, inputs),
@@ -73,7 +72,7 @@ class RankingModel(nn.Module):
 
 
 def widths(features: FeatureSet, dims: Mapping[str, int]) -> Widths:
-    """What a network reads, given each table's width."""
+    """Widths of what a network reads, given each table's."""
     lacking = features.stand_ins()
     return Widths(
         user_fields(features, dims),
@@ -83,8 +82,8 @@ def widths(features: FeatureSet, dims: Mapping[str, int]) -> Widths:
     )
 
 
-def build_net(features: FeatureSet, *, dims: Mapping[str, int], config: ModelConfig) -> Net:
-    """The network that a configuration describes, for these features.
+def build_net(features: FeatureSet, *, dims: Mapping[str, int], config: RankingConfig) -> RankingNet:
+    """Build the network that a configuration describes, for these features.
 
     Raises:
         ConfigError: it reads a history, and these features have none; or ``dims`` are of other features' tables.
@@ -96,18 +95,6 @@ def build_net(features: FeatureSet, *, dims: Mapping[str, int], config: ModelCon
         raise ConfigError(
             f"the row maps have a table {unknown[0]!r} that {features.name!r} does not have; they are of other features"
         )
-    of_history = isinstance(config, AutoIntConfig) and config.history != "none"
-    if (of_history or isinstance(config, DinConfig | SdimConfig)) and features.history is None:
+    if config.reads != "nothing" and features.history is None:
         raise ConfigError(f"model {config.kind!r} reads a history, but {features.name!r} declares none")
     return make_net(widths(features, dims), config=config)
-
-
-def make_net(widths: Widths, *, config: ModelConfig) -> Net:
-    """The network that a configuration describes, for inputs of these widths."""
-    if isinstance(config, DinConfig):
-        return Din(widths, config=config)
-    if isinstance(config, SdimConfig):
-        return Sdim(widths, config=config)
-    if isinstance(config, AutoIntConfig):
-        return AutoInt(widths, config=config)
-    return Dcn(widths, config=config)

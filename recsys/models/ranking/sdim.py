@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,9 @@ from recsys.errors import ConfigError
 from recsys.models.ranking.attention import ActivationUnit
 from recsys.models.ranking.blocks import ActivationName, mlp
 from recsys.models.ranking.jagged_events import newest_events
-from recsys.models.ranking.long_attention import LongBlock, SdimBlock, make_long_block
-from recsys.models.ranking.signatures import MOST_DIRECTIONS
+from recsys.models.ranking.long_attention import AttentionBlock, EtaBlock, LongBlock, MeanBlock, SdimBlock, SimHardBlock
+from recsys.models.ranking.network import Reads
+from recsys.models.ranking.signatures import MOST_DIRECTIONS, Signatures
 from recsys.models.ranking.widths import Widths
 
 LongName = Literal["sdim", "din", "mean", "sim_hard", "eta", "none"]
@@ -56,6 +57,8 @@ class SdimConfig:
         ConfigError: a number is out of range, or neither block is left.
     """
 
+    reads: ClassVar[Reads] = "distinct_events"
+
     kind: Literal["sdim"] = "sdim"
     long: LongName = "sdim"
     signatures: int = 16
@@ -85,6 +88,40 @@ class SdimConfig:
             )
         if self.short == 0 and self.long == "none":
             raise ConfigError("model.short is 0 and model.long 'none': no block reads the history; give one of them")
+
+
+def make_long_block(widths: Widths, *, config: SdimConfig) -> LongBlock | None:
+    """Build the block that ``config.long`` names; None for ``none``.
+
+    Raises:
+        ConfigError: ``sim_hard``, and events share no attribute with items.
+    """
+    if config.long == "none":
+        return None
+    if config.long == "mean":
+        return MeanBlock()
+    # What a candidate lacks would be compared with the vector of the unknown id: noise in every sign.
+    signatures = Signatures(
+        widths.key,
+        signatures=config.signatures,
+        bits=config.bits,
+        seed=config.hash_seed,
+        ignored=[widths.key_parts[number] for number in widths.stand_ins],
+    )
+    if config.long == "sdim":
+        return SdimBlock(signatures)
+    unit = ActivationUnit(widths.key, hidden=config.attention, act=config.attention_act, softmax=config.softmax)
+    if config.long == "din":
+        return AttentionBlock(unit)
+    if config.long == "eta":
+        return EtaBlock(unit, signatures=signatures, nearest=config.nearest)
+    shared = [part for number, part in enumerate(widths.key_parts) if number > 0 and number not in widths.stand_ins]
+    if not shared:
+        raise ConfigError(
+            "model.long 'sim_hard' reads the events of the candidate's category, but no attribute of the history is "
+            "also one of the item; declare it there too, or choose another model.long"
+        )
+    return SimHardBlock(unit, category=shared[0])
 
 
 class Sdim(nn.Module):

@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from recsys.errors import InvalidInputError
-from recsys.models.retrieval.hops import Hop
+from recsys.models.retrieval.hops import Hop, Normalization
 from recsys.models.retrieval.mf import IdVectors
 
 
@@ -38,6 +38,9 @@ class LightGcnLayers(nn.Module):
     The hops may be samples of the graph. An id without neighbours keeps its own vector, divided by layers + 1.
     """
 
+    normalization: Normalization = "symmetric"
+    of_output = False
+
     def forward(self, users_ND: Tensor, items_MD: Tensor, hops: Sequence[Hop]) -> tuple[Tensor, Tensor]:
         """Vectors of the users and of the items that the last hop leaves, [., D]."""
         users_sum, items_sum = users_ND, items_MD
@@ -46,6 +49,11 @@ class LightGcnLayers(nn.Module):
             users_sum, items_sum = hop.kept(users_sum, items_sum)
             users_sum, items_sum = users_sum + users_ND, items_sum + items_MD
         return users_sum / (len(hops) + 1), items_sum / (len(hops) + 1)
+
+
+def lightgcn_net(config: LightGcnConfig) -> LightGcnLayers:
+    """Build LightGCN's propagation."""
+    return LightGcnLayers()
 
 
 class LightGcn(nn.Module):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from recsys.arrays import Int64Array
 from recsys.embeddings.row_maps.row_map import Combine, RowMap
 from recsys.errors import InvalidInputError, nearest
+from recsys.models.retrieval.hops import Hop, Normalization
 from recsys.models.retrieval.sparse import Half, SparseMatrix, by_columns, sparse_matrix
 
 _COMBINES: tuple[Combine, ...] = ("sum", "product", "concat")
@@ -134,9 +135,27 @@ class MfConfig:
         init_std: deviation of an id's first vector per column; 0: Xavier's rule.
     """
 
+    layers: ClassVar[int] = 0
+
     kind: Literal["mf"] = "mf"
     dim: int = 64
     init_std: float = 0.01
+
+
+class NoLayers(nn.Module):
+    """The vectors of layer 0 are the final ones."""
+
+    normalization: Normalization = "symmetric"
+    of_output = False
+
+    def forward(self, users_ND: Tensor, items_MD: Tensor, hops: tuple[Hop, ...]) -> tuple[Tensor, Tensor]:
+        """The arguments; there are no hops."""
+        return users_ND, items_MD
+
+
+def mf_net(config: MfConfig) -> NoLayers:
+    """Build matrix factorisation's part above the vectors: none."""
+    return NoLayers()
 
 
 class MatrixFactorization(nn.Module):

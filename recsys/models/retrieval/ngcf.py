@@ -12,7 +12,7 @@ The paper's equations and the authors' code are two models; ``variant`` chooses.
 
 and of each layer but the first the L2-normalised copy is concatenated, while the layer itself goes on unnormalised.
 Both drop elements of a layer's vectors (message dropout). The code's L2 is of the concatenated vectors of a batch, the
-paper's of the weights (``training/retrieval/layers.py``).
+paper's of the weights (``of_output``).
 
 Legend: ``N`` users, ``M`` items, ``D`` width of a layer, ``Z`` nodes of one side.
 """
@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.errors import InvalidInputError
-from recsys.models.retrieval.hops import Hop, drop_messages
+from recsys.models.retrieval.hops import Hop, Normalization, drop_messages
 
 Variant = Literal["equation", "code"]
 
@@ -110,6 +110,8 @@ class Ngcf(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(NgcfLayer(dim, variant=variant, slope=slope) for _ in range(layers))
         self.variant = variant
+        self.normalization: Normalization = "row" if variant == "code" else "symmetric"
+        self.of_output = variant == "code"
         self.message_dropout, self.node_dropout = dropout
 
     def forward(self, users_ND: Tensor, items_MD: Tensor, hops: Sequence[Hop]) -> tuple[Tensor, Tensor]:
@@ -137,3 +139,14 @@ class Ngcf(nn.Module):
 
     def _shown(self, layer_ZD: Tensor) -> Tensor:
         return F.normalize(layer_ZD, dim=1) if self.variant == "code" else layer_ZD
+
+
+def ngcf_net(config: NgcfConfig) -> Ngcf:
+    """Build the layers that a configuration describes."""
+    return Ngcf(
+        config.dim,
+        layers=config.layers,
+        variant=config.variant,
+        dropout=(config.message_dropout, config.node_dropout),
+        slope=config.slope,
+    )

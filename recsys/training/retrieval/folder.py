@@ -14,10 +14,11 @@ import torch
 from recsys.data.interactions.pairs import Interactions
 from recsys.errors import DataFileError
 from recsys.files import atomic_file
-from recsys.training.retrieval.config import RetrievalRunConfig, from_json, to_json
+from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.trainers import RetrievalTrainer
 from recsys.training.run.checkpoint import read_file
 from recsys.training.run.folder import begin_folder, compare_fingerprint, holds_run, is_retrieval_run
+from recsys.training.settings import from_json, to_json
 
 FORMAT_VERSION = 1
 
@@ -111,6 +112,6 @@ def read_retrieval_config(run_dir: Path) -> RetrievalRunConfig:
         ConfigError: it is not that of such a run.
     """
     try:
-        return from_json((run_dir / "config.json").read_text())
+        return from_json(RetrievalRunConfig, (run_dir / "config.json").read_text())
     except OSError:
         raise DataFileError(f"{run_dir} holds no config.json; `recsys train` writes a run") from None

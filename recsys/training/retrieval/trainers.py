@@ -22,11 +22,12 @@ from recsys.embeddings.row_maps.row_map import RowMap, vocabulary
 from recsys.embeddings.sharding.shard import fuse_optimizer, set_rate, shard, table_shards, table_weights
 from recsys.embeddings.tables import EmbeddingTables, TableSpec, lookup_keys
 from recsys.errors import DataFileError
+from recsys.models.registry import make_layers
 from recsys.models.retrieval.hops import Hop, full_hop
 from recsys.models.retrieval.mf import bpr_loss, hardest_negatives, training_pairs
 from recsys.models.retrieval.neighbour_sampling import NeighbourSampler
+from recsys.models.retrieval.network import Layers, first_vectors, pairs_l2
 from recsys.training.retrieval.config import RetrievalRunConfig
-from recsys.training.retrieval.layers import Layers, first_vectors, pairs_l2
 from recsys.training.retrieval.negatives import NegativeSampler
 
 State = dict[str, Any]
@@ -67,7 +68,7 @@ class FullGraphTrainer:
     def __init__(self, config: RetrievalRunConfig, interactions: Interactions) -> None:
         self._strength = config.train.regularization
         self._data = _Pairs(interactions, draws=config.train.negatives)
-        self._layers = Layers(config.model)
+        self._layers = make_layers(config.model)
         self._users = nn.Parameter(first_vectors(interactions.num_users, config.model))
         self._items = nn.Parameter(first_vectors(interactions.num_items, config.model))
         self._hops = self._data.hops(self._layers)
@@ -132,7 +133,7 @@ class SampledTrainer:
     def __init__(self, config: RetrievalRunConfig, interactions: Interactions) -> None:
         self._strength, self._fan_outs = config.train.regularization, config.train.fan_outs
         self._data = _Pairs(interactions, draws=config.train.negatives)
-        self._layers = Layers(config.model)
+        self._layers = make_layers(config.model)
         sizes = {"user": interactions.num_users, "item": interactions.num_items}
         first = {side: first_vectors(size, config.model) for side, size in sizes.items()}
         self._maps = {side: _a_row_each(side, size) for side, size in sizes.items()}

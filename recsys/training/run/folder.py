@@ -33,8 +33,9 @@ from recsys.errors import ConfigError, DataFileError
 from recsys.evaluation.evaluate import Metrics
 from recsys.features.feature_set import FeatureSet
 from recsys.files import make_folder, write_atomically
-from recsys.training.config import RunConfig, from_json, to_json
+from recsys.training.config import RunConfig
 from recsys.training.run.checkpoint import Checkpoint, load
+from recsys.training.settings import from_json, to_json
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 
@@ -148,7 +149,7 @@ def read_config(run_dir: Path) -> RunConfig:
             "(`recsys evaluate` and `recsys compare` read both)"
         )
     try:
-        return from_json(file.read_text())
+        return from_json(RunConfig, file.read_text())
     except FileNotFoundError:
         raise DataFileError(f"{file} is missing; `recsys train` writes a run") from None
     except ValueError as error:  # not JSON, not text, or not what its name says

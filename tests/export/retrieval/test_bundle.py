@@ -27,10 +27,11 @@ from recsys.features.feature_set import Categorical, FeatureSet
 from recsys.features.hashing import string_keys
 from recsys.features.names import ITEM_NAMES
 from recsys.serving.inference.retrieval_session import open_retrieval
-from recsys.training.retrieval.config import RetrievalRunConfig, override
+from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import fingerprint
 from recsys.training.retrieval.loop import RetrievalRunResult, train_retrieval_run
 from recsys.training.retrieval.ranking import top_items
+from recsys.training.settings import override
 
 FEATURES = FeatureSet(name="shop", user_id=Categorical(name="user_id"), item_id=Categorical(name="item_id"))
 KINDS = {

@@ -12,11 +12,12 @@ from support.planted import ITEMS, USERS, planted, popularity_metrics
 from recsys.data.interactions.pairs import Interactions, make_pairs
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
 from recsys.evaluation.predictions import read_user_values
-from recsys.training.retrieval.config import RetrievalRunConfig, from_json, override, to_json
+from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.loop import RetrievalProgress, evaluate_retrieval_run, train_retrieval_run
 from recsys.training.retrieval.negatives import NegativeSampler
 from recsys.training.run.folder import is_retrieval_run, read_run
 from recsys.training.schedules import decayed
+from recsys.training.settings import from_json, override, to_json
 
 SMALL = override(
     RetrievalRunConfig(recipe="small"),
@@ -221,7 +222,7 @@ def test_schedules_scale_the_rate() -> None:
 
 
 def test_a_configuration_survives_json_and_names_what_is_wrong() -> None:
-    assert from_json(to_json(small("sampled ngcf"))) == small("sampled ngcf")
+    assert from_json(RetrievalRunConfig, to_json(small("sampled ngcf"))) == small("sampled ngcf")
     for change, message in {
         "model.kind=ngfc": "did you mean 'ngcf'",
         "train.epoch=3": "did you mean 'train.epochs'",

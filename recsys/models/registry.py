@@ -1,0 +1,72 @@
+"""Every model by the name that ``model.kind`` takes. A new one is its file, a line here, and a recipe.
+
+An entry is a model's configuration and what builds its network. What the network reads, ``recsys train`` is told by the
+configuration (``reads`` and ``layers`` of the protocols); how it exports, ``recsys export`` by the network
+(``side_dimensions``; ``StatefulNet`` for one that goes on from a state).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from recsys.models.ranking.autoint import AutoInt, AutoIntConfig
+from recsys.models.ranking.dcn import Dcn, DcnConfig
+from recsys.models.ranking.din import Din, DinConfig
+from recsys.models.ranking.network import RankingConfig, RankingNet
+from recsys.models.ranking.sdim import Sdim, SdimConfig
+from recsys.models.ranking.widths import Widths
+from recsys.models.retrieval.lightgcn import LightGcnConfig, lightgcn_net
+from recsys.models.retrieval.mf import MfConfig, mf_net
+from recsys.models.retrieval.network import Layers, RetrievalConfig, RetrievalNet
+from recsys.models.retrieval.ngcf import NgcfConfig, ngcf_net
+
+
+@dataclass(frozen=True)
+class RankingKind:
+    """A ranking model.
+
+    Attributes:
+        config: its configuration.
+        net: ``net(widths, config=...)``, a torch module.
+    """
+
+    config: type[RankingConfig]
+    net: Callable[..., RankingNet]
+
+
+@dataclass(frozen=True)
+class RetrievalKind:
+    """A model that ranks all items.
+
+    Attributes:
+        config: its configuration.
+        net: ``net(config)``, a torch module.
+    """
+
+    config: type[RetrievalConfig]
+    net: Callable[..., RetrievalNet]
+
+
+RANKING_MODELS: dict[str, RankingKind] = {
+    "autoint": RankingKind(AutoIntConfig, AutoInt),
+    "din": RankingKind(DinConfig, Din),
+    "dcn": RankingKind(DcnConfig, Dcn),
+    "sdim": RankingKind(SdimConfig, Sdim),
+}
+
+RETRIEVAL_MODELS: dict[str, RetrievalKind] = {
+    "mf": RetrievalKind(MfConfig, mf_net),
+    "lightgcn": RetrievalKind(LightGcnConfig, lightgcn_net),
+    "ngcf": RetrievalKind(NgcfConfig, ngcf_net),
+}
+
+
+def make_net(widths: Widths, *, config: RankingConfig) -> RankingNet:
+    """Build the network that a ranking model's configuration describes, for inputs of these widths."""
+    return RANKING_MODELS[config.kind].net(widths, config=config)
+
+
+def make_layers(config: RetrievalConfig) -> Layers:
+    """Build what a retrieval model's configuration describes above the vectors of layer 0."""
+    return Layers(RETRIEVAL_MODELS[config.kind].net(config), hops=config.layers)
