@@ -3,6 +3,7 @@
 - ``base.py``: the ``FeatureStore`` Protocol and the values its calls return;
 - ``redis/``: the implementation on Redis; ``redis/store.py`` is the class to use;
 - ``embedded/``: a private Redis server, for laptops, demos and tests;
+- ``blocking.py``: BlockingFeatureStore, the same calls for threads without an event loop;
 - ``item_cache.py``: item features kept in the process;
 - ``loop_thread.py``: an event loop in a thread, for what blocking callers leave to one.
 
