@@ -30,7 +30,7 @@ class Models:
 
     @property
     def features(self) -> FeatureSet:
-        """Whose histories and features the store holds: the ranking model's, if there is one."""
+        """The FeatureSet that the store holds: the ranking model's, if there is one."""
         return self.first.features
 
 

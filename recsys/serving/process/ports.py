@@ -21,7 +21,7 @@ def probe_port(host: str, port: int) -> None:
 
 @contextlib.contextmanager
 def reserved_port(host: str, port: int) -> Iterator[int]:
-    """A port that several processes may listen on, kept for as long as the block lasts, even while none does.
+    """Reserve a port that several processes may listen on, for as long as the block lasts, even while none does.
 
     The socket that keeps it does not listen, so it gets no connections. Port 0: any free one.
 
@@ -37,7 +37,7 @@ def reserved_port(host: str, port: int) -> Iterator[int]:
 
 
 def cannot_listen(host: str, port: int, reason: str) -> ConfigError:
-    """The error of a port that cannot be had."""
+    """Make the error of a port that cannot be had."""
     return ConfigError(
         f"cannot listen on {host}:{port}: {reason}; choose another host or port, or port 0 for any free one"
     )

@@ -59,7 +59,7 @@ class RunningServer:
 
 
 def serve_alone(settings: Settings) -> int:
-    """``serve.serve`` with this one process."""
+    """Serve as ``serve.serve`` does, with this one process."""
     started_s = time.perf_counter()
     try:
         with sigterm_interrupts(), ready_file(settings.ready_file), load_models(settings) as (models, redis_url):
@@ -170,7 +170,7 @@ def _grpc_server(
     share_port: bool,
     interceptors: Sequence[Interceptor],
 ) -> Iterator[tuple[grpc.Server, int]]:
-    """A server bound to its port, not started; at the end it drains."""
+    """Bind a server to its port, not started; at the end it drains."""
     options = [
         # Two servers on one port each get some of the connections; off, so that the second fails.
         ("grpc.so_reuseport", int(share_port)),

@@ -52,8 +52,8 @@ def wait_for_signal(queue: SimpleQueue[Any], *, poll_s: float = SIGNAL_POLL_S) -
 
 
 def dump_stacks_on_sigusr1() -> None:
-    """From now on SIGUSR1 prints the stacks of all threads to standard error, also while native code keeps the
-    interpreter's lock."""
+    """Let SIGUSR1 print the stacks of all threads to standard error, also while native code keeps the interpreter's
+    lock."""
     faulthandler.register(signal.SIGUSR1, file=2)
 
 

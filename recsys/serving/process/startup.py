@@ -19,7 +19,7 @@ _log = logging.getLogger("recsys.serving")
 
 @contextlib.contextmanager
 def load_models(settings: Settings) -> Iterator[tuple[Models, str]]:
-    """The models, and the URL of the Redis, which is a private one unless the settings name another.
+    """Load the models, and start a private Redis unless the settings name one; yields the models and the Redis's URL.
 
     Raises:
         ConfigError: no bundle is set, or the private Redis has no place.

@@ -70,7 +70,7 @@ def open_stores(
 
 
 async def _layout_checked(store: RedisFeatureStore) -> bool:
-    """Whether the store could be asked; StoreFormatError if it was filled for another layout."""
+    """Ask the store for its layout; False if it is away. StoreFormatError if it was filled for another layout."""
     try:
         await store.ping(timeout_s=_CHECK_TIMEOUT_S)
     except StoreUnavailableError as error:

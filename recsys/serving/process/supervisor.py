@@ -31,7 +31,7 @@ from recsys.serving.telemetry.metrics import counter_file, metrics_endpoint
 
 
 def supervise(settings: Settings) -> int:
-    """Serve with ``settings.workers`` processes until SIGTERM or SIGINT; then all finish their requests. The exit code.
+    """Serve with ``settings.workers`` processes until SIGTERM or SIGINT, then let all finish; returns the exit code.
 
     Raises:
         RecsysError: as ``serve``; during the start-up, the error of the first worker that failed; later, of a worker
@@ -113,7 +113,7 @@ def _publish(
 
 @contextlib.contextmanager
 def _shared_resources(settings: Settings) -> Iterator[tuple[Settings, Manifest]]:
-    """A worker's settings, after what is done once for all of them: a private Redis, the bundles' check, the port."""
+    """Open what workers share, a private Redis, checked bundles, the port; yields their settings."""
     folder = bundle_folder(settings)
     with redis_or_embedded(settings.redis_url, settings.redis_dir) as redis_url:
         bundle = open_bundle(folder, verify=settings.verify)

@@ -72,7 +72,7 @@ Message = Ready | Heartbeat | RecsysError
 
 
 def main() -> int:
-    """Serve until SIGTERM, or until the supervisor is gone; the exit code."""
+    """Serve until SIGTERM, or until the supervisor is gone; returns the exit code."""
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else prints
     try:

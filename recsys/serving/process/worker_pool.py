@@ -81,7 +81,7 @@ class _Worker:
 
     @property
     def name(self) -> str:
-        """For log lines."""
+        """Number and process id, for log lines."""
         assert self.process is not None
         return f"worker {self.task.number} (pid {self.process.pid})"
 
@@ -253,7 +253,7 @@ def _spawn(task: Task) -> subprocess.Popen[bytes]:
 
 
 def _schedule_restart(worker: _Worker, *, served_s: float) -> float:
-    """Set when the next process is due; the seconds until then."""
+    """Set when the next process is due; returns the seconds until then."""
     worker.short_runs = 0 if served_s >= _STABLE_S else worker.short_runs + 1
     wait_s = backoff_s(worker.short_runs - 1, first_s=_BACKOFF_S, longest_s=_MAX_BACKOFF_S)
     worker.start_at_s = time.monotonic() + wait_s

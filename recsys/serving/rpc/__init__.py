@@ -1,1 +1,15 @@
-"""gRPC: services, messages to domain values and back, statuses, interceptors."""
+"""gRPC: the services of recsys.v1. Protobuf messages are known here and in the client, nowhere else.
+
+- ``ranker_service.py``, ``store_service.py``: the services, a method a call. ``registration.py`` adds them to a server.
+- ``methods.py``: their methods, from the descriptors.
+- ``convert/``: messages to domain values and back; whatever a caller may send is checked there.
+- ``calls.py``: deadline, errors and event loop of a call. ``statuses.py``: the table from errors to status codes.
+- ``stream_reader.py``: a stream of messages, read on an event loop.
+- ``interceptors.py``: work around each call: counting, and whatever is added.
+
+To add an RPC: its messages and a line of the service in ``protos/recsys/v1``, ``make protos``, a function that does the
+work in ``serving/handlers``, a conversion in ``convert/``, a method of the service, a method of the client. It is
+counted by its descriptor; name it in docs/monitoring.md. To add a service: its proto in ``methods.py``, too, and a line
+of ``registration.py``. To add an interceptor: a ``grpc.ServerInterceptor``, and an entry of
+``interceptors.list_interceptors``. To add a status: a line of ``statuses.STATUS_CODES``.
+"""

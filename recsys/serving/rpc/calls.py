@@ -22,7 +22,7 @@ _NO_DEADLINE_S = 1e9
 
 
 def deadline_of(context: Context, *, default_s: float) -> Deadline:
-    """The call's deadline, which also knows when the caller has left."""
+    """Make the call's deadline, which also knows when the caller has left."""
     remaining_s = context.time_remaining()
     timeout_s = default_s if remaining_s is None or remaining_s > _NO_DEADLINE_S else remaining_s
     return Deadline.after(timeout_s, abandoned=lambda: not context.is_active())

@@ -1,4 +1,4 @@
-"""``recsys.v1.Ranker``: each call is convert, do, convert, under the caller's deadline, in the handler's thread."""
+"""Ranker service: each call is convert, do, convert, under the caller's deadline, in the handler's thread."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.rpc.calls import Context, abort_on_error, deadline_of
 from recsys.serving.rpc.convert import rank as convert
 from recsys.serving.rpc.convert import retrieval as convert_retrieval
+from recsys.serving.rpc.convert.answers import Degradable, degraded_parts
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.stage_timer import StageTimer
@@ -71,7 +72,7 @@ class RankerService:
         return ranker_pb2.RankBatchResponse(responses=answers)
 
     def Retrieve(self, message: ranker_pb2.RetrieveRequest, context: Context) -> ranker_pb2.RetrieveResponse:
-        """The best items of all."""
+        """Retrieve the best items of all."""
         return abort_on_error(context, lambda: self._retrieve(message, self._deadline(context)))
 
     def _retrieve(self, message: ranker_pb2.RetrieveRequest, deadline: Deadline) -> ranker_pb2.RetrieveResponse:
@@ -85,7 +86,7 @@ class RankerService:
         return response
 
     def Recommend(self, message: ranker_pb2.RecommendRequest, context: Context) -> ranker_pb2.RecommendResponse:
-        """The best items of all, ranked."""
+        """Retrieve the best items of all, and rank them."""
         return abort_on_error(context, lambda: self._recommend(message, self._deadline(context)))
 
     def _recommend(self, message: ranker_pb2.RecommendRequest, deadline: Deadline) -> ranker_pb2.RecommendResponse:
@@ -99,7 +100,7 @@ class RankerService:
         self._count(query.timer, result.candidates, result)
         return response
 
-    def _count(self, timer: StageTimer, candidates: int, *results: convert.Degradable) -> None:
+    def _count(self, timer: StageTimer, candidates: int, *results: Degradable) -> None:
         if self._telemetry is None:
             return
         timer.lap("convert")
@@ -107,7 +108,7 @@ class RankerService:
         self._telemetry.observe(timer.in_us())
         self._telemetry.count("candidates", by=candidates)
         for result in results:
-            for part in convert.degraded_parts(result):
+            for part in degraded_parts(result):
                 self._telemetry.count("degraded", part)
 
     def _with_ranking(self) -> Ranker:

@@ -46,7 +46,7 @@ def truncate(text: str) -> str:
 
 
 class IncidentLog:
-    """Logs unexpected errors under a short id: of one type from one place, one in 10 s.
+    """Log unexpected errors under a short id: of one type from one place, one in 10 s.
 
     Those in between share the id of the one that is logged, and are counted.
     """
@@ -82,7 +82,7 @@ def _raised_at(error: Exception) -> tuple[str, int]:
 
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
-    """The status code and message a caller gets for ``error``.
+    """Map an error to the status code and message that a caller gets.
 
     An error that is not in the table is logged with its traceback under a short id (see
     :class:`IncidentLog`); the caller gets the id and nothing of the inside.

@@ -1,4 +1,4 @@
-"""``recsys.v1.FeatureStore``: each call is convert, do, convert, under the caller's deadline.
+"""FeatureStore service: each call is convert, do, convert, under the caller's deadline.
 
 Handlers are threads; what they do runs on the store's event loop. There many calls' round trips overlap, and none of
 them holds up a Rank call's.
@@ -80,15 +80,15 @@ class FeatureStoreService:
         return self._admitted(context, self._put, message)
 
     def GetFeatures(self, message: pb.GetFeaturesRequest, context: Context) -> pb.GetFeaturesResponse:
-        """The stored features of many entities."""
+        """Read the stored features of many entities."""
         return self._admitted(context, self._get_features, message)
 
     def GetHistory(self, message: pb.GetHistoryRequest, context: Context) -> pb.GetHistoryResponse:
-        """The newest events of a user."""
+        """Read the newest events of a user."""
         return self._admitted(context, self._history, message)
 
     def GetHistories(self, message: pb.GetHistoriesRequest, context: Context) -> pb.GetHistoriesResponse:
-        """The newest events of many users."""
+        """Read the newest events of many users."""
         return self._admitted(context, self._histories, message)
 
     def _admitted(

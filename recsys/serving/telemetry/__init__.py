@@ -1,1 +1,11 @@
-"""Counters, the page that shows them, the stages of a request."""
+"""Telemetry: counters that all workers share, the endpoint that shows them, the stages of a request.
+
+- ``stage_timer.py``: the time of one request, stage by stage.
+- ``families.py``: the counters by name and labels. ``layout.py``: the file that holds them, a row for each worker.
+- ``counters.py``: one worker counts in its row. ``totals.py``: the sums of all rows.
+- ``metrics.py``: file and endpoint of a server. ``prometheus.py``: the page.
+
+To add a counter: a ``Family`` in ``families.families``, a row in docs/monitoring.md, and ``Telemetry.count`` where it
+happens; parts that know nothing of telemetry count for themselves, and ``Telemetry.polling`` takes that over. To add a
+stage: a field and a name in ``stage_timer.py``, a field of ``Timings`` in the proto, and a row in docs/monitoring.md.
+"""

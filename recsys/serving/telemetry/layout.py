@@ -107,7 +107,7 @@ def _whole_lines(words: int) -> int:
 
 
 def _map(path: Path) -> memoryview:
-    """The file as 64-bit words. Writing an item of a memoryview takes a third of the time of one of an array."""
+    """Map the file as 64-bit words. Writing an item of a memoryview takes a third of the time of one of an array."""
     with path.open("r+b") as file:
         try:
             return memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")

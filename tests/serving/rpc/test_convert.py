@@ -19,6 +19,7 @@ from recsys.proto.ranker_pb2 import Degradation, FeatureValue, Id, Ids, RankRequ
 from recsys.serving.handlers.ranker import RankResult
 from recsys.serving.rpc.convert import events as convert_events
 from recsys.serving.rpc.convert import rank as convert
+from recsys.serving.rpc.convert.answers import degraded_parts
 from recsys.serving.telemetry.families import DEGRADED_PARTS
 
 TEXTS = FeatureSet(
@@ -176,7 +177,7 @@ def test_a_degradation_has_one_name_in_the_result_the_metric_and_the_client(part
         **{f"{part}_degraded": True},
     )  # fmt: skip
     request = convert.rank_request(RankRequest(user=USER, candidates=Ids(integers=[1])), FEATURES, max_candidates=5)
-    assert convert.degraded_parts(result) == [part]
+    assert degraded_parts(result) == [part]
     assert messages.ranking(convert.rank_response(result, request), [1]).degraded == (part,)
 
 

@@ -1,1 +1,10 @@
-"""Protobuf messages to domain values and back, a module for each group of calls."""
+"""Conversion: protobuf messages to domain values and back, a module for each group of calls.
+
+- ``rank.py``: Rank, RankBatch. ``retrieval.py``: Retrieve, Recommend.
+- ``events.py``: AppendEvents, AppendEventStream, GetHistory, GetHistories. ``entities.py``: PutEntities, GetFeatures.
+- ``ids.py``, ``times.py``: what requests share. ``answers.py``: what answers share.
+
+Whatever a caller may send is checked here, once. An error names the field as the proto file does, what arrived, and
+what is allowed. To add a call: a function from its message to a frozen dataclass or plain values, and one from the
+result to the answer.
+"""

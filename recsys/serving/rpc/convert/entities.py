@@ -1,4 +1,4 @@
-"""Storing and reading features: protobuf messages to domain values and back; see ``convert.py``.
+"""PutEntities and GetFeatures: messages to entities' columns, and back.
 
 Shapes use ``N`` entities, ``K`` values of a multi-valued feature.
 """
@@ -17,7 +17,7 @@ from recsys.features.columns import Column, feature_column, missing_column
 from recsys.features.feature_set import Entity, Feature, FeatureSet, Numeric
 from recsys.features.hashing import MISSING
 from recsys.proto import feature_store_pb2
-from recsys.serving.rpc.convert.rank import entity_keys, int64_array
+from recsys.serving.rpc.convert.ids import entity_keys, int64_array
 
 MAX_ENTITIES = 10_000
 """Most entities in one PutEntities or GetFeatures call."""
@@ -59,7 +59,7 @@ def features_request(message: feature_store_pb2.GetFeaturesRequest, features: Fe
 
 
 def features_response(columns: Mapping[str, Column]) -> feature_store_pb2.GetFeaturesResponse:
-    """The answer to a GetFeatures call: columns of N entities."""
+    """Convert columns of N entities to the answer of a GetFeatures call."""
     return feature_store_pb2.GetFeaturesResponse(
         features={name: _column_message(column) for name, column in columns.items()}
     )
@@ -113,7 +113,7 @@ def _column(field: str, column: feature_store_pb2.FeatureColumn, feature: Featur
 
 
 def _values(field: str, column: feature_store_pb2.FeatureColumn, feature: Feature) -> Any:
-    """What a column holds, of the kind that the feature takes: an array, or a list of strings."""
+    """Values of a column, of the kind that the feature takes: an array, or a list of strings."""
     if isinstance(feature, Numeric):
         allowed: tuple[str, ...] = ("numbers", "integers")
         takes = "numbers"

@@ -1,4 +1,4 @@
-"""Appending and reading events: protobuf messages to domain values and back; see ``convert.py``.
+"""AppendEvents, AppendEventStream, GetHistory and GetHistories: messages to events, and back.
 
 Shapes use ``L`` events.
 """
@@ -19,15 +19,8 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.history import Events, HistoryHeader, attribute_keys, make_events, require_history
 from recsys.proto import feature_store_pb2, ranker_pb2
 from recsys.serving.handlers.append import Append, StreamSummary
-from recsys.serving.rpc.convert.rank import (
-    MIN_TIMESTAMP_MS,
-    entity_keys,
-    int64_array,
-    moment_ms,
-    raw_ids,
-    time_problem,
-    user_key,
-)
+from recsys.serving.rpc.convert.ids import entity_keys, int64_array, raw_ids, user_key
+from recsys.serving.rpc.convert.times import MIN_TIMESTAMP_MS, moment_ms, time_problem
 from recsys.serving.rpc.statuses import truncate
 
 MAX_EVENTS = 10_000
@@ -45,7 +38,7 @@ _MAX_SOURCE_BYTES = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryRange:
-    """What of a history is wanted: arguments of ``FeatureStore.history``."""
+    """Part of a history: arguments of ``FeatureStore.history``."""
 
     user_key: int
     limit: int
@@ -91,17 +84,17 @@ def append_request(
 
 
 def append_response(result: AppendResult) -> feature_store_pb2.AppendEventsResponse:
-    """The answer to an AppendEvents call."""
+    """Convert a result to the answer of an AppendEvents call."""
     return feature_store_pb2.AppendEventsResponse(added=result.added, stored=result.stored)
 
 
 def event_count(message: feature_store_pb2.AppendEventsRequest) -> int:
-    """How many events a message holds, right or wrong."""
+    """Count the events of a message, right or wrong."""
     return max(len(message.events.items.integers), len(message.events.items.texts))
 
 
 def stream_response(summary: StreamSummary) -> feature_store_pb2.AppendEventStreamResponse:
-    """The answer to an AppendEventStream call."""
+    """Convert a summary to the answer of an AppendEventStream call."""
     return feature_store_pb2.AppendEventStreamResponse(
         messages=summary.messages,
         events=summary.events,

@@ -1,4 +1,4 @@
-"""Protobuf messages to domain values and back: Retrieve and Recommend. See ``convert.py``."""
+"""Retrieve and Recommend: messages to queries, results to messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from recsys.features.names import Names
 from recsys.proto import ranker_pb2 as pb
 from recsys.serving.handlers.queries import CANDIDATES, RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.inference.retrieval_session import MAX_ITEMS
-from recsys.serving.rpc.convert.rank import degradations, entity_keys, feature_values, moment_ms, timings, user_key
+from recsys.serving.rpc.convert.answers import degradations, timings
+from recsys.serving.rpc.convert.ids import entity_keys, user_key
+from recsys.serving.rpc.convert.rank import feature_values
+from recsys.serving.rpc.convert.times import moment_ms
 from recsys.serving.telemetry.stage_timer import StageTimer
 
 MAX_EXCLUDED = 10_000

@@ -1,0 +1,51 @@
+"""Answers: the fields that all answers of Ranker have, degradations and timings."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from recsys.proto import ranker_pb2
+from recsys.serving.telemetry.stage_timer import STAGES, StageTimer
+
+
+class Degradable(Protocol):
+    """A result that may lack parts."""
+
+    @property
+    def user_degraded(self) -> bool:
+        """The user's history or features could not be read."""
+        ...
+
+    @property
+    def items_degraded(self) -> bool:
+        """The candidates' features could not be read."""
+        ...
+
+    @property
+    def history_degraded(self) -> bool:
+        """Only the newest part of a long history was looked at."""
+        ...
+
+
+_DEGRADATIONS = {
+    "user": ranker_pb2.DEGRADATION_USER_UNAVAILABLE,
+    "items": ranker_pb2.DEGRADATION_ITEMS_UNAVAILABLE,
+    "history": ranker_pb2.DEGRADATION_HISTORY_PARTIAL,
+}
+
+
+def degraded_parts(result: Degradable) -> list[str]:
+    """List the parts that an answer lacks, by the names that clients get and counters have."""
+    flags = (result.user_degraded, result.items_degraded, result.history_degraded)
+    return [part for part, missing in zip(_DEGRADATIONS, flags, strict=True) if missing]
+
+
+def degradations(result: Degradable) -> list[ranker_pb2.Degradation]:
+    """List the same parts as the message has them."""
+    return [_DEGRADATIONS[part] for part in degraded_parts(result)]
+
+
+def timings(timer: StageTimer) -> ranker_pb2.Timings:
+    """Convert the stages of a call until now."""
+    timer.finish()
+    return ranker_pb2.Timings(**{f"{stage}_us": us for stage, us in zip(STAGES, timer.in_us(), strict=True)})

@@ -1,0 +1,83 @@
+"""Ids: raw ids of users, items and entities to keys; shared by all calls.
+
+An id may be of the declared type only, and none may be the missing value.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from recsys.arrays import Int64Array
+from recsys.errors import InvalidInputError
+from recsys.features.columns import feature_keys
+from recsys.features.feature_set import Categorical, FeatureSet
+from recsys.features.hashing import KEY_LIMIT, MISSING, integer_key, string_key
+from recsys.proto import ranker_pb2
+
+_FIELDS = {"int": "integer", "string": "text"}
+_NO_ID = "-1 or the empty text, which stand for no value; send an id"
+
+
+def user_key(message: Any, features: FeatureSet) -> int:
+    """Convert ``message.user``, an Id, to its key.
+
+    Raises:
+        InvalidInputError: there is none, or not of the declared type.
+    """
+    wanted = _FIELDS[features.user_id.id_type]
+    found = message.user.WhichOneof("value")
+    if found is None:
+        raise InvalidInputError(f"user: no id was sent; set user.{wanted}")
+    value = getattr(message.user, found)
+    if found != wanted:
+        raise InvalidInputError(
+            f"user.{found} is {value!r}, but {features.user_id.name!r} takes "
+            f"{features.user_id.id_type} ids; set user.{wanted}"
+        )
+    if value in ("", MISSING):
+        raise InvalidInputError(f"user.{wanted} is {_NO_ID}")
+    return integer_key(value) if wanted == "integer" else string_key(value)
+
+
+def entity_keys(field: str, ids: ranker_pb2.Ids, feature: Categorical, *, most: int) -> Int64Array:
+    """Convert ids, none of which may be missing, to keys; int64, shape [N], 1 <= N <= most.
+
+    Raises:
+        InvalidInputError: there are too many or none, they are not of the type that ``feature`` declares, or one
+            is missing.
+    """
+    count = max(len(ids.integers), len(ids.texts))
+    if not 1 <= count <= most:
+        raise InvalidInputError(f"{field}: got {count:,}; allowed: 1 to {most:,} per request")
+    raw = raw_ids(field, ids, feature)
+    # Nearly always all ids are their own keys, and one pass can tell: as unsigned, negative ids are large.
+    if isinstance(raw, np.ndarray) and raw.view(np.uint64).max() < KEY_LIMIT:
+        own_keys: Int64Array = raw
+        return own_keys
+    keys = feature_keys(feature, raw)
+    if (missing := keys == MISSING).any():
+        raise InvalidInputError(f"{field}[{int(np.argmax(missing))}] is {_NO_ID}")
+    return keys
+
+
+def raw_ids(field: str, ids: ranker_pb2.Ids, feature: Categorical) -> Any:
+    """Read raw ids of the kind that ``feature`` takes: an int64 array or a list of strings.
+
+    Raises:
+        InvalidInputError: there are ids of the other kind.
+    """
+    wanted = _FIELDS[feature.id_type] + "s"
+    if len(ids.texts if wanted == "integers" else ids.integers):
+        raise InvalidInputError(
+            f"{field}: got {len(ids.integers)} integers and {len(ids.texts)} texts, but {feature.name!r} takes "
+            f"{feature.id_type} ids; fill {field}.{wanted} only"
+        )
+    return int64_array(ids.integers) if wanted == "integers" else list(ids.texts)
+
+
+def int64_array(packed: Any) -> Int64Array:
+    """Convert a packed integer field to int64. protobuf implements ``__array__``: 4 us for 10,000 ids, against
+    370 us by way of a list."""
+    return np.array(packed, dtype=np.int64)
