@@ -174,8 +174,9 @@ def results(
     if context.invoked_subcommand is not None:
         return
     from recsys.results.page import RECORDS, stale, update
+    from recsys.results.protocols import TABLES
     from recsys.results.records import read_all
-    from recsys.results.rows import ROWS, TABLES
+    from recsys.results.rows import ROWS
     from recsys.results.tables import row_json
 
     if as_json and check:

@@ -53,8 +53,8 @@ def train_retrieval(
 
 def evaluate_retrieval(run_dir: Path, *, split: str, data: Path | None, work_dir: Path, as_json: bool) -> None:
     """Metrics of a run's model on a part of its data."""
+    from recsys.training.retrieval.evaluate import evaluate_retrieval_run
     from recsys.training.retrieval.folder import read_retrieval_config
-    from recsys.training.retrieval.loop import evaluate_retrieval_run
 
     config = read_retrieval_config(run_dir)
     interactions = load(config.data, data, work_dir)

@@ -1,1 +1,10 @@
-"""Memory against quality, over row maps and budgets."""
+"""Memory against quality, over row maps and budgets.
+
+::
+
+    sweep.py     one recipe trained with several maps and budgets, and the choice among them
+    report.py    the comparison as a picture, a table and JSON
+
+To add a number to the comparison: a field of ``sweep.Measurement``, filled in ``sweep._run``, and a column of
+``report.HEADERS``; raise ``sweep.VERSION`` if older results lack it.
+"""

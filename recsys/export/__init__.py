@@ -1,1 +1,13 @@
-"""Trained models to ONNX graphs, with proof of parity."""
+"""Trained models to ONNX graphs, with a certificate that both answer the same.
+
+::
+
+    onnx.py           a ranking model to a bundle
+    graphs.py         its user, encode and rank graphs as modules
+    graph_files.py    modules to ONNX files, with tables beside them
+    certificate.py    torch and ONNX Runtime compared on real samples
+    int8.py           matrix products in 8-bit integers
+    quantized.py      quantised rows, and what they do to the answers
+    rewrites/         graphs made faster, with the same answers
+    retrieval/        models that rank all items
+"""

@@ -1,4 +1,16 @@
-"""Metrics in numpy: what each measures, and how sure one can be of it (``docs/evaluation.md``)."""
+"""Metrics in numpy: what each measures, and how sure one can be of it (``docs/evaluation.md``).
+
+::
+
+    order.py          positives above negatives: AUC
+    probability.py    log loss, calibration
+    lists.py          recall, NDCG and others of lists
+    bootstrap.py      intervals by resampling users
+    checks.py         checks of arguments
+
+To add a metric: a function in one of these with its source and an example, its name here, a test of it from the
+definition in ``tests/metrics``; then where it is reported (``recsys/evaluation``, ``recsys/training/retrieval``).
+"""
 
 from recsys.metrics.bootstrap import Resamples, mean_resamples, user_resamples
 from recsys.metrics.lists import (

@@ -10,8 +10,9 @@ from pathlib import Path
 from recsys.errors import DataFileError
 from recsys.files import write_atomically
 from recsys.plots import Bars, Chart, Dots, Series, write_png
+from recsys.results.protocols import TABLES, Table
 from recsys.results.records import Recorded, read_all
-from recsys.results.rows import ROWS, TABLES, Row, Table
+from recsys.results.rows import ROWS, Row
 from recsys.results.tables import Figure, figures, markdown
 
 PAGE = "results.md"

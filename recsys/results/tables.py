@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from recsys.evaluation.evaluate import LOWER_IS_BETTER
+from recsys.results.protocols import Table
 from recsys.results.records import Recorded, recipe_changed
-from recsys.results.rows import Row, Table
+from recsys.results.rows import Row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,9 @@ from recsys.cli import app
 from recsys.errors import ConfigError, DataFileError
 from recsys.recipes import RECIPES, RETRIEVAL_RECIPES
 from recsys.results.page import stale, update
+from recsys.results.protocols import TABLES, Table
 from recsys.results.records import Recorded, add, configured_overrides, read_all, read_recorded, recipe_changed
-from recsys.results.rows import ROWS, TABLES, Row, Table
+from recsys.results.rows import ROWS, Row
 from recsys.results.tables import figures, markdown, number, row_json
 from recsys.training.settings import override
 

@@ -1,1 +1,7 @@
-"""Retrieval models to bundles."""
+"""Models that rank all items to bundles.
+
+::
+
+    bundle.py    the bundle, its tables and its certificate
+    graph.py     the graph ``retrieve``: exact search over all items
+"""

@@ -3,6 +3,8 @@
 Each process reads its share of every step's samples; tables are spread (``embeddings/sharding``), the network is the
 same everywhere.
 
+::
+
     processes.py             world, gather, broadcast; failures that end all processes
     data_parallel.py         a step's loss, regularisation and predictions over processes
     sync_normalization.py    Dice and batch normalisation over all samples of a step

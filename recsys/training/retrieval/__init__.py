@@ -1,1 +1,17 @@
-"""Training of models that rank all items."""
+"""Training of models that rank all items.
+
+::
+
+    config.py        a run as one frozen value
+    loop.py          minibatches, by the protocol of NGCF and LightGCN
+    trainers.py      a step over the whole graph, or over sampled neighbours
+    negatives.py     items that a user did not take
+    ranking.py       all items ranked for every user, and the metrics
+    evaluate.py      a run's model on a part of the data
+    trained.py       a run's model, loaded
+    folder.py        the folder of a run
+    full_batch.py    all pairs in one step, by the protocol of GraphHash
+
+To add a metric of lists: the function in ``recsys/metrics/lists.py``, a field of ``ranking.RankingMetrics`` and of the
+values by user in ``ranking.rank_users``.
+"""

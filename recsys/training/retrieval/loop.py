@@ -26,15 +26,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recsys.data.interactions.pairs import Interactions, Pairs
+from recsys.data.interactions.pairs import Interactions
 from recsys.errors import ConfigError, InvalidInputError
-from recsys.evaluation.predictions import USER_FILE, UserValues, write_user_values
+from recsys.evaluation.predictions import USER_FILE, write_user_values
 from recsys.files import write_atomically
 from recsys.training.distributed.processes import check_alone
 from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.evaluate import evaluate_users
 from recsys.training.retrieval.folder import RunState, open_retrieval_run, save
-from recsys.training.retrieval.ranking import RankingMetrics, rank_users, sample_users
-from recsys.training.retrieval.trained import load_trained, make_trainer, masked_pairs
+from recsys.training.retrieval.ranking import RankingMetrics, sample_users
+from recsys.training.retrieval.trained import make_trainer
 from recsys.training.retrieval.trainers import RetrievalTrainer
 from recsys.training.run.record import begin_record, write_record
 from recsys.training.schedules import decayed
@@ -195,7 +196,7 @@ def _train(
             )
             report(progress)
         if len(sample) and (state.epoch % train.validate_every == 0 or state.epoch == train.epochs):
-            validation = _rank(trainer, config, interactions, sample, test=False)
+            validation = evaluate_users(trainer, config, interactions, sample, test=False)[0]
             report(dataclasses.replace(progress, validation=validation))
             if state.best is None or validation.recall > state.best:
                 state.best, state.best_epoch, state.waited = validation.recall, state.epoch, 0
@@ -211,9 +212,9 @@ def _train(
     if train.patience:
         assert best_weights is not None  # patience needs validations, and the last epoch has one
         trainer.load_state_dict(best_weights)
-    validation = _rank(trainer, config, interactions, sample, test=False) if len(sample) else None
+    validation = evaluate_users(trainer, config, interactions, sample, test=False)[0] if len(sample) else None
     users_ND, items_MD = trainer.vectors()
-    test, of_users = _rank_users(trainer, config, interactions, interactions.test, test=True)
+    test, of_users = evaluate_users(trainer, config, interactions, interactions.test, test=True)
     # Of the validation part there may be values of an evaluation made halfway, of weights that are no more.
     (run_dir / USER_FILE).unlink(missing_ok=True)
     write_user_values(run_dir, {"test": of_users})
@@ -235,41 +236,6 @@ def _not_finite(what: str, run_dir: Path) -> InvalidInputError:
     has_one = (run_dir / "checkpoint.pt").exists()
     kept = "The last checkpoint is of before that" if has_one else "There was no checkpoint yet"
     return InvalidInputError(f"{what}; lower train.learning_rate. {kept}")
-
-
-def evaluate_retrieval_run(run_dir: Path, interactions: Interactions, split: str) -> RankingMetrics:
-    """Metrics of a run's model on its validation or test part, of all users; those of each user stay in its folder.
-
-    Raises:
-        ConfigError: other data than the run's, or no such split.
-        DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
-        InvalidInputError: the part is empty.
-    """
-    if split not in ("validation", "test"):
-        raise ConfigError(f"split is {split!r}; allowed for a model that ranks all items: validation, test")
-    config, trainer = load_trained(run_dir, interactions)
-    metrics, of_users = _rank_users(trainer, config, interactions, getattr(interactions, split), test=split == "test")
-    write_user_values(run_dir, {split: of_users})
-    return metrics
-
-
-def _rank(
-    trainer: RetrievalTrainer, config: RetrievalRunConfig, interactions: Interactions, relevant: Pairs, *, test: bool
-) -> RankingMetrics:
-    return _rank_users(trainer, config, interactions, relevant, test=test)[0]
-
-
-def _rank_users(
-    trainer: RetrievalTrainer, config: RetrievalRunConfig, interactions: Interactions, relevant: Pairs, *, test: bool
-) -> tuple[RankingMetrics, UserValues]:
-    users_ND, items_MD = trainer.vectors()
-    return rank_users(
-        users_ND,
-        items_MD,
-        relevant=relevant,
-        excluded=masked_pairs(config, interactions) if test else (interactions.train,),
-        list_length=config.train.list_length,
-    )
 
 
 def _write(config: RetrievalRunConfig, run_dir: Path, result: RetrievalRunResult, start: Any) -> None:

@@ -13,7 +13,8 @@ from recsys.data.interactions.pairs import Interactions, make_pairs
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
 from recsys.evaluation.predictions import read_user_values
 from recsys.training.retrieval.config import RetrievalRunConfig
-from recsys.training.retrieval.loop import RetrievalProgress, evaluate_retrieval_run, train_retrieval_run
+from recsys.training.retrieval.evaluate import evaluate_retrieval_run
+from recsys.training.retrieval.loop import RetrievalProgress, train_retrieval_run
 from recsys.training.retrieval.negatives import NegativeSampler
 from recsys.training.run.folder import is_retrieval_run, read_run
 from recsys.training.schedules import decayed

@@ -1,0 +1,53 @@
+"""Evaluation of a model that ranks all items, in its run and after it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recsys.data.interactions.pairs import Interactions, Pairs
+from recsys.errors import ConfigError
+from recsys.evaluation.predictions import UserValues, write_user_values
+from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.ranking import RankingMetrics, rank_users
+from recsys.training.retrieval.trained import load_trained, masked_pairs
+from recsys.training.retrieval.trainers import RetrievalTrainer
+
+
+def evaluate_retrieval_run(run_dir: Path, interactions: Interactions, split: str) -> RankingMetrics:
+    """Metrics of a run's model on its validation or test part, of all users; those of each user stay in its folder.
+
+    Raises:
+        ConfigError: other data than the run's, or no such split.
+        DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
+        InvalidInputError: the part is empty.
+    """
+    if split not in ("validation", "test"):
+        raise ConfigError(f"split is {split!r}; allowed for a model that ranks all items: validation, test")
+    config, trainer = load_trained(run_dir, interactions)
+    metrics, of_users = evaluate_users(
+        trainer, config, interactions, getattr(interactions, split), test=split == "test"
+    )
+    write_user_values(run_dir, {split: of_users})
+    return metrics
+
+
+def evaluate_users(
+    trainer: RetrievalTrainer, config: RetrievalRunConfig, interactions: Interactions, relevant: Pairs, *, test: bool
+) -> tuple[RankingMetrics, UserValues]:
+    """Rank all items for the users of ``relevant``: means of the metrics, and their values by user.
+
+    Args:
+        trainer: its vectors are ranked.
+        config: of the run.
+        interactions: of the run.
+        relevant: the items to find.
+        test: leave out what the test leaves out: with ``data.mask_validation`` also the validation pairs.
+    """
+    users_ND, items_MD = trainer.vectors()
+    return rank_users(
+        users_ND,
+        items_MD,
+        relevant=relevant,
+        excluded=masked_pairs(config, interactions) if test else (interactions.train,),
+        list_length=config.train.list_length,
+    )
