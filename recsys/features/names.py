@@ -15,7 +15,7 @@ from recsys.arrays import Int64Array
 from recsys.errors import BundleError
 
 ITEM_NAMES = "tables/item_id.names.bin"
-"""Where a bundle keeps them."""
+"""File of a bundle that holds them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recsys.errors import ConfigError, nearest
+from recsys.feature_store.redis.link.schemes import SCHEMES
 from recsys.operators import Operators
 
 _log = logging.getLogger("recsys.serving")
@@ -22,17 +23,6 @@ _log = logging.getLogger("recsys.serving")
 _PREFIX = "RECSYS_"
 _OFFLINE = {"RECSYS_DATA_DIR"}
 """Variables of the offline side: known, and not read by the server."""
-
-# Those of feature_store.redis_url, which is not imported here: redis-py takes longer to load than the rest.
-_REDIS_SCHEMES = (
-    "redis://",
-    "rediss://",
-    "unix://",
-    "redis+sentinel://",
-    "rediss+sentinel://",
-    "redis+cluster://",
-    "rediss+cluster://",
-)
 
 
 def _setting(
@@ -278,7 +268,7 @@ def _check(name: str, setting: dataclasses.Field[Any], value: Any) -> None:
     if fits and meta["choices"]:
         fits = value in meta["choices"]
     if fits and setting.name == "redis_url":
-        fits = value.startswith(_REDIS_SCHEMES)
+        fits = value.startswith(SCHEMES)
     if not fits:
         raise ConfigError(f"{name} is {_shown(value)}; allowed: {_allowed(setting)}")
 
@@ -293,7 +283,7 @@ def _shown(value: Any) -> str:
 def _allowed(setting: dataclasses.Field[Any]) -> str:
     meta = setting.metadata
     if setting.name == "redis_url":
-        return "a URL that starts with " + ", ".join(_REDIS_SCHEMES)
+        return "a URL that starts with " + ", ".join(SCHEMES)
     if meta["choices"]:
         return ", ".join(meta["choices"])
     if meta["kind"] in (int, float):

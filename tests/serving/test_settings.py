@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import ConfigError
-from recsys.feature_store.redis.link.url import SCHEMES
+from recsys.feature_store.redis.link.schemes import SCHEMES
 from recsys.serving.settings import Settings, read_settings, settings_table
 
 

@@ -27,7 +27,7 @@ GENRES = (
 )  # fmt: skip
 
 LIKED, DISLIKED = 2.0, -1.6
-"""What a genre adds to the logit of a high rating."""
+"""Added to the logit of a high rating by a genre that the user likes, or does not."""
 
 _QUALITY_SPREAD = 0.6
 _EVENTS_PER_TASTE = 40

@@ -3,8 +3,9 @@
 - ``protocol.py``: the ``Link`` Protocol; ``connect.py``: the factory, which a URL chooses by;
 - ``server.py``: one server; ``sentinel.py``: the primary that Sentinel names; ``cluster.py``: a Redis Cluster;
 - ``blocking.py``: any of them from threads without an event loop;
-- ``wire.py``: one connection; ``breaker.py``: the circuit breaker; ``url.py``: URLs; ``replies.py``: error replies.
+- ``wire.py``: one connection; ``breaker.py``: the circuit breaker; ``url.py``, ``schemes.py``: URLs;
+  ``replies.py``: error replies.
 
-To add a link: a class with the calls of ``Link``, a scheme in ``url.py``, a row in ``connect.py``, and a test module
-that runs ``tests/contracts/feature_store_contract.py`` and ``link_contract.py`` over it.
+To add a link: a class with the calls of ``Link``, its scheme in ``schemes.py`` and ``url.py``, a row in ``connect.py``,
+and a test module that runs ``tests/contracts/feature_store_contract.py`` and ``link_contract.py`` over it.
 """

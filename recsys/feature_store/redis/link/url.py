@@ -13,19 +13,11 @@ from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.connection import parse_url as parse_server_url
 
 from recsys.errors import ConfigError
+from recsys.feature_store.redis.link.schemes import SCHEMES
 
 Address = tuple[str, int]
 """Host and port."""
 
-SCHEMES = (
-    "redis://",
-    "rediss://",
-    "unix://",
-    "redis+sentinel://",
-    "rediss+sentinel://",
-    "redis+cluster://",
-    "rediss+cluster://",
-)
 _ALLOWED = (
     "allowed: redis://[user:password@]host[:port][/db], rediss://... (TLS), unix:///path/to/socket[?db=N], "
     "redis+sentinel://[user:password@]host[:port],.../service[?db=N], redis+cluster://[user:password@]host[:port],... "
