@@ -1,12 +1,13 @@
 """Calls of a server written down as JSON, made again, and what they leave in Redis.
 
-``golden/compatibility/make.py`` runs this with an older version of the package: it imports its client alone.
+``golden/compatibility/make.py`` runs this with an older version of the package: it imports little of it.
 """
 
 from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import platform
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import redis
 
+import recsys.operators
 from recsys.client import Client
 
 NOW_MS = 1_760_000_000_000
@@ -45,7 +47,8 @@ def stored(url: str) -> dict[str, Any]:
 
 
 def arithmetic() -> dict[str, str]:
-    """What the last bits of a score depend on: the processor, ONNX Runtime, torch."""
+    """List on which the last bits of a score depend: processor, ONNX Runtime, torch, our operators as compiled."""
+    libraries = sorted(Path(recsys.operators.__file__).parent.glob("_library*.so"))
     cpu = [
         line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith(("model name", "flags", "Features"))
     ]
@@ -54,6 +57,7 @@ def arithmetic() -> dict[str, str]:
         "wide": " ".join(sorted(flag for flag in set(" ".join(cpu[1:2]).split()) if flag.startswith(("avx", "amx")))),
         "onnxruntime": version("onnxruntime"),
         "torch": version("torch"),
+        "operators": hashlib.sha256(libraries[0].read_bytes()).hexdigest() if libraries else "",
     }
 
 
