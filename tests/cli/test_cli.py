@@ -1,18 +1,24 @@
-"""The command line: help, exit codes, and what it says to bad input. Run as a user runs it."""
+"""The command line: help, exit codes, and what it says to bad input.
+
+Most commands run in this process, as ``main`` runs them: a process for each costs seconds of imports. A few are
+started as a user starts them.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
 
-from recsys.cli import app
+from recsys.cli import app, main
 
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
@@ -31,14 +37,46 @@ def recsys(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complet
     )
 
 
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """:func:`recsys` without a new process, in ``tmp_path``."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+                for name in [n for n in os.environ if n.startswith(("RECSYS_", "REDIS_URL"))]:
+                    patch.delenv(name)
+                for name, value in {"COLUMNS": "200", **environment}.items():
+                    patch.setenv(name, value)
+                patch.chdir(tmp_path)
+                patch.setattr(sys, "argv", ["recsys", *arguments])
+                main()
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        assert isinstance(ended.value.code, int)
+        return subprocess.CompletedProcess(arguments, ended.value.code, *capfd.readouterr())
+
+    return run
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command: str, tmp_path: Path) -> None:
-    told = recsys(command, "--help", cwd=tmp_path)
+def test_every_command_explains_itself(command: str, run: Run) -> None:
+    told = run(command, "--help")
     assert told.returncode == 0
     parameters = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
     for parameter in parameters:
         assert parameter.opts[0] in told.stdout or parameter.human_readable_name in told.stdout
         assert parameter.name == "help" or getattr(parameter, "help", None), f"{command} {parameter.name}"
+
+
+def test_a_command_in_a_process_of_its_own_does_what_it_does_in_ours(run: Run, tmp_path: Path) -> None:
+    for arguments in (("--version",), ("serve", "nowhere"), ("ingest", "-", "--features", "no.json")):
+        ours, theirs = run(*arguments), recsys(*arguments, cwd=tmp_path)
+        assert (ours.returncode, ours.stdout, ours.stderr) == (theirs.returncode, theirs.stdout, theirs.stderr)
 
 
 def test_the_version_is_told(tmp_path: Path) -> None:
@@ -92,29 +130,29 @@ def test_the_version_is_told(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_answered_in_one_line_with_an_exit_code(
-    arguments: tuple[str, ...], code: int, says: str, tmp_path: Path
+    arguments: tuple[str, ...], code: int, says: str, run: Run
 ) -> None:
-    told = recsys(*arguments, cwd=tmp_path)
+    told = run(*arguments)
     assert told.returncode == code, told.stderr
     assert says in " ".join(told.stderr.split())
     assert "Traceback" not in told.stderr
 
 
-def test_a_recipe_is_shown_with_its_overrides(tmp_path: Path) -> None:
-    told = recsys("train", "din_synthetic", "train.epochs=7", "tables.dims.movie_id=24", "--show", cwd=tmp_path)
+def test_a_recipe_is_shown_with_its_overrides(run: Run) -> None:
+    told = run("train", "din_synthetic", "train.epochs=7", "tables.dims.movie_id=24", "--show")
     shown = json.loads(told.stdout)
     assert shown["train"]["epochs"] == 7
     assert shown["tables"]["dims"] == {"movie_id": 24}
 
 
-def test_recipes_are_listed_for_people_and_for_scripts(tmp_path: Path) -> None:
-    assert "din_movielens_1m" in recsys("recipes", cwd=tmp_path).stdout
-    assert "din_synthetic" in json.loads(recsys("recipes", "--json", cwd=tmp_path).stdout)
+def test_recipes_are_listed_for_people_and_for_scripts(run: Run) -> None:
+    assert "din_movielens_1m" in run("recipes").stdout
+    assert "din_synthetic" in json.loads(run("recipes", "--json").stdout)
 
 
-def test_settings_in_force_are_printed_without_passwords(tmp_path: Path) -> None:
+def test_settings_in_force_are_printed_without_passwords(run: Run) -> None:
     url = "redis://user:sekret@127.0.0.1:1/0"
-    told = recsys("serve", "--settings", cwd=tmp_path, RECSYS_MAX_CANDIDATES="123", RECSYS_BUNDLE="b", REDIS_URL=url)
+    told = run("serve", "--settings", RECSYS_MAX_CANDIDATES="123", RECSYS_BUNDLE="b", REDIS_URL=url)
     lines = dict(line.split("=", 1) for line in told.stdout.splitlines())
     assert (lines["RECSYS_MAX_CANDIDATES"], lines["RECSYS_BUNDLE"]) == ("123", "b")
     assert "127.0.0.1:1/0" in lines["REDIS_URL"] and "sekret" not in told.stdout
@@ -128,9 +166,9 @@ def test_a_command_that_needs_the_training_packages_says_so_without_them(tmp_pat
     assert "torch is not installed: this command needs the training packages" in told.stderr
 
 
-def test_a_data_folder_that_is_not_writable_is_named(tmp_path: Path) -> None:
+def test_a_data_folder_that_is_not_writable_is_named(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    told = recsys("materialize", "synthetic", "--redis-dir", "file/redis", cwd=tmp_path)
+    told = run("materialize", "synthetic", "--redis-dir", "file/redis")
     assert told.returncode == 2
     assert str(tmp_path / "file" / "redis") in told.stderr.replace("\n", "")
 
