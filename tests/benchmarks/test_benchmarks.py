@@ -122,6 +122,9 @@ FIGURES = {
     ],
     "cold_start": ["cold_start.seconds", "cold_start.embedded_redis_seconds", "cold_start.bare_ort_seconds"],
 }
+LONG = {"rank", "soak", "train", "row_maps", "quantize", "large_table", "serving_peers", "retrieve"}
+"""Even their smallest form takes more than ten seconds, most of it in exports and starts of servers."""
+
 TARGETS = {
     "rowmap.open_ms_20k": 50,
     "rowmap.lookup_us_20k": 60,
@@ -215,7 +218,9 @@ def test_help_says_what_a_benchmark_measures_and_does_not_show_the_tiny_size(nam
     assert "--quick" in done.stdout and "--data" in done.stdout and "--tiny" not in done.stdout
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.prove] if name in LONG else []) for name in FIGURES]
+)
 def test_a_benchmark_prints_its_figures_and_leaves_nothing_behind(
     name: str, bundle: Path, common: ModuleType, tmp_path: Path
 ) -> None:

@@ -17,24 +17,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from support.command_line import recsys
 
 from recsys.cli import app, main
 
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-
-
-def recsys(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command without the caller's settings, and without rich's line breaks."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RECSYS_", "REDIS_URL"))}
-    return subprocess.run(
-        [sys.executable, "-m", "recsys.cli", *arguments],
-        cwd=cwd,
-        env={**inherited, "COLUMNS": "200", **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

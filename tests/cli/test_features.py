@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cli.test_cli import recsys
+from support.command_line import recsys
 
 from recsys.data.sources.raw_log import MOVIELENS_1M
 from recsys.features.feature_set import FeatureSet, Numeric

@@ -6,7 +6,7 @@ import json
 import random
 from pathlib import Path
 
-from cli.test_cli import recsys
+from support.command_line import recsys
 
 FEATURES = {
     "name": "shop",

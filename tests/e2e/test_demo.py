@@ -162,7 +162,7 @@ def test_the_rank_command_prints_a_table_and_json(address: str) -> None:
     assert [entry["item"] for entry in json.loads(told)["ranking"]] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("heading", ["2/6", "3/6", "5/6"])
+@pytest.mark.parametrize("heading", ["2/6", "3/6", pytest.param("5/6", marks=pytest.mark.prove)])
 def test_ctrl_c_leaves_no_process_and_no_half_written_bundle(heading: str, tmp_path: Path) -> None:
     process = _start(tmp_path, "train.epochs=1", "data.recent=1", "train.batch_size=4096")
     assert process.stderr is not None
@@ -182,7 +182,14 @@ def test_ctrl_c_leaves_no_process_and_no_half_written_bundle(heading: str, tmp_p
         open_bundle(tmp_path / "demo" / "bundle")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.prove),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.prove),
+        signal.SIGKILL,
+    ],
+)
 def test_ending_only_the_demo_ends_its_server_and_its_redis(number: int, tmp_path: Path) -> None:
     process = _start(tmp_path, "train.epochs=1", "data.recent=1", "train.batch_size=4096")
     assert process.stderr is not None

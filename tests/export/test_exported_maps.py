@@ -59,7 +59,13 @@ CASES: dict[str, tuple[FeatureSet, RunConfig, set[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+LONG = {"DCN", "no history", "AutoInt, no history"}
+"""Untrained, these models are exported in ``test_split.py`` too."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.prove] if name in LONG else []) for name in CASES]
+)
 def test_a_trained_run_is_exported_and_its_graphs_answer_alike(name: str, tmp_path: Path) -> None:
     features, config, kinds = CASES[name]
     dataset = odd_dataset(features, tmp_path)

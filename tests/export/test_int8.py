@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from export.rewrites.test_functions import operators_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from support.exported_models import operators_run
 from support.tiny_run import finished, folder_of_this_process
 
 from recsys.arrays import Float32Array, Int64Array

@@ -1,65 +1,12 @@
 """Every model's exported halves are the model, and nothing is computed per candidate that could be once per request."""
 
-from dataclasses import replace
-from functools import cache
-from pathlib import Path
-from typing import Any
-
 import onnx
 import pytest
-import torch
-from support.tiny_run import NAMESAKES, ONE_OFF, PLAIN, folder_of_this_process, odd_config, odd_dataset
+from support.exported_models import MODELS, exported
 
-from recsys.bundle import Manifest, open_bundle
-from recsys.data.samples.dataset import Dataset
-from recsys.export.onnx import export_bundle
+from recsys.bundle import open_bundle
 from recsys.export.rewrites.simplify import independent_of
-from recsys.features.feature_set import FeatureSet
-from recsys.models.ranking.autoint import AutoIntConfig
-from recsys.models.ranking.dcn import DcnConfig
-from recsys.models.ranking.din import DinConfig
-from recsys.models.ranking.sdim import SdimConfig
 from recsys.serving.inference.ranking_session import open_ranking_session
-from recsys.training.tables.plan import build_row_maps
-from recsys.training.trained import TrainedModel, build
-
-SMALL: dict[str, Any] = {"attention": (6, 5), "head": (7,)}
-MODELS: dict[str, tuple[FeatureSet, Any]] = {
-    "din": (NAMESAKES, DinConfig(**SMALL)),
-    "din, softmax, dice": (NAMESAKES, DinConfig(**SMALL, softmax=True, attention_act="dice")),
-    "din, items of an id only": (PLAIN, DinConfig(**SMALL, head_act="prelu")),
-    **{f"sdim, {long}": (PLAIN, SdimConfig(**SMALL, long=long, short=2, nearest=2)) for long in ("sdim", "din", "eta")},  # type: ignore[arg-type]
-    "sdim, mean, softmax": (NAMESAKES, SdimConfig(**SMALL, long="mean", softmax=True)),
-    "sdim, none": (NAMESAKES, SdimConfig(**SMALL, long="none")),
-    "autoint": (NAMESAKES, AutoIntConfig(layers=2, attention_width=4, history="mean", field_norm=True)),
-    "autoint, no history": (
-        ONE_OFF,
-        AutoIntConfig(layers=2, attention_width=8, wide=True, head=(5, 4), batch_norm=True),
-    ),
-    "dcn": (ONE_OFF, DcnConfig(cross_layers=2, head=(7, 5), batch_norm=True)),
-    "dcn, parallel": (NAMESAKES, DcnConfig(head=(7,), structure="parallel", batch_norm=True)),
-}
-
-
-@cache
-def exported(name: str) -> tuple[TrainedModel, Dataset, Path, Manifest]:
-    """An untrained model with weights and statistics that are large enough for a wrong answer to show."""
-    features, model = MODELS[name]
-    folder = folder_of_this_process()
-    dataset = odd_dataset(features, folder)
-    config = replace(odd_config(), model=model)
-    config = replace(config, tables=replace(config.tables, dims={}))
-    torch.manual_seed(4)
-    trained = build(config, features, build_row_maps(config, dataset), device=torch.device("cpu"))
-    with torch.no_grad():
-        for tensor in (*trained.model.module.net.parameters(), *trained.model.module.net.buffers()):
-            if tensor.dim() == 2 and tensor.requires_grad:
-                tensor.normal_(std=tensor.shape[1] ** -0.5)
-            elif tensor.dim() == 1 and tensor.is_floating_point():
-                tensor.uniform_(0.3, 1.2)
-    trained.model.eval()
-    manifest = export_bundle(trained, dataset, folder / "bundle", name="tiny")
-    return trained, dataset, folder / "bundle", manifest
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,6 +1,5 @@
 """Functions in graphs: cut out whole or not at all, the same with their body as before, found in every model."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +9,8 @@ import onnx.parser
 import onnxruntime
 import pytest
 import torch
-from export.test_split import MODELS, exported
 from onnx import helper, numpy_helper
+from support.exported_models import MODELS, calls, exported, operators_run
 from support.tiny_run import NAMESAKES, folder_of_this_process, odd_config, odd_dataset
 
 from recsys.export import int8
@@ -21,7 +20,7 @@ from recsys.export.rewrites.extract_function import extract_function
 from recsys.export.rewrites.functions import bucket_interest, head, id_rows, target_attention
 from recsys.export.rewrites.simplify import replace_nodes
 from recsys.models.ranking.din import DinConfig
-from recsys.operators import run_here, use_operators
+from recsys.operators import run_here
 from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import build
 
@@ -84,10 +83,6 @@ def test_a_tensor_inside_that_is_an_output_of_the_graph_stays() -> None:
     assert not extract_function(model, "Part", {"left": "x", "right": "y"}, {"result": "c"})
 
 
-def calls(graphs: Iterable[onnx.ModelProto]) -> list[str]:
-    return [node.op_type for graph in graphs for node in graph.graph.node if node.domain == "recsys"]
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_every_exact_id_map_is_a_function_and_no_other_domain_is_used(name: str) -> None:
     _, _, folder, manifest = exported(name)
@@ -100,15 +95,6 @@ def test_every_exact_id_map_is_a_function_and_no_other_domain_is_used(name: str)
         assert {node.domain for function in graph.functions for node in function.node} == {""}
         for node in graph.graph.node:
             assert node.op_type == "IdRows" or not any(read.endswith("slots_TW") for read in node.input)
-
-
-def operators_run(graph: Path, written: Path) -> set[str]:
-    """Operators of ours that ONNX Runtime has in the graph as it runs it, instead of their bodies."""
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath, options.log_severity_level = str(written), 3
-    use_operators(options)
-    onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    return set(calls([onnx.load(written, load_external_data=False)]))
 
 
 def test_onnx_runtime_runs_our_operators_where_they_are_and_bodies_elsewhere(tmp_path: Path) -> None:

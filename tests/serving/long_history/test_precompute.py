@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from cli.test_cli import recsys
+from support.command_line import recsys
 from support.redis_servers import eventually
 from support.tiny_bundle import write_tiny_bundle
 from support.tiny_sdim import RECENT, T0_MS, fill, random_events, sdim_bundle
