@@ -13,6 +13,7 @@ from recsys.data.sources.raw_log import LOGS, MOVIELENS_1M
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history import layout_fingerprint
+from recsys.serving.settings import Settings
 
 if TYPE_CHECKING:
     from recsys.data.log.event_table import EventTable
@@ -48,7 +49,9 @@ OverridesArgument = Annotated[
     list[str] | None, typer.Argument(help="Changes to the recipe, for example train.epochs=3 model.softmax=true.")
 ]
 WORK_DIR = Path("runs")
-REDIS_DIR = Path("runs/redis")
+REDIS_DIR = Settings.redis_dir
+ADDRESS = f"{Settings.host}:{Settings.port}"
+"""Of a server with its default settings."""
 
 
 def where_data_is(data: Path | None, work_dir: Path) -> str:

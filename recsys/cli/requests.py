@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from recsys.cli.options import JsonOption, notes, output
+from recsys.cli.options import ADDRESS, JsonOption, notes, output
 
 AddressOption = Annotated[str, typer.Option("--address", help="host:port of the server.")]
 UserOption = Annotated[str, typer.Option("--user", help="User id.")]
@@ -25,7 +25,7 @@ def rank(
     items: Annotated[str, typer.Option("--items", help="Item ids, comma-separated; - reads them from stdin.")],
     top: Annotated[int, typer.Option("--top", help="Only the best so many; 0 for all, in the given order.")] = 10,
     model: Annotated[str, typer.Option("--model", help="Model name; default: the server's.")] = "",
-    address: AddressOption = "127.0.0.1:50051",
+    address: AddressOption = ADDRESS,
     text_ids: Annotated[
         bool, typer.Option("--text-ids", help="Ids are strings, even if they look like numbers.")
     ] = False,
@@ -62,7 +62,7 @@ def recommend(
     candidates: Annotated[int, typer.Option(help="How many items are retrieved and ranked; 0: 500, or --top.")] = 0,
     include_seen: SeenOption = False,
     timings: Annotated[bool, typer.Option("--timings", help="Say what each stage took on the server.")] = False,
-    address: AddressOption = "127.0.0.1:50051",
+    address: AddressOption = ADDRESS,
     text_ids: TextOption = False,
     timeout_s: TimeoutOption = 5.0,
     as_json: JsonOption = False,
@@ -97,7 +97,7 @@ def retrieve(
     top: TopOption = 100,
     include_seen: SeenOption = False,
     timings: Annotated[bool, typer.Option("--timings", help="Say what each stage took on the server.")] = False,
-    address: AddressOption = "127.0.0.1:50051",
+    address: AddressOption = ADDRESS,
     text_ids: TextOption = False,
     timeout_s: TimeoutOption = 5.0,
     as_json: JsonOption = False,

@@ -11,38 +11,41 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recsys.cli.options import REDIS_DIR, JsonOption, RedisDirOption, RedisOption, notes, output
+from recsys.serving.settings import Settings, read_settings, settings_lines, settings_table
 
 if TYPE_CHECKING:
     from recsys.serving.long_history.precompute import PrecomputedStates
 
-_TTL_S = 14 * 86_400
+_SETTINGS = {row.name: row for row in settings_table()}
+
+
+def _setting(name: str, *flags: str) -> Any:
+    """An option that sets a server's setting; its meaning and default are the setting's own."""
+    row = _SETTINGS[name]
+    return typer.Option(*flags, help=f"{row.meaning[0].upper()}{row.meaning[1:]}. Default: {row.default}.")
 
 
 def serve(
-    bundle: Annotated[Path | None, typer.Argument(help="Folder of a bundle. Default: RECSYS_BUNDLE.")] = None,
-    retrieval: Annotated[
-        Path | None, typer.Option(help="Folder of a retrieval bundle, for Retrieve and Recommend.")
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Folder of the bundle to serve. Default: RECSYS_BUNDLE.")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on. Default 127.0.0.1.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one. Default 50051.")] = None,
-    redis_url: RedisOption = None,
-    redis_dir: Annotated[Path | None, typer.Option("--redis-dir", help="Folder of the private Redis.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that serve; 0: one per core. Default 1.")] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Port of the metrics page. Default: none.")] = None,
-    max_candidates: Annotated[int | None, typer.Option(help="Most candidates per request. Default 10,000.")] = None,
-    log_requests: Annotated[
-        float | None, typer.Option(help="Share of requests whose model inputs are logged, 0 to 1. Default 0.")
-    ] = None,
-    request_log_dir: Annotated[Path | None, typer.Option(help="Folder of the request log (Parquet).")] = None,
-    ready_file: Annotated[Path | None, typer.Option(help="Gets one JSON line once the server answers.")] = None,
+    retrieval: Annotated[Path | None, _setting("retrieval")] = None,
+    host: Annotated[str | None, _setting("host")] = None,
+    port: Annotated[int | None, _setting("port")] = None,
+    redis_url: Annotated[str | None, _setting("redis_url")] = None,
+    redis_dir: Annotated[Path | None, _setting("redis_dir")] = None,
+    workers: Annotated[int | None, _setting("workers")] = None,
+    metrics_port: Annotated[int | None, _setting("metrics_port")] = None,
+    max_candidates: Annotated[int | None, _setting("max_candidates")] = None,
+    log_requests: Annotated[float | None, _setting("log_requests")] = None,
+    request_log_dir: Annotated[Path | None, _setting("request_log_dir")] = None,
+    ready_file: Annotated[Path | None, _setting("ready_file")] = None,
     settings: Annotated[bool, typer.Option("--settings", help="Print every setting and stop.")] = False,
 ) -> None:
     """Serve a ranking bundle, a retrieval bundle, or both over gRPC until SIGTERM.
 
-    RECSYS_* environment variables set what options do not.
+    Environment variables (REDIS_URL, RECSYS_*) set what options do not; docs/settings.md lists them all.
     """
-    from recsys.serving.settings import read_settings
-
     read = read_settings(
         os.environ,
         bundle=bundle,
@@ -71,7 +74,7 @@ def precompute_states(
     processes: Annotated[int, typer.Option(help="How many compute at a time, each on one core.", min=1)] = 1,
     ttl_s: Annotated[
         int, typer.Option("--ttl-s", help="Seconds for which a state is kept; as RECSYS_STATE_TTL_S.", min=60)
-    ] = _TTL_S,
+    ] = Settings.state_ttl_s,
     redis_url: RedisOption = None,
     redis_dir: RedisDirOption = REDIS_DIR,
     as_json: JsonOption = False,
@@ -120,7 +123,7 @@ def profile(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
     redis_url: RedisOption = None,
     history: Annotated[
-        int | None, typer.Option(help="Events of each made user, without --redis-url. Default 1,000.")
+        int | None, typer.Option(help="Events of each made user, without --redis-url. Default: 1,000.")
     ] = None,
     candidates: Annotated[int, typer.Option(help="Candidates per request.")] = 200,
     requests: Annotated[int, typer.Option(help="Requests that are measured.")] = 300,
@@ -152,7 +155,5 @@ def profile(
 
 
 def _print_settings(read: Any) -> None:
-    from recsys.serving.settings import settings_lines
-
     for line in settings_lines(read):
         print(line)

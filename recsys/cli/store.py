@@ -30,6 +30,8 @@ from recsys.cli.options import (
     with_features,
 )
 from recsys.errors import ConfigError
+from recsys.ingest.source import Pace
+from recsys.serving.settings import Settings
 
 if TYPE_CHECKING:
     from recsys.ingest.dead_letters import DeadLetters
@@ -63,8 +65,8 @@ def ingest(
     batch_events: Annotated[int, typer.Option(help="Events per batch of a Parquet file.", min=1)] = 500_000,
     flush_events: Annotated[
         int, typer.Option(help="Where events come one by one: store them when there are so many ...", min=1)
-    ] = 10_000,
-    flush_ms: Annotated[int, typer.Option(help="... or so long after the first.", min=1)] = 100,
+    ] = Pace.flush_events,
+    flush_ms: Annotated[int, typer.Option(help="... or so long after the first.", min=1)] = int(1000 * Pace.flush_s),
     dead_letters: Annotated[
         str, typer.Option(help="Where rejected events go: a file of JSON lines, or redis-stream:NAME.")
     ] = "rejected.jsonl",
@@ -73,7 +75,7 @@ def ingest(
     ] = False,
     future_tolerance_s: Annotated[
         int, typer.Option(help="How far in the future an event's time may be (clock skew).", min=0)
-    ] = 300,
+    ] = Settings.future_tolerance_s,
     retry_for: Annotated[
         float, typer.Option(help="Seconds to wait for a store that went away before giving up.", min=0.0)
     ] = 60.0,
@@ -95,7 +97,6 @@ def ingest(
     from recsys.ingest.kafka import KafkaSource
     from recsys.ingest.records import Fields
     from recsys.ingest.redis_stream import RedisStreamSource
-    from recsys.ingest.source import Pace
     from recsys.progress import BatchProgress
 
     if bool(sources) + bool(redis_stream) + bool(kafka) != 1:
