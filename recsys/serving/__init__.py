@@ -1,1 +1,11 @@
-"""The torch-free gRPC server."""
+"""The gRPC server, free of torch. A call passes its rooms from top to bottom; imports point down, too.
+
+- ``process/``: processes that serve, from start to stop.
+- ``rpc/``: gRPC services, protobuf messages to values and back.
+- ``handlers/``: plain functions behind the calls: admission, store, model, answer.
+- ``long_history/``: states of long histories, read, completed, written back.
+- ``inference/``: models in ONNX Runtime.
+- ``telemetry/``: counters, their endpoint, the stages of a request.
+
+Below them ``settings.py`` (environment and command line, read once), ``deadline.py`` and ``console.py``.
+"""

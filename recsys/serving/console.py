@@ -1,4 +1,4 @@
-"""Lines for whoever started the server, on standard error."""
+"""Console: lines on standard error, for the person or program that started the server."""
 
 from __future__ import annotations
 

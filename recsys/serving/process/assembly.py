@@ -24,7 +24,7 @@ from recsys.serving.telemetry.counters import Telemetry
 def ranker_service(
     stack: ExitStack, settings: Settings, models: Models, stores: Stores, telemetry: Telemetry | None
 ) -> RankerService:
-    """The service; what it uses is closed with ``stack``.
+    """Build the service; its parts are closed with ``stack``.
 
     Args:
         stack: of the server, left after the last call has ended.
@@ -53,7 +53,7 @@ def ranker_service(
 
 
 def open_ranker(stack: ExitStack, settings: Settings, session: RankingSession, store: BlockingFeatureStore) -> Ranker:
-    """A ranker as the settings have it; what it uses is closed with ``stack``."""
+    """Build a ranker as the settings have it; its parts are closed with ``stack``."""
     states = None
     if session.state is not None:
         states = LongStates(

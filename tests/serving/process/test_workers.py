@@ -111,6 +111,13 @@ def test_a_worker_that_does_not_end_is_ended_all_the_same_when_its_supervisor_is
     assert subprocess.run(command, stdin=subprocess.DEVNULL, timeout=60, check=False).returncode == 1
 
 
+def test_a_supervisor_loads_what_it_uses_and_not_what_workers_use() -> None:
+    modules = "recsys.serving.process.supervisor, recsys.serving.telemetry.prometheus"
+    code = f"import sys, {modules}; print(*{{'grpc', 'onnxruntime', 'torch'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not pin processes to cores")
 def test_a_worker_whose_core_was_taken_away_runs_on_any(caplog: pytest.LogCaptureFixture) -> None:
     cores = os.sched_getaffinity(0)
