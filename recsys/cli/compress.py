@@ -28,7 +28,8 @@ from recsys.cli.options import (
 from recsys.errors import ConfigError
 
 if TYPE_CHECKING:
-    from recsys.compress.sweep import Comparison, SweepProgress
+    from recsys.compress.comparison import Comparison
+    from recsys.compress.sweep import SweepProgress
 
 Value = TypeVar("Value")
 
@@ -80,8 +81,8 @@ def compress(
     config = find_recipe(recipe)
     first = [] if config.rows.exact_below else [f"rows.exact_below={_EXACT_BELOW}"]
     config = override(config, [*first, *(overrides or [])])
+    from recsys.compress.comparison import CompressConfig
     from recsys.compress.report import charts, summary, to_json, write_report
-    from recsys.compress.sweep import CompressConfig
     from recsys.compress.sweep import compress as run_comparison
     from recsys.data.datasets import load_dataset
     from recsys.embeddings.quantize import check_kind

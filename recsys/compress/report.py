@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recsys.compress.sweep import Comparison, MeanStd, Measurement, Row
+from recsys.compress.comparison import Comparison, MeanStd, Measurement, Row
 from recsys.files import make_folder, write_atomically
 from recsys.plots import Chart, Series, write_png
 
@@ -59,7 +59,7 @@ def cells(comparison: Comparison) -> list[tuple[str, ...]]:
 
 
 def summary(comparison: Comparison) -> str:
-    """What is recommended, and by which rule."""
+    """The recommendation, and the rule it follows."""
     full, chosen, kind = comparison.full, comparison.recommended, comparison.settings.quantize
     within = f"within {comparison.tolerance:.4g} of the full vocabulary's validation AUC"
     if chosen is full:

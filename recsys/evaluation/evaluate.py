@@ -39,7 +39,7 @@ LOWER_IS_BETTER = frozenset({"log_loss", "calibration_error"})
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """What a model's logits are worth on some samples, and what they were measured on.
+    """Metrics of a model's logits on some samples, and how many these were.
 
     Attributes:
         auc: see :func:`recsys.metrics.auc`.
@@ -190,7 +190,7 @@ def resample(predictions: Predictions, *, resamples: int = 1000, seed: int = 0) 
 
 
 def slices(predictions: Predictions) -> dict[str, BoolArray]:
-    """Which samples belong to each segment, by the segment's name; [M] each."""
+    """Masks of the samples of each segment, by the segment's name; [M] each."""
     found: dict[str, BoolArray] = {}
     earlier = predictions.earlier_events
     if len(earlier) and earlier.max() >= 0:

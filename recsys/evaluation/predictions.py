@@ -1,4 +1,4 @@
-"""What a model said of each sample of a split, kept beside the run so that it can be looked at and compared later.
+"""Predictions for the samples of a split, kept beside the run so that they can be looked at and compared later.
 
 ``predictions.npz`` in the run's folder holds, for each split, columns with one row per sample: who was shown what and
 when, the label, the logit, and what segments are made of.
@@ -112,7 +112,7 @@ def write_predictions(run_dir: Path, predictions: Mapping[str, Predictions]) -> 
 
 
 def read_predictions(run_dir: Path, split: str) -> Predictions:
-    """What a run's model said of a split.
+    """Read the predictions of a run's model for a split.
 
     Raises:
         DataFileError: the run has no predictions of that split, or their file is damaged.
@@ -154,7 +154,7 @@ def write_user_values(run_dir: Path, values: Mapping[str, UserValues]) -> None:
 
 
 def read_user_values(run_dir: Path, split: str) -> UserValues:
-    """What :func:`write_user_values` wrote for a split.
+    """Read what :func:`write_user_values` wrote for a split.
 
     Raises:
         DataFileError: there is nothing of that split, or the file is damaged.
@@ -167,7 +167,7 @@ def read_user_values(run_dir: Path, split: str) -> UserValues:
 
 
 def _remedy(run_dir: Path, split: str, found: Iterable[str]) -> str:
-    """What to do about a split that a run's folder does not have."""
+    """Advice for a split that a run's folder does not have."""
     if split not in SPLITS:
         return nearest(split, SPLITS)
     names = ", ".join(sorted(found))

@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices: a large product in ONNX Runtime, one thread.
+"""Speed of this machine's matrix products: a large one in ONNX Runtime, one thread.
 
 The graph is written here, in protobuf's wire format: the package that writes ONNX is not one of the server's.
 """

@@ -46,7 +46,7 @@ _DEADLINE_S = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What was found. Times are medians over the requests, in microseconds.
+    """Times of a profile: medians over the requests, in microseconds.
 
     Attributes:
         model, model_version: the bundle's.
@@ -80,7 +80,7 @@ class Profile:
 
     @property
     def bound_us(self) -> float:
-        """What the matrix products alone would take at the speed of a large one."""
+        """Time of the matrix products alone at the speed of a large one."""
         bound = self.flop / self.matmul_gflops / 1e3 if self.matmul_gflops else 0.0
         return bound + (self.integer_op / self.integer_matmul_gops / 1e3 if self.integer_matmul_gops else 0.0)
 

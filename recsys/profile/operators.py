@@ -1,4 +1,4 @@
-"""What ONNX Runtime's profiler says of a graph: time by operator, and the arithmetic of its matrix products."""
+"""Time by operator from ONNX Runtime's profiler, and the arithmetic of a graph's matrix products."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def _shape(shape: Shape) -> str:
 
 
 def bound_lines(profile: Profile) -> Iterator[str]:
-    """How near the request is to the time of its matrix products at the machine's speed."""
+    """The request's time beside that of its matrix products at the machine's speed."""
     parts = [f"{profile.flop / 1e6:,.1f} MFLOP at {profile.matmul_gflops:,.0f} GFLOP/s"]
     if profile.integer_op:
         parts.append(f"{profile.integer_op / 1e6:,.1f} M of int8 at {profile.integer_matmul_gops:,.0f} G/s")

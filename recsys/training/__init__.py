@@ -2,7 +2,8 @@
 
 ::
 
-    config.py              a run as one frozen value, and overrides of it
+    config.py              a run as one frozen value
+    settings.py            configurations as JSON, and overrides of them
     loop.py                the loop, top to bottom
     start.py               a run before its first step: new, warm, or resumed
     steps.py               steps from batches, plain or pipelined

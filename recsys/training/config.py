@@ -36,7 +36,7 @@ AmpName = Literal["none", "bf16", "fp16"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What to train on.
+    """Data of a run.
 
     Attributes:
         dataset: one of ``DATASETS``, or a folder that ``recsys prepare`` wrote, with a ``/`` in its name.
@@ -78,7 +78,7 @@ class TableConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RowConfig:
-    """How ids become rows of the tables (``embeddings/row_maps/row_map.py``).
+    """Row maps: ids to rows of the tables (``embeddings/row_maps/row_map.py``).
 
     Attributes:
         map: the method for every table that ``maps`` does not name.

@@ -41,7 +41,7 @@ def first_not_finite(output: StepOutput, net: nn.Module) -> str:
 
 
 def not_finite_in(model: DistributedModelParallel) -> str | None:
-    """What of a model is not finite, of the tables this process's parts; None: all is well. One pass, no copy."""
+    """Name what of a model is not finite, of the tables this process's parts; None: all is well. One pass, no copy."""
     parts = [(f"the rows of table {part.table!r}", part.weights) for part in table_shards(model)]
     parts += [(f"parameter {name!r} of the network", value) for name, value in model.module.net.named_parameters()]
     for what, tensor in parts:

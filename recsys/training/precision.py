@@ -20,7 +20,7 @@ from recsys.training.config import AmpName
 
 
 class Precision:
-    """How a run computes.
+    """Arithmetic of a run.
 
     Args:
         amp: ``none``, ``bf16`` or ``fp16``.
@@ -43,7 +43,7 @@ class Precision:
 
     @property
     def skips_steps(self) -> bool:
-        """Whether a gradient that is not finite only makes the step be left out."""
+        """True if a gradient that is not finite only makes the step be left out."""
         return self._scaler.is_enabled()
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -51,7 +51,7 @@ class Precision:
         return nullcontext() if self._type is None else torch.autocast(self.device.type, dtype=self._type)
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """What to differentiate."""
+        """The scaled loss, to differentiate."""
         return self._scaler.scale(loss)
 
     def unscale_gradients_of(self, tables: nn.Module) -> None:

@@ -89,7 +89,7 @@ def build(
 def plan_run(
     config: RunConfig, dataset: Dataset, *, device: str = "cpu", processes: int = 1, hosts: int = 1
 ) -> list[PlannedTable]:
-    """Where ``loop.train`` would put each table, without training; needs neither the processes nor the device.
+    """Plan of where ``loop.train`` would put each table, without training; needs neither the processes nor the device.
 
     Args:
         config: the run.

@@ -19,20 +19,9 @@ from support.tiny_run import CONFIG, tiny_dataset
 
 from recsys.cli.compress import _table
 from recsys.cli.compress import compress as compress_command
+from recsys.compress.comparison import Choice, Comparison, CompressConfig, Measurement, Row, compare, pareto_front
 from recsys.compress.report import cells, charts, summary, to_json, to_markdown, write_report
-from recsys.compress.sweep import (
-    Choice,
-    Comparison,
-    CompressConfig,
-    Measurement,
-    Row,
-    SweepProgress,
-    compare,
-    compress,
-    configure,
-    pareto_front,
-    run_name,
-)
+from recsys.compress.sweep import SweepProgress, compress, configure, run_name
 from recsys.data.samples.dataset import Dataset
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import ConfigError, DataFileError, InvalidInputError

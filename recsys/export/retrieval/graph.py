@@ -37,7 +37,7 @@ _I64, _F32 = TensorProto.INT64, TensorProto.FLOAT
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RetrievalTables:
-    """What the graph searches.
+    """Tables that the graph searches.
 
     Attributes:
         user_keys, users_ND: users that the model knows, and their vectors, float32.

@@ -267,7 +267,7 @@ def attention_weight(user: onnx.ModelProto) -> bool:
 
 
 def _is_folding(graph: onnx.GraphProto, way: Sequence[onnx.NodeProto]) -> bool:
-    """Whether a product is of [keys.T, ones], [D, S, 2]."""
+    """True if a product is of [keys.T, ones], [D, S, 2]."""
     product, pair, column, transpose = way
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if not tensor.external_data}
     ones = producers(graph).get(pair.input[1])

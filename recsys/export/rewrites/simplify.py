@@ -154,7 +154,7 @@ def merge_views(graph: onnx.GraphProto) -> None:
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:
-    """What no output depends on is not computed, and not stored."""
+    """Remove what no output depends on: it is not computed, and not stored."""
     needed = {value.name for value in graph.output}
     kept: list[onnx.NodeProto] = []
     for node in reversed(graph.node):
@@ -208,12 +208,12 @@ def has_body(node: onnx.NodeProto) -> bool:
 
 
 def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
-    """Which node makes each tensor."""
+    """The node that makes each tensor."""
     return {name: node for node in graph.node for name in node.output}
 
 
 def readers(graph: onnx.GraphProto) -> Counter[str]:
-    """How many nodes and outputs read each tensor."""
+    """Number of nodes and outputs that read each tensor."""
     return Counter([*(name for node in graph.node for name in node.input), *(value.name for value in graph.output)])
 
 
@@ -229,6 +229,6 @@ def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> No
 
 
 def has_attributes(node: onnx.NodeProto, **expected: float | list[int]) -> bool:
-    """Whether attributes have these values, or are absent where the value is the default (that of each name here)."""
+    """True if attributes have these values, or are absent where the value is the default (that of each name here)."""
     given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     return all(given.get(name, value) == value for name, value in expected.items())

@@ -64,7 +64,7 @@ def full_rows(ids: int) -> IdRows:
 
 
 def mapped_rows(row_map: RowMap, keys_N: Int64Array) -> IdRows:
-    """What a row map gives these keys, its physical tables one after another in one."""
+    """Rows that a row map gives these keys, its physical tables one after another in one."""
     first, total = {}, 0
     for table, rows in row_map.table_rows().items():
         first[table], total = total, total + rows
@@ -173,7 +173,7 @@ class MatrixFactorization(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class TrainingPairs:
-    """What users took, ready for :func:`bpr_loss`.
+    """Items that users took, ready for :func:`bpr_loss`.
 
     Attributes:
         user_E: user of each pair, ascending, int64.

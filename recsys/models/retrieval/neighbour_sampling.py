@@ -22,7 +22,7 @@ from recsys.models.retrieval.sparse import SparseMatrix, sparse_matrix
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Neighbours:
-    """Who is whose neighbour on one side: node z's are ids_E[first_Z[z] : first_Z[z] + count_Z[z]]; int64."""
+    """Neighbours of one side's nodes: node z's are ids_E[first_Z[z] : first_Z[z] + count_Z[z]]; int64."""
 
     ids_E: Tensor
     first_Z: Tensor
@@ -31,7 +31,7 @@ class Neighbours:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SampledPart:
-    """What a batch looks up and propagates.
+    """The part of the graph that a batch looks up and propagates.
 
     Attributes:
         users, items: distinct ids of layer 0, ascending, int64.

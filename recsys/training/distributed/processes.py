@@ -30,12 +30,12 @@ class World:
 
 
 def world() -> World:
-    """Who we are; alone before a process group was started."""
+    """This process's rank and the number of processes; 0 and 1 before a process group was started."""
     return World(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else World(0, 1)
 
 
 def is_first() -> bool:
-    """Whether this process may print; also before a process group was started."""
+    """True if this process may print; also before a process group was started."""
     if dist.is_initialized() or not dist.is_torchelastic_launched():
         return world().rank == 0
     return os.environ.get("RANK", "0") == "0"

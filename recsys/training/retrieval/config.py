@@ -16,7 +16,7 @@ from recsys.training.settings import KindOf, check_bounds, check_width
 
 @dataclass(frozen=True, kw_only=True)
 class InteractionsConfig:
-    """What to train on.
+    """Data of a run.
 
     Attributes:
         dataset: one of ``INTERACTION_SETS``, or a folder of train.txt and test.txt, with a ``/`` in its name.

@@ -73,7 +73,7 @@ def save(
 
 
 def load(run_dir: Path) -> dict[str, Any]:
-    """What :func:`save` wrote.
+    """Read what :func:`save` wrote.
 
     Raises:
         DataFileError: there is none, or it is damaged or of another kind of run.

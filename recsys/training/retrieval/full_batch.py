@@ -100,7 +100,7 @@ class EpochProgress:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RetrievalResult:
-    """What a run measured.
+    """Measurements of a run.
 
     Attributes:
         test: of the best epoch's weights.

@@ -57,7 +57,7 @@ class RetrievalProgress:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RetrievalRunResult:
-    """What a finished run measured.
+    """Measurements of a finished run.
 
     Attributes:
         test: of the weights kept.

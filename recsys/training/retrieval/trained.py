@@ -39,7 +39,7 @@ def load_trained(run_dir: Path, interactions: Interactions) -> tuple[RetrievalRu
 
 
 def masked_pairs(config: RetrievalRunConfig, interactions: Interactions) -> tuple[Pairs, ...]:
-    """What counts as taken in the test."""
+    """Pairs that count as taken in the test."""
     if config.data.mask_validation:
         return interactions.train, interactions.validation
     return (interactions.train,)

@@ -249,7 +249,7 @@ def _sizes(shards: Sequence[TableShard]) -> dict[str, list[int]]:
 
 
 def read_file(file: Path, if_missing: str) -> Any:
-    """What ``torch.save`` wrote.
+    """Read what ``torch.save`` wrote.
 
     Raises:
         DataFileError: the file is missing, for the reason given, or damaged.

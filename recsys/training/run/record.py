@@ -1,4 +1,4 @@
-"""What a finished run leaves for the tables of results: what ran, from which code, where, how long, how well.
+"""Record of a finished run for the tables of results: what ran, from which code, where, how long, how well.
 
 ``record.json`` in the run's folder. The code is named when the run begins, because a long run outlives the working
 tree it was started from::
@@ -39,7 +39,7 @@ _PACKAGES = ("torch", "fbgemm-gpu-cpu", "fbgemm-gpu", "torchrec", "numpy", "scip
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where a run was trained.
+    """The machine that a run was trained on.
 
     ``cores`` are those that the process may use; ``threads`` those that torch used; ``gpu`` None: it used none.
     """
@@ -57,7 +57,7 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordStart:
-    """What is known of a run before its first step; :func:`begin_record` makes one."""
+    """Facts of a run before its first step; :func:`begin_record` makes one."""
 
     recipe: str
     overrides: tuple[str, ...]

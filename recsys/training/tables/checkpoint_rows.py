@@ -77,7 +77,7 @@ def with_changes(checkpoint: Checkpoint, changes: Sequence[RowChange]) -> Checkp
 
 
 def updated_rows(parts: Sequence[Part], *, rows: int) -> np.ndarray | None:
-    """Which rows a gradient has reached, [R] bool; None if the optimiser keeps no state."""
+    """Mask of the rows that a gradient has reached, [R] bool; None if the optimiser keeps no state."""
     updated_R = np.zeros(rows, dtype=bool)
     for part in parts:
         if not part["state"]:

@@ -45,7 +45,7 @@ _NEVER = np.iinfo(np.int64).min
 
 @dataclass(frozen=True, kw_only=True)
 class GrowthOptions:
-    """What to admit and evict, see ``growth.grow``.
+    """Rules of admission and eviction, see ``growth.grow``.
 
     Attributes:
         admit_count: ids that the new log holds so often are admitted.
@@ -61,7 +61,7 @@ class GrowthOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TableGrowth:
-    """What became of a table's ids.
+    """Outcome of a growth for a table's ids.
 
     Attributes:
         table, kind: the table and the method of its row map.
@@ -153,7 +153,7 @@ def grow_run(
 
 
 def seen_ids(log: Dataset) -> dict[str, SeenIds]:
-    """Which ids the samples of a log and their histories hold, how often, and when each was last in the log."""
+    """Ids that the samples of a log and their histories hold, how often, and when each was last in the log."""
     last = _last_seen(log)
     seen = {}
     for table, (ids_V, counts_V) in id_counts(log, np.arange(len(log))).items():

@@ -260,7 +260,7 @@ def _of_clusters(rows: RowConfig, table: str, kind: MapName, ids_V: Int64Array, 
 
 
 def clustered_together(rows: RowConfig, features: FeatureSet, kinds: Mapping[str, str], table: str, other: str) -> bool:
-    """Whether the other side of a clustered table's graph asks for clusters of the same graph."""
+    """True if the other side of a clustered table's graph asks for clusters of the same graph."""
     return kinds.get(other) in CLUSTER_ROWS and graph_partner(rows, features, other) == table
 
 

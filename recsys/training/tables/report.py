@@ -1,4 +1,4 @@
-"""What became of a run's rows: how full its tables are, which ids share rows, how far rows have moved.
+"""Report on a run's rows: how full its tables are, which ids share rows, how far rows have moved.
 
 From the definition, for the ids that the training samples and their histories look up:
 
@@ -147,7 +147,7 @@ def report_run(run_dir: Path, dataset: Dataset) -> RunReport:
 def report_ids(
     features: FeatureSet, row_maps: Mapping[str, RowMap], counts: Mapping[str, Counts]
 ) -> tuple[IdReport, ...]:
-    """What each table's ids share; ``counts``: each table's ids in training and how often each was looked up."""
+    """Rows that each table's ids share; ``counts``: each table's ids in training and how often each was looked up."""
     rows = {table: row_map.lookup(counts[table][0]) for table, row_map in row_maps.items()}
     reports = []
     for table, row_map in row_maps.items():
@@ -189,7 +189,7 @@ def report_ids(
 def report_rows(
     row_maps: Mapping[str, RowMap], counts: Mapping[str, Counts], checkpoint: Checkpoint
 ) -> tuple[RowReport, ...]:
-    """How each physical table is filled.
+    """Fill of each physical table.
 
     Raises:
         DataFileError: a file of the checkpoint is damaged.
@@ -235,7 +235,7 @@ def report_rows(
 
 
 def _collides(row_map: RowMap, rows_VK: Int64Array) -> BoolArray:
-    """Whether another id has the same rows, [V]."""
+    """Mask of the ids that share all rows with another id, [V]."""
     if not len(rows_VK):
         return np.zeros(0, dtype=bool)
     if row_map.combine == "sum":  # all of one table
@@ -246,7 +246,7 @@ def _collides(row_map: RowMap, rows_VK: Int64Array) -> BoolArray:
 
 
 def _meets(table: str, row_maps: Mapping[str, RowMap], rows: Mapping[str, Int64Array]) -> BoolArray:
-    """Whether each of an id's rows is also a row of an id of another table, [V]."""
+    """Mask of the ids of which each row is also a row of an id of another table, [V]."""
     meets_V = np.ones(len(rows[table]), dtype=bool)
     for k, lookup in enumerate(row_maps[table].lookups):
         foreign = [

@@ -29,7 +29,7 @@ from recsys.training.warm_start.source import WarmStartSource
 
 @dataclass(frozen=True, kw_only=True)
 class TableStart:
-    """What became of a table.
+    """Outcome of a warm start for a table.
 
     Attributes:
         table: name of the table of ids.
@@ -47,7 +47,7 @@ class TableStart:
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStart:
-    """What a warm start took.
+    """Rows and layers that a warm start took.
 
     Attributes:
         source: folder it was taken from.

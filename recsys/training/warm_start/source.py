@@ -1,4 +1,4 @@
-"""What a warm start reads: the tables, id maps and layers of an older run, or of a bundle.
+"""Sources of a warm start: the tables, id maps and layers of an older run, or of a bundle.
 
 A bundle holds no optimiser state, and of its maps only the ids with rows of their own: hashed rows are not found again,
 and of a table that has nothing else there is no map here.
