@@ -1,7 +1,8 @@
 """Links: the ways to a Redis.
 
 - ``protocol.py``: the ``Link`` Protocol; ``connect.py``: the factory, which a URL chooses by;
-- ``server.py``: one server; ``sentinel.py``: the primary that Sentinel names; ``cluster.py``: a Redis Cluster;
+- ``server.py``: one server; ``sentinel.py``: the primary that Sentinel names; ``cluster.py``: a Redis Cluster,
+  whose commands ``slots.py`` takes apart by key;
 - ``blocking.py``: any of them from threads without an event loop;
 - ``wire.py``: one connection; ``breaker.py``: the circuit breaker; ``url.py``, ``schemes.py``: URLs;
   ``replies.py``: error replies.

@@ -10,38 +10,23 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from binascii import crc_hqx
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TryAgainError
 
-from recsys.errors import StoreError, StoreUnavailableError
+from recsys.errors import StoreUnavailableError
 from recsys.feature_store.redis.link.breaker import Breaker
 from recsys.feature_store.redis.link.protocol import Changed, Command, Link, Reply
 from recsys.feature_store.redis.link.server import RedisLink, first_answer
+from recsys.feature_store.redis.link.slots import SLOTS, Part, join, single_keys, split
 from recsys.feature_store.redis.link.url import Address, parse_redis_url, redact
 
 _WATCH_S = 10.0
-_SLOTS = 16_384
 _MAX_SENDS = 6
 """Of one command: slots that move at all move once or twice."""
 _TRY_AGAIN_S = 0.01
 _TOPOLOGY_NODES = 3
 """So many nodes are asked for the topology at once; the first answer counts."""
-
-
-@dataclass(slots=True, eq=False)
-class _Part:
-    """A command for one slot: a whole one, or what one slot has of an MGET or MSET."""
-
-    command: Command
-    slot: int
-    positions: list[int] = field(default_factory=list)
-    """Of a part of an MGET: where its values belong in the whole reply."""
-    reply: Reply = None
-    asking: Address | None = None
-    """The node that a slot on the move sends us to, for this time only."""
 
 
 class ClusterLink:
@@ -76,7 +61,7 @@ class ClusterLink:
         """
         deadline_s = time.monotonic() + timeout_s
         await self._refresh(deadline_s)
-        parts = [_split(command) for command in commands]
+        parts = [split(command) for command in commands]
         everything = [part for of_one in parts for part in of_one]
         await self._run(everything, deadline_s)
         lost = [part.reply for part in everything if isinstance(part.reply, StoreUnavailableError)]
@@ -84,7 +69,7 @@ class ClusterLink:
             raise lost[0]
         if not lost:
             self._breaker.succeeded()
-        return [_join(command, of_one) for command, of_one in zip(commands, parts, strict=True)]
+        return [join(command, of_one) for command, of_one in zip(commands, parts, strict=True)]
 
     async def watch(self, prefix: bytes, changed: Changed) -> None:
         """As ``Link.watch``, at every node that has slots; ends when the topology changes, too."""
@@ -115,10 +100,10 @@ class ClusterLink:
         for node in self._nodes.values():
             await node.close()
 
-    async def _run(self, parts: list[_Part], deadline_s: float) -> None:
+    async def _run(self, parts: list[Part], deadline_s: float) -> None:
         """Fill in the replies."""
         for _ in range(_MAX_SENDS):
-            by_node: dict[Address, list[_Part]] = {}
+            by_node: dict[Address, list[Part]] = {}
             for part in parts:
                 if (address := part.asking or self._owners[part.slot]) is not None:
                     by_node.setdefault(address, []).append(part)
@@ -135,7 +120,7 @@ class ClusterLink:
                 return
             parts = again
 
-    async def _reassigned(self, parts: list[_Part], deadline_s: float) -> list[_Part]:
+    async def _reassigned(self, parts: list[Part], deadline_s: float) -> list[Part]:
         """Of the parts whose nodes did not answer those that have a new node."""
         failed = [part for part in parts if isinstance(part.reply, StoreUnavailableError)]
         before = [self._owners[part.slot] for part in failed]
@@ -143,7 +128,7 @@ class ClusterLink:
             await self._refresh(deadline_s)
         return [p for p, owner in zip(failed, before, strict=True) if self._owners[p.slot] not in (owner, None)]
 
-    async def _send(self, address: Address, parts: list[_Part], deadline_s: float) -> list[_Part]:
+    async def _send(self, address: Address, parts: list[Part], deadline_s: float) -> list[Part]:
         """Send parts to one node; those that are to be sent again."""
         node = self._node(address)
         commands: list[Command] = []
@@ -159,7 +144,7 @@ class ClusterLink:
             for part in parts:
                 part.reply, part.asking = error, None
             return []
-        again: list[_Part] = []
+        again: list[Part] = []
         for part in parts:
             if part.asking:
                 next(replies)
@@ -168,7 +153,7 @@ class ClusterLink:
                 again.append(part)
         return again
 
-    async def _redirected(self, part: _Part, node: Address, deadline_s: float) -> bool:
+    async def _redirected(self, part: Part, node: Address, deadline_s: float) -> bool:
         """Decide on a part that got an error: True to send it again."""
         error = part.reply
         if isinstance(error, AskError):
@@ -176,10 +161,10 @@ class ClusterLink:
         elif isinstance(error, MovedError):
             self._owners[part.slot] = _address(error.host, error.port, node)
             self._stale = True
-        elif isinstance(error, TryAgainError) and (singles := _single_keys(part)):
+        elif isinstance(error, TryAgainError) and (singles := single_keys(part)):
             # Of the keys some have moved to the other node: each by itself is with one of the two.
             await self._run(singles, deadline_s)
-            part.reply = _join(part.command, singles)
+            part.reply = join(part.command, singles)
             return False
         elif isinstance(error, TryAgainError):
             await asyncio.sleep(min(_TRY_AGAIN_S, max(deadline_s - time.monotonic(), 0.0)))
@@ -241,7 +226,7 @@ class ClusterLink:
                 f"{node.name}: no topology of a cluster: {reply}; a single Redis has a redis:// URL, and a user "
                 "of a cluster needs +cluster|slots"
             )
-        owners: list[Address | None] = [None] * _SLOTS
+        owners: list[Address | None] = [None] * SLOTS
         for first, last, (host, port, *_), *_ in reply:
             name = (host or b"").decode()
             owner = _address("" if name == "?" else name, port, address)
@@ -252,65 +237,3 @@ class ClusterLink:
 def _address(host: str, port: int, node: Address) -> Address:
     """The address in a node's answer; without a host, that of the node."""
     return host or node[0], port
-
-
-def _slot(key: bytes | str | int) -> int:
-    """Key's hash slot (Redis Cluster specification, "Hash tags"): of what is between the first braces, or all of it."""
-    text = key if isinstance(key, bytes) else str(key).encode()
-    start = text.find(b"{") + 1
-    if start:
-        end = text.find(b"}", start)
-        if end > start:
-            text = text[start:end]
-    return crc_hqx(text, 0) % _SLOTS
-
-
-def _split(command: Command) -> list[_Part]:
-    """The parts of a command, one for each slot."""
-    step = _step(command)
-    if not step:
-        key = command[3] if command[0] in (b"EVALSHA", b"EVAL") else command[1]
-        return [_Part(command, _slot(key))]
-    by_slot: dict[int, list[int]] = {}
-    for position in range(1, len(command), step):
-        by_slot.setdefault(_slot(command[position]), []).append(position)
-    if len(by_slot) == 1:
-        return [_Part(command, next(iter(by_slot)))]
-    return [_part_of(command, slot, positions) for slot, positions in by_slot.items()]
-
-
-def _step(command: Command) -> int:
-    """Count the arguments of each key of a command that may be split; 0 of other commands."""
-    if command[0] == b"MGET":
-        return 1
-    return 2 if command[0] == b"MSET" else 0
-
-
-def _single_keys(part: _Part) -> list[_Part]:
-    """The parts of an MGET or MSET of several keys, one for each key; of others none."""
-    step = _step(part.command)
-    if not step or len(part.command) == 1 + step:
-        return []
-    return [_part_of(part.command, part.slot, [p]) for p in range(1, len(part.command), step)]
-
-
-def _part_of(command: Command, slot: int, positions: list[int]) -> _Part:
-    if command[0] == b"MGET":
-        return _Part((b"MGET", *[command[p] for p in positions]), slot, positions)
-    return _Part((b"MSET", *[text for p in positions for text in command[p : p + 2]]), slot, positions)
-
-
-def _join(command: Command, parts: list[_Part]) -> Reply:
-    """The reply to the whole command: the first error, if there is one."""
-    if len(parts) == 1:
-        return parts[0].reply
-    for part in parts:
-        if isinstance(part.reply, ResponseError | StoreError):
-            return part.reply
-    if command[0] == b"MSET":
-        return parts[0].reply
-    values: list[Reply] = [None] * (len(command) - 1)
-    for part in parts:
-        for position, value in zip(part.positions, part.reply, strict=True):
-            values[position - 1] = value
-    return values
