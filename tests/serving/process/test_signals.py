@@ -22,6 +22,6 @@ print("handled")
 """
 
 
-def test_a_signal_that_comes_right_before_the_wait_for_it_is_heard() -> None:
+def test_a_signal_that_comes_right_before_the_wait_for_it_is_handled() -> None:
     done = subprocess.run([sys.executable, "-c", WAITS], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "handled\n", "")

@@ -39,7 +39,7 @@ def comments_of(name: str) -> str:
     return " ".join((ROOT / "protos/recsys/v1" / name).read_text().replace("//", "").split())
 
 
-def test_the_ranker_tells_the_limits_that_hold() -> None:
+def test_the_proto_of_the_ranker_states_the_limits_that_hold() -> None:
     comments = comments_of("ranker.proto")
     for limit in (
         f"1 to the server's limit ({Settings().max_candidates:,} unless configured otherwise)",
@@ -53,7 +53,7 @@ def test_the_ranker_tells_the_limits_that_hold() -> None:
         assert limit in comments
 
 
-def test_the_feature_store_tells_the_limits_that_hold() -> None:
+def test_the_proto_of_the_feature_store_states_the_limits_that_hold() -> None:
     comments = comments_of("feature_store.proto")
     for limit in (
         f"1 to {convert_entities.MAX_ENTITIES:,}; of equal ones",

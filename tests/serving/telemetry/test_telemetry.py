@@ -214,7 +214,7 @@ def test_a_foreign_file_is_refused(content: bytes, tmp_path: Path) -> None:
         Telemetry(tmp_path / "file")
 
 
-def test_a_taken_port_is_said(file: Path) -> None:
+def test_a_taken_port_is_an_error_that_names_it(file: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
