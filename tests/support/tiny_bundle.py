@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, save
 
-from recsys.arrays import Float64Array
+from recsys.arrays import Float32Array, Float64Array
 from recsys.bundle import Certificate, GraphInfo, Manifest, TableInfo, TensorInfo, bundle_writer
 from recsys.features.feature_set import Categorical, Entity, FeatureSet, History, Numeric
 
@@ -82,8 +82,11 @@ def reference_scores(
     return 1.0 / (1.0 + np.exp(-logits))
 
 
-def write_tiny_bundle(path: Path, *, model: str = "tiny", features: FeatureSet = FEATURES) -> Manifest:
-    """Write the bundle to ``path``; ``features`` lets a test declare what the graphs do not have."""
+def write_tiny_bundle(
+    path: Path, *, model: str = "tiny", features: FeatureSet = FEATURES, items: Float32Array = ITEMS
+) -> Manifest:
+    """Write the bundle to ``path``; ``features`` lets a test declare what the graphs do not have, ``items`` another
+    table of the shape of ``ITEMS``."""
     manifest = Manifest(
         model=model,
         feature_set=features,
@@ -97,7 +100,7 @@ def write_tiny_bundle(path: Path, *, model: str = "tiny", features: FeatureSet =
         ),
     )
     with bundle_writer(path) as writer:
-        (writer.folder / "tables" / "items.bin").write_bytes(ITEMS.astype("<f4").tobytes())
+        (writer.folder / "tables" / "items.bin").write_bytes(items.astype("<f4").tobytes())
         _save(writer.folder / "user.onnx", _user_nodes(), _USER_INPUTS, _USER_OUTPUTS)
         _save(writer.folder / "rank.onnx", _rank_nodes(), _RANK_INPUTS, _RANK_OUTPUTS)
         return writer.finish(manifest)

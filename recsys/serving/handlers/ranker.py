@@ -92,7 +92,8 @@ class Ranker:
     Args:
         session: the model.
         store: read for each request; not closed here.
-        max_in_flight: requests ranked at a time; more are refused.
+        admission: the places of requests.
+        model_lock: held while the model runs.
         store_timeout_s: longest wait for the store in one request.
         states: keeps the sums of long histories, if the model has them; not closed here.
         request_log: gets a share of the requests; not closed here.
@@ -103,7 +104,8 @@ class Ranker:
         session: RankingSession,
         *,
         store: BlockingFeatureStore,
-        max_in_flight: int,
+        admission: Admission,
+        model_lock: FairLock,
         store_timeout_s: float,
         states: LongStates | None = None,
         request_log: RequestLog | None = None,
@@ -112,8 +114,8 @@ class Ranker:
         self.features = session.features
         self.session = session
         self.store_timeout_s = store_timeout_s
-        self.admission = Admission(max_in_flight)
-        self.model_lock = FairLock(1)
+        self.admission = admission
+        self.model_lock = model_lock
         self._store = store
         self.states = states
         self._state_read = None if states is None else states.read

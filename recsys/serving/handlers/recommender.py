@@ -26,8 +26,8 @@ class Recommender:
         index: finds candidates.
         ranker: orders them; None: :meth:`retrieve` is all there is.
         store: read for each request; not closed here.
-        admission: the places of requests; those of the ranker, if there is one.
-        model_lock: held while a model runs; likewise.
+        admission: the places of requests; those of the ranker, too.
+        model_lock: held while a model runs; that of the ranker, too.
 
     Raises:
         BundleError: the two models take users or items by different kinds of ids.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 
 from recsys.arrays import Float32Array
@@ -39,6 +38,7 @@ from recsys.serving.long_history.window import (
     no_base,
     state_base,
 )
+from recsys.serving.telemetry.label_counts import LabelCounts
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ class LongStates:
         store: not closed here.
         version: the bundle's, 16 hex digits.
         ttl_s: how long after it was written a state is kept.
+        counts: counted in; None: in counts of its own.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class LongStates:
         store: BlockingFeatureStore,
         version: str,
         ttl_s: int,
+        *,
+        counts: LabelCounts | None = None,
     ) -> None:
         self.read = StateRead(version, state.newest + SLACK)
         self._policy = WindowPolicy(
@@ -97,7 +100,7 @@ class LongStates:
         self._ttl_s = ttl_s
         self._computing: dict[int, _Computation] = {}
         self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
+        self._counts = counts or LabelCounts()
         self._trouble = RateLimitedLog(_log)
         self._work = CoalescingQueue("states", limit=_WAITING)
 
@@ -123,7 +126,7 @@ class LongStates:
         else:
             ready = fold(self._policy, state_base(state), span, header, time_ms)
         if ready is not None:
-            self._count("without" if state is None else "used")
+            self._counts.add("without" if state is None else "used")
             return ready
         until_s = time.monotonic() + deadline.remaining_s() / 2
         found = self._from_store(user_key, state, span, header, time_ms, until_s=until_s, alone=historical)
@@ -148,7 +151,7 @@ class LongStates:
         if inputs.base.roundings >= MOST_ROUNDINGS:
             self._offer_refresh(user_key, inputs.time_ms)
         elif not self._work.offer(user_key, lambda: self._write(user_key, inputs, next_sums)):
-            self._count("dropped")
+            self._counts.add("dropped")
 
     def due(self, inputs: StateInputs) -> bool:
         """Whether it is time to write the state that follows from these."""
@@ -176,11 +179,10 @@ class LongStates:
         return pack_state(state, version=self.read.version)
 
     def counts(self) -> dict[str, int]:
-        """How often what happened so far: ``used`` as read, ``without`` a state as none was needed, ``read`` more
+        """Counts of what happened so far: ``used`` as read, ``without`` a state as none was needed, ``read`` more
         events, ``refused`` a stored value, ``computed`` from all events, ``partial``, ``written``, ``dropped`` for
         want of room, ``failed`` to write."""
-        with self._lock:
-            return dict(self._counts)
+        return self._counts.read()
 
     def flush(self, *, timeout_s: float) -> bool:
         """Wait until everything offered is written; whether that is so."""
@@ -200,7 +202,7 @@ class LongStates:
             if state.end > header.appended:
                 raise StoreFormatError(f"state of {state.end} events; its history has {header.appended}")
         except StoreFormatError as error:
-            self._count("refused")
+            self._counts.add("refused")
             self._trouble.warning(None, "long histories: %s", error)
             return None, False
         return (None, True) if state.as_of_ms > time_ms else (state, False)
@@ -217,7 +219,7 @@ class LongStates:
         alone: bool = False,
     ) -> StateInputs:
         """As :meth:`for_request`, by reading more; ``alone``: what others compute meanwhile is of no use."""
-        self._count("read")
+        self._counts.add("read")
         base = no_base(self._policy, span)._replace(complete=False, whole=False)
         for _ in range(_TRIES):
             reader = Reader(self._store, user_key, header, until_s)
@@ -243,7 +245,7 @@ class LongStates:
         folded = fold(self._policy, base, span, header, time_ms, anyway=True)
         assert folded is not None
         if folded.partial:
-            self._count("partial")
+            self._counts.add("partial")
         return folded
 
     def _base(
@@ -282,7 +284,7 @@ class LongStates:
         return shared or no_base(self._policy, span)._replace(complete=False, whole=False)
 
     def _computed(self, mine: _Computation, reader: Reader, span: EventSpan, time_ms: int) -> PartialSums:
-        self._count("computed")
+        self._counts.add("computed")
         base = base_from_events(self._policy, reader, span, time_ms)
         if base.covered and base.complete and base.whole:
             mine.state = StoredState(base.sums, base.first, base.end, time_ms, base.first_ms, base.last_hash, 0)
@@ -290,7 +292,7 @@ class LongStates:
 
     def _offer_refresh(self, user_key: int, time_ms: int) -> None:
         if not self._work.offer(user_key, lambda: self._refresh(user_key, time_ms)):
-            self._count("dropped")
+            self._counts.add("dropped")
 
     def _refresh(self, user_key: int, time_ms: int) -> None:
         """Compute a user's state from all events, and write it."""
@@ -306,10 +308,6 @@ class LongStates:
             states = [(user_key, self.packed(inputs, sums))]
             self._store.put_states(states, version=self.read.version, ttl_s=self._ttl_s, timeout_s=_STORE_TIMEOUT_S)
         except Exception:
-            self._count("failed")
+            self._counts.add("failed")
             raise
-        self._count("written")
-
-    def _count(self, what: str) -> None:
-        with self._lock:
-            self._counts[what] += 1
+        self._counts.add("written")

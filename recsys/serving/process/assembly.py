@@ -1,77 +1,115 @@
-"""Assembly: the Ranker service of some models, built from its parts."""
+"""Assembly: models with what answers calls by them, built from the parts that all models of a server share."""
 
 from __future__ import annotations
 
-import contextlib
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 
+from recsys.errors import BundleError
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.feature_set import FeatureSet
 from recsys.serving.handlers.admission import Admission
+from recsys.serving.handlers.model_slot import ServedModels
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
 from recsys.serving.handlers.request_log import RequestLog
 from recsys.serving.inference.fair_lock import FairLock
-from recsys.serving.inference.ranking_session import RankingSession
 from recsys.serving.long_history.states import LongStates
 from recsys.serving.process.models import Models
-from recsys.serving.process.stores import Stores
-from recsys.serving.rpc.ranker_service import RankerService
 from recsys.serving.settings import Settings
-from recsys.serving.telemetry.counters import Telemetry
+from recsys.serving.telemetry.label_counts import LabelCounts
 
 
-def ranker_service(
-    stack: ExitStack, settings: Settings, models: Models, stores: Stores, telemetry: Telemetry | None
-) -> RankerService:
-    """Build the service; its parts are closed with ``stack``.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedParts:
+    """Parts of a server that outlive its models.
 
-    Args:
-        stack: of the server, left after the last call has ended.
+    Attributes:
         settings: the server's.
-        models: what is served.
-        stores: where users and items are read.
-        telemetry: counts; None for none.
+        features: of the store, and of every model that reads it.
+        store: where users and items are read.
+        admission: the places of calls.
+        model_lock: held while a model runs: one for all.
+        state_counts: of the states of long histories.
+        request_log: None: no requests are logged.
     """
-    ranker = None
-    if models.ranking is not None:
-        ranker = open_ranker(stack, settings, models.ranking, stores.blocking_store)
-    recommender = None
-    if models.retrieval is not None:
-        recommender = Recommender(
-            models.retrieval,
-            ranker=ranker,
-            store=stores.blocking_store,
-            admission=Admission(settings.max_in_flight) if ranker is None else ranker.admission,
-            model_lock=FairLock(1) if ranker is None else ranker.model_lock,
-            store_timeout_s=settings.store_timeout_ms / 1000,
+
+    settings: Settings
+    features: FeatureSet
+    store: BlockingFeatureStore
+    admission: Admission
+    model_lock: FairLock
+    state_counts: LabelCounts
+    request_log: RequestLog | None
+
+
+@contextmanager
+def open_shared_parts(settings: Settings, features: FeatureSet, store: BlockingFeatureStore) -> Iterator[SharedParts]:
+    """Make the parts for the duration of a ``with`` block; the store is not closed at its end."""
+    with ExitStack() as stack:
+        log = None
+        if settings.log_requests:
+            log = RequestLog(settings.request_log_dir, share=settings.log_requests, features=features)
+            stack.enter_context(closing(log))
+        yield SharedParts(
+            settings=settings,
+            features=features,
+            store=store,
+            admission=Admission(settings.max_in_flight),
+            model_lock=FairLock(1),
+            state_counts=LabelCounts(),
+            request_log=log,
         )
-    if telemetry is not None:
-        sources = {} if ranker is None or ranker.states is None else {"states": ranker.states.counts}
-        stack.enter_context(telemetry.polling({**sources, "items": stores.cache.counts}))
-    return RankerService(ranker, settings, recommender=recommender, telemetry=telemetry)
 
 
-def open_ranker(stack: ExitStack, settings: Settings, session: RankingSession, store: BlockingFeatureStore) -> Ranker:
-    """Build a ranker as the settings have it; its parts are closed with ``stack``."""
-    states = None
+def open_served_models(models: Models, shared: SharedParts) -> ServedModels:
+    """Make models ready to answer calls.
+
+    Raises:
+        BundleError: their FeatureSet is not that of the store.
+    """
+    if models.features != shared.features:
+        raise BundleError(
+            f"model {models.first.model!r} has another FeatureSet ({models.features.name!r}) than the store was opened "
+            f"for ({shared.features.name!r}); start a server of its own for it"
+        )
+    with ExitStack() as stack:
+        ranker = _open_ranker(stack, models, shared)
+        recommender = None
+        if models.retrieval is not None:
+            recommender = Recommender(
+                models.retrieval,
+                ranker=ranker,
+                store=shared.store,
+                admission=shared.admission,
+                model_lock=shared.model_lock,
+                store_timeout_s=shared.settings.store_timeout_ms / 1000,
+            )
+        return ServedModels(ranker=ranker, recommender=recommender, close=stack.pop_all().close)
+
+
+def _open_ranker(stack: ExitStack, models: Models, shared: SharedParts) -> Ranker | None:
+    session, states = models.ranking, None
+    if session is None:
+        return None
     if session.state is not None:
         states = LongStates(
-            session.features, session.state, session.encode, store, session.version, settings.state_ttl_s
+            session.features,
+            session.state,
+            session.encode,
+            shared.store,
+            session.version,
+            shared.settings.state_ttl_s,
+            counts=shared.state_counts,
         )
-        stack.enter_context(contextlib.closing(states))
+        stack.enter_context(closing(states))
     return Ranker(
         session,
-        store=store,
-        max_in_flight=settings.max_in_flight,
-        store_timeout_s=settings.store_timeout_ms / 1000,
+        store=shared.store,
+        admission=shared.admission,
+        model_lock=shared.model_lock,
+        store_timeout_s=shared.settings.store_timeout_ms / 1000,
         states=states,
-        request_log=_request_log(stack, settings, session.features),
+        request_log=shared.request_log,
     )
-
-
-def _request_log(stack: ExitStack, settings: Settings, features: FeatureSet) -> RequestLog | None:
-    if not settings.log_requests:
-        return None
-    log = RequestLog(settings.request_log_dir, share=settings.log_requests, features=features)
-    return stack.enter_context(contextlib.closing(log))

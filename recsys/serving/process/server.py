@@ -25,7 +25,8 @@ from grpc_health.v1.health import HealthServicer
 
 from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.serving.console import say
-from recsys.serving.process.assembly import ranker_service
+from recsys.serving.handlers.model_slot import ModelSlot
+from recsys.serving.process.assembly import open_served_models, open_shared_parts
 from recsys.serving.process.models import Models
 from recsys.serving.process.ports import cannot_listen, probe_port
 from recsys.serving.process.ready_file import ready_file, remove_ready_file, write_ready_file
@@ -36,6 +37,7 @@ from recsys.serving.process.stores import open_stores
 from recsys.serving.process.watchdog import HealthReporter, make_private_address, request_path_probes, run_watchdog
 from recsys.serving.rpc.interceptors import Interceptor, list_interceptors
 from recsys.serving.rpc.methods import METHODS, SERVICES
+from recsys.serving.rpc.ranker_service import RankerService
 from recsys.serving.rpc.registration import add_services
 from recsys.serving.rpc.store_service import MAX_STREAMS, FeatureStoreService
 from recsys.serving.settings import Settings
@@ -50,12 +52,20 @@ _SPARE_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A server that answers, at ``host:port``."""
+    """A server that answers.
+
+    Attributes:
+        address, port: ``host:port``, and the port alone.
+        model, model_version: of the first models.
+        replace_models: answers calls by others from then on, of the same FeatureSet (BundleError); returns when the
+            ones before are closed, after their last call, or after ``drain_timeout_s``.
+    """
 
     address: str
     port: int
     model: str
     model_version: str
+    replace_models: Callable[[Models], None]
 
 
 def serve_alone(settings: Settings) -> int:
@@ -135,12 +145,16 @@ def serving(
         threads = stack.enter_context(ThreadPoolExecutor(limit, thread_name_prefix="call"))
         stores = stack.enter_context(open_stores(redis_url, models.features, settings, loop=loop))
         telemetry = None if counts is None else Telemetry(counts, worker=worker)
-        service = ranker_service(stack, settings, models, stores, telemetry)
+        shared = stack.enter_context(open_shared_parts(settings, models.features, stores.blocking_store))
+        slot = stack.enter_context(contextlib.closing(ModelSlot(open_served_models(models, shared))))
+        if telemetry is not None:
+            sources = {"states": shared.state_counts.read, "items": stores.cache.counts}
+            stack.enter_context(telemetry.polling(sources))
         health, names = HealthServicer(), [service.full_name for service in SERVICES]
         private_address = None
         if settings.hang_timeout_s:  # entered before the server: it runs while that drains, too
             private_address = make_private_address()
-            probes = stack.enter_context(request_path_probes(private_address, threads, service.model_lock, loop))
+            probes = stack.enter_context(request_path_probes(private_address, threads, shared.model_lock, loop))
             reporter = HealthReporter(health, names, settings.hang_timeout_s, on_heartbeat=on_heartbeat)
             stack.enter_context(run_watchdog(probes, interval_s=reporter.interval_s, report=reporter.report))
         made = _grpc_server(
@@ -150,15 +164,21 @@ def serving(
         if private_address is not None:
             _listen_privately(server, private_address)
         store_service = FeatureStoreService(stores.async_store, models.features, settings, loop=stores.loop)
-        add_services(server, service, store_service, health)
+        ranker_service = RankerService(slot, settings, telemetry=telemetry)
+        add_services(server, ranker_service, store_service, health)
         # What start-up made lives for ever: out of the collector's way. It cut a store client's p99 from 100 to 20 ms.
+        # Models that are replaced are in no cycle: they need no collector.
         gc.collect()
         gc.freeze()
         server.start()
         for name in names:
             health.set(name, health_pb2.HealthCheckResponse.SERVING)
         stack.callback(health.enter_graceful_shutdown)
-        yield RunningServer(f"{settings.host}:{port}", port, first.model, first.version)
+
+        def replace_models(others: Models) -> None:
+            slot.replace(open_served_models(others, shared), timeout_s=settings.drain_timeout_s)
+
+        yield RunningServer(f"{settings.host}:{port}", port, first.model, first.version, replace_models)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,9 @@ from __future__ import annotations
 from recsys.errors import NotFoundError
 from recsys.proto import ranker_pb2
 from recsys.serving.deadline import Deadline
+from recsys.serving.handlers.model_slot import ModelSlot, ServedModels
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
-from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.rpc.calls import Context, abort_on_error, deadline_of
 from recsys.serving.rpc.convert import rank as convert
 from recsys.serving.rpc.convert import retrieval as convert_retrieval
@@ -21,84 +21,78 @@ class RankerService:
     """``recsys.v1.Ranker``.
 
     Args:
-        ranker: None: there is no ranking model.
+        models: each call is answered by those that are there at its start.
         settings: the server's.
-        recommender: None: there is no retrieval model.
         telemetry: counts requests; None for none.
     """
 
     def __init__(
         self,
-        ranker: Ranker | None,
+        models: ModelSlot,
         settings: Settings,
         *,
-        recommender: Recommender | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
-        self._ranker = ranker
-        self._recommender = recommender
+        self._models = models
         self._settings = settings
         self._telemetry = telemetry
-
-    @property
-    def model_lock(self) -> FairLock:
-        """The lock that is held while a model runs: one for all models together."""
-        runs = self._ranker or self._recommender
-        assert runs is not None, "a server has a model"
-        return runs.model_lock
 
     def Rank(self, message: ranker_pb2.RankRequest, context: Context) -> ranker_pb2.RankResponse:
         """Score candidates."""
         return abort_on_error(context, lambda: self._rank(message, self._deadline(context)))
 
     def _rank(self, message: ranker_pb2.RankRequest, deadline: Deadline) -> ranker_pb2.RankResponse:
-        ranker = self._with_ranking()
-        request = convert.rank_request(message, ranker.features, max_candidates=self._settings.max_candidates)
-        result = ranker.rank(request, deadline=deadline)
-        response = convert.rank_response(result, request)
-        self._count(request.timer, len(request.candidate_keys), result)
-        return response
+        with self._models.current() as models:
+            ranker = _ranker_of(models)
+            request = convert.rank_request(message, ranker.features, max_candidates=self._settings.max_candidates)
+            result = ranker.rank(request, deadline=deadline)
+            response = convert.rank_response(result, request)
+            self._count(request.timer, len(request.candidate_keys), result)
+            return response
 
     def RankBatch(self, message: ranker_pb2.RankBatchRequest, context: Context) -> ranker_pb2.RankBatchResponse:
         """Score the candidates of several requests."""
         return abort_on_error(context, lambda: self._rank_batch(message, self._deadline(context)))
 
     def _rank_batch(self, message: ranker_pb2.RankBatchRequest, deadline: Deadline) -> ranker_pb2.RankBatchResponse:
-        ranker, limit = self._with_ranking(), self._settings.max_candidates
-        requests = convert.batch_requests(message, ranker.features, max_candidates=limit)
-        results = ranker.rank_many(requests, deadline=deadline)
-        answers = [convert.rank_response(*pair) for pair in zip(results, requests, strict=True)]
-        self._count(requests[0].timer, sum(len(request.candidate_keys) for request in requests), *results)
-        return ranker_pb2.RankBatchResponse(responses=answers)
+        with self._models.current() as models:
+            ranker, limit = _ranker_of(models), self._settings.max_candidates
+            requests = convert.batch_requests(message, ranker.features, max_candidates=limit)
+            results = ranker.rank_many(requests, deadline=deadline)
+            answers = [convert.rank_response(*pair) for pair in zip(results, requests, strict=True)]
+            self._count(requests[0].timer, sum(len(request.candidate_keys) for request in requests), *results)
+            return ranker_pb2.RankBatchResponse(responses=answers)
 
     def Retrieve(self, message: ranker_pb2.RetrieveRequest, context: Context) -> ranker_pb2.RetrieveResponse:
         """Retrieve the best items of all."""
         return abort_on_error(context, lambda: self._retrieve(message, self._deadline(context)))
 
     def _retrieve(self, message: ranker_pb2.RetrieveRequest, deadline: Deadline) -> ranker_pb2.RetrieveResponse:
-        recommender = self._with_retrieval()
-        query = convert_retrieval.retrieve_query(message, recommender.features)
-        result = recommender.retrieve(query, deadline=deadline)
-        response = convert_retrieval.retrieve_response(
-            result, query, names=recommender.index.names, include_timings=message.timings
-        )
-        self._count(query.timer, 0, result)
-        return response
+        with self._models.current() as models:
+            recommender = _recommender_of(models)
+            query = convert_retrieval.retrieve_query(message, recommender.features)
+            result = recommender.retrieve(query, deadline=deadline)
+            response = convert_retrieval.retrieve_response(
+                result, query, names=recommender.index.names, include_timings=message.timings
+            )
+            self._count(query.timer, 0, result)
+            return response
 
     def Recommend(self, message: ranker_pb2.RecommendRequest, context: Context) -> ranker_pb2.RecommendResponse:
         """Retrieve the best items of all, and rank them."""
         return abort_on_error(context, lambda: self._recommend(message, self._deadline(context)))
 
     def _recommend(self, message: ranker_pb2.RecommendRequest, deadline: Deadline) -> ranker_pb2.RecommendResponse:
-        recommender = self._with_retrieval()
-        limit = self._settings.max_candidates
-        query = convert_retrieval.recommend_query(message, recommender.features, max_candidates=limit)
-        result = recommender.recommend(query, deadline=deadline)
-        response = convert_retrieval.recommend_response(
-            result, query, names=recommender.index.names, include_timings=message.timings
-        )
-        self._count(query.timer, result.candidates, result)
-        return response
+        with self._models.current() as models:
+            recommender = _recommender_of(models)
+            limit = self._settings.max_candidates
+            query = convert_retrieval.recommend_query(message, recommender.features, max_candidates=limit)
+            result = recommender.recommend(query, deadline=deadline)
+            response = convert_retrieval.recommend_response(
+                result, query, names=recommender.index.names, include_timings=message.timings
+            )
+            self._count(query.timer, result.candidates, result)
+            return response
 
     def _count(self, timer: StageTimer, candidates: int, *results: Degradable) -> None:
         if self._telemetry is None:
@@ -111,17 +105,19 @@ class RankerService:
             for part in degraded_parts(result):
                 self._telemetry.count("degraded", part)
 
-    def _with_ranking(self) -> Ranker:
-        if self._ranker is None:
-            raise NotFoundError("this server has no ranking model, only one for Retrieve")
-        return self._ranker
-
-    def _with_retrieval(self) -> Recommender:
-        if self._recommender is None:
-            raise NotFoundError(
-                "this server has no retrieval model; start it with one: recsys serve BUNDLE --retrieval FOLDER"
-            )
-        return self._recommender
-
     def _deadline(self, context: Context) -> Deadline:
         return deadline_of(context, default_s=self._settings.default_deadline_ms / 1000)
+
+
+def _ranker_of(models: ServedModels) -> Ranker:
+    if models.ranker is None:
+        raise NotFoundError("this server has no ranking model, only one for Retrieve")
+    return models.ranker
+
+
+def _recommender_of(models: ServedModels) -> Recommender:
+    if models.recommender is None:
+        raise NotFoundError(
+            "this server has no retrieval model; start it with one: recsys serve BUNDLE --retrieval FOLDER"
+        )
+    return models.recommender

@@ -12,13 +12,16 @@ from support.tiny_bundle import reference_scores
 from recsys.bundle import open_bundle
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.serving.deadline import Deadline
+from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.ranker import Ranker, RankRequest, RankResult
+from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.inference.ranking_session import open_ranking_session
 
 
 def ranker_on(bundle: Path, store: BlockingFeatureStore, *, max_in_flight: int = 1) -> Ranker:
     session = open_ranking_session(open_bundle(bundle))
-    return Ranker(session, store=store, max_in_flight=max_in_flight, store_timeout_s=5.0)
+    admission = Admission(max_in_flight)
+    return Ranker(session, store=store, admission=admission, model_lock=FairLock(1), store_timeout_s=5.0)
 
 
 def asked(candidates: list[int], *, age: float = 1.0, top_k: int = 0) -> RankRequest:

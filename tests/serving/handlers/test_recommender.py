@@ -49,7 +49,11 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def recommender(finder: Path, tiny_bundle: Path, blocking_store: BlockingFeatureStore) -> Recommender:
     ranker = Ranker(
-        open_ranking_session(open_bundle(tiny_bundle)), store=blocking_store, max_in_flight=2, store_timeout_s=5.0
+        open_ranking_session(open_bundle(tiny_bundle)),
+        store=blocking_store,
+        admission=Admission(2),
+        model_lock=FairLock(1),
+        store_timeout_s=5.0,
     )
     return Recommender(
         open_retrieval(open_bundle(finder)),
