@@ -12,7 +12,7 @@ import typer
 from support.paths import ROOT
 
 from recsys import errors
-from recsys.cli import EXIT_CODES, app
+from recsys.cli import app, exit_codes
 from recsys.client import types as client_types
 from recsys.errors import RecsysError
 from recsys.recipes import RECIPES, RETRIEVAL_RECIPES
@@ -81,14 +81,14 @@ def test_every_client_error_but_a_defect_of_the_server_has_an_exit_code() -> Non
     kinds = [k for k in vars(client_types).values() if isinstance(k, type) and issubclass(k, client_types.RpcError)]
     assert len(kinds) > 5
     for kind in kinds:
-        assert kind is client_types.RpcError or any(issubclass(kind, k) for k in EXIT_CODES), kind
+        assert kind is client_types.RpcError or any(issubclass(kind, k) for k in exit_codes()), kind
 
 
 def test_every_error_is_drawn_in_the_error_tree_and_has_an_exit_code() -> None:
     for name, kind in vars(errors).items():
         if isinstance(kind, type) and issubclass(kind, RecsysError):
             assert name in (errors.__doc__ or "")
-            assert kind is RecsysError or any(issubclass(kind, k) for k in EXIT_CODES)
+            assert kind is RecsysError or any(issubclass(kind, k) for k in exit_codes())
 
 
 def test_no_page_or_module_names_a_package_index() -> None:

@@ -1,5 +1,8 @@
 """The ``recsys`` command. Each command is a thin shell around one function of the package.
 
+A new command is a function in the module of its group, named in the loop below; what it needs beyond ``options.py`` it
+imports inside, so that the command line starts at once.
+
 Results go to standard output (``--json`` for scripts), progress and errors to standard error.
 Exit codes: 0 done, 1 unexpected, 2 bad input, 3 bad bundle or unknown model, 4 feature store
 unavailable or foreign, 5 overloaded, 6 server unreachable or draining, 7 no answer in time,
@@ -32,7 +35,6 @@ from recsys.cli import (
     training,
 )
 from recsys.cli.options import notes
-from recsys.client.types import DeadlineExceeded, Unavailable
 from recsys.errors import (
     BundleError,
     InvalidInputError,
@@ -41,16 +43,6 @@ from recsys.errors import (
     RecsysError,
     StoreError,
 )
-
-EXIT_CODES: dict[type[RecsysError], int] = {
-    InvalidInputError: 2,
-    BundleError: 3,
-    NotFoundError: 3,
-    StoreError: 4,
-    OverloadedError: 5,
-    Unavailable: 6,
-    DeadlineExceeded: 7,
-}
 
 app = typer.Typer(
     name="recsys",
@@ -118,7 +110,7 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False)
     except RecsysError as error:
-        code = _fail(str(error), next((c for kind, c in EXIT_CODES.items() if isinstance(error, kind)), 1))
+        code = _fail(str(error), next((c for kind, c in exit_codes().items() if isinstance(error, kind)), 1))
     except (KeyboardInterrupt, typer.Abort):
         notes.print("interrupted")
         code = 130
@@ -144,6 +136,21 @@ def main() -> NoReturn:
 
         end_process(code)
     sys.exit(code)
+
+
+def exit_codes() -> dict[type[RecsysError], int]:
+    """Exit codes by kind of error; of several that fit the first counts."""
+    from recsys.client.types import DeadlineExceeded, Unavailable  # here: gRPC takes longer to load than the rest
+
+    return {
+        InvalidInputError: 2,
+        BundleError: 3,
+        NotFoundError: 3,
+        StoreError: 4,
+        OverloadedError: 5,
+        Unavailable: 6,
+        DeadlineExceeded: 7,
+    }
 
 
 def _fail(message: str, code: int) -> int:

@@ -176,6 +176,13 @@ def test_serving_imports_no_torch(tmp_path: Path) -> None:
     assert told.stdout.strip() == "False"
 
 
+def test_the_command_line_starts_without_what_only_some_commands_need(tmp_path: Path) -> None:
+    code = "import sys, recsys.cli; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    heavy = {"torch", "grpc", "google.protobuf", "redis", "onnxruntime", "pyarrow", "duckdb", "scipy", "matplotlib"}
+    assert heavy & set(told.stdout.split()) == set()
+
+
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     from support.tiny_bundle import write_tiny_bundle
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from recsys.cli import EXIT_CODES, app
+from recsys.cli import app, exit_codes
 from recsys.errors import DataFileError, InvalidInputError
 
 
@@ -88,7 +88,7 @@ def test_grow_writes_a_run_that_evaluates_and_says_what_found_no_room(folder: Pa
 )
 def test_bad_input_is_an_error_that_ends_with_code_2(folder: Path, arguments: tuple[str, ...], says: str) -> None:
     error = recsys("rows", *arguments, cwd=folder).error
-    assert isinstance(error, InvalidInputError) and EXIT_CODES[InvalidInputError] == 2
+    assert isinstance(error, InvalidInputError) and exit_codes()[InvalidInputError] == 2
     assert says in str(error)
     assert not (folder / "x").exists()
 
