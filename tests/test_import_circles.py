@@ -13,12 +13,6 @@ from pathlib import Path
 import pytest
 from support.paths import ROOT
 
-# Being mended.
-KNOWN = {
-    frozenset({"recsys.models.ranking.sdim", "recsys.models.ranking.long_attention"}),
-    frozenset({"rank", "rank_history", "rank_workers"}),
-}
-
 
 def modules_of(root: Path, folder: str, *, package: bool) -> dict[str, Path]:
     """Files by module name; in a folder that is no package, by the name under which scripts there import each other."""
@@ -76,7 +70,7 @@ def circles(modules: Mapping[str, Path]) -> list[list[str]]:
 def test_no_module_imports_itself_by_way_of_others(folder: str) -> None:
     modules = modules_of(ROOT, folder, package=folder == "recsys")
     assert len(modules) > 1
-    assert [group for group in circles(modules) if frozenset(group) not in KNOWN] == []
+    assert circles(modules) == []
 
 
 @pytest.mark.parametrize(
