@@ -1,1 +1,10 @@
-"""Models that rank all items, one a file, and the graph they propagate over."""
+"""Models that rank all items, one a file, and the graph they propagate over.
+
+Models: ``mf.py`` (and the BPR loss), ``lightgcn.py``, ``ngcf.py``. ``network.py``: the promises of a model, and its
+first vectors. ``hops.py``: messages over the graph. ``neighbour_sampling.py``: the part of it that a batch needs.
+``sparse.py``: fixed sparse matrices times dense ones.
+
+To add one, write a file with its configuration (``network.RetrievalConfig``) and a function that builds its network
+(``network.RetrievalNet``), add a line to ``RETRIEVAL_MODELS`` in ``models/registry.py``, and a recipe to ``recipes/``.
+The smallest with a graph is ``lightgcn.py``; ``tests/models/test_registry.py`` adds one of fifteen lines.
+"""
