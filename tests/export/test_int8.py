@@ -26,7 +26,7 @@ from recsys.export.onnx import export_bundle
 from recsys.operators import Operators, has_vnni
 from recsys.serving.inference import graphs
 from recsys.serving.inference.ranking_session import open_ranking_session
-from recsys.serving.process import startup as loading
+from recsys.serving.process import startup
 from recsys.serving.settings import Settings
 
 K, N = 24, 96
@@ -270,12 +270,12 @@ def test_a_server_says_why_int8_is_slower_than_it_could_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = Settings(bundle=exported()[0], redis_url=redis_url, read_ahead_s=0.0)
-    monkeypatch.setattr(loading, "has_vnni", lambda: False)
-    monkeypatch.setattr(loading, "library", lambda: compiled)
-    with loading.loaded(settings):
+    monkeypatch.setattr(startup, "has_vnni", lambda: False)
+    monkeypatch.setattr(startup, "library", lambda: compiled)
+    with startup.load_models(settings):
         assert f"recsys's own {reason}" in caplog.text
     caplog.clear()
-    with loading.loaded(replace(settings, operators="standard")):
+    with startup.load_models(replace(settings, operators="standard")):
         assert not caplog.text, "it was asked for"
 
 
@@ -283,7 +283,7 @@ def test_the_setting_decides_who_computes(redis_url: str, monkeypatch: pytest.Mo
     asked: list[Operators] = []
     monkeypatch.setattr(graphs, "use_operators", lambda options, operators: asked.append(operators))
     for operators in ("auto", "standard"):
-        with loading.loaded(
+        with startup.load_models(
             Settings(bundle=exported()[0], redis_url=redis_url, read_ahead_s=0.0, operators=operators)  # type: ignore[arg-type]
         ):
             assert set(asked) == {operators}
