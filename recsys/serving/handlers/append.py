@@ -46,7 +46,7 @@ class Append:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSummary:
-    """What came and what became of it.
+    """Counts of a stream's messages and events, and the messages rejected.
 
     Attributes:
         messages, events: received.
@@ -150,7 +150,7 @@ class AppendStream:
             self._writer = asyncio.create_task(self._write_all())
 
     async def drain(self) -> None:
-        """Return when everything is written, or could not be: see ``failure``."""
+        """Wait until everything is written, or could not be: see ``failure``."""
         if self._writer is not None:
             await self._writer
 
@@ -161,7 +161,7 @@ class AppendStream:
             await asyncio.wait([self._writer])
 
     def summary(self) -> StreamSummary:
-        """What came so far, and what became of it."""
+        """Sum up the stream so far."""
         return StreamSummary(
             messages=self._messages,
             events=self._events,
@@ -171,7 +171,7 @@ class AppendStream:
         )
 
     def progress(self) -> str:
-        """What a caller must know after an error."""
+        """Say how far the stream came, for a caller that gets an error."""
         return (
             f"the first {self._done} messages of the stream are applied, unless they were rejected; "
             "of those after them any may be: send all again, nothing is added twice"

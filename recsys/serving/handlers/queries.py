@@ -1,4 +1,4 @@
-"""What Retrieve and Recommend ask for, and their answers.
+"""Queries of Retrieve and Recommend, and their results.
 
 Shapes use ``K`` items in an answer, ``N`` items to leave out.
 """
@@ -18,7 +18,7 @@ CANDIDATES = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrieveQuery:
-    """What to retrieve.
+    """A query for the best items of all.
 
     Attributes:
         user_key: key of the user's id.
@@ -41,12 +41,12 @@ class RetrieveQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetrieveResult:
-    """What was retrieved.
+    """The items retrieved.
 
     Attributes:
         items: keys, best first; [K], K <= top_k.
         scores: of any size, higher is better; [K].
-        user_known: whether the model knows the user; if not, the items are the most popular ones.
+        user_known: True if the model knows the user; if not, the items are the most popular ones.
         history_events: past events whose items were left out.
         user_degraded: the history could not be read, so that seen items may be among these.
         items_degraded, history_degraded: never so.
@@ -65,7 +65,7 @@ class RetrieveResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecommendQuery:
-    """What to recommend.
+    """A query for the best items of all, ranked.
 
     Attributes:
         user_key, exclude, include_seen, time_ms, timer: as in :class:`RetrieveQuery`.
@@ -89,12 +89,12 @@ class RecommendQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecommendResult:
-    """What was recommended.
+    """The items recommended.
 
     Attributes:
         items: keys, best first; [K], K <= top_k.
         scores: the ranking model's, in [0, 1]; [K].
-        user_known: whether the retrieval model knows the user.
+        user_known: True if the retrieval model knows the user.
         history_events: past events the ranking model looked at.
         candidates: how many items were retrieved and ranked.
         user_degraded, items_degraded, history_degraded: as in ``RankResult``.

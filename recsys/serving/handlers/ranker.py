@@ -31,7 +31,7 @@ from recsys.serving.telemetry.stage_timer import StageTimer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankRequest:
-    """One request.
+    """A request to score candidates.
 
     Attributes:
         user_key: key of the user's id.
@@ -41,7 +41,7 @@ class RankRequest:
         model: the model asked for; empty for the one there is.
         time_ms: events with an earlier timestamp count; default: the first millisecond after now.
         timer: the request's clock.
-        timings: whether the answer says what it took.
+        timings: say in the answer how long each stage took.
     """
 
     user_key: int
@@ -56,7 +56,7 @@ class RankRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankResult:
-    """The answer.
+    """Scores of a request's candidates.
 
     Attributes:
         scores: [C], or [min(top_k, distinct candidates)], best first.
@@ -87,7 +87,7 @@ class _Asked:
 
 
 class Ranker:
-    """Ranks with one model and one feature store. Safe to use from several threads; the model runs for one at a time.
+    """Scores candidates with one model and one feature store. Safe to use from several threads; one runs the model.
 
     Args:
         session: the model.
@@ -153,7 +153,7 @@ class Ranker:
             return results
 
     def read_user(self, user_key: int, *, deadline: Deadline) -> UserInputs:
-        """What :meth:`rank_admitted` needs of a user, and the whole history, before there are candidates."""
+        """Read a user's part of :meth:`rank_admitted`, and the whole history, before there are candidates."""
         return self._store.read_user(user_key, timeout_s=self._store_time_s(deadline), state=self._state_read)
 
     def rank_admitted(self, request: RankRequest, *, deadline: Deadline, user: UserInputs | None = None) -> RankResult:
@@ -269,7 +269,7 @@ def _best(logits: Float32Array, top_k: int) -> Int64Array:
 
 
 def _first_positions(keys: Int64Array) -> Int64Array | None:
-    """Where each distinct key first stands, ascending; None if all are distinct."""
+    """Positions at which the distinct keys first stand, ascending; None if all are distinct."""
     ordered = np.sort(keys)
     if not (ordered[1:] == ordered[:-1]).any():
         return None

@@ -54,7 +54,7 @@ class Recommender:
         self._store_timeout_s = store_timeout_s
 
     def retrieve(self, query: RetrieveQuery, *, deadline: Deadline) -> RetrieveResult:
-        """The best items of all, without those that were seen or are excluded. Trouble with the store degrades it.
+        """Find the best items of all, without those that were seen or are excluded. Trouble with the store degrades it.
 
         Raises:
             NotFoundError: another model was asked for.
@@ -75,7 +75,7 @@ class Recommender:
             return self._found(query, events, degraded, deadline)
 
     def recommend(self, query: RecommendQuery, *, deadline: Deadline) -> RecommendResult:
-        """The best of what :meth:`retrieve` finds, by the ranking model. The user is read once for both.
+        """Rank what :meth:`retrieve` finds, by the ranking model. The user is read once for both.
 
         Raises:
             NotFoundError: another model was asked for, or there is no ranking model.
@@ -137,7 +137,7 @@ class Recommender:
         return not query.include_seen and self.features.history is not None
 
     def _found(self, query: RetrieveQuery, events: Events | None, degraded: bool, deadline: Deadline) -> RetrieveResult:
-        """What the model finds; ``events``: all that are stored of the user, however old: seen is seen."""
+        """Search the index; ``events``: all that are stored of the user, however old: seen is seen."""
         taken = query.exclude
         if events is not None:
             if query.time_ms is not None:

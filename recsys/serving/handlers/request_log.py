@@ -81,7 +81,7 @@ class RequestLog:
         self._thread.start()
 
     def wanted(self) -> bool:
-        """Whether the request at hand is sampled."""
+        """Draw a random number: True if the request at hand is sampled."""
         return random.random() < self._share
 
     def offer(

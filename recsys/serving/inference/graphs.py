@@ -62,12 +62,12 @@ def load_graph(
 
 
 def inputs_of(graph: ort.InferenceSession) -> dict[str, TensorInfo]:
-    """What goes into a graph, by name."""
+    """Inputs of a graph, by name."""
     return {i.name: _info(i) for i in graph.get_inputs()}
 
 
 def outputs_of(graph: ort.InferenceSession) -> dict[str, TensorInfo]:
-    """What comes out of a graph, by name."""
+    """Outputs of a graph, by name."""
     return {o.name: _info(o) for o in graph.get_outputs()}
 
 

@@ -44,7 +44,7 @@ _UNCONTENDED = FairLock(1 << 30)
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What the model says about C candidates.
+    """Scores of C candidates.
 
     Attributes:
         logits, scores: the scores in [0, 1], and before the sigmoid; float32, shape [C].

@@ -122,7 +122,7 @@ def advise_random(bundle: Bundle) -> int:
 
 
 def in_memory(bundle: Bundle) -> bool:
-    """Whether the tables are in memory already: pages spread evenly over each file all are.
+    """Test if the tables are in memory already: pages spread evenly over each file all are.
 
     So they are after a check by hash, or when another process on the machine serves them. Asked by reads that do not
     wait; False where the system has none. mincore would not do: of files that one may not write it says nothing.
@@ -142,7 +142,7 @@ def in_memory(bundle: Bundle) -> bool:
 
 
 def larger_than_memory(bundle: Bundle) -> bool:
-    """Whether a bundle's tables need more memory than the system, or this process's control group, can give them."""
+    """Test if a bundle's tables need more memory than the system, or this process's control group, can give them."""
     size = sum(size for name, (size, _) in bundle.manifest.files.items() if name.startswith("tables/"))
     return size > min(_available_bytes(), group_limit_bytes())
 
@@ -171,7 +171,7 @@ def group_limit_bytes(groups: Path = Path("/proc/self/cgroup"), root: Path = Pat
 
 
 def _available_bytes() -> float:
-    """What Linux could give to the page cache; no limit where it does not say."""
+    """Memory that Linux could give to the page cache; no limit where it does not say."""
     try:
         facts = Path("/proc/meminfo").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""StateInputs: what a request feeds the ``user`` graph of a user's past, made of sums and the newest events.
+"""StateInputs: the ``user`` graph's inputs of a user's past, made of sums and the newest events.
 
 ``R`` rows, ``D`` width, ``S`` events.
 """
@@ -26,19 +26,19 @@ _CLOCK_SLACK_MS = 1_000
 
 
 class StateInputs(NamedTuple):
-    """What a request feeds the ``user`` graph.
+    """Inputs of the ``user`` graph of a user's past.
 
     Attributes:
         events: of the ``history.<name>`` inputs, oldest first: those that the sums do not cover, and at least the
             newest that the model reads one by one; shape [S].
         sums: of the events covered, float32 [R, D]; not to be written to.
         fresh: 1 for an event that the sums do not cover, float32 [max(S, 1)].
-        partial: whether events that count were left out.
+        partial: True if events that count were left out.
         base: where the sums come from.
         fresh_count: events that the sums do not cover.
         end: number of the first event after those; -1 if sums and fresh events together are no state to store.
         time_ms: the request's.
-        replaces: whether a state is stored that is of no use.
+        replaces: True if a state is stored that is of no use.
     """
 
     events: Events
@@ -71,7 +71,7 @@ def fold(
     *,
     anyway: bool = False,
 ) -> StateInputs | None:
-    """Sums and the events of a span that they do not cover; None if that is not all that counts, or too much.
+    """Join sums and the events of a span that they do not cover; None if that is not all that counts, or too much.
 
     Args:
         policy: of the bundle.

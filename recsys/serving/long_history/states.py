@@ -105,7 +105,7 @@ class LongStates:
         self._work = CoalescingQueue("states", limit=_WAITING)
 
     def for_request(self, user_key: int, inputs: RankInputs, *, time_ms: int, deadline: Deadline) -> StateInputs:
-        """What the ``user`` graph reads of a user's past.
+        """Make the ``user`` graph's inputs of a user's past.
 
         Args:
             user_key: the user.
@@ -139,11 +139,11 @@ class LongStates:
         return found
 
     def answered(self, user_key: int, inputs: StateInputs, next_sums: Float32Array) -> None:
-        """Have the state written in the background, if it is time to.
+        """Offer the state to the writer in the background, if it is time to.
 
         Args:
             user_key: the user.
-            inputs: what :meth:`for_request` gave.
+            inputs: made by :meth:`for_request`.
             next_sums: ``state.next``: the sums with the fresh events; not to be written to afterwards.
         """
         if not self.due(inputs):
@@ -154,7 +154,7 @@ class LongStates:
             self._counts.add("dropped")
 
     def due(self, inputs: StateInputs) -> bool:
-        """Whether it is time to write the state that follows from these."""
+        """Decide if it is time to write the state that follows from these."""
         base = inputs.base
         if inputs.end < 0:
             return False

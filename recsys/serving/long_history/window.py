@@ -28,15 +28,15 @@ BLOCK = 1_024
 """Events read and encoded at a time: some 0.7 ms, after which the time is looked at again."""
 
 _MORE = 8
-"""How many times as many events are read where the newest ones did not do."""
+"""Factor by which more events are read where the newest ones did not do."""
 
 
 class OutOfTime(Exception):
-    """What there was time for is done, and it is not all."""
+    """The time is over before everything is read."""
 
 
 class Rewritten(Exception):
-    """Numbers no longer mean the events that they meant."""
+    """The history was rewritten: numbers no longer mean the events that they meant."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +57,7 @@ class WindowPolicy:
 
     @property
     def recent(self) -> int:
-        """How many of the newest events count."""
+        """Number of the newest events that count."""
         return require_history(self.features).recent
 
     def oldest_ms(self, time_ms: int) -> int:
@@ -86,11 +86,11 @@ class PartialSums(NamedTuple):
         first, end: numbers of the first event and of the first after the last one.
         first_ms: timestamp of the first.
         last_hash: ``record_hash`` of the last.
-        complete: whether they are all events that should be in them.
-        whole: whether every number from first to end is in them, so that they can be stored.
+        complete: True if they are all events that should be in them.
+        whole: True if every number from first to end is in them, so that they can be stored.
         roundings: of the state that they come from.
         changed: events added to, and taken from, that state.
-        stored: whether they come from a state.
+        stored: True if they come from a state.
     """
 
     sums: Float32Array
@@ -146,7 +146,7 @@ class Reader:
 
 
 def counting(policy: WindowPolicy, events: Events, time_ms: int) -> BoolArray | None:
-    """Which events count at a time, [L]; None if all do, as they do as a rule."""
+    """Mask of the events that count at a time, [L]; None if all do, as they do as a rule."""
     times, arrivals, oldest_ms = events["timestamp"], events["arrival"], policy.oldest_ms(time_ms)
     if not len(events) or (times[-1] < time_ms and times[0] >= oldest_ms and arrivals.max() <= time_ms):
         return None
@@ -155,14 +155,14 @@ def counting(policy: WindowPolicy, events: Events, time_ms: int) -> BoolArray | 
 
 
 def older_may_count(policy: WindowPolicy, span: EventSpan, trimmed: int, time_ms: int) -> bool:
-    """Whether there are events before a span, and they may count."""
+    """True if there are events before a span that may count."""
     if span.first <= trimmed:
         return False
     return not len(span.events) or int(span.events["timestamp"][0]) >= policy.oldest_ms(time_ms)
 
 
 def may_count_later(policy: WindowPolicy, span: EventSpan, before: int | None, time_ms: int) -> bool:
-    """Whether events of a span before the first that counts do not count because they had not arrived by then.
+    """True if events of a span before the first that counts do not count because they had not arrived by then.
 
     A state of the events after them would lack them later.
     """
@@ -295,7 +295,7 @@ def base_from_events(policy: WindowPolicy, reader: Reader, span: EventSpan, time
 
 
 def state_base(state: StoredState) -> PartialSums:
-    """What a state has."""
+    """Partial sums of a stored state."""
     return PartialSums(
         state.sums,
         state.covered,
@@ -309,7 +309,7 @@ def state_base(state: StoredState) -> PartialSums:
 
 
 def no_base(policy: WindowPolicy, span: EventSpan) -> PartialSums:
-    """Nothing before the span."""
+    """Partial sums of no events before the span."""
     return PartialSums(np.zeros(policy.shape, dtype=np.float32), 0, span.first, span.first)
 
 
