@@ -27,7 +27,7 @@ from recsys.embeddings.row_maps.clusters import Clusters, cluster
 from recsys.embeddings.row_maps.graph import graph_rows, lsh_rows
 from recsys.embeddings.row_maps.row_map import RowMap, frequency_hash, hash_rows
 from recsys.models.retrieval.mf import IdRows, full_rows, mapped_rows
-from recsys.training.retrieval.full_batch import EpochProgress, RetrievalConfig, train_retrieval
+from recsys.training.retrieval.full_batch import EpochProgress, FullBatchConfig, train_full_batch
 
 RESOLUTION = 200.0
 METHODS = ("full", "graph", "frequency", "hash", "double_hash", "double_frequency", "lsh")
@@ -79,7 +79,7 @@ def rows_of(method: str, data: Interactions, clusters: Clusters, seed: int) -> t
     return made[0], made[1]
 
 
-def one_run(method: str, config: RetrievalConfig, data: Interactions, clusters: Clusters, work: Path) -> dict[str, Any]:
+def one_run(method: str, config: FullBatchConfig, data: Interactions, clusters: Clusters, work: Path) -> dict[str, Any]:
     """Metrics of one run; from ``work`` if it was done before."""
     name = f"{config.model}-{method}-{config.learning_rate:g}-{config.weight_decay:g}-{config.seed}"
     file = work / f"{name}.json"
@@ -91,7 +91,7 @@ def one_run(method: str, config: RetrievalConfig, data: Interactions, clusters: 
         if progress.validation is not None and progress.epoch % 50 == 0:
             say(f"{name}: epoch {progress.epoch}, validation recall {progress.validation.capped_recall:.4f}")
 
-    result = train_retrieval(config, data, *rows_of(method, data, clusters, config.seed), report=report)
+    result = train_full_batch(config, data, *rows_of(method, data, clusters, config.seed), report=report)
     found = {
         "recall": result.test.capped_recall,
         "plain_recall": result.test.recall,
@@ -113,7 +113,7 @@ def study(
 ) -> Iterator[tuple[str, list[dict[str, Any]], tuple[float, float]]]:
     """Each method's runs, and the learning rate and weight decay they had."""
     epochs = min(given.epochs, EPOCHS[model])
-    base = RetrievalConfig(model=model, epochs=epochs, patience=PATIENCE[model])
+    base = FullBatchConfig(model=model, epochs=epochs, patience=PATIENCE[model])
     for method in given.methods:
         rates = MF_RATES[method] if model == "mf" else LIGHTGCN_RATES
         config = replace(base, learning_rate=rates[0], weight_decay=rates[1])

@@ -17,7 +17,7 @@ from recsys.files import atomic_file
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.trainers import RetrievalTrainer
 from recsys.training.run.checkpoint import read_file
-from recsys.training.run.folder import begin_folder, compare_fingerprint, holds_run, is_retrieval_run
+from recsys.training.run.folder import CHECKPOINT, begin_folder, compare_fingerprint, holds_run, is_retrieval_run
 from recsys.training.settings import from_json, to_json
 
 FORMAT_VERSION = 1
@@ -46,7 +46,7 @@ def open_retrieval_run(config: RetrievalRunConfig, interactions: Interactions, r
     def same() -> bool:
         return is_retrieval_run(run_dir) and read_retrieval_config(run_dir) == config
 
-    if holds_run(run_dir, same, fingerprint=digest, resume=resume) and (run_dir / "checkpoint.pt").exists():
+    if holds_run(run_dir, same, fingerprint=digest, resume=resume) and (run_dir / CHECKPOINT).exists():
         return load(run_dir)
     begin_folder(run_dir, to_json(config), fingerprint=digest)
     return None
@@ -68,7 +68,7 @@ def save(
         "random": torch.get_rng_state(),
         "best_weights": best_weights,
     }
-    with atomic_file(run_dir / "checkpoint.pt") as stream:
+    with atomic_file(run_dir / CHECKPOINT) as stream:
         torch.save(values, stream)
 
 
@@ -78,7 +78,7 @@ def load(run_dir: Path) -> dict[str, Any]:
     Raises:
         DataFileError: there is none, or it is damaged or of another kind of run.
     """
-    path = run_dir / "checkpoint.pt"
+    path = run_dir / CHECKPOINT
     values = read_file(path, "no checkpoint; `recsys train` writes one")
     if not isinstance(values, dict) or values.get("retrieval_format") != FORMAT_VERSION:
         raise DataFileError(f"{path}: not a checkpoint of a model that ranks all items, of format {FORMAT_VERSION}")

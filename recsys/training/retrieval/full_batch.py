@@ -43,7 +43,7 @@ RetrievalModel = MatrixFactorization | LightGcn
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalConfig:
+class FullBatchConfig:
     """A run; the defaults are GraphHash's full table of matrix factorisation on Gowalla.
 
     Attributes:
@@ -99,7 +99,7 @@ class EpochProgress:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class RetrievalResult:
+class FullBatchResult:
     """Measurements of a run.
 
     Attributes:
@@ -121,14 +121,14 @@ class RetrievalResult:
     items_MD: Tensor
 
 
-def train_retrieval(
-    config: RetrievalConfig,
+def train_full_batch(
+    config: FullBatchConfig,
     interactions: Interactions,
     user_rows: IdRows,
     item_rows: IdRows,
     *,
     report: Callable[[EpochProgress], None] = lambda progress: None,
-) -> RetrievalResult:
+) -> FullBatchResult:
     """Train, stop early, and test. Runs of one seed and one number of threads have the same result.
 
     Args:
@@ -141,7 +141,7 @@ def train_retrieval(
         InvalidInputError: a part is empty, rows are not of these users and items, or the loss is not finite.
     """
     _check(interactions, user_rows, item_rows)
-    model = build_retrieval_model(config, interactions, user_rows, item_rows)
+    model = build_full_batch_model(config, interactions, user_rows, item_rows)
     train, validation = interactions.train, interactions.validation
     pairs = training_pairs(
         torch.from_numpy(train.user_E),
@@ -189,7 +189,7 @@ def train_retrieval(
     test = rank_all(
         *best_vectors, relevant=interactions.test, excluded=(train, validation), list_length=config.list_length
     )
-    return RetrievalResult(
+    return FullBatchResult(
         test=test,
         validation=best,
         best_epoch=best_epoch,
@@ -202,8 +202,8 @@ def train_retrieval(
     )
 
 
-def build_retrieval_model(
-    config: RetrievalConfig, interactions: Interactions, user_rows: IdRows, item_rows: IdRows
+def build_full_batch_model(
+    config: FullBatchConfig, interactions: Interactions, user_rows: IdRows, item_rows: IdRows
 ) -> RetrievalModel:
     """An untrained model; its rows depend on nothing but the seed."""
     with torch.random.fork_rng(devices=[]):

@@ -37,6 +37,7 @@ from recsys.training.retrieval.folder import RunState, open_retrieval_run, save
 from recsys.training.retrieval.ranking import RankingMetrics, sample_users
 from recsys.training.retrieval.trained import make_trainer
 from recsys.training.retrieval.trainers import RetrievalTrainer
+from recsys.training.run.folder import CHECKPOINT
 from recsys.training.run.record import begin_record, write_record
 from recsys.training.schedules import decayed
 
@@ -233,7 +234,7 @@ def _train(
 
 
 def _not_finite(what: str, run_dir: Path) -> InvalidInputError:
-    has_one = (run_dir / "checkpoint.pt").exists()
+    has_one = (run_dir / CHECKPOINT).exists()
     kept = "The last checkpoint is of before that" if has_one else "There was no checkpoint yet"
     return InvalidInputError(f"{what}; lower train.learning_rate. {kept}")
 

@@ -10,10 +10,10 @@ from support.planted import COMMUNITIES, ITEMS, ITEMS_EACH, USERS, USERS_EACH, p
 from recsys.data.interactions.pairs import Pairs, make_pairs
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.models.retrieval.mf import IdRows, full_rows
-from recsys.training.retrieval.full_batch import EpochProgress, RetrievalConfig, train_retrieval
+from recsys.training.retrieval.full_batch import EpochProgress, FullBatchConfig, train_full_batch
 from recsys.training.retrieval.ranking import rank_all, top_items
 
-SMALL = RetrievalConfig(dim=8, epochs=60, learning_rate=0.03, validation_users=0, list_length=5)
+SMALL = FullBatchConfig(dim=8, epochs=60, learning_rate=0.03, validation_users=0, list_length=5)
 
 
 def random_pairs(random: np.random.Generator, users: int, items: int, number: int) -> Pairs:
@@ -77,7 +77,7 @@ def test_equal_scores_do_not_favour_low_ids() -> None:
 def test_every_model_finds_planted_communities(model: str, rows: str) -> None:
     data = planted()
     config = dataclasses.replace(SMALL, model=model)
-    result = train_retrieval(config, data, *some_rows(rows))
+    result = train_full_batch(config, data, *some_rows(rows))
     popular = popularity_metrics(data)
     factor = 1.2 if rows == "two hashed" else 2.5  # half as many rows as ids, at random, lose most of it
     assert result.test.ndcg > factor * popular.ndcg
@@ -101,12 +101,12 @@ def some_rows(name: str) -> tuple[IdRows, IdRows]:
 def test_runs_of_one_seed_are_equal_and_of_two_differ(model: str) -> None:
     data, config = planted(), dataclasses.replace(SMALL, model=model, epochs=7)
     torch.manual_seed(99)
-    first = train_retrieval(config, data, *some_rows("two hashed"))
+    first = train_full_batch(config, data, *some_rows("two hashed"))
     torch.manual_seed(100)  # the caller's own random numbers have no part in it
     state = torch.get_rng_state()
-    again = train_retrieval(config, data, *some_rows("two hashed"))
+    again = train_full_batch(config, data, *some_rows("two hashed"))
     assert torch.equal(state, torch.get_rng_state())
-    other = train_retrieval(dataclasses.replace(config, seed=1), data, *some_rows("two hashed"))
+    other = train_full_batch(dataclasses.replace(config, seed=1), data, *some_rows("two hashed"))
     assert torch.equal(first.users_ND, again.users_ND) and torch.equal(first.items_MD, again.items_MD)
     assert first.test == again.test
     assert not torch.equal(first.users_ND, other.users_ND)
@@ -116,7 +116,7 @@ def test_the_best_validated_epoch_is_tested_and_patience_ends_a_run() -> None:
     seen: list[EpochProgress] = []
     config = dataclasses.replace(SMALL, epochs=1000, validate_every=4, patience=12)
     data = planted()
-    result = train_retrieval(config, data, full_rows(USERS), full_rows(ITEMS), report=seen.append)
+    result = train_full_batch(config, data, full_rows(USERS), full_rows(ITEMS), report=seen.append)
     assert [progress.epoch for progress in seen] == list(range(1, result.epochs + 1))
     validated = {progress.epoch: progress.validation for progress in seen if progress.validation is not None}
     assert list(validated) == list(range(4, result.epochs + 1, 4))
@@ -126,14 +126,14 @@ def test_the_best_validated_epoch_is_tested_and_patience_ends_a_run() -> None:
     assert result.epochs == result.best_epoch + 12 < 1000
 
     until_best = dataclasses.replace(config, epochs=result.best_epoch)
-    same = train_retrieval(until_best, data, full_rows(USERS), full_rows(ITEMS))
+    same = train_full_batch(until_best, data, full_rows(USERS), full_rows(ITEMS))
     assert torch.equal(same.users_ND, result.users_ND)
     assert same.test == result.test
 
 
 def test_validation_excludes_training_items_only_and_the_test_both() -> None:
     data = planted()
-    result = train_retrieval(dataclasses.replace(SMALL, epochs=10), data, full_rows(USERS), full_rows(ITEMS))
+    result = train_full_batch(dataclasses.replace(SMALL, epochs=10), data, full_rows(USERS), full_rows(ITEMS))
     vectors = result.users_ND, result.items_MD
     expected = rank_all(*vectors, relevant=data.validation, excluded=(data.train,), list_length=5)
     assert result.validation == expected
@@ -144,7 +144,7 @@ def test_the_validation_sample_has_the_same_users_for_every_seed() -> None:
     data, sizes = planted(), []
     for seed in (0, 1):
         config = dataclasses.replace(SMALL, epochs=1, validation_users=20, seed=seed, learning_rate=0.0, init_std=0.0)
-        result = train_retrieval(config, data, full_rows(USERS), full_rows(ITEMS))
+        result = train_full_batch(config, data, full_rows(USERS), full_rows(ITEMS))
         sizes.append(result.validation)  # of vectors that are all zero: depends on nothing but the users
     assert sizes[0] == sizes[1]
     assert sizes[0].users == 20
@@ -159,13 +159,13 @@ def test_a_report_that_raises_ends_the_run_between_epochs() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_retrieval(SMALL, planted(), full_rows(USERS), full_rows(ITEMS), report=stop_after_three)
+        train_full_batch(SMALL, planted(), full_rows(USERS), full_rows(ITEMS), report=stop_after_three)
     assert seen == [1, 2, 3]
 
 
 def test_weight_decay_pulls_rows_to_zero() -> None:
     norms = [
-        train_retrieval(
+        train_full_batch(
             dataclasses.replace(SMALL, epochs=40, weight_decay=decay), planted(), full_rows(USERS), full_rows(ITEMS)
         ).users_ND.norm()
         for decay in (0.0, 1e-2)
@@ -192,11 +192,11 @@ def test_data_that_does_not_fit_is_refused() -> None:
     data, rows = planted(), (full_rows(USERS), full_rows(ITEMS))
     empty = make_pairs(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
     with pytest.raises(InvalidInputError, match="planted: the validation part is empty; expected at least one pair"):
-        train_retrieval(SMALL, dataclasses.replace(data, validation=empty), *rows)
+        train_full_batch(SMALL, dataclasses.replace(data, validation=empty), *rows)
     with pytest.raises(InvalidInputError, match="rows of 3 items; expected 100"):
-        train_retrieval(SMALL, data, rows[0], full_rows(3))
+        train_full_batch(SMALL, data, rows[0], full_rows(3))
     with pytest.raises(InvalidInputError, match="list_length is 101; allowed: at most the 100 items"):
-        train_retrieval(dataclasses.replace(SMALL, list_length=101, epochs=10), data, *rows)
+        train_full_batch(dataclasses.replace(SMALL, list_length=101, epochs=10), data, *rows)
     with pytest.raises(InvalidInputError, match="there are no relevant items to find"):
         rank_all(torch.ones(1, 1), torch.ones(3, 1), relevant=empty, excluded=(), list_length=1)
 
@@ -204,4 +204,4 @@ def test_data_that_does_not_fit_is_refused() -> None:
 def test_a_loss_that_is_not_finite_ends_the_run() -> None:
     config = dataclasses.replace(SMALL, learning_rate=1e30)
     with pytest.raises(InvalidInputError, match=r"epoch \d+: the loss is (nan|inf); lower the learning rate"):
-        train_retrieval(config, planted(), full_rows(USERS), full_rows(ITEMS))
+        train_full_batch(config, planted(), full_rows(USERS), full_rows(ITEMS))
