@@ -7,7 +7,7 @@
     columns.py          columns that files must and may have
     engines.py          DuckDB and Spark behind one Protocol
     arrow_values.py     Arrow columns to values
-    event_encoder.py    values to rows
+    encoder.py          values to rows
     event_table.py      the table on disk
     sample_rules.py     labels and splits
     rejects.py          rows that do not fit

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.data.log.event_encoder import NO_LABEL
+from recsys.data.log.encoder import NO_LABEL
 from recsys.errors import InvalidInputError
 from recsys.features.columns import feature_keys
 from recsys.features.feature_set import Categorical, Entity, Feature, FeatureSet

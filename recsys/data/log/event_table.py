@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from recsys.arrays import Int32Array, Int64Array
 from recsys.data.column_folder import open_columns, write_columns
-from recsys.data.log.event_encoder import (
+from recsys.data.log.encoder import (
     EntityIndex,
     EventBlock,
     encode_block,

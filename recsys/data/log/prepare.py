@@ -1,7 +1,7 @@
 """Raw logs of any size to a folder to train on: an event table and its samples.
 
 An engine (``engines.py``) sorts a log by user and time; the rows come out as record batches, are encoded by the
-encoder that logs in memory go through (``event_encoder.py``), settled where users and timestamps end, and
+encoder that logs in memory go through (``encoder.py``), settled where users and timestamps end, and
 appended to the columns on disk. Memory holds a batch, and 16 bytes for every user and every item.
 
 The result depends on the *set* of rows alone, not on files, their order, or the engine: both engines
@@ -29,8 +29,7 @@ from recsys.data.column_folder import FolderWriter, folder_writer, new_folder
 from recsys.data.log import event_table
 from recsys.data.log.arrow_values import INTEGER, keyed, raw_labels, raw_times, raw_values
 from recsys.data.log.columns import checked_entity, checked_log
-from recsys.data.log.engines import open_engine
-from recsys.data.log.event_encoder import (
+from recsys.data.log.encoder import (
     NO_LABEL,
     EntityIndex,
     EventBlock,
@@ -40,6 +39,7 @@ from recsys.data.log.event_encoder import (
     settled_order,
     tie_order,
 )
+from recsys.data.log.engines import open_engine
 from recsys.data.log.raw_files import RawFiles, find_files
 from recsys.data.log.rejects import Report, RowGuard
 from recsys.data.log.sample_rules import SPLITS, LabelRule, SplitRule, write_splits

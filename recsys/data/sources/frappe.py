@@ -19,7 +19,7 @@ import numpy as np
 import xxhash
 
 from recsys.arrays import Int64Array
-from recsys.data.log.event_encoder import EntityIndex
+from recsys.data.log.encoder import EntityIndex
 from recsys.data.log.event_table import EncodedTable, encode_event_table
 from recsys.data.prepared import prepared_dataset
 from recsys.data.samples.dataset import Dataset, Impressions, Samples

@@ -82,7 +82,7 @@ class ActivationUnit(nn.Module):
         return {"weight": {1: "S"}, "bias": {0: "S"}, "keys": {0: "S"}, **masked}
 
     def user_side(self, keys_SD: Tensor, present_S: Tensor) -> list[Tensor]:
-        """What :meth:`attend` needs of one user's S events. ``present_S`` is 1 for an event and 0 for padding.
+        """Tensors that :meth:`attend` needs of one user's S events. ``present_S`` is 1 for an event and 0 for padding.
 
         For fixed events the first layer is linear in q, so all S of them are one matrix, [D, S, H], and a bias [S, H].
         The user graph computes them once; a candidate then costs one row of one product. Padding has keys of zero.

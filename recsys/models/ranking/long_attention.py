@@ -38,7 +38,7 @@ class LongBlock(Protocol):
         ...
 
     def user_side(self, keys_SD: Tensor, present_S: Tensor) -> list[Tensor]:
-        """What is computed once for a user, in the order of ``side_dimensions``. ``present_S`` is 0 for padding."""
+        """Tensors computed once for a user, in the order of ``side_dimensions``. ``present_S`` is 0 for padding."""
         ...
 
     def rank_side(self, side: Sequence[Tensor], query_CD: Tensor) -> Tensor:

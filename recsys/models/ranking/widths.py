@@ -1,4 +1,4 @@
-"""How wide the vectors are that a network reads, and of which features they are made."""
+"""Widths of the vectors that a network reads, and the features they are made of."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from recsys.data.log.event_encoder import EntityIndex
+from recsys.data.log.encoder import EntityIndex
 from recsys.data.log.event_table import EncodedTable, encode_event_table
 from recsys.data.prepared import prepared_dataset
 from recsys.data.samples.dataset import Dataset, Impressions, Samples
