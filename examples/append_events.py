@@ -1,4 +1,4 @@
-"""Tell the server what a user did: python examples/append_events.py [HOST:PORT]"""
+"""Append events of one user: python examples/append_events.py [HOST:PORT]"""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Feed the server from a stream of events, many users in one call: python examples/append_stream.py [HOST:PORT]"""
+"""Append a stream of events, many users in one call: python examples/append_stream.py [HOST:PORT]"""
 
 import sys
 import time

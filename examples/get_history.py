@@ -1,4 +1,4 @@
-"""Read what the store knows a user did: python examples/get_history.py [HOST:PORT]"""
+"""Read a user's history from the store: python examples/get_history.py [HOST:PORT]"""
 
 import sys
 

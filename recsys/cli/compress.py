@@ -1,4 +1,4 @@
-"""`recsys compress`: what memory buys, over row maps and budgets."""
+"""`recsys compress`: memory against quality, over row maps and budgets."""
 
 from __future__ import annotations
 
@@ -42,16 +42,18 @@ def compress(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe; `recsys recipes` lists them.")],
     overrides: OverridesArgument = None,
     maps: Annotated[
-        str, typer.Option("--maps", help="Row maps to try, with commas between.")
+        str, typer.Option("--maps", help="Row maps to try, comma-separated.")
     ] = "hash,double_hash,frequency,unified",
     budgets: Annotated[
-        str, typer.Option("--budgets", help="Rows that each map may have, as shares of the distinct ids.")
+        str,
+        typer.Option("--budgets", help="Rows that each map may have, as shares of the distinct ids, comma-separated."),
     ] = "0.5,0.25,0.1",
     seeds: Annotated[int, typer.Option("--seeds", help="Runs of each configuration, for the error bars.")] = 3,
     quantize: Annotated[
         str,
         typer.Option(
-            "--quantize", help="Count tables as stored so: none, fp16, int8 or int4. Training stays in float32."
+            "--quantize",
+            help="Storage by which tables' memory is counted: none, fp16, int8 or int4. Training stays in float32.",
         ),
     ] = "none",
     tolerance: Annotated[
@@ -71,7 +73,7 @@ def compress(
 ) -> None:
     """Train a recipe with several row maps at several budgets, draw memory against AUC, and recommend one.
 
-    Runs that are finished are kept in the folder and never trained again: a stopped command goes on where it was, and
+    Runs that are finished are kept in the folder and never trained again: a stopped command resumes, and
     a longer list of maps, budgets or seeds trains only what is new. `rows.exact_below` is 50 unless the recipe or
     you set it: budgets are for large tables.
     """

@@ -13,11 +13,11 @@ from rich.table import Table
 from recsys.cli.options import WORK_DIR, DataOption, JsonOption, WorkOption, notes, output
 from recsys.errors import ConfigError
 
-SplitOption = Annotated[str, typer.Option("--split", help="validation, test or train.")]
+SplitOption = Annotated[str, typer.Option("--split", help="Part of the data: validation, test or train.")]
 SegmentsOption = Annotated[
-    bool, typer.Option("--segments", help="Also by earlier events, and for new users and items.")
+    bool, typer.Option("--segments", help="Also by segment: length of history, new users, new items.")
 ]
-SeedOption = Annotated[int, typer.Option("--seed", help="Of the resampling.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Random seed of the resampling.")]
 
 results_app = typer.Typer(no_args_is_help=False, invoke_without_command=True, rich_markup_mode="markdown")
 DocsOption = Annotated[Path, typer.Option("--docs", help="Folder with results.md and the records in results/.")]
@@ -28,7 +28,10 @@ def evaluate(
     split: SplitOption = "test",
     by_segment: SegmentsOption = False,
     bootstrap: Annotated[
-        int, typer.Option("--bootstrap", min=0, help="Resample users so often, for 95 % intervals; 1000 is usual.")
+        int,
+        typer.Option(
+            "--bootstrap", min=0, help="Bootstrap resamples of users, for 95 % intervals; 0: none. 1000 is usual."
+        ),
     ] = 0,
     seed: SeedOption = 0,
     plot: Annotated[Path | None, typer.Option("--plot", help="Write a reliability plot to this PNG file.")] = None,
@@ -36,7 +39,7 @@ def evaluate(
     work_dir: WorkOption = WORK_DIR,
     as_json: JsonOption = False,
 ) -> None:
-    """Metrics of a run's model: AUC, GAUC, log loss, calibration; HR@10, NDCG@10 of candidate lists."""
+    """Measure a run's model: AUC, GAUC, log loss, calibration; HR@10, NDCG@10 of candidate lists."""
     from recsys.data.datasets import load_dataset
     from recsys.evaluation.evaluate import measure, resample, segments
     from recsys.evaluation.predictions import write_predictions
@@ -85,11 +88,11 @@ def compare(
     run_b: Annotated[Path, typer.Argument(help="Folder of run B, measured on the same samples.")],
     split: SplitOption = "test",
     by_segment: SegmentsOption = False,
-    bootstrap: Annotated[int, typer.Option("--bootstrap", min=1, help="How often users are resampled.")] = 1000,
+    bootstrap: Annotated[int, typer.Option("--bootstrap", min=1, help="Bootstrap resamples of users.")] = 1000,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Whether run A is better than run B: paired differences on the same samples, with 95 % intervals."""
+    """Compare two runs on the same samples: paired differences of their metrics, with 95 % intervals."""
     from recsys.evaluation.comparison import compare_predictions, compare_segments, compare_user_values
     from recsys.evaluation.predictions import USER_FILE, read_predictions, read_user_values
     from recsys.evaluation.report import comparison_json, comparison_table, segment_comparison_table
@@ -128,7 +131,7 @@ def explain(
     work_dir: WorkOption = WORK_DIR,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which features the model related to which, for one sample: AutoInt's attention weights."""
+    """Show AutoInt's attention weights between the features of one sample."""
     from recsys.data.datasets import load_dataset
     from recsys.plots import write_png
     from recsys.training.explain import explain as explain_sample
@@ -165,7 +168,7 @@ def explain(
 def results(
     context: typer.Context,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit with 1 if the page is not as the runs say.")
+        bool, typer.Option("--check", help="Write nothing; exit with 1 if the page differs from the recorded runs.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print each row as one line of JSON; write nothing.")] = False,
     docs: DocsOption = Path("docs"),

@@ -30,13 +30,13 @@ def export(
         typer.Option(
             "--quantize",
             metavar="[TABLE=]KIND",
-            help="How rows are stored: none (float32), fp16, int8 or int4; TABLE=KIND for one table. May be repeated.",
+            help="Storage of rows: none (float32), fp16, int8 or int4; TABLE=KIND for one table. May be repeated.",
         ),
     ] = None,
     compute: Annotated[
         str,
         typer.Option(
-            "--compute", help="Numbers of the matrix products: float32, or int8, faster on processors with VNNI."
+            "--compute", help="Arithmetic of the matrix products: float32, or int8, faster on processors with VNNI."
         ),
     ] = "float32",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
@@ -107,7 +107,7 @@ def export(
 
 
 def quantize_options(options: list[str]) -> dict[str, str]:
-    """What ``--quantize`` said: table -> kind, ``*`` for the others.
+    """Parse ``--quantize``: table -> kind, ``*`` for the others.
 
     >>> quantize_options(["int8", "user_id=fp16"])
     {'*': 'int8', 'user_id': 'fp16'}

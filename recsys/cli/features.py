@@ -62,11 +62,11 @@ def check(source: SourceArgument, as_json: JsonOption = False) -> None:
 
 @app.command()
 def diff(
-    old: Annotated[str, typer.Argument(help=f"What is in use. {_SOURCE}")],
-    new: Annotated[str, typer.Argument(help=f"What shall be. {_SOURCE}")],
+    old: Annotated[str, typer.Argument(help=f"The one in use. {_SOURCE}")],
+    new: Annotated[str, typer.Argument(help=f"The new one. {_SOURCE}")],
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a change needs: a backfill of the store, a new model, or neither."""
+    """Compare two FeatureSets: needs the change a backfill of the store, a new model, or neither."""
     found = changes(load_features(old), load_features(new))
     model = any(change.model for change in found)
     if as_json:

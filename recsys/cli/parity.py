@@ -1,4 +1,4 @@
-"""`recsys parity`: proof that serving sees what training saw."""
+"""`recsys parity`: compare the model inputs of serving with those of training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def parity(
         typer.Option("--requests", help="Compare a request log (`recsys serve --log-requests`) instead of a replay."),
     ] = None,
     samples: Annotated[int, typer.Option("--samples", help="Samples to compare, drawn at random; 0 for all.")] = 10_000,
-    seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of the draw.")] = 0,
     data: DataOption = None,
     work_dir: WorkOption = WORK_DIR,
     as_json: JsonOption = False,

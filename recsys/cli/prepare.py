@@ -1,4 +1,4 @@
-"""The command that turns raw logs into a folder to train on."""
+"""`recsys prepare`: raw event logs into a folder to train on."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ _UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
 
 def prepare(
     log: Annotated[list[str], typer.Argument(help="Event logs: Parquet, CSV or JSON lines; files, folders or globs.")],
-    features: Annotated[Path, typer.Option("--features", help="FeatureSet in JSON: what the columns are.")],
+    features: Annotated[Path, typer.Option("--features", help="FeatureSet in JSON: the schema of the columns.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to make; appears only when complete.")],
-    users: Annotated[str | None, typer.Option("--users", help="Users and their features. Default: ids only.")] = None,
-    items: Annotated[str | None, typer.Option("--items", help="Items and their features. Default: ids only.")] = None,
+    users: Annotated[
+        str | None, typer.Option("--users", help="File of users and their features. Default: ids only.")
+    ] = None,
+    items: Annotated[
+        str | None, typer.Option("--items", help="File of items and their features. Default: ids only.")
+    ] = None,
     entity: Annotated[list[str] | None, typer.Option("--entity", help="NAME=FILE of another declared entity.")] = None,
     labels: Annotated[
-        list[str] | None, typer.Option("--labels", help="Labelled impressions; then these are the samples.")
+        list[str] | None, typer.Option("--labels", help="Files of labelled impressions: these become the samples.")
     ] = None,
     label: Annotated[
-        str | None, typer.Option("--label", help="What labels a row, like rating>=4. Default: the column label.")
+        str | None, typer.Option("--label", help="Rule that labels a row, like rating>=4. Default: the column label.")
     ] = None,
     validation_from: Annotated[
         str | None, typer.Option("--validation-from", help="Start of validation: 2026-01-31, with a time, or ms.")
@@ -44,10 +48,13 @@ def prepare(
     engine: Annotated[
         str, typer.Option("--engine", help="duckdb, or spark (SPARK_MASTER names a cluster).")
     ] = "duckdb",
-    memory_limit: Annotated[str, typer.Option("--memory-limit", help="Of the process, such as 4GB.")] = "4GB",
-    threads: Annotated[int | None, typer.Option("--threads", help="Of the engine. Default: all cores.")] = None,
+    memory_limit: Annotated[
+        str, typer.Option("--memory-limit", help="Memory limit of the process, such as 4GB.")
+    ] = "4GB",
+    threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine. Default: all cores.")] = None,
     temp_dir: Annotated[
-        Path | None, typer.Option("--temp-dir", help="Where the sort spills. Default: next to the result.")
+        Path | None,
+        typer.Option("--temp-dir", help="Folder for the sort's temporary files. Default: next to the result."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -15,8 +15,8 @@ from recsys.cli.options import ADDRESS, JsonOption, notes, output
 AddressOption = Annotated[str, typer.Option("--address", help="host:port of the server.")]
 UserOption = Annotated[str, typer.Option("--user", help="User id.")]
 TextOption = Annotated[bool, typer.Option("--text-ids", help="The user id is a string, even if of digits.")]
-TopOption = Annotated[int, typer.Option("--top", help="How many items.")]
-SeenOption = Annotated[bool, typer.Option("--include-seen", help="Also items of the user's history.")]
+TopOption = Annotated[int, typer.Option("--top", help="Number of items.")]
+SeenOption = Annotated[bool, typer.Option("--include-seen", help="Include items of the user's history.")]
 TimeoutOption = Annotated[float, typer.Option("--timeout", help="Seconds to wait.")]
 
 
@@ -59,9 +59,9 @@ def rank(
 def recommend(
     user: UserOption,
     top: TopOption = 10,
-    candidates: Annotated[int, typer.Option(help="How many items are retrieved and ranked; 0: 500, or --top.")] = 0,
+    candidates: Annotated[int, typer.Option(help="Items retrieved and then ranked; 0: 500, or --top.")] = 0,
     include_seen: SeenOption = False,
-    timings: Annotated[bool, typer.Option("--timings", help="Say what each stage took on the server.")] = False,
+    timings: Annotated[bool, typer.Option("--timings", help="Print the time of each stage on the server.")] = False,
     address: AddressOption = ADDRESS,
     text_ids: TextOption = False,
     timeout_s: TimeoutOption = 5.0,
@@ -96,7 +96,7 @@ def retrieve(
     user: UserOption,
     top: TopOption = 100,
     include_seen: SeenOption = False,
-    timings: Annotated[bool, typer.Option("--timings", help="Say what each stage took on the server.")] = False,
+    timings: Annotated[bool, typer.Option("--timings", help="Print the time of each stage on the server.")] = False,
     address: AddressOption = ADDRESS,
     text_ids: TextOption = False,
     timeout_s: TimeoutOption = 5.0,

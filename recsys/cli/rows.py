@@ -34,7 +34,7 @@ def report(
     work_dir: WorkOption = WORK_DIR,
     as_json: JsonOption = False,
 ) -> None:
-    """How full a run's tables are, which ids share rows, the hottest ids, and how far rows have moved."""
+    """Report on a run's tables: rows in use, ids that share rows, the hottest ids, and lengths of rows."""
     from recsys.data.datasets import load_dataset
     from recsys.training.run.folder import read_run
     from recsys.training.tables.report import report_run
@@ -63,12 +63,12 @@ def grow(
         str,
         typer.Option("--log", help="The new log: a folder that `recsys prepare` wrote with the run's FeatureSet."),
     ],
-    admit: Annotated[int, typer.Option("--admit", help="Admit ids that the new log holds so often.")] = 5,
+    admit: Annotated[int, typer.Option("--admit", help="Admit ids with at least so many events in the new log.")] = 5,
     evict: Annotated[
         str,
         typer.Option(
             "--evict",
-            help="Ids that lose what they have: none, unseen (not in the new log), rarest in it, or oldest (seen last "
+            help="Ids that lose their rows: none, unseen (not in the new log), rarest in it, or oldest (seen last "
             "the longest ago); the last two as many as newcomers lack room.",
         ),
     ] = "none",

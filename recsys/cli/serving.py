@@ -71,9 +71,10 @@ def serve(
 
 def precompute_states(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle whose model sums long histories (sdim).")],
-    processes: Annotated[int, typer.Option(help="How many compute at a time, each on one core.", min=1)] = 1,
+    processes: Annotated[int, typer.Option(help="Processes that compute, each on one core.", min=1)] = 1,
     ttl_s: Annotated[
-        int, typer.Option("--ttl-s", help="Seconds for which a state is kept; as RECSYS_STATE_TTL_S.", min=60)
+        int,
+        typer.Option("--ttl-s", help="Seconds for which a state is kept, as RECSYS_STATE_TTL_S of the server.", min=60),
     ] = Settings.state_ttl_s,
     redis_url: RedisOption = None,
     redis_dir: RedisDirOption = REDIS_DIR,
@@ -123,18 +124,20 @@ def profile(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
     redis_url: RedisOption = None,
     history: Annotated[
-        int | None, typer.Option(help="Events of each made user, without --redis-url. Default: 1,000.")
+        int | None, typer.Option(help="Events of each synthetic user, without --redis-url. Default: 1,000.")
     ] = None,
     candidates: Annotated[int, typer.Option(help="Candidates per request.")] = 200,
     requests: Annotated[int, typer.Option(help="Requests that are measured.")] = 300,
     core: Annotated[int | None, typer.Option(help="Core to run on. Default: the last one.")] = None,
-    png: Annotated[Path | None, typer.Option("--png", help="Also draw it here; needs the training packages.")] = None,
+    png: Annotated[
+        Path | None, typer.Option("--png", help="Also draw the profile to this file; needs the training packages.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show where a Rank request's microseconds go, stage by stage and operator by operator.
 
     Real requests go through the server's own path in this process, without gRPC: users of the store at --redis-url, or
-    made ones in a private Redis. Beside it stands the time of the matrix products at this machine's speed.
+    synthetic ones in a private Redis. Beside it stands the time of the matrix products at this machine's speed.
     """
     from recsys.profile.measure import profile_bundle
     from recsys.profile.report import as_json as to_json

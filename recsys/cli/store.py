@@ -1,4 +1,4 @@
-"""Commands that fill the feature store."""
+"""Commands that fill the feature store: `ingest` events, `materialize` a table."""
 
 from __future__ import annotations
 
@@ -59,26 +59,29 @@ def ingest(
         str | None, typer.Option(help="This consumer's name in the Redis Stream's group. Default: the host's.")
     ] = None,
     claim_idle_s: Annotated[
-        float, typer.Option(help="Take over what another consumer of the Redis Stream left for so long.", min=1.0)
+        float,
+        typer.Option(
+            help="Seconds after which another consumer's pending entries of the Redis Stream are claimed.", min=1.0
+        ),
     ] = 60.0,
-    follow: Annotated[bool, typer.Option("--follow", help="At the end wait for more events.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Wait for more events at the end.")] = False,
     batch_events: Annotated[int, typer.Option(help="Events per batch of a Parquet file.", min=1)] = 500_000,
     flush_events: Annotated[
-        int, typer.Option(help="Where events come one by one: store them when there are so many ...", min=1)
+        int, typer.Option(help="Streams: events in a batch, at most ...", min=1)
     ] = Pace.flush_events,
-    flush_ms: Annotated[int, typer.Option(help="... or so long after the first.", min=1)] = int(1000 * Pace.flush_s),
+    flush_ms: Annotated[int, typer.Option(help="... and milliseconds to wait for it to fill.", min=1)] = int(
+        1000 * Pace.flush_s
+    ),
     dead_letters: Annotated[
-        str, typer.Option(help="Where rejected events go: a file of JSON lines, or redis-stream:NAME.")
+        str, typer.Option(help="Dead letters, the rejected events: a file of JSON lines, or redis-stream:NAME.")
     ] = "rejected.jsonl",
     ignore_unknown: Annotated[
         bool, typer.Option("--ignore-unknown", help="Leave unknown fields out instead of rejecting.")
     ] = False,
     future_tolerance_s: Annotated[
-        int, typer.Option(help="How far in the future an event's time may be (clock skew).", min=0)
+        int, typer.Option(help="Seconds that an event's time may be in the future (clock skew).", min=0)
     ] = Settings.future_tolerance_s,
-    retry_for: Annotated[
-        float, typer.Option(help="Seconds to wait for a store that went away before giving up.", min=0.0)
-    ] = 60.0,
+    retry_for: Annotated[float, typer.Option(help="Seconds to retry while the store is unavailable.", min=0.0)] = 60.0,
     restart: Annotated[
         bool, typer.Option("--restart", help="Read files from their start, whatever was read before.")
     ] = False,

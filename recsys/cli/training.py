@@ -27,12 +27,16 @@ from recsys.errors import ConfigError
 def demo(
     overrides: OverridesArgument = None,
     data: DataOption = None,
-    folder: Annotated[Path, typer.Option("--out", help="Where everything is left.")] = Path("runs/demo"),
-    synthetic: Annotated[bool, typer.Option("--synthetic", help="Use the built-in synthetic log: seconds.")] = False,
-    download: Annotated[bool, typer.Option(help="Whether MovieLens-1M may be downloaded.")] = True,
+    folder: Annotated[Path, typer.Option("--out", help="Folder of the run, the bundle and the store.")] = Path(
+        "runs/demo"
+    ),
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="Use the built-in synthetic log; takes seconds.")
+    ] = False,
+    download: Annotated[bool, typer.Option(help="Allow the download of MovieLens-1M.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """The whole way on real data: train DIN on MovieLens-1M, export, ingest, serve, rank. About 2 minutes."""
+    """Run everything once on real data: train DIN on MovieLens-1M, export, ingest, serve, rank. About 2 minutes."""
     from recsys.demo import run_demo
 
     figures = run_demo(
@@ -67,7 +71,7 @@ def train(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe; `recsys recipes` lists them.")],
     overrides: OverridesArgument = None,
     run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Folder of the run. Default: runs/RECIPE.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the run's last checkpoint.")] = False,
     warm_start: Annotated[
         Path | None,
         typer.Option("--warm-start", help="Begin with the rows and layers of an older run's folder, or of a bundle."),
@@ -87,8 +91,10 @@ def train(
     work_dir: WorkOption = WORK_DIR,
     show: Annotated[bool, typer.Option("--show", help="Print the configuration and stop.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Print where each table would go, and stop.")] = False,
-    processes: Annotated[int, typer.Option("--processes", help="With --plan: of the run, on all hosts.")] = 1,
-    hosts: Annotated[int, typer.Option("--hosts", help="With --plan: with equally many processes.")] = 1,
+    processes: Annotated[int, typer.Option("--processes", help="With --plan: number of processes, on all hosts.")] = 1,
+    hosts: Annotated[
+        int, typer.Option("--hosts", help="With --plan: number of hosts, with equally many processes.")
+    ] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Train a recipe, evaluate it, and leave checkpoint and metrics in the run's folder."""
