@@ -58,7 +58,7 @@ SIZES = {
 
 def run(options: argparse.Namespace) -> Iterator[Line]:
     """All lines."""
-    import serving_parts as parts
+    from harness import serving_parts as parts
     from harness.log_data import load
 
     from recsys.bundle import open_bundle
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
 
 
 def _first_answer_s(bundle: Path, arguments: list[str], request: Request, folder: Path) -> float:
-    import serving_parts as parts
+    from harness import serving_parts as parts
 
     from recsys.client import Client
 

@@ -17,12 +17,11 @@ from typing import Any
 
 import psutil
 import pytest
-from support.paths import ROOT
-from support.tiny_run import finished
-
-from recsys.export.onnx import export_bundle
+from support.paths import ROOT, TESTS
 
 FOLDER = ROOT / "benchmarks"
+BUNDLE = TESTS / "golden" / "compatibility" / "din"
+"""So that no benchmark has to export one."""
 SERVED = [
     f"rank.{name}{suffix}"
     for suffix in ("", ".int8")
@@ -166,14 +165,6 @@ LINE = {"figure": "f", "value": 1.0, "unit": "s", "higher_is_better": False, "co
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny bundle, so that no benchmark has to export one."""
-    path = tmp_path_factory.mktemp("benchmarks") / "bundle"
-    export_bundle(finished().result.trained, finished().dataset, path, name="tiny")
-    return path
-
-
-@pytest.fixture(scope="module")
 def common() -> ModuleType:
     """``benchmarks/harness/common.py``."""
     spec = importlib.util.spec_from_file_location("benchmarks_common", FOLDER / "harness" / "common.py")
@@ -222,10 +213,10 @@ def test_help_says_what_a_benchmark_measures_and_does_not_show_the_tiny_size(nam
     "name", [pytest.param(name, marks=[pytest.mark.prove] if name in LONG else []) for name in FIGURES]
 )
 def test_a_benchmark_prints_its_figures_and_leaves_nothing_behind(
-    name: str, bundle: Path, common: ModuleType, tmp_path: Path
+    name: str, common: ModuleType, tmp_path: Path
 ) -> None:
     results = sorted((FOLDER / "results").glob("*"))
-    given = ["--bundle", str(bundle)] if name == "cold_start" else []
+    given = ["--bundle", str(BUNDLE)] if name == "cold_start" else []
     with benchmark(name, "--tiny", *given, temporary=tmp_path) as process:
         out, err = process.communicate()
     assert process.returncode == 0, err
@@ -241,10 +232,17 @@ def test_a_benchmark_prints_its_figures_and_leaves_nothing_behind(
     assert sorted((FOLDER / "results").glob("*")) == results, "only full runs are saved"
 
 
-def test_ctrl_c_stops_every_process(tmp_path: Path) -> None:
-    with benchmark("rank", "--tiny", temporary=tmp_path) as process:
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("cold_start", ["--bundle", str(BUNDLE)], "start 0"),
+        pytest.param("rank", [], "rounds of", marks=pytest.mark.prove),
+    ],
+)
+def test_ctrl_c_stops_every_process(name: str, arguments: list[str], says: str, tmp_path: Path) -> None:
+    with benchmark(name, "--tiny", *arguments, temporary=tmp_path) as process:
         assert process.stderr is not None
-        while "rounds of" not in (said := process.stderr.readline()):
+        while says not in (said := process.stderr.readline()):
             assert said, "the benchmark ended"
         deadline_s = time.monotonic() + 20
         while not any("recsys.cli" in _command(pid) for pid in _session(process.pid)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from graphlib import TopologicalSorter
 
 import pytest
@@ -38,3 +39,18 @@ def test_shared_parts_import_no_benchmark() -> None:
     runnable = {name for name in MODULES if "." not in name}
     shared = [name for name in MODULES if name.startswith(("harness.", "ranking."))]
     assert {name: imports_of(name) & runnable for name in shared} == {name: set() for name in shared}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith("peers.")])
+def test_everything_a_benchmark_imports_is_there(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside functions too: most of them import late, so that ``--help`` is quick."""
+    monkeypatch.syspath_prepend(FOLDER)
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                importlib.import_module(alias.name)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found = importlib.import_module(node.module)
+            for alias in node.names:
+                if not hasattr(found, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
