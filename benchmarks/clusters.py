@@ -51,7 +51,7 @@ Edges = Int64Array
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How often Gowalla is clustered, its stand-in's edges, and the millions of edges of the generated graphs."""
+    """Repetitions on Gowalla, its stand-in's edges, and the millions of edges of the generated graphs."""
 
     turns: int
     stand_in_edges: int

@@ -42,7 +42,7 @@ print("ready", flush=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How often to measure, and what the store holds."""
+    """Repetitions, and contents of the store."""
 
     starts: int
     users: int

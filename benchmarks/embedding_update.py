@@ -1,4 +1,4 @@
-"""How fast rows are looked up and updated: FBGEMM's fused kernels beside PyTorch's own embedding and optimisers.
+"""Speed of row look-ups and updates: FBGEMM's fused kernels beside PyTorch's own embedding and optimisers.
 
 A step looks up a batch of distinct random rows, and updates them for a given gradient. Ours is this package's path:
 TorchRec's collection, FBGEMM's kernel, row-wise Adagrad in the backward pass; beside it the bare kernel. The others are

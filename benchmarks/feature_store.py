@@ -271,7 +271,7 @@ async def _append_figure(
 
 
 async def growth(store: RedisFeatureStore, size: Mapping[str, int], on: dict[str, Any]) -> AsyncIterator[Line]:
-    """What an append and a read cost when the history is a thousand times as long."""
+    """Cost of an append and a read when the history is a thousand times as long."""
     say(f"histories of 100 and {size['long']:,} events")
     lengths = {"short": (2, 100), "long": (3, size["long"])}
     for user, length in lengths.values():

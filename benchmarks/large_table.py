@@ -51,7 +51,7 @@ ALLOWED_DIFFERENCE = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How large the table is, and how much is asked of it."""
+    """Size of the table, and the number of requests."""
 
     gb: float
     requests: int
@@ -184,7 +184,7 @@ def memory_taken(leave_gb: float | None) -> Iterator[None]:
 
 
 def available_bytes() -> int:
-    """What Linux could give to the page cache and to processes."""
+    """Memory that Linux could give to the page cache and to processes."""
     found = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     assert found is not None
     return 1024 * int(found[1])
@@ -359,7 +359,7 @@ def _child(bundle: Path, *, rows: int, size: Size, advise: bool, warm: bool, ids
 
 
 def measure(given: dict[str, Any]) -> dict[str, Any]:
-    """What one process sees; without torch, as a server."""
+    """Measurements of one process; without torch, as a server."""
     import numpy as np
 
     from recsys.bundle import open_bundle

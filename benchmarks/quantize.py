@@ -1,4 +1,4 @@
-"""What quantised rows save, and what they cost: bytes, accuracy, and the time of a lookup.
+"""Savings and costs of quantised rows: bytes, accuracy, and the time of a lookup.
 
 The recipe is trained with tables of width 64; then each table's rows are replaced by what its quantised rows come
 back as, and the test split is evaluated again. Lookups are of random rows of one table in bare ONNX Runtime, one
@@ -34,7 +34,7 @@ LOSS_TARGET = {"int8": 5e-4}
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How long to measure, and what is trained."""
+    """Length of the measurement, and the training run."""
 
     recipe: str
     table_rows: int

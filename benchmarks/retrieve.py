@@ -31,7 +31,7 @@ DIM, SEEN, K = 64, 200, 500
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much to measure."""
+    """Extent of the measurement."""
 
     items: int
     large_items: int

@@ -1,4 +1,4 @@
-"""What it costs to look raw ids up in an exported row map, beside the Gather that no lookup can do without.
+"""Cost of looking raw ids up in an exported row map, beside the Gather that no lookup can do without.
 
 Each kind's map is exported as a graph of its own with memory-mapped tables, and asked for 200 random ids at a time on
 one core, in bare ONNX Runtime with recsys's operators (``.standard``: without). The bound is a Gather of 200 random
@@ -42,7 +42,7 @@ whose cache has larger pieces."""
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How many ids, and how long to measure."""
+    """Number of ids, and length of the measurement."""
 
     label: str
     ids: int

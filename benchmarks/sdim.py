@@ -1,4 +1,4 @@
-"""What a training step over a long history costs: SDIM, target attention over everything, and the mean.
+"""Cost of a training step over a long history: SDIM, target attention over everything, and the mean.
 
 A step is the model forwards and backwards with its tables' fused update, on a batch that is built already and is the
 same for all: samples whose users have at least so many events, so that every history has just that length. The three
@@ -36,7 +36,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "sdim_length.png"
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """What to measure, and how long."""
+    """Extent of the measurement."""
 
     lengths: tuple[int, ...]
     rounds: int

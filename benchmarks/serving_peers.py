@@ -37,7 +37,7 @@ WAYS = {"once": False, "repeated": True}
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How long to measure."""
+    """Length of the measurement."""
 
     rounds: int
     round_s: float

@@ -23,7 +23,7 @@ GROWTH_TARGET, P99_TARGET = 1.02, 1.25
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How long, and with whom."""
+    """Length of the soak, and its callers."""
 
     minutes: int
     minute_s: float

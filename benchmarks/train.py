@@ -1,4 +1,4 @@
-"""How fast DIN trains beside the same model in plain PyTorch.
+"""Training speed of DIN beside the same model in plain PyTorch.
 
 Ours is ``recsys.training.loop.train`` itself: loader, converter, TorchRec tables with the fused
 optimiser, AdamW. The other is ``harness/plain_din.py``: dense tables, padded histories, batches padded ahead of time.
@@ -42,7 +42,7 @@ TARGET = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How long to measure."""
+    """Length of the measurement."""
 
     rounds: int
     steps: int
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What is trained, and on what."""
+    """Model and data of the comparison."""
 
     size: Size
     config: RunConfig
@@ -250,7 +250,7 @@ def _speed(work: Work, folder: Path, *, on: dict[str, Any]) -> Iterator[Line]:
 
 
 def _memory(options: argparse.Namespace, folder: Path, *, on: dict[str, Any]) -> Iterator[Line]:
-    """What each needs beyond the interpreter, the libraries and the data, in a process of its own."""
+    """Memory of each beyond the interpreter, the libraries and the data, in a process of its own."""
     from harness.workers import worker
 
     names = {"din": "plain_torch", "plain_torch": "din"}

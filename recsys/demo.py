@@ -201,7 +201,7 @@ def _server(folder: Path, redis_url: str) -> Iterator[str]:
 
 
 def _end_with_parent() -> Callable[[], None] | None:
-    """What has a child process end when this one does, even by SIGKILL (Linux)."""
+    """Hook that has a child process end when this one does, even by SIGKILL (Linux)."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)

@@ -115,7 +115,7 @@ def spread(values: Sequence[float]) -> list[float]:
 
 
 def machine(libraries: Sequence[str], **sizes: Any) -> dict[str, Any]:
-    """Where a figure was taken, and with which sizes."""
+    """Machine on which a figure was taken, and its sizes."""
     return {
         "cpu": _cpu_model(),
         "cores": len(cores()),

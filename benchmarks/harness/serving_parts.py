@@ -1,4 +1,4 @@
-"""What the serving benchmarks need around them: data, a bundle, a filled store, a server process, requests.
+"""Parts that serving benchmarks need: data, a bundle, a filled store, a server process, requests.
 
 Weights do not matter for speed, so the bundle's model has its initial ones; its tables and id maps are those
 of the whole training split.

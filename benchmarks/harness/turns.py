@@ -83,7 +83,7 @@ def take_turns(
 
 
 def training_peak_mib(config: RunConfig, dataset: Dataset, run_dir: Path, *, steps: int) -> float:
-    """What so many steps of the loop add to this process's resident memory, at their peak."""
+    """Memory that so many steps of the loop add to this process, resident, at their peak."""
     from recsys.training.loop import train
 
     def after_step(progress: TrainingProgress) -> None:

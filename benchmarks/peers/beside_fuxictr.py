@@ -54,7 +54,7 @@ CONTESTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How long to measure."""
+    """Length of the measurement."""
 
     rounds: int
     steps: int

@@ -145,7 +145,7 @@ def _write(part: Pairs, file: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Ours:
-    """How far ours came: seconds of training until ``recall``."""
+    """Seconds that ours trained until ``recall``."""
 
     seconds: float
     recall: float

@@ -55,7 +55,7 @@ def peer(python: Path, script: str, *arguments: Path) -> Iterator[tuple[Ask, dic
 
 
 def missing(python: Path | None, package: str) -> str | None:
-    """Why nothing can be compared with a package, if so."""
+    """Reason why nothing can be compared with a package, if there is one."""
     if python is None:
         return f"{package}: skipped; name a Python that has it with --{package}-python"
     if not python.is_file():

@@ -1,4 +1,4 @@
-"""What the scripts of model servers share. Each runs in its own Python, which has numpy, onnxruntime and that server.
+"""Parts that scripts of model servers share. Each runs in its own Python, which has numpy, onnxruntime and that server.
 
 A script is called with the graph, a file of requests (``.npz``: an array per input, its first axis the requests) and
 the file for the messages it makes of them; it starts its server as a process, waits for the first answer, tells it in

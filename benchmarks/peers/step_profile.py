@@ -1,4 +1,4 @@
-"""Where a training step's time goes, beside what its matrix products would take alone at this machine's rate.
+"""Profile of a training step, beside the time of its matrix products alone at this machine's rate.
 
 The loop runs as it is. PyTorch's profiler gives the main thread's time by operator, ``FlopCounterMode`` the
 multiplications and additions of all matrix products forward and backward; the rate is that of one large product.
@@ -126,7 +126,7 @@ def profile(config: RunConfig, dataset: Dataset, run_dir: Path) -> dict[str, Any
 
 
 def kind_of(operator: str) -> str:
-    """Which of ``KINDS`` an operator is of, or "other operators"."""
+    """Name the kind (``KINDS``) of an operator, or "other operators"."""
     name = operator.rpartition("::")[2].lower()
     whole = operator.lower()
     for kind, beginnings in KINDS.items():

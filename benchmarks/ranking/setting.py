@@ -1,4 +1,4 @@
-"""What the serving benchmarks share: the reference bundles, a filled Redis, users with histories, requests.
+"""Setting that serving benchmarks share: the reference bundles, a filled Redis, users with histories, requests.
 
 Redis and whatever calls the server are pinned to the last core, the server to the first.
 """
@@ -42,7 +42,7 @@ class Histories:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is measured, and where."""
+    """Folder of the bundles, Redis, candidates of a request and items of a measurement."""
 
     folder: Path
     redis_url: str
@@ -91,7 +91,7 @@ def fill(setting: Setting, *, length: int, users: int, first_user: int = 0, item
 
 
 def bare_requests(bundle: Path, setting: Setting, histories: Histories, count: int) -> list[tuple[Any, Any]]:
-    """What the server feeds the graphs for such requests: the state's sums, and the newest events."""
+    """Inputs that the server feeds the graphs for such requests: the state's sums, and the newest events."""
     session = open_ranking_session(open_bundle(bundle, verify="sizes"))
     by_user = dict(zip(histories.users, histories.events, strict=True))
     found = []

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How much to measure, and how long."""
+    """Extent of the measurements."""
 
     rounds: int
     round_s: float

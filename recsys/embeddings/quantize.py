@@ -132,7 +132,7 @@ def check_kind(kind: str) -> Kind:
 
 
 def table_kinds(quantize: str | Mapping[str, str], tables: Iterable[str]) -> dict[str, Kind]:
-    """How each table is to be stored.
+    """Kind of storage of each table.
 
     Args:
         quantize: one kind for all tables, or table -> kind; ``*`` stands for the tables not named, ``none`` without.

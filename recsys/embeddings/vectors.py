@@ -22,7 +22,7 @@ from recsys.features.feature_set import Categorical, Feature, FeatureSet
 
 
 class Inputs(Protocol):
-    """Where the vector or number of an input comes from."""
+    """Source of the vector or number of an input."""
 
     def vectors(self, name: str, feature: Categorical) -> Tensor:
         """[N, D]: the embedding of a single value, or the mean over the values present (zero if none)."""

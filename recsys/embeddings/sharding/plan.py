@@ -1,4 +1,4 @@
-"""Where tables go: TorchRec's planner, asked for what a recipe wants, and its answer in words.
+"""Sharding plans: TorchRec's planner, asked for what a recipe wants, and its answer in words.
 
 - ``table_wise``: a table whole, in one process.
 - ``row_wise``: its rows over all processes.
@@ -50,7 +50,7 @@ SHARDINGS = ("auto", "table_wise", "row_wise", "column_wise", TABLE_ROW_WISE)
 
 @dataclass(frozen=True, kw_only=True)
 class Sharding:
-    """How tables are to be spread.
+    """Sharding that a recipe asks for.
 
     Attributes:
         default: one of ``SHARDINGS``, for tables that ``by_table`` does not name.
@@ -64,13 +64,13 @@ class Sharding:
     uvm_cache: float = 0.0
 
     def of(self, table: str) -> str:
-        """How this table is to be spread."""
+        """Sharding asked for this table."""
         return self.by_table.get(table, self.default)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTable:
-    """Where a table goes. ``size_bytes`` and ``state_bytes`` (the optimiser's) are over all ``ranks``."""
+    """Placement of a table. ``size_bytes`` and ``state_bytes`` (the optimiser's) are over all ``ranks``."""
 
     table: str
     num_rows: int

@@ -217,7 +217,7 @@ def _take_adam(model: nn.Module) -> float | None:
 
 
 def _nothing(width: int) -> Callable[..., Tensor]:
-    """What a kernel answers whose tables have no rows in this process: FBGEMM takes it for one on GPU."""
+    """Answer of a kernel whose tables have no rows in this process: FBGEMM takes it for one on GPU."""
     return lambda indices, offsets: torch.zeros(0, width, requires_grad=True)
 
 

@@ -23,7 +23,7 @@ class TableRowWiseSharder(EmbeddingCollectionSharder):  # type: ignore[misc]
     """TorchRec's sharder of collections, with one more sharding type."""
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
-        """What a plan may say."""
+        """Sharding types that a plan may name."""
         return [*super().sharding_types(compute_device_type), TABLE_ROW_WISE]
 
     def shard(
@@ -48,7 +48,7 @@ class TableRowWiseSharder(EmbeddingCollectionSharder):  # type: ignore[misc]
 
     @property
     def sharded_module_type(self) -> Any:
-        """What :meth:`shard` answers."""
+        """Module that :meth:`shard` makes."""
         return _Collection
 
 
