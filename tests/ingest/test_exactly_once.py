@@ -51,18 +51,20 @@ def position(admin: redis.Redis, name: str) -> int:
     return 0
 
 
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.prove)])
 def test_a_parquet_ingester_killed_at_random_loses_and_repeats_nothing(
-    redis_url: str, redis_admin: redis.Redis, tmp_path: Path
+    kills: int, redis_url: str, redis_admin: redis.Redis, tmp_path: Path
 ) -> None:
     file = write_parquet(tmp_path / "log.parquet", LOG)
     arguments = (file, "--batch-events", "50")
-    kill_and_restart(arguments, lambda: position(redis_admin, "row"), kills=9, url=redis_url, cwd=tmp_path)
+    kill_and_restart(arguments, lambda: position(redis_admin, "row"), kills=kills, url=redis_url, cwd=tmp_path)
     assert_store_holds(redis_url, LOG)
     assert position(redis_admin, "row") == COUNT
 
 
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.prove)])
 def test_a_stream_ingester_killed_at_random_loses_and_repeats_nothing(
-    redis_url: str, redis_admin: redis.Redis, tmp_path: Path
+    kills: int, redis_url: str, redis_admin: redis.Redis, tmp_path: Path
 ) -> None:
     with redis_admin.pipeline(transaction=False) as pipe:
         for row in LOG:
@@ -76,7 +78,7 @@ def test_a_stream_ingester_killed_at_random_loses_and_repeats_nothing(
         last = groups[0]["last-delivered-id"] if groups else b"0-0"  # type: ignore[index]
         return places.get(last, 0) - pending
 
-    kill_and_restart(arguments, delivered, kills=9, url=redis_url, cwd=tmp_path)
+    kill_and_restart(arguments, delivered, kills=kills, url=redis_url, cwd=tmp_path)
     assert_store_holds(redis_url, LOG)
     assert redis_admin.xpending("clicks", "recsys")["pending"] == 0  # type: ignore[index]
 
@@ -98,8 +100,9 @@ def kafka() -> Iterator[tuple[str, str]]:
     yield brokers, topic
 
 
+@pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.prove)])
 def test_a_kafka_ingester_killed_at_random_loses_and_repeats_nothing(
-    kafka: tuple[str, str], redis_url: str, redis_admin: redis.Redis, tmp_path: Path
+    kills: int, kafka: tuple[str, str], redis_url: str, redis_admin: redis.Redis, tmp_path: Path
 ) -> None:
     brokers, topic = kafka
     arguments = ("--kafka", topic, "--brokers", brokers, "--group", "g", "--flush-events", "50")
@@ -108,7 +111,7 @@ def test_a_kafka_ingester_killed_at_random_loses_and_repeats_nothing(
     def offsets() -> int:
         return sum(map(int, redis_admin.hgetall(positions_key(EVENTS.name)).values()))  # type: ignore[union-attr]
 
-    kill_and_restart(arguments, offsets, kills=2, url=redis_url, cwd=tmp_path)
+    kill_and_restart(arguments, offsets, kills=kills, url=redis_url, cwd=tmp_path)
     assert_store_holds(redis_url, LOG)
     assert offsets() == COUNT
     # A store that lost what the group has committed (here: all of it) is repaired from its own, older position.

@@ -98,14 +98,32 @@ _rows = st.lists(
 )
 
 
-@given(
+_ANY_LOG = given(
     rows=_rows, repeated=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 100)), max_size=20), seed=st.integers()
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@_ANY_LOG
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 async def test_any_log_gives_serving_what_training_saw(
     redis_url: str, tmp_path: Path, rows: list[Row], repeated: list[tuple[int, int]], seed: int
 ) -> None:
     """Late, repeated, out-of-order and expired events, more of them than a history keeps."""
+    await assert_served_as_trained(redis_url, tmp_path, rows, repeated, seed)
+
+
+@pytest.mark.prove
+@_ANY_LOG
+@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+async def test_any_of_many_logs_gives_serving_what_training_saw(
+    redis_url: str, tmp_path: Path, rows: list[Row], repeated: list[tuple[int, int]], seed: int
+) -> None:
+    await assert_served_as_trained(redis_url, tmp_path, rows, repeated, seed)
+
+
+async def assert_served_as_trained(
+    redis_url: str, tmp_path: Path, rows: list[Row], repeated: list[tuple[int, int]], seed: int
+) -> None:
     features = replace(SHOP, name=f"shop{next(_names)}")
     again = [(*rows[i % len(rows)][:4], rows[i % len(rows)][4] + later) for i, later in repeated if rows]
     log = [*rows, *again]

@@ -17,26 +17,21 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-import torch
 from rich.console import Console
-from support.paths import ROOT
+from support.paths import ROOT, TESTS
 from support.tiny_bundle import FEATURES, write_tiny_bundle
 from support.tiny_retrieval import write_tiny_retrieval
-from support.tiny_run import CONFIG, folder_of_this_process, tiny_dataset
+from support.tiny_run import folder_of_this_process
 
 from recsys.bundle import open_bundle
 from recsys.errors import BundleError, InvalidInputError, StoreUnavailableError
-from recsys.export.onnx import export_bundle
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.history import make_events
-from recsys.models.ranking.sdim import SdimConfig
 from recsys.profile import matmul
 from recsys.profile.measure import Profile, profile_bundle
 from recsys.profile.operators import Operator, read_operators
 from recsys.profile.report import as_json, bound_lines, charts, print_profile
 from recsys.serving.telemetry.stage_timer import STAGES
-from recsys.training.tables.plan import build_row_maps
-from recsys.training.trained import build
 
 
 @cache
@@ -51,15 +46,8 @@ def tiny_profile() -> Profile:
     return profile_bundle(tiny(), history=3, candidates=5, requests=20)
 
 
-@cache
-def exported() -> Path:
-    """An SDIM whose short block reads 4 events: its bundle has a state."""
-    config = replace(CONFIG, model=SdimConfig(short=4, attention=(6, 5), head=(7,)))
-    dataset, folder = tiny_dataset(), folder_of_this_process() / "sdim"
-    row_maps = build_row_maps(config, dataset)
-    made = build(config, dataset.table.features, row_maps, device=torch.device("cpu"))
-    export_bundle(made, dataset, folder, name="sdim")
-    return folder
+EXPORTED = TESTS / "golden" / "compatibility" / "sdim"
+"""An SDIM whose short block reads 4 events, of 200 at most: its bundle has a state."""
 
 
 @pytest.mark.parametrize(
@@ -126,9 +114,9 @@ def test_a_profile_has_every_stage_and_every_node_and_the_arithmetic_of_the_shap
 
 
 def test_an_exported_model_with_a_state_is_profiled() -> None:
-    found = profile_bundle(exported(), history=200, candidates=30, requests=10)
+    found = profile_bundle(EXPORTED, history=250, candidates=30, requests=10)
     assert found.stages_us["state"] > 0 and found.degraded == 0
-    assert found.history_events == 50, "the model looks at as many as the FeatureSet's `recent`"
+    assert found.history_events == 200, "the model looks at as many as the FeatureSet's `recent`"
     assert {"user", "rank"} == {operator.graph for operator in found.operators}
     assert found.flop > 30 * 2 * (6 * 5 * 4), "the short block's second layer, for each candidate and event"
 

@@ -165,6 +165,12 @@ def test_two_processes_train_the_tables_of_one(kind: str, optimizer: str, two: P
     assert_same_tables(two, kind, optimizer)
 
 
+def test_the_plan_keeps_a_table_row_wise_table_on_one_of_two_hosts() -> None:
+    parts = planned(Sharding(default="table_row_wise"), optimizer="rowwise_adagrad", world_size=4, hosts=2)
+    assert {ranks for _, _, ranks, *_ in parts.values()} == {(0, 1), (2, 3)}
+
+
+@pytest.mark.prove
 def test_a_table_row_wise_table_stays_on_one_of_two_hosts(tmp_path: Path) -> None:
     cases = [("table_row_wise", "rowwise_adagrad"), ("table_row_wise", "adam")]
     done = torchrun(Path(__file__), tmp_path, "2", *(f"{k}:{o}" for k, o in cases), processes=4)

@@ -149,7 +149,10 @@ def test_bits_that_number_buckets_in_another_way_stay_as_they_are() -> None:
     assert bucket_interest(rank)
 
 
-@pytest.mark.parametrize(("attention", "hidden"), [((129, 8), (8, 8)), ((8, 129), (8, 8)), ((8, 8), (8, 129))])
+@pytest.mark.parametrize(
+    ("attention", "hidden"),
+    [((129, 8), (8, 8)), pytest.param((8, 129), (8, 8), marks=pytest.mark.prove), ((8, 8), (8, 129))],
+)
 def test_layers_larger_than_an_operator_holds_stay_standard(
     tmp_path: Path, attention: tuple[int, int], hidden: tuple[int, int]
 ) -> None:

@@ -97,9 +97,10 @@ async def test_a_worker_that_is_stopped_is_replaced_and_other_connections_notice
 @pytest.mark.parametrize(
     ("how", "last", "stack"),
     [
-        (KEEPS_THE_LOCK, "no heartbeat: stopped, or in native code", "in hang"),
         (KEEPS_THE_MODEL, "waiting for the lock of the model", "in work"),
-        (NO_MORE_THREADS, "waiting for gRPC to answer", "in work"),
+        # In one process these are found in test_watchdog.py.
+        pytest.param(KEEPS_THE_LOCK, "no heartbeat: stopped, or in native code", "in hang", marks=pytest.mark.prove),
+        pytest.param(NO_MORE_THREADS, "waiting for gRPC to answer", "in work", marks=pytest.mark.prove),
     ],
 )
 def test_a_worker_that_hangs_says_where_and_is_replaced(
@@ -117,6 +118,7 @@ def test_a_worker_that_hangs_says_where_and_is_replaced(
         assert stack in log.partition("its stacks:")[2]
 
 
+@pytest.mark.prove  # test_watchdog.py has a queue that moves, in one process
 async def test_workers_with_long_work_and_a_slow_store_are_kept(
     tiny_bundle: Path, tmp_path: Path, redis_url: str, redis_admin: redis.Redis
 ) -> None:
