@@ -13,7 +13,7 @@ SETS := $(wildcard requirements/*.txt recsys/operators/*.cpp recsys/operators/*.
 STAMP := $(VENV)/.installed-$(DEVICE)-$(shell (cat $(SETS); command -v c++ g++) | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format protos bench-quick clean
+.PHONY: help demo test prove check format protos bench-quick clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -24,6 +24,9 @@ demo: $(STAMP)  ## The whole way on real data: train, export, ingest, serve, ran
 # Two processes of one thread each: two with threads of their own would wait for each other.
 test: check  ## Every check, then every test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+prove: $(STAMP)  ## The tests that prove more and take longer (docs/prove.md has the last result)
+	@OMP_NUM_THREADS=1 $(BIN)/python scripts/prove.py --numprocesses $(WORKERS) --dist worksteal
 
 check: $(STAMP)  ## Format, lint, types, layers, generated code
 	@$(BIN)/ruff format --check --quiet .

@@ -1,1 +1,20 @@
-"""Helpers of the tests: tiny bundles, servers, logs, runs; real Redis servers."""
+"""Helpers of the tests: whatever two test modules share and no fixture gives.
+
+Models and their runs, from small to large:
+
+- ``tiny_bundle``, ``tiny_retrieval``: bundles written by hand, and what they must answer by definition;
+- ``tiny_run``: a training of seconds, and data sets with awkward features;
+- ``tiny_sdim``: an untrained SDIM for histories longer than one read;
+- ``exported_models``: every sort of ranking model as a bundle; ``graphs_once``: exports that copy graphs made before;
+- ``planted``: interactions with communities that a retrieval model must find.
+
+Servers and processes:
+
+- ``tiny_server``, ``tiny_workers``: a server in a process of its own, with workers, and callers of it;
+- ``redis_servers``: real Redis servers, clusters, Sentinels, TLS; ``torchrun``: several processes of a training;
+- ``command_line``: the ``recsys`` command in a process of its own; ``ingest_log``: `recsys ingest` and its log.
+
+Others: ``long_histories`` (a model with a state over a store), ``replay`` (calls written down, made again), ``paths``.
+Fixtures that one folder shares are in its ``conftest.py``, others in ``tests/conftest.py``; suites that every
+implementation of an interface passes are in ``tests/contracts/``, named after the interface.
+"""
