@@ -106,7 +106,7 @@ def _torchrec(rows: int) -> Step:
     from torch import nn
     from torchrec import KeyedJaggedTensor
 
-    from recsys.embeddings.row_maps.row_map import hash_rows
+    from recsys.embeddings.row_maps.hashing import hash_rows
     from recsys.embeddings.sharding.shard import fuse_optimizer, set_rate, shard
     from recsys.embeddings.tables import EmbeddingTables, TableSpec
 

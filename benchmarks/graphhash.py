@@ -24,8 +24,11 @@ from harness.common import Line, line, machine, main, parser, say
 
 from recsys.data.interactions.pairs import Interactions, hold_out, load_interactions, make_pairs
 from recsys.embeddings.row_maps.clusters import Clusters, cluster
-from recsys.embeddings.row_maps.graph import graph_rows, lsh_rows
-from recsys.embeddings.row_maps.row_map import RowMap, frequency_hash, hash_rows
+from recsys.embeddings.row_maps.frequency import frequency_hash
+from recsys.embeddings.row_maps.graph import graph_rows
+from recsys.embeddings.row_maps.hashing import hash_rows
+from recsys.embeddings.row_maps.lsh import lsh_rows
+from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.models.retrieval.mf import IdRows, full_rows, mapped_rows
 from recsys.training.retrieval.full_batch import EpochProgress, FullBatchConfig, train_full_batch
 

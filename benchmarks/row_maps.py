@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
     """All lines."""
     import numpy as np
 
-    from recsys.embeddings.row_maps.row_map import vocabulary
+    from recsys.embeddings.row_maps.vocabulary import vocabulary
     from recsys.features.hashing import KEY_LIMIT
 
     size = SIZES[options.size]
@@ -94,7 +94,10 @@ def _maps(known: RowMap, rows: int) -> dict[str, RowMap]:
 
     So the cluster of an id is its number here, and ``lsh`` is left out: it is ``graph`` with other numbers.
     """
-    from recsys.embeddings.row_maps.row_map import Lookup, RowMap, hash_rows, hashed_rows, unified_rows
+    from recsys.embeddings.row_maps.hash_ops import hashed_rows
+    from recsys.embeddings.row_maps.hashing import hash_rows
+    from recsys.embeddings.row_maps.row_map import Lookup, RowMap
+    from recsys.embeddings.row_maps.unified import unified_rows
 
     def owned(kind: str, *lookups: Lookup, combine: Any = "sum") -> RowMap:
         return RowMap(kind=kind, lookups=lookups, combine=combine, ids=known.ids)

@@ -15,7 +15,9 @@ import torch
 
 from recsys.data.log.event_table import open_event_table, write_event_table
 from recsys.data.samples.dataset import Dataset, Samples, make_dataset
-from recsys.embeddings.row_maps.row_map import RowMap, hash_rows, vocabulary
+from recsys.embeddings.row_maps.hashing import hash_rows
+from recsys.embeddings.row_maps.row_map import RowMap
+from recsys.embeddings.row_maps.vocabulary import vocabulary
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.history import Events, event_dtype
 from recsys.models.ranking.sdim import LongName, SdimConfig

@@ -91,7 +91,7 @@ def compress(
     from recsys.plots import print_chart
 
     settings = CompressConfig(
-        maps=_list(maps, "--maps", str),  # type: ignore[arg-type]  # it checks them
+        maps=_list(maps, "--maps", str),  # it checks them
         budgets=_list(budgets, "--budgets", float),
         seeds=seeds,
         quantize=check_kind(quantize),

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 import statistics
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from recsys.embeddings.quantize import Kind
+from recsys.embeddings.row_maps.registry import ROW_MAPS
 from recsys.errors import ConfigError, nearest
 from recsys.evaluation.evaluate import Metrics
 from recsys.training.config import MapName
@@ -39,7 +39,7 @@ class CompressConfig:
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        known = [name for name in typing.get_args(MapName) if name != "vocabulary"]
+        known = [name for name in ROW_MAPS if name != "vocabulary"]
         for name in self.maps:
             if name not in known:
                 raise ConfigError(f"map {name!r}: {nearest(name, known)}; the full vocabulary is always compared")

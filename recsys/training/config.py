@@ -7,26 +7,14 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from recsys.data.sources.raw_log import DATASETS
+from recsys.embeddings.row_maps.registry import ROW_MAPS
 from recsys.errors import ConfigError, nearest
 from recsys.models.ranking.din import DinConfig
 from recsys.models.ranking.network import RankingConfig
 from recsys.models.registry import RANKING_MODELS
-from recsys.training.settings import KindOf, check_bounds, check_value, check_width
+from recsys.training.settings import KindOf, NameIn, check_bounds, check_value, check_width
 
-MapName = Literal[
-    "vocabulary",
-    "hash",
-    "double_hash",
-    "frequency",
-    "double_frequency",
-    "quotient_remainder",
-    "lsh",
-    "unified",
-    "graph",
-    "double_graph",
-]
-
-
+MapName = Annotated[str, NameIn(ROW_MAPS)]
 ShardingName = Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise"]
 ScheduleName = Literal["constant", "cosine", "linear", "step", "plateau"]
 MonitorName = Literal["auc", "gauc", "log_loss"]

@@ -15,7 +15,10 @@ from torchrec import KeyedJaggedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from recsys.data.samples.dataset import Dataset, make_batch, map_ids, rows_of_codes
-from recsys.embeddings.row_maps.row_map import RowMap, hash_rows, quotient_remainder, unified_rows
+from recsys.embeddings.row_maps.hashing import hash_rows
+from recsys.embeddings.row_maps.quotient_remainder import quotient_remainder
+from recsys.embeddings.row_maps.row_map import RowMap
+from recsys.embeddings.row_maps.unified import unified_rows
 from recsys.embeddings.sharding.shard import OPTIMIZERS, fuse_optimizer, optimizer_state, shard, table_weights
 from recsys.embeddings.tables import (
     BatchConverter,

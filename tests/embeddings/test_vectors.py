@@ -11,7 +11,11 @@ from torch import Tensor
 from recsys.data.samples.dataset import Dataset, id_counts, make_batch
 from recsys.data.samples.row_codes import encode_ids
 from recsys.embeddings.dense_twin import DenseTwin, RawInputs
-from recsys.embeddings.row_maps.row_map import RowMap, hash_rows, quotient_remainder, unified_rows, vocabulary
+from recsys.embeddings.row_maps.hashing import hash_rows
+from recsys.embeddings.row_maps.quotient_remainder import quotient_remainder
+from recsys.embeddings.row_maps.row_map import RowMap
+from recsys.embeddings.row_maps.unified import unified_rows
+from recsys.embeddings.row_maps.vocabulary import vocabulary
 from recsys.embeddings.tables import BatchConverter, input_tables
 from recsys.embeddings.vectors import (
     LookedUp,

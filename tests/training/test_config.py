@@ -2,17 +2,17 @@
 
 import re
 from dataclasses import asdict, fields, replace
-from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recsys.embeddings.row_maps.registry import ROW_MAPS
 from recsys.errors import ConfigError
 from recsys.models.ranking.autoint import AutoIntConfig
 from recsys.models.ranking.dcn import DcnConfig
 from recsys.models.ranking.din import DinConfig
-from recsys.training.config import MapName, RowConfig, RunConfig, TableConfig, TrainConfig
+from recsys.training.config import RowConfig, RunConfig, TableConfig, TrainConfig
 from recsys.training.settings import from_json, override, setting_paths, to_json
 
 BASE = RunConfig(recipe="r")
@@ -137,8 +137,8 @@ configs = st.builds(
     ),
     rows=st.builds(
         RowConfig,
-        map=st.sampled_from(get_args(MapName)),
-        maps=st.dictionaries(st.text(), st.sampled_from(get_args(MapName))),
+        map=st.sampled_from(list(ROW_MAPS)),
+        maps=st.dictionaries(st.text(), st.sampled_from(list(ROW_MAPS))),
         budget=st.floats(0, 2),
         rows=st.dictionaries(st.text(), st.integers(1, 99)),
         widths=st.lists(st.sampled_from([4, 8]), max_size=2).map(tuple),

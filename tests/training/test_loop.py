@@ -19,7 +19,7 @@ import recsys.training.loop as loop
 from recsys.data.samples.dataset import Dataset, make_batch, map_ids, rows_of_codes
 from recsys.data.samples.fingerprint import data_fingerprint
 from recsys.data.samples.loader import BatchLoader
-from recsys.embeddings.row_maps.row_map import hash_rows
+from recsys.embeddings.row_maps.hashing import hash_rows
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.embeddings.tables import input_tables
 from recsys.errors import ConfigError, DataFileError, InvalidInputError

@@ -13,7 +13,8 @@ from torch import Tensor
 from recsys.arrays import Int64Array
 from recsys.data.samples.dataset import Dataset, id_counts
 from recsys.embeddings.row_maps.graph import graph_rows
-from recsys.embeddings.row_maps.row_map import hash_rows, vocabulary
+from recsys.embeddings.row_maps.hashing import hash_rows
+from recsys.embeddings.row_maps.vocabulary import vocabulary
 from recsys.embeddings.sharding.shard import optimizer_state, table_weights
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.models.ranking.dcn import DcnConfig

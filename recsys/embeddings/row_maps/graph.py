@@ -1,10 +1,10 @@
-"""Row maps made from a graph of ids: clusters (GraphHash; Wu et al., WWW 2025) and locality-sensitive hashing.
+"""``graph`` and ``double_graph``: ids of one cluster of a graph of ids share a row (GraphHash; Wu et al., WWW 2025).
 
-The graph says which ids of one table met which ids of another (users and the items they clicked).
-``graph_clusters.py`` finds the clusters; here they become rows. An id that was not in the graph gets a hashed row,
-or, once it has met others, their cluster's (``graph_clusters.assign_unseen`` and ``growth.py``).
+The graph says which ids of one table met which ids of another (users and the items they clicked). ``clusters.py`` finds
+the clusters; here they become rows. An id that was not in the graph gets a hashed row, or, once it has met others,
+their cluster's (``clusters.assign_unseen`` and ``growth.py``).
 
-Legend: ``V`` ids of the table, ``E`` edges.
+Legend: ``V`` ids of the table.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.arrays import Int64Array
+from recsys.embeddings.row_maps.hash_ops import hashed_rows
 from recsys.embeddings.row_maps.id_table import build_id_table
-from recsys.embeddings.row_maps.row_map import Lookup, RowMap, hashed_rows
+from recsys.embeddings.row_maps.method import TrainingIds
+from recsys.embeddings.row_maps.row_map import Lookup, RowMap
 from recsys.errors import InvalidInputError
 
 
@@ -74,38 +76,15 @@ def graph_rows(
     )
 
 
-def lsh_rows(
-    table: str, ids_V: Int64Array, neighbours: tuple[Int64Array, Int64Array], *, rows: int, seed: int = 0
-) -> RowMap:
-    """Ids whose neighbours in the graph are alike share rows: on which side of random hyperplanes their neighbours sum.
-
-    As many hyperplanes as distinguish ``rows`` rows; codes beyond them wrap round. An id without neighbours hashes.
-
-    Args:
-        table: the table whose ids these are.
-        ids_V: distinct keys, int64.
-        neighbours: the edges: position in ``ids_V``, and number of the neighbour, both [E], int64.
-        rows: of the table, row 0 included.
-        seed: of the hyperplanes.
-
-    Raises:
-        InvalidInputError: fewer than 2 rows, no edges, or an id given twice.
-    """
-    if rows < 2:
-        raise InvalidInputError(f"table {table!r}: {rows} rows; allowed: 2 or more, of which one is for missing ids")
-    own_E, other_E = neighbours
-    if not len(own_E):
-        raise InvalidInputError(f"table {table!r}: the graph has no edges")
-    random = np.random.Generator(np.random.PCG64(seed))
-    code_V = np.zeros(len(ids_V), dtype=np.int64)
-    for bit in range(max(1, (rows - 2).bit_length())):
-        hyperplane = random.standard_normal(int(other_E.max()) + 1)
-        side_V = np.bincount(own_E, weights=hyperplane[other_E], minlength=len(ids_V)) > 0
-        code_V |= side_V.astype(np.int64) << bit
-    met = np.bincount(own_E, minlength=len(ids_V)) > 0
-    hashed = hashed_rows((seed, table), first=1, count=rows - 1)
-    return RowMap(
-        kind="lsh",
-        lookups=(Lookup(table=table, num_rows=rows, exact="row", hashed=hashed),),
-        ids=build_id_table(ids_V[met], 1 + code_V[met] % (rows - 1), seed=seed),
+def graph_map(table: str, training: TrainingIds, *, double: bool) -> RowMap:
+    """Build a recipe's ``graph`` or ``double_graph``: ``unknown_rows``, and ``spare_rows`` as a share of the ids."""
+    rows, (ids_V, labels_V) = training.settings, training.clusters(table)
+    return graph_rows(
+        table,
+        ids_V,
+        labels_V,
+        unseen_rows=rows.unknown_rows,
+        spare_ids=int(np.ceil(rows.spare_rows * len(ids_V))),
+        double=double,
+        seed=rows.seed,
     )

@@ -117,7 +117,7 @@ def grow(
     Raises:
         InvalidInputError: the map is of another kind or was made with another seed, or a number is out of range.
 
-    >>> from recsys.embeddings.row_maps.row_map import vocabulary
+    >>> from recsys.embeddings.row_maps.vocabulary import vocabulary
     >>> old = vocabulary("item", np.array([3, 7]), np.array([9, 8]), spare_rows=1)
     >>> seen = SeenIds(ids_V=np.array([3, 5, 6]), counts_V=np.array([4, 5, 8]), last_ms_V=np.array([2, 3, 1]))
     >>> grown = grow(old, seen)
@@ -192,7 +192,7 @@ def recluster(row_map: RowMap, keys_W: Int64Array, labels_W: Int64Array, *, seed
     Args:
         row_map: of a kind in ``CLUSTER_ROWS``.
         keys_W: distinct keys, int64.
-        labels_W: their clusters from 0 by falling size, ``NO_CLUSTER`` for none (``graph_clusters.cluster``).
+        labels_W: their clusters from 0 by falling size, ``NO_CLUSTER`` for none (``clusters.cluster``).
         seed: that the map was made with.
 
     Raises:

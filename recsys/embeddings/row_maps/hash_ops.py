@@ -7,13 +7,14 @@ low + high, so a1 low + a2 high is (a1 - a2) low + a2 key.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from recsys.features.hashing import HALF_MASK, PRIME
+from recsys.features.hashing import HALF_MASK, PRIME, hash_coefficients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,13 @@ class HashedRows:
     coefficients: tuple[int, int, int]
     first: int
     count: int
+
+
+def hashed_rows(salt: Sequence[int | str], *, first: int, count: int) -> HashedRows:
+    """Rows by a hash function that the salt alone decides."""
+    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in salt]
+    a1, a2, b = hash_coefficients(words, 1)[0].tolist()
+    return HashedRows(coefficients=(a1, a2, b), first=first, count=count)
 
 
 def hash_all(keys: Tensor, functions: Sequence[HashedRows]) -> Tensor:

@@ -153,6 +153,16 @@ def build_id_table(keys_V: Int64Array, rows_V: Int64Array, *, capacity: int = 0,
     raise AssertionError(f"no placement of {len(keys_V)} keys in {2 * half} buckets after {_MAX_SEEDS} seeds")
 
 
+def most_frequent(ids_V: Int64Array, counts_V: Int64Array) -> Int64Array:
+    """Ids by falling count, equals by rising id."""
+    return ids_V[np.lexsort((ids_V, -counts_V))]
+
+
+def number_ids(ids_V: Int64Array, *, capacity: int = 0, seed: int) -> IdTable:
+    """The table that numbers ids in their order, from 1."""
+    return build_id_table(ids_V, np.arange(1, len(ids_V) + 1, dtype=np.int64), capacity=capacity, seed=seed)
+
+
 def _bucket_pair(keys: Int64Array, coefficients: Int64Array, half: int) -> tuple[Int64Array, Int64Array]:
     return hash_keys(keys, coefficients[0], half), hash_keys(keys, coefficients[1], half) + half
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
 from recsys.data.interactions.pairs import Interactions
-from recsys.embeddings.row_maps.row_map import RowMap, vocabulary
+from recsys.embeddings.row_maps.row_map import RowMap
+from recsys.embeddings.row_maps.vocabulary import vocabulary
 from recsys.embeddings.sharding.shard import fuse_optimizer, set_rate, shard, table_shards, table_weights
 from recsys.embeddings.tables import EmbeddingTables, TableSpec, lookup_keys
 from recsys.errors import DataFileError

@@ -17,10 +17,11 @@ from recsys.data.samples.fingerprint import data_fingerprint
 from recsys.data.samples.id_pairs import id_pairs
 from recsys.embeddings.row_maps.clusters import NO_CLUSTER, Clusters, Side, assign_unseen, cluster_again, index_keys
 from recsys.embeddings.row_maps.growth import most_common
+from recsys.embeddings.row_maps.method import Counts
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.training.config import RunConfig
 from recsys.training.run.folder import compare_data
-from recsys.training.tables.plan import Counts, cluster_training, clustered_together, graph_partner
+from recsys.training.tables.plan import cluster_training, clustered_together, graph_partner
 
 
 class GrowthGraphs:

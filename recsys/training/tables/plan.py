@@ -4,32 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
-
 from recsys.arrays import Int64Array
 from recsys.data.samples.dataset import Dataset, id_counts
 from recsys.data.samples.id_pairs import id_pairs
 from recsys.embeddings import WIDTH_UNIT
 from recsys.embeddings.row_maps.clusters import Clusters, cluster, cluster_to_rows, index_keys
-from recsys.embeddings.row_maps.graph import graph_rows, lsh_rows
 from recsys.embeddings.row_maps.growth import CLUSTER_ROWS
-from recsys.embeddings.row_maps.row_map import (
-    RowMap,
-    frequency_hash,
-    hash_rows,
-    quotient_remainder,
-    unified_rows,
-    vocabulary,
-)
+from recsys.embeddings.row_maps.method import Counts, Method
+from recsys.embeddings.row_maps.registry import ROW_MAPS
+from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.embeddings.tables import TableSpec
 from recsys.errors import ConfigError, InvalidInputError, nearest
 from recsys.features.feature_set import FeatureSet
 from recsys.training.config import MapName, RowConfig, RunConfig, TableConfig
-
-Counts = tuple[Int64Array, Int64Array]
-"""Distinct ids of a table in training and how often each occurs, both [V]."""
-
-_FUNCTIONS = {"hash": 1, "double_hash": 2, "frequency": 1, "double_frequency": 2}
 
 
 def build_row_maps(
@@ -51,12 +38,10 @@ def build_row_maps(
     counts = id_counts(dataset, dataset.split("train"))
     kinds = {table: _kind(rows, table, len(ids)) for table, (ids, _) in counts.items()}
     _check_numbers(rows, kinds)
+    training = _TrainingIds(config, dataset, kinds=kinds, counts=counts, report=report)
     maps: dict[str, RowMap] = {}
-    for table, kind in kinds.items():
-        if kind not in ("unified", "lsh", *CLUSTER_ROWS):
-            maps[table] = _map_of_counts(rows, table, kind, counts[table])
-    maps |= _unified(config, [t for t, kind in kinds.items() if kind == "unified"], counts)
-    maps |= _of_graphs(config, dataset, kinds, counts, report)
+    for kind in dict.fromkeys(kinds.values()):
+        maps |= _method(kind)([table for table, chosen in kinds.items() if chosen == kind], training)
     return {table: maps[table] for table in counts}
 
 
@@ -114,27 +99,10 @@ def _kind(rows: RowConfig, table: str, ids: int) -> MapName:
     return "vocabulary" if ids < rows.exact_below else rows.maps.get(table, rows.map)
 
 
-def _map_of_counts(rows: RowConfig, table: str, kind: MapName, counts: Counts) -> RowMap:
-    ids_V, counts_V = counts
-    if kind == "vocabulary":
-        return vocabulary(
-            table,
-            ids_V,
-            counts_V,
-            min_count=rows.min_count,
-            unknown_rows=rows.unknown_rows,
-            spare_rows=int(np.ceil(rows.spare_rows * len(ids_V))),
-            seed=rows.seed,
-        )
-    number = budgeted_rows(rows, table, len(ids_V))
-    if kind == "quotient_remainder":
-        return quotient_remainder(table, ids_V, counts_V, rows=number, seed=rows.seed)
-    functions = _FUNCTIONS[kind]
-    if kind in ("hash", "double_hash"):
-        return hash_rows(table, rows=number, functions=functions, seed=rows.seed)
-    return frequency_hash(
-        table, ids_V, counts_V, rows=number, frequent=rows.frequent, functions=functions, seed=rows.seed
-    )
+def _method(kind: MapName) -> Method:
+    if kind not in ROW_MAPS:
+        raise ConfigError(f"rows.map is {kind!r}: {nearest(kind, ROW_MAPS)}")
+    return ROW_MAPS[kind]
 
 
 def budgeted_rows(rows: RowConfig, table: str, ids: int) -> int:
@@ -154,56 +122,60 @@ def budgeted_rows(rows: RowConfig, table: str, ids: int) -> int:
     return number + 1
 
 
-def _unified(config: RunConfig, tables: list[str], counts: Mapping[str, Counts]) -> dict[str, RowMap]:
-    if not tables:
-        return {}
-    rows, widths = config.rows, shared_widths(config.tables, config.rows)
-    if given := [table for table in tables if table in rows.rows]:
-        raise ConfigError(f"rows.rows gives {given[0]!r} rows, but its rows are shared; give rows.budget")
-    full = sum(len(counts[table][0]) * config.tables.dims.get(table, config.tables.dim) for table in tables)
-    number = round(rows.budget * full / sum(widths))
-    if number < len(tables):
-        raise ConfigError(
-            f"rows.budget {rows.budget} is {number} shared rows for {len(tables)} tables; allowed: one each or more"
-        )
-    chunks = {table: rows.chunks_of.get(table, rows.chunks) for table in tables}
-    if len(widths) > sum(chunks.values()):
-        raise ConfigError(
-            f"rows.widths has {len(widths)} shared tables for {sum(chunks.values())} lookups; allowed: a lookup in each"
-        )
-    return unified_rows(tables, rows=number + 1, chunks=chunks, num_tables=len(widths), seed=rows.seed)
+class _TrainingIds:
+    """See :class:`recsys.embeddings.row_maps.method.TrainingIds`."""
 
+    def __init__(
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        *,
+        kinds: Mapping[str, MapName],
+        counts: Mapping[str, Counts],
+        report: Callable[[str], None],
+    ) -> None:
+        self.settings, self.counts = config.rows, counts
+        self._tables, self._dataset, self._kinds, self._report = config.tables, dataset, kinds, report
+        self._clusters: dict[str, tuple[Int64Array, Int64Array]] = {}
 
-def _of_graphs(
-    config: RunConfig,
-    dataset: Dataset,
-    kinds: Mapping[str, MapName],
-    counts: Mapping[str, Counts],
-    report: Callable[[str], None],
-) -> dict[str, RowMap]:
-    """Maps of graphs. Two tables that are each other's other side and both ask for clusters are clustered together."""
-    rows, features = config.rows, dataset.table.features
-    maps: dict[str, RowMap] = {}
-    for table, kind in kinds.items():
-        if kind not in ("lsh", *CLUSTER_ROWS) or table in maps:
-            continue
-        other = graph_partner(rows, features, table)
+    def budgeted_rows(self, table: str) -> int:
+        return budgeted_rows(self.settings, table, len(self.counts[table][0]))
+
+    def width(self, table: str) -> int:
+        return self._tables.dims.get(table, self._tables.dim)
+
+    def shared_widths(self) -> tuple[int, ...]:
+        return shared_widths(self._tables, self.settings)
+
+    def pairs(self, table: str) -> tuple[Int64Array, Int64Array]:
+        other = self._partner(table)
+        self._report(f"graph of {table} and {other}")
+        return id_pairs(self._dataset, self._dataset.split("train"), left=table, right=other)
+
+    def clusters(self, table: str) -> tuple[Int64Array, Int64Array]:
+        """Two tables that are each other's other side and both ask for clusters are clustered together."""
+        if table not in self._clusters:
+            other = self._partner(table)
+            both = clustered_together(self.settings, self._dataset.table.features, self._kinds, table, other)
+            # The first of the two is the left one, whichever asks.
+            left, right = sorted((table, other), key=list(self._kinds).index) if both else (table, other)
+            found, left_V, right_V = cluster_training(
+                self.settings,
+                self.pairs(left),
+                self.counts,
+                tables=(left, right) if both else (left,),
+                report=self._report,
+            )
+            self._clusters[left] = left_V, found.left_labels
+            if both:
+                self._clusters[right] = right_V, found.right_labels
+        return self._clusters[table]
+
+    def _partner(self, table: str) -> str:
+        other = graph_partner(self.settings, self._dataset.table.features, table)
         if other == table:
             raise ConfigError(f"rows.graph_with: the other side of {table!r} is {other!r} itself; name another table")
-        report(f"graph of {table} and {other}")
-        pairs = id_pairs(dataset, dataset.split("train"), left=table, right=other)
-        if kind == "lsh":
-            (own_E, own_V), (other_E, _) = map(index_keys, pairs)
-            number = budgeted_rows(rows, table, len(counts[table][0]))
-            maps[table] = lsh_rows(table, own_V, (own_E, other_E), rows=number, seed=rows.seed)
-            continue
-        both = clustered_together(rows, features, kinds, table, other)
-        clustered = (table, other) if both else (table,)
-        found, own_V, other_V = cluster_training(rows, pairs, counts, tables=clustered, report=report)
-        maps[table] = _of_clusters(rows, table, kind, own_V, found.left_labels)
-        if both:
-            maps[other] = _of_clusters(rows, other, kinds[other], other_V, found.right_labels)
-    return maps
+        return other
 
 
 def cluster_training(
@@ -245,18 +217,6 @@ def cluster_training(
     except InvalidInputError as error:
         raise ConfigError(f"clusters of {' and '.join(tables)}: rows.budget less rows.unknown_rows: {error}") from error
     return found, left_V, right_V
-
-
-def _of_clusters(rows: RowConfig, table: str, kind: MapName, ids_V: Int64Array, labels_V: Int64Array) -> RowMap:
-    return graph_rows(
-        table,
-        ids_V,
-        labels_V,
-        unseen_rows=rows.unknown_rows,
-        spare_ids=int(np.ceil(rows.spare_rows * len(ids_V))),
-        double=kind == "double_graph",
-        seed=rows.seed,
-    )
 
 
 def clustered_together(rows: RowConfig, features: FeatureSet, kinds: Mapping[str, str], table: str, other: str) -> bool:

@@ -21,13 +21,13 @@ import numpy as np
 from recsys.arrays import BoolArray, Float32Array, Int64Array
 from recsys.data.samples.dataset import Dataset, id_counts
 from recsys.data.samples.fingerprint import data_fingerprint
+from recsys.embeddings.row_maps.method import Counts
 from recsys.embeddings.row_maps.row_map import UNKNOWN_ROW, RowMap
 from recsys.embeddings.tables import ITEM
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
 from recsys.training.run.checkpoint import Checkpoint, load
 from recsys.training.run.folder import compare_data, load_row_maps, read_run, weights_file
 from recsys.training.tables.checkpoint_rows import parts_of_tables, rows_of_table, updated_rows
-from recsys.training.tables.plan import Counts
 
 QUANTILES = (0.0, 0.1, 0.5, 0.9, 1.0)
 HOTTEST = 10

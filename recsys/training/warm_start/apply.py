@@ -136,7 +136,7 @@ def start_warm(source: WarmStartSource, trained: TrainedModel, optimizer: torch.
 def matching_rows(old: RowMap, new: RowMap, *, lookup: int) -> tuple[Int64Array, Int64Array]:
     """Rows that mean the same in one lookup of two maps: the new one's and the old one's, both [N].
 
-    >>> from recsys.embeddings.row_maps.row_map import vocabulary
+    >>> from recsys.embeddings.row_maps.vocabulary import vocabulary
     >>> old = vocabulary("item", np.array([3, 7]), np.array([9, 8]))
     >>> new = vocabulary("item", np.array([5, 7]), np.array([9, 8]))
     >>> [rows.tolist() for rows in matching_rows(old, new, lookup=0)]

@@ -8,7 +8,9 @@ from hypothesis.extra import numpy as hnp
 
 from recsys.arrays import Int64Array
 from recsys.data.samples.row_codes import encode_ids
-from recsys.embeddings.row_maps.row_map import frequency_hash, hash_rows, vocabulary
+from recsys.embeddings.row_maps.frequency import frequency_hash
+from recsys.embeddings.row_maps.hashing import hash_rows
+from recsys.embeddings.row_maps.vocabulary import vocabulary
 from recsys.errors import InvalidInputError
 from recsys.features.hashing import KEY_LIMIT, MISSING
 

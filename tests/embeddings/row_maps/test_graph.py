@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from recsys.arrays import Int64Array
-from recsys.embeddings.row_maps.graph import graph_rows, lsh_rows
+from recsys.embeddings.row_maps.graph import graph_rows
+from recsys.embeddings.row_maps.lsh import lsh_rows
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.errors import InvalidInputError
 from recsys.features.hashing import KEY_LIMIT, MISSING

@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 
 from recsys.arrays import Int64Array
+from recsys.embeddings.row_maps.frequency import frequency_hash
 from recsys.embeddings.row_maps.graph import graph_rows
 from recsys.embeddings.row_maps.growth import Growth, SeenIds, cluster_count, grow, recluster, room_for_ids
-from recsys.embeddings.row_maps.row_map import (
-    RowMap,
-    frequency_hash,
-    hash_rows,
-    quotient_remainder,
-    unified_rows,
-    vocabulary,
-)
+from recsys.embeddings.row_maps.hashing import hash_rows
+from recsys.embeddings.row_maps.quotient_remainder import quotient_remainder
+from recsys.embeddings.row_maps.row_map import RowMap
+from recsys.embeddings.row_maps.unified import unified_rows
+from recsys.embeddings.row_maps.vocabulary import vocabulary
 from recsys.errors import InvalidInputError
 from recsys.features.hashing import KEY_LIMIT
 

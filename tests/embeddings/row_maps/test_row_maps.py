@@ -1,7 +1,9 @@
-"""Row maps: the contract, on every kind, and what each kind is by its definition."""
+"""Row maps: the contract, on every registered method, and what each is by its definition."""
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,18 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.arrays import Int64Array
-from recsys.embeddings.row_maps.graph import graph_rows, lsh_rows
-from recsys.embeddings.row_maps.row_map import (
-    RowMap,
-    frequency_hash,
-    hash_rows,
-    hashed_rows,
-    quotient_remainder,
-    unified_rows,
-    vocabulary,
-)
+from recsys.embeddings.row_maps.frequency import frequency_hash
+from recsys.embeddings.row_maps.graph import graph_rows
+from recsys.embeddings.row_maps.hash_ops import hashed_rows
+from recsys.embeddings.row_maps.hashing import hash_rows
+from recsys.embeddings.row_maps.quotient_remainder import quotient_remainder
+from recsys.embeddings.row_maps.registry import ROW_MAPS
+from recsys.embeddings.row_maps.row_map import RowMap
+from recsys.embeddings.row_maps.unified import unified_rows
+from recsys.embeddings.row_maps.vocabulary import vocabulary
 from recsys.errors import InvalidInputError
 from recsys.features.hashing import KEY_LIMIT, MISSING, PRIME, hash_keys
+from recsys.training.config import RowConfig
 
 ROWS = 500
 
@@ -39,24 +41,48 @@ COUNTS = np.random.Generator(np.random.PCG64(2)).permutation(np.arange(len(IDS))
 LABELS = np.arange(len(IDS)) % 41 - 1
 EDGES_OF_IDS = (np.repeat(np.arange(len(IDS) - 100), 3), np.arange(3 * (len(IDS) - 100)) * 7 % 211)
 
+
+@dataclass(frozen=True)
+class Training:
+    """What a method is told, of one table ``t``."""
+
+    settings: RowConfig
+
+    counts = {"t": (IDS, COUNTS)}
+
+    def budgeted_rows(self, table: str) -> int:
+        return ROWS
+
+    def width(self, table: str) -> int:
+        return 8
+
+    def shared_widths(self) -> tuple[int, ...]:
+        return (8,)
+
+    def pairs(self, table: str) -> tuple[Int64Array, Int64Array]:
+        own_E, other_E = EDGES_OF_IDS
+        return IDS[own_E], other_E
+
+    def clusters(self, table: str) -> tuple[Int64Array, Int64Array]:
+        return IDS, LABELS
+
+
+def registered(kind: str, seed: int) -> RowMap:
+    """The map that a recipe's ``rows.map`` makes of these ids."""
+    settings = RowConfig(budget=(ROWS - 1) / len(IDS), min_count=1, seed=seed)
+    return ROW_MAPS[kind](["t"], Training(settings))["t"]
+
+
 MAPS: dict[str, Callable[[int], RowMap]] = {
-    "vocabulary": lambda seed: vocabulary("t", IDS, COUNTS, seed=seed),
+    **{kind: partial(registered, kind) for kind in ROW_MAPS},
     "vocabulary with unknown and spare rows": lambda seed: vocabulary(
         "t", IDS, COUNTS, min_count=300, unknown_rows=50, spare_rows=30, seed=seed
     ),
-    "hash": lambda seed: hash_rows("t", rows=ROWS, seed=seed),
-    "double_hash": lambda seed: hash_rows("t", rows=ROWS, functions=2, seed=seed),
-    "frequency": lambda seed: frequency_hash("t", IDS, COUNTS, rows=ROWS, seed=seed),
-    "double_frequency": lambda seed: frequency_hash("t", IDS, COUNTS, rows=ROWS, functions=2, seed=seed),
-    "quotient_remainder": lambda seed: quotient_remainder("t", IDS, COUNTS, rows=ROWS, seed=seed),
-    "lsh": lambda seed: lsh_rows("t", IDS, EDGES_OF_IDS, rows=ROWS, seed=seed),
-    "unified": lambda seed: unified_rows(["t"], rows=ROWS, chunks={"t": 1}, seed=seed)["t"],
     "unified in chunks of two tables": lambda seed: unified_rows(
         ["u", "t"], rows=ROWS, chunks={"u": 2, "t": 3}, num_tables=2, seed=seed
     )["t"],
-    "graph": lambda seed: graph_rows("t", IDS, LABELS, seed=seed),
     "graph with unseen rows": lambda seed: graph_rows("t", IDS, LABELS, unseen_rows=60, spare_ids=9, seed=seed),
-    "double_graph": lambda seed: graph_rows("t", IDS, LABELS, unseen_rows=60, double=True, seed=seed),
+    "double_graph with unseen rows": lambda seed: graph_rows("t", IDS, LABELS, unseen_rows=60, double=True, seed=seed),
 }
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from recsys.embeddings.row_maps.row_map import hash_rows, quotient_remainder
+from recsys.embeddings.row_maps.hashing import hash_rows
+from recsys.embeddings.row_maps.quotient_remainder import quotient_remainder
 from recsys.errors import InvalidInputError
 from recsys.models.retrieval.mf import (
     IdRows,

@@ -2,17 +2,21 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 from support.tiny_run import CONFIG, NAMESAKES, odd_dataset, tiny_dataset
 
 from recsys.data.samples.dataset import Dataset, id_counts
-from recsys.embeddings.row_maps.row_map import RowMap, hash_rows, quotient_remainder, unified_rows, vocabulary
+from recsys.embeddings.row_maps.hashing import hash_rows
+from recsys.embeddings.row_maps.quotient_remainder import quotient_remainder
+from recsys.embeddings.row_maps.registry import ROW_MAPS
+from recsys.embeddings.row_maps.row_map import RowMap
+from recsys.embeddings.row_maps.unified import unified_rows
+from recsys.embeddings.row_maps.vocabulary import vocabulary
 from recsys.embeddings.tables import TableSpec
 from recsys.errors import ConfigError, InvalidInputError
-from recsys.training.config import MapName, RowConfig, RunConfig, TableConfig
+from recsys.training.config import RowConfig, RunConfig, TableConfig
 from recsys.training.tables.plan import build_row_maps, graph_partner, shared_widths, table_dims, table_specs
 
 
@@ -36,8 +40,8 @@ def row_counts(row_maps: dict[str, RowMap]) -> dict[str, int]:
     return {name: rows for row_map in row_maps.values() for name, rows in row_map.table_rows().items()}
 
 
-@pytest.mark.parametrize("kind", get_args(MapName))
-def test_every_kind_of_map_is_made_within_its_budget(dataset: Dataset, sizes: dict[str, int], kind: MapName) -> None:
+@pytest.mark.parametrize("kind", list(ROW_MAPS))
+def test_every_kind_of_map_is_made_within_its_budget(dataset: Dataset, sizes: dict[str, int], kind: str) -> None:
     row_maps = build_row_maps(with_rows(maps={"user_id": kind, "movie_id": kind}, budget=0.5, min_count=1), dataset)
     assert list(row_maps) == list(dataset.table.features.tables())
     for table in ("user_id", "movie_id"):
@@ -169,6 +173,17 @@ def test_what_takes_long_is_reported(dataset: Dataset) -> None:
     build_row_maps(with_rows(maps={"user_id": "graph"}, budget=0.4), dataset, report=said.append)
     assert said[0] == "graph of user_id and movie_id"
     assert all(message.startswith("clustering, try ") for message in said[1:]) and len(said) > 1
+
+
+def test_tables_clustered_together_stand_in_their_order_whichever_method_is_first(dataset: Dataset) -> None:
+    """A growth makes the clusters of training again, with the same table on the left."""
+    tables = list(dataset.table.features.tables())
+    assert tables.index("user_id") < tables.index("age") < tables.index("movie_id")
+    said: list[str] = []
+    maps = {"user_id": "graph", "age": "double_graph", "movie_id": "graph"}
+    sides = {"age": "movie_id", "movie_id": "age"}
+    build_row_maps(with_rows(maps=maps, graph_with=sides, resolution=1.0), dataset, report=said.append)
+    assert said == ["graph of user_id and movie_id", "graph of age and movie_id"]
 
 
 @pytest.mark.parametrize(
