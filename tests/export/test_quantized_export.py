@@ -17,6 +17,8 @@ from recsys.bundle import MANIFEST, Manifest, TableInfo, open_bundle, read_manif
 from recsys.cli import app
 from recsys.cli.export import QUANTIZED_KINDS, quantize_options
 from recsys.data.samples.dataset import Dataset, id_counts
+from recsys.data.sources.movielens.prepare import prepare_movielens
+from recsys.data.sources.synthetic.logs import make_synthetic_log
 from recsys.embeddings.quantize import KINDS, QuantizedTable, quantize_rows, row_bytes, table_kinds
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import BundleError, ConfigError, InvalidInputError
@@ -226,8 +228,11 @@ def test_export_prints_sizes_and_losses(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(int8, "SAMPLES", 100)
     run_dir, runner = tmp_path / "run", CliRunner()
     common = ["--work-dir", str(tmp_path / "work")]
-    tiny = ["train.epochs=1", "train.batch_size=4096", "data.recent=3"]
-    assert runner.invoke(app, ["train", "din_synthetic", *tiny, "--run-dir", str(run_dir), *common]).exit_code == 0
+    prepare_movielens(make_synthetic_log(users=150, events_per_user=80, items=60), tmp_path / "data")
+    (data,) = (tmp_path / "data").iterdir()
+    tiny = [f"data.dataset={data}", "train.epochs=2", "train.batch_size=256", "data.recent=50"]
+    trained = runner.invoke(app, ["train", "din_synthetic", *tiny, "--run-dir", str(run_dir), *common])
+    assert trained.exit_code == 0, trained.output
     out = [str(run_dir), "--out", str(tmp_path / "b"), "--quantize", "int8", "--quantize", "user_id=fp16", *common]
     as_json = runner.invoke(app, ["export", *out, "--json"])
     assert as_json.exit_code == 0, as_json.output
