@@ -33,7 +33,7 @@ from recsys.feature_store.redis.link.connect import open_link
 from recsys.feature_store.redis.link.protocol import Command
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
-from recsys.features.history import Events, event_dtype, make_events
+from recsys.features.history.records import Events, event_dtype, make_events
 
 SHOP = FeatureSet(
     name="bench",

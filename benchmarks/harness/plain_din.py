@@ -24,7 +24,7 @@ from recsys.embeddings.tables import ITEM, QUERY, input_tables
 from recsys.embeddings.vectors import item_vectors, key_vectors, query_vectors, user_vectors
 from recsys.features.columns import Column
 from recsys.features.feature_set import Categorical, FeatureSet
-from recsys.features.history import require_history
+from recsys.features.history.records import require_history
 from recsys.models.ranking.din import DinConfig
 from recsys.models.ranking.widths import Widths
 from recsys.training.config import TrainConfig

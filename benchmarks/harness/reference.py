@@ -19,7 +19,7 @@ from recsys.embeddings.row_maps.hashing import hash_rows
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.embeddings.row_maps.vocabulary import vocabulary
 from recsys.features.feature_set import Categorical, FeatureSet, History
-from recsys.features.history import Events, event_dtype
+from recsys.features.history.records import Events, event_dtype
 from recsys.models.ranking.sdim import LongName, SdimConfig
 from recsys.training.config import DataConfig, RunConfig, TableConfig, TrainConfig
 from recsys.training.trained import TrainedModel, build

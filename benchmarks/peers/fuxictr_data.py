@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from recsys.arrays import Int64Array
 from recsys.data.samples.dataset import Dataset, make_dataset
-from recsys.features.history import require_history
+from recsys.features.history.records import require_history
 
 MAIN_GENRE = "main_genre"
 

@@ -23,7 +23,7 @@ from recsys.client import Client
 from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.encode import EncodedRequest, encode_history
-from recsys.features.history import Events
+from recsys.features.history.records import Events
 from recsys.serving.deadline import Deadline
 from recsys.serving.inference.ranking_session import RankingSession, open_ranking_session
 

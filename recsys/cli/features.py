@@ -13,8 +13,8 @@ from recsys.cli.options import JsonOption, load_features, output
 from recsys.features.changes import changes, store_need
 from recsys.features.entities import entity_dtype
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
-from recsys.features.history import event_dtype, layout_fingerprint
-from recsys.features.history_rules import identity_fields, inherited_attributes
+from recsys.features.history.records import event_dtype, layout_fingerprint
+from recsys.features.history.rules import identity_fields, inherited_attributes
 
 app = typer.Typer(no_args_is_help=True, help="Look at a FeatureSet, validate it, and see what a change of it needs.")
 
@@ -116,7 +116,7 @@ def _history_lines(features: FeatureSet) -> list[str]:
     history = features.history
     if history is None:
         return ["history: none"]
-    from recsys.feature_store.redis.history_value import HistoryValue
+    from recsys.feature_store.redis.values.history import HistoryValue
 
     inherited = ", ".join(inherited_attributes(features, sent=())) or "none"
     age = f"{history.max_age_s:,} s" if history.max_age_s else "any age"

@@ -12,7 +12,7 @@ from rich.console import Console
 from recsys.data.sources.raw_log import LOGS, MOVIELENS_1M
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.feature_set import FeatureSet
-from recsys.features.history import layout_fingerprint
+from recsys.features.history.records import layout_fingerprint
 from recsys.serving.settings import Settings
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from recsys.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from recsys.plots import Bars, Chart
-    from recsys.training.tables.growth import TableGrowth
+    from recsys.training.tables.growth.grow import TableGrowth
     from recsys.training.tables.report import RunReport
 
 app = typer.Typer(no_args_is_help=True, help="Look at the rows of a run's tables, and let them grow by a new log.")
@@ -87,7 +87,7 @@ def grow(
     from recsys.data.samples.dataset import Dataset
     from recsys.embeddings.row_maps.growth import EVICT
     from recsys.training.run.folder import read_run
-    from recsys.training.tables.growth import GrowthOptions, grow_run
+    from recsys.training.tables.growth.grow import GrowthOptions, grow_run
 
     policy = next((each for each in EVICT if each == evict), None)
     if policy is None:

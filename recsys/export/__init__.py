@@ -3,8 +3,7 @@
 ::
 
     onnx.py           a ranking model to a bundle
-    graphs.py         its user, encode and rank graphs as modules
-    graph_files.py    modules to ONNX files, with tables beside them
+    graphs/           its user, encode and rank graphs, as modules and as files
     certificate.py    torch and ONNX Runtime compared on real samples
     int8.py           matrix products in 8-bit integers
     quantized.py      quantised rows, and what they do to the answers

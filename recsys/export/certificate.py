@@ -27,14 +27,14 @@ from recsys.data.samples.dataset import Dataset, make_batch
 from recsys.data.samples.row_codes import encode_ids
 from recsys.embeddings.tables import ITEM, input_tables
 from recsys.errors import BundleError
-from recsys.export.graphs import STATE_FRESH, STATE_NEXT, STATE_SUMS
+from recsys.export.graphs.modules import STATE_FRESH, STATE_NEXT, STATE_SUMS
 from recsys.features.columns import Column, missing_column
 from recsys.features.encode import EncodedBatch, EncodedRequest, encode_request
 from recsys.features.entities import pack_rows, unpack_rows
 from recsys.features.feature_set import Feature
 from recsys.features.hashing import KEY_LIMIT
-from recsys.features.history import Events, unpack_events
-from recsys.features.history_rules import visible
+from recsys.features.history.records import Events, unpack_events
+from recsys.features.history.rules import visible
 from recsys.models.ranking.network import StatefulNet
 from recsys.operators import Operators, use_operators
 from recsys.training.trained import TrainedModel, check_same_data

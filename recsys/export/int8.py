@@ -33,7 +33,7 @@ from recsys.data.samples.dataset import Dataset
 from recsys.errors import BundleError, InvalidInputError
 from recsys.evaluation.evaluate import evaluate
 from recsys.export.certificate import graph_certificate_logits, graph_logits
-from recsys.export.graph_files import graph_info, save_graph
+from recsys.export.graphs.files import graph_info, save_graph
 from recsys.export.rewrites.functions import attention_weight, head, target_attention
 from recsys.export.rewrites.simplify import drop_unused, has_attributes, producers, readers, replace_nodes
 from recsys.operators import WITH_VNNI, Operators, has_vnni

@@ -32,8 +32,8 @@ from recsys.embeddings.quantize import QuantizedTable
 from recsys.errors import InvalidInputError, nearest
 from recsys.evaluation.evaluate import Metrics
 from recsys.export.certificate import certificate_logits, certify
-from recsys.export.graph_files import write_graph
-from recsys.export.graphs import (
+from recsys.export.graphs.files import write_graph
+from recsys.export.graphs.modules import (
     EncodeGraph,
     RankGraph,
     UserGraph,

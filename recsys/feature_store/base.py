@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from recsys.arrays import Int64Array
 from recsys.errors import StoreFormatError
 from recsys.features.columns import Column
-from recsys.features.history import Events, HistoryHeader
+from recsys.features.history.records import Events, HistoryHeader
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class FeatureStore(Protocol):
     async def append(self, user_key: int, events: Events, *, timeout_s: float) -> AppendResult:
         """Add events to a user's history: atomic, idempotent, in any order.
 
-        The history is the set of distinct events sent, in the order of ``features/history_rules.py``: a
+        The history is the set of distinct events sent, in the order of ``features/history/rules.py``: a
         repetition adds nothing, a late event goes where it belongs. At least the newest
         ``History.max_events`` events are kept; what is not newer than everything trimmed is dropped.
         """
@@ -208,7 +208,7 @@ class FeatureStore(Protocol):
         ...
 
     async def states(self, user_keys: Sequence[int], *, version: str, timeout_s: float) -> list[bytes | None]:
-        """The stored states of users for a bundle, unchecked (``redis/state_value.py``)."""
+        """The stored states of users for a bundle, unchecked (``redis/values/state.py``)."""
         ...
 
     async def put_states(

@@ -24,7 +24,7 @@ from recsys.feature_store.redis.link.blocking import BlockingLink
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.columns import Column
 from recsys.features.feature_set import FeatureSet
-from recsys.features.history import Events, HistoryHeader
+from recsys.features.history.records import Events, HistoryHeader
 
 T = TypeVar("T")
 

@@ -1,1 +1,7 @@
-"""The one definition of a feature: what it is, how it is keyed, packed and encoded. numpy only."""
+"""The one definition of a feature: what it is, how it is keyed, packed and encoded. numpy only.
+
+- ``feature_set.py``: the FeatureSet, declared; ``changes.py``: what going from one to another takes;
+- ``hashing.py``: ids to 62-bit keys; ``names.py``: keys back to texts; ``hot_ids.py``: the ids met most often;
+- ``columns.py``: raw values to columns; ``entities.py``: columns to packed rows; ``encode.py``: a request's inputs;
+- ``history/``: packed events, and the rules of a history.
+"""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from recsys.features.feature_set import Categorical, Entity, Feature, FeatureSet
-from recsys.features.history_rules import identity_fields
+from recsys.features.history.rules import identity_fields
 
 StoreNeed = Literal["nothing", "backfill", "reload"]
 """``backfill``: what is stored stays readable, and lacks the new until it is loaded again. ``reload``: what is

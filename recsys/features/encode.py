@@ -18,7 +18,7 @@ from recsys.arrays import Float32Array, Int64Array
 from recsys.errors import InvalidInputError, nearest
 from recsys.features.columns import Column, feature_column, feature_keys, missing_column
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
-from recsys.features.history import Events, encode_history
+from recsys.features.history.records import Events, encode_history
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ class History:
 
     At time T a model sees the events with a timestamp before T that had arrived by T, and are not
     older than ``max_age_s``: the newest ``recent`` of them. Training samples and live requests follow
-    that one rule (``features/history_rules.py``).
+    that one rule (``features/history/rules.py``).
 
     Args:
         attributes: id features of an event. An attribute with the name of an item feature is

@@ -20,7 +20,7 @@ from recsys.errors import InvalidInputError
 from recsys.feature_store.base import FeatureStore
 from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, USER
-from recsys.features.history import Events, require_history
+from recsys.features.history.records import Events, require_history
 
 Progress = Callable[[int], None]
 """Called with the number of events or rows done so far."""

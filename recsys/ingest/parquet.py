@@ -15,7 +15,7 @@ from recsys.arrays import Int64Array
 from recsys.errors import DataFileError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import MISSING
-from recsys.features.history import require_history
+from recsys.features.history.records import require_history
 from recsys.ingest.records import Fields
 from recsys.ingest.source import Column, RawBatch
 

@@ -15,8 +15,8 @@ from recsys.errors import InvalidInputError, nearest
 from recsys.features.columns import feature_keys
 from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import MISSING
-from recsys.features.history import MAX_TIMESTAMP_MS, Events, make_events, require_history
-from recsys.features.history_rules import inherited_attributes
+from recsys.features.history.records import MAX_TIMESTAMP_MS, Events, make_events, require_history
+from recsys.features.history.rules import inherited_attributes
 from recsys.ingest.source import Column, RawBatch
 
 TIMESTAMP, ARRIVAL = "timestamp_ms", "arrival_ms"

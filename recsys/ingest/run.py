@@ -19,7 +19,7 @@ from recsys.backoff import backoff_s
 from recsys.errors import StoreUnavailableError
 from recsys.feature_store.base import AppendResult, FeatureStore
 from recsys.features.feature_set import ITEM, FeatureSet
-from recsys.features.history import Events, require_history
+from recsys.features.history.records import Events, require_history
 from recsys.ingest.dead_letters import DeadLetters
 from recsys.ingest.records import decode, unsent_attributes
 from recsys.ingest.source import RawBatch, Refusal, Source

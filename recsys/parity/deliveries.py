@@ -11,7 +11,7 @@ import numpy as np
 from recsys.arrays import BoolArray, Int64Array
 from recsys.data.log.event_table import EventTable, packed_events
 from recsys.data.samples.histories import ranges
-from recsys.features.history import Events, missing_events
+from recsys.features.history.records import Events, missing_events
 from recsys.ingest.files import file_source, find_event_files
 from recsys.ingest.records import ARRIVAL, Fields, decode, unsent_attributes
 

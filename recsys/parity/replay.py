@@ -15,7 +15,7 @@ from recsys.feature_store.base import FeatureStore
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch, encode_request
 from recsys.features.feature_set import ITEM, USER, FeatureSet
-from recsys.features.history import Events
+from recsys.features.history.records import Events
 from recsys.ingest.materialize import put_entities
 from recsys.parity.deliveries import Deliveries
 from recsys.parity.report import ParityReport, Progress

@@ -13,8 +13,8 @@ from recsys.data.log.event_table import EventTable, user_events
 from recsys.errors import DataFileError
 from recsys.features.columns import Column
 from recsys.features.feature_set import FeatureSet
-from recsys.features.history import encode_history, require_history
-from recsys.features.history_rules import visible
+from recsys.features.history.records import encode_history, require_history
+from recsys.features.history.rules import visible
 from recsys.parity.report import ParityReport, Progress
 
 _BATCH = 1_000

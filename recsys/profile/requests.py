@@ -23,7 +23,7 @@ from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, USER, Categorical, Feature, FeatureSet
-from recsys.features.history import Events, missing_events
+from recsys.features.history.records import Events, missing_events
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
 from recsys.serving.process.stores import open_stores
 from recsys.serving.settings import Settings

@@ -15,7 +15,7 @@ import torch
 from support.paths import ROOT
 
 from recsys.embeddings.dense_twin import DenseTwin
-from recsys.export.graphs import RankGraph, UserGraph, build_frozen_net
+from recsys.export.graphs.modules import RankGraph, UserGraph, build_frozen_net
 from recsys.export.quantized import stored_tables
 
 FOLDER = ROOT / "benchmarks"

@@ -20,7 +20,7 @@ from recsys.ingest.run import ingest
 from recsys.ingest.source import Pace
 from recsys.profile.measure import DEFAULT_HISTORY, profile_bundle
 from recsys.serving.settings import Settings, settings_table
-from recsys.training.tables.growth import GrowthOptions
+from recsys.training.tables.growth.grow import GrowthOptions
 
 ROOT: Any = typer.main.get_command(app)
 

@@ -19,7 +19,7 @@ from recsys.feature_store.base import FeatureStore, RankRead, StateRead
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, Entity, FeatureSet, History, Numeric
 from recsys.features.hashing import MISSING
-from recsys.features.history import Events, HistoryHeader, event_dtype, make_events
+from recsys.features.history.records import Events, HistoryHeader, event_dtype, make_events
 
 MAX_EVENTS = 6
 SHOP = FeatureSet(

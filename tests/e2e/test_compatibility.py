@@ -24,7 +24,7 @@ from recsys.data.log.event_table import open_event_table
 from recsys.data.samples.dataset import Dataset, make_dataset, open_samples
 from recsys.export.onnx import export_bundle
 from recsys.feature_store.embedded.server import EmbeddedRedis
-from recsys.feature_store.redis.state_value import unpack_state
+from recsys.feature_store.redis.values.state import unpack_state
 from recsys.serving.process.server import running_server
 from recsys.serving.settings import Settings
 from recsys.training.loop import train

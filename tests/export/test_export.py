@@ -21,7 +21,7 @@ from support.tiny_run import NAMESAKES, PLAIN, finished, folder_of_this_process,
 
 import recsys
 import recsys.export.certificate as certificate_module
-import recsys.export.graph_files as graph_files
+import recsys.export.graphs.files as graph_files
 import recsys.export.onnx as export
 from recsys.arrays import Float32Array
 from recsys.bundle import GraphInfo, Manifest, TableInfo, open_bundle

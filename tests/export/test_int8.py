@@ -20,7 +20,7 @@ from recsys.data.samples.dataset import Dataset
 from recsys.errors import BundleError, InvalidInputError
 from recsys.export import int8
 from recsys.export.certificate import OrtGraphs
-from recsys.export.graph_files import graph_info
+from recsys.export.graphs.files import graph_info
 from recsys.export.int8 import quantize_products
 from recsys.export.onnx import export_bundle
 from recsys.operators import Operators, has_vnni

@@ -13,7 +13,7 @@ from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.hashing import MISSING, string_key
-from recsys.features.history import make_events
+from recsys.features.history.records import make_events
 
 SHOP = FeatureSet(
     name="shop",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from recsys.errors import InvalidInputError
 from recsys.features.feature_set import Categorical, Entity, Feature, FeatureSet, History, Numeric
-from recsys.features.history import require_history
+from recsys.features.history.records import require_history
 
 USER, ITEM = Categorical(name="user_id"), Categorical(name="item_id")
 GENRE = Categorical(name="genre", id_type="string")

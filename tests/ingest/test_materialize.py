@@ -17,8 +17,8 @@ from recsys.errors import ConfigError, InvalidInputError, StoreUnavailableError
 from recsys.feature_store.redis.keys import history_keys
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.feature_set import Categorical, FeatureSet, History
-from recsys.features.history import make_events
-from recsys.features.history_rules import canonical
+from recsys.features.history.records import make_events
+from recsys.features.history.rules import canonical
 from recsys.ingest.materialize import materialize, put_entities
 
 USERS = 30

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from recsys import recipes
 from recsys.client import Client
-from recsys.data.interactions.pair_ids import PairIds
+from recsys.data.interactions.ids import PairIds
 from recsys.data.samples.dataset import make_batch
 from recsys.errors import ConfigError
 from recsys.export.certificate import torch_logits

@@ -21,8 +21,8 @@ from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.encode import encode_request
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
-from recsys.features.history import Events, make_events
-from recsys.features.history_rules import visible
+from recsys.features.history.records import Events, make_events
+from recsys.features.history.rules import visible
 from recsys.parity.deliveries import Deliveries, table_deliveries
 from recsys.parity.replay import replay_parity
 from recsys.parity.requests import request_parity

@@ -26,7 +26,7 @@ from support.tiny_run import folder_of_this_process
 from recsys.bundle import open_bundle
 from recsys.errors import BundleError, InvalidInputError, StoreUnavailableError
 from recsys.feature_store.redis.store import RedisFeatureStore
-from recsys.features.history import make_events
+from recsys.features.history.records import make_events
 from recsys.profile import matmul
 from recsys.profile.measure import Profile, profile_bundle
 from recsys.profile.operators import Operator, read_operators

@@ -16,8 +16,8 @@ import numpy as np
 
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.feature_set import Categorical, FeatureSet, History
-from recsys.features.history import Events, make_events
-from recsys.features.history_rules import canonical
+from recsys.features.history.records import Events, make_events
+from recsys.features.history.rules import canonical
 
 EVENTS = FeatureSet(
     name="ingested",

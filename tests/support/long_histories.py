@@ -20,12 +20,12 @@ from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.feature_store.redis.keys import state_key
 from recsys.feature_store.redis.link.blocking import BlockingLink
-from recsys.feature_store.redis.state_value import StoredState, unpack_state
 from recsys.feature_store.redis.store import RedisFeatureStore
+from recsys.feature_store.redis.values.state import StoredState, unpack_state
 from recsys.features.columns import Column
 from recsys.features.feature_set import Categorical, FeatureSet, History
-from recsys.features.history import Events, HistoryHeader, encode_history, make_events
-from recsys.features.history_rules import visible
+from recsys.features.history.records import Events, HistoryHeader, encode_history, make_events
+from recsys.features.history.rules import visible
 from recsys.serving.deadline import Deadline
 from recsys.serving.long_history.inputs import StateInputs
 from recsys.serving.long_history.states import LongStates

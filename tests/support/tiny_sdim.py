@@ -14,7 +14,7 @@ from recsys.export.onnx import export_bundle
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import FeatureSet
-from recsys.features.history import Events, make_events, require_history
+from recsys.features.history.records import Events, make_events, require_history
 from recsys.models.ranking.sdim import SdimConfig
 from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import build

@@ -4,7 +4,7 @@
 
     pairs.py       pairs with splits, from text files
     from_log.py    pairs of a rating log
-    pair_ids.py    ids and names of users and items
+    ids.py         ids and names of users and items
     datasets.py    the sets that recipes name
 
 To add a set in the text format: its folder in ``datasets._FOLDERS``.

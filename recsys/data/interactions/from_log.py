@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.arrays import Int64Array
-from recsys.data.interactions.pair_ids import PairIds
+from recsys.data.interactions.ids import PairIds
 from recsys.data.interactions.pairs import Interactions, Pairs, make_pairs
 from recsys.data.sources.movielens.prepare import LogSplit
 from recsys.data.sources.raw_log import MOVIELENS_1M, RawLog

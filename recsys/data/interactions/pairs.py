@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from recsys.arrays import Int64Array
-from recsys.data.interactions.pair_ids import PairIds, pair_features, parse_ids
+from recsys.data.interactions.ids import PairIds, pair_features, parse_ids
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.feature_set import IdType
 

@@ -15,7 +15,7 @@ from recsys.errors import InvalidInputError
 from recsys.features.columns import feature_keys
 from recsys.features.feature_set import Categorical, Entity, Feature, FeatureSet
 from recsys.features.hashing import MISSING
-from recsys.features.history import require_history
+from recsys.features.history.records import require_history
 
 INTEGER = r"^(-?[0-9]{1,18}|-?[1-8][0-9]{18})$"
 """Integers in text. Engines sort by them and the encoder reads them, so both ask this pattern; all fit int64."""

@@ -9,7 +9,7 @@ from recsys.data.log.raw_files import RawFiles, check_names
 from recsys.data.log.sample_rules import LabelRule, check_label_column
 from recsys.errors import DataFileError
 from recsys.features.feature_set import Categorical, Entity, FeatureSet
-from recsys.features.history import require_history
+from recsys.features.history.records import require_history
 
 
 def checked_log(features: FeatureSet, files: RawFiles, label: LabelRule | None, *, labelled: bool = False) -> RawFiles:

@@ -20,8 +20,8 @@ from recsys.features.columns import Column, feature_keys
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
 from recsys.features.hashing import MISSING
-from recsys.features.history import Events, make_events, require_history
-from recsys.features.history_rules import canonical_order, inherited_attributes
+from recsys.features.history.records import Events, make_events, require_history
+from recsys.features.history.rules import canonical_order, inherited_attributes
 
 NO_LABEL = 255
 """Label of an event that is no sample."""

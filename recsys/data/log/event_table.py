@@ -13,7 +13,7 @@ Columns on disk (``column_folder.py``; U users, I items, N events):
 ``event.item``          [N] int32          index into the item columns
 ``event.timestamp``     [N] int64          milliseconds since 1970
 ``event.arrival``       [N] int64          milliseconds since 1970
-``event.<attribute>``   [N]                as stored in a packed event (``features/history.py``)
+``event.<attribute>``   [N]                as stored in a packed event (``features/history/records.py``)
 ``context.<name>``      [N]                context features at the time of the event
 ======================= ================== ==========================================================
 """
@@ -41,7 +41,7 @@ from recsys.data.log.encoder import (
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.columns import Column, missing_column
 from recsys.features.feature_set import ITEM, USER, FeatureSet
-from recsys.features.history import Events, event_dtype, require_history
+from recsys.features.history.records import Events, event_dtype, require_history
 
 KIND = "event table"
 FORMAT_VERSION = 1
@@ -109,7 +109,7 @@ class EncodedTable:
 def encode_event_table(
     features: FeatureSet, users: Mapping[str, Any], items: Mapping[str, Any], events: Mapping[str, Any]
 ) -> EncodedTable:
-    """Encode raw columns in memory; the events of each user are what a history holds of them (``history_rules.py``).
+    """Encode raw columns in memory; the events of each user are what a history holds of them (``rules.py``).
 
     Args:
         features: declares every column.

@@ -48,8 +48,8 @@ from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, USER, Categorical, Entity, FeatureSet
 from recsys.features.hashing import MISSING
-from recsys.features.history import require_history
-from recsys.features.history_rules import inherited_attributes
+from recsys.features.history.records import require_history
+from recsys.features.history.rules import inherited_attributes
 from recsys.files import atomic_file
 
 BATCH_ROWS = 1 << 18

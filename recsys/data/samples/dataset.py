@@ -31,7 +31,7 @@ from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch
 from recsys.features.feature_set import Categorical, Feature
 from recsys.features.hashing import MISSING
-from recsys.features.history import attribute_keys, require_history
+from recsys.features.history.records import attribute_keys, require_history
 
 KIND = "samples"
 FORMAT_VERSION = 1

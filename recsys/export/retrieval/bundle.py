@@ -19,7 +19,7 @@ from torch import Tensor
 import recsys
 from recsys.arrays import Int64Array
 from recsys.bundle import Certificate, Manifest, bundle_writer
-from recsys.data.interactions.pair_ids import PairIds
+from recsys.data.interactions.ids import PairIds
 from recsys.data.interactions.pairs import Interactions, Pairs, ids_of
 from recsys.errors import BundleError
 from recsys.export.certificate import TOLERANCE

@@ -7,6 +7,6 @@
     extract_function.py    nodes cut out of a graph as a function
 
 To add a rewrite: a function in ``simplify.py`` called by ``simplify``, or one in ``functions.py`` called where the
-graph is made (``graph_files.py``, ``int8.py``) with its operator in ``recsys/operators``; and a test in
+graph is made (``graphs/files.py``, ``int8.py``) with its operator in ``recsys/operators``; and a test in
 ``tests/export/rewrites`` that the graph answers as before.
 """

@@ -3,7 +3,7 @@
 - ``store.py``: RedisFeatureStore, all calls of the Protocol;
 - ``histories.py``, ``entities.py``, ``states.py``: the reads and writes of each kind of data;
 - ``rank_reader.py``: all of them for a Rank request, in one round trip;
-- ``history_value.py``, ``state_value.py``: the bytes of a value;
+- ``values/``: the bytes of a value;
 - ``keys.py``: names of keys; ``layouts.py``: the layout a store was filled with;
 - ``scripts.py``, ``lua/``: the programs that change a history inside Redis;
 - ``link/``: the ways to a Redis.

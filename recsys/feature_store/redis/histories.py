@@ -15,15 +15,15 @@ from redis.exceptions import NoScriptError, ResponseError
 from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, StoreFormatError
 from recsys.feature_store.base import AppendResult, Span
-from recsys.feature_store.redis.history_value import HistoryValue, Part
 from recsys.feature_store.redis.keys import HISTORY, HistoryKeys, history_keys
 from recsys.feature_store.redis.layouts import LayoutGuard
 from recsys.feature_store.redis.link.protocol import Command, Link, Reply
 from recsys.feature_store.redis.link.replies import translate, value_of
 from recsys.feature_store.redis.scripts import APPEND, REPLACE, UPGRADE, Script
+from recsys.feature_store.redis.values.history import HistoryValue, Part
 from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import check_key
-from recsys.features.history import HEADER, Events, HistoryHeader
+from recsys.features.history.records import HEADER, Events, HistoryHeader
 
 _ALL = 1 << 40
 """More events than any history has."""

@@ -12,7 +12,7 @@ import numpy as np
 from recsys.errors import StoreFormatError
 from recsys.features.entities import entity_dtype, row_header
 from recsys.features.feature_set import USER, FeatureSet
-from recsys.features.history import event_dtype, layout_fingerprint, older_layouts
+from recsys.features.history.records import event_dtype, layout_fingerprint, older_layouts
 
 PREFIX = "recsys:v1"
 """A store with another key layout would use another prefix, so the two can live side by side."""

@@ -27,7 +27,7 @@ from recsys.feature_store.redis.states import RedisStates
 from recsys.features.columns import Column, missing_column
 from recsys.features.entities import unpack_rows
 from recsys.features.feature_set import ITEM, USER, FeatureSet
-from recsys.features.history import Events, HistoryHeader
+from recsys.features.history.records import Events, HistoryHeader
 from recsys.rate_limited_log import RateLimitedLog
 
 _log = logging.getLogger(__name__)

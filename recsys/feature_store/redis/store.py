@@ -30,7 +30,7 @@ from recsys.feature_store.redis.states import RedisStates
 from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, FeatureSet
 from recsys.features.hashing import KEY_LIMIT
-from recsys.features.history import Events, HistoryHeader, require_history
+from recsys.features.history.records import Events, HistoryHeader, require_history
 
 _log = logging.getLogger(__name__)
 _FOLLOW_AGAIN_S, _LONGEST_FOLLOW_AGAIN_S = 0.05, 5.0

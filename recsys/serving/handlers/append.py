@@ -13,8 +13,8 @@ from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, RecsysError
 from recsys.feature_store.base import AppendResult, FeatureStore
 from recsys.features.feature_set import ITEM, FeatureSet
-from recsys.features.history import Events
-from recsys.features.history_rules import inherited_attributes
+from recsys.features.history.records import Events
+from recsys.features.history.rules import inherited_attributes
 from recsys.serving.deadline import Deadline
 
 BATCH_MESSAGES = 200

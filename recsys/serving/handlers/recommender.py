@@ -10,7 +10,7 @@ import numpy as np
 from recsys.errors import BundleError, NotFoundError, StoreError, nearest
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.feature_set import FeatureSet
-from recsys.features.history import Events
+from recsys.features.history.records import Events
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult

@@ -19,7 +19,7 @@ from recsys.errors import BundleError
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.feature_set import FeatureSet
-from recsys.features.history import event_dtype
+from recsys.features.history.records import event_dtype
 from recsys.operators import Operators
 from recsys.serving.deadline import Deadline
 from recsys.serving.inference.fair_lock import FairLock

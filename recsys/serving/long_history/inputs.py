@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recsys.arrays import Float32Array
-from recsys.features.history import Events, HistoryHeader
+from recsys.features.history.records import Events, HistoryHeader
 from recsys.serving.long_history.window import (
     EventSpan,
     PartialSums,

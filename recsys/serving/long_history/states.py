@@ -17,9 +17,9 @@ from recsys.bundle import StateInfo
 from recsys.errors import StoreError, StoreFormatError
 from recsys.feature_store.base import RankInputs, StateRead
 from recsys.feature_store.blocking import BlockingFeatureStore
-from recsys.feature_store.redis.state_value import StoredState, pack_state, record_hash, unpack_state
+from recsys.feature_store.redis.values.state import StoredState, pack_state, record_hash, unpack_state
 from recsys.features.feature_set import FeatureSet
-from recsys.features.history import HistoryHeader
+from recsys.features.history.records import HistoryHeader
 from recsys.rate_limited_log import RateLimitedLog
 from recsys.serving.deadline import Deadline
 from recsys.serving.long_history.coalescing_queue import CoalescingQueue

@@ -16,10 +16,10 @@ import numpy as np
 from recsys.arrays import BoolArray, Float32Array
 from recsys.errors import StoreUnavailableError
 from recsys.feature_store.blocking import BlockingFeatureStore
-from recsys.feature_store.redis.state_value import StoredState, record_hash
+from recsys.feature_store.redis.values.state import StoredState, record_hash
 from recsys.features.columns import Column
 from recsys.features.feature_set import FeatureSet
-from recsys.features.history import Events, HistoryHeader, encode_history, require_history
+from recsys.features.history.records import Events, HistoryHeader, encode_history, require_history
 
 Encode = Callable[[dict[str, Column]], Float32Array]
 """The ``encode`` graph: columns ``history.<name>``, [L], to sums, [R, D]."""

@@ -6,11 +6,11 @@ In reading order:
 - ``server.py``: one process that loads, listens, serves, drains.
 - ``startup.py``, ``models.py``: a private Redis, models opened and run once, hot rows read ahead.
 - ``stores.py``: clients of the feature store. ``assembly.py``: the Ranker service, built from its parts.
-- ``supervisor.py``, ``worker_pool.py``, ``worker.py``: several processes on one port, restarted when they die or hang.
+- ``workers/``: several processes on one port, restarted when they die or hang.
 - ``watchdog.py``: probes of a request's path; gRPC health from their results.
 - ``signals.py``, ``ports.py``, ``ready_file.py``, ``scheduling.py``: what a process asks of the system.
 
 To add a step of start-up: a context manager, entered in ``server.serving`` if each worker needs its own, in
-``supervisor._shared_resources`` if all share it. To add a part of the request path that may hang: a probe in
+``workers/supervisor._shared_resources`` if all share it. To add a part of the request path that may hang: a probe in
 ``watchdog.request_path_probes``.
 """

@@ -23,6 +23,6 @@ def serve(settings: Settings) -> int:
         from recsys.serving.process.server import serve_alone
 
         return serve_alone(settings)
-    from recsys.serving.process.supervisor import supervise
+    from recsys.serving.process.workers.supervisor import supervise
 
     return supervise(settings)

@@ -5,8 +5,7 @@
     plan.py               a recipe's ``rows`` and ``tables`` to row maps and physical tables
     initial_rows.py       first rows, the same however tables are spread
     checkpoint_rows.py    rows of a checkpoint, without a model
-    growth.py             a run grown by a new log
-    growth_graphs.py      its clusters
+    growth/               a run grown by a new log
     report.py             fullness, collisions and movement of rows
 
 To add a row map: ``embeddings/row_maps/``; ``plan.py`` builds it from the recipe.

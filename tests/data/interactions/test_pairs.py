@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.data.interactions.pair_ids import PairIds, pair_features
+from recsys.data.interactions.ids import PairIds, pair_features
 from recsys.data.interactions.pairs import Pairs, find_interactions, hold_out, ids_of, load_interactions, make_pairs
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.feature_set import IdType

@@ -13,7 +13,7 @@ from recsys.data.log.event_table import EventTable, open_event_table, user_event
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import MISSING
-from recsys.features.history import attribute_keys, event_dtype, make_events
+from recsys.features.history.records import attribute_keys, event_dtype, make_events
 
 
 def test_events_are_sorted_by_user_then_time_then_item(shop_table: EventTable) -> None:

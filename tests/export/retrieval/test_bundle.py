@@ -17,7 +17,7 @@ from support.planted import ITEMS, USERS, planted
 from support.tiny_run import folder_of_this_process
 
 from recsys.bundle import Manifest, open_bundle
-from recsys.data.interactions.pair_ids import PairIds
+from recsys.data.interactions.ids import PairIds
 from recsys.data.interactions.pairs import Interactions, make_pairs
 from recsys.errors import BundleError, ConfigError, InvalidInputError
 from recsys.export.retrieval import bundle as retrieval

@@ -14,7 +14,14 @@ from recsys.feature_store.redis.keys import layouts
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns, pack_rows, unpack_rows
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
-from recsys.features.history import HEADER, HistoryHeader, make_events, pack_header, unpack_events, unpack_header
+from recsys.features.history.records import (
+    HEADER,
+    HistoryHeader,
+    make_events,
+    pack_header,
+    unpack_events,
+    unpack_header,
+)
 
 SPEC = (DOCS / "specs/redis_format.md").read_text()
 GENRE = Categorical(name="genre", id_type="string")

@@ -21,7 +21,7 @@ from recsys.feature_store.redis.link.server import RedisLink
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
-from recsys.features.history import make_events
+from recsys.features.history.records import make_events
 
 KEY = history_keys("shop", USER).open
 ONE_ITEM = make_columns(SHOP.item, {"price": [1.0]}, length=1)

@@ -22,14 +22,14 @@ from contracts.feature_store_contract import OTHER, SHOP, T0_MS, USER, events_of
 from recsys.errors import StoreError, StoreFormatError, StoreUnavailableError
 from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.feature_store.item_cache import ItemCache
-from recsys.feature_store.redis.history_value import HistoryValue
 from recsys.feature_store.redis.keys import entity_key, history_keys, meta_key
 from recsys.feature_store.redis.link.server import RedisLink
 from recsys.feature_store.redis.store import RedisFeatureStore
+from recsys.feature_store.redis.values.history import HistoryValue
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.hashing import MISSING
-from recsys.features.history import HistoryHeader, make_events, pack_header, require_history
+from recsys.features.history.records import HistoryHeader, make_events, pack_header, require_history
 
 KEY, SEALED, _ = history_keys("shop", USER)
 NOW_MS = T0_MS + 1000

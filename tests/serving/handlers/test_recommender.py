@@ -22,7 +22,7 @@ from recsys.feature_store.redis.keys import history_keys
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical
-from recsys.features.history import make_events
+from recsys.features.history.records import make_events
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult

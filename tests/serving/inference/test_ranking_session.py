@@ -15,7 +15,7 @@ from recsys.bundle import Bundle, GraphInfo, Manifest, TensorInfo, open_bundle
 from recsys.errors import BundleError
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.feature_set import Categorical, FeatureSet, Numeric
-from recsys.features.history import Events, make_events
+from recsys.features.history.records import Events, make_events
 from recsys.serving.deadline import Deadline
 from recsys.serving.inference.ranking_session import MAX_CHUNK, open_ranking_session
 

@@ -23,9 +23,9 @@ from recsys.bundle import open_bundle
 from recsys.cli import serving as cli_serving
 from recsys.errors import InvalidInputError, RecsysError, StoreUnavailableError
 from recsys.feature_store.redis.keys import history_keys, state_key
-from recsys.feature_store.redis.state_value import StoredState, unpack_state
 from recsys.feature_store.redis.store import RedisFeatureStore
-from recsys.features.history import encode_history
+from recsys.feature_store.redis.values.state import StoredState, unpack_state
+from recsys.features.history.records import encode_history
 from recsys.serving.inference.graphs import load_graph
 from recsys.serving.long_history import precompute as precompute_module
 from recsys.serving.long_history.precompute import PrecomputedStates, all_users, precompute_states

@@ -36,7 +36,7 @@ from support.long_histories import (
 
 from recsys.feature_store.blocking import run_sync
 from recsys.feature_store.redis.keys import history_keys
-from recsys.feature_store.redis.state_value import pack_state
+from recsys.feature_store.redis.values.state import pack_state
 from recsys.serving.deadline import Deadline
 from recsys.serving.long_history.inputs import StateInputs
 from recsys.serving.long_history.states import MOST_ROUNDINGS, SLACK, WRITE_AFTER

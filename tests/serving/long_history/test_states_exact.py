@@ -24,7 +24,7 @@ from support.long_histories import (
 )
 
 from recsys.feature_store.blocking import run_sync
-from recsys.features.history import encode_history
+from recsys.features.history.records import encode_history
 from recsys.serving.long_history import states as long_state
 from recsys.serving.long_history import window as long_window
 

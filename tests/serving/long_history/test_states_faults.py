@@ -40,7 +40,7 @@ from support.redis_servers import eventually
 
 from recsys.feature_store.blocking import run_sync
 from recsys.feature_store.embedded.server import EmbeddedRedis
-from recsys.feature_store.redis.state_value import pack_state, unpack_state
+from recsys.feature_store.redis.values.state import pack_state, unpack_state
 from recsys.features.columns import Column
 from recsys.serving.deadline import Deadline
 from recsys.serving.long_history.inputs import StateInputs
@@ -171,7 +171,7 @@ _WRITER = """
 import asyncio, sys
 import numpy as np
 from recsys.feature_store.redis.store import RedisFeatureStore
-from recsys.feature_store.redis.state_value import StoredState, pack_state
+from recsys.feature_store.redis.values.state import StoredState, pack_state
 from support.long_histories import LONG_FEATURES, USER, VERSION
 
 async def write(url):

@@ -14,8 +14,8 @@ from support.tiny_sdim import ITEMS, RECENT, fill, random_events, sdim_bundle
 from support.tiny_server import Start
 
 from recsys.feature_store.redis.keys import state_key
-from recsys.feature_store.redis.state_value import StoredState, unpack_state
 from recsys.feature_store.redis.store import RedisFeatureStore
+from recsys.feature_store.redis.values.state import StoredState, unpack_state
 from recsys.features.encode import encode_request
 from recsys.serving.deadline import Deadline
 from recsys.serving.inference.ranking_session import RankingSession, open_ranking_session

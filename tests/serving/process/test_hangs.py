@@ -37,7 +37,7 @@ import ctypes, signal, sys
 def hang(number, frame):
     {how}
 
-if "recsys.serving.process.worker" in " ".join(sys.orig_argv):
+if "recsys.serving.process.workers.worker" in " ".join(sys.orig_argv):
     signal.signal(signal.SIGUSR2, hang)
 """
 KEEPS_THE_LOCK = "lock = ctypes.PyDLL(None).pthread_mutex_lock; mutex = bytes(64); lock(mutex); lock(mutex)"

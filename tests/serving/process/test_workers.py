@@ -23,9 +23,9 @@ from support.tiny_workers import Callers, connections, pids, until, workers
 from recsys.client import Client
 from recsys.errors import BundleError, ConfigError, StoreFormatError
 from recsys.feature_store.redis.keys import meta_key
-from recsys.serving.process import worker
 from recsys.serving.process.serve import serve
 from recsys.serving.process.server import running_server
+from recsys.serving.process.workers import worker
 from recsys.serving.settings import Settings
 
 
@@ -112,7 +112,7 @@ def test_a_worker_that_does_not_end_is_ended_all_the_same_when_its_supervisor_is
 
 
 def test_a_supervisor_loads_what_it_uses_and_not_what_workers_use() -> None:
-    modules = "recsys.serving.process.supervisor, recsys.serving.telemetry.prometheus"
+    modules = "recsys.serving.process.workers.supervisor, recsys.serving.telemetry.prometheus"
     code = f"import sys, {modules}; print(*{{'grpc', 'onnxruntime', 'torch'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
@@ -158,7 +158,9 @@ def test_a_signal_while_workers_start_ends_them(tiny_bundle: Path, tmp_path: Pat
 
     variables = {"RECSYS_BUNDLE": str(tiny_bundle), "RECSYS_WORKERS": "2", "RECSYS_REDIS_DIR": str(tmp_path / "redis")}
     with start_server_process(tmp_path, **variables) as process:
-        started = until(lambda: [p for p in children(process.pid) if b"recsys.serving.process.worker" in command(p)])
+        started = until(
+            lambda: [p for p in children(process.pid) if b"recsys.serving.process.workers.worker" in command(p)]
+        )
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 130
         assert not any(runs(pid) for pid in started)

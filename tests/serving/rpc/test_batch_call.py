@@ -13,7 +13,7 @@ from support.tiny_server import Start, stalled
 from recsys.client import AsyncClient, InvalidArgument, NotFound, Overloaded, RankQuery
 from recsys.errors import InvalidInputError
 from recsys.feature_store.redis.store import RedisFeatureStore
-from recsys.features.history import make_events
+from recsys.features.history.records import make_events
 from recsys.serving.rpc.convert.rank import MAX_BATCH
 
 

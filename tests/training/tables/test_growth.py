@@ -24,7 +24,7 @@ from recsys.export.onnx import export_bundle
 from recsys.training.config import RowConfig
 from recsys.training.loop import train
 from recsys.training.run.folder import load_row_maps
-from recsys.training.tables.growth import GrowthOptions, TableGrowth, grow_run, seen_ids
+from recsys.training.tables.growth.grow import GrowthOptions, TableGrowth, grow_run, seen_ids
 from recsys.training.trained import TrainedModel, evaluate_run, load_run
 
 VOCABULARY = RowConfig(min_count=20, unknown_rows=3, spare_rows=0.1)

@@ -25,7 +25,7 @@ from recsys.arrays import BoolArray, Int64Array
 from recsys.data.sources.raw_log import MOVIELENS_1M, RawLog
 from recsys.errors import DataFileError
 from recsys.features.feature_set import Categorical
-from recsys.features.history import MAX_TIMESTAMP_MS
+from recsys.features.history.records import MAX_TIMESTAMP_MS
 
 ReadFile = Callable[[str], tuple[str, bytes]]
 """File name -> how to call it in messages, and its uncompressed bytes."""

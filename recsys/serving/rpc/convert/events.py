@@ -16,7 +16,7 @@ from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, nearest
 from recsys.feature_store.base import AppendResult
 from recsys.features.feature_set import FeatureSet
-from recsys.features.history import Events, HistoryHeader, attribute_keys, make_events, require_history
+from recsys.features.history.records import Events, HistoryHeader, attribute_keys, make_events, require_history
 from recsys.proto import feature_store_pb2, ranker_pb2
 from recsys.serving.handlers.append import Append, StreamSummary
 from recsys.serving.rpc.convert.ids import entity_keys, int64_array, raw_ids, user_key

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from recsys.errors import InvalidInputError
-from recsys.features.history import MAX_TIMESTAMP_MS
+from recsys.features.history.records import MAX_TIMESTAMP_MS
 
 MIN_TIMESTAMP_MS = 100_000_000_000
 """1973-03-03; every time in seconds until the year 5138 is below it, so it tells the units apart."""

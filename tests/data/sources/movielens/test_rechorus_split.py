@@ -16,7 +16,7 @@ from recsys.data.sources.raw_log import RawLog
 from recsys.data.sources.synthetic.logs import make_synthetic_log
 from recsys.errors import InvalidInputError
 from recsys.features.hashing import MISSING, string_key
-from recsys.features.history import event_dtype
+from recsys.features.history.records import event_dtype
 
 
 def small_log(ratings: list[tuple[int, int, int, int]]) -> RawLog:

@@ -1,6 +1,6 @@
 """The packed event record: round trips, refusals, and bytes that never change.
 
-``python tests/features/test_history.py`` writes the golden file anew: only right together with a new
+``python tests/features/history/test_records.py`` writes the golden file anew: only right together with a new
 ``FORMAT_VERSION`` and a reader for the old one.
 """
 
@@ -18,7 +18,7 @@ from support.paths import TESTS
 from recsys.errors import InvalidInputError, StoreFormatError
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.hashing import KEY_LIMIT, MISSING, string_key
-from recsys.features.history import (
+from recsys.features.history.records import (
     HEADER,
     MAX_TIMESTAMP_MS,
     Events,

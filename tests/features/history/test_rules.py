@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.features.feature_set import Categorical, FeatureSet, History
-from recsys.features.history import Events, make_events
-from recsys.features.history_rules import canonical, canonical_order, identity_fields, visible
+from recsys.features.history.records import Events, make_events
+from recsys.features.history.rules import canonical, canonical_order, identity_fields, visible
 
 GENRE = Categorical(name="genre")
 RATING = Categorical(name="rating", storage="u8")

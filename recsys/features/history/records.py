@@ -2,7 +2,7 @@
 
 A history is fixed-width little-endian records, oldest first, behind a header
 (``docs/specs/redis_format.md``). Bytes become a structured array by one ``np.frombuffer``: no
-object per event. What a history holds, and what a model may see of it, is in ``history_rules.py``.
+object per event. What a history holds, and what a model may see of it, is in ``rules.py``.
 """
 
 from __future__ import annotations

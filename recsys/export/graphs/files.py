@@ -18,7 +18,7 @@ from torch import nn
 
 import recsys
 from recsys.bundle import GraphInfo, TableInfo, TensorInfo
-from recsys.export.graphs import Example
+from recsys.export.graphs.modules import Example
 from recsys.export.rewrites.functions import OPSET, bucket_interest, id_rows
 from recsys.export.rewrites.simplify import simplify
 

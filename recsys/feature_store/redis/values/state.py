@@ -14,7 +14,7 @@ import xxhash
 
 from recsys.arrays import Float32Array
 from recsys.errors import InvalidInputError, StoreFormatError
-from recsys.features.history import Events
+from recsys.features.history.records import Events
 
 MAGIC = b"RSS1"
 FORMAT_VERSION = 1

@@ -1,4 +1,4 @@
-"""Worker: one server process among several on a port, started by the supervisor's pool (``worker_pool.py``).
+"""Worker: one server process among several on a port, started by the supervisor's pool (``pool.py``).
 
 Its task comes pickled on standard input, which then stays open for as long as the supervisor lives: its end, however it
 comes, is the worker's end. Its messages (:class:`Ready`, :class:`Heartbeat`, an error) go pickled to standard output.
@@ -146,6 +146,6 @@ def _send(output: IO[bytes], message: Message) -> None:
 
 if __name__ == "__main__":
     # Pickles name the module by its own name.
-    from recsys.serving.process import worker
+    from recsys.serving.process.workers import worker
 
     sys.exit(worker.main())

@@ -23,8 +23,8 @@ from recsys.serving.console import say
 from recsys.serving.process.ports import reserved_port
 from recsys.serving.process.ready_file import ready_file, remove_ready_file, write_ready_file
 from recsys.serving.process.signals import SIGNAL_POLL_S, forward_signals, sigterm_interrupts
-from recsys.serving.process.worker import EXIT_GRACE_S
-from recsys.serving.process.worker_pool import WorkerPool
+from recsys.serving.process.workers.pool import WorkerPool
+from recsys.serving.process.workers.worker import EXIT_GRACE_S
 from recsys.serving.rpc.methods import METHODS
 from recsys.serving.settings import Settings, bundle_folder
 from recsys.serving.telemetry.metrics import counter_file, metrics_endpoint

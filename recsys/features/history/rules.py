@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from recsys.arrays import BoolArray, Int64Array
 from recsys.features.feature_set import FeatureSet
-from recsys.features.history import Events, require_history
+from recsys.features.history.records import Events, require_history
 
 
 def inherited_attributes(features: FeatureSet, *, sent: Container[str]) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from recsys.backoff import backoff_s
 from recsys.errors import ConfigError, RecsysError
 from recsys.serving.console import say
-from recsys.serving.process.worker import Heartbeat, Message, Ready, Task
+from recsys.serving.process.workers.worker import Heartbeat, Message, Ready, Task
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry
 
@@ -238,7 +238,7 @@ def _spawn(task: Task) -> subprocess.Popen[bytes]:
     # -P: a file in the current folder must not stand in for a module. What this process found, a worker finds too.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "recsys.serving.process.worker"],
+        [sys.executable, "-P", "-m", "recsys.serving.process.workers.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,

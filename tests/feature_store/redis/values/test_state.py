@@ -14,10 +14,10 @@ from support.paths import DOCS, TESTS
 
 from recsys.errors import InvalidInputError, StoreFormatError
 from recsys.feature_store.redis.keys import state_key
-from recsys.feature_store.redis.state_value import HEADER_BYTES, StoredState, pack_state, record_hash, unpack_state
 from recsys.feature_store.redis.store import RedisFeatureStore
+from recsys.feature_store.redis.values.state import HEADER_BYTES, StoredState, pack_state, record_hash, unpack_state
 from recsys.features.feature_set import Categorical, FeatureSet, History
-from recsys.features.history import make_events
+from recsys.features.history.records import make_events
 
 SPEC = (DOCS / "specs/redis_format.md").read_text()
 GOLDEN = TESTS / "golden/state_v1.bin"

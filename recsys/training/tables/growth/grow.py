@@ -38,7 +38,7 @@ from recsys.files import write_atomically
 from recsys.training.run.checkpoint import load, write_index
 from recsys.training.run.folder import load_row_maps, read_run, save_row_maps, weights_file
 from recsys.training.tables.checkpoint_rows import with_changes
-from recsys.training.tables.growth_graphs import GrowthGraphs
+from recsys.training.tables.growth.clusters import GrowthGraphs
 
 _NEVER = np.iinfo(np.int64).min
 

@@ -1,0 +1,7 @@
+"""Graphs of a ranking bundle: user, encode, rank.
+
+::
+
+    modules.py    the graphs as torch modules, and examples of their inputs
+    files.py      modules to ONNX files, with tables beside them
+"""

@@ -1,0 +1,6 @@
+"""Several server processes on one port.
+
+- ``supervisor.py``: what they share, and their common start and end.
+- ``pool.py``: worker processes started, watched, restarted when they die or hang.
+- ``worker.py``: one of them.
+"""
