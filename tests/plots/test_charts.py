@@ -9,13 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
 
 from recsys.errors import ConfigError, InvalidInputError
-from recsys.plots import Bars, Chart, Dots, Series, _label, _ticks, print_chart, write_png
+from recsys.plots import Bars, Chart, Dots, Series, print_chart, write_png
 
 CHART = Chart(
     "Memory and quality",
@@ -150,23 +148,6 @@ def test_input_that_does_not_fit_together_is_refused(tmp_path: Path) -> None:
         Bars("t", ["a"], [1.0, 2.0])
     with pytest.raises(InvalidInputError, match="at least one"):
         write_png([], tmp_path / "none.png")
-
-
-@given(st.floats(1e-6, 1e9), st.floats(1.001, 1e6), st.booleans())
-def test_ticks_are_round_rising_and_within_the_axis(low: float, factor: float, log: bool) -> None:
-    high = low * factor
-    ticks = _ticks(low, high, log=log)
-    assert ticks == sorted(set(ticks))
-    assert len(ticks) <= 20
-    for tick in ticks:
-        assert low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.0, "0"), (0.7305, "0.7305"), (40, "40"), (12_500, "12.5k"), (3e6, "3M"), (-2e9, "-2G")]
-)
-def test_labels_are_short(value: float, text: str) -> None:
-    assert _label(value) == text
 
 
 def test_dots_have_a_line_per_label_and_leave_out_what_has_no_value(tmp_path: Path) -> None:

@@ -1,0 +1,16 @@
+"""Pictures of results: PNG files, and the same charts as text for a terminal.
+
+::
+
+    charts.py      charts to draw
+    png.py         as PNG files, by matplotlib
+    terminal.py    as text
+    styles.py      colours and markers
+    scales.py      points that axes can show, ticks, labels
+"""
+
+from recsys.plots.charts import Bars, Chart, Dots, Heat, Series
+from recsys.plots.png import write_png
+from recsys.plots.terminal import bar_text, print_chart
+
+__all__ = ["Bars", "Chart", "Dots", "Heat", "Series", "bar_text", "print_chart", "write_png"]
