@@ -47,7 +47,7 @@ _BITS = {"int8": 8, "int4": 4}
 _TAIL = 8
 _CHUNK_VALUES = 1 << 20
 _CUTS = (0.0, 0.05, 0.1, 0.15)
-"""What part of the range :func:`_narrower` cuts off at either end; the paper's search goes as far."""
+"""Part of the range that :func:`_narrower` cuts off at either end; the paper's search goes as far."""
 _REFITS = 2
 
 

@@ -1,8 +1,8 @@
 """Every model by the name that ``model.kind`` takes. A new one is its file, a line here, and a recipe.
 
-An entry is a model's configuration and what builds its network. What the network reads, ``recsys train`` is told by the
-configuration (``reads`` and ``layers`` of the protocols); how it exports, ``recsys export`` by the network
-(``side_dimensions``; ``StatefulNet`` for one that goes on from a state).
+An entry is a model's configuration and what builds its network. The configuration says what the network reads
+(``reads``, ``layers``); the network says how it exports (``side_dimensions``; ``StatefulNet`` if it goes on from a
+state) and if ``recsys explain`` can show its attention (``FieldAttentionNet``).
 """
 
 from __future__ import annotations

@@ -554,7 +554,7 @@ def _by_size(communities_V: Int64Array) -> tuple[Int64Array, Int64Array]:
 
 
 def _is_first(values: npt.NDArray[np.integer]) -> BoolArray:
-    """Whether each value is the first of its kind."""
+    """True for each value that is the first of its kind."""
     first = np.zeros(len(values), dtype=bool)
     first[np.unique(values, return_index=True)[1]] = True
     return first

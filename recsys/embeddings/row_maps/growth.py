@@ -39,7 +39,7 @@ EVICT: tuple[Evict, ...] = ("none", "unseen", "rarest", "oldest")
 
 @dataclass(frozen=True, kw_only=True)
 class SeenIds:
-    """What a log says of the ids of a table.
+    """Ids of a table in a log.
 
     Attributes:
         ids_V: distinct keys in ascending order, int64.

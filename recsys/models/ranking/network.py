@@ -14,9 +14,9 @@ from torch import Tensor
 from recsys.models.ranking.widths import Widths
 
 Reads = Literal["nothing", "events", "distinct_events"]
-"""What a network is given of the histories in training: ``events``, one vector per event of the batch; or, for long
-histories, ``distinct_events``, one per different event, and which of them each event is. With ``nothing`` a FeatureSet
-may do without a history; one that has it is read without it."""
+"""The part of the histories that a network is given in training: ``events``, one vector per event of the batch; or, for
+long histories, ``distinct_events``, one per different event, and which of them each event is. With ``nothing`` a
+FeatureSet may do without a history; one that has it is read without it."""
 
 
 class RankingConfig(Protocol):
