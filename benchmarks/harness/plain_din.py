@@ -127,7 +127,7 @@ class PlainDin(nn.Module):
 
 
 class PlainDice(nn.Module):
-    """Dice of FuxiCTR (``fuxictr/pytorch/layers/activations.py``), with the paper's epsilon."""
+    """Dice of FuxiCTR (its ``pytorch/layers/activations``), with the paper's epsilon."""
 
     def __init__(self, units: int) -> None:
         super().__init__()

@@ -1,5 +1,11 @@
 """The ``recsys`` command. Each command is a thin shell around one function of the package.
 
+- ``features.py``, ``prepare.py``, ``store.py``: features, a log of one's own, the feature store;
+- ``training.py``, ``retrieval_runs.py``, ``rows.py``, ``compress.py``: runs, their tables, memory against quality;
+- ``evaluation.py``, ``parity.py``: evaluate, compare, explain, results; online against offline;
+- ``export.py``, ``serving.py``, ``requests.py``: bundles, the server and its profile, calls to it;
+- ``options.py``: options and arguments that several share.
+
 A new command is a function in the module of its group, named in the loop below; what it needs beyond ``options.py`` it
 imports inside, so that the command line starts at once.
 

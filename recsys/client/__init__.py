@@ -1,4 +1,4 @@
-"""The Python client: what a backend imports.
+"""The Python client, for backends.
 
 ::
 
@@ -19,6 +19,10 @@ call that finds the server unavailable is repeated up to twice within its timeou
     │   └── StoreUnavailable      also a StoreUnavailableError: only the store behind it is unreachable
     ├── StoreRefused              also a StoreError: store full, foreign bytes or another layout
     └── DeadlineExceeded          also a TimeoutError
+
+``blocking.py`` and ``aio.py`` are the two clients; ``channel.py`` (connection, retries, statuses to errors) and
+``messages.py`` (arguments to messages and back) serve both; ``types.py`` has results and errors. A new call is a method
+of each client, a request and a result in ``messages.py``, and a line of ``channel.Calls``.
 """
 
 from recsys.client.aio import AsyncClient

@@ -114,7 +114,7 @@ def combine(vectors: Sequence[Tensor], how: Combine) -> Tensor:
 
 
 class EmbeddingTables(nn.Module):
-    """The physical tables on the meta device: ``sharding.py`` gives them memory.
+    """The physical tables on the meta device: ``sharding/shard.py`` gives them memory.
 
     A TorchRec collection holds tables of one width, so there is one for each width.
 

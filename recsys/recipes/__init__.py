@@ -3,6 +3,9 @@
 A recipe is the whole truth about a run: ``recsys train NAME`` runs it, ``recsys train NAME --show``
 prints it, and ``path=value`` after the name changes it. A new recipe is a function in the module
 of its data, whose docstring `recsys recipes` shows, and a line in the dict below.
+
+``movielens.py``, ``frappe.py``, ``gowalla.py``, ``sequences.py`` and ``long_histories.py`` have the published data
+sets; ``synthetic.py`` logs with known answers; ``own_log.py`` logs of one's own.
 """
 
 from __future__ import annotations

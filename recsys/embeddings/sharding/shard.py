@@ -1,7 +1,7 @@
 """Tables across processes: TorchRec's planner and DistributedModelParallel, on CPU (gloo) or GPU (NCCL).
 
 One process is world size 1 of the same code, so that FBGEMM's fused kernels (lookup, and update
-in the backward pass) run everywhere. How a table can be spread: ``sharding_plan.py``.
+in the backward pass) run everywhere. Kinds of sharding: ``plan.py``.
 
 Every way gives the same rows as one process, up to the order of sums: TorchRec averages the gradients of all processes,
 as DistributedDataParallel does. ``rowwise_adagrad`` keeps one step size per row *and shard*, so that it would train

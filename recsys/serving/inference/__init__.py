@@ -1,1 +1,11 @@
-"""Models in ONNX Runtime, and who may run them."""
+"""Models in ONNX Runtime, and the lock that lets one run at a time.
+
+- ``graphs.py``: a bundle's graphs, loaded and compared with their signatures;
+- ``ranking_session.py``: user, rank and encode graphs, run for one request;
+- ``candidate_index.py``: the Protocol of what finds a user's items; ``retrieval_session.py``: the exact one, a graph;
+- ``fair_lock.py``: who may run a model next, first come, first served;
+- ``read_ahead.py``: pages of hot rows, read before the first request.
+
+To add an index: a class of the Protocol in a file of its own, opened in ``process/models.py``; the tests of
+``tests/serving/handlers/test_recommender.py`` show one of ten lines.
+"""

@@ -2,7 +2,7 @@
 
 - ``stage_timer.py``: the time of one request, stage by stage.
 - ``families.py``: the counters by name and labels. ``layout.py``: the file that holds them, a row for each worker.
-- ``counters.py``: one worker counts in its row. ``totals.py``: the sums of all rows.
+- ``counters.py``: one worker counts in its row; ``label_counts.py``: counts that it polls. ``totals.py``: sums of rows.
 - ``metrics.py``: file and endpoint of a server. ``prometheus.py``: the page.
 
 To add a counter: a ``Family`` in ``families.families``, a row in docs/monitoring.md, and ``Telemetry.count`` where it
