@@ -61,7 +61,11 @@ class Settings:
         high=65535,
     )
     redis_url: str | None = _setting(
-        None, "the feature store's Redis; unset: a private one in redis_dir", kind=str, env="REDIS_URL"
+        None,
+        "the feature store's Redis: redis://, rediss:// (TLS), unix://, redis+sentinel:// or redis+cluster://, "
+        "docs/redis.md; unset: a private one in redis_dir",
+        kind=str,
+        env="REDIS_URL",
     )
     redis_dir: Path = _setting(Path("runs/redis"), "folder of the private Redis", kind=Path)
     max_candidates: int = _setting(10_000, "most candidates in one Rank request", kind=int, low=1, high=100_000)

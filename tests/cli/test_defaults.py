@@ -15,6 +15,7 @@ from recsys.cli import app
 from recsys.client import Client
 from recsys.compress.sweep import CompressConfig
 from recsys.evaluation.comparison import compare_predictions
+from recsys.feature_store.redis.link.schemes import SCHEMES
 from recsys.ingest.files import file_source
 from recsys.ingest.run import ingest
 from recsys.ingest.source import Pace
@@ -53,6 +54,12 @@ def test_every_option_of_serve_but_two_sets_a_setting_and_says_what_the_setting_
     for row in SET_BY_OPTIONS:
         if row.name != "bundle":
             assert row.meaning[1:].replace("`", "") in shown
+
+
+@pytest.mark.parametrize("command", ["serve", "ingest", "materialize", "precompute-states", "profile"])
+def test_the_help_of_redis_url_names_every_kind_of_redis(command: str) -> None:
+    kinds = [scheme for scheme in SCHEMES if not scheme.startswith("rediss+")]  # those are the same with TLS
+    assert all(f" {kind}" in option(command, "redis_url").help for kind in kinds)
 
 
 def default_of(function: Callable[..., Any], name: str) -> Any:
