@@ -2,7 +2,7 @@
 
 ``row_map.py``: the form of every map, in numpy, torch and files. ``registry.py``: every method by its name.
 ``method.py``: its interface. ``id_table.py``: ids that a map knows exactly. ``hash_ops.py``: hashes of the others.
-``clusters.py``: clusters of a graph of ids. ``growth.py``: maps that admit and evict ids after training.
+``clusters/``: clusters of a graph of ids. ``growth.py``: maps that admit and evict ids after training.
 
 =====================  ==========================================================================================
 ``vocabulary``         a row of its own for every id seen often enough

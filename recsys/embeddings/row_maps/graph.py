@@ -1,6 +1,6 @@
 """``graph`` and ``double_graph``: ids of one cluster of a graph of ids share a row (GraphHash; Wu et al., WWW 2025).
 
-The graph says which ids of one table met which ids of another (users and the items they clicked). ``clusters.py`` finds
+The graph says which ids of one table met which ids of another (users and the items they clicked). ``clusters/`` finds
 the clusters; here they become rows. An id that was not in the graph gets a hashed row, or, once it has met others,
 their cluster's (``clusters.assign_unseen`` and ``growth.py``).
 
