@@ -126,7 +126,7 @@ def step_of(name: str, size: str, data: Path | None, folder: Path, length: int) 
     import torch
     import torch.nn.functional as F
 
-    from recsys.data.samples.dataset import map_ids
+    from recsys.data.samples.ids import map_ids
     from recsys.models.ranking.sdim import SdimConfig
     from recsys.recipes import recipe
     from recsys.training.tables.plan import build_row_maps
@@ -170,7 +170,8 @@ def _batch(mapped: Dataset, length: int, size: int) -> tuple[Any, Any]:
     """Samples with a history of just this length, drawn with replacement where there are few."""
     import numpy as np
 
-    from recsys.data.samples.dataset import make_batch, rows_of_codes
+    from recsys.data.samples.dataset import make_batch
+    from recsys.data.samples.ids import rows_of_codes
 
     long = np.flatnonzero(mapped.history_end - mapped.history_begin == length)
     chosen = np.random.Generator(np.random.PCG64(0)).choice(long, size=size, replace=len(long) < size)

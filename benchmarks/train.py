@@ -99,7 +99,7 @@ class Work:
         import numpy as np
         from harness.log_data import load
 
-        from recsys.data.samples.dataset import map_ids
+        from recsys.data.samples.ids import map_ids
         from recsys.recipes import recipe
         from recsys.training.tables.plan import build_row_maps
 
@@ -145,7 +145,8 @@ def _same_function(work: Work, *, on: dict[str, Any]) -> Iterator[Line]:
     import torch
     from harness.plain_din import PlainPool
 
-    from recsys.data.samples.dataset import make_batch, rows_of_codes
+    from recsys.data.samples.dataset import make_batch
+    from recsys.data.samples.ids import rows_of_codes
     from recsys.training.trained import build
 
     trained = build(work.config, work.dataset.table.features, work.row_maps, device=torch.device("cpu"))

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.arrays import Int64Array
-from recsys.data.samples.dataset import Dataset, make_batch, rows_of_codes
+from recsys.data.samples.dataset import Dataset, make_batch
+from recsys.data.samples.ids import rows_of_codes
 from recsys.embeddings.tables import ITEM, QUERY, input_tables
 from recsys.embeddings.vectors import item_vectors, key_vectors, query_vectors, user_vectors
 from recsys.features.columns import Column

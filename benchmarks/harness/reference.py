@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from recsys.data.log.event_table import open_event_table, write_event_table
-from recsys.data.samples.dataset import Dataset, Samples, make_dataset
+from recsys.data.samples.dataset import Dataset, make_dataset
+from recsys.data.samples.stored import Samples
 from recsys.embeddings.row_maps.hashing import hash_rows
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.embeddings.row_maps.vocabulary import vocabulary

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from recsys.data.log.event_table import EventTable, open_event_table
-from recsys.data.samples.dataset import Dataset, Samples, make_dataset, open_samples
+from recsys.data.samples.dataset import Dataset, make_dataset
+from recsys.data.samples.stored import Samples, open_samples
 from recsys.data.sources.frappe import prepare_frappe
 from recsys.data.sources.movielens.ctr import prepare_movielens_ctr
 from recsys.data.sources.movielens.long_histories import prepare_movielens_long

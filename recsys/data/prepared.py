@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from recsys.data.log.event_table import EncodedTable, open_event_table, save_event_table
-from recsys.data.samples.dataset import Dataset, Samples, make_dataset, open_samples, write_samples
+from recsys.data.samples.dataset import Dataset, make_dataset
+from recsys.data.samples.stored import Samples, open_samples, write_samples
 
 
 def prepared_dataset(folder: Path, encode: Callable[[], tuple[EncodedTable, Samples]]) -> Dataset:

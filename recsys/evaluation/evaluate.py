@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from recsys.arrays import BoolArray, Float32Array, Float64Array, Int64Array
-from recsys.data.samples.dataset import Dataset, rows_of_codes
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.ids import rows_of_codes
 from recsys.data.samples.loader import BatchLoader
 from recsys.embeddings.tables import BatchConverter
 from recsys.evaluation.predictions import Predictions, predictions_of

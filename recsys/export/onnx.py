@@ -26,7 +26,8 @@ from recsys.bundle import (
     TableInfo,
     bundle_writer,
 )
-from recsys.data.samples.dataset import Dataset, id_counts
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.ids import id_counts
 from recsys.embeddings.dense_twin import DenseTwin
 from recsys.embeddings.quantize import QuantizedTable
 from recsys.errors import InvalidInputError, nearest

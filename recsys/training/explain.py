@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from recsys.arrays import Float32Array, Int64Array
-from recsys.data.samples.dataset import Dataset, make_batch, map_ids, rows_of_codes
+from recsys.data.samples.dataset import Dataset, make_batch
+from recsys.data.samples.ids import map_ids, rows_of_codes
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from recsys.data.samples.dataset import Dataset, id_counts, rows_of_codes
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.ids import id_counts, rows_of_codes
 from recsys.embeddings.tables import TensorBatch
 from recsys.training.distributed.data_parallel import HolderCounts
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from recsys.data.samples.dataset import Dataset, map_ids
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.ids import map_ids
 from recsys.data.samples.loader import BatchLoader
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.embeddings.sharding.plan import describe_plan

@@ -19,7 +19,8 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.streamable import Pipelineable
 
 from recsys.arrays import Int64Array
-from recsys.data.samples.dataset import Dataset, rows_of_codes
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.ids import rows_of_codes
 from recsys.data.samples.loader import BatchLoader
 from recsys.embeddings.tables import BatchConverter, TensorBatch
 from recsys.features.encode import EncodedBatch

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from recsys.data.samples.dataset import Dataset, map_ids
+from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.fingerprint import data_fingerprint
+from recsys.data.samples.ids import map_ids
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.embeddings.sharding.plan import PlannedTable, Sharding, describe_plan, plan_tables
 from recsys.embeddings.sharding.shard import fuse_optimizer, shard, start_process_group

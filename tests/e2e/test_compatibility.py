@@ -21,7 +21,8 @@ from support.replay import NOW_MS, arithmetic, replay, stored
 from recsys.bundle import MANIFEST, Bundle, bundle_writer, open_bundle
 from recsys.client import Client
 from recsys.data.log.event_table import open_event_table
-from recsys.data.samples.dataset import Dataset, make_dataset, open_samples
+from recsys.data.samples.dataset import Dataset, make_dataset
+from recsys.data.samples.stored import open_samples
 from recsys.export.onnx import export_bundle
 from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.feature_store.redis.values.state import unpack_state

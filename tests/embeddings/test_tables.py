@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from recsys.data.samples.dataset import Dataset, make_batch, map_ids, rows_of_codes
+from recsys.data.samples.dataset import Dataset, make_batch
+from recsys.data.samples.ids import map_ids, rows_of_codes
 from recsys.embeddings.row_maps.hashing import hash_rows
 from recsys.embeddings.row_maps.quotient_remainder import quotient_remainder
 from recsys.embeddings.row_maps.row_map import RowMap

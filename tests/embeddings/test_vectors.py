@@ -8,7 +8,8 @@ import torch
 from support.tiny_run import NAMESAKES, PLAIN, odd_dataset, tiny_dataset
 from torch import Tensor
 
-from recsys.data.samples.dataset import Dataset, id_counts, make_batch
+from recsys.data.samples.dataset import Dataset, make_batch
+from recsys.data.samples.ids import id_counts
 from recsys.data.samples.row_codes import encode_ids
 from recsys.embeddings.dense_twin import DenseTwin, RawInputs
 from recsys.embeddings.row_maps.hashing import hash_rows

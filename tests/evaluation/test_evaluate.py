@@ -13,7 +13,7 @@ from support.tiny_run import PLAIN, finished, odd_config, odd_dataset
 from typer.testing import CliRunner
 
 from recsys.cli import app
-from recsys.data.samples.dataset import write_samples
+from recsys.data.samples.stored import write_samples
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
 from recsys.evaluation.comparison import SegmentPair, compare_predictions, compare_segments, compare_user_values
 from recsys.evaluation.evaluate import measure, resample, segments, slices

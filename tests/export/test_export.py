@@ -25,7 +25,8 @@ import recsys.export.graphs.files as graph_files
 import recsys.export.onnx as export
 from recsys.arrays import Float32Array
 from recsys.bundle import GraphInfo, Manifest, TableInfo, open_bundle
-from recsys.data.samples.dataset import Dataset, make_batch, map_ids
+from recsys.data.samples.dataset import Dataset, make_batch
+from recsys.data.samples.ids import map_ids
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import BundleError, ConfigError, InvalidInputError
 from recsys.evaluation.evaluate import predict

@@ -8,7 +8,8 @@ import pytest
 from support.tiny_run import NAMESAKES, ONE_OFF, odd_config, odd_dataset
 
 from recsys.bundle import open_bundle
-from recsys.data.samples.dataset import make_batch, map_ids
+from recsys.data.samples.dataset import make_batch
+from recsys.data.samples.ids import map_ids
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import ConfigError
 from recsys.evaluation.evaluate import predict

@@ -16,7 +16,8 @@ from recsys.arrays import Int64Array
 from recsys.bundle import MANIFEST, Manifest, TableInfo, open_bundle, read_manifest
 from recsys.cli import app
 from recsys.cli.export import QUANTIZED_KINDS, quantize_options
-from recsys.data.samples.dataset import Dataset, id_counts
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.ids import id_counts
 from recsys.data.sources.movielens.prepare import prepare_movielens
 from recsys.data.sources.synthetic.logs import make_synthetic_log
 from recsys.embeddings.quantize import KINDS, QuantizedTable, quantize_rows, row_bytes, table_kinds

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys.data.log.event_table import open_event_table, user_events, write_event_table
-from recsys.data.samples.dataset import Dataset, Samples, make_dataset
+from recsys.data.samples.dataset import Dataset, make_dataset
+from recsys.data.samples.stored import Samples
 from recsys.errors import DataFileError
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.encode import encode_request

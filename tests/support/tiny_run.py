@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from recsys.data.log.event_table import open_event_table, write_event_table
-from recsys.data.samples.dataset import Dataset, Impressions, Samples, make_dataset
+from recsys.data.samples.dataset import Dataset, make_dataset
+from recsys.data.samples.stored import Impressions, Samples
 from recsys.data.sources.movielens.prepare import prepare_movielens
 from recsys.data.sources.synthetic.logs import make_synthetic_log
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric

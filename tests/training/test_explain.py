@@ -11,7 +11,8 @@ from support.tiny_run import NAMESAKES, folder_of_this_process, odd_config, odd_
 from typer.testing import CliRunner
 
 from recsys.cli import app
-from recsys.data.samples.dataset import Dataset, map_ids
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.ids import map_ids
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.evaluation.evaluate import predict
 from recsys.models.ranking.autoint import AutoIntConfig

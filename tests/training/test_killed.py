@@ -16,7 +16,7 @@ import torch
 from support.tiny_run import NAMESAKES, odd_dataset
 from support.torchrun import ROOT
 
-from recsys.data.samples.dataset import write_samples
+from recsys.data.samples.stored import write_samples
 from recsys.training.run.checkpoint import load
 from recsys.training.run.record import read_record
 

@@ -16,8 +16,9 @@ from support.tiny_run import NAMESAKES, finished, odd_config, odd_dataset
 from torch import Tensor
 
 import recsys.training.loop as loop
-from recsys.data.samples.dataset import Dataset, make_batch, map_ids, rows_of_codes
+from recsys.data.samples.dataset import Dataset, make_batch
 from recsys.data.samples.fingerprint import data_fingerprint
+from recsys.data.samples.ids import map_ids, rows_of_codes
 from recsys.data.samples.loader import BatchLoader
 from recsys.embeddings.row_maps.hashing import hash_rows
 from recsys.embeddings.sharding.shard import table_weights

@@ -13,7 +13,8 @@ from support.tiny_run import NAMESAKES, odd_config, odd_dataset
 
 import recsys.training.loop as loop
 import recsys.training.start as start
-from recsys.data.samples.dataset import Dataset, map_ids
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.ids import map_ids
 from recsys.data.samples.loader import BatchLoader
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import ConfigError, InvalidInputError

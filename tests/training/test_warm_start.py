@@ -11,7 +11,8 @@ from support.tiny_run import CONFIG, NAMESAKES, finished, odd_config, odd_datase
 from torch import Tensor
 
 from recsys.arrays import Int64Array
-from recsys.data.samples.dataset import Dataset, id_counts
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.ids import id_counts
 from recsys.embeddings.row_maps.graph import graph_rows
 from recsys.embeddings.row_maps.hashing import hash_rows
 from recsys.embeddings.row_maps.vocabulary import vocabulary

@@ -43,7 +43,7 @@ from recsys.data.log.engines import open_engine
 from recsys.data.log.raw_files import RawFiles, find_files
 from recsys.data.log.rejects import Report, RowGuard
 from recsys.data.log.sample_rules import SPLITS, LabelRule, SplitRule, write_splits
-from recsys.data.samples import dataset as sample_folder
+from recsys.data.samples import stored as sample_folder
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, USER, Categorical, Entity, FeatureSet

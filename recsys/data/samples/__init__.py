@@ -2,7 +2,9 @@
 
 ::
 
-    dataset.py        samples and what they read
+    stored.py         samples as files: events or impressions, labels, splits
+    dataset.py        samples joined with their events; batches
+    ids.py            columns of ids, their codes and counts
     histories.py      histories as positions in the event table
     row_codes.py      ids as codes of rows
     id_pairs.py       pairs of ids that met, for GraphHash

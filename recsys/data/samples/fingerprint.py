@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from recsys.data.samples.dataset import Dataset, sample_columns
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.stored import sample_columns
 
 
 def data_fingerprint(dataset: Dataset) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from recsys.arrays import Int32Array, Int64Array
-from recsys.data.samples.dataset import Dataset, id_columns
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.ids import id_columns
 from recsys.errors import InvalidInputError
 from recsys.features.hashing import MISSING
 

@@ -22,7 +22,8 @@ from recsys.arrays import Int64Array
 from recsys.data.log.encoder import EntityIndex
 from recsys.data.log.event_table import EncodedTable, encode_event_table
 from recsys.data.prepared import prepared_dataset
-from recsys.data.samples.dataset import Dataset, Impressions, Samples
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.stored import Impressions, Samples
 from recsys.errors import DataFileError
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, FeatureSet

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from recsys.arrays import Int64Array
-from recsys.data.samples.dataset import Dataset, id_counts
+from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.id_pairs import id_pairs
+from recsys.data.samples.ids import id_counts
 from recsys.embeddings import WIDTH_UNIT
 from recsys.embeddings.row_maps.clusters import Clusters, cluster, cluster_to_rows, index_keys
 from recsys.embeddings.row_maps.growth import CLUSTER_ROWS

@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from recsys.arrays import BoolArray, Float32Array, Int64Array
-from recsys.data.samples.dataset import Dataset, id_counts
+from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.fingerprint import data_fingerprint
+from recsys.data.samples.ids import id_counts
 from recsys.embeddings.row_maps.method import Counts
 from recsys.embeddings.row_maps.row_map import UNKNOWN_ROW, RowMap
 from recsys.embeddings.tables import ITEM

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 import numpy as np
 
 from recsys.arrays import Int64Array
-from recsys.data.samples.dataset import Dataset, id_counts
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.ids import id_counts
 from recsys.embeddings.row_maps.growth import OWN_ROWS, SeenIds, grow
 from recsys.embeddings.row_maps.id_table import build_id_table
 from recsys.embeddings.row_maps.row_map import RowMap

@@ -17,7 +17,8 @@ from recsys.data.datasets import load_dataset
 from recsys.data.log.event_table import open_event_table, write_event_table
 from recsys.data.log.prepare import PrepareSummary, RawInputs, prepare_log
 from recsys.data.log.sample_rules import SplitRule, parse_label
-from recsys.data.samples.dataset import make_batch, make_dataset, open_samples
+from recsys.data.samples.dataset import make_batch, make_dataset
+from recsys.data.samples.stored import open_samples
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
 from recsys.features.feature_set import Categorical, Entity, FeatureSet, History, Numeric
 

@@ -12,18 +12,9 @@ from hypothesis import strategies as st
 
 from recsys.arrays import Int64Array
 from recsys.data.log.event_table import EventTable, open_event_table, write_event_table
-from recsys.data.samples.dataset import (
-    Dataset,
-    Impressions,
-    Samples,
-    id_counts,
-    make_batch,
-    make_dataset,
-    map_ids,
-    open_samples,
-    rows_of_codes,
-    write_samples,
-)
+from recsys.data.samples.dataset import Dataset, make_batch, make_dataset
+from recsys.data.samples.ids import id_counts, map_ids, rows_of_codes
+from recsys.data.samples.stored import Impressions, Samples, open_samples, write_samples
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import MISSING

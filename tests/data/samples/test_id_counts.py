@@ -9,7 +9,8 @@ import pytest
 from support.tiny_run import NAMESAKES, odd_dataset, tiny_dataset
 
 from recsys.arrays import Int64Array
-from recsys.data.samples.dataset import Dataset, id_counts, make_batch, map_ids
+from recsys.data.samples.dataset import Dataset, make_batch
+from recsys.data.samples.ids import id_counts, map_ids
 from recsys.embeddings.tables import input_tables
 from recsys.features.hashing import MISSING
 

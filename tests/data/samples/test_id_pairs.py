@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from recsys.data.log.event_table import EventTable
-from recsys.data.samples.dataset import Dataset, Samples, make_dataset
+from recsys.data.samples.dataset import Dataset, make_dataset
 from recsys.data.samples.id_pairs import id_pairs
+from recsys.data.samples.stored import Samples
 from recsys.errors import InvalidInputError
 from recsys.features.hashing import string_key
 

@@ -13,7 +13,8 @@ import pytest
 from support.tiny_run import CONFIG, PLAIN, folder_of_this_process, odd_config, odd_dataset, tiny_dataset
 
 from recsys.arrays import Int64Array
-from recsys.data.samples.dataset import Dataset, id_counts, make_batch, map_ids
+from recsys.data.samples.dataset import Dataset, make_batch
+from recsys.data.samples.ids import id_counts, map_ids
 from recsys.data.sources.movielens.prepare import prepare_movielens
 from recsys.data.sources.synthetic.logs import make_synthetic_log
 from recsys.embeddings.sharding.shard import optimizer_state, table_weights

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from support.tiny_run import CONFIG, NAMESAKES, odd_dataset, tiny_dataset
 
-from recsys.data.samples.dataset import Dataset, id_counts
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.ids import id_counts
 from recsys.embeddings.row_maps.hashing import hash_rows
 from recsys.embeddings.row_maps.quotient_remainder import quotient_remainder
 from recsys.embeddings.row_maps.registry import ROW_MAPS

@@ -13,7 +13,7 @@ import pytest
 from support.tiny_run import NAMESAKES, odd_config, odd_dataset
 
 from recsys.arrays import Int64Array
-from recsys.data.samples.dataset import id_counts
+from recsys.data.samples.ids import id_counts
 from recsys.embeddings.row_maps.id_table import build_id_table, most_frequent
 from recsys.embeddings.row_maps.method import TrainingIds, per_table
 from recsys.embeddings.row_maps.registry import ROW_MAPS

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support.tiny_run import CONFIG, finished, folder_of_this_process, tiny_dataset
 
-from recsys.data.samples.dataset import id_counts
+from recsys.data.samples.ids import id_counts
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.errors import ConfigError
 from recsys.training.config import RowConfig

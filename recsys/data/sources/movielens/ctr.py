@@ -17,7 +17,8 @@ import xxhash
 from recsys.data.log.encoder import EntityIndex
 from recsys.data.log.event_table import EncodedTable, encode_event_table
 from recsys.data.prepared import prepared_dataset
-from recsys.data.samples.dataset import Dataset, Impressions, Samples
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.stored import Impressions, Samples
 from recsys.data.sources.raw_log import MOVIELENS_1M, RawLog
 from recsys.errors import InvalidInputError
 from recsys.features.columns import feature_keys

@@ -18,7 +18,8 @@ import xxhash
 from recsys.arrays import Int64Array
 from recsys.data.log.event_table import EncodedTable, encode_event_table
 from recsys.data.prepared import prepared_dataset
-from recsys.data.samples.dataset import Dataset, Samples
+from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.stored import Samples
 from recsys.data.sources.download import download, md5_of
 from recsys.data.sources.movielens.files import read_movielens
 from recsys.data.sources.raw_log import MOVIELENS_1M, RawLog

@@ -25,8 +25,9 @@ import xxhash
 from recsys.arrays import BoolArray, Int64Array
 from recsys.data.log.event_table import EncodedTable, encode_event_table, offsets_of
 from recsys.data.prepared import prepared_dataset
-from recsys.data.samples.dataset import Dataset, Impressions, Samples
+from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.histories import ranges
+from recsys.data.samples.stored import Impressions, Samples
 from recsys.data.sources.sequences.files import Sequences, read_sequences
 from recsys.errors import DataFileError
 from recsys.features.feature_set import Categorical, FeatureSet, History

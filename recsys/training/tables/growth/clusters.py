@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from recsys.arrays import Int64Array
-from recsys.data.samples.dataset import Dataset, id_counts
+from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.fingerprint import data_fingerprint
 from recsys.data.samples.id_pairs import id_pairs
+from recsys.data.samples.ids import id_counts
 from recsys.embeddings.row_maps.clusters import NO_CLUSTER, Clusters, Side, assign_unseen, cluster_again, index_keys
 from recsys.embeddings.row_maps.growth import most_common
 from recsys.embeddings.row_maps.method import Counts

@@ -19,8 +19,9 @@ import numpy as np
 
 from recsys.arrays import Int64Array
 from recsys.data.column_folder import new_folder
-from recsys.data.samples.dataset import Dataset, id_columns, id_counts
+from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.fingerprint import data_fingerprint
+from recsys.data.samples.ids import id_columns, id_counts
 from recsys.embeddings.row_maps.growth import (
     CLUSTER_ROWS,
     OWN_ROWS,
