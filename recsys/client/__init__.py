@@ -21,8 +21,8 @@ call that finds the server unavailable is repeated up to twice within its timeou
     └── DeadlineExceeded          also a TimeoutError
 
 ``blocking.py`` and ``aio.py`` are the two clients; ``channel.py`` (connection, retries, statuses to errors) and
-``messages.py`` (arguments to messages and back) serve both; ``types.py`` has results and errors. A new call is a method
-of each client, a request and a result in ``messages.py``, and a line of ``channel.Calls``.
+``messages/`` (arguments to messages and back) serve both; ``types.py`` has results and errors. A new call is a method
+of each client, a request and a result in ``messages/``, and a line of ``channel.Calls``.
 """
 
 from recsys.client.aio import AsyncClient

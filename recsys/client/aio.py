@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 
-from recsys.client import messages
 from recsys.client.channel import HEALTH, READY_POLL_S, STREAM_S, Calls, errors, left_s, options, serving
+from recsys.client.messages import feature_store, ranker
 from recsys.client.types import (
     Appended,
     AppendSummary,
@@ -51,15 +51,15 @@ class AsyncClient:
         query = RankQuery(
             user=user, candidates=candidates, features=features, top_k=top_k, model=model, time_ms=time_ms
         )
-        request = messages.rank_request(query, timings=timings)
-        return messages.ranking(await self._answer(self._calls.rank, request, timeout_s), candidates)
+        request = ranker.rank_request(query, timings=timings)
+        return ranker.ranking(await self._answer(self._calls.rank, request, timeout_s), candidates)
 
     async def rank_batch(
         self, requests: Sequence[RankQuery], *, timings: bool = False, timeout_s: float | None = None
     ) -> list[Ranking]:
         """See :meth:`Client.rank_batch`."""
-        request = messages.rank_batch_request(requests, timings=timings)
-        return messages.rankings(await self._answer(self._calls.rank_batch, request, timeout_s), requests)
+        request = ranker.rank_batch_request(requests, timings=timings)
+        return ranker.rankings(await self._answer(self._calls.rank_batch, request, timeout_s), requests)
 
     async def retrieve(
         self,
@@ -74,8 +74,8 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> Retrieval:
         """See :meth:`Client.retrieve`."""
-        request = messages.retrieve_request(user, top_k, exclude, include_seen, model, time_ms, timings)
-        return messages.retrieval(await self._answer(self._calls.retrieve, request, timeout_s))
+        request = ranker.retrieve_request(user, top_k, exclude, include_seen, model, time_ms, timings)
+        return ranker.retrieval(await self._answer(self._calls.retrieve, request, timeout_s))
 
     async def recommend(
         self,
@@ -93,10 +93,10 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> Recommendation:
         """See :meth:`Client.recommend`."""
-        request = messages.recommend_request(
+        request = ranker.recommend_request(
             user, top_k, candidates, features, exclude, include_seen, model, retrieval_model, time_ms, timings
         )
-        return messages.recommendation(await self._answer(self._calls.recommend, request, timeout_s))
+        return ranker.recommendation(await self._answer(self._calls.recommend, request, timeout_s))
 
     async def append_events(
         self,
@@ -120,8 +120,8 @@ class AsyncClient:
             source=source,
             offsets=offsets,
         )
-        request = messages.append_request(batch)
-        return messages.appended(await self._answer(self._calls.append_events, request, timeout_s))
+        request = feature_store.append_request(batch)
+        return feature_store.appended(await self._answer(self._calls.append_events, request, timeout_s))
 
     async def append_stream(
         self, batches: Iterable[UserEvents] | AsyncIterable[UserEvents], *, timeout_s: float | None = None
@@ -140,18 +140,18 @@ class AsyncClient:
                 await asyncio.wait([sending])
         if problem:
             raise problem[0]
-        return messages.append_summary(response)
+        return feature_store.append_summary(response)
 
     async def put_entities(
         self, *, entity: str, ids: Ids, features: Mapping[str, Any], timeout_s: float | None = None
     ) -> None:
         """See :meth:`Client.put_entities`."""
-        await self._answer(self._calls.put_entities, messages.put_request(entity, ids, features), timeout_s)
+        await self._answer(self._calls.put_entities, feature_store.put_request(entity, ids, features), timeout_s)
 
     async def get_features(self, *, entity: str, ids: Ids, timeout_s: float | None = None) -> EntityFeatures:
         """See :meth:`Client.get_features`."""
-        request = messages.features_request(entity, ids)
-        return messages.entity_features(await self._answer(self._calls.get_features, request, timeout_s), ids)
+        request = feature_store.features_request(entity, ids)
+        return feature_store.entity_features(await self._answer(self._calls.get_features, request, timeout_s), ids)
 
     async def get_history(
         self,
@@ -163,13 +163,13 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> UserHistory:
         """See :meth:`Client.get_history`."""
-        request = messages.history_request(user, limit, since_ms, until_ms)
-        return messages.user_history(await self._answer(self._calls.get_history, request, timeout_s))
+        request = feature_store.history_request(user, limit, since_ms, until_ms)
+        return feature_store.user_history(await self._answer(self._calls.get_history, request, timeout_s))
 
     async def get_histories(self, *, users: Ids, limit: int = 0, timeout_s: float | None = None) -> list[UserHistory]:
         """See :meth:`Client.get_histories`."""
-        request = messages.histories_request(users, limit)
-        return messages.user_histories(await self._answer(self._calls.get_histories, request, timeout_s))
+        request = feature_store.histories_request(users, limit)
+        return feature_store.user_histories(await self._answer(self._calls.get_histories, request, timeout_s))
 
     async def is_ready(self, *, timeout_s: float | None = None) -> bool:
         """See :meth:`Client.is_ready`."""
@@ -224,9 +224,9 @@ async def _requests(batches: Iterable[UserEvents] | AsyncIterable[UserEvents]) -
     index = 0
     if isinstance(batches, AsyncIterable):
         async for batch in batches:
-            yield messages.stream_request(batch, index)
+            yield feature_store.stream_request(batch, index)
             index += 1
     else:
         for batch in batches:
-            yield messages.stream_request(batch, index)
+            yield feature_store.stream_request(batch, index)
             index += 1

@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 
-from recsys.client import messages
 from recsys.client.channel import HEALTH, READY_POLL_S, STREAM_S, Calls, errors, left_s, options, serving
+from recsys.client.messages import feature_store, ranker
 from recsys.client.types import (
     Appended,
     AppendSummary,
@@ -70,8 +70,8 @@ class Client:
         query = RankQuery(
             user=user, candidates=candidates, features=features, top_k=top_k, model=model, time_ms=time_ms
         )
-        request = messages.rank_request(query, timings=timings)
-        return messages.ranking(self._answer(self._calls.rank, request, timeout_s), candidates)
+        request = ranker.rank_request(query, timings=timings)
+        return ranker.ranking(self._answer(self._calls.rank, request, timeout_s), candidates)
 
     def rank_batch(
         self, requests: Sequence[RankQuery], *, timings: bool = False, timeout_s: float | None = None
@@ -82,8 +82,8 @@ class Client:
 
             lists = client.rank_batch([RankQuery(user=42, candidates=[1, 2]), RankQuery(user=43, candidates=[2, 3])])
         """
-        request = messages.rank_batch_request(requests, timings=timings)
-        return messages.rankings(self._answer(self._calls.rank_batch, request, timeout_s), requests)
+        request = ranker.rank_batch_request(requests, timings=timings)
+        return ranker.rankings(self._answer(self._calls.rank_batch, request, timeout_s), requests)
 
     def retrieve(
         self,
@@ -109,8 +109,8 @@ class Client:
             timings: ask what the call took.
             timeout_s: for this call.
         """
-        request = messages.retrieve_request(user, top_k, exclude, include_seen, model, time_ms, timings)
-        return messages.retrieval(self._answer(self._calls.retrieve, request, timeout_s))
+        request = ranker.retrieve_request(user, top_k, exclude, include_seen, model, time_ms, timings)
+        return ranker.retrieval(self._answer(self._calls.retrieve, request, timeout_s))
 
     def recommend(
         self,
@@ -143,10 +143,10 @@ class Client:
             timings: ask what the call took.
             timeout_s: for this call.
         """
-        request = messages.recommend_request(
+        request = ranker.recommend_request(
             user, top_k, candidates, features, exclude, include_seen, model, retrieval_model, time_ms, timings
         )
-        return messages.recommendation(self._answer(self._calls.recommend, request, timeout_s))
+        return ranker.recommendation(self._answer(self._calls.recommend, request, timeout_s))
 
     def append_events(
         self,
@@ -175,8 +175,8 @@ class Client:
             source=source,
             offsets=offsets,
         )
-        request = messages.append_request(batch)
-        return messages.appended(self._answer(self._calls.append_events, request, timeout_s))
+        request = feature_store.append_request(batch)
+        return feature_store.appended(self._answer(self._calls.append_events, request, timeout_s))
 
     def append_stream(self, batches: Iterable[UserEvents], *, timeout_s: float | None = None) -> AppendSummary:
         """Append the events of many users, as fast as the server can write them; much faster than call by call.
@@ -201,7 +201,7 @@ class Client:
             # gRPC would log an exception, and not raise it.
             try:
                 for index, batch in enumerate(batches):
-                    yield messages.stream_request(batch, index)
+                    yield feature_store.stream_request(batch, index)
             except Exception as error:
                 problem.append(error)
 
@@ -209,7 +209,7 @@ class Client:
             response = self._calls.append_stream(requests(), timeout=STREAM_S if timeout_s is None else timeout_s)
         if problem:
             raise problem[0]
-        return messages.append_summary(response)
+        return feature_store.append_summary(response)
 
     def put_entities(
         self, *, entity: str, ids: Ids, features: Mapping[str, Any], timeout_s: float | None = None
@@ -226,7 +226,7 @@ class Client:
             features: for every feature N values; ``None`` for a missing one; lists where the feature is
                 multi-valued. One that is not given becomes missing.
         """
-        self._answer(self._calls.put_entities, messages.put_request(entity, ids, features), timeout_s)
+        self._answer(self._calls.put_entities, feature_store.put_request(entity, ids, features), timeout_s)
 
     def get_features(self, *, entity: str, ids: Ids, timeout_s: float | None = None) -> EntityFeatures:
         """The stored features of N entities of one kind. Raises as :meth:`rank`.
@@ -235,8 +235,8 @@ class Client:
 
             prices = client.get_features(entity="item", ids=[7, 8]).columns["price"]
         """
-        request = messages.features_request(entity, ids)
-        return messages.entity_features(self._answer(self._calls.get_features, request, timeout_s), ids)
+        request = feature_store.features_request(entity, ids)
+        return feature_store.entity_features(self._answer(self._calls.get_features, request, timeout_s), ids)
 
     def get_history(
         self,
@@ -259,8 +259,8 @@ class Client:
             since_ms, until_ms: only events with since_ms <= timestamp < until_ms; default: all. For the page before
                 this one ask ``until_ms=timestamps_ms[0] + 1``, and drop the events at its end that you have.
         """
-        request = messages.history_request(user, limit, since_ms, until_ms)
-        return messages.user_history(self._answer(self._calls.get_history, request, timeout_s))
+        request = feature_store.history_request(user, limit, since_ms, until_ms)
+        return feature_store.user_history(self._answer(self._calls.get_history, request, timeout_s))
 
     def get_histories(self, *, users: Ids, limit: int = 0, timeout_s: float | None = None) -> list[UserHistory]:
         """The newest events of each of up to 1,000 users, in their order. Raises as :meth:`rank`.
@@ -274,8 +274,8 @@ class Client:
             users: the users' ids.
             limit: most events of each, 50,000 in all; 0 for as many as a model reads.
         """
-        request = messages.histories_request(users, limit)
-        return messages.user_histories(self._answer(self._calls.get_histories, request, timeout_s))
+        request = feature_store.histories_request(users, limit)
+        return feature_store.user_histories(self._answer(self._calls.get_histories, request, timeout_s))
 
     def is_ready(self, *, timeout_s: float | None = None) -> bool:
         """Ask whether the server answers and is not draining."""

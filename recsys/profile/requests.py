@@ -16,7 +16,7 @@ import numpy as np
 
 from recsys.arrays import Int64Array
 from recsys.bundle import Bundle
-from recsys.client.messages import rank_request
+from recsys.client.messages.ranker import rank_request
 from recsys.client.types import RankQuery
 from recsys.errors import InvalidInputError
 from recsys.feature_store.blocking import BlockingFeatureStore

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.tiny_bundle import FEATURES
 
-from recsys.client import messages
+from recsys.client.messages import ranker
 from recsys.errors import InvalidInputError
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import MISSING, integer_key, string_key
@@ -178,10 +178,10 @@ def test_a_degradation_has_one_name_in_the_result_the_metric_and_the_client(part
     )  # fmt: skip
     request = convert.rank_request(RankRequest(user=USER, candidates=Ids(integers=[1])), FEATURES, max_candidates=5)
     assert degraded_parts(result) == [part]
-    assert messages.ranking(convert.rank_response(result, request), [1]).degraded == (part,)
+    assert ranker.ranking(convert.rank_response(result, request), [1]).degraded == (part,)
 
 
 def test_every_degradation_of_the_proto_has_a_name_and_a_counter() -> None:
     values = set(Degradation.values()) - {Degradation.DEGRADATION_UNSPECIFIED}
-    answers = [messages.ranking(RankResponse(degraded=[value]), []).degraded for value in values]
+    answers = [ranker.ranking(RankResponse(degraded=[value]), []).degraded for value in values]
     assert sorted(answers) == sorted((part,) for part in DEGRADED_PARTS)

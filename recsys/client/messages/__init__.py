@@ -1,0 +1,8 @@
+"""Messages for both clients.
+
+::
+
+    ranker.py           of the ranking service: Rank, Retrieve, Recommend
+    feature_store.py    of the feature store: events, entities, histories
+    fields.py           arguments as fields of requests
+"""

@@ -1,0 +1,136 @@
+"""Messages of the feature store's service: arguments to requests, responses to results.
+
+``N`` entities, ``L`` events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.client.messages.fields import feature_column, fitting, id_field, ids_field, integers_field, set_fields
+from recsys.client.types import Appended, AppendSummary, EntityFeatures, Id, Ids, UserEvents, UserHistory
+from recsys.errors import InvalidInputError
+from recsys.proto import feature_store_pb2
+
+
+def append_request(batch: UserEvents) -> feature_store_pb2.AppendEventsRequest:
+    """The message of one user's events."""
+    columns = feature_store_pb2.EventColumns(
+        items=ids_field("items", batch.items),
+        timestamps_ms=integers_field("timestamps_ms", batch.timestamps_ms),
+        arrivals_ms=() if batch.arrivals_ms is None else integers_field("arrivals_ms", batch.arrivals_ms),
+        attributes={name: ids_field(name, values, missing=True) for name, values in (batch.attributes or {}).items()},
+    )
+    offsets = () if batch.offsets is None else integers_field("offsets", batch.offsets)
+    request = feature_store_pb2.AppendEventsRequest(user=id_field(batch.user), events=columns, offsets=offsets)
+    with fitting("source", allowed="a string"):
+        request.source = batch.source
+    return request
+
+
+def stream_request(batch: UserEvents, index: int) -> feature_store_pb2.AppendEventsRequest:
+    """The same for the stream's message number ``index``."""
+    try:
+        return append_request(batch)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"batch {index}: {error}") from None
+
+
+def appended(response: feature_store_pb2.AppendEventsResponse) -> Appended:
+    """The result of ``Client.append_events``."""
+    return Appended(added=response.added, stored=response.stored)
+
+
+def append_summary(response: feature_store_pb2.AppendEventStreamResponse) -> AppendSummary:
+    """The result of ``Client.append_stream``."""
+    return AppendSummary(
+        batches=response.messages,
+        events=response.events,
+        added=response.added,
+        rejected=response.rejected,
+        rejections=tuple((r.message, r.reason) for r in response.rejections),
+    )
+
+
+def put_request(entity: str, ids: Ids, features: Mapping[str, Any]) -> feature_store_pb2.PutEntitiesRequest:
+    """The message of ``Client.put_entities``."""
+    columns = {name: feature_column(name, values) for name, values in features.items()}
+    with fitting("entity", allowed="a string"):
+        return feature_store_pb2.PutEntitiesRequest(entity=entity, ids=ids_field("ids", ids), features=columns)
+
+
+def features_request(entity: str, ids: Ids) -> feature_store_pb2.GetFeaturesRequest:
+    """The message of ``Client.get_features``."""
+    with fitting("entity", allowed="a string"):
+        return feature_store_pb2.GetFeaturesRequest(entity=entity, ids=ids_field("ids", ids))
+
+
+def entity_features(response: feature_store_pb2.GetFeaturesResponse, ids: Ids) -> EntityFeatures:
+    """The result of ``Client.get_features``."""
+    return EntityFeatures(ids=list(ids), columns={name: _column(column) for name, column in response.features.items()})
+
+
+def history_request(
+    user: Id, limit: int, since_ms: int | None, until_ms: int | None
+) -> feature_store_pb2.GetHistoryRequest:
+    """The message of ``Client.get_history``."""
+    request = feature_store_pb2.GetHistoryRequest(user=id_field(user))
+    set_fields(request, limit=limit, since_ms=since_ms, until_ms=until_ms)
+    return request
+
+
+def user_history(response: feature_store_pb2.GetHistoryResponse) -> UserHistory:
+    """The result of ``Client.get_history``."""
+    return UserHistory(**_event_columns(response.events), appended=response.appended, trimmed=response.trimmed)
+
+
+def histories_request(users: Ids, limit: int) -> feature_store_pb2.GetHistoriesRequest:
+    """The message of ``Client.get_histories``."""
+    request = feature_store_pb2.GetHistoriesRequest(users=ids_field("users", users))
+    set_fields(request, limit=limit)
+    return request
+
+
+def user_histories(response: feature_store_pb2.GetHistoriesResponse) -> list[UserHistory]:
+    """The result of ``Client.get_histories``: views of the columns of all."""
+    columns = _event_columns(response.events)
+    attributes = columns.pop("attributes")
+    histories, start = [], 0
+    for length, appended, trimmed in zip(response.lengths, response.appended, response.trimmed, strict=True):
+        own = slice(start, start + length)
+        histories.append(
+            UserHistory(
+                **{name: column[own] for name, column in columns.items()},
+                attributes={name: column[own] for name, column in attributes.items()},
+                appended=appended,
+                trimmed=trimmed,
+            )
+        )
+        start += length
+    return histories
+
+
+def _event_columns(columns: feature_store_pb2.EventColumns) -> dict[str, Any]:
+    return {
+        "items": np.array(columns.items.integers, dtype=np.int64),
+        "timestamps_ms": np.array(columns.timestamps_ms, dtype=np.int64),
+        "arrivals_ms": np.array(columns.arrivals_ms, dtype=np.int64),
+        "attributes": {name: np.array(ids.integers, dtype=np.int64) for name, ids in columns.attributes.items()},
+    }
+
+
+def _column(column: feature_store_pb2.FeatureColumn) -> npt.NDArray[Any]:
+    """Numbers, single ids, or ids padded with -1 to the longest entity's."""
+    if column.numbers:
+        return np.array(column.numbers, dtype=np.float32)
+    values = np.array(column.integers, dtype=np.int64)
+    if not column.lengths:
+        return values
+    lengths = np.array(column.lengths, dtype=np.int64)
+    padded = np.full((len(lengths), int(lengths.max())), -1, dtype=np.int64)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = values
+    return padded

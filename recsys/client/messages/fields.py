@@ -1,0 +1,96 @@
+"""Fields of requests from arguments; protobuf's complaints name the argument."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from recsys.client.types import Id
+from recsys.errors import InvalidInputError
+from recsys.proto import feature_store_pb2, ranker_pb2
+
+_MILLISECONDS = "an integer, milliseconds since 1970"
+
+
+def id_field(user: Id) -> ranker_pb2.Id:
+    """A user's id, an integer or a string."""
+    with fitting("user"):
+        return ranker_pb2.Id(text=user) if isinstance(user, str) else ranker_pb2.Id(integer=user)
+
+
+def set_fields(request: Any, **values: Any) -> None:
+    """Set fields of a request; None leaves one as it is."""
+    for name, value in values.items():
+        if value is None:
+            continue
+        allowed = "a string" if name.endswith("model") else "an integer, 0 or more"
+        with fitting(name, allowed=_MILLISECONDS if name.endswith("_ms") else allowed):
+            setattr(request, name, value)
+
+
+def ids_field(name: str, values: Any, *, missing: bool = False) -> ranker_pb2.Ids:
+    """Integers or strings; with ``missing``, ``None`` becomes what the server takes for no value."""
+    with fitting(name):
+        given = _list(values)
+    texts = isinstance(next((v for v in given if v is not None), None), str)
+    if missing:
+        given = [("" if texts else -1) if v is None else v for v in given]
+    with fitting(name):
+        return ranker_pb2.Ids(texts=given) if texts else ranker_pb2.Ids(integers=given)
+
+
+def integers_field(name: str, values: Any) -> Any:
+    """Integers, as a repeated field."""
+    return ids_field(name, values).integers
+
+
+def feature_values(features: Mapping[str, Any] | None) -> dict[str, ranker_pb2.FeatureValue]:
+    """Features of a request: a value, ``None`` or several values for each."""
+    return {name: _feature_value(name, value) for name, value in (features or {}).items()}
+
+
+def _feature_value(name: str, value: Any) -> ranker_pb2.FeatureValue:
+    if value is None:
+        return ranker_pb2.FeatureValue()
+    values = [value] if isinstance(value, str) or not hasattr(value, "__len__") else _list(value)
+    if any(isinstance(v, float | np.floating) for v in values):
+        with fitting(name):
+            return ranker_pb2.FeatureValue(numbers=values)
+    ids = ids_field(name, values)
+    return ranker_pb2.FeatureValue(integers=ids.integers, texts=ids.texts)
+
+
+def feature_column(name: str, values: Any) -> feature_store_pb2.FeatureColumn:
+    """A feature of N entities: a value, ``None`` or several ids for each."""
+    with fitting(name):
+        rows = _list(values)
+    lengths: list[int] = []
+    if any(row is None or _is_list(row) for row in rows):
+        per_row = [[] if row is None else _list(row) if _is_list(row) else [row] for row in rows]
+        lengths, rows = [len(row) for row in per_row], [value for row in per_row for value in row]
+    if any(isinstance(v, float | np.floating) for v in rows):
+        with fitting(name, allowed="numbers only"):
+            return feature_store_pb2.FeatureColumn(numbers=rows, lengths=lengths)
+    ids = ids_field(name, rows, missing=True)
+    return feature_store_pb2.FeatureColumn(integers=ids.integers, texts=ids.texts, lengths=lengths)
+
+
+def _is_list(value: Any) -> bool:
+    return hasattr(value, "__len__") and not isinstance(value, str)
+
+
+def _list(values: Any) -> list[Any]:
+    # tolist(): Python's own numbers go into protobuf faster than numpy's.
+    return values.tolist() if isinstance(values, np.ndarray) else list(values)
+
+
+@contextmanager
+def fitting(name: str, *, allowed: str = "64-bit integers only, or strings only") -> Iterator[None]:
+    """protobuf checks types and ranges while it copies; name the argument in its complaint."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{name}: {error}; allowed: {allowed}") from None

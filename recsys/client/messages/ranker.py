@@ -1,0 +1,155 @@
+"""Messages of the ranking service: arguments to requests, responses to results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.client.messages.fields import feature_values, id_field, ids_field, set_fields
+from recsys.client.types import Id, Ids, Ranking, RankQuery, Recommendation, Retrieval
+from recsys.errors import InvalidInputError
+from recsys.proto import ranker_pb2
+
+_DEGRADATIONS = {
+    ranker_pb2.DEGRADATION_USER_UNAVAILABLE: "user",
+    ranker_pb2.DEGRADATION_ITEMS_UNAVAILABLE: "items",
+    ranker_pb2.DEGRADATION_HISTORY_PARTIAL: "history",
+}
+
+
+def rank_request(query: RankQuery, *, timings: bool = False) -> ranker_pb2.RankRequest:
+    """The message of ``Client.rank``."""
+    request = ranker_pb2.RankRequest(
+        user=id_field(query.user),
+        candidates=ids_field("candidates", query.candidates),
+        features=feature_values(query.features),
+        timings=timings,
+    )
+    set_fields(request, top_k=query.top_k, model=query.model, time_ms=query.time_ms)
+    return request
+
+
+def rank_batch_request(queries: Sequence[RankQuery], *, timings: bool) -> ranker_pb2.RankBatchRequest:
+    """The message of ``Client.rank_batch``."""
+    requests = []
+    for index, query in enumerate(queries):
+        try:
+            requests.append(rank_request(query, timings=timings))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"requests[{index}].{error}") from None
+    return ranker_pb2.RankBatchRequest(requests=requests)
+
+
+def retrieve_request(
+    user: Id, top_k: int, exclude: Ids | None, include_seen: bool, model: str, time_ms: int | None, timings: bool
+) -> ranker_pb2.RetrieveRequest:
+    """The message of ``Client.retrieve``."""
+    request = ranker_pb2.RetrieveRequest(
+        user=id_field(user), exclude=_excluded(exclude), include_seen=include_seen, timings=timings
+    )
+    set_fields(request, top_k=top_k, model=model, time_ms=time_ms)
+    return request
+
+
+def recommend_request(
+    user: Id,
+    top_k: int,
+    candidates: int,
+    features: Mapping[str, Any] | None,
+    exclude: Ids | None,
+    include_seen: bool,
+    model: str,
+    retrieval_model: str,
+    time_ms: int | None,
+    timings: bool,
+) -> ranker_pb2.RecommendRequest:
+    """The message of ``Client.recommend``."""
+    request = ranker_pb2.RecommendRequest(
+        user=id_field(user),
+        features=feature_values(features),
+        exclude=_excluded(exclude),
+        include_seen=include_seen,
+        timings=timings,
+    )
+    set_fields(
+        request, top_k=top_k, candidates=candidates, model=model, retrieval_model=retrieval_model, time_ms=time_ms
+    )
+    return request
+
+
+def ranking(response: ranker_pb2.RankResponse, candidates: Ids) -> Ranking:
+    """The result of ``Client.rank``."""
+    items = list(candidates)
+    positions = np.array(response.positions, dtype=np.int64)
+    if len(positions):
+        items = [items[i] for i in positions]
+    else:
+        positions = np.arange(len(items))
+    return Ranking(
+        items=items,
+        scores=np.array(response.scores, dtype=np.float32),
+        positions=positions,
+        model=response.model,
+        model_version=response.model_version,
+        history_events=response.history_events,
+        degraded=_degraded(response),
+        timings_us=_timings_us(response),
+    )
+
+
+def rankings(response: ranker_pb2.RankBatchResponse, queries: Sequence[RankQuery]) -> list[Ranking]:
+    """The results of ``Client.rank_batch``."""
+    return [ranking(answer, query.candidates) for answer, query in zip(response.responses, queries, strict=True)]
+
+
+def retrieval(response: ranker_pb2.RetrieveResponse) -> Retrieval:
+    """The result of ``Client.retrieve``."""
+    return Retrieval(
+        items=_found(response.items),
+        scores=np.array(response.scores, dtype=np.float32),
+        model=response.model,
+        model_version=response.model_version,
+        user_known=response.user_known,
+        history_events=response.history_events,
+        degraded=_degraded(response),
+        timings_us=_timings_us(response),
+    )
+
+
+def recommendation(response: ranker_pb2.RecommendResponse) -> Recommendation:
+    """The result of ``Client.recommend``."""
+    return Recommendation(
+        items=_found(response.items),
+        scores=np.array(response.scores, dtype=np.float32),
+        model=response.model,
+        model_version=response.model_version,
+        retrieval_model=response.retrieval_model,
+        retrieval_model_version=response.retrieval_model_version,
+        user_known=response.user_known,
+        history_events=response.history_events,
+        candidates=response.candidates,
+        degraded=_degraded(response),
+        timings_us=_timings_us(response),
+    )
+
+
+def _found(ids: ranker_pb2.Ids) -> npt.NDArray[Any]:
+    return np.array(ids.texts, dtype=object) if ids.texts else np.array(ids.integers, dtype=np.int64)
+
+
+def _degraded(response: Any) -> tuple[str, ...]:
+    return tuple(_DEGRADATIONS[d] for d in response.degraded if d in _DEGRADATIONS)
+
+
+def _timings_us(response: Any) -> dict[str, int]:
+    if not response.HasField("timings"):
+        return {}
+    fields = ranker_pb2.Timings.DESCRIPTOR.fields
+    return {field.name.removesuffix("_us"): getattr(response.timings, field.name) for field in fields}
+
+
+def _excluded(exclude: Ids | None) -> ranker_pb2.Ids | None:
+    return None if exclude is None else ids_field("exclude", exclude)
