@@ -130,3 +130,12 @@ def test_an_absent_item_is_read_again_after_a_second() -> None:
     assert found(cache, keys) == [True, True]
     clock.now_s += 0.1
     assert found(cache, keys) == [True, False]
+
+
+def test_the_item_cache_counts_what_it_knew() -> None:
+    cache = ItemCache([], max_age_s=60.0)
+    keys = np.arange(10, dtype=np.int64)
+    cache.read(keys)
+    cache.put(keys[:4], {}, generation=cache.generation)
+    cache.read(keys)
+    assert cache.counts() == {"memory": 4, "store": 16}

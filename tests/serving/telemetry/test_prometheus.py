@@ -1,0 +1,102 @@
+"""The metrics page: the sum of all processes, those that died included."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from recsys.errors import ConfigError
+from recsys.serving.telemetry.counters import Telemetry
+from recsys.serving.telemetry.prometheus import metrics_server
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from recsys.serving.telemetry.stage_timer import STAGES
+from recsys.serving.telemetry.counters import Telemetry
+telemetry = Telemetry(Path(sys.argv[1]), worker=int(sys.argv[2]))
+for _ in range(1000):
+    telemetry.observe([100] * len(STAGES))
+    telemetry.count("candidates", by=200)
+print("written", flush=True)
+sys.stdin.read()
+"""
+
+
+def scrape(port: int) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_the_page_sums_two_processes_and_keeps_what_a_killed_one_counted(file: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(file)]
+    with metrics_server(file, host="127.0.0.1", port=0, model={"model": "m", "version": "v"}) as port:
+        writers = [
+            subprocess.Popen([*command, str(worker)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            for worker in (0, 1)
+        ]
+        try:
+            for writer in writers:
+                assert writer.stdout is not None and writer.stdout.readline() == b"written\n"
+            writers[1].send_signal(signal.SIGKILL)
+            writers[1].wait()
+            found = scrape(port)
+            assert found["recsys_candidates_total", ()] == 2 * 1000 * 200
+            assert found["recsys_stage_seconds_count", (("stage", "total"),)] == 2_000
+            assert found["recsys_stage_seconds_sum", (("stage", "total"),)] == pytest.approx(2_000 * 100e-6)
+            assert found["recsys_stage_seconds_bucket", (("le", "0.0001"), ("stage", "store"))] == 2_000
+            assert found["recsys_stage_seconds_bucket", (("le", "7e-05"), ("stage", "store"))] == 0
+            Telemetry(file, worker=1).count("candidates")  # the one that took its place
+            assert scrape(port)["recsys_candidates_total", ()] == 2 * 1000 * 200 + 1
+            assert found["recsys_model_info", (("model", "m"), ("version", "v"))] == 1
+        finally:
+            for writer in writers:
+                writer.kill()
+                writer.communicate()
+
+
+def test_the_page_shows_only_statuses_that_calls_ended_with_and_ok(file: Path) -> None:
+    Telemetry(file).count("requests", "Rank", "UNAVAILABLE")
+    with metrics_server(file, host="127.0.0.1", port=0, model={}) as port:
+        shown = {
+            (dict(labels)["method"], dict(labels)["code"]): value
+            for (name, labels), value in scrape(port).items()
+            if "requests" in name
+        }
+    assert shown == {("Rank", "OK"): 0.0, ("Rank", "UNAVAILABLE"): 1.0, ("AppendEvents", "OK"): 0.0}
+
+
+def test_a_taken_port_is_an_error_that_names_it(file: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"metrics cannot be offered on 127\.0\.0\.1:{port}: .*another port"):
+            with metrics_server(file, host="127.0.0.1", port=port, model={}):
+                pass
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this system has no IPv6")
+def test_the_page_takes_a_host_as_grpc_does(file: Path) -> None:
+    with metrics_server(file, host="[::1]", port=0, model={}) as port:
+        with urllib.request.urlopen(f"http://[::1]:{port}/metrics", timeout=10) as answer:
+            assert b"recsys_candidates_total" in answer.read()
+
+
+def test_the_page_is_gone_after_the_block(file: Path) -> None:
+    with metrics_server(file, host="127.0.0.1", port=0, model={}) as port:
+        scrape(port)
+    with pytest.raises(OSError):
+        scrape(port)
