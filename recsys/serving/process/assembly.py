@@ -45,11 +45,23 @@ class SharedParts:
 
 
 @contextmanager
-def open_shared_parts(settings: Settings, features: FeatureSet, store: BlockingFeatureStore) -> Iterator[SharedParts]:
-    """Make the parts for the duration of a ``with`` block; the store is not closed at its end."""
+def open_shared_parts(
+    settings: Settings, features: FeatureSet, store: BlockingFeatureStore, *, ranks: bool = True
+) -> Iterator[SharedParts]:
+    """Make the parts for the duration of a ``with`` block.
+
+    Args:
+        settings: the server's.
+        features: of the store.
+        store: not closed here.
+        ranks: a ranking model is served; without one there are no requests to log.
+
+    Raises:
+        ConfigError: the request log cannot be written.
+    """
     with ExitStack() as stack:
         log = None
-        if settings.log_requests:
+        if settings.log_requests and ranks:
             log = RequestLog(settings.request_log_dir, share=settings.log_requests, features=features)
             stack.enter_context(closing(log))
         yield SharedParts(

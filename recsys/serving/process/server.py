@@ -145,7 +145,9 @@ def serving(
         threads = stack.enter_context(ThreadPoolExecutor(limit, thread_name_prefix="call"))
         stores = stack.enter_context(open_stores(redis_url, models.features, settings, loop=loop))
         telemetry = None if counts is None else Telemetry(counts, worker=worker)
-        shared = stack.enter_context(open_shared_parts(settings, models.features, stores.blocking_store))
+        shared = stack.enter_context(
+            open_shared_parts(settings, models.features, stores.blocking_store, ranks=models.ranking is not None)
+        )
         slot = stack.enter_context(contextlib.closing(ModelSlot(open_served_models(models, shared))))
         if telemetry is not None:
             sources = {"states": shared.state_counts.read, "items": stores.cache.counts}

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from support.tiny_bundle import FEATURES
+from support.tiny_retrieval import write_tiny_retrieval
 from support.tiny_server import Start
 
 from recsys.errors import ConfigError
@@ -42,6 +43,13 @@ async def test_without_a_share_nothing_is_logged(start: Start, tmp_path: Path) -
     async with start(request_log_dir=tmp_path / "log") as client:
         await client.rank(user=1, candidates=[5])
     assert not (tmp_path / "log").exists()
+
+
+async def test_without_a_ranking_model_there_is_no_log(start: Start, tmp_path: Path) -> None:
+    write_tiny_retrieval(tmp_path / "bundle")
+    folder = tmp_path / "bundle" / "manifest.json" / "log"  # could not be made
+    async with start(bundle=tmp_path / "bundle", log_requests=1.0, request_log_dir=folder) as client:
+        assert len((await client.retrieve(user=1, top_k=3)).items) == 3
 
 
 def test_a_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
