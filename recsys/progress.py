@@ -64,20 +64,20 @@ class BatchProgress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._next_s = time.monotonic() + (1.0 if console.is_terminal else _REPORT_EVERY_S)
-        self._told: Callable[[], str] | None = None
+        self._summary: Callable[[], str] | None = None
 
-    def batch_done(self, told: Callable[[], str], left: Callable[[], str] = str) -> None:
-        """After each batch. ``told``: what was done; ``left``: what is added about the rest."""
-        self._told = told
+    def batch_done(self, summary: Callable[[], str], left: Callable[[], str] = str) -> None:
+        """Call after each batch. ``summary``: of what was done; ``left``: what is added about the rest."""
+        self._summary = summary
         if time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + _REPORT_EVERY_S
-            self._say(told() + left())
+            self._say(summary() + left())
 
     def broken_off(self, error: BaseException) -> None:
         """Say what was done, and that the rest can be done later."""
-        if self._told is not None or isinstance(error, KeyboardInterrupt):
-            told = "" if self._told is None else f" after {self._told()}"
-            self._say(f"broken off{told}; run it again to go on")
+        if self._summary is not None or isinstance(error, KeyboardInterrupt):
+            after = "" if self._summary is None else f" after {self._summary()}"
+            self._say(f"broken off{after}; run it again to go on")
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)

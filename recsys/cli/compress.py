@@ -177,13 +177,13 @@ def _progress(console: Console) -> Iterator[Callable[[SweepProgress], None]]:
                 return
             bar.update(task, completed=progress.number)
             if progress.measured is None:
-                told = f"not possible: {progress.impossible}"
+                outcome = f"not possible: {progress.impossible}"
             else:
                 run: Any = progress.measured
                 seconds = "" if run.train_s is None else f", trained in {run.train_s:.1f} s"
-                told = f"validation AUC {run.validation.auc:.4f}{seconds}"
+                outcome = f"validation AUC {run.validation.auc:.4f}{seconds}"
             left = (time.monotonic() - started) / progress.number * (progress.total - progress.number)
             note = f"; about {left:,.0f} s left" if left else ""
-            console.print(f"{what}: {told}{note}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"{what}: {outcome}{note}", highlight=False, markup=False, soft_wrap=True)
 
         yield report

@@ -97,8 +97,9 @@ def export(
         _print_compute(manifest.compute)
     output.print(
         f"{out}: model {manifest.model}, version {manifest.version}\n"
-        f"parity: largest logit difference {certificate.max_abs_logit_difference:.1e} on {certificate.candidates:,} "
-        f"candidates of {certificate.requests} requests (allowed {certificate.tolerance:.0e}; {certificate.compared})\n"
+        f"certificate: largest logit difference {certificate.max_abs_logit_difference:.1e} on "
+        f"{certificate.candidates:,} candidates of {certificate.requests} requests "
+        f"(allowed {certificate.tolerance:.0e}; {certificate.compared})\n"
         f"\nNext: recsys serve {out}",
         soft_wrap=True,
         highlight=False,

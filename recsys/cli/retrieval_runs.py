@@ -101,8 +101,9 @@ def export_retrieval(
     output.print(shown)
     output.print(
         f"{out}: model {manifest.model}, version {manifest.version}\n"
-        f"parity: largest score difference {certificate.max_abs_logit_difference:.1e} on {certificate.candidates:,} "
-        f"items of {certificate.requests:,} lists (allowed {certificate.tolerance:.0e}; {certificate.compared})\n"
+        f"certificate: largest score difference {certificate.max_abs_logit_difference:.1e} on "
+        f"{certificate.candidates:,} items of {certificate.requests:,} lists "
+        f"(allowed {certificate.tolerance:.0e}; {certificate.compared})\n"
         f"\nNext: recsys serve RANKING_BUNDLE --retrieval {out}",
         soft_wrap=True,
         highlight=False,

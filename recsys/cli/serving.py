@@ -90,7 +90,7 @@ def precompute_states(
     progress = BatchProgress(notes)
 
     def report(done: PrecomputedStates, total: int) -> None:
-        progress.batch_done(lambda: _told(done), lambda: _left(done, total))
+        progress.batch_done(lambda: _summary(done), lambda: _left(done, total))
 
     with redis_or_embedded(redis_url, redis_dir) as url:
         try:
@@ -101,7 +101,7 @@ def precompute_states(
     if as_json:
         print(json.dumps({**dataclasses.asdict(done), "users_per_s": round(done.users_per_s)}))
     else:
-        output.print(_told(done), highlight=False, soft_wrap=True)
+        output.print(_summary(done), highlight=False, soft_wrap=True)
     if not done.users:
         notes.print(f"the store holds no history of FeatureSet {opened.features.name!r}, the bundle's")
     if done.refused:
@@ -109,7 +109,7 @@ def precompute_states(
         raise typer.Exit(4)
 
 
-def _told(done: PrecomputedStates) -> str:
+def _summary(done: PrecomputedStates) -> str:
     return (
         f"{done.users:,} users in {done.elapsed_s:.1f} s ({done.users_per_s:,.0f} users/s): {done.written:,} states "
         f"written, {done.kept:,} good already, {done.short:,} users need none"

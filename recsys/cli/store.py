@@ -148,7 +148,7 @@ def ingest(
     progress = BatchProgress(notes)
 
     def report(counts: IngestCounts) -> None:
-        progress.batch_done(lambda: _told(counts, dead_letters))
+        progress.batch_done(lambda: _summary(counts, dead_letters))
 
     with redis_or_embedded(redis_url, redis_dir) as url:
         try:
@@ -159,7 +159,7 @@ def ingest(
     if as_json:
         print(json.dumps({**dataclasses.asdict(counts), "events_per_s": round(counts.events_per_s)}))
         return
-    output.print(_told(counts, dead_letters), highlight=False, soft_wrap=True)
+    output.print(_summary(counts, dead_letters), highlight=False, soft_wrap=True)
 
 
 def materialize(
@@ -225,7 +225,7 @@ def _pairs(options: Sequence[str]) -> Mapping[str, str]:
     return {name: value for name, _, value in (option.partition("=") for option in options)}
 
 
-def _told(counts: IngestCounts, dead_letters: str) -> str:
+def _summary(counts: IngestCounts, dead_letters: str) -> str:
     rejected = f", {counts.rejected:,} rejected ({dead_letters})" if counts.rejected else ""
     lag = "" if counts.newest_ms < 0 else f", newest event {_ago(time.time() - counts.newest_ms / 1000)} ago"
     behind = "" if not counts.behind else f", {counts.behind:,} waiting"

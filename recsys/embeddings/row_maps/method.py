@@ -1,4 +1,4 @@
-"""The interface of a method: what it is told of the training data, and the row maps that it makes of it."""
+"""The interface of a method: what it may ask of the training data, and the row maps that it makes."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class RequestLog:
             _log.warning("request log: %d sampled requests were dropped: the disk was too slow", self.dropped)
 
     def _write(self) -> None:
-        told = 0
+        reported = 0
         for rows in self._batches():
             try:
                 self._write_file(rows)
@@ -140,9 +140,9 @@ class RequestLog:
                 _log.error("request log: %d requests were not written: %s", len(rows), error)
             with self._lock:
                 self._held_bytes -= sum(row["size_bytes"] for row in rows)
-            if self.dropped > told:
-                told = self.dropped
-                _log.warning("request log: %d sampled requests were dropped so far", told)
+            if self.dropped > reported:
+                reported = self.dropped
+                _log.warning("request log: %d sampled requests were dropped so far", reported)
 
     def _batches(self) -> Iterator[list[Row]]:
         """Rows of one file at a time: as many as fit, or as came in a while."""

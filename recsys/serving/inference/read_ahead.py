@@ -102,7 +102,7 @@ def read_pages_ahead(
 
 
 def advise_random(bundle: Bundle) -> int:
-    """Tell the system that the mapped tables are read at random; bytes of mappings told, 0 where it cannot be.
+    """Tell the system that the mapped tables are read at random; bytes of mappings advised, 0 where it cannot be.
 
     Otherwise every page that is missing brings 31 neighbours along, of which a table larger than memory needs
     none: they take the disk's time and the memory of pages that are needed. For tables that fit in memory it
@@ -112,13 +112,13 @@ def advise_random(bundle: Bundle) -> int:
         return 0
     madvise = ctypes.CDLL(None, use_errno=True).madvise
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    folder, told = str((bundle.path / "tables").resolve()), 0
+    folder, advised_bytes = str((bundle.path / "tables").resolve()), 0
     for mapping in Path("/proc/self/maps").read_text().splitlines():
         fields = mapping.split(maxsplit=5)
         if len(fields) == 6 and fields[5].startswith(f"{folder}/"):
             start, end = (int(address, 16) for address in fields[0].split("-"))
-            told += end - start if madvise(start, end - start, _MADV_RANDOM) == 0 else 0
-    return told
+            advised_bytes += end - start if madvise(start, end - start, _MADV_RANDOM) == 0 else 0
+    return advised_bytes
 
 
 def in_memory(bundle: Bundle) -> bool:
