@@ -43,6 +43,12 @@ def test_every_folder_of_the_package_says_what_its_files_are() -> None:
         assert text and (not lacking or folder == ROOT / "recsys"), f"{folder.relative_to(ROOT)}: {sorted(lacking)}"
 
 
+def test_tests_mirror_the_package() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")} - {Path()}
+    across = {Path("e2e"), Path("benchmarks")}
+    assert {str(folder) for folder in folders - across if not (ROOT / "recsys" / folder).is_dir()} == set()
+
+
 def docstrings() -> Iterator[tuple[Path, int, str]]:
     for path in CODE:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -118,7 +118,7 @@ class Model:
 
     def answer(self, user: int, inputs: StateInputs) -> None:
         """Hand the next state over, and wait until it is written if it is to be."""
-        self.states.answered(user, inputs, self.next_sums(inputs))
+        self.states.offer_write(user, inputs, self.next_sums(inputs))
         assert self.states.flush(timeout_s=30)
 
     def window(self, user: int, at: int) -> Events:

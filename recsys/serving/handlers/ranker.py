@@ -207,7 +207,7 @@ class Ranker:
             timer=timer,
         )
         if self.states is not None and state is not None and answer.next_sums is not None:
-            self.states.answered(request.user_key, state, answer.next_sums)
+            self.states.offer_write(request.user_key, state, answer.next_sums)
         return self._result(asked, inputs, encoded, state, answer)
 
     def _result(

@@ -100,7 +100,7 @@ class LongStates:
         self._ttl_s = ttl_s
         self._computing: dict[int, _Computation] = {}
         self._lock = threading.Lock()
-        self._counts = counts or LabelCounts()
+        self._counts = LabelCounts() if counts is None else counts
         self._trouble = RateLimitedLog(_log)
         self._work = CoalescingQueue("states", limit=_WAITING)
 
@@ -138,7 +138,7 @@ class LongStates:
             self._offer_refresh(user_key, time_ms)
         return found
 
-    def answered(self, user_key: int, inputs: StateInputs, next_sums: Float32Array) -> None:
+    def offer_write(self, user_key: int, inputs: StateInputs, next_sums: Float32Array) -> None:
         """Offer the state to the writer in the background, if it is time to.
 
         Args:

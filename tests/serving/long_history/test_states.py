@@ -267,7 +267,7 @@ def test_answers_do_not_wait_for_writes_and_what_is_too_much_is_dropped(model: M
     inputs = model.request(USER, LONG)
     sums = model.next_sums(inputs)
     for user in range(3_000):
-        model.states.answered(user, inputs, sums)
+        model.states.offer_write(user, inputs, sums)
     dropped = model.states.counts()["dropped"]
     assert 0 < dropped < 3_000 and redis_admin.keys("*:s:*") == []
     store.go_on.set()
@@ -281,7 +281,7 @@ def test_of_the_states_of_one_user_that_wait_the_newest_is_written(model: Model,
     with_store(model, store)
     for at in (LONG - 2, LONG - 1, LONG):
         inputs = model.request(USER, at)
-        model.states.answered(USER, inputs, model.next_sums(inputs))
+        model.states.offer_write(USER, inputs, model.next_sums(inputs))
     store.go_on.set()
     assert model.states.flush(timeout_s=60)
     state = stored(redis_admin)
@@ -291,10 +291,10 @@ def test_of_the_states_of_one_user_that_wait_the_newest_is_written(model: Model,
 def test_what_waits_is_written_before_it_closes(model: Model, redis_admin: redis.Redis) -> None:
     model.append(USER, rows(LONG))
     inputs = model.request(USER, LONG)
-    model.states.answered(USER, inputs, model.next_sums(inputs))
+    model.states.offer_write(USER, inputs, model.next_sums(inputs))
     model.states.close()
     assert stored(redis_admin) is not None
-    model.states.answered(USER, inputs, model.next_sums(inputs))
+    model.states.offer_write(USER, inputs, model.next_sums(inputs))
     assert model.states.counts()["dropped"] == 1
 
 
@@ -305,7 +305,7 @@ def test_threads_that_rank_and_append_for_one_user_get_whole_answers(model: Mode
         answers = []
         for _ in range(20):
             inputs = model.request(USER, LONG + 400)
-            model.states.answered(USER, inputs, model.next_sums(inputs))
+            model.states.offer_write(USER, inputs, model.next_sums(inputs))
             answers.append(inputs.partial)
         return answers
 
