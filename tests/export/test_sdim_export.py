@@ -9,10 +9,10 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from support.tiny_run import CONFIG, NAMESAKES, PLAIN, folder_of_this_process, tiny_dataset
+from support.tiny_run import CONFIG, NAMESAKES, PLAIN, first_in_run, tiny_dataset
 
 from recsys.arrays import Float32Array
-from recsys.bundle import Manifest, StateInfo, open_bundle
+from recsys.bundle import Manifest, StateInfo, open_bundle, read_manifest
 from recsys.errors import BundleError, ConfigError
 from recsys.export import certificate as certificate_module
 from recsys.export.certificate import OrtGraphs, certify
@@ -52,8 +52,11 @@ def untrained(long: str) -> TrainedModel:
 
 @cache
 def exported(long: str) -> tuple[TrainedModel, Path, Manifest]:
-    made, folder = untrained(long), folder_of_this_process() / "bundle"
-    return made, folder, export_bundle(made, tiny_dataset(), folder, name="tiny")
+    made = untrained(long)
+    with first_in_run(f"sdim-export-{long}") as (folder, first):
+        if first:
+            export_bundle(made, tiny_dataset(), folder / "bundle", name="tiny")
+    return made, folder / "bundle", read_manifest(folder / "bundle")
 
 
 @pytest.mark.parametrize("long", LONG)

@@ -1,4 +1,4 @@
-"""Every sort of ranking model as an exported bundle, each made once per process: an export takes seconds."""
+"""Every sort of ranking model as an exported bundle, each made once in a test run: an export takes seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import torch
 
-from recsys.bundle import Manifest
+from recsys.bundle import Manifest, read_manifest
 from recsys.data.samples.dataset import Dataset
 from recsys.export.onnx import export_bundle
 from recsys.features.feature_set import FeatureSet
@@ -23,7 +23,15 @@ from recsys.models.ranking.sdim import SdimConfig
 from recsys.operators import use_operators
 from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import TrainedModel, build
-from support.tiny_run import NAMESAKES, ONE_OFF, PLAIN, folder_of_this_process, odd_config, odd_dataset
+from support.tiny_run import (
+    NAMESAKES,
+    ONE_OFF,
+    PLAIN,
+    first_in_run,
+    folder_of_this_process,
+    odd_config,
+    odd_dataset,
+)
 
 SMALL: dict[str, Any] = {"attention": (6, 5), "head": (7,)}
 MODELS: dict[str, tuple[FeatureSet, Any]] = {
@@ -60,8 +68,11 @@ def exported(name: str) -> tuple[TrainedModel, Dataset, Path, Manifest]:
             elif tensor.dim() == 1 and tensor.is_floating_point():
                 tensor.uniform_(0.3, 1.2)
     trained.model.eval()
-    manifest = export_bundle(trained, dataset, folder / "bundle", name="tiny")
-    return trained, dataset, folder / "bundle", manifest
+    # Two processes build the same model: the bundle of one is the other's.
+    with first_in_run(f"exported-{list(MODELS).index(name)}") as (shared, first):
+        if first:
+            export_bundle(trained, dataset, shared / "bundle", name="tiny")
+    return trained, dataset, shared / "bundle", read_manifest(shared / "bundle")
 
 
 def calls(graphs: Iterable[onnx.ModelProto]) -> list[str]:

@@ -6,9 +6,13 @@ Folders that share a finished run take it from :func:`finished`, which trains on
 from __future__ import annotations
 
 import atexit
+import fcntl
 import functools
+import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -142,6 +146,45 @@ def odd_config(**model: object) -> RunConfig:
         tables=TableConfig(dim=4, dims={"user": 8}, learning_rate=0.3, regularization=0.1),
         train=replace(CONFIG.train, epochs=2, batch_size=30, warmup_steps=3, checkpoint_steps=3),
     )
+
+
+@functools.cache
+def folder_of_this_run() -> Path:
+    """A folder that all processes of a test run share; it goes with the last of them."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    path = Path(tempfile.gettempdir()) / f"recsys-tests-{run}"
+    path.mkdir(exist_ok=True)
+    users = os.open(path, os.O_RDONLY)
+    fcntl.flock(users, fcntl.LOCK_SH)
+
+    def leave() -> None:
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # another process still uses it
+        shutil.rmtree(path, ignore_errors=True)
+
+    atexit.register(leave)
+    return path
+
+
+@contextmanager
+def first_in_run(name: str) -> Iterator[tuple[Path, bool]]:
+    """A folder of this name that all processes of a test run share, and whether it is still to be filled.
+
+    The others wait while one fills it. One that fails leaves it to the next.
+    """
+    path = folder_of_this_run() / name
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = path.with_suffix(".done")
+        if not done.exists():
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir()
+            yield path, True
+            done.touch()
+        else:
+            yield path, False
 
 
 def folder_of_this_process() -> Path:
