@@ -9,6 +9,7 @@ import base64
 import dataclasses
 import hashlib
 import platform
+import re
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -47,8 +48,7 @@ def stored(url: str) -> dict[str, Any]:
 
 
 def arithmetic() -> dict[str, str]:
-    """List on which the last bits of a score depend: processor, ONNX Runtime, torch, our operators as compiled."""
-    libraries = sorted(Path(recsys.operators.__file__).parent.glob("_library*.so"))
+    """List on which the last bits of a score depend: processor, ONNX Runtime, torch, operators and their compiler."""
     cpu = [
         line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith(("model name", "flags", "Features"))
     ]
@@ -57,8 +57,22 @@ def arithmetic() -> dict[str, str]:
         "wide": " ".join(sorted(flag for flag in set(" ".join(cpu[1:2]).split()) if flag.startswith(("avx", "amx")))),
         "onnxruntime": version("onnxruntime"),
         "torch": version("torch"),
-        "operators": hashlib.sha256(libraries[0].read_bytes()).hexdigest() if libraries else "",
+        "operators": _operators(),
     }
+
+
+def _operators() -> str:
+    """Sources of our operators by their hash, and what compiled them; empty without a compiled library.
+
+    Not the library's own hash: it holds where it was compiled.
+    """
+    folder = Path(recsys.operators.__file__).parent
+    libraries = sorted(folder.glob("_library*.so"))
+    if not libraries:
+        return ""
+    sources = b"".join(path.read_bytes() for path in sorted([*folder.glob("*.cpp"), *folder.glob("*.h")]))
+    compilers = set(re.findall(rb"GCC: \([^\0]+|clang version [^\0]+", libraries[0].read_bytes()))
+    return f"{hashlib.sha256(sources).hexdigest()} {b', '.join(sorted(compilers)).decode()}"
 
 
 def _cpuinfo() -> list[str]:
