@@ -24,6 +24,7 @@ def settings_page() -> str:
         "Environment variables; `recsys serve` has options for the usual ones, and options win. A wrong value",
         "stops the start and says what is allowed; an unknown `RECSYS_*` variable is named in a warning.",
         "`recsys serve BUNDLE --settings` prints what is in force.",
+        "ONNX Runtime's telemetry is off; no setting turns it on ([more](runbook.md#tasks)).",
         "(This page is generated: `scripts/generate_docs.py`.)",
         "",
         "| variable | default | allowed | meaning |",
