@@ -9,6 +9,7 @@
     arrow_values.py     Arrow columns to values
     encoder.py          values to rows
     event_table.py      the table on disk
+    names.py            the texts of its string ids
     sample_rules.py     labels and splits
     rejects.py          rows that do not fit
 

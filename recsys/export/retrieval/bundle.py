@@ -179,8 +179,7 @@ def certify_names(folder: Path, item_keys_M: Int64Array, names_M: Sequence[str])
     Raises:
         BundleError: one differs, or the file is not as it was written.
     """
-    keys_R = np.fromfile(folder / "tables" / "item_id.keys.bin", dtype="<i8")
-    names = open_names(folder / ITEM_NAMES, keys_R).of(item_keys_M)
+    names = open_names(folder / ITEM_NAMES).find(item_keys_M)
     for key, name, found in zip(item_keys_M, names_M, names, strict=True):
         if name != found:
             raise BundleError(f"certificate: item {key} is named {name!r}, in the bundle {found!r}. It was not written")

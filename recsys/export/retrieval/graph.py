@@ -103,7 +103,7 @@ def write_retrieve_graph(tables: RetrievalTables, folder: Path) -> tuple[GraphIn
         array.astype(array.dtype.newbyteorder("<"), copy=False).tofile(folder / file)
         infos[name] = TableInfo(file=file, dtype=str(array.dtype), shape=tuple(array.shape))
     if tables.item_names_M is not None:
-        write_names(folder / ITEM_NAMES, ["", *(tables.item_names_M[index] for index in order_M)])
+        write_names(folder / ITEM_NAMES, tables.item_keys, tables.item_names_M)
     graph = helper.make_graph(
         _nodes(),
         "retrieve",

@@ -121,7 +121,13 @@ def _names(bundle: Bundle) -> Names | None:
             f"{bundle.path}: its items are named by strings; expected a table 'item_id.keys' of ascending int64 keys: "
             "export the bundle again"
         )
-    return open_names(bundle.path / ITEM_NAMES, keys_R)
+    names = open_names(bundle.path / ITEM_NAMES)
+    if not np.array_equal(names.keys_R, keys_R[1:]):
+        raise BundleError(
+            f"{bundle.path / ITEM_NAMES}: has the names of {len(names):,} keys, which are not those of the "
+            f"{len(keys_R) - 1:,} items in 'item_id.keys'; export the bundle again"
+        )
+    return names
 
 
 def _integers(bundle: Bundle, table: str) -> Int64Array | None:

@@ -169,7 +169,9 @@ def test_names_that_are_written_wrongly_are_no_bundle(tmp_path: Path, monkeypatc
     data = with_titles(exported("mf").data)
     run = run_on(data, tmp_path)
     write = retrieve_graph.write_names
-    monkeypatch.setattr(retrieve_graph, "write_names", lambda file, names: write(file, [*names[:-1], names[1]]))
+    monkeypatch.setattr(
+        retrieve_graph, "write_names", lambda file, keys, names: write(file, keys, [*names[:-1], names[1]])
+    )
     with pytest.raises(BundleError, match=r"certificate: item \d+ is named '第.*, in the bundle '第.* was not written"):
         export_retrieval_bundle(run, data, tmp_path / "bundle", name="finder")
     assert not (tmp_path / "bundle").exists()

@@ -100,7 +100,7 @@ def test_rows_are_in_the_order_of_keys_and_names_beside_them(tmp_path: Path) -> 
     write_tiny_retrieval(tmp_path / "bundle", made, features=TEXT_FEATURES)
     keys = np.fromfile(tmp_path / "bundle" / "tables" / "item_id.keys.bin", dtype=np.int64)
     assert keys.tolist() == [-1, *sorted(made.item_keys.tolist())]
-    names = open_names(tmp_path / "bundle" / ITEM_NAMES, keys)
+    names = open_names(tmp_path / "bundle" / ITEM_NAMES)
     assert names.of(made.item_keys) == list(made.item_names_M)
 
 

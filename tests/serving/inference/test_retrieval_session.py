@@ -175,8 +175,12 @@ def test_names_of_other_keys_are_refused(tmp_path: Path) -> None:
 
 def test_keys_that_are_not_ascending_have_no_names(text_bundle: Bundle) -> None:
     file = text_bundle.path / "tables" / "item_id.keys.bin"
-    file.write_bytes(np.fromfile(file, dtype=np.int64)[::-1].tobytes())
+    keys = np.fromfile(file, dtype=np.int64)
+    file.write_bytes(keys[::-1].tobytes())
     with pytest.raises(BundleError, match="expected a table 'item_id.keys' of ascending int64 keys"):
+        open_retrieval(text_bundle)
+    file.write_bytes((keys + np.arange(len(keys)) // (len(keys) - 1)).tobytes())
+    with pytest.raises(BundleError, match="has the names of 20 keys, which are not those of the 20 items in 'item_id"):
         open_retrieval(text_bundle)
 
 
