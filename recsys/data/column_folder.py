@@ -32,6 +32,11 @@ class FolderWriter:
         self._files: dict[str, BinaryIO] = {}
         self._layout: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
 
+    @property
+    def folder(self) -> Path:
+        """Where the columns are until the folder is finished; for files of other kinds beside them."""
+        return self._folder
+
     def append(self, name: str, rows: npt.NDArray[Any]) -> None:
         """Add rows to a column; every piece has the dtype and the inner shape of the first."""
         if name not in self._files:

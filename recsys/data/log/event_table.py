@@ -16,11 +16,13 @@ Columns on disk (``column_folder.py``; U users, I items, N events):
 ``event.<attribute>``   [N]                as stored in a packed event (``features/history/records.py``)
 ``context.<name>``      [N]                context features at the time of the event
 ======================= ================== ==========================================================
+
+Beside them the folder ``names`` has the texts of string ids (``names.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.arrays import Int32Array, Int64Array
-from recsys.data.column_folder import open_columns, write_columns
+from recsys.data.column_folder import folder_writer, open_columns
 from recsys.data.log.encoder import (
     EntityIndex,
     EventBlock,
@@ -38,10 +40,13 @@ from recsys.data.log.encoder import (
     repeated_row,
     settled_order,
 )
+from recsys.data.log.names import NAMES, NamesWriter, open_table_names
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.columns import Column, missing_column
-from recsys.features.feature_set import ITEM, USER, FeatureSet
+from recsys.features.feature_set import ITEM, USER, Categorical, Feature, FeatureSet
+from recsys.features.hashing import string_keys
 from recsys.features.history.records import Events, event_dtype, require_history
+from recsys.features.names import Names
 
 KIND = "event table"
 FORMAT_VERSION = 1
@@ -61,6 +66,7 @@ class EventTable:
         attributes: history attribute name -> values as stored in a packed event; [N].
         context: context feature name -> column with one row per event.
         entities: name of another declared entity -> its columns, its id included, where they were given.
+        names: embedding table -> the texts of its string ids; none in a folder of an earlier version.
     """
 
     features: FeatureSet
@@ -73,6 +79,7 @@ class EventTable:
     attributes: dict[str, npt.NDArray[Any]]
     context: dict[str, Column]
     entities: dict[str, dict[str, Column]] = field(default_factory=dict)
+    names: dict[str, Names] = field(default_factory=dict)
 
     @property
     def user_keys(self) -> Int64Array:
@@ -98,12 +105,14 @@ class EncodedTable:
         columns: as on disk.
         rows: the row of the given events that became event i of the table; [N], int64.
         repeated: given events that were left out, because they repeat others.
+        texts: embedding table -> the distinct texts of its string ids.
     """
 
     features: FeatureSet
     columns: dict[str, npt.NDArray[Any]]
     rows: Int64Array
     repeated: int
+    texts: Mapping[str, Set[str]]
 
 
 def encode_event_table(
@@ -136,16 +145,24 @@ def encode_event_table(
     user_keys = found[USER][features.user_id.name]
     columns: dict[str, npt.NDArray[Any]] = {f"user.{name}": c for name, c in found[USER].items()}
     columns.update({f"item.{name}": c for name, c in found[ITEM].items()})
+    attributes = features.history.attributes if features.history else ()
+    texts = _texts(
+        ((features.user_id, *features.user), users),
+        ((features.item_id, *features.item), items),
+        ((*attributes, *features.context), events),
+    )
     if features.history is None and not events:
         columns.update(_no_events(features, users=len(user_keys)))
-        return EncodedTable(features=features, columns=columns, rows=np.zeros(0, dtype=np.int64), repeated=0)
+        none = np.zeros(0, dtype=np.int64)
+        return EncodedTable(features=features, columns=columns, rows=none, repeated=0, texts=texts)
     item_index = EntityIndex(found[ITEM][features.item_id.name])
     block = encode_block(features, EntityIndex(user_keys), item_index, found[ITEM], events)
     order = settled_order(features, block)
     settled = block.take(order)
     columns["offsets"] = offsets_of(np.bincount(settled.user, minlength=len(user_keys)))
     columns.update(event_columns(features, settled))
-    return EncodedTable(features=features, columns=columns, rows=order, repeated=len(block) - len(order))
+    repeated = len(block) - len(order)
+    return EncodedTable(features=features, columns=columns, rows=order, repeated=repeated, texts=texts)
 
 
 def event_columns(features: FeatureSet, block: EventBlock) -> dict[str, npt.NDArray[Any]]:
@@ -174,6 +191,20 @@ def offsets_of(counts: npt.NDArray[Any]) -> Int64Array:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
+def _texts(*sides: tuple[Sequence[Feature], Mapping[str, Any]]) -> dict[str, Set[str]]:
+    """The distinct texts in raw columns of users, items and events, by embedding table; all have been encoded."""
+    found: dict[str, set[str]] = {}
+    for declared, values in sides:
+        for feature in declared:
+            if not isinstance(feature, Categorical) or feature.id_type == "int" or feature.name not in values:
+                continue
+            rows = values[feature.name]
+            if feature.max_values > 1:
+                rows = (text for row in rows if row is not None for text in row)
+            found.setdefault(feature.table, set()).update(str(text) for text in rows if text)
+    return dict(found)
+
+
 def write_event_table(
     features: FeatureSet,
     users: Mapping[str, Any],
@@ -193,9 +224,19 @@ def save_event_table(encoded: EncodedTable, path: Path) -> None:
     Raises:
         FileExistsError: ``path`` exists.
         ConfigError: the folder cannot be written.
+        InvalidInputError: two texts of a table have one key.
     """
     info = table_info(encoded.features, repeated=encoded.repeated)
-    write_columns(path, encoded.columns, kind=KIND, version=FORMAT_VERSION, info=info)
+    with folder_writer(path) as writer:
+        for name, column in encoded.columns.items():
+            writer.append(name, np.asarray(column))
+        names = NamesWriter(writer.folder / NAMES)
+        for table, texts in encoded.texts.items():
+            distinct = sorted(texts)
+            names.add(table, string_keys(distinct), distinct)
+        for collision in names.finish():
+            raise InvalidInputError(str(collision))
+        writer.finish(kind=KIND, version=FORMAT_VERSION, info=info)
 
 
 def table_info(features: FeatureSet, *, repeated: int) -> dict[str, Any]:
@@ -229,6 +270,7 @@ def open_event_table(path: Path) -> EventTable:
                 for e in features.entities
                 if f"entity.{e.name}.{e.id.name}" in columns
             },
+            names=open_table_names(path / NAMES, features),
         )
     except KeyError as error:
         raise DataFileError(f"{path}: column {error} is missing from meta.json") from error

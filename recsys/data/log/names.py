@@ -72,7 +72,7 @@ class NamesWriter:
     """Collects names of many tables, and writes a file for each.
 
     Args:
-        folder: made here, for ``<table>.names.bin``; what does not fit into memory goes there meanwhile.
+        folder: made here, if there are names, for ``<table>.names.bin``; what memory has no room for goes there, too.
         memory_bytes: of pairs kept in memory, of all tables together; 1 or more.
     """
 
@@ -117,7 +117,8 @@ class NamesWriter:
             DataFileError: a file could not be written or read again.
         """
         try:
-            self._folder.mkdir(exist_ok=True)
+            if self._tables:
+                self._folder.mkdir(exist_ok=True)
             for name, table in self._tables.items():
                 self._settle(name, table)
                 file = self._folder / f"{name}{NAMES_SUFFIX}"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 from recsys.data.column_folder import open_columns, write_columns
 from recsys.data.log.event_table import EventTable, open_event_table, user_events, write_event_table
 from recsys.errors import DataFileError, InvalidInputError
-from recsys.features.feature_set import FeatureSet
-from recsys.features.hashing import MISSING
+from recsys.features.feature_set import Categorical, FeatureSet, History
+from recsys.features.hashing import MISSING, string_keys
 from recsys.features.history.records import attribute_keys, event_dtype, make_events
 
 
@@ -122,7 +123,8 @@ def test_files_on_disk_are_those_of_the_format(shop_table: EventTable, tmp_path:
         "context.hour": ("<i8", [5]),
     }
     files = {path.name for path in (tmp_path / "shop").iterdir()}
-    assert files == {"meta.json", *(f"{name}.npy" for name in meta["columns"])}
+    assert files == {"meta.json", "names", *(f"{name}.npy" for name in meta["columns"])}
+    assert [path.name for path in (tmp_path / "shop" / "names").iterdir()] == ["city.names.bin"]
 
 
 def test_a_missing_column_file_is_named(shop_table: EventTable, tmp_path: Path) -> None:
@@ -237,3 +239,38 @@ def test_a_damaged_column_says_which_folder_to_delete(shop_table: EventTable, tm
         damage()
         with pytest.raises(DataFileError, match=advice):
             open_event_table(tmp_path / "shop")
+
+
+TEXTS = FeatureSet(
+    name="texts",
+    user_id=Categorical(name="user", id_type="string"),
+    item_id=Categorical(name="item_id", id_type="string"),
+    user=(Categorical(name="kind"),),
+    item=(
+        Categorical(name="kind", id_type="string", table="word"),
+        Categorical(name="tags", id_type="string", max_values=3, table="word"),
+    ),
+    history=History(attributes=(Categorical(name="kind", id_type="string", table="word"),)),
+    context=(Categorical(name="page", id_type="string"),),
+)
+
+
+def test_the_texts_of_all_string_ids_come_back_by_table(tmp_path: Path) -> None:
+    write_event_table(
+        TEXTS,
+        {"user": ["ann", "bob"], "kind": [1, None]},
+        {"item_id": ["七", "x"], "kind": ["a", None], "tags": [["b", "c"], None]},
+        {"user": ["ann", "bob"], "item_id": ["x", "x"], "timestamp_ms": [1, 2], "kind": ["d", ""], "page": ["p", None]},
+        tmp_path / "table",
+    )
+    names = open_event_table(tmp_path / "table").names
+    expected = {"user": ["ann", "bob"], "item_id": ["x", "七"], "word": ["a", "b", "c", "d"], "page": ["p"]}
+    assert {table: sorted(names[table].of(names[table].keys_R)) for table in names} == expected
+    assert all(names[table].of(string_keys(texts)) == texts for table, texts in expected.items())
+
+
+def test_a_table_of_an_earlier_version_has_no_texts(tmp_path: Path) -> None:
+    none: dict[str, Any] = {"user": [], "item_id": [], "timestamp_ms": []}
+    write_event_table(TEXTS, {"user": ["ann"]}, {"item_id": ["x"]}, none, tmp_path / "table")
+    shutil.rmtree(tmp_path / "table" / "names")
+    assert open_event_table(tmp_path / "table").names == {}

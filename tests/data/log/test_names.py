@@ -45,8 +45,9 @@ def test_batches_give_the_file_of_their_distinct_texts_whatever_memory_there_is(
         writer.add("tag", string_keys(texts), pa.array(texts, pa.string()) if in_arrow else texts)
     assert writer.finish() == ()
     distinct = sorted({text for texts in batches for text in texts})
-    assert [path.name for path in (folder / "names").iterdir()] == (["tag.names.bin"] if batches else [])
+    assert (folder / "names").exists() == bool(batches)
     if batches:
+        assert [path.name for path in (folder / "names").iterdir()] == ["tag.names.bin"]
         write_names(folder / "expected", string_keys(distinct), distinct)
         assert file_of(folder).read_bytes() == (folder / "expected").read_bytes()
 

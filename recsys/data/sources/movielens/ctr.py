@@ -35,7 +35,7 @@ MOVIELENS_CTR = FeatureSet(
 
 _LEFT_OUT = 3
 _SPLITS = ("train", "validation", "test")
-_PREPARED_VERSION = 1
+_PREPARED_VERSION = 2
 
 
 def prepare_movielens_ctr(raw: RawLog, folder: Path, *, seed: int = 0) -> Dataset:

@@ -38,7 +38,7 @@ _POSITIVE = 4
 _CORE = 5
 _DAY_MS = 24 * 3600 * 1000
 _UTC8_MS = 8 * 3600 * 1000
-_PREPARED_VERSION = 3
+_PREPARED_VERSION = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
