@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from recsys.cli.options import WORK_DIR, DataOption, JsonOption, WorkOption, notes, output
+from recsys.cli.options import WORK_DIR, DataOption, JsonOption, WorkOption, notes, output, show_warnings
 from recsys.errors import ConfigError
 
 SplitOption = Annotated[str, typer.Option("--split", help="Part of the data: validation, test or train.")]
@@ -61,6 +61,7 @@ def evaluate(
     trained = load_run(run_dir)
     settings = trained.config.data
     loaded = load_dataset(settings.dataset, recent=settings.recent, work_dir=work_dir, path=data)
+    show_warnings(loaded.dataset.samples.warnings)
     predictions = predict_run(trained, loaded.dataset, split)
     if predictions is None:
         if as_json:

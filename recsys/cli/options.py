@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from recsys.data.sources.raw_log import LOGS, MOVIELENS_1M
 from recsys.errors import ConfigError, InvalidInputError
@@ -58,6 +60,12 @@ def where_data_is(data: Path | None, work_dir: Path) -> str:
     """The options that a following command needs to find the same data."""
     given = "" if data is None else f" --data {data}"
     return given if work_dir == WORK_DIR else f"{given} --work-dir {work_dir}"
+
+
+def show_warnings(warnings: Iterable[str], console: Console = notes) -> None:
+    """Print a line for each, on standard error."""
+    for warning in warnings:
+        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False, soft_wrap=True)
 
 
 def load_features(text: str) -> FeatureSet:

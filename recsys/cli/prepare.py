@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from recsys.cli.options import JsonOption, notes, output
+from recsys.cli.options import JsonOption, notes, output, show_warnings
 from recsys.errors import ConfigError
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
@@ -39,7 +39,7 @@ def prepare(
     ] = None,
     test_from: Annotated[str | None, typer.Option("--test-from", help="Start of test, likewise.")] = None,
     leave_last: Annotated[
-        bool, typer.Option("--leave-last", help="Split by user: the last sample tests, the one before validates.")
+        bool, typer.Option("--leave-last", help="Split by user: the last moment tests, the one before validates.")
     ] = False,
     ignore: Annotated[list[str] | None, typer.Option("--ignore", help="Name of a column to leave out.")] = None,
     rejects: Annotated[
@@ -59,8 +59,9 @@ def prepare(
     as_json: JsonOption = False,
 ) -> None:
     """Sort event logs of any size into a folder to train on: events, and point-in-time samples."""
+    from recsys.data.log.labels import parse_label
     from recsys.data.log.prepare import RawInputs, prepare_log
-    from recsys.data.log.sample_rules import SplitRule, parse_label
+    from recsys.data.log.splits.rule import SplitRule
     from recsys.features.feature_set import FeatureSet
 
     entities = dict(_named(given) for given in entity or [])
@@ -86,13 +87,16 @@ def prepare(
             rejects=rejects,
             report=lambda what, rows: status.update(f"{what}: {rows:,}"),
         )
+    warnings = () if summary.split is None else summary.split.warnings
+    show_warnings(warnings)
     if as_json:
         print(json.dumps({"out": str(out), **dataclasses.asdict(summary)}))
         return
-    samples = ", ".join(f"{count:,} {split}" for split, count in summary.samples.items()) or "none: no labels"
+    parts = {} if summary.split is None else summary.split.parts
+    samples = ", ".join(f"{p.samples:,} {name} ({p.positives:,} positive)" for name, p in parts.items())
     output.print(
         f"{out}: {summary.users:,} users, {summary.items:,} items, {summary.events:,} events "
-        f"({summary.repeated:,} repetitions left out) in {summary.elapsed_s:.1f} s\nsamples: {samples}",
+        f"({summary.repeated:,} repetitions left out) in {summary.elapsed_s:.1f} s\nsamples: {samples or 'none'}",
         highlight=False,
     )
     if summary.rejected:

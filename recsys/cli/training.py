@@ -19,6 +19,7 @@ from recsys.cli.options import (
     WorkOption,
     notes,
     output,
+    show_warnings,
     where_data_is,
 )
 from recsys.errors import ConfigError
@@ -136,6 +137,7 @@ def train(
         lambda: load_dataset(config.data.dataset, recent=config.data.recent, work_dir=work_dir, path=data)
     )
     console.print(f"data: {loaded.raw.source}", markup=False)
+    show_warnings(loaded.dataset.samples.warnings, console)
     if plan:
         planned = plan_run(config, loaded.dataset, device=device.type, processes=processes, hosts=hosts)
         if as_json:

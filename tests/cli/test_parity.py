@@ -27,7 +27,8 @@ def write_log(folder: Path) -> Path:
         time_ms = T0_MS + 1000 * draw.randrange(1000)
         late_ms = draw.choice([0, 0, 0, 2_000, 300_000])
         event = {"user": f"u{draw.randrange(6)}", "item": draw.randrange(20), "timestamp_ms": time_ms}
-        events.append({**event, "arrival_ms": time_ms + late_ms, "action": draw.randrange(3), "page": 1, "label": 1})
+        events.append({**event, "arrival_ms": time_ms + late_ms, "action": draw.randrange(3), "page": 1})
+        events[-1]["label"] = time_ms // 1000 % 2
     repeated = [{**event, "arrival_ms": event["arrival_ms"] + 5_000} for event in draw.sample(events, 50)]
     log = [*events, *repeated]
     draw.shuffle(log)

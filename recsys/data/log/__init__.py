@@ -10,7 +10,8 @@
     encoder.py          values to rows
     event_table.py      the table on disk
     names.py            the texts of its string ids
-    sample_rules.py     labels and splits
+    labels.py           the label of a row
+    splits/             training, validation and test
     rejects.py          rows that do not fit
 
 To add an engine: a class of the Protocol ``engines.Engine``, its name in ``engines.ENGINES``, a branch of

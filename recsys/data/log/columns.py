@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from recsys.data.log.arrow_values import fits, is_integer
+from recsys.data.log.labels import LabelRule, check_label_column
 from recsys.data.log.raw_files import RawFiles, check_names
-from recsys.data.log.sample_rules import LabelRule, check_label_column
 from recsys.errors import DataFileError
 from recsys.features.feature_set import Categorical, Entity, FeatureSet
 from recsys.features.history.records import require_history

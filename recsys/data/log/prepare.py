@@ -40,9 +40,11 @@ from recsys.data.log.encoder import (
     tie_order,
 )
 from recsys.data.log.engines import open_engine
+from recsys.data.log.labels import LabelRule
 from recsys.data.log.raw_files import RawFiles, find_files
 from recsys.data.log.rejects import Report, RowGuard
-from recsys.data.log.sample_rules import SPLITS, LabelRule, SplitRule, write_splits
+from recsys.data.log.splits.rule import SPLITS, SplitReport, SplitRule
+from recsys.data.log.splits.write import split_impressions, write_splits
 from recsys.data.samples import stored as sample_folder
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.columns import Column
@@ -81,7 +83,10 @@ class RawInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareSummary:
-    """Counts of what was written: rows of each kind, samples by split; and the time it took."""
+    """Counts of what was written: rows of each kind, samples by split; and the time it took.
+
+    ``split`` says how the samples were cut and what is odd about the parts; None without samples.
+    """
 
     users: int
     items: int
@@ -89,6 +94,7 @@ class PrepareSummary:
     repeated: int
     rejected: int
     samples: dict[str, int]
+    split: SplitReport | None
     elapsed_s: float
 
 
@@ -177,19 +183,20 @@ class _Preparation:
             events, repeated, positions = self._write_events(
                 table, log, None if labels else label, samples if labels is None else None, counts[USER]
             )
-            sizes: dict[str, int] = {}
+            report: SplitReport | None = None
             if samples is not None:
                 if labels is None:
-                    sizes = self._split_events(table, samples, positions, split)
+                    report = self._split_events(table, samples, positions, split)
                 else:
-                    sizes = self._write_impressions(samples, labels, label, split)
-                info = {"splits": list(SPLITS)}
+                    report = self._write_impressions(samples, labels, label, split)
+                info = {"splits": list(SPLITS), "split": report.to_json(), "warnings": list(report.warnings)}
                 samples.finish(kind=sample_folder.KIND, version=sample_folder.FORMAT_VERSION, info=info)
             info = event_table.table_info(self._features, repeated=repeated)
             table.finish(kind=event_table.KIND, version=event_table.FORMAT_VERSION, info=info)
         return {
             "users": counts[USER], "items": counts[ITEM], "events": events, "repeated": repeated,
-            "rejected": self._rows.rejected, "samples": sizes,
+            "rejected": self._rows.rejected, "split": report,
+            "samples": {} if report is None else {name: part.samples for name, part in report.parts.items()},
         }  # fmt: skip
 
     def _write_entity(self, table: FolderWriter, name: str, files: RawFiles | None, logs: list[RawFiles]) -> int:
@@ -321,20 +328,21 @@ class _Preparation:
         table.append("offsets", event_table.offsets_of(counts))
         return written, given - written, labelled
 
-    def _split_events(self, table: FolderWriter, samples: FolderWriter, count: int, split: SplitRule) -> dict[str, int]:
+    def _split_events(self, table: FolderWriter, samples: FolderWriter, count: int, split: SplitRule) -> SplitReport:
         position = samples.column("position")
-        offsets, times = table.column("offsets"), table.column("event.timestamp")
+        offsets, times, label = (table.column("offsets"), table.column("event.timestamp"), samples.column("label"))
         return write_splits(
             samples,
             split,
             count=count,
             users=lambda rows: np.searchsorted(offsets, position[rows], side="right") - 1,
             times=lambda rows: times[position[rows]],
+            labels=lambda rows: label[rows],
         )
 
     def _write_impressions(
         self, samples: FolderWriter, labels: RawFiles, label: LabelRule | None, split: SplitRule
-    ) -> dict[str, int]:
+    ) -> SplitReport:
         count = 0
         for block, _ in self._blocks(labels, label, order=tie_order, labelled=True):
             shown = sample_folder.Impressions(
@@ -350,8 +358,7 @@ class _Preparation:
             self._rows.report("labels", count)
         if count == 0:
             raise DataFileError(f"{labels.paths[0]}: no labelled row")
-        users, times = samples.column("user"), samples.column("time_ms")
-        return write_splits(samples, split, count=count, users=lambda rows: users[rows], times=lambda rows: times[rows])
+        return split_impressions(samples, split, count=count)
 
 
 def _append_samples(samples: FolderWriter, block: EventBlock, before: int) -> int:

@@ -49,12 +49,14 @@ class Samples:
         label: 0 or 1; [M], uint8.
         splits: ``train``, ``validation``, ``test``: sample indices, int64.
         impressions: what the samples are, unless they are events.
+        warnings: of the command that made them, one sentence each, such as a part that is empty.
     """
 
     position: Int64Array
     label: npt.NDArray[np.uint8]
     splits: dict[str, Int64Array]
     impressions: Impressions | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def write_samples(samples: Samples, path: Path) -> None:
@@ -89,14 +91,14 @@ def open_samples(path: Path) -> Samples:
     columns, info = open_columns(path, kind=KIND, version=FORMAT_VERSION)
     try:
         splits = {name: columns[f"split.{name}"] for name in info["splits"]}
-        label = columns["label"]
+        label, warnings = columns["label"], tuple(info.get("warnings", ()))
         if "time_ms" not in columns:
-            return Samples(position=columns["position"], label=label, splits=splits)
+            return Samples(position=columns["position"], label=label, splits=splits, warnings=warnings)
         context = {name.removeprefix("context."): c for name, c in columns.items() if name.startswith("context.")}
         impressions = Impressions(
             user=columns["user"], item=columns["item"], time_ms=columns["time_ms"], context=context
         )
         position = np.full(len(label), -1, dtype=np.int64)
-        return Samples(position=position, label=label, splits=splits, impressions=impressions)
+        return Samples(position=position, label=label, splits=splits, impressions=impressions, warnings=warnings)
     except KeyError as error:
         raise DataFileError(f"{path}: column {error} is missing from meta.json") from error

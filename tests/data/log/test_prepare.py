@@ -1,6 +1,7 @@
 """Raw logs through an engine: the same bytes whatever the engine, the format and the order of the rows."""
 
 import csv
+import itertools
 import json
 import random
 import shutil
@@ -15,8 +16,9 @@ import pytest
 import recsys.data.log.prepare
 from recsys.data.datasets import load_dataset
 from recsys.data.log.event_table import open_event_table, write_event_table
+from recsys.data.log.labels import parse_label
 from recsys.data.log.prepare import PrepareSummary, RawInputs, prepare_log
-from recsys.data.log.sample_rules import SplitRule, parse_label
+from recsys.data.log.splits.rule import SplitRule
 from recsys.data.samples.dataset import make_batch, make_dataset
 from recsys.data.samples.stored import open_samples
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
@@ -192,11 +194,13 @@ def test_labelled_events_are_samples_at_their_own_position(prepared: Path) -> No
     table, samples = open_event_table(prepared / "events"), open_samples(prepared / "samples")
     assert set(samples.label.tolist()) == {0, 1} and len(samples.label) < len(table)
     assert (np.diff(samples.position) > 0).all()
-    times = table.timestamp_ms[samples.position]
-    first, last = times.min(), times.max()
-    for name, low, high in (("train", 0, 0.8), ("validation", 0.8, 0.9), ("test", 0.9, 1.1)):
-        chosen = (times >= first + low * (last - first)) & (times < first + high * (last - first))
-        assert samples.splits[name].tolist() == np.flatnonzero(chosen).tolist()
+    times = np.sort(table.timestamp_ms[samples.position])
+    parts = [table.timestamp_ms[samples.position[samples.splits[name]]] for name in ("train", "validation", "test")]
+    for earlier, later in itertools.pairwise(parts):
+        assert earlier.max() < later.min()
+    # A moment here is a twenty-fifth of the time: the nearest cut is at most half of one off.
+    for cut, tenths in ((len(parts[0]), 8), (len(parts[0]) + len(parts[1]), 9)):
+        assert abs(cut - tenths * len(times) // 10) <= np.unique(times, return_counts=True)[1].max() / 2
 
 
 def test_a_labels_log_makes_samples_that_are_no_events(prepared: Path, tmp_path: Path) -> None:
@@ -279,7 +283,7 @@ def test_a_prepared_folder_is_a_data_set(tmp_path: Path) -> None:
     ],
 )
 def test_a_row_that_does_not_fit_is_named_or_written_aside(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
-    good = [{**row, "price": 1, "label": 1} for row in LOG]
+    good = [{**row, "price": 1, "label": n % 2} for n, row in enumerate(LOG)]
     rows = [*good[:5], {**good[5], **change}, *good[5:]]
     with pytest.raises(DataFileError) as caught:
         prepare_plain(tmp_path, rows)
@@ -409,3 +413,17 @@ def test_splits_that_contradict_are_refused() -> None:
 def test_a_log_without_any_label_has_no_samples_to_give(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="no row has a label"):
         prepare_plain(tmp_path, [{**row, "label": None} for row in LOG])
+
+
+def test_a_row_without_a_value_for_the_label_is_no_sample_whatever_stands_for_none(tmp_path: Path) -> None:
+    rows: Rows = [{**row, "dwell": [1.0, 5.0, float("nan"), None][n // 2 % 4]} for n, row in enumerate(LOG)]
+    table = pa.table({name: pa.array([row[name] for row in rows]) for name in rows[0]})
+    pq.write_table(table, tmp_path / "log.parquet")
+    log = RawInputs(log=(str(tmp_path / "log.parquet"),))
+    prepare_log(PLAIN, log, tmp_path / "out", label=parse_label("dwell>=4"), split=SplitRule(leave_last=True))
+    assert open_samples(tmp_path / "out" / "samples").label.tolist() == [0, 1, 0, 1] * 2
+
+    texts: Rows = [{**row, "action": ["view", "click", "", None][n // 2 % 4]} for n, row in enumerate(LOG)]
+    pq.write_table(pa.table({n: pa.array([row[n] for row in texts]) for n in texts[0]}), tmp_path / "log.parquet")
+    prepare_log(PLAIN, log, tmp_path / "texts", label=parse_label("action!=view"), split=SplitRule(leave_last=True))
+    assert open_samples(tmp_path / "texts" / "samples").label.tolist() == [0, 1, 0, 1] * 2

@@ -72,3 +72,21 @@ def test_an_option_that_cannot_be_read_is_refused(folder: Path, options: tuple[s
 
 def test_sizes_are_read_with_their_units() -> None:
     assert [parse_size(text) for text in ("4GB", "512 mib", "1.5GiB")] == [4 * 10**9, 512 << 20, 3 << 29]
+
+
+def test_an_odd_part_is_warned_of_by_every_command_that_uses_it(folder: Path) -> None:
+    given = ("--label", "rating>=4", "--validation-from", "1970-01-08", "--test-from", "1970-02-01")
+    split = prepare(folder, *given)["split"]
+    assert isinstance(split, dict) and split["rule"] == "time"
+    assert split["parts"]["train"]["samples"] == 14 and split["parts"]["train"]["positives"] == 4
+    expected = (
+        "the test part is empty: no sample is from 1970-02-01T00:00:00Z on; they are from 1970-01-01T00:00:00Z to "
+        "1970-01-10T00:00:00Z; `recsys evaluate` has nothing to measure there"
+    )
+    assert expected in split["warnings"]
+    assert expected in load_dataset(str(folder / "out"), recent=5, work_dir=folder).dataset.samples.warnings
+    change = ["data.dataset=" + str(folder / "out"), "train.epochs=1", "--run-dir"]
+    trained = CliRunner().invoke(app, ["train", "din", *change, str(folder / "run")])
+    assert trained.exit_code == 0 and f"warning: {expected}" in trained.stderr, trained.output
+    evaluated = CliRunner().invoke(app, ["evaluate", str(folder / "run")])
+    assert evaluated.exit_code == 0 and f"warning: {expected}" in evaluated.stderr, evaluated.output
