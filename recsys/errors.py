@@ -11,7 +11,8 @@
     ├── StoreError                              the feature store could not answer
     │   ├── StoreUnavailableError               ... because it is unreachable, slow or shutting down
     │   └── StoreFormatError                    ... because the bytes under a key are not ours
-    └── OverloadedError                         the server has no room for another request
+    ├── OverloadedError                         the server has no room for another request
+    └── NoSpaceError (also an OSError)          a disk, quota or limit of file sizes has no room for what is written
 
 The domain never mentions gRPC; ``serving/rpc/statuses.py`` holds the one table that
 maps these to status codes, ``cli/__init__.py`` the one that maps them to exit codes.
@@ -63,6 +64,10 @@ class OverloadedError(RecsysError):
     """The server has no room for another request; try again later."""
 
 
+class NoSpaceError(RecsysError, OSError):
+    """A disk is full, or a quota or a limit of file sizes is reached; nothing half-written is left."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Complete an error message about an unknown name: the nearest valid one, and all of them.
 
@@ -70,8 +75,12 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     "did you mean 'epochs'? valid: epochs, seed"
     >>> nearest("zzz", ["epochs", "seed"])
     'valid: epochs, seed'
+    >>> nearest("zzz", [])
+    'there are none'
     """
     names = sorted(valid)
+    if not names:
+        return "there are none"
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}valid: {', '.join(names)}"

@@ -1,11 +1,13 @@
 """Files and folders that appear under their name only when they are whole.
 
 A writer works on ``.NAME.tmp-PID-RANDOM`` next to the target, syncs it, and renames it. What a killed
-writer left is removed by the next writer of the same name.
+writer left is removed by the next writer of the same name. A disk that is full in the middle of it is an error
+that names the target: :func:`writing`.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -13,9 +15,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from recsys.errors import ConfigError
+import numpy as np
+import numpy.typing as npt
+
+from recsys.errors import ConfigError, DataFileError, NoSpaceError
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -23,6 +30,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Raises:
         ConfigError: the folder cannot be written.
+        NoSpaceError: there is no room.
     """
     with atomic_file(path) as stream:
         stream.write(data)
@@ -34,6 +42,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
     Raises:
         ConfigError: the folder cannot be written.
+        NoSpaceError: there is no room.
     """
     temporary = temporary_path(path)
     try:
@@ -41,7 +50,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise _not_writable(path.parent, error) from error
     try:
-        with stream:
+        with writing(path), stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -89,6 +98,64 @@ def remove_leftovers(path: Path) -> None:
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name ``path`` when there is no room for it: the system names no file, and libraries say it in ways of their own.
+
+    Raises:
+        NoSpaceError: what is raised within means that a disk, a quota or a limit of file sizes is full.
+    """
+    try:
+        yield
+    except Exception as error:  # of a file within a folder, too: its name is gone with the folder
+        if reason := no_space(error):
+            raise NoSpaceError(f"{path}: {reason}{_free(path)}; nothing was written there") from error
+        raise
+
+
+def no_space(error: BaseException) -> str:
+    """The system's words for a full disk, quota or limit of file sizes, if that is what an error means; else nothing.
+
+    PyArrow and NumPy keep the system's number, DuckDB and Spark its text; torch raises its own while it handles ours.
+
+    >>> no_space(OSError(errno.ENOSPC, "No space left on device"))
+    'No space left on device'
+    >>> no_space(OSError(errno.ENOENT, "No such file or directory"))
+    ''
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        for code in _NO_SPACE:
+            if getattr(cause, "errno", None) == code or os.strerror(code) in str(cause):
+                return os.strerror(code)
+        cause = cause.__cause__ or cause.__context__
+    return ""
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        DataFileError: it is not UTF-8.
+        OSError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataFileError(f"{path}: expected UTF-8 text: {error}") from error
+
+
+def write_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write an array's elements, little-endian, and nothing else; ``tofile`` does not say why it could not.
+
+    Raises:
+        OSError: as files do.
+    """
+    raw = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    with path.open("wb") as stream:
+        stream.write(raw.view(np.uint8).data if raw.size else b"")
+
+
+@contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder's lock, which ends with the process; BlockingIOError if another holds it."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -118,5 +185,15 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _not_writable(folder: Path, error: OSError) -> ConfigError:
+def _free(path: Path) -> str:
+    """What is left on its disk; a quota or a limit of file sizes is reached with some left."""
+    folder = next((each for each in path.absolute().parents if each.exists()), None)
+    if folder is None:
+        return ""
+    return f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free in {folder})"
+
+
+def _not_writable(folder: Path, error: OSError) -> ConfigError | NoSpaceError:
+    if reason := no_space(error):
+        return NoSpaceError(f"{folder}: {reason}{_free(folder)}; nothing was written there")
     return ConfigError(f"{folder} cannot be written: {error.strerror or error}; choose another folder")

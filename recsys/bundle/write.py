@@ -16,7 +16,7 @@ from pathlib import Path
 from recsys.bundle.manifest import MANIFEST, Manifest, digest_of, manifest_to_dict
 from recsys.bundle.verify import sha256_of
 from recsys.errors import BundleError, InvalidInputError
-from recsys.files import locked, sync
+from recsys.files import locked, make_folder, sync, writing
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -30,18 +30,21 @@ def bundle_writer(path: Path, *, overwrite: bool = False) -> Iterator[BundleWrit
     Raises:
         InvalidInputError: ``path`` exists and ``overwrite`` is false, or is not a bundle.
         BundleError: ``finish`` was not called.
+        ConfigError: the folder around it cannot be written.
+        NoSpaceError: there is no room.
     """
     path = path.absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     remove_leftovers(path)
     if path.exists() and not overwrite:
-        raise InvalidInputError(f"{path} exists; choose another folder or pass overwrite")
+        raise InvalidInputError(f"{path} exists; choose another folder, or replace it with overwrite=True")
     if path.exists() and not (path / MANIFEST).is_file():
         raise InvalidInputError(f"{path} exists and is not a bundle; it is not overwritten")
     folder = path.with_name(f".{path.name}.tmp-{secrets.token_hex(4)}")
-    folder.mkdir()
     try:
-        with locked(folder):  # tells the next writer that this folder is no leftover
+        with writing(path):
+            folder.mkdir()
+        with writing(path), locked(folder):  # tells the next writer that this folder is no leftover
             writer = BundleWriter(folder)
             yield writer
             if not writer.finished:

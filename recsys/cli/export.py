@@ -46,6 +46,8 @@ def export(
 ) -> None:
     """Write a run's model as an ONNX bundle, with a certificate that it answers as the trained model does."""
     kinds = quantize_options(quantize or [])
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out} exists; choose another folder, or replace it with --overwrite")
     from recsys.training.run.folder import is_retrieval_run
 
     if is_retrieval_run(run_dir):

@@ -15,6 +15,7 @@ from recsys.data.sources.raw_log import LOGS, MOVIELENS_1M
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import layout_fingerprint
+from recsys.files import read_text
 from recsys.serving.settings import Settings
 
 if TYPE_CHECKING:
@@ -77,10 +78,7 @@ def load_features(text: str) -> FeatureSet:
     """
     path = Path(text)
     if path.is_file():
-        try:
-            return FeatureSet.from_json(path.read_text(encoding="utf-8"))
-        except InvalidInputError as error:
-            raise InvalidInputError(f"{path}: {error}") from error
+        return read_features(path)
     if (path / "manifest.json").is_file():
         from recsys.bundle import read_manifest
 
@@ -93,6 +91,20 @@ def load_features(text: str) -> FeatureSet:
         f"features {text!r}: no such file or folder; allowed: a JSON file, a bundle's or a prepared log's folder, "
         f"{' or '.join(LOGS)}"
     )
+
+
+def read_features(path: Path) -> FeatureSet:
+    """The FeatureSet in a JSON file.
+
+    Raises:
+        InvalidInputError: it is none; the message begins with the file.
+        OSError: it cannot be read.
+    """
+    text = read_text(path)
+    try:
+        return FeatureSet.from_json(text)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error}") from error
 
 
 def open_table(path: Path) -> EventTable:

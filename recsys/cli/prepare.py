@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from recsys.cli.options import JsonOption, notes, output, show_warnings
+from recsys.cli.options import JsonOption, notes, output, read_features, show_warnings
 from recsys.errors import ConfigError
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
@@ -62,11 +62,10 @@ def prepare(
     from recsys.data.log.labels import parse_label
     from recsys.data.log.prepare import RawInputs, prepare_log
     from recsys.data.log.splits.rule import SplitRule
-    from recsys.features.feature_set import FeatureSet
 
     entities = dict(_named(given) for given in entity or [])
     entities |= {name: given for name, given in (("user", users), ("item", items)) if given is not None}
-    declared = FeatureSet.from_json(features.read_text(encoding="utf-8"))
+    declared = read_features(features)
     inputs = RawInputs(log=tuple(log), entities=entities, labels=tuple(labels or ()), ignore=tuple(ignore or ()))
     split = SplitRule(
         validation_from_ms=_milliseconds("--validation-from", validation_from),

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.errors import DataFileError
-from recsys.files import make_folder, sync, temporary_path
+from recsys.files import make_folder, sync, temporary_path, writing
 
 META = "meta.json"
 
@@ -66,9 +66,10 @@ class FolderWriter:
             os.fsync(text.fileno())
 
     def close(self) -> None:
-        """Close the files, finished or not."""
-        for file in self._files.values():
-            file.close()
+        """Close the files, finished or not: all of them, also where one finds no room for its last bytes."""
+        with ExitStack() as stack:
+            for file in self._files.values():
+                stack.callback(file.close)
 
     def _write_header(self, name: str) -> None:
         # NumPy pads the header so that the first axis may grow in place.
@@ -105,14 +106,16 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         FileExistsError: ``path`` exists, or another process finished it first.
         ConfigError: the folder around it cannot be written.
+        NoSpaceError: there is no room.
     """
     if path.exists():
         raise FileExistsError(f"{path} exists: remove it first")
     make_folder(path.parent)
     temporary = temporary_path(path)
     try:
-        temporary.mkdir()
-        yield temporary
+        with writing(path):
+            temporary.mkdir()
+            yield temporary
         try:
             os.rename(temporary, path)
         except OSError as error:

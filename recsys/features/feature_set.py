@@ -272,10 +272,14 @@ class FeatureSet:
             InvalidInputError: the text is not a FeatureSet.
         """
         try:
-            return _from_dict(json.loads(text))
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InvalidInputError(f"not a FeatureSet in JSON: {error}") from error
+        try:
+            return _from_dict(values)
         except KeyError as error:
             raise InvalidInputError(f"not a FeatureSet in JSON: {error} is missing") from error
-        except (TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (TypeError, AttributeError) as error:
             raise InvalidInputError(f"not a FeatureSet in JSON: {error}") from error
 
     def fingerprint(self) -> str:

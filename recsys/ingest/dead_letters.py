@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Protocol
 
 from recsys.feature_store.redis.link.protocol import Command, Link
 from recsys.feature_store.redis.link.replies import value_of
+from recsys.files import writing
 from recsys.ingest.source import Refusal
 
 STREAM_EVENTS = 100_000
@@ -26,7 +29,10 @@ class DeadLetters(Protocol):
 
 
 class DeadLetterFile:
-    """JSON lines with ``reason``, ``source``, ``position``, ``time_ms`` and ``event``; made when needed."""
+    """JSON lines with ``reason``, ``source``, ``position``, ``time_ms`` and ``event``; made when needed.
+
+    On a full disk no part of a write stays: half a line would spoil the next one.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -36,8 +42,16 @@ class DeadLetterFile:
         await asyncio.to_thread(self._write, [_json(source, refusal) for refusal in refused])
 
     def _write(self, lines: Sequence[str]) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+        with writing(self._path), self._path.open("ab", buffering=0) as file:
+            before = os.fstat(file.fileno()).st_size
+            rest = memoryview("".join(f"{line}\n" for line in lines).encode())
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except OSError:
+                with contextlib.suppress(OSError):  # no file but a pipe or a device
+                    file.truncate(before)
+                raise
 
 
 class DeadLetterStream:

@@ -69,8 +69,12 @@ def from_json(kind: type[Config], text: str) -> Config:
         ConfigError: malformed, or a setting is unknown.
     """
     try:
-        return typing.cast(Config, _build(kind, json.loads(text), prefix=""))
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"not {kind.described}: {error}") from error
+    try:
+        return typing.cast(Config, _build(kind, values, prefix=""))
+    except (TypeError, AttributeError) as error:
         raise ConfigError(f"not {kind.described}: {error}") from error
 
 
@@ -94,7 +98,7 @@ def override(config: Config, assignments: Sequence[str]) -> Config:
             raise ConfigError(f"override {assignment!r}: expected path=value, for example train.epochs=3")
         try:
             value = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             value = text
         if path in kinds:
             values[path.partition(".")[0]] = dataclasses.asdict(_kind(path, value, kinds[path])())
@@ -106,6 +110,29 @@ def override(config: Config, assignments: Sequence[str]) -> Config:
 def setting_paths(config: RunSettings) -> dict[str, Any]:
     """Every setting an override may name, with its value."""
     return _paths(dataclasses.asdict(config))
+
+
+def differences(held: RunSettings, asked: RunSettings) -> str:
+    """The settings that differ between the configuration of a run and the one asked for, with both values.
+
+    >>> from recsys.training.config import RunConfig
+    >>> differences(RunConfig(recipe="r"), override(RunConfig(recipe="r"), ["train.epochs=3", "train.seed=1"]))
+    'train.epochs was 2, is 3; train.seed was 2026, is 1'
+    """
+    told = []
+    was, now = ({"recipe": of.recipe, **setting_paths(of)} for of in (held, asked))
+    other_kind = was["model.kind"] != now["model.kind"]  # and so other settings of it
+    for path in (*was, *(path for path in now if path not in was)):
+        if other_kind and path.startswith("model.") and path != "model.kind":
+            continue
+        if was.get(path) != now.get(path):
+            told.append(f"{path} was {_told(was, path)}, is {_told(now, path)}")
+    return "; ".join(told)
+
+
+def _told(values: Mapping[str, Any], path: str) -> str:
+    """A setting as an override writes it."""
+    return json.dumps(values[path]) if path in values else "not a setting"
 
 
 def check_value(config: RunSettings, path: str, value: float, *, least: float, below: float = math.inf) -> None:

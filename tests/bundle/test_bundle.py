@@ -128,7 +128,7 @@ def test_a_graph_outside_the_list_of_files_is_refused(path: Path) -> None:
 
 
 def test_an_existing_bundle_is_replaced_only_when_asked(path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="exists; choose another folder or pass overwrite"):
+    with pytest.raises(InvalidInputError, match="exists; choose another folder, or replace it with overwrite=True"):
         write_tiny_bundle(path)
     manifest = dataclasses.replace(open_bundle(path).manifest, model="second", graphs={})
     with bundle_writer(path, overwrite=True) as writer:

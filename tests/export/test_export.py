@@ -368,7 +368,7 @@ def test_the_certificate_covers_every_edge_case(ready: Exported, monkeypatch: py
 def test_an_existing_path_is_refused_unless_overwritten(ready: Exported, tmp_path: Path) -> None:
     path = tmp_path / "bundle"
     first = export_bundle(ready.trained, ready.dataset, path, name="first")
-    with pytest.raises(InvalidInputError, match="exists; choose another folder or pass overwrite"):
+    with pytest.raises(InvalidInputError, match="exists; choose another folder, or replace it with overwrite=True"):
         export_bundle(ready.trained, ready.dataset, path, name="second")
     assert open_bundle(path).manifest == first
     export_bundle(ready.trained, ready.dataset, path, name="second", overwrite=True)

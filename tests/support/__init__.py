@@ -4,6 +4,7 @@ Models and their runs, from small to large:
 
 - ``tiny_bundle``, ``tiny_retrieval``: bundles written by hand, and what they must answer by definition;
 - ``tiny_run``: a training of seconds, and data sets with awkward features;
+- ``own_log``: a shop's log as `recsys prepare` leaves it;
 - ``tiny_sdim``: an untrained SDIM for histories longer than one read;
 - ``exported_models``: every sort of ranking model as a bundle; ``graphs_once``: exports that copy graphs made before;
 - ``planted``: interactions with communities that a retrieval model must find.

@@ -353,7 +353,9 @@ def test_resuming_with_other_samples_per_step_says_which_are_right(folder: Path,
 
 
 def test_an_error_of_the_first_process_is_the_error_of_all(folder: Path, seen: dict[str, Any]) -> None:
-    message = f"ConfigError: {folder / 'row_wise'} holds a run already: resume it, or choose another folder"
+    message = (
+        f"ConfigError: {folder / 'row_wise'} holds a run already: go on with it (--resume), or choose another folder"
+    )
     assert seen["holds_a_run"] == [message, message]
 
 

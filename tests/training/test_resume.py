@@ -170,9 +170,11 @@ def test_resuming_with_another_configuration_is_refused(
 
     with pytest.raises(Killed):
         train(odd_config(), dataset, tmp_path / "run", report=interrupt)
-    message = f"{tmp_path / 'run'} holds a run of another configuration; see its config.json"
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        train(override(odd_config(), ["train.seed=1"]), dataset, tmp_path / "run", resume=True)
+    message = f"{tmp_path / 'run'} holds a run of another configuration: "
+    message += "tables.learning_rate was 0.3, is 0.5; train.seed was 2026, is 1"
+    changed = override(odd_config(), ["train.seed=1", "tables.learning_rate=0.5"])
+    with pytest.raises(ConfigError, match=re.escape(message) + "$"):
+        train(changed, dataset, tmp_path / "run", resume=True)
     message = (
         f"{tmp_path / 'run'} takes 30 samples per step, 1 processes of train.batch_size 20 would take 20; "
         "resume with train.batch_size=30"

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.data.log.raw_files import RawFiles
-from recsys.errors import ConfigError, DataFileError, nearest
+from recsys.errors import ConfigError, DataFileError, NoSpaceError, nearest
 
 EngineName = Literal["duckdb", "spark"]
 ENGINES = ("duckdb", "spark")
@@ -123,7 +123,8 @@ class _DuckDb:
         try:
             yield from self._connection.raw_sql(self._connection.compile(table)).to_arrow_reader(rows)
         except duckdb.OutOfMemoryException as error:
-            raise ConfigError(f"engine 'duckdb': {error}; give it more with --memory-limit or --temp-dir") from error
+            first = str(error).partition("\n")[0]
+            raise NoSpaceError(f"engine 'duckdb': {first}; give it more with --memory-limit or --temp-dir") from error
         except duckdb.Error as error:
             raise DataFileError(f"engine 'duckdb' cannot read the data: {error}") from error
 

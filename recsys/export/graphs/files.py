@@ -21,6 +21,7 @@ from recsys.bundle import GraphInfo, TableInfo, TensorInfo
 from recsys.export.graphs.modules import Example
 from recsys.export.rewrites.functions import OPSET, bucket_interest, id_rows
 from recsys.export.rewrites.simplify import simplify
+from recsys.files import write_array
 
 
 def write_graph(module: nn.Module, example: Example, path: Path, tables: dict[str, TableInfo]) -> GraphInfo:
@@ -81,7 +82,7 @@ def _externalise(model: onnx.ModelProto, folder: Path, tables: dict[str, TableIn
         name = table_name(tensor.name)
         file = f"tables/{name}.bin"
         if name not in tables:
-            array.astype(array.dtype.newbyteorder("<"), copy=False).tofile(folder / file)
+            write_array(folder / file, array)
             tables[name] = TableInfo(file=file, dtype=str(array.dtype), shape=tuple(array.shape))
         assert tables[name].shape == tuple(array.shape), f"two tensors are named {name}"
         tensor.ClearField("raw_data")

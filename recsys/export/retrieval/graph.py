@@ -31,6 +31,7 @@ from recsys.errors import InvalidInputError
 from recsys.export.rewrites.functions import OPSET
 from recsys.features.hashing import HALF_MASK, MISSING, PRIME, equal_keys
 from recsys.features.names import ITEM_NAMES, write_names
+from recsys.files import write_array
 
 _I64, _F32 = TensorProto.INT64, TensorProto.FLOAT
 
@@ -100,7 +101,7 @@ def write_retrieve_graph(tables: RetrievalTables, folder: Path) -> tuple[GraphIn
     infos: dict[str, TableInfo] = {}
     for name, array in arrays.items():
         file = f"tables/{name}.bin"
-        array.astype(array.dtype.newbyteorder("<"), copy=False).tofile(folder / file)
+        write_array(folder / file, array)
         infos[name] = TableInfo(file=file, dtype=str(array.dtype), shape=tuple(array.shape))
     if tables.item_names_M is not None:
         write_names(folder / ITEM_NAMES, tables.item_keys, tables.item_names_M)

@@ -18,7 +18,7 @@ from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.trainers import RetrievalTrainer
 from recsys.training.run.checkpoint import read_file
 from recsys.training.run.folder import CHECKPOINT, begin_folder, compare_fingerprint, holds_run, is_retrieval_run
-from recsys.training.settings import from_json, to_json
+from recsys.training.settings import differences, from_json, to_json
 
 FORMAT_VERSION = 1
 
@@ -43,10 +43,12 @@ def open_retrieval_run(config: RetrievalRunConfig, interactions: Interactions, r
     """
     digest = fingerprint(interactions)
 
-    def same() -> bool:
-        return is_retrieval_run(run_dir) and read_retrieval_config(run_dir) == config
+    def other() -> str:
+        if not is_retrieval_run(run_dir):
+            return "its model ranks given items, this one all items"
+        return differences(read_retrieval_config(run_dir), config)
 
-    if holds_run(run_dir, same, fingerprint=digest, resume=resume) and (run_dir / CHECKPOINT).exists():
+    if holds_run(run_dir, other, fingerprint=digest, resume=resume) and (run_dir / CHECKPOINT).exists():
         return load(run_dir)
     begin_folder(run_dir, to_json(config), fingerprint=digest)
     return None

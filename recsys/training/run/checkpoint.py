@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,7 +77,7 @@ def save(
 
     Raises:
         ConfigError: the folder cannot be written.
-        OSError: there is no room for it.
+        NoSpaceError: there is no room for it.
     """
     shards = table_shards(model)
     sizes = {name: size for each in gather(_sizes(shards)) for name, size in each.items()}
@@ -88,7 +88,7 @@ def save(
         with together("writing the checkpoint"):
             make_folder(folder)
             with atomic_file(folder / name) as stream:
-                _save(_parts(shards), stream)
+                torch.save(_parts(shards), stream)
             entry = {
                 "size_bytes": (folder / name).stat().st_size,
                 "parts": [[s.table, s.row, s.column, *s.weights.shape] for s in shards],
@@ -117,11 +117,11 @@ def write_index(checkpoint: Checkpoint, path: Path) -> None:
 
     Raises:
         ConfigError: the folder cannot be written.
-        OSError: there is no room for it.
+        NoSpaceError: there is no room for it.
     """
     values = {name: value for name, value in vars(checkpoint).items() if name != "folder"}
     with atomic_file(path) as stream:
-        _save({"format_version": FORMAT_VERSION, **values}, stream)
+        torch.save({"format_version": FORMAT_VERSION, **values}, stream)
 
 
 def load(path: Path) -> Checkpoint:
@@ -226,16 +226,6 @@ def _copy_overlap(part: dict[str, Any], shard: TableShard, *, with_state: bool) 
             there = there[:, left - shard.column : right - shard.column]
         there.copy_(here)
     return int((bottom - top) * (right - left))
-
-
-def _save(values: Any, stream: BinaryIO) -> None:
-    try:
-        torch.save(values, stream)
-    except RuntimeError as error:
-        # Of a full disk torch tells but where its archive broke off; the reason is behind it.
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
 
 
 def _parts(shards: Sequence[TableShard]) -> list[dict[str, Any]]:

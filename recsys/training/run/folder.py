@@ -35,7 +35,7 @@ from recsys.features.feature_set import FeatureSet
 from recsys.files import make_folder, write_atomically
 from recsys.training.config import RunConfig
 from recsys.training.run.checkpoint import Checkpoint, load
-from recsys.training.settings import from_json, to_json
+from recsys.training.settings import differences, from_json, to_json
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 
@@ -78,19 +78,19 @@ def open_run(
             another configuration or other data.
         DataFileError: a file of the run is damaged.
     """
-    held = holds_run(run_dir, lambda: read_config(run_dir) == config, fingerprint=fingerprint, resume=resume)
+    held = holds_run(run_dir, lambda: differences(read_config(run_dir), config), fingerprint=fingerprint, resume=resume)
     if held and (run_dir / CHECKPOINT).exists():
         return load(run_dir / CHECKPOINT)
     begin_folder(run_dir, to_json(config), fingerprint=fingerprint, features=features)
     return None
 
 
-def holds_run(run_dir: Path, same: Callable[[], bool], *, fingerprint: str, resume: bool) -> bool:
+def holds_run(run_dir: Path, other: Callable[[], str], *, fingerprint: str, resume: bool) -> bool:
     """False if a folder holds no run; true if it holds this one, to be resumed.
 
     Args:
         run_dir: the folder.
-        same: tells if its configuration is that of this run.
+        other: what its configuration has other than that of this run; nothing if it is the same.
         fingerprint: of this run's data.
         resume: go on with a run that is there.
 
@@ -101,9 +101,9 @@ def holds_run(run_dir: Path, same: Callable[[], bool], *, fingerprint: str, resu
     if not (run_dir / "config.json").exists():
         return False
     if not resume:
-        raise ConfigError(f"{run_dir} holds a run already: resume it, or choose another folder")
-    if not same():
-        raise ConfigError(f"{run_dir} holds a run of another configuration; see its config.json")
+        raise ConfigError(f"{run_dir} holds a run already: go on with it (--resume), or choose another folder")
+    if different := other():
+        raise ConfigError(f"{run_dir} holds a run of another configuration: {different}")
     compare_fingerprint(run_dir, fingerprint)
     return True
 

@@ -189,7 +189,7 @@ def test_other_data_and_existing_folders_are_refused(tmp_path: Path) -> None:
     assert made.data.ids is not None
     with pytest.raises(ConfigError, match="was trained on other data"):
         export_retrieval_bundle(made.run, planted(seed=1), tmp_path / "bundle", name="finder")
-    with pytest.raises(InvalidInputError, match="exists; choose another folder or pass overwrite"):
+    with pytest.raises(InvalidInputError, match="exists; choose another folder, or replace it with overwrite=True"):
         export_retrieval_bundle(made.run, made.data, made.bundle, name="finder")
     assert not list(tmp_path.iterdir())
 

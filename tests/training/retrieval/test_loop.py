@@ -173,7 +173,7 @@ def test_a_folder_with_another_run_or_a_damaged_checkpoint_is_refused(tmp_path: 
         read_run(run)
     with pytest.raises(ConfigError, match="holds a run already"):
         train_retrieval_run(config, data, run)
-    with pytest.raises(ConfigError, match="run of another configuration"):
+    with pytest.raises(ConfigError, match='run of another configuration: model.kind was "mf", is "lightgcn"$'):
         train_retrieval_run(small("lightgcn", "train.epochs=1"), data, run, resume=True)
     with pytest.raises(ConfigError, match="was trained on other data"):
         train_retrieval_run(config, planted(seed=1), run, resume=True)
