@@ -7,7 +7,7 @@ into keys is the caller's job. Every call takes the seconds it may last and rais
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -232,6 +232,17 @@ class FeatureStore(Protocol):
 
     async def entities(self, entity: str, keys: Int64Array, *, timeout_s: float) -> Mapping[str, Column]:
         """The features of N entities as they are stored now, duplicates allowed; missing for unknown ones."""
+        ...
+
+    async def put_names(self, names: Mapping[int, str], *, timeout_s: float) -> None:
+        """Remember the texts of string ids, by key: of items, and of the values of features and attributes.
+
+        They stay for good. A key has one text only (``docs/specs/ids.md``), so writing it again changes nothing.
+        """
+        ...
+
+    async def names(self, keys: Iterable[int], *, timeout_s: float) -> dict[int, str]:
+        """The texts of string ids by key, as far as they are known; in any order, duplicates allowed."""
         ...
 
     async def read_for_rank(

@@ -70,16 +70,18 @@ class AppendEventStreamResponse(_message.Message):
     def __init__(self, messages: _Optional[int] = ..., events: _Optional[int] = ..., added: _Optional[int] = ..., rejected: _Optional[int] = ..., rejections: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ...) -> None: ...
 
 class FeatureColumn(_message.Message):
-    __slots__ = ("integers", "texts", "numbers", "lengths")
+    __slots__ = ("integers", "texts", "numbers", "lengths", "are_keys")
     INTEGERS_FIELD_NUMBER: _ClassVar[int]
     TEXTS_FIELD_NUMBER: _ClassVar[int]
     NUMBERS_FIELD_NUMBER: _ClassVar[int]
     LENGTHS_FIELD_NUMBER: _ClassVar[int]
+    ARE_KEYS_FIELD_NUMBER: _ClassVar[int]
     integers: _containers.RepeatedScalarFieldContainer[int]
     texts: _containers.RepeatedScalarFieldContainer[str]
     numbers: _containers.RepeatedScalarFieldContainer[float]
     lengths: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, integers: _Optional[_Iterable[int]] = ..., texts: _Optional[_Iterable[str]] = ..., numbers: _Optional[_Iterable[float]] = ..., lengths: _Optional[_Iterable[int]] = ...) -> None: ...
+    are_keys: bool
+    def __init__(self, integers: _Optional[_Iterable[int]] = ..., texts: _Optional[_Iterable[str]] = ..., numbers: _Optional[_Iterable[float]] = ..., lengths: _Optional[_Iterable[int]] = ..., are_keys: _Optional[bool] = ...) -> None: ...
 
 class PutEntitiesRequest(_message.Message):
     __slots__ = ("entity", "ids", "features")
@@ -111,7 +113,7 @@ class GetFeaturesRequest(_message.Message):
     def __init__(self, entity: _Optional[str] = ..., ids: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ...) -> None: ...
 
 class GetFeaturesResponse(_message.Message):
-    __slots__ = ("features",)
+    __slots__ = ("features", "names")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -119,9 +121,18 @@ class GetFeaturesResponse(_message.Message):
         key: str
         value: FeatureColumn
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[FeatureColumn, _Mapping]] = ...) -> None: ...
+    class NamesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: str
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[str] = ...) -> None: ...
     FEATURES_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
     features: _containers.MessageMap[str, FeatureColumn]
-    def __init__(self, features: _Optional[_Mapping[str, FeatureColumn]] = ...) -> None: ...
+    names: _containers.ScalarMap[int, str]
+    def __init__(self, features: _Optional[_Mapping[str, FeatureColumn]] = ..., names: _Optional[_Mapping[int, str]] = ...) -> None: ...
 
 class GetHistoryRequest(_message.Message):
     __slots__ = ("user", "limit", "since_ms", "until_ms")
@@ -136,14 +147,23 @@ class GetHistoryRequest(_message.Message):
     def __init__(self, user: _Optional[_Union[_ranker_pb2.Id, _Mapping]] = ..., limit: _Optional[int] = ..., since_ms: _Optional[int] = ..., until_ms: _Optional[int] = ...) -> None: ...
 
 class GetHistoryResponse(_message.Message):
-    __slots__ = ("events", "appended", "trimmed")
+    __slots__ = ("events", "appended", "trimmed", "names")
+    class NamesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: str
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[str] = ...) -> None: ...
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     APPENDED_FIELD_NUMBER: _ClassVar[int]
     TRIMMED_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
     events: EventColumns
     appended: int
     trimmed: int
-    def __init__(self, events: _Optional[_Union[EventColumns, _Mapping]] = ..., appended: _Optional[int] = ..., trimmed: _Optional[int] = ...) -> None: ...
+    names: _containers.ScalarMap[int, str]
+    def __init__(self, events: _Optional[_Union[EventColumns, _Mapping]] = ..., appended: _Optional[int] = ..., trimmed: _Optional[int] = ..., names: _Optional[_Mapping[int, str]] = ...) -> None: ...
 
 class GetHistoriesRequest(_message.Message):
     __slots__ = ("users", "limit")
@@ -154,13 +174,22 @@ class GetHistoriesRequest(_message.Message):
     def __init__(self, users: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class GetHistoriesResponse(_message.Message):
-    __slots__ = ("events", "lengths", "appended", "trimmed")
+    __slots__ = ("events", "lengths", "appended", "trimmed", "names")
+    class NamesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: str
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[str] = ...) -> None: ...
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     LENGTHS_FIELD_NUMBER: _ClassVar[int]
     APPENDED_FIELD_NUMBER: _ClassVar[int]
     TRIMMED_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
     events: EventColumns
     lengths: _containers.RepeatedScalarFieldContainer[int]
     appended: _containers.RepeatedScalarFieldContainer[int]
     trimmed: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, events: _Optional[_Union[EventColumns, _Mapping]] = ..., lengths: _Optional[_Iterable[int]] = ..., appended: _Optional[_Iterable[int]] = ..., trimmed: _Optional[_Iterable[int]] = ...) -> None: ...
+    names: _containers.ScalarMap[int, str]
+    def __init__(self, events: _Optional[_Union[EventColumns, _Mapping]] = ..., lengths: _Optional[_Iterable[int]] = ..., appended: _Optional[_Iterable[int]] = ..., trimmed: _Optional[_Iterable[int]] = ..., names: _Optional[_Mapping[int, str]] = ...) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16recsys/v1/ranker.proto\x12\trecsys.v1\"0\n\x02Id\x12\x11\n\x07integer\x18\x01 \x01(\x03H\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x07\n\x05value\"&\n\x03Ids\x12\x10\n\x08integers\x18\x01 \x03(\x10\x12\r\n\x05texts\x18\x02 \x03(\t\"@\n\x0c\x46\x65\x61tureValue\x12\x10\n\x08integers\x18\x01 \x03(\x10\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x0f\n\x07numbers\x18\x03 \x03(\x02\"\x90\x02\n\x0bRankRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1b\n\x04user\x18\x02 \x01(\x0b\x32\r.recsys.v1.Id\x12\"\n\ncandidates\x18\x03 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x36\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32$.recsys.v1.RankRequest.FeaturesEntry\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\x0f\n\x07time_ms\x18\x06 \x01(\x03\x12\x0f\n\x07timings\x18\x07 \x01(\x08\x1aH\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.recsys.v1.FeatureValue:\x02\x38\x01\"<\n\x10RankBatchRequest\x12(\n\x08requests\x18\x01 \x03(\x0b\x32\x16.recsys.v1.RankRequest\"?\n\x11RankBatchResponse\x12*\n\tresponses\x18\x01 \x03(\x0b\x32\x17.recsys.v1.RankResponse\"\xa5\x01\n\x0fRetrieveRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1b\n\x04user\x18\x02 \x01(\x0b\x32\r.recsys.v1.Id\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x1f\n\x07\x65xclude\x18\x04 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x14\n\x0cinclude_seen\x18\x05 \x01(\x08\x12\x0f\n\x07time_ms\x18\x06 \x01(\x03\x12\x0f\n\x07timings\x18\x07 \x01(\x08\"\xe2\x01\n\x10RetrieveResponse\x12\x1d\n\x05items\x18\x01 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x12\n\nuser_known\x18\x05 \x01(\x08\x12\x16\n\x0ehistory_events\x18\x06 \x01(\r\x12(\n\x08\x64\x65graded\x18\x07 \x03(\x0e\x32\x16.recsys.v1.Degradation\x12#\n\x07timings\x18\x08 \x01(\x0b\x32\x12.recsys.v1.Timings\"\xda\x02\n\x10RecommendRequest\x12\x1b\n\x04user\x18\x01 \x01(\x0b\x32\r.recsys.v1.Id\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\x12\n\ncandidates\x18\x03 \x01(\r\x12;\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32).recsys.v1.RecommendRequest.FeaturesEntry\x12\x1f\n\x07\x65xclude\x18\x05 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x14\n\x0cinclude_seen\x18\x06 \x01(\x08\x12\r\n\x05model\x18\x07 \x01(\t\x12\x17\n\x0fretrieval_model\x18\x08 \x01(\t\x12\x0f\n\x07time_ms\x18\t \x01(\x03\x12\x0f\n\x07timings\x18\n \x01(\x08\x1aH\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.recsys.v1.FeatureValue:\x02\x38\x01\"\xb1\x02\n\x11RecommendResponse\x12\x1d\n\x05items\x18\x01 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x17\n\x0fretrieval_model\x18\x05 \x01(\t\x12\x1f\n\x17retrieval_model_version\x18\x06 \x01(\t\x12\x12\n\nuser_known\x18\x07 \x01(\x08\x12\x16\n\x0ehistory_events\x18\x08 \x01(\r\x12\x12\n\ncandidates\x18\t \x01(\r\x12(\n\x08\x64\x65graded\x18\n \x03(\x0e\x32\x16.recsys.v1.Degradation\x12#\n\x07timings\x18\x0b \x01(\x0b\x32\x12.recsys.v1.Timings\"\xcd\x01\n\x07Timings\x12\x12\n\nconvert_us\x18\x01 \x01(\r\x12\x10\n\x08store_us\x18\x02 \x01(\r\x12\x10\n\x08state_us\x18\x03 \x01(\r\x12\x11\n\tencode_us\x18\x04 \x01(\r\x12\x0f\n\x07wait_us\x18\x05 \x01(\r\x12\x13\n\x0bretrieve_us\x18\x06 \x01(\r\x12\x15\n\ruser_graph_us\x18\x07 \x01(\r\x12\x15\n\rrank_graph_us\x18\x08 \x01(\r\x12\x11\n\tselect_us\x18\t \x01(\r\x12\x10\n\x08total_us\x18\n \x01(\r\"\xbe\x01\n\x0cRankResponse\x12\x0e\n\x06scores\x18\x01 \x03(\x02\x12\x11\n\tpositions\x18\x02 \x03(\r\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x16\n\x0ehistory_events\x18\x05 \x01(\r\x12(\n\x08\x64\x65graded\x18\x06 \x03(\x0e\x32\x16.recsys.v1.Degradation\x12#\n\x07timings\x18\x07 \x01(\x0b\x32\x12.recsys.v1.Timings*\x90\x01\n\x0b\x44\x65gradation\x12\x1b\n\x17\x44\x45GRADATION_UNSPECIFIED\x10\x00\x12 \n\x1c\x44\x45GRADATION_USER_UNAVAILABLE\x10\x01\x12!\n\x1d\x44\x45GRADATION_ITEMS_UNAVAILABLE\x10\x02\x12\x1f\n\x1b\x44\x45GRADATION_HISTORY_PARTIAL\x10\x03\x32\x96\x02\n\x06Ranker\x12\x37\n\x04Rank\x12\x16.recsys.v1.RankRequest\x1a\x17.recsys.v1.RankResponse\x12\x46\n\tRankBatch\x12\x1b.recsys.v1.RankBatchRequest\x1a\x1c.recsys.v1.RankBatchResponse\x12\x43\n\x08Retrieve\x12\x1a.recsys.v1.RetrieveRequest\x1a\x1b.recsys.v1.RetrieveResponse\x12\x46\n\tRecommend\x12\x1b.recsys.v1.RecommendRequest\x1a\x1c.recsys.v1.RecommendResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16recsys/v1/ranker.proto\x12\trecsys.v1\"0\n\x02Id\x12\x11\n\x07integer\x18\x01 \x01(\x03H\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x42\x07\n\x05value\"8\n\x03Ids\x12\x10\n\x08integers\x18\x01 \x03(\x10\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x10\n\x08\x61re_keys\x18\x03 \x01(\x08\"@\n\x0c\x46\x65\x61tureValue\x12\x10\n\x08integers\x18\x01 \x03(\x10\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x0f\n\x07numbers\x18\x03 \x03(\x02\"\x90\x02\n\x0bRankRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1b\n\x04user\x18\x02 \x01(\x0b\x32\r.recsys.v1.Id\x12\"\n\ncandidates\x18\x03 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x36\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32$.recsys.v1.RankRequest.FeaturesEntry\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\x0f\n\x07time_ms\x18\x06 \x01(\x03\x12\x0f\n\x07timings\x18\x07 \x01(\x08\x1aH\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.recsys.v1.FeatureValue:\x02\x38\x01\"<\n\x10RankBatchRequest\x12(\n\x08requests\x18\x01 \x03(\x0b\x32\x16.recsys.v1.RankRequest\"?\n\x11RankBatchResponse\x12*\n\tresponses\x18\x01 \x03(\x0b\x32\x17.recsys.v1.RankResponse\"\xa5\x01\n\x0fRetrieveRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1b\n\x04user\x18\x02 \x01(\x0b\x32\r.recsys.v1.Id\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x1f\n\x07\x65xclude\x18\x04 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x14\n\x0cinclude_seen\x18\x05 \x01(\x08\x12\x0f\n\x07time_ms\x18\x06 \x01(\x03\x12\x0f\n\x07timings\x18\x07 \x01(\x08\"\xe2\x01\n\x10RetrieveResponse\x12\x1d\n\x05items\x18\x01 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x12\n\nuser_known\x18\x05 \x01(\x08\x12\x16\n\x0ehistory_events\x18\x06 \x01(\r\x12(\n\x08\x64\x65graded\x18\x07 \x03(\x0e\x32\x16.recsys.v1.Degradation\x12#\n\x07timings\x18\x08 \x01(\x0b\x32\x12.recsys.v1.Timings\"\xda\x02\n\x10RecommendRequest\x12\x1b\n\x04user\x18\x01 \x01(\x0b\x32\r.recsys.v1.Id\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\x12\n\ncandidates\x18\x03 \x01(\r\x12;\n\x08\x66\x65\x61tures\x18\x04 \x03(\x0b\x32).recsys.v1.RecommendRequest.FeaturesEntry\x12\x1f\n\x07\x65xclude\x18\x05 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x14\n\x0cinclude_seen\x18\x06 \x01(\x08\x12\r\n\x05model\x18\x07 \x01(\t\x12\x17\n\x0fretrieval_model\x18\x08 \x01(\t\x12\x0f\n\x07time_ms\x18\t \x01(\x03\x12\x0f\n\x07timings\x18\n \x01(\x08\x1aH\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.recsys.v1.FeatureValue:\x02\x38\x01\"\xb1\x02\n\x11RecommendResponse\x12\x1d\n\x05items\x18\x01 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x17\n\x0fretrieval_model\x18\x05 \x01(\t\x12\x1f\n\x17retrieval_model_version\x18\x06 \x01(\t\x12\x12\n\nuser_known\x18\x07 \x01(\x08\x12\x16\n\x0ehistory_events\x18\x08 \x01(\r\x12\x12\n\ncandidates\x18\t \x01(\r\x12(\n\x08\x64\x65graded\x18\n \x03(\x0e\x32\x16.recsys.v1.Degradation\x12#\n\x07timings\x18\x0b \x01(\x0b\x32\x12.recsys.v1.Timings\"\xcd\x01\n\x07Timings\x12\x12\n\nconvert_us\x18\x01 \x01(\r\x12\x10\n\x08store_us\x18\x02 \x01(\r\x12\x10\n\x08state_us\x18\x03 \x01(\r\x12\x11\n\tencode_us\x18\x04 \x01(\r\x12\x0f\n\x07wait_us\x18\x05 \x01(\r\x12\x13\n\x0bretrieve_us\x18\x06 \x01(\r\x12\x15\n\ruser_graph_us\x18\x07 \x01(\r\x12\x15\n\rrank_graph_us\x18\x08 \x01(\r\x12\x11\n\tselect_us\x18\t \x01(\r\x12\x10\n\x08total_us\x18\n \x01(\r\"\xbe\x01\n\x0cRankResponse\x12\x0e\n\x06scores\x18\x01 \x03(\x02\x12\x11\n\tpositions\x18\x02 \x03(\r\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x16\n\x0ehistory_events\x18\x05 \x01(\r\x12(\n\x08\x64\x65graded\x18\x06 \x03(\x0e\x32\x16.recsys.v1.Degradation\x12#\n\x07timings\x18\x07 \x01(\x0b\x32\x12.recsys.v1.Timings*\x90\x01\n\x0b\x44\x65gradation\x12\x1b\n\x17\x44\x45GRADATION_UNSPECIFIED\x10\x00\x12 \n\x1c\x44\x45GRADATION_USER_UNAVAILABLE\x10\x01\x12!\n\x1d\x44\x45GRADATION_ITEMS_UNAVAILABLE\x10\x02\x12\x1f\n\x1b\x44\x45GRADATION_HISTORY_PARTIAL\x10\x03\x32\x96\x02\n\x06Ranker\x12\x37\n\x04Rank\x12\x16.recsys.v1.RankRequest\x1a\x17.recsys.v1.RankResponse\x12\x46\n\tRankBatch\x12\x1b.recsys.v1.RankBatchRequest\x1a\x1c.recsys.v1.RankBatchResponse\x12\x43\n\x08Retrieve\x12\x1a.recsys.v1.RetrieveRequest\x1a\x1b.recsys.v1.RetrieveResponse\x12\x46\n\tRecommend\x12\x1b.recsys.v1.RecommendRequest\x1a\x1c.recsys.v1.RecommendResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,36 +36,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RANKREQUEST_FEATURESENTRY']._serialized_options = b'8\001'
   _globals['_RECOMMENDREQUEST_FEATURESENTRY']._loaded_options = None
   _globals['_RECOMMENDREQUEST_FEATURESENTRY']._serialized_options = b'8\001'
-  _globals['_DEGRADATION']._serialized_start=2051
-  _globals['_DEGRADATION']._serialized_end=2195
+  _globals['_DEGRADATION']._serialized_start=2069
+  _globals['_DEGRADATION']._serialized_end=2213
   _globals['_ID']._serialized_start=37
   _globals['_ID']._serialized_end=85
   _globals['_IDS']._serialized_start=87
-  _globals['_IDS']._serialized_end=125
-  _globals['_FEATUREVALUE']._serialized_start=127
-  _globals['_FEATUREVALUE']._serialized_end=191
-  _globals['_RANKREQUEST']._serialized_start=194
-  _globals['_RANKREQUEST']._serialized_end=466
-  _globals['_RANKREQUEST_FEATURESENTRY']._serialized_start=394
-  _globals['_RANKREQUEST_FEATURESENTRY']._serialized_end=466
-  _globals['_RANKBATCHREQUEST']._serialized_start=468
-  _globals['_RANKBATCHREQUEST']._serialized_end=528
-  _globals['_RANKBATCHRESPONSE']._serialized_start=530
-  _globals['_RANKBATCHRESPONSE']._serialized_end=593
-  _globals['_RETRIEVEREQUEST']._serialized_start=596
-  _globals['_RETRIEVEREQUEST']._serialized_end=761
-  _globals['_RETRIEVERESPONSE']._serialized_start=764
-  _globals['_RETRIEVERESPONSE']._serialized_end=990
-  _globals['_RECOMMENDREQUEST']._serialized_start=993
-  _globals['_RECOMMENDREQUEST']._serialized_end=1339
-  _globals['_RECOMMENDREQUEST_FEATURESENTRY']._serialized_start=394
-  _globals['_RECOMMENDREQUEST_FEATURESENTRY']._serialized_end=466
-  _globals['_RECOMMENDRESPONSE']._serialized_start=1342
-  _globals['_RECOMMENDRESPONSE']._serialized_end=1647
-  _globals['_TIMINGS']._serialized_start=1650
-  _globals['_TIMINGS']._serialized_end=1855
-  _globals['_RANKRESPONSE']._serialized_start=1858
-  _globals['_RANKRESPONSE']._serialized_end=2048
-  _globals['_RANKER']._serialized_start=2198
-  _globals['_RANKER']._serialized_end=2476
+  _globals['_IDS']._serialized_end=143
+  _globals['_FEATUREVALUE']._serialized_start=145
+  _globals['_FEATUREVALUE']._serialized_end=209
+  _globals['_RANKREQUEST']._serialized_start=212
+  _globals['_RANKREQUEST']._serialized_end=484
+  _globals['_RANKREQUEST_FEATURESENTRY']._serialized_start=412
+  _globals['_RANKREQUEST_FEATURESENTRY']._serialized_end=484
+  _globals['_RANKBATCHREQUEST']._serialized_start=486
+  _globals['_RANKBATCHREQUEST']._serialized_end=546
+  _globals['_RANKBATCHRESPONSE']._serialized_start=548
+  _globals['_RANKBATCHRESPONSE']._serialized_end=611
+  _globals['_RETRIEVEREQUEST']._serialized_start=614
+  _globals['_RETRIEVEREQUEST']._serialized_end=779
+  _globals['_RETRIEVERESPONSE']._serialized_start=782
+  _globals['_RETRIEVERESPONSE']._serialized_end=1008
+  _globals['_RECOMMENDREQUEST']._serialized_start=1011
+  _globals['_RECOMMENDREQUEST']._serialized_end=1357
+  _globals['_RECOMMENDREQUEST_FEATURESENTRY']._serialized_start=412
+  _globals['_RECOMMENDREQUEST_FEATURESENTRY']._serialized_end=484
+  _globals['_RECOMMENDRESPONSE']._serialized_start=1360
+  _globals['_RECOMMENDRESPONSE']._serialized_end=1665
+  _globals['_TIMINGS']._serialized_start=1668
+  _globals['_TIMINGS']._serialized_end=1873
+  _globals['_RANKRESPONSE']._serialized_start=1876
+  _globals['_RANKRESPONSE']._serialized_end=2066
+  _globals['_RANKER']._serialized_start=2216
+  _globals['_RANKER']._serialized_end=2494
 # @@protoc_insertion_point(module_scope)

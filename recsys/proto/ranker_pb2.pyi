@@ -28,12 +28,14 @@ class Id(_message.Message):
     def __init__(self, integer: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Ids(_message.Message):
-    __slots__ = ("integers", "texts")
+    __slots__ = ("integers", "texts", "are_keys")
     INTEGERS_FIELD_NUMBER: _ClassVar[int]
     TEXTS_FIELD_NUMBER: _ClassVar[int]
+    ARE_KEYS_FIELD_NUMBER: _ClassVar[int]
     integers: _containers.RepeatedScalarFieldContainer[int]
     texts: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, integers: _Optional[_Iterable[int]] = ..., texts: _Optional[_Iterable[str]] = ...) -> None: ...
+    are_keys: bool
+    def __init__(self, integers: _Optional[_Iterable[int]] = ..., texts: _Optional[_Iterable[str]] = ..., are_keys: _Optional[bool] = ...) -> None: ...
 
 class FeatureValue(_message.Message):
     __slots__ = ("integers", "texts", "numbers")

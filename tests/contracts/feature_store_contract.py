@@ -526,3 +526,14 @@ async def test_items_are_read_as_they_are_stored_now(store: FeatureStore) -> Non
     assert (await store.entities("item", wanted[:0], timeout_s=5))["tag"].shape == (0, 2)
     with pytest.raises(InvalidInputError, match=r"key is -1; allowed: 0 to 2\^62 - 1"):
         await store.entities("item", np.array([-1]), timeout_s=5)
+
+
+async def test_texts_come_back_by_their_keys_and_a_key_without_one_is_left_out(store: FeatureStore) -> None:
+    texts = {key: f"Nº {key}" for key in range(5_000)}
+    await store.put_names({**texts, (1 << 62) - 1: "七人の侍"}, timeout_s=5)
+    await store.put_names({7: "Nº 7"}, timeout_s=5)
+    await store.put_names({}, timeout_s=5)
+    assert await store.names(texts, timeout_s=5) == texts
+    asked = [(1 << 62) - 1, 7, 99_999, 7]
+    assert await store.names(asked, timeout_s=5) == {(1 << 62) - 1: "七人の侍", 7: "Nº 7"}
+    assert await store.names([], timeout_s=5) == {}

@@ -1,7 +1,7 @@
 """The feature store on Redis. ``docs/specs/redis_format.md`` specifies every byte and key.
 
 - ``store.py``: RedisFeatureStore, all calls of the Protocol;
-- ``histories.py``, ``entities.py``, ``states.py``: the reads and writes of each kind of data;
+- ``histories.py``, ``entities.py``, ``states.py``, ``names.py``: the reads and writes of each kind of data;
 - ``rank_reader.py``: all of them for a Rank request, in one round trip;
 - ``values/``: the bytes of a value;
 - ``keys.py``: names of keys; ``layouts.py``: the layout a store was filled with;

@@ -87,6 +87,15 @@ def _stems(name: str, entity: str) -> list[str]:
     return [f"{PREFIX}:{{{name}:{entity}:{bucket}}}:" for bucket in range(BUCKETS)]
 
 
+def names_key(name: str, bucket: int) -> bytes:
+    """The Redis hash of some string ids' texts: those whose key modulo ``BUCKETS`` is ``bucket``.
+
+    >>> names_key("movielens_1m", 42)
+    b'recsys:v1:{movielens_1m:names:42}'
+    """
+    return f"{PREFIX}:{{{name}:names:{bucket}}}".encode()
+
+
 def meta_key(name: str) -> bytes:
     """The Redis hash that records which layouts a store was filled with.
 

@@ -1,7 +1,8 @@
 """RedisFeatureStore: the feature store on Redis, in one round trip per call.
 
 ``C`` candidates. The bytes are specified in ``docs/specs/redis_format.md``. Histories are in ``histories.py``, entities
-in ``entities.py``, states in ``states.py``; ``rank_reader.py`` reads all three for a Rank request.
+in ``entities.py``, states in ``states.py``; ``rank_reader.py`` reads all three for a Rank request. Texts of ids are in
+``names.py``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from recsys.feature_store.redis.layouts import LayoutGuard
 from recsys.feature_store.redis.link.connect import open_link
 from recsys.feature_store.redis.link.protocol import Link
 from recsys.feature_store.redis.link.replies import value_of
+from recsys.feature_store.redis.names import RedisNames
 from recsys.feature_store.redis.rank_reader import RankReader
 from recsys.feature_store.redis.states import RedisStates
 from recsys.features.columns import Column
@@ -57,6 +59,7 @@ class RedisFeatureStore:
             RedisHistories(features, link=link, guard=self._guard) if features.history is not None else None
         )
         self._states = RedisStates(features.name, link=link)
+        self._names = RedisNames(features.name, link=link)
         self._ranking = RankReader(
             features, link=link, cache=cache, rows=self._rows, histories=self._histories, states=self._states
         )
@@ -166,6 +169,19 @@ class RedisFeatureStore:
             StoreUnavailableError: Redis is unreachable or too slow.
         """
         return await self._rows.get(entity, keys, timeout_s=timeout_s)
+
+    async def put_names(self, names: Mapping[int, str], *, timeout_s: float) -> None:
+        """As the protocol says; what this process wrote within a minute is not sent again.
+
+        Raises:
+            StoreUnavailableError: Redis is unreachable or too slow; any of the names may have been written.
+            StoreError: Redis is out of memory, or refused for another reason.
+        """
+        await self._names.put(names, timeout_s=timeout_s)
+
+    async def names(self, keys: Iterable[int], *, timeout_s: float) -> dict[int, str]:
+        """As the protocol says; raises StoreUnavailableError, and StoreFormatError if a key holds foreign bytes."""
+        return await self._names.get(keys, timeout_s=timeout_s)
 
     async def span(self, user_key: int, first: int, end: int, *, header: HistoryHeader, timeout_s: float) -> Span:
         """As the protocol says; raises as :meth:`history`."""

@@ -251,3 +251,31 @@ def test_key_names_are_those_of_the_specification() -> None:
     assert entity_key("shop", "item", 65) == b"recsys:v1:{shop:item:1}:65"
     assert positions_key("shop") == b"recsys:v1:shop:positions"
     assert meta_key("shop") == b"recsys:v1:shop:meta"
+
+
+async def test_texts_are_in_the_hash_of_their_bucket(store: RedisFeatureStore, redis_admin: redis.Redis) -> None:
+    await store.put_names({42: "a", 64 + 42: "é", 3: "a\udc80"}, timeout_s=5)
+    assert redis_admin.hgetall("recsys:v1:{shop:names:42}") == {b"42": b"a", b"106": "é".encode()}
+    assert redis_admin.hgetall("recsys:v1:{shop:names:3}") == {b"3": b"a?"}, "what UTF-8 cannot express"
+
+
+async def test_texts_written_a_moment_ago_are_not_sent_again_and_after_a_minute_are(
+    store: RedisFeatureStore, redis_admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put_names({1: "a", 2: "b"}, timeout_s=5)
+    redis_admin.flushdb()
+    await store.put_names({1: "a", 3: "c"}, timeout_s=5)
+    assert await store.names([1, 2, 3], timeout_s=5) == {3: "c"}
+    monkeypatch.setattr("recsys.feature_store.redis.names._REMEMBERED_S", 0.0)
+    await store.put_names({1: "a"}, timeout_s=5)
+    assert await store.names([1, 2, 3], timeout_s=5) == {1: "a", 3: "c"}
+
+
+async def test_texts_under_a_key_of_another_type_are_refused_by_name(
+    store: RedisFeatureStore, redis_admin: redis.Redis
+) -> None:
+    redis_admin.set("recsys:v1:{shop:names:1}", "x")
+    with pytest.raises(StoreFormatError, match=r"names:1.: the key holds another Redis type"):
+        await store.names([1], timeout_s=5)
+    with pytest.raises(StoreFormatError, match="the texts of 1 ids: the key holds another Redis type"):
+        await store.put_names({1: "a"}, timeout_s=5)

@@ -1,0 +1,72 @@
+"""RedisNames: the texts of string ids by key, in hashes beside everything else. No Rank request reads them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from recsys.feature_store.redis.keys import BUCKETS, names_key
+from recsys.feature_store.redis.link.protocol import Command, Link
+from recsys.feature_store.redis.link.replies import value_of
+
+_MANY = 2_000
+"""Names per command, so that Redis has others served in between."""
+
+_REMEMBERED = 65_536
+_REMEMBERED_S = 60.0
+"""Events name the same items over and over: what was written in the last minute is not written again. No longer than
+that, so that a Redis that was emptied has them again."""
+
+
+class RedisNames:
+    """The names of the FeatureSet called ``name``."""
+
+    def __init__(self, name: str, *, link: Link) -> None:
+        self._name = name
+        self._link = link
+        self._written: set[int] = set()
+        self._since_s = time.monotonic()
+
+    async def put(self, names: Mapping[int, str], *, timeout_s: float) -> None:
+        """As ``FeatureStore.put_names``."""
+        if time.monotonic() - self._since_s > _REMEMBERED_S or len(self._written) > _REMEMBERED:
+            self._written, self._since_s = set(), time.monotonic()
+        new = names.keys() - self._written
+        if not new:
+            return
+        pairs: dict[int, list[bytes | str]] = {}
+        for key in new:
+            # What UTF-8 cannot express (a lone surrogate) has no text that a caller could be given.
+            pairs.setdefault(key % BUCKETS, []).extend((str(key), names[key].encode("utf-8", "replace")))
+        commands: list[Command] = [
+            (b"HSET", names_key(self._name, bucket), *given[i : i + 2 * _MANY])
+            for bucket, given in pairs.items()
+            for i in range(0, len(given), 2 * _MANY)
+        ]
+        for reply in await self._link.round_trip(commands, timeout_s=timeout_s):
+            value_of(f"the texts of {len(new)} ids", reply)
+        self._written |= new
+
+    async def get(self, keys: Iterable[int], *, timeout_s: float) -> dict[int, str]:
+        """As ``FeatureStore.names``."""
+        wanted: dict[int, list[int]] = {}
+        for key in dict.fromkeys(keys):
+            wanted.setdefault(key % BUCKETS, []).append(key)
+        parts = [
+            (bucket, given[i : i + _MANY]) for bucket, given in wanted.items() for i in range(0, len(given), _MANY)
+        ]
+        if not parts:
+            return {}
+        commands: list[Command] = [
+            (b"HMGET", names_key(self._name, bucket), *(str(key) for key in part)) for bucket, part in parts
+        ]
+        replies = await self._link.round_trip(commands, timeout_s=timeout_s)
+        found: dict[int, str] = {}
+        for (bucket, part), reply in zip(parts, replies, strict=True):
+            texts = value_of(names_key(self._name, bucket), reply)
+            found.update(
+                (key, text.decode("utf-8", "replace"))
+                for key, text in zip(part, texts, strict=True)
+                if text is not None
+            )
+        return found
