@@ -10,6 +10,7 @@ from recsys.bundle.manifest import FORMAT_VERSION, MANIFEST, Manifest, digest_of
 from recsys.bundle.verify import Verify, check_files
 from recsys.errors import BundleError
 from recsys.features.feature_set import FeatureSet
+from recsys.features.names import ITEM_NAMES, NAMES_SUFFIX, Names, open_names
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,18 @@ class Bundle:
     def graph_path(self, name: str) -> Path:
         """The ONNX file of graph ``name``."""
         return self.path / self.manifest.graphs[name].file
+
+    def names(self) -> dict[str, Names]:
+        """Map the texts of string ids, by embedding table, as far as the bundle has them.
+
+        Raises:
+            BundleError: a file of them is damaged.
+        """
+        if self.manifest.kind == "retrieval":
+            files = {self.features.item_id.table: ITEM_NAMES}
+        else:
+            files = {table: f"tables/{table}{NAMES_SUFFIX}" for table in self.features.tables()}
+        return {table: open_names(self.path / file) for table, file in files.items() if file in self.manifest.files}
 
 
 def open_bundle(path: Path, *, verify: Verify = "full", expected: FeatureSet | None = None) -> Bundle:

@@ -7,7 +7,8 @@
         print(ranking.items, ranking.scores)
 
 :class:`AsyncClient` has the same methods, awaited. Ids are integers or strings, whichever the
-FeatureSet declares; sequences may be lists or numpy arrays. Timeouts are in seconds. A
+FeatureSet declares; sequences may be lists or numpy arrays. A string id of which the server knows the key alone
+comes back as an :class:`UnknownText`. Timeouts are in seconds. A
 call that finds the server unavailable is repeated up to twice within its timeout (but not
 :meth:`Client.append_stream`): every call may safely run twice. Errors::
 
@@ -46,6 +47,7 @@ from recsys.client.types import (
     UserEvents,
     UserHistory,
 )
+from recsys.features.names import UnknownText
 
 __all__ = [
     "AppendSummary",
@@ -65,6 +67,7 @@ __all__ = [
     "StoreRefused",
     "StoreUnavailable",
     "Unavailable",
+    "UnknownText",
     "UserEvents",
     "UserHistory",
 ]

@@ -205,9 +205,10 @@ class EntityFeatures:
 
     Attributes:
         ids: as they were sent.
-        columns: every feature of the entity by name. Ids: int64 (62-bit keys where ids are strings), shape [N], -1
-            where missing; of a multi-valued feature [N, K], each row padded with -1 to the longest. Numbers: float32,
-            shape [N], the feature's default where missing.
+        columns: every feature of the entity by name. Integer ids: int64, shape [N], -1 where missing; string ids: dtype
+            object, strings, None where missing, and an ``UnknownText`` where only the key is known. Of a
+            multi-valued feature [N, K], each row padded with -1 or None to the longest. Numbers: float32, shape [N],
+            the feature's default where missing.
     """
 
     ids: list[Any]
@@ -216,18 +217,20 @@ class EntityFeatures:
 
 @dataclass(frozen=True, slots=True)
 class UserHistory:
-    """A user's newest events, oldest first; all columns int64, shape [L].
+    """A user's newest events, oldest first; all columns have shape [L].
+
+    Integer ids are int64. String ids have dtype object: strings, and an ``UnknownText`` where only the key is known.
 
     Attributes:
-        items: item ids (62-bit keys where ids are strings).
-        timestamps_ms, arrivals_ms: milliseconds since 1970.
-        attributes: by name; -1 where missing.
+        items: item ids.
+        timestamps_ms, arrivals_ms: milliseconds since 1970; int64.
+        attributes: ids by name; -1, or None among strings, where missing.
         appended, trimmed: events ever appended, and dropped since because the history was full.
     """
 
-    items: npt.NDArray[np.int64]
+    items: npt.NDArray[Any]
     timestamps_ms: npt.NDArray[np.int64]
     arrivals_ms: npt.NDArray[np.int64]
-    attributes: Mapping[str, npt.NDArray[np.int64]]
+    attributes: Mapping[str, npt.NDArray[Any]]
     appended: int
     trimmed: int

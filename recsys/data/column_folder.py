@@ -34,7 +34,7 @@ class FolderWriter:
 
     @property
     def folder(self) -> Path:
-        """Where the columns are until the folder is finished; for files of other kinds beside them."""
+        """Place of the columns until the folder is finished; for files of other kinds beside them."""
         return self._folder
 
     def append(self, name: str, rows: npt.NDArray[Any]) -> None:

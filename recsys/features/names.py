@@ -7,7 +7,7 @@ A prepared folder and a bundle have such a file for each embedding table whose i
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from recsys.arrays import Int64Array
 from recsys.errors import BundleError, DataFileError, InvalidInputError
 from recsys.features.feature_set import Categorical, Feature
-from recsys.features.hashing import MISSING
+from recsys.features.hashing import MISSING, string_key
 
 NAMES_SUFFIX = ".names.bin"
 """A table's names are in the file ``<table>.names.bin``."""
@@ -111,6 +111,16 @@ def shown_value(feature: Feature, value: Any, names: Mapping[str, Names]) -> str
     keys = np.atleast_1d(value)
     present = keys[keys != MISSING]
     return ", ".join(str(each) for each in shown_ids(feature, present, names.get(feature.table))) or "missing"
+
+
+def keyed_texts(*groups: Iterable[str]) -> dict[int, str]:
+    """Texts of string ids by their keys; the empty text stands for no id.
+
+    >>> keyed_texts(["a", ""], ["a"])
+    {4157258607972684679: 'a'}
+    """
+    texts = {text for group in groups for text in group if text}
+    return {string_key(text): text for text in texts}
 
 
 def write_names(file: Path, keys: Int64Array, texts: Sequence[str]) -> None:

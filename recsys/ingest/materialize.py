@@ -1,4 +1,4 @@
-"""Event tables into the feature store: users, items, histories. Running it again changes nothing.
+"""Event tables into the feature store: users, items, texts of ids, histories. Running it again changes nothing.
 
 Each history is put in place of what is stored at once, so that a reader sees the old or the new one; stored
 events that arrived after the table was made stay.
@@ -27,6 +27,7 @@ Progress = Callable[[int], None]
 
 _ROWS_PER_CALL = 5_000
 _EVENTS_PER_CALL = 20_000
+_TEXTS_PER_CALL = 20_000
 _TIMEOUT_S = 30.0
 
 
@@ -59,7 +60,7 @@ class MaterializeResult:
 async def materialize(
     store: FeatureStore, table: EventTable, *, users: Sequence[int] | None = None, progress: Progress | None = None
 ) -> MaterializeResult:
-    """Put users, items, other entities and histories of an event table into the store.
+    """Put users, items, other entities, histories and the texts of ids of an event table into the store.
 
     Args:
         store: of a FeatureSet that declares the same history, users and items as the table's.
@@ -80,6 +81,7 @@ async def materialize(
         entity = features.entity(name)
         stored = {f.name: columns[f.name] for f in entity.features}
         await put_entities(store, name, np.asarray(columns[entity.id.name]), stored)
+    await _put_texts(store, table)
     arrived_until_ms = int(table.arrival_ms.max()) if len(table) else -1
     # One more than is kept, so that the store learns up to which time events are left out.
     limit = require_history(features).max_events + 1
@@ -142,6 +144,17 @@ async def put_entities(
         await store.put_entities(entity, keys[part], rows, timeout_s=_TIMEOUT_S)
         if progress is not None:
             progress(min(start + rows_per_call, len(keys)))
+
+
+async def _put_texts(store: FeatureStore, table: EventTable) -> None:
+    """Store the texts of string ids; but of users' ids, which no answer has."""
+    for name, names in table.names.items():
+        if table.features.tables().get(name) == (table.features.user_id.name,):
+            continue
+        for start in range(0, len(names), _TEXTS_PER_CALL):
+            keys = np.asarray(names.keys_R[start : start + _TEXTS_PER_CALL])
+            texts = dict(zip(keys.tolist(), names.of(keys), strict=True))
+            await store.put_names(texts, timeout_s=_TIMEOUT_S)
 
 
 def _histories(table: EventTable, users: Int64Array, begins: Int64Array, ends: Int64Array) -> list[tuple[int, Events]]:

@@ -7,7 +7,7 @@ its price. A missing rating counts as one. ``ITEMS`` is a table that both graphs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from onnx import TensorProto, helper, save
 from recsys.arrays import Float32Array, Float64Array
 from recsys.bundle import Certificate, GraphInfo, Manifest, TableInfo, TensorInfo, bundle_writer
 from recsys.features.feature_set import Categorical, Entity, FeatureSet, History, Numeric
+from recsys.features.hashing import string_keys
+from recsys.features.names import NAMES_SUFFIX, write_names
 
 V, D = 8, 4
 ITEMS = (np.arange(V * D, dtype=np.float32).reshape(V, D) - 15.0) / 64.0
@@ -83,10 +85,15 @@ def reference_scores(
 
 
 def write_tiny_bundle(
-    path: Path, *, model: str = "tiny", features: FeatureSet = FEATURES, items: Float32Array = ITEMS
+    path: Path,
+    *,
+    model: str = "tiny",
+    features: FeatureSet = FEATURES,
+    items: Float32Array = ITEMS,
+    names: Mapping[str, Sequence[str]] | None = None,
 ) -> Manifest:
     """Write the bundle to ``path``; ``features`` lets a test declare what the graphs do not have, ``items`` another
-    table of the shape of ``ITEMS``."""
+    table of the shape of ``ITEMS``, ``names`` the texts of a table's string ids."""
     manifest = Manifest(
         model=model,
         feature_set=features,
@@ -101,6 +108,8 @@ def write_tiny_bundle(
     )
     with bundle_writer(path) as writer:
         (writer.folder / "tables" / "items.bin").write_bytes(items.astype("<f4").tobytes())
+        for table, texts in (names or {}).items():
+            write_names(writer.folder / "tables" / f"{table}{NAMES_SUFFIX}", string_keys(texts), texts)
         _save(writer.folder / "user.onnx", _user_nodes(), _USER_INPUTS, _USER_OUTPUTS)
         _save(writer.folder / "rank.onnx", _rank_nodes(), _RANK_INPUTS, _RANK_OUTPUTS)
         return writer.finish(manifest)

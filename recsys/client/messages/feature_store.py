@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recsys.client.messages.fields import feature_column, fitting, id_field, ids_field, integers_field, set_fields
+from recsys.client.messages.fields import (
+    feature_column,
+    fitting,
+    id_field,
+    ids_field,
+    ids_of,
+    integers_field,
+    set_fields,
+)
 from recsys.client.types import Appended, AppendSummary, EntityFeatures, Id, Ids, UserEvents, UserHistory
 from recsys.errors import InvalidInputError
 from recsys.proto import feature_store_pb2
@@ -71,7 +79,8 @@ def features_request(entity: str, ids: Ids) -> feature_store_pb2.GetFeaturesRequ
 
 def entity_features(response: feature_store_pb2.GetFeaturesResponse, ids: Ids) -> EntityFeatures:
     """The result of ``Client.get_features``."""
-    return EntityFeatures(ids=list(ids), columns={name: _column(column) for name, column in response.features.items()})
+    columns = {name: _column(column, response.names) for name, column in response.features.items()}
+    return EntityFeatures(ids=list(ids), columns=columns)
 
 
 def history_request(
@@ -85,7 +94,8 @@ def history_request(
 
 def user_history(response: feature_store_pb2.GetHistoryResponse) -> UserHistory:
     """The result of ``Client.get_history``."""
-    return UserHistory(**_event_columns(response.events), appended=response.appended, trimmed=response.trimmed)
+    columns = _event_columns(response.events, response.names)
+    return UserHistory(**columns, appended=response.appended, trimmed=response.trimmed)
 
 
 def histories_request(users: Ids, limit: int) -> feature_store_pb2.GetHistoriesRequest:
@@ -97,7 +107,7 @@ def histories_request(users: Ids, limit: int) -> feature_store_pb2.GetHistoriesR
 
 def user_histories(response: feature_store_pb2.GetHistoriesResponse) -> list[UserHistory]:
     """The result of ``Client.get_histories``: views of the columns of all."""
-    columns = _event_columns(response.events)
+    columns = _event_columns(response.events, response.names)
     attributes = columns.pop("attributes")
     histories, start = [], 0
     for length, appended, trimmed in zip(response.lengths, response.appended, response.trimmed, strict=True):
@@ -114,23 +124,23 @@ def user_histories(response: feature_store_pb2.GetHistoriesResponse) -> list[Use
     return histories
 
 
-def _event_columns(columns: feature_store_pb2.EventColumns) -> dict[str, Any]:
+def _event_columns(columns: feature_store_pb2.EventColumns, names: Mapping[int, str]) -> dict[str, Any]:
     return {
-        "items": np.array(columns.items.integers, dtype=np.int64),
+        "items": ids_of(columns.items, names),
         "timestamps_ms": np.array(columns.timestamps_ms, dtype=np.int64),
         "arrivals_ms": np.array(columns.arrivals_ms, dtype=np.int64),
-        "attributes": {name: np.array(ids.integers, dtype=np.int64) for name, ids in columns.attributes.items()},
+        "attributes": {name: ids_of(ids, names) for name, ids in columns.attributes.items()},
     }
 
 
-def _column(column: feature_store_pb2.FeatureColumn) -> npt.NDArray[Any]:
-    """Numbers, single ids, or ids padded with -1 to the longest entity's."""
+def _column(column: feature_store_pb2.FeatureColumn, names: Mapping[int, str]) -> npt.NDArray[Any]:
+    """Numbers, single ids, or ids padded with what stands for a missing one to the longest entity's."""
     if column.numbers:
         return np.array(column.numbers, dtype=np.float32)
-    values = np.array(column.integers, dtype=np.int64)
+    values = ids_of(column, names)
     if not column.lengths:
         return values
     lengths = np.array(column.lengths, dtype=np.int64)
-    padded = np.full((len(lengths), int(lengths.max())), -1, dtype=np.int64)
+    padded = np.full((len(lengths), int(lengths.max())), None if column.are_keys else -1, dtype=values.dtype)
     padded[np.arange(padded.shape[1]) < lengths[:, None]] = values
     return padded

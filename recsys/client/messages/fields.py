@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from recsys.client.types import Id
 from recsys.errors import InvalidInputError
+from recsys.features.names import UnknownText
 from recsys.proto import feature_store_pb2, ranker_pb2
 
+_MISSING = -1
 _MILLISECONDS = "an integer, milliseconds since 1970"
 
 
@@ -50,6 +53,19 @@ def integers_field(name: str, values: Any) -> Any:
 def feature_values(features: Mapping[str, Any] | None) -> dict[str, ranker_pb2.FeatureValue]:
     """Features of a request: a value, ``None`` or several values for each."""
     return {name: _feature_value(name, value) for name, value in (features or {}).items()}
+
+
+def ids_of(
+    ids: ranker_pb2.Ids | feature_store_pb2.FeatureColumn, names: Mapping[int, str]
+) -> npt.NDArray[np.int64] | npt.NDArray[np.object_]:
+    """Ids of an answer: integers; or texts, None for a missing one and :class:`UnknownText` for one without a name."""
+    keys = np.array(ids.integers, dtype=np.int64)
+    if not ids.are_keys:
+        return keys
+    distinct, places = np.unique(keys, return_inverse=True)
+    texts = np.empty(len(distinct), dtype=object)
+    texts[:] = [None if key == _MISSING else names.get(key) or UnknownText(key) for key in distinct.tolist()]
+    return texts[places]
 
 
 def _feature_value(name: str, value: Any) -> ranker_pb2.FeatureValue:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,12 +34,14 @@ class Append:
         user_key: the user.
         events: shape [L].
         sent: names of the attributes that came with them.
+        texts: of the string ids in them, by key.
         source, offsets: where they come from and their places in it, [L]; or empty and None.
     """
 
     user_key: int
     events: Events
     sent: frozenset[str]
+    texts: Mapping[int, str] = field(default_factory=dict)
     source: str = ""
     offsets: Int64Array | None = None
 
@@ -78,6 +80,8 @@ async def write(
         TimeoutError: the deadline has passed.
     """
     await _fill_from_items(store, features, appends, deadline)
+    if texts := {key: text for append in appends for key, text in append.texts.items()}:
+        await store.put_names(texts, timeout_s=deadline.remaining_s())
     by_source: dict[str, list[int]] = {}
     for index, append in enumerate(appends):
         by_source.setdefault(append.source, []).append(index)

@@ -6,10 +6,11 @@ A call takes what it finds at its start and keeps it to its end; what was replac
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from recsys.features.names import Names
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
 
@@ -21,12 +22,14 @@ class ServedModels:
     Attributes:
         ranker: None: there is no ranking model.
         recommender: None: there is no retrieval model.
+        names: the texts of string ids that came with them, by embedding table.
         close: ends what belongs to them, such as the thread that writes states; called once.
     """
 
     ranker: Ranker | None
     recommender: Recommender | None
     close: Callable[[], None]
+    names: Mapping[str, Names] = field(default_factory=dict)
 
 
 class _Generation:
@@ -61,6 +64,11 @@ class ModelSlot:
                 mine.calls -= 1
                 if mine is not self._current:
                     self._call_ended.notify_all()
+
+    def names(self) -> Mapping[str, Names]:
+        """Texts of string ids that came with the models there are now, by embedding table."""
+        with self._call_ended:
+            return self._current.models.names
 
     def replace(self, models: ServedModels, *, timeout_s: float) -> None:
         """Answer calls by other models from now on, and close the ones before after their last call.

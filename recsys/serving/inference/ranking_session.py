@@ -57,7 +57,11 @@ class Scores:
 
 
 class RankingSession:
-    """A bundle that can score; made by :func:`open_ranking_session`. Safe to use from several threads."""
+    """A bundle that can score; made by :func:`open_ranking_session`. Safe to use from several threads.
+
+    Attributes:
+        names: the texts of string ids, by embedding table, as far as the bundle has them.
+    """
 
     def __init__(
         self,
@@ -72,6 +76,7 @@ class RankingSession:
         self.version = bundle.manifest.version
         self.features = bundle.features
         self.state = bundle.manifest.state
+        self.names = bundle.names()
         self._user = user
         self._rank = rank
         self._encode = encode

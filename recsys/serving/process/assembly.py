@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from recsys.errors import BundleError
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.feature_set import FeatureSet
+from recsys.features.names import Names
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.model_slot import ServedModels
 from recsys.serving.handlers.ranker import Ranker
@@ -98,7 +99,14 @@ def open_served_models(models: Models, shared: SharedParts) -> ServedModels:
                 model_lock=shared.model_lock,
                 store_timeout_s=shared.settings.store_timeout_ms / 1000,
             )
-        return ServedModels(ranker=ranker, recommender=recommender, close=stack.pop_all().close)
+        return ServedModels(ranker=ranker, recommender=recommender, close=stack.pop_all().close, names=_names(models))
+
+
+def _names(models: Models) -> dict[str, Names]:
+    names: dict[str, Names] = {}
+    if models.retrieval is not None and models.retrieval.names is not None:
+        names[models.retrieval.features.item_id.table] = models.retrieval.names
+    return names if models.ranking is None else {**names, **models.ranking.names}
 
 
 def _open_ranker(stack: ExitStack, models: Models, shared: SharedParts) -> Ranker | None:

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from typing import TypeVar
 
+import numpy as np
+
 from recsys.errors import InvalidInputError, OverloadedError
 from recsys.feature_store.base import AppendResult, FeatureStore
-from recsys.features.feature_set import FeatureSet
+from recsys.features.feature_set import Categorical, FeatureSet
+from recsys.features.names import Names
 from recsys.proto import feature_store_pb2 as pb
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.append import Append, append_stream, write
+from recsys.serving.handlers.names import KeyColumn, find_texts
 from recsys.serving.rpc.calls import Context, Response, abort_on_error, deadline_of, run_on_loop
 from recsys.serving.rpc.convert import entities as convert_entities
 from recsys.serving.rpc.convert import events as convert_events
@@ -47,15 +51,23 @@ class FeatureStoreService:
         features: of the served model.
         settings: the server's.
         loop: runs in another thread.
+        names: gives the texts of string ids that came with the models served now, by embedding table.
     """
 
     def __init__(
-        self, store: FeatureStore, features: FeatureSet, settings: Settings, *, loop: asyncio.AbstractEventLoop
+        self,
+        store: FeatureStore,
+        features: FeatureSet,
+        settings: Settings,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        names: Callable[[], Mapping[str, Names]] = dict,
     ) -> None:
         self._store = store
         self._features = features
         self._settings = settings
         self._loop = loop
+        self._names = names
         self._admission = Admission(settings.max_in_flight)
         self._streams = Admission(MAX_STREAMS, what="streams are open")
 
@@ -147,13 +159,18 @@ class FeatureStoreService:
 
     async def _put(self, message: pb.PutEntitiesRequest, deadline: Deadline) -> pb.PutEntitiesResponse:
         entity, keys, columns = convert_entities.put_request(message, self._features)
+        await self._store.put_names(
+            convert_entities.put_texts(message, self._features), timeout_s=deadline.remaining_s()
+        )
         await self._store.put_entities(entity, keys, columns, timeout_s=deadline.remaining_s())
         return pb.PutEntitiesResponse()
 
     async def _get_features(self, message: pb.GetFeaturesRequest, deadline: Deadline) -> pb.GetFeaturesResponse:
         entity, keys = convert_entities.features_request(message, self._features)
         columns = await self._store.entities(entity, keys, timeout_s=deadline.remaining_s())
-        return convert_entities.features_response(columns)
+        given = [(f, columns[f.name]) for f in self._features.entity(entity).features if isinstance(f, Categorical)]
+        texts = await self._texts(given, deadline)
+        return convert_entities.features_response(self._features.entity(entity), columns, texts)
 
     async def _history(self, message: pb.GetHistoryRequest, deadline: Deadline) -> pb.GetHistoryResponse:
         wanted = convert_events.history_request(message, self._features)
@@ -164,9 +181,15 @@ class FeatureStoreService:
             until_ms=wanted.until_ms,
             timeout_s=deadline.remaining_s(),
         )
-        return convert_events.history_response(header, events, self._features)
+        texts = await self._texts(convert_events.key_columns(events, self._features), deadline)
+        return convert_events.history_response(header, events, self._features, texts)
 
     async def _histories(self, message: pb.GetHistoriesRequest, deadline: Deadline) -> pb.GetHistoriesResponse:
         keys, limit = convert_events.histories_request(message, self._features)
         histories = await self._store.histories(keys, limit=limit, timeout_s=deadline.remaining_s())
-        return convert_events.histories_response(histories, self._features)
+        every = np.concatenate([events for _, events in histories])
+        texts = await self._texts(convert_events.key_columns(every, self._features), deadline)
+        return convert_events.histories_response(histories, every, self._features, texts)
+
+    async def _texts(self, columns: Sequence[KeyColumn], deadline: Deadline) -> dict[int, str]:
+        return await find_texts(self._store, self._names(), columns, deadline=deadline)

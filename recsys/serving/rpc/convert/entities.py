@@ -14,8 +14,9 @@ import numpy as np
 from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, nearest
 from recsys.features.columns import Column, feature_column, missing_column
-from recsys.features.feature_set import Entity, Feature, FeatureSet, Numeric
+from recsys.features.feature_set import USER, Entity, Feature, FeatureSet, Numeric
 from recsys.features.hashing import MISSING
+from recsys.features.names import keyed_texts
 from recsys.proto import feature_store_pb2
 from recsys.serving.rpc.convert.ids import entity_keys, int64_array
 
@@ -58,10 +59,18 @@ def features_request(message: feature_store_pb2.GetFeaturesRequest, features: Fe
     return entity.name, entity_keys("ids", message.ids, entity.id, most=MAX_ENTITIES)
 
 
-def features_response(columns: Mapping[str, Column]) -> feature_store_pb2.GetFeaturesResponse:
-    """Convert columns of N entities to the answer of a GetFeatures call."""
+def put_texts(message: feature_store_pb2.PutEntitiesRequest, features: FeatureSet) -> dict[int, str]:
+    """List the texts of string ids in a PutEntities call, by key; but of users' ids, which no answer has."""
+    ids = () if message.entity == USER else message.ids.texts
+    return keyed_texts(ids, *(column.texts for column in message.features.values()))
+
+
+def features_response(
+    entity: Entity, columns: Mapping[str, Column], texts: Mapping[int, str]
+) -> feature_store_pb2.GetFeaturesResponse:
+    """Convert columns of N entities, and the texts of their string ids, to the answer of a GetFeatures call."""
     return feature_store_pb2.GetFeaturesResponse(
-        features={name: _column_message(column) for name, column in columns.items()}
+        features={f.name: _column_message(f, columns[f.name]) for f in entity.features}, names=texts
     )
 
 
@@ -131,12 +140,12 @@ def _values(field: str, column: feature_store_pb2.FeatureColumn, feature: Featur
     return np.array(column.numbers, dtype=np.float32) if filled == ["numbers"] else int64_array(column.integers)
 
 
-def _column_message(column: Column) -> feature_store_pb2.FeatureColumn:
-    if column.dtype.kind == "f":
+def _column_message(feature: Feature, column: Column) -> feature_store_pb2.FeatureColumn:
+    if isinstance(feature, Numeric):
         return feature_store_pb2.FeatureColumn(numbers=column.tolist())
+    are_keys = feature.id_type == "string"
     if column.ndim == 1:
-        return feature_store_pb2.FeatureColumn(integers=column.tolist())
+        return feature_store_pb2.FeatureColumn(integers=column.tolist(), are_keys=are_keys)
     present = column != MISSING
-    return feature_store_pb2.FeatureColumn(
-        integers=column[present].tolist(), lengths=np.count_nonzero(present, axis=1).tolist()
-    )
+    lengths = np.count_nonzero(present, axis=1).tolist()
+    return feature_store_pb2.FeatureColumn(integers=column[present].tolist(), lengths=lengths, are_keys=are_keys)

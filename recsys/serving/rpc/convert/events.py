@@ -17,8 +17,10 @@ from recsys.errors import InvalidInputError, nearest
 from recsys.feature_store.base import AppendResult
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import Events, HistoryHeader, attribute_keys, make_events, require_history
+from recsys.features.names import keyed_texts
 from recsys.proto import feature_store_pb2, ranker_pb2
 from recsys.serving.handlers.append import Append, StreamSummary
+from recsys.serving.handlers.names import KeyColumn
 from recsys.serving.rpc.convert.ids import entity_keys, int64_array, raw_ids, user_key
 from recsys.serving.rpc.convert.times import MIN_TIMESTAMP_MS, moment_ms, time_problem
 from recsys.serving.rpc.statuses import truncate
@@ -78,6 +80,7 @@ def append_request(
         user_key=user,
         events=events,
         sent=frozenset(columns.attributes),
+        texts=keyed_texts(columns.items.texts, *(ids.texts for ids in columns.attributes.values())),
         source=message.source,
         offsets=_offsets(message, len(items)),
     )
@@ -125,12 +128,18 @@ def history_request(message: feature_store_pb2.GetHistoryRequest, features: Feat
 
 
 def history_response(
-    header: HistoryHeader, events: Events, features: FeatureSet
+    header: HistoryHeader, events: Events, features: FeatureSet, texts: Mapping[int, str]
 ) -> feature_store_pb2.GetHistoryResponse:
-    """The answer to a GetHistory call."""
+    """The answer to a GetHistory call, with the texts of its string ids."""
     return feature_store_pb2.GetHistoryResponse(
-        events=_event_columns(events, features), appended=header.appended, trimmed=header.trimmed
+        events=_event_columns(events, features), appended=header.appended, trimmed=header.trimmed, names=texts
     )
+
+
+def key_columns(events: Events, features: FeatureSet) -> list[KeyColumn]:
+    """List the columns of events that hold keys."""
+    attributes = require_history(features).attributes
+    return [(features.item_id, events["item"]), *((a, attribute_keys(a, events)) for a in attributes)]
 
 
 def histories_request(message: feature_store_pb2.GetHistoriesRequest, features: FeatureSet) -> tuple[list[int], int]:
@@ -150,11 +159,12 @@ def histories_request(message: feature_store_pb2.GetHistoriesRequest, features: 
 
 
 def histories_response(
-    histories: Sequence[tuple[HistoryHeader, Events]], features: FeatureSet
+    histories: Sequence[tuple[HistoryHeader, Events]], every: Events, features: FeatureSet, texts: Mapping[int, str]
 ) -> feature_store_pb2.GetHistoriesResponse:
-    """The answer to a GetHistories call."""
+    """The answer to a GetHistories call; ``every``: the events of all, one after another."""
     return feature_store_pb2.GetHistoriesResponse(
-        events=_event_columns(np.concatenate([events for _, events in histories]), features),
+        names=texts,
+        events=_event_columns(every, features),
         lengths=[len(events) for _, events in histories],
         appended=[header.appended for header, _ in histories],
         trimmed=[header.trimmed for header, _ in histories],
@@ -163,14 +173,15 @@ def histories_response(
 
 def _event_columns(events: Events, features: FeatureSet) -> feature_store_pb2.EventColumns:
     # tolist(): protobuf takes Python's own numbers several times faster than an array of them.
+    items, *attributes = (
+        ranker_pb2.Ids(integers=keys.tolist(), are_keys=feature.id_type == "string")
+        for feature, keys in key_columns(events, features)
+    )
     return feature_store_pb2.EventColumns(
-        items=ranker_pb2.Ids(integers=events["item"].tolist()),
+        items=items,
         timestamps_ms=events["timestamp"].tolist(),
         arrivals_ms=events["arrival"].tolist(),
-        attributes={
-            a.name: ranker_pb2.Ids(integers=attribute_keys(a, events).tolist())
-            for a in require_history(features).attributes
-        },
+        attributes=dict(zip((a.name for a in require_history(features).attributes), attributes, strict=True)),
     )
 
 

@@ -69,6 +69,8 @@ def raw_ids(field: str, ids: ranker_pb2.Ids, feature: Categorical) -> Any:
         InvalidInputError: there are ids of the other kind.
     """
     wanted = _FIELDS[feature.id_type] + "s"
+    if ids.are_keys:
+        raise InvalidInputError(f"{field}.are_keys is set, which only answers have; send ids, not their keys")
     if len(ids.texts if wanted == "integers" else ids.integers):
         raise InvalidInputError(
             f"{field}: got {len(ids.integers)} integers and {len(ids.texts)} texts, but {feature.name!r} takes "
