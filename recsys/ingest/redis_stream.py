@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from recsys.errors import InvalidInputError
+from recsys.errors import InvalidInputError, StoreUnavailableError
 from recsys.feature_store.redis.link.protocol import Command, Link
 from recsys.feature_store.redis.link.replies import value_of
 from recsys.ingest.records import Fields
@@ -135,6 +135,9 @@ class RedisStreamSource:
 
     async def _ask(self, command: Command) -> Any:
         (reply,) = await self._link.round_trip([command], timeout_s=self._timeout_s)
+        if isinstance(reply, Exception) and str(reply).startswith("NOGROUP"):
+            # Redis was emptied, or the stream deleted: who starts anew makes the group again.
+            raise StoreUnavailableError(f"{self.name}: group {self._group!r} is gone")
         return value_of(self.name, reply)
 
     def _batch(self, entries: list[Entry]) -> RawBatch:

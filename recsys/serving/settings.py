@@ -21,8 +21,8 @@ from recsys.operators import Operators
 _log = logging.getLogger("recsys.serving")
 
 _PREFIX = "RECSYS_"
-_OFFLINE = {"RECSYS_DATA_DIR"}
-"""Variables of the offline side: known, and not read by the server."""
+_OFFLINE = {"RECSYS_DATA_DIR", "RECSYS_REDIS_SERVER"}
+"""Variables that others read: of the offline side, and of the private Redis."""
 
 
 def _setting(

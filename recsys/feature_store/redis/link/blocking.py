@@ -138,12 +138,16 @@ class _Sockets:
         except IndexError:
             return self._exchange(self._open(deadline_s), commands, deadline_s)
         try:
-            return self._exchange(connection, commands, deadline_s)
+            replies = self._exchange(connection, commands, deadline_s)
         except TimeoutError:
             raise
         except (RedisConnectionError, OSError):
             # Redis was restarted, or closed an idle connection: all idle ones are suspect.
             self._drop_idle()
+        else:
+            if not connection.outdated:
+                return replies
+            self._drop_idle()  # so are they where another server has taken over
         return self._exchange(self._open(deadline_s), commands, deadline_s)
 
     def _open(self, deadline_s: float) -> _Connection:
@@ -184,7 +188,10 @@ class _Sockets:
             raise
         finally:
             self._busy.discard(connection)
-        self._idle.append(connection)
+        if connection.outdated:
+            connection.close()
+        else:
+            self._idle.append(connection)
         if self._closed:
             self._drop_idle()
         return replies
@@ -221,6 +228,11 @@ class _Connection:
                 raise RedisConnectionError(CLOSED)
             complete = self._replies.feed(data)
         return self._replies.take()
+
+    @property
+    def outdated(self) -> bool:
+        """See ``Replies``."""
+        return self._replies.outdated
 
     def cut(self) -> None:
         """End an exchange of another thread: its read fails."""

@@ -6,12 +6,10 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from redis.exceptions import ReadOnlyError
-
 from recsys.errors import StoreUnavailableError
 from recsys.feature_store.redis.link.breaker import Breaker
 from recsys.feature_store.redis.link.protocol import Changed, Command, Link, Reply
-from recsys.feature_store.redis.link.replies import value_of
+from recsys.feature_store.redis.link.replies import tells_of_server, value_of
 from recsys.feature_store.redis.link.server import RedisLink, first_answer
 from recsys.feature_store.redis.link.url import Address, parse_redis_url, redact
 
@@ -21,9 +19,9 @@ _WATCH_FIND_S = 5.0
 class SentinelLink:
     """At most ``max_connections`` connections to the primary of the service at ``url``.
 
-    The sentinels are asked at the first call and after trouble: a lost connection, a time-out, a READONLY
-    reply. All are asked at once and the first answer counts, so a dead sentinel costs no time. While they
-    name the same primary again and again, or none answers, they are asked ever more rarely (Breaker).
+    The sentinels are asked at the first call and after trouble: a lost connection, a time-out, an error about the
+    server, such as READONLY. All are asked at once and the first answer counts, so a dead sentinel costs no time. While
+    they name the same primary again and again, or none answers, they are asked ever more rarely (Breaker).
 
     Raises:
         ConfigError: the URL is not one.
@@ -57,7 +55,7 @@ class SentinelLink:
                 replies = await primary.round_trip(commands, timeout_s=deadline_s - time.monotonic())
             except StoreUnavailableError as error:
                 problem = error
-            if problem is None and not any(isinstance(reply, ReadOnlyError) for reply in replies):
+            if problem is None and not any(map(tells_of_server, replies)):
                 self._breaker.succeeded()
                 return replies
             if tried and primary is self._primary:

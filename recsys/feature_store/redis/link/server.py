@@ -1,8 +1,8 @@
 """RedisLink: bounded round trips to one Redis, and its errors in our terms.
 
 redis-py's pool does not fit: it waits without a common deadline, checks every connection before each use
-and retries with its own clock. Every command this package sends is idempotent, so a connection found dead
-is simply replaced once.
+and retries with its own clock. Every command this package sends is idempotent, so a connection found dead, or one
+whose server is not the primary any more, is simply replaced once.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class RedisLink:
         self._options = server_options(url)
         self._tls: ssl.SSLContext | None = None
         self._idle: list[Wire] = []
+        self._watching: set[Wire] = set()
         self._room = asyncio.Semaphore(max_connections)
         self._breaker = Breaker()
         self._closed = False
@@ -73,6 +74,7 @@ class RedisLink:
         wire = None
         try:
             wire = await self._open(pushed)
+            self._watching.add(wire)
             (reply,) = await wire.exchange([(b"CLIENT", b"TRACKING", b"ON", b"BCAST", b"PREFIX", prefix)])
             value_of(f"{self.name}: CLIENT TRACKING", reply)
             changed(None)
@@ -86,6 +88,7 @@ class RedisLink:
             raise StoreUnavailableError(f"{self.name}: {error or 'no answer'}") from error
         finally:
             if wire is not None:
+                self._watching.discard(wire)
                 wire.close()
 
     async def servers(self, *, timeout_s: float) -> list[Link]:
@@ -103,11 +106,19 @@ class RedisLink:
 
     async def _talk(self, commands: Sequence[Command]) -> list[Reply]:
         if self._idle:
+            wire = self._idle.pop()
             try:
-                return await self._exchange(self._idle.pop(), commands)
+                replies = await self._exchange(wire, commands)
             except (RedisConnectionError, OSError):
                 # Redis was restarted, or closed an idle connection: all idle ones are suspect.
                 self._drop_idle()
+            else:
+                if not wire.outdated:
+                    return replies
+                # So are they where another server has taken over, and so is what is watched.
+                self._drop_idle()
+                for watching in self._watching:
+                    watching.close()
         return await self._exchange(await self._open(), commands)
 
     async def _open(self, on_push: Push | None = None) -> Wire:
@@ -123,7 +134,7 @@ class RedisLink:
             # Cut off in the middle, its next reply would belong to this request.
             wire.close()
             raise
-        if self._closed:
+        if self._closed or wire.outdated:
             wire.close()
         else:
             self._idle.append(wire)

@@ -8,48 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import hiredis
-from redis.exceptions import (
-    AskError,
-    AuthenticationError,
-    BusyLoadingError,
-    ClusterDownError,
-    InvalidResponse,
-    MasterDownError,
-    MovedError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    ResponseError,
-    TryAgainError,
-)
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import InvalidResponse
 
 from recsys.feature_store.redis.link.protocol import Command, Reply
+from recsys.feature_store.redis.link.replies import error_of, tells_of_server
 
-_ERRORS: dict[str, type[Exception]] = {
-    "ASK": AskError,
-    "CLUSTERDOWN": ClusterDownError,
-    "DENIED": RedisConnectionError,
-    "LOADING": BusyLoadingError,
-    "MASTERDOWN": MasterDownError,
-    "MOVED": MovedError,
-    "NOAUTH": AuthenticationError,
-    "NOSCRIPT": NoScriptError,
-    "OOM": OutOfMemoryError,
-    "READONLY": ReadOnlyError,
-    "TRYAGAIN": TryAgainError,
-    "WRONGPASS": AuthenticationError,
-}
 CLOSED = "Connection closed by server."
 """Message of the error for a lost connection."""
 
 _MORE = object()
 _SLICE = 128
 """Commands packed and sent at a time."""
+_CONNECT_ANEW_S = 0.5
+"""Age from which a connection is replaced if its server says that it cannot serve: that may last, so not every time."""
 
 Push = Callable[[list[Any]], None]
 """Called with Redis's push messages (RESP3)."""
@@ -70,10 +47,12 @@ class Replies:
         self._came: list[Reply] = []
         self._wanted = 0
         self._refusal: RedisConnectionError | None = None
+        self._since_s = time.monotonic()
+        self._misplaced = False
 
     def expect(self, count: int) -> None:
         """Begin an exchange of so many commands."""
-        self._came, self._wanted = [], count
+        self._came, self._wanted, self._misplaced = [], count, False
 
     def feed(self, data: bytes) -> bool:
         """Take bytes; True when all replies are there.
@@ -107,14 +86,16 @@ class Replies:
             raise InvalidResponse(f"{len(replies)} replies to {self._wanted} commands")
         return replies
 
+    @property
+    def outdated(self) -> bool:
+        """True if a reply told that the server cannot serve (it is a replica by now, say), and the connection is not
+        new: its address, a proxy's or a name, may lead to another server."""
+        return self._misplaced and time.monotonic() - self._since_s >= _CONNECT_ANEW_S
+
     def _error(self, text: str) -> Exception:
         """The exception an error reply stands for; one about the connection ends the exchange."""
-        code, _, rest = text.partition(" ")
-        kind = _ERRORS.get(code, ResponseError)
-        if text.startswith("ERR max number of clients"):
-            kind = RedisConnectionError
-        # redis-py's errors about a slot read it from a text without the code.
-        error = kind(rest if kind in (AskError, MovedError) else text)
+        error = error_of(text)
+        self._misplaced |= tells_of_server(error)
         if isinstance(error, RedisConnectionError):
             self._refusal = error
         return error
@@ -159,6 +140,11 @@ class Wire(asyncio.Protocol):
         finally:
             self._answered = None
         return self._replies.take()
+
+    @property
+    def outdated(self) -> bool:
+        """See ``Replies``."""
+        return self._replies.outdated
 
     def close(self) -> None:
         """Drop the connection."""
