@@ -21,6 +21,11 @@ def validate_dataset(config: RunConfig, dataset: Dataset) -> None:
         InvalidInputError: no training samples; a split with one label only; a number that is not finite.
         ConfigError: the run needs a validation split, and there is none, or the monitored metric has no value there.
     """
+    if not len(dataset):
+        raise InvalidInputError(
+            "the log was prepared without samples, so there is nothing to train on; prepare it with --label, --labels "
+            "or --negatives (docs/data.md)"
+        )
     if not len(dataset.split("train")):
         raise InvalidInputError("the train split is empty: there is nothing to train on")
     if (setting := needs_validation(config.train)) and not len(dataset.split("validation")):

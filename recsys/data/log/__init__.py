@@ -11,6 +11,8 @@
     event_table.py      the table on disk
     names.py            the texts of its string ids
     labels.py           the label of a row
+    written_events.py   events as written, for what makes samples of them
+    negatives/          items that a user did not take, drawn
     splits/             training, validation and test
     rejects.py          rows that do not fit
 

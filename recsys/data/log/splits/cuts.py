@@ -35,7 +35,7 @@ class Cuts:
 
 
 @dataclass
-class _Moment:
+class Moment:
     """A timestamp, and how many samples are before it and up to its end."""
 
     time_ms: int
@@ -55,7 +55,7 @@ def cuts_of(rule: SplitRule, count: int, chunks: Sequence[slice], times: Times) 
     if first == last:
         return Cuts(NEVER, NEVER, chosen=True)
     shares = [tenths * count // 10 for tenths in _TENTHS]
-    found = _moments_of_ranks(shares, first, last, chunks, times)
+    found = moments_of_ranks(shares, first, last, chunks, times)
     wanted = [_nearest(moment, share) for moment, share in zip(found, shares, strict=True)]
     # No part is left empty where there are moments for all three.
     second, before_last = _later(first + 1, chunks, times), _earlier(last - 1, chunks, times)
@@ -64,20 +64,20 @@ def cuts_of(rule: SplitRule, count: int, chunks: Sequence[slice], times: Times) 
     return Cuts(validation, last if validation < last and test == NEVER else test, chosen=True)
 
 
-def _nearest(moment: _Moment, share: int) -> int:
+def _nearest(moment: Moment, share: int) -> int:
     """The time of the cut before or after a moment, whichever leaves nearer to ``share`` samples before it."""
     return moment.time_ms if share - moment.before <= moment.through - share else moment.time_ms + 1
 
 
-def _moments_of_ranks(
+def moments_of_ranks(
     ranks: Sequence[int], first: int, last: int, chunks: Sequence[slice], times: Times
-) -> list[_Moment]:
+) -> list[Moment]:
     """The moments of the samples that have these places in the order of time, counted from 0.
 
     Each reading counts the samples in 65,536 equal parts of a span of time, and keeps the part that has the place:
     three readings for all times up to the year 9999.
     """
-    found = [_Moment(first, 0, 0) for _ in ranks]
+    found = [Moment(first, 0, 0) for _ in ranks]
     widths = [last - first + 1 for _ in ranks]
     while max(widths) > 1:
         sizes = [-(-width // _BUCKETS) for width in widths]

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recsys.arrays import BoolArray, Int64Array
+from recsys.arrays import Int64Array
 from recsys.data.column_folder import FolderWriter
 from recsys.data.log.splits.checks import checked
 from recsys.data.log.splits.cuts import NEVER, NO_TIME, Cuts, Times, cuts_of
 from recsys.data.log.splits.rule import SPLITS, Part, SplitReport, SplitRule
+from recsys.data.log.written_events import changes
 from recsys.errors import InvalidInputError
 
 _CHUNK = 1 << 20
@@ -89,7 +90,7 @@ def _last_moments(chunks: Sequence[slice], users: Users, times: Times) -> tuple[
     last, previous = (np.full(number, NO_TIME, dtype=np.int64) for _ in range(2))
     for chunk in chunks:
         user, moments = np.asarray(users(chunk)), np.asarray(times(chunk))
-        begins = np.flatnonzero(_changes(user) | _changes(moments))
+        begins = np.flatnonzero(changes(user) | changes(moments))
         user, moments = user[begins], moments[begins]
         ends = np.flatnonzero(np.append(user[1:] != user[:-1], True))
         begun = user[0]  # perhaps in the chunk before
@@ -100,12 +101,6 @@ def _last_moments(chunks: Sequence[slice], users: Users, times: Times) -> tuple[
         if carried not in (NO_TIME, moments[0]) and last[begun] == moments[0]:
             previous[begun] = carried
     return last, previous
-
-
-def _changes(column: npt.NDArray[Any]) -> BoolArray:
-    changed = np.ones(len(column), dtype=np.bool_)
-    changed[1:] = column[1:] != column[:-1]
-    return changed
 
 
 def _added(part: Part, moments: Int64Array, label: npt.NDArray[Any]) -> Part:
