@@ -222,6 +222,7 @@ class Ranker:
         scores, best = answer.scores, None
         history_events = encoded.history_events if state is None else state.history_events
         partial = state is not None and state.partial
+        order = _best(answer.logits, request.top_k) if request.top_k else None
         if self._request_log is not None and self._request_log.wanted():
             self._request_log.offer(
                 encoded,
@@ -232,9 +233,9 @@ class Ranker:
                 model=self.session.model,
                 model_version=self.session.version,
                 scores=scores,
+                best=order,
             )
-        if request.top_k:
-            order = _best(answer.logits, request.top_k)
+        if order is not None:
             scores, best = scores[order], order if positions is None else positions[order]
         elif positions is not None:
             scores = _spread(scores, keys=asked.keys, onto=request.candidate_keys)

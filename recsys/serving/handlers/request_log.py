@@ -1,6 +1,7 @@
 """RequestLog: the encoded inputs of a sampled share of live requests, as Parquet files.
 
-`recsys parity --requests` compares them with what training would have seen. The request path pays for a
+`recsys parity --requests` compares them with what training would have seen; `recsys prepare --requests` makes samples
+of what was answered. The request path pays for a
 random number, and for one put into a bounded queue when it is sampled; a thread writes. When the
 thread falls behind, samples are dropped and counted, never waited for.
 """
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from recsys.arrays import Float32Array
+from recsys.arrays import Float32Array, Int64Array
 from recsys.errors import ConfigError
 from recsys.features.encode import EncodedRequest
 from recsys.features.feature_set import FeatureSet
@@ -41,9 +42,10 @@ class RequestLog:
 
     A file appears complete, named by time and process. Its columns are ``time_ms``, ``user_key``, ``model``,
     ``model_version``, ``sent`` (features that the request itself gave), ``degraded``, ``user.<name>``,
-    ``history.<name>``, ``item.<name>`` (flat lists of keys or numbers), ``history_events`` and ``score``; its metadata
-    holds the FeatureSet. Of a model that reads a long history by its state, ``history.<name>`` are the newest events,
-    and ``history_events`` counts all.
+    ``history.<name>``, ``item.<name>`` (flat lists of keys or numbers), ``history_events``, ``score`` (of all
+    candidates) and ``best`` (places of the ``top_k`` candidates that were answered, best first; null for a request
+    without ``top_k``); its metadata holds the FeatureSet. Of a model that reads a long history by its state,
+    ``history.<name>`` are the newest events, and ``history_events`` counts all.
 
     Args:
         folder: made if absent.
@@ -95,6 +97,7 @@ class RequestLog:
         model: str,
         model_version: str,
         scores: Float32Array,
+        best: Int64Array | None = None,
     ) -> None:
         """Hand over one request; returns at once. The arrays must not change afterwards."""
         row: Row = {
@@ -107,6 +110,7 @@ class RequestLog:
             "history_events": history_events,
             "encoded": encoded,
             "score": scores,
+            "best": best,
             "size_bytes": sum(c.nbytes for side in (encoded.user, encoded.candidates) for c in side.values()),
         }
         with self._lock:
@@ -174,6 +178,7 @@ class RequestLog:
             for name in ("time_ms", "user_key", "model", "model_version", "sent", "degraded", "history_events")
         }
         columns["score"] = [row["score"] for row in rows]
+        columns["best"] = pa.array([row["best"] for row in rows], pa.list_(pa.int64()))
         for side, prefix in (("user", "user."), ("candidates", "item.")):
             for name in getattr(rows[0]["encoded"], side):
                 values = [getattr(row["encoded"], side)[name].reshape(-1) for row in rows]

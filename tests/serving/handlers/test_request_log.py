@@ -27,15 +27,19 @@ async def test_every_sampled_request_is_in_the_log_when_the_server_has_stopped(s
         for time_ms in (now_ms - 4_000, now_ms):
             await client.rank(user=1, candidates=[5, 9], time_ms=time_ms)
         scores = (await client.rank(user=2, candidates=[7])).scores
+        ranked = await client.rank(user=1, candidates=[5, 9, 5, 6], top_k=2)
     (file,) = tmp_path.glob("*.parquet")
     table = pq.read_table(file)
     assert FeatureSet.from_json(table.schema.metadata[b"recsys.features"].decode()) == FEATURES
     rows = table.to_pylist()
-    assert [row["user_key"] for row in rows] == [1, 1, 2]
+    assert [row["user_key"] for row in rows] == [1, 1, 2, 1]
     history = f"history.{FEATURES.item_id.name}"
-    assert [row[history] for row in rows] == [[5], [5, 6], []]
-    assert [row[f"item.{FEATURES.item_id.name}"] for row in rows] == [[5, 9], [5, 9], [7]]
+    assert [row[history] for row in rows] == [[5], [5, 6], [], [5, 6]]
+    assert [row[f"item.{FEATURES.item_id.name}"] for row in rows] == [[5, 9], [5, 9], [7], [5, 9, 6]]
     assert rows[0]["time_ms"] == now_ms - 4_000 and now_ms < rows[2]["time_ms"] < now_ms + 60_000
+    # Of a candidate that was given twice there is one row, and the answer's places are those of the rows.
+    assert [row["best"] for row in rows[:3]] == [None] * 3 and len(rows[3]["best"]) == 2
+    assert [rows[3]["item.item_id"][place] for place in rows[3]["best"]] == ranked.items
     assert rows[2]["score"] == scores.tolist() and not any(row["degraded"] for row in rows)
 
 
