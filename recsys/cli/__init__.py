@@ -76,7 +76,7 @@ app = typer.Typer(
 _NO_MEMORY = ("OutOfMemory", "DefaultCPUAllocator", "CUDA out of memory")
 """Of torch and DuckDB, whose errors are none of Python's."""
 _TRAINING_PACKAGES = {
-    "torch", "torchrec", "fbgemm_gpu", "onnx", "onnxscript", "pyarrow", "tensordict", "ibis", "duckdb", "scipy",
+    "torch", "torchrec", "fbgemm_gpu", "onnx", "onnxscript", "pyarrow", "tensordict", "duckdb", "scipy",
     "sknetwork", "matplotlib",
 }  # fmt: skip
 

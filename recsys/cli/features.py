@@ -118,7 +118,7 @@ def _history_lines(features: FeatureSet) -> list[str]:
         return ["history: none"]
     from recsys.feature_store.redis.values.history import HistoryValue
 
-    inherited = ", ".join(inherited_attributes(features, sent=())) or "none"
+    inherited = ", ".join(inherited_attributes(features)) or "none"
     age = f"{history.max_age_s:,} s" if history.max_age_s else "any age"
     ttl = f"{history.ttl_s:,} s after the last event" if history.ttl_s else "never"
     return [

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from recsys.data.sources.raw_log import LOGS, MOVIELENS_1M
-from recsys.errors import ConfigError, InvalidInputError
+from recsys.errors import ConfigError, InvalidInputError, nearest
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import layout_fingerprint
 from recsys.files import read_text
@@ -20,6 +20,7 @@ from recsys.serving.settings import Settings
 
 if TYPE_CHECKING:
     from recsys.data.log.event_table import EventTable
+    from recsys.features.values import TimeUnit
 
 notes = Console(stderr=True)
 output = Console()
@@ -51,6 +52,26 @@ FeaturesOption = Annotated[str, typer.Option("--features", help=FEATURES_HELP)]
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(help="Changes to the recipe, for example train.epochs=3 model.softmax=true.")
 ]
+TimestampOption = Annotated[str, typer.Option("--timestamp", help="Column of the time.")]
+TimeUnitOption = Annotated[
+    str, typer.Option("--time-unit", help="Unit of times that are numbers: s, ms, us or ns since 1970.")
+]
+IgnoreOption = Annotated[list[str] | None, typer.Option("--ignore", help="Name of a column to leave out.")]
+IgnoreUnknownOption = Annotated[
+    bool, typer.Option("--ignore-unknown", help="Leave out every column that nothing declares.")
+]
+CompleteOption = Annotated[
+    bool,
+    typer.Option(
+        "--complete", help="Files are complete: read a last line without an end, which is otherwise left for later."
+    ),
+]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="End at the first row that does not fit, instead of setting it aside.")
+]
+FutureToleranceOption = Annotated[
+    int, typer.Option(help="Seconds that an event's time may be in the future (clock skew).", min=0)
+]
 WORK_DIR = Path("runs")
 REDIS_DIR = Settings.redis_dir
 ADDRESS = f"{Settings.host}:{Settings.port}"
@@ -61,6 +82,19 @@ def where_data_is(data: Path | None, work_dir: Path) -> str:
     """The options that a following command needs to find the same data."""
     given = "" if data is None else f" --data {data}"
     return given if work_dir == WORK_DIR else f"{given} --work-dir {work_dir}"
+
+
+def time_unit_of(text: str) -> TimeUnit:
+    """The unit of an option.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    from recsys.features.values import TIME_UNITS
+
+    if text not in TIME_UNITS:
+        raise ConfigError(f"--time-unit {text!r}: {nearest(text, TIME_UNITS)}")
+    return cast("TimeUnit", text)
 
 
 def show_warnings(warnings: Iterable[str], console: Console = notes) -> None:

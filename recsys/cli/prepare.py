@@ -7,12 +7,30 @@ import datetime
 import json
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recsys.cli.options import JsonOption, notes, output, read_features, show_warnings
-from recsys.errors import ConfigError
+from recsys.cli.options import (
+    CompleteOption,
+    FutureToleranceOption,
+    IgnoreOption,
+    IgnoreUnknownOption,
+    JsonOption,
+    StrictOption,
+    TimestampOption,
+    TimeUnitOption,
+    notes,
+    output,
+    read_features,
+    show_warnings,
+    time_unit_of,
+)
+from recsys.errors import ConfigError, nearest
+from recsys.serving.settings import Settings
+
+if TYPE_CHECKING:
+    from recsys.data.log.prepare import PrepareSummary
 
 _UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
 
@@ -41,10 +59,24 @@ def prepare(
     leave_last: Annotated[
         bool, typer.Option("--leave-last", help="Split by user: the last moment tests, the one before validates.")
     ] = False,
-    ignore: Annotated[list[str] | None, typer.Option("--ignore", help="Name of a column to leave out.")] = None,
+    timestamp: TimestampOption = "timestamp_ms",
+    time_unit: TimeUnitOption = "ms",
+    future_tolerance_s: FutureToleranceOption = Settings.future_tolerance_s,
+    ignore: IgnoreOption = None,
+    ignore_unknown: IgnoreUnknownOption = False,
+    complete: CompleteOption = False,
+    unknown: Annotated[
+        str,
+        typer.Option(
+            "--unknown",
+            help="Users and items of the log that --users and --items lack: keep them, without features, or reject.",
+        ),
+    ] = "keep",
     rejects: Annotated[
-        Path | None, typer.Option("--rejects", help="Write rows that do not fit here, and go on without them.")
+        Path | None,
+        typer.Option("--rejects", help="Where rows that do not fit are set aside. Default: OUT.rejected.jsonl."),
     ] = None,
+    strict: StrictOption = False,
     engine: Annotated[
         str, typer.Option("--engine", help="duckdb, or spark (SPARK_MASTER names a cluster).")
     ] = "duckdb",
@@ -59,14 +91,31 @@ def prepare(
     as_json: JsonOption = False,
 ) -> None:
     """Sort event logs of any size into a folder to train on: events, and point-in-time samples."""
-    from recsys.data.log.labels import parse_label
-    from recsys.data.log.prepare import RawInputs, prepare_log
+    from recsys.data.log.prepare import UNKNOWN, RawInputs, prepare_log
     from recsys.data.log.splits.rule import SplitRule
+    from recsys.rows.contract import ReadOptions
+    from recsys.rows.label_rule import parse_label
 
     entities = dict(_named(given) for given in entity or [])
     entities |= {name: given for name, given in (("user", users), ("item", items)) if given is not None}
     declared = read_features(features)
-    inputs = RawInputs(log=tuple(log), entities=entities, labels=tuple(labels or ()), ignore=tuple(ignore or ()))
+    if unknown not in UNKNOWN:
+        raise ConfigError(f"--unknown {unknown!r}: {nearest(unknown, UNKNOWN)}")
+    reading = ReadOptions(
+        timestamp=timestamp,
+        unit=time_unit_of(time_unit),
+        ignored=tuple(ignore or ()),
+        ignore_unknown=ignore_unknown,
+        complete=complete,
+        future_tolerance_s=future_tolerance_s,
+    )
+    inputs = RawInputs(
+        log=tuple(log),
+        entities=entities,
+        labels=tuple(labels or ()),
+        options=reading,
+        unknown="keep" if unknown == "keep" else "reject",
+    )
     split = SplitRule(
         validation_from_ms=_milliseconds("--validation-from", validation_from),
         test_from_ms=_milliseconds("--test-from", test_from),
@@ -84,10 +133,10 @@ def prepare(
             label=None if label is None else parse_label(label),
             split=split,
             rejects=rejects,
+            strict=strict,
             report=lambda what, rows: status.update(f"{what}: {rows:,}"),
         )
-    warnings = () if summary.split is None else summary.split.warnings
-    show_warnings(warnings)
+    show_warnings(() if summary.split is None else summary.split.warnings)
     if as_json:
         print(json.dumps({"out": str(out), **dataclasses.asdict(summary)}))
         return
@@ -98,11 +147,27 @@ def prepare(
         f"({summary.repeated:,} repetitions left out) in {summary.elapsed_s:.1f} s\nsamples: {samples or 'none'}",
         highlight=False,
     )
-    if summary.rejected:
-        notes.print(f"{summary.rejected:,} rows did not fit: {rejects}", markup=False)
+    if summary.new_users or summary.new_items:
+        output.print(
+            f"new, and without features: {summary.new_users:,} users, {summary.new_items:,} items", highlight=False
+        )
+    _note(summary)
     if summary.samples:
         folder = out if "/" in str(out) else f"./{out}"
         output.print(f"\nNext: recsys train din data.dataset={folder}", markup=False)
+
+
+def _note(summary: PrepareSummary) -> None:
+    """Say what was left out, and which files patterns stood for."""
+    lines = [f"patterns: {line}" for line in summary.matched]
+    if summary.rejected:
+        given = summary.events + summary.repeated + summary.rejected
+        share = summary.rejected / given
+        lines.append(f"{summary.rejected:,} rows did not fit ({share:.1%}), set aside in {summary.rejects}:")
+        lines += [f"  {reason}" for reason in summary.reasons]
+    lines += [f"{path}: the last line has no end, and was left; --complete reads it" for path in summary.unended]
+    for line in lines:
+        notes.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def parse_size(text: str) -> int:

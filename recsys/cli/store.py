@@ -17,16 +17,23 @@ from recsys.cli.options import (
     FEATURES_HELP,
     REDIS_DIR,
     WORK_DIR,
+    CompleteOption,
     DataOption,
     FeaturesOption,
+    IgnoreOption,
+    IgnoreUnknownOption,
     JsonOption,
     RedisDirOption,
     RedisOption,
+    StrictOption,
+    TimestampOption,
+    TimeUnitOption,
     WorkOption,
     load_features,
     load_table,
     notes,
     output,
+    time_unit_of,
     with_features,
 )
 from recsys.errors import ConfigError
@@ -37,6 +44,7 @@ if TYPE_CHECKING:
     from recsys.ingest.dead_letters import DeadLetters
     from recsys.ingest.run import IngestCounts
     from recsys.ingest.source import Source
+    from recsys.rows.files import RawFile
 
 _STREAM_PREFIX = "redis-stream:"
 _SHOWN_REFUSALS = 10
@@ -46,7 +54,10 @@ def ingest(
     features: FeaturesOption,
     sources: Annotated[
         list[str] | None,
-        typer.Argument(help="Files (.parquet, .csv, .jsonl), folders of them, or - for JSON lines on standard input."),
+        typer.Argument(
+            help="Files (.parquet, .csv, .tsv, .jsonl, also .gz and .zst), folders or patterns of them, or - for JSON "
+            "lines on standard input."
+        ),
     ] = None,
     redis_stream: Annotated[str | None, typer.Option(help="Read this Redis Stream of the store's Redis.")] = None,
     kafka: Annotated[str | None, typer.Option(help="Read this Kafka topic.")] = None,
@@ -75,9 +86,12 @@ def ingest(
     dead_letters: Annotated[
         str, typer.Option(help="Dead letters, the rejected events: a file of JSON lines, or redis-stream:NAME.")
     ] = "rejected.jsonl",
-    ignore_unknown: Annotated[
-        bool, typer.Option("--ignore-unknown", help="Leave unknown fields out instead of rejecting.")
-    ] = False,
+    strict: StrictOption = False,
+    timestamp: TimestampOption = "timestamp_ms",
+    time_unit: TimeUnitOption = "ms",
+    ignore: IgnoreOption = None,
+    ignore_unknown: IgnoreUnknownOption = False,
+    complete: CompleteOption = False,
     future_tolerance_s: Annotated[
         int, typer.Option(help="Seconds that an event's time may be in the future (clock skew).", min=0)
     ] = Settings.future_tolerance_s,
@@ -98,18 +112,26 @@ def ingest(
     from recsys.ingest.dead_letters import DeadLetterFile, DeadLetterStream
     from recsys.ingest.files import file_source
     from recsys.ingest.kafka import KafkaSource
-    from recsys.ingest.records import Fields
     from recsys.ingest.redis_stream import RedisStreamSource
     from recsys.progress import BatchProgress
+    from recsys.rows.contract import ReadOptions, event_rows
 
     if bool(sources) + bool(redis_stream) + bool(kafka) != 1:
         raise ConfigError("give one kind of source: files (or -), --redis-stream NAME, or --kafka TOPIC")
     if kafka and not brokers:
         raise ConfigError("--kafka needs --brokers host:port,host:port")
-    paths = _paths(sources or [], follow=follow)
+    files = _files(sources or [], follow=follow)
     options = _pairs(kafka_option or [])
     declared = load_features(features)
-    fields = Fields(features=declared, ignore_unknown=ignore_unknown)
+    reading = ReadOptions(
+        timestamp=timestamp,
+        unit=time_unit_of(time_unit),
+        ignored=tuple(ignore or ()),
+        ignore_unknown=ignore_unknown,
+        complete=complete,
+        future_tolerance_s=future_tolerance_s,
+    )
+    contract = event_rows(declared, reading)
     pace = Pace(follow=follow, flush_events=flush_events, flush_s=flush_ms / 1000)
 
     async def feed(url: str, report: Callable[[IngestCounts], None]) -> IngestCounts:
@@ -123,13 +145,15 @@ def ingest(
             name = consumer or socket.gethostname()
             read = [
                 RedisStreamSource(
-                    redis_stream, fields, link=link, group=group, consumer=name, claim_idle_s=claim_idle_s, pace=pace
+                    redis_stream, contract, link=link, group=group, consumer=name, claim_idle_s=claim_idle_s, pace=pace
                 )
             ]
         elif kafka:
-            read = [KafkaSource(kafka, fields, brokers=brokers or "", group=group, options=options, pace=pace)]
+            read = [KafkaSource(kafka, contract, brokers=brokers or "", group=group, options=options, pace=pace)]
         else:
-            read = [file_source(path, fields, batch_events=batch_events, pace=pace) for path in paths]
+            read = [
+                file_source(file, contract, batch_events=batch_events, pace=pace, complete=complete) for file in files
+            ]
         try:
             return await run.ingest(
                 store,
@@ -139,6 +163,7 @@ def ingest(
                 future_tolerance_s=future_tolerance_s,
                 retry_for_s=retry_for,
                 restart=restart,
+                strict=strict,
                 report=report,
             )
         finally:
@@ -160,6 +185,8 @@ def ingest(
         print(json.dumps({**dataclasses.asdict(counts), "events_per_s": round(counts.events_per_s)}))
         return
     output.print(_summary(counts, dead_letters), highlight=False, soft_wrap=True)
+    for line in (*counts.reasons, *counts.left):
+        notes.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def materialize(
@@ -204,18 +231,21 @@ def materialize(
         raise typer.Exit(4)
 
 
-def _paths(names: Sequence[str], *, follow: bool) -> list[Path]:
-    """The files to read; ``-`` stands for standard input.
+def _files(names: Sequence[str], *, follow: bool) -> list[RawFile | None]:
+    """The files to read; None for ``-``, standard input.
 
     Raises:
-        ConfigError: one is not there, or of a kind that is not read.
+        ConfigError: several are to be followed.
+        DataFileError: one is not there, or of a format that is not read.
     """
     from recsys.ingest.files import find_event_files
 
-    paths = find_event_files(names)
-    if follow and paths and (len(paths) > 1 or paths[0].suffix == ".parquet"):
-        raise ConfigError("--follow waits at the end of one .jsonl or .csv file; run one ingest per file")
-    return paths
+    files, matched = find_event_files(names)
+    for line in matched:
+        notes.print(line, markup=False, highlight=False, soft_wrap=True)
+    if follow and len(files) > 1:
+        raise ConfigError("--follow waits at the end of one file of lines; run one ingest per file")
+    return files
 
 
 def _pairs(options: Sequence[str]) -> Mapping[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from recsys.feature_store.redis.link.protocol import Command, Link
 from recsys.feature_store.redis.link.replies import value_of
 from recsys.files import writing
 from recsys.ingest.source import Refusal
+from recsys.rows.rejects import Rejection
 
 STREAM_EVENTS = 100_000
 """A stream of dead letters keeps about the newest so many."""
@@ -29,7 +29,7 @@ class DeadLetters(Protocol):
 
 
 class DeadLetterFile:
-    """JSON lines with ``reason``, ``source``, ``position``, ``time_ms`` and ``event``; made when needed.
+    """JSON lines of rejected rows (``rows/rejects.py``) with ``time_ms``; made when needed.
 
     On a full disk no part of a write stays: half a line would spoil the next one.
     """
@@ -75,12 +75,9 @@ class DeadLetterStream:
 
 
 def _json(source: str, refusal: Refusal) -> str:
-    letter = {
-        "reason": refusal.reason,
-        "source": source,
-        "position": refusal.position,
-        "time_ms": time.time_ns() // 1_000_000,
-        "event": refusal.event,
-    }
-    # Lone surrogates, which JSON may hold and UTF-8 may not, stay escaped.
-    return json.dumps(letter, default=str)
+    return rejection(source, refusal).json(time_ms=time.time_ns() // 1_000_000)
+
+
+def rejection(source: str, refusal: Refusal) -> Rejection:
+    """Rejected row of a source."""
+    return Rejection(file=source, row=refusal.row, error=refusal.error, record=refusal.event)

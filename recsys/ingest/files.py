@@ -4,53 +4,66 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from recsys.errors import ConfigError
-from recsys.ingest.lines import Kind, LineSource
+from recsys.errors import DataFileError
+from recsys.ingest.lines import LineSource
 from recsys.ingest.parquet import ParquetSource
-from recsys.ingest.records import Fields
 from recsys.ingest.source import Pace, Source
+from recsys.rows.contract import RowContract
+from recsys.rows.files import RawFile, find_files
 
 BATCH_EVENTS = 500_000
 """Rows of a Parquet file per batch."""
 
-_LINE_KINDS: dict[str, Kind] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}
-_SUFFIXES = (".parquet", *_LINE_KINDS)
+STANDARD_INPUT = "-"
 
 
-def find_event_files(names: Sequence[str]) -> list[Path]:
-    """Files as they are, and those of folders in the order of their names; ``-`` stands for standard input.
+def find_event_files(names: Sequence[str]) -> tuple[list[RawFile | None], list[str]]:
+    """Files, and those of folders and patterns in the order of their names; None for ``-``, standard input.
+
+    Returns:
+        the files, and what patterns matched, in words.
 
     Raises:
-        ConfigError: one is not there, or of a kind that is not read.
+        DataFileError: one is not there, or of a format that is not read.
     """
-    paths = [path for name in names for path in _expanded(name)]
-    for path in paths:
-        if path.suffix not in _SUFFIXES and str(path) != "-":
-            raise ConfigError(
-                f"{path}: kind {path.suffix!r} is not read; allowed: {', '.join(_SUFFIXES)}, or - for standard input"
-            )
-    return paths
+    files: list[RawFile | None] = []
+    matched: list[str] = []
+    for name in names:
+        if name == STANDARD_INPUT:
+            files.append(None)
+            continue
+        found, said = find_files([name])
+        files += found
+        matched += said
+    return files, matched
 
 
-def file_source(path: Path, fields: Fields, *, batch_events: int = BATCH_EVENTS, pace: Pace | None = None) -> Source:
-    """Source that reads one of these files."""
+def file_source(
+    file: RawFile | None,
+    contract: RowContract,
+    *,
+    batch_events: int = BATCH_EVENTS,
+    pace: Pace | None = None,
+    complete: bool = False,
+) -> Source:
+    """Source that reads one of these files.
+
+    Args:
+        file: None for JSON lines from standard input.
+        contract: of an event.
+        batch_events: rows of a Parquet file per batch.
+        pace: of what comes line by line.
+        complete: whether a last line without an end is whole.
+
+    Raises:
+        DataFileError: a file that cannot grow is to be followed.
+    """
     pace = pace or Pace()
-    if str(path) == "-":
-        return LineSource(sys.stdin.fileno(), fields, kind="jsonl", pace=pace)
-    if path.suffix == ".parquet":
-        return ParquetSource(path, fields, batch_events=batch_events)
-    return LineSource(path, fields, kind=_LINE_KINDS[path.suffix], pace=pace)
-
-
-def _expanded(name: str) -> list[Path]:
-    path = Path(name)
-    if name != "-" and not path.exists():
-        raise ConfigError(f"{name}: no such file or folder")
-    if not path.is_dir():
-        return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
-    if not files:
-        raise ConfigError(f"{name}: the folder holds no {', '.join(_SUFFIXES)} file")
-    return files
+    if file is None:
+        return LineSource(sys.stdin.fileno(), contract, pace=pace)
+    if pace.follow and not file.may_grow:
+        raise DataFileError(f"{file.path}: a Parquet file or a packed one does not grow, so --follow does not read it")
+    if file.format == "parquet":
+        return ParquetSource(file.path, contract, batch_events=batch_events)
+    return LineSource(file, contract, pace=pace, complete=complete)

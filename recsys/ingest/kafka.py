@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from recsys.errors import ConfigError, InvalidInputError
-from recsys.ingest.records import Fields
+from recsys.ingest.records import columns_of
 from recsys.ingest.source import Pace, RawBatch, Refusal
+from recsys.rows.contract import RowContract
+from recsys.rows.text import parse_json
 
 _CONNECT_S = 20.0
 _MAX_BYTES = 1 << 20
@@ -31,7 +33,7 @@ class KafkaSource:
 
     Args:
         topic: its name; an event is a message whose value is a JSON object.
-        fields: of an event.
+        contract: of an event.
         brokers: ``host:port,host:port``.
         group: of consumers.
         options: librdkafka's, for example ``security.protocol``.
@@ -41,7 +43,7 @@ class KafkaSource:
     def __init__(
         self,
         topic: str,
-        fields: Fields,
+        contract: RowContract,
         *,
         brokers: str,
         group: str,
@@ -50,7 +52,7 @@ class KafkaSource:
     ) -> None:
         self.name = f"kafka:{topic}"
         self._topic = topic
-        self._fields = fields
+        self._contract = contract
         self._brokers = brokers
         self._options = {
             "auto.offset.reset": "earliest",
@@ -112,6 +114,10 @@ class KafkaSource:
                 return None
             behind += max(0, high - following)
         return behind
+
+    def left(self) -> str | None:
+        """Nothing: every event is whole."""
+        return None
 
     async def close(self) -> None:
         """Leave the group."""
@@ -212,24 +218,23 @@ class KafkaSource:
             try:
                 if len(value) > _MAX_BYTES:
                     raise InvalidInputError(f"the message is longer than {_MAX_BYTES:,} bytes")
-                event = self._fields.parse(value)
-                self._fields.check_event(event)
+                event = parse_json(value)
+                self._contract.check_names(event)
             except InvalidInputError as error:
-                refused.append(Refusal(str(error), message.offset(), value[:_MAX_BYTES].decode(errors="replace")))
+                refused.append(Refusal(error, message.offset(), value[:_MAX_BYTES].decode(errors="replace")))
                 continue
             events.append(event)
             offsets.append(message.offset())
         if messages:
             self._next_offset[partition] = messages[-1].offset() + 1
             self._unapplied.setdefault(partition, messages[0].offset())
-        columns, unsent = self._fields.columns_of(events)
         return RawBatch(
             source=source,
-            columns=columns,
+            contract=self._contract,
+            columns=columns_of(self._contract, events),
             length=len(events),
             read_ms=time.time_ns() // 1_000_000,
             locate=lambda index: (offsets[index], events[index]),
-            unsent=unsent,
             refused=refused,
             offsets=np.array(offsets, dtype=np.int64),
             position=str(self._next_offset[partition]) if messages else "",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
 import hashlib
 import json
 import logging
@@ -11,15 +10,16 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import IO
 
-from recsys.errors import DataFileError, InvalidInputError
-from recsys.ingest.records import Fields
+from recsys.errors import DataFileError
 from recsys.ingest.source import Pace, RawBatch, Refusal
+from recsys.rows.contract import RowContract
+from recsys.rows.files import BOM, RawFile, check_start, open_bytes, unpack_errors
+from recsys.rows.read import DELIMITERS
+from recsys.rows.text import MAX_LINE_BYTES, Block, CsvLines, JsonLines, LineParser, csv_header, too_long
 
-MAX_LINE_BYTES = 1 << 20
 _BLOCK_BYTES = 32 << 20
 _READ_BYTES = 1 << 20
 _CHECKED_BYTES = 4096
@@ -29,71 +29,101 @@ _SHOWN_BYTES = 2000
 
 _log = logging.getLogger(__name__)
 
-Kind = Literal["jsonl", "csv"]
-
 
 class LineSource:
     """A file of lines, or standard input (a file descriptor).
 
+    A last line without an end may still be under way: it is left for the next time, unless the file is packed or said
+    to be complete. Standard input that ended is.
+
     Args:
-        file: path, or a descriptor to read JSON lines from; that one cannot be read again by another process.
-        fields: of an event.
-        kind: of lines; a CSV file begins with a line of column names, and no value holds a line break.
+        file: to read, or a descriptor to read JSON lines from; that one cannot be read again by another process.
+        contract: of an event.
         pace: counts where input may pause: with ``follow``, and for a descriptor.
+        complete: whether a last line without an end is whole.
     """
 
-    def __init__(self, file: Path | int, fields: Fields, *, kind: Kind, pace: Pace) -> None:
-        self._path = file if isinstance(file, Path) else None
-        self.name = f"file:{file.resolve()}" if isinstance(file, Path) else "stdin"
+    def __init__(self, file: RawFile | int, contract: RowContract, *, pace: Pace, complete: bool = False) -> None:
+        self._file = file if isinstance(file, RawFile) else None
+        self.name = "stdin" if self._file is None else f"file:{self._file.path.resolve()}"
         self._descriptor = file if isinstance(file, int) else -1
-        self._fields = fields
-        self._kind = kind
+        self._stream: IO[bytes] | None = None
+        self._contract = contract
         self._pace = pace
-        self._paced = pace.follow or self._path is None
+        self._paced = pace.follow or self._file is None
+        self._whole = complete or self._file is None or not self._file.may_grow
+        self._parser: LineParser = JsonLines(contract)
         self._buffer = bytearray()
         self._offset = 0
+        self._rows = 0
         self._skipping = False
         self._ended = False
-        self._header: tuple[str, ...] = ()
+        self._left = False
         self._unapplied: deque[RawBatch] = deque()
         self._again: deque[RawBatch] = deque()
 
     async def start(self, positions: Mapping[str, str]) -> None:
         """As the protocol says: where the file is still the one that was read up to the position, there."""
-        if self._path is None:
+        if self._file is None:
             self._again = deque(self._unapplied)
             return
         await self.close()
-        self._descriptor = os.open(self._path, os.O_RDONLY)
-        self._buffer, self._ended, self._skipping = bytearray(), False, False
-        self._offset = self._resume_at(positions.get(self.name))
-        if self._kind == "csv":
-            self._read_header()
-        os.lseek(self._descriptor, self._offset, os.SEEK_SET)
+        await asyncio.to_thread(self._start, self._file, positions.get(self.name))
 
     async def read(self) -> RawBatch | None:
         """As the protocol says."""
         if self._again:
             return self._again.popleft()
         batch = await asyncio.to_thread(self._read)
-        if batch is not None and self._path is None:
+        if batch is not None and self._file is None:
             self._unapplied.append(batch)
         return batch
 
     async def applied(self, batch: RawBatch) -> None:
         """As the protocol says."""
-        if self._path is None:
+        if self._file is None:
             self._unapplied.popleft()
 
     def behind(self) -> int | None:
         """Not known: lines have no numbers."""
         return None
 
+    def left(self) -> str | None:
+        """As the protocol says."""
+        where = self.name if self._file is None else self._file.path
+        return (
+            f"{where}: the last line has no end yet; it is read once it has one, or with --complete"
+            if self._left
+            else None
+        )
+
     async def close(self) -> None:
         """Close the file."""
-        if self._path is not None and self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _start(self, file: RawFile, position: str | None) -> None:
+        self._buffer, self._ended, self._skipping, self._left = bytearray(), False, False, False
+        self._offset, self._rows = self._resume_at(file, position)
+        self._stream = open_bytes(file)
+        head = _head(self._stream)
+        self._stream.close()
+        check_start(head, str(file.path))
+        begin = len(BOM) if head.startswith(BOM) else 0
+        if file.format in DELIMITERS:
+            line, newline, _ = head.partition(b"\n")
+            if not newline and not self._whole:
+                raise DataFileError(
+                    f"{file.path}: its header has no end yet; if the file is complete, say so: --complete"
+                )
+            header = csv_header(line, DELIMITERS[file.format], where=str(file.path))
+            wanted = self._contract.check_header(header, where=str(file.path))
+            self._parser = CsvLines(header, wanted, delimiter=DELIMITERS[file.format])
+            begin = len(line) + len(newline)
+        self._offset = max(self._offset, begin)
+        self._stream = open_bytes(file)
+        _skip(self._stream, self._offset, packed=bool(file.packed))
 
     def _read(self) -> RawBatch | None:
         started_s, due_s, end = time.monotonic(), None, -1
@@ -101,7 +131,7 @@ class LineSource:
             data = self._some()
             now_s = time.monotonic()
             if data == b"":
-                self._ended = not self._pace.follow or self._path is None
+                self._ended = not self._pace.follow or self._file is None
             elif data is not None:
                 self._buffer += data
                 end = self._buffer.rfind(b"\n", max(0, len(self._buffer) - len(data)))  # keeps this linear
@@ -118,131 +148,130 @@ class LineSource:
                         break
                 elif now_s - started_s > _QUIET_S:
                     break
-        if self._ended and not self._buffer:
-            return None
         if self._ended:
-            end = len(self._buffer) - 1
+            end = len(self._buffer) - 1 if self._whole else self._buffer.rfind(b"\n")
+            self._left = bool(self._buffer[end + 1 :].strip())
+            if end < 0:
+                return None
         elif end < 0 and len(self._buffer) > MAX_LINE_BYTES:
             return self._too_long()
-        block = bytes(self._buffer[: end + 1])
-        del self._buffer[: end + 1]
-        return self._batch(block)
+        return self._batch(bytes(self._buffer[: end + 1]))
 
     def _some(self) -> bytes | None:
         """Read the next bytes; None if nothing comes soon; empty at the end."""
-        if self._path is None and not select.select([self._descriptor], [], [], _POLL_S)[0]:
-            return None
-        data = os.read(self._descriptor, _READ_BYTES)
-        if not data and self._path is not None and self._pace.follow:
-            if os.fstat(self._descriptor).st_size < self._offset + len(self._buffer):
-                raise DataFileError(f"{self._path}: became shorter while it was read; run again to read the new file")
+        if self._file is None:
+            if not select.select([self._descriptor], [], [], _POLL_S)[0]:
+                return None
+            return os.read(self._descriptor, _READ_BYTES)
+        assert self._stream is not None
+        try:
+            data = self._stream.read(_READ_BYTES)
+        except unpack_errors() as error:
+            raise DataFileError(f"{self._file.path}: cannot be read after row {self._rows:,}: {error}") from error
+        if not data and self._pace.follow:
+            if self._file.path.stat().st_size < self._offset + len(self._buffer):
+                raise DataFileError(
+                    f"{self._file.path}: became shorter while it was read; run again to read the new file"
+                )
             time.sleep(_POLL_S)
             return None
         return data
 
     def _too_long(self) -> RawBatch:
         """A line that does not end: refuse it once, and drop it as far as it goes."""
-        refused = [] if self._skipping else [self._refusal_of_long(self._offset, bytes(self._buffer[:_SHOWN_BYTES]))]
+        refused = []
+        if not self._skipping:
+            self._rows += 1
+            shown = bytes(self._buffer[:_SHOWN_BYTES]).decode(errors="replace")
+            refused.append(Refusal(too_long(), self._rows, shown))
         self._skipping = True
         self._offset += len(self._buffer)
         self._buffer.clear()
         # The middle of a line is no place to go on from, so this batch has no position.
-        return self._made([], [], refused, position="")
+        return self._made(None, b"", refused, position="")
 
-    def _batch(self, block: bytes) -> RawBatch:
-        events: list[dict[str, Any]] = []
-        places: list[tuple[int, bytes]] = []
-        refused: list[Refusal] = []
-        parse: Callable[[bytes], dict[str, Any]] = self._fields.parse if self._kind == "jsonl" else self._parse_csv
-        offset = self._offset
-        for line in block.split(b"\n"):
-            begin, offset = offset, offset + len(line) + 1
-            if self._skipping:
-                self._skipping = False
-                continue
-            if not line or line.isspace():
-                continue
-            if len(line) > MAX_LINE_BYTES:
-                refused.append(self._refusal_of_long(begin, line[:_SHOWN_BYTES]))
-                continue
-            try:
-                event = parse(line)
-                self._fields.check_event(event)
-            except InvalidInputError as error:
-                refused.append(Refusal(str(error), begin, line.decode(errors="replace")))
-                continue
-            events.append(event)
-            places.append((begin, line))
-        self._offset += len(block)
-        return self._made(events, places, refused, position=self._position())
+    def _batch(self, data: bytes) -> RawBatch:
+        if self._skipping:
+            rest = data.find(b"\n") + 1 or len(data)
+            self._skipping = rest == len(data) and not data.endswith(b"\n")
+            self._take(rest)
+            data = data[rest:]
+        block = self._parser.parse(data, last=self._ended)
+        refused = [Refusal(one.error, self._rows + 1 + one.number, one.text) for one in block.malformed]
+        numbers = block.numbers + (self._rows + 1)
+        self._rows += block.rows
+        self._take(block.used)
+        block.numbers = numbers
+        return self._made(block, data, refused, position=self._position())
 
-    def _made(
-        self, events: list[dict[str, Any]], places: list[tuple[int, bytes]], refused: list[Refusal], *, position: str
-    ) -> RawBatch:
-        columns, unsent = self._fields.columns_of(events)
+    def _take(self, count: int) -> None:
+        del self._buffer[:count]
+        self._offset += count
 
+    def _made(self, block: Block | None, data: bytes, refused: list[Refusal], *, position: str) -> RawBatch:
         def locate(index: int) -> tuple[int, str]:
-            begin, line = places[index]
-            return begin, line.decode(errors="replace")
+            assert block is not None
+            begin, end = block.spans[index].tolist()
+            return int(block.numbers[index]), data[begin:end].decode(errors="replace").rstrip("\r")
 
         return RawBatch(
             source=self.name,
-            columns=columns,
-            length=len(events),
+            contract=self._contract,
+            columns={} if block is None else block.columns,
+            length=0 if block is None else block.length,
             read_ms=time.time_ns() // 1_000_000,
             locate=locate,
-            unsent=unsent,
             refused=refused,
             position=position,
         )
 
-    def _refusal_of_long(self, offset: int, begins: bytes) -> Refusal:
-        return Refusal(f"the line is longer than {MAX_LINE_BYTES:,} bytes", offset, begins.decode(errors="replace"))
-
-    def _parse_csv(self, line: bytes) -> dict[str, Any]:
-        values = _csv_values(line)
-        if len(values) != len(self._header):
-            raise InvalidInputError(f"{len(values)} values for {len(self._header)} columns ({', '.join(self._header)})")
-        return self._fields.from_texts(
-            {n: v for n, v in zip(self._header, values, strict=True) if n in self._fields.names}
-        )
-
-    def _read_header(self) -> None:
-        head = os.pread(self._descriptor, MAX_LINE_BYTES, 0)
-        line, newline, _ = head.partition(b"\n")
-        self._header = tuple(_csv_values(line.removeprefix(b"\xef\xbb\xbf")))
-        self._fields.check_columns(self._header, where=str(self._path))
-        self._offset = max(self._offset, len(line) + len(newline))
-
     def _position(self) -> str:
-        if self._path is None:
+        if self._file is None:
             return ""
-        return json.dumps({"offset": self._offset, "bytes": self._bytes_before(self._offset)})
+        position = {"offset": self._offset, "row": self._rows, "bytes": _bytes_before(self._file, self._offset)}
+        return json.dumps(position)
 
-    def _resume_at(self, position: str | None) -> int:
+    def _resume_at(self, file: RawFile, position: str | None) -> tuple[int, int]:
         if position is None:
-            return 0
+            return 0, 0
         try:
             found = json.loads(position)
             offset = int(found["offset"])
-            if os.fstat(self._descriptor).st_size >= offset and self._bytes_before(offset) == found["bytes"]:
-                return offset
+            if _bytes_before(file, offset) == found["bytes"]:
+                return offset, int(found.get("row", 0))
         except (ValueError, KeyError, TypeError):
             pass
-        _log.warning("%s: not the file that was read before: read from its start", self._path)
-        return 0
-
-    def _bytes_before(self, offset: int) -> str:
-        """Tells whether a file, which may have grown, is still the same up to an offset: its first bytes and those
-        before the offset."""
-        size = min(offset, _CHECKED_BYTES)
-        checked = os.pread(self._descriptor, size, 0) + os.pread(self._descriptor, size, offset - size)
-        return hashlib.sha256(checked).hexdigest()[:16]
+        _log.warning("%s: not the file that was read before: read from its start", file.path)
+        return 0, 0
 
 
-def _csv_values(line: bytes) -> list[str]:
-    try:
-        rows = list(csv.reader([line.decode().rstrip("\r")], strict=True))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"not CSV: {error}") from None
-    return rows[0] if rows else []
+def _bytes_before(file: RawFile, offset: int) -> str:
+    """Tells whether a file, which may have grown, is still the same up to an offset: its first bytes and those
+    before the offset. A packed file does not grow: its size, time and first bytes."""
+    size = min(offset, _CHECKED_BYTES)
+    with open(file.path, "rb") as stream:
+        if file.packed:
+            stat = os.fstat(stream.fileno())
+            checked = f"{stat.st_size} {stat.st_mtime_ns} ".encode() + stream.read(_CHECKED_BYTES)
+        else:
+            checked = os.pread(stream.fileno(), size, 0) + os.pread(stream.fileno(), size, offset - size)
+            if len(checked) < 2 * size:
+                return ""  # it is shorter than that
+    return hashlib.sha256(checked).hexdigest()[:16]
+
+
+def _skip(stream: IO[bytes], count: int, *, packed: bool) -> None:
+    """Go on by so many bytes; a packed file is read."""
+    if not packed:
+        stream.seek(count, os.SEEK_CUR)
+        return
+    while count > 0 and (data := stream.read(min(count, _READ_BYTES))):
+        count -= len(data)
+
+
+def _head(stream: IO[bytes]) -> bytes:
+    """The first bytes, or all there are."""
+    found = bytearray()
+    while len(found) < MAX_LINE_BYTES and (data := stream.read(MAX_LINE_BYTES - len(found))):
+        found += data
+    return bytes(found)

@@ -11,13 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from recsys.arrays import Int64Array
 from recsys.errors import DataFileError
-from recsys.features.feature_set import FeatureSet
-from recsys.features.hashing import MISSING
-from recsys.features.history.records import require_history
-from recsys.ingest.records import Fields
-from recsys.ingest.source import Column, RawBatch
+from recsys.ingest.source import RawBatch
+from recsys.rows.contract import RowContract
 
 _CHECKED_BYTES = 4096
 
@@ -29,14 +25,14 @@ class ParquetSource:
 
     Args:
         path: of the file.
-        fields: of an event; other columns are refused or left out, as they say.
+        contract: of an event; says which other columns are refused or left out.
         batch_events: rows per batch. Large: a user's events of one batch are one call of the store.
     """
 
-    def __init__(self, path: Path, fields: Fields, *, batch_events: int) -> None:
+    def __init__(self, path: Path, contract: RowContract, *, batch_events: int) -> None:
         self._path = path
         self.name = f"file:{path.resolve()}"
-        self._fields = fields
+        self._contract = contract
         self._batch_events = batch_events
         self._identity = ""
         self._batches: Iterator[tuple[int, Any]] = iter(())
@@ -58,6 +54,10 @@ class ParquetSource:
         """Rows not read yet."""
         return self._rows - self._next
 
+    def left(self) -> str | None:
+        """Nothing: every event is whole."""
+        return None
+
     async def close(self) -> None:
         """Close the file."""
         self._batches = iter(())
@@ -66,15 +66,14 @@ class ParquetSource:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        from recsys.rows.arrow import check_schema
+
         self._identity = _identity(self._path)
         try:
             file = pq.ParquetFile(self._path, memory_map=True)
         except pa.ArrowException as error:
             raise DataFileError(f"{self._path}: not a Parquet file: {error}") from error
-        schema = file.schema_arrow
-        names = self._fields.check_columns(schema.names, where=str(self._path))
-        for name in names:
-            _check_type(self._fields.features, name, schema.field(name).type, where=str(self._path))
+        names = check_schema(self._contract, file.schema_arrow, where=str(self._path))
         self._rows = file.metadata.num_rows
         self._next = self._resume_at(position)
         self._batches = _batches(file, names, self._next, self._batch_events)
@@ -103,11 +102,12 @@ class ParquetSource:
         self._next = row + table.num_rows
 
         def locate(index: int) -> tuple[int, Any]:
-            return row + index, table.slice(index, 1).to_pylist()[0]
+            return row + index + 1, table.slice(index, 1).to_pylist()[0]
 
         return RawBatch(
             source=self.name,
-            columns={name: _values(table.column(name)) for name in table.column_names},
+            contract=self._contract,
+            columns={name: table.column(name) for name in table.column_names},
             length=table.num_rows,
             read_ms=time.time_ns() // 1_000_000,
             locate=locate,
@@ -148,38 +148,3 @@ def _batches(file: Any, names: tuple[str, ...], begin: int, size: int) -> Iterat
                 waiting, row, count = [], row + count, 0
     if waiting:
         yield row, pa.Table.from_batches(waiting)
-
-
-def _check_type(features: FeatureSet, name: str, kind: Any, *, where: str) -> None:
-    """Raise DataFileError unless a column's type can hold the field's values."""
-    import pyarrow.types as types
-
-    value = kind.value_type if types.is_dictionary(kind) else kind
-    declared = (features.user_id, features.item_id, *require_history(features).attributes)
-    id_type = next((f.id_type for f in declared if f.name == name), "time")
-    if id_type == "string":
-        good, allowed = types.is_string(value) or types.is_large_string(value), "a string type"
-    elif id_type == "int":
-        good, allowed = types.is_integer(value), "an integer type"
-    else:
-        good, allowed = types.is_integer(value) or types.is_timestamp(value), "milliseconds as int64, or a timestamp"
-    if not good:
-        raise DataFileError(f"{where}: column {name!r} is of type {kind}; allowed: {allowed}")
-
-
-def _values(column: Any) -> Column:
-    """An Arrow column as raw values: integers with MISSING for null, or a list of texts."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.types as types
-
-    if types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp("ms", column.type.tz), safe=False).cast(pa.int64())
-    if not types.is_integer(column.type) or (column.null_count and types.is_uint64(column.type)):
-        return column.to_pylist()  # type: ignore[no-any-return]
-    if column.null_count:
-        column = pc.fill_null(column if types.is_int64(column.type) else column.cast(pa.int64()), MISSING)
-    values: Int64Array = column.to_numpy()
-    return values

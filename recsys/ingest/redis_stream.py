@@ -18,8 +18,10 @@ from typing import Any
 from recsys.errors import InvalidInputError, StoreUnavailableError
 from recsys.feature_store.redis.link.protocol import Command, Link
 from recsys.feature_store.redis.link.replies import value_of
-from recsys.ingest.records import Fields
+from recsys.ingest.records import columns_of
 from recsys.ingest.source import Pace, RawBatch, Refusal
+from recsys.rows.contract import RowContract
+from recsys.rows.text import parse_json
 
 EVENT = "event"
 """The field of an entry that holds a whole event in JSON; without it, the entry's fields are the event's."""
@@ -42,7 +44,7 @@ class RedisStreamSource:
 
     Args:
         stream: its key.
-        fields: of an event.
+        contract: of an event.
         link: the Redis that has it; closed by its owner.
         group, consumer: under which names; a consumer's name is its own.
         pace: of batches.
@@ -53,7 +55,7 @@ class RedisStreamSource:
     def __init__(
         self,
         stream: str,
-        fields: Fields,
+        contract: RowContract,
         *,
         link: Link,
         group: str,
@@ -64,7 +66,7 @@ class RedisStreamSource:
     ) -> None:
         self.name = f"redis-stream:{stream}"
         self._stream = stream
-        self._fields = fields
+        self._contract = contract
         self._link = link
         self._group, self._consumer = group, consumer
         self._pace = pace
@@ -108,6 +110,10 @@ class RedisStreamSource:
         """Not asked for."""
         return None
 
+    def left(self) -> str | None:
+        """Nothing: every event is whole."""
+        return None
+
     async def close(self) -> None:
         """Nothing to do."""
 
@@ -149,20 +155,19 @@ class RedisStreamSource:
                 continue  # deleted from the stream: acknowledged with the others
             try:
                 event = self._event(values)
-                self._fields.check_event(event)
+                self._contract.check_names(event)
             except InvalidInputError as error:
-                refused.append(Refusal(str(error), entry_id.decode(), _texts(values)))
+                refused.append(Refusal(error, entry_id.decode(), _texts(values)))
                 continue
             events.append(event)
             ids.append(entry_id.decode())
-        columns, unsent = self._fields.columns_of(events)
         return RawBatch(
             source=self.name,
-            columns=columns,
+            contract=self._contract,
+            columns=columns_of(self._contract, events),
             length=len(events),
             read_ms=time.time_ns() // 1_000_000,
             locate=lambda index: (ids[index], events[index]),
-            unsent=unsent,
             refused=refused,
             token=[entry_id for entry_id, _ in entries],
         )
@@ -171,8 +176,8 @@ class RedisStreamSource:
         if sum(map(len, values)) > _MAX_BYTES:
             raise InvalidInputError(f"the entry is longer than {_MAX_BYTES:,} bytes")
         if len(values) == 2 and values[0] == EVENT.encode():
-            return self._fields.parse(values[1])
-        return self._fields.from_texts(_texts(values))
+            return parse_json(values[1])
+        return dict(_texts(values))
 
 
 def _texts(values: list[bytes]) -> dict[str, str]:

@@ -16,13 +16,14 @@ import numpy as np
 
 from recsys.arrays import Int64Array
 from recsys.backoff import backoff_s
-from recsys.errors import StoreUnavailableError
+from recsys.errors import DataFileError, InvalidInputError, StoreUnavailableError
 from recsys.feature_store.base import AppendResult, FeatureStore
 from recsys.features.feature_set import ITEM, FeatureSet
 from recsys.features.history.records import Events, require_history
-from recsys.ingest.dead_letters import DeadLetters
-from recsys.ingest.records import decode, unsent_attributes
+from recsys.ingest.dead_letters import DeadLetters, rejection
+from recsys.ingest.records import decode, lacking
 from recsys.ingest.source import RawBatch, Refusal, Source
+from recsys.rows.rejects import RejectCounts
 
 _USERS_PER_CALL = 1_000
 _CALLS_AT_ONCE = 2
@@ -38,6 +39,8 @@ class IngestCounts:
         events: read from the sources and remembered as done; the refused ones included.
         added: events that the store had not held before; not those of a batch that was broken off and sent again.
         rejected: events that went to the dead letters.
+        reasons: the commonest reasons, in words.
+        left: what was left at the end of sources, in words.
         newest_ms: the newest timestamp among the events; -1 if there was none.
         behind: events known to be waiting in the source that is read; None where it cannot tell.
         elapsed_s: since the start.
@@ -46,6 +49,8 @@ class IngestCounts:
     events: int = 0
     added: int = 0
     rejected: int = 0
+    reasons: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
     newest_ms: int = -1
     behind: int | None = None
     elapsed_s: float = 0.0
@@ -78,6 +83,7 @@ async def ingest(
     future_tolerance_s: int = 300,
     retry_for_s: float = 60.0,
     restart: bool = False,
+    strict: bool = False,
     report: Callable[[IngestCounts], None] | None = None,
 ) -> IngestCounts:
     """Read sources to their ends, one after another, and store their events.
@@ -91,6 +97,7 @@ async def ingest(
         future_tolerance_s: how far in the future an event's times may be (clock skew).
         retry_for_s: how long the store may be away before this gives up.
         restart: read sources from their beginnings whatever is remembered.
+        strict: whether the first event that does not fit is an error.
         report: called after every batch.
 
     Raises:
@@ -99,7 +106,7 @@ async def ingest(
         InvalidInputError: a source cannot be read; the FeatureSet declares no history.
     """
     require_history(features)
-    run = _Run(store, features, dead_letters, future_tolerance_s, report)
+    run = _Run(store, features, dead_letters, future_tolerance_s, strict, report)
     await store.ping(timeout_s=_TIMEOUT_S)
     for source in sources:
         try:
@@ -116,12 +123,15 @@ class _Run:
         features: FeatureSet,
         dead_letters: DeadLetters,
         future_tolerance_s: int,
+        strict: bool,
         report: Callable[[IngestCounts], None] | None,
     ) -> None:
         self._store = store
         self._features = features
         self._dead_letters = dead_letters
         self._future_tolerance_s = future_tolerance_s
+        self._strict = strict
+        self._rejects = RejectCounts()
         self._report = report
         self._started_s = time.monotonic()
         self.counts = IngestCounts()
@@ -136,6 +146,8 @@ class _Run:
                 await source.start(positions)
                 await self._pump(source)
                 done = True
+                if left := source.left():
+                    self.counts = replace(self.counts, left=(*self.counts.left, left))
             except StoreUnavailableError:
                 now_s = time.monotonic()
                 if self.counts.events > events_before:
@@ -165,31 +177,40 @@ class _Run:
             return None
         if not raw.length:
             return _Sorted(raw=raw, users=[], rows=[], offsets=None, refused=list(raw.refused), newest_ms=-1)
-        decoded = await asyncio.to_thread(decode, self._features, raw, future_tolerance_s=self._future_tolerance_s)
-        await self._inherit(raw, decoded.kept, decoded.events)
+        decoded = await asyncio.to_thread(
+            decode, self._features, raw.contract, raw, future_tolerance_s=self._future_tolerance_s
+        )
+        await self._inherit(decoded.events)
         refused = list(raw.refused)
         refused += [Refusal(reason, *raw.locate(index)) for index, reason in decoded.refused]
         return await asyncio.to_thread(_sort, raw, decoded.kept, decoded.user_keys, decoded.events, refused)
 
-    async def _inherit(self, raw: RawBatch, kept: Int64Array, events: Events) -> None:
-        """Give events the attributes of their items where they were not sent, as ``data/log/event_table.py`` does for
-        a log.
+    async def _inherit(self, events: Events) -> None:
+        """Give events the attributes that they lack and their items have, as ``data/log/encoder.py`` does for a log.
 
         Items are read for every batch: what is stored with an event is stored for good, so no old
         features from a cache.
         """
-        unsent = unsent_attributes(self._features, raw, kept)
-        if unsent and len(events):
-            columns = await self._store.entities(ITEM, events["item"], timeout_s=_TIMEOUT_S)
-            for name, mask in unsent.items():
-                events[name][mask] = columns[name][mask]
+        lack = lacking(self._features, events)
+        if lack:
+            rows = np.logical_or.reduce(list(lack.values()))
+            columns = await self._store.entities(ITEM, events["item"][rows], timeout_s=_TIMEOUT_S)
+            for name, mask in lack.items():
+                events[name][mask] = columns[name][mask[rows]]
 
     async def _apply(self, source: Source, batch: _Sorted) -> None:
         results = await self._append(batch)
         refused = batch.refused
         for result, rows in zip(results, batch.rows, strict=True):
             if result.refused is not None:
-                refused += [Refusal(str(result.refused), *batch.raw.locate(row)) for row in rows.tolist()]
+                refused += [
+                    Refusal(InvalidInputError(str(result.refused)), *batch.raw.locate(row)) for row in rows.tolist()
+                ]
+        for refusal in refused:
+            found = rejection(batch.raw.source, refusal)
+            if self._strict:
+                raise DataFileError(f"{found} (--strict: the first event that does not fit ends it)")
+            self._rejects.add(found)
         if refused:
             await self._dead_letters.write(batch.raw.source, refused)
         if batch.raw.position:
@@ -201,6 +222,7 @@ class _Run:
             events=counts.events + batch.raw.length + len(batch.raw.refused),
             added=counts.added + sum(result.added for result in results),
             rejected=counts.rejected + len(refused),
+            reasons=tuple(self._rejects.lines()) if refused else counts.reasons,
             newest_ms=max(counts.newest_ms, batch.newest_ms),
             behind=source.behind(),
             elapsed_s=time.monotonic() - self._started_s,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import numpy.typing as npt
-
-from recsys.arrays import BoolArray, Int64Array
-
-Column = npt.NDArray[Any] | list[Any]
+from recsys.arrays import Int64Array
+from recsys.errors import InvalidInputError
+from recsys.rows.contract import RowContract
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +29,8 @@ class Pace:
 class Refusal(NamedTuple):
     """An event that is not stored: why, where in its source it was, and the event itself."""
 
-    reason: str
-    position: str | int
+    error: InvalidInputError
+    row: str | int
     event: Any
 
 
@@ -42,11 +40,11 @@ class RawBatch:
 
     Attributes:
         source: where they come from; the name under which ``position`` is remembered.
+        contract: what an event is.
         columns: field name -> N raw values.
         length: N.
         read_ms: when they were read; the arrival of events that do not say.
-        locate: event index -> its position in the source and the event, for a dead letter.
-        unsent: attribute name -> where an event did not send it though others did; [N].
+        locate: event index -> its row or number in the source and the event, for a dead letter.
         refused: events that could not even be read.
         offsets: the events' numbers in the source, rising, if it numbers them; [N].
         position: what to remember once the batch is stored; empty if the source remembers by itself.
@@ -54,11 +52,11 @@ class RawBatch:
     """
 
     source: str
-    columns: Mapping[str, Column]
+    contract: RowContract
+    columns: Mapping[str, Any]
     length: int
     read_ms: int
     locate: Callable[[int], tuple[str | int, Any]]
-    unsent: Mapping[str, BoolArray] = field(default_factory=dict)
     refused: Sequence[Refusal] = ()
     offsets: Int64Array | None = None
     position: str = ""
@@ -94,6 +92,10 @@ class Source(Protocol):
 
     def behind(self) -> int | None:
         """Events in the source that were not read yet, where it knows."""
+        ...
+
+    def left(self) -> str | None:
+        """What was left at the end, in words, if anything was: a last line that has no end yet."""
         ...
 
     async def close(self) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.arrays import BoolArray, Int64Array
-from recsys.data.log.event_table import EventTable, packed_events
+from recsys.arrays import Int64Array
+from recsys.data.log.event_table import EventTable, packed_events, read_options
 from recsys.data.samples.histories import ranges
 from recsys.features.history.records import Events, missing_events
 from recsys.ingest.files import file_source, find_event_files
-from recsys.ingest.records import ARRIVAL, Fields, decode, unsent_attributes
+from recsys.ingest.records import decode, lacking
+from recsys.rows.contract import event_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,8 @@ def table_deliveries(table: EventTable, users: Int64Array) -> Deliveries:
 def log_deliveries(table: EventTable, users: Int64Array, files: Sequence[str]) -> Deliveries:
     """The events of some users (row numbers) of a table, as raw files hold them; read as `recsys ingest` does.
 
-    Like `recsys prepare`, and unlike `recsys ingest`, an event without an arrival arrived at its timestamp.
+    Like `recsys prepare`, whose options the table has, and unlike `recsys ingest`, an event without an arrival arrived
+    at its timestamp.
 
     Raises:
         DataFileError: a file cannot be read, or lacks a column.
@@ -50,35 +52,34 @@ def log_deliveries(table: EventTable, users: Int64Array, files: Sequence[str]) -
 async def _log_deliveries(table: EventTable, users: Int64Array, files: Sequence[str]) -> Deliveries:
     features = table.features
     wanted, item_order = np.sort(table.user_keys[users]), np.argsort(table.item_keys)
-    fields = Fields(features=features, ignore_unknown=True)
+    options, rule, known_only = read_options(table)
+    contract = event_rows(features, options, rule=rule)
     keys, events = [np.empty(0, dtype=np.int64)], [missing_events(features, 0)]
-    for file in find_event_files(files):
-        source = file_source(file, fields)
+    for file in find_event_files(files)[0]:
+        source = file_source(file, contract, complete=options.complete)
         await source.start({})
         try:
             while (batch := await source.read()) is not None:
-                decoded = decode(features, batch, future_tolerance_s=0)
-                found = decoded.events
-                if ARRIVAL not in batch.columns:
-                    found["arrival"] = found["timestamp"]
-                _fill_from_items(table, item_order, unsent_attributes(features, batch, decoded.kept), found)
-                ours = (
-                    wanted[np.minimum(np.searchsorted(wanted, decoded.user_keys), len(wanted) - 1)] == decoded.user_keys
+                decoded = decode(
+                    features, contract, batch, future_tolerance_s=options.future_tolerance_s, arrives_when_read=False
                 )
+                _fill_from_items(table, item_order, decoded.events)
+                place = np.minimum(np.searchsorted(wanted, decoded.user_keys), len(wanted) - 1)
+                ours = wanted[place] == decoded.user_keys
+                if known_only:
+                    ours &= np.isin(decoded.events["item"], table.item_keys)
                 keys.append(decoded.user_keys[ours])
-                events.append(found[ours])
+                events.append(decoded.events[ours])
         finally:
             await source.close()
     return Deliveries(user_key=np.concatenate(keys), events=np.concatenate(events))
 
 
-def _fill_from_items(
-    table: EventTable, item_order: Int64Array, unsent: Mapping[str, BoolArray], events: Events
-) -> None:
-    """Give events the attributes that they did not send and their items have, as ingest does from the store."""
+def _fill_from_items(table: EventTable, item_order: Int64Array, events: Events) -> None:
+    """Give events the attributes that they lack and their items have, as ingest does from the store."""
     place = np.searchsorted(table.item_keys, events["item"], sorter=item_order)
     place = item_order[np.minimum(place, len(item_order) - 1)]
     known = table.item_keys[place] == events["item"]
-    for name, mask in unsent.items():
+    for name, mask in lacking(table.features, events).items():
         fill = mask & known
         events[name][fill] = table.items[name][place[fill]]

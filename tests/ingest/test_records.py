@@ -4,31 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 from support.ingest_log import EVENTS, T0_MS, make_log, packed
 
 from recsys.errors import InvalidInputError
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import string_key
-from recsys.ingest.records import Fields, decode
+from recsys.ingest.records import columns_of, decode
 from recsys.ingest.source import RawBatch
+from recsys.rows.contract import ReadOptions, event_rows
+from recsys.rows.text import parse_json
 
-FIELDS = Fields(features=EVENTS)
+CONTRACT = event_rows(EVENTS)
 NOW_MS = T0_MS + 1_000_000
 GOOD: dict[str, Any] = {"user_id": 1, "item_id": 2, "timestamp_ms": T0_MS, "arrival_ms": T0_MS, "rating": 3, "genre": 4}
 
 
 def batch_of(rows: list[dict[str, Any]]) -> RawBatch:
-    columns, unsent = FIELDS.columns_of(rows)
     return RawBatch(
-        source="test", columns=columns, length=len(rows), read_ms=NOW_MS, locate=lambda i: (i, rows[i]), unsent=unsent
+        source="test",
+        contract=CONTRACT,
+        columns=columns_of(CONTRACT, rows),
+        length=len(rows),
+        read_ms=NOW_MS,
+        locate=lambda i: (i, rows[i]),
     )
 
 
 def test_good_events_are_packed_as_they_are() -> None:
     rows = make_log(500)
-    decoded = decode(EVENTS, batch_of(rows), future_tolerance_s=0)
+    decoded = decode(EVENTS, CONTRACT, batch_of(rows), future_tolerance_s=0)
     assert decoded.refused == []
     assert decoded.events.tobytes() == packed(rows).tobytes()
     assert decoded.user_keys.tolist() == [row["user_id"] for row in rows]
@@ -59,7 +64,7 @@ def test_good_events_are_packed_as_they_are() -> None:
 def test_one_bad_event_is_refused_and_the_others_are_not(change: dict[str, Any], reason: str, place: int) -> None:
     rows = make_log(300)
     rows[place] = {**GOOD, **change}
-    decoded = decode(EVENTS, batch_of(rows), future_tolerance_s=10)
+    decoded = decode(EVENTS, CONTRACT, batch_of(rows), future_tolerance_s=10)
     ((index, told),) = decoded.refused
     assert index == place and reason in told
     others = rows[:place] + rows[place + 1 :]
@@ -69,18 +74,18 @@ def test_one_bad_event_is_refused_and_the_others_are_not(change: dict[str, Any],
 
 def test_of_columns_with_many_kinds_of_mistakes_each_row_is_told() -> None:
     rows = [GOOD, {**GOOD, "user_id": None}, {**GOOD, "rating": 999}, {**GOOD, "timestamp_ms": -1}] * 20
-    decoded = decode(EVENTS, batch_of(rows), future_tolerance_s=10)
+    decoded = decode(EVENTS, CONTRACT, batch_of(rows), future_tolerance_s=10)
     assert [index for index, _ in decoded.refused] == [i for i in range(80) if i % 4]
     assert len(decoded.events) == 20
-    nothing = decode(EVENTS, batch_of(rows[1:2]), future_tolerance_s=10)
+    nothing = decode(EVENTS, CONTRACT, batch_of(rows[1:2]), future_tolerance_s=10)
     assert (len(nothing.events), len(nothing.user_keys), len(nothing.refused)) == (0, 0, 1)
 
 
 def test_an_event_arrives_when_it_is_read_unless_it_says_so() -> None:
     rows = [GOOD, {**GOOD, "arrival_ms": None}]
-    assert decode(EVENTS, batch_of(rows), future_tolerance_s=0).events["arrival"].tolist() == [T0_MS, NOW_MS]
+    assert decode(EVENTS, CONTRACT, batch_of(rows), future_tolerance_s=0).events["arrival"].tolist() == [T0_MS, NOW_MS]
     rows = [{name: value for name, value in GOOD.items() if name != "arrival_ms"}]
-    assert decode(EVENTS, batch_of(rows), future_tolerance_s=0).events["arrival"].tolist() == [NOW_MS]
+    assert decode(EVENTS, CONTRACT, batch_of(rows), future_tolerance_s=0).events["arrival"].tolist() == [NOW_MS]
 
 
 def test_string_ids_are_keyed_as_everywhere() -> None:
@@ -99,36 +104,17 @@ def test_string_ids_are_keyed_as_everywhere() -> None:
 
 
 def test_an_integer_beyond_64_bits_is_an_id_too() -> None:
-    decoded = decode(EVENTS, batch_of([{**GOOD, "user_id": 10**25}, GOOD]), future_tolerance_s=0)
+    decoded = decode(EVENTS, CONTRACT, batch_of([{**GOOD, "user_id": 10**25}, GOOD]), future_tolerance_s=0)
     assert decoded.user_keys.tolist() == [string_key(str(10**25)), 1]
 
 
-@pytest.mark.parametrize(
-    ("event", "reason"),
-    [
-        ({"item_id": 1, "timestamp_ms": 1}, "field 'user_id' is missing"),
-        ({**GOOD, "ratting": 1}, "unknown field 'ratting': did you mean 'rating'?"),
-    ],
-)
-def test_a_field_that_is_missing_or_unknown_is_named(event: dict[str, Any], reason: str) -> None:
-    with pytest.raises(InvalidInputError) as told:
-        FIELDS.check_event(event)
-    assert reason in str(told.value)
-    if "ratting" in event:
-        Fields(features=EVENTS, ignore_unknown=True).check_event(event)
+def test_a_field_that_nothing_declares_is_named() -> None:
+    with pytest.raises(InvalidInputError, match="field 'ratting' is not declared: did you mean 'rating'?"):
+        CONTRACT.check_names({**GOOD, "ratting": 1})
+    event_rows(EVENTS, ReadOptions(ignore_unknown=True)).check_names({**GOOD, "ratting": 1})
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"nan", b"[1]", b'"x"', b"\xff", b"[" * 100_000])
 def test_what_is_no_json_object_is_told(text: bytes) -> None:
-    with pytest.raises(InvalidInputError, match="not JSON|expected a JSON object with fields user_id"):
-        FIELDS.parse(text)
-
-
-def test_text_becomes_an_integer_only_where_the_field_takes_one() -> None:
-    assert FIELDS.from_texts({"user_id": "007", "timestamp_ms": "12", "genre": "", "rating": "4.0"}) == {
-        "user_id": 7,
-        "timestamp_ms": 12,
-        "genre": None,
-        "rating": "4.0",
-    }
-    assert np.isscalar(FIELDS.from_text("item_id", "-12"))
+    with pytest.raises(InvalidInputError, match="not JSON|expected a JSON object"):
+        parse_json(text)

@@ -34,13 +34,13 @@ from recsys.features.feature_set import ITEM
 from recsys.ingest.dead_letters import DeadLetterFile, DeadLetterStream
 from recsys.ingest.lines import MAX_LINE_BYTES, LineSource
 from recsys.ingest.parquet import ParquetSource
-from recsys.ingest.records import Fields
 from recsys.ingest.redis_stream import RedisStreamSource
 from recsys.ingest.run import IngestCounts, ingest
 from recsys.ingest.source import Pace, Source
+from recsys.rows.contract import event_rows
 
 LOG = make_log(2_500)
-FIELDS = Fields(features=EVENTS)
+CONTRACT = event_rows(EVENTS)
 PACE = Pace(flush_events=300, flush_s=0.05)
 
 
@@ -53,7 +53,7 @@ def write_csv(path: Path, rows: list[Row]) -> Path:
 
 
 def lines(path: Path, **kind: Any) -> LineSource:
-    return LineSource(path, FIELDS, kind=kind.get("kind", "jsonl"), pace=PACE)
+    return LineSource(path, CONTRACT, kind=kind.get("kind", "jsonl"), pace=PACE)
 
 
 async def run(url: str, *sources: Source, letters: Path, restart: bool = False) -> IngestCounts:
@@ -73,7 +73,7 @@ async def test_a_file_is_read_once_and_again_when_it_changed(kind: str, redis_ur
     file, letters = tmp_path / f"log.{kind}", tmp_path / "letters"
 
     def source() -> Source:
-        return ParquetSource(file, FIELDS, batch_events=600) if kind == "parquet" else lines(file, kind=kind)
+        return ParquetSource(file, CONTRACT, batch_events=600) if kind == "parquet" else lines(file, kind=kind)
 
     def write(rows: list[Row]) -> None:
         {"parquet": write_parquet, "csv": write_csv, "jsonl": write_jsonl}[kind](file, rows)
@@ -95,12 +95,12 @@ async def test_a_file_is_read_once_and_again_when_it_changed(kind: str, redis_ur
 
 async def test_a_parquet_file_is_taken_up_at_any_row(redis_url: str, tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "log.parquet", LOG, group_rows=400)
-    source = ParquetSource(file, FIELDS, batch_events=330)
+    source = ParquetSource(file, CONTRACT, batch_events=330)
     await source.start({})
     rows: list[int] = []
     while (batch := await source.read()) is not None:
         assert batch.length == min(330, len(LOG) - len(rows))
-        other = ParquetSource(file, FIELDS, batch_events=10_000)
+        other = ParquetSource(file, CONTRACT, batch_events=10_000)
         await other.start({source.name: batch.position})
         rest = await other.read()
         rows += np.asarray(batch.columns["timestamp_ms"]).tolist()
@@ -146,7 +146,7 @@ async def test_bad_rows_of_csv_and_parquet_are_refused_alone(redis_url: str, tmp
     rows = [LOG[0], {**LOG[1], "user_id": None}, {**LOG[2], "rating": 300}, {**LOG[3], "timestamp_ms": 10**15}]
     counts = await run(
         redis_url,
-        ParquetSource(write_parquet(tmp_path / "log.parquet", rows), FIELDS, batch_events=3),
+        ParquetSource(write_parquet(tmp_path / "log.parquet", rows), CONTRACT, batch_events=3),
         letters=tmp_path / "b",
     )
     assert (counts.events, counts.rejected) == (4, 3)
@@ -168,14 +168,14 @@ async def test_a_file_that_does_not_fit_is_refused_at_the_start(
 ) -> None:
     file = write_parquet(tmp_path / "log.parquet", rows)
     with pytest.raises(InvalidInputError) as told:
-        await run(redis_url, ParquetSource(file, FIELDS, batch_events=9), letters=tmp_path / "letters")
+        await run(redis_url, ParquetSource(file, CONTRACT, batch_events=9), letters=tmp_path / "letters")
     assert reason in str(told.value)
 
 
 async def test_what_is_no_parquet_file_is_told(redis_url: str, tmp_path: Path) -> None:
     (tmp_path / "log.parquet").write_bytes(b"PAR0")
     with pytest.raises(DataFileError, match="not a Parquet file"):
-        await run(redis_url, ParquetSource(tmp_path / "log.parquet", FIELDS, batch_events=9), letters=tmp_path / "l")
+        await run(redis_url, ParquetSource(tmp_path / "log.parquet", CONTRACT, batch_events=9), letters=tmp_path / "l")
 
 
 async def test_an_attribute_that_is_not_sent_is_the_items(redis_url: str, tmp_path: Path) -> None:
@@ -205,7 +205,9 @@ async def test_a_stream_is_read_to_its_end_and_what_a_dead_consumer_left_is_take
     link = open_link(redis_url)
 
     def source(consumer: str) -> RedisStreamSource:
-        return RedisStreamSource("clicks", FIELDS, link=link, group="g", consumer=consumer, claim_idle_s=0.5, pace=PACE)
+        return RedisStreamSource(
+            "clicks", CONTRACT, link=link, group="g", consumer=consumer, claim_idle_s=0.5, pace=PACE
+        )
 
     counts = await run(redis_url, source("living"), letters=tmp_path / "letters")
     assert (counts.events, counts.rejected) == (601, 1)

@@ -16,15 +16,14 @@ import numpy.typing as npt
 
 from recsys.arrays import BoolArray, Int32Array, Int64Array
 from recsys.errors import InvalidInputError, nearest
-from recsys.features.columns import Column, feature_keys
+from recsys.features.columns import NO_LABEL, Column, feature_keys
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
 from recsys.features.hashing import MISSING
 from recsys.features.history.records import Events, make_events, require_history
 from recsys.features.history.rules import canonical_order, inherited_attributes
-
-NO_LABEL = 255
-"""Label of an event that is no sample."""
+from recsys.rows.contract import CONTEXT, LABEL
+from recsys.rows.events import packed_events
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +75,25 @@ class EntityIndex:
     def __init__(self, keys: Int64Array) -> None:
         self._order = np.argsort(keys, kind="stable")
         self._keys = np.asarray(keys)[self._order]
+
+    @property
+    def keys(self) -> Int64Array:
+        """All keys, rising; [U], int64."""
+        return self._keys
+
+    def places(self, keys: Int64Array) -> Int64Array:
+        """Row numbers of keys; [N], int64.
+
+        Raises:
+            InvalidInputError: a key is unknown.
+        """
+        if len(keys) == 0:
+            return np.zeros(0, dtype=np.int64)
+        place = np.minimum(np.searchsorted(self._keys, keys), max(len(self._keys) - 1, 0))
+        if len(self._keys) == 0 or (self._keys[place] != keys).any():
+            raise InvalidInputError("an id is in no table of entities")
+        found: Int64Array = self._order[place]
+        return found
 
     def find(self, entity_id: Categorical, raw: Any) -> Int64Array:
         """Raw ids to row numbers; [N], int64.
@@ -131,7 +149,7 @@ def encode_block(
     Args:
         features: declares every column.
         users, items: who is known.
-        item_columns: where attributes come from that are not sent (``inherited_attributes``).
+        item_columns: where attributes come from that an event lacks (``inherited_attributes``).
         events: raw columns: the user id and item id by their names, ``timestamp_ms``, optionally
             ``arrival_ms``, history attributes and context features by name.
         label: 0, 1 or ``NO_LABEL`` per event; default: no event has a label.
@@ -155,13 +173,46 @@ def encode_block(
     )
     if len(user) != len(packed):
         raise InvalidInputError(f"{len(user)} {required[0]!r} values for {len(packed)} {required[1]!r} values")
-    for name in inherited_attributes(features, sent=events):
-        packed[name] = item_columns[name][item]
+    inherit(features, packed, item, item_columns)
     columns = make_columns(
         features.context, {name: events[name] for name in context if name in events}, length=len(packed)
     )
     labels = np.full(len(packed), NO_LABEL, dtype=np.uint8) if label is None else np.asarray(label, dtype=np.uint8)
     return EventBlock(user=user, item=item.astype(np.int32), packed=packed, context=columns, label=labels)
+
+
+def event_block(
+    features: FeatureSet,
+    users: EntityIndex,
+    items: EntityIndex,
+    item_columns: Mapping[str, Column],
+    rows: Mapping[str, npt.NDArray[Any]],
+) -> EventBlock:
+    """Block of N rows that were encoded by the contract (``rows/contract.py``), order kept.
+
+    Args:
+        features, users, items, item_columns: as of :func:`encode_block`.
+        rows: encoded columns by field name; of impressions without arrivals and attributes.
+
+    Raises:
+        InvalidInputError: an unknown user or item.
+    """
+    user = users.places(rows[features.user_id.name])
+    item = items.places(rows[features.item_id.name])
+    packed = packed_events(features, rows)
+    inherit(features, packed, item, item_columns)
+    context = {f.name: rows[f"{CONTEXT}{f.name}"] for f in features.context}
+    return EventBlock(
+        user=user, item=item.astype(np.int32), packed=packed, context=context, label=rows[LABEL].astype(np.uint8)
+    )
+
+
+def inherit(features: FeatureSet, packed: Events, item: Int64Array, item_columns: Mapping[str, Column]) -> None:
+    """Give events the attributes that they lack and their items have (``inherited_attributes``)."""
+    for name in inherited_attributes(features):
+        lacks = packed[name] == MISSING
+        if lacks.any() and name in item_columns:
+            packed[name][lacks] = item_columns[name][item[lacks]]
 
 
 def settled_order(features: FeatureSet, block: EventBlock) -> Int64Array:

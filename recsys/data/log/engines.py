@@ -1,27 +1,32 @@
-"""The two engines that sort logs, behind one Protocol: both run the same Ibis expressions.
+"""The two engines that encode and sort logs, behind one Protocol: DuckDB in this process, Spark on a cluster.
 
-An engine reads files, filters and sorts; it decides nothing about values (``prepare.py`` does), so
-that its answer does not depend on which engine it is.
+An engine decides nothing about values: both read files with the same reader (``recsys/rows``), and sort what comes out,
+which is keys, numbers and times, so that the answer does not depend on which engine it is.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import duckdb
-import ibis
-import ibis.expr.types as ir
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recsys.data.log.raw_files import RawFiles
+from recsys.data.log.row_batches import NOTE, ROW, EncodeTask, encoded_batches, from_batch, row_schema
 from recsys.errors import ConfigError, DataFileError, NoSpaceError, nearest
+from recsys.rows.encode import RowReader, Told
+from recsys.rows.files import RawFile
+from recsys.rows.read import BATCH_ROWS
 
 EngineName = Literal["duckdb", "spark"]
 ENGINES = ("duckdb", "spark")
@@ -37,14 +42,21 @@ _LOCAL_SHUFFLE_PARTITIONS = 16
 
 
 class Engine(Protocol):
-    """Reads files as tables, and gives back what an expression makes of them."""
+    """Encodes files and sorts their rows."""
 
-    def read(self, files: RawFiles) -> ir.Table:
-        """Files as a lazy table; nothing is read yet."""
-        ...
+    def sorted_rows(
+        self, files: Sequence[RawFile], reader: RowReader, told: Told, *, by: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """Encoded rows of all the files, sorted by columns; never all in memory.
 
-    def batches(self, table: ir.Table, *, rows: int) -> Iterator[pa.RecordBatch]:
-        """The rows of a sorted table, in order, up to ``rows`` at a time, never all in memory."""
+        When the first batch comes, or the end, all rows have been read, and everything has been told.
+
+        Args:
+            files: to read.
+            reader: encodes them; :func:`row_schema` names the columns.
+            told: what is met on the way.
+            by: columns to sort by.
+        """
         ...
 
 
@@ -89,44 +101,50 @@ def _duckdb(folder: Path, memory_limit_bytes: int, threads: int | None) -> Itera
     settings: dict[str, Any] = {
         "memory_limit": f"{engine_bytes(memory_limit_bytes)}B",
         "temp_directory": str(folder),
-        "preserve_insertion_order": False,  # order_by gives the order; keeping another one costs memory
+        "preserve_insertion_order": False,  # ORDER BY gives the order; keeping another one costs memory
     }
     if threads:
         settings["threads"] = threads
-    connection = ibis.duckdb.connect(**settings)
-    connection.raw_sql("SET enable_progress_bar = false")  # it would print to standard output
+    connection = duckdb.connect(config=settings)
+    connection.execute("SET enable_progress_bar = false")  # it would print to standard output
     try:
         yield _DuckDb(connection)
     finally:
-        connection.disconnect()
+        connection.close()
 
 
 class _DuckDb:
     def __init__(self, connection: Any) -> None:
         self._connection = connection
 
-    def read(self, files: RawFiles) -> ir.Table:
-        paths = [str(path) for path in files.paths]
-        text = dict.fromkeys(files.types, "VARCHAR")
-        if files.format == "parquet":
-            found = self._connection.read_parquet(paths)
-        elif files.format == "csv":
-            found = self._connection.read_csv(
-                paths, columns=text, auto_detect=False, header=True, delim=",", quote='"', escape='"', nullstr=""
-            )
-        else:
-            found = self._connection.read_json(paths, columns=text, format="newline_delimited")
-        return found
+    def sorted_rows(
+        self, files: Sequence[RawFile], reader: RowReader, told: Told, *, by: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """As the protocol says."""
+        failed: list[BaseException] = []
 
-    def batches(self, table: ir.Table, *, rows: int) -> Iterator[pa.RecordBatch]:
-        # Ibis' own to_pyarrow_batches calls a method that DuckDB deprecates with a warning.
+        def batches() -> Iterator[pa.RecordBatch]:
+            try:
+                yield from encoded_batches(list(enumerate(files)), reader, told, schema)
+            except BaseException as error:  # DuckDB would make text of it
+                failed.append(error)
+                raise
+
+        schema = row_schema(reader.contract, numbered=ROW in by)
+        cursor = self._connection.cursor()  # one's answer ends when another question is asked
         try:
-            yield from self._connection.raw_sql(self._connection.compile(table)).to_arrow_reader(rows)
+            cursor.register("encoded", pa.RecordBatchReader.from_batches(schema, batches()))
+            order = ", ".join(f'"{name}"' for name in by)
+            yield from cursor.execute(f"SELECT * FROM encoded ORDER BY {order}").to_arrow_reader(BATCH_ROWS)
         except duckdb.OutOfMemoryException as error:
             first = str(error).partition("\n")[0]
             raise NoSpaceError(f"engine 'duckdb': {first}; give it more with --memory-limit or --temp-dir") from error
-        except duckdb.Error as error:
-            raise DataFileError(f"engine 'duckdb' cannot read the data: {error}") from error
+        except (duckdb.Error, pa.ArrowException) as error:
+            if failed:
+                raise failed[0] from None
+            raise DataFileError(f"engine 'duckdb' cannot sort the rows: {error}") from error
+        finally:
+            cursor.close()
 
 
 def _spark(folder: Path, memory_limit_bytes: int, threads: int | None) -> Iterator[Engine]:
@@ -138,6 +156,7 @@ def _spark(folder: Path, memory_limit_bytes: int, threads: int | None) -> Iterat
     builder = SparkSession.builder.appName("recsys prepare").master(master)
     settings = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"}
     if master.startswith("local"):
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers need what this process has
         settings |= {
             "spark.driver.memory": f"{max(512, engine_bytes(memory_limit_bytes) >> 20)}m",
             "spark.driver.host": "127.0.0.1",
@@ -162,37 +181,55 @@ def _spark(folder: Path, memory_limit_bytes: int, threads: int | None) -> Iterat
 class _Spark:
     def __init__(self, session: Any, folder: Path) -> None:
         self._session = session
-        self._connection: Any = ibis.pyspark.connect(session)
         self._folder = folder
-        self._tables = 0
+        self._sorts = 0
 
-    def read(self, files: RawFiles) -> ir.Table:
-        paths = [str(path.resolve()) for path in files.paths]
-        schema = ", ".join(f"`{name}` STRING" for name in files.types)
-        if files.format == "parquet":
-            frame = self._session.read.parquet(*paths)
-        elif files.format == "csv":
-            frame = self._session.read.schema(schema).csv(
-                paths, header=True, quote='"', escape='"', multiLine=True, mode="FAILFAST"
-            )
-        else:
-            frame = self._session.read.schema(schema).json(paths, mode="FAILFAST")
-        self._tables += 1
-        name = f"recsys_{self._tables}"
-        frame.createOrReplaceTempView(name)
-        return self._connection.table(name)
-
-    def batches(self, table: ir.Table, *, rows: int) -> Iterator[pa.RecordBatch]:
-        # Through files: Spark's own way to Arrow collects the whole answer in memory.
-        self._tables += 1
+    def sorted_rows(
+        self, files: Sequence[RawFile], reader: RowReader, told: Told, *, by: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """As the protocol says. Workers read the files, one each at a time, with the same reader."""
         from pyspark.errors import PySparkException
 
-        folder = self._folder / f"sorted-{self._tables}"
+        self._sorts += 1
+        folder = self._folder / f"sort-{self._sorts}"
+        schema = row_schema(reader.contract, numbered=ROW in by)
+        given = [(place, str(file.path.resolve()), file.format, file.packed) for place, file in enumerate(files)]
+        shown = {str(file.path.resolve()): str(file.path) for file in files}
         try:
-            self._connection.to_parquet_dir(table, folder)
+            spread = self._session.createDataFrame(given, "place long, path string, format string, packed string")
+            spread = spread.repartition(len(given), "place")
+            encoded = spread.mapInArrow(EncodeTask(reader, schema), _spark_schema(schema))
+            encoded.write.parquet(str(folder / "encoded"))  # once: what follows would read the files again
+            stored = self._session.read.parquet(str(folder / "encoded"))
+            for path in sorted((folder / "encoded").glob("part-*.parquet")):
+                with pq.ParquetFile(path) as file:
+                    for batch in file.iter_batches(batch_size=BATCH_ROWS):
+                        for note in batch[NOTE].drop_null().to_pylist():
+                            _tell(pickle.loads(note), told, shown)
+                        rows = batch.filter(pc.is_null(batch[NOTE])).select(schema.names).cast(schema)
+                        told.rows(from_batch(rows, reader.contract), rows.num_rows)
+            found = stored.filter(f"{NOTE} IS NULL").drop(NOTE).orderBy(*(f"`{name}`" for name in by))
+            found.write.parquet(str(folder / "sorted"))
         except PySparkException as error:
             raise DataFileError(f"engine 'spark' cannot read the data: {error}") from error
-        for path in sorted(folder.glob("part-*.parquet")):  # a global sort: the parts are in order
+        shutil.rmtree(folder / "encoded")
+        for path in sorted((folder / "sorted").glob("part-*.parquet")):  # a global sort: the parts are in order
             with pq.ParquetFile(path) as file:
-                yield from file.iter_batches(batch_size=rows)
+                for batch in file.iter_batches(batch_size=BATCH_ROWS):
+                    yield batch.select(schema.names).cast(schema)
         shutil.rmtree(folder)
+
+
+def _tell(note: tuple[str, Any], told: Told, shown: Mapping[str, str]) -> None:
+    kind, what = note
+    if kind == "rejected":
+        told.rejected(replace(what, file=shown.get(what.file, what.file)))
+    elif kind == "unended":
+        told.unended(shown.get(what, what))
+    else:
+        told.texts(what)
+
+
+def _spark_schema(schema: pa.Schema) -> str:
+    names = {pa.int64(): "long", pa.int16(): "short", pa.float32(): "float"}
+    return ", ".join([*(f"`{f.name}` {names[f.type]}" for f in schema), f"{NOTE} binary"])

@@ -47,6 +47,8 @@ from recsys.features.feature_set import ITEM, USER, Categorical, Feature, Featur
 from recsys.features.hashing import string_keys
 from recsys.features.history.records import Events, event_dtype, require_history
 from recsys.features.names import Names
+from recsys.rows.contract import ReadOptions
+from recsys.rows.label_rule import LabelRule, parse_label
 
 KIND = "event table"
 FORMAT_VERSION = 1
@@ -66,6 +68,7 @@ class EventTable:
         attributes: history attribute name -> values as stored in a packed event; [N].
         context: context feature name -> column with one row per event.
         entities: name of another declared entity -> its columns, its id included, where they were given.
+        read: how its log was read (:func:`read_options`); empty for a table that was made in memory.
         names: embedding table -> the texts of its string ids; none in a folder of an earlier version.
     """
 
@@ -80,6 +83,7 @@ class EventTable:
     context: dict[str, Column]
     entities: dict[str, dict[str, Column]] = field(default_factory=dict)
     names: dict[str, Names] = field(default_factory=dict)
+    read: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def user_keys(self) -> Int64Array:
@@ -257,6 +261,7 @@ def open_event_table(path: Path) -> EventTable:
         attributes = features.history.attributes if features.history else ()
         table = EventTable(
             features=features,
+            read=info.get("read", {}),
             users={f.name: columns[f"user.{f.name}"] for f in (features.user_id, *features.user)},
             items={f.name: columns[f"item.{f.name}"] for f in (features.item_id, *features.item)},
             offsets=columns["offsets"],
@@ -279,6 +284,14 @@ def open_event_table(path: Path) -> EventTable:
             f"{path / 'offsets.npy'}: expected {len(table.user_keys) + 1} offsets that end at {len(table)} events"
         )
     return table
+
+
+def read_options(table: EventTable) -> tuple[ReadOptions, LabelRule | None, bool]:
+    """Options and label rule that the table's log was read with, and whether it was held to known users and items."""
+    read = dict(table.read)
+    known_only, label = read.pop("unknown", "keep") == "reject", read.pop("label", None)
+    options = ReadOptions(**{**read, "ignored": tuple(read.get("ignored", ()))}) if read else ReadOptions()
+    return options, None if label is None else parse_label(label), known_only
 
 
 def user_events(table: EventTable, user_index: int) -> Events:

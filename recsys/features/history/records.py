@@ -161,6 +161,16 @@ def make_events(
     return events
 
 
+def storage_limit(attribute: Categorical) -> int:
+    """Keys of a history attribute must be smaller, to fit its field of an event."""
+    return _STORAGE_LIMIT[attribute.storage]
+
+
+def stored_attribute(attribute: Categorical, keys: Int64Array) -> Int64Array:
+    """Keys below :func:`storage_limit`, or ``MISSING``, as an event's field holds them; shape [L]."""
+    return np.where(keys == MISSING, _STORAGE_MISSING[attribute.storage], keys)
+
+
 def attribute_keys(attribute: Categorical, events: Events) -> Int64Array:
     """One attribute of packed events as int64 keys, ``MISSING`` where it has no value; shape [L]."""
     keys = events[attribute.name].astype(np.int64)

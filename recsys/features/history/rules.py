@@ -8,7 +8,7 @@ are not older than ``max_age_s``, the newest ``recent`` of them (:func:`visible`
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,15 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import Events, require_history
 
 
-def inherited_attributes(features: FeatureSet, *, sent: Container[str]) -> tuple[str, ...]:
-    """Attributes that take the item's stored value: those named like an item feature, stored as ``i64``, and not sent.
+def inherited_attributes(features: FeatureSet) -> tuple[str, ...]:
+    """Attributes that take the item's stored value where an event has none: named like an item feature, ``i64``.
 
     The one rule for event logs and appended events, so that a live event has the bytes that
     training saw. ``FeatureSet`` makes sure that such an attribute is of the item feature's kind.
     """
     items = {f.name for f in features.item}
     attributes = require_history(features).attributes
-    return tuple(a.name for a in attributes if a.storage == "i64" and a.name in items and a.name not in sent)
+    return tuple(a.name for a in attributes if a.storage == "i64" and a.name in items)
 
 
 def identity_fields(features: FeatureSet) -> tuple[str, ...]:
@@ -39,7 +39,7 @@ def identity_fields(features: FeatureSet) -> tuple[str, ...]:
     history = require_history(features)
     if history.identity is not None:
         return tuple(n for n in ("item", *(a.name for a in history.attributes)) if n in history.identity)
-    derived = inherited_attributes(features, sent=())
+    derived = inherited_attributes(features)
     return ("item", *(a.name for a in history.attributes if a.name not in derived))
 
 

@@ -13,6 +13,7 @@ from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, RecsysError
 from recsys.feature_store.base import AppendResult, FeatureStore
 from recsys.features.feature_set import ITEM, FeatureSet
+from recsys.features.hashing import MISSING
 from recsys.features.history.records import Events
 from recsys.features.history.rules import inherited_attributes
 from recsys.serving.deadline import Deadline
@@ -33,14 +34,12 @@ class Append:
     Attributes:
         user_key: the user.
         events: shape [L].
-        sent: names of the attributes that came with them.
         texts: of the string ids in them, by key.
         source, offsets: where they come from and their places in it, [L]; or empty and None.
     """
 
     user_key: int
     events: Events
-    sent: frozenset[str]
     texts: Mapping[int, str] = field(default_factory=dict)
     source: str = ""
     offsets: Int64Array | None = None
@@ -73,7 +72,7 @@ async def write(
 ) -> list[AppendResult]:
     """Append all of them, in their order; one result each.
 
-    Attributes that were not sent and that items have are taken from the items, as ``data.events`` does for a log.
+    Attributes that events lack and that items have are taken from the items, as ``data.events`` does for a log.
 
     Raises:
         StoreError: as ``FeatureStore.append_many``.
@@ -100,16 +99,19 @@ async def write(
 async def _fill_from_items(
     store: FeatureStore, features: FeatureSet, appends: Sequence[Append], deadline: Deadline
 ) -> None:
-    wanting = [(a.events, names) for a in appends if (names := inherited_attributes(features, sent=a.sent))]
-    if not wanting:
+    names = inherited_attributes(features)
+    lacks = [np.logical_or.reduce([a.events[name] == MISSING for name in names]) for a in appends] if names else []
+    if not any(rows.any() for rows in lacks):
         return
-    items = np.concatenate([events["item"] for events, _ in wanting])
+    items = np.concatenate([a.events["item"][rows] for a, rows in zip(appends, lacks, strict=True)])
     columns = await store.entities(ITEM, items, timeout_s=deadline.remaining_s())
     start = 0
-    for events, names in wanting:
+    for append, rows in zip(appends, lacks, strict=True):
+        found = slice(start, start + int(rows.sum()))
         for name in names:
-            events[name] = columns[name][start : start + len(events)]
-        start += len(events)
+            own = append.events[name][rows]
+            append.events[name][rows] = np.where(own == MISSING, columns[name][found], own)
+        start = found.stop
 
 
 class AppendStream:

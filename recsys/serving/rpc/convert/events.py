@@ -79,7 +79,6 @@ def append_request(
     return Append(
         user_key=user,
         events=events,
-        sent=frozenset(columns.attributes),
         texts=keyed_texts(columns.items.texts, *(ids.texts for ids in columns.attributes.values())),
         source=message.source,
         offsets=_offsets(message, len(items)),

@@ -1,0 +1,105 @@
+"""Users, items and other entities of a prepared log: rows of files, sorted by key, and ids that only the logs have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recsys.arrays import Int64Array
+from recsys.data.log.row_batches import FILE, ROW, from_batch
+from recsys.errors import InvalidInputError
+from recsys.features.columns import Column, missing_column
+from recsys.rows.contract import RowContract
+from recsys.rows.files import RawFile
+from recsys.rows.rejects import RejectFile, Rejection
+
+_MERGED_KEYS = 1 << 20
+
+
+class KeySet:
+    """Distinct keys, collected batch by batch; 8 bytes each, and as many again while they are merged."""
+
+    def __init__(self) -> None:
+        self._merged = np.zeros(0, dtype=np.int64)
+        self._waiting: list[Int64Array] = []
+        self._count = 0
+
+    def add(self, keys: Int64Array) -> None:
+        """Add keys; they may repeat."""
+        self._waiting.append(np.unique(keys))
+        self._count += len(self._waiting[-1])
+        if self._count > max(_MERGED_KEYS, len(self._merged)):
+            self.keys()
+
+    def keys(self) -> Int64Array:
+        """All of them, rising."""
+        if self._waiting:
+            self._merged = np.unique(np.concatenate([self._merged, *self._waiting]))
+            self._waiting, self._count = [], 0
+        return self._merged
+
+
+def entity_batches(
+    batches: Iterable[pa.RecordBatch],
+    contract: RowContract,
+    files: Sequence[RawFile],
+    more_keys: Int64Array,
+    rejects: RejectFile,
+) -> Iterator[tuple[dict[str, Column], int]]:
+    """Columns of entities in the order of their keys, and how many of each batch are in no file.
+
+    Of two rows with one id the first, in the order of their values, counts; another that differs is rejected.
+
+    Args:
+        batches: numbered rows, sorted by the id, the features, file and number.
+        contract: of the entity.
+        files: that the rows come from.
+        more_keys: of entities that need not be in a file, rising; those that are not have no features.
+        rejects: takes rows whose id an earlier one has.
+    """
+    names = [one.name for one in contract.fields]
+    last: dict[str, npt.NDArray[Any]] = {}
+    done = 0  # of more_keys
+    for batch in batches:
+        columns = from_batch(batch, contract)
+        keys = columns[names[0]]
+        before = np.concatenate([last[names[0]] if last else [-1], keys[:-1]])
+        repeats = np.flatnonzero(keys == before)
+        for row in repeats.tolist():
+            earlier = last if row == 0 else {name: column[row - 1 : row] for name, column in columns.items()}
+            if any(not np.array_equal(columns[name][row : row + 1], earlier[name]) for name in names):
+                where = (str(files[batch[FILE][row].as_py()].path), batch[ROW][row].as_py())
+                rejects.add(_repeated(names[0], where, {name: columns[name][row].tolist() for name in names}))
+        last = {name: column[-1:] for name, column in columns.items()}
+        columns = {name: np.delete(column, repeats, axis=0) for name, column in columns.items()}
+        keys = columns[names[0]]
+        end = int(np.searchsorted(more_keys, last[names[0]][0], side="right"))
+        new = more_keys[done:end][~np.isin(more_keys[done:end], keys)]
+        done = end
+        yield _merged(columns, names[0], new, contract), len(new)
+    new = more_keys[done:]
+    yield _merged({one.name: _none(one, 0) for one in contract.fields}, names[0], new, contract), len(new)
+
+
+def _merged(columns: dict[str, Column], id_name: str, new: Int64Array, contract: RowContract) -> dict[str, Column]:
+    if not len(new):
+        return columns
+    order = np.argsort(np.concatenate([columns[id_name], new]), kind="stable")
+    found: dict[str, Column] = {}
+    for one in contract.fields:
+        more = new if one.name == id_name else _none(one, len(new))
+        found[one.name] = np.concatenate([columns[one.name], more])[order]
+    return found
+
+
+def _none(one: Any, length: int) -> Column:
+    return missing_column(one.feature, length)
+
+
+def _repeated(name: str, where: tuple[str, int], record: dict[str, Any]) -> Rejection:
+    reason = f"{name!r} is there twice, with other features; the row with the smaller values is kept"
+    return Rejection(file=where[0], row=where[1], error=InvalidInputError(reason), record=record)
