@@ -66,7 +66,7 @@ class ParquetSource:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        from recsys.rows.arrow import check_schema
+        from recsys.rows.parquet import check_schema
 
         self._identity = _identity(self._path)
         try:

@@ -13,34 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as types
 
-from recsys.errors import DataFileError
 from recsys.features.feature_set import Categorical
 from recsys.features.hashing import MISSING
 from recsys.features.values import MAX_TIME_MS, TIME_UNITS
-from recsys.rows.contract import Coded, Field, Moments, RowContract
+from recsys.rows.fields import Coded, Field, Moments
 
 # Parts of the patterns of ``features/values.py``, which Arrow reads as Python does.
 _SHORT_INTEGER = r"^-?[0-9]{1,18}$"
 _PLAIN_NUMBER = r"^-?[0-9]+([.][0-9]+)?([eE][-+]?[0-9]+)?$"
 _ISO_SECONDS = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,6})?"
 _FAR_S = MAX_TIME_MS
-
-
-def check_schema(contract: RowContract, schema: pa.Schema, *, where: str) -> tuple[str, ...]:
-    """Columns of a Parquet file that are to be read.
-
-    Raises:
-        DataFileError: one is missing, unknown, or of a type no value of which fits.
-    """
-    names = contract.check_header(schema.names, where=where)
-    for name in names:
-        for field in contract.fields_of(name):
-            if not _takes(field, schema.field(name).type):
-                raise DataFileError(
-                    f"{where}: column {name!r} is {schema.field(name).type}; expected {field.wants}: cast it, or "
-                    "change its declaration"
-                )
-    return names
 
 
 def plain(column: pa.Array | pa.ChunkedArray, field: Field) -> Any:
@@ -61,7 +43,7 @@ def plain(column: pa.Array | pa.ChunkedArray, field: Field) -> Any:
     return column.to_pylist()  # lists, decimals
 
 
-def _takes(field: Field, kind: Any) -> bool:
+def takes(field: Field, kind: Any) -> bool:
     """True if some value of the type may fit; a text column may hold anything."""
     if types.is_dictionary(kind):
         kind = kind.value_type

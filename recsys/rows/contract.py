@@ -11,12 +11,12 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from recsys.arrays import BoolArray, Int64Array
+from recsys.arrays import Int64Array
 from recsys.errors import ConfigError, DataFileError, nearest
 from recsys.features.columns import (
     NO_LABEL,
@@ -29,7 +29,7 @@ from recsys.features.columns import (
     text_column,
     time_column,
 )
-from recsys.features.feature_set import Categorical, Feature, FeatureSet
+from recsys.features.feature_set import Categorical, FeatureSet
 from recsys.features.hashing import MISSING, string_keys
 from recsys.features.history.records import require_history, storage_limit
 from recsys.features.values import (
@@ -42,6 +42,7 @@ from recsys.features.values import (
     missing_field,
     shown,
 )
+from recsys.rows.fields import Coded, Field, FieldKind, Moments
 from recsys.rows.label_rule import LabelRule
 
 TIMESTAMP, ARRIVAL, LABEL = "timestamp_ms", "arrival_ms", "label"
@@ -49,8 +50,6 @@ TIMESTAMP, ARRIVAL, LABEL = "timestamp_ms", "arrival_ms", "label"
 
 CONTEXT = "context."
 """Encoded context features have this before their name: a history attribute may have the same one."""
-
-FieldKind = Literal["feature", "time", "label", "number", "text"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,51 +79,6 @@ class ReadOptions:
     def latest_ms(self) -> int:
         """The latest plausible time, as of now."""
         return min(time.time_ns() // 1_000_000 + 1000 * self.future_tolerance_s, MAX_TIME_MS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Field:
-    """One field of a row.
-
-    Attributes:
-        name: of the encoded column.
-        column: of the field in a file, a message or an entry.
-        kind: how it is encoded.
-        feature: what declares it, of kind ``feature``.
-        required: whether a row must have a value.
-        needed: whether a file must have the column, though not a value in every row.
-        limit: keys must be smaller, where an event's record has less room than 62 bits.
-    """
-
-    name: str
-    column: str
-    kind: FieldKind
-    feature: Feature | None = None
-    required: bool = False
-    needed: bool = False
-    limit: int = 1 << 62
-
-    @property
-    def wants(self) -> str:
-        """What it takes, in words."""
-        if isinstance(self.feature, Categorical):
-            ids = f"{self.feature.id_type} ids"
-            return f"lists of {ids}" if self.feature.max_values > 1 else ids
-        return {"time": "times", "label": "labels", "text": "text"}.get(self.kind, "numbers")
-
-
-class Coded(NamedTuple):
-    """Distinct raw values, and which of them each row has; -1 for none. [N] indices."""
-
-    values: Sequence[Any]
-    indices: npt.NDArray[Any]
-
-
-class Moments(NamedTuple):
-    """Times that are milliseconds already, whatever the unit of numbers; and where there is one. [N] each."""
-
-    ms: Int64Array
-    valid: BoolArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

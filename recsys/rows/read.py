@@ -145,7 +145,7 @@ def _parquet_rows(file: RawFile, contract: RowContract, batch_rows: int) -> Iter
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from recsys.rows.arrow import check_schema
+    from recsys.rows.parquet import check_schema
 
     where, rows_before = str(file.path), 0
     try:

@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recsys.features.feature_set import Categorical, Numeric
-from recsys.rows.contract import Field, RowContract
+from recsys.rows.contract import RowContract
 from recsys.rows.encode import RowReader, Told
+from recsys.rows.fields import Field
 from recsys.rows.files import RawFile
 
 FILE, ROW = "__file", "__row"
