@@ -90,6 +90,28 @@ def id_column(feature: Categorical, values: Any) -> tuple[Int64Array, Refusals]:
     return _one_by_one(values, lambda value: verdicts.id_key(feature, value), MISSING, np.int64)
 
 
+def padded(feature: Categorical, flat: Int64Array, owner: Int64Array, *, rows: int) -> tuple[Int64Array, Int64Array]:
+    """Column of a multi-valued feature from all its keys, one row's behind another's; missing ones are left out.
+
+    Args:
+        feature: says how many values a row has room for.
+        flat: keys.
+        owner: the row that each belongs to, rising.
+        rows: N.
+
+    Returns:
+        keys, [N, max_values], without what has no room; and how many values each row has, [N].
+    """
+    present = flat != MISSING
+    owner, flat = owner[present], flat[present]
+    counts = np.bincount(owner, minlength=rows).astype(np.int64)
+    keys = missing_column(feature, rows)
+    place = np.arange(len(flat)) - np.repeat(np.cumsum(counts) - counts, counts)
+    fits = place < feature.max_values
+    keys[owner[fits], place[fits]] = flat[fits]
+    return keys, counts
+
+
 def number_column(feature: Numeric, values: Any) -> tuple[Float32Array, Refusals]:
     """Numbers as float32, the feature's default for none; and which are refused."""
     _check_flat(feature.name, values)
@@ -198,13 +220,7 @@ def _many(feature: Categorical, values: Any) -> tuple[Int64Array, Refusals]:
     owner = np.repeat(np.arange(len(rows)), lengths)
     for at, why in wrong.items():
         refused.setdefault(int(owner[at]), why)
-    present = flat != MISSING
-    owner, flat = owner[present], flat[present]
-    counts = np.bincount(owner, minlength=len(rows))
-    keys = missing_column(feature, len(rows))
-    place = np.arange(len(flat)) - np.repeat(np.cumsum(counts) - counts, counts)
-    fits = place < feature.max_values
-    keys[owner[fits], place[fits]] = flat[fits]
+    keys, counts = padded(feature, flat, owner, rows=len(rows))
     for i in np.flatnonzero(counts > feature.max_values).tolist():
         allowed = f"at most {feature.max_values} ids, not {counts[i]}"
         refused.setdefault(i, RefusedValueError(feature.name, _plain(values[i]), allowed))

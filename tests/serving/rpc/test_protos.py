@@ -8,6 +8,7 @@ from pathlib import Path
 
 from support.paths import ROOT
 
+from recsys.features.values import MIN_TIME_MS
 from recsys.serving.handlers import append
 from recsys.serving.handlers import queries as recommend_types
 from recsys.serving.inference import retrieval_session as retrieval
@@ -16,7 +17,6 @@ from recsys.serving.rpc.convert import entities as convert_entities
 from recsys.serving.rpc.convert import events as convert_events
 from recsys.serving.rpc.convert import rank as convert
 from recsys.serving.rpc.convert import retrieval as convert_retrieval
-from recsys.serving.rpc.convert.times import MIN_TIMESTAMP_MS
 from recsys.serving.settings import Settings
 
 
@@ -44,7 +44,7 @@ def test_the_proto_of_the_ranker_states_the_limits_that_hold() -> None:
     for limit in (
         f"1 to the server's limit ({Settings().max_candidates:,} unless configured otherwise)",
         f"1 to {convert.MAX_BATCH} requests; their candidates together",
-        f"from {MIN_TIMESTAMP_MS:,};",
+        f"from {MIN_TIME_MS:,};",
         f"How many items: 1 to {retrieval.MAX_ITEMS:,}. uint32",
         f"How many items: 1 to {retrieval.MAX_ITEMS:,}, and at most what one Rank request may have",
         f"those of the user's history; up to {convert_retrieval.MAX_EXCLUDED:,}.",
@@ -64,7 +64,7 @@ def test_the_proto_of_the_feature_store_states_the_limits_that_hold() -> None:
         f"up to {convert_events.MAX_EVENTS_OF_USERS:,}.",
         f"up to {convert_events._MAX_SOURCE_BYTES} bytes",
         f"The first {append.MAX_REJECTIONS} of these",
-        f"from {MIN_TIMESTAMP_MS:,}",
+        f"from {MIN_TIME_MS:,}",
         f"may take {store_service._STREAM_S / 60:.0f} minutes",
     ):
         assert limit in comments

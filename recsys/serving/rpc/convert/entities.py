@@ -13,7 +13,7 @@ import numpy as np
 
 from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, nearest
-from recsys.features.columns import Column, feature_column, missing_column
+from recsys.features.columns import Column, checked_column, missing_column, padded
 from recsys.features.feature_set import USER, Entity, Feature, FeatureSet, Numeric
 from recsys.features.hashing import MISSING
 from recsys.features.names import keyed_texts
@@ -87,7 +87,7 @@ def _entity(name: str, features: FeatureSet) -> Entity:
 
 def _column(field: str, column: feature_store_pb2.FeatureColumn, feature: Feature, count: int) -> Column:
     """A feature of ``count`` entities as the store keeps it."""
-    values = _values(field, column, feature)
+    values = _values(field, column)
     if isinstance(feature, Numeric):
         single: Feature = feature
         most = 1
@@ -109,32 +109,23 @@ def _column(field: str, column: feature_store_pb2.FeatureColumn, feature: Featur
             f"{field}.lengths: they add up to {int(lengths.sum()):,}, but {len(values):,} values arrived; "
             "allowed: their number"
         )
-    try:
-        flat = feature_column(single, values)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"{field}: {error}") from None
+    flat, refused = checked_column(single, values)
+    for place in sorted(refused):
+        raise InvalidInputError(f"{field}[{place}]: {refused[place]}")
     if most == 1 and len(flat) == count:
         return flat
-    stored = missing_column(feature, count)
-    # Boolean indices go row by row, the order in which the values stand.
-    stored[lengths > 0 if most == 1 else np.arange(most) < lengths[:, None]] = flat
-    return stored
+    if isinstance(feature, Numeric) or most == 1:
+        stored = missing_column(feature, count)
+        stored[lengths > 0] = flat
+        return stored
+    return padded(feature, flat, np.repeat(np.arange(count), lengths), rows=count)[0]
 
 
-def _values(field: str, column: feature_store_pb2.FeatureColumn, feature: Feature) -> Any:
-    """Values of a column, of the kind that the feature takes: an array, or a list of strings."""
-    if isinstance(feature, Numeric):
-        allowed: tuple[str, ...] = ("numbers", "integers")
-        takes = "numbers"
-    else:
-        allowed = ("texts",) if feature.id_type == "string" else ("integers",)
-        takes = f"{feature.id_type} ids"
+def _values(field: str, column: feature_store_pb2.FeatureColumn) -> Any:
+    """Raw values of a column, of whatever kind they came."""
     filled = [kind for kind in ("integers", "texts", "numbers") if len(getattr(column, kind))]
-    if len(filled) > 1 or (filled and filled[0] not in allowed):
-        raise InvalidInputError(
-            f"{field}: {' and '.join(filled)} are filled, but {feature.name!r} takes {takes}; "
-            f"fill {field}.{allowed[0]} only"
-        )
+    if len(filled) > 1:
+        raise InvalidInputError(f"{field}: {' and '.join(filled)} are filled; allowed: one of them")
     if filled == ["texts"]:
         return list(column.texts)
     return np.array(column.numbers, dtype=np.float32) if filled == ["numbers"] else int64_array(column.integers)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,15 @@ from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, nearest
 from recsys.feature_store.base import AppendResult
 from recsys.features.feature_set import FeatureSet
-from recsys.features.history.records import Events, HistoryHeader, attribute_keys, make_events, require_history
+from recsys.features.history.records import Events, HistoryHeader, attribute_keys, require_history
 from recsys.features.names import keyed_texts
 from recsys.proto import feature_store_pb2, ranker_pb2
+from recsys.rows.contract import ARRIVAL, TIMESTAMP, RowContract, event_rows
+from recsys.rows.events import packed_events
 from recsys.serving.handlers.append import Append, StreamSummary
 from recsys.serving.handlers.names import KeyColumn
 from recsys.serving.rpc.convert.ids import entity_keys, int64_array, raw_ids, user_key
-from recsys.serving.rpc.convert.times import MIN_TIMESTAMP_MS, moment_ms, time_problem
+from recsys.serving.rpc.convert.times import moment_ms
 from recsys.serving.rpc.statuses import truncate
 
 MAX_EVENTS = 10_000
@@ -64,18 +67,16 @@ def append_request(
     if not 1 <= len(items) <= MAX_EVENTS:
         raise InvalidInputError(f"events.items: got {len(items):,} events; allowed: 1 to {MAX_EVENTS:,} per call")
     now_ms = time.time_ns() // 1_000_000
-    latest_ms = now_ms + 1000 * future_tolerance_s
-    timestamps_ms = _times("events.timestamps_ms", columns.timestamps_ms, len(items), latest_ms)
-    arrivals_ms = np.full(len(items), now_ms)
+    raw = {features.item_id.name: items, **_attributes(columns.attributes, features, len(items))}
+    raw[TIMESTAMP] = _times("events.timestamps_ms", columns.timestamps_ms, len(items))
     if columns.arrivals_ms:
-        arrivals_ms = _times("events.arrivals_ms", columns.arrivals_ms, len(items), latest_ms)
-    events = make_events(
-        features,
-        item=items,
-        timestamp_ms=timestamps_ms,
-        arrival_ms=arrivals_ms,
-        attributes=_attributes(columns.attributes, features, len(items)),
-    )
+        raw[ARRIVAL] = _times("events.arrivals_ms", columns.arrivals_ms, len(items))
+    contract = replace(_event_contract(features), latest_ms=now_ms + 1000 * future_tolerance_s)
+    encoded = contract.encode(raw, len(items))
+    for place in sorted(encoded.refused):
+        error = encoded.refused[place]
+        raise InvalidInputError(f"{_path(error.field, features)}[{place}]: {error}")
+    events = packed_events(features, encoded.columns, read_ms=now_ms)
     return Append(
         user_key=user,
         events=events,
@@ -211,16 +212,25 @@ def _offsets(message: feature_store_pb2.AppendEventsRequest, length: int) -> Int
     return offsets
 
 
-def _times(field: str, values: Any, length: int, latest_ms: int) -> Int64Array:
+@lru_cache(maxsize=16)
+def _event_contract(features: FeatureSet) -> RowContract:
+    """Contract for the events of a message: whose they are it says once, and it brings no context."""
+    contract = event_rows(features)
+    attributes = {a.name for a in require_history(features).attributes}
+    names = {features.item_id.name, TIMESTAMP, ARRIVAL, *attributes}
+    return replace(contract, fields=tuple(field for field in contract.fields if field.name in names))
+
+
+def _path(name: str, features: FeatureSet) -> str:
+    """Field of a message that has a field of an event."""
+    named = {features.item_id.name: "events.items", TIMESTAMP: "events.timestamps_ms", ARRIVAL: "events.arrivals_ms"}
+    return named.get(name, f"events.attributes[{name!r}]")
+
+
+def _times(field: str, values: Any, length: int) -> Int64Array:
     times_ms = int64_array(values)
     if len(times_ms) != length:
         raise InvalidInputError(f"{field}: got {len(times_ms)} values for {length} events; allowed: one per event")
-    bad = (times_ms < MIN_TIMESTAMP_MS) | (times_ms > latest_ms)
-    if bad.any():
-        index = int(np.argmax(bad))
-        raise InvalidInputError(
-            f"{field}[{index}] is {times_ms[index]}: {time_problem(int(times_ms[index]), latest_ms)}"
-        )
     return times_ms
 
 

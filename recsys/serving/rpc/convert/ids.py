@@ -1,6 +1,6 @@
 """Ids: raw ids of users, items and entities to keys; shared by all calls.
 
-An id may be of the declared type only, and none may be the missing value.
+What an id may be says the contract for a row (``features/values.py``); here none may be missing.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import numpy as np
 
 from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError
-from recsys.features.columns import feature_keys
+from recsys.features.columns import id_column
 from recsys.features.feature_set import Categorical, FeatureSet
-from recsys.features.hashing import KEY_LIMIT, MISSING, integer_key, string_key
+from recsys.features.hashing import KEY_LIMIT, MISSING
+from recsys.features.values import RefusedValueError, id_key
 from recsys.proto import ranker_pb2
 
 _FIELDS = {"int": "integer", "string": "text"}
@@ -24,59 +25,57 @@ def user_key(message: Any, features: FeatureSet) -> int:
     """Convert ``message.user``, an Id, to its key.
 
     Raises:
-        InvalidInputError: there is none, or not of the declared type.
+        InvalidInputError: there is none, or it is refused.
     """
     wanted = _FIELDS[features.user_id.id_type]
     found = message.user.WhichOneof("value")
     if found is None:
         raise InvalidInputError(f"user: no id was sent; set user.{wanted}")
-    value = getattr(message.user, found)
-    if found != wanted:
-        raise InvalidInputError(
-            f"user.{found} is {value!r}, but {features.user_id.name!r} takes "
-            f"{features.user_id.id_type} ids; set user.{wanted}"
-        )
-    if value in ("", MISSING):
-        raise InvalidInputError(f"user.{wanted} is {_NO_ID}")
-    return integer_key(value) if wanted == "integer" else string_key(value)
+    try:
+        key = id_key(features.user_id, getattr(message.user, found))
+    except RefusedValueError as error:
+        raise InvalidInputError(f"user.{found}: {error}; set user.{wanted}") from None
+    if key == MISSING:
+        raise InvalidInputError(f"user.{found} is {_NO_ID}")
+    return key
 
 
 def entity_keys(field: str, ids: ranker_pb2.Ids, feature: Categorical, *, most: int) -> Int64Array:
     """Convert ids, none of which may be missing, to keys; int64, shape [N], 1 <= N <= most.
 
     Raises:
-        InvalidInputError: there are too many or none, they are not of the type that ``feature`` declares, or one
-            is missing.
+        InvalidInputError: there are too many or none, or one is refused or missing.
     """
     count = max(len(ids.integers), len(ids.texts))
     if not 1 <= count <= most:
         raise InvalidInputError(f"{field}: got {count:,}; allowed: 1 to {most:,} per request")
     raw = raw_ids(field, ids, feature)
     # Nearly always all ids are their own keys, and one pass can tell: as unsigned, negative ids are large.
-    if isinstance(raw, np.ndarray) and raw.view(np.uint64).max() < KEY_LIMIT:
+    if isinstance(raw, np.ndarray) and feature.id_type == "int" and raw.view(np.uint64).max() < KEY_LIMIT:
         own_keys: Int64Array = raw
         return own_keys
-    keys = feature_keys(feature, raw)
+    keys, refused = id_column(feature, raw)
+    for place in sorted(refused):
+        raise InvalidInputError(f"{field}[{place}]: {refused[place]}; fill {field}.{_FIELDS[feature.id_type]}s")
     if (missing := keys == MISSING).any():
         raise InvalidInputError(f"{field}[{int(np.argmax(missing))}] is {_NO_ID}")
     return keys
 
 
 def raw_ids(field: str, ids: ranker_pb2.Ids, feature: Categorical) -> Any:
-    """Read raw ids of the kind that ``feature`` takes: an int64 array or a list of strings.
+    """Read raw ids: an int64 array or a list of strings.
 
     Raises:
-        InvalidInputError: there are ids of the other kind.
+        InvalidInputError: there are ids of both kinds, or keys.
     """
-    wanted = _FIELDS[feature.id_type] + "s"
     if ids.are_keys:
         raise InvalidInputError(f"{field}.are_keys is set, which only answers have; send ids, not their keys")
-    if len(ids.texts if wanted == "integers" else ids.integers):
+    if len(ids.texts) and len(ids.integers):
         raise InvalidInputError(
-            f"{field}: got {len(ids.integers)} integers and {len(ids.texts)} texts, but {feature.name!r} takes "
-            f"{feature.id_type} ids; fill {field}.{wanted} only"
+            f"{field}: got {len(ids.integers)} integers and {len(ids.texts)} texts; {feature.name!r} takes "
+            f"{feature.id_type} ids: fill {field}.{_FIELDS[feature.id_type]}s only"
         )
-    return int64_array(ids.integers) if wanted == "integers" else list(ids.texts)
+    return list(ids.texts) if len(ids.texts) else int64_array(ids.integers)
 
 
 def int64_array(packed: Any) -> Int64Array:
