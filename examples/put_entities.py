@@ -12,4 +12,4 @@ with Client(address, timeout_s=1.0) as client:
     stored = client.get_features(entity="user", ids=[1_000_001, 1_000_002])
 
 for name, column in stored.columns.items():
-    print(f"{name}: {column.tolist()}")  # ids of text come back as their keys, -1 is a missing one
+    print(f"{name}: {column.tolist()}")  # -1, or None among texts, is a missing one

@@ -39,6 +39,12 @@ def export(
             "--compute", help="Arithmetic of the matrix products: float32, or int8, faster on processors with VNNI."
         ),
     ] = "float32",
+    names: Annotated[
+        bool,
+        typer.Option(
+            "--names/--no-names", help="Keep the texts of string ids in the bundle; those of user ids never are."
+        ),
+    ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     data: DataOption = None,
     work_dir: WorkOption = WORK_DIR,
@@ -57,10 +63,13 @@ def export(
             raise ConfigError(f"--quantize is for ranking models; {run_dir} ranks all items")
         if compute != "float32":
             raise ConfigError(f"--compute is for ranking models; {run_dir} ranks all items")
+        if not names:
+            raise ConfigError(f"--no-names is for ranking models; {run_dir} ranks all items, which it answers by name")
         export_retrieval(run_dir, out, name=name, overwrite=overwrite, data=data, work_dir=work_dir, as_json=as_json)
         return
     from recsys.data.datasets import load_dataset
     from recsys.export.onnx import export_bundle
+    from recsys.features.names import NAMES_SUFFIX
     from recsys.training.trained import evaluate_run, load_run
 
     trained = load_run(run_dir)
@@ -76,11 +85,18 @@ def export(
             metrics=metrics,
             quantize=kinds,
             compute=compute,
+            names=names,
             overwrite=overwrite,
         )
     certificate, tables = manifest.certificate, _table_sizes(manifest)
+    texts = {
+        file.removeprefix("tables/").removesuffix(NAMES_SUFFIX): size_bytes
+        for file, (size_bytes, _) in manifest.files.items()
+        if file.endswith(NAMES_SUFFIX)
+    }
     if as_json:
         facts = {"bundle": str(out), "model": manifest.model, "version": manifest.version, "tables": tables}
+        facts["names"] = texts
         if manifest.quantization is not None:
             lost = dataclasses.asdict(manifest.quantization)
             facts["quantization"] = {**lost, "metrics": dict(manifest.metrics)}
@@ -97,6 +113,9 @@ def export(
         _print_losses(manifest.quantization, manifest.metrics)
     if manifest.compute is not None:
         _print_compute(manifest.compute)
+    if texts:
+        shown_texts = ", ".join(f"{name} {size_bytes / 1000:,.1f} KB" for name, size_bytes in texts.items())
+        output.print(f"texts of ids: {shown_texts}", soft_wrap=True, highlight=False, markup=False)
     output.print(
         f"{out}: model {manifest.model}, version {manifest.version}\n"
         f"certificate: largest logit difference {certificate.max_abs_logit_difference:.1e} on "

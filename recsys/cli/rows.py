@@ -159,9 +159,8 @@ def _print_report(found: RunReport) -> None:
     output.print(ids)
     output.print("\nhottest ids, and their share of a table's lookups")
     for table in found.ids:
-        hottest = ", ".join(f"{hot.key} ({hot.share:.1%})" for hot in table.hottest[:_HOTTEST_SHOWN])
-        hashes = "hashes of strings: " if table.hashed_keys else ""
-        output.print(f"  {table.table}: {hashes}{hottest}", highlight=False, soft_wrap=True)
+        hottest = ", ".join(f"{hot.id} ({hot.share:.1%})" for hot in table.hottest[:_HOTTEST_SHOWN])
+        output.print(f"  {table.table}: {hottest}", highlight=False, soft_wrap=True, markup=False)
     from recsys.plots import print_chart
 
     for chart in _charts(found):

@@ -26,6 +26,7 @@ from recsys.bundle import (
     TableInfo,
     bundle_writer,
 )
+from recsys.data.log.event_table import EventTable
 from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.ids import id_counts
 from recsys.embeddings.dense_twin import DenseTwin
@@ -48,6 +49,7 @@ from recsys.export.int8 import use_int8
 from recsys.export.quantized import rows_as_stored, stored_tables
 from recsys.features.feature_set import Categorical
 from recsys.features.hot_ids import HOT_IDS, HotIds, write_hot_ids
+from recsys.features.names import NAMES_SUFFIX, write_sorted_names
 from recsys.models.ranking.network import RankingNet, StatefulNet
 from recsys.training.settings import to_json
 from recsys.training.trained import TrainedModel, evaluate_run
@@ -67,6 +69,7 @@ def export_bundle(
     metrics: Metrics | None = None,
     quantize: str | Mapping[str, str] = "none",
     compute: str = "float32",
+    names: bool = True,
     overwrite: bool = False,
 ) -> Manifest:
     """Write a bundle with a certificate from real samples.
@@ -82,6 +85,7 @@ def export_bundle(
             standing for the tables not named.
         compute: numbers of the matrix products: ``float32``, or ``int8``, which is faster on processors with VNNI. The
             certificate is of float32 products; what int8 ones change is measured and recorded beside it.
+        names: keep the texts of string ids in the bundle, but of user ids, which are never in it.
         overwrite: replace an existing bundle.
 
     Raises:
@@ -105,6 +109,8 @@ def export_bundle(
                 tables[f"{table}.rows"] = described
         write_hot_ids(writer.folder / HOT_IDS, hot_ids(dataset))
         _write_layers(writer.folder / LAYERS, trained)
+        if names:
+            _write_names(writer.folder / "tables", dataset.table)
         certificate, metrics, quantization = _measure(writer.folder, trained, dataset, stored, metrics)
         changed: Compute | None = None
         if compute == "int8":
@@ -160,6 +166,13 @@ def _write_layers(file: Path, trained: TrainedModel) -> None:
     layers = {name: tensor.cpu().numpy() for name, tensor in trained.model.module.net.state_dict().items()}
     with file.open("wb") as stream:
         np.savez(stream, **layers)
+
+
+def _write_names(folder: Path, table: EventTable) -> None:
+    for name, names in table.names.items():
+        # User ids are personal data, and no answer of a server has any.
+        if name in table.features.tables() and name != table.features.user_id.table:
+            write_sorted_names(folder / f"{name}{NAMES_SUFFIX}", names.keys_R, names.begins, names.utf8)
 
 
 def hot_ids(dataset: Dataset) -> HotIds:

@@ -49,8 +49,8 @@ async def replay_parity(
         StoreError: as the store.
     """
     started_s = time.monotonic()
-    report = ParityReport()
     table = dataset.table
+    report = ParityReport(declared=table.features, names=table.names)
     for entity, keys, columns in ((USER, table.user_keys, table.users), (ITEM, table.item_keys, table.items)):
         stored = {f.name: np.asarray(columns[f.name]) for f in table.features.entity(entity).features}
         await put_entities(store, entity, np.asarray(keys), stored)

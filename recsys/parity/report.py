@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 
 from recsys.features.columns import Column
+from recsys.features.feature_set import Categorical, Feature, FeatureSet
+from recsys.features.hashing import MISSING
+from recsys.features.names import Names, shown_ids, shown_value
 
 Progress = Callable[[int], None]
 """Called with the number of samples compared so far."""
@@ -25,12 +28,14 @@ class FeatureDifference:
 
     Attributes:
         user_key: key of the user.
+        user: the user's id for people: an integer or a text.
         time_ms: the sample's moment.
         feature: ``history.<name>``, ``user.<name>`` or ``item.<name>``.
-        online, offline: both values, as keys or numbers.
+        online, offline: both values: numbers and integer ids as they are, string ids as texts, None for a missing one.
     """
 
     user_key: int
+    user: str
     time_ms: int
     feature: str
     online: Any
@@ -39,7 +44,7 @@ class FeatureDifference:
     def __str__(self) -> str:
         """One line."""
         return (
-            f"user {self.user_key} at {self.time_ms}: {self.feature} is {_short(self.online)} online, "
+            f"user {self.user} at {self.time_ms}: {self.feature} is {_short(self.online)} online, "
             f"{_short(self.offline)} offline"
         )
 
@@ -49,6 +54,8 @@ class ParityReport:
     """Comparison of online and offline values, and its outcome.
 
     Attributes:
+        declared: the FeatureSet of both sides.
+        names: the texts of string ids, by embedding table.
         samples: samples or requests compared.
         values: values compared.
         skipped: requests that were not compared: the store was degraded, or the user is not in the table.
@@ -59,6 +66,8 @@ class ParityReport:
         elapsed_s: seconds it took.
     """
 
+    declared: FeatureSet
+    names: Mapping[str, Names] = field(default_factory=dict)
     samples: int = 0
     values: int = 0
     skipped: int = 0
@@ -86,15 +95,34 @@ class ParityReport:
                     self.differences.append(
                         FeatureDifference(
                             user_key=user_key,
+                            user=shown_value(self.declared.user_id, user_key, self.names),
                             time_ms=time_ms,
                             feature=feature,
-                            online=ours.tolist(),
-                            offline=theirs.tolist(),
+                            online=self._shown(feature, ours),
+                            offline=self._shown(feature, theirs),
                         )
                     )
                 return
 
+    def _shown(self, name: str, column: Column) -> Any:
+        """A column's values for people."""
+        feature = _declared(self.declared).get(name)
+        if not isinstance(feature, Categorical) or feature.id_type == "int":
+            return column.tolist()
+        shown = np.full(column.shape, None, dtype=object)
+        present = column != MISSING
+        texts = shown_ids(feature, column[present], self.names.get(feature.table))
+        shown[present] = [str(text) for text in texts]
+        return shown.tolist()
+
+
+def _declared(features: FeatureSet) -> dict[str, Feature]:
+    """Features by the names that differences have."""
+    declared: dict[str, Feature] = {f"history.{f.name}": f for f in features.event_features()}
+    declared |= {f"user.{f.name}": f for f in (features.user_id, *features.user)}
+    return declared | {f"item.{f.name}": f for f in (features.item_id, *features.item)}
+
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
+    text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 160 else f"{text[:100]} ... {text[-50:]}"

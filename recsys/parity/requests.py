@@ -35,7 +35,7 @@ def request_parity(table: EventTable, requests: Sequence[Path], *, progress: Pro
         DataFileError: a file is no request log, or of another FeatureSet's features.
     """
     started_s = time.monotonic()
-    report = ParityReport()
+    report = ParityReport(declared=table.features, names=table.names)
     places = {int(key): index for index, key in enumerate(table.user_keys)}
     item_places = {int(key): index for index, key in enumerate(table.item_keys)}
     for path in requests:

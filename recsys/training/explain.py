@@ -8,7 +8,7 @@ Legend: ``L`` layers, ``H`` heads, ``F`` fields.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,9 @@ from recsys.arrays import Float32Array, Int64Array
 from recsys.data.samples.dataset import Dataset, make_batch
 from recsys.data.samples.ids import map_ids, rows_of_codes
 from recsys.errors import ConfigError, InvalidInputError
-from recsys.features.columns import Column
 from recsys.features.encode import EncodedBatch
-from recsys.features.feature_set import Categorical, Feature, FeatureSet
+from recsys.features.feature_set import FeatureSet
+from recsys.features.names import Names, shown_value
 from recsys.models.ranking.network import FieldAttentionNet
 from recsys.models.registry import RANKING_MODELS
 from recsys.plots import Heat
@@ -35,8 +35,7 @@ class Explanation:
 
     Attributes:
         fields: their names, in the order of the maps.
-        values: what each field held: an id, a number, or the values of a multi-valued feature; ids made of text are
-            its 62-bit key.
+        values: what each field held: an id, a number, or the values of a multi-valued feature.
         maps: attention weights, [L, H, F, F]; row f says what field f read, and sums to 1.
         score: predicted probability.
         label: 0 or 1.
@@ -84,7 +83,9 @@ def explain(trained: TrainedModel, dataset: Dataset, *, split: str = "test", sam
     chosen = indices[sample : sample + 1]
     logit, maps = _maps(trained, net, dataset, chosen)
     batch = make_batch(dataset, chosen)
-    fields, values = zip(*_fields(trained.features, batch, with_history=net.with_history), strict=True)
+    fields, values = zip(
+        *_fields(trained.features, batch, dataset.table.names, with_history=net.with_history), strict=True
+    )
     return Explanation(
         fields=fields, values=values, maps=maps, score=1.0 / (1.0 + np.exp(-logit)), label=int(batch.labels[0])
     )
@@ -119,10 +120,12 @@ def _maps(
     return float(logits[0]), found
 
 
-def _fields(features: FeatureSet, batch: EncodedBatch, *, with_history: bool) -> Iterator[tuple[str, str]]:
+def _fields(
+    features: FeatureSet, batch: EncodedBatch, names: Mapping[str, Names], *, with_history: bool
+) -> Iterator[tuple[str, str]]:
     """Name and value of each field, in the network's order (``embeddings/vectors.py``)."""
     for feature in (features.user_id, *features.user, *features.context):
-        yield feature.name, _shown(feature, batch.user[feature.name])
+        yield feature.name, shown_value(feature, batch.user[feature.name][0], names)
     events = features.event_features()
     if with_history:
         for feature in events:
@@ -130,17 +133,9 @@ def _fields(features: FeatureSet, batch: EncodedBatch, *, with_history: bool) ->
     compared = {feature.name for feature in events} | {features.item_id.name}
     for attribute in events or (features.item_id,):
         if attribute.name in batch.item:
-            yield f"item.{attribute.name}", _shown(attribute, batch.item[attribute.name])
+            yield f"item.{attribute.name}", shown_value(attribute, batch.item[attribute.name][0], names)
         else:
             yield f"item.{attribute.name}", "unknown"
     for feature in features.item:
         if feature.name not in compared:
-            yield f"item.{feature.name}", _shown(feature, batch.item[feature.name])
-
-
-def _shown(feature: Feature, column: Column) -> str:
-    value = column[0]
-    if not isinstance(feature, Categorical):
-        return f"{value:.4g}"
-    present = [str(key) for key in np.atleast_1d(value) if key >= 0]
-    return ", ".join(present) or "missing"
+            yield f"item.{feature.name}", shown_value(feature, batch.item[feature.name][0], names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -54,8 +55,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_report_prints_every_table_and_draws_a_picture(folder: Path) -> None:
     shown = recsys("rows", "report", "run", "--png", "rows.png", cwd=folder).well()
-    for part in ("rows of", "ids of", "user", "item_id: hashes of strings", "Rows used", "Length of used rows"):
+    for part in ("rows of", "ids of", "user", "  item_id: ", "Rows used", "Length of used rows"):
         assert part in shown.stdout, part
+    (hottest,) = (line for line in shown.stdout.splitlines() if line.startswith("  item_id: "))
+    assert sorted(re.findall(r"([a-z]) \(", hottest)) == ["x", "y", "z"], "the texts that ids are of"
     assert (folder / "rows.png").read_bytes().startswith(PNG)
     found = json.loads(recsys("rows", "report", "run", "--json", cwd=folder).well().stdout)
     assert {each["table"] for each in found["ids"]} == {each["name"] for each in found["rows"]} == {"user", "item_id"}

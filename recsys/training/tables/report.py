@@ -26,6 +26,7 @@ from recsys.embeddings.row_maps.method import Counts
 from recsys.embeddings.row_maps.row_map import UNKNOWN_ROW, RowMap
 from recsys.embeddings.tables import ITEM
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
+from recsys.features.names import Names, shown_ids
 from recsys.training.run.checkpoint import Checkpoint, load
 from recsys.training.run.folder import compare_data, load_row_maps, read_run, weights_file
 from recsys.training.tables.checkpoint_rows import parts_of_tables, rows_of_table, updated_rows
@@ -37,9 +38,17 @@ BINS = 24
 
 @dataclass(frozen=True, kw_only=True)
 class HotId:
-    """An id that is looked up often; ``key`` is the id itself, or of a string its hash."""
+    """An id that is looked up often.
+
+    Attributes:
+        key: the id itself, or of a string its hash.
+        id: the id for people: an integer or a text.
+        count, share: lookups, and their share of the table's.
+        rows: where it is looked up.
+    """
 
     key: int
+    id: str
     count: int
     share: float
     rows: tuple[int, ...]
@@ -52,7 +61,6 @@ class IdReport:
     Attributes:
         table: as features name it.
         features: whose ids these are.
-        hashed_keys: whether the ids are strings, so that keys are their hashes.
         kind: the method of the row map.
         lookups: rows per id, K.
         ids: distinct ids in training.
@@ -69,7 +77,6 @@ class IdReport:
 
     table: str
     features: tuple[str, ...]
-    hashed_keys: bool
     kind: str
     lookups: int
     ids: int
@@ -140,15 +147,25 @@ def report_run(run_dir: Path, dataset: Dataset) -> RunReport:
     checkpoint = load(weights_file(run_dir))
     counts = id_counts(dataset, dataset.split("train"))
     return RunReport(
-        ids=report_ids(features, row_maps, counts),
+        ids=report_ids(features, row_maps, counts, dataset.table.names),
         rows=report_rows(row_maps, counts, checkpoint),
     )
 
 
 def report_ids(
-    features: FeatureSet, row_maps: Mapping[str, RowMap], counts: Mapping[str, Counts]
+    features: FeatureSet,
+    row_maps: Mapping[str, RowMap],
+    counts: Mapping[str, Counts],
+    names: Mapping[str, Names],
 ) -> tuple[IdReport, ...]:
-    """Rows that each table's ids share; ``counts``: each table's ids in training and how often each was looked up."""
+    """Rows that each table's ids share.
+
+    Args:
+        features: declares the tables.
+        row_maps: of each table.
+        counts: each table's ids in training and how often each was looked up.
+        names: each table's texts of string ids, where there are some.
+    """
     rows = {table: row_map.lookup(counts[table][0]) for table, row_map in row_maps.items()}
     reports = []
     for table, row_map in row_maps.items():
@@ -157,11 +174,11 @@ def report_ids(
         lookups = int(counts_V.sum())
         collides_V, meets_V = _collides(row_map, rows[table]), _meets(table, row_maps, rows)
         hottest = np.lexsort((ids_V, -counts_V))[:HOTTEST]
+        shown = shown_ids(next(iter(declared.values())), ids_V[hottest], names.get(table))
         reports.append(
             IdReport(
                 table=table,
                 features=tuple(declared),
-                hashed_keys=any(f.id_type == "string" for f in declared.values()),
                 kind=row_map.kind,
                 lookups=len(row_map.lookups),
                 ids=len(ids_V),
@@ -176,11 +193,12 @@ def report_ids(
                 hottest=tuple(
                     HotId(
                         key=int(ids_V[v]),
+                        id=str(own),
                         count=int(counts_V[v]),
                         share=_share(counts_V[v : v + 1], lookups),
                         rows=tuple(rows[table][v].tolist()),
                     )
-                    for v in hottest
+                    for v, own in zip(hottest, shown, strict=True)
                 ),
             )
         )

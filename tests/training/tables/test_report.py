@@ -15,6 +15,7 @@ from support.tiny_run import CONFIG, finished, folder_of_this_process, tiny_data
 from recsys.data.samples.ids import id_counts
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.errors import ConfigError
+from recsys.features.hashing import string_key
 from recsys.training.config import RowConfig
 from recsys.training.loop import train
 from recsys.training.run.folder import load_row_maps
@@ -149,10 +150,12 @@ def test_the_hottest_ids_come_first_with_their_counts() -> None:
         assert told.hottest[0].share == pytest.approx(counts.max() / counts.sum())
 
 
-def test_features_are_named_with_their_side_and_strings_are_marked() -> None:
+def test_features_are_named_with_their_side_and_ids_as_people_know_them() -> None:
     told = {each.table: each for each in _report("vocabulary").ids}
-    assert told["movie_id"].features == ("item.movie_id", "history.movie_id") and not told["movie_id"].hashed_keys
-    assert told["gender"].features == ("gender",) and told["gender"].hashed_keys
+    assert told["movie_id"].features == ("item.movie_id", "history.movie_id")
+    assert [hot.id for hot in told["movie_id"].hottest] == [str(hot.key) for hot in told["movie_id"].hottest]
+    assert told["gender"].features == ("gender",)
+    assert {hot.id: hot.key for hot in told["gender"].hottest} == {"F": string_key("F"), "M": string_key("M")}
 
 
 def test_a_run_is_reported_with_its_own_data_only(tmp_path: Path) -> None:
