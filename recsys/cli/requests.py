@@ -12,7 +12,7 @@ from rich.text import Text
 
 from recsys.cli.options import ADDRESS, JsonOption, notes, output
 
-AddressOption = Annotated[str, typer.Option("--address", help="host:port of the server.")]
+AddressOption = Annotated[str, typer.Option("--address", help="The server: host:port, or a host alone (port 50051).")]
 UserOption = Annotated[str, typer.Option("--user", help="User id.")]
 TextOption = Annotated[bool, typer.Option("--text-ids", help="The user id is a string, even if of digits.")]
 TopOption = Annotated[int, typer.Option("--top", help="Number of items.")]

@@ -8,12 +8,12 @@
 
 :class:`AsyncClient` has the same methods, awaited. Ids are integers or strings, whichever the
 FeatureSet declares; sequences may be lists or numpy arrays. A string id of which the server knows the key alone
-comes back as an :class:`UnknownText`. Timeouts are in seconds. A
-call that finds the server unavailable is repeated up to twice within its timeout (but not
-:meth:`Client.append_stream`): every call may safely run twice. Errors::
+comes back as an :class:`UnknownText`. Timeouts are in seconds, above 0 and finite. A call that finds the server
+unavailable is repeated up to twice within its timeout (but not :meth:`Client.append_stream`): every call may safely
+run twice. Errors::
 
     RpcError (a RecsysError)      code and message
-    ├── InvalidArgument           also an InvalidInputError; the message says what is allowed
+    ├── InvalidArgument           also an InvalidInputError; the message says what is allowed, sizes of messages too
     ├── NotFound                  also a NotFoundError: no such model
     ├── Overloaded                also an OverloadedError: no room; retry with backoff
     ├── Unavailable               the server is unreachable or draining
@@ -21,9 +21,9 @@ call that finds the server unavailable is repeated up to twice within its timeou
     ├── StoreRefused              also a StoreError: store full, foreign bytes or another layout
     └── DeadlineExceeded          also a TimeoutError
 
-``blocking.py`` and ``aio.py`` are the two clients; ``channel.py`` (connection, retries, statuses to errors) and
-``messages/`` (arguments to messages and back) serve both; ``types.py`` has results and errors. A new call is a method
-of each client, a request and a result in ``messages/``, and a line of ``channel.Calls``.
+``blocking.py`` and ``aio.py`` are the two clients; ``address.py``, ``channel.py`` (connection, retries, statuses to
+errors) and ``messages/`` (arguments to messages and back) serve both; ``types.py`` has results and errors. A new call
+is a method of each client, a request and a result in ``messages/``, and a line of ``channel.Calls``.
 """
 
 from recsys.client.aio import AsyncClient

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 import grpc
 
-from recsys.client.channel import HEALTH, READY_POLL_S, STREAM_S, Calls, errors, left_s, options, serving
+from recsys.client.address import target_of
+from recsys.client.channel import (
+    HEALTH,
+    READY_POLL_S,
+    STREAM_S,
+    Calls,
+    Waiting,
+    check_timeout_s,
+    closed_error,
+    errors,
+    options,
+    serving,
+)
 from recsys.client.messages import feature_store, ranker
 from recsys.client.types import (
     Appended,
@@ -22,6 +33,7 @@ from recsys.client.types import (
     RankQuery,
     Recommendation,
     Retrieval,
+    RpcError,
     UserEvents,
     UserHistory,
 )
@@ -31,8 +43,10 @@ class AsyncClient:
     """:class:`Client` for asyncio: the same calls, awaited. Make it and use it in one event loop."""
 
     def __init__(self, address: str = "127.0.0.1:50051", *, timeout_s: float = 1.0) -> None:
-        self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(address, options=options(address))
+        self._timeout_s = check_timeout_s(timeout_s)
+        target = target_of(address)
+        self._channel = grpc.aio.insecure_channel(target, options=options(target))
+        self._closed = False
         self._calls = Calls(self._channel)
 
     async def rank(
@@ -128,8 +142,9 @@ class AsyncClient:
     ) -> AppendSummary:
         """See :meth:`Client.append_stream`; ``batches`` may also be asynchronous."""
         problem: list[Exception] = []
+        limit_s = self._limit_s(timeout_s, STREAM_S)
         with errors():
-            call = self._calls.append_stream(timeout=STREAM_S if timeout_s is None else timeout_s)
+            call = self._calls.append_stream(timeout=limit_s)
             # In a task of its own: the call may end while the sender has nothing to send.
             sending = asyncio.create_task(_send(batches, call, problem))
             try:
@@ -174,18 +189,25 @@ class AsyncClient:
     async def is_ready(self, *, timeout_s: float | None = None) -> bool:
         """See :meth:`Client.is_ready`."""
         try:
-            return serving(await self._calls.health(HEALTH, timeout=self._limit_s(timeout_s)))
-        except grpc.RpcError:
+            return serving(await self._answer(self._calls.health, HEALTH, timeout_s))
+        except RpcError:
             return False
 
     async def wait_ready(self, *, timeout_s: float = 30.0) -> None:
         """See :meth:`Client.wait_ready`."""
-        deadline_s = time.monotonic() + timeout_s
-        while not await self.is_ready(timeout_s=left_s(deadline_s)):
+        waiting = Waiting(self._limit_s(timeout_s, timeout_s))
+        while True:
+            left_s = waiting.left_s()
+            try:
+                if serving(await self._answer(self._calls.health, HEALTH, left_s)):
+                    return
+            except RpcError as error:
+                waiting.failed(error)
             await asyncio.sleep(READY_POLL_S)
 
     async def close(self) -> None:
         """See :meth:`Client.close`."""
+        self._closed = True
         await self._channel.close(None)
 
     async def __aenter__(self) -> AsyncClient:
@@ -195,11 +217,14 @@ class AsyncClient:
         await self.close()
 
     async def _answer(self, call: Any, request: Any, timeout_s: float | None) -> Any:
+        limit_s = self._limit_s(timeout_s, self._timeout_s)
         with errors():
-            return await call(request, timeout=self._limit_s(timeout_s))
+            return await call(request, timeout=limit_s)
 
-    def _limit_s(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else timeout_s
+    def _limit_s(self, timeout_s: float | None, default_s: float) -> float:
+        if self._closed:
+            raise closed_error()
+        return default_s if timeout_s is None else check_timeout_s(timeout_s)
 
 
 async def _send(batches: Iterable[UserEvents] | AsyncIterable[UserEvents], call: Any, problem: list[Exception]) -> None:

@@ -8,7 +8,19 @@ from typing import Any
 
 import grpc
 
-from recsys.client.channel import HEALTH, READY_POLL_S, STREAM_S, Calls, errors, left_s, options, serving
+from recsys.client.address import target_of
+from recsys.client.channel import (
+    HEALTH,
+    READY_POLL_S,
+    STREAM_S,
+    Calls,
+    Waiting,
+    check_timeout_s,
+    closed_error,
+    errors,
+    options,
+    serving,
+)
 from recsys.client.messages import feature_store, ranker
 from recsys.client.types import (
     Appended,
@@ -21,22 +33,28 @@ from recsys.client.types import (
     RankQuery,
     Recommendation,
     Retrieval,
+    RpcError,
     UserEvents,
     UserHistory,
 )
 
 
 class Client:
-    """Blocking client of the server at ``address`` (``host:port``). Safe to share between threads.
+    """Blocking client of the server at ``address``. Safe to share between threads.
 
     Args:
-        address: where the server is; connecting happens at the first call.
+        address: where the server is: host:port, or a host alone (port 50051); connecting happens at the first call.
         timeout_s: how long a call may take that is given no timeout of its own.
+
+    Raises:
+        InvalidInputError: the address or the timeout is none.
     """
 
     def __init__(self, address: str = "127.0.0.1:50051", *, timeout_s: float = 1.0) -> None:
-        self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(address, options=options(address))
+        self._timeout_s = check_timeout_s(timeout_s)
+        target = target_of(address)
+        self._channel = grpc.insecure_channel(target, options=options(target))
+        self._closed = False
         self._calls = Calls(self._channel)
 
     def rank(
@@ -205,8 +223,9 @@ class Client:
             except Exception as error:
                 problem.append(error)
 
+        limit_s = self._limit_s(timeout_s, STREAM_S)
         with errors():
-            response = self._calls.append_stream(requests(), timeout=STREAM_S if timeout_s is None else timeout_s)
+            response = self._calls.append_stream(requests(), timeout=limit_s)
         if problem:
             raise problem[0]
         return feature_store.append_summary(response)
@@ -280,18 +299,25 @@ class Client:
     def is_ready(self, *, timeout_s: float | None = None) -> bool:
         """Ask whether the server answers and is not draining."""
         try:
-            return serving(self._calls.health(HEALTH, timeout=self._limit_s(timeout_s)))
-        except grpc.RpcError:
+            return serving(self._answer(self._calls.health, HEALTH, timeout_s))
+        except RpcError:
             return False
 
     def wait_ready(self, *, timeout_s: float = 30.0) -> None:
-        """Return once the server is ready; DeadlineExceeded if it is not after ``timeout_s``."""
-        deadline_s = time.monotonic() + timeout_s
-        while not self.is_ready(timeout_s=left_s(deadline_s)):
+        """Return once the server is ready; DeadlineExceeded, with the last reason, if it is not after ``timeout_s``."""
+        waiting = Waiting(self._limit_s(timeout_s, timeout_s))
+        while True:
+            left_s = waiting.left_s()
+            try:
+                if serving(self._answer(self._calls.health, HEALTH, left_s)):
+                    return
+            except RpcError as error:
+                waiting.failed(error)
             time.sleep(READY_POLL_S)
 
     def close(self) -> None:
         """Close the connection; running calls are cancelled."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> Client:
@@ -301,8 +327,11 @@ class Client:
         self.close()
 
     def _answer(self, call: Any, request: Any, timeout_s: float | None) -> Any:
+        limit_s = self._limit_s(timeout_s, self._timeout_s)
         with errors():
-            return call(request, timeout=self._limit_s(timeout_s))
+            return call(request, timeout=limit_s)
 
-    def _limit_s(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else timeout_s
+    def _limit_s(self, timeout_s: float | None, default_s: float) -> float:
+        if self._closed:
+            raise closed_error()
+        return default_s if timeout_s is None else check_timeout_s(timeout_s)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
 import time
@@ -13,6 +12,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2
 
+from recsys.client.address import is_local
 from recsys.client.types import (
     DeadlineExceeded,
     InvalidArgument,
@@ -23,7 +23,9 @@ from recsys.client.types import (
     StoreUnavailable,
     Unavailable,
 )
+from recsys.errors import InvalidInputError
 from recsys.proto import feature_store_pb2, ranker_pb2
+from recsys.proto.limits import MESSAGE_BYTES
 from recsys.proto.trailers import STORE_TRAILER
 
 _RETRIES = {
@@ -50,14 +52,21 @@ _OPTIONS = [
     # A server whose machine is gone says nothing: while calls wait for it, ask whether the connection still stands.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
-    # As much as the server takes; gRPC's own limit is 4 MiB.
-    ("grpc.max_receive_message_length", 16 << 20),
+    # As much as the server takes and sends; gRPC's own limit for what it receives is 4 MiB.
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
     # A connection of its own: a server of several processes serves each connection with one of them.
     ("grpc.use_local_subchannel_pool", 1),
 ]
 READY_POLL_S = 0.05
 STREAM_S = 600.0
 """How long a stream may take that is given no timeout: as the server has it."""
+
+LONGEST_S = 1_000_000
+"""The longest timeout: gRPC takes longer ones as already over."""
+
+_TOO_LARGE = re.compile(r"(CLIENT|SERVER): (Sent|Received) message larger than max \((\d+) vs\. (\d+)\)")
+_CLOSED = "Channel closed!"
 
 _ERRORS: dict[grpc.StatusCode, type[RpcError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
@@ -106,45 +115,80 @@ def errors() -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        code = error.code()
-        kind = _ERRORS.get(code, RpcError)
-        trailers: Any = error.trailing_metadata() or ()
-        if kind is Unavailable and STORE_TRAILER in map(tuple, trailers):
-            kind = StoreUnavailable
-        raise kind(code.name, error.details() or "") from None
+        raise error_of(error) from None
 
 
-def options(address: str) -> list[tuple[str, Any]]:
-    """The options of a channel to ``address``."""
+def error_of(error: Any) -> RpcError:
+    """The error that a call of gRPC ended with, as ours."""
+    code, details = error.code(), error.details() or ""
+    kind = _ERRORS.get(code, RpcError)
+    trailers: Any = error.trailing_metadata() or ()
+    if kind is Unavailable and STORE_TRAILER in map(tuple, trailers):
+        kind = StoreUnavailable
+    # What gRPC itself says in words alone: that of its statuses tells callers to try again, in vain.
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (size := _TOO_LARGE.search(details)):
+        side, verb, found, allowed = size[1], size[2], int(size[3]), int(size[4])
+        request = (side, verb) in (("CLIENT", "Sent"), ("SERVER", "Received"))
+        advice = "send less at a time" if request else "ask for less at a time"
+        what = "request" if request else "answer"
+        return InvalidArgument(code.name, f"the {what} has {found:,} bytes; allowed: {allowed:,}; {advice}")
+    if code is grpc.StatusCode.CANCELLED and details == _CLOSED:
+        return closed_error()
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        details = f"{details or 'unknown call'}: what answers is an older recsys, or another program"
+    if code is grpc.StatusCode.UNAVAILABLE and "Failed parsing HTTP/2" in details:
+        return RpcError(code.name, f"what answers at that address does not speak gRPC: {details}")
+    return kind(code.name, details)
+
+
+def closed_error() -> RpcError:
+    """The error of a call on a client that was closed."""
+    return RpcError("CANCELLED", "this client was closed; make another one")
+
+
+def options(target: str) -> list[tuple[str, Any]]:
+    """The options of a channel to ``target``."""
     # gRPC would ask http_proxy even for this machine's own addresses, where no proxy can reach them.
-    return [*_OPTIONS, ("grpc.enable_http_proxy", 0)] if _is_local(address) else _OPTIONS
+    return [*_OPTIONS, ("grpc.enable_http_proxy", 0)] if is_local(target) else _OPTIONS
 
 
-def _is_local(address: str) -> bool:
-    """True if a gRPC address names this machine.
+def check_timeout_s(timeout_s: float) -> float:
+    """The timeout, if it is one.
 
-    >>> [_is_local(a) for a in ("localhost:1", "127.0.0.2:1", "[::1]:1", "dns:///localhost:1", "unix:/s", "cache:1")]
-    [True, True, True, True, True, False]
+    Raises:
+        InvalidInputError: no number, not a number, infinite, or longer than a call may take.
+        DeadlineExceeded: 0 or less: there is no time left for the call.
     """
-    if address.startswith(("unix:", "unix-abstract:")):
-        return True
-    host = re.sub(r"^(?:dns:(?://[^/]*/)?|ipv4:|ipv6:|/+)", "", address)
-    host = host.partition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return host.lower() == "localhost"
-    return ip.is_loopback or ip.is_unspecified
-
-
-def left_s(deadline_s: float) -> float:
-    """Seconds until a moment of ``time.monotonic``; DeadlineExceeded when it has passed."""
-    left_s = deadline_s - time.monotonic()
-    if left_s <= 0:
-        raise DeadlineExceeded("DEADLINE_EXCEEDED", "the server is not ready")
-    return left_s
+    number: Any = timeout_s
+    # float() takes numpy's numbers, but texts too; nan is not smaller than anything.
+    if isinstance(number, str | bytes | bool) or not hasattr(number, "__float__") or not float(number) <= LONGEST_S:
+        raise InvalidInputError(
+            f"timeout_s is {timeout_s!r}; allowed: a number of seconds up to {LONGEST_S:,} (0 or less: none is left)"
+        )
+    if timeout_s <= 0:
+        raise DeadlineExceeded("DEADLINE_EXCEEDED", f"timeout_s is {timeout_s}: no time was left for the call")
+    return float(timeout_s)
 
 
 def serving(response: health_pb2.HealthCheckResponse) -> bool:
     """True if a health check says so."""
     return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+class Waiting:
+    """The time for which a caller waits for a server, and why it is not ready yet."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._deadline_s = time.monotonic() + timeout_s
+        self._reason = "it is draining"
+
+    def failed(self, error: RpcError) -> None:
+        """Note the last reason."""
+        self._reason = str(error)
+
+    def left_s(self) -> float:
+        """Seconds left; DeadlineExceeded when there are none."""
+        left_s = self._deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded("DEADLINE_EXCEEDED", f"the server is not ready: {self._reason}")
+        return left_s

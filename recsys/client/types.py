@@ -33,7 +33,7 @@ class RpcError(RecsysError):
 
 
 class InvalidArgument(RpcError, InvalidInputError):
-    """The request is not allowed; the message says which field, what arrived, what is allowed."""
+    """The request is not allowed, or too large, or its answer is; the message says what arrived, what is allowed."""
 
 
 class NotFound(RpcError, NotFoundError):
@@ -57,7 +57,7 @@ class StoreRefused(RpcError, StoreError):
 
 
 class DeadlineExceeded(RpcError, TimeoutError):
-    """No answer within the timeout."""
+    """No answer within the timeout, or none left: a timeout of 0 or less."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Protobuf code that ``scripts/generate_protos.py`` generates, and the trailers that server and client both know."""
+"""Protobuf code that ``scripts/generate_protos.py`` generates; trailers and limits that server and client both know."""

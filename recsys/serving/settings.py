@@ -51,7 +51,7 @@ class Settings:
     retrieval: Path | None = _setting(
         None, "folder of a retrieval bundle to serve beside it, for Retrieve and Recommend", kind=Path
     )
-    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 or [::] for all", kind=str)
+    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 or :: for all", kind=str)
     port: int = _setting(50051, "port to listen on; 0 picks a free one", kind=int, low=0, high=65535)
     metrics_port: int | None = _setting(
         None,
@@ -179,6 +179,9 @@ class Settings:
     def __post_init__(self) -> None:
         for setting in dataclasses.fields(self):
             _check(setting.name, setting, getattr(self, setting.name))
+        if ":" in self.host and not self.host.startswith("["):
+            # An IPv6 address: before a port it stands in brackets.
+            object.__setattr__(self, "host", f"[{self.host}]")
 
 
 def bundle_folder(settings: Settings) -> Path:

@@ -38,7 +38,7 @@ from recsys.serving.process.watchdog import HealthReporter, make_private_address
 from recsys.serving.rpc.interceptors import Interceptor, list_interceptors
 from recsys.serving.rpc.methods import METHODS, SERVICES
 from recsys.serving.rpc.ranker_service import RankerService
-from recsys.serving.rpc.registration import add_services
+from recsys.serving.rpc.registration import MESSAGE_OPTIONS, add_services
 from recsys.serving.rpc.store_service import MAX_STREAMS, FeatureStoreService
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry
@@ -198,8 +198,7 @@ def _grpc_server(
     options = [
         # Two servers on one port each get some of the connections; off, so that the second fails.
         ("grpc.so_reuseport", int(share_port)),
-        # The most that max_candidates allows, with long string ids.
-        ("grpc.max_receive_message_length", 16 << 20),
+        *MESSAGE_OPTIONS,
         # Clients may ask so often whether the connection still stands; gRPC's own limit is five minutes.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ]

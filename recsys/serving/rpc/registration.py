@@ -8,9 +8,13 @@ from grpc_health.v1.health import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from recsys.proto import feature_store_pb2_grpc, ranker_pb2_grpc
+from recsys.proto.limits import MESSAGE_BYTES
 from recsys.serving.rpc.methods import SERVICES
 from recsys.serving.rpc.ranker_service import RankerService
 from recsys.serving.rpc.store_service import FeatureStoreService
+
+MESSAGE_OPTIONS = (("grpc.max_receive_message_length", MESSAGE_BYTES), ("grpc.max_send_message_length", MESSAGE_BYTES))
+"""Options of a server of these services: the longest messages."""
 
 
 def add_services(
