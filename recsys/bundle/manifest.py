@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from recsys.errors import nearest
 from recsys.features.feature_set import FeatureSet
+from recsys.features.number_transform import NumberTransform, transforms_from_dict, transforms_to_dict
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -155,6 +156,7 @@ class Manifest:
         compute: None if every matrix product is of float32.
         state: None if the model reads a user's events anew for each request; otherwise the bundle also has a graph
             ``encode``.
+        numbers: input of the graphs -> how the model reads that numeric feature; the graphs hold the same.
     """
 
     model: str
@@ -168,6 +170,7 @@ class Manifest:
     quantization: Quantization | None = None
     compute: Compute | None = None
     state: StateInfo | None = None
+    numbers: Mapping[str, NumberTransform] = field(default_factory=dict)
     created_at: str = ""
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -198,6 +201,9 @@ def manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
         del values[name]
         if part is not None:
             values[name] = dataclasses.asdict(part)
+    del values["numbers"]
+    if manifest.numbers:
+        values["numbers"] = transforms_to_dict(manifest.numbers)
     values["files"] = {name: {"size_bytes": size, "sha256": digest} for name, (size, digest) in manifest.files.items()}
     return values
 
@@ -238,6 +244,7 @@ def manifest_from_dict(values: dict[str, Any]) -> Manifest:
         quantization=Quantization(**values["quantization"]) if "quantization" in values else None,
         compute=Compute(**values["compute"]) if "compute" in values else None,
         state=StateInfo(**values["state"]) if "state" in values else None,
+        numbers=transforms_from_dict(values.get("numbers", {})),
         created_at=values["created_at"],
         files={name: (int(f["size_bytes"]), str(f["sha256"])) for name, f in values["files"].items()},
     )

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from recsys.cli.options import JsonOption, load_features, output
+from recsys.cli.options import JsonOption, load_features, load_number_transforms, output
 from recsys.features.changes import changes, store_need
 from recsys.features.entities import entity_dtype
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
 from recsys.features.history.records import event_dtype, layout_fingerprint
 from recsys.features.history.rules import identity_fields, inherited_attributes
+from recsys.features.number_transform import NumberTransform
 
 app = typer.Typer(no_args_is_help=True, help="Look at a FeatureSet, validate it, and see what a change of it needs.")
 
-_SOURCE = "A JSON file, a bundle's folder, a prepared table's folder, or movielens_1m."
+_SOURCE = "A JSON file, the folder of a bundle, of a run or of a prepared table, or movielens_1m."
 SourceArgument = Annotated[str, typer.Argument(help=_SOURCE)]
 
 
@@ -30,7 +32,7 @@ def show(source: SourceArgument, as_json: JsonOption = False) -> None:
         print(features.to_json())
         return
     output.print(f"[bold]{features.name}[/bold]  fingerprint {features.fingerprint()}\n")
-    table = Table("side", "feature", "kind", "ids", "table or default", "stored as", box=None)
+    table = Table("side", "feature", "kind", "ids", "table or transform", "stored as", box=None)
     for name in features.entity_names():
         entity = features.entity(name)
         for feature in (entity.id, *entity.features):
@@ -43,6 +45,9 @@ def show(source: SourceArgument, as_json: JsonOption = False) -> None:
     output.print(table)
     for line in (*_row_lines(features), *_history_lines(features)):
         output.print(line, highlight=False, soft_wrap=True)
+    if transforms := load_number_transforms(source):
+        output.print("\nas the model reads numbers:")
+        output.print(numbers_table(transforms))
 
 
 @app.command()
@@ -83,6 +88,19 @@ def diff(
     output.print(f"\n{_ADVICE[store_need(found)]}\n{_MODEL_ADVICE[model]}", highlight=False, soft_wrap=True)
 
 
+def numbers_table(transforms: Mapping[str, NumberTransform]) -> Table:
+    """How a model reads numeric features, to print."""
+    table = Table("number", "read as", box=None)
+    for heading in ("missing", "least", "median", "most"):
+        table.add_column(heading, justify="right")
+    table.add_column("why", overflow="fold")
+    for name, each in transforms.items():
+        missing = f"{each.missing / each.samples:.1%}" if each.missing else ""
+        facts = (f"{value:.6g}" for value in (each.least, each.median, each.most))
+        table.add_row(name, each.kind, missing, *facts, each.why)
+    return table
+
+
 _ADVICE = {
     "nothing": "Store: nothing to do.",
     "backfill": "Store: what is stored stays readable and lacks the new; load it again with `recsys materialize`. "
@@ -95,7 +113,8 @@ _MODEL_ADVICE = {False: "Models: keep.", True: "Models: train and export anew."}
 
 def _kind(feature: Feature) -> tuple[str, str, str]:
     if not isinstance(feature, Categorical):
-        return "numeric", "", f"{feature.default:g}"
+        default = "" if feature.default is None else f", missing is {feature.default:g}"
+        return "numeric", "", f"{feature.transform}{default}"
     many = f" x {feature.max_values}" if feature.max_values > 1 else ""
     return "categorical", feature.id_type + many, feature.table
 

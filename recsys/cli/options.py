@@ -15,6 +15,7 @@ from recsys.data.sources.raw_log import LOGS, MOVIELENS_1M
 from recsys.errors import ConfigError, InvalidInputError, nearest
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import layout_fingerprint
+from recsys.features.number_transform import NumberTransform
 from recsys.files import read_text
 from recsys.serving.settings import Settings
 
@@ -117,13 +118,15 @@ def load_features(text: str) -> FeatureSet:
         from recsys.bundle import read_manifest
 
         return read_manifest(path).feature_set
+    if (path / "features.json").is_file() and (path / "config.json").is_file():
+        return load_features(str(path / "features.json"))
     if path.is_dir():
         return open_table(path).features
     if text in LOGS:
         return MOVIELENS_1M  # the synthetic log has the same
     raise ConfigError(
-        f"features {text!r}: no such file or folder; allowed: a JSON file, a bundle's or a prepared log's folder, "
-        f"{' or '.join(LOGS)}"
+        f"features {text!r}: no such file or folder; allowed: a JSON file, the folder of a bundle, of a run or of a "
+        f"prepared log, {' or '.join(LOGS)}"
     )
 
 
@@ -139,6 +142,24 @@ def read_features(path: Path) -> FeatureSet:
         return FeatureSet.from_json(text)
     except InvalidInputError as error:
         raise InvalidInputError(f"{path}: {error}") from error
+
+
+def load_number_transforms(text: str) -> dict[str, NumberTransform]:
+    """How the model in a folder reads numeric features, by input name; empty if it is no bundle and no run.
+
+    Raises:
+        BundleError, DataFileError: it is one, but cannot be read.
+    """
+    path = Path(text)
+    if (path / "manifest.json").is_file():
+        from recsys.bundle import read_manifest
+
+        return dict(read_manifest(path).numbers)
+    if (path / "config.json").is_file():
+        from recsys.training.run.folder import NUMBERS, load_numbers
+
+        return load_numbers(path / NUMBERS)
+    return {}
 
 
 def open_table(path: Path) -> EventTable:

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from recsys.cli.features import numbers_table
 from recsys.cli.options import (
     WORK_DIR,
     DataOption,
@@ -155,6 +156,7 @@ def train(
             report=report,
             show_plan=lambda planned: console.print(plan_table(planned)),
             show_start=lambda taken: console.print(str(taken), markup=False, highlight=False),
+            show_numbers=lambda transforms: console.print(numbers_table(transforms)),
         )
     if not is_first():
         return

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from recsys.embeddings.numbers import NumberInputs, Side
 from recsys.embeddings.quantize import QuantizedRows, QuantizedTable
 from recsys.embeddings.row_maps.row_map import UNKNOWN_ROW, RowMap, RowMapModule
 from recsys.embeddings.tables import QUERY, combine, module_name
@@ -20,17 +21,24 @@ from recsys.features.feature_set import Categorical
 
 
 class DenseTwin(nn.Module):
-    """Tables and row maps.
+    """Tables, row maps, and transforms of numbers.
 
     Args:
         weights: physical table -> rows, [V, D] float32, or as they are stored.
         row_maps: table -> map from keys to rows of physical tables.
+        numbers: the trained model's.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor | QuantizedTable], row_maps: Mapping[str, RowMap]) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor | QuantizedTable],
+        row_maps: Mapping[str, RowMap],
+        numbers: NumberInputs,
+    ) -> None:
         super().__init__()
         self.rows = nn.ModuleDict({module_name(table): QuantizedRows(_stored(w)) for table, w in weights.items()})
         self.maps = nn.ModuleDict({module_name(table): row_map.module() for table, row_map in row_maps.items()})
+        self.numbers = numbers
         self.combine = {table: row_map.combine for table, row_map in row_maps.items()}
 
     def lookup(self, keys: Tensor, feature: Categorical) -> Tensor:
@@ -74,6 +82,7 @@ class RawInputs:
             return self._twin.unknown(feature, next(iter(self._tensors.values())))
         return self._twin.lookup(self._tensors[name], feature)
 
-    def numbers(self, name: str) -> Tensor:
+    def numbers(self, side: Side) -> Tensor:
         """See ``vectors.Inputs``."""
-        return self._tensors[name]
+        transformed: Tensor = self._twin.numbers(side, self._tensors)
+        return transformed

@@ -9,6 +9,7 @@ the widths of the user, of the item's other features, and of an event.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -17,28 +18,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recsys.embeddings.jagged import gather_rows
+from recsys.embeddings.numbers import NumberInputs, Side
 from recsys.embeddings.tables import ITEM, QUERY, TensorBatch
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
 
 
 class Inputs(Protocol):
-    """Source of the vector or number of an input."""
+    """Source of the vectors and numbers of inputs."""
 
     def vectors(self, name: str, feature: Categorical) -> Tensor:
         """[N, D]: the embedding of a single value, or the mean over the values present (zero if none)."""
         ...
 
-    def numbers(self, name: str) -> Tensor:
-        """[N], float32."""
+    def numbers(self, side: Side) -> Tensor:
+        """[N, F], float32: the transformed numeric features of a side, in declared order."""
         ...
 
 
 class LookedUp:
     """Inputs of a training batch: each feature gathers from its table's distinct rows."""
 
-    def __init__(self, batch: TensorBatch, table_rows: Mapping[str, Tensor]) -> None:
+    def __init__(self, batch: TensorBatch, table_rows: Mapping[str, Tensor], numbers: NumberInputs) -> None:
         self._batch = batch
         self._rows = table_rows
+        self._numbers = numbers
 
     def vectors(self, name: str, feature: Categorical) -> Tensor:
         """See :class:`Inputs`."""
@@ -50,9 +53,10 @@ class LookedUp:
             return mean_of_present(F.embedding(slots.where(slots >= 0, len(rows)), padded), slots >= 0)
         return gather_rows(rows, slots)
 
-    def numbers(self, name: str) -> Tensor:
+    def numbers(self, side: Side) -> Tensor:
         """See :class:`Inputs`."""
-        return self._batch.numbers[name]
+        transformed: Tensor = self._numbers(side, self._batch.numbers)
+        return transformed
 
 
 def mean_of_present(vectors_NKD: Tensor, present_NK: Tensor) -> Tensor:
@@ -64,7 +68,7 @@ def mean_of_present(vectors_NKD: Tensor, present_NK: Tensor) -> Tensor:
 
 def user_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
     """User id, user features and context, concatenated; [N, U]."""
-    return _concatenate((features.user_id, *features.user, *features.context), inputs)
+    return _concatenate((features.user_id, *features.user, *features.context), inputs, side="user")
 
 
 def item_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
@@ -73,7 +77,7 @@ def item_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
     if not rest:
         query = inputs.vectors(f"{ITEM}{features.item_id.name}", features.item_id)
         return query[:, :0]
-    return _concatenate(rest, inputs, ITEM)
+    return _concatenate(rest, inputs, side="item")
 
 
 def query_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
@@ -115,11 +119,18 @@ def _not_in_events(features: FeatureSet) -> tuple[Feature, ...]:
     return tuple(f for f in features.item if f.name not in compared)
 
 
-def _concatenate(parts: Sequence[Feature], inputs: Inputs, prefix: str = "") -> Tensor:
-    named = [(f"{prefix}{f.name}", f) for f in parts]
-    return torch.cat(
-        [inputs.vectors(n, f) if isinstance(f, Categorical) else inputs.numbers(n)[:, None] for n, f in named], dim=1
-    )
+def _concatenate(parts: Sequence[Feature], inputs: Inputs, *, side: Side) -> Tensor:
+    """Vectors and numbers in declared order; numbers next to each other are one part."""
+    prefix = ITEM if side == "item" else ""
+    runs = [(is_id, list(run)) for is_id, run in itertools.groupby(parts, key=lambda f: isinstance(f, Categorical))]
+    sizes = [len(run) for is_id, run in runs if not is_id]
+    numbers = iter(torch.split(inputs.numbers(side), sizes, dim=1) if sizes else ())
+    joined: list[Tensor] = []
+    for is_id, run in runs:
+        joined += [inputs.vectors(f"{prefix}{f.name}", f) for f in run if isinstance(f, Categorical)]
+        if not is_id:
+            joined.append(next(numbers))
+    return torch.cat(joined, dim=1)
 
 
 def _widths(parts: Sequence[Feature], dims: Mapping[str, int]) -> tuple[int, ...]:

@@ -99,7 +99,7 @@ def export_bundle(
     trained.model.eval()
     net = build_frozen_net(trained)
     stored = stored_tables(trained, quantize)
-    twin = DenseTwin(stored, trained.row_maps).eval()
+    twin = DenseTwin(stored, trained.row_maps, trained.model.module.numbers).eval()
     with bundle_writer(path, overwrite=overwrite) as writer:
         tables: dict[str, TableInfo] = {}
         graphs = _write_graphs(UserGraph(features, net=net, twin=twin), writer.folder, tables)
@@ -127,6 +127,7 @@ def export_bundle(
                 quantization=quantization,
                 compute=changed,
                 state=_state_info(net),
+                numbers=trained.numbers,
                 training={
                     "recipe": trained.config.recipe,
                     "config": json.loads(to_json(trained.config)),

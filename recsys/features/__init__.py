@@ -3,5 +3,6 @@
 - ``feature_set.py``: the FeatureSet, declared; ``changes.py``: what going from one to another takes;
 - ``hashing.py``: ids to 62-bit keys; ``names.py``: keys back to texts; ``hot_ids.py``: the ids met most often;
 - ``columns.py``: raw values to columns; ``entities.py``: columns to packed rows; ``encode.py``: a request's inputs;
+- ``number_transform.py``: how models read numeric features, fitted to training samples;
 - ``history/``: packed events, and the rules of a history.
 """

@@ -104,8 +104,10 @@ def _list_changes(
 
 def _feature_change(where: str, old: Feature, new: Feature, *, read_by_models: bool, packed: bool) -> Change:
     if not isinstance(old, Categorical) and not isinstance(new, Categorical):
-        what = f"{where} feature {old.name}: default {old.default} -> {new.default}: stored rows hold the old one"
-        return Change(what=what, store="backfill", model=read_by_models)
+        what = f"{where} feature {old.name}: {_differences(old, new)}"
+        if old.default == new.default:
+            return Change(what=what, store="nothing", model=read_by_models)
+        return Change(what=f"{what}: stored rows hold the old default", store="backfill", model=read_by_models)
     what = f"{where} feature {old.name}: {_differences(old, new)}"
     same_bytes = (
         isinstance(old, Categorical)

@@ -70,7 +70,7 @@ def checked_column(feature: Feature, values: Any) -> tuple[Column, Refusals]:
 def missing_column(feature: Feature, length: int) -> Column:
     """The column that stands for ``length`` missing values of a feature."""
     if isinstance(feature, Numeric):
-        return np.full(length, feature.default, dtype=np.float32)
+        return np.full(length, feature.missing, dtype=np.float32)
     shape = (length,) if feature.max_values == 1 else (length, feature.max_values)
     return np.full(shape, MISSING, dtype=np.int64)
 
@@ -113,13 +113,13 @@ def padded(feature: Categorical, flat: Int64Array, owner: Int64Array, *, rows: i
 
 
 def number_column(feature: Numeric, values: Any) -> tuple[Float32Array, Refusals]:
-    """Numbers as float32, the feature's default for none; and which are refused."""
+    """Numbers as float32, ``Numeric.missing`` for none; and which are refused."""
     _check_flat(feature.name, values)
     numbers, refused = float_column(feature.name, values)
     with np.errstate(over="ignore"):
-        found = np.where(np.isnan(numbers), feature.default, numbers).astype(np.float32)
-    if not np.isfinite(found).all():
-        places = np.flatnonzero(~np.isfinite(found)).tolist()
+        found = np.where(np.isnan(numbers), feature.missing, numbers).astype(np.float32)
+    if np.isinf(found).any():
+        places = np.flatnonzero(np.isinf(found)).tolist()
         refused |= {i: RefusedValueError(feature.name, values[i], verdicts.ONE_NUMBER) for i in places}
     return found, refused
 

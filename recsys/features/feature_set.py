@@ -21,15 +21,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from recsys.errors import InvalidInputError, nearest
 
 IdType = Literal["int", "string"]
 Storage = Literal["i64", "i32", "u8"]
+Transform = Literal["auto", "standardise", "signed_log", "quantile", "none"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
 _RESERVED = frozenset({"timestamp", "arrival", "label", "logits", "scores"})
@@ -76,18 +78,35 @@ class Categorical:
 
 @dataclass(frozen=True, kw_only=True)
 class Numeric:
-    """A feature whose value is one finite float32. ``default`` stands in when it is missing."""
+    """A feature whose value is one finite float32. It is stored, logged and sent as it is; a model transforms it first.
+
+    Args:
+        name: lower-case identifier, unique within the user, item or context side.
+        default: stands for a missing value, and is read as if it had been given. None: a missing value is stored
+            as NaN, and a model reads it as the centre of what it was trained on.
+        transform: ``standardise``, ``signed_log`` (logarithm of the magnitude, then standardise), ``quantile``
+            (the number of its quantile bucket, then standardise), ``none``, or ``auto``: chosen from the training
+            samples (``number_transform.py``).
+    """
 
     name: str
-    default: float = 0.0
+    default: float | None = None
+    transform: Transform = "auto"
 
     def __post_init__(self) -> None:
         _check_name(self.name)
         # NaN would also make a FeatureSet unequal to itself.
-        if not abs(self.default) <= _FLOAT32_MAX:
+        if self.default is not None and not abs(self.default) <= _FLOAT32_MAX:
             raise InvalidInputError(
-                f"feature {self.name!r}: default is {self.default}; allowed: a finite float32 number"
+                f"feature {self.name!r}: default is {self.default}; allowed: a finite float32 number, or none for a "
+                "missing value that stays missing"
             )
+        _check_choice(self.name, "transform", self.transform, get_args(Transform))
+
+    @property
+    def missing(self) -> float:
+        """The stored value of a missing one: the default, or NaN."""
+        return math.nan if self.default is None else self.default
 
 
 Feature = Categorical | Numeric
@@ -293,7 +312,10 @@ def fingerprint(text: str) -> str:
 
 
 def _feature_to_dict(feature: Feature) -> dict[str, Any]:
-    return {"kind": "categorical" if isinstance(feature, Categorical) else "numeric", **asdict(feature)}
+    values = {"kind": "categorical" if isinstance(feature, Categorical) else "numeric", **asdict(feature)}
+    if values.get("transform") == "auto":
+        del values["transform"]  # fingerprints of FeatureSets from before there was one stay
+    return values
 
 
 def _feature_from_dict(values: dict[str, Any]) -> Feature:

@@ -88,7 +88,7 @@ class ParityReport:
         for feature, theirs in offline.items():
             ours = online[feature]
             self.values += theirs.size
-            if ours.shape != theirs.shape or not np.array_equal(ours, theirs):
+            if ours.shape != theirs.shape or not np.array_equal(ours, theirs, equal_nan=theirs.dtype.kind == "f"):
                 self.different += 1
                 self.features[feature] += 1
                 if len(self.differences) < SHOWN:

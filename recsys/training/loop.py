@@ -21,6 +21,7 @@ from recsys.embeddings.tables import BatchConverter
 from recsys.errors import ConfigError
 from recsys.evaluation.evaluate import Metrics, measure
 from recsys.evaluation.predictions import FILE, Predictions, write_predictions
+from recsys.features.number_transform import NumberTransform
 from recsys.training.config import RunConfig
 from recsys.training.distributed.data_parallel import mean_loss, samples_in_step, share_of_loss
 from recsys.training.distributed.processes import lost_processes_named, on_first, together, world
@@ -53,6 +54,7 @@ def train(
     report: Callable[[TrainingProgress], None] = lambda progress: None,
     show_plan: Callable[[list[PlannedTable]], None] = lambda plan: None,
     show_start: Callable[[WarmStart], None] = lambda start: None,
+    show_numbers: Callable[[Mapping[str, NumberTransform]], None] = lambda transforms: None,
 ) -> RunResult:
     """Train, evaluate after each epoch or every ``train.evaluate_every`` steps, and write everything to ``run_dir``.
 
@@ -68,6 +70,7 @@ def train(
         report: called after every step and every evaluation, in the first process.
         show_plan: called before the first step, in the first process.
         show_start: called after a warm start, in the first process.
+        show_numbers: called before the first step with how numeric features are read, in the first process.
 
     Raises:
         ConfigError: ``run_dir`` cannot be written, holds a run and ``resume`` is false, holds one of
@@ -85,7 +88,7 @@ def train(
     kept = samples_since(dataset, config.data.since)
     validate_dataset(config, kept)
     start_process_group(device)
-    listeners = Listeners(report=report, show_plan=show_plan, show_start=show_start)
+    listeners = Listeners(report=report, show_plan=show_plan, show_start=show_start, show_numbers=show_numbers)
     if world().rank > 0:
         listeners = Listeners()
     with lost_processes_named():

@@ -27,7 +27,8 @@ def first_not_finite(output: StepOutput, net: nn.Module) -> str:
         net: its parameters, and their gradients where there are any.
     """
     parts = [
-        ("numeric feature {!r}", output.batch.tensors.numbers.items()),
+        # NaN is a missing value there.
+        ("numeric feature {!r}", ((n, v[~v.isnan()]) for n, v in output.batch.tensors.numbers.items())),
         ("the rows of table {!r}", output.rows.items()),
         ("parameter {!r} of the network", net.named_parameters()),
         ("the logits{}", (("", output.logits_B),)),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 
 from recsys.embeddings.sharding.plan import PlannedTable
 from recsys.evaluation.evaluate import Metrics
+from recsys.features.number_transform import NumberTransform
 from recsys.training.trained import TrainedModel
 from recsys.training.warm_start.apply import WarmStart
 
@@ -65,11 +66,13 @@ class Listeners:
         report: of every step and evaluation.
         show_plan: of where tables are, before the first step.
         show_start: of what a warm start took.
+        show_numbers: of how numeric features are read, by input name, if there are any.
     """
 
     report: Callable[[TrainingProgress], None] = lambda progress: None
     show_plan: Callable[[list[PlannedTable]], None] = lambda plan: None
     show_start: Callable[[WarmStart], None] = lambda start: None
+    show_numbers: Callable[[Mapping[str, NumberTransform]], None] = lambda transforms: None
 
 
 def plan_table(planned: Sequence[PlannedTable]) -> Table:

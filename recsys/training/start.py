@@ -12,10 +12,12 @@ import torch
 from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.ids import map_ids
 from recsys.data.samples.loader import BatchLoader
+from recsys.data.samples.numbers import fit_numbers
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.embeddings.sharding.plan import describe_plan
 from recsys.errors import ConfigError, RecsysError
 from recsys.features.feature_set import FeatureSet
+from recsys.features.number_transform import NumberTransform
 from recsys.training.config import RunConfig
 from recsys.training.distributed.data_parallel import as_one_process, check_samples_per_step, seed_process
 from recsys.training.distributed.processes import first_before_others, gather, together, world
@@ -23,11 +25,21 @@ from recsys.training.early_stopping import EarlyStopping
 from recsys.training.precision import Precision
 from recsys.training.reports import Listeners
 from recsys.training.run.checkpoint import Checkpoint, restore
-from recsys.training.run.folder import CHECKPOINT, load_row_maps, open_run, read_config, save_row_maps
+from recsys.training.run.folder import (
+    CHECKPOINT,
+    NUMBERS,
+    load_numbers,
+    load_row_maps,
+    open_run,
+    read_config,
+    save_numbers,
+    save_row_maps,
+)
 from recsys.training.tables.plan import build_row_maps, table_specs
 from recsys.training.trained import TrainedModel, build
 from recsys.training.warm_start.apply import start_warm
 from recsys.training.warm_start.incremental import grown_row_maps
+from recsys.training.warm_start.numbers import kept_numbers
 from recsys.training.warm_start.source import WarmStartSource, open_source
 
 
@@ -91,12 +103,17 @@ def start(
     torch.manual_seed(settings.seed)
     with _taken_back_if_refused(run_dir, new=checkpoint is None):
         row_maps = first_before_others(lambda: _row_maps(config, dataset, run_dir, source, new=checkpoint is None))
-        trained = build(config, dataset.table.features, row_maps, device=device, data_fingerprint=fingerprint)
+        numbers = first_before_others(lambda: _numbers(config, dataset, run_dir, source, new=checkpoint is None))
+        trained = build(
+            config, dataset.table.features, row_maps, device=device, data_fingerprint=fingerprint, numbers=numbers
+        )
     model, net = trained.model, trained.model.module.net
     precision.unscale_gradients_of(model.module.tables)
     listeners.show_plan(
         describe_plan(model.plan, table_specs(config.tables, config.rows, row_maps), optimizer=config.tables.optimizer)
     )
+    if numbers:
+        listeners.show_numbers(numbers)
     dataset = map_ids(dataset, {name: row_map.lookup for name, row_map in row_maps.items()})
     run = TrainingRun(
         folder=run_dir,
@@ -168,6 +185,17 @@ def _row_maps(
     return load_row_maps(run_dir / "row_maps.npz")
 
 
+def _numbers(
+    config: RunConfig, dataset: Dataset, run_dir: Path, source: WarmStartSource | None, *, new: bool
+) -> dict[str, NumberTransform]:
+    """Transforms of the run's folder, which the first process fits for a new run; layers taken keep theirs."""
+    if new and world().rank == 0:
+        keeps = source is not None and source.kind == config.model.kind
+        made = kept_numbers(dataset, source.numbers) if source is not None and keeps else fit_numbers(dataset)
+        save_numbers(made, run_dir / NUMBERS)
+    return load_numbers(run_dir / NUMBERS)
+
+
 @contextmanager
 def _taken_back_if_refused(run_dir: Path, *, new: bool) -> Iterator[None]:
     """A configuration that its data refuses must not leave a run in the way of the corrected one."""
@@ -175,6 +203,6 @@ def _taken_back_if_refused(run_dir: Path, *, new: bool) -> Iterator[None]:
         yield
     except RecsysError:  # in the processes that did not refuse it, of another kind
         if new and world().rank == 0:
-            for name in ("config.json", "row_maps.npz", "features.json", "data.json"):
+            for name in ("config.json", "row_maps.npz", NUMBERS, "features.json", "data.json"):
                 (run_dir / name).unlink(missing_ok=True)
         raise

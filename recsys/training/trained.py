@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.fingerprint import data_fingerprint
 from recsys.data.samples.ids import map_ids
+from recsys.embeddings.numbers import NumberInputs
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.embeddings.sharding.plan import PlannedTable, Sharding, describe_plan, plan_tables
 from recsys.embeddings.sharding.shard import fuse_optimizer, shard, start_process_group
@@ -21,13 +22,14 @@ from recsys.errors import ConfigError
 from recsys.evaluation.evaluate import Metrics, measure, predict
 from recsys.evaluation.predictions import Predictions, predictions_of
 from recsys.features.feature_set import FeatureSet
+from recsys.features.number_transform import NumberTransform
 from recsys.models.ranking.model import RankingModel, build_net
 from recsys.training.config import RunConfig, TableConfig
 from recsys.training.distributed.data_parallel import predict_together
 from recsys.training.distributed.processes import on_first
 from recsys.training.distributed.sync_normalization import use_sync_normalization
 from recsys.training.run.checkpoint import load, restore
-from recsys.training.run.folder import compare_data, load_row_maps, read_run, weights_file
+from recsys.training.run.folder import NUMBERS, compare_data, load_numbers, load_row_maps, read_run, weights_file
 from recsys.training.tables.initial_rows import initialise
 from recsys.training.tables.plan import build_row_maps, table_dims, table_specs
 from recsys.training.warm_start.incremental import samples_since
@@ -37,7 +39,8 @@ from recsys.training.warm_start.incremental import samples_since
 class TrainedModel:
     """A model with what is needed to feed it.
 
-    ``data_fingerprint`` names the data it was trained on; None: it was not trained.
+    ``data_fingerprint`` names the data it was trained on; None: it was not trained. ``numbers``: how it reads numeric
+    features, by input name; those that are not there, as they come.
     """
 
     config: RunConfig
@@ -47,6 +50,7 @@ class TrainedModel:
     convert: BatchConverter
     device: torch.device
     data_fingerprint: str | None = None
+    numbers: Mapping[str, NumberTransform] = field(default_factory=dict)
 
 
 def default_device() -> torch.device:
@@ -63,8 +67,9 @@ def build(
     *,
     device: torch.device,
     data_fingerprint: str | None = None,
+    numbers: Mapping[str, NumberTransform] | None = None,
 ) -> TrainedModel:
-    """An untrained model, its tables initialised.
+    """An untrained model, its tables initialised. Without ``numbers`` it reads numeric features as they come.
 
     Raises:
         ConfigError: the configuration names a table that the FeatureSet does not have, or the model reads a
@@ -76,6 +81,7 @@ def build(
         features,
         tables=EmbeddingTables(specs, row_maps),
         net=net,
+        numbers=NumberInputs(features, numbers or {}),
         distinct_events=config.model.reads == "distinct_events",
     )
     fuse_optimizer(model.tables, name=config.tables.optimizer, learning_rate=config.tables.learning_rate)
@@ -84,7 +90,9 @@ def build(
     sharded = shard(model, table_names=[spec.name for spec in specs], device=device, sharding=_sharding(config.tables))
     initialise(sharded, row_maps)
     convert = BatchConverter(features, row_maps)
-    return TrainedModel(config, features, dict(row_maps), sharded, convert, device, data_fingerprint)
+    return TrainedModel(
+        config, features, dict(row_maps), sharded, convert, device, data_fingerprint, numbers=numbers or {}
+    )
 
 
 def plan_run(
@@ -121,7 +129,8 @@ def load_run(run_dir: Path, *, device: torch.device | None = None) -> TrainedMod
     config, features, fingerprint = read_run(run_dir)
     row_maps = load_row_maps(run_dir / "row_maps.npz")
     device = device or torch.device("cpu")
-    trained = build(config, features, row_maps, device=device, data_fingerprint=fingerprint)
+    numbers = load_numbers(run_dir / NUMBERS)
+    trained = build(config, features, row_maps, device=device, data_fingerprint=fingerprint, numbers=numbers)
     restore(load(weights_file(run_dir)), trained.model)
     trained.model.eval()
     return trained

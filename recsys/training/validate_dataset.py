@@ -58,9 +58,9 @@ def _check_numbers(dataset: Dataset) -> None:
     sides = {"user": dataset.user, "item": dataset.item, "context": dataset.context, "history": dataset.history}
     for side, columns in sides.items():
         for name, column in columns.items():
-            if column.dtype.kind == "f" and not np.isfinite(column).all():
-                bad = np.flatnonzero(~np.isfinite(column))
+            if column.dtype.kind == "f" and np.isinf(column).any():
+                bad = np.flatnonzero(np.isinf(column))
                 raise InvalidInputError(
                     f"numeric {side} feature {name!r}: {len(bad):,} of {len(column):,} values are not finite, the "
-                    f"first {column[bad[0]]} in row {bad[0]}; give its default for a value that is missing"
+                    f"first {column[bad[0]]} in row {bad[0]}; allowed: finite numbers, and NaN for a missing one"
                 )

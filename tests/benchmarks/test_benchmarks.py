@@ -74,6 +74,7 @@ FIGURES = {
         "sort_log.duckdb_sort_mb_per_s",
         "sort_log.prepare_peak_over_limit",
     ],
+    "way_in": ["way_in.numeric_auc_kept"],
     "row_maps": [
         "rowmap.open_ms_20k",
         "rowmap.opened_kib_20k",

@@ -37,7 +37,10 @@ def requests(module: ModuleType, trained: Any, *, repeated: bool) -> dict[str, n
 
 def split_scores(trained: Any, rows: dict[str, np.ndarray]) -> np.ndarray:
     """By the user's and the candidates' halves, as a bundle computes them. Row r holds id r - 1."""
-    features, twin = trained.features, DenseTwin(stored_tables(trained, "none"), trained.row_maps).eval()
+    features, twin = (
+        trained.features,
+        DenseTwin(stored_tables(trained, "none"), trained.row_maps, trained.model.module.numbers).eval(),
+    )
     net = build_frozen_net(trained)
     user, rank = (kind(features, net=net, twin=twin).eval() for kind in (UserGraph, RankGraph))
     keys = {name: torch.from_numpy(array.reshape(array.shape[-1]) - 1) for name, array in rows.items()}

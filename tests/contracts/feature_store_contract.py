@@ -27,9 +27,9 @@ SHOP = FeatureSet(
     user_id=Categorical(name="user_id"),
     item_id=Categorical(name="item_id"),
     user=(Categorical(name="city", id_type="string"), Numeric(name="age", default=-1.0)),
-    item=(Categorical(name="tag", max_values=2), Numeric(name="price")),
+    item=(Categorical(name="tag", max_values=2), Numeric(name="price", default=0.0)),
     history=History(attributes=(Categorical(name="rating", storage="u8"),), max_events=MAX_EVENTS, recent=4),
-    entities=(Entity(name="shop", id=Categorical(name="shop_id"), features=(Numeric(name="rating"),)),),
+    entities=(Entity(name="shop", id=Categorical(name="shop_id"), features=(Numeric(name="rating", default=0.0),)),),
 )
 USER, OTHER = 7, 8
 T0_MS = 1_700_000_000_000

@@ -12,6 +12,7 @@ from recsys.data.samples.dataset import Dataset, make_batch
 from recsys.data.samples.ids import id_counts
 from recsys.data.samples.row_codes import encode_ids
 from recsys.embeddings.dense_twin import DenseTwin, RawInputs
+from recsys.embeddings.numbers import NumberInputs
 from recsys.embeddings.row_maps.hashing import hash_rows
 from recsys.embeddings.row_maps.quotient_remainder import quotient_remainder
 from recsys.embeddings.row_maps.row_map import RowMap
@@ -71,6 +72,7 @@ class Case:
             for name, rows in row_map.table_rows().items()
         }
         self.dims = {table: len(self.vector_of(table, MISSING)) for table in self.maps}
+        self.numbers = NumberInputs(features, {})
         batch = make_batch(dataset, np.arange(90, 120))
         self.columns: dict[str, Column] = {
             **batch.user,
@@ -108,10 +110,10 @@ class Case:
         for table, codes in converted.codes.items():
             rows = rows_of_codes[table][codes.numpy()]
             found[table] = torch.stack([self.combined(table, each) for each in rows.tolist()])
-        return LookedUp(converted, found)
+        return LookedUp(converted, found, self.numbers)
 
     def raw(self) -> RawInputs:
-        twin = DenseTwin(self.weights, self.maps)
+        twin = DenseTwin(self.weights, self.maps, self.numbers)
         side = {name: torch.from_numpy(column) for name, column in self.keys.items() if name.startswith("item.")}
         rest = {name: torch.from_numpy(column) for name, column in self.keys.items() if name not in side}
         return RawInputs(twin, {**side, **rest})
@@ -209,7 +211,7 @@ def test_a_batch_in_which_nobody_has_a_value_gives_zeros_and_keeps_its_place_in_
     rows = torch.zeros(0, 4, requires_grad=True)
     slots = torch.full((2, 3), -1)
     batch = SimpleNamespace(slots={"tags": slots}, numbers={})
-    vectors = LookedUp(batch, {"tags": rows}).vectors("tags", feature)  # type: ignore[arg-type]
+    vectors = LookedUp(batch, {"tags": rows}, None).vectors("tags", feature)  # type: ignore[arg-type]
     assert vectors.tolist() == [[0.0] * 4] * 2
     vectors.sum().backward()  # type: ignore[no-untyped-call]
     assert rows.grad is not None and rows.grad.shape == (0, 4)

@@ -150,6 +150,13 @@ def edge_case(case: str, exported: Exported) -> EncodedBatch:
             item=changed(request.item, features, KEY_LIMIT - 2),
             history=changed(request.history, features, KEY_LIMIT - 1),
         )
+    if case == "numbers far outside":
+        numeric = {f.name for f in (*features.user, *features.item, *features.context) if isinstance(f, Numeric)}
+        far = {
+            side: {n: np.full_like(c, sign * 1e37) for n, c in columns.items() if n in numeric}
+            for side, sign, columns in (("user", 1, request.user), ("item", -1, request.item))
+        }
+        return replace(request, user={**request.user, **far["user"]}, item={**request.item, **far["item"]})
     assert case == "missing features"
     return replace(
         request,
@@ -176,6 +183,7 @@ def edge_case(case: str, exported: Exported) -> EncodedBatch:
         "unknown item",
         "unknown events",
         "missing features",
+        "numbers far outside",
         "keys near 2^62",
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recsys.errors import InvalidInputError
-from recsys.features.columns import feature_column, feature_keys
+from recsys.features.columns import feature_column, feature_keys, missing_column
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
@@ -105,7 +105,7 @@ def test_candidates_keep_their_order_and_their_columns() -> None:
         ({"age": ["30"]}, r"feature 'age' takes numbers; value 0 is '30' \(str\)"),
         ({"age": [1e39]}, r"feature 'age': value 0 is 1e\+39; allowed: finite float32 numbers"),
         ({"age": [10**400]}, "feature 'age': value 0 is inf; allowed: finite float32 numbers"),
-        ({"age": [float("nan")]}, "feature 'age': value 0 is nan"),
+        ({"age": [float("-inf")]}, "feature 'age': value 0 is -inf"),
         ({"hour": [1, 2]}, "feature 'hour': 2 values; allowed: at most 1"),
         ({"queries": ["a", "b", "c"]}, "feature 'queries': 3 values; allowed: at most 2"),
     ],
@@ -165,8 +165,11 @@ def test_an_array_number_too_large_for_float32_is_refused() -> None:
         feature_column(Numeric(name="x"), np.array([1.0, 1e39]))
 
 
-def test_a_missing_number_is_its_default() -> None:
-    assert feature_column(Numeric(name="x", default=2.5), [None, 1]).tolist() == [2.5, 1.0]
+@pytest.mark.parametrize("given", [[None, 1], [float("nan"), 1], np.array([np.nan, 1.0]), np.array([np.nan, 1], "f4")])
+def test_a_number_that_is_none_or_nan_is_its_default_or_stays_missing(given: Any) -> None:
+    assert feature_column(Numeric(name="x", default=2.5), given).tolist() == [2.5, 1.0]
+    np.testing.assert_array_equal(feature_column(Numeric(name="x"), given), [np.nan, 1.0])
+    np.testing.assert_array_equal(missing_column(Numeric(name="x"), 2), [np.nan, np.nan])
 
 
 def test_multi_valued_rows_are_padded_with_missing() -> None:

@@ -134,3 +134,11 @@ def test_the_row_layout_changes_with_names_types_and_counts() -> None:
 
 if __name__ == "__main__":
     GOLDEN.write_bytes(b"".join(golden_rows()))
+
+
+def test_a_missing_number_without_a_default_stays_missing() -> None:
+    features = (Numeric(name="a"), Numeric(name="b", default=2.0))
+    rows = pack_rows(features, make_columns(features, {"a": [1.5, None], "b": [None, 3.0]}, length=2))
+    columns = unpack_rows(features, [*rows, None])
+    np.testing.assert_array_equal(columns["a"], [1.5, np.nan, np.nan])
+    assert columns["b"].tolist() == [2.0, 3.0, 2.0]

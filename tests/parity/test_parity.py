@@ -174,7 +174,7 @@ def log_requests(folder: Path, dataset: Dataset, features: FeatureSet, times_s: 
         time_ms = T0_MS + 1000 * second
         events: Events = visible(features, user_events(dataset.table, 0), time_ms)
         items = np.array([10, 12, 99])
-        columns = make_columns(features.item, {"genre": [1, 3, None], "price": [1.0, 0.0, None]}, length=3)
+        columns = make_columns(features.item, {"genre": [1, 3, None], "price": [1.0, None, None]}, length=3)
         encoded = encode_request(
             features,
             user_key=1,

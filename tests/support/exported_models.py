@@ -14,6 +14,7 @@ import torch
 
 from recsys.bundle import Manifest, read_manifest
 from recsys.data.samples.dataset import Dataset
+from recsys.data.samples.numbers import fit_numbers
 from recsys.export.onnx import export_bundle
 from recsys.features.feature_set import FeatureSet
 from recsys.models.ranking.autoint import AutoIntConfig
@@ -60,7 +61,8 @@ def exported(name: str) -> tuple[TrainedModel, Dataset, Path, Manifest]:
     config = replace(odd_config(), model=model)
     config = replace(config, tables=replace(config.tables, dims={}))
     torch.manual_seed(4)
-    trained = build(config, features, build_row_maps(config, dataset), device=torch.device("cpu"))
+    row_maps, numbers = build_row_maps(config, dataset), fit_numbers(dataset)
+    trained = build(config, features, row_maps, device=torch.device("cpu"), numbers=numbers)
     with torch.no_grad():
         for tensor in (*trained.model.module.net.parameters(), *trained.model.module.net.buffers()):
             if tensor.dim() == 2 and tensor.requires_grad:

@@ -56,11 +56,15 @@ NAMESAKES = FeatureSet(
     user_id=Categorical(name="user"),
     item_id=Categorical(name="item_id"),
     user=(Categorical(name="type"), Numeric(name="size"), Categorical(name="keys", max_values=3)),
-    item=(Categorical(name="type", table="values", max_values=2), Numeric(name="size", default=2.0)),
-    context=(Numeric(name="present"),),
+    item=(
+        Categorical(name="type", table="values", max_values=2),
+        Numeric(name="size", default=2.0, transform="signed_log"),
+    ),
+    context=(Numeric(name="present", transform="quantile"),),
     history=History(attributes=(Categorical(name="action", storage="u8"),), recent=4),
 )
-"""User and item features share names; others are named like attributes of modules and like tensors of graphs."""
+"""User and item features share names; others are named like attributes of modules and like tensors of graphs. Numbers
+of every transform."""
 
 ONE_OFF = replace(NAMESAKES, name="one_off", history=None)
 """No history: samples are impressions."""
@@ -92,7 +96,7 @@ def odd_dataset(features: FeatureSet, folder: Path) -> Dataset:
     """A few random events of ``PLAIN`` or ``NAMESAKES``, or impressions of ``ONE_OFF``."""
     random = np.random.Generator(np.random.PCG64(5))
     users = {"user": list(range(10)), "age": random.normal(size=10)}
-    users |= {"type": random.integers(0, 3, size=10), "size": random.normal(size=10), "keys": [[1, 2], []] * 5}
+    users |= {"type": random.integers(0, 3, size=10), "size": [None, *random.normal(size=9)], "keys": [[1, 2], []] * 5}
     items = {
         "item_id": [7, 1 << 40, (1 << 62) - 2, 3, 4],
         "type": [[1], [2, 9], [], [9], [1, 2]],

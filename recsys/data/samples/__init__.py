@@ -9,5 +9,6 @@
     row_codes.py      ids as codes of rows
     id_pairs.py       pairs of ids that met, for GraphHash
     loader.py         shuffled, resumable batches
+    numbers.py        transforms of numeric features, fitted to the training samples
     fingerprint.py    of the data
 """

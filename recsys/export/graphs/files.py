@@ -76,7 +76,7 @@ def graph_info(model: onnx.ModelProto, file: str) -> GraphInfo:
 def _externalise(model: onnx.ModelProto, folder: Path, tables: dict[str, TableInfo]) -> None:
     """Move tables and id maps to raw files, page-aligned by being files of their own; weights stay inside."""
     for tensor in model.graph.initializer:
-        if not tensor.name.startswith("twin.") or tensor.name.endswith((".weights", ".powers")):
+        if not tensor.name.startswith(("twin.rows.", "twin.maps.")) or tensor.name.endswith((".weights", ".powers")):
             continue
         array = numpy_helper.to_array(tensor)
         name = table_name(tensor.name)

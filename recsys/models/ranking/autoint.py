@@ -14,6 +14,7 @@ recent events, ``C`` candidates, ``L`` layers.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -224,9 +225,17 @@ class AutoInt(nn.Module):
         """Concatenated features to vectors, [B, fields, W]; that of a number is a multiple of one that is learned."""
         if self.numbers_NW is None or 1 not in fields:
             return features.reshape(features.shape[0], len(fields), self.width)
-        learned = iter(self.numbers_NW[first_number:].unbind(0))
-        parts = torch.split(features, list(fields), dim=1)
-        return torch.stack([part * next(learned) if part.shape[1] == 1 else part for part in parts], dim=1)
+        # Numbers next to each other are one part: a graph does not grow with them.
+        runs = [(width == 1, len(list(run))) for width, run in itertools.groupby(fields)]
+        sizes = [count * (1 if are_numbers else self.width) for are_numbers, count in runs]
+        parts, place = [], first_number
+        for (are_numbers, count), part in zip(runs, torch.split(features, sizes, dim=1), strict=True):
+            if are_numbers:
+                parts.append(part[:, :, None] * self.numbers_NW[place : place + count])
+                place += count
+            else:
+                parts.append(part.reshape(part.shape[0], count, self.width))
+        return torch.cat(parts, dim=1)
 
     def _first(self) -> FieldAttention:
         first = self.layers[0]

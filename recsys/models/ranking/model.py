@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from recsys.embeddings.distinct_events import distinct_events
+from recsys.embeddings.numbers import NumberInputs
 from recsys.embeddings.tables import EmbeddingTables, TensorBatch
 from recsys.embeddings.vectors import (
     LookedUp,
@@ -32,22 +33,30 @@ class RankingModel(nn.Module):
         features: what the batches hold.
         tables: one embedding table per table of the FeatureSet.
         net: the network; its widths come from :func:`widths`.
+        numbers: transforms of the numeric features.
         distinct_events: the network reads the batch's distinct events (``network.Reads``).
     """
 
     def __init__(
-        self, features: FeatureSet, *, tables: EmbeddingTables, net: RankingNet, distinct_events: bool = False
+        self,
+        features: FeatureSet,
+        *,
+        tables: EmbeddingTables,
+        net: RankingNet,
+        numbers: NumberInputs,
+        distinct_events: bool = False,
     ) -> None:
         super().__init__()
         self.features = features
         self.tables = tables
         self.net = net
+        self.numbers = numbers
         self.distinct_events = distinct_events
 
     def forward(self, batch: TensorBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Logits, [B], and the vectors of each table's distinct codes, [U, D]."""
         rows: dict[str, Tensor] = self.tables(batch.rows)
-        inputs = LookedUp(batch, rows)
+        inputs = LookedUp(batch, rows, self.numbers)
         query_BD = query_vectors(self.features, inputs)
         if self.distinct_events:
             events = distinct_events(self.features, batch, rows)

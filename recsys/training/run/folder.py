@@ -6,6 +6,7 @@
     data.json         the fingerprint of what it was trained on (``data.fingerprint``)
     config.json       the configuration, after overrides
     row_maps.npz      id -> row of every table
+    numbers.json      how it reads each numeric feature; none in a folder from before there were transforms
     checkpoint.pt     the latest state; with several processes an index of the parts in checkpoint/
     best.pt           with train.patience: the state of the best evaluation, whose weights the run ends with (and best/)
     tensorboard/      with train.tensorboard: curves
@@ -32,12 +33,13 @@ from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.errors import ConfigError, DataFileError
 from recsys.evaluation.evaluate import Metrics
 from recsys.features.feature_set import FeatureSet
+from recsys.features.number_transform import NumberTransform, transforms_from_dict, transforms_to_dict
 from recsys.files import make_folder, write_atomically
 from recsys.training.config import RunConfig
 from recsys.training.run.checkpoint import Checkpoint, load
 from recsys.training.settings import differences, from_json, to_json
 
-CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
+CHECKPOINT, BEST, NUMBERS = "checkpoint.pt", "best.pt", "numbers.json"
 
 
 def weights_file(run_dir: Path) -> Path:
@@ -196,6 +198,26 @@ def load_row_maps(path: Path) -> dict[str, RowMap]:
         return {table: RowMap.from_arrays(values) for table, values in tables.items()}
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise DataFileError(f"{path}: not readable as row maps: {error}") from error
+
+
+def save_numbers(transforms: Mapping[str, NumberTransform], path: Path) -> None:
+    """The transforms of numeric features, if there are any."""
+    if transforms:
+        write_atomically(path, json.dumps(transforms_to_dict(transforms), indent=2, allow_nan=False).encode() + b"\n")
+
+
+def load_numbers(path: Path) -> dict[str, NumberTransform]:
+    """Inverse of :func:`save_numbers`.
+
+    Raises:
+        DataFileError: the file is damaged.
+    """
+    try:
+        return transforms_from_dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataFileError(f"{path}: not readable as transforms of numbers: {error}") from error
 
 
 def write_metrics(

@@ -54,6 +54,7 @@ class WarmStart:
         tables: one entry for each table of the new model.
         dropped_tables: of the old model that the new one has not.
         layers_taken, layers_fresh: of the network.
+        numbers_kept, numbers_fresh: numeric features that are read as the older model does, and with new statistics.
         other_kind: the kind of the old network, if it is another: then only tables were taken.
         with_optimizer: whether rows took their optimiser's state along.
         steps_before: steps that this state is of.
@@ -64,6 +65,8 @@ class WarmStart:
     dropped_tables: tuple[str, ...]
     layers_taken: tuple[str, ...]
     layers_fresh: tuple[str, ...]
+    numbers_kept: tuple[str, ...]
+    numbers_fresh: tuple[str, ...]
     other_kind: str | None
     with_optimizer: bool
     steps_before: int
@@ -81,6 +84,9 @@ class WarmStart:
             lines.append(f"  its network is of kind {self.other_kind}: only tables are taken")
         else:
             lines.append(f"  layers taken: {len(self.layers_taken)}; anew: {', '.join(self.layers_fresh) or 'none'}")
+        if self.numbers_kept or self.numbers_fresh:
+            kept, fresh = (", ".join(names) or "none" for names in (self.numbers_kept, self.numbers_fresh))
+            lines.append(f"  statistics of numeric features kept: {kept}; of the new samples: {fresh}")
         return "\n".join(lines)
 
 
@@ -121,12 +127,17 @@ def start_warm(source: WarmStartSource, trained: TrainedModel, optimizer: torch.
         # Rates and decay are this run's; the moments are the old one's. A copy: they are mapped from a file.
         state = {**copy.deepcopy(source.dense_optimizer), "param_groups": optimizer.state_dict()["param_groups"]}
         optimizer.load_state_dict(state)
+    kept = {
+        name for name, old in source.numbers.items() if name in trained.numbers and old.reads_as(trained.numbers[name])
+    }
     return WarmStart(
         source=source.name,
         tables=tables,
         dropped_tables=tuple(sorted(set(source.row_maps) - set(trained.row_maps))),
         layers_taken=tuple(name for name in layers if name in taken),
         layers_fresh=tuple(name for name in layers if name not in taken),
+        numbers_kept=tuple(name for name in trained.numbers if name in kept),
+        numbers_fresh=tuple(name for name in trained.numbers if name not in kept),
         other_kind=other_kind,
         with_optimizer=with_state,
         steps_before=source.steps if with_state else 0,

@@ -17,12 +17,15 @@ from torch import Tensor
 
 from recsys.arrays import Int64Array
 from recsys.bundle import LAYERS, Manifest, open_bundle
+from recsys.embeddings.numbers import number_names
 from recsys.embeddings.quantize import QuantizedTable, check_kind
 from recsys.embeddings.row_maps.id_table import SLOTS, build_id_table
 from recsys.embeddings.row_maps.row_map import Lookup, RowMap
 from recsys.errors import ConfigError
+from recsys.features.feature_set import FeatureSet
+from recsys.features.number_transform import RAW, NumberTransform
 from recsys.training.run.checkpoint import load
-from recsys.training.run.folder import load_row_maps, read_run, weights_file
+from recsys.training.run.folder import NUMBERS, load_numbers, load_row_maps, read_run, weights_file
 from recsys.training.tables.checkpoint_rows import Part, parts_of_tables, rows_of_table
 from recsys.training.warm_start.incremental import HASHES_UNKNOWN
 
@@ -38,6 +41,7 @@ class WarmStartSource:
         parts: physical table -> its parts, as in a checkpoint.
         shapes: physical table -> rows and width.
         layers: parameters of the network by name.
+        numbers: input name -> how it reads that numeric feature.
         optimizer: of the tables, and of the network its state; None: not known.
         dense_optimizer: state of the network's; None: not known.
         steps: it was trained for, as far as its optimiser's state tells of them.
@@ -49,6 +53,7 @@ class WarmStartSource:
     parts: Mapping[str, list[Part]]
     shapes: Mapping[str, list[int]]
     layers: Mapping[str, Tensor]
+    numbers: Mapping[str, NumberTransform]
     optimizer: str | None = None
     dense_optimizer: dict[str, Any] | None = field(default=None, repr=False)
     steps: int = 0
@@ -79,7 +84,7 @@ def open_source(path: Path) -> WarmStartSource:
 
 
 def _of_run(path: Path) -> WarmStartSource:
-    config, _, _ = read_run(path)
+    config, features, _ = read_run(path)
     checkpoint = load(weights_file(path))
     return WarmStartSource(
         name=path.name,
@@ -88,6 +93,7 @@ def _of_run(path: Path) -> WarmStartSource:
         parts=parts_of_tables(checkpoint),
         shapes=checkpoint.tables,
         layers=checkpoint.dense,
+        numbers=_numbers(features, load_numbers(path / NUMBERS)),
         optimizer=config.tables.optimizer,
         dense_optimizer=checkpoint.dense_optimizer,
         steps=checkpoint.step + checkpoint.loop.get("steps_before", 0),
@@ -123,7 +129,14 @@ def _of_bundle(path: Path) -> WarmStartSource:
         parts=parts,
         shapes={table: list(each[0]["weights"].shape) for table, each in parts.items()},
         layers=layers,
+        numbers=_numbers(manifest.feature_set, manifest.numbers),
     )
+
+
+def _numbers(features: FeatureSet, recorded: Mapping[str, NumberTransform]) -> dict[str, NumberTransform]:
+    """Of every numeric feature; models from before there were transforms have none on record."""
+    names = [name for names in number_names(features).values() for name in names]
+    return {name: recorded.get(name, RAW) for name in names}
 
 
 def _kind_of_map(manifest: Manifest, table: str) -> str:

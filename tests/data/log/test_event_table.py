@@ -26,7 +26,7 @@ def test_events_are_sorted_by_user_then_time_then_item(shop_table: EventTable) -
 
 def test_entity_columns_are_those_of_the_feature_definition(shop_table: EventTable) -> None:
     assert shop_table.user_keys.tolist() == [10, 20, 30]
-    assert shop_table.users["age"].tolist() == [30.0, 0.0, 50.0]
+    np.testing.assert_array_equal(shop_table.users["age"], [30.0, np.nan, 50.0])
     assert shop_table.users["city"][1] == MISSING
     assert shop_table.items["tags"].tolist() == [[1, 2], [-1, -1], [2, -1]]
 

@@ -37,7 +37,15 @@ from recsys.errors import ConfigError, InvalidInputError
 from recsys.features.changes import changes
 from recsys.files import write_atomically
 from recsys.training.run.checkpoint import load, write_index
-from recsys.training.run.folder import load_row_maps, read_run, save_row_maps, weights_file
+from recsys.training.run.folder import (
+    NUMBERS,
+    load_numbers,
+    load_row_maps,
+    read_run,
+    save_numbers,
+    save_row_maps,
+    weights_file,
+)
 from recsys.training.tables.checkpoint_rows import with_changes
 from recsys.training.tables.growth.clusters import GrowthGraphs
 
@@ -145,6 +153,7 @@ def grow_run(
     with new_folder(out) as folder:
         for name in ("features.json", "data.json", "config.json"):
             shutil.copyfile(run_dir / name, folder / name)
+        save_numbers(load_numbers(run_dir / NUMBERS), folder / NUMBERS)
         save_row_maps(grown, folder / "row_maps.npz")
         changed = with_changes(checkpoint, [change for growth in growths.values() for change in growth.changes])
         write_index(changed, folder / "checkpoint.pt")

@@ -1,0 +1,1 @@
+"""Parts of ``way_in.py``. None is run by itself."""

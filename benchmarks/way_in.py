@@ -1,0 +1,23 @@
+"""The way in: from a log of one's own to a model that learnt from it what it holds.
+
+``numeric_auc_kept``: numbers as they come, a price in cents, are learnt from as if they had been standardised by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from entry.numbers import numeric_auc_kept
+from harness import common
+
+
+def run(given: argparse.Namespace) -> Iterator[common.Line]:
+    with tempfile.TemporaryDirectory(prefix="way-in-") as name:
+        yield from numeric_auc_kept(given.size, Path(name))
+
+
+if __name__ == "__main__":
+    common.main("way_in", run, common.parser(__doc__ or ""))
