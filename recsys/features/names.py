@@ -107,7 +107,7 @@ def shown_value(feature: Feature, value: Any, names: Mapping[str, Names]) -> str
         names: of each table that has some.
     """
     if not isinstance(feature, Categorical):
-        return f"{value:.4g}"
+        return "missing" if np.isnan(value) else f"{value:.4g}"
     keys = np.atleast_1d(value)
     present = keys[keys != MISSING]
     return ", ".join(str(each) for each in shown_ids(feature, present, names.get(feature.table))) or "missing"

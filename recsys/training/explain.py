@@ -138,16 +138,4 @@ def _fields(
             yield f"item.{attribute.name}", "unknown"
     for feature in features.item:
         if feature.name not in compared:
-<<<<<<< HEAD
             yield f"item.{feature.name}", shown_value(feature, batch.item[feature.name][0], names)
-=======
-            yield f"item.{feature.name}", _shown(feature, batch.item[feature.name])
-
-
-def _shown(feature: Feature, column: Column) -> str:
-    value = column[0]
-    if not isinstance(feature, Categorical):
-        return "missing" if np.isnan(value) else f"{value:.4g}"
-    present = [str(key) for key in np.atleast_1d(value) if key >= 0]
-    return ", ".join(present) or "missing"
->>>>>>> f682d85 (Numeric features are transformed by statistics of the training samples, in training and in the graphs alike; a missing number stays missing)

@@ -371,7 +371,7 @@ def test_a_column_of_which_no_value_fits_is_named(tmp_path: Path) -> None:
 
 def test_of_an_entity_that_is_there_twice_one_row_is_kept_and_others_are_set_aside(tmp_path: Path) -> None:
     shops: Rows = [{"item_id": 10, "price": 2}, {"item_id": 11, "price": 1}, {"item_id": 10, "price": 1}]
-    priced = replace(PLAIN, item=(Numeric(name="price"),))
+    priced = replace(PLAIN, item=(Numeric(name="price", default=0.0),))
     items = write([*shops, shops[1]], tmp_path / "items.csv")
     log = write(LOG, tmp_path / "log.csv")
     inputs = RawInputs(log=(str(log),), entities={"item": str(items)})
