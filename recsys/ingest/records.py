@@ -25,12 +25,14 @@ class Decoded(NamedTuple):
         user_keys: their users; [M].
         events: packed; [M]. Those that do not say when they arrived did when the batch was read.
         refused: (index, reason) of the others, in order.
+        texts: of the string ids of items and attributes, by key.
     """
 
     kept: Int64Array
     user_keys: Int64Array
     events: Events
     refused: list[tuple[int, InvalidInputError]]
+    texts: dict[int, str]
 
 
 def decode(
@@ -54,7 +56,11 @@ def decode(
     encoded = replace(contract, latest_ms=latest_ms).encode(batch.columns, batch.length)
     events = packed_events(features, encoded.columns, read_ms=batch.read_ms if arrives_when_read else None)
     refused = sorted(encoded.refused.items(), key=lambda found: found[0])
-    return Decoded(encoded.kept, encoded.columns[features.user_id.name], events, list(refused))
+    texts: dict[int, str] = {}
+    for feature in features.event_features():
+        keys, values = encoded.texts.get(feature.name, (events["item"][:0], ()))
+        texts.update(zip(keys.tolist(), values, strict=True))
+    return Decoded(encoded.kept, encoded.columns[features.user_id.name], events, list(refused), texts)
 
 
 def lacking(features: FeatureSet, events: Events) -> dict[str, BoolArray]:

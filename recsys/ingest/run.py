@@ -21,7 +21,7 @@ from recsys.feature_store.base import AppendResult, FeatureStore
 from recsys.features.feature_set import ITEM, FeatureSet
 from recsys.features.history.records import Events, require_history
 from recsys.ingest.dead_letters import DeadLetters, rejection
-from recsys.ingest.records import decode, lacking
+from recsys.ingest.records import Decoded, decode, lacking
 from recsys.ingest.source import RawBatch, Refusal, Source
 from recsys.rows.rejects import RejectCounts
 
@@ -72,6 +72,8 @@ class _Sorted:
     offsets: list[Int64Array] | None
     refused: list[Refusal]
     newest_ms: int
+    texts: dict[int, str]
+    """Of the string ids of items and attributes, by key."""
 
 
 async def ingest(
@@ -176,14 +178,15 @@ class _Run:
         if raw is None:
             return None
         if not raw.length:
-            return _Sorted(raw=raw, users=[], rows=[], offsets=None, refused=list(raw.refused), newest_ms=-1)
+            refused = list(raw.refused)
+            return _Sorted(raw=raw, users=[], rows=[], offsets=None, refused=refused, newest_ms=-1, texts={})
         decoded = await asyncio.to_thread(
             decode, self._features, raw.contract, raw, future_tolerance_s=self._future_tolerance_s
         )
         await self._inherit(decoded.events)
         refused = list(raw.refused)
         refused += [Refusal(reason, *raw.locate(index)) for index, reason in decoded.refused]
-        return await asyncio.to_thread(_sort, raw, decoded.kept, decoded.user_keys, decoded.events, refused)
+        return await asyncio.to_thread(_sort, raw, decoded, refused)
 
     async def _inherit(self, events: Events) -> None:
         """Give events the attributes that they lack and their items have, as ``data/log/encoder.py`` does for a log.
@@ -199,6 +202,8 @@ class _Run:
                 events[name][mask] = columns[name][mask[rows]]
 
     async def _apply(self, source: Source, batch: _Sorted) -> None:
+        if batch.texts:
+            await self._store.put_names(batch.texts, timeout_s=_TIMEOUT_S)
         results = await self._append(batch)
         refused = batch.refused
         for result, rows in zip(results, batch.rows, strict=True):
@@ -257,17 +262,26 @@ class _Run:
         return results
 
 
-def _sort(raw: RawBatch, kept: Int64Array, user_keys: Int64Array, events: Events, refused: list[Refusal]) -> _Sorted:
-    order = np.argsort(user_keys, kind="stable")
-    user_keys, ordered = user_keys[order], events[order]
+def _sort(raw: RawBatch, decoded: Decoded, refused: list[Refusal]) -> _Sorted:
+    order = np.argsort(decoded.user_keys, kind="stable")
+    user_keys, events = decoded.user_keys[order], decoded.events
+    ordered = events[order]
     begins = np.flatnonzero(np.diff(user_keys, prepend=-1))
     spans = list(zip(begins.tolist(), [*begins[1:].tolist(), len(order)], strict=False))
     users = [(user, ordered[a:b]) for user, (a, b) in zip(user_keys[begins].tolist(), spans, strict=False)]
-    numbered = kept[order]
+    numbered = decoded.kept[order]
     rows = [numbered[a:b] for a, b in spans[: len(users)]]
     offsets = None
     if raw.offsets is not None:
         numbers = raw.offsets[numbered]
         offsets = [numbers[a:b] for a, b in spans[: len(users)]]
     newest_ms = int(events["timestamp"].max()) if len(events) else -1
-    return _Sorted(raw=raw, users=users, rows=rows, offsets=offsets, refused=refused, newest_ms=newest_ms)
+    return _Sorted(
+        raw=raw,
+        users=users,
+        rows=rows,
+        offsets=offsets,
+        refused=refused,
+        newest_ms=newest_ms,
+        texts=decoded.texts,
+    )

@@ -228,16 +228,12 @@ class RowContract:
             return column, refused
         if not isinstance(values, Coded):
             column, refused = self._checked(one, values)
-            if isinstance(one.feature, Categorical) and one.feature.id_type == "string" and one.feature.max_values > 1:
-                texts[one.name] = _texts_of_lists(one.feature, values, refused)
+            if isinstance(one.feature, Categorical) and one.feature.id_type == "string":
+                texts[one.name] = _texts_of(one.feature, values, column, refused)
             return column, refused
         distinct, wrong = self._checked(one, values.values, required=False)
         if isinstance(one.feature, Categorical) and one.feature.id_type == "string":
-            if distinct.ndim > 1:
-                texts[one.name] = _texts_of_lists(one.feature, values.values, wrong)
-        if isinstance(one.feature, Categorical) and one.feature.id_type == "string" and distinct.ndim == 1:
-            known = np.flatnonzero(distinct != MISSING)
-            texts[one.name] = (distinct[known], [values.values[i] for i in known.tolist()])
+            texts[one.name] = _texts_of(one.feature, values.values, distinct, wrong)
         nothing, _ = self._nothing(one, 1)
         column = np.concatenate([distinct, nothing.astype(distinct.dtype)])[values.indices]
         refused = {}
@@ -274,8 +270,13 @@ class RowContract:
             refused.setdefault(i, missing_field(one.column))
 
 
-def _texts_of_lists(feature: Categorical, values: Sequence[Any], refused: Refusals) -> tuple[Int64Array, list[str]]:
-    """Distinct texts of a multi-valued feature, and their keys."""
+def _texts_of(
+    feature: Categorical, values: Sequence[Any], keys: npt.NDArray[Any], refused: Refusals
+) -> tuple[Int64Array, list[str]]:
+    """Keys of string ids and their texts: of a multi-valued feature each once, of another one for each value."""
+    if keys.ndim == 1:
+        known = np.flatnonzero(keys != MISSING)
+        return keys[known], [values[i] for i in known.tolist()]
     rows = (listed(feature, value) for place, value in enumerate(values) if place not in refused)
     found = list({text for row in rows for text in row if not is_missing(text)})
     return string_keys(found), found

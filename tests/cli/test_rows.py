@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "features.json").write_text(json.dumps({**features, "history": {"recent": 4}}))
     for log, first in (("log", 0), ("new", 15)):
         lines = [
-            f"{user},{'xyz'[(user + n) % 3]},{1000 * n},{(user // 2 + n) % 2}"
+            f"{user},{'xyz'[(user + n) % 3]},{1_700_000_000_000 + 1000 * n},{(user // 2 + n) % 2}"
             for user in range(first, first + 20)
             for n in range(4 + user % 10)
         ]

@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 from support.tiny_run import folder_of_this_process, odd_config
 from typer.testing import CliRunner
@@ -227,3 +230,27 @@ def test_what_was_appended_by_key_comes_back_in_the_bundles_texts(served: Client
     assert history.attributes["brand"].tolist() == ["acme", None]
     assert history.attributes["action"].tolist() == ["click", UnknownText(string_key("wink"))]
     assert served.rank(user="ann", candidates=["item 1", "new"], features={"page": "page 1"}).items == ["item 1", "new"]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "csv", "parquet"])
+def test_what_was_ingested_comes_back_in_texts(format: str, served: Client, redis_url: str, tmp_path: Path) -> None:
+    rows = [
+        {"user": "ann", "item": "unheard of", "timestamp_ms": START_MS, "action": "wink"},
+        {"user": "ann", "item": "item 1", "timestamp_ms": START_MS + 1, "action": None},
+        {"user": "ann", "item": "", "timestamp_ms": START_MS + 2, "action": "click"},
+    ]
+    file = tmp_path / f"events.{format}"
+    table = pa.Table.from_pylist(rows)
+    if format == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {**rows[0], "item": 5}]))
+    elif format == "csv":
+        pa.csv.write_csv(table, file)
+    else:
+        pa.parquet.write_table(table, file)
+    (tmp_path / "features.json").write_text(FEATURES.to_json())
+    given = [f"--features={tmp_path}/features.json", f"--redis-url={redis_url}", f"--dead-letters={tmp_path}/dead"]
+    done = CliRunner().invoke(app, ["ingest", str(file), *given])
+    assert done.exit_code == 0, done.output
+    history = served.get_history(user="ann")
+    assert history.items.tolist() == ["unheard of", "item 1"]
+    assert history.attributes["action"].tolist() == ["wink", None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 
@@ -12,7 +13,7 @@ from recsys.feature_store.redis.link.replies import value_of
 _MANY = 2_000
 """Names per command, so that Redis has others served in between."""
 
-_REMEMBERED = 65_536
+_REMEMBERED = 1 << 18
 _REMEMBERED_S = 60.0
 """Events name the same items over and over: what was written in the last minute is not written again. No longer than
 that, so that a Redis that was emptied has them again."""
@@ -37,13 +38,14 @@ class RedisNames:
         pairs: dict[int, list[bytes | str]] = {}
         for key in new:
             # What UTF-8 cannot express (a lone surrogate) has no text that a caller could be given.
-            pairs.setdefault(key % BUCKETS, []).extend((str(key), names[key].encode("utf-8", "replace")))
+            with contextlib.suppress(UnicodeEncodeError):
+                pairs.setdefault(key % BUCKETS, []).extend((str(key), names[key].encode()))
         commands: list[Command] = [
             (b"HSET", names_key(self._name, bucket), *given[i : i + 2 * _MANY])
             for bucket, given in pairs.items()
             for i in range(0, len(given), 2 * _MANY)
         ]
-        for reply in await self._link.round_trip(commands, timeout_s=timeout_s):
+        for reply in await self._link.round_trip(commands, timeout_s=timeout_s) if commands else ():
             value_of(f"the texts of {len(new)} ids", reply)
         self._written |= new
 
