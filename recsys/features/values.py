@@ -52,6 +52,7 @@ _BOOLEANS = {"true": 1, "false": 0}
 _EXACT_FLOAT = 1 << 53
 _INT64 = range(-(1 << 63), 1 << 63)
 _LONGEST_NUMBER = 400
+_FLOAT32_END = (2 - 2**-24) * 2.0**127  # the first number that rounds to infinity
 _FAR_DIGITS = 30
 _FAR: int = 10**_FAR_DIGITS
 _UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
@@ -198,7 +199,7 @@ def number(field: str, value: Any) -> float | None:
     (1000.0, 1.0, None, None)
     """
     found = plain_number(field, value)
-    if found is not None and not math.isfinite(np.float32(min(max(found, -1e39), 1e39))):
+    if found is not None and abs(found) >= _FLOAT32_END:
         raise RefusedValueError(field, value, ONE_NUMBER)
     return found
 

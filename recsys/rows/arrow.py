@@ -81,6 +81,8 @@ def _numbers(column: Any, field: Field) -> Any:
     if types.is_uint64(column.type) or field.kind == "time":
         return column.to_pylist()
     if isinstance(field.feature, Categorical):
+        if field.feature.id_type == "string":
+            return column.to_pylist()
         return pc.fill_null(column.cast(pa.int64()), MISSING).to_numpy(zero_copy_only=False)
     return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 

@@ -7,7 +7,7 @@ import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Literal
 
 from recsys.errors import DataFileError
 
@@ -101,16 +101,15 @@ def open_bytes(file: RawFile) -> IO[bytes]:
         DataFileError: it is UTF-16, or packed in a way that this installation cannot unpack.
         OSError: it cannot be opened.
     """
-    raw: Any = open(file.path, "rb")
     if file.packed == ".gz":
-        raw = gzip.GzipFile(fileobj=raw)
-    elif file.packed == ".zst":
+        return gzip.open(file.path)  # type: ignore[return-value]
+    if file.packed == ".zst":
         try:
             import pyarrow as pa
         except ImportError as error:
             raise DataFileError(f"{file.path}: .zst files need pyarrow; pip install 'recsys[parquet]'") from error
-        raw = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), "zstd")
-    return raw  # type: ignore[no-any-return]
+        return pa.input_stream(str(file.path), compression="zstd")  # type: ignore[no-any-return]
+    return open(file.path, "rb")
 
 
 def unpack_errors() -> tuple[type[Exception], ...]:
