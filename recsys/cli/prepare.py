@@ -32,6 +32,7 @@ from recsys.serving.settings import Settings
 if TYPE_CHECKING:
     from recsys.data.log.prepare import PrepareSummary
 
+_DURATIONS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
@@ -52,6 +53,26 @@ def prepare(
     label: Annotated[
         str | None, typer.Option("--label", help="Rule that labels a row, like rating>=4. Default: the column label.")
     ] = None,
+    requests: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--requests", help="Request logs (`recsys serve --log-requests`): what they showed becomes the samples."
+        ),
+    ] = None,
+    window: Annotated[
+        str, typer.Option("--window", help="With --requests: time in which an event makes a shown item positive: 30m.")
+    ] = "30m",
+    negatives: Annotated[
+        int,
+        typer.Option("--negatives", help="Rows are positives: draw so many items that the user never took for each."),
+    ] = 0,
+    negatives_by: Annotated[
+        str, typer.Option("--negatives-by", help="uniform, or popularity: by events up to that moment.")
+    ] = "uniform",
+    negatives_seed: Annotated[int, typer.Option("--negatives-seed", help="Random seed of the draw.")] = 0,
+    no_samples: Annotated[
+        bool, typer.Option("--no-samples", help="Write events alone, nothing to train on; labels are left out.")
+    ] = False,
     validation_from: Annotated[
         str | None, typer.Option("--validation-from", help="Start of validation: 2026-01-31, with a time, or ms.")
     ] = None,
@@ -91,6 +112,7 @@ def prepare(
     as_json: JsonOption = False,
 ) -> None:
     """Sort event logs of any size into a folder to train on: events, and point-in-time samples."""
+    from recsys.data.log.negatives.rule import NegativeRule
     from recsys.data.log.prepare import UNKNOWN, RawInputs, prepare_log
     from recsys.data.log.splits.rule import SplitRule
     from recsys.rows.contract import ReadOptions
@@ -113,6 +135,7 @@ def prepare(
         log=tuple(log),
         entities=entities,
         labels=tuple(labels or ()),
+        requests=tuple(requests or ()),
         options=reading,
         unknown="keep" if unknown == "keep" else "reject",
     )
@@ -121,6 +144,9 @@ def prepare(
         test_from_ms=_milliseconds("--test-from", test_from),
         leave_last=leave_last,
     )
+    drawing = NegativeRule(per_positive=negatives, by=negatives_by, seed=negatives_seed) if negatives else None
+    if drawing is None and (negatives_by != "uniform" or negatives_seed):
+        raise ConfigError("--negatives-by and --negatives-seed need --negatives N, the number for each positive")
     with notes.status("sorting") as status:
         summary = prepare_log(
             declared,
@@ -132,11 +158,14 @@ def prepare(
             work_dir=temp_dir,
             label=None if label is None else parse_label(label),
             split=split,
+            negatives=drawing,
+            window_ms=_duration_ms("--window", window),
+            with_samples=not no_samples,
             rejects=rejects,
             strict=strict,
             report=lambda what, rows: status.update(f"{what}: {rows:,}"),
         )
-    show_warnings(() if summary.split is None else summary.split.warnings)
+    show_warnings(summary.warnings)
     if as_json:
         print(json.dumps({"out": str(out), **dataclasses.asdict(summary)}))
         return
@@ -147,6 +176,18 @@ def prepare(
         f"({summary.repeated:,} repetitions left out) in {summary.elapsed_s:.1f} s\nsamples: {samples or 'none'}",
         highlight=False,
     )
+    if (drawn := summary.negatives) is not None:
+        output.print(
+            f"negatives: {drawn.negatives:,} drawn for {drawn.positives:,} positives, in {drawn.moments:,} lists "
+            f"({drawn.rule.per_positive} for each, {drawn.rule.by}, seed {drawn.rule.seed})",
+            highlight=False,
+        )
+    if (joined := summary.requests) is not None:
+        output.print(
+            f"requests: {joined.requests:,}, which showed {joined.shown:,} items; of {joined.impressions:,} labelled "
+            f"{joined.positives:,} were taken within {window}",
+            highlight=False,
+        )
     if summary.new_users or summary.new_items:
         output.print(
             f"new, and without features: {summary.new_users:,} users, {summary.new_items:,} items", highlight=False
@@ -183,6 +224,13 @@ def parse_size(text: str) -> int:
     if match is None or match[2].upper() not in _UNITS:
         raise ConfigError(f"size {text!r}: expected a number and MB, GB, MiB or GiB, for example 4GB")
     return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def _duration_ms(option: str, text: str) -> int:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhd])", text.strip())
+    if match is None:
+        raise ConfigError(f"{option} {text!r}: expected a number and s, m, h or d, for example 30m")
+    return round(float(match[1]) * _DURATIONS_MS[match[2]])
 
 
 def _milliseconds(option: str, text: str | None) -> int | None:

@@ -62,7 +62,7 @@ def test_without_anything_to_compare_the_reason_is_told(tmp_path: Path) -> None:
     unlabelled = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     text = "".join(json.dumps({k: v for k, v in e.items() if k != "label"}) + "\n" for e in unlabelled)
     (tmp_path / "log.jsonl").write_text(text)
-    recsys("prepare", "log.jsonl", "--features", "features.json", "--out", "own", cwd=tmp_path)
+    recsys("prepare", "log.jsonl", "--features", "features.json", "--out", "own", "--no-samples", cwd=tmp_path)
     assert "there are no samples to compare" in recsys("parity", "./own", cwd=tmp_path).stderr
     (tmp_path / "none").mkdir()
     assert "no *.parquet here" in recsys("parity", "./own", "--requests", "none", cwd=tmp_path).stderr

@@ -11,6 +11,9 @@
     names.py            the texts of its string ids
     written_events.py   events as written, for what makes samples of them
     negatives/          items that a user did not take, drawn
+    requests/           what a server showed, joined with what was taken
+    sample_rules.py     rules that make samples of a log
+    make_samples.py     samples by these rules
     splits/             training, validation and test
 
 Files are read, and rows checked, by ``recsys/rows``. To add an engine: a class of the Protocol ``engines.Engine``, its

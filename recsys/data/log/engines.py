@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recsys.data.log.row_batches import NOTE, ROW, EncodeTask, encoded_batches, from_batch, row_schema
+from recsys.data.log.row_batches import NOTE, ROW, EncodeTask, Reader, encoded_batches, from_batch, row_schema
 from recsys.errors import ConfigError, DataFileError, NoSpaceError, nearest
-from recsys.rows.encode import RowReader, Told
+from recsys.rows.encode import Told
 from recsys.rows.files import RawFile
 from recsys.rows.read import BATCH_ROWS
 
@@ -45,7 +45,7 @@ class Engine(Protocol):
     """Encodes files and sorts their rows."""
 
     def sorted_rows(
-        self, files: Sequence[RawFile], reader: RowReader, told: Told, *, by: Sequence[str]
+        self, files: Sequence[RawFile], reader: Reader, told: Told, *, by: Sequence[str]
     ) -> Iterator[pa.RecordBatch]:
         """Encoded rows of all the files, sorted by columns; never all in memory.
 
@@ -118,7 +118,7 @@ class _DuckDb:
         self._connection = connection
 
     def sorted_rows(
-        self, files: Sequence[RawFile], reader: RowReader, told: Told, *, by: Sequence[str]
+        self, files: Sequence[RawFile], reader: Reader, told: Told, *, by: Sequence[str]
     ) -> Iterator[pa.RecordBatch]:
         """As the protocol says."""
         failed: list[BaseException] = []
@@ -185,7 +185,7 @@ class _Spark:
         self._sorts = 0
 
     def sorted_rows(
-        self, files: Sequence[RawFile], reader: RowReader, told: Told, *, by: Sequence[str]
+        self, files: Sequence[RawFile], reader: Reader, told: Told, *, by: Sequence[str]
     ) -> Iterator[pa.RecordBatch]:
         """As the protocol says. Workers read the files, one each at a time, with the same reader."""
         from pyspark.errors import PySparkException

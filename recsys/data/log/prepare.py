@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,17 +36,22 @@ from recsys.data.log.encoder import (
 )
 from recsys.data.log.engines import Engine, open_engine
 from recsys.data.log.entity_table import KeySet, entity_batches
+from recsys.data.log.make_samples import MadeSamples, Report, make_samples
 from recsys.data.log.names import NAMES, NamesWriter
-from recsys.data.log.row_batches import from_batch, row_schema
-from recsys.data.log.splits.rule import SPLITS, SplitReport, SplitRule
-from recsys.data.log.splits.write import split_impressions, write_splits
+from recsys.data.log.negatives.rule import DrawnNegatives, NegativeRule
+from recsys.data.log.requests.join import JoinedRequests
+from recsys.data.log.requests.read import RequestReader, count_requests
+from recsys.data.log.row_batches import Reader, from_batch, row_schema
+from recsys.data.log.sample_rules import WINDOW_MS, SampleRules
+from recsys.data.log.splits.rule import SplitReport, SplitRule
+from recsys.data.log.written_events import scratch_folder
 from recsys.data.samples import stored as sample_folder
 from recsys.errors import ConfigError, DataFileError, nearest
 from recsys.features.columns import NO_LABEL, Column
 from recsys.features.feature_set import ITEM, USER, Categorical, FeatureSet
 from recsys.features.history.records import require_history
 from recsys.features.history.rules import inherited_attributes
-from recsys.rows.contract import TIMESTAMP, ReadOptions, RowContract, entity_rows, event_rows, impression_rows
+from recsys.rows.contract import LABEL, TIMESTAMP, ReadOptions, RowContract, entity_rows, event_rows, impression_rows
 from recsys.rows.encode import RowReader, Told
 from recsys.rows.files import RawFile, find_files
 from recsys.rows.label_rule import LabelRule
@@ -56,9 +61,6 @@ EVENTS, SAMPLES = "events", "samples"
 """Folders of a prepared log."""
 
 UNKNOWN = ("keep", "reject")
-
-Report = Callable[[str, int], None]
-"""Called with what is being done and how many rows of it are done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,8 @@ class RawInputs:
             users or items, they are the distinct ids of the logs.
         labels: labelled impressions: user id, item id, time, ``label`` and context features. With them,
             the samples are these and no events.
+        requests: logs of a server (``serve --log-requests``). With them, the samples are what it showed, and the events
+            that followed are its labels.
         options: how rows are read.
         unknown: ``keep`` users and items of the logs that the files of users and items lack, without features, or
             ``reject`` their rows.
@@ -80,6 +84,7 @@ class RawInputs:
     log: tuple[str, ...]
     entities: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    requests: tuple[str, ...] = ()
     options: ReadOptions = field(default_factory=ReadOptions)
     unknown: Literal["keep", "reject"] = "keep"
 
@@ -103,6 +108,8 @@ class PrepareSummary:
         matched: files that patterns stood for, in words.
         samples: samples by split.
         split: how they were cut, and what is odd about the parts; None without samples.
+        negatives, requests: what was drawn or joined, if anything.
+        warnings: a sentence for all that is odd about the samples; kept with them.
         elapsed_s: seconds.
     """
 
@@ -119,6 +126,9 @@ class PrepareSummary:
     matched: list[str]
     samples: dict[str, int]
     split: SplitReport | None
+    negatives: DrawnNegatives | None
+    requests: JoinedRequests | None
+    warnings: tuple[str, ...]
     elapsed_s: float
 
 
@@ -133,6 +143,9 @@ def prepare_log(
     work_dir: Path | None = None,
     label: LabelRule | None = None,
     split: SplitRule | None = None,
+    negatives: NegativeRule | None = None,
+    window_ms: int = WINDOW_MS,
+    with_samples: bool | None = None,
     rejects: Path | None = None,
     strict: bool = False,
     report: Report | None = None,
@@ -145,19 +158,24 @@ def prepare_log(
         out: folder to make.
         engine, memory_limit_bytes, threads: see ``open_engine``.
         work_dir: where the engine spills; default: the folder around ``out``.
-        label: what makes a row a sample, and its label; default: the column ``label``, if there is one.
-        split: which samples train, validate and test.
+        label, split, negatives, window_ms, with_samples: see ``SampleRules``.
         rejects: takes rows that do not fit, as JSON lines; default: beside ``out``.
         strict: whether the first such row is an error.
         report: progress.
 
     Raises:
         DataFileError: a file cannot be read or has unknown columns, or no row of it fits.
-        ConfigError: a setting is out of range, or a folder cannot be written.
+        ConfigError: a setting is out of range, nothing makes samples where there must be some, or a folder cannot be
+            written.
+        InvalidInputError: the samples have nothing to train on, or one label alone.
         FileExistsError: ``out`` exists.
     """
     started_s = time.perf_counter()
     require_history(features)
+    rules = SampleRules(
+        label=label, split=split or SplitRule(), negatives=negatives, window_ms=window_ms, wanted=with_samples
+    )
+    rules.check(labels=bool(inputs.labels), requests=bool(inputs.requests))
     names = features.entity_names()
     for name in inputs.entities:
         if name not in names:
@@ -172,7 +190,8 @@ def prepare_log(
             open_engine(engine, work_dir=work, memory_limit_bytes=memory_limit_bytes, threads=threads)
         )
         preparation = _Preparation(features, opened, sink, report or (lambda what, done: None))
-        summary = preparation.prepare(inputs, folder, label, split or SplitRule())
+        with scratch_folder(work) as scratch:
+            summary = preparation.prepare(inputs, folder, rules, scratch)
         shutil.rmtree(folder / "work", ignore_errors=True)
     return PrepareSummary(**summary, elapsed_s=time.perf_counter() - started_s)
 
@@ -189,12 +208,16 @@ class _Preparation:
         self._inherited: dict[str, Column] = {}
         self._unended: list[str] = []
         self._matched: list[str] = []
+        self._labelled = False
         self._names: NamesWriter
 
-    def prepare(self, inputs: RawInputs, folder: Path, label: LabelRule | None, split: SplitRule) -> dict[str, Any]:
-        features, options = self._features, inputs.options
+    def prepare(self, inputs: RawInputs, folder: Path, rules: SampleRules, scratch: FolderWriter) -> dict[str, Any]:
+        features, options, label = self._features, inputs.options, rules.label
         rule = None if inputs.labels else label
-        log_files, label_files = self._files(inputs.log), self._files(inputs.labels)
+        log_files, label_files, request_files = map(self._files, (inputs.log, inputs.labels, inputs.requests))
+        joining = JoinedRequests(window_ms=rules.window_ms) if request_files else None
+        if joining is not None:
+            joining.requests, joining.unranked = count_requests(request_files, features)
         entity_files = {name: self._files([given]) for name, given in inputs.entities.items()}
         with ExitStack() as stack:
             table = stack.enter_context(folder_writer(folder / EVENTS))
@@ -207,38 +230,49 @@ class _Preparation:
                     entity_id = features.entity(name).id.name
                     allowed = f"ids of the --{name}s file; --unknown keep takes others, without features"
                     known[entity_id] = (self._index[name].keys, allowed)
-            log = self._read(log_files, event_rows(features, options, rule=rule), inputs, known)
-            labels = None
+            contract = event_rows(features, options, rule=rule)
+            reader: Reader = RowReader(contract=contract, complete=options.complete, known=known)
+            log = self._read(log_files, reader)
+            shown = None
             if label_files:
-                labels = self._read(label_files, impression_rows(features, options, rule=label), inputs, known)
+                contract = impression_rows(features, options, rule=label)
+                shown = self._read(label_files, RowReader(contract=contract, complete=options.complete, known=known))
+            elif request_files:
+                contract = replace(impression_rows(features), what="requests")
+                shown = self._read(request_files, RequestReader(features=features, contract=contract, known=known))
+            elif rules.wanted and not (self._labelled or label or rules.negatives):
+                raise rules.no_samples(log_files[0].path)
             for name in features.entity_names():
                 if name not in self._index and (name in (USER, ITEM) or name in entity_files):
                     self._write_entity(table, name, entity_files, inputs)
             self._inherited = {name: table.column(f"item.{name}") for name in inherited_attributes(features)}
-            events, repeated, positions = self._write_events(table, log, samples if labels is None else None)
-            parts: SplitReport | None = None
-            if labels is not None:
-                parts = self._write_impressions(samples, labels, split)
-            elif positions or label is not None:
-                parts = self._split_events(table, samples, positions, split)
-            if parts is not None:
-                info = {"splits": list(SPLITS), "split": parts.to_json(), "warnings": list(parts.warnings)}
-                samples.finish(kind=sample_folder.KIND, version=sample_folder.FORMAT_VERSION, info=info)
+            # Labelled events are samples, or what negatives are drawn for, or what was taken of what was shown.
+            apart = rules.negatives is not None or joining is not None
+            marked = None if label_files or rules.wanted is False else scratch if apart else samples
+            events, repeated, labelled = self._write_events(table, log, marked)
+            made = MadeSamples()
+            if shown is not None or apart or (rules.wanted is not False and (labelled or label is not None)):
+                made = make_samples(
+                    features, rules, table=table, samples=samples, marked=marked if labelled or label else None,
+                    shown=None if shown is None else (block for block, _ in self._blocks(shown, {}, tie_order)),
+                    joining=joining, scratch=scratch, report=self._report,
+                )  # fmt: skip
+                samples.finish(kind=sample_folder.KIND, version=sample_folder.FORMAT_VERSION, info=made.to_json())
             collisions = self._names.finish()
             if collisions:
                 raise DataFileError(str(collisions[0]))
-            info = event_table.table_info(features, repeated=repeated)
-            info["read"] = {**asdict(options), "unknown": inputs.unknown, "label": None if rule is None else str(rule)}
-            table.finish(kind=event_table.KIND, version=event_table.FORMAT_VERSION, info=info)
-        if parts is None:
+            about = event_table.table_info(features, repeated=repeated)
+            about["read"] = {**asdict(options), "unknown": inputs.unknown, "label": None if rule is None else str(rule)}
+            table.finish(kind=event_table.KIND, version=event_table.FORMAT_VERSION, info=about)
+        if made.split is None:
             shutil.rmtree(folder / SAMPLES)
         return {
             "users": len(self._index[USER].keys), "items": len(self._index[ITEM].keys),
             "new_users": self._new[USER], "new_items": self._new[ITEM], "events": events, "repeated": repeated,
             "rejected": self._rejects.counts.total,
             "rejects": str(self._rejects.path), "reasons": self._rejects.counts.lines(),
-            "unended": self._unended, "matched": self._matched, "split": parts,
-            "samples": {} if parts is None else {name: part.samples for name, part in parts.parts.items()},
+            "unended": self._unended, "matched": self._matched,
+            "samples": made.sizes(), **vars(made),
         }  # fmt: skip
 
     def _files(self, given: Sequence[str]) -> list[RawFile]:
@@ -249,17 +283,16 @@ class _Preparation:
     def _read(
         self,
         files: Sequence[RawFile],
-        contract: RowContract,
-        inputs: RawInputs,
-        known: Mapping[str, tuple[Int64Array, str]],
+        reader: Reader,
     ) -> tuple[RowContract, Iterator[pa.RecordBatch]]:
         """Rows of logs by user and time. When this returns all of them were read, and their ids seen."""
         user, item = self._features.user_id.name, self._features.item_id.name
-        reader = RowReader(contract=contract, complete=inputs.options.complete, known=known)
+        contract = reader.contract
 
         def seen(columns: Mapping[str, npt.NDArray[Any]]) -> None:
             self._seen[USER].add(columns[user])
             self._seen[ITEM].add(columns[item])
+            self._labelled = self._labelled or bool((columns[LABEL] != NO_LABEL).any())
 
         sorted_rows = self._engine.sorted_rows(files, reader, self._told(contract, seen), by=(user, TIMESTAMP))
         first = next(sorted_rows, None)
@@ -350,38 +383,6 @@ class _Preparation:
             self._report("events", given)
         table.append("offsets", event_table.offsets_of(counts))
         return written, given - written, labelled
-
-    def _split_events(self, table: FolderWriter, samples: FolderWriter, count: int, split: SplitRule) -> SplitReport:
-        position = samples.column("position")
-        offsets, times, label = (table.column("offsets"), table.column("event.timestamp"), samples.column("label"))
-        return write_splits(
-            samples,
-            split,
-            count=count,
-            users=lambda rows: np.searchsorted(offsets, position[rows], side="right") - 1,
-            times=lambda rows: times[position[rows]],
-            labels=lambda rows: label[rows],
-        )
-
-    def _write_impressions(
-        self, samples: FolderWriter, labels: tuple[RowContract, Iterator[pa.RecordBatch]], split: SplitRule
-    ) -> SplitReport:
-        count = 0
-        for block, _ in self._blocks(labels, {}, tie_order):
-            shown = sample_folder.Impressions(
-                user=block.user.astype(np.int32),
-                item=block.item,
-                time_ms=np.ascontiguousarray(block.packed["timestamp"]),
-                context=block.context,
-            )
-            columns = sample_folder.sample_columns(block.label, position=block.user, impressions=shown)
-            for name, column in columns.items():
-                samples.append(name, column)
-            count += len(block)
-            self._report("labels", count)
-        if count == 0:
-            raise DataFileError("the files of --labels have no labelled row")
-        return split_impressions(samples, split, count=count)
 
 
 def _append_samples(samples: FolderWriter, block: EventBlock, before: int) -> int:

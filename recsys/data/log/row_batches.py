@@ -5,15 +5,16 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from recsys.arrays import Int64Array
 from recsys.features.feature_set import Categorical, Numeric
 from recsys.rows.contract import RowContract
-from recsys.rows.encode import RowReader, Told
+from recsys.rows.encode import Told
 from recsys.rows.fields import Field
 from recsys.rows.files import RawFile
 
@@ -22,6 +23,19 @@ FILE, ROW = "__file", "__row"
 
 NOTE = "__note"
 """Column of what a worker met on its way, pickled; null in rows."""
+
+
+class Reader(Protocol):
+    """Everything about reading rows that does not change from file to file; can be sent to another process."""
+
+    @property
+    def contract(self) -> RowContract:
+        """Fields of a row."""
+        ...
+
+    def read(self, file: RawFile, told: Told) -> Iterator[tuple[dict[str, npt.NDArray[Any]], Int64Array]]:
+        """Encoded columns, and the numbers in the file of their rows; batch by batch."""
+        ...
 
 
 def row_schema(contract: RowContract, *, numbered: bool = False) -> pa.Schema:
@@ -70,7 +84,7 @@ def _many(one: Field) -> bool:
 
 
 def encoded_batches(
-    files: Sequence[tuple[int, RawFile]], reader: RowReader, told: Told, schema: pa.Schema
+    files: Sequence[tuple[int, RawFile]], reader: Reader, told: Told, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     for place, file in files:
         for columns, numbers in reader.read(file, told):
@@ -81,7 +95,7 @@ def encoded_batches(
 class EncodeTask:
     """Task of a Spark worker: encoded rows, and between them rows that hold nothing but a note of what was met."""
 
-    def __init__(self, reader: RowReader, schema: pa.Schema) -> None:
+    def __init__(self, reader: Reader, schema: pa.Schema) -> None:
         self._reader = reader
         self._schema = schema
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,8 @@ from recsys.arrays import BoolArray, Int32Array, Int64Array
 from recsys.data.column_folder import FolderWriter
 from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, USER, FeatureSet
+
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +55,34 @@ def written_events(features: FeatureSet, table: FolderWriter) -> WrittenEvents:
         time_ms=table.column("event.timestamp"),
         context={f.name: table.column(f"context.{f.name}") for f in features.context},
     )
+
+
+@contextmanager
+def scratch_folder(work: Path) -> Iterator[FolderWriter]:
+    """Columns that are needed for a while, on disk until the end of the block."""
+    scratch = FolderWriter(Path(tempfile.mkdtemp(prefix="samples-", dir=work)))
+    try:
+        yield scratch
+    finally:
+        scratch.close()
+        shutil.rmtree(scratch.folder, ignore_errors=True)
+
+
+def positive_events(labelled: FolderWriter, scratch: FolderWriter) -> tuple[Int64Array, int]:
+    """Positions of the events labelled 1, and how many others have a label.
+
+    Args:
+        labelled: columns ``position`` and ``label`` of the events that have a label.
+        scratch: where the positions are written.
+    """
+    position, label = labelled.column("position"), labelled.column("label")
+    scratch.append("positive", np.zeros(0, dtype=np.int64))
+    others = 0
+    for begin in range(0, len(label), _CHUNK):
+        chosen = label[begin : begin + _CHUNK] == 1
+        scratch.append("positive", position[begin : begin + _CHUNK][chosen])
+        others += int(len(chosen) - chosen.sum())
+    return scratch.column("positive"), others
 
 
 def user_groups(offsets: Int64Array, *, events: int) -> Iterator[tuple[int, int]]:

@@ -53,7 +53,7 @@ def drawn_rows(
     rows: list[Row] = []
     try:
         chosen = None if positives is None else np.array(positives, dtype=np.int64)
-        for shown, label in lists_with_negatives(events, chosen, rule, scratch=scratch, drawn=counts):
+        for shown, label in lists_with_negatives(events, chosen, scratch=scratch, drawn=counts):
             columns: list[Any] = [shown.user, shown.time_ms, shown.item, label, shown.context["page"]]
             rows += list(zip(*(c.tolist() for c in columns), strict=True))
     finally:

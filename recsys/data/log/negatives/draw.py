@@ -20,7 +20,7 @@ from recsys.data.column_folder import FolderWriter
 from recsys.data.log.negatives.catalogue import Catalogue, make_catalogue
 from recsys.data.log.negatives.popularity import Popularity
 from recsys.data.log.negatives.random import Bits, below, hashed
-from recsys.data.log.negatives.rule import POPULARITY, DrawnNegatives, NegativeRule
+from recsys.data.log.negatives.rule import POPULARITY, DrawnNegatives
 from recsys.data.log.negatives.taken import Taken, member, taken_items
 from recsys.data.log.written_events import WrittenEvents, changes, user_groups
 from recsys.data.samples.histories import ranges
@@ -35,7 +35,6 @@ _FEW = 4
 def lists_with_negatives(
     events: WrittenEvents,
     positives: Int64Array | None,
-    rule: NegativeRule,
     *,
     scratch: FolderWriter,
     drawn: DrawnNegatives,
@@ -48,15 +47,14 @@ def lists_with_negatives(
     Args:
         events: where items and users come from.
         positives: positions of the positive events, rising; None: all of them.
-        rule: how many, by what.
         scratch: a folder for what is needed meanwhile.
-        drawn: counts, added to.
+        drawn: has the rule; counts are added to it.
     """
     if len(events) == 0:
         return
-    catalogue = make_catalogue(events)
+    rule, catalogue = drawn.rule, make_catalogue(events)
     popularity = Popularity(events, scratch) if rule.by == POPULARITY else None
-    block = _Block(events, catalogue, popularity, rule, drawn)
+    block = _Block(events, catalogue, popularity, drawn)
     for begin, end in user_groups(events.offsets, events=_BLOCK_ROWS):
         first, last = int(events.offsets[begin]), int(events.offsets[end])
         if positives is not None:
@@ -96,13 +94,12 @@ class _Block:
         events: WrittenEvents,
         catalogue: Catalogue,
         popularity: Popularity | None,
-        rule: NegativeRule,
         drawn: DrawnNegatives,
     ) -> None:
         self._events = events
         self._catalogue = catalogue
         self._popularity = popularity
-        self._rule = rule
+        self._rule = drawn.rule
         self._drawn = drawn
         self._last_short_user = -1
 

@@ -113,7 +113,7 @@ def label_shown(
     return label
 
 
-def repeats(user: Int64Array, item: Int64Array, time_ms: Int64Array) -> BoolArray:
+def repeats(user: Int64Array, item: npt.NDArray[Any], time_ms: Int64Array) -> BoolArray:
     """True where an impression is there already, as its neighbour; sorted by (user, time, item); [B]."""
     return ~(changes(user) | changes(item) | changes(time_ms))
 
