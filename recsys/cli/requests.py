@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import re
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -11,57 +14,88 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys.cli.options import ADDRESS, JsonOption, notes, output
+from recsys.errors import ConfigError
 
 AddressOption = Annotated[str, typer.Option("--address", help="The server: host:port, or a host alone (port 50051).")]
 UserOption = Annotated[str, typer.Option("--user", help="User id.")]
-TextOption = Annotated[bool, typer.Option("--text-ids", help="The user id is a string, even if of digits.")]
+TextOption = Annotated[bool, typer.Option("--text-ids", help="Ids are strings, even if they look like numbers.")]
 TopOption = Annotated[int, typer.Option("--top", help="Number of items.")]
+FeatureOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--feature",
+        metavar="NAME=VALUE",
+        help="A context feature, or a user feature instead of the stored one; may be repeated. A value that looks like "
+        "a number is one, anything else is text; quotes make text of a number (zip='\"10115\"'). Several values: "
+        "with commas between, or the option again. Nothing after = is a missing value.",
+    ),
+]
+ExcludeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude", help="Ids of items to leave out besides those of the history, comma-separated; may be repeated."
+    ),
+]
 SeenOption = Annotated[bool, typer.Option("--include-seen", help="Include items of the user's history.")]
+TimeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--time",
+        help="Answer as of then, by the events that had happened and arrived: 2026-01-31T12:00 (UTC, unless it has an "
+        "offset), or milliseconds since 1970. Default: now.",
+    ),
+]
+ModelOption = Annotated[str, typer.Option("--model", help="Name of the model. Default: the server's.")]
+TimingsOption = Annotated[bool, typer.Option("--timings", help="Print the time of each stage on the server.")]
 TimeoutOption = Annotated[float, typer.Option("--timeout", help="Seconds to wait.")]
+
+DEGRADED = {
+    "user": "the store did not give the user: history and stored features were taken as empty",
+    "items": "the store did not give the items' features: they were taken as missing",
+    "history": "only the newest part of a long history was looked at in the time there was; ask again for all of it",
+}
+"""The client's names of what was missing, in words."""
 
 
 def rank(
     user: UserOption,
     items: Annotated[str, typer.Option("--items", help="Item ids, comma-separated; - reads them from stdin.")],
+    feature: FeatureOption = None,
     top: Annotated[int, typer.Option("--top", help="Only the best so many; 0 for all, in the given order.")] = 10,
-    model: Annotated[str, typer.Option("--model", help="Model name; default: the server's.")] = "",
+    time: TimeOption = None,
+    model: ModelOption = "",
+    timings: TimingsOption = False,
     address: AddressOption = ADDRESS,
-    text_ids: Annotated[
-        bool, typer.Option("--text-ids", help="Ids are strings, even if they look like numbers.")
-    ] = False,
+    text_ids: TextOption = False,
     timeout_s: TimeoutOption = 5.0,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a running server to rank items for a user."""
     from recsys.client import Client
 
-    given = sys.stdin.read().replace("\n", ",") if items == "-" else items
-    texts = [text.strip() for text in given.split(",") if text.strip()]
-    ids: list[Any] = [_id(text, text_ids) for text in texts]
-    if not text_ids and len({type(i) for i in ids}) > 1:
-        ids = texts
+    candidates = item_ids([sys.stdin.read() if items == "-" else items], text_ids)
+    asked = {"features": feature_values(feature or []), "time_ms": _milliseconds(time), "model": model}
     with Client(address, timeout_s=timeout_s) as client:
-        ranking = client.rank(user=_id(user, text_ids), candidates=ids, top_k=top, model=model)
-    if as_json:
-        facts: dict[str, Any] = {"model": ranking.model, "model_version": ranking.model_version}
-        facts |= {"history_events": ranking.history_events, "degraded": list(ranking.degraded)}
-        scored = [{"item": i, "score": float(s)} for i, s in zip(ranking.items, ranking.scores, strict=True)]
-        print(json.dumps({**facts, "ranking": scored}))
-        return
-    table = Table("rank" if top else "position", "item", "score", box=None)
-    for number, (item, score) in enumerate(zip(ranking.items, ranking.scores, strict=True), start=1):
-        table.add_row(str(number), str(item), f"{score:.4f}")
-    output.print(table)
-    degraded = f"; degraded: {', '.join(ranking.degraded)}" if ranking.degraded else ""
-    notes.print(f"{ranking.model} {ranking.model_version}, {ranking.history_events} events of history{degraded}")
+        best = client.rank(user=_id(user, text_ids), candidates=candidates, top_k=top, timings=timings, **asked)
+    facts = {"model": best.model, "model_version": best.model_version, "history_events": best.history_events}
+    summary = f"{best.model} {best.model_version}, {best.history_events} events of history"
+    rows = list(zip(best.items, best.scores.tolist(), strict=True))
+    _print(best, rows, facts, summary, number="rank" if top else "position", listed="ranking", as_json=as_json)
 
 
 def recommend(
     user: UserOption,
+    feature: FeatureOption = None,
     top: TopOption = 10,
     candidates: Annotated[int, typer.Option(help="Items retrieved and then ranked; 0: 500, or --top.")] = 0,
+    exclude: ExcludeOption = None,
     include_seen: SeenOption = False,
-    timings: Annotated[bool, typer.Option("--timings", help="Print the time of each stage on the server.")] = False,
+    time: TimeOption = None,
+    model: Annotated[str, typer.Option("--model", help="Name of the ranking model. Default: the server's.")] = "",
+    retrieval_model: Annotated[
+        str, typer.Option("--retrieval-model", help="Name of the retrieval model. Default: the server's.")
+    ] = "",
+    timings: TimingsOption = False,
     address: AddressOption = ADDRESS,
     text_ids: TextOption = False,
     timeout_s: TimeoutOption = 5.0,
@@ -70,10 +104,11 @@ def recommend(
     """Ask a running server for the best items for a user: retrieve, then rank."""
     from recsys.client import Client
 
+    asked = {"features": feature_values(feature or []), "time_ms": _milliseconds(time), "model": model}
+    asked |= {"exclude": item_ids(exclude or [], text_ids), "retrieval_model": retrieval_model}
+    asked |= {"candidates": candidates, "include_seen": include_seen, "timings": timings}
     with Client(address, timeout_s=timeout_s) as client:
-        best = client.recommend(
-            user=_id(user, text_ids), top_k=top, candidates=candidates, include_seen=include_seen, timings=timings
-        )
+        best = client.recommend(user=_id(user, text_ids), top_k=top, **asked)
     facts = {
         "model": best.model,
         "model_version": best.model_version,
@@ -83,20 +118,22 @@ def recommend(
         "history_events": best.history_events,
         "candidates": best.candidates,
     }
-    _print(best, facts, as_json=as_json)
-    if not as_json:
-        known = "" if best.user_known else "; the retrieval model does not know the user: the most popular items"
-        notes.print(
-            f"best of {best.candidates} of {best.retrieval_model}, ranked by {best.model} "
-            f"from {best.history_events} events{known}{_degraded(best)}"
-        )
+    known = "" if best.user_known else "; the retrieval model does not know the user: the most popular items"
+    summary = (
+        f"best of {best.candidates} of {best.retrieval_model}, ranked by {best.model} "
+        f"from {best.history_events} events{known}"
+    )
+    _print(best, _found(best), facts, summary, as_json=as_json)
 
 
 def retrieve(
     user: UserOption,
     top: TopOption = 100,
+    exclude: ExcludeOption = None,
     include_seen: SeenOption = False,
-    timings: Annotated[bool, typer.Option("--timings", help="Print the time of each stage on the server.")] = False,
+    time: TimeOption = None,
+    model: ModelOption = "",
+    timings: TimingsOption = False,
     address: AddressOption = ADDRESS,
     text_ids: TextOption = False,
     timeout_s: TimeoutOption = 5.0,
@@ -105,36 +142,79 @@ def retrieve(
     """Ask a running server for the items that its retrieval model finds for a user."""
     from recsys.client import Client
 
+    asked = {"exclude": item_ids(exclude or [], text_ids), "time_ms": _milliseconds(time), "model": model}
     with Client(address, timeout_s=timeout_s) as client:
-        best = client.retrieve(user=_id(user, text_ids), top_k=top, include_seen=include_seen, timings=timings)
+        best = client.retrieve(user=_id(user, text_ids), top_k=top, include_seen=include_seen, timings=timings, **asked)
     facts = {
         "model": best.model,
         "model_version": best.model_version,
         "user_known": best.user_known,
         "history_events": best.history_events,
     }
-    _print(best, facts, as_json=as_json)
-    if not as_json:
-        known = "" if best.user_known else "; the model does not know the user: the most popular items"
-        notes.print(f"{best.model} {best.model_version}, {best.history_events} events left out{known}{_degraded(best)}")
+    known = "" if best.user_known else "; the model does not know the user: the most popular items"
+    summary = f"{best.model} {best.model_version}, {best.history_events} events left out{known}"
+    _print(best, _found(best), facts, summary, as_json=as_json)
 
 
-def _print(best: Any, facts: dict[str, Any], *, as_json: bool) -> None:
-    rows = list(zip(best.items.tolist(), best.scores.tolist(), strict=True))
-    if as_json:
-        facts |= {"degraded": list(best.degraded)} | ({"timings_us": best.timings_us} if best.timings_us else {})
-        print(json.dumps({**facts, "items": [{"item": item, "score": score} for item, score in rows]}))
-        return
-    table = Table("rank", "item", "score", box=None)
-    for number, (item, score) in enumerate(rows, start=1):
-        table.add_row(str(number), Text(str(item)), f"{score:.4f}")  # Text: a name is no markup
-    output.print(table)
-    if best.timings_us:
-        notes.print(", ".join(f"{stage} {us} us" for stage, us in best.timings_us.items() if us))
+def feature_values(given: Sequence[str]) -> dict[str, Any]:
+    """Parse ``--feature``: name -> a value, several, or None for a missing one.
+
+    >>> feature_values(["daytime=morning", "hour=7", "price=9.5", 'zip="10115"', "city="])
+    {'daytime': 'morning', 'hour': 7, 'price': 9.5, 'zip': '10115', 'city': None}
+    >>> feature_values(["tags=new,red", "tags=7", 'name="a,b"'])
+    {'tags': ['new', 'red', '7'], 'name': 'a,b'}
+
+    Raises:
+        ConfigError: there is no ``=``, or a quote has no end.
+    """
+    named: dict[str, list[str]] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (equals and name.strip()):
+            raise ConfigError(f"--feature {text!r}: expected NAME=VALUE, for example daytime=morning")
+        named.setdefault(name.strip(), []).extend(_parts(f"--feature {text!r}", value))
+    return {name: _values(parts) for name, parts in named.items()}
 
 
-def _degraded(best: Any) -> str:
-    return f"; degraded: {', '.join(best.degraded)}" if best.degraded else ""
+def _parts(where: str, text: str) -> list[str]:
+    """What stands between commas, quotes included; a comma in quotes is a part of a value."""
+    parts, rest = [], text.strip()
+    while rest:
+        match = re.match(r"""\s*("[^"]*"|'[^']*'|[^,"'][^,]*|(?=,))\s*(?:,|$)""", rest)
+        if match is None:
+            raise ConfigError(f"{where}: a quote without its end, or text behind it")
+        parts.append(match[1].strip())
+        rest = rest[match.end() :]
+    return parts
+
+
+def _values(parts: Sequence[str]) -> Any:
+    """One value, or a list: numbers if all look like numbers and none is quoted, otherwise texts."""
+    if not any(parts):
+        return None
+    read = [_number(part) for part in parts]
+    if any(isinstance(value, str) for value in read):
+        read = [part[1:-1] if part[:1] in ("'", '"') else part for part in parts]
+    return read[0] if len(read) == 1 else read
+
+
+def _number(text: str) -> int | float | str:
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text):
+        return float(text)
+    return text
+
+
+def item_ids(given: Sequence[str], text_ids: bool) -> list[int | str]:
+    """Parse ids with commas or line ends between: integers if all are, otherwise strings.
+
+    >>> item_ids(["1, 2", "3"], False), item_ids(["1,b"], False), item_ids(["1"], True)
+    ([1, 2, 3], ['1', 'b'], ['1'])
+    """
+    texts = [text.strip() for part in given for text in part.replace("\n", ",").split(",") if text.strip()]
+    ids = [_id(text, text_ids) for text in texts]
+    return list(texts) if any(isinstance(each, str) for each in ids) else ids
 
 
 def _id(text: str, text_ids: bool) -> int | str:
@@ -144,3 +224,54 @@ def _id(text: str, text_ids: bool) -> int | str:
         return int(text)
     except ValueError:
         return text
+
+
+def _milliseconds(text: str | None) -> int | None:
+    """The moment that ``--time`` names, in milliseconds since 1970.
+
+    Raises:
+        ConfigError: it is neither ISO 8601 nor a whole number.
+    """
+    if text is None or re.fullmatch(r"[+-]?\d+", text):
+        return None if text is None else int(text)
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"--time is {text!r}: expected a time like 2026-01-31T12:00 or 2026-01-31T12:00+01:00, or milliseconds "
+            "since 1970"
+        ) from error
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
+    return round(moment.timestamp() * 1000)
+
+
+def _found(best: Any) -> list[tuple[Any, float]]:
+    return list(zip(best.items.tolist(), best.scores.tolist(), strict=True))
+
+
+def _print(
+    best: Any,
+    rows: Sequence[tuple[Any, float]],
+    facts: dict[str, Any],
+    summary: str,
+    *,
+    number: str = "rank",
+    listed: str = "items",
+    as_json: bool,
+) -> None:
+    """The list on standard output; who answered, and what was missing for it, beside it or in the JSON."""
+    reasons = [DEGRADED.get(name, name) for name in best.degraded]
+    if as_json:
+        facts |= {"degraded": list(best.degraded), "degraded_because": reasons}
+        facts |= {"timings_us": best.timings_us} if best.timings_us else {}
+        print(json.dumps({**facts, listed: [{"item": item, "score": score} for item, score in rows]}))
+        return
+    table = Table(number, "item", "score", box=None)
+    for at, (item, score) in enumerate(rows, start=1):
+        table.add_row(str(at), Text(str(item)), f"{score:.4f}")  # Text: a name is no markup
+    output.print(table)
+    if best.timings_us:
+        notes.print(", ".join(f"{stage} {us} us" for stage, us in best.timings_us.items() if us))
+    notes.print(f"{summary}; {'degraded' if reasons else 'not degraded'}", markup=False, soft_wrap=True)
+    for reason in reasons:
+        notes.print(f"degraded: {reason}", markup=False, soft_wrap=True)
