@@ -35,7 +35,7 @@ from recsys.errors import InvalidInputError, RecsysError
 from recsys.feature_store.embedded.server import EmbeddedRedis, is_running
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.ingest.materialize import MaterializeResult, materialize
-from recsys.progress import progress_bar, training_progress
+from recsys.progress import progress, progress_bar, training_progress
 from recsys.recipes import recipe
 from recsys.training.loop import train as run_training
 from recsys.training.reports import RunResult
@@ -78,14 +78,15 @@ def run_demo(
     config = override(recipe("din_synthetic" if synthetic else "din_movielens_1m_demo"), overrides)
     _check_replaceable(folder)
     console.rule("1/6  data")
-    loaded = load_dataset(
-        config.data.dataset,
-        recent=config.data.recent,
-        work_dir=folder.parent,
-        path=data,
-        allow_download=allow_download,
-        allow_synthetic=True,
-    )
+    with progress(console, "reading the data"):
+        loaded = load_dataset(
+            config.data.dataset,
+            recent=config.data.recent,
+            work_dir=folder.parent,
+            path=data,
+            allow_download=allow_download,
+            allow_synthetic=True,
+        )
     if loaded.is_synthetic:
         config = override(recipe("din_synthetic"), overrides)
     counts = {split: f"{len(indices):,}" for split, indices in loaded.dataset.samples.splits.items()}
@@ -154,7 +155,7 @@ def _empty(folder: Path) -> None:
 def _export(result: RunResult, loaded: LoadedData, path: Path, console: Console) -> Manifest:
     from recsys.export.onnx import export_bundle  # takes seconds to import
 
-    with console.status("tracing the graphs, comparing answers"):
+    with progress(console, "tracing the graphs, comparing answers"):
         manifest = export_bundle(
             result.trained, loaded.dataset, path, name=result.trained.features.name, metrics=result.test
         )

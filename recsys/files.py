@@ -186,7 +186,7 @@ def _runs(pid: int) -> bool:
 
 
 def _free(path: Path) -> str:
-    """What is left on its disk; a quota or a limit of file sizes is reached with some left."""
+    """Room left on its disk, in words; a quota or a limit of file sizes is reached with some left."""
     folder = next((each for each in path.absolute().parents if each.exists()), None)
     if folder is None:
         return ""

@@ -208,7 +208,7 @@ def _flushed(code: int) -> int:
 
 
 def _reader_is_gone() -> bool:
-    """Whether standard output is a pipe that nobody reads; rich has put the null device in its place by then."""
+    """True if standard output is a pipe that nobody reads; rich has put the null device in its place by then."""
     if os.path.samestat(os.fstat(1), os.stat(os.devnull)):
         return True
     poll = select.poll()

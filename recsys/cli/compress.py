@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -89,6 +88,7 @@ def compress(
     from recsys.data.datasets import load_dataset
     from recsys.embeddings.quantize import check_kind
     from recsys.plots import print_chart
+    from recsys.progress import progress
 
     settings = CompressConfig(
         maps=_list(maps, "--maps", str),  # it checks them
@@ -98,7 +98,8 @@ def compress(
         tolerance=tolerance,
     )
     out = out or Path("runs") / f"{config.recipe}-compress"
-    loaded = load_dataset(config.data.dataset, recent=config.data.recent, work_dir=work_dir, path=data)
+    with progress(notes, "reading the data"):
+        loaded = load_dataset(config.data.dataset, recent=config.data.recent, work_dir=work_dir, path=data)
     notes.print(f"data: {loaded.raw.source}", markup=False)
     with _progress(notes) as report:
         comparison = run_comparison(config, loaded.dataset, out, settings, report=report)
@@ -153,29 +154,24 @@ def _table(comparison: Comparison, width: int) -> Table:
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Callable[[SweepProgress], None]]:
-    """One bar over all runs that are to be trained; a line for each that is done."""
+    """Progress of the run that trains; a line for each that is done."""
+    from recsys.progress import progress as show_progress
+
     started = time.monotonic()
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("training", total=None, note="")
+    at = ""
+    with show_progress(console, "before the first run") as work:
 
         def report(progress: SweepProgress) -> None:
+            nonlocal at
             what = f"run {progress.number} of {progress.total}: {progress.choice}, seed {progress.seed}"
-            bar.update(task, description=what, total=progress.total)
             if progress.training is not None:
-                at = progress.training
-                note = f"{at.samples_per_s:,.0f} samples/s"
-                bar.update(task, completed=progress.number - 1 + at.step / at.steps, note=note)
+                step = progress.training
+                if what != at:
+                    at = what
+                    work.stage(f"{what}, steps", step.steps)
+                work.count(step.step, step.steps, f"{step.samples_per_s:,.0f} samples/s")
                 return
-            bar.update(task, completed=progress.number)
+            work.stage(f"after run {progress.number} of {progress.total}")
             if progress.measured is None:
                 outcome = f"not possible: {progress.impossible}"
             else:

@@ -45,6 +45,7 @@ def evaluate(
     from recsys.evaluation.predictions import write_predictions
     from recsys.evaluation.report import metrics_json, metrics_table, reliability_charts, segments_table
     from recsys.plots import write_png
+    from recsys.progress import progress
     from recsys.training.run.folder import is_retrieval_run
     from recsys.training.trained import load_run, predict_run
 
@@ -58,21 +59,25 @@ def evaluate(
             )
         evaluate_retrieval(run_dir, split=split, data=data, work_dir=work_dir, as_json=as_json)
         return
-    trained = load_run(run_dir)
-    settings = trained.config.data
-    loaded = load_dataset(settings.dataset, recent=settings.recent, work_dir=work_dir, path=data)
-    show_warnings(loaded.dataset.samples.warnings)
-    predictions = predict_run(trained, loaded.dataset, split)
+    with progress(notes, "reading the data") as work:
+        trained = load_run(run_dir)
+        settings = trained.config.data
+        loaded = load_dataset(settings.dataset, recent=settings.recent, work_dir=work_dir, path=data)
+        show_warnings(loaded.dataset.samples.warnings)
+        work.stage("scoring, samples")
+        predictions = predict_run(trained, loaded.dataset, split, report=work.count)
     if predictions is None:
         if as_json:
             print("{}")
         else:
             notes.print(f"the {split} split is empty: there is nothing to measure")
         return
-    metrics = measure(predictions)
-    write_predictions(run_dir, {split: predictions})
-    drawn = resample(predictions, resamples=bootstrap, seed=seed) if bootstrap else None
-    parts = segments(predictions) if by_segment else None
+    with progress(notes, "measuring") as work:
+        metrics = measure(predictions)
+        write_predictions(run_dir, {split: predictions})
+        parts = segments(predictions) if by_segment else None
+        work.stage(f"resampling users {bootstrap:,} times")
+        drawn = resample(predictions, resamples=bootstrap, seed=seed) if bootstrap else None
     if plot is not None:
         write_png(reliability_charts(predictions, title=f"{trained.config.recipe}, {split}"), plot)
     if as_json:
@@ -97,8 +102,10 @@ def compare(
     from recsys.evaluation.comparison import compare_predictions, compare_segments, compare_user_values
     from recsys.evaluation.predictions import USER_FILE, read_predictions, read_user_values
     from recsys.evaluation.report import comparison_json, comparison_table, segment_comparison_table
+    from recsys.progress import progress
 
     pairs = None
+    resampling = f"resampling users {bootstrap:,} times"
     ranking = [folder for folder in (run_a, run_b) if (folder / USER_FILE).exists()]
     if len(ranking) == 1:
         raise ConfigError(f"{ranking[0]} ranks all items, the other run does not; allowed: two runs of one kind")
@@ -106,11 +113,14 @@ def compare(
         if by_segment:
             raise ConfigError(f"{run_a} and {run_b} rank all items; --segments is for click prediction")
         ranked = [read_user_values(folder, split) for folder in (run_a, run_b)]
-        differences = compare_user_values(*ranked, resamples=bootstrap, seed=seed)
+        with progress(notes, resampling):
+            differences = compare_user_values(*ranked, resamples=bootstrap, seed=seed)
     else:
         a, b = (read_predictions(folder, split) for folder in (run_a, run_b))
-        differences = compare_predictions(a, b, resamples=bootstrap, seed=seed)
-        pairs = compare_segments(a, b, resamples=bootstrap, seed=seed) if by_segment else None
+        with progress(notes, resampling) as work:
+            differences = compare_predictions(a, b, resamples=bootstrap, seed=seed)
+            work.stage("resampling users, segment by segment")
+            pairs = compare_segments(a, b, resamples=bootstrap, seed=seed) if by_segment else None
     if as_json:
         facts: dict[str, Any] = {"a": str(run_a), "b": str(run_b), "split": split, "resamples": bootstrap}
         print(json.dumps({**facts, **comparison_json(differences, pairs)}))
@@ -197,7 +207,11 @@ def results(
         if found:
             raise typer.Exit(1)
     else:
-        for file in update(docs) or ["nothing to write"]:
+        from recsys.progress import progress
+
+        with progress(notes, "drawing pictures and tables of the recorded runs"):
+            written = update(docs)
+        for file in written or ["nothing to write"]:
             output.print(file, highlight=False)
 
 

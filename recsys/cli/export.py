@@ -24,7 +24,10 @@ QUANTIZED_KINDS = ("none", "fp16", "int8", "int4")
 def export(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
     out: Annotated[Path, typer.Option("--out", help="Folder of the bundle to write.")],
-    name: Annotated[str | None, typer.Option("--name", help="Model name. Default: the recipe's.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="Model name. Default: the FeatureSet's; of published data the recipe's."),
+    ] = None,
     quantize: Annotated[
         list[str] | None,
         typer.Option(
@@ -70,18 +73,22 @@ def export(
     from recsys.data.datasets import load_dataset
     from recsys.export.onnx import export_bundle
     from recsys.features.names import NAMES_SUFFIX
+    from recsys.progress import progress
+    from recsys.recipes import model_name
     from recsys.training.trained import evaluate_run, load_run
 
     trained = load_run(run_dir)
     settings = trained.config.data
-    loaded = load_dataset(settings.dataset, recent=settings.recent, work_dir=work_dir, path=data)
-    with notes.status("exporting: tracing the graphs, comparing answers"):
+    with progress(notes, "reading the data") as work:
+        loaded = load_dataset(settings.dataset, recent=settings.recent, work_dir=work_dir, path=data)
+        work.stage("measuring the model on the test split")
         metrics = evaluate_run(trained, loaded.dataset, "test")
+        work.stage("tracing the graphs, comparing answers")
         manifest = export_bundle(
             trained,
             loaded.dataset,
             out,
-            name=name or trained.config.recipe,
+            name=name or model_name(trained.config, trained.features.name),
             metrics=metrics,
             quantize=kinds,
             compute=compute,

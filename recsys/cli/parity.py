@@ -55,7 +55,9 @@ def parity(
         files = sorted(requests.glob("*.parquet")) if requests.is_dir() else [requests]
         if not files:
             raise ConfigError(f"{requests}: no *.parquet here; `recsys serve --log-requests 0.01` writes some")
-        with notes.status("comparing requests"):
+        from recsys.progress import progress
+
+        with progress(notes, "comparing requests"):
             report = request_parity(dataset.table, files)
     else:
         report = _replay(dataset, log or [], samples, seed)

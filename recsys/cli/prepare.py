@@ -115,6 +115,7 @@ def prepare(
     from recsys.data.log.negatives.rule import NegativeRule
     from recsys.data.log.prepare import UNKNOWN, RawInputs, prepare_log
     from recsys.data.log.splits.rule import SplitRule
+    from recsys.progress import by_name, progress
     from recsys.rows.contract import ReadOptions
     from recsys.rows.label_rule import parse_label
 
@@ -147,7 +148,7 @@ def prepare(
     drawing = NegativeRule(per_positive=negatives, by=negatives_by, seed=negatives_seed) if negatives else None
     if drawing is None and (negatives_by != "uniform" or negatives_seed):
         raise ConfigError("--negatives-by and --negatives-seed need --negatives N, the number for each positive")
-    with notes.status("sorting") as status:
+    with progress(notes, "sorting") as work:
         summary = prepare_log(
             declared,
             inputs,
@@ -163,7 +164,7 @@ def prepare(
             with_samples=not no_samples,
             rejects=rejects,
             strict=strict,
-            report=lambda what, rows: status.update(f"{what}: {rows:,}"),
+            report=by_name(work),
         )
     show_warnings(summary.warnings)
     if as_json:

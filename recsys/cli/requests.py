@@ -74,7 +74,7 @@ def rank(
     from recsys.client import Client
 
     candidates = item_ids([sys.stdin.read() if items == "-" else items], text_ids)
-    asked = {"features": feature_values(feature or []), "time_ms": _milliseconds(time), "model": model}
+    asked: dict[str, Any] = {"features": feature_values(feature or []), "time_ms": _milliseconds(time), "model": model}
     with Client(address, timeout_s=timeout_s) as client:
         best = client.rank(user=_id(user, text_ids), candidates=candidates, top_k=top, timings=timings, **asked)
     facts = {"model": best.model, "model_version": best.model_version, "history_events": best.history_events}
@@ -104,7 +104,7 @@ def recommend(
     """Ask a running server for the best items for a user: retrieve, then rank."""
     from recsys.client import Client
 
-    asked = {"features": feature_values(feature or []), "time_ms": _milliseconds(time), "model": model}
+    asked: dict[str, Any] = {"features": feature_values(feature or []), "time_ms": _milliseconds(time), "model": model}
     asked |= {"exclude": item_ids(exclude or [], text_ids), "retrieval_model": retrieval_model}
     asked |= {"candidates": candidates, "include_seen": include_seen, "timings": timings}
     with Client(address, timeout_s=timeout_s) as client:
@@ -142,7 +142,11 @@ def retrieve(
     """Ask a running server for the items that its retrieval model finds for a user."""
     from recsys.client import Client
 
-    asked = {"exclude": item_ids(exclude or [], text_ids), "time_ms": _milliseconds(time), "model": model}
+    asked: dict[str, Any] = {
+        "exclude": item_ids(exclude or [], text_ids),
+        "time_ms": _milliseconds(time),
+        "model": model,
+    }
     with Client(address, timeout_s=timeout_s) as client:
         best = client.retrieve(user=_id(user, text_ids), top_k=top, include_seen=include_seen, timings=timings, **asked)
     facts = {
@@ -177,7 +181,7 @@ def feature_values(given: Sequence[str]) -> dict[str, Any]:
 
 
 def _parts(where: str, text: str) -> list[str]:
-    """What stands between commas, quotes included; a comma in quotes is a part of a value."""
+    """The texts between commas, quotes included; a comma in quotes is a part of a value."""
     parts, rest = [], text.strip()
     while rest:
         match = re.match(r"""\s*("[^"]*"|'[^']*'|[^,"'][^,]*|(?=,))\s*(?:,|$)""", rest)
@@ -206,7 +210,7 @@ def _number(text: str) -> int | float | str:
     return text
 
 
-def item_ids(given: Sequence[str], text_ids: bool) -> list[int | str]:
+def item_ids(given: Sequence[str], text_ids: bool) -> Any:
     """Parse ids with commas or line ends between: integers if all are, otherwise strings.
 
     >>> item_ids(["1, 2", "3"], False), item_ids(["1,b"], False), item_ids(["1"], True)

@@ -29,11 +29,12 @@ def train_retrieval(
     as_json: bool,
 ) -> None:
     """Train, test, and leave checkpoint and metrics in the run's folder."""
-    from recsys.progress import training_progress
+    from recsys.progress import progress, training_progress
     from recsys.training.retrieval.loop import train_retrieval_run
 
     run_dir = run_dir or Path("runs") / config.recipe
-    interactions = load(config.data, data, work_dir)
+    with progress(notes, "reading the data"):
+        interactions = load(config.data, data, work_dir)
     notes.print(f"data: {interactions.source}", markup=False)
     with training_progress(notes) as report:
         result = train_retrieval_run(config, interactions, run_dir, resume=resume, overrides=overrides, report=report)
@@ -53,18 +54,21 @@ def train_retrieval(
 
 def evaluate_retrieval(run_dir: Path, *, split: str, data: Path | None, work_dir: Path, as_json: bool) -> None:
     """Metrics of a run's model on a part of its data."""
+    from recsys.progress import progress
     from recsys.training.retrieval.evaluate import evaluate_retrieval_run
     from recsys.training.retrieval.folder import read_retrieval_config
 
     config = read_retrieval_config(run_dir)
-    interactions = load(config.data, data, work_dir)
+    with progress(notes, "reading the data"):
+        interactions = load(config.data, data, work_dir)
     if split == "validation" and not len(interactions.validation):
         if as_json:
             print("{}")
         else:
             notes.print("the validation split is empty: there is nothing to measure")
         return
-    figures = {split: evaluate_retrieval_run(run_dir, interactions, split)}
+    with progress(notes, "ranking all items for each user"):
+        figures = {split: evaluate_retrieval_run(run_dir, interactions, split)}
     if as_json:
         print(json.dumps(_values(figures)))
     else:
@@ -83,12 +87,16 @@ def export_retrieval(
 ) -> None:
     """Write a run's model as a bundle that retrieves."""
     from recsys.export.retrieval.bundle import export_retrieval_bundle
+    from recsys.progress import progress
+    from recsys.recipes import model_name
     from recsys.training.retrieval.folder import read_retrieval_config
 
     config = read_retrieval_config(run_dir)
-    interactions = load(config.data, data, work_dir)
-    with notes.status("exporting: writing the tables, comparing lists"):
-        manifest = export_retrieval_bundle(run_dir, interactions, out, name=name or config.recipe, overwrite=overwrite)
+    with progress(notes, "reading the data") as work:
+        interactions = load(config.data, data, work_dir)
+        work.stage("writing the tables, comparing lists")
+        name = name or model_name(config, "")
+        manifest = export_retrieval_bundle(run_dir, interactions, out, name=name, overwrite=overwrite)
     certificate = manifest.certificate
     sizes = {table: manifest.files[t.file][0] for table, t in manifest.tables.items()}
     if as_json:

@@ -36,12 +36,14 @@ def report(
 ) -> None:
     """Report on a run's tables: rows in use, ids that share rows, the hottest ids, and lengths of rows."""
     from recsys.data.datasets import load_dataset
+    from recsys.progress import progress
     from recsys.training.run.folder import read_run
     from recsys.training.tables.report import report_run
 
     settings = read_run(run_dir)[0].data
-    loaded = load_dataset(settings.dataset, recent=settings.recent, work_dir=work_dir, path=data)
-    with notes.status("counting ids and rows"):
+    with progress(notes, "reading the data") as work:
+        loaded = load_dataset(settings.dataset, recent=settings.recent, work_dir=work_dir, path=data)
+        work.stage("counting ids and rows")
         found = report_run(run_dir, loaded.dataset)
     if png is not None:
         from recsys.plots import write_png
@@ -86,6 +88,7 @@ def grow(
     from recsys.data.datasets import load_dataset
     from recsys.data.samples.dataset import Dataset
     from recsys.embeddings.row_maps.growth import EVICT
+    from recsys.progress import progress
     from recsys.training.run.folder import read_run
     from recsys.training.tables.growth.grow import GrowthOptions, grow_run
 
@@ -97,14 +100,14 @@ def grow(
     def load(name: str) -> Dataset:
         return load_dataset(name, recent=settings.recent, work_dir=work_dir, path=data).dataset
 
-    with notes.status("counting ids") as status:
+    with progress(notes, "counting ids") as work:
         tables = grow_run(
             run_dir,
             out,
             load(log),
             options=GrowthOptions(admit_count=admit, evict=policy, evict_count=evict_count, recluster=recluster),
             trained_on=lambda: load(settings.dataset),
-            report=status.update,
+            report=work.stage,
         )
     if as_json:
         print(json.dumps({"run_dir": str(out), "tables": [dataclasses.asdict(each) for each in tables]}))

@@ -56,17 +56,19 @@ def demo(
 
 def recipes(as_json: JsonOption = False) -> None:
     """List the recipes that `train` knows."""
-    from recsys.recipes import RECIPES, RETRIEVAL_RECIPES
+    from recsys.recipes import GROUPS, RECIPES, RETRIEVAL_RECIPES
 
-    known = sorted({**RECIPES, **RETRIEVAL_RECIPES}.items())
-    about = {name: (make.__doc__ or "").strip() for name, make in known}
+    makers = {**RECIPES, **RETRIEVAL_RECIPES}
+    about = {name: (makers[name].__doc__ or "").strip() for names in GROUPS.values() for name in names}
     if as_json:
         print(json.dumps(about))
         return
-    table = Table("recipe", "what it is", box=None)
-    for name, text in about.items():
-        table.add_row(name, text)
-    output.print(table)
+    for heading, names in GROUPS.items():
+        output.print(f"[bold]{heading[0].upper()}{heading[1:]}[/bold]", highlight=False, soft_wrap=True)
+        table = Table(box=None, show_header=False)
+        for name in names:
+            table.add_row(name, about[name])
+        output.print(table)
 
 
 def train(
@@ -123,7 +125,7 @@ def train(
         return
     from recsys.data.datasets import load_dataset
     from recsys.embeddings.sharding.shard import start_process_group
-    from recsys.progress import training_progress
+    from recsys.progress import progress, training_progress
     from recsys.training.distributed.processes import first_before_others, is_first
     from recsys.training.loop import train as run_training
     from recsys.training.reports import plan_table
@@ -134,9 +136,10 @@ def train(
     run_dir = run_dir or Path("runs") / config.recipe
     console = notes if is_first() else Console(quiet=True)
     # The first process prepares the data, if it must; the others find it prepared.
-    loaded = first_before_others(
-        lambda: load_dataset(config.data.dataset, recent=config.data.recent, work_dir=work_dir, path=data)
-    )
+    with progress(console, "reading the data"):
+        loaded = first_before_others(
+            lambda: load_dataset(config.data.dataset, recent=config.data.recent, work_dir=work_dir, path=data)
+        )
     console.print(f"data: {loaded.raw.source}", markup=False)
     show_warnings(loaded.dataset.samples.warnings, console)
     if plan:

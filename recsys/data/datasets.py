@@ -105,9 +105,9 @@ def _open_prepared(folder: Path, recent: int | None) -> Dataset:
 
 
 def _reading(table: EventTable, recent: int | None) -> EventTable:
-    """The table, of which samples read so many events; as many as declared without a number."""
+    """The table, of which samples read so many events; as many as declared without a number, or with 0."""
     declared = table.features.history
-    if recent is None or declared is None:
+    if not recent or declared is None:
         return table
     history = dataclasses.replace(declared, recent=recent)
     return dataclasses.replace(table, features=dataclasses.replace(table.features, history=history))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,9 @@ from recsys.metrics import (
     reliability,
     user_resamples,
 )
+
+Counted = Callable[[int, int], None]
+"""Told how many samples are done, of how many."""
 
 EVALUATION_BATCH = 2048
 LIST_LENGTH = 10
@@ -91,13 +95,22 @@ class Segment:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, dataset: Dataset, indices: Int64Array, *, convert: BatchConverter, device: torch.device
+    model: nn.Module,
+    dataset: Dataset,
+    indices: Int64Array,
+    *,
+    convert: BatchConverter,
+    device: torch.device,
+    report: Counted = lambda done, total: None,
 ) -> Float32Array:
-    """Logits of the given samples of a mapped dataset, in their order; [M]."""
+    """Logits of the given samples of a mapped dataset, in their order; [M]. ``report`` is told how many are done."""
     was_training = model.training
     model.eval()
     loader = BatchLoader(dataset, indices, batch_size=EVALUATION_BATCH, shuffle=False)
-    logits = [model(convert(batch, rows_of_codes(dataset)).to(device))[0].cpu().numpy() for batch in loader]
+    logits: list[Float32Array] = []
+    for number, batch in enumerate(loader, start=1):
+        logits.append(model(convert(batch, rows_of_codes(dataset)).to(device))[0].cpu().numpy())
+        report(min(number * EVALUATION_BATCH, len(indices)), len(indices))
     model.train(was_training)
     return np.concatenate(logits) if logits else np.zeros(0, dtype=np.float32)
 

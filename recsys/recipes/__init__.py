@@ -11,20 +11,30 @@ sets; ``synthetic.py`` logs with known answers; ``own_log.py`` logs of one's own
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from recsys.errors import ConfigError, nearest
 from recsys.recipes import frappe, gowalla, long_histories, movielens, own_log, sequences, synthetic
 from recsys.training.config import RunConfig
 from recsys.training.retrieval.config import RetrievalRunConfig
 
+OWN_LOG: dict[str, Callable[[], RunConfig]] = {
+    "din": own_log.din,
+    "sdim": own_log.sdim,
+    "autoint": own_log.autoint,
+    "autoint_plus": own_log.autoint_plus,
+    "dcn": own_log.dcn,
+}
+"""Recipes for any log that `recsys prepare` wrote, by model."""
+
 RECIPES: dict[str, Callable[[], RunConfig]] = {
+    **OWN_LOG,
     "autoint_frappe": frappe.autoint_frappe,
     "autoint_movielens_1m": movielens.autoint_movielens_1m,
     "autoint_movielens_temporal": movielens.autoint_movielens_temporal,
     "autoint_plus_frappe": frappe.autoint_plus_frappe,
     "dcn_frappe": frappe.dcn_frappe,
     "dcn_movielens_ctr": movielens.dcn_movielens_ctr,
-    "din": own_log.din,
     "din_beauty": sequences.din_beauty,
     "din_lastfm": sequences.din_lastfm,
     "din_long_movielens": long_histories.din_long_movielens,
@@ -49,6 +59,36 @@ RETRIEVAL_RECIPES: dict[str, Callable[[], RetrievalRunConfig]] = {
     "ngcf_lcfn": gowalla.ngcf_lcfn,
 }
 """Models that rank all items; ``recsys train`` takes them as it does ``RECIPES``."""
+
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "for a log of your own: recsys train NAME data.dataset=./FOLDER (of `recsys prepare`)": tuple(OWN_LOG),
+    "for published data and the synthetic logs": tuple(sorted(set(RECIPES) - set(OWN_LOG))),
+    "that rank all items": tuple(sorted(RETRIEVAL_RECIPES)),
+}
+"""Names of recipes in the order in which they are listed, under their headings."""
+
+
+def model_name(config: RunConfig | RetrievalRunConfig, declared: str) -> str:
+    """The name of a run's model: the recipe's on the recipe's own data, otherwise that of the data.
+
+    Args:
+        config: the run's.
+        declared: the name of the FeatureSet; empty where there is none.
+
+    >>> from recsys.training.config import DataConfig, RunConfig
+    >>> model_name(RunConfig(recipe="din", data=DataConfig(dataset="./prepared/june")), "shop")
+    'shop'
+    >>> model_name(RunConfig(recipe="din_movielens_1m", data=DataConfig(dataset="movielens_1m")), "movielens_1m")
+    'din_movielens_1m'
+    >>> model_name(RunConfig(recipe="din_movielens_1m", data=DataConfig(dataset="synthetic")), "movielens_1m")
+    'synthetic'
+    """
+    dataset = config.data.dataset
+    if "/" in dataset:
+        return declared or Path(dataset).name
+    known = RECIPES.get(config.recipe) or RETRIEVAL_RECIPES.get(config.recipe)
+    return dataset if known is not None and known().data.dataset != dataset else config.recipe
 
 
 def recipe(name: str) -> RunConfig:

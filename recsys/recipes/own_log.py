@@ -1,10 +1,49 @@
-"""A run on a log of one's own."""
+"""Runs on a log of one's own, by model.
+
+Nothing here is tuned to a data set: widths and rates are the defaults of the model and of training, and a sample reads
+as many events as the FeatureSet declares (``history.recent``). Begin here, then change one setting at a time and look
+at `recsys evaluate RUN --split validation`: ``train.epochs`` (one pass is often best), ``tables.regularization``,
+``tables.dim``, ``model.dropout``.
+"""
 
 from __future__ import annotations
 
+from recsys.models.ranking.autoint import AutoIntConfig
+from recsys.models.ranking.dcn import DcnConfig
+from recsys.models.ranking.din import DinConfig
+from recsys.models.ranking.network import RankingConfig
+from recsys.models.ranking.sdim import SdimConfig
 from recsys.training.config import DataConfig, RunConfig
+
+FOLDER = "./prepared"
 
 
 def din() -> RunConfig:
-    """DIN on a log that `recsys prepare` wrote: give its folder as data.dataset=./FOLDER."""
-    return RunConfig(recipe="din", data=DataConfig(dataset="./prepared"))
+    """DIN: attention over the history, candidate by candidate."""
+    return _on_own_log("din", DinConfig())
+
+
+def sdim() -> RunConfig:
+    """SDIM: histories of thousands of events (history.recent in the FeatureSet) at the cost of short ones."""
+    return _on_own_log("sdim", SdimConfig())
+
+
+def autoint() -> RunConfig:
+    """AutoInt: features read each other, the history is their mean; `recsys explain` shows what they read."""
+    return _on_own_log("autoint", AutoIntConfig(scale=True, layer_norm=True, history="mean"))
+
+
+def autoint_plus() -> RunConfig:
+    """AutoInt+: AutoInt with an MLP on the same features beside it."""
+    return _on_own_log(
+        "autoint_plus", AutoIntConfig(scale=True, layer_norm=True, history="mean", head=(200, 80), batch_norm=True)
+    )
+
+
+def dcn() -> RunConfig:
+    """DCN-V2: products of features, and an MLP; reads no history."""
+    return _on_own_log("dcn", DcnConfig(cross_layers=2, head=(200, 80)))
+
+
+def _on_own_log(name: str, model: RankingConfig) -> RunConfig:
+    return RunConfig(recipe=name, data=DataConfig(dataset=FOLDER, recent=0), model=model)

@@ -28,7 +28,7 @@ class DataConfig:
 
     Attributes:
         dataset: one of ``DATASETS``, or a folder that ``recsys prepare`` wrote, with a ``/`` in its name.
-        recent: newest events of the history that a sample reads.
+        recent: newest events of the history that a sample reads; 0: as many as the FeatureSet declares.
         since: train only on samples from then on: a time, or a duration before the newest (``incremental.py``).
     """
 
@@ -201,8 +201,7 @@ class RunConfig:
 
 
 LEAST: dict[str, float] = {
-    "data.recent": 1,
-    "model.dropout": 0,
+    **dict.fromkeys(("data.recent", "model.dropout"), 0),
     **dict.fromkeys(("rows.min_count", "rows.chunks", "rows.rows", "rows.chunks_of"), 1),
     **dict.fromkeys(("rows.budget", "rows.unknown_rows", "rows.spare_rows", "rows.exact_below"), 0),
     **dict.fromkeys(("rows.resolution", "rows.seed", "rows.frequent"), 0),

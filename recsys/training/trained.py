@@ -19,7 +19,7 @@ from recsys.embeddings.sharding.plan import PlannedTable, Sharding, describe_pla
 from recsys.embeddings.sharding.shard import fuse_optimizer, shard, start_process_group
 from recsys.embeddings.tables import BatchConverter, EmbeddingTables
 from recsys.errors import ConfigError
-from recsys.evaluation.evaluate import Metrics, measure, predict
+from recsys.evaluation.evaluate import Counted, Metrics, measure, predict
 from recsys.evaluation.predictions import Predictions, predictions_of
 from recsys.features.feature_set import FeatureSet
 from recsys.features.number_transform import NumberTransform
@@ -168,7 +168,9 @@ def evaluate_split(trained: TrainedModel, dataset: Dataset, split: str) -> Metri
     return None if predictions is None else on_first(lambda: measure(predictions))
 
 
-def predict_split(trained: TrainedModel, dataset: Dataset, split: str) -> Predictions | None:
+def predict_split(
+    trained: TrainedModel, dataset: Dataset, split: str, *, report: Counted = lambda done, total: None
+) -> Predictions | None:
     """Logits of a split of a mapped dataset, each process predicting a part; None if the split is empty.
 
     Raises:
@@ -178,13 +180,18 @@ def predict_split(trained: TrainedModel, dataset: Dataset, split: str) -> Predic
     if not len(indices):
         return None
     logits = predict_together(
-        lambda part: predict(trained.model, dataset, part, convert=trained.convert, device=trained.device), indices
+        lambda part: predict(
+            trained.model, dataset, part, convert=trained.convert, device=trained.device, report=report
+        ),
+        indices,
     )
     return predictions_of(dataset, indices, logits)
 
 
-def predict_run(trained: TrainedModel, dataset: Dataset, split: str) -> Predictions | None:
-    """As :func:`evaluate_run`, the logits instead of their metrics.
+def predict_run(
+    trained: TrainedModel, dataset: Dataset, split: str, *, report: Counted = lambda done, total: None
+) -> Predictions | None:
+    """As :func:`evaluate_run`, the logits instead of their metrics; ``report`` is told how many samples are done.
 
     Raises:
         InvalidInputError: no such split.
@@ -193,7 +200,7 @@ def predict_run(trained: TrainedModel, dataset: Dataset, split: str) -> Predicti
     check_same_data(trained, dataset)
     dataset = samples_since(dataset, trained.config.data.since)
     mapped = map_ids(dataset, {name: row_map.lookup for name, row_map in trained.row_maps.items()})
-    return predict_split(trained, mapped, split)
+    return predict_split(trained, mapped, split, report=report)
 
 
 def _sharding(tables: TableConfig) -> Sharding:

@@ -75,7 +75,7 @@ def test_overrides_apply_in_order_and_leave_the_recipe_alone() -> None:
         ("data.dataset=movielens", "data.dataset is 'movielens': did you mean 'movielens_1m'? valid: "),
         ("tables.dims.a=wide", "tables.dims.a is 'wide'; expected int"),
         ("tables.dims=8", "tables.dims is 8; expected Mapping"),
-        ("data.recent=0", "recipe 'r': data.recent is 0; allowed: 1 or more"),
+        ("data.recent=-1", "recipe 'r': data.recent is -1; allowed: 0 or more"),
         ("tables.dim=0", "recipe 'r': tables.dim is 0; allowed: a multiple of 4"),
         ("tables.dim=-4", "recipe 'r': tables.dim is -4; allowed: a multiple of 4"),
         ("tables.dims.a=6", "recipe 'r': tables.dims.a is 6; allowed: a multiple of 4"),

@@ -19,7 +19,7 @@ from recsys.feature_store.base import RankInputs, StateRead
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.redis.values.state import StoredState, pack_state, record_hash, unpack_state
 from recsys.features.feature_set import FeatureSet
-from recsys.features.history.records import HistoryHeader
+from recsys.features.history.records import HistoryHeader, require_history
 from recsys.rate_limited_log import RateLimitedLog
 from recsys.serving.deadline import Deadline
 from recsys.serving.long_history.coalescing_queue import CoalescingQueue
@@ -93,9 +93,9 @@ class LongStates:
         counts: LabelCounts | None = None,
     ) -> None:
         self.read = StateRead(version, state.newest + SLACK)
-        self._policy = WindowPolicy(
-            features=features, encode=encode, shape=(state.rows, state.width), newest=state.newest
-        )
+        # A history may be shorter than what a model would read one by one: the rest is padding, in its graph
+        newest = min(state.newest, require_history(features).recent)
+        self._policy = WindowPolicy(features=features, encode=encode, shape=(state.rows, state.width), newest=newest)
         self._store = store
         self._ttl_s = ttl_s
         self._computing: dict[int, _Computation] = {}

@@ -1,0 +1,73 @@
+"""Recipes for a log of one's own: each trains on any prepared log, and its bundle is named after the log and served."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.own_log import prepared
+from typer.testing import CliRunner
+
+from recsys.bundle import read_manifest
+from recsys.cli import app
+from recsys.client import Client
+from recsys.recipes import GROUPS, OWN_LOG, RECIPES, RETRIEVAL_RECIPES
+from recsys.serving.process.server import running_server
+from recsys.serving.settings import Settings
+
+
+def recsys(*arguments: str) -> str:
+    """What the command printed."""
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False).stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs are."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def train(recipe: str, log: str, folder: Path) -> Path:
+    """A run of one pass."""
+    run = folder / f"{recipe}-{log}"
+    figures = recsys(
+        "train", recipe, f"data.dataset={prepared(log)}", "train.epochs=1", "--run-dir", str(run), "--json"
+    )
+    assert 0.0 <= json.loads(figures)["test"]["auc"] <= 1.0
+    return run
+
+
+@pytest.mark.parametrize("recipe", OWN_LOG)
+def test_a_log_of_nothing_but_ids_is_trained_on(recipe: str, folder: Path) -> None:
+    train(recipe, "bare", folder)
+
+
+@pytest.mark.parametrize("recipe", OWN_LOG)
+def test_a_log_with_features_is_trained_on_exported_and_served(recipe: str, folder: Path, redis_url: str) -> None:
+    run, bundle = train(recipe, "shop", folder), folder / f"bundle-{recipe}"
+    assert "model shop, version " in recsys("export", str(run), "--out", str(bundle))
+    manifest = read_manifest(bundle)
+    assert manifest.model == "shop" and manifest.feature_set.history is not None
+    assert manifest.feature_set.history.recent == 10  # as declared, not as another recipe reads
+    candidates = ["item 1", "item 2", "new"]
+    recsys("materialize", str(prepared()), "--redis-url", redis_url)
+    with running_server(Settings(bundle=bundle, port=0, redis_url=redis_url)) as server:
+        with Client(server.address, timeout_s=10.0) as client:
+            best, again = (
+                client.rank(user=7, candidates=candidates, features={"daytime": "noon"}, top_k=2, model="shop")
+                for _ in range(2)
+            )
+    assert len(best.items) == 2 and best.degraded == () and best.model == "shop"
+    assert best.history_events == again.history_events == 10
+    np.testing.assert_allclose(best.scores, again.scores, rtol=1e-5)  # sdim's of a state, the second time
+
+
+def test_recipes_are_listed_in_groups_those_for_a_log_of_ones_own_first() -> None:
+    listed = recsys("recipes")
+    headings = [line for line in listed.splitlines() if line and not line.startswith(" ")]
+    assert [heading.casefold() for heading in headings] == [heading.casefold() for heading in GROUPS]
+    names = list(json.loads(recsys("recipes", "--json")))
+    assert names[:5] == ["din", "sdim", "autoint", "autoint_plus", "dcn"]
+    assert set(names) == {*RECIPES, *RETRIEVAL_RECIPES} and len(names) == len(set(names))
