@@ -72,6 +72,7 @@ async def materialize(
         StoreError: the store cannot be reached, is full, or holds foreign bytes; run it again.
     """
     started_s = time.monotonic()
+    await store.ping(timeout_s=_TIMEOUT_S)
     features = table.features
     chosen = np.arange(len(table.user_keys)) if users is None else np.asarray(users, dtype=np.int64)
     user_columns = {f.name: table.users[f.name][chosen] for f in features.user}

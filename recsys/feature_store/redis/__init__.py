@@ -4,7 +4,7 @@
 - ``histories.py``, ``entities.py``, ``states.py``, ``names.py``: the reads and writes of each kind of data;
 - ``rank_reader.py``: all of them for a Rank request, in one round trip;
 - ``values/``: the bytes of a value;
-- ``keys.py``: names of keys; ``layouts.py``: the layout a store was filled with;
+- ``keys.py``: names of keys; ``layouts.py``: the layout a store was filled with; ``eviction.py``: Redis as a cache;
 - ``scripts.py``, ``lua/``: the programs that change a history inside Redis;
 - ``link/``: the ways to a Redis.
 

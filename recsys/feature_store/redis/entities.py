@@ -52,8 +52,10 @@ class RedisEntities:
         deadline_s = time.monotonic() + timeout_s
         await self._guard.claim(entity, timeout_s=timeout_s)
         command: Command = (b"MSET", *(text for pair in zip(names, rows, strict=True) for text in pair))
-        replies = await self._link.round_trip([command], timeout_s=deadline_s - time.monotonic())
-        value_of(f"{len(names)} {entity}s", replies[0])
+        commands = [self._guard.record(entity), command]
+        recorded, reply = await self._link.round_trip(commands, timeout_s=deadline_s - time.monotonic())
+        value_of(f"{len(names)} {entity}s", reply)
+        self._guard.recorded(entity, recorded)
 
     async def get(self, entity: str, keys: Int64Array, *, timeout_s: float) -> Mapping[str, Column]:
         """As ``FeatureStore.entities``."""

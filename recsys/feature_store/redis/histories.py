@@ -205,7 +205,9 @@ class RedisHistories:
         """One call of a script per user; raises the first error that is not about one user's bytes."""
         deadline_s = time.monotonic() + timeout_s
         await self._guard.claim(HISTORY, timeout_s=timeout_s)
-        replies = await self._link.round_trip(calls, timeout_s=deadline_s - time.monotonic())
+        commands = [self._guard.record(HISTORY), *calls]
+        recorded, *replies = await self._link.round_trip(commands, timeout_s=deadline_s - time.monotonic())
+        self._guard.recorded(HISTORY, recorded)
         while again := [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]:
             # One text makes a Redis remember the program; in a cluster the next turn is for the next node.
             first, *others = (calls[i] for i in again)

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Mapping
 
+from recsys.feature_store.redis.eviction import EvictionCheck
 from recsys.feature_store.redis.keys import check_layout, layouts, meta_key
-from recsys.feature_store.redis.link.protocol import Command, Link
+from recsys.feature_store.redis.link.protocol import Command, Link, Reply
 from recsys.feature_store.redis.link.replies import value_of
 from recsys.features.feature_set import FeatureSet
+from recsys.rate_limited_log import RateLimitedLog
+
+_log = logging.getLogger(__name__)
 
 _CLAIM_EVERY_S = 1.0
 
 
 class LayoutGuard:
-    """Records which layouts the parts of one FeatureSet's store have, and refuses others."""
+    """Records which layouts the parts of one FeatureSet's store have, and refuses others.
 
-    def __init__(self, features: FeatureSet, *, link: Link) -> None:
+    Args:
+        features: the FeatureSet.
+        link: its Redis.
+        evictions: knows the reason if records get lost.
+    """
+
+    def __init__(self, features: FeatureSet, *, link: Link, evictions: EvictionCheck) -> None:
         self._name = features.name
         self._layouts = layouts(features)
         self._link = link
+        self._evictions = evictions
+        self._trouble = RateLimitedLog(_log)
         self._claimed_at_s: dict[str, float] = {}
+        self._found: dict[str, str] = {}
+        self.losses = 0
+        """How often Redis was found to have lost a record that it had."""
 
     async def claim(self, part: str, *, timeout_s: float) -> None:
         """Before a write to a part: record its layout, or refuse if another is there.
@@ -39,7 +56,9 @@ class LayoutGuard:
         commands: list[Command] = [(b"HSETNX", meta, part, declared[0]), (b"HGET", meta, part)]
         deadline_s = time.monotonic() + timeout_s
         try:
-            _, stored = [value_of(meta, r) for r in await self._link.round_trip(commands, timeout_s=timeout_s)]
+            made, stored = [value_of(meta, r) for r in await self._link.round_trip(commands, timeout_s=timeout_s)]
+            if made and last_s is not None:
+                self._lost(part)
             check_layout(self._name, part, stored.decode(), declared)
             if stored.decode() != declared[0]:
                 extend: list[Command] = [(b"HSET", meta, part, declared[0])]
@@ -49,12 +68,51 @@ class LayoutGuard:
             raise
         self._claimed_at_s[part] = time.monotonic()
 
-    async def check(self, *, timeout_s: float) -> None:
-        """Raise as :meth:`claim` does if any part has another layout; writes nothing."""
+    def record(self, part: str) -> Command:
+        """The command to send with the writes to a part: it records the layout if Redis has lost it since the claim."""
+        return (b"HSETNX", meta_key(self._name), part, self._layouts[part][0])
+
+    def recorded(self, part: str, reply: Reply) -> None:
+        """Take its reply. (An error is no concern of the writes: in a cluster they may be at other nodes.)"""
+        if reply == 1:
+            self._lost(part)
+
+    async def check(self, *, timeout_s: float) -> dict[str, str]:
+        """Raise as :meth:`claim` does if any part has another layout; writes nothing.
+
+        Returns:
+            The records that Redis had at the last check and has lost, by part.
+        """
         meta = meta_key(self._name)
         replies = await self._link.round_trip([(b"HGETALL", meta)], timeout_s=timeout_s)
-        stored = value_of(meta, replies[0])
-        found = dict(zip(stored[::2], stored[1::2], strict=True))
+        texts = [text.decode() for text in value_of(meta, replies[0])]
+        found = dict(zip(texts[::2], texts[1::2], strict=True))
         for part, declared in self._layouts.items():
-            if part.encode() in found:
-                check_layout(self._name, part, found[part.encode()].decode(), declared)
+            if part in found:
+                check_layout(self._name, part, found[part], declared)
+        lost = {part: stored for part, stored in self._found.items() if part not in found}
+        self._found = found
+        for part in lost:
+            self._lost(part)
+        return lost
+
+    async def restore(self, lost: Mapping[str, str], *, timeout_s: float) -> None:
+        """Record again what :meth:`check` found lost."""
+        meta = meta_key(self._name)
+        commands: list[Command] = [(b"HSETNX", meta, part, stored) for part, stored in lost.items()]
+        for reply in await self._link.round_trip(commands, timeout_s=timeout_s):
+            value_of(meta, reply)
+        self._found |= lost
+
+    def _lost(self, part: str) -> None:
+        self.losses += 1
+        self._trouble.warning(
+            part,
+            "%s: Redis has lost the record of the %s part, and so what was stored: it was emptied, or drops keys "
+            "(maxmemory-policy %s, %d keys so far). The next write records it again; load the rest anew: "
+            "recsys materialize, recsys ingest --restart",
+            meta_key(self._name).decode(),
+            part,
+            ", ".join(self._evictions.policies) or "unknown",
+            self._evictions.dropped,
+        )

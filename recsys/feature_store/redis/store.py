@@ -20,6 +20,7 @@ from recsys.errors import InvalidInputError, StoreError, StoreUnavailableError
 from recsys.feature_store.base import AppendResult, RankInputs, RankRead, Span, StateRead, UserInputs
 from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.redis.entities import RedisEntities
+from recsys.feature_store.redis.eviction import EvictionCheck
 from recsys.feature_store.redis.histories import RedisHistories
 from recsys.feature_store.redis.keys import PREFIX, positions_key
 from recsys.feature_store.redis.layouts import LayoutGuard
@@ -53,7 +54,8 @@ class RedisFeatureStore:
         self._name = features.name
         self._link = link
         self._cache = cache
-        self._guard = LayoutGuard(features, link=link)
+        self._evictions = EvictionCheck(link)
+        self._guard = LayoutGuard(features, link=link, evictions=self._evictions)
         self._rows = RedisEntities(features, link=link, guard=self._guard)
         self._histories = (
             RedisHistories(features, link=link, guard=self._guard) if features.history is not None else None
@@ -278,8 +280,18 @@ class RedisFeatureStore:
         value_of(key, reply)
 
     async def ping(self, *, timeout_s: float) -> None:
-        """As the protocol says."""
-        await self._guard.check(timeout_s=timeout_s)
+        """As the protocol says; logs a warning if Redis drops keys, or has lost what it held (``docs/redis.md``)."""
+        deadline_s = time.monotonic() + timeout_s
+        dropped = self._evictions.dropped
+        await self._evictions.check(timeout_s=timeout_s)
+        lost = await self._guard.check(timeout_s=deadline_s - time.monotonic())
+        if lost and self._evictions.dropped > dropped:
+            # Keys were dropped one by one: others are still there. A Redis that was emptied waits for the next write.
+            await self._guard.restore(lost, timeout_s=deadline_s - time.monotonic())
+
+    def warning_counts(self) -> dict[str, int]:
+        """How often there was reason to warn so far, by reason: keys are dropped (``evicts``), were ``lost``."""
+        return {"evicts": self._evictions.warnings, "lost": self._guard.losses}
 
     async def close(self) -> None:
         """Close the connections."""

@@ -151,6 +151,7 @@ def serving(
         slot = stack.enter_context(contextlib.closing(ModelSlot(open_served_models(models, shared))))
         if telemetry is not None:
             sources = {"states": shared.state_counts.read, "items": stores.cache.counts}
+            sources["store_warnings"] = stores.async_store.warning_counts
             stack.enter_context(telemetry.polling(sources))
         health, names = HealthServicer(), [service.full_name for service in SERVICES]
         private_address = None

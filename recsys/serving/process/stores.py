@@ -19,7 +19,8 @@ from recsys.serving.settings import Settings
 _log = logging.getLogger("recsys.serving")
 
 _CHECK_TIMEOUT_S = 0.5
-_CHECK_EVERY_S = 1.0
+_TRY_EVERY_S = 1.0
+_CHECK_EVERY_S = 30.0
 _CLOSE_S = 5.0
 
 
@@ -57,8 +58,8 @@ def open_stores(
     blocking_store = BlockingFeatureStore.connect(url, features, loop=loop, cache=cache)
     tasks = []
     try:
-        if not asyncio.run_coroutine_threadsafe(_layout_checked(async_store), loop).result():
-            tasks.append(asyncio.run_coroutine_threadsafe(_check_layout_later(async_store), loop))
+        answered = asyncio.run_coroutine_threadsafe(_checked(async_store), loop).result()
+        tasks.append(asyncio.run_coroutine_threadsafe(_check_again(async_store, answered=answered), loop))
         if settings.item_tracking == "auto" and settings.item_max_age_s:
             tasks.append(asyncio.run_coroutine_threadsafe(async_store.follow_items(), loop))
         yield Stores(async_store, blocking_store, loop, cache)
@@ -69,7 +70,7 @@ def open_stores(
         asyncio.run_coroutine_threadsafe(async_store.close(), loop).result(_CLOSE_S)
 
 
-async def _layout_checked(store: RedisFeatureStore) -> bool:
+async def _checked(store: RedisFeatureStore) -> bool:
     """Ask the store for its layout; False if it is away. StoreFormatError if it was filled for another layout."""
     try:
         await store.ping(timeout_s=_CHECK_TIMEOUT_S)
@@ -79,16 +80,24 @@ async def _layout_checked(store: RedisFeatureStore) -> bool:
     return True
 
 
-async def _check_layout_later(store: RedisFeatureStore) -> None:
-    """Once the store is back, say whether it fits. If not, its data reads as unavailable: no reason to stop."""
+async def _check_again(store: RedisFeatureStore, *, answered: bool) -> None:
+    """Ask again: soon, until it has answered once, then now and then, as it may be emptied or told to drop keys.
+
+    If it does not fit then, its data reads as unavailable: no reason to stop.
+    """
+    shown = ""
     while True:
-        await asyncio.sleep(_CHECK_EVERY_S)
+        await asyncio.sleep(_CHECK_EVERY_S if answered else _TRY_EVERY_S)
         try:
             await store.ping(timeout_s=_CHECK_TIMEOUT_S)
         except StoreUnavailableError:
             continue
         except StoreError as error:
-            _log.error("feature store: %s", error)
-            return
-        _log.warning("feature store: answers again")
-        return
+            if str(error) != shown:
+                _log.error("feature store: %s", error)
+            shown = str(error)
+        else:
+            if not answered:
+                _log.warning("feature store: answers again")
+            shown = ""
+        answered = True

@@ -53,5 +53,10 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
             "Candidates whose features were in the server's memory, or had to be read.",
             {"source": ("memory", "store")},
         ),
+        Family(
+            "store_warnings",
+            "Reasons to warn about the store's Redis: it drops keys when it is full, or has lost what it held.",
+            {"reason": ("evicts", "lost")},
+        ),
         Family("restarts", "Workers that were restarted, by the end of the one before.", {"reason": ("died", "hung")}),
     )
