@@ -97,17 +97,17 @@ def test_candidates_keep_their_order_and_their_columns() -> None:
     [
         ({"cty": ["Oslo"]}, "unknown feature 'cty': did you mean 'city'\\? valid: age, city, hour, queries"),
         ({"tags": [1]}, "unknown feature 'tags': "),
-        ({"city": [3]}, r"feature 'city' takes string ids; value 0 is 3 \(int\)"),
-        ({"hour": ["9"]}, r"feature 'hour' takes int ids; value 0 is '9' \(str\)"),
-        ({"hour": [True]}, r"feature 'hour' takes int ids; value 0 is True \(bool\)"),
-        ({"hour": [9.0]}, r"feature 'hour' takes int ids; value 0 is 9.0 \(float\)"),
-        ({"age": [True]}, r"feature 'age' takes numbers; value 0 is True \(bool\)"),
-        ({"age": ["30"]}, r"feature 'age' takes numbers; value 0 is '30' \(str\)"),
-        ({"age": [1e39]}, r"feature 'age': value 0 is 1e\+39; allowed: finite float32 numbers"),
-        ({"age": [10**400]}, "feature 'age': value 0 is inf; allowed: finite float32 numbers"),
-        ({"age": [float("-inf")]}, "feature 'age': value 0 is -inf"),
+        ({"city": [3]}, "'city' is 3; allowed: text of up to 4,096 bytes of UTF-8; a number is none: quote it"),
+        ({"city": ["a\ud800"]}, "'city' is .*; allowed: text .* without lone surrogates"),
+        ({"hour": ["nine"]}, "'hour' is 'nine'; allowed: a 64-bit integer"),
+        ({"hour": [9.5]}, "'hour' is 9.5; allowed: a 64-bit integer"),
+        ({"hour": [2**63]}, "'hour' is 9223372036854775808; allowed: a 64-bit integer, from -2\\^63"),
+        ({"age": ["old"]}, "'age' is 'old'; allowed: a finite float32 number"),
+        ({"age": [1e39]}, r"'age' is 1e\+39; allowed: a finite float32 number"),
+        ({"age": [10**400]}, r"'age' is 10+\.\.\. \(401 characters\); allowed: a finite float32 number"),
+        ({"age": [float("-inf")]}, "'age' is -inf; allowed: a finite float32 number"),
         ({"hour": [1, 2]}, "feature 'hour': 2 values; allowed: at most 1"),
-        ({"queries": ["a", "b", "c"]}, "feature 'queries': 3 values; allowed: at most 2"),
+        ({"queries": ["a", "b", "c"]}, r"'queries' is \['a', 'b', 'c'\]; allowed: at most 2 ids, not 3"),
     ],
 )
 def test_a_bad_request_value_is_refused_with_a_reason(values: dict[str, Any], message: str) -> None:
@@ -115,13 +115,29 @@ def test_a_bad_request_value_is_refused_with_a_reason(values: dict[str, Any], me
         encode(request_values=values)
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"hour": ["9"]}, 9),
+        ({"hour": [True]}, 1),
+        ({"hour": [9.0]}, 9),
+        ({"hour": [""]}, MISSING),
+        ({"age": [True]}, 1.0),
+        ({"age": ["30"]}, 30.0),
+        ({"age": [float("nan")]}, 40.0),
+    ],
+)
+def test_a_request_value_is_taken_as_in_a_file(values: dict[str, Any], expected: float) -> None:
+    assert encode(request_values=values).user[next(iter(values))].tolist() == [expected]
+
+
 INTEGER, STRING = Categorical(name="n"), Categorical(name="s", id_type="string")
 
 
-def test_ids_of_any_integer_type_and_size_have_keys() -> None:
-    huge = 1 << 70
-    keys = feature_keys(INTEGER, [huge, np.int16(3), -2, None])
-    assert keys.tolist() == [string_key(str(huge)), 3, string_key("-2"), MISSING]
+def test_integer_ids_of_any_type_have_keys() -> None:
+    smallest, largest = -(1 << 63), (1 << 63) - 1
+    keys = feature_keys(INTEGER, [largest, np.int16(3), -2, None, smallest])
+    assert keys.tolist() == [string_key(str(largest)), 3, string_key("-2"), MISSING, string_key(str(smallest))]
     assert feature_keys(INTEGER, np.array([3, -2], dtype=np.int8)).tolist() == keys[1:3].tolist()
 
 
@@ -130,27 +146,32 @@ def test_minus_one_is_a_missing_integer(values: Any) -> None:
     assert feature_keys(INTEGER, values).tolist() == [5, MISSING, MISSING]
 
 
-def test_no_unsigned_integer_is_missing() -> None:
-    largest = (1 << 64) - 1
-    assert feature_keys(INTEGER, np.array([largest], dtype=np.uint64)).tolist() == [string_key(str(largest))]
+@pytest.mark.parametrize("values", [[(1 << 64) - 1], np.array([(1 << 64) - 1], dtype=np.uint64), [1 << 70]])
+def test_an_integer_of_more_than_64_bits_is_refused(values: Any) -> None:
+    with pytest.raises(InvalidInputError, match="allowed: a 64-bit integer, from -2.63 to 2.63 - 1; longer ids are"):
+        feature_keys(INTEGER, values)
 
 
-def test_the_empty_text_is_a_missing_string() -> None:
+def test_the_empty_text_is_missing() -> None:
     text = Categorical(name="text", id_type="string", max_values=2)
     assert feature_keys(text, [["a", ""], [""]]).tolist() == [[string_key("a"), MISSING], [MISSING, MISSING]]
-    with pytest.raises(InvalidInputError, match="takes string ids; value 0 is -1"):
+    assert feature_keys(INTEGER, [""]).tolist() == [MISSING]
+    with pytest.raises(InvalidInputError, match="'text' is -1; allowed: text"):
         feature_keys(text, [[-1]])
-    with pytest.raises(InvalidInputError, match="takes int ids; value 0 is ''"):
-        feature_keys(INTEGER, [""])
 
 
 def test_numpy_strings_are_strings() -> None:
     assert feature_keys(STRING, np.array(["a", "b"])).tolist() == [string_key("a"), string_key("b")]
 
 
-@pytest.mark.parametrize("values", [np.array([True]), np.array([1.0]), [np.bool_(True)], [b"1"]])
-def test_booleans_floats_and_bytes_are_no_integer_ids(values: Any) -> None:
-    with pytest.raises(InvalidInputError, match="feature 'n' takes int ids"):
+@pytest.mark.parametrize("values", [np.array([True]), np.array([1.0]), [np.bool_(True)], [1.0], ["1"], [" 1.0 "]])
+def test_booleans_whole_floats_and_their_texts_are_integer_ids(values: Any) -> None:
+    assert feature_keys(INTEGER, values).tolist() == [1]
+
+
+@pytest.mark.parametrize("values", [[b"1"], np.array([1.5]), ["1.5"], [2.0**53 + 2], ["0x1"], ["1_0"], [[1]]])
+def test_bytes_fractions_and_inexact_floats_are_no_integer_ids(values: Any) -> None:
+    with pytest.raises(InvalidInputError, match="'n' is .*; allowed: a 64-bit integer"):
         feature_keys(INTEGER, values)
 
 
@@ -161,7 +182,7 @@ def test_a_matrix_is_no_column() -> None:
 
 
 def test_an_array_number_too_large_for_float32_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match=r"value 1 is 1e\+39; allowed: finite float32"):
+    with pytest.raises(InvalidInputError, match=r"'x' is 1e\+39; allowed: a finite float32 number \(row 1\)"):
         feature_column(Numeric(name="x"), np.array([1.0, 1e39]))
 
 

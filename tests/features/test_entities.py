@@ -91,16 +91,37 @@ def test_absent_features_are_missing() -> None:
     [
         ({"prices": [1]}, "unknown feature 'prices': did you mean 'price'\\? valid: brand, price, tags"),
         ({"brand": ["a", "b"]}, "feature 'brand': 2 values for 1 entities"),
-        ({"brand": [3]}, r"feature 'brand' takes string ids; value 0 is 3 \(int\)"),
-        ({"tags": [[1, 2, 3, 4]]}, "feature 'tags': 4 values; allowed: at most 3"),
-        ({"tags": [7]}, "feature 'tags' is multi-valued: expected a list of ids per row, got 7"),
-        ({"tags": ["ab"]}, "feature 'tags' is multi-valued: expected a list"),
-        ({"price": [float("inf")]}, "feature 'price': value 0 is inf; allowed: finite float32 numbers"),
+        ({"brand": [3]}, "'brand' is 3; allowed: text of up to 4,096 bytes of UTF-8; a number is none: quote it"),
+        ({"brand": ["é" * 2049]}, "'brand' is .*; allowed: text of up to 4,096 bytes of UTF-8, not 4,098"),
+        ({"tags": [[1, 2, 3, 4]]}, r"'tags' is \[1, 2, 3, 4\]; allowed: at most 3 ids, not 4"),
+        ({"tags": ["1|2|3|4"]}, r"'tags' is '1\|2\|3\|4'; allowed: at most 3 ids, not 4"),
+        ({"tags": ["[1, 2"]}, r"'tags' is '\[1, 2'; allowed: ids with \| between them, or a list in JSON"),
+        ({"tags": [[1, "ab"]]}, "'tags' is 'ab'; allowed: a 64-bit integer"),
+        ({"tags": [[[1]]]}, r"'tags' is \[1\]; allowed: a 64-bit integer"),
+        ({"price": [float("inf")]}, "'price' is inf; allowed: a finite float32 number"),
     ],
 )
 def test_bad_values_are_refused_with_a_reason(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         make_columns(FEATURES, values, length=1)
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        (7, [7, MISSING, MISSING]),
+        ("7", [7, MISSING, MISSING]),
+        ("7|8", [7, 8, MISSING]),
+        ("[7, 8]", [7, 8, MISSING]),
+        ([7, None, "", float("nan"), 8], [7, 8, MISSING]),
+        ("7||8|", [7, 8, MISSING]),
+        ([None, 1, None, 2, None, 3], [1, 2, 3]),
+        ([], [MISSING] * 3),
+        ("", [MISSING] * 3),
+    ],
+)
+def test_a_list_of_ids_has_many_forms_and_missing_ones_are_left_out(tags: Any, expected: list[int]) -> None:
+    assert make_columns(FEATURES, {"tags": [tags]}, length=1)["tags"].tolist() == [expected]
 
 
 @pytest.mark.parametrize(

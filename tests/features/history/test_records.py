@@ -159,7 +159,7 @@ def test_unpacking_does_not_copy() -> None:
         ({"item": [1], "timestamp_ms": [1, 2]}, r"expected 1 integers .* got shape \[2\]"),
         ({"item": [1, 2], "timestamp_ms": [[1], [2, 3]]}, "timestamp_ms: expected 2 integers: "),
         ({"item": [1, None], "timestamp_ms": [1, 2]}, "event 1: 'item_id' is missing"),
-        ({"item": ["x"], "timestamp_ms": [1]}, "feature 'item_id' takes int ids; value 0 is 'x'"),
+        ({"item": ["x"], "timestamp_ms": [1]}, "'item_id' is 'x'; allowed: a 64-bit integer"),
         (
             {"item": [1], "timestamp_ms": [1], "attributes": {"stars": [1]}},
             "history attribute 'stars' is not declared; allowed: genre, page, rating",
