@@ -177,7 +177,11 @@ class RedisStreamSource:
             raise InvalidInputError(f"the entry is longer than {_MAX_BYTES:,} bytes")
         if len(values) == 2 and values[0] == EVENT.encode():
             return parse_json(values[1])
-        return dict(_texts(values))
+        try:
+            texts = [value.decode() for value in values]
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(f"not UTF-8: {error}") from None
+        return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
 def _texts(values: list[bytes]) -> dict[str, str]:

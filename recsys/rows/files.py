@@ -65,18 +65,18 @@ def find_files(given: Sequence[str]) -> tuple[list[RawFile], list[str]]:
         path = Path(name)
         if path.is_dir():
             found = [p for p in path.iterdir() if _format(p) and p.is_file() and not p.name.startswith((".", "_"))]
+            nothing = "the folder holds no such file"
         elif path.exists():
-            found = [path]
+            found, nothing = [path], ""
         elif _PATTERN & set(name):
             found = [p for p in map(Path, glob.glob(name, recursive=True)) if p.is_file()]
+            nothing = "no such file, and as a pattern it matches none"
             if found:
-                said.append(f"{name} matched {len(found):,} files: {_few(sorted(found))}")
+                said.append(f"{name} matched {_count(found)}: {_few(sorted(found))}")
         else:
-            found = []
+            found, nothing = [], "no such file or folder"
         if not found:
-            raise DataFileError(
-                f"{name}: no such file, or no file in it; allowed: a file, a folder or a pattern of {endings()}"
-            )
+            raise DataFileError(f"{name}: {nothing}; allowed: files, folders or patterns of {endings()}")
         files += [raw_file(path) for path in sorted(found)]
     return files, said
 
@@ -135,6 +135,10 @@ def _format(path: Path) -> FileFormat | None:
         name = name.removesuffix(packed)
     kind = _ENDINGS.get(Path(name).suffix)
     return None if kind == "parquet" and name != path.name.lower() else kind
+
+
+def _count(paths: Sequence[Path]) -> str:
+    return "1 file" if len(paths) == 1 else f"{len(paths):,} files"
 
 
 def _few(paths: Sequence[Path]) -> str:

@@ -104,8 +104,9 @@ def test_the_version_is_told(tmp_path: Path) -> None:
         (("ingest", "x.csv", "--kafka", "t", "--features", "synthetic"), 2, "give one kind of source"),
         (("ingest", "--kafka", "t", "--features", "synthetic"), 2, "--kafka needs --brokers host:port"),
         (("ingest", "x.csv", "--features", "synthetic"), 2, "x.csv: no such file or folder"),
-        (("ingest", ".", "--features", "synthetic"), 2, "the folder holds no .parquet, .jsonl, .ndjson, .csv file"),
-        (("ingest", "/proc/meminfo", "--features", "synthetic"), 2, "kind '' is not read; allowed: .parquet"),
+        (("ingest", "x*.csv", "--features", "synthetic"), 2, "x*.csv: no such file, and as a pattern it matches none"),
+        (("ingest", ".", "--features", "synthetic"), 2, "the folder holds no such file; allowed: files, folders"),
+        (("ingest", "/proc/meminfo", "--features", "synthetic"), 2, "unknown format; allowed endings: .parquet, .csv"),
         (("ingest", "-", "-", "--follow", "--features", "synthetic"), 2, "--follow waits at the end of one"),
         (
             ("ingest", "--kafka", "t", "--brokers", "x", "--kafka-option", "y", "--features", "synthetic"),

@@ -1,6 +1,7 @@
 """`recsys prepare`: from files to a folder that can be trained on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,10 +58,18 @@ def test_a_log_becomes_a_folder_to_train_on(folder: Path) -> None:
 def test_rows_that_do_not_fit_are_written_aside(folder: Path) -> None:
     with open(folder / "log.csv", "a") as log:
         log.write(f"x,y,{T0_MS},1\n")
-    with pytest.raises(DataFileError, match=r"log\.csv: row 21: 'user' is 'x'; allowed: a 64-bit integer"):
+    with pytest.raises(DataFileError, match=r"log\.csv: row 21: 'user' is 'x'; allowed: a 64-bit integer \(--strict"):
         prepare(folder, "--no-samples", "--strict")
+    assert not (folder / "out").exists()
+    summary = prepare(folder, "--no-samples")
+    assert summary["rejected"] == 1 and summary["rejects"] == str(folder / "out.rejected.jsonl")
+    letter = json.loads((folder / "out.rejected.jsonl").read_text())
+    assert letter["file"] == str(folder / "log.csv") and letter["row"] == 21
+    assert (letter["field"], letter["value"], letter["allowed"]) == ("user", "x", "a 64-bit integer")
+    assert letter["record"] == f"x,y,{T0_MS},1"
+    shutil.rmtree(folder / "out")
     assert prepare(folder, "--no-samples", "--rejects", str(folder / "rejects.jsonl"))["rejected"] == 1
-    assert json.loads((folder / "rejects.jsonl").read_text())["value"] == "x"
+    assert json.loads((folder / "rejects.jsonl").read_text())["row"] == 21
 
 
 @pytest.mark.parametrize(
