@@ -95,7 +95,7 @@ SHOPS = ["a", "b"]
         ),
         (
             {"features": {"brands": FeatureColumn(integers=[1, 2, 3], lengths=[0, 3])}},
-            "features['brands'].lengths[1] is 3; allowed: 0 to 2",
+            "features['brands']: entity 1 has 3 ids; allowed: at most 2",
         ),
         (
             {"features": {"rating": FeatureColumn(numbers=[1, 2], lengths=[2, 0])}},
@@ -115,6 +115,19 @@ def test_a_wrong_put_is_refused(message: dict[str, object], complaint: str) -> N
     fields = {"entity": "shop", "ids": Ids(texts=SHOPS), **message}
     with pytest.raises(InvalidInputError, match=f"^{re.escape(complaint)}$"):
         convert_entities.put_request(PutEntitiesRequest(**fields), FEATURES)  # type: ignore[arg-type]
+
+
+def test_missing_numbers_and_ids_are_put_as_missing_and_left_out_of_lists() -> None:
+    features = {
+        "rating": FeatureColumn(numbers=[np.nan, 3.0]),
+        "city": FeatureColumn(integers=[-1, 7]),
+        "brands": FeatureColumn(integers=[-1, 5, -1, 6, -1], lengths=[2, 3]),
+    }
+    message = PutEntitiesRequest(entity="shop", ids=Ids(texts=SHOPS), features=features)
+    _, _, columns = convert_entities.put_request(message, FEATURES)
+    assert columns["rating"].tolist() == [2.5, 3.0], "2.5 is the feature's default"
+    assert columns["city"].tolist() == [-1, 7]
+    assert columns["brands"].tolist() == [[5, -1], [6, -1]]
 
 
 def test_an_entity_without_features_is_neither_put_nor_read() -> None:

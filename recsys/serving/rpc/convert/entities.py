@@ -101,9 +101,9 @@ def _column(field: str, column: feature_store_pb2.FeatureColumn, feature: Featur
     lengths = int64_array(column.lengths) if column.lengths else np.ones(count, dtype=np.int64)
     if len(lengths) != count:
         raise InvalidInputError(f"{field}.lengths: got {len(lengths):,} for {count:,} ids; allowed: one per id")
-    if int(lengths.max()) > most:
+    if most == 1 and int(lengths.max()) > 1:
         index = int(np.argmax(lengths))
-        raise InvalidInputError(f"{field}.lengths[{index}] is {lengths[index]}; allowed: 0 to {most}")
+        raise InvalidInputError(f"{field}.lengths[{index}] is {lengths[index]}; allowed: 0 to 1")
     if int(lengths.sum()) != len(values):
         raise InvalidInputError(
             f"{field}.lengths: they add up to {int(lengths.sum()):,}, but {len(values):,} values arrived; "
@@ -118,7 +118,11 @@ def _column(field: str, column: feature_store_pb2.FeatureColumn, feature: Featur
         stored = missing_column(feature, count)
         stored[lengths > 0] = flat
         return stored
-    return padded(feature, flat, np.repeat(np.arange(count), lengths), rows=count)[0]
+    keys, counts = padded(feature, flat, np.repeat(np.arange(count), lengths), rows=count)
+    if int(counts.max()) > most:
+        index = int(np.argmax(counts))
+        raise InvalidInputError(f"{field}: entity {index} has {counts[index]} ids; allowed: at most {most}")
+    return keys
 
 
 def _values(field: str, column: feature_store_pb2.FeatureColumn) -> Any:
