@@ -32,6 +32,8 @@ from recsys.client import Client
 from recsys.data.datasets import LoadedData, load_dataset
 from recsys.data.log.event_table import EventTable
 from recsys.errors import InvalidInputError, RecsysError
+from recsys.evaluation.baselines import baseline_values
+from recsys.evaluation.report import verdict_lines
 from recsys.feature_store.embedded.server import EmbeddedRedis, is_running
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.ingest.materialize import MaterializeResult, materialize
@@ -97,6 +99,8 @@ def run_demo(
     with training_progress(console) as report:
         result = run_training(config, loaded.dataset, folder / "run", report=report)
     console.print(f"on later data: {result.test}", highlight=False)
+    for line in verdict_lines(result.baselines.get("test", ())):
+        console.print(line, highlight=False, markup=False)
 
     console.rule("3/6  bundle")
     manifest = _export(result, loaded, folder / "bundle", console)
@@ -157,7 +161,12 @@ def _export(result: RunResult, loaded: LoadedData, path: Path, console: Console)
 
     with progress(console, "tracing the graphs, comparing answers"):
         manifest = export_bundle(
-            result.trained, loaded.dataset, path, name=result.trained.features.name, metrics=result.test
+            result.trained,
+            loaded.dataset,
+            path,
+            name=result.trained.features.name,
+            metrics=result.test,
+            baselines=baseline_values(result.baselines.get("test", ())),
         )
     certificate = manifest.certificate
     console.print(

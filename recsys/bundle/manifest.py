@@ -151,6 +151,7 @@ class Manifest:
         feature_set: what the graphs' inputs mean.
         files: relative path -> (size in bytes, SHA-256) of every file but the manifest.
         metrics: on the test split, of the rows in the bundle.
+        baselines: ``popularity`` and ``chance`` -> the same metrics of them; none where there is no test split.
         training: recipe, seed, commit, versions: whatever is needed to make it again.
         quantization: None if every table is float32.
         compute: None if every matrix product is of float32.
@@ -166,6 +167,7 @@ class Manifest:
     tables: Mapping[str, TableInfo]
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     certificate: Certificate
+    baselines: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     quantization: Quantization | None = None
     compute: Compute | None = None
@@ -204,6 +206,8 @@ def manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
     del values["numbers"]
     if manifest.numbers:
         values["numbers"] = transforms_to_dict(manifest.numbers)
+    if not manifest.baselines:  # those of earlier bundles keep their digest
+        del values["baselines"]
     values["files"] = {name: {"size_bytes": size, "sha256": digest} for name, (size, digest) in manifest.files.items()}
     return values
 
@@ -240,6 +244,7 @@ def manifest_from_dict(values: dict[str, Any]) -> Manifest:
         tables={name: TableInfo(**{**t, "shape": tuple(t["shape"])}) for name, t in values["tables"].items()},
         metrics=values["metrics"],
         certificate=Certificate(**values["parity"]),
+        baselines=values.get("baselines", {}),
         training=values["training"],
         quantization=Quantization(**values["quantization"]) if "quantization" in values else None,
         compute=Compute(**values["compute"]) if "compute" in values else None,

@@ -22,6 +22,7 @@ from recsys.cli.options import (
     WorkOption,
     notes,
     output,
+    print_lines,
     where_data_is,
 )
 from recsys.errors import ConfigError
@@ -83,7 +84,7 @@ def compress(
     first = [] if config.rows.exact_below else [f"rows.exact_below={_EXACT_BELOW}"]
     config = override(config, [*first, *(overrides or [])])
     from recsys.compress.comparison import CompressConfig
-    from recsys.compress.report import charts, summary, to_json, write_report
+    from recsys.compress.report import charts, summary, to_json, verdict, write_report
     from recsys.compress.sweep import compress as run_comparison
     from recsys.data.datasets import load_dataset
     from recsys.embeddings.quantize import check_kind
@@ -112,6 +113,7 @@ def compress(
     output.print()
     output.print(_table(comparison, output.width))
     output.print(f"\n{summary(comparison)}", highlight=False, markup=False)
+    print_lines(f"it is {line}" for line in verdict(comparison))
     best = out / "runs" / comparison.recommended.runs[0].run
     output.print(f"{out}: compress.png, compress.md, compress.json", markup=False, highlight=False, soft_wrap=True)
     stored = "" if settings.quantize == "none" else f" --quantize {settings.quantize}"
@@ -128,10 +130,10 @@ def _list(text: str, option: str, convert: Callable[[str], Value]) -> tuple[Valu
 
 def _table(comparison: Comparison, width: int) -> Table:
     """As many columns as the terminal has room for."""
-    from recsys.compress.report import HEADERS, cells
+    from recsys.compress.report import HEADERS, baseline_cells, cells
 
-    found = cells(comparison)
-    possible = [texts for texts in found if len(texts) == len(HEADERS)]
+    found, beside = cells(comparison), baseline_cells(comparison)
+    possible = [*(texts for texts in found if len(texts) == len(HEADERS)), *beside]
     widths = [max(len(texts[i]) for texts in (HEADERS, *possible)) + 2 for i in range(len(HEADERS))]
     shown = set(range(len(HEADERS)))
     for column in _LEAST_IMPORTANT_FIRST:
@@ -146,6 +148,8 @@ def _table(comparison: Comparison, width: int) -> Table:
             reasons.append(f"{row.choice}: {texts[-1]}")
             texts = (*texts[:2], "-", *[""] * len(HEADERS))
         table.add_row(*(texts[i] for i in sorted(shown)), style="bold" if row is comparison.recommended else "")
+    for texts in beside:
+        table.add_row(*(texts[i] for i in sorted(shown)))
     if reasons:
         table.caption = Text("\n".join(reasons))
         table.caption_justify = "left"

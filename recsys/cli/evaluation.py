@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from recsys.cli.options import WORK_DIR, DataOption, JsonOption, WorkOption, notes, output, show_warnings
+from recsys.cli.options import WORK_DIR, DataOption, JsonOption, WorkOption, notes, output, print_lines, show_warnings
 from recsys.errors import ConfigError
 
 SplitOption = Annotated[str, typer.Option("--split", help="Part of the data: validation, test or train.")]
@@ -39,11 +39,19 @@ def evaluate(
     work_dir: WorkOption = WORK_DIR,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a run's model: AUC, GAUC, log loss, calibration; HR@10, NDCG@10 of candidate lists."""
+    """Measure a run's model beside popularity and chance: AUC, GAUC, log loss, calibration; HR@10, NDCG@10 of lists."""
     from recsys.data.datasets import load_dataset
+    from recsys.evaluation.baselines import RESAMPLES, baselines_json, baselines_of
     from recsys.evaluation.evaluate import measure, resample, segments
     from recsys.evaluation.predictions import write_predictions
-    from recsys.evaluation.report import metrics_json, metrics_table, reliability_charts, segments_table
+    from recsys.evaluation.report import (
+        lists_note,
+        metrics_json,
+        metrics_table,
+        reliability_charts,
+        segments_table,
+        verdict_lines,
+    )
     from recsys.plots import write_png
     from recsys.progress import progress
     from recsys.training.run.folder import is_retrieval_run
@@ -76,14 +84,17 @@ def evaluate(
         metrics = measure(predictions)
         write_predictions(run_dir, {split: predictions})
         parts = segments(predictions) if by_segment else None
-        work.stage(f"resampling users {bootstrap:,} times")
+        work.stage(f"resampling users {bootstrap or RESAMPLES:,} times")
+        baselines = baselines_of(predictions, metrics, resamples=bootstrap or RESAMPLES, seed=seed)
         drawn = resample(predictions, resamples=bootstrap, seed=seed) if bootstrap else None
     if plot is not None:
         write_png(reliability_charts(predictions, title=f"{trained.config.recipe}, {split}"), plot)
     if as_json:
-        print(json.dumps({split: metrics_json(metrics, drawn=drawn, parts=parts)}))
+        values = metrics_json(metrics, drawn=drawn, parts=parts)
+        print(json.dumps({split: values, "baselines": {split: baselines_json(baselines)}}))
         return
-    output.print(metrics_table(split, metrics, drawn))
+    output.print(metrics_table(split, metrics, baselines, drawn))
+    print_lines([lists_note(metrics), *verdict_lines(baselines)])
     if parts is not None:
         output.print()
         output.print(segments_table(parts))
@@ -98,10 +109,17 @@ def compare(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two runs on the same samples: paired differences of their metrics, with 95 % intervals."""
+    """Compare two runs on the same samples, and with popularity and chance: paired differences, 95 % intervals."""
+    from recsys.evaluation.baselines import baselines_json, baselines_of, baselines_of_stored_lists
     from recsys.evaluation.comparison import compare_predictions, compare_segments, compare_user_values
     from recsys.evaluation.predictions import USER_FILE, read_predictions, read_user_values
-    from recsys.evaluation.report import comparison_json, comparison_table, segment_comparison_table
+    from recsys.evaluation.report import (
+        beside_table,
+        comparison_json,
+        comparison_table,
+        segment_comparison_table,
+        verdict_lines,
+    )
     from recsys.progress import progress
 
     pairs = None
@@ -115,17 +133,24 @@ def compare(
         ranked = [read_user_values(folder, split) for folder in (run_a, run_b)]
         with progress(notes, resampling):
             differences = compare_user_values(*ranked, resamples=bootstrap, seed=seed)
+            beside = [baselines_of_stored_lists(each, resamples=bootstrap, seed=seed) for each in ranked]
     else:
         a, b = (read_predictions(folder, split) for folder in (run_a, run_b))
         with progress(notes, resampling) as work:
             differences = compare_predictions(a, b, resamples=bootstrap, seed=seed)
+            work.stage("resampling users, beside popularity and chance")
+            beside = [baselines_of(each, resamples=bootstrap, seed=seed) for each in (a, b)]
             work.stage("resampling users, segment by segment")
             pairs = compare_segments(a, b, resamples=bootstrap, seed=seed) if by_segment else None
     if as_json:
         facts: dict[str, Any] = {"a": str(run_a), "b": str(run_b), "split": split, "resamples": bootstrap}
+        facts["baselines"] = {name: baselines_json(each) for name, each in zip("ab", beside, strict=True)}
         print(json.dumps({**facts, **comparison_json(differences, pairs)}))
         return
     output.print(comparison_table(differences))
+    output.print()
+    output.print(beside_table(differences, beside[0]))
+    print_lines([f"{name}: {line}" for name, each in zip("AB", beside, strict=True) for line in verdict_lines(each)])
     if pairs is not None:
         output.print()
         output.print(segment_comparison_table(pairs))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from recsys.cli.options import WORK_DIR, DataOption, JsonOption, WorkOption, notes, output
+from recsys.cli.options import WORK_DIR, DataOption, JsonOption, WorkOption, notes, output, print_lines
 from recsys.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -70,19 +70,25 @@ def export(
             raise ConfigError(f"--no-names is for ranking models; {run_dir} ranks all items, which it answers by name")
         export_retrieval(run_dir, out, name=name, overwrite=overwrite, data=data, work_dir=work_dir, as_json=as_json)
         return
+    from recsys.cli.retrieval_runs import print_manifest_metrics
     from recsys.data.datasets import load_dataset
+    from recsys.evaluation.baselines import baseline_values, baselines_json, baselines_of
+    from recsys.evaluation.evaluate import measure
+    from recsys.evaluation.report import verdict_lines
     from recsys.export.onnx import export_bundle
     from recsys.features.names import NAMES_SUFFIX
     from recsys.progress import progress
     from recsys.recipes import model_name
-    from recsys.training.trained import evaluate_run, load_run
+    from recsys.training.trained import load_run, predict_run
 
     trained = load_run(run_dir)
     settings = trained.config.data
     with progress(notes, "reading the data") as work:
         loaded = load_dataset(settings.dataset, recent=settings.recent, work_dir=work_dir, path=data)
         work.stage("measuring the model on the test split")
-        metrics = evaluate_run(trained, loaded.dataset, "test")
+        predictions = predict_run(trained, loaded.dataset, "test")
+        metrics = None if predictions is None else measure(predictions)
+        baselines = () if predictions is None else baselines_of(predictions, metrics)
         work.stage("tracing the graphs, comparing answers")
         manifest = export_bundle(
             trained,
@@ -90,6 +96,7 @@ def export(
             out,
             name=name or model_name(trained.config, trained.features.name),
             metrics=metrics,
+            baselines=baseline_values(baselines),
             quantize=kinds,
             compute=compute,
             names=names,
@@ -104,6 +111,7 @@ def export(
     if as_json:
         facts = {"bundle": str(out), "model": manifest.model, "version": manifest.version, "tables": tables}
         facts["names"] = texts
+        facts |= {"metrics": dict(manifest.metrics), "baselines": baselines_json(baselines)}
         if manifest.quantization is not None:
             lost = dataclasses.asdict(manifest.quantization)
             facts["quantization"] = {**lost, "metrics": dict(manifest.metrics)}
@@ -116,6 +124,8 @@ def export(
         sizes = (f"{about[key] / 1000:,.1f}" for key in ("size_bytes", "float32_bytes"))
         shown.add_row(name, f"{about['rows']:,}", about["quantized"], *sizes)
     output.print(shown)
+    print_manifest_metrics(manifest)
+    print_lines(verdict_lines(baselines))
     if manifest.quantization is not None:
         _print_losses(manifest.quantization, manifest.metrics)
     if manifest.compute is not None:

@@ -79,6 +79,18 @@ ADDRESS = f"{Settings.host}:{Settings.port}"
 """Of a server with its default settings."""
 
 
+def print_lines(lines: Iterable[str]) -> None:
+    """Sentences below a table, as they are."""
+    for line in lines:
+        output.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_notes(console: Console, lines: Iterable[str]) -> None:
+    """Notes of a run on its settings, each on a line."""
+    for line in lines:
+        console.print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
 def where_data_is(data: Path | None, work_dir: Path) -> str:
     """The options that a following command needs to find the same data."""
     given = "" if data is None else f" --data {data}"

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from recsys.cli.options import notes, output, where_data_is
+from recsys.cli.options import notes, output, print_lines, where_data_is
 
 if TYPE_CHECKING:
+    from recsys.bundle import Manifest
     from recsys.data.interactions.pairs import Interactions
+    from recsys.evaluation.baselines import Baseline
     from recsys.training.retrieval.config import InteractionsConfig, RetrievalRunConfig
     from recsys.training.retrieval.ranking import RankingMetrics
 
@@ -39,13 +41,14 @@ def train_retrieval(
     with training_progress(notes) as report:
         result = train_retrieval_run(config, interactions, run_dir, resume=resume, overrides=overrides, report=report)
     figures = {"validation": result.validation, "test": result.test}
+    beside = result.baselines
     if as_json:
-        facts: dict[str, Any] = {"run_dir": str(run_dir), **_values(figures)}
+        facts: dict[str, Any] = {"run_dir": str(run_dir), **_values(figures, beside)}
         if result.best_epoch is not None:
             facts["best_epoch"] = result.best_epoch
         print(json.dumps({**facts, "epochs": result.epochs, "samples_per_s": round(result.pairs_per_s)}))
         return
-    _print(figures, config.train.list_length)
+    _print(figures, config.train.list_length, beside)
     if result.best_epoch is not None:
         output.print(f"weights: the best by validation recall, those of epoch {result.best_epoch:,}")
     following = f"\nNext: recsys export {run_dir} --out {run_dir}/bundle{where_data_is(data, work_dir)}"
@@ -55,7 +58,7 @@ def train_retrieval(
 def evaluate_retrieval(run_dir: Path, *, split: str, data: Path | None, work_dir: Path, as_json: bool) -> None:
     """Metrics of a run's model on a part of its data."""
     from recsys.progress import progress
-    from recsys.training.retrieval.evaluate import evaluate_retrieval_run
+    from recsys.training.retrieval.evaluate import compare_with_baselines
     from recsys.training.retrieval.folder import read_retrieval_config
 
     config = read_retrieval_config(run_dir)
@@ -68,11 +71,11 @@ def evaluate_retrieval(run_dir: Path, *, split: str, data: Path | None, work_dir
             notes.print("the validation split is empty: there is nothing to measure")
         return
     with progress(notes, "ranking all items for each user"):
-        figures = {split: evaluate_retrieval_run(run_dir, interactions, split)}
+        metrics, baselines = compare_with_baselines(run_dir, interactions, split)
     if as_json:
-        print(json.dumps(_values(figures)))
+        print(json.dumps(_values({split: metrics}, {split: baselines})))
     else:
-        _print(figures, config.train.list_length)
+        _print({split: metrics}, config.train.list_length, {split: baselines})
 
 
 def export_retrieval(
@@ -101,12 +104,15 @@ def export_retrieval(
     sizes = {table: manifest.files[t.file][0] for table, t in manifest.tables.items()}
     if as_json:
         facts = {"bundle": str(out), "model": manifest.model, "version": manifest.version, "size_bytes": sizes}
-        print(json.dumps({**facts, "metrics": dict(manifest.metrics), "parity": dataclasses.asdict(certificate)}))
+        facts |= {"metrics": dict(manifest.metrics), "baselines": manifest.baselines}
+        print(json.dumps({**facts, "parity": dataclasses.asdict(certificate)}))
         return
     shown = Table("table", "rows", "KB", box=None)
     for table, size_bytes in sizes.items():
         shown.add_row(table, f"{manifest.tables[table].shape[0]:,}", f"{size_bytes / 1000:,.1f}")
     output.print(shown)
+    print_manifest_metrics(manifest)
+    print_lines(_verdict(run_dir))
     output.print(
         f"{out}: model {manifest.model}, version {manifest.version}\n"
         f"certificate: largest score difference {certificate.max_abs_logit_difference:.1e} on "
@@ -119,6 +125,33 @@ def export_retrieval(
     )
 
 
+def print_manifest_metrics(manifest: Manifest) -> None:
+    """The metrics of a bundle's model on the test split, beside popularity and chance."""
+    from recsys.evaluation.report import LABELS
+
+    if not manifest.metrics:
+        return
+    table = Table("test split", "model", *manifest.baselines, box=None)
+    for name, label in LABELS.items():
+        values = [of.get(name) for of in (manifest.metrics, *manifest.baselines.values())]
+        if values[0] is not None:
+            table.add_row(label, *("none" if value is None else f"{value:.4f}" for value in values))
+    output.print(table)
+
+
+def _verdict(run_dir: Path) -> list[str]:
+    """Verdict of the values that the run keeps of its test users."""
+    from recsys.errors import DataFileError
+    from recsys.evaluation.baselines import baselines_of_stored_lists
+    from recsys.evaluation.predictions import read_user_values
+    from recsys.evaluation.report import verdict_lines
+
+    try:
+        return verdict_lines(baselines_of_stored_lists(read_user_values(run_dir, "test")))
+    except DataFileError as error:
+        return [f"not known if better than popularity and chance: {error}"]
+
+
 def load(config: InteractionsConfig, data: Path | None, work_dir: Path) -> Interactions:
     """A run's interactions, in their parts."""
     from recsys.data.interactions.datasets import load_interaction_set
@@ -126,14 +159,24 @@ def load(config: InteractionsConfig, data: Path | None, work_dir: Path) -> Inter
     return load_interaction_set(config.dataset, validation_share=config.validation_share, work_dir=work_dir, path=data)
 
 
-def _values(figures: Mapping[str, RankingMetrics | None]) -> dict[str, Any]:
-    return {split: dataclasses.asdict(m) for split, m in figures.items() if m is not None}
+def _values(figures: Mapping[str, RankingMetrics | None], beside: Mapping[str, tuple[Baseline, ...]]) -> dict[str, Any]:
+    from recsys.evaluation.baselines import baselines_json
+
+    values: dict[str, Any] = {split: dataclasses.asdict(m) for split, m in figures.items() if m is not None}
+    return {**values, "baselines": {split: baselines_json(found) for split, found in beside.items()}}
 
 
-def _print(figures: Mapping[str, RankingMetrics | None], k: int) -> None:
+def _print(figures: Mapping[str, RankingMetrics | None], k: int, beside: Mapping[str, tuple[Baseline, ...]]) -> None:
+    from recsys.evaluation.report import verdict_lines
+
     table = Table("split", f"recall@{k}", f"NDCG@{k}", f"hit rate@{k}", "coverage", "users", box=None)
     for split, m in figures.items():
         if m is not None:
             shares = (f"{value:.4f}" for value in (m.recall, m.ndcg, m.hit_rate, m.coverage))
             table.add_row(split, *shares, f"{m.users:,}")
+            for each in beside.get(split, ()):
+                names = ("recall", "ndcg", "hit_rate", "coverage")
+                table.add_row(f"  {each.name}", *(f"{each.values[name]:.4f}" for name in names))
     output.print(table)
+    for split, baselines in beside.items():
+        print_lines(f"{split}: {line}" for line in verdict_lines(baselines))

@@ -20,6 +20,8 @@ from recsys.cli.options import (
     WorkOption,
     notes,
     output,
+    print_lines,
+    print_notes,
     show_warnings,
     where_data_is,
 )
@@ -125,6 +127,8 @@ def train(
         return
     from recsys.data.datasets import load_dataset
     from recsys.embeddings.sharding.shard import start_process_group
+    from recsys.evaluation.baselines import baselines_json
+    from recsys.evaluation.report import metrics_json, verdict_lines
     from recsys.progress import progress, training_progress
     from recsys.training.distributed.processes import first_before_others, is_first
     from recsys.training.loop import train as run_training
@@ -160,17 +164,23 @@ def train(
             show_plan=lambda planned: console.print(plan_table(planned)),
             show_start=lambda taken: console.print(str(taken), markup=False, highlight=False),
             show_numbers=lambda transforms: console.print(numbers_table(transforms)),
+            show_notes=lambda said: print_notes(console, said),
         )
     if not is_first():
         return
-    figures = _metric_values(test=result.test, validation=result.validation)
+    measured = {"test": result.test, "validation": result.validation}
+    figures = {split: metrics_json(metrics) for split, metrics in measured.items() if metrics is not None}
+    beside = {split: baselines_json(found) for split, found in result.baselines.items()}
     if as_json:
-        facts: dict[str, Any] = {"run_dir": str(run_dir), **figures}
+        facts: dict[str, Any] = {"run_dir": str(run_dir), **figures, "baselines": beside, "notes": list(result.notes)}
         if result.samples_per_s > 0:  # 0: resumed after the last step
             facts["samples_per_s"] = round(result.samples_per_s)
         print(json.dumps(facts if result.best_step is None else {**facts, "best_step": result.best_step}))
         return
-    _print_metrics(figures)
+    _print_metrics(figures, beside)
+    for split, baselines in result.baselines.items():
+        if split == "test" or len(result.baselines) == 1:
+            print_lines(f"{split}: {line}" for line in verdict_lines(baselines))
     if result.best_step is not None:
         output.print(f"weights: the best by {config.train.monitor}, those after step {result.best_step:,}")
     following = f"\nNext: recsys export {run_dir} --out {run_dir}/bundle{where_data_is(data, work_dir)}"
@@ -206,15 +216,15 @@ def _train_retrieval(
     )
 
 
-def _metric_values(**splits: Any) -> dict[str, dict[str, Any]]:
-    return {split: dataclasses.asdict(m) for split, m in splits.items() if m is not None}
-
-
-def _print_metrics(figures: dict[str, dict[str, Any]]) -> None:
-    of_lists = {"HR@10": "hit_rate_at_10", "NDCG@10": "ndcg_at_10"} if any(m["lists"] for m in figures.values()) else {}
+def _print_metrics(figures: dict[str, dict[str, Any]], beside: dict[str, dict[str, Any]]) -> None:
+    has_lists = any(m["long_lists"] for m in figures.values())
+    of_lists = {"HR@10": "hit_rate_at_10", "NDCG@10": "ndcg_at_10"} if has_lists else {}
     shown = {"AUC": "auc", "GAUC": "gauc", "log loss": "log_loss", **of_lists}
     table = Table("split", *shown, "samples", "positives", box=None)
     for split, m in figures.items():
         values = ("none" if m[name] is None else f"{m[name]:.4f}" for name in shown.values())
         table.add_row(split, *values, f"{m['samples']:,}", f"{m['positives']:,}")
+        for name, own in beside[split].items():
+            values = ("none" if own[metric] is None else f"{own[metric]:.4f}" for metric in shown.values())
+            table.add_row(f"  {name}", *values)
     output.print(table)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from recsys.embeddings.quantize import Kind
 from recsys.embeddings.row_maps.registry import ROW_MAPS
@@ -76,6 +77,7 @@ class Measurement:
         table_bytes: of the embedding tables, by the form they are stored in.
         map_bytes: of the row maps.
         train_s: of all training steps, by their rate, without evaluation; None if it went on after the last one.
+        baselines: split -> what ``baselines_json`` says of popularity and chance; none of a run of an older version.
     """
 
     run: str
@@ -84,6 +86,7 @@ class Measurement:
     table_bytes: Mapping[Kind, int]
     map_bytes: int
     train_s: float | None
+    baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +149,11 @@ class Comparison:
     def possible(self) -> list[Row]:
         """Rows with runs."""
         return [row for row in self.rows if row.impossible is None]
+
+    @property
+    def baselines(self) -> Mapping[str, Mapping[str, Any]]:
+        """Popularity and chance by split: the same for all runs, which are measured on the same samples."""
+        return next((run.baselines for row in self.possible for run in row.runs if run.baselines), {})
 
     @property
     def front(self) -> list[Row]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.compress.comparison import Comparison, MeanStd, Measurement, Row
+from recsys.evaluation.report import LABELS
 from recsys.files import make_folder, write_atomically
 from recsys.plots import Chart, Series, write_png
 
@@ -58,6 +59,57 @@ def cells(comparison: Comparison) -> list[tuple[str, ...]]:
     return [_cells(row, comparison) for row in comparison.rows]
 
 
+def baseline_cells(comparison: Comparison) -> list[tuple[str, ...]]:
+    """Rows of popularity and chance, which need no tables, under the same headers."""
+    found = []
+    splits = comparison.baselines
+    for name in splits.get("validation", {}):
+
+        def value(split: str, metric: str, name: str = name) -> float | None:
+            number = splits.get(split, {}).get(name, {}).get(metric)
+            return None if number is None else float(number)
+
+        def text(split: str, metric: str) -> str:
+            number = value(split, metric)
+            return "none" if number is None else f"{number:.4f}"
+
+        def to_full(split: str, full: MeanStd | None) -> str:
+            number = value(split, "auc")
+            return "" if number is None or full is None else f"{number - full.mean:+.4f}"
+
+        full = comparison.full
+        of_validation = to_full("validation", full.mean_std(lambda run: run.validation.auc))
+        of_test = to_full("test", full.mean_std(_of_test("auc")))
+        auc, gauc, loss = (text("test", metric) for metric in ("auc", "gauc", "log_loss"))
+        found.append((name, *[""] * 4, text("validation", "auc"), of_validation, auc, of_test, gauc, loss, ""))
+    return found
+
+
+def verdict(comparison: Comparison) -> list[str]:
+    """Sentences on the metrics by which the recommended configuration is no better than popularity or chance.
+
+    By the 95 % interval of each of its runs on the validation split.
+    """
+    runs = [run.baselines["validation"] for run in comparison.recommended.runs if "validation" in run.baselines]
+    lines = []
+    for name in ("popularity", "chance"):
+        leads = [run[name]["lead"] for run in runs]
+        short = {
+            metric: sum(lead[metric]["better"] != "model" for lead in leads) for metric in (leads[0] if leads else ())
+        }
+        if better := [LABELS.get(metric, metric) for metric, count in short.items() if not count]:
+            lines.append(f"better than {name} by {', '.join(better)} on the validation split")
+        for metric, count in short.items():
+            if count:
+                seeds = "" if len(runs) == 1 else f" in {count} of {len(runs)} seeds"
+                differences = ", ".join(f"{lead[metric]['difference']:+.4f}" for lead in leads)
+                lines.append(
+                    f"no better than {name} by {LABELS.get(metric, metric)}{seeds} on the validation split: "
+                    f"difference {differences}"
+                )
+    return lines
+
+
 def summary(comparison: Comparison) -> str:
     """The recommendation, and the rule it follows."""
     full, chosen, kind = comparison.full, comparison.recommended, comparison.settings.quantize
@@ -80,6 +132,7 @@ def to_markdown(comparison: Comparison) -> str:
         f"# Memory against quality: {comparison.recipe}",
         "",
         summary(comparison)[:1].upper() + summary(comparison)[1:] + ".",
+        *(f"The recommended one is {line}." for line in verdict(comparison)),
         "",
         f"{over} Tables are float32 unless said; chosen by validation, test only reported.",
         "",
@@ -93,6 +146,7 @@ def to_markdown(comparison: Comparison) -> str:
         texts = tuple(text.replace("|", r"\|") for text in texts)
         padding = ("",) * (len(HEADERS) - len(texts))
         lines.append(f"| {' | '.join((bold + texts[0] + bold, *texts[1:], *padding))} |")
+    lines += [f"| {' | '.join(texts)} |" for texts in baseline_cells(comparison)]
     return "\n".join(lines) + "\n"
 
 
@@ -122,6 +176,10 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "seeds": comparison.settings.seeds,
         "quantize": kind,
         "tolerance": comparison.tolerance,
+        "baselines": {
+            split: {name: {k: v for k, v in values.items() if k != "lead"} for name, values in found.items()}
+            for split, found in comparison.baselines.items()
+        },
         "recommended": {
             "map": comparison.recommended.choice.map,
             "budget": comparison.recommended.choice.budget,

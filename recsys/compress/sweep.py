@@ -24,6 +24,7 @@ from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.fingerprint import data_fingerprint
 from recsys.embeddings.quantize import KINDS, row_bytes
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
+from recsys.evaluation.baselines import baselines_json
 from recsys.evaluation.evaluate import Metrics
 from recsys.files import locked, make_folder, write_atomically
 from recsys.training.config import RowConfig, RunConfig
@@ -169,6 +170,7 @@ def _run(
         table_bytes={kind: sum(spec.num_rows * row_bytes(kind, spec.dim) for spec in specs) for kind in KINDS},
         map_bytes=sum(row_map.size_bytes for row_map in row_maps.values()),
         train_s=samples / result.samples_per_s if result.samples_per_s else None,
+        baselines={split: baselines_json(found) for split, found in result.baselines.items()},
     )
     text = json.dumps(dataclasses.asdict(measured), indent=2, allow_nan=False)
     write_atomically(folder / "result.json", text.encode() + b"\n")

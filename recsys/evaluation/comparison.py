@@ -7,14 +7,18 @@ hard for both cancels: the interval of a difference is narrower than two interva
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from recsys.errors import InvalidInputError
-from recsys.evaluation.evaluate import LOWER_IS_BETTER, Segment, measure, resample, segments, slices
+from recsys.evaluation.evaluate import LOWER_IS_BETTER, Metrics, Segment, measure, resample, segments, slices
 from recsys.evaluation.predictions import Predictions, UserValues
 from recsys.metrics import Resamples, mean_resamples
+
+COMPARED = ("auc", "gauc", "log_loss", "hit_rate_at_10", "ndcg_at_10", "mrr")
+"""Metrics of which differences have an interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +75,22 @@ def compare_predictions(
         InvalidInputError: not the same samples, no samples or one class only, or no resamples.
     """
     check_same_samples(a, b)
-    of_a, of_b = measure(a), measure(b)
     drawn_a, drawn_b = (resample(each, resamples=resamples, seed=seed) for each in (a, b))
-    names = ("auc", "gauc", "log_loss", "hit_rate_at_10", "ndcg_at_10", "mrr")
+    return metric_differences(measure(a), measure(b), drawn_a, drawn_b)
+
+
+def metric_differences(
+    a: Metrics, b: Metrics, drawn_a: Mapping[str, Resamples], drawn_b: Mapping[str, Resamples]
+) -> list[MetricDifference]:
+    """Differences of the metrics that both models have.
+
+    Args:
+        a, b: of the same samples.
+        drawn_a, drawn_b: by metric, of the same draws; a metric that is not there has no interval.
+    """
     found = []
-    for name in names:
-        value_a, value_b = getattr(of_a, name), getattr(of_b, name)
+    for name in COMPARED:
+        value_a, value_b = getattr(a, name), getattr(b, name)
         if value_a is not None and value_b is not None:
             found.append(_difference(name, value_a, value_b, drawn_a.get(name), drawn_b.get(name)))
     return found

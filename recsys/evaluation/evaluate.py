@@ -52,9 +52,13 @@ class Metrics:
         log_loss: mean, natural logarithm.
         samples, positives: how many.
         calibration_error: expected calibration error over 15 bins of equally many samples.
-        hit_rate_at_10, ndcg_at_10, mrr: means over lists of candidates with one positive each, a list being the samples
-            of one user and moment; None if the samples are no such lists.
-        lists: how many; 0 if they are none.
+        mrr: mean over lists of candidates with one positive each, a list being the samples of one user and moment;
+            None if the samples are no such lists.
+        hit_rate_at_10, ndcg_at_10: means over the lists of more than 10 candidates, since whatever ranks 10 has its
+            positive in the first 10; None if there are none.
+        lists: how many; 0 if the samples are no lists.
+        long_lists: those of more than 10 candidates.
+        shortest_list, longest_list: candidates in a list; 0 without lists.
     """
 
     auc: float
@@ -67,6 +71,9 @@ class Metrics:
     ndcg_at_10: float | None = None
     mrr: float | None = None
     lists: int = 0
+    long_lists: int = 0
+    shortest_list: int = 0
+    longest_list: int = 0
 
     def __str__(self) -> str:
         per_user = "none" if self.gauc is None else f"{self.gauc:.4f}"
@@ -132,6 +139,8 @@ def measure(predictions: Predictions) -> Metrics:
     """
     label, logit, probability = predictions.label, predictions.logit, predictions.probability
     lists = candidate_lists(predictions)
+    length_G = np.zeros(0, dtype=np.int64) if lists is None else lists.length_G
+    long_G = length_G > LIST_LENGTH
     return Metrics(
         auc=auc(label, logit),
         gauc=_or_none(gauc(label, logit, predictions.user_key)),
@@ -139,10 +148,13 @@ def measure(predictions: Predictions) -> Metrics:
         samples=len(label),
         positives=int(label.sum()),
         calibration_error=calibration_error(reliability(label, probability)),
-        hit_rate_at_10=None if lists is None else float(lists.hit_rate_G(LIST_LENGTH).mean()),
-        ndcg_at_10=None if lists is None else float(lists.ndcg_G(LIST_LENGTH).mean()),
+        hit_rate_at_10=float(lists.hit_rate_G(LIST_LENGTH)[long_G].mean()) if lists and long_G.any() else None,
+        ndcg_at_10=float(lists.ndcg_G(LIST_LENGTH)[long_G].mean()) if lists and long_G.any() else None,
         mrr=None if lists is None else float(lists.reciprocal_rank_G().mean()),
-        lists=0 if lists is None else len(lists.above_G),
+        lists=len(length_G),
+        long_lists=int(long_G.sum()),
+        shortest_list=0 if lists is None else int(length_G.min()),
+        longest_list=int(length_G.max(initial=0)),
     )
 
 
@@ -195,10 +207,11 @@ def resample(predictions: Predictions, *, resamples: int = 1000, seed: int = 0) 
         def by_user(values_G: Float64Array) -> Float64Array:
             return np.bincount(user_G, weights=values_G, minlength=len(size_U)).astype(np.float64)
 
-        lists_U = by_user(np.ones(len(user_G)))
-        means["hit_rate_at_10"] = (by_user(lists.hit_rate_G(LIST_LENGTH)), lists_U)
-        means["ndcg_at_10"] = (by_user(lists.ndcg_G(LIST_LENGTH)), lists_U)
-        means["mrr"] = (by_user(lists.reciprocal_rank_G()), lists_U)
+        long_G = (lists.length_G > LIST_LENGTH).astype(np.float64)
+        if long_G.any():
+            means["hit_rate_at_10"] = (by_user(lists.hit_rate_G(LIST_LENGTH) * long_G), by_user(long_G))
+            means["ndcg_at_10"] = (by_user(lists.ndcg_G(LIST_LENGTH) * long_G), by_user(long_G))
+        means["mrr"] = (by_user(lists.reciprocal_rank_G()), by_user(np.ones(len(user_G))))
     drawn = user_resamples(label, logit, user, means=means, resamples=resamples, seed=seed)
     return {name: values for name, values in drawn.items() if values.interval() is not None}
 

@@ -12,7 +12,7 @@ import dataclasses
 import io
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,9 @@ FILE = "predictions.npz"
 USER_FILE = "user_values.npz"
 SPLITS = ("train", "validation", "test")
 
+PRIOR = 5
+"""Samples at the share of positives of all that an item's own are mixed with: one positive is no certainty."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
@@ -40,6 +43,9 @@ class Predictions:
         earlier_events: events of the user before the moment, however many the model read; -1 in all: the features
             declare no history.
         user_train, item_train: training samples of the user, and of the item.
+        popularity: the item's share of positives in training, float64: with p positives of n samples and the share r of
+            all, (p + ``PRIOR`` r) / (n + ``PRIOR``), so that an item without samples has r.
+        chance: r, float64; 0.5 without training samples.
     """
 
     user_key: Int64Array
@@ -50,6 +56,8 @@ class Predictions:
     earlier_events: Int32Array
     user_train: Int32Array
     item_train: Int32Array
+    popularity: Float64Array
+    chance: Float64Array
 
     def __len__(self) -> int:
         """M."""
@@ -79,6 +87,11 @@ def predictions_of(dataset: Dataset, indices: Int64Array, logits: Float32Array) 
     training = dataset.split("train")
     of_user = np.bincount(dataset.sample_user[training], minlength=len(dataset.table.user_keys))
     of_item = np.bincount(dataset.sample_item[training], minlength=len(dataset.table.item_keys))
+    positives = np.bincount(
+        dataset.sample_item[training], weights=dataset.samples.label[training], minlength=len(dataset.table.item_keys)
+    )
+    share = float(positives.sum() / len(training)) if len(training) else 0.5
+    popularity = (positives + PRIOR * share) / (of_item + PRIOR)
     earlier = np.full(len(indices), -1)
     if dataset.table.features.history is not None:
         earlier = dataset.history_end[indices] - dataset.table.offsets[user]
@@ -91,6 +104,8 @@ def predictions_of(dataset: Dataset, indices: Int64Array, logits: Float32Array) 
         earlier_events=earlier.astype(np.int32),
         user_train=of_user[user].astype(np.int32),
         item_train=of_item[item].astype(np.int32),
+        popularity=popularity[item],
+        chance=np.full(len(indices), share),
     )
 
 
@@ -131,10 +146,12 @@ class UserValues:
     Attributes:
         user_G: the users, ascending.
         values: metric -> its value for each, [G]; the metric is their mean.
+        baselines: ``popularity`` and ``chance`` -> the same of their lists.
     """
 
     user_G: Int64Array
     values: Mapping[str, Float64Array]
+    baselines: Mapping[str, Mapping[str, Float64Array]] = field(default_factory=dict)
 
 
 def write_user_values(run_dir: Path, values: Mapping[str, UserValues]) -> None:
@@ -148,6 +165,8 @@ def write_user_values(run_dir: Path, values: Mapping[str, UserValues]) -> None:
     columns |= {f"{split}.user": of.user_G for split, of in values.items()}
     for split, of in values.items():
         columns |= {f"{split}.{name}": column for name, column in of.values.items()}
+        for baseline, values_of in of.baselines.items():
+            columns |= {f"{split}.{baseline}.{name}": column for name, column in values_of.items()}
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **columns)
     write_atomically(file, content.getvalue())
@@ -163,7 +182,12 @@ def read_user_values(run_dir: Path, split: str) -> UserValues:
     columns = found.get(split, {})
     if "user" not in columns:
         raise DataFileError(f"{run_dir / USER_FILE}: no values of the {split} split; {_remedy(run_dir, split, found)}")
-    return UserValues(user_G=columns.pop("user"), values=columns)
+    user_G = columns.pop("user")
+    baselines: dict[str, dict[str, Float64Array]] = {}
+    for name in [name for name in columns if "." in name]:
+        baseline, _, metric = name.partition(".")
+        baselines.setdefault(baseline, {})[metric] = columns.pop(name)
+    return UserValues(user_G=user_G, values=columns, baselines=baselines)
 
 
 def _remedy(run_dir: Path, split: str, found: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rich.table import Column, Table
 
+from recsys.evaluation.baselines import Baseline
 from recsys.evaluation.comparison import MetricDifference, SegmentPair
 from recsys.evaluation.evaluate import Metrics, Segment
 from recsys.evaluation.predictions import Predictions
@@ -43,26 +44,73 @@ def metrics_json(
     return values
 
 
-def metrics_table(split: str, metrics: Metrics, drawn: dict[str, Resamples] | None = None) -> Table:
-    """One metric per line, those without a value as "none"; with its 95 % interval if users were resampled."""
-    table = Table("metric", split, box=None)
+def metrics_table(
+    split: str, metrics: Metrics, baselines: Sequence[Baseline] = (), drawn: dict[str, Resamples] | None = None
+) -> Table:
+    """One metric per line beside its baselines, those without a value as "none"; with its 95 % interval if users were
+    resampled."""
+    table = Table("metric", split, *(each.name for each in baselines), box=None)
     if drawn is not None:
         table.add_column("95 % interval, users resampled")
     for name, label in LABELS.items():
         if not hasattr(metrics, name):  # of models that rank all items
             continue
         value = getattr(metrics, name)
-        if metrics.lists == 0 and name in ("hit_rate_at_10", "ndcg_at_10", "mrr"):
-            continue
+        if value is None and name in ("hit_rate_at_10", "ndcg_at_10", "mrr"):
+            continue  # `lists_note` says why
         interval = None if drawn is None or name not in drawn else drawn[name].interval()
-        cells = [label, _number(value)]
+        cells = [label, _number(value), *(_number(each.values.get(name)) for each in baselines)]
         if drawn is not None:
             cells.append("" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}")
         table.add_row(*cells)
     table.add_row("samples", f"{metrics.samples:,}")
     table.add_row("positives", f"{metrics.positives:,}")
-    if metrics.lists:
-        table.add_row("candidate lists", f"{metrics.lists:,}")
+    return table
+
+
+def lists_note(metrics: Metrics) -> str:
+    """The length of the candidate lists that HR@10 and NDCG@10 are of, or why these figures are left out."""
+    if not metrics.lists:
+        return (
+            "HR@10, NDCG@10 and MRR are left out: the samples are no lists of candidates, one for each user and moment "
+            "with exactly one positive"
+        )
+    short, long = metrics.shortest_list, metrics.longest_list
+    length = f"{short:,}" if short == long else f"{short:,} to {long:,}"
+    found = f"{metrics.lists:,} {'list' if metrics.lists == 1 else 'lists'} of {length} candidates"
+    if not metrics.long_lists:
+        return f"HR@10 and NDCG@10 are left out: {found}, and in a list of 10 or fewer the positive is always a hit"
+    if metrics.long_lists == metrics.lists:
+        return f"HR@10, NDCG@10 and MRR are of {found}"
+    return f"MRR is of {found}; HR@10 and NDCG@10 are of the {metrics.long_lists:,} with more than 10"
+
+
+def verdict_lines(baselines: Sequence[Baseline]) -> list[str]:
+    """Sentences on which metrics tell the model from popularity and from chance, by the 95 % interval of its lead."""
+    lines = []
+    for baseline in baselines:
+        if better := [_label(each.metric) for each in baseline.lead if each.verdict == "A"]:
+            lines.append(f"better than {baseline.name} by {', '.join(better)}")
+        if undecided := [_label(each.metric) for each in baseline.lead if each.verdict == "none"]:
+            lines.append(
+                f"not known if better than {baseline.name} by {', '.join(undecided)}: too few users for an interval"
+            )
+        for each in baseline.lead:
+            if each.verdict in ("open", "B"):
+                worse = "worse, " if each.verdict == "B" else ""
+                lines.append(
+                    f"no better than {baseline.name} by {_label(each.metric)}: {worse}"
+                    f"difference {each.difference:+.4f}, 95 % interval {each.low:+.4f} to {each.high:+.4f}"
+                )
+    return lines
+
+
+def beside_table(differences: Sequence[MetricDifference], baselines: Sequence[Baseline]) -> Table:
+    """The metrics of two runs beside their baselines."""
+    table = Table("metric", "A", "B", *(each.name for each in baselines), box=None, pad_edge=False)
+    for each in differences:
+        beside = (_number(baseline.values.get(each.metric)) for baseline in baselines)
+        table.add_row(_label(each.metric), f"{each.a:.4f}", f"{each.b:.4f}", *beside)
     return table
 
 
@@ -80,7 +128,7 @@ def comparison_table(differences: Sequence[MetricDifference]) -> Table:
     """One metric per line: A, B, their difference with its interval, and in how many resamples A is better."""
     table = Table("metric", "A", "B", "A - B", "95 % interval", "A better in", "better", box=None, pad_edge=False)
     for each in differences:
-        table.add_row(LABELS.get(each.metric, each.metric), f"{each.a:.4f}", f"{each.b:.4f}", *_difference_cells(each))
+        table.add_row(_label(each.metric), f"{each.a:.4f}", f"{each.b:.4f}", *_difference_cells(each))
     return table
 
 
@@ -143,6 +191,10 @@ def _difference_cells(each: MetricDifference) -> tuple[str, str, str, str]:
     interval = "none" if each.low is None or each.high is None else f"{each.low:+.4f} to {each.high:+.4f}"
     better = "none" if each.a_better is None else f"{each.a_better:.1%}"
     return f"{each.difference:+.4f}", interval, better, each.verdict
+
+
+def _label(metric: str) -> str:
+    return LABELS.get(metric, metric)
 
 
 def _number(value: float | None) -> str:

@@ -67,6 +67,7 @@ def export_bundle(
     *,
     name: str,
     metrics: Metrics | None = None,
+    baselines: Mapping[str, Mapping[str, float | None]] | None = None,
     quantize: str | Mapping[str, str] = "none",
     compute: str = "float32",
     names: bool = True,
@@ -81,6 +82,7 @@ def export_bundle(
         name: the model name that requests ask for.
         metrics: of the model on the test split, recorded in the manifest. Quantised rows are evaluated here, so
             that it records theirs, and these beside them.
+        baselines: popularity's and chance's on the test split, recorded beside them.
         quantize: how rows are stored: ``none``, ``fp16``, ``int8`` or ``int4``, or table -> one of them, ``*``
             standing for the tables not named.
         compute: numbers of the matrix products: ``float32``, or ``int8``, which is faster on processors with VNNI. The
@@ -124,6 +126,7 @@ def export_bundle(
                 tables=tables,
                 metrics={} if metrics is None else asdict(metrics),
                 certificate=certificate,
+                baselines=baselines or {},
                 quantization=quantization,
                 compute=changed,
                 state=_state_info(net),

@@ -154,7 +154,7 @@ class History:
             if attribute.max_values != 1:
                 raise InvalidInputError(
                     f"history attribute {attribute.name!r}: max_values is {attribute.max_values}; "
-                    "an event holds one value per attribute"
+                    f"an event holds one value per attribute. {_as_several(attribute)}"
                 )
         if not 1 <= self.recent <= self.max_events <= _MAX_EVENTS:
             raise InvalidInputError(
@@ -394,12 +394,27 @@ def _check_name(name: str) -> None:
 
 def _check_comparable(attribute: Categorical, item: Feature) -> None:
     """An attribute with the name of an item feature is the same thing, seen in the past."""
-    same = isinstance(item, Categorical) and (item.table, item.max_values) == (attribute.table, 1)
+    if isinstance(item, Categorical) and item.max_values != 1:
+        raise InvalidInputError(
+            f"history attribute {attribute.name!r} has the name of an item feature of up to {item.max_values} values, "
+            f"and an event holds one value per attribute. {_as_several(item)}"
+        )
+    same = isinstance(item, Categorical) and item.table == attribute.table
     if not same:
         raise InvalidInputError(
             f"history attribute {attribute.name!r} has the name of an item feature, but is not of its kind: "
             f"allowed: a single-valued item feature of table {attribute.table!r}, or another name"
         )
+
+
+def _as_several(feature: Categorical) -> str:
+    """The form in which an event holds several values of one feature."""
+    names = [f"{feature.name}_{number}"[-63:] for number in (1, 2)]
+    return (
+        f"Declare {names[0]}, {names[1]} and so on, one value each and all with table {feature.table!r}, as item "
+        f"features and as history attributes; {feature.name!r} itself can stay an item feature (docs/features.md, "
+        "several values of what was seen)"
+    )
 
 
 def _check_choice(feature: str, option: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -122,6 +122,12 @@ class OnePositiveLists:
         return self._expected(1.0 / (np.arange(self._longest) + 1))
 
     @property
+    def length_G(self) -> Array:
+        """Candidates of each list, the positive among them."""
+        length_G: Array = np.bincount(self.group_M, minlength=len(self.above_G))
+        return length_G
+
+    @property
     def _longest(self) -> int:
         return int((self.above_G + self.tied_G).max()) + 1
 

@@ -4,6 +4,8 @@ A recipe is the whole truth about a run: ``recsys train NAME`` runs it, ``recsys
 prints it, and ``path=value`` after the name changes it. A new recipe is a function in the module
 of its data, whose docstring `recsys recipes` shows, and a line in the dict below.
 
+The recipes of built-in data keep no spare rows: what is published of them has exact tables, and no later log comes.
+
 ``movielens.py``, ``frappe.py``, ``gowalla.py``, ``sequences.py`` and ``long_histories.py`` have the published data
 sets; ``synthetic.py`` logs with known answers; ``own_log.py`` logs of one's own.
 """

@@ -18,7 +18,7 @@ def dcn_frappe() -> RunConfig:
         data=DataConfig(dataset="frappe"),
         model=DcnConfig(cross_layers=3, head=(400, 400), structure="parallel", batch_norm=True, dropout=0.2),
         tables=TableConfig(dim=16, learning_rate=0.3, regularization=0.1),
-        rows=RowConfig(min_count=1, exact_below=100),
+        rows=RowConfig(min_count=1, exact_below=100, spare_rows=0.0),
         train=TrainConfig(epochs=8),
     )
 
@@ -30,7 +30,7 @@ def autoint_frappe() -> RunConfig:
         data=DataConfig(dataset="frappe"),
         model=AutoIntConfig(layers=3, attention_width=64, heads=4, scale=True, field_norm=True, layer_norm=True),
         tables=TableConfig(dim=16, learning_rate=0.3, regularization=0.2),
-        rows=RowConfig(min_count=1),
+        rows=RowConfig(min_count=1, spare_rows=0.0),
         train=TrainConfig(epochs=10, learning_rate=5e-3, weight_decay=0.1),
     )
 
@@ -42,6 +42,6 @@ def autoint_plus_frappe() -> RunConfig:
         data=DataConfig(dataset="frappe"),
         model=AutoIntConfig(layers=2, attention_width=32, heads=2, head=(400, 400), batch_norm=True, dropout=0.2),
         tables=TableConfig(dim=16, learning_rate=0.3, regularization=0.2),
-        rows=RowConfig(min_count=1),
+        rows=RowConfig(min_count=1, spare_rows=0.0),
         train=TrainConfig(epochs=12),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from recsys.models.ranking.sdim import SdimConfig
-from recsys.training.config import DataConfig, RunConfig, TableConfig, TrainConfig
+from recsys.training.config import DataConfig, RowConfig, RunConfig, TableConfig, TrainConfig
 
 
 def sdim_movielens_long() -> RunConfig:
@@ -15,6 +15,7 @@ def sdim_movielens_long() -> RunConfig:
         data=DataConfig(dataset="movielens_1m_long", recent=1000),
         model=SdimConfig(dropout=0.1),
         tables=TableConfig(dim=16, dims={"movie_id": 32, "user_id": 32}, learning_rate=0.1, regularization=0.003),
+        rows=RowConfig(spare_rows=0.0),
         train=TrainConfig(epochs=2, batch_size=512),
     )
 
@@ -43,5 +44,6 @@ def sdim_synthetic_long() -> RunConfig:
         data=DataConfig(dataset="synthetic_long", recent=400),
         model=SdimConfig(signatures=15, bits=4, dropout=0.1),
         tables=TableConfig(dim=8, dims={"genre": 32, "movie_id": 4}, learning_rate=0.2, regularization=0.01),
+        rows=RowConfig(spare_rows=0.0),
         train=TrainConfig(epochs=3, batch_size=512),
     )

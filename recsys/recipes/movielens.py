@@ -20,6 +20,7 @@ def din_movielens_1m() -> RunConfig:
         data=DataConfig(dataset="movielens_1m", recent=50),
         model=DinConfig(head_act="dice", dropout=0.1),
         tables=TableConfig(dim=16, dims={"movie_id": 32, "user_id": 32}, regularization=0.01),
+        rows=RowConfig(spare_rows=0.0),
         train=TrainConfig(epochs=1),
     )
 
@@ -31,6 +32,7 @@ def autoint_movielens_1m() -> RunConfig:
         data=DataConfig(dataset="movielens_1m", recent=50),
         model=AutoIntConfig(layers=2, attention_width=32, heads=2, scale=True, layer_norm=True, history="mean"),
         tables=TableConfig(dim=16, regularization=0.01),
+        rows=RowConfig(spare_rows=0.0),
         train=TrainConfig(epochs=1),
     )
 
@@ -59,6 +61,7 @@ def din_movielens_1m_demo() -> RunConfig:
         recipe="din_movielens_1m_demo",
         data=DataConfig(dataset="movielens_1m", recent=20),
         tables=TableConfig(dim=16),
+        rows=RowConfig(spare_rows=0.0),
         train=TrainConfig(epochs=1),
     )
 
@@ -70,7 +73,7 @@ def dcn_movielens_ctr() -> RunConfig:
         data=DataConfig(dataset="movielens_ctr"),
         model=DcnConfig(cross_layers=1, head=(192,)),
         tables=TableConfig(dim=32, learning_rate=0.2, regularization=0.02),
-        rows=RowConfig(min_count=1, chunks=2),
+        rows=RowConfig(min_count=1, chunks=2, spare_rows=0.0),
         train=TrainConfig(epochs=6),
     )
 

@@ -22,7 +22,7 @@ def din_lastfm() -> RunConfig:
         data=DataConfig(dataset="lastfm_sequences", recent=50),
         model=DinConfig(softmax=True, dropout=0.2),
         tables=TableConfig(dim=32, regularization=0.05),
-        rows=RowConfig(min_count=1),
+        rows=RowConfig(min_count=1, spare_rows=0.0),
         train=TrainConfig(epochs=8, evaluate_every=_ONCE),
     )
 
@@ -45,7 +45,7 @@ def din_beauty() -> RunConfig:
         data=DataConfig(dataset="beauty_sequences", recent=50),
         model=DinConfig(softmax=True, dropout=0.2),
         tables=TableConfig(dim=32, regularization=0.05),
-        rows=RowConfig(min_count=1),
+        rows=RowConfig(min_count=1, spare_rows=0.0),
         train=TrainConfig(epochs=3, evaluate_every=_ONCE),
     )
 

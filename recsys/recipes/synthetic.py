@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recsys.training.config import DataConfig, RunConfig, TableConfig, TrainConfig
+from recsys.training.config import DataConfig, RowConfig, RunConfig, TableConfig, TrainConfig
 
 
 def din_synthetic() -> RunConfig:
@@ -11,5 +11,6 @@ def din_synthetic() -> RunConfig:
         recipe="din_synthetic",
         data=DataConfig(dataset="synthetic", recent=20),
         tables=TableConfig(dim=16, learning_rate=0.05),
+        rows=RowConfig(spare_rows=0.0),
         train=TrainConfig(epochs=3, batch_size=512),
     )

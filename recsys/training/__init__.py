@@ -13,6 +13,7 @@
     schedules.py           learning rates over a run
     early_stopping.py      the best weights, and when to stop
     validate_dataset.py    refusals before the first step
+    notices.py             settings that will not do what they are for
     non_finite.py          a step that is not finite
     reports.py             progress and results, to callbacks
     explain.py             attention weights of AutoInt

@@ -19,6 +19,7 @@ from recsys.embeddings.sharding.plan import PlannedTable
 from recsys.embeddings.sharding.shard import set_rate, start_process_group
 from recsys.embeddings.tables import BatchConverter
 from recsys.errors import ConfigError
+from recsys.evaluation.baselines import Baseline, baseline_values, baselines_json, baselines_of
 from recsys.evaluation.evaluate import Metrics, measure
 from recsys.evaluation.predictions import FILE, Predictions, write_predictions
 from recsys.features.number_transform import NumberTransform
@@ -27,6 +28,7 @@ from recsys.training.distributed.data_parallel import mean_loss, samples_in_step
 from recsys.training.distributed.processes import lost_processes_named, on_first, together, world
 from recsys.training.early_stopping import is_evaluated
 from recsys.training.non_finite import first_not_finite, not_finite_in, stop
+from recsys.training.notices import notices
 from recsys.training.precision import Precision
 from recsys.training.regularization import Regularization
 from recsys.training.reports import Listeners, RunResult, TrainingProgress
@@ -55,6 +57,7 @@ def train(
     show_plan: Callable[[list[PlannedTable]], None] = lambda plan: None,
     show_start: Callable[[WarmStart], None] = lambda start: None,
     show_numbers: Callable[[Mapping[str, NumberTransform]], None] = lambda transforms: None,
+    show_notes: Callable[[Sequence[str]], None] = lambda notes: None,
 ) -> RunResult:
     """Train, evaluate after each epoch or every ``train.evaluate_every`` steps, and write everything to ``run_dir``.
 
@@ -71,6 +74,8 @@ def train(
         show_plan: called before the first step, in the first process.
         show_start: called after a warm start, in the first process.
         show_numbers: called before the first step with how numeric features are read, in the first process.
+        show_notes: called before the first step with what the run says of its settings (``notices.py``), in the
+            first process.
 
     Raises:
         ConfigError: ``run_dir`` cannot be written, holds a run and ``resume`` is false, holds one of
@@ -88,7 +93,9 @@ def train(
     kept = samples_since(dataset, config.data.since)
     validate_dataset(config, kept)
     start_process_group(device)
-    listeners = Listeners(report=report, show_plan=show_plan, show_start=show_start, show_numbers=show_numbers)
+    listeners = Listeners(
+        report=report, show_plan=show_plan, show_start=show_start, show_numbers=show_numbers, show_notes=show_notes
+    )
     if world().rank > 0:
         listeners = Listeners()
     with lost_processes_named():
@@ -102,6 +109,8 @@ def train(
             listeners=listeners,
             fingerprint=data_fingerprint(dataset),
         )
+        run.notes = notices(config, kept, run.trained.row_maps, steps_per_epoch=len(run.loader))
+        listeners.show_notes(run.notes)
         report = curves(run_dir, listeners.report, step=run.step, on=config.train.tensorboard and world().rank == 0)
         _take_steps(run, precision, report)
         return _finish(run, record)
@@ -226,11 +235,20 @@ def _finish(run: TrainingRun, record: RecordStart) -> RunResult:
     predicted = {split: predict_split(trained, run.dataset, split) for split in ("validation", "test")}
     kept = {split: predictions for split, predictions in predicted.items() if predictions is not None}
     measured = on_first(lambda: {split: measure(predictions) for split, predictions in kept.items()})
+    baselines = on_first(lambda: {split: baselines_of(each, measured[split]) for split, each in kept.items()})
     with together("writing the metrics"):
         if world().rank == 0:
-            _write(run, record, kept, measured, best_step=best_step)
+            _write(run, record, kept, measured, baselines, best_step=best_step)
     trained.model.eval()
-    return RunResult(trained, measured.get("validation"), measured.get("test"), run.samples_per_s, best_step)
+    return RunResult(
+        trained,
+        measured.get("validation"),
+        measured.get("test"),
+        run.samples_per_s,
+        best_step,
+        baselines=baselines,
+        notes=run.notes,
+    )
 
 
 def _write(
@@ -238,6 +256,7 @@ def _write(
     record: RecordStart,
     predicted: Mapping[str, Predictions],
     measured: Mapping[str, Metrics],
+    baselines: Mapping[str, tuple[Baseline, ...]],
     *,
     best_step: int | None,
 ) -> None:
@@ -252,9 +271,17 @@ def _write(
         epochs=-(-run.step // len(run.loader)),
         best_epoch=None if best_step is None else -(-best_step // len(run.loader)),
         metrics={split: asdict(metrics) for split, metrics in measured.items()},
+        baselines={split: baseline_values(found) for split, found in baselines.items()},
+        notes=run.notes,
         device=run.trained.device,
     )
-    write_metrics(run.folder / "metrics.json", measured, samples_per_s=run.samples_per_s, best_step=best_step)
+    write_metrics(
+        run.folder / "metrics.json",
+        measured,
+        {split: baselines_json(found) for split, found in baselines.items()},
+        samples_per_s=run.samples_per_s,
+        best_step=best_step,
+    )
 
 
 def _samples_of(batch: TrainBatch, run: TrainingRun) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.table import Table
 
 from recsys.embeddings.sharding.plan import PlannedTable
+from recsys.evaluation.baselines import Baseline
 from recsys.evaluation.evaluate import Metrics
 from recsys.features.number_transform import NumberTransform
 from recsys.training.trained import TrainedModel
@@ -49,6 +50,7 @@ class RunResult:
     """Measurements of a finished run; ``samples_per_s`` is over the training steps of this process.
 
     The model is in evaluation mode. With ``train.patience`` it has the best weights, those after ``best_step``.
+    ``baselines`` are by split; ``notes`` are what the run said of its settings.
     """
 
     trained: TrainedModel
@@ -56,6 +58,8 @@ class RunResult:
     test: Metrics | None
     samples_per_s: float
     best_step: int | None = None
+    baselines: Mapping[str, tuple[Baseline, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +71,14 @@ class Listeners:
         show_plan: of where tables are, before the first step.
         show_start: of what a warm start took.
         show_numbers: of how numeric features are read, by input name, if there are any.
+        show_notes: of settings that will not do what they are for.
     """
 
     report: Callable[[TrainingProgress], None] = lambda progress: None
     show_plan: Callable[[list[PlannedTable]], None] = lambda plan: None
     show_start: Callable[[WarmStart], None] = lambda start: None
     show_numbers: Callable[[Mapping[str, NumberTransform]], None] = lambda transforms: None
+    show_notes: Callable[[Sequence[str]], None] = lambda notes: None
 
 
 def plan_table(planned: Sequence[PlannedTable]) -> Table:

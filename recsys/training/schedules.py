@@ -8,7 +8,7 @@ from recsys.training.config import TrainConfig
 
 
 def rate_factor(config: TrainConfig, *, step: int, steps: int, epoch: int = 0, reductions: int = 0) -> float:
-    """The factor of the network's rate and the tables' in a step: linear from zero to one, then as ``schedule`` says.
+    """The factor of the network's rate and the tables' in a step: a warm-up from zero to one, then ``schedule``.
 
     Args:
         config: its ``schedule``, ``warmup_steps``, ``decay`` and ``decay_epochs``.
@@ -17,12 +17,24 @@ def rate_factor(config: TrainConfig, *, step: int, steps: int, epoch: int = 0, r
         epoch: of the step, from 0.
         reductions: evaluations so far that did not improve, for ``plateau``.
     """
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
+    warmup = warmup_of(config, steps=steps)
+    if step < warmup:
+        return (step + 1) / warmup
     if config.schedule == "plateau":
         return config.decay**reductions
-    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    done = (step - warmup) / max(1, steps - warmup)
     return decayed(config.schedule, done=done, epoch=epoch, decay=config.decay, decay_epochs=config.decay_epochs)
+
+
+def warmup_of(config: TrainConfig, *, steps: int) -> int:
+    """Steps of the warm-up in a run of so many: ``warmup_steps``, at most a third of the run.
+
+    A warm-up as long as the run would end it before the rates are what they were set to, and nothing would be learnt.
+
+    >>> warmup_of(TrainConfig(warmup_steps=100), steps=40), warmup_of(TrainConfig(warmup_steps=100), steps=780)
+    (13, 100)
+    """
+    return min(config.warmup_steps, steps // 3)
 
 
 def decayed(schedule: str, *, done: float, epoch: int, decay: float, decay_epochs: int) -> float:

@@ -58,6 +58,7 @@ class TrainingRun:
         steps_before: steps that the optimiser state of a warm start is of.
         train_s: seconds of training, evaluations left out.
         samples_per_s: over the training steps of this process; 0: it took none.
+        notes: what it says of its settings (``notices.py``).
     """
 
     folder: Path
@@ -70,6 +71,7 @@ class TrainingRun:
     steps_before: int = 0
     train_s: float = 0.0
     samples_per_s: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 def start(

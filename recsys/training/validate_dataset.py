@@ -6,7 +6,7 @@ import numpy as np
 
 from recsys.data.samples.dataset import Dataset
 from recsys.errors import ConfigError, InvalidInputError
-from recsys.training.config import RunConfig
+from recsys.training.config import RunConfig, TrainConfig
 from recsys.training.early_stopping import needs_validation, no_value
 
 
@@ -19,8 +19,10 @@ def validate_dataset(config: RunConfig, dataset: Dataset) -> None:
 
     Raises:
         InvalidInputError: no training samples; a split with one label only; a number that is not finite.
-        ConfigError: the run needs a validation split, and there is none, or the monitored metric has no value there.
+        ConfigError: steps would change nothing; the run needs a validation split, and there is none, or the
+            monitored metric has no value there, or can never improve.
     """
+    _check_settings(config.train)
     if not len(dataset):
         raise InvalidInputError(
             "the log was prepared without samples, so there is nothing to train on; prepare it with --label, --labels "
@@ -43,6 +45,24 @@ def validate_dataset(config: RunConfig, dataset: Dataset) -> None:
             )
     _check_monitor(config, dataset)
     _check_numbers(dataset)
+
+
+def _check_settings(train: TrainConfig) -> None:
+    """Refuse settings with which a run would take its steps and learn nothing."""
+    ends_at_zero = train.schedule == "plateau" or (train.schedule == "step" and train.epochs > train.decay_epochs)
+    if not train.decay and ends_at_zero:
+        when = "after the first evaluation without an improvement"
+        if train.schedule == "step":
+            when = f"after epoch {train.decay_epochs}"
+        raise ConfigError(
+            f"train.decay is 0 with train.schedule {train.schedule}: the rates would be 0 {when}, and no step would "
+            "change anything; give a decay above 0, or fewer epochs"
+        )
+    if needs_validation(train) and train.monitor in ("auc", "gauc") and train.min_delta >= 1:
+        raise ConfigError(
+            f"train.min_delta is {train.min_delta:g}, and train.monitor {train.monitor} is at most 1: no evaluation "
+            "could be an improvement; give one below 1, such as 0.001"
+        )
 
 
 def _check_monitor(config: RunConfig, dataset: Dataset) -> None:

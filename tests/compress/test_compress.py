@@ -20,7 +20,16 @@ from support.tiny_run import CONFIG, tiny_dataset
 from recsys.cli.compress import _table
 from recsys.cli.compress import compress as compress_command
 from recsys.compress.comparison import Choice, Comparison, CompressConfig, Measurement, Row, compare, pareto_front
-from recsys.compress.report import cells, charts, summary, to_json, to_markdown, write_report
+from recsys.compress.report import (
+    baseline_cells,
+    cells,
+    charts,
+    summary,
+    to_json,
+    to_markdown,
+    verdict,
+    write_report,
+)
 from recsys.compress.sweep import SweepProgress, compress, configure, run_name
 from recsys.data.samples.dataset import Dataset
 from recsys.embeddings.sharding.shard import table_weights
@@ -323,7 +332,7 @@ def test_the_written_json_is_valid_and_says_all(done: tuple[Path, Comparison], t
 
 def test_each_line_of_the_written_table_has_a_cell_for_each_heading(done: tuple[Path, Comparison]) -> None:
     lines = [line for line in to_markdown(done[1]).splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + len(done[1].rows)
+    assert len(lines) == 2 + len(done[1].rows) + 2, "popularity and chance come last"
     assert len({line.count("|") for line in lines}) == 1
 
 
@@ -336,6 +345,36 @@ def test_the_table_on_the_terminal_has_whole_cells_and_the_reasons(width: int, d
     assert cells(done[1])[1][5] in text
     assert "rows.budget 0.005 leaves table" in " ".join(text.split())
     assert ("test log loss" in text) == (width > 80)
+
+
+def test_popularity_and_chance_stand_beside_every_configuration(done: tuple[Path, Comparison], tmp_path: Path) -> None:
+    out, found = done
+    run = out / "runs" / found.full.runs[0].run
+    expected = json.loads((run / "metrics.json").read_text())["baselines"]
+    popular, chance = baseline_cells(found)
+    assert popular[0] == "popularity" and chance[0] == "chance"
+    assert popular[5] == f"{expected['validation']['popularity']['auc']:.4f}" and chance[5] == "0.5000"
+    assert popular[6] == f"{expected['validation']['popularity']['auc'] - found.full.auc:+.4f}"
+    assert popular[10] == f"{expected['test']['popularity']['log_loss']:.4f}"
+    values = to_json(found)["baselines"]
+    assert values["test"]["chance"]["log_loss"] == expected["test"]["chance"]["log_loss"]
+    lines = verdict(found)
+    assert any(line.startswith(("better than chance by AUC", "no better than chance by AUC")) for line in lines)
+    assert all(line in to_markdown(found) for line in lines)
+
+
+def test_a_recommendation_that_no_seed_tells_from_popularity_says_so() -> None:
+    def beside(better: str) -> dict[str, Any]:
+        lead = {"auc": {"difference": -0.01, "low": -0.02, "high": 0.0, "better": better}}
+        return {"validation": {name: {"auc": 0.5, "lead": lead} for name in ("popularity", "chance")}}
+
+    full = row("vocabulary", None, size=1, validation=[0.5, 0.5, 0.5])
+    told = ("popularity", "open", "model")
+    runs = tuple(replace(run, baselines=beside(better)) for run, better in zip(full.runs, told, strict=True))
+    assert verdict(comparison(replace(full, runs=runs), seeds=3))[0] == (
+        "no better than popularity by AUC in 2 of 3 seeds on the validation split: difference -0.0100, -0.0100, -0.0100"
+    )
+    assert verdict(comparison(full)) == [], "runs of an older version did not measure it"
 
 
 def test_without_a_test_split_only_validation_is_drawn_and_told() -> None:

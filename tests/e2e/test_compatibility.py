@@ -115,7 +115,8 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_end(dataset: Dataset, tmp
     evaluated = evaluate_run(result.trained, dataset, "test")
     assert evaluated is not None
     found = {"validation": asdict(result.validation), "test": asdict(result.test), "evaluated": asdict(evaluated)}
-    assert found == near(FACTS["run"])
+    then = {split: {name: found[split][name] for name in metrics} for split, metrics in FACTS["run"].items()}
+    assert then == near(FACTS["run"])  # metrics that came since are not in it
 
 
 @pytest.mark.prove

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from recsys.cli import app
 from recsys.data.samples.stored import write_samples
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
+from recsys.evaluation.baselines import baselines_of
 from recsys.evaluation.comparison import SegmentPair, compare_predictions, compare_segments, compare_user_values
 from recsys.evaluation.evaluate import measure, resample, segments, slices
 from recsys.evaluation.predictions import (
@@ -29,7 +30,9 @@ from recsys.evaluation.predictions import (
     write_user_values,
 )
 from recsys.evaluation.report import (
+    beside_table,
     comparison_table,
+    lists_note,
     metrics_table,
     reliability_charts,
     segment_comparison_table,
@@ -46,6 +49,7 @@ def some(labels: list[int], logits: list[float], **columns: list[int]) -> Predic
         name: np.array(columns.get(name, [0] * len(labels)))
         for name in ("user_key", "item_key", "time_ms", "earlier_events", "user_train", "item_train")
     }
+    values |= {"popularity": np.full(len(labels), 0.5), "chance": np.full(len(labels), 0.5)}
     return Predictions(label=np.array(labels, dtype=np.uint8), logit=np.array(logits, dtype=np.float32), **values)
 
 
@@ -115,10 +119,34 @@ def test_features_without_history_have_no_history_segments() -> None:
 def test_samples_with_one_positive_per_moment_are_lists_of_candidates() -> None:
     # Two moments of one user: the positive first of three, then tied for the first place of two.
     found = measure(some([1, 0, 0, 0, 1], [3.0, 1.0, 2.0, 5.0, 5.0], time_ms=[1, 1, 1, 2, 2]))
-    assert found.lists == 2
-    assert found.hit_rate_at_10 == 1.0
-    assert found.ndcg_at_10 == pytest.approx((1 + (1 + 1 / np.log2(3)) / 2) / 2)
+    assert (found.lists, found.shortest_list, found.longest_list) == (2, 2, 3)
     assert found.mrr == pytest.approx((1 + (1 + 1 / 2) / 2) / 2)
+
+
+def test_hits_in_ten_are_only_of_lists_that_are_longer() -> None:
+    # The positive last of 11 for user 1, tied for the first place of 12 for user 2, first of 2 for user 3.
+    logits = [0.0, *range(1, 11), 5.0, 5.0, *[1.0] * 10, 1.0, 0.0]
+    labels, users = [1, *[0] * 10, 1, *[0] * 11, 1, 0], [*[1] * 11, *[2] * 12, 3, 3]
+    predictions = some(labels, logits, user_key=users)
+    found = measure(predictions)
+    assert (found.lists, found.long_lists, found.shortest_list, found.longest_list) == (3, 2, 2, 12)
+    assert found.hit_rate_at_10 == pytest.approx((0 + 1) / 2)
+    assert found.ndcg_at_10 == pytest.approx((0 + (1 + 1 / np.log2(3)) / 2) / 2)
+    assert found.mrr == pytest.approx((1 / 11 + (1 + 1 / 2) / 2 + 1) / 3)
+    assert (
+        lists_note(found) == "MRR is of 3 lists of 2 to 12 candidates; HR@10 and NDCG@10 are of the 2 with more than 10"
+    )
+    drawn = resample(predictions, resamples=50)
+    assert set(np.unique(drawn["hit_rate_at_10"].values_R[np.isfinite(drawn["hit_rate_at_10"].values_R)])) <= {
+        weight / total for total in range(1, 4) for weight in range(total + 1)
+    }
+    short = measure(predictions.where(np.array(users) == 3))
+    assert (short.hit_rate_at_10, short.ndcg_at_10, short.mrr) == (None, None, 1.0)
+    assert lists_note(short) == (
+        "HR@10 and NDCG@10 are left out: 1 list of 2 candidates, and in a list of 10 or fewer the positive is always "
+        "a hit"
+    )
+    assert "left out: the samples are no lists of candidates" in lists_note(measure(some([0, 1, 1], [0.0, 1.0, 2.0])))
 
 
 def test_intervals_enclose_the_metrics() -> None:
@@ -255,7 +283,10 @@ def test_tables_fit_a_terminal_of_80_columns() -> None:
     difference = replace(compare_predictions(predictions, predictions, resamples=9)[0], low=-0.1, high=-0.1)
     pair = SegmentPair(a=part, b=part, auc=difference)
     tables = (
-        metrics_table("test", measure(predictions), resample(predictions, resamples=9)),
+        metrics_table(
+            "test", measure(predictions), baselines_of(predictions), drawn=resample(predictions, resamples=9)
+        ),
+        beside_table([difference], baselines_of(predictions)),
         segments_table([part]),
         comparison_table([replace(difference, metric="log_loss")]),
         segment_comparison_table([pair]),

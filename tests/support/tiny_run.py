@@ -26,7 +26,7 @@ from recsys.data.sources.movielens.prepare import prepare_movielens
 from recsys.data.sources.synthetic.logs import make_synthetic_log
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.models.ranking.din import DinConfig
-from recsys.training.config import DataConfig, RunConfig, TableConfig, TrainConfig
+from recsys.training.config import DataConfig, RowConfig, RunConfig, TableConfig, TrainConfig
 from recsys.training.loop import train
 from recsys.training.reports import RunResult
 
@@ -38,6 +38,7 @@ CONFIG = RunConfig(
     data=DataConfig(dataset="synthetic", recent=50),
     model=DinConfig(attention=(16, 8), head=(24, 12), dropout=0.1),
     tables=TableConfig(dim=4, dims={"movie_id": 8, "genre": 8}, learning_rate=0.05, regularization=0.01),
+    rows=RowConfig(spare_rows=0.0),
     train=TrainConfig(epochs=4, batch_size=128, learning_rate=1e-2, warmup_steps=10, checkpoint_steps=29),
 )
 """Tables of two widths, dropout, regularisation, Dice in the head, a last batch that is short."""

@@ -52,7 +52,7 @@ def values(*, auc: float = 0.5, gauc: float | None = None, log_loss: float = 0.7
         ({"schedule": "cosine"}, [(1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]),
         ({"schedule": "step", "decay": 0.5}, [1.0, 1.0, 0.5, 0.5, 0.25, 0.25]),
         ({"schedule": "step", "decay": 0.5, "decay_epochs": 2}, [1.0, 1.0, 1.0, 1.0, 0.5, 0.5]),
-        ({"schedule": "linear", "warmup_steps": 3}, [1 / 3, 2 / 3, 1.0, 1.0, 2 / 3, 1 / 3]),
+        ({"schedule": "linear", "warmup_steps": 2}, [1 / 2, 1.0, 1.0, 3 / 4, 2 / 4, 1 / 4]),
     ],
 )
 def test_each_schedule_is_what_its_name_says(changes: dict[str, object], expected: list[float]) -> None:

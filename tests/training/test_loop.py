@@ -32,7 +32,7 @@ from recsys.models.ranking.autoint import AutoIntConfig
 from recsys.training.config import RunConfig, TrainConfig
 from recsys.training.loop import train
 from recsys.training.reports import TrainingProgress
-from recsys.training.schedules import rate_factor
+from recsys.training.schedules import rate_factor, warmup_of
 from recsys.training.settings import from_json, override
 from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import build, evaluate_run, load_run
@@ -162,7 +162,14 @@ def test_the_rates_rise_linearly_and_fall_along_half_a_cosine() -> None:
     assert rate_factor(config, step=12, steps=20) == pytest.approx(0.5)
     assert rate_factor(config, step=20, steps=20) == pytest.approx(0.0)
     assert rate_factor(TrainConfig(warmup_steps=0), step=0, steps=1) == 1.0
-    assert rate_factor(TrainConfig(warmup_steps=100), step=1, steps=2) == 0.02
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 40, 299, 300, 301])
+def test_a_warm_up_takes_at_most_a_third_of_the_run_so_that_the_rates_are_reached(steps: int) -> None:
+    config = TrainConfig(warmup_steps=100, schedule="constant")
+    factors = [rate_factor(config, step=step, steps=steps) for step in range(steps)]
+    assert sum(factor < 1 for factor in factors) <= steps / 3 and factors[-1] == 1.0
+    assert warmup_of(config, steps=steps) == min(100, steps // 3)
 
 
 def test_the_schedule_governs_tables_and_network(

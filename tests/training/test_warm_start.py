@@ -26,7 +26,7 @@ from recsys.training.settings import override
 from recsys.training.tables.plan import build_row_maps
 from recsys.training.trained import TrainedModel, build, load_run
 from recsys.training.warm_start.apply import WarmStart, matching_rows, start_warm
-from recsys.training.warm_start.incremental import samples_since
+from recsys.training.warm_start.incremental import grown_row_maps, ids_without_room, samples_since
 from recsys.training.warm_start.source import open_source
 
 STILL = ["tables.learning_rate=0", "tables.regularization=0", "train.learning_rate=0", "train.epochs=1"]
@@ -216,6 +216,31 @@ def test_training_on_the_last_tenth_comes_close_to_training_anew(tmp_path: Path)
     assert sum(each.dropped_ids for each in started[0].tables) == 0
     loaded = load_run(tmp_path / "today")
     assert loaded.data_fingerprint == anew.trained.data_fingerprint  # so that it is evaluated and exported on all data
+
+
+def test_new_ids_that_find_no_row_are_counted_and_told(tmp_path: Path) -> None:
+    dataset = tiny_dataset()
+    older, first_ms = later_samples(dataset, 0.1)
+    # Half of the movies were not there before: of their ids the older run knows nothing.
+    early = older.split("train")
+    kept = early[older.sample_item[early] % 2 == 0]
+    yesterday = replace(older, samples=replace(older.samples, splits={**older.samples.splits, "train": kept}))
+    since = np.datetime64(first_ms, "ms").astype(str)
+    newer = samples_since(dataset, since)
+    ids, counts = id_counts(newer, newer.split("train"))["movie_id"]
+    for kind, admits in (("vocabulary", True), ("frequency", False)):
+        config = override(CONFIG, [f"rows.maps.movie_id={kind}", "rows.rows.movie_id=9", "rows.min_count=3"])
+        if kind == "vocabulary":
+            config = override(CONFIG, ["rows.min_count=3"])
+        row_maps = grown_row_maps(config, build_row_maps(config, yesterday), newer)
+        known = row_maps["movie_id"].ids
+        assert known is not None
+        lacking = int((~np.isin(ids[counts >= 3], known.entries()[0])).sum())
+        told = [line for line in ids_without_room(config, row_maps, newer) if line.startswith("table movie_id:")]
+        assert (lacking == 0) == admits
+        found = [line for line in told if "found no row of their own" in line]
+        assert [line.split()[2] for line in found] == ([] if admits else [str(lacking)])
+        assert all("`recsys rows grow --evict rarest` makes room" in line for line in found)
 
 
 def test_since_takes_a_time_or_a_duration_before_the_newest_sample(dataset: Dataset) -> None:

@@ -26,8 +26,9 @@ from recsys.export.certificate import TOLERANCE
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.features.hashing import MISSING
 from recsys.features.names import ITEM_NAMES, open_names
+from recsys.training.retrieval.baselines import with_baselines
 from recsys.training.retrieval.folder import fingerprint
-from recsys.training.retrieval.ranking import rank_all
+from recsys.training.retrieval.ranking import rank_users
 from recsys.training.retrieval.trained import load_trained, masked_pairs
 from recsys.training.run.record import code_version
 from recsys.training.settings import to_json
@@ -71,8 +72,11 @@ def export_retrieval_bundle(
         popularity_M=np.bincount(train.item_E, minlength=interactions.num_items).astype(np.float32),
         item_names_M=ids.item_names_M,
     )
-    test = rank_all(
+    test, of_users = rank_users(
         users_ND, items_MD, relevant=interactions.test, excluded=excluded, list_length=config.train.list_length
+    )
+    _, baselines = with_baselines(
+        of_users, interactions, interactions.test, excluded=excluded, list_length=config.train.list_length
     )
     with bundle_writer(path, overwrite=overwrite) as writer:
         graph, infos = write_retrieve_graph(tables, writer.folder)
@@ -96,6 +100,7 @@ def export_retrieval_bundle(
                 tables=infos,
                 metrics=asdict(test),
                 certificate=certificate,
+                baselines=baselines,
                 training={
                     "recipe": config.recipe,
                     "config": json.loads(to_json(config)),

@@ -7,6 +7,7 @@
     trainers.py      a step over the whole graph, or over sampled neighbours
     negatives.py     items that a user did not take
     ranking.py       all items ranked for every user, and the metrics
+    baselines.py     popularity and chance beside them
     evaluate.py      a run's model on a part of the data
     trained.py       a run's model, loaded
     folder.py        the folder of a run

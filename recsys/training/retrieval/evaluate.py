@@ -6,7 +6,9 @@ from pathlib import Path
 
 from recsys.data.interactions.pairs import Interactions, Pairs
 from recsys.errors import ConfigError
+from recsys.evaluation.baselines import RESAMPLES, Baseline, baselines_of_lists
 from recsys.evaluation.predictions import UserValues, write_user_values
+from recsys.training.retrieval.baselines import with_baselines
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.ranking import RankingMetrics, rank_users
 from recsys.training.retrieval.trained import load_trained, masked_pairs
@@ -21,14 +23,21 @@ def evaluate_retrieval_run(run_dir: Path, interactions: Interactions, split: str
         DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
         InvalidInputError: the part is empty.
     """
+    return compare_with_baselines(run_dir, interactions, split)[0]
+
+
+def compare_with_baselines(
+    run_dir: Path, interactions: Interactions, split: str
+) -> tuple[RankingMetrics, tuple[Baseline, ...]]:
+    """As :func:`evaluate_retrieval_run`, beside popularity and chance."""
     if split not in ("validation", "test"):
         raise ConfigError(f"split is {split!r}; allowed for a model that ranks all items: validation, test")
     config, trainer = load_trained(run_dir, interactions)
-    metrics, of_users = evaluate_users(
-        trainer, config, interactions, getattr(interactions, split), test=split == "test"
-    )
+    relevant = getattr(interactions, split)
+    metrics, of_users = evaluate_users(trainer, config, interactions, relevant, test=split == "test")
+    of_users, baselines = beside(of_users, config, interactions, relevant, test=split == "test")
     write_user_values(run_dir, {split: of_users})
-    return metrics
+    return metrics, baselines
 
 
 def evaluate_users(
@@ -48,6 +57,24 @@ def evaluate_users(
         users_ND,
         items_MD,
         relevant=relevant,
-        excluded=masked_pairs(config, interactions) if test else (interactions.train,),
+        excluded=_excluded(config, interactions, test=test),
         list_length=config.train.list_length,
     )
+
+
+def beside(
+    of_users: UserValues, config: RetrievalRunConfig, interactions: Interactions, relevant: Pairs, *, test: bool
+) -> tuple[UserValues, tuple[Baseline, ...]]:
+    """The values of a model's users with those of popularity and chance, and both with the model's lead."""
+    of_users, means = with_baselines(
+        of_users,
+        interactions,
+        relevant,
+        excluded=_excluded(config, interactions, test=test),
+        list_length=config.train.list_length,
+    )
+    return of_users, baselines_of_lists(of_users, means, resamples=RESAMPLES)
+
+
+def _excluded(config: RetrievalRunConfig, interactions: Interactions, *, test: bool) -> tuple[Pairs, ...]:
+    return masked_pairs(config, interactions) if test else (interactions.train,)

@@ -18,7 +18,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,12 @@ from torch import Tensor
 
 from recsys.data.interactions.pairs import Interactions
 from recsys.errors import ConfigError, InvalidInputError
+from recsys.evaluation.baselines import Baseline, baseline_values, baselines_json
 from recsys.evaluation.predictions import USER_FILE, write_user_values
 from recsys.files import write_atomically
 from recsys.training.distributed.processes import check_alone
 from recsys.training.retrieval.config import RetrievalRunConfig
-from recsys.training.retrieval.evaluate import evaluate_users
+from recsys.training.retrieval.evaluate import beside, evaluate_users
 from recsys.training.retrieval.folder import RunState, open_retrieval_run, save
 from recsys.training.retrieval.ranking import RankingMetrics, sample_users
 from recsys.training.retrieval.trained import make_trainer
@@ -62,6 +63,7 @@ class RetrievalRunResult:
 
     Attributes:
         test: of the weights kept.
+        baselines: of both, by split.
         validation: of the same, on the sample of users; None: there is no validation part.
         best_epoch: whose weights were kept; None: the last, nothing was chosen.
         epochs: that were trained.
@@ -71,6 +73,7 @@ class RetrievalRunResult:
     """
 
     test: RankingMetrics
+    baselines: Mapping[str, tuple[Baseline, ...]]
     validation: RankingMetrics | None
     best_epoch: int | None
     epochs: int
@@ -120,9 +123,18 @@ def check_parts(config: RetrievalRunConfig, interactions: Interactions) -> None:
     """Refuse a run that its data cannot serve.
 
     Raises:
-        ConfigError: ``train.patience`` is set without a validation part, or lists are longer than there are items.
+        ConfigError: ``train.patience`` is set without a validation part, lists are longer than there are items, or the
+            rate is 0, from the beginning or after ``train.decay_epochs``.
         InvalidInputError: train or test is empty.
     """
+    train = config.train
+    if not train.learning_rate:
+        raise ConfigError("train.learning_rate is 0: no step would change anything; give one above 0")
+    if train.schedule == "step" and not train.decay and train.epochs > train.decay_epochs:
+        raise ConfigError(
+            f"train.decay is 0 with train.schedule step: the rate would be 0 after epoch {train.decay_epochs}, and no "
+            "step would change anything; give a decay above 0, or fewer epochs"
+        )
     if config.train.list_length > interactions.num_items:
         raise ConfigError(
             f"train.list_length is {config.train.list_length}; allowed: at most the {interactions.num_items} items"
@@ -213,14 +225,19 @@ def _train(
     if train.patience:
         assert best_weights is not None  # patience needs validations, and the last epoch has one
         trainer.load_state_dict(best_weights)
-    validation = evaluate_users(trainer, config, interactions, sample, test=False)[0] if len(sample) else None
+    validation, baselines = None, {}
+    if len(sample):
+        validation, of_users = evaluate_users(trainer, config, interactions, sample, test=False)
+        baselines["validation"] = beside(of_users, config, interactions, sample, test=False)[1]
     users_ND, items_MD = trainer.vectors()
     test, of_users = evaluate_users(trainer, config, interactions, interactions.test, test=True)
+    of_users, baselines["test"] = beside(of_users, config, interactions, interactions.test, test=True)
     # Of the validation part there may be values of an evaluation made halfway, of weights that are no more.
     (run_dir / USER_FILE).unlink(missing_ok=True)
     write_user_values(run_dir, {"test": of_users})
     result = RetrievalRunResult(
         test=test,
+        baselines=baselines,
         validation=validation,
         best_epoch=state.best_epoch if train.patience else None,
         epochs=state.epoch,
@@ -250,6 +267,8 @@ def _write(config: RetrievalRunConfig, run_dir: Path, result: RetrievalRunResult
         epochs=result.epochs,
         best_epoch=result.best_epoch,
         metrics=metrics,
+        baselines={split: baseline_values(found) for split, found in result.baselines.items()},
     )
-    values = {**metrics, "epochs": result.epochs, "best_epoch": result.best_epoch}
+    beside = {split: baselines_json(found) for split, found in result.baselines.items()}
+    values = {**metrics, "baselines": beside, "epochs": result.epochs, "best_epoch": result.best_epoch}
     write_atomically(run_dir / "metrics.json", json.dumps(values, indent=2, allow_nan=False).encode() + b"\n")

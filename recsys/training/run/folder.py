@@ -221,10 +221,20 @@ def load_numbers(path: Path) -> dict[str, NumberTransform]:
 
 
 def write_metrics(
-    path: Path, measured: Mapping[str, Metrics], *, samples_per_s: float, best_step: int | None = None
+    path: Path,
+    measured: Mapping[str, Metrics],
+    baselines: Mapping[str, Any],
+    *,
+    samples_per_s: float,
+    best_step: int | None = None,
 ) -> None:
-    """Write the metrics of a finished run, by split. A metric that has no value is null: NaN is not JSON."""
+    """Write the metrics of a finished run and of its baselines, by split.
+
+    A metric that has no value is null: NaN is not JSON.
+    """
     values: dict[str, Any] = {split: dataclasses.asdict(metrics) for split, metrics in measured.items()}
+    if baselines:
+        values["baselines"] = dict(baselines)
     if samples_per_s > 0:  # 0: resumed after the last step
         values["samples_per_s"] = round(samples_per_s)
     if best_step is not None:

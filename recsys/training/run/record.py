@@ -21,7 +21,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -84,6 +84,8 @@ class RunRecord:
         epochs: passes that were trained.
         best_epoch: whose weights were kept (from 1); None: the last, nothing was chosen.
         metrics: split -> name -> value; None: the metric has no value there.
+        baselines: split -> ``popularity`` and ``chance`` -> name -> value.
+        notes: what the run said of itself: settings that did not do what they are for.
     """
 
     recipe: str
@@ -101,6 +103,8 @@ class RunRecord:
     epochs: int
     best_epoch: int | None
     metrics: Mapping[str, Mapping[str, float | int | None]]
+    baselines: Mapping[str, Mapping[str, Mapping[str, float | None]]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def begin_record(*, recipe: str, overrides: Sequence[str] = (), seed: int, command: str | None = None) -> RecordStart:
@@ -133,6 +137,8 @@ def write_record(
     epochs: int,
     best_epoch: int | None = None,
     metrics: Mapping[str, Mapping[str, Any]],
+    baselines: Mapping[str, Mapping[str, Mapping[str, float | None]]] | None = None,
+    notes: Sequence[str] = (),
     device: torch.device | None = None,
 ) -> RunRecord:
     """Write ``record.json``; call it when the run's metrics are known. A metric that is NaN is written as null.
@@ -140,7 +146,7 @@ def write_record(
     Args:
         run_dir: the run's folder, which exists.
         start: what :func:`begin_record` returned.
-        train_s, samples_per_s, epochs, best_epoch, metrics: as in :class:`RunRecord`.
+        train_s, samples_per_s, epochs, best_epoch, metrics, baselines, notes: as in :class:`RunRecord`.
         device: the run's, if it is not the CPU.
 
     Raises:
@@ -156,6 +162,11 @@ def write_record(
         epochs=epochs,
         best_epoch=best_epoch,
         metrics={split: {name: _value(v) for name, v in values.items()} for split, values in metrics.items()},
+        baselines={
+            split: {of: {name: _value(v) for name, v in values.items()} for of, values in found.items()}
+            for split, found in (baselines or {}).items()
+        },
+        notes=tuple(notes),
     )
     write_atomically(run_dir / RECORD_FILE, to_json(record).encode())
     return record
@@ -178,6 +189,7 @@ def read_record(path: Path, *, also: Sequence[str] = ()) -> RunRecord:
             values.pop(name)
         values["machine"] = Machine(**values["machine"])
         values["overrides"] = tuple(values["overrides"])
+        values["notes"] = tuple(values.get("notes", ()))
         record = RunRecord(**values)
     except FileNotFoundError:
         raise DataFileError(f"{file} is missing; a finished `recsys train` writes it") from None

@@ -12,7 +12,7 @@ import numpy as np
 from recsys.arrays import Int64Array
 from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.ids import id_counts
-from recsys.embeddings.row_maps.growth import OWN_ROWS, SeenIds, grow
+from recsys.embeddings.row_maps.growth import CLUSTER_ROWS, OWN_ROWS, SeenIds, grow
 from recsys.embeddings.row_maps.id_table import build_id_table
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.errors import ConfigError, InvalidInputError
@@ -133,6 +133,34 @@ def grown_row_maps(config: RunConfig, row_maps: Mapping[str, RowMap], dataset: D
             row_map = grow(row_map, seen, admit_count=config.rows.min_count, seed=config.rows.seed).row_map
         grown[table] = row_map
     return grown
+
+
+def ids_without_room(config: RunConfig, row_maps: Mapping[str, RowMap], dataset: Dataset) -> list[str]:
+    """A sentence for each table where ids of the new samples have no row, and what to do.
+
+    Args:
+        config: of the run, which goes on with an older run's row maps.
+        row_maps: as they have grown.
+        dataset: with keys; its training samples and their histories count.
+    """
+    least, found = config.rows.min_count, []
+    for table, (ids_V, counts_V) in id_counts(dataset, dataset.split("train")).items():
+        row_map = row_maps[table]
+        if row_map.ids is None or row_map.kind not in (*OWN_ROWS, *CLUSTER_ROWS):
+            continue  # a hash has a row for every id
+        unknown = ~np.isin(ids_V, row_map.ids.entries()[0])
+        lacking, rare = int((unknown & (counts_V >= least)).sum()), int((unknown & (counts_V < least)).sum())
+        what = "row of their own" if row_map.kind in OWN_ROWS else "cluster"
+        if lacking:
+            remedy = "`recsys rows grow --evict rarest` makes room, or train on all data, without data.since"
+            if row_map.kind in CLUSTER_ROWS:
+                remedy = "`recsys rows grow` gives them one, or train on all data, without data.since"
+            found.append(f"table {table}: {lacking:,} ids of the new samples found no {what}; {remedy}")
+        if rare and row_map.kind in OWN_ROWS:
+            found.append(
+                f"table {table}: {rare:,} new ids were seen fewer than rows.min_count={least} times, and have no {what}"
+            )
+    return found
 
 
 def _with_room(row_map: RowMap, *, rows: int, seed: int) -> RowMap:

@@ -1,0 +1,113 @@
+"""Popularity and chance on the lists of a model that ranks all items.
+
+Popularity ranks items by their training pairs, among those that the model may recommend. Chance is what a random
+order of these is expected to have, exactly: of ``C`` candidates, ``R`` of them relevant, each place of a list holds a
+relevant one with probability R / C, and k places have none with the hypergeometric probability of k draws.
+
+Legend: ``N`` users, ``M`` items, ``G`` ranked users, ``k`` length of a list.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy.special import gammaln
+
+from recsys.arrays import Float64Array, Int64Array
+from recsys.data.interactions.pairs import Interactions, Pairs
+from recsys.evaluation.predictions import UserValues
+from recsys.training.retrieval.ranking import rank_users
+
+
+def with_baselines(
+    of_users: UserValues, interactions: Interactions, relevant: Pairs, *, excluded: tuple[Pairs, ...], list_length: int
+) -> tuple[UserValues, dict[str, dict[str, float]]]:
+    """A model's values of its users, with those of popularity and chance; and the means of both baselines' metrics.
+
+    Args:
+        of_users: of the model.
+        interactions: of the run; its training pairs are counted.
+        relevant, excluded, list_length: as of the model's ranking.
+    """
+    taken_M = np.bincount(interactions.train.item_E, minlength=interactions.num_items)
+    ones_N1 = torch.ones((interactions.num_users, 1))
+    popular, popular_of_users = rank_users(
+        ones_N1,
+        torch.from_numpy(taken_M.astype(np.float32))[:, None],
+        relevant=relevant,
+        excluded=excluded,
+        list_length=list_length,
+    )
+    by_chance, chance = expected_values(
+        of_users.user_G, relevant, excluded=excluded, num_items=interactions.num_items, list_length=list_length
+    )
+    of_popularity = {name: float(value) for name, value in dataclasses.asdict(popular).items() if name != "users"}
+    both = {"popularity": popular_of_users.values, "chance": by_chance}
+    return dataclasses.replace(of_users, baselines=both), {"popularity": of_popularity, "chance": chance}
+
+
+def expected_values(
+    ranked_G: Int64Array, relevant: Pairs, *, excluded: Sequence[Pairs], num_items: int, list_length: int
+) -> tuple[dict[str, Float64Array], dict[str, float]]:
+    """Expected metrics of a random order: of each user, and their means.
+
+    Args:
+        ranked_G: the users, ascending.
+        relevant: the items to find.
+        excluded: pairs that are not recommended.
+        num_items: of all.
+        list_length: k.
+
+    Returns:
+        Metric -> value of each user, [G]; metric -> mean, with capped recall and coverage too.
+    """
+    users = int(max(ranked_G.max(initial=-1), relevant.user_E.max(initial=-1))) + 1
+    barred = np.unique(np.concatenate([pairs.user_E * num_items + pairs.item_E for pairs in excluded]))
+    barred = barred[np.isin(barred // num_items, ranked_G)]
+    wanted = relevant.user_E * num_items + relevant.item_E
+    all_G = np.bincount(relevant.user_E, minlength=users)[ranked_G].astype(np.float64)
+    findable = wanted[~np.isin(wanted, barred)]
+    findable_G = np.bincount(findable // num_items, minlength=users)[ranked_G].astype(np.float64)
+    candidates_G = num_items - np.bincount(barred // num_items, minlength=users)[ranked_G].astype(np.float64)
+    places_G = np.minimum(list_length, candidates_G)
+    share_G = np.divide(findable_G, candidates_G, out=np.zeros_like(findable_G), where=candidates_G > 0)
+    gains = np.concatenate([[0.0], np.cumsum(1.0 / np.log2(np.arange(2, list_length + 2)))])
+    none_G = _none_of(places_G, findable_G, candidates_G)
+    capped_G = np.minimum(all_G, list_length)
+    values = {
+        "recall": share_G * places_G / all_G,
+        "ndcg": share_G * gains[places_G.astype(np.int64)] / gains[capped_G.astype(np.int64)],
+        "hit_rate": 1.0 - none_G,
+    }
+    means = {name: float(of.mean()) for name, of in values.items()}
+    means["capped_recall"] = float((share_G * places_G / capped_G).mean())
+    means["coverage"] = _expected_coverage(ranked_G, barred, candidates_G, places_G, num_items=num_items)
+    return values, means
+
+
+def _none_of(draws_G: Float64Array, wanted_G: Float64Array, of_G: Float64Array) -> Float64Array:
+    """Probability that draws without replacement take none of the wanted; hypergeometric, by logarithms."""
+
+    def log_ways(n: Float64Array, k: Float64Array) -> Float64Array:
+        ways: Float64Array = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+        return ways
+
+    possible = of_G - wanted_G >= draws_G
+    kept_G = np.where(possible, of_G - wanted_G, draws_G)
+    none_G: Float64Array = np.where(possible, np.exp(log_ways(kept_G, draws_G) - log_ways(of_G, draws_G)), 0.0)
+    return none_G
+
+
+def _expected_coverage(
+    ranked_G: Int64Array, barred: Int64Array, candidates_G: Float64Array, places_G: Float64Array, *, num_items: int
+) -> float:
+    """Share of the items that are expected in at least one list: an item is in a user's list with k / candidates."""
+    with np.errstate(divide="ignore"):  # a list of all candidates leaves none out: log 0
+        log_out_G = np.log1p(-np.divide(places_G, candidates_G, out=np.zeros_like(places_G), where=candidates_G > 0))
+    log_out_G = np.maximum(log_out_G, -1e4)
+    place = np.searchsorted(ranked_G, barred // num_items)
+    log_out_M = log_out_G.sum() - np.bincount(barred % num_items, weights=log_out_G[place], minlength=num_items)
+    return float((1.0 - np.exp(np.minimum(log_out_M, 0.0))).mean())
