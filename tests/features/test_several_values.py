@@ -35,15 +35,20 @@ def test_the_documented_form_gives_each_event_the_tags_of_its_item_in_one_table(
     ]
     assert json.dumps(items[0]) in SECTION, "the row that the page shows"
     (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
-    day_ms = 86_400_000
+    first_ms, day_ms = 1_704_067_200_000, 86_400_000
     events = [
-        {"user_id": user, "item_id": 7 + (user + n) % 3, "timestamp_ms": (n + 1) * day_ms, "taken": (user + n) % 2 + 1}
+        {
+            "user_id": user,
+            "item_id": 7 + (user + n) % 3,
+            "timestamp_ms": first_ms + n * day_ms,
+            "taken": (user + n) % 2 + 1,
+        }
         for user in range(8)
         for n in range(12)
     ]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     options = ["--items", str(tmp_path / "items.jsonl"), "--label", "taken==2"]
-    options += ["--validation-from", "1970-01-10", "--test-from", "1970-01-12"]
+    options += ["--validation-from", "2024-01-09", "--test-from", "2024-01-11"]
     command = ["prepare", str(tmp_path / "log.jsonl"), "--features", str(tmp_path / "tags.json")]
     done = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "out"), *options], catch_exceptions=False)
     assert done.exit_code == 0, done.output
