@@ -30,6 +30,7 @@ from recsys.data.log.event_table import EventTable
 from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.ids import id_counts
 from recsys.embeddings.dense_twin import DenseTwin
+from recsys.embeddings.numbers import NumberInputs
 from recsys.embeddings.quantize import QuantizedTable
 from recsys.errors import InvalidInputError, nearest
 from recsys.evaluation.evaluate import Metrics
@@ -101,7 +102,7 @@ def export_bundle(
     trained.model.eval()
     net = build_frozen_net(trained)
     stored = stored_tables(trained, quantize)
-    twin = DenseTwin(stored, trained.row_maps, trained.model.module.numbers).eval()
+    twin = DenseTwin(stored, trained.row_maps, NumberInputs(features, trained.numbers)).eval()
     with bundle_writer(path, overwrite=overwrite) as writer:
         tables: dict[str, TableInfo] = {}
         graphs = _write_graphs(UserGraph(features, net=net, twin=twin), writer.folder, tables)

@@ -151,6 +151,12 @@ class History:
         # A packed event already has an "item" field.
         _check_unique("history", ("item", *(a.name for a in self.attributes)))
         for attribute in self.attributes:
+            if not isinstance(attribute, Categorical):
+                raise InvalidInputError(
+                    f"history attribute {attribute.name!r} is numeric; an event holds ids. Give its bucket as one: "
+                    f'{{"name": "{attribute.name}_bucket", "storage": "u8"}} takes the numbers 0 to 254, such as '
+                    f"min(254, floor(8 log2(1 + {attribute.name}))) (docs/features.md, Numbers)"
+                )
             if attribute.max_values != 1:
                 raise InvalidInputError(
                     f"history attribute {attribute.name!r}: max_values is {attribute.max_values}; "
@@ -364,7 +370,7 @@ def _from_dict(values: dict[str, Any]) -> FeatureSet:
         read[name] = _features_from_list(values.get(name, []))
     history = values.get("history")
     if history is not None:
-        attributes = tuple(_categorical_from_dict(a) for a in history.pop("attributes", []))
+        attributes = tuple(_feature_from_dict(a) for a in history.pop("attributes", []))
         if history.get("identity") is not None:
             history["identity"] = tuple(history["identity"])
         history = _made(History, {"attributes": attributes, **history})

@@ -192,6 +192,10 @@ def _edited(edit: Callable[[dict[str, Any]], object]) -> str:
         (_edited(lambda v: v["history"].update(max_age=1)), "History has no field 'max_age': did you mean 'max_age_s'"),
         (_edited(lambda v: v.update(item_id={"kind": "numeric", "name": "x"})), "'x' must be categorical"),
         (_edited(lambda v: v["history"].update(recent=0)), "recent is 0"),
+        (
+            _edited(lambda v: v["history"]["attributes"].append({"kind": "numeric", "name": "dwell"})),
+            r"history attribute 'dwell' is numeric; .* \{\"name\": \"dwell_bucket\", \"storage\": \"u8\"\} takes",
+        ),
         (_edited(lambda v: v.update(name=3)), "feature name 3"),
     ],
 )
