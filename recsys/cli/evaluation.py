@@ -170,21 +170,25 @@ def explain(
     """Show AutoInt's attention weights between the features of one sample."""
     from recsys.data.datasets import load_dataset
     from recsys.plots import write_png
+    from recsys.progress import progress
     from recsys.training.explain import explain as explain_sample
     from recsys.training.explain import heat_maps
     from recsys.training.trained import load_run
 
-    trained = load_run(run_dir)
-    settings = trained.config.data
-    loaded = load_dataset(settings.dataset, recent=settings.recent, work_dir=work_dir, path=data)
-    found = explain_sample(trained, loaded.dataset, split=split, sample=sample)
+    with progress(notes, "reading the data"):
+        trained = load_run(run_dir)
+        settings = trained.config.data
+        loaded = load_dataset(settings.dataset, recent=settings.recent, work_dir=work_dir, path=data)
+        found = explain_sample(trained, loaded.dataset, split=split, sample=sample)
     if plot is not None:
         write_png(heat_maps(found), plot)
     if as_json:
-        facts = {"fields": found.fields, "values": found.values, "score": found.score, "label": found.label}
+        facts: dict[str, Any] = {"sentence": found.sentence(), "fields": found.fields, "values": found.values}
+        facts |= {"score": found.score, "label": found.label}
         print(json.dumps({**facts, "maps": found.maps.round(6).tolist()}))
         return
-    output.print(f"{split} sample {sample}: score {found.score:.4f}, label {found.label}", highlight=False)
+    output.print(found.sentence(), highlight=False, markup=False)
+    output.print(f"\n{split} sample {sample}: score {found.score:.4f}, label {found.label}", highlight=False)
     values = Table("feature", "value", box=None)
     for field, value in zip(found.fields, found.values, strict=True):
         values.add_row(field, escape(value))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -140,26 +141,39 @@ def _print_growth(tables: Sequence[TableGrowth]) -> None:
 
 
 def _print_report(found: RunReport) -> None:
-    counted = ("rows", "width", "used", "spare", "unused", "never updated")
-    rows = _table("rows of", numbers=(*counted, "length 10|50|90 %", "MiB"))
-    for each in found.rows:
-        never = "?" if each.never_updated is None else f"{each.never_updated:,}"
-        lengths = " ".join(f"{each.norms[q]:.2f}" for q in (1, 2, 3)) if each.norms else "-"
-        numbers = (each.rows, each.dim, each.used, each.spare, each.unused)
-        size = _mib(each.size_bytes + each.optimizer_bytes)
-        rows.add_row(each.name, *(f"{n:,}" for n in numbers), never, lengths, size)
-    output.print(rows)
-    shared = any(table.meeting_ids for table in found.ids)
-    others = ("meet others", "lookups") if shared else ()
-    ids = _table("ids of", "map", numbers=("ids", "known", "unknown", "collide", "lookups", *others, "MiB"))
-    for table in found.ids:
-        meeting = (f"{table.meeting_ids:,}", f"{table.meeting_lookups:.1%}") if shared else ()
-        kind = table.kind if table.lookups == 1 else f"{table.kind} x {table.lookups}"
-        counts = (table.ids, table.known_ids, table.unknown_ids, table.colliding_ids)
-        shares = (f"{table.colliding_lookups:.1%}", *meeting)
-        ids.add_row(table.table, kind, *(f"{n:,}" for n in counts), *shares, _mib(table.map_bytes))
+    never = ["?" if each.never_updated is None else f"{each.never_updated:,}" for each in found.rows]
+    lengths = [" ".join(f"{each.norms[q]:.2f}" for q in (1, 2, 3)) if each.norms else "-" for each in found.rows]
+    no_rows = _print_columns(
+        {"rows of": [each.name for each in found.rows]},
+        {
+            "rows": [f"{each.rows:,}" for each in found.rows],
+            "width": [f"{each.dim:,}" for each in found.rows],
+            "used": [f"{each.used:,}" for each in found.rows],
+            "spare": [f"{each.spare:,}" for each in found.rows],
+            "unused": [f"{each.unused:,}" for each in found.rows],
+            "never updated": never,
+            "length 10|50|90 %": lengths,
+            "MiB": [_mib(each.size_bytes + each.optimizer_bytes) for each in found.rows],
+        },
+    )
+    kinds = [each.kind if each.lookups == 1 else f"{each.kind} x {each.lookups}" for each in found.ids]
     output.print()
-    output.print(ids)
+    no_ids = _print_columns(
+        {"ids of": [each.table for each in found.ids], "map": kinds},
+        {
+            "ids": [f"{each.ids:,}" for each in found.ids],
+            "known": [f"{each.known_ids:,}" for each in found.ids],
+            "unknown": [f"{each.unknown_ids:,}" for each in found.ids],
+            "collide": [f"{each.colliding_ids:,}" for each in found.ids],
+            "their lookups": [f"{each.colliding_lookups:.1%}" for each in found.ids],
+            "meet others": [f"{each.meeting_ids:,}" for each in found.ids],
+            "lookups of these": [f"{each.meeting_lookups:.1%}" for each in found.ids],
+            "MiB of maps": [_mib(each.map_bytes) for each in found.ids],
+        },
+    )
+    zeros = [f"{what}: {', '.join(headings)}" for what, headings in (("rows", no_rows), ("ids", no_ids)) if headings]
+    if zeros:
+        output.print(f"\nall zeros, and left out: of {'; of '.join(zeros)}", highlight=False, soft_wrap=True)
     output.print("\nhottest ids, and their share of a table's lookups")
     for table in found.ids:
         hottest = ", ".join(f"{hot.id} ({hot.share:.1%})" for hot in table.hottest[:_HOTTEST_SHOWN])
@@ -169,6 +183,17 @@ def _print_report(found: RunReport) -> None:
     for chart in _charts(found):
         output.print()
         print_chart(chart, output)
+
+
+def _print_columns(names: Mapping[str, Sequence[str]], numbers: Mapping[str, Sequence[str]]) -> list[str]:
+    """Print a table without its columns of nothing but zeros; returns the headings of those."""
+    zeros = [heading for heading, shown in numbers.items() if not any(re.search("[^0.%]", each) for each in shown)]
+    kept = {heading: shown for heading, shown in numbers.items() if heading not in zeros}
+    table = _table(*names, numbers=tuple(kept))
+    for row in zip(*names.values(), *kept.values(), strict=True):
+        table.add_row(*row)
+    output.print(table)
+    return zeros
 
 
 def _table(*names: str, numbers: Sequence[str]) -> Table:
@@ -198,9 +223,10 @@ def _charts(found: RunReport) -> list[Bars | Chart]:
     ]
     used = [round(100 * each.used / each.rows, 1) for each in found.rows]
     colliding = [round(100 * each.colliding_lookups, 1) for each in found.ids]
+    shared = Bars("Lookups of ids that share all their rows", [each.table for each in found.ids], colliding, "%")
     return [
         Bars("Rows used", [each.name for each in found.rows], used, "%"),
-        Bars("Lookups of ids that share all their rows", [each.table for each in found.ids], colliding, "%"),
+        *((shared,) if any(colliding) else ()),
         Chart("Length of used rows", "length", "% of the rows used", curves),
     ]
 

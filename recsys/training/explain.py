@@ -47,6 +47,23 @@ class Explanation:
     score: float
     label: int
 
+    def sentence(self) -> str:
+        """The explanation in short: the prediction, and the pair of features of which one read the other most.
+
+        Of the first layer: what later ones read are mixtures of features already.
+        """
+        shown = dict(zip(self.fields, self.values, strict=True))
+        user, item = self.fields[0], next(name for name in self.fields if name.startswith("item."))
+        even = 1 / len(self.fields)
+        weights_FF = self.maps[0].mean(axis=0) * (1 - np.eye(len(self.fields)))  # of others than itself
+        reader, read = (self.fields[int(n)] for n in np.unravel_index(np.argmax(weights_FF), weights_FF.shape))
+        return (
+            f"For {user} {shown[user]} and {item.removeprefix('item.')} {shown[item]} the model predicts "
+            f"{self.score:.1%}, and the label is {self.label}. In the first layer {reader} ({shown[reader]}) read "
+            f"{read} ({shown[read]}) most: {weights_FF.max():.1%} of all that it read, where {even:.1%} would "
+            "be even."
+        )
+
     def most_read(self, layer: int, field: int, count: int = 3) -> list[tuple[str, float]]:
         """The fields that ``field`` read most in a layer, with their weights, the mean over heads."""
         weights_F = self.maps[layer, :, field].mean(axis=0)
@@ -129,13 +146,13 @@ def _fields(
     events = features.event_features()
     if with_history:
         for feature in events:
-            yield f"history.{feature.name}", f"mean of {batch.history_offsets[-1]}"
+            yield f"history.{feature.name}", f"mean of {batch.history_offsets[-1]} events"
     compared = {feature.name for feature in events} | {features.item_id.name}
     for attribute in events or (features.item_id,):
         if attribute.name in batch.item:
             yield f"item.{attribute.name}", shown_value(attribute, batch.item[attribute.name][0], names)
         else:
-            yield f"item.{attribute.name}", "unknown"
+            yield f"item.{attribute.name}", "not known of items"
     for feature in features.item:
         if feature.name not in compared:
             yield f"item.{feature.name}", shown_value(feature, batch.item[feature.name][0], names)

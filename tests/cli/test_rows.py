@@ -65,6 +65,29 @@ def test_report_prints_every_table_and_draws_a_picture(folder: Path) -> None:
     assert next(each for each in found["ids"] if each["table"] == "item_id")["ids"] == 3
 
 
+def test_columns_of_zeros_are_left_out_and_named(folder: Path) -> None:
+    shown = recsys("rows", "report", "run", cwd=folder).well().stdout
+    found = json.loads(recsys("rows", "report", "run", "--json", cwd=folder).well().stdout)
+    (named,) = (line for line in shown.splitlines() if line.startswith("all zeros, and left out: of "))
+    of_rows, of_ids = (part.split(": ")[-1].split(", ") for part in named.split("; of ids: "))
+    for heading, values in (
+        ("spare", [each["spare"] for each in found["rows"]]),
+        ("unused", [each["unused"] for each in found["rows"]]),
+        ("used", [each["used"] for each in found["rows"]]),
+    ):
+        assert (heading in of_rows) == (not any(values)), heading
+    for heading, values in (
+        ("unknown", [each["unknown_ids"] for each in found["ids"]]),
+        ("collide", [each["colliding_ids"] for each in found["ids"]]),
+        ("meet others", [each["meeting_ids"] for each in found["ids"]]),
+        ("known", [each["known_ids"] for each in found["ids"]]),
+    ):
+        assert (heading in of_ids) == (not any(values)), heading
+    assert {"unknown", "spare"}.isdisjoint((*of_rows, *of_ids)) and "meet others" in of_ids
+    tables = shown[: shown.index(named)]
+    assert "spare" in tables and "unknown" in tables and "meet others" not in tables
+
+
 def test_grow_writes_a_run_that_evaluates_and_says_what_found_no_room(folder: Path) -> None:
     given = ("rows", "grow", "run", "--log", "./new")
     grown = recsys(*given, "--out", "grown", "--admit", "1", "--json", cwd=folder).well()

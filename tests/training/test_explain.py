@@ -74,7 +74,7 @@ def test_the_score_is_the_models_and_values_are_the_samples() -> None:
         assert found.score == pytest.approx(1 / (1 + np.exp(-logits[sample])))
         assert found.label == dataset.samples.label[chosen[sample]]
         assert found.values[0] == str(dataset.user["user"][dataset.sample_user[chosen[sample]]])
-        assert found.values[FIELDS.index("item.action")] == "unknown"
+        assert found.values[FIELDS.index("item.action")] == "not known of items"
         assert found.values[FIELDS.index("history.item_id")].startswith("mean of ")
 
 
@@ -84,6 +84,25 @@ def test_most_read_is_the_mean_over_heads_in_order() -> None:
     expected = found.maps[1, :, 4].mean(axis=0)
     assert dict(names_weights) == pytest.approx(dict(zip(FIELDS, expected, strict=True)))
     assert [w for _, w in names_weights] == sorted(expected, reverse=True)
+
+
+def test_the_sentence_names_user_item_prediction_and_the_pair_with_the_largest_weight() -> None:
+    found = explain(*explained_run(), sample=1)
+    shown = dict(zip(found.fields, found.values, strict=True))
+    sentence = found.sentence()
+    assert sentence.startswith(
+        f"For user {shown['user']} and item_id {shown['item.item_id']} the model predicts {found.score:.1%}, "
+        f"and the label is {found.label}. "
+    )
+    weights = {
+        (reader, read): float(found.maps[0, :, i, j].mean())
+        for i, reader in enumerate(FIELDS)
+        for j, read in enumerate(FIELDS)
+        if i != j
+    }
+    reader, read = max(weights, key=lambda pair: weights[pair])
+    assert f"layer {reader} ({shown[reader]}) read {read} ({shown[read]}) most: " in sentence
+    assert f"{weights[reader, read]:.1%} of all that it read, where {1 / 11:.1%} would be even." in sentence
 
 
 def test_heat_maps_are_drawn_one_per_layer_and_head(tmp_path: Path) -> None:
@@ -112,18 +131,22 @@ def test_the_command_tells_draws_and_prints_json(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     features = {"name": "shop", "user_id": {"name": "user"}, "item_id": {"name": "item_id", "id_type": "string"}}
     Path("features.json").write_text(json.dumps({**features, "history": {"recent": 4}}))
-    lines = [f"{user},{'xyz'[(user + n) % 3]},{1000 * n},{(user + n) % 2}" for user in range(12) for n in range(5)]
+    lines = [
+        f"{user},{'xyz'[(user + n) % 3]},{1_700_000_000_000 + 1000 * n},{(user + n) % 2}"
+        for user in range(12)
+        for n in range(5)
+    ]
     Path("log.csv").write_text("\n".join(["user,item_id,timestamp_ms,label", *lines]) + "\n")
     command("prepare", "log.csv", "--features", "features.json", "--out", "log", "--leave-last")
     settings = ("model.kind=autoint", "data.dataset=./log", "train.epochs=1", "tables.dim=4", "rows.min_count=1")
     command("train", "din", *settings, "--run-dir", "run")
     told = command("explain", "run", "--sample", "1", "--plot", "maps.png")
-    assert "test sample 1: score 0." in told
+    assert "test sample 1: score 0." in told and told.startswith("For user ")
     assert " layer 3 " in told and "item.item_id" in told and "even ones would be 0.500" in told
     assert max(map(len, told.splitlines())) <= 80
     assert Path("maps.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads(command("explain", "run", "--sample", "1", "--json"))
-    assert found["fields"] == ["user", "item.item_id"]
+    assert found["fields"] == ["user", "item.item_id"] and " ".join(told.split()).startswith(found["sentence"])
     np.testing.assert_allclose(np.sum(found["maps"], axis=-1), np.ones((3, 2, 2)), atol=1e-5)
 
 
