@@ -27,7 +27,7 @@ def target_of(address: str) -> str:
         raise InvalidInputError(f"address is {address!r}; {_ALLOWED}")
     given = address.strip()
     if scheme := re.match(r"(https?|grpcs?|rediss?|tcp)://", given):
-        raise InvalidInputError(f"address is {address!r}, and has no {scheme[0]}; {_ALLOWED}")
+        raise InvalidInputError(f"address is {address!r}: leave {scheme[0]} out; {_ALLOWED}")
     if given.startswith(_SCHEMES):
         return given
     if _is_ipv6(given):

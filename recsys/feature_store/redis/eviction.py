@@ -24,7 +24,7 @@ class EvictionCheck:
         self.dropped = 0
         """Keys that the servers have dropped so far, as last told."""
         self.warnings = 0
-        """How often the answer was a reason to warn, whether it was logged or not."""
+        """Count of answers that were a reason to warn, logged or not."""
 
     async def check(self, *, timeout_s: float) -> None:
         """Ask, and log a warning that names the policy; the same one is logged once.
@@ -59,10 +59,10 @@ class EvictionCheck:
 
 def _warning(policy: str, limit_bytes: int, dropped: str | None) -> str:
     what = "histories with ttl_s and states of users" if policy.startswith("volatile") else "histories and features"
-    when = f"{limit_bytes:,} bytes (maxmemory)" if limit_bytes else "maxmemory, which is not set now"
+    limit = f"{limit_bytes:,} bytes" if limit_bytes else "not set now"
     return (
-        f"maxmemory-policy is {policy}: at {when} this Redis drops {what}, and models see users without a past; "
-        f"{int(dropped or 0):,} keys so far. Set it to {_KEEPS}: writes then fail with a clear error when it is full"
+        f"maxmemory-policy is {policy}: at its maxmemory ({limit}) this Redis drops {what}, and models see users without a "
+        f"past; {int(dropped or 0):,} keys so far. Set it to {_KEEPS}: writes then fail with a clear error when it is full"
     )
 
 

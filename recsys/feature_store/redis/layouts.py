@@ -36,7 +36,7 @@ class LayoutGuard:
         self._claimed_at_s: dict[str, float] = {}
         self._found: dict[str, str] = {}
         self.losses = 0
-        """How often Redis was found to have lost a record that it had."""
+        """Count of records that Redis had and was found to have lost."""
 
     async def claim(self, part: str, *, timeout_s: float) -> None:
         """Before a write to a part: record its layout, or refuse if another is there.

@@ -290,7 +290,7 @@ class RedisFeatureStore:
             await self._guard.restore(lost, timeout_s=deadline_s - time.monotonic())
 
     def warning_counts(self) -> dict[str, int]:
-        """How often there was reason to warn so far, by reason: keys are dropped (``evicts``), were ``lost``."""
+        """Count the reasons to warn so far: keys are dropped (``evicts``), records were ``lost``."""
         return {"evicts": self._evictions.warnings, "lost": self._guard.losses}
 
     async def close(self) -> None:
