@@ -61,8 +61,8 @@ def _warning(policy: str, limit_bytes: int, dropped: str | None) -> str:
     what = "histories with ttl_s and states of users" if policy.startswith("volatile") else "histories and features"
     limit = f"{limit_bytes:,} bytes" if limit_bytes else "not set now"
     return (
-        f"maxmemory-policy is {policy}: at its maxmemory ({limit}) this Redis drops {what}, and models see users without a "
-        f"past; {int(dropped or 0):,} keys so far. Set it to {_KEEPS}: writes then fail with a clear error when it is full"
+        f"maxmemory-policy is {policy}: at its maxmemory ({limit}) this Redis drops {what}, and models see users "
+        f"without a past; {int(dropped or 0):,} keys so far. Set it to {_KEEPS}: a full one then refuses writes by name"
     )
 
 
