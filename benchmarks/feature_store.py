@@ -431,7 +431,11 @@ def run(given: argparse.Namespace) -> Iterator[Line]:
     on = machine(["redis", "hiredis", "numpy"], **size)
     with server() as url, pinned(cores()[0]), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         with redis.Redis.from_url(url) as admin:
-            on["versions"]["redis-server"] = admin.info("server")["redis_version"]
+            facts = admin.info("server")
+            name = (
+                "valkey" if "valkey_version" in facts else "redis"
+            )  # Valkey also gives the Redis that it stands in for
+            on["versions"][f"{name}-server"] = facts[f"{name}_version"]
         figures = _figures(url, size, on, given.feast_python)
         while True:
             try:

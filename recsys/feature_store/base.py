@@ -291,6 +291,11 @@ class FeatureStore(Protocol):
         with another layout than this program's: call it before serving."""
         ...
 
+    async def check_primary(self, *, timeout_s: float) -> None:
+        """See whether the server that reads come from still takes writes, and look for the one that does if not. Raises
+        StoreUnavailableError if none answers."""
+        ...
+
     async def close(self) -> None:
         """Release connections."""
         ...

@@ -129,6 +129,10 @@ class BlockingFeatureStore:
         """Check that the store answers and has this layout, as ``FeatureStore.ping``."""
         run_sync(self._store.ping(timeout_s=timeout_s))
 
+    def check_primary(self, *, timeout_s: float) -> None:
+        """See who takes writes, as ``FeatureStore.check_primary``."""
+        run_sync(self._store.check_primary(timeout_s=timeout_s))
+
     def close(self) -> None:
         """Close the connections; callers that still wait get an error."""
         run_sync(self._store.close())

@@ -114,6 +114,15 @@ def positions_key(name: str) -> bytes:
     return f"{PREFIX}:{name}:positions".encode()
 
 
+def nothing_key(name: str) -> bytes:
+    """A key that is never written, and deleted now and then to see who takes writes.
+
+    >>> nothing_key("movielens_1m")
+    b'recsys:v1:movielens_1m:nothing'
+    """
+    return f"{PREFIX}:{name}:nothing".encode()
+
+
 def layouts(features: FeatureSet) -> dict[str, list[str]]:
     """Part of the store (history, or an entity) -> canonical JSON of how its bytes are laid out: now, and
     before the last attributes or features were added, the newest first.

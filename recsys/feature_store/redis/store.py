@@ -22,7 +22,7 @@ from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.redis.entities import RedisEntities
 from recsys.feature_store.redis.eviction import EvictionCheck
 from recsys.feature_store.redis.histories import RedisHistories
-from recsys.feature_store.redis.keys import PREFIX, positions_key
+from recsys.feature_store.redis.keys import PREFIX, nothing_key, positions_key
 from recsys.feature_store.redis.layouts import LayoutGuard
 from recsys.feature_store.redis.link.connect import open_link
 from recsys.feature_store.redis.link.protocol import Link
@@ -288,6 +288,11 @@ class RedisFeatureStore:
         if lost and self._evictions.dropped > dropped:
             # Keys were dropped one by one: others are still there. A Redis that was emptied waits for the next write.
             await self._guard.restore(lost, timeout_s=deadline_s - time.monotonic())
+
+    async def check_primary(self, *, timeout_s: float) -> None:
+        """As the protocol says, by a write that changes nothing: a replica refuses it, whereupon the link looks where
+        its address leads now; reads alone would not be told (``docs/redis.md``)."""
+        await self._link.round_trip([(b"DEL", nothing_key(self._name))], timeout_s=timeout_s)
 
     def warning_counts(self) -> dict[str, int]:
         """Count the reasons to warn so far: keys are dropped (``evicts``), records were ``lost``."""

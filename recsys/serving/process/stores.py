@@ -59,7 +59,9 @@ def open_stores(
     tasks = []
     try:
         answered = asyncio.run_coroutine_threadsafe(_checked(async_store), loop).result()
-        tasks.append(asyncio.run_coroutine_threadsafe(_check_again(async_store, answered=answered), loop))
+        tasks.append(
+            asyncio.run_coroutine_threadsafe(_check_again(async_store, blocking_store, answered=answered), loop)
+        )
         if settings.item_tracking == "auto" and settings.item_max_age_s:
             tasks.append(asyncio.run_coroutine_threadsafe(async_store.follow_items(), loop))
         yield Stores(async_store, blocking_store, loop, cache)
@@ -80,7 +82,7 @@ async def _checked(store: RedisFeatureStore) -> bool:
     return True
 
 
-async def _check_again(store: RedisFeatureStore, *, answered: bool) -> None:
+async def _check_again(store: RedisFeatureStore, blocking_store: BlockingFeatureStore, *, answered: bool) -> None:
     """Ask again: soon, until it has answered once, then now and then, as it may be emptied or told to drop keys.
 
     If it does not fit then, its data reads as unavailable: no reason to stop.
@@ -89,6 +91,8 @@ async def _check_again(store: RedisFeatureStore, *, answered: bool) -> None:
     while True:
         await asyncio.sleep(_CHECK_EVERY_S if answered else _TRY_EVERY_S)
         try:
+            await store.check_primary(timeout_s=_CHECK_TIMEOUT_S)
+            await asyncio.to_thread(blocking_store.check_primary, timeout_s=_CHECK_TIMEOUT_S)
             await store.ping(timeout_s=_CHECK_TIMEOUT_S)
         except StoreUnavailableError:
             continue

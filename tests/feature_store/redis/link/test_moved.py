@@ -16,8 +16,9 @@ from support.ingest_log import EVENTS, assert_holds, ingesting, make_log
 from support.redis_servers import SERVERS, Proxy, Server, eventually, running, synced
 
 from recsys.errors import StoreError, StoreUnavailableError
-from recsys.feature_store.blocking import run_sync
+from recsys.feature_store.blocking import BlockingFeatureStore, run_sync
 from recsys.feature_store.embedded.server import redis_binary
+from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.redis.keys import positions_key
 from recsys.feature_store.redis.link.blocking import BlockingLink
 from recsys.feature_store.redis.link.protocol import Command
@@ -102,6 +103,25 @@ async def test_threads_without_a_loop_follow_the_address(tmp_path: Path, program
             proxy.target_port = second.port
             assert await asyncio.to_thread(count) == [2]
             await asyncio.to_thread(lambda: run_sync(link.close()))
+
+
+@on_one_server
+async def test_who_only_reads_learns_it_from_a_write_that_changes_nothing(tmp_path: Path, program: str) -> None:
+    with pair(tmp_path, program) as (first, second):
+        async with Proxy(target_port=first.port).running() as proxy:
+            link = BlockingLink(f"redis://127.0.0.1:{proxy.port}", loop=asyncio.get_running_loop())
+            store = BlockingFeatureStore(RedisFeatureStore(SHOP, link=link, cache=ItemCache(SHOP.item)))
+            for turn in range(2):
+                await asyncio.to_thread(store.history, USER, timeout_s=5)
+                if turn == 0:
+                    await asyncio.sleep(OLD_S)
+                    change_places(first, second)
+                    proxy.target_port = second.port
+                    await asyncio.to_thread(store.history, USER, timeout_s=5)
+                    assert first.clients() == 1, "a replica answers, and says nothing of it"
+                    await asyncio.to_thread(store.check_primary, timeout_s=5)
+            assert (first.clients(), second.clients(), second.ask("DBSIZE")) == (0, 1, 0)
+            await asyncio.to_thread(store.close)
 
 
 @on_one_server
