@@ -79,5 +79,5 @@ def _json(source: str, refusal: Refusal) -> str:
 
 
 def rejection(source: str, refusal: Refusal) -> Rejection:
-    """Rejected row of a source."""
-    return Rejection(file=source, row=refusal.row, error=refusal.error, record=refusal.event)
+    """Rejected row of a source; of a file its path."""
+    return Rejection(file=source.removeprefix("file:"), row=refusal.row, error=refusal.error, record=refusal.event)

@@ -10,7 +10,8 @@ import os
 import select
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import IO
 
 from recsys.errors import DataFileError
@@ -34,7 +35,7 @@ class LineSource:
     """A file of lines, or standard input (a file descriptor).
 
     A last line without an end may still be under way: it is left for the next time, unless the file is packed or said
-    to be complete. Standard input that ended is.
+    to be complete. Standard input that ended is. With it a CSV row is left that began on a line before, in quotes.
 
     Args:
         file: to read, or a descriptor to read JSON lines from; that one cannot be read again by another process.
@@ -107,7 +108,8 @@ class LineSource:
         self._buffer, self._ended, self._skipping, self._left = bytearray(), False, False, False
         self._offset, self._rows = self._resume_at(file, position)
         self._stream = open_bytes(file)
-        head = _head(self._stream)
+        with self._told():
+            head = _head(self._stream)
         self._stream.close()
         check_start(head, str(file.path))
         begin = len(BOM) if head.startswith(BOM) else 0
@@ -123,7 +125,17 @@ class LineSource:
             begin = len(line) + len(newline)
         self._offset = max(self._offset, begin)
         self._stream = open_bytes(file)
-        _skip(self._stream, self._offset, packed=bool(file.packed))
+        with self._told():
+            _skip(self._stream, self._offset, packed=bool(file.packed))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Errors in reading as those of the file; a packed one may be damaged."""
+        try:
+            yield
+        except unpack_errors() as error:
+            where = self.name if self._file is None else self._file.path
+            raise DataFileError(f"{where}: cannot be read after row {self._rows:,}: {error}") from error
 
     def _read(self) -> RawBatch | None:
         started_s, due_s, end = time.monotonic(), None, -1
@@ -164,10 +176,8 @@ class LineSource:
                 return None
             return os.read(self._descriptor, _READ_BYTES)
         assert self._stream is not None
-        try:
+        with self._told():
             data = self._stream.read(_READ_BYTES)
-        except unpack_errors() as error:
-            raise DataFileError(f"{self._file.path}: cannot be read after row {self._rows:,}: {error}") from error
         if not data and self._pace.follow:
             if self._file.path.stat().st_size < self._offset + len(self._buffer):
                 raise DataFileError(
@@ -190,13 +200,15 @@ class LineSource:
         # The middle of a line is no place to go on from, so this batch has no position.
         return self._made(None, b"", refused, position="")
 
-    def _batch(self, data: bytes) -> RawBatch:
+    def _batch(self, data: bytes) -> RawBatch | None:
         if self._skipping:
             rest = data.find(b"\n") + 1 or len(data)
             self._skipping = rest == len(data) and not data.endswith(b"\n")
             self._take(rest)
             data = data[rest:]
-        block = self._parser.parse(data, last=self._ended)
+        block = self._parser.parse(data, last=self._ended and not self._left)
+        if self._ended and not block.used and data:
+            return None  # a row in quotes that goes on in the line that is left
         refused = [Refusal(one.error, self._rows + 1 + one.number, one.text) for one in block.malformed]
         numbers = block.numbers + (self._rows + 1)
         self._rows += block.rows

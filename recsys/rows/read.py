@@ -57,7 +57,8 @@ def read_rows(
     Args:
         file: to read.
         contract: names the columns.
-        complete: whether a last line without an end is whole. Otherwise more of it may follow, and it is left.
+        complete: whether a last line without an end is whole. Otherwise more of it may follow, and it is left; so is a
+            CSV row that began on a line before, in quotes.
         unended: called with the file's path if such a line was left.
         batch_rows: rows of a Parquet file at a time.
 
@@ -86,7 +87,9 @@ def read_rows(
                 if skipping and (end or last):
                     pending, skipping = pending[pending.find(b"\n") + 1 if end else len(pending) :], False
                     end = pending.rfind(b"\n") + 1
+                left = False
                 if last and end < len(pending) and pending[end:].strip():
+                    left = not whole
                     if whole:
                         end = len(pending)
                     elif unended is not None:
@@ -98,7 +101,7 @@ def read_rows(
                     yield _made(where, _EMPTY, b"", rows_before, list(found))
                     continue
                 if end and parser is not None:
-                    block = parser.parse(pending[:end], last=last)
+                    block = parser.parse(pending[:end], last=last and not left)
                     yield _made(where, block, pending, rows_before, [])
                     rows_before += block.rows
                     pending = pending[block.used :]

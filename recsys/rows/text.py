@@ -280,7 +280,7 @@ def parse_json(text: bytes | str) -> dict[str, Any]:
     if len(text) > MAX_LINE_BYTES:
         raise too_long()
     try:
-        row = json.loads(text)
+        row = json.loads(text if isinstance(text, str) else text.removeprefix(BOM).decode())  # never UTF-16
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"not JSON: {error}") from None
     if not isinstance(row, dict):
