@@ -223,8 +223,14 @@ def test_compare_prints_both_runs_and_their_segments() -> None:
     folder = str(finished().folder)
     told = CliRunner().invoke(app, ["compare", folder, folder, "--bootstrap", "20", "--segments"])
     assert "A better in" in told.stdout and "history" in told.stdout
+    assert {"popularity", "chance"} <= set(told.stdout.split())
+    lines = told.stdout.splitlines()
+    for name in "AB":  # the planted tastes are the users' own
+        assert any(line.startswith(f"{name}: better than popularity by AUC") for line in lines)
     told = CliRunner().invoke(app, ["compare", folder, folder, "--bootstrap", "20", "--segments", "--json"])
     facts = json.loads(told.stdout)
+    assert facts["baselines"]["a"] == facts["baselines"]["b"]
+    assert facts["baselines"]["a"]["popularity"]["lead"]["auc"]["better"] == "model"
     assert (facts["auc"]["difference"], facts["auc"]["better"]) == (0, "open")
     assert {part["auc"]["better"] for part in facts["segments"] if part["auc"]} == {"open"}
 
@@ -239,6 +245,8 @@ def test_evaluate_gives_intervals_segments_and_a_plot_and_keeps_predictions(tmp_
     (run / FILE).unlink()
     options = ["--segments", "--bootstrap", "20", "--plot", str(tmp_path / "plot.png")]
     told = CliRunner().invoke(app, ["evaluate", str(run), "--json", *options], catch_exceptions=False)
+    beside = json.loads(told.stdout)["baselines"]["test"]
+    assert beside["chance"]["auc"] == 0.5 and set(beside["popularity"]["lead"]) == {"auc", "gauc", "log_loss"}
     facts = json.loads(told.stdout)["test"]
     assert result.test is not None
     assert {name: facts[name] for name in asdict(result.test)} == pytest.approx(asdict(result.test), abs=1e-6)
@@ -247,6 +255,9 @@ def test_evaluate_gives_intervals_segments_and_a_plot_and_keeps_predictions(tmp_
     assert (tmp_path / "plot.png").exists() and len(read_predictions(run, "test")) == result.test.samples
     told = CliRunner().invoke(app, ["evaluate", str(run), *options, "--split", "validation"], catch_exceptions=False)
     assert "calibration error" in told.stdout and "history 10 to 49" in told.stdout
+    # The labels are random: a model that learnt nothing is told so in words.
+    assert "no better than popularity by" in told.stdout and "no better than chance by" in told.stdout
+    assert "HR@10, NDCG@10 and MRR are left out: the samples are no lists of candidates" in told.stdout
 
 
 def test_predictions_of_splits_are_kept_side_by_side(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support.tiny_run import CONFIG, NAMESAKES, odd_dataset, tiny_dataset
 
 from recsys.data.samples.dataset import Dataset
@@ -15,10 +16,12 @@ from recsys.embeddings.row_maps.registry import ROW_MAPS
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.embeddings.row_maps.unified import unified_rows
 from recsys.embeddings.row_maps.vocabulary import vocabulary
+from recsys.embeddings.sharding.shard import table_weights
 from recsys.embeddings.tables import TableSpec
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.training.config import RowConfig, RunConfig, TableConfig
 from recsys.training.tables.plan import build_row_maps, graph_partner, shared_widths, table_dims, table_specs
+from recsys.training.trained import build
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def sizes(dataset: Dataset) -> dict[str, int]:
 
 
 def with_rows(**rows: object) -> RunConfig:
-    return replace(CONFIG, tables=TableConfig(dim=8), rows=RowConfig(**rows))  # type: ignore[arg-type]
+    return replace(CONFIG, tables=TableConfig(dim=8), rows=RowConfig(**{"spare_rows": 0.0, **rows}))  # type: ignore[arg-type]
 
 
 def row_counts(row_maps: dict[str, RowMap]) -> dict[str, int]:
@@ -284,3 +287,18 @@ def test_numbers_of_rows_that_cannot_be_met_name_the_setting(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         build_row_maps(with_rows(**rows), dataset)
+
+
+def test_spare_rows_change_no_row_that_an_id_has(dataset: Dataset) -> None:
+    def rows_of_ids(spare: float) -> dict[str, torch.Tensor]:
+        config = replace(CONFIG, tables=TableConfig(dim=16), rows=RowConfig(spare_rows=spare))
+        row_maps = build_row_maps(config, dataset)
+        torch.manual_seed(3)
+        trained = build(config, dataset.table.features, row_maps, device=torch.device("cpu"))
+        weights = table_weights(trained.model)
+        assert all((len(m.spare_rows) > 0) == (spare > 0) for m in row_maps.values())
+        return {table: weights[table][: len(weights[table]) - len(m.spare_rows)] for table, m in row_maps.items()}
+
+    exact, roomy = rows_of_ids(0.0), rows_of_ids(RowConfig().spare_rows)
+    for table, weights in exact.items():
+        assert torch.equal(weights, roomy[table]), table

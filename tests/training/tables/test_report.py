@@ -32,7 +32,7 @@ def _run(kind: str) -> Path:
         return finished().folder
     rows = {
         "hash": RowConfig(map="hash", budget=0.4),
-        "double_hash": RowConfig(map="double_hash", budget=0.3, exact_below=10),
+        "double_hash": RowConfig(map="double_hash", budget=0.3, exact_below=10, spare_rows=0.0),
         "unified": RowConfig(map="unified", budget=0.3, widths=(4, 8)),
         "spare": RowConfig(min_count=40, spare_rows=0.2),
     }[kind]
