@@ -98,10 +98,10 @@ class NamesWriter:
             keys, binary = keys[present], binary.take(pa.array(present))
         if not len(keys):
             return
-        pairs = self._merged(table, [_Pairs(keys, binary)])
-        new = self._not_kept(table, found.kept, pairs)
+        new = self._not_kept(found.kept, _Pairs(keys, binary))
         if not len(new.keys):
             return
+        new = self._merged(table, [new])
         found.waiting.append(new)
         found.waiting_rows += len(new.keys)
         # Merging when as much waits as is kept copies each pair about twice in all.
@@ -183,16 +183,13 @@ class NamesWriter:
             out.flush()
             os.fsync(out.fileno())
 
-    def _not_kept(self, table: str, kept: _Pairs, pairs: _Pairs) -> _Pairs:
+    def _not_kept(self, kept: _Pairs, pairs: _Pairs) -> _Pairs:
         if not len(kept.keys):
             return pairs
         rows = np.minimum(np.searchsorted(kept.keys, pairs.keys), len(kept.keys) - 1)
-        is_kept = kept.keys[rows] == pairs.keys
-        known = np.flatnonzero(is_kept)
-        theirs, ours = kept.texts.take(pa.array(rows[known])), pairs.texts.take(pa.array(known))
-        if not pc.all(pc.equal(theirs, ours)).as_py():
-            return pairs  # the merge says which they are
-        new = np.flatnonzero(~is_kept)
+        # By their texts, which costs a comparison: another text of a kept key is new, and the merge says so.
+        same = pc.equal(kept.texts.take(pa.array(rows)), pairs.texts)
+        new = np.flatnonzero(~same.to_numpy(zero_copy_only=False))
         return _Pairs(pairs.keys[new], pairs.texts.take(pa.array(new)))
 
     def _merged(self, table: str, parts: Sequence[_Pairs]) -> _Pairs:
@@ -241,7 +238,10 @@ def named_tables(features: FeatureSet) -> tuple[str, ...]:
 def _binary(texts: Sequence[str | None] | pa.Array) -> pa.LargeBinaryArray:
     if isinstance(texts, pa.Array):
         return texts.cast(pa.large_string()).cast(pa.large_binary())
-    return pa.array([None if text is None else _utf8(text) for text in texts], pa.large_binary())
+    try:
+        return pa.array(texts, pa.large_string()).cast(pa.large_binary())
+    except UnicodeEncodeError:
+        return pa.array([None if text is None else _utf8(text) for text in texts], pa.large_binary())
 
 
 def _utf8(text: str) -> bytes | None:
