@@ -97,7 +97,11 @@ def odd_dataset(features: FeatureSet, folder: Path) -> Dataset:
     """A few random events of ``PLAIN`` or ``NAMESAKES``, or impressions of ``ONE_OFF``."""
     random = np.random.Generator(np.random.PCG64(5))
     users = {"user": list(range(10)), "age": random.normal(size=10)}
-    users |= {"type": random.integers(0, 3, size=10), "size": [None, *random.normal(size=10)[1:]], "keys": [[1, 2], []] * 5}
+    users |= {
+        "type": random.integers(0, 3, size=10),
+        "size": [None, *random.normal(size=10)[1:]],
+        "keys": [[1, 2], []] * 5,
+    }
     items = {
         "item_id": [7, 1 << 40, (1 << 62) - 2, 3, 4],
         "type": [[1], [2, 9], [], [9], [1, 2]],
