@@ -89,7 +89,7 @@ def diff(
 
 
 def numbers_table(transforms: Mapping[str, NumberTransform]) -> Table:
-    """How a model reads numeric features, to print."""
+    """Table of the transforms by which a model reads numeric features."""
     table = Table("number", "read as", box=None)
     for heading in ("missing", "least", "median", "most"):
         table.add_column(heading, justify="right")

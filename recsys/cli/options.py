@@ -157,7 +157,7 @@ def read_features(path: Path) -> FeatureSet:
 
 
 def load_number_transforms(text: str) -> dict[str, NumberTransform]:
-    """How the model in a folder reads numeric features, by input name; empty if it is no bundle and no run.
+    """Transforms of numeric features of the model in a folder, by input name; empty if it is no bundle and no run.
 
     Raises:
         BundleError, DataFileError: it is one, but cannot be read.
