@@ -33,7 +33,7 @@ def write_lists(
         report: progress.
 
     Raises:
-        InvalidInputError: there is no positive.
+        InvalidInputError: there is no positive, or no negative.
     """
     if (len(events) if positives is None else len(positives)) == 0:
         raise InvalidInputError("no event is positive, so there is nothing to draw negatives for")
@@ -41,3 +41,8 @@ def write_lists(
         for name, column in sample_columns(label, position=shown.time_ms, impressions=shown).items():
             samples.append(name, column)
         report("negatives", drawn.negatives)
+    if drawn.negatives == 0:
+        raise InvalidInputError(
+            "no negative could be drawn: every user took all items that existed then; --labels or --requests take what "
+            "users were shown and left"
+        )
