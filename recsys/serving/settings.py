@@ -166,7 +166,8 @@ class Settings:
     )
     log_requests: float = _setting(
         0.0,
-        "share of Rank requests whose model inputs are logged to request_log_dir, for `recsys parity`",
+        "share of Rank requests whose model inputs and answers are logged to request_log_dir, for `recsys parity` and "
+        "`recsys prepare --requests`",
         kind=float,
         low=0.0,
         high=1.0,

@@ -5,5 +5,6 @@
 - ``append.py``: events that a call or a stream brought; ``names.py``: texts of an answer's ids; both are coroutines,
   since streams wait on a loop;
 - ``model_slot.py``: the models that calls are answered by, replaceable while calls run;
-- ``admission.py``: room for a request, or a refusal at once; ``request_log.py``: a share of requests, kept for parity.
+- ``admission.py``: room for a request, or a refusal at once; ``request_log.py``: a share of requests,
+  kept for parity and for samples.
 """

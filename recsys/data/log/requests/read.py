@@ -128,7 +128,7 @@ def check_request_log(file: RawFile, log: pq.ParquetFile, features: FeatureSet) 
 
 
 def _form(feature: Feature) -> tuple[object, ...]:
-    """What makes the encoded values of two features the same."""
+    """Parts of a feature that its encoded values depend on."""
     if isinstance(feature, Categorical):
         return ("categorical", feature.name, feature.id_type, feature.max_values)
     return ("numeric", feature.name)
