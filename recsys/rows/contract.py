@@ -390,6 +390,6 @@ def _context(features: FeatureSet) -> tuple[Field, ...]:
 
 def _label_field(rule: LabelRule | None, *, required: bool) -> Field:
     if rule is None:
-        return Field(name=LABEL, column=LABEL, kind="label", required=required)
+        return Field(name=LABEL, column=LABEL, kind="label", required=required, limit=NO_LABEL + 1)
     kind: FieldKind = "text" if isinstance(rule.value, str) else "number"
-    return Field(name=LABEL, column=rule.column, kind=kind, required=required, needed=True)
+    return Field(name=LABEL, column=rule.column, kind=kind, required=required, needed=True, limit=NO_LABEL + 1)

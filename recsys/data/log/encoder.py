@@ -66,15 +66,18 @@ def joined(blocks: Sequence[EventBlock]) -> EventBlock:
 
 
 class EntityIndex:
-    """Finds the row numbers of entity keys; 16 bytes per entity.
+    """Finds the row numbers of entity keys; 16 bytes per entity, or none where the keys rise.
 
     Args:
         keys: distinct and none of them missing, any order; [U], int64.
     """
 
     def __init__(self, keys: Int64Array) -> None:
-        self._order = np.argsort(keys, kind="stable")
-        self._keys = np.asarray(keys)[self._order]
+        self._keys = np.asarray(keys)
+        self._order: Int64Array | None = None
+        if (self._keys[1:] < self._keys[:-1]).any():
+            self._order = np.argsort(self._keys, kind="stable")
+            self._keys = self._keys[self._order]
 
     @property
     def keys(self) -> Int64Array:
@@ -92,8 +95,7 @@ class EntityIndex:
         place = np.minimum(np.searchsorted(self._keys, keys), max(len(self._keys) - 1, 0))
         if len(self._keys) == 0 or (self._keys[place] != keys).any():
             raise InvalidInputError("an id is in no table of entities")
-        found: Int64Array = self._order[place]
-        return found
+        return self._rows(place)
 
     def find(self, entity_id: Categorical, raw: Any) -> Int64Array:
         """Raw ids to row numbers; [N], int64.
@@ -110,7 +112,10 @@ class EntityIndex:
         if unknown.any():
             event = int(np.argmax(unknown))
             raise InvalidInputError(f"event {event}: unknown {entity_id.name} {raw[event]!r}")
-        return self._order[place] if len(keys) else np.zeros(0, dtype=np.int64)
+        return self._rows(place) if len(keys) else np.zeros(0, dtype=np.int64)
+
+    def _rows(self, place: Int64Array) -> Int64Array:
+        return place.astype(np.int64, copy=False) if self._order is None else self._order[place]
 
 
 def encode_entities(declared: tuple[Feature, ...], values: Mapping[str, Any]) -> dict[str, Column]:

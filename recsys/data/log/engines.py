@@ -231,5 +231,5 @@ def _tell(note: tuple[str, Any], told: Told, shown: Mapping[str, str]) -> None:
 
 
 def _spark_schema(schema: pa.Schema) -> str:
-    names = {pa.int64(): "long", pa.int16(): "short", pa.float32(): "float"}
+    names = {pa.int64(): "long", pa.int32(): "int", pa.int16(): "short", pa.float32(): "float"}
     return ", ".join([*(f"`{f.name}` {names[f.type]}" for f in schema), f"{NOTE} binary"])

@@ -245,6 +245,7 @@ class _Preparation:
             for name in features.entity_names():
                 if name not in self._index and (name in (USER, ITEM) or name in entity_files):
                     self._write_entity(table, name, entity_files, inputs)
+            self._seen.clear()  # its keys are in the tables now
             self._inherited = {name: table.column(f"item.{name}") for name in inherited_attributes(features)}
             # Labelled events are samples, or what negatives are drawn for, or what was taken of what was shown.
             apart = rules.negatives is not None or joining is not None

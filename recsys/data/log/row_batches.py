@@ -59,7 +59,9 @@ def to_batch(columns: Mapping[str, npt.NDArray[Any]], schema: pa.Schema) -> pa.R
             flat[name] = column
         else:
             flat.update({f"{name}.{k}": column[:, k] for k in range(column.shape[1])})
-    return pa.RecordBatch.from_arrays([pa.array(flat[f.name], f.type) for f in schema], schema=schema)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(flat[f.name].astype(f.type.to_pandas_dtype(), copy=False)) for f in schema], schema=schema
+    )
 
 
 def from_batch(batch: pa.RecordBatch, contract: RowContract) -> dict[str, npt.NDArray[Any]]:
@@ -68,6 +70,8 @@ def from_batch(batch: pa.RecordBatch, contract: RowContract) -> dict[str, npt.ND
     for one in contract.fields:
         parts = [batch.column(name).to_numpy(zero_copy_only=False) for name, _ in _arrow_columns(one)]
         columns[one.name] = parts[0] if len(parts) == 1 and not _many(one) else np.stack(parts, axis=1)
+        if one.feature is not None and columns[one.name].dtype.kind == "i":
+            columns[one.name] = columns[one.name].astype(np.int64, copy=False)
     return columns
 
 
@@ -76,7 +80,9 @@ def _arrow_columns(one: Field) -> list[tuple[str, pa.DataType]]:
         return [(f"{one.name}.{k}", pa.int64()) for k in range(one.feature.max_values)]
     if isinstance(one.feature, Numeric):
         return [(one.name, pa.float32())]
-    return [(one.name, pa.int64() if one.feature is not None or one.kind == "time" else pa.int16())]
+    if one.kind != "time" and one.limit <= 1 << 31:  # what a label or a small attribute needs, -1 included
+        return [(one.name, pa.int16() if one.limit <= 1 << 15 else pa.int32())]
+    return [(one.name, pa.int64())]
 
 
 def _many(one: Field) -> bool:

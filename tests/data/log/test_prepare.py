@@ -384,7 +384,7 @@ def test_of_an_entity_that_is_there_twice_one_row_is_kept_and_others_are_set_asi
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["nowhere.csv"], r"nowhere\.csv: no such file, or no file in it; allowed: .*\.parquet, \.csv"),
+        (["nowhere.csv"], r"nowhere\.csv: no such file or folder; allowed: .*\.parquet, \.csv"),
         (["a.txt"], r"a\.txt: unknown format; allowed endings: \.parquet"),
         (["a.csv"], r"a\.csv: column 'item_id' is missing; found user"),
         (["wide.csv"], r"wide\.csv: is UTF-16 or UTF-32, or no text; allowed: UTF-8"),
