@@ -81,7 +81,7 @@ def run(given: argparse.Namespace) -> Iterator[common.Line]:
         common.say("DuckDB's own sort")
         sort = child(DUCKDB, folder / "log", folder / "spill", folder / "sorted.parquet", engine_bytes(limit))
     on = common.machine(
-        ["duckdb", "ibis-framework", "numpy", "pyarrow"],
+        ["duckdb", "numpy", "pyarrow"],
         events=events, log_gb=log_gb, parquet_gb=common.rounded(log_bytes / 1e9), memory_limit_gb=limit_gb,
     )  # fmt: skip
     rate, bound = log_bytes_per_s(events, prepare), log_bytes_per_s(events, sort)

@@ -146,5 +146,5 @@ def _history_lines(features: FeatureSet) -> list[str]:
         f"  keeps the newest {history.max_events:,} events; expires {ttl}",
         f"  a model sees the newest {history.recent:,} of {age} that happened and arrived before the request",
         f"  an event is known by its user, timestamp, {', '.join(identity_fields(features))}",
-        f"  taken from the item when not sent: {inherited}",
+        f"  taken from the item where an event has none: {inherited}",
     ]

@@ -37,7 +37,9 @@ _UNITS = {"MB": 10**6, "GB": 10**9, "MIB": 1 << 20, "GIB": 1 << 30}
 
 
 def prepare(
-    log: Annotated[list[str], typer.Argument(help="Event logs: Parquet, CSV or JSON lines; files, folders or globs.")],
+    log: Annotated[
+        list[str], typer.Argument(help="Event logs: Parquet, CSV, TSV or JSON lines; files, folders or patterns.")
+    ],
     features: Annotated[Path, typer.Option("--features", help="FeatureSet in JSON: the schema of the columns.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to make; appears only when complete.")],
     users: Annotated[

@@ -166,7 +166,7 @@ class UserEvents:
         timestamps_ms: milliseconds since 1970, length L.
         arrivals_ms: when each became known; default: when the server receives it.
         attributes: ids by attribute name, each of length L; ``None`` for a missing one. One that is
-            named like an item feature and not sent takes the item's stored value.
+            named like an item feature and without a value takes the item's stored one.
         source: where the events come from (a topic's partition, a file), if ``offsets`` are given.
         offsets: each event's place in the source, length L: 0 or more, growing along the source. Of a user's
             events of one source those up to the last offset applied are not applied again: send them in order.

@@ -95,7 +95,7 @@ class Source(Protocol):
         ...
 
     def left(self) -> str | None:
-        """What was left at the end, in words, if anything was: a last line that has no end yet."""
+        """Say what was left at the end, if anything was: a last line that has no end yet."""
         ...
 
     async def close(self) -> None:

@@ -56,7 +56,7 @@ def append_request(
 ) -> Append:
     """Check and convert the events of one user.
 
-    Attributes that were not sent are missing; ``append.write`` fills those that the items have.
+    Attributes without a value are missing; ``append.write`` fills those that the items have.
 
     Raises:
         InvalidInputError: see the message.
