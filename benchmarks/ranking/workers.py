@@ -34,12 +34,13 @@ def _memory(setting: Setting, size: Size, on: dict[str, Any]) -> Line:
     import psutil
     from harness import reference, serving_parts
 
+    from recsys.bundle import read_manifest
     from recsys.client import Client
 
     say(f"{WORKERS} workers with a table of {size.table_rows:,} rows")
     bundle = setting.folder / "large"
     reference.export_reference(bundle, hashed_rows=size.table_rows)
-    table_gb = (bundle / "tables" / "item_id.rows.bin").stat().st_size / 1e9
+    table_gb = read_manifest(bundle).tables["item_id.rows"].size_bytes / 1e9
     random = np.random.Generator(np.random.PCG64(0))
     with serving_parts.server(bundle, setting.redis_url, setting.folder, "--workers", str(WORKERS)) as (pid, address):
         rounds = max(2, 2 * WORKERS * size.table_rows // (32 * _LARGE_REQUEST))

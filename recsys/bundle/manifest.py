@@ -5,15 +5,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
 
 from recsys.errors import nearest
 from recsys.features.feature_set import FeatureSet
 from recsys.features.number_transform import NumberTransform, transforms_from_dict, transforms_to_dict
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest; tables that lie in one file are what version 1 lacks."""
 MANIFEST = "manifest.json"
 LAYERS = "layers.npz"
 """The network's weights as they were trained, by name: what graphs hold is rearranged."""
@@ -56,7 +62,8 @@ class TableInfo:
     """One external tensor: embedding rows or an id map.
 
     Attributes:
-        dtype, shape: of the file.
+        dtype, shape: of what the table has in the file.
+        offset_bytes: of the table in its file, where several lie one after another.
         quantized: how embedding rows are stored: ``none`` (float32), ``fp16``, ``int8`` or ``int4``.
         width: numbers of a row, where ``shape`` counts bytes.
     """
@@ -66,6 +73,17 @@ class TableInfo:
     shape: tuple[int, ...]
     quantized: str = "none"
     width: int | None = None
+    offset_bytes: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the table."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def read(self, folder: Path) -> npt.NDArray[Any]:
+        """The whole table, of ``shape``, from a bundle's folder."""
+        dtype, count = np.dtype(self.dtype).newbyteorder("<"), math.prod(self.shape)
+        return np.fromfile(folder / self.file, dtype, count, offset=self.offset_bytes).reshape(self.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +207,7 @@ _STORED_NAMES = {"certificate": "parity"}
 def manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
     """The values of ``manifest.json``, but for its own digest."""
     values = {_STORED_NAMES.get(f.name, f.name): getattr(manifest, f.name) for f in dataclasses.fields(manifest)}
-    values["format_version"] = FORMAT_VERSION
+    values["format_version"] = FORMAT_VERSION if any(t.offset_bytes for t in manifest.tables.values()) else 1
     values["feature_set"] = json.loads(manifest.feature_set.to_json())
     values["feature_set_fingerprint"] = manifest.feature_set.fingerprint()
     values["graphs"] = {name: dataclasses.asdict(g) for name, g in manifest.graphs.items()}
@@ -213,9 +231,11 @@ def manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
 
 
 def _table_to_dict(table: TableInfo) -> dict[str, Any]:
-    """Without what float32 does not need: a bundle's version is the digest of this, and old ones keep theirs."""
+    """Without what the table does not need: a bundle's version is the digest of this, and old ones keep theirs."""
     values = dataclasses.asdict(table)
-    return values if table.quantized != "none" else {name: values[name] for name in ("file", "dtype", "shape")}
+    unneeded = {*(("quantized", "width") if table.quantized == "none" else ())}
+    unneeded |= {*(() if table.offset_bytes else ("offset_bytes",))}
+    return {name: value for name, value in values.items() if name not in unneeded}
 
 
 def digest_of(values: Mapping[str, Any]) -> str:

@@ -89,7 +89,6 @@ def export(
         predictions = predict_run(trained, loaded.dataset, "test")
         metrics = None if predictions is None else measure(predictions)
         baselines = () if predictions is None else baselines_of(predictions, metrics)
-        work.stage("tracing the graphs, comparing answers")
         manifest = export_bundle(
             trained,
             loaded.dataset,
@@ -101,6 +100,7 @@ def export(
             compute=compute,
             names=names,
             overwrite=overwrite,
+            begin=work.stage,
         )
     certificate, tables = manifest.certificate, _table_sizes(manifest)
     texts = {
@@ -179,7 +179,7 @@ def _table_sizes(manifest: Manifest) -> dict[str, dict[str, Any]]:
             sizes[name.removesuffix(".rows")] = {
                 "rows": rows,
                 "quantized": info.quantized,
-                "size_bytes": manifest.files[info.file][0],
+                "size_bytes": info.size_bytes,
                 "float32_bytes": 4 * rows * (stored if info.width is None else info.width),
             }
     return sizes

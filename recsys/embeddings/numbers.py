@@ -50,16 +50,21 @@ class NumberInputs(nn.Module):
 
     def forward(self, side: Side, columns: Mapping[str, Tensor]) -> Tensor:
         """The side's numbers in declared order, [N, F]; ``columns``: by input name, [N] float32 each."""
-        transformed: Tensor = self.sides[side](columns)
+        stacked = self.sides[side]
+        assert isinstance(stacked, StackedNumbers)
+        transformed: Tensor = stacked(torch.stack([columns[name] for name in stacked.names]))
         return transformed
 
 
 class StackedNumbers(nn.Module):
-    """Transforms of several numbers as one: [N] each to [N, F].
+    """Transforms of several numbers as one, [F, N] to [N, F].
 
     Args:
         names: of the columns.
         transforms: one for each.
+
+    Attributes:
+        names: of the rows that are transformed, in their order, which may be another.
     """
 
     centre: Tensor
@@ -88,10 +93,8 @@ class StackedNumbers(nn.Module):
         boundaries = [list(transform.boundaries) for transform in ordered if transform.kind == "quantile"]
         self.register_buffer("boundaries_FQ", torch.tensor(boundaries))
 
-    def forward(self, columns: Mapping[str, Tensor]) -> Tensor:
-        """The numbers in the order in which they were named, [N, F]; ``columns``: by name, [N] float32 each."""
-        # Not torch.stack: in a graph that is an operator for each column.
-        x_FN = torch.cat([columns[name] for name in self.names]).view(len(self.names), len(columns[self.names[0]]))
+    def forward(self, x_FN: Tensor) -> Tensor:
+        """The numbers in the order in which they were named, [N, F]; ``x_FN``: as :attr:`names` says, float32."""
         known_FN = ~torch.isnan(x_FN)
         if self.as_they_come:
             y_FN = x_FN

@@ -60,10 +60,10 @@ class LookedUp:
 
 
 def mean_of_present(vectors_NKD: Tensor, present_NK: Tensor) -> Tensor:
-    """Mean of vectors over the values that are present; zero where there is none. [N, D]."""
+    """Mean of vectors over the values that are present; zero where there is none. [N, D], any dimensions before."""
     weights_NK = present_NK.to(vectors_NKD.dtype)
-    count_N1 = weights_NK.sum(dim=1, keepdim=True).clamp_min(1.0)
-    return (vectors_NKD * weights_NK[..., None]).sum(dim=1) / count_N1
+    count_N1 = weights_NK.sum(dim=-1, keepdim=True).clamp_min(1.0)
+    return (vectors_NKD * weights_NK[..., None]).sum(dim=-2) / count_N1
 
 
 def user_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:

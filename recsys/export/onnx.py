@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,6 +73,7 @@ def export_bundle(
     compute: str = "float32",
     names: bool = True,
     overwrite: bool = False,
+    begin: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Write a bundle with a certificate from real samples.
 
@@ -90,6 +91,7 @@ def export_bundle(
             certificate is of float32 products; what int8 ones change is measured and recorded beside it.
         names: keep the texts of string ids in the bundle, but of user ids, which are never in it.
         overwrite: replace an existing bundle.
+        begin: called with what is done next, in words.
 
     Raises:
         InvalidInputError: ``path`` exists; an unknown table, kind of rows or ``compute``; rows no kind can hold.
@@ -101,15 +103,18 @@ def export_bundle(
     features = trained.features
     trained.model.eval()
     net = build_frozen_net(trained)
+    if quantize != "none":
+        begin("quantising the rows")
     stored = stored_tables(trained, quantize)
     twin = DenseTwin(stored, trained.row_maps, NumberInputs(features, trained.numbers)).eval()
     with bundle_writer(path, overwrite=overwrite) as writer:
         tables: dict[str, TableInfo] = {}
-        graphs = _write_graphs(UserGraph(features, net=net, twin=twin), writer.folder, tables)
+        graphs = _write_graphs(UserGraph(features, net=net, twin=twin), writer.folder, tables, begin)
         for table, rows in stored.items():
             if rows.kind != "none" and f"{table}.rows" in tables:
                 described = replace(tables[f"{table}.rows"], quantized=rows.kind, width=rows.width)
                 tables[f"{table}.rows"] = described
+        begin("comparing the graphs' answers with the model's")
         write_hot_ids(writer.folder / HOT_IDS, hot_ids(dataset))
         _write_layers(writer.folder / LAYERS, trained)
         if names:
@@ -117,8 +122,10 @@ def export_bundle(
         certificate, metrics, quantization = _measure(writer.folder, trained, dataset, stored, metrics)
         changed: Compute | None = None
         if compute == "int8":
+            begin("quantising products, and measuring what that changes")
             in_int8, changed = use_int8(writer.folder, dataset)
             graphs |= in_int8
+        begin("hashing the files, and syncing them to disk")
         return writer.finish(
             Manifest(
                 model=name,
@@ -145,15 +152,18 @@ def export_bundle(
         )
 
 
-def _write_graphs(user: UserGraph, folder: Path, tables: dict[str, TableInfo]) -> dict[str, GraphInfo]:
+def _write_graphs(
+    user: UserGraph, folder: Path, tables: dict[str, TableInfo], begin: Callable[[str], None]
+) -> dict[str, GraphInfo]:
     """The graphs of a bundle; their tables are added to ``tables``."""
     rank = RankGraph(user.features, net=user.net, twin=user.twin)
-    graphs = {
-        "user": write_graph(user, user_example(user), folder / "user.onnx", tables),
-        "rank": write_graph(rank, rank_example(rank, user), folder / "rank.onnx", tables),
-    }
+    begin("tracing the graph of the user's side")
+    graphs = {"user": write_graph(user, user_example(user), folder / "user.onnx", tables)}
+    begin("tracing the graph of the candidates")
+    graphs["rank"] = write_graph(rank, rank_example(rank, user), folder / "rank.onnx", tables)
     if state_of(user.net):
         assert isinstance(user.net, StatefulNet)
+        begin("tracing the graph of long histories")
         encode = EncodeGraph(user.features, net=user.net, twin=user.twin)
         graphs["encode"] = write_graph(encode, encode_example(encode), folder / "encode.onnx", tables)
     return graphs

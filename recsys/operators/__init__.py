@@ -6,6 +6,7 @@ when recsys is installed, if there is a C++ compiler.
 
 ===================  ============================================  =================================
 ``IdRows``           ids to rows, by an exact id map               any processor
+``StackedIdRows``    the same, by several maps at once             any processor
 ``BucketInterest``   SDIM's attention to sums of events            any processor
 ``AttentionWeight``  DIN's first layer folded for a user's events  int8 bundles; AVX-512 with VNNI
 ``TargetAttention``  DIN's attention                               int8 bundles; AVX-512 with VNNI
@@ -27,7 +28,7 @@ from typing import Any, Literal
 Operators = Literal["auto", "standard"]
 """Who computes functions: ``auto``: these operators, where they are; ``standard``: ONNX Runtime's only."""
 
-ANYWHERE = ("IdRows", "BucketInterest")
+ANYWHERE = ("IdRows", "StackedIdRows", "BucketInterest")
 WITH_VNNI = ("AttentionWeight", "TargetAttention", "Head")
 
 _log = logging.getLogger("recsys.operators")

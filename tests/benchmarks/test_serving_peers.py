@@ -15,7 +15,7 @@ import torch
 from support.paths import ROOT
 
 from recsys.embeddings.dense_twin import DenseTwin
-from recsys.export.graphs.modules import RankGraph, UserGraph, build_frozen_net
+from recsys.export.graphs.modules import STATE_FRESH, STATE_SUMS, RankGraph, UserGraph, build_frozen_net, stacked
 from recsys.export.quantized import stored_tables
 
 FOLDER = ROOT / "benchmarks"
@@ -44,12 +44,12 @@ def split_scores(trained: Any, rows: dict[str, np.ndarray]) -> np.ndarray:
     net = build_frozen_net(trained)
     user, rank = (kind(features, net=net, twin=twin).eval() for kind in (UserGraph, RankGraph))
     keys = {name: torch.from_numpy(array.reshape(array.shape[-1]) - 1) for name, array in rows.items()}
-    given = [keys[name] for name in user.names if name in keys]
-    if net.state is not None:
-        given += [torch.zeros(net.state), torch.ones(EVENTS)]
+    given = {**keys, STATE_FRESH: torch.ones(EVENTS)} | (
+        {} if net.state is None else {STATE_SUMS: torch.zeros(net.state)}
+    )
     with torch.no_grad():
-        side = user(*given)[: len(net.side_dimensions)]
-        found: np.ndarray = rank(*side, keys["item_id"], keys["category"])[1].numpy()
+        side = dict(zip(net.side_dimensions, user(*stacked(given, user.stacks)), strict=False))
+        found: np.ndarray = rank(*stacked({**side, **keys}, rank.stacks))[1].numpy()
     return found
 
 

@@ -13,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.tiny_bundle import FEATURES, ITEMS, write_tiny_bundle
 
 from recsys.bundle import FORMAT_VERSION, MANIFEST, bundle_writer, open_bundle, read_manifest
+from recsys.bundle.manifest import manifest_from_dict, manifest_to_dict
 from recsys.errors import BundleError, InvalidInputError
 
 
@@ -48,6 +50,23 @@ def test_the_version_changes_exactly_when_a_file_does(tmp_path: Path) -> None:
     altered = dataclasses.replace(first, files={**first.files, "user.onnx": (1, "0" * 64)})
     assert altered.version != first.version
     assert len(first.version) == 16
+
+
+def test_tables_in_one_file_are_read_from_where_they_lie_and_need_a_reader_that_knows_of_them(path: Path) -> None:
+    manifest = read_manifest(path)
+    assert json.loads((path / MANIFEST).read_text())["format_version"] == 1, "as it always was"
+    (info,), rows = manifest.tables.values(), len(ITEMS)
+    assert "offset" not in (path / MANIFEST).read_text()
+    parts = {
+        "few": dataclasses.replace(info, shape=(3, ITEMS.shape[1])),
+        "rest": dataclasses.replace(info, shape=(rows - 3, ITEMS.shape[1]), offset_bytes=3 * ITEMS[0].nbytes),
+    }
+    assert sum(part.size_bytes for part in parts.values()) == info.size_bytes == ITEMS.nbytes
+    np.testing.assert_array_equal(parts["few"].read(path), ITEMS[:3])
+    np.testing.assert_array_equal(parts["rest"].read(path), ITEMS[3:])
+    values = manifest_to_dict(dataclasses.replace(manifest, tables=parts))
+    assert values["format_version"] == FORMAT_VERSION == 2
+    assert manifest_from_dict(values).tables == parts
 
 
 def test_a_missing_file_is_named(path: Path) -> None:

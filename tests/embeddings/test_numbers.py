@@ -24,7 +24,7 @@ def test_stacked_transforms_are_those_of_the_definition_in_the_order_of_their_na
     names = [f"x_{kind}" for kind in order]
     module = StackedNumbers(names, [FITTED[kind] for kind in order])
     given = {name: torch.from_numpy(np.roll(ODD, place)) for place, name in enumerate(names)}
-    y_NF = module(given).numpy()
+    y_NF = module(torch.stack([given[name] for name in module.names])).numpy()
     assert y_NF.shape == (len(ODD), 4) and y_NF.dtype == np.float32
     for place, (name, kind) in enumerate(zip(names, order, strict=True)):
         np.testing.assert_allclose(y_NF[:, place], FITTED[kind](given[name].numpy()), rtol=2e-6, atol=2e-6)
@@ -33,7 +33,7 @@ def test_stacked_transforms_are_those_of_the_definition_in_the_order_of_their_na
 @pytest.mark.parametrize("kinds", [("none", "none"), ("signed_log",), ("quantile", "quantile"), ("standardise",)])
 def test_a_side_of_one_kind_is_transformed_too(kinds: tuple[Transform, ...]) -> None:
     names = [f"x{place}" for place in range(len(kinds))]
-    y_NF = StackedNumbers(names, [FITTED[kind] for kind in kinds])({name: torch.from_numpy(ODD) for name in names})
+    y_NF = StackedNumbers(names, [FITTED[kind] for kind in kinds])(torch.from_numpy(ODD).expand(len(kinds), -1))
     for place, kind in enumerate(kinds):
         np.testing.assert_allclose(y_NF[:, place], FITTED[kind](ODD), rtol=2e-6, atol=2e-6)
 
@@ -41,8 +41,8 @@ def test_a_side_of_one_kind_is_transformed_too(kinds: tuple[Transform, ...]) -> 
 def test_numbers_without_a_transform_come_as_they_are_and_missing_ones_as_zero() -> None:
     module = StackedNumbers(["a", "b"], [RAW, RAW])
     a, b = torch.tensor([1.5, float("nan")]), torch.tensor([-3e38, 0.1])
-    assert module({"a": a, "b": b}).tolist() == torch.stack([torch.tensor([1.5, 0.0]), b], dim=1).tolist()
-    assert module({"a": a[:0], "b": b[:0]}).shape == (0, 2), "a process may be left without samples"
+    assert module(torch.stack([a, b])).tolist() == torch.stack([torch.tensor([1.5, 0.0]), b], dim=1).tolist()
+    assert module(torch.stack([a, b])[:, :0]).shape == (0, 2), "a process may be left without samples"
 
 
 def test_each_side_has_its_own_numbers() -> None:

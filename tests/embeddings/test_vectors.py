@@ -11,7 +11,7 @@ from torch import Tensor
 from recsys.data.samples.dataset import Dataset, make_batch
 from recsys.data.samples.ids import id_counts
 from recsys.data.samples.row_codes import encode_ids
-from recsys.embeddings.dense_twin import DenseTwin, RawInputs
+from recsys.embeddings.dense_twin import DenseTwin, RawInputs, alike
 from recsys.embeddings.numbers import NumberInputs
 from recsys.embeddings.row_maps.hashing import hash_rows
 from recsys.embeddings.row_maps.quotient_remainder import quotient_remainder
@@ -112,11 +112,20 @@ class Case:
             found[table] = torch.stack([self.combined(table, each) for each in rows.tolist()])
         return LookedUp(converted, found, self.numbers)
 
-    def raw(self) -> RawInputs:
-        twin = DenseTwin(self.weights, self.maps, self.numbers)
-        side = {name: torch.from_numpy(column) for name, column in self.keys.items() if name.startswith("item.")}
-        rest = {name: torch.from_numpy(column) for name, column in self.keys.items() if name not in side}
-        return RawInputs(twin, {**side, **rest})
+    def raw(self, side: str) -> RawInputs:
+        """Alike inputs stacked, as a graph takes them."""
+        twin, of_user = DenseTwin(self.weights, self.maps, self.numbers), (*self.features.user, *self.features.context)
+        inputs: dict[str, dict[str, Feature]] = {
+            "user": {f.name: f for f in (self.features.user_id, *of_user)},
+            "item": {f"item.{f.name}": f for f in (self.features.item_id, *self.features.item)},
+            "key": {f"history.{f.name}": f for f in self.features.event_features()},
+        }
+        features = inputs["item" if side == "query" else side]
+        tensors = {}
+        for names in alike(twin, features):
+            columns = [torch.from_numpy(self.keys[name]) for name in names]
+            tensors[names] = torch.stack(columns) if len(names) > 1 else columns[0]
+        return RawInputs(twin, features, tensors)
 
     def expected(self, parts: list[tuple[str, Feature]], length: int) -> Tensor:
         """By the definition, one value at a time."""
@@ -186,7 +195,7 @@ def test_both_inputs_give_the_vectors_of_the_definition(case: Case, side: str) -
     assemble, fields = SIDES[side]
     parts = parts_of(case.features, side)
     length = len(case.batch.labels) if side != "key" else int(case.batch.history_offsets[-1])
-    looked_up, raw = assemble(case.features, case.looked_up()), assemble(case.features, case.raw())
+    looked_up, raw = assemble(case.features, case.looked_up()), assemble(case.features, case.raw(side))
     assert looked_up.shape == raw.shape == (length, sum(fields(case.features, case.dims)))
     if parts:
         expected = case.expected(parts, length)

@@ -69,7 +69,8 @@ def exported(request: pytest.FixtureRequest) -> Exported:
 def stored_rows(exported: Exported, table: str) -> QuantizedTable:
     """The rows in the bundle, read as the specification says."""
     info = exported.manifest.tables[f"{table}.rows"]
-    stored = np.fromfile(exported.path / info.file, dtype=info.dtype).reshape(info.shape)
+    stored = np.fromfile(exported.path / info.file, dtype=np.uint8)[info.offset_bytes :][: info.size_bytes]
+    stored = stored.view(info.dtype).reshape(info.shape)
     kind = table_kinds(exported.asked, table_weights(exported.trained.model))[table]
     return QuantizedTable(kind=kind, rows=stored, width=info.width or info.shape[1])
 
@@ -81,8 +82,11 @@ def test_every_table_is_stored_as_asked_and_says_so(exported: Exported) -> None:
         info = exported.manifest.tables[f"{table}.rows"]
         assert info.quantized == kinds[table]
         assert info.width == (None if kinds[table] == "none" else weight.shape[1])
-        size_bytes, _ = exported.manifest.files[info.file]
-        assert size_bytes == len(weight) * row_bytes(kinds[table], weight.shape[1])
+        assert info.size_bytes == len(weight) * row_bytes(kinds[table], weight.shape[1])
+    for file in {info.file for info in exported.manifest.tables.values()}:
+        inside = [info for info in exported.manifest.tables.values() if info.file == file]
+        assert exported.manifest.files[file][0] == sum(info.size_bytes for info in inside)
+        assert len({(info.quantized, info.dtype, info.width, info.shape[1]) for info in inside}) == 1, "alike"
 
 
 def test_the_table_files_hold_the_quantised_rows(exported: Exported) -> None:

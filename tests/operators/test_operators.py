@@ -346,8 +346,8 @@ ID_ROWS = ("keys", "of_low", "of_folded", "offset", "count", "first", "table")
 
 
 @cache
-def rows_of() -> onnxruntime.InferenceSession:
-    node = helper.make_node("IdRows", ID_ROWS, ["rows"], domain="recsys")
+def rows_of(name: str = "IdRows") -> onnxruntime.InferenceSession:
+    node = helper.make_node(name, ID_ROWS, ["rows"], domain="recsys")
     return session(node, {name: (INT64, None) for name in ID_ROWS}, {"rows": INT64})
 
 
@@ -372,6 +372,35 @@ def test_rows_of_ids_are_those_of_the_id_table(keys: list[int], columns: int | N
     (got,) = rows_of().run(None, {"keys": asked, **hashes()})
     np.testing.assert_array_equal(got, TABLE.lookup(asked))
     assert got.shape == asked.shape
+
+
+@runs
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 1 << 30), tables=st.integers(1, 5), keys=st.integers(0, 400), more=st.booleans())
+def test_rows_of_stacked_ids_are_those_of_each_table(seed: int, tables: int, keys: int, more: bool) -> None:
+    random = np.random.Generator(np.random.PCG64(seed))
+    known = [np.unique(random.integers(0, 1 << 62, size=1 + 30 * place)) for place in range(tables)]
+    made = [build_id_table(ids, np.arange(1, len(ids) + 1), seed=place) for place, ids in enumerate(known)]
+    asked = np.stack([random.choice(np.concatenate([ids, known[0] ^ 1, [-1]]), size=2 * keys) for ids in known])
+    asked = asked.reshape(tables, keys, 2) if more else asked
+    a1, a2, b = np.stack([table.coefficients for table in made]).transpose(2, 1, 0)  # [2, M] each
+    half = np.array([len(table.keys_TW) // 2 for table in made])
+    before = np.cumsum([0, *(2 * half)])[:-1]
+    inputs = {"of_low": (a1 - a2) % PRIME, "of_folded": a2, "offset": b, "count": np.stack([half, half])}
+    inputs |= {"first": np.stack([before, before + half])}
+    shaped = {name: array.reshape(2, tables, *(1 for _ in asked.shape[1:])) for name, array in inputs.items()}
+    slots = np.concatenate([np.concatenate([table.keys_TW, table.rows_TW], axis=1) for table in made])
+    (got,) = rows_of("StackedIdRows").run(None, {"keys": asked, **shaped, "table": slots})
+    expected = np.stack([table.lookup(ids) for table, ids in zip(made, asked, strict=True)])
+    np.testing.assert_array_equal(got, expected)
+
+
+@runs
+def test_stacked_tables_that_do_not_fit_their_keys_are_refused() -> None:
+    for keys in (KEYS, KEYS.reshape(-1, 1), np.zeros((0, 3), dtype=np.int64)):  # hashes of one table
+        with pytest.raises(Exception, match="recsys.StackedIdRows: the table does not fit its hashes"):
+            rows_of("StackedIdRows").run(None, {"keys": keys, **hashes()})
+    assert rows_of("StackedIdRows").run(None, {"keys": KEYS[None], **hashes()})[0].tolist() == [[*range(1, 8)]]
 
 
 @runs

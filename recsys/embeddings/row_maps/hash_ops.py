@@ -8,7 +8,7 @@ low + high, so a1 low + a2 high is (a1 - a2) low + a2 key.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,20 +36,31 @@ def hashed_rows(salt: Sequence[int | str], *, first: int, count: int) -> HashedR
     return HashedRows(coefficients=(a1, a2, b), first=first, count=count)
 
 
-def hash_all(keys: Tensor, functions: Sequence[HashedRows]) -> Tensor:
-    """Every function of every key, int64 [functions, *keys.shape].
+def hash_all(keys: Tensor, functions: Sequence[Sequence[HashedRows]]) -> Tensor:
+    """Several functions of every key, int64 [len(functions), *keys.shape].
 
     What a negative key gets is not defined but for its range, [first, first + count).
+
+    Args:
+        keys: int64, of any shape.
+        functions: each is one function for all keys, or one for each ``keys[m]``.
     """
     # Neither sum can overflow: both factors are at most P, so that two products and b are below 2^63.
     low, folded = torch.bitwise_and(keys, HALF_MASK), torch.remainder(keys, PRIME)
-    of_low = _column([(f.coefficients[0] - f.coefficients[1]) % PRIME for f in functions], keys)
-    of_folded = _column([f.coefficients[1] for f in functions], keys)
-    mixed = low * of_low + folded * of_folded + _column([f.coefficients[2] for f in functions], keys)
-    hashed = torch.remainder(torch.remainder(mixed, PRIME), _column([f.count for f in functions], keys))
-    return hashed + _column([f.first for f in functions], keys)
+
+    def column(value: Callable[[HashedRows], int]) -> Tensor:
+        # One constant: in a graph, stacking would be work.
+        return per_map([value(f) for each in functions for f in each], keys, functions=len(functions))
+
+    of_low = column(lambda f: (f.coefficients[0] - f.coefficients[1]) % PRIME)
+    of_folded = column(lambda f: f.coefficients[1])
+    mixed = low * of_low + folded * of_folded + column(lambda f: f.coefficients[2])
+    hashed = torch.remainder(torch.remainder(mixed, PRIME), column(lambda f: f.count))
+    return hashed + column(lambda f: f.first)
 
 
-def _column(values: Sequence[int], keys: Tensor) -> Tensor:
-    """One value per function, to go with all keys."""
-    return torch.tensor(values, dtype=torch.int64).view(-1, *(1 for _ in keys.shape))
+def per_map(values: Sequence[int], keys: Tensor, *, functions: int | None = None) -> Tensor:
+    """One value for all keys, or one for each ``keys[m]``, to be broadcast, int64; of several functions, one after
+    another."""
+    shape = (-1, *(1 for _ in keys.shape[1:]))
+    return torch.tensor(values, dtype=torch.int64).view(shape if functions is None else (functions, *shape))

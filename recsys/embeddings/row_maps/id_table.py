@@ -12,7 +12,7 @@ rounds; at 80 % load and 8 slots it ends after a few. Legend: ``V`` keys, ``T`` 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,28 +88,38 @@ class IdTable:
         return cls(keys_TW=arrays["keys"], rows_TW=arrays["rows"], coefficients=arrays["coefficients"])
 
 
-class IdTableModule(nn.Module):
-    """:meth:`IdTable.lookup` in tensor operations that export to standard ONNX operators.
+class IdTables(nn.Module):
+    """:meth:`IdTable.lookup` of several tables at once, in tensor operations that export to standard ONNX operators.
 
     Keys and rows lie in one tensor, a bucket's next to each other, so that a bucket costs one visit to memory: most of
-    what a lookup in a large table costs.
+    what a lookup in a large table costs. The tables lie one after another, so that looking up in many is one
+    operation, as in one.
+
+    Args:
+        tables: by name.
     """
 
     slots_TW: Tensor
-    """The keys of each bucket's slots, then their rows; [T, 2 W]."""
+    """The keys of each bucket's slots, then their rows; [T, 2 W], T the buckets of all tables."""
 
-    def __init__(self, table: IdTable) -> None:
+    def __init__(self, tables: Mapping[str, IdTable]) -> None:
         super().__init__()
-        self.register_buffer("slots_TW", torch.from_numpy(np.concatenate([table.keys_TW, table.rows_TW], axis=1)))
-        half = len(table.keys_TW) // 2
-        self.functions = tuple(
-            HashedRows(coefficients=(a1, a2, b), first=choice * half, count=half)
-            for choice, (a1, a2, b) in enumerate(table.coefficients.tolist())
-        )
+        slots = [np.concatenate([table.keys_TW, table.rows_TW], axis=1) for table in tables.values()]
+        self.register_buffer("slots_TW", torch.from_numpy(np.concatenate(slots)))
+        self.buckets = {name: len(table.keys_TW) for name, table in tables.items()}
+        self.functions = {}
+        first = 0
+        for name, table in tables.items():
+            half = len(table.keys_TW) // 2
+            self.functions[name] = tuple(
+                HashedRows(coefficients=(a1, a2, b), first=first + choice * half, count=half)
+                for choice, (a1, a2, b) in enumerate(table.coefficients.tolist())
+            )
+            first += 2 * half
 
-    def forward(self, keys: Tensor) -> Tensor:
-        """int64 keys of any shape to int64 rows of that shape."""
-        buckets = hash_all(keys, self.functions)
+    def forward(self, keys: Tensor, tables: Sequence[str]) -> Tensor:
+        """int64 keys of any shape to int64 rows of that shape; of several tables, ``keys[m]`` are of ``tables[m]``."""
+        buckets = hash_all(keys, list(zip(*(self.functions[table] for table in tables), strict=True)))
         # F.embedding is one Gather; indexing would export as a copy of the table and a GatherND.
         slot_keys, slot_rows = torch.split(F.embedding(buckets, self.slots_TW), SLOTS, dim=-1)
         found = slot_keys == keys[..., None]

@@ -14,7 +14,7 @@ Legend: ``K`` lookups.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from recsys.arrays import Int64Array
-from recsys.embeddings.row_maps.hash_ops import HashedRows, hash_all
-from recsys.embeddings.row_maps.id_table import IdTable, IdTableModule
+from recsys.embeddings.row_maps.hash_ops import HashedRows, hash_all, per_map
+from recsys.embeddings.row_maps.id_table import IdTable, IdTables
 from recsys.features.hashing import hash_keys
 
 UNKNOWN_ROW = 0
@@ -85,7 +85,14 @@ class RowMap:
 
     def module(self) -> RowMapModule:
         """:meth:`lookup` as a module of exportable tensor operations."""
-        return RowMapModule(self)
+        return RowMapModule({"": self})
+
+    @property
+    def form(self) -> tuple[object, ...]:
+        """All that maps have in common which one operation looks up in: how many rows an id has, and which of the
+        steps lead to each."""
+        steps = tuple((lookup.exact, lookup.hashed is not None) for lookup in self.lookups)
+        return self.combine, self.ids is not None, steps
 
     @property
     def size_bytes(self) -> int:
@@ -123,32 +130,46 @@ class RowMap:
 
 
 class RowMapModule(nn.Module):
-    """:meth:`RowMap.lookup` in tensor operations that export to standard ONNX operators."""
+    """:meth:`RowMap.lookup` of several maps, in tensor operations that export to standard ONNX operators.
 
-    def __init__(self, row_map: RowMap) -> None:
+    Maps of one form (:attr:`RowMap.form`) are one operation, however many they are.
+
+    Args:
+        row_maps: by the name of the table whose ids they are of.
+    """
+
+    def __init__(self, row_maps: Mapping[str, RowMap]) -> None:
         super().__init__()
-        self.lookups = row_map.lookups
-        self.ids = None if row_map.ids is None else IdTableModule(row_map.ids)
+        self.row_maps = dict(row_maps)
+        ids = {table: row_map.ids for table, row_map in row_maps.items() if row_map.ids is not None}
+        self.ids = IdTables(ids) if ids else None
 
-    def rows(self, keys: Tensor) -> list[Tensor]:
-        """One int64 tensor of the keys' shape per lookup."""
-        of_lookups = [each.hashed for each in self.lookups if each.hashed is not None]
+    def rows(self, keys: Tensor, tables: Sequence[str] = ("",)) -> list[Tensor]:
+        """One int64 tensor of the keys' shape per lookup.
+
+        Args:
+            keys: int64, of any shape.
+            tables: one, or of several ``keys[m]`` are of ``tables[m]``; their maps are of one form.
+        """
+        maps = [self.row_maps[table] for table in tables]
+        lookups = list(zip(*(row_map.lookups for row_map in maps), strict=True))  # of each, all maps'
+        of_lookups = [[each.hashed for each in same if each.hashed is not None] for same in lookups]
         # Not together with the id map's own hashes: looking up is one operator in a server (recsys.operators).
-        others = iter(hash_all(keys, of_lookups) if of_lookups else ())
-        numbers = None if self.ids is None else self.ids(keys)
+        others = iter(hash_all(keys, hashed) if (hashed := [same for same in of_lookups if same]) else ())
+        numbers = None if self.ids is None or maps[0].ids is None else self.ids(keys, tables)
         found = []
-        for lookup in self.lookups:
+        for same in lookups:
             rows = torch.zeros_like(keys)
-            if lookup.hashed is not None:
+            if same[0].hashed is not None:
                 rows = torch.where(keys >= 0, next(others), UNKNOWN_ROW)
-            if numbers is not None and lookup.exact != "none":
-                own = _rows_of_number_tensors(lookup, numbers)
-                rows = own if lookup.hashed is None else torch.where(numbers > 0, own, rows)
+            if numbers is not None and same[0].exact != "none":
+                own = _rows_of_number_tensors(same, numbers)
+                rows = own if same[0].hashed is None else torch.where(numbers > 0, own, rows)
             found.append(rows)
         return found
 
     def forward(self, keys: Tensor) -> Tensor:
-        """int64 keys of any shape to int64 rows, [..., K]."""
+        """int64 keys of any shape to int64 rows, [..., K], of the only map."""
         return torch.stack(self.rows(keys), dim=-1)
 
 
@@ -167,12 +188,12 @@ def _rows_of_numbers(lookup: Lookup, numbers: Int64Array) -> Int64Array:
     return numbers
 
 
-def _rows_of_number_tensors(lookup: Lookup, numbers: Tensor) -> Tensor:
-    if lookup.exact == "quotient":
-        return torch.floor_divide(numbers - 1, lookup.divisor) + 1
-    if lookup.exact == "remainder":
-        return torch.remainder(numbers - 1, lookup.divisor) + 1
-    return numbers
+def _rows_of_number_tensors(lookups: Sequence[Lookup], numbers: Tensor) -> Tensor:
+    """The same of one lookup, or of one for each ``numbers[m]``."""
+    if lookups[0].exact == "row":
+        return numbers
+    divide = torch.floor_divide if lookups[0].exact == "quotient" else torch.remainder
+    return divide(numbers - 1, per_map([lookup.divisor for lookup in lookups], numbers)) + 1
 
 
 def _lookup_from_dict(values: Mapping[str, Any]) -> Lookup:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -18,28 +18,43 @@ from torch import nn
 
 import recsys
 from recsys.bundle import GraphInfo, TableInfo, TensorInfo
+from recsys.embeddings.dense_twin import DenseTwin
 from recsys.export.graphs.modules import Example
 from recsys.export.rewrites.functions import OPSET, bucket_interest, id_rows
-from recsys.export.rewrites.simplify import simplify
+from recsys.export.rewrites.simplify import replace_nodes, simplify
 from recsys.files import write_array
 
 
-def write_graph(module: nn.Module, example: Example, path: Path, tables: dict[str, TableInfo]) -> GraphInfo:
+class GraphModule(Protocol):
+    """A module whose tables and id maps are its twin's."""
+
+    twin: DenseTwin
+
+    def eval(self) -> nn.Module:
+        """Put it in evaluation mode."""
+        ...
+
+
+def write_graph(module: GraphModule, example: Example, path: Path, tables: dict[str, TableInfo]) -> GraphInfo:
     """Export one graph; its tables go to ``tables/``, unless another graph has put them there.
 
     Args:
-        module: in evaluation mode; tables and id maps are buffers of a submodule ``twin``.
+        module: in evaluation mode.
         example: its inputs and outputs.
         path: the ONNX file; ``tables/`` is beside it.
         tables: those written so far, by name; new ones are added.
     """
-    shapes = tuple({d: torch.export.Dim.DYNAMIC for d in example.dynamic[n]} or None for n in example.inputs)
-    with _quiet():
+    arguments = {_argument(names): names for names in example.stacks}
+    shapes = tuple(
+        {axis + (len(names) > 1): torch.export.Dim.DYNAMIC for axis in example.dynamic[names[0]]} or None
+        for names in example.stacks
+    )
+    with _quiet(), module.twin.without_rows():
         program = torch.onnx.export(
             module.eval(),
-            tuple(example.inputs.values()),
+            tuple(example.arguments),
             dynamo=True,
-            input_names=list(example.inputs),
+            input_names=list(arguments),
             output_names=list(example.outputs),
             dynamic_shapes=(shapes,),
             opset_version=OPSET,
@@ -49,11 +64,12 @@ def write_graph(module: nn.Module, example: Example, path: Path, tables: dict[st
     assert program is not None
     model = program.model_proto
     _strip(model)
+    _stack_inputs(model.graph, example)
     simplify(model)
     id_rows(model)
     bucket_interest(model)
     _name_dimensions(model, example.dynamic)
-    _externalise(model, path.parent, tables)
+    _externalise(model, module.twin, path.parent, tables)
     model.producer_name, model.producer_version = "recsys", recsys.__version__
     save_graph(model, path)
     return graph_info(model, path.name)
@@ -73,39 +89,52 @@ def graph_info(model: onnx.ModelProto, file: str) -> GraphInfo:
     )
 
 
-def _externalise(model: onnx.ModelProto, folder: Path, tables: dict[str, TableInfo]) -> None:
-    """Move tables and id maps to raw files, page-aligned by being files of their own; weights stay inside."""
-    for tensor in model.graph.initializer:
-        if not tensor.name.startswith(("twin.rows.", "twin.maps.")) or tensor.name.endswith((".weights", ".powers")):
+def _argument(names: tuple[str, ...]) -> str:
+    """The name of what a module takes for inputs: no input's name has two dots."""
+    return names[0] if len(names) == 1 else f"stack..{names[0]}"
+
+
+def _stack_inputs(graph: onnx.GraphProto, example: Example) -> None:
+    """Make the graph take each input by itself, and put alike ones together: two nodes for any number of them."""
+    taken = {value.name: value for value in graph.input}
+    nodes: list[onnx.NodeProto] = []
+    for names in example.stacks:
+        if len(names) == 1:
             continue
-        array = numpy_helper.to_array(tensor)
-        name = table_name(tensor.name)
-        file = f"tables/{name}.bin"
-        if name not in tables:
+        stack = taken.pop(_argument(names))
+        kind, (_, *shape) = stack.type.tensor_type.elem_type, example.inputs[names[0]].shape
+        for name in names:
+            taken[name] = helper.make_tensor_value_info(name, kind, example.inputs[name].shape)
+        whole = numpy_helper.from_array(np.array([len(names), -1, *shape], dtype=np.int64), f"{stack.name}..shape")
+        graph.initializer.append(whole)
+        nodes.append(helper.make_node("Concat", names, [f"{stack.name}..flat"], axis=0))
+        nodes.append(helper.make_node("Reshape", [f"{stack.name}..flat", whole.name], [stack.name]))
+    inputs = [taken[name] for name in example.inputs]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    replace_nodes(graph, [*nodes, *graph.node])
+
+
+def _externalise(model: onnx.ModelProto, twin: DenseTwin, folder: Path, tables: dict[str, TableInfo]) -> None:
+    """Give the tensors of tables and id maps their rows in files; weights stay inside."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for shelf in twin.shelves():
+        if (tensor := tensors.get(f"twin.{shelf.buffer}")) is None:
+            continue
+        array, names = twin.get_buffer(shelf.buffer).numpy(), [f"{table}.{shelf.what}" for table in shelf.rows]
+        file = f"tables/{names[0] if len(names) == 1 else shelf.name}.bin"
+        if names[0] not in tables:
             write_array(folder / file, array)
-            tables[name] = TableInfo(file=file, dtype=str(array.dtype), shape=tuple(array.shape))
-        assert tables[name].shape == tuple(array.shape), f"two tensors are named {name}"
-        tensor.ClearField("raw_data")
-        for field in ("float_data", "int64_data", "int32_data"):
-            tensor.ClearField(field)
+            offset = 0
+            for name, rows in zip(names, shelf.rows.values(), strict=True):
+                info = TableInfo(file=file, dtype=str(array.dtype), shape=(rows, array.shape[1]), offset_bytes=offset)
+                tables[name] = info
+                offset += info.size_bytes
+            assert offset == array.nbytes
+        tensor.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=array.shape))
         tensor.data_location = TensorProto.EXTERNAL
-        del tensor.external_data[:]
         for key, value in (("location", file), ("offset", "0"), ("length", str(array.nbytes))):
-            entry = tensor.external_data.add()
-            entry.key, entry.value = key, value
-
-
-def table_name(initializer: str) -> str:
-    """File name of a table: ``twin.rows.table_movie_id.rows`` -> ``movie_id.rows``.
-
-    >>> table_name("twin.maps.table_movie_id.ids.slots_TW")
-    'movie_id.ids'
-    """
-    if match := re.fullmatch(r"twin\.rows\.table_(\w+)\.rows", initializer):
-        return f"{match[1]}.rows"
-    if match := re.fullmatch(r"twin\.maps\.table_(\w+)\.ids\.slots_TW", initializer):
-        return f"{match[1]}.ids"
-    raise AssertionError(f"{initializer} is not a table")
+            tensor.external_data.add(key=key, value=value)
 
 
 def _strip(model: onnx.ModelProto) -> None:

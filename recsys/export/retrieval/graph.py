@@ -159,7 +159,7 @@ def _nodes() -> list[NodeProto]:
 
 
 def _lookup(keys: str, *, table: str, rows: str) -> list[NodeProto]:
-    """``IdTableModule`` (``embeddings/row_maps/id_table.py``): rows of keys, 0 for keys that are not in the table."""
+    """``IdTables`` (``embeddings/row_maps/id_table.py``): rows of keys, 0 for keys that are not in the table."""
 
     def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
         return helper.make_node(kind, inputs, [output], **attributes)

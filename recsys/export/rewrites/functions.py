@@ -47,7 +47,7 @@ _MOST_UNITS = 128
 
 _ID_ROWS = f"""
 <domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>
-IdRows (keys, of_low, of_folded, offset, count, first, table) => (rows)
+NAME (keys, of_low, of_folded, offset, count, first, table) => (rows)
 {{
     prime = Constant <value = int64 {{{PRIME}}}> ()
     mask = Constant <value = int64 {{{HALF_MASK}}}> ()
@@ -71,17 +71,19 @@ IdRows (keys, of_low, of_folded, offset, count, first, table) => (rows)
     rows = ReduceSum <keepdims = 0> (rows_found, first_and_last)
 }}
 """
-"""``IdTableModule`` of ``embeddings/row_maps/id_table.py``, for keys of any shape."""
+"""``IdTables`` of ``embeddings/row_maps/id_table.py``, for keys of any shape; of several tables the name is another,
+and the keys' first dimension is over them."""
 
 _TO_BUCKETS: Path = ((0, "Where"), (1, "Split"), (0, "Gather"), (1, "Add"))
 _TO_MIXED: Path = ((0, "Mod"), (0, "Mod"), (0, "Add"), (0, "Add"))
 
 
 def id_rows(model: onnx.ModelProto) -> int:
-    """Make look-ups of ids in exact id maps one node each, ``recsys.IdRows``; how many there are.
+    """Make look-ups of ids in exact id maps one node each, ``recsys.IdRows``, and those in M maps at once one,
+    ``recsys.StackedIdRows``; how many there are.
 
-    Its inputs, all int64: keys of any shape; the two hash functions' coefficients and ranges, each [2, 1, ..] (see
-    ``hash_ops.hash_all``); the table [T, 2 W]. Output: rows, of the keys' shape.
+    Their inputs, all int64: keys of any shape, or [M, ..]; the two hash functions' coefficients and ranges, each
+    [2, 1, ..], or [2, M, 1, ..] (see ``hash_ops.hash_all``); the table [T, 2 W]. Output: rows, of the keys' shape.
     """
     graph = model.graph
     made, constants = producers(graph), {t.name: t for t in graph.initializer}
@@ -89,11 +91,13 @@ def id_rows(model: onnx.ModelProto) -> int:
     for node in () if any(map(has_body, graph.node)) else graph.node:
         inputs = _look_up(node, made, constants)
         if inputs is not None:
-            calls[node.output[0]] = helper.make_node("IdRows", inputs, [node.output[0]], domain=DOMAIN)
+            name = "IdRows" if np.prod(constants[inputs[1]].dims) == 2 else "StackedIdRows"
+            calls[node.output[0]] = helper.make_node(name, inputs, [node.output[0]], domain=DOMAIN)
     if calls:
         replace_nodes(graph, [calls.get(node.output[0], node) for node in graph.node])
         drop_unused(graph)
-        add_function(model, onnx.parser.parse_function(_ID_ROWS))
+        for name in dict.fromkeys(call.op_type for call in calls.values()):
+            add_function(model, onnx.parser.parse_function(_ID_ROWS.replace("NAME", name)))
     return len(calls)
 
 

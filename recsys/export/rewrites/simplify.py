@@ -39,6 +39,7 @@ def simplify(model: onnx.ModelProto) -> None:
         activations_before_views,
         single_columns_as_rows,
         merge_views,
+        join_pieces,
         drop_unused,
     ):
         rewrite(model.graph)
@@ -153,6 +154,55 @@ def merge_views(graph: onnx.GraphProto) -> None:
             node.input[0] = before.input[0]
 
 
+def join_pieces(graph: onnx.GraphProto) -> None:
+    """concat(split(x)) = x: pieces that are next to each other before and after stay one.
+
+    Features that are looked up together are put in the order in which a network reads them: where that is the order of
+    the look-up, nothing is copied twice.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    uses = readers(graph)
+    concat_of = {name: node for node in graph.node if node.op_type == "Concat" for name in node.input}
+    whole: dict[str, str] = {}
+    for split in graph.node:
+        if split.op_type != "Split" or len(split.input) < 2 or split.input[1] not in constants:
+            continue
+        sizes, axis = numpy_helper.to_array(constants[split.input[1]]).tolist(), _axis(split)
+
+        def follows(name: str, before: str, axis: int = axis) -> bool:
+            node = concat_of.get(name)
+            together = node is not None and node is concat_of.get(before) and _axis(node) == axis
+            order = list(node.input) if node is not None and together else []
+            return uses[name] == uses[before] == 1 and before in order[:-1] and order[order.index(before) + 1] == name
+
+        runs = [[(split.output[0], sizes[0])]]
+        for piece in zip(split.output[1:], sizes[1:], strict=True):
+            if follows(piece[0], runs[-1][-1][0]):
+                runs[-1].append(piece)
+            else:
+                runs.append([piece])
+        for run in runs:
+            gone = {name for name, _ in run[1:]}
+            if gone:
+                inputs = concat_of[run[0][0]].input
+                inputs[:] = [name for name in inputs if name not in gone]
+        if len(runs) == 1:
+            whole[split.output[0]] = split.input[0]
+        elif len(runs) < len(sizes):
+            joined = np.array([sum(size for _, size in run) for run in runs], dtype=np.int64)
+            name = f"{split.output[0]}.sizes"
+            graph.initializer.append(numpy_helper.from_array(joined, name))
+            split.input[1], split.output[:] = name, [run[0][0] for run in runs]
+    alone = {n.output[0]: n.input[0] for n in graph.node if n.op_type == "Concat" and len(n.input) == 1}
+    outputs = {value.name for value in graph.output}
+    whole |= {made: made_of for made, made_of in alone.items() if made not in outputs}
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            while name in whole:
+                name = whole[name]
+            node.input[place] = name
+
+
 def drop_unused(graph: onnx.GraphProto) -> None:
     """Remove what no output depends on: it is not computed, and not stored."""
     needed = {value.name for value in graph.output}
@@ -199,6 +249,10 @@ def _column(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Flo
         return None
     column: Float32Array = numpy_helper.to_array(w)
     return column
+
+
+def _axis(node: onnx.NodeProto) -> int:
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "axis"), 0)
 
 
 def has_body(node: onnx.NodeProto) -> bool:

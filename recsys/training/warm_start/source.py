@@ -107,7 +107,7 @@ def _of_bundle(path: Path) -> WarmStartSource:
     parts: dict[str, list[Part]] = {}
     maps: dict[str, RowMap] = {}
     for name, info in manifest.tables.items():
-        stored = np.fromfile(path / info.file, dtype=np.dtype(info.dtype).newbyteorder("<")).reshape(info.shape)
+        stored = info.read(path)
         table, _, what = name.rpartition(".")
         if what == "rows":
             width = info.shape[1] if info.width is None else info.width

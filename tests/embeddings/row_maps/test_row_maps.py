@@ -20,7 +20,7 @@ from recsys.embeddings.row_maps.hash_ops import hashed_rows
 from recsys.embeddings.row_maps.hashing import hash_rows
 from recsys.embeddings.row_maps.quotient_remainder import quotient_remainder
 from recsys.embeddings.row_maps.registry import ROW_MAPS
-from recsys.embeddings.row_maps.row_map import RowMap
+from recsys.embeddings.row_maps.row_map import RowMap, RowMapModule
 from recsys.embeddings.row_maps.unified import unified_rows
 from recsys.embeddings.row_maps.vocabulary import vocabulary
 from recsys.errors import InvalidInputError
@@ -129,6 +129,18 @@ def unknown() -> Int64Array:
 
 def test_a_map_names_its_kind(name: str, row_map: RowMap) -> None:
     assert row_map.kind == name.split()[0]
+
+
+def test_alike_maps_looked_up_at_once_answer_as_each_does(name: str) -> None:
+    maps = {f"t{seed}": MAPS[name](seed) for seed in (3, 4, 5)}
+    assert len({row_map.form for row_map in maps.values()}) == 1
+    keys = np.stack([np.concatenate([[MISSING], np.roll(IDS, shift)[:60] + shift % 2]) for shift in range(3)])
+    module = RowMapModule(maps)
+    for shaped in (keys, keys[:, :60].reshape(3, 20, 3)):
+        found = module.rows(torch.from_numpy(shaped), list(maps))
+        for place, row_map in enumerate(maps.values()):
+            rows = np.stack([rows[place].numpy() for rows in found], axis=-1)
+            np.testing.assert_array_equal(rows, row_map.lookup(shaped[place]))
 
 
 def of(counts: dict[int, int]) -> tuple[Int64Array, Int64Array]:

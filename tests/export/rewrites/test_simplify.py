@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -18,6 +18,7 @@ from recsys.export.rewrites.simplify import (
     drop_unused,
     fold_constants,
     independent_of,
+    join_pieces,
     merge_duplicates,
     merge_views,
     simplify,
@@ -121,6 +122,45 @@ def test_views_of_views_are_one_view(rows: int, columns: int) -> None:
     made = model(nodes, constants)
     rewritten(made, lambda graph: (merge_views(graph), drop_unused(graph), None)[-1], normal(1, rows, columns))
     assert [n.op_type for n in made.graph.node] == ["Reshape"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), widths=st.lists(st.integers(1, 4), min_size=1, max_size=7))
+def test_pieces_that_stay_next_to_each_other_stay_one(data: st.DataObject, widths: list[int]) -> None:
+    """Of two concatenations, in any order, one of which may be of x itself."""
+    pieces = [f"p{place}" for place in range(len(widths))]
+    order = data.draw(st.permutations(pieces))
+    cut = data.draw(st.integers(0, len(order)))
+    first, second = order[:cut], [*order[cut:], "x"]
+    nodes = [node("Split", ["x", "widths"], pieces, axis=1), node("Concat", second, ["z"], axis=1)]
+    if first:
+        nodes.append(node("Concat", first, ["y"], axis=1))
+    of = model(nodes, {"widths": np.array(widths)}, outputs=("y", "z") if first else ("z",))
+    left = rewritten(of, join_pieces, normal(0, 3, sum(widths)))
+    runs = sum(
+        1
+        for part in (first, second)
+        for place, name in enumerate(part)
+        if name != "x" and (place == 0 or pieces.index(name) != pieces.index(part[place - 1]) + 1)
+    )
+    drop_unused(of.graph)
+    split = [name for each in of.graph.node if each.op_type == "Split" for name in each.output]
+    assert len(split) == (runs if runs > 1 else 0), left
+
+
+def test_pieces_that_something_else_reads_or_that_lie_on_another_axis_stay() -> None:
+    def pieces(*others: onnx.NodeProto, axis: int = 1, outputs: tuple[str, ...] = ("y",)) -> list[str]:
+        split = node("Split", ["x", "widths"], ["a", "b"], axis=1)
+        nodes = [split, node("Concat", ["a", "b"], ["y"], axis=axis), *others]
+        of = model(nodes, {"widths": np.array([2, 2])}, outputs=outputs)
+        rewritten(of, join_pieces, normal(1, 3, 4))
+        drop_unused(of.graph)
+        return [name for each in of.graph.node if each.op_type == "Split" for name in each.output]
+
+    assert pieces() == []
+    assert pieces(axis=0) == ["a", "b"]
+    assert pieces(node("Relu", ["b"], ["z"]), outputs=("y", "z")) == ["a", "b"]
+    assert pieces(outputs=("y", "b")) == ["a", "b"]
 
 
 def test_what_depends_on_constants_alone_is_computed_at_export() -> None:
