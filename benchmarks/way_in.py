@@ -1,6 +1,7 @@
-"""The way in: from a log of one's own to a model that learnt from it what it holds.
+"""The way in: from a log of one's own to a model that learnt from it what it holds, and to a bundle to serve.
 
 ``numeric_auc_kept``: numbers as they come, a price in cents, are learnt from as if they had been standardised by hand.
+``export_s_22``, ``export_s_202``: seconds of `recsys export` for a run with so many features.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from entry.export import export_seconds
 from entry.numbers import numeric_auc_kept
 from harness import common
 
@@ -17,6 +19,7 @@ from harness import common
 def run(given: argparse.Namespace) -> Iterator[common.Line]:
     with tempfile.TemporaryDirectory(prefix="way-in-") as name:
         yield from numeric_auc_kept(given.size, Path(name))
+        yield from export_seconds(given.size, Path(name))
 
 
 if __name__ == "__main__":

@@ -103,8 +103,6 @@ def export_bundle(
     features = trained.features
     trained.model.eval()
     net = build_frozen_net(trained)
-    if quantize != "none":
-        begin("quantising the rows")
     stored = stored_tables(trained, quantize)
     twin = DenseTwin(stored, trained.row_maps, NumberInputs(features, trained.numbers)).eval()
     with bundle_writer(path, overwrite=overwrite) as writer:

@@ -74,7 +74,7 @@ FIGURES = {
         "sort_log.duckdb_sort_mb_per_s",
         "sort_log.prepare_peak_over_limit",
     ],
-    "way_in": ["way_in.numeric_auc_kept"],
+    "way_in": ["way_in.numeric_auc_kept", "way_in.export_s_22", "way_in.export_s_202"],
     "row_maps": [
         "rowmap.open_ms_20k",
         "rowmap.opened_kib_20k",
@@ -122,7 +122,7 @@ FIGURES = {
     ],
     "cold_start": ["cold_start.seconds", "cold_start.embedded_redis_seconds", "cold_start.bare_ort_seconds"],
 }
-LONG = {"rank", "soak", "train", "row_maps", "quantize", "large_table", "serving_peers", "retrieve"}
+LONG = {"rank", "soak", "train", "row_maps", "quantize", "large_table", "serving_peers", "retrieve", "way_in"}
 """Even their smallest form takes more than ten seconds, most of it in exports and starts of servers."""
 
 TARGETS = {
@@ -139,6 +139,8 @@ TARGETS = {
     "ingest.events_per_s": 150_000,
     "sort_log.prepare_over_duckdb_sort": 0.4,
     "sort_log.prepare_peak_over_limit": 1.0,
+    "way_in.export_s_22": 10.0,
+    "way_in.export_s_202": 20.0,
     **{f"rank.candidates_per_s_core{suffix}": 120_000 for suffix in ("", ".int8")},
     **{f"rank.grpc_over_ort{suffix}": 0.85 for suffix in ("", ".int8")},
     **{f"rank.p99_over_ort{suffix}": 4.0 for suffix in ("", ".int8")},
