@@ -139,6 +139,7 @@ TARGETS = {
     "ingest.events_per_s": 150_000,
     "sort_log.prepare_over_duckdb_sort": 0.4,
     "sort_log.prepare_peak_over_limit": 1.0,
+    "way_in.numeric_auc_kept": 0.002,
     "way_in.export_s_22": 10.0,
     "way_in.export_s_202": 20.0,
     **{f"rank.candidates_per_s_core{suffix}": 120_000 for suffix in ("", ".int8")},
