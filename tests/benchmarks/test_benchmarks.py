@@ -74,7 +74,12 @@ FIGURES = {
         "sort_log.duckdb_sort_mb_per_s",
         "sort_log.prepare_peak_over_limit",
     ],
-    "way_in": ["way_in.numeric_auc_kept", "way_in.export_s_22", "way_in.export_s_202"],
+    "way_in": [
+        "way_in.rows_agreeing",
+        "way_in.numeric_auc_kept",
+        "way_in.export_s_22",
+        "way_in.export_s_202",
+    ],  # fmt: skip
     "row_maps": [
         "rowmap.open_ms_20k",
         "rowmap.opened_kib_20k",
@@ -164,6 +169,7 @@ TARGETS = {
     "sdim.vs_din_long_1000": 5.0,
     "cold_start.seconds": 1.5,
     "cold_start.embedded_redis_seconds": 1.5,
+    "way_in.rows_agreeing": 1.0,
 }
 LINE = {"figure": "f", "value": 1.0, "unit": "s", "higher_is_better": False, "compared_with": "nothing", "on": {}}
 

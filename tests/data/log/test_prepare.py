@@ -444,3 +444,31 @@ def test_splits_that_contradict_are_refused() -> None:
 def test_a_log_without_any_label_has_no_samples(tmp_path: Path) -> None:
     assert prepare_plain(tmp_path, [{**row, "label": None} for row in LOG]).samples == {}
     assert not (tmp_path / "out" / "samples").exists()
+
+
+def test_an_attribute_that_events_and_items_have_is_the_events_or_where_it_is_missing_the_items(tmp_path: Path) -> None:
+    brand = Categorical(name="brand", id_type="string")
+    features = replace(PLAIN, item=(brand,), history=History(attributes=(brand,)))
+    rows: Rows = [{"user": 1, "item_id": n, "timestamp_ms": T0 + n} for n in range(4)]
+    for row, brand_of_event in zip(rows, ["own", None, "", "own"], strict=True):
+        row["brand"] = brand_of_event
+    del rows[3]["brand"]
+    items = write([{"item_id": n, "brand": f"item's {n}"} for n in range(4)], tmp_path / "items.jsonl")
+    inputs = RawInputs(log=(str(write(rows, tmp_path / "log.jsonl")),), entities={"item": str(items)})
+    prepare_log(features, inputs, tmp_path / "out")
+    stored = open_event_table(tmp_path / "out" / "events").attributes["brand"].tolist()
+    assert stored == [string_key(text) for text in ("own", "item's 1", "item's 2", "item's 3")]
+
+
+def test_a_path_that_exists_is_that_file_and_a_folders_name_says_nothing_about_rows(tmp_path: Path) -> None:
+    for name, user in (("log[1].csv", 1), ("log1.csv", 2), ("a*b.csv", 3), ("axb.csv", 4)):
+        write([{"user": user, "item_id": 1, "timestamp_ms": T0}], tmp_path / name)
+    (tmp_path / "user=7").mkdir()
+    write([{"user": 5, "item_id": 1, "timestamp_ms": T0}], tmp_path / "user=7" / "log.parquet")
+    for given, expected, matched in (
+        ("log[1].csv", [1], 0), ("a*b.csv", [3], 0), ("user=7", [5], 0), ("[la]*1.csv", [2], 1),
+    ):  # fmt: skip
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        summary = prepare_log(PLAIN, RawInputs(log=(str(tmp_path / given),)), tmp_path / "out")
+        assert open_event_table(tmp_path / "out" / "events").user_keys.tolist() == expected
+        assert len(summary.matched) == matched and all("log1.csv" in line for line in summary.matched)
