@@ -132,8 +132,12 @@ async def test_a_packed_file_that_was_written_anew_is_read_from_its_start(tmp_pa
     assert (await read(lines(file), position=position)).stored.tobytes() == packed(LOG[:100]).tobytes()
 
 
+@pytest.mark.parametrize("head_bytes", [100, line_files.MAX_LINE_BYTES])
 @pytest.mark.parametrize("ending", ["csv.gz", "csv.zst"])
-async def test_a_packed_file_that_is_cut_off_is_told(ending: str, tmp_path: Path) -> None:
+async def test_a_packed_file_that_is_cut_off_is_told(
+    ending: str, head_bytes: int, tmp_path: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line_files, "MAX_LINE_BYTES", head_bytes)  # so far a file is read at the start
     file = write(tmp_path / f"log.{ending}", text_of(LOG, "csv"))
     file.write_bytes(file.read_bytes()[:-200])
     with pytest.raises(DataFileError, match=rf"log\.{ending}: cannot be read after row"):
