@@ -46,7 +46,7 @@ from recsys.data.log.sample_rules import WINDOW_MS, SampleRules
 from recsys.data.log.splits.rule import SplitReport, SplitRule
 from recsys.data.log.written_events import scratch_folder
 from recsys.data.samples import stored as sample_folder
-from recsys.errors import ConfigError, DataFileError, nearest
+from recsys.errors import ConfigError, DataFileError, InvalidInputError, nearest
 from recsys.features.columns import NO_LABEL, Column
 from recsys.features.feature_set import ITEM, USER, Categorical, FeatureSet
 from recsys.features.history.records import require_history
@@ -191,9 +191,20 @@ def prepare_log(
         )
         preparation = _Preparation(features, opened, sink, report or (lambda what, done: None))
         with scratch_folder(work) as scratch:
-            summary = preparation.prepare(inputs, folder, rules, scratch)
+            try:
+                summary = preparation.prepare(inputs, folder, rules, scratch)
+            except InvalidInputError as error:
+                if str(sink.path) not in str(error):
+                    error.args = (str(error) + _set_aside(sink),)
+                raise
         shutil.rmtree(folder / "work", ignore_errors=True)
     return PrepareSummary(**summary, elapsed_s=time.perf_counter() - started_s)
+
+
+def _set_aside(rejects: RejectFile) -> str:
+    """Words for rows that were rejected before something else ended it: they may be why."""
+    total = rejects.counts.total
+    return f". {total:,} rows were set aside before, in {rejects.path}" if total else ""
 
 
 class _Preparation:

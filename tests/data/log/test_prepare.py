@@ -472,3 +472,10 @@ def test_a_path_that_exists_is_that_file_and_a_folders_name_says_nothing_about_r
         summary = prepare_log(PLAIN, RawInputs(log=(str(tmp_path / given),)), tmp_path / "out")
         assert open_event_table(tmp_path / "out" / "events").user_keys.tolist() == expected
         assert len(summary.matched) == matched and all("log1.csv" in line for line in summary.matched)
+
+
+def test_an_error_after_rows_were_set_aside_says_so(tmp_path: Path) -> None:
+    rows: Rows = [{**LOG[0], "label": 1}, {**LOG[1], "label": 1}, {**LOG[2], "label": 7}]
+    with pytest.raises(InvalidInputError, match=r"label 1.*\. 1 rows were set aside before, in .*out\.rejected\.jsonl"):
+        prepare_plain(tmp_path, rows)
+    assert json.loads((tmp_path / "out.rejected.jsonl").read_text())["field"] == "label"
