@@ -34,7 +34,7 @@ def test_the_suite_has_more_than_five_hundred_odd_rows_of_every_kind() -> None:
 
 
 def test_every_difference_is_documented() -> None:
-    assert documented_differences() == {TEXT_ONLY, ONE_TYPE}
+    assert {TEXT_ONLY, ONE_TYPE} < documented_differences()
 
 
 @pytest.mark.parametrize("kind", FORMATS)
