@@ -70,20 +70,22 @@ def export(
             raise ConfigError(f"--no-names is for ranking models; {run_dir} ranks all items, which it answers by name")
         export_retrieval(run_dir, out, name=name, overwrite=overwrite, data=data, work_dir=work_dir, as_json=as_json)
         return
-    from recsys.cli.retrieval_runs import print_manifest_metrics
-    from recsys.data.datasets import load_dataset
-    from recsys.evaluation.baselines import baseline_values, baselines_json, baselines_of
-    from recsys.evaluation.evaluate import measure
-    from recsys.evaluation.report import verdict_lines
-    from recsys.export.onnx import export_bundle
-    from recsys.features.names import NAMES_SUFFIX
     from recsys.progress import progress
-    from recsys.recipes import model_name
-    from recsys.training.trained import load_run, predict_run
 
-    trained = load_run(run_dir)
-    settings = trained.config.data
-    with progress(notes, "reading the data") as work:
+    with progress(notes, "loading the training packages and the run") as work:
+        from recsys.cli.retrieval_runs import print_manifest_metrics
+        from recsys.data.datasets import load_dataset
+        from recsys.evaluation.baselines import baseline_values, baselines_json, baselines_of
+        from recsys.evaluation.evaluate import measure
+        from recsys.evaluation.report import verdict_lines
+        from recsys.export.onnx import export_bundle
+        from recsys.features.names import NAMES_SUFFIX
+        from recsys.recipes import model_name
+        from recsys.training.trained import load_run, predict_run
+
+        trained = load_run(run_dir)
+        settings = trained.config.data
+        work.stage("reading the data")
         loaded = load_dataset(settings.dataset, recent=settings.recent, work_dir=work_dir, path=data)
         work.stage("measuring the model on the test split")
         predictions = predict_run(trained, loaded.dataset, "test")
