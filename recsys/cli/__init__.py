@@ -1,6 +1,6 @@
 """The ``recsys`` command. Each command is a thin shell around one function of the package.
 
-- ``features.py``, ``prepare.py``, ``store.py``: features, a log of one's own, the feature store;
+- ``init.py``, ``features.py``, ``prepare.py``, ``store.py``: a log of one's own, its features, the feature store;
 - ``training.py``, ``retrieval_runs.py``, ``rows.py``, ``compress.py``: runs, their tables, memory against quality;
 - ``evaluation.py``, ``parity.py``: evaluate, compare, explain, results; online against offline;
 - ``export.py``, ``serving.py``, ``requests.py``: bundles, the server and its profile, calls to it;
@@ -31,6 +31,7 @@ from recsys.cli import (
     evaluation,
     export,
     features,
+    init,
     parity,
     prepare,
     requests,
@@ -105,6 +106,7 @@ for command in (
     evaluation.explain,
     export.export,
     compress.compress,
+    init.init,
     prepare.prepare,
     store.ingest,
     store.materialize,

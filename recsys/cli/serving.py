@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys.cli.options import REDIS_DIR, JsonOption, RedisDirOption, RedisOption, notes, output
+from recsys.cli.options import REDIS_DIR, JsonOption, RedisDirOption, RedisOption, notes, open_table, output
 from recsys.serving.settings import Settings, read_settings, settings_lines, settings_table
 
 if TYPE_CHECKING:
@@ -40,6 +40,13 @@ def serve(
     log_requests: Annotated[float | None, _setting("log_requests")] = None,
     request_log_dir: Annotated[Path | None, _setting("request_log_dir")] = None,
     ready_file: Annotated[Path | None, _setting("ready_file")] = None,
+    materialize: Annotated[
+        Path | None,
+        typer.Option(
+            "--materialize",
+            help="Folder of `recsys prepare`, loaded into the store first, as `recsys materialize` does.",
+        ),
+    ] = None,
     settings: Annotated[bool, typer.Option("--settings", help="Print every setting and stop.")] = False,
 ) -> None:
     """Serve a ranking bundle, a retrieval bundle, or both over gRPC until SIGTERM.
@@ -64,6 +71,10 @@ def serve(
     if settings:
         _print_settings(read)
         return
+    if materialize is not None:
+        from recsys.cli.store import fill_store, say_materialized
+
+        say_materialized(fill_store(open_table(materialize), read.redis_url, read.redis_dir))
     from recsys.serving.process.serve import serve as run_server
 
     raise typer.Exit(run_server(read))

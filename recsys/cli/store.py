@@ -41,7 +41,9 @@ from recsys.ingest.source import Pace
 from recsys.serving.settings import Settings
 
 if TYPE_CHECKING:
+    from recsys.data.log.event_table import EventTable
     from recsys.ingest.dead_letters import DeadLetters
+    from recsys.ingest.materialize import MaterializeResult
     from recsys.ingest.run import IngestCounts
     from recsys.ingest.source import Source
     from recsys.rows.files import RawFile
@@ -199,28 +201,44 @@ def materialize(
     as_json: JsonOption = False,
 ) -> None:
     """Load a table's users, items and histories into the feature store. Running it again changes nothing."""
-    from recsys.feature_store.embedded.open_redis import redis_or_embedded
-    from recsys.feature_store.redis.store import RedisFeatureStore
-    from recsys.ingest.materialize import MaterializeResult
-    from recsys.ingest.materialize import materialize as load
-    from recsys.progress import progress_bar
-
     loaded = load_table(table, work_dir=work_dir, data=data)
     if features is not None:
         loaded = with_features(loaded, load_features(features))
-
-    async def fill(url: str, advance: Callable[[int], None]) -> MaterializeResult:
-        store = RedisFeatureStore.connect(url, loaded.features)
-        try:
-            return await load(store, loaded, progress=advance)
-        finally:
-            await store.close()
-
-    with redis_or_embedded(redis_url, redis_dir) as url, progress_bar(notes, "events", total=len(loaded)) as advance:
-        result = asyncio.run(fill(url, advance))
+    result = fill_store(loaded, redis_url, redis_dir)
     if as_json:
         print(json.dumps({**dataclasses.asdict(result), "events_per_s": round(result.events_per_s)}))
         return
+    say_materialized(result)
+
+
+def fill_store(table: EventTable, redis_url: str | None, redis_dir: Path) -> MaterializeResult:
+    """Load a table's users, items and histories into the store, with progress.
+
+    Raises:
+        StoreError: the store cannot be reached, or holds what is not ours.
+    """
+    from recsys.feature_store.embedded.open_redis import redis_or_embedded
+    from recsys.feature_store.redis.store import RedisFeatureStore
+    from recsys.ingest.materialize import materialize as load
+    from recsys.progress import progress_bar
+
+    async def fill(url: str, advance: Callable[[int], None]) -> MaterializeResult:
+        store = RedisFeatureStore.connect(url, table.features)
+        try:
+            return await load(store, table, progress=advance)
+        finally:
+            await store.close()
+
+    with redis_or_embedded(redis_url, redis_dir) as url, progress_bar(notes, "events", total=len(table)) as advance:
+        return asyncio.run(fill(url, advance))
+
+
+def say_materialized(result: MaterializeResult) -> None:
+    """Print what a load did.
+
+    Raises:
+        typer.Exit: 4, where histories were left as they are.
+    """
     output.print(
         f"{result.users:,} histories with the newest {result.sent:,} of {result.events:,} events, "
         f"{result.kept:,} newer ones kept, in {result.elapsed_s:.1f} s ({result.events_per_s:,.0f} events/s)"

@@ -33,7 +33,7 @@ IdType = Literal["int", "string"]
 Storage = Literal["i64", "i32", "u8"]
 Transform = Literal["auto", "standardise", "signed_log", "quantile", "none"]
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}\Z")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}\Z")
 _RESERVED = frozenset({"timestamp", "arrival", "label", "logits", "scores"})
 _FLOAT32_MAX = 3.4028234663852886e38
 _MAX_EVENTS = 1_000_000
@@ -45,7 +45,7 @@ class Categorical:
     """A feature whose values are ids, embedded by table lookup.
 
     Args:
-        name: lower-case identifier, unique within the user, item or context side.
+        name: identifier, that of its column; unique within the user, item or context side.
         id_type: whether raw ids are integers or strings. A feature takes one of the two,
             so that an integer id can never collide with a string id.
         max_values: 1 for one id; more for a multi-valued feature, whose embeddings are averaged.
@@ -81,7 +81,7 @@ class Numeric:
     """A feature whose value is one finite float32. It is stored, logged and sent as it is; a model transforms it first.
 
     Args:
-        name: lower-case identifier, unique within the user, item or context side.
+        name: identifier, that of its column; unique within the user, item or context side.
         default: stands for a missing value, and is read as if it had been given. None: a missing value is stored
             as NaN, and a model reads it as the centre of what it was trained on.
         transform: ``standardise``, ``signed_log`` (logarithm of the magnitude, then standardise), ``quantile``
@@ -234,6 +234,7 @@ class FeatureSet:
             for attribute in self.history.attributes:
                 _check_comparable(attribute, items.get(attribute.name, attribute))
         id_types: dict[str, tuple[str, IdType]] = {}
+        _check_case(self)
         for feature in self.categoricals():
             seen, id_type = id_types.setdefault(feature.table, (feature.name, feature.id_type))
             if id_type != feature.id_type:
@@ -391,11 +392,34 @@ def _made(kind: type[Made], values: dict[str, Any]) -> Made:
 
 
 def _check_name(name: str) -> None:
-    if not isinstance(name, str) or not _NAME.match(name) or name in _RESERVED:
+    if not is_name(name):
         raise InvalidInputError(
-            f"feature name {name!r}: must be lower-case letters, digits and '_', start with a letter, "
+            f"feature name {name!r}: must be letters (a to z), digits and '_', start with a letter, "
             f"have at most 63 characters, and not be one of {', '.join(sorted(_RESERVED))}"
         )
+
+
+def is_name(name: object) -> bool:
+    """True if a feature may have this name.
+
+    >>> is_name("userId"), is_name("user id"), is_name("Label")
+    (True, False, False)
+    """
+    return isinstance(name, str) and bool(_NAME.match(name)) and name.lower() not in _RESERVED
+
+
+def _check_case(features: FeatureSet) -> None:
+    """Names that differ in capitals alone are refused: engines and some file systems take them for one."""
+    others = (
+        f for name in features.entity_names() for f in (features.entity(name).id, *features.entity(name).features)
+    )
+    seen: dict[str, str] = {}
+    for feature in (*features.categoricals(), *features.context, *others):
+        for name in (feature.name, feature.table if isinstance(feature, Categorical) else feature.name):
+            if seen.setdefault(name.lower(), name) != name:
+                raise InvalidInputError(
+                    f"names {seen[name.lower()]!r} and {name!r} differ in capitals alone; rename one"
+                )
 
 
 def _check_comparable(attribute: Categorical, item: Feature) -> None:

@@ -34,12 +34,18 @@ def history(*attributes: Categorical, **options: Any) -> History:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Categorical(name="Genre"), "feature name 'Genre': must be lower-case"),
-        (lambda: Categorical(name="1st"), "must be lower-case letters, digits and '_', start with a letter"),
+        (lambda: Categorical(name="Genre id"), "feature name 'Genre id': must be letters"),
+        (lambda: Categorical(name="Label"), "feature name 'Label': .* not be one of arrival, label"),
+        (lambda: Categorical(name="1st"), r"must be letters \(a to z\), digits and '_', start with a letter"),
         (lambda: Numeric(name="x" * 64), "at most 63 characters"),
-        (lambda: Numeric(name="x\n"), "must be lower-case"),
+        (lambda: Numeric(name="x\n"), "must be letters"),
         (lambda: Numeric(name="timestamp"), "not be one of arrival, label, logits, scores, timestamp"),
-        (lambda: Categorical(name="a", table="B"), "feature name 'B'"),
+        (lambda: Categorical(name="a", table="2"), "feature name '2'"),
+        (
+            lambda: shop(user=(GENRE,), item=(Numeric(name="Genre"),)),
+            "names 'genre' and 'Genre' differ in capitals alone",
+        ),
+        (lambda: shop(item=(Categorical(name="a", table="User_ID"),)), "names 'user_id' and 'User_ID' differ"),
         (lambda: categorical(name="a", id_type="uuid"), "id_type is 'uuid'; allowed: int, string"),
         (lambda: categorical(name="a", storage="u16"), "storage is 'u16'; allowed: i64, i32, u8"),
         (lambda: Categorical(name="a", max_values=0), "max_values is 0; allowed: 1 to 256"),
