@@ -71,6 +71,8 @@ def init(
     entities = {side: path for side, path in beside.items() if side in proposal.entities}
     text = readable_json(proposal.features)
     assert FeatureSet.from_json(text) == proposal.features
+    for stale in set(beside.values()) - set(entities.values()):
+        stale.unlink(missing_ok=True)  # of an earlier look
     proposal.write_entities(entities)
     write_atomically(written[1], page(proposal, features, entities).encode())
     write_atomically(features, text.encode())  # last: its presence says that the others are there

@@ -358,6 +358,9 @@ def impression_rows(
 def entity_rows(features: FeatureSet, name: str, options: ReadOptions | None = None) -> RowContract:
     """Contract for an entity: its id, and its features where they are known.
 
+    A column that is ignored in the log is read here if the entity declares it: where rows of a log repeat an item's
+    price, the price of its own file counts.
+
     Raises:
         InvalidInputError: there is no such entity.
     """
@@ -365,10 +368,11 @@ def entity_rows(features: FeatureSet, name: str, options: ReadOptions | None = N
     entity = features.entity(name)
     whose = Field(name=entity.id.name, column=entity.id.name, kind="feature", feature=entity.id, required=True)
     others = tuple(Field(name=f.name, column=f.name, kind="feature", feature=f) for f in entity.features)
+    declared = {whose.column, *(f.column for f in others)}
     return RowContract(
         fields=(whose, *others),
         what=f"{name}s",
-        ignored=options.ignored,
+        ignored=tuple(column for column in options.ignored if column not in declared),
         ignore_unknown=options.ignore_unknown,
     )
 

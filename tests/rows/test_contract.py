@@ -18,7 +18,7 @@ from recsys.features import values as verdicts
 from recsys.features.columns import id_column, label_column, number_column, time_column
 from recsys.features.feature_set import Categorical, Numeric
 from recsys.features.values import RefusedValueError
-from recsys.rows.contract import ReadOptions, event_rows, impression_rows
+from recsys.rows.contract import ReadOptions, entity_rows, event_rows, impression_rows
 from recsys.rows.label_rule import parse_label
 from recsys.rows.text import CsvLines, JsonLines
 
@@ -183,3 +183,11 @@ def test_a_label_rule_gives_no_label_where_there_is_no_value_and_refuses_what_it
     assert encoded.columns["label"].tolist() == [1, 0, 255, 255, 1] and list(encoded.refused) == [5]
     text = impression_rows(ODD, rule=parse_label("page==click"))
     assert text.required == ("user", "item", "timestamp_ms", "page")
+
+
+def test_a_column_that_is_ignored_in_the_log_is_read_from_the_file_of_the_entity_that_declares_it() -> None:
+    for name, entity in (("user", ODD.entity("user")), ("item", ODD.entity("item"))):
+        declared = tuple(f.name for f in entity.features)
+        both = ReadOptions(ignored=(*declared, "page"))
+        assert entity_rows(ODD, name, both).columns == (entity.id.name, *declared)
+        assert entity_rows(ODD, name, both).check_header([entity.id.name, *declared, "page"], where="f.csv")

@@ -158,8 +158,8 @@ def _entity_lines(proposal: Proposal, entities: Mapping[str, Path]) -> Iterable[
         names = ", ".join(f"`{one.column}`" for one in proposal.named(side))
         yield (
             f"- `{path.name}`: {names} of {len(taken.ids):,} {side}s, taken out of the whole log, which has them in "
-            f"its rows. Make it anew (`recsys init`) for a log with new {side}s, or write such a file from where {side}s "
-            "are kept."
+            f"its rows. Make it anew (`recsys init`) for a log with new {side}s, or write such a file from where "
+            f"{side}s are kept."
         )
 
 

@@ -17,7 +17,7 @@ from recsys.features.values import INTEGER, ISO, NUMBER, is_missing
 Kind = Literal["empty", "integer", "number", "text", "time", "list", "object", "mixed"]
 
 _INTEGER, _NUMBER, _ISO = (re.compile(pattern, re.ASCII) for pattern in (INTEGER, NUMBER, ISO))
-_LONGEST_INTEGER = 18
+_LONGEST_INTEGER, _END = 19, 1 << 62
 _LISTS = 0.01
 
 
@@ -139,7 +139,7 @@ def _kind(value: Any, written: bool) -> Kind:
     if not written:
         return "time" if _ISO.match(text) and not text.isdigit() else "object" if text.startswith("{") else "text"
     if _INTEGER.match(text):
-        plain = len(text.lstrip("+-")) <= _LONGEST_INTEGER and str(int(text)) == text
+        plain = len(text) <= _LONGEST_INTEGER + 1 and abs(int(text)) < _END and str(int(text)) == text
         return "integer" if plain else "text"  # 007 is no number to its owner
     if text.lower() in ("true", "false"):
         return "integer"

@@ -16,6 +16,7 @@ ROWS, FILES = 40_000, 8
 """Most rows and files that are looked at."""
 
 _HEAD_BYTES, _PART_BYTES = 8 << 20, 1 << 20
+_BATCH_ROWS = 10_000
 _ANY = RowContract(fields=(), what="events", ignore_unknown=True)
 
 Columns = dict[str, list[Any]]
@@ -85,8 +86,8 @@ def _parts(file: RawFile, rows: int) -> Iterator[tuple[Columns, int]]:
         yield from _parquet_parts(file, rows)
         return
     header: tuple[str, ...] = ()
-    for place, block in enumerate(_blocks(file)):
-        limit = rows if place == 0 else rows // 4
+    for place, (block, share) in enumerate(_blocks(file)):
+        limit = rows // share
         if file.format in DELIMITERS:
             if place == 0:
                 line, newline, block = block.partition(b"\n")
@@ -102,20 +103,21 @@ def _parts(file: RawFile, rows: int) -> Iterator[tuple[Columns, int]]:
             yield _json_part(block, limit)
 
 
-def _blocks(file: RawFile) -> Iterator[bytes]:
-    """Blocks of whole lines."""
+def _blocks(file: RawFile) -> Iterator[tuple[bytes, int]]:
+    """Blocks of whole lines, and into how many parts the rows are to be shared for each."""
     where = str(file.path)
     try:
         with open_bytes(file) as stream:
             head = stream.read(_HEAD_BYTES)
             check_start(head, where)
             whole = len(head) < _HEAD_BYTES
-            yield head.removeprefix(BOM) if whole and not file.may_grow else _to_last_end(head.removeprefix(BOM))
             size = file.path.stat().st_size
-            if not whole and not file.packed and size > 2 * _HEAD_BYTES:
-                for begin in (size // 2, size - _PART_BYTES):
-                    stream.seek(begin)
-                    yield _to_last_end(stream.read(_PART_BYTES).partition(b"\n")[2])
+            others = (size // 2, size - _PART_BYTES) if not file.packed and size > 2 * _HEAD_BYTES else ()
+            ended = whole and not file.may_grow
+            yield head.removeprefix(BOM) if ended else _to_last_end(head.removeprefix(BOM)), 2 if others else 1
+            for begin in others:
+                stream.seek(begin)
+                yield _to_last_end(stream.read(_PART_BYTES).partition(b"\n")[2]), 4
     except unpack_errors() as error:
         if isinstance(error, InvalidInputError):
             raise
@@ -156,16 +158,21 @@ def _parquet_parts(file: RawFile, rows: int) -> Iterator[tuple[Columns, int]]:
     try:
         with pq.ParquetFile(file.path) as opened:
             _ANY.check_header(opened.schema_arrow.names, where=str(file.path))
-            last = opened.num_row_groups - 1
-            for place, group in enumerate(sorted({0, last // 2, last}) if last >= 0 else []):
-                limit = rows // 2 if place == 0 and last else rows if place == 0 else rows // 4
-                for batch in opened.iter_batches(batch_size=limit, row_groups=[group]):
+            groups = opened.num_row_groups
+            if opened.metadata.num_rows <= rows:
+                parts = [(list(range(groups)), rows)]
+            else:
+                parts = [(list(range(groups)), rows // 2), ([groups // 2], rows // 4), ([groups - 1], rows // 4)]
+            for chosen, limit in parts:
+                for batch in opened.iter_batches(batch_size=_BATCH_ROWS, row_groups=chosen):
+                    batch, limit = batch.slice(0, limit), limit - batch.num_rows
                     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
                     for name, column in columns.items():
                         if types.is_timestamp(column.type):  # Python's times have no nanoseconds
                             columns[name] = column.cast(pa.timestamp("us", column.type.tz), safe=False)
                     yield {name: column.to_pylist() for name, column in columns.items()}, 0
-                    break
+                    if limit <= 0:
+                        break
     except (pa.ArrowException, OSError) as error:
         raise DataFileError(f"{file.path}: cannot be read as Parquet: {error}") from error
 

@@ -130,6 +130,8 @@ def varying(facts: Facts, said: str) -> Role:
 
 
 def _by_values(facts: Facts, user: Facts, item: Facts) -> Role:
+    if is_action(facts):
+        return varying(facts, "")
     role, why = form_of(facts)
     of_items, item_share = constancy(facts, item)
     of_users, user_share = constancy(facts, user)
