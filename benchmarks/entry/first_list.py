@@ -14,7 +14,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+Line = dict[str, Any]
 
 START_S, STEP_S = 1_600_000_000, 3_600
 GENRES = ("drama", "comedy", "war", "noir", "western")
@@ -30,6 +32,28 @@ class Typed(NamedTuple):
     line: str
     out: str
     err: str
+
+
+def first_list_lines(size: str, folder: Path) -> Iterator[Line]:
+    """The figure ``way_in.first_list_lines``: it counts commands that were typed, and that led to a ranked list."""
+    from harness import common
+
+    users, each = SIZES[size]
+    folder = folder / "first list"
+    folder.mkdir()
+    write_log(folder / "log.csv", users, each)
+    started_s = time.perf_counter()
+    looked = type_commands(["recsys init log.csv --name shop"], folder)
+    common.say("first list: typing what init printed")
+    typed = [*looked, *type_commands(printed_commands(looked[0].out), folder)]
+    elapsed_s = time.perf_counter() - started_s
+    if len(typed[-1].out.splitlines()) < 4 or "not degraded" not in typed[-1].err:
+        raise RuntimeError(f"{typed[-1].line}: no list of three items: {typed[-1].out}{typed[-1].err}")
+    yield common.line(
+        "way_in.first_list_lines", len(typed), "commands", higher_is_better=False, target=TARGET,
+        compared_with="none: it is counted", seconds=common.rounded(elapsed_s),
+        on=common.machine(["torch", "torchrec", "onnxruntime"], users=users, events=users * each),
+    )  # fmt: skip
 
 
 def write_log(path: Path, users: int, each: int) -> None:

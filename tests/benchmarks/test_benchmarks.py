@@ -76,6 +76,7 @@ FIGURES = {
     ],
     "way_in": [
         "way_in.rows_agreeing",
+        "way_in.first_list_lines",
         "way_in.numeric_auc_kept",
         "way_in.export_s_22",
         "way_in.export_s_202",
@@ -144,6 +145,7 @@ TARGETS = {
     "ingest.events_per_s": 150_000,
     "sort_log.prepare_over_duckdb_sort": 0.4,
     "sort_log.prepare_peak_over_limit": 1.0,
+    "way_in.first_list_lines": 6,
     "way_in.numeric_auc_kept": 0.002,
     "way_in.export_s_22": 10.0,
     "way_in.export_s_202": 20.0,

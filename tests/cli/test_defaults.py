@@ -46,9 +46,9 @@ def test_an_option_of_serve_shows_its_settings_default(row: Any) -> None:
     assert found.help.endswith(f"Default: {shown}."), found.help
 
 
-def test_every_option_of_serve_but_two_sets_a_setting_and_says_what_the_setting_says(tmp_path: Path) -> None:
+def test_every_option_of_serve_but_three_sets_a_setting_and_says_what_the_setting_says(tmp_path: Path) -> None:
     names = {p.name for p in ROOT.commands["serve"].params}
-    assert names - {row.name for row in SET_BY_OPTIONS} <= {"settings", "help"}
+    assert names - {row.name for row in SET_BY_OPTIONS} <= {"settings", "help", "materialize"}
     assert len(SET_BY_OPTIONS) > 10
     shown = " ".join(recsys("serve", "--help", cwd=tmp_path, COLUMNS="400").stdout.split())
     for row in SET_BY_OPTIONS:

@@ -43,7 +43,7 @@ class Facts:
 
     @property
     def distinct(self) -> int:
-        """How many distinct values."""
+        """Number of distinct values."""
         return len(self.counts)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Where positives and negatives come from: a column of labels, a rule on one, or clicks alone."""
+"""Source of positives and negatives: a column of labels, a rule on one, or clicks alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HIGHEST_GRADE = 100
 
 @dataclass(frozen=True, kw_only=True)
 class LabelChoice:
-    """Where labels come from.
+    """Source of labels.
 
     Attributes:
         column: that has them; empty for clicks alone.
