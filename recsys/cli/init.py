@@ -53,12 +53,14 @@ def init(
     """
     from recsys.data.proposal.document import commands, looked_at, page, readable_json, shell
     from recsys.data.proposal.propose import Told, propose
-    from recsys.features.feature_set import FeatureSet
+    from recsys.features.feature_set import FeatureSet, is_name
     from recsys.files import write_atomically
     from recsys.progress import progress
 
     named = name or name_of(log[0])
     features = out or Path(f"{named}.json")
+    if not is_name(named):
+        raise ConfigError(f"--name {named!r}: expected letters (a to z), digits and '_', beginning with a letter")
     if features.suffix != ".json":
         raise ConfigError(f"--out {features}: expected a name that ends with .json")
     beside = {side: features.with_suffix(f".{side}s.jsonl") for side in ("item", "user")}

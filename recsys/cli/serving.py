@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from recsys.cli.options import REDIS_DIR, JsonOption, RedisDirOption, RedisOption, notes, open_table, output
+from recsys.cli.options import (
+    REDIS_DIR,
+    JsonOption,
+    RedisDirOption,
+    RedisOption,
+    load_features,
+    notes,
+    open_table,
+    output,
+    with_features,
+)
 from recsys.serving.settings import Settings, read_settings, settings_lines, settings_table
 
 if TYPE_CHECKING:
@@ -74,7 +84,10 @@ def serve(
     if materialize is not None:
         from recsys.cli.store import fill_store, say_materialized
 
-        say_materialized(fill_store(open_table(materialize), read.redis_url, read.redis_dir))
+        table = open_table(materialize)
+        if read.bundle is not None:  # or its users would be stored where this server never looks
+            table = with_features(table, load_features(str(read.bundle)))
+        say_materialized(fill_store(table, read.redis_url, read.redis_dir))
     from recsys.serving.process.serve import serve as run_server
 
     raise typer.Exit(run_server(read))

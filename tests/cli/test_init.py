@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.command_line import recsys
-from support.paths import ROOT
+from support.paths import ROOT, TESTS
 
 from recsys.data.log.event_table import EventTable, open_event_table
 from recsys.features.feature_set import FeatureSet
@@ -66,8 +66,10 @@ def test_the_lines_of_the_readme_lead_from_a_csv_to_a_ranked_list(first_list: Mo
     assert "30 events of history" in typed[-1].err
     table = open_event_table(tmp_path / "shop" / "events")
     assert len(table) == 60 * 30 and missing(table, "user", "gender") == missing(table, "item", "genres") == 0
-    for line in (*lines[1:5], "recsys ingest log.csv"):
-        assert line in (tmp_path / "shop.md").read_text()
+    page = (tmp_path / "shop.md").read_text()
+    assert all(line in page for line in lines[1:])
+    ingest = first_list.type_commands([next(n for n in first_list.printed_commands(page) if " ingest " in n)], tmp_path)
+    assert "1,800 events, 0 of them new" in ingest[0].out, "what was materialized is what ingest reads"
 
 
 @pytest.mark.prove
@@ -175,7 +177,7 @@ def test_an_earlier_file_of_attributes_does_not_outlive_the_log_that_has_none(tm
         (("--as", "band=item"), "--as band=item: no such column; did you mean 'brand'"),
         (("--label", "star>=4"), "--label star>=4: column 'star' is missing; did you mean 'stars'"),
         (("--timestamp", "brand"), "--timestamp brand: 'brand [0-2]' is no plausible time"),
-        (("--name", "My Shop"), "feature name 'My Shop'"),
+        (("--name", "My Shop"), "--name 'My Shop': expected letters"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line_and_writes_nothing(
@@ -185,3 +187,15 @@ def test_what_cannot_be_is_refused_in_one_line_and_writes_nothing(
     done = recsys("init", "log.csv", *options, cwd=tmp_path)
     assert done.returncode == 2 and re.search(message, done.stderr), done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["log.csv"]
+
+
+def test_serve_refuses_to_load_a_log_of_other_features_than_the_bundles(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(LOG)
+    assert recsys("init", "log.csv", "--name", "other", cwd=tmp_path).returncode == 0
+    given = ("--timestamp", "when", "--time-unit", "s", "--label", "stars>=4", "--items", "other.items.jsonl")
+    done = recsys("prepare", "log.csv", "--features", "other.json", "--out", "./other", *given, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    bundle = str(TESTS / "golden" / "compatibility" / "din")
+    for folder, message in (("./other", "declares other"), (".", "expected a bundle .* or a prepared log")):
+        refused = recsys("serve", bundle, "--materialize", folder, cwd=tmp_path)
+        assert refused.returncode == 2 and re.search(message, refused.stderr), refused.stderr

@@ -144,6 +144,7 @@ def test_what_changes_beyond_the_rows_looked_at_is_found_in_the_whole_log(tmp_pa
     ("name", "make", "expected"),
     [
         ("city", lambda n, u, i: f"city {u % 5}" if n < 590 else "elsewhere", "context"),
+        ("device_type", lambda n, u, i: 1 + (n % 297 == 0), "context"),
         ("hour", lambda n, u, i: n % 24, "context"),
         ("daytime", lambda n, u, i: ("day", "night")[n % 2], "context"),
         ("dwell_s", lambda n, u, i: n * 37 % 101 / 7, "ignored"),
@@ -159,6 +160,7 @@ def test_what_changes_beyond_the_rows_looked_at_is_found_in_the_whole_log(tmp_pa
         ("two words", lambda n, u, i: f"kind {i % 3}", "ignored"),
         ("label2", lambda n, u, i: f"kind {i % 3}", "item, history"),
         ("Timestamp", lambda n, u, i: f"kind {i % 3}", "ignored"),
+        ("item", lambda n, u, i: f"kind {n * n % 11}", "ignored"),
         ("created_at", lambda n, u, i: START + 61 * n, "ignored"),
         ("arrival_ms", lambda n, u, i: START + 61 * n, "arrival"),
     ],
@@ -200,6 +202,12 @@ def test_the_unit_of_times_follows_from_their_size(unit: str, make: Callable[[in
     table = {**columns(), "ts": [make(n) for n in range(ROW)]}
     proposal = proposed(tmp_path, table)
     assert (proposal.reading.timestamp, proposal.reading.unit, proposal.refused) == ("ts", unit, 0)
+
+
+def test_times_in_quotes_are_times(tmp_path: Path) -> None:
+    table = {**columns(), "ts": [str(START + n) for n in range(ROW)]}
+    proposal = propose([as_jsonl(tmp_path / "log.jsonl", table)], "shop", Told())
+    assert (proposal.reading.timestamp, proposal.reading.unit, proposal.refused) == ("ts", "s", 0)
 
 
 @pytest.mark.parametrize("kind", ["s", "ms", "us", "ns", "date32"])

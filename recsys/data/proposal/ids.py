@@ -94,7 +94,8 @@ def find_time(columns: Mapping[str, Facts], given: str | None) -> Role:
     units = {name: unit for name, facts in columns.items() if (unit := unit_of(facts)) is not None}
     named = sorted((n for n in units if has(n, TIME) or parts(n)[-1:] == ("at",)), key=lambda n: len(parts(n)))
     typed = [name for name in units if columns[name].kind == "time"]
-    recent = [n for n in units if n not in typed and _oldest_ms(columns[n], units[n]) >= _OLDEST_UNNAMED_MS]
+    counts = [n for n in units if columns[n].kind in ("integer", "number")]
+    recent = [n for n in counts if _oldest_ms(columns[n], units[n]) >= _OLDEST_UNNAMED_MS]
     for names, reason in ((named, "its name"), (typed, "its values are times"), (recent, "its values are times")):
         if names:
             role = _time_role(columns[names[0]], units[names[0]], reason)
@@ -110,7 +111,7 @@ def find_time(columns: Mapping[str, Facts], given: str | None) -> Role:
 
 def unit_of(facts: Facts) -> TimeUnit | None:
     """Unit in which nearly all values are plausible times, ``ms`` for texts and typed times; None if there is none."""
-    if facts.kind not in ("integer", "number", "time"):
+    if facts.kind not in ("integer", "number", "time", "text"):  # text: digits in quotes, in JSON
         return None
     values = list(facts.counts)[:_CHECKED]
     for unit in UNITS if facts.kind != "time" else UNITS[1:2]:

@@ -26,7 +26,7 @@ from recsys.data.proposal.words import (
     parts,
 )
 from recsys.errors import ConfigError
-from recsys.features.feature_set import is_name
+from recsys.features.feature_set import ITEM, is_name
 from recsys.rows.contract import LABEL
 
 CHOICES = ("item", "user", "context", "history", "ignored")
@@ -160,14 +160,19 @@ def _by_values(facts: Facts, user: Facts, item: Facts) -> Role:
         and facts.present > _FEW_VALUES
     ):
         return _ignored(facts.name, f"{why} in {facts.present:,} rows: nearly every row has its own")
-    if item_share >= _MOSTLY and item_share > user_share + 0.1 and not has(facts.name, CONTEXT):
+    if item_share >= _MOSTLY and item_share > user_share + 0.1:
         return changing_item(facts, f"{item_share:.0%} of the items have always the same value, the others do not")
     return varying(facts, "it changes for users and items")
 
 
 def changing_item(facts: Facts, said: str) -> Role:
     """Role of an item's attribute that is not always the same: none, unless it is told."""
-    near = f"pass --as {facts.name}=item: every item then has its newest value, in training too"
+    if has(facts.name, CONTEXT):
+        return varying(facts, said)
+    near = (
+        f"pass --as {facts.name}=item: every item then has its newest value, in training too; or "
+        f"--as {facts.name}=context, if it is the request's and no item's"
+    )
     return _ignored(
         facts.name, f"{said}: an attribute of items that changes. A request has one context for all candidates", near
     )
@@ -197,6 +202,8 @@ def _without_value(facts: Facts) -> Role | None:
         return _ignored(
             name, "its name: a feature's has letters (a to z), digits and '_', and is not reserved; rename it"
         )
+    if name == ITEM:
+        return _ignored(name, "its name: in an event it is that of the item's id; rename it")
     if facts.kind == "object":
         return _ignored(name, "objects; give their parts as columns")
     if facts.kind == "mixed":
