@@ -88,6 +88,10 @@ def _replay(dataset: Dataset, log: list[str], samples: int, seed: int) -> Parity
     users = np.unique(dataset.sample_user[chosen]).astype(np.int64)
     table = dataset.table
     deliveries = log_deliveries(table, users, log) if log else table_deliveries(table, users)
+    if deliveries.rejected.total:
+        notes.print(f"{deliveries.rejected.total:,} rows of the log do not fit, and were left out:", highlight=False)
+        for line in deliveries.rejected.lines():
+            notes.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     with (
         tempfile.TemporaryDirectory() as folder,
         EmbeddedRedis(Path(folder)) as redis,

@@ -168,7 +168,7 @@ def prepare(
             strict=strict,
             report=by_name(work),
         )
-    show_warnings(summary.warnings)
+    show_warnings((*summary.odd, *summary.warnings))
     if as_json:
         print(json.dumps({"out": str(out), **dataclasses.asdict(summary)}))
         return
@@ -205,9 +205,7 @@ def _note(summary: PrepareSummary) -> None:
     """Say what was left out, and which files patterns stood for."""
     lines = [f"patterns: {line}" for line in summary.matched]
     if summary.rejected:
-        given = summary.events + summary.repeated + summary.rejected
-        share = summary.rejected / given
-        lines.append(f"{summary.rejected:,} rows did not fit ({share:.1%}), set aside in {summary.rejects}:")
+        lines.append(f"{summary.rejected:,} rows did not fit, set aside in {summary.rejects}:")
         lines += [f"  {reason}" for reason in summary.reasons]
     lines += [f"{path}: the last line has no end, and was left; --complete reads it" for path in summary.unended]
     for line in lines:

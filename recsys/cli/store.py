@@ -243,6 +243,8 @@ def say_materialized(result: MaterializeResult) -> None:
         f"{result.users:,} histories with the newest {result.sent:,} of {result.events:,} events, "
         f"{result.kept:,} newer ones kept, in {result.elapsed_s:.1f} s ({result.events_per_s:,.0f} events/s)"
     )
+    for name, count in result.left.items():
+        notes.print(f"{count:,} {name}s are in no file: what the store holds of them stays", highlight=False)
     if result.refused:
         shown = "\n".join(result.refused[:_SHOWN_REFUSALS])
         notes.print(f"{len(result.refused):,} histories were left as they are:\n{shown}", markup=False, soft_wrap=True)

@@ -33,7 +33,6 @@ NO_LABEL = 255
 
 _INTEGER_LETTERS = frozenset("0123456789+- ")
 _NUMBER_LETTERS = _INTEGER_LETTERS | frozenset(".eE")
-_EXACT_FLOAT = 1 << 53
 _Value = TypeVar("_Value")
 
 
@@ -194,7 +193,9 @@ def _all_or_first(found: tuple[npt.NDArray[Any], Refusals]) -> npt.NDArray[Any]:
 def _one_by_one(
     values: Iterable[Any], verdict: Callable[[Any], _Value], nothing: Any, dtype: type[np.generic]
 ) -> tuple[npt.NDArray[Any], Refusals]:
-    values = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    # A float of half or single width says how wide it is, which its value as Python's own does not.
+    narrow = isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.itemsize < 8
+    values = values.tolist() if isinstance(values, np.ndarray) and not narrow else list(values)
     column = np.full(len(values), nothing, dtype=dtype)
     refused: Refusals = {}
     for i, value in enumerate(values):
@@ -263,7 +264,8 @@ def _integers(values: Any, *, missing: int) -> Int64Array | None:
             return None if values.dtype.kind == "u" else _integers(values.tolist(), missing=missing)
         nothing = np.isnan(values)
         whole = np.where(nothing, missing, values)
-        if (np.abs(whole) > _EXACT_FLOAT).any() or (np.floor(whole) != whole).any():
+        exact = np.float64(2.0 ** np.finfo(values.dtype).nmant) * 2
+        if (np.abs(whole.astype(np.float64)) >= exact).any() or (np.floor(whole) != whole).any():
             return None
         return whole.astype(np.int64)
     kinds = set(map(type, values))
@@ -313,7 +315,7 @@ def _times(values: Any, unit: TimeUnit) -> Int64Array | None:
 
 
 def _times_of_floats(counts: npt.NDArray[np.float64], unit: TimeUnit) -> Int64Array | None:
-    if np.isnan(counts).any() or (np.abs(counts) > 4e18).any():
+    if np.isnan(counts).any() or (np.abs(counts) >= 1 << 53).any():  # beyond, the number that was written counts
         return None
     if unit != "s":
         return np.floor(counts).astype(np.int64) // (TIME_UNITS[unit] // 1000)

@@ -49,7 +49,9 @@ ISO = (
 _INTEGER, _NUMBER = re.compile(INTEGER, re.ASCII), re.compile(NUMBER, re.ASCII)
 _ISO = re.compile(ISO, re.ASCII)
 _BOOLEANS = {"true": 1, "false": 0}
-_EXACT_FLOAT = 1 << 53
+_EXACT_BITS = {2: 11, 4: 24, 8: 53}
+"""Bytes of a float -> below 2 to the power of this it tells all integers apart."""
+
 _INT64 = range(-(1 << 63), 1 << 63)
 _LONGEST_NUMBER = 400
 _FLOAT32_END = (2 - 2**-24) * 2.0**127  # the first number that rounds to infinity
@@ -78,6 +80,16 @@ class RefusedValueError(InvalidInputError):
         self.value = value
         self.allowed = allowed
         super().__init__(f"{field!r} is {shown(value)}; allowed: {allowed}")
+
+    def __reduce__(self) -> Any:
+        """Copy for another process; the message may have been changed since it was made."""
+        return _remade, (self.field, self.value, self.allowed, self.args)
+
+
+def _remade(field: str, value: Any, allowed: str, args: tuple[Any, ...]) -> RefusedValueError:
+    error = RefusedValueError(field, value, allowed)
+    error.args = args
+    return error
 
 
 def missing_field(field: str) -> RefusedValueError:
@@ -306,7 +318,12 @@ def _number_of(value: Any) -> Any:
     if isinstance(value, str):
         if len(value) > _LONGEST_NUMBER or not _NUMBER.match(value):
             return None
-        return int(value) if _INTEGER.match(value) else decimal.Decimal(value)
+        if _INTEGER.match(value):
+            return int(value)
+        try:
+            return decimal.Decimal(value)
+        except decimal.InvalidOperation:  # an exponent of twenty digits
+            return None
     if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return int(value)
     if isinstance(value, float | np.floating):
@@ -364,12 +381,15 @@ def _whole(field: str, value: Any, allowed: str) -> int | None:
         raise RefusedValueError(field, value, allowed) from None
     if number is None:
         return None
+    if isinstance(value, decimal.Decimal):
+        if value != value.to_integral_value():
+            raise RefusedValueError(field, value, allowed)
+        return _whole(field, int(value), allowed)
     if not number.is_integer():
         raise RefusedValueError(field, value, allowed)
-    if isinstance(value, decimal.Decimal):
-        return _whole(field, int(value), allowed)
-    if abs(number) > _EXACT_FLOAT:
-        raise RefusedValueError(field, value, f"{allowed}; a float holds integers up to 2^53 only")
+    exact = _EXACT_BITS.get(getattr(value, "dtype", np.dtype(np.float64)).itemsize, 53)
+    if abs(number) >= 1 << exact:
+        raise RefusedValueError(field, value, f"{allowed}; a float of this width tells integers below 2^{exact} apart")
     return int(number)
 
 

@@ -206,9 +206,12 @@ class LineSource:
             self._skipping = rest == len(data) and not data.endswith(b"\n")
             self._take(rest)
             data = data[rest:]
-        block = self._parser.parse(data, last=self._ended and not self._left)
-        if self._ended and not block.used and data:
-            return None  # a row in quotes that goes on in the line that is left
+        # A quote that is open at the end of a file that may grow is closed by what follows.
+        block = self._parser.parse(data, last=self._ended and self._whole)
+        if self._ended and block.used < len(data):
+            self._left = True
+            if not block.used:
+                return None
         refused = [Refusal(one.error, self._rows + 1 + one.number, one.text) for one in block.malformed]
         numbers = block.numbers + (self._rows + 1)
         self._rows += block.rows

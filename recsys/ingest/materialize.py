@@ -40,6 +40,7 @@ class MaterializeResult:
         events: events of the table.
         sent: the newest of them, as many per user as the store keeps.
         kept: stored events that stayed because they arrived after the table was made.
+        left: entity -> how many of the table no file described; what the store holds of them stays.
         refused: why histories were left as they are: their keys hold bytes that are not ours.
         elapsed_s: seconds it took.
     """
@@ -48,6 +49,7 @@ class MaterializeResult:
     events: int
     sent: int
     kept: int
+    left: dict[str, int]
     refused: tuple[str, ...]
     elapsed_s: float
 
@@ -75,13 +77,16 @@ async def materialize(
     await store.ping(timeout_s=_TIMEOUT_S)
     features = table.features
     chosen = np.arange(len(table.user_keys)) if users is None else np.asarray(users, dtype=np.int64)
-    user_columns = {f.name: table.users[f.name][chosen] for f in features.user}
-    await put_entities(store, USER, np.asarray(table.user_keys)[chosen], user_columns)
-    await put_entities(store, ITEM, np.asarray(table.item_keys), {f.name: table.items[f.name] for f in features.item})
-    for name, columns in table.entities.items():
+    left: dict[str, int] = {}
+    for name, columns in ((USER, table.users), (ITEM, table.items), *table.entities.items()):
         entity = features.entity(name)
-        stored = {f.name: columns[f.name] for f in entity.features}
-        await put_entities(store, name, np.asarray(columns[entity.id.name]), stored)
+        rows = chosen if name == USER else np.arange(len(columns[entity.id.name]))
+        if name in table.given:  # an id alone must not take the place of features that are stored
+            described = np.asarray(table.given[name])[rows]
+            left[name] = int(len(rows) - described.sum()) if entity.features else 0
+            rows = rows[described]
+        stored = {f.name: np.asarray(columns[f.name])[rows] for f in entity.features}
+        await put_entities(store, name, np.asarray(columns[entity.id.name])[rows], stored)
     await _put_texts(store, table)
     arrived_until_ms = int(table.arrival_ms.max()) if len(table) else -1
     # One more than is kept, so that the store learns up to which time events are left out.
@@ -108,6 +113,7 @@ async def materialize(
         events=int(events.sum()),
         sent=int(np.minimum(events, limit - 1).sum()),
         kept=kept,
+        left={name: count for name, count in left.items() if count},
         refused=tuple(refused),
         elapsed_s=time.monotonic() - started_s,
     )

@@ -14,6 +14,7 @@ from typing import Any
 from recsys.errors import DataFileError
 from recsys.ingest.source import RawBatch
 from recsys.rows.contract import RowContract
+from recsys.rows.read import record_of
 
 _CHECKED_BYTES = 4096
 
@@ -101,13 +102,15 @@ class ParquetSource:
             return None
         self._next = row + table.num_rows
 
+        columns = {name: table.column(name) for name in table.column_names}
+
         def locate(index: int) -> tuple[int, Any]:
-            return row + index + 1, table.slice(index, 1).to_pylist()[0]
+            return row + index + 1, record_of(columns, index)
 
         return RawBatch(
             source=self.name,
             contract=self._contract,
-            columns={name: table.column(name) for name in table.column_names},
+            columns=columns,
             length=table.num_rows,
             read_ms=time.time_ns() // 1_000_000,
             locate=locate,

@@ -105,7 +105,7 @@ async def ingest(
     Raises:
         StoreUnavailableError: the store was away from the start, or for longer than ``retry_for_s``.
         StoreError: the store is full, or was filled with another layout. What came before is stored and remembered.
-        InvalidInputError: a source cannot be read; the FeatureSet declares no history.
+        InvalidInputError: a source cannot be read, or no event of a file fits; the FeatureSet declares no history.
     """
     require_history(features)
     run = _Run(store, features, dead_letters, future_tolerance_s, strict, report)
@@ -115,6 +115,11 @@ async def ingest(
             await run.read(source, retry_for_s=retry_for_s, restart=restart)
         finally:
             await source.close()
+    if run.unfit:
+        reasons = "; ".join(run.counts.reasons)
+        raise DataFileError(
+            f"{', '.join(run.unfit)}: no event fits, and none is remembered as read. {reasons}. All are dead letters"
+        )
     return run.counts
 
 
@@ -134,6 +139,8 @@ class _Run:
         self._future_tolerance_s = future_tolerance_s
         self._strict = strict
         self._rejects = RejectCounts()
+        self._fitting = 0
+        self.unfit: list[str] = []
         self._report = report
         self._started_s = time.monotonic()
         self.counts = IngestCounts()
@@ -141,6 +148,7 @@ class _Run:
     async def read(self, source: Source, *, retry_for_s: float, restart: bool) -> None:
         """One source to its end; while the store is away, try again from what it remembers."""
         done, last_success_s, failures = False, time.monotonic(), 0
+        before, self._fitting = self.counts, 0
         while not done:
             events_before = self.counts.events
             try:
@@ -148,6 +156,12 @@ class _Run:
                 await source.start(positions)
                 await self._pump(source)
                 done = True
+                file = source.name.removeprefix("file:")
+                if self.counts.events == before.events and source.name in positions:
+                    again = f"{file}: nothing new since it was read; --restart reads it again"
+                    self.counts = replace(self.counts, left=(*self.counts.left, again))
+                if self.counts.rejected > before.rejected and not self._fitting and file != source.name:
+                    self.unfit.append(file)
                 if left := source.left():
                     self.counts = replace(self.counts, left=(*self.counts.left, left))
             except StoreUnavailableError:
@@ -218,7 +232,9 @@ class _Run:
             self._rejects.add(found)
         if refused:
             await self._dead_letters.write(batch.raw.source, refused)
-        if batch.raw.position:
+        self._fitting += batch.raw.length + len(batch.raw.refused) - len(refused)
+        # A source of which no event fits was most likely read with wrong options: it is to be read again.
+        if batch.raw.position and self._fitting:
             await self._store.save_position(batch.raw.source, batch.raw.position, timeout_s=_TIMEOUT_S)
         await source.applied(batch.raw)
         counts = self.counts

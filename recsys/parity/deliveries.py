@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from recsys.arrays import Int64Array
 from recsys.data.log.event_table import EventTable, packed_events, read_options
 from recsys.data.samples.histories import ranges
+from recsys.errors import DataFileError
 from recsys.features.history.records import Events, missing_events
+from recsys.ingest.dead_letters import rejection
 from recsys.ingest.files import file_source, find_event_files
 from recsys.ingest.records import decode, lacking
+from recsys.ingest.source import Refusal
 from recsys.rows.contract import event_rows
+from recsys.rows.rejects import RejectCounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +28,12 @@ class Deliveries:
     Attributes:
         user_key: whose each event is; [N], int64.
         events: [N].
+        rejected: rows of raw files that did not fit, by reason.
     """
 
     user_key: Int64Array
     events: Events
+    rejected: RejectCounts = field(default_factory=RejectCounts)
 
 
 def table_deliveries(table: EventTable, users: Int64Array) -> Deliveries:
@@ -55,6 +61,7 @@ async def _log_deliveries(table: EventTable, users: Int64Array, files: Sequence[
     options, rule, known_only = read_options(table)
     contract = event_rows(features, options, rule=rule)
     keys, events = [np.empty(0, dtype=np.int64)], [missing_events(features, 0)]
+    rejected, fitting = RejectCounts(), 0
     for file in find_event_files(files)[0]:
         source = file_source(file, contract, complete=options.complete)
         await source.start({})
@@ -63,6 +70,10 @@ async def _log_deliveries(table: EventTable, users: Int64Array, files: Sequence[
                 decoded = decode(
                     features, contract, batch, future_tolerance_s=options.future_tolerance_s, arrives_when_read=False
                 )
+                fitting += len(decoded.events)
+                refused = [*batch.refused, *(Refusal(why, *batch.locate(place)) for place, why in decoded.refused)]
+                for refusal in refused:
+                    rejected.add(rejection(batch.source, refusal))
                 _fill_from_items(table, item_order, decoded.events)
                 place = np.minimum(np.searchsorted(wanted, decoded.user_keys), len(wanted) - 1)
                 ours = wanted[place] == decoded.user_keys
@@ -72,7 +83,9 @@ async def _log_deliveries(table: EventTable, users: Int64Array, files: Sequence[
                 events.append(decoded.events[ours])
         finally:
             await source.close()
-    return Deliveries(user_key=np.concatenate(keys), events=np.concatenate(events))
+    if rejected.total and not fitting:
+        raise DataFileError(f"{', '.join(files)}: no row fits. {'; '.join(rejected.lines())}")
+    return Deliveries(user_key=np.concatenate(keys), events=np.concatenate(events), rejected=rejected)
 
 
 def _fill_from_items(table: EventTable, item_order: Int64Array, events: Events) -> None:

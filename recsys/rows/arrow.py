@@ -29,6 +29,8 @@ def plain(column: pa.Array | pa.ChunkedArray, field: Field) -> Any:
     """A column as an array, a list, or :class:`Coded`."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    if types.is_string_view(column.type):
+        column = column.cast(pa.large_string())
     kind = column.type
     if types.is_dictionary(kind) and not _is_text(kind.value_type):
         column, kind = column.cast(kind.value_type), kind.value_type
@@ -128,8 +130,21 @@ def _parsed(column: Any, field: Field, kind: Any) -> Any:
 
 def _coded(column: Any) -> Coded:
     encoded = column if types.is_dictionary(column.type) else column.dictionary_encode()
-    indices = pc.fill_null(encoded.indices, -1) if encoded.indices.null_count else encoded.indices
-    return Coded(encoded.dictionary.to_pylist(), indices.to_numpy(zero_copy_only=False))
+    indices = encoded.indices
+    if indices.null_count:
+        indices = pc.fill_null(indices.cast(pa.int64()), -1)
+    try:
+        distinct = encoded.dictionary.to_pylist()
+    except UnicodeDecodeError:  # bytes, which are refused, in the place of what is no UTF-8
+        distinct = [_text_or_bytes(value) for value in encoded.dictionary]
+    return Coded(distinct, indices.to_numpy(zero_copy_only=False))
+
+
+def _text_or_bytes(value: Any) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return value.as_buffer().to_pybytes()
 
 
 def _all_match(column: Any, pattern: str) -> bool:

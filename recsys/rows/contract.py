@@ -29,7 +29,7 @@ from recsys.features.columns import (
     text_column,
     time_column,
 )
-from recsys.features.feature_set import Categorical, FeatureSet
+from recsys.features.feature_set import ITEM, USER, Categorical, FeatureSet
 from recsys.features.hashing import MISSING, string_keys
 from recsys.features.history.records import require_history, storage_limit
 from recsys.features.values import (
@@ -40,9 +40,8 @@ from recsys.features.values import (
     is_missing,
     listed,
     missing_field,
-    shown,
 )
-from recsys.rows.fields import Coded, Field, FieldKind, Moments
+from recsys.rows.fields import Coded, Field, FieldKind, Moments, as_it_came
 from recsys.rows.label_rule import LabelRule
 
 TIMESTAMP, ARRIVAL, LABEL = "timestamp_ms", "arrival_ms", "label"
@@ -109,6 +108,7 @@ class RowContract:
         unit: of numbers that are times.
         latest_ms: the latest plausible time.
         rule: makes the label of another column.
+        elsewhere: features that are another entity's -> which; for messages.
         what: ``events``, ``labels`` or an entity's name and ``s``; for messages.
     """
 
@@ -119,6 +119,7 @@ class RowContract:
     unit: TimeUnit = "ms"
     latest_ms: int = MAX_TIME_MS
     rule: LabelRule | None = None
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -148,10 +149,7 @@ class RowContract:
                 raise DataFileError(f"{where}: {self._missing_column(name, columns)}")
         for name in columns:
             if name not in self.columns and not self._left_out(name):
-                raise DataFileError(
-                    f"{where}: column {name!r} is not declared: {nearest(name, self.columns)}. "
-                    f"Rename it, declare it, or leave it out with --ignore {name}"
-                )
+                raise DataFileError(f"{where}: column {self._not_declared(name)}")
         return tuple(name for name in columns if name in self.columns)
 
     def check_names(self, row: Collection[str]) -> None:
@@ -167,7 +165,7 @@ class RowContract:
                 error = RefusedValueError(
                     str(name)[:80], None, f"declared fields; --ignore {str(name)[:80]} leaves it out"
                 )
-                error.args = (f"field {shown(name)} is not declared: {nearest(str(name)[:80], self.columns)}",)
+                error.args = (f"field {self._not_declared(str(name)[:80])}",)
                 raise error
 
     def encode(self, raw: Mapping[str, Any], length: int) -> EncodedRows:
@@ -195,6 +193,17 @@ class RowContract:
     @cached_property
     def _names(self) -> frozenset[str]:
         return frozenset((*self.columns, *self.ignored))
+
+    def _not_declared(self, name: str) -> str:
+        if name in self.elsewhere:
+            entity = self.elsewhere[name]
+            return (
+                f"{name!r} is a feature of the {entity}: it belongs in --{entity}s; --ignore {name} leaves it out here"
+            )
+        return (
+            f"{name!r} is not declared: {nearest(name, self.columns)}. Rename it, declare it, or leave it out with "
+            f"--ignore {name}"
+        )
 
     def _left_out(self, name: str) -> bool:
         return self.ignore_unknown or name in self.ignored
@@ -287,8 +296,7 @@ def _as_it_came(error: RefusedValueError, raw: Mapping[str, Any], place: int) ->
     column = raw.get(error.field)
     if error.value is None or column is None:
         return error
-    value = column[place]
-    value = value.as_py() if hasattr(value, "as_py") else value.item() if isinstance(value, np.generic) else value
+    value = as_it_came(column[place])
     return error if value == error.value else RefusedValueError(error.field, value, error.allowed)
 
 
@@ -332,6 +340,7 @@ def event_rows(
         fields=(*_whose(features, options), arrival, *attributes, *_context(features), label),
         what="events",
         rule=rule,
+        elsewhere=_elsewhere(features),
         ignored=options.ignored,
         ignore_unknown=options.ignore_unknown,
         unit=options.unit,
@@ -348,11 +357,24 @@ def impression_rows(
         fields=(*_whose(features, options), *_context(features), _label_field(rule, required=True)),
         what="labels",
         rule=rule,
+        elsewhere=_elsewhere(features),
         ignored=options.ignored,
         ignore_unknown=options.ignore_unknown,
         unit=options.unit,
         latest_ms=options.latest_ms(),
     )
+
+
+def has_value(one: Field, column: npt.NDArray[Any]) -> bool:
+    """True if an encoded column has a value in some row."""
+    if one.kind == "time":
+        return bool((column != NO_TIME).any())
+    if one.feature is None:
+        return bool((column != NO_LABEL).any())
+    missing = missing_column(one.feature, 1)[0]
+    if column.dtype.kind == "f" and np.isnan(missing):
+        return not bool(np.isnan(column).all())
+    return bool((column != missing).any())
 
 
 def entity_rows(features: FeatureSet, name: str, options: ReadOptions | None = None) -> RowContract:
@@ -386,6 +408,10 @@ def _whose(features: FeatureSet, options: ReadOptions) -> tuple[Field, Field, Fi
         Field(name=item.name, column=item.name, kind="feature", feature=item, required=True),
         Field(name=TIMESTAMP, column=options.timestamp, kind="time", required=True),
     )
+
+
+def _elsewhere(features: FeatureSet) -> dict[str, str]:
+    return {f.name: entity for entity in (USER, ITEM) for f in features.entity(entity).features}
 
 
 def _context(features: FeatureSet) -> tuple[Field, ...]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from recsys.arrays import Int64Array
 from recsys.features.values import RefusedValueError
 from recsys.rows.contract import EncodedRows, RowContract
+from recsys.rows.fields import as_it_came
 from recsys.rows.files import RawFile
 from recsys.rows.read import BATCH_ROWS, RawRows, read_rows
 from recsys.rows.rejects import Rejection
@@ -86,14 +87,9 @@ class RowReader:
             unknown = ~np.isin(encoded.columns[name], keys)
             for place in encoded.kept[unknown & fits].tolist():
                 record = raw.record(place)
-                value = record.get(name) if isinstance(record, dict) else _value(raw.columns[name], place)
+                value = record.get(name) if isinstance(record, dict) else as_it_came(raw.columns[name][place])
                 encoded.refused[place] = RefusedValueError(name, value, allowed)
             fits &= ~unknown
         if fits.all():
             return encoded.columns, encoded.kept
         return {name: column[fits] for name, column in encoded.columns.items()}, encoded.kept[fits]
-
-
-def _value(column: Any, place: int) -> Any:
-    value = column[place]
-    return value.as_py() if hasattr(value, "as_py") else value

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 from recsys.arrays import BoolArray, Int64Array
@@ -43,6 +44,23 @@ class Field:
             ids = f"{self.feature.id_type} ids"
             return f"lists of {ids}" if self.feature.max_values > 1 else ids
         return {"time": "times", "label": "labels", "text": "text"}.get(self.kind, "numbers")
+
+
+def as_it_came(value: Any) -> Any:
+    """A value of an array as Python's own; if Python has none (a time in the year 300,000), as a number or text.
+
+    >>> import numpy as np
+    >>> as_it_came(np.float32(1.5)), as_it_came("a")
+    (1.5, 'a')
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if not hasattr(value, "as_py"):
+        return value
+    try:
+        return value.as_py()
+    except (ArithmeticError, ValueError, LookupError):
+        return getattr(value, "value", str(value.type))
 
 
 class Coded(NamedTuple):

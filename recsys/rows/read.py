@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from recsys.arrays import Int64Array
 from recsys.errors import DataFileError, InvalidInputError, RecsysError
 from recsys.rows.contract import RowContract
+from recsys.rows.fields import as_it_came
 from recsys.rows.files import BOM, RawFile, check_start, open_bytes, unpack_errors
 from recsys.rows.text import MAX_LINE_BYTES, Block, CsvLines, JsonLines, LineParser, csv_header, too_long
 
@@ -87,13 +88,8 @@ def read_rows(
                 if skipping and (end or last):
                     pending, skipping = pending[pending.find(b"\n") + 1 if end else len(pending) :], False
                     end = pending.rfind(b"\n") + 1
-                left = False
-                if last and end < len(pending) and pending[end:].strip():
-                    left = not whole
-                    if whole:
-                        end = len(pending)
-                    elif unended is not None:
-                        unended(where)
+                if last and whole:
+                    end = len(pending)
                 if not end and len(pending) > MAX_LINE_BYTES:  # not to hold a line without an end in memory
                     found = () if skipping else ((rows_before + 1, _shown(pending), too_long()),)
                     rows_before += len(found)
@@ -101,10 +97,13 @@ def read_rows(
                     yield _made(where, _EMPTY, b"", rows_before, list(found))
                     continue
                 if end and parser is not None:
-                    block = parser.parse(pending[:end], last=last and not left)
+                    # A quote that is open at the end of a file that may grow is closed by what follows.
+                    block = parser.parse(pending[:end], last=last and whole)
                     yield _made(where, block, pending, rows_before, [])
                     rows_before += block.rows
                     pending = pending[block.used :]
+                if last and pending.strip() and unended is not None:
+                    unended(where)
     except unpack_errors() as error:
         if isinstance(error, RecsysError):
             raise
@@ -119,6 +118,8 @@ def unended_header(where: str) -> DataFileError:
 def _csv_parser(file: RawFile, contract: RowContract, start: bytes, *, whole: bool) -> tuple[CsvLines, bytes]:
     """Parser of a CSV file that begins so, and what follows its header."""
     line, newline, rest = start.partition(b"\n")
+    if not start:
+        raise DataFileError(f"{file.path}: is empty; expected a header with the names of columns")
     if not newline and not whole:
         raise unended_header(str(file.path))
     delimiter = DELIMITERS[file.format]
@@ -161,11 +162,16 @@ def _parquet_rows(file: RawFile, contract: RowContract, batch_rows: int) -> Iter
                     columns=columns,
                     length=batch.num_rows,
                     numbers=np.arange(rows_before + 1, rows_before + 1 + batch.num_rows),
-                    record=lambda index, batch=batch: batch.slice(index, 1).to_pylist()[0],  # type: ignore[misc]
+                    record=lambda index, columns=columns: record_of(columns, index),  # type: ignore[misc]
                 )
                 rows_before += batch.num_rows
     except (pa.ArrowException, OSError) as error:
         raise DataFileError(f"{where}: cannot be read as Parquet after row {rows_before:,}: {error}") from error
+
+
+def record_of(columns: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """One row of columns, as it came."""
+    return {name: as_it_came(column[index]) for name, column in columns.items()}
 
 
 def _shown(data: bytes) -> str:

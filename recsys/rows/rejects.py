@@ -98,6 +98,8 @@ class RejectFile:
 
     def __init__(self, path: Path, *, strict: bool = False) -> None:
         self.path = path
+        if path.is_file():
+            path.unlink()  # of an earlier run
         self.counts = RejectCounts()
         self._strict = strict
         self._file: IO[str] | None = None

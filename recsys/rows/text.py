@@ -134,7 +134,7 @@ class CsvLines:
         return self._fast(block) or self._slow(block, last=last)
 
     def _fast(self, block: bytes) -> Block | None:
-        if b'"' in block or not block:
+        if b'"' in block or not block or not _is_utf8(block):
             return None
         try:
             import pyarrow as pa
@@ -293,6 +293,14 @@ def parse_json(text: bytes | str) -> dict[str, Any]:
 
 def _quoted(text: str, delimiter: str) -> list[str]:
     return next(csv.reader([text], delimiter=delimiter, strict=True), [])
+
+
+def _is_utf8(block: bytes) -> bool:
+    """True if all of it is UTF-8, columns that are left out too."""
+    try:
+        return block.isascii() or bool(block.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def _lone_returns(data: Any, ends: Any) -> bool:

@@ -86,7 +86,7 @@ def test_a_converted_batch_gives_back_the_encoded_one(dataset: Dataset) -> None:
         assert set(batch.numbers) == {"size", "present", "item.size"}
         for name, column in expected.items():
             if name in batch.numbers:
-                assert batch.numbers[name].tolist() == column.tolist()
+                np.testing.assert_array_equal(batch.numbers[name].numpy(), column)
                 continue
             codes = batch.codes[tables[name]].numpy()
             assert len(np.unique(codes)) == len(codes)

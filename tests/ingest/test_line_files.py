@@ -198,8 +198,8 @@ def items_csv(items: Sequence[str]) -> bytes:
     return text_of([{"user": 1, "item": item, "timestamp_ms": T0_MS + n} for n, item in enumerate(items)], "csv")
 
 
-def text_lines(path: Path) -> LineSource:
-    return LineSource(raw_file(path), event_rows(TEXTS), pace=Pace())
+def text_lines(path: Path, *, complete: bool = False) -> LineSource:
+    return LineSource(raw_file(path), event_rows(TEXTS), pace=Pace(), complete=complete)
 
 
 async def test_line_breaks_and_quotes_in_quotes_are_part_of_an_id_wherever_a_block_ends(
@@ -223,9 +223,13 @@ async def test_of_a_quote_that_does_not_end_one_line_is_refused(tmp_path: Path) 
     good = items_csv(["a", "b", "c"])
     bad = b'1,"d,' + str(T0_MS).encode() + b"\n"
     file = write(tmp_path / "log.csv", good + bad + good.partition(b"\n")[2])
-    found = await read(text_lines(file), features=TEXTS)
+    found = await read(text_lines(file, complete=True), features=TEXTS)
     assert [string_key(item) for item in "abcabc"] == found.stored["item"].tolist()
     assert found.refused == [(4, "a quoted value does not end", bad.decode().strip())]
+    # While the file may grow, what follows may end the quote: the row is left, and said.
+    found = await read(text_lines(file), features=TEXTS)
+    assert [string_key(item) for item in "abc"] == found.stored["item"].tolist()
+    assert found.refused == [] and found.left is not None
 
 
 async def test_a_row_in_quotes_that_goes_on_in_a_line_without_an_end_is_left_with_it(tmp_path: Path) -> None:
@@ -362,7 +366,13 @@ def test_options_name_the_time_and_leave_columns_out(redis_url: str, tmp_path: P
         done = ingest(redis_url, tmp_path, file, "--timestamp", "when", "--time-unit", "s", *options)
         assert done.exit_code == 0 and "50 events" in done.stdout and "rejected" not in done.stdout, done.output
     wrong = ingest(redis_url, tmp_path, file, "--timestamp", "when", "--ignore-unknown", "--restart")
-    assert "50 rejected" in wrong.stdout and "counted in milliseconds it is 1970-" in wrong.stderr
+    assert isinstance(wrong.exception, DataFileError) and "no event fits" in str(wrong.exception)
+    assert "counted in milliseconds it is 1970-" in str(wrong.exception)
+    # Nothing is remembered as read, so the right options read it.
+    right = ingest(redis_url, tmp_path, file, "--timestamp", "when", "--time-unit", "s", "--ignore-unknown")
+    assert "50 events" in right.stdout and "rejected" not in right.stdout, right.output
+    again = ingest(redis_url, tmp_path, file, "--timestamp", "when", "--time-unit", "s", "--ignore-unknown")
+    assert "0 events" in again.stdout and "nothing new since it was read; --restart" in again.stderr
     assert "is it in seconds?" in (tmp_path / "letters.jsonl").read_text()
 
 

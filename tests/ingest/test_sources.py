@@ -142,7 +142,8 @@ async def test_bad_rows_of_csv_and_parquet_are_refused_alone(redis_url: str, tmp
     write_csv(table, LOG[:2])
     with table.open("a") as file:
         file.write(f'1,2\r\n1,2,{T0_MS},,5,x\r\n"1,2\r\n')
-    counts = await run(redis_url, lines(table), letters=tmp_path / "a")
+    complete = LineSource(raw_file(table), CONTRACT, pace=PACE, complete=True)
+    counts = await run(redis_url, complete, letters=tmp_path / "a")
     assert (counts.events, counts.rejected) == (5, 3)
     told = " ".join(letter["reason"] for letter in letters_in(tmp_path / "a"))
     assert "2 values for 6 columns" in told and "'genre' is 'x'" in told and "a quoted value does not end" in told
@@ -226,7 +227,9 @@ async def test_a_stream_is_read_to_its_end_and_what_a_dead_consumer_left_is_take
 
 
 async def test_dead_letters_may_go_to_a_stream(redis_url: str, redis_admin: redis.Redis, tmp_path: Path) -> None:
-    (tmp_path / "log.jsonl").write_text("nonsense\n")
+    write_jsonl(tmp_path / "log.jsonl", LOG[:1])
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write("nonsense\n")
     store, link = RedisFeatureStore.connect(redis_url, EVENTS), open_link(redis_url)
     await ingest(store, EVENTS, [lines(tmp_path / "log.jsonl")], dead_letters=DeadLetterStream("dead", link))
     await store.close()

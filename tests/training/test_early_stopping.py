@@ -195,11 +195,11 @@ def first_of_each_user(dataset: Dataset) -> np.ndarray:
     return np.unique(dataset.sample_user[dataset.split("validation")], return_index=True)[1]
 
 
-def nan_in(side: str, name: str) -> Callable[[Dataset], Dataset]:
+def infinity_in(side: str, name: str) -> Callable[[Dataset], Dataset]:
     def change(dataset: Dataset) -> Dataset:
         columns = dict(getattr(dataset, side))
         columns[name] = columns[name].copy()
-        columns[name][3] = np.nan
+        columns[name][3] = np.inf
         return replace(dataset, **{side: columns})
 
     return change
@@ -232,10 +232,10 @@ def nan_in(side: str, name: str) -> Callable[[Dataset], Dataset]:
         ),
         (
             [],
-            nan_in("user", "size"),
-            "numeric user feature 'size': 1 of 10 values are not finite, the first nan in row 3; give its default",
+            infinity_in("user", "size"),
+            "numeric user feature 'size': 1 of 10 values are not finite, the first inf in row 3; allowed: finite",
         ),
-        ([], nan_in("context", "present"), "numeric context feature 'present': 1 of"),
+        ([], infinity_in("context", "present"), "numeric context feature 'present': 1 of"),
         (
             ["train.monitor=gauc"],
             lambda d: with_split(d, "validation", d.split("validation")[first_of_each_user(d)]),

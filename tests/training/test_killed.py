@@ -49,7 +49,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path: Path) 
     killed_at = json.loads(done.stdout.splitlines()[-1])
     assert len(killed_at) >= 2, "nothing was killed"
     whole, resumed = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "killed"))
-    assert set(whole) == {"validation", "test", "samples_per_s", "best_step"}
+    assert set(whole) == {"validation", "test", "samples_per_s", "best_step", "baselines"}
     del whole["samples_per_s"]
     resumed.pop("samples_per_s", None)
     assert resumed == whole, killed_at

@@ -8,7 +8,7 @@ at hand, and nothing more.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,11 @@ from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
 from recsys.features.hashing import MISSING
 from recsys.features.history.records import Events, make_events, require_history
-from recsys.features.history.rules import canonical_order, inherited_attributes
+from recsys.features.history.rules import canonical_order, identity_fields, inherited_attributes
 from recsys.rows.contract import CONTEXT, LABEL
 from recsys.rows.events import packed_events
+
+_BEST_FIRST = np.array([1, 0, NO_LABEL], dtype=np.uint8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +220,29 @@ def inherit(features: FeatureSet, packed: Events, item: Int64Array, item_columns
         lacks = packed[name] == MISSING
         if lacks.any() and name in item_columns:
             packed[name][lacks] = item_columns[name][item[lacks]]
+
+
+def with_best_labels(features: FeatureSet, block: EventBlock) -> EventBlock:
+    """The same rows; those that are one event have one label: 1 if one of them has it, else 0 if one of them does.
+
+    A view and a click in one millisecond, of which only the label is different, are a click.
+    """
+    order, tied = _by_moment(block)
+    rows = order[tied]
+    if len(rows) == 0:
+        return block
+    among = block.take(rows)
+    identity = [among.user, among.packed["timestamp"], *(among.packed[name] for name in identity_fields(features))]
+    sort = np.lexsort(identity[::-1])
+    begins = np.ones(len(sort), dtype=np.bool_)
+    begins[1:] = np.logical_or.reduce([column[sort][1:] != column[sort][:-1] for column in identity])
+    event = np.cumsum(begins) - 1
+    rank = np.full(256, 2, dtype=np.uint8)
+    rank[_BEST_FIRST[:2]] = 0, 1
+    best = np.minimum.reduceat(rank[among.label[sort]], np.flatnonzero(begins))
+    label = block.label.copy()
+    label[rows[sort]] = _BEST_FIRST[best[event]]
+    return replace(block, label=label)
 
 
 def settled_order(features: FeatureSet, block: EventBlock) -> Int64Array:

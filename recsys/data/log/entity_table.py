@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recsys.arrays import Int64Array
+from recsys.arrays import BoolArray, Int64Array
 from recsys.data.log.row_batches import FILE, ROW, from_batch
 from recsys.errors import InvalidInputError
 from recsys.features.columns import Column, missing_column
@@ -56,8 +56,8 @@ def entity_batches(
     files: Sequence[RawFile],
     more_keys: Int64Array,
     rejects: RejectFile,
-) -> Iterator[tuple[dict[str, Column], int]]:
-    """Columns of entities in the order of their keys, and how many of each batch are in no file.
+) -> Iterator[tuple[dict[str, Column], BoolArray]]:
+    """Columns of entities in the order of their keys, and which of each batch are in a file.
 
     Of two rows with one id the first, in the order of their values, counts; another that differs is rejected.
 
@@ -69,41 +69,47 @@ def entity_batches(
         rejects: takes rows whose id an earlier one has.
     """
     names = [one.name for one in contract.fields]
-    last: dict[str, npt.NDArray[Any]] = {}
+    last: dict[str, npt.NDArray[Any]] = {}  # the row that is kept of the id before
     done = 0  # of more_keys
     for batch in batches:
         columns = from_batch(batch, contract)
         keys = columns[names[0]]
         before = np.concatenate([last[names[0]] if last else [-1], keys[:-1]])
         repeats = np.flatnonzero(keys == before)
+        kept = last
         for row in repeats.tolist():
-            earlier = last if row == 0 else {name: column[row - 1 : row] for name, column in columns.items()}
-            if any(columns[name][row : row + 1].tobytes() != earlier[name].tobytes() for name in names):
+            if row and keys[row - 1] != before[row - 1]:  # the first of its id
+                kept = {name: column[row - 1 : row] for name, column in columns.items()}
+            if any(columns[name][row : row + 1].tobytes() != kept[name].tobytes() for name in names):
                 where = (str(files[batch[FILE][row].as_py()].path), batch[ROW][row].as_py())
                 rejects.add(_repeated(names[0], where, {name: columns[name][row].tolist() for name in names}))
-        last = {name: column[-1:] for name, column in columns.items()}
         columns = {name: np.delete(column, repeats, axis=0) for name, column in columns.items()}
         keys = columns[names[0]]
-        end = int(np.searchsorted(more_keys, last[names[0]][0], side="right"))
+        if not len(keys):
+            continue  # repeats of the last one
+        last = {name: column[-1:] for name, column in columns.items()}
+        end = int(np.searchsorted(more_keys, keys[-1], side="right"))
         new = more_keys[done:end][~np.isin(more_keys[done:end], keys)]
         done = end
-        yield _merged(columns, names[0], new, contract), len(new)
+        yield _merged(columns, names[0], new, contract)
     nothing = {one.name: _none(one, 0) for one in contract.fields}
-    yield nothing, 0  # a table without a row has its columns too
+    yield nothing, np.zeros(0, dtype=np.bool_)  # a table without a row has its columns too
     for begin in range(done, len(more_keys), BATCH_ROWS):
-        new = more_keys[begin : begin + BATCH_ROWS]
-        yield _merged(nothing, names[0], new, contract), len(new)
+        yield _merged(nothing, names[0], more_keys[begin : begin + BATCH_ROWS], contract)
 
 
-def _merged(columns: dict[str, Column], id_name: str, new: Int64Array, contract: RowContract) -> dict[str, Column]:
+def _merged(
+    columns: dict[str, Column], id_name: str, new: Int64Array, contract: RowContract
+) -> tuple[dict[str, Column], BoolArray]:
+    given = np.repeat([True, False], [len(columns[id_name]), len(new)])
     if not len(new):
-        return columns
+        return columns, given
     order = np.argsort(np.concatenate([columns[id_name], new]), kind="stable")
     found: dict[str, Column] = {}
     for one in contract.fields:
         more = new if one.name == id_name else _none(one, len(new))
         found[one.name] = np.concatenate([columns[one.name], more])[order]
-    return found
+    return found, given[order]
 
 
 def _none(one: Any, length: int) -> Column:

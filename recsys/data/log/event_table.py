@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recsys.arrays import Int32Array, Int64Array
+from recsys.arrays import BoolArray, Int32Array, Int64Array
 from recsys.data.column_folder import folder_writer, open_columns
 from recsys.data.log.encoder import (
     EntityIndex,
@@ -52,6 +52,9 @@ from recsys.rows.label_rule import LabelRule, parse_label
 
 KIND = "event table"
 FORMAT_VERSION = 1
+GIVEN = "given"
+"""Columns ``given.user``, ``given.item``: which rows a file of users or items had. [U], [I], bool. In a table that was
+made in memory all were given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class EventTable:
         attributes: history attribute name -> values as stored in a packed event; [N].
         context: context feature name -> column with one row per event.
         entities: name of another declared entity -> its columns, its id included, where they were given.
+        given: entity -> which of its rows a file had; others have an id alone. None of an entity: all.
         read: how its log was read (:func:`read_options`); empty for a table that was made in memory.
         names: embedding table -> the texts of its string ids; none in a folder of an earlier version.
     """
@@ -84,6 +88,7 @@ class EventTable:
     entities: dict[str, dict[str, Column]] = field(default_factory=dict)
     names: dict[str, Names] = field(default_factory=dict)
     read: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, BoolArray] = field(default_factory=dict)
 
     @property
     def user_keys(self) -> Int64Array:
@@ -262,6 +267,9 @@ def open_event_table(path: Path) -> EventTable:
         table = EventTable(
             features=features,
             read=info.get("read", {}),
+            given={
+                name: columns[f"{GIVEN}.{name}"] for name in features.entity_names() if f"{GIVEN}.{name}" in columns
+            },
             users={f.name: columns[f"user.{f.name}"] for f in (features.user_id, *features.user)},
             items={f.name: columns[f"item.{f.name}"] for f in (features.item_id, *features.item)},
             offsets=columns["offsets"],

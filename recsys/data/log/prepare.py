@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, replace
@@ -33,6 +34,7 @@ from recsys.data.log.encoder import (
     joined,
     settled_order,
     tie_order,
+    with_best_labels,
 )
 from recsys.data.log.engines import Engine, open_engine
 from recsys.data.log.entity_table import KeySet, entity_batches
@@ -51,16 +53,29 @@ from recsys.features.columns import NO_LABEL, Column
 from recsys.features.feature_set import ITEM, USER, Categorical, FeatureSet
 from recsys.features.history.records import require_history
 from recsys.features.history.rules import inherited_attributes
-from recsys.rows.contract import LABEL, TIMESTAMP, ReadOptions, RowContract, entity_rows, event_rows, impression_rows
+from recsys.rows.contract import (
+    CONTEXT,
+    LABEL,
+    TIMESTAMP,
+    ReadOptions,
+    RowContract,
+    entity_rows,
+    event_rows,
+    has_value,
+    impression_rows,
+)
 from recsys.rows.encode import RowReader, Told
 from recsys.rows.files import RawFile, find_files
 from recsys.rows.label_rule import LabelRule
-from recsys.rows.rejects import RejectFile
+from recsys.rows.rejects import RejectFile, Rejection
 
 EVENTS, SAMPLES = "events", "samples"
 """Folders of a prepared log."""
 
 UNKNOWN = ("keep", "reject")
+
+MANY_REJECTED = 0.1
+"""Share of rejected rows from which it is warned of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +106,8 @@ class RawInputs:
     def __post_init__(self) -> None:
         if self.unknown not in UNKNOWN:
             raise ConfigError(f"--unknown {self.unknown!r}: {nearest(self.unknown, UNKNOWN)}")
+        if self.unknown == "reject" and not {USER, ITEM} & set(self.entities):
+            raise ConfigError("--unknown reject holds ids against --users and --items; give one of them, or both")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +123,7 @@ class PrepareSummary:
         reasons: the commonest reasons, in words.
         unended: files whose last line has no end yet, and was left.
         matched: files that patterns stood for, in words.
+        odd: a sentence for all that is odd about the rows: many do not fit, a feature without any value.
         samples: samples by split.
         split: how they were cut, and what is odd about the parts; None without samples.
         negatives, requests: what was drawn or joined, if anything.
@@ -124,6 +142,7 @@ class PrepareSummary:
     reasons: list[str]
     unended: list[str]
     matched: list[str]
+    odd: list[str]
     samples: dict[str, int]
     split: SplitReport | None
     negatives: DrawnNegatives | None
@@ -217,6 +236,9 @@ class _Preparation:
         self._new: dict[str, int] = {}
         self._seen = {USER: KeySet(), ITEM: KeySet()}
         self._inherited: dict[str, Column] = {}
+        self._fitting: Counter[str] = Counter()
+        self._rejected: Counter[str] = Counter()
+        self._present: dict[str, set[str]] = {}
         self._unended: list[str] = []
         self._matched: list[str] = []
         self._labelled = False
@@ -266,7 +288,7 @@ class _Preparation:
             if shown is not None or apart or (rules.wanted is not False and (labelled or label is not None)):
                 made = make_samples(
                     features, rules, table=table, samples=samples, marked=marked if labelled or label else None,
-                    shown=None if shown is None else (block for block, _ in self._blocks(shown, {}, tie_order)),
+                    shown=None if shown is None else (block for block, _ in self._blocks(shown, {}, _in_order)),
                     joining=joining, scratch=scratch, report=self._report,
                 )  # fmt: skip
                 samples.finish(kind=sample_folder.KIND, version=sample_folder.FORMAT_VERSION, info=made.to_json())
@@ -283,9 +305,36 @@ class _Preparation:
             "new_users": self._new[USER], "new_items": self._new[ITEM], "events": events, "repeated": repeated,
             "rejected": self._rejects.counts.total,
             "rejects": str(self._rejects.path), "reasons": self._rejects.counts.lines(),
-            "unended": self._unended, "matched": self._matched,
+            "unended": self._unended, "matched": self._matched, "odd": self._odd(inputs, entity_files),
             "samples": made.sizes(), **vars(made),
         }  # fmt: skip
+
+    def _odd(self, inputs: RawInputs, entity_files: Mapping[str, Sequence[RawFile]]) -> list[str]:
+        """Say what is odd about the rows that were read."""
+        found = []
+        for what, rejected in self._rejected.items():
+            share = rejected / (rejected + self._fitting[what])
+            if share >= MANY_REJECTED:
+                found.append(f"{rejected:,} of {rejected + self._fitting[what]:,} {what} do not fit ({share:.1%})")
+        inherited = inherited_attributes(self._features) if ITEM in entity_files else ()
+        for what, side in (("events", (*require_history(self._features).attributes, *self._features.context)),):
+            names = [f.name for f in side if f.name not in inherited]
+            present = {name.removeprefix(CONTEXT) for name in self._present.get(what, set())}
+            present |= {name.removeprefix(CONTEXT) for name in self._present.get("labels", set())}
+            found += [self._no_value(what, name, inputs) for name in names if name not in present]
+        for name in self._features.entity_names():
+            declared = [f.name for f in self._features.entity(name).features]
+            if declared and name not in entity_files and name in (USER, ITEM):
+                found.append(f"no --{name}s file: {', '.join(declared)} of every {name} are missing")
+            elif name in entity_files:
+                present = self._present.get(f"{name}s", set())
+                found += [self._no_value(f"{name}s", one, inputs) for one in declared if one not in present]
+        return found
+
+    def _no_value(self, what: str, name: str, inputs: RawInputs) -> str:
+        if name in inputs.options.ignored and what == "events":
+            return f"{name!r} is declared and left out by --ignore: it is missing in all {what}"
+        return f"{name!r} is declared, and no row of the {what} has a value: is its column there, under that name?"
 
     def _files(self, given: Sequence[str]) -> list[RawFile]:
         files, matched = find_files(given)
@@ -308,9 +357,8 @@ class _Preparation:
 
         sorted_rows = self._engine.sorted_rows(files, reader, self._told(contract, seen), by=(user, TIMESTAMP))
         first = next(sorted_rows, None)
-        if first is None and self._rejects.counts.total:
-            reasons = "; ".join(self._rejects.counts.lines())
-            raise DataFileError(f"{files[0].path}: no row fits. {reasons}. All of them: {self._rejects.path}")
+        if first is None:
+            self._require_a_row(files, contract.what)
         return contract, itertools.chain([] if first is None else [first], sorted_rows)
 
     def _told(self, contract: RowContract, seen: Callable[[Mapping[str, npt.NDArray[Any]]], None]) -> Told:
@@ -324,10 +372,19 @@ class _Preparation:
         def rows(columns: Mapping[str, npt.NDArray[Any]], length: int) -> None:
             nonlocal read
             read += length
+            self._fitting[contract.what] += len(next(iter(columns.values())))
+            for one in contract.fields:
+                if one.name not in present and has_value(one, columns[one.name]):
+                    present.add(one.name)
             seen(columns)
             self._report(f"reading {contract.what}", read)
 
-        return Told(rejected=self._rejects.add, unended=self._unended.append, texts=texts, rows=rows)
+        def rejected(rejection: Rejection) -> None:
+            self._rejected[contract.what] += 1
+            self._rejects.add(rejection)
+
+        present = self._present.setdefault(contract.what, set())
+        return Told(rejected=rejected, unended=self._unended.append, texts=texts, rows=rows)
 
     def _write_entity(
         self, table: FolderWriter, name: str, given: Mapping[str, Sequence[RawFile]], inputs: RawInputs
@@ -341,20 +398,29 @@ class _Preparation:
             reader = RowReader(contract=contract, complete=inputs.options.complete)
             batches = self._engine.sorted_rows(files, reader, self._told(contract, lambda columns: None), by=by)
         more = self._seen[name].keys() if name in self._seen else np.zeros(0, dtype=np.int64)
-        count = new = 0
-        for columns, unknown in entity_batches(batches, contract, files, more, self._rejects):
+        count = in_files = 0
+        for columns, given_rows in entity_batches(batches, contract, files, more, self._rejects):
             for column, values in columns.items():
                 table.append(f"{prefix}.{column}", values)
-            count, new = count + len(columns[contract.fields[0].name]), new + unknown
+            table.append(f"{event_table.GIVEN}.{name}", given_rows)
+            count, in_files = count + len(given_rows), in_files + int(given_rows.sum())
             self._report(contract.what, count)
+        if files and not in_files:
+            self._require_a_row(files, contract.what)
         self._index[name] = EntityIndex(table.column(f"{prefix}.{contract.fields[0].name}"))
-        self._new[name] = new if files else 0
+        self._new[name] = count - in_files if files else 0
+
+    def _require_a_row(self, files: Sequence[RawFile], what: str) -> None:
+        """Raise DataFileError if no row of the files fitted, though they have some."""
+        if self._rejected[what]:
+            reasons = "; ".join(self._rejects.counts.lines())
+            raise DataFileError(f"{files[0].path}: no row fits. {reasons}. All of them: {self._rejects.path}")
 
     def _blocks(
         self,
         rows: tuple[RowContract, Iterator[pa.RecordBatch]],
         inherited: Mapping[str, Column],
-        order: Callable[[EventBlock], Any],
+        settle: Callable[[EventBlock], EventBlock],
     ) -> Iterator[tuple[EventBlock, int]]:
         """Settled rows in order, and how many were given for them. A block ends where a user's timestamp does."""
         contract, batches = rows
@@ -369,10 +435,10 @@ class _Preparation:
             end = int(np.argmax(same))
             assert (np.diff(block.user) >= 0).all(), "the engine did not sort"
             if end:
-                yield block.take(order(block.take(slice(0, end)))), end
+                yield settle(block.take(slice(0, end))), end
             carried = block.take(slice(end, None))
         if carried is not None:
-            yield carried.take(order(carried)), len(carried)
+            yield settle(carried), len(carried)
 
     def _write_events(
         self, table: FolderWriter, log: tuple[RowContract, Iterator[pa.RecordBatch]], samples: FolderWriter | None
@@ -383,7 +449,7 @@ class _Preparation:
         given = written = labelled = 0
         nothing = contract.encode({}, 0).columns
         empty = event_block(features, self._index[USER], self._index[ITEM], self._inherited, nothing)
-        blocks = self._blocks(log, self._inherited, lambda block: settled_order(features, block))
+        blocks = self._blocks(log, self._inherited, lambda block: _settled(features, block))
         for block, rows in itertools.chain([(empty, 0)], blocks):  # a log without events has its columns too
             for name, column in event_table.event_columns(features, block).items():
                 table.append(name, column)
@@ -395,6 +461,15 @@ class _Preparation:
             self._report("events", given)
         table.append("offsets", event_table.offsets_of(counts))
         return written, given - written, labelled
+
+
+def _settled(features: FeatureSet, block: EventBlock) -> EventBlock:
+    block = with_best_labels(features, block)
+    return block.take(settled_order(features, block))
+
+
+def _in_order(block: EventBlock) -> EventBlock:
+    return block.take(tie_order(block))
 
 
 def _append_samples(samples: FolderWriter, block: EventBlock, before: int) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, nearest
 from recsys.features.columns import Column, checked_column, missing_column, padded
-from recsys.features.feature_set import USER, Entity, Feature, FeatureSet, Numeric
+from recsys.features.feature_set import USER, Categorical, Entity, Feature, FeatureSet, Numeric
 from recsys.features.hashing import MISSING
 from recsys.features.names import keyed_texts
 from recsys.proto import feature_store_pb2
@@ -61,8 +61,10 @@ def features_request(message: feature_store_pb2.GetFeaturesRequest, features: Fe
 
 def put_texts(message: feature_store_pb2.PutEntitiesRequest, features: FeatureSet) -> dict[int, str]:
     """List the texts of string ids in a PutEntities call, by key; but of users' ids, which no answer has."""
-    ids = () if message.entity == USER else message.ids.texts
-    return keyed_texts(ids, *(column.texts for column in message.features.values()))
+    entity = features.entity(message.entity)
+    texts = {f.name for f in entity.features if isinstance(f, Categorical) and f.id_type == "string"}
+    ids = message.ids.texts if message.entity != USER and entity.id.id_type == "string" else ()
+    return keyed_texts(ids, *(column.texts for name, column in message.features.items() if name in texts))
 
 
 def features_response(
