@@ -365,7 +365,8 @@ def test_options_name_the_time_and_leave_columns_out(redis_url: str, tmp_path: P
         write(file, text_of(given, "csv"))
         done = ingest(redis_url, tmp_path, file, "--timestamp", "when", "--time-unit", "s", *options)
         assert done.exit_code == 0 and "50 events" in done.stdout and "rejected" not in done.stdout, done.output
-    wrong = ingest(redis_url, tmp_path, file, "--timestamp", "when", "--ignore-unknown", "--restart")
+    file = write(tmp_path / "other.csv", file.read_bytes())
+    wrong = ingest(redis_url, tmp_path, file, "--timestamp", "when", "--ignore-unknown")
     assert isinstance(wrong.exception, DataFileError) and "no event fits" in str(wrong.exception)
     assert "counted in milliseconds it is 1970-" in str(wrong.exception)
     # Nothing is remembered as read, so the right options read it.

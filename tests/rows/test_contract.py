@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import decimal
 import io
+import json
+import pickle
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from recsys.features.feature_set import Categorical, Numeric
 from recsys.features.values import RefusedValueError
 from recsys.rows.contract import ReadOptions, entity_rows, event_rows, impression_rows
 from recsys.rows.label_rule import parse_label
+from recsys.rows.read import record_of
 from recsys.rows.text import CsvLines, JsonLines
 
 INT, TEXT, NUMBER = Categorical(name="n"), Categorical(name="t", id_type="string"), Numeric(name="x", default=-1.0)
@@ -191,3 +195,59 @@ def test_a_column_that_is_ignored_in_the_log_is_read_from_the_file_of_the_entity
         both = ReadOptions(ignored=(*declared, "page"))
         assert entity_rows(ODD, name, both).columns == (entity.id.name, *declared)
         assert entity_rows(ODD, name, both).check_header([entity.id.name, *declared, "page"], where="f.csv")
+
+
+def test_a_refusal_goes_to_another_process_and_back() -> None:
+    errors = [RefusedValueError("f", 5, "less"), verdicts.missing_field("g")]
+    for error, again in zip(errors, pickle.loads(pickle.dumps(errors)), strict=True):
+        assert (str(again), again.field, again.value, again.allowed) == (
+            str(error), error.field, error.value, error.allowed,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["1e9999999999999999999", "1e-9999999999999999999", "9e99999999", "-1e999999999"])
+def test_a_number_of_any_exponent_is_refused_as_a_time_and_ends_nothing(text: str) -> None:
+    for unit in ("s", "ms", "us", "ns"):
+        assert list(time_column("t", [text, 1_700_000_000_000], unit=unit)[1])[:1] == [0]
+
+
+@pytest.mark.parametrize(
+    ("values", "refused"),
+    [
+        (np.array([16_777_215, 16_777_216, 16_777_217], dtype=np.float32), [1, 2]),
+        (np.array([2047, 2048], dtype=np.float16), [1]),
+        (np.array([2.0**53 - 1, 2.0**53]), [1]),
+        ([decimal.Decimal("9007199254740993"), decimal.Decimal("9007199254740993.4")], [1]),
+        (["9007199254740991.0", "9007199254740993.0"], [1]),
+    ],
+)
+def test_floats_that_do_not_tell_integers_apart_are_no_ids(values: Any, refused: list[int]) -> None:
+    assert sorted(id_column(INT, values)[1]) == refused
+
+
+@pytest.mark.parametrize(
+    ("column", "refused"),
+    [
+        (pa.array([1_700_000_000_000_000, 9 * 10**18], pa.timestamp("us")), {1}),
+        (pa.array([1_700_000_000, -(2**62)], pa.timestamp("s", "Europe/Berlin")), {1}),
+        (pa.array([18_000, 2**31 - 1], pa.date32()), {1}),
+        (pa.DictionaryArray.from_arrays(pa.array([0, None], pa.uint32()), pa.array(["2026-01-01"])), {1}),
+        (pa.array(["1700000000000", None], pa.string_view()), {1}),
+    ],
+)
+def test_odd_columns_of_arrow_have_verdicts_and_their_rows_can_be_shown(column: Any, refused: set[int]) -> None:
+    encoded = event_rows(ODD).encode({"user": [1, 2], "item": ["a", "b"], "timestamp_ms": column}, 2)
+    assert set(encoded.refused) == refused
+    assert json.dumps(record_of({"timestamp_ms": column}, 1), default=str)
+
+
+def test_text_in_arrow_that_is_no_utf8_is_refused_alone() -> None:
+    column = pa.array([b"good", b"\xff\xfe"]).cast(pa.binary()).view(pa.string())
+    encoded = event_rows(ODD).encode({"user": [1, 2], "item": column, "timestamp_ms": [1_700_000_000_000] * 2}, 2)
+    assert set(encoded.refused) == {1} and len(encoded.kept) == 1
+
+
+def test_a_line_that_is_no_utf8_is_malformed_whatever_its_neighbours_are() -> None:
+    for neighbour in (b"y,z\n", b'y,"z"\n'):
+        block = CsvLines(("s", "b"), ("s",)).parse(b"x,\xff\n" + neighbour, last=True)
+        assert [one.number for one in block.malformed] == [0] and block.length == 1

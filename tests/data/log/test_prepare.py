@@ -479,3 +479,40 @@ def test_an_error_after_rows_were_set_aside_says_so(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"label 1.*\. 1 rows were set aside before, in .*out\.rejected\.jsonl"):
         prepare_plain(tmp_path, rows)
     assert json.loads((tmp_path / "out.rejected.jsonl").read_text())["field"] == "label"
+
+
+def test_a_view_and_a_click_of_one_moment_are_a_click(tmp_path: Path) -> None:
+    views: Rows = [{"user": n % 3, "item_id": 1, "timestamp_ms": T0 + n, "action": "view"} for n in range(30)]
+    clicks = [{**view, "action": "click"} for view in views if view["timestamp_ms"] % 4 == 0]
+    rows = [*views, *clicks]
+    for seed in range(3):
+        random.Random(seed).shuffle(rows)
+        out = tmp_path / str(seed)
+        out.mkdir()
+        summary = prepare_plain(out, rows, label=parse_label("action==click"))
+        assert (summary.events, summary.repeated) == (30, len(clicks))
+        assert int(open_samples(out / "out" / "samples").label.sum()) == len(clicks)
+
+
+def test_entities_none_of_whose_rows_fit_are_an_error_and_ids_without_a_file_are_marked(tmp_path: Path) -> None:
+    priced = replace(PLAIN, item=(Numeric(name="price"),), context=())
+    log = write(LOG, tmp_path / "log.csv")
+    bad = write([{"item_id": "x", "price": 1}], tmp_path / "bad.csv")
+    with pytest.raises(DataFileError, match=r"bad\.csv: no row fits\. 1 x 'item_id'"):
+        prepare_log(priced, RawInputs(log=(str(log),), entities={"item": str(bad)}), tmp_path / "out")
+    some = write([{"item_id": 11, "price": 1}], tmp_path / "some.csv")
+    prepare_log(priced, RawInputs(log=(str(log),), entities={"item": str(some)}), tmp_path / "out")
+    table = open_event_table(tmp_path / "out" / "events")
+    assert dict(zip(table.item_keys.tolist(), table.given["item"].tolist(), strict=True)) == {
+        10: False, 11: True, 12: False,
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="--unknown reject holds ids against --users and --items"):
+        RawInputs(log=("x",), unknown="reject")
+
+
+def test_a_declared_feature_without_a_value_and_many_rejected_rows_are_said(tmp_path: Path) -> None:
+    rows: Rows = [{**row, "rating": 1.5 if n % 3 else row["rating"], "page": "x"} for n, row in enumerate(LOG)]
+    summary = prepare_plain(tmp_path, rows, ignore=("page",))
+    assert any("of 16 events do not fit" in line for line in summary.odd)
+    assert any("'price' is declared, and no row of the events has a value" in line for line in summary.odd)
+    assert not any("rating" in line for line in summary.odd)
