@@ -140,11 +140,19 @@ def export(
         f"certificate: largest logit difference {certificate.max_abs_logit_difference:.1e} on "
         f"{certificate.candidates:,} candidates of {certificate.requests} requests "
         f"(allowed {certificate.tolerance:.0e}; {certificate.compared})\n"
-        f"\nNext: recsys serve {out}",
+        f"\nNext: {_filling_the_store(settings.dataset)}recsys serve {out}",
         soft_wrap=True,
         highlight=False,
         markup=False,
     )
+
+
+def _filling_the_store(dataset: str) -> str:
+    """The command before `recsys serve` for a log of one's own, whose users and items the store must know."""
+    from recsys.data.sources.raw_log import DATASETS
+
+    own = dataset not in DATASETS and Path(dataset).is_dir()
+    return f"recsys materialize {dataset}\n      " if own else ""
 
 
 def quantize_options(options: list[str]) -> dict[str, str]:

@@ -56,13 +56,16 @@ def check(source: SourceArgument, as_json: JsonOption = False) -> None:
     features = load_features(source)
     categorical = len(features.categoricals())
     if as_json:
-        print(json.dumps({"name": features.name, "fingerprint": features.fingerprint(), "ok": True}))
+        facts = {"name": features.name, "fingerprint": features.fingerprint(), "ok": True}
+        print(json.dumps({**facts, "history": features.history is not None}))
         return
     output.print(
         f"{features.name} {features.fingerprint()}: ok; {categorical} id features in "
         f"{len(features.tables())} embedding tables, entities {', '.join(features.entity_names())}",
         soft_wrap=True,
     )
+    if features.history is None:
+        output.print('no history: cannot be prepared or ingested; "history": {} declares one', soft_wrap=True)
 
 
 @app.command()

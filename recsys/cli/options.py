@@ -22,6 +22,7 @@ from recsys.serving.settings import Settings
 if TYPE_CHECKING:
     from recsys.data.log.event_table import EventTable
     from recsys.features.values import TimeUnit
+    from recsys.rows.contract import ReadOptions
 
 notes = Console(stderr=True)
 output = Console()
@@ -154,6 +155,29 @@ def read_features(path: Path) -> FeatureSet:
         return FeatureSet.from_json(text)
     except InvalidInputError as error:
         raise InvalidInputError(f"{path}: {error}") from error
+
+
+def prepared_reading(text: str) -> tuple[ReadOptions, tuple[str, ...]]:
+    """Options that the log in the folder which ``--features`` names was read with; the usual ones for anything else.
+
+    Beside them the column of its label rule, to be left out, where it is no other field: the store keeps no labels.
+
+    Raises:
+        DataFileError: it cannot be read.
+    """
+    from recsys.data.log.event_table import read_options
+    from recsys.rows.contract import LABEL, ReadOptions, event_rows
+
+    path = Path(text)
+    other = ("manifest.json", "config.json")  # a bundle's, a run's
+    if not path.is_dir() or any((path / name).is_file() for name in other):
+        return ReadOptions(), ()
+    table = open_table(path)
+    options, rule, _ = read_options(table)
+    if rule is None or table.features.history is None:
+        return options, ()
+    fields = {field.column for field in event_rows(table.features, options).fields if field.name != LABEL}
+    return options, () if rule.column in fields else (rule.column,)
 
 
 def load_number_transforms(text: str) -> dict[str, NumberTransform]:

@@ -6,7 +6,8 @@ import datetime
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -56,6 +57,9 @@ DEGRADED = {
 }
 """The client's names of what was missing, in words."""
 
+_NOBODY = ("failed to connect", "errors resolving", "DNS resolution failed")
+"""gRPC's words for an address at which nothing listens, or that is none."""
+
 
 def rank(
     user: UserOption,
@@ -75,7 +79,7 @@ def rank(
 
     candidates = item_ids([sys.stdin.read() if items == "-" else items], text_ids)
     asked: dict[str, Any] = {"features": feature_values(feature or []), "time_ms": _milliseconds(time), "model": model}
-    with Client(address, timeout_s=timeout_s) as client:
+    with _explained(address, asked), Client(address, timeout_s=timeout_s) as client:
         best = client.rank(user=_id(user, text_ids), candidates=candidates, top_k=top, timings=timings, **asked)
     facts = {"model": best.model, "model_version": best.model_version, "history_events": best.history_events}
     summary = f"{best.model} {best.model_version}, {best.history_events} events of history"
@@ -107,7 +111,7 @@ def recommend(
     asked: dict[str, Any] = {"features": feature_values(feature or []), "time_ms": _milliseconds(time), "model": model}
     asked |= {"exclude": item_ids(exclude or [], text_ids), "retrieval_model": retrieval_model}
     asked |= {"candidates": candidates, "include_seen": include_seen, "timings": timings}
-    with Client(address, timeout_s=timeout_s) as client:
+    with _explained(address, asked), Client(address, timeout_s=timeout_s) as client:
         best = client.recommend(user=_id(user, text_ids), top_k=top, **asked)
     facts = {
         "model": best.model,
@@ -147,7 +151,7 @@ def retrieve(
         "time_ms": _milliseconds(time),
         "model": model,
     }
-    with Client(address, timeout_s=timeout_s) as client:
+    with _explained(address, asked), Client(address, timeout_s=timeout_s) as client:
         best = client.retrieve(user=_id(user, text_ids), top_k=top, include_seen=include_seen, timings=timings, **asked)
     facts = {
         "model": best.model,
@@ -158,6 +162,33 @@ def retrieve(
     known = "" if best.user_known else "; the model does not know the user: the most popular items"
     summary = f"{best.model} {best.model_version}, {best.history_events} events left out{known}"
     _print(best, _found(best), facts, summary, as_json=as_json)
+
+
+@contextmanager
+def _explained(address: str, asked: Mapping[str, Any]) -> Iterator[None]:
+    """Errors of a call with what to do about them on the command line."""
+    from recsys.client import InvalidArgument, StoreUnavailable, Unavailable
+
+    try:
+        yield
+    except StoreUnavailable:
+        raise
+    except Unavailable as error:
+        if not any(words in error.message for words in _NOBODY):
+            raise
+        message = f"no server answers at {address}: start one with `recsys serve`, or see --address"
+        nobody = Unavailable(error.code, message)
+        nobody.args = (message,)  # what is printed: the code's name says nothing more
+        raise nobody from error
+    except InvalidArgument as error:
+        given: Mapping[str, Any] = asked.get("features", {})
+        several = [name for name, value in given.items() if isinstance(value, list)]
+        name = next((n for n in several if f"{n!r}: {len(given[n])} values" in error.message), None)
+        if name is None:
+            raise
+        whole = ", ".join(map(str, given[name]))
+        advice = f"quotes keep a comma together: --feature '{name}=\"{whole}\"'"
+        raise InvalidArgument(error.code, f"{error.message}; {advice}") from error
 
 
 def feature_values(given: Sequence[str]) -> dict[str, Any]:

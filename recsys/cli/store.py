@@ -20,19 +20,16 @@ from recsys.cli.options import (
     CompleteOption,
     DataOption,
     FeaturesOption,
-    IgnoreOption,
-    IgnoreUnknownOption,
     JsonOption,
     RedisDirOption,
     RedisOption,
     StrictOption,
-    TimestampOption,
-    TimeUnitOption,
     WorkOption,
     load_features,
     load_table,
     notes,
     output,
+    prepared_reading,
     time_unit_of,
     with_features,
 )
@@ -46,10 +43,12 @@ if TYPE_CHECKING:
     from recsys.ingest.materialize import MaterializeResult
     from recsys.ingest.run import IngestCounts
     from recsys.ingest.source import Source
+    from recsys.rows.contract import ReadOptions
     from recsys.rows.files import RawFile
 
 _STREAM_PREFIX = "redis-stream:"
 _SHOWN_REFUSALS = 10
+_AS_PREPARED = "Default: as the prepared folder was read, else"
 
 
 def ingest(
@@ -89,10 +88,25 @@ def ingest(
         str, typer.Option(help="Dead letters, the rejected events: a file of JSON lines, or redis-stream:NAME.")
     ] = "rejected.jsonl",
     strict: StrictOption = False,
-    timestamp: TimestampOption = "timestamp_ms",
-    time_unit: TimeUnitOption = "ms",
-    ignore: IgnoreOption = None,
-    ignore_unknown: IgnoreUnknownOption = False,
+    timestamp: Annotated[
+        str | None, typer.Option("--timestamp", help=f"Column of the time. {_AS_PREPARED} timestamp_ms.")
+    ] = None,
+    time_unit: Annotated[
+        str | None,
+        typer.Option(
+            "--time-unit", help=f"Unit of times that are numbers: s, ms, us or ns since 1970. {_AS_PREPARED} ms."
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option("--ignore", help=f"Name of a column to leave out. {_AS_PREPARED} none.")
+    ] = None,
+    ignore_unknown: Annotated[
+        bool | None,
+        typer.Option(
+            "--ignore-unknown/--refuse-unknown",
+            help=f"Leave out every column that nothing declares. {_AS_PREPARED} refuse.",
+        ),
+    ] = None,
     complete: CompleteOption = False,
     future_tolerance_s: Annotated[
         int, typer.Option(help="Seconds that an event's time may be in the future (clock skew).", min=0)
@@ -125,14 +139,19 @@ def ingest(
     files = _files(sources or [], follow=follow)
     options = _pairs(kafka_option or [])
     declared = load_features(features)
+    prepared, labels = prepared_reading(features)
     reading = ReadOptions(
-        timestamp=timestamp,
-        unit=time_unit_of(time_unit),
-        ignored=tuple(ignore or ()),
-        ignore_unknown=ignore_unknown,
+        timestamp=prepared.timestamp if timestamp is None else timestamp,
+        unit=prepared.unit if time_unit is None else time_unit_of(time_unit),
+        ignored=(*(ignore or prepared.ignored), *labels),
+        ignore_unknown=prepared.ignore_unknown if ignore_unknown is None else ignore_unknown,
         complete=complete,
         future_tolerance_s=future_tolerance_s,
     )
+    if labels or _as_options(prepared) != _as_options(ReadOptions()):
+        notes.print(
+            f"rows are read with{_as_options(reading)} (defaults: as {features} was)", markup=False, soft_wrap=True
+        )
     contract = event_rows(declared, reading)
     pace = Pace(follow=follow, flush_events=flush_events, flush_s=flush_ms / 1000)
 
@@ -189,6 +208,12 @@ def ingest(
     output.print(_summary(counts, dead_letters), highlight=False, soft_wrap=True)
     for line in (*counts.reasons, *counts.left):
         notes.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _as_options(reading: ReadOptions) -> str:
+    ignored = "".join(f" --ignore {name}" for name in reading.ignored)
+    unknown = " --ignore-unknown" if reading.ignore_unknown else ""
+    return f" --timestamp {reading.timestamp} --time-unit {reading.unit}{ignored}{unknown}"
 
 
 def materialize(

@@ -58,11 +58,13 @@ def load_dataset(
         allow_synthetic: take a synthetic log when the data set cannot be found.
 
     Raises:
-        ConfigError: an unknown name.
+        ConfigError: an unknown name, or no such folder.
         DataFileError: the data is malformed, or absent and ``allow_synthetic`` is false.
     """
     if name not in DATASETS and ("/" in name or Path(name).is_dir()):
         folder = Path(name)
+        if not folder.is_dir():
+            raise ConfigError(f"{name}: no such folder")
         return LoadedData(raw=_no_log(f"prepared log in {folder}"), dataset=_open_prepared(folder, recent))
     if name not in DATASETS:
         raise ConfigError(

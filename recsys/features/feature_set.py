@@ -325,23 +325,36 @@ def _feature_to_dict(feature: Feature) -> dict[str, Any]:
     return values
 
 
-def _feature_from_dict(values: dict[str, Any]) -> Feature:
+def _feature_from_dict(values: Any, where: str) -> Feature:
     kinds: dict[str, type[Feature]] = {"categorical": Categorical, "numeric": Numeric}
+    if not isinstance(values, dict) or "name" not in values:
+        raise InvalidInputError(
+            f"not a FeatureSet in JSON: {where} is {json.dumps(values)[:80]}; expected an object with a name: "
+            f'{{"name": {json.dumps(values if is_name(values) else "NAME")}}}'
+        )
     kind = values.pop("kind", "categorical")
     if kind not in kinds:
         raise InvalidInputError(f"feature {values.get('name')!r}: kind is {kind!r}; allowed: {', '.join(kinds)}")
     return _made(kinds[kind], values)
 
 
-def _categorical_from_dict(values: dict[str, Any]) -> Categorical:
-    feature = _feature_from_dict(values)
+def _categorical_from_dict(values: Any, where: str) -> Categorical:
+    feature = _feature_from_dict(values, where)
     if not isinstance(feature, Categorical):
         raise TypeError(f"{feature.name!r} must be categorical")
     return feature
 
 
-def _features_from_list(values: list[dict[str, Any]]) -> tuple[Feature, ...]:
-    return tuple(_feature_from_dict(f) for f in values)
+def _features_from_list(values: Any, where: str) -> tuple[Feature, ...]:
+    listed = _checked_json(values, list, where)
+    return tuple(_feature_from_dict(f, f"{where}[{i}]") for i, f in enumerate(listed))
+
+
+def _checked_json(values: Any, kind: type[Made], where: str) -> Made:
+    if not isinstance(values, kind):
+        expected = "a list" if kind is list else "an object"
+        raise InvalidInputError(f"not a FeatureSet in JSON: {where} is {json.dumps(values)[:80]}; expected {expected}")
+    return values
 
 
 def _to_dict(features: FeatureSet) -> dict[str, Any]:
@@ -364,23 +377,31 @@ def _to_dict(features: FeatureSet) -> dict[str, Any]:
 
 
 def _from_dict(values: dict[str, Any]) -> FeatureSet:
-    read: dict[str, Any] = dict(values)
+    read: dict[str, Any] = dict(_checked_json(values, dict, "it"))
     for name in ("user_id", "item_id"):
-        read[name] = _categorical_from_dict(values[name])
+        read[name] = _categorical_from_dict(values[name], name)
     for name in ("user", "item", "context"):
-        read[name] = _features_from_list(values.get(name, []))
+        read[name] = _features_from_list(values.get(name, []), name)
     history = values.get("history")
     if history is not None:
-        attributes = tuple(_feature_from_dict(a) for a in history.pop("attributes", []))
+        attributes = _features_from_list(
+            _checked_json(history, dict, "history").pop("attributes", []), "history.attributes"
+        )
         if history.get("identity") is not None:
             history["identity"] = tuple(history["identity"])
         history = _made(History, {"attributes": attributes, **history})
     read["history"] = history
     read["entities"] = tuple(
-        _made(Entity, {**e, "id": _categorical_from_dict(e["id"]), "features": _features_from_list(e["features"])})
-        for e in values.get("entities", [])
+        _entity_from_dict(_checked_json(e, dict, f"entities[{i}]"), f"entities[{i}]")
+        for i, e in enumerate(_checked_json(values.get("entities", []), list, "entities"))
     )
     return _made(FeatureSet, read)
+
+
+def _entity_from_dict(values: dict[str, Any], where: str) -> Entity:
+    id_feature = _categorical_from_dict(values["id"], f"{where}.id")
+    features = _features_from_list(values["features"], f"{where}.features")
+    return _made(Entity, {**values, "id": id_feature, "features": features})
 
 
 def _made(kind: type[Made], values: dict[str, Any]) -> Made:

@@ -114,7 +114,14 @@ def test_the_version_is_told(tmp_path: Path) -> None:
             "name=value",
         ),
         (("serve",), 2, "RECSYS_BUNDLE"),
-        (("rank", "--user", "1", "--items", "1", "--address", "127.0.0.1:1", "--timeout", "0.3"), 6, "127.0.0.1:1"),
+        (
+            ("rank", "--user", "1", "--items", "1", "--address", "127.0.0.1:1", "--timeout", "3"),
+            6,
+            "error: no server answers at 127.0.0.1:1: start one with `recsys serve`, or see --address",
+        ),
+        (("recommend", "--user", "1", "--address", "127.0.0.1:1", "--timeout", "3"), 6, "error: no server answers at"),
+        (("retrieve", "--user", "1", "--address", "127.0.0.1:1", "--timeout", "3"), 6, "error: no server answers at"),
+        (("train", "dcn", "data.dataset=./nope"), 2, "error: ./nope: no such folder"),
     ],
 )
 def test_bad_input_is_answered_in_one_line_with_an_exit_code(

@@ -42,6 +42,14 @@ def test_check_accepts_a_feature_set_and_names_what_is_wrong_with_another(
     assert "no such file or folder" in recsys("features", "check", "nothing", cwd=tmp_path).stderr
 
 
+def test_check_says_that_a_feature_set_without_a_history_takes_no_events(tmp_path: Path) -> None:
+    values = json.loads(MOVIELENS_1M.to_json())
+    for history, said in ((None, True), ({}, False)):
+        (tmp_path / "features.json").write_text(json.dumps({**values, "history": history}))
+        shown = recsys("features", "check", "features.json", cwd=tmp_path)
+        assert shown.returncode == 0 and ("no history: cannot be prepared or ingested" in shown.stdout) == said
+
+
 def test_diff_says_what_a_change_needs(files: tuple[Path, Path], tmp_path: Path) -> None:
     found = json.loads(recsys("features", "diff", *map(str, files), "--json", cwd=tmp_path).stdout)
     assert (found["store"], found["model"]) == ("backfill", True)

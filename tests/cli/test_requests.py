@@ -78,6 +78,8 @@ def test_the_server_says_what_a_feature_takes(address: str) -> None:
         CliRunner().invoke(app, [*call, "--feature", well], catch_exceptions=False)
     with pytest.raises(InvalidArgument, match="daytime"):
         CliRunner().invoke(app, [*call, "--feature", "daytime=morning"], catch_exceptions=False)
+    with pytest.raises(InvalidArgument, match="'hour': 2 values; .* keep a comma together: .* 'hour=\"New York, NY\"'"):
+        CliRunner().invoke(app, [*call, "--feature", "hour=New York, NY"], catch_exceptions=False)
 
 
 def test_retrieve_and_recommend_leave_out_what_is_excluded_as_of_a_time(address: str) -> None:

@@ -82,7 +82,10 @@ def history(*attributes: Categorical, **options: Any) -> History:
             lambda: shop(item=(GENRE,), user=(Categorical(name="likes", table="genre"),)),
             "features 'likes' and 'genre' share table 'genre' but one takes int ids and the other string ids",
         ),
-        (lambda: require_history(shop(history=None)), "FeatureSet 'shop' declares no history"),
+        (
+            lambda: require_history(shop(history=None)),
+            "FeatureSet 'shop' declares no history; events need one: add \"history\": {} to the FeatureSet's file",
+        ),
     ],
 )
 def test_a_bad_declaration_is_refused_with_a_reason(make: Callable[[], object], message: str) -> None:
@@ -189,6 +192,16 @@ def _edited(edit: Callable[[dict[str, Any]], object]) -> str:
         ("", "not a FeatureSet in JSON"),
         ("[]", "not a FeatureSet in JSON"),
         ("{}", "not a FeatureSet in JSON: 'user_id' is missing"),
+        (_edited(lambda v: v.update(user_id="u")), 'user_id is "u"; expected an object with a name: {"name": "u"}'),
+        (_edited(lambda v: v.update(item=["price"])), r'item\[0\] is "price"; expected an object with a name'),
+        (_edited(lambda v: v.update(item={"name": "x"})), 'item is {"name": "x"}; expected a list'),
+        (
+            _edited(lambda v: v.update(context=[{"kind": "numeric"}])),
+            r"context\[0\] is .*expected an object with a name",
+        ),
+        (_edited(lambda v: v.update(history=True)), "history is true; expected an object"),
+        (_edited(lambda v: v.update(history={"attributes": ["a"]})), r'history.attributes\[0\] is "a"; expected an'),
+        (_edited(lambda v: v.update(entities=["shop"])), r'entities\[0\] is "shop"; expected an object'),
         (_edited(lambda v: v.update(histroy=1)), "FeatureSet has no field 'histroy': did you mean 'history'"),
         (
             _edited(lambda v: v["user_id"].update(kind="blob")),

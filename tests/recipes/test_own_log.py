@@ -47,7 +47,9 @@ def test_a_log_of_nothing_but_ids_is_trained_on(recipe: str, folder: Path) -> No
 @pytest.mark.parametrize("recipe", OWN_LOG)
 def test_a_log_with_features_is_trained_on_exported_and_served(recipe: str, folder: Path, redis_url: str) -> None:
     run, bundle = train(recipe, "shop", folder), folder / f"bundle-{recipe}"
-    assert "model shop, version " in recsys("export", str(run), "--out", str(bundle))
+    shown = recsys("export", str(run), "--out", str(bundle))
+    assert "model shop, version " in shown
+    assert f"Next: recsys materialize {prepared('shop')}\n      recsys serve {bundle}\n" in shown
     manifest = read_manifest(bundle)
     assert manifest.model == "shop" and manifest.feature_set.history is not None
     assert manifest.feature_set.history.recent == 10  # as declared, not as another recipe reads

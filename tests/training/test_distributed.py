@@ -353,9 +353,8 @@ def test_resuming_with_other_samples_per_step_says_which_are_right(folder: Path,
 
 
 def test_an_error_of_the_first_process_is_the_error_of_all(folder: Path, seen: dict[str, Any]) -> None:
-    message = (
-        f"ConfigError: {folder / 'row_wise'} holds a run already: go on with it (--resume), or choose another folder"
-    )
+    advice = "go on with it (--resume), or choose another folder: --run-dir runs/NAME"
+    message = f"ConfigError: {folder / 'row_wise'} holds a run already: {advice}"
     assert seen["holds_a_run"] == [message, message]
 
 

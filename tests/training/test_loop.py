@@ -244,7 +244,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(dataset: Dat
 
 def test_a_folder_that_holds_a_run_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     train(odd_config(), dataset, tmp_path / "run")
-    message = f"{tmp_path / 'run'} holds a run already: go on with it (--resume), or choose another folder"
+    advice = "go on with it (--resume), or choose another folder: --run-dir runs/NAME"
+    message = f"{tmp_path / 'run'} holds a run already: {advice}"
     with pytest.raises(ConfigError, match=re.escape(message)):
         train(odd_config(), dataset, tmp_path / "run")
 

@@ -81,7 +81,7 @@ def find_interactions(name: str, path: Path | None = None) -> Path:
         path: where to look first.
 
     Raises:
-        DataFileError: no place has a train file.
+        DataFileError: no place has a train file, or the folder is of ``recsys prepare``.
     """
     if name.startswith((".", "/")):
         places = [Path(name)]
@@ -93,6 +93,12 @@ def find_interactions(name: str, path: Path | None = None) -> Path:
     for place in places:
         if any((place / f"train.txt{suffix}").exists() for suffix in (".gz", "")):
             return place
+    for place in (*places, Path(name)):
+        if (place / "events" / "meta.json").is_file():
+            raise DataFileError(
+                f"{place}: a folder of recsys prepare; models that rank all items read train.txt and test.txt "
+                "(docs/training.md)"
+            )
     raise DataFileError(
         f"no train.txt.gz in {' or '.join(map(str, places))}; give the data set's folder with --data, or set "
         "RECSYS_DATA_DIR"

@@ -68,7 +68,10 @@ class HistoryHeader(NamedTuple):
 def require_history(features: FeatureSet) -> History:
     """The FeatureSet's history declaration, or InvalidInputError if it has none."""
     if features.history is None:
-        raise InvalidInputError(f"FeatureSet {features.name!r} declares no history; events need one: history=History()")
+        raise InvalidInputError(
+            f'FeatureSet {features.name!r} declares no history; events need one: add "history": {{}} to the '
+            "FeatureSet's file (in Python: history=History())"
+        )
     return features.history
 
 

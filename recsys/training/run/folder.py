@@ -103,7 +103,9 @@ def holds_run(run_dir: Path, other: Callable[[], str], *, fingerprint: str, resu
     if not (run_dir / "config.json").exists():
         return False
     if not resume:
-        raise ConfigError(f"{run_dir} holds a run already: go on with it (--resume), or choose another folder")
+        raise ConfigError(
+            f"{run_dir} holds a run already: go on with it (--resume), or choose another folder: --run-dir runs/NAME"
+        )
     if different := other():
         raise ConfigError(f"{run_dir} holds a run of another configuration: {different}")
     compare_fingerprint(run_dir, fingerprint)

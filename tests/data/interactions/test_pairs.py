@@ -135,6 +135,17 @@ def test_a_data_set_is_found_where_the_option_then_the_environment_says(
         find_interactions(str(tmp_path / "nowhere"))
 
 
+def test_a_folder_of_recsys_prepare_is_known_for_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "shop" / "events").mkdir(parents=True)
+    (tmp_path / "runs" / "shop" / "events" / "meta.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    for name in ("./runs/shop", "runs/shop", str(tmp_path / "runs" / "shop")):
+        with pytest.raises(
+            DataFileError, match="a folder of recsys prepare; models that rank all items read train.txt"
+        ):
+            find_interactions(name)
+
+
 def test_without_lists_of_ids_an_index_is_its_own_id(tmp_path: Path) -> None:
     ids = ids_of(load_interactions(folder(tmp_path, train=TRAIN, test=TEST), name="shop"))
     assert ids.user_keys_N.tolist() == [0, 1, 2] and ids.item_keys_M.tolist() == [0, 1, 2, 3, 4]
