@@ -130,6 +130,20 @@ def test_an_attribute_of_items_that_changes_is_left_out_unless_told_and_then_is_
     assert {row["item_id"]: row["price"] for row in rows}["3"] == "14"
 
 
+@pytest.mark.parametrize("first", ["older", "newer"])
+def test_the_newest_value_is_taken_from_whichever_file_has_it(first: str, tmp_path: Path) -> None:
+    later = "b" if first == "older" else "a"
+    for name in ("a", "b"):
+        moved = [moment + 86_400 * (name == later) for moment in columns()["ts"]]
+        as_csv(
+            tmp_path / f"{name}.csv", {**columns(price=lambda n, u, i, name=name: f"1{name == later:d}"), "ts": moved}
+        )
+    proposal = propose([str(tmp_path)], "shop", Told(roles={"price": "item"}))
+    proposal.write_entities({"item": tmp_path / "items.jsonl"})
+    assert {json.loads(line)["price"] for line in (tmp_path / "items.jsonl").read_text().splitlines()} == {"11"}
+    assert f"{ITEMS} of {ITEMS} items have several values" in role(proposal, "price").reason
+
+
 def test_what_changes_beyond_the_rows_looked_at_is_found_in_the_whole_log(tmp_path: Path) -> None:
     rows = 3 * ROWS
     lines = (f"{n % 50},{n % 19},{START + n},kind {(n % 19 + (n == rows // 3)) % 5}" for n in range(rows))
@@ -148,6 +162,11 @@ def test_what_changes_beyond_the_rows_looked_at_is_found_in_the_whole_log(tmp_pa
         ("hour", lambda n, u, i: n % 24, "context"),
         ("daytime", lambda n, u, i: ("day", "night")[n % 2], "context"),
         ("dwell_s", lambda n, u, i: n * 37 % 101 / 7, "ignored"),
+        ("review_language", lambda n, u, i: f"language {n * n % 11}", "history"),
+        ("event", lambda n, u, i: ("view", "cart", "purchase")[u % 3], "history"),
+        ("product_type", lambda n, u, i: ("shoe", "hat", "tie")[n % 3], "history"),
+        ("product_type", lambda n, u, i: ("shoe", "hat", "tie")[i % 3], "item, history"),
+        ("tags", lambda n, u, i: [f"tag {i % 4}", "new"][:: 1 if n % 2 else -1], "item"),
         ("quantity", lambda n, u, i: 1 + n % 3, "ignored"),
         ("amount", lambda n, u, i: n * 13 % 900, "ignored"),
         ("x", lambda n, u, i: n * 37 % 101 / 7, "ignored"),

@@ -63,8 +63,11 @@ class Facts:
 
     @cached_property
     def keys(self) -> list[Hashable]:
-        """N values, hashable; None for missing ones."""
-        return [None if is_missing(value) else hashable(value) for value in self.values]
+        """N values, hashable, lists in one order; None for missing ones."""
+        found = [None if is_missing(value) else hashable(value) for value in self.values]
+        if self.kind != "list":
+            return found
+        return [None if value is None else tuple(sorted(map(str, _elements(value)))) for value in found]
 
 
 def facts_of(name: str, values: Sequence[Any], *, written: bool) -> Facts:
