@@ -18,7 +18,7 @@ from recsys.cli.options import ADDRESS, JsonOption, notes, output
 from recsys.errors import ConfigError
 
 AddressOption = Annotated[str, typer.Option("--address", help="The server: host:port, or a host alone (port 50051).")]
-UserOption = Annotated[str, typer.Option("--user", help="User id.")]
+UserOption = Annotated[str, typer.Option("--user", help="User id; quotes make a text of digits: '\"007\"'.")]
 TextOption = Annotated[bool, typer.Option("--text-ids", help="Ids are strings, even if they look like numbers.")]
 TopOption = Annotated[int, typer.Option("--top", help="Number of items.")]
 FeatureOption = Annotated[
@@ -242,19 +242,22 @@ def _number(text: str) -> int | float | str:
 
 
 def item_ids(given: Sequence[str], text_ids: bool) -> Any:
-    """Parse ids with commas or line ends between: integers if all are, otherwise strings.
+    """Parse ids with commas or line ends between: integers if all are, otherwise strings; quotes make one a string.
 
-    >>> item_ids(["1, 2", "3"], False), item_ids(["1,b"], False), item_ids(["1"], True)
-    ([1, 2, 3], ['1', 'b'], ['1'])
+    >>> item_ids(["1, 2", "3"], False), item_ids(["1,b"], False), item_ids(["1"], True), item_ids(['"1"'], False)
+    ([1, 2, 3], ['1', 'b'], ['1'], ['1'])
     """
     texts = [text.strip() for part in given for text in part.replace("\n", ",").split(",") if text.strip()]
     ids = [_id(text, text_ids) for text in texts]
-    return list(texts) if any(isinstance(each, str) for each in ids) else ids
+    texts = [each if isinstance(each, str) else text for each, text in zip(ids, texts, strict=True)]
+    return texts if any(isinstance(each, str) for each in ids) else ids
 
 
 def _id(text: str, text_ids: bool) -> int | str:
     if text_ids:
         return text
+    if len(text) > 2 and text[0] == text[-1] == '"':
+        return text[1:-1]
     try:
         return int(text)
     except ValueError:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -198,11 +199,12 @@ class RowContract:
         if name in self.elsewhere:
             entity = self.elsewhere[name]
             return (
-                f"{name!r} is a feature of the {entity}: it belongs in --{entity}s; --ignore {name} leaves it out here"
+                f"{name!r} is a feature of the {entity}: it belongs in --{entity}s; --ignore {quote(name)} leaves it "
+                "out here"
             )
         return (
             f"{name!r} is not declared: {nearest(name, self.columns)}. Rename it, declare it, or leave it out with "
-            f"--ignore {name}"
+            f"--ignore {quote(name)}"
         )
 
     def _left_out(self, name: str) -> bool:

@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from support.command_line import recsys
 from support.paths import ROOT, TESTS
@@ -199,3 +202,54 @@ def test_serve_refuses_to_load_a_log_of_other_features_than_the_bundles(tmp_path
     for folder, message in (("./other", "declares other"), (".", "expected a bundle .* or a prepared log")):
         refused = recsys("serve", bundle, "--materialize", folder, cwd=tmp_path)
         assert refused.returncode == 2 and re.search(message, refused.stderr), refused.stderr
+
+
+def odd_rows() -> list[dict[str, Any]]:
+    """Rows with what logs have: an index without a name, a name of two words, digits that are text, gaps, lists."""
+    return [
+        {
+            "": n,
+            "Customer": f"{n % 30:04}",
+            "sku": f"{10**6 + n * 7 % 25}",
+            "page view": n % 3,
+            "seen at": None,
+            "when": f"2026-01-{1 + n % 28:02}T{n % 24:02}:00:{n % 60:02}+02:00",
+            "tags": None if n % 5 == 0 else ["new", "red"][: 1 + n * 7 % 25 % 2],
+            "price": 0.5 + n * 7 % 25,
+            "device": ("phone", "desk, top")[n * n % 7 % 2],
+        }
+        for n in range(400)
+    ]
+
+
+ITEMS_OF_ODD = {
+    "csv": "1000000,1000007,1000014",
+    "jsonl": '"1000000","1000007","1000014"',
+    "parquet": '"1000000","1000007","1000014"',
+}
+"""Digits are numbers in CSV, which knows nothing but text; elsewhere a text is a text."""
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_what_init_prints_prepares_an_odd_log_of_every_format_without_a_reject(ending: str, tmp_path: Path) -> None:
+    rows, file = odd_rows(), tmp_path / f"log.{ending}"
+    if ending == "csv":
+        table = [["|".join(v) if isinstance(v, list) else "" if v is None else v for v in row.values()] for row in rows]
+        _write(file, list(rows[0]), table)
+    elif ending == "jsonl":
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    looked = recsys("init", file.name, "--name", "odd", "--json", cwd=tmp_path)
+    assert looked.returncode == 0, looked.stderr
+    commands = [shlex.split(line)[1:] for line in json.loads(looked.stdout)["commands"]]
+    done = recsys(*commands[0], "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["events"] + summary["repeated"], summary["rejected"]) == (400, 0)
+    table = open_event_table(tmp_path / "odd" / "events")
+    assert missing(table, "item", "price") == 0 and missing(table, "item", "tags") < 0.5
+    assert (
+        commands[-1][:5] == ["rank", "--user", '"0000"', "--items", ITEMS_OF_ODD[ending]]
+        and table.features.context[0].name == "device"
+    )

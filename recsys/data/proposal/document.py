@@ -176,10 +176,8 @@ def _rank(proposal: Proposal) -> list[str]:
     features = proposal.features
     user = next(iter(_texts(proposal, features.user_id)))
     items = [item for item in _texts(proposal, features.item_id) if "," not in item][:_RANKED]
-    given = ["--user", user, "--items", ",".join(items)]
-    strings = [f for f in (features.user_id, features.item_id) if f.id_type == "string"]
-    if len(strings) == 2 and any(text.lstrip("-").isdigit() for text in (user, *items)):
-        given.append("--text-ids")
+    given = ["--user", _quoted(user, features.user_id)]
+    given += ["--items", ",".join(_quoted(item, features.item_id) for item in items)]
     for feature in features.context:
         value = _context_value(proposal, feature)
         given += ["--feature", f"{feature.name}={value}"] if value else []
@@ -190,6 +188,11 @@ def _texts(proposal: Proposal, id: Categorical) -> list[str]:
     """Distinct ids of the sample as text, in the order in which they come."""
     found = (str(value) for value in proposal.sample.columns[id.name] if not is_missing(value))
     return list(dict.fromkeys(str(int(float(text))) if "." in text and id.id_type == "int" else text for text in found))
+
+
+def _quoted(text: str, id: Categorical) -> str:
+    """A text id that looks like a number in quotes, as `recsys rank` takes it."""
+    return f'"{text}"' if id.id_type == "string" and _looks_like_a_number(text) else text
 
 
 def _context_value(proposal: Proposal, feature: Feature) -> str:

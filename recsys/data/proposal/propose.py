@@ -111,7 +111,7 @@ def propose(log: Sequence[str], name: str, told: Told, report: Callable[[int], N
     entities = _take_out(sample, columns, roles, reading, given, report)
     roles = {n: _also_of_events(roles[n]) for n in columns}
     features = _feature_set(name, list(roles.values()))
-    declared = {time.column, label.column, "arrival_ms"}
+    declared = {time.column, "arrival_ms", *([label.column] if label.column else [])}  # a column may be named ""
     declared |= {f.name for f in (*features.event_features(), features.user_id, *features.context)}
     reading = replace(reading, ignored=tuple(n for n in columns if n not in declared))
     refused, reasons = _check(sample, features, reading, label)
