@@ -135,7 +135,7 @@ def test_dead_letters_that_find_no_room_end_ingest_with_whole_lines_only(
     assert "dead.jsonl: File too large" in ended.stderr and (tmp_path / "dead.jsonl").read_bytes() == b""
     ended = run(*ingest, "--dead-letters", "/dev/full")
     assert ended.returncode == 9 and "/dev/full: No space left on device" in ended.stderr
-    assert run(*ingest, "--dead-letters", "dead.jsonl").returncode == 0
+    assert run(*ingest, "--dead-letters", "dead.jsonl").returncode == 2  # no event fits
     assert len((tmp_path / "dead.jsonl").read_text().splitlines()) == 60
 
 
