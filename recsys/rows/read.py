@@ -16,7 +16,7 @@ from recsys.rows.files import BOM, RawFile, check_start, open_bytes, unpack_erro
 from recsys.rows.text import MAX_LINE_BYTES, Block, CsvLines, JsonLines, LineParser, csv_header, too_long
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
-BATCH_ROWS = 1 << 17
+BATCH_ROWS = 1 << 16
 _BLOCK_BYTES = 16 << 20
 _SHOWN_BYTES = 2_000
 _EMPTY = Block(

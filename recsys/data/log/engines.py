@@ -31,7 +31,7 @@ from recsys.rows.read import BATCH_ROWS
 EngineName = Literal["duckdb", "spark"]
 ENGINES = ("duckdb", "spark")
 
-_ENCODER_BYTES = 350 << 20
+_ENCODER_BYTES = 390 << 20
 """Python, its libraries, and the batch that is being encoded."""
 
 _ENGINE_SHARE = 0.7

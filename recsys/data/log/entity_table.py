@@ -18,7 +18,7 @@ from recsys.rows.files import RawFile
 from recsys.rows.read import BATCH_ROWS
 from recsys.rows.rejects import RejectFile, Rejection
 
-_MERGED_KEYS = 1 << 20
+_MERGED_KEYS = 1 << 18
 
 
 class KeySet:
