@@ -160,7 +160,7 @@ def label_column(field: str, values: Any) -> tuple[npt.NDArray[np.uint8], Refusa
         return np.where(np.isnan(numbers), NO_LABEL, numbers).astype(np.uint8), {}
 
     def one(value: Any) -> int:
-        found = verdicts.label_of(field, value)
+        found = verdicts.label(field, value)
         return NO_LABEL if found is None else found
 
     return _one_by_one(values, one, NO_LABEL, np.uint8)

@@ -243,17 +243,12 @@ def plain_number(field: str, value: Any) -> float | None:
     return number
 
 
-def label(value: Any) -> int | None:
+def label(field: str, value: Any) -> int | None:
     """0, 1, or None for no label.
 
     Raises:
         RefusedValueError: another value.
     """
-    return label_of("label", value)
-
-
-def label_of(field: str, value: Any) -> int | None:
-    """:func:`label` of a field by another name."""
     try:
         found = plain_number(field, value)
     except RefusedValueError:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from recsys.errors import ConfigError, InvalidInputError
-from recsys.ingest.records import columns_of
 from recsys.ingest.source import Pace, RawBatch, Refusal
 from recsys.rows.contract import RowContract
 from recsys.rows.text import parse_json
@@ -231,7 +230,7 @@ class KafkaSource:
         return RawBatch(
             source=source,
             contract=self._contract,
-            columns=columns_of(self._contract, events),
+            columns=self._contract.raw_columns(events),
             length=len(events),
             read_ms=time.time_ns() // 1_000_000,
             locate=lambda index: (offsets[index], events[index]),

@@ -19,14 +19,13 @@ from recsys.ingest.source import Pace, RawBatch, Refusal
 from recsys.rows.contract import RowContract
 from recsys.rows.files import BOM, RawFile, check_start, open_bytes, unpack_errors
 from recsys.rows.read import DELIMITERS
-from recsys.rows.text import MAX_LINE_BYTES, Block, CsvLines, JsonLines, LineParser, csv_header, too_long
+from recsys.rows.text import MAX_LINE_BYTES, Block, CsvLines, JsonLines, LineParser, csv_header, shown_line, too_long
 
 _BLOCK_BYTES = 32 << 20
 _READ_BYTES = 1 << 20
 _CHECKED_BYTES = 4096
 _POLL_S = 0.02
 _QUIET_S = 1.0
-_SHOWN_BYTES = 2000
 
 _log = logging.getLogger(__name__)
 
@@ -192,7 +191,7 @@ class LineSource:
         refused = []
         if not self._skipping:
             self._rows += 1
-            shown = bytes(self._buffer[:_SHOWN_BYTES]).decode(errors="replace")
+            shown = shown_line(bytes(self._buffer[:MAX_LINE_BYTES]))
             refused.append(Refusal(too_long(), self._rows, shown))
         self._skipping = True
         self._offset += len(self._buffer)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from recsys.arrays import BoolArray, Int64Array
 from recsys.errors import InvalidInputError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import MISSING
-from recsys.features.history.records import MAX_TIMESTAMP_MS, Events
+from recsys.features.history.records import Events
 from recsys.features.history.rules import inherited_attributes
+from recsys.features.values import MAX_TIME_MS
 from recsys.ingest.source import RawBatch
 from recsys.rows.contract import RowContract
 from recsys.rows.events import packed_events
@@ -52,7 +52,7 @@ def decode(
         future_tolerance_s: how far after ``batch.read_ms`` an event's times may be.
         arrives_when_read: whether an event that does not say arrived when it was read, or else when it happened.
     """
-    latest_ms = min(batch.read_ms + 1000 * future_tolerance_s, MAX_TIMESTAMP_MS)
+    latest_ms = min(batch.read_ms + 1000 * future_tolerance_s, MAX_TIME_MS)
     encoded = replace(contract, latest_ms=latest_ms).encode(batch.columns, batch.length)
     events = packed_events(features, encoded.columns, read_ms=batch.read_ms if arrives_when_read else None)
     refused = sorted(encoded.refused.items(), key=lambda found: found[0])
@@ -67,9 +67,3 @@ def lacking(features: FeatureSet, events: Events) -> dict[str, BoolArray]:
     """Attributes to be taken from the items -> which events lack them; only those that some event lacks; [M]."""
     found = {name: events[name] == MISSING for name in inherited_attributes(features)}
     return {name: mask for name, mask in found.items() if mask.any()}
-
-
-def columns_of(contract: RowContract, events: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Raw columns of N events that came one by one; those that no event has are left out."""
-    columns = {name: [event.get(name) for event in events] for name in contract.columns}
-    return {n: v for n, v in columns.items() if n in contract.required or v.count(None) < len(v)}

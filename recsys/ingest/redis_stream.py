@@ -18,7 +18,6 @@ from typing import Any
 from recsys.errors import InvalidInputError, StoreUnavailableError
 from recsys.feature_store.redis.link.protocol import Command, Link
 from recsys.feature_store.redis.link.replies import value_of
-from recsys.ingest.records import columns_of
 from recsys.ingest.source import Pace, RawBatch, Refusal
 from recsys.rows.contract import RowContract
 from recsys.rows.text import parse_json
@@ -164,7 +163,7 @@ class RedisStreamSource:
         return RawBatch(
             source=self.name,
             contract=self._contract,
-            columns=columns_of(self._contract, events),
+            columns=self._contract.raw_columns(events),
             length=len(events),
             read_ms=time.time_ns() // 1_000_000,
             locate=lambda index: (ids[index], events[index]),

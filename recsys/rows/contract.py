@@ -169,6 +169,11 @@ class RowContract:
                 error.args = (f"field {self._not_declared(str(name)[:80])}",)
                 raise error
 
+    def raw_columns(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+        """Raw columns of N rows that came one by one; those that no row has are left out, unless they are required."""
+        columns = {name: [row.get(name) for row in rows] for name in self.columns}
+        return {n: v for n, v in columns.items() if n in self.required or v.count(None) < len(v)}
+
     def encode(self, raw: Mapping[str, Any], length: int) -> EncodedRows:
         """Encode N rows, given as columns: arrays, sequences, or :class:`Coded`. A column that is not given is missing.
 

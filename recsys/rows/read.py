@@ -13,12 +13,11 @@ from recsys.errors import DataFileError, InvalidInputError, RecsysError
 from recsys.rows.contract import RowContract
 from recsys.rows.fields import as_it_came
 from recsys.rows.files import BOM, RawFile, check_start, open_bytes, unpack_errors
-from recsys.rows.text import MAX_LINE_BYTES, Block, CsvLines, JsonLines, LineParser, csv_header, too_long
+from recsys.rows.text import MAX_LINE_BYTES, Block, CsvLines, JsonLines, LineParser, csv_header, shown_line, too_long
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 BATCH_ROWS = 1 << 16
 _BLOCK_BYTES = 16 << 20
-_SHOWN_BYTES = 2_000
 _EMPTY = Block(
     columns={}, length=0, numbers=np.zeros(0, dtype=np.int64), spans=np.zeros((0, 2), dtype=np.int64), rows=0, used=0
 )
@@ -91,7 +90,7 @@ def read_rows(
                 if last and whole:
                     end = len(pending)
                 if not end and len(pending) > MAX_LINE_BYTES:  # not to hold a line without an end in memory
-                    found = () if skipping else ((rows_before + 1, _shown(pending), too_long()),)
+                    found = () if skipping else ((rows_before + 1, shown_line(pending), too_long()),)
                     rows_before += len(found)
                     pending, skipping = b"", True
                     yield _made(where, _EMPTY, b"", rows_before, list(found))
@@ -132,7 +131,7 @@ def _made(
 ) -> RawRows:
     def record(index: int) -> str:
         begin, end = block.spans[index].tolist()
-        return _shown(data[begin:end])
+        return shown_line(data[begin:end])
 
     malformed += [(rows_before + 1 + one.number, one.text, one.error) for one in block.malformed]
     return RawRows(
@@ -172,7 +171,3 @@ def _parquet_rows(file: RawFile, contract: RowContract, batch_rows: int) -> Iter
 def record_of(columns: Mapping[str, Any], index: int) -> dict[str, Any]:
     """One row of columns, as it came."""
     return {name: as_it_came(column[index]) for name, column in columns.items()}
-
-
-def _shown(data: bytes) -> str:
-    return data[:_SHOWN_BYTES].decode(errors="replace").rstrip("\r\n")

@@ -93,14 +93,14 @@ class JsonLines:
                 row = parse_json(line)
                 self._contract.check_names(row)
             except InvalidInputError as error:
-                malformed.append(Malformed(number, begin, _text(line), error))
+                malformed.append(Malformed(number, begin, shown_line(line), error))
             else:
                 rows.append(row)
                 numbers.append(number)
                 spans.append((begin, end - 1))
             number += 1
         return Block(
-            columns=self.columns_of(rows),
+            columns=self._contract.raw_columns(rows),
             length=len(rows),
             numbers=np.array(numbers, dtype=np.int64),
             spans=np.array(spans, dtype=np.int64).reshape(-1, 2),
@@ -108,11 +108,6 @@ class JsonLines:
             rows=number,
             used=len(block),
         )
-
-    def columns_of(self, rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-        """Raw columns of N objects; those that no row has are left out."""
-        columns = {name: [row.get(name) for row in rows] for name in self._contract.columns}
-        return {n: v for n, v in columns.items() if n in self._contract.required or v.count(None) < len(v)}
 
 
 class CsvLines:
@@ -201,7 +196,7 @@ class CsvLines:
                     count, found = 1, InvalidInputError("a quoted value does not end")
             size = sum(map(len, lines[at : at + count])) + count
             if isinstance(found, InvalidInputError):
-                malformed.append(Malformed(number, begin, _text(line), found))
+                malformed.append(Malformed(number, begin, shown_line(line), found))
             else:
                 assert found is not None
                 rows.append(found)
@@ -309,7 +304,8 @@ def _lone_returns(data: Any, ends: Any) -> bool:
     return len(returns) > 0 and not np.isin(returns + 1, ends, assume_unique=True).all()
 
 
-def _text(line: bytes | str) -> str:
+def shown_line(line: bytes | str) -> str:
+    """The beginning of a line, for a reject."""
     if isinstance(line, str):
         return line[:_SHOWN_BYTES].rstrip("\r")
     return line[:_SHOWN_BYTES].decode(errors="replace").rstrip("\r")

@@ -61,7 +61,7 @@ def errors(ended: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 def left(folder: Path) -> list[str]:
-    """What is in a folder, hidden files too."""
+    """Names in a folder, hidden files too."""
     return sorted(path.name for path in folder.iterdir())
 
 

@@ -148,7 +148,7 @@ def differs(kind: str) -> Callable[[Case], str | None]:
 
 
 def prepared_events(table: EventTable, labels: dict[int, int | None]) -> dict[int, dict[str, Any]]:
-    """What a prepared table holds of each event, by its user's key, and by its time for odd users."""
+    """Events of a prepared table, by their places."""
     found: dict[int, dict[str, Any]] = {}
     for user in range(len(table.user_keys)):
         for event in range(table.offsets[user], table.offsets[user + 1]):
@@ -266,7 +266,7 @@ def prepared_item_verdicts(kind: str, folder: Path) -> dict[int, Any]:
 
 
 async def stored_events(url: str, numbers: Sequence[int]) -> list[dict[str, Any]]:
-    """What the store holds of the cases' users: the expected one of an odd user."""
+    """Events that the store holds of the cases' users: the expected one of an odd user."""
     store = RedisFeatureStore.connect(url, ODD)
     try:
         found = []

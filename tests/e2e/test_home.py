@@ -1,4 +1,4 @@
-"""What the programs leave under HOME: nothing. ONNX Runtime's telemetry would, from when it is loaded."""
+"""Nothing is left under HOME by our programs. ONNX Runtime's telemetry would, from when it is loaded."""
 
 from __future__ import annotations
 

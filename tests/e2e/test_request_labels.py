@@ -1,4 +1,4 @@
-"""What a server showed becomes samples: Rank calls, clicks ingested into its store, `prepare --requests`, `train`."""
+"""Shown items become samples: Rank calls, clicks ingested into its store, `prepare --requests`, `train`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from support.ingest_log import EVENTS, T0_MS, make_log, packed
 from recsys.errors import InvalidInputError
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import string_key
-from recsys.ingest.records import columns_of, decode
+from recsys.ingest.records import decode
 from recsys.ingest.source import RawBatch
 from recsys.rows.contract import ReadOptions, event_rows
 from recsys.rows.text import parse_json
@@ -24,7 +24,7 @@ def batch_of(rows: list[dict[str, Any]]) -> RawBatch:
     return RawBatch(
         source="test",
         contract=CONTRACT,
-        columns=columns_of(CONTRACT, rows),
+        columns=CONTRACT.raw_columns(rows),
         length=len(rows),
         read_ms=NOW_MS,
         locate=lambda i: (i, rows[i]),

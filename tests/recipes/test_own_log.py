@@ -19,13 +19,13 @@ from recsys.serving.settings import Settings
 
 
 def recsys(*arguments: str) -> str:
-    """What the command printed."""
+    """Printed by the command."""
     return CliRunner().invoke(app, list(arguments), catch_exceptions=False).stdout
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the runs are."""
+    """Folder of the runs."""
     return tmp_path_factory.mktemp("runs")
 
 

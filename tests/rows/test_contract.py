@@ -70,7 +70,7 @@ def test_a_column_has_the_verdict_on_each_of_its_values(values: list[Any]) -> No
         expected = one_by_one(lambda v, u=unit: verdicts.time_ms("t", v, unit=u), values)
         found = [-1 if v is None else v for v in expected[0]]
         equal(*time_column("t", values, unit=unit), (found, expected[1]))
-    expected = one_by_one(verdicts.label, values)
+    expected = one_by_one(lambda v: verdicts.label("label", v), values)
     equal(*label_column("label", values), ([255 if v is None else v for v in expected[0]], expected[1]))
 
 

@@ -317,11 +317,11 @@ class _Preparation:
             if share >= MANY_REJECTED:
                 found.append(f"{rejected:,} of {rejected + self._fitting[what]:,} {what} do not fit ({share:.1%})")
         inherited = inherited_attributes(self._features) if ITEM in entity_files else ()
-        for what, side in (("events", (*require_history(self._features).attributes, *self._features.context)),):
-            names = [f.name for f in side if f.name not in inherited]
-            present = {name.removeprefix(CONTEXT) for name in self._present.get(what, set())}
-            present |= {name.removeprefix(CONTEXT) for name in self._present.get("labels", set())}
-            found += [self._no_value(what, name, inputs) for name in names if name not in present]
+        read = self._present.get("events", set()) | self._present.get("labels", set())
+        present = {name.removeprefix(CONTEXT) for name in read}
+        of_events = (*require_history(self._features).attributes, *self._features.context)
+        names = [f.name for f in of_events if f.name not in (*inherited, *present)]
+        found += [self._no_value("events", name, inputs) for name in names]
         for name in self._features.entity_names():
             declared = [f.name for f in self._features.entity(name).features]
             if declared and name not in entity_files and name in (USER, ITEM):

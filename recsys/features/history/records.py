@@ -21,14 +21,13 @@ from recsys.errors import InvalidInputError, StoreFormatError
 from recsys.features.columns import Column, feature_keys
 from recsys.features.feature_set import Categorical, FeatureSet, History, fingerprint
 from recsys.features.hashing import MISSING
+from recsys.features.values import MAX_TIME_MS
 
 Events = npt.NDArray[np.void]
 """Structured array of :func:`event_dtype`, shape [L], oldest first."""
 
 MAGIC = b"RSH1"
 FORMAT_VERSION = 1
-MAX_TIMESTAMP_MS = 253_402_300_799_999
-"""9999-12-31T23:59:59.999Z: later is a unit mistake (microseconds), not a date."""
 
 HEADER = struct.Struct("<4sHH8sIIQQqq")
 """magic, format version, record width in bytes, layout fingerprint, then the fields of :class:`HistoryHeader`."""
@@ -260,11 +259,11 @@ def _times(name: str, values: Any, length: int) -> Int64Array:
             f"{name}: expected {length} integers (milliseconds since 1970), "
             f"got shape {list(times.shape)} of {times.dtype}"
         )
-    out_of_range = (times < 0) | (times > MAX_TIMESTAMP_MS)
+    out_of_range = (times < 0) | (times > MAX_TIME_MS)
     if out_of_range.any():
         index = int(np.argmax(out_of_range))
         raise InvalidInputError(
-            f"{name}[{index}] is {times[index]}; allowed: 0 to {MAX_TIMESTAMP_MS} (milliseconds since 1970)"
+            f"{name}[{index}] is {times[index]}; allowed: 0 to {MAX_TIME_MS} (milliseconds since 1970)"
         )
     return times.astype(np.int64)
 

@@ -20,7 +20,7 @@ from recsys.features.feature_set import Categorical, FeatureSet, History, Numeri
 from recsys.features.hashing import KEY_LIMIT, MISSING, string_key
 from recsys.features.history.records import (
     HEADER,
-    MAX_TIMESTAMP_MS,
+    MAX_TIME_MS,
     Events,
     HistoryHeader,
     attribute_keys,
@@ -61,7 +61,7 @@ HEADER_FIELDS = HistoryHeader(
     appended=1 << 40,
     trimmed=(1 << 40) - 3,
     trimmed_until_ms=-1,
-    newest_ms=MAX_TIMESTAMP_MS,
+    newest_ms=MAX_TIME_MS,
 )
 
 
@@ -69,8 +69,8 @@ def golden_events() -> Events:
     return make_events(
         SHOP,
         item=[1, KEY_LIMIT - 1, 3],
-        timestamp_ms=[0, 1_700_000_000_000, MAX_TIMESTAMP_MS],
-        arrival_ms=[5, 1_700_000_000_001, MAX_TIMESTAMP_MS],
+        timestamp_ms=[0, 1_700_000_000_000, MAX_TIME_MS],
+        arrival_ms=[5, 1_700_000_000_001, MAX_TIME_MS],
         attributes={"genre": ["drama", None, "été"], "page": [0, (1 << 31) - 1, None], "rating": [254, None, 0]},
     )
 
@@ -89,7 +89,7 @@ def test_the_bytes_of_version_1_read_back() -> None:
     assert unpack_events(SHOP, data[HEADER.size :]).tolist() == golden_events().tolist()
 
 
-TIMES = st.integers(0, MAX_TIMESTAMP_MS)
+TIMES = st.integers(0, MAX_TIME_MS)
 EVENT = st.tuples(
     st.integers(0, KEY_LIMIT - 1),
     TIMES,

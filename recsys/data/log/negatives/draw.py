@@ -29,7 +29,7 @@ from recsys.data.samples.stored import Impressions
 _BLOCK_ROWS = 1 << 18
 _ROUNDS = 64
 _FEW = 4
-"""Where less than a quarter of the items would be left at the end, all that are left are looked at, and none drawn."""
+"""Share of the items below which all that would be left are looked at, and none drawn: a quarter."""
 
 
 def lists_with_negatives(

@@ -25,7 +25,7 @@ from recsys.arrays import BoolArray, Int64Array
 from recsys.data.sources.raw_log import MOVIELENS_1M, RawLog
 from recsys.errors import DataFileError
 from recsys.features.feature_set import Categorical
-from recsys.features.history.records import MAX_TIMESTAMP_MS
+from recsys.features.values import MAX_TIME_MS
 
 ReadFile = Callable[[str], tuple[str, bytes]]
 """File name -> how to call it in messages, and its uncompressed bytes."""
@@ -121,7 +121,7 @@ def _join(
     rating, timestamp_s = columns["rating"], columns["timestamp"]
     checks: list[tuple[BoolArray, str, str]] = [
         ((rating < 1) | (rating > 5), "rating", "a rating from 1 to 5"),
-        (timestamp_s > MAX_TIMESTAMP_MS // 1000, "timestamp", "seconds since 1970"),
+        (timestamp_s > MAX_TIME_MS // 1000, "timestamp", "seconds since 1970"),
         (~np.isin(columns["user_id"], users["user_id"]), "user_id", "a user of users.dat"),
         (~np.isin(columns["movie_id"], items["movie_id"]), "movie_id", "a movie of movies.dat"),
     ]
