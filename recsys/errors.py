@@ -8,6 +8,8 @@
     │   └── ConfigError                         unknown recipe, option or value: names the nearest valid one
     ├── NotFoundError                           an unknown model or bundle was named
     ├── BundleError                             a bundle is incomplete, altered, too new, or made for other features
+    │   └── ModelError                          ... or its model gives no numbers, or its tables were changed under it
+    ├── ReleaseError                            a release, or what says which is served, is missing, damaged or refused
     ├── StoreError                              the feature store could not answer
     │   ├── StoreUnavailableError               ... because it is unreachable, slow or shutting down
     │   └── StoreFormatError                    ... because the bytes under a key are not ours
@@ -46,6 +48,14 @@ class NotFoundError(RecsysError):
 
 class BundleError(RecsysError):
     """A bundle is incomplete, altered, of a newer format, or made for another FeatureSet."""
+
+
+class ModelError(BundleError):
+    """A model that is served gave what are no numbers, or its tables were changed under it; names the release."""
+
+
+class ReleaseError(RecsysError):
+    """A release does not exist, is damaged, or is refused; or ``served.json`` is malformed."""
 
 
 class StoreError(RecsysError):

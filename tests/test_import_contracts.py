@@ -15,7 +15,7 @@ CONFIGURATION = ROOT / "pyproject.toml"
 CONTRACTS = [
     contract["name"] for contract in tomllib.loads(CONFIGURATION.read_text())["tool"]["importlinter"]["contracts"]
 ]
-NO_TORCH = "Serving, store, bundle, features, client, profile and operators never import torch"
+NO_TORCH = "Serving, store, releases, bundle, features, client, profile and operators never import torch"
 ONLY_RPC = "Only serving/rpc and the client import protobuf code"
 ONLY_STORE = "Only the feature store imports redis"
 

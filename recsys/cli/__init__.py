@@ -48,6 +48,7 @@ from recsys.errors import (
     NotFoundError,
     OverloadedError,
     RecsysError,
+    ReleaseError,
     StoreError,
 )
 from recsys.files import no_space
@@ -56,7 +57,7 @@ EXIT_CODES = {
     0: "done",
     1: "a defect of ours, with a traceback; `results --check`: the page is stale",
     2: "bad input: an option, a setting, a file, a row",
-    3: "a bad bundle, or an unknown model",
+    3: "a bad bundle or release, a refused promotion, or an unknown model",
     4: "the feature store is unavailable or full, or holds what is not ours",
     5: "the server is overloaded",
     6: "the server cannot be reached, or is draining",
@@ -169,6 +170,7 @@ def exit_codes() -> dict[type[RecsysError], int]:
         InvalidInputError: 2,
         BundleError: 3,
         NotFoundError: 3,
+        ReleaseError: 3,
         StoreError: 4,
         OverloadedError: 5,
         Unavailable: 6,

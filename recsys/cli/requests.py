@@ -81,7 +81,8 @@ def rank(
     asked: dict[str, Any] = {"features": feature_values(feature or []), "time_ms": _milliseconds(time), "model": model}
     with _explained(address, asked), Client(address, timeout_s=timeout_s) as client:
         best = client.rank(user=_id(user, text_ids), candidates=candidates, top_k=top, timings=timings, **asked)
-    facts = {"model": best.model, "model_version": best.model_version, "history_events": best.history_events}
+    facts: dict[str, Any] = {"model": best.model, "model_version": best.model_version, "release": best.release}
+    facts |= {"history_events": best.history_events}
     summary = f"{best.model} {best.model_version}, {best.history_events} events of history"
     rows = list(zip(best.items, best.scores.tolist(), strict=True))
     _print(best, rows, facts, summary, number="rank" if top else "position", listed="ranking", as_json=as_json)
@@ -116,8 +117,10 @@ def recommend(
     facts = {
         "model": best.model,
         "model_version": best.model_version,
+        "release": best.release,
         "retrieval_model": best.retrieval_model,
         "retrieval_model_version": best.retrieval_model_version,
+        "retrieval_release": best.retrieval_release,
         "user_known": best.user_known,
         "history_events": best.history_events,
         "candidates": best.candidates,
@@ -156,6 +159,7 @@ def retrieve(
     facts = {
         "model": best.model,
         "model_version": best.model_version,
+        "release": best.release,
         "user_known": best.user_known,
         "history_events": best.history_events,
     }

@@ -68,7 +68,7 @@ class Ranking:
         items: the candidates' ids as they were sent, in the order of ``scores``.
         scores: the model's probabilities in [0, 1]; float32, shape [C], or [min(top_k, distinct C)].
         positions: where each item stood in the request; int64, same shape.
-        model, model_version: which model answered.
+        model, model_version, release: which model answered, and the release that it belongs to.
         history_events: how many past events it looked at.
         degraded: what the answer lacks: any of ``user``, ``items`` (the store could not give them), ``history`` (a long
             one was looked at in part); empty for a full answer.
@@ -83,6 +83,7 @@ class Ranking:
     history_events: int
     degraded: tuple[str, ...]
     timings_us: Mapping[str, int] = field(default_factory=dict)
+    release: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +105,7 @@ class Retrieval:
     Attributes:
         items: ids, best first; int64, or strings (dtype object) where items are named by strings; [K], K <= top_k.
         scores: of any size, higher is better; float32, [K].
-        model, model_version: which model answered.
+        model, model_version, release: which model answered, and the release that it belongs to.
         user_known: whether it knows the user; if not, the items are the most popular ones.
         history_events: past events whose items were left out.
         degraded, timings_us: as in :class:`Ranking`.
@@ -118,6 +119,7 @@ class Retrieval:
     history_events: int
     degraded: tuple[str, ...]
     timings_us: Mapping[str, int] = field(default_factory=dict)
+    release: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ class Recommendation:
         items: ids, best first; int64, or strings (dtype object) where items are named by strings; [K], K <= top_k.
         scores: the ranking model's probabilities in [0, 1]; float32, [K].
         model, model_version: the ranking model.
-        retrieval_model, retrieval_model_version: the one that chose the candidates.
+        release: that it belongs to.
+        retrieval_model, retrieval_model_version, retrieval_release: the one that chose the candidates.
         user_known: whether the retrieval model knows the user; if not, candidates were the most popular items.
         history_events: past events the ranking model looked at.
         candidates: how many items were retrieved and ranked.
@@ -146,6 +149,8 @@ class Recommendation:
     candidates: int
     degraded: tuple[str, ...]
     timings_us: Mapping[str, int] = field(default_factory=dict)
+    release: str = ""
+    retrieval_release: str = ""
 
 
 @dataclass(frozen=True, slots=True)

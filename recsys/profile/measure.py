@@ -31,8 +31,9 @@ from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.inference.graphs import load_graph
 from recsys.serving.inference.ranking_session import RankingSession, graph_names, open_ranking_session
-from recsys.serving.process.assembly import open_served_models, open_shared_parts
+from recsys.serving.process.assembly import open_loaded_release, open_shared_parts
 from recsys.serving.process.models import Models
+from recsys.serving.process.releases.plan import PlannedRelease
 from recsys.serving.rpc.convert.rank import rank_request, rank_response
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.stage_timer import STAGES, StageTimer
@@ -266,7 +267,8 @@ def _opened(
         session = RankingSession(bundle, **graphs)
     with ExitStack() as stack:
         shared = stack.enter_context(open_shared_parts(settings, session.features, store))
-        served = open_served_models(Models(session, None), shared)
+        planned = PlannedRelease(name="profiled", ranking=bundle.path, retrieval=None)
+        served = open_loaded_release(planned, Models(session, None), shared)
         stack.callback(served.close)
         assert served.ranker is not None
         yield _Way(ranker=served.ranker, graphs=graphs, settings=settings, parse=parse)

@@ -103,7 +103,7 @@ class RetrieveRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., user: _Optional[_Union[Id, _Mapping]] = ..., top_k: _Optional[int] = ..., exclude: _Optional[_Union[Ids, _Mapping]] = ..., include_seen: _Optional[bool] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ...) -> None: ...
 
 class RetrieveResponse(_message.Message):
-    __slots__ = ("items", "scores", "model", "model_version", "user_known", "history_events", "degraded", "timings")
+    __slots__ = ("items", "scores", "model", "model_version", "user_known", "history_events", "degraded", "timings", "release")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +112,7 @@ class RetrieveResponse(_message.Message):
     HISTORY_EVENTS_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
     items: Ids
     scores: _containers.RepeatedScalarFieldContainer[float]
     model: str
@@ -120,7 +121,8 @@ class RetrieveResponse(_message.Message):
     history_events: int
     degraded: _containers.RepeatedScalarFieldContainer[Degradation]
     timings: Timings
-    def __init__(self, items: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., user_known: _Optional[bool] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+    release: str
+    def __init__(self, items: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., user_known: _Optional[bool] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ...) -> None: ...
 
 class RecommendRequest(_message.Message):
     __slots__ = ("user", "top_k", "candidates", "features", "exclude", "include_seen", "model", "retrieval_model", "time_ms", "timings")
@@ -154,7 +156,7 @@ class RecommendRequest(_message.Message):
     def __init__(self, user: _Optional[_Union[Id, _Mapping]] = ..., top_k: _Optional[int] = ..., candidates: _Optional[int] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., exclude: _Optional[_Union[Ids, _Mapping]] = ..., include_seen: _Optional[bool] = ..., model: _Optional[str] = ..., retrieval_model: _Optional[str] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
-    __slots__ = ("items", "scores", "model", "model_version", "retrieval_model", "retrieval_model_version", "user_known", "history_events", "candidates", "degraded", "timings")
+    __slots__ = ("items", "scores", "model", "model_version", "retrieval_model", "retrieval_model_version", "user_known", "history_events", "candidates", "degraded", "timings", "release", "retrieval_release")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -166,6 +168,8 @@ class RecommendResponse(_message.Message):
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    RETRIEVAL_RELEASE_FIELD_NUMBER: _ClassVar[int]
     items: Ids
     scores: _containers.RepeatedScalarFieldContainer[float]
     model: str
@@ -177,7 +181,9 @@ class RecommendResponse(_message.Message):
     candidates: int
     degraded: _containers.RepeatedScalarFieldContainer[Degradation]
     timings: Timings
-    def __init__(self, items: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., retrieval_model: _Optional[str] = ..., retrieval_model_version: _Optional[str] = ..., user_known: _Optional[bool] = ..., history_events: _Optional[int] = ..., candidates: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+    release: str
+    retrieval_release: str
+    def __init__(self, items: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., retrieval_model: _Optional[str] = ..., retrieval_model_version: _Optional[str] = ..., user_known: _Optional[bool] = ..., history_events: _Optional[int] = ..., candidates: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ..., retrieval_release: _Optional[str] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("convert_us", "store_us", "state_us", "encode_us", "wait_us", "retrieve_us", "user_graph_us", "rank_graph_us", "select_us", "total_us")
@@ -204,7 +210,7 @@ class Timings(_message.Message):
     def __init__(self, convert_us: _Optional[int] = ..., store_us: _Optional[int] = ..., state_us: _Optional[int] = ..., encode_us: _Optional[int] = ..., wait_us: _Optional[int] = ..., retrieve_us: _Optional[int] = ..., user_graph_us: _Optional[int] = ..., rank_graph_us: _Optional[int] = ..., select_us: _Optional[int] = ..., total_us: _Optional[int] = ...) -> None: ...
 
 class RankResponse(_message.Message):
-    __slots__ = ("scores", "positions", "model", "model_version", "history_events", "degraded", "timings")
+    __slots__ = ("scores", "positions", "model", "model_version", "history_events", "degraded", "timings", "release")
     SCORES_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -212,6 +218,7 @@ class RankResponse(_message.Message):
     HISTORY_EVENTS_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
     scores: _containers.RepeatedScalarFieldContainer[float]
     positions: _containers.RepeatedScalarFieldContainer[int]
     model: str
@@ -219,4 +226,5 @@ class RankResponse(_message.Message):
     history_events: int
     degraded: _containers.RepeatedScalarFieldContainer[Degradation]
     timings: Timings
-    def __init__(self, scores: _Optional[_Iterable[float]] = ..., positions: _Optional[_Iterable[int]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+    release: str
+    def __init__(self, scores: _Optional[_Iterable[float]] = ..., positions: _Optional[_Iterable[int]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ...) -> None: ...

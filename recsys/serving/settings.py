@@ -47,9 +47,78 @@ class Settings:
         ConfigError: a value is of the wrong type or out of range.
     """
 
-    bundle: Path | None = _setting(None, "folder of the bundle to serve; required", kind=Path)
+    bundle: Path | None = _setting(None, "folder of the bundle to serve; this, or releases, is required", kind=Path)
     retrieval: Path | None = _setting(
         None, "folder of a retrieval bundle to serve beside it, for Retrieve and Recommend", kind=Path
+    )
+    releases: Path | None = _setting(
+        None,
+        "store of releases to serve instead of a bundle: a folder that `recsys release push` fills; its served.json "
+        "says which",
+        kind=Path,
+    )
+    release_poll_s: float = _setting(
+        0.25,
+        "time between two looks at served.json; 0: it is read at SIGHUP, and when the admin service is told to, only",
+        kind=float,
+        low=0.0,
+        high=3_600.0,
+    )
+    release_keep_s: float = _setting(
+        600.0,
+        "how long a release that is served no more stays loaded, for a rollback at once",
+        kind=float,
+        low=0.0,
+        high=86_400.0,
+    )
+    release_replay: int = _setting(
+        64,
+        "recorded requests that each worker puts to a new release and to the live one before a switch; 0: none",
+        kind=int,
+        low=0,
+        high=10_000,
+    )
+    release_max_drift: float = _setting(
+        0.2,
+        "largest mean difference of scores between a new release and the live one, in the replay and while watched",
+        kind=float,
+        low=0.0,
+        high=1.0,
+    )
+    release_max_slowdown: float = _setting(
+        1.5,
+        "longest time of a new release over the live one's: of medians in the replay, of p99 while it is watched",
+        kind=float,
+        low=1.0,
+        high=1_000.0,
+    )
+    release_watch_s: float = _setting(
+        300.0,
+        "how long a release is watched after it went live; beyond the bounds the server goes back by itself; 0: not",
+        kind=float,
+        low=0.0,
+        high=86_400.0,
+    )
+    release_max_errors: float = _setting(
+        0.01,
+        "largest share of calls that may fail on a watched release, beyond the share before",
+        kind=float,
+        low=0.0,
+        high=1.0,
+    )
+    release_max_degraded: float = _setting(
+        0.1,
+        "largest share of degraded answers of a watched release, beyond the share before",
+        kind=float,
+        low=0.0,
+        high=1.0,
+    )
+    admin_port: int | None = _setting(
+        None,
+        "port of the admin service (status of releases, reload) on 127.0.0.1; unset: none",
+        kind=int,
+        low=0,
+        high=65535,
     )
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 or :: for all", kind=str)
     port: int = _setting(50051, "port to listen on; 0 picks a free one", kind=int, low=0, high=65535)
@@ -183,6 +252,11 @@ class Settings:
         if ":" in self.host and not self.host.startswith("["):
             # An IPv6 address: before a port it stands in brackets.
             object.__setattr__(self, "host", f"[{self.host}]")
+        if self.releases is not None and (self.bundle is not None or self.retrieval is not None):
+            raise ConfigError(
+                f"releases is {str(self.releases)!r}, and a bundle is set, too ({self.bundle or self.retrieval}); "
+                "allowed: one of them"
+            )
 
 
 def bundle_folder(settings: Settings) -> Path:
@@ -192,7 +266,10 @@ def bundle_folder(settings: Settings) -> Path:
         ConfigError: none is set.
     """
     if settings.bundle is None:
-        raise ConfigError("bundle is not set; give the folder of a bundle (RECSYS_BUNDLE): `recsys export` writes one")
+        raise ConfigError(
+            "bundle is not set; give the folder of a bundle (RECSYS_BUNDLE): `recsys export` writes one; or of a store "
+            "of releases (RECSYS_RELEASES): `recsys release push` fills one"
+        )
     return settings.bundle
 
 

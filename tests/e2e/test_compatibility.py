@@ -39,6 +39,8 @@ RELATIVE = 1e-6
 FP16 = 2.0**-9
 """Sums of a state are rounded to fp16 at each write: the last bit or two may differ."""
 
+NEWER_FIELDS = {"release", "retrieval_release"}
+
 
 @pytest.fixture
 def dataset() -> Dataset:
@@ -85,8 +87,17 @@ def test_a_bundle_and_a_redis_folder_answer_as_they_did(
                 answers.append(replay(client, calls))
         left = stored(server.url)
     expected = FACTS["served"][name]
-    assert answers == near(expected["answers"])
+    assert without_newer_fields(answers) == near(expected["answers"])
     assert_stored(left, {**FACTS["stored"], **expected["stored"]}, open_bundle(WRITTEN / name))
+
+
+def without_newer_fields(value: Any) -> Any:
+    """The answers without the fields that clients got later."""
+    if isinstance(value, list):
+        return [without_newer_fields(part) for part in value]
+    if isinstance(value, dict):
+        return {name: without_newer_fields(part) for name, part in value.items() if name not in NEWER_FIELDS}
+    return value
 
 
 def assert_stored(left: dict[str, Any], expected: dict[str, Any], bundle: Bundle) -> None:

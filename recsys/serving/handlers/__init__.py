@@ -4,7 +4,8 @@
 - ``recommender.py``: find candidates in an index, rank them; ``queries.py``: its requests and results;
 - ``append.py``: events that a call or a stream brought; ``names.py``: texts of an answer's ids; both are coroutines,
   since streams wait on a loop;
-- ``model_slot.py``: the models that calls are answered by, replaceable while calls run;
+- ``routes.py``: the release that answers a call; ``model_slot.py``: the releases there are, replaceable while calls
+  run;
 - ``admission.py``: room for a request, or a refusal at once; ``request_log.py``: a share of requests,
   kept for parity and for samples.
 """

@@ -25,7 +25,6 @@ class RetrieveQuery:
         top_k: how many items.
         exclude: keys of items to leave out, shape [N], N >= 0; may hold duplicates and unknown ones.
         include_seen: do not leave out the items of the user's history.
-        model: the retrieval model asked for; empty for the one there is.
         time_ms: only events before this time, and arrived by then, count as seen; None: all that are stored.
         timer: the request's clock.
     """
@@ -34,7 +33,6 @@ class RetrieveQuery:
     top_k: int
     exclude: Int64Array
     include_seen: bool = False
-    model: str = ""
     time_ms: int | None = None
     timer: StageTimer = field(default_factory=StageTimer)
 
@@ -56,6 +54,7 @@ class RetrieveResult:
     scores: Float32Array
     model: str
     model_version: str
+    release: str
     user_known: bool
     history_events: int
     user_degraded: bool
@@ -71,8 +70,7 @@ class RecommendQuery:
         user_key, exclude, include_seen, time_ms, timer: as in :class:`RetrieveQuery`.
         top_k: how many items.
         candidates: how many are retrieved and ranked, at least top_k.
-        features, model: as in ``RankRequest``.
-        retrieval_model: the retrieval model asked for; empty for the one there is.
+        features: as in ``RankRequest``.
     """
 
     user_key: int
@@ -81,8 +79,6 @@ class RecommendQuery:
     exclude: Int64Array
     features: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     include_seen: bool = False
-    model: str = ""
-    retrieval_model: str = ""
     time_ms: int | None = None
     timer: StageTimer = field(default_factory=StageTimer)
 
@@ -104,8 +100,10 @@ class RecommendResult:
     scores: Float32Array
     model: str
     model_version: str
+    release: str
     retrieval_model: str
     retrieval_model_version: str
+    retrieval_release: str
     user_known: bool
     history_events: int
     candidates: int

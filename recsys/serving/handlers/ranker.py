@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from recsys.arrays import Float32Array, Int64Array
-from recsys.errors import InvalidInputError, NotFoundError, nearest
+from recsys.errors import InvalidInputError
 from recsys.feature_store.base import RankInputs, RankRead, UserInputs
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.encode import EncodedRequest, encode_request
@@ -38,7 +38,6 @@ class RankRequest:
         candidate_keys: keys of the candidates, shape [C], C >= 1; may hold duplicates.
         features: raw values of user and context features that override stored ones.
         top_k: 0 for all scores in the candidates' order.
-        model: the model asked for; empty for the one there is.
         time_ms: events with an earlier timestamp count; default: the first millisecond after now.
         timer: the request's clock.
         timings: say in the answer how long each stage took.
@@ -48,7 +47,6 @@ class RankRequest:
     candidate_keys: Int64Array
     features: Mapping[str, Sequence[Any]]
     top_k: int = 0
-    model: str = ""
     time_ms: int | None = None
     timer: StageTimer = field(default_factory=StageTimer)
     timings: bool = False
@@ -61,6 +59,7 @@ class RankResult:
     Attributes:
         scores: [C], or [min(top_k, distinct candidates)], best first.
         positions: with top_k, where each score's candidate first stood in the request; else None.
+        model, model_version, release: which model answered, and the release that it belongs to.
         history_events: past events the model looked at.
         user_degraded, items_degraded: that part of the store could not be read.
         history_degraded: only the newest part of a long history was looked at.
@@ -70,6 +69,7 @@ class RankResult:
     positions: Int64Array | None
     model: str
     model_version: str
+    release: str
     history_events: int
     user_degraded: bool = False
     items_degraded: bool = False
@@ -91,6 +91,7 @@ class Ranker:
 
     Args:
         session: the model.
+        release: name of the release that it belongs to.
         store: read for each request; not closed here.
         admission: the places of requests.
         model_lock: held while the model runs.
@@ -103,6 +104,7 @@ class Ranker:
         self,
         session: RankingSession,
         *,
+        release: str,
         store: BlockingFeatureStore,
         admission: Admission,
         model_lock: FairLock,
@@ -113,6 +115,7 @@ class Ranker:
         assert (states is None) == (session.state is None), "states are kept of models that have them"
         self.features = session.features
         self.session = session
+        self.release = release
         self.store_timeout_s = store_timeout_s
         self.admission = admission
         self.model_lock = model_lock
@@ -125,7 +128,6 @@ class Ranker:
         """Rank a request's candidates. Trouble with the store degrades the answer and never fails it.
 
         Raises:
-            NotFoundError: another model was asked for.
             OverloadedError: there is no room.
             TimeoutError: the deadline has passed, or nobody waits for the answer any more.
             InvalidInputError: a feature's name or value is not what the FeatureSet declares.
@@ -133,24 +135,25 @@ class Ranker:
         with self.admission.enter():
             return self.rank_admitted(request, deadline=deadline)
 
-    def rank_many(self, requests: Sequence[RankRequest], *, deadline: Deadline) -> list[RankResult]:
-        """As :meth:`rank` for several requests, which are read in one round trip and take one place.
+    def rank_many(
+        self, requests: Sequence[RankRequest], *, places: Sequence[int], deadline: Deadline
+    ) -> list[RankResult]:
+        """As :meth:`rank` for several requests, which are read in one round trip, for a caller that holds a place.
 
-        Errors of one request begin with its place, as ``requests[3]``.
+        Errors of one request begin with its place in the call, as ``requests[3]``.
         """
-        with self.admission.enter():
-            asked = []
-            for place, request in enumerate(requests):
-                with _of_request(place):
-                    asked.append(self._asked(request))
-            reads = [RankRead(a.request.user_key, a.keys, a.time_ms) for a in asked]
-            timeout_s = self._store_time_s(deadline)
-            found = self._store.read_many_for_rank(reads, timeout_s=timeout_s, state=self._state_read)
-            results = []
-            for place, (a, inputs) in enumerate(zip(asked, found, strict=True)):
-                with _of_request(place):
-                    results.append(self._rank_read(a, inputs, deadline))
-            return results
+        asked = []
+        for place, request in zip(places, requests, strict=True):
+            with _of_request(place):
+                asked.append(self._asked(request))
+        reads = [RankRead(a.request.user_key, a.keys, a.time_ms) for a in asked]
+        timeout_s = self._store_time_s(deadline)
+        found = self._store.read_many_for_rank(reads, timeout_s=timeout_s, state=self._state_read)
+        results = []
+        for place, a, inputs in zip(places, asked, found, strict=True):
+            with _of_request(place):
+                results.append(self._rank_read(a, inputs, deadline))
+        return results
 
     def read_user(self, user_key: int, *, deadline: Deadline) -> UserInputs:
         """Read a user's part of :meth:`rank_admitted`, and the whole history, before there are candidates."""
@@ -167,9 +170,6 @@ class Ranker:
         return self._rank_read(asked, inputs, deadline)
 
     def _asked(self, request: RankRequest) -> _Asked:
-        if request.model not in ("", self.session.model):
-            hint = nearest(request.model, [self.session.model])
-            raise NotFoundError(f"model {request.model!r} is not served here: {hint}")
         positions = _first_positions(request.candidate_keys)
         keys = request.candidate_keys if positions is None else request.candidate_keys[positions]
         time_ms = request.time_ms if request.time_ms is not None else time.time_ns() // 1_000_000 + 1
@@ -245,6 +245,7 @@ class Ranker:
             positions=best,
             model=self.session.model,
             model_version=self.session.version,
+            release=self.release,
             history_events=history_events,
             user_degraded=inputs.user_degraded,
             items_degraded=inputs.items_degraded,
@@ -252,12 +253,29 @@ class Ranker:
         )
 
 
+def rank_together(
+    rankers: Sequence[Ranker], requests: Sequence[RankRequest], *, deadline: Deadline
+) -> list[RankResult]:
+    """Rank the requests of one call, each by the ranker in its place. All together take one place in ``admission``.
+
+    Raises:
+        OverloadedError, TimeoutError, InvalidInputError: as :meth:`Ranker.rank`; the last begins with the place.
+    """
+    results: dict[int, RankResult] = {}
+    with rankers[0].admission.enter():
+        for ranker in dict.fromkeys(rankers):
+            places = [place for place, other in enumerate(rankers) if other is ranker]
+            found = ranker.rank_many([requests[place] for place in places], places=places, deadline=deadline)
+            results.update(zip(places, found, strict=True))
+    return [results[place] for place in range(len(requests))]
+
+
 @contextmanager
 def _of_request(place: int) -> Iterator[None]:
     """Say of which request of a batch an error is."""
     try:
         yield
-    except (InvalidInputError, NotFoundError) as error:
+    except InvalidInputError as error:
         raise type(error)(f"requests[{place}]: {error}") from None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from recsys.errors import BundleError, NotFoundError, StoreError, nearest
+from recsys.errors import BundleError, NotFoundError, StoreError
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import Events
@@ -24,6 +24,7 @@ class Recommender:
 
     Args:
         index: finds candidates.
+        release: name of the release that it belongs to.
         ranker: orders them; None: :meth:`retrieve` is all there is.
         store: read for each request; not closed here.
         admission: the places of requests; those of the ranker, too.
@@ -37,6 +38,7 @@ class Recommender:
         self,
         index: CandidateIndex,
         *,
+        release: str,
         ranker: Ranker | None,
         store: BlockingFeatureStore,
         admission: Admission,
@@ -47,23 +49,34 @@ class Recommender:
             check_same_ids(index, ranker.features, ranker.session.model)
         self.features = index.features if ranker is None else ranker.features
         self.index = index
+        self.release = release
         self._ranker = ranker
         self._store = store
         self._admission = admission
         self.model_lock = model_lock
         self._store_timeout_s = store_timeout_s
 
+    def ranked_by(self, ranker: Ranker) -> Recommender:
+        """The same index with another ranking model, of any release; raises BundleError."""
+        return Recommender(
+            self.index,
+            release=self.release,
+            ranker=ranker,
+            store=self._store,
+            admission=self._admission,
+            model_lock=self.model_lock,
+            store_timeout_s=self._store_timeout_s,
+        )
+
     def retrieve(self, query: RetrieveQuery, *, deadline: Deadline) -> RetrieveResult:
         """Find the best items of all, without those that were seen or are excluded. Trouble with the store degrades it.
 
         Raises:
-            NotFoundError: another model was asked for.
             OverloadedError: there is no room.
             TimeoutError: the deadline has passed, or nobody waits for the answer any more.
             InvalidInputError: top_k is out of range.
         """
         with self._admission.enter():
-            self._check_model(query.model)
             events, degraded = None, False
             if self._leaves_out_seen(query):
                 timeout_s = min(self._store_timeout_s, deadline.remaining_s() / 2)
@@ -78,7 +91,7 @@ class Recommender:
         """Rank what :meth:`retrieve` finds, by the ranking model. The user is read once for both.
 
         Raises:
-            NotFoundError: another model was asked for, or there is no ranking model.
+            NotFoundError: there is no ranking model.
             OverloadedError, TimeoutError: as :meth:`retrieve`.
             InvalidInputError: candidates is out of range, or as ``Ranker.rank``.
         """
@@ -93,7 +106,6 @@ class Recommender:
             timer=query.timer,
         )
         with self._admission.enter():
-            self._check_model(query.retrieval_model)
             user, events, degraded = None, None, False
             if self._leaves_out_seen(wanted):
                 user = self._ranker.read_user(query.user_key, deadline=deadline)
@@ -105,7 +117,6 @@ class Recommender:
                 candidate_keys=found.items,
                 features=query.features,
                 top_k=query.top_k,
-                model=query.model,
                 time_ms=query.time_ms,
                 timer=query.timer,
             )
@@ -118,8 +129,10 @@ class Recommender:
             scores=ranked.scores,
             model=ranked.model,
             model_version=ranked.model_version,
+            release=ranked.release,
             retrieval_model=found.model,
             retrieval_model_version=found.model_version,
+            retrieval_release=found.release,
             user_known=found.user_known,
             history_events=ranked.history_events,
             candidates=len(found.items),
@@ -127,11 +140,6 @@ class Recommender:
             items_degraded=ranked.items_degraded,
             history_degraded=ranked.history_degraded,
         )
-
-    def _check_model(self, asked: str) -> None:
-        if asked not in ("", self.index.model):
-            hint = nearest(asked, [self.index.model])
-            raise NotFoundError(f"retrieval model {asked!r} is not served here: {hint}")
 
     def _leaves_out_seen(self, query: RetrieveQuery) -> bool:
         return not query.include_seen and self.features.history is not None
@@ -154,6 +162,7 @@ class Recommender:
             scores=found.scores,
             model=self.index.model,
             model_version=self.index.version,
+            release=self.release,
             user_known=found.known,
             history_events=0 if events is None else len(events),
             user_degraded=degraded,
@@ -185,8 +194,10 @@ def _nothing(found: RetrieveResult, ranker: Ranker) -> RecommendResult:
         scores=found.scores,
         model=ranker.session.model,
         model_version=ranker.session.version,
+        release=ranker.release,
         retrieval_model=found.model,
         retrieval_model_version=found.model_version,
+        retrieval_release=found.release,
         user_known=found.user_known,
         history_events=0,
         candidates=0,

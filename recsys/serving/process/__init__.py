@@ -6,6 +6,7 @@ In reading order:
 - ``server.py``: one process that loads, listens, serves, drains.
 - ``startup.py``, ``models.py``: a private Redis, models opened and run once, hot rows read ahead.
 - ``stores.py``: clients of the feature store. ``assembly.py``: the Ranker service, built from its parts.
+- ``releases/``: what is to be served, and the switch from one release to another.
 - ``workers/``: several processes on one port, restarted when they die or hang.
 - ``watchdog.py``: probes of a request's path; gRPC health from their results.
 - ``signals.py``, ``ports.py``, ``ready_file.py``, ``scheduling.py``: what a process asks of the system.

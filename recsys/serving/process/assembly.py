@@ -1,8 +1,8 @@
-"""Assembly: models with what answers calls by them, built from the parts that all models of a server share."""
+"""Assembly: a release with what answers calls by it, built from the parts that all releases of a server share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
@@ -11,13 +11,14 @@ from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.feature_set import FeatureSet
 from recsys.features.names import Names
 from recsys.serving.handlers.admission import Admission
-from recsys.serving.handlers.model_slot import ServedModels
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
 from recsys.serving.handlers.request_log import RequestLog
+from recsys.serving.handlers.routes import LoadedRelease, Route, Routes
 from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.long_history.states import LongStates
 from recsys.serving.process.models import Models
+from recsys.serving.process.releases.plan import Plan, PlannedRelease
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.label_counts import LabelCounts
 
@@ -55,7 +56,7 @@ def open_shared_parts(
         settings: the server's.
         features: of the store.
         store: not closed here.
-        ranks: a ranking model is served; without one there are no requests to log.
+        ranks: there is a ranking model, or may be one; without one there are no requests to log.
 
     Raises:
         ConfigError: the request log cannot be written.
@@ -76,11 +77,11 @@ def open_shared_parts(
         )
 
 
-def open_served_models(models: Models, shared: SharedParts) -> ServedModels:
-    """Make models ready to answer calls.
+def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedParts) -> LoadedRelease:
+    """Make a release ready to answer calls.
 
     Raises:
-        BundleError: their FeatureSet is not that of the store.
+        BundleError: its FeatureSet is not that of the store.
     """
     if models.features != shared.features:
         raise BundleError(
@@ -88,18 +89,60 @@ def open_served_models(models: Models, shared: SharedParts) -> ServedModels:
             f"for ({shared.features.name!r}); start a server of its own for it"
         )
     with ExitStack() as stack:
-        ranker = _open_ranker(stack, models, shared)
+        ranker = _open_ranker(stack, planned.name, models, shared)
         recommender = None
         if models.retrieval is not None:
             recommender = Recommender(
                 models.retrieval,
+                release=planned.name,
                 ranker=ranker,
                 store=shared.store,
                 admission=shared.admission,
                 model_lock=shared.model_lock,
                 store_timeout_s=shared.settings.store_timeout_ms / 1000,
             )
-        return ServedModels(ranker=ranker, recommender=recommender, close=stack.pop_all().close, names=_names(models))
+        return LoadedRelease(
+            name=planned.name,
+            features=models.features,
+            ranker=ranker,
+            recommender=recommender,
+            close=stack.pop_all().close,
+            names=_names(models),
+            slot=planned.slot,
+        )
+
+
+def make_routes(plan: Plan, loaded: Mapping[str, LoadedRelease]) -> Routes:
+    """Routes of a plan; all its releases are loaded.
+
+    Raises:
+        BundleError: releases that share a name's requests do not have the same kinds of models.
+    """
+    models = {}
+    for name, model in plan.models.items():
+        route = Route(
+            name=name,
+            live=loaded[model.live],
+            split=tuple((loaded[release], percent) for release, percent in sorted(model.split.items())),
+            shadow=tuple((loaded[release], percent) for release, percent in sorted(model.shadow.items())),
+        )
+        _check_kinds(route)
+        models[name] = route
+    return Routes(models=models, default=plan.default, loaded=tuple(loaded[name] for name in plan.releases))
+
+
+def _check_kinds(route: Route) -> None:
+    live = route.live
+    for release, _ in (*route.split, *route.shadow):
+        for kind, own, other in (
+            ("ranking", live.ranker, release.ranker),
+            ("retrieval", live.recommender, release.recommender),
+        ):
+            if own is not None and other is None:
+                raise BundleError(
+                    f"release {release.name!r} has no {kind} model, and {live.name!r}, beside which it is to answer "
+                    f"requests for {route.name!r}, has one"
+                )
 
 
 def _names(models: Models) -> dict[str, Names]:
@@ -109,7 +152,7 @@ def _names(models: Models) -> dict[str, Names]:
     return names if models.ranking is None else {**names, **models.ranking.names}
 
 
-def _open_ranker(stack: ExitStack, models: Models, shared: SharedParts) -> Ranker | None:
+def _open_ranker(stack: ExitStack, release: str, models: Models, shared: SharedParts) -> Ranker | None:
     session, states = models.ranking, None
     if session is None:
         return None
@@ -126,6 +169,7 @@ def _open_ranker(stack: ExitStack, models: Models, shared: SharedParts) -> Ranke
         stack.enter_context(closing(states))
     return Ranker(
         session,
+        release=release,
         store=shared.store,
         admission=shared.admission,
         model_lock=shared.model_lock,

@@ -26,10 +26,12 @@ from grpc_health.v1.health import HealthServicer
 from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.serving.console import say
 from recsys.serving.handlers.model_slot import ModelSlot
-from recsys.serving.process.assembly import open_served_models, open_shared_parts
+from recsys.serving.process.assembly import make_routes, open_loaded_release, open_shared_parts
 from recsys.serving.process.models import Models
 from recsys.serving.process.ports import cannot_listen, probe_port
 from recsys.serving.process.ready_file import ready_file, remove_ready_file, write_ready_file
+from recsys.serving.process.releases.plan import Plan
+from recsys.serving.process.releases.switch import ReleaseSwitch, give_memory_back
 from recsys.serving.process.scheduling import use_batch_scheduling
 from recsys.serving.process.signals import forward_signals, sigterm_interrupts, wait_for_signal
 from recsys.serving.process.startup import load_models
@@ -56,24 +58,24 @@ class RunningServer:
 
     Attributes:
         address, port: ``host:port``, and the port alone.
-        model, model_version: of the first models.
-        replace_models: answers calls by others from then on, of the same FeatureSet (BundleError); returns when the
-            ones before are closed, after their last call, or after ``drain_timeout_s``.
+        model, model_version, release: that it is published under.
+        switch: changes over to other releases.
     """
 
     address: str
     port: int
     model: str
     model_version: str
-    replace_models: Callable[[Models], None]
+    release: str
+    switch: ReleaseSwitch
 
 
 def serve_alone(settings: Settings) -> int:
     """Serve as ``serve.serve`` does, with this one process."""
     started_s = time.perf_counter()
     try:
-        with sigterm_interrupts(), ready_file(settings.ready_file), load_models(settings) as (models, redis_url):
-            _serve(settings, models, redis_url, started_s)
+        with sigterm_interrupts(), ready_file(settings.ready_file), load_models(settings) as loaded:
+            _serve(settings, *loaded, started_s)
     except KeyboardInterrupt:
         say("stopped")
         return 130
@@ -81,13 +83,13 @@ def serve_alone(settings: Settings) -> int:
     return 0
 
 
-def _serve(settings: Settings, models: Models, redis_url: str, started_s: float) -> None:
+def _serve(settings: Settings, plan: Plan, models: dict[str, Models], redis_url: str, started_s: float) -> None:
     use_batch_scheduling()  # after the private Redis, which had it from us otherwise
     signals: SimpleQueue[Any] = SimpleQueue()
     with (
         forward_signals(signals),
         counter_file(settings, workers=1, methods=METHODS.values()) as counts,
-        serving(settings, models, redis_url, counts=counts) as server,
+        serving(settings, plan, models, redis_url, counts=counts) as server,
         metrics_endpoint(settings, counts, server.model, server.model_version) as page,
     ):
         took_s = time.perf_counter() - started_s
@@ -104,9 +106,9 @@ def _serve(settings: Settings, models: Models, redis_url: str, started_s: float)
 def running_server(settings: Settings) -> Iterator[RunningServer]:
     """Serve for the duration of a ``with`` block, from any thread; at its end, drain. Raises as ``serve`` does."""
     with (
-        load_models(settings) as (models, redis_url),
+        load_models(settings) as (plan, models, redis_url),
         counter_file(settings, workers=1, methods=METHODS.values()) as counts,
-        serving(settings, models, redis_url, counts=counts) as server,
+        serving(settings, plan, models, redis_url, counts=counts) as server,
         metrics_endpoint(settings, counts, server.model, server.model_version),
     ):
         yield server
@@ -115,7 +117,8 @@ def running_server(settings: Settings) -> Iterator[RunningServer]:
 @contextlib.contextmanager
 def serving(
     settings: Settings,
-    models: Models,
+    plan: Plan,
+    models: dict[str, Models],
     redis_url: str,
     *,
     share_port: bool = False,
@@ -128,7 +131,8 @@ def serving(
 
     Args:
         settings: the server's.
-        models: what is served.
+        plan: what is served.
+        models: of its releases; emptied.
         redis_url: the feature store's Redis.
         share_port: let other processes listen on the same port: each gets some of the connections.
         counts: the file to count in (``telemetry/counters.py``); None: nothing is counted.
@@ -136,19 +140,24 @@ def serving(
         on_heartbeat: gets each report of the watchdog (``watchdog.py``); None: this process has no supervisor.
         interceptors: run after the server's own (``rpc/interceptors.py``), in this order.
     """
-    first = models.first
+    first, features = models[plan.first.name].first, models[plan.first.name].features
+    model, model_version = first.model, first.version
+    del first
+    ranks = any(release.ranking is not None for release in plan.releases.values())
     # Left in the opposite order: calls end before what they use goes.
     with contextlib.ExitStack() as stack:
         loop = stack.enter_context(loop_in_thread("store"))
         # Handler threads end after the stores, which cut off what outlasts the drain.
         limit = 2 * settings.max_in_flight + MAX_STREAMS + _SPARE_THREADS
         threads = stack.enter_context(ThreadPoolExecutor(limit, thread_name_prefix="call"))
-        stores = stack.enter_context(open_stores(redis_url, models.features, settings, loop=loop))
+        stores = stack.enter_context(open_stores(redis_url, features, settings, loop=loop))
         telemetry = None if counts is None else Telemetry(counts, worker=worker)
-        shared = stack.enter_context(
-            open_shared_parts(settings, models.features, stores.blocking_store, ranks=models.ranking is not None)
-        )
-        slot = stack.enter_context(contextlib.closing(ModelSlot(open_served_models(models, shared))))
+        shared = stack.enter_context(open_shared_parts(settings, features, stores.blocking_store, ranks=ranks))
+        loaded = {}
+        for name, release in plan.releases.items():
+            loaded[name] = open_loaded_release(release, models.pop(name), shared)
+        slot = stack.enter_context(contextlib.closing(ModelSlot(make_routes(plan, loaded), on_closed=give_memory_back)))
+        loaded.clear()
         if telemetry is not None:
             sources = {"states": shared.state_counts.read, "items": stores.cache.counts}
             sources["store_warnings"] = stores.async_store.warning_counts
@@ -166,9 +175,7 @@ def serving(
         server, port = stack.enter_context(made)
         if private_address is not None:
             _listen_privately(server, private_address)
-        store_service = FeatureStoreService(
-            stores.async_store, models.features, settings, loop=stores.loop, names=slot.names
-        )
+        store_service = FeatureStoreService(stores.async_store, features, settings, loop=stores.loop, names=slot.names)
         ranker_service = RankerService(slot, settings, telemetry=telemetry)
         add_services(server, ranker_service, store_service, health)
         # What start-up made lives for ever: out of the collector's way. It cut a store client's p99 from 100 to 20 ms.
@@ -180,10 +187,8 @@ def serving(
             health.set(name, health_pb2.HealthCheckResponse.SERVING)
         stack.callback(health.enter_graceful_shutdown)
 
-        def replace_models(others: Models) -> None:
-            slot.replace(open_served_models(others, shared), timeout_s=settings.drain_timeout_s)
-
-        yield RunningServer(f"{settings.host}:{port}", port, first.model, first.version, replace_models)
+        switch = ReleaseSwitch(slot, shared, plan)
+        yield RunningServer(f"{settings.host}:{port}", port, model, model_version, plan.first.name, switch)
 
 
 @contextlib.contextmanager

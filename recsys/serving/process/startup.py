@@ -12,27 +12,45 @@ from recsys.operators import has_vnni, library
 from recsys.serving.inference.ranking_session import RankingSession
 from recsys.serving.inference.read_ahead import advise_random, in_memory, larger_than_memory, read_pages_ahead
 from recsys.serving.process.models import Models, open_models
-from recsys.serving.settings import Settings, bundle_folder
+from recsys.serving.process.releases.plan import Plan, PlannedRelease, bundle_plan
+from recsys.serving.settings import Settings
 
 _log = logging.getLogger("recsys.serving")
 
 
 @contextlib.contextmanager
-def load_models(settings: Settings) -> Iterator[tuple[Models, str]]:
-    """Load the models, and start a private Redis unless the settings name one; yields the models and the Redis's URL.
+def load_models(settings: Settings, plan: Plan | None = None) -> Iterator[tuple[Plan, dict[str, Models], str]]:
+    """Load a plan's models, and start a private Redis unless the settings name one.
+
+    Args:
+        settings: the server's.
+        plan: what to load; None: the bundles that the settings name.
+
+    Yields:
+        The plan, its models by release, and the Redis's URL. Who takes the models empties the mapping: what a start-up
+        holds is never given back.
 
     Raises:
         ConfigError: no bundle is set, or the private Redis has no place.
         BundleError: a bundle is missing, altered, of the wrong kind, or does not fit this program.
     """
-    bundle_folder(settings)  # the error comes before a Redis is started
+    plan = bundle_plan(settings) if plan is None else plan  # its error comes before a Redis is started
     # A private Redis is started first of all: gRPC's threads do not like a fork.
     with redis_or_embedded(settings.redis_url, settings.redis_dir) as redis_url:
-        models = open_models(settings)
-        if models.ranking is not None:
-            _warn_of_slow_int8(settings, models.ranking)
-            _read_ahead(settings, models.ranking)
-        yield models, redis_url
+        yield plan, {name: _opened(release, settings) for name, release in plan.releases.items()}, redis_url
+
+
+def _opened(release: PlannedRelease, settings: Settings) -> Models:
+    models = open_models(release, settings)
+    prepare_models(models, settings)
+    return models
+
+
+def prepare_models(models: Models, settings: Settings) -> None:
+    """Read hot rows ahead, and say what makes the models slow here."""
+    if models.ranking is not None:
+        _warn_of_slow_int8(settings, models.ranking)
+        _read_ahead(settings, models.ranking)
 
 
 def _warn_of_slow_int8(settings: Settings, session: RankingSession) -> None:

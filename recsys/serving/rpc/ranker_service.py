@@ -5,9 +5,9 @@ from __future__ import annotations
 from recsys.errors import NotFoundError
 from recsys.proto import ranker_pb2
 from recsys.serving.deadline import Deadline
-from recsys.serving.handlers.model_slot import ModelSlot, ServedModels
-from recsys.serving.handlers.ranker import Ranker
-from recsys.serving.handlers.recommender import Recommender
+from recsys.serving.handlers.model_slot import ModelSlot
+from recsys.serving.handlers.ranker import rank_together
+from recsys.serving.handlers.routes import Route, Routes, ranker_of, recommender_of
 from recsys.serving.rpc.calls import Context, abort_on_error, deadline_of
 from recsys.serving.rpc.convert import rank as convert
 from recsys.serving.rpc.convert import retrieval as convert_retrieval
@@ -42,10 +42,10 @@ class RankerService:
         return abort_on_error(context, lambda: self._rank(message, self._deadline(context)))
 
     def _rank(self, message: ranker_pb2.RankRequest, deadline: Deadline) -> ranker_pb2.RankResponse:
-        with self._models.current() as models:
-            ranker = _ranker_of(models)
-            request = convert.rank_request(message, ranker.features, max_candidates=self._settings.max_candidates)
-            result = ranker.rank(request, deadline=deadline)
+        with self._models.current() as routes:
+            route = routes.ranking(message.model)
+            request = convert.rank_request(message, route.live.features, max_candidates=self._settings.max_candidates)
+            result = ranker_of(route.of_user(request.user_key)).rank(request, deadline=deadline)
             response = convert.rank_response(result, request)
             self._count(request.timer, len(request.candidate_keys), result)
             return response
@@ -55,10 +55,15 @@ class RankerService:
         return abort_on_error(context, lambda: self._rank_batch(message, self._deadline(context)))
 
     def _rank_batch(self, message: ranker_pb2.RankBatchRequest, deadline: Deadline) -> ranker_pb2.RankBatchResponse:
-        with self._models.current() as models:
-            ranker, limit = _ranker_of(models), self._settings.max_candidates
-            requests = convert.batch_requests(message, ranker.features, max_candidates=limit)
-            results = ranker.rank_many(requests, deadline=deadline)
+        convert.check_batch(message)
+        with self._models.current() as routes:
+            routed = _routes_of(message, routes)
+            features = [route.live.features for route in routed]
+            requests = convert.batch_requests(message, features, max_candidates=self._settings.max_candidates)
+            rankers = [
+                ranker_of(route.of_user(request.user_key)) for route, request in zip(routed, requests, strict=True)
+            ]
+            results = rank_together(rankers, requests, deadline=deadline)
             answers = [convert.rank_response(*pair) for pair in zip(results, requests, strict=True)]
             self._count(requests[0].timer, sum(len(request.candidate_keys) for request in requests), *results)
             return ranker_pb2.RankBatchResponse(responses=answers)
@@ -68,9 +73,10 @@ class RankerService:
         return abort_on_error(context, lambda: self._retrieve(message, self._deadline(context)))
 
     def _retrieve(self, message: ranker_pb2.RetrieveRequest, deadline: Deadline) -> ranker_pb2.RetrieveResponse:
-        with self._models.current() as models:
-            recommender = _recommender_of(models)
-            query = convert_retrieval.retrieve_query(message, recommender.features)
+        with self._models.current() as routes:
+            route = routes.retrieval(message.model)
+            query = convert_retrieval.retrieve_query(message, route.live.features)
+            recommender = recommender_of(route.of_user(query.user_key))
             result = recommender.retrieve(query, deadline=deadline)
             response = convert_retrieval.retrieve_response(
                 result, query, names=recommender.index.names, include_timings=message.timings
@@ -83,10 +89,10 @@ class RankerService:
         return abort_on_error(context, lambda: self._recommend(message, self._deadline(context)))
 
     def _recommend(self, message: ranker_pb2.RecommendRequest, deadline: Deadline) -> ranker_pb2.RecommendResponse:
-        with self._models.current() as models:
-            recommender = _recommender_of(models)
-            limit = self._settings.max_candidates
-            query = convert_retrieval.recommend_query(message, recommender.features, max_candidates=limit)
+        with self._models.current() as routes:
+            route, limit = routes.recommending(message.model), self._settings.max_candidates
+            query = convert_retrieval.recommend_query(message, route.live.features, max_candidates=limit)
+            recommender = routes.recommender(route, message.retrieval_model, query.user_key)
             result = recommender.recommend(query, deadline=deadline)
             response = convert_retrieval.recommend_response(
                 result, query, names=recommender.index.names, include_timings=message.timings
@@ -109,15 +115,11 @@ class RankerService:
         return deadline_of(context, default_s=self._settings.default_deadline_ms / 1000)
 
 
-def _ranker_of(models: ServedModels) -> Ranker:
-    if models.ranker is None:
-        raise NotFoundError("this server has no ranking model, only one for Retrieve")
-    return models.ranker
-
-
-def _recommender_of(models: ServedModels) -> Recommender:
-    if models.recommender is None:
-        raise NotFoundError(
-            "this server has no retrieval model; start it with one: recsys serve BUNDLE --retrieval FOLDER"
-        )
-    return models.recommender
+def _routes_of(message: ranker_pb2.RankBatchRequest, routes: Routes) -> list[Route]:
+    found = []
+    for place, request in enumerate(message.requests):
+        try:
+            found.append(routes.ranking(request.model))
+        except NotFoundError as error:
+            raise NotFoundError(f"requests[{place}]: {error}") from None
+    return found

@@ -21,7 +21,9 @@ from recsys.serving.inference.ranking_session import open_ranking_session
 def ranker_on(bundle: Path, store: BlockingFeatureStore, *, max_in_flight: int = 1) -> Ranker:
     session = open_ranking_session(open_bundle(bundle))
     admission = Admission(max_in_flight)
-    return Ranker(session, store=store, admission=admission, model_lock=FairLock(1), store_timeout_s=5.0)
+    return Ranker(
+        session, release="tiny-1", store=store, admission=admission, model_lock=FairLock(1), store_timeout_s=5.0
+    )
 
 
 def asked(candidates: list[int], *, age: float = 1.0, top_k: int = 0) -> RankRequest:

@@ -50,6 +50,7 @@ def finder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recommender(finder: Path, tiny_bundle: Path, blocking_store: BlockingFeatureStore) -> Recommender:
     ranker = Ranker(
         open_ranking_session(open_bundle(tiny_bundle)),
+        release="r-1",
         store=blocking_store,
         admission=Admission(2),
         model_lock=FairLock(1),
@@ -57,6 +58,7 @@ def recommender(finder: Path, tiny_bundle: Path, blocking_store: BlockingFeature
     )
     return Recommender(
         open_retrieval(open_bundle(finder)),
+        release="r-1",
         ranker=ranker,
         store=blocking_store,
         admission=ranker.admission,
@@ -175,20 +177,12 @@ async def test_a_store_that_does_not_answer_degrades_and_never_fails(
         assert sorted(ranked.items.tolist()) == sorted(best) and ranked.user_degraded and ranked.items_degraded
 
 
-def test_other_models_are_not_found(recommender: Recommender) -> None:
-    with pytest.raises(NotFoundError, match="retrieval model 'findr' is not served here: did you mean 'finder'"):
-        retrieve(recommender, 1, model="findr")
-    with pytest.raises(NotFoundError, match="retrieval model 'tiny' is not served here"):
-        recommend(recommender, 1, retrieval_model="tiny")
-    with pytest.raises(NotFoundError, match="model 'finder' is not served here"):
-        recommend(recommender, 1, model="finder")
-
-
 def test_a_retrieval_model_alone_retrieves_and_does_not_recommend(
     finder: Path, blocking_store: BlockingFeatureStore
 ) -> None:
     alone = Recommender(
         open_retrieval(open_bundle(finder)),
+        release="r-1",
         ranker=None,
         store=blocking_store,
         admission=Admission(1),
@@ -224,6 +218,7 @@ def test_models_of_different_ids_are_not_served_together(tmp_path: Path, recomme
     ):
         Recommender(
             open_retrieval(open_bundle(tmp_path / "strings")),
+            release="r-1",
             ranker=recommender._ranker,
             store=recommender._store,
             admission=Admission(1),
@@ -277,6 +272,7 @@ async def test_any_index_may_find_the_candidates(recommender: Recommender, store
     await saw(store, 2, [7, 14, 21])
     other = Recommender(
         BruteForce(),
+        release="r-1",
         ranker=recommender._ranker,
         store=recommender._store,
         admission=recommender._admission,

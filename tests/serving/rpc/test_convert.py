@@ -184,7 +184,8 @@ def test_a_user_a_candidate_or_an_item_cannot_be_the_missing_value() -> None:
 @pytest.mark.parametrize("part", DEGRADED_PARTS)
 def test_a_degradation_has_one_name_in_the_result_the_metric_and_the_client(part: str) -> None:
     result = RankResult(
-        scores=np.zeros(1, dtype=np.float32), positions=None, model="m", model_version="1", history_events=0,
+        scores=np.zeros(1, dtype=np.float32), positions=None, model="m", model_version="1", release="r",
+        history_events=0,
         **{f"{part}_degraded": True},
     )  # fmt: skip
     request = convert.rank_request(RankRequest(user=USER, candidates=Ids(integers=[1])), FEATURES, max_candidates=5)

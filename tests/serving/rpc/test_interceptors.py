@@ -70,8 +70,8 @@ def serve(tiny_bundle: Path, redis_url: str, file: Path) -> Callable[..., Any]:
     def started(*interceptors: Interceptor) -> Iterator[grpc.Channel]:
         settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, store_timeout_ms=5_000)
         with (
-            load_models(settings) as (models, url),
-            serving(settings, models, url, counts=file, interceptors=interceptors) as server,
+            load_models(settings) as loaded,
+            serving(settings, *loaded, counts=file, interceptors=interceptors) as server,
             grpc.insecure_channel(server.address) as channel,
         ):
             yield channel

@@ -142,7 +142,7 @@ async def test_callers_that_leave_harm_no_neighbour(client: AsyncClient) -> None
 async def test_a_server_without_one_of_the_models_says_so(start: Start, finder: Path, tiny_bundle: Path) -> None:
     async with start() as ranking_only:
         with pytest.raises(
-            NotFound, match="this server has no retrieval model; start it with one: recsys serve BUNDLE"
+            NotFound, match="this server has no retrieval model; serve one: recsys serve BUNDLE --retrieval"
         ):
             await ranking_only.retrieve(user=1)
         with pytest.raises(NotFound, match="this server has no retrieval model"):
@@ -153,7 +153,7 @@ async def test_a_server_without_one_of_the_models_says_so(start: Start, finder: 
         ].tolist()
         with pytest.raises(NotFound, match="no ranking model is served here, only a retrieval model"):
             await retrieval_only.recommend(user=1)
-        with pytest.raises(NotFound, match="this server has no ranking model, only one for Retrieve"):
+        with pytest.raises(NotFound, match="model 'finder' has no ranking model, only one for Retrieve"):
             await retrieval_only.rank(user=1, candidates=[1])
     for bundle, retrieval, message in (
         (tiny_bundle, tiny_bundle, "a ranking bundle; expected a retrieval bundle"),

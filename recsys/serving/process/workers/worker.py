@@ -102,12 +102,11 @@ def _serve(task: Task, output: IO[bytes]) -> None:
     from recsys.serving.process.startup import load_models
 
     signals: SimpleQueue[Any] = SimpleQueue()
-    with sigterm_interrupts(), load_models(task.settings) as (models, redis_url), forward_signals(signals):
+    with sigterm_interrupts(), load_models(task.settings) as loaded, forward_signals(signals):
         row = task.number - 1
         server = serving(
             task.settings,
-            models,
-            redis_url,
+            *loaded,
             share_port=True,
             counts=task.counts,
             worker=row,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recsys.errors import InvalidInputError
@@ -32,7 +32,6 @@ def rank_request(
         candidate_keys=entity_keys("candidates", message.candidates, features.item_id, most=max_candidates),
         features=feature_values(message.features),
         top_k=message.top_k,
-        model=message.model,
         time_ms=moment_ms("time_ms", message.time_ms),
         timer=timer,
         timings=message.timings,
@@ -41,20 +40,29 @@ def rank_request(
     return request
 
 
+def check_batch(message: ranker_pb2.RankBatchRequest) -> None:
+    """Raise InvalidInputError if a RankBatch call has no requests, or too many."""
+    if not 1 <= len(message.requests) <= MAX_BATCH:
+        raise InvalidInputError(f"requests: got {len(message.requests):,}; allowed: 1 to {MAX_BATCH} per call")
+
+
 def batch_requests(
-    message: ranker_pb2.RankBatchRequest, features: FeatureSet, *, max_candidates: int
+    message: ranker_pb2.RankBatchRequest, features: Sequence[FeatureSet], *, max_candidates: int
 ) -> list[RankRequest]:
     """Check and convert a RankBatch call; the requests share a clock.
+
+    Args:
+        message: the call.
+        features: of each request's model.
+        max_candidates: most candidates of all requests together.
 
     Raises:
         InvalidInputError: see the message; it begins with the request's place.
     """
-    if not 1 <= len(message.requests) <= MAX_BATCH:
-        raise InvalidInputError(f"requests: got {len(message.requests):,}; allowed: 1 to {MAX_BATCH} per call")
     timer, requests = StageTimer(), []
-    for place, request in enumerate(message.requests):
+    for place, (request, own) in enumerate(zip(message.requests, features, strict=True)):
         try:
-            requests.append(rank_request(request, features, max_candidates=max_candidates, timer=timer))
+            requests.append(rank_request(request, own, max_candidates=max_candidates, timer=timer))
         except InvalidInputError as error:
             raise InvalidInputError(f"requests[{place}].{error}") from None
     if (count := sum(len(request.candidate_keys) for request in requests)) > max_candidates:
@@ -70,6 +78,7 @@ def rank_response(result: RankResult, request: RankRequest) -> ranker_pb2.RankRe
         positions=None if result.positions is None else result.positions.tolist(),
         model=result.model,
         model_version=result.model_version,
+        release=result.release,
         history_events=result.history_events,
         degraded=degradations(result),
         timings=timings(request.timer) if request.timings else None,

@@ -1,4 +1,4 @@
-"""A server's models are replaced while calls run: each call is answered whole, by one of them, and none fails."""
+"""ReleaseSwitch: releases change while calls run: each call is answered whole, by one of them, and none fails."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 from support.tiny_bundle import FEATURES, ITEMS, reference_scores, write_tiny_bundle
-from support.tiny_workers import until
 
 from recsys.client import Client, Ranking
-from recsys.errors import BundleError
+from recsys.errors import BundleError, ReleaseError
 from recsys.feature_store.base import RankRead
 from recsys.feature_store.blocking import BlockingFeatureStore
-from recsys.serving.handlers.model_slot import ServedModels
+from recsys.serving.handlers.routes import LoadedRelease
 from recsys.serving.process import server as server_module
-from recsys.serving.process.models import Models, open_models
+from recsys.serving.process.models import Models
+from recsys.serving.process.releases import switch as switch_module
+from recsys.serving.process.releases.plan import Plan, PlannedRelease, bundle_plan
 from recsys.serving.process.server import running_server
 from recsys.serving.settings import Settings
 
@@ -51,21 +52,27 @@ class Gate:
 
 @pytest.fixture
 def closed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The models that were closed, in order."""
+    """The releases that were closed, in order."""
     names: list[str] = []
 
-    def opened(models: Models, shared: Any) -> ServedModels:
-        served = open_served_models(models, shared)
+    def opened(planned: PlannedRelease, models: Models, shared: Any) -> LoadedRelease:
+        loaded = open_loaded_release(planned, models, shared)
+        model = models.first.model
 
         def close() -> None:
-            names.append(models.first.model)
-            served.close()
+            names.append(model)
+            loaded.close()
 
-        return dataclasses.replace(served, close=close)
+        return dataclasses.replace(loaded, close=close)
 
-    open_served_models = server_module.open_served_models
-    monkeypatch.setattr(server_module, "open_served_models", opened)
+    open_loaded_release = server_module.open_loaded_release
+    monkeypatch.setattr(server_module, "open_loaded_release", opened)
+    monkeypatch.setattr(switch_module, "open_loaded_release", opened)
     return names
+
+
+def plan_of(bundle: Path, *, number: int = 2) -> Plan:
+    return dataclasses.replace(bundle_plan(Settings(bundle=bundle)), number=number)
 
 
 def settings_of(bundle: Path, redis_url: str) -> Settings:
@@ -98,13 +105,14 @@ def test_calls_that_run_end_on_the_old_model_and_later_ones_have_the_new(
             callers = [pool.submit(call_until_stop, server.address) for _ in range(3)]
             held = pool.submit(ask, client, user=HELD_USER)
             assert gate.holds.wait(20)
-            others = open_models(settings_of(tmp_path / "other", redis_url))
-            replacing = pool.submit(server.replace_models, others)
-            until(lambda: ask(client).model == "other")
-            assert not replacing.done() and not held.done() and closed == []
+            server.switch.prepare(plan_of(tmp_path / "other"))
+            assert ask(client).model == "tiny"
+            closing = server.switch.commit(2)
+            assert ask(client).model == "other"
+            assert closing.is_alive() and not held.done() and closed == []
             gate.opened.set()
             before = held.result(20)
-            replacing.result(20)
+            closing.join(20)
             assert closed == ["tiny"]
         finally:
             gate.opened.set()
@@ -120,13 +128,43 @@ def test_calls_that_run_end_on_the_old_model_and_later_ones_have_the_new(
     assert all({"tiny", "other"} == {answer.model for answer in of_caller} for of_caller in answers)
 
 
-def test_a_model_of_another_feature_set_is_refused_and_the_old_one_serves_on(
+def test_a_release_of_another_feature_set_is_refused_and_the_old_one_serves_on(
     tiny_bundle: Path, tmp_path: Path, redis_url: str, closed: list[str]
 ) -> None:
     write_tiny_bundle(tmp_path / "foreign", model="foreign", features=dataclasses.replace(FEATURES, name="elsewhere"))
-    foreign = open_models(settings_of(tmp_path / "foreign", redis_url))
     with running_server(settings_of(tiny_bundle, redis_url)) as server, Client(server.address) as client:
         with pytest.raises(BundleError, match="'foreign' has another FeatureSet .'elsewhere'. than the store"):
-            server.replace_models(foreign)
+            server.switch.prepare(plan_of(tmp_path / "foreign"))
         assert ask(client).model == "tiny"
     assert closed == ["tiny"]
+
+
+def test_what_was_prepared_and_is_given_up_is_closed_and_cannot_be_changed_over_to(
+    tiny_bundle: Path, tmp_path: Path, redis_url: str, closed: list[str]
+) -> None:
+    write_tiny_bundle(tmp_path / "other", model="other", items=2 * ITEMS)
+    with running_server(settings_of(tiny_bundle, redis_url)) as server, Client(server.address) as client:
+        server.switch.prepare(plan_of(tmp_path / "other"))
+        server.switch.abort()
+        assert closed == ["other"]
+        with pytest.raises(ReleaseError, match="plan 2 is not prepared"):
+            server.switch.commit(2)
+        assert ask(client).model == "tiny"
+    assert closed == ["other", "tiny"]
+
+
+def test_a_release_that_stays_is_loaded_once(
+    tiny_bundle: Path, tmp_path: Path, redis_url: str, closed: list[str]
+) -> None:
+    write_tiny_bundle(tmp_path / "other", model="other", items=2 * ITEMS)
+    first, second = plan_of(tiny_bundle, number=1), plan_of(tmp_path / "other", number=2)
+    both = dataclasses.replace(second, releases={**first.releases, **second.releases})
+    back = dataclasses.replace(both, models=first.models, default=first.default, number=3)
+    with running_server(settings_of(tiny_bundle, redis_url)) as server, Client(server.address) as client:
+        server.switch.prepare(both)
+        server.switch.commit(2).join(20)
+        assert ask(client).model == "other" and closed == []
+        server.switch.prepare(back)
+        server.switch.commit(3).join(20)
+        assert ask(client).model == "tiny" and closed == []
+    assert sorted(closed) == ["other", "tiny"]

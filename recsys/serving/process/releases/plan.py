@@ -1,0 +1,102 @@
+"""Plan: the releases that a server loads, and which of them answers what. The supervisor makes it, for its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from recsys.bundle import Manifest, read_manifest
+from recsys.errors import BundleError
+from recsys.releases.release import open_release, release_name
+from recsys.releases.served import Served, ServedModel
+from recsys.serving.settings import Settings, bundle_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRelease:
+    """A release to load.
+
+    Attributes:
+        name: of the release.
+        ranking, retrieval: folders of its bundles, at least one.
+        slot: the place of its counts among those of all releases, from 0.
+    """
+
+    name: str
+    ranking: Path | None
+    retrieval: Path | None
+    slot: int = 0
+
+    def bundles(self) -> list[Path]:
+        """The folders that there are."""
+        return [path for path in (self.ranking, self.retrieval) if path is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Releases to load, and their use.
+
+    Attributes:
+        number: grows with each plan of a server.
+        models: name that requests ask for -> its releases.
+        default: the name that a request without one means.
+        releases: all to be loaded, by name: those of ``models``, and others that are kept for a rollback.
+        revision: of the ``served.json`` that it follows; 0: it serves bundles.
+    """
+
+    number: int
+    models: Mapping[str, ServedModel]
+    default: str
+    releases: Mapping[str, PlannedRelease]
+    revision: int = 0
+
+    @property
+    def first(self) -> PlannedRelease:
+        """The live release of the default model."""
+        return self.releases[self.models[self.default].live]
+
+
+def bundle_plan(settings: Settings) -> Plan:
+    """The plan of a server of the bundles that its settings name, without a store of releases.
+
+    Raises:
+        ConfigError: no bundle is set.
+        BundleError: a bundle is missing, or two are of the same kind.
+    """
+    path = bundle_folder(settings)
+    first = read_manifest(path)
+    ranking, retrieval = (path, settings.retrieval) if first.kind == "ranking" else (None, path)
+    if ranking is None and settings.retrieval is not None:
+        raise BundleError(
+            f"{path} is a retrieval bundle, and so is to be {settings.retrieval}; a server takes a ranking "
+            "bundle, a retrieval bundle, or one of each"
+        )
+    versions = {first.kind: first.version}
+    if ranking is not None and retrieval is not None:
+        versions["retrieval"] = read_manifest(retrieval).version
+    name = release_name(first.model, versions.get("ranking", ""), versions.get("retrieval", ""))
+    return Plan(
+        number=1,
+        models={first.model: ServedModel(live=name)},
+        default=first.model,
+        releases={name: PlannedRelease(name=name, ranking=ranking, retrieval=retrieval)},
+    )
+
+
+def planned_release(store: Path, name: str, *, slot: int = 0) -> PlannedRelease:
+    """A release of a store, to load; raises ReleaseError."""
+    found = open_release(store, name)
+    return PlannedRelease(name=name, ranking=found.ranking, retrieval=found.retrieval, slot=slot)
+
+
+def served_plan(served: Served, releases: Mapping[str, PlannedRelease], *, number: int) -> Plan:
+    """The plan that follows ``served.json``; ``releases``: all to be loaded."""
+    return Plan(
+        number=number, models=served.models, default=served.default, releases=releases, revision=served.revision
+    )
+
+
+def first_manifest(plan: Plan) -> Manifest:
+    """The manifest that a server is published under; raises BundleError."""
+    return read_manifest(plan.first.bundles()[0])
