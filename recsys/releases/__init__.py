@@ -9,5 +9,10 @@
       status/HOST-PORT.json   what each server serves, and how its last switch went
 
 - ``served.py``: ``served.json``, its fields and its rules;
-- ``release.py``: ``release.json``, the record of one release.
+- ``release.py``: ``release.json``, the record of one release;
+- ``store.py``: the store as a whole: push, list, find, change what is served;
+- ``push.py``, ``stored_files.py``: a push, step by step; files that are stored once;
+- ``lock.py``: the store's lock; the user who changes it, and when;
+- ``changes.py``: promote, roll back, split, shadow, from one content of ``served.json`` to the next;
+- ``status.py``: ``status/*.json``, a file of each server.
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.bundle import Manifest, read_manifest
-from recsys.errors import InvalidInputError, ReleaseError
+from recsys.errors import InvalidInputError, ReleaseError, nearest
 from recsys.features.feature_set import FeatureSet
 from recsys.releases.served import check_release_name
 
@@ -124,19 +124,53 @@ def open_release(store: Path, name: str) -> ReleaseFolder:
     Raises:
         ReleaseError: there is no such release, or its record is damaged.
     """
-    check_release_name("release", name)
+    try:
+        check_release_name("release", name)
+    except InvalidInputError as error:
+        raise ReleaseError(f"{store}: {error}") from None
     path = store / RELEASES / name
     file = path / RELEASE
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ReleaseError(f"{store}: no release {name!r}; `recsys release list` shows those there are") from None
+        if path.is_dir():
+            raise ReleaseError(f"{path}: has no {RELEASE}: push its bundles again") from None
+        raise ReleaseError(
+            f"{store}: no release {name!r}: {nearest(name, release_names(store))}; `recsys release list` shows them"
+        ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ReleaseError(f"{file}: not readable: {getattr(error, 'strerror', None) or error}") from error
     release = _from_dict(values, where=str(file))
     if release.name != name:
         raise ReleaseError(f"{file}: is the record of {release.name!r}, not of {name!r}: the folder was renamed")
     return ReleaseFolder(path=path, release=release)
+
+
+def find_releases(store: Path) -> tuple[list[ReleaseFolder], list[str]]:
+    """All releases of a store by number, and a line for each whose record is damaged.
+
+    Raises:
+        ReleaseError: there is no store, or it cannot be read.
+    """
+    found, damaged = [], []
+    for name in release_names(store):
+        try:
+            found.append(open_release(store, name))
+        except ReleaseError as error:
+            damaged.append(str(error))
+    return sorted(found, key=lambda each: (each.release.number, each.release.name)), damaged
+
+
+def release_names(store: Path) -> list[str]:
+    """Names of all releases of a store; raises ReleaseError if it cannot be read."""
+    try:
+        return sorted(entry.name for entry in (store / RELEASES).iterdir() if not entry.name.startswith("."))
+    except FileNotFoundError:
+        if not store.is_dir():
+            raise ReleaseError(f"{store}: no such folder; `recsys release push` makes a store of releases") from None
+        return []
+    except OSError as error:
+        raise ReleaseError(f"{store}: not readable: {error.strerror}") from error
 
 
 def release_text(release: Release) -> str:
