@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recsys.arrays import Float32Array, Int64Array
+from recsys.serving.handlers.ranker import Ranked
 from recsys.serving.telemetry.stage_timer import StageTimer
 
 CANDIDATES = 500
@@ -93,6 +94,7 @@ class RecommendResult:
         user_known: True if the retrieval model knows the user.
         history_events: past events the ranking model looked at.
         candidates: how many items were retrieved and ranked.
+        ranked: all of them; None if there were none.
         user_degraded, items_degraded, history_degraded: as in ``RankResult``.
     """
 
@@ -107,6 +109,7 @@ class RecommendResult:
     user_known: bool
     history_events: int
     candidates: int
+    ranked: Ranked | None = None
     user_degraded: bool = False
     items_degraded: bool = False
     history_degraded: bool = False

@@ -7,7 +7,7 @@ loop. Shapes use ``C`` candidates.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,6 +53,24 @@ class RankRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    """The candidates of a request that was ranked, each once, whatever part of them was asked for.
+
+    Attributes:
+        request: it.
+        keys: of the candidates, distinct; [C].
+        logits, scores: of each; [C].
+        time_ms: events with an earlier timestamp counted.
+    """
+
+    request: RankRequest
+    keys: Int64Array
+    logits: Float32Array
+    scores: Float32Array
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RankResult:
     """Scores of a request's candidates.
 
@@ -61,6 +79,7 @@ class RankResult:
         positions: with top_k, where each score's candidate first stood in the request; else None.
         model, model_version, release: which model answered, and the release that it belongs to.
         history_events: past events the model looked at.
+        ranked: all candidates with their scores; a :class:`Ranker` sets it.
         user_degraded, items_degraded: that part of the store could not be read.
         history_degraded: only the newest part of a long history was looked at.
     """
@@ -71,6 +90,7 @@ class RankResult:
     model_version: str
     release: str
     history_events: int
+    ranked: Ranked | None = None
     user_degraded: bool = False
     items_degraded: bool = False
     history_degraded: bool = False
@@ -220,6 +240,7 @@ class Ranker:
     ) -> RankResult:
         request, positions = asked.request, asked.positions
         scores, best = answer.scores, None
+        ranked = Ranked(request=request, keys=asked.keys, logits=answer.logits, scores=scores, time_ms=asked.time_ms)
         history_events = encoded.history_events if state is None else state.history_events
         partial = state is not None and state.partial
         order = _best(answer.logits, request.top_k) if request.top_k else None
@@ -247,6 +268,7 @@ class Ranker:
             model_version=self.session.version,
             release=self.release,
             history_events=history_events,
+            ranked=ranked,
             user_degraded=inputs.user_degraded,
             items_degraded=inputs.items_degraded,
             history_degraded=partial,
@@ -254,9 +276,18 @@ class Ranker:
 
 
 def rank_together(
-    rankers: Sequence[Ranker], requests: Sequence[RankRequest], *, deadline: Deadline
+    rankers: Sequence[Ranker],
+    requests: Sequence[RankRequest],
+    *,
+    deadline: Deadline,
+    on_failed: Callable[[Sequence[int]], None] = lambda places: None,
 ) -> list[RankResult]:
     """Rank the requests of one call, each by the ranker in its place. All together take one place in ``admission``.
+
+    Args:
+        rankers, requests: of each place.
+        deadline: of all.
+        on_failed: told the places of the ranker that raises.
 
     Raises:
         OverloadedError, TimeoutError, InvalidInputError: as :meth:`Ranker.rank`; the last begins with the place.
@@ -265,7 +296,11 @@ def rank_together(
     with rankers[0].admission.enter():
         for ranker in dict.fromkeys(rankers):
             places = [place for place, other in enumerate(rankers) if other is ranker]
-            found = ranker.rank_many([requests[place] for place in places], places=places, deadline=deadline)
+            try:
+                found = ranker.rank_many([requests[place] for place in places], places=places, deadline=deadline)
+            except Exception:
+                on_failed(places)
+                raise
             results.update(zip(places, found, strict=True))
     return [results[place] for place in range(len(requests))]
 

@@ -136,6 +136,7 @@ class Recommender:
             user_known=found.user_known,
             history_events=ranked.history_events,
             candidates=len(found.items),
+            ranked=ranked.ranked,
             user_degraded=ranked.user_degraded,
             items_degraded=ranked.items_degraded,
             history_degraded=ranked.history_degraded,

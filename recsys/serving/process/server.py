@@ -30,7 +30,7 @@ from recsys.serving.process.assembly import make_routes, open_loaded_release, op
 from recsys.serving.process.models import Models
 from recsys.serving.process.ports import cannot_listen, probe_port
 from recsys.serving.process.ready_file import ready_file, remove_ready_file, write_ready_file
-from recsys.serving.process.releases.plan import Plan
+from recsys.serving.process.releases.plan import Plan, in_service
 from recsys.serving.process.releases.switch import ReleaseSwitch, give_memory_back
 from recsys.serving.process.scheduling import use_batch_scheduling
 from recsys.serving.process.signals import forward_signals, sigterm_interrupts, wait_for_signal
@@ -90,7 +90,7 @@ def _serve(settings: Settings, plan: Plan, models: dict[str, Models], redis_url:
         forward_signals(signals),
         counter_file(settings, workers=1, methods=METHODS.values()) as counts,
         serving(settings, plan, models, redis_url, counts=counts) as server,
-        metrics_endpoint(settings, counts, server.model, server.model_version) as page,
+        metrics_endpoint(settings, counts, in_service(plan, counts)) as page,
     ):
         took_s = time.perf_counter() - started_s
         facts = {"address": server.address, "port": server.port, "model": server.model}
@@ -109,7 +109,7 @@ def running_server(settings: Settings) -> Iterator[RunningServer]:
         load_models(settings) as (plan, models, redis_url),
         counter_file(settings, workers=1, methods=METHODS.values()) as counts,
         serving(settings, plan, models, redis_url, counts=counts) as server,
-        metrics_endpoint(settings, counts, server.model, server.model_version),
+        metrics_endpoint(settings, counts, in_service(plan, counts)),
     ):
         yield server
 

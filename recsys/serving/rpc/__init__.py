@@ -3,6 +3,7 @@
 - ``ranker_service.py``, ``store_service.py``: the services, a method a call. ``registration.py`` adds them to a server.
 - ``methods.py``: their methods, from the descriptors.
 - ``convert/``: messages to domain values and back; whatever a caller may send is checked there.
+- ``answer_counts.py``: calls of Ranker are counted, in all and to their releases.
 - ``calls.py``: deadline, errors and event loop of a call. ``statuses.py``: the table from errors to status codes.
 - ``stream_reader.py``: a stream of messages, read on an event loop.
 - ``interceptors.py``: work around each call: counting, and whatever is added.

@@ -7,14 +7,13 @@ from recsys.proto import ranker_pb2
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.model_slot import ModelSlot
 from recsys.serving.handlers.ranker import rank_together
-from recsys.serving.handlers.routes import Route, Routes, ranker_of, recommender_of
+from recsys.serving.handlers.routes import LoadedRelease, Route, Routes, ranker_of, recommender_of
+from recsys.serving.rpc.answer_counts import Answer, AnswerCounts
 from recsys.serving.rpc.calls import Context, abort_on_error, deadline_of
 from recsys.serving.rpc.convert import rank as convert
 from recsys.serving.rpc.convert import retrieval as convert_retrieval
-from recsys.serving.rpc.convert.answers import Degradable, degraded_parts
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry
-from recsys.serving.telemetry.stage_timer import StageTimer
 
 
 class RankerService:
@@ -35,7 +34,7 @@ class RankerService:
     ) -> None:
         self._models = models
         self._settings = settings
-        self._telemetry = telemetry
+        self._counts = AnswerCounts(telemetry)
 
     def Rank(self, message: ranker_pb2.RankRequest, context: Context) -> ranker_pb2.RankResponse:
         """Score candidates."""
@@ -45,9 +44,11 @@ class RankerService:
         with self._models.current() as routes:
             route = routes.ranking(message.model)
             request = convert.rank_request(message, route.live.features, max_candidates=self._settings.max_candidates)
-            result = ranker_of(route.of_user(request.user_key)).rank(request, deadline=deadline)
-            response = convert.rank_response(result, request)
-            self._count(request.timer, len(request.candidate_keys), result)
+            release = route.of_user(request.user_key)
+            with self._counts.failures(deadline, [release]):
+                result = ranker_of(release).rank(request, deadline=deadline)
+                response = convert.rank_response(result, request)
+            self._counts.answered(request.timer, [Answer(release, result, result.ranked)])
             return response
 
     def RankBatch(self, message: ranker_pb2.RankBatchRequest, context: Context) -> ranker_pb2.RankBatchResponse:
@@ -60,13 +61,19 @@ class RankerService:
             routed = _routes_of(message, routes)
             features = [route.live.features for route in routed]
             requests = convert.batch_requests(message, features, max_candidates=self._settings.max_candidates)
-            rankers = [
-                ranker_of(route.of_user(request.user_key)) for route, request in zip(routed, requests, strict=True)
-            ]
-            results = rank_together(rankers, requests, deadline=deadline)
-            answers = [convert.rank_response(*pair) for pair in zip(results, requests, strict=True)]
-            self._count(requests[0].timer, sum(len(request.candidate_keys) for request in requests), *results)
-            return ranker_pb2.RankBatchResponse(responses=answers)
+            releases = [route.of_user(request.user_key) for route, request in zip(routed, requests, strict=True)]
+            failed: list[LoadedRelease] = []
+            with self._counts.failures(deadline, releases, at=failed):
+                results = rank_together(
+                    [ranker_of(release) for release in releases],
+                    requests,
+                    deadline=deadline,
+                    on_failed=lambda places: failed.extend(releases[place] for place in places),
+                )
+                responses = [convert.rank_response(*pair) for pair in zip(results, requests, strict=True)]
+            answers = [Answer(release, found, found.ranked) for release, found in zip(releases, results, strict=True)]
+            self._counts.answered(requests[0].timer, answers)
+            return ranker_pb2.RankBatchResponse(responses=responses)
 
     def Retrieve(self, message: ranker_pb2.RetrieveRequest, context: Context) -> ranker_pb2.RetrieveResponse:
         """Retrieve the best items of all."""
@@ -76,12 +83,14 @@ class RankerService:
         with self._models.current() as routes:
             route = routes.retrieval(message.model)
             query = convert_retrieval.retrieve_query(message, route.live.features)
-            recommender = recommender_of(route.of_user(query.user_key))
-            result = recommender.retrieve(query, deadline=deadline)
-            response = convert_retrieval.retrieve_response(
-                result, query, names=recommender.index.names, include_timings=message.timings
-            )
-            self._count(query.timer, 0, result)
+            release = route.of_user(query.user_key)
+            with self._counts.failures(deadline, [release]):
+                recommender = recommender_of(release)
+                result = recommender.retrieve(query, deadline=deadline)
+                response = convert_retrieval.retrieve_response(
+                    result, query, names=recommender.index.names, include_timings=message.timings
+                )
+            self._counts.answered(query.timer, [Answer(release, result)])
             return response
 
     def Recommend(self, message: ranker_pb2.RecommendRequest, context: Context) -> ranker_pb2.RecommendResponse:
@@ -92,24 +101,15 @@ class RankerService:
         with self._models.current() as routes:
             route, limit = routes.recommending(message.model), self._settings.max_candidates
             query = convert_retrieval.recommend_query(message, route.live.features, max_candidates=limit)
-            recommender = routes.recommender(route, message.retrieval_model, query.user_key)
-            result = recommender.recommend(query, deadline=deadline)
-            response = convert_retrieval.recommend_response(
-                result, query, names=recommender.index.names, include_timings=message.timings
-            )
-            self._count(query.timer, result.candidates, result)
+            release = route.of_user(query.user_key)
+            with self._counts.failures(deadline, [release]):
+                recommender = routes.recommender(route, message.retrieval_model, query.user_key)
+                result = recommender.recommend(query, deadline=deadline)
+                response = convert_retrieval.recommend_response(
+                    result, query, names=recommender.index.names, include_timings=message.timings
+                )
+            self._counts.answered(query.timer, [Answer(release, result, result.ranked)])
             return response
-
-    def _count(self, timer: StageTimer, candidates: int, *results: Degradable) -> None:
-        if self._telemetry is None:
-            return
-        timer.lap("convert")
-        timer.finish()
-        self._telemetry.observe(timer.in_us())
-        self._telemetry.count("candidates", by=candidates)
-        for result in results:
-            for part in degraded_parts(result):
-                self._telemetry.count("degraded", part)
 
     def _deadline(self, context: Context) -> Deadline:
         return deadline_of(context, default_s=self._settings.default_deadline_ms / 1000)

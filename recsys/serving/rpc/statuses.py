@@ -33,6 +33,19 @@ STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
 Anything else is a defect of ours: INTERNAL."""
 
 
+NOT_THE_CALLERS = frozenset(
+    {
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.FAILED_PRECONDITION,
+    }
+)
+"""Statuses of calls that failed by no fault of the caller: they count as failures of the release that was to answer."""
+
+
 def truncate(text: str) -> str:
     """Cut a message to what a status may carry: a client drops an answer whose trailers are longer than 8 KiB.
 
@@ -79,6 +92,11 @@ def _raised_at(error: Exception) -> tuple[str, int]:
     while step is not None and step.tb_next is not None:
         step = step.tb_next
     return ("", 0) if step is None else (step.tb_frame.f_code.co_filename, step.tb_lineno)
+
+
+def code_of(error: Exception) -> grpc.StatusCode:
+    """Map an error to the status code that a caller gets."""
+    return next((code for kind, code in STATUS_CODES.items() if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
 
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:

@@ -6,11 +6,20 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 
 from recsys.errors import ConfigError
 from recsys.serving.telemetry.families import BOUNDS_US
-from recsys.serving.telemetry.layout import HISTOGRAM, open_counter_file
+from recsys.serving.telemetry.layout import HISTOGRAM, PARTS, RELEASE_COUNTS, RELEASE_WORDS, open_counter_file
+
+_FAILED, _DEGRADED, _SCORES, _SCORE_SUM, _OFFERED, _SCORED, _DROPPED, _FAILED_SHADOW = map(
+    RELEASE_COUNTS.index,
+    ("failed", "degraded", "scores", "score_sum", "offered", "scored", "dropped", "failed_shadow"),
+)
+_COMPARED, _DIFFERENCE_SUM, _OVERLAP_SUM = map(RELEASE_COUNTS.index, ("compared", "difference_sum", "overlap_sum"))
+_ANSWERS, _SHADOW = len(RELEASE_COUNTS), len(RELEASE_COUNTS) + HISTOGRAM
+_WORD = (1 << 64) - 1
 
 
 class Telemetry:
@@ -30,6 +39,7 @@ class Telemetry:
             raise ConfigError(f"{path} has rows for {file.rows} workers; worker {worker} has none")
         self._words = file.words
         self._row = file.first + worker * file.row
+        self._releases = self._row + file.releases
         self._places = {key: self._row + place for key, place in file.places.items()}
         self._lock = threading.Lock()
 
@@ -47,6 +57,64 @@ class Telemetry:
         place = self._places[(name, *values)]
         with self._lock:
             self._words[place] += by
+
+    def answered(self, slot: int, us: int, *, degraded: bool, scores: int, score_sum: float) -> None:
+        """Count an answer to its release; some 2 us.
+
+        Args:
+            slot: the release's place, from 0.
+            us: time that the whole call took.
+            degraded: the answer lacks a part.
+            scores: number of candidates scored; 0 for an answer whose scores are of any size.
+            score_sum: of their scores; one that is not finite is not counted, nor are its candidates.
+        """
+        words, place = self._words, self._releases + slot * RELEASE_WORDS
+        if not isfinite(score_sum):
+            scores, score_sum = 0, 0.0
+        with self._lock:
+            words[place] += 1
+            words[place + _DEGRADED] += degraded
+            words[place + _SCORES] += scores
+            _add_parts(words, place + _SCORE_SUM, score_sum)
+            _observe(words, place + _ANSWERS, us)
+
+    def failed(self, slot: int) -> None:
+        """Count a call that failed to its release."""
+        self._add(slot, _FAILED)
+
+    def shadow_offered(self, slot: int) -> None:
+        """Count a request that a release was to score beside the one that answers."""
+        self._add(slot, _OFFERED)
+
+    def shadow_dropped(self, slot: int) -> None:
+        """Count such a request that it had no time for."""
+        self._add(slot, _DROPPED)
+
+    def shadow_failed(self, slot: int) -> None:
+        """Count such a request that it failed to score."""
+        self._add(slot, _FAILED_SHADOW)
+
+    def shadow_scored(self, slot: int, us: int, *, candidates: int, difference_sum: float, overlap: float) -> None:
+        """Count such a request that it has scored.
+
+        Args:
+            slot: the release's place, from 0.
+            us: time that the scoring took.
+            candidates: whose scores were compared.
+            difference_sum: absolute differences of their scores to those that were answered, summed.
+            overlap: share of the best candidates that the two have in common.
+        """
+        words, place = self._words, self._releases + slot * RELEASE_WORDS
+        with self._lock:
+            words[place + _SCORED] += 1
+            words[place + _COMPARED] += candidates
+            _add_parts(words, place + _DIFFERENCE_SUM, difference_sum)
+            _add_parts(words, place + _OVERLAP_SUM, overlap)
+            _observe(words, place + _SHADOW, us)
+
+    def _add(self, slot: int, count: int) -> None:
+        with self._lock:
+            self._words[self._releases + slot * RELEASE_WORDS + count] += 1
 
     @contextmanager
     def polling(
@@ -80,3 +148,12 @@ class Telemetry:
             stop.set()
             thread.join()
             poll()
+
+
+def _observe(words: memoryview, place: int, us: int) -> None:
+    words[place + bisect_left(BOUNDS_US, us)] += 1
+    words[place + HISTOGRAM - 1] += us
+
+
+def _add_parts(words: memoryview, place: int, amount: float) -> None:
+    words[place] = (words[place] + round(amount * PARTS)) & _WORD

@@ -60,3 +60,20 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
         ),
         Family("restarts", "Workers that were restarted, by the end of the one before.", {"reason": ("died", "hung")}),
     )
+
+
+RELEASE_FAMILIES = {
+    "release_calls": "Calls to a release, by outcome; a status that is the caller's fault is none.",
+    "release_degraded": "Answers of a release that lack a part.",
+    "release_seconds": "Time that an answered call to a release took.",
+    "release_score": "Scores of the candidates that a release ranked.",
+    "release_shadow": "Requests that a release was to score beside the one that answered, by outcome.",
+    "release_shadow_seconds": "Time that a release took to score such a request.",
+    "release_shadow_difference": "Absolute differences of its scores to those that were answered, by candidate.",
+    "release_shadow_overlap": "Share of the best candidates that it has in common with the answer, by request.",
+}
+"""Families of each release in service, with the labels ``release`` and ``model``; helps by name."""
+
+CALL_OUTCOMES = ("answered", "failed")
+SHADOW_OUTCOMES = ("offered", "scored", "dropped", "failed")
+"""Of ``release_shadow``; those offered end as one of the others."""

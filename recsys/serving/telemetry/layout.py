@@ -1,8 +1,10 @@
 """Layout: the memory-mapped file that all workers of a server count in, and the place of each count in it.
 
 A header holds the names of the counted methods; then follows a row of 64-bit words for each worker: the histograms of
-the stages, then the counters. A worker that dies leaves its row, and the one that takes its place goes on counting in
-it: no number ever falls while the server lives. The file lives as long as the server, and only its program reads it.
+the stages, then the counters, then a block for each release that is loaded at a time: its counts, a histogram of its
+answers, one of its work as a shadow. A worker that dies leaves its row, and the one that takes its place goes on
+counting in it: no number ever falls while the server lives. The file lives as long as the server, and only its program
+reads it.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import numpy as np
 
 from recsys.errors import ConfigError
 from recsys.files import write_atomically
+from recsys.releases.served import MAX_RELEASES
 from recsys.serving.telemetry.families import BOUNDS_US, Family, families
 from recsys.serving.telemetry.stage_timer import STAGES
 
@@ -26,8 +29,21 @@ HISTOGRAM = len(BOUNDS_US) + 2
 FIRST_COUNTER = len(STAGES) * HISTOGRAM
 """The place of the first counter in a row."""
 
+RELEASE_COUNTS = (
+    "answered", "failed", "degraded", "scores", "score_sum",
+    "offered", "scored", "dropped", "failed_shadow", "compared", "difference_sum", "overlap_sum",
+)  # fmt: skip
+"""Counts of a release, in the order of its block; sums are in units of 1 / ``PARTS``, modulo 2**64: they may be
+negative. ``release_figures.ReleaseFigures`` says what each is."""
+
+PARTS = 1_000_000
+"""Parts of one that sums of scores, differences and overlaps are counted in."""
+
+RELEASE_WORDS = len(RELEASE_COUNTS) + 2 * HISTOGRAM
+"""Words of a release's block."""
+
 _MAGIC = 0x5253544C
-_VERSION = zlib.crc32(repr((BOUNDS_US, STAGES, families(()))).encode())
+_VERSION = zlib.crc32(repr((BOUNDS_US, STAGES, RELEASE_COUNTS, MAX_RELEASES, families(()))).encode())
 _FIXED = 3  # magic, version, bytes of the methods' names, which follow
 _LINE = 8  # words of a cache line: workers do not share one
 
@@ -40,6 +56,7 @@ class CounterFile:
         words: the file.
         families: of its counters.
         places: (family, *label values) -> the counter's place in a row.
+        releases: the place in a row of the first release's block; the others follow.
         first: the place of the first row.
         row: words of a row.
     """
@@ -47,6 +64,7 @@ class CounterFile:
     words: memoryview
     families: tuple[Family, ...]
     places: Mapping[tuple[str, ...], int]
+    releases: int
     first: int
     row: int
 
@@ -86,7 +104,13 @@ def open_counter_file(path: Path) -> CounterFile:
     first = _header_words(words[2])
     all_families = families(words[_FIXED:first].tobytes()[: words[2]].decode().split())
     places = _places(all_families)
-    return CounterFile(words, all_families, places, first, _row_words(places))
+    return CounterFile(words, all_families, places, _first_release(places), first, _row_words(places))
+
+
+def sum_of_rows(file: CounterFile) -> list[int]:
+    """Words of a row, each summed over all workers, the dead ones too."""
+    rows = np.frombuffer(file.words, dtype=np.uint64)[file.first :].reshape(-1, file.row)
+    return rows.sum(axis=0).tolist()  # type: ignore[no-any-return]
 
 
 def _places(all_families: Sequence[Family]) -> dict[tuple[str, ...], int]:
@@ -95,7 +119,11 @@ def _places(all_families: Sequence[Family]) -> dict[tuple[str, ...], int]:
 
 
 def _row_words(places: Mapping[tuple[str, ...], int]) -> int:
-    return _whole_lines(FIRST_COUNTER + len(places))
+    return _whole_lines(_first_release(places) + MAX_RELEASES * RELEASE_WORDS)
+
+
+def _first_release(places: Mapping[tuple[str, ...], int]) -> int:
+    return FIRST_COUNTER + len(places)
 
 
 def _header_words(names_bytes: int) -> int:

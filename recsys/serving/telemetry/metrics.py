@@ -11,19 +11,22 @@ from pathlib import Path
 
 from recsys.serving.console import say
 from recsys.serving.settings import Settings
+from recsys.serving.telemetry.in_service import InService
 from recsys.serving.telemetry.layout import create_counter_file
 
 
 @contextlib.contextmanager
 def counter_file(settings: Settings, *, workers: int, methods: Iterable[str]) -> Iterator[Path | None]:
-    """Create the file that the workers count in, for the duration of a ``with`` block; None without a metrics port.
+    """Create the file that the workers count in, for the duration of a ``with`` block; None if nobody reads it.
+
+    It is read by the metrics page, and by a server of a store of releases, which watches them.
 
     Args:
         settings: the server's.
         workers: number of processes.
         methods: names of the methods whose calls are counted.
     """
-    if settings.metrics_port is None:
+    if settings.metrics_port is None and settings.releases is None:
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="recsys-counts-") as folder:
@@ -46,8 +49,13 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def metrics_endpoint(settings: Settings, counts: Path | None, model: str, version: str) -> Iterator[dict[str, str]]:
+def metrics_endpoint(settings: Settings, counts: Path | None, in_service: InService) -> Iterator[dict[str, str]]:
     """Serve the counts over HTTP for the duration of a ``with`` block; yields the address for the ready file.
+
+    Args:
+        settings: the server's.
+        counts: the file that the workers count in; None for none.
+        in_service: the releases; what it is given later shows, too.
 
     Raises:
         ConfigError: the port is taken.
@@ -58,8 +66,7 @@ def metrics_endpoint(settings: Settings, counts: Path | None, model: str, versio
     # Only servers with this endpoint import its library.
     from recsys.serving.telemetry.prometheus import metrics_server
 
-    facts = {"model": model, "version": version}
-    with metrics_server(counts, host=settings.host, port=settings.metrics_port, model=facts) as port:
+    with metrics_server(counts, host=settings.host, port=settings.metrics_port, in_service=in_service) as port:
         address = f"http://{settings.host}:{port}/metrics"
         say(f"metrics on {address}")
         yield {"metrics": address}

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 from recsys.errors import ConfigError
-from recsys.serving.telemetry.families import BOUNDS_US
-from recsys.serving.telemetry.totals import read_totals
+from recsys.serving.telemetry.families import BOUNDS_US, CALL_OUTCOMES, RELEASE_FAMILIES, SHADOW_OUTCOMES
+from recsys.serving.telemetry.in_service import InService, Use
+from recsys.serving.telemetry.release_figures import ReleaseFigures
+from recsys.serving.telemetry.totals import Histogram, read_totals
 
 _PREFIX = "recsys_"
 
@@ -22,12 +30,12 @@ class TotalsCollector(Collector):
 
     Args:
         path: made by ``layout.create_counter_file``.
-        model: labels of ``recsys_model_info``.
+        in_service: the releases of that file's slots.
     """
 
-    def __init__(self, path: Path, model: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, in_service: InService) -> None:
         self._path = path
-        self._model = dict(model)
+        self._in_service = in_service
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families. A status that no call has ended with is left out, except OK."""
@@ -36,9 +44,7 @@ class TotalsCollector(Collector):
             f"{_PREFIX}stage_seconds", "Time that a call of Ranker spent in a stage.", labels=["stage"]
         )
         for stage, histogram in totals.stages.items():
-            ends = [f"{bound / 1e6:g}" for bound in BOUNDS_US] + ["+Inf"]
-            counts = [*histogram.at_most, histogram.count]
-            stages.add_metric([stage], list(zip(ends, counts, strict=True)), sum_value=histogram.sum_us / 1e6)
+            stages.add_metric([stage], _buckets(histogram), sum_value=histogram.sum_us / 1e6)
         yield stages
         for family in totals.families:
             counters = CounterMetricFamily(f"{_PREFIX}{family.name}", family.help, labels=list(family.labels))
@@ -47,18 +53,67 @@ class TotalsCollector(Collector):
                 if amount or family.name != "requests" or values[-1] == "OK":
                     counters.add_metric(values, amount)
             yield counters
-        yield InfoMetricFamily(f"{_PREFIX}model", "The model that is served.", value=self._model)
+        uses = self._in_service.uses()
+        yield from _of_releases(self._in_service.figures(), {use.release: use.model for use in reversed(uses)})
+        yield _models(uses)
+
+
+def _models(uses: Sequence[Use]) -> Metric:
+    names = ["model", "version", "release", "role"]
+    info = InfoMetricFamily(f"{_PREFIX}model", "The models that are loaded, and what for.", labels=names)
+    for use in uses:
+        info.add_metric([use.model, use.version, use.release, use.role], {})
+    return info
+
+
+def _of_releases(figures: Mapping[str, ReleaseFigures], models: Mapping[str, str]) -> Iterator[Metric]:
+    """Families of ``RELEASE_FAMILIES``; those of shadows only of releases that were offered a request."""
+    labels = ["release", "model"]
+
+    def named(name: str) -> tuple[str, str]:
+        return f"{_PREFIX}{name}", RELEASE_FAMILIES[name]
+
+    calls = CounterMetricFamily(*named("release_calls"), labels=[*labels, "outcome"])
+    degraded = CounterMetricFamily(*named("release_degraded"), labels=labels)
+    seconds = HistogramMetricFamily(*named("release_seconds"), labels=labels)
+    score = SummaryMetricFamily(*named("release_score"), labels=labels)
+    shadow = CounterMetricFamily(*named("release_shadow"), labels=[*labels, "outcome"])
+    shadow_seconds = HistogramMetricFamily(*named("release_shadow_seconds"), labels=labels)
+    difference = SummaryMetricFamily(*named("release_shadow_difference"), labels=labels)
+    overlap = SummaryMetricFamily(*named("release_shadow_overlap"), labels=labels)
+    for release, found in figures.items():
+        values = [release, models[release]]
+        for outcome, count in zip(CALL_OUTCOMES, (found.answered, found.failed), strict=True):
+            calls.add_metric([*values, outcome], count)
+        degraded.add_metric(values, found.degraded)
+        seconds.add_metric(values, _buckets(found.latency), sum_value=found.latency.sum_us / 1e6)
+        score.add_metric(values, found.scored, found.score_sum)
+        if not found.shadow_offered:
+            continue
+        ends = (found.shadow_offered, found.shadow_scored, found.shadow_dropped, found.shadow_failed)
+        for outcome, count in zip(SHADOW_OUTCOMES, ends, strict=True):
+            shadow.add_metric([*values, outcome], count)
+        of_shadow = found.shadow_latency
+        shadow_seconds.add_metric(values, _buckets(of_shadow), sum_value=of_shadow.sum_us / 1e6)
+        difference.add_metric(values, found.compared, found.difference_sum)
+        overlap.add_metric(values, found.shadow_scored, found.overlap_sum)
+    yield from (calls, degraded, seconds, score, shadow, shadow_seconds, difference, overlap)
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    ends = [f"{bound / 1e6:g}" for bound in BOUNDS_US] + ["+Inf"]
+    return list(zip(ends, [*histogram.at_most, histogram.count], strict=True))
 
 
 @contextmanager
-def metrics_server(path: Path, *, host: str, port: int, model: Mapping[str, str]) -> Iterator[int]:
+def metrics_server(path: Path, *, host: str, port: int, in_service: InService) -> Iterator[int]:
     """Answer ``GET /metrics`` in a thread for the duration of a ``with`` block; yields the port, which 0 leaves open.
 
     Raises:
         ConfigError: the address cannot be listened on.
     """
     registry = CollectorRegistry()
-    registry.register(TotalsCollector(path, model))
+    registry.register(TotalsCollector(path, in_service))
     try:
         # A host as gRPC takes it may be an IPv6 address in brackets.
         server, thread = start_http_server(port, addr=host.strip("[]"), registry=registry)

@@ -8,10 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from recsys.serving.telemetry.families import BOUNDS_US, Family
-from recsys.serving.telemetry.layout import HISTOGRAM, open_counter_file
+from recsys.serving.telemetry.layout import HISTOGRAM, open_counter_file, sum_of_rows
 from recsys.serving.telemetry.stage_timer import STAGES
 
 
@@ -22,6 +20,16 @@ class Histogram:
     at_most: tuple[int, ...]
     count: int
     sum_us: int
+
+    def __add__(self, other: Histogram) -> Histogram:
+        """The requests of both."""
+        at_most = tuple(mine + theirs for mine, theirs in zip(self.at_most, other.at_most, strict=True))
+        return Histogram(at_most, self.count + other.count, self.sum_us + other.sum_us)
+
+    def __sub__(self, earlier: Histogram) -> Histogram:
+        """The requests since an earlier reading of the same."""
+        at_most = tuple(mine - theirs for mine, theirs in zip(self.at_most, earlier.at_most, strict=True))
+        return Histogram(at_most, self.count - earlier.count, self.sum_us - earlier.sum_us)
 
     def quantile_us(self, share: float) -> float:
         """Estimate the time that ``share`` of the requests stay below, linear within a bucket; 0 if there were none."""
@@ -58,13 +66,17 @@ def read_totals(path: Path) -> Totals:
         ConfigError: the file is not one of this program's.
     """
     file = open_counter_file(path)
-    sums = np.frombuffer(file.words, dtype=np.uint64)[file.first :].reshape(-1, file.row).sum(axis=0).tolist()
+    sums = sum_of_rows(file)
     counters = {key: sums[place] for key, place in file.places.items()}
     return Totals(file.families, dict(_histograms(sums)), counters)
 
 
+def histogram_of(words: Sequence[int]) -> Histogram:
+    """Make a histogram of its words in the file, ``HISTOGRAM`` of them."""
+    counts = list(itertools.accumulate(words[:-1]))
+    return Histogram(tuple(counts[:-1]), counts[-1], words[-1])
+
+
 def _histograms(sums: Sequence[int]) -> Iterator[tuple[str, Histogram]]:
     for number, stage in enumerate(STAGES):
-        of_stage = sums[number * HISTOGRAM :][:HISTOGRAM]
-        counts = list(itertools.accumulate(of_stage[:-1]))
-        yield stage, Histogram(tuple(counts[:-1]), counts[-1], of_stage[-1])
+        yield stage, histogram_of(sums[number * HISTOGRAM :][:HISTOGRAM])

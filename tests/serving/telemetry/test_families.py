@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from support.paths import DOCS
 
 from recsys.serving.rpc.methods import METHODS
-from recsys.serving.telemetry.families import BOUNDS_US, families
+from recsys.serving.telemetry.families import BOUNDS_US, CALL_OUTCOMES, RELEASE_FAMILIES, SHADOW_OUTCOMES, families
 from recsys.serving.telemetry.stage_timer import STAGES
 
 MONITORING = DOCS / "monitoring.md"
@@ -31,3 +31,12 @@ def test_the_documentation_has_every_family_label_and_stage() -> None:
         for values in family.labels.values():
             assert all(f"`{value}`" in text for value in values), family.name
     assert all(f"| `{stage}` |" in text for stage in STAGES)
+
+
+def test_the_documentation_has_every_family_of_a_release_and_its_outcomes() -> None:
+    text = MONITORING.read_text()
+    for name in RELEASE_FAMILIES:
+        row = re.search(rf"^\| `recsys_{name}(?:_total)?` \| (.*?) \| (.*)", text, re.MULTILINE)
+        assert row is not None, name
+        for outcome in {"release_calls": CALL_OUTCOMES, "release_shadow": SHADOW_OUTCOMES}.get(name, ()):
+            assert "`outcome`" in row[1] and f"`{outcome}`" in row[2], (name, outcome)

@@ -11,6 +11,7 @@ from recsys.errors import BundleError
 from recsys.releases.release import open_release, release_name
 from recsys.releases.served import Served, ServedModel
 from recsys.serving.settings import Settings, bundle_folder
+from recsys.serving.telemetry.in_service import InService, Role, Use
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,34 @@ def served_plan(served: Served, releases: Mapping[str, PlannedRelease], *, numbe
     return Plan(
         number=number, models=served.models, default=served.default, releases=releases, revision=served.revision
     )
+
+
+def uses_of(plan: Plan) -> list[Use]:
+    """List the uses of a plan's releases, for the metrics page.
+
+    Raises:
+        BundleError: a bundle is gone.
+    """
+    versions = {name: read_manifest(release.bundles()[0]).version for name, release in plan.releases.items()}
+    roles: list[tuple[str, str, Role]] = []
+    for model, served in plan.models.items():
+        roles.append((served.live, model, "live"))
+        roles += [(name, model, "split") for name in served.split]
+        roles += [(name, model, "shadow") for name in served.shadow]
+    used = {name for name, _, _ in roles}
+    previous = {served.previous: model for model, served in plan.models.items()}
+    roles += [(name, previous.get(name, plan.default), "kept") for name in plan.releases if name not in used]
+    return [
+        Use(slot=plan.releases[name].slot, release=name, model=model, version=versions[name], role=role)
+        for name, model, role in roles
+    ]
+
+
+def in_service(plan: Plan, counts: Path | None) -> InService:
+    """The releases of a server's first plan, as the metrics page shows them; raises as :func:`uses_of`."""
+    made = InService(counts)
+    made.set(uses_of(plan))
+    return made
 
 
 def first_manifest(plan: Plan) -> Manifest:

@@ -16,12 +16,13 @@ from collections.abc import Iterator, Mapping
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from recsys.bundle import Manifest, open_bundle
+from recsys.bundle import open_bundle
 from recsys.errors import ConfigError
 from recsys.feature_store.embedded.open_redis import redis_or_embedded
 from recsys.serving.console import say
 from recsys.serving.process.ports import reserved_port
 from recsys.serving.process.ready_file import ready_file, remove_ready_file, write_ready_file
+from recsys.serving.process.releases.plan import bundle_plan, in_service
 from recsys.serving.process.signals import SIGNAL_POLL_S, forward_signals, sigterm_interrupts
 from recsys.serving.process.workers.pool import WorkerPool
 from recsys.serving.process.workers.worker import EXIT_GRACE_S
@@ -44,9 +45,9 @@ def supervise(settings: Settings) -> int:
         with (
             sigterm_interrupts(),
             ready_file(settings.ready_file),
-            _shared_resources(settings) as (shared, manifest),
+            _shared_resources(settings) as shared,
             counter_file(settings, workers=len(cores), methods=METHODS.values()) as counts,
-            metrics_endpoint(settings, counts, manifest.model, manifest.version) as page,
+            metrics_endpoint(settings, counts, in_service(bundle_plan(settings), counts)) as page,
             forward_signals(events),
         ):
             pool = WorkerPool(shared, cores=cores, events=events, counts=counts)
@@ -112,16 +113,16 @@ def _publish(
 
 
 @contextlib.contextmanager
-def _shared_resources(settings: Settings) -> Iterator[tuple[Settings, Manifest]]:
+def _shared_resources(settings: Settings) -> Iterator[Settings]:
     """Open what workers share, a private Redis, checked bundles, the port; yields their settings."""
     folder = bundle_folder(settings)
     with redis_or_embedded(settings.redis_url, settings.redis_dir) as redis_url:
-        bundle = open_bundle(folder, verify=settings.verify)
+        open_bundle(folder, verify=settings.verify)
         if settings.retrieval is not None:
             open_bundle(settings.retrieval, verify=settings.verify)
         with reserved_port(settings.host, settings.port) as port:
             own = dataclasses.replace(settings, port=port, redis_url=redis_url, verify="sizes", ready_file=None)
-            yield own, bundle.manifest
+            yield own
 
 
 def _worker_cores(settings: Settings) -> list[int | None]:
