@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from recsys.errors import nearest
 from recsys.features.feature_set import FeatureSet
+from recsys.features.history.records import layout_fingerprint, require_history
 from recsys.features.number_transform import NumberTransform, transforms_from_dict, transforms_to_dict
 
 FORMAT_VERSION = 2
@@ -175,6 +176,8 @@ class Manifest:
         compute: None if every matrix product is of float32.
         state: None if the model reads a user's events anew for each request; otherwise the bundle also has a graph
             ``encode``.
+        encode_sha256: of a model with a state: a digest of graph ``encode`` and of the tables and id maps that it
+            reads, as far as it reads them. Empty: made by a version before.
         numbers: input of the graphs -> how the model reads that numeric feature; the graphs hold the same.
     """
 
@@ -190,6 +193,7 @@ class Manifest:
     quantization: Quantization | None = None
     compute: Compute | None = None
     state: StateInfo | None = None
+    encode_sha256: str = ""
     numbers: Mapping[str, NumberTransform] = field(default_factory=dict)
     created_at: str = ""
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
@@ -198,6 +202,28 @@ class Manifest:
     def version(self) -> str:
         """16 hex digits that change when anything in the bundle does."""
         return digest_of(manifest_to_dict(self))[:16]
+
+    @property
+    def state_version(self) -> str:
+        """16 hex digits that change when what a user's state means does: the sums of the same events are other ones, or
+        other events are in them. Bundles of one state version share their users' states. Of a bundle that has no digest
+        of its ``encode`` graph, its version; empty without a state.
+        """
+        if self.state is None:
+            return ""
+        if not self.encode_sha256:
+            return self.version
+        history = require_history(self.feature_set)
+        meant = {
+            "encode_sha256": self.encode_sha256,
+            "rows": self.state.rows,
+            "width": self.state.width,
+            "layout": layout_fingerprint(self.feature_set).hex(),
+            # A state of fewer events than count by now looks like that of a short history.
+            "recent": history.recent,
+            "max_age_s": history.max_age_s,
+        }
+        return digest_of(meant)[:16]
 
 
 _STORED_NAMES = {"certificate": "parity"}
@@ -221,6 +247,8 @@ def manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
         del values[name]
         if part is not None:
             values[name] = dataclasses.asdict(part)
+    if not manifest.encode_sha256:
+        del values["encode_sha256"]
     del values["numbers"]
     if manifest.numbers:
         values["numbers"] = transforms_to_dict(manifest.numbers)
@@ -269,6 +297,7 @@ def manifest_from_dict(values: dict[str, Any]) -> Manifest:
         quantization=Quantization(**values["quantization"]) if "quantization" in values else None,
         compute=Compute(**values["compute"]) if "compute" in values else None,
         state=StateInfo(**values["state"]) if "state" in values else None,
+        encode_sha256=values.get("encode_sha256", ""),
         numbers=transforms_from_dict(values.get("numbers", {})),
         created_at=values["created_at"],
         files={name: (int(f["size_bytes"]), str(f["sha256"])) for name, f in values["files"].items()},

@@ -35,6 +35,7 @@ from recsys.embeddings.quantize import QuantizedTable
 from recsys.errors import InvalidInputError, nearest
 from recsys.evaluation.evaluate import Metrics
 from recsys.export.certificate import certificate_logits, certify
+from recsys.export.graphs.encode_digest import encode_digest
 from recsys.export.graphs.files import write_graph
 from recsys.export.graphs.modules import (
     EncodeGraph,
@@ -107,7 +108,9 @@ def export_bundle(
     twin = DenseTwin(stored, trained.row_maps, NumberInputs(features, trained.numbers)).eval()
     with bundle_writer(path, overwrite=overwrite) as writer:
         tables: dict[str, TableInfo] = {}
-        graphs = _write_graphs(UserGraph(features, net=net, twin=twin), writer.folder, tables, begin)
+        user = UserGraph(features, net=net, twin=twin)
+        graphs = _write_graphs(user, writer.folder, tables, begin)
+        encode_sha256 = _encode_sha256(user, begin)
         for table, rows in stored.items():
             if rows.kind != "none" and f"{table}.rows" in tables:
                 described = replace(tables[f"{table}.rows"], quantized=rows.kind, width=rows.width)
@@ -136,6 +139,7 @@ def export_bundle(
                 quantization=quantization,
                 compute=changed,
                 state=_state_info(net),
+                encode_sha256=encode_sha256,
                 numbers=trained.numbers,
                 training={
                     "recipe": trained.config.recipe,
@@ -159,12 +163,24 @@ def _write_graphs(
     graphs = {"user": write_graph(user, user_example(user), folder / "user.onnx", tables)}
     begin("tracing the graph of the candidates")
     graphs["rank"] = write_graph(rank, rank_example(rank, user), folder / "rank.onnx", tables)
-    if state_of(user.net):
-        assert isinstance(user.net, StatefulNet)
+    if (encode := _encode_graph(user)) is not None:
         begin("tracing the graph of long histories")
-        encode = EncodeGraph(user.features, net=user.net, twin=user.twin)
         graphs["encode"] = write_graph(encode, encode_example(encode), folder / "encode.onnx", tables)
     return graphs
+
+
+def _encode_graph(user: UserGraph) -> EncodeGraph | None:
+    if not state_of(user.net):
+        return None
+    assert isinstance(user.net, StatefulNet)
+    return EncodeGraph(user.features, net=user.net, twin=user.twin)
+
+
+def _encode_sha256(user: UserGraph, begin: Callable[[str], None]) -> str:
+    if (encode := _encode_graph(user)) is None:
+        return ""
+    begin("hashing what users' states depend on")
+    return encode_digest(encode)
 
 
 def _state_info(net: RankingNet) -> StateInfo | None:

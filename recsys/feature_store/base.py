@@ -36,7 +36,7 @@ class StateRead(NamedTuple):
     """The part of a history that a bundle with a state reads.
 
     Attributes:
-        version: the bundle's, 16 hex digits.
+        version: of the states (``Manifest.state_version``), 16 hex digits.
         tail: count of the newest events read.
     """
 
@@ -208,13 +208,13 @@ class FeatureStore(Protocol):
         ...
 
     async def states(self, user_keys: Sequence[int], *, version: str, timeout_s: float) -> list[bytes | None]:
-        """The stored states of users for a bundle, unchecked (``redis/values/state.py``)."""
+        """The stored states of users of that version, unchecked (``redis/values/state.py``)."""
         ...
 
     async def put_states(
         self, states: Sequence[tuple[int, bytes]], *, version: str, ttl_s: int, timeout_s: float
     ) -> None:
-        """Put states of users for a bundle in place of what is stored, each atomically, for ``ttl_s`` seconds."""
+        """Put states of users of that version in place of what is stored, each atomically, for ``ttl_s`` seconds."""
         ...
 
     async def put_entities(

@@ -104,12 +104,12 @@ def assert_stored(left: dict[str, Any], expected: dict[str, Any], bundle: Bundle
     """Every key and byte is as it was; the sums in states are near."""
     assert left.keys() == expected.keys()
     for key, value in expected.items():
-        if EXACT or bundle.manifest.state is None or not key.endswith(f":s:{bundle.manifest.version}"):
+        if EXACT or bundle.manifest.state is None or not key.endswith(f":s:{bundle.manifest.state_version}"):
             assert left[key] == value, key
             continue
         size = {"rows": bundle.manifest.state.rows, "width": bundle.manifest.state.width}
         ours, theirs = (
-            unpack_state(base64.b64decode(text), version=bundle.manifest.version, **size)._asdict()
+            unpack_state(base64.b64decode(text), version=bundle.manifest.state_version, **size)._asdict()
             for text in (left[key], value)
         )
         np.testing.assert_allclose(ours.pop("sums"), theirs.pop("sums"), rtol=FP16, atol=FP16)

@@ -1,5 +1,6 @@
 """SDIM and its ablations answer in ONNX Runtime what they answer in torch; SDIM's rank graph reads no history."""
 
+import re
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -12,14 +13,22 @@ from onnx import numpy_helper
 from support.tiny_run import CONFIG, NAMESAKES, PLAIN, first_in_run, tiny_dataset
 
 from recsys.arrays import Float32Array
-from recsys.bundle import Manifest, StateInfo, open_bundle, read_manifest
+from recsys.bundle import MANIFEST, Manifest, StateInfo, open_bundle, read_manifest
+from recsys.bundle.manifest import manifest_to_dict
+from recsys.embeddings.dense_twin import DenseTwin
+from recsys.embeddings.numbers import NumberInputs
 from recsys.errors import BundleError, ConfigError
 from recsys.export import certificate as certificate_module
 from recsys.export.certificate import OrtGraphs, certify
+from recsys.export.graphs.encode_digest import encode_digest
+from recsys.export.graphs.modules import EncodeGraph, build_frozen_net
 from recsys.export.onnx import export_bundle
+from recsys.export.quantized import stored_tables
 from recsys.features.encode import EncodedRequest
 from recsys.features.feature_set import FeatureSet
+from recsys.features.history.records import require_history
 from recsys.models.ranking.model import build_net, widths
+from recsys.models.ranking.network import StatefulNet
 from recsys.models.ranking.sdim import SdimConfig
 from recsys.serving.inference.ranking_session import open_ranking_session
 from recsys.training.config import RunConfig
@@ -80,6 +89,42 @@ def test_only_sdims_bundle_has_a_state_and_a_graph_for_it() -> None:
     _, _, other = exported("eta")
     assert other.state is None and set(other.graphs) == {"user", "rank"}
     assert not any(name.startswith("state.") for name in other.graphs["user"].inputs)
+
+
+def test_the_manifest_has_a_digest_of_the_encode_graph_that_another_network_leaves_as_it_is() -> None:
+    _, _, manifest = exported("sdim")
+    made = untrained("sdim")
+    with torch.no_grad():
+        for weight in made.model.module.net.parameters():
+            weight.mul_(1.5)
+    net, tables = build_frozen_net(made), stored_tables(made, "none")
+    assert isinstance(net, StatefulNet)
+    twin = DenseTwin(tables, made.row_maps, NumberInputs(made.features, made.numbers)).eval()
+    assert manifest.encode_sha256 == encode_digest(EncodeGraph(made.features, net=net, twin=twin))
+
+
+def test_states_are_of_the_events_that_count_in_the_shape_that_the_model_has() -> None:
+    _, _, manifest = exported("sdim")
+    state, history = manifest.state, require_history(manifest.feature_set)
+    assert state is not None
+    others = [
+        replace(manifest, feature_set=replace(manifest.feature_set, history=replace(history, **change)))
+        for change in ({"recent": 40}, {"max_age_s": 60}, {"attributes": history.attributes[:1]})
+    ]
+    others += [replace(manifest, state=replace(state, rows=64)), replace(manifest, encode_sha256="0" * 64)]
+    versions = [made.state_version for made in (manifest, *others)]
+    assert len({*versions}) == 6 and all(re.fullmatch("[0-9a-f]{16}", version) for version in versions)
+    alike = replace(manifest, model="another", metrics={"auc": 0.5}, state=replace(state, newest=8))
+    assert alike.state_version == manifest.state_version
+
+
+def test_states_of_a_bundle_without_a_digest_of_its_encode_graph_are_its_own() -> None:
+    _, folder, manifest = exported("sdim")
+    older = replace(manifest, encode_sha256="")
+    assert "encode_sha256" in (folder / MANIFEST).read_text()
+    assert "encode_sha256" not in manifest_to_dict(older)
+    assert older.state_version == older.version != manifest.version
+    assert exported("eta")[2].state_version == exported("eta")[2].encode_sha256 == ""
 
 
 @pytest.mark.parametrize("covered", [0, 1, 30, 49, 50])

@@ -4,4 +4,5 @@
 
     modules.py    the graphs as torch modules, and examples of their inputs
     files.py      modules to ONNX files, with tables beside them
+    encode_digest.py    a digest of what sums of events depend on
 """

@@ -44,6 +44,20 @@ def write_graph(module: GraphModule, example: Example, path: Path, tables: dict[
         path: the ONNX file; ``tables/`` is beside it.
         tables: those written so far, by name; new ones are added.
     """
+    model = trace_graph(module, example)
+    _externalise(model, module.twin, path.parent, tables)
+    model.producer_name, model.producer_version = "recsys", recsys.__version__
+    save_graph(model, path)
+    return graph_info(model, path.name)
+
+
+def trace_graph(module: GraphModule, example: Example) -> onnx.ModelProto:
+    """Trace a module. Tables and id maps are short tensors of random numbers, the same for the same module.
+
+    Args:
+        module: in evaluation mode.
+        example: its inputs and outputs.
+    """
     arguments = {_argument(names): names for names in example.stacks}
     shapes = tuple(
         {axis + (len(names) > 1): torch.export.Dim.DYNAMIC for axis in example.dynamic[names[0]]} or None
@@ -69,10 +83,9 @@ def write_graph(module: GraphModule, example: Example, path: Path, tables: dict[
     id_rows(model)
     bucket_interest(model)
     _name_dimensions(model, example.dynamic)
-    _externalise(model, module.twin, path.parent, tables)
-    model.producer_name, model.producer_version = "recsys", recsys.__version__
-    save_graph(model, path)
-    return graph_info(model, path.name)
+    model.ClearField("producer_name")
+    model.ClearField("producer_version")
+    return model
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:

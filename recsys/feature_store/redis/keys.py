@@ -53,7 +53,7 @@ def history_pattern(name: str) -> bytes:
 
 
 def state_key(name: str, user: int, version: str) -> bytes:
-    """A user's state for the bundle of that version.
+    """A user's state of that version (``Manifest.state_version``).
 
     >>> state_key("movielens_1m", 1193, "0123456789abcdef")
     b'recsys:v1:{movielens_1m:u:1193}:s:0123456789abcdef'

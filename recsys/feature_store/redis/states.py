@@ -1,4 +1,4 @@
-"""RedisStates: the states that bundles keep of users, and the list of users.
+"""RedisStates: the states that models keep of users, and the list of users.
 
 A state is one value, written with one SET: a reader sees the old one or the new one, however its writer ends.
 """

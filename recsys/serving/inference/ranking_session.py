@@ -60,6 +60,7 @@ class RankingSession:
     """A bundle that can score; made by :func:`open_ranking_session`. Safe to use from several threads.
 
     Attributes:
+        state_version: of its users' states (``Manifest.state_version``).
         names: the texts of string ids, by embedding table, as far as the bundle has them.
     """
 
@@ -76,6 +77,7 @@ class RankingSession:
         self.version = bundle.manifest.version
         self.features = bundle.features
         self.state = bundle.manifest.state
+        self.state_version = bundle.manifest.state_version
         self.names = bundle.names()
         self._user = user
         self._rank = rank

@@ -136,7 +136,7 @@ def open_states(bundle: Bundle, url: str, *, ttl_s: int) -> Iterator[tuple[Block
             bundle.manifest.state,
             lambda columns: graph.run(None, columns)[0],
             store,
-            bundle.manifest.version,
+            bundle.manifest.state_version,
             ttl_s,
         )
         yield store, stack.enter_context(closing(states))

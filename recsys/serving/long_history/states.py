@@ -66,7 +66,7 @@ class _Computation:
 
 
 class LongStates:
-    """States of one bundle's users. Safe to use from several threads.
+    """States of a bundle's users. Safe to use from several threads.
 
     Calls block, on the store and on what another thread computes of the same user: they are made by handler threads and
     by the thread in the background, never on an event loop.
@@ -76,7 +76,7 @@ class LongStates:
         state: the bundle's.
         encode: runs its ``encode`` graph.
         store: not closed here.
-        version: the bundle's, 16 hex digits.
+        version: of the bundle's states (``Manifest.state_version``), 16 hex digits.
         ttl_s: how long after it was written a state is kept.
         counts: counted in; None: in counts of its own.
     """

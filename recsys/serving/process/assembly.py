@@ -162,7 +162,7 @@ def _open_ranker(stack: ExitStack, release: str, models: Models, shared: SharedP
             session.state,
             session.encode,
             shared.store,
-            session.version,
+            session.state_version,
             shared.settings.state_ttl_s,
             counts=shared.state_counts,
         )

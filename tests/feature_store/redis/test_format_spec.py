@@ -82,6 +82,6 @@ async def test_redis_holds_the_example_bytes(redis_url: str, redis_admin: redis.
     assert redis_admin.hget("recsys:v1:example:meta", "item") == block("meta").encode()
 
 
-@pytest.mark.parametrize("key", ["h", "c", "o", "f", "s:<bundle>"])
+@pytest.mark.parametrize("key", ["h", "c", "o", "f", "s:<version>"])
 def test_every_user_key_in_the_specification_has_the_hash_tag(key: str) -> None:
     assert f"`recsys:v1:{{<fs>:u:<user>}}:{key}`" in SPEC

@@ -39,7 +39,7 @@ def state_of(admin: redis.Redis, user: int) -> StoredState | None:
     bundle = sdim_bundle()
     assert bundle.manifest.state is not None
     rows, width = bundle.manifest.state.rows, bundle.manifest.state.width
-    version = bundle.manifest.version
+    version = bundle.manifest.state_version
     value = admin.get(state_key(bundle.features.name, user, version))
     return None if value is None else unpack_state(value, version=version, rows=rows, width=width)
 
@@ -74,8 +74,8 @@ async def test_again_it_writes_only_what_is_missing_or_lags_behind(redis_url: st
         events = random_events(bundle.features, more, seed=9, start=LENGTHS[user])
         await store.append(user, events, timeout_s=5)
     await store.close()
-    redis_admin.delete(state_key(bundle.features.name, 3, bundle.manifest.version))
-    redis_admin.set(state_key(bundle.features.name, 70_000, bundle.manifest.version), b"half a sta")
+    redis_admin.delete(state_key(bundle.features.name, 3, bundle.manifest.state_version))
+    redis_admin.set(state_key(bundle.features.name, 70_000, bundle.manifest.state_version), b"half a sta")
     again = await asyncio.to_thread(precompute_states, bundle, redis_url, ttl_s=TTL_S)
     assert (again.written, again.kept, again.short) == (3, 2, 2)
     assert [getattr(state_of(redis_admin, user), "end", None) for user in (3, 5)] == [133, 5_032]

@@ -70,10 +70,10 @@ def _ahead(value: bytes) -> bytes:
         (lambda v: v[:-20], "cut-off state"),
         (lambda v: v[:-1] + bytes([v[-1] ^ 1]), "altered state"),
         (lambda v: b"", "not a state"),
-        (lambda v: v[:8] + bytes.fromhex("ab" * 8) + v[16:], "state of bundle abababababababab, not of"),
+        (lambda v: v[:8] + bytes.fromhex("ab" * 8) + v[16:], "state of version abababababababab, not of"),
         (_ahead, f"state of {LONG + 1} events; its history has {LONG}"),
     ],
-    ids=["half-written", "altered", "empty", "of another bundle", "newer than the history"],
+    ids=["half-written", "altered", "empty", "of another version", "newer than the history"],
 )
 def test_a_state_that_is_not_one_is_taken_as_absent_and_replaced(
     model: Model,

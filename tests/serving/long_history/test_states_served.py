@@ -29,8 +29,8 @@ def stored(admin: redis.Redis, user: int) -> StoredState | None:
     bundle = sdim_bundle()
     assert bundle.manifest.state is not None
     rows, width = bundle.manifest.state.rows, bundle.manifest.state.width
-    value = admin.get(state_key(bundle.features.name, user, bundle.manifest.version))
-    return None if value is None else unpack_state(value, version=bundle.manifest.version, rows=rows, width=width)
+    value = admin.get(state_key(bundle.features.name, user, bundle.manifest.state_version))
+    return None if value is None else unpack_state(value, version=bundle.manifest.state_version, rows=rows, width=width)
 
 
 async def whole(store: RedisFeatureStore, session: RankingSession, user: int) -> Any:

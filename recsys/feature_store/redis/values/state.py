@@ -1,4 +1,4 @@
-"""The state of one user and one bundle as a Redis value: sums of the events that it covers, in fp16.
+"""The state of one user as a Redis value: sums of the events that it covers, in fp16.
 
 ``R`` rows, ``D`` width. ``docs/specs/redis_format.md`` specifies the bytes.
 """
@@ -20,7 +20,7 @@ MAGIC = b"RSS1"
 FORMAT_VERSION = 1
 
 HEADER = struct.Struct("<4sHH8sIIQQqqQh6x")
-"""magic, format version, roundings, bundle version, R, D, first, end, as of, time of the first event, hash of the last
+"""magic, format version, roundings, state version, R, D, first, end, as of, time of the first event, hash of the last
 record, exponent of the scale; the checksum follows."""
 
 _CHECKSUM = struct.Struct("<Q")
@@ -70,7 +70,7 @@ def pack_state(state: StoredState, *, version: str) -> bytes:
 
     Args:
         state: its sums are rounded here.
-        version: the bundle's, 16 hex digits.
+        version: of the state (``Manifest.state_version``), 16 hex digits.
 
     Raises:
         InvalidInputError: a sum is not finite.
@@ -89,24 +89,24 @@ def pack_state(state: StoredState, *, version: str) -> bytes:
 
 
 def unpack_state(data: bytes, *, version: str, rows: int, width: int) -> StoredState:
-    """Read and check a state of this bundle.
+    """Read and check a state of that version.
 
     Raises:
-        StoreFormatError: it is none, of a newer format, of another bundle or shape, cut off, or altered.
+        StoreFormatError: it is none, of a newer format, of another version or shape, cut off, or altered.
     """
     if len(data) < HEADER_BYTES or data[:4] != MAGIC:
         raise StoreFormatError(
             f"not a state: expected {HEADER_BYTES} bytes or more that start with {MAGIC!r}, "
             f"found {len(data)} bytes starting with {data[:4]!r}"
         )
-    (_, stored_format, roundings, bundle, stored_rows, stored_width, first, end, as_of_ms, first_ms, last_hash,
+    (_, stored_format, roundings, stored_version, stored_rows, stored_width, first, end, as_of_ms, first_ms, last_hash,
      exponent) = HEADER.unpack_from(data)  # fmt: skip
     if stored_format > FORMAT_VERSION:
         raise StoreFormatError(
             f"state format {stored_format}, but this program reads up to {FORMAT_VERSION}: upgrade it"
         )
-    if bundle.hex() != version:
-        raise StoreFormatError(f"state of bundle {bundle.hex()}, not of {version}")
+    if stored_version.hex() != version:
+        raise StoreFormatError(f"state of version {stored_version.hex()}, not of {version}")
     if (stored_rows, stored_width) != (rows, width):
         raise StoreFormatError(f"state of shape [{stored_rows}, {stored_width}]; the bundle's is [{rows}, {width}]")
     if len(data) != HEADER_BYTES + 2 * rows * width:

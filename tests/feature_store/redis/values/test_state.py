@@ -47,7 +47,7 @@ def test_the_golden_file_reads_as_ever() -> None:
 
 
 def test_the_key_is_that_of_the_specification() -> None:
-    assert "`recsys:v1:{<fs>:u:<user>}:s:<bundle>`" in SPEC
+    assert "`recsys:v1:{<fs>:u:<user>}:s:<version>`" in SPEC
     assert state_key("shop", 7, VERSION) == b"recsys:v1:{shop:u:7}:s:0123456789abcdef"
 
 
@@ -99,7 +99,7 @@ def test_sums_that_are_not_finite_are_refused(value: float) -> None:
         (b"", "not a state: expected 80 bytes or more that start with b'RSS1', found 0 bytes"),
         (b"RSH1" + PACKED[4:], "not a state: .* starting with b'RSH1'"),
         (PACKED[:4] + b"\x02\x00" + PACKED[6:], "state format 2, but this program reads up to 1: upgrade it"),
-        (pack_state(EXAMPLE, version="ab" * 8), "state of bundle abababababababab, not of 0123456789abcdef"),
+        (pack_state(EXAMPLE, version="ab" * 8), "state of version abababababababab, not of 0123456789abcdef"),
         (PACKED[:-1], "cut-off state: 87 bytes of 88"),
         (PACKED + b"\0", "cut-off state: 89 bytes of 88"),
         (pack_state(EXAMPLE._replace(first=10), version=VERSION), "state of the events 10 to 10; allowed: one event"),
