@@ -7,7 +7,7 @@ its price. A missing rating counts as one. ``ITEMS`` is a table that both graphs
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,14 +91,20 @@ def write_tiny_bundle(
     features: FeatureSet = FEATURES,
     items: Float32Array = ITEMS,
     names: Mapping[str, Sequence[str]] | None = None,
+    work: int = 0,
+    leave_out: Collection[str] = (),
 ) -> Manifest:
     """Write the bundle to ``path``; ``features`` lets a test declare what the graphs do not have, ``items`` another
-    table of the shape of ``ITEMS``, ``names`` the texts of a table's string ids."""
+    table of the shape of ``ITEMS``, ``names`` the texts of a table's string ids. ``work``: so many products of two
+    matrices of 128 x 128, for nothing, in each run of the rank graph. ``leave_out``: inputs that the user graph
+    does not have.
+    """
+    user_inputs = {name: info for name, info in _USER_INPUTS.items() if name not in leave_out}
     manifest = Manifest(
         model=model,
         feature_set=features,
         graphs={
-            "user": GraphInfo(file="user.onnx", inputs=_USER_INPUTS, outputs=_USER_OUTPUTS),
+            "user": GraphInfo(file="user.onnx", inputs=user_inputs, outputs=_USER_OUTPUTS),
             "rank": GraphInfo(file="rank.onnx", inputs=_RANK_INPUTS, outputs=_RANK_OUTPUTS),
         },
         tables={"item_id": TableInfo(file="tables/items.bin", dtype="float32", shape=(V, D))},
@@ -110,8 +116,8 @@ def write_tiny_bundle(
         (writer.folder / "tables" / "items.bin").write_bytes(items.astype("<f4").tobytes())
         for table, texts in (names or {}).items():
             write_names(writer.folder / "tables" / f"{table}{NAMES_SUFFIX}", string_keys(texts), texts)
-        _save(writer.folder / "user.onnx", _user_nodes(), _USER_INPUTS, _USER_OUTPUTS)
-        _save(writer.folder / "rank.onnx", _rank_nodes(), _RANK_INPUTS, _RANK_OUTPUTS)
+        _save(writer.folder / "user.onnx", _user_nodes(), user_inputs, _USER_OUTPUTS)
+        _save(writer.folder / "rank.onnx", _rank_nodes(work), _RANK_INPUTS, _RANK_OUTPUTS)
         return writer.finish(manifest)
 
 
@@ -130,14 +136,32 @@ def _user_nodes() -> list[object]:
     ]
 
 
-def _rank_nodes() -> list[object]:
+def _rank_nodes(work: int = 0) -> list[object]:
     node = helper.make_node
+    logits = "priced" if work else "logits"
     return [
         *_rows_nodes("item_id"),
         node("MatMul", ["rows", "user_vector"], ["dot"]),
         node("Mul", ["price", "tenth"], ["price_part"]),
-        node("Add", ["dot", "price_part"], ["logits"]),
+        node("Add", ["dot", "price_part"], [logits]),
+        *(_work_nodes(work) if work else []),
         node("Sigmoid", ["logits"], ["scores"]),
+    ]
+
+
+def _work_nodes(products: int) -> list[object]:
+    """Add nothing to ``priced``, by products of zeros that ONNX Runtime cannot know to be zeros."""
+    node = helper.make_node
+    zeros = helper.make_tensor("value", _F32, [1], [0.0])
+    return [
+        node("Constant", [], ["square"], value=helper.make_tensor("square", _I64, [2], [128, 128])),
+        node("ConstantOfShape", ["square"], ["empty"], value=zeros),
+        node("ReduceSum", ["user_vector"], ["any"], keepdims=0),
+        node("Sub", ["any", "any"], ["nothing"]),
+        node("Add", ["empty", "nothing"], ["product0"]),
+        *(node("MatMul", [f"product{n}", f"product{n}"], [f"product{n + 1}"]) for n in range(products)),
+        node("ReduceSum", [f"product{products}"], ["sum"], keepdims=0),
+        node("Add", ["priced", "sum"], ["logits"]),
     ]
 
 

@@ -7,5 +7,5 @@
 - ``routes.py``: the release that answers a call; ``model_slot.py``: the releases there are, replaceable while calls
   run;
 - ``admission.py``: room for a request, or a refusal at once; ``request_log.py``: a share of requests,
-  kept for parity and for samples.
+  kept for parity and for samples; ``recorder.py``: a few of the latest, in memory, for releases to come.
 """

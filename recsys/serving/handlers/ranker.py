@@ -21,6 +21,7 @@ from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
+from recsys.serving.handlers.recorder import Recorder
 from recsys.serving.handlers.request_log import RequestLog
 from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.inference.ranking_session import RankingSession, Scores
@@ -118,6 +119,7 @@ class Ranker:
         store_timeout_s: longest wait for the store in one request.
         states: keeps the sums of long histories, if the model has them; not closed here.
         request_log: gets a share of the requests; not closed here.
+        recorder: gets some of the requests, for releases to come.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class Ranker:
         store_timeout_s: float,
         states: LongStates | None = None,
         request_log: RequestLog | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         assert (states is None) == (session.state is None), "states are kept of models that have them"
         self.features = session.features
@@ -143,6 +146,7 @@ class Ranker:
         self.states = states
         self._state_read = None if states is None else states.read
         self._request_log = request_log
+        self._recorder = recorder
 
     def rank(self, request: RankRequest, *, deadline: Deadline) -> RankResult:
         """Rank a request's candidates. Trouble with the store degrades the answer and never fails it.
@@ -228,6 +232,17 @@ class Ranker:
         )
         if self.states is not None and state is not None and answer.next_sums is not None:
             self.states.offer_write(request.user_key, state, answer.next_sums)
+        if self._recorder is not None and self._recorder.wants_request(self.release):
+            self._recorder.keep_request(
+                self.release,
+                user_key=request.user_key,
+                user_columns=inputs.user_columns,
+                values=request.features,
+                events=events,
+                item_keys=asked.keys,
+                item_columns=inputs.item_columns,
+                degraded=inputs.user_degraded or inputs.items_degraded,
+            )
         return self._result(asked, inputs, encoded, state, answer)
 
     def _result(

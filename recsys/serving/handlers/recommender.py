@@ -15,6 +15,7 @@ from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.handlers.ranker import Ranker, RankRequest
+from recsys.serving.handlers.recorder import Recorder
 from recsys.serving.inference.candidate_index import CandidateIndex
 from recsys.serving.inference.fair_lock import FairLock
 
@@ -29,6 +30,7 @@ class Recommender:
         store: read for each request; not closed here.
         admission: the places of requests; those of the ranker, too.
         model_lock: held while a model runs; that of the ranker, too.
+        recorder: gets some of the searches, for releases to come.
 
     Raises:
         BundleError: the two models take users or items by different kinds of ids.
@@ -44,6 +46,7 @@ class Recommender:
         admission: Admission,
         model_lock: FairLock,
         store_timeout_s: float,
+        recorder: Recorder | None = None,
     ) -> None:
         if ranker is not None:
             check_same_ids(index, ranker.features, ranker.session.model)
@@ -55,6 +58,7 @@ class Recommender:
         self._admission = admission
         self.model_lock = model_lock
         self._store_timeout_s = store_timeout_s
+        self._recorder = recorder
 
     def ranked_by(self, ranker: Ranker) -> Recommender:
         """The same index with another ranking model, of any release; raises BundleError."""
@@ -66,6 +70,7 @@ class Recommender:
             admission=self._admission,
             model_lock=self.model_lock,
             store_timeout_s=self._store_timeout_s,
+            recorder=self._recorder,
         )
 
     def retrieve(self, query: RetrieveQuery, *, deadline: Deadline) -> RetrieveResult:
@@ -158,6 +163,8 @@ class Recommender:
             deadline.remaining_s()
             found = self.index.retrieve(query.user_key, taken, query.top_k)
             query.timer.lap("retrieve")
+        if self._recorder is not None and self._recorder.wants_query(self.release):
+            self._recorder.keep_query(self.release, user_key=query.user_key, taken=taken, top_k=query.top_k)
         return RetrieveResult(
             items=found.items,
             scores=found.scores,

@@ -13,6 +13,7 @@ from recsys.features.names import Names
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
+from recsys.serving.handlers.recorder import Recorder
 from recsys.serving.handlers.request_log import RequestLog
 from recsys.serving.handlers.routes import LoadedRelease, Route, Routes
 from recsys.serving.inference.fair_lock import FairLock
@@ -35,6 +36,7 @@ class SharedParts:
         model_lock: held while a model runs: one for all.
         state_counts: of the states of long histories.
         request_log: None: no requests are logged.
+        recorder: of requests for the replay before a switch; None: there is none.
     """
 
     settings: Settings
@@ -44,6 +46,7 @@ class SharedParts:
     model_lock: FairLock
     state_counts: LabelCounts
     request_log: RequestLog | None
+    recorder: Recorder | None = None
 
 
 @contextmanager
@@ -74,6 +77,7 @@ def open_shared_parts(
             model_lock=FairLock(1),
             state_counts=LabelCounts(),
             request_log=log,
+            recorder=Recorder() if settings.releases is not None and settings.release_replay else None,
         )
 
 
@@ -100,6 +104,7 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
                 admission=shared.admission,
                 model_lock=shared.model_lock,
                 store_timeout_s=shared.settings.store_timeout_ms / 1000,
+                recorder=shared.recorder,
             )
         return LoadedRelease(
             name=planned.name,
@@ -176,4 +181,5 @@ def _open_ranker(stack: ExitStack, release: str, models: Models, shared: SharedP
         store_timeout_s=shared.settings.store_timeout_ms / 1000,
         states=states,
         request_log=shared.request_log,
+        recorder=shared.recorder,
     )

@@ -7,17 +7,19 @@ import ctypes
 import gc
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
 from recsys.errors import ReleaseError
 from recsys.serving.handlers.model_slot import ModelSlot
+from recsys.serving.handlers.recorder import Recorded
 from recsys.serving.handlers.routes import LoadedRelease, Routes
 from recsys.serving.process.assembly import SharedParts, make_routes, open_loaded_release
 from recsys.serving.process.models import open_models
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
+from recsys.serving.process.releases.replay import ReplayReport, replay
 from recsys.serving.process.startup import prepare_models
 
 _LOW_PRIORITY = 19
@@ -41,25 +43,69 @@ class ReleaseSwitch:
         """The plan in force."""
         self._lock = threading.Lock()
         self._prepared: tuple[Plan, Routes] | None = None
+        self._stop = threading.Event()
+        self._known: set[str] = set()
+        self._follow()
 
-    def prepare(self, plan: Plan) -> None:
+    def prepare(self, plan: Plan) -> tuple[ReplayReport, ...]:
         """Load what a plan has and this process has not; calls are answered as before.
+
+        Releases that are to answer and never did are put to recorded requests first (``replay.py``).
+
+        Returns:
+            What was found of these.
 
         Raises:
             RecsysError: a release cannot be loaded, or is refused: nothing is changed, and what was loaded is closed.
+                Or :meth:`abort` was called meanwhile.
         """
         with self._lock:
+            stop = self._stop = threading.Event()
             self._drop_prepared()
             have = {release.name: release for release in self._slot.routes().loaded}
             made: dict[str, LoadedRelease] = {}
             try:
                 for name, release in plan.releases.items():
+                    if stop.is_set():
+                        raise ReleaseError(f"plan {plan.number} was given up")
                     if name not in have:
                         made[name] = at_low_priority(partial(self._load, release))
-                self._prepared = plan, make_routes(plan, {**have, **made})
+                routes = make_routes(plan, {**have, **made})
+                reports = tuple(self._replayed(routes, stop))
+                self._prepared = plan, routes
+                return reports
             except BaseException:
                 _close(made)
                 raise
+
+    def _replayed(self, routes: Routes, stop: threading.Event) -> Iterator[ReplayReport]:
+        """Replay each release that is to answer for the first time, beside the live one of that name."""
+        settings, recorder = self._shared.settings, self._shared.recorder
+        if not settings.release_replay:
+            return
+        before = self._slot.routes().models
+        for name, route in routes.models.items():
+            live = before[name].live if name in before else None
+            for release in (route.live, *(other for other, _ in route.split)):
+                if release.name not in self._known:
+                    recorded = Recorded() if recorder is None else recorder.recorded(name, settings.release_replay)
+                    yield replay(
+                        release,
+                        live,
+                        recorded,
+                        settings,
+                        route=name,
+                        model_lock=self._shared.model_lock,
+                        stop=stop,
+                    )
+
+    def _follow(self) -> None:
+        """Note what answers now, or did: to go back to it is to take no time."""
+        models = self.plan.models.values()
+        self._known |= {name for model in models for name in (model.live, model.previous, *model.split)}
+        self._known &= self.plan.releases.keys()
+        if self._shared.recorder is not None:
+            self._shared.recorder.follow(self.plan.models)
 
     def _load(self, release: PlannedRelease) -> LoadedRelease:
         models = open_models(release, self._shared.settings, verify="sizes")
@@ -79,10 +125,12 @@ class ReleaseSwitch:
             if self._prepared is None or self._prepared[0].number != number:
                 raise ReleaseError(f"plan {number} is not prepared")
             (self.plan, routes), self._prepared = self._prepared, None
+            self._follow()
             return self._slot.replace(routes, timeout_s=self._shared.settings.drain_timeout_s)
 
     def abort(self) -> None:
-        """Give up what was prepared."""
+        """Give up what was prepared, or is being prepared: a replay ends at once, a load when it is done."""
+        self._stop.set()
         with self._lock:
             self._drop_prepared()
         give_memory_back()

@@ -1,0 +1,303 @@
+"""Replay: put recorded requests to a release before it answers any, and compare it with the live one.
+
+A run of a model holds the model's lock as a served call does, at the priority of served calls: a thread of low priority
+that holds it would keep them waiting whenever something else wants the core. What keeps the replay out of their way
+are its pauses. Shapes use ``C`` candidates.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from recsys.errors import InvalidInputError, ReleaseError
+from recsys.serving.deadline import Deadline
+from recsys.serving.handlers.recorder import Recorded
+from recsys.serving.handlers.routes import LoadedRelease
+from recsys.serving.inference.fair_lock import FairLock
+from recsys.serving.process.releases.cases import Case, Run, ranking_cases, retrieval_cases
+from recsys.serving.process.releases.slowdown import median_ratio, side_of_bound
+from recsys.serving.settings import Settings
+
+_SHARE = 0.1
+"""Of a core, at most."""
+
+_MOST_S = 30.0
+"""Of a replay of one kind of model."""
+
+_TURN_S = 10.0
+"""Longest wait for the model's lock."""
+
+_FEW_PAIRS = 5
+"""Fewer say nothing of a slowdown, however long they took."""
+
+_TICK_S = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A model of a release, put to requests.
+
+    Attributes:
+        requests: that it answered, with finite scores.
+        compared: of these, those that the live release's model answered, too; 0: nothing was compared, only looked at.
+        drift_mean: mean over the compared requests of the mean absolute difference of a candidate's scores; None: none
+            were compared, or the scores of such models are on no scale.
+        drift_max: largest difference of a candidate's scores.
+        slowdown: median over pairs of runs of the new model's time over the live one's; None: none were compared.
+    """
+
+    requests: int
+    compared: int = 0
+    drift_mean: float | None = None
+    drift_max: float | None = None
+    slowdown: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayReport:
+    """A replay that found nothing wrong.
+
+    Attributes:
+        route: the model's name that the release is to answer.
+        release: the new one.
+        live: that it was compared with; empty: there was none.
+        ranking, retrieval: of its models; None: it has no such model.
+        notes: what the figures do not cover.
+        seconds: it took.
+    """
+
+    route: str
+    release: str
+    live: str
+    ranking: Comparison | None
+    retrieval: Comparison | None
+    notes: tuple[str, ...]
+    seconds: float
+
+    def text(self) -> str:
+        """The report as a sentence."""
+        parts = [_words(kind, found) for kind, found in (("ranking", self.ranking), ("retrieval", self.retrieval))]
+        compared = f" beside {self.live!r}" if self.live else ""
+        notes = "".join(f"; {note}" for note in self.notes)
+        return (
+            f"release {self.release!r} for {self.route!r}{compared}, in {self.seconds:.1f} s: "
+            f"{'; '.join(part for part in parts if part)}{notes}"
+        )
+
+
+def replay(
+    new: LoadedRelease,
+    live: LoadedRelease | None,
+    recorded: Recorded,
+    settings: Settings,
+    *,
+    route: str,
+    model_lock: FairLock,
+    stop: threading.Event | None = None,
+) -> ReplayReport:
+    """Put requests to a release and to the live one, in turns, and hold the first to the bounds of the settings.
+
+    Without a live release, or without recorded requests, sample requests of the release's own are put to it alone.
+
+    Args:
+        new: the release that is to answer.
+        live: that answers now; None: none does.
+        recorded: requests that asked for ``route``.
+        settings: with the bounds ``release_max_drift`` and ``release_max_slowdown``.
+        route: the model's name.
+        model_lock: held for each run, and not between two.
+        stop: once set, the replay ends within a run.
+
+    Raises:
+        ReleaseError: the release is refused, with the figure and the bound; or ``stop`` was set.
+    """
+    began_s = time.monotonic()
+    turns = _Turns(new.name, settings, model_lock, stop or threading.Event())
+    notes: list[str] = []
+    ranking = retrieval = None
+    if new.ranker is not None:
+        beside = None if live is None else live.ranker
+        cases = ranking_cases(new.ranker, beside, recorded.requests, notes)
+        ranking = _compare(cases, turns, "ranking", live=live, drift=True)
+        notes.extend(_live_failed("ranking", cases, ranking))
+    if new.recommender is not None:
+        index = None if live is None else live.recommender
+        cases = retrieval_cases(new, new.recommender, index, recorded.queries, notes)
+        retrieval = _compare(cases, turns, "retrieval", live=live, drift=False)
+        notes.extend(_live_failed("retrieval", cases, retrieval))
+    return ReplayReport(
+        route=route,
+        release=new.name,
+        live="" if live is None else live.name,
+        ranking=ranking,
+        retrieval=retrieval,
+        notes=tuple(dict.fromkeys(notes)),
+        seconds=round(time.monotonic() - began_s, 3),
+    )
+
+
+class _GivenUp(ReleaseError):
+    """A replay that came to no end."""
+
+
+@dataclass(slots=True)
+class _Turns:
+    """Runs of models between those of served calls."""
+
+    release: str
+    settings: Settings
+    model_lock: FairLock
+    stop: threading.Event
+    clock: Callable[[], float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # The thread's own time leaves out what other processes took; threads that a run hands work to, too.
+        self.clock = time.thread_time if self.settings.intra_op_threads == 1 else time.perf_counter
+
+    def run(self, work: Run) -> tuple[Any, float]:
+        """Run a model while no other runs; its result, and the time it took in seconds."""
+        self.check()
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self.model_lock.acquire(Deadline.after(_TURN_S, abandoned=self.stop.is_set)))
+            except TimeoutError:
+                self.check()
+                raise _GivenUp(f"release {self.release!r}: no model could be run within {_TURN_S:g} s") from None
+            began_s = self.clock()
+            return work(), self.clock() - began_s
+
+    def pause(self, busy_s: float) -> None:
+        """Leave the core to others, for as long as keeps to the share."""
+        self.stop.wait(busy_s * (1 / _SHARE - 1))
+        self.check()
+
+    def check(self) -> None:
+        if self.stop.is_set():
+            raise _GivenUp(f"the replay of release {self.release!r} was given up")
+
+    def refuse(self, why: str) -> ReleaseError:
+        return ReleaseError(f"release {self.release!r} is refused: {why}")
+
+
+def _compare(cases: Sequence[Case], turns: _Turns, kind: str, *, live: LoadedRelease | None, drift: bool) -> Comparison:
+    """Run all cases once, then again until it is clear on which side of the bound the slowdown is."""
+    bound, until_s = turns.settings.release_max_slowdown, time.monotonic() + _MOST_S
+    means: list[float] = []
+    largest, done, ratios = 0.0, 0, list[float]()
+    for number in itertools.count():
+        began_s = turns.clock()
+        place = number % len(cases)
+        case, where = cases[place], f"request {place + 1} of {len(cases)}"
+        found = _pair(case, turns, f"its {kind} model, {where}", new_first=number % 2 == 0)
+        if number < len(cases) and found.new is not None:
+            done += 1
+        if found.new is not None and found.live is not None:
+            ratios.append(found.ratio)
+            if number < len(cases) and drift:
+                difference = np.abs(found.new - found.live)
+                means.append(float(difference.mean()))
+                largest = max(largest, float(difference.max()))
+        # Of cases that the live release cannot answer there is nothing to repeat.
+        side = side_of_bound(ratios, bound) if ratios else -1
+        if side > 0 or (number + 1 >= len(cases) and side < 0) or time.monotonic() > until_s:
+            break
+        turns.pause(turns.clock() - began_s)
+    slowdown = median_ratio(ratios) if ratios else None
+    if live is not None and means and float(np.mean(means)) > turns.settings.release_max_drift:
+        raise turns.refuse(
+            f"its scores differ from those of live release {live.name!r} by {np.mean(means):.3g} in the mean of "
+            f"{len(means)} recorded requests (at most by {largest:.3g}); allowed: {turns.settings.release_max_drift:g} "
+            "(RECSYS_RELEASE_MAX_DRIFT)"
+        )
+    if live is not None and slowdown is not None and slowdown > bound and side >= 0 and len(ratios) >= _FEW_PAIRS:
+        raise turns.refuse(
+            f"its {kind} model takes {slowdown:.2f} times as long as that of live release {live.name!r} (median of "
+            f"{len(ratios)} pairs of runs on recorded requests); allowed: {bound:g} (RECSYS_RELEASE_MAX_SLOWDOWN)"
+        )
+    return Comparison(
+        requests=done,
+        compared=len(means) if drift else min(len(ratios), done),
+        drift_mean=float(np.mean(means)) if means else None,
+        drift_max=largest if means else None,
+        slowdown=slowdown,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Scores by both, and the ratio of the times that they took; of a release that failed, None."""
+
+    new: Any
+    live: Any
+    ratio: float = 0.0
+
+
+def _pair(case: Case, turns: _Turns, where: str, *, new_first: bool) -> _Pair:
+    """Put a request to both releases; raises ReleaseError if the new one fails where it must not."""
+
+    def by_live() -> tuple[Any, float] | None:
+        try:
+            return None if case.live is None else _twice(case.live(), turns)
+        except _GivenUp:
+            raise
+        except Exception:  # a live release that fails is a reason to change it, not to keep it
+            return None
+
+    def by_new() -> tuple[Any, float] | Exception:
+        try:
+            return turns.run(case.new()) if case.live is None else _twice(case.new(), turns)
+        except _GivenUp:
+            raise
+        except Exception as error:  # of ONNX Runtime, too, whose classes are not public
+            return error
+
+    if new_first:
+        new, live = by_new(), by_live()
+    else:
+        live, new = by_live(), by_new()
+    if isinstance(new, Exception):
+        if isinstance(new, InvalidInputError) and case.live is not None and live is None:
+            return _Pair(None, None)  # recorded when another release took such requests
+        raise turns.refuse(f"{where}: {new}") from new
+    scores, new_s = new
+    finite = np.isfinite(scores)
+    if not finite.all():
+        raise turns.refuse(
+            f"{where}: {finite.size - int(finite.sum())} of {finite.size} scores are no finite numbers; expected: all"
+        )
+    if live is None or not np.isfinite(live[0]).all():
+        return _Pair(scores, None)
+    if len(live[0]) and not len(scores):
+        raise turns.refuse(f"{where}: it found nothing, where the live release found {len(live[0])} items")
+    return _Pair(scores, live[0], new_s / max(live[1], _TICK_S))
+
+
+def _twice(run: Run, turns: _Turns) -> tuple[Any, float]:
+    """Run twice in a row; the shorter time: the first run finds in the processor's cache what others left there."""
+    result, first_s = turns.run(run)
+    return result, min(first_s, turns.run(run)[1])
+
+
+def _live_failed(kind: str, cases: Sequence[Case], found: Comparison) -> Iterator[str]:
+    if cases[0].live is not None and found.compared < found.requests:
+        missed = found.requests - found.compared
+        yield f"{kind}: the live release itself failed on {missed} of {found.requests} requests"
+
+
+def _words(kind: str, found: Comparison | None) -> str:
+    if found is None:
+        return ""
+    text = f"{kind}: {found.requests} requests"
+    if found.drift_mean is not None:
+        text += f", scores differ by {found.drift_mean:.3g} in the mean, at most by {found.drift_max:.3g}"
+    if found.slowdown is not None:
+        text += f", time x {found.slowdown:.2f}"
+    return text

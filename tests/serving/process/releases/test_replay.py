@@ -1,0 +1,287 @@
+"""The replay before a switch: a release that is worse on recorded requests never answers, and one that is not does."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.plan_server import plan_server
+from support.tiny_bundle import FEATURES, ITEMS, reference_scores, write_tiny_bundle
+from support.tiny_retrieval import write_tiny_retrieval
+
+from recsys.client import Client
+from recsys.errors import ReleaseError
+from recsys.features.feature_set import Categorical, Numeric
+from recsys.features.history.records import make_events
+from recsys.releases.served import ServedModel
+from recsys.serving.handlers.recorder import RecordedRequest
+from recsys.serving.process.models import Models
+from recsys.serving.process.releases import replay as replay_module
+from recsys.serving.process.releases import switch as switch_module
+from recsys.serving.process.releases.cases import encode_recorded
+from recsys.serving.process.releases.plan import Plan, PlannedRelease
+from recsys.serving.process.releases.replay import ReplayReport
+from recsys.serving.process.server import RunningServer
+from recsys.serving.settings import Settings
+
+REQUESTS = 20
+CANDIDATES = [5, 1, 3, 6]
+WORK = 6
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PlannedRelease]:
+    """Releases by name: all are the tiny model, with something different."""
+    folder = tmp_path_factory.mktemp("releases")
+    broken = ITEMS.copy()
+    broken[5] = np.nan
+    made: dict[str, Mapping[str, Any]] = {
+        "live": {},
+        "same": {},
+        "close": {"items": 1.01 * ITEMS},
+        "nan": {"items": broken},
+        "drifted": {"items": 20 * ITEMS},
+        "working": {"work": WORK},
+        "working_too": {"work": WORK},
+        "slow": {"work": 2 * WORK + 1},
+        "forgetful": {"features": dataclasses.replace(FEATURES, context=()), "leave_out": ["hour"]},
+    }
+    for name, more in made.items():
+        write_tiny_bundle(folder / name, **more)
+    planned = {
+        name: PlannedRelease(name=name, ranking=folder / name, retrieval=None, slot=slot)
+        for slot, name in enumerate(made)
+    }
+    for name in ("finder", "lost"):
+        manifest = write_tiny_retrieval(folder / name)
+        planned[name] = PlannedRelease(name=name, ranking=folder / "live", retrieval=folder / name)
+    users = manifest.tables["user_id.rows"]
+    np.memmap(folder / "lost" / users.file, dtype="<f4", mode="r+", shape=users.shape)[2] = np.nan
+    return planned
+
+
+def plan_of(*releases: PlannedRelease, number: int = 2, **more: Any) -> Plan:
+    """A plan whose live release is the first, for the name ``feed``."""
+    served = ServedModel(live=releases[0].name, **more)
+    return Plan(
+        number=number,
+        models={"feed": served},
+        default="feed",
+        releases={release.name: release for release in releases},
+    )
+
+
+@contextmanager
+def served(live: PlannedRelease, redis_url: str, folder: Path, **more: Any) -> Iterator[RunningServer]:
+    settings = Settings(releases=folder, port=0, redis_url=redis_url, store_timeout_ms=5_000, **more)
+    with plan_server(plan_of(live, number=1), settings, folder) as running:
+        yield running.server
+
+
+def ask(server: RunningServer, *, requests: int = REQUESTS) -> str:
+    """Rank so often, the recorder's food; the release that answered last."""
+    with Client(server.address) as client:
+        for number in range(requests):
+            answer = client.rank(user=number, candidates=CANDIDATES, features={"age": 1.0, "hour": 3}, timeout_s=20.0)
+    return answer.release
+
+
+@pytest.mark.parametrize(
+    ("live", "new", "why"),
+    [
+        ("live", "nan", r"its ranking model, request \d+ of 20: 1 of 4 scores are no finite numbers"),
+        ("live", "drifted", r"'live' by 0\.\d+ in the mean of 20 .* allowed: 0.2 .RECSYS_RELEASE_MAX_DRIFT"),
+        ("working", "slow", r"takes [12]\.\d+ times .* 'working' .* allowed: 1.5 .RECSYS_RELEASE_MAX_SLOWDOWN"),
+        ("live", "forgetful", r"request \d+ of 20: unknown feature 'hour'"),
+    ],
+    ids=["no numbers", "other scores", "twice as slow", "takes less than callers send"],
+)
+def test_a_release_that_is_worse_is_refused_and_the_live_one_serves_on(
+    bundles: dict[str, PlannedRelease],
+    redis_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    live: str,
+    new: str,
+    why: str,
+) -> None:
+    any_features(monkeypatch)
+    with served(bundles[live], redis_url, tmp_path) as server:
+        ask(server)
+        with pytest.raises(ReleaseError, match=f"release {new!r} is refused: .*{why}"):
+            server.switch.prepare(plan_of(bundles[new], bundles[live]))
+        assert ask(server, requests=1) == live
+
+
+def test_the_report_says_by_how_much_the_scores_differ(
+    bundles: dict[str, PlannedRelease], redis_url: str, tmp_path: Path
+) -> None:
+    before = reference_scores(events=[], candidates=CANDIDATES, age=1.0)
+    after = reference_scores(events=[], candidates=CANDIDATES, age=1.01)
+    with served(bundles["live"], redis_url, tmp_path) as server:
+        ask(server)
+        (report,) = server.switch.prepare(plan_of(bundles["close"], bundles["live"]))
+        server.switch.commit(2).join(20)
+        assert ask(server, requests=1) == "close"
+    found = ranking_of(report)
+    assert (report.release, report.live, report.route, report.notes) == ("close", "live", "feed", ())
+    assert (found.requests, found.compared) == (REQUESTS, REQUESTS)
+    assert found.drift_mean == pytest.approx(np.abs(after - before).mean(), abs=1e-6)
+    assert found.drift_max == pytest.approx(np.abs(after - before).max(), abs=1e-6)
+    assert found.slowdown is not None and found.slowdown < 1.5
+    assert "release 'close' for 'feed' beside 'live'" in report.text()
+
+
+def test_an_equal_release_that_works_hard_is_taken(
+    bundles: dict[str, PlannedRelease], redis_url: str, tmp_path: Path
+) -> None:
+    with served(bundles["working"], redis_url, tmp_path) as server:
+        ask(server)
+        (report,) = server.switch.prepare(plan_of(bundles["working_too"], bundles["working"]))
+    assert ranking_of(report).slowdown == pytest.approx(1.0, abs=0.4)
+
+
+def test_without_recorded_requests_the_scores_of_samples_are_looked_at_and_nothing_is_compared(
+    bundles: dict[str, PlannedRelease], redis_url: str, tmp_path: Path
+) -> None:
+    with served(bundles["live"], redis_url, tmp_path) as server:
+        (report,) = server.switch.prepare(plan_of(bundles["drifted"], bundles["live"]))
+        with pytest.raises(ReleaseError, match="'nan' is refused"):
+            server.switch.prepare(plan_of(bundles["nan"], bundles["live"]))
+    found = ranking_of(report)
+    assert found.requests > 0 and found.compared == 0 and found.drift_mean is None and found.slowdown is None
+    assert "nothing was compared, as no requests were recorded" in report.text()
+
+
+def test_a_live_release_without_numbers_does_not_keep_a_good_one_out(
+    bundles: dict[str, PlannedRelease], redis_url: str, tmp_path: Path
+) -> None:
+    with served(bundles["nan"], redis_url, tmp_path) as server:
+        with Client(server.address) as client:
+            for user in range(REQUESTS):
+                client.rank(user=user, candidates=[1, 2], features={"age": 1.0}, timeout_s=20.0)
+        recorder = server.switch._shared.recorder
+        assert recorder is not None
+        ring = recorder.recorded("feed", REQUESTS).requests
+        for request in ring:
+            recorder.keep_request(
+                "nan",
+                user_key=request.user_key,
+                user_columns=request.user_columns,
+                values=request.values,
+                events=request.events,
+                item_keys=np.array([5]),
+                item_columns={},
+                degraded=False,
+            )
+        (report,) = server.switch.prepare(plan_of(bundles["live"], bundles["nan"]))
+    assert f"the live release itself failed on {REQUESTS} of {2 * REQUESTS} requests" in report.text()
+
+
+def test_only_what_never_answered_is_replayed(
+    bundles: dict[str, PlannedRelease], redis_url: str, tmp_path: Path
+) -> None:
+    live, close, drifted = bundles["live"], bundles["close"], bundles["drifted"]
+    with served(live, redis_url, tmp_path) as server:
+        ask(server)
+        kept = plan_of(live, drifted, number=2, previous="drifted")
+        assert server.switch.prepare(kept) == (), "kept for a rollback"
+        server.switch.commit(2).join(20)
+        assert server.switch.prepare(plan_of(drifted, live, number=3)) == (), "the rollback"
+        shadowed = plan_of(live, close, number=4, shadow={"close": 10.0})
+        assert server.switch.prepare(shadowed) == (), "a shadow answers nobody"
+        server.switch.commit(4).join(20)
+        (report,) = server.switch.prepare(plan_of(close, live, number=5))
+        assert (report.release, report.live) == ("close", "live")
+        (report,) = server.switch.prepare(plan_of(live, close, number=6, split={"close": 1.0}))
+        assert report.release == "close"
+
+
+def test_a_replay_that_is_given_up_ends_at_once(
+    bundles: dict[str, PlannedRelease], redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_module, "_SHARE", 1e-6)  # the first pause would last for minutes
+    errors: list[Exception] = []
+
+    def prepare() -> None:
+        try:
+            server.switch.prepare(plan_of(bundles["close"], bundles["live"]))
+        except ReleaseError as error:
+            errors.append(error)
+
+    with served(bundles["live"], redis_url, tmp_path) as server:
+        ask(server)
+        thread = threading.Thread(target=prepare)
+        thread.start()
+        time.sleep(1.0)
+        assert thread.is_alive()
+        began_s = time.monotonic()
+        server.switch.abort()
+        took_s = time.monotonic() - began_s
+        thread.join(20)
+        assert took_s < 0.5
+        assert "the replay of release 'close' was given up" in str(errors[0])
+        assert ask(server, requests=1) == "live"
+        with pytest.raises(ReleaseError, match="plan 2 is not prepared"):
+            server.switch.commit(2)
+
+
+def test_searches_are_replayed_too(bundles: dict[str, PlannedRelease], redis_url: str, tmp_path: Path) -> None:
+    finder = bundles["finder"]
+    again = dataclasses.replace(finder, name="again")
+    with served(finder, redis_url, tmp_path) as server:
+        with Client(server.address) as client:
+            for user in range(1, 6):
+                assert len(client.retrieve(user=user, top_k=3).items) == 3
+        (report,) = server.switch.prepare(plan_of(again, finder))
+        assert report.retrieval is not None and report.ranking is not None
+        assert (report.retrieval.requests, report.retrieval.compared) == (5, 5)
+        assert report.retrieval.slowdown == pytest.approx(1.0, abs=0.4)
+        with pytest.raises(ReleaseError, match="'lost' is refused: its retrieval model, .*: no items were found"):
+            server.switch.prepare(plan_of(bundles["lost"], finder))
+
+
+def test_a_request_is_encoded_for_a_feature_set_that_has_more(bundles: dict[str, PlannedRelease]) -> None:
+    history = FEATURES.history
+    assert history is not None
+    more = dataclasses.replace(
+        FEATURES,
+        item=(*FEATURES.item, Numeric(name="age_days", default=7.0)),
+        history=dataclasses.replace(history, attributes=(*history.attributes, Categorical(name="device"))),
+    )
+    request = RecordedRequest(
+        user_key=1,
+        user_columns={},
+        values={"age": [3.0]},
+        events=make_events(FEATURES, item=[5, 6], timestamp_ms=[1, 2], attributes={"rating": [4, 2]}),
+        item_keys=np.array([5, 1]),
+        item_columns={"price": np.array([1.0, 2.0], dtype=np.float32)},
+    )
+    encoded = encode_recorded(more, request)
+    assert encoded.user["age"].tolist() == [3.0]
+    assert encoded.user["history.rating"].tolist() == [4, 2]
+    assert encoded.user["history.device"].tolist() == [-1, -1]
+    assert encoded.candidates["price"].tolist() == [1.0, 2.0]
+    assert encoded.candidates["age_days"].tolist() == [7.0, 7.0]
+
+
+def ranking_of(report: ReplayReport) -> replay_module.Comparison:
+    assert report.ranking is not None
+    return report.ranking
+
+
+def any_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let releases of other FeatureSets be loaded, as those that extend the store's may be."""
+    opened = switch_module.open_loaded_release
+
+    def open_any(planned: PlannedRelease, models: Models, shared: Any) -> Any:
+        return opened(planned, models, dataclasses.replace(shared, features=models.features))
+
+    monkeypatch.setattr(switch_module, "open_loaded_release", open_any)
