@@ -4,6 +4,7 @@
 - ``training.py``, ``retrieval_runs.py``, ``rows.py``, ``compress.py``: runs, their tables, memory against quality;
 - ``evaluation.py``, ``parity.py``: evaluate, compare, explain, results; online against offline;
 - ``export.py``, ``serving.py``, ``requests.py``: bundles, the server and its profile, calls to it;
+- ``releases/``: the store of releases, and what is served;
 - ``options.py``: options and arguments that several share.
 
 A new command is a function in the module of its group, named in the loop below; what it needs beyond ``options.py`` it
@@ -34,6 +35,7 @@ from recsys.cli import (
     init,
     parity,
     prepare,
+    releases,
     requests,
     rows,
     serving,
@@ -125,6 +127,7 @@ for command in (
 app.add_typer(features.app, name="features")
 app.add_typer(evaluation.results_app, name="results")
 app.add_typer(rows.app, name="rows")
+app.add_typer(releases.app, name="release")
 
 
 def main() -> NoReturn:

@@ -1,0 +1,36 @@
+"""`recsys release`: a store of releases, and which of them servers serve (``docs/releases.md``).
+
+- ``push.py``: bundles to a release; ``prune.py``: releases that nothing needs are deleted;
+- ``look.py``: `list`, `show`, `status`;
+- ``change.py``: `rollback`, `split`, `shadow`;
+- ``shared.py``: options and words that they share: the store's folder, the wait for servers.
+
+A new command is a function in a file here, named in ``COMMANDS``; what it needs beyond ``shared.py`` it imports
+inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import typer
+
+from recsys.cli.releases import change, look, prune, push
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Push releases to a store, and say which of them servers serve; compare them, and take them back.",
+)
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "push": push.push,
+    "list": look.list_,
+    "show": look.show,
+    "rollback": change.rollback,
+    "split": change.split,
+    "shadow": change.shadow,
+    "status": look.status,
+    "prune": prune.prune,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
