@@ -40,6 +40,7 @@ from recsys.bundle.manifest import (
     TensorInfo,
 )
 from recsys.bundle.open import Bundle, open_bundle, read_manifest
+from recsys.bundle.verify import FileState
 from recsys.bundle.write import bundle_writer
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Bundle",
     "Certificate",
     "Compute",
+    "FileState",
     "GraphInfo",
     "Manifest",
     "Quantization",

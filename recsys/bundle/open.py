@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from recsys.bundle.manifest import FORMAT_VERSION, MANIFEST, Manifest, digest_of, manifest_from_dict
-from recsys.bundle.verify import Verify, check_files
+from recsys.bundle.verify import FileState, Verify, check_files
 from recsys.errors import BundleError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.names import ITEM_NAMES, NAMES_SUFFIX, Names, open_names
@@ -15,10 +16,17 @@ from recsys.features.names import ITEM_NAMES, NAMES_SUFFIX, Names, open_names
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened, verified bundle."""
+    """An opened, verified bundle.
+
+    Attributes:
+        path: its folder.
+        manifest: of it.
+        states: of its files, just before each was verified.
+    """
 
     path: Path
     manifest: Manifest
+    states: Mapping[str, FileState] = field(default_factory=dict, repr=False)
 
     @property
     def features(self) -> FeatureSet:
@@ -42,25 +50,33 @@ class Bundle:
         return {table: open_names(self.path / file) for table, file in files.items() if file in self.manifest.files}
 
 
-def open_bundle(path: Path, *, verify: Verify = "full", expected: FeatureSet | None = None) -> Bundle:
+def open_bundle(
+    path: Path,
+    *,
+    verify: Verify = "full",
+    expected: FeatureSet | None = None,
+    verified: Mapping[str, FileState] | None = None,
+) -> Bundle:
     """Open a bundle after checking that it is whole, unaltered and readable by this program.
 
     Args:
         path: the bundle's folder.
         verify: ``full`` hashes every file (about 1 GB/s); ``sizes`` only looks at presence and size.
         expected: refuse a bundle made for any other FeatureSet.
+        verified: with ``sizes``: ``Bundle.states`` of this folder when it was verified in full, by another process for
+            one; a file that is not as it was then is hashed. None: nothing is known.
 
     Raises:
         BundleError: it is missing, incomplete, altered, of a newer format, or for another FeatureSet.
     """
     manifest = read_manifest(path)
-    check_files(path, manifest, verify=verify)
+    states = check_files(path, manifest, verify=verify, verified=verified)
     if expected is not None and manifest.feature_set != expected:
         raise BundleError(
             f"{path}: made for FeatureSet {manifest.feature_set.name!r} "
             f"({manifest.feature_set.fingerprint()}), not {expected.name!r} ({expected.fingerprint()})"
         )
-    return Bundle(path=path, manifest=manifest)
+    return Bundle(path=path, manifest=manifest, states=states)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -7,8 +7,8 @@ A prepared folder and a bundle have such a file for each embedding table whose i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +54,21 @@ class Names:
         keys_R: rising, int64.
         begins: where each name begins, and where the last one ends; [R + 1], int64.
         utf8: all names, one behind another.
+        check: called after names were read; raises if their file is not what it was.
     """
 
     keys_R: Int64Array
     begins: Int64Array
     utf8: memoryview
+    check: Callable[[], None] | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         """R."""
         return len(self.keys_R)
+
+    def checked(self, check: Callable[[], None]) -> Names:
+        """The same names, which say by ``check`` if their file is not what it was."""
+        return replace(self, check=check)
 
     def find(self, keys_K: npt.NDArray[Any]) -> list[str | None]:
         """The names of keys, None for a key that has none. What is no UTF-8 is replaced by U+FFFD."""
@@ -71,10 +77,13 @@ class Names:
         rows = np.minimum(np.searchsorted(self.keys_R, keys_K), len(self.keys_R) - 1)
         known = (self.keys_R[rows] == keys_K).tolist()
         begins, ends = self.begins[rows].tolist(), self.begins[rows + 1].tolist()
-        return [
+        found = [
             str(self.utf8[begin:end], "utf-8", "replace") if there else None
             for begin, end, there in zip(begins, ends, known, strict=True)
         ]
+        if self.check is not None:
+            self.check()
+        return found
 
     def of(self, keys_K: npt.NDArray[Any]) -> list[str]:
         """The names of keys, each of which must have one."""

@@ -14,6 +14,9 @@ when recsys is installed, if there is a C++ compiler.
 ===================  ============================================  =================================
 
 AVX-512 with VNNI: Intel's servers since 2019, AMD's since 2022.
+
+``table_guard.cpp`` of the same library is no operator: it keeps a process alive whose mapped tables are cut short
+(``serving/inference/mapped_pages.py``).
 """
 
 from __future__ import annotations

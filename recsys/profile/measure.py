@@ -31,6 +31,7 @@ from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.inference.graphs import load_graph
 from recsys.serving.inference.ranking_session import RankingSession, graph_names, open_ranking_session
+from recsys.serving.inference.table_guard import TableGuard
 from recsys.serving.process.assembly import open_loaded_release, open_shared_parts
 from recsys.serving.process.models import Models
 from recsys.serving.process.releases.plan import PlannedRelease
@@ -264,7 +265,7 @@ def _opened(
         session = open_ranking_session(bundle)
     else:
         graphs = {name: load_graph(bundle, name, 1, profile=profile_to / name) for name in graph_names(bundle)}
-        session = RankingSession(bundle, **graphs)
+        session = RankingSession(bundle, guard=TableGuard(bundle), **graphs)
     with ExitStack() as stack:
         shared = stack.enter_context(open_shared_parts(settings, session.features, store))
         planned = PlannedRelease(name="profiled", ranking=bundle.path, retrieval=None)

@@ -71,14 +71,19 @@ class Event:
 
 
 def reference_scores(
-    *, events: Sequence[Event], candidates: Sequence[int], age: float = 0.0, prices: Sequence[float] | None = None
+    *,
+    events: Sequence[Event],
+    candidates: Sequence[int],
+    age: float = 0.0,
+    prices: Sequence[float] | None = None,
+    items: Float32Array = ITEMS,
 ) -> Float64Array:
     """The scores the tiny model must give; only the newest ``recent`` events count. Shape [C]."""
     assert FEATURES.history is not None
     vector = np.full(D, age, dtype=np.float64)
     for event in events[-FEATURES.history.recent :]:
-        vector += event.rating * ITEMS[event.item % V].astype(np.float64)
-    logits = np.array([vector @ ITEMS[item % V].astype(np.float64) for item in candidates])
+        vector += event.rating * items[event.item % len(items)].astype(np.float64)
+    logits = np.array([vector @ items[item % len(items)].astype(np.float64) for item in candidates])
     if prices is not None:
         logits = logits + 0.1 * np.asarray(prices)
     return 1.0 / (1.0 + np.exp(-logits))
@@ -95,7 +100,7 @@ def write_tiny_bundle(
     leave_out: Collection[str] = (),
 ) -> Manifest:
     """Write the bundle to ``path``; ``features`` lets a test declare what the graphs do not have, ``items`` another
-    table of the shape of ``ITEMS``, ``names`` the texts of a table's string ids. ``work``: so many products of two
+    table of any number of rows, ``names`` the texts of a table's string ids. ``work``: so many products of two
     matrices of 128 x 128, for nothing, in each run of the rank graph. ``leave_out``: inputs that the user graph
     does not have.
     """
@@ -107,7 +112,7 @@ def write_tiny_bundle(
             "user": GraphInfo(file="user.onnx", inputs=user_inputs, outputs=_USER_OUTPUTS),
             "rank": GraphInfo(file="rank.onnx", inputs=_RANK_INPUTS, outputs=_RANK_OUTPUTS),
         },
-        tables={"item_id": TableInfo(file="tables/items.bin", dtype="float32", shape=(V, D))},
+        tables={"item_id": TableInfo(file="tables/items.bin", dtype="float32", shape=(len(items), D))},
         certificate=Certificate(
             requests=0, candidates=0, max_abs_logit_difference=0.0, tolerance=0.0, compared="by hand"
         ),
@@ -116,8 +121,8 @@ def write_tiny_bundle(
         (writer.folder / "tables" / "items.bin").write_bytes(items.astype("<f4").tobytes())
         for table, texts in (names or {}).items():
             write_names(writer.folder / "tables" / f"{table}{NAMES_SUFFIX}", string_keys(texts), texts)
-        _save(writer.folder / "user.onnx", _user_nodes(), user_inputs, _USER_OUTPUTS)
-        _save(writer.folder / "rank.onnx", _rank_nodes(work), _RANK_INPUTS, _RANK_OUTPUTS)
+        _save(writer.folder / "user.onnx", _user_nodes(), user_inputs, _USER_OUTPUTS, rows=len(items))
+        _save(writer.folder / "rank.onnx", _rank_nodes(work), _RANK_INPUTS, _RANK_OUTPUTS, rows=len(items))
         return writer.finish(manifest)
 
 
@@ -172,12 +177,14 @@ def _rows_nodes(ids: str) -> list[object]:
     ]
 
 
-def _save(file: Path, nodes: list[object], inputs: dict[str, TensorInfo], outputs: dict[str, TensorInfo]) -> None:
-    table = TensorProto(name="items", data_type=_F32, dims=ITEMS.shape, data_location=TensorProto.EXTERNAL)
-    for key, value in (("location", "tables/items.bin"), ("offset", "0"), ("length", str(ITEMS.nbytes))):
+def _save(
+    file: Path, nodes: list[object], inputs: dict[str, TensorInfo], outputs: dict[str, TensorInfo], *, rows: int
+) -> None:
+    table = TensorProto(name="items", data_type=_F32, dims=(rows, D), data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", "tables/items.bin"), ("offset", "0"), ("length", str(4 * rows * D))):
         table.external_data.add(key=key, value=value)
     constants = [
-        helper.make_tensor("V", _I64, [], [V]),
+        helper.make_tensor("V", _I64, [], [rows]),
         helper.make_tensor("zero", _I64, [], [0]),
         helper.make_tensor("one", _I64, [], [1]),
         helper.make_tensor("tenth", _F32, [], [0.1]),

@@ -32,6 +32,8 @@ class LoadedRelease:
         names: the texts of string ids that came with it, by embedding table.
         slot: the place of its counts among those of all releases.
         close: ends what belongs to it, such as the thread that writes states; called once.
+        damage: looks at the files of its tables; returns what is wrong with them, for good, or an empty text. A damaged
+            release answers every call with ModelError.
     """
 
     name: str
@@ -41,6 +43,7 @@ class LoadedRelease:
     close: Callable[[], None]
     names: Mapping[str, Names] = field(default_factory=dict)
     slot: int = 0
+    damage: Callable[[], str] = str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +103,11 @@ class Routes:
     def first(self) -> LoadedRelease:
         """The live release of the default model."""
         return self.models[self.default].live
+
+    def damage(self) -> str:
+        """Damage to the live releases, if every one of them is damaged; else an empty text."""
+        texts = {route.live.name: route.live.damage() for route in self.models.values()}
+        return " ".join(texts.values()) if all(texts.values()) else ""
 
     def ranking(self, model: str) -> Route:
         """The route of a model's name; an empty one is the default.

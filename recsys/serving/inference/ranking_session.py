@@ -15,7 +15,7 @@ import onnxruntime as ort
 
 from recsys.arrays import Float32Array
 from recsys.bundle import Bundle, StateInfo, TensorInfo
-from recsys.errors import BundleError
+from recsys.errors import BundleError, ModelError
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.feature_set import FeatureSet
@@ -24,6 +24,7 @@ from recsys.operators import Operators
 from recsys.serving.deadline import Deadline
 from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.inference.graphs import check_manifest, check_same, inputs_of, load_graph, outputs_of
+from recsys.serving.inference.table_guard import TableGuard
 from recsys.serving.telemetry.stage_timer import StageTimer
 
 _OUTPUTS = ("logits", "scores")
@@ -62,12 +63,14 @@ class RankingSession:
     Attributes:
         state_version: of its users' states (``Manifest.state_version``).
         names: the texts of string ids, by embedding table, as far as the bundle has them.
+        guard: asked before and after what reads the tables.
     """
 
     def __init__(
         self,
         bundle: Bundle,
         *,
+        guard: TableGuard,
         user: ort.InferenceSession,
         rank: ort.InferenceSession,
         encode: ort.InferenceSession | None = None,
@@ -78,7 +81,8 @@ class RankingSession:
         self.features = bundle.features
         self.state = bundle.manifest.state
         self.state_version = bundle.manifest.state_version
-        self.names = bundle.names()
+        self.names = {table: names.checked(guard.check) for table, names in bundle.names().items()}
+        self.guard = guard
         self._user = user
         self._rank = rank
         self._encode = encode
@@ -108,12 +112,51 @@ class RankingSession:
 
         Raises:
             TimeoutError: the deadline has passed, or nobody waits for the answer any more.
+            ModelError: a logit is not finite, or the bundle's tables were changed; names the release.
         """
-        timer = timer or StageTimer()
+        answer = self.run(request, deadline=deadline, sums=sums, fresh=fresh, model_lock=model_lock, timer=timer)
+        if not np.isfinite(answer.logits).all():
+            bad = np.count_nonzero(~np.isfinite(answer.logits))
+            raise ModelError(
+                f"model {self.model!r} of {self.guard.label} gave no finite number for {bad} of {len(answer.logits)} "
+                "candidates: a value of the request is beyond what it was trained on, or it is unfit; send other "
+                "values, or go back to another release"
+            )
+        return answer
+
+    def run(
+        self,
+        request: EncodedRequest,
+        *,
+        deadline: Deadline,
+        sums: Float32Array | None = None,
+        fresh: Float32Array | None = None,
+        model_lock: FairLock = _UNCONTENDED,
+        timer: StageTimer | None = None,
+    ) -> Scores:
+        """As :meth:`score`, whatever the logits are."""
+        try:
+            answer = self._run(request, deadline, sums, fresh, model_lock, timer or StageTimer())
+        except Exception:
+            self.guard.check()  # what was read instead of a table fits nothing: that is the error to tell
+            raise
+        self.guard.check()
+        return answer
+
+    def _run(
+        self,
+        request: EncodedRequest,
+        deadline: Deadline,
+        sums: Float32Array | None,
+        fresh: Float32Array | None,
+        model_lock: FairLock,
+        timer: StageTimer,
+    ) -> Scores:
         parts = _chunks(request.candidate_count)
         with model_lock.acquire(deadline):
             timer.lap("wait")
             deadline.remaining_s()
+            self.guard.check_before()
             side, next_sums = self._user_side(request, sums, fresh)
             timer.lap("user_graph")
             if len(parts) == 1:
@@ -133,9 +176,21 @@ class RankingSession:
         return Scores(whole[0], whole[1], next_sums)
 
     def encode(self, history: Mapping[str, Column]) -> Float32Array:
-        """The sums of some events, [R, D], from columns ``history.<name>``, [S]: only of a model with a state."""
+        """The sums of some events, [R, D], from columns ``history.<name>``, [S]: only of a model with a state.
+
+        Raises:
+            ModelError: a sum is not finite, or the bundle's tables were changed; names the release.
+        """
         assert self._encode is not None, "the model has no state"
-        sums: Float32Array = self._encode.run(None, dict(history))[0]
+        self.guard.check_before()
+        try:
+            sums: Float32Array = self._encode.run(None, dict(history))[0]
+        except Exception:
+            self.guard.check()
+            raise
+        self.guard.check()
+        if not np.isfinite(sums).all():
+            raise ModelError(f"model {self.model!r} of {self.guard.label} gave sums of events that are not finite")
         return sums
 
     def _user_side(
@@ -174,18 +229,28 @@ def graph_names(bundle: Bundle) -> tuple[str, ...]:
     return ("user", "rank") if bundle.manifest.state is None else ("user", "rank", "encode")
 
 
-def open_ranking_session(bundle: Bundle, *, intra_op_threads: int = 1, operators: Operators = "auto") -> RankingSession:
+def open_ranking_session(
+    bundle: Bundle, *, intra_op_threads: int = 1, operators: Operators = "auto", release: str = ""
+) -> RankingSession:
     """Load a bundle's graphs, check their signatures, and run them once.
 
     Args:
         bundle: whose they are.
         intra_op_threads: threads inside one run.
         operators: who computes the graphs' functions.
+        release: name of the release that it belongs to, for messages.
 
     Raises:
         BundleError: a graph does not load or run, or its inputs or outputs are not what the
             manifest and the FeatureSet say; the message names the first that differs.
+        ModelError: a table was changed or could not be read meanwhile.
     """
+    guard = TableGuard(bundle, release=release)
+    with guard.loading():
+        return _open(bundle, guard, intra_op_threads, operators)
+
+
+def _open(bundle: Bundle, guard: TableGuard, intra_op_threads: int, operators: Operators) -> RankingSession:
     state = bundle.manifest.state
     graphs = {name: load_graph(bundle, name, intra_op_threads, operators=operators) for name in graph_names(bundle)}
     for name, graph in graphs.items():
@@ -203,9 +268,11 @@ def open_ranking_session(bundle: Bundle, *, intra_op_threads: int = 1, operators
     for name in _OUTPUTS:
         expected = TensorInfo(dtype="float32", shape=("C",))
         check_same(bundle, f"graph 'rank', output {name!r}", expected, outputs_of(graphs["rank"]).get(name))
-    session = RankingSession(bundle, **graphs)
+    session = RankingSession(bundle, guard=guard, **graphs)
     try:
-        scores = session.score(sample, deadline=Deadline.after(_SAMPLE_TIMEOUT_S))
+        scores = session.run(sample, deadline=Deadline.after(_SAMPLE_TIMEOUT_S))
+    except ModelError:
+        raise
     except Exception as error:  # ONNX Runtime's own exception classes are not public
         raise BundleError(f"{bundle.path}: the graphs do not run: {error}") from error
     if scores.scores.shape != (_SAMPLE_CANDIDATES,) or not np.isfinite(scores.logits).all():

@@ -10,11 +10,12 @@ import onnxruntime as ort
 
 from recsys.arrays import Int64Array
 from recsys.bundle import RETRIEVE_INPUTS, RETRIEVE_OUTPUTS, Bundle
-from recsys.errors import BundleError, InvalidInputError
+from recsys.errors import BundleError, InvalidInputError, ModelError
 from recsys.features.hashing import MISSING, string_keys
 from recsys.features.names import ITEM_NAMES, Names, open_names
 from recsys.serving.inference.candidate_index import Retrieved
 from recsys.serving.inference.graphs import check_manifest, check_same, inputs_of, load_graph, outputs_of
+from recsys.serving.inference.table_guard import TableGuard
 
 MAX_ITEMS = 10_000
 """Most items that one request may ask for."""
@@ -30,17 +31,37 @@ class RetrievalSession:
 
     Attributes:
         names: of the items, where they are named by strings; else None, and a key is the item's id.
+        guard: asked before and after what reads the tables.
     """
 
-    def __init__(self, bundle: Bundle, graph: ort.InferenceSession, names: Names | None) -> None:
+    def __init__(self, bundle: Bundle, graph: ort.InferenceSession, names: Names | None, guard: TableGuard) -> None:
         self.model = bundle.manifest.model
         self.version = bundle.manifest.version
         self.features = bundle.features
-        self.names = names
+        self.names = None if names is None else names.checked(guard.check)
+        self.guard = guard
         self._graph = graph
+        keys = bundle.manifest.tables.get("item_id.keys")
+        self._item_count = 0 if keys is None else int(keys.shape[0]) - 1
 
     def retrieve(self, user_key: int, seen: Int64Array, k: int) -> Retrieved:
-        """As ``CandidateIndex.retrieve``; k is 1 to ``MAX_ITEMS``."""
+        """As ``CandidateIndex.retrieve``; k is 1 to ``MAX_ITEMS``.
+
+        Raises:
+            ModelError: a score is not finite, or the bundle's tables were changed; names the release.
+        """
+        found = self.search(user_key, seen, k)
+        # One that is no number is below no other: the graph never finds it, and then finds too few.
+        bad = np.count_nonzero(~np.isfinite(found.scores)) or min(k, self._item_count - len(seen)) - len(found.items)
+        if bad > 0:
+            raise ModelError(
+                f"retrieval model {self.model!r} of {self.guard.label} gave no finite number for {bad} items at least: "
+                "it is unfit for this user; go back to another release, or leave this one out of what is served"
+            )
+        return found
+
+    def search(self, user_key: int, seen: Int64Array, k: int) -> Retrieved:
+        """As :meth:`retrieve`, whatever the scores are."""
         if not 1 <= k <= MAX_ITEMS:
             raise InvalidInputError(f"{k:,} items were asked for; allowed: 1 to {MAX_ITEMS:,}")
         given = {
@@ -48,23 +69,41 @@ class RetrievalSession:
             "seen": seen if len(seen) else _NOTHING,
             "k": np.array(k, dtype=np.int64),
         }
-        items, scores, known = self._graph.run(list(RETRIEVE_OUTPUTS), given)
+        self.guard.check_before()
+        try:
+            items, scores, known = self._graph.run(list(RETRIEVE_OUTPUTS), given)
+        except Exception:
+            self.guard.check()  # what was read instead of a table fits nothing: that is the error to tell
+            raise
+        self.guard.check()
         return Retrieved(items=items, scores=scores, known=bool(known[0]))
 
 
-def open_retrieval(bundle: Bundle, *, intra_op_threads: int = 1) -> RetrievalSession:
+def open_retrieval(bundle: Bundle, *, intra_op_threads: int = 1, release: str = "") -> RetrievalSession:
     """Load a bundle's graph, check its signature, and run it once.
+
+    Args:
+        bundle: whose it is.
+        intra_op_threads: threads inside one run.
+        release: name of the release that it belongs to, for messages.
 
     Raises:
         BundleError: it is no retrieval bundle, or its graph does not load or run, or has other inputs or outputs
             than the manifest and ``docs/specs/bundle.md`` say; the message names the first that differs. Or it lacks
             the names of its items, or they do not fit its keys.
+        ModelError: a table was changed or could not be read meanwhile.
     """
     if bundle.manifest.kind != "retrieval":
         raise BundleError(
             f"{bundle.path}: a {bundle.manifest.kind} bundle; expected a retrieval bundle, which `recsys export` "
             "writes of a run that ranks all items"
         )
+    guard = TableGuard(bundle, release=release)
+    with guard.loading():
+        return _open(bundle, guard, intra_op_threads)
+
+
+def _open(bundle: Bundle, guard: TableGuard, intra_op_threads: int) -> RetrievalSession:
     graph = load_graph(bundle, "retrieve", intra_op_threads, operators="standard")
     check_manifest(bundle, "retrieve", graph)
     for side, expected, found in (
@@ -74,7 +113,7 @@ def open_retrieval(bundle: Bundle, *, intra_op_threads: int = 1) -> RetrievalSes
         for name in [*expected, *found]:
             where = f"graph 'retrieve', {side} {name!r}"
             check_same(bundle, where, expected.get(name), found.get(name), source="the specification")
-    session = RetrievalSession(bundle, graph, _names(bundle))
+    session = RetrievalSession(bundle, graph, _names(bundle), guard)
     # A user of each kind. The known one's search reads the whole item table: the first request need not wait for that.
     for user_key in (MISSING, _known_user(bundle)):
         _check_sample(bundle, session, user_key)
@@ -83,7 +122,9 @@ def open_retrieval(bundle: Bundle, *, intra_op_threads: int = 1) -> RetrievalSes
 
 def _check_sample(bundle: Bundle, session: RetrievalSession, user_key: int) -> None:
     try:
-        sample = session.retrieve(user_key, _NOTHING, _SAMPLE_ITEMS)
+        sample = session.search(user_key, _NOTHING, _SAMPLE_ITEMS)
+    except ModelError:
+        raise
     except Exception as error:  # ONNX Runtime's own exception classes are not public
         raise BundleError(f"{bundle.path}: the graph 'retrieve' does not run: {error}") from error
     if not 1 <= len(sample.items) <= _SAMPLE_ITEMS or not np.isfinite(sample.scores).all() or sample.items.min() < 0:

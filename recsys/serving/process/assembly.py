@@ -114,6 +114,7 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
             close=stack.pop_all().close,
             names=_names(models),
             slot=planned.slot,
+            damage=models.damage,
         )
 
 

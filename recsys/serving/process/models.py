@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from recsys.bundle import open_bundle
+from recsys.bundle import Bundle, open_bundle
 from recsys.bundle.verify import Verify
 from recsys.features.feature_set import FeatureSet
 from recsys.serving.handlers.recommender import check_same_ids
 from recsys.serving.inference.candidate_index import CandidateIndex
 from recsys.serving.inference.ranking_session import RankingSession, open_ranking_session
 from recsys.serving.inference.retrieval_session import open_retrieval
+from recsys.serving.inference.table_guard import TableGuard
 from recsys.serving.process.releases.plan import PlannedRelease
 from recsys.serving.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The models of a release, at least one."""
+    """The models of a release, at least one.
+
+    Attributes:
+        ranking, retrieval: the models.
+        guards: of the tables of those that have some.
+    """
 
     ranking: RankingSession | None
     retrieval: CandidateIndex | None
+    guards: tuple[TableGuard, ...] = ()
 
     @property
     def first(self) -> RankingSession | CandidateIndex:
@@ -34,6 +42,10 @@ class Models:
         """The FeatureSet that the store holds: the ranking model's, if there is one."""
         return self.first.features
 
+    def damage(self) -> str:
+        """Look at the files of the tables; returns the damage to them, which is for good, or an empty text."""
+        return next(filter(None, (guard.damage() for guard in self.guards)), "")
+
 
 def open_models(release: PlannedRelease, settings: Settings, *, verify: Verify | None = None) -> Models:
     """Load and run the models of a release.
@@ -45,14 +57,25 @@ def open_models(release: PlannedRelease, settings: Settings, *, verify: Verify |
 
     Raises:
         BundleError: a bundle is missing, altered, of the wrong kind, or does not fit this program or the other one.
+        ModelError: a table was changed or could not be read meanwhile.
     """
     threads, verify = settings.intra_op_threads, verify or settings.verify
     ranking = retrieval = None
+    guards = []
     if release.ranking is not None:
-        bundle = open_bundle(release.ranking, verify=verify)
-        ranking = open_ranking_session(bundle, intra_op_threads=threads, operators=settings.operators)
+        bundle = _open_bundle(release, release.ranking, verify)
+        ranking = open_ranking_session(
+            bundle, intra_op_threads=threads, operators=settings.operators, release=release.name
+        )
+        guards.append(ranking.guard)
     if release.retrieval is not None:
-        retrieval = open_retrieval(open_bundle(release.retrieval, verify=verify), intra_op_threads=threads)
+        bundle = _open_bundle(release, release.retrieval, verify)
+        retrieval = open_retrieval(bundle, intra_op_threads=threads, release=release.name)
+        guards.append(retrieval.guard)
         if ranking is not None:
             check_same_ids(retrieval, ranking.features, ranking.model)
-    return Models(ranking, retrieval)
+    return Models(ranking, retrieval, tuple(guards))
+
+
+def _open_bundle(release: PlannedRelease, path: Path, verify: Verify) -> Bundle:
+    return open_bundle(path, verify=verify, verified=release.verified.get(path))

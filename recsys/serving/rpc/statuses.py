@@ -12,6 +12,7 @@ import grpc
 
 from recsys.errors import (
     InvalidInputError,
+    ModelError,
     NotFoundError,
     OverloadedError,
     StoreError,
@@ -28,9 +29,12 @@ STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
     StoreUnavailableError: grpc.StatusCode.UNAVAILABLE,
     StoreError: grpc.StatusCode.FAILED_PRECONDITION,
     TimeoutError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    ModelError: grpc.StatusCode.INTERNAL,
 }
 """The first that fits counts. FAILED_PRECONDITION: retrying is pointless until an operator acts.
-Anything else is a defect of ours: INTERNAL."""
+Anything else is a defect of ours: INTERNAL, as is what a model gives that is no number, which is told in words."""
+
+_model_errors = RateLimitedLog(_log)
 
 
 NOT_THE_CALLERS = frozenset(
@@ -107,6 +111,8 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     """
     for kind, code in STATUS_CODES.items():
         if isinstance(error, kind):
+            if kind is ModelError:
+                _model_errors.warning(None, "a call failed: %s", error)
             return code, truncate(str(error))
     incident = _incident_log.log(error)
     return grpc.StatusCode.INTERNAL, f"internal error; the server's log has details under incident {incident}"

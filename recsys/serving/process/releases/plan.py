@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from recsys.bundle import Manifest, read_manifest
+from recsys.bundle import FileState, Manifest, read_manifest
 from recsys.errors import BundleError
 from recsys.releases.release import open_release, release_name
 from recsys.releases.served import Served, ServedModel
@@ -22,12 +22,15 @@ class PlannedRelease:
         name: of the release.
         ranking, retrieval: folders of its bundles, at least one.
         slot: the place of its counts among those of all releases, from 0.
+        verified: of a folder that was verified in full for all processes of the server, the states of its files then
+            (``Bundle.states``): who loads it hashes those that were changed since.
     """
 
     name: str
     ranking: Path | None
     retrieval: Path | None
     slot: int = 0
+    verified: Mapping[Path, Mapping[str, FileState]] = field(default_factory=dict)
 
     def bundles(self) -> list[Path]:
         """The folders that there are."""
