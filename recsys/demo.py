@@ -33,6 +33,7 @@ from recsys.data.datasets import LoadedData, load_dataset
 from recsys.data.log.event_table import EventTable
 from recsys.errors import InvalidInputError, RecsysError
 from recsys.evaluation.baselines import baseline_values
+from recsys.evaluation.predictions import read_predictions
 from recsys.evaluation.report import verdict_lines
 from recsys.feature_store.embedded.server import EmbeddedRedis, is_running
 from recsys.feature_store.redis.store import RedisFeatureStore
@@ -103,7 +104,7 @@ def run_demo(
         console.print(line, highlight=False, markup=False)
 
     console.rule("3/6  bundle")
-    manifest = _export(result, loaded, folder / "bundle", console)
+    manifest = _export(result, loaded, folder / "run", folder / "bundle", console)
 
     console.rule("4/6  feature store")
     with EmbeddedRedis(folder / "redis") as redis:
@@ -156,7 +157,7 @@ def _empty(folder: Path) -> None:
     (folder / _MARKER).touch()
 
 
-def _export(result: RunResult, loaded: LoadedData, path: Path, console: Console) -> Manifest:
+def _export(result: RunResult, loaded: LoadedData, run_dir: Path, path: Path, console: Console) -> Manifest:
     from recsys.export.onnx import export_bundle  # takes seconds to import
 
     with progress(console, "tracing the graphs, comparing answers"):
@@ -165,7 +166,7 @@ def _export(result: RunResult, loaded: LoadedData, path: Path, console: Console)
             loaded.dataset,
             path,
             name=result.trained.features.name,
-            metrics=result.test,
+            predictions=None if result.test is None else read_predictions(run_dir, "test"),
             baselines=baseline_values(result.baselines.get("test", ())),
         )
     certificate = manifest.certificate

@@ -8,6 +8,7 @@
       rank.onnx            the candidate side: user-side tensors and candidates in, scores out
       encode.onnx          of a model with a state: events in, sums of them out
       layers.npz           the network's weights as they were trained, to train on from
+      resamples.npz        metrics of the test split under resampling, to compare bundles by
       tables/*.bin         embedding rows and id maps, raw little-endian, shared by both graphs
 
 Graphs refer to the tables as ONNX external data, which runtimes memory-map: opening costs
@@ -16,6 +17,7 @@ under a temporary name, synced, and renamed; it is verified before use, so a hal
 altered one is refused. ``docs/specs/bundle.md`` is the specification.
 
 - ``manifest.py``: the fields of a manifest, and how ``manifest.json`` holds them;
+- ``evaluation.py``: metrics by segment, and how sure they are;
 - ``write.py``: a new bundle, atomically;
 - ``verify.py``: the files compared with the manifest;
 - ``open.py``: a bundle to serve, checked.
@@ -24,6 +26,7 @@ To add to the format: an optional field of ``Manifest`` that old manifests lack,
 ``manifest_from_dict``, and the specification. A field that old readers must not ignore raises ``FORMAT_VERSION``.
 """
 
+from recsys.bundle.evaluation import RESAMPLES, Evaluation, Measured, Resampled, SegmentMetrics
 from recsys.bundle.manifest import (
     FORMAT_VERSION,
     LAYERS,
@@ -47,15 +50,20 @@ __all__ = [
     "FORMAT_VERSION",
     "LAYERS",
     "MANIFEST",
+    "RESAMPLES",
     "RETRIEVE_INPUTS",
     "RETRIEVE_OUTPUTS",
     "Bundle",
     "Certificate",
     "Compute",
+    "Evaluation",
     "FileState",
     "GraphInfo",
     "Manifest",
+    "Measured",
     "Quantization",
+    "Resampled",
+    "SegmentMetrics",
     "StateInfo",
     "TableInfo",
     "TensorInfo",

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from recsys.bundle.evaluation import Evaluation, evaluation_from_dict
 from recsys.errors import nearest
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import layout_fingerprint, require_history
@@ -171,6 +172,8 @@ class Manifest:
         files: relative path -> (size in bytes, SHA-256) of every file but the manifest.
         metrics: on the test split, of the rows in the bundle.
         baselines: ``popularity`` and ``chance`` -> the same metrics of them; none where there is no test split.
+        evaluation: details of the metrics: by segment, how sure they are, of which samples; None where there is no test
+            split, and of older bundles.
         training: recipe, seed, commit, versions: whatever is needed to make it again.
         quantization: None if every table is float32.
         compute: None if every matrix product is of float32.
@@ -189,6 +192,7 @@ class Manifest:
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     certificate: Certificate
     baselines: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     quantization: Quantization | None = None
     compute: Compute | None = None
@@ -243,6 +247,7 @@ def manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
         ("quantization", manifest.quantization),
         ("compute", manifest.compute),
         ("state", manifest.state),
+        ("evaluation", manifest.evaluation),
     ):
         del values[name]
         if part is not None:
@@ -293,6 +298,7 @@ def manifest_from_dict(values: dict[str, Any]) -> Manifest:
         metrics=values["metrics"],
         certificate=Certificate(**values["parity"]),
         baselines=values.get("baselines", {}),
+        evaluation=evaluation_from_dict(values["evaluation"]) if "evaluation" in values else None,
         training=values["training"],
         quantization=Quantization(**values["quantization"]) if "quantization" in values else None,
         compute=Compute(**values["compute"]) if "compute" in values else None,

@@ -87,10 +87,10 @@ def read_manifest(path: Path) -> Manifest:
     """
     file = path / MANIFEST
     try:
-        values = json.loads(file.read_text())
+        values = json.loads(file.read_text(), parse_constant=_no_constant)
     except FileNotFoundError:
         raise BundleError(f"{path}: no {MANIFEST}: not a bundle; `recsys export` writes one") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BundleError(f"{file}: not readable as JSON: {error}") from error
     version = values.get("format_version") if isinstance(values, dict) else None
     if not isinstance(version, int):
@@ -112,3 +112,7 @@ def read_manifest(path: Path) -> Manifest:
     if values.get("manifest_sha256") != digest_of(values):
         raise BundleError(f"{file} was altered: its SHA-256 is not the one it states")
     return manifest
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"found {name}; allowed: numbers, null")

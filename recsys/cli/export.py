@@ -96,7 +96,7 @@ def export(
             loaded.dataset,
             out,
             name=name or model_name(trained.config, trained.features.name),
-            metrics=metrics,
+            predictions=predictions,
             baselines=baseline_values(baselines),
             quantize=kinds,
             compute=compute,

@@ -6,9 +6,10 @@
     predictions.py    logits of a split, kept beside the run
     comparison.py     differences between two models, users resampled
     baselines.py      popularity and chance beside a model
+    recorded.py       what a bundle records of its test split, so that releases can be compared
     report.py         tables, JSON and the reliability plot
 
 To add a metric of a run: the function in ``recsys/metrics``, a field of ``evaluate.Metrics`` filled in
-``evaluate.measure`` (and its name in ``LOWER_IS_BETTER`` if it falls), a column in ``report.py``, a line in
+``evaluate.measure``, its name in ``metrics/direction.py``, a column in ``report.py``, a line in
 ``docs/evaluation.md``.
 """

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.errors import InvalidInputError
-from recsys.evaluation.evaluate import LOWER_IS_BETTER, Metrics, Segment, measure, resample, segments, slices
+from recsys.evaluation.evaluate import Metrics, Segment, measure, resample, segments, slices
 from recsys.evaluation.predictions import Predictions, UserValues
-from recsys.metrics import Resamples, mean_resamples
+from recsys.metrics import LOWER_IS_BETTER, Resamples, mean_resamples
 
 COMPARED = ("auc", "gauc", "log_loss", "hit_rate_at_10", "ndcg_at_10", "mrr")
 """Metrics of which differences have an interval."""

@@ -39,8 +39,6 @@ LIST_LENGTH = 10
 HISTORY_BUCKETS = (0, 1, 10, 50, 200)
 """Where the segments by number of earlier events begin."""
 
-LOWER_IS_BETTER = frozenset({"log_loss", "calibration_error"})
-
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:

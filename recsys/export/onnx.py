@@ -17,15 +17,18 @@ import recsys
 from recsys.arrays import Int64Array
 from recsys.bundle import (
     LAYERS,
+    RESAMPLES,
     Certificate,
     Compute,
     GraphInfo,
     Manifest,
+    Measured,
     Quantization,
     StateInfo,
     TableInfo,
     bundle_writer,
 )
+from recsys.bundle.evaluation import resamples_bytes
 from recsys.data.log.event_table import EventTable
 from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.ids import id_counts
@@ -33,7 +36,9 @@ from recsys.embeddings.dense_twin import DenseTwin
 from recsys.embeddings.numbers import NumberInputs
 from recsys.embeddings.quantize import QuantizedTable
 from recsys.errors import InvalidInputError, nearest
-from recsys.evaluation.evaluate import Metrics
+from recsys.evaluation.evaluate import measure
+from recsys.evaluation.predictions import Predictions
+from recsys.evaluation.recorded import record
 from recsys.export.certificate import certificate_logits, certify
 from recsys.export.graphs.encode_digest import encode_digest
 from recsys.export.graphs.files import write_graph
@@ -54,7 +59,7 @@ from recsys.features.hot_ids import HOT_IDS, HotIds, write_hot_ids
 from recsys.features.names import NAMES_SUFFIX, write_sorted_names
 from recsys.models.ranking.network import RankingNet, StatefulNet
 from recsys.training.settings import to_json
-from recsys.training.trained import TrainedModel, evaluate_run
+from recsys.training.trained import TrainedModel, predict_run
 
 COMPUTE = ("float32", "int8")
 
@@ -68,7 +73,7 @@ def export_bundle(
     path: Path,
     *,
     name: str,
-    metrics: Metrics | None = None,
+    predictions: Predictions | None = None,
     baselines: Mapping[str, Mapping[str, float | None]] | None = None,
     quantize: str | Mapping[str, str] = "none",
     compute: str = "float32",
@@ -83,8 +88,8 @@ def export_bundle(
         dataset: with keys; the certificate compares answers on its test (else train) samples.
         path: the bundle's folder.
         name: the model name that requests ask for.
-        metrics: of the model on the test split, recorded in the manifest. Quantised rows are evaluated here, so
-            that it records theirs, and these beside them.
+        predictions: of the model on the test split; their metrics, of all and by segment, are recorded in the manifest.
+            Quantised rows are evaluated here, so that it records theirs, and these beside them.
         baselines: popularity's and chance's on the test split, recorded beside them.
         quantize: how rows are stored: ``none``, ``fp16``, ``int8`` or ``int4``, or table -> one of them, ``*``
             standing for the tables not named.
@@ -120,7 +125,9 @@ def export_bundle(
         _write_layers(writer.folder / LAYERS, trained)
         if names:
             _write_names(writer.folder / "tables", dataset.table)
-        certificate, metrics, quantization = _measure(writer.folder, trained, dataset, stored, metrics)
+        certificate, measured, quantization = _measure(writer.folder, trained, dataset, stored, predictions)
+        if measured is not None:
+            (writer.folder / RESAMPLES).write_bytes(resamples_bytes(measured.resamples))
         changed: Compute | None = None
         if compute == "int8":
             begin("quantising products, and measuring what that changes")
@@ -133,7 +140,8 @@ def export_bundle(
                 feature_set=features,
                 graphs=graphs,
                 tables=tables,
-                metrics={} if metrics is None else asdict(metrics),
+                metrics={} if measured is None else measured.metrics,
+                evaluation=None if measured is None else measured.evaluation,
                 certificate=certificate,
                 baselines=baselines or {},
                 quantization=quantization,
@@ -221,23 +229,24 @@ def _measure(
     trained: TrainedModel,
     dataset: Dataset,
     stored: Mapping[str, QuantizedTable],
-    metrics: Metrics | None,
-) -> tuple[Certificate, Metrics | None, Quantization | None]:
+    predictions: Predictions | None,
+) -> tuple[Certificate, Measured | None, Quantization | None]:
     """The certificate and the metrics of the rows in the bundle, and what they differ by from the model's own.
 
     The certificate compares ONNX Runtime with torch on the same, quantised, rows: it is about the graphs. How far
     those rows are from the trained ones is a figure of its own.
     """
     if all(table.kind == "none" for table in stored.values()):
-        return certify(folder, trained, dataset), metrics, None
+        return certify(folder, trained, dataset), None if predictions is None else record(predictions), None
     own_logits = certificate_logits(trained, dataset)
-    own_metrics = metrics or evaluate_run(trained, dataset, "test")
+    own = predictions or predict_run(trained, dataset, "test")
     with rows_as_stored(trained, stored):
         certificate = certify(folder, trained, dataset)
         difference = float(np.abs(certificate_logits(trained, dataset) - own_logits).max())
-        metrics = evaluate_run(trained, dataset, "test")
-    own = {} if own_metrics is None else asdict(own_metrics)
-    return certificate, metrics, Quantization(max_abs_logit_difference=difference, float32_metrics=own)
+        predictions = predict_run(trained, dataset, "test")
+    own_metrics = {} if own is None else asdict(measure(own))
+    quantization = Quantization(max_abs_logit_difference=difference, float32_metrics=own_metrics)
+    return certificate, None if predictions is None else record(predictions), quantization
 
 
 def _commit() -> Any:

@@ -16,5 +16,6 @@
 - ``changes.py``: promote, roll back, split, shadow, from one content of ``served.json`` to the next;
 - ``status.py``: ``status/*.json``, a file of each server;
 - ``following.py``: servers beside ``served.json``; waiting for them;
-- ``prune.py``, ``verify.py``: releases that nothing needs; files of a release that were altered, or are shared.
+- ``prune.py``, ``verify.py``: releases that nothing needs; files of a release that were altered, or are shared;
+- ``guards.py``: reasons for which a release may not be promoted; ``comparison.py``: its metrics beside another's.
 """

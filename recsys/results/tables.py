@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recsys.evaluation.evaluate import LOWER_IS_BETTER
+from recsys.metrics import LOWER_IS_BETTER
 from recsys.results.protocols import Table
 from recsys.results.records import Recorded, recipe_changed
 from recsys.results.rows import Row

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from recsys.errors import ConfigError
-from recsys.evaluation.evaluate import LOWER_IS_BETTER, Metrics
+from recsys.evaluation.evaluate import Metrics
+from recsys.metrics import LOWER_IS_BETTER
 from recsys.training.config import MonitorName, TrainConfig
 
 

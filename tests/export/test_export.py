@@ -5,7 +5,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,15 @@ import recsys
 import recsys.export.certificate as certificate_module
 import recsys.export.onnx as export
 from recsys.arrays import Float32Array
-from recsys.bundle import GraphInfo, Manifest, TableInfo, open_bundle
+from recsys.bundle import RESAMPLES, GraphInfo, Manifest, TableInfo, open_bundle
+from recsys.bundle.evaluation import read_resamples
 from recsys.data.samples.dataset import Dataset, make_batch
 from recsys.data.samples.ids import map_ids
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import BundleError, ConfigError, InvalidInputError
 from recsys.evaluation.evaluate import predict
+from recsys.evaluation.predictions import read_predictions
+from recsys.evaluation.recorded import record
 from recsys.export.certificate import certify, torch_logits
 from recsys.export.onnx import export_bundle
 from recsys.features.columns import Column, missing_column
@@ -75,9 +78,19 @@ def exported_case(name: str) -> Exported:
         config = odd_config(softmax=True) if name == CASES[1] else odd_config(attention_act="dice")
         dataset = odd_dataset(features, folder)
         trained = train(config, dataset, folder / "run").trained
-    metrics = finished().result.test if name == CASES[0] else None
-    manifest = export_bundle(trained, dataset, folder / "bundle", name="tiny", metrics=metrics)
+    predictions = read_predictions(finished().folder, "test") if name == CASES[0] else None
+    manifest = export_bundle(trained, dataset, folder / "bundle", name="tiny", predictions=predictions)
     return Exported(trained, dataset, folder / "bundle", manifest)
+
+
+def test_the_bundle_records_the_metrics_of_the_test_split_by_segment() -> None:
+    run, made = finished(), exported_case(CASES[0])
+    expected = record(read_predictions(run.folder, "test"))
+    assert made.manifest.metrics == asdict(run.result.test)  # type: ignore[arg-type]
+    assert made.manifest.evaluation == expected.evaluation
+    kept = read_resamples(made.path / RESAMPLES)
+    np.testing.assert_array_equal(kept[""]["auc"], expected.resamples[""]["auc"])
+    assert exported_case(CASES[1]).manifest.evaluation is None  # nobody gave it predictions
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -128,6 +128,8 @@ def test_the_manifest_states_what_quantisation_changes(exported: Exported) -> No
     assert stated.max_abs_logit_difference == pytest.approx(float(difference)) and difference > 0
     assert exported.manifest.metrics["auc"] == pytest.approx(quantized.auc)
     assert exported.manifest.metrics["log_loss"] == pytest.approx(quantized.log_loss)
+    evaluation = exported.manifest.evaluation
+    assert evaluation is not None and {"user new", "item seen in training"} & set(evaluation.segments)
 
 
 def test_fewer_bits_change_the_answers_more() -> None:

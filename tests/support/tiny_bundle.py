@@ -15,7 +15,17 @@ import numpy as np
 from onnx import TensorProto, helper, save
 
 from recsys.arrays import Float32Array, Float64Array
-from recsys.bundle import Certificate, GraphInfo, Manifest, TableInfo, TensorInfo, bundle_writer
+from recsys.bundle import (
+    RESAMPLES,
+    Certificate,
+    GraphInfo,
+    Manifest,
+    Measured,
+    TableInfo,
+    TensorInfo,
+    bundle_writer,
+)
+from recsys.bundle.evaluation import resamples_bytes
 from recsys.features.feature_set import Categorical, Entity, FeatureSet, History, Numeric
 from recsys.features.hashing import string_keys
 from recsys.features.names import NAMES_SUFFIX, write_names
@@ -61,6 +71,8 @@ _RANK_INPUTS = {
 }
 _RANK_OUTPUTS = {name: TensorInfo(dtype="float32", shape=("C",)) for name in ("logits", "scores")}
 
+BY_HAND = Certificate(requests=0, candidates=0, max_abs_logit_difference=0.0, tolerance=0.0, compared="by hand")
+
 
 @dataclass(frozen=True)
 class Event:
@@ -98,11 +110,13 @@ def write_tiny_bundle(
     names: Mapping[str, Sequence[str]] | None = None,
     work: int = 0,
     leave_out: Collection[str] = (),
+    certificate: Certificate = BY_HAND,
+    measured: Measured | None = None,
 ) -> Manifest:
     """Write the bundle to ``path``; ``features`` lets a test declare what the graphs do not have, ``items`` another
     table of any number of rows, ``names`` the texts of a table's string ids. ``work``: so many products of two
     matrices of 128 x 128, for nothing, in each run of the rank graph. ``leave_out``: inputs that the user graph
-    does not have.
+    does not have. ``measured``: some metrics.
     """
     user_inputs = {name: info for name, info in _USER_INPUTS.items() if name not in leave_out}
     manifest = Manifest(
@@ -113,12 +127,14 @@ def write_tiny_bundle(
             "rank": GraphInfo(file="rank.onnx", inputs=_RANK_INPUTS, outputs=_RANK_OUTPUTS),
         },
         tables={"item_id": TableInfo(file="tables/items.bin", dtype="float32", shape=(len(items), D))},
-        certificate=Certificate(
-            requests=0, candidates=0, max_abs_logit_difference=0.0, tolerance=0.0, compared="by hand"
-        ),
+        certificate=certificate,
+        metrics={} if measured is None else measured.metrics,
+        evaluation=None if measured is None else measured.evaluation,
     )
     with bundle_writer(path) as writer:
         (writer.folder / "tables" / "items.bin").write_bytes(items.astype("<f4").tobytes())
+        if measured is not None and measured.resamples:
+            (writer.folder / RESAMPLES).write_bytes(resamples_bytes(measured.resamples))
         for table, texts in (names or {}).items():
             write_names(writer.folder / "tables" / f"{table}{NAMES_SUFFIX}", string_keys(texts), texts)
         _save(writer.folder / "user.onnx", _user_nodes(), user_inputs, _USER_OUTPUTS, rows=len(items))

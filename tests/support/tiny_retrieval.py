@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from recsys.arrays import Float32Array, Int64Array
-from recsys.bundle import Certificate, Manifest, bundle_writer
+from recsys.bundle import Certificate, Manifest, Measured, bundle_writer
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.features.feature_set import Categorical, FeatureSet
 from recsys.features.hashing import string_keys
+from support.tiny_bundle import BY_HAND
 
 FEATURES = FeatureSet(
     name="tiny", user_id=Categorical(name="user_id"), item_id=Categorical(name="item_id"), history=None
@@ -45,7 +46,13 @@ def tiny_text_tables(items: int = 20) -> RetrievalTables:
 
 
 def write_tiny_retrieval(
-    path: Path, tables: RetrievalTables | None = None, *, features: FeatureSet = FEATURES, model: str = "finder"
+    path: Path,
+    tables: RetrievalTables | None = None,
+    *,
+    features: FeatureSet = FEATURES,
+    model: str = "finder",
+    certificate: Certificate = BY_HAND,
+    measured: Measured | None = None,
 ) -> Manifest:
     """Write a bundle of these tables; default: :func:`tiny_tables`."""
     with bundle_writer(path) as writer:
@@ -57,9 +64,9 @@ def write_tiny_retrieval(
                 feature_set=features,
                 graphs={"retrieve": graph},
                 tables=infos,
-                certificate=Certificate(
-                    requests=0, candidates=0, max_abs_logit_difference=0.0, tolerance=0.0, compared="by hand"
-                ),
+                certificate=certificate,
+                metrics={} if measured is None else measured.metrics,
+                evaluation=None if measured is None else measured.evaluation,
             )
         )
 

@@ -18,10 +18,12 @@ from torch import Tensor
 
 import recsys
 from recsys.arrays import Int64Array
-from recsys.bundle import Certificate, Manifest, bundle_writer
+from recsys.bundle import RESAMPLES, Certificate, Manifest, bundle_writer
+from recsys.bundle.evaluation import resamples_bytes
 from recsys.data.interactions.ids import PairIds
 from recsys.data.interactions.pairs import Interactions, Pairs, ids_of
 from recsys.errors import BundleError
+from recsys.evaluation.recorded import lists_digest, record_lists
 from recsys.export.certificate import TOLERANCE
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.features.hashing import MISSING
@@ -78,7 +80,19 @@ def export_retrieval_bundle(
     _, baselines = with_baselines(
         of_users, interactions, interactions.test, excluded=excluded, list_length=config.train.list_length
     )
+    measured = record_lists(
+        asdict(test),
+        of_users,
+        data=lists_digest(
+            wanted=_keys_of(interactions.test, ids),
+            items=ids.item_keys_M,
+            excluded=[_keys_of(pairs, ids) for pairs in excluded],
+            list_length=config.train.list_length,
+        ),
+        training_pairs_G=np.bincount(train.user_E, minlength=interactions.num_users)[of_users.user_G],
+    )
     with bundle_writer(path, overwrite=overwrite) as writer:
+        (writer.folder / RESAMPLES).write_bytes(resamples_bytes(measured.resamples))
         graph, infos = write_retrieve_graph(tables, writer.folder)
         known = trained[np.isin(trained, interactions.test.user_E)]
         certificate = certify_lists(
@@ -98,7 +112,8 @@ def export_retrieval_bundle(
                 feature_set=ids.features,
                 graphs={"retrieve": graph},
                 tables=infos,
-                metrics=asdict(test),
+                metrics=measured.metrics,
+                evaluation=measured.evaluation,
                 certificate=certificate,
                 baselines=baselines,
                 training={
@@ -188,6 +203,10 @@ def certify_names(folder: Path, item_keys_M: Int64Array, names_M: Sequence[str])
     for key, name, found in zip(item_keys_M, names_M, names, strict=True):
         if name != found:
             raise BundleError(f"certificate: item {key} is named {name!r}, in the bundle {found!r}. It was not written")
+
+
+def _keys_of(pairs: Pairs, ids: PairIds) -> tuple[Int64Array, Int64Array]:
+    return ids.user_keys_N[pairs.user_E], ids.item_keys_M[pairs.item_E]
 
 
 def _items_of(pairs: Pairs, user: int) -> Int64Array:

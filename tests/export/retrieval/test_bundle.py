@@ -112,6 +112,9 @@ def test_lists_and_recall_are_those_of_the_run(kind: str) -> None:
     chance = made.result.test.recall * lists - sum(recalls)
     assert lists == len(users) + 1 and 0 <= round(chance, 9) <= 1
     assert made.manifest.metrics["recall"] == made.result.test.recall
+    evaluation = made.manifest.evaluation
+    assert evaluation is not None and sum(part.samples for part in evaluation.segments.values()) == lists
+    assert evaluation.segments["history 0"].samples == 1
     certificate = made.manifest.certificate
     assert certificate.requests == min(LISTS, len(users)) and certificate.candidates == 5 * certificate.requests
     assert certificate.max_abs_logit_difference < 1e-5

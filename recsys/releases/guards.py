@@ -1,0 +1,204 @@
+"""Guards of a promotion: reasons for which a release may not go live (``docs/releases.md``).
+
+A release is compared with the one that is live under the same name. Nothing that cannot be compared passes in silence:
+it is a reason, too, and says how to go on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from recsys.bundle import RESAMPLES, Manifest, Measured, open_bundle, read_manifest
+from recsys.bundle.evaluation import read_resamples
+from recsys.bundle.verify import Verify
+from recsys.errors import BundleError
+from recsys.features.changes import changes
+from recsys.features.extension import extension_problem
+from recsys.features.feature_set import FeatureSet
+from recsys.releases.comparison import Bounds, MetricRow, compare_measured
+from recsys.releases.release import RANKING, RETRIEVAL, BundleRecord, ReleaseFolder
+
+GO_ON = (
+    "measure both on one test split (`recsys release promote --measure --data SOURCE`), or promote in spite of it "
+    "(`--anyway WHY`)"
+)
+"""Ways on where metrics cannot be compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Verdict on a candidate beside the running release.
+
+    Attributes:
+        refusals: reasons for which it may not be promoted; empty: it may.
+        rows: their metrics; empty where nothing runs yet, or nothing could be compared.
+        notes: what does not refuse, and is to be known: features that are empty until they are loaded.
+    """
+
+    refusals: tuple[str, ...]
+    rows: tuple[MetricRow, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def refusals(candidate: ReleaseFolder, running: ReleaseFolder | None, bounds: Bounds | None = None) -> list[str]:
+    """Reasons for which a release may not be promoted; none: it may. See :func:`inspect`."""
+    return list(inspect(candidate, running, bounds or Bounds()).refusals)
+
+
+def inspect(
+    candidate: ReleaseFolder,
+    running: ReleaseFolder | None,
+    bounds: Bounds,
+    *,
+    measured: Mapping[str, tuple[Measured, Measured]] | None = None,
+    verify: Verify = "full",
+) -> Findings:
+    """Look at everything that a promotion demands.
+
+    Args:
+        candidate: the release.
+        running: live under the same name; None: there is none, so that certificates and files are all there is to see.
+        bounds: of its metrics.
+        measured: part -> metrics of the candidate and of the running release on the same samples, instead of those in
+            their manifests.
+        verify: of the candidate's files: ``full`` hashes them, about 1 GB/s.
+    """
+    reasons: list[str] = []
+    notes: list[str] = []
+    rows: list[MetricRow] = []
+    for part, folder, record in _parts(candidate):
+        reasons += _whole(part, folder, record, verify=verify)
+    old_parts = {} if running is None else {part: folder for part, folder, _ in _parts(running)}
+    new_parts = {part: folder for part, folder, _ in _parts(candidate)}
+    for part, folder in old_parts.items():
+        if part not in new_parts:
+            reasons.append(f"{part}: the release has no {part} bundle, the running one has: calls for it would fail")
+            continue
+        manifests, unreadable = _manifests(new_parts[part], folder)
+        reasons += [f"{part}: {reason}" for reason in unreadable]
+        if manifests is None:
+            continue
+        new, old = manifests
+        _compare_features(part, new.feature_set, old.feature_set, reasons, notes)
+        given = (measured or {}).get(part)
+        reasons += _compare_metrics(part, (new, new_parts[part]), (old, folder), given, bounds, rows)
+    return Findings(refusals=tuple(dict.fromkeys(reasons)), rows=tuple(rows), notes=tuple(dict.fromkeys(notes)))
+
+
+def measured_of(folder: Path, manifest: Manifest) -> Measured:
+    """The metrics in a bundle; raises BundleError."""
+    resamples = read_resamples(folder / RESAMPLES) if RESAMPLES in manifest.files else {}
+    return Measured(metrics=manifest.metrics, evaluation=manifest.evaluation, resamples=resamples)
+
+
+def _parts(release: ReleaseFolder) -> Iterator[tuple[str, Path, BundleRecord]]:
+    for part, folder, record in (
+        (RANKING, release.ranking, release.release.ranking),
+        (RETRIEVAL, release.retrieval, release.release.retrieval),
+    ):
+        if folder is not None and record is not None:
+            yield part, folder, record
+
+
+def _whole(part: str, folder: Path, record: BundleRecord, *, verify: Verify) -> Iterator[str]:
+    """Reasons that lie in the bundle alone: its files, its certificate."""
+    try:
+        manifest = open_bundle(folder, verify=verify).manifest
+    except BundleError as error:
+        yield f"{part}: {error}; push the release again"
+        return
+    if manifest.version != record.version:
+        yield (
+            f"{part}: {folder} is version {manifest.version}, the release's record says {record.version}; push the "
+            "release again"
+        )
+    certificate = manifest.certificate
+    if certificate.requests < 1 or certificate.candidates < 1:
+        yield (
+            f"{part}: no parity certificate: {certificate.requests} requests were compared ({certificate.compared}); "
+            "export the run with `recsys export`, which compares ONNX Runtime's answers with the model's"
+        )
+    elif not certificate.max_abs_logit_difference <= certificate.tolerance:
+        yield (
+            f"{part}: the parity certificate states a logit difference of {certificate.max_abs_logit_difference:.1e}; "
+            f"allowed: {certificate.tolerance:.1e}; export the run again"
+        )
+    compute = manifest.compute
+    if compute is not None and not compute.mean_abs_logit_difference <= compute.tolerance:
+        yield (
+            f"{part}: {compute.kind} products change logits by {compute.mean_abs_logit_difference:.1e} on average; "
+            f"allowed: {compute.tolerance:.1e}; export with float32 products"
+        )
+
+
+def _manifests(new: Path, old: Path) -> tuple[tuple[Manifest, Manifest] | None, list[str]]:
+    try:
+        read = read_manifest(new)
+    except BundleError:
+        return None, []  # said already
+    try:
+        return (read, read_manifest(old)), []
+    except BundleError as error:
+        return None, [f"the running release cannot be read: {error}; metrics are not compared: {GO_ON}"]
+
+
+def _compare_features(part: str, new: FeatureSet, old: FeatureSet, reasons: list[str], notes: list[str]) -> None:
+    """Judge if a store that serves the one FeatureSet can serve the other, too."""
+    if problem := extension_problem(new, old):
+        reasons.append(
+            f"{part}: FeatureSet {new.name!r} ({new.fingerprint()}) cannot be served from the store of the running "
+            f"release's {old.name!r} ({old.fingerprint()}): {problem}. New features may only be added at "
+            "the end; serve another FeatureSet from servers of its own"
+        )
+    notes += [
+        f"{part}: {change.what}: empty until it is loaded (`recsys materialize`)"
+        for change in changes(old, new)
+        if change.store == "backfill"
+    ]
+
+
+def _compare_metrics(
+    part: str,
+    new: tuple[Manifest, Path],
+    old: tuple[Manifest, Path],
+    given: tuple[Measured, Measured] | None,
+    bounds: Bounds,
+    rows: list[MetricRow],
+) -> Iterator[str]:
+    try:
+        pair = given or (measured_of(new[1], new[0]), measured_of(old[1], old[0]))
+    except BundleError as error:
+        yield f"{part}: metrics are not compared: {error}; {GO_ON}"
+        return
+    for whose, measured in zip(("the release", "the running release"), pair, strict=True):
+        if reason := _lacking(measured):
+            yield f"{part}: metrics cannot be compared: {whose} {reason}; {GO_ON}"
+            return
+    mine, theirs = (measured.evaluation for measured in pair)
+    assert mine is not None and theirs is not None
+    if mine.data != theirs.data:
+        yield (
+            f"{part}: metrics cannot be compared: the release's are of other test data ({mine.data}) than the running "
+            f"release's ({theirs.data}); {GO_ON}"
+        )
+        return
+    found = compare_measured(part, *pair, bounds)
+    rows += found
+    for row in found:
+        if row.refuses:
+            where = f"{row.metric} of segment {row.segment!r}" if row.segment and row.metric else row.metric
+            where = where or f"segment {row.segment!r}"
+            more = f"; {GO_ON}" if row.verdict == "missing" else ""
+            yield f"{part}: {where}: {row.why}{more}"
+
+
+def _lacking(measured: Measured) -> str:
+    """Reason for which figures cannot be compared with any; empty: there is none."""
+    if not any(isinstance(value, float) and math.isfinite(value) for value in measured.metrics.values()):
+        return "has no metrics: it was exported without a test split"
+    if measured.evaluation is None:
+        return "does not say which test data its metrics are of: it was exported by an older version; export it again"
+    return ""
