@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.recorder import Recorder
 from recsys.serving.handlers.request_log import RequestLog
-from recsys.serving.inference.fair_lock import FairLock
+from recsys.serving.inference.fair_lock import FairLock, ModelLock
 from recsys.serving.inference.ranking_session import RankingSession, Scores
 from recsys.serving.long_history.inputs import StateInputs
 from recsys.serving.long_history.states import LongStates
@@ -99,12 +99,14 @@ class RankResult:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request with what was worked out before the store was read."""
+    """A request with what was worked out before the store was read; and the lock that its model takes."""
 
     request: RankRequest
     keys: Int64Array
     positions: Int64Array | None
     time_ms: int
+    model_lock: ModelLock
+    logged: bool = True
 
 
 class Ranker:
@@ -185,19 +187,31 @@ class Ranker:
 
     def rank_admitted(self, request: RankRequest, *, deadline: Deadline, user: UserInputs | None = None) -> RankResult:
         """As :meth:`rank`, for a caller that holds a place in ``admission``, and may have read the user."""
-        asked = self._asked(request)
+        return self._rank_asked(self._asked(request), user, deadline)
+
+    def _rank_asked(self, asked: _Asked, user: UserInputs | None, deadline: Deadline) -> RankResult:
         (inputs,) = self._store.read_many_for_rank(
-            [RankRead(request.user_key, asked.keys, asked.time_ms, user)],
+            [RankRead(asked.request.user_key, asked.keys, asked.time_ms, user)],
             timeout_s=self._store_time_s(deadline),
             state=self._state_read,
         )
         return self._rank_read(asked, inputs, deadline)
 
+    def rank_unseen(self, request: RankRequest, *, deadline: Deadline, model_lock: ModelLock) -> RankResult:
+        """As :meth:`rank`, of a request that something else answers: it holds no place, and is never logged.
+
+        Args:
+            request: with its time.
+            deadline: of this work.
+            model_lock: in place of the one that calls take.
+        """
+        return self._rank_asked(replace(self._asked(request), model_lock=model_lock, logged=False), None, deadline)
+
     def _asked(self, request: RankRequest) -> _Asked:
         positions = _first_positions(request.candidate_keys)
         keys = request.candidate_keys if positions is None else request.candidate_keys[positions]
         time_ms = request.time_ms if request.time_ms is not None else time.time_ns() // 1_000_000 + 1
-        return _Asked(request, keys, positions, time_ms)
+        return _Asked(request, keys, positions, time_ms, self.model_lock)
 
     def _store_time_s(self, deadline: Deadline) -> float:
         """At most half of the time left, so that a slow store costs the history, not the answer."""
@@ -227,7 +241,7 @@ class Ranker:
             deadline=deadline,
             sums=None if state is None else state.sums,
             fresh=None if state is None else state.fresh,
-            model_lock=self.model_lock,
+            model_lock=asked.model_lock,
             timer=timer,
         )
         if self.states is not None and state is not None and answer.next_sums is not None:
@@ -258,8 +272,8 @@ class Ranker:
         ranked = Ranked(request=request, keys=asked.keys, logits=answer.logits, scores=scores, time_ms=asked.time_ms)
         history_events = encoded.history_events if state is None else state.history_events
         partial = state is not None and state.partial
-        order = _best(answer.logits, request.top_k) if request.top_k else None
-        if self._request_log is not None and self._request_log.wanted():
+        order = best_of(answer.logits, request.top_k) if request.top_k else None
+        if asked.logged and self._request_log is not None and self._request_log.wanted():
             self._request_log.offer(
                 encoded,
                 history_events=history_events,
@@ -268,6 +282,7 @@ class Ranker:
                 degraded=inputs.user_degraded or inputs.items_degraded or partial,
                 model=self.session.model,
                 model_version=self.session.version,
+                release=self.release,
                 scores=scores,
                 best=order,
             )
@@ -329,7 +344,7 @@ def _of_request(place: int) -> Iterator[None]:
         raise type(error)(f"requests[{place}]: {error}") from None
 
 
-def _best(logits: Float32Array, top_k: int) -> Int64Array:
+def best_of(logits: Float32Array, top_k: int) -> Int64Array:
     """Positions of the ``top_k`` largest, best first; of equal ones the first.
 
     By logit: scores of very good candidates round to the same float32.

@@ -41,10 +41,10 @@ class RequestLog:
     """Writes sampled requests to files in a folder until :meth:`close`.
 
     A file appears complete, named by time and process. Its columns are ``time_ms``, ``user_key``, ``model``,
-    ``model_version``, ``sent`` (features that the request itself gave), ``degraded``, ``user.<name>``,
-    ``history.<name>``, ``item.<name>`` (flat lists of keys or numbers), ``history_events``, ``score`` (of all
-    candidates) and ``best`` (places of the ``top_k`` candidates that were answered, best first; null for a request
-    without ``top_k``); its metadata holds the FeatureSet. Of a model that reads a long history by its state,
+    ``model_version``, ``release`` (that answered), ``sent`` (features that the request itself gave), ``degraded``,
+    ``user.<name>``, ``history.<name>``, ``item.<name>`` (flat lists of keys or numbers), ``history_events``, ``score``
+    (of all candidates) and ``best`` (places of the ``top_k`` candidates that were answered, best first; null for a
+    request without ``top_k``); its metadata holds the FeatureSet. Of a model that reads a long history by its state,
     ``history.<name>`` are the newest events, and ``history_events`` counts all.
 
     Args:
@@ -98,6 +98,7 @@ class RequestLog:
         model_version: str,
         scores: Float32Array,
         best: Int64Array | None = None,
+        release: str = "",
     ) -> None:
         """Hand over one request; returns at once. The arrays must not change afterwards."""
         row: Row = {
@@ -105,6 +106,7 @@ class RequestLog:
             "user_key": int(encoded.user[self._features.user_id.name][0]),
             "model": model,
             "model_version": model_version,
+            "release": release,
             "sent": sent,
             "degraded": degraded,
             "history_events": history_events,
@@ -175,7 +177,16 @@ class RequestLog:
 
         columns: dict[str, Any] = {
             name: [row[name] for row in rows]
-            for name in ("time_ms", "user_key", "model", "model_version", "sent", "degraded", "history_events")
+            for name in (
+                "time_ms",
+                "user_key",
+                "model",
+                "model_version",
+                "release",
+                "sent",
+                "degraded",
+                "history_events",
+            )
         }
         columns["score"] = [row["score"] for row in rows]
         columns["best"] = pa.array([row["best"] for row in rows], pa.list_(pa.int64()))

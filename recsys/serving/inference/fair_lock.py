@@ -5,9 +5,18 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 from recsys.serving.deadline import Deadline
+
+
+class ModelLock(Protocol):
+    """Something to be held while a model runs."""
+
+    def acquire(self, deadline: Deadline) -> AbstractContextManager[None]:
+        """Hold a place for the duration of a ``with`` block; raises TimeoutError if none comes in time."""
+        ...
 
 
 class FairLock:

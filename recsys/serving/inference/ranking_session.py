@@ -22,7 +22,7 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import event_dtype
 from recsys.operators import Operators
 from recsys.serving.deadline import Deadline
-from recsys.serving.inference.fair_lock import FairLock
+from recsys.serving.inference.fair_lock import FairLock, ModelLock
 from recsys.serving.inference.graphs import check_manifest, check_same, inputs_of, load_graph, outputs_of
 from recsys.serving.inference.table_guard import TableGuard
 from recsys.serving.telemetry.stage_timer import StageTimer
@@ -97,7 +97,7 @@ class RankingSession:
         deadline: Deadline,
         sums: Float32Array | None = None,
         fresh: Float32Array | None = None,
-        model_lock: FairLock = _UNCONTENDED,
+        model_lock: ModelLock = _UNCONTENDED,
         timer: StageTimer | None = None,
     ) -> Scores:
         """Score a request's candidates: the user graph once, then the rank graph over at most MAX_CHUNK at a time.
@@ -131,7 +131,7 @@ class RankingSession:
         deadline: Deadline,
         sums: Float32Array | None = None,
         fresh: Float32Array | None = None,
-        model_lock: FairLock = _UNCONTENDED,
+        model_lock: ModelLock = _UNCONTENDED,
         timer: StageTimer | None = None,
     ) -> Scores:
         """As :meth:`score`, whatever the logits are."""
@@ -149,7 +149,7 @@ class RankingSession:
         deadline: Deadline,
         sums: Float32Array | None,
         fresh: Float32Array | None,
-        model_lock: FairLock,
+        model_lock: ModelLock,
         timer: StageTimer,
     ) -> Scores:
         parts = _chunks(request.candidate_count)

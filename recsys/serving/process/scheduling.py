@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
+
+_LOWEST = 19
 
 
 def use_batch_scheduling() -> None:
@@ -16,3 +19,12 @@ def use_batch_scheduling() -> None:
     if hasattr(os, "SCHED_BATCH"):
         with contextlib.suppress(OSError):  # a container may forbid it
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def lower_priority() -> None:
+    """Let this thread have a core only when the others there have nothing to do (Linux).
+
+    For good: to raise a priority again takes a right.
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)

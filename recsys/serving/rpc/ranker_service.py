@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from recsys.errors import NotFoundError
 from recsys.proto import ranker_pb2
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.model_slot import ModelSlot
 from recsys.serving.handlers.ranker import rank_together
 from recsys.serving.handlers.routes import LoadedRelease, Route, Routes, ranker_of, recommender_of
+from recsys.serving.handlers.shadow import Shadow
 from recsys.serving.rpc.answer_counts import Answer, AnswerCounts
 from recsys.serving.rpc.calls import Context, abort_on_error, deadline_of
 from recsys.serving.rpc.convert import rank as convert
 from recsys.serving.rpc.convert import retrieval as convert_retrieval
+from recsys.serving.rpc.convert.answers import degraded_parts
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry
+from recsys.serving.telemetry.stage_timer import StageTimer
 
 
 class RankerService:
@@ -23,6 +28,7 @@ class RankerService:
         models: each call is answered by those that are there at its start.
         settings: the server's.
         telemetry: counts requests; None for none.
+        shadow: gets what was answered and ranked; None: no release is compared.
     """
 
     def __init__(
@@ -31,10 +37,12 @@ class RankerService:
         settings: Settings,
         *,
         telemetry: Telemetry | None = None,
+        shadow: Shadow | None = None,
     ) -> None:
         self._models = models
         self._settings = settings
         self._counts = AnswerCounts(telemetry)
+        self._shadow = shadow
 
     def Rank(self, message: ranker_pb2.RankRequest, context: Context) -> ranker_pb2.RankResponse:
         """Score candidates."""
@@ -48,7 +56,7 @@ class RankerService:
             with self._counts.failures(deadline, [release]):
                 result = ranker_of(release).rank(request, deadline=deadline)
                 response = convert.rank_response(result, request)
-            self._counts.answered(request.timer, [Answer(release, result, result.ranked)])
+            self._answered(request.timer, [route], [Answer(release, result, result.ranked)])
             return response
 
     def RankBatch(self, message: ranker_pb2.RankBatchRequest, context: Context) -> ranker_pb2.RankBatchResponse:
@@ -72,7 +80,7 @@ class RankerService:
                 )
                 responses = [convert.rank_response(*pair) for pair in zip(results, requests, strict=True)]
             answers = [Answer(release, found, found.ranked) for release, found in zip(releases, results, strict=True)]
-            self._counts.answered(requests[0].timer, answers)
+            self._answered(requests[0].timer, routed, answers)
             return ranker_pb2.RankBatchResponse(responses=responses)
 
     def Retrieve(self, message: ranker_pb2.RetrieveRequest, context: Context) -> ranker_pb2.RetrieveResponse:
@@ -108,8 +116,17 @@ class RankerService:
                 response = convert_retrieval.recommend_response(
                     result, query, names=recommender.index.names, include_timings=message.timings
                 )
-            self._counts.answered(query.timer, [Answer(release, result, result.ranked)])
+            self._answered(query.timer, [route], [Answer(release, result, result.ranked)])
             return response
+
+    def _answered(self, timer: StageTimer, routes: Sequence[Route], answers: Sequence[Answer]) -> None:
+        self._counts.answered(timer, answers)
+        if self._shadow is None:
+            return
+        for route, answer in zip(routes, answers, strict=True):
+            if route.shadow:
+                degraded = bool(degraded_parts(answer.result))
+                self._shadow.offer(route, answer.release, answer.ranked, degraded=degraded)
 
     def _deadline(self, context: Context) -> Deadline:
         return deadline_of(context, default_s=self._settings.default_deadline_ms / 1000)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +19,8 @@ from recsys.serving.process.assembly import SharedParts, make_routes, open_loade
 from recsys.serving.process.models import open_models
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
 from recsys.serving.process.releases.replay import ReplayReport, replay
+from recsys.serving.process.scheduling import lower_priority
 from recsys.serving.process.startup import prepare_models
-
-_LOW_PRIORITY = 19
 
 T = TypeVar("T")
 
@@ -156,8 +154,7 @@ def at_low_priority(work: Callable[[], T]) -> T:
     """
 
     def lowered() -> T:
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)
+        lower_priority()
         return work()
 
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:

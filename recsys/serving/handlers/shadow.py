@@ -1,0 +1,218 @@
+"""Shadow: a share of the answered requests is scored by other releases, too, and compared; nobody waits for that.
+
+One thread does it, at the lowest priority, and only while no call is in flight: what finds no such moment in time is
+dropped and counted. A comparison reads the store by itself, as of the time that the answer was made for, and writes
+the states of long histories that belong to its release: without them each comparison would sum a whole history anew.
+It is never logged as a request. ``C`` candidates.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from recsys.rate_limited_log import RateLimitedLog
+from recsys.serving.deadline import Deadline
+from recsys.serving.handlers.admission import Admission
+from recsys.serving.handlers.model_slot import ModelSlot
+from recsys.serving.handlers.ranker import Ranked, best_of
+from recsys.serving.handlers.routes import LoadedRelease, Route, Routes, ranker_of
+from recsys.serving.inference.fair_lock import FairLock
+from recsys.serving.telemetry.counters import Telemetry
+from recsys.serving.telemetry.stage_timer import StageTimer
+
+_log = logging.getLogger("recsys.serving")
+
+BEST = 10
+"""Best candidates that are compared, unless the request asked for another number of them."""
+
+_WAITING = 64
+_AGE_S = 1.0
+_QUIET_S = 0.001
+_CLOSE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """A request to compare.
+
+    Attributes:
+        model, release: the name that was asked for, and the shadow's: no reference, which would outlast a switch.
+        slot: the shadow's.
+        answered: what the caller got.
+        until_s: when it is dropped, ``time.monotonic`` seconds.
+    """
+
+    model: str
+    release: str
+    slot: int
+    answered: Ranked
+    until_s: float
+
+
+class Shadow:
+    """Compares answers with those of shadow releases, until :meth:`close`. Safe to use from several threads.
+
+    Args:
+        models: where the releases are; one that is no shadow any more when its turn comes is not run.
+        admission: says how many calls are in flight; no place is taken.
+        model_lock: of the calls; never held here, for the lowest priority gives way by itself.
+        telemetry: counts.
+        on_start: called in the thread at its start, to lower its priority.
+        max_age_s: a request that has waited so long is dropped.
+    """
+
+    def __init__(
+        self,
+        models: ModelSlot,
+        *,
+        admission: Admission,
+        model_lock: FairLock,
+        telemetry: Telemetry,
+        on_start: Callable[[], None] = lambda: None,
+        max_age_s: float = _AGE_S,
+    ) -> None:
+        self._models = models
+        self._admission = admission
+        self._model_lock = model_lock
+        self._telemetry = telemetry
+        self._on_start = on_start
+        self._max_age_s = max_age_s
+        self._waiting: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._trouble = RateLimitedLog(_log)
+
+    def offer(self, route: Route, release: LoadedRelease, ranked: Ranked | None, *, degraded: bool) -> None:
+        """Offer an answered request to the shadows of its route, each with its percentage; returns at once.
+
+        Args:
+            route: that answered.
+            release: that answered: it is not compared with itself.
+            ranked: the candidates; None: there were none.
+            degraded: the answer lacks a part: then it is not offered, for a difference would not be the models'.
+        """
+        for shadow, percent in route.shadow:
+            if ranked is None or degraded or shadow is release or random.random() * 100.0 >= percent:
+                continue
+            self._telemetry.shadow_offered(shadow.slot)
+            # Copies: an answer of a graph lies in memory that could not be given back while it is held.
+            kept = replace(ranked, logits=ranked.logits.copy(), scores=ranked.scores.copy())
+            until_s = time.monotonic() + self._max_age_s
+            job = _Job(model=route.name, release=shadow.name, slot=shadow.slot, answered=kept, until_s=until_s)
+            if not self._put(job):
+                self._telemetry.shadow_dropped(shadow.slot)
+
+    def close(self) -> None:
+        """Drop what waits, and stop."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(_CLOSE_S)
+        while self._waiting:
+            self._telemetry.shadow_dropped(self._waiting.popleft().slot)
+
+    def _put(self, job: _Job) -> bool:
+        with self._changed:
+            if self._closing or len(self._waiting) >= _WAITING:
+                return False
+            self._waiting.append(job)
+            if self._thread is None:  # most servers never have a shadow
+                self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+            return True
+
+    def _run(self) -> None:
+        self._on_start()
+        while (job := self._next()) is not None:
+            try:
+                deadline = Deadline(job.until_s, abandoned=lambda: self._closing)
+                self._wait_for_quiet(deadline)
+                if not self._compare(job, deadline):
+                    self._telemetry.shadow_dropped(job.slot)
+            except TimeoutError:
+                self._telemetry.shadow_dropped(job.slot)
+            except Exception as error:  # whatever a release runs into: the thread serves the others
+                self._telemetry.shadow_failed(job.slot)
+                what = f"{type(error).__name__}: {error}"
+                self._trouble.warning(job.release, "shadow: release %s failed: %s", job.release, what)
+
+    def _next(self) -> _Job | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            return None if self._closing else self._waiting.popleft()
+
+    def _wait_for_quiet(self, deadline: Deadline) -> None:
+        """Wait until no call is in flight, and none was a moment ago: its answer may still be on its way out."""
+        moments = 0
+        while moments < 2:
+            moments = moments + 1 if self._is_quiet() else 0
+            deadline.remaining_s()
+            time.sleep(_QUIET_S)
+
+    def _is_quiet(self) -> bool:
+        return not self._admission.in_flight and not self._model_lock.waiting
+
+    @contextmanager
+    def acquire(self, deadline: Deadline) -> Iterator[None]:
+        """Let all calls pass, in place of the models' lock; raises TimeoutError as that does."""
+        while not self._is_quiet():
+            deadline.remaining_s()
+            time.sleep(_QUIET_S)
+        yield
+
+    def _compare(self, job: _Job, deadline: Deadline) -> bool:
+        """Score a request by its shadow, and count the differences; False if there is nothing to be said."""
+        with self._models.current() as routes:  # which keeps the release open, as a call does
+            shadow = _shadow_of(routes, job)
+            if shadow is None:
+                return False
+            answered, timer = job.answered, StageTimer()
+            request = replace(
+                answered.request, candidate_keys=answered.keys, top_k=0, time_ms=answered.time_ms, timer=timer
+            )
+            result = ranker_of(shadow).rank_unseen(request, deadline=deadline, model_lock=self)
+        if result.user_degraded or result.items_degraded or result.history_degraded:
+            return False
+        timer.finish()
+        assert result.ranked is not None
+        self._telemetry.shadow_scored(
+            job.slot,
+            (timer.total - timer.wait + 500) // 1000,
+            candidates=len(answered.keys),
+            difference_sum=difference_sum(answered, result.ranked),
+            overlap=overlap(answered, result.ranked),
+        )
+        return True
+
+
+def difference_sum(ours: Ranked, others: Ranked) -> float:
+    """Sum the absolute differences of two releases' scores of the same candidates."""
+    return float(np.abs(ours.scores.astype(np.float64) - others.scores).sum())
+
+
+def overlap(ours: Ranked, others: Ranked) -> float:
+    """Share of the best candidates that two releases have in common.
+
+    The best are as many as the request asked for, else :data:`BEST`; at most half of all, for all are always the same.
+    """
+    best = max(1, min(ours.request.top_k or BEST, len(ours.keys) // 2))
+    common = np.intersect1d(best_of(ours.logits, best), best_of(others.logits, best), assume_unique=True)
+    return len(common) / best
+
+
+def _shadow_of(routes: Routes, job: _Job) -> LoadedRelease | None:
+    route = routes.models.get(job.model)
+    shadows = () if route is None else route.shadow
+    return next((shadow for shadow, _ in shadows if (shadow.name, shadow.slot) == (job.release, job.slot)), None)
