@@ -100,25 +100,47 @@ def precompute_states(
         int,
         typer.Option("--ttl-s", help="Seconds for which a state is kept, as RECSYS_STATE_TTL_S of the server.", min=60),
     ] = Settings.state_ttl_s,
+    max_users_per_s: Annotated[
+        float,
+        typer.Option(
+            help="Most users with a long history per second, so that servers do not feel it; a user whose history is "
+            "read counts once more for each 1,024 events. 0: no bound.",
+            min=0,
+        ),
+    ] = 0.0,
+    active_within_s: Annotated[
+        int,
+        typer.Option(
+            "--active-within-s",
+            help="Only users with an event in so many seconds before now: of the others no request is expected. "
+            "0: all users.",
+            min=0,
+        ),
+    ] = 0,
     redis_url: RedisOption = None,
     redis_dir: RedisDirOption = REDIS_DIR,
     as_json: JsonOption = False,
 ) -> None:
-    """Compute the states of all users with a long history before a new bundle is served. Can be run again."""
+    """Compute the states of users with a long history before a new bundle is served, those active last first.
+
+    Runs at a low priority. Can be run again: only what is missing or lags behind is computed.
+    """
     from recsys.bundle import open_bundle
     from recsys.feature_store.embedded.open_redis import redis_or_embedded
     from recsys.progress import BatchProgress
+    from recsys.serving.long_history.precompute import PrecomputeLimits
     from recsys.serving.long_history.precompute import precompute_states as compute
 
     opened = open_bundle(bundle)
     progress = BatchProgress(notes)
+    limits = PrecomputeLimits(max_users_per_s=max_users_per_s, active_within_s=active_within_s, low_priority=True)
 
     def report(done: PrecomputedStates, total: int) -> None:
         progress.batch_done(lambda: _summary(done), lambda: _left(done, total))
 
     with redis_or_embedded(redis_url, redis_dir) as url:
         try:
-            done = compute(opened, url, ttl_s=ttl_s, processes=processes, progress=report)
+            done = compute(opened, url, ttl_s=ttl_s, processes=processes, limits=limits, progress=report)
         except BaseException as error:
             progress.broken_off(error)
             raise
@@ -134,14 +156,18 @@ def precompute_states(
 
 
 def _summary(done: PrecomputedStates) -> str:
+    left_out = f", {done.inactive:,} users not active lately left out" if done.inactive else ""
     return (
-        f"{done.users:,} users in {done.elapsed_s:.1f} s ({done.users_per_s:,.0f} users/s): {done.written:,} states "
-        f"written, {done.kept:,} good already, {done.short:,} users need none"
+        f"{done.users:,} users in {done.elapsed_s:.1f} s: {done.written:,} states written, {done.kept:,} good already "
+        f"({done.states_per_s:,.0f} states/s), {done.short:,} users need none{left_out}"
     )
 
 
 def _left(done: PrecomputedStates, total: int) -> str:
-    return f"; {(total - done.users) / max(done.users_per_s, 1e-9):,.0f} s left"
+    left = total - done.users
+    if not done.states_per_s:
+        return f"; {left:,} users left"
+    return f"; {left:,} users left, {left / done.states_per_s:,.0f} s"
 
 
 def profile(

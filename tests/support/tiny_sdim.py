@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
+from onnx import numpy_helper
 
-from recsys.bundle import Bundle, bundle_writer, open_bundle
+from recsys.bundle import Bundle, Manifest, bundle_writer, open_bundle
+from recsys.export.graphs.files import save_graph
 from recsys.export.onnx import export_bundle
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns
@@ -39,6 +45,44 @@ def sdim_bundle() -> Bundle:
             shutil.copyfile(folder / "short" / name, writer.folder / name)
         writer.finish(replace(manifest, feature_set=features))
     return open_bundle(folder / "long")
+
+
+@cache
+def other_network() -> Bundle:
+    """The bundle with other weights in its ``rank`` graph, and nothing else."""
+
+    def change(folder: Path, manifest: Manifest) -> Manifest:
+        graph = onnx.load(folder / "rank.onnx", load_external_data=False)
+        for tensor in graph.graph.initializer:
+            if len(tensor.dims) == 2 and tensor.data_type == onnx.TensorProto.FLOAT and not tensor.external_data:
+                tensor.CopyFrom(numpy_helper.from_array(-10.0 * numpy_helper.to_array(tensor), tensor.name))
+        save_graph(graph, folder / "rank.onnx")
+        return manifest
+
+    return _changed("network", change)
+
+
+@cache
+def other_table() -> Bundle:
+    """The bundle with other vectors of all items, and so with other sums of every history."""
+
+    def change(folder: Path, manifest: Manifest) -> Manifest:
+        table = manifest.tables[f"{manifest.feature_set.item_id.table}.rows"]
+        rows = np.memmap(folder / table.file, table.dtype, "r+", table.offset_bytes, table.shape)
+        rows *= -30
+        rows.flush()
+        return replace(manifest, encode_sha256=hashlib.sha256(rows.tobytes()).hexdigest())
+
+    return _changed("table", change)
+
+
+def _changed(name: str, change: Callable[[Path, Manifest], Manifest]) -> Bundle:
+    bundle, folder = sdim_bundle(), folder_of_this_process() / name
+    with bundle_writer(folder) as writer:
+        for file in bundle.manifest.files:
+            shutil.copyfile(bundle.path / file, writer.folder / file)
+        writer.finish(change(writer.folder, bundle.manifest))
+    return open_bundle(folder)
 
 
 def random_events(features: FeatureSet, count: int, *, seed: int, start: int = 0) -> Events:

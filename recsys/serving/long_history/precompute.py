@@ -1,12 +1,13 @@
-"""Precompute the states of all users' long histories, before the servers of a new bundle need them.
+"""Precompute the states of users' long histories, before the servers of a new bundle need them.
 
-Running it again writes only what is missing or lags behind. Needs no torch: the bundle's ``encode`` graph runs in
-ONNX Runtime.
+Users who were active last come first. Running it again writes only what is missing or lags behind. Needs no torch: the
+bundle's ``encode`` graph runs in ONNX Runtime.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +17,6 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from recsys.arrays import Int64Array
 from recsys.bundle import Bundle, open_bundle
@@ -29,11 +28,20 @@ from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.features.feature_set import FeatureSet
 from recsys.serving.deadline import Deadline
 from recsys.serving.inference.graphs import load_graph
+from recsys.serving.long_history.pace import Pace
 from recsys.serving.long_history.states import LongStates
+from recsys.serving.long_history.users import long_users
+from recsys.serving.long_history.window import BLOCK
 
 _USERS_PER_BATCH = 64
+_NICE = 10
+_HEADERS_PER_USER = 20
+"""Headers of histories read for each user whose state may be computed, where the rate is bounded: a header is two reads
+of 48 bytes."""
+
 _TIMEOUT_S = 30.0
 _USER_TIMEOUT_S = 600.0
+_NO_PACE = Pace(0)
 _AHEAD = 4
 """Batches handed to each process at a time, so that Ctrl-C ends it soon."""
 
@@ -47,6 +55,7 @@ class PrecomputedStates:
         written: whose state was computed and written.
         kept: whose stored state is good.
         short: whose history is read whole with each request and needs no state.
+        inactive: left out, as their newest event is too old.
         refused: whose keys hold bytes that are not ours; they are left as they are.
         elapsed_s: seconds it took.
     """
@@ -55,6 +64,7 @@ class PrecomputedStates:
     written: int = 0
     kept: int = 0
     short: int = 0
+    inactive: int = 0
     refused: int = 0
     elapsed_s: float = 0.0
 
@@ -66,6 +76,38 @@ class PrecomputedStates:
         """Users per second."""
         return self.users / max(self.elapsed_s, 1e-9)
 
+    @property
+    def states_per_s(self) -> float:
+        """States written or found good per second."""
+        return (self.written + self.kept) / max(self.elapsed_s, 1e-9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecomputeLimits:
+    """Bounds of what precomputing takes from those who are served meanwhile.
+
+    Attributes:
+        max_users_per_s: users with a long history per second, by all processes together; one whose history is read
+            counts once more for every 1,024 events of it, so that reads are bounded too. 0: no bound.
+        active_within_s: leave out users whose newest event is older; 0: leave out nobody.
+        low_priority: compute in processes that give way to all others on the machine.
+
+    Raises:
+        InvalidInputError: a number is negative.
+    """
+
+    max_users_per_s: float = 0.0
+    active_within_s: int = 0
+    low_priority: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_users_per_s", "active_within_s"):
+            if not getattr(self, name) >= 0:
+                raise InvalidInputError(f"{name} is {getattr(self, name)}; allowed: 0 for no bound, or more")
+
+
+_NO_LIMITS = PrecomputeLimits()
+
 
 def precompute_states(
     bundle: Bundle,
@@ -73,15 +115,17 @@ def precompute_states(
     *,
     ttl_s: int,
     processes: int = 1,
+    limits: PrecomputeLimits = _NO_LIMITS,
     progress: Callable[[PrecomputedStates, int], None] | None = None,
 ) -> PrecomputedStates:
-    """Compute and write the states of all users with a long history.
+    """Compute and write the states of users with a long history, those active last first.
 
     Args:
         bundle: its model has a state.
         url: of the Redis.
         ttl_s: how long a state is kept after it was written.
         processes: how many compute at a time, each on one core.
+        limits: what it may take.
         progress: called now and then with what was done, and with the number of users there are.
 
     Raises:
@@ -96,22 +140,33 @@ def precompute_states(
     if processes < 1:
         raise InvalidInputError(f"processes is {processes}; allowed: 1 or more")
     started_s = time.monotonic()
-    users = all_users(url, bundle.features)
-    done = PrecomputedStates()
-    batches = [users[start : start + _USERS_PER_BATCH] for start in range(0, len(users), _USERS_PER_BATCH)]
-    for part in _each(bundle, url, ttl_s, processes, batches):
-        done += part
+    with _open_store(url, bundle.features) as store:
+        store.ping(timeout_s=_TIMEOUT_S)
+        pace = Pace(_HEADERS_PER_USER * limits.max_users_per_s)
+        found = long_users(store, bundle, active_within_s=limits.active_within_s, pace=pace)
+    done = PrecomputedStates(
+        users=found.short + found.inactive + found.refused,
+        short=found.short,
+        inactive=found.inactive,
+        refused=found.refused,
+    )
+
+    def tell() -> None:
         if progress is not None:
-            progress(done + PrecomputedStates(elapsed_s=time.monotonic() - started_s), len(users))
+            progress(done + PrecomputedStates(elapsed_s=time.monotonic() - started_s), found.total)
+
+    tell()
+    at_once = _users_at_once(limits.max_users_per_s / processes)
+    batches = [found.keys[start : start + at_once] for start in range(0, len(found.keys), at_once)]
+    for part in _each(bundle, url, ttl_s, processes, limits, batches):
+        done += part
+        tell()
     return done + PrecomputedStates(elapsed_s=time.monotonic() - started_s)
 
 
-def all_users(url: str, features: FeatureSet) -> Int64Array:
-    """Read the keys of all users with a history, ascending; raises StoreError."""
-    with _open_store(url, features) as store:
-        store.ping(timeout_s=_TIMEOUT_S)
-        found = [np.array(some, dtype=np.int64) for some in store.users()]
-    return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *found]))
+def _users_at_once(max_users_per_s: float) -> int:
+    """Users of a batch: those of a second at most, so that what was read is not old when the state is written."""
+    return max(1, min(_USERS_PER_BATCH, int(max_users_per_s) if max_users_per_s else _USERS_PER_BATCH))
 
 
 @contextmanager
@@ -143,9 +198,9 @@ def open_states(bundle: Bundle, url: str, *, ttl_s: int) -> Iterator[tuple[Block
 
 
 def precompute_users(
-    store: BlockingFeatureStore, states: LongStates, users: Sequence[int], *, ttl_s: int
+    store: BlockingFeatureStore, states: LongStates, users: Sequence[int], *, ttl_s: int, pace: Pace = _NO_PACE
 ) -> PrecomputedStates:
-    """Write the states of some users that lack one; raises StoreError."""
+    """Write the states of some users that lack one, at the given pace; raises StoreError."""
     version = states.read.version
     values = store.states(users, version=version, timeout_s=_TIMEOUT_S)
     try:
@@ -153,7 +208,7 @@ def precompute_users(
     except StoreFormatError:
         if len(users) == 1:
             return PrecomputedStates(users=1, refused=1)
-        parts = [precompute_users(store, states, [user], ttl_s=ttl_s) for user in users]
+        parts = [precompute_users(store, states, [user], ttl_s=ttl_s, pace=pace) for user in users]
         return sum(parts, PrecomputedStates())
     time_ms = time.time_ns() // 1_000_000 + 1
     made: list[tuple[int, bytes]] = []
@@ -168,21 +223,30 @@ def precompute_users(
             made.append((user, states.packed(found, states.next_sums(found))))
         elif not found.covered:
             short += 1
+        pace.spend(1 + (found.base.changed if found.base.stored else found.covered) // BLOCK)
     store.put_states(made, version=version, ttl_s=ttl_s, timeout_s=_TIMEOUT_S)
     return PrecomputedStates(users=len(users), written=len(made), short=short, kept=len(users) - len(made) - short)
 
 
 def _each(
-    bundle: Bundle, url: str, ttl_s: int, processes: int, batches: Sequence[Int64Array]
+    bundle: Bundle,
+    url: str,
+    ttl_s: int,
+    processes: int,
+    limits: PrecomputeLimits,
+    batches: Sequence[Int64Array],
 ) -> Iterator[PrecomputedStates]:
     """Counts of each batch, as batches are done."""
-    if processes == 1:
+    per_s = limits.max_users_per_s / processes
+    if processes == 1 and not limits.low_priority:
         with open_states(bundle, url, ttl_s=ttl_s) as (store, states):
+            pace = Pace(per_s)
             for batch in batches:
-                yield precompute_users(store, states, batch.tolist(), ttl_s=ttl_s)
+                yield precompute_users(store, states, batch.tolist(), ttl_s=ttl_s, pace=pace)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, initializer=_open_here, initargs=(bundle.path, url, ttl_s))
+    given = (bundle.path, url, ttl_s, per_s, limits.low_priority)
+    pool = ProcessPoolExecutor(processes, context, initializer=_open_here, initargs=given)
     try:
         waiting: set[Future[PrecomputedStates]] = set()
         for batch in batches:
@@ -203,12 +267,14 @@ _here: Callable[[list[int]], PrecomputedStates] | None = None
 """In a process of the pool: does one batch."""
 
 
-def _open_here(path: Path, url: str, ttl_s: int) -> None:
+def _open_here(path: Path, url: str, ttl_s: int, max_users_per_s: float, low_priority: bool) -> None:
     global _here
+    if low_priority:
+        os.nice(_NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends this one
     bundle = open_bundle(path, verify="sizes")
     store, states = _of_this_process.enter_context(open_states(bundle, url, ttl_s=ttl_s))
-    _here = partial(precompute_users, store, states, ttl_s=ttl_s)
+    _here = partial(precompute_users, store, states, ttl_s=ttl_s, pace=Pace(max_users_per_s))
 
 
 def _precompute_here(users: list[int]) -> PrecomputedStates:

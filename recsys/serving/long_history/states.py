@@ -57,6 +57,11 @@ _REFRESH_S = 60.0
 _STORE_TIMEOUT_S = 5.0
 
 
+def tail_of(state: StateInfo) -> int:
+    """Count of the newest events that are read with each request."""
+    return state.newest + SLACK
+
+
 @dataclass(slots=True)
 class _Computation:
     """A first sight in progress, which others wait for."""
@@ -92,7 +97,7 @@ class LongStates:
         *,
         counts: LabelCounts | None = None,
     ) -> None:
-        self.read = StateRead(version, state.newest + SLACK)
+        self.read = StateRead(version, tail_of(state))
         # A history may be shorter than what a model would read one by one: the rest is padding, in its graph
         newest = min(state.newest, require_history(features).recent)
         self._policy = WindowPolicy(features=features, encode=encode, shape=(state.rows, state.width), newest=newest)

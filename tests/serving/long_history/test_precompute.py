@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +21,10 @@ from support.command_line import recsys
 from support.redis_servers import eventually
 from support.tiny_bundle import write_tiny_bundle
 from support.tiny_sdim import RECENT, T0_MS, fill, random_events, sdim_bundle
+from typer.testing import CliRunner
 
 from recsys.bundle import open_bundle
+from recsys.cli import app
 from recsys.cli import serving as cli_serving
 from recsys.errors import InvalidInputError, RecsysError, StoreUnavailableError
 from recsys.feature_store.redis.keys import history_keys, state_key
@@ -28,7 +33,13 @@ from recsys.feature_store.redis.values.state import StoredState, unpack_state
 from recsys.features.history.records import encode_history
 from recsys.serving.inference.graphs import load_graph
 from recsys.serving.long_history import precompute as precompute_module
-from recsys.serving.long_history.precompute import PrecomputedStates, all_users, precompute_states
+from recsys.serving.long_history.precompute import (
+    PrecomputedStates,
+    PrecomputeLimits,
+    open_states,
+    precompute_states,
+)
+from recsys.serving.long_history.users import ColdStates, all_users, cold_states, long_users
 
 LENGTHS = {1: 10, 2: 132, 3: 133, 4: 400, 5: 5_000, 6: RECENT + 500, 70_000: 300}
 LONG = [user for user, length in LENGTHS.items() if length > 132]
@@ -125,7 +136,98 @@ async def test_users_are_found_whatever_else_is_in_redis(redis_url: str, redis_a
     await fill(redis_url, {user: 1 for user in (3, 1 << 61, 0)})
     redis_admin.set("recsys:v1:{another:u:5}:h", b"x")
     redis_admin.set(f"recsys:v1:{{{sdim_bundle().features.name}:u:x}}:h", b"x")
-    assert (await asyncio.to_thread(all_users, redis_url, sdim_bundle().features)).tolist() == [0, 3, 1 << 61]
+    with open_states(sdim_bundle(), redis_url, ttl_s=TTL_S) as (store, _):
+        assert (await asyncio.to_thread(all_users, store)).tolist() == [0, 3, 1 << 61]
+
+
+async def active_now(url: str, users: Sequence[int]) -> None:
+    """Give these users an event of a minute ago."""
+    store = RedisFeatureStore.connect(url, sdim_bundle().features)
+    for user in users:
+        start = time.time_ns() // 1_000_000 - 60_000 - T0_MS
+        await store.append(user, random_events(sdim_bundle().features, 1, seed=1, start=start), timeout_s=5)
+    await store.close()
+
+
+async def test_users_with_a_long_history_are_found_those_active_last_first(redis_url: str) -> None:
+    await fill(redis_url, LENGTHS)
+    await active_now(redis_url, [3, 1])
+    with open_states(sdim_bundle(), redis_url, ttl_s=TTL_S) as (store, _):
+        found = await asyncio.to_thread(long_users, store, sdim_bundle())
+        assert found.keys.tolist() == [3, 6, 5, 4, 70_000]
+        assert (found.total, found.short, found.inactive, found.refused) == (7, 2, 0, 0)
+
+
+async def test_users_who_were_not_active_lately_are_left_out_and_counted(
+    redis_url: str, redis_admin: redis.Redis
+) -> None:
+    await fill(redis_url, LENGTHS)
+    await active_now(redis_url, [3, 5])
+    lately = PrecomputeLimits(active_within_s=3_600)
+    done = await asyncio.to_thread(precompute_states, sdim_bundle(), redis_url, ttl_s=TTL_S, limits=lately)
+    assert (done.users, done.written, done.short, done.inactive) == (7, 2, 2, 3)
+    assert [user for user in LENGTHS if state_of(redis_admin, user)] == [3, 5]
+    arguments = ("precompute-states", str(sdim_bundle().path), "--redis-url", redis_url)
+    told = await asyncio.to_thread(CliRunner().invoke, app, [*arguments, "--active-within-s", "30"])
+    assert "7 users in" in told.stdout and "5 users not active lately left out" in told.stdout
+
+
+async def test_no_more_users_are_read_in_a_second_than_allowed_and_a_long_history_counts_as_several(
+    redis_url: str, redis_admin: redis.Redis
+) -> None:
+    await fill(redis_url, LENGTHS)
+    redis_admin.config_resetstat()
+    slow = PrecomputeLimits(max_users_per_s=20)
+    done = await asyncio.to_thread(precompute_states, sdim_bundle(), redis_url, ttl_s=TTL_S, limits=slow)
+    blocks = sum((min(length, RECENT) - 132) // 1_024 for length in LENGTHS.values() if length > 132)
+    assert done.written == len(LONG) and done.elapsed_s >= (len(LONG) + blocks) / 20
+    assert redis_admin.info("commandstats")["cmdstat_lrange"]["calls"] <= len(LONG) + 2 * blocks
+
+
+async def test_states_are_computed_at_a_low_priority(redis_url: str) -> None:
+    await fill(redis_url, LENGTHS)
+    found: set[int] = set()
+
+    def look(*_: object) -> None:
+        found.update(os.getpriority(os.PRIO_PROCESS, child.pid or 0) for child in multiprocessing.active_children())
+
+    low = PrecomputeLimits(low_priority=True)
+    done = await asyncio.to_thread(precompute_states, sdim_bundle(), redis_url, ttl_s=TTL_S, limits=low, progress=look)
+    assert done.written == len(LONG)
+    assert found == {min(os.getpriority(os.PRIO_PROCESS, 0) + 10, 19)}
+
+
+@pytest.mark.parametrize("limits", [{"max_users_per_s": -1.0}, {"active_within_s": -1}])
+def test_a_limit_below_nothing_is_refused(limits: dict[str, Any]) -> None:
+    (name,) = limits
+    with pytest.raises(InvalidInputError, match=f"{name} is -1.*; allowed: 0 for no bound, or more"):
+        PrecomputeLimits(**limits)
+
+
+async def test_cold_states_are_those_that_users_lack_who_need_one(redis_url: str, redis_admin: redis.Redis) -> None:
+    await fill(redis_url, LENGTHS)
+    await active_now(redis_url, [1, 3, 5])
+    bundle, ever = sdim_bundle(), 10 * 365 * 86_400
+
+    def cold(**more: Any) -> ColdStates:
+        with open_states(bundle, redis_url, ttl_s=TTL_S) as (store, _):
+            return cold_states(bundle, store, **more)
+
+    found = await asyncio.to_thread(cold, active_within_s=ever)
+    assert (found.looked_at, found.cold, found.share) == (5, 5, 1.0)
+    assert (await asyncio.to_thread(cold, active_within_s=3_600)).looked_at == 2
+    assert (await asyncio.to_thread(cold, active_within_s=ever, sample=3)).looked_at == 3
+    assert await asyncio.to_thread(cold, active_within_s=ever, timeout_s=0.0) == ColdStates(looked_at=0, cold=0)
+    await asyncio.to_thread(precompute_states, bundle, redis_url, ttl_s=TTL_S)
+    redis_admin.delete(state_key(bundle.features.name, 5, bundle.manifest.state_version))
+    assert (await asyncio.to_thread(cold, active_within_s=ever)).share == 0.2
+
+
+def test_of_a_bundle_without_a_state_and_of_an_empty_store_nothing_is_cold(redis_url: str, tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "tiny")
+    with open_states(sdim_bundle(), redis_url, ttl_s=TTL_S) as (store, _):
+        for bundle in (open_bundle(tmp_path / "tiny"), sdim_bundle()):
+            assert cold_states(bundle, store, active_within_s=3_600).share == 0.0
 
 
 def test_a_bundle_without_a_state_is_refused(redis_url: str, tmp_path: Path) -> None:
