@@ -79,6 +79,10 @@ class BlockingFeatureStore:
         """
         return cls(RedisFeatureStore(features, link=BlockingLink(url, loop=loop), cache=cache))
 
+    def use(self, store: FeatureStore) -> None:
+        """Make calls of another store over the same link from now on; those that run end on the one they began with."""
+        self._store = store
+
     def append_many(self, batches: Sequence[tuple[int, Events]], *, timeout_s: float) -> list[AppendResult]:
         """Append events, as ``FeatureStore.append_many``."""
         return run_sync(self._store.append_many(batches, timeout_s=timeout_s))

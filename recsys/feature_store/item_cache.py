@@ -60,6 +60,7 @@ class ItemCache:
         self._keys = np.full((slots // _WAYS, _WAYS), MISSING, dtype=np.int64)
         self._slot_keys = self._keys.reshape(-1)
         self._expires_s = np.zeros(slots)
+        self._features = tuple(features)
         self._columns = {f.name: missing_column(f, slots) for f in features}
         self._lock = threading.Lock()
         self._lookups = self._hits = 0
@@ -91,14 +92,14 @@ class ItemCache:
         ``absent`` [N] marks items that the store does not have; their features are all missing.
 
         Does nothing if anything was forgotten since ``generation``: the features may have been
-        read before a write that :meth:`forget` was already called for.
+        read before a write that :meth:`forget` was already called for. Nor if some are lacking that are held by now.
         """
         if self._max_age_s <= 0:
             return
         absent_age_s = min(self._max_age_s, _ABSENT_MAX_AGE_S)
         age_s = self._max_age_s if absent is None else np.where(absent, absent_age_s, self._max_age_s)
         with self._lock:
-            if generation != self.generation:
+            if generation != self.generation or not columns.keys() >= self._columns.keys():
                 return
             slots, known = self._locate(keys)
             slots[~known] = self._victims(keys[~known])
@@ -118,6 +119,18 @@ class ItemCache:
     def expire_all(self) -> None:
         """Let every item be read again, because any may have been written. Until then it has its old features."""
         with self._lock:
+            self.generation += 1
+            self._expires_s[:] = 0.0
+
+    def hold(self, features: Sequence[Feature]) -> None:
+        """Hold other features of the items from now on; every item is read again. Until then it has its old ones."""
+        with self._lock:
+            if tuple(features) == self._features:
+                return
+            kept = {f.name: self._columns[f.name] for f in self._features if f in features}
+            slots = len(self._slot_keys)
+            self._columns = {f.name: kept.get(f.name, missing_column(f, slots)) for f in features}
+            self._features = tuple(features)
             self.generation += 1
             self._expires_s[:] = 0.0
 

@@ -81,12 +81,12 @@ def encode_request(
     Args:
         features: the bundle's FeatureSet.
         user_key: key of the user id.
-        user_columns: the user's stored features, N = 1; a name that is absent is missing.
+        user_columns: the user's stored features, N = 1; a name that is absent is missing, others are passed over.
         request_values: raw values the caller sent for user or context features; they override
             stored ones.
         events: the user's recent events, oldest first; the newest ``history.recent`` are used.
         item_keys: candidates, shape [C].
-        item_columns: the candidates' stored features, N = C; a name that is absent is missing.
+        item_columns: the candidates' stored features, N = C; a name that is absent is missing, others are passed over.
 
     Raises:
         InvalidInputError: a request value has an unknown name, the wrong type or the wrong length.
@@ -96,11 +96,12 @@ def encode_request(
         if name not in request_features:
             raise InvalidInputError(f"unknown feature {name!r}: {nearest(name, request_features)}")
     user: dict[str, Column] = {features.user_id.name: np.array([user_key], dtype=np.int64)}
-    for feature in request_features.values():
+    for place, feature in enumerate(request_features.values()):
         if feature.name in request_values:
             user[feature.name] = _request_column(feature, request_values[feature.name])
         else:
-            stored = user_columns.get(feature.name)
+            # For another release the store may hold a user's feature of the name that a context feature has here.
+            stored = user_columns.get(feature.name) if place < len(features.user) else None
             user[feature.name] = missing_column(feature, 1) if stored is None else stored
     used = 0
     if features.history is not None:

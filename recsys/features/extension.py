@@ -29,13 +29,14 @@ def extension_problem(wider: FeatureSet, narrower: FeatureSet) -> str:
     return "; ".join(_problems(wider, narrower))
 
 
-def widest(features: Mapping[str, FeatureSet]) -> FeatureSet:
+def widest(features: Mapping[str, FeatureSet], *, stored: FeatureSet | None = None) -> FeatureSet:
     """The FeatureSet of a store that all of these share: the first that extends all others.
 
     Its histories keep as much, and for as long, as any of them asks for.
 
     Args:
         features: by what declares them, which errors name; at least one.
+        stored: the store holds this, whatever became of who declared it.
 
     Raises:
         InvalidInputError: none extends all others; it says which two do not fit, and what differs.
@@ -46,10 +47,11 @@ def widest(features: Mapping[str, FeatureSet]) -> FeatureSet:
     >>> widest({"release 1": old, "release 2": new}) == new
     True
     """
-    for wider in features.values():
-        if not any(extension_problem(wider, other) for other in features.values()):
+    named = features if stored is None else {**features, "what is stored": stored}
+    for wider in named.values():
+        if not any(extension_problem(wider, other) for other in named.values()):
             return _with_retention(wider, [other.history for other in features.values() if other.history is not None])
-    raise InvalidInputError(_conflict(features))
+    raise InvalidInputError(_conflict(features if stored is None else {"what is stored": stored, **features}))
 
 
 def stored_as(features: FeatureSet, wider: FeatureSet) -> FeatureSet:
@@ -100,7 +102,7 @@ def _conflict(features: Mapping[str, FeatureSet]) -> str:
 
 def _with_retention(wider: FeatureSet, histories: Sequence[History]) -> FeatureSet:
     """A FeatureSet whose history keeps what each of the others would keep; 0 is for ever."""
-    if wider.history is None:
+    if wider.history is None or not histories:
         return wider
     ages, ends = [h.max_age_s for h in histories], [h.ttl_s for h in histories]
     history = replace(

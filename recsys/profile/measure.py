@@ -22,11 +22,10 @@ import numpy as np
 from recsys.arrays import Float64Array
 from recsys.bundle import Bundle, open_bundle
 from recsys.errors import BundleError, InvalidInputError
-from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.embedded.open_redis import redis_or_embedded
 from recsys.profile.matmul import integer_matmul_gops, matmul_gflops
 from recsys.profile.operators import Operator, read_operators
-from recsys.profile.requests import encoded_requests, made_load, opened_store, stored_load, with_integer_ids
+from recsys.profile.requests import encoded_requests, made_load, opened_stores, stored_load, with_integer_ids
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.inference.graphs import load_graph
@@ -35,6 +34,7 @@ from recsys.serving.inference.table_guard import TableGuard
 from recsys.serving.process.assembly import open_loaded_release, open_shared_parts
 from recsys.serving.process.models import Models
 from recsys.serving.process.releases.plan import PlannedRelease
+from recsys.serving.process.stores import Stores
 from recsys.serving.rpc.convert.rank import rank_request, rank_response
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.stage_timer import STAGES, StageTimer
@@ -135,16 +135,17 @@ def profile_bundle(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recsys-profile-")))
         url = stack.enter_context(redis_or_embedded(redis_url, folder / "redis"))
         chosen = stack.enter_context(_bound_to(core))
-        store = stack.enter_context(opened_store(url, bundle.features, settings))
+        stores = stack.enter_context(opened_stores(url, bundle.features, settings))
+        store = stores.blocking_store
         if redis_url is None:
             length = _default_history(bundle) if history is None else history
             load = made_load(bundle, store, history=length, candidates=candidates)
         else:
             load = stored_load(bundle, store, candidates=candidates)
         asked, parse = encoded_requests(load, count=requests, candidates=candidates)
-        with _opened(bundle, store, settings, parse=parse) as way:
+        with _opened(bundle, stores, settings, parse=parse) as way:
             measured, speed = _measured(way, asked, users=len(load.users))
-        with _opened(bundle, store, settings, parse=parse, profile_to=folder) as way:
+        with _opened(bundle, stores, settings, parse=parse, profile_to=folder) as way:
             way.run([asked[number % len(asked)] for number in range(_PROFILED)])
             operators = way.operators(_PROFILED)
     integer_op = sum(operator.flop for operator in operators if operator.integer)
@@ -253,7 +254,7 @@ class _Way:
 @contextmanager
 def _opened(
     bundle: Bundle,
-    store: BlockingFeatureStore,
+    stores: Stores,
     settings: Settings,
     *,
     parse: Callable[[bytes], Any],
@@ -267,7 +268,7 @@ def _opened(
         graphs = {name: load_graph(bundle, name, 1, profile=profile_to / name) for name in graph_names(bundle)}
         session = RankingSession(bundle, guard=TableGuard(bundle), **graphs)
     with ExitStack() as stack:
-        shared = stack.enter_context(open_shared_parts(settings, session.features, store))
+        shared = stack.enter_context(open_shared_parts(settings, stores))
         planned = PlannedRelease(name="profiled", ranking=bundle.path, retrieval=None)
         served = open_loaded_release(planned, Models(session, None), shared)
         stack.callback(served.close)

@@ -25,7 +25,7 @@ from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, USER, Categorical, Feature, FeatureSet
 from recsys.features.history.records import Events, missing_events
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
-from recsys.serving.process.stores import open_stores
+from recsys.serving.process.stores import Stores, open_stores
 from recsys.serving.settings import Settings
 
 _USERS, _ITEMS = 64, 20_000
@@ -47,10 +47,10 @@ class Load:
 
 
 @contextmanager
-def opened_store(url: str, features: FeatureSet, settings: Settings) -> Iterator[BlockingFeatureStore]:
-    """Open a store as a server's handlers have it."""
+def opened_stores(url: str, features: FeatureSet, settings: Settings) -> Iterator[Stores]:
+    """Open a store as a server has it."""
     with loop_in_thread("store") as loop, open_stores(url, features, settings, loop=loop) as stores:
-        yield stores.blocking_store
+        yield stores
 
 
 def made_load(bundle: Bundle, store: BlockingFeatureStore, *, history: int, candidates: int) -> Load:

@@ -169,7 +169,7 @@ async def test_only_the_asked_for_samples_are_compared(shop_store: RedisFeatureS
 
 def log_requests(folder: Path, dataset: Dataset, features: FeatureSet, times_s: Sequence[int], spoil: bool) -> None:
     """As a server does, which read the table's events."""
-    log = RequestLog(folder, share=1.0, features=features)
+    log = RequestLog(folder, share=1.0)
     for second in times_s:
         time_ms = T0_MS + 1000 * second
         events: Events = visible(features, user_events(dataset.table, 0), time_ms)
@@ -187,6 +187,7 @@ def log_requests(folder: Path, dataset: Dataset, features: FeatureSet, times_s: 
         assert log.wanted()
         log.offer(
             encoded,
+            features=features,
             history_events=encoded.history_events,
             time_ms=time_ms,
             sent=["city"] if second % 2 else [],

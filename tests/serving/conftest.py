@@ -16,7 +16,7 @@ from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.serving.process.server import running_server
-from recsys.serving.process.stores import open_stores
+from recsys.serving.process.stores import Stores, open_stores
 from recsys.serving.settings import Settings
 
 
@@ -58,7 +58,13 @@ async def store(redis_url: str) -> AsyncIterator[RedisFeatureStore]:
 
 
 @pytest.fixture
-def blocking_store(redis_url: str) -> Iterator[BlockingFeatureStore]:
-    """The server's feature store as its handler threads have it."""
+def stores(redis_url: str) -> Iterator[Stores]:
+    """The server's clients of its feature store."""
     with loop_in_thread("store") as loop, open_stores(redis_url, FEATURES, Settings(), loop=loop) as stores:
-        yield stores.blocking_store
+        yield stores
+
+
+@pytest.fixture
+def blocking_store(stores: Stores) -> BlockingFeatureStore:
+    """The server's feature store as its handler threads have it."""
+    return stores.blocking_store

@@ -160,7 +160,8 @@ class RankReader:
             wanted = ~(part.known[~part.fresh] & unreadable[part.position])
             into = np.flatnonzero(~part.fresh)[wanted]
             for name, column in part.item_columns.items():
-                column[into] = fetched[name][part.position[wanted]]
+                if name in fetched:  # but not while a switch to more features lets the cache hold them already
+                    column[into] = fetched[name][part.position[wanted]]
         return RankInputs(
             events,
             user_columns,

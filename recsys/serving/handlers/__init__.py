@@ -5,7 +5,7 @@
 - ``append.py``: events that a call or a stream brought; ``names.py``: texts of an answer's ids; both are coroutines,
   since streams wait on a loop;
 - ``routes.py``: the release that answers a call; ``model_slot.py``: the releases there are, replaceable while calls
-  run;
+  run; ``store_slot.py``: the same for the store that calls write;
 - ``shadow.py``: a share of the answered requests is scored by other releases, too, and compared;
 - ``admission.py``: room for a request, or a refusal at once; ``request_log.py``: a share of requests,
   kept for parity and for samples; ``recorder.py``: a few of the latest, in memory, for releases to come.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from recsys.errors import InvalidInputError, RecsysError
 from recsys.feature_store.base import AppendResult, FeatureStore
 from recsys.features.feature_set import ITEM, FeatureSet
 from recsys.features.hashing import MISSING
-from recsys.features.history.records import Events
+from recsys.features.history.records import Events, event_dtype, upgrade_events
 from recsys.features.history.rules import inherited_attributes
 from recsys.serving.deadline import Deadline
 
@@ -65,6 +65,13 @@ class StreamSummary:
 
 Write = Callable[[Sequence[Append]], Awaitable[list[AppendResult]]]
 """Appends a batch and returns what became of each; bounds its own time."""
+
+
+def as_declared(append: Append, features: FeatureSet) -> Append:
+    """Events that were converted by this FeatureSet, or by one that it extends, as this one's."""
+    if append.events.dtype == event_dtype(features):
+        return append
+    return replace(append, events=upgrade_events(features, append.events))
 
 
 async def write(

@@ -276,6 +276,7 @@ class Ranker:
         if asked.logged and self._request_log is not None and self._request_log.wanted():
             self._request_log.offer(
                 encoded,
+                features=self.features,
                 history_events=history_events,
                 time_ms=asked.time_ms,
                 sent=sorted(request.features),

@@ -50,13 +50,12 @@ class RequestLog:
     Args:
         folder: made if absent.
         share: of requests that are logged, 0 to 1.
-        features: of the served model.
 
     Raises:
         ConfigError: the folder cannot be written, or pyarrow is not installed.
     """
 
-    def __init__(self, folder: Path, *, share: float, features: FeatureSet) -> None:
+    def __init__(self, folder: Path, *, share: float) -> None:
         try:
             import pyarrow  # noqa: F401
         except ImportError:
@@ -72,7 +71,6 @@ class RequestLog:
             raise ConfigError(f"request log folder {str(folder)!r}: {error.strerror}; choose another") from error
         self._folder = folder
         self._share = share
-        self._features = features
         self._queue: queue.Queue[Row | None] = queue.Queue(_QUEUE_REQUESTS)
         self.dropped = 0
         """Sampled requests that were not written."""
@@ -90,6 +88,7 @@ class RequestLog:
         self,
         encoded: EncodedRequest,
         *,
+        features: FeatureSet,
         history_events: int,
         time_ms: int,
         sent: list[str],
@@ -100,10 +99,10 @@ class RequestLog:
         best: Int64Array | None = None,
         release: str = "",
     ) -> None:
-        """Hand over one request; returns at once. The arrays must not change afterwards."""
+        """Hand over one request of a model of ``features``; returns at once. The arrays must not change afterwards."""
         row: Row = {
             "time_ms": time_ms,
-            "user_key": int(encoded.user[self._features.user_id.name][0]),
+            "user_key": int(encoded.user[features.user_id.name][0]),
             "model": model,
             "model_version": model_version,
             "release": release,
@@ -111,6 +110,7 @@ class RequestLog:
             "degraded": degraded,
             "history_events": history_events,
             "encoded": encoded,
+            "features": features,
             "score": scores,
             "best": best,
             "size_bytes": sum(c.nbytes for side in (encoded.user, encoded.candidates) for c in side.values()),
@@ -138,12 +138,13 @@ class RequestLog:
     def _write(self) -> None:
         reported = 0
         for rows in self._batches():
-            try:
-                self._write_file(rows)
-            except Exception as error:  # the log must never take the server down
-                with self._lock:
-                    self.dropped += len(rows)
-                _log.error("request log: %d requests were not written: %s", len(rows), error)
+            for same in _by_features(rows):
+                try:
+                    self._write_file(same)
+                except Exception as error:  # the log must never take the server down
+                    with self._lock:
+                        self.dropped += len(same)
+                    _log.error("request log: %d requests were not written: %s", len(same), error)
             with self._lock:
                 self._held_bytes -= sum(row["size_bytes"] for row in rows)
             if self.dropped > reported:
@@ -198,7 +199,7 @@ class RequestLog:
                     # An empty history is encoded as one missing event.
                     values = [v[: row["encoded"].history_events] for v, row in zip(values, rows, strict=True)]
                 columns[name if history else prefix + name] = values
-        metadata = {"recsys.version": FORMAT_VERSION, "recsys.features": self._features.to_json()}
+        metadata = {"recsys.version": FORMAT_VERSION, "recsys.features": rows[0]["features"].to_json()}
         self._files += 1
         name = f"requests-{time.time_ns() // 1_000_000}-{os.getpid()}-{self._files}.parquet"
         part = self._folder / f".{name}.part"
@@ -207,3 +208,11 @@ class RequestLog:
             part.replace(self._folder / name)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _by_features(rows: list[Row]) -> list[list[Row]]:
+    """Rows of each FeatureSet, in order: a file has one."""
+    found: dict[int, list[Row]] = {}
+    for row in rows:
+        found.setdefault(id(row["features"]), []).append(row)
+    return list(found.values())

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from recsys.errors import BundleError
 from recsys.feature_store.blocking import BlockingFeatureStore
-from recsys.features.feature_set import FeatureSet
 from recsys.features.names import Names
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.ranker import Ranker
@@ -20,6 +19,7 @@ from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.long_history.states import LongStates
 from recsys.serving.process.models import Models
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
+from recsys.serving.process.stores import Stores
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.label_counts import LabelCounts
 
@@ -30,8 +30,7 @@ class SharedParts:
 
     Attributes:
         settings: the server's.
-        features: of the store, and of every model that reads it.
-        store: where users and items are read.
+        stores: where users and items are read.
         admission: the places of calls.
         model_lock: held while a model runs: one for all.
         state_counts: of the states of long histories.
@@ -40,8 +39,7 @@ class SharedParts:
     """
 
     settings: Settings
-    features: FeatureSet
-    store: BlockingFeatureStore
+    stores: Stores
     admission: Admission
     model_lock: FairLock
     state_counts: LabelCounts
@@ -50,15 +48,12 @@ class SharedParts:
 
 
 @contextmanager
-def open_shared_parts(
-    settings: Settings, features: FeatureSet, store: BlockingFeatureStore, *, ranks: bool = True
-) -> Iterator[SharedParts]:
+def open_shared_parts(settings: Settings, stores: Stores, *, ranks: bool = True) -> Iterator[SharedParts]:
     """Make the parts for the duration of a ``with`` block.
 
     Args:
         settings: the server's.
-        features: of the store.
-        store: not closed here.
+        stores: not closed here.
         ranks: there is a ranking model, or may be one; without one there are no requests to log.
 
     Raises:
@@ -67,12 +62,11 @@ def open_shared_parts(
     with ExitStack() as stack:
         log = None
         if settings.log_requests and ranks:
-            log = RequestLog(settings.request_log_dir, share=settings.log_requests, features=features)
+            log = RequestLog(settings.request_log_dir, share=settings.log_requests)
             stack.enter_context(closing(log))
         yield SharedParts(
             settings=settings,
-            features=features,
-            store=store,
+            stores=stores,
             admission=Admission(settings.max_in_flight),
             model_lock=FairLock(1),
             state_counts=LabelCounts(),
@@ -82,25 +76,17 @@ def open_shared_parts(
 
 
 def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedParts) -> LoadedRelease:
-    """Make a release ready to answer calls.
-
-    Raises:
-        BundleError: its FeatureSet is not that of the store.
-    """
-    if models.features != shared.features:
-        raise BundleError(
-            f"model {models.first.model!r} has another FeatureSet ({models.features.name!r}) than the store was opened "
-            f"for ({shared.features.name!r}); start a server of its own for it"
-        )
+    """Make a release ready to answer calls; the stores read by a FeatureSet that extends the release's."""
     with ExitStack() as stack:
-        ranker = _open_ranker(stack, planned.name, models, shared)
+        store = stack.enter_context(shared.stores.reader(models.features))
+        ranker = _open_ranker(stack, planned.name, models, shared, store)
         recommender = None
         if models.retrieval is not None:
             recommender = Recommender(
                 models.retrieval,
                 release=planned.name,
                 ranker=ranker,
-                store=shared.store,
+                store=store,
                 admission=shared.admission,
                 model_lock=shared.model_lock,
                 store_timeout_s=shared.settings.store_timeout_ms / 1000,
@@ -158,7 +144,9 @@ def _names(models: Models) -> dict[str, Names]:
     return names if models.ranking is None else {**names, **models.ranking.names}
 
 
-def _open_ranker(stack: ExitStack, release: str, models: Models, shared: SharedParts) -> Ranker | None:
+def _open_ranker(
+    stack: ExitStack, release: str, models: Models, shared: SharedParts, store: BlockingFeatureStore
+) -> Ranker | None:
     session, states = models.ranking, None
     if session is None:
         return None
@@ -167,7 +155,7 @@ def _open_ranker(stack: ExitStack, release: str, models: Models, shared: SharedP
             session.features,
             session.state,
             session.encode,
-            shared.store,
+            store,
             session.state_version,
             shared.settings.state_ttl_s,
             counts=shared.state_counts,
@@ -176,7 +164,7 @@ def _open_ranker(stack: ExitStack, release: str, models: Models, shared: SharedP
     return Ranker(
         session,
         release=release,
-        store=shared.store,
+        store=store,
         admission=shared.admission,
         model_lock=shared.model_lock,
         store_timeout_s=shared.settings.store_timeout_ms / 1000,

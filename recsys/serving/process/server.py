@@ -36,7 +36,7 @@ from recsys.serving.process.releases.switch import ReleaseSwitch, give_memory_ba
 from recsys.serving.process.scheduling import lower_priority, use_batch_scheduling
 from recsys.serving.process.signals import forward_signals, sigterm_interrupts, wait_for_signal
 from recsys.serving.process.startup import load_models
-from recsys.serving.process.stores import open_stores
+from recsys.serving.process.stores import open_stores, widest_of
 from recsys.serving.process.watchdog import HealthReporter, make_private_address, request_path_probes, run_watchdog
 from recsys.serving.rpc.interceptors import Interceptor, list_interceptors
 from recsys.serving.rpc.methods import METHODS, SERVICES
@@ -141,9 +141,10 @@ def serving(
         on_heartbeat: gets each report of the watchdog (``watchdog.py``); None: this process has no supervisor.
         interceptors: run after the server's own (``rpc/interceptors.py``), in this order.
     """
-    first, features = models[plan.first.name].first, models[plan.first.name].features
+    first = models[plan.first.name].first
     model, model_version = first.model, first.version
     del first
+    features = widest_of({name: models[name].features for name in plan.names})
     ranks = any(release.ranking is not None for release in plan.releases.values())
     # Left in the opposite order: calls end before what they use goes.
     with contextlib.ExitStack() as stack:
@@ -153,7 +154,7 @@ def serving(
         threads = stack.enter_context(ThreadPoolExecutor(limit, thread_name_prefix="call"))
         stores = stack.enter_context(open_stores(redis_url, features, settings, loop=loop))
         telemetry = None if counts is None else Telemetry(counts, worker=worker)
-        shared = stack.enter_context(open_shared_parts(settings, features, stores.blocking_store, ranks=ranks))
+        shared = stack.enter_context(open_shared_parts(settings, stores, ranks=ranks))
         loaded = {}
         for name, release in plan.releases.items():
             loaded[name] = open_loaded_release(release, models.pop(name), shared)
@@ -161,7 +162,7 @@ def serving(
         loaded.clear()
         if telemetry is not None:
             sources = {"states": shared.state_counts.read, "items": stores.cache.counts}
-            sources["store_warnings"] = stores.async_store.warning_counts
+            sources["store_warnings"] = stores.warning_counts
             stack.enter_context(telemetry.polling(sources))
         shadow = None
         if telemetry is not None:
@@ -181,7 +182,7 @@ def serving(
         server, port = stack.enter_context(made)
         if private_address is not None:
             _listen_privately(server, private_address)
-        store_service = FeatureStoreService(stores.async_store, features, settings, loop=stores.loop, names=slot.names)
+        store_service = FeatureStoreService(stores.slot, settings, loop=loop, names=slot.names)
         ranker_service = RankerService(slot, settings, telemetry=telemetry, shadow=shadow)
         add_services(server, ranker_service, store_service, health)
         # What start-up made lives for ever: out of the collector's way. It cut a store client's p99 from 100 to 20 ms.

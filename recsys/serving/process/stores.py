@@ -1,19 +1,30 @@
-"""Feature store clients of a server: an async one for the store's own calls, a blocking one for Rank."""
+"""Stores: a server's clients of its Redis. Each release reads by its own policy; the store's own calls write.
+
+All share connections and one cache of items, and read the bytes of the widest FeatureSet among the releases
+(``features/extension.py``). A change to a wider one has two steps, as any switch: first every process of the server
+reads by it, then the first one writes by it. So nobody meets bytes that it does not know.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+import threading
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Mapping
+from typing import Any
 
-from recsys.errors import StoreError, StoreUnavailableError
+from recsys.errors import BundleError, InvalidInputError, StoreError, StoreUnavailableError
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.item_cache import ItemCache
+from recsys.feature_store.redis.link.blocking import BlockingLink
 from recsys.feature_store.redis.link.connect import open_link
 from recsys.feature_store.redis.store import RedisFeatureStore
+from recsys.features.extension import extension_problem, stored_as, widest
 from recsys.features.feature_set import FeatureSet
+from recsys.serving.handlers.store_slot import ServedStore, StoreSlot
 from recsys.serving.settings import Settings
 
 _log = logging.getLogger("recsys.serving")
@@ -24,21 +35,156 @@ _CHECK_EVERY_S = 30.0
 _CLOSE_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
 class Stores:
-    """Two stores on one Redis, with one cache of items.
+    """Clients of one Redis. Made by :func:`open_stores`; safe to use from several threads.
+
+    Args:
+        url: of the Redis.
+        features: that are stored there.
+        settings: the server's.
+        loop: runs in a thread of its own.
 
     Attributes:
-        async_store: for use on ``loop`` only.
-        blocking_store: for any thread without an event loop.
-        loop: runs in a thread of its own.
-        cache: of both.
+        blocking_store: for any thread without an event loop; of the same FeatureSet.
+        slot: holds the store of the server's own calls, for use on ``loop`` only.
+        cache: of all of them.
     """
 
-    async_store: RedisFeatureStore
-    blocking_store: BlockingFeatureStore
-    loop: asyncio.AbstractEventLoop
-    cache: ItemCache
+    def __init__(self, url: str, features: FeatureSet, settings: Settings, *, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.cache = ItemCache(features.item, max_age_s=settings.item_max_age_s)
+        self._features = features
+        self._links = open_link(url), BlockingLink(url, loop=loop)
+        self._lock = threading.Lock()
+        self._readers: dict[BlockingFeatureStore, FeatureSet | None] = {}
+        self._tasks: dict[str, concurrent.futures.Future[None]] = {}
+        self._follows = settings.item_tracking == "auto" and settings.item_max_age_s > 0
+        self.blocking_store = self._reader(None)
+        self._writers = [self._writer(features)]
+        self.slot = StoreSlot(self._writers[0], features)
+
+    @contextlib.contextmanager
+    def reader(self, features: FeatureSet) -> Iterator[BlockingFeatureStore]:
+        """The store as a release of ``features`` reads it, for the duration of a ``with`` block.
+
+        It goes on being read by what is stored; calls that outlast the block end as they began.
+        """
+        with self._lock:
+            made = self._reader(features)
+        try:
+            yield made
+        finally:
+            with self._lock:
+                del self._readers[made]
+
+    def widest(self, releases: Mapping[str, FeatureSet]) -> FeatureSet:
+        """The FeatureSet of a store that these releases share, with what is stored already.
+
+        Args:
+            releases: FeatureSets of all that are to be loaded, by the release's name; those to go by first.
+
+        Raises:
+            BundleError: there is none; it says what differs.
+        """
+        return widest_of(releases, self.slot.current().features)
+
+    def read_as(self, features: FeatureSet) -> None:
+        """Read by this FeatureSet from now on, and be ready to write by it: :meth:`StoreSlot.take_over`.
+
+        Args:
+            features: from :meth:`widest`.
+
+        Raises:
+            StoreFormatError: the store was filled with another layout; nothing is changed.
+        """
+        with self._lock:
+            if features == self._features:
+                return
+            writer = self._writer(features)
+            if extension_problem(self._features, features):
+                with contextlib.suppress(StoreUnavailableError):
+                    self._run(writer.ping(timeout_s=_CHECK_TIMEOUT_S))
+            self._writers.append(writer)
+            self._features = features
+            for reader, own in self._readers.items():
+                reader.use(self._client(own))
+            # After the readers: what a narrower one has read is not for the cache any more.
+            self.cache.hold(features.item)
+            self.slot.prepare(ServedStore(writer, features))
+            self._follow_items()
+
+    def warning_counts(self) -> dict[str, int]:
+        """Count the reasons to warn so far, as ``RedisFeatureStore.warning_counts``; these never fall."""
+        counts: Counter[str] = Counter({"evicts": 0, "lost": 0})
+        for writer in self._writers:
+            counts.update(writer.warning_counts())
+        return dict(counts)
+
+    def start(self) -> None:
+        """Look at the Redis, now and then from now on.
+
+        Raises:
+            StoreFormatError: it was filled for another layout of the same FeatureSet.
+        """
+        answered = self._run(_checked(self._writers[0]))
+        self._start("check", self._check_again(answered=answered))
+        self._follow_items()
+
+    def close(self) -> None:
+        """Close the connections; calls that still run are cut off."""
+        for task in self._tasks.values():
+            task.cancel()
+        self.blocking_store.close()
+        self._run(self._links[0].close(), timeout_s=_CLOSE_S)
+
+    def _reader(self, own: FeatureSet | None) -> BlockingFeatureStore:
+        made = BlockingFeatureStore(self._client(own))
+        self._readers[made] = own
+        return made
+
+    def _client(self, own: FeatureSet | None) -> RedisFeatureStore:
+        features = self._features if own is None else stored_as(own, self._features)
+        return RedisFeatureStore(features, link=self._links[1], cache=self.cache)
+
+    def _writer(self, features: FeatureSet) -> RedisFeatureStore:
+        return RedisFeatureStore(features, link=self._links[0], cache=self.cache)
+
+    def _follow_items(self) -> None:
+        if self._follows and self._features.item and "items" not in self._tasks:
+            self._start("items", self._writers[-1].follow_items())
+
+    def _start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks[name] = asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def _run(self, work: Coroutine[Any, Any, Any], *, timeout_s: float | None = None) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout_s)
+
+    async def _check_again(self, *, answered: bool) -> None:
+        """Ask again: soon, until it has answered once, then now and then, as it may be emptied or told to drop keys.
+
+        If it does not fit then, its data reads as unavailable: no reason to stop.
+        """
+        shown = ""
+        while True:
+            await asyncio.sleep(_CHECK_EVERY_S if answered else _TRY_EVERY_S)
+            served = self.slot.current()
+            try:
+                await served.store.check_primary(timeout_s=_CHECK_TIMEOUT_S)
+                await asyncio.to_thread(self.blocking_store.check_primary, timeout_s=_CHECK_TIMEOUT_S)
+                await served.store.ping(timeout_s=_CHECK_TIMEOUT_S)
+            except StoreUnavailableError:
+                continue
+            except StoreError as error:
+                if await self.slot.after_refusal(served) is not None:
+                    continue  # extended by another server of the same releases
+                if str(error) != shown:
+                    _log.error("feature store: %s", error)
+                shown = str(error)
+            else:
+                if not answered:
+                    _log.warning("feature store: answers again")
+                shown = ""
+            answered = True
 
 
 @contextlib.contextmanager
@@ -53,23 +199,28 @@ def open_stores(
         ConfigError: the URL is malformed.
         StoreFormatError: the store was filled for another layout of the same FeatureSet.
     """
-    cache = ItemCache(features.item, max_age_s=settings.item_max_age_s)
-    async_store = RedisFeatureStore(features, link=open_link(url), cache=cache)
-    blocking_store = BlockingFeatureStore.connect(url, features, loop=loop, cache=cache)
-    tasks = []
+    stores = Stores(url, features, settings, loop=loop)
     try:
-        answered = asyncio.run_coroutine_threadsafe(_checked(async_store), loop).result()
-        tasks.append(
-            asyncio.run_coroutine_threadsafe(_check_again(async_store, blocking_store, answered=answered), loop)
-        )
-        if settings.item_tracking == "auto" and settings.item_max_age_s:
-            tasks.append(asyncio.run_coroutine_threadsafe(async_store.follow_items(), loop))
-        yield Stores(async_store, blocking_store, loop, cache)
+        stores.start()
+        yield stores
     finally:
-        for task in tasks:
-            task.cancel()
-        blocking_store.close()
-        asyncio.run_coroutine_threadsafe(async_store.close(), loop).result(_CLOSE_S)
+        stores.close()
+
+
+def widest_of(releases: Mapping[str, FeatureSet], stored: FeatureSet | None = None) -> FeatureSet:
+    """The FeatureSet of a store that releases share, by name, with what is ``stored`` already.
+
+    Raises:
+        BundleError: there is none; it says what differs.
+    """
+    named = {f"release {name!r}": features for name, features in releases.items()}
+    try:
+        return widest(named, stored=stored)
+    except InvalidInputError as error:
+        raise BundleError(
+            f"{error}. Releases of one server have FeatureSets of one name, in which new features are added at the end "
+            "alone; serve others by a server of their own"
+        ) from None
 
 
 async def _checked(store: RedisFeatureStore) -> bool:
@@ -80,28 +231,3 @@ async def _checked(store: RedisFeatureStore) -> bool:
         _log.warning("feature store: %s; starting without it, answers are degraded", error)
         return False
     return True
-
-
-async def _check_again(store: RedisFeatureStore, blocking_store: BlockingFeatureStore, *, answered: bool) -> None:
-    """Ask again: soon, until it has answered once, then now and then, as it may be emptied or told to drop keys.
-
-    If it does not fit then, its data reads as unavailable: no reason to stop.
-    """
-    shown = ""
-    while True:
-        await asyncio.sleep(_CHECK_EVERY_S if answered else _TRY_EVERY_S)
-        try:
-            await store.check_primary(timeout_s=_CHECK_TIMEOUT_S)
-            await asyncio.to_thread(blocking_store.check_primary, timeout_s=_CHECK_TIMEOUT_S)
-            await store.ping(timeout_s=_CHECK_TIMEOUT_S)
-        except StoreUnavailableError:
-            continue
-        except StoreError as error:
-            if str(error) != shown:
-                _log.error("feature store: %s", error)
-            shown = str(error)
-        else:
-            if not answered:
-                _log.warning("feature store: answers again")
-            shown = ""
-        answered = True

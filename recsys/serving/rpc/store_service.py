@@ -14,15 +14,16 @@ from typing import TypeVar
 
 import numpy as np
 
-from recsys.errors import InvalidInputError, OverloadedError
+from recsys.errors import InvalidInputError, OverloadedError, StoreFormatError
 from recsys.feature_store.base import AppendResult, FeatureStore
-from recsys.features.feature_set import Categorical, FeatureSet
+from recsys.features.feature_set import Categorical
 from recsys.features.names import Names
 from recsys.proto import feature_store_pb2 as pb
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
-from recsys.serving.handlers.append import Append, append_stream, write
+from recsys.serving.handlers.append import Append, append_stream, as_declared, write
 from recsys.serving.handlers.names import KeyColumn, find_texts
+from recsys.serving.handlers.store_slot import ServedStore, StoreSlot
 from recsys.serving.rpc.calls import Context, Response, abort_on_error, deadline_of, run_on_loop
 from recsys.serving.rpc.convert import entities as convert_entities
 from recsys.serving.rpc.convert import events as convert_events
@@ -42,13 +43,14 @@ _PLACE_POLL_S = 0.01
 
 Message = TypeVar("Message")
 
+_Call = Callable[[Message, ServedStore, Deadline], Awaitable[Response]]
+
 
 class FeatureStoreService:
     """The service. A call is admitted as a whole, a stream batch by batch.
 
     Args:
-        store: used on ``loop`` only.
-        features: of the served model.
+        stores: the store that there is at a call's start; used on ``loop`` only.
         settings: the server's.
         loop: runs in another thread.
         names: gives the texts of string ids that came with the models served now, by embedding table.
@@ -56,15 +58,13 @@ class FeatureStoreService:
 
     def __init__(
         self,
-        store: FeatureStore,
-        features: FeatureSet,
+        stores: StoreSlot,
         settings: Settings,
         *,
         loop: asyncio.AbstractEventLoop,
         names: Callable[[], Mapping[str, Names]] = dict,
     ) -> None:
-        self._store = store
-        self._features = features
+        self._stores = stores
         self._settings = settings
         self._loop = loop
         self._names = names
@@ -103,21 +103,32 @@ class FeatureStoreService:
         """Read the newest events of many users."""
         return self._admitted(context, self._histories, message)
 
-    def _admitted(
-        self, context: Context, call: Callable[[Message, Deadline], Awaitable[Response]], message: Message
-    ) -> Response:
+    def _admitted(self, context: Context, call: _Call[Message, Response], message: Message) -> Response:
         deadline = deadline_of(context, default_s=self._settings.default_deadline_ms / 1000)
 
         async def admitted() -> Response:
             # Here, not in the handler: what a caller that left has begun keeps its place until it ends.
             with self._admission.enter():
-                return await call(message, deadline)
+                return await self._answer(call, message, deadline)
 
         return abort_on_error(context, lambda: run_on_loop(context, self._loop, admitted()))
 
-    async def _append(self, message: pb.AppendEventsRequest, deadline: Deadline) -> pb.AppendEventsResponse:
-        append = self._checked(message)
-        (result,) = await write(self._store, self._features, [append], deadline=deadline)
+    async def _answer(self, call: _Call[Message, Response], message: Message, deadline: Deadline) -> Response:
+        """A call's answer by the store there is, and again by the one that follows if what is stored became that's."""
+        served = self._stores.current()
+        while True:
+            try:
+                return await call(message, served, deadline)
+            except StoreFormatError:
+                if (following := await self._stores.after_refusal(served)) is None:
+                    raise
+                served = following
+
+    async def _append(
+        self, message: pb.AppendEventsRequest, served: ServedStore, deadline: Deadline
+    ) -> pb.AppendEventsResponse:
+        append = self._checked(message, served)
+        (result,) = await write(served.store, served.features, [append], deadline=deadline)
         if result.refused is not None:
             raise result.refused
         return convert_events.append_response(result)
@@ -131,7 +142,7 @@ class FeatureStoreService:
         ):
             async for message in received:
                 try:
-                    append = self._checked(message)
+                    append = self._checked(message, self._stores.current())
                 except InvalidInputError as error:
                     stream.reject(convert_events.event_count(message), error)
                 else:
@@ -150,46 +161,72 @@ class FeatureStoreService:
                     if deadline.at_s - time.monotonic() < 2 * _PLACE_POLL_S:
                         raise
                     await asyncio.sleep(_PLACE_POLL_S)
-            return await write(self._store, self._features, batch, deadline=deadline)
+            return await self._written(batch, self._stores.current(), deadline)
 
-    def _checked(self, message: pb.AppendEventsRequest) -> Append:
+    async def _written(self, batch: Sequence[Append], served: ServedStore, deadline: Deadline) -> list[AppendResult]:
+        """Write a batch as :meth:`_answer` would: what the store refuses, again by the one that follows."""
+        appends = [as_declared(append, served.features) for append in batch]
+        try:
+            results = await write(served.store, served.features, appends, deadline=deadline)
+        except StoreFormatError:
+            if (following := await self._stores.after_refusal(served)) is None:
+                raise
+            return await self._written(batch, following, deadline)
+        left = [place for place, result in enumerate(results) if result.refused is not None]
+        if left and (following := await self._stores.after_refusal(served)) is not None:
+            again = await self._written([batch[place] for place in left], following, deadline)
+            for place, result in zip(left, again, strict=True):
+                results[place] = result
+        return results
+
+    def _checked(self, message: pb.AppendEventsRequest, served: ServedStore) -> Append:
         return convert_events.append_request(
-            message, self._features, future_tolerance_s=self._settings.future_tolerance_s
+            message, served.features, future_tolerance_s=self._settings.future_tolerance_s
         )
 
-    async def _put(self, message: pb.PutEntitiesRequest, deadline: Deadline) -> pb.PutEntitiesResponse:
-        entity, keys, columns = convert_entities.put_request(message, self._features)
-        await self._store.put_names(
-            convert_entities.put_texts(message, self._features), timeout_s=deadline.remaining_s()
-        )
-        await self._store.put_entities(entity, keys, columns, timeout_s=deadline.remaining_s())
+    async def _put(
+        self, message: pb.PutEntitiesRequest, served: ServedStore, deadline: Deadline
+    ) -> pb.PutEntitiesResponse:
+        store, features = served
+        entity, keys, columns = convert_entities.put_request(message, features)
+        await store.put_names(convert_entities.put_texts(message, features), timeout_s=deadline.remaining_s())
+        await store.put_entities(entity, keys, columns, timeout_s=deadline.remaining_s())
         return pb.PutEntitiesResponse()
 
-    async def _get_features(self, message: pb.GetFeaturesRequest, deadline: Deadline) -> pb.GetFeaturesResponse:
-        entity, keys = convert_entities.features_request(message, self._features)
-        columns = await self._store.entities(entity, keys, timeout_s=deadline.remaining_s())
-        given = [(f, columns[f.name]) for f in self._features.entity(entity).features if isinstance(f, Categorical)]
-        texts = await self._texts(given, deadline)
-        return convert_entities.features_response(self._features.entity(entity), columns, texts)
+    async def _get_features(
+        self, message: pb.GetFeaturesRequest, served: ServedStore, deadline: Deadline
+    ) -> pb.GetFeaturesResponse:
+        store, features = served
+        entity, keys = convert_entities.features_request(message, features)
+        columns = await store.entities(entity, keys, timeout_s=deadline.remaining_s())
+        given = [(f, columns[f.name]) for f in features.entity(entity).features if isinstance(f, Categorical)]
+        texts = await self._texts(store, given, deadline)
+        return convert_entities.features_response(features.entity(entity), columns, texts)
 
-    async def _history(self, message: pb.GetHistoryRequest, deadline: Deadline) -> pb.GetHistoryResponse:
-        wanted = convert_events.history_request(message, self._features)
-        header, events = await self._store.history(
+    async def _history(
+        self, message: pb.GetHistoryRequest, served: ServedStore, deadline: Deadline
+    ) -> pb.GetHistoryResponse:
+        store, features = served
+        wanted = convert_events.history_request(message, features)
+        header, events = await store.history(
             wanted.user_key,
             limit=wanted.limit,
             since_ms=wanted.since_ms,
             until_ms=wanted.until_ms,
             timeout_s=deadline.remaining_s(),
         )
-        texts = await self._texts(convert_events.key_columns(events, self._features), deadline)
-        return convert_events.history_response(header, events, self._features, texts)
+        texts = await self._texts(store, convert_events.key_columns(events, features), deadline)
+        return convert_events.history_response(header, events, features, texts)
 
-    async def _histories(self, message: pb.GetHistoriesRequest, deadline: Deadline) -> pb.GetHistoriesResponse:
-        keys, limit = convert_events.histories_request(message, self._features)
-        histories = await self._store.histories(keys, limit=limit, timeout_s=deadline.remaining_s())
+    async def _histories(
+        self, message: pb.GetHistoriesRequest, served: ServedStore, deadline: Deadline
+    ) -> pb.GetHistoriesResponse:
+        store, features = served
+        keys, limit = convert_events.histories_request(message, features)
+        histories = await store.histories(keys, limit=limit, timeout_s=deadline.remaining_s())
         every = np.concatenate([events for _, events in histories])
-        texts = await self._texts(convert_events.key_columns(every, self._features), deadline)
-        return convert_events.histories_response(histories, every, self._features, texts)
+        texts = await self._texts(store, convert_events.key_columns(every, features), deadline)
+        return convert_events.histories_response(histories, every, features, texts)
 
-    async def _texts(self, columns: Sequence[KeyColumn], deadline: Deadline) -> dict[int, str]:
-        return await find_texts(self._store, self._names(), columns, deadline=deadline)
+    async def _texts(self, store: FeatureStore, columns: Sequence[KeyColumn], deadline: Deadline) -> dict[int, str]:
+        return await find_texts(store, self._names(), columns, deadline=deadline)

@@ -64,7 +64,7 @@ def write_csv(rows: Rows, path: Path) -> str:
 
 def log_requests(folder: Path, requests: list[tuple[str, list[int], int, list[int] | None]]) -> str:
     """A server's request log: (user, candidates, time, places of those that were answered)."""
-    log = RequestLog(folder, share=1.0, features=SHOP)
+    log = RequestLog(folder, share=1.0)
     for number, (user, candidates, time_ms, best) in enumerate(requests):
         encoded = encode_request(
             SHOP,
@@ -77,6 +77,7 @@ def log_requests(folder: Path, requests: list[tuple[str, list[int], int, list[in
         )
         log.offer(
             encoded,
+            features=SHOP,
             history_events=0,
             time_ms=time_ms,
             sent=["page", "price", "slots"],

@@ -23,6 +23,7 @@ from recsys.serving.long_history.states import LongStates
 from recsys.serving.process.assembly import open_loaded_release, open_shared_parts
 from recsys.serving.process.models import Models
 from recsys.serving.process.releases.plan import PlannedRelease
+from recsys.serving.process.stores import Stores
 from recsys.serving.settings import Settings
 
 
@@ -124,7 +125,7 @@ def test_a_call_that_fails_ends_too(closes: Closes) -> None:
 
 
 def test_releases_that_are_replaced_have_left_memory_without_the_collector_when_it_is_told(
-    tiny_bundle: Path, blocking_store: BlockingFeatureStore, no_collector: None
+    tiny_bundle: Path, stores: Stores, no_collector: None
 ) -> None:
     planned = PlannedRelease(name="r", ranking=tiny_bundle, retrieval=None)
     gone: list[bool] = []
@@ -133,7 +134,7 @@ def test_releases_that_are_replaced_have_left_memory_without_the_collector_when_
         models = Models(open_ranking_session(open_bundle(tiny_bundle)), None)
         return routes(open_loaded_release(planned, models, shared))
 
-    with open_shared_parts(Settings(), FEATURES, blocking_store) as shared:
+    with open_shared_parts(Settings(), stores) as shared:
         slot = ModelSlot(opened(), on_closed=lambda: gone.append(session() is None))
         with slot.current() as mine:
             assert mine.first.ranker is not None

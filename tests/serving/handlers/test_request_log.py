@@ -59,7 +59,7 @@ async def test_without_a_ranking_model_there_is_no_log(start: Start, tmp_path: P
 def test_a_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="request log folder .*file.*; choose another"):
-        RequestLog(tmp_path / "file" / "log", share=1.0, features=FEATURES)
+        RequestLog(tmp_path / "file" / "log", share=1.0)
 
 
 def offer(log: RequestLog) -> None:
@@ -68,6 +68,7 @@ def offer(log: RequestLog) -> None:
     )
     log.offer(
         encoded,
+        features=FEATURES,
         history_events=0,
         time_ms=1,
         sent=[],
@@ -81,7 +82,7 @@ def offer(log: RequestLog) -> None:
 def test_what_a_slow_disk_cannot_take_is_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request_log, "_QUEUE_REQUESTS", 5)
     monkeypatch.setattr(RequestLog, "_write", lambda self: None)
-    log = RequestLog(tmp_path, share=1.0, features=FEATURES)
+    log = RequestLog(tmp_path, share=1.0)
     for _ in range(8):
         offer(log)
     assert log.dropped == 3
@@ -91,7 +92,7 @@ def test_what_is_held_in_memory_is_bounded_however_large_requests_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(RequestLog, "_write", lambda self: None)
-    log = RequestLog(tmp_path, share=1.0, features=FEATURES)
+    log = RequestLog(tmp_path, share=1.0)
     offer(log)
     monkeypatch.setattr(request_log, "_HELD_BYTES", 3 * log._held_bytes)
     for _ in range(7):
@@ -103,7 +104,7 @@ def test_a_file_is_written_when_it_is_large_enough_and_gives_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_log, "_FILE_BYTES", 1)
-    log = RequestLog(tmp_path, share=1.0, features=FEATURES)
+    log = RequestLog(tmp_path, share=1.0)
     for _ in range(3):
         offer(log)
     log.close()

@@ -22,6 +22,7 @@ from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import MISSING, string_key
 from recsys.proto.feature_store_pb2 import AppendEventsRequest, AppendEventsResponse, EventColumns
 from recsys.proto.ranker_pb2 import Id, Ids
+from recsys.serving.handlers.store_slot import StoreSlot
 from recsys.serving.rpc.store_service import FeatureStoreService
 from recsys.serving.settings import Settings
 
@@ -261,7 +262,7 @@ async def append(store: RedisFeatureStore, **changes: Any) -> AppendEventsRespon
 def service(store: RedisFeatureStore) -> FeatureStoreService:
     """The service, whose loop is the test's: so its handlers are called from other threads."""
     settings = Settings(bundle=Path("unused"))
-    return FeatureStoreService(store, MOVIES, settings, loop=asyncio.get_running_loop())
+    return FeatureStoreService(StoreSlot(store, MOVIES), settings, loop=asyncio.get_running_loop())
 
 
 async def put_items(store: RedisFeatureStore, table: EventTable) -> None:

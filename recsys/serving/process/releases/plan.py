@@ -8,6 +8,7 @@ from pathlib import Path
 
 from recsys.bundle import FileState, Manifest, read_manifest
 from recsys.errors import BundleError
+from recsys.features.feature_set import FeatureSet
 from recsys.releases.release import open_release, release_name
 from recsys.releases.served import Served, ServedModel
 from recsys.serving.settings import Settings, bundle_folder
@@ -60,6 +61,11 @@ class Plan:
         """The live release of the default model."""
         return self.releases[self.models[self.default].live]
 
+    @property
+    def names(self) -> list[str]:
+        """Names of all releases, the live one of the default model first."""
+        return list(dict.fromkeys([self.first.name, *self.releases]))
+
 
 def bundle_plan(settings: Settings) -> Plan:
     """The plan of a server of the bundles that its settings name, without a store of releases.
@@ -92,6 +98,11 @@ def planned_release(store: Path, name: str, *, slot: int = 0) -> PlannedRelease:
     """A release of a store, to load; raises ReleaseError."""
     found = open_release(store, name)
     return PlannedRelease(name=name, ranking=found.ranking, retrieval=found.retrieval, slot=slot)
+
+
+def planned_features(release: PlannedRelease) -> FeatureSet:
+    """The FeatureSet of what a release reads in the store: its ranking model's, if there is one; raises BundleError."""
+    return read_manifest(release.bundles()[0]).feature_set
 
 
 def served_plan(served: Served, releases: Mapping[str, PlannedRelease], *, number: int) -> Plan:

@@ -6,18 +6,19 @@ import contextlib
 import ctypes
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
 from recsys.errors import ReleaseError
+from recsys.features.feature_set import FeatureSet
 from recsys.serving.handlers.model_slot import ModelSlot
 from recsys.serving.handlers.recorder import Recorded
 from recsys.serving.handlers.routes import LoadedRelease, Routes
 from recsys.serving.process.assembly import SharedParts, make_routes, open_loaded_release
 from recsys.serving.process.models import open_models
-from recsys.serving.process.releases.plan import Plan, PlannedRelease
+from recsys.serving.process.releases.plan import Plan, PlannedRelease, planned_features
 from recsys.serving.process.releases.replay import ReplayReport, replay
 from recsys.serving.process.scheduling import lower_priority
 from recsys.serving.process.startup import prepare_models
@@ -30,7 +31,8 @@ class ReleaseSwitch:
 
     Args:
         slot: holds the routes.
-        shared: what all releases use.
+        shared: what all releases use. Its stores read by each plan's widest FeatureSet once that is prepared, and
+            are written by it once it is in force.
         plan: that the routes follow now.
     """
 
@@ -61,6 +63,7 @@ class ReleaseSwitch:
             stop = self._stop = threading.Event()
             self._drop_prepared()
             have = {release.name: release for release in self._slot.routes().loaded}
+            self._shared.stores.read_as(self._shared.stores.widest(_features(plan, have)))
             made: dict[str, LoadedRelease] = {}
             try:
                 for name, release in plan.releases.items():
@@ -124,6 +127,7 @@ class ReleaseSwitch:
                 raise ReleaseError(f"plan {number} is not prepared")
             (self.plan, routes), self._prepared = self._prepared, None
             self._follow()
+            self._shared.stores.slot.take_over()
             return self._slot.replace(routes, timeout_s=self._shared.settings.drain_timeout_s)
 
     def abort(self) -> None:
@@ -138,6 +142,11 @@ class ReleaseSwitch:
             (_, routes), self._prepared = self._prepared, None
             used = {id(release) for release in self._slot.routes().loaded}
             _close({release.name: release for release in routes.loaded if id(release) not in used})
+
+
+def _features(plan: Plan, have: Mapping[str, LoadedRelease]) -> dict[str, FeatureSet]:
+    """The FeatureSets of a plan's releases, in their order."""
+    return {n: have[n].features if n in have else planned_features(plan.releases[n]) for n in plan.names}
 
 
 def give_memory_back() -> None:

@@ -22,9 +22,7 @@ from recsys.features.feature_set import Categorical, Numeric
 from recsys.features.history.records import make_events
 from recsys.releases.served import ServedModel
 from recsys.serving.handlers.recorder import RecordedRequest
-from recsys.serving.process.models import Models
 from recsys.serving.process.releases import replay as replay_module
-from recsys.serving.process.releases import switch as switch_module
 from recsys.serving.process.releases.cases import encode_recorded
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
 from recsys.serving.process.releases.replay import ReplayReport
@@ -107,12 +105,10 @@ def test_a_release_that_is_worse_is_refused_and_the_live_one_serves_on(
     bundles: dict[str, PlannedRelease],
     redis_url: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     live: str,
     new: str,
     why: str,
 ) -> None:
-    any_features(monkeypatch)
     with served(bundles[live], redis_url, tmp_path) as server:
         ask(server)
         with pytest.raises(ReleaseError, match=f"release {new!r} is refused: .*{why}"):
@@ -275,13 +271,3 @@ def test_a_request_is_encoded_for_a_feature_set_that_has_more(bundles: dict[str,
 def ranking_of(report: ReplayReport) -> replay_module.Comparison:
     assert report.ranking is not None
     return report.ranking
-
-
-def any_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let releases of other FeatureSets be loaded, as those that extend the store's may be."""
-    opened = switch_module.open_loaded_release
-
-    def open_any(planned: PlannedRelease, models: Models, shared: Any) -> Any:
-        return opened(planned, models, dataclasses.replace(shared, features=models.features))
-
-    monkeypatch.setattr(switch_module, "open_loaded_release", open_any)
