@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from recsys.errors import BundleError
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.feature_set import FeatureSet
@@ -23,7 +21,7 @@ _RUN_S = 10.0
 """Longest wait before a run, which holds the lock already: never over."""
 
 Run = Callable[[], Any]
-"""Runs a model once; its scores: float32, [C]."""
+"""Runs a model once; its scores: float32, [C]. Raises ModelError if one is not finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +51,7 @@ def ranking_cases(
 def _ranking_run(ranker: Ranker, request: RecordedRequest) -> Callable[[], Run]:
     def prepared() -> Run:
         encoded = encode_recorded(ranker.features, request)
-
-        def run() -> Any:
-            answer = ranker.session.score(encoded, deadline=Deadline.after(_RUN_S))
-            # The score of an infinite logit is a number, too.
-            return np.where(np.isfinite(answer.logits), answer.scores, np.nan)
-
-        return run
+        return lambda: ranker.session.score(encoded, deadline=Deadline.after(_RUN_S)).scores
 
     return prepared
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys.errors import InvalidInputError, ReleaseError
+from recsys.errors import ReleaseError
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.recorder import Recorded
 from recsys.serving.handlers.routes import LoadedRelease
@@ -127,12 +127,12 @@ def replay(
         beside = None if live is None else live.ranker
         cases = ranking_cases(new.ranker, beside, recorded.requests, notes)
         ranking = _compare(cases, turns, "ranking", live=live, drift=True)
-        notes.extend(_live_failed("ranking", cases, ranking))
+        notes.extend(_uncompared("ranking", cases, ranking))
     if new.recommender is not None:
         index = None if live is None else live.recommender
         cases = retrieval_cases(new, new.recommender, index, recorded.queries, notes)
         retrieval = _compare(cases, turns, "retrieval", live=live, drift=False)
-        notes.extend(_live_failed("retrieval", cases, retrieval))
+        notes.extend(_uncompared("retrieval", cases, retrieval))
     return ReplayReport(
         route=route,
         release=new.name,
@@ -190,16 +190,18 @@ class _Turns:
 def _compare(cases: Sequence[Case], turns: _Turns, kind: str, *, live: LoadedRelease | None, drift: bool) -> Comparison:
     """Run all cases once, then again until it is clear on which side of the bound the slowdown is."""
     bound, until_s = turns.settings.release_max_slowdown, time.monotonic() + _MOST_S
-    means: list[float] = []
-    largest, done, ratios = 0.0, 0, list[float]()
+    means, faults, ratios = list[float](), list[str](), list[float]()
+    largest, done = 0.0, 0
     for number in itertools.count():
         began_s = turns.clock()
         place = number % len(cases)
         case, where = cases[place], f"request {place + 1} of {len(cases)}"
         found = _pair(case, turns, f"its {kind} model, {where}", new_first=number % 2 == 0)
-        if number < len(cases) and found.new is not None:
+        if found.fault:
+            faults.append(found.fault)
+        elif number < len(cases):
             done += 1
-        if found.new is not None and found.live is not None:
+        if found.live is not None:
             ratios.append(found.ratio)
             if number < len(cases) and drift:
                 difference = np.abs(found.new - found.live)
@@ -210,6 +212,10 @@ def _compare(cases: Sequence[Case], turns: _Turns, kind: str, *, live: LoadedRel
         if side > 0 or (number + 1 >= len(cases) and side < 0) or time.monotonic() > until_s:
             break
         turns.pause(turns.clock() - began_s)
+    if faults and not ratios:
+        raise turns.refuse(
+            f"{faults[0]}; live release {live.name if live else ''!r}, which fails, too, excuses nothing"
+        )
     slowdown = median_ratio(ratios) if ratios else None
     if live is not None and means and float(np.mean(means)) > turns.settings.release_max_drift:
         raise turns.refuse(
@@ -233,11 +239,16 @@ def _compare(cases: Sequence[Case], turns: _Turns, kind: str, *, live: LoadedRel
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """Scores by both, and the ratio of the times that they took; of a release that failed, None."""
+    """Scores by both, and the ratio of the times that they took; of a release that failed, None.
+
+    Attributes:
+        fault: of the new release, where the live one failed, too.
+    """
 
     new: Any
     live: Any
     ratio: float = 0.0
+    fault: str = ""
 
 
 def _pair(case: Case, turns: _Turns, where: str, *, new_first: bool) -> _Pair:
@@ -264,20 +275,16 @@ def _pair(case: Case, turns: _Turns, where: str, *, new_first: bool) -> _Pair:
     else:
         live, new = by_live(), by_new()
     if isinstance(new, Exception):
-        if isinstance(new, InvalidInputError) and case.live is not None and live is None:
-            return _Pair(None, None)  # recorded when another release took such requests
+        if case.live is not None and live is None:
+            # A value that no model was trained on, or recorded when another release took such requests
+            return _Pair(None, None, fault=f"{where}: {new}")
         raise turns.refuse(f"{where}: {new}") from new
     scores, new_s = new
-    finite = np.isfinite(scores)
-    if not finite.all():
-        raise turns.refuse(
-            f"{where}: {finite.size - int(finite.sum())} of {finite.size} scores are no finite numbers; expected: all"
-        )
-    if live is None or not np.isfinite(live[0]).all():
+    if live is None:
         return _Pair(scores, None)
     if len(live[0]) and not len(scores):
         raise turns.refuse(f"{where}: it found nothing, where the live release found {len(live[0])} items")
-    return _Pair(scores, live[0], new_s / max(live[1], _TICK_S))
+    return _Pair(scores, live[0], ratio=new_s / max(live[1], _TICK_S))
 
 
 def _twice(run: Run, turns: _Turns) -> tuple[Any, float]:
@@ -286,10 +293,13 @@ def _twice(run: Run, turns: _Turns) -> tuple[Any, float]:
     return result, min(first_s, turns.run(run)[1])
 
 
-def _live_failed(kind: str, cases: Sequence[Case], found: Comparison) -> Iterator[str]:
-    if cases[0].live is not None and found.compared < found.requests:
-        missed = found.requests - found.compared
+def _uncompared(kind: str, cases: Sequence[Case], found: Comparison) -> Iterator[str]:
+    if cases[0].live is None:
+        return
+    if missed := found.requests - found.compared:
         yield f"{kind}: the live release itself failed on {missed} of {found.requests} requests"
+    if left := len(cases) - found.requests:
+        yield f"{kind}: {left} of {len(cases)} recorded requests failed by both, or there was no time for them"
 
 
 def _words(kind: str, found: Comparison | None) -> str:
