@@ -93,12 +93,16 @@ class TableGuard:
 
         Raises:
             ModelError: a table is not the one that was verified, or could not be read.
+            BundleError: of what is done within, ended by what became of the tables since they were verified, if
+                anything did.
         """
         before = mappings_of(self._descriptors, self._paths())
         faults = faults_in_loading()
         with surviving_faults():
             try:
                 yield
+            except BundleError as error:
+                raise type(error)(f"{error}{self._changes()}") from error
             finally:
                 mapped = mappings_of(self._descriptors, self._paths()) - before
                 self._ranges.extend(register(mapped))
@@ -183,7 +187,7 @@ class TableGuard:
         for name, descriptor in zip(self._names, self._descriptors, strict=True):
             state = FileState.of(os.fstat(descriptor))
             if name in self._bundle.states and self._bundle.states[name] != state:
-                return f"; {name}: {_difference(self._bundle.states[name], state)}"
+                return f"; {name} was changed after it was verified: {_difference(self._bundle.states[name], state)}"
         return ""
 
     def _found(self, what: str) -> ModelError:

@@ -39,7 +39,7 @@ from recsys.serving.process.startup import load_models
 from recsys.serving.process.stores import open_stores, widest_of
 from recsys.serving.process.watchdog import HealthReporter, make_private_address, request_path_probes, run_watchdog
 from recsys.serving.rpc.interceptors import Interceptor, list_interceptors
-from recsys.serving.rpc.methods import METHODS, SERVICES
+from recsys.serving.rpc.methods import METHODS, RANKER, SERVICES
 from recsys.serving.rpc.ranker_service import RankerService
 from recsys.serving.rpc.registration import MESSAGE_OPTIONS, add_services
 from recsys.serving.rpc.store_service import MAX_STREAMS, FeatureStoreService
@@ -174,7 +174,14 @@ def serving(
         if settings.hang_timeout_s:  # entered before the server: it runs while that drains, too
             private_address = make_private_address()
             probes = stack.enter_context(request_path_probes(private_address, threads, shared.model_lock, loop))
-            reporter = HealthReporter(health, names, settings.hang_timeout_s, on_heartbeat=on_heartbeat)
+            reporter = HealthReporter(
+                health,
+                names,
+                settings.hang_timeout_s,
+                on_heartbeat=on_heartbeat,
+                damage=lambda: slot.routes().damage(),
+                models=[RANKER],
+            )
             stack.enter_context(run_watchdog(probes, interval_s=reporter.interval_s, report=reporter.report))
         made = _grpc_server(
             settings, threads, limit, share_port=share_port, interceptors=list_interceptors(telemetry, interceptors)

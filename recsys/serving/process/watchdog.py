@@ -35,6 +35,8 @@ _INTERVAL_S = 3.0
 _MIN_FAILURES = 5
 """Rounds in a row that fail before a server counts as hung: one may come late."""
 
+_STATUS = health_pb2.HealthCheckResponse
+
 Probe = Callable[[float], None]
 """Check one part of the path in at most so many seconds; TimeoutError if it takes longer."""
 
@@ -111,7 +113,7 @@ def make_private_address() -> str | None:
 
 
 class HealthReporter:
-    """Set a server's gRPC health from the watchdog's reports: NOT_SERVING while requests do not get through.
+    """Set a server's gRPC health: NOT_SERVING while requests do not get through, or no model can answer them.
 
     Args:
         health: the server's.
@@ -119,6 +121,8 @@ class HealthReporter:
         hang_timeout_s: for how long requests may not get through before the status changes.
         on_heartbeat: gets each report, for a supervisor; None: this process has none, and logs by itself what it waits
             for, and all stacks.
+        damage: looks at what is served; returns why none of it can answer, or an empty text.
+        models: those of ``services`` that are of no use then.
     """
 
     def __init__(
@@ -128,32 +132,41 @@ class HealthReporter:
         hang_timeout_s: float,
         *,
         on_heartbeat: Callable[[str], None] | None,
+        damage: Callable[[], str] = str,
+        models: Sequence[str] = (),
     ) -> None:
         self.interval_s = min(_INTERVAL_S, hang_timeout_s / _MIN_FAILURES)
         """Time between two rounds of probes."""
         self._health = health
         self._services = ("", *services)
+        self._models = ("", *models)
         self._max_failures = math.ceil(hang_timeout_s / self.interval_s)
         self._on_heartbeat = on_heartbeat
+        self._damage = damage
         self._failures = 0
+        self._damaged = False
 
     def report(self, stuck: str) -> None:
         """Take a report of :func:`run_watchdog`: the probe that failed, or an empty text."""
         if self._on_heartbeat is not None:
             self._on_heartbeat(stuck)
-        hung, self._failures = self._failures >= self._max_failures, self._failures + 1 if stuck else 0
-        if hung and not stuck:
-            self._set_status(health_pb2.HealthCheckResponse.SERVING)
+        was_hung, was_damaged = self._failures >= self._max_failures, self._damaged
+        self._failures = self._failures + 1 if stuck else 0
+        hung, damage = self._failures >= self._max_failures, self._damage()
+        self._damaged = bool(damage)
+        if hung and not was_hung and self._on_heartbeat is None:
+            _log.error("no request gets through, waiting for %s; the stacks of all threads follow", stuck)
+            faulthandler.dump_traceback(file=2)
+        if was_hung and not hung:
             _log.warning("requests get through again")
-        elif self._failures == self._max_failures:
-            self._set_status(health_pb2.HealthCheckResponse.NOT_SERVING)
-            if self._on_heartbeat is None:
-                _log.error("no request gets through, waiting for %s; the stacks of all threads follow", stuck)
-                faulthandler.dump_traceback(file=2)
-
-    def _set_status(self, status: Any) -> None:
-        for service in self._services:
-            self._health.set(service, status)
+        if self._damaged and not was_damaged:
+            _log.error("nothing that is served can answer, and health says so: %s", damage)
+        if was_damaged and not self._damaged:
+            _log.warning("what is served can answer again")
+        if (hung, self._damaged) != (was_hung, was_damaged):
+            for service in self._services:
+                good = not hung and not (self._damaged and service in self._models)
+                self._health.set(service, _STATUS.SERVING if good else _STATUS.NOT_SERVING)
 
 
 def _probe_lock(model_lock: FairLock, timeout_s: float) -> None:

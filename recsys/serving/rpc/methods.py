@@ -11,3 +11,6 @@ SERVICES = tuple(
 
 METHODS = {f"/{service.full_name}/{method.name}": method.name for service in SERVICES for method in service.methods}
 """Path, as gRPC has it -> name, under which calls are counted."""
+
+RANKER = ranker_pb2.DESCRIPTOR.services_by_name["Ranker"].full_name
+"""The service that models answer."""
