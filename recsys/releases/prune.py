@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from recsys.errors import InvalidInputError, ReleaseError
+from recsys.errors import ConfigError, InvalidInputError, ReleaseError
 from recsys.releases.lock import store_lock
 from recsys.releases.release import FILES, RELEASES, find_releases, release_names
 from recsys.releases.served import read_served
@@ -50,7 +50,7 @@ def prune(store: Path, *, keep: int = KEEP, dry_run: bool = False) -> Pruned:
         InvalidInputError: ``keep`` is less than one.
         ReleaseError: there is no store; ``served.json`` or a server's status cannot be read, so that it is unknown what
             is in use; another process holds the lock for too long.
-        ConfigError: the store cannot be written.
+        ConfigError: the store cannot be written, or a release is another user's.
     """
     if keep < 1:
         raise InvalidInputError(f"keep: {keep}; allowed: at least 1, the newest release")
@@ -62,6 +62,12 @@ def prune(store: Path, *, keep: int = KEEP, dry_run: bool = False) -> Pruned:
         plan = _plan(store, keep)
         for name in plan.removed:
             gone = store / RELEASES / f".{name}.tmp-{secrets.token_hex(4)}"
+            try:
+                os.chmod(store / RELEASES / name, 0o755)
+            except PermissionError:
+                raise ConfigError(
+                    f"{store / RELEASES / name} is another user's: prune as the one who pushed it"
+                ) from None
             # Not found any more in one step; the next push or prune ends what a kill leaves
             os.rename(store / RELEASES / name, gone)
             remove_folder(gone)

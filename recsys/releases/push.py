@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from recsys.bundle import MANIFEST, Manifest, open_bundle, read_manifest
 from recsys.bundle.verify import check_files
-from recsys.errors import BundleError, InvalidInputError, ReleaseError
+from recsys.errors import BundleError, ConfigError, InvalidInputError, ReleaseError
 from recsys.files import make_folder, sync, write_atomically, writing
 from recsys.releases.lock import hold, make_shared_folder, now, store_lock, who
 from recsys.releases.release import (
@@ -36,6 +36,7 @@ from recsys.releases.release import (
     release_name,
     release_text,
 )
+from recsys.releases.served import SERVED
 from recsys.releases.stored_files import (
     add_stored,
     altered_source,
@@ -131,6 +132,7 @@ def push(
     files = [file for part, (path, manifest) in bundles.items() for file in _files_of(part, path, manifest)]
     left_out = tuple(name for path, manifest in bundles.values() for name in _unlisted(path, manifest))
     work = _Push(store=store, record=_record(bundles, note), files=files, left_out=left_out, progress=progress)
+    _check_store(store)
     with writing(work.place):
         make_folder(store)
         for folder in (RELEASES, FILES):
@@ -271,6 +273,18 @@ def _read_bundles(ranking: Path | None, retrieval: Path | None) -> dict[str, tup
     if len(bundles) == 2:
         _check_same_ids(bundles[RANKING][1], bundles[RETRIEVAL][1])
     return bundles
+
+
+def _check_store(store: Path) -> None:
+    """Refuse a folder that holds something else; raises ConfigError."""
+    try:
+        found = {entry.name for entry in store.iterdir() if not entry.name.startswith(".")}
+    except OSError:  # absent, or the writer will say what is wrong
+        return
+    if found and not found & {RELEASES, SERVED}:
+        raise ConfigError(
+            f"{store}: is no store of releases, and is not empty ({min(found)}); choose a new folder, or an empty one"
+        )
 
 
 def _check_same_ids(ranking: Manifest, retrieval: Manifest) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from recsys.errors import BundleError
 from recsys.files import sync
 from recsys.releases.lock import hold, make_shared_folder
-from recsys.releases.release import FILES, RELEASES
+from recsys.releases.release import FILES, RELEASES, STATUS
 
 Count = Callable[[int], None]
 """Called with the bytes that were read since the last call."""
@@ -144,20 +144,46 @@ def remove_unlinked(store: Path) -> int:
 
 
 def remove_leftovers(store: Path) -> None:
-    """Delete what killed pushes and prunes left; call with the store's lock. What is being pushed is kept."""
+    """Delete what killed pushes, repairs and prunes left; call with the store's lock.
+
+    What is being pushed is kept, and what another user left whose files are not ours to delete: nobody sees it.
+    """
     with contextlib.suppress(FileNotFoundError):
         for path in sorted((store / RELEASES).iterdir()):
-            if not path.name.startswith(".") or ".tmp-" not in path.name:
-                continue
-            folder = path.with_name(path.name.removesuffix(".lock"))
-            lock = folder.with_name(f"{folder.name}.lock")
-            if not lock.exists():
-                remove_folder(folder)
-            elif (held := hold(lock)) is not None:
-                remove_folder(folder)
-                lock.unlink(missing_ok=True)
-                os.close(held)
-    remove_unlinked(store)
+            with contextlib.suppress(PermissionError):
+                if path.name.startswith("."):
+                    _remove_unless_held(path.with_name(path.name.removesuffix(".lock")))
+                elif path.is_dir():
+                    _remove_from_release(path)
+    with contextlib.suppress(PermissionError):
+        for file in (*(store / FILES).glob("??/.*.tmp-*"), *(store / STATUS).glob(".clock-*")):
+            file.unlink(missing_ok=True)
+        remove_unlinked(store)
+
+
+def _remove_unless_held(folder: Path) -> None:
+    """Delete a folder of work in progress, unless the process that works on it runs."""
+    lock = folder.with_name(f"{folder.name}.lock")
+    if ".tmp-" not in folder.name:
+        return
+    if not lock.exists():
+        remove_folder(folder)
+    elif (held := hold(lock)) is not None:
+        try:
+            remove_folder(folder)
+            lock.unlink(missing_ok=True)
+        finally:
+            os.close(held)
+
+
+def _remove_from_release(path: Path) -> None:
+    """Delete what a killed repair left in a release, and make it read-only again."""
+    for folder in folders_of(path):
+        for file in [each for each in folder.iterdir() if each.name.startswith(".") and ".tmp-" in each.name]:
+            with writable(folder):
+                file.unlink(missing_ok=True)
+        if folder.stat().st_mode & 0o222:
+            folder.chmod(0o555)
 
 
 def remove_folder(folder: Path) -> None:

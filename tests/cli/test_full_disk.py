@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.full_disk import files_up_to
 from support.own_log import prepared
 from typer.testing import CliRunner
 
@@ -19,19 +18,6 @@ from recsys.cli import EXIT_CODES, app, exit_codes, main
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 COMMAND = [sys.executable, "-m", "recsys.cli"]
-
-
-@contextmanager
-def files_up_to(size_bytes: int) -> Iterator[None]:
-    """No file may grow beyond it: the system refuses a write as it does on a full disk (EFBIG for ENOSPC)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.fixture

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import tempfile
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from support.full_disk import files_up_to
+from support.release_bundles import alter, as_nobody, check_clean, check_whole, stored, write_bundles
 from support.tiny_bundle import FEATURES, ITEMS, write_tiny_bundle
-from support.tiny_retrieval import TEXT_FEATURES, tiny_text_tables, write_tiny_retrieval
 
 from recsys.bundle import open_bundle
-from recsys.errors import BundleError, InvalidInputError
+from recsys.bundle.manifest import digest_of, manifest_to_dict
+from recsys.errors import BundleError, ConfigError, InvalidInputError, NoSpaceError
 from recsys.features.feature_set import Categorical
 from recsys.releases.push import push
 from recsys.releases.release import open_release
@@ -22,33 +28,7 @@ BIG = "tables/items.bin"
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``first``; ``second``, whose table is another; ``finder``, a retrieval bundle; ``texts``, one of text ids."""
-    folder = tmp_path_factory.mktemp("bundles")
-    write_tiny_bundle(folder / "first")
-    write_tiny_bundle(folder / "second", items=ITEMS * 2)
-    write_tiny_retrieval(folder / "finder")
-    write_tiny_retrieval(folder / "texts", tiny_text_tables(), features=TEXT_FEATURES)
-    return folder
-
-
-def stored(store: Path) -> dict[str, bytes]:
-    """All files of a store but the lock, by name."""
-    return {
-        str(path.relative_to(store)): path.read_bytes()
-        for path in store.rglob("*")
-        if path.is_file() and path.name != ".lock"
-    }
-
-
-def alter(file: Path) -> None:
-    """Change one byte in place: all hard links of the file have it."""
-    file.chmod(0o644)
-    with file.open("r+b") as stream:
-        stream.seek(10)
-        byte = stream.read(1)[0]
-        stream.seek(10)
-        stream.write(bytes([byte ^ 1]))
-    file.chmod(0o444)
+    return write_bundles(tmp_path_factory.mktemp("bundles"))
 
 
 def test_a_release_holds_its_bundles_and_its_record(bundles: Path, tmp_path: Path) -> None:
@@ -126,9 +106,8 @@ def test_an_altered_file_of_the_store_is_repaired_in_every_release(bundles: Path
     assert f"releases/{first.name}/ranking/user.onnx" in repaired and any(
         path.startswith("files/") for path in repaired
     )
-    for each in list_releases(store):
-        assert each.ranking is not None
-        open_bundle(each.ranking, verify="full")
+    check_whole(store)
+    check_clean(store)
     assert push(store, ranking=bundles / "first", retrieval=None).repaired == ()
 
 
@@ -156,3 +135,137 @@ def test_a_lost_record_is_written_again(bundles: Path, tmp_path: Path) -> None:
     again = push(tmp_path, ranking=bundles / "first", retrieval=None)
     assert again.repaired == (f"releases/{name}/release.json",)
     assert open_release(tmp_path, name).release == again.release
+
+
+def test_a_bundle_that_changes_during_the_push_is_refused(bundles: Path, tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "bundle")
+    begun: list[int] = []
+
+    def write_over(done: int, total: int) -> None:
+        if not begun:  # the first file was read
+            alter(tmp_path / "bundle" / "rank.onnx")
+            alter(tmp_path / "bundle" / "user.onnx")
+        begun.append(done)
+
+    with pytest.raises(BundleError, match="was altered, or changes while it is pushed"):
+        push_release(tmp_path / "store", ranking=tmp_path / "bundle", retrieval=None, progress=write_over)
+    assert stored(tmp_path / "store") == {}
+
+
+def test_a_bundle_that_is_exchanged_during_the_push_is_refused(bundles: Path, tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "bundle")
+
+    def exchange(done: int, total: int) -> None:
+        if not (tmp_path / "gone").exists():
+            (tmp_path / "bundle").rename(tmp_path / "gone")
+            (tmp_path / "bundle").symlink_to(bundles / "second")
+
+    with pytest.raises(BundleError, match="was altered, or changes while it is pushed"):
+        push_release(tmp_path / "store", ranking=tmp_path / "bundle", retrieval=None, progress=exchange)
+    assert stored(tmp_path / "store") == {}
+
+
+def test_files_that_no_manifest_lists_are_named_and_not_pushed(tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "bundle")
+    (tmp_path / "bundle" / "notes.txt").write_text("mine")
+    pushed = push(tmp_path / "store", ranking=tmp_path / "bundle", retrieval=None)
+    assert pushed.left_out == (str(tmp_path / "bundle" / "notes.txt"),)
+    assert not list((tmp_path / "store").rglob("notes.txt"))
+
+
+def test_a_list_of_files_that_leads_out_of_the_bundle_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_text("x")
+    manifest = write_tiny_bundle(tmp_path / "bundle")
+    files = {**manifest.files, "../secret": (1, sha256(b"x").hexdigest())}
+    values = manifest_to_dict(replace(manifest, files=files))
+    (tmp_path / "bundle" / "manifest.json").write_text(json.dumps({**values, "manifest_sha256": digest_of(values)}))
+    with pytest.raises(BundleError, match="'../secret' in its list of files is no file in the bundle"):
+        push_release(tmp_path / "store", ranking=tmp_path / "bundle", retrieval=None)
+
+
+def test_a_folder_of_something_else_is_no_store(bundles: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no store of releases, and is not empty"):
+        push_release(bundles / "second", ranking=bundles / "first", retrieval=None)
+    assert not (bundles / "second" / "releases").exists()
+
+
+def test_the_number_grows_whatever_the_clocks_say(
+    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = []
+    for bundle, time in (("first", "2031-01-01T00:00:00Z"), ("second", "1999-01-01T00:00:00Z")):
+        monkeypatch.setattr("recsys.releases.push.now", lambda time=time: time)
+        names.append(push_release(tmp_path, ranking=bundles / bundle, retrieval=None).name)
+    assert [(each.release.name, each.release.number) for each in list_releases(tmp_path)] == [
+        (names[0], 1),
+        (names[1], 2),
+    ]
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
+def test_files_are_copied_and_it_is_said_where_no_hard_link_can_be_made(
+    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuse)
+    for bundle in ("first", "second", "first"):
+        pushed = push(tmp_path, ranking=bundles / bundle, retrieval=None)
+        assert pushed.copied_because == (os.strerror(code) if pushed.new else "") and pushed.new == (
+            pushed.shared_bytes == 0
+        )
+    assert len(check_whole(tmp_path)) == 2 and not [path for path in (tmp_path / "files").rglob("*") if path.is_file()]
+    alter(next((tmp_path / "releases").rglob("user.onnx")))
+    assert (
+        sum(len(push(tmp_path, ranking=bundles / each, retrieval=None).repaired) for each in ("first", "second")) == 1
+    )
+    check_whole(tmp_path)
+
+
+def test_files_of_another_user_are_copied_where_the_system_protects_them(
+    bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid() != 0 or Path("/proc/sys/fs/protected_hardlinks").read_text().strip() != "1":
+        pytest.skip("needs root, and protected hard links")
+    with tempfile.TemporaryDirectory() as folder:
+        store, source = Path(folder) / "store", Path(folder) / "bundle"
+        Path(folder).chmod(0o755)
+        store.mkdir()
+        store.chmod(0o777)
+        push_release(store, ranking=bundles / "first", retrieval=None)
+        write_tiny_bundle(source, items=ITEMS * 5)
+        with as_nobody():
+            pushed = push(store, ranking=source, retrieval=None)
+        assert pushed.copied_because == "Operation not permitted" and pushed.new and pushed.shared_bytes == 0
+        assert len(check_whole(store)) == 2
+
+
+def test_a_store_that_cannot_be_written_is_named(bundles: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "store"
+        Path(folder).chmod(0o755)
+        write_tiny_bundle(Path(folder) / "bundle")
+        push_release(store, ranking=Path(folder) / "bundle", retrieval=None)
+        before = stored(store)
+        store.chmod(0o555)
+        with as_nobody():
+            assert len(list_releases(store)) == 1
+            with pytest.raises(ConfigError, match=f"{store}.* cannot be written"):
+                push_release(store, ranking=Path(folder) / "bundle", retrieval=None)
+        store.chmod(0o755)
+        assert stored(store) == before
+
+
+@pytest.mark.parametrize("most", [100, 500, 4_000])
+def test_a_full_disk_leaves_the_store_as_it_was(bundles: Path, tmp_path: Path, most: int) -> None:
+    push_release(tmp_path, ranking=bundles / "first", retrieval=None)
+    before = stored(tmp_path)
+    with files_up_to(most), pytest.raises(NoSpaceError, match="releases/tiny-.*: File too large.*nothing was written"):
+        push_release(tmp_path, ranking=bundles / "second", retrieval=bundles / "finder")
+    assert stored(tmp_path) == before
+    check_clean(tmp_path)
+    push_release(tmp_path, ranking=bundles / "second", retrieval=bundles / "finder")
+    assert len(check_whole(tmp_path)) == 2
