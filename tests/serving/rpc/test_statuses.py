@@ -26,6 +26,7 @@ CODES = grpc.StatusCode
         (errors.StoreFormatError("why"), CODES.FAILED_PRECONDITION),
         (errors.StoreError("why"), CODES.FAILED_PRECONDITION),
         (TimeoutError("why"), CODES.DEADLINE_EXCEEDED),
+        (errors.ModelError("why"), CODES.INTERNAL),
     ],
 )
 def test_an_expected_error_keeps_its_message(error: Exception, code: grpc.StatusCode) -> None:
