@@ -8,6 +8,7 @@ the weights, so these are the initial ones; ids, tables and graphs are those of 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -62,14 +63,21 @@ def reference_model(*, long: LongName = "sdim", items: int = ITEMS, hashed_rows:
 
 
 def export_reference(
-    path: Path, *, long: LongName = "sdim", items: int = ITEMS, hashed_rows: int = 0, compute: str = "float32"
+    path: Path,
+    *,
+    long: LongName = "sdim",
+    items: int = ITEMS,
+    hashed_rows: int = 0,
+    compute: str = "float32",
+    change: Callable[[TrainedModel], None] = lambda _: None,
 ) -> Path:
-    """A bundle of the model; its certificate is on random requests."""
+    """A bundle of the model, after ``change`` has changed it; its certificate is on random requests."""
     from recsys.export.onnx import export_bundle
 
     with tempfile.TemporaryDirectory(prefix="recsys-bench-") as folder:
         dataset = _dataset(Path(folder) / "events", items)
         trained = reference_model(long=long, items=items, hashed_rows=hashed_rows)
+        change(trained)
         export_bundle(trained, dataset, path, name="reference", compute=compute)
     return path
 

@@ -1,0 +1,4 @@
+"""Parts of the benchmark of releases.
+
+- ``states.py``: reads of the store after a release of a model with long histories.
+"""
