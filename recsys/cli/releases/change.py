@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from recsys.cli.options import JsonOption, print_lines
+from recsys.cli.options import JsonOption, print_lines, show_warnings
 from recsys.cli.releases.shared import (
     STORE,
     StoreOption,
@@ -22,6 +22,7 @@ from recsys.cli.releases.shared import (
 from recsys.errors import ConfigError, ReleaseError
 from recsys.releases.changes import rolled_back, with_shadow, with_split
 from recsys.releases.following import shares_text
+from recsys.releases.release import open_release
 from recsys.releases.served import Served, ServedModel, read_served
 from recsys.releases.store import change_served, find_release
 
@@ -74,6 +75,9 @@ def rollback(
 def split(
     model: ModelArgument,
     shares: SharesArgument,
+    anyway: Annotated[
+        str, typer.Option("--anyway", help="Split in spite of what speaks against it, for this reason.", metavar="WHY")
+    ] = "",
     store: StoreOption = STORE,
     why: WhyOption = "",
     wait: WaitOption = 0.0,
@@ -81,12 +85,15 @@ def split(
 ) -> None:
     """Have other releases answer shares of the users beside the live one; a user stays with one release.
 
-    Releases that are not named keep their share. The rest of the users is the live release's.
+    Releases that are not named keep their share. The rest of the users is the live release's. A release that comes into
+    the split must be fit to be promoted, but for its hashes, which servers look at: `recsys release promote --help`.
     """
     before = read_served(store)
     wanted = _wanted(store, shares, {} if (now := _model(before, model)) is None else now.split)
-    text = f"split of {model}: {shares_text(wanted)}"
-    after = change_served(store, lambda served: with_split(served, model, wanted), expected=before, why=why or text)
+    if now is not None:
+        _guard(store, now, [name for name, share in wanted.items() if share and name not in now.split], anyway)
+    text = (why or f"split of {model}: {shares_text(wanted)}") + (f"; anyway: {anyway}" if anyway else "")
+    after = change_served(store, lambda served: with_split(served, model, wanted), expected=before, why=text)
     now = after.models[model]
     rest = 100 - sum(now.split.values())
     _finish(store, before, after, wait, as_json, f"split of {model}: {shares_text(now.split)}; {now.live} {rest:g} %")
@@ -140,6 +147,24 @@ def _wanted(store: Path, shares: Sequence[str], before: Mapping[str, float]) -> 
             raise ConfigError(f"{text!r}: {name} is named twice")
         wanted[name] = number
     return wanted
+
+
+def _guard(store: Path, now: ServedModel, names: Sequence[str], anyway: str) -> None:
+    """Refuse releases that may not answer anybody, or warn if they are to do it anyway; raises ReleaseError."""
+    if not names:
+        return
+    from recsys.releases.comparison import Bounds
+    from recsys.releases.guards import inspect
+
+    running = open_release(store, now.live)
+    for name in names:
+        reasons = inspect(open_release(store, name), running, Bounds(), verify="sizes").refusals
+        if reasons and not anyway:
+            raise ReleaseError(
+                f"{name} may not answer anybody: {'; '.join(reasons)}; nothing was changed; --anyway WHY splits in "
+                "spite of it; `recsys release shadow` compares it without answering"
+            )
+        show_warnings(f"{name}: {reason}" for reason in reasons)
 
 
 def _finish(store: Path, before: Served | None, after: Served, wait_s: float, as_json: bool, says: str) -> None:
