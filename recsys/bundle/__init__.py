@@ -19,7 +19,7 @@ altered one is refused. ``docs/specs/bundle.md`` is the specification.
 - ``manifest.py``: the fields of a manifest, and how ``manifest.json`` holds them;
 - ``evaluation.py``: metrics by segment, and how sure they are;
 - ``write.py``: a new bundle, atomically;
-- ``verify.py``: the files compared with the manifest;
+- ``verify.py``: the files compared with the manifest; ``verified.py``: those that a machine has verified already;
 - ``open.py``: a bundle to serve, checked.
 
 To add to the format: an optional field of ``Manifest`` that old manifests lack, its lines in ``manifest_to_dict`` and

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from recsys.errors import ConfigError
 from recsys.serving.process.signals import dump_stacks_on_sigusr1
 from recsys.serving.settings import Settings
 
 
 def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT, then finish the running requests; returns the exit code.
+    """Serve until SIGTERM, SIGINT or SIGHUP, then finish the running requests; returns the exit code.
 
+    With releases SIGHUP has ``served.json`` read again instead.
     A signal during start-up ends that cleanly; the exit code is then 130. Call it from the main thread.
 
     Raises:
         ConfigError: no bundle is set, the port is taken, the Redis URL is malformed, or the ready file's
             place cannot be written.
         BundleError: the bundle is missing, altered, or does not fit this program.
+        ReleaseError: what is to be served is damaged, and there is no release before it.
         StoreFormatError: the store was filled for another layout of the same FeatureSet.
     """
+    if settings.admin_port is not None and settings.releases is None:
+        raise ConfigError("admin_port is set, and a bundle is served; allowed: with releases only")
     dump_stacks_on_sigusr1()
     # Each imports what the other need not load.
-    if settings.workers == 1:
+    if settings.workers == 1 and settings.releases is None:
         from recsys.serving.process.server import serve_alone
 
         return serve_alone(settings)

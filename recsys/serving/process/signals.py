@@ -1,4 +1,8 @@
-"""Signals: SIGTERM and SIGINT, before a server answers and after; SIGUSR1 for stacks."""
+"""Signals: SIGTERM, SIGINT and SIGHUP, before a server answers and after; SIGUSR1 for stacks.
+
+SIGHUP comes when a terminal is closed, and from who wants a program to read its configuration again. A server of a
+bundle drains, one of releases reads ``served.json``; under ``nohup`` it is ignored.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +24,24 @@ last for ever."""
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Turn SIGTERM into KeyboardInterrupt, as Ctrl-C is one: it ends blocking work through every ``finally``."""
+    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, as Ctrl-C is: it ends blocking work through every ``finally``."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    with _signal_handler((signal.SIGTERM,), interrupt):
+    with _signal_handler((signal.SIGTERM, signal.SIGHUP), interrupt):
         yield
 
 
 @contextlib.contextmanager
 def forward_signals(queue: SimpleQueue[Any]) -> Iterator[None]:
-    """Put SIGTERM and SIGINT into a queue, and do nothing else.
+    """Put SIGTERM, SIGINT and SIGHUP into a queue, and do nothing else.
 
     A SimpleQueue, for its ``put`` may interrupt another one; a Condition would wait for itself.
     """
-    with _signal_handler((signal.SIGTERM, signal.SIGINT), lambda number, frame: queue.put(signal.Signals(number))):
+    with _signal_handler(
+        (signal.SIGTERM, signal.SIGINT, signal.SIGHUP), lambda number, frame: queue.put(signal.Signals(number))
+    ):
         yield
 
 
@@ -59,6 +65,7 @@ def dump_stacks_on_sigusr1() -> None:
 
 @contextlib.contextmanager
 def _signal_handler(numbers: tuple[signal.Signals, ...], handler: Handler) -> Iterator[None]:
+    numbers = tuple(n for n in numbers if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN)  # nohup
     previous = [signal.signal(number, handler) for number in numbers]
     try:
         yield

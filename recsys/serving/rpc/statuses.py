@@ -15,6 +15,7 @@ from recsys.errors import (
     ModelError,
     NotFoundError,
     OverloadedError,
+    ReleaseError,
     StoreError,
     StoreUnavailableError,
 )
@@ -28,6 +29,7 @@ STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     StoreUnavailableError: grpc.StatusCode.UNAVAILABLE,
     StoreError: grpc.StatusCode.FAILED_PRECONDITION,
+    ReleaseError: grpc.StatusCode.FAILED_PRECONDITION,
     TimeoutError: grpc.StatusCode.DEADLINE_EXCEEDED,
     ModelError: grpc.StatusCode.INTERNAL,
 }

@@ -1,7 +1,15 @@
 """Releases in a running server: what is to be served, and the switch from one to another.
 
-- ``plan.py``: what a server is to serve, as its workers get it;
-- ``switch.py``: a worker's part of a switch: it loads what is new, then changes over;
+In the supervisor:
+
+- ``first.py``: what a server starts with; ``follow.py``: ``served.json`` read when it changes;
+- ``coordinator.py``: one switch at a time, from the file to all workers; ``check.py``: files verified at low priority.
+
+In a worker:
+
+- ``switch.py``: loads what is new, then changes over;
 - ``replay.py``: recorded requests put to a new release and to the live one before that; ``cases.py``: the runs of
   both on a request; ``samples.py``: requests for want of recorded ones; ``slowdown.py``: the verdict on pairs of times.
+
+Both know ``plan.py``: the releases that a server loads, and which answers what.
 """

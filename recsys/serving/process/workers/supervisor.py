@@ -2,7 +2,7 @@
 
 All workers listen on one port (SO_REUSEPORT): the system gives each new connection to one of them. They map the same
 tables, which are in memory once. The supervisor itself serves nothing; it holds what they share: the port, the private
-Redis, the ready file.
+Redis, the ready file. It decides which releases are served (``releases/coordinator.py``).
 """
 
 from __future__ import annotations
@@ -11,23 +11,29 @@ import contextlib
 import dataclasses
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from recsys.bundle import open_bundle
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, RecsysError
 from recsys.feature_store.embedded.open_redis import redis_or_embedded
 from recsys.serving.console import say
 from recsys.serving.process.ports import reserved_port
 from recsys.serving.process.ready_file import ready_file, remove_ready_file, write_ready_file
-from recsys.serving.process.releases.plan import bundle_plan, in_service
+from recsys.serving.process.releases.coordinator import Coordinator, describe
+from recsys.serving.process.releases.first import FirstPlan, first_plan
+from recsys.serving.process.releases.follow import Follower
+from recsys.serving.process.releases.plan import bundle_plan, first_manifest, in_service
 from recsys.serving.process.signals import SIGNAL_POLL_S, forward_signals, sigterm_interrupts
-from recsys.serving.process.workers.pool import WorkerPool
+from recsys.serving.process.workers.pool import WorkerEvent, WorkerPool
 from recsys.serving.process.workers.worker import EXIT_GRACE_S
 from recsys.serving.rpc.methods import METHODS
 from recsys.serving.settings import Settings, bundle_folder
+from recsys.serving.telemetry.in_service import InService
 from recsys.serving.telemetry.metrics import counter_file, metrics_endpoint
 
 
@@ -45,15 +51,23 @@ def supervise(settings: Settings) -> int:
         with (
             sigterm_interrupts(),
             ready_file(settings.ready_file),
-            _shared_resources(settings) as shared,
+            _shared_resources(settings) as (shared, first),
             counter_file(settings, workers=len(cores), methods=METHODS.values()) as counts,
-            metrics_endpoint(settings, counts, in_service(bundle_plan(settings), counts)) as page,
             forward_signals(events),
         ):
-            pool = WorkerPool(shared, cores=cores, events=events, counts=counts)
+            plan = bundle_plan(settings) if first is None else first.plan
+            shown = in_service(plan, counts)
+            pool = WorkerPool(
+                shared, cores=cores, events=events, counts=counts, plan=None if first is None else first.plan
+            )
             try:
-                pool.start()
-                _serve(pool, events, shared, settings, started_s, page)
+                with metrics_endpoint(settings, counts, shown) as page:
+                    pool.start()
+                    serving = _Serving(pool, events, shared, settings, started_s, page)
+                    if first is None:
+                        serving.run()
+                    else:
+                        _follow(serving, first, shown)
             finally:
                 pool.stop(timeout_s=settings.drain_timeout_s + EXIT_GRACE_S)
     except KeyboardInterrupt:
@@ -63,66 +77,150 @@ def supervise(settings: Settings) -> int:
     return 0
 
 
-def _serve(
-    pool: WorkerPool,
-    events: SimpleQueue[Any],
-    shared: Settings,
-    settings: Settings,
-    started_s: float,
-    page: Mapping[str, str],
-) -> None:
-    """Handle the workers' events until a signal comes."""
-    published: list[int] | None = None
-    took_s = 0.0
-    while True:
-        event = None
-        with contextlib.suppress(Empty):
-            event = events.get(timeout=min(pool.wait_s(), SIGNAL_POLL_S))
-        if isinstance(event, signal.Signals):
-            if published is None:
-                raise KeyboardInterrupt
-            say(f"draining: running requests have {settings.drain_timeout_s:g} s to finish")
-            remove_ready_file(settings.ready_file)
-            return
-        pool.handle(event)
-        if pool.all_started and pool.pids() != published:
-            took_s = took_s or time.perf_counter() - started_s
-            _publish(pool, shared, settings, took_s, page, again=published is not None)
-            published = pool.pids()
+def _follow(serving: _Serving, first: FirstPlan, shown: InService) -> None:
+    """Serve releases: follow ``served.json``."""
+    settings, events = serving.settings, serving.events
+    assert settings.releases is not None
+    follower = Follower(settings.releases, poll_s=settings.release_poll_s, seen=first.wanted, events=events)
+    serving.follower = follower
+    serving.coordinator = Coordinator(
+        settings,
+        name=server_name(serving.shared),
+        first=first,
+        pool=serving.pool,
+        events=events,
+        in_service=shown,
+        publish=follower.publish,
+    )
+    follower.start()
+    try:
+        serving.run()
+    finally:
+        follower.stop()
 
 
-def _publish(
-    pool: WorkerPool, shared: Settings, settings: Settings, took_s: float, page: Mapping[str, str], *, again: bool
-) -> None:
-    address, pids = f"{settings.host}:{shared.port}", pool.pids()
-    facts = {"address": address, "port": shared.port, "model": pool.model, "model_version": pool.model_version}
-    facts |= page
-    if pids:
+@dataclass(kw_only=False)
+class _Serving:
+    """A supervisor at work.
+
+    Attributes:
+        pool: its workers.
+        events: theirs, signals, and those of releases.
+        shared: settings that the workers share.
+        settings: the server's.
+        started_s: when it was started, ``time.perf_counter`` seconds.
+        page: facts of the metrics page, for the ready file.
+        coordinator, follower: of releases; None: it serves bundles.
+    """
+
+    pool: WorkerPool
+    events: SimpleQueue[Any]
+    shared: Settings
+    settings: Settings
+    started_s: float
+    page: Mapping[str, str]
+    coordinator: Coordinator | None = None
+    follower: Follower | None = None
+    _published: tuple[list[int], int] | None = None
+    _took_s: float = 0.0
+
+    def run(self) -> None:
+        """Handle events until a signal ends it."""
+        while True:
+            event = None
+            with contextlib.suppress(Empty):
+                event = self.events.get(timeout=self._wait_s())
+            if event == signal.SIGHUP and self.follower is not None and self._published is not None:
+                say("SIGHUP: reading served.json")
+                self.follower.ask()
+                continue
+            if isinstance(event, signal.Signals):
+                if self._published is None:
+                    raise KeyboardInterrupt
+                say(f"draining: running requests have {self.settings.drain_timeout_s:g} s to finish")
+                remove_ready_file(self.settings.ready_file)
+                return
+            self._handle(event)
+            if self.pool.all_started:
+                self._publish()
+
+    def _wait_s(self) -> float:
+        wait_s = min(self.pool.wait_s(), SIGNAL_POLL_S)
+        return wait_s if self.coordinator is None else min(wait_s, self.coordinator.wait_s())
+
+    def _handle(self, event: Any) -> None:
         try:
-            write_ready_file(settings.ready_file, {**facts, "workers": pids, "start_s": round(took_s, 3)})
-        except ConfigError as error:
-            if not again:
+            self.pool.handle(event if isinstance(event, WorkerEvent) else None)
+        except RecsysError as error:  # no worker serves
+            back = self.coordinator is not None and self.coordinator.go_back(f"no worker starts: {error}")
+            if not back:
                 raise
-            say(f"{error}")  # a full disk is no reason to stop serving
-    else:
-        remove_ready_file(settings.ready_file)
-    if not again:
-        pinned = ", each on a core of its own" if pool.pinned else ""
-        workers = f"with {len(pids)} workers{pinned}"
-        say(f"serving {pool.model} {pool.model_version} on {address} {workers} (ready in {took_s:.2f} s)")
+        if self.coordinator is not None and self.pool.all_started:
+            self.coordinator.handle(event)
+            if self.coordinator.asks_for_reload and self.follower is not None:
+                self.follower.ask()
+
+    def _publish(self) -> None:
+        """Say where the server is, when that has changed."""
+        pool, again = self.pool, self._published is not None
+        now = (pool.pids(), 0 if self.coordinator is None else self.coordinator.plan.number)
+        if now == self._published:
+            return
+        self._published = now
+        self._took_s = self._took_s or time.perf_counter() - self.started_s
+        address, pids = f"{self.settings.host}:{self.shared.port}", now[0]
+        facts = {"address": address, "port": self.shared.port, "model": pool.model, "model_version": pool.model_version}
+        facts |= {"release": pool.release, **self.page}
+        if self.coordinator is not None:
+            plan = self.coordinator.plan
+            facts |= {"release": plan.first.name, "releases": {name: m.live for name, m in plan.models.items()}}
+            facts |= {"model": plan.default, "model_version": first_manifest(plan).version}
+        if self.shared.admin_port is not None:
+            facts["admin"] = f"127.0.0.1:{self.shared.admin_port}"
+        if pids:
+            try:
+                write_ready_file(
+                    self.settings.ready_file, {**facts, "workers": pids, "start_s": round(self._took_s, 3)}
+                )
+            except ConfigError as error:
+                if not again:
+                    raise
+                say(f"{error}")  # a full disk is no reason to stop serving
+        else:
+            remove_ready_file(self.settings.ready_file)
+        if not again:
+            pinned = ", each on a core of its own" if pool.pinned else ""
+            workers = f"with {len(pids)} workers{pinned}"
+            what = f"{pool.model} {pool.model_version}"
+            if self.coordinator is not None:
+                what = describe(self.coordinator.plan.models)
+            say(f"serving {what} on {address} {workers} (ready in {self._took_s:.2f} s)")
 
 
 @contextlib.contextmanager
-def _shared_resources(settings: Settings) -> Iterator[Settings]:
-    """Open what workers share, a private Redis, checked bundles, the port; yields their settings."""
-    folder = bundle_folder(settings)
-    with redis_or_embedded(settings.redis_url, settings.redis_dir) as redis_url:
-        open_bundle(folder, verify=settings.verify)
-        if settings.retrieval is not None:
-            open_bundle(settings.retrieval, verify=settings.verify)
-        with reserved_port(settings.host, settings.port) as port:
-            own = dataclasses.replace(settings, port=port, redis_url=redis_url, verify="sizes", ready_file=None)
-            yield own
+def _shared_resources(settings: Settings) -> Iterator[tuple[Settings, FirstPlan | None]]:
+    """Open what workers share, a private Redis, checked bundles or releases, ports; yields their settings."""
+    if settings.releases is None:
+        bundle_folder(settings)  # its error comes before a Redis is started
+    with contextlib.ExitStack() as stack:
+        redis_url = stack.enter_context(redis_or_embedded(settings.redis_url, settings.redis_dir))
+        port = stack.enter_context(reserved_port(settings.host, settings.port))
+        own = dataclasses.replace(settings, port=port, redis_url=redis_url, verify="sizes", ready_file=None)
+        if settings.releases is None:
+            open_bundle(bundle_folder(settings), verify=settings.verify)
+            if settings.retrieval is not None:
+                open_bundle(settings.retrieval, verify=settings.verify)
+            yield own, None
+            return
+        if settings.admin_port is not None:
+            admin_port = stack.enter_context(reserved_port("127.0.0.1", settings.admin_port))
+            own = dataclasses.replace(own, admin_port=admin_port)
+        yield own, first_plan(settings, server=server_name(own))
+
+
+def server_name(settings: Settings) -> str:
+    """The name of a server in its status: the machine's, and the port."""
+    return f"{socket.gethostname()}:{settings.port}"
 
 
 def _worker_cores(settings: Settings) -> list[int | None]:

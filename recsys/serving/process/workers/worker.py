@@ -1,7 +1,8 @@
 """Worker: one server process among several on a port, started by the supervisor's pool (``pool.py``).
 
-Its task comes pickled on standard input, which then stays open for as long as the supervisor lives: its end, however it
-comes, is the worker's end. Its messages (:class:`Ready`, :class:`Heartbeat`, an error) go pickled to standard output.
+Its task comes pickled on standard input, and then commands (:class:`Prepare`, :class:`Commit`, ...) for as long as the
+supervisor lives: the end of that input, however it comes, is the worker's end. Its messages (:class:`Ready`,
+:class:`Heartbeat`, an error, ...) go pickled to standard output.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
 from recsys.errors import RecsysError
+from recsys.releases.status import ServerStatus
+from recsys.serving.process.releases.plan import Plan
 from recsys.serving.process.scheduling import use_batch_scheduling
 from recsys.serving.process.signals import dump_stacks_on_sigusr1, forward_signals, sigterm_interrupts, wait_for_signal
 from recsys.serving.settings import Settings
@@ -37,23 +40,27 @@ class Task:
 
     Attributes:
         number: from 1; for log lines.
-        settings: with the port and the Redis that all workers share.
+        settings: with the ports and the Redis that all workers share.
+        plan: what to serve; None: the bundles of the settings.
         core: the only core to run on; None for any.
         counts: the file that all workers count in; None for none.
     """
 
     number: int
     settings: Settings
+    plan: Plan | None
     core: int | None
     counts: Path | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
-    """The worker answers calls."""
+    """The worker answers calls, by the plan of that number."""
 
     model: str
     model_version: str
+    release: str
+    plan: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,53 +74,182 @@ class Heartbeat:
     stuck: str
 
 
-Message = Ready | Heartbeat | RecsysError
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The worker can change over to a plan, or cannot.
+
+    Attributes:
+        plan: its number.
+        refused: why not; empty if it can.
+        report: what the replay found, in words.
+    """
+
+    plan: int
+    refused: str = ""
+    report: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damaged:
+    """A loaded release is of no use any more; ``why`` says so, and names it."""
+
+    release: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdminRequest:
+    """A call of the admin service, for the supervisor to answer by an :class:`AdminAnswer` of the same number.
+
+    Attributes:
+        number: of the call.
+        reload: ``served.json`` is to be read again first, and the switch to be waited for.
+    """
+
+    number: int
+    reload: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Load what a plan has and the worker has not, and answer with :class:`Prepared`."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """Change over to the plan of that number."""
+
+    plan: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Abort:
+    """Give up what was prepared, or is being prepared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdminAnswer:
+    """The supervisor's answer to a call of the admin service.
+
+    Attributes:
+        number: of the call.
+        status: of the server, as ``status.server_status`` makes it.
+        refused: why a reload was refused; empty if it was not.
+    """
+
+    number: int
+    status: ServerStatus
+    refused: str = ""
+
+
+Message = Ready | Heartbeat | Prepared | Damaged | AdminRequest | RecsysError
 """Sent by a worker to its supervisor."""
+
+Command = Prepare | Commit | Abort | AdminAnswer
+"""Sent by a supervisor to its workers, after the task."""
 
 
 def main() -> int:
     """Serve until SIGTERM, or until the supervisor is gone; returns the exit code."""
-    output = os.fdopen(os.dup(1), "wb")
+    output = Output(os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)  # whatever else prints
+    # Not through sys.stdin, whose lock the interpreter wants when it ends.
+    orders = os.fdopen(os.dup(0), "rb")
     try:
-        task: Task = pickle.load(sys.stdin.buffer)
+        task: Task = pickle.load(orders)
     except EOFError:
         return 1
     use_batch_scheduling()
     dump_stacks_on_sigusr1()
     limit_s = task.settings.drain_timeout_s + EXIT_GRACE_S
-    threading.Thread(target=_end_with_supervisor, args=(limit_s,), name="supervisor", daemon=True).start()
+    commands = Commands(orders, limit_s=limit_s)
     logging.basicConfig(format=f"worker {task.number}: %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     if task.core is not None:
         _pin_to(task.core)
     try:
-        _serve(task, output)
+        _serve(task, commands, output)
     except KeyboardInterrupt:
         return 130
     except RecsysError as error:
-        _send(output, error)
+        output.send(error)
         return 1
     return 0
 
 
-def _serve(task: Task, output: IO[bytes]) -> None:
+class Output:
+    """The way to the supervisor. Safe to use from several threads."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def send(self, message: Message) -> None:
+        """Send a message; raises OSError if the supervisor is gone."""
+        with self._lock:
+            self._stream.write(pickle.dumps(message))
+            self._stream.flush()
+
+    def try_send(self, message: Message) -> None:
+        """Send a message, if the supervisor is there: if it is not, this process ends, too."""
+        with contextlib.suppress(OSError):
+            self.send(message)
+
+
+class Commands:
+    """The commands of the supervisor, read by a thread. Without a supervisor it ends the process.
+
+    Args:
+        orders: the stream of pickled commands.
+        limit_s: time that the process may then take to end.
+    """
+
+    def __init__(self, orders: IO[bytes], *, limit_s: float) -> None:
+        self.queue: SimpleQueue[Command] = SimpleQueue()
+        self.on_abort: Callable[[], None] | None = None
+        """Called at once, from the thread that reads: what is being prepared is to end."""
+        self.on_answer: Callable[[AdminAnswer], None] | None = None
+        threading.Thread(target=self._read, args=(orders, limit_s), name="supervisor", daemon=True).start()
+
+    def _read(self, orders: IO[bytes], limit_s: float) -> None:
+        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
+            while True:
+                command: Command = pickle.load(orders)
+                if isinstance(command, AdminAnswer):
+                    if self.on_answer is not None:
+                        self.on_answer(command)
+                elif isinstance(command, Abort):
+                    if self.on_abort is not None:
+                        self.on_abort()
+                else:
+                    self.queue.put(command)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(limit_s)
+        os._exit(1)  # nobody is left to kill what does not end
+
+
+def _serve(task: Task, commands: Commands, output: Output) -> None:
     # Imported here: it takes a while, and a signal or the supervisor's end must be handled from the start.
     from recsys.serving.process.server import serving
     from recsys.serving.process.startup import load_models
+    from recsys.serving.process.workers.control import control
 
     signals: SimpleQueue[Any] = SimpleQueue()
-    with sigterm_interrupts(), load_models(task.settings) as loaded, forward_signals(signals):
-        row = task.number - 1
+    with sigterm_interrupts(), load_models(task.settings, task.plan) as loaded, forward_signals(signals):
+        number = loaded[0].number
         server = serving(
             task.settings,
             *loaded,
             share_port=True,
             counts=task.counts,
-            worker=row,
-            on_heartbeat=partial(_send_heartbeat, output),
+            worker=task.number - 1,
+            on_heartbeat=lambda stuck: output.try_send(Heartbeat(stuck=stuck)),
         )
-        with server as running:
-            _send(output, Ready(model=running.model, model_version=running.model_version))
+        with server as running, control(task, running, commands, output):
+            output.send(
+                Ready(model=running.model, model_version=running.model_version, release=running.release, plan=number)
+            )
             wait_for_signal(signals)
 
 
@@ -122,25 +258,6 @@ def _pin_to(core: int) -> None:
         os.sched_setaffinity(0, {core})
     except OSError as error:  # the cores of a container may change while it runs
         _log.warning("cannot be pinned to core %d: %s; running on any", core, error.strerror)
-
-
-def _end_with_supervisor(limit_s: float) -> None:
-    # Not through sys.stdin, whose lock the interpreter wants when it ends.
-    while os.read(0, 1):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(limit_s)
-    os._exit(1)  # nobody is left to kill what does not end
-
-
-def _send_heartbeat(output: IO[bytes], stuck: str) -> None:
-    with contextlib.suppress(OSError):  # the supervisor is gone: this process ends, too
-        _send(output, Heartbeat(stuck=stuck))
-
-
-def _send(output: IO[bytes], message: Message) -> None:
-    output.write(pickle.dumps(message))  # in one piece: two threads send
-    output.flush()
 
 
 if __name__ == "__main__":

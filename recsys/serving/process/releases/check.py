@@ -1,0 +1,169 @@
+"""Check of releases before they are loaded, in a process of its own at low priority.
+
+Hashing in a serving process tripled its p99. Reading the files through also brings their pages into memory, where the
+workers will find them. What was checked once on this machine is only read ahead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pickle
+import platform
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, Any, NamedTuple
+
+from recsys.bundle import open_bundle
+from recsys.bundle.verified import VerifiedFiles, digest_in_pieces
+from recsys.bundle.verify import Verify
+from recsys.errors import BundleError, RecsysError
+from recsys.serving.process.releases.plan import PlannedRelease
+
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
+_IDLE_CLASS = 3 << 13
+_NICE = 19
+_REPORT_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckTask:
+    """Releases to check, and how: ``full`` hashes files, ``sizes`` looks at their presence and size."""
+
+    releases: tuple[PlannedRelease, ...]
+    verify: Verify
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckProgress:
+    """Bytes read so far, and of all files."""
+
+    done_bytes: int
+    total_bytes: int
+
+
+class CheckEvent(NamedTuple):
+    """A message of the process that checks: progress, what it refused (an error), or that all is well (None)."""
+
+    number: int
+    message: CheckProgress | RecsysError | None
+
+
+def check_releases(task: CheckTask, *, progress: Callable[[CheckProgress], None], verified: VerifiedFiles) -> None:
+    """Compare the files of releases with their manifests, and read them ahead.
+
+    Raises:
+        BundleError: a bundle is missing, incomplete, altered, or of a newer format.
+    """
+    bundles = [open_bundle(path, verify="sizes") for release in task.releases for path in release.bundles()]
+    total = sum(size for bundle in bundles for size, _ in bundle.manifest.files.values())
+    done = reported = 0
+
+    def read(count: int) -> None:
+        nonlocal done, reported
+        done += count
+        if done - reported >= _REPORT_BYTES or done == total:
+            reported = done
+            progress(CheckProgress(done_bytes=done, total_bytes=total))
+
+    for bundle in bundles:
+        for name, (size, digest) in bundle.manifest.files.items():
+            file = bundle.path / name
+            if task.verify == "sizes" or verified.holds(file, digest):
+                _read_ahead(file)
+                read(size)
+                continue
+            status, found = digest_in_pieces(file, read=read)
+            if found != digest:
+                raise BundleError(f"{bundle.path}: {name} was altered: its SHA-256 is not the manifest's")
+            verified.add(status, digest)
+
+
+class Check:
+    """A running check; its events come into a queue.
+
+    Args:
+        number: of the plan, in each event.
+        task: what to check.
+        events: gets a :class:`CheckEvent` for each report, the last one with an error or None.
+    """
+
+    def __init__(self, number: int, task: CheckTask, events: SimpleQueue[Any]) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "recsys.serving.process.releases.check"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            process_group=0,
+        )
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as stream:
+            pickle.dump(task, stream)
+        threading.Thread(target=self._read, args=(number, events), name="check", daemon=True).start()
+
+    def stop(self) -> None:
+        """End it; an event of its end may come yet."""
+        self._process.kill()
+
+    def _read(self, number: int, events: SimpleQueue[Any]) -> None:
+        assert self._process.stdout is not None
+        ended = False
+        with contextlib.suppress(Exception), self._process.stdout as stream:
+            while not ended:
+                message = pickle.load(stream)
+                ended = not isinstance(message, CheckProgress)
+                events.put(CheckEvent(number, message))
+        code = self._process.wait()
+        if not ended:
+            events.put(CheckEvent(number, BundleError(f"the check of the files ended with code {code}")))
+
+
+def main() -> int:
+    """Check what comes on standard input; returns the exit code."""
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    task: CheckTask = pickle.load(sys.stdin.buffer)
+    _lower_priority()
+    message: RecsysError | None = None
+    try:
+        check_releases(task, progress=lambda p: _send(output, p), verified=VerifiedFiles())
+    except RecsysError as error:
+        message = error
+    except OSError as error:
+        message = BundleError(f"{error.filename}: {error.strerror}")
+    _send(output, message)
+    return 0
+
+
+def _send(output: IO[bytes], message: CheckProgress | RecsysError | None) -> None:
+    output.write(pickle.dumps(message))
+    output.flush()
+
+
+def _read_ahead(file: Path) -> None:
+    if hasattr(os, "posix_fadvise"):
+        with file.open("rb", buffering=0) as stream:
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def _lower_priority() -> None:
+    """Leave processor and disk to those who serve."""
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
+    call = _IOPRIO_SET.get(platform.machine())
+    if call is not None and sys.platform == "linux":
+        ctypes.CDLL(None).syscall(call, 1, 0, _IDLE_CLASS)
+
+
+if __name__ == "__main__":
+    # Pickles name the module by its own name.
+    from recsys.serving.process.releases import check
+
+    sys.exit(check.main())

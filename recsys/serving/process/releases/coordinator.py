@@ -1,0 +1,397 @@
+"""Coordinator: decides which releases the workers of a server serve, and takes them from one to another together.
+
+One switch at a time, in steps::
+
+    served.json changes -> checking (a process of its own) -> loading (every worker) -> all ready: commit -> watching
+                              |                                 |                                            |
+                              +-------- refused: nothing changes, the reason is said ----------+             +-> back
+
+Runs in the supervisor's main thread: nothing here waits.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from recsys.errors import RecsysError
+from recsys.releases.served import MAX_RELEASES, Served, ServedModel, served_text
+from recsys.releases.status import ServerStatus
+from recsys.serving.console import say
+from recsys.serving.process.releases.check import Check, CheckEvent, CheckProgress, CheckTask
+from recsys.serving.process.releases.first import WENT_BACK, FirstPlan, without
+from recsys.serving.process.releases.follow import ServedRead
+from recsys.serving.process.releases.plan import Plan, PlannedRelease, planned_release, served_plan
+from recsys.serving.process.workers.pool import WorkerEvent, WorkerPool
+from recsys.serving.process.workers.worker import (
+    Abort,
+    AdminAnswer,
+    AdminRequest,
+    Commit,
+    Damaged,
+    Prepare,
+    Prepared,
+    Ready,
+)
+from recsys.serving.settings import Settings
+
+_PREPARE_S = 300.0
+"""Longest time that the workers may take to load releases."""
+
+_MAX_DEATHS = 2
+"""Workers that may end while they load: one may be killed by anybody; more are the release's fault."""
+
+_FIGURES_S = 5.0
+"""Time between two statuses, whose figures go on."""
+
+Process = subprocess.Popen[bytes]
+
+
+@dataclass(kw_only=True)
+class _Switch:
+    """A switch in progress.
+
+    Attributes:
+        plan, served: where to; ``served`` is what will be in force.
+        reason: why the server goes back; empty if it goes where ``served.json`` says.
+        trim: only releases that are kept no more go.
+        check: the process that checks files; None when it has ended, or none was needed.
+        progress: of the check, in words.
+        waiting: workers that load.
+        reports: what their replays found.
+        deaths: workers that ended meanwhile.
+        started_s, until_s: ``time.monotonic`` seconds.
+    """
+
+    plan: Plan
+    served: Served
+    reason: str = ""
+    trim: bool = False
+    check: Check | None = None
+    progress: str = ""
+    waiting: set[Process] = field(default_factory=set)
+    reports: list[str] = field(default_factory=list)
+    deaths: int = 0
+    started_s: float = field(default_factory=time.monotonic)
+    until_s: float = math.inf
+
+
+class Coordinator:
+    """Takes the workers from one plan to the next.
+
+    Args:
+        settings: the server's.
+        name: of the server, in its status: host and port.
+        first: what the workers were started with.
+        pool: the workers.
+        events: gets those of checks.
+        publish: gets each new status.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        name: str,
+        first: FirstPlan,
+        pool: WorkerPool,
+        events: SimpleQueue[Any],
+        publish: Callable[[ServerStatus], None],
+    ) -> None:
+        assert settings.releases is not None
+        self._settings = settings
+        self._store: Path = settings.releases
+        self._name = name
+        self._pool = pool
+        self._events = events
+        self._publish = publish
+        self.plan = first.plan
+        """The plan in force."""
+        self._served = first.served
+        self._wanted = first.wanted
+        self._refused = first.refused
+        self._before: Served | None = None
+        self._switch: _Switch | None = None
+        self._number = first.plan.number
+        self._kept_until_s: dict[str, float] = {}
+        self._damaged: dict[str, str] = {}
+        self._reloads: list[tuple[Process, int]] = []
+        self._reload_asked = False
+        self._published_s = -math.inf
+        self._changed = True
+
+    @property
+    def asks_for_reload(self) -> bool:
+        """True once after the admin service was told to reload."""
+        asked, self._reload_asked = self._reload_asked, False
+        return asked
+
+    def handle(self, event: Any) -> None:
+        """Take an event: of a worker (after the pool did), of a check, or of the follower; None for none."""
+        if isinstance(event, ServedRead):
+            self._read(event)
+        elif isinstance(event, CheckEvent):
+            self._checked(event)
+        elif isinstance(event, WorkerEvent):
+            self._of_worker(event)
+        self._tick()
+
+    def wait_s(self) -> float:
+        """Seconds until :meth:`handle` has something to do by itself."""
+        times = [self._published_s + _FIGURES_S, *self._kept_until_s.values()]
+        if self._switch is not None:
+            times.append(self._switch.until_s)
+        return max(0.0, min(times) - time.monotonic())
+
+    def go_back(self, reason: str) -> bool:
+        """Return to the releases before the last switch, or to the previous ones of ``served.json``.
+
+        Args:
+            reason: it names the release and what was wrong.
+
+        Returns:
+            False if there is nothing to go back to.
+        """
+        back = self._before if self._before is not None and not self._answers_damaged(self._before) else None
+        back = back or without(self._served, self._damaged)
+        if back is None or served_text(back) == served_text(self._served):
+            return False
+        say(f"going back: {reason}")
+        self._begin(back, reason=reason)
+        return True
+
+    def status(self) -> ServerStatus:
+        """The state of the server."""
+        switch = self._switch
+        phase, progress = "serving", ""
+        if switch is not None and not switch.trim:
+            phase = "checking" if switch.check is not None else "loading"
+            progress = switch.progress if switch.check is not None else f"{len(switch.waiting)} workers are not ready"
+        warnings = [f"{name}: {why}" for name, why in self._damaged.items()]
+        return ServerStatus(
+            server=self._name,
+            at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            revision=self._wanted.revision,
+            phase=phase,
+            progress=progress,
+            models=self.plan.models,
+            loaded=tuple(self.plan.releases),
+            refused=self._refused,
+            warnings=tuple(warnings),
+        )
+
+    def _read(self, event: ServedRead) -> None:
+        if event.served is None:
+            self._refuse(event.error)
+            return
+        same = served_text(event.served) == served_text(self._wanted)
+        self._wanted = event.served
+        if same and not (event.asked and self._refused):
+            if self._switch is None or self._switch.trim:
+                self._answer_reloads()
+            return
+        if self._models(event.served) == self._models(self._served):  # another revision of the same
+            self._served, self._refused, self._changed = event.served, "", True
+            self._drop_switch()
+            self._answer_reloads()
+            return
+        self._begin(event.served)
+
+    def _begin(self, served: Served, *, reason: str = "", trim: bool = False) -> None:
+        """Start a switch, in the place of one in progress."""
+        self._drop_switch()
+        self._number += 1
+        try:
+            plan = self._plan(served)
+        except RecsysError as error:
+            self._refuse(str(error))
+            return
+        switch = self._switch = _Switch(plan=plan, served=served, reason=reason, trim=trim)
+        new = tuple(release for name, release in plan.releases.items() if name not in self.plan.releases)
+        if new:
+            task = CheckTask(releases=new, verify=self._settings.verify)
+            switch.check = Check(plan.number, task, self._events)
+            self._changed = True
+        else:
+            self._load(switch)
+
+    def _plan(self, served: Served) -> Plan:
+        """Plan of what is served, and of what is loaded and kept."""
+        names = [name for model in served.models.values() for name in (*model.answering(), *model.shadow)]
+        wanted = dict.fromkeys(names)
+        kept = [name for name in self.plan.releases if name not in wanted and self._keeps(name)]
+        kept.sort(key=lambda name: self._kept_until_s.get(name, math.inf))
+        kept = kept[max(0, len(kept) + len(wanted) - MAX_RELEASES) :]
+        loaded = {name: self.plan.releases[name] for name in (*wanted, *kept) if name in self.plan.releases}
+        free = iter(sorted(set(range(MAX_RELEASES)) - {release.slot for release in loaded.values()}))
+        releases: dict[str, PlannedRelease] = {}
+        for name in (*wanted, *kept):
+            releases[name] = loaded.get(name) or planned_release(self._store, name, slot=next(free))
+        return served_plan(served, releases, number=self._number)
+
+    def _keeps(self, name: str) -> bool:
+        until_s = self._kept_until_s.get(name)
+        keep_s = max(self._settings.release_keep_s, self._settings.release_watch_s)
+        return keep_s > 0 if until_s is None else until_s > time.monotonic()
+
+    def _checked(self, event: CheckEvent) -> None:
+        switch = self._switch
+        if switch is None or switch.check is None or event.number != switch.plan.number:
+            return
+        if isinstance(event.message, CheckProgress):
+            done, total = event.message.done_bytes, event.message.total_bytes
+            switch.progress = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB checked"
+            self._changed = True
+        elif event.message is not None:
+            self._refuse(str(event.message))
+        else:
+            switch.check = None
+            self._load(switch)
+
+    def _load(self, switch: _Switch) -> None:
+        switch.until_s = time.monotonic() + _PREPARE_S
+        for process in self._pool.serving():
+            self._prepare(switch, process)
+        self._changed = True
+        self._commit_if_ready()
+
+    def _prepare(self, switch: _Switch, process: Process) -> None:
+        switch.waiting.add(process)
+        self._pool.send(process, Prepare(plan=switch.plan))
+
+    def _of_worker(self, event: WorkerEvent) -> None:
+        message, switch = event.message, self._switch
+        if isinstance(message, AdminRequest):
+            if message.reload:
+                self._reloads.append((event.process, message.number))
+                self._reload_asked = True
+            else:
+                self._pool.send(event.process, AdminAnswer(number=message.number, status=self.status()))
+        elif isinstance(message, Damaged):
+            self._found_damaged(message)
+        elif switch is None or switch.check is not None:
+            return
+        elif isinstance(message, Prepared) and message.plan == switch.plan.number:
+            if message.refused:
+                self._refuse(message.refused)
+                return
+            switch.waiting.discard(event.process)
+            if message.report:
+                switch.reports.append(message.report)
+            self._commit_if_ready()
+        elif isinstance(message, Ready) and event.process in self._pool.serving():
+            self._prepare(switch, event.process)
+        elif isinstance(message, int) and event.process in switch.waiting:
+            switch.waiting.discard(event.process)
+            switch.deaths += 1
+            if switch.deaths > _MAX_DEATHS:
+                self._refuse(f"{switch.deaths} workers ended while they loaded {_names(switch.plan, self.plan)}")
+            else:
+                self._commit_if_ready()
+
+    def _commit_if_ready(self) -> None:
+        switch, serving = self._switch, self._pool.serving()
+        if switch is None or switch.waiting or not serving:
+            return
+        before, self.plan, self._switch = self.plan, switch.plan, None
+        self._pool.set_plan(switch.plan)  # first of all: whoever dies now comes back with it
+        for process in serving:
+            self._pool.send(process, Commit(plan=switch.plan.number))
+        self._keep(before)
+        if switch.trim:
+            return
+        self._before, self._served = self._served, switch.served
+        self._refused = f"{WENT_BACK}{switch.reason}" if switch.reason else ""
+        self._changed = True
+        took_s = time.monotonic() - switch.started_s
+        say(f"serving {describe(switch.served.models)} (revision {switch.served.revision}, switched in {took_s:.2f} s)")
+        for report in dict.fromkeys(switch.reports):
+            say(f"replay: {report}")
+        self._answer_reloads()
+
+    def _keep(self, before: Plan) -> None:
+        """Start the time of releases that are served no more, and end that of others."""
+        served = {name for model in self.plan.models.values() for name in (*model.answering(), *model.shadow)}
+        keep_s = max(self._settings.release_keep_s, self._settings.release_watch_s)
+        for name in self.plan.releases:
+            if name in served:
+                self._kept_until_s.pop(name, None)
+            else:
+                self._kept_until_s.setdefault(name, time.monotonic() + keep_s)
+        for name in before.releases.keys() - self.plan.releases.keys():
+            self._kept_until_s.pop(name, None)
+            self._damaged.pop(name, None)
+
+    def _found_damaged(self, message: Damaged) -> None:
+        if message.release not in self.plan.releases or message.release in self._damaged:
+            return
+        self._damaged[message.release] = message.why
+        self._changed = True
+        say(f"damaged: {message.why}")
+        if self._answers_damaged(self._served) and not self.go_back(message.why):
+            say("there is no release to go back to: calls of it fail; push it again, or promote another")
+
+    def _answers_damaged(self, served: Served) -> bool:
+        return any(name in self._damaged for model in served.models.values() for name in model.answering())
+
+    def _refuse(self, reason: str) -> None:
+        """Give up the switch, or the content of ``served.json``; what is served stays."""
+        self._drop_switch()
+        self._refused, self._changed = reason, True
+        say(f"refused: {reason}; serving on with {describe(self.plan.models)}")
+        self._answer_reloads()
+
+    def _drop_switch(self) -> None:
+        switch, self._switch = self._switch, None
+        if switch is None:
+            return
+        if switch.check is not None:
+            switch.check.stop()
+        for process in self._pool.serving():
+            self._pool.send(process, Abort())
+
+    def _answer_reloads(self) -> None:
+        status = self.status()
+        reloads, self._reloads = self._reloads, []
+        for process, number in reloads:
+            self._pool.send(process, AdminAnswer(number=number, status=status, refused=self._refused))
+
+    def _tick(self) -> None:
+        now_s = time.monotonic()
+        switch = self._switch
+        if switch is not None and now_s >= switch.until_s:
+            self._refuse(
+                f"{len(switch.waiting)} workers did not load {_names(switch.plan, self.plan)} in {_PREPARE_S:g} s"
+            )
+        if self._switch is None and any(until_s <= now_s for until_s in self._kept_until_s.values()):
+            self._begin(self._served, trim=True)
+        if self._changed or now_s >= self._published_s + _FIGURES_S:
+            self._changed, self._published_s = False, now_s
+            self._publish(self.status())
+
+    @staticmethod
+    def _models(served: Served) -> tuple[object, ...]:
+        """The part of ``served.json`` that servers act upon."""
+        uses = {name: (m.live, dict(m.split), dict(m.shadow)) for name, m in served.models.items()}
+        return uses, served.default
+
+
+def describe(models: Mapping[str, ServedModel]) -> str:
+    """The releases of each model's name, in words."""
+    texts = []
+    for name, model in models.items():
+        text = f"{name}: {model.live}"
+        text += "".join(f", {release} for {percent:g} % of users" for release, percent in model.split.items())
+        text += "".join(f", {release} beside {percent:g} % of calls" for release, percent in model.shadow.items())
+        texts.append(text)
+    return "; ".join(texts)
+
+
+def _names(plan: Plan, before: Plan) -> str:
+    return ", ".join(plan.releases.keys() - before.releases.keys()) or "the releases"

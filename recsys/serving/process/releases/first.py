@@ -1,0 +1,127 @@
+"""First plan of a server of releases: what ``served.json`` says, or the releases before, if that is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from recsys.errors import ConfigError, RecsysError, ReleaseError
+from recsys.releases.served import SERVED, Served, read_served
+from recsys.releases.status import read_statuses
+from recsys.serving.console import say
+from recsys.serving.process.releases.check import Check, CheckProgress, CheckTask
+from recsys.serving.process.releases.plan import Plan, planned_release, served_plan
+from recsys.serving.settings import Settings
+
+_SAID_BYTES = 1 << 30
+"""Releases from this size on take long enough to check that progress is said."""
+
+WENT_BACK = "went back: "
+"""Begins the reason of a status when the server left a release after it had served it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstPlan:
+    """The plan that a server starts with.
+
+    Attributes:
+        plan: for the workers.
+        served: what is in force.
+        wanted: the content of ``served.json``.
+        refused: why these differ; empty if they do not.
+    """
+
+    plan: Plan
+    served: Served
+    wanted: Served
+    refused: str = ""
+
+
+def first_plan(settings: Settings, *, server: str) -> FirstPlan:
+    """Read what is to be served, check its files, and plan it.
+
+    Args:
+        settings: the server's.
+        server: its name, under which it may have left a status.
+
+    Raises:
+        ConfigError: nothing was promoted yet.
+        RecsysError: what is to be served is refused, and so are the releases before, if there are any.
+    """
+    assert settings.releases is not None
+    store = settings.releases
+    wanted = read_served(store)
+    if wanted is None:
+        raise ConfigError(f"{store}: nothing is served yet; `recsys release promote RELEASE` says what")
+    names = dict.fromkeys(n for model in wanted.models.values() for n in (*model.answering(), *model.shadow))
+    left = _left_before(store, server, wanted)
+    bad = {model.live: left for model in wanted.models.values()} if left else _check_each(settings, store, names)
+    served = without(wanted, bad) if bad else wanted
+    refused = left or "; ".join(bad.values())
+    if served is None:
+        raise ReleaseError(f"{refused}; there is no release before it in {store / SERVED}: promote another")
+    if refused:
+        say(f"refused: {refused}; starting without it")
+        names = dict.fromkeys(n for model in served.models.values() for n in (*model.answering(), *model.shadow))
+        if worse := _check_each(settings, store, names):
+            raise ReleaseError("; ".join((refused, *worse.values())))
+    releases = {name: planned_release(store, name, slot=slot) for slot, name in enumerate(names)}
+    return FirstPlan(plan=served_plan(served, releases, number=1), served=served, wanted=wanted, refused=refused)
+
+
+def without(served: Served, bad: Container[str]) -> Served | None:
+    """Serve previous releases in the place of bad ones, and leave these out of splits and shadows.
+
+    Returns:
+        None if a bad release is live and there is none before it.
+    """
+    models = {}
+    for name, model in served.models.items():
+        live = model.live
+        if live in bad:
+            live = model.previous
+            if not live or live in bad:
+                if len(served.models) == 1 or name == served.default:
+                    return None
+                continue
+        keep = {r: p for r, p in model.split.items() if r not in bad and r != live}
+        shadow = {r: p for r, p in model.shadow.items() if r not in bad and r != live}
+        models[name] = dataclasses.replace(model, live=live, split=keep, shadow=shadow)
+    return dataclasses.replace(served, models=models) if models else None
+
+
+def _left_before(store: Path, server: str, wanted: Served) -> str:
+    """Why this server left what it is to serve, before it was started again."""
+    for seen in read_statuses(store)[0]:
+        status = seen.status
+        if status.server == server and status.revision == wanted.revision and status.refused.startswith(WENT_BACK):
+            return status.refused
+    return ""
+
+
+def _check_each(settings: Settings, store: Path, names: Iterable[str]) -> dict[str, str]:
+    """The releases that cannot be served, and why."""
+    bad = {}
+    for name in names:
+        try:
+            _check(CheckTask(releases=(planned_release(store, name),), verify=settings.verify))
+        except RecsysError as error:
+            bad[name] = str(error)
+    return bad
+
+
+def _check(task: CheckTask) -> None:
+    events: SimpleQueue[Any] = SimpleQueue()
+    check = Check(1, task, events)
+    try:
+        while (message := events.get().message) is not None:
+            if not isinstance(message, CheckProgress):
+                raise message
+            if message.total_bytes >= _SAID_BYTES:
+                say(f"{message.done_bytes / 1e6:,.0f} of {message.total_bytes / 1e6:,.0f} MB checked")
+    finally:
+        check.stop()
