@@ -34,6 +34,7 @@ from recsys.serving.process.workers.worker import (
     AdminAnswer,
     AdminRequest,
     Commit,
+    Committed,
     Damaged,
     Prepare,
     Prepared,
@@ -43,6 +44,9 @@ from recsys.serving.settings import Settings
 
 _PREPARE_S = 300.0
 """Longest time that the workers may take to load releases."""
+
+_COMMIT_S = 10.0
+"""Longest wait for the workers to say that they have changed over, which takes none; one that hangs is replaced."""
 
 _MAX_DEATHS = 2
 """Workers that may end while they load: one may be killed by anybody; more are the release's fault."""
@@ -63,7 +67,7 @@ class _Switch:
         trim: only releases that are kept no more go.
         check: the process that checks files; None when it has ended, or none was needed.
         progress: of the check, in words.
-        waiting: workers that load.
+        waiting: workers that load, or then change over.
         reports: what their replays found.
         deaths: workers that ended meanwhile.
         started_s, until_s: ``time.monotonic`` seconds.
@@ -112,12 +116,16 @@ class Coordinator:
         self._events = events
         self._publish = publish
         self.plan = first.plan
-        """The plan in force."""
+        """The plan in force: of whoever starts now, too."""
+        self.confirmed = first.plan
+        """The last plan that every worker has changed over to."""
         self._served = first.served
         self._wanted = first.wanted
         self._refused = first.refused
+        self._unreadable = ""
         self._before: Served | None = None
         self._switch: _Switch | None = None
+        self._changing: _Switch | None = None
         self._number = first.plan.number
         self._kept_until_s: dict[str, float] = {}
         self._damaged: dict[str, str] = {}
@@ -170,7 +178,9 @@ class Coordinator:
         """The state of the server."""
         switch = self._switch
         phase, progress = "serving", ""
-        if switch is not None and not switch.trim:
+        if self._changing is not None:
+            phase = "switching"
+        elif switch is not None and not switch.trim:
             phase = "checking" if switch.check is not None else "loading"
             progress = switch.progress if switch.check is not None else f"{len(switch.waiting)} workers are not ready"
         warnings = [f"{name}: {why}" for name, why in self._damaged.items()]
@@ -180,20 +190,23 @@ class Coordinator:
             revision=self._wanted.revision,
             phase=phase,
             progress=progress,
-            models=self.plan.models,
-            loaded=tuple(self.plan.releases),
-            refused=self._refused,
+            models=self.confirmed.models,
+            loaded=tuple(self.confirmed.releases),
+            refused=self._unreadable or self._refused,
             warnings=tuple(warnings),
         )
 
     def _read(self, event: ServedRead) -> None:
+        self._unreadable = event.error
+        self._changed = True
         if event.served is None:
-            self._refuse(event.error)
+            say(f"{event.error}; serving on with {describe(self.plan.models)}")
+            self._answer_reloads()
             return
         same = served_text(event.served) == served_text(self._wanted)
         self._wanted = event.served
         if same and not (event.asked and self._refused):
-            if self._switch is None or self._switch.trim:
+            if self._changing is None and (self._switch is None or self._switch.trim):
                 self._answer_reloads()
             return
         if self._models(event.served) == self._models(self._served):  # another revision of the same
@@ -275,9 +288,12 @@ class Coordinator:
                 self._pool.send(event.process, AdminAnswer(number=message.number, status=self.status()))
         elif isinstance(message, Damaged):
             self._found_damaged(message)
-        elif switch is None or switch.check is not None:
+        elif isinstance(message, Committed | int) and self._changing is not None:
+            self._changing.waiting.discard(event.process)
+            self._finish()
+        if switch is None or switch.check is not None:
             return
-        elif isinstance(message, Prepared) and message.plan == switch.plan.number:
+        if isinstance(message, Prepared) and message.plan == switch.plan.number:
             if message.refused:
                 self._refuse(message.refused)
                 return
@@ -305,15 +321,25 @@ class Coordinator:
             self._pool.send(process, Commit(plan=switch.plan.number))
         self._keep(before)
         if switch.trim:
+            self.confirmed = switch.plan
             return
         self._before, self._served = self._served, switch.served
         self._refused = f"{WENT_BACK}{switch.reason}" if switch.reason else ""
-        self._changed = True
+        self._changing, switch.waiting = switch, set(serving)
+        switch.until_s = time.monotonic() + _COMMIT_S
+
+    def _finish(self) -> None:
+        """Say that a switch is done, when every worker has changed over."""
+        switch = self._changing
+        if switch is None or (switch.waiting and time.monotonic() < switch.until_s):
+            return
+        self._changing, self._changed, self.confirmed = None, True, switch.plan
         took_s = time.monotonic() - switch.started_s
         say(f"serving {describe(switch.served.models)} (revision {switch.served.revision}, switched in {took_s:.2f} s)")
         for report in dict.fromkeys(switch.reports):
             say(f"replay: {report}")
-        self._answer_reloads()
+        if self._switch is None:
+            self._answer_reloads()
 
     def _keep(self, before: Plan) -> None:
         """Start the time of releases that are served no more, and end that of others."""
@@ -360,10 +386,11 @@ class Coordinator:
         status = self.status()
         reloads, self._reloads = self._reloads, []
         for process, number in reloads:
-            self._pool.send(process, AdminAnswer(number=number, status=status, refused=self._refused))
+            self._pool.send(process, AdminAnswer(number=number, status=status, refused=status.refused))
 
     def _tick(self) -> None:
         now_s = time.monotonic()
+        self._finish()
         switch = self._switch
         if switch is not None and now_s >= switch.until_s:
             self._refuse(

@@ -19,6 +19,7 @@ from recsys.serving.process.workers.worker import (
     Command,
     Commands,
     Commit,
+    Committed,
     Damaged,
     Output,
     Prepare,
@@ -62,7 +63,7 @@ def _follow(switch: ReleaseSwitch, commands: Commands, output: Output) -> None:
         if isinstance(command, Prepare):
             output.try_send(_prepared(switch, command))
         else:
-            _do(switch, command)
+            _commit(switch, command, output)
 
 
 def _prepared(switch: ReleaseSwitch, command: Prepare) -> Prepared:
@@ -76,10 +77,11 @@ def _prepared(switch: ReleaseSwitch, command: Prepare) -> Prepared:
         return Prepared(plan=number, refused=f"{type(error).__name__}: {error}")
 
 
-def _do(switch: ReleaseSwitch, command: Command) -> None:
+def _commit(switch: ReleaseSwitch, command: Command, output: Output) -> None:
     assert isinstance(command, Commit)
     try:
         switch.commit(command.plan)
+        output.try_send(Committed(plan=command.plan))
     except ReleaseError as error:  # it was given up meanwhile: the supervisor has ordered that
         _log.warning("%s", error)
 

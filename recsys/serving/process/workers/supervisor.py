@@ -163,7 +163,7 @@ class _Serving:
     def _publish(self) -> None:
         """Say where the server is, when that has changed."""
         pool, again = self.pool, self._published is not None
-        now = (pool.pids(), 0 if self.coordinator is None else self.coordinator.plan.number)
+        now = (pool.pids(), 0 if self.coordinator is None else self.coordinator.confirmed.number)
         if now == self._published:
             return
         self._published = now
@@ -172,7 +172,7 @@ class _Serving:
         facts = {"address": address, "port": self.shared.port, "model": pool.model, "model_version": pool.model_version}
         facts |= {"release": pool.release, **self.page}
         if self.coordinator is not None:
-            plan = self.coordinator.plan
+            plan = self.coordinator.confirmed
             facts |= {"release": plan.first.name, "releases": {name: m.live for name, m in plan.models.items()}}
             facts |= {"model": plan.default, "model_version": first_manifest(plan).version}
         if self.shared.admin_port is not None:

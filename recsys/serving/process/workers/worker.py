@@ -90,6 +90,13 @@ class Prepared:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Committed:
+    """The worker answers by the plan of that number from now on."""
+
+    plan: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Damaged:
     """A loaded release is of no use any more; ``why`` says so, and names it."""
 
@@ -144,7 +151,7 @@ class AdminAnswer:
     refused: str = ""
 
 
-Message = Ready | Heartbeat | Prepared | Damaged | AdminRequest | RecsysError
+Message = Ready | Heartbeat | Prepared | Committed | Damaged | AdminRequest | RecsysError
 """Sent by a worker to its supervisor."""
 
 Command = Prepare | Commit | Abort | AdminAnswer

@@ -99,7 +99,7 @@ def serving_pool(
         process.stdout.readline()
         pool = WorkerPool(Settings(hang_timeout_s=hang_timeout_s), cores=[None], events=SimpleQueue())
         pool._workers[0].process = process
-        pool.handle(WorkerEvent(process, Ready(model="m", model_version="1")))
+        pool.handle(WorkerEvent(process, Ready(model="m", model_version="1", release="r", plan=1)))
         yield pool, process, passes
         process.kill()
 
