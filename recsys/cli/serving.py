@@ -40,12 +40,14 @@ def serve(
         Path | None, typer.Argument(help="Folder of the bundle to serve. Default: RECSYS_BUNDLE.")
     ] = None,
     retrieval: Annotated[Path | None, _setting("retrieval")] = None,
+    releases: Annotated[Path | None, _setting("releases")] = None,
     host: Annotated[str | None, _setting("host")] = None,
     port: Annotated[int | None, _setting("port")] = None,
     redis_url: Annotated[str | None, _setting("redis_url")] = None,
     redis_dir: Annotated[Path | None, _setting("redis_dir")] = None,
     workers: Annotated[int | None, _setting("workers")] = None,
     metrics_port: Annotated[int | None, _setting("metrics_port")] = None,
+    admin_port: Annotated[int | None, _setting("admin_port")] = None,
     max_candidates: Annotated[int | None, _setting("max_candidates")] = None,
     log_requests: Annotated[float | None, _setting("log_requests")] = None,
     request_log_dir: Annotated[Path | None, _setting("request_log_dir")] = None,
@@ -59,7 +61,10 @@ def serve(
     ] = None,
     settings: Annotated[bool, typer.Option("--settings", help="Print every setting and stop.")] = False,
 ) -> None:
-    """Serve a ranking bundle, a retrieval bundle, or both over gRPC until SIGTERM.
+    """Serve a ranking bundle, a retrieval bundle, or both over gRPC until SIGTERM; or what a store of releases says.
+
+    `recsys serve BUNDLE` serves a bundle; `recsys serve --releases FOLDER` follows the releases that
+    `recsys release promote` names, and switches without losing a call.
 
     Environment variables (REDIS_URL, RECSYS_*) set what options do not; docs/settings.md lists them all.
     """
@@ -67,12 +72,14 @@ def serve(
         os.environ,
         bundle=bundle,
         retrieval=retrieval,
+        releases=releases,
         host=host,
         port=port,
         redis_url=redis_url,
         redis_dir=redis_dir,
         workers=workers,
         metrics_port=metrics_port,
+        admin_port=admin_port,
         max_candidates=max_candidates,
         log_requests=log_requests,
         request_log_dir=request_log_dir,

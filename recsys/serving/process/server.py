@@ -12,7 +12,7 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,8 @@ from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.metrics import counter_file, metrics_endpoint
 
 _log = logging.getLogger("recsys.serving")
+
+_NO_SUCH_MODEL = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 _SPARE_THREADS = 8
 """For health checks, reflection, and to refuse what there is no room for."""
@@ -169,18 +171,22 @@ def serving(
             places, lock = shared.admission, shared.model_lock
             shadow = Shadow(slot, admission=places, model_lock=lock, telemetry=telemetry, on_start=lower_priority)
             stack.enter_context(contextlib.closing(shadow))
-        health, names = HealthServicer(), [service.full_name for service in SERVICES]
+        health, services = HealthServicer(), [service.full_name for service in SERVICES]
+
+        def health_names() -> list[str]:
+            return [*services, *slot.routes().models]
+
         private_address = None
         if settings.hang_timeout_s:  # entered before the server: it runs while that drains, too
             private_address = make_private_address()
             probes = stack.enter_context(request_path_probes(private_address, threads, shared.model_lock, loop))
             reporter = HealthReporter(
                 health,
-                names,
+                lambda: services,
                 settings.hang_timeout_s,
                 on_heartbeat=on_heartbeat,
                 damage=lambda: slot.routes().damage(),
-                models=[RANKER],
+                models=lambda: [RANKER, *slot.routes().models],
             )
             stack.enter_context(run_watchdog(probes, interval_s=reporter.interval_s, report=reporter.report))
         made = _grpc_server(
@@ -197,11 +203,15 @@ def serving(
         gc.collect()
         gc.freeze()
         server.start()
-        for name in names:
+        for name in health_names():
             health.set(name, health_pb2.HealthCheckResponse.SERVING)
         stack.callback(health.enter_graceful_shutdown)
 
-        switch = ReleaseSwitch(slot, shared, plan)
+        def models_changed(before: Collection[str], after: Collection[str]) -> None:
+            for name in set(before) ^ set(after):
+                health.set(name, health_pb2.HealthCheckResponse.SERVING if name in after else _NO_SUCH_MODEL)
+
+        switch = ReleaseSwitch(slot, shared, plan, models_changed=models_changed)
         yield RunningServer(f"{settings.host}:{port}", port, model, model_version, plan.first.name, switch)
 
 

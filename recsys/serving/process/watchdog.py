@@ -117,29 +117,29 @@ class HealthReporter:
 
     Args:
         health: the server's.
-        services: the names whose status is set, besides the server's own.
+        services: gives names whose status is set, besides the server's own.
         hang_timeout_s: for how long requests may not get through before the status changes.
         on_heartbeat: gets each report, for a supervisor; None: this process has none, and logs by itself what it waits
             for, and all stacks.
         damage: looks at what is served; returns why none of it can answer, or an empty text.
-        models: those of ``services`` that are of no use then.
+        models: gives further names, of what is of no use then.
     """
 
     def __init__(
         self,
         health: HealthServicer,
-        services: Sequence[str],
+        services: Callable[[], Sequence[str]],
         hang_timeout_s: float,
         *,
         on_heartbeat: Callable[[str], None] | None,
         damage: Callable[[], str] = str,
-        models: Sequence[str] = (),
+        models: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self.interval_s = min(_INTERVAL_S, hang_timeout_s / _MIN_FAILURES)
         """Time between two rounds of probes."""
         self._health = health
-        self._services = ("", *services)
-        self._models = ("", *models)
+        self._services = services
+        self._models = models
         self._max_failures = math.ceil(hang_timeout_s / self.interval_s)
         self._on_heartbeat = on_heartbeat
         self._damage = damage
@@ -164,8 +164,9 @@ class HealthReporter:
         if was_damaged and not self._damaged:
             _log.warning("what is served can answer again")
         if (hung, self._damaged) != (was_hung, was_damaged):
-            for service in self._services:
-                good = not hung and not (self._damaged and service in self._models)
+            models = ("", *self._models())
+            for service in {*self._services(), *models}:
+                good = not hung and not (self._damaged and service in models)
                 self._health.set(service, _STATUS.SERVING if good else _STATUS.NOT_SERVING)
 
 

@@ -1,6 +1,7 @@
 """gRPC: the services of recsys.v1. Protobuf messages are known here and in the client, nowhere else.
 
 - ``ranker_service.py``, ``store_service.py``: the services, a method a call. ``registration.py`` adds them to a server.
+- ``admin_service.py``: the status of releases and a reload, on a port of its own.
 - ``methods.py``: their methods, from the descriptors.
 - ``convert/``: messages to domain values and back; whatever a caller may send is checked there.
 - ``answer_counts.py``: calls of Ranker are counted, in all and to their releases.

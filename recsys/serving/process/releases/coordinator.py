@@ -27,7 +27,7 @@ from recsys.serving.console import say
 from recsys.serving.process.releases.check import Check, CheckEvent, CheckProgress, CheckTask
 from recsys.serving.process.releases.first import WENT_BACK, FirstPlan, without
 from recsys.serving.process.releases.follow import ServedRead
-from recsys.serving.process.releases.plan import Plan, PlannedRelease, planned_release, served_plan
+from recsys.serving.process.releases.plan import Plan, PlannedRelease, planned_release, served_plan, uses_of
 from recsys.serving.process.workers.pool import WorkerEvent, WorkerPool
 from recsys.serving.process.workers.worker import (
     Abort,
@@ -41,6 +41,7 @@ from recsys.serving.process.workers.worker import (
     Ready,
 )
 from recsys.serving.settings import Settings
+from recsys.serving.telemetry.in_service import InService
 
 _PREPARE_S = 300.0
 """Longest time that the workers may take to load releases."""
@@ -95,6 +96,7 @@ class Coordinator:
         first: what the workers were started with.
         pool: the workers.
         events: gets those of checks.
+        in_service: the releases on the metrics page, and their figures.
         publish: gets each new status.
     """
 
@@ -106,6 +108,7 @@ class Coordinator:
         first: FirstPlan,
         pool: WorkerPool,
         events: SimpleQueue[Any],
+        in_service: InService,
         publish: Callable[[ServerStatus], None],
     ) -> None:
         assert settings.releases is not None
@@ -114,6 +117,7 @@ class Coordinator:
         self._name = name
         self._pool = pool
         self._events = events
+        self._in_service = in_service
         self._publish = publish
         self.plan = first.plan
         """The plan in force: of whoever starts now, too."""
@@ -194,6 +198,7 @@ class Coordinator:
             loaded=tuple(self.confirmed.releases),
             refused=self._unreadable or self._refused,
             warnings=tuple(warnings),
+            releases={name: figures.as_dict() for name, figures in self._in_service.figures().items()},
         )
 
     def _read(self, event: ServedRead) -> None:
@@ -316,6 +321,7 @@ class Coordinator:
         if switch is None or switch.waiting or not serving:
             return
         before, self.plan, self._switch = self.plan, switch.plan, None
+        self._in_service.set(uses_of(switch.plan))  # before a slot's new release counts a call
         self._pool.set_plan(switch.plan)  # first of all: whoever dies now comes back with it
         for process in serving:
             self._pool.send(process, Commit(plan=switch.plan.number))
@@ -380,7 +386,7 @@ class Coordinator:
         if switch.check is not None:
             switch.check.stop()
         for process in self._pool.serving():
-            self._pool.send(process, Abort())
+            self._pool.send(process, Abort(plan=switch.plan.number))
 
     def _answer_reloads(self) -> None:
         status = self.status()

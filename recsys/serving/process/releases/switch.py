@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import gc
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -34,11 +34,20 @@ class ReleaseSwitch:
         shared: what all releases use. Its stores read by each plan's widest FeatureSet once that is prepared, and
             are written by it once it is in force.
         plan: that the routes follow now.
+        models_changed: called after a switch with the names of the models before and after.
     """
 
-    def __init__(self, slot: ModelSlot, shared: SharedParts, plan: Plan) -> None:
+    def __init__(
+        self,
+        slot: ModelSlot,
+        shared: SharedParts,
+        plan: Plan,
+        *,
+        models_changed: Callable[[Collection[str], Collection[str]], None] = lambda before, after: None,
+    ) -> None:
         self._slot = slot
         self._shared = shared
+        self._models_changed = models_changed
         self.plan = plan
         """The plan in force."""
         self._lock = threading.Lock()
@@ -125,10 +134,12 @@ class ReleaseSwitch:
         with self._lock:
             if self._prepared is None or self._prepared[0].number != number:
                 raise ReleaseError(f"plan {number} is not prepared")
-            (self.plan, routes), self._prepared = self._prepared, None
+            before, (self.plan, routes), self._prepared = self.plan, self._prepared, None
             self._follow()
             self._shared.stores.slot.take_over()
-            return self._slot.replace(routes, timeout_s=self._shared.settings.drain_timeout_s)
+            closing = self._slot.replace(routes, timeout_s=self._shared.settings.drain_timeout_s)
+            self._models_changed(before.models, self.plan.models)
+            return closing
 
     def damaged(self) -> dict[str, str]:
         """Loaded releases that are of no use any more, and why."""

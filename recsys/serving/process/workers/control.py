@@ -61,7 +61,8 @@ def _follow(switch: ReleaseSwitch, commands: Commands, output: Output) -> None:
     while True:
         command = commands.queue.get()
         if isinstance(command, Prepare):
-            output.try_send(_prepared(switch, command))
+            if command.plan.number > commands.aborted:
+                output.try_send(_prepared(switch, command))
         else:
             _commit(switch, command, output)
 
@@ -69,7 +70,7 @@ def _follow(switch: ReleaseSwitch, commands: Commands, output: Output) -> None:
 def _prepared(switch: ReleaseSwitch, command: Prepare) -> Prepared:
     number = command.plan.number
     try:
-        return Prepared(plan=number, report=switch.prepare(command.plan))
+        return Prepared(plan=number, report="; ".join(found.text() for found in switch.prepare(command.plan)))
     except RecsysError as error:
         return Prepared(plan=number, refused=str(error))
     except Exception as error:  # of a library: the release is of no use, and the server goes on without it

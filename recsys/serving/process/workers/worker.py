@@ -133,7 +133,9 @@ class Commit:
 
 @dataclass(frozen=True, kw_only=True)
 class Abort:
-    """Give up what was prepared, or is being prepared."""
+    """Give up the plan of that number, which was prepared, is being prepared, or waits for that."""
+
+    plan: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +218,8 @@ class Commands:
         self.queue: SimpleQueue[Command] = SimpleQueue()
         self.on_abort: Callable[[], None] | None = None
         """Called at once, from the thread that reads: what is being prepared is to end."""
+        self.aborted = 0
+        """Plans up to this number are not to be prepared any more."""
         self.on_answer: Callable[[AdminAnswer], None] | None = None
         threading.Thread(target=self._read, args=(orders, limit_s), name="supervisor", daemon=True).start()
 
@@ -227,6 +231,7 @@ class Commands:
                     if self.on_answer is not None:
                         self.on_answer(command)
                 elif isinstance(command, Abort):
+                    self.aborted = command.plan
                     if self.on_abort is not None:
                         self.on_abort()
                 else:

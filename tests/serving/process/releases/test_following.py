@@ -247,7 +247,7 @@ def test_two_models_are_served_by_name_beside_each_other_and_have_their_own_heal
 def test_nothing_that_a_server_runs_is_lost_when_its_release_is_removed_from_the_store(
     store: TinyStore, server: ServerProcess, names: list[str]
 ) -> None:
-    gone = store.push(11.0)
+    gone = store.push(1.5)
     store.promote(gone)
     until(lambda: live(server) == gone)
     path = store.path / RELEASES / gone
