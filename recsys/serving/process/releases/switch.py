@@ -143,7 +143,7 @@ class ReleaseSwitch:
 
     def damaged(self) -> dict[str, str]:
         """Loaded releases that are of no use any more, and why."""
-        return {}
+        return {release.name: why for release in self._slot.routes().loaded if (why := release.damage())}
 
     def abort(self) -> None:
         """Give up what was prepared, or is being prepared: a replay ends at once, a load when it is done."""
