@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import os
 import pickle
 import platform
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -22,9 +23,9 @@ from typing import IO, Any, NamedTuple
 
 from recsys.bundle import open_bundle
 from recsys.bundle.verified import VerifiedFiles, digest_in_pieces
-from recsys.bundle.verify import Verify
+from recsys.bundle.verify import FileState, Verify
 from recsys.errors import BundleError, RecsysError
-from recsys.serving.process.releases.plan import PlannedRelease
+from recsys.serving.process.releases.plan import Plan, PlannedRelease
 
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 _IDLE_CLASS = 3 << 13
@@ -48,14 +49,25 @@ class CheckProgress:
     total_bytes: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """All is well; the states of each folder's files, just before they were read (``Bundle.states``)."""
+
+    states: Mapping[Path, Mapping[str, FileState]]
+
+
+CheckMessage = CheckProgress | RecsysError | Checked
+"""Of the process that checks; the last one is what it refused, or what it found well."""
+
+
 class CheckEvent(NamedTuple):
-    """A message of the process that checks: progress, what it refused (an error), or that all is well (None)."""
+    """A message about the plan of that number."""
 
     number: int
-    message: CheckProgress | RecsysError | None
+    message: CheckMessage
 
 
-def check_releases(task: CheckTask, *, progress: Callable[[CheckProgress], None], verified: VerifiedFiles) -> None:
+def check_releases(task: CheckTask, *, progress: Callable[[CheckProgress], None], verified: VerifiedFiles) -> Checked:
     """Compare the files of releases with their manifests, and read them ahead.
 
     Raises:
@@ -83,6 +95,16 @@ def check_releases(task: CheckTask, *, progress: Callable[[CheckProgress], None]
             if found != digest:
                 raise BundleError(f"{bundle.path}: {name} was altered: its SHA-256 is not the manifest's")
             verified.add(status, digest)
+    return Checked(states={bundle.path: bundle.states for bundle in bundles})
+
+
+def with_states(plan: Plan, checked: Checked) -> Plan:
+    """The plan with the states of files that were checked: who loads them hashes those that were changed since."""
+    releases = {}
+    for name, release in plan.releases.items():
+        own = {path: checked.states[path] for path in release.bundles() if path in checked.states}
+        releases[name] = dataclasses.replace(release, verified={**release.verified, **own})
+    return dataclasses.replace(plan, releases=releases)
 
 
 class Check:
@@ -91,7 +113,7 @@ class Check:
     Args:
         number: of the plan, in each event.
         task: what to check.
-        events: gets a :class:`CheckEvent` for each report, the last one with an error or None.
+        events: gets a :class:`CheckEvent` for each report, the last one with an error or :class:`Checked`.
     """
 
     def __init__(self, number: int, task: CheckTask, events: SimpleQueue[Any]) -> None:
@@ -131,9 +153,9 @@ def main() -> int:
     os.dup2(2, 1)
     task: CheckTask = pickle.load(sys.stdin.buffer)
     _lower_priority()
-    message: RecsysError | None = None
+    message: RecsysError | Checked
     try:
-        check_releases(task, progress=lambda p: _send(output, p), verified=VerifiedFiles())
+        message = check_releases(task, progress=lambda p: _send(output, p), verified=VerifiedFiles())
     except RecsysError as error:
         message = error
     except OSError as error:
@@ -142,7 +164,7 @@ def main() -> int:
     return 0
 
 
-def _send(output: IO[bytes], message: CheckProgress | RecsysError | None) -> None:
+def _send(output: IO[bytes], message: CheckMessage) -> None:
     output.write(pickle.dumps(message))
     output.flush()
 

@@ -24,7 +24,7 @@ from recsys.errors import RecsysError
 from recsys.releases.served import MAX_RELEASES, Served, ServedModel, served_text
 from recsys.releases.status import ServerStatus
 from recsys.serving.console import say
-from recsys.serving.process.releases.check import Check, CheckEvent, CheckProgress, CheckTask
+from recsys.serving.process.releases.check import Check, Checked, CheckEvent, CheckProgress, CheckTask, with_states
 from recsys.serving.process.releases.first import WENT_BACK, FirstPlan, without
 from recsys.serving.process.releases.follow import ServedRead
 from recsys.serving.process.releases.plan import Plan, PlannedRelease, planned_release, served_plan, uses_of
@@ -266,11 +266,12 @@ class Coordinator:
             done, total = event.message.done_bytes, event.message.total_bytes
             switch.progress = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB checked"
             self._changed = True
-        elif event.message is not None:
-            self._refuse(str(event.message))
-        else:
+        elif isinstance(event.message, Checked):
             switch.check = None
+            switch.plan = with_states(switch.plan, event.message)
             self._load(switch)
+        else:
+            self._refuse(str(event.message))
 
     def _load(self, switch: _Switch) -> None:
         switch.until_s = time.monotonic() + _PREPARE_S

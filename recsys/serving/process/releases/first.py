@@ -13,7 +13,7 @@ from recsys.errors import ConfigError, RecsysError, ReleaseError
 from recsys.releases.served import SERVED, Served, read_served
 from recsys.releases.status import read_statuses
 from recsys.serving.console import say
-from recsys.serving.process.releases.check import Check, CheckProgress, CheckTask
+from recsys.serving.process.releases.check import Check, Checked, CheckProgress, CheckTask, with_states
 from recsys.serving.process.releases.plan import Plan, planned_release, served_plan
 from recsys.serving.settings import Settings
 
@@ -59,7 +59,10 @@ def first_plan(settings: Settings, *, server: str) -> FirstPlan:
         raise ConfigError(f"{store}: nothing is served yet; `recsys release promote RELEASE` says what")
     names = dict.fromkeys(n for model in wanted.models.values() for n in (*model.answering(), *model.shadow))
     left = _left_before(store, server, wanted)
-    bad = {model.live: left for model in wanted.models.values()} if left else _check_each(settings, store, names)
+    states: dict[str, Checked] = {}
+    bad = (
+        {model.live: left for model in wanted.models.values()} if left else _check_each(settings, store, names, states)
+    )
     served = without(wanted, bad) if bad else wanted
     refused = left or "; ".join(bad.values())
     if served is None:
@@ -67,10 +70,13 @@ def first_plan(settings: Settings, *, server: str) -> FirstPlan:
     if refused:
         say(f"refused: {refused}; starting without it")
         names = dict.fromkeys(n for model in served.models.values() for n in (*model.answering(), *model.shadow))
-        if worse := _check_each(settings, store, names):
+        if worse := _check_each(settings, store, names, states):
             raise ReleaseError("; ".join((refused, *worse.values())))
     releases = {name: planned_release(store, name, slot=slot) for slot, name in enumerate(names)}
-    return FirstPlan(plan=served_plan(served, releases, number=1), served=served, wanted=wanted, refused=refused)
+    plan = served_plan(served, releases, number=1)
+    for checked in states.values():
+        plan = with_states(plan, checked)
+    return FirstPlan(plan=plan, served=served, wanted=wanted, refused=refused)
 
 
 def without(served: Served, bad: Container[str]) -> Served | None:
@@ -103,25 +109,27 @@ def _left_before(store: Path, server: str, wanted: Served) -> str:
     return ""
 
 
-def _check_each(settings: Settings, store: Path, names: Iterable[str]) -> dict[str, str]:
-    """The releases that cannot be served, and why."""
+def _check_each(settings: Settings, store: Path, names: Iterable[str], states: dict[str, Checked]) -> dict[str, str]:
+    """The releases that cannot be served, and why; the others are put into ``states``."""
     bad = {}
     for name in names:
         try:
-            _check(CheckTask(releases=(planned_release(store, name),), verify=settings.verify))
+            if name not in states:
+                states[name] = _check(CheckTask(releases=(planned_release(store, name),), verify=settings.verify))
         except RecsysError as error:
             bad[name] = str(error)
     return bad
 
 
-def _check(task: CheckTask) -> None:
+def _check(task: CheckTask) -> Checked:
     events: SimpleQueue[Any] = SimpleQueue()
     check = Check(1, task, events)
     try:
-        while (message := events.get().message) is not None:
+        while not isinstance(message := events.get().message, Checked):
             if not isinstance(message, CheckProgress):
                 raise message
             if message.total_bytes >= _SAID_BYTES:
                 say(f"{message.done_bytes / 1e6:,.0f} of {message.total_bytes / 1e6:,.0f} MB checked")
+        return message
     finally:
         check.stop()

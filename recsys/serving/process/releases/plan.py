@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recsys.bundle import FileState, Manifest, read_manifest
+from recsys.bundle import FileState, read_manifest
 from recsys.errors import BundleError
 from recsys.features.feature_set import FeatureSet
 from recsys.releases.release import open_release, release_name
@@ -23,6 +23,7 @@ class PlannedRelease:
         name: of the release.
         ranking, retrieval: folders of its bundles, at least one.
         slot: the place of its counts among those of all releases, from 0.
+        version: of its ranking bundle, or else of its retrieval bundle.
         verified: of a folder that was verified in full for all processes of the server, the states of its files then
             (``Bundle.states``): who loads it hashes those that were changed since.
     """
@@ -31,6 +32,7 @@ class PlannedRelease:
     ranking: Path | None
     retrieval: Path | None
     slot: int = 0
+    version: str = ""
     verified: Mapping[Path, Mapping[str, FileState]] = field(default_factory=dict)
 
     def bundles(self) -> list[Path]:
@@ -90,14 +92,16 @@ def bundle_plan(settings: Settings) -> Plan:
         number=1,
         models={first.model: ServedModel(live=name)},
         default=first.model,
-        releases={name: PlannedRelease(name=name, ranking=ranking, retrieval=retrieval)},
+        releases={name: PlannedRelease(name=name, ranking=ranking, retrieval=retrieval, version=first.version)},
     )
 
 
 def planned_release(store: Path, name: str, *, slot: int = 0) -> PlannedRelease:
     """A release of a store, to load; raises ReleaseError."""
     found = open_release(store, name)
-    return PlannedRelease(name=name, ranking=found.ranking, retrieval=found.retrieval, slot=slot)
+    first = found.release.ranking or found.release.retrieval
+    assert first is not None
+    return PlannedRelease(name=name, ranking=found.ranking, retrieval=found.retrieval, slot=slot, version=first.version)
 
 
 def planned_features(release: PlannedRelease) -> FeatureSet:
@@ -113,12 +117,7 @@ def served_plan(served: Served, releases: Mapping[str, PlannedRelease], *, numbe
 
 
 def uses_of(plan: Plan) -> list[Use]:
-    """List the uses of a plan's releases, for the metrics page.
-
-    Raises:
-        BundleError: a bundle is gone.
-    """
-    versions = {name: read_manifest(release.bundles()[0]).version for name, release in plan.releases.items()}
+    """List the uses of a plan's releases, for the metrics page."""
     roles: list[tuple[str, str, Role]] = []
     for model, served in plan.models.items():
         roles.append((served.live, model, "live"))
@@ -128,18 +127,14 @@ def uses_of(plan: Plan) -> list[Use]:
     previous = {served.previous: model for model, served in plan.models.items()}
     roles += [(name, previous.get(name, plan.default), "kept") for name in plan.releases if name not in used]
     return [
-        Use(slot=plan.releases[name].slot, release=name, model=model, version=versions[name], role=role)
+        Use(slot=release.slot, release=name, model=model, version=release.version, role=role)
         for name, model, role in roles
+        for release in (plan.releases[name],)
     ]
 
 
 def in_service(plan: Plan, counts: Path | None) -> InService:
-    """The releases of a server's first plan, as the metrics page shows them; raises as :func:`uses_of`."""
+    """The releases of a server's first plan, as the metrics page shows them."""
     made = InService(counts)
     made.set(uses_of(plan))
     return made
-
-
-def first_manifest(plan: Plan) -> Manifest:
-    """The manifest that a server is published under; raises BundleError."""
-    return read_manifest(plan.first.bundles()[0])

@@ -27,7 +27,7 @@ from recsys.serving.process.ready_file import ready_file, remove_ready_file, wri
 from recsys.serving.process.releases.coordinator import Coordinator, describe
 from recsys.serving.process.releases.first import FirstPlan, first_plan
 from recsys.serving.process.releases.follow import Follower
-from recsys.serving.process.releases.plan import bundle_plan, first_manifest, in_service
+from recsys.serving.process.releases.plan import bundle_plan, in_service
 from recsys.serving.process.signals import SIGNAL_POLL_S, forward_signals, sigterm_interrupts
 from recsys.serving.process.workers.pool import WorkerEvent, WorkerPool
 from recsys.serving.process.workers.worker import EXIT_GRACE_S
@@ -174,7 +174,7 @@ class _Serving:
         if self.coordinator is not None:
             plan = self.coordinator.confirmed
             facts |= {"release": plan.first.name, "releases": {name: m.live for name, m in plan.models.items()}}
-            facts |= {"model": plan.default, "model_version": first_manifest(plan).version}
+            facts |= {"model": plan.default, "model_version": plan.first.version}
         if self.shared.admin_port is not None:
             facts["admin"] = f"127.0.0.1:{self.shared.admin_port}"
         if pids:
