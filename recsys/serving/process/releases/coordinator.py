@@ -28,8 +28,7 @@ from recsys.serving.process.releases.check import Check, Checked, CheckEvent, Ch
 from recsys.serving.process.releases.first import WENT_BACK, FirstPlan, without
 from recsys.serving.process.releases.follow import ServedRead
 from recsys.serving.process.releases.plan import Plan, PlannedRelease, planned_release, served_plan, uses_of
-from recsys.serving.process.workers.pool import WorkerEvent, WorkerPool
-from recsys.serving.process.workers.worker import (
+from recsys.serving.process.workers.messages import (
     Abort,
     AdminAnswer,
     AdminRequest,
@@ -40,6 +39,7 @@ from recsys.serving.process.workers.worker import (
     Prepared,
     Ready,
 )
+from recsys.serving.process.workers.pool import WorkerEvent, WorkerPool
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.in_service import InService
 

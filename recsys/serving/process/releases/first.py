@@ -101,7 +101,7 @@ def without(served: Served, bad: Container[str]) -> Served | None:
 
 
 def _left_before(store: Path, server: str, wanted: Served) -> str:
-    """Why this server left what it is to serve, before it was started again."""
+    """The reason for which this server left what it is to serve, before it was started again; empty: it did not."""
     for seen in read_statuses(store)[0]:
         status = seen.status
         if status.server == server and status.revision == wanted.revision and status.refused.startswith(WENT_BACK):

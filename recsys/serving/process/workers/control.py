@@ -13,7 +13,7 @@ from recsys.errors import RecsysError, ReleaseError
 from recsys.releases.status import ServerStatus
 from recsys.serving.process.releases.switch import ReleaseSwitch
 from recsys.serving.process.server import RunningServer
-from recsys.serving.process.workers.worker import (
+from recsys.serving.process.workers.messages import (
     AdminAnswer,
     AdminRequest,
     Command,

@@ -26,7 +26,7 @@ from recsys.backoff import backoff_s
 from recsys.errors import ConfigError, RecsysError
 from recsys.serving.console import say
 from recsys.serving.process.releases.plan import Plan
-from recsys.serving.process.workers.worker import Command, Heartbeat, Message, Ready, Task
+from recsys.serving.process.workers.messages import Command, Heartbeat, Message, Ready, Task
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry
 

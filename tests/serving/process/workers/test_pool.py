@@ -15,8 +15,8 @@ import pytest
 
 from recsys.errors import ConfigError
 from recsys.serving.process.workers import pool as worker_pool
+from recsys.serving.process.workers.messages import Heartbeat, Ready, Task
 from recsys.serving.process.workers.pool import MAX_STARTS, WorkerEvent, WorkerPool
-from recsys.serving.process.workers.worker import Heartbeat, Ready, Task
 from recsys.serving.settings import Settings
 
 
