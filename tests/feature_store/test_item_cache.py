@@ -139,3 +139,23 @@ def test_the_item_cache_counts_what_it_knew() -> None:
     cache.put(keys[:4], {}, generation=cache.generation)
     cache.read(keys)
     assert cache.counts() == {"memory": 4, "store": 16}
+
+
+def test_other_features_are_held_when_told_and_the_old_ones_until_items_are_read_again() -> None:
+    cache = ItemCache(FEATURES, capacity=8)
+    keys = np.arange(3)
+    cache.put(keys, columns_of(keys), generation=0)
+    boost = Numeric(name="boost", default=2.0)
+    cache.hold((*FEATURES, boost))
+    columns, known, fresh = cache.read(keys)
+    assert known.all() and not fresh.any()
+    assert columns["price"].tolist() == [0.0, 1.0, 2.0] and columns["boost"].tolist() == [2.0] * 3
+    more = {**columns_of(keys), "boost": np.array([5.0, 6.0, 7.0], dtype=np.float32)}
+    cache.put(keys, more, generation=0)
+    assert not cache.read(keys)[2].any(), "read before it held them"
+    cache.put(keys, columns_of(keys), generation=cache.generation)
+    assert not cache.read(keys)[2].any(), "by a store that does not know the new one"
+    cache.put(keys, more, generation=cache.generation)
+    assert cache.read(keys)[0]["boost"].tolist() == [5.0, 6.0, 7.0] and cache.read(keys)[2].all()
+    cache.hold(FEATURES)
+    assert set(cache.read(keys)[0]) == {"tags", "price"}

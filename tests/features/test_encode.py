@@ -56,6 +56,13 @@ def test_a_request_with_nothing_known_is_all_missing() -> None:
     assert request.history_events == 0
 
 
+def test_what_is_stored_for_other_releases_is_passed_over() -> None:
+    others = {"hour": np.array([0.5], dtype=np.float32), "bias": np.array([1.0], dtype=np.float32)}
+    request = encode(user_columns=others, item_columns={"boost": np.ones(3, dtype=np.float32)})
+    assert request.user["hour"].tolist() == [MISSING] and "bias" not in request.user
+    assert set(request.candidates) == {"item_id", "tags"}
+
+
 def test_stored_features_are_used_and_the_request_overrides_them() -> None:
     stored = make_columns(SHOP.user, {"city": ["Oslo"], "age": [30]}, length=1)
     request = encode(user_columns=stored, request_values={"city": ["Rome"], "queries": ["a"], "hour": [9]})

@@ -23,6 +23,7 @@ from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.recorder import Recorder
 from recsys.serving.handlers.request_log import RequestLog
+from recsys.serving.handlers.request_values import RequestNames, request_names, values_of
 from recsys.serving.inference.fair_lock import FairLock, ModelLock
 from recsys.serving.inference.ranking_session import RankingSession, Scores
 from recsys.serving.long_history.inputs import StateInputs
@@ -99,13 +100,15 @@ class RankResult:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request with what was worked out before the store was read; and the lock that its model takes."""
+    """A request with what was worked out before the store was read, the lock that its model takes, and the values that
+    this release reads."""
 
     request: RankRequest
     keys: Int64Array
     positions: Int64Array | None
     time_ms: int
     model_lock: ModelLock
+    values: Mapping[str, Sequence[Any]]
     logged: bool = True
 
 
@@ -122,6 +125,7 @@ class Ranker:
         states: keeps the sums of long histories, if the model has them; not closed here.
         request_log: gets a share of the requests; not closed here.
         recorder: gets some of the requests, for releases to come.
+        names: of what requests may give to any release; None: there is no other.
     """
 
     def __init__(
@@ -136,6 +140,7 @@ class Ranker:
         states: LongStates | None = None,
         request_log: RequestLog | None = None,
         recorder: Recorder | None = None,
+        names: RequestNames | None = None,
     ) -> None:
         assert (states is None) == (session.state is None), "states are kept of models that have them"
         self.features = session.features
@@ -149,6 +154,8 @@ class Ranker:
         self._state_read = None if states is None else states.read
         self._request_log = request_log
         self._recorder = recorder
+        self._own_names = request_names(self.features)
+        self._names = RequestNames() if names is None else names
 
     def rank(self, request: RankRequest, *, deadline: Deadline) -> RankResult:
         """Rank a request's candidates. Trouble with the store degrades the answer and never fails it.
@@ -211,7 +218,8 @@ class Ranker:
         positions = _first_positions(request.candidate_keys)
         keys = request.candidate_keys if positions is None else request.candidate_keys[positions]
         time_ms = request.time_ms if request.time_ms is not None else time.time_ns() // 1_000_000 + 1
-        return _Asked(request, keys, positions, time_ms, self.model_lock)
+        values = values_of(self._own_names, request.features, self._names.known)
+        return _Asked(request, keys, positions, time_ms, self.model_lock, values)
 
     def _store_time_s(self, deadline: Deadline) -> float:
         """At most half of the time left, so that a slow store costs the history, not the answer."""
@@ -230,7 +238,7 @@ class Ranker:
             self.features,
             user_key=request.user_key,
             user_columns=inputs.user_columns,
-            request_values=request.features,
+            request_values=asked.values,
             events=events,
             item_keys=asked.keys,
             item_columns=inputs.item_columns,
@@ -279,7 +287,7 @@ class Ranker:
                 features=self.features,
                 history_events=history_events,
                 time_ms=asked.time_ms,
-                sent=sorted(request.features),
+                sent=sorted(asked.values),
                 degraded=inputs.user_degraded or inputs.items_degraded or partial,
                 model=self.session.model,
                 model_version=self.session.version,

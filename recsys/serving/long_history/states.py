@@ -17,9 +17,9 @@ from recsys.bundle import StateInfo
 from recsys.errors import StoreError, StoreFormatError
 from recsys.feature_store.base import RankInputs, StateRead
 from recsys.feature_store.blocking import BlockingFeatureStore
-from recsys.feature_store.redis.values.state import StoredState, pack_state, record_hash, unpack_state
+from recsys.feature_store.redis.values.state import StoredState, pack_state, unpack_state
 from recsys.features.feature_set import FeatureSet
-from recsys.features.history.records import HistoryHeader, require_history
+from recsys.features.history.records import HistoryHeader, event_dtype, require_history
 from recsys.rate_limited_log import RateLimitedLog
 from recsys.serving.deadline import Deadline
 from recsys.serving.long_history.coalescing_queue import CoalescingQueue
@@ -100,7 +100,13 @@ class LongStates:
         self.read = StateRead(version, tail_of(state))
         # A history may be shorter than what a model would read one by one: the rest is padding, in its graph
         newest = min(state.newest, require_history(features).recent)
-        self._policy = WindowPolicy(features=features, encode=encode, shape=(state.rows, state.width), newest=newest)
+        self._policy = WindowPolicy(
+            features=features,
+            encode=encode,
+            shape=(state.rows, state.width),
+            newest=newest,
+            record_bytes=event_dtype(features).itemsize,
+        )
         self._store = store
         self._ttl_s = ttl_s
         self._computing: dict[int, _Computation] = {}
@@ -126,7 +132,10 @@ class LongStates:
         state, historical = self._stored(inputs.state, header, time_ms)
         if state is None:
             ready = fold(self._policy, no_base(self._policy, span), span, header, time_ms)
-        elif state.end <= span.first or record_hash(span.events, state.end - 1 - span.first) != state.last_hash:
+        elif (
+            state.end <= span.first
+            or self._policy.record_hash(span.events, state.end - 1 - span.first) != state.last_hash
+        ):
             ready = None
         else:
             ready = fold(self._policy, state_base(state), span, header, time_ms)
@@ -177,7 +186,7 @@ class LongStates:
     def packed(self, inputs: StateInputs, next_sums: Float32Array) -> bytes:
         """The bytes of the state that follows, if :meth:`due`; raises InvalidInputError if a sum is not finite."""
         base = inputs.base
-        last_hash = record_hash(inputs.events, -1) if inputs.fresh_count else base.last_hash
+        last_hash = self._policy.record_hash(inputs.events, -1) if inputs.fresh_count else base.last_hash
         state = StoredState(
             next_sums, base.first, inputs.end, inputs.time_ms, base.first_ms, last_hash, base.roundings + 1
         )

@@ -48,12 +48,14 @@ class WindowPolicy:
         encode: makes sums of events.
         shape: of the sums.
         newest: events that the model reads one by one.
+        record_bytes: size of an event that the FeatureSet declares; new attributes are stored behind it.
     """
 
     features: FeatureSet
     encode: Encode
     shape: tuple[int, int]
     newest: int
+    record_bytes: int
 
     @property
     def recent(self) -> int:
@@ -64,6 +66,10 @@ class WindowPolicy:
         """Events before this time do not count at ``time_ms``."""
         max_age_s = require_history(self.features).max_age_s
         return time_ms - 1000 * max_age_s if max_age_s else 0
+
+    def record_hash(self, events: Events, index: int) -> int:
+        """Hash of one event as the model knows it: a store that has more attributes by now tells the same."""
+        return record_hash(events, index, size_bytes=self.record_bytes)
 
     def sums(self, events: Events) -> Float32Array:
         """The sums of some events, [R, D]."""
@@ -213,7 +219,10 @@ def _between(
     part = span
     if at < span.first:
         part = reader.read(at, min(at + BLOCK, span.first))
-    if not 0 <= at - part.first < len(part.events) or record_hash(part.events, at - part.first) != state.last_hash:
+    if (
+        not 0 <= at - part.first < len(part.events)
+        or policy.record_hash(part.events, at - part.first) != state.last_hash
+    ):
         return None
     base = state_base(state)
     if span.first - state.end > policy.recent:
@@ -232,7 +241,7 @@ def _between(
         base = base._replace(
             end=end,
             whole=base.whole and len(added) == len(events),
-            last_hash=record_hash(events, len(events) - 1) if len(events) else base.last_hash,
+            last_hash=policy.record_hash(events, len(events) - 1) if len(events) else base.last_hash,
         )
         if end < span.first:
             try:
@@ -328,6 +337,6 @@ def _with_older(policy: WindowPolicy, base: PartialSums, block: EventSpan, time_
         covered=base.covered + len(places),
         first=block.first + oldest,
         first_ms=int(block.events["timestamp"][oldest]),
-        last_hash=base.last_hash if base.covered else record_hash(block.events, -1),
+        last_hash=base.last_hash if base.covered else policy.record_hash(block.events, -1),
         whole=base.whole and adjoins and not missing,
     )

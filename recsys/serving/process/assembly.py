@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from recsys.errors import BundleError
 from recsys.feature_store.blocking import BlockingFeatureStore
@@ -14,6 +14,7 @@ from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
 from recsys.serving.handlers.recorder import Recorder
 from recsys.serving.handlers.request_log import RequestLog
+from recsys.serving.handlers.request_values import RequestNames
 from recsys.serving.handlers.routes import LoadedRelease, Route, Routes
 from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.long_history.states import LongStates
@@ -36,6 +37,7 @@ class SharedParts:
         state_counts: of the states of long histories.
         request_log: None: no requests are logged.
         recorder: of requests for the replay before a switch; None: there is none.
+        request_names: of what requests may give.
     """
 
     settings: Settings
@@ -45,6 +47,7 @@ class SharedParts:
     state_counts: LabelCounts
     request_log: RequestLog | None
     recorder: Recorder | None = None
+    request_names: RequestNames = field(default_factory=RequestNames)
 
 
 @contextmanager
@@ -79,6 +82,7 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
     """Make a release ready to answer calls; the stores read by a FeatureSet that extends the release's."""
     with ExitStack() as stack:
         store = stack.enter_context(shared.stores.reader(models.features))
+        stack.enter_context(shared.request_names.loaded(models.features))
         ranker = _open_ranker(stack, planned.name, models, shared, store)
         recommender = None
         if models.retrieval is not None:
@@ -171,4 +175,5 @@ def _open_ranker(
         states=states,
         request_log=shared.request_log,
         recorder=shared.recorder,
+        names=shared.request_names,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from support.tiny_server import Start
 
 from recsys.errors import ConfigError
 from recsys.features.encode import encode_request
-from recsys.features.feature_set import FeatureSet
+from recsys.features.feature_set import FeatureSet, Numeric
 from recsys.serving.handlers import request_log
 from recsys.serving.handlers.request_log import RequestLog
 
@@ -62,13 +63,13 @@ def test_a_folder_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path)
         RequestLog(tmp_path / "file" / "log", share=1.0)
 
 
-def offer(log: RequestLog) -> None:
+def offer(log: RequestLog, features: FeatureSet = FEATURES) -> None:
     encoded = encode_request(
-        FEATURES, user_key=1, user_columns={}, request_values={}, events=None, item_keys=np.array([1]), item_columns={}
+        features, user_key=1, user_columns={}, request_values={}, events=None, item_keys=np.array([1]), item_columns={}
     )
     log.offer(
         encoded,
-        features=FEATURES,
+        features=features,
         history_events=0,
         time_ms=1,
         sent=[],
@@ -98,6 +99,21 @@ def test_what_is_held_in_memory_is_bounded_however_large_requests_are(
     for _ in range(7):
         offer(log)
     assert log.dropped == 5
+
+
+def test_requests_of_releases_with_other_features_go_to_files_of_their_own(tmp_path: Path) -> None:
+    extended = replace(FEATURES, item=(*FEATURES.item, Numeric(name="boost")))
+    log = RequestLog(tmp_path, share=1.0)
+    for features in (FEATURES, extended, FEATURES, extended, extended):
+        offer(log, features)
+    log.close()
+    assert log.dropped == 0
+    found = {}
+    for file in tmp_path.glob("*.parquet"):
+        table = pq.read_table(file)
+        features = FeatureSet.from_json(table.schema.metadata[b"recsys.features"].decode())
+        found[features] = (table.num_rows, "item.boost" in table.column_names)
+    assert found == {FEATURES: (2, False), extended: (3, True)}
 
 
 def test_a_file_is_written_when_it_is_large_enough_and_gives_room(

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ from support.long_histories import (
 from recsys.feature_store.blocking import run_sync
 from recsys.feature_store.redis.keys import history_keys
 from recsys.feature_store.redis.values.state import pack_state
+from recsys.features.feature_set import Categorical
 from recsys.serving.deadline import Deadline
 from recsys.serving.long_history.inputs import StateInputs
 from recsys.serving.long_history.states import MOST_ROUNDINGS, SLACK, WRITE_AFTER
@@ -78,6 +80,25 @@ def test_a_long_history_is_summed_once_and_then_used_as_it_is(model: Model, redi
     assert redis_admin.info("commandstats")["cmdstat_getrange"]["calls"] == 2, "nothing but what was read with it"
     assert inputs.fresh.tolist() == [1.0] * 5 and inputs.covered == LONG
     assert_exact(model, inputs, LONG + 5)
+
+
+def test_a_state_holds_when_the_store_is_extended_by_another_attribute(model: Model, redis_url: str) -> None:
+    settled(model)
+    assert LONG_FEATURES.history is not None
+    attributes = (*LONG_FEATURES.history.attributes, Categorical(name="device"))
+    extended = replace(LONG_FEATURES, history=replace(LONG_FEATURES.history, attributes=attributes))
+    with model_on(redis_url, extended) as other:
+        other.append(USER, rows(5, start=LONG))
+        with_store(model, other.store)
+        model.store = other.store
+        inputs = model.request(USER, LONG + 5)
+        assert model.states.counts() == {"used": 1} and inputs.covered == LONG
+        assert_exact(model, inputs, LONG + 5)
+        other.append(USER, rows(WRITE_AFTER, start=LONG + 5))
+        model.answer(USER, model.request(USER, LONG + 5 + WRITE_AFTER))
+        assert model.request(USER, LONG + 5 + WRITE_AFTER).covered == LONG + 5 + WRITE_AFTER
+        assert model.states.counts() == {"used": 3, "written": 1}
+        model.states.close()
 
 
 def test_the_newest_events_are_there_though_the_state_covers_them(model: Model) -> None:

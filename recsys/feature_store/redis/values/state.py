@@ -60,9 +60,9 @@ class StoredState(NamedTuple):
         return self.end - self.first
 
 
-def record_hash(events: Events, index: int) -> int:
-    """XXH3-64 of one event's record."""
-    return xxhash.xxh3_64_intdigest(events[index].tobytes())
+def record_hash(events: Events, index: int, *, size_bytes: int | None = None) -> int:
+    """XXH3-64 of one event's record, or of its first bytes: those that it had before attributes were added."""
+    return xxhash.xxh3_64_intdigest(events[index].tobytes()[:size_bytes])
 
 
 def pack_state(state: StoredState, *, version: str) -> bytes:

@@ -16,7 +16,7 @@ import pytest
 from support.extended_bundle import EXTENDED, write_extended_bundle
 from support.tiny_bundle import FEATURES, Event, reference_scores, write_tiny_bundle
 
-from recsys.client import Client, Ranking, RpcError, UserEvents
+from recsys.client import Client, Ranking, RankQuery, RpcError, UserEvents
 from recsys.errors import BundleError, StoreFormatError
 from recsys.features.feature_set import Categorical, FeatureSet, Numeric
 from recsys.releases.served import ServedModel
@@ -163,6 +163,32 @@ def test_a_release_with_more_features_is_put_on_taken_back_and_put_on_again_with
         finally:
             stop.set()
         assert all(caller.result(60) > 0 for caller in callers)
+
+
+def test_a_release_passes_over_what_a_request_gives_for_another_one(folders: dict[str, Path], redis_url: str) -> None:
+    given = {"age": 0.5, "bias": 0.25}
+    with served(plan_of(folders, "a"), redis_url) as server, Client(server.address, timeout_s=20.0) as client:
+
+        def scores(release: str, **features: float) -> None:
+            expected = reference_scores(events=[], candidates=[5, 1], age=sum(features.values()))
+            for ranking in (
+                client.rank(user=9, candidates=[5, 1], features=given),
+                *client.rank_batch([RankQuery(user=9, candidates=[5, 1], features=given)]),
+            ):
+                assert ranking.release == release
+                np.testing.assert_allclose(ranking.scores, expected, atol=1e-6)
+
+        with pytest.raises(RpcError, match="unknown feature 'bias'"):
+            client.rank(user=9, candidates=[5, 1], features=given)
+        change_over(server, plan_of(folders, "b", kept="a", number=2))
+        scores("b", **given)
+        change_over(server, plan_of(folders, "a", kept="b", number=3))
+        scores("a", age=0.5)
+        with pytest.raises(RpcError, match="unknown feature 'bais'"):
+            client.rank(user=9, candidates=[5, 1], features={"bais": 0.25})
+        change_over(server, plan_of(folders, "a", number=4))
+        with pytest.raises(RpcError, match="unknown feature 'bias'"):
+            client.rank(user=9, candidates=[5, 1], features=given)
 
 
 def test_a_server_that_has_not_changed_over_yet_serves_on_when_another_one_extends_the_store(
