@@ -4,7 +4,7 @@
 - ``recommender.py``: find candidates in an index, rank them; ``queries.py``: its requests and results;
 - ``append.py``: events that a call or a stream brought; ``names.py``: texts of an answer's ids; both are coroutines,
   since streams wait on a loop;
-- ``request_values.py``: what a release passes over of a request, as only another one reads it;
+- ``given_values.py``: what a release passes over of a request, as only another one reads it;
 - ``routes.py``: the release that answers a call; ``model_slot.py``: the releases there are, replaceable while calls
   run; ``store_slot.py``: the same for the store that calls write;
 - ``shadow.py``: a share of the answered requests is scored by other releases, too, and compared;

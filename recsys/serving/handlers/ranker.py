@@ -21,9 +21,9 @@ from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
+from recsys.serving.handlers.given_values import RequestNames, request_names, values_of
 from recsys.serving.handlers.recorder import Recorder
 from recsys.serving.handlers.request_log import RequestLog
-from recsys.serving.handlers.request_values import RequestNames, request_names, values_of
 from recsys.serving.inference.fair_lock import FairLock, ModelLock
 from recsys.serving.inference.ranking_session import RankingSession, Scores
 from recsys.serving.long_history.inputs import StateInputs

@@ -10,11 +10,11 @@ from recsys.errors import BundleError
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.names import Names
 from recsys.serving.handlers.admission import Admission
+from recsys.serving.handlers.given_values import RequestNames
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
 from recsys.serving.handlers.recorder import Recorder
 from recsys.serving.handlers.request_log import RequestLog
-from recsys.serving.handlers.request_values import RequestNames
 from recsys.serving.handlers.routes import LoadedRelease, Route, Routes
 from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.long_history.states import LongStates
