@@ -2,6 +2,7 @@
 
 - ``push.py``: bundles to a release; ``prune.py``: releases that nothing needs are deleted;
 - ``look.py``: `list`, `show`, `status`;
+- ``compare.py``: two releases on live calls and on logged requests;
 - ``change.py``: `rollback`, `split`, `shadow`;
 - ``shared.py``: options and words that they share: the store's folder, the wait for servers.
 
@@ -15,7 +16,7 @@ from collections.abc import Callable
 
 import typer
 
-from recsys.cli.releases import change, look, prune, push
+from recsys.cli.releases import change, compare, look, prune, push
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "split": change.split,
     "shadow": change.shadow,
     "status": look.status,
+    "compare": compare.compare,
     "prune": prune.prune,
 }
 for name, command in COMMANDS.items():

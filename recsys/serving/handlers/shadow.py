@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from recsys.arrays import Float32Array
 from recsys.rate_limited_log import RateLimitedLog
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
@@ -192,7 +193,7 @@ class Shadow:
             (timer.total - timer.wait + 500) // 1000,
             candidates=len(answered.keys),
             difference_sum=difference_sum(answered, result.ranked),
-            overlap=overlap(answered, result.ranked),
+            overlap=share_in_common(answered.logits, result.ranked.logits, wanted=answered.request.top_k),
         )
         return True
 
@@ -202,14 +203,13 @@ def difference_sum(ours: Ranked, others: Ranked) -> float:
     return float(np.abs(ours.scores.astype(np.float64) - others.scores).sum())
 
 
-def overlap(ours: Ranked, others: Ranked) -> float:
-    """Share of the best candidates that two releases have in common.
+def share_in_common(ours: Float32Array, others: Float32Array, *, wanted: int) -> float:
+    """Share of the best candidates that two releases have in common, by their logits; [C].
 
-    The best are as many as the request asked for, else :data:`BEST`; at most half of all, for all are always the same.
+    The best are as many as ``wanted``, or of 0 :data:`BEST`; at most half of all, for all are always the same.
     """
-    best = max(1, min(ours.request.top_k or BEST, len(ours.keys) // 2))
-    common = np.intersect1d(best_of(ours.logits, best), best_of(others.logits, best), assume_unique=True)
-    return len(common) / best
+    best = max(1, min(wanted or BEST, len(ours) // 2))
+    return len(np.intersect1d(best_of(ours, best), best_of(others, best), assume_unique=True)) / best
 
 
 def _shadow_of(routes: Routes, job: _Job) -> LoadedRelease | None:

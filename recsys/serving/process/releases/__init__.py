@@ -11,5 +11,6 @@ In a worker:
 - ``replay.py``: recorded requests put to a new release and to the live one before that; ``cases.py``: the runs of
   both on a request; ``samples.py``: requests for want of recorded ones; ``slowdown.py``: the verdict on pairs of times.
 
-Both know ``plan.py``: the releases that a server loads, and which answers what.
+Both know ``plan.py``: the releases that a server loads, and which answers what. In neither: ``logged.py``, requests of
+a log, put to two releases by `recsys release compare`.
 """
