@@ -140,7 +140,7 @@ def precompute_states(
     if processes < 1:
         raise InvalidInputError(f"processes is {processes}; allowed: 1 or more")
     started_s = time.monotonic()
-    with _open_store(url, bundle.features) as store:
+    with open_store(url, bundle.features) as store:
         store.ping(timeout_s=_TIMEOUT_S)
         pace = Pace(_HEADERS_PER_USER * limits.max_users_per_s)
         found = long_users(store, bundle, active_within_s=limits.active_within_s, pace=pace)
@@ -170,7 +170,7 @@ def _users_at_once(max_users_per_s: float) -> int:
 
 
 @contextmanager
-def _open_store(url: str, features: FeatureSet) -> Iterator[BlockingFeatureStore]:
+def open_store(url: str, features: FeatureSet) -> Iterator[BlockingFeatureStore]:
     cache = ItemCache(features.item, capacity=0)
     with (
         loop_in_thread("redis") as loop,
@@ -185,7 +185,7 @@ def open_states(bundle: Bundle, url: str, *, ttl_s: int) -> Iterator[tuple[Block
     assert bundle.manifest.state is not None
     graph = load_graph(bundle, "encode", 1)
     with ExitStack() as stack:
-        store = stack.enter_context(_open_store(url, bundle.features))
+        store = stack.enter_context(open_store(url, bundle.features))
         states = LongStates(
             bundle.features,
             bundle.manifest.state,

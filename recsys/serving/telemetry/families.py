@@ -58,6 +58,11 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
             "Reasons to warn about the store's Redis: it drops keys when it is full, or has lost what it held.",
             {"reason": ("evicts", "lost")},
         ),
+        Family(
+            "release_switches",
+            "Switches of releases, by end: made, refused, or made because the release before was worse or damaged.",
+            {"outcome": ("switched", "refused", "went_back")},
+        ),
         Family("restarts", "Workers that were restarted, by the end of the one before.", {"reason": ("died", "hung")}),
     )
 

@@ -3,7 +3,10 @@
 In the supervisor:
 
 - ``first.py``: what a server starts with; ``follow.py``: ``served.json`` read when it changes;
-- ``coordinator.py``: one switch at a time, from the file to all workers; ``check.py``: files verified at low priority.
+- ``coordinator.py``: one switch at a time, from the file to all workers;
+- ``check.py``: files verified at low priority;
+- ``probation.py``: what answers since a switch, watched; ``watch.py``: the figures of one such release;
+  ``verdicts.py``: those that are beyond their bounds, and how surely.
 
 In a worker:
 

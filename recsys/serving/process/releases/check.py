@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any, NamedTuple
@@ -24,21 +24,34 @@ from typing import IO, Any, NamedTuple
 from recsys.bundle import open_bundle
 from recsys.bundle.verified import VerifiedFiles, digest_in_pieces
 from recsys.bundle.verify import FileState, Verify
-from recsys.errors import BundleError, RecsysError
+from recsys.errors import BundleError, RecsysError, StoreError
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
+from recsys.serving.settings import Settings
 
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 _IDLE_CLASS = 3 << 13
 _NICE = 19
+_COLD_SHARE = 0.05
+"""Share of users without a state from which on it is said."""
+
 _REPORT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckTask:
-    """Releases to check, and how: ``full`` hashes files, ``sizes`` looks at their presence and size."""
+    """Releases to check, and how.
+
+    Attributes:
+        releases: whose files are checked.
+        verify: ``full`` hashes files, ``sizes`` looks at their presence and size.
+        redis_url: of the store, which is asked for the states of long histories; None: it is not.
+        state_ttl_s: how long states are kept: users without an event since have none.
+    """
 
     releases: tuple[PlannedRelease, ...]
     verify: Verify
+    redis_url: str | None = None
+    state_ttl_s: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +64,15 @@ class CheckProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """All is well; the states of each folder's files, just before they were read (``Bundle.states``)."""
+    """All is well with the files.
+
+    Attributes:
+        states: of each folder's files, just before they were read (``Bundle.states``).
+        cold: release -> what is to be said of users whose states it lacks.
+    """
 
     states: Mapping[Path, Mapping[str, FileState]]
+    cold: Mapping[str, str] = field(default_factory=dict)
 
 
 CheckMessage = CheckProgress | RecsysError | Checked
@@ -65,6 +84,16 @@ class CheckEvent(NamedTuple):
 
     number: int
     message: CheckMessage
+
+
+def check_task(releases: tuple[PlannedRelease, ...], settings: Settings) -> CheckTask:
+    """The check of releases in a server of these settings."""
+    return CheckTask(
+        releases=releases,
+        verify=settings.verify,
+        redis_url=settings.redis_url,
+        state_ttl_s=settings.state_ttl_s,
+    )
 
 
 def check_releases(task: CheckTask, *, progress: Callable[[CheckProgress], None], verified: VerifiedFiles) -> Checked:
@@ -95,7 +124,34 @@ def check_releases(task: CheckTask, *, progress: Callable[[CheckProgress], None]
             if found != digest:
                 raise BundleError(f"{bundle.path}: {name} was altered: its SHA-256 is not the manifest's")
             verified.add(status, digest)
-    return Checked(states={bundle.path: bundle.states for bundle in bundles})
+    return Checked(states={bundle.path: bundle.states for bundle in bundles}, cold=_cold(task))
+
+
+def _cold(task: CheckTask) -> dict[str, str]:
+    """Releases without states of many users with long histories."""
+    # Imported here: only models with a state need it.
+    from recsys.serving.long_history.precompute import open_store
+    from recsys.serving.long_history.users import cold_states
+
+    cold = {}
+    for release in task.releases:
+        if release.ranking is None or task.redis_url is None:
+            continue
+        bundle = open_bundle(release.ranking, verify="sizes")
+        if bundle.manifest.state is None:
+            continue
+        try:
+            with open_store(task.redis_url, bundle.features) as store:
+                found = cold_states(bundle, store, active_within_s=task.state_ttl_s)
+        except StoreError as error:
+            cold[release.name] = f"states of long histories could not be looked for: {error}"
+            continue
+        if found.share > _COLD_SHARE:
+            cold[release.name] = (
+                f"{100 * found.share:.0f} % of {found.looked_at} users with long histories have no state for this "
+                "release: their first requests read all their events; `recsys precompute-states` makes states first"
+            )
+    return cold
 
 
 def with_states(plan: Plan, checked: Checked) -> Plan:

@@ -24,10 +24,11 @@ from recsys.errors import RecsysError
 from recsys.releases.served import MAX_RELEASES, Served, ServedModel, served_text
 from recsys.releases.status import ServerStatus
 from recsys.serving.console import say
-from recsys.serving.process.releases.check import Check, Checked, CheckEvent, CheckProgress, CheckTask, with_states
+from recsys.serving.process.releases.check import Check, Checked, CheckEvent, CheckProgress, check_task, with_states
 from recsys.serving.process.releases.first import WENT_BACK, FirstPlan, without
 from recsys.serving.process.releases.follow import ServedRead
 from recsys.serving.process.releases.plan import Plan, PlannedRelease, planned_release, served_plan, uses_of
+from recsys.serving.process.releases.probation import Probation
 from recsys.serving.process.workers.messages import (
     Abort,
     AdminAnswer,
@@ -41,6 +42,7 @@ from recsys.serving.process.workers.messages import (
 )
 from recsys.serving.process.workers.pool import WorkerEvent, WorkerPool
 from recsys.serving.settings import Settings
+from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.in_service import InService
 
 _PREPARE_S = 300.0
@@ -97,6 +99,7 @@ class Coordinator:
         pool: the workers.
         events: gets those of checks.
         in_service: the releases on the metrics page, and their figures.
+        counts: the file that the workers count in.
         publish: gets each new status.
     """
 
@@ -109,6 +112,7 @@ class Coordinator:
         pool: WorkerPool,
         events: SimpleQueue[Any],
         in_service: InService,
+        counts: Path,
         publish: Callable[[ServerStatus], None],
     ) -> None:
         assert settings.releases is not None
@@ -118,6 +122,8 @@ class Coordinator:
         self._pool = pool
         self._events = events
         self._in_service = in_service
+        self._probation = Probation(settings, counts)
+        self._switches = Telemetry(counts)
         self._publish = publish
         self.plan = first.plan
         """The plan in force: of whoever starts now, too."""
@@ -132,6 +138,7 @@ class Coordinator:
         self._changing: _Switch | None = None
         self._number = first.plan.number
         self._kept_until_s: dict[str, float] = {}
+        self._cold = dict(first.cold)
         self._damaged: dict[str, str] = {}
         self._reloads: list[tuple[Process, int]] = []
         self._reload_asked = False
@@ -156,7 +163,7 @@ class Coordinator:
 
     def wait_s(self) -> float:
         """Seconds until :meth:`handle` has something to do by itself."""
-        times = [self._published_s + _FIGURES_S, *self._kept_until_s.values()]
+        times = [self._published_s + _FIGURES_S, self._probation.due_s, *self._kept_until_s.values()]
         if self._switch is not None:
             times.append(self._switch.until_s)
         return max(0.0, min(times) - time.monotonic())
@@ -182,12 +189,16 @@ class Coordinator:
         """The state of the server."""
         switch = self._switch
         phase, progress = "serving", ""
+        if watched := self._probation.progress():
+            phase, progress = "watching", watched
         if self._changing is not None:
             phase = "switching"
         elif switch is not None and not switch.trim:
             phase = "checking" if switch.check is not None else "loading"
             progress = switch.progress if switch.check is not None else f"{len(switch.waiting)} workers are not ready"
+        served = {name for model in self.confirmed.models.values() for name in model.answering()}
         warnings = [f"{name}: {why}" for name, why in self._damaged.items()]
+        warnings += [f"{name}: {why}" for name, why in self._cold.items() if name in served]
         return ServerStatus(
             server=self._name,
             at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -233,7 +244,7 @@ class Coordinator:
         switch = self._switch = _Switch(plan=plan, served=served, reason=reason, trim=trim)
         new = tuple(release for name, release in plan.releases.items() if name not in self.plan.releases)
         if new:
-            task = CheckTask(releases=new, verify=self._settings.verify)
+            task = check_task(new, self._settings)
             switch.check = Check(plan.number, task, self._events)
             self._changed = True
         else:
@@ -269,6 +280,7 @@ class Coordinator:
         elif isinstance(event.message, Checked):
             switch.check = None
             switch.plan = with_states(switch.plan, event.message)
+            self._cold.update(event.message.cold)
             self._load(switch)
         else:
             self._refuse(str(event.message))
@@ -330,8 +342,12 @@ class Coordinator:
         if switch.trim:
             self.confirmed = switch.plan
             return
-        self._before, self._served = self._served, switch.served
+        self._before, self._served = None if switch.reason else self._served, switch.served
         self._refused = f"{WENT_BACK}{switch.reason}" if switch.reason else ""
+        self._probation.begin(
+            before, self.plan, deaths=self._pool.deaths, workers=len(serving), watched=not switch.reason
+        )
+        self._switches.count("release_switches", "went_back" if switch.reason else "switched")
         self._changing, switch.waiting = switch, set(serving)
         switch.until_s = time.monotonic() + _COMMIT_S
 
@@ -377,6 +393,7 @@ class Coordinator:
         """Give up the switch, or the content of ``served.json``; what is served stays."""
         self._drop_switch()
         self._refused, self._changed = reason, True
+        self._switches.count("release_switches", "refused")
         say(f"refused: {reason}; serving on with {describe(self.plan.models)}")
         self._answer_reloads()
 
@@ -403,6 +420,8 @@ class Coordinator:
             self._refuse(
                 f"{len(switch.waiting)} workers did not load {_names(switch.plan, self.plan)} in {_PREPARE_S:g} s"
             )
+        if (reason := self._probation.look(deaths=self._pool.deaths)) and not self.go_back(reason):
+            say(f"there is no release to go back to: {reason}")
         if self._switch is None and any(until_s <= now_s for until_s in self._kept_until_s.values()):
             self._begin(self._served, trim=True)
         if self._changed or now_s >= self._published_s + _FIGURES_S:

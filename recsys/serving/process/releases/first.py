@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -13,7 +13,7 @@ from recsys.errors import ConfigError, RecsysError, ReleaseError
 from recsys.releases.served import SERVED, Served, read_served
 from recsys.releases.status import read_statuses
 from recsys.serving.console import say
-from recsys.serving.process.releases.check import Check, Checked, CheckProgress, CheckTask, with_states
+from recsys.serving.process.releases.check import Check, Checked, CheckProgress, CheckTask, check_task, with_states
 from recsys.serving.process.releases.plan import Plan, planned_release, served_plan
 from recsys.serving.settings import Settings
 
@@ -33,12 +33,14 @@ class FirstPlan:
         served: what is in force.
         wanted: the content of ``served.json``.
         refused: why these differ; empty if they do not.
+        cold: release -> what is to be said of users whose states it lacks.
     """
 
     plan: Plan
     served: Served
     wanted: Served
     refused: str = ""
+    cold: Mapping[str, str] = field(default_factory=dict)
 
 
 def first_plan(settings: Settings, *, server: str) -> FirstPlan:
@@ -74,9 +76,10 @@ def first_plan(settings: Settings, *, server: str) -> FirstPlan:
             raise ReleaseError("; ".join((refused, *worse.values())))
     releases = {name: planned_release(store, name, slot=slot) for slot, name in enumerate(names)}
     plan = served_plan(served, releases, number=1)
+    cold: dict[str, str] = {}
     for checked in states.values():
-        plan = with_states(plan, checked)
-    return FirstPlan(plan=plan, served=served, wanted=wanted, refused=refused)
+        plan, cold = with_states(plan, checked), {**cold, **checked.cold}
+    return FirstPlan(plan=plan, served=served, wanted=wanted, refused=refused, cold=cold)
 
 
 def without(served: Served, bad: Container[str]) -> Served | None:
@@ -115,7 +118,7 @@ def _check_each(settings: Settings, store: Path, names: Iterable[str], states: d
     for name in names:
         try:
             if name not in states:
-                states[name] = _check(CheckTask(releases=(planned_release(store, name),), verify=settings.verify))
+                states[name] = _check(check_task((planned_release(store, name),), settings))
         except RecsysError as error:
             bad[name] = str(error)
     return bad

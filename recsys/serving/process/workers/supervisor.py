@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -67,7 +68,8 @@ def supervise(settings: Settings) -> int:
                     if first is None:
                         serving.run()
                     else:
-                        _follow(serving, first, shown)
+                        assert counts is not None, "a server of releases counts"
+                        _follow(serving, first, shown, counts)
             finally:
                 pool.stop(timeout_s=settings.drain_timeout_s + EXIT_GRACE_S)
     except KeyboardInterrupt:
@@ -77,19 +79,20 @@ def supervise(settings: Settings) -> int:
     return 0
 
 
-def _follow(serving: _Serving, first: FirstPlan, shown: InService) -> None:
+def _follow(serving: _Serving, first: FirstPlan, shown: InService, counts: Path) -> None:
     """Serve releases: follow ``served.json``."""
     settings, events = serving.settings, serving.events
     assert settings.releases is not None
     follower = Follower(settings.releases, poll_s=settings.release_poll_s, seen=first.wanted, events=events)
     serving.follower = follower
     serving.coordinator = Coordinator(
-        settings,
+        dataclasses.replace(settings, redis_url=serving.shared.redis_url),
         name=server_name(serving.shared),
         first=first,
         pool=serving.pool,
         events=events,
         in_service=shown,
+        counts=counts,
         publish=follower.publish,
     )
     follower.start()
@@ -215,7 +218,7 @@ def _shared_resources(settings: Settings) -> Iterator[tuple[Settings, FirstPlan 
         if settings.admin_port is not None:
             admin_port = stack.enter_context(reserved_port("127.0.0.1", settings.admin_port))
             own = dataclasses.replace(own, admin_port=admin_port)
-        yield own, first_plan(settings, server=server_name(own))
+        yield own, first_plan(dataclasses.replace(settings, redis_url=redis_url), server=server_name(own))
 
 
 def server_name(settings: Settings) -> str:

@@ -1,0 +1,94 @@
+"""Servers that go back by themselves, for real: from a release that fails, is damaged, or kills workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+from support.release_store import CANDIDATES, Load, TinyStore, release_server
+from support.tiny_bundle import ITEMS, write_tiny_bundle
+from support.tiny_server import ServerProcess
+from support.tiny_workers import pids, until
+
+from recsys.client import Client
+from recsys.releases.release import RELEASES
+
+
+def live(server: ServerProcess) -> str:
+    with Client(server.address) as client:
+        return client.rank(user=1, candidates=[1, 3], timeout_s=20.0).release
+
+
+def push_broken(store: TinyStore, folder: Path) -> str:
+    """A release that knows no number for item 5, which no request of a load time asks for."""
+    items = (2 * ITEMS).astype(np.float32)
+    items[CANDIDATES[0]] = np.nan
+    write_tiny_bundle(folder, items=items)
+    name = store.push_bundle(folder)
+    store.expected[name] = np.full(len(CANDIDATES), np.nan)
+    return name
+
+
+def test_a_release_whose_calls_fail_is_left_within_seconds_also_after_a_restart(tmp_path: Path, redis_url: str) -> None:
+    store = TinyStore(tmp_path)
+    good = store.push(1.0)
+    broken = push_broken(store, tmp_path / "broken")
+    store.promote(good)
+    more = {"RECSYS_RELEASE_REPLAY": "0", "RECSYS_WORKERS": "1", "RECSYS_PORT": "0"}
+    with release_server(tmp_path / "server", store, redis_url, **more) as server:
+        port = str(server.facts["port"])
+        with Load(server.address, store) as load:
+            load.until_answered(good, 200)
+            store.promote(broken)
+            reason = until(lambda: (refused := store.status().refused).startswith("went back: ") and refused)
+            load.until_answered(good, 200)
+        assert broken in reason and good in reason and "failed" in reason and "RELEASE_MAX_ERRORS" in reason.upper()
+        assert load.failed and load.wrong == []
+        assert all(broken in str(error) for error in load.failed), "the error names the release"
+        assert store.status().models["tiny"].live == good
+    with release_server(tmp_path / "again", store, redis_url, **{**more, "RECSYS_PORT": port}) as server:
+        assert live(server) == good
+        until(lambda: store.status().refused == reason)
+        better = store.push(1.1)
+        store.promote(better)
+        until(lambda: live(server) == better)
+        assert until(lambda: not store.status().refused)
+
+
+def test_a_live_release_that_is_cut_off_in_the_store_is_left_for_the_one_before_it(
+    tmp_path: Path, redis_url: str
+) -> None:
+    store = TinyStore(tmp_path)
+    before, cut = store.push(1.0), store.push(1.2)
+    store.promote(before)
+    store.promote(cut)
+    with release_server(tmp_path / "server", store, redis_url) as server:
+        assert live(server) == cut
+        file = store.path / RELEASES / cut / "ranking" / "tables" / "items.bin"
+        with Load(server.address, store) as load:
+            load.until_answered(cut)
+            os.chmod(file, 0o644)
+            os.truncate(file, 8)
+            load.until_answered(before, 50)
+        assert load.wrong == [] and server.process.poll() is None
+        assert all(cut in str(error) for error in load.failed)
+        assert "items.bin" in until(lambda: store.status().refused)
+
+
+def test_workers_that_end_again_and_again_since_a_switch_are_a_reason_to_go_back(
+    tmp_path: Path, redis_url: str
+) -> None:
+    store = TinyStore(tmp_path)
+    first, second = store.push(1.0), store.push(1.2)
+    store.promote(first)
+    with release_server(tmp_path / "server", store, redis_url, RECSYS_RELEASE_REPLAY="0") as server:
+        store.promote(second)
+        until(lambda: store.status().models["tiny"].live == second)
+        for _ in range(3):
+            victim = until(lambda: len(both := pids(tmp_path / "server")) == 2 and both)[0]
+            os.kill(victim, signal.SIGKILL)
+            until(lambda victim=victim: victim not in pids(tmp_path / "server"))
+        assert "3 workers ended by themselves since" in until(lambda: store.status().refused)
+        until(lambda: live(server) == first)
