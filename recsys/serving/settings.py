@@ -73,10 +73,10 @@ class Settings:
     )
     release_replay: int = _setting(
         64,
-        "recorded requests that each worker puts to a new release and to the live one before a switch; 0: none",
+        "recorded requests that each worker puts to a new release and to the live one before a switch; 0: no replay",
         kind=int,
         low=0,
-        high=10_000,
+        high=256,
     )
     release_max_drift: float = _setting(
         0.2,
@@ -87,7 +87,7 @@ class Settings:
     )
     release_max_slowdown: float = _setting(
         1.5,
-        "longest time of a new release over the live one's: of medians in the replay, of p99 while it is watched",
+        "longest time of a new release over the live one's: of the same requests in the replay, of p99 when watched",
         kind=float,
         low=1.0,
         high=1_000.0,
