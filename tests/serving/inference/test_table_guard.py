@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from recsys.errors import BundleError, ModelError
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.history.records import make_events
 from recsys.serving.deadline import Deadline
-from recsys.serving.inference.mapped_pages import can_guard
+from recsys.serving.inference import ranking_session
+from recsys.serving.inference.mapped_pages import can_guard, register, unregister
 from recsys.serving.inference.ranking_session import RankingSession, open_ranking_session
 from recsys.serving.inference.retrieval_session import open_retrieval
 
@@ -98,6 +100,78 @@ def test_a_table_that_was_changed_ends_every_request_with_its_name(
         with pytest.raises(ModelError, match=r"release 'tiny-1' is damaged: .*tables/items.bin was written to"):
             score(session)
     assert "tables/items.bin" in session.guard.damage()
+
+
+class ChangedFirst:
+    """A graph before whose run a table changes, as another program may do it at that moment."""
+
+    def __init__(self, graph: Any, change: Callable[[], None]) -> None:
+        self.graph, self.change = graph, change
+
+    def run(self, *arguments: Any) -> Any:
+        self.change()
+        return self.graph.run(*arguments)
+
+
+@needs_guard
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_table_that_changes_while_a_request_reads_it_is_noticed(
+    change: str, session: RankingSession, table: Path
+) -> None:
+    drop_pages(table)
+    session._rank = ChangedFirst(session._rank, lambda: CHANGES[change](table))
+    with pytest.raises(ModelError, match=r"release 'tiny-1' is damaged: .*tables/items.bin was written to"):
+        score(session)
+
+
+@needs_guard
+def test_a_page_that_cannot_be_read_is_an_error_whatever_the_files_say(session: RankingSession, table: Path) -> None:
+    before = table.stat()
+    data = table.read_bytes()
+
+    def cut_and_mend() -> None:
+        os.truncate(table, 0)
+        session._user.run(session._user_outputs, dict(request().user))  # of zeros
+        table.write_bytes(data)
+        os.utime(table, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    session._rank = ChangedFirst(session._rank, cut_and_mend)
+    with pytest.raises(ModelError, match="a page of a table could not be read"):
+        score(session)
+
+
+def cut_mapping(file: Path) -> np.memmap[Any, np.dtype[np.uint8]]:
+    """Bytes of which none can be read, as of a disk that fails."""
+    file.write_bytes(bytes(9000))
+    rows = np.memmap(file, dtype=np.uint8, mode="r")
+    os.truncate(file, 0)
+    return rows
+
+
+@needs_guard
+def test_a_disk_that_fails_to_give_a_page_is_an_error(session: RankingSession, tmp_path: Path) -> None:
+    rows = cut_mapping(tmp_path / "another")  # no file of the bundle changes
+    numbers = register([(rows.ctypes.data, rows.ctypes.data + 12288)])
+    session.guard._ranges.extend(numbers)
+    assert score(session) == pytest.approx(SCORES, abs=1e-6)
+    assert rows.sum() == 0
+    with pytest.raises(ModelError, match="a page of a table could not be read: the disk failed"):
+        score(session)
+
+
+@needs_guard
+def test_a_page_that_cannot_be_read_in_loading_is_an_error(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = ranking_session.load_graph
+
+    def reading(*arguments: Any, **more: Any) -> Any:
+        assert cut_mapping(tmp_path / "another").sum() == 0
+        return load(*arguments, **more)
+
+    monkeypatch.setattr(ranking_session, "load_graph", reading)
+    with pytest.raises(ModelError, match="a page of a table could not be read while it was loaded"):
+        open_ranking_session(open_bundle(bundle))
 
 
 @needs_guard
@@ -205,7 +279,7 @@ def test_a_restart_hashes_what_changed_since_all_was_hashed(bundle: Path, table:
 def test_a_write_right_after_the_check_changes_the_files_state(bundle: Path, table: Path) -> None:
     for number in range(3):
         overwrite(table, ITEMS[:1].tobytes())  # just now: the clock of files may not have ticked since
-        states = open_bundle(bundle).states
+        states = open_bundle(bundle, verify="sizes").states
         overwrite(table, bytes([number]))
         assert table.stat().st_mtime_ns != states["tables/items.bin"].modified_ns
         overwrite(table, ITEMS[:1].tobytes())
@@ -214,10 +288,18 @@ def test_a_write_right_after_the_check_changes_the_files_state(bundle: Path, tab
 @needs_guard
 def test_what_is_closed_is_guarded_no_more(bundle: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
+    (free,) = numbers = register([(8, 16)])
+    unregister(numbers)
     session = open_ranking_session(open_bundle(bundle))
     assert len(os.listdir("/proc/self/fd")) > before
+    taken = register([(8, 16)])
+    unregister(taken)
+    assert taken[0] > free
     del session
     assert len(os.listdir("/proc/self/fd")) == before
+    numbers = register([(8, 16)])
+    unregister(numbers)
+    assert numbers == [free]
 
 
 _OTHERS = """
