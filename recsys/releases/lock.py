@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import getpass
@@ -40,8 +41,9 @@ def store_lock(store: Path, *, wait_s: float = WAIT_S) -> Iterator[None]:
     try:
         share_mode(path)
         _acquire(descriptor, path, wait_s)
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, f"{who()}, process {os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: nothing may be named
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, f"{who()}, process {os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from recsys.bundle import MANIFEST, Manifest, open_bundle, read_manifest
 from recsys.bundle.verify import check_files
-from recsys.errors import BundleError, ConfigError, InvalidInputError, ReleaseError
+from recsys.errors import BundleError, ConfigError, InvalidInputError, RecsysError, ReleaseError
 from recsys.files import make_folder, sync, write_atomically, writing
 from recsys.releases.lock import hold, make_shared_folder, now, store_lock, who
 from recsys.releases.release import (
@@ -247,11 +247,20 @@ def _staging(work: _Push) -> Iterator[Path]:
     try:
         folder.mkdir()
         yield folder
+    except BaseException:
+        _remove_staging(folder, lock)
+        with contextlib.suppress(OSError, RecsysError), store_lock(work.store):
+            remove_leftovers(work.store)  # stored files that only this release has
+        raise
     finally:
-        with contextlib.suppress(OSError):
-            remove_folder(folder)
-            lock.unlink()
+        _remove_staging(folder, lock)
         os.close(held)
+
+
+def _remove_staging(folder: Path, lock: Path) -> None:
+    with contextlib.suppress(OSError):
+        remove_folder(folder)
+        lock.unlink()
 
 
 def _read_bundles(ranking: Path | None, retrieval: Path | None) -> dict[str, tuple[Path, Manifest]]:

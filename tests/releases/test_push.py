@@ -15,10 +15,12 @@ from support.full_disk import files_up_to
 from support.release_bundles import alter, as_nobody, check_clean, check_whole, stored, write_bundles
 from support.tiny_bundle import FEATURES, ITEMS, write_tiny_bundle
 
+import recsys.releases.push as push_module
 from recsys.bundle import open_bundle
 from recsys.bundle.manifest import digest_of, manifest_to_dict
 from recsys.errors import BundleError, ConfigError, InvalidInputError, NoSpaceError
 from recsys.features.feature_set import Categorical
+from recsys.releases.prune import prune
 from recsys.releases.push import push
 from recsys.releases.release import open_release
 from recsys.releases.store import list_releases, push_release
@@ -269,3 +271,64 @@ def test_a_full_disk_leaves_the_store_as_it_was(bundles: Path, tmp_path: Path, m
     check_clean(tmp_path)
     push_release(tmp_path, ranking=bundles / "second", retrieval=bundles / "finder")
     assert len(check_whole(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("step", ["_write_record", "folders_of", "add_stored"])
+def test_a_disk_that_is_full_at_the_last_steps_leaves_the_store_as_it_was(
+    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    push_release(tmp_path, ranking=bundles / "first", retrieval=None)
+    before = stored(tmp_path)
+    real, calls = getattr(push_module, step), []
+
+    def full(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2 or step != "add_stored":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*arguments)
+
+    monkeypatch.setattr(push_module, step, full)
+    with pytest.raises(NoSpaceError, match="No space left on device"):
+        push_release(tmp_path, ranking=bundles / "second", retrieval=None)
+    assert stored(tmp_path) == before
+    check_clean(tmp_path)
+
+
+def test_a_push_removes_what_killed_pushes_repairs_and_readers_left(bundles: Path, tmp_path: Path) -> None:
+    name = push_release(tmp_path, ranking=bundles / "first", retrieval=None).name
+    before = stored(tmp_path)
+    folder = tmp_path / "releases" / name / "ranking"
+    for each in (folder.parent, folder):
+        each.chmod(0o755)
+    half = tmp_path / "releases" / ".tiny-000000000000.tmp-00"
+    (half / "ranking").mkdir(parents=True)
+    (half / "ranking").chmod(0o555)
+    (tmp_path / "status").mkdir()
+    place = next(path for path in (tmp_path / "files").rglob("*") if path.is_file())
+    for file in (
+        half.with_name(f"{half.name}.lock"),
+        half.with_name(".tiny-111111111111.tmp-00.lock"),
+        folder / ".user.onnx.tmp-00",
+        folder.parent / ".release.json.tmp-1-00",
+        tmp_path / "status" / ".clock-1-00",
+        place.with_name("0" * 64),
+    ):
+        file.write_bytes(b"x")
+    os.link(place, place.with_name(f".{place.name}.tmp-00"))
+    assert push(tmp_path, ranking=bundles / "first", retrieval=None).repaired == ()
+    assert stored(tmp_path) == before
+    check_clean(tmp_path)
+
+
+def test_a_user_without_root_s_rights_pushes_repairs_and_prunes_what_is_read_only(bundles: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        store, source = Path(folder) / "store", write_bundles(Path(folder) / "bundles")
+        with as_nobody():
+            for name in ("first", "second"):
+                push_release(store, ranking=source / name, retrieval=None)
+            alter(next((store / "releases").rglob("user.onnx")))
+            assert len(push(store, ranking=source / "first", retrieval=None).repaired) == 3
+            assert len(check_whole(store)) == 2
+            assert len(prune(store, keep=1).removed) == 1 and len(check_whole(store)) == 1
+            check_clean(store)
