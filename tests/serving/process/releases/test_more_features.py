@@ -18,6 +18,9 @@ from support.tiny_bundle import FEATURES, Event, reference_scores, write_tiny_bu
 
 from recsys.client import Client, Ranking, RankQuery, RpcError, UserEvents
 from recsys.errors import BundleError, StoreFormatError
+from recsys.feature_store.item_cache import ItemCache
+from recsys.feature_store.redis.link.connect import open_link
+from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.feature_set import Categorical, FeatureSet, Numeric
 from recsys.releases.served import ServedModel
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
@@ -232,6 +235,14 @@ def test_a_server_of_the_narrower_release_starts_on_an_extended_store_if_it_know
     with pytest.raises(StoreFormatError, match="the (user|item|history) part of this store was filled with layout"):
         with served(plan_of(folders, "a"), redis_url):
             pass
+
+
+async def test_a_read_that_began_before_the_cache_held_more_features_ends_as_it_would(redis_url: str) -> None:
+    store = RedisFeatureStore(FEATURES, link=open_link(redis_url), cache=ItemCache(EXTENDED.item))
+    await store.put_entities("item", np.array([11]), {"price": np.array([1.5], dtype=np.float32)}, timeout_s=5)
+    found = await store.read_for_rank(1, np.array([11]), time_ms=T_MS, timeout_s=5)
+    assert found.item_columns["price"].tolist() == [1.5] and not found.items_degraded
+    await store.close()
 
 
 def reordered() -> FeatureSet:
