@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -31,7 +32,7 @@ from recsys.serving.process.assembly import make_routes, open_loaded_release, op
 from recsys.serving.process.models import Models
 from recsys.serving.process.ports import cannot_listen, probe_port
 from recsys.serving.process.ready_file import ready_file, remove_ready_file, write_ready_file
-from recsys.serving.process.releases.plan import Plan, in_service
+from recsys.serving.process.releases.plan import Plan, in_service, pushed_features
 from recsys.serving.process.releases.switch import ReleaseSwitch, give_memory_back
 from recsys.serving.process.scheduling import lower_priority, use_batch_scheduling
 from recsys.serving.process.signals import forward_signals, sigterm_interrupts, wait_for_signal
@@ -154,7 +155,9 @@ def serving(
         # Handler threads end after the stores, which cut off what outlasts the drain.
         limit = 2 * settings.max_in_flight + MAX_STREAMS + _SPARE_THREADS
         threads = stack.enter_context(ThreadPoolExecutor(limit, thread_name_prefix="call"))
-        stores = stack.enter_context(open_stores(redis_url, features, settings, loop=loop))
+        stores = stack.enter_context(
+            open_stores(redis_url, features, settings, loop=loop, others=partial(pushed_features, settings.releases))
+        )
         telemetry = None if counts is None else Telemetry(counts, worker=worker)
         shared = stack.enter_context(open_shared_parts(settings, stores, ranks=ranks))
         loaded = {}

@@ -13,10 +13,10 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
-from recsys.errors import BundleError, InvalidInputError, StoreError, StoreUnavailableError
+from recsys.errors import BundleError, InvalidInputError, StoreError, StoreFormatError, StoreUnavailableError
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.redis.link.blocking import BlockingLink
@@ -43,6 +43,7 @@ class Stores:
         features: that are stored there.
         settings: the server's.
         loop: runs in a thread of its own.
+        others: reads the FeatureSets of more releases, by name: the Redis may have been extended for one of them.
 
     Attributes:
         blocking_store: for any thread without an event loop; of the same FeatureSet.
@@ -50,8 +51,17 @@ class Stores:
         cache: of all of them.
     """
 
-    def __init__(self, url: str, features: FeatureSet, settings: Settings, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        url: str,
+        features: FeatureSet,
+        settings: Settings,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        others: Callable[[], Mapping[str, FeatureSet]] = dict,
+    ) -> None:
         self.loop = loop
+        self._others = others
         self.cache = ItemCache(features.item, max_age_s=settings.item_max_age_s)
         self._features = features
         self._links = open_link(url), BlockingLink(url, loop=loop)
@@ -104,14 +114,17 @@ class Stores:
             if extension_problem(self._features, features):
                 with contextlib.suppress(StoreUnavailableError):
                     self._run(writer.ping(timeout_s=_CHECK_TIMEOUT_S))
-            self._writers.append(writer)
-            self._features = features
-            for reader, own in self._readers.items():
-                reader.use(self._client(own))
-            # After the readers: what a narrower one has read is not for the cache any more.
-            self.cache.hold(features.item)
-            self.slot.prepare(ServedStore(writer, features))
-            self._follow_items()
+            self._use(writer, features)
+
+    def _use(self, writer: RedisFeatureStore, features: FeatureSet) -> None:
+        self._writers.append(writer)
+        self._features = features
+        for reader, own in self._readers.items():
+            reader.use(self._client(own))
+        # After the readers: what a narrower one has read is not for the cache any more.
+        self.cache.hold(features.item)
+        self.slot.prepare(ServedStore(writer, features))
+        self._follow_items()
 
     def warning_counts(self) -> dict[str, int]:
         """Count the reasons to warn so far, as ``RedisFeatureStore.warning_counts``; these never fall."""
@@ -126,7 +139,12 @@ class Stores:
         Raises:
             StoreFormatError: it was filled for another layout of the same FeatureSet.
         """
-        answered = self._run(_checked(self._writers[0]))
+        try:
+            answered = self._run(_checked(self._writers[0]))
+        except StoreFormatError:
+            if not self._run(self._extended()):
+                raise
+            answered = True
         self._start("check", self._check_again(answered=answered))
         self._follow_items()
 
@@ -159,6 +177,36 @@ class Stores:
     def _run(self, work: Coroutine[Any, Any, Any], *, timeout_s: float | None = None) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout_s)
 
+    async def _extended(self) -> bool:
+        """Go over to the FeatureSet for which the Redis was extended, if it is that of a release that is not loaded."""
+        before = self._features
+        for name, other in (await asyncio.to_thread(self._others)).items():
+            if not extension_problem(before, other) or extension_problem(other, before):
+                continue
+            features = widest({"served": before}, stored=other)
+            writer = self._writer(features)
+            try:
+                await writer.ping(timeout_s=_CHECK_TIMEOUT_S)
+            except StoreError:
+                continue
+            # In a thread: whoever holds the lock may wait for the loop.
+            if await asyncio.to_thread(self._go_over, before, writer, features):
+                _log.warning(
+                    "feature store: extended for release %r, which is not served; read by its FeatureSet, of which "
+                    "this server knows from that release alone: keep it in the store of releases",
+                    name,
+                )
+            return True
+        return False
+
+    def _go_over(self, before: FeatureSet, writer: RedisFeatureStore, features: FeatureSet) -> bool:
+        with self._lock:
+            if self._features is not before:
+                return False  # a switch is under way
+            self._use(writer, features)
+            self.slot.take_over()
+            return True
+
     async def _check_again(self, *, answered: bool) -> None:
         """Ask again: soon, until it has answered once, then now and then, as it may be emptied or told to drop keys.
 
@@ -177,6 +225,8 @@ class Stores:
             except StoreError as error:
                 if await self.slot.after_refusal(served) is not None:
                     continue  # extended by another server of the same releases
+                if isinstance(error, StoreFormatError) and await self._extended():
+                    continue
                 if str(error) != shown:
                     _log.error("feature store: %s", error)
                 shown = str(error)
@@ -189,17 +239,23 @@ class Stores:
 
 @contextlib.contextmanager
 def open_stores(
-    url: str, features: FeatureSet, settings: Settings, *, loop: asyncio.AbstractEventLoop
+    url: str,
+    features: FeatureSet,
+    settings: Settings,
+    *,
+    loop: asyncio.AbstractEventLoop,
+    others: Callable[[], Mapping[str, FeatureSet]] = dict,
 ) -> Iterator[Stores]:
     """The stores for the duration of a ``with`` block; at its end, calls that still run are cut off.
 
-    Redis may be away: it is then asked again until it answers.
+    Redis may be away: it is then asked again until it answers. It may have been extended for one of the ``others``: the
+    FeatureSets of releases by name.
 
     Raises:
         ConfigError: the URL is malformed.
         StoreFormatError: the store was filled for another layout of the same FeatureSet.
     """
-    stores = Stores(url, features, settings, loop=loop)
+    stores = Stores(url, features, settings, loop=loop, others=others)
     try:
         stores.start()
         yield stores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from recsys.bundle import FileState, read_manifest
 from recsys.errors import BundleError
 from recsys.features.feature_set import FeatureSet
-from recsys.releases.release import open_release, release_name
+from recsys.releases.release import find_releases, open_release, release_name
 from recsys.releases.served import Served, ServedModel
 from recsys.serving.settings import Settings, bundle_folder
 from recsys.serving.telemetry.in_service import InService, Role, Use
@@ -107,6 +108,16 @@ def planned_release(store: Path, name: str, *, slot: int = 0) -> PlannedRelease:
 def planned_features(release: PlannedRelease) -> FeatureSet:
     """The FeatureSet of what a release reads in the store: its ranking model's, if there is one; raises BundleError."""
     return read_manifest(release.bundles()[0]).feature_set
+
+
+def pushed_features(store: Path | None) -> dict[str, FeatureSet]:
+    """The FeatureSets of all releases of a store by name, the newest first; without those that cannot be read."""
+    found: dict[str, FeatureSet] = {}
+    if store is not None:
+        for release in reversed(find_releases(store)[0]):
+            with contextlib.suppress(BundleError):
+                found[release.release.name] = release.features()
+    return found
 
 
 def served_plan(served: Served, releases: Mapping[str, PlannedRelease], *, number: int) -> Plan:

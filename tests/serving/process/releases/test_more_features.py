@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.extended_bundle import EXTENDED, write_extended_bundle
+from support.redis_servers import eventually
 from support.tiny_bundle import FEATURES, Event, reference_scores, write_tiny_bundle
 
 from recsys.client import Client, Ranking, RankQuery, RpcError, UserEvents
@@ -23,6 +24,8 @@ from recsys.feature_store.redis.link.connect import open_link
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.feature_set import Categorical, FeatureSet, Numeric
 from recsys.releases.served import ServedModel
+from recsys.releases.store import push_release
+from recsys.serving.process import stores as stores_module
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
 from recsys.serving.process.server import RunningServer, serving
 from recsys.serving.process.startup import load_models
@@ -52,8 +55,8 @@ def plan_of(folders: dict[str, Path], live: str, *, kept: str = "", number: int 
 
 
 @contextmanager
-def served(plan: Plan, redis_url: str) -> Iterator[RunningServer]:
-    settings = Settings(port=0, redis_url=redis_url, store_timeout_ms=5_000)
+def served(plan: Plan, redis_url: str, *, releases: Path | None = None) -> Iterator[RunningServer]:
+    settings = Settings(port=0, redis_url=redis_url, store_timeout_ms=5_000, releases=releases)
     with load_models(settings, plan) as loaded, serving(settings, *loaded) as server:
         yield server
 
@@ -235,6 +238,32 @@ def test_a_server_of_the_narrower_release_starts_on_an_extended_store_if_it_know
     with pytest.raises(StoreFormatError, match="the (user|item|history) part of this store was filled with layout"):
         with served(plan_of(folders, "a"), redis_url):
             pass
+
+
+def test_so_does_one_whose_store_of_releases_has_the_wider_one_though_it_is_not_served_any_more(
+    folders: dict[str, Path],
+    tmp_path: Path,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(stores_module, "_CHECK_EVERY_S", 0.1)
+    pushed = push_release(tmp_path, ranking=folders["b"], retrieval=None)
+    said = f"extended for release '{pushed.name}', which is not served"
+    only_a = plan_of(folders, "a")
+    known = {"candidates": ITEMS, "prices": PRICES, "age": 0.25}
+    with served(only_a, redis_url, releases=tmp_path) as early, Client(early.address, timeout_s=20.0) as before:
+        fill(before)
+        with served(plan_of(folders, "b"), redis_url) as other, Client(other.address, timeout_s=20.0) as client:
+            client.put_entities(entity="user", ids=[2], features={"age": [0.25], "bias": [0.125]})
+            client.put_entities(entity="item", ids=ITEMS, features={"price": PRICES, "boost": BOOSTS})
+        eventually(lambda: said in caplog.text)
+        expect(ask(before), "a", **known)
+        append(before, 2, [Event(4, 2)], since_ms=T_MS + 60_000)
+        caplog.clear()
+        with served(only_a, redis_url, releases=tmp_path) as late, Client(late.address) as client:
+            assert said in caplog.text
+            expect(ask(client), "a", events=[*OLD_EVENTS, Event(4, 2)], **known)
 
 
 async def test_a_read_that_began_before_the_cache_held_more_features_ends_as_it_would(redis_url: str) -> None:
