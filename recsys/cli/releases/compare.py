@@ -91,6 +91,7 @@ def _facts(found: ReleaseFigures, servers: int) -> dict[str, Any]:
             "failed": found.shadow_failed,
             "mean_difference": found.mean_difference,
             "overlap": found.mean_overlap,
+            "items_overlap": found.mean_items_overlap,
             "p50_ms": found.shadow_latency.quantile_us(0.5) / 1e3,
             "p99_ms": found.shadow_latency.quantile_us(0.99) / 1e3,
         }
@@ -172,7 +173,8 @@ def _shadow_text(name: str, shadow: dict[str, Any]) -> str:
     return (
         f"{name} as a shadow: {shadow['scored']:,} of {shadow['offered']:,} requests scored, {shadow['dropped']:,} "
         f"dropped, {shadow['failed']:,} failed; mean difference of a score {_shown(shadow['mean_difference'], '.5f')}, "
-        f"best candidates in common {_shown(shadow['overlap'], '.1%')}, p99 {shadow['p99_ms']:,.2f} ms"
+        f"best candidates in common {_shown(shadow['overlap'], '.1%')}, retrieved items in common "
+        f"{_shown(shadow['items_overlap'], '.1%')}, p99 {shadow['p99_ms']:,.2f} ms"
     )
 
 

@@ -205,7 +205,7 @@ class Ranker:
         return self._rank_read(asked, inputs, deadline)
 
     def rank_unseen(self, request: RankRequest, *, deadline: Deadline, model_lock: ModelLock) -> RankResult:
-        """As :meth:`rank`, of a request that something else answers: it holds no place, and is never logged.
+        """As :meth:`rank`, of a request that something else answers: it holds no place, and nothing of it is kept.
 
         Args:
             request: with its time.
@@ -254,7 +254,7 @@ class Ranker:
         )
         if self.states is not None and state is not None and answer.next_sums is not None:
             self.states.offer_write(request.user_key, state, answer.next_sums)
-        if self._recorder is not None and self._recorder.wants_request(self.release):
+        if asked.logged and self._recorder is not None and self._recorder.wants_request(self.release):
             self._recorder.keep_request(
                 self.release,
                 user_key=request.user_key,

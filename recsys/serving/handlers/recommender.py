@@ -17,7 +17,7 @@ from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, Ret
 from recsys.serving.handlers.ranker import Ranker, RankRequest
 from recsys.serving.handlers.recorder import Recorder
 from recsys.serving.inference.candidate_index import CandidateIndex
-from recsys.serving.inference.fair_lock import FairLock
+from recsys.serving.inference.fair_lock import FairLock, ModelLock
 
 
 class Recommender:
@@ -82,15 +82,28 @@ class Recommender:
             InvalidInputError: top_k is out of range.
         """
         with self._admission.enter():
-            events, degraded = None, False
-            if self._leaves_out_seen(query):
-                timeout_s = min(self._store_timeout_s, deadline.remaining_s() / 2)
-                try:
-                    _, events = self._store.history(query.user_key, timeout_s=timeout_s)
-                except StoreError:
-                    degraded = True
-                query.timer.lap("store")
-            return self._found(query, events, degraded, deadline)
+            return self._retrieve(query, deadline, self.model_lock)
+
+    def retrieve_unseen(self, query: RetrieveQuery, *, deadline: Deadline, model_lock: ModelLock) -> RetrieveResult:
+        """As :meth:`retrieve`, of a query that something else answers: it holds no place, and is not recorded.
+
+        Args:
+            query: it.
+            deadline: of this work.
+            model_lock: in place of the one that calls take.
+        """
+        return self._retrieve(query, deadline, model_lock)
+
+    def _retrieve(self, query: RetrieveQuery, deadline: Deadline, model_lock: ModelLock) -> RetrieveResult:
+        events, degraded = None, False
+        if self._leaves_out_seen(query):
+            timeout_s = min(self._store_timeout_s, deadline.remaining_s() / 2)
+            try:
+                _, events = self._store.history(query.user_key, timeout_s=timeout_s)
+            except StoreError:
+                degraded = True
+            query.timer.lap("store")
+        return self._found(query, events, degraded, deadline, model_lock)
 
     def recommend(self, query: RecommendQuery, *, deadline: Deadline) -> RecommendResult:
         """Rank what :meth:`retrieve` finds, by the ranking model. The user is read once for both.
@@ -116,7 +129,7 @@ class Recommender:
                 user = self._ranker.read_user(query.user_key, deadline=deadline)
                 events, degraded = user.events, user.degraded
                 query.timer.lap("store")
-            found = self._found(wanted, events, degraded, deadline)
+            found = self._found(wanted, events, degraded, deadline, self.model_lock)
             request = RankRequest(
                 user_key=query.user_key,
                 candidate_keys=found.items,
@@ -150,7 +163,9 @@ class Recommender:
     def _leaves_out_seen(self, query: RetrieveQuery) -> bool:
         return not query.include_seen and self.features.history is not None
 
-    def _found(self, query: RetrieveQuery, events: Events | None, degraded: bool, deadline: Deadline) -> RetrieveResult:
+    def _found(
+        self, query: RetrieveQuery, events: Events | None, degraded: bool, deadline: Deadline, model_lock: ModelLock
+    ) -> RetrieveResult:
         """Search the index; ``events``: all that are stored of the user, however old: seen is seen."""
         taken = query.exclude
         if events is not None:
@@ -158,12 +173,13 @@ class Recommender:
                 events = events[(events["timestamp"] < query.time_ms) & (events["arrival"] <= query.time_ms)]
             # A graph's lookup of an item costs 256 bytes; users come back to what they know.
             taken = np.unique(np.concatenate([taken, events["item"]]))
-        with self.model_lock.acquire(deadline):
+        with model_lock.acquire(deadline):
             query.timer.lap("wait")
             deadline.remaining_s()
             found = self.index.retrieve(query.user_key, taken, query.top_k)
             query.timer.lap("retrieve")
-        if self._recorder is not None and self._recorder.wants_query(self.release):
+        unseen = model_lock is not self.model_lock
+        if self._recorder is not None and not unseen and self._recorder.wants_query(self.release):
             self._recorder.keep_query(self.release, user_key=query.user_key, taken=taken, top_k=query.top_k)
         return RetrieveResult(
             items=found.items,

@@ -19,13 +19,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from recsys.arrays import Float32Array
+from recsys.arrays import Float32Array, Int64Array
 from recsys.rate_limited_log import RateLimitedLog
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.model_slot import ModelSlot
-from recsys.serving.handlers.ranker import Ranked, best_of
-from recsys.serving.handlers.routes import LoadedRelease, Route, Routes, ranker_of
+from recsys.serving.handlers.queries import RetrieveQuery
+from recsys.serving.handlers.ranker import Ranked, Ranker, best_of
+from recsys.serving.handlers.recommender import Recommender
+from recsys.serving.handlers.routes import LoadedRelease, Route, Routes, ranker_of, recommender_of
 from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.stage_timer import StageTimer
@@ -42,20 +44,28 @@ _CLOSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieved:
+    """Items that a query of Retrieve was answered with."""
+
+    query: RetrieveQuery
+    items: Int64Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
     """A request to compare.
 
     Attributes:
         model, release: the name that was asked for, and the shadow's: no reference, which would outlast a switch.
         slot: the shadow's.
-        answered: what the caller got.
+        answered: by another release, and in what way.
         until_s: when it is dropped, ``time.monotonic`` seconds.
     """
 
     model: str
     release: str
     slot: int
-    answered: Ranked
+    answered: Ranked | Retrieved
     until_s: float
 
 
@@ -93,23 +103,26 @@ class Shadow:
         self._thread: threading.Thread | None = None
         self._trouble = RateLimitedLog(_log)
 
-    def offer(self, route: Route, release: LoadedRelease, ranked: Ranked | None, *, degraded: bool) -> None:
+    def offer(
+        self, route: Route, release: LoadedRelease, answered: Ranked | Retrieved | None, *, degraded: bool
+    ) -> None:
         """Offer an answered request to the shadows of its route, each with its percentage; returns at once.
 
         Args:
             route: that answered.
             release: that answered: it is not compared with itself.
-            ranked: the candidates; None: there were none.
+            answered: candidates, or items; None: there were none.
             degraded: the answer lacks a part: then it is not offered, for a difference would not be the models'.
         """
         for shadow, percent in route.shadow:
-            if ranked is None or degraded or shadow is release or random.random() * 100.0 >= percent:
+            if answered is None or degraded or shadow is release or random.random() * 100.0 >= percent:
                 continue
             self._telemetry.shadow_offered(shadow.slot)
-            # Copies: an answer of a graph lies in memory that could not be given back while it is held.
-            kept = replace(ranked, logits=ranked.logits.copy(), scores=ranked.scores.copy())
+            if isinstance(answered, Ranked):
+                # Copies: an answer of a graph lies in memory that could not be given back while it is held.
+                answered = replace(answered, logits=answered.logits.copy(), scores=answered.scores.copy())
             until_s = time.monotonic() + self._max_age_s
-            job = _Job(model=route.name, release=shadow.name, slot=shadow.slot, answered=kept, until_s=until_s)
+            job = _Job(model=route.name, release=shadow.name, slot=shadow.slot, answered=answered, until_s=until_s)
             if not self._put(job):
                 self._telemetry.shadow_dropped(shadow.slot)
 
@@ -174,28 +187,49 @@ class Shadow:
         yield
 
     def _compare(self, job: _Job, deadline: Deadline) -> bool:
-        """Score a request by its shadow, and count the differences; False if there is nothing to be said."""
+        """Answer a request by its shadow, and count the differences; False if there is nothing to be said."""
         with self._models.current() as routes:  # which keeps the release open, as a call does
             shadow = _shadow_of(routes, job)
             if shadow is None:
                 return False
-            answered, timer = job.answered, StageTimer()
-            request = replace(
-                answered.request, candidate_keys=answered.keys, top_k=0, time_ms=answered.time_ms, timer=timer
-            )
-            result = ranker_of(shadow).rank_unseen(request, deadline=deadline, model_lock=self)
+            if isinstance(job.answered, Ranked):
+                return self._compare_ranked(job.slot, ranker_of(shadow), job.answered, deadline)
+            return self._compare_items(job.slot, recommender_of(shadow), job.answered, deadline)
+
+    def _compare_ranked(self, slot: int, ranker: Ranker, answered: Ranked, deadline: Deadline) -> bool:
+        timer = StageTimer()
+        request = replace(
+            answered.request, candidate_keys=answered.keys, top_k=0, time_ms=answered.time_ms, timer=timer
+        )
+        result = ranker.rank_unseen(request, deadline=deadline, model_lock=self)
         if result.user_degraded or result.items_degraded or result.history_degraded:
             return False
-        timer.finish()
         assert result.ranked is not None
         self._telemetry.shadow_scored(
-            job.slot,
-            (timer.total - timer.wait + 500) // 1000,
+            slot,
+            _worked_us(timer),
             candidates=len(answered.keys),
             difference_sum=difference_sum(answered, result.ranked),
             overlap=share_in_common(answered.logits, result.ranked.logits, wanted=answered.request.top_k),
         )
         return True
+
+    def _compare_items(self, slot: int, recommender: Recommender, answered: Retrieved, deadline: Deadline) -> bool:
+        timer = StageTimer()
+        query = replace(answered.query, timer=timer)
+        result = recommender.retrieve_unseen(query, deadline=deadline, model_lock=self)
+        if result.user_degraded:
+            return False
+        most = max(len(answered.items), len(result.items))
+        common = np.intersect1d(answered.items, result.items, assume_unique=True)
+        self._telemetry.shadow_retrieved(slot, _worked_us(timer), overlap=len(common) / most if most else 1.0)
+        return True
+
+
+def _worked_us(timer: StageTimer) -> int:
+    """Time of the work alone: not that in which calls went first."""
+    timer.finish()
+    return (timer.total - timer.wait + 500) // 1000
 
 
 def difference_sum(ours: Ranked, others: Ranked) -> float:

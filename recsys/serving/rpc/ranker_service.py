@@ -10,7 +10,7 @@ from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.model_slot import ModelSlot
 from recsys.serving.handlers.ranker import rank_together
 from recsys.serving.handlers.routes import LoadedRelease, Route, Routes, ranker_of, recommender_of
-from recsys.serving.handlers.shadow import Shadow
+from recsys.serving.handlers.shadow import Retrieved, Shadow
 from recsys.serving.rpc.answer_counts import Answer, AnswerCounts
 from recsys.serving.rpc.calls import Context, abort_on_error, deadline_of
 from recsys.serving.rpc.convert import rank as convert
@@ -99,6 +99,9 @@ class RankerService:
                     result, query, names=recommender.index.names, include_timings=message.timings
                 )
             self._counts.answered(query.timer, [Answer(release, result)])
+            if self._shadow is not None and route.shadow:
+                answered = Retrieved(query=query, items=result.items)
+                self._shadow.offer(route, release, answered, degraded=result.user_degraded)
             return response
 
     def Recommend(self, message: ranker_pb2.RecommendRequest, context: Context) -> ranker_pb2.RecommendResponse:

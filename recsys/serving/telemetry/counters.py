@@ -17,7 +17,9 @@ _FAILED, _DEGRADED, _SCORES, _SCORE_SUM, _OFFERED, _SCORED, _DROPPED, _FAILED_SH
     RELEASE_COUNTS.index,
     ("failed", "degraded", "scores", "score_sum", "offered", "scored", "dropped", "failed_shadow"),
 )
-_COMPARED, _DIFFERENCE_SUM, _OVERLAP_SUM = map(RELEASE_COUNTS.index, ("compared", "difference_sum", "overlap_sum"))
+_COMPARED, _DIFFERENCE_SUM, _OVERLAP_SUM, _RETRIEVED, _ITEMS_OVERLAP_SUM = map(
+    RELEASE_COUNTS.index, ("compared", "difference_sum", "overlap_sum", "retrieved", "items_overlap_sum")
+)
 _ANSWERS, _SHADOW = len(RELEASE_COUNTS), len(RELEASE_COUNTS) + HISTOGRAM
 _WORD = (1 << 64) - 1
 
@@ -110,6 +112,21 @@ class Telemetry:
             words[place + _COMPARED] += candidates
             _add_parts(words, place + _DIFFERENCE_SUM, difference_sum)
             _add_parts(words, place + _OVERLAP_SUM, overlap)
+            _observe(words, place + _SHADOW, us)
+
+    def shadow_retrieved(self, slot: int, us: int, *, overlap: float) -> None:
+        """As :meth:`shadow_scored`, of a request whose items it has retrieved.
+
+        Args:
+            slot: the release's place, from 0.
+            us: time that it took.
+            overlap: share of the items that the two have in common.
+        """
+        words, place = self._words, self._releases + slot * RELEASE_WORDS
+        with self._lock:
+            words[place + _SCORED] += 1
+            words[place + _RETRIEVED] += 1
+            _add_parts(words, place + _ITEMS_OVERLAP_SUM, overlap)
             _observe(words, place + _SHADOW, us)
 
     def _add(self, slot: int, count: int) -> None:

@@ -76,6 +76,7 @@ RELEASE_FAMILIES = {
     "release_shadow_seconds": "Time that a release took to score such a request.",
     "release_shadow_difference": "Absolute differences of its scores to those that were answered, by candidate.",
     "release_shadow_overlap": "Share of the best candidates that it has in common with the answer, by request.",
+    "release_shadow_items_overlap": "Share of the items that it retrieves in common with the answer, by request.",
 }
 """Families of each release in service, with the labels ``release`` and ``model``; helps by name."""
 

@@ -32,6 +32,7 @@ FIRST_COUNTER = len(STAGES) * HISTOGRAM
 RELEASE_COUNTS = (
     "answered", "failed", "degraded", "scores", "score_sum",
     "offered", "scored", "dropped", "failed_shadow", "compared", "difference_sum", "overlap_sum",
+    "retrieved", "items_overlap_sum",
 )  # fmt: skip
 """Counts of a release, in the order of its block; sums are in units of 1 / ``PARTS``, modulo 2**64: they may be
 negative. ``release_figures.ReleaseFigures`` says what each is."""

@@ -81,6 +81,7 @@ def _of_releases(figures: Mapping[str, ReleaseFigures], models: Mapping[str, str
     shadow_seconds = HistogramMetricFamily(*named("release_shadow_seconds"), labels=labels)
     difference = SummaryMetricFamily(*named("release_shadow_difference"), labels=labels)
     overlap = SummaryMetricFamily(*named("release_shadow_overlap"), labels=labels)
+    items_overlap = SummaryMetricFamily(*named("release_shadow_items_overlap"), labels=labels)
     for release, found in figures.items():
         values = [release, models[release]]
         for outcome, count in zip(CALL_OUTCOMES, (found.answered, found.failed), strict=True):
@@ -96,8 +97,9 @@ def _of_releases(figures: Mapping[str, ReleaseFigures], models: Mapping[str, str
         of_shadow = found.shadow_latency
         shadow_seconds.add_metric(values, _buckets(of_shadow), sum_value=of_shadow.sum_us / 1e6)
         difference.add_metric(values, found.compared, found.difference_sum)
-        overlap.add_metric(values, found.shadow_scored, found.overlap_sum)
-    yield from (calls, degraded, seconds, score, shadow, shadow_seconds, difference, overlap)
+        overlap.add_metric(values, found.shadow_ranked, found.overlap_sum)
+        items_overlap.add_metric(values, found.shadow_retrieved, found.items_overlap_sum)
+    yield from (calls, degraded, seconds, score, shadow, shadow_seconds, difference, overlap, items_overlap)
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:

@@ -20,7 +20,7 @@ from recsys.serving.telemetry.layout import (
 )
 from recsys.serving.telemetry.totals import Histogram, histogram_of
 
-_SUMS = ("score_sum", "difference_sum", "overlap_sum")
+_SUMS = ("score_sum", "difference_sum", "overlap_sum", "items_overlap_sum")
 _NO_REQUESTS = Histogram((0,) * len(BOUNDS_US), 0, 0)
 
 
@@ -40,7 +40,9 @@ class ReleaseFigures:
         shadow_latency: of the scored ones.
         compared: candidates whose scores were compared with those that were answered.
         difference_sum: absolute differences of these scores, summed.
-        overlap_sum: shares of the best candidates in common, a share for each request scored as a shadow, summed.
+        overlap_sum: shares of the best candidates in common, a share for each request ranked as a shadow, summed.
+        shadow_retrieved: those of the scored ones that were calls of Retrieve.
+        items_overlap_sum: shares of the retrieved items in common, a share for each of these, summed.
     """
 
     answered: int = 0
@@ -57,6 +59,8 @@ class ReleaseFigures:
     compared: int = 0
     difference_sum: float = 0.0
     overlap_sum: float = 0.0
+    shadow_retrieved: int = 0
+    items_overlap_sum: float = 0.0
 
     def __add__(self, other: ReleaseFigures) -> ReleaseFigures:
         """The figures of both, say of two servers."""
@@ -92,9 +96,19 @@ class ReleaseFigures:
         return self.difference_sum / self.compared if self.compared else None
 
     @property
+    def shadow_ranked(self) -> int:
+        """Requests whose candidates it scored as a shadow: all but those of Retrieve."""
+        return self.shadow_scored - self.shadow_retrieved
+
+    @property
     def mean_overlap(self) -> float | None:
-        """Mean share of the best candidates in common, as a shadow; None if none was scored."""
-        return self.overlap_sum / self.shadow_scored if self.shadow_scored else None
+        """Mean share of the best candidates in common, as a shadow; None if it ranked no request."""
+        return self.overlap_sum / self.shadow_ranked if self.shadow_ranked else None
+
+    @property
+    def mean_items_overlap(self) -> float | None:
+        """Mean share of the retrieved items in common, as a shadow; None if it retrieved none."""
+        return self.items_overlap_sum / self.shadow_retrieved if self.shadow_retrieved else None
 
     def as_dict(self) -> dict[str, Any]:
         """The figures as JSON has them; :meth:`from_dict` reads it."""
@@ -145,6 +159,7 @@ def _figures(words: Sequence[int]) -> ReleaseFigures:
         shadow_failed=counts["failed_shadow"],
         shadow_latency=histogram_of(shadow),
         compared=counts["compared"],
+        shadow_retrieved=counts["retrieved"],
         **sums,
     )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.plan_server import PlanServer, plan_of, plan_server
 from support.tiny_bundle import ITEMS, V, reference_scores, write_tiny_bundle
+from support.tiny_retrieval import best_items, tiny_tables, write_tiny_retrieval
 
 from recsys.arrays import Float64Array
 from recsys.client import Client, Ranking, RankQuery
@@ -143,6 +144,34 @@ def test_candidates_that_stand_twice_are_compared_once_and_requests_of_a_batch_e
     assert found.difference_sum == pytest.approx(3 * difference, abs=1e-4)
 
 
+def test_items_of_retrieve_and_candidates_of_recommend_are_compared(
+    tiny_bundle: Path, rolled: Path, tmp_path: Path, redis_url: str
+) -> None:
+    ours = tiny_tables()
+    others = replace(ours, items_MD=np.roll(ours.items_MD, 5, axis=0))
+    write_tiny_retrieval(tmp_path / "ours", ours)
+    write_tiny_retrieval(tmp_path / "others", others)
+    plan = shadowed(tiny_bundle, rolled)
+    folders = {"live": tmp_path / "ours", "shadow": tmp_path / "others"}
+    releases = {name: replace(release, retrieval=folders[name]) for name, release in plan.releases.items()}
+    plan = replace(plan, releases=releases)
+    with plan_server(plan, settings_of(redis_url), tmp_path) as server, Client(server.address) as client:
+        found = client.retrieve(user=4, top_k=6, exclude=[1])
+        items, more = (best_items(tables, 4, [1], 6)[0].tolist() for tables in (ours, others))
+        assert found.items.tolist() == items and 0 < len(set(items) & set(more)) < 6
+        wait_until(lambda: ended(server) == 1)
+        figures = server.figures("shadow")
+        assert (figures.shadow_retrieved, figures.compared, figures.mean_overlap) == (1, 0, None)
+        assert figures.mean_items_overlap == pytest.approx(len(set(items) & set(more)) / 6, abs=1e-5)
+        client.recommend(user=4, top_k=2, candidates=8, features={"age": 1.0})
+        wait_until(lambda: ended(server) == 2)
+    figures = server.figures("shadow")
+    candidates = best_items(ours, 4, [], 8)[0].tolist()
+    difference = np.abs(live_scores(candidates) - shadow_scores(candidates)).sum()
+    assert (figures.shadow_scored, figures.shadow_retrieved, figures.compared) == (2, 1, 8)
+    assert figures.difference_sum == pytest.approx(difference, abs=1e-4)
+
+
 def test_under_load_shadows_are_dropped_and_answers_are_not(
     served: PlanServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,13 +228,11 @@ def test_a_release_at_work_as_a_shadow_is_closed_after_it_and_what_waits_for_it_
 
     def opened_release(*arguments: Any) -> LoadedRelease:
         loaded = open_loaded_release(*arguments)
-        return dataclasses.replace(loaded, close=lambda: (closed.append(loaded.name), loaded.close())[1])
+        return replace(loaded, close=lambda: (closed.append(loaded.name), loaded.close())[1])
 
     monkeypatch.setattr(server_module, "open_loaded_release", opened_release)
     plan = shadowed(tiny_bundle, rolled)
-    alone = dataclasses.replace(
-        plan, number=2, models={"m": ServedModel(live="live")}, releases={"live": plan.releases["live"]}
-    )
+    alone = replace(plan, number=2, models={"m": ServedModel(live="live")}, releases={"live": plan.releases["live"]})
     with (
         blocked_shadow(monkeypatch) as (begun, opened),
         plan_server(plan, settings_of(redis_url), tmp_path) as server,

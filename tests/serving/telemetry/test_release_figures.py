@@ -23,17 +23,19 @@ def test_each_slot_has_the_sum_of_all_workers_and_nothing_of_the_others(file: Pa
             for _ in range(3):
                 telemetry.shadow_offered(slot)
             telemetry.shadow_scored(slot, 50, candidates=4, difference_sum=0.125 * slot, overlap=0.5)
+            telemetry.shadow_retrieved(slot, 30, overlap=0.25)
             telemetry.shadow_dropped(slot)
             telemetry.shadow_failed(slot)
     for slot, found in enumerate(read_release_figures(file)):
         assert (found.answered, found.failed, found.degraded) == (2, 2, 2 * (slot == 2))
         assert (found.latency.count, found.latency.sum_us) == (2, 200 * (slot + 1))
         assert (found.scored, found.score_sum) == (20, 2 * (slot + 0.25))
-        assert (found.shadow_offered, found.shadow_scored, found.shadow_dropped, found.shadow_failed) == (6, 2, 2, 2)
+        assert (found.shadow_offered, found.shadow_scored, found.shadow_dropped, found.shadow_failed) == (6, 4, 2, 2)
         assert (found.compared, found.difference_sum, found.overlap_sum) == (8, 0.25 * slot, 1.0)
-        assert (found.shadow_latency.count, found.shadow_latency.sum_us) == (2, 100)
+        assert (found.shadow_latency.count, found.shadow_latency.sum_us) == (4, 160)
         assert found.mean_score == pytest.approx((slot + 0.25) / 10)
         assert found.mean_difference == pytest.approx(0.125 * slot / 4) and found.mean_overlap == 0.5
+        assert (found.shadow_retrieved, found.mean_items_overlap) == (2, 0.25)
         assert found.error_share == 0.5 and found.degraded_share == (slot == 2)
     assert not any(read_totals(file).counters.values()), "no other counter is touched"
 
