@@ -52,9 +52,7 @@ def parity(
     if requests is not None:
         from recsys.parity.requests import request_parity
 
-        files = sorted(requests.glob("*.parquet")) if requests.is_dir() else [requests]
-        if not files:
-            raise ConfigError(f"{requests}: no *.parquet here; `recsys serve --log-requests 0.01` writes some")
+        files = request_log_files(requests)
         from recsys.progress import progress
 
         with progress(notes, "comparing requests"):
@@ -66,11 +64,23 @@ def parity(
             f"nothing could be compared: {report.skipped:,} requests were of users that {source} lacks, or degraded"
         )
     if as_json:
-        print(json.dumps(_facts(report)))
+        print(json.dumps(parity_facts(report)))
     else:
         _show(report)
     if not report.equal:
         raise typer.Exit(DIFFERENT)
+
+
+def request_log_files(path: Path) -> list[Path]:
+    """The files of a request log, which is a folder or a file.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise ConfigError(f"{path}: no *.parquet here; `recsys serve --log-requests 0.01` writes some")
+    return files
 
 
 def _replay(dataset: Dataset, log: list[str], samples: int, seed: int) -> ParityReport:
@@ -108,7 +118,8 @@ def _replay(dataset: Dataset, log: list[str], samples: int, seed: int) -> Parity
         return asyncio.run(run())
 
 
-def _facts(report: ParityReport) -> dict[str, object]:
+def parity_facts(report: ParityReport) -> dict[str, object]:
+    """A report for ``--json``."""
     return {
         "equal": report.equal,
         "samples": report.samples,

@@ -13,6 +13,7 @@ place, and the newest ones.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from recsys.export.graphs.modules import STATE_FRESH, STATE_NEXT, STATE_SUMS
 from recsys.features.columns import Column, missing_column
 from recsys.features.encode import EncodedBatch, EncodedRequest, encode_request
 from recsys.features.entities import pack_rows, unpack_rows
-from recsys.features.feature_set import Feature
+from recsys.features.feature_set import Feature, FeatureSet
 from recsys.features.hashing import KEY_LIMIT
 from recsys.features.history.records import Events, unpack_events
 from recsys.features.history.rules import visible
@@ -225,18 +226,32 @@ def _sample(dataset: Dataset, index: int, items: Int64Array, number: int) -> Enc
     return batch
 
 
-def _request(dataset: Dataset, index: int, items: Int64Array, number: int) -> EncodedRequest:
+def sample_request(dataset: Dataset, index: int, items: Int64Array, features: FeatureSet) -> EncodedRequest:
+    """A sample as a request of a bundle, from what a store loaded with the dataset's table answers.
+
+    Args:
+        dataset: with keys.
+        index: of the sample.
+        items: candidates, row numbers of the table's items, [C].
+        features: of the bundle; the table's, or one that it extends.
+    """
+    return _request(dataset, index, items, _PLAIN, features)
+
+
+def _request(
+    dataset: Dataset, index: int, items: Int64Array, number: int, features: FeatureSet | None = None
+) -> EncodedRequest:
     """The same as a request, from what a store loaded with the table answers: bytes, and nothing for the unknown."""
-    table, features = dataset.table, dataset.table.features
+    table, features = dataset.table, features or dataset.table.features
     user = int(dataset.sample_user[index])
     row = dataset.context_row[index : index + 1]
     user_key, item_keys = int(table.user_keys[user]), table.item_keys[items]
     user_columns = _through_rows(features.user, table.users, np.array([user]))
-    user_columns.update({name: column[row] for name, column in dataset.context.items()})
+    context = {f.name: dataset.context[f.name][row] for f in features.context}
     item_columns = _through_rows(features.item, table.items, items)
     events: Events | None = None
     if features.history is not None:
-        events = _known_then(dataset, user, int(dataset.sample_time_ms[index]))
+        events = _known_then(dataset, user, int(dataset.sample_time_ms[index]), features)
     if number % 8 == 1:
         events = None
     if number % 8 == 2:
@@ -244,8 +259,8 @@ def _request(dataset: Dataset, index: int, items: Int64Array, number: int) -> En
     if number % 8 == 3:
         item_keys[0] = KEY_LIMIT - 1
     if number % 8 == 4:
-        user_columns, item_columns = {}, {}
-    return encode_request(
+        user_columns, item_columns, context = {}, {}, {}
+    encoded = encode_request(
         features,
         user_key=user_key,
         user_columns=user_columns,
@@ -254,12 +269,12 @@ def _request(dataset: Dataset, index: int, items: Int64Array, number: int) -> En
         item_keys=item_keys,
         item_columns=item_columns,
     )
+    return replace(encoded, user={**encoded.user, **context})  # no store has the context
 
 
-def _known_then(dataset: Dataset, user: int, time_ms: int) -> Events:
-    """The user's history as a store held it at that time."""
-    features = dataset.table.features
-    events = unpack_events(features, user_events(dataset.table, user).tobytes())
+def _known_then(dataset: Dataset, user: int, time_ms: int, features: FeatureSet) -> Events:
+    """The user's history as a store held it at that time, and a bundle of these features reads it."""
+    events = unpack_events(dataset.table.features, user_events(dataset.table, user).tobytes())
     return visible(features, events, time_ms)
 
 

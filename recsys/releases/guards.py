@@ -7,11 +7,11 @@ it is a reason, too, and says how to go on.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from recsys.bundle import RESAMPLES, Manifest, Measured, open_bundle, read_manifest
+from recsys.bundle import RESAMPLES, Manifest, Measured, read_manifest
 from recsys.bundle.evaluation import read_resamples
 from recsys.bundle.verify import Verify
 from recsys.errors import BundleError
@@ -19,7 +19,8 @@ from recsys.features.changes import changes
 from recsys.features.extension import extension_problem
 from recsys.features.feature_set import FeatureSet
 from recsys.releases.comparison import Bounds, MetricRow, compare_measured
-from recsys.releases.release import RANKING, RETRIEVAL, BundleRecord, ReleaseFolder
+from recsys.releases.release import RANKING, RETRIEVAL, ReleaseFolder
+from recsys.releases.verify import altered_files
 
 GO_ON = (
     "measure both on one test split (`recsys release promote --measure --data SOURCE`), or promote in spite of it "
@@ -33,19 +34,22 @@ class Findings:
     """Verdict on a candidate beside the running release.
 
     Attributes:
-        refusals: reasons for which it may not be promoted; empty: it may.
+        damage: what is not as it was pushed; nobody can want such a release.
+        refusals: other reasons for which it may not be promoted; without any, and without damage, it may.
         rows: their metrics; empty where nothing runs yet, or nothing could be compared.
         notes: what does not refuse, and is to be known: features that are empty until they are loaded.
     """
 
-    refusals: tuple[str, ...]
+    damage: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()
     rows: tuple[MetricRow, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def refusals(candidate: ReleaseFolder, running: ReleaseFolder | None, bounds: Bounds | None = None) -> list[str]:
     """Reasons for which a release may not be promoted; none: it may. See :func:`inspect`."""
-    return list(inspect(candidate, running, bounds or Bounds()).refusals)
+    found = inspect(candidate, running, bounds or Bounds())
+    return [*found.damage, *found.refusals]
 
 
 def inspect(
@@ -55,6 +59,7 @@ def inspect(
     *,
     measured: Mapping[str, tuple[Measured, Measured]] | None = None,
     verify: Verify = "full",
+    count: Callable[[int], None] = lambda _: None,
 ) -> Findings:
     """Look at everything that a promotion demands.
 
@@ -65,27 +70,50 @@ def inspect(
         measured: part -> metrics of the candidate and of the running release on the same samples, instead of those in
             their manifests.
         verify: of the candidate's files: ``full`` hashes them, about 1 GB/s.
+        count: called with the bytes that were hashed since the last call.
     """
+    damage = [f"{reason}; push its bundles again" for reason in altered_files(candidate, verify=verify, count=count)]
     reasons: list[str] = []
     notes: list[str] = []
     rows: list[MetricRow] = []
-    for part, folder, record in _parts(candidate):
-        reasons += _whole(part, folder, record, verify=verify)
-    old_parts = {} if running is None else {part: folder for part, folder, _ in _parts(running)}
-    new_parts = {part: folder for part, folder, _ in _parts(candidate)}
+    new_parts, old_parts = dict(_parts(candidate)), {} if running is None else dict(_parts(running))
+    manifests = {part: manifest for part, folder in new_parts.items() if (manifest := _read(folder)) is not None}
+    for part, manifest in manifests.items():
+        reasons += _certified(part, manifest)
     for part, folder in old_parts.items():
         if part not in new_parts:
             reasons.append(f"{part}: the release has no {part} bundle, the running one has: calls for it would fail")
             continue
-        manifests, unreadable = _manifests(new_parts[part], folder)
-        reasons += [f"{part}: {reason}" for reason in unreadable]
-        if manifests is None:
+        try:
+            old = read_manifest(folder)
+        except BundleError as error:
+            reasons.append(f"{part}: the running release cannot be read: {error}; metrics are not compared: {GO_ON}")
             continue
-        new, old = manifests
-        _compare_features(part, new.feature_set, old.feature_set, reasons, notes)
-        given = (measured or {}).get(part)
-        reasons += _compare_metrics(part, (new, new_parts[part]), (old, folder), given, bounds, rows)
-    return Findings(refusals=tuple(dict.fromkeys(reasons)), rows=tuple(rows), notes=tuple(dict.fromkeys(notes)))
+        if part in manifests:  # else it is damaged, which is said above
+            new = manifests[part]
+            _compare_features(part, new.feature_set, old.feature_set, reasons, notes)
+            given = (measured or {}).get(part)
+            reasons += _compare_metrics(part, (new, new_parts[part]), (old, folder), given, bounds, rows)
+    return Findings(damage=tuple(damage), refusals=tuple(reasons), rows=tuple(rows), notes=tuple(dict.fromkeys(notes)))
+
+
+def states_problem(candidate: ReleaseFolder, running: ReleaseFolder | None) -> str:
+    """Say why states of long histories that the running release keeps are of no use to another; empty if they are.
+
+    Nothing is said of a release without states, of a damaged one, and where nothing runs yet.
+    """
+    manifest = None if candidate.ranking is None else _read(candidate.ranking)
+    if running is None or manifest is None or not manifest.state_version:
+        return ""
+    old = None if running.ranking is None else _read(running.ranking)
+    kept = "" if old is None else old.state_version
+    if kept == manifest.state_version:
+        return ""
+    whose = f"the running release's are of version {kept}" if kept else "the running release keeps none"
+    return (
+        f"states of long histories: this release's are of version {manifest.state_version}, {whose}: each user's would "
+        "be computed from all events with the first request"
+    )
 
 
 def measured_of(folder: Path, manifest: Manifest) -> Measured:
@@ -94,27 +122,21 @@ def measured_of(folder: Path, manifest: Manifest) -> Measured:
     return Measured(metrics=manifest.metrics, evaluation=manifest.evaluation, resamples=resamples)
 
 
-def _parts(release: ReleaseFolder) -> Iterator[tuple[str, Path, BundleRecord]]:
-    for part, folder, record in (
-        (RANKING, release.ranking, release.release.ranking),
-        (RETRIEVAL, release.retrieval, release.release.retrieval),
-    ):
-        if folder is not None and record is not None:
-            yield part, folder, record
+def _parts(release: ReleaseFolder) -> Iterator[tuple[str, Path]]:
+    for part, folder in ((RANKING, release.ranking), (RETRIEVAL, release.retrieval)):
+        if folder is not None:
+            yield part, folder
 
 
-def _whole(part: str, folder: Path, record: BundleRecord, *, verify: Verify) -> Iterator[str]:
-    """Reasons that lie in the bundle alone: its files, its certificate."""
+def _read(folder: Path) -> Manifest | None:
     try:
-        manifest = open_bundle(folder, verify=verify).manifest
-    except BundleError as error:
-        yield f"{part}: {error}; push the release again"
-        return
-    if manifest.version != record.version:
-        yield (
-            f"{part}: {folder} is version {manifest.version}, the release's record says {record.version}; push the "
-            "release again"
-        )
+        return read_manifest(folder)
+    except BundleError:
+        return None
+
+
+def _certified(part: str, manifest: Manifest) -> Iterator[str]:
+    """Reasons that lie in the bundle's certificate."""
     certificate = manifest.certificate
     if certificate.requests < 1 or certificate.candidates < 1:
         yield (
@@ -132,17 +154,6 @@ def _whole(part: str, folder: Path, record: BundleRecord, *, verify: Verify) -> 
             f"{part}: {compute.kind} products change logits by {compute.mean_abs_logit_difference:.1e} on average; "
             f"allowed: {compute.tolerance:.1e}; export with float32 products"
         )
-
-
-def _manifests(new: Path, old: Path) -> tuple[tuple[Manifest, Manifest] | None, list[str]]:
-    try:
-        read = read_manifest(new)
-    except BundleError:
-        return None, []  # said already
-    try:
-        return (read, read_manifest(old)), []
-    except BundleError as error:
-        return None, [f"the running release cannot be read: {error}; metrics are not compared: {GO_ON}"]
 
 
 def _compare_features(part: str, new: FeatureSet, old: FeatureSet, reasons: list[str], notes: list[str]) -> None:

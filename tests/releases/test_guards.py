@@ -177,7 +177,7 @@ def test_a_manifest_with_nan_is_refused(tmp_path: Path, running: ReleaseFolder) 
     values["metrics"]["auc"] = float("nan")
     file.write_text(json.dumps(values))
     (reason,) = refusals(new, running)
-    assert "found NaN" in reason and "push the release again" in reason
+    assert "found NaN" in reason and "push its bundles again" in reason
 
 
 def test_a_segment_of_other_samples_is_refused(tmp_path: Path, running: ReleaseFolder) -> None:
@@ -242,14 +242,14 @@ def test_an_altered_byte_is_refused(tmp_path: Path, running: ReleaseFolder) -> N
     table.write_bytes(content)
     for live in (running, None):
         (reason,) = refusals(new, live)
-        assert "tables/items.bin was altered" in reason
+        assert "tables/items.bin: was altered" in reason
 
 
 def test_another_bundle_than_the_record_says_is_refused(tmp_path: Path, running: ReleaseFolder) -> None:
     new = write_release(tmp_path, "new", good())
     record = replace(new.release.ranking, version="0" * 16)  # type: ignore[type-var]
     (reason,) = refusals(replace(new, release=replace(new.release, ranking=record)), running)
-    assert "the release's record says 0000000000000000" in reason
+    assert "the record says 0000000000000000" in reason
 
 
 def test_a_running_release_that_cannot_be_read_is_a_refusal(tmp_path: Path, running: ReleaseFolder) -> None:

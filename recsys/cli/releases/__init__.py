@@ -3,6 +3,7 @@
 - ``push.py``: bundles to a release; ``prune.py``: releases that nothing needs are deleted;
 - ``look.py``: `list`, `show`, `status`;
 - ``compare.py``: two releases on live calls and on logged requests;
+- ``promote.py``: a release goes live, if the guards let it; ``evidence.py``: what takes long before that;
 - ``change.py``: `rollback`, `split`, `shadow`;
 - ``shared.py``: options and words that they share: the store's folder, the wait for servers.
 
@@ -16,7 +17,7 @@ from collections.abc import Callable
 
 import typer
 
-from recsys.cli.releases import change, compare, look, prune, push
+from recsys.cli.releases import change, compare, look, promote, prune, push
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "push": push.push,
     "list": look.list_,
     "show": look.show,
+    "promote": promote.promote,
     "rollback": change.rollback,
     "split": change.split,
     "shadow": change.shadow,
