@@ -57,7 +57,7 @@ def server_process(folder: Path, **environment: str) -> Iterator[ServerProcess]:
     ready_file = folder / "ready.json"
     process = start_server_process(folder, **environment)
     try:
-        deadline_s = time.monotonic() + 20
+        deadline_s = time.monotonic() + 60
         while not ready_file.exists():
             if process.poll() is not None or time.monotonic() > deadline_s:
                 process.kill()

@@ -216,7 +216,8 @@ def main() -> int:
         message = error
     except OSError as error:
         message = BundleError(f"{error.filename}: {error.strerror}")
-    _send(output, message)
+    with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
+        _send(output, message)
     return 0
 
 

@@ -21,13 +21,14 @@ from queue import SimpleQueue
 from typing import Any
 
 from recsys.errors import RecsysError
-from recsys.releases.served import MAX_RELEASES, Served, ServedModel, served_text
+from recsys.releases.served import Served, ServedModel, served_text
 from recsys.releases.status import ServerStatus
 from recsys.serving.console import say
 from recsys.serving.process.releases.check import Check, Checked, CheckEvent, CheckProgress, check_task, with_states
 from recsys.serving.process.releases.first import WENT_BACK, FirstPlan, without
 from recsys.serving.process.releases.follow import ServedRead
-from recsys.serving.process.releases.plan import Plan, PlannedRelease, planned_release, served_plan, uses_of
+from recsys.serving.process.releases.kept import KeptReleases
+from recsys.serving.process.releases.plan import Plan, uses_of
 from recsys.serving.process.releases.probation import Probation
 from recsys.serving.process.workers.messages import (
     Abort,
@@ -136,8 +137,9 @@ class Coordinator:
         self._before: Served | None = None
         self._switch: _Switch | None = None
         self._changing: _Switch | None = None
+        self._resumed: Served | None = None
         self._number = first.plan.number
-        self._kept_until_s: dict[str, float] = {}
+        self._kept = KeptReleases(max(settings.release_keep_s, settings.release_watch_s))
         self._cold = dict(first.cold)
         self._damaged: dict[str, str] = {}
         self._reloads: list[tuple[Process, int]] = []
@@ -163,7 +165,7 @@ class Coordinator:
 
     def wait_s(self) -> float:
         """Seconds until :meth:`handle` has something to do by itself."""
-        times = [self._published_s + _FIGURES_S, self._probation.due_s, *self._kept_until_s.values()]
+        times = [self._published_s + _FIGURES_S, self._probation.due_s, self._kept.until_s()]
         if self._switch is not None:
             times.append(self._switch.until_s)
         return max(0.0, min(times) - time.monotonic())
@@ -177,10 +179,17 @@ class Coordinator:
         Returns:
             False if there is nothing to go back to.
         """
+        if self._switch is not None and self._switch.reason:
+            return True  # on the way already
         back = self._before if self._before is not None and not self._answers_damaged(self._before) else None
         back = back or without(self._served, self._damaged)
         if back is None or served_text(back) == served_text(self._served):
+            # No release is known to be the one to blame: the live ones are.
+            back = without(self._served, {model.live for model in self._served.models.values()})
+        if back is None:
             return False
+        if self._switch is not None and not self._switch.trim and not self._switch.reason:
+            self._resumed = self._switch.served  # on its way to other releases: that goes on afterwards
         say(f"going back: {reason}")
         self._begin(back, reason=reason)
         return True
@@ -188,7 +197,7 @@ class Coordinator:
     def status(self) -> ServerStatus:
         """The state of the server."""
         switch = self._switch
-        phase, progress = "serving", ""
+        phase, progress = "serving" if self._pool.all_started else "starting", ""
         if watched := self._probation.progress():
             phase, progress = "watching", watched
         if self._changing is not None:
@@ -213,7 +222,7 @@ class Coordinator:
         )
 
     def _read(self, event: ServedRead) -> None:
-        self._unreadable = event.error
+        self._unreadable, self._resumed = event.error, None
         self._changed = True
         if event.served is None:
             say(f"{event.error}; serving on with {describe(self.plan.models)}")
@@ -237,7 +246,7 @@ class Coordinator:
         self._drop_switch()
         self._number += 1
         try:
-            plan = self._plan(served)
+            plan = self._kept.next_plan(self._store, served, self.plan, number=self._number, bad=self._damaged)
         except RecsysError as error:
             self._refuse(str(error))
             return
@@ -249,25 +258,6 @@ class Coordinator:
             self._changed = True
         else:
             self._load(switch)
-
-    def _plan(self, served: Served) -> Plan:
-        """Plan of what is served, and of what is loaded and kept."""
-        names = [name for model in served.models.values() for name in (*model.answering(), *model.shadow)]
-        wanted = dict.fromkeys(names)
-        kept = [name for name in self.plan.releases if name not in wanted and self._keeps(name)]
-        kept.sort(key=lambda name: self._kept_until_s.get(name, math.inf))
-        kept = kept[max(0, len(kept) + len(wanted) - MAX_RELEASES) :]
-        loaded = {name: self.plan.releases[name] for name in (*wanted, *kept) if name in self.plan.releases}
-        free = iter(sorted(set(range(MAX_RELEASES)) - {release.slot for release in loaded.values()}))
-        releases: dict[str, PlannedRelease] = {}
-        for name in (*wanted, *kept):
-            releases[name] = loaded.get(name) or planned_release(self._store, name, slot=next(free))
-        return served_plan(served, releases, number=self._number)
-
-    def _keeps(self, name: str) -> bool:
-        until_s = self._kept_until_s.get(name)
-        keep_s = max(self._settings.release_keep_s, self._settings.release_watch_s)
-        return keep_s > 0 if until_s is None else until_s > time.monotonic()
 
     def _checked(self, event: CheckEvent) -> None:
         switch = self._switch
@@ -331,14 +321,16 @@ class Coordinator:
 
     def _commit_if_ready(self) -> None:
         switch, serving = self._switch, self._pool.serving()
-        if switch is None or switch.waiting or not serving:
+        if switch is None or switch.waiting or not (serving or switch.reason):
             return
         before, self.plan, self._switch = self.plan, switch.plan, None
         self._in_service.set(uses_of(switch.plan))  # before a slot's new release counts a call
         self._pool.set_plan(switch.plan)  # first of all: whoever dies now comes back with it
         for process in serving:
             self._pool.send(process, Commit(plan=switch.plan.number))
-        self._keep(before)
+        self._kept.changed(self.plan)
+        self._damaged = {name: why for name, why in self._damaged.items() if name in self.plan.releases}
+        self._cold = {name: why for name, why in self._cold.items() if name in self.plan.releases}
         if switch.trim:
             self.confirmed = switch.plan
             return
@@ -361,21 +353,11 @@ class Coordinator:
         say(f"serving {describe(switch.served.models)} (revision {switch.served.revision}, switched in {took_s:.2f} s)")
         for report in dict.fromkeys(switch.reports):
             say(f"replay: {report}")
+        if switch.reason and self._resumed is not None:
+            served, self._resumed = self._resumed, None
+            self._begin(served)
         if self._switch is None:
             self._answer_reloads()
-
-    def _keep(self, before: Plan) -> None:
-        """Start the time of releases that are served no more, and end that of others."""
-        served = {name for model in self.plan.models.values() for name in (*model.answering(), *model.shadow)}
-        keep_s = max(self._settings.release_keep_s, self._settings.release_watch_s)
-        for name in self.plan.releases:
-            if name in served:
-                self._kept_until_s.pop(name, None)
-            else:
-                self._kept_until_s.setdefault(name, time.monotonic() + keep_s)
-        for name in before.releases.keys() - self.plan.releases.keys():
-            self._kept_until_s.pop(name, None)
-            self._damaged.pop(name, None)
 
     def _found_damaged(self, message: Damaged) -> None:
         if message.release not in self.plan.releases or message.release in self._damaged:
@@ -391,7 +373,10 @@ class Coordinator:
 
     def _refuse(self, reason: str) -> None:
         """Give up the switch, or the content of ``served.json``; what is served stays."""
+        trim = self._switch is not None and self._switch.trim
         self._drop_switch()
+        if trim:  # tried again at once
+            return
         self._refused, self._changed = reason, True
         self._switches.count("release_switches", "refused")
         say(f"refused: {reason}; serving on with {describe(self.plan.models)}")
@@ -422,7 +407,7 @@ class Coordinator:
             )
         if (reason := self._probation.look(deaths=self._pool.deaths)) and not self.go_back(reason):
             say(f"there is no release to go back to: {reason}")
-        if self._switch is None and any(until_s <= now_s for until_s in self._kept_until_s.values()):
+        if self._switch is None and self._kept.until_s() <= now_s:
             self._begin(self._served, trim=True)
         if self._changed or now_s >= self._published_s + _FIGURES_S:
             self._changed, self._published_s = False, now_s

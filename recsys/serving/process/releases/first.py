@@ -14,6 +14,7 @@ from recsys.releases.served import SERVED, Served, read_served
 from recsys.releases.status import read_statuses
 from recsys.serving.console import say
 from recsys.serving.process.releases.check import Check, Checked, CheckProgress, CheckTask, check_task, with_states
+from recsys.serving.process.releases.kept import answering_or_shadow
 from recsys.serving.process.releases.plan import Plan, planned_release, served_plan
 from recsys.serving.settings import Settings
 
@@ -59,7 +60,7 @@ def first_plan(settings: Settings, *, server: str) -> FirstPlan:
     wanted = read_served(store)
     if wanted is None:
         raise ConfigError(f"{store}: nothing is served yet; `recsys release promote RELEASE` says what")
-    names = dict.fromkeys(n for model in wanted.models.values() for n in (*model.answering(), *model.shadow))
+    names = answering_or_shadow(wanted.models.values())
     left = _left_before(store, server, wanted)
     states: dict[str, Checked] = {}
     bad = (
@@ -71,7 +72,7 @@ def first_plan(settings: Settings, *, server: str) -> FirstPlan:
         raise ReleaseError(f"{refused}; there is no release before it in {store / SERVED}: promote another")
     if refused:
         say(f"refused: {refused}; starting without it")
-        names = dict.fromkeys(n for model in served.models.values() for n in (*model.answering(), *model.shadow))
+        names = answering_or_shadow(served.models.values())
         if worse := _check_each(settings, store, names, states):
             raise ReleaseError("; ".join((refused, *worse.values())))
     releases = {name: planned_release(store, name, slot=slot) for slot, name in enumerate(names)}

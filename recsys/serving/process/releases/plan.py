@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +69,12 @@ class Plan:
     def names(self) -> list[str]:
         """Names of all releases, the live one of the default model first."""
         return list(dict.fromkeys([self.first.name, *self.releases]))
+
+
+def without_kept(plan: Plan) -> Plan:
+    """The plan without releases that are only kept: a process that starts need not load them, nor find them."""
+    used = {name for model in plan.models.values() for name in (*model.answering(), *model.shadow)}
+    return dataclasses.replace(plan, releases={name: r for name, r in plan.releases.items() if name in used})
 
 
 def bundle_plan(settings: Settings) -> Plan:

@@ -246,11 +246,12 @@ class WorkerPool:
         assert process is not None
         _close_pipes(process)
         ended = f"{worker.name} {'hung and ' if worker.hung else ''}{_exit_reason(code)}"
+        problem: RecsysError | None = None
         if worker.superseded:
             worker.start_at_s = 0.0
         elif worker.ready_s is None:
-            problem = ConfigError(f"{ended} before it served; its own message is above, if there is one")
-            self._start_failed(worker, worker.error or problem)
+            own = ConfigError(f"{ended} before it served; its own message is above, if there is one")
+            problem = worker.error or own
         else:
             self.deaths += 1
             wait_s = _schedule_restart(worker, served_s=now_s - worker.ready_s)
@@ -264,6 +265,8 @@ class WorkerPool:
         # Its predecessor has read the hot rows.
         settings = dataclasses.replace(worker.task.settings, read_ahead_s=0.0)
         worker.task = dataclasses.replace(worker.task, settings=settings)
+        if problem is not None:  # at last: who handles it may go on with this worker
+            self._start_failed(worker, problem)
 
     def _start_failed(self, worker: _Worker, error: RecsysError) -> None:
         worker.failed_starts += 1

@@ -158,7 +158,7 @@ class _Serving:
             back = self.coordinator is not None and self.coordinator.go_back(f"no worker starts: {error}")
             if not back:
                 raise
-        if self.coordinator is not None and self.pool.all_started:
+        if self.coordinator is not None:
             self.coordinator.handle(event)
             if self.coordinator.asks_for_reload and self.follower is not None:
                 self.follower.ask()

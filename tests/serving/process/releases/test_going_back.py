@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import numpy as np
 from support.release_store import CANDIDATES, Load, TinyStore, release_server
-from support.tiny_bundle import ITEMS, write_tiny_bundle
+from support.tiny_bundle import FEATURES, ITEMS, write_tiny_bundle
 from support.tiny_server import ServerProcess
 from support.tiny_workers import pids, until
 
@@ -92,3 +94,30 @@ def test_workers_that_end_again_and_again_since_a_switch_are_a_reason_to_go_back
             until(lambda victim=victim: victim not in pids(tmp_path / "server"))
         assert "3 workers ended by themselves since" in until(lambda: store.status().refused)
         until(lambda: live(server) == first)
+
+
+def test_a_release_that_no_worker_can_start_with_is_left_at_the_start(tmp_path: Path, redis_url: str) -> None:
+    store = TinyStore(tmp_path)
+    good = store.push(1.0)
+    store.promote(good)
+    # Its files are those of its manifest, and its FeatureSet is none that the store can hold beside the other's.
+    write_tiny_bundle(tmp_path / "odd", features=dataclasses.replace(FEATURES, user=()))
+    odd = store.push_bundle(tmp_path / "odd")
+    store.promote(odd)
+    with release_server(tmp_path / "server", store, redis_url) as server:
+        assert live(server) == good
+        assert "no worker starts" in until(lambda: store.status().refused)
+
+
+def test_a_worker_that_is_started_again_needs_no_release_that_is_only_kept(tmp_path: Path, redis_url: str) -> None:
+    store = TinyStore(tmp_path)
+    kept, second = store.push(1.0), store.push(1.2)
+    store.promote(kept)
+    with release_server(tmp_path / "server", store, redis_url) as server:
+        store.promote(second)
+        until(lambda: store.status().models["tiny"].live == second and kept in store.status().loaded)
+        shutil.move(store.path / RELEASES / kept, tmp_path / "away")
+        victim = pids(tmp_path / "server")[0]
+        os.kill(victim, signal.SIGKILL)
+        both = until(lambda: victim not in (now := pids(tmp_path / "server")) and len(now) == 2 and now)
+        assert {live(server) for _ in range(6)} == {second} and len(both) == 2
