@@ -142,12 +142,17 @@ def precompute_states(
     progress = BatchProgress(notes)
     limits = PrecomputeLimits(max_users_per_s=max_users_per_s, active_within_s=active_within_s, low_priority=True)
 
+    def looking(read: int, total: int) -> None:
+        progress.batch_done(lambda: f"looking for users with a long history, at {read:,} of {total:,}")
+
     def report(done: PrecomputedStates, total: int) -> None:
         progress.batch_done(lambda: _summary(done), lambda: _left(done, total))
 
     with redis_or_embedded(redis_url, redis_dir) as url:
         try:
-            done = compute(opened, url, ttl_s=ttl_s, processes=processes, limits=limits, progress=report)
+            done = compute(
+                opened, url, ttl_s=ttl_s, processes=processes, limits=limits, progress=report, looking=looking
+            )
         except BaseException as error:
             progress.broken_off(error)
             raise

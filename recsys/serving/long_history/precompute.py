@@ -117,6 +117,7 @@ def precompute_states(
     processes: int = 1,
     limits: PrecomputeLimits = _NO_LIMITS,
     progress: Callable[[PrecomputedStates, int], None] | None = None,
+    looking: Callable[[int, int], None] | None = None,
 ) -> PrecomputedStates:
     """Compute and write the states of users with a long history, those active last first.
 
@@ -127,6 +128,7 @@ def precompute_states(
         processes: how many compute at a time, each on one core.
         limits: what it may take.
         progress: called now and then with what was done, and with the number of users there are.
+        looking: called before, with how many of how many users' histories were looked at.
 
     Raises:
         InvalidInputError: the bundle has no state, or ``processes`` is out of range.
@@ -143,7 +145,7 @@ def precompute_states(
     with open_store(url, bundle.features) as store:
         store.ping(timeout_s=_TIMEOUT_S)
         pace = Pace(_HEADERS_PER_USER * limits.max_users_per_s)
-        found = long_users(store, bundle, active_within_s=limits.active_within_s, pace=pace)
+        found = long_users(store, bundle, active_within_s=limits.active_within_s, pace=pace, looking=looking)
     done = PrecomputedStates(
         users=found.short + found.inactive + found.refused,
         short=found.short,

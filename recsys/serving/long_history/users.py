@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -65,7 +65,12 @@ def all_users(store: BlockingFeatureStore) -> Int64Array:
 
 
 def long_users(
-    store: BlockingFeatureStore, bundle: Bundle, *, active_within_s: int = 0, pace: Pace = _NO_PACE
+    store: BlockingFeatureStore,
+    bundle: Bundle,
+    *,
+    active_within_s: int = 0,
+    pace: Pace = _NO_PACE,
+    looking: Callable[[int, int], None] | None = None,
 ) -> LongUsers:
     """Find the users with a long history by reading the headers of all users' histories.
 
@@ -74,6 +79,7 @@ def long_users(
         bundle: its model has a state.
         active_within_s: leave out users whose newest event is older; 0: leave out nobody.
         pace: holds the reads back; a header is one unit.
+        looking: called now and then with how many of how many headers were read.
 
     Raises:
         StoreError: the store cannot be reached or holds another layout.
@@ -93,6 +99,8 @@ def long_users(
                 inactive += 1
             else:
                 kept.append((-header.newest_ms, user))
+        if looking is not None:
+            looking(start + len(some), len(users))
         pace.spend(len(some))
     keys = np.array([user for _, user in sorted(kept)], dtype=np.int64)
     return LongUsers(keys, len(users), short, inactive, refused)

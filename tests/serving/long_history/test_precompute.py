@@ -98,6 +98,7 @@ async def test_several_processes_do_the_same(
     monkeypatch.setattr(precompute_module, "_USERS_PER_BATCH", 2)
     await fill(redis_url, LENGTHS)
     told: list[tuple[int, int]] = []
+    looked: list[tuple[int, int]] = []
     done = await asyncio.to_thread(
         precompute_states,
         sdim_bundle(),
@@ -105,9 +106,11 @@ async def test_several_processes_do_the_same(
         ttl_s=TTL_S,
         processes=2,
         progress=lambda d, total: told.append((d.users, total)),
+        looking=lambda read, total: looked.append((read, total)),
     )
     assert (done.users, done.written, done.short) == (7, len(LONG), 2)
     assert len(told) == 4 and told[-1] == (7, 7)
+    assert looked == [(7, 7)]
     assert all(state_of(redis_admin, user) is not None for user in LONG)
 
 
