@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 from recsys.errors import RecsysError, ReleaseError
 from recsys.rate_limited_log import RateLimitedLog
 from recsys.releases.served import SERVED, Served, read_served, served_text
-from recsys.releases.status import ServerStatus, write_status
+from recsys.releases.status import EVERY_S, ServerStatus, remove_status, write_status
 
 _log = logging.getLogger("recsys.serving")
 
 _REREAD_S = 5.0
 """Time after which the file is read anyway: one written in place may keep its size, and its time on a coarse clock."""
 
-_STATUS_S = 10.0
+_STATUS_S = EVERY_S - 1.0
 """A status that does not change is written again after so long, for its time says that the server lives."""
 
 
@@ -78,7 +78,7 @@ class Follower:
         self._wake.set()
 
     def stop(self, *, timeout_s: float = 2.0) -> None:
-        """End, after the last status is written if the folder answers."""
+        """End, and remove the status if the folder answers: the server is gone."""
         self._stopped = True
         self._wake.set()
         self._thread.join(timeout_s)
@@ -91,7 +91,10 @@ class Follower:
             self._write()
             self._wake.wait(self._poll_s or 1.0)
             self._wake.clear()
-        self._write()
+        if self._status is not None and self._status.refused:
+            self._write()  # remembered for the next start
+        elif self._status is not None:
+            remove_status(self._store, self._status.server)
 
     def _look(self, asked: bool) -> None:
         mark: tuple[int, ...]
