@@ -12,19 +12,22 @@ from recsys.operators import has_vnni, library
 from recsys.serving.inference.ranking_session import RankingSession
 from recsys.serving.inference.read_ahead import advise_random, in_memory, larger_than_memory, read_pages_ahead
 from recsys.serving.process.models import Models, open_models
-from recsys.serving.process.releases.plan import Plan, PlannedRelease, bundle_plan, without_kept
+from recsys.serving.process.releases.plan import Plan, PlannedRelease, Verified, bundle_plan, without_kept
 from recsys.serving.settings import Settings
 
 _log = logging.getLogger("recsys.serving")
 
 
 @contextlib.contextmanager
-def load_models(settings: Settings, plan: Plan | None = None) -> Iterator[tuple[Plan, dict[str, Models], str]]:
+def load_models(
+    settings: Settings, plan: Plan | None = None, *, verified: Verified | None = None
+) -> Iterator[tuple[Plan, dict[str, Models], str]]:
     """Load a plan's models, and start a private Redis unless the settings name one.
 
     Args:
         settings: the server's.
         plan: what to load; None: the bundles that the settings name.
+        verified: of these bundles, as the supervisor found them; what was changed since is hashed.
 
     Yields:
         The plan, its models by release, and the Redis's URL. Who takes the models empties the mapping: what a start-up
@@ -34,7 +37,8 @@ def load_models(settings: Settings, plan: Plan | None = None) -> Iterator[tuple[
         ConfigError: no bundle is set, or the private Redis has no place.
         BundleError: a bundle is missing, altered, of the wrong kind, or does not fit this program.
     """
-    plan = bundle_plan(settings) if plan is None else without_kept(plan)  # its error comes before a Redis is started
+    # Its error comes before a Redis is started.
+    plan = bundle_plan(settings, verified) if plan is None else without_kept(plan)
     # A private Redis is started first of all: gRPC's threads do not like a fork.
     with redis_or_embedded(settings.redis_url, settings.redis_dir) as redis_url:
         yield plan, {name: _opened(release, settings) for name, release in plan.releases.items()}, redis_url

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -144,6 +146,38 @@ def test_no_worker_dies_and_no_answer_is_wrong_when_a_served_table_is_changed(
     for code, message in seen.errors:
         assert code is grpc.StatusCode.INTERNAL
         assert "release 'tiny-" in message and f"{bundle}: tables/items.bin was written to" in message
+
+
+def said(process: subprocess.Popen[str], words: str) -> str:
+    """The line of a server's log that has some words; waits for it, and for no longer than 60 s."""
+    assert process.stderr is not None
+    timer = threading.Timer(60.0, process.kill)
+    timer.start()
+    try:
+        return next((line for line in process.stderr if words in line), "")
+    finally:
+        timer.cancel()
+
+
+def test_a_worker_that_is_started_again_refuses_a_table_that_was_written_over(
+    bundle: Path, tmp_path: Path, redis_url: str
+) -> None:
+    table = bundle / "tables" / "items.bin"
+    with workers(tmp_path, bundle, redis_url) as server, calling(server.address) as seen:
+        until(lambda: seen.right > 30)
+        first, second = pids(tmp_path)
+        data = table.read_bytes()
+        overwrite(table, data[::-1])  # of the same size
+        os.kill(first, signal.SIGKILL)
+        until(lambda: pids(tmp_path) == [second])
+        line = said(server.process, "could not start (2 times in a row)")
+        assert f"{bundle}: tables/items.bin was altered: its SHA-256 is not the manifest's" in line
+        assert pids(tmp_path) == [second] and seen.wrong == []
+        overwrite(table, data)  # whole again: it serves, and the other, which read what it read, does not
+        until(lambda: len(pids(tmp_path)) == 2)
+        os.kill(second, signal.SIGKILL)
+        until(lambda right=seen.right: seen.right > right + 50)
+    assert seen.wrong == []
 
 
 def test_a_server_of_a_damaged_bundle_says_so_by_its_health_and_log(

@@ -16,6 +16,9 @@ from recsys.releases.served import Served, ServedModel
 from recsys.serving.settings import Settings, bundle_folder
 from recsys.serving.telemetry.in_service import InService, Role, Use
 
+Verified = Mapping[Path, Mapping[str, FileState]]
+"""States of the files of folders that were verified in full (``Bundle.states``)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRelease:
@@ -35,7 +38,7 @@ class PlannedRelease:
     retrieval: Path | None
     slot: int = 0
     version: str = ""
-    verified: Mapping[Path, Mapping[str, FileState]] = field(default_factory=dict)
+    verified: Verified = field(default_factory=dict)
 
     def bundles(self) -> list[Path]:
         """The folders that there are."""
@@ -77,8 +80,12 @@ def without_kept(plan: Plan) -> Plan:
     return dataclasses.replace(plan, releases={name: r for name, r in plan.releases.items() if name in used})
 
 
-def bundle_plan(settings: Settings) -> Plan:
+def bundle_plan(settings: Settings, verified: Verified | None = None) -> Plan:
     """The plan of a server of the bundles that its settings name, without a store of releases.
+
+    Args:
+        settings: the server's.
+        verified: see :class:`PlannedRelease`.
 
     Raises:
         ConfigError: no bundle is set.
@@ -100,7 +107,11 @@ def bundle_plan(settings: Settings) -> Plan:
         number=1,
         models={first.model: ServedModel(live=name)},
         default=first.model,
-        releases={name: PlannedRelease(name=name, ranking=ranking, retrieval=retrieval, version=first.version)},
+        releases={
+            name: PlannedRelease(
+                name=name, ranking=ranking, retrieval=retrieval, version=first.version, verified=verified or {}
+            )
+        },
     )
 
 

@@ -9,14 +9,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
 
 from recsys.errors import RecsysError
 from recsys.releases.status import ServerStatus
-from recsys.serving.process.releases.plan import Plan
+from recsys.serving.process.releases.plan import Plan, Verified
 from recsys.serving.settings import Settings
 
 
@@ -30,6 +30,7 @@ class Task:
         plan: what to serve; None: the bundles of the settings.
         core: the only core to run on; None for any.
         counts: the file that all workers count in; None for none.
+        verified: of these bundles, the states of the files that the supervisor verified in full.
     """
 
     number: int
@@ -37,6 +38,7 @@ class Task:
     plan: Plan | None
     core: int | None
     counts: Path | None
+    verified: Verified = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

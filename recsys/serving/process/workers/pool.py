@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from recsys.backoff import backoff_s
 from recsys.errors import ConfigError, RecsysError
 from recsys.serving.console import say
-from recsys.serving.process.releases.plan import Plan
+from recsys.serving.process.releases.plan import Plan, Verified
 from recsys.serving.process.workers.messages import Command, Heartbeat, Message, Ready, Task
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry
@@ -98,6 +98,7 @@ class WorkerPool:
         events: gets each :class:`WorkerEvent`, from other threads, for :meth:`handle`.
         counts: the file that all count in; None for none.
         plan: what they serve; None: the bundles of the settings.
+        verified: of these bundles, the states of the files that were verified in full.
     """
 
     def __init__(
@@ -108,10 +109,10 @@ class WorkerPool:
         events: SimpleQueue[Any],
         counts: Path | None = None,
         plan: Plan | None = None,
+        verified: Verified | None = None,
     ) -> None:
-        tasks = [
-            Task(number=i + 1, settings=settings, plan=plan, core=core, counts=counts) for i, core in enumerate(cores)
-        ]
+        task = Task(number=0, settings=settings, plan=plan, core=None, counts=counts, verified=verified or {})
+        tasks = [dataclasses.replace(task, number=i + 1, core=core) for i, core in enumerate(cores)]
         self._workers = [_Worker(task=task) for task in tasks]
         self._events = events
         self._counts = counts

@@ -28,7 +28,7 @@ from recsys.serving.process.ready_file import ready_file, remove_ready_file, wri
 from recsys.serving.process.releases.coordinator import Coordinator, describe
 from recsys.serving.process.releases.first import FirstPlan, first_plan
 from recsys.serving.process.releases.follow import Follower
-from recsys.serving.process.releases.plan import bundle_plan, in_service
+from recsys.serving.process.releases.plan import Verified, bundle_plan, in_service
 from recsys.serving.process.signals import SIGNAL_POLL_S, forward_signals, sigterm_interrupts
 from recsys.serving.process.workers.pool import WorkerEvent, WorkerPool
 from recsys.serving.process.workers.worker import EXIT_GRACE_S
@@ -52,14 +52,19 @@ def supervise(settings: Settings) -> int:
         with (
             sigterm_interrupts(),
             ready_file(settings.ready_file),
-            _shared_resources(settings) as (shared, first),
+            _shared_resources(settings) as (shared, first, verified),
             counter_file(settings, workers=len(cores), methods=METHODS.values()) as counts,
             forward_signals(events),
         ):
             plan = bundle_plan(settings) if first is None else first.plan
             shown = in_service(plan, counts)
             pool = WorkerPool(
-                shared, cores=cores, events=events, counts=counts, plan=None if first is None else first.plan
+                shared,
+                cores=cores,
+                events=events,
+                counts=counts,
+                plan=None if first is None else first.plan,
+                verified=verified,
             )
             try:
                 with metrics_endpoint(settings, counts, shown) as page:
@@ -201,7 +206,7 @@ class _Serving:
 
 
 @contextlib.contextmanager
-def _shared_resources(settings: Settings) -> Iterator[tuple[Settings, FirstPlan | None]]:
+def _shared_resources(settings: Settings) -> Iterator[tuple[Settings, FirstPlan | None, Verified]]:
     """Open what workers share, a private Redis, checked bundles or releases, ports; yields their settings."""
     if settings.releases is None:
         bundle_folder(settings)  # its error comes before a Redis is started
@@ -210,15 +215,14 @@ def _shared_resources(settings: Settings) -> Iterator[tuple[Settings, FirstPlan 
         port = stack.enter_context(reserved_port(settings.host, settings.port))
         own = dataclasses.replace(settings, port=port, redis_url=redis_url, verify="sizes", ready_file=None)
         if settings.releases is None:
-            open_bundle(bundle_folder(settings), verify=settings.verify)
-            if settings.retrieval is not None:
-                open_bundle(settings.retrieval, verify=settings.verify)
-            yield own, None
+            folders = [folder for folder in (bundle_folder(settings), settings.retrieval) if folder is not None]
+            states = {folder: open_bundle(folder, verify=settings.verify).states for folder in folders}
+            yield own, None, states if settings.verify == "full" else {}
             return
         if settings.admin_port is not None:
             admin_port = stack.enter_context(reserved_port("127.0.0.1", settings.admin_port))
             own = dataclasses.replace(own, admin_port=admin_port)
-        yield own, first_plan(dataclasses.replace(settings, redis_url=redis_url), server=server_name(own))
+        yield own, first_plan(dataclasses.replace(settings, redis_url=redis_url), server=server_name(own)), {}
 
 
 def server_name(settings: Settings) -> str:

@@ -58,7 +58,8 @@ def _serve(task: Task, commands: Commands, output: Output) -> None:
     from recsys.serving.process.workers.control import control
 
     signals: SimpleQueue[Any] = SimpleQueue()
-    with sigterm_interrupts(), load_models(task.settings, task.plan) as loaded, forward_signals(signals):
+    loading = load_models(task.settings, task.plan, verified=task.verified)
+    with sigterm_interrupts(), loading as loaded, forward_signals(signals):
         number = loaded[0].number
         server = serving(
             task.settings,
