@@ -112,7 +112,7 @@ async def test_foreign_bytes_in_the_store_are_not_the_callers_fault(
                 await client.get_history(user=1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_during_start_up_ends_it(tiny_bundle: Path, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "ready.json").write_text("what a killed server left behind")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as loading:  # a Redis that takes minutes to load
@@ -130,6 +130,24 @@ def test_a_signal_during_start_up_ends_it(tiny_bundle: Path, tmp_path: Path, num
                 process.kill()
             assert process.stderr is not None
             assert process.stderr.read() == "recsys: stopped\n"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_of_a_bundle_drains_at_sighup_and_under_nohup_goes_on(
+    tiny_bundle: Path, tmp_path: Path, redis_url: str, workers: str
+) -> None:
+    variables = {"RECSYS_BUNDLE": str(tiny_bundle), "REDIS_URL": redis_url, "RECSYS_WORKERS": workers}
+    with server_process(tmp_path, **variables) as server:
+        server.process.send_signal(signal.SIGHUP)
+        assert server.process.wait(20) == 0, "as at SIGTERM: what runs is finished"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a child has it, too: so does nohup
+    try:
+        with server_process(tmp_path, **variables) as server, Client(server.address) as client:
+            server.process.send_signal(signal.SIGHUP)
+            assert client.rank(user=1, candidates=[1], timeout_s=20.0).model == "tiny"
+            assert server.process.poll() is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_ready_file_goes_with_the_server_unless_it_is_another_ones(
