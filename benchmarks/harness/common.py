@@ -45,6 +45,7 @@ def parser(about: str) -> argparse.ArgumentParser:
 def main(name: str, run: Callable[[argparse.Namespace], Iterator[Line]], options: argparse.ArgumentParser) -> NoReturn:
     """Run a benchmark: its lines go to standard output and, of a full run, to ``results/<name>.jsonl``.
 
+    A run of some parts (an option ``only`` that is given), or one that breaks down, replaces the lines of its figures.
     SIGTERM and Ctrl-C end it through every ``finally``, so nothing it started outlives it.
     """
     given = options.parse_args()
@@ -59,10 +60,21 @@ def main(name: str, run: Callable[[argparse.Namespace], Iterator[Line]], options
     except KeyboardInterrupt:
         say("interrupted")
         sys.exit(130)
+    except Exception:
+        if given.size == "full":
+            _save(RESULTS / f"{name}.jsonl", lines, keep_others=True)
+        raise
     if given.size == "full":
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        _save(RESULTS / f"{name}.jsonl", lines, keep_others=bool(getattr(given, "only", None)))
     sys.exit(0)
+
+
+def _save(file: Path, lines: Sequence[Line], *, keep_others: bool) -> None:
+    file.parent.mkdir(exist_ok=True)
+    measured = {line["figure"] for line in lines}
+    kept = [json.loads(row) for row in file.read_text().splitlines()] if keep_others and file.exists() else []
+    kept = [line for line in kept if line["figure"] not in measured]
+    file.write_text("".join(json.dumps(line) + "\n" for line in [*kept, *lines]))
 
 
 def line(

@@ -20,6 +20,7 @@ from recsys.data.samples.stored import Samples
 from recsys.embeddings.row_maps.hashing import hash_rows
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.embeddings.row_maps.vocabulary import vocabulary
+from recsys.embeddings.sharding.shard import table_weights
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.history.records import Events, event_dtype
 from recsys.models.ranking.sdim import LongName, SdimConfig
@@ -80,6 +81,19 @@ def export_reference(
         change(trained)
         export_bundle(trained, dataset, path, name="reference", compute=compute)
     return path
+
+
+def change_network(trained: TrainedModel) -> None:
+    """Make it another model with the same tables and states."""
+    with torch.no_grad():
+        for weight in trained.model.module.net.parameters():
+            weight.mul_(1.1)
+
+
+def change_items(trained: TrainedModel) -> None:
+    """Give all items other vectors."""
+    with torch.no_grad():
+        table_weights(trained.model)["item_id"].mul_(-1.1)
 
 
 def category_of(items: np.ndarray) -> np.ndarray:

@@ -102,11 +102,14 @@ def clean_environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process for the duration of the block; its output goes to ``log``."""
+def running(command: Sequence[str], log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process for the duration of the block; its output goes to ``log``.
+
+    ``variables`` are set in its environment.
+    """
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=clean_environment()
+            command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, env=clean_environment() | variables
         )
     try:
         yield process

@@ -16,6 +16,8 @@ from typing import Any
 
 from harness.common import Line, cores, line, machine, pinned, rounded, say, spread
 
+from releasing.bundles import variant
+
 LIBRARIES = ("onnxruntime", "grpcio", "numpy", "redis", "hiredis", "protobuf")
 LOAD, PERCENT = 0.7, 10.0
 TARGET = 1.1
@@ -40,13 +42,13 @@ class Size:
 
 SIZES = {
     "full": Size(rounds=9, round_s=20.0),
-    "quick": Size(rounds=3, round_s=3.0, items=50_000, users=32, requests=128),
+    "quick": Size(rounds=3, round_s=3.0, items=781_250, users=32, requests=128),
     "tiny": Size(rounds=1, round_s=0.3, items=1_000, users=8, events=120, requests=8, candidates=20),
 }
 
 
-def shadow_cost(folder: Path, size: Size) -> Iterator[Line]:
-    """Measure ``release.shadow_cost``; what is written goes to ``folder``."""
+def shadow_cost(folder: Path, size: Size, *, bundles: Path) -> Iterator[Line]:
+    """Measure ``release.shadow_cost``; what is written goes to ``folder``, its bundle to ``bundles``."""
     import numpy as np
     from harness.workers import worker
     from ranking import load as rank_load
@@ -59,7 +61,7 @@ def shadow_cost(folder: Path, size: Size) -> Iterator[Line]:
             rank_setting.redis_with_items(folder, items=size.items, candidates=size.candidates)
         )
         histories = rank_setting.fill(setting, length=size.events, users=size.users, items=size.items)
-        bundle = rank_setting.reference_bundle(folder, items=size.items)
+        bundle = variant(bundles, "base", items=size.items)
         sent = rank_setting.messages(setting.requests(histories, size.requests))
         addresses = {
             percent: stack.enter_context(_server(folder, bundle, setting.redis_url, percent))

@@ -11,19 +11,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.common import Line, line, machine, rounded, say
 
+from releasing.bundles import variant
+
 if TYPE_CHECKING:
     import redis
 
     from recsys.client import Client
     from recsys.serving.process.server import RunningServer
-    from recsys.training.trained import TrainedModel
 
 LIBRARIES = ("onnxruntime", "numpy", "redis", "hiredis")
 TARGET = 1.5
@@ -46,13 +47,13 @@ class Size:
 
 SIZES = {
     "full": Size(users=500, events=10_000, items=1_000_000),
-    "quick": Size(users=64, events=3_000, items=20_000),
+    "quick": Size(users=64, events=3_000, items=781_250),
     "tiny": Size(users=4, events=1_500, items=1_000, candidates=10, rounds=1),
 }
 
 
-def store_reads_after(folder: Path, size: Size) -> Iterator[Line]:
-    """Measure both figures; what is written goes to ``folder``."""
+def store_reads_after(folder: Path, size: Size, *, bundles: Path) -> Iterator[Line]:
+    """Measure both figures; what is written goes to ``folder``, bundles that others may use to ``bundles``."""
     import redis
     from harness.reference import FEATURES
     from ranking import setting as rank_setting
@@ -62,8 +63,8 @@ def store_reads_after(folder: Path, size: Size) -> Iterator[Line]:
     from recsys.serving.long_history.precompute import PrecomputeLimits, precompute_states
     from recsys.serving.process.server import running_server
 
-    bundles = {name: _bundle(folder, name, size) for name in ("base", "network", "tables")}
-    versions = {name: open_bundle(path, verify="sizes").manifest.state_version for name, path in bundles.items()}
+    paths = {name: variant(bundles, name, items=size.items) for name in ("base", "network", "tables")}
+    versions = {name: open_bundle(path, verify="sizes").manifest.state_version for name, path in paths.items()}
     assert versions["base"] == versions["network"] != versions["tables"], versions
     with contextlib.ExitStack() as stack:
         setting = stack.enter_context(
@@ -71,29 +72,29 @@ def store_reads_after(folder: Path, size: Size) -> Iterator[Line]:
         )
         histories = rank_setting.fill(setting, length=size.events, users=size.users, items=size.items)
         admin = stack.enter_context(redis.Redis.from_url(setting.redis_url))
-        server = stack.enter_context(running_server(_settings(bundles["base"], setting.redis_url)))
+        server = stack.enter_context(running_server(_settings(paths["base"], setting.redis_url)))
         client = stack.enter_context(Client(server.address, timeout_s=30.0))
         asked = setting.requests(histories, size.users)
         shop = _Shop(size=size, server=server, client=client, admin=admin, asked=asked, next_ms=_after(histories))
         shop.round()  # states are computed, items are read into the cache
         normal = shop.rounds()
-        shop.switch_to(bundles["network"], setting.redis_url)
+        shop.switch_to(paths["network"], setting.redis_url)
         unchanged = shop.rounds()
-        shop.switch_to(bundles["base"], setting.redis_url)
+        shop.switch_to(paths["base"], setting.redis_url)
         say(f"precomputing the states of {size.users} users")
         made = precompute_states(
-            open_bundle(bundles["tables"], verify="sizes"),
+            open_bundle(paths["tables"], verify="sizes"),
             setting.redis_url,
             ttl_s=3_600,
             limits=PrecomputeLimits(max_users_per_s=size.max_users_per_s, low_priority=True),
         )
         assert made.written == size.users, made
-        shop.switch_to(bundles["tables"], setting.redis_url)
+        shop.switch_to(paths["tables"], setting.redis_url)
         precomputed = shop.rounds()
-        shop.switch_to(bundles["base"], setting.redis_url)
+        shop.switch_to(paths["base"], setting.redis_url)
         for key in admin.scan_iter(f"recsys:v1:{{{FEATURES.name}:u:*}}:s:{versions['tables']}", count=1_000):
             admin.delete(key)
-        shop.switch_to(bundles["tables"], setting.redis_url)
+        shop.switch_to(paths["tables"], setting.redis_url)
         cold = shop.rounds()
     on = machine(LIBRARIES, **asdict(size))
     for figure, after, more in (
@@ -189,38 +190,3 @@ def _settings(bundle: Path, redis_url: str) -> Any:
 
 def _after(histories: Any) -> int:
     return 1 + max(int(events["timestamp"][-1]) for events in histories.events)
-
-
-def _bundle(folder: Path, name: str, size: Size) -> Path:
-    """The reference bundle, or one of which something is another, made once."""
-    from harness.reference import export_reference
-
-    path = folder / f"states-{name}"
-    if not path.exists():
-        say(f"exporting the reference model: {name}, {size.items:,} items")
-        export_reference(path, items=size.items, change=_CHANGES[name])
-    return path
-
-
-def _network(trained: TrainedModel) -> None:
-    import torch
-
-    with torch.no_grad():
-        for weight in trained.model.module.net.parameters():
-            weight.mul_(1.1)
-
-
-def _tables(trained: TrainedModel) -> None:
-    import torch
-
-    from recsys.embeddings.sharding.shard import table_weights
-
-    with torch.no_grad():
-        table_weights(trained.model)["item_id"].mul_(-1.1)
-
-
-_CHANGES: dict[str, Callable[[TrainedModel], None]] = {
-    "base": lambda _: None,
-    "network": _network,
-    "tables": _tables,
-}

@@ -126,9 +126,33 @@ FIGURES = {
         "recommend.p50_ms",
         "recommend.p99_ms",
     ],
+    "releases": [
+        "release.failed_calls",
+        "release.p99_in_switch",
+        "release.anonymous_mb_per_worker",
+        "release.failed_calls_under_limit",
+        "release.rollback_s",
+        "release.shared_bytes",
+        "release.store_reads_after",
+        "release.store_reads_after_precomputed",
+        "release.shadow_cost",
+    ],
     "cold_start": ["cold_start.seconds", "cold_start.embedded_redis_seconds", "cold_start.bare_ort_seconds"],
 }
-LONG = {"rank", "soak", "train", "row_maps", "quantize", "large_table", "serving_peers", "retrieve", "way_in"}
+MAY_BE_LEFT_OUT = {"release.failed_calls_under_limit": "no memory control group can be made"}
+"""Figures that not every machine can measure -> what is said then."""
+LONG = {
+    "rank",
+    "soak",
+    "train",
+    "row_maps",
+    "quantize",
+    "large_table",
+    "serving_peers",
+    "retrieve",
+    "way_in",
+    "releases",
+}
 """Even their smallest form takes more than ten seconds, most of it in exports and starts of servers."""
 
 TARGETS = {
@@ -172,6 +196,15 @@ TARGETS = {
     "cold_start.seconds": 1.5,
     "cold_start.embedded_redis_seconds": 1.5,
     "way_in.rows_agreeing": 1.0,
+    "release.failed_calls": 0,
+    "release.p99_in_switch": 1.5,
+    "release.anonymous_mb_per_worker": 100.0,
+    "release.failed_calls_under_limit": 0,
+    "release.rollback_s": 1.0,
+    "release.shared_bytes": 0.95,
+    "release.store_reads_after": 1.5,
+    "release.store_reads_after_precomputed": 1.5,
+    "release.shadow_cost": 1.1,
 }
 LINE = {"figure": "f", "value": 1.0, "unit": "s", "higher_is_better": False, "compared_with": "nothing", "on": {}}
 
@@ -233,7 +266,8 @@ def test_a_benchmark_prints_its_figures_and_leaves_nothing_behind(
         out, err = process.communicate()
     assert process.returncode == 0, err
     lines: list[dict[str, Any]] = [json.loads(line) for line in out.splitlines()]
-    assert [line["figure"] for line in lines] == FIGURES[name]
+    left_out = {figure for figure, why in MAY_BE_LEFT_OUT.items() if why in err}
+    assert [line["figure"] for line in lines] == [figure for figure in FIGURES[name] if figure not in left_out]
     for line in lines:
         assert set(common.REQUIRED) <= set(line)
         assert {"cpu", "cores", "memory_gib", "os", "python", "versions", "sizes"} <= set(line["on"])
