@@ -16,6 +16,7 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import encode_history, require_history
 from recsys.features.history.rules import visible
 from recsys.parity.report import ParityReport, Progress
+from recsys.rows.request_log import open_request_log
 
 _BATCH = 1_000
 
@@ -58,17 +59,7 @@ def request_parity(table: EventTable, requests: Sequence[Path], *, progress: Pro
 
 def _logged(path: Path, features: FeatureSet) -> tuple[FeatureSet, Iterator[dict[str, Any]]]:
     """The requests of one file, and the FeatureSet of the model that answered them."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataFileError(f"{path}: not a Parquet file: {error}") from error
-    metadata = file.schema_arrow.metadata or {}
-    if b"recsys.features" not in metadata:
-        raise DataFileError(f"{path}: not a request log; `recsys serve --log-requests` writes one")
-    logged = FeatureSet.from_json(metadata[b"recsys.features"].decode())
+    file, logged = open_request_log(path)
     same = (logged.user, logged.item) == (features.user, features.item)
     if not same or require_history(logged).attributes != require_history(features).attributes:
         raise DataFileError(

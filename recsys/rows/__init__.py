@@ -10,6 +10,7 @@
     files.py         files, folders and patterns; formats; packed files
     text.py          lines of JSON and CSV
     read.py          files to raw rows
+    request_log.py   requests that a server logged
     encode.py        files to encoded rows
     events.py        encoded events to packed ones
     rejects.py       rows that are not taken: where, why, how many

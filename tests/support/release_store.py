@@ -77,6 +77,12 @@ def release_server(folder: Path, store: TinyStore, redis_url: str, **more: str) 
         yield server
 
 
+def live(server: ServerProcess) -> str:
+    """The release that answers a call."""
+    with Client(server.address) as client:
+        return client.rank(user=1, candidates=CANDIDATES[1:], features={"age": AGE}, timeout_s=20.0).release
+
+
 def facts(folder: Path) -> dict[str, Any]:
     """What the ready file says now."""
     found: dict[str, Any] = json.loads((folder / "ready.json").read_text())

@@ -20,6 +20,7 @@ from recsys.rows.contract import CONTEXT, LABEL, TIMESTAMP, RowContract
 from recsys.rows.encode import Told
 from recsys.rows.files import RawFile
 from recsys.rows.rejects import Rejection
+from recsys.rows.request_log import logged_features
 
 _BATCH_REQUESTS = 1 << 12
 
@@ -103,15 +104,12 @@ def check_request_log(file: RawFile, log: pq.ParquetFile, features: FeatureSet) 
     Raises:
         DataFileError: names the file and what differs.
     """
-    metadata = log.schema_arrow.metadata or {}
-    if b"recsys.features" not in metadata:
-        raise DataFileError(f"{file.path}: not a request log; `recsys serve --log-requests` writes one")
+    logged = logged_features(file.path, log)
     if "best" not in log.schema_arrow.names:
         raise DataFileError(
             f"{file.path}: a request log of an earlier version, which does not say what was answered; only "
             "`recsys parity` reads it"
         )
-    logged = FeatureSet.from_json(metadata[b"recsys.features"].decode())
     declared = {f.name: f for f in logged.context}
     pairs: list[tuple[Feature, Feature | None]] = [
         (features.user_id, logged.user_id),

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from recsys.arrays import Float32Array, Float64Array
-from recsys.errors import DataFileError, InvalidInputError
+from recsys.errors import InvalidInputError
 from recsys.features.columns import Column
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import event_dtype
+from recsys.rows.request_log import open_request_log
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.shadow import share_in_common
 from recsys.serving.inference.ranking_session import RankingSession, Scores
@@ -206,15 +207,5 @@ def _sample(features: FeatureSet) -> EncodedRequest:
 
 def _logged(path: Path) -> tuple[FeatureSet, Iterator[dict[str, Any]]]:
     """The FeatureSet of a file's requests, and these."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataFileError(f"{path}: not a Parquet file: {error}") from error
-    metadata = file.schema_arrow.metadata or {}
-    if b"recsys.features" not in metadata:
-        raise DataFileError(f"{path}: not a request log; `recsys serve --log-requests` writes one")
-    features = FeatureSet.from_json(metadata[b"recsys.features"].decode())
+    file, features = open_request_log(path)
     return features, (row for batch in file.iter_batches(_BATCH) for row in batch.to_pylist())

@@ -16,7 +16,7 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support.release_store import AGE, CANDIDATES, Load, TinyStore, facts, release_server
+from support.release_store import AGE, CANDIDATES, Load, TinyStore, facts, live, release_server
 from support.tiny_bundle import FEATURES
 from support.tiny_server import ServerProcess, start_server_process
 from support.tiny_workers import pids, until
@@ -57,11 +57,6 @@ def names(store: TinyStore, server: ServerProcess) -> list[str]:
     store.promote(names[0])
     until(lambda: live(server) == names[0])
     return names
-
-
-def live(server: ServerProcess) -> str:
-    with Client(server.address) as client:
-        return client.rank(user=1, candidates=CANDIDATES, features={"age": AGE}, timeout_s=20.0).release
 
 
 def health(server: ServerProcess, name: str) -> int:

@@ -9,18 +9,11 @@ import signal
 from pathlib import Path
 
 import numpy as np
-from support.release_store import CANDIDATES, Load, TinyStore, release_server
+from support.release_store import CANDIDATES, Load, TinyStore, live, release_server
 from support.tiny_bundle import FEATURES, ITEMS, write_tiny_bundle
-from support.tiny_server import ServerProcess
 from support.tiny_workers import pids, until
 
-from recsys.client import Client
 from recsys.releases.release import RELEASES
-
-
-def live(server: ServerProcess) -> str:
-    with Client(server.address) as client:
-        return client.rank(user=1, candidates=[1, 3], timeout_s=20.0).release
 
 
 def push_broken(store: TinyStore, folder: Path) -> str:
