@@ -177,6 +177,8 @@ def _rows(
         row = _row(part, segment, metric, now, was, samples=min(new.samples, old.samples), bounds=bounds)
         if row.worse_by is not None:
             row = _judged(row, _error_of_difference(segment, metric, (new, old), whole), bounds=bounds)
+        elif segment and row.samples < bounds.smallest_segment:
+            row = replace(row, verdict="small", why="")
         yield row
 
 

@@ -213,9 +213,11 @@ def _look_through(work: _Push) -> Pushed:
     try:
         record = open_release(work.store, work.record.name).release
     except ReleaseError:
-        with store_lock(work.store), writable(work.place):
-            record = dataclasses.replace(work.record, number=next_number(work.store))
-            _write_record(work.place, record)
+        with store_lock(work.store):
+            _check_there(work)
+            with writable(work.place):
+                record = dataclasses.replace(work.record, number=next_number(work.store))
+                _write_record(work.place, record)
         work.repaired.append(f"{RELEASES}/{record.name}/{RELEASE}")
     for part in (RANKING, RETRIEVAL):
         ours, theirs = getattr(work.record, part), getattr(record, part)
@@ -226,9 +228,16 @@ def _look_through(work: _Push) -> Pushed:
 
 def _repair(work: _Push, file: _File, altered: Path) -> None:
     with store_lock(work.store):
+        if altered.is_relative_to(work.place):
+            _check_there(work)
         places = repair(work.store, file.source, file.digest, altered, work.count)
         add_stored(work.store, file.digest, altered)
     work.repaired += [str(place.relative_to(work.store)) for place in places]
+
+
+def _check_there(work: _Push) -> None:
+    if not work.place.is_dir():
+        raise ReleaseError(f"{work.place} was deleted while it was looked through: push it again")
 
 
 def _check_source(work: _Push, file: _File) -> None:

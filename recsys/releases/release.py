@@ -14,7 +14,7 @@ from typing import Any
 from recsys.bundle import Manifest, read_manifest
 from recsys.errors import InvalidInputError, ReleaseError, nearest
 from recsys.features.feature_set import FeatureSet
-from recsys.releases.served import check_release_name
+from recsys.releases.served import check_kinds, check_release_name
 
 FORMAT_VERSION = 1
 RELEASE = "release.json"
@@ -188,7 +188,11 @@ def _from_dict(values: Any, *, where: str) -> Release:
         raise ReleaseError(f"{where}: format {version}, but this program reads up to {FORMAT_VERSION}: upgrade it")
     try:
         given = {name: value for name, value in values.items() if name != "format_version"}
-        parts = {part: BundleRecord(**given[part]) if part in given else None for part in (RANKING, RETRIEVAL)}
+        check_kinds(given, _FIELD_KINDS)
+        parts = {part: _bundle(part, given[part]) if part in given else None for part in (RANKING, RETRIEVAL)}
+        for metric, value in given.get("metrics", {}).items():
+            if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+                raise InvalidInputError(f"metrics[{metric!r}]: {value!r}; expected a number or null")
         release = Release(**{**given, **parts})
         check_release_name("name", release.name)
         if release.ranking is None and release.retrieval is None:
@@ -196,3 +200,18 @@ def _from_dict(values: Any, *, where: str) -> Release:
     except (TypeError, KeyError, InvalidInputError) as error:
         raise ReleaseError(f"{where}: malformed: {error}") from error
     return release
+
+
+_FIELD_KINDS = {
+    **dict.fromkeys(("name", "feature_set", "feature_set_fingerprint", "by", "at", "note"), str),
+    **dict.fromkeys((RANKING, RETRIEVAL, "metrics", "certificate"), dict),
+    "number": int,
+}
+
+
+def _bundle(part: str, values: Mapping[str, Any]) -> BundleRecord:
+    try:
+        check_kinds(values, {"model": str, "version": str, "size_bytes": int})
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{part}.{error}") from None
+    return BundleRecord(**values)

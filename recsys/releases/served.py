@@ -108,6 +108,16 @@ def check_release_name(field_name: str, name: object) -> None:
         )
 
 
+def check_kinds(values: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    """Raise InvalidInputError for the first field that is there and is not of its kind: str, int, dict or list."""
+    for name, kind in kinds.items():
+        if name in values and (not isinstance(values[name], kind) or isinstance(values[name], bool)):
+            raise InvalidInputError(f"{name}: {values[name]!r}; expected {_KINDS[kind]}")
+
+
+_KINDS: Mapping[type, str] = {str: "a text", int: "a whole number", dict: "an object", list: "a list"}
+
+
 def read_served(store: Path) -> Served | None:
     """Read what a store of releases says is served; None if nothing was promoted yet.
 

@@ -18,7 +18,7 @@ from recsys.errors import InvalidInputError
 from recsys.files import write_atomically
 from recsys.releases.lock import make_shared_folder
 from recsys.releases.release import STATUS
-from recsys.releases.served import ServedModel
+from recsys.releases.served import ServedModel, check_kinds
 
 FORMAT_VERSION = 1
 EVERY_S = 10.0
@@ -132,9 +132,27 @@ def _from_dict(values: Any) -> ServerStatus:
         raise InvalidInputError(f"format_version {version!r}; this program reads up to {FORMAT_VERSION}")
     known = {each.name for each in dataclasses.fields(ServerStatus)}
     given = {name: value for name, value in values.items() if name in known}  # newer servers may say more
-    models = {name: ServedModel(**model) for name, model in given.get("models", {}).items()}
+    check_kinds(given, _FIELD_KINDS)
+    models = {name: _model_from_dict(name, model) for name, model in given.get("models", {}).items()}
     lists = {name: tuple(given.get(name, ())) for name in ("loaded", "warnings")}
+    for name, texts in lists.items():
+        if not all(isinstance(text, str) for text in texts):
+            raise InvalidInputError(f"{name}: {list(texts)!r}; expected texts")
     return ServerStatus(**{**given, **lists, "models": models})
+
+
+_FIELD_KINDS = {
+    **dict.fromkeys(("server", "at", "phase", "progress", "refused"), str),
+    **dict.fromkeys(("models", "releases"), dict),
+    **dict.fromkeys(("loaded", "warnings"), list),
+    "revision": int,
+}
+
+
+def _model_from_dict(name: str, values: Any) -> ServedModel:
+    check_kinds({f"models.{name}": values}, {f"models.{name}": dict})
+    known = {each.name for each in dataclasses.fields(ServedModel)}
+    return ServedModel(**{field_name: value for field_name, value in values.items() if field_name in known})
 
 
 def _clock_s(store: Path) -> float:

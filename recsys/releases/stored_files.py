@@ -96,6 +96,7 @@ def repair(store: Path, source: Path, digest: str, altered: Path, count: Count) 
         BundleError: ``source`` is altered, too.
         OSError: as files do.
     """
+    _make_read_only(altered.parent)
     places = [altered, *(path for path in _links_of(store, altered) if path != altered)]
     with writable(altered.parent):
         whole = _beside(altered)
@@ -117,6 +118,17 @@ def repair(store: Path, source: Path, digest: str, altered: Path, count: Count) 
             whole.unlink(missing_ok=True)
     sync(altered.parent)
     return places
+
+
+def _make_read_only(folder: Path) -> None:
+    """Make a folder that is missing in a release, and those that it lies in."""
+    if folder.is_dir():
+        return
+    _make_read_only(folder.parent)
+    with writable(folder.parent):
+        folder.mkdir()
+        folder.chmod(0o555)
+    sync(folder.parent)
 
 
 def add_stored(store: Path, digest: str, file: Path) -> str:

@@ -197,8 +197,9 @@ def test_a_segment_that_only_one_release_has_is_refused_unless_it_is_small(
     few = SegmentMetrics(samples=30, data="1" * 16, metrics={"auc": 0.1})
     for name, part, refused in (("few", few, False), ("many", replace(few, samples=300), True)):
         evaluation = replace(good().evaluation, segments={**good().evaluation.segments, "item new": part})  # type: ignore[union-attr, type-var]
-        found = refusals(write_release(tmp_path, name, replace(good(), evaluation=evaluation)), running)
-        assert bool(found) == refused, found
+        other = write_release(tmp_path, name, replace(good(), evaluation=evaluation))
+        for found in (refusals(other, running), refusals(running, other)):
+            assert bool(found) == refused, found
 
 
 def test_a_release_without_a_certificate_is_refused(tmp_path: Path, running: ReleaseFolder) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import replace
 from hashlib import sha256
@@ -18,12 +19,13 @@ from support.tiny_bundle import FEATURES, ITEMS, write_tiny_bundle
 import recsys.releases.push as push_module
 from recsys.bundle import open_bundle
 from recsys.bundle.manifest import digest_of, manifest_to_dict
-from recsys.errors import BundleError, ConfigError, InvalidInputError, NoSpaceError
+from recsys.errors import BundleError, ConfigError, InvalidInputError, NoSpaceError, ReleaseError
 from recsys.features.feature_set import Categorical
 from recsys.releases.prune import prune
 from recsys.releases.push import push
 from recsys.releases.release import open_release
 from recsys.releases.store import list_releases, push_release
+from recsys.releases.verify import altered_files
 
 BIG = "tables/items.bin"
 
@@ -137,6 +139,34 @@ def test_a_lost_record_is_written_again(bundles: Path, tmp_path: Path) -> None:
     again = push(tmp_path, ranking=bundles / "first", retrieval=None)
     assert again.repaired == (f"releases/{name}/release.json",)
     assert open_release(tmp_path, name).release == again.release
+
+
+def test_a_lost_folder_is_made_again_and_is_read_only(bundles: Path, tmp_path: Path) -> None:
+    name = push_release(tmp_path, ranking=bundles / "first", retrieval=None).name
+    ranking = tmp_path / "releases" / name / "ranking"
+    for folder in (ranking, ranking / "tables"):
+        folder.chmod(0o755)
+    shutil.rmtree(ranking)
+    again = push(tmp_path, ranking=bundles / "first", retrieval=None)
+    assert f"releases/{name}/ranking/manifest.json" in again.repaired
+    assert altered_files(open_release(tmp_path, name), verify="full") == []
+    assert {folder.stat().st_mode & 0o777 for folder in (ranking.parent, ranking, ranking / "tables")} == {0o555}
+    assert push_release(tmp_path, ranking=bundles / "second", retrieval=None)  # what was repaired is shared again
+
+
+def test_a_release_that_is_pruned_while_it_is_looked_through_is_not_half_there(bundles: Path, tmp_path: Path) -> None:
+    first = push_release(tmp_path, ranking=bundles / "first", retrieval=None).name
+    second = push_release(tmp_path, ranking=bundles / "second", retrieval=None).name
+    removed: list[str] = []
+
+    def pruned(done: int, total: int) -> None:
+        if not removed:  # the first file was read
+            removed.extend(prune(tmp_path, keep=1).removed)
+
+    with pytest.raises(ReleaseError, match=f"{first} was deleted while it was looked through: push it again"):
+        push(tmp_path, ranking=bundles / "first", retrieval=None, progress=pruned)
+    assert removed == [first]
+    assert [path.name for path in (tmp_path / "releases").iterdir()] == [second]
 
 
 def test_a_bundle_that_changes_during_the_push_is_refused(bundles: Path, tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import json
 import re
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.paths import ROOT
@@ -141,6 +143,59 @@ def test_a_damaged_record_hides_no_other_release(bundles: Path, tmp_path: Path) 
     assert len(damaged) == 1 and str(record) in damaged[0]
     with pytest.raises(ReleaseError, match="not readable"):
         list_releases(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("number", "1", "number: '1'; expected a whole number"),
+        ("note", 5, "note: 5; expected a text"),
+        ("metrics", None, "metrics: None; expected an object"),
+        ("metrics", {"auc": "high"}, "metrics['auc']: 'high'; expected a number or null"),
+        ("ranking", {"model": "tiny", "version": "x", "size_bytes": "3"}, "ranking.size_bytes: '3'; expected"),
+    ],
+)
+def test_a_record_whose_field_is_of_another_kind_is_damaged_and_names_it(
+    bundles: Path, tmp_path: Path, field: str, value: Any, says: str
+) -> None:
+    name = push_three(tmp_path, bundles)[1]
+    record = tmp_path / "releases" / name / "release.json"
+    values = {**json.loads(record.read_text()), field: value}
+    record.unlink()
+    record.write_text(json.dumps(values))
+    found, damaged = find_releases(tmp_path)
+    assert len(found) == 2 and len(damaged) == 1 and f"{record}: malformed: {says}" in damaged[0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("models", None, "models: None; expected an object"),
+        ("models", {"tiny": []}, "models.tiny: []; expected an object"),
+        ("loaded", "tiny-1", "loaded: 'tiny-1'; expected a list"),
+        ("loaded", [1], "loaded: [1]; expected texts"),
+        ("revision", "2", "revision: '2'; expected a whole number"),
+    ],
+)
+def test_a_status_whose_field_is_of_another_kind_is_none_and_names_it(
+    tmp_path: Path, field: str, value: Any, says: str
+) -> None:
+    write_status(tmp_path, ServerStatus(server="s:1", at="", revision=2))
+    file = tmp_path / "status" / "s-1.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), field: value}))
+    found, damaged = read_statuses(tmp_path)
+    assert found == [] and len(damaged) == 1 and str(file) in damaged[0] and says in damaged[0]
+
+
+def test_what_a_newer_server_says_more_of_itself_and_of_a_model_is_passed_over(tmp_path: Path) -> None:
+    status = ServerStatus(server="s:1", at="", revision=2, models={"tiny": ServedModel(live="tiny-1")})
+    write_status(tmp_path, status)
+    file = tmp_path / "status" / "s-1.json"
+    values = json.loads(file.read_text())
+    values["mood"] = values["models"]["tiny"]["mood"] = "good"
+    file.write_text(json.dumps(values))
+    (seen,), damaged = read_statuses(tmp_path)
+    assert seen.status == status and damaged == []
 
 
 def test_a_store_that_is_away_is_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from recsys.cli.releases.shared import (
     WaitOption,
     WhyOption,
     follower_values,
+    open_running,
     served_values,
     wait_for_servers,
 )
@@ -88,10 +89,12 @@ def split(
     Releases that are not named keep their share. The rest of the users is the live release's. A release that comes into
     the split must be fit to be promoted, but for its hashes, which servers look at: `recsys release promote --help`.
     """
-    before = read_served(store)
+    before, anyway = read_served(store), anyway.strip()
     wanted = _wanted(store, shares, {} if (now := _model(before, model)) is None else now.split)
     if now is not None:
-        _guard(store, now, [name for name, share in wanted.items() if share and name not in now.split], anyway)
+        _guard(
+            store, before, model, [name for name, share in wanted.items() if share and name not in now.split], anyway
+        )
     text = (why or f"split of {model}: {shares_text(wanted)}") + (f"; anyway: {anyway}" if anyway else "")
     after = change_served(store, lambda served: with_split(served, model, wanted), expected=before, why=text)
     now = after.models[model]
@@ -149,22 +152,27 @@ def _wanted(store: Path, shares: Sequence[str], before: Mapping[str, float]) -> 
     return wanted
 
 
-def _guard(store: Path, now: ServedModel, names: Sequence[str], anyway: str) -> None:
+def _guard(store: Path, served: Served | None, model: str, names: Sequence[str], anyway: str) -> None:
     """Refuse releases that may not answer anybody, or warn if they are to do it anyway; raises ReleaseError."""
     if not names:
         return
     from recsys.releases.comparison import Bounds
-    from recsys.releases.guards import inspect
+    from recsys.releases.guards import inspect, states_problem
 
-    running = open_release(store, now.live)
+    running, unread = open_running(store, served, model)
     for name in names:
-        reasons = inspect(open_release(store, name), running, Bounds(), verify="sizes").refusals
+        candidate = open_release(store, name)
+        found = inspect(candidate, running, Bounds(), verify="sizes")
+        if found.damage:
+            raise ReleaseError(f"{name} is damaged: {'; '.join(found.damage)}; nothing was changed")
+        reasons = [*unread, *found.refusals]
         if reasons and not anyway:
             raise ReleaseError(
                 f"{name} may not answer anybody: {'; '.join(reasons)}; nothing was changed; --anyway WHY splits in "
                 "spite of it; `recsys release shadow` compares it without answering"
             )
-        show_warnings(f"{name}: {reason}" for reason in reasons)
+        cold = states_problem(candidate, running)
+        show_warnings(f"{name}: {text}" for text in (*reasons, *found.notes, *([cold] if cold else [])))
 
 
 def _finish(store: Path, before: Served | None, after: Served, wait_s: float, as_json: bool, says: str) -> None:

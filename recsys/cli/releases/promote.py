@@ -28,6 +28,7 @@ from recsys.cli.releases.shared import (
     WaitOption,
     byte_progress,
     follower_values,
+    open_running,
     served_values,
     wait_for_servers,
 )
@@ -35,8 +36,8 @@ from recsys.errors import ConfigError
 from recsys.releases.changes import promoted
 from recsys.releases.comparison import Bounds, MetricRow, parse_bounds
 from recsys.releases.guards import Findings, inspect, states_problem
-from recsys.releases.release import ReleaseFolder, open_release
-from recsys.releases.served import read_served
+from recsys.releases.release import ReleaseFolder
+from recsys.releases.served import Served, read_served
 from recsys.releases.store import change_served, find_release
 from recsys.serving.settings import Settings
 
@@ -156,12 +157,13 @@ def promote(
     served = read_served(store)
     candidate = find_release(store, release)
     name = model or candidate.release.model
-    running = None if served is None or name not in served.models else open_release(store, served.models[name].live)
+    live = "" if served is None or name not in served.models else served.models[name].live
     facts: dict[str, Any] = {"store": str(store), "release": candidate.release.name, "model": name}
-    facts["running"] = None if running is None else running.release.name
-    if running is not None and running.release.name == candidate.release.name:
-        _say_live(facts, as_json=as_json)
+    facts["running"] = live or None
+    if served is not None and live == candidate.release.name:
+        _say_live(facts, served, store, wait, as_json=as_json)
         return
+    running, unread = open_running(store, served, name)
     dataset = None if data is None else load_data(data, work_dir)
     measured = None if not measure or dataset is None else measure_both(candidate, running, dataset, samples=samples)
     found = _look(candidate, running, bounds, measured)
@@ -169,20 +171,21 @@ def promote(
         warning = "the running release was trained on other data: test samples that it was trained on flatter it"
         found = dataclasses.replace(found, notes=(*found.notes, warning))
     report = None if requests is None or dataset is None else compare_requests(dataset, requests)
-    refusals = [*found.refusals, *_different(report, requests, data)]
+    refusals = [*unread, *found.refusals, *_different(report, requests, data)]
     problem = states_problem(candidate, running)
     if problem and not redis_url and not cold:
         refusals.append(f"{problem}; {_STATES}")
     facts |= _facts(found, refusals, report)
     refused = bool(found.damage) or (bool(refusals) and anyway is None)
     if not as_json:
-        _show(candidate, running, name, found)
+        _show(candidate, running, name, found, first=not live)
         _show_refusals([*found.damage, *refusals], refused=refused, damaged=bool(found.damage))
     if refused or dry_run:
         if as_json:
             print(json.dumps({**facts, "promoted": False}))
         elif not refused:
-            print_lines(["nothing is against it; nothing was changed (--dry-run)"])
+            against = "it would be promoted in spite of that" if refusals else "nothing is against it"
+            print_lines([f"{against}; nothing was changed (--dry-run)"])
         if refused:
             raise typer.Exit(REFUSED)
         return
@@ -194,7 +197,7 @@ def promote(
     reason = _reason(candidate.release.name, why, anyway, refusals)
     after = change_served(store, lambda now: promoted(now, name, candidate.release.name), expected=served, why=reason)
     if not as_json:
-        before = f"; {running.release.name} is the previous" if running is not None else ""
+        before = f"; {live} is the previous" if live else ""
         print_lines([f"{candidate.release.name} is live as {name}{before}"])
     servers = wait_for_servers(store, after, wait)
     if as_json:
@@ -208,12 +211,15 @@ _STATES = (
 )
 
 
-def _say_live(facts: Mapping[str, Any], *, as_json: bool) -> None:
-    """A release that is live already; nothing is looked at, nothing changes."""
-    if as_json:
-        print(json.dumps({**facts, "promoted": False, "refusals": [], "notes": ["is live already"]}))
-    else:
+def _say_live(facts: Mapping[str, Any], served: Served, store: Path, wait_s: float, *, as_json: bool) -> None:
+    """A release that is live already; nothing is looked at, nothing changes. Servers may not have followed yet."""
+    if not as_json:
         print_lines([f"{facts['release']} is live as {facts['model']} already; nothing was changed"])
+    servers = [follower_values(each) for each in wait_for_servers(store, served, wait_s)]
+    if as_json:
+        looked = {"refusals": [], "notes": ["is live already"], "metrics": []}
+        ends = {"served": served_values(served), "servers": servers}
+        print(json.dumps({**facts, **looked, "promoted": False, **ends}))
 
 
 def _look(
@@ -265,11 +271,11 @@ def _facts(found: Findings, refusals: list[str], report: ParityReport | None) ->
     return facts
 
 
-def _show(candidate: ReleaseFolder, running: ReleaseFolder | None, model: str, found: Findings) -> None:
+def _show(candidate: ReleaseFolder, running: ReleaseFolder | None, model: str, found: Findings, *, first: bool) -> None:
     """Metrics beside each other, and what is to be known."""
-    if running is None:
+    if first:
         print_lines([f"nothing is live as {model} yet: certificate and files were looked at, metrics are not compared"])
-    elif found.rows:
+    elif running is not None and found.rows:
         table = Table("", "metric", running.release.name, candidate.release.name, "difference", "", box=None)
         table.columns[0].no_wrap = True
         shown = ""

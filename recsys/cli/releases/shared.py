@@ -13,9 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from recsys.cli.options import notes, output, show_warnings
+from recsys.errors import ReleaseError
 from recsys.progress import progress
 from recsys.releases.following import Follower, shares_text, wait_until_served
-from recsys.releases.release import ReleaseFolder
+from recsys.releases.release import ReleaseFolder, open_release
 from recsys.releases.served import Served
 
 STORE = Path("runs/releases")
@@ -54,6 +55,17 @@ def wait_for_servers(store: Path, served: Served, wait_s: float) -> list[Followe
         + [f"{each.server}: {text}" for each in found for text in each.seen.status.warnings]
     )
     return found
+
+
+def open_running(store: Path, served: Served | None, model: str) -> tuple[ReleaseFolder | None, list[str]]:
+    """The release that is live under a model's name, and reasons that lie in it: its record cannot be read."""
+    if served is None or model not in served.models:
+        return None, []
+    live = served.models[model].live
+    try:
+        return open_release(store, live), []
+    except ReleaseError as error:
+        return None, [f"the running release cannot be read: {error}; nothing is compared with it"]
 
 
 def served_values(served: Served | None) -> dict[str, Any]:

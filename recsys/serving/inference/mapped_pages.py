@@ -94,10 +94,17 @@ def register(ranges: Iterable[Range]) -> list[int]:
     guard = _library()
     if guard is None:
         return []
-    numbers = [guard.recsys_guard_add(begin, end) for begin, end in ranges]
+    numbers = []
+    for begin, end in ranges:
+        numbers.append(guard.recsys_guard_add(begin, end))
+        _registered[numbers[-1]] = begin, end
     if -1 in numbers:
         _log.warning("too many mappings of tables: one that is cut short may end the process; serve fewer releases")
+        del _registered[-1]
     return [number for number in numbers if number >= 0]
+
+
+_registered: dict[int, Range] = {}
 
 
 def unregister(numbers: Sequence[int]) -> None:
@@ -105,6 +112,26 @@ def unregister(numbers: Sequence[int]) -> None:
     if numbers:
         for number in numbers:
             _library().recsys_guard_remove(number)
+            del _registered[number]
+
+
+def unregistered(mappings: Iterable[Range]) -> list[Range]:
+    """The parts of mappings that are not registered.
+
+    Linux tells two mappings as one that adjoin in memory and in their file, of two loaded models, say. Taken as one,
+    the part of the model that is closed first would be replaced with whatever lies there by then.
+    """
+    found, registered = [], sorted(list(_registered.values()))
+    for begin, end in sorted(mappings):
+        for known_begin, known_end in registered:
+            if known_end <= begin or known_begin >= end:
+                continue
+            if known_begin > begin:
+                found.append((begin, known_begin))
+            begin = known_end
+        if begin < end:
+            found.append((begin, end))
+    return found
 
 
 def faults_of(numbers: Sequence[int]) -> int:

@@ -182,13 +182,8 @@ class RankingSession:
             ModelError: a sum is not finite, or the bundle's tables were changed; names the release.
         """
         assert self._encode is not None, "the model has no state"
-        self.guard.check_before()
-        try:
+        with self.guard.reading():
             sums: Float32Array = self._encode.run(None, dict(history))[0]
-        except Exception:
-            self.guard.check()
-            raise
-        self.guard.check()
         if not np.isfinite(sums).all():
             raise ModelError(f"model {self.model!r} of {self.guard.label} gave sums of events that are not finite")
         return sums

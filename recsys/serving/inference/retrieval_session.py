@@ -69,13 +69,8 @@ class RetrievalSession:
             "seen": seen if len(seen) else _NOTHING,
             "k": np.array(k, dtype=np.int64),
         }
-        self.guard.check_before()
-        try:
+        with self.guard.reading():
             items, scores, known = self._graph.run(list(RETRIEVE_OUTPUTS), given)
-        except Exception:
-            self.guard.check()  # what was read instead of a table fits nothing: that is the error to tell
-            raise
-        self.guard.check()
         return Retrieved(items=items, scores=scores, known=bool(known[0]))
 
 

@@ -7,6 +7,7 @@ bundle was verified has read what was verified. A change, once found, is for goo
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -31,6 +32,7 @@ from recsys.serving.inference.mapped_pages import (
     register,
     surviving_faults,
     unregister,
+    unregistered,
 )
 
 _log = logging.getLogger("recsys.serving")
@@ -77,7 +79,7 @@ class TableGuard:
             except FileNotFoundError:  # whatever needs it says so
                 continue
             except OSError as error:
-                hint = ", see `ulimit -n`" if error.errno == 24 else ""
+                hint = ", see `ulimit -n`" if error.errno == errno.EMFILE else ""
                 raise BundleError(f"{bundle.path}: {name} cannot be opened: {error.strerror}{hint}") from error
         self._links = [os.fstat(each).st_nlink for each in self._descriptors]
         self._files = UnchangedFiles(self._descriptors)
@@ -96,7 +98,6 @@ class TableGuard:
             BundleError: of what is done within, ended by what became of the tables since they were verified, if
                 anything did.
         """
-        before = mappings_of(self._descriptors, self._paths())
         faults = faults_in_loading()
         with surviving_faults():
             try:
@@ -104,8 +105,7 @@ class TableGuard:
             except BundleError as error:
                 raise type(error)(f"{error}{self._changes()}") from error
             finally:
-                mapped = mappings_of(self._descriptors, self._paths()) - before
-                self._ranges.extend(register(mapped))
+                self._ranges.extend(register(unregistered(mappings_of(self._descriptors, self._paths()))))
         if faults_in_loading() != faults:
             raise self._found(f"a page of a table could not be read while it was loaded{self._changes()}")
         for place, name in enumerate(self._names):
@@ -117,6 +117,21 @@ class TableGuard:
                     raise self._found(f"{name} was replaced while it was loaded")
             if state != verified:
                 raise self._found(f"{name} was changed after it was verified: {_difference(verified, state)}")
+        self.check()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read the tables within a ``with`` block, by :meth:`check_before` and :meth:`check`.
+
+        Raises:
+            ModelError: as :meth:`check`, in place of an error within, too: what was read instead fits nothing.
+        """
+        self.check_before()
+        try:
+            yield
+        except Exception:
+            self.check()
+            raise
         self.check()
 
     def check_before(self) -> None:

@@ -16,18 +16,19 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
-from pathlib import Path
 
-from recsys.arrays import Int64Array
+from recsys.arrays import Float32Array, Int64Array
 from recsys.bundle import Bundle, open_bundle
-from recsys.errors import InvalidInputError, RecsysError, StoreError, StoreFormatError
+from recsys.errors import BundleError, InvalidInputError, RecsysError, StoreError, StoreFormatError
 from recsys.feature_store.base import RankInputs
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.loop_thread import loop_in_thread
+from recsys.features.columns import Column
 from recsys.features.feature_set import FeatureSet
 from recsys.serving.deadline import Deadline
 from recsys.serving.inference.graphs import load_graph
+from recsys.serving.inference.table_guard import TableGuard
 from recsys.serving.long_history.pace import Pace
 from recsys.serving.long_history.states import LongStates
 from recsys.serving.long_history.users import long_users
@@ -133,7 +134,8 @@ def precompute_states(
     Raises:
         InvalidInputError: the bundle has no state, or ``processes`` is out of range.
         StoreError: the store cannot be reached, is full or holds another layout; run it again to go on.
-        RecsysError: a process was killed; run it again to go on.
+        ModelError: a table of the bundle was changed meanwhile; no state that was computed from it is written.
+        RecsysError: a process was killed, or could not open the bundle; run it again to go on.
     """
     if bundle.manifest.state is None:
         raise InvalidInputError(
@@ -185,13 +187,21 @@ def open_store(url: str, features: FeatureSet) -> Iterator[BlockingFeatureStore]
 def open_states(bundle: Bundle, url: str, *, ttl_s: int) -> Iterator[tuple[BlockingFeatureStore, LongStates]]:
     """A bundle's states in the Redis at a URL, for one thread."""
     assert bundle.manifest.state is not None
-    graph = load_graph(bundle, "encode", 1)
+    guard = TableGuard(bundle)
+    with guard.loading():
+        graph = load_graph(bundle, "encode", 1)
+
+    def encode(columns: dict[str, Column]) -> Float32Array:
+        with guard.reading():
+            sums: Float32Array = graph.run(None, columns)[0]
+        return sums
+
     with ExitStack() as stack:
         store = stack.enter_context(open_store(url, bundle.features))
         states = LongStates(
             bundle.features,
             bundle.manifest.state,
-            lambda columns: graph.run(None, columns)[0],
+            encode,
             store,
             bundle.manifest.state_version,
             ttl_s,
@@ -247,8 +257,8 @@ def _each(
                 yield precompute_users(store, states, batch.tolist(), ttl_s=ttl_s, pace=pace)
         return
     context = multiprocessing.get_context("spawn")
-    given = (bundle.path, url, ttl_s, per_s, limits.low_priority)
-    pool = ProcessPoolExecutor(processes, context, initializer=_open_here, initargs=given)
+    given = (bundle, url, ttl_s, per_s, limits.low_priority)
+    pool = ProcessPoolExecutor(processes, context, initializer=_begin_here, initargs=given)
     try:
         waiting: set[Future[PrecomputedStates]] = set()
         for batch in batches:
@@ -265,20 +275,29 @@ def _each(
 
 _of_this_process = ExitStack()
 """In a process of the pool: what stays open until it ends."""
+_open: Callable[[], Callable[[list[int]], PrecomputedStates]] | None = None
 _here: Callable[[list[int]], PrecomputedStates] | None = None
-"""In a process of the pool: does one batch."""
+"""In a process of the pool: does one batch; opened with the first, whose error reaches the caller."""
 
 
-def _open_here(path: Path, url: str, ttl_s: int, max_users_per_s: float, low_priority: bool) -> None:
-    global _here
+def _begin_here(given: Bundle, url: str, ttl_s: int, max_users_per_s: float, low_priority: bool) -> None:
+    global _open
     if low_priority:
         os.nice(_NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends this one
-    bundle = open_bundle(path, verify="sizes")
+    _open = partial(_open_here, given, url, ttl_s, max_users_per_s)
+
+
+def _open_here(given: Bundle, url: str, ttl_s: int, max_users_per_s: float) -> Callable[[list[int]], PrecomputedStates]:
+    bundle = open_bundle(given.path, verify="sizes", verified=given.states)
+    if bundle.manifest.version != given.manifest.version:
+        raise BundleError(f"{given.path}: another bundle came into its place meanwhile; run it again")
     store, states = _of_this_process.enter_context(open_states(bundle, url, ttl_s=ttl_s))
-    _here = partial(precompute_users, store, states, ttl_s=ttl_s, pace=Pace(max_users_per_s))
+    return partial(precompute_users, store, states, ttl_s=ttl_s, pace=Pace(max_users_per_s))
 
 
 def _precompute_here(users: list[int]) -> PrecomputedStates:
-    assert _here is not None
+    global _here
+    assert _open is not None
+    _here = _here or _open()
     return _here(users)

@@ -30,7 +30,8 @@ from recsys.errors import ConfigError, ReleaseError
 from recsys.export.certificate import sample_request
 from recsys.export.onnx import export_bundle
 from recsys.models.ranking.din import DinConfig
-from recsys.releases.served import Served, read_served
+from recsys.releases.served import Served, ServedModel, read_served
+from recsys.releases.status import ServerStatus, write_status
 from recsys.releases.store import push_release
 from recsys.serving.handlers.request_log import RequestLog
 from recsys.serving.long_history.precompute import precompute_states
@@ -121,6 +122,23 @@ def test_a_damaged_release_is_refused_whatever_the_reason(store: Path) -> None:
     assert "items.bin: was altered" in done.output and "cannot be promoted with --anyway either" in done.output
 
 
+@pytest.mark.parametrize("lost", ["tables/items.bin", "manifest.json"])
+def test_a_damaged_release_comes_into_no_split_whatever_the_reason(store: Path, lost: str) -> None:
+    first, second = pushed(store, quality(1.5)), pushed(store, quality(1.5), items=2)
+    run(store, first)
+    file = store / "releases" / second / "ranking" / lost
+    file.parent.chmod(0o755)
+    file.unlink()
+    before = read_served(store)
+    share = ["release", "split", "tiny", f"{second}=10", "--store", str(store)]
+    for arguments in (share, [*share, "--anyway", "hurry"]):
+        error = CliRunner().invoke(app, arguments).exception
+        assert (
+            isinstance(error, ReleaseError) and f"{second} is damaged" in str(error) and str(file.parent) in str(error)
+        )
+    assert read_served(store) == before
+
+
 def test_a_dry_run_changes_nothing(store: Path) -> None:
     name = pushed(store, quality(1.5))
     assert run(store, name, "--dry-run").exit_code == 0
@@ -132,6 +150,37 @@ def test_the_live_release_again_changes_nothing(store: Path) -> None:
     run(store, name)
     before = read_served(store)
     assert "already" in run(store, name).output and read_served(store) == before
+
+
+def test_the_live_release_again_waits_for_servers_and_fails_if_one_refuses_it(store: Path) -> None:
+    name = pushed(store, quality(1.5))
+    run(store, name)
+    write_status(store, ServerStatus(server="s:1", at="", revision=1, refused="too slow"))
+    with pytest.raises(ReleaseError, match="s:1 does not serve .*: too slow"):
+        run(store, name, "--wait", "5")
+    write_status(store, ServerStatus(server="s:1", at="", revision=1, models={"tiny": ServedModel(live=name)}))
+    values = json.loads(run(store, name, "--wait", "5", "--json").output)
+    assert not values["promoted"] and values["served"]["models"]["tiny"]["live"] == name
+    assert [each["server"] for each in values["servers"]] == ["s:1"] and values["metrics"] == []
+
+
+def test_a_running_release_whose_record_is_lost_is_a_reason_that_anyway_passes(store: Path) -> None:
+    first, second, third = (pushed(store, quality(1.5), items=n) for n in (1.0, 2.0, 3.0))
+    run(store, first)
+    record = store / "releases" / first / "release.json"
+    record.unlink()
+    done = run(store, second)
+    assert (
+        done.exit_code == 3
+        and "the running release cannot be read" in done.output
+        and str(record.parent) in done.output
+    )
+    assert "nothing is live" not in done.output
+    share = ["release", "split", "tiny", f"{third}=10", "--store", str(store)]
+    assert isinstance(CliRunner().invoke(app, share).exception, ReleaseError)
+    assert CliRunner().invoke(app, [*share, "--anyway", "the record is lost"]).exit_code == 0
+    in_spite = run(store, second, "--anyway", "the record is lost")
+    assert in_spite.exit_code == 0 and live(store) == second and f"{first} is the previous" in in_spite.output
 
 
 def test_a_release_is_live_under_the_name_that_is_given_and_compared_with_that_ones(store: Path) -> None:

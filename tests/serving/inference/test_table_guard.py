@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.history.records import make_events
 from recsys.serving.deadline import Deadline
 from recsys.serving.inference import ranking_session
-from recsys.serving.inference.mapped_pages import can_guard, register, unregister
+from recsys.serving.inference.mapped_pages import can_guard, mappings_of, register, unregister, unregistered
 from recsys.serving.inference.ranking_session import RankingSession, open_ranking_session
 from recsys.serving.inference.retrieval_session import open_retrieval
 
@@ -300,6 +301,31 @@ def test_what_is_closed_is_guarded_no_more(bundle: Path) -> None:
     numbers = register([(8, 16)])
     unregister(numbers)
     assert numbers == [free]
+
+
+@needs_guard
+def test_of_mappings_that_the_system_tells_as_one_only_the_new_part_is_guarded(tmp_path: Path) -> None:
+    half = 1 << 20
+    file = tmp_path / "table"
+    file.write_bytes(bytes(2 * half))
+    descriptor = os.open(file, os.O_RDONLY)
+
+    def of_half(offset: int) -> mmap.mmap:
+        return mmap.mmap(descriptor, half, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ, offset=offset)
+
+    older = of_half(half)
+    ((begin, end),) = mappings_of([descriptor], [file])
+    of_older = register(unregistered([(begin, end)]))
+    newer = of_half(0)
+    try:
+        ((new_begin, new_end),) = unregistered(mappings_of([descriptor], [file]))
+        assert new_end - new_begin == half and not begin <= new_begin < end
+        assert unregistered([(begin - 8, begin + 8), (end - 8, end + 8)]) == [(begin - 8, begin), (end, end + 8)]
+    finally:
+        unregister(of_older)
+        older.close()
+        newer.close()
+        os.close(descriptor)
 
 
 _OTHERS = """

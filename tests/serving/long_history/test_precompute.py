@@ -6,6 +6,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from typer.testing import CliRunner
 from recsys.bundle import open_bundle
 from recsys.cli import app
 from recsys.cli import serving as cli_serving
-from recsys.errors import InvalidInputError, RecsysError, StoreUnavailableError
+from recsys.errors import BundleError, InvalidInputError, ModelError, RecsysError, StoreUnavailableError
 from recsys.feature_store.redis.keys import history_keys, state_key
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.feature_store.redis.values.state import StoredState, unpack_state
@@ -38,6 +39,7 @@ from recsys.serving.long_history.precompute import (
     PrecomputeLimits,
     open_states,
     precompute_states,
+    precompute_users,
 )
 from recsys.serving.long_history.users import ColdStates, all_users, cold_states, long_users
 
@@ -124,6 +126,29 @@ async def test_a_process_that_is_killed_is_named(redis_url: str, monkeypatch: py
     monkeypatch.setattr(precompute_module, "_precompute_here", _kill)
     with pytest.raises(RecsysError, match="a process was killed, .*; run it again to go on"):
         await asyncio.to_thread(precompute_states, sdim_bundle(), redis_url, ttl_s=TTL_S, processes=2)
+
+
+async def test_no_state_is_written_that_was_computed_from_a_table_that_was_written_over(
+    redis_url: str, redis_admin: redis.Redis, tmp_path: Path
+) -> None:
+    await fill(redis_url, LENGTHS)
+    shutil.copytree(sdim_bundle().path, tmp_path / "bundle")
+    bundle = open_bundle(tmp_path / "bundle")
+    table = max((tmp_path / "bundle" / "tables").iterdir(), key=lambda file: file.stat().st_size)
+
+    def compute() -> None:
+        with open_states(bundle, redis_url, ttl_s=TTL_S) as (store, states):
+            with table.open("r+b") as stream:
+                stream.write(bytes(64))
+            precompute_users(store, states, LONG, ttl_s=TTL_S)
+
+    with pytest.raises(ModelError, match=f"{table.name} was written to"):
+        await asyncio.to_thread(compute)
+    with pytest.raises(BundleError, match=f"{table.name} was altered"):  # in a process of the pool, too
+        await asyncio.to_thread(
+            precompute_states, bundle, redis_url, ttl_s=TTL_S, limits=PrecomputeLimits(low_priority=True)
+        )
+    assert all(state_of(redis_admin, user) is None for user in LONG)
 
 
 async def test_a_history_that_is_not_ours_stops_nobody_else(redis_url: str, redis_admin: redis.Redis) -> None:
