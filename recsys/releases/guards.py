@@ -18,6 +18,7 @@ from recsys.errors import BundleError
 from recsys.features.changes import changes
 from recsys.features.extension import extension_problem
 from recsys.features.feature_set import FeatureSet
+from recsys.metrics import worse_by
 from recsys.releases.comparison import Bounds, MetricRow, compare_measured
 from recsys.releases.release import RANKING, RETRIEVAL, ReleaseFolder
 from recsys.releases.verify import altered_files
@@ -80,6 +81,7 @@ def inspect(
     manifests = {part: manifest for part, folder in new_parts.items() if (manifest := _read(folder)) is not None}
     for part, manifest in manifests.items():
         reasons += _certified(part, manifest)
+        reasons += _worse_by_compute(part, manifest, bounds)
     for part, folder in old_parts.items():
         if part not in new_parts:
             reasons.append(f"{part}: the release has no {part} bundle, the running one has: calls for it would fail")
@@ -154,6 +156,29 @@ def _certified(part: str, manifest: Manifest) -> Iterator[str]:
             f"{part}: {compute.kind} products change logits by {compute.mean_abs_logit_difference:.1e} on average; "
             f"allowed: {compute.tolerance:.1e}; export with float32 products"
         )
+
+
+def _worse_by_compute(part: str, manifest: Manifest, bounds: Bounds) -> Iterator[str]:
+    """Reasons that lie in products in smaller numbers: a manifest's own metrics are of float32."""
+    compute = manifest.compute
+    if compute is None:
+        return
+    own = {} if compute.own_operators is None else compute.own_operators.get("metrics", {})
+    for whose, metrics in (("", compute.metrics), (" in recsys's own operators", own)):
+        for metric in _OF_ALL_SAMPLES:
+            value, exact = metrics.get(metric), compute.float32_metrics.get(metric)
+            if value is None or exact is None:
+                continue
+            worse, allowed = worse_by(metric, value, exact), bounds.of(metric).allowed(exact)
+            if worse is not None and not worse <= allowed:
+                yield (
+                    f"{part}: {compute.kind} products{whose} make {metric} {value:.4f}, {worse:.4f} worse than "
+                    f"float32's {exact:.4f}; allowed: {allowed:.4f}; export with float32 products"
+                )
+
+
+_OF_ALL_SAMPLES = ("auc", "log_loss", "calibration_error")
+"""Metrics that a few samples do not move: one position in fifty lists is 2 % of others."""
 
 
 def _compare_features(part: str, new: FeatureSet, old: FeatureSet, reasons: list[str], notes: list[str]) -> None:

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -216,10 +217,31 @@ def test_a_certificate_above_its_tolerance_is_refused(tmp_path: Path, running: R
         assert "2.0e-04" in reason and "1.0e-04" in reason
 
 
-def test_int8_products_above_their_tolerance_are_refused(tmp_path: Path) -> None:
-    compute = Compute(
-        kind="int8", requests=1, candidates=1, max_abs_logit_difference=1, mean_abs_logit_difference=0.2, tolerance=0.1
+@pytest.mark.parametrize(
+    ("of_int8", "says"),
+    [
+        ({"mean_abs_logit_difference": 0.2}, "int8 products change logits by 2.0e-01"),
+        ({"metrics": {"auc": 0.7}}, "int8 products make auc 0.7000, 0.1000 worse than float32's 0.8000"),
+        ({"own_operators": {"metrics": {"log_loss": 0.6}}}, "own operators make log_loss 0.6000, 0.1000 worse"),
+        ({"metrics": {"auc": 0.799, "log_loss": 0.501, "calibration_error": 0.019}}, ""),
+    ],
+    ids=["their tolerance", "the margin", "the margin in own operators", "nothing"],
+)
+def test_int8_products_that_change_more_than_is_allowed_are_refused(
+    tmp_path: Path, of_int8: dict[str, Any], says: str
+) -> None:
+    exact = {"auc": 0.8, "log_loss": 0.5, "calibration_error": 0.01}
+    within = Compute(
+        kind="int8",
+        requests=1,
+        candidates=1,
+        max_abs_logit_difference=1,
+        mean_abs_logit_difference=0.05,
+        tolerance=0.1,
+        metrics=exact,
+        float32_metrics=exact,
     )
+    compute = replace(within, **of_int8)
     new = write_release(tmp_path, "new", good())
     file = new.path / RANKING / "manifest.json"
     values = json.loads(file.read_text())
@@ -227,8 +249,8 @@ def test_int8_products_above_their_tolerance_are_refused(tmp_path: Path) -> None
     values["manifest_sha256"] = digest_of(values)
     file.write_text(json.dumps(values))
     record = replace(new.release.ranking, version=values["manifest_sha256"][:16])  # type: ignore[type-var]
-    (reason,) = refusals(replace(new, release=replace(new.release, ranking=record)), None)
-    assert "int8 products" in reason
+    reasons = refusals(replace(new, release=replace(new.release, ranking=record)), None)
+    assert len(reasons) == bool(says) and all(says in reason for reason in reasons), reasons
 
 
 def test_the_first_promotion_asks_for_no_metrics(tmp_path: Path) -> None:
