@@ -83,7 +83,7 @@ def rank(
         best = client.rank(user=_id(user, text_ids), candidates=candidates, top_k=top, timings=timings, **asked)
     facts: dict[str, Any] = {"model": best.model, "model_version": best.model_version, "release": best.release}
     facts |= {"history_events": best.history_events}
-    summary = f"{best.model} {best.model_version}, {best.history_events} events of history"
+    summary = f"{_who(best)}, {best.history_events} events of history"
     rows = list(zip(best.items, best.scores.tolist(), strict=True))
     _print(best, rows, facts, summary, number="rank" if top else "position", listed="ranking", as_json=as_json)
 
@@ -126,9 +126,10 @@ def recommend(
         "candidates": best.candidates,
     }
     known = "" if best.user_known else "; the retrieval model does not know the user: the most popular items"
+    release = f"(release {best.release}) " if best.release else ""
     summary = (
         f"best of {best.candidates} of {best.retrieval_model}, ranked by {best.model} "
-        f"from {best.history_events} events{known}"
+        f"{release}from {best.history_events} events{known}"
     )
     _print(best, _found(best), facts, summary, as_json=as_json)
 
@@ -164,7 +165,7 @@ def retrieve(
         "history_events": best.history_events,
     }
     known = "" if best.user_known else "; the model does not know the user: the most popular items"
-    summary = f"{best.model} {best.model_version}, {best.history_events} events left out{known}"
+    summary = f"{_who(best)}, {best.history_events} events left out{known}"
     _print(best, _found(best), facts, summary, as_json=as_json)
 
 
@@ -289,6 +290,11 @@ def _milliseconds(text: str | None) -> int | None:
 
 def _found(best: Any) -> list[tuple[Any, float]]:
     return list(zip(best.items.tolist(), best.scores.tolist(), strict=True))
+
+
+def _who(best: Any) -> str:
+    """Who answered: model, version and, if the server names it, the release."""
+    return f"{best.model} {best.model_version}" + (f", release {best.release}" if best.release else "")
 
 
 def _print(

@@ -51,12 +51,9 @@ class Ended:
         return json.loads(self.stdout)
 
 
-def release(*arguments: str | Path, store: Path) -> Ended:
-    return Ended(
-        CliRunner().invoke(
-            app, ["release", *map(str, arguments)], env={"RECSYS_RELEASES": str(store), "COLUMNS": "200"}
-        )
-    )
+def release(*arguments: str | Path, store: Path, columns: int = 200) -> Ended:
+    environment = {"RECSYS_RELEASES": str(store), "COLUMNS": str(columns)}
+    return Ended(CliRunner().invoke(app, ["release", *map(str, arguments)], env=environment))
 
 
 def names_of(store: Path) -> list[str]:
@@ -179,6 +176,23 @@ def test_status_shows_differences_first_and_exits_with_3(store: Path) -> None:
     assert [(each["server"], each["as_served"]) for each in values["servers"]] == [("a:1", False), ("s:1", True)]
     (store / "status" / "b-1.json").write_text("{")
     assert "b-1.json: no status" in release("status", store=store).stderr
+
+
+def test_names_are_whole_however_narrow_the_terminal_is(store: Path) -> None:
+    say_served(store)
+    shown = {each: release(*each.split(), store=store, columns=40).stdout for each in ("list", "status")}
+    first, second, third = names_of(store)
+    assert [line.split()[1] for line in shown["list"].splitlines()[1:]] == [third, second, first]
+    assert all(name in shown["status"] for name in (first, second))
+
+
+def test_status_shows_what_servers_serve_though_served_json_cannot_be_read(store: Path) -> None:
+    say_served(store, phase="watching", progress="for 9 of 300 s")
+    assert "s:1: watching: for 9 of 300 s" in release("status", store=store).stdout
+    (store / "served.json").write_text("{")
+    shown = release("status", store=store)
+    assert shown.code == 3 and "served.json: not JSON" in shown.said
+    assert f"s:1: watching, serves {names_of(store)[1]} as tiny" in shown.stdout
 
 
 def test_wait_returns_when_servers_follow_and_fails_if_one_refuses(store: Path) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from recsys.cli.options import JsonOption, notes, output, print_lines, show_warnings
-from recsys.cli.releases.shared import STORE, StoreOption
+from recsys.cli.options import JsonOption, notes, print_lines, show_warnings
+from recsys.cli.releases.shared import STORE, StoreOption, print_table
 from recsys.errors import ConfigError, ReleaseError
 from recsys.releases.release import ReleaseFolder
 from recsys.releases.status import read_statuses
@@ -163,7 +163,7 @@ def _print_live(live: dict[str, dict[str, Any]], names: tuple[str, str]) -> None
         ("mean score", "mean_score", ".5f"),
     ):  # fmt: skip
         table.add_row(title, *(_shown(None if found is None else found[key], form) for _, found in rows))
-    output.print(table)
+    print_table(table)
     for name, found in rows:
         if found is not None and (shadow := found["shadow"]) is not None:
             print_lines([_shadow_text(name, shadow)])
@@ -189,7 +189,7 @@ def _print_logged(found: dict[str, Any], names: tuple[str, str]) -> None:
         ("time of a request", "latency_ratio", ".2f"),
     ):  # fmt: skip
         table.add_row(title, _shown(found[key], form) + (" x" if key == "latency_ratio" else ""))
-    output.print(table)
+    print_table(table)
     print_lines(f"left out: {count:,} requests: {reason}" for reason, count in found["left_out"].items())
     for side, name in zip("ab", names, strict=True):
         if count := found["not_finite"][side]:

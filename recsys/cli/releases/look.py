@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from recsys.cli.options import JsonOption, notes, output, print_lines, show_warnings
+from recsys.cli.options import JsonOption, notes, print_lines, show_warnings
 from recsys.cli.releases.shared import (
     STORE,
     ReleaseArgument,
@@ -20,6 +20,7 @@ from recsys.cli.releases.shared import (
     changed_text,
     follower_values,
     print_models,
+    print_table,
     release_line,
     served_values,
     size_text,
@@ -67,7 +68,7 @@ def list_(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
             escape(use),
             escape(release.note),
         )
-    output.print(table)
+    print_table(table)
 
 
 def show(
@@ -113,7 +114,16 @@ def status(store: StoreOption = STORE, wait: WaitOption = 0.0, as_json: JsonOpti
 
     Exits with 3 if a server does not do what the file says: it refused, went back, is behind, or its status is old.
     """
-    served = read_served(store)
+    try:
+        served = read_served(store)
+    except ReleaseError:
+        if store.is_dir() and not as_json:  # what servers go on with is what somebody has to know now
+            print_lines(
+                f"{seen.status.server}: {seen.status.phase}, serves {model.live} as {name} ({seen.age_s:,.0f} s ago)"
+                for seen in read_statuses(store)[0]
+                for name, model in seen.status.models.items()
+            )
+        raise
     if wait:
         if served is None:
             raise ReleaseError(f"{store}: nothing is served yet; `recsys release promote` makes a release live")
@@ -142,11 +152,17 @@ def _print_servers(found: Sequence[Follower]) -> None:
     table = Table("server", "revision", "phase", "loaded", "status", "as served", box=None, pad_edge=False)
     for each in found:
         status = each.seen.status
-        phase = ", ".join(part for part in (status.phase, status.progress) if part) or "-"
         said = f"{each.seen.age_s:,.0f} s ago"
         same = "no" if each.differences else "yes"
-        table.add_row(escape(each.server), str(status.revision), escape(phase), str(len(status.loaded)), said, same)
-    output.print(table)
+        table.add_row(
+            escape(each.server), str(status.revision), escape(status.phase or "-"), str(len(status.loaded)), said, same
+        )
+    print_table(table)
+    print_lines(
+        f"{each.server}: {each.seen.status.phase}: {each.seen.status.progress}"
+        for each in found
+        if each.seen.status.progress
+    )
     print_lines(f"{each.server}: {text}" for each in found for text in each.differences)
 
 
@@ -168,14 +184,21 @@ def _print_release(folder: ReleaseFolder, *, shared: int, used: Sequence[str]) -
 
 
 def _numbers(metrics: Mapping[str, float | None]) -> str:
-    shown = [f"{name} {'-' if value is None else format(value, '.4f')}" for name, value in metrics.items()]
-    return ", ".join(shown) or "none"
+    """Those that were measured; whole numbers are counts.
+
+    >>> _numbers({"auc": 0.81164, "mrr": None, "samples": 5176})
+    'auc 0.8116, samples 5,176'
+    """
+    shown = {name: format(v, ",d" if isinstance(v, int) else ".4f") for name, v in metrics.items() if v is not None}
+    return ", ".join(f"{name} {value}" for name, value in shown.items()) or "none"
 
 
 def _certificate(values: Mapping[str, object]) -> str:
     if not values:
         return "none"
+    difference = values.get("max_abs_logit_difference")
+    shown = f"{difference:.2g}" if isinstance(difference, float) else difference
     return (
-        f"largest difference of a logit {values.get('max_abs_logit_difference')} of {values.get('tolerance')} allowed, "
+        f"largest difference of a logit {shown} of {values.get('tolerance')} allowed, "
         f"{values.get('requests')} requests, {values.get('compared')}"
     )

@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from recsys.cli.options import WORK_DIR, JsonOption, WorkOption, notes, output, print_lines, show_warnings
+from recsys.cli.options import WORK_DIR, JsonOption, WorkOption, notes, print_lines, show_warnings
 from recsys.cli.releases.evidence import (
     compare_requests,
     load_data,
@@ -29,6 +29,7 @@ from recsys.cli.releases.shared import (
     byte_progress,
     follower_values,
     open_running,
+    print_table,
     served_values,
     wait_for_servers,
 )
@@ -276,8 +277,8 @@ def _show(candidate: ReleaseFolder, running: ReleaseFolder | None, model: str, f
     if first:
         print_lines([f"nothing is live as {model} yet: certificate and files were looked at, metrics are not compared"])
     elif running is not None and found.rows:
-        table = Table("", "metric", running.release.name, candidate.release.name, "difference", "", box=None)
-        table.columns[0].no_wrap = True
+        table = Table("", "metric", "running", "new", "difference", "", box=None)
+        print_lines([f"running: {running.release.name}; new: {candidate.release.name}"])
         shown = ""
         several = len({row.part for row in found.rows}) > 1
         for row in found.rows:
@@ -285,7 +286,7 @@ def _show(candidate: ReleaseFolder, running: ReleaseFolder | None, model: str, f
             where = f"{row.part}: {where}" if several else where
             table.add_row("" if where == shown else where, row.metric, *_figures(row), _VERDICTS[row.verdict])
             shown = where
-        output.print(table)
+        print_table(table)
     show_warnings(found.notes)
 
 
@@ -302,7 +303,7 @@ _VERDICTS = {
     "within": "within the margin",
     "worse": "[red]worse[/red]",
     "noise": "worse, within noise",
-    "small": "few samples",
+    "small": "decides nothing",
     "missing": "[red]not compared[/red]",
 }
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from recsys.cli.options import notes, output, show_warnings
@@ -20,6 +21,8 @@ from recsys.releases.release import ReleaseFolder, open_release
 from recsys.releases.served import Served
 
 STORE = Path("runs/releases")
+_WIDEST = 10_000
+"""Characters of a row, at most."""
 StoreOption = Annotated[
     Path, typer.Option("--store", envvar="RECSYS_RELEASES", help="Folder of the store of releases.", metavar="FOLDER")
 ]
@@ -109,7 +112,13 @@ def print_models(served: Served) -> None:
             shares_text(model.split),
             shares_text(model.shadow),
         )
-    output.print(table)
+    print_table(table)
+
+
+def print_table(table: Table) -> None:
+    """A table at its full width, one line a row: names that are cut short look the same, and cannot be copied."""
+    table.width = Measurement.get(output, output.options.update(width=_WIDEST), table).maximum
+    output.print(table, crop=False, no_wrap=True)
 
 
 def changed_text(served: Served) -> str:
