@@ -293,7 +293,7 @@ def _found(best: Any) -> list[tuple[Any, float]]:
 
 
 def _who(best: Any) -> str:
-    """Who answered: model, version and, if the server names it, the release."""
+    """Text on who answered: model, version and, if the server names it, the release."""
     return f"{best.model} {best.model_version}" + (f", release {best.release}" if best.release else "")
 
 
