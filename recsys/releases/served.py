@@ -18,6 +18,9 @@ SERVED = "served.json"
 MAX_RELEASES = 8
 """Most releases that may be named at a time: a server loads all of them, and counts each by itself."""
 
+_ROUNDING = 1e-9
+"""Six sixths of 100 are a little more in floating point."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -48,7 +51,7 @@ class ServedModel:
                 if name == self.live:
                     raise InvalidInputError(f"{side}: {name} is live; allowed: other releases")
                 _check_percent(f"{side}[{name!r}]", percent)
-        if (total := sum(self.split.values())) > 100:
+        if (total := sum(self.split.values())) > 100 + _ROUNDING:
             raise InvalidInputError(
                 f"split: {total:g} % in all; allowed: at most 100 %, the rest is the live release's"
             )

@@ -68,6 +68,11 @@ def test_shares_are_set_kept_taken_out_and_ended(change: object, side: str) -> N
         after({"c": 101})
 
 
+@pytest.mark.parametrize("parts", range(1, 8))
+def test_all_users_may_be_split_into_equal_parts(parts: int) -> None:
+    assert len(ServedModel(live="din-0", split={f"din-{n}": 100 / parts for n in range(1, parts + 1)}).split) == parts
+
+
 def test_a_split_of_more_than_all_users_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="110 % in all"):
         with_split(served(live="a", split={"b": 60}), "din", {"c": 50})

@@ -42,6 +42,7 @@ _HASH_CHUNK_BYTES = 1 << 20
 _HASH_BYTES_PER_S = 200e6
 """So fast a file is hashed beside requests: at full speed it would take what they need of memory's speed."""
 _LOW_PRIORITY = 19
+_RETRY_S = 0.5
 _FEW = 8
 """So many files are compared before a request, too."""
 
@@ -213,15 +214,20 @@ class TableGuard:
             _log.error("%s", self._damage)
         return ModelError(self._damage)
 
-    def next_suspect(self) -> tuple[int, str, str] | None:
-        """Take a file that is to be hashed: a descriptor to close, its name, and the hash it should have."""
+    def next_suspect(self) -> tuple[int, str] | None:
+        """Take a file that is to be hashed: a descriptor to close, and its name.
+
+        Raises:
+            OSError: the process has too many files open; the file is still to be hashed.
+        """
         with self._lock:
             if not self._suspects or self._damage:
                 self._hashing = False
                 return None
-            place = self._suspects.pop()
-            name = self._names[place]
-            return os.dup(self._descriptors[place]), name, self._bundle.manifest.files[name][1]
+            place = self._suspects[-1]
+            descriptor = os.dup(self._descriptors[place])
+            self._suspects.pop()
+            return descriptor, self._names[place]
 
     def hashed(self, name: str, digest: str) -> None:
         """Take the hash of a file that was to be hashed."""
@@ -235,9 +241,21 @@ def _hash_suspects(reference: weakref.ref[TableGuard]) -> None:
     """Hash what a guard suspects, at low priority and bounded speed, until it has no more or is gone."""
     with suppress(OSError, AttributeError):  # another system
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)
-    while (guard := reference()) is not None and (suspect := guard.next_suspect()) is not None:
+    told = False
+    while (guard := reference()) is not None:
+        try:
+            suspect = guard.next_suspect()
+        except OSError as error:
+            if not told:
+                _log.warning("%s: a table cannot be hashed yet: %s", guard.label, error.strerror)
+            told = True
+            del guard
+            time.sleep(_RETRY_S)
+            continue
         del guard  # the model may be closed meanwhile
-        descriptor, name, _ = suspect
+        if suspect is None:
+            return
+        descriptor, name = suspect
         digest, offset, started_s = hashlib.sha256(), 0, time.monotonic()
         try:
             while reference() is not None and (chunk := os.pread(descriptor, _HASH_CHUNK_BYTES, offset)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import signal
@@ -215,6 +216,25 @@ def test_a_file_whose_time_was_set_back_is_found_by_its_hash(session: RankingSes
     until(session.guard.damage)
     with pytest.raises(ModelError, match="tables/items.bin was written to while it was served, and its time set back"):
         score(session)
+
+
+def test_a_file_that_cannot_be_hashed_for_want_of_descriptors_is_hashed_later(
+    session: RankingSession, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    duplicate, failures = os.dup, iter(range(1))
+
+    def dup(descriptor: int) -> int:
+        if next(failures, None) is not None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return duplicate(descriptor)
+
+    monkeypatch.setattr(os, "dup", dup)
+    before = table.stat()
+    overwrite(table, b"\1" * 64)
+    os.utime(table, ns=(before.st_atime_ns, before.st_mtime_ns))
+    score(session)
+    until(lambda: session.guard.damage())
+    assert next(failures, None) is None and "its time set back" in session.guard.damage()
 
 
 def test_numbers_that_are_none_are_an_error_with_the_releases_name(tmp_path: Path) -> None:
