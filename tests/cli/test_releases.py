@@ -186,6 +186,15 @@ def test_names_are_whole_however_narrow_the_terminal_is(store: Path) -> None:
     assert all(name in shown["status"] for name in (first, second))
 
 
+def test_status_counts_the_refusals_that_a_promotion_overrode(store: Path) -> None:
+    file = store / "served.json"
+    values = json.loads(file.read_text())
+    values["changed"]["why"] = "sold out (in spite of: ranking: auc: 0.1 | ranking: gauc: 0.2)"
+    file.write_text(json.dumps(values))
+    first = release("status", store=store).stdout.splitlines()[0]
+    assert first.endswith(": sold out (in spite of 2 refusals, which served.json has)")
+
+
 def test_status_shows_what_servers_serve_though_served_json_cannot_be_read(store: Path) -> None:
     say_served(store, phase="watching", progress="for 9 of 300 s")
     assert "s:1: watching: for 9 of 300 s" in release("status", store=store).stdout

@@ -125,7 +125,10 @@ def changed_text(served: Served) -> str:
     """Words on the last change of ``served.json``."""
     by = f" by {served.by}" if served.by else ""
     at = f" at {served.at}" if served.at else ""
-    return f"revision {served.revision}{by}{at}" + (f": {served.why}" if served.why else "")
+    why, spite, refusals = served.why.partition(" (in spite of: ")
+    if spite:
+        why += f" (in spite of {refusals.count(' | ') + 1} refusals, which served.json has)"
+    return f"revision {served.revision}{by}{at}" + (f": {why}" if why else "")
 
 
 def release_line(folder: ReleaseFolder) -> str:

@@ -246,12 +246,17 @@ class Coordinator:
         self._drop_switch()
         self._number += 1
         try:
-            plan = self._kept.next_plan(self._store, served, self.plan, number=self._number, bad=self._damaged)
+            # What is damaged here may have been repaired in the store; what answers all the same has nothing before it
+            answering = {name for model in self._served.models.values() for name in model.answering()}
+            anew = () if trim else self._damaged.keys() - answering
+            plan = self._kept.next_plan(
+                self._store, served, self.plan, number=self._number, bad=self._damaged, anew=anew
+            )
         except RecsysError as error:
             self._refuse(str(error))
             return
         switch = self._switch = _Switch(plan=plan, served=served, reason=reason, trim=trim)
-        new = tuple(release for name, release in plan.releases.items() if name not in self.plan.releases)
+        new = tuple(release for release in plan.releases.values() if not self.plan.has(release))
         if new:
             task = check_task(new, self._settings)
             switch.check = Check(plan.number, task, self._events)
@@ -329,7 +334,8 @@ class Coordinator:
         for process in serving:
             self._pool.send(process, Commit(plan=switch.plan.number))
         self._kept.changed(self.plan)
-        self._damaged = {name: why for name, why in self._damaged.items() if name in self.plan.releases}
+        stay = {name for name, release in self.plan.releases.items() if before.has(release)}
+        self._damaged = {name: why for name, why in self._damaged.items() if name in stay}
         self._cold = {name: why for name, why in self._cold.items() if name in self.plan.releases}
         if switch.trim:
             self.confirmed = switch.plan

@@ -34,7 +34,16 @@ class KeptReleases:
             name: self._until_s.get(name, now_s + self._keep_s) for name in plan.releases if name not in served
         }
 
-    def next_plan(self, store: Path, served: Served, plan: Plan, *, number: int, bad: Container[str] = ()) -> Plan:
+    def next_plan(
+        self,
+        store: Path,
+        served: Served,
+        plan: Plan,
+        *,
+        number: int,
+        bad: Container[str] = (),
+        anew: Container[str] = (),
+    ) -> Plan:
         """The plan that follows another: what is served, and what is loaded and kept.
 
         Args:
@@ -43,6 +52,7 @@ class KeptReleases:
             plan: what is loaded.
             number: of the next plan.
             bad: releases that are of no use any more: they are not kept.
+            anew: loaded releases that are loaded once more if they are served, into another slot.
 
         Raises:
             ReleaseError: a release does not exist.
@@ -51,7 +61,7 @@ class KeptReleases:
         kept = [name for name in plan.releases if name not in wanted and name not in bad and self._keeps(name)]
         kept.sort(key=lambda name: self._until_s.get(name, math.inf))
         kept = kept[max(0, len(kept) + len(wanted) - MAX_RELEASES) :]
-        loaded = {name: plan.releases[name] for name in (*wanted, *kept) if name in plan.releases}
+        loaded = {name: plan.releases[name] for name in (*wanted, *kept) if name in plan.releases and name not in anew}
         # The slots of what is loaded now stay its own: calls that end yet are counted there
         free = iter(sorted(set(range(MAX_RELEASES)) - {release.slot for release in plan.releases.values()}))
         spare = iter(sorted({r.slot for name, r in plan.releases.items() if name not in loaded}))

@@ -68,6 +68,11 @@ class Plan:
         """The live release of the default model."""
         return self.releases[self.models[self.default].live]
 
+    def has(self, release: PlannedRelease) -> bool:
+        """Decide if a release is loaded by this plan already; in another slot it is to be loaded once more."""
+        mine = self.releases.get(release.name)
+        return mine is not None and mine.slot == release.slot
+
     @property
     def names(self) -> list[str]:
         """Names of all releases, the live one of the default model first."""

@@ -71,7 +71,11 @@ class ReleaseSwitch:
         with self._lock:
             stop = self._stop = threading.Event()
             self._drop_prepared()
-            have = {release.name: release for release in self._slot.routes().loaded}
+            have = {
+                release.name: release
+                for release in self._slot.routes().loaded
+                if release.name not in plan.releases or self.plan.has(plan.releases[release.name])
+            }
             self._shared.stores.read_as(self._shared.stores.widest(_features(plan, have)))
             made: dict[str, LoadedRelease] = {}
             try:

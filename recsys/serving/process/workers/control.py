@@ -90,7 +90,9 @@ def _commit(switch: ReleaseSwitch, command: Command, output: Output) -> None:
 def _watch_damage(switch: ReleaseSwitch, output: Output, stop: threading.Event) -> None:
     told: set[str] = set()
     while not stop.wait(_DAMAGE_POLL_S):
-        for name, why in switch.damaged().items():
+        damaged = switch.damaged()
+        told &= damaged.keys()
+        for name, why in damaged.items():
             if name not in told:
                 told.add(name)
                 output.try_send(Damaged(release=name, why=why))

@@ -72,6 +72,31 @@ def test_a_live_release_that_is_cut_off_in_the_store_is_left_for_the_one_before_
         assert "items.bin" in until(lambda: store.status().refused)
 
 
+def test_a_kept_release_that_was_damaged_answers_nobody_until_it_is_repaired(tmp_path: Path, redis_url: str) -> None:
+    store = TinyStore(tmp_path)
+    good, other = store.push(1.0), store.push(1.2)
+    store.promote(other)
+    with release_server(tmp_path / "server", store, redis_url) as server, Load(server.address, store) as load:
+        load.until_answered(other)
+        store.promote(good)
+        load.until_answered(good)
+        file = store.path / RELEASES / other / "ranking" / "tables" / "items.bin"
+        whole = file.read_bytes()
+        os.chmod(file, 0o644)
+        file.write_bytes(bytes(len(whole)))
+        until(lambda: any("items.bin" in warning for warning in store.status().warnings))
+        store.promote(other)
+        assert "items.bin" in until(lambda: store.status().refused)
+        assert live(server) == good
+        store.promote(good)
+        until(lambda: not store.status().refused)
+        file.write_bytes(whole)
+        store.promote(other)
+        load.until_answered(other, 50)
+        until(lambda: not store.status().warnings)
+    assert load.failed == [] and load.wrong == []
+
+
 def test_workers_that_end_again_and_again_since_a_switch_are_a_reason_to_go_back(
     tmp_path: Path, redis_url: str
 ) -> None:
