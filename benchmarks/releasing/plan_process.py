@@ -14,10 +14,10 @@ from pathlib import Path
 
 from recsys.releases.served import ServedModel
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
-from recsys.serving.process.scheduling import use_batch_scheduling
 from recsys.serving.process.server import serving
 from recsys.serving.process.startup import load_models
 from recsys.serving.rpc.methods import METHODS
+from recsys.serving.scheduling import use_batch_scheduling
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.layout import create_counter_file
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import onnxruntime as ort
@@ -9,6 +10,7 @@ import onnxruntime as ort
 from recsys.bundle import Bundle, TensorInfo
 from recsys.errors import BundleError
 from recsys.operators import Operators, use_operators
+from recsys.serving.scheduling import at_low_priority
 
 _DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(int8)": "int8"}
 
@@ -20,6 +22,7 @@ def load_graph(
     *,
     operators: Operators = "auto",
     profile: Path | None = None,
+    low_priority: bool = False,
 ) -> ort.InferenceSession:
     """One graph of a bundle, ready to run.
 
@@ -29,6 +32,7 @@ def load_graph(
         intra_op_threads: threads inside one run.
         operators: who computes the graph's functions.
         profile: begin of the name of a file that ``end_profiling`` writes the operators' times to.
+        low_priority: leave the core to calls that are answered meanwhile.
 
     Raises:
         BundleError: the bundle has no such graph, or ONNX Runtime cannot load it.
@@ -53,7 +57,8 @@ def load_graph(
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
     try:
-        return ort.InferenceSession(bundle.graph_path(name), options, providers=["CPUExecutionProvider"])
+        make = partial(ort.InferenceSession, bundle.graph_path(name), options, providers=["CPUExecutionProvider"])
+        return at_low_priority(make) if low_priority else make()
     except Exception as error:  # ONNX Runtime's own exception classes are not public
         hint = ""
         if "bad_alloc" in str(error):  # ONNX Runtime's mapping is private and writable, which Linux counts as memory

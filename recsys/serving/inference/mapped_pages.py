@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -18,6 +20,10 @@ from typing import Any
 from recsys.operators import library
 
 _log = logging.getLogger("recsys.serving")
+
+_MADV_DONTNEED = 4
+_PIECE_BYTES = 8 << 20
+_PIECE_PAUSE_S = 0.0005
 
 Range = tuple[int, int]
 """First address of a mapping, and the one after its last."""
@@ -132,6 +138,22 @@ def unregistered(mappings: Iterable[Range]) -> list[Range]:
         if begin < end:
             found.append((begin, end))
     return found
+
+
+def let_pages_go(numbers: Sequence[int]) -> None:
+    """Unmap the pages of mappings that nobody reads any more, a few at a time; one that is read again comes back.
+
+    A mapping of a gigabyte that is unmapped at once keeps every page fault of the process waiting meanwhile.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    madvise = ctypes.CDLL(None, use_errno=True).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for number in numbers:
+        begin, end = _registered[number]
+        for piece in range(begin, end, _PIECE_BYTES):
+            madvise(piece, min(_PIECE_BYTES, end - piece), _MADV_DONTNEED)
+            time.sleep(_PIECE_PAUSE_S)
 
 
 def faults_of(numbers: Sequence[int]) -> int:

@@ -225,7 +225,12 @@ def graph_names(bundle: Bundle) -> tuple[str, ...]:
 
 
 def open_ranking_session(
-    bundle: Bundle, *, intra_op_threads: int = 1, operators: Operators = "auto", release: str = ""
+    bundle: Bundle,
+    *,
+    intra_op_threads: int = 1,
+    operators: Operators = "auto",
+    release: str = "",
+    low_priority: bool = False,
 ) -> RankingSession:
     """Load a bundle's graphs, check their signatures, and run them once.
 
@@ -234,6 +239,7 @@ def open_ranking_session(
         intra_op_threads: threads inside one run.
         operators: who computes the graphs' functions.
         release: name of the release that it belongs to, for messages.
+        low_priority: leave the core to calls that are answered meanwhile.
 
     Raises:
         BundleError: a graph does not load or run, or its inputs or outputs are not what the
@@ -242,12 +248,15 @@ def open_ranking_session(
     """
     guard = TableGuard(bundle, release=release)
     with guard.loading():
-        return _open(bundle, guard, intra_op_threads, operators)
+        graphs = {
+            name: load_graph(bundle, name, intra_op_threads, operators=operators, low_priority=low_priority)
+            for name in graph_names(bundle)
+        }
+        return _open(bundle, guard, graphs)
 
 
-def _open(bundle: Bundle, guard: TableGuard, intra_op_threads: int, operators: Operators) -> RankingSession:
+def _open(bundle: Bundle, guard: TableGuard, graphs: Mapping[str, ort.InferenceSession]) -> RankingSession:
     state = bundle.manifest.state
-    graphs = {name: load_graph(bundle, name, intra_op_threads, operators=operators) for name in graph_names(bundle)}
     for name, graph in graphs.items():
         check_manifest(bundle, name, graph)
     sample = _sample_request(bundle.features)

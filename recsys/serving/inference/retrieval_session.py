@@ -74,13 +74,16 @@ class RetrievalSession:
         return Retrieved(items=items, scores=scores, known=bool(known[0]))
 
 
-def open_retrieval(bundle: Bundle, *, intra_op_threads: int = 1, release: str = "") -> RetrievalSession:
+def open_retrieval(
+    bundle: Bundle, *, intra_op_threads: int = 1, release: str = "", low_priority: bool = False
+) -> RetrievalSession:
     """Load a bundle's graph, check its signature, and run it once.
 
     Args:
         bundle: whose it is.
         intra_op_threads: threads inside one run.
         release: name of the release that it belongs to, for messages.
+        low_priority: leave the core to calls that are answered meanwhile.
 
     Raises:
         BundleError: it is no retrieval bundle, or its graph does not load or run, or has other inputs or outputs
@@ -95,11 +98,11 @@ def open_retrieval(bundle: Bundle, *, intra_op_threads: int = 1, release: str = 
         )
     guard = TableGuard(bundle, release=release)
     with guard.loading():
-        return _open(bundle, guard, intra_op_threads)
+        graph = load_graph(bundle, "retrieve", intra_op_threads, operators="standard", low_priority=low_priority)
+        return _open(bundle, guard, graph)
 
 
-def _open(bundle: Bundle, guard: TableGuard, intra_op_threads: int) -> RetrievalSession:
-    graph = load_graph(bundle, "retrieve", intra_op_threads, operators="standard")
+def _open(bundle: Bundle, guard: TableGuard, graph: ort.InferenceSession) -> RetrievalSession:
     check_manifest(bundle, "retrieve", graph)
     for side, expected, found in (
         ("input", RETRIEVE_INPUTS, inputs_of(graph)),

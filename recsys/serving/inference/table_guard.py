@@ -28,6 +28,7 @@ from recsys.serving.inference.mapped_pages import (
     can_guard,
     faults_in_loading,
     faults_of,
+    let_pages_go,
     mappings_of,
     register,
     surviving_faults,
@@ -165,6 +166,10 @@ class TableGuard:
         with suppress(ModelError):
             self.check()
         return self._damage
+
+    def let_pages_go(self) -> None:
+        """Unmap the tables' pages: the model is about to be closed."""
+        let_pages_go(self._ranges)
 
     def _paths(self) -> list[Path]:
         return [self._bundle.path / name for name in self._names]

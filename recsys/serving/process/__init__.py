@@ -9,7 +9,7 @@ In reading order:
 - ``releases/``: what is to be served, and the switch from one release to another.
 - ``workers/``: several processes on one port, restarted when they die or hang.
 - ``watchdog.py``: probes of a request's path; gRPC health from their results.
-- ``signals.py``, ``ports.py``, ``ready_file.py``, ``scheduling.py``: what a process asks of the system.
+- ``signals.py``, ``ports.py``, ``ready_file.py``: what a process asks of the system.
 
 To add a step of start-up: a context manager, entered in ``server.serving`` if each worker needs its own, in
 ``workers/supervisor._shared_resources`` if all share it. To add a part of the request path that may hang: a probe in

@@ -81,6 +81,7 @@ def open_shared_parts(settings: Settings, stores: Stores, *, ranks: bool = True)
 def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedParts) -> LoadedRelease:
     """Make a release ready to answer calls; the stores read by a FeatureSet that extends the release's."""
     with ExitStack() as stack:
+        stack.callback(models.let_pages_go)
         store = stack.enter_context(shared.stores.reader(models.features))
         stack.enter_context(shared.request_names.loaded(models.features))
         ranker = _open_ranker(stack, planned.name, models, shared, store)

@@ -46,14 +46,22 @@ class Models:
         """Look at the files of the tables; returns the damage to them, which is for good, or an empty text."""
         return next(filter(None, (guard.damage() for guard in self.guards)), "")
 
+    def let_pages_go(self) -> None:
+        """Unmap the tables' pages, some at a time, after the last call."""
+        for guard in self.guards:
+            guard.let_pages_go()
 
-def open_models(release: PlannedRelease, settings: Settings, *, verify: Verify | None = None) -> Models:
+
+def open_models(
+    release: PlannedRelease, settings: Settings, *, verify: Verify | None = None, low_priority: bool = False
+) -> Models:
     """Load and run the models of a release.
 
     Args:
         release: whose they are.
         settings: the server's.
         verify: the check of the files; None: as the settings say.
+        low_priority: leave the core to calls that are answered meanwhile.
 
     Raises:
         BundleError: a bundle is missing, altered, of the wrong kind, or does not fit this program or the other one.
@@ -65,12 +73,16 @@ def open_models(release: PlannedRelease, settings: Settings, *, verify: Verify |
     if release.ranking is not None:
         bundle = _open_bundle(release, release.ranking, verify)
         ranking = open_ranking_session(
-            bundle, intra_op_threads=threads, operators=settings.operators, release=release.name
+            bundle,
+            intra_op_threads=threads,
+            operators=settings.operators,
+            release=release.name,
+            low_priority=low_priority,
         )
         guards.append(ranking.guard)
     if release.retrieval is not None:
         bundle = _open_bundle(release, release.retrieval, verify)
-        retrieval = open_retrieval(bundle, intra_op_threads=threads, release=release.name)
+        retrieval = open_retrieval(bundle, intra_op_threads=threads, release=release.name, low_priority=low_priority)
         guards.append(retrieval.guard)
         if ranking is not None:
             check_same_ids(retrieval, ranking.features, ranking.model)

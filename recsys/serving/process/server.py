@@ -34,7 +34,6 @@ from recsys.serving.process.ports import cannot_listen, probe_port
 from recsys.serving.process.ready_file import ready_file, remove_ready_file, write_ready_file
 from recsys.serving.process.releases.plan import Plan, in_service, pushed_features
 from recsys.serving.process.releases.switch import ReleaseSwitch, give_memory_back
-from recsys.serving.process.scheduling import lower_priority, use_batch_scheduling
 from recsys.serving.process.signals import forward_signals, sigterm_interrupts, wait_for_signal
 from recsys.serving.process.startup import load_models
 from recsys.serving.process.stores import open_stores, widest_of
@@ -44,6 +43,7 @@ from recsys.serving.rpc.methods import METHODS, RANKER, SERVICES
 from recsys.serving.rpc.ranker_service import RankerService
 from recsys.serving.rpc.registration import MESSAGE_OPTIONS, add_services
 from recsys.serving.rpc.store_service import MAX_STREAMS, FeatureStoreService
+from recsys.serving.scheduling import lower_priority, use_batch_scheduling
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.metrics import counter_file, metrics_endpoint

@@ -7,9 +7,6 @@ import ctypes
 import gc
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TypeVar
 
 from recsys.errors import ReleaseError
 from recsys.features.feature_set import FeatureSet
@@ -20,10 +17,7 @@ from recsys.serving.process.assembly import SharedParts, make_routes, open_loade
 from recsys.serving.process.models import open_models
 from recsys.serving.process.releases.plan import Plan, PlannedRelease, planned_features
 from recsys.serving.process.releases.replay import ReplayReport, replay
-from recsys.serving.process.scheduling import lower_priority
 from recsys.serving.process.startup import prepare_models
-
-T = TypeVar("T")
 
 
 class ReleaseSwitch:
@@ -83,7 +77,7 @@ class ReleaseSwitch:
                     if stop.is_set():
                         raise ReleaseError(f"plan {plan.number} was given up")
                     if name not in have:
-                        made[name] = at_low_priority(partial(self._load, release))
+                        made[name] = self._load(release)
                 routes = make_routes(plan, {**have, **made})
                 reports = tuple(self._replayed(routes, stop))
                 self._prepared = plan, routes
@@ -122,7 +116,7 @@ class ReleaseSwitch:
             self._shared.recorder.follow(self.plan.models)
 
     def _load(self, release: PlannedRelease) -> LoadedRelease:
-        models = open_models(release, self._shared.settings, verify="sizes")
+        models = open_models(release, self._shared.settings, verify="sizes", low_priority=True)
         prepare_models(models, self._shared.settings)
         return open_loaded_release(release, models, self._shared)
 
@@ -173,20 +167,6 @@ def give_memory_back() -> None:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def at_low_priority(work: Callable[[], T]) -> T:
-    """Run something in a thread that gets a core only when the others there have nothing to do (Linux).
-
-    A thread of its own, which ends with the work: to raise a priority again takes a right.
-    """
-
-    def lowered() -> T:
-        lower_priority()
-        return work()
-
-    with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
-        return pool.submit(lowered).result()
 
 
 def _close(releases: dict[str, LoadedRelease]) -> None:

@@ -14,9 +14,9 @@ from queue import SimpleQueue
 from typing import Any
 
 from recsys.errors import RecsysError
-from recsys.serving.process.scheduling import use_batch_scheduling
 from recsys.serving.process.signals import dump_stacks_on_sigusr1, forward_signals, sigterm_interrupts, wait_for_signal
 from recsys.serving.process.workers.messages import Commands, Heartbeat, Output, Ready, Task
+from recsys.serving.scheduling import use_batch_scheduling
 
 _log = logging.getLogger("recsys.serving")
 

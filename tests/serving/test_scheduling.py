@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from recsys.serving.process.scheduling import use_batch_scheduling
+from recsys.serving.scheduling import use_batch_scheduling
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="this system knows no batch scheduling")

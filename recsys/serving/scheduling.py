@@ -1,10 +1,15 @@
-"""Scheduling: the policy of the system's scheduler for a server process."""
+"""Scheduling: the policy of the system's scheduler for a server process and its threads."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _LOWEST = 19
 
@@ -28,3 +33,18 @@ def lower_priority() -> None:
     """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
+
+
+def at_low_priority(work: Callable[[], T]) -> T:
+    """Run native work in a thread that has a core only when the others there have nothing to do; waits for it.
+
+    For work that gives up the interpreter's lock: a thread of low priority that holds it keeps all others waiting as
+    long as another program wants the core. The thread ends with the work.
+    """
+
+    def lowered() -> T:
+        lower_priority()
+        return work()
+
+    with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
+        return pool.submit(lowered).result()
