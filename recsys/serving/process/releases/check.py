@@ -35,6 +35,8 @@ _COLD_SHARE = 0.05
 """Share of users without a state from which on it is said."""
 
 _REPORT_BYTES = 64 << 20
+_PROGRAM = f"import os; os.nice({_NICE}); from recsys.serving.process.releases import check; check.main()"
+"""At low priority before anything is imported: that alone takes a core for half a second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +177,7 @@ class Check:
     def __init__(self, number: int, task: CheckTask, events: SimpleQueue[Any]) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "recsys.serving.process.releases.check"],
+            [sys.executable, "-P", "-c", _PROGRAM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -203,8 +205,8 @@ class Check:
             events.put(CheckEvent(number, BundleError(f"the check of the files ended with code {code}")))
 
 
-def main() -> int:
-    """Check what comes on standard input; returns the exit code."""
+def main() -> None:
+    """Check what comes on standard input."""
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     task: CheckTask = pickle.load(sys.stdin.buffer)
@@ -218,7 +220,6 @@ def main() -> int:
         message = BundleError(f"{error.filename}: {error.strerror}")
     with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
         _send(output, message)
-    return 0
 
 
 def _send(output: IO[bytes], message: CheckMessage) -> None:
@@ -233,16 +234,7 @@ def _read_ahead(file: Path) -> None:
 
 
 def _lower_priority() -> None:
-    """Leave processor and disk to those who serve."""
-    with contextlib.suppress(OSError):
-        os.nice(_NICE)
+    """Leave the disk to those who serve; the processor is left to them from the start."""
     call = _IOPRIO_SET.get(platform.machine())
     if call is not None and sys.platform == "linux":
         ctypes.CDLL(None).syscall(call, 1, 0, _IDLE_CLASS)
-
-
-if __name__ == "__main__":
-    # Pickles name the module by its own name.
-    from recsys.serving.process.releases import check
-
-    sys.exit(check.main())

@@ -18,6 +18,7 @@ from recsys.serving.process.models import open_models
 from recsys.serving.process.releases.plan import Plan, PlannedRelease, planned_features
 from recsys.serving.process.releases.replay import ReplayReport, replay
 from recsys.serving.process.startup import prepare_models
+from recsys.serving.scheduling import short_turns
 
 
 class ReleaseSwitch:
@@ -62,7 +63,7 @@ class ReleaseSwitch:
             RecsysError: a release cannot be loaded, or is refused: nothing is changed, and what was loaded is closed.
                 Or :meth:`abort` was called meanwhile.
         """
-        with self._lock:
+        with self._lock, short_turns():
             stop = self._stop = threading.Event()
             self._drop_prepared()
             have = {
