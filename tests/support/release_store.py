@@ -77,10 +77,12 @@ def release_server(folder: Path, store: TinyStore, redis_url: str, **more: str) 
         yield server
 
 
-def live(server: ServerProcess) -> str:
-    """The release that answers a call."""
+def live(server: ServerProcess, model: str = "") -> str:
+    """The release that answers a call for a model's name."""
     with Client(server.address) as client:
-        return client.rank(user=1, candidates=CANDIDATES[1:], features={"age": AGE}, timeout_s=20.0).release
+        return client.rank(
+            user=1, candidates=CANDIDATES[1:], features={"age": AGE}, model=model, timeout_s=20.0
+        ).release
 
 
 def facts(folder: Path) -> dict[str, Any]:

@@ -142,8 +142,12 @@ class Routes:
             if self.default in able or len(able) == 1:
                 return able.get(self.default) or next(iter(able.values()))
             raise NotFoundError(f"model: none is named, and the default has no retrieval model: {nearest('', able)}")
-        by_model = {r.live.recommender.index.model: r for r in able.values() if r.live.recommender is not None}
-        if (route := by_model.get(model) or able.get(model)) is None:
+        if model in able:
+            return able[model]
+        # Of several names with one retrieval model, the default's is meant, else the first.
+        order = sorted(able.values(), key=lambda route: route.name != self.default)
+        by_model = {r.live.recommender.index.model: r for r in reversed(order) if r.live.recommender is not None}
+        if (route := by_model.get(model)) is None:
             raise NotFoundError(f"retrieval model {model!r} is not served here: {nearest(model, by_model)}")
         return route
 

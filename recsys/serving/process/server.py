@@ -148,7 +148,8 @@ def serving(
     model, model_version = first.model, first.version
     del first
     features = widest_of({name: models[name].features for name in plan.names})
-    ranks = any(release.ranking is not None for release in plan.releases.values())
+    # One of a store may have a ranking model later.
+    ranks = settings.releases is not None or any(release.ranking is not None for release in plan.releases.values())
     # Left in the opposite order: calls end before what they use goes.
     with contextlib.ExitStack() as stack:
         loop = stack.enter_context(loop_in_thread("store"))

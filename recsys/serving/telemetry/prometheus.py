@@ -53,8 +53,10 @@ class TotalsCollector(Collector):
                 if amount or family.name != "requests" or values[-1] == "OK":
                     counters.add_metric(values, amount)
             yield counters
-        uses = self._in_service.uses()
-        yield from _of_releases(self._in_service.figures(), {use.release: use.model for use in reversed(uses)})
+        uses, figures = self._in_service.uses(), self._in_service.figures()
+        models = {use.release: use.model for use in reversed(uses)}
+        # One that came in between is on the next page.
+        yield from _of_releases({name: found for name, found in figures.items() if name in models}, models)
         yield _models(uses)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
@@ -10,6 +12,7 @@ from support.tiny_bundle import FEATURES
 
 from recsys.errors import NotFoundError
 from recsys.serving.handlers.ranker import Ranker
+from recsys.serving.handlers.recommender import Recommender
 from recsys.serving.handlers.routes import LoadedRelease, Route, Routes, user_point
 
 USERS = range(20_000)
@@ -63,3 +66,15 @@ def test_a_name_without_a_ranking_model_says_which_have_one() -> None:
     routes = Routes(models=models, default="din", loaded=(LIVE, finder))
     with pytest.raises(NotFoundError, match="'finder' has no ranking model.* valid: din"):
         routes.ranking("finder")
+
+
+def test_a_served_name_comes_before_the_name_of_a_retrieval_model_and_the_default_before_others() -> None:
+    finder = cast(Recommender, SimpleNamespace(index=SimpleNamespace(model="tower")))
+    names = ("a", "tower", "z")
+    models = {name: Route(name=name, live=replace(release(name), recommender=finder)) for name in names}
+    for default in names:
+        routes = Routes(models=models, default=default, loaded=())
+        assert [routes.retrieval(name).name for name in names] == list(names)
+    others = {name: models[name] for name in ("a", "z")}
+    for default in others:
+        assert Routes(models=others, default=default, loaded=()).retrieval("tower").name == default

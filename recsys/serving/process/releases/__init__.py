@@ -3,7 +3,8 @@
 In the supervisor:
 
 - ``first.py``: what a server starts with; ``follow.py``: ``served.json`` read when it changes;
-- ``coordinator.py``: one switch at a time, from the file to all workers; ``kept.py``: what stays loaded for a while;
+- ``coordinator.py``: one switch at a time, from the file to all workers; ``kept.py``: what stays loaded for a while,
+  and where to go back to;
 - ``check.py``: files verified at low priority;
 - ``probation.py``: what answers since a switch, watched; ``watch.py``: the figures of one such release;
   ``verdicts.py``: those that are beyond their bounds, and how surely.

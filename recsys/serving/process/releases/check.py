@@ -24,7 +24,7 @@ from typing import IO, Any, NamedTuple
 from recsys.bundle import open_bundle
 from recsys.bundle.verified import VerifiedFiles, digest_in_pieces
 from recsys.bundle.verify import FileState, Verify
-from recsys.errors import BundleError, RecsysError, StoreError
+from recsys.errors import BundleError, RecsysError, ReleaseError, StoreError
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
 from recsys.serving.settings import Settings
 
@@ -172,17 +172,23 @@ class Check:
         number: of the plan, in each event.
         task: what to check.
         events: gets a :class:`CheckEvent` for each report, the last one with an error or :class:`Checked`.
+
+    Raises:
+        ReleaseError: no process can be started.
     """
 
     def __init__(self, number: int, task: CheckTask, events: SimpleQueue[Any]) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _PROGRAM],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            process_group=0,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _PROGRAM],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+                process_group=0,
+            )
+        except OSError as error:  # no memory or no process to be had
+            raise ReleaseError(f"no process to check the files with: {error.strerror}; try again") from error
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError), self._process.stdin as stream:
             pickle.dump(task, stream)

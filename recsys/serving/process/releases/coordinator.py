@@ -25,9 +25,14 @@ from recsys.releases.served import Served, ServedModel, served_text
 from recsys.releases.status import ServerStatus
 from recsys.serving.console import say
 from recsys.serving.process.releases.check import Check, Checked, CheckEvent, CheckProgress, check_task, with_states
-from recsys.serving.process.releases.first import WENT_BACK, FirstPlan, without
+from recsys.serving.process.releases.first import WENT_BACK, FirstPlan
 from recsys.serving.process.releases.follow import ServedRead
-from recsys.serving.process.releases.kept import KeptReleases
+from recsys.serving.process.releases.kept import (
+    KeptReleases,
+    before_watches,
+    uses_in,
+    ways_back,
+)
 from recsys.serving.process.releases.plan import Plan, uses_of
 from recsys.serving.process.releases.probation import Probation
 from recsys.serving.process.workers.messages import (
@@ -54,6 +59,9 @@ _COMMIT_S = 10.0
 
 _MAX_DEATHS = 2
 """Workers that may end while they load: one may be killed by anybody; more are the release's fault."""
+
+_TRIM_AGAIN_S = 10.0
+"""Time until releases that should have gone, and could not, are to go again."""
 
 _FIGURES_S = 5.0
 """Time between two statuses, whose figures go on."""
@@ -135,6 +143,8 @@ class Coordinator:
         self._refused = first.refused
         self._unreadable = ""
         self._before: Served | None = None
+        self._dead_ends: set[str] = set()
+        self._trim_at_s = -math.inf
         self._switch: _Switch | None = None
         self._changing: _Switch | None = None
         self._resumed: Served | None = None
@@ -165,30 +175,26 @@ class Coordinator:
 
     def wait_s(self) -> float:
         """Seconds until :meth:`handle` has something to do by itself."""
-        times = [self._published_s + _FIGURES_S, self._probation.due_s, self._kept.until_s()]
-        if self._switch is not None:
-            times.append(self._switch.until_s)
+        times = [self._published_s + _FIGURES_S, self._probation.due_s]
+        times.append(self._trim_due_s() if self._switch is None else self._switch.until_s)
         return max(0.0, min(times) - time.monotonic())
 
-    def go_back(self, reason: str) -> bool:
+    def go_back(self, reason: str, *, model: str = "") -> bool:
         """Return to the releases before the last switch, or to the previous ones of ``served.json``.
 
         Args:
             reason: it names the release and what was wrong.
+            model: the one whose release it is; empty: all go back.
 
         Returns:
             False if there is nothing to go back to.
         """
         if self._switch is not None and self._switch.reason:
             return True  # on the way already
-        back = self._before if self._before is not None and not self._answers_damaged(self._before) else None
-        back = back or without(self._served, self._damaged)
-        if back is None or served_text(back) == served_text(self._served):
-            # No release is known to be the one to blame: the live ones are.
-            back = without(self._served, {model.live for model in self._served.models.values()})
+        back = next(ways_back(self._served, self._before, model=model, bad=self._damaged, tried=self._dead_ends), None)
         if back is None:
             return False
-        if self._switch is not None and not self._switch.trim and not self._switch.reason:
+        if self._switch is not None and not self._switch.trim:
             self._resumed = self._switch.served  # on its way to other releases: that goes on afterwards
         say(f"going back: {reason}")
         self._begin(back, reason=reason)
@@ -234,34 +240,36 @@ class Coordinator:
             if self._changing is None and (self._switch is None or self._switch.trim):
                 self._answer_reloads()
             return
-        if self._models(event.served) == self._models(self._served):  # another revision of the same
-            self._served, self._refused, self._changed = event.served, "", True
-            self._drop_switch()
-            self._answer_reloads()
+        if uses_in(event.served) == uses_in(self._served):  # another revision of the same
+            self._served, self._changed = event.served, True
+            if self._switch is None or not self._switch.reason:  # going back goes on
+                self._refused = ""
+                self._drop_switch()
+                self._answer_reloads()
             return
+        self._refused = ""  # that was of the content before
+        self._dead_ends.clear()
         self._begin(event.served)
 
     def _begin(self, served: Served, *, reason: str = "", trim: bool = False) -> None:
         """Start a switch, in the place of one in progress."""
         self._drop_switch()
         self._number += 1
+        # What is damaged here may have been repaired in the store; what answers all the same has nothing before it
+        answering = {name for model in self._served.models.values() for name in model.answering()}
+        anew = () if trim else self._damaged.keys() - answering
         try:
-            # What is damaged here may have been repaired in the store; what answers all the same has nothing before it
-            answering = {name for model in self._served.models.values() for name in model.answering()}
-            anew = () if trim else self._damaged.keys() - answering
             plan = self._kept.next_plan(
                 self._store, served, self.plan, number=self._number, bad=self._damaged, anew=anew
             )
+            switch = self._switch = _Switch(plan=plan, served=served, reason=reason, trim=trim)
+            if new := tuple(release for release in plan.releases.values() if not self.plan.has(release)):
+                switch.check = Check(plan.number, check_task(new, self._settings), self._events)
+                self._changed = True
         except RecsysError as error:
-            self._refuse(str(error))
+            self._refuse(str(error), back=(served, reason) if reason else None)
             return
-        switch = self._switch = _Switch(plan=plan, served=served, reason=reason, trim=trim)
-        new = tuple(release for release in plan.releases.values() if not self.plan.has(release))
-        if new:
-            task = check_task(new, self._settings)
-            switch.check = Check(plan.number, task, self._events)
-            self._changed = True
-        else:
+        if not new:
             self._load(switch)
 
     def _checked(self, event: CheckEvent) -> None:
@@ -340,11 +348,13 @@ class Coordinator:
         if switch.trim:
             self.confirmed = switch.plan
             return
-        self._before, self._served = None if switch.reason else self._served, switch.served
-        self._refused = f"{WENT_BACK}{switch.reason}" if switch.reason else ""
-        self._probation.begin(
+        self._dead_ends.clear()
+        watched = self._probation.begin(
             before, self.plan, deaths=self._pool.deaths, workers=len(serving), watched=not switch.reason
         )
+        followed = switch.served if switch.reason else self._served
+        self._before = None if switch.reason and not watched else before_watches(watched, self._before, followed)
+        self._served, self._refused = switch.served, f"{WENT_BACK}{switch.reason}" if switch.reason else ""
         self._switches.count("release_switches", "went_back" if switch.reason else "switched")
         self._changing, switch.waiting = switch, set(serving)
         switch.until_s = time.monotonic() + _COMMIT_S
@@ -359,11 +369,17 @@ class Coordinator:
         say(f"serving {describe(switch.served.models)} (revision {switch.served.revision}, switched in {took_s:.2f} s)")
         for report in dict.fromkeys(switch.reports):
             say(f"replay: {report}")
-        if switch.reason and self._resumed is not None:
-            served, self._resumed = self._resumed, None
-            self._begin(served)
-        if self._switch is None:
+        if switch.reason:
+            self._resume()
+        if self._switch is None or self._switch.trim:
             self._answer_reloads()
+
+    def _resume(self) -> bool:
+        """Go on to where the server was on its way when it had to go back; False if it was not."""
+        served, self._resumed = self._resumed, None
+        if served is not None:
+            self._begin(served)
+        return served is not None
 
     def _found_damaged(self, message: Damaged) -> None:
         if message.release not in self.plan.releases or message.release in self._damaged:
@@ -371,18 +387,37 @@ class Coordinator:
         self._damaged[message.release] = message.why
         self._changed = True
         say(f"damaged: {message.why}")
-        if self._answers_damaged(self._served) and not self.go_back(message.why):
+        switch = self._switch
+        newly = switch is not None and not self._answers(self._served, message.release)
+        if switch is not None and newly and self._answers(switch.served, message.release):
+            self._begin(switch.served, reason=switch.reason)  # once more, to load it anew
+        if self._answers(self._served, message.release) and not self.go_back(message.why):
             say("there is no release to go back to: calls of it fail; push it again, or promote another")
 
-    def _answers_damaged(self, served: Served) -> bool:
-        return any(name in self._damaged for model in served.models.values() for name in model.answering())
+    @staticmethod
+    def _answers(served: Served, release: str) -> bool:
+        return any(release in model.answering() for model in served.models.values())
 
-    def _refuse(self, reason: str) -> None:
-        """Give up the switch, or the content of ``served.json``; what is served stays."""
-        trim = self._switch is not None and self._switch.trim
+    def _refuse(self, reason: str, *, back: tuple[Served, str] | None = None) -> None:
+        """Give up the switch, or the content of ``served.json``; what is served stays.
+
+        Args:
+            reason: why.
+            back: where the server was to go back to, and why; None: as the switch says.
+        """
+        switch = self._switch
         self._drop_switch()
-        if trim:  # tried again at once
+        if switch is not None and switch.trim:
+            self._trim_at_s = time.monotonic() + _TRIM_AGAIN_S
             return
+        if back is None and switch is not None and switch.reason:
+            back = switch.served, switch.reason
+        if back is not None:
+            say(f"refused: {reason}")
+            self._dead_ends.add(served_text(back[0]))
+            if self.go_back(back[1]) or self._resume():
+                return
+            reason = f"{back[1]}; and it cannot go back: {reason}"
         self._refused, self._changed = reason, True
         self._switches.count("release_switches", "refused")
         say(f"refused: {reason}; serving on with {describe(self.plan.models)}")
@@ -411,19 +446,18 @@ class Coordinator:
             self._refuse(
                 f"{len(switch.waiting)} workers did not load {_names(switch.plan, self.plan)} in {_PREPARE_S:g} s"
             )
-        if (reason := self._probation.look(deaths=self._pool.deaths)) and not self.go_back(reason):
-            say(f"there is no release to go back to: {reason}")
-        if self._switch is None and self._kept.until_s() <= now_s:
+        found = self._probation.look(deaths=self._pool.deaths)
+        if found is not None and not self.go_back(found.reason, model=found.model):
+            say(f"there is no release to go back to: {found.reason}")
+        if self._switch is None and self._trim_due_s() <= now_s:
             self._begin(self._served, trim=True)
         if self._changed or now_s >= self._published_s + _FIGURES_S:
             self._changed, self._published_s = False, now_s
             self._publish(self.status())
 
-    @staticmethod
-    def _models(served: Served) -> tuple[object, ...]:
-        """The part of ``served.json`` that servers act upon."""
-        uses = {name: (m.live, dict(m.split), dict(m.shadow)) for name, m in served.models.items()}
-        return uses, served.default
+    def _trim_due_s(self) -> float:
+        """The time at which a release that was kept for long enough is to go."""
+        return max(self._trim_at_s, self._kept.until_s())
 
 
 def describe(models: Mapping[str, ServedModel]) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from recsys.errors import ConfigError, RecsysError, ReleaseError
-from recsys.releases.served import SERVED, Served, read_served
-from recsys.releases.status import read_statuses
+from recsys.releases.served import SERVED, Served, ServedModel, read_served
+from recsys.releases.status import ServerStatus, read_statuses
 from recsys.serving.console import say
 from recsys.serving.process.releases.check import Check, Checked, CheckProgress, CheckTask, check_task, with_states
-from recsys.serving.process.releases.kept import answering_or_shadow
+from recsys.serving.process.releases.kept import answering_or_shadow, without
 from recsys.serving.process.releases.plan import Plan, planned_release, served_plan
 from recsys.serving.settings import Settings
 
@@ -63,11 +63,11 @@ def first_plan(settings: Settings, *, server: str) -> FirstPlan:
     names = answering_or_shadow(wanted.models.values())
     left = _left_before(store, server, wanted)
     states: dict[str, Checked] = {}
-    bad = (
-        {model.live: left for model in wanted.models.values()} if left else _check_each(settings, store, names, states)
-    )
-    served = without(wanted, bad) if bad else wanted
-    refused = left or "; ".join(bad.values())
+    if left is None:
+        bad = _check_each(settings, store, names, states)
+        served, refused = without(wanted, bad) if bad else wanted, "; ".join(bad.values())
+    else:
+        refused, served = left.refused, _went_back_to(left, wanted)
     if served is None:
         raise ReleaseError(f"{refused}; there is no release before it in {store / SERVED}: promote another")
     if refused:
@@ -83,34 +83,26 @@ def first_plan(settings: Settings, *, server: str) -> FirstPlan:
     return FirstPlan(plan=plan, served=served, wanted=wanted, refused=refused, cold=cold)
 
 
-def without(served: Served, bad: Container[str]) -> Served | None:
-    """Serve previous releases in the place of bad ones, and leave these out of splits and shadows.
-
-    Returns:
-        None if a bad release is live and there is none before it.
-    """
-    models = {}
-    for name, model in served.models.items():
-        live = model.live
-        if live in bad:
-            live = model.previous
-            if not live or live in bad:
-                if len(served.models) == 1 or name == served.default:
-                    return None
-                continue
-        keep = {r: p for r, p in model.split.items() if r not in bad and r != live}
-        shadow = {r: p for r, p in model.shadow.items() if r not in bad and r != live}
-        models[name] = dataclasses.replace(model, live=live, split=keep, shadow=shadow)
-    return dataclasses.replace(served, models=models) if models else None
+def _went_back_to(left: ServerStatus, wanted: Served) -> Served | None:
+    """The releases that a server had gone back to; None: there are none."""
+    if wanted.default not in left.models or left.models == _without_previous(wanted):  # it ended on the way
+        return without(wanted, {model.live for model in wanted.models.values()})
+    previous = {name: model.previous for name, model in wanted.models.items()}
+    models = {n: dataclasses.replace(model, previous=previous.get(n, "")) for n, model in left.models.items()}
+    return dataclasses.replace(wanted, models=models)
 
 
-def _left_before(store: Path, server: str, wanted: Served) -> str:
-    """The reason for which this server left what it is to serve, before it was started again; empty: it did not."""
+def _without_previous(served: Served) -> dict[str, ServedModel]:
+    return {name: dataclasses.replace(model, previous="") for name, model in served.models.items()}
+
+
+def _left_before(store: Path, server: str, wanted: Served) -> ServerStatus | None:
+    """The status of this server when it had left what it is to serve, before it was started again."""
     for seen in read_statuses(store)[0]:
         status = seen.status
         if status.server == server and status.revision == wanted.revision and status.refused.startswith(WENT_BACK):
-            return status.refused
-    return ""
+            return status
+    return None
 
 
 def _check_each(settings: Settings, store: Path, names: Iterable[str], states: dict[str, Checked]) -> dict[str, str]:

@@ -85,7 +85,8 @@ class Follower:
 
     def _run(self) -> None:
         while not self._stopped:
-            asked, self._asked = self._asked, False
+            if asked := self._asked:  # one that is asked in this moment is not forgotten
+                self._asked = False
             if self._poll_s or asked:
                 self._look(asked)
             self._write()

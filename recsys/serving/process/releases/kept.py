@@ -1,13 +1,14 @@
-"""KeptReleases: releases that are served no more and stay loaded for a while, so that going back takes no time."""
+"""KeptReleases: releases that are served no more and stay loaded for a while; and where to go back to."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
-from recsys.releases.served import MAX_RELEASES, Served, ServedModel
+from recsys.releases.served import MAX_RELEASES, Served, ServedModel, served_text
 from recsys.serving.process.releases.plan import Plan, PlannedRelease, planned_release, served_plan
 
 
@@ -82,3 +83,66 @@ class KeptReleases:
 def answering_or_shadow(models: Iterable[ServedModel]) -> dict[str, None]:
     """Releases that answer or are compared, each once, in their order."""
     return dict.fromkeys(name for model in models for name in (*model.answering(), *model.shadow))
+
+
+def without(served: Served, bad: Container[str]) -> Served | None:
+    """Serve previous releases in the place of bad ones, and leave these out of splits and shadows.
+
+    Returns:
+        None if a bad release is live and there is none before it.
+    """
+    models = {}
+    for name, model in served.models.items():
+        live = model.live
+        if live in bad:
+            live = model.previous
+            if not live or live in bad:
+                if len(served.models) == 1 or name == served.default:
+                    return None
+                continue
+        keep = {r: p for r, p in model.split.items() if r not in bad and r != live}
+        shadow = {r: p for r, p in model.shadow.items() if r not in bad and r != live}
+        models[name] = dataclasses.replace(model, live=live, split=keep, shadow=shadow)
+    return dataclasses.replace(served, models=models) if models else None
+
+
+def uses_in(served: Served) -> tuple[object, ...]:
+    """The part of ``served.json`` that servers act upon: equal where they have nothing to do."""
+    uses = {name: (m.live, dict(m.split), dict(m.shadow)) for name, m in served.models.items()}
+    return uses, served.default
+
+
+def ways_back(
+    served: Served, before: Served | None, *, model: str, bad: Container[str], tried: Container[str]
+) -> Iterator[Served]:
+    """List where to go back to, the best first.
+
+    Args:
+        served: what is served.
+        before: what was, before that.
+        model: the one that is to go back, if that is enough; empty: all.
+        bad: releases that are of no use.
+        tried: texts of those that were refused.
+    """
+    # The last one is where no release is known to be the one to blame: the live ones are.
+    live = {each.live for each in served.models.values()}
+    for back in (_only(model, served, before), before, without(served, bad), without(served, live)):
+        if back is None or served_text(back) in tried or uses_in(back) == uses_in(served):
+            continue
+        if not any(name in bad for each in back.models.values() for name in each.answering()):
+            yield back
+
+
+def _only(model: str, served: Served, before: Served | None) -> Served | None:
+    """Combine what is served and one of its models as it was before."""
+    if before is None or model not in before.models or model not in served.models:
+        return None
+    return dataclasses.replace(served, models={**served.models, model: before.models[model]})
+
+
+def before_watches(watched: Container[str], earlier: Served | None, served: Served) -> Served:
+    """Tell where to go back to from what follows ``served``: of models that are still watched, to before they were."""
+    if earlier is None:
+        return served
+    models = {name: model for name, model in earlier.models.items() if name in watched and name in served.models}
+    return dataclasses.replace(served, models={**served.models, **models})

@@ -144,8 +144,12 @@ class ReleaseSwitch:
         """Loaded releases that are of no use any more, and why."""
         return {release.name: why for release in self._slot.routes().loaded if (why := release.damage())}
 
+    def stop_preparing(self) -> None:
+        """Give up what is being prepared: a replay ends at once, a load when it is done. Returns at once."""
+        self._stop.set()
+
     def abort(self) -> None:
-        """Give up what was prepared, or is being prepared: a replay ends at once, a load when it is done."""
+        """Give up what was prepared, or is being prepared; returns when it is closed."""
         self._stop.set()
         with self._lock:
             self._drop_prepared()

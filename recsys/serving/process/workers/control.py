@@ -14,6 +14,7 @@ from recsys.releases.status import ServerStatus
 from recsys.serving.process.releases.switch import ReleaseSwitch
 from recsys.serving.process.server import RunningServer
 from recsys.serving.process.workers.messages import (
+    Abort,
     AdminAnswer,
     AdminRequest,
     Command,
@@ -42,7 +43,7 @@ def control(task: Task, server: RunningServer, commands: Commands, output: Outpu
         commands: of the supervisor.
         output: where answers go.
     """
-    commands.on_abort = server.switch.abort
+    commands.on_abort = server.switch.stop_preparing
     threading.Thread(target=_follow, args=(server.switch, commands, output), name="control", daemon=True).start()
     stop = threading.Event()
     threading.Thread(target=_watch_damage, args=(server.switch, output, stop), name="damage", daemon=True).start()
@@ -63,6 +64,8 @@ def _follow(switch: ReleaseSwitch, commands: Commands, output: Output) -> None:
         if isinstance(command, Prepare):
             if command.plan.number > commands.aborted:
                 output.try_send(_prepared(switch, command))
+        elif isinstance(command, Abort):  # in its turn: a plan before it may wait for its commit
+            switch.abort()
         else:
             _commit(switch, command, output)
 
@@ -91,7 +94,7 @@ def _watch_damage(switch: ReleaseSwitch, output: Output, stop: threading.Event) 
     told: set[str] = set()
     while not stop.wait(_DAMAGE_POLL_S):
         damaged = switch.damaged()
-        told &= damaged.keys()
+        told &= damaged.keys()  # it may be loaded anew, whole, and be damaged again
         for name, why in damaged.items():
             if name not in told:
                 told.add(name)

@@ -178,7 +178,7 @@ class Commands:
     def __init__(self, orders: IO[bytes], *, limit_s: float) -> None:
         self.queue: SimpleQueue[Command] = SimpleQueue()
         self.on_abort: Callable[[], None] | None = None
-        """Called at once, from the thread that reads: what is being prepared is to end."""
+        """Called at once, from the thread that reads: what is being prepared is to end. It must not wait."""
         self.aborted = 0
         """Plans up to this number are not to be prepared any more."""
         self.on_answer: Callable[[AdminAnswer], None] | None = None
@@ -191,12 +191,12 @@ class Commands:
                 if isinstance(command, AdminAnswer):
                     if self.on_answer is not None:
                         self.on_answer(command)
-                elif isinstance(command, Abort):
+                    continue
+                if isinstance(command, Abort):
                     self.aborted = command.plan
                     if self.on_abort is not None:
                         self.on_abort()
-                else:
-                    self.queue.put(command)
+                self.queue.put(command)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(limit_s)
         os._exit(1)  # nobody is left to kill what does not end

@@ -168,7 +168,7 @@ class WorkerPool:
         """
         for worker in self._workers:
             worker.task = dataclasses.replace(worker.task, plan=plan)
-            worker.failed_starts = 0
+            worker.failed_starts, worker.start_at_s = 0, 0.0
             if worker.process is not None and worker.ready_s is None:
                 worker.superseded = True
                 worker.process.kill()
@@ -271,10 +271,10 @@ class WorkerPool:
 
     def _start_failed(self, worker: _Worker, error: RecsysError) -> None:
         worker.failed_starts += 1
+        _schedule_restart(worker, served_s=0.0)  # who handles the error may go on
         if not self.all_started or (worker.failed_starts >= MAX_STARTS and not self.pids()):
             raise error
         say(f"worker {worker.task.number} could not start ({worker.failed_starts} times in a row): {error}")
-        _schedule_restart(worker, served_s=0.0)
 
     def _read_events(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None

@@ -25,6 +25,7 @@ from recsys.client import Client, NotFound
 from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.proto import admin_pb2, admin_pb2_grpc
 from recsys.releases.changes import promoted
+from recsys.releases.following import wait_until_served
 from recsys.releases.release import RELEASES
 from recsys.releases.served import SERVED, Served, ServedModel, read_served, write_served
 from recsys.releases.store import change_served
@@ -127,6 +128,43 @@ def test_a_reload_returns_when_the_switch_is_done_or_refused(
         assert stub.Reload(admin_pb2.ReloadRequest(), timeout=60).refused == ""
 
 
+def test_a_reload_returns_also_when_a_kept_release_has_to_go_meanwhile(tmp_path: Path, redis_url: str) -> None:
+    store = TinyStore(tmp_path)
+    first, second, third = (store.push(factor) for factor in (1.0, 1.1, 1.2))
+    store.promote(first)
+    more = {
+        "RECSYS_ADMIN_PORT": "0",
+        "RECSYS_RELEASE_WATCH_S": "0",
+        "RECSYS_RELEASE_KEEP_S": "2",
+        "RECSYS_WORKERS": "1",
+    }
+    with (
+        release_server(tmp_path / "server", store, redis_url, **more, RECSYS_RELEASE_POLL_S="0") as server,
+        grpc.insecure_channel(facts(tmp_path / "server")["admin"]) as channel,
+    ):
+        stub = admin_pb2_grpc.AdminStub(channel)
+        store.promote(second)
+        stub.Reload(admin_pb2.ReloadRequest(), timeout=60)
+        worker = pids(tmp_path / "server")[0]
+        os.kill(worker, signal.SIGSTOP)  # its load takes until the first one is kept for long enough
+        try:
+            store.promote(third)
+            server.process.send_signal(signal.SIGHUP)
+            time.sleep(2.2)
+            before_s = processor_s(server)
+            time.sleep(1.0)
+            assert processor_s(server) - before_s < 0.15, "the supervisor waits, and does not spin"
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert stub.Reload(admin_pb2.ReloadRequest(), timeout=20).models["tiny"].live == third
+
+
+def processor_s(server: ServerProcess) -> float:
+    """Time that the supervisor has worked."""
+    user, system = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def test_sighup_reads_served_json_and_ends_nothing(store: TinyStore, server: ServerProcess, names: list[str]) -> None:
     with Load(server.address, store) as load:
         load.until_answered(names[0])
@@ -191,6 +229,8 @@ def test_a_release_altered_by_one_byte_is_refused_with_the_file_named(
         assert "tables/items.bin was altered" in store.refused()
         load.until_answered(names[0])
     assert load.failed == [] and set(load.answers) == {names[0]}
+    # Who waits for the next one is not told of this one's refusal.
+    wait_until_served(store.path, store.promote(names[1]), timeout_s=30.0)
 
 
 def test_a_release_of_another_feature_set_is_refused_and_none_of_the_workers_switches(

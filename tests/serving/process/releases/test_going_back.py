@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -11,9 +12,19 @@ from pathlib import Path
 import numpy as np
 from support.release_store import CANDIDATES, Load, TinyStore, live, release_server
 from support.tiny_bundle import FEATURES, ITEMS, write_tiny_bundle
+from support.tiny_server import ServerProcess, start_server_process
 from support.tiny_workers import pids, until
 
+from recsys.client import Client, RpcError
 from recsys.releases.release import RELEASES
+
+
+def fail_until_left(server: ServerProcess, store: TinyStore, model: str) -> None:
+    """Call for what a broken release has no number for, until the server leaves it."""
+    with Client(server.address) as client:
+        while not store.status().refused.startswith("went back: "):
+            with contextlib.suppress(RpcError):
+                client.rank(user=1, candidates=CANDIDATES, model=model, timeout_s=20.0)
 
 
 def push_broken(store: TinyStore, folder: Path) -> str:
@@ -139,3 +150,42 @@ def test_a_worker_that_is_started_again_needs_no_release_that_is_only_kept(tmp_p
         os.kill(victim, signal.SIGKILL)
         both = until(lambda: victim not in (now := pids(tmp_path / "server")) and len(now) == 2 and now)
         assert {live(server) for _ in range(6)} == {second} and len(both) == 2
+
+
+def test_a_server_of_several_models_starts_again_with_what_it_had_gone_back_to(tmp_path: Path, redis_url: str) -> None:
+    store = TinyStore(tmp_path)
+    first, second, other = store.push(1.0), store.push(1.1), store.push(1.2)
+    broken = push_broken(store, tmp_path / "broken")
+    store.promote(first)  # with none before it
+    store.promote(second, model="second")
+    more = {"RECSYS_RELEASE_REPLAY": "0", "RECSYS_WORKERS": "1"}
+    with release_server(tmp_path / "server", store, redis_url, **more) as server:
+        store.promote(broken, model="second")
+        until(lambda: live(server, "second") == broken)
+        # A switch of another model does not end the watch, and is not what is gone back from.
+        store.promote(other)
+        until(lambda: live(server) == other)
+        fail_until_left(server, store, "second")
+        until(lambda: live(server, "second") == second)
+        assert live(server) == other
+        port, reason = str(server.facts["port"]), store.status().refused
+        server.process.terminate()
+        server.process.wait(30)
+    with release_server(tmp_path / "again", store, redis_url, **more, RECSYS_PORT=port) as server:
+        assert (live(server), live(server, "second")) == (other, second)
+        until(lambda: store.status().refused == reason)
+
+
+def test_a_start_without_a_release_that_a_worker_can_start_with_ends(tmp_path: Path, redis_url: str) -> None:
+    store = TinyStore(tmp_path)
+    before = store.push(1.0)
+    store.promote(before)
+    write_tiny_bundle(tmp_path / "odd", features=dataclasses.replace(FEATURES, user=()))
+    store.promote(store.push_bundle(tmp_path / "odd"))
+    graph = store.path / RELEASES / before / "ranking" / "user.onnx"
+    os.chmod(graph.parent, 0o755)
+    graph.unlink()
+    process = start_server_process(tmp_path, RECSYS_RELEASES=str(store.path), REDIS_URL=redis_url, RECSYS_WORKERS="2")
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode != 0
+    assert "graph 'user', input 'age'" in errors and "refused: " in errors and "user.onnx is missing" in errors
