@@ -89,7 +89,8 @@ def read_manifest(path: Path) -> Manifest:
     try:
         values = json.loads(file.read_text(), parse_constant=_no_constant)
     except FileNotFoundError:
-        raise BundleError(f"{path}: no {MANIFEST}: not a bundle; `recsys export` writes one") from None
+        what = f"no {MANIFEST}: not a bundle" if path.is_dir() else "no such folder"
+        raise BundleError(f"{path}: {what}; `recsys export` writes a bundle") from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{file}: not readable as JSON: {error}") from error
     version = values.get("format_version") if isinstance(values, dict) else None

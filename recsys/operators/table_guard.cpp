@@ -45,7 +45,9 @@ std::atomic<int> handlers{0};
 
 bool put_zeros(uintptr_t begin, uintptr_t end) {
   void* const wanted = reinterpret_cast<void*>(begin);
-  return mmap(wanted, end - begin, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) == wanted;
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+  // Writable, as a runtime's private mapping is: a write must not end the process where a read does not.
+  return mmap(wanted, end - begin, PROT_READ | PROT_WRITE, kFlags, -1, 0) == wanted;
 }
 
 bool replaced(uintptr_t address) {

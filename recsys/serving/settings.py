@@ -21,6 +21,7 @@ from recsys.operators import Operators
 _log = logging.getLogger("recsys.serving")
 
 _PREFIX = "RECSYS_"
+_BUNDLE_VARIABLES = {"RECSYS_BUNDLE", "RECSYS_RETRIEVAL"}
 _OFFLINE = {"RECSYS_DATA_DIR", "RECSYS_REDIS_SERVER"}
 """Variables that others read: of the offline side, and of the private Redis."""
 
@@ -319,6 +320,10 @@ def read_settings(environment: Mapping[str, str], **overrides: Any) -> Settings:
         if name.startswith(_PREFIX) and name not in by_variable and name not in _OFFLINE:
             _log.warning("environment variable %s is not known and ignored: %s", name, nearest(name, by_variable))
     values: dict[str, Any] = {}
+    if overrides.get("releases") is not None:  # an option wins over variables that say the other thing
+        environment = {name: text for name, text in environment.items() if name not in _BUNDLE_VARIABLES}
+    elif overrides.get("bundle") is not None:
+        environment = {name: text for name, text in environment.items() if name != "RECSYS_RELEASES"}
     for name, setting in fields.items():
         variable = _variable(setting)
         if overrides.get(name) is not None:

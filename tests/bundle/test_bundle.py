@@ -118,7 +118,7 @@ def test_an_altered_feature_set_is_refused(path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (None, "no manifest.json: not a bundle; `recsys export` writes one"),
+        (None, "no manifest.json: not a bundle; `recsys export` writes a bundle"),
         (b"{", "not readable as JSON"),
         (b"\xff\xfe", "not readable as JSON"),
         (b"[]", "no format_version: not a manifest"),

@@ -82,7 +82,7 @@ def test_the_version_is_told(tmp_path: Path) -> None:
         (("trian", "din_synthetic"), 2, "trian"),
         (("evaluate", "nowhere"), 2, "nowhere/config.json is missing; `recsys train` writes a run"),
         (("export", "nowhere", "--out", "b"), 2, "`recsys train` writes a run"),
-        (("serve", "nowhere"), 3, "not a bundle; `recsys export` writes one"),
+        (("serve", "nowhere"), 3, "no such folder; `recsys export` writes a bundle"),
         (("serve", "nowhere", "--redis-url", "http://x"), 2, "redis://"),
         (("materialize", "movielens"), 2, "did you mean 'movielens_1m'?"),
         (("materialize", "movielens_1m", "--data", "nowhere"), 2, "nowhere"),

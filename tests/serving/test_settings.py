@@ -88,3 +88,13 @@ def test_every_kind_of_redis_url_is_taken() -> None:
     with pytest.raises(ConfigError) as caught:
         read_settings({"REDIS_URL": "redis+sentinels://cache"})
     assert all(scheme in str(caught.value) for scheme in SCHEMES)
+
+
+def test_a_bundle_or_releases_given_as_an_option_win_over_variables_that_name_the_other() -> None:
+    both = {"RECSYS_RELEASES": "store", "RECSYS_BUNDLE": "bundle", "RECSYS_RETRIEVAL": "finder"}
+    releases = read_settings(both, releases=Path("mine"))
+    assert (releases.releases, releases.bundle, releases.retrieval) == (Path("mine"), None, None)
+    bundle = read_settings(both, bundle=Path("mine"))
+    assert (bundle.releases, bundle.bundle, bundle.retrieval) == (None, Path("mine"), Path("finder"))
+    with pytest.raises(ConfigError, match="allowed: one of them"):
+        read_settings(both)

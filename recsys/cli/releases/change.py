@@ -16,6 +16,7 @@ from recsys.cli.releases.shared import (
     WaitOption,
     WhyOption,
     follower_values,
+    in_spite_of,
     open_running,
     served_values,
     wait_for_servers,
@@ -91,11 +92,13 @@ def split(
     """
     before, anyway = read_served(store), anyway.strip()
     wanted = _wanted(store, shares, {} if (now := _model(before, model)) is None else now.split)
+    overridden: list[str] = []
     if now is not None:
-        _guard(
-            store, before, model, [name for name, share in wanted.items() if share and name not in now.split], anyway
-        )
+        new = [name for name, share in wanted.items() if share and name not in now.split]
+        overridden = _guard(store, before, model, new, anyway)
     text = (why or f"split of {model}: {shares_text(wanted)}") + (f"; anyway: {anyway}" if anyway else "")
+    if overridden:
+        text = in_spite_of(text, overridden)
     after = change_served(store, lambda served: with_split(served, model, wanted), expected=before, why=text)
     now = after.models[model]
     rest = 100 - sum(now.split.values())
@@ -152,10 +155,15 @@ def _wanted(store: Path, shares: Sequence[str], before: Mapping[str, float]) -> 
     return wanted
 
 
-def _guard(store: Path, served: Served | None, model: str, names: Sequence[str], anyway: str) -> None:
-    """Refuse releases that may not answer anybody, or warn if they are to do it anyway; raises ReleaseError."""
+def _guard(store: Path, served: Served | None, model: str, names: Sequence[str], anyway: str) -> list[str]:
+    """Refuse releases that may not answer anybody, or warn if they are to do it anyway; raises ReleaseError.
+
+    Returns:
+        What is overridden.
+    """
+    overridden: list[str] = []
     if not names:
-        return
+        return overridden
     from recsys.releases.comparison import Bounds
     from recsys.releases.guards import inspect, states_problem
 
@@ -172,7 +180,9 @@ def _guard(store: Path, served: Served | None, model: str, names: Sequence[str],
                 "spite of it; `recsys release shadow` compares it without answering"
             )
         cold = states_problem(candidate, running)
+        overridden += [f"{name}: {reason}" for reason in reasons]
         show_warnings(f"{name}: {text}" for text in (*reasons, *found.notes, *([cold] if cold else [])))
+    return overridden
 
 
 def _finish(store: Path, before: Served | None, after: Served, wait_s: float, as_json: bool, says: str) -> None:

@@ -28,6 +28,7 @@ from recsys.cli.releases.shared import (
     WaitOption,
     byte_progress,
     follower_values,
+    in_spite_of,
     open_running,
     print_table,
     served_values,
@@ -325,4 +326,4 @@ def _reason(release: str, why: str, anyway: str | None, refusals: list[str]) -> 
     if anyway is None or not refusals:
         return why or anyway or f"promotion of {release}"
     text = f"{why}; {anyway}" if why else anyway
-    return f"{text} (in spite of: {' | '.join(refusals)})"
+    return in_spite_of(text, refusals)

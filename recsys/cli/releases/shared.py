@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -119,6 +119,11 @@ def print_table(table: Table) -> None:
     """A table at its full width, one line a row: names that are cut short look the same, and cannot be copied."""
     table.width = Measurement.get(output, output.options.update(width=_WIDEST), table).maximum
     output.print(table, crop=False, no_wrap=True)
+
+
+def in_spite_of(why: str, refusals: Sequence[str]) -> str:
+    """The reason that ``served.json`` keeps of a change that was made although something was against it."""
+    return f"{why} (in spite of: {' | '.join(refusals)})"
 
 
 def changed_text(served: Served) -> str:

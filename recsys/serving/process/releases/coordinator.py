@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from recsys.errors import RecsysError
-from recsys.releases.served import Served, ServedModel, served_text
+from recsys.releases.served import SERVED, Served, ServedModel, served_text
 from recsys.releases.status import ServerStatus
 from recsys.serving.console import say
 from recsys.serving.process.releases.check import Check, Checked, CheckEvent, CheckProgress, check_task, with_states
@@ -228,19 +228,24 @@ class Coordinator:
         )
 
     def _read(self, event: ServedRead) -> None:
-        self._unreadable, self._resumed = event.error, None
+        before, self._unreadable, self._resumed = self._unreadable, event.error, None
         self._changed = True
         if event.served is None:
-            say(f"{event.error}; serving on with {describe(self.plan.models)}")
+            self._switches.count("release_switches", "refused")
+            say(f"refused: {event.error}; serving on with {describe(self.plan.models)}")
             self._answer_reloads()
             return
+        if before:
+            say(f"{SERVED} can be read again")
         same = served_text(event.served) == served_text(self._wanted)
         self._wanted = event.served
-        if same and not (event.asked and self._refused):
+        # The file of a damaged release may have been repaired: asked for, it is loaded once more
+        repair = event.asked and any(self._answers(self._served, name) for name in self._damaged)
+        if same and not repair and not (event.asked and self._refused):
             if self._changing is None and (self._switch is None or self._switch.trim):
                 self._answer_reloads()
             return
-        if uses_in(event.served) == uses_in(self._served):  # another revision of the same
+        if not repair and uses_in(event.served) == uses_in(self._served):  # another revision of the same
             self._served, self._changed = event.served, True
             if self._switch is None or not self._switch.reason:  # going back goes on
                 self._refused = ""
@@ -249,14 +254,14 @@ class Coordinator:
             return
         self._refused = ""  # that was of the content before
         self._dead_ends.clear()
-        self._begin(event.served)
+        self._begin(event.served, repair=repair)
 
-    def _begin(self, served: Served, *, reason: str = "", trim: bool = False) -> None:
+    def _begin(self, served: Served, *, reason: str = "", trim: bool = False, repair: bool = False) -> None:
         """Start a switch, in the place of one in progress."""
         self._drop_switch()
         self._number += 1
         # What is damaged here may have been repaired in the store; what answers all the same has nothing before it
-        answering = {name for model in self._served.models.values() for name in model.answering()}
+        answering = {name for model in self._served.models.values() for name in model.answering() if not repair}
         anew = () if trim else self._damaged.keys() - answering
         try:
             plan = self._kept.next_plan(
@@ -392,7 +397,10 @@ class Coordinator:
         if switch is not None and newly and self._answers(switch.served, message.release):
             self._begin(switch.served, reason=switch.reason)  # once more, to load it anew
         if self._answers(self._served, message.release) and not self.go_back(message.why):
-            say("there is no release to go back to: calls of it fail; push it again, or promote another")
+            say(
+                "there is no release to go back to: calls of it fail; push its bundles again and send SIGHUP, or "
+                "promote another"
+            )
 
     @staticmethod
     def _answers(served: Served, release: str) -> bool:

@@ -65,14 +65,18 @@ class KeptReleases:
         loaded = {name: plan.releases[name] for name in (*wanted, *kept) if name in plan.releases and name not in anew}
         # The slots of what is loaded now stay its own: calls that end yet are counted there
         free = iter(sorted(set(range(MAX_RELEASES)) - {release.slot for release in plan.releases.values()}))
-        spare = iter(sorted({r.slot for name, r in plan.releases.items() if name not in loaded}))
+        spare = sorted({r.slot for name, r in plan.releases.items() if name not in loaded})
         releases: dict[str, PlannedRelease] = {}
         for name in (*wanted, *kept):
             if name in loaded:
                 releases[name] = loaded[name]
             else:
                 slot = next(free, None)
-                releases[name] = planned_release(store, name, slot=next(spare) if slot is None else slot)
+                if slot is None:  # of a release that goes; not its own, or it would pass for what is loaded
+                    own = plan.releases[name].slot if name in plan.releases else None
+                    slot = next(each for each in spare if each != own or len(spare) == 1)
+                    spare.remove(slot)
+                releases[name] = planned_release(store, name, slot=slot)
         return served_plan(served, releases, number=number)
 
     def _keeps(self, name: str) -> bool:

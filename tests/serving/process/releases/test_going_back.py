@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import pytest
 from support.release_store import CANDIDATES, Load, TinyStore, live, release_server
 from support.tiny_bundle import FEATURES, ITEMS, write_tiny_bundle
 from support.tiny_server import ServerProcess, start_server_process
@@ -189,3 +190,24 @@ def test_a_start_without_a_release_that_a_worker_can_start_with_ends(tmp_path: P
     errors = process.communicate(timeout=60)[1]
     assert process.returncode != 0
     assert "graph 'user', input 'age'" in errors and "refused: " in errors and "user.onnx is missing" in errors
+
+
+def test_a_damaged_release_with_none_before_it_answers_again_when_it_is_repaired_and_asked_for(
+    tmp_path: Path, redis_url: str
+) -> None:
+    store = TinyStore(tmp_path)
+    only = store.push(1.0)
+    store.promote(only)
+    with release_server(tmp_path / "server", store, redis_url) as server:
+        file = store.path / RELEASES / only / "ranking" / "tables" / "items.bin"
+        os.chmod(file, 0o644)
+        file.write_bytes(bytes(len(file.read_bytes())))
+        until(lambda: store.status().warnings)
+        with Client(server.address) as client, pytest.raises(RpcError, match="INTERNAL.*is damaged"):
+            client.rank(user=1, candidates=CANDIDATES, timeout_s=20.0)
+        store.push_bundle(tmp_path / "bundle-1")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: not store.status().warnings)
+        with Load(server.address, store) as load:
+            load.until_answered(only, 50)
+        assert load.failed == [] and load.wrong == []
