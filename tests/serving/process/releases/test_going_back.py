@@ -23,9 +23,13 @@ from recsys.releases.release import RELEASES
 def fail_until_left(server: ServerProcess, store: TinyStore, model: str) -> None:
     """Call for what a broken release has no number for, until the server leaves it."""
     with Client(server.address) as client:
-        while not store.status().refused.startswith("went back: "):
+
+        def left() -> bool:
             with contextlib.suppress(RpcError):
                 client.rank(user=1, candidates=CANDIDATES, model=model, timeout_s=20.0)
+            return bool(store.status().refused.startswith("went back: "))
+
+        until(left)
 
 
 def push_broken(store: TinyStore, folder: Path) -> str:
