@@ -126,7 +126,7 @@ class BlockingFeatureStore:
     def users(self) -> Iterator[list[int]]:
         """Read the keys of all users with a history, some at a time, as ``FeatureStore.users``."""
         users = self._store.users()
-        while some := run_sync(_next(users)):
+        while (some := run_sync(_next(users))) is not None:
             yield some
 
     def ping(self, *, timeout_s: float) -> None:

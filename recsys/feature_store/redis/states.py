@@ -57,8 +57,6 @@ class RedisStates:
                 (reply,) = await server.round_trip([command], timeout_s=_SCAN_TIMEOUT_S)
                 cursor, keys = value_of("SCAN", reply)
                 texts = [key[len(before) : -len(after)] for key in keys]
-                users = [user for text in texts if text.isdigit() and (user := int(text)) < KEY_LIMIT]
-                if users:
-                    yield users
+                yield [user for text in texts if text.isdigit() and (user := int(text)) < KEY_LIMIT]
                 if cursor == b"0":
                     break

@@ -18,6 +18,9 @@ from recsys.serving.long_history.pace import Pace
 from recsys.serving.long_history.states import tail_of
 
 _TIMEOUT_S = 30.0
+_SCAN_PAUSE_S = 0.01
+"""A look at a thousand keys takes Redis half a millisecond, in which it answers nobody."""
+
 _HEADERS_AT_ONCE = 500
 _NO_PACE = Pace(0)
 
@@ -58,9 +61,17 @@ class ColdStates:
         return self.cold / self.looked_at if self.looked_at else 0.0
 
 
-def all_users(store: BlockingFeatureStore) -> Int64Array:
-    """Read the keys of all users with a history, ascending; raises StoreError."""
-    found = [np.array(some, dtype=np.int64) for some in store.users()]
+def all_users(store: BlockingFeatureStore, *, pause_s: float = 0.0) -> Int64Array:
+    """Read the keys of all users with a history, ascending; raises StoreError.
+
+    Args:
+        store: where they are.
+        pause_s: that is left to others after each thousand keys of any kind.
+    """
+    found = []
+    for some in store.users():
+        found.append(np.array(some, dtype=np.int64))
+        time.sleep(pause_s)
     return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *found]))
 
 
@@ -85,7 +96,7 @@ def long_users(
         StoreError: the store cannot be reached or holds another layout.
     """
     oldest_ms = _oldest_ms(active_within_s)
-    users = all_users(store)
+    users = all_users(store, pause_s=0.0 if pace is _NO_PACE else _SCAN_PAUSE_S)
     kept: list[tuple[int, int]] = []
     short = inactive = refused = 0
     for start in range(0, len(users), _HEADERS_AT_ONCE):
@@ -137,6 +148,7 @@ def cold_states(
             for user, header in _headers(store, part, timeout_s=max(left_s, 0.1)):
                 if header is not None and _is_long(bundle, header) and header.newest_ms >= oldest_ms:
                     keys.append(user)
+        time.sleep(_SCAN_PAUSE_S)
         if len(keys) >= sample or time.monotonic() >= until_s:
             break
     keys = keys[:sample]

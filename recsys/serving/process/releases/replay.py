@@ -32,6 +32,9 @@ _SHARE = 0.05
 _MOST_S = 30.0
 """Of a replay of one kind of model."""
 
+_QUIET_S, _LOOK_S = 0.25, 0.0005
+"""Longest wait for a moment without calls, and the time between two looks for one."""
+
 _TURN_S = 10.0
 """Longest wait for the model's lock."""
 
@@ -102,6 +105,7 @@ def replay(
     route: str,
     model_lock: FairLock,
     stop: threading.Event | None = None,
+    quiet: Callable[[], bool] = lambda: True,
 ) -> ReplayReport:
     """Put requests to a release and to the live one, in turns, and hold the first to the bounds of the settings.
 
@@ -115,12 +119,13 @@ def replay(
         route: the model's name.
         model_lock: held for each run, and not between two.
         stop: once set, the replay ends within a run.
+        quiet: tells if no call is in flight; a run waits for such a moment, but not for long.
 
     Raises:
         ReleaseError: the release is refused, with the figure and the bound; or ``stop`` was set.
     """
     began_s = time.monotonic()
-    turns = _Turns(new.name, settings, model_lock, stop or threading.Event())
+    turns = _Turns(new.name, settings, model_lock, stop or threading.Event(), quiet)
     notes: list[str] = []
     ranking = retrieval = None
     if new.ranker is not None:
@@ -156,6 +161,7 @@ class _Turns:
     settings: Settings
     model_lock: FairLock
     stop: threading.Event
+    quiet: Callable[[], bool]
     clock: Callable[[], float] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -165,6 +171,9 @@ class _Turns:
     def run(self, work: Run) -> tuple[Any, float]:
         """Run a model while no other runs; its result, and the time it took in seconds."""
         self.check()
+        until_s = time.monotonic() + _QUIET_S
+        while not self.quiet() and time.monotonic() < until_s:
+            self.stop.wait(_LOOK_S)
         with ExitStack() as stack:
             try:
                 stack.enter_context(self.model_lock.acquire(Deadline.after(_TURN_S, abandoned=self.stop.is_set)))

@@ -106,6 +106,7 @@ class ReleaseSwitch:
                         route=name,
                         model_lock=self._shared.model_lock,
                         stop=stop,
+                        quiet=lambda: not self._shared.admission.in_flight,
                     )
 
     def _follow(self) -> None:
