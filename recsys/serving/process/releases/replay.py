@@ -1,8 +1,7 @@
 """Replay: put recorded requests to a release before it answers any, and compare it with the live one.
 
-A run of a model holds the model's lock as a served call does, at the priority of served calls: a thread of low priority
-that holds it would keep them waiting whenever something else wants the core. What keeps the replay out of their way
-are its pauses. Shapes use ``C`` candidates.
+A run begins when no call is in flight, where there is such a moment soon, and has the core only while nothing else
+wants it: it holds no lock that a call waits for. Pauses keep it to a small share. Shapes use ``C`` candidates.
 """
 
 from __future__ import annotations
@@ -11,19 +10,19 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from recsys.errors import ReleaseError
-from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.recorder import Recorded
 from recsys.serving.handlers.routes import LoadedRelease
-from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.process.releases.cases import Case, Run, ranking_cases, retrieval_cases
 from recsys.serving.process.releases.slowdown import median_ratio, side_of_bound
+from recsys.serving.scheduling import at_low_priority
 from recsys.serving.settings import Settings
 
 _SHARE = 0.05
@@ -34,9 +33,6 @@ _MOST_S = 30.0
 
 _QUIET_S, _LOOK_S = 0.25, 0.0005
 """Longest wait for a moment without calls, and the time between two looks for one."""
-
-_TURN_S = 10.0
-"""Longest wait for the model's lock."""
 
 _FEW_PAIRS = 5
 """Fewer say nothing of a slowdown, however long they took."""
@@ -103,7 +99,6 @@ def replay(
     settings: Settings,
     *,
     route: str,
-    model_lock: FairLock,
     stop: threading.Event | None = None,
     quiet: Callable[[], bool] = lambda: True,
 ) -> ReplayReport:
@@ -117,7 +112,6 @@ def replay(
         recorded: requests that asked for ``route``.
         settings: with the bounds ``release_max_drift`` and ``release_max_slowdown``.
         route: the model's name.
-        model_lock: held for each run, and not between two.
         stop: once set, the replay ends within a run.
         quiet: tells if no call is in flight; a run waits for such a moment, but not for long.
 
@@ -125,7 +119,7 @@ def replay(
         ReleaseError: the release is refused, with the figure and the bound; or ``stop`` was set.
     """
     began_s = time.monotonic()
-    turns = _Turns(new.name, settings, model_lock, stop or threading.Event(), quiet)
+    turns = _Turns(new.name, settings, stop or threading.Event(), quiet)
     notes: list[str] = []
     ranking = retrieval = None
     if new.ranker is not None:
@@ -159,36 +153,36 @@ class _Turns:
 
     release: str
     settings: Settings
-    model_lock: FairLock
     stop: threading.Event
     quiet: Callable[[], bool]
     clock: Callable[[], float] = field(init=False)
+    spent_s: float = 0.0
 
     def __post_init__(self) -> None:
         # The thread's own time leaves out what other processes took; threads that a run hands work to, too.
         self.clock = time.thread_time if self.settings.intra_op_threads == 1 else time.perf_counter
 
     def run(self, work: Run) -> tuple[Any, float]:
-        """Run a model while no other runs; its result, and the time it took in seconds."""
+        """Run a model beside those of calls; its result, and the time it took in seconds."""
         self.check()
         until_s = time.monotonic() + _QUIET_S
         while not self.quiet() and time.monotonic() < until_s:
             self.stop.wait(_LOOK_S)
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(self.model_lock.acquire(Deadline.after(_TURN_S, abandoned=self.stop.is_set)))
-            except TimeoutError:
-                self.check()
-                raise _GivenUp(f"release {self.release!r}: no model could be run within {_TURN_S:g} s") from None
-            began_s = self.clock()
-            return work(), self.clock() - began_s
+        return at_low_priority(partial(self._timed, work))
+
+    def _timed(self, work: Run) -> tuple[Any, float]:
+        began_s = self.clock()
+        result = work()
+        took_s = self.clock() - began_s
+        self.spent_s += took_s
+        return result, took_s
 
     @contextmanager
     def pausing(self) -> Iterator[None]:
         """Leave the core to others after the block, for as long as keeps to the share."""
-        began_s = self.clock()
+        before_s = self.spent_s
         yield
-        self.stop.wait((self.clock() - began_s) * (1 / _SHARE - 1))
+        self.stop.wait((self.spent_s - before_s) * (1 / _SHARE - 1))
         self.check()
 
     def check(self) -> None:

@@ -104,7 +104,6 @@ class ReleaseSwitch:
                         recorded,
                         settings,
                         route=name,
-                        model_lock=self._shared.model_lock,
                         stop=stop,
                         quiet=lambda: not self._shared.admission.in_flight,
                     )
