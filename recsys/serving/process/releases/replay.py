@@ -10,9 +10,9 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from recsys.serving.handlers.recorder import Recorded
 from recsys.serving.handlers.routes import LoadedRelease
 from recsys.serving.process.releases.cases import Case, Run, ranking_cases, retrieval_cases
 from recsys.serving.process.releases.slowdown import median_ratio, side_of_bound
-from recsys.serving.scheduling import at_low_priority
+from recsys.serving.scheduling import lower_priority
 from recsys.serving.settings import Settings
 
 _SHARE = 0.05
@@ -119,19 +119,20 @@ def replay(
         ReleaseError: the release is refused, with the figure and the bound; or ``stop`` was set.
     """
     began_s = time.monotonic()
-    turns = _Turns(new.name, settings, stop or threading.Event(), quiet)
-    notes: list[str] = []
-    ranking = retrieval = None
-    if new.ranker is not None:
-        beside = None if live is None else live.ranker
-        cases = ranking_cases(new.ranker, beside, recorded.requests, notes)
-        ranking = _compare(cases, turns, "ranking", live=live, drift=True)
-        notes.extend(_uncompared("ranking", cases, ranking))
-    if new.recommender is not None:
-        index = None if live is None else live.recommender
-        cases = retrieval_cases(new, new.recommender, index, recorded.queries, notes)
-        retrieval = _compare(cases, turns, "retrieval", live=live, drift=False)
-        notes.extend(_uncompared("retrieval", cases, retrieval))
+    with ThreadPoolExecutor(1, "replay", initializer=lower_priority) as runner:
+        turns = _Turns(new.name, settings, stop or threading.Event(), quiet, runner)
+        notes: list[str] = []
+        ranking = retrieval = None
+        if new.ranker is not None:
+            beside = None if live is None else live.ranker
+            cases = ranking_cases(new.ranker, beside, recorded.requests, notes)
+            ranking = _compare(cases, turns, "ranking", live=live, drift=True)
+            notes.extend(_uncompared("ranking", cases, ranking))
+        if new.recommender is not None:
+            index = None if live is None else live.recommender
+            cases = retrieval_cases(new, new.recommender, index, recorded.queries, notes)
+            retrieval = _compare(cases, turns, "retrieval", live=live, drift=False)
+            notes.extend(_uncompared("retrieval", cases, retrieval))
     return ReplayReport(
         route=route,
         release=new.name,
@@ -155,6 +156,7 @@ class _Turns:
     settings: Settings
     stop: threading.Event
     quiet: Callable[[], bool]
+    runner: Executor
     clock: Callable[[], float] = field(init=False)
     spent_s: float = 0.0
 
@@ -168,7 +170,7 @@ class _Turns:
         until_s = time.monotonic() + _QUIET_S
         while not self.quiet() and time.monotonic() < until_s:
             self.stop.wait(_LOOK_S)
-        return at_low_priority(partial(self._timed, work))
+        return self.runner.submit(self._timed, work).result()
 
     def _timed(self, work: Run) -> tuple[Any, float]:
         began_s = self.clock()
