@@ -5,6 +5,7 @@ In the supervisor:
 - ``first.py``: what a server starts with; ``follow.py``: ``served.json`` read when it changes;
 - ``coordinator.py``: one switch at a time, from the file to all workers; ``kept.py``: what stays loaded for a while,
   and where to go back to;
+- ``switching.py``: a switch in progress;
 - ``check.py``: files verified at low priority;
 - ``probation.py``: what answers since a switch, watched; ``watch.py``: the figures of one such release;
   ``verdicts.py``: those that are beyond their bounds, and how surely.
@@ -12,8 +13,7 @@ In the supervisor:
 In a worker:
 
 - ``switch.py``: loads what is new, then changes over;
-- ``replay.py``: recorded requests put to a new release and to the live one before that; ``cases.py``: the runs of
-  both on a request; ``samples.py``: requests for want of recorded ones; ``slowdown.py``: the verdict on pairs of times.
+- ``replay/``: recorded requests put to a new release and to the live one before that.
 
 Both know ``plan.py``: the releases that a server loads, and which answers what. In neither: ``logged.py``, requests of
 a log, put to two releases by `recsys release compare`.

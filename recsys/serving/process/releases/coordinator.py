@@ -6,22 +6,20 @@ One switch at a time, in steps::
                               |                                 |                                            |
                               +-------- refused: nothing changes, the reason is said ----------+             +-> back
 
-Runs in the supervisor's main thread: nothing here waits.
+Runs in the supervisor's main thread: nothing here waits. One class, whose methods are the steps.
 """
 
 from __future__ import annotations
 
 import math
-import subprocess
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from recsys.errors import RecsysError
-from recsys.releases.served import SERVED, Served, ServedModel, served_text
+from recsys.releases.served import SERVED, Served, served_text
 from recsys.releases.status import ServerStatus
 from recsys.serving.console import say
 from recsys.serving.process.releases.check import Check, Checked, CheckEvent, CheckProgress, check_task, with_states
@@ -33,8 +31,9 @@ from recsys.serving.process.releases.kept import (
     uses_in,
     ways_back,
 )
-from recsys.serving.process.releases.plan import Plan, uses_of
+from recsys.serving.process.releases.plan import uses_of
 from recsys.serving.process.releases.probation import Probation
+from recsys.serving.process.releases.switching import Process, Switch, describe, names_of_new
 from recsys.serving.process.workers.messages import (
     Abort,
     AdminAnswer,
@@ -65,37 +64,6 @@ _TRIM_AGAIN_S = 10.0
 
 _FIGURES_S = 5.0
 """Time between two statuses, whose figures go on."""
-
-Process = subprocess.Popen[bytes]
-
-
-@dataclass(kw_only=True)
-class _Switch:
-    """A switch in progress.
-
-    Attributes:
-        plan, served: where to; ``served`` is what will be in force.
-        reason: why the server goes back; empty if it goes where ``served.json`` says.
-        trim: only releases that are kept no more go.
-        check: the process that checks files; None when it has ended, or none was needed.
-        progress: of the check, in words.
-        waiting: workers that load, or then change over.
-        reports: what their replays found.
-        deaths: workers that ended meanwhile.
-        started_s, until_s: ``time.monotonic`` seconds.
-    """
-
-    plan: Plan
-    served: Served
-    reason: str = ""
-    trim: bool = False
-    check: Check | None = None
-    progress: str = ""
-    waiting: set[Process] = field(default_factory=set)
-    reports: list[str] = field(default_factory=list)
-    deaths: int = 0
-    started_s: float = field(default_factory=time.monotonic)
-    until_s: float = math.inf
 
 
 class Coordinator:
@@ -145,8 +113,8 @@ class Coordinator:
         self._before: Served | None = None
         self._dead_ends: set[str] = set()
         self._trim_at_s = -math.inf
-        self._switch: _Switch | None = None
-        self._changing: _Switch | None = None
+        self._switch: Switch | None = None
+        self._changing: Switch | None = None
         self._resumed: Served | None = None
         self._number = first.plan.number
         self._kept = KeptReleases(max(settings.release_keep_s, settings.release_watch_s))
@@ -267,7 +235,7 @@ class Coordinator:
             plan = self._kept.next_plan(
                 self._store, served, self.plan, number=self._number, bad=self._damaged, anew=anew
             )
-            switch = self._switch = _Switch(plan=plan, served=served, reason=reason, trim=trim)
+            switch = self._switch = Switch(plan=plan, served=served, reason=reason, trim=trim)
             if new := tuple(release for release in plan.releases.values() if not self.plan.has(release)):
                 switch.check = Check(plan.number, check_task(new, self._settings), self._events)
                 self._changed = True
@@ -293,14 +261,14 @@ class Coordinator:
         else:
             self._refuse(str(event.message))
 
-    def _load(self, switch: _Switch) -> None:
+    def _load(self, switch: Switch) -> None:
         switch.until_s = time.monotonic() + _PREPARE_S
         for process in self._pool.serving():
             self._prepare(switch, process)
         self._changed = True
         self._commit_if_ready()
 
-    def _prepare(self, switch: _Switch, process: Process) -> None:
+    def _prepare(self, switch: Switch, process: Process) -> None:
         switch.waiting.add(process)
         self._pool.send(process, Prepare(plan=switch.plan))
 
@@ -333,7 +301,7 @@ class Coordinator:
             switch.waiting.discard(event.process)
             switch.deaths += 1
             if switch.deaths > _MAX_DEATHS:
-                self._refuse(f"{switch.deaths} workers ended while they loaded {_names(switch.plan, self.plan)}")
+                self._refuse(f"{switch.deaths} workers ended while they loaded {names_of_new(switch.plan, self.plan)}")
             else:
                 self._commit_if_ready()
 
@@ -452,7 +420,7 @@ class Coordinator:
         switch = self._switch
         if switch is not None and now_s >= switch.until_s:
             self._refuse(
-                f"{len(switch.waiting)} workers did not load {_names(switch.plan, self.plan)} in {_PREPARE_S:g} s"
+                f"{len(switch.waiting)} workers did not load {names_of_new(switch.plan, self.plan)} in {_PREPARE_S:g} s"
             )
         found = self._probation.look(deaths=self._pool.deaths)
         if found is not None and not self.go_back(found.reason, model=found.model):
@@ -466,18 +434,3 @@ class Coordinator:
     def _trim_due_s(self) -> float:
         """The time at which a release that was kept for long enough is to go."""
         return max(self._trim_at_s, self._kept.until_s())
-
-
-def describe(models: Mapping[str, ServedModel]) -> str:
-    """The releases of each model's name, in words."""
-    texts = []
-    for name, model in models.items():
-        text = f"{name}: {model.live}"
-        text += "".join(f", {release} for {percent:g} % of users" for release, percent in model.split.items())
-        text += "".join(f", {release} beside {percent:g} % of calls" for release, percent in model.shadow.items())
-        texts.append(text)
-    return "; ".join(texts)
-
-
-def _names(plan: Plan, before: Plan) -> str:
-    return ", ".join(plan.releases.keys() - before.releases.keys()) or "the releases"

@@ -16,7 +16,7 @@ from recsys.serving.handlers.routes import LoadedRelease, Routes
 from recsys.serving.process.assembly import SharedParts, make_routes, open_loaded_release
 from recsys.serving.process.models import open_models
 from recsys.serving.process.releases.plan import Plan, PlannedRelease, planned_features
-from recsys.serving.process.releases.replay import ReplayReport, replay
+from recsys.serving.process.releases.replay.replay import ReplayReport, replay
 from recsys.serving.process.startup import prepare_models
 from recsys.serving.scheduling import short_turns
 

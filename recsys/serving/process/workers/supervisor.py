@@ -25,10 +25,11 @@ from recsys.feature_store.embedded.open_redis import redis_or_embedded
 from recsys.serving.console import say
 from recsys.serving.process.ports import reserved_port
 from recsys.serving.process.ready_file import ready_file, remove_ready_file, write_ready_file
-from recsys.serving.process.releases.coordinator import Coordinator, describe
+from recsys.serving.process.releases.coordinator import Coordinator
 from recsys.serving.process.releases.first import FirstPlan, first_plan
 from recsys.serving.process.releases.follow import Follower
 from recsys.serving.process.releases.plan import Verified, bundle_plan, in_service
+from recsys.serving.process.releases.switching import describe
 from recsys.serving.process.signals import SIGNAL_POLL_S, forward_signals, sigterm_interrupts
 from recsys.serving.process.workers.pool import WorkerEvent, WorkerPool
 from recsys.serving.process.workers.worker import EXIT_GRACE_S

@@ -22,10 +22,10 @@ from recsys.features.feature_set import Categorical, Numeric
 from recsys.features.history.records import make_events
 from recsys.releases.served import ServedModel
 from recsys.serving.handlers.recorder import RecordedRequest
-from recsys.serving.process.releases import replay as replay_module
-from recsys.serving.process.releases.cases import encode_recorded
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
-from recsys.serving.process.releases.replay import ReplayReport
+from recsys.serving.process.releases.replay import replay as replay_module
+from recsys.serving.process.releases.replay.cases import encode_recorded
+from recsys.serving.process.releases.replay.replay import ReplayReport
 from recsys.serving.process.server import RunningServer
 from recsys.serving.settings import Settings
 

@@ -15,7 +15,7 @@ from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
 from recsys.serving.handlers.recorder import RecordedQuery, RecordedRequest
 from recsys.serving.handlers.routes import LoadedRelease
-from recsys.serving.process.releases.samples import sample_queries, sample_requests
+from recsys.serving.process.releases.replay.samples import sample_queries, sample_requests
 
 _RUN_S = 10.0
 """Longest wait before a run, which holds the lock already: never over."""

@@ -20,8 +20,8 @@ import numpy as np
 from recsys.errors import ReleaseError
 from recsys.serving.handlers.recorder import Recorded
 from recsys.serving.handlers.routes import LoadedRelease
-from recsys.serving.process.releases.cases import Case, Run, ranking_cases, retrieval_cases
-from recsys.serving.process.releases.slowdown import median_ratio, side_of_bound
+from recsys.serving.process.releases.replay.cases import Case, Run, ranking_cases, retrieval_cases
+from recsys.serving.process.releases.replay.slowdown import median_ratio, side_of_bound
 from recsys.serving.scheduling import lower_priority
 from recsys.serving.settings import Settings
 
