@@ -192,7 +192,7 @@ def available_bytes() -> int:
 
 def memory_allowed_bytes() -> int:
     """The least of what is available and the limits of this process's control group."""
-    from recsys.serving.inference.read_ahead import group_limit_bytes
+    from recsys.serving.inference.memory import group_limit_bytes
 
     return int(min(available_bytes(), group_limit_bytes()))
 

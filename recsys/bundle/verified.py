@@ -46,14 +46,26 @@ class VerifiedFiles:
         return status.st_uid == os.getuid() and not status.st_mode & 0o022 and self._folder.is_dir()
 
 
-def digest_in_pieces(file: Path, *, read: Callable[[int], None]) -> tuple[os.stat_result, str]:
-    """A file's status from before it was read, and its SHA-256; ``read`` gets the bytes of each piece."""
-    digest = hashlib.sha256()
+def digest_in_pieces(file: Path, *, read: Callable[[int], None], keep: bool = True) -> tuple[os.stat_result, str]:
+    """Hash a file piece by piece.
+
+    Args:
+        file: to be hashed.
+        read: gets the bytes of each piece.
+        keep: in the system's memory; otherwise it lets each piece go that no process has mapped.
+
+    Returns:
+        The file's status from before it was read, and its SHA-256.
+    """
+    digest, offset = hashlib.sha256(), 0
     with file.open("rb", buffering=0) as stream:
         status = os.fstat(stream.fileno())
         while piece := stream.read(_PIECE_BYTES):
             digest.update(piece)
             read(len(piece))
+            if not keep and hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(stream.fileno(), offset, len(piece), os.POSIX_FADV_DONTNEED)
+            offset += len(piece)
     return status, digest.hexdigest()
 
 

@@ -5,7 +5,7 @@
 - ``candidate_index.py``: the Protocol of what finds a user's items; ``retrieval_session.py``: the exact one, a graph;
 - ``table_guard.py``: tables that change under a loaded model; ``mapped_pages.py``: pages of theirs that are gone;
 - ``fair_lock.py``: who may run a model next, first come, first served;
-- ``read_ahead.py``: pages of hot rows, read before the first request.
+- ``read_ahead.py``: pages of hot rows, read before the first request; ``memory.py``: the room that tables have.
 
 To add an index: a class of the Protocol in a file of its own, opened in ``process/models.py``; the tests of
 ``tests/serving/handlers/test_recommender.py`` show one of ten lines.

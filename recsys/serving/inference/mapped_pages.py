@@ -21,7 +21,7 @@ from recsys.operators import library
 
 _log = logging.getLogger("recsys.serving")
 
-_MADV_DONTNEED = 4
+_MADV_DONTNEED, _MADV_COLD = 4, 20
 _PIECE_BYTES = 8 << 20
 _PIECE_PAUSE_S = 0.0005
 
@@ -140,6 +140,13 @@ def unregistered(mappings: Iterable[Range]) -> list[Range]:
     return found
 
 
+@cache
+def _madvise() -> Any:
+    madvise = ctypes.CDLL(None, use_errno=True).madvise
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return madvise
+
+
 def let_pages_go(numbers: Sequence[int]) -> None:
     """Unmap the pages of mappings that nobody reads any more, a few at a time; one that is read again comes back.
 
@@ -147,13 +154,21 @@ def let_pages_go(numbers: Sequence[int]) -> None:
     """
     if not sys.platform.startswith("linux"):
         return
-    madvise = ctypes.CDLL(None, use_errno=True).madvise
-    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    madvise = _madvise()
     for number in numbers:
         begin, end = _registered[number]
         for piece in range(begin, end, _PIECE_BYTES):
             madvise(piece, min(_PIECE_BYTES, end - piece), _MADV_DONTNEED)
             time.sleep(_PIECE_PAUSE_S)
+
+
+def make_cold(numbers: Sequence[int]) -> None:
+    """Have the pages of mappings that are read no more, for now, be the first to go when memory is wanted."""
+    if sys.platform.startswith("linux"):
+        madvise = _madvise()
+        for number in numbers:
+            begin, end = _registered[number]
+            madvise(begin, end - begin, _MADV_COLD)
 
 
 def faults_of(numbers: Sequence[int]) -> int:

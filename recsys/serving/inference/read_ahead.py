@@ -8,11 +8,8 @@ Several threads do it, for it is waiting, not work.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import math
 import os
-import re
 import sys
 import threading
 import time
@@ -139,45 +136,6 @@ def in_memory(bundle: Bundle) -> bool:
                 except OSError:  # it would wait for the disk, or the file system cannot tell
                     return False
     return True
-
-
-def larger_than_memory(bundle: Bundle) -> bool:
-    """Test if a bundle's tables need more memory than the system, or this process's control group, can give them."""
-    size = sum(size for name, (size, _) in bundle.manifest.files.items() if name.startswith("tables/"))
-    return size > min(_available_bytes(), group_limit_bytes())
-
-
-def group_limit_bytes(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float:
-    """The least memory limit of the control groups that this process is in; no limit where there is none.
-
-    Pages of files count against it, so that a container's page cache is smaller than its machine's.
-    """
-    try:
-        entries = [entry.split(":", 2) for entry in groups.read_text().splitlines()]
-    except OSError:
-        return math.inf
-    limit = math.inf
-    for _, controllers, path in entries:
-        if controllers not in ("", "memory"):
-            continue
-        top, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
-        group = top / path.lstrip("/")
-        # Within a container the group's own path may lie outside what is mounted: then the top is its group.
-        for folder in (group, *group.parents):
-            if folder.is_relative_to(top):
-                with contextlib.suppress(OSError, ValueError):  # no such group; "max"
-                    limit = min(limit, int((folder / name).read_text()))
-    return limit
-
-
-def _available_bytes() -> float:
-    """Memory that Linux could give to the page cache; no limit where it does not say."""
-    try:
-        facts = Path("/proc/meminfo").read_text()
-    except OSError:
-        return math.inf
-    found = re.search(r"^MemAvailable: +(\d+) kB", facts, re.MULTILINE)
-    return 1024 * int(found[1]) if found else math.inf
 
 
 def _jobs(hot: HotIds) -> Iterator[tuple[int, Int64Array]]:

@@ -29,12 +29,14 @@ from recsys.serving.inference.mapped_pages import (
     faults_in_loading,
     faults_of,
     let_pages_go,
+    make_cold,
     mappings_of,
     register,
     surviving_faults,
     unregister,
     unregistered,
 )
+from recsys.serving.inference.memory import tables_bytes, two_fit
 
 _log = logging.getLogger("recsys.serving")
 
@@ -42,6 +44,9 @@ _TABLES = "tables/"
 _HASH_CHUNK_BYTES = 1 << 20
 _HASH_BYTES_PER_S = 200e6
 """So fast a file is hashed beside requests: at full speed it would take what they need of memory's speed."""
+_WILLNEED, _DONTNEED = 3, 4
+"""Advice to the system about files, as ``os.POSIX_FADV_*``, which not every system has."""
+
 _LOW_PRIORITY = 19
 _RETRY_S = 0.5
 _FEW = 8
@@ -84,6 +89,7 @@ class TableGuard:
                 hint = ", see `ulimit -n`" if error.errno == errno.EMFILE else ""
                 raise BundleError(f"{bundle.path}: {name} cannot be opened: {error.strerror}{hint}") from error
         self._links = [os.fstat(each).st_nlink for each in self._descriptors]
+        self._is_large = hasattr(os, "posix_fadvise") and not two_fit(tables_bytes(bundle))
         self._files = UnchangedFiles(self._descriptors)
         self._compared_before = len(self._descriptors) <= _FEW or not can_guard()
         self._damage = ""
@@ -170,6 +176,22 @@ class TableGuard:
     def let_pages_go(self) -> None:
         """Unmap the tables' pages: the model is about to be closed."""
         let_pages_go(self._ranges)
+        self._advise(_DONTNEED)
+
+    def make_cold(self) -> None:
+        """Have the tables' pages be the first to go, where two such releases have no room in memory."""
+        if self._is_large:
+            make_cold(self._ranges)
+
+    def read_ahead(self) -> None:
+        """Have the system read the tables, where that could not be done before: another release had the room."""
+        self._advise(_WILLNEED)
+
+    def _advise(self, what: int) -> None:
+        if self._is_large:
+            for descriptor in self._descriptors:
+                with suppress(OSError):
+                    os.posix_fadvise(descriptor, 0, 0, what)
 
     def _paths(self) -> list[Path]:
         return [self._bundle.path / name for name in self._names]

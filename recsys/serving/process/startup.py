@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from recsys.feature_store.embedded.open_redis import redis_or_embedded
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
 from recsys.operators import has_vnni, library
+from recsys.serving.inference.memory import larger_than_memory
 from recsys.serving.inference.ranking_session import RankingSession
-from recsys.serving.inference.read_ahead import advise_random, in_memory, larger_than_memory, read_pages_ahead
+from recsys.serving.inference.read_ahead import advise_random, in_memory, read_pages_ahead
 from recsys.serving.process.models import Models, open_models
 from recsys.serving.process.releases.plan import Plan, PlannedRelease, Verified, bundle_plan, without_kept
 from recsys.serving.settings import Settings

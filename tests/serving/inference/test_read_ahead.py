@@ -20,8 +20,9 @@ from recsys.features.encode import EncodedRequest
 from recsys.features.hashing import KEY_LIMIT
 from recsys.features.hot_ids import HotIds, read_hot_ids, write_hot_ids
 from recsys.serving.deadline import Deadline
+from recsys.serving.inference.memory import group_limit_bytes
 from recsys.serving.inference.ranking_session import RankingSession, Scores, open_ranking_session
-from recsys.serving.inference.read_ahead import advise_random, group_limit_bytes, in_memory, read_pages_ahead
+from recsys.serving.inference.read_ahead import advise_random, in_memory, read_pages_ahead
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from recsys.errors import BundleError, ConfigError, InvalidInputError, StoreForm
 from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.feature_store.redis.keys import history_keys, meta_key
 from recsys.features.hot_ids import HOT_IDS, HotIds, write_hot_ids
-from recsys.serving.inference.read_ahead import larger_than_memory
+from recsys.serving.inference.memory import larger_than_memory
 from recsys.serving.process.serve import serve
 from recsys.serving.process.server import running_server
 from recsys.serving.settings import Settings
@@ -276,5 +276,5 @@ def test_tables_are_larger_than_memory_when_they_need_more_than_is_available(
     assert not larger_than_memory(bundle)
     for limit in ("_available_bytes", "group_limit_bytes"):
         with monkeypatch.context() as patched:
-            patched.setattr(f"recsys.serving.inference.read_ahead.{limit}", lambda: size - 1)
+            patched.setattr(f"recsys.serving.inference.memory.{limit}", lambda: size - 1)
             assert larger_than_memory(bundle)

@@ -25,6 +25,7 @@ from recsys.bundle import open_bundle
 from recsys.bundle.verified import VerifiedFiles, digest_in_pieces
 from recsys.bundle.verify import FileState, Verify
 from recsys.errors import BundleError, RecsysError, ReleaseError, StoreError
+from recsys.serving.inference.memory import tables_bytes, two_fit
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
 from recsys.serving.settings import Settings
 
@@ -99,13 +100,15 @@ def check_task(releases: tuple[PlannedRelease, ...], settings: Settings) -> Chec
 
 
 def check_releases(task: CheckTask, *, progress: Callable[[CheckProgress], None], verified: VerifiedFiles) -> Checked:
-    """Compare the files of releases with their manifests, and read them ahead.
+    """Compare the files of releases with their manifests, and read them ahead if there is room.
 
     Raises:
         BundleError: a bundle is missing, incomplete, altered, or of a newer format.
     """
     bundles = [open_bundle(path, verify="sizes") for release in task.releases for path in release.bundles()]
     total = sum(size for bundle in bundles for size, _ in bundle.manifest.files.values())
+    # Where two such releases have no room in memory, what is read here would push out what answers now
+    keep = two_fit(sum(tables_bytes(bundle) for bundle in bundles))
     done = reported = 0
 
     def read(count: int) -> None:
@@ -119,10 +122,11 @@ def check_releases(task: CheckTask, *, progress: Callable[[CheckProgress], None]
         for name, (size, digest) in bundle.manifest.files.items():
             file = bundle.path / name
             if task.verify == "sizes" or verified.holds(file, digest):
-                _read_ahead(file)
+                if keep:
+                    _read_ahead(file)
                 read(size)
                 continue
-            status, found = digest_in_pieces(file, read=read)
+            status, found = digest_in_pieces(file, read=read, keep=keep)
             if found != digest:
                 raise BundleError(f"{bundle.path}: {name} was altered: its SHA-256 is not the manifest's")
             verified.add(status, digest)

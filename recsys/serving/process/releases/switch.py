@@ -134,10 +134,16 @@ class ReleaseSwitch:
             if self._prepared is None or self._prepared[0].number != number:
                 raise ReleaseError(f"plan {number} is not prepared")
             before, (self.plan, routes), self._prepared = self.plan, self._prepared, None
+            answered = _answering(self._slot.routes())
             self._follow()
             self._shared.stores.slot.take_over()
             closing = self._slot.replace(routes, timeout_s=self._shared.settings.drain_timeout_s)
             self._models_changed(before.models, self.plan.models)
+            now = _answering(routes)
+            rest = [release for release in answered if not any(release is other for other in now)]
+            new = [release for release in now if not any(release is other for other in answered)]
+            del answered, now  # the thread's lists hold no release for longer than it takes
+            threading.Thread(target=_move_over, args=(rest, new), name="pages", daemon=True).start()
             return closing
 
     def damaged(self) -> dict[str, str]:
@@ -172,6 +178,21 @@ def give_memory_back() -> None:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _answering(routes: Routes) -> list[LoadedRelease]:
+    found: list[LoadedRelease] = []
+    for route in routes.models.values():
+        found += [route.live, *(release for release, _ in route.split)]
+    return found
+
+
+def _move_over(rest: list[LoadedRelease], answer: list[LoadedRelease]) -> None:
+    """Give the memory of what answers no more to what does now, where both have no room; empties the lists."""
+    while rest:
+        rest.pop().rest()
+    while answer:
+        answer.pop().answer()
 
 
 def _close(releases: dict[str, LoadedRelease]) -> None:

@@ -1,0 +1,45 @@
+"""Memory of two releases at a time: whether it is there, and what is done where it is not."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.tiny_bundle import ITEMS
+
+from recsys.bundle import open_bundle
+from recsys.bundle.verified import digest_in_pieces
+from recsys.serving.inference import table_guard
+from recsys.serving.inference.memory import two_fit
+from recsys.serving.inference.ranking_session import open_ranking_session
+
+
+@pytest.mark.parametrize("limit", ["_total_bytes", "group_limit_bytes"])
+def test_two_tables_fit_if_they_fill_nine_tenths_of_what_there_is_at_most(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"recsys.serving.inference.memory.{limit}", lambda: 1_000)
+    assert two_fit(450) and not two_fit(451)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_file_has_the_same_hash_whether_its_pages_are_kept_or_not(tmp_path: Path, keep: bool) -> None:
+    content, pieces = np.random.default_rng(1).bytes(9 << 20), list[int]()
+    (tmp_path / "file").write_bytes(content)
+    status, digest = digest_in_pieces(tmp_path / "file", read=pieces.append, keep=keep)
+    assert digest == hashlib.sha256(content).hexdigest()
+    assert (sum(pieces), status.st_size) == (len(content), len(content)) and len(pieces) == 3
+
+
+def test_tables_that_were_let_go_or_made_cold_are_read_as_before(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_guard, "two_fit", lambda size_bytes: False)
+    session = open_ranking_session(open_bundle(tiny_bundle))
+    mapped = np.memmap(tiny_bundle / "tables" / "items.bin", dtype="<f4", mode="r", shape=ITEMS.shape)
+    for step in (session.guard.make_cold, session.guard.let_pages_go, session.guard.read_ahead):
+        step()
+        np.testing.assert_array_equal(mapped, ITEMS)
+        session.guard.check()
