@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Iterator
 
+from recsys.errors import BundleError
 from recsys.feature_store.embedded.open_redis import redis_or_embedded
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
 from recsys.operators import has_vnni, library
@@ -13,7 +15,7 @@ from recsys.serving.inference.memory import larger_than_memory
 from recsys.serving.inference.ranking_session import RankingSession
 from recsys.serving.inference.read_ahead import advise_random, in_memory, read_pages_ahead
 from recsys.serving.process.models import Models, open_models
-from recsys.serving.process.releases.plan import Plan, PlannedRelease, Verified, bundle_plan, without_kept
+from recsys.serving.process.releases.plan import Plan, PlannedRelease, Verified, bundle_plan
 from recsys.serving.settings import Settings
 
 _log = logging.getLogger("recsys.serving")
@@ -39,10 +41,25 @@ def load_models(
         BundleError: a bundle is missing, altered, of the wrong kind, or does not fit this program.
     """
     # Its error comes before a Redis is started.
-    plan = bundle_plan(settings, verified) if plan is None else without_kept(plan)
+    plan = bundle_plan(settings, verified) if plan is None else plan
     # A private Redis is started first of all: gRPC's threads do not like a fork.
     with redis_or_embedded(settings.redis_url, settings.redis_dir) as redis_url:
-        yield plan, {name: _opened(release, settings) for name, release in plan.releases.items()}, redis_url
+        models = _opened_all(plan, settings)
+        releases = {name: release for name, release in plan.releases.items() if name in models}
+        yield dataclasses.replace(plan, releases=releases), models, redis_url
+
+
+def _opened_all(plan: Plan, settings: Settings) -> dict[str, Models]:
+    """Open all releases, but for those that are only kept for a rollback and are of no use any more."""
+    used, models = plan.used(), {}
+    for name, release in plan.releases.items():
+        try:
+            models[name] = _opened(release, settings)
+        except BundleError as error:
+            if name in used:
+                raise
+            _log.warning("release %r, which is kept for a rollback, is not loaded: %s", name, error)
+    return models
 
 
 def _opened(release: PlannedRelease, settings: Settings) -> Models:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +62,10 @@ class Plan:
     releases: Mapping[str, PlannedRelease]
     revision: int = 0
 
+    def used(self) -> set[str]:
+        """Releases that answer or are compared; the others are kept for a rollback."""
+        return {name for model in self.models.values() for name in (*model.answering(), *model.shadow)}
+
     @property
     def first(self) -> PlannedRelease:
         """The live release of the default model."""
@@ -77,12 +80,6 @@ class Plan:
     def names(self) -> list[str]:
         """Names of all releases, the live one of the default model first."""
         return list(dict.fromkeys([self.first.name, *self.releases]))
-
-
-def without_kept(plan: Plan) -> Plan:
-    """The plan without releases that are only kept: a process that starts need not load them, nor find them."""
-    used = {name for model in plan.models.values() for name in (*model.answering(), *model.shadow)}
-    return dataclasses.replace(plan, releases={name: r for name, r in plan.releases.items() if name in used})
 
 
 def bundle_plan(settings: Settings, verified: Verified | None = None) -> Plan:
