@@ -11,7 +11,7 @@ from recsys.errors import BundleError
 from recsys.feature_store.embedded.open_redis import redis_or_embedded
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
 from recsys.operators import has_vnni, library
-from recsys.serving.inference.memory import larger_than_memory
+from recsys.serving.inference.memory import larger_than_memory, tables_bytes, two_fit
 from recsys.serving.inference.ranking_session import RankingSession
 from recsys.serving.inference.read_ahead import advise_random, in_memory, read_pages_ahead
 from recsys.serving.process.models import Models, open_models
@@ -68,11 +68,18 @@ def _opened(release: PlannedRelease, settings: Settings) -> Models:
     return models
 
 
-def prepare_models(models: Models, settings: Settings) -> None:
-    """Read hot rows ahead, and say what makes the models slow here."""
+def prepare_models(models: Models, settings: Settings, *, beside_others: bool = False) -> None:
+    """Read hot rows ahead, and say what makes the models slow here.
+
+    Args:
+        models: that are loaded.
+        settings: the server's.
+        beside_others: another release answers meanwhile: its pages are not to be pushed out.
+    """
     if models.ranking is not None:
         _warn_of_slow_int8(settings, models.ranking)
-        _read_ahead(settings, models.ranking)
+        if not beside_others or two_fit(tables_bytes(models.ranking.bundle)):
+            _read_ahead(settings, models.ranking)
 
 
 def _warn_of_slow_int8(settings: Settings, session: RankingSession) -> None:

@@ -118,7 +118,7 @@ class ReleaseSwitch:
 
     def _load(self, release: PlannedRelease) -> LoadedRelease:
         models = open_models(release, self._shared.settings, verify="sizes", low_priority=True)
-        prepare_models(models, self._shared.settings)
+        prepare_models(models, self._shared.settings, beside_others=True)
         return open_loaded_release(release, models, self._shared)
 
     def commit(self, number: int) -> threading.Thread:
