@@ -143,7 +143,7 @@ struct FileTimes {
   int64_t descriptor, size, modified_ns, changed_ns;
 };
 
-// Whether all files are as they were, and no range had a fault since there were so many.
+// Tests if all files are as they were, and no range had a fault since there were so many.
 EXPORTED int recsys_guard_unchanged(const FileTimes* files, int count, uint64_t faults) {
   for (int i = 0; i < count; ++i) {
     struct stat now;
@@ -155,7 +155,7 @@ EXPORTED int recsys_guard_unchanged(const FileTimes* files, int count, uint64_t 
   return all_faults.load() == faults;
 }
 
-// Whether facts about the file come from this machine's memory: of another machine's they may be waited for.
+// Tests if facts about the file come from this machine's memory: of another machine's they may be waited for.
 EXPORTED int recsys_guard_is_local(int descriptor) {
   struct statfs system;
   if (fstatfs(descriptor, &system) != 0) return 0;

@@ -64,7 +64,7 @@ class AdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetStatus(self, request, context):
-        """What is served, what is loaded, and how the last switch went.
+        """Status of the server: what is served, what is loaded, and how the last switch went.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
