@@ -7,6 +7,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator
 
+from recsys.bundle import Bundle
 from recsys.errors import BundleError
 from recsys.feature_store.embedded.open_redis import redis_or_embedded
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
@@ -78,6 +79,7 @@ def prepare_models(models: Models, settings: Settings, *, beside_others: bool = 
     """
     if models.ranking is not None:
         _warn_of_slow_int8(settings, models.ranking)
+        _advise(settings, models.ranking.bundle)
         if not beside_others or two_fit(tables_bytes(models.ranking.bundle)):
             _read_ahead(settings, models.ranking)
 
@@ -93,12 +95,16 @@ def _warn_of_slow_int8(settings: Settings, session: RankingSession) -> None:
     _log.warning("int8 products take up to twice their time, in ONNX Runtime's operators: recsys's own %s", why)
 
 
-def _read_ahead(settings: Settings, session: RankingSession) -> None:
-    """Read hot rows into memory, before the first request waits for the disk."""
-    bundle = session.bundle
+def _advise(settings: Settings, bundle: Bundle) -> None:
+    """Tell the system how the tables are read."""
     if settings.table_reads == "random" or (settings.table_reads == "auto" and larger_than_memory(bundle)):
         advised_bytes = advise_random(bundle)
         _log.info("tables are read at random: %.1f GB of mappings advised", advised_bytes / 1e9)
+
+
+def _read_ahead(settings: Settings, session: RankingSession) -> None:
+    """Read hot rows into memory, before the first request waits for the disk."""
+    bundle = session.bundle
     file = settings.read_ahead_ids or bundle.path / HOT_IDS
     if not settings.read_ahead_s or (settings.read_ahead_ids is None and (not file.exists() or in_memory(bundle))):
         return

@@ -14,6 +14,9 @@ from recsys.bundle.verified import digest_in_pieces
 from recsys.serving.inference import table_guard
 from recsys.serving.inference.memory import two_fit
 from recsys.serving.inference.ranking_session import open_ranking_session
+from recsys.serving.process import startup
+from recsys.serving.process.models import Models
+from recsys.serving.settings import Settings
 
 
 @pytest.mark.parametrize("limit", ["_total_bytes", "group_limit_bytes"])
@@ -31,6 +34,19 @@ def test_a_file_has_the_same_hash_whether_its_pages_are_kept_or_not(tmp_path: Pa
     status, digest = digest_in_pieces(tmp_path / "file", read=pieces.append, keep=keep)
     assert digest == hashlib.sha256(content).hexdigest()
     assert (sum(pieces), status.st_size) == (len(content), len(content)) and len(pieces) == 3
+
+
+def test_tables_are_read_as_the_settings_say_also_where_hot_rows_are_not_read_ahead(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advised: list[Path] = []
+    monkeypatch.setattr(startup, "two_fit", lambda size_bytes: False)
+    monkeypatch.setattr(startup, "advise_random", lambda bundle: advised.append(bundle.path) or 0)
+    models = Models(open_ranking_session(open_bundle(tiny_bundle)), None)
+    startup.prepare_models(models, Settings(table_reads="random"), beside_others=True)
+    assert advised == [tiny_bundle]
+    startup.prepare_models(models, Settings(table_reads="ahead"), beside_others=True)
+    assert advised == [tiny_bundle]
 
 
 def test_tables_that_were_let_go_or_made_cold_are_read_as_before(
