@@ -181,7 +181,7 @@ class Server:
     log: Path
     workers: list[int]
     phases: list[tuple[float, str]] = field(default_factory=list)
-    """When which phase was first seen, of all switches."""
+    """Times at which each phase was first seen, of all switches."""
 
     def replaced(self) -> int:
         """Workers that are not those of the start."""

@@ -29,6 +29,20 @@ def extension_problem(wider: FeatureSet, narrower: FeatureSet) -> str:
     return "; ".join(_problems(wider, narrower))
 
 
+def ids_problem(retrieval: FeatureSet, ranking: FeatureSet, *, retrieval_model: str, ranking_model: str) -> str:
+    """Say in which ids two models that answer together differ, integers or strings; empty: in none."""
+    for side, ours, theirs in (
+        ("users", retrieval.user_id, ranking.user_id),
+        ("items", retrieval.item_id, ranking.item_id),
+    ):
+        if ours.id_type != theirs.id_type:
+            return (
+                f"retrieval model {retrieval_model!r} names {side} by {ours.id_type} ids ({ours.name!r}), ranking "
+                f"model {ranking_model!r} by {theirs.id_type} ids ({theirs.name!r})"
+            )
+    return ""
+
+
 def widest(features: Mapping[str, FeatureSet], *, stored: FeatureSet | None = None) -> FeatureSet:
     """The FeatureSet of a store that all of these share: the first that extends all others.
 

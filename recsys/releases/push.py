@@ -19,8 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from recsys.bundle import MANIFEST, Manifest, open_bundle, read_manifest
+from recsys.bundle.verified import digest_in_pieces
 from recsys.bundle.verify import check_files
 from recsys.errors import BundleError, ConfigError, InvalidInputError, RecsysError, ReleaseError
+from recsys.features.extension import ids_problem
 from recsys.files import make_folder, sync, write_atomically, writing
 from recsys.releases.lock import hold, make_shared_folder, now, store_lock, who
 from recsys.releases.release import (
@@ -42,7 +44,6 @@ from recsys.releases.stored_files import (
     altered_source,
     copy_hashed,
     folders_of,
-    hash_file,
     remove_folder,
     remove_leftovers,
     repair,
@@ -183,7 +184,7 @@ def _linked(work: _Push, file: _File, target: Path) -> bool:
     """Link a file that the store has; an altered one is repaired before."""
     place = stored_file(work.store, file.digest)
     try:
-        whole = hash_file(place, work.count) == file.digest
+        whole = digest_in_pieces(place, read=work.count)[1] == file.digest
         if not whole:
             _repair(work, file, place)
         reason = try_link(place, target)
@@ -202,7 +203,7 @@ def _look_through(work: _Push) -> Pushed:
     for file in work.files:
         target = work.place / file.place
         try:
-            whole = hash_file(target, work.count) == file.digest
+            whole = digest_in_pieces(target, read=work.count)[1] == file.digest
         except FileNotFoundError:
             whole = False
         if whole:
@@ -241,7 +242,7 @@ def _check_there(work: _Push) -> None:
 
 
 def _check_source(work: _Push, file: _File) -> None:
-    if hash_file(file.source, work.count) != file.digest:
+    if digest_in_pieces(file.source, read=work.count)[1] != file.digest:
         raise altered_source(file.source)
 
 
@@ -289,7 +290,10 @@ def _read_bundles(ranking: Path | None, retrieval: Path | None) -> dict[str, tup
         check_files(path, manifest, verify="sizes")  # hashed as they are copied
         bundles[part] = (path, manifest)
     if len(bundles) == 2:
-        _check_same_ids(bundles[RANKING][1], bundles[RETRIEVAL][1])
+        ours, theirs = bundles[RANKING][1], bundles[RETRIEVAL][1]
+        features = theirs.feature_set, ours.feature_set
+        if problem := ids_problem(*features, retrieval_model=theirs.model, ranking_model=ours.model):
+            raise BundleError(f"{problem}; push two bundles of the same ids")
     return bundles
 
 
@@ -303,18 +307,6 @@ def _check_store(store: Path) -> None:
         raise ConfigError(
             f"{store}: is no store of releases, and is not empty ({min(found)}); choose a new folder, or an empty one"
         )
-
-
-def _check_same_ids(ranking: Manifest, retrieval: Manifest) -> None:
-    for side, ours, theirs in (
-        ("users", ranking.feature_set.user_id, retrieval.feature_set.user_id),
-        ("items", ranking.feature_set.item_id, retrieval.feature_set.item_id),
-    ):
-        if ours.id_type != theirs.id_type:
-            raise BundleError(
-                f"retrieval model {retrieval.model!r} names {side} by {theirs.id_type} ids ({theirs.name!r}), ranking "
-                f"model {ranking.model!r} by {ours.id_type} ids ({ours.name!r}); push two bundles of the same ids"
-            )
 
 
 def _files_of(part: str, path: Path, manifest: Manifest) -> Iterator[_File]:

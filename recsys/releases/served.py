@@ -60,10 +60,14 @@ class ServedModel:
         """Releases that answer requests: the live one, then those of the split."""
         return (self.live, *self.split)
 
+    def used(self) -> tuple[str, ...]:
+        """Releases that answer or are compared: those that a server needs."""
+        return (*self.answering(), *self.shadow)
+
     def releases(self) -> tuple[str, ...]:
         """All releases that are named, each once."""
         previous = (self.previous,) if self.previous else ()
-        return tuple(dict.fromkeys((*self.answering(), *self.shadow, *previous)))
+        return tuple(dict.fromkeys((*self.used(), *previous)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,16 +57,6 @@ def altered_source(source: Path) -> BundleError:
     )
 
 
-def hash_file(file: Path, count: Count) -> str:
-    """The SHA-256 of a file, in hex digits."""
-    sha = hashlib.sha256()
-    with file.open("rb") as reading:
-        while chunk := reading.read(CHUNK_BYTES):
-            sha.update(chunk)
-            count(len(chunk))
-    return sha.hexdigest()
-
-
 def try_link(source: Path, target: Path) -> str:
     """Hard link a file; empty if that was done, else the system's words for why it cannot be.
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recsys.bundle import MANIFEST, read_manifest
+from recsys.bundle.verified import digest_in_pieces
 from recsys.bundle.verify import Verify
 from recsys.errors import BundleError
 from recsys.releases.release import FILES, ReleaseFolder
-from recsys.releases.stored_files import hash_file
 
 
 def altered_files(folder: ReleaseFolder, *, verify: Verify, count: Callable[[int], None] = lambda _: None) -> list[str]:
@@ -59,7 +59,7 @@ def _altered(file: Path, size_bytes: int, digest: str, count: Callable[[int], No
     try:
         if (found := file.stat().st_size) != size_bytes:
             return f"has {found} bytes, the manifest says {size_bytes}"
-        if digest and hash_file(file, count) != digest:
+        if digest and digest_in_pieces(file, read=count)[1] != digest:
             return "was altered: its SHA-256 is not the manifest's"
     except FileNotFoundError:
         return "is missing"

@@ -12,12 +12,10 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_LOWEST = 19
-_TURN_S = 0.0005
-_DEFAULT_TURN_S = sys.getswitchinterval()
+LOWEST = 19
+"""Niceness of who has a core only when nobody else wants it."""
 
-_turns = threading.Lock()
-_short = 0
+_TURN_S = 0.0005
 
 
 def use_batch_scheduling() -> None:
@@ -38,7 +36,7 @@ def lower_priority() -> None:
     For good: to raise a priority again takes a right.
     """
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
 
 
 def at_low_priority(work: Callable[[], T]) -> T:
@@ -48,12 +46,8 @@ def at_low_priority(work: Callable[[], T]) -> T:
     long as another program wants the core. The thread ends with the work.
     """
 
-    def lowered() -> T:
-        lower_priority()
-        return work()
-
-    with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
-        return pool.submit(lowered).result()
+    with ThreadPoolExecutor(1, thread_name_prefix="loader", initializer=lower_priority) as pool:
+        return pool.submit(work).result()
 
 
 @contextlib.contextmanager
@@ -63,14 +57,9 @@ def short_turns() -> Iterator[None]:
     A call takes that lock some ten times, and beside a thread that computes in Python it waits for each of them as long
     as a turn takes, 5 ms by default.
     """
-    global _short
-    with _turns:
-        _short += 1
-        sys.setswitchinterval(_TURN_S)
+    before_s = sys.getswitchinterval()
+    sys.setswitchinterval(_TURN_S)
     try:
         yield
     finally:
-        with _turns:
-            _short -= 1
-            if not _short:
-                sys.setswitchinterval(_DEFAULT_TURN_S)
+        sys.setswitchinterval(before_s)

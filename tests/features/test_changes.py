@@ -6,31 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support.shop_features import AGE, BRAND, GENRE, PRICE, RATING, past
+from support.shop_features import SHOP as SMALL_SHOP
 
 from recsys.errors import StoreFormatError
 from recsys.feature_store.redis.keys import check_layout, layouts
 from recsys.features.changes import StoreNeed, changes, store_need
-from recsys.features.feature_set import Categorical, Entity, FeatureSet, History, Numeric
+from recsys.features.feature_set import Categorical, FeatureSet, Numeric
 
-GENRE, PAGE = Categorical(name="genre"), Categorical(name="page")
-RATING = Categorical(name="rating", storage="u8")
-PRICE, AGE = Numeric(name="price"), Numeric(name="age")
-HISTORY = History(attributes=(GENRE,), max_events=100, recent=10, max_age_s=60, ttl_s=90)
-SHOP = FeatureSet(
-    name="shop",
-    user_id=Categorical(name="user_id"),
-    item_id=Categorical(name="item_id"),
-    user=(AGE,),
-    item=(GENRE, PRICE),
-    context=(PAGE,),
-    history=HISTORY,
-    entities=(Entity(name="brand", id=Categorical(name="brand_id"), features=(PRICE,)),),
-)
-BRAND = SHOP.entities[0]
-
-
-def past(**changed: Any) -> dict[str, Any]:
-    return {"history": replace(HISTORY, **changed)}
+SHOP = replace(SMALL_SHOP, item=(GENRE, PRICE))
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class PlanServer:
         return self.server.address
 
     def figures(self, release: str) -> ReleaseFigures:
-        """What is counted of a release so far."""
+        """Figures of a release so far."""
         return read_release_figures(self.counts)[self.slots[release]]
 
 

@@ -86,7 +86,7 @@ def live(server: ServerProcess, model: str = "") -> str:
 
 
 def facts(folder: Path) -> dict[str, Any]:
-    """What the ready file says now."""
+    """Content of the ready file now."""
     found: dict[str, Any] = json.loads((folder / "ready.json").read_text())
     return found
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from recsys.errors import BundleError, NotFoundError, StoreError
 from recsys.feature_store.blocking import BlockingFeatureStore
+from recsys.features.extension import ids_problem
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import Events
 from recsys.serving.deadline import Deadline
@@ -199,16 +200,9 @@ def check_same_ids(index: CandidateIndex, features: FeatureSet, ranking_model: s
     Raises:
         BundleError: one takes integers where the other takes strings.
     """
-    own = index.features
-    for side, ours, theirs in (
-        ("users", own.user_id, features.user_id),
-        ("items", own.item_id, features.item_id),
-    ):
-        if ours.id_type != theirs.id_type:
-            raise BundleError(
-                f"retrieval model {index.model!r} names {side} by {ours.id_type} ids ({ours.name!r}), ranking "
-                f"model {ranking_model!r} by {theirs.id_type} ids ({theirs.name!r}); serve two models of the same ids"
-            )
+    problem = ids_problem(index.features, features, retrieval_model=index.model, ranking_model=ranking_model)
+    if problem:
+        raise BundleError(f"{problem}; serve two models of the same ids")
 
 
 def _nothing(found: RetrieveResult, ranker: Ranker) -> RecommendResult:

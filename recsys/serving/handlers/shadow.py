@@ -13,7 +13,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -29,6 +29,7 @@ from recsys.serving.handlers.ranker import Ranked, Ranker, best_of
 from recsys.serving.handlers.recommender import Recommender
 from recsys.serving.handlers.routes import LoadedRelease, Route, Routes, ranker_of, recommender_of
 from recsys.serving.inference.fair_lock import FairLock
+from recsys.serving.scheduling import lower_priority
 from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.stage_timer import StageTimer
 
@@ -77,7 +78,6 @@ class Shadow:
         admission: says how many calls are in flight; no place is taken.
         model_lock: of the calls; never held here, for the lowest priority gives way by itself.
         telemetry: counts.
-        on_start: called in the thread at its start, to lower its priority.
         max_age_s: a request that has waited so long is dropped.
     """
 
@@ -88,14 +88,12 @@ class Shadow:
         admission: Admission,
         model_lock: FairLock,
         telemetry: Telemetry,
-        on_start: Callable[[], None] = lambda: None,
         max_age_s: float = _AGE_S,
     ) -> None:
         self._models = models
         self._admission = admission
         self._model_lock = model_lock
         self._telemetry = telemetry
-        self._on_start = on_start
         self._max_age_s = max_age_s
         self._waiting: deque[_Job] = deque()
         self._changed = threading.Condition()
@@ -148,7 +146,7 @@ class Shadow:
             return True
 
     def _run(self) -> None:
-        self._on_start()
+        lower_priority()
         while (job := self._next()) is not None:
             try:
                 deadline = Deadline(job.until_s, abandoned=lambda: self._closing)

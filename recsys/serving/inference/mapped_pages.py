@@ -141,7 +141,8 @@ def unregistered(mappings: Iterable[Range]) -> list[Range]:
 
 
 @cache
-def _madvise() -> Any:
+def madvise_call() -> Any:
+    """The system's ``madvise(address, bytes, advice)``; Linux."""
     madvise = ctypes.CDLL(None, use_errno=True).madvise
     madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     return madvise
@@ -154,7 +155,7 @@ def let_pages_go(numbers: Sequence[int]) -> None:
     """
     if not sys.platform.startswith("linux"):
         return
-    madvise = _madvise()
+    madvise = madvise_call()
     for number in numbers:
         begin, end = _registered[number]
         for piece in range(begin, end, _PIECE_BYTES):
@@ -165,7 +166,7 @@ def let_pages_go(numbers: Sequence[int]) -> None:
 def make_cold(numbers: Sequence[int]) -> None:
     """Have the pages of mappings that are read no more, for now, be the first to go when memory is wanted."""
     if sys.platform.startswith("linux"):
-        madvise = _madvise()
+        madvise = madvise_call()
         for number in numbers:
             begin, end = _registered[number]
             madvise(begin, end - begin, _MADV_COLD)
@@ -185,7 +186,7 @@ class UnchangedFiles:
 
     def __init__(self, descriptors: Sequence[int]) -> None:
         self.times = (FileTimes * len(descriptors))(*(FileTimes.of(each) for each in descriptors))
-        """What they were; to be written to where a change is known to do no harm."""
+        """Facts as they were; to be written to where a change is known to do no harm."""
         self._faults = all_faults()
         self._place = ctypes.addressof(self.times)
         # A call that may wait for another machine must not keep the interpreter's lock.

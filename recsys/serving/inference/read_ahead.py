@@ -8,7 +8,6 @@ Several threads do it, for it is waiting, not work.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import threading
@@ -16,7 +15,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +23,7 @@ from recsys.bundle import Bundle
 from recsys.features.encode import encode_request
 from recsys.features.hot_ids import HotIds
 from recsys.serving.deadline import Deadline
+from recsys.serving.inference.mapped_pages import madvise_call, mappings_of
 from recsys.serving.inference.ranking_session import RankingSession
 
 _CHUNK = 250
@@ -107,14 +106,10 @@ def advise_random(bundle: Bundle) -> int:
     """
     if not sys.platform.startswith("linux"):
         return 0
-    madvise = ctypes.CDLL(None, use_errno=True).madvise
-    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    folder, advised_bytes = str((bundle.path / "tables").resolve()), 0
-    for mapping in Path("/proc/self/maps").read_text().splitlines():
-        fields = mapping.split(maxsplit=5)
-        if len(fields) == 6 and fields[5].startswith(f"{folder}/"):
-            start, end = (int(address, 16) for address in fields[0].split("-"))
-            advised_bytes += end - start if madvise(start, end - start, _MADV_RANDOM) == 0 else 0
+    madvise, advised_bytes = madvise_call(), 0
+    tables = [bundle.path / name for name in bundle.manifest.files if name.startswith("tables/")]
+    for start, end in mappings_of((), tables):
+        advised_bytes += end - start if madvise(start, end - start, _MADV_RANDOM) == 0 else 0
     return advised_bytes
 
 

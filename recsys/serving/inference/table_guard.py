@@ -37,6 +37,7 @@ from recsys.serving.inference.mapped_pages import (
     unregistered,
 )
 from recsys.serving.inference.memory import tables_bytes, two_fit
+from recsys.serving.scheduling import lower_priority
 
 _log = logging.getLogger("recsys.serving")
 
@@ -47,7 +48,6 @@ _HASH_BYTES_PER_S = 200e6
 _WILLNEED, _DONTNEED = 3, 4
 """Advice to the system about files, as ``os.POSIX_FADV_*``, which not every system has."""
 
-_LOW_PRIORITY = 19
 _RETRY_S = 0.5
 _FEW = 8
 """So many files are compared before a request, too."""
@@ -266,8 +266,7 @@ class TableGuard:
 
 def _hash_suspects(reference: weakref.ref[TableGuard]) -> None:
     """Hash what a guard suspects, at low priority and bounded speed, until it has no more or is gone."""
-    with suppress(OSError, AttributeError):  # another system
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOW_PRIORITY)
+    lower_priority()
     told = False
     while (guard := reference()) is not None:
         try:

@@ -43,7 +43,7 @@ from recsys.serving.rpc.methods import METHODS, RANKER, SERVICES
 from recsys.serving.rpc.ranker_service import RankerService
 from recsys.serving.rpc.registration import MESSAGE_OPTIONS, add_services
 from recsys.serving.rpc.store_service import MAX_STREAMS, FeatureStoreService
-from recsys.serving.scheduling import lower_priority, use_batch_scheduling
+from recsys.serving.scheduling import use_batch_scheduling
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.metrics import counter_file, metrics_endpoint
@@ -173,7 +173,7 @@ def serving(
         shadow = None
         if telemetry is not None:
             places, lock = shared.admission, shared.model_lock
-            shadow = Shadow(slot, admission=places, model_lock=lock, telemetry=telemetry, on_start=lower_priority)
+            shadow = Shadow(slot, admission=places, model_lock=lock, telemetry=telemetry)
             stack.enter_context(contextlib.closing(shadow))
         health, services = HealthServicer(), [service.full_name for service in SERVICES]
 

@@ -43,7 +43,7 @@ def bundle(tmp_path: Path) -> Path:
 
 @dataclass
 class Seen:
-    """What callers got."""
+    """Answers and errors that callers got."""
 
     right: int = 0
     wrong: list[object] = field(default_factory=list)

@@ -12,7 +12,6 @@ import dataclasses
 import os
 import pickle
 import platform
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -21,22 +20,23 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any, NamedTuple
 
-from recsys.bundle import open_bundle
+from recsys.bundle import Bundle, open_bundle
 from recsys.bundle.verified import VerifiedFiles, digest_in_pieces
 from recsys.bundle.verify import FileState, Verify
 from recsys.errors import BundleError, RecsysError, ReleaseError, StoreError
 from recsys.serving.inference.memory import tables_bytes, two_fit
+from recsys.serving.process.children import start_python
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
+from recsys.serving.scheduling import LOWEST
 from recsys.serving.settings import Settings
 
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 _IDLE_CLASS = 3 << 13
-_NICE = 19
 _COLD_SHARE = 0.05
 """Share of users without a state from which on it is said."""
 
 _REPORT_BYTES = 64 << 20
-_PROGRAM = f"import os; os.nice({_NICE}); from recsys.serving.process.releases import check; check.main()"
+_PROGRAM = f"import os; os.nice({LOWEST}); from recsys.serving.process.releases import check; check.main()"
 """At low priority before anything is imported: that alone takes a core for half a second."""
 
 
@@ -105,7 +105,8 @@ def check_releases(task: CheckTask, *, progress: Callable[[CheckProgress], None]
     Raises:
         BundleError: a bundle is missing, incomplete, altered, or of a newer format.
     """
-    bundles = [open_bundle(path, verify="sizes") for release in task.releases for path in release.bundles()]
+    opened = {path: open_bundle(path, verify="sizes") for release in task.releases for path in release.bundles()}
+    bundles = list(opened.values())
     total = sum(size for bundle in bundles for size, _ in bundle.manifest.files.values())
     # Where two such releases have no room in memory, what is read here would push out what answers now
     keep = two_fit(sum(tables_bytes(bundle) for bundle in bundles))
@@ -130,22 +131,20 @@ def check_releases(task: CheckTask, *, progress: Callable[[CheckProgress], None]
             if found != digest:
                 raise BundleError(f"{bundle.path}: {name} was altered: its SHA-256 is not the manifest's")
             verified.add(status, digest)
-    return Checked(states={bundle.path: bundle.states for bundle in bundles}, cold=_cold(task))
+    return Checked(states={bundle.path: bundle.states for bundle in bundles}, cold=_cold(task, opened))
 
 
-def _cold(task: CheckTask) -> dict[str, str]:
+def _cold(task: CheckTask, opened: Mapping[Path, Bundle]) -> dict[str, str]:
     """Releases without states of many users with long histories."""
-    # Imported here: only models with a state need it.
-    from recsys.serving.long_history.precompute import open_store
-    from recsys.serving.long_history.users import cold_states
-
     cold = {}
     for release in task.releases:
-        if release.ranking is None or task.redis_url is None:
+        bundle = None if release.ranking is None else opened[release.ranking]
+        if bundle is None or bundle.manifest.state is None or task.redis_url is None:
             continue
-        bundle = open_bundle(release.ranking, verify="sizes")
-        if bundle.manifest.state is None:
-            continue
+        # Imported here: only models with a state need it.
+        from recsys.serving.long_history.precompute import open_store
+        from recsys.serving.long_history.users import cold_states
+
         try:
             with open_store(task.redis_url, bundle.features) as store:
                 found = cold_states(bundle, store, active_within_s=task.state_ttl_s)
@@ -182,20 +181,13 @@ class Check:
     """
 
     def __init__(self, number: int, task: CheckTask, events: SimpleQueue[Any]) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _PROGRAM],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=environment,
-                process_group=0,
-            )
+            self._process = start_python("-c", _PROGRAM, first=task)
         except OSError as error:  # no memory or no process to be had
             raise ReleaseError(f"no process to check the files with: {error.strerror}; try again") from error
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), self._process.stdin as stream:
-            pickle.dump(task, stream)
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         threading.Thread(target=self._read, args=(number, events), name="check", daemon=True).start()
 
     def stop(self) -> None:

@@ -19,18 +19,14 @@ from queue import SimpleQueue
 from typing import Any
 
 from recsys.errors import RecsysError
+from recsys.releases.lock import now
 from recsys.releases.served import SERVED, Served, served_text
 from recsys.releases.status import ServerStatus
 from recsys.serving.console import say
 from recsys.serving.process.releases.check import Check, Checked, CheckEvent, CheckProgress, check_task, with_states
 from recsys.serving.process.releases.first import WENT_BACK, FirstPlan
 from recsys.serving.process.releases.follow import ServedRead
-from recsys.serving.process.releases.kept import (
-    KeptReleases,
-    before_watches,
-    uses_in,
-    ways_back,
-)
+from recsys.serving.process.releases.kept import KeptReleases, before_watches, uses_in, ways_back
 from recsys.serving.process.releases.plan import uses_of
 from recsys.serving.process.releases.probation import Probation
 from recsys.serving.process.releases.switching import Process, Switch, describe, names_of_new
@@ -184,7 +180,7 @@ class Coordinator:
         warnings += [f"{name}: {why}" for name, why in self._cold.items() if name in served]
         return ServerStatus(
             server=self._name,
-            at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            at=now(),
             revision=self._wanted.revision,
             phase=phase,
             progress=progress,

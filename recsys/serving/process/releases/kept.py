@@ -29,10 +29,9 @@ class KeptReleases:
 
     def changed(self, plan: Plan) -> None:
         """Note a plan that is in force now: the time of what it serves no more begins, that of the rest ends."""
-        served = answering_or_shadow(plan.models.values())
-        now_s = time.monotonic()
+        used, now_s = plan.used(), time.monotonic()
         self._until_s = {
-            name: self._until_s.get(name, now_s + self._keep_s) for name in plan.releases if name not in served
+            name: self._until_s.get(name, now_s + self._keep_s) for name in plan.releases if name not in used
         }
 
     def next_plan(
@@ -63,20 +62,19 @@ class KeptReleases:
         kept.sort(key=lambda name: self._until_s.get(name, math.inf))
         kept = kept[max(0, len(kept) + len(wanted) - MAX_RELEASES) :]
         loaded = {name: plan.releases[name] for name in (*wanted, *kept) if name in plan.releases and name not in anew}
-        # The slots of what is loaded now stay its own: calls that end yet are counted there
-        free = iter(sorted(set(range(MAX_RELEASES)) - {release.slot for release in plan.releases.values()}))
-        spare = sorted({r.slot for name, r in plan.releases.items() if name not in loaded})
+        # First those that nothing has: calls of what goes that end yet are counted in its own
+        taken = {release.slot for release in plan.releases.values()}
+        going = {release.slot for name, release in plan.releases.items() if name not in loaded}
+        slots = [*sorted(set(range(MAX_RELEASES)) - taken), *sorted(going)]
         releases: dict[str, PlannedRelease] = {}
         for name in (*wanted, *kept):
-            if name in loaded:
-                releases[name] = loaded[name]
-            else:
-                slot = next(free, None)
-                if slot is None:  # of a release that goes; not its own, or it would pass for what is loaded
-                    own = plan.releases[name].slot if name in plan.releases else None
-                    slot = next(each for each in spare if each != own or len(spare) == 1)
-                    spare.remove(slot)
-                releases[name] = planned_release(store, name, slot=slot)
+            if name not in loaded:
+                own = plan.releases[name].slot if name in plan.releases else None
+                # Not its own, or it would pass for what is loaded
+                slot = next((each for each in slots if each != own), slots[0])
+                slots.remove(slot)
+                loaded[name] = planned_release(store, name, slot=slot)
+            releases[name] = loaded[name]
         return served_plan(served, releases, number=number)
 
     def _keeps(self, name: str) -> bool:
@@ -86,7 +84,7 @@ class KeptReleases:
 
 def answering_or_shadow(models: Iterable[ServedModel]) -> dict[str, None]:
     """Releases that answer or are compared, each once, in their order."""
-    return dict.fromkeys(name for model in models for name in (*model.answering(), *model.shadow))
+    return dict.fromkeys(name for model in models for name in model.used())
 
 
 def without(served: Served, bad: Container[str]) -> Served | None:

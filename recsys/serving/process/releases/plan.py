@@ -64,7 +64,7 @@ class Plan:
 
     def used(self) -> set[str]:
         """Releases that answer or are compared; the others are kept for a rollback."""
-        return {name for model in self.models.values() for name in (*model.answering(), *model.shadow)}
+        return {name for model in self.models.values() for name in model.used()}
 
     @property
     def first(self) -> PlannedRelease:

@@ -132,7 +132,7 @@ class AdminAnswer:
 
     Attributes:
         number: of the call.
-        status: of the server, as ``status.server_status`` makes it.
+        status: of the server, from the coordinator.
         refused: why a reload was refused; empty if it was not.
     """
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import pickle
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -25,6 +23,7 @@ from typing import Any, NamedTuple
 from recsys.backoff import backoff_s
 from recsys.errors import ConfigError, RecsysError
 from recsys.serving.console import say
+from recsys.serving.process.children import start_python
 from recsys.serving.process.releases.plan import Plan, Verified
 from recsys.serving.process.workers.messages import Command, Heartbeat, Message, Ready, Task
 from recsys.serving.settings import Settings
@@ -132,7 +131,7 @@ class WorkerPool:
         for worker in self._workers:
             if worker.process is None and worker.start_at_s <= now_s:
                 try:
-                    worker.process = _spawn(worker.task)
+                    worker.process = start_python("-m", "recsys.serving.process.workers.worker", first=worker.task)
                 except OSError as error:  # no memory or no process to be had: the others go on meanwhile
                     problem = ConfigError(f"no process for worker {worker.task.number}: {error.strerror}")
                     self._start_failed(worker, problem)
@@ -283,24 +282,6 @@ class WorkerPool:
             while True:
                 self._events.put(WorkerEvent(process, pickle.load(process.stdout)))
         self._events.put(WorkerEvent(process, process.wait()))
-
-
-def _spawn(task: Task) -> subprocess.Popen[bytes]:
-    # -P: a file in the current folder must not stand in for a module. What this process found, a worker finds too.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "recsys.serving.process.workers.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-        # Ctrl-C reaches a terminal's whole group: the supervisor alone signals the workers.
-        process_group=0,
-    )
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it has ended already, which is reported
-        pickle.dump(task, process.stdin)
-        process.stdin.flush()
-    return process
 
 
 def _schedule_restart(worker: _Worker, *, served_s: float) -> float:

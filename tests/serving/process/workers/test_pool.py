@@ -25,11 +25,11 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The numbers of the workers that were tried on a system that has no process to give."""
     numbers: list[int] = []
 
-    def refused(task: Task) -> subprocess.Popen[bytes]:
-        numbers.append(task.number)
+    def refused(*arguments: str, first: Task) -> subprocess.Popen[bytes]:
+        numbers.append(first.number)
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(worker_pool, "_spawn", refused)
+    monkeypatch.setattr(worker_pool, "start_python", refused)
     monkeypatch.setattr(worker_pool, "_BACKOFF_S", 0.0)
     yield numbers
 
