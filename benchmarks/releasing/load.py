@@ -58,7 +58,14 @@ class Calls:
 
     def took_within(self, spans: Sequence[tuple[float, float]]) -> Float64Array:
         """Seconds of the calls that were due in these spans of time and answered."""
-        return np.concatenate([self._part(span)[~np.isnan(self._part(span))] for span in spans] or [np.zeros(0)])
+        return self.within(spans)[1]
+
+    def within(self, spans: Sequence[tuple[float, float]]) -> tuple[Float64Array, Float64Array]:
+        """When the calls that were due in these spans of time and answered were due, and the seconds they took."""
+        parts = [slice(*np.searchsorted(self.due_s, span)) for span in spans]
+        due_s = np.concatenate([self.due_s[part] for part in parts] or [np.zeros(0)])
+        took_s = np.concatenate([self.took_s[part] for part in parts] or [np.zeros(0)])
+        return due_s[~np.isnan(took_s)], took_s[~np.isnan(took_s)]
 
     def failed_within(self, spans: Sequence[tuple[float, float]]) -> int:
         """Calls that were due in these spans of time and failed."""

@@ -47,7 +47,7 @@ class Size:
         closed_s: how long the calls per second that the server reaches are measured.
         warm_s: load before the first switch.
         after_s: that the window of a switch goes on after it is done.
-        plain_s: of a plain loop, before and after.
+        outside_s: load without a switch after each, at most; as long as the switch if that is shorter.
         beyond_mb: memory that the limit allows beyond 1.3 x the table: two workers and a check take more than 30 %
             of a table that is not large.
     """
@@ -61,7 +61,7 @@ class Size:
     hashed: bool = False
     replay: int = 64
     after_s: float = 2.0
-    plain_s: float = 5.0
+    outside_s: float = 12.0
     beyond_mb: int = 0
     users: int = 256
     events: int = 1_000
@@ -76,11 +76,11 @@ SIZES = {
     ),
     "quick": Size(
         items=781_250, switches=6, limited_switches=2, rollbacks=3, closed_s=2.0, warm_s=3.0, replay=8,
-        after_s=1.0, plain_s=1.0, beyond_mb=500, users=32, requests=128,
+        after_s=1.0, beyond_mb=500, users=32, requests=128,
     ),
     "tiny": Size(
         items=1_000, switches=1, limited_switches=1, rollbacks=1, closed_s=0.2, warm_s=0.2, replay=2, after_s=0.2,
-        plain_s=0.05, beyond_mb=500, users=8, events=120, requests=8, candidates=20, callers=4,
+        beyond_mb=500, users=8, events=120, requests=8, candidates=20, callers=4,
     ),
 }  # fmt: skip
 

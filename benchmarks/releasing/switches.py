@@ -3,6 +3,9 @@
 Calls come evenly at 70 % of what two workers reach, callers and Redis on the same cores, for the whole time. A round
 is a switch and as long a time without one. A switch's window goes from the write of served.json until every worker has
 changed over, and some seconds on. No release is kept, so each switch checks, loads and replays.
+
+The machine's own slow moments fill the tail in and out of switches. So beside the p99 of all calls there is that of the
+calls that a plain loop beside them found no slow moment for.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from harness.common import Line, line, rounded, say, spread
+from harness.slow_moments import SlowMoments, slow_moments
 
 from releasing.stage import LOAD, server
 
@@ -55,9 +59,9 @@ def switches(stage: Stage, on: dict[str, Any]) -> Iterator[Line]:
     from releasing import load
 
     size = stage.size
-    plain = [_plain_loop(size.plain_s)]
     stop = multiprocessing.get_context("spawn").Event()
     with contextlib.ExitStack() as stack:
+        moments = stack.enter_context(slow_moments())
         running = stack.enter_context(server(stage, "switches", **NOT_KEPT))
         rate = paced_rate(stage, running)
         arguments = (running.address, stage.messages, running.workers, size.callers, rate, stop)
@@ -66,8 +70,7 @@ def switches(stage: Stage, on: dict[str, Any]) -> Iterator[Line]:
             time.sleep(size.warm_s)
             rounds = _rounds(stage, running)
         replaced = running.replaced()
-    plain.append(_plain_loop(size.plain_s))
-    yield from _lines(stage, found[0], rounds, running, rate=rate, replaced=replaced, plain=plain, on=on)
+    yield from _lines(stage, found[0], rounds, running, rate=rate, replaced=replaced, moments=moments, on=on)
 
 
 def paced_rate(stage: Stage, running: Server) -> float:
@@ -106,7 +109,7 @@ def _rounds(stage: Stage, running: Server) -> _Rounds:
             done.switch_s.append(done_s - began_s)
             done.anonymous_mb.append(_anonymous_mb(running.workers))
         steal = _steal()
-        running.watch_status(2 * end_s - began_s)
+        running.watch_status(end_s + min(end_s - began_s, size.outside_s))
         done.outside.append((end_s, time.perf_counter()))
         done.steal_outside.append(_steal_share(steal))
         of_round = " and ".join(f"{mb:.0f}" for mb in done.anonymous_mb[-1])
@@ -122,7 +125,7 @@ def _lines(
     *,
     rate: float,
     replaced: int,
-    plain: Sequence[float],
+    moments: SlowMoments,
     on: dict[str, Any],
 ) -> Iterator[Line]:
     steal = {"in_switch": rounds.steal_in_switch, "outside": rounds.steal_outside}
@@ -148,6 +151,7 @@ def _lines(
         _ms(calls.took_within([with_switch]), 99) / _ms(calls.took_within([without]), 99)
         for with_switch, without in zip(rounds.in_switch, rounds.outside, strict=True)
     ]
+    quiet = [took[moments.quiet(due)] for due, took in (calls.within(rounds.in_switch), calls.within(rounds.outside))]
     yield line(
         "release.p99_in_switch", _ms(inside, 99) / _ms(outside, 99), "ratio", higher_is_better=False, target=P99_TARGET,
         compared_with="p99 of all calls outside of switches, rounds in turns; that of all calls in switches over it",
@@ -160,7 +164,14 @@ def _lines(
         calls_in_switch=len(inside), calls_outside=len(outside),
         switch_s=rounded(median(rounds.switch_s)), switch_s_spread=spread(rounds.switch_s), after_s=stage.size.after_s,
         stolen_share={kind: rounded(sum(shares) / len(shares)) for kind, shares in steal.items()},
-        plain_loop_p99_over_p50=[rounded(each) for each in plain], **facts, on=on,
+        slow_share={
+            "in_switch": rounded(moments.slow_share(rounds.in_switch)),
+            "outside": rounded(moments.slow_share(rounds.outside)),
+        },
+        without_slow_moments={
+            "value": rounded(_ms(quiet[0], 99) / _ms(quiet[1], 99)), "p99_ms": _both(*quiet, 99),
+            "calls_in_switch": len(quiet[0]), "calls_outside": len(quiet[1]),
+        } if all(map(len, quiet)) else None, **facts, on=on,
     )  # fmt: skip
     series = list(zip(*rounds.anonymous_mb, strict=True))
     flat_from = min(FLAT_AFTER, len(rounds.switch_s))
@@ -208,16 +219,6 @@ def _both(inside: Float64Array, outside: Float64Array, percentile: float) -> dic
 
 def _slope(values: Sequence[float]) -> float:
     return float(np.polyfit(np.arange(len(values)), values, 1)[0]) if len(values) > 1 else 0.0
-
-
-def _plain_loop(seconds: float) -> float:
-    """p99 over p50 of the time of a Python loop of about a millisecond beside nothing else: stalls of the machine."""
-    taken, end_s = [], time.perf_counter() + seconds
-    while (began_s := time.perf_counter()) < end_s or not taken:
-        for _ in range(30_000):
-            pass
-        taken.append(time.perf_counter() - began_s)
-    return float(np.percentile(taken, 99) / np.percentile(taken, 50))
 
 
 def _steal() -> tuple[float, float]:

@@ -230,7 +230,8 @@ class Settings:
     table_reads: Literal["auto", "random", "ahead"] = _setting(
         "auto",
         "reads of table pages that are not in memory: with their neighbours (ahead), or one by one (random); auto: "
-        "random where the tables are larger than the free memory",
+        "random where the tables are larger than the free memory, or, with releases, those of two larger than all "
+        "memory",
         kind=str,
         choices=("auto", "random", "ahead"),
     )

@@ -125,8 +125,8 @@ class Ring(Generic[Kept]):
             while self._kept and (len(self._kept) > self._requests or self._size_bytes > self.limit_bytes):
                 self._size_bytes -= self._kept.popleft()[1]
 
-    def latest(self, count: int) -> list[Kept]:
-        """List at most so many, the newest first."""
+    def latest(self, count: int | None) -> list[Kept]:
+        """List at most so many, the newest first; None: all."""
         with self._lock:
             return [entry for entry, _ in itertools.islice(reversed(self._kept), count)]
 
@@ -216,7 +216,7 @@ class Recorder:
         if rings is not None:
             rings.queries.put(RecordedQuery(user_key=user_key, taken=taken.copy(), top_k=top_k))
 
-    def recorded(self, route: str, count: int) -> Recorded:
-        """Gather at most ``count`` of each kind that asked for a model's name."""
+    def recorded(self, route: str, count: int | None = None) -> Recorded:
+        """Gather at most ``count`` of each kind that asked for a model's name; None: all."""
         rings = self._of_route.get(route)
         return Recorded() if rings is None else Recorded(rings.requests.latest(count), rings.queries.latest(count))

@@ -34,7 +34,7 @@ class LoadedRelease:
         close: ends what belongs to it, such as the thread that writes states; called once.
         damage: looks at the files of its tables; returns what is wrong with them, for good, or an empty text. A damaged
             release answers every call with ModelError.
-        answer, rest: called when it begins to answer calls, and when it is only kept from now on; may take a while.
+        rest: called when it answers no calls any more and is only kept; may take a while.
     """
 
     name: str
@@ -45,7 +45,6 @@ class LoadedRelease:
     names: Mapping[str, Names] = field(default_factory=dict)
     slot: int = 0
     damage: Callable[[], str] = str
-    answer: Callable[[], None] = lambda: None
     rest: Callable[[], None] = lambda: None
 
 

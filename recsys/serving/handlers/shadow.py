@@ -29,7 +29,7 @@ from recsys.serving.handlers.ranker import Ranked, Ranker, best_of
 from recsys.serving.handlers.recommender import Recommender
 from recsys.serving.handlers.routes import LoadedRelease, Route, Routes, ranker_of, recommender_of
 from recsys.serving.inference.fair_lock import FairLock
-from recsys.serving.scheduling import lower_priority
+from recsys.serving.scheduling import short_turns
 from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.stage_timer import StageTimer
 
@@ -146,12 +146,13 @@ class Shadow:
             return True
 
     def _run(self) -> None:
-        lower_priority()
         while (job := self._next()) is not None:
             try:
                 deadline = Deadline(job.until_s, abandoned=lambda: self._closing)
                 self._wait_for_quiet(deadline)
-                if not self._compare(job, deadline):
+                with short_turns():
+                    compared = self._compare(job, deadline)
+                if not compared:
                     self._telemetry.shadow_dropped(job.slot)
             except TimeoutError:
                 self._telemetry.shadow_dropped(job.slot)

@@ -21,8 +21,9 @@ from recsys.operators import library
 
 _log = logging.getLogger("recsys.serving")
 
-_MADV_DONTNEED, _MADV_COLD = 4, 20
+_MADV_DONTNEED = 4
 _PIECE_BYTES = 8 << 20
+_AHEAD_BYTES = 128 << 10
 _PIECE_PAUSE_S = 0.0005
 
 Range = tuple[int, int]
@@ -148,6 +149,16 @@ def madvise_call() -> Any:
     return madvise
 
 
+def read_ahead(descriptor: int) -> None:
+    """Have the system read a file into memory; returns when the last reads are on their way.
+
+    Piece by piece: of a larger one Linux reads what one read-ahead of the disk is, and says nothing.
+    """
+    if hasattr(os, "posix_fadvise"):
+        for offset in range(0, os.fstat(descriptor).st_size, _AHEAD_BYTES):
+            os.posix_fadvise(descriptor, offset, _AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+
+
 def let_pages_go(numbers: Sequence[int]) -> None:
     """Unmap the pages of mappings that nobody reads any more, a few at a time; one that is read again comes back.
 
@@ -161,15 +172,6 @@ def let_pages_go(numbers: Sequence[int]) -> None:
         for piece in range(begin, end, _PIECE_BYTES):
             madvise(piece, min(_PIECE_BYTES, end - piece), _MADV_DONTNEED)
             time.sleep(_PIECE_PAUSE_S)
-
-
-def make_cold(numbers: Sequence[int]) -> None:
-    """Have the pages of mappings that are read no more, for now, be the first to go when memory is wanted."""
-    if sys.platform.startswith("linux"):
-        madvise = madvise_call()
-        for number in numbers:
-            begin, end = _registered[number]
-            madvise(begin, end - begin, _MADV_COLD)
 
 
 def faults_of(numbers: Sequence[int]) -> int:

@@ -29,7 +29,6 @@ from recsys.serving.inference.mapped_pages import (
     faults_in_loading,
     faults_of,
     let_pages_go,
-    make_cold,
     mappings_of,
     register,
     surviving_faults,
@@ -45,9 +44,6 @@ _TABLES = "tables/"
 _HASH_CHUNK_BYTES = 1 << 20
 _HASH_BYTES_PER_S = 200e6
 """So fast a file is hashed beside requests: at full speed it would take what they need of memory's speed."""
-_WILLNEED, _DONTNEED = 3, 4
-"""Advice to the system about files, as ``os.POSIX_FADV_*``, which not every system has."""
-
 _RETRY_S = 0.5
 _FEW = 8
 """So many files are compared before a request, too."""
@@ -89,7 +85,8 @@ class TableGuard:
                 hint = ", see `ulimit -n`" if error.errno == errno.EMFILE else ""
                 raise BundleError(f"{bundle.path}: {name} cannot be opened: {error.strerror}{hint}") from error
         self._links = [os.fstat(each).st_nlink for each in self._descriptors]
-        self._is_large = hasattr(os, "posix_fadvise") and not two_fit(tables_bytes(bundle))
+        self.is_large = not two_fit(tables_bytes(bundle))
+        """Two such releases have no room in memory."""
         self._files = UnchangedFiles(self._descriptors)
         self._compared_before = len(self._descriptors) <= _FEW or not can_guard()
         self._damage = ""
@@ -176,22 +173,18 @@ class TableGuard:
     def let_pages_go(self) -> None:
         """Unmap the tables' pages: the model is about to be closed."""
         let_pages_go(self._ranges)
-        self._advise(_DONTNEED)
-
-    def make_cold(self) -> None:
-        """Have the tables' pages be the first to go, where two such releases have no room in memory."""
-        if self._is_large:
-            make_cold(self._ranges)
-
-    def read_ahead(self) -> None:
-        """Have the system read the tables, where that could not be done before: another release had the room."""
-        self._advise(_WILLNEED)
-
-    def _advise(self, what: int) -> None:
-        if self._is_large:
+        if self.is_large and hasattr(os, "posix_fadvise"):
             for descriptor in self._descriptors:
                 with suppress(OSError):
-                    os.posix_fadvise(descriptor, 0, 0, what)
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def rest(self) -> None:
+        """Leave the memory of the tables' pages to another release, where two have no room; a page read comes back.
+
+        To mark them as cold would not do: Linux leaves pages alone that other processes map, too.
+        """
+        if self.is_large:
+            self.let_pages_go()
 
     def _paths(self) -> list[Path]:
         return [self._bundle.path / name for name in self._names]

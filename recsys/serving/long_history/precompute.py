@@ -7,7 +7,6 @@ bundle's ``encode`` graph runs in ONNX Runtime.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,9 +32,9 @@ from recsys.serving.long_history.pace import Pace
 from recsys.serving.long_history.states import LongStates
 from recsys.serving.long_history.users import long_users
 from recsys.serving.long_history.window import BLOCK
+from recsys.serving.scheduling import use_idle_scheduling
 
 _USERS_PER_BATCH = 64
-_NICE = 10
 _HEADERS_PER_USER = 20
 """Headers of histories read for each user whose state may be computed, where the rate is bounded: a header is two reads
 of 48 bytes."""
@@ -283,7 +282,7 @@ _here: Callable[[list[int]], PrecomputedStates] | None = None
 def _begin_here(given: Bundle, url: str, ttl_s: int, max_users_per_s: float, low_priority: bool) -> None:
     global _open
     if low_priority:
-        os.nice(_NICE)
+        use_idle_scheduling()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends this one
     _open = partial(_open_here, given, url, ttl_s, max_users_per_s)
 

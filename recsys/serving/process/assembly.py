@@ -106,7 +106,6 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
             names=_names(models),
             slot=planned.slot,
             damage=models.damage,
-            answer=models.answer,
             rest=models.rest,
         )
 

@@ -46,15 +46,10 @@ class Models:
         """Look at the files of the tables; returns the damage to them, which is for good, or an empty text."""
         return next(filter(None, (guard.damage() for guard in self.guards)), "")
 
-    def answer(self) -> None:
-        """Prepare to answer calls: tables that had no room in memory beside those of another release are read."""
-        for guard in self.guards:
-            guard.read_ahead()
-
     def rest(self) -> None:
-        """Answer no calls for now: where memory is short, the tables' pages are the first to go."""
+        """Answer no calls for now: where memory is short, the tables' pages go."""
         for guard in self.guards:
-            guard.make_cold()
+            guard.rest()
 
     def let_pages_go(self) -> None:
         """Unmap the tables' pages, some at a time, after the last call."""

@@ -29,11 +29,12 @@ from recsys.serving.console import say
 from recsys.serving.handlers.model_slot import ModelSlot
 from recsys.serving.handlers.shadow import Shadow
 from recsys.serving.process.assembly import make_routes, open_loaded_release, open_shared_parts
+from recsys.serving.process.malloc import give_memory_back, limit_arenas
 from recsys.serving.process.models import Models
 from recsys.serving.process.ports import cannot_listen, probe_port
 from recsys.serving.process.ready_file import ready_file, remove_ready_file, write_ready_file
 from recsys.serving.process.releases.plan import Plan, in_service, pushed_features
-from recsys.serving.process.releases.switch import ReleaseSwitch, give_memory_back
+from recsys.serving.process.releases.switch import ReleaseSwitch
 from recsys.serving.process.signals import forward_signals, sigterm_interrupts, wait_for_signal
 from recsys.serving.process.startup import load_models
 from recsys.serving.process.stores import open_stores, widest_of
@@ -88,6 +89,7 @@ def serve_alone(settings: Settings) -> int:
 
 
 def _serve(settings: Settings, plan: Plan, models: dict[str, Models], redis_url: str, started_s: float) -> None:
+    limit_arenas()
     use_batch_scheduling()  # after the private Redis, which had it from us otherwise
     signals: SimpleQueue[Any] = SimpleQueue()
     with (

@@ -97,7 +97,9 @@ def _warn_of_slow_int8(settings: Settings, session: RankingSession) -> None:
 
 def _advise(settings: Settings, bundle: Bundle) -> None:
     """Tell the system how the tables are read."""
-    if settings.table_reads == "random" or (settings.table_reads == "auto" and larger_than_memory(bundle)):
+    # Beside another release, neighbours that come along would take the room of pages that answer calls
+    short = larger_than_memory(bundle) or (settings.releases is not None and not two_fit(tables_bytes(bundle)))
+    if settings.table_reads == "random" or (settings.table_reads == "auto" and short):
         advised_bytes = advise_random(bundle)
         _log.info("tables are read at random: %.1f GB of mappings advised", advised_bytes / 1e9)
 

@@ -24,10 +24,11 @@ from recsys.bundle import Bundle, open_bundle
 from recsys.bundle.verified import VerifiedFiles, digest_in_pieces
 from recsys.bundle.verify import FileState, Verify
 from recsys.errors import BundleError, RecsysError, ReleaseError, StoreError
+from recsys.serving.inference.mapped_pages import read_ahead
 from recsys.serving.inference.memory import tables_bytes, two_fit
 from recsys.serving.process.children import start_python
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
-from recsys.serving.scheduling import LOWEST
+from recsys.serving.scheduling import use_idle_scheduling
 from recsys.serving.settings import Settings
 
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
@@ -36,8 +37,7 @@ _COLD_SHARE = 0.05
 """Share of users without a state from which on it is said."""
 
 _REPORT_BYTES = 64 << 20
-_PROGRAM = f"import os; os.nice({LOWEST}); from recsys.serving.process.releases import check; check.main()"
-"""At low priority before anything is imported: that alone takes a core for half a second."""
+_PROGRAM = "from recsys.serving.process.releases import check; check.main()"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,8 @@ def check_releases(task: CheckTask, *, progress: Callable[[CheckProgress], None]
             file = bundle.path / name
             if task.verify == "sizes" or verified.holds(file, digest):
                 if keep:
-                    _read_ahead(file)
+                    with file.open("rb", buffering=0) as stream:
+                        read_ahead(stream.fileno())
                 read(size)
                 continue
             status, found = digest_in_pieces(file, read=read, keep=keep)
@@ -185,6 +186,8 @@ class Check:
             self._process = start_python("-c", _PROGRAM, first=task)
         except OSError as error:  # no memory or no process to be had
             raise ReleaseError(f"no process to check the files with: {error.strerror}; try again") from error
+        # From here, and at once: its imports alone take a core for a third of a second
+        use_idle_scheduling(self._process.pid)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -227,12 +230,6 @@ def main() -> None:
 def _send(output: IO[bytes], message: CheckMessage) -> None:
     output.write(pickle.dumps(message))
     output.flush()
-
-
-def _read_ahead(file: Path) -> None:
-    if hasattr(os, "posix_fadvise"):
-        with file.open("rb", buffering=0) as stream:
-            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _lower_priority() -> None:

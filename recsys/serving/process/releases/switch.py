@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 
@@ -14,9 +11,10 @@ from recsys.serving.handlers.model_slot import ModelSlot
 from recsys.serving.handlers.recorder import Recorded
 from recsys.serving.handlers.routes import LoadedRelease, Routes
 from recsys.serving.process.assembly import SharedParts, make_routes, open_loaded_release
+from recsys.serving.process.malloc import give_memory_back
 from recsys.serving.process.models import open_models
 from recsys.serving.process.releases.plan import Plan, PlannedRelease, planned_features
-from recsys.serving.process.releases.replay.replay import ReplayReport, replay
+from recsys.serving.process.releases.replay.replay import ReplayReport, replay, touch_pages
 from recsys.serving.process.startup import prepare_models
 from recsys.serving.scheduling import short_turns
 
@@ -96,17 +94,16 @@ class ReleaseSwitch:
         for name, route in routes.models.items():
             live = before[name].live if name in before else None
             for release in (route.live, *(other for other, _ in route.split)):
-                if release.name not in self._known:
-                    recorded = Recorded() if recorder is None else recorder.recorded(name, settings.release_replay)
-                    yield replay(
-                        release,
-                        live,
-                        recorded,
-                        settings,
-                        route=name,
-                        stop=stop,
-                        quiet=lambda: not self._shared.admission.in_flight,
-                    )
+                if release.name in self._known:
+                    continue
+                recorded = Recorded() if recorder is None else recorder.recorded(name, settings.release_replay)
+                yield replay(release, live, recorded, settings, route=name, stop=stop, quiet=self._is_quiet)
+                ranker = release.ranker
+                if recorder is not None and ranker is not None and ranker.session.guard.is_large:
+                    touch_pages(ranker, recorder.recorded(name).requests, settings, stop=stop, quiet=self._is_quiet)
+
+    def _is_quiet(self) -> bool:
+        return not self._shared.admission.in_flight
 
     def _follow(self) -> None:
         """Note what answers now, or did: to go back to it is to take no time."""
@@ -141,9 +138,8 @@ class ReleaseSwitch:
             self._models_changed(before.models, self.plan.models)
             now = _answering(routes)
             rest = [release for release in answered if not any(release is other for other in now)]
-            new = [release for release in now if not any(release is other for other in answered)]
-            del answered, now  # the thread's lists hold no release for longer than it takes
-            threading.Thread(target=_move_over, args=(rest, new), name="pages", daemon=True).start()
+            del answered, now  # the thread's list holds no release for longer than it takes
+            threading.Thread(target=_rest, args=(rest,), name="pages", daemon=True).start()
             return closing
 
     def damaged(self) -> dict[str, str]:
@@ -173,13 +169,6 @@ def _features(plan: Plan, have: Mapping[str, LoadedRelease]) -> dict[str, Featur
     return {n: have[n].features if n in have else planned_features(plan.releases[n]) for n in plan.names}
 
 
-def give_memory_back() -> None:
-    """Return the memory of what was closed to the system: the C library keeps freed pieces between used ones."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def _answering(routes: Routes) -> list[LoadedRelease]:
     found: list[LoadedRelease] = []
     for route in routes.models.values():
@@ -187,12 +176,10 @@ def _answering(routes: Routes) -> list[LoadedRelease]:
     return found
 
 
-def _move_over(rest: list[LoadedRelease], answer: list[LoadedRelease]) -> None:
-    """Give the memory of what answers no more to what does now, where both have no room; empties the lists."""
-    while rest:
-        rest.pop().rest()
-    while answer:
-        answer.pop().answer()
+def _rest(releases: list[LoadedRelease]) -> None:
+    """Give the memory of what answers no more to what does now, where both have no room; empties the list."""
+    while releases:
+        releases.pop().rest()
 
 
 def _close(releases: dict[str, LoadedRelease]) -> None:

@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from recsys.errors import RecsysError
+from recsys.serving.process.malloc import limit_arenas
 from recsys.serving.process.signals import dump_stacks_on_sigusr1, forward_signals, sigterm_interrupts, wait_for_signal
 from recsys.serving.process.workers.messages import Commands, Heartbeat, Output, Ready, Task
 from recsys.serving.scheduling import use_batch_scheduling
@@ -34,6 +35,7 @@ def main() -> int:
         task: Task = pickle.load(orders)
     except EOFError:
         return 1
+    limit_arenas()
     use_batch_scheduling()
     dump_stacks_on_sigusr1()
     limit_s = task.settings.drain_timeout_s + EXIT_GRACE_S

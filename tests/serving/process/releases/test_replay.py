@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ from recsys.errors import ReleaseError
 from recsys.features.feature_set import Categorical, Numeric
 from recsys.features.history.records import make_events
 from recsys.releases.served import ServedModel
+from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recorder import RecordedRequest
+from recsys.serving.process.releases import switch
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
 from recsys.serving.process.releases.replay import replay as replay_module
 from recsys.serving.process.releases.replay.cases import encode_recorded
-from recsys.serving.process.releases.replay.replay import ReplayReport
+from recsys.serving.process.releases.replay.replay import ReplayReport, touch_pages
 from recsys.serving.process.server import RunningServer
 from recsys.serving.settings import Settings
 
@@ -218,6 +220,39 @@ def test_a_replay_that_is_given_up_ends_at_once(
         assert ask(server, requests=1) == "live"
         with pytest.raises(ReleaseError, match="plan 2 is not prepared"):
             server.switch.commit(2)
+
+
+def test_where_two_tables_have_no_room_all_recorded_requests_are_put_to_the_new_release_before_it_answers(
+    bundles: dict[str, PlannedRelease], redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        switch, "touch_pages", lambda ranker, requests, *_, **more: given.append((ranker.release, len(requests)))
+    )
+    for room in (True, False):
+        monkeypatch.setattr("recsys.serving.inference.table_guard.two_fit", lambda size_bytes, room=room: room)
+        with served(bundles["live"], redis_url, tmp_path, release_replay=2) as server:
+            ask(server)
+            server.switch.prepare(plan_of(bundles["close"], bundles["live"]))
+        assert given == ([] if room else [("close", REQUESTS)])
+
+
+def test_a_request_that_fails_is_left_out_of_touching_pages_and_a_stop_ends_it(
+    bundles: dict[str, PlannedRelease], redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recsys.serving.inference.table_guard.two_fit", lambda size_bytes: False)
+    given: list[tuple[Ranker, Sequence[RecordedRequest]]] = []
+    monkeypatch.setattr(switch, "touch_pages", lambda ranker, requests, *_, **more: given.append((ranker, requests)))
+    stopped = threading.Event()
+    stopped.set()
+    with served(bundles["live"], redis_url, tmp_path) as server:
+        ask(server)
+        server.switch.prepare(plan_of(bundles["close"], bundles["live"]))
+        ((ranker, good),) = given
+        bad = dataclasses.replace(good[0], values={"no such feature": [1.0]})
+        touch_pages(ranker, [bad, *good], Settings(), stop=threading.Event(), quiet=lambda: True)
+        with pytest.raises(ReleaseError, match="was given up"):
+            touch_pages(ranker, good, Settings(), stop=stopped, quiet=lambda: True)
 
 
 def test_searches_are_replayed_too(bundles: dict[str, PlannedRelease], redis_url: str, tmp_path: Path) -> None:

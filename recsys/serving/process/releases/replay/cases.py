@@ -43,12 +43,14 @@ def ranking_cases(
     """Make the cases of a ranking model; what they do not cover is added to ``notes``."""
     if live is None or not recorded:
         notes.append(_alone("ranking", live is not None))
-        return [Case(_ranking_run(new, request), None) for request in sample_requests(new)]
+        return [Case(ranking_run(new, request), None) for request in sample_requests(new)]
     notes.extend(_uncovered(new, live))
-    return [Case(_ranking_run(new, request), _ranking_run(live, request)) for request in recorded]
+    return [Case(ranking_run(new, request), ranking_run(live, request)) for request in recorded]
 
 
-def _ranking_run(ranker: Ranker, request: RecordedRequest) -> Callable[[], Run]:
+def ranking_run(ranker: Ranker, request: RecordedRequest) -> Callable[[], Run]:
+    """A run of a request, to be encoded first."""
+
     def prepared() -> Run:
         encoded = encode_recorded(ranker.features, request)
         return lambda: ranker.session.score(encoded, deadline=Deadline.after(_RUN_S)).scores

@@ -11,16 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from recsys.errors import ReleaseError
-from recsys.serving.handlers.recorder import Recorded
+from recsys.errors import InvalidInputError, ModelError, ReleaseError
+from recsys.serving.handlers.ranker import Ranker
+from recsys.serving.handlers.recorder import Recorded, RecordedRequest
 from recsys.serving.handlers.routes import LoadedRelease
-from recsys.serving.process.releases.replay.cases import Case, Run, ranking_cases, retrieval_cases
+from recsys.serving.process.releases.replay.cases import Case, Run, ranking_cases, ranking_run, retrieval_cases
 from recsys.serving.process.releases.replay.slowdown import median_ratio, side_of_bound
 from recsys.serving.scheduling import lower_priority
 from recsys.serving.settings import Settings
@@ -28,8 +29,11 @@ from recsys.serving.settings import Settings
 _SHARE = 0.05
 """Of a core, at most: at 0.1, a tenth of the calls took up to twice as long meanwhile."""
 
+_TOUCH_SHARE = 0.2
+"""Of a core, while pages are touched: that is waiting for the disk more than work."""
+
 _MOST_S = 30.0
-"""Of a replay of one kind of model."""
+"""Of a replay of one kind of model, and of touching pages."""
 
 _QUIET_S, _LOOK_S = 0.25, 0.0005
 """Longest wait for a moment without calls, and the time between two looks for one."""
@@ -120,7 +124,7 @@ def replay(
     """
     began_s = time.monotonic()
     with ThreadPoolExecutor(1, "replay", initializer=lower_priority) as runner:
-        turns = _Turns(new.name, settings, stop or threading.Event(), quiet, runner)
+        turns = _Turns(new.name, settings, stop or threading.Event(), quiet, runner, _SHARE)
         notes: list[str] = []
         ranking = retrieval = None
         if new.ranker is not None:
@@ -144,6 +148,31 @@ def replay(
     )
 
 
+def touch_pages(
+    ranker: Ranker,
+    recorded: Sequence[RecordedRequest],
+    settings: Settings,
+    *,
+    stop: threading.Event,
+    quiet: Callable[[], bool],
+) -> None:
+    """Score requests, so that the pages of tables that such requests read are in memory when the first one comes.
+
+    For a release whose tables have no room in memory beside those of the live one: none was read ahead.
+
+    Raises:
+        ReleaseError: ``stop`` was set.
+    """
+    until_s = time.monotonic() + _MOST_S
+    with ThreadPoolExecutor(1, "replay", initializer=lower_priority) as runner:
+        turns = _Turns(ranker.release, settings, stop, quiet, runner, _TOUCH_SHARE)
+        for request in recorded:
+            with suppress(ModelError, InvalidInputError), turns.pausing():
+                turns.run(ranking_run(ranker, request)())
+            if time.monotonic() > until_s:
+                return
+
+
 class _GivenUp(ReleaseError):
     """A replay that came to no end."""
 
@@ -157,6 +186,7 @@ class _Turns:
     stop: threading.Event
     quiet: Callable[[], bool]
     runner: Executor
+    share: float
     clock: Callable[[], float] = field(init=False)
     spent_s: float = 0.0
 
@@ -184,7 +214,7 @@ class _Turns:
         """Leave the core to others after the block, for as long as keeps to the share."""
         before_s = self.spent_s
         yield
-        self.stop.wait((self.spent_s - before_s) * (1 / _SHARE - 1))
+        self.stop.wait((self.spent_s - before_s) * (1 / self.share - 1))
         self.check()
 
     def check(self) -> None:
