@@ -7,6 +7,6 @@
 - ``inference/``: models in ONNX Runtime.
 - ``telemetry/``: counters, their endpoint, the stages of a request.
 
-Below them ``settings.py`` (environment and command line, read once), ``deadline.py``, ``scheduling.py`` (priorities of
+Below them ``settings/`` (environment and command line, read once), ``deadline.py``, ``scheduling.py`` (priorities of
 threads) and ``console.py``.
 """

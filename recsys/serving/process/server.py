@@ -20,7 +20,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-import grpc
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import HealthServicer
 
@@ -29,9 +28,9 @@ from recsys.serving.console import say
 from recsys.serving.handlers.model_slot import ModelSlot
 from recsys.serving.handlers.shadow import Shadow
 from recsys.serving.process.assembly import make_routes, open_loaded_release, open_shared_parts
+from recsys.serving.process.listening.grpc_server import grpc_server, listen_privately
 from recsys.serving.process.malloc import give_memory_back, limit_arenas
 from recsys.serving.process.models import Models
-from recsys.serving.process.ports import cannot_listen, probe_port
 from recsys.serving.process.ready_file import ready_file, remove_ready_file, write_ready_file
 from recsys.serving.process.releases.plan import Plan, in_service, pushed_features
 from recsys.serving.process.releases.switch import ReleaseSwitch
@@ -42,7 +41,7 @@ from recsys.serving.process.watchdog import HealthReporter, make_private_address
 from recsys.serving.rpc.interceptors import Interceptor, list_interceptors
 from recsys.serving.rpc.methods import METHODS, RANKER, SERVICES
 from recsys.serving.rpc.ranker_service import RankerService
-from recsys.serving.rpc.registration import MESSAGE_OPTIONS, add_services
+from recsys.serving.rpc.registration import add_services
 from recsys.serving.rpc.store_service import MAX_STREAMS, FeatureStoreService
 from recsys.serving.scheduling import use_batch_scheduling
 from recsys.serving.settings import Settings
@@ -195,12 +194,12 @@ def serving(
                 models=lambda: [RANKER, *slot.routes().models],
             )
             stack.enter_context(run_watchdog(probes, interval_s=reporter.interval_s, report=reporter.report))
-        made = _grpc_server(
+        made = grpc_server(
             settings, threads, limit, share_port=share_port, interceptors=list_interceptors(telemetry, interceptors)
         )
         server, port = stack.enter_context(made)
         if private_address is not None:
-            _listen_privately(server, private_address)
+            listen_privately(server, private_address)
         store_service = FeatureStoreService(stores.slot, settings, loop=loop, names=slot.names)
         ranker_service = RankerService(slot, settings, telemetry=telemetry, shadow=shadow)
         add_services(server, ranker_service, store_service, health)
@@ -219,45 +218,3 @@ def serving(
 
         switch = ReleaseSwitch(slot, shared, plan, models_changed=models_changed)
         yield RunningServer(f"{settings.host}:{port}", port, model, model_version, plan.first.name, switch)
-
-
-@contextlib.contextmanager
-def _grpc_server(
-    settings: Settings,
-    threads: ThreadPoolExecutor,
-    limit: int,
-    *,
-    share_port: bool,
-    interceptors: Sequence[Interceptor],
-) -> Iterator[tuple[grpc.Server, int]]:
-    """Bind a server to its port, not started; at the end it drains."""
-    options = [
-        # Two servers on one port each get some of the connections; off, so that the second fails.
-        ("grpc.so_reuseport", int(share_port)),
-        *MESSAGE_OPTIONS,
-        # Clients may ask so often whether the connection still stands; gRPC's own limit is five minutes.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-    ]
-    # A call more than there are threads is refused by gRPC itself, rather than queued.
-    server = grpc.server(threads, options=options, maximum_concurrent_rpcs=limit, interceptors=list(interceptors))
-    try:
-        yield server, _listen(server, settings, share_port=share_port)
-    finally:
-        server.stop(settings.drain_timeout_s).wait()
-
-
-def _listen(server: grpc.Server, settings: Settings, *, share_port: bool) -> int:
-    host, port = settings.host, settings.port
-    try:
-        if not share_port:
-            probe_port(host, port)
-        return server.add_insecure_port(f"{host}:{port}")
-    except RuntimeError:
-        raise cannot_listen(host, port, "the address cannot be bound") from None
-
-
-def _listen_privately(server: grpc.Server, address: str) -> None:
-    try:
-        server.add_insecure_port(address)
-    except RuntimeError as error:  # a connection that is refused counts as an answer
-        _log.warning("cannot listen on %s: %s; a gRPC that hangs will not be noticed", address, error)

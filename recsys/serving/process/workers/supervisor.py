@@ -23,7 +23,7 @@ from recsys.bundle import open_bundle
 from recsys.errors import ConfigError, RecsysError
 from recsys.feature_store.embedded.open_redis import redis_or_embedded
 from recsys.serving.console import say
-from recsys.serving.process.ports import reserved_port
+from recsys.serving.process.listening.ports import reserved_port
 from recsys.serving.process.ready_file import ready_file, remove_ready_file, write_ready_file
 from recsys.serving.process.releases.coordinator import Coordinator
 from recsys.serving.process.releases.first import FirstPlan, first_plan

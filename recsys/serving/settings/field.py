@@ -1,0 +1,90 @@
+"""Field: one setting, with its environment variable, type, range and meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+from recsys.errors import ConfigError
+from recsys.feature_store.redis.link.schemes import SCHEMES
+
+PREFIX = "RECSYS_"
+"""Of every variable that is the server's own."""
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    *,
+    kind: type,
+    env: str = "",
+    low: float = -math.inf,
+    high: float = math.inf,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """Declare a setting.
+
+    Args:
+        default: its value if it is not given.
+        meaning: a line for the documentation.
+        kind: the type that its text is made; ``int`` and ``float`` from ``low`` to ``high``.
+        env: its environment variable; empty: RECSYS_ and the field's name.
+        choices: the values there are; empty: any.
+    """
+    metadata = {"meaning": meaning, "kind": kind, "env": env, "low": low, "high": high, "choices": choices}
+    return field(default=default, metadata=metadata)
+
+
+def variable(of: dataclasses.Field[Any]) -> str:
+    """The environment variable of a setting."""
+    return of.metadata["env"] or PREFIX + of.name.upper()
+
+
+def parse(name: str, of: dataclasses.Field[Any], text: str) -> Any:
+    """Make a setting's value of its text; ConfigError under the name that its sender knows."""
+    try:
+        value = of.metadata["kind"](text)
+    except ValueError:
+        raise ConfigError(f"{name} is {text!r}; allowed: {allowed(of)}") from None
+    check(name, of, value)
+    return value
+
+
+def check(name: str, of: dataclasses.Field[Any], value: Any) -> None:
+    """Complain about ``value`` under the name its sender knows: the variable, or the field."""
+    meta = of.metadata
+    if value is None and of.default is None:
+        return
+    kinds = (int, float) if meta["kind"] is float else (meta["kind"],)
+    fits = isinstance(value, kinds) and not isinstance(value, bool)
+    if fits and meta["kind"] in (int, float):
+        fits = meta["low"] <= value <= meta["high"]
+    if fits and meta["choices"]:
+        fits = value in meta["choices"]
+    if fits and of.name == "redis_url":
+        fits = value.startswith(SCHEMES)
+    if not fits:
+        raise ConfigError(f"{name} is {shown(value)}; allowed: {allowed(of)}")
+
+
+def shown(value: Any) -> str:
+    """A URL may hold a password: errors and logs show none."""
+    if isinstance(value, str) and "@" in value:
+        return repr("***@" + value.rpartition("@")[2])
+    return repr(value)
+
+
+def allowed(of: dataclasses.Field[Any]) -> str:
+    """The values of a setting, in words."""
+    meta = of.metadata
+    if of.name == "redis_url":
+        return "a URL that starts with " + ", ".join(SCHEMES)
+    if meta["choices"]:
+        return ", ".join(meta["choices"])
+    if meta["kind"] in (int, float):
+        word = "whole numbers" if meta["kind"] is int else "numbers"
+        return f"{word} from {meta['low']:,} to {meta['high']:,}"
+    return "a path" if meta["kind"] is Path else "any text"

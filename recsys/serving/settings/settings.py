@@ -1,0 +1,207 @@
+"""Settings: all of a server's, read once at start, from the environment and the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from recsys.errors import ConfigError, nearest
+from recsys.serving.settings.field import PREFIX, allowed, check, parse, setting, shown, variable
+from recsys.serving.settings.observing import ObservingSettings
+from recsys.serving.settings.releases import ReleaseSettings
+from recsys.serving.settings.tables import ModelSettings
+
+_log = logging.getLogger("recsys.serving")
+
+_BUNDLE_VARIABLES = {"RECSYS_BUNDLE", "RECSYS_RETRIEVAL"}
+_OFFLINE = {"RECSYS_DATA_DIR", "RECSYS_REDIS_SERVER"}
+"""Variables that others read: of the offline side, and of the private Redis."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingSettings:
+    """Settings of what is served, where, and how many requests at a time."""
+
+    bundle: Path | None = setting(None, "folder of the bundle to serve; this, or releases, is required", kind=Path)
+    retrieval: Path | None = setting(
+        None, "folder of a retrieval bundle to serve beside it, for Retrieve and Recommend", kind=Path
+    )
+    host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 or :: for all", kind=str)
+    port: int = setting(50051, "port to listen on; 0 picks a free one", kind=int, low=0, high=65535)
+    redis_url: str | None = setting(
+        None,
+        "the feature store's Redis: redis://, rediss:// (TLS), unix://, redis+sentinel:// or redis+cluster://, "
+        "docs/redis.md; unset: a private one in redis_dir",
+        kind=str,
+        env="REDIS_URL",
+    )
+    redis_dir: Path = setting(Path("runs/redis"), "folder of the private Redis", kind=Path)
+    max_candidates: int = setting(10_000, "most candidates in one Rank request", kind=int, low=1, high=100_000)
+    max_in_flight: int = setting(
+        64, "requests served at a time, per service; more are refused", kind=int, low=1, high=100_000
+    )
+    store_timeout_ms: int = setting(
+        50, "longest wait for the feature store in a Rank request", kind=int, low=1, high=60_000
+    )
+    state_ttl_s: int = setting(
+        14 * 86_400,
+        "how long the state of a long history is kept after it was last written, in seconds",
+        kind=int,
+        low=60,
+        high=366 * 86_400,
+    )
+    default_deadline_ms: int = setting(
+        1_000, "time a request may take when its caller set no deadline", kind=int, low=1, high=600_000
+    )
+    drain_timeout_s: float = setting(
+        20.0, "at SIGTERM, time for running requests to finish", kind=float, low=0.0, high=3_600.0
+    )
+    hang_timeout_s: float = setting(
+        30.0,
+        "time without progress after which a process counts as hung: a worker is killed and replaced, health says "
+        "NOT_SERVING; 0: never",
+        kind=float,
+        low=0.0,
+        high=3_600.0,
+    )
+    future_tolerance_s: int = setting(
+        300, "how far in the future an event's timestamp may be (clock skew)", kind=int, low=0, high=86_400
+    )
+    workers: int = setting(
+        1,
+        "processes that serve the port together, each with one model run at a time; 0: one for each core",
+        kind=int,
+        low=0,
+        high=256,
+    )
+    pin_workers: Literal["auto", "off"] = setting(
+        "auto",
+        "pinning of each worker to a core of its own (CPU affinity); auto: if there are as many workers as cores, "
+        "and at least two",
+        kind=str,
+        choices=("auto", "off"),
+    )
+    item_max_age_s: float = setting(
+        60.0,
+        "age at which a cached item is read again, unless item_tracking renews it earlier; 0: items are not cached",
+        kind=float,
+        low=0.0,
+        high=86_400.0,
+    )
+    item_tracking: Literal["auto", "off"] = setting(
+        "auto",
+        "invalidation of cached items by Redis (client tracking): items that others write are renewed at once; auto: "
+        "where Redis allows it",
+        kind=str,
+        choices=("auto", "off"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ObservingSettings, ModelSettings, ReleaseSettings, ServingSettings):
+    """The server's configuration; :func:`settings_table` explains each field.
+
+    Raises:
+        ConfigError: a value is of the wrong type or out of range.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            check(field.name, field, getattr(self, field.name))
+        if ":" in self.host and not self.host.startswith("["):
+            # An IPv6 address: before a port it stands in brackets.
+            object.__setattr__(self, "host", f"[{self.host}]")
+        if self.releases is not None and (self.bundle is not None or self.retrieval is not None):
+            raise ConfigError(
+                f"releases is {str(self.releases)!r}, and a bundle is set, too ({self.bundle or self.retrieval}); "
+                "allowed: one of them"
+            )
+
+
+def bundle_folder(settings: Settings) -> Path:
+    """The bundle's folder.
+
+    Raises:
+        ConfigError: none is set.
+    """
+    if settings.bundle is None:
+        raise ConfigError(
+            "bundle is not set; give the folder of a bundle (RECSYS_BUNDLE): `recsys export` writes one; or of a store "
+            "of releases (RECSYS_RELEASES): `recsys release push` fills one"
+        )
+    return settings.bundle
+
+
+@dataclass(frozen=True)
+class SettingDoc:
+    """One row of the settings' documentation."""
+
+    name: str
+    variable: str
+    default: str
+    allowed: str
+    meaning: str
+
+
+def settings_table() -> tuple[SettingDoc, ...]:
+    """Every setting: field, environment variable, default, allowed values, meaning."""
+    return tuple(
+        SettingDoc(
+            name=f.name,
+            variable=variable(f),
+            default="unset" if f.default is None else str(f.default),
+            allowed=allowed(f),
+            meaning=f.metadata["meaning"],
+        )
+        for f in dataclasses.fields(Settings)
+    )
+
+
+def read_settings(environment: Mapping[str, str], **overrides: Any) -> Settings:
+    """Settings from the environment; ``overrides`` (by field name; ``None`` for not given) win.
+
+    An unknown ``RECSYS_*`` variable is ignored with a warning that names the nearest known one: an
+    old server must start under a newer deployment's environment.
+
+    Raises:
+        ConfigError: a value is of the wrong type or out of range, or an override is unknown.
+
+    >>> read_settings({"RECSYS_PORT": "0"}, host="0.0.0.0").port
+    0
+    """
+    fields = {f.name: f for f in dataclasses.fields(Settings)}
+    by_variable = {variable(f): f for f in fields.values()}
+    for name in overrides:
+        if name not in fields:
+            raise ConfigError(f"unknown setting {name!r}: {nearest(name, fields)}")
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and name not in by_variable and name not in _OFFLINE:
+            _log.warning("environment variable %s is not known and ignored: %s", name, nearest(name, by_variable))
+    values: dict[str, Any] = {}
+    if overrides.get("releases") is not None:  # an option wins over variables that say the other thing
+        environment = {name: text for name, text in environment.items() if name not in _BUNDLE_VARIABLES}
+    elif overrides.get("bundle") is not None:
+        environment = {name: text for name, text in environment.items() if name != "RECSYS_RELEASES"}
+    for name, field in fields.items():
+        if overrides.get(name) is not None:
+            values[name] = overrides[name]
+        elif environment.get(variable(field), "") != "":
+            values[name] = parse(variable(field), field, environment[variable(field)])
+    return Settings(**values)
+
+
+assert all(f.default is not MISSING for f in dataclasses.fields(Settings))
+
+
+def settings_lines(settings: Settings) -> list[str]:
+    """Settings in force, one ``VARIABLE=value`` per line; a Redis URL without its password."""
+    lines = []
+    for row in settings_table():
+        value = getattr(settings, row.name)
+        text = "" if value is None else str(value)
+        lines.append(f"{row.variable}={shown(value) if '@' in text else text}")
+    return lines
