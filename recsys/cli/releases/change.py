@@ -15,11 +15,10 @@ from recsys.cli.releases.shared import (
     StoreOption,
     WaitOption,
     WhyOption,
-    follower_values,
     in_spite_of,
     open_running,
     served_values,
-    wait_for_servers,
+    servers_after,
 )
 from recsys.errors import ConfigError, ReleaseError
 from recsys.releases.changes import rolled_back, with_shadow, with_split
@@ -189,9 +188,10 @@ def _finish(store: Path, before: Served | None, after: Served, wait_s: float, as
     """Print what is served now, and wait for the servers."""
     if not as_json:
         print_lines([says if after != before else f"{says}: as before, nothing was changed"])
-    found = wait_for_servers(store, after, wait_s)
+    found, servers, problem = servers_after(store, after, wait_s, as_json=as_json)
     if as_json:
-        changed = {"store": str(store), "changed": after != before, **served_values(after)}
-        print(json.dumps({**changed, "servers": [follower_values(each) for each in found]}))
+        print(json.dumps({"store": str(store), "changed": after != before, **served_values(after), **servers}))
+        if problem is not None:
+            raise problem
     elif wait_s:
         print_lines([f"served by {', '.join(each.server for each in found if each.seen.fresh)}"])

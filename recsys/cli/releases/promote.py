@@ -27,12 +27,11 @@ from recsys.cli.releases.shared import (
     StoreOption,
     WaitOption,
     byte_progress,
-    follower_values,
     in_spite_of,
     open_running,
     print_table,
     served_values,
-    wait_for_servers,
+    servers_after,
 )
 from recsys.errors import ConfigError
 from recsys.releases.changes import promoted
@@ -201,10 +200,11 @@ def promote(
     if not as_json:
         before = f"; {live} is the previous" if live else ""
         print_lines([f"{candidate.release.name} is live as {name}{before}"])
-    servers = wait_for_servers(store, after, wait)
+    _, servers, problem = servers_after(store, after, wait, as_json=as_json)
     if as_json:
-        ends = {"served": served_values(after), "servers": [follower_values(each) for each in servers]}
-        print(json.dumps({**facts, "promoted": True, **ends}))
+        print(json.dumps({**facts, "promoted": True, "served": served_values(after), **servers}))
+    if problem is not None:
+        raise problem
 
 
 _STATES = (
@@ -217,11 +217,12 @@ def _say_live(facts: Mapping[str, Any], served: Served, store: Path, wait_s: flo
     """A release that is live already; nothing is looked at, nothing changes. Servers may not have followed yet."""
     if not as_json:
         print_lines([f"{facts['release']} is live as {facts['model']} already; nothing was changed"])
-    servers = [follower_values(each) for each in wait_for_servers(store, served, wait_s)]
+    _, servers, problem = servers_after(store, served, wait_s, as_json=as_json)
     if as_json:
         looked = {"refusals": [], "notes": ["is live already"], "metrics": []}
-        ends = {"served": served_values(served), "servers": servers}
-        print(json.dumps({**facts, **looked, "promoted": False, **ends}))
+        print(json.dumps({**facts, **looked, "promoted": False, "served": served_values(served), **servers}))
+    if problem is not None:
+        raise problem
 
 
 def _look(

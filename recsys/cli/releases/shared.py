@@ -16,9 +16,10 @@ from rich.table import Table
 from recsys.cli.options import notes, output, show_warnings
 from recsys.errors import ReleaseError
 from recsys.progress import progress
-from recsys.releases.following import Follower, shares_text, wait_until_served
+from recsys.releases.following import Follower, followers, shares_text, wait_until_served
 from recsys.releases.release import ReleaseFolder, open_release
 from recsys.releases.served import Served
+from recsys.releases.status import read_statuses
 
 STORE = Path("runs/releases")
 _WIDEST = 10_000
@@ -58,6 +59,28 @@ def wait_for_servers(store: Path, served: Served, wait_s: float) -> list[Followe
         + [f"{each.server}: {text}" for each in found for text in each.seen.status.warnings]
     )
     return found
+
+
+def servers_after(
+    store: Path, served: Served, wait_s: float, *, as_json: bool
+) -> tuple[list[Follower], dict[str, Any], ReleaseError | None]:
+    """Wait for servers after a change that was made, whatever becomes of the wait.
+
+    Returns:
+        The servers; what ``--json`` says of them; the error of the wait, to be raised when that is printed.
+
+    Raises:
+        ReleaseError: as :func:`wait_for_servers`, unless ``as_json``.
+    """
+    problem = None
+    try:
+        found = wait_for_servers(store, served, wait_s)
+    except ReleaseError as error:
+        if not as_json:
+            raise
+        found, problem = followers(served, read_statuses(store)[0]), error
+    values: dict[str, Any] = {"servers": [follower_values(each) for each in found]}
+    return found, values | ({"problem": str(problem)} if problem else {}), problem
 
 
 def open_running(store: Path, served: Served | None, model: str) -> tuple[ReleaseFolder | None, list[str]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 from grpc_reflection.v1alpha import reflection
 
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, OverloadedError
 from recsys.proto import admin_pb2 as pb
 from recsys.proto import admin_pb2_grpc
 from recsys.releases.status import ServerStatus
@@ -19,6 +20,8 @@ _RELOAD_S = 600.0
 """Time that a call may take when its caller set no deadline."""
 
 _THREADS = 4
+_RELOADS = 2
+"""Reloads that may be waited for at a time: the other threads say what is served meanwhile."""
 
 Ask = Callable[[bool, float], ServerStatus]
 """Gives the server's status, after a reload if the first argument says so; in so many seconds."""
@@ -33,18 +36,28 @@ class AdminService:
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
+        self._reloads = threading.BoundedSemaphore(_RELOADS)
 
     def Reload(self, message: pb.ReloadRequest, context: Context) -> pb.ServerStatus:
         """Read ``served.json`` now, and switch to what it says."""
-        return self._answer(context, reload=True)
+
+        def reload() -> pb.ServerStatus:
+            if not self._reloads.acquire(blocking=False):
+                raise OverloadedError(f"{_RELOADS} reloads are waited for already, the limit; GetStatus says how far")
+            try:
+                return self._answer(context, reload=True)
+            finally:
+                self._reloads.release()
+
+        return abort_on_error(context, reload)
 
     def GetStatus(self, message: pb.GetStatusRequest, context: Context) -> pb.ServerStatus:
         """Say what is served."""
-        return self._answer(context, reload=False)
+        return abort_on_error(context, lambda: self._answer(context, reload=False))
 
     def _answer(self, context: Context, *, reload: bool) -> pb.ServerStatus:
         deadline = deadline_of(context, default_s=_RELOAD_S)
-        return abort_on_error(context, lambda: status_message(self._ask(reload, deadline.remaining_s())))
+        return status_message(self._ask(reload, deadline.remaining_s()))
 
 
 def status_message(status: ServerStatus) -> pb.ServerStatus:

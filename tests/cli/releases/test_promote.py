@@ -164,6 +164,16 @@ def test_the_live_release_again_waits_for_servers_and_fails_if_one_refuses_it(st
     assert [each["server"] for each in values["servers"]] == ["s:1"] and values["metrics"] == []
 
 
+def test_a_change_that_was_made_is_printed_as_json_though_the_wait_for_servers_fails(store: Path) -> None:
+    name = pushed(store, quality(1.5))
+    given = ["release", "promote", name, "--store", str(store), "--wait", "0.1", "--json"]
+    found = CliRunner(env={"COLUMNS": "200", "REDIS_URL": ""}).invoke(app, given)
+    values = json.loads(found.stdout)
+    assert values["promoted"] and values["served"]["models"]["tiny"]["live"] == name
+    assert values["servers"] == [] and values["problem"] == str(found.exception)
+    assert isinstance(found.exception, ReleaseError) and "no server has written its status" in str(found.exception)
+
+
 def test_a_running_release_whose_record_is_lost_is_a_reason_that_anyway_passes(store: Path) -> None:
     first, second, third = (pushed(store, quality(1.5), items=n) for n in (1.0, 2.0, 3.0))
     run(store, first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 from recsys.errors import RecsysError, ReleaseError
 from recsys.rate_limited_log import RateLimitedLog
+from recsys.releases.release import open_release
 from recsys.releases.served import SERVED, Served, read_served, served_text
 from recsys.releases.status import EVERY_S, ServerStatus, remove_status, write_status
 
@@ -114,10 +116,18 @@ class Follower:
             found = str(error)
         if asked or _content(found) != _content(self._seen):
             self._seen = found
+            self._wait_for_releases(found)
             if isinstance(found, str):
                 self._events.put(ServedRead(None, found, asked))
             else:
                 self._events.put(ServedRead(found, "", asked))
+
+    def _wait_for_releases(self, found: Served | str) -> None:
+        """Read the records of releases here first: a folder that hangs keeps this thread, not the main one."""
+        if isinstance(found, Served):
+            for name in {name for model in found.models.values() for name in model.used()}:
+                with contextlib.suppress(ReleaseError):  # whoever needs it says so
+                    open_release(self._store, name)
 
     def _write(self) -> None:
         status = self._status

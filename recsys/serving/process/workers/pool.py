@@ -113,6 +113,7 @@ class WorkerPool:
         task = Task(number=0, settings=settings, plan=plan, core=None, counts=counts, verified=verified or {})
         tasks = [dataclasses.replace(task, number=i + 1, core=core) for i, core in enumerate(cores)]
         self._workers = [_Worker(task=task) for task in tasks]
+        self._commands: dict[subprocess.Popen[bytes], SimpleQueue[Command | None]] = {}
         self._events = events
         self._counts = counts
         self._hang_timeout_s = settings.hang_timeout_s
@@ -137,6 +138,8 @@ class WorkerPool:
                     self._start_failed(worker, problem)
                     continue
                 threading.Thread(target=self._read_events, args=(worker.process,), daemon=True).start()
+                self._commands[worker.process] = commands = SimpleQueue()
+                threading.Thread(target=_write_commands, args=(worker.process, commands), daemon=True).start()
 
     def wait_s(self) -> float:
         """Seconds until :meth:`handle` has something to do by itself; infinite for nothing."""
@@ -155,10 +158,8 @@ class WorkerPool:
 
     def send(self, process: subprocess.Popen[bytes], command: Command) -> None:
         """Send a command to a worker's process; one that has ended gets none, and its end is reported."""
-        if process.stdin is not None:
-            with contextlib.suppress(OSError, ValueError):  # ValueError: the pipe is closed
-                pickle.dump(command, process.stdin)
-                process.stdin.flush()
+        if (commands := self._commands.get(process)) is not None:
+            commands.put(command)
 
     def set_plan(self, plan: Plan) -> None:
         """Give later processes another plan; those that do not serve yet are started again with it.
@@ -244,6 +245,8 @@ class WorkerPool:
     def _exited(self, worker: _Worker, code: int) -> None:
         process, number, now_s = worker.process, worker.task.number, time.monotonic()
         assert process is not None
+        if (commands := self._commands.pop(process, None)) is not None:
+            commands.put(None)
         _close_pipes(process)
         ended = f"{worker.name} {'hung and ' if worker.hung else ''}{_exit_reason(code)}"
         problem: RecsysError | None = None
@@ -282,6 +285,15 @@ class WorkerPool:
             while True:
                 self._events.put(WorkerEvent(process, pickle.load(process.stdout)))
         self._events.put(WorkerEvent(process, process.wait()))
+
+
+def _write_commands(process: subprocess.Popen[bytes], commands: SimpleQueue[Command | None]) -> None:
+    """Write commands until None comes, in a thread: a worker that is stopped reads none, and its pipe is soon full."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError, ValueError):  # ValueError: the pipe is closed
+        while (command := commands.get()) is not None:
+            pickle.dump(command, process.stdin)
+            process.stdin.flush()
 
 
 def _schedule_restart(worker: _Worker, *, served_s: float) -> float:

@@ -6,6 +6,7 @@ import math
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
@@ -15,7 +16,7 @@ import pytest
 
 from recsys.errors import ConfigError
 from recsys.serving.process.workers import pool as worker_pool
-from recsys.serving.process.workers.messages import Heartbeat, Ready, Task
+from recsys.serving.process.workers.messages import Commit, Heartbeat, Ready, Task
 from recsys.serving.process.workers.pool import MAX_STARTS, WorkerEvent, WorkerPool
 from recsys.serving.settings import Settings
 
@@ -66,6 +67,25 @@ def test_while_another_worker_serves_it_is_tried_again_and_again(tried: list[int
         pool._workers[1].ready_s = None
         with pytest.raises(ConfigError, match="no process for worker 1"):
             pool.handle(None)
+        pool.stop(timeout_s=5.0)
+
+
+def test_a_worker_that_reads_no_commands_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdin=pipe, stdout=pipe) as deaf:
+        monkeypatch.setattr(worker_pool, "start_python", lambda *arguments, first: deaf)
+        pool = WorkerPool(Settings(), cores=[None], events=SimpleQueue())
+        pool.start()
+
+        def send() -> None:
+            for number in range(5_000):  # more than the pipe takes
+                pool.send(deaf, Commit(plan=number))
+
+        sender = threading.Thread(target=send, daemon=True)
+        sender.start()
+        sender.join(20)
+        assert not sender.is_alive()
+        deaf.kill()
         pool.stop(timeout_s=5.0)
 
 
