@@ -200,11 +200,11 @@ def promote(
     if not as_json:
         before = f"; {live} is the previous" if live else ""
         print_lines([f"{candidate.release.name} is live as {name}{before}"])
-    _, servers, problem = servers_after(store, after, wait, as_json=as_json)
+    _, servers, failed = servers_after(store, after, wait, as_json=as_json)
     if as_json:
         print(json.dumps({**facts, "promoted": True, "served": served_values(after), **servers}))
-    if problem is not None:
-        raise problem
+    if failed is not None:
+        raise failed
 
 
 _STATES = (

@@ -138,7 +138,8 @@ class WorkerPool:
                     self._start_failed(worker, problem)
                     continue
                 threading.Thread(target=self._read_events, args=(worker.process,), daemon=True).start()
-                self._commands[worker.process] = commands = SimpleQueue()
+                commands: SimpleQueue[Command | None] = SimpleQueue()
+                self._commands[worker.process] = commands
                 threading.Thread(target=_write_commands, args=(worker.process, commands), daemon=True).start()
 
     def wait_s(self) -> float:
