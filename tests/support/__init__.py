@@ -12,6 +12,7 @@ Models and their runs, from small to large:
 Servers and processes:
 
 - ``tiny_server``, ``tiny_workers``: a server in a process of its own, with workers, and callers of it;
+- ``half_open``: calls that are opened and send no message;
 - ``redis_servers``: real Redis servers, clusters, Sentinels, TLS; ``torchrun``: several processes of a training;
 - ``command_line``: the ``recsys`` command in a process of its own; ``ingest_log``: `recsys ingest` and its log.
 

@@ -10,7 +10,7 @@ In reading order:
 - ``workers/``: several processes on one port, restarted when they die or hang.
 - ``watchdog.py``: probes of a request's path; gRPC health from their results.
 - ``children.py``: processes that a supervisor starts.
-- ``signals.py``, ``ready_file.py``, ``malloc.py``: what a process asks of the system.
+- ``signals.py``, ``ready_file.py``, ``malloc.py``: what a process asks of the system. ``ending.py``: its end, in time.
 
 To add a step of start-up: a context manager, entered in ``server.serving`` if each worker needs its own, in
 ``workers/supervisor._shared_resources`` if all share it. To add a part of the request path that may hang: a probe in

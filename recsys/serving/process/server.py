@@ -13,7 +13,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,14 +20,15 @@ from queue import SimpleQueue
 from typing import Any
 
 from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import HealthServicer
 
 from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.serving.console import say
 from recsys.serving.handlers.model_slot import ModelSlot
 from recsys.serving.handlers.shadow import Shadow
 from recsys.serving.process.assembly import make_routes, open_loaded_release, open_shared_parts
+from recsys.serving.process.ending import END_MARGIN_S, bounded_end
 from recsys.serving.process.listening.grpc_server import grpc_server, listen_privately
+from recsys.serving.process.listening.rooms import open_rooms
 from recsys.serving.process.malloc import give_memory_back, limit_arenas
 from recsys.serving.process.models import Models
 from recsys.serving.process.ready_file import ready_file, remove_ready_file, write_ready_file
@@ -38,6 +38,8 @@ from recsys.serving.process.signals import forward_signals, sigterm_interrupts, 
 from recsys.serving.process.startup import load_models
 from recsys.serving.process.stores import open_stores, widest_of
 from recsys.serving.process.watchdog import HealthReporter, make_private_address, request_path_probes, run_watchdog
+from recsys.serving.rpc.early_ends import EarlyEnds
+from recsys.serving.rpc.health import Health
 from recsys.serving.rpc.interceptors import Interceptor, list_interceptors
 from recsys.serving.rpc.methods import METHODS, RANKER, SERVICES
 from recsys.serving.rpc.ranker_service import RankerService
@@ -53,7 +55,7 @@ _log = logging.getLogger("recsys.serving")
 _NO_SUCH_MODEL = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 _SPARE_THREADS = 8
-"""For health checks, reflection, and to refuse what there is no room for."""
+"""To refuse what there is no room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ def _serve(settings: Settings, plan: Plan, models: dict[str, Models], redis_url:
     signals: SimpleQueue[Any] = SimpleQueue()
     with (
         forward_signals(signals),
+        bounded_end(settings.drain_timeout_s + END_MARGIN_S) as begin_end,
         counter_file(settings, workers=1, methods=METHODS.values()) as counts,
         serving(settings, plan, models, redis_url, counts=counts) as server,
         metrics_endpoint(settings, counts, in_service(plan, counts)) as page,
@@ -103,6 +106,7 @@ def _serve(settings: Settings, plan: Plan, models: dict[str, Models], redis_url:
         write_ready_file(settings.ready_file, {**facts, **page})
         say(f"serving {server.model} {server.model_version} on {server.address} (ready in {took_s:.2f} s)")
         wait_for_signal(signals)
+        begin_end()
         say(f"draining: running requests have {settings.drain_timeout_s:g} s to finish")
         remove_ready_file(settings.ready_file)
 
@@ -155,8 +159,7 @@ def serving(
     with contextlib.ExitStack() as stack:
         loop = stack.enter_context(loop_in_thread("store"))
         # Handler threads end after the stores, which cut off what outlasts the drain.
-        limit = 2 * settings.max_in_flight + MAX_STREAMS + _SPARE_THREADS
-        threads = stack.enter_context(ThreadPoolExecutor(limit, thread_name_prefix="call"))
+        rooms = stack.enter_context(open_rooms(2 * settings.max_in_flight + MAX_STREAMS + _SPARE_THREADS))
         stores = stack.enter_context(
             open_stores(redis_url, features, settings, loop=loop, others=partial(pushed_features, settings.releases))
         )
@@ -176,7 +179,7 @@ def serving(
             places, lock = shared.admission, shared.model_lock
             shadow = Shadow(slot, admission=places, model_lock=lock, telemetry=telemetry)
             stack.enter_context(contextlib.closing(shadow))
-        health, services = HealthServicer(), [service.full_name for service in SERVICES]
+        health, services = Health(), [service.full_name for service in SERVICES]
 
         def health_names() -> list[str]:
             return [*services, *slot.routes().models]
@@ -184,7 +187,7 @@ def serving(
         private_address = None
         if settings.hang_timeout_s:  # entered before the server: it runs while that drains, too
             private_address = make_private_address()
-            probes = stack.enter_context(request_path_probes(private_address, threads, shared.model_lock, loop))
+            probes = stack.enter_context(request_path_probes(private_address, rooms.calls, shared.model_lock, loop))
             reporter = HealthReporter(
                 health,
                 lambda: services,
@@ -194,9 +197,9 @@ def serving(
                 models=lambda: [RANKER, *slot.routes().models],
             )
             stack.enter_context(run_watchdog(probes, interval_s=reporter.interval_s, report=reporter.report))
-        made = grpc_server(
-            settings, threads, limit, share_port=share_port, interceptors=list_interceptors(telemetry, interceptors)
-        )
+        ends = EarlyEnds(telemetry)
+        every = list_interceptors(telemetry, interceptors, early_ends=ends)
+        made = grpc_server(settings, rooms, share_port=share_port, interceptors=every, record=ends.record)
         server, port = stack.enter_context(made)
         if private_address is not None:
             listen_privately(server, private_address)

@@ -17,17 +17,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import HealthServicer
 
 from recsys.serving.deadline import Deadline
 from recsys.serving.inference.fair_lock import FairLock
+from recsys.serving.process.listening.rooms import Room
+from recsys.serving.rpc.health import Health
 
 _log = logging.getLogger("recsys.serving")
 
@@ -80,18 +81,18 @@ def run_watchdog(probes: Mapping[str, Probe], *, interval_s: float, report: Call
 
 @contextmanager
 def request_path_probes(
-    private_address: str | None, threads: Executor, model_lock: FairLock, loop: asyncio.AbstractEventLoop
+    private_address: str | None, calls: Room, model_lock: FairLock, loop: asyncio.AbstractEventLoop
 ) -> Iterator[dict[str, Probe]]:
     """Probes of a request's path through this server, by the name of the part that each checks.
 
     Args:
         private_address: where this process alone listens (:func:`make_private_address`); None to leave gRPC out.
-        threads: handle calls.
+        calls: the threads that handle calls.
         model_lock: held while a model runs.
         loop: the store's.
     """
     probes: dict[str, Probe] = {
-        "a thread to handle a call": lambda timeout_s: _result(threads.submit(int), timeout_s),
+        "a thread to handle a call": partial(_probe_room, calls),
         "the lock of the model": partial(_probe_lock, model_lock),
         "the store's event loop": lambda timeout_s: _result(
             asyncio.run_coroutine_threadsafe(_no_op(), loop), timeout_s
@@ -127,7 +128,7 @@ class HealthReporter:
 
     def __init__(
         self,
-        health: HealthServicer,
+        health: Health,
         services: Callable[[], Sequence[str]],
         hang_timeout_s: float,
         *,
@@ -168,6 +169,16 @@ class HealthReporter:
             for service in {*self._services(), *models}:
                 good = not hung and not (self._damaged and service in models)
                 self._health.set(service, _STATUS.SERVING if good else _STATUS.NOT_SERVING)
+
+
+def _probe_room(calls: Room, timeout_s: float) -> None:
+    """Run something in a thread, or see that calls end meanwhile: threads that are all busy are load."""
+    completed = calls.completed
+    try:
+        _result(calls.submit(int), timeout_s)
+    except TimeoutError:
+        if calls.completed == completed:
+            raise
 
 
 def _probe_lock(model_lock: FairLock, timeout_s: float) -> None:

@@ -6,8 +6,9 @@
 - ``convert/``: messages to domain values and back; whatever a caller may send is checked there.
 - ``answer_counts.py``: calls of Ranker are counted, in all and to their releases.
 - ``calls.py``: deadline, errors and event loop of a call. ``statuses.py``: the table from errors to status codes.
-- ``stream_reader.py``: a stream of messages, read on an event loop.
+- ``stream_reader.py``: streams of messages, read on an event loop. ``health.py``: gRPC's health service.
 - ``interceptors.py``: work around each call: counting, and whatever is added.
+- ``early_ends.py``: calls that no handler had.
 
 To add an RPC: its messages and a line of the service in ``protos/recsys/v1``, ``make protos``, a function that does the
 work in ``serving/handlers``, a conversion in ``convert/``, a method of the service, a method of the client. It is

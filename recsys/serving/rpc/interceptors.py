@@ -5,73 +5,117 @@ A new one (authentication, quotas, tracing) is a ``grpc.ServerInterceptor`` and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
 
+from recsys.errors import InvalidInputError
+from recsys.serving.rpc.early_ends import CALLED_METHOD, EarlyEnds
 from recsys.serving.rpc.methods import METHODS
 from recsys.serving.telemetry.counters import Telemetry
 
-_MAKERS = {"unary_unary": grpc.unary_unary_rpc_method_handler, "stream_unary": grpc.stream_unary_rpc_method_handler}
+_MAKERS: dict[str, Callable[..., Any]] = {
+    "unary_unary": grpc.unary_unary_rpc_method_handler,
+    "unary_stream": grpc.unary_stream_rpc_method_handler,
+    "stream_unary": grpc.stream_unary_rpc_method_handler,
+    "stream_stream": grpc.stream_stream_rpc_method_handler,
+}
 
 
 Interceptor: TypeAlias = "grpc.ServerInterceptor[Any, Any]"
 """Generic in the stubs alone."""
 
 
-def list_interceptors(telemetry: Telemetry | None, more: Sequence[Interceptor] = ()) -> list[Interceptor]:
+def list_interceptors(
+    telemetry: Telemetry | None, more: Sequence[Interceptor] = (), *, early_ends: EarlyEnds | None = None
+) -> list[Interceptor]:
     """List the interceptors of a server, the outermost first: it sees the status that the others give.
 
     Args:
         telemetry: counts calls; None for none.
         more: run after these.
+        early_ends: the record of calls that no handler has; None: a new one.
     """
+    ends = early_ends or EarlyEnds(telemetry)
     counts: list[Interceptor] = [] if telemetry is None else [CallCounts(telemetry)]
-    return [*counts, Decoding(), *more]
+    return [Arrivals(ends), *counts, Decoding(ends), *more]
+
+
+class Arrivals(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
+    """Note the path of a call's method in its context, and record one that there is no method for."""
+
+    def __init__(self, early_ends: EarlyEnds) -> None:
+        self._early_ends = early_ends
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        """See ``grpc.ServerInterceptor``."""
+        CALLED_METHOD.set(details.method)
+        handler = continuation(details)
+        if handler is None:
+            self._early_ends.record("unknown_method", details.method, None, "there is no such method")
+        return handler
 
 
 class Decoding(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
     """Refuse a message that is none of the method's as INVALID_ARGUMENT; gRPC alone calls that INTERNAL, and logs a
-    traceback each time. (It still does for a stream's.)"""
+    traceback each time. In a stream of messages the reader gets InvalidInputError, with the message's place."""
 
-    def __init__(self) -> None:
+    def __init__(self, early_ends: EarlyEnds) -> None:
+        self._early_ends = early_ends
         self._wrapped: dict[str, tuple[Any, Any]] = {}
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """See ``grpc.ServerInterceptor``."""
         handler = continuation(details)
-        if details.method not in METHODS or handler is None or handler.request_deserializer is None:
-            return handler
-        if handler.request_streaming:
+        if handler is None or handler.request_deserializer is None:
             return handler
         before, wrapped = self._wrapped.get(details.method, (None, None))
         if before is not handler:
-            wrapped = _refusing_malformed(handler)
+            wrapped = self._refusing_malformed(handler, details.method)
             self._wrapped[details.method] = handler, wrapped
         return wrapped
 
+    def _refusing_malformed(self, handler: Any, path: str) -> Any:
+        decode, kind = handler.request_deserializer, _kind(handler)
+        serve = getattr(handler, kind)
 
-def _refusing_malformed(handler: Any) -> Any:
-    decode, serve = handler.request_deserializer, handler.unary_unary
+        def decoded(data: bytes) -> Any:
+            try:
+                return decode(data)
+            except DecodeError as error:
+                return error
 
-    def decoded(data: bytes) -> Any:
-        try:
-            return decode(data)
-        except DecodeError as error:
-            return error
+        def refusal(error: DecodeError, what: str) -> str:
+            message = f"{what} is none of this method's: {error}"
+            self._early_ends.record("malformed", path, None, message)
+            return message
 
-    def served(message: Any, context: Any) -> Any:
-        if isinstance(message, DecodeError):
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the message is none of this method's: {message}")
-        return serve(message, context)
+        def checked(messages: Iterator[Any]) -> Iterator[Any]:
+            for place, message in enumerate(messages):
+                if isinstance(message, DecodeError):
+                    raise InvalidInputError(refusal(message, f"message {place} of the stream, counted from 0,"))
+                yield message
 
-    return grpc.unary_unary_rpc_method_handler(served, decoded, handler.response_serializer)
+        def served(message: Any, context: Any) -> Any:
+            if isinstance(message, DecodeError):
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, refusal(message, "the message"))
+            return serve(checked(message) if handler.request_streaming else message, context)
+
+        def answers(messages: Any, context: Any) -> Iterator[Any]:
+            try:
+                yield from served(messages, context)
+            except InvalidInputError as error:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
+        serves = answers if handler.response_streaming else served
+        return _MAKERS[kind](serves, decoded, handler.response_serializer)
 
 
 class CallCounts(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
-    """Count the calls of ``METHODS``; health checks and reflection are not among them, nor what gRPC refuses itself.
+    """Count the calls of ``METHODS``; health checks and reflection are not among them. Calls that no handler has are
+    counted by ``EarlyEnds``.
 
     Costs a call a microsecond: a method's handler is wrapped once, unless an inner interceptor gives another each time.
     """
@@ -94,7 +138,7 @@ class CallCounts(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic i
         return wrapped
 
     def _wrap(self, handler: Any, method: str) -> Any:
-        kind = "stream_unary" if handler.request_streaming else "unary_unary"
+        kind = _kind(handler)
         serve = self._counted(getattr(handler, kind), method)
         return _MAKERS[kind](serve, handler.request_deserializer, handler.response_serializer)
 
@@ -110,3 +154,9 @@ class CallCounts(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic i
             return answer
 
         return counted
+
+
+def _kind(handler: Any) -> str:
+    """The name of the attribute in which a method's handler is."""
+    request = "stream" if handler.request_streaming else "unary"
+    return f"{request}_{'stream' if handler.response_streaming else 'unary'}"

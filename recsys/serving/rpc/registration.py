@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
 from recsys.proto import feature_store_pb2_grpc, ranker_pb2_grpc
 from recsys.proto.limits import MESSAGE_BYTES
+from recsys.serving.rpc.health import Health
 from recsys.serving.rpc.methods import SERVICES
 from recsys.serving.rpc.ranker_service import RankerService
 from recsys.serving.rpc.store_service import FeatureStoreService
@@ -18,7 +18,7 @@ MESSAGE_OPTIONS = (("grpc.max_receive_message_length", MESSAGE_BYTES), ("grpc.ma
 
 
 def add_services(
-    server: grpc.Server, ranker: RankerService, feature_store: FeatureStoreService, health: HealthServicer
+    server: grpc.Server, ranker: RankerService, feature_store: FeatureStoreService, health: Health
 ) -> None:
     """Register the services of ``recsys.v1``, health and reflection."""
     ranker_pb2_grpc.add_RankerServicer_to_server(ranker, server)  # type: ignore[no-untyped-call]

@@ -21,17 +21,17 @@ from recsys.features.names import Names
 from recsys.proto import feature_store_pb2 as pb
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
-from recsys.serving.handlers.append import Append, append_stream, as_declared, write
+from recsys.serving.handlers.append import Append, AppendStream, append_stream, as_declared, write
 from recsys.serving.handlers.names import KeyColumn, find_texts
 from recsys.serving.handlers.store_slot import ServedStore, StoreSlot
 from recsys.serving.rpc.calls import Context, Response, abort_on_error, deadline_of, run_on_loop
 from recsys.serving.rpc.convert import entities as convert_entities
 from recsys.serving.rpc.convert import events as convert_events
-from recsys.serving.rpc.stream_reader import read_stream
+from recsys.serving.rpc.stream_reader import OpenStreams, StreamEnded
 from recsys.serving.settings import Settings
 
 MAX_STREAMS = 32
-"""Streams open at a time: each keeps two threads."""
+"""Streams open at a time: each keeps two threads, once its first message is here."""
 
 _STREAM_S = 600.0
 """Time a stream may take when its caller set no deadline."""
@@ -69,7 +69,7 @@ class FeatureStoreService:
         self._loop = loop
         self._names = names
         self._admission = Admission(settings.max_in_flight)
-        self._streams = Admission(MAX_STREAMS, what="streams are open")
+        self._streams = OpenStreams(MAX_STREAMS, idle_limit_s=settings.stream_idle_timeout_s)
 
     def AppendEvents(self, message: pb.AppendEventsRequest, context: Context) -> pb.AppendEventsResponse:
         """Add events to a user's history."""
@@ -81,9 +81,8 @@ class FeatureStoreService:
         """Add events to the histories of many users."""
 
         def work() -> pb.AppendEventStreamResponse:
-            with self._streams.enter():
-                deadline = deadline_of(context, default_s=_STREAM_S)
-                return run_on_loop(context, self._loop, self._append_stream(messages, deadline))
+            deadline = deadline_of(context, default_s=_STREAM_S)
+            return run_on_loop(context, self._loop, self._append_stream(messages, deadline))
 
         return abort_on_error(context, work)
 
@@ -136,18 +135,28 @@ class FeatureStoreService:
     async def _append_stream(
         self, messages: Iterator[pb.AppendEventsRequest], deadline: Deadline
     ) -> pb.AppendEventStreamResponse:
-        async with (
-            append_stream(self._write_batch, timeout_s=deadline.remaining_s()) as stream,
-            aclosing(read_stream(messages)) as received,
-        ):
-            async for message in received:
+        ended: StreamEnded | None = None
+        with self._streams.enter() as opened:
+            async with (
+                append_stream(self._write_batch, timeout_s=deadline.remaining_s()) as stream,
+                aclosing(opened.read(messages)) as received,
+            ):
                 try:
-                    append = self._checked(message, self._stores.current())
-                except InvalidInputError as error:
-                    stream.reject(convert_events.event_count(message), error)
-                else:
-                    await stream.add(append)
-        return convert_events.stream_response(stream.summary())
+                    async for message in received:
+                        await self._take(message, stream)
+                except StreamEnded as end:  # what has come before it is written all the same
+                    ended = end
+            if ended is not None:
+                raise type(ended.error)(f"{ended}; {stream.progress()}")
+            return convert_events.stream_response(stream.summary())
+
+    async def _take(self, message: pb.AppendEventsRequest, stream: AppendStream) -> None:
+        try:
+            append = self._checked(message, self._stores.current())
+        except InvalidInputError as error:
+            stream.reject(convert_events.event_count(message), error)
+        else:
+            await stream.add(append)
 
     async def _write_batch(self, batch: Sequence[Append]) -> list[AppendResult]:
         deadline = Deadline.after(_BATCH_S)

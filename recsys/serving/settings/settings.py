@@ -12,6 +12,7 @@ from typing import Any, Literal
 from recsys.errors import ConfigError, nearest
 from recsys.serving.settings.field import PREFIX, allowed, check, parse, setting, shown, variable
 from recsys.serving.settings.observing import ObservingSettings
+from recsys.serving.settings.receiving import ReceivingSettings
 from recsys.serving.settings.releases import ReleaseSettings
 from recsys.serving.settings.tables import ModelSettings
 
@@ -102,7 +103,7 @@ class ServingSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ObservingSettings, ModelSettings, ReleaseSettings, ServingSettings):
+class Settings(ObservingSettings, ReceivingSettings, ModelSettings, ReleaseSettings, ServingSettings):
     """The server's configuration; :func:`settings_table` explains each field.
 
     Raises:

@@ -19,6 +19,10 @@ CODES = (
 )  # fmt: skip
 """All status codes of gRPC. Written out, for the supervisor counts and need not load gRPC; a test compares them."""
 
+EARLY_ENDS = ("late", "incomplete", "malformed", "unknown_method", "full", "crowded_out", "draining")
+"""Reasons why a call ends before a handler has it: no message in time, or at all; one that is none; no such method; no
+thread; a newer call that waits for its message; the drain."""
+
 DEGRADED_PARTS = ("user", "items", "history")
 """Parts that an answer may lack, by the names that clients get (``Ranking.degraded``)."""
 
@@ -45,6 +49,7 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
     outcomes = ("used", "without", "refused", "read", "partial", "computed", "written", "dropped", "failed")
     return (
         Family("requests", "Calls that were answered, by method and gRPC status.", {"method": methods, "code": CODES}),
+        Family("early_ends", "Calls that ended before a handler had them, by reason.", {"reason": EARLY_ENDS}),
         Family("candidates", "Candidates that were scored.", {}),
         Family("degraded", "Answers worse than they could be, by the missing part.", {"part": DEGRADED_PARTS}),
         Family("states", "States of long histories, by outcome.", {"outcome": outcomes}),

@@ -100,7 +100,7 @@ async def test_a_worker_that_is_stopped_is_replaced_and_other_connections_notice
         (KEEPS_THE_MODEL, "waiting for the lock of the model", "in work"),
         # In one process these are found in test_watchdog.py.
         pytest.param(KEEPS_THE_LOCK, "no heartbeat: stopped, or in native code", "in hang", marks=pytest.mark.prove),
-        pytest.param(NO_MORE_THREADS, "waiting for gRPC to answer", "in work", marks=pytest.mark.prove),
+        pytest.param(NO_MORE_THREADS, "waiting for a thread to handle a call: ", "in work", marks=pytest.mark.prove),
     ],
 )
 def test_a_worker_that_hangs_says_where_and_is_replaced(

@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ from support.tiny_workers import until
 from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.serving.deadline import Deadline
 from recsys.serving.inference.fair_lock import FairLock
+from recsys.serving.process.listening.rooms import Room
 from recsys.serving.process.watchdog import make_private_address, request_path_probes, run_watchdog
 
 INTERVAL_S = 0.1
@@ -26,7 +26,7 @@ INTERVAL_S = 0.1
 class Server:
     """The parts that a request passes through, and all reports of the watchdog."""
 
-    threads: ThreadPoolExecutor
+    calls: Room
     loop: asyncio.AbstractEventLoop
     model_lock: FairLock
     reports: list[str] = field(default_factory=list)
@@ -49,9 +49,10 @@ def blocked() -> Iterator[threading.Event]:
 def server(blocked: threading.Event) -> Iterator[Server]:
     with ExitStack() as stack:
         loop = stack.enter_context(loop_in_thread("store"))
-        threads = stack.enter_context(ThreadPoolExecutor(2))
-        made = Server(threads, loop, FairLock(1))
-        probes = stack.enter_context(request_path_probes(None, threads, made.model_lock, loop))
+        room = Room("call", threads=2, most=100)
+        stack.callback(room.close)
+        made = Server(room, loop, FairLock(1))
+        probes = stack.enter_context(request_path_probes(None, room, made.model_lock, loop))
         stack.enter_context(run_watchdog(probes, interval_s=INTERVAL_S, report=made.reports.append))
         stack.callback(blocked.set)
         yield made
@@ -99,17 +100,25 @@ def test_an_event_loop_that_is_blocked_is_found(server: Server, blocked: threadi
 
 def test_handler_threads_that_all_wait_are_found(server: Server, blocked: threading.Event) -> None:
     for _ in range(2):
-        server.threads.submit(blocked.wait)
+        server.calls.submit(blocked.wait)
     server.wait_for("a thread to handle a call")
     blocked.set()
     server.wait_for("")
+
+
+def test_threads_that_are_all_busy_are_no_hang_while_calls_end(server: Server) -> None:
+    for _ in range(60):  # a queue that outlasts many probes
+        assert server.calls.start(print, time.sleep, INTERVAL_S / 2)
+    for _ in range(5):
+        server.wait_for("")
+    assert set(server.reports) == {""} and server.calls.completed < 60
 
 
 def test_the_error_of_a_probe_is_reported(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     def submit(work: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(server.threads, "submit", submit)
+    monkeypatch.setattr(server.calls, "submit", submit)
     server.wait_for("a thread to handle a call: can't start new thread")
 
 
@@ -117,12 +126,12 @@ def test_a_grpc_server_that_does_not_answer_is_found_and_one_that_refuses_answer
     nobody, silent = make_private_address(), make_private_address()
     if nobody is None or silent is None:
         pytest.skip("this system has no abstract sockets")
-    with request_path_probes(nobody, server.threads, server.model_lock, server.loop) as probes:
+    with request_path_probes(nobody, server.calls, server.model_lock, server.loop) as probes:
         probes["gRPC to answer"](5.0)  # refused: so is a probe while a server drains
     with socket.socket(socket.AF_UNIX) as listens:
         listens.bind("\0" + silent.removeprefix("unix-abstract:"))
         listens.listen()
-        with request_path_probes(silent, server.threads, server.model_lock, server.loop) as probes:
+        with request_path_probes(silent, server.calls, server.model_lock, server.loop) as probes:
             with pytest.raises(TimeoutError):
                 probes["gRPC to answer"](INTERVAL_S)
 

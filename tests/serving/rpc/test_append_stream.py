@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import redis
 from support.tiny_server import Start, stalled
@@ -17,7 +19,11 @@ from recsys.client import AsyncClient, DeadlineExceeded, Overloaded, StoreUnavai
 from recsys.errors import InvalidInputError
 from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.feature_store.redis.keys import history_keys
-from recsys.serving.rpc import store_service
+from recsys.proto import feature_store_pb2 as pb
+from recsys.proto.ranker_pb2 import Id, Ids
+from recsys.serving.process.server import running_server
+from recsys.serving.rpc import store_service, stream_reader
+from recsys.serving.settings import Settings
 
 NOW_MS = time.time_ns() // 1_000_000 - 60_000
 
@@ -236,3 +242,95 @@ async def test_what_the_sender_raises_ends_the_stream(client: AsyncClient) -> No
     with pytest.raises(InvalidInputError, match="^batch 1: items: .*; allowed: 64-bit integers only, or strings only"):
         await client.append_stream([one(1, 5), UserEvents(user=1, items=mixed, timestamps_ms=[NOW_MS] * 2)])
     assert (await client.append_stream([one(2, 5)])).added == 1
+
+
+def kept_open(user: int, end: asyncio.Event, *, every_s: float = 60.0) -> AsyncIterator[UserEvents]:
+    """A stream that sends an event, and then one each time, until the end."""
+
+    async def batches() -> AsyncIterator[UserEvents]:
+        while not end.is_set():
+            yield one(user, 5)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(end.wait(), every_s)
+
+    return batches()
+
+
+async def test_a_stream_that_is_idle_for_too_long_is_ended_and_told_how_far_it_came(start: Start) -> None:
+    async with start(stream_idle_timeout_s=0.5) as client:
+        why = (
+            r"no message for 0\.5 s, the limit \(RECSYS_STREAM_IDLE_TIMEOUT_S\); the first 1 messages of the stream are"
+        )
+        with pytest.raises(DeadlineExceeded, match=why):
+            await client.append_stream(kept_open(1, asyncio.Event()), timeout_s=30)
+        slow = asyncio.Event()
+        sending = asyncio.create_task(client.append_stream(kept_open(2, slow, every_s=0.1), timeout_s=30))
+        await asyncio.sleep(1.5)
+        slow.set()
+        assert (await sending).batches > 5
+        assert [len(h.items) for h in await client.get_histories(users=[1, 2])] == [1, 1]
+
+
+async def test_when_all_places_are_taken_the_longest_idle_stream_gives_way(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_service, "MAX_STREAMS", 3)
+    async with start() as client:
+        end = asyncio.Event()
+
+        async def opened(user: int, every_s: float) -> asyncio.Task[Any]:
+            task = asyncio.create_task(client.append_stream(kept_open(user, end, every_s=every_s), timeout_s=60))
+            await until(lambda: stored(user))
+            return task
+
+        async def stored(user: int) -> bool:
+            return len((await client.get_history(user=user)).items) == 1
+
+        busy, idle, later = [await opened(user, every_s) for user, every_s in ((1, 0.1), (2, 60.0), (3, 60.0))]
+        await asyncio.sleep(1.2)
+        assert (await client.append_stream([one(4, 5)])).added == 1
+        with pytest.raises(
+            Overloaded, match=r"the stream was idle for \d\.\d s, longest of 3.*; the first 1 messages of"
+        ):
+            await idle
+        assert not busy.done() and not later.done()
+        end.set()
+        assert (await busy).batches > 5 and (await later).batches == 1
+
+
+async def test_a_stream_that_sends_is_not_ended_for_another(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_service, "MAX_STREAMS", 2)
+    monkeypatch.setattr(stream_reader, "_MIN_IDLE_S", 1.0)
+    async with start() as client:
+        end = asyncio.Event()
+        sending = [
+            asyncio.create_task(client.append_stream(kept_open(user, end, every_s=0.1), timeout_s=60))
+            for user in (1, 2)
+        ]
+        await asyncio.sleep(1.0)
+        with pytest.raises(Overloaded, match="2 streams are open and in use, the limit; retry with backoff"):
+            await client.append_stream([one(3, 5)])
+        end.set()
+        assert all(summary.batches > 3 for summary in await asyncio.gather(*sending))
+
+
+async def test_a_message_that_is_none_names_its_place_and_what_came_before_is_stored(
+    tiny_bundle: Path, redis_url: str
+) -> None:
+    messages = [
+        pb.AppendEventsRequest(
+            user=Id(integer=user), events=pb.EventColumns(items=Ids(integers=[5]), timestamps_ms=[NOW_MS])
+        ).SerializeToString()
+        for user in (1, 2)
+    ]
+    with running_server(Settings(bundle=tiny_bundle, port=0, redis_url=redis_url)) as server:
+        async with AsyncClient(server.address, timeout_s=10.0) as client:
+            async with grpc.aio.insecure_channel(server.address) as channel:
+                call = channel.stream_unary("/recsys.v1.FeatureStore/AppendEventStream")
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await call(iter([*messages, b"\xff\xff\xff", messages[0]]), timeout=20)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            why = str(caught.value.details())
+            assert why.startswith("message 2 of the stream, counted from 0, is none of this method's: ")
+            assert "; the first 2 messages of the stream are applied, unless they were rejected;" in why
+            assert [h.items.tolist() for h in await client.get_histories(users=[1, 2])] == [[5], [5]]

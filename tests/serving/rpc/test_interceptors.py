@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -67,8 +68,8 @@ def serve(tiny_bundle: Path, redis_url: str, file: Path) -> Callable[..., Any]:
     """Starts a server that counts into the file, with these interceptors; gives a channel to it."""
 
     @contextmanager
-    def started(*interceptors: Interceptor) -> Iterator[grpc.Channel]:
-        settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, store_timeout_ms=5_000)
+    def started(*interceptors: Interceptor, **more: Any) -> Iterator[grpc.Channel]:
+        settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, store_timeout_ms=5_000, **more)
         with (
             load_models(settings) as loaded,
             serving(settings, *loaded, counts=file, interceptors=interceptors) as server,
@@ -106,6 +107,51 @@ def test_every_method_of_every_service_that_a_server_registers_is_counted(
                 ended[method.name] = status(channel.unary_unary(path), b"")
     assert len(ended) == len(methods), "two methods of one name are counted as one"
     assert counted(file) == {(name, code.name): 1 for name, code in ended.items()}
+
+
+def early_ends(file: Path) -> dict[str, int]:
+    """Calls that no handler had, so far, by reason."""
+    return {key[1]: count for key, count in read_totals(file).counters.items() if key[0] == "early_ends" and count}
+
+
+def test_messages_that_are_none_are_refused_counted_and_logged_once_in_all_services(
+    serve: Callable[..., Any], file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    none = b"\xff\xff\xff"
+    with serve() as channel:
+        health, reflection = "/grpc.health.v1.Health/", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+        calls = [(channel.unary_unary(RANK), none), (channel.stream_unary(STREAM), iter([none]))]
+        calls.append((channel.unary_unary(health + "Check"), none))
+        calls.append((lambda *a, **b: list(channel.unary_stream(health + "Watch")(*a, **b)), none))
+        calls.append((lambda *a, **b: list(channel.stream_stream(reflection)(*a, **b)), iter([none])))
+        assert [status(call, message) for call, message in calls] == 5 * [grpc.StatusCode.INVALID_ARGUMENT]
+    assert early_ends(file) == {"malformed": 5}
+    assert counted(file) == {("Rank", "INVALID_ARGUMENT"): 1, ("AppendEventStream", "INVALID_ARGUMENT"): 1}
+    assert caplog.text.count("ended before a handler had it (malformed)") == 1
+    assert "Traceback" not in caplog.text
+
+
+def test_an_unknown_method_is_counted_and_logged(
+    serve: Callable[..., Any], file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve() as channel:
+        for path in ("/recsys.v1.Ranker/Rnak", "/" + "x" * 1_000):
+            assert status(channel.unary_unary(path), b"") is grpc.StatusCode.UNIMPLEMENTED
+    assert early_ends(file) == {"unknown_method": 2}
+    assert "a call of '/recsys.v1.Ranker/Rnak' ended before a handler had it (unknown_method)" in caplog.text
+
+
+def test_calls_that_end_before_a_handler_has_them_are_counted_with_their_status(
+    serve: Callable[..., Any], file: Path
+) -> None:
+    with serve() as channel:
+        assert status(channel.stream_unary(RANK), iter([])) is grpc.StatusCode.INVALID_ARGUMENT
+    with serve(receive_timeout_s=0.2) as channel:
+        stop = threading.Event()
+        assert status(channel.stream_unary(RANK), iter(stop.wait, True)) is grpc.StatusCode.DEADLINE_EXCEEDED
+        stop.set()
+    assert early_ends(file) == {"incomplete": 1, "late": 1}
+    assert counted(file) == {("Rank", "DEADLINE_EXCEEDED"): 1}
 
 
 def test_every_status_has_a_counter() -> None:

@@ -1,4 +1,6 @@
 """Listening: where a server answers calls, from binding to the end of the drain.
 
 - ``grpc_server.py``: gRPC's server and its addresses. ``ports.py``: a port that is free, or why it is not.
+- ``handler_pool.py``: a call gets a thread when its message is here; ``waiting.py``: until then, and not for ever.
+- ``rooms.py``: threads for each kind of call, health checks apart.
 """

@@ -3,43 +3,89 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 
+from recsys.serving.process.listening.handler_pool import HandlerPool, Record, changed_internals
 from recsys.serving.process.listening.ports import cannot_listen, probe_port
+from recsys.serving.process.listening.rooms import Rooms
+from recsys.serving.process.listening.waiting import WaitingCalls
 from recsys.serving.rpc.interceptors import Interceptor
 from recsys.serving.rpc.registration import MESSAGE_OPTIONS
 from recsys.serving.settings import Settings
 
 _log = logging.getLogger("recsys.serving")
 
+MAX_WAITING = 4_096
+"""Calls that may wait for their message; each takes some 20 KB."""
+
+_MESSAGE_GRACE_S = 1.0
+"""Time that calls whose message is not here get when the drain begins."""
+
+_STOP_MARGIN_S = 2.0
+"""Time for gRPC to end the calls that outlast the drain."""
+
 
 @contextlib.contextmanager
 def grpc_server(
-    settings: Settings,
-    threads: ThreadPoolExecutor,
-    limit: int,
-    *,
-    share_port: bool,
-    interceptors: Sequence[Interceptor],
+    settings: Settings, rooms: Rooms, *, share_port: bool, interceptors: Sequence[Interceptor], record: Record
 ) -> Iterator[tuple[grpc.Server, int]]:
-    """Bind a server to its port, not started; at the end it drains."""
+    """Bind a server to its port, not started; at the end it drains.
+
+    Args:
+        settings: the server's.
+        rooms: the threads of its handlers.
+        share_port: let other processes listen on the same port.
+        interceptors: of all calls.
+        record: told of calls that end before a handler has them.
+    """
     options = [
         # Two servers on one port each get some of the connections; off, so that the second fails.
         ("grpc.so_reuseport", int(share_port)),
         *MESSAGE_OPTIONS,
         # Clients may ask so often whether the connection still stands; gRPC's own limit is five minutes.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.max_concurrent_streams", settings.connection_calls),
+        # A connection that says nothing; gRPC's own limit is two minutes.
+        ("grpc.server_handshake_timeout_ms", int(1_000 * max(5.0, settings.receive_timeout_s))),
+        # Calls that have come, and are not yet taken by the one thread of events, are refused at random from the first
+        # number on, and all from the second. gRPC's own are 1,000 and 3,000: a burst of opened calls refused others.
+        ("grpc.server.max_pending_requests", 10_000),
+        ("grpc.server.max_pending_requests_hard_limit", 20_000),
     ]
-    # A call more than there are threads is refused by gRPC itself, rather than queued.
-    server = grpc.server(threads, options=options, maximum_concurrent_rpcs=limit, interceptors=list(interceptors))
-    try:
-        yield server, _listen(server, settings, share_port=share_port)
-    finally:
-        server.stop(settings.drain_timeout_s).wait()
+    waiting = WaitingCalls(MAX_WAITING)
+    pool: Any
+    limit = None
+    if changed := changed_internals():
+        _log.error(
+            "gRPC %s is not known: %s; calls take a thread before their message is here: callers that send none can "
+            "take all threads",
+            grpc.__version__,
+            changed,
+        )
+        pool, limit = rooms.calls.threads, rooms.calls.most
+    else:
+        pool = HandlerPool(
+            rooms.of,
+            waiting,
+            receive_timeout_s=settings.receive_timeout_s,
+            stream_idle_timeout_s=settings.stream_idle_timeout_s,
+            record=record,
+        )
+    server = grpc.server(pool, options=options, maximum_concurrent_rpcs=limit, interceptors=list(interceptors))
+    with waiting.running():
+        try:
+            yield server, _listen(server, settings, share_port=share_port)
+        finally:
+            waiting.end_all_in(_MESSAGE_GRACE_S)
+            limit_s = settings.drain_timeout_s + _STOP_MARGIN_S
+            if not server.stop(settings.drain_timeout_s).wait(limit_s):
+                faulthandler.dump_traceback(file=2)
+                raise TimeoutError(f"gRPC has not ended within {limit_s:g} s; the stacks of all threads are above")
 
 
 def _listen(server: grpc.Server, settings: Settings, *, share_port: bool) -> int:

@@ -43,6 +43,9 @@ _CHECK_S = 1.0
 _STACK_DUMP_S = 1.0
 """Time that a hung worker gets to print its stacks."""
 
+_CUT_OFF = 1
+"""Exit code of a worker that did not end in time (``ending.py``)."""
+
 
 class WorkerEvent(NamedTuple):
     """A message of a worker's process, or its exit code."""
@@ -188,19 +191,33 @@ class WorkerPool:
             self._check_liveness()
         self.start()
 
-    def stop(self, *, timeout_s: float) -> None:
-        """Let all finish their requests, and return when they have ended; after ``timeout_s`` they are killed."""
-        processes = [worker.process for worker in self._workers if worker.process is not None]
-        for process in processes:
-            process.terminate()
+    def stop(self, *, timeout_s: float) -> bool:
+        """Let all finish their requests, and return when they have ended; after ``timeout_s`` they are killed.
+
+        Returns:
+            True: all that served ended by themselves, and as they should.
+        """
+        left = [worker for worker in self._workers if worker.process is not None]
+        for worker in left:
+            assert worker.process is not None
+            worker.process.terminate()
+        all_ended = True
         deadline_s = time.monotonic() + timeout_s
-        for process in processes:
+        for worker in left:
+            process = worker.process
+            assert process is not None
             try:
                 process.wait(max(0.0, deadline_s - time.monotonic()))
             except subprocess.TimeoutExpired:
+                say(f"{worker.name} has not ended within {timeout_s:g} s: killed")
                 process.kill()
                 process.wait()
+                all_ended = False
+            if worker.ready_s is not None and process.returncode == _CUT_OFF:
+                say(f"{worker.name} {_exit_reason(process.returncode)}: it did not end in time; its stacks are above")
+                all_ended = False
             _close_pipes(process)
+        return all_ended
 
     def _check_liveness(self) -> None:
         """Kill those that were silent for too long."""

@@ -23,6 +23,7 @@ from recsys.bundle import open_bundle
 from recsys.errors import ConfigError, RecsysError
 from recsys.feature_store.embedded.open_redis import redis_or_embedded
 from recsys.serving.console import say
+from recsys.serving.process.ending import END_MARGIN_S, bounded_end
 from recsys.serving.process.listening.ports import reserved_port
 from recsys.serving.process.ready_file import ready_file, remove_ready_file, write_ready_file
 from recsys.serving.process.releases.coordinator import Coordinator
@@ -40,13 +41,14 @@ from recsys.serving.telemetry.metrics import counter_file, metrics_endpoint
 
 
 def supervise(settings: Settings) -> int:
-    """Serve with ``settings.workers`` processes until SIGTERM or SIGINT, then let all finish; returns the exit code.
+    """Serve with ``settings.workers`` processes until SIGTERM or SIGINT, then let all finish; returns the exit code,
+    0 if all ended.
 
     Raises:
         RecsysError: as ``serve``; during the start-up, the error of the first worker that failed; later, of a worker
             that cannot be restarted.
     """
-    started_s = time.perf_counter()
+    started_s, all_ended = time.perf_counter(), False
     events: SimpleQueue[Any] = SimpleQueue()
     try:
         cores = _worker_cores(settings)
@@ -56,6 +58,7 @@ def supervise(settings: Settings) -> int:
             _shared_resources(settings) as (shared, first, verified),
             counter_file(settings, workers=len(cores), methods=METHODS.values()) as counts,
             forward_signals(events),
+            bounded_end(settings.drain_timeout_s + EXIT_GRACE_S + END_MARGIN_S) as begin_end,
         ):
             plan = bundle_plan(settings) if first is None else first.plan
             shown = in_service(plan, counts)
@@ -77,12 +80,13 @@ def supervise(settings: Settings) -> int:
                         assert counts is not None, "a server of releases counts"
                         _follow(serving, first, shown, counts)
             finally:
-                pool.stop(timeout_s=settings.drain_timeout_s + EXIT_GRACE_S)
+                begin_end()
+                all_ended = pool.stop(timeout_s=settings.drain_timeout_s + EXIT_GRACE_S)
     except KeyboardInterrupt:
         say("stopped")
         return 130
     say("stopped")
-    return 0
+    return 0 if all_ended else 1
 
 
 def _follow(serving: _Serving, first: FirstPlan, shown: InService, counts: Path) -> None:

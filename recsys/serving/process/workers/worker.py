@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from recsys.errors import RecsysError
+from recsys.serving.process.ending import END_MARGIN_S, bounded_end
 from recsys.serving.process.malloc import limit_arenas
 from recsys.serving.process.signals import dump_stacks_on_sigusr1, forward_signals, sigterm_interrupts, wait_for_signal
 from recsys.serving.process.workers.messages import Commands, Heartbeat, Output, Ready, Task
@@ -61,7 +62,8 @@ def _serve(task: Task, commands: Commands, output: Output) -> None:
 
     signals: SimpleQueue[Any] = SimpleQueue()
     loading = load_models(task.settings, task.plan, verified=task.verified)
-    with sigterm_interrupts(), loading as loaded, forward_signals(signals):
+    end = bounded_end(task.settings.drain_timeout_s + END_MARGIN_S)
+    with sigterm_interrupts(), loading as loaded, forward_signals(signals), end as begin_end:
         number = loaded[0].number
         server = serving(
             task.settings,
@@ -76,6 +78,7 @@ def _serve(task: Task, commands: Commands, output: Output) -> None:
                 Ready(model=running.model, model_version=running.model_version, release=running.release, plan=number)
             )
             wait_for_signal(signals)
+            begin_end()
 
 
 def _pin_to(core: int) -> None:

@@ -1,0 +1,115 @@
+"""WaitingCalls: calls whose message is not here yet. Each waits for a limited time, and only so many wait.
+
+A call that is opened and sends nothing costs its caller a hundred bytes. Here it costs some memory, and no thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+EarlyEnd = Literal["late", "crowded_out", "draining"]
+"""Reasons to end a call that waits."""
+
+_POLL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WaitingCall:
+    """A call that waits for its message.
+
+    Attributes:
+        since_s: ``time.monotonic`` seconds.
+        limit_s: how long it may wait.
+        end: ends it, for that reason, after so many seconds.
+    """
+
+    since_s: float
+    limit_s: float
+    end: Callable[[EarlyEnd, float], None]
+
+
+class WaitingCalls:
+    """The calls that wait for their message. Safe to use from several threads.
+
+    Args:
+        most: so many may wait; the oldest is ended for one more.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._by_limit: dict[float, dict[WaitingCall, None]] = {}
+        """By the time they may wait: in each the oldest, which is also the next to be late, comes first."""
+        self._end_all_at_s = math.inf
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_limit.values()))
+
+    def add(self, limit_s: float, end: Callable[[EarlyEnd, float], None]) -> WaitingCall:
+        """Let a call wait; ends the oldest if too many do."""
+        call = WaitingCall(time.monotonic(), limit_s, end)
+        with self._lock:
+            oldest = self._pop_oldest() if len(self) >= self._most else None
+            self._by_limit.setdefault(limit_s, {})[call] = None
+        if oldest is not None:
+            oldest.end("crowded_out", call.since_s - oldest.since_s)
+        return call
+
+    def remove(self, call: WaitingCall) -> bool:
+        """Let a call wait no longer; False: it was ended before."""
+        with self._lock:
+            return self._by_limit[call.limit_s].pop(call, call) is None
+
+    def end_all_in(self, seconds: float) -> None:
+        """End in so many seconds whatever waits then, and comes later: the server drains."""
+        self._end_all_at_s = time.monotonic() + seconds
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """End calls that are late, in a thread, for the duration of a ``with`` block."""
+        stop = threading.Event()
+
+        def work() -> None:
+            while not stop.wait(_POLL_S):
+                self.end_late()
+
+        thread = threading.Thread(target=work, name="late calls", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def end_late(self) -> None:
+        """End all calls that have waited for too long."""
+        now_s = time.monotonic()
+        draining = now_s >= self._end_all_at_s
+        while True:
+            with self._lock:
+                late = self._pop_oldest() if draining else self._pop_late(now_s)
+            if late is None:
+                return
+            late.end("draining" if draining else "late", now_s - late.since_s)
+
+    def _pop_late(self, now_s: float) -> WaitingCall | None:
+        for calls in self._by_limit.values():
+            first = next(iter(calls), None)
+            if first is not None and now_s - first.since_s >= first.limit_s:
+                del calls[first]
+                return first
+        return None
+
+    def _pop_oldest(self) -> WaitingCall | None:
+        firsts = [first for calls in self._by_limit.values() if (first := next(iter(calls), None)) is not None]
+        if not firsts:
+            return None
+        oldest = min(firsts, key=lambda call: call.since_s)
+        del self._by_limit[oldest.limit_s][oldest]
+        return oldest

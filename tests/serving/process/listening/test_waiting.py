@@ -1,0 +1,76 @@
+"""Calls wait for their message for a limited time, and only so many do."""
+
+from __future__ import annotations
+
+import pytest
+from support.tiny_workers import until
+
+from recsys.serving.process.listening import waiting
+from recsys.serving.process.listening.waiting import WaitingCalls
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 0.0
+        monkeypatch.setattr(waiting.time, "monotonic", lambda: self.now_s)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_each_is_ended_when_its_time_is_over_and_not_before(clock: Clock) -> None:
+    calls, ended = WaitingCalls(10), []
+    for name, limit_s in (("slow", 60.0), ("first", 5.0), ("second", 5.0)):
+        calls.add(limit_s, lambda reason, waited_s, name=name: ended.append((name, reason, waited_s)))  # type: ignore[misc]
+        clock.now_s += 1
+    clock.now_s = 5.9
+    calls.end_late()
+    assert ended == []
+    clock.now_s = 6.0
+    calls.end_late()
+    assert ended == [("first", "late", 5.0)]
+    clock.now_s = 100.0
+    calls.end_late()
+    assert ended[1:] == [("slow", "late", 100.0), ("second", "late", 98.0)] and len(calls) == 0
+
+
+def test_a_call_that_was_ended_is_not_to_be_taken_and_one_that_was_taken_is_not_ended(clock: Clock) -> None:
+    calls, ended = WaitingCalls(10), []
+    taken = calls.add(5.0, lambda reason, waited_s: ended.append("taken"))
+    late = calls.add(5.0, lambda reason, waited_s: ended.append("late"))
+    assert calls.remove(taken)
+    clock.now_s = 10.0
+    calls.end_late()
+    assert ended == ["late"] and not calls.remove(late) and not calls.remove(taken)
+
+
+def test_one_too_many_ends_the_oldest_whatever_time_it_had(clock: Clock) -> None:
+    calls, ended = WaitingCalls(3), []
+    for place, limit_s in enumerate((60.0, 5.0, 60.0, 5.0, 5.0)):
+        calls.add(limit_s, lambda reason, waited_s, place=place: ended.append((place, reason)))  # type: ignore[misc]
+        clock.now_s += 0.1
+    assert ended == [(0, "crowded_out"), (1, "crowded_out")] and len(calls) == 3
+
+
+def test_a_drain_ends_all_after_a_moment_and_those_that_come_later(clock: Clock) -> None:
+    calls, ended = WaitingCalls(10), []
+    calls.add(60.0, lambda reason, waited_s: ended.append(reason))
+    calls.end_all_in(1.0)
+    calls.end_late()
+    assert ended == []
+    clock.now_s = 1.0
+    calls.end_late()
+    calls.add(60.0, lambda reason, waited_s: ended.append(reason))
+    calls.end_late()
+    assert ended == ["draining", "draining"]
+
+
+def test_a_thread_ends_them_without_being_asked() -> None:
+    calls, ended = WaitingCalls(10), []
+    with calls.running():
+        calls.add(0.05, lambda reason, waited_s: ended.append(reason))
+        until(lambda: ended == ["late"])
