@@ -19,9 +19,10 @@ from recsys.serving.rpc.calls import Context, abort_on_error, deadline_of
 _RELOAD_S = 600.0
 """Time that a call may take when its caller set no deadline."""
 
-_THREADS = 4
 _RELOADS = 2
 """Reloads that may be waited for at a time: the other threads say what is served meanwhile."""
+
+_STOP_S = 2.0
 
 Ask = Callable[[bool, float], ServerStatus]
 """Gives the server's status, after a reload if the first argument says so; in so many seconds."""
@@ -78,13 +79,19 @@ def status_message(status: ServerStatus) -> pb.ServerStatus:
 
 
 @contextlib.contextmanager
-def admin_server(port: int, ask: Ask) -> Iterator[None]:
+def admin_server(port: int, ask: Ask, threads: ThreadPoolExecutor, *, most: int | None = None) -> Iterator[None]:
     """Serve the admin service on a port of 127.0.0.1 for the duration of a ``with`` block; all workers share it.
+
+    Args:
+        port: its.
+        ask: asks the supervisor.
+        threads: handle its calls.
+        most: calls at a time; None: the threads see to it.
 
     Raises:
         ConfigError: the port cannot be listened on.
     """
-    server = grpc.server(ThreadPoolExecutor(_THREADS, "admin"), options=[("grpc.so_reuseport", 1)])
+    server = grpc.server(threads, options=[("grpc.so_reuseport", 1)], maximum_concurrent_rpcs=most)
     admin_pb2_grpc.add_AdminServicer_to_server(AdminService(ask), server)  # type: ignore[no-untyped-call]
     names = [service.full_name for service in pb.DESCRIPTOR.services_by_name.values()]
     reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
@@ -96,4 +103,4 @@ def admin_server(port: int, ask: Ask) -> Iterator[None]:
     try:
         yield
     finally:
-        server.stop(None).wait()
+        server.stop(0).wait(_STOP_S)

@@ -25,7 +25,8 @@ def test_reloads_that_are_waited_for_leave_room_to_ask_what_is_served() -> None:
 
     port = free_port()
     with (
-        admin_server(port, ask),
+        ThreadPoolExecutor(4) as threads,
+        admin_server(port, ask, threads),
         ThreadPoolExecutor(8) as pool,
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):

@@ -6,7 +6,8 @@ import contextlib
 import faulthandler
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import grpc
 
@@ -57,27 +58,8 @@ def grpc_server(
         ("grpc.server.max_pending_requests", 10_000),
         ("grpc.server.max_pending_requests_hard_limit", 20_000),
     ]
-    waiting = WaitingCalls(MAX_WAITING)
-    pool: Any
-    limit = None
-    if changed := changed_internals():
-        _log.error(
-            "gRPC %s is not known: %s; calls take a thread before their message is here: callers that send none can "
-            "take all threads",
-            grpc.__version__,
-            changed,
-        )
-        pool, limit = rooms.calls.threads, rooms.calls.most
-    else:
-        pool = HandlerPool(
-            rooms.of,
-            waiting,
-            receive_timeout_s=settings.receive_timeout_s,
-            stream_idle_timeout_s=settings.stream_idle_timeout_s,
-            record=record,
-        )
-    server = grpc.server(pool, options=options, maximum_concurrent_rpcs=limit, interceptors=list(interceptors))
-    with waiting.running():
+    with message_first(settings, rooms, record) as (pool, limit, waiting):
+        server = grpc.server(pool, options=options, maximum_concurrent_rpcs=limit, interceptors=list(interceptors))
         try:
             yield server, _listen(server, settings, share_port=share_port)
         finally:
@@ -86,6 +68,35 @@ def grpc_server(
             if not server.stop(settings.drain_timeout_s).wait(limit_s):
                 faulthandler.dump_traceback(file=2)
                 raise TimeoutError(f"gRPC has not ended within {limit_s:g} s; the stacks of all threads are above")
+
+
+@contextlib.contextmanager
+def message_first(
+    settings: Settings, rooms: Rooms, record: Record
+) -> Iterator[tuple[ThreadPoolExecutor, int | None, WaitingCalls]]:
+    """Make what a gRPC server has for a thread pool, which gives a call a thread when its message is here.
+
+    Yields the pool, the most calls for gRPC to let in (None: the pool sees to it), and the calls that wait.
+    """
+    waiting = WaitingCalls(MAX_WAITING)
+    if changed := changed_internals():
+        _log.error(
+            "gRPC %s is not known: %s; calls take a thread before their message is here: callers that send none can "
+            "take all threads",
+            grpc.__version__,
+            changed,
+        )
+        yield rooms.calls.threads, rooms.calls.most, waiting
+        return
+    pool = HandlerPool(
+        rooms.of,
+        waiting,
+        receive_timeout_s=settings.receive_timeout_s,
+        stream_idle_timeout_s=settings.stream_idle_timeout_s,
+        record=record,
+    )
+    with waiting.running():
+        yield cast("ThreadPoolExecutor", pool), None, waiting  # gRPC submits to it, and no more
 
 
 def _listen(server: grpc.Server, settings: Settings, *, share_port: bool) -> int:

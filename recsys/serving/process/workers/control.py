@@ -7,7 +7,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 
 from recsys.errors import RecsysError, ReleaseError
 from recsys.releases.status import ServerStatus
@@ -32,6 +32,8 @@ _log = logging.getLogger("recsys.serving")
 
 _DAMAGE_POLL_S = 0.5
 
+_ADMIN_THREADS = 8
+
 
 @contextlib.contextmanager
 def control(task: Task, server: RunningServer, commands: Commands, output: Output) -> Iterator[None]:
@@ -50,11 +52,17 @@ def control(task: Task, server: RunningServer, commands: Commands, output: Outpu
     with contextlib.ExitStack() as stack:
         stack.callback(stop.set)
         if task.settings.admin_port is not None:
+            from recsys.serving.process.listening.grpc_server import message_first
+            from recsys.serving.process.listening.rooms import open_rooms
             from recsys.serving.rpc.admin_service import admin_server
+            from recsys.serving.rpc.early_ends import EarlyEnds
 
             asking = _Asking(output)
             commands.on_answer = asking.answered
-            stack.enter_context(admin_server(task.settings.admin_port, asking.ask))
+            rooms = stack.enter_context(open_rooms(_ADMIN_THREADS))
+            stack.callback(asking.close)
+            pool, most, _ = stack.enter_context(message_first(task.settings, rooms, EarlyEnds(None).record))
+            stack.enter_context(admin_server(task.settings.admin_port, asking.ask, pool, most=most))
         yield
 
 
@@ -127,6 +135,12 @@ class _Asking:
         if found.refused:
             raise ReleaseError(found.refused)
         return found.status
+
+    def close(self) -> None:
+        """End the calls that wait: the supervisor answers no more."""
+        for waiting in list(self._waiting.values()):
+            with contextlib.suppress(InvalidStateError):
+                waiting.set_exception(ReleaseError("the server is draining"))
 
     def answered(self, answer: AdminAnswer) -> None:
         """Take an answer; nobody may wait for it any more."""
