@@ -24,6 +24,9 @@ _log = logging.getLogger("recsys.serving")
 MAX_WAITING = 4_096
 """Calls that may wait for their message; each takes some 20 KB."""
 
+MAX_UNREAD = 1_024
+"""Calls whose answer may wait for their caller to take it."""
+
 _MESSAGE_GRACE_S = 1.0
 """Time that calls whose message is not here get when the drain begins."""
 
@@ -78,7 +81,7 @@ def message_first(
 
     Yields the pool, the most calls for gRPC to let in (None: the pool sees to it), and the calls that wait.
     """
-    waiting = WaitingCalls(MAX_WAITING)
+    waiting, unread = WaitingCalls(MAX_WAITING), WaitingCalls(MAX_UNREAD)
     if changed := changed_internals():
         _log.error(
             "gRPC %s is not known: %s; calls take a thread before their message is here: callers that send none can "
@@ -91,11 +94,12 @@ def message_first(
     pool = HandlerPool(
         rooms.of,
         waiting,
+        unread,
         receive_timeout_s=settings.receive_timeout_s,
         stream_idle_timeout_s=settings.stream_idle_timeout_s,
         record=record,
     )
-    with waiting.running():
+    with waiting.running(), unread.running():
         yield cast("ThreadPoolExecutor", pool), None, waiting  # gRPC submits to it, and no more
 
 

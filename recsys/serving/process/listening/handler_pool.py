@@ -44,9 +44,12 @@ _PARAMETERS = {
     "_unary_response_in_pool": ("rpc_event state behavior argument_thunk request_deserializer response_serializer"),
     "_stream_response_in_pool": ("rpc_event state behavior argument_thunk request_deserializer response_serializer"),
 }
-_STATE = ("client", "condition", "context", "due", "request", "statused")
+_STATE = ("callbacks", "client", "condition", "context", "due", "request", "statused")
 _WAITS_FOR_ONE = "_unary_request.<locals>.unary_request"
 _ARGUMENTS = 7
+
+ANSWER_TIMEOUT_S = 30.0
+"""Time for a caller to take its answer: until then that is kept in memory."""
 
 # gRPC wants a future to count calls by, which is not done here.
 _DONE: Future[None] = Future()
@@ -90,6 +93,7 @@ class HandlerPool:
     Args:
         room: gives the room of a method, by its path.
         waiting: the calls whose message is not here.
+        unread: the calls whose answer their caller has not taken.
         receive_timeout_s: time for a call's message.
         stream_idle_timeout_s: time for the first message of a stream.
         record: told of each call that ends before a handler has it.
@@ -99,6 +103,7 @@ class HandlerPool:
         self,
         room: Callable[[str], Room],
         waiting: WaitingCalls,
+        unread: WaitingCalls,
         *,
         receive_timeout_s: float,
         stream_idle_timeout_s: float,
@@ -106,6 +111,7 @@ class HandlerPool:
     ) -> None:
         self.room = room
         self.waiting = waiting
+        self.unread = unread
         self.receive_timeout_s = receive_timeout_s
         self.stream_idle_timeout_s = stream_idle_timeout_s
         self.record = record
@@ -177,7 +183,7 @@ class _Arrival:
         rest_of_it = (argument_if_needed, self._decode, self._encode)
         try:
             started = room.start(
-                self._event.call.cancel, self._run, self._handle, self._event, state, self._behavior, *rest_of_it
+                self._event.call.cancel, self._answer, self._handle, self._event, state, self._behavior, *rest_of_it
             )
             refusal = f"{room.most} calls are being handled, the limit; retry with backoff"
         except Exception as error:  # raised here it would end gRPC's thread of events, and with it the server
@@ -185,6 +191,22 @@ class _Arrival:
             started, refusal = False, "the server has no thread for the call; retry with backoff"
         if not started:
             self._refuse("full", grpc.StatusCode.RESOURCE_EXHAUSTED, refusal)
+
+    def _answer(self, *arguments: Any) -> None:
+        """Run the handler; its answer waits for the caller to take it, but not for ever."""
+        try:
+            self._run(*arguments)
+        finally:
+            unread = self._pool.unread
+            with self._state.condition:
+                if (callbacks := self._state.callbacks) is not None:
+                    call = unread.add(ANSWER_TIMEOUT_S, self._end_unread)
+                    callbacks.append(lambda: unread.remove(call))
+
+    def _end_unread(self, reason: EarlyEnd, waited_s: float) -> None:
+        why = f"the answer was not taken for {waited_s:.1f} s"
+        self._event.call.cancel()
+        self._pool.record("unread", self._path, None, why)
 
     def _end_waiting(self, reason: EarlyEnd, waited_s: float) -> None:
         """End the call: its message came not in time."""

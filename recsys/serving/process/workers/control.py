@@ -145,4 +145,5 @@ class _Asking:
     def answered(self, answer: AdminAnswer) -> None:
         """Take an answer; nobody may wait for it any more."""
         if (waiting := self._waiting.get(answer.number)) is not None:
-            waiting.set_result(answer)
+            with contextlib.suppress(InvalidStateError):  # the server ends
+                waiting.set_result(answer)

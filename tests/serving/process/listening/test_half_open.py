@@ -196,3 +196,15 @@ async def test_workers_that_are_full_of_calls_without_a_message_are_kept_and_ser
         assert server.process.wait(20) == 0
         assert server.process.stderr is not None
         assert "hangs" not in server.process.stderr.read()
+
+
+def test_an_answer_that_nobody_takes_is_given_up(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handler_pool, "ANSWER_TIMEOUT_S", 0.3)
+    with serve() as address, own_channel(address) as channel:
+        rank = channel.unary_unary(RANK)
+        rank(REQUEST, timeout=20)
+        connection = RawConnection(address, window=0)
+        numbers = connection.open(RANK, 20, body=message(REQUEST))
+        until(lambda: set(connection.ended) == set(numbers))
+        rank(REQUEST, timeout=20)
+        connection.close()
