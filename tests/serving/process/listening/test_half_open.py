@@ -155,6 +155,7 @@ def test_a_drain_does_not_wait_for_messages(serve: Callable[..., Any]) -> None:
     assert time.monotonic() - started_s < 10
     until(lambda: connection.ended[number])
     assert b"draining" in connection.trailers[number]
+    connection.close()
 
 
 def test_without_the_internals_of_grpc_a_server_serves_and_says_what_is_lost(
