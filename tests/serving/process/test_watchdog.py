@@ -111,7 +111,7 @@ def test_threads_that_are_all_busy_are_no_hang_while_calls_end(server: Server) -
         assert server.calls.start(print, time.sleep, INTERVAL_S / 2)
     for _ in range(5):
         server.wait_for("")
-    assert set(server.reports) == {""} and server.calls.completed < 60
+    assert "a thread to handle a call" not in server.reports and server.calls.completed < 60
 
 
 def test_the_error_of_a_probe_is_reported(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

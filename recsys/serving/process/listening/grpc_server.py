@@ -54,6 +54,8 @@ def grpc_server(
         # Clients may ask so often whether the connection still stands; gRPC's own limit is five minutes.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ("grpc.max_concurrent_streams", settings.connection_calls),
+        # By calls that are open, as clients count them; not by those, too, whose memory is not free yet.
+        ("grpc.http.overload_protection", 0),
         # A connection that says nothing; gRPC's own limit is two minutes.
         ("grpc.server_handshake_timeout_ms", int(1_000 * max(5.0, settings.receive_timeout_s))),
         # Calls that have come, and are not yet taken by the one thread of events, are refused at random from the first

@@ -209,3 +209,15 @@ def test_an_answer_that_nobody_takes_is_given_up(serve: Callable[..., Any], monk
         until(lambda: set(connection.ended) == set(numbers))
         rank(REQUEST, timeout=20)
         connection.close()
+
+
+async def test_more_callers_on_one_connection_than_it_may_have_calls_wait_their_turn(serve: Callable[..., Any]) -> None:
+    with serve(connection_calls=8) as address:
+        async with grpc.aio.insecure_channel(address) as channel:
+            check = health_pb2_grpc.HealthStub(channel).Check
+
+            async def caller() -> None:
+                for _ in range(10):
+                    assert (await check(health_pb2.HealthCheckRequest(), timeout=20)).status == 1
+
+            await asyncio.gather(*(caller() for _ in range(100)))
