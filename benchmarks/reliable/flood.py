@@ -34,7 +34,7 @@ EVERY_S = 0.02
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured.
+    """Amounts that are measured.
 
     Attributes:
         calls: opened and kept open.

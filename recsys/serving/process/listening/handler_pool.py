@@ -1,8 +1,8 @@
 """HandlerPool: gives a call its thread when its message is here. With gRPC's own pool, a thread waits for the message.
 
-**This file uses internals of grpcio** (``grpc/_server.py``, read in version 1.85.1), which may change with any release.
+**This file uses internals of grpcio** (``grpc._server``, read in version 1.85.1), which may change with any release.
 :func:`changed_internals` compares them at the start, and ``tests/serving/process/listening/test_handler_pool.py`` fails
-when an upgrade changes a line of them: read that file again then, and this one. Without them a server takes
+when an upgrade changes a line of them: read that module again then, and this file. Without them a server takes
 gRPC's way (``grpc_server.py``).
 
 There, ``_handle_unary_unary`` submits ``state.context.run(_unary_response_in_pool, event, state, behavior, argument,
@@ -88,7 +88,7 @@ class Record(Protocol):
 
 
 class HandlerPool:
-    """What gRPC's server has for a thread pool.
+    """Stands for the thread pool of a gRPC server.
 
     Args:
         room: gives the room of a method, by its path.
