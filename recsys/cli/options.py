@@ -20,6 +20,7 @@ from recsys.files import read_text
 from recsys.serving.settings import Settings
 
 if TYPE_CHECKING:
+    from recsys.client import Tls
     from recsys.data.log.event_table import EventTable
     from recsys.features.values import TimeUnit
     from recsys.rows.contract import ReadOptions
@@ -74,10 +75,61 @@ StrictOption = Annotated[
 FutureToleranceOption = Annotated[
     int, typer.Option(help="Seconds that an event's time may be in the future (clock skew).", min=0)
 ]
+TlsOption = Annotated[
+    bool,
+    typer.Option(
+        "--tls", envvar="RECSYS_CLIENT_TLS", help="Speak TLS, and trust the public CAs unless --tls-ca names others."
+    ),
+]
+CaOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-ca",
+        envvar="RECSYS_CLIENT_TLS_CA",
+        help="Speak TLS, and trust the CAs in this file (PEM) to have signed the server's certificate.",
+    ),
+]
+CertificateOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-certificate",
+        envvar="RECSYS_CLIENT_TLS_CERTIFICATE",
+        help="Speak TLS, and show the certificate in this file (PEM) to a server that asks for one.",
+    ),
+]
+KeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-key", envvar="RECSYS_CLIENT_TLS_KEY", help="File of the private key of --tls-certificate (PEM)."
+    ),
+]
+ServerNameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tls-server-name",
+        envvar="RECSYS_CLIENT_TLS_SERVER_NAME",
+        help="Name in the server's certificate, if it is not the host of --address.",
+    ),
+]
 WORK_DIR = Path("runs")
 REDIS_DIR = Settings.redis_dir
 ADDRESS = f"{Settings.host}:{Settings.port}"
 """Of a server with its default settings."""
+
+
+def tls_of(
+    wanted: bool, ca: Path | None, certificate: Path | None, key: Path | None, server_name: str | None
+) -> Tls | None:
+    """The TLS that the options of a command ask for; None: in the clear.
+
+    Raises:
+        InvalidInputError: a certificate without its key, or the other way.
+    """
+    from recsys.client import Tls
+
+    if not wanted and ca is None and certificate is None and key is None and server_name is None:
+        return None
+    return Tls(ca=ca, certificate=certificate, key=key, server_name=server_name)
 
 
 def print_lines(lines: Iterable[str]) -> None:

@@ -14,7 +14,18 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from recsys.cli.options import ADDRESS, JsonOption, notes, output
+from recsys.cli.options import (
+    ADDRESS,
+    CaOption,
+    CertificateOption,
+    JsonOption,
+    KeyOption,
+    ServerNameOption,
+    TlsOption,
+    notes,
+    output,
+    tls_of,
+)
 from recsys.errors import ConfigError
 
 AddressOption = Annotated[str, typer.Option("--address", help="The server: host:port, or a host alone (port 50051).")]
@@ -70,6 +81,11 @@ def rank(
     model: ModelOption = "",
     timings: TimingsOption = False,
     address: AddressOption = ADDRESS,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    tls_server_name: ServerNameOption = None,
     text_ids: TextOption = False,
     timeout_s: TimeoutOption = 5.0,
     as_json: JsonOption = False,
@@ -79,7 +95,8 @@ def rank(
 
     candidates = item_ids([sys.stdin.read() if items == "-" else items], text_ids)
     asked: dict[str, Any] = {"features": feature_values(feature or []), "time_ms": _milliseconds(time), "model": model}
-    with _explained(address, asked), Client(address, timeout_s=timeout_s) as client:
+    secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
+    with _explained(address, asked), Client(address, timeout_s=timeout_s, tls=secured) as client:
         best = client.rank(user=_id(user, text_ids), candidates=candidates, top_k=top, timings=timings, **asked)
     facts: dict[str, Any] = {"model": best.model, "model_version": best.model_version, "release": best.release}
     facts |= {"history_events": best.history_events}
@@ -102,6 +119,11 @@ def recommend(
     ] = "",
     timings: TimingsOption = False,
     address: AddressOption = ADDRESS,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    tls_server_name: ServerNameOption = None,
     text_ids: TextOption = False,
     timeout_s: TimeoutOption = 5.0,
     as_json: JsonOption = False,
@@ -112,7 +134,8 @@ def recommend(
     asked: dict[str, Any] = {"features": feature_values(feature or []), "time_ms": _milliseconds(time), "model": model}
     asked |= {"exclude": item_ids(exclude or [], text_ids), "retrieval_model": retrieval_model}
     asked |= {"candidates": candidates, "include_seen": include_seen, "timings": timings}
-    with _explained(address, asked), Client(address, timeout_s=timeout_s) as client:
+    secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
+    with _explained(address, asked), Client(address, timeout_s=timeout_s, tls=secured) as client:
         best = client.recommend(user=_id(user, text_ids), top_k=top, **asked)
     facts = {
         "model": best.model,
@@ -143,6 +166,11 @@ def retrieve(
     model: ModelOption = "",
     timings: TimingsOption = False,
     address: AddressOption = ADDRESS,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    tls_server_name: ServerNameOption = None,
     text_ids: TextOption = False,
     timeout_s: TimeoutOption = 5.0,
     as_json: JsonOption = False,
@@ -155,7 +183,8 @@ def retrieve(
         "time_ms": _milliseconds(time),
         "model": model,
     }
-    with _explained(address, asked), Client(address, timeout_s=timeout_s) as client:
+    secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
+    with _explained(address, asked), Client(address, timeout_s=timeout_s, tls=secured) as client:
         best = client.retrieve(user=_id(user, text_ids), top_k=top, include_seen=include_seen, timings=timings, **asked)
     facts = {
         "model": best.model,
@@ -179,7 +208,7 @@ def _explained(address: str, asked: Mapping[str, Any]) -> Iterator[None]:
     except StoreUnavailable:
         raise
     except Unavailable as error:
-        if not any(words in error.message for words in _NOBODY):
+        if "closed the connection at once" in error.message or not any(words in error.message for words in _NOBODY):
             raise
         message = f"no server answers at {address}: start one with `recsys serve`, or see --address"
         nobody = Unavailable(error.code, message)

@@ -6,7 +6,8 @@
         ranking = client.rank(user=42, candidates=[1, 2, 3], top_k=2)
         print(ranking.items, ranking.scores)
 
-:class:`AsyncClient` has the same methods, awaited. Ids are integers or strings, whichever the
+:class:`AsyncClient` has the same methods, awaited. A server that speaks TLS is called with ``tls=Tls(ca="ca.pem")``,
+which is of :class:`Tls`; addresses have no scheme. Ids are integers or strings, whichever the
 FeatureSet declares; sequences may be lists or numpy arrays. A string id of which the server knows the key alone
 comes back as an :class:`UnknownText`. Timeouts are in seconds, above 0 and finite. A call that finds the server
 unavailable is repeated up to twice within its timeout (but not :meth:`Client.append_stream`): every call may safely
@@ -21,13 +22,15 @@ run twice. Errors::
     ├── StoreRefused              also a StoreError: store full, foreign bytes or another layout
     └── DeadlineExceeded          also a TimeoutError
 
-``blocking.py`` and ``aio.py`` are the two clients; ``address.py``, ``channel.py`` (connection, retries, statuses to
-errors) and ``messages/`` (arguments to messages and back) serve both; ``types.py`` has results and errors. A new call
+``blocking.py`` and ``aio.py`` are the two clients; ``address.py``, ``channel.py`` (calls, retries, statuses to errors),
+``connection.py`` (a channel that follows certificates), ``tls.py`` and ``messages/`` (arguments to messages and back)
+serve both; ``types.py`` has results and errors. A new call
 is a method of each client, a request and a result in ``messages/``, and a line of ``channel.Calls``.
 """
 
 from recsys.client.aio import AsyncClient
 from recsys.client.blocking import Client
+from recsys.client.tls import Tls
 from recsys.client.types import (
     Appended,
     AppendSummary,
@@ -66,6 +69,7 @@ __all__ = [
     "RpcError",
     "StoreRefused",
     "StoreUnavailable",
+    "Tls",
     "Unavailable",
     "UnknownText",
     "UserEvents",

@@ -27,7 +27,8 @@ def target_of(address: str) -> str:
         raise InvalidInputError(f"address is {address!r}; {_ALLOWED}")
     given = address.strip()
     if scheme := re.match(r"(https?|grpcs?|rediss?|tcp)://", given):
-        raise InvalidInputError(f"address is {address!r}: leave {scheme[0]} out; {_ALLOWED}")
+        hint = ", and give tls=Tls(...)" if scheme[1] in ("https", "grpcs") else ""
+        raise InvalidInputError(f"address is {address!r}: leave {scheme[0]} out{hint}; {_ALLOWED}")
     if given.startswith(_SCHEMES):
         return given
     if _is_ipv6(given):

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 import grpc
 
-from recsys.client.address import target_of
 from recsys.client.channel import (
     HEALTH,
     READY_POLL_S,
     STREAM_S,
-    Calls,
+    UNAVAILABLE,
     Waiting,
     check_timeout_s,
     closed_error,
     errors,
-    options,
     serving,
 )
+from recsys.client.connection import Connection
 from recsys.client.messages import feature_store, ranker
+from recsys.client.tls import Tls
 from recsys.client.types import (
     Appended,
     AppendSummary,
@@ -42,12 +43,11 @@ from recsys.client.types import (
 class AsyncClient:
     """:class:`Client` for asyncio: the same calls, awaited. Make it and use it in one event loop."""
 
-    def __init__(self, address: str = "127.0.0.1:50051", *, timeout_s: float = 1.0) -> None:
+    def __init__(self, address: str = "127.0.0.1:50051", *, timeout_s: float = 1.0, tls: Tls | None = None) -> None:
         self._timeout_s = check_timeout_s(timeout_s)
-        target = target_of(address)
-        self._channel = grpc.aio.insecure_channel(target, options=options(target))
         self._closed = False
-        self._calls = Calls(self._channel)
+        self._closings: set[asyncio.Future[None]] = set()
+        self._connection = Connection(address, tls, open_channel=_channel, close_channel=self._close_soon)
 
     async def rank(
         self,
@@ -66,14 +66,14 @@ class AsyncClient:
             user=user, candidates=candidates, features=features, top_k=top_k, model=model, time_ms=time_ms
         )
         request = ranker.rank_request(query, timings=timings)
-        return ranker.ranking(await self._answer(self._calls.rank, request, timeout_s), candidates)
+        return ranker.ranking(await self._answer("rank", request, timeout_s), candidates)
 
     async def rank_batch(
         self, requests: Sequence[RankQuery], *, timings: bool = False, timeout_s: float | None = None
     ) -> list[Ranking]:
         """See :meth:`Client.rank_batch`."""
         request = ranker.rank_batch_request(requests, timings=timings)
-        return ranker.rankings(await self._answer(self._calls.rank_batch, request, timeout_s), requests)
+        return ranker.rankings(await self._answer("rank_batch", request, timeout_s), requests)
 
     async def retrieve(
         self,
@@ -89,7 +89,7 @@ class AsyncClient:
     ) -> Retrieval:
         """See :meth:`Client.retrieve`."""
         request = ranker.retrieve_request(user, top_k, exclude, include_seen, model, time_ms, timings)
-        return ranker.retrieval(await self._answer(self._calls.retrieve, request, timeout_s))
+        return ranker.retrieval(await self._answer("retrieve", request, timeout_s))
 
     async def recommend(
         self,
@@ -110,7 +110,7 @@ class AsyncClient:
         request = ranker.recommend_request(
             user, top_k, candidates, features, exclude, include_seen, model, retrieval_model, time_ms, timings
         )
-        return ranker.recommendation(await self._answer(self._calls.recommend, request, timeout_s))
+        return ranker.recommendation(await self._answer("recommend", request, timeout_s))
 
     async def append_events(
         self,
@@ -135,7 +135,7 @@ class AsyncClient:
             offsets=offsets,
         )
         request = feature_store.append_request(batch)
-        return feature_store.appended(await self._answer(self._calls.append_events, request, timeout_s))
+        return feature_store.appended(await self._answer("append_events", request, timeout_s))
 
     async def append_stream(
         self, batches: Iterable[UserEvents] | AsyncIterable[UserEvents], *, timeout_s: float | None = None
@@ -143,8 +143,8 @@ class AsyncClient:
         """See :meth:`Client.append_stream`; ``batches`` may also be asynchronous."""
         problem: list[Exception] = []
         limit_s = self._limit_s(timeout_s, STREAM_S)
-        with errors():
-            call = self._calls.append_stream(timeout=limit_s)
+        with self._connection.calls() as calls, errors(tls=self._connection.tls):
+            call = calls.append_stream(timeout=limit_s)
             # In a task of its own: the call may end while the sender has nothing to send.
             sending = asyncio.create_task(_send(batches, call, problem))
             try:
@@ -161,12 +161,12 @@ class AsyncClient:
         self, *, entity: str, ids: Ids, features: Mapping[str, Any], timeout_s: float | None = None
     ) -> None:
         """See :meth:`Client.put_entities`."""
-        await self._answer(self._calls.put_entities, feature_store.put_request(entity, ids, features), timeout_s)
+        await self._answer("put_entities", feature_store.put_request(entity, ids, features), timeout_s)
 
     async def get_features(self, *, entity: str, ids: Ids, timeout_s: float | None = None) -> EntityFeatures:
         """See :meth:`Client.get_features`."""
         request = feature_store.features_request(entity, ids)
-        return feature_store.entity_features(await self._answer(self._calls.get_features, request, timeout_s), ids)
+        return feature_store.entity_features(await self._answer("get_features", request, timeout_s), ids)
 
     async def get_history(
         self,
@@ -179,17 +179,17 @@ class AsyncClient:
     ) -> UserHistory:
         """See :meth:`Client.get_history`."""
         request = feature_store.history_request(user, limit, since_ms, until_ms)
-        return feature_store.user_history(await self._answer(self._calls.get_history, request, timeout_s))
+        return feature_store.user_history(await self._answer("get_history", request, timeout_s))
 
     async def get_histories(self, *, users: Ids, limit: int = 0, timeout_s: float | None = None) -> list[UserHistory]:
         """See :meth:`Client.get_histories`."""
         request = feature_store.histories_request(users, limit)
-        return feature_store.user_histories(await self._answer(self._calls.get_histories, request, timeout_s))
+        return feature_store.user_histories(await self._answer("get_histories", request, timeout_s))
 
     async def is_ready(self, *, timeout_s: float | None = None) -> bool:
         """See :meth:`Client.is_ready`."""
         try:
-            return serving(await self._answer(self._calls.health, HEALTH, timeout_s))
+            return serving(await self._answer("health", HEALTH, timeout_s))
         except RpcError:
             return False
 
@@ -199,7 +199,7 @@ class AsyncClient:
         while True:
             left_s = waiting.left_s()
             try:
-                if serving(await self._answer(self._calls.health, HEALTH, left_s)):
+                if serving(await self._answer("health", HEALTH, left_s)):
                     return
             except RpcError as error:
                 waiting.failed(error)
@@ -208,7 +208,8 @@ class AsyncClient:
     async def close(self) -> None:
         """See :meth:`Client.close`."""
         self._closed = True
-        await self._channel.close(None)
+        self._connection.close()
+        await asyncio.gather(*self._closings)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -216,15 +217,39 @@ class AsyncClient:
     async def __aexit__(self, *error: object) -> None:
         await self.close()
 
-    async def _answer(self, call: Any, request: Any, timeout_s: float | None) -> Any:
+    async def _answer(self, name: str, request: Any, timeout_s: float | None) -> Any:
         limit_s = self._limit_s(timeout_s, self._timeout_s)
-        with errors():
-            return await call(request, timeout=limit_s)
+        at_s = time.monotonic() + limit_s
+        tls = self._connection.tls
+        with self._connection.calls() as calls:
+            try:
+                with errors(tls=tls):
+                    return await getattr(calls, name)(request, timeout=limit_s)
+            except RpcError as error:
+                left_s = at_s - time.monotonic()
+                # Certificates may have changed on both sides since the last look at ours.
+                if error.code != UNAVAILABLE or left_s <= 0 or not self._connection.replaced(calls):
+                    raise
+        with self._connection.calls() as calls, errors(tls=tls):
+            return await getattr(calls, name)(request, timeout=left_s)
+
+    def _close_soon(self, channel: grpc.aio.Channel) -> None:
+        closing = asyncio.ensure_future(channel.close(None))
+        self._closings.add(closing)
+        closing.add_done_callback(self._closings.discard)
 
     def _limit_s(self, timeout_s: float | None, default_s: float) -> float:
         if self._closed:
             raise closed_error()
         return default_s if timeout_s is None else check_timeout_s(timeout_s)
+
+
+def _channel(
+    target: str, options: list[tuple[str, Any]], credentials: grpc.ChannelCredentials | None
+) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    return grpc.aio.secure_channel(target, credentials, options=options)
 
 
 async def _send(batches: Iterable[UserEvents] | AsyncIterable[UserEvents], call: Any, problem: list[Exception]) -> None:

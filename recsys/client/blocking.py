@@ -8,20 +8,20 @@ from typing import Any
 
 import grpc
 
-from recsys.client.address import target_of
 from recsys.client.channel import (
     HEALTH,
     READY_POLL_S,
     STREAM_S,
-    Calls,
+    UNAVAILABLE,
     Waiting,
     check_timeout_s,
     closed_error,
     errors,
-    options,
     serving,
 )
+from recsys.client.connection import Connection
 from recsys.client.messages import feature_store, ranker
+from recsys.client.tls import Tls
 from recsys.client.types import (
     Appended,
     AppendSummary,
@@ -45,17 +45,18 @@ class Client:
     Args:
         address: where the server is: host:port, or a host alone (port 50051); connecting happens at the first call.
         timeout_s: how long a call may take that is given no timeout of its own.
+        tls: certificates, for a server that speaks TLS; None: in the clear.
 
     Raises:
-        InvalidInputError: the address or the timeout is none.
+        InvalidInputError: the address or the timeout is none, or a certificate is no good.
     """
 
-    def __init__(self, address: str = "127.0.0.1:50051", *, timeout_s: float = 1.0) -> None:
+    def __init__(self, address: str = "127.0.0.1:50051", *, timeout_s: float = 1.0, tls: Tls | None = None) -> None:
         self._timeout_s = check_timeout_s(timeout_s)
-        target = target_of(address)
-        self._channel = grpc.insecure_channel(target, options=options(target))
         self._closed = False
-        self._calls = Calls(self._channel)
+        self._connection = Connection(
+            address, tls, open_channel=_channel, close_channel=lambda channel: channel.close()
+        )
 
     def rank(
         self,
@@ -89,7 +90,7 @@ class Client:
             user=user, candidates=candidates, features=features, top_k=top_k, model=model, time_ms=time_ms
         )
         request = ranker.rank_request(query, timings=timings)
-        return ranker.ranking(self._answer(self._calls.rank, request, timeout_s), candidates)
+        return ranker.ranking(self._answer("rank", request, timeout_s), candidates)
 
     def rank_batch(
         self, requests: Sequence[RankQuery], *, timings: bool = False, timeout_s: float | None = None
@@ -101,7 +102,7 @@ class Client:
             lists = client.rank_batch([RankQuery(user=42, candidates=[1, 2]), RankQuery(user=43, candidates=[2, 3])])
         """
         request = ranker.rank_batch_request(requests, timings=timings)
-        return ranker.rankings(self._answer(self._calls.rank_batch, request, timeout_s), requests)
+        return ranker.rankings(self._answer("rank_batch", request, timeout_s), requests)
 
     def retrieve(
         self,
@@ -128,7 +129,7 @@ class Client:
             timeout_s: for this call.
         """
         request = ranker.retrieve_request(user, top_k, exclude, include_seen, model, time_ms, timings)
-        return ranker.retrieval(self._answer(self._calls.retrieve, request, timeout_s))
+        return ranker.retrieval(self._answer("retrieve", request, timeout_s))
 
     def recommend(
         self,
@@ -164,7 +165,7 @@ class Client:
         request = ranker.recommend_request(
             user, top_k, candidates, features, exclude, include_seen, model, retrieval_model, time_ms, timings
         )
-        return ranker.recommendation(self._answer(self._calls.recommend, request, timeout_s))
+        return ranker.recommendation(self._answer("recommend", request, timeout_s))
 
     def append_events(
         self,
@@ -194,7 +195,7 @@ class Client:
             offsets=offsets,
         )
         request = feature_store.append_request(batch)
-        return feature_store.appended(self._answer(self._calls.append_events, request, timeout_s))
+        return feature_store.appended(self._answer("append_events", request, timeout_s))
 
     def append_stream(self, batches: Iterable[UserEvents], *, timeout_s: float | None = None) -> AppendSummary:
         """Append the events of many users, as fast as the server can write them; much faster than call by call.
@@ -224,8 +225,8 @@ class Client:
                 problem.append(error)
 
         limit_s = self._limit_s(timeout_s, STREAM_S)
-        with errors():
-            response = self._calls.append_stream(requests(), timeout=limit_s)
+        with self._connection.calls() as calls, errors(tls=self._connection.tls):
+            response = calls.append_stream(requests(), timeout=limit_s)
         if problem:
             raise problem[0]
         return feature_store.append_summary(response)
@@ -245,7 +246,7 @@ class Client:
             features: for every feature N values; ``None`` for a missing one; lists where the feature is
                 multi-valued. One that is not given becomes missing.
         """
-        self._answer(self._calls.put_entities, feature_store.put_request(entity, ids, features), timeout_s)
+        self._answer("put_entities", feature_store.put_request(entity, ids, features), timeout_s)
 
     def get_features(self, *, entity: str, ids: Ids, timeout_s: float | None = None) -> EntityFeatures:
         """The stored features of N entities of one kind. Raises as :meth:`rank`.
@@ -255,7 +256,7 @@ class Client:
             prices = client.get_features(entity="item", ids=[7, 8]).columns["price"]
         """
         request = feature_store.features_request(entity, ids)
-        return feature_store.entity_features(self._answer(self._calls.get_features, request, timeout_s), ids)
+        return feature_store.entity_features(self._answer("get_features", request, timeout_s), ids)
 
     def get_history(
         self,
@@ -279,7 +280,7 @@ class Client:
                 this one ask ``until_ms=timestamps_ms[0] + 1``, and drop the events at its end that you have.
         """
         request = feature_store.history_request(user, limit, since_ms, until_ms)
-        return feature_store.user_history(self._answer(self._calls.get_history, request, timeout_s))
+        return feature_store.user_history(self._answer("get_history", request, timeout_s))
 
     def get_histories(self, *, users: Ids, limit: int = 0, timeout_s: float | None = None) -> list[UserHistory]:
         """The newest events of each of up to 1,000 users, in their order. Raises as :meth:`rank`.
@@ -294,12 +295,12 @@ class Client:
             limit: most events of each, 50,000 in all; 0 for as many as a model reads.
         """
         request = feature_store.histories_request(users, limit)
-        return feature_store.user_histories(self._answer(self._calls.get_histories, request, timeout_s))
+        return feature_store.user_histories(self._answer("get_histories", request, timeout_s))
 
     def is_ready(self, *, timeout_s: float | None = None) -> bool:
         """Ask whether the server answers and is not draining."""
         try:
-            return serving(self._answer(self._calls.health, HEALTH, timeout_s))
+            return serving(self._answer("health", HEALTH, timeout_s))
         except RpcError:
             return False
 
@@ -309,7 +310,7 @@ class Client:
         while True:
             left_s = waiting.left_s()
             try:
-                if serving(self._answer(self._calls.health, HEALTH, left_s)):
+                if serving(self._answer("health", HEALTH, left_s)):
                     return
             except RpcError as error:
                 waiting.failed(error)
@@ -318,7 +319,7 @@ class Client:
     def close(self) -> None:
         """Close the connection; running calls are cancelled."""
         self._closed = True
-        self._channel.close()
+        self._connection.close()
 
     def __enter__(self) -> Client:
         return self
@@ -326,12 +327,29 @@ class Client:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _answer(self, call: Any, request: Any, timeout_s: float | None) -> Any:
+    def _answer(self, name: str, request: Any, timeout_s: float | None) -> Any:
         limit_s = self._limit_s(timeout_s, self._timeout_s)
-        with errors():
-            return call(request, timeout=limit_s)
+        at_s = time.monotonic() + limit_s
+        tls = self._connection.tls
+        with self._connection.calls() as calls:
+            try:
+                with errors(tls=tls):
+                    return getattr(calls, name)(request, timeout=limit_s)
+            except RpcError as error:
+                left_s = at_s - time.monotonic()
+                # Certificates may have changed on both sides since the last look at ours.
+                if error.code != UNAVAILABLE or left_s <= 0 or not self._connection.replaced(calls):
+                    raise
+        with self._connection.calls() as calls, errors(tls=tls):
+            return getattr(calls, name)(request, timeout=left_s)
 
     def _limit_s(self, timeout_s: float | None, default_s: float) -> float:
         if self._closed:
             raise closed_error()
         return default_s if timeout_s is None else check_timeout_s(timeout_s)
+
+
+def _channel(target: str, options: list[tuple[str, Any]], credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
+    if credentials is None:
+        return grpc.insecure_channel(target, options=options)
+    return grpc.secure_channel(target, credentials, options=options)

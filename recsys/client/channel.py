@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from recsys.client.address import is_local
+from recsys.client.tls import Tls, closed_at_once, handshake_problem
 from recsys.client.types import (
     DeadlineExceeded,
     InvalidArgument,
@@ -62,6 +63,9 @@ READY_POLL_S = 0.05
 STREAM_S = 600.0
 """How long a stream may take that is given no timeout: as the server has it."""
 
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.name
+"""The code of errors after which another try may fare better."""
+
 LONGEST_S = 1_000_000
 """The longest timeout: gRPC takes longer ones as already over."""
 
@@ -110,16 +114,16 @@ def _call(kind: Any, path: str, response: Any) -> Any:
 
 
 @contextmanager
-def errors() -> Iterator[None]:
-    """gRPC's errors as ours."""
+def errors(*, tls: Tls | None) -> Iterator[None]:
+    """gRPC's errors as ours; ``tls``: the channel's."""
     try:
         yield
     except grpc.RpcError as error:
-        raise error_of(error) from None
+        raise error_of(error, tls=tls) from None
 
 
-def error_of(error: Any) -> RpcError:
-    """The error that a call of gRPC ended with, as ours."""
+def error_of(error: Any, *, tls: Tls | None = None) -> RpcError:
+    """The error that a call of gRPC ended with, as ours; ``tls``: its channel's."""
     code, details = error.code(), error.details() or ""
     kind = _ERRORS.get(code, RpcError)
     trailers: Any = error.trailing_metadata() or ()
@@ -136,6 +140,10 @@ def error_of(error: Any) -> RpcError:
         return closed_error()
     if code is grpc.StatusCode.UNIMPLEMENTED:
         details = f"{details or 'unknown call'}: what answers is an older recsys, or another program"
+    if code is grpc.StatusCode.UNAVAILABLE and tls is not None and (words := handshake_problem(details)):
+        return RpcError(code.name, f"{words} ({details})")
+    if code is grpc.StatusCode.UNAVAILABLE and (words := closed_at_once(details, tls)):
+        details = f"{words} ({details})"
     if code is grpc.StatusCode.UNAVAILABLE and "Failed parsing HTTP/2" in details:
         return RpcError(code.name, f"what answers at that address does not speak gRPC: {details}")
     return kind(code.name, details)

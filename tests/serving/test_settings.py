@@ -73,6 +73,9 @@ def test_an_unknown_variable_is_warned_about_with_the_nearest(caplog: pytest.Log
     assert read_settings({"RECSYS_PROT": "1", "OTHER": "x"}) == Settings()
     assert "RECSYS_PROT is not known and ignored: did you mean 'RECSYS_PORT'" in caplog.text
     assert "OTHER" not in caplog.text
+    caplog.clear()
+    read_settings({"RECSYS_CLIENT_TLS_CA": "ca.pem"})
+    assert not caplog.text, "of commands that call a server"
 
 
 def test_the_table_explains_every_setting() -> None:

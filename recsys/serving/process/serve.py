@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from recsys.certificates import read_certificates
 from recsys.errors import ConfigError
 from recsys.serving.process.signals import dump_stacks_on_sigusr1
 from recsys.serving.settings import Settings
+from recsys.serving.settings.tls import certificate_files
 
 
 def serve(settings: Settings) -> int:
@@ -14,14 +16,16 @@ def serve(settings: Settings) -> int:
     A signal during start-up ends that cleanly; the exit code is then 130. Call it from the main thread.
 
     Raises:
-        ConfigError: no bundle is set, the port is taken, the Redis URL is malformed, or the ready file's
-            place cannot be written.
+        ConfigError: no bundle is set, the port is taken, the Redis URL is malformed, certificates are no good, or the
+            ready file's place cannot be written.
         BundleError: the bundle is missing, altered, or does not fit this program.
         ReleaseError: what is to be served is damaged, and there is no release before it.
         StoreFormatError: the store was filled for another layout of the same FeatureSet.
     """
     if settings.admin_port is not None and settings.releases is None:
         raise ConfigError("admin_port is set, and a bundle is served; allowed: with releases only")
+    if (files := certificate_files(settings)) is not None:
+        read_certificates(files)  # what is wrong with them is said before models are loaded
     dump_stacks_on_sigusr1()
     # Each imports what the other need not load.
     if settings.workers == 1 and settings.releases is None:

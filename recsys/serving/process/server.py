@@ -21,13 +21,16 @@ from typing import Any
 
 from grpc_health.v1 import health_pb2
 
+from recsys.certificates import Certificates, CertificateWatch
 from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.serving.console import say
 from recsys.serving.handlers.model_slot import ModelSlot
 from recsys.serving.handlers.shadow import Shadow
 from recsys.serving.process.assembly import make_routes, open_loaded_release, open_shared_parts
 from recsys.serving.process.ending import END_MARGIN_S, bounded_end
+from recsys.serving.process.listening.certificates import watched_certificates
 from recsys.serving.process.listening.grpc_server import grpc_server, listen_privately
+from recsys.serving.process.listening.health import health_server
 from recsys.serving.process.listening.rooms import open_rooms
 from recsys.serving.process.malloc import give_memory_back, limit_arenas
 from recsys.serving.process.models import Models
@@ -47,6 +50,7 @@ from recsys.serving.rpc.registration import add_services
 from recsys.serving.rpc.store_service import MAX_STREAMS, FeatureStoreService
 from recsys.serving.scheduling import use_batch_scheduling
 from recsys.serving.settings import Settings
+from recsys.serving.settings.tls import protection
 from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.metrics import counter_file, metrics_endpoint
 
@@ -66,6 +70,8 @@ class RunningServer:
         address, port: ``host:port``, and the port alone.
         model, model_version, release: that it is published under.
         switch: changes over to other releases.
+        health: ``host:port`` of health alone; empty: none.
+        certificates: the server's; None: it speaks no TLS.
     """
 
     address: str
@@ -74,6 +80,8 @@ class RunningServer:
     model_version: str
     release: str
     switch: ReleaseSwitch
+    health: str = ""
+    certificates: CertificateWatch | None = None
 
 
 def serve_alone(settings: Settings) -> int:
@@ -98,13 +106,15 @@ def _serve(settings: Settings, plan: Plan, models: dict[str, Models], redis_url:
         bounded_end(settings.drain_timeout_s + END_MARGIN_S) as begin_end,
         counter_file(settings, workers=1, methods=METHODS.values()) as counts,
         serving(settings, plan, models, redis_url, counts=counts) as server,
-        metrics_endpoint(settings, counts, in_service(plan, counts)) as page,
+        metrics_endpoint(settings, counts, in_service(plan, counts), server.certificates) as page,
     ):
         took_s = time.perf_counter() - started_s
-        facts = {"address": server.address, "port": server.port, "model": server.model}
+        facts = {"address": server.address, "port": server.port, "tls": protection(settings), "model": server.model}
+        facts |= {"health": server.health} if server.health else {}
         facts |= {"model_version": server.model_version, "workers": [os.getpid()], "start_s": round(took_s, 3)}
         write_ready_file(settings.ready_file, {**facts, **page})
-        say(f"serving {server.model} {server.model_version} on {server.address} (ready in {took_s:.2f} s)")
+        what = f"{server.model} {server.model_version} on {server.address}"
+        say(f"serving {what} ({protection(settings)}, ready in {took_s:.2f} s)")
         wait_for_signal(signals)
         begin_end()
         say(f"draining: running requests have {settings.drain_timeout_s:g} s to finish")
@@ -118,7 +128,7 @@ def running_server(settings: Settings) -> Iterator[RunningServer]:
         load_models(settings) as (plan, models, redis_url),
         counter_file(settings, workers=1, methods=METHODS.values()) as counts,
         serving(settings, plan, models, redis_url, counts=counts) as server,
-        metrics_endpoint(settings, counts, in_service(plan, counts)),
+        metrics_endpoint(settings, counts, in_service(plan, counts), server.certificates),
     ):
         yield server
 
@@ -135,6 +145,7 @@ def serving(
     worker: int = 0,
     on_heartbeat: Callable[[str], None] | None = None,
     interceptors: Sequence[Interceptor] = (),
+    fallback: Certificates | None = None,
 ) -> Iterator[RunningServer]:
     """Answer calls for the duration of a ``with`` block; at its end, drain.
 
@@ -148,6 +159,7 @@ def serving(
         worker: this process's row of it.
         on_heartbeat: gets each report of the watchdog (``watchdog.py``); None: this process has no supervisor.
         interceptors: run after the server's own (``rpc/interceptors.py``), in this order.
+        fallback: certificates for the case that the files of the settings are no good now (``certificates.py``).
     """
     first = models[plan.first.name].first
     model, model_version = first.model, first.version
@@ -157,6 +169,7 @@ def serving(
     ranks = settings.releases is not None or any(release.ranking is not None for release in plan.releases.values())
     # Left in the opposite order: calls end before what they use goes.
     with contextlib.ExitStack() as stack:
+        certificates = stack.enter_context(watched_certificates(settings, fallback=fallback))
         loop = stack.enter_context(loop_in_thread("store"))
         # Handler threads end after the stores, which cut off what outlasts the drain.
         rooms = stack.enter_context(open_rooms(2 * settings.max_in_flight + MAX_STREAMS + _SPARE_THREADS))
@@ -173,6 +186,8 @@ def serving(
         if telemetry is not None:
             sources = {"states": shared.state_counts.read, "items": stores.cache.counts}
             sources["store_warnings"] = stores.warning_counts
+            if certificates is not None:
+                sources["certificates"] = certificates.counts
             stack.enter_context(telemetry.polling(sources))
         shadow = None
         if telemetry is not None:
@@ -199,7 +214,9 @@ def serving(
             stack.enter_context(run_watchdog(probes, interval_s=reporter.interval_s, report=reporter.report))
         ends = EarlyEnds(telemetry)
         every = list_interceptors(telemetry, interceptors, early_ends=ends)
-        made = grpc_server(settings, rooms, share_port=share_port, interceptors=every, record=ends.record)
+        listen: dict[str, Any] = {"share_port": share_port, "interceptors": every, "record": ends.record}
+        probed = stack.enter_context(health_server(settings, health, rooms, **listen))
+        made = grpc_server(settings, rooms, **listen, certificates=certificates)
         server, port = stack.enter_context(made)
         if private_address is not None:
             listen_privately(server, private_address)
@@ -213,6 +230,8 @@ def serving(
         server.start()
         for name in health_names():
             health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        if probed is not None:
+            probed[0].start()
         stack.callback(health.enter_graceful_shutdown)
 
         def models_changed(before: Collection[str], after: Collection[str]) -> None:
@@ -220,4 +239,13 @@ def serving(
                 health.set(name, health_pb2.HealthCheckResponse.SERVING if name in after else _NO_SUCH_MODEL)
 
         switch = ReleaseSwitch(slot, shared, plan, models_changed=models_changed)
-        yield RunningServer(f"{settings.host}:{port}", port, model, model_version, plan.first.name, switch)
+        yield RunningServer(
+            f"{settings.host}:{port}",
+            port,
+            model,
+            model_version,
+            plan.first.name,
+            switch,
+            health="" if probed is None else f"{settings.host}:{probed[1]}",
+            certificates=certificates,
+        )

@@ -4,7 +4,7 @@ Every setting is one field of :class:`Settings`; its environment variable, type,
 it, and :func:`settings_table` makes the documentation from them.
 
 - ``settings.py``: all of them, read, listed.
-- ``releases.py``, ``tables.py``, ``observing.py``, ``receiving.py``: groups of them. ``field.py``: one.
+- ``releases.py``, ``tables.py``, ``tls.py``, ``observing.py``, ``receiving.py``: groups of them. ``field.py``: one.
 
 To add a setting: a field of the group that it belongs to, or of a new one, and `python scripts/generate_docs.py`.
 """

@@ -14,6 +14,9 @@ from recsys.feature_store.redis.link.schemes import SCHEMES
 PREFIX = "RECSYS_"
 """Of every variable that is the server's own."""
 
+CLIENT_PREFIX = PREFIX + "CLIENT_"
+"""Of variables that commands read which call a server."""
+
 
 def setting(
     default: Any,

@@ -14,10 +14,15 @@ class ObservingSettings:
 
     metrics_port: int | None = setting(
         None,
-        "port of the metrics page (GET /metrics, for Prometheus) on host; unset: none",
+        "port of the metrics page (GET /metrics, for Prometheus) on metrics_host; unset: none",
         kind=int,
         low=0,
         high=65535,
+    )
+    metrics_host: str | None = setting(
+        None,
+        "address of the metrics page; unset: host. With TLS the page speaks it, too, but on a loopback address",
+        kind=str,
     )
     log_requests: float = setting(
         0.0,

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recsys.errors import ConfigError, nearest
-from recsys.serving.settings.field import PREFIX, allowed, check, parse, setting, shown, variable
+from recsys.serving.settings.field import CLIENT_PREFIX, PREFIX, allowed, check, parse, setting, shown, variable
 from recsys.serving.settings.observing import ObservingSettings
 from recsys.serving.settings.receiving import ReceivingSettings
 from recsys.serving.settings.releases import ReleaseSettings
 from recsys.serving.settings.tables import ModelSettings
+from recsys.serving.settings.tls import TlsSettings, check_wires
 
 _log = logging.getLogger("recsys.serving")
 
@@ -103,7 +104,7 @@ class ServingSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ObservingSettings, ReceivingSettings, ModelSettings, ReleaseSettings, ServingSettings):
+class Settings(ObservingSettings, ReceivingSettings, TlsSettings, ModelSettings, ReleaseSettings, ServingSettings):
     """The server's configuration; :func:`settings_table` explains each field.
 
     Raises:
@@ -121,6 +122,7 @@ class Settings(ObservingSettings, ReceivingSettings, ModelSettings, ReleaseSetti
                 f"releases is {str(self.releases)!r}, and a bundle is set, too ({self.bundle or self.retrieval}); "
                 "allowed: one of them"
             )
+        check_wires(self, self.port)
 
 
 def bundle_folder(settings: Settings) -> Path:
@@ -180,7 +182,8 @@ def read_settings(environment: Mapping[str, str], **overrides: Any) -> Settings:
         if name not in fields:
             raise ConfigError(f"unknown setting {name!r}: {nearest(name, fields)}")
     for name in sorted(environment):
-        if name.startswith(PREFIX) and name not in by_variable and name not in _OFFLINE:
+        ours = name.startswith(PREFIX) and not name.startswith(CLIENT_PREFIX)
+        if ours and name not in by_variable and name not in _OFFLINE:
             _log.warning("environment variable %s is not known and ignored: %s", name, nearest(name, by_variable))
     values: dict[str, Any] = {}
     if overrides.get("releases") is not None:  # an option wins over variables that say the other thing

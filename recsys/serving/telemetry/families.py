@@ -68,6 +68,11 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
             "Switches of releases, by end: made, refused, or made because the release before was worse or damaged.",
             {"outcome": ("switched", "refused", "went_back")},
         ),
+        Family(
+            "certificates",
+            "Contents of the certificate files that came into force in place of others, or were refused.",
+            {"outcome": ("taken", "refused")},
+        ),
         Family("restarts", "Workers that were restarted, by the end of the one before.", {"reason": ("died", "hung")}),
     )
 

@@ -9,8 +9,10 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from recsys.certificates import CertificateWatch
 from recsys.serving.console import say
 from recsys.serving.settings import Settings
+from recsys.serving.settings.tls import is_loopback
 from recsys.serving.telemetry.in_service import InService
 from recsys.serving.telemetry.layout import create_counter_file
 
@@ -49,13 +51,16 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def metrics_endpoint(settings: Settings, counts: Path | None, in_service: InService) -> Iterator[dict[str, str]]:
-    """Serve the counts over HTTP for the duration of a ``with`` block; yields the address for the ready file.
+def metrics_endpoint(
+    settings: Settings, counts: Path | None, in_service: InService, certificates: CertificateWatch | None = None
+) -> Iterator[dict[str, str]]:
+    """Serve the counts over HTTP or HTTPS during a ``with`` block; yields the address for the ready file.
 
     Args:
         settings: the server's.
         counts: the file that the workers count in; None for none.
         in_service: the releases; what it is given later shows, too.
+        certificates: the server's: the page is behind them, unless it is for this machine alone; None: it has none.
 
     Raises:
         ConfigError: the port is taken.
@@ -66,7 +71,17 @@ def metrics_endpoint(settings: Settings, counts: Path | None, in_service: InServ
     # Only servers with this endpoint import its library.
     from recsys.serving.telemetry.prometheus import metrics_server
 
-    with metrics_server(counts, host=settings.host, port=settings.metrics_port, in_service=in_service) as port:
-        address = f"http://{settings.host}:{port}/metrics"
+    host = settings.metrics_host or settings.host
+    secured = certificates is not None and not is_loopback(host)
+    with metrics_server(
+        counts,
+        host=host,
+        port=settings.metrics_port,
+        in_service=in_service,
+        certificates=certificates,
+        secured=secured,
+    ) as port:
+        shown = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        address = f"{'https' if secured else 'http'}://{shown}:{port}/metrics"
         say(f"metrics on {address}")
         yield {"metrics": address}

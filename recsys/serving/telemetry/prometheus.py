@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import (
     CounterMetricFamily,
     HistogramMetricFamily,
@@ -16,9 +17,12 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from recsys.certificates import CertificateWatch
 from recsys.errors import ConfigError
+from recsys.serving.telemetry.certificate_end import CertificateCollector
 from recsys.serving.telemetry.families import BOUNDS_US, CALL_OUTCOMES, RELEASE_FAMILIES, SHADOW_OUTCOMES
 from recsys.serving.telemetry.in_service import InService, Use
+from recsys.serving.telemetry.page_server import page_server
 from recsys.serving.telemetry.release_figures import ReleaseFigures
 from recsys.serving.telemetry.totals import Histogram, read_totals
 
@@ -110,24 +114,38 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
 
 
 @contextmanager
-def metrics_server(path: Path, *, host: str, port: int, in_service: InService) -> Iterator[int]:
+def metrics_server(
+    path: Path,
+    *,
+    host: str,
+    port: int,
+    in_service: InService,
+    certificates: CertificateWatch | None = None,
+    secured: bool = False,
+) -> Iterator[int]:
     """Answer ``GET /metrics`` in a thread for the duration of a ``with`` block; yields the port, which 0 leaves open.
+
+    Args:
+        path: of the counter file.
+        host: as gRPC takes it: an IPv6 address may be in brackets.
+        port: of the page.
+        in_service: the releases.
+        certificates: the server's, which are shown; None: it has none.
+        secured: the page is behind them, too.
 
     Raises:
         ConfigError: the address cannot be listened on.
     """
     registry = CollectorRegistry()
     registry.register(TotalsCollector(path, in_service))
-    try:
-        # A host as gRPC takes it may be an IPv6 address in brackets.
-        server, thread = start_http_server(port, addr=host.strip("[]"), registry=registry)
-    except OSError as error:
-        raise ConfigError(
-            f"metrics cannot be offered on {host}:{port}: {error.strerror}; choose another port"
-        ) from error
-    try:
-        yield int(server.server_port)
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    if certificates is not None:
+        registry.register(CertificateCollector(certificates))
+    with contextlib.ExitStack() as stack:
+        app, behind = make_wsgi_app(registry), certificates if secured else None
+        try:
+            bound = stack.enter_context(page_server(app, host=host.strip("[]"), port=port, certificates=behind))
+        except OSError as error:
+            raise ConfigError(
+                f"metrics cannot be offered on {host}:{port}: {error.strerror}; choose another port"
+            ) from error
+        yield bound

@@ -11,9 +11,11 @@ from typing import cast
 
 import grpc
 
+from recsys.certificates import CertificateWatch
 from recsys.serving.process.listening.handler_pool import HandlerPool, Record, changed_internals
 from recsys.serving.process.listening.ports import cannot_listen, probe_port
 from recsys.serving.process.listening.rooms import Rooms
+from recsys.serving.process.listening.tls import server_credentials
 from recsys.serving.process.listening.waiting import WaitingCalls
 from recsys.serving.rpc.interceptors import Interceptor
 from recsys.serving.rpc.registration import MESSAGE_OPTIONS
@@ -36,9 +38,15 @@ _STOP_MARGIN_S = 2.0
 
 @contextlib.contextmanager
 def grpc_server(
-    settings: Settings, rooms: Rooms, *, share_port: bool, interceptors: Sequence[Interceptor], record: Record
+    settings: Settings,
+    rooms: Rooms,
+    *,
+    share_port: bool,
+    interceptors: Sequence[Interceptor],
+    record: Record,
+    certificates: CertificateWatch | None,
 ) -> Iterator[tuple[grpc.Server, int]]:
-    """Bind a server to its port, not started; at the end it drains.
+    """Bind a server to its port, over TLS if it has certificates, not started; at the end it drains.
 
     Args:
         settings: the server's.
@@ -46,6 +54,7 @@ def grpc_server(
         share_port: let other processes listen on the same port.
         interceptors: of all calls.
         record: told of calls that end before a handler has them.
+        certificates: the server's; None: in the clear.
     """
     options = [
         # Two servers on one port each get some of the connections; off, so that the second fails.
@@ -62,11 +71,12 @@ def grpc_server(
         # number on, and all from the second. gRPC's own are 1,000 and 3,000: a burst of opened calls refused others.
         ("grpc.server.max_pending_requests", 10_000),
         ("grpc.server.max_pending_requests_hard_limit", 20_000),
+        *_ages(settings),
     ]
     with message_first(settings, rooms, record) as (pool, limit, waiting):
         server = grpc.server(pool, options=options, maximum_concurrent_rpcs=limit, interceptors=list(interceptors))
         try:
-            yield server, _listen(server, settings, share_port=share_port)
+            yield server, _listen(server, settings, share_port=share_port, certificates=certificates)
         finally:
             waiting.end_all_in(_MESSAGE_GRACE_S)
             limit_s = settings.drain_timeout_s + _STOP_MARGIN_S
@@ -105,12 +115,24 @@ def message_first(
         yield cast("ThreadPoolExecutor", pool), None, waiting  # gRPC submits to it, and no more
 
 
-def _listen(server: grpc.Server, settings: Settings, *, share_port: bool) -> int:
+def _ages(settings: Settings) -> list[tuple[str, int]]:
+    """Options for the time that a connection lasts: gRPC adds up to 10 % to each, or takes it off."""
+    if not settings.max_connection_age_s:
+        return []
+    return [
+        ("grpc.max_connection_age_ms", max(1, round(1_000 * settings.max_connection_age_s))),
+        ("grpc.max_connection_age_grace_ms", round(1_000 * settings.max_connection_grace_s)),
+    ]
+
+
+def _listen(server: grpc.Server, settings: Settings, *, share_port: bool, certificates: CertificateWatch | None) -> int:
     host, port = settings.host, settings.port
     try:
         if not share_port:
             probe_port(host, port)
-        return server.add_insecure_port(f"{host}:{port}")
+        if certificates is None:
+            return server.add_insecure_port(f"{host}:{port}")
+        return server.add_secure_port(f"{host}:{port}", server_credentials(certificates))
     except RuntimeError:
         raise cannot_listen(host, port, "the address cannot be bound") from None
 

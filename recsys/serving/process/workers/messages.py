@@ -14,6 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO
 
+from recsys.certificates import Certificates
 from recsys.errors import RecsysError
 from recsys.releases.status import ServerStatus
 from recsys.serving.process.releases.plan import Plan, Verified
@@ -31,6 +32,7 @@ class Task:
         core: the only core to run on; None for any.
         counts: the file that all workers count in; None for none.
         verified: of these bundles, the states of the files that the supervisor verified in full.
+        certificates: for the case that their files are no good when the worker starts; None: of no use then.
     """
 
     number: int
@@ -39,6 +41,7 @@ class Task:
     core: int | None
     counts: Path | None
     verified: Verified = field(default_factory=dict)
+    certificates: Certificates | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

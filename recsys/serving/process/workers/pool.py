@@ -21,6 +21,7 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from recsys.backoff import backoff_s
+from recsys.certificates import CertificateWatch
 from recsys.errors import ConfigError, RecsysError
 from recsys.serving.console import say
 from recsys.serving.process.children import start_python
@@ -101,6 +102,7 @@ class WorkerPool:
         counts: the file that all count in; None for none.
         plan: what they serve; None: the bundles of the settings.
         verified: of these bundles, the states of the files that were verified in full.
+        certificates: theirs, followed here, too; each worker is given the last good ones. None: they speak no TLS.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class WorkerPool:
         counts: Path | None = None,
         plan: Plan | None = None,
         verified: Verified | None = None,
+        certificates: CertificateWatch | None = None,
     ) -> None:
         task = Task(number=0, settings=settings, plan=plan, core=None, counts=counts, verified=verified or {})
         tasks = [dataclasses.replace(task, number=i + 1, core=core) for i, core in enumerate(cores)]
@@ -119,6 +122,7 @@ class WorkerPool:
         self._commands: dict[subprocess.Popen[bytes], SimpleQueue[Command | None]] = {}
         self._events = events
         self._counts = counts
+        self._certificates = certificates
         self._hang_timeout_s = settings.hang_timeout_s
         self._check_every_s = min(_CHECK_S, settings.hang_timeout_s / 4)
         self._checked_s = time.monotonic()
@@ -134,8 +138,11 @@ class WorkerPool:
         now_s = time.monotonic()
         for worker in self._workers:
             if worker.process is None and worker.start_at_s <= now_s:
+                task = worker.task
+                if self._certificates is not None:
+                    task = dataclasses.replace(task, certificates=self._certificates.current.without_context())
                 try:
-                    worker.process = start_python("-m", "recsys.serving.process.workers.worker", first=worker.task)
+                    worker.process = start_python("-m", "recsys.serving.process.workers.worker", first=task)
                 except OSError as error:  # no memory or no process to be had: the others go on meanwhile
                     problem = ConfigError(f"no process for worker {worker.task.number}: {error.strerror}")
                     self._start_failed(worker, problem)

@@ -24,6 +24,7 @@ from recsys.errors import ConfigError, RecsysError
 from recsys.feature_store.embedded.open_redis import redis_or_embedded
 from recsys.serving.console import say
 from recsys.serving.process.ending import END_MARGIN_S, bounded_end
+from recsys.serving.process.listening.certificates import watched_certificates
 from recsys.serving.process.listening.ports import reserved_port
 from recsys.serving.process.ready_file import ready_file, remove_ready_file, write_ready_file
 from recsys.serving.process.releases.coordinator import Coordinator
@@ -36,6 +37,7 @@ from recsys.serving.process.workers.pool import WorkerEvent, WorkerPool
 from recsys.serving.process.workers.worker import EXIT_GRACE_S
 from recsys.serving.rpc.methods import METHODS
 from recsys.serving.settings import Settings, bundle_folder
+from recsys.serving.settings.tls import protection
 from recsys.serving.telemetry.in_service import InService
 from recsys.serving.telemetry.metrics import counter_file, metrics_endpoint
 
@@ -56,6 +58,7 @@ def supervise(settings: Settings) -> int:
             sigterm_interrupts(),
             ready_file(settings.ready_file),
             _shared_resources(settings) as (shared, first, verified),
+            watched_certificates(settings) as certificates,
             counter_file(settings, workers=len(cores), methods=METHODS.values()) as counts,
             forward_signals(events),
             bounded_end(settings.drain_timeout_s + EXIT_GRACE_S + END_MARGIN_S) as begin_end,
@@ -69,9 +72,10 @@ def supervise(settings: Settings) -> int:
                 counts=counts,
                 plan=None if first is None else first.plan,
                 verified=verified,
+                certificates=certificates,
             )
             try:
-                with metrics_endpoint(settings, counts, shown) as page:
+                with metrics_endpoint(settings, counts, shown, certificates) as page:
                     pool.start()
                     serving = _Serving(pool, events, shared, settings, started_s, page)
                     if first is None:
@@ -182,8 +186,10 @@ class _Serving:
         self._published = now
         self._took_s = self._took_s or time.perf_counter() - self.started_s
         address, pids = f"{self.settings.host}:{self.shared.port}", now[0]
-        facts = {"address": address, "port": self.shared.port, "model": pool.model, "model_version": pool.model_version}
-        facts |= {"release": pool.release, **self.page}
+        facts = {"address": address, "port": self.shared.port, "tls": protection(self.settings), "model": pool.model}
+        facts |= {"model_version": pool.model_version, "release": pool.release, **self.page}
+        if self.shared.health_port is not None:
+            facts["health"] = f"{self.settings.host}:{self.shared.health_port}"
         if self.coordinator is not None:
             plan = self.coordinator.confirmed
             facts |= {"release": plan.first.name, "releases": {name: m.live for name, m in plan.models.items()}}
@@ -207,7 +213,7 @@ class _Serving:
             what = f"{pool.model} {pool.model_version}"
             if self.coordinator is not None:
                 what = describe(self.coordinator.plan.models)
-            say(f"serving {what} on {address} {workers} (ready in {self._took_s:.2f} s)")
+            say(f"serving {what} on {address} {workers} ({protection(self.settings)}, ready in {self._took_s:.2f} s)")
 
 
 @contextlib.contextmanager
@@ -219,6 +225,9 @@ def _shared_resources(settings: Settings) -> Iterator[tuple[Settings, FirstPlan 
         redis_url = stack.enter_context(redis_or_embedded(settings.redis_url, settings.redis_dir))
         port = stack.enter_context(reserved_port(settings.host, settings.port))
         own = dataclasses.replace(settings, port=port, redis_url=redis_url, verify="sizes", ready_file=None)
+        if settings.health_port is not None:
+            health_port = stack.enter_context(reserved_port(settings.host, settings.health_port))
+            own = dataclasses.replace(own, health_port=health_port)
         if settings.releases is None:
             folders = [folder for folder in (bundle_folder(settings), settings.retrieval) if folder is not None]
             states = {folder: open_bundle(folder, verify=settings.verify).states for folder in folders}

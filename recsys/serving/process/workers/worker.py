@@ -72,6 +72,7 @@ def _serve(task: Task, commands: Commands, output: Output) -> None:
             counts=task.counts,
             worker=task.number - 1,
             on_heartbeat=lambda stuck: output.try_send(Heartbeat(stuck=stuck)),
+            fallback=task.certificates,
         )
         with server as running, control(task, running, commands, output):
             output.send(
