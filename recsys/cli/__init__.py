@@ -3,7 +3,7 @@
 - ``init.py``, ``features.py``, ``prepare.py``, ``store.py``: a log of one's own, its features, the feature store;
 - ``training.py``, ``retrieval_runs.py``, ``rows.py``, ``compress.py``: runs, their tables, memory against quality;
 - ``evaluation.py``, ``parity.py``: evaluate, compare, explain, results; online against offline;
-- ``export.py``, ``serving.py``, ``requests.py``: bundles, the server and its profile, calls to it;
+- ``export.py``, ``serving.py``, ``requests.py``: bundles, the server, its profile and a view of it, calls to it;
 - ``releases/``: the store of releases, and what is served;
 - ``options.py``: options and arguments that several share.
 
@@ -54,6 +54,7 @@ from recsys.errors import (
     StoreError,
 )
 from recsys.files import no_space
+from recsys.serving.logs import json_lines, say_line
 
 EXIT_CODES = {
     0: "done",
@@ -120,6 +121,7 @@ for command in (
     requests.retrieve,
     parity.parity,
     serving.profile,
+    serving.top,
 ):
     app.command()(command)
 
@@ -224,6 +226,9 @@ def _reader_is_gone() -> bool:
 
 
 def _fail(message: str, code: int) -> int:
+    if json_lines():
+        print(say_line(message, level="ERROR"), file=sys.stderr, flush=True)
+        return code
     notes.print("[red]error:[/red] " + escape(message), highlight=False, soft_wrap=True)
     return code
 

@@ -1,10 +1,11 @@
-"""Commands around a server: `serve`, `precompute-states` before it, `profile` its bundle."""
+"""Commands around a server: `serve`, `precompute-states` before it, `profile` its bundle, `top`: a view of it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,10 +22,13 @@ from recsys.cli.options import (
     output,
     with_features,
 )
+from recsys.errors import ConfigError
+from recsys.serving.logs import configure_logs
 from recsys.serving.settings import Settings, read_settings, settings_lines, settings_table
 
 if TYPE_CHECKING:
     from recsys.serving.long_history.precompute import PrecomputedStates
+    from recsys.top.page import Page
 
 _SETTINGS = {row.name: row for row in settings_table()}
 
@@ -51,6 +55,9 @@ def serve(
     tls_client_ca: Annotated[Path | None, _setting("tls_client_ca")] = None,
     health_port: Annotated[int | None, _setting("health_port")] = None,
     metrics_port: Annotated[int | None, _setting("metrics_port")] = None,
+    log_format: Annotated[str | None, _setting("log_format")] = None,
+    trace_share: Annotated[float | None, _setting("trace_share")] = None,
+    trace_endpoint: Annotated[str | None, _setting("trace_endpoint")] = None,
     admin_port: Annotated[int | None, _setting("admin_port")] = None,
     max_candidates: Annotated[int | None, _setting("max_candidates")] = None,
     log_requests: Annotated[float | None, _setting("log_requests")] = None,
@@ -72,6 +79,9 @@ def serve(
 
     Environment variables (REDIS_URL, RECSYS_*) set what options do not; docs/settings.md lists them all.
     """
+    # Before the settings are read, which may warn.
+    if (log_format or os.environ.get("RECSYS_LOG_FORMAT")) == "json":
+        configure_logs("json")
     read = read_settings(
         os.environ,
         bundle=bundle,
@@ -87,6 +97,9 @@ def serve(
         tls_client_ca=tls_client_ca,
         health_port=health_port,
         metrics_port=metrics_port,
+        log_format=log_format,
+        trace_share=trace_share,
+        trace_endpoint=trace_endpoint,
         admin_port=admin_port,
         max_candidates=max_candidates,
         log_requests=log_requests,
@@ -230,3 +243,84 @@ def profile(
 def _print_settings(read: Any) -> None:
     for line in settings_lines(read):
         print(line)
+
+
+def top(
+    metrics_url: Annotated[
+        str | None,
+        typer.Option(
+            help="The metrics page, http://HOST:PORT/metrics. Default: the one that the ready file names, or that of "
+            "RECSYS_METRICS_PORT on RECSYS_HOST."
+        ),
+    ] = None,
+    ready_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="RECSYS_READY_FILE", help="Ready file of the server; read again whenever the server is away."
+        ),
+    ] = None,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls-ca", envvar="RECSYS_CLIENT_TLS_CA", help="CAs (PEM) that an https:// page's certificate leads to."
+        ),
+    ] = None,
+    every_s: Annotated[float, typer.Option("--every-s", help="Seconds between two readings.", min=0.1)] = 1.0,
+    once: Annotated[
+        bool, typer.Option("--once", help="Print the view once; so it is where there is no terminal.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures once, as one JSON object.")] = False,
+) -> None:
+    """Show a running server in the terminal: calls, failures, latency, workers, releases, store. Ctrl-C ends it.
+
+    The server needs a metrics page: `recsys serve --metrics-port 9090`. What is shown are its rates since the last
+    reading; a server that goes away is waited for.
+    """
+    from rich.live import Live
+
+    from recsys.client.types import Unavailable
+    from recsys.top.page import PageAwayError, read_page, url_of_ready_file
+    from recsys.top.screen import screen
+    from recsys.top.watch import read_once, watch
+
+    source = _source(metrics_url, ready_file, url_of_ready_file)
+
+    def read() -> Page:
+        return read_page(source(), timeout_s=max(1.0, every_s), ca=tls_ca)
+
+    if as_json or once or not output.is_terminal:
+        try:
+            figures = read_once(read, over_s=every_s)
+        except PageAwayError as error:
+            raise Unavailable("UNAVAILABLE", str(error)) from None
+        if as_json:
+            print(json.dumps(figures.as_dict()))
+        else:
+            output.print(screen(figures, width=output.width, source=source()), highlight=False)
+        return
+    shown = metrics_url or str(ready_file or source())
+    with Live(console=output, screen=True, auto_refresh=False) as live:
+        for view in watch(read, every_s=every_s):
+            if view.figures is None:
+                live.update(f"waiting for the server: {view.away}", refresh=True)
+                continue
+            live.update(screen(view.figures, width=output.width, source=shown, away=view.away), refresh=True)
+
+
+def _source(url: str | None, ready_file: Path | None, of_file: Callable[[Path], str]) -> Callable[[], str]:
+    """A function that says where the page is now.
+
+    Raises:
+        ConfigError: nothing says where it is.
+    """
+    if url is not None:
+        return lambda: url
+    if ready_file is not None:
+        return lambda: of_file(ready_file)
+    if port := os.environ.get("RECSYS_METRICS_PORT"):
+        host = os.environ.get("RECSYS_HOST", Settings.host)
+        return lambda: f"http://{host}:{port}/metrics"
+    raise ConfigError(
+        "where is the server? give --metrics-url http://HOST:PORT/metrics, or --ready-file (the server's own), or set "
+        "RECSYS_METRICS_PORT; a server has a page if it was started with --metrics-port"
+    )

@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from recsys.client.address import is_local
+from recsys.client.context import Metadata, call_metadata
 from recsys.client.tls import Tls, closed_at_once, handshake_problem
 from recsys.client.types import (
     DeadlineExceeded,
@@ -108,9 +109,14 @@ HEALTH = health_pb2.HealthCheckRequest(service="recsys.v1.Ranker")
 
 
 def _call(kind: Any, path: str, response: Any) -> Any:
-    return kind(
+    made = kind(
         path, request_serializer=lambda message: message.SerializeToString(), response_deserializer=response.FromString
     )
+
+    def call(*message: Any, metadata: Metadata = (), **options: Any) -> Any:
+        return made(*message, metadata=(*metadata, *call_metadata()) or None, **options)
+
+    return call
 
 
 @contextmanager

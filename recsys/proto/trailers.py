@@ -1,6 +1,9 @@
-"""Trailing metadata that server and client both know."""
+"""Metadata that server and client both know: trailing, and of a caller."""
 
 from __future__ import annotations
 
 STORE_TRAILER = ("recsys-error", "store")
 """Trailing metadata of a call that failed for the store's sake: UNAVAILABLE alone may also mean the server."""
+
+REQUEST_ID = "x-request-id"
+"""Key of a call's id: a caller may send one, and the server's trailers have the one that counts."""

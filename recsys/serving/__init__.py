@@ -5,8 +5,9 @@
 - ``handlers/``: plain functions behind the calls: admission, store, model, answer.
 - ``long_history/``: states of long histories, read, completed, written back.
 - ``inference/``: models in ONNX Runtime.
-- ``telemetry/``: counters, their endpoint, the stages of a request.
+- ``telemetry/``: counters, their endpoint, the stages of a request, traces.
 
 Below them ``settings/`` (environment and command line, read once), ``deadline.py``, ``scheduling.py`` (priorities of
-threads) and ``console.py``.
+threads) and ``console.py``; below these ``logs.py`` (text or JSON) and ``current_call.py``, the record of
+the call that is worked for.
 """

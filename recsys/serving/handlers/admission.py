@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from recsys.errors import OverloadedError
+from recsys.serving.current_call import note_refusal
 
 
 class Admission:
@@ -32,6 +33,7 @@ class Admission:
         """
         with self._lock:
             if self.in_flight >= self._limit:
+                note_refusal("places")
                 raise OverloadedError(f"{self.in_flight} {self._what}, the limit; retry with backoff")
             self.in_flight += 1
         try:

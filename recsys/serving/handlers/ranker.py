@@ -63,6 +63,7 @@ class Ranked:
         keys: of the candidates, distinct; [C].
         logits, scores: of each; [C].
         time_ms: events with an earlier timestamp counted.
+        inputs: that the store gave for it.
     """
 
     request: RankRequest
@@ -70,6 +71,7 @@ class Ranked:
     logits: Float32Array
     scores: Float32Array
     time_ms: int
+    inputs: RankInputs | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,7 +279,14 @@ class Ranker:
     ) -> RankResult:
         request, positions = asked.request, asked.positions
         scores, best = answer.scores, None
-        ranked = Ranked(request=request, keys=asked.keys, logits=answer.logits, scores=scores, time_ms=asked.time_ms)
+        ranked = Ranked(
+            request=request,
+            keys=asked.keys,
+            logits=answer.logits,
+            scores=scores,
+            time_ms=asked.time_ms,
+            inputs=inputs,
+        )
         history_events = encoded.history_events if state is None else state.history_events
         partial = state is not None and state.partial
         order = best_of(answer.logits, request.top_k) if request.top_k else None

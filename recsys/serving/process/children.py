@@ -9,6 +9,11 @@ import subprocess
 import sys
 from typing import Any
 
+from recsys.serving.logs import json_lines
+
+LOG_FORMAT = "RECSYS_LOG_FORMAT"
+"""Variable by which a child learns the form of its log lines."""
+
 
 def start_python(*arguments: str, first: Any) -> subprocess.Popen[bytes]:
     """Start a Python that finds what this one does, and send it a first message, pickled; its pipes stay open.
@@ -22,6 +27,7 @@ def start_python(*arguments: str, first: Any) -> subprocess.Popen[bytes]:
     """
     # -P: a file in the current folder must not stand in for a module. What this process found, a child finds too.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    environment[LOG_FORMAT] = "json" if json_lines() else "text"
     process = subprocess.Popen(
         [sys.executable, "-P", *arguments],
         stdin=subprocess.PIPE,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from recsys.certificates import read_certificates
 from recsys.errors import ConfigError
+from recsys.serving.logs import configure_logs
 from recsys.serving.process.signals import dump_stacks_on_sigusr1
 from recsys.serving.settings import Settings
 from recsys.serving.settings.tls import certificate_files
+from recsys.serving.telemetry.tracing.opened import check_tracing
 
 
 def serve(settings: Settings) -> int:
@@ -26,6 +28,8 @@ def serve(settings: Settings) -> int:
         raise ConfigError("admin_port is set, and a bundle is served; allowed: with releases only")
     if (files := certificate_files(settings)) is not None:
         read_certificates(files)  # what is wrong with them is said before models are loaded
+    check_tracing(settings)
+    configure_logs(settings.log_format)
     dump_stacks_on_sigusr1()
     # Each imports what the other need not load.
     if settings.workers == 1 and settings.releases is None:

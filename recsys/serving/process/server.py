@@ -45,6 +45,7 @@ from recsys.serving.rpc.early_ends import EarlyEnds
 from recsys.serving.rpc.health import Health
 from recsys.serving.rpc.interceptors import Interceptor, list_interceptors
 from recsys.serving.rpc.methods import METHODS, RANKER, SERVICES
+from recsys.serving.rpc.observation import Observation
 from recsys.serving.rpc.ranker_service import RankerService
 from recsys.serving.rpc.registration import add_services
 from recsys.serving.rpc.store_service import MAX_STREAMS, FeatureStoreService
@@ -53,6 +54,7 @@ from recsys.serving.settings import Settings
 from recsys.serving.settings.tls import protection
 from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.metrics import counter_file, metrics_endpoint
+from recsys.serving.telemetry.tracing.opened import open_tracer
 
 _log = logging.getLogger("recsys.serving")
 
@@ -173,10 +175,11 @@ def serving(
         loop = stack.enter_context(loop_in_thread("store"))
         # Handler threads end after the stores, which cut off what outlasts the drain.
         rooms = stack.enter_context(open_rooms(2 * settings.max_in_flight + MAX_STREAMS + _SPARE_THREADS))
-        stores = stack.enter_context(
-            open_stores(redis_url, features, settings, loop=loop, others=partial(pushed_features, settings.releases))
-        )
         telemetry = None if counts is None else Telemetry(counts, worker=worker)
+        others = partial(pushed_features, settings.releases)
+        opened = open_stores(redis_url, features, settings, loop=loop, others=others, telemetry=telemetry)
+        stores = stack.enter_context(opened)
+        tracer = stack.enter_context(open_tracer(settings, store=stores.name, worker=worker))
         shared = stack.enter_context(open_shared_parts(settings, stores, ranks=ranks))
         loaded = {}
         for name, release in plan.releases.items():
@@ -188,7 +191,10 @@ def serving(
             sources["store_warnings"] = stores.warning_counts
             if certificates is not None:
                 sources["certificates"] = certificates.counts
+            if tracer is not None:
+                sources["spans"] = tracer.counts.read
             stack.enter_context(telemetry.polling(sources))
+            stack.enter_context(telemetry.serving())
         shadow = None
         if telemetry is not None:
             places, lock = shared.admission, shared.model_lock
@@ -213,7 +219,7 @@ def serving(
             )
             stack.enter_context(run_watchdog(probes, interval_s=reporter.interval_s, report=reporter.report))
         ends = EarlyEnds(telemetry)
-        every = list_interceptors(telemetry, interceptors, early_ends=ends)
+        every = [Observation(telemetry, tracer), *list_interceptors(telemetry, interceptors, early_ends=ends)]
         listen: dict[str, Any] = {"share_port": share_port, "interceptors": every, "record": ends.record}
         probed = stack.enter_context(health_server(settings, health, rooms, **listen))
         made = grpc_server(settings, rooms, **listen, certificates=certificates)

@@ -26,6 +26,8 @@ from recsys.features.extension import extension_problem, stored_as, widest
 from recsys.features.feature_set import FeatureSet
 from recsys.serving.handlers.store_slot import ServedStore, StoreSlot
 from recsys.serving.settings import Settings
+from recsys.serving.telemetry.counters import Telemetry
+from recsys.serving.telemetry.tracing.timed_link import TimedLink
 
 _log = logging.getLogger("recsys.serving")
 
@@ -44,11 +46,13 @@ class Stores:
         settings: the server's.
         loop: runs in a thread of its own.
         others: reads the FeatureSets of more releases, by name: the Redis may have been extended for one of them.
+        telemetry: counts round trips; None for none.
 
     Attributes:
         blocking_store: for any thread without an event loop; of the same FeatureSet.
         slot: holds the store of the server's own calls, for use on ``loop`` only.
         cache: of all of them.
+        name: of the Redis, without secrets.
     """
 
     def __init__(
@@ -59,12 +63,17 @@ class Stores:
         *,
         loop: asyncio.AbstractEventLoop,
         others: Callable[[], Mapping[str, FeatureSet]] = dict,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.loop = loop
         self._others = others
         self.cache = ItemCache(features.item, max_age_s=settings.item_max_age_s)
         self._features = features
-        self._links = open_link(url), BlockingLink(url, loop=loop)
+        self._links = (
+            TimedLink(open_link(url), "calls", telemetry),
+            TimedLink(BlockingLink(url, loop=loop), "rank", telemetry),
+        )
+        self.name = self._links[0].name
         self._lock = threading.Lock()
         self._readers: dict[BlockingFeatureStore, FeatureSet | None] = {}
         self._tasks: dict[str, concurrent.futures.Future[None]] = {}
@@ -245,17 +254,18 @@ def open_stores(
     *,
     loop: asyncio.AbstractEventLoop,
     others: Callable[[], Mapping[str, FeatureSet]] = dict,
+    telemetry: Telemetry | None = None,
 ) -> Iterator[Stores]:
     """The stores for the duration of a ``with`` block; at its end, calls that still run are cut off.
 
     Redis may be away: it is then asked again until it answers. It may have been extended for one of the ``others``: the
-    FeatureSets of releases by name.
+    FeatureSets of releases by name. ``telemetry`` counts round trips.
 
     Raises:
         ConfigError: the URL is malformed.
         StoreFormatError: the store was filled for another layout of the same FeatureSet.
     """
-    stores = Stores(url, features, settings, loop=loop, others=others)
+    stores = Stores(url, features, settings, loop=loop, others=others, telemetry=telemetry)
     try:
         stores.start()
         yield stores

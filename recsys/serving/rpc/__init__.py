@@ -7,7 +7,7 @@
 - ``answer_counts.py``: calls of Ranker are counted, in all and to their releases.
 - ``calls.py``: deadline, errors and event loop of a call. ``statuses.py``: the table from errors to status codes.
 - ``stream_reader.py``: streams of messages, read on an event loop. ``health.py``: gRPC's health service.
-- ``interceptors.py``: work around each call: counting, and whatever is added.
+- ``interceptors.py``: work around each call: counting, and whatever is added; ``observation.py``: the outermost one.
 - ``early_ends.py``: calls that no handler had.
 
 To add an RPC: its messages and a line of the service in ``protos/recsys/v1``, ``make protos``, a function that does the

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 
+from recsys.serving.current_call import CURRENT
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.ranker import Ranked
 from recsys.serving.handlers.routes import LoadedRelease
 from recsys.serving.rpc.convert.answers import Degradable, degraded_parts
 from recsys.serving.rpc.statuses import NOT_THE_CALLERS, code_of
 from recsys.serving.telemetry.counters import Telemetry
+from recsys.serving.telemetry.missing import lookups
 from recsys.serving.telemetry.stage_timer import StageTimer
 
 
@@ -37,13 +39,14 @@ class AnswerCounts:
         self._telemetry = telemetry
 
     def answered(self, timer: StageTimer, answers: Sequence[Answer]) -> None:
-        """Count a call that is answered, once for each release that answered a part of it; some 15 us.
+        """Count a call that is answered, once for each release that answered a part of it; some 20 us.
 
         Args:
             timer: the call's; finished here.
             answers: of its requests, at least one.
         """
         if self._telemetry is None:
+            _tell(answers)
             return
         timer.lap("convert")
         timer.finish()
@@ -53,6 +56,7 @@ class AnswerCounts:
             parts = degraded_parts(result)
             for part in parts:
                 self._telemetry.count("degraded", part)
+                self._telemetry.count_slot(release.slot, "release_degraded_parts", part)
             degraded, scores, score_sum = sums.get(release.slot, (False, 0, 0.0))
             if ranked is not None:
                 candidates += len(ranked.request.candidate_keys)
@@ -63,6 +67,31 @@ class AnswerCounts:
         self._telemetry.count("candidates", by=candidates)
         for slot, (degraded, scores, score_sum) in sums.items():
             self._telemetry.answered(slot, stages_us[-1], degraded=degraded, scores=scores, score_sum=score_sum)
+        self._ended(sums, "OK")
+        if self._telemetry.looks():
+            self._look(answers[0])
+        _tell(answers)
+
+    def _look(self, answer: Answer) -> None:
+        """Look into a request: ids that the store does not know, missing values, scores."""
+        release, result, ranked = answer
+        if self._telemetry is None or ranked is None or ranked.inputs is None:
+            return
+        inputs = ranked.inputs
+        events = max(len(inputs.events), len(inputs.tail), inputs.header.stored)
+        counts = lookups(
+            release.features,
+            user_columns=None if result.user_degraded else inputs.user_columns,
+            item_columns=None if result.items_degraded else inputs.item_columns,
+            events=None if result.user_degraded else events,
+        )
+        self._telemetry.look(release.slot, counts, ranked.scores)
+
+    def _ended(self, slots: Iterable[int], code: str) -> None:
+        call = CURRENT.get()
+        if call is not None and self._telemetry is not None:
+            for slot in slots:
+                self._telemetry.count_slot(slot, "release_requests", call.method, code)
 
     @contextmanager
     def failures(
@@ -70,7 +99,7 @@ class AnswerCounts:
     ) -> Iterator[None]:
         """Count what a ``with`` block raises to the releases that are at work in it.
 
-        What is the caller's fault counts to none, nor does a caller that leaves before its deadline.
+        As a failure counts neither what is the caller's fault, nor a caller that leaves before its deadline.
 
         Args:
             deadline: the call's.
@@ -81,7 +110,20 @@ class AnswerCounts:
             yield
         except Exception as error:
             left = isinstance(error, TimeoutError) and time.monotonic() < deadline.at_s
-            if self._telemetry is not None and not left and code_of(error) in NOT_THE_CALLERS:
-                for slot in {release.slot for release in at or releases}:
+            slots, code = {release.slot for release in at or releases}, code_of(error)
+            self._ended(slots, code.name)
+            if self._telemetry is not None and not left and code in NOT_THE_CALLERS:
+                for slot in slots:
                     self._telemetry.failed(slot)
             raise
+
+
+def _tell(answers: Sequence[Answer]) -> None:
+    """Note in the record of the call who answered it, for its span."""
+    call = CURRENT.get()
+    if call is None or not call.trace_id:
+        return
+    release, result, _ = answers[0]
+    call.release, call.degraded = release.name, tuple(degraded_parts(result))
+    call.model = getattr(result, "model", "")
+    call.candidates = sum(len(ranked.request.candidate_keys) for _, _, ranked in answers if ranked is not None)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from recsys.errors import InvalidInputError, OverloadedError
+from recsys.serving.current_call import note_refusal
 
 Message = TypeVar("Message")
 
@@ -71,6 +72,7 @@ class OpenStreams:
         idle_s = {stream: now_s - stream.idle_since_s for stream in self._open if stream.idle_since_s is not None}
         longest = max(idle_s, key=lambda stream: idle_s[stream], default=None)
         if longest is None or idle_s[longest] < _MIN_IDLE_S:
+            note_refusal("streams")
             raise OverloadedError(f"{len(self._open)} streams are open and in use, the limit; retry with backoff")
         self._open.discard(longest)
         idle = f"the stream was idle for {idle_s[longest]:.1f} s, longest of {self._most}, the limit"

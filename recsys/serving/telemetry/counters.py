@@ -9,9 +9,13 @@ from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 
+import numpy as np
+
+from recsys.arrays import Float32Array
 from recsys.errors import ConfigError
-from recsys.serving.telemetry.families import BOUNDS_US
-from recsys.serving.telemetry.layout import HISTOGRAM, PARTS, RELEASE_COUNTS, RELEASE_WORDS, open_counter_file
+from recsys.serving.telemetry.families import BOUNDS_US, SCORE_BOUNDS, SCORE_BUCKETS
+from recsys.serving.telemetry.layout import HISTOGRAM, PARTS, RELEASE_COUNTS, open_counter_file
+from recsys.serving.telemetry.stage_timer import STAGES
 
 _FAILED, _DEGRADED, _SCORES, _SCORE_SUM, _OFFERED, _SCORED, _DROPPED, _FAILED_SHADOW = map(
     RELEASE_COUNTS.index,
@@ -22,6 +26,8 @@ _COMPARED, _DIFFERENCE_SUM, _OVERLAP_SUM, _RETRIEVED, _ITEMS_OVERLAP_SUM = map(
 )
 _ANSWERS, _SHADOW = len(RELEASE_COUNTS), len(RELEASE_COUNTS) + HISTOGRAM
 _WORD = (1 << 64) - 1
+_SCORE_ENDS = np.asarray(SCORE_BOUNDS, dtype=np.float32)
+_LOOK_EVERY = 32
 
 
 class Telemetry:
@@ -42,23 +48,79 @@ class Telemetry:
         self._words = file.words
         self._row = file.first + worker * file.row
         self._releases = self._row + file.releases
+        self._slot_words = file.slot_words
         self._places = {key: self._row + place for key, place in file.places.items()}
+        self._times = {key: self._row + place for key, place in file.times.items()}
+        self._slot_places = file.slot_places
+        self._gauges = [key for family in file.families if family.gauge for key in family.keys()]
         self._lock = threading.Lock()
+        self._looks = 0
 
     def observe(self, stages_us: Sequence[int]) -> None:
         """Add a request's stages, in the order of ``STAGES``; some 3 us."""
         words, place = self._words, self._row
+        assert len(stages_us) == len(STAGES)
         with self._lock:
             for us in stages_us:
                 words[place + bisect_left(BOUNDS_US, us)] += 1
                 words[place + HISTOGRAM - 1] += us
                 place += HISTOGRAM
 
+    def observe_time(self, name: str, *values: str, us: int) -> None:
+        """Add to the histogram with these labels; KeyError if ``histograms`` has none."""
+        place = self._times[(name, *values)]
+        with self._lock:
+            _observe(self._words, place, us)
+
+    def call_began(self, method: str) -> None:
+        """Count a call that begins: it is in flight."""
+        place = self._places["calls_in_flight", method]
+        with self._lock:
+            self._words[place] += 1
+
+    def call_ended(self, method: str, us: int, *, refused: str = "") -> None:
+        """Count a call that ends: it took so long.
+
+        Args:
+            method: its name, as of :meth:`call_began`.
+            us: time that it took.
+            refused: why there was no room for it (``current_call.REFUSALS``); empty: there was.
+        """
+        words, in_flight, place = (
+            self._words,
+            self._places["calls_in_flight", method],
+            self._times["call_seconds", method],
+        )
+        with self._lock:
+            words[in_flight] -= words[in_flight] > 0  # a drain that ends before its calls clears it
+            _observe(words, place, us)
+            if refused:
+                words[self._places["refused", method, refused]] += 1
+
+    def round_trip(self, link: str, us: int, *, failed: bool) -> None:
+        """Count a round trip to the store (``families.STORE_LINKS``), and the time that it took."""
+        words, place = self._words, self._times["store_seconds", link]
+        ended = self._places["store_round_trips", link, "failed" if failed else "ok"]
+        with self._lock:
+            words[ended] += 1
+            _observe(words, place, us)
+
     def count(self, name: str, *values: str, by: int = 1) -> None:
         """Add to the counter with these labels; KeyError if ``families`` has none."""
         place = self._places[(name, *values)]
         with self._lock:
             self._words[place] += by
+
+    def set(self, name: str, *values: str, to: int) -> None:
+        """Set the gauge with these labels to a number of 0 or more; KeyError if ``families`` has none."""
+        place = self._places[(name, *values)]
+        with self._lock:
+            self._words[place] = to
+
+    def clear_gauges(self) -> None:
+        """Set all gauges of the row to 0: its worker has ended, or begins."""
+        for key in self._gauges:
+            self.set(*key, to=0)
 
     def answered(self, slot: int, us: int, *, degraded: bool, scores: int, score_sum: float) -> None:
         """Count an answer to its release; some 2 us.
@@ -70,7 +132,7 @@ class Telemetry:
             scores: number of candidates scored; 0 for an answer whose scores are of any size.
             score_sum: of their scores; one that is not finite is not counted, nor are its candidates.
         """
-        words, place = self._words, self._releases + slot * RELEASE_WORDS
+        words, place = self._words, self._block(slot)
         if not isfinite(score_sum):
             scores, score_sum = 0, 0.0
         with self._lock:
@@ -83,6 +145,35 @@ class Telemetry:
     def failed(self, slot: int) -> None:
         """Count a call that failed to its release."""
         self._add(slot, _FAILED)
+
+    def count_slot(self, slot: int, name: str, *values: str, by: int = 1) -> None:
+        """Add to what is counted of a release with these labels; KeyError if ``slot_families`` has none."""
+        self._add(slot, self._slot_places[(name, *values)], by)
+
+    def looks(self) -> bool:
+        """Decide if a request is looked into, for its ids, its features and its scores: the first of every 32."""
+        with self._lock:
+            self._looks += 1
+            return self._looks % _LOOK_EVERY == 1
+
+    def look(self, slot: int, counts: Mapping[tuple[str, str], int], scores: Float32Array) -> None:
+        """Count what was seen in a request that is looked into; some 15 us.
+
+        Args:
+            slot: the release's place, from 0.
+            counts: (family, table) -> number to add (``missing.lookups``).
+            scores: of all candidates, [C]; those that are not finite are not counted.
+        """
+        finite = scores[np.isfinite(scores)]
+        buckets = np.bincount(np.searchsorted(_SCORE_ENDS, finite), minlength=len(SCORE_BUCKETS)).tolist()
+        block, places, words = self._block(slot), self._slot_places, self._words
+        first = block + places["release_scores", SCORE_BUCKETS[0]]
+        with self._lock:
+            for key, number in counts.items():
+                words[block + places[key]] += number
+            for place, number in enumerate(buckets, first):
+                if number:
+                    words[place] += number
 
     def shadow_offered(self, slot: int) -> None:
         """Count a request that a release was to score beside the one that answers."""
@@ -106,7 +197,7 @@ class Telemetry:
             difference_sum: absolute differences of their scores to those that were answered, summed.
             overlap: share of the best candidates that the two have in common.
         """
-        words, place = self._words, self._releases + slot * RELEASE_WORDS
+        words, place = self._words, self._block(slot)
         with self._lock:
             words[place + _SCORED] += 1
             words[place + _COMPARED] += candidates
@@ -122,16 +213,19 @@ class Telemetry:
             us: time that it took.
             overlap: share of the items that the two have in common.
         """
-        words, place = self._words, self._releases + slot * RELEASE_WORDS
+        words, place = self._words, self._block(slot)
         with self._lock:
             words[place + _SCORED] += 1
             words[place + _RETRIEVED] += 1
             _add_parts(words, place + _ITEMS_OVERLAP_SUM, overlap)
             _observe(words, place + _SHADOW, us)
 
-    def _add(self, slot: int, count: int) -> None:
+    def _block(self, slot: int) -> int:
+        return self._releases + slot * self._slot_words
+
+    def _add(self, slot: int, count: int, by: int = 1) -> None:
         with self._lock:
-            self._words[self._releases + slot * RELEASE_WORDS + count] += 1
+            self._words[self._block(slot) + count] += by
 
     @contextmanager
     def polling(
@@ -165,6 +259,16 @@ class Telemetry:
             stop.set()
             thread.join()
             poll()
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Say that this worker serves, for the duration of a ``with`` block. The gauges of one before are cleared."""
+        self.clear_gauges()
+        self.set("workers_serving", to=1)
+        try:
+            yield
+        finally:
+            self.clear_gauges()
 
 
 def _observe(words: memoryview, place: int, us: int) -> None:

@@ -1,6 +1,8 @@
-"""Families: the counters of a server by name and labels, and the bounds of its histograms.
+"""Families: what a server counts, by name and labels, and the bounds of its histograms.
 
-A new counter is a line of :func:`families`, a line of docs/monitoring.md, and a call of ``Telemetry.count``.
+A new counter is a line of :func:`families`, a line of docs/monitoring.md, and a call of ``Telemetry.count``; a gauge
+the same with ``Telemetry.set``; a histogram is a line of :func:`histograms`; of each release a line of
+:func:`slot_families`. Every label has a list of values here: the number of series is bounded, whatever callers send.
 """
 
 from __future__ import annotations
@@ -9,8 +11,20 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from recsys.serving.current_call import REFUSALS
+from recsys.serving.telemetry.stage_timer import STAGES
+
 BOUNDS_US = (*(step * 10**power // 10 for power in range(1, 7) for step in (10, 15, 20, 30, 50, 70)), 10_000_000)
 """Upper ends of the histograms' buckets, 10 us to 10 s, six to a factor of ten. One more holds what is longer."""
+
+SCORE_BOUNDS = (
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999,
+    1.0,
+)  # fmt: skip
+"""Upper ends of the buckets of scores, narrow at both ends: a click is rare. One more holds what is larger."""
+
+SCORE_BUCKETS = (*(f"{bound:g}" for bound in SCORE_BOUNDS), "+Inf")
+"""Names of the buckets of scores."""
 
 CODES = (
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
@@ -26,22 +40,40 @@ thread; a newer call that waits for its message; the drain. And one after: its a
 DEGRADED_PARTS = ("user", "items", "history")
 """Parts that an answer may lack, by the names that clients get (``Ranking.degraded``)."""
 
+TABLES = ("users", "items", "histories")
+"""Tables of the feature store that a request's ids are looked up in."""
+
+STORE_LINKS = ("rank", "calls")
+"""Ways to the store's Redis: reads of requests to models, and the calls of FeatureStore."""
+
 
 @dataclass(frozen=True)
 class Family:
-    """Counters of one name: one for each combination of the labels' values."""
+    """Numbers of one name: one for each combination of the labels' values.
+
+    Attributes:
+        name: without ``recsys_``, and a counter's without ``_total``.
+        help: a sentence for the page.
+        labels: name -> values.
+        gauge: it may fall; shown as the sum of the workers that live.
+    """
 
     name: str
     help: str
     labels: Mapping[str, Sequence[str]]
+    gauge: bool = False
 
     def combinations(self) -> list[tuple[str, ...]]:
         """List the values of the labels, one counter after another."""
         return list(itertools.product(*self.labels.values()))
 
+    def keys(self) -> list[tuple[str, ...]]:
+        """List the name with each combination."""
+        return [(self.name, *values) for values in self.combinations()]
+
 
 def families(methods: Sequence[str]) -> tuple[Family, ...]:
-    """List all counters of a server.
+    """List all counters and gauges of a server.
 
     Args:
         methods: names of the methods whose calls are counted.
@@ -50,6 +82,11 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
     return (
         Family("requests", "Calls that were answered, by method and gRPC status.", {"method": methods, "code": CODES}),
         Family("early_ends", "Calls that ended before a handler had them, by reason.", {"reason": EARLY_ENDS}),
+        Family(
+            "refused",
+            "Calls that were refused for want of room, by method and reason.",
+            {"method": methods, "reason": REFUSALS},
+        ),
         Family("candidates", "Candidates that were scored.", {}),
         Family("degraded", "Answers worse than they could be, by the missing part.", {"part": DEGRADED_PARTS}),
         Family("states", "States of long histories, by outcome.", {"outcome": outcomes}),
@@ -57,6 +94,11 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
             "items",
             "Candidates whose features were in the server's memory, or had to be read.",
             {"source": ("memory", "store")},
+        ),
+        Family(
+            "store_round_trips",
+            "Round trips to the feature store's Redis, by what they were for and how they ended.",
+            {"link": STORE_LINKS, "outcome": ("ok", "failed")},
         ),
         Family(
             "store_warnings",
@@ -74,6 +116,51 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
             {"outcome": ("taken", "refused")},
         ),
         Family("restarts", "Workers that were restarted, by the end of the one before.", {"reason": ("died", "hung")}),
+        Family(
+            "spans",
+            "Spans of traced calls: sent, dropped because the queue was full, or lost because they could not be sent.",
+            {"outcome": ("sent", "dropped", "failed")},
+        ),
+        Family("calls_in_flight", "Calls that are being answered.", {"method": methods}, gauge=True),
+        Family("workers_serving", "Worker processes that answer calls.", {}, gauge=True),
+    )
+
+
+def histograms(methods: Sequence[str]) -> tuple[Family, ...]:
+    """List all histograms of times, in seconds on the page. The stages come first: ``Telemetry.observe`` counts on it.
+
+    Args:
+        methods: names of the methods whose calls are counted.
+    """
+    return (
+        Family("stage_seconds", "Time that an answered call of Ranker spent in a stage.", {"stage": STAGES}),
+        Family("call_seconds", "Time that a call took in the program, whatever its end.", {"method": methods}),
+        Family("store_seconds", "Time of a round trip to the feature store's Redis.", {"link": STORE_LINKS}),
+    )
+
+
+def slot_families(methods: Sequence[str]) -> tuple[Family, ...]:
+    """List the counters of each release in service, beside ``layout.RELEASE_COUNTS``; the page adds its labels.
+
+    Args:
+        methods: names of the methods whose calls are counted.
+    """
+    return (
+        Family(
+            "release_requests",
+            "Ended calls of Ranker to a release, by method and gRPC status.",
+            {"method": methods, "code": CODES},
+        ),
+        Family("release_degraded_parts", "Answers of a release, by the missing part.", {"part": DEGRADED_PARTS}),
+        Family("release_ids", "Ids of looked-into requests to a release, by the store's table.", {"table": TABLES}),
+        Family("release_unknown_ids", "Ids among them of which the store's table has nothing.", {"table": TABLES}),
+        Family(
+            "release_features",
+            "Feature values that looked-into requests to a release read of known ids.",
+            {"table": ("users", "items")},
+        ),
+        Family("release_missing_features", "Values among them that were missing.", {"table": ("users", "items")}),
+        Family("release_scores", "Scores of looked-into requests to a release.", {"bucket": SCORE_BUCKETS}),
     )
 
 
@@ -87,6 +174,7 @@ RELEASE_FAMILIES = {
     "release_shadow_difference": "Absolute differences of its scores to those that were answered, by candidate.",
     "release_shadow_overlap": "Share of the best candidates that it has in common with the answer, by request.",
     "release_shadow_items_overlap": "Share of the items that it retrieves in common with the answer, by request.",
+    "release_score_drift": "Population stability index of a release's scores lately against those before.",
 }
 """Families of each release in service, with the labels ``release`` and ``model``; helps by name."""
 

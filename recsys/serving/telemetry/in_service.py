@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from recsys.releases.served import MAX_RELEASES
+from recsys.serving.telemetry.drift import Drift
 from recsys.serving.telemetry.release_figures import ReleaseFigures, read_release_figures
+from recsys.serving.telemetry.slots import SlotCounts, read_slots
 
 Role = Literal["live", "split", "shadow", "kept"]
 """Use of a release: it answers; answers a part of the users; is compared; is loaded for a rollback."""
@@ -34,6 +36,27 @@ class Use:
     role: Role = "live"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReleaseCounts:
+    """Everything that is counted of a release since it came into its slot.
+
+    Attributes:
+        figures: what is also in the server's status.
+        slot: what only the metrics page shows.
+        drift: of its scores (``drift.py``); None: too few are known.
+    """
+
+    figures: ReleaseFigures
+    slot: SlotCounts
+    drift: float | None
+
+
+@dataclass(frozen=True)
+class _Reading:
+    figures: ReleaseFigures
+    slot: SlotCounts
+
+
 class InService:
     """The releases in service, and what their slots had counted when they came. Safe to use from several threads.
 
@@ -47,7 +70,8 @@ class InService:
         self._counts = counts
         self._lock = threading.Lock()
         self._uses: tuple[Use, ...] = ()
-        self._before: dict[int, tuple[str, ReleaseFigures]] = {}
+        self._before: dict[int, tuple[str, _Reading]] = {}
+        self._drift = Drift()
 
     def set(self, uses: Iterable[Use]) -> None:
         """Replace what is in service. Call it before a slot's new release counts its first call.
@@ -59,12 +83,24 @@ class InService:
         names = {use.slot: use.release for use in uses}
         now = self._raw()
         with self._lock:
-            before = self._before
+            before, earlier = self._before, self._uses
             self._uses = uses
             self._before = {
                 slot: before[slot] if slot in before and before[slot][0] == name else (name, now[slot])
                 for slot, name in names.items()
             }
+            live = {use.model: use for use in earlier if use.role == "live"}
+            known = {name for name, _ in before.values()}
+            for use in reversed(uses):
+                if use.release in known:
+                    continue
+                old = live.get(use.model)
+                scores = None
+                if old is not None and old.slot in before:
+                    scores = (now[old.slot].slot - before[old.slot][1].slot).scores()
+                self._drift.came(use.release, scores)
+            for name in known - set(names.values()):
+                self._drift.went(name)
 
     def uses(self) -> tuple[Use, ...]:
         """The uses there are."""
@@ -75,9 +111,23 @@ class InService:
         """Figures of each loaded release, by name, since it came into its slot."""
         now = self._raw()
         with self._lock:
-            return {name: now[slot] - before for slot, (name, before) in self._before.items()}
+            return {name: now[slot].figures - before.figures for slot, (name, before) in self._before.items()}
 
-    def _raw(self) -> list[ReleaseFigures]:
+    def counts(self) -> dict[str, ReleaseCounts]:
+        """Everything that is counted of each loaded release, by name, since it came into its slot."""
+        now, found = self._raw(), {}
+        with self._lock:
+            for slot, (name, before) in self._before.items():
+                own = now[slot].slot - before.slot
+                found[name] = ReleaseCounts(
+                    figures=now[slot].figures - before.figures,
+                    slot=own,
+                    drift=self._drift.read(name, own.scores()),
+                )
+        return found
+
+    def _raw(self) -> list[_Reading]:
         if self._counts is None:
-            return [ReleaseFigures()] * MAX_RELEASES
-        return read_release_figures(self._counts)
+            return [_Reading(ReleaseFigures(), SlotCounts())] * MAX_RELEASES
+        figures, (_, slots) = read_release_figures(self._counts), read_slots(self._counts)
+        return [_Reading(*pair) for pair in zip(figures, slots, strict=True)]

@@ -19,10 +19,10 @@ class LabelCounts:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
-    def add(self, label: str) -> None:
-        """Count one more."""
+    def add(self, label: str, *, by: int = 1) -> None:
+        """Count so many more."""
         with self._lock:
-            self._counts[label] += 1
+            self._counts[label] += by
 
     def read(self) -> dict[str, int]:
         """Copy the counts so far."""

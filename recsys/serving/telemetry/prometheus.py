@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import (
     CounterMetricFamily,
+    GaugeMetricFamily,
     HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
@@ -17,16 +19,20 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from recsys import __version__
 from recsys.certificates import CertificateWatch
 from recsys.errors import ConfigError
 from recsys.serving.telemetry.certificate_end import CertificateCollector
-from recsys.serving.telemetry.families import BOUNDS_US, CALL_OUTCOMES, RELEASE_FAMILIES, SHADOW_OUTCOMES
-from recsys.serving.telemetry.in_service import InService, Use
+from recsys.serving.telemetry.families import BOUNDS_US, CALL_OUTCOMES, RELEASE_FAMILIES, SHADOW_OUTCOMES, Family
+from recsys.serving.telemetry.in_service import InService, ReleaseCounts, Use
 from recsys.serving.telemetry.page_server import page_server
 from recsys.serving.telemetry.release_figures import ReleaseFigures
-from recsys.serving.telemetry.totals import Histogram, read_totals
+from recsys.serving.telemetry.slots import read_slots
+from recsys.serving.telemetry.totals import Histogram, Totals, read_totals
 
 _PREFIX = "recsys_"
+_SHOWN_WHEN_COUNTED = frozenset({"requests", "refused", "release_requests"})
+"""Families of many labels: what was never counted is left out, but for the status OK."""
 
 
 class TotalsCollector(Collector):
@@ -40,28 +46,48 @@ class TotalsCollector(Collector):
     def __init__(self, path: Path, in_service: InService) -> None:
         self._path = path
         self._in_service = in_service
+        self._slot_families, _ = read_slots(path)
 
     def collect(self) -> Iterator[Metric]:
         """Yield all families. A status that no call has ended with is left out, except OK."""
         totals = read_totals(self._path)
-        stages = HistogramMetricFamily(
-            f"{_PREFIX}stage_seconds", "Time that a call of Ranker spent in a stage.", labels=["stage"]
-        )
-        for stage, histogram in totals.stages.items():
-            stages.add_metric([stage], _buckets(histogram), sum_value=histogram.sum_us / 1e6)
-        yield stages
-        for family in totals.families:
-            counters = CounterMetricFamily(f"{_PREFIX}{family.name}", family.help, labels=list(family.labels))
-            for values in family.combinations():
-                amount = totals.counters[(family.name, *values)]
-                if amount or family.name != "requests" or values[-1] == "OK":
-                    counters.add_metric(values, amount)
-            yield counters
-        uses, figures = self._in_service.uses(), self._in_service.figures()
+        yield from _times(totals)
+        yield from _counters(totals)
+        uses, counts = self._in_service.uses(), self._in_service.counts()
         models = {use.release: use.model for use in reversed(uses)}
         # One that came in between is on the next page.
-        yield from _of_releases({name: found for name, found in figures.items() if name in models}, models)
+        counts = {name: found for name, found in counts.items() if name in models}
+        yield from _of_releases({name: found.figures for name, found in counts.items()}, models)
+        yield from _of_slots(self._slot_families, counts, models)
         yield _models(uses)
+        yield from _of_server(totals)
+
+
+def _times(totals: Totals) -> Iterator[Metric]:
+    for family in totals.histograms:
+        shown = HistogramMetricFamily(f"{_PREFIX}{family.name}", family.help, labels=list(family.labels))
+        for values in family.combinations():
+            histogram = totals.times[(family.name, *values)]
+            shown.add_metric(values, _buckets(histogram), sum_value=histogram.sum_us / 1e6)
+        yield shown
+
+
+def _counters(totals: Totals) -> Iterator[Metric]:
+    for family in totals.families:
+        kind = GaugeMetricFamily if family.gauge else CounterMetricFamily
+        shown = kind(f"{_PREFIX}{family.name}", family.help, labels=list(family.labels))
+        for values in family.combinations():
+            amount = totals.counters[(family.name, *values)]
+            if amount or family.name not in _SHOWN_WHEN_COUNTED or (family.name == "requests" and values[-1] == "OK"):
+                shown.add_metric(values, amount)
+        yield shown
+
+
+def _of_server(totals: Totals) -> Iterator[Metric]:
+    yield GaugeMetricFamily(f"{_PREFIX}workers", "Worker processes that the server is to have.", value=totals.workers)
+    build = InfoMetricFamily(f"{_PREFIX}build", "The program.", labels=["version"])
+    build.add_metric([__version__], {})
+    yield build
 
 
 def _models(uses: Sequence[Use]) -> Metric:
@@ -70,6 +96,38 @@ def _models(uses: Sequence[Use]) -> Metric:
     for use in uses:
         info.add_metric([use.model, use.version, use.release, use.role], {})
     return info
+
+
+def _of_slots(
+    families: Sequence[Family], counts: Mapping[str, ReleaseCounts], models: Mapping[str, str]
+) -> Iterator[Metric]:
+    """Families of ``slot_families``, and the drift that comes of one; the scores are a histogram without a sum."""
+    for family in families:
+        if family.name == "release_scores":
+            yield _scores(family, counts, models)
+            continue
+        shown = CounterMetricFamily(f"{_PREFIX}{family.name}", family.help, labels=["release", "model", *family.labels])
+        for release, found in counts.items():
+            for values in family.combinations():
+                amount = found.slot.of(family.name, *values)
+                if amount or family.name not in _SHOWN_WHEN_COUNTED:
+                    shown.add_metric([release, models[release], *values], amount)
+        yield shown
+    name = "release_score_drift"
+    drift = GaugeMetricFamily(f"{_PREFIX}{name}", RELEASE_FAMILIES[name], labels=["release", "model"])
+    for release, found in counts.items():
+        if found.drift is not None:
+            drift.add_metric([release, models[release]], found.drift)
+    yield drift
+
+
+def _scores(family: Family, counts: Mapping[str, ReleaseCounts], models: Mapping[str, str]) -> Metric:
+    shown = HistogramMetricFamily(f"{_PREFIX}{family.name}", family.help, labels=["release", "model"])
+    for release, found in counts.items():
+        at_most = itertools.accumulate(found.slot.scores())
+        buckets = [(end, float(count)) for end, count in zip(family.labels["bucket"], at_most, strict=True)]
+        shown.add_metric([release, models[release]], buckets, sum_value=None)
+    return shown
 
 
 def _of_releases(figures: Mapping[str, ReleaseFigures], models: Mapping[str, str]) -> Iterator[Metric]:

@@ -14,7 +14,6 @@ from recsys.serving.telemetry.layout import (
     HISTOGRAM,
     PARTS,
     RELEASE_COUNTS,
-    RELEASE_WORDS,
     open_counter_file,
     sum_of_rows,
 )
@@ -140,7 +139,7 @@ def read_release_figures(path: Path) -> list[ReleaseFigures]:
     """
     file = open_counter_file(path)
     sums = sum_of_rows(file)[file.releases :]
-    return [_figures(sums[slot * RELEASE_WORDS :][:RELEASE_WORDS]) for slot in range(MAX_RELEASES)]
+    return [_figures(sums[slot * file.slot_words :]) for slot in range(MAX_RELEASES)]
 
 
 def _figures(words: Sequence[int]) -> ReleaseFigures:

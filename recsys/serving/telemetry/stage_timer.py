@@ -6,15 +6,22 @@ from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import Literal
 
+from recsys.serving.current_call import CURRENT, CurrentCall
+
 Stage = Literal["wait", "convert", "store", "state", "encode", "retrieve", "user_graph", "rank_graph", "select"]
 
 STAGES = ("wait", "convert", "store", "state", "encode", "retrieve", "user_graph", "rank_graph", "select", "total")
 """All stages and their sum, in the order in which :meth:`StageTimer.in_us` gives them."""
 
 
+def _traced_call() -> CurrentCall | None:
+    call = CURRENT.get()
+    return call if call is not None and call.trace_id else None
+
+
 @dataclass(slots=True)
 class StageTimer:
-    """Nanoseconds of a request's stages; a new one starts the clock.
+    """Nanoseconds of a request's stages; a new one starts the clock. The laps of a traced call are spans of it, too.
 
     Attributes:
         wait: for the model, while another request's runs.
@@ -47,6 +54,7 @@ class StageTimer:
     total: int = 0
     _start_ns: int = field(default_factory=perf_counter_ns, repr=False)
     _last_ns: int = field(default=0, repr=False)
+    _traced: CurrentCall | None = field(default_factory=_traced_call, repr=False)
 
     def __post_init__(self) -> None:
         self._last_ns = self._start_ns
@@ -55,6 +63,8 @@ class StageTimer:
         """Count the time since the last lap, or the start, to ``stage``; a stage may have several."""
         now_ns = perf_counter_ns()
         setattr(self, stage, getattr(self, stage) + now_ns - self._last_ns)
+        if self._traced is not None:
+            self._traced.add_lap(stage, self._last_ns, now_ns)
         self._last_ns = now_ns
 
     def finish(self) -> None:

@@ -1,16 +1,15 @@
-"""Totals: the sums of all workers' counts, as histograms and counters."""
+"""Totals: the sums of all workers' counts, as histograms, counters and gauges."""
 
 from __future__ import annotations
 
 import itertools
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from recsys.serving.telemetry.families import BOUNDS_US, Family
-from recsys.serving.telemetry.layout import HISTOGRAM, open_counter_file, sum_of_rows
-from recsys.serving.telemetry.stage_timer import STAGES
+from recsys.serving.telemetry.layout import HISTOGRAM, open_counter_file, rows_of
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,23 @@ class Totals:
     """The sums over all workers.
 
     Attributes:
-        families: of the counters.
-        stages: stage -> histogram.
-        counters: (family, *label values) -> count.
+        families: of the counters and gauges.
+        histograms: of times.
+        times: (family, *label values) of a histogram -> it.
+        counters: (family, *label values) -> count, or what a gauge shows.
+        workers: rows of the file.
     """
 
     families: tuple[Family, ...]
-    stages: Mapping[str, Histogram]
+    histograms: tuple[Family, ...]
+    times: Mapping[tuple[str, ...], Histogram]
     counters: Mapping[tuple[str, ...], int]
+    workers: int = field(default=1)
+
+    @property
+    def stages(self) -> dict[str, Histogram]:
+        """The histograms of the stages."""
+        return {key[1]: found for key, found in self.times.items() if key[0] == "stage_seconds"}
 
 
 def read_totals(path: Path) -> Totals:
@@ -66,17 +74,14 @@ def read_totals(path: Path) -> Totals:
         ConfigError: the file is not one of this program's.
     """
     file = open_counter_file(path)
-    sums = sum_of_rows(file)
+    rows = rows_of(file)
+    sums: list[int] = rows.sum(axis=0).tolist()
     counters = {key: sums[place] for key, place in file.places.items()}
-    return Totals(file.families, dict(_histograms(sums)), counters)
+    times = {key: histogram_of(sums[place:][:HISTOGRAM]) for key, place in file.times.items()}
+    return Totals(file.families, file.histograms, times, counters, len(rows))
 
 
 def histogram_of(words: Sequence[int]) -> Histogram:
     """Make a histogram of its words in the file, ``HISTOGRAM`` of them."""
     counts = list(itertools.accumulate(words[:-1]))
     return Histogram(tuple(counts[:-1]), counts[-1], words[-1])
-
-
-def _histograms(sums: Sequence[int]) -> Iterator[tuple[str, Histogram]]:
-    for number, stage in enumerate(STAGES):
-        yield stage, histogram_of(sums[number * HISTOGRAM :][:HISTOGRAM])

@@ -75,3 +75,22 @@ def test_a_foreign_file_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(ConfigError, match="does not hold this program's counts"):
         Telemetry(tmp_path / "file")
+
+
+def test_a_worker_that_ended_leaves_its_counts_and_no_gauge(file: Path) -> None:
+    first, other = Telemetry(file, worker=0), Telemetry(file, worker=1)
+    for telemetry in (first, other):
+        telemetry.set("workers_serving", to=1)
+        telemetry.call_began("Rank")
+    other.call_ended("Rank", 7)
+    other.clear_gauges()
+    counters = read_totals(file).counters
+    assert (counters["workers_serving",], counters["calls_in_flight", "Rank"]) == (1, 1)
+    assert read_totals(file).times["call_seconds", "Rank"].count == 1
+    other.call_ended("Rank", 7)  # one that outlasted the drain
+    assert read_totals(file).counters["calls_in_flight", "Rank"] == 1
+
+
+def test_the_first_of_every_32_requests_is_looked_into(file: Path) -> None:
+    telemetry = Telemetry(file)
+    assert [telemetry.looks() for _ in range(65)] == [number % 32 == 0 for number in range(65)]

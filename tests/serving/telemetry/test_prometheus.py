@@ -118,7 +118,7 @@ def test_a_release_shows_what_its_slot_counted_since_it_came(file: Path) -> None
         assert found["recsys_release_shadow_overlap_sum", of("second")] == 0.75
         assert found["recsys_release_shadow_total", of("second", outcome="scored")] == 1
         assert (calls, of("first", outcome="answered")) not in found
-        roles = {(dict(labels)["release"], dict(labels)["role"]) for name, labels in found if name.endswith("_info")}
+        roles = {(dict(own)["release"], dict(own)["role"]) for name, own in found if name == "recsys_model_info"}
         assert roles == {("second", "live"), ("kept", "kept")}
 
 

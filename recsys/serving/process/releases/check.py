@@ -26,7 +26,8 @@ from recsys.bundle.verify import FileState, Verify
 from recsys.errors import BundleError, RecsysError, ReleaseError, StoreError
 from recsys.serving.inference.mapped_pages import read_ahead
 from recsys.serving.inference.memory import tables_bytes, two_fit
-from recsys.serving.process.children import start_python
+from recsys.serving.logs import configure_logs
+from recsys.serving.process.children import LOG_FORMAT, start_python
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
 from recsys.serving.scheduling import use_idle_scheduling
 from recsys.serving.settings import Settings
@@ -214,6 +215,7 @@ def main() -> None:
     """Check what comes on standard input."""
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    configure_logs("json" if os.environ.get(LOG_FORMAT) == "json" else "text")
     task: CheckTask = pickle.load(sys.stdin.buffer)
     _lower_priority()
     message: RecsysError | Checked

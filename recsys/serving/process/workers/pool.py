@@ -284,10 +284,12 @@ class WorkerPool:
             self.deaths += 1
             wait_s = _schedule_restart(worker, served_s=now_s - worker.ready_s)
             say(f"{ended}; restarting" + (f" in {wait_s:g} s" if wait_s else ""))
-        if self._counts is not None and not worker.superseded:
+        if self._counts is not None:
             # In its row: nobody else writes there until the next one starts.
             row = Telemetry(self._counts, worker=number - 1)
-            row.count("restarts", "hung" if worker.hung else "died")
+            if not worker.superseded:
+                row.count("restarts", "hung" if worker.hung else "died")
+            row.clear_gauges()
         worker.process, worker.ready_s, worker.error = None, None, None
         worker.silent_s, worker.stuck, worker.hung, worker.superseded = 0.0, "", False, False
         # Its predecessor has read the hot rows.

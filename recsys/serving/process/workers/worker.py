@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from recsys.errors import RecsysError
+from recsys.serving.logs import configure_logs
 from recsys.serving.process.ending import END_MARGIN_S, bounded_end
 from recsys.serving.process.malloc import limit_arenas
 from recsys.serving.process.signals import dump_stacks_on_sigusr1, forward_signals, sigterm_interrupts, wait_for_signal
@@ -41,7 +42,7 @@ def main() -> int:
     dump_stacks_on_sigusr1()
     limit_s = task.settings.drain_timeout_s + EXIT_GRACE_S
     commands = Commands(orders, limit_s=limit_s)
-    logging.basicConfig(format=f"worker {task.number}: %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    configure_logs(task.settings.log_format, worker=task.number)
     if task.core is not None:
         _pin_to(task.core)
     try:
