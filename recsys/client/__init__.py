@@ -24,8 +24,8 @@ run twice. In a program that uses OpenTelemetry calls carry its current span (``
 
 ``blocking.py`` and ``aio.py`` are the two clients; ``address.py``, ``context.py`` (the caller's span), ``channel.py``
 (calls, retries, statuses to errors), ``connection.py`` (a channel that follows certificates), ``tls.py`` and
-``messages/`` (arguments to messages and back) serve both; ``types.py`` has results and errors. A new call is a method of
-each client, a request and a result in ``messages/``, and a line of ``channel.Calls``.
+``messages/`` (arguments to messages and back) serve both; ``types.py`` has results and errors. A new call is a method
+of each client, a request and a result in ``messages/``, and a line of ``channel.Calls``.
 """
 
 from recsys.client.aio import AsyncClient
