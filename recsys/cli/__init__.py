@@ -2,8 +2,9 @@
 
 - ``init.py``, ``features.py``, ``prepare.py``, ``store.py``: a log of one's own, its features, the feature store;
 - ``training.py``, ``retrieval_runs.py``, ``rows.py``, ``compress.py``: runs, their tables, memory against quality;
-- ``evaluation.py``, ``parity.py``: evaluate, compare, explain, results; online against offline;
+- ``evaluation.py``, ``parity.py``: evaluate, compare, results; online against offline;
 - ``export.py``, ``serving.py``, ``requests.py``: bundles, the server, its profile and a view of it, calls to it;
+- ``explain/``: what made a score;
 - ``releases/``: the store of releases, and what is served;
 - ``options.py``: options and arguments that several share.
 
@@ -42,6 +43,7 @@ from recsys.cli import (
     store,
     training,
 )
+from recsys.cli.explain import command as explaining
 from recsys.cli.options import notes
 from recsys.errors import (
     BundleError,
@@ -107,7 +109,7 @@ for command in (
     training.train,
     evaluation.evaluate,
     evaluation.compare,
-    evaluation.explain,
+    explaining.explain,
     export.export,
     compress.compress,
     init.init,

@@ -94,10 +94,10 @@ def rank(
     from recsys.client import Client
 
     candidates = item_ids([sys.stdin.read() if items == "-" else items], text_ids)
-    asked: dict[str, Any] = {"features": feature_values(feature or []), "time_ms": _milliseconds(time), "model": model}
+    asked: dict[str, Any] = {"features": feature_values(feature or []), "time_ms": milliseconds(time), "model": model}
     secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with _explained(address, asked), Client(address, timeout_s=timeout_s, tls=secured) as client:
-        best = client.rank(user=_id(user, text_ids), candidates=candidates, top_k=top, timings=timings, **asked)
+    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured) as client:
+        best = client.rank(user=raw_id(user, text_ids), candidates=candidates, top_k=top, timings=timings, **asked)
     facts: dict[str, Any] = {"model": best.model, "model_version": best.model_version, "release": best.release}
     facts |= {"history_events": best.history_events}
     summary = f"{_who(best)}, {best.history_events} events of history"
@@ -131,12 +131,12 @@ def recommend(
     """Ask a running server for the best items for a user: retrieve, then rank."""
     from recsys.client import Client
 
-    asked: dict[str, Any] = {"features": feature_values(feature or []), "time_ms": _milliseconds(time), "model": model}
+    asked: dict[str, Any] = {"features": feature_values(feature or []), "time_ms": milliseconds(time), "model": model}
     asked |= {"exclude": item_ids(exclude or [], text_ids), "retrieval_model": retrieval_model}
     asked |= {"candidates": candidates, "include_seen": include_seen, "timings": timings}
     secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with _explained(address, asked), Client(address, timeout_s=timeout_s, tls=secured) as client:
-        best = client.recommend(user=_id(user, text_ids), top_k=top, **asked)
+    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured) as client:
+        best = client.recommend(user=raw_id(user, text_ids), top_k=top, **asked)
     facts = {
         "model": best.model,
         "model_version": best.model_version,
@@ -180,12 +180,14 @@ def retrieve(
 
     asked: dict[str, Any] = {
         "exclude": item_ids(exclude or [], text_ids),
-        "time_ms": _milliseconds(time),
+        "time_ms": milliseconds(time),
         "model": model,
     }
     secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with _explained(address, asked), Client(address, timeout_s=timeout_s, tls=secured) as client:
-        best = client.retrieve(user=_id(user, text_ids), top_k=top, include_seen=include_seen, timings=timings, **asked)
+    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured) as client:
+        best = client.retrieve(
+            user=raw_id(user, text_ids), top_k=top, include_seen=include_seen, timings=timings, **asked
+        )
     facts = {
         "model": best.model,
         "model_version": best.model_version,
@@ -199,7 +201,7 @@ def retrieve(
 
 
 @contextmanager
-def _explained(address: str, asked: Mapping[str, Any]) -> Iterator[None]:
+def with_advice(address: str, asked: Mapping[str, Any]) -> Iterator[None]:
     """Errors of a call with what to do about them on the command line."""
     from recsys.client import InvalidArgument, StoreUnavailable, Unavailable
 
@@ -282,12 +284,13 @@ def item_ids(given: Sequence[str], text_ids: bool) -> Any:
     ([1, 2, 3], ['1', 'b'], ['1'], ['1'])
     """
     texts = [text.strip() for part in given for text in part.replace("\n", ",").split(",") if text.strip()]
-    ids = [_id(text, text_ids) for text in texts]
+    ids = [raw_id(text, text_ids) for text in texts]
     texts = [each if isinstance(each, str) else text for each, text in zip(ids, texts, strict=True)]
     return texts if any(isinstance(each, str) for each in ids) else ids
 
 
-def _id(text: str, text_ids: bool) -> int | str:
+def raw_id(text: str, text_ids: bool) -> int | str:
+    """Parse an id: an integer, unless it cannot be one, is in quotes, or ids are texts."""
     if text_ids:
         return text
     if len(text) > 2 and text[0] == text[-1] == '"':
@@ -298,7 +301,7 @@ def _id(text: str, text_ids: bool) -> int | str:
         return text
 
 
-def _milliseconds(text: str | None) -> int | None:
+def milliseconds(text: str | None) -> int | None:
     """The moment that ``--time`` names, in milliseconds since 1970.
 
     Raises:

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from recsys.client.channel import (
+    EXPLAIN_S,
     HEALTH,
     READY_POLL_S,
     STREAM_S,
@@ -21,12 +22,13 @@ from recsys.client.channel import (
     serving,
 )
 from recsys.client.connection import Connection
-from recsys.client.messages import feature_store, ranker
+from recsys.client.messages import explain, feature_store, ranker
 from recsys.client.tls import Tls
 from recsys.client.types import (
     Appended,
     AppendSummary,
     EntityFeatures,
+    Explanation,
     Id,
     Ids,
     Integers,
@@ -111,6 +113,23 @@ class AsyncClient:
             user, top_k, candidates, features, exclude, include_seen, model, retrieval_model, time_ms, timings
         )
         return ranker.recommendation(await self._answer("recommend", request, timeout_s))
+
+    async def explain(
+        self,
+        *,
+        user: Id,
+        item: Id,
+        features: Mapping[str, Any] | None = None,
+        model: str = "",
+        release: str = "",
+        time_ms: int | None = None,
+        max_events: int = 0,
+        timeout_s: float | None = None,
+    ) -> Explanation:
+        """See :meth:`Client.explain`."""
+        request = explain.request(user, item, features, model, release, time_ms, max_events)
+        limit_s = EXPLAIN_S if timeout_s is None else timeout_s
+        return explain.explanation(await self._answer("explain", request, limit_s))
 
     async def append_events(
         self,

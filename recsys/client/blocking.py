@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from recsys.client.channel import (
+    EXPLAIN_S,
     HEALTH,
     READY_POLL_S,
     STREAM_S,
@@ -20,12 +21,13 @@ from recsys.client.channel import (
     serving,
 )
 from recsys.client.connection import Connection
-from recsys.client.messages import feature_store, ranker
+from recsys.client.messages import explain, feature_store, ranker
 from recsys.client.tls import Tls
 from recsys.client.types import (
     Appended,
     AppendSummary,
     EntityFeatures,
+    Explanation,
     Id,
     Ids,
     Integers,
@@ -166,6 +168,39 @@ class Client:
             user, top_k, candidates, features, exclude, include_seen, model, retrieval_model, time_ms, timings
         )
         return ranker.recommendation(self._answer("recommend", request, timeout_s))
+
+    def explain(
+        self,
+        *,
+        user: Id,
+        item: Id,
+        features: Mapping[str, Any] | None = None,
+        model: str = "",
+        release: str = "",
+        time_ms: int | None = None,
+        max_events: int = 0,
+        timeout_s: float | None = None,
+    ) -> Explanation:
+        """Explain a score: what each feature contributes to it, and what leaving out each past event changes.
+
+        ::
+
+            why = client.explain(user=42, item=7)
+            print(why.score, {part.name: part.contribution for part in why.contributions})
+
+        Args:
+            user, item: their ids.
+            features, model, time_ms: as of :meth:`rank`.
+            release: name of the release to explain; empty for the one that answers this user.
+            max_events: newest events that are left out one by one, up to 200; 0 for 50.
+            timeout_s: for this call; default: 10 s.
+
+        Raises:
+            Overloaded: the server is working on another explanation.
+            RpcError, InvalidInputError: as :meth:`rank`.
+        """
+        request = explain.request(user, item, features, model, release, time_ms, max_events)
+        return explain.explanation(self._answer("explain", request, EXPLAIN_S if timeout_s is None else timeout_s))
 
     def append_events(
         self,

@@ -67,6 +67,9 @@ STREAM_S = 600.0
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.name
 """The code of errors after which another try may fare better."""
 
+EXPLAIN_S = 10.0
+"""How long an explanation may take that is given no timeout: as the server has it."""
+
 LONGEST_S = 1_000_000
 """The longest timeout: gRPC takes longer ones as already over."""
 
@@ -96,6 +99,7 @@ class Calls:
         self.rank_batch = _call(unary, ranker + "RankBatch", ranker_pb2.RankBatchResponse)
         self.retrieve = _call(unary, ranker + "Retrieve", ranker_pb2.RetrieveResponse)
         self.recommend = _call(unary, ranker + "Recommend", ranker_pb2.RecommendResponse)
+        self.explain = _call(unary, ranker + "Explain", ranker_pb2.ExplainResponse)
         self.append_events = _call(unary, store + "AppendEvents", pb.AppendEventsResponse)
         self.append_stream = _call(channel.stream_unary, store + "AppendEventStream", pb.AppendEventStreamResponse)
         self.put_entities = _call(unary, store + "PutEntities", pb.PutEntitiesResponse)

@@ -153,6 +153,88 @@ class Recommendation:
     retrieval_release: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contribution:
+    """One part of what a model read for a score, and what it does to the logit.
+
+    Attributes:
+        name: the feature; of the history ``history``.
+        side: where it comes from: ``user``, ``context``, ``item`` or ``history``.
+        value: an id, a number, or a list of ids; None for the history, and where it is missing.
+        missing: it has no value: there is nothing to leave out.
+        contribution: its Shapley value; those of all parts and the base add up to the logit.
+        standard_error: of that where it is an estimate, else 0.
+        leave_out: the logit less the logit without this part alone; these do not add up.
+    """
+
+    name: str
+    side: str
+    value: Any
+    missing: bool
+    contribution: float
+    standard_error: float
+    leave_out: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainedEvents:
+    """Past events, oldest first, and what each does to the logit; all columns have shape [L].
+
+    Attributes:
+        items, timestamps_ms, attributes: as of a :class:`UserHistory`.
+        leave_out: the logit less the logit without this event alone; these do not add up.
+        shared_signatures: how many hash signatures the event shares with the item; None: the model has none.
+        attention: the weight of the event's vector in target attention; None: the model has none.
+    """
+
+    items: npt.NDArray[Any]
+    timestamps_ms: npt.NDArray[np.int64]
+    attributes: Mapping[str, npt.NDArray[Any]]
+    leave_out: npt.NDArray[np.float64]
+    shared_signatures: npt.NDArray[np.int64] | None = None
+    attention: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Reasons of one score (docs/explain.md).
+
+    Attributes:
+        score: in [0, 1], as ``Client.rank`` gives it.
+        logit: the score before the sigmoid: what is explained.
+        base_logit: the logit with every part left out.
+        contributions: of the parts: their ``contribution`` and ``base_logit`` add up to ``logit``.
+        exact: they are of all orders of the parts; if not, they are estimates from ``orders`` of them.
+        orders: 0 if exact.
+        events: the newest past events; None: the model's features have no history.
+        history_events: past events the model looked at.
+        older_events: how many of these are older than ``events``.
+        older_leave_out: the logit less the logit without those, all left out together.
+        signatures: hash signatures that the model has, of which events share some with the item; 0: none.
+        time_ms: as of when, milliseconds since 1970.
+        runs: of the model that it took.
+        model, model_version, release, degraded: as of a :class:`Ranking`.
+    """
+
+    score: float
+    logit: float
+    base_logit: float
+    contributions: tuple[Contribution, ...]
+    exact: bool
+    orders: int
+    events: ExplainedEvents | None
+    history_events: int
+    older_events: int
+    older_leave_out: float
+    signatures: int
+    time_ms: int
+    runs: int
+    model: str
+    model_version: str
+    release: str
+    degraded: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Appended:
     """Result of one append: events ``added`` by it, and events ``stored`` now."""

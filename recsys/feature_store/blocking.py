@@ -6,7 +6,7 @@ The store's coroutines are driven over a link that never suspends (ADR 18), so a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from recsys.arrays import Int64Array
@@ -122,6 +122,10 @@ class BlockingFeatureStore:
     def put_states(self, states: Sequence[tuple[int, bytes]], *, version: str, ttl_s: int, timeout_s: float) -> None:
         """Store users' states, as ``FeatureStore.put_states``."""
         run_sync(self._store.put_states(states, version=version, ttl_s=ttl_s, timeout_s=timeout_s))
+
+    def names(self, keys: Iterable[int], *, timeout_s: float) -> dict[int, str]:
+        """Read the texts of string ids, as ``FeatureStore.names``."""
+        return run_sync(self._store.names(keys, timeout_s=timeout_s))
 
     def users(self) -> Iterator[list[int]]:
         """Read the keys of all users with a history, some at a time, as ``FeatureStore.users``."""

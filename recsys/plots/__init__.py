@@ -9,8 +9,8 @@
     scales.py      points that axes can show, ticks, labels
 """
 
-from recsys.plots.charts import Bars, Chart, Dots, Heat, Series
+from recsys.plots.charts import Bars, Chart, Dots, Heat, Series, SignedBars
 from recsys.plots.png import write_png
-from recsys.plots.terminal import bar_text, print_chart
+from recsys.plots.terminal import bar_text, fitted, print_chart
 
-__all__ = ["Bars", "Chart", "Dots", "Heat", "Series", "bar_text", "print_chart", "write_png"]
+__all__ = ["Bars", "Chart", "Dots", "Heat", "Series", "SignedBars", "bar_text", "fitted", "print_chart", "write_png"]

@@ -64,6 +64,28 @@ class Bars:
 
 
 @dataclass(frozen=True)
+class SignedBars:
+    """A horizontal bar per label from 0, to the right for values above it and to the left for those below.
+
+    Attributes:
+        title: above.
+        labels: of the bars.
+        values: finite.
+        error: half the length of each bar's error bar; 0 for none. None: no bar has one.
+    """
+
+    title: str
+    labels: Sequence[str]
+    values: Sequence[float]
+    error: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        lengths = [len(column) for column in (self.labels, self.values, self.error) if column is not None]
+        if len(set(lengths)) > 1:
+            raise InvalidInputError(f"bars {self.title!r}: {lengths} labels, values, errors; allowed: as many")
+
+
+@dataclass(frozen=True)
 class Dots:
     """A line per label with a point of each series on it: values far from 0, of which bars would show nothing.
 

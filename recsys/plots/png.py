@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from recsys.errors import InvalidInputError
 from recsys.files import make_folder, write_atomically
-from recsys.plots.charts import Bars, Chart, Dots, Heat
+from recsys.plots.charts import Bars, Chart, Dots, Heat, SignedBars
 from recsys.plots.scales import amount_text, label_text, shown_points, ticks, unit_text
 from recsys.plots.styles import COLOURS, styles
 
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 # No common factor with the number of colours: 63 series look different.
 _MARKERS = tuple("osD^vPX*<")
 _PANELS_PER_ROW = 3
+# A name with two dollar signs is no formula.
+_STYLE: Any = {"font.size": 11, "axes.titlesize": 12, "legend.fontsize": 9.5, "text.parse_math": False}
 
 
-def write_png(charts: Sequence[Chart | Bars | Dots | Heat], path: Path) -> None:
+def write_png(charts: Sequence[Chart | Bars | SignedBars | Dots | Heat], path: Path) -> None:
     """Panels side by side in one file, which appears when it is whole.
 
     Raises:
@@ -38,7 +41,8 @@ def write_png(charts: Sequence[Chart | Bars | Dots | Heat], path: Path) -> None:
 
     columns = min(len(charts), _PANELS_PER_ROW)
     rows = -(-len(charts) // columns)
-    with matplotlib.rc_context({"font.size": 11, "axes.titlesize": 12, "legend.fontsize": 9.5}):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a box stands for a letter that the font lacks
         figure = Figure(figsize=(6.4 * columns, 4.6 * rows), dpi=130, layout="constrained")
         canvas = FigureCanvasAgg(figure)
         for number, chart in enumerate(charts):
@@ -48,6 +52,8 @@ def write_png(charts: Sequence[Chart | Bars | Dots | Heat], path: Path) -> None:
             axes.set_axisbelow(True)
             if isinstance(chart, Bars):
                 _draw_bars(axes, chart)
+            elif isinstance(chart, SignedBars):
+                _draw_signed_bars(axes, chart)
             elif isinstance(chart, Dots):
                 _draw_dots(axes, chart)
             elif isinstance(chart, Heat):
@@ -96,6 +102,19 @@ def _draw_bars(axes: Axes, chart: Bars) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.xaxis.set_major_formatter(lambda value, position: label_text(value))
+    axes.grid(axis="x", color="#dddddd", linewidth=0.7)
+
+
+def _draw_signed_bars(axes: Axes, chart: SignedBars) -> None:
+    places = range(len(chart.values))
+    colours = [COLOURS[0] if value >= 0 else COLOURS[1] for value in chart.values]
+    bars = None if chart.error is None or not any(chart.error) else list(chart.error)
+    drawn = axes.barh(places, list(chart.values), xerr=bars, color=colours, height=0.7, capsize=3)
+    axes.bar_label(drawn, [f"{value:+.3f}" for value in chart.values], padding=3, fontsize=9)
+    axes.axvline(0.0, color="#444444", linewidth=1.0)
+    axes.set_yticks(places, labels=list(chart.labels), fontsize=9 if len(places) <= 20 else 7)
+    axes.invert_yaxis()
+    axes.margins(x=0.2)
     axes.grid(axis="x", color="#dddddd", linewidth=0.7)
 
 

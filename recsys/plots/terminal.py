@@ -9,11 +9,12 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
 from recsys.arrays import Float64Array
-from recsys.plots.charts import Bars, Chart
+from recsys.plots.charts import Bars, Chart, SignedBars
 from recsys.plots.scales import amount_text, label_text, shown_points, ticks, unit_text
 from recsys.plots.styles import COLOURS, styles
 
@@ -26,10 +27,14 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-def print_chart(chart: Chart | Bars, console: Console) -> None:
+def print_chart(chart: Chart | Bars | SignedBars, console: Console) -> None:
     """Draw on a terminal, at most 100 columns wide; letters and signs only where it shows no more."""
     console.print(Text(chart.title, style="bold"))
-    lines = _bar_lines(chart, console) if isinstance(chart, Bars) else _chart_lines(chart, console)
+    lines: Iterator[Text]
+    if isinstance(chart, SignedBars):
+        lines = _signed_lines(chart, console)
+    else:
+        lines = _bar_lines(chart, console) if isinstance(chart, Bars) else _chart_lines(chart, console)
     for line in lines:
         console.print(line, no_wrap=True, overflow="crop", crop=True)
 
@@ -155,3 +160,47 @@ def _bar_lines(chart: Bars, console: Console) -> Iterator[Text]:
         share = max(0.0, value) / longest if math.isfinite(value) else 0.0
         bar = bar_text(share, width, ascii_only=console.options.ascii_only)
         yield Text(f"{label:>{margin}} ").append(bar, COLOURS[0]).append(end)
+
+
+def _signed_lines(chart: SignedBars, console: Console) -> Iterator[Text]:
+    """Bars from a middle axis, with the numbers behind them: signs tell the direction where there is no colour."""
+    if not chart.values:
+        yield Text("no bars to draw")
+        return
+    ascii_only = console.options.ascii_only
+    errors = [0.0] * len(chart.values) if chart.error is None else chart.error
+    between = " +/- " if ascii_only else " ± "
+    ends = [f" {v:+.4f}{f'{between}{e:.4f}' if e else ''}" for v, e in zip(chart.values, errors, strict=True)]
+    width = min(console.width, _WIDTH)
+    margin = min(max(map(cell_len, chart.labels)), width // 2)
+    room = max(10, width - margin - 2 - max(map(len, ends)))
+    least, most = min(0.0, *chart.values), max(0.0, *chart.values)
+    scale = (room - 1) / ((most - least) or 1.0)
+    left = round(-least * scale)
+    axis = "|" if ascii_only else "│"
+    for label, value, end in zip(chart.labels, chart.values, ends, strict=True):
+        size = abs(value) * scale
+        line = Text(f"{fitted(label, margin, ascii_only=ascii_only)} ")
+        if value < 0:
+            drawn = min(left, max(1, round(size)))
+            line.append(" " * (left - drawn)).append(("#" if ascii_only else "█") * drawn, COLOURS[1]).append(axis)
+            yield line.append(" " * (room - 1 - left)).append(end)
+            continue
+        bar = bar_text(min(size / room, 1.0), room, ascii_only=ascii_only)
+        if value > 0 and not bar:
+            bar = "#" if ascii_only else "▏"
+        bar = bar[: room - 1 - left]
+        line.append(" " * left).append(axis).append(bar, COLOURS[0])
+        yield line.append(" " * (room - 1 - left - len(bar))).append(end)
+
+
+def fitted(text: str, width: int, *, ascii_only: bool = False) -> str:
+    """Text cut or filled up to so many columns, as a terminal counts them.
+
+    >>> fitted("Toy Story", 6), fitted("Heat", 6)
+    ('Toy S…', 'Heat  ')
+    """
+    end = "~" if ascii_only else "…"
+    if cell_len(text) > width:
+        text = set_cell_size(text, width - 1).rstrip() + end
+    return set_cell_size(text, width)

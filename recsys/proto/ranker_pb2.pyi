@@ -14,10 +14,23 @@ class Degradation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DEGRADATION_USER_UNAVAILABLE: _ClassVar[Degradation]
     DEGRADATION_ITEMS_UNAVAILABLE: _ClassVar[Degradation]
     DEGRADATION_HISTORY_PARTIAL: _ClassVar[Degradation]
+
+class Side(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SIDE_UNSPECIFIED: _ClassVar[Side]
+    SIDE_USER: _ClassVar[Side]
+    SIDE_CONTEXT: _ClassVar[Side]
+    SIDE_ITEM: _ClassVar[Side]
+    SIDE_HISTORY: _ClassVar[Side]
 DEGRADATION_UNSPECIFIED: Degradation
 DEGRADATION_USER_UNAVAILABLE: Degradation
 DEGRADATION_ITEMS_UNAVAILABLE: Degradation
 DEGRADATION_HISTORY_PARTIAL: Degradation
+SIDE_UNSPECIFIED: Side
+SIDE_USER: Side
+SIDE_CONTEXT: Side
+SIDE_ITEM: Side
+SIDE_HISTORY: Side
 
 class Id(_message.Message):
     __slots__ = ("integer", "text")
@@ -228,3 +241,118 @@ class RankResponse(_message.Message):
     timings: Timings
     release: str
     def __init__(self, scores: _Optional[_Iterable[float]] = ..., positions: _Optional[_Iterable[int]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ...) -> None: ...
+
+class ExplainRequest(_message.Message):
+    __slots__ = ("model", "user", "item", "features", "time_ms", "max_events", "release")
+    class FeaturesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: FeatureValue
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[FeatureValue, _Mapping]] = ...) -> None: ...
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    user: Id
+    item: Id
+    features: _containers.MessageMap[str, FeatureValue]
+    time_ms: int
+    max_events: int
+    release: str
+    def __init__(self, model: _Optional[str] = ..., user: _Optional[_Union[Id, _Mapping]] = ..., item: _Optional[_Union[Id, _Mapping]] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., time_ms: _Optional[int] = ..., max_events: _Optional[int] = ..., release: _Optional[str] = ...) -> None: ...
+
+class Contribution(_message.Message):
+    __slots__ = ("name", "side", "ids", "numbers", "missing", "contribution", "standard_error", "leave_out")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIDE_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
+    STANDARD_ERROR_FIELD_NUMBER: _ClassVar[int]
+    LEAVE_OUT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    side: Side
+    ids: Ids
+    numbers: _containers.RepeatedScalarFieldContainer[float]
+    missing: bool
+    contribution: float
+    standard_error: float
+    leave_out: float
+    def __init__(self, name: _Optional[str] = ..., side: _Optional[_Union[Side, str]] = ..., ids: _Optional[_Union[Ids, _Mapping]] = ..., numbers: _Optional[_Iterable[float]] = ..., missing: _Optional[bool] = ..., contribution: _Optional[float] = ..., standard_error: _Optional[float] = ..., leave_out: _Optional[float] = ...) -> None: ...
+
+class ExplainedEvents(_message.Message):
+    __slots__ = ("items", "timestamps_ms", "attributes", "leave_out", "shared_signatures", "attention")
+    class AttributesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Ids
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Ids, _Mapping]] = ...) -> None: ...
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMPS_MS_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    LEAVE_OUT_FIELD_NUMBER: _ClassVar[int]
+    SHARED_SIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    ATTENTION_FIELD_NUMBER: _ClassVar[int]
+    items: Ids
+    timestamps_ms: _containers.RepeatedScalarFieldContainer[int]
+    attributes: _containers.MessageMap[str, Ids]
+    leave_out: _containers.RepeatedScalarFieldContainer[float]
+    shared_signatures: _containers.RepeatedScalarFieldContainer[int]
+    attention: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, items: _Optional[_Union[Ids, _Mapping]] = ..., timestamps_ms: _Optional[_Iterable[int]] = ..., attributes: _Optional[_Mapping[str, Ids]] = ..., leave_out: _Optional[_Iterable[float]] = ..., shared_signatures: _Optional[_Iterable[int]] = ..., attention: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("logit", "score", "base_logit", "contributions", "exact", "orders", "events", "history_events", "older_events", "older_leave_out", "signatures", "names", "time_ms", "runs", "model", "model_version", "release", "degraded")
+    class NamesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: str
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[str] = ...) -> None: ...
+    LOGIT_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    BASE_LOGIT_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    ORDERS_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    OLDER_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    OLDER_LEAVE_OUT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURES_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_FIELD_NUMBER: _ClassVar[int]
+    logit: float
+    score: float
+    base_logit: float
+    contributions: _containers.RepeatedCompositeFieldContainer[Contribution]
+    exact: bool
+    orders: int
+    events: ExplainedEvents
+    history_events: int
+    older_events: int
+    older_leave_out: float
+    signatures: int
+    names: _containers.ScalarMap[int, str]
+    time_ms: int
+    runs: int
+    model: str
+    model_version: str
+    release: str
+    degraded: _containers.RepeatedScalarFieldContainer[Degradation]
+    def __init__(self, logit: _Optional[float] = ..., score: _Optional[float] = ..., base_logit: _Optional[float] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., exact: _Optional[bool] = ..., orders: _Optional[int] = ..., events: _Optional[_Union[ExplainedEvents, _Mapping]] = ..., history_events: _Optional[int] = ..., older_events: _Optional[int] = ..., older_leave_out: _Optional[float] = ..., signatures: _Optional[int] = ..., names: _Optional[_Mapping[int, str]] = ..., time_ms: _Optional[int] = ..., runs: _Optional[int] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., release: _Optional[str] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ...) -> None: ...

@@ -57,6 +57,11 @@ class RankerStub:
                 request_serializer=recsys_dot_v1_dot_ranker__pb2.RecommendRequest.SerializeToString,
                 response_deserializer=recsys_dot_v1_dot_ranker__pb2.RecommendResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/recsys.v1.Ranker/Explain',
+                request_serializer=recsys_dot_v1_dot_ranker__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=recsys_dot_v1_dot_ranker__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class RankerServicer:
@@ -98,6 +103,17 @@ class RankerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Explains one score of Rank: what each feature and the history contribute to it, which adds up to it, and what
+        leaving out each past event changes. Reads only: nothing is logged, recorded or written. It takes hundreds of runs of
+        the model, between which other calls go, so give it some seconds (10 for a call without a deadline). Each process of
+        a server works on one at a time and refuses others with RESOURCE_EXHAUSTED. Errors: as Rank's; NOT_FOUND also for a
+        release that has no part in the model's requests.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RankerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -120,6 +136,11 @@ def add_RankerServicer_to_server(servicer, server):
                     servicer.Recommend,
                     request_deserializer=recsys_dot_v1_dot_ranker__pb2.RecommendRequest.FromString,
                     response_serializer=recsys_dot_v1_dot_ranker__pb2.RecommendResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=recsys_dot_v1_dot_ranker__pb2.ExplainRequest.FromString,
+                    response_serializer=recsys_dot_v1_dot_ranker__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -232,6 +253,33 @@ class Ranker:
             '/recsys.v1.Ranker/Recommend',
             recsys_dot_v1_dot_ranker__pb2.RecommendRequest.SerializeToString,
             recsys_dot_v1_dot_ranker__pb2.RecommendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recsys.v1.Ranker/Explain',
+            recsys_dot_v1_dot_ranker__pb2.ExplainRequest.SerializeToString,
+            recsys_dot_v1_dot_ranker__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,

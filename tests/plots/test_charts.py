@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.cells import cell_len
 from rich.console import Console
 
 from recsys.errors import ConfigError, InvalidInputError
-from recsys.plots import Bars, Chart, Dots, Series, print_chart, write_png
+from recsys.plots import Bars, Chart, Dots, Series, SignedBars, print_chart, write_png
 
 CHART = Chart(
     "Memory and quality",
@@ -30,7 +31,7 @@ CHART = Chart(
 BARS = Bars("rows", ["movie", "user"], [1200, 300.5], unit="rows")
 
 
-def drawn(chart: Chart | Bars, *, width: int = 80, encoding: str = "utf-8") -> list[str]:
+def drawn(chart: Chart | Bars | SignedBars, *, width: int = 80, encoding: str = "utf-8") -> list[str]:
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
     print_chart(chart, Console(file=file, width=width, color_system=None))
     return file.buffer.getvalue().decode(encoding).splitlines()  # type: ignore[attr-defined]
@@ -157,3 +158,33 @@ def test_dots_have_a_line_per_label_and_leave_out_what_has_no_value(tmp_path: Pa
         assert picture.format == "PNG" and picture.width > 400
     with pytest.raises(InvalidInputError, match="dots 'AUC': line 1; allowed: 0 to 0"):
         Dots("AUC", ["AutoInt"], [ours])
+
+
+SIGNED = SignedBars("why", ["price: 12 €", "history", "nothing", "age"], [-2.0, 4.0, 0.0, 0.001], error=[0, 0.25, 0, 0])
+
+
+def test_signed_bars_go_to_the_side_of_their_sign_by_their_size() -> None:
+    price, history, nothing, age = drawn(SIGNED)[1:]
+    assert len({line.index("│") for line in (price, history, nothing, age)}) == 1, "one axis"
+    axis = price.index("│")
+    assert price[:axis].endswith("█") and price[axis + 1 :].split() == ["-2.0000"]
+    assert history[:axis].split() == ["history"] and history.split()[-3:] == ["+4.0000", "±", "0.2500"]
+    assert history.count("█") == pytest.approx(2 * price.count("█"), abs=2)
+    assert nothing.split() == ["nothing", "│", "+0.0000"] and "│▏" in age
+
+
+def test_signed_bars_fit_any_terminal_cut_long_labels_and_need_no_unicode(tmp_path: Path) -> None:
+    long = SignedBars("why", ["七人の侍 " * 20, "b"], [1.0, -1.0])
+    for width in (40, 80, 300):
+        for chart in (SIGNED, long):
+            lines = drawn(chart, width=width)
+            assert max(cell_len(line.rstrip()) for line in lines) <= min(width, 100)
+    assert "…" in drawn(long)[1]
+    text = "\n".join(drawn(SignedBars("why", ["a" * 90, "b"], [1.0, -1.0], error=[0.5, 0.0]), encoding="ascii"))
+    assert "?" not in text and "|#" in text and "#|" in text and "+/-" in text and "~" in text
+    one_sided = SignedBars("why", ["a", "b"], [3.0, 1.0])
+    assert all(line.index("│") < 4 for line in drawn(one_sided)[1:])
+    assert drawn(SignedBars("why", [], [])) == ["why", "no bars to draw"]
+    write_png([SIGNED, long, SignedBars("why", [], [])], tmp_path / "why.png")
+    with pytest.raises(InvalidInputError, match=r"bars 'why': \[1, 2\] labels, values, errors; allowed: as many"):
+        SignedBars("why", ["a"], [1.0, 2.0])

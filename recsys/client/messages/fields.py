@@ -18,10 +18,10 @@ _MISSING = -1
 _MILLISECONDS = "an integer, milliseconds since 1970"
 
 
-def id_field(user: Id) -> ranker_pb2.Id:
-    """A user's id, an integer or a string."""
-    with fitting("user"):
-        return ranker_pb2.Id(text=user) if isinstance(user, str) else ranker_pb2.Id(integer=user)
+def id_field(value: Id, *, name: str = "user") -> ranker_pb2.Id:
+    """An id, an integer or a string; ``name`` is the argument's."""
+    with fitting(name):
+        return ranker_pb2.Id(text=value) if isinstance(value, str) else ranker_pb2.Id(integer=value)
 
 
 def set_fields(request: Any, **values: Any) -> None:

@@ -96,7 +96,7 @@ def ranking(response: ranker_pb2.RankResponse, candidates: Ids) -> Ranking:
         model_version=response.model_version,
         release=response.release,
         history_events=response.history_events,
-        degraded=_degraded(response),
+        degraded=degraded_parts(response),
         timings_us=_timings_us(response),
     )
 
@@ -116,7 +116,7 @@ def retrieval(response: ranker_pb2.RetrieveResponse) -> Retrieval:
         release=response.release,
         user_known=response.user_known,
         history_events=response.history_events,
-        degraded=_degraded(response),
+        degraded=degraded_parts(response),
         timings_us=_timings_us(response),
     )
 
@@ -135,7 +135,7 @@ def recommendation(response: ranker_pb2.RecommendResponse) -> Recommendation:
         user_known=response.user_known,
         history_events=response.history_events,
         candidates=response.candidates,
-        degraded=_degraded(response),
+        degraded=degraded_parts(response),
         timings_us=_timings_us(response),
     )
 
@@ -144,7 +144,8 @@ def _found(ids: ranker_pb2.Ids) -> npt.NDArray[Any]:
     return np.array(ids.texts, dtype=object) if ids.texts else np.array(ids.integers, dtype=np.int64)
 
 
-def _degraded(response: Any) -> tuple[str, ...]:
+def degraded_parts(response: Any) -> tuple[str, ...]:
+    """Names of the parts that an answer lacks."""
     return tuple(_DEGRADATIONS[d] for d in response.degraded if d in _DEGRADATIONS)
 
 

@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from recsys.arrays import Float32Array, Int64Array
 from recsys.errors import InvalidInputError
 from recsys.feature_store.base import RankInputs, RankRead, UserInputs
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.encode import EncodedRequest, encode_request
+from recsys.features.history.records import Events
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
+from recsys.serving.handlers.candidates import best_of, first_positions, spread
 from recsys.serving.handlers.given_values import RequestNames, request_names, values_of
 from recsys.serving.handlers.recorder import Recorder
 from recsys.serving.handlers.request_log import RequestLog
@@ -114,6 +114,25 @@ class _Asked:
     logged: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class RankReading:
+    """Inputs of the model for a request, and what they were made of.
+
+    Attributes:
+        encoded: the graphs' inputs.
+        inputs: that the store gave.
+        events: that count, oldest first; with a state at least those that it lacks.
+        state: of a long history; None: the model has none.
+        time_ms: events with an earlier timestamp count.
+    """
+
+    encoded: EncodedRequest
+    inputs: RankInputs
+    events: Events
+    state: StateInputs | None
+    time_ms: int
+
+
 class Ranker:
     """Scores candidates with one model and one feature store. Safe to use from several threads; one runs the model.
 
@@ -151,7 +170,7 @@ class Ranker:
         self.store_timeout_s = store_timeout_s
         self.admission = admission
         self.model_lock = model_lock
-        self._store = store
+        self.store = store
         self.states = states
         self._state_read = None if states is None else states.read
         self._request_log = request_log
@@ -183,7 +202,7 @@ class Ranker:
                 asked.append(self._asked(request))
         reads = [RankRead(a.request.user_key, a.keys, a.time_ms) for a in asked]
         timeout_s = self._store_time_s(deadline)
-        found = self._store.read_many_for_rank(reads, timeout_s=timeout_s, state=self._state_read)
+        found = self.store.read_many_for_rank(reads, timeout_s=timeout_s, state=self._state_read)
         results = []
         for place, a, inputs in zip(places, asked, found, strict=True):
             with _of_request(place):
@@ -192,19 +211,20 @@ class Ranker:
 
     def read_user(self, user_key: int, *, deadline: Deadline) -> UserInputs:
         """Read a user's part of :meth:`rank_admitted`, and the whole history, before there are candidates."""
-        return self._store.read_user(user_key, timeout_s=self._store_time_s(deadline), state=self._state_read)
+        return self.store.read_user(user_key, timeout_s=self._store_time_s(deadline), state=self._state_read)
 
     def rank_admitted(self, request: RankRequest, *, deadline: Deadline, user: UserInputs | None = None) -> RankResult:
         """As :meth:`rank`, for a caller that holds a place in ``admission``, and may have read the user."""
         return self._rank_asked(self._asked(request), user, deadline)
 
     def _rank_asked(self, asked: _Asked, user: UserInputs | None, deadline: Deadline) -> RankResult:
-        (inputs,) = self._store.read_many_for_rank(
-            [RankRead(asked.request.user_key, asked.keys, asked.time_ms, user)],
-            timeout_s=self._store_time_s(deadline),
-            state=self._state_read,
-        )
-        return self._rank_read(asked, inputs, deadline)
+        return self._rank_read(asked, self._read(asked, user, deadline), deadline)
+
+    def _read(self, asked: _Asked, user: UserInputs | None, deadline: Deadline) -> RankInputs:
+        reads = [RankRead(asked.request.user_key, asked.keys, asked.time_ms, user)]
+        timeout_s = self._store_time_s(deadline)
+        (inputs,) = self.store.read_many_for_rank(reads, timeout_s=timeout_s, state=self._state_read)
+        return inputs
 
     def rank_unseen(self, request: RankRequest, *, deadline: Deadline, model_lock: ModelLock) -> RankResult:
         """As :meth:`rank`, of a request that something else answers: it holds no place, and nothing of it is kept.
@@ -216,8 +236,13 @@ class Ranker:
         """
         return self._rank_asked(replace(self._asked(request), model_lock=model_lock, logged=False), None, deadline)
 
+    def read_unseen(self, request: RankRequest, *, deadline: Deadline) -> RankReading:
+        """Read what :meth:`rank` would give the model, for something else than an answer: nothing is written."""
+        asked = self._asked(request)
+        return self._reading(asked, self._read(asked, None, deadline), deadline, writes=False)
+
     def _asked(self, request: RankRequest) -> _Asked:
-        positions = _first_positions(request.candidate_keys)
+        positions = first_positions(request.candidate_keys)
         keys = request.candidate_keys if positions is None else request.candidate_keys[positions]
         time_ms = request.time_ms if request.time_ms is not None else time.time_ns() // 1_000_000 + 1
         values = values_of(self._own_names, request.features, self._names.known)
@@ -230,22 +255,8 @@ class Ranker:
     def _rank_read(self, asked: _Asked, inputs: RankInputs, deadline: Deadline) -> RankResult:
         request, timer = asked.request, asked.request.timer
         timer.lap("store")
-        deadline.remaining_s()
-        events, state = inputs.events, None
-        if self.states is not None:
-            state = self.states.for_request(request.user_key, inputs, time_ms=asked.time_ms, deadline=deadline)
-            events = state.events
-            timer.lap("state")
-        encoded = encode_request(
-            self.features,
-            user_key=request.user_key,
-            user_columns=inputs.user_columns,
-            request_values=asked.values,
-            events=events,
-            item_keys=asked.keys,
-            item_columns=inputs.item_columns,
-        )
-        timer.lap("encode")
+        reading = self._reading(asked, inputs, deadline)
+        encoded, state = reading.encoded, reading.state
         answer = self.session.score(
             encoded,
             deadline=deadline,
@@ -262,12 +273,34 @@ class Ranker:
                 user_key=request.user_key,
                 user_columns=inputs.user_columns,
                 values=request.features,
-                events=events,
+                events=reading.events,
                 item_keys=asked.keys,
                 item_columns=inputs.item_columns,
                 degraded=inputs.user_degraded or inputs.items_degraded,
             )
         return self._result(asked, inputs, encoded, state, answer)
+
+    def _reading(self, asked: _Asked, inputs: RankInputs, deadline: Deadline, *, writes: bool = True) -> RankReading:
+        request, timer = asked.request, asked.request.timer
+        deadline.remaining_s()
+        events, state = inputs.events, None
+        if self.states is not None:
+            state = self.states.for_request(
+                request.user_key, inputs, time_ms=asked.time_ms, deadline=deadline, writes=writes
+            )
+            events = state.events
+            timer.lap("state")
+        encoded = encode_request(
+            self.features,
+            user_key=request.user_key,
+            user_columns=inputs.user_columns,
+            request_values=asked.values,
+            events=events,
+            item_keys=asked.keys,
+            item_columns=inputs.item_columns,
+        )
+        timer.lap("encode")
+        return RankReading(encoded, inputs, events, state, asked.time_ms)
 
     def _result(
         self,
@@ -307,7 +340,7 @@ class Ranker:
         if order is not None:
             scores, best = scores[order], order if positions is None else positions[order]
         elif positions is not None:
-            scores = _spread(scores, keys=asked.keys, onto=request.candidate_keys)
+            scores = spread(scores, keys=asked.keys, onto=request.candidate_keys)
         request.timer.lap("select")
         return RankResult(
             scores=scores,
@@ -360,27 +393,3 @@ def _of_request(place: int) -> Iterator[None]:
         yield
     except InvalidInputError as error:
         raise type(error)(f"requests[{place}]: {error}") from None
-
-
-def best_of(logits: Float32Array, top_k: int) -> Int64Array:
-    """Positions of the ``top_k`` largest, best first; of equal ones the first.
-
-    By logit: scores of very good candidates round to the same float32.
-    """
-    return np.argsort(-logits, kind="stable")[:top_k]
-
-
-def _first_positions(keys: Int64Array) -> Int64Array | None:
-    """Positions at which the distinct keys first stand, ascending; None if all are distinct."""
-    ordered = np.sort(keys)
-    if not (ordered[1:] == ordered[:-1]).any():
-        return None
-    _, first = np.unique(keys, return_index=True)
-    return np.sort(first)
-
-
-def _spread(scores: Float32Array, *, keys: Int64Array, onto: Int64Array) -> Float32Array:
-    """Give every element of ``onto`` the score of its equal in ``keys`` (distinct)."""
-    order = np.argsort(keys)
-    found: Float32Array = scores[order][np.searchsorted(keys[order], onto)]
-    return found

@@ -76,6 +76,19 @@ class Route:
                 return release
         return self.live
 
+    def release(self, name: str) -> LoadedRelease:
+        """One of the route's releases by its name, whomever it answers.
+
+        Raises:
+            NotFoundError: none has the name.
+        """
+        releases = {r.name: r for r in (self.live, *(other for other, _ in (*self.split, *self.shadow)))}
+        if name not in releases:
+            raise NotFoundError(
+                f"release {name!r} has no part in the requests for model {self.name!r}: {nearest(name, releases)}"
+            )
+        return releases[name]
+
 
 def user_point(name: str, user_key: int) -> float:
     """A user's place in [0, 100) among the users of one model's name: the same on every server, at any time.

@@ -23,9 +23,10 @@ from recsys.arrays import Float32Array, Int64Array
 from recsys.rate_limited_log import RateLimitedLog
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
+from recsys.serving.handlers.candidates import best_of
 from recsys.serving.handlers.model_slot import ModelSlot
 from recsys.serving.handlers.queries import RetrieveQuery
-from recsys.serving.handlers.ranker import Ranked, Ranker, best_of
+from recsys.serving.handlers.ranker import Ranked, Ranker
 from recsys.serving.handlers.recommender import Recommender
 from recsys.serving.handlers.routes import LoadedRelease, Route, Routes, ranker_of, recommender_of
 from recsys.serving.inference.fair_lock import FairLock

@@ -175,6 +175,20 @@ class RankingSession:
                 timer.lap("rank_graph")
         return Scores(whole[0], whole[1], next_sums)
 
+    def user_side(
+        self,
+        request: EncodedRequest,
+        *,
+        deadline: Deadline,
+        sums: Float32Array | None = None,
+        fresh: Float32Array | None = None,
+        model_lock: ModelLock = _UNCONTENDED,
+    ) -> dict[str, Column]:
+        """The tensors that the rank graph reads of a user, by name; arguments and errors as of :meth:`score`."""
+        with model_lock.acquire(deadline), self.guard.reading():
+            side, _ = self._user_side(request, sums, fresh)
+            return {name: tensor.copy() for name, tensor in side.items()}
+
     def encode(self, history: Mapping[str, Column]) -> Float32Array:
         """The sums of some events, [R, D], from columns ``history.<name>``, [S]: only of a model with a state.
 

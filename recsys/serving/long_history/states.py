@@ -115,7 +115,9 @@ class LongStates:
         self._trouble = RateLimitedLog(_log)
         self._work = CoalescingQueue("states", limit=_WAITING)
 
-    def for_request(self, user_key: int, inputs: RankInputs, *, time_ms: int, deadline: Deadline) -> StateInputs:
+    def for_request(
+        self, user_key: int, inputs: RankInputs, *, time_ms: int, deadline: Deadline, writes: bool = True
+    ) -> StateInputs:
         """Make the ``user`` graph's inputs of a user's past.
 
         Args:
@@ -123,6 +125,7 @@ class LongStates:
             inputs: read with ``state=self.read``.
             time_ms: the same as when they were read.
             deadline: at most half of what is left of it is used; then the answer is partial.
+            writes: a state that could not be read whole in time is computed and written in the background.
 
         Raises:
             TimeoutError: the deadline has passed, or nobody waits for the answer any more.
@@ -148,7 +151,7 @@ class LongStates:
             return found._replace(end=-1)
         if inputs.state is not None and not found.base.stored:
             found = found._replace(replaces=True)
-        if found.partial:
+        if found.partial and writes:
             self._offer_refresh(user_key, time_ms)
         return found
 

@@ -277,12 +277,24 @@ def _without_oldest(
         if leaving < len(times):
             break
         ask *= _MORE
-    # What is left of a bucket may be smaller than what rounding has done to it; of an empty one it is nothing else.
-    noise_R = np.abs(before).max(axis=1) * np.float32(2.0**-11 * max(base.roundings, 1))
-    sums = np.where((np.abs(sums).max(axis=1) <= noise_R)[:, None], np.float32(0.0), sums)
+    sums = without_noise(sums, before, roundings=base.roundings)
     return base._replace(
         sums=sums, covered=base.covered - gone, first=first, first_ms=int(times[leaving]), changed=base.changed + gone
     )
+
+
+def without_noise(sums: Float32Array, before: Float32Array, *, roundings: int) -> Float32Array:
+    """Sums after events were taken from them, with zeros in the buckets of which no more is left than rounding makes.
+
+    What is left of a bucket may be smaller than what rounding has done to it; of an empty one it is nothing else.
+
+    Args:
+        sums: what is left, [R, D].
+        before: the sums before, [R, D].
+        roundings: of these.
+    """
+    noise_R = np.abs(before).max(axis=1) * np.float32(2.0**-11 * max(roundings, 1))
+    return np.where((np.abs(sums).max(axis=1) <= noise_R)[:, None], np.float32(0.0), sums)
 
 
 def base_from_events(policy: WindowPolicy, reader: Reader, span: EventSpan, time_ms: int) -> PartialSums:

@@ -7,18 +7,24 @@ from collections.abc import Sequence
 from recsys.errors import NotFoundError
 from recsys.proto import ranker_pb2
 from recsys.serving.deadline import Deadline
+from recsys.serving.handlers.admission import Admission
+from recsys.serving.handlers.explain.explainer import explain
 from recsys.serving.handlers.model_slot import ModelSlot
 from recsys.serving.handlers.ranker import rank_together
 from recsys.serving.handlers.routes import LoadedRelease, Route, Routes, ranker_of, recommender_of
 from recsys.serving.handlers.shadow import Retrieved, Shadow
 from recsys.serving.rpc.answer_counts import Answer, AnswerCounts
 from recsys.serving.rpc.calls import Context, abort_on_error, deadline_of
+from recsys.serving.rpc.convert import explain as convert_explain
 from recsys.serving.rpc.convert import rank as convert
 from recsys.serving.rpc.convert import retrieval as convert_retrieval
 from recsys.serving.rpc.convert.answers import degraded_parts
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.stage_timer import StageTimer
+
+EXPLAIN_S = 10.0
+"""Time that Explain may take when its caller set no deadline."""
 
 
 class RankerService:
@@ -43,6 +49,7 @@ class RankerService:
         self._settings = settings
         self._counts = AnswerCounts(telemetry)
         self._shadow = shadow
+        self._explaining = Admission(1, what="explanation is being made")
 
     def Rank(self, message: ranker_pb2.RankRequest, context: Context) -> ranker_pb2.RankResponse:
         """Score candidates."""
@@ -121,6 +128,20 @@ class RankerService:
                 )
             self._answered(query.timer, [route], [Answer(release, result, result.ranked)])
             return response
+
+    def Explain(self, message: ranker_pb2.ExplainRequest, context: Context) -> ranker_pb2.ExplainResponse:
+        """Explain a score. It holds no place of the calls that are ranked, and counts to no release."""
+        return abort_on_error(context, lambda: self._explain(message, deadline_of(context, default_s=EXPLAIN_S)))
+
+    def _explain(self, message: ranker_pb2.ExplainRequest, deadline: Deadline) -> ranker_pb2.ExplainResponse:
+        with self._explaining.enter(), self._models.current() as routes:
+            route = routes.ranking(message.model)
+            asked = route.release(message.release) if message.release else None
+            features = (asked or route.live).features
+            query = convert_explain.explain_query(message, features)
+            release = asked or route.of_user(query.user_key)
+            found = explain(ranker_of(release), query, deadline=deadline, names=release.names)
+            return convert_explain.explain_response(found, ranker_of(release).features)
 
     def _answered(self, timer: StageTimer, routes: Sequence[Route], answers: Sequence[Answer]) -> None:
         self._counts.answered(timer, answers)

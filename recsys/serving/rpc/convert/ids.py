@@ -27,16 +27,25 @@ def user_key(message: Any, features: FeatureSet) -> int:
     Raises:
         InvalidInputError: there is none, or it is refused.
     """
-    wanted = _FIELDS[features.user_id.id_type]
-    found = message.user.WhichOneof("value")
+    return one_key("user", message.user, features.user_id)
+
+
+def one_key(field: str, given: ranker_pb2.Id, feature: Categorical) -> int:
+    """Convert an Id, which may not be missing, to its key.
+
+    Raises:
+        InvalidInputError: there is none, or it is refused.
+    """
+    wanted = _FIELDS[feature.id_type]
+    found = given.WhichOneof("value")
     if found is None:
-        raise InvalidInputError(f"user: no id was sent; set user.{wanted}")
+        raise InvalidInputError(f"{field}: no id was sent; set {field}.{wanted}")
     try:
-        key = id_key(features.user_id, getattr(message.user, found))
+        key = id_key(feature, getattr(given, found))
     except RefusedValueError as error:
-        raise InvalidInputError(f"user.{found}: {error}; set user.{wanted}") from None
+        raise InvalidInputError(f"{field}.{found}: {error}; set {field}.{wanted}") from None
     if key == MISSING:
-        raise InvalidInputError(f"user.{found} is {_NO_ID}")
+        raise InvalidInputError(f"{field}.{found} is {_NO_ID}")
     return key
 
 
