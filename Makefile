@@ -13,7 +13,7 @@ SETS := $(wildcard requirements/*.txt recsys/operators/*.cpp recsys/operators/*.
 STAMP := $(VENV)/.installed-$(DEVICE)-$(shell (cat $(SETS); command -v c++ g++) | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove check format protos bench-quick clean
+.PHONY: help demo test prove fuzz check format protos bench-quick clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -27,6 +27,11 @@ test: check  ## Every check, then every test
 
 prove: $(STAMP)  ## The tests that prove more and take longer (docs/prove.md has the last result)
 	@OMP_NUM_THREADS=1 $(BIN)/python scripts/prove.py --numprocesses $(WORKERS) --dist worksteal
+
+SECONDS ?= 60
+fuzz: $(STAMP)  ## Fuzz every decoder of bytes for SECONDS each, and keep what reaches new code (tests/fuzz)
+	@$(BIN)/python -c 'import atheris' 2> /dev/null || $(PIP) install 'atheris>=3.0'
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --seconds $(SECONDS)
 
 check: $(STAMP)  ## Format, lint, types, layers, generated code
 	@$(BIN)/ruff format --check --quiet .

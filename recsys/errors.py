@@ -78,8 +78,16 @@ class NoSpaceError(RecsysError, OSError):
     """A disk is full, or a quota or a limit of file sizes is reached; nothing half-written is left."""
 
 
+_LONGEST_NAME = 128
+_MOST_COMPARED = 1_000
+_MOST_LISTED = 200
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Complete an error message about an unknown name: the nearest valid one, and all of them.
+
+    A name may come from a caller and be of any length: what is longer than 128 characters is near to none. Of many
+    valid names the first 1,000 in their order are compared, and the first 200 are listed.
 
     >>> nearest("epoch", ["epochs", "seed"])
     "did you mean 'epochs'? valid: epochs, seed"
@@ -91,6 +99,11 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     names = sorted(valid)
     if not names:
         return "there are none"
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close: list[str] = []
+    if len(name) <= _LONGEST_NAME:
+        compared = [other for other in names[:_MOST_COMPARED] if len(other) <= _LONGEST_NAME]
+        close = difflib.get_close_matches(name, compared, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}valid: {', '.join(names)}"
+    listed = [other if len(other) <= _LONGEST_NAME else f"{other[:_LONGEST_NAME]}..." for other in names[:_MOST_LISTED]]
+    more = f" and {len(names) - _MOST_LISTED:,} more" if len(names) > _MOST_LISTED else ""
+    return f"{hint}valid: {', '.join(listed)}{more}"

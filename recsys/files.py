@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -197,3 +198,23 @@ def _not_writable(folder: Path, error: OSError) -> ConfigError | NoSpaceError:
     if reason := no_space(error):
         return NoSpaceError(f"{folder}: {reason}{_free(folder)}; nothing was written there")
     return ConfigError(f"{folder} cannot be written: {error.strerror or error}; choose another folder")
+
+
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """Parse JSON that a file or a caller holds; what is wrong with it is one kind of error.
+
+    Args:
+        text: UTF-8 if it is bytes.
+        options: of ``json.loads``.
+
+    Raises:
+        ValueError: it is no JSON, nests too deeply, or holds a number of thousands of digits or a lone surrogate.
+    """
+    try:
+        text = text if isinstance(text, str) else text.decode()
+        values = json.loads(text, **options)
+        if "\\ud" in text.lower():  # what UTF-8 cannot express could be neither written nor told
+            json.dumps(values, ensure_ascii=False).encode()
+        return values
+    except RecursionError:
+        raise ValueError("it nests too deeply") from None

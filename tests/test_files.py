@@ -13,7 +13,7 @@ import pytest
 
 from recsys.data.column_folder import open_columns, write_columns
 from recsys.errors import ConfigError
-from recsys.files import atomic_file, make_folder, write_atomically
+from recsys.files import atomic_file, make_folder, parse_json, write_atomically
 
 
 def pid_of_a_dead_process() -> int:
@@ -63,3 +63,25 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # a superuser may write anywhere
     with pytest.raises(ConfigError, match="cannot be written: no permission; choose another folder"):
         make_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[" * 100_000, "it nests too deeply"),
+        ('{"a": ' * 100_000, "it nests too deeply"),
+        ("1" * 5_000, "limit"),
+        (b'"\xff"', "utf-8"),
+        ('"\\ud800"', "surrogates not allowed"),
+        ('{"\\uD800": 1}', "surrogates not allowed"),
+        ("{", "Expecting"),
+        (b"", "Expecting"),
+    ],
+)
+def test_json_that_is_none_is_one_kind_of_error(text: str | bytes, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        parse_json(text)
+
+
+def test_json_is_parsed() -> None:
+    assert parse_json(b'{"\xc3\xa9": [1, "\\ud83d\\ude00"]}') == {"é": [1, "😀"]}

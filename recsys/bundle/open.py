@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from recsys.bundle.verify import FileState, Verify, check_files
 from recsys.errors import BundleError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.names import ITEM_NAMES, NAMES_SUFFIX, Names, open_names
+from recsys.files import parse_json
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def read_manifest(path: Path) -> Manifest:
     """
     file = path / MANIFEST
     try:
-        values = json.loads(file.read_text(), parse_constant=_no_constant)
+        values = parse_json(file.read_bytes(), parse_constant=_no_constant)
     except FileNotFoundError:
         what = f"no {MANIFEST}: not a bundle" if path.is_dir() else "no such folder"
         raise BundleError(f"{path}: {what}; `recsys export` writes a bundle") from None
@@ -100,7 +100,8 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{path}: bundle format {version}, but this program reads up to {FORMAT_VERSION}: upgrade it")
     try:
         manifest = manifest_from_dict(values)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        unlisted = sorted({g.file for g in manifest.graphs.values()} - set(manifest.files))
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise BundleError(f"{file}: malformed manifest: {error}") from error
     stated = values.get("feature_set_fingerprint")
     if stated != manifest.feature_set.fingerprint():
@@ -108,7 +109,7 @@ def read_manifest(path: Path) -> Manifest:
             f"{file}: the FeatureSet was altered: its fingerprint is {manifest.feature_set.fingerprint()}, "
             f"the manifest says {stated}"
         )
-    if unlisted := sorted({g.file for g in manifest.graphs.values()} - set(manifest.files)):
+    if unlisted:
         raise BundleError(f"{file}: graph {unlisted[0]!r} is not in its list of files")
     if values.get("manifest_sha256") != digest_of(values):
         raise BundleError(f"{file} was altered: its SHA-256 is not the one it states")

@@ -141,6 +141,7 @@ class AsyncClient:
         attributes: Mapping[str, Any] | None = None,
         source: str = "",
         offsets: Integers | None = None,
+        restart_source: bool = False,
         timeout_s: float | None = None,
     ) -> Appended:
         """See :meth:`Client.append_events`."""
@@ -152,6 +153,7 @@ class AsyncClient:
             attributes=attributes,
             source=source,
             offsets=offsets,
+            restart_source=restart_source,
         )
         request = feature_store.append_request(batch)
         return feature_store.appended(await self._answer("append_events", request, timeout_s))
@@ -177,10 +179,17 @@ class AsyncClient:
         return feature_store.append_summary(response)
 
     async def put_entities(
-        self, *, entity: str, ids: Ids, features: Mapping[str, Any], timeout_s: float | None = None
+        self,
+        *,
+        entity: str,
+        ids: Ids,
+        features: Mapping[str, Any],
+        clear: bool = False,
+        timeout_s: float | None = None,
     ) -> None:
         """See :meth:`Client.put_entities`."""
-        await self._answer("put_entities", feature_store.put_request(entity, ids, features), timeout_s)
+        request = feature_store.put_request(entity, ids, features, clear=clear)
+        await self._answer("put_entities", request, timeout_s)
 
     async def get_features(self, *, entity: str, ids: Ids, timeout_s: float | None = None) -> EntityFeatures:
         """See :meth:`Client.get_features`."""

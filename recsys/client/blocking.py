@@ -212,6 +212,7 @@ class Client:
         attributes: Mapping[str, Any] | None = None,
         source: str = "",
         offsets: Integers | None = None,
+        restart_source: bool = False,
         timeout_s: float | None = None,
     ) -> Appended:
         """Append L events to a user's history; sending one again has no effect. Raises as :meth:`rank`.
@@ -228,6 +229,7 @@ class Client:
             attributes=attributes,
             source=source,
             offsets=offsets,
+            restart_source=restart_source,
         )
         request = feature_store.append_request(batch)
         return feature_store.appended(self._answer("append_events", request, timeout_s))
@@ -267,7 +269,13 @@ class Client:
         return feature_store.append_summary(response)
 
     def put_entities(
-        self, *, entity: str, ids: Ids, features: Mapping[str, Any], timeout_s: float | None = None
+        self,
+        *,
+        entity: str,
+        ids: Ids,
+        features: Mapping[str, Any],
+        clear: bool = False,
+        timeout_s: float | None = None,
     ) -> None:
         """Store the features of N entities of one kind, in place of all they had. Raises as :meth:`rank`.
 
@@ -280,11 +288,13 @@ class Client:
             ids: length N, 1 to 10,000.
             features: for every feature N values; ``None`` for a missing one; lists where the feature is
                 multi-valued. One that is not given becomes missing.
+            clear: there may be no value at all: every feature becomes missing.
         """
-        self._answer("put_entities", feature_store.put_request(entity, ids, features), timeout_s)
+        request = feature_store.put_request(entity, ids, features, clear=clear)
+        self._answer("put_entities", request, timeout_s)
 
     def get_features(self, *, entity: str, ids: Ids, timeout_s: float | None = None) -> EntityFeatures:
-        """The stored features of N entities of one kind. Raises as :meth:`rank`.
+        """The stored features of N entities of one kind, as far as they can be read. Raises as :meth:`rank`.
 
         ::
 

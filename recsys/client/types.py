@@ -237,10 +237,18 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """Result of one append: events ``added`` by it, and events ``stored`` now."""
+    """Result of one append.
+
+    Attributes:
+        added: events added by it.
+        stored: events in the history now.
+        skipped: events left out because a later one of their source was applied before. If that should not be, a wrong
+            offset was sent: send them again with ``restart_source``.
+    """
 
     added: int
     stored: int
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,7 +264,9 @@ class UserEvents:
             named like an item feature and without a value takes the item's stored one.
         source: where the events come from (a topic's partition, a file), if ``offsets`` are given.
         offsets: each event's place in the source, length L: 0 or more, growing along the source. Of a user's
-            events of one source those up to the last offset applied are not applied again: send them in order.
+            events of one source those up to the last offset applied are not applied again: send them in order. One may
+            be up to 2^42 beyond the last one applied.
+        restart_source: forget the last offset applied first: the source began anew, or did jump.
     """
 
     user: Id
@@ -266,6 +276,7 @@ class UserEvents:
     attributes: Mapping[str, Any] | None = None
     source: str = ""
     offsets: Integers | None = None
+    restart_source: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +288,7 @@ class AppendSummary:
         added: events added; the others were there already, or were rejected.
         rejected: batches that were not allowed; nothing of them was applied.
         rejections: of the first 100 of these the place in the stream, from 0, and the reason.
+        skipped: as in :class:`Appended`.
     """
 
     batches: int
@@ -284,6 +296,7 @@ class AppendSummary:
     added: int
     rejected: int
     rejections: tuple[tuple[int, str], ...]
+    skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,10 +309,13 @@ class EntityFeatures:
             object, strings, None where missing, and an ``UnknownText`` where only the key is known. Of a
             multi-valued feature [N, K], each row padded with -1 or None to the longest. Numbers: float32, shape [N],
             the feature's default where missing.
+        damaged: places in ``ids`` of entities that could not be read, whose features are missing above, and why: the
+            bytes under their keys in Redis are damaged. Empty for a whole answer.
     """
 
     ids: list[Any]
     columns: Mapping[str, npt.NDArray[Any]]
+    damaged: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +329,8 @@ class UserHistory:
         timestamps_ms, arrivals_ms: milliseconds since 1970; int64.
         attributes: ids by name; -1, or None among strings, where missing.
         appended, trimmed: events ever appended, and dropped since because the history was full.
+        damaged: why the history could not be read, where it is one of several (``get_histories``): the bytes under its
+            key in Redis are damaged. Empty if it could.
     """
 
     items: npt.NDArray[Any]
@@ -321,3 +339,4 @@ class UserHistory:
     attributes: Mapping[str, npt.NDArray[Any]]
     appended: int
     trimmed: int
+    damaged: str = ""

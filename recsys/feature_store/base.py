@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from recsys.arrays import Int64Array
-from recsys.errors import StoreFormatError
+from recsys.errors import InvalidInputError, StoreError, StoreFormatError
 from recsys.features.columns import Column
 from recsys.features.history.records import Events, HistoryHeader
 
@@ -24,12 +24,31 @@ class AppendResult:
     Attributes:
         added: events that were not there before and are there now.
         stored: events in the history now.
-        refused: why nothing was done, if the key holds bytes that are not ours; only from calls for many users.
+        refused: why nothing was done (the key holds bytes that are not ours, or an offset is too far ahead); only from
+            calls for many users.
+        skipped: events that were not looked at, as their offsets are not past the last one applied from their source.
     """
 
     added: int
     stored: int
-    refused: StoreFormatError | None = None
+    refused: StoreFormatError | InvalidInputError | None = None
+    skipped: int = 0
+
+
+class EntityRows(NamedTuple):
+    """Features of N entities, as far as they can be read.
+
+    Attributes:
+        columns: every feature, N rows each; missing for unknown and for damaged ones.
+        damaged: places of those whose keys hold bytes that are not ours, rising, and why; each error names the key.
+    """
+
+    columns: Mapping[str, Column]
+    damaged: Mapping[int, StoreError]
+
+
+HistoryRead = tuple[HistoryHeader, Events] | StoreFormatError
+"""A history, or why it cannot be read; the error names the key."""
 
 
 class StateRead(NamedTuple):
@@ -137,6 +156,8 @@ class FeatureStore(Protocol):
         *,
         source: str = "",
         offsets: Sequence[Int64Array] | None = None,
+        offset_jump: int | None = None,
+        restart_source: bool = False,
         timeout_s: float,
     ) -> list[AppendResult]:
         """:meth:`append` for many users in one round trip; each user's append is atomic on its own.
@@ -149,6 +170,9 @@ class FeatureStore(Protocol):
             offsets: for every batch the events' offsets in the source, 0 or more. The source gives a user's events
                 in the order of their offsets; those up to the last one applied are not applied again, even if they
                 have been changed since.
+            offset_jump: most by which an offset may exceed the last one applied, or 0 where none was; default: any.
+            restart_source: forget the last offsets applied of these users' source first, so that it may begin anew, or
+                go on after a jump.
             timeout_s: for the whole call.
         """
         ...
@@ -185,7 +209,15 @@ class FeatureStore(Protocol):
     async def histories(
         self, user_keys: Sequence[int], *, limit: int, timeout_s: float
     ) -> list[tuple[HistoryHeader, Events]]:
-        """:meth:`history` of the newest ``limit`` events of many users, in one round trip."""
+        """:meth:`history` of the newest ``limit`` events of many users, in one round trip.
+
+        Raises:
+            StoreFormatError: of the first history that cannot be read.
+        """
+        ...
+
+    async def each_history(self, user_keys: Sequence[int], *, limit: int, timeout_s: float) -> list[HistoryRead]:
+        """:meth:`histories`, but one that cannot be read is no reason to refuse the others."""
         ...
 
     async def span(self, user_key: int, first: int, end: int, *, header: HistoryHeader, timeout_s: float) -> Span:
@@ -231,7 +263,15 @@ class FeatureStore(Protocol):
         ...
 
     async def entities(self, entity: str, keys: Int64Array, *, timeout_s: float) -> Mapping[str, Column]:
-        """The features of N entities as they are stored now, duplicates allowed; missing for unknown ones."""
+        """The features of N entities as they are stored now, duplicates allowed; missing for unknown ones.
+
+        Raises:
+            StoreFormatError: of the first row that cannot be read.
+        """
+        ...
+
+    async def entity_rows(self, entity: str, keys: Int64Array, *, timeout_s: float) -> EntityRows:
+        """:meth:`entities`, but a row that cannot be read is no reason to refuse the others."""
         ...
 
     async def put_names(self, names: Mapping[int, str], *, timeout_s: float) -> None:

@@ -14,9 +14,11 @@ from typing import Any, cast
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, StoreFormatError, nearest
 from recsys.features.columns import Column, feature_column, missing_column
-from recsys.features.feature_set import Categorical, Feature, fingerprint
+from recsys.features.feature_set import Categorical, Feature, Numeric, fingerprint
+from recsys.features.hashing import KEY_LIMIT, MISSING
 
 MAGIC = b"RE"
 FORMAT_VERSION = 1
@@ -79,7 +81,7 @@ def unpack_rows(
     """Packed rows to encoded columns of N = len(rows); ``None`` is an unknown entity, all missing.
 
     Raises:
-        StoreFormatError: a row was not written by this package, or with other features.
+        StoreFormatError: a row was not written by this package, or with other features, or holds impossible values.
     """
     dtype, header = _row_layout(tuple(features))
     found, packed = None, cast(Sequence[bytes], rows)
@@ -109,7 +111,56 @@ def unpack_rows(
             column = missing_column(feature, len(rows))
             column[found] = values
         columns[feature.name] = column
+    if impossible := _impossible(features, columns):
+        raise StoreFormatError(f"{entity} {impossible}")
     return columns
+
+
+def unpack_readable(
+    features: Sequence[Feature], rows: Sequence[bytes | None], *, names: Sequence[str]
+) -> tuple[dict[str, Column], dict[int, StoreFormatError]]:
+    """As :func:`unpack_rows`, but a row that cannot be read is missing; also the place of each such row, and why.
+
+    Args:
+        features: declare the rows.
+        rows: [N].
+        names: of their keys, for messages, [N].
+    """
+    try:
+        return unpack_rows(features, rows), {}
+    except StoreFormatError:
+        pass
+    readable, damaged = list(rows), dict[int, StoreFormatError]()
+    for place, row in enumerate(rows):
+        try:
+            unpack_rows(features, [row], entity=names[place])
+        except StoreFormatError as error:
+            readable[place], damaged[place] = None, error
+    return unpack_rows(features, readable), damaged
+
+
+def _impossible(features: Sequence[Feature], columns: Mapping[str, Column]) -> str:
+    """Values that are never stored: what is no key, or no finite number; an empty text if there are none."""
+    ids = [columns[f.name].reshape(-1) for f in features if isinstance(f, Categorical)]
+    numbers = [columns[f.name] for f in features if isinstance(f, Numeric)]
+    # All at once: for one row numpy's cost per call is all of it. As unsigned plus 1 a missing key is 0.
+    if (not ids or _are_keys(np.concatenate(ids))) and (not numbers or np.isfinite(np.concatenate(numbers)).all()):
+        return ""
+    for feature in features:
+        column = columns[feature.name]
+        if isinstance(feature, Categorical):
+            wrong = (column < MISSING) | (column >= KEY_LIMIT)
+        else:
+            wrong = np.isinf(column) if np.isnan(feature.missing) else ~np.isfinite(column)
+        if wrong.any():
+            place = int(np.flatnonzero(wrong.reshape(len(column), -1).any(axis=1))[0])
+            found = column[wrong].reshape(-1)[0]
+            return f"row {place}: corrupt: feature {feature.name!r} is {found}, which is never stored"
+    return ""
+
+
+def _are_keys(keys: Int64Array) -> bool:
+    return not len(keys) or int((keys.view(np.uint64) + np.uint64(1)).max()) <= KEY_LIMIT
 
 
 def _upgraded(features: Sequence[Feature], row: bytes, where: str) -> bytes:

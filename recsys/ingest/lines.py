@@ -253,7 +253,7 @@ class LineSource:
             offset = int(found["offset"])
             if _bytes_before(file, offset) == found["bytes"]:
                 return offset, int(found.get("row", 0))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, ArithmeticError, OSError):
             pass
         _log.warning("%s: not the file that was read before: read from its start", file.path)
         return 0, 0

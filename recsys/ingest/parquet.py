@@ -86,7 +86,7 @@ class ParquetSource:
             found = json.loads(position)
             if found["file"] == self._identity:
                 return int(found["row"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, ArithmeticError, OSError):
             pass
         _log.warning("%s: not the file that was read before: read from its start", self._path)
         return 0

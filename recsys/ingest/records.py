@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
+
+import numpy as np
 
 from recsys.arrays import BoolArray, Int64Array
 from recsys.errors import InvalidInputError
@@ -33,6 +36,16 @@ class Decoded(NamedTuple):
     events: Events
     refused: list[tuple[int, InvalidInputError]]
     texts: dict[int, str]
+
+    def without(self, places: Int64Array, reasons: Sequence[InvalidInputError]) -> Decoded:
+        """Refuse some of the M events, too, for these reasons."""
+        more = list(zip(self.kept[places].tolist(), reasons, strict=True))
+        return self._replace(
+            kept=np.delete(self.kept, places),
+            user_keys=np.delete(self.user_keys, places),
+            events=np.delete(self.events, places),
+            refused=sorted([*self.refused, *more], key=lambda found: found[0]),
+        )
 
 
 def decode(

@@ -197,23 +197,30 @@ class _Run:
         decoded = await asyncio.to_thread(
             decode, self._features, raw.contract, raw, future_tolerance_s=self._future_tolerance_s
         )
-        await self._inherit(decoded.events)
+        decoded = await self._inherit(decoded)
         refused = list(raw.refused)
         refused += [Refusal(reason, *raw.locate(index)) for index, reason in decoded.refused]
         return await asyncio.to_thread(_sort, raw, decoded, refused)
 
-    async def _inherit(self, events: Events) -> None:
+    async def _inherit(self, decoded: Decoded) -> Decoded:
         """Give events the attributes that they lack and their items have, as ``data/log/encoder.py`` does for a log.
 
         Items are read for every batch: what is stored with an event is stored for good, so no old
-        features from a cache.
+        features from a cache. Events of an item that cannot be read are refused.
         """
+        events = decoded.events
         lack = lacking(self._features, events)
-        if lack:
-            rows = np.logical_or.reduce(list(lack.values()))
-            columns = await self._store.entities(ITEM, events["item"][rows], timeout_s=_TIMEOUT_S)
-            for name, mask in lack.items():
-                events[name][mask] = columns[name][mask[rows]]
+        if not lack:
+            return decoded
+        rows = np.logical_or.reduce(list(lack.values()))
+        columns, damaged = await self._store.entity_rows(ITEM, events["item"][rows], timeout_s=_TIMEOUT_S)
+        for name, mask in lack.items():
+            events[name][mask] = columns[name][mask[rows]]
+        if not damaged:
+            return decoded
+        places = np.flatnonzero(rows)[list(damaged)]
+        reasons = [InvalidInputError(f"its item cannot be read: {error}") for error in damaged.values()]
+        return decoded.without(places, reasons)
 
     async def _apply(self, source: Source, batch: _Sorted) -> None:
         if batch.texts:

@@ -14,6 +14,7 @@ from typing import Any
 from recsys.bundle import Manifest, read_manifest
 from recsys.errors import InvalidInputError, ReleaseError, nearest
 from recsys.features.feature_set import FeatureSet
+from recsys.files import parse_json
 from recsys.releases.served import check_kinds, check_release_name
 
 FORMAT_VERSION = 1
@@ -131,14 +132,14 @@ def open_release(store: Path, name: str) -> ReleaseFolder:
     path = store / RELEASES / name
     file = path / RELEASE
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = parse_json(file.read_bytes())
     except FileNotFoundError:
         if path.is_dir():
             raise ReleaseError(f"{path}: has no {RELEASE}: push its bundles again") from None
         raise ReleaseError(
             f"{store}: no release {name!r}: {nearest(name, release_names(store))}; `recsys release list` shows them"
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ReleaseError(f"{file}: not readable: {getattr(error, 'strerror', None) or error}") from error
     release = _from_dict(values, where=str(file))
     if release.name != name:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import InvalidInputError, ReleaseError, nearest
-from recsys.files import write_atomically
+from recsys.files import parse_json, write_atomically
 
 FORMAT_VERSION = 1
 SERVED = "served.json"
@@ -146,8 +146,8 @@ def read_served(store: Path) -> Served | None:
 def parse_served(text: str, *, where: str) -> Served:
     """Parse the content of ``served.json``; raises ReleaseError with ``where`` and the field."""
     try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
+        values = parse_json(text)
+    except ValueError as error:
         raise ReleaseError(f"{where}: not JSON: {error}") from error
     if not isinstance(values, dict) or not isinstance(values.get("format_version"), int):
         raise ReleaseError(f"{where}: no format_version: not a {SERVED}")
@@ -226,6 +226,7 @@ def _from_dict(values: dict[str, Any]) -> Served:
         raise InvalidInputError("changed: expected an object of texts: by, at, why")
     _check_keys("changed", changed, {"by", "at", "why"})
     default = values.get("default", next(iter(models), "") if len(models) == 1 else "")
+    check_kinds({"default": default}, {"default": str})
     return Served(models=models, default=default, revision=revision, **changed)
 
 

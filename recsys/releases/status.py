@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import InvalidInputError
-from recsys.files import write_atomically
+from recsys.files import parse_json, write_atomically
 from recsys.releases.lock import make_shared_folder
 from recsys.releases.release import STATUS
 from recsys.releases.served import ServedModel, check_kinds
@@ -100,7 +100,7 @@ def read_statuses(store: Path) -> tuple[list[SeenStatus], list[str]]:
     for file in files:
         try:
             written_s = file.stat().st_mtime
-            status = _from_dict(json.loads(file.read_text(encoding="utf-8")))
+            status = _from_dict(parse_json(file.read_bytes()))
         except FileNotFoundError:
             continue  # the server ended meanwhile
         except (OSError, ValueError, TypeError) as error:

@@ -33,4 +33,8 @@ def logged_features(path: Path, file: pq.ParquetFile) -> FeatureSet:
     metadata = file.schema_arrow.metadata or {}
     if b"recsys.features" not in metadata:
         raise DataFileError(f"{path}: not a request log; `recsys serve --log-requests` writes one")
-    return FeatureSet.from_json(metadata[b"recsys.features"].decode())
+    try:
+        text = metadata[b"recsys.features"].decode()
+    except UnicodeDecodeError as error:
+        raise DataFileError(f"{path}: a damaged request log: its FeatureSet is no text: {error}") from error
+    return FeatureSet.from_json(text)

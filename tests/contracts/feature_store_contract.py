@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import InvalidInputError
-from recsys.feature_store.base import FeatureStore, RankRead, StateRead
+from recsys.feature_store.base import AppendResult, FeatureStore, RankRead, StateRead
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, Entity, FeatureSet, History, Numeric
-from recsys.features.hashing import MISSING
+from recsys.features.hashing import MISSING, string_key
 from recsys.features.history.records import Events, HistoryHeader, event_dtype, make_events
 
 MAX_EVENTS = 6
@@ -216,6 +216,50 @@ async def test_what_a_source_sent_before_is_not_applied_again_even_if_it_changed
     assert await send([(4, 4, 4, 4)], [12], source="clicks/1") == 1
     expected = [(1, 1, 1, 1), (2, 2, 2, 2), (3, 3, 3, 3), (4, 4, 4, 4)]
     assert rows_of((await store.history(USER, timeout_s=5))[1]) == expected
+
+
+async def test_what_is_skipped_for_its_offset_is_counted_and_a_restart_applies_it(store: FeatureStore) -> None:
+    async def send(rows: list[Row], offsets: list[int], **more: bool) -> tuple[int, int]:
+        given = [np.array(offsets)]
+        batch = [(USER, events_of(rows))]
+        (result,) = await store.append_many(batch, source="s", offsets=given, timeout_s=5, **more)
+        return result.added, result.skipped
+
+    assert await send([(1, 1, 1, 1)], [10]) == (1, 0)
+    assert await send([(2, 2, 1, 2), (3, 3, 1, 3), (4, 4, 1, 4)], [5, 10, 11]) == (1, 2)
+    assert await send([(2, 2, 1, 2)], [5], restart_source=True) == (1, 0)
+    assert await send([(3, 3, 1, 3)], [6]) == (1, 0), "the source goes on from the restart"
+
+
+async def test_an_offset_beyond_the_jump_allowed_is_refused_and_nothing_is_changed(store: FeatureStore) -> None:
+    async def send(item: int, offset: int, jump: int | None) -> AppendResult:
+        given = [np.array([offset])]
+        batch = [(USER, events_of([(item, item, 1, item)]))]
+        (result,) = await store.append_many(batch, source="s", offsets=given, offset_jump=jump, timeout_s=5)
+        return result
+
+    refused = await send(1, 101, 100)
+    assert isinstance(refused.refused, InvalidInputError) and refused.added == 0
+    assert "offsets: 101 is more than 100 beyond 0, as none of this source was applied yet" in str(refused.refused)
+    assert (await send(1, 100, 100)).added == 1
+    assert "beyond 100, the last one applied" in str((await send(2, 201, 100)).refused)
+    assert (await send(2, 101, 100)).added == 1
+    assert (await send(3, (1 << 63) - 1, None)).added == 1, "who sets no bound has none"
+
+
+async def test_rows_and_histories_one_by_one_are_those_of_all_together(store: FeatureStore) -> None:
+    items = np.array([3, 1, 2, 1])
+    await store.put_entities("item", items[1:3], make_columns(SHOP.item, {"price": [1, 2]}, length=2), timeout_s=5)
+    found = await store.entity_rows("item", items, timeout_s=5)
+    together = await store.entities("item", items, timeout_s=5)
+    assert not found.damaged and found.columns["price"].tolist() == together["price"].tolist() == [0.0, 1.0, 2.0, 1.0]
+    await store.append(USER, events_of([(1, 1, 1, 1)]), timeout_s=5)
+    for limit in (0, 1, 100):
+        each = await store.each_history([OTHER, USER], limit=limit, timeout_s=5)
+        every = await store.histories([OTHER, USER], limit=limit, timeout_s=5)
+        for one, other in zip(each, every, strict=True):
+            assert not isinstance(one, Exception)
+            assert one[0] == other[0] and rows_of(one[1]) == rows_of(other[1])
 
 
 async def test_offsets_of_another_count_or_without_a_source_are_refused(store: FeatureStore) -> None:
@@ -529,11 +573,12 @@ async def test_items_are_read_as_they_are_stored_now(store: FeatureStore) -> Non
 
 
 async def test_texts_come_back_by_their_keys_and_a_key_without_one_is_left_out(store: FeatureStore) -> None:
-    texts = {key: f"Nº {key}" for key in range(5_000)}
-    await store.put_names({**texts, (1 << 62) - 1: "七人の侍"}, timeout_s=5)
-    await store.put_names({7: "Nº 7"}, timeout_s=5)
+    texts = {string_key(f"Nº {n}"): f"Nº {n}" for n in range(5_000)}
+    await store.put_names({**texts, string_key("七人の侍"): "七人の侍"}, timeout_s=5)
+    await store.put_names({string_key("Nº 7"): "Nº 7"}, timeout_s=5)
     await store.put_names({}, timeout_s=5)
     assert await store.names(texts, timeout_s=5) == texts
-    asked = [(1 << 62) - 1, 7, 99_999, 7]
-    assert await store.names(asked, timeout_s=5) == {(1 << 62) - 1: "七人の侍", 7: "Nº 7"}
+    seven, samurai = string_key("Nº 7"), string_key("七人の侍")
+    asked = [samurai, seven, 99_999, seven]
+    assert await store.names(asked, timeout_s=5) == {samurai: "七人の侍", seven: "Nº 7"}
     assert await store.names([], timeout_s=5) == {}

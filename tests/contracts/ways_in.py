@@ -436,9 +436,8 @@ def put_verdicts() -> dict[int, Any]:
             continue
         if case.field == "tags" and column is not None:
             column.lengths.append(len(case.value))
-        message = PutEntitiesRequest(
-            entity="item", ids=ids, features={} if case.field == "item" else {case.field: column}
-        )
+        features = {} if case.field == "item" else {case.field: column}
+        message = PutEntitiesRequest(entity="item", ids=ids, features=features, clear=True)
         try:
             _, keys, columns = put_request(PutEntitiesRequest.FromString(message.SerializeToString()), ODD)
         except InvalidInputError:

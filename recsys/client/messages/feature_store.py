@@ -37,6 +37,8 @@ def append_request(batch: UserEvents) -> feature_store_pb2.AppendEventsRequest:
     request = feature_store_pb2.AppendEventsRequest(user=id_field(batch.user), events=columns, offsets=offsets)
     with fitting("source", allowed="a string"):
         request.source = batch.source
+    with fitting("restart_source", allowed="True or False"):
+        request.restart_source = batch.restart_source
     return request
 
 
@@ -50,7 +52,7 @@ def stream_request(batch: UserEvents, index: int) -> feature_store_pb2.AppendEve
 
 def appended(response: feature_store_pb2.AppendEventsResponse) -> Appended:
     """The result of ``Client.append_events``."""
-    return Appended(added=response.added, stored=response.stored)
+    return Appended(added=response.added, stored=response.stored, skipped=response.skipped)
 
 
 def append_summary(response: feature_store_pb2.AppendEventStreamResponse) -> AppendSummary:
@@ -61,14 +63,20 @@ def append_summary(response: feature_store_pb2.AppendEventStreamResponse) -> App
         added=response.added,
         rejected=response.rejected,
         rejections=tuple((r.message, r.reason) for r in response.rejections),
+        skipped=response.skipped,
     )
 
 
-def put_request(entity: str, ids: Ids, features: Mapping[str, Any]) -> feature_store_pb2.PutEntitiesRequest:
+def put_request(
+    entity: str, ids: Ids, features: Mapping[str, Any], *, clear: bool
+) -> feature_store_pb2.PutEntitiesRequest:
     """The message of ``Client.put_entities``."""
     columns = {name: feature_column(name, values) for name, values in features.items()}
     with fitting("entity", allowed="a string"):
-        return feature_store_pb2.PutEntitiesRequest(entity=entity, ids=ids_field("ids", ids), features=columns)
+        request = feature_store_pb2.PutEntitiesRequest(entity=entity, ids=ids_field("ids", ids), features=columns)
+    with fitting("clear", allowed="True or False"):
+        request.clear = clear
+    return request
 
 
 def features_request(entity: str, ids: Ids) -> feature_store_pb2.GetFeaturesRequest:
@@ -80,7 +88,8 @@ def features_request(entity: str, ids: Ids) -> feature_store_pb2.GetFeaturesRequ
 def entity_features(response: feature_store_pb2.GetFeaturesResponse, ids: Ids) -> EntityFeatures:
     """The result of ``Client.get_features``."""
     columns = {name: _column(column, response.names) for name, column in response.features.items()}
-    return EntityFeatures(ids=list(ids), columns=columns)
+    damaged = {damage.position: damage.reason for damage in response.damaged}
+    return EntityFeatures(ids=list(ids), columns=columns, damaged=damaged)
 
 
 def history_request(
@@ -109,8 +118,10 @@ def user_histories(response: feature_store_pb2.GetHistoriesResponse) -> list[Use
     """The result of ``Client.get_histories``: views of the columns of all."""
     columns = _event_columns(response.events, response.names)
     attributes = columns.pop("attributes")
+    damaged = {damage.position: damage.reason for damage in response.damaged}
     histories, start = [], 0
-    for length, appended, trimmed in zip(response.lengths, response.appended, response.trimmed, strict=True):
+    counts = zip(response.lengths, response.appended, response.trimmed, strict=True)
+    for place, (length, appended, trimmed) in enumerate(counts):
         own = slice(start, start + length)
         histories.append(
             UserHistory(
@@ -118,6 +129,7 @@ def user_histories(response: feature_store_pb2.GetHistoriesResponse) -> list[Use
                 attributes={name: column[own] for name, column in attributes.items()},
                 appended=appended,
                 trimmed=trimmed,
+                damaged=damaged.get(place, ""),
             )
         )
         start += length

@@ -5,6 +5,7 @@
 - ``rank_reader.py``: all of them for a Rank request, in one round trip;
 - ``values/``: the bytes of a value;
 - ``keys.py``: names of keys; ``layouts.py``: the layout a store was filled with; ``eviction.py``: Redis as a cache;
+- ``damage.py``: keys whose bytes are not ours, each logged once;
 - ``scripts.py``, ``lua/``: the programs that change a history inside Redis;
 - ``link/``: the ways to a Redis.
 

@@ -14,7 +14,8 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, StoreFormatError
-from recsys.feature_store.base import AppendResult, Span
+from recsys.feature_store.base import AppendResult, HistoryRead, Span
+from recsys.feature_store.redis.damage import DamageLog
 from recsys.feature_store.redis.keys import HISTORY, HistoryKeys, history_keys
 from recsys.feature_store.redis.layouts import LayoutGuard
 from recsys.feature_store.redis.link.protocol import Command, Link, Reply
@@ -28,6 +29,9 @@ from recsys.features.history.records import HEADER, Events, HistoryHeader
 _ALL = 1 << 40
 """More events than any history has."""
 
+_TRIES = 2
+"""Reads in which the chunks that a history seems to need are asked for; then all are."""
+
 _EVENTS_PER_CALL = 5_000
 """Redis serves nobody else while it merges a call's events, about 1 us each; larger batches of a user are several
 calls. They may come in any order, so nothing else changes."""
@@ -40,11 +44,12 @@ class RedisHistories:
         InvalidInputError: it declares none.
     """
 
-    def __init__(self, features: FeatureSet, *, link: Link, guard: LayoutGuard) -> None:
+    def __init__(self, features: FeatureSet, *, link: Link, guard: LayoutGuard, damage: DamageLog) -> None:
         self.value = HistoryValue(features)
         self._name = features.name
         self._link = link
         self._guard = guard
+        self._damage = damage
 
     def keys(self, user_key: int) -> HistoryKeys:
         """The keys of a user's history."""
@@ -56,6 +61,8 @@ class RedisHistories:
         *,
         source: str = "",
         offsets: Sequence[Int64Array] | None = None,
+        offset_jump: int | None = None,
+        restart_source: bool = False,
         timeout_s: float,
     ) -> list[AppendResult]:
         """As ``FeatureStore.append_many``."""
@@ -73,6 +80,7 @@ class RedisHistories:
             [batches[i][1][part] for i, part in pieces],
             source,
             None if offsets is None else [offsets[i][part] for i, part in pieces],
+            "restart" if restart_source else "" if offset_jump is None else str(offset_jump),
         )
         calls = [APPEND.call(k, given) for k, given in zip(keys, arguments, strict=True)]
         results = await self._run(APPEND, keys, calls, timeout_s=timeout_s)
@@ -81,7 +89,8 @@ class RedisHistories:
         together = [AppendResult(0, 0) for _ in batches]
         for (i, _), result in zip(pieces, results, strict=True):
             refused = together[i].refused or result.refused
-            together[i] = AppendResult(together[i].added + result.added, result.stored, refused)
+            added, skipped = together[i].added + result.added, together[i].skipped + result.skipped
+            together[i] = AppendResult(added, result.stored, refused, skipped)
         return together
 
     async def replace_many(
@@ -136,7 +145,8 @@ class RedisHistories:
             stop = max(min(end, header.appended), begin)
             commands = self.value.span_commands(keys, header, begin, stop)
             found = await self._link.round_trip(commands, timeout_s=deadline_s - time.monotonic())
-            replies = [value_of(keys.open, reply) for reply in found]
+            # The first is of the open part: if that is well, and something is not, it is the chunks.
+            replies = [value_of(keys.sealed if place else keys.open, reply) for place, reply in enumerate(found)]
             now, events = self.value.parse_span(keys, header, begin, stop, replies)
             if events is not None:
                 return Span(now, begin, events)
@@ -155,49 +165,76 @@ class RedisHistories:
             StoreError: they cannot be read.
         """
         keys = self.keys(user_key)
-        head, sealed, body = (value_of(keys.open, reply) for reply in replies)
-        part = self.value.parse_whole(keys, head, sealed, body, _ALL)
+        part = self.value.parse_whole(keys, *self.value.whole_values(keys, replies), _ALL)
         if part is not None and part.enough:
             return part.header, part.events
         return (await self.newest([user_key], _ALL, timeout_s=timeout_s))[0]
 
     def whole_commands(self, user_key: int) -> list[Command]:
-        """The three reads that :meth:`whole` takes."""
+        """The reads that :meth:`whole` takes."""
         return self.value.whole_commands(self.keys(user_key), _ALL, self.value.chunk)
 
     async def newest(
         self, user_keys: Sequence[int], limit: int, *, timeout_s: float
     ) -> list[tuple[HistoryHeader, Events]]:
-        """The newest ``limit`` events of many users, in one round trip if nobody writes meanwhile."""
+        """:meth:`each`, of which every one can be read.
+
+        Raises:
+            StoreFormatError: of the first that cannot.
+        """
+        found = []
+        for read in await self.each(user_keys, limit, timeout_s=timeout_s):
+            if isinstance(read, StoreFormatError):
+                raise read
+            found.append(read)
+        return found
+
+    async def each(self, user_keys: Sequence[int], limit: int, *, timeout_s: float) -> list[HistoryRead]:
+        """The newest ``limit`` events of many users, in one round trip if nobody writes meanwhile.
+
+        One that cannot be read is no reason to refuse the others; it is logged once.
+        """
         deadline_s = time.monotonic() + timeout_s
         keys = [self.keys(user) for user in user_keys]
-        parts: list[Part | None] = [None] * len(keys)
+        parts: list[Part | StoreFormatError | None] = [None] * len(keys)
         if limit <= self.value.chunk:
             commands = [c for k in keys for c in self.value.open_commands(k, limit)]
             replies = await self._link.round_trip(commands, timeout_s=timeout_s)
             for i, k in enumerate(keys):
-                head, tail = (value_of(k.open, r) for r in replies[2 * i : 2 * i + 2])
-                parts[i] = self.value.parse_open(k, head, tail, limit)
-            missing = [i for i, part in enumerate(parts) if part is None or not part.enough]
-        else:
-            missing = list(range(len(keys)))
+                parts[i] = self._open_part(k, replies[3 * i : 3 * i + 3], limit)
         tries = 0
-        while missing:
+        while missing := [i for i, part in enumerate(parts) if not _is_enough(part)]:
             commands, tries = [], tries + 1
             for i in missing:
-                part, chunk = parts[i], self.value.chunk
-                if part is not None:  # smaller chunks than this program makes need more of them
-                    chunk = min(chunk, part.header.chunk)
-                if tries > 2:  # should that not do, all of them will
-                    chunk = 1
-                stored = min(limit, _ALL if part is None else part.header.stored)
-                commands += self.value.whole_commands(keys[i], stored, chunk)
+                part, chunk, stored = parts[i], self.value.chunk, _ALL
+                if isinstance(part, Part):  # smaller chunks than this program makes need more of them
+                    chunk, stored = min(chunk, part.header.chunk), part.header.stored
+                if tries > _TRIES:  # should that not do, all of them will
+                    chunk, stored = 1, _ALL
+                commands += self.value.whole_commands(keys[i], min(limit, stored), chunk)
             replies = await self._link.round_trip(commands, timeout_s=deadline_s - time.monotonic())
             for n, i in enumerate(missing):
-                head, sealed, body = (value_of(keys[i].open, r) for r in replies[3 * n : 3 * n + 3])
-                parts[i] = self.value.parse_whole(keys[i], head, sealed, body, limit)
-            missing = [i for i in missing if (part := parts[i]) is None or not part.enough]
-        return [(part.header, part.events) for part in parts if part is not None]
+                parts[i] = part = self._whole_part(keys[i], replies[4 * n : 4 * n + 4], limit)
+                if tries > _TRIES and isinstance(part, Part) and not part.enough:
+                    parts[i] = self.value.miscounted(keys[i], part.header)  # nobody wrote, and all was read
+        for part in parts:
+            if isinstance(part, StoreFormatError):
+                self._damage.found("history", part)
+        return [(part.header, part.events) if isinstance(part, Part) else part for part in parts if part is not None]
+
+    def _open_part(self, keys: HistoryKeys, replies: Sequence[Reply], limit: int) -> Part | StoreFormatError:
+        """The part that the replies to ``open_commands`` hold, or why they hold none."""
+        try:
+            return self.value.parse_open(keys, *self.value.open_values(keys, replies), limit)
+        except StoreFormatError as error:
+            return error
+
+    def _whole_part(self, keys: HistoryKeys, replies: Sequence[Reply], limit: int) -> Part | StoreFormatError | None:
+        """The same for ``whole_commands``; None if somebody wrote meanwhile."""
+        try:
+            return self.value.parse_whole(keys, *self.value.whole_values(keys, replies), limit)
+        except StoreFormatError as error:
+            return error
 
     async def _run(
         self, script: Script, keys: Sequence[HistoryKeys], calls: list[Command], *, timeout_s: float
@@ -225,9 +262,17 @@ class RedisHistories:
                     raise self.value.append_error(k, _bad_header(reply))
                 if isinstance(reply, ResponseError) and str(reply).startswith("WRONGKEY"):
                     raise translate(ResponseError("WRONGTYPE"), str(reply).split()[1])
-                added, stored = value_of(k.open, reply)
-                results.append(AppendResult(added, stored))
-            except StoreFormatError as error:
+                if isinstance(reply, ResponseError) and str(reply).startswith("HALFHISTORY"):
+                    raise self.value.half(k)
+                if isinstance(reply, ResponseError) and str(reply).startswith("BADOFFSET"):
+                    raise StoreFormatError(
+                        f"{k.offsets.decode()}: corrupt: what it holds of the source is no offset; restart the source"
+                    )
+                if isinstance(reply, ResponseError) and str(reply).startswith("OFFSETJUMP"):
+                    raise _too_far(str(reply))
+                added, stored, *more = value_of(k.open, reply)
+                results.append(AppendResult(added, stored, skipped=sum(more)))
+            except (StoreFormatError, InvalidInputError) as error:
                 results.append(AppendResult(0, 0, refused=error))
         return results
 
@@ -254,3 +299,17 @@ def in_range(events: Events, since_ms: int | None, until_ms: int | None) -> Even
 
 def _bad_header(reply: ResponseError) -> bytes:
     return bytes.fromhex(str(reply).split()[1])
+
+
+def _is_enough(part: Part | StoreFormatError | None) -> bool:
+    return part is not None and (isinstance(part, StoreFormatError) or part.enough)
+
+
+def _too_far(reply: str) -> InvalidInputError:
+    """The error for the reply OFFSETJUMP, the last offset applied (-: none), the newest one, the most allowed."""
+    _, last, newest, most = reply.split()
+    since = "0, as none of this source was applied yet" if last == "-" else f"{int(last)}, the last one applied"
+    return InvalidInputError(
+        f"offsets: {int(newest)} is more than {int(most):,} beyond {since}; allowed: offsets that grow along the "
+        "source, event by event. If the source did jump, set restart_source with these events"
+    )

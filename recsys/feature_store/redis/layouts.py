@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from recsys.feature_store.redis.eviction import EvictionCheck
 from recsys.feature_store.redis.keys import check_layout, layouts, meta_key
 from recsys.feature_store.redis.link.protocol import Command, Link, Reply
-from recsys.feature_store.redis.link.replies import value_of
+from recsys.feature_store.redis.link.replies import texts_of, value_of
 from recsys.features.feature_set import FeatureSet
 from recsys.rate_limited_log import RateLimitedLog
 
@@ -59,8 +59,10 @@ class LayoutGuard:
             made, stored = [value_of(meta, r) for r in await self._link.round_trip(commands, timeout_s=timeout_s)]
             if made and last_s is not None:
                 self._lost(part)
-            check_layout(self._name, part, stored.decode(), declared)
-            if stored.decode() != declared[0]:
+            # None: it was emptied in between; the write records the layout, too.
+            layout = declared[0] if stored is None else stored.decode(errors="backslashreplace")
+            check_layout(self._name, part, layout, declared)
+            if layout != declared[0]:
                 extend: list[Command] = [(b"HSET", meta, part, declared[0])]
                 value_of(meta, (await self._link.round_trip(extend, timeout_s=deadline_s - time.monotonic()))[0])
         except BaseException:
@@ -85,8 +87,7 @@ class LayoutGuard:
         """
         meta = meta_key(self._name)
         replies = await self._link.round_trip([(b"HGETALL", meta)], timeout_s=timeout_s)
-        texts = [text.decode() for text in value_of(meta, replies[0])]
-        found = dict(zip(texts[::2], texts[1::2], strict=True))
+        found = texts_of(meta, value_of(meta, replies[0]))
         for part, declared in self._layouts.items():
             if part in found:
                 check_layout(self._name, part, found[part], declared)

@@ -18,7 +18,8 @@ from recsys.arrays import BoolArray, Int64Array
 from recsys.errors import StoreError, StoreFormatError, StoreUnavailableError
 from recsys.feature_store.base import RankInputs, RankRead, StateRead, UserInputs
 from recsys.feature_store.item_cache import ItemCache
-from recsys.feature_store.redis.entities import RedisEntities
+from recsys.feature_store.redis.damage import DamageLog
+from recsys.feature_store.redis.entities import RedisEntities, Row, all_bytes
 from recsys.feature_store.redis.histories import RedisHistories
 from recsys.feature_store.redis.keys import entity_key
 from recsys.feature_store.redis.link.protocol import Command, Link, Reply
@@ -46,6 +47,7 @@ class _Reading(NamedTuple):
         generation: the cache's, before.
         item_columns, known, fresh: its answer (``ItemCache.read``).
         unread: keys of the items to read, ascending.
+        names: of their rows in Redis.
         position: index in ``unread`` of each item that was not fresh.
     """
 
@@ -57,6 +59,7 @@ class _Reading(NamedTuple):
     known: BoolArray
     fresh: BoolArray
     unread: Int64Array
+    names: list[str]
     position: Int64Array
 
 
@@ -72,6 +75,7 @@ class RankReader:
         rows: RedisEntities,
         histories: RedisHistories | None,
         states: RedisStates,
+        damage: DamageLog,
     ) -> None:
         self._features = features
         self._name = features.name
@@ -80,6 +84,7 @@ class RankReader:
         self._rows = rows
         self._histories = histories
         self._states = states
+        self._damage = damage
         self._trouble = RateLimitedLog(_log)
 
     async def read(
@@ -94,6 +99,7 @@ class RankReader:
             replies = await self._link.round_trip(commands, timeout_s=timeout_s) if commands else []
         except StoreError as error:
             replies = [error] * len(commands)
+        await self._look_again(parts, replies, deadline_s)
         return [await self._inputs_of(part, replies[part.commands], deadline_s, state) for part in parts]
 
     async def read_user(self, user_key: int, *, timeout_s: float, state: StateRead | None = None) -> UserInputs:
@@ -118,6 +124,25 @@ class RankReader:
                 degraded = self._degraded("history", error)
         return UserInputs(header, events, columns, degraded, stored_state)
 
+    async def _look_again(self, parts: Sequence[_Reading], replies: list[Reply], deadline_s: float) -> None:
+        """Put an error in the place of each row that was not found because its key is of another Redis type.
+
+        One more round trip for items that were not found, which the cache then knows not to be there.
+        """
+        found = [part for part in parts if len(part.unread) and isinstance(replies[part.commands.stop - 1], list)]
+        if all(all_bytes(replies[part.commands.stop - 1]) for part in found):
+            return
+        rows: list[Row] = [row for part in found for row in replies[part.commands.stop - 1]]
+        names = [name for part in found for name in part.names]
+        try:
+            await self._rows.look_again(names, rows, timeout_s=deadline_s - time.monotonic())
+        except StoreError:
+            return  # what another part's node took the time for: what was not found is most likely not there
+        start = 0
+        for part in found:
+            replies[part.commands.stop - 1] = rows[start : start + len(part.unread)]
+            start += len(part.unread)
+
     def _commands_of(self, read: RankRead, state: StateRead | None, commands: list[Command]) -> _Reading:
         """Append the commands of one request."""
         first = len(commands)
@@ -132,11 +157,13 @@ class RankReader:
         # Copied before the wait: meanwhile other requests may put other items into the same slots.
         item_columns, known, fresh = self._cache.read(read.item_keys)
         unread = position = _NO_KEYS
+        names: list[str] = []
         if self._features.item and not fresh.all():
             unread, position = np.unique(read.item_keys[~fresh], return_inverse=True)
-            commands.append((b"MGET", *self._rows.names(ITEM, unread)))
+            names = self._rows.names(ITEM, unread)
+            commands.append((b"MGET", *names))
         own = slice(first, len(commands))
-        return _Reading(read, user_commands, own, generation, item_columns, known, fresh, unread, position)
+        return _Reading(read, user_commands, own, generation, item_columns, known, fresh, unread, names, position)
 
     async def _inputs_of(
         self, part: _Reading, replies: Sequence[Reply], deadline_s: float, state: StateRead | None
@@ -152,7 +179,7 @@ class RankReader:
             tail, events = self._of_whole(user.events, part.read.time_ms, state)
         items_degraded = False
         if len(part.unread):
-            fetched, absent, unreadable = self._item_part(part.unread, replies[users])
+            fetched, absent, unreadable = self._item_part(part.names, replies[users])
             items_degraded = bool(unreadable.any())
             if not items_degraded:
                 self._cache.put(part.unread, fetched, generation=part.generation, absent=absent)
@@ -210,10 +237,9 @@ class RankReader:
         user, time_ms = read.user_key, read.time_ms
         value, keys = self._histories.value, self._histories.keys(user)
         none = value.none.events
-        head, tail = replies[-2:]
         limit = self._newest(self._histories, state)
         try:
-            part = value.parse_open(keys, value_of(keys.open, head), value_of(keys.open, tail), limit)
+            part = value.parse_open(keys, *value.open_values(keys, replies[-3:]), limit)
             left_s = deadline_s - time.monotonic()
             if state is not None:
                 if part.enough:
@@ -254,28 +280,25 @@ class RankReader:
             return None
         return value
 
-    def _item_part(self, keys: Int64Array, reply: Reply) -> tuple[dict[str, Column], BoolArray, BoolArray]:
+    def _item_part(self, names: Sequence[str], reply: Reply) -> tuple[dict[str, Column], BoolArray, BoolArray]:
         """Features from the reply to MGET; which items Redis does not have; which could not be read."""
-        features, unreadable = self._features.item, np.zeros(len(keys), dtype=np.bool_)
-        rows: list[bytes | None] = [None] * len(keys)
+        unreadable = np.zeros(len(names), dtype=np.bool_)
+        rows: list[Row] = [None] * len(names)
         try:
             rows = value_of("items", reply)
         except StoreError as error:
             unreadable[:] = self._degraded(ITEM, error)
         absent = np.fromiter((row is None for row in rows), dtype=np.bool_, count=len(rows))
-        try:
-            return unpack_rows(features, rows), absent, unreadable
-        except StoreFormatError:
-            # One foreign value must not take the other items' features away.
-            for i, row in enumerate(rows):
-                try:
-                    unpack_rows(features, [row], entity=entity_key(self._name, ITEM, int(keys[i])).decode())
-                except StoreFormatError as error:
-                    rows[i], unreadable[i] = None, self._degraded(ITEM, error)
-            return unpack_rows(features, rows), absent, unreadable
+        columns, damaged = self._rows.readable(self._features.item, rows, names)
+        for place, why in damaged.items():
+            unreadable[place] = self._degraded(ITEM, why)
+        return columns, absent, unreadable
 
     def _degraded(self, part: str, error: StoreError) -> bool:
-        """Log it, each kind at most once in 10 s, and return True."""
+        """Log it, a damaged key once and anything else at most once in 10 s, and return True."""
+        if isinstance(error, StoreFormatError):
+            self._damage.found(part, error)
+            return True
         kind = "store" if isinstance(error, StoreUnavailableError) else part
         self._trouble.warning(kind, "degraded %s: %s", kind, error)
         return True

@@ -16,9 +16,19 @@ import numpy as np
 
 from recsys.arrays import Int64Array
 from recsys.backoff import backoff_s
-from recsys.errors import InvalidInputError, StoreError, StoreUnavailableError
-from recsys.feature_store.base import AppendResult, RankInputs, RankRead, Span, StateRead, UserInputs
+from recsys.errors import InvalidInputError, StoreError, StoreFormatError, StoreUnavailableError
+from recsys.feature_store.base import (
+    AppendResult,
+    EntityRows,
+    HistoryRead,
+    RankInputs,
+    RankRead,
+    Span,
+    StateRead,
+    UserInputs,
+)
 from recsys.feature_store.item_cache import ItemCache
+from recsys.feature_store.redis.damage import DamageLog
 from recsys.feature_store.redis.entities import RedisEntities
 from recsys.feature_store.redis.eviction import EvictionCheck
 from recsys.feature_store.redis.histories import RedisHistories
@@ -26,7 +36,7 @@ from recsys.feature_store.redis.keys import PREFIX, nothing_key, positions_key
 from recsys.feature_store.redis.layouts import LayoutGuard
 from recsys.feature_store.redis.link.connect import open_link
 from recsys.feature_store.redis.link.protocol import Link
-from recsys.feature_store.redis.link.replies import value_of
+from recsys.feature_store.redis.link.replies import texts_of, value_of
 from recsys.feature_store.redis.names import RedisNames
 from recsys.feature_store.redis.rank_reader import RankReader
 from recsys.feature_store.redis.states import RedisStates
@@ -56,14 +66,21 @@ class RedisFeatureStore:
         self._cache = cache
         self._evictions = EvictionCheck(link)
         self._guard = LayoutGuard(features, link=link, evictions=self._evictions)
-        self._rows = RedisEntities(features, link=link, guard=self._guard)
-        self._histories = (
-            RedisHistories(features, link=link, guard=self._guard) if features.history is not None else None
-        )
+        damage = DamageLog()
+        self._rows = RedisEntities(features, link=link, guard=self._guard, damage=damage)
+        self._histories: RedisHistories | None = None
+        if features.history is not None:
+            self._histories = RedisHistories(features, link=link, guard=self._guard, damage=damage)
         self._states = RedisStates(features.name, link=link)
-        self._names = RedisNames(features.name, link=link)
+        self._names = RedisNames(features.name, link=link, damage=damage)
         self._ranking = RankReader(
-            features, link=link, cache=cache, rows=self._rows, histories=self._histories, states=self._states
+            features,
+            link=link,
+            cache=cache,
+            rows=self._rows,
+            histories=self._histories,
+            states=self._states,
+            damage=damage,
         )
 
     @classmethod
@@ -98,6 +115,8 @@ class RedisFeatureStore:
         *,
         source: str = "",
         offsets: Sequence[Int64Array] | None = None,
+        offset_jump: int | None = None,
+        restart_source: bool = False,
         timeout_s: float,
     ) -> list[AppendResult]:
         """As the protocol says. After an error just call again: nothing is added twice.
@@ -108,7 +127,14 @@ class RedisFeatureStore:
             StoreUnavailableError: Redis is unreachable or too slow; any of the events may have been added.
             StoreError: Redis is out of memory, or refused for another reason.
         """
-        return await self._declared().append_many(batches, source=source, offsets=offsets, timeout_s=timeout_s)
+        return await self._declared().append_many(
+            batches,
+            source=source,
+            offsets=offsets,
+            offset_jump=offset_jump,
+            restart_source=restart_source,
+            timeout_s=timeout_s,
+        )
 
     async def replace_many(
         self, batches: Sequence[tuple[int, Events]], *, arrived_until_ms: int, timeout_s: float
@@ -139,9 +165,18 @@ class RedisFeatureStore:
         self, user_keys: Sequence[int], *, limit: int, timeout_s: float
     ) -> list[tuple[HistoryHeader, Events]]:
         """As the protocol says; raises as :meth:`history`."""
+        return [_readable(read) for read in await self.each_history(user_keys, limit=limit, timeout_s=timeout_s)]
+
+    async def each_history(self, user_keys: Sequence[int], *, limit: int, timeout_s: float) -> list[HistoryRead]:
+        """As the protocol says.
+
+        Raises:
+            InvalidInputError: no history is declared, a negative limit, or a key out of range.
+            StoreUnavailableError: Redis is unreachable or too slow.
+        """
         if limit < 0:
             raise InvalidInputError(f"limit is {limit}; allowed: 0 or more events")
-        return await self._declared().newest(user_keys, limit, timeout_s=timeout_s)
+        return await self._declared().each(user_keys, limit, timeout_s=timeout_s)
 
     async def put_entities(
         self, entity: str, keys: Int64Array, columns: Mapping[str, Column], *, timeout_s: float
@@ -170,7 +205,19 @@ class RedisFeatureStore:
             StoreFormatError: a key holds foreign bytes.
             StoreUnavailableError: Redis is unreachable or too slow.
         """
-        return await self._rows.get(entity, keys, timeout_s=timeout_s)
+        columns, damaged = await self._rows.read(entity, keys, timeout_s=timeout_s)
+        for error in damaged.values():
+            raise error
+        return columns
+
+    async def entity_rows(self, entity: str, keys: Int64Array, *, timeout_s: float) -> EntityRows:
+        """As the protocol says; not from the cache either.
+
+        Raises:
+            InvalidInputError: an unknown entity, or a key out of range.
+            StoreUnavailableError: Redis is unreachable or too slow.
+        """
+        return await self._rows.read(entity, keys, timeout_s=timeout_s)
 
     async def put_names(self, names: Mapping[int, str], *, timeout_s: float) -> None:
         """As the protocol says; what this process wrote within a minute is not sent again.
@@ -270,8 +317,7 @@ class RedisFeatureStore:
         """As the protocol says."""
         key = positions_key(self._name)
         (reply,) = await self._link.round_trip([(b"HGETALL", key)], timeout_s=timeout_s)
-        texts = [text.decode() for text in value_of(key, reply)]
-        return dict(zip(texts[::2], texts[1::2], strict=True))
+        return texts_of(key, value_of(key, reply))
 
     async def save_position(self, source: str, position: str, *, timeout_s: float) -> None:
         """As the protocol says."""
@@ -306,3 +352,9 @@ class RedisFeatureStore:
         require_history(self._features)
         assert self._histories is not None
         return self._histories
+
+
+def _readable(read: HistoryRead) -> tuple[HistoryHeader, Events]:
+    if isinstance(read, StoreFormatError):
+        raise read
+    return read

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from recsys.arrays import Int64Array
-from recsys.errors import InvalidInputError, RecsysError
+from recsys.errors import InvalidInputError, RecsysError, StoreFormatError
 from recsys.feature_store.base import AppendResult, FeatureStore
 from recsys.features.feature_set import ITEM, FeatureSet
 from recsys.features.hashing import MISSING
@@ -36,6 +36,7 @@ class Append:
         events: shape [L].
         texts: of the string ids in them, by key.
         source, offsets: where they come from and their places in it, [L]; or empty and None.
+        restart_source: forget the last offset applied of the user's source first.
     """
 
     user_key: int
@@ -43,6 +44,7 @@ class Append:
     texts: Mapping[int, str] = field(default_factory=dict)
     source: str = ""
     offsets: Int64Array | None = None
+    restart_source: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,8 @@ class StreamSummary:
     Attributes:
         messages, events: received.
         added: events added.
-        rejected: messages that were not allowed, or whose user's history is not ours.
+        rejected: messages that were not allowed, or whose user's history, or an item of which, is not ours.
+        skipped: events whose offsets were not past the last one applied.
         rejections: place in the stream and reason, of the first 100.
     """
 
@@ -61,6 +64,7 @@ class StreamSummary:
     added: int
     rejected: int
     rejections: tuple[tuple[int, str], ...]
+    skipped: int = 0
 
 
 Write = Callable[[Sequence[Append]], Awaitable[list[AppendResult]]]
@@ -75,50 +79,82 @@ def as_declared(append: Append, features: FeatureSet) -> Append:
 
 
 async def write(
-    store: FeatureStore, features: FeatureSet, appends: Sequence[Append], *, deadline: Deadline
+    store: FeatureStore,
+    features: FeatureSet,
+    appends: Sequence[Append],
+    *,
+    deadline: Deadline,
+    offset_jump: int | None = None,
 ) -> list[AppendResult]:
     """Append all of them, in their order; one result each.
 
-    Attributes that events lack and that items have are taken from the items, as ``data.events`` does for a log.
+    Attributes that events lack and that items have are taken from the items, as ``data.events`` does for a log. Where
+    an item cannot be read, what names it is refused: what is stored with an event is stored for good.
+
+    Args:
+        store: where to.
+        features: of that store.
+        appends: checked.
+        deadline: of all of it.
+        offset_jump: see ``FeatureStore.append_many``.
 
     Raises:
         StoreError: as ``FeatureStore.append_many``.
         TimeoutError: the deadline has passed.
     """
-    await _fill_from_items(store, features, appends, deadline)
+    refused = await _fill_from_items(store, features, appends, deadline)
     if texts := {key: text for append in appends for key, text in append.texts.items()}:
         await store.put_names(texts, timeout_s=deadline.remaining_s())
-    by_source: dict[str, list[int]] = {}
-    for index, append in enumerate(appends):
-        by_source.setdefault(append.source, []).append(index)
-    results: dict[int, AppendResult] = {}
-    for source, indices in by_source.items():
+    results = {index: AppendResult(0, 0, refused=error) for index, error in refused.items()}
+    for indices in _calls(appends, [index for index in range(len(appends)) if index not in refused]):
+        first = appends[indices[0]]
         found = await store.append_many(
             [(appends[i].user_key, appends[i].events) for i in indices],
-            source=source,
-            offsets=[o for i in indices if (o := appends[i].offsets) is not None] if source else None,
+            source=first.source,
+            offsets=[o for i in indices if (o := appends[i].offsets) is not None] if first.source else None,
+            offset_jump=offset_jump,
+            restart_source=first.restart_source,
             timeout_s=deadline.remaining_s(),
         )
         results.update(zip(indices, found, strict=True))
     return [results[i] for i in range(len(appends))]
 
 
+def _calls(appends: Sequence[Append], indices: Sequence[int]) -> list[list[int]]:
+    """Appends that go into one call of the store each: of one source, and with or without a restart, in their order."""
+    calls: list[list[int]] = []
+    last: dict[str, int] = {}
+    for index in indices:
+        append = appends[index]
+        call = last.get(append.source)
+        if call is None or appends[calls[call][0]].restart_source != append.restart_source:
+            call = last[append.source] = len(calls)
+            calls.append([])
+        calls[call].append(index)
+    return calls
+
+
 async def _fill_from_items(
     store: FeatureStore, features: FeatureSet, appends: Sequence[Append], deadline: Deadline
-) -> None:
+) -> dict[int, StoreFormatError]:
+    """Fill in what items have; returns which appends name an item that cannot be read, and why."""
     names = inherited_attributes(features)
     lacks = [np.logical_or.reduce([a.events[name] == MISSING for name in names]) for a in appends] if names else []
     if not any(rows.any() for rows in lacks):
-        return
+        return {}
     items = np.concatenate([a.events["item"][rows] for a, rows in zip(appends, lacks, strict=True)])
-    columns = await store.entities(ITEM, items, timeout_s=deadline.remaining_s())
-    start = 0
-    for append, rows in zip(appends, lacks, strict=True):
+    columns, damaged = await store.entity_rows(ITEM, items, timeout_s=deadline.remaining_s())
+    start, refused = 0, dict[int, StoreFormatError]()
+    for index, (append, rows) in enumerate(zip(appends, lacks, strict=True)):
         found = slice(start, start + int(rows.sum()))
         for name in names:
             own = append.events[name][rows]
             append.events[name][rows] = np.where(own == MISSING, columns[name][found], own)
+        unreadable = next((place for place in damaged if found.start <= place < found.stop), None)
+        if unreadable is not None:
+            refused[index] = StoreFormatError(f"an event takes attributes from its item: {damaged[unreadable]}")
         start = found.stop
+    return refused
 
 
 class AppendStream:
@@ -135,7 +171,7 @@ class AppendStream:
         self._size_bytes = 0
         self._room = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
-        self._messages = self._events = self._added = self._rejected = self._done = 0
+        self._messages = self._events = self._added = self._rejected = self._skipped = self._done = 0
         self._rejections: list[tuple[int, str]] = []
 
     def reject(self, events: int, error: InvalidInputError) -> None:
@@ -181,6 +217,7 @@ class AppendStream:
             added=self._added,
             rejected=self._rejected,
             rejections=tuple(sorted(self._rejections)),
+            skipped=self._skipped,
         )
 
     def progress(self) -> str:
@@ -199,6 +236,7 @@ class AppendStream:
                 results = await self._write_batch([append for _, append in batch])
                 for (message, _), result in zip(batch, results, strict=True):
                     self._added += result.added
+                    self._skipped += result.skipped
                     if result.refused is not None:
                         self._refuse(message, result.refused)
                 self._done = covered

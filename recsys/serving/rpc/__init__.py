@@ -8,6 +8,7 @@
 - ``calls.py``: deadline, errors and event loop of a call. ``statuses.py``: the table from errors to status codes.
 - ``stream_reader.py``: streams of messages, read on an event loop. ``health.py``: gRPC's health service.
 - ``interceptors.py``: work around each call: counting, and whatever is added; ``observation.py``: the outermost one.
+- ``bounds.py``: the lengths of what a request holds, before anything looks at it.
 - ``early_ends.py``: calls that no handler had.
 
 To add an RPC: its messages and a line of the service in ``protos/recsys/v1``, ``make protos``, a function that does the

@@ -12,6 +12,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from recsys.errors import InvalidInputError
+from recsys.serving.rpc.bounds import BoundsCheck
 from recsys.serving.rpc.early_ends import CALLED_METHOD, EarlyEnds
 from recsys.serving.rpc.methods import METHODS
 from recsys.serving.telemetry.counters import Telemetry
@@ -40,7 +41,7 @@ def list_interceptors(
     """
     ends = early_ends or EarlyEnds(telemetry)
     counts: list[Interceptor] = [] if telemetry is None else [CallCounts(telemetry)]
-    return [Arrivals(ends), *counts, Decoding(ends), *more]
+    return [Arrivals(ends), *counts, Decoding(ends), BoundsCheck(), *more]
 
 
 class Arrivals(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, aclosing
 from typing import TypeVar
 
@@ -17,13 +17,16 @@ import numpy as np
 from recsys.errors import InvalidInputError, OverloadedError, StoreFormatError
 from recsys.feature_store.base import AppendResult, FeatureStore
 from recsys.features.feature_set import Categorical
+from recsys.features.history.records import event_dtype
 from recsys.features.names import Names
 from recsys.proto import feature_store_pb2 as pb
+from recsys.proto.limits import OFFSET_JUMP
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.append import Append, AppendStream, append_stream, as_declared, write
 from recsys.serving.handlers.names import KeyColumn, find_texts
 from recsys.serving.handlers.store_slot import ServedStore, StoreSlot
+from recsys.serving.rpc.bounds import check_bounds
 from recsys.serving.rpc.calls import Context, Response, abort_on_error, deadline_of, run_on_loop
 from recsys.serving.rpc.convert import entities as convert_entities
 from recsys.serving.rpc.convert import events as convert_events
@@ -127,7 +130,7 @@ class FeatureStoreService:
         self, message: pb.AppendEventsRequest, served: ServedStore, deadline: Deadline
     ) -> pb.AppendEventsResponse:
         append = self._checked(message, served)
-        (result,) = await write(served.store, served.features, [append], deadline=deadline)
+        (result,) = await write(served.store, served.features, [append], deadline=deadline, offset_jump=OFFSET_JUMP)
         if result.refused is not None:
             raise result.refused
         return convert_events.append_response(result)
@@ -152,6 +155,7 @@ class FeatureStoreService:
 
     async def _take(self, message: pb.AppendEventsRequest, stream: AppendStream) -> None:
         try:
+            check_bounds(message)
             append = self._checked(message, self._stores.current())
         except InvalidInputError as error:
             stream.reject(convert_events.event_count(message), error)
@@ -176,12 +180,12 @@ class FeatureStoreService:
         """Write a batch as :meth:`_answer` would: what the store refuses, again by the one that follows."""
         appends = [as_declared(append, served.features) for append in batch]
         try:
-            results = await write(served.store, served.features, appends, deadline=deadline)
+            results = await write(served.store, served.features, appends, deadline=deadline, offset_jump=OFFSET_JUMP)
         except StoreFormatError:
             if (following := await self._stores.after_refusal(served)) is None:
                 raise
             return await self._written(batch, following, deadline)
-        left = [place for place, result in enumerate(results) if result.refused is not None]
+        left = [place for place, result in enumerate(results) if isinstance(result.refused, StoreFormatError)]
         if left and (following := await self._stores.after_refusal(served)) is not None:
             again = await self._written([batch[place] for place in left], following, deadline)
             for place, result in zip(left, again, strict=True):
@@ -207,10 +211,11 @@ class FeatureStoreService:
     ) -> pb.GetFeaturesResponse:
         store, features = served
         entity, keys = convert_entities.features_request(message, features)
-        columns = await store.entities(entity, keys, timeout_s=deadline.remaining_s())
-        given = [(f, columns[f.name]) for f in features.entity(entity).features if isinstance(f, Categorical)]
+        rows = await store.entity_rows(entity, keys, timeout_s=deadline.remaining_s())
+        await self._raise_if_followed(served, rows.damaged.values())
+        given = [(f, rows.columns[f.name]) for f in features.entity(entity).features if isinstance(f, Categorical)]
         texts = await self._texts(store, given, deadline)
-        return convert_entities.features_response(features.entity(entity), columns, texts)
+        return convert_entities.features_response(features.entity(entity), rows, texts)
 
     async def _history(
         self, message: pb.GetHistoryRequest, served: ServedStore, deadline: Deadline
@@ -232,10 +237,19 @@ class FeatureStoreService:
     ) -> pb.GetHistoriesResponse:
         store, features = served
         keys, limit = convert_events.histories_request(message, features)
-        histories = await store.histories(keys, limit=limit, timeout_s=deadline.remaining_s())
-        every = np.concatenate([events for _, events in histories])
+        histories = await store.each_history(keys, limit=limit, timeout_s=deadline.remaining_s())
+        await self._raise_if_followed(served, [read for read in histories if isinstance(read, StoreFormatError)])
+        none = np.empty(0, dtype=event_dtype(features))
+        every = np.concatenate([none, *(read[1] for read in histories if not isinstance(read, StoreFormatError))])
         texts = await self._texts(store, convert_events.key_columns(every, features), deadline)
         return convert_events.histories_response(histories, every, features, texts)
+
+    async def _raise_if_followed(self, served: ServedStore, damaged: Iterable[Exception]) -> None:
+        """Raise the first of an answer's damages if another store follows, which may read what this one cannot."""
+        for error in damaged:
+            if await self._stores.after_refusal(served) is not None:
+                raise error
+            return
 
     async def _texts(self, store: FeatureStore, columns: Sequence[KeyColumn], deadline: Deadline) -> dict[int, str]:
         return await find_texts(store, self._names(), columns, deadline=deadline)

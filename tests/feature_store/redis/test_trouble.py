@@ -442,5 +442,5 @@ def test_two_reads_with_a_write_between_them_are_read_again() -> None:
     value, keys = HistoryValue(SHOP), history_keys("shop", USER)
     before, after = (HEADER[:48] + struct.pack("<q", T0_MS + newest) for newest in (2, 3))
     tail = bytes(len(HEADER)) + events_of([(3, 3, 1, 3)]).tobytes()
-    assert not value.parse_open(keys, before, tail, 1).enough
-    assert value.parse_open(keys, after, tail, 1).enough
+    assert not value.parse_open(keys, before, tail, 0, 1).enough
+    assert value.parse_open(keys, after, tail, 0, 1).enough

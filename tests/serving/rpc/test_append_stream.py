@@ -87,7 +87,7 @@ async def test_the_first_hundred_rejections_are_listed_and_all_counted(client: A
         ({"source": "s"}, "offsets: got 0 values for 2 events of source 's'; allowed: one per event"),
         ({"source": "s", "offsets": [3]}, "offsets: got 1 values for 2 events of source 's'; allowed: one per event"),
         ({"source": "s", "offsets": [3, -4]}, "offsets[1] is -4; allowed: 0 or more"),
-        ({"source": "é" * 129, "offsets": [3, 4]}, "source: got 258 bytes; allowed: 1 to 256"),
+        ({"source": "é" * 129, "offsets": [3, 4]}, "source: got 258 bytes; allowed: up to 256"),
     ],
 )
 async def test_a_source_or_offsets_that_do_not_fit_are_rejected(

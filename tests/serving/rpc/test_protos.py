@@ -9,6 +9,7 @@ from pathlib import Path
 from support.paths import ROOT
 
 from recsys.features.values import MIN_TIME_MS
+from recsys.proto.limits import NAME_BYTES
 from recsys.serving.handlers import append
 from recsys.serving.handlers import queries as recommend_types
 from recsys.serving.inference import retrieval_session as retrieval
@@ -62,7 +63,7 @@ def test_the_proto_of_the_feature_store_states_the_limits_that_hold() -> None:
         f"up to {convert_events.MAX_EVENTS:,}; 0 for",
         f"1 to {convert_events.MAX_USERS:,}, duplicates",
         f"up to {convert_events.MAX_EVENTS_OF_USERS:,}.",
-        f"up to {convert_events._MAX_SOURCE_BYTES} bytes",
+        f"up to {NAME_BYTES} bytes",
         f"The first {append.MAX_REJECTIONS} of these",
         f"from {MIN_TIME_MS:,}",
         f"may take {store_service._STREAM_S / 60:.0f} minutes",

@@ -21,6 +21,7 @@ from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import MISSING, string_key
 from recsys.proto.feature_store_pb2 import AppendEventsRequest, AppendEventsResponse, EventColumns
+from recsys.proto.limits import OFFSET_JUMP
 from recsys.proto.ranker_pb2 import Id, Ids
 from recsys.serving.handlers.store_slot import StoreSlot
 from recsys.serving.rpc.store_service import FeatureStoreService
@@ -163,8 +164,8 @@ async def test_events_up_to_the_last_offset_of_their_source_are_not_applied_agai
         )
         return appended.added
 
-    assert await append([1, 2], [0, 2**62]) == 2
-    assert await append([7, 8], [5, 2**62 + 1]) == 1, "an offset that was passed, even with another event"
+    assert await append([1, 2], [0, OFFSET_JUMP]) == 2
+    assert await append([7, 8], [5, OFFSET_JUMP + 1]) == 1, "an offset that was passed, even with another event"
     assert await append([9], [5], source="clicks/1") == 1
     assert (await client.get_history(user=1)).items.tolist() == [1, 2, 8, 9]
 
@@ -317,7 +318,7 @@ async def test_when_items_cannot_be_read_nothing_is_appended(
     async def unreachable(*_: Any, **__: Any) -> None:
         raise StoreUnavailableError("the store is away")
 
-    monkeypatch.setattr(movies, "entities", unreachable)
+    monkeypatch.setattr(movies, "entity_rows", unreachable)
     call = Call()
     message = AppendEventsRequest(user=Id(integer=1), events=EventColumns(**SENT))
     with pytest.raises(RpcAborted, match="the store is away"):

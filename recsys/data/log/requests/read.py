@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.arrays import Int64Array
-from recsys.errors import DataFileError
+from recsys.errors import DataFileError, RecsysError
 from recsys.features.columns import Column, missing_column
 from recsys.features.feature_set import Categorical, Feature, FeatureSet
 from recsys.features.values import RefusedValueError
@@ -42,7 +43,7 @@ class RequestReader:
     def read(self, file: RawFile, told: Told) -> Iterator[tuple[dict[str, npt.NDArray[Any]], Int64Array]]:
         """Encoded columns, whose label is 0, and the numbers in the file of their requests; batch by batch."""
         item_id = self.features.item_id.name
-        with _opened(file) as log:
+        with _reading(file), _opened(file) as log:
             check_request_log(file, log, self.features)
             stored = set(log.schema_arrow.names)
             names = [f"user.{f.name}" for f in self.features.context if f"user.{f.name}" in stored]
@@ -91,7 +92,7 @@ def count_requests(files: Sequence[RawFile], features: FeatureSet) -> tuple[int,
     """
     requests = unranked = 0
     for file in files:
-        with _opened(file) as log:
+        with _reading(file), _opened(file) as log:
             check_request_log(file, log, features)
             requests += log.metadata.num_rows
             unranked += sum(batch["best"].null_count for batch in log.iter_batches(columns=["best"]))
@@ -130,6 +131,17 @@ def _form(feature: Feature) -> tuple[object, ...]:
     if isinstance(feature, Categorical):
         return ("categorical", feature.name, feature.id_type, feature.max_values)
     return ("numeric", feature.name)
+
+
+@contextmanager
+def _reading(file: RawFile) -> Iterator[None]:
+    """Name the file in what is wrong with its columns or pages, which shows as they are read."""
+    try:
+        yield
+    except RecsysError:
+        raise
+    except (OSError, pa.ArrowException, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise DataFileError(f"{file.path}: a damaged request log: {error}; leave it out") from error
 
 
 def _opened(file: RawFile) -> pq.ParquetFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from redis.exceptions import (
     AskError,
@@ -77,6 +78,19 @@ def value_of(what: bytes | str, reply: Reply) -> Reply:
     if isinstance(reply, ResponseError):
         raise translate(reply, what.decode() if isinstance(what, bytes) else what) from reply
     return reply
+
+
+def texts_of(what: bytes, pairs: Sequence[bytes]) -> dict[str, str]:
+    """The fields of a hash that holds texts, from the reply to HGETALL; ``what`` names its key.
+
+    Raises:
+        StoreFormatError: one is no UTF-8.
+    """
+    try:
+        texts = [text.decode() for text in pairs]
+    except UnicodeDecodeError as error:
+        raise StoreFormatError(f"{what.decode()}: no text: {error}: some other program writes to it") from None
+    return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
 def translate(error: ResponseError, what: str) -> StoreError:

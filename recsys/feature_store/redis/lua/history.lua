@@ -35,6 +35,7 @@ local function read_history(new_chunk)
   local history = {open = redis.call('GETRANGE', key, HEADER, -1), sealed = sealed}
   history.chunk, history.rewritten, history.appended, history.trimmed, history.trimmed_until, history.newest =
     struct.unpack('<I4I4I8I8i8i8', header, 17)
+  if history.chunk < 1 then return nil, bad(header) end
   local expected = history.appended - history.trimmed - #history.open / width
   if sealed == 0 and expected > 0 and expected % history.chunk == 0 then
     -- Evicted by Redis for want of memory: what is gone counts as trimmed.

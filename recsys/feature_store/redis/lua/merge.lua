@@ -2,6 +2,7 @@
 
 local history, problem = read_history(new_chunk)
 if problem then return problem end
+if header == '' and redis.call('LLEN', sealed_key) > 0 then return redis.error_reply('HALFHISTORY ' .. sealed_key) end
 local stored = history.appended - history.trimmed
 
 -- What is not newer than everything trimmed may have been here and gone.
@@ -9,10 +10,10 @@ local first, count = 0, #batch / width
 while first < count and time_at(batch, first) <= history.trimmed_until do first = first + 1 end
 batch = slice(batch, first, count)
 if last_offset ~= '' then
-  redis.call('HSET', offsets_key, source, last_offset)
+  remember_offset()
   if ttl_s > 0 then redis.call('EXPIRE', offsets_key, ttl_s) end
 end
-if batch == '' then return {0, stored} end
+if batch == '' then return {0, stored, skipped} end
 
 -- Sealed chunks are opened again as far as the oldest new event reaches.
 local oldest, parts, reopened = time_at(batch, 0), {history.open}, 0
@@ -51,4 +52,4 @@ if merged ~= tail then
   local expired_before = max_age_ms > 0 and tonumber(ARGV[3]) - max_age_ms
   write_history(history, kept, reopened, max_events, expired_before, ttl_s)
 end
-return {added, history.appended - history.trimmed}
+return {added, history.appended - history.trimmed, skipped}

@@ -1,10 +1,12 @@
-"""Answers: the fields that all answers of Ranker have, degradations and timings."""
+"""Answers: what all answers of Ranker have, degradations and timings; what one of FeatureStore could not read."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
-from recsys.proto import ranker_pb2
+from recsys.proto import feature_store_pb2, ranker_pb2
+from recsys.serving.rpc.statuses import truncate
 from recsys.serving.telemetry.stage_timer import STAGES, StageTimer
 
 
@@ -43,6 +45,11 @@ def degraded_parts(result: Degradable) -> list[str]:
 def degradations(result: Degradable) -> list[ranker_pb2.Degradation]:
     """List the same parts as the message has them."""
     return [_DEGRADATIONS[part] for part in degraded_parts(result)]
+
+
+def damages(damaged: Mapping[int, Exception]) -> list[feature_store_pb2.Damage]:
+    """List the places in an answer of FeatureStore that cannot be read, and why."""
+    return [feature_store_pb2.Damage(position=place, reason=truncate(str(why))) for place, why in damaged.items()]
 
 
 def timings(timer: StageTimer) -> ranker_pb2.Timings:

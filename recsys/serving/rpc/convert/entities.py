@@ -11,17 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from recsys.arrays import Int64Array
+from recsys.arrays import BoolArray, Int64Array
 from recsys.errors import InvalidInputError, nearest
-from recsys.features.columns import Column, checked_column, missing_column, padded
+from recsys.feature_store.base import EntityRows
+from recsys.features.columns import Column, checked_column, float_column, missing_column, padded
 from recsys.features.feature_set import USER, Categorical, Entity, Feature, FeatureSet, Numeric
 from recsys.features.hashing import MISSING
 from recsys.features.names import keyed_texts
 from recsys.proto import feature_store_pb2
+from recsys.proto.limits import ENTITIES
+from recsys.serving.rpc.convert.answers import damages
 from recsys.serving.rpc.convert.ids import entity_keys, int64_array
 
-MAX_ENTITIES = 10_000
-"""Most entities in one PutEntities or GetFeatures call."""
+MAX_ENTITIES = ENTITIES
+
+_MOST_VALUES = 256
+"""Most values of one entity that are looked at: as many as a FeatureSet may allow."""
 
 
 def put_request(
@@ -30,7 +35,7 @@ def put_request(
     """Check and convert a PutEntities call to the entity's name, keys [N], and columns of all its features.
 
     Raises:
-        InvalidInputError: see the message.
+        InvalidInputError: see the message. A call without any value is refused, too, unless it says ``clear``.
     """
     entity = _entity(message.entity, features)
     keys = entity_keys("ids", message.ids, entity.id, most=MAX_ENTITIES)
@@ -40,12 +45,19 @@ def put_request(
             raise InvalidInputError(
                 f"features[{name!r}] is not declared for entity {entity.name!r}: {nearest(name, declared)}"
             )
-    columns = {
-        name: _column(f"features[{name!r}]", message.features[name], feature, len(keys))
-        if name in message.features
-        else missing_column(feature, len(keys))
-        for name, feature in declared.items()
-    }
+    columns: dict[str, Column] = {}
+    given = np.zeros(len(keys), dtype=np.bool_)
+    for name, feature in declared.items():
+        if name in message.features:
+            columns[name], has_value = _column(f"features[{name!r}]", message.features[name], feature, len(keys))
+            given |= has_value
+        else:
+            columns[name] = missing_column(feature, len(keys))
+    if not message.clear and not given.any():
+        raise InvalidInputError(
+            f"features: there is no value in any of them, and all that is stored of {len(keys):,} ids would be gone; "
+            f"allowed: a value of {', '.join(declared)}; or set clear, if that is meant"
+        )
     return entity.name, keys, columns
 
 
@@ -68,11 +80,13 @@ def put_texts(message: feature_store_pb2.PutEntitiesRequest, features: FeatureSe
 
 
 def features_response(
-    entity: Entity, columns: Mapping[str, Column], texts: Mapping[int, str]
+    entity: Entity, rows: EntityRows, texts: Mapping[int, str]
 ) -> feature_store_pb2.GetFeaturesResponse:
     """Convert columns of N entities, and the texts of their string ids, to the answer of a GetFeatures call."""
     return feature_store_pb2.GetFeaturesResponse(
-        features={f.name: _column_message(f, columns[f.name]) for f in entity.features}, names=texts
+        features={f.name: _column_message(f, rows.columns[f.name]) for f in entity.features},
+        names=texts,
+        damaged=damages(rows.damaged),
     )
 
 
@@ -87,15 +101,21 @@ def _entity(name: str, features: FeatureSet) -> Entity:
     return entity
 
 
-def _column(field: str, column: feature_store_pb2.FeatureColumn, feature: Feature, count: int) -> Column:
-    """A feature of ``count`` entities as the store keeps it."""
-    values = _values(field, column)
+def _column(
+    field: str, column: feature_store_pb2.FeatureColumn, feature: Feature, count: int
+) -> tuple[Column, BoolArray]:
+    """A feature of ``count`` entities as the store keeps it, and which of them have a value."""
     if isinstance(feature, Numeric):
         single: Feature = feature
         most = 1
     else:
         single = replace(feature, max_values=1)
         most = feature.max_values
+    if (arrived := max(len(column.integers), len(column.texts), len(column.numbers))) > count * _MOST_VALUES:
+        raise InvalidInputError(
+            f"{field}: got {arrived:,} values for {count:,} ids; allowed: up to {_MOST_VALUES} each"
+        )
+    values = _values(field, column)
     if not column.lengths and len(values) != count:
         raise InvalidInputError(
             f"{field}: got {len(values):,} values for {count:,} ids; allowed: one per id, or fill {field}.lengths"
@@ -111,20 +131,36 @@ def _column(field: str, column: feature_store_pb2.FeatureColumn, feature: Featur
             f"{field}.lengths: they add up to {int(lengths.sum()):,}, but {len(values):,} values arrived; "
             "allowed: their number"
         )
-    flat, refused = checked_column(single, values)
-    for place in sorted(refused):
-        raise InvalidInputError(f"{field}[{place}]: {refused[place]}")
-    if most == 1 and len(flat) == count:
-        return flat
+    flat = _encoded(field, single, values)
+    if isinstance(feature, Numeric):
+        present = ~np.isnan(float_column(feature.name, values)[0])  # where its default may stand now
+    else:
+        present = flat != MISSING
+    owner = np.repeat(np.arange(count), lengths)
+    given = np.bincount(owner[present], minlength=count) > 0
     if isinstance(feature, Numeric) or most == 1:
+        if len(flat) == count:
+            return flat, given
         stored = missing_column(feature, count)
         stored[lengths > 0] = flat
-        return stored
-    keys, counts = padded(feature, flat, np.repeat(np.arange(count), lengths), rows=count)
+        return stored, given
+    keys, counts = padded(feature, flat, owner, rows=count)
     if int(counts.max()) > most:
         index = int(np.argmax(counts))
         raise InvalidInputError(f"{field}: entity {index} has {counts[index]} ids; allowed: at most {most}")
-    return keys
+    return keys, given
+
+
+def _encoded(field: str, feature: Feature, values: Any) -> Column:
+    """Values encoded, some at a time: the first that is refused is all that is told, and millions may be."""
+    parts: list[Column] = []
+    for start in range(0, max(len(values), 1), MAX_ENTITIES):
+        part, refused = checked_column(feature, values[start : start + MAX_ENTITIES])
+        if refused:
+            place = min(refused)
+            raise InvalidInputError(f"{field}[{start + place}]: {refused[place]}")
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _values(field: str, column: feature_store_pb2.FeatureColumn) -> Any:

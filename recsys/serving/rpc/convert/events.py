@@ -14,22 +14,23 @@ from typing import Any
 import numpy as np
 
 from recsys.arrays import Int64Array
-from recsys.errors import InvalidInputError, nearest
-from recsys.feature_store.base import AppendResult
+from recsys.errors import InvalidInputError, StoreFormatError, nearest
+from recsys.feature_store.base import AppendResult, HistoryRead
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import Events, HistoryHeader, attribute_keys, require_history
 from recsys.features.names import keyed_texts
 from recsys.proto import feature_store_pb2, ranker_pb2
+from recsys.proto.limits import EVENTS, OFFSET_JUMP
 from recsys.rows.contract import ARRIVAL, TIMESTAMP, RowContract, event_rows
 from recsys.rows.events import packed_events
 from recsys.serving.handlers.append import Append, StreamSummary
 from recsys.serving.handlers.names import KeyColumn
-from recsys.serving.rpc.convert.ids import entity_keys, int64_array, raw_ids, user_key
+from recsys.serving.rpc.convert.answers import damages
+from recsys.serving.rpc.convert.ids import entity_keys, id_count, int64_array, raw_ids, user_key
 from recsys.serving.rpc.convert.times import moment_ms
 from recsys.serving.rpc.statuses import truncate
 
-MAX_EVENTS = 10_000
-"""Most events in one AppendEvents message or GetHistory answer."""
+MAX_EVENTS = EVENTS
 
 MAX_USERS = 1_000
 """Most users in one GetHistories call."""
@@ -38,7 +39,8 @@ MAX_EVENTS_OF_USERS = 50_000
 """Most events in one GetHistories answer: with seven attributes it stays below the 4 MiB that clients accept
 unless told otherwise."""
 
-_MAX_SOURCE_BYTES = 256
+RESERVED_SOURCES = ("kafka:", "redis-stream:", "file:")
+"""Beginnings of the names that ``recsys ingest`` gives its sources, past the server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +65,9 @@ def append_request(
     """
     user = user_key(message, features)
     columns = message.events
+    if not 1 <= (count := id_count(columns.items)) <= MAX_EVENTS:
+        raise InvalidInputError(f"events.items: got {count:,} events; allowed: 1 to {MAX_EVENTS:,} per call")
     items = raw_ids("events.items", columns.items, features.item_id)
-    if not 1 <= len(items) <= MAX_EVENTS:
-        raise InvalidInputError(f"events.items: got {len(items):,} events; allowed: 1 to {MAX_EVENTS:,} per call")
     now_ms = time.time_ns() // 1_000_000
     raw = {features.item_id.name: items, **_attributes(columns.attributes, features, len(items))}
     raw[TIMESTAMP] = _times("events.timestamps_ms", columns.timestamps_ms, len(items))
@@ -83,17 +85,18 @@ def append_request(
         texts=keyed_texts(columns.items.texts, *(ids.texts for ids in columns.attributes.values())),
         source=message.source,
         offsets=_offsets(message, len(items)),
+        restart_source=message.restart_source,
     )
 
 
 def append_response(result: AppendResult) -> feature_store_pb2.AppendEventsResponse:
     """Convert a result to the answer of an AppendEvents call."""
-    return feature_store_pb2.AppendEventsResponse(added=result.added, stored=result.stored)
+    return feature_store_pb2.AppendEventsResponse(added=result.added, stored=result.stored, skipped=result.skipped)
 
 
 def event_count(message: feature_store_pb2.AppendEventsRequest) -> int:
     """Count the events of a message, right or wrong."""
-    return max(len(message.events.items.integers), len(message.events.items.texts))
+    return id_count(message.events.items)
 
 
 def stream_response(summary: StreamSummary) -> feature_store_pb2.AppendEventStreamResponse:
@@ -103,6 +106,7 @@ def stream_response(summary: StreamSummary) -> feature_store_pb2.AppendEventStre
         events=summary.events,
         added=summary.added,
         rejected=summary.rejected,
+        skipped=summary.skipped,
         rejections=[
             feature_store_pb2.Rejection(message=message, reason=truncate(reason))
             for message, reason in summary.rejections
@@ -159,15 +163,18 @@ def histories_request(message: feature_store_pb2.GetHistoriesRequest, features: 
 
 
 def histories_response(
-    histories: Sequence[tuple[HistoryHeader, Events]], every: Events, features: FeatureSet, texts: Mapping[int, str]
+    reads: Sequence[HistoryRead], every: Events, features: FeatureSet, texts: Mapping[int, str]
 ) -> feature_store_pb2.GetHistoriesResponse:
     """The answer to a GetHistories call; ``every``: the events of all, one after another."""
+    none = HistoryHeader(chunk=1), ()
+    histories = [none if isinstance(read, StoreFormatError) else read for read in reads]
     return feature_store_pb2.GetHistoriesResponse(
         names=texts,
         events=_event_columns(every, features),
         lengths=[len(events) for _, events in histories],
         appended=[header.appended for header, _ in histories],
         trimmed=[header.trimmed for header, _ in histories],
+        damaged=damages({i: read for i, read in enumerate(reads) if isinstance(read, StoreFormatError)}),
     )
 
 
@@ -196,10 +203,14 @@ def _offsets(message: feature_store_pb2.AppendEventsRequest, length: int) -> Int
     if not message.source:
         if message.offsets:
             raise InvalidInputError(f"offsets: got {len(message.offsets)} without a source; set source, or neither")
+        if message.restart_source:
+            raise InvalidInputError("restart_source is set without a source; set source and offsets, or neither")
         return None
-    size_bytes = len(message.source.encode())
-    if size_bytes > _MAX_SOURCE_BYTES:
-        raise InvalidInputError(f"source: got {size_bytes} bytes; allowed: 1 to {_MAX_SOURCE_BYTES}")
+    if message.source.startswith(RESERVED_SOURCES):
+        raise InvalidInputError(
+            f"source is {message.source!r}; allowed: none that begins with {' or '.join(RESERVED_SOURCES)}, which are "
+            "those of recsys ingest: no caller may move them on"
+        )
     offsets = int64_array(message.offsets)
     if len(offsets) != length:
         raise InvalidInputError(
@@ -209,6 +220,10 @@ def _offsets(message: feature_store_pb2.AppendEventsRequest, length: int) -> Int
     if int(offsets.min()) < 0:
         index = int(np.argmin(offsets))
         raise InvalidInputError(f"offsets[{index}] is {offsets[index]}; allowed: 0 or more")
+    if int(offsets.max()) - int(offsets.min()) > OFFSET_JUMP:
+        raise InvalidInputError(
+            f"offsets: from {offsets.min()} to {offsets.max()} in one message; allowed: up to {OFFSET_JUMP:,} apart"
+        )
     return offsets
 
 
@@ -241,8 +256,7 @@ def _attributes(columns: Mapping[str, ranker_pb2.Ids], features: FeatureSet, len
         field = f"events.attributes[{name!r}]"
         if name not in declared:
             raise InvalidInputError(f"{field} is not declared: {nearest(name, declared)}")
-        values = raw_ids(field, ids, declared[name])
-        if len(values) != length:
-            raise InvalidInputError(f"{field}: got {len(values)} values for {length} events; allowed: one per event")
-        attributes[name] = values
+        if (count := id_count(ids)) != length:
+            raise InvalidInputError(f"{field}: got {count} values for {length} events; allowed: one per event")
+        attributes[name] = raw_ids(field, ids, declared[name])
     return attributes

@@ -55,7 +55,7 @@ def entity_keys(field: str, ids: ranker_pb2.Ids, feature: Categorical, *, most: 
     Raises:
         InvalidInputError: there are too many or none, or one is refused or missing.
     """
-    count = max(len(ids.integers), len(ids.texts))
+    count = id_count(ids)
     if not 1 <= count <= most:
         raise InvalidInputError(f"{field}: got {count:,}; allowed: 1 to {most:,} per request")
     raw = raw_ids(field, ids, feature)
@@ -69,6 +69,11 @@ def entity_keys(field: str, ids: ranker_pb2.Ids, feature: Categorical, *, most: 
     if (missing := keys == MISSING).any():
         raise InvalidInputError(f"{field}[{int(np.argmax(missing))}] is {_NO_ID}")
     return keys
+
+
+def id_count(ids: ranker_pb2.Ids) -> int:
+    """Count ids, right or wrong, without a look at them."""
+    return max(len(ids.integers), len(ids.texts))
 
 
 def raw_ids(field: str, ids: ranker_pb2.Ids, feature: Categorical) -> Any:

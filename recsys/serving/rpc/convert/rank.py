@@ -8,14 +8,14 @@ from typing import Any
 from recsys.errors import InvalidInputError
 from recsys.features.feature_set import FeatureSet
 from recsys.proto import ranker_pb2
+from recsys.proto.limits import GIVEN_VALUES, REQUESTS
 from recsys.serving.handlers.ranker import RankRequest, RankResult
 from recsys.serving.rpc.convert.answers import degradations, timings
-from recsys.serving.rpc.convert.ids import entity_keys, user_key
+from recsys.serving.rpc.convert.ids import entity_keys, id_count, user_key
 from recsys.serving.rpc.convert.times import moment_ms
 from recsys.serving.telemetry.stage_timer import StageTimer
 
-MAX_BATCH = 100
-"""Most requests in a RankBatch call."""
+MAX_BATCH = REQUESTS
 
 
 def rank_request(
@@ -59,14 +59,15 @@ def batch_requests(
     Raises:
         InvalidInputError: see the message; it begins with the request's place.
     """
+    # Before any is converted: each alone may have as many.
+    if (count := sum(id_count(request.candidates) for request in message.requests)) > max_candidates:
+        raise InvalidInputError(f"requests: got {count:,} candidates; allowed: {max_candidates:,} in all of a call")
     timer, requests = StageTimer(), []
     for place, (request, own) in enumerate(zip(message.requests, features, strict=True)):
         try:
             requests.append(rank_request(request, own, max_candidates=max_candidates, timer=timer))
         except InvalidInputError as error:
             raise InvalidInputError(f"requests[{place}].{error}") from None
-    if (count := sum(len(request.candidate_keys) for request in requests)) > max_candidates:
-        raise InvalidInputError(f"requests: got {count:,} candidates; allowed: {max_candidates:,} in all of a call")
     return requests
 
 
@@ -89,8 +90,11 @@ def feature_values(values: Mapping[str, ranker_pb2.FeatureValue]) -> dict[str, l
     """Read the raw values of overriding features; whether they fit is the encoder's business.
 
     Raises:
-        InvalidInputError: one is of several kinds.
+        InvalidInputError: one is of several kinds, or they have too many values.
     """
+    counts = (len(v.integers) + len(v.texts) + len(v.numbers) for v in values.values())
+    if (count := sum(counts)) > GIVEN_VALUES:
+        raise InvalidInputError(f"features: got {count:,} values; allowed: up to {GIVEN_VALUES:,} in all of them")
     return {name: _feature_values(name, value) for name, value in values.items()}
 
 
