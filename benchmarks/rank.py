@@ -27,6 +27,8 @@ from harness.common import Line, cores, line, machine, main, parser, pinned, rou
 from ranking.size import SIZES, Size
 
 if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
+    from harness.slow_moments import SlowMoments
+    from ranking.load import Timed
     from ranking.setting import Histories, Setting
 
 LIBRARIES = ("onnxruntime", "grpcio", "numpy", "redis", "hiredis", "uvloop", "protobuf")
@@ -94,11 +96,7 @@ def _of_compute(
         rank_setting.check_answers(address, bundle, requests, bare_inputs, events=size.events)
         found.measure(size, pid)
         yield from _throughput(found, size, suffix, on)
-        rate = LOAD * median(found.calls_per_s)
-        with pinned(cores()[-1]):
-            for name, poisson in (("p99_over_ort", False), ("p99_over_ort_poisson", True)):
-                paced = stack.enter_context(worker(rank_load.paced, address, sent, size.callers, rate, poisson))
-                yield _p99(name + suffix, paced(size.paced_s), found, rate, poisson, on)
+        yield from _tails(setting, bundle, address, sent, bare_inputs, found, size, suffix, on)
 
 
 class Turns:
@@ -169,19 +167,81 @@ def _throughput(found: Turns, size: Size, suffix: str, on: dict[str, Any]) -> It
     )  # fmt: skip
 
 
-def _p99(name: str, taken_s: list[float], found: Turns, rate: float, poisson: bool, on: dict[str, Any]) -> Line:
+def _tails(
+    setting: Setting,
+    bundle: Path,
+    address: str,
+    sent: list[bytes],
+    bare_inputs: list[tuple[Any, Any]],
+    found: Turns,
+    size: Size,
+    suffix: str,
+    on: dict[str, Any],
+) -> Iterator[Line]:
+    """The p99 at 70 % load, beside that of the bare graphs at the same pace in the same minutes on the same core."""
+    import numpy as np
+    from harness.slow_moments import slow_moments
+    from harness.workers import worker
+    from ranking import load as rank_load
+
+    rate = LOAD * median(found.calls_per_s)
+    for poisson in (False, True):
+        with contextlib.ExitStack() as stack:
+            moments = stack.enter_context(slow_moments(core=cores()[0]))
+            with pinned(cores()[-1]):
+                paced = stack.enter_context(worker(rank_load.paced, address, sent, size.callers, rate, poisson))
+            with pinned(cores()[0]):
+                arguments = (bundle, bare_inputs, size.callers, rate, poisson)
+                bare = stack.enter_context(worker(rank_load.bare_paced, *arguments))
+            before, calls, after = bare(size.paced_s / 2), paced(size.paced_s), bare(size.paced_s / 2)
+        of_bare = rank_load.Timed(*map(np.concatenate, zip(before, after, strict=True)))
+        for made in _p99(calls, of_bare, moments, found, rate=rate, poisson=poisson):
+            yield line(
+                f"{made.pop('figure')}{suffix}", made.pop("value"), "ratio", higher_is_better=False, **made, on=on
+            )
+
+
+def _p99(
+    calls: Timed, of_bare: Timed, moments: SlowMoments, found: Turns, *, rate: float, poisson: bool
+) -> Iterator[dict[str, Any]]:
     import numpy as np
 
-    p50_s, p99_s = (float(np.nanpercentile(taken_s, share)) for share in (50, 99))
-    return line(
-        f"rank.{name}", p99_s / median(found.bare_s), "ratio", higher_is_better=False,
-        target=None if poisson else P99_TARGET,
-        compared_with="bare ONNX Runtime's time for one request; calls come "
-        + ("at random moments (Poisson)" if poisson else "evenly, from eight connections"),
-        load=LOAD, refused=int(np.isnan(taken_s).sum()),
-        calls_per_s=rounded(rate), p50_ms=rounded(1e3 * p50_s), p99_ms=rounded(1e3 * p99_s),
-        bare_ms=rounded(1e3 * median(found.bare_s)), on=on,
-    )  # fmt: skip
+    way = "_poisson" if poisson else ""
+    come = "at random moments (Poisson)" if poisson else "evenly, from eight connections"
+    p50_s, p99_s, p999_s = (float(np.nanpercentile(calls.took_s, share)) for share in (50, 99, 99.9))
+    bare_p99_s = float(np.percentile(of_bare.took_s, 99))
+    quiet = [each.took_s[moments.quiet(each.due_s)] for each in (calls, of_bare)]
+    facts = {
+        "load": LOAD,
+        "refused": int(np.isnan(calls.took_s).sum()),
+        "calls_per_s": rounded(rate),
+        "p50_ms": rounded(1e3 * p50_s),
+        "p99_ms": rounded(1e3 * p99_s),
+        "p999_ms": rounded(1e3 * p999_s),
+    }
+    yield {
+        "figure": f"rank.p99_over_ort{way}",
+        "value": p99_s / median(found.bare_s),
+        "target": None if poisson else P99_TARGET,
+        "compared_with": f"bare ONNX Runtime's time for one request; calls come {come}",
+        "bare_ms": rounded(1e3 * median(found.bare_s)),
+        **facts,
+    }
+    yield {
+        "figure": f"rank.p99_over_bare_p99{way}",
+        "value": p99_s / bare_p99_s,
+        "compared_with": f"p99 of the bare graphs on that core at the same pace, before and after; calls come {come}",
+        "bare_p99_ms": rounded(1e3 * bare_p99_s),
+        "bare_p999_ms": rounded(1e3 * float(np.percentile(of_bare.took_s, 99.9))),
+        "slow_share": rounded(moments.slow_share([(float(calls.due_s.min()), float(calls.due_s.max()))])),
+        "without_slow_moments": {
+            "value": rounded(float(np.nanpercentile(quiet[0], 99)) / float(np.percentile(quiet[1], 99))),
+            "p99_ms": rounded(1e3 * float(np.nanpercentile(quiet[0], 99))),
+            "bare_p99_ms": rounded(1e3 * float(np.percentile(quiet[1], 99))),
+            "calls": len(quiet[0]),
+        } if all(map(len, quiet)) else None,
+        **facts,
+    }  # fmt: skip
 
 
 def _flat(folder: Path, size: Size) -> tuple[Path, list[dict[str, Any]]]:

@@ -1,7 +1,8 @@
 """A server under 70 % load for half an hour: its memory must not grow after the warm-up, nor its p99.
 
 The reference model on one core (``rank.py``); calls come evenly from eight connections, for ever new users, so that
-states are written all the time. Every minute the server's resident memory and the minute's p99 are noted.
+states are written all the time. Every minute the server's resident memory and the minute's p99 are noted, the
+latter also without the calls of moments in which a plain loop on the server's core was slow.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from harness.common import Line, cores, line, machine, main, parser, pinned, rounded, say
+
+if TYPE_CHECKING:
+    from recsys.arrays import Float64Array
 
 LIBRARIES = ("onnxruntime", "grpcio", "numpy", "redis", "hiredis", "protobuf")
 LOAD = 0.7
@@ -46,6 +51,7 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
     """All lines."""
     import numpy as np
     import psutil
+    from harness.slow_moments import slow_moments
     from harness.workers import worker
     from ranking import load as rank_load
     from ranking import setting as rank_setting
@@ -65,12 +71,16 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
             closed = stack.enter_context(worker(rank_load.closed, address, sent, size.callers))
             rate = LOAD * len(closed(size.minute_s / 6)) / (size.minute_s / 6)
             paced = stack.enter_context(worker(rank_load.paced, address, sent, size.callers, rate, False))
-        memory_mb, p99_ms = [], []
+        moments = stack.enter_context(slow_moments(core=cores()[0]))
+        memory_mb, p99_ms, quiet_ms, taken, slow = [], [], [], [], []
         for minute in range(size.minutes):
-            taken = paced(size.minute_s)
+            calls = paced(size.minute_s)
+            taken.append(calls.took_s)
             memory_mb.append(psutil.Process(pid).memory_info().rss / 1e6)
-            p99_ms.append(1e3 * float(np.nanpercentile(taken, 99)))
-            say(f"minute {minute + 1}: {memory_mb[-1]:.0f} MB, p99 {p99_ms[-1]:.1f} ms, {len(taken)} calls")
+            p99_ms.append(_ms(calls.took_s, 99))
+            quiet_ms.append(_ms(calls.took_s[moments.quiet(calls.due_s)], 99))
+            slow.append(moments.slow_share([(float(calls.due_s.min()), float(calls.due_s.max()))]))
+            say(f"minute {minute + 1}: {memory_mb[-1]:.0f} MB, p99 {p99_ms[-1]:.1f} ms, {len(calls.took_s)} calls")
     third = size.minutes // 3
     facts = {"calls_per_s": rounded(rate), "load": LOAD, "on": on}
     yield line(
@@ -81,8 +91,18 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
     yield line(
         "soak.p99_drift", median(p99_ms[-third:]) / median(p99_ms[third : 2 * third]), "ratio", higher_is_better=False,
         target=P99_TARGET, compared_with="p99 of the median minute of the second third, that of the last over it",
-        p99_ms=[rounded(ms) for ms in p99_ms], **facts,
+        p99_ms=[rounded(ms) for ms in p99_ms], p99_ms_without_slow_moments=[rounded(ms) for ms in quiet_ms],
+        slow_share=[rounded(share) for share in slow], p999_ms=rounded(_ms(np.concatenate(taken), 99.9)),
+        refused=int(np.isnan(np.concatenate(taken)).sum()), **facts,
     )  # fmt: skip
+
+
+def _ms(seconds: Float64Array, percentile: float) -> float:
+    """A percentile of what was answered; 0 of nothing."""
+    import numpy as np
+
+    answered = seconds[~np.isnan(seconds)]
+    return 1e3 * float(np.percentile(answered, percentile)) if len(answered) else 0.0
 
 
 if __name__ == "__main__":

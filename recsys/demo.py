@@ -107,7 +107,7 @@ def run_demo(
     manifest = _export(result, loaded, folder / "run", folder / "bundle", console)
 
     console.rule("4/6  feature store")
-    with EmbeddedRedis(folder / "redis") as redis:
+    with EmbeddedRedis(folder / "redis", restart=True) as redis:
         table = loaded.dataset.table
         with progress_bar(console, "events", total=len(table)) as advance:
             loaded_events = asyncio.run(_fill(redis.url, table, advance))

@@ -13,7 +13,7 @@
     ├── StoreError                              the feature store could not answer
     │   ├── StoreUnavailableError               ... because it is unreachable, slow or shutting down
     │   └── StoreFormatError                    ... because the bytes under a key are not ours
-    ├── OverloadedError                         the server has no room for another request
+    ├── OverloadedError                         the server has no room, or no time, for another request
     └── NoSpaceError (also an OSError)          a disk, quota or limit of file sizes has no room for what is written
 
 The domain never mentions gRPC; ``serving/rpc/statuses.py`` holds the one table that
@@ -71,7 +71,15 @@ class StoreFormatError(StoreError):
 
 
 class OverloadedError(RecsysError):
-    """The server has no room for another request; try again later."""
+    """The server has no room, or no time, for another request; try again later.
+
+    Attributes:
+        retry_after_s: seconds after which it may have; None: it did not say.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class NoSpaceError(RecsysError, OSError):

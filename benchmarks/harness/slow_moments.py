@@ -6,6 +6,7 @@ core does not count here, so a loop that took long says that the machine was slo
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -61,11 +62,17 @@ class SlowMoments:
 
 
 @contextmanager
-def slow_moments() -> Iterator[SlowMoments]:
-    """Watch for slow moments for the duration of a ``with`` block, on the cores that this process may use."""
+def slow_moments(*, core: int | None = None) -> Iterator[SlowMoments]:
+    """Watch for slow moments for the duration of a ``with`` block.
+
+    Args:
+        core: on which; None: any that this process may use.
+    """
     found, stop = SlowMoments(), threading.Event()
 
     def watch() -> None:
+        if core is not None and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {core})  # of this thread alone
         while not stop.wait(_EVERY_S):
             began_s = time.thread_time()
             for _ in range(_LOOPS):

@@ -8,14 +8,29 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.workers import RANK, Measure
 
+if TYPE_CHECKING:
+    from recsys.arrays import Float64Array
+
 _SETTLE_S = 0.2
 """Not counted: connections are made, and caches filled by the other side's turn."""
+
+
+class Timed(NamedTuple):
+    """Calls that came at a rate.
+
+    Attributes:
+        due_s: when each was due, ``time.perf_counter`` seconds, which is one clock for all processes.
+        took_s: seconds from then until it was answered; NaN: there was no room for it.
+    """
+
+    due_s: Float64Array
+    took_s: Float64Array
 
 
 def bare(folder: Path, requests: Sequence[Any]) -> Measure:
@@ -25,6 +40,31 @@ def bare(folder: Path, requests: Sequence[Any]) -> Measure:
 
     ``requests``: (inputs of the user graph, inputs of the rank graph without the user side).
     """
+    return repeated(_bare_call(folder, requests))
+
+
+def bare_paced(folder: Path, requests: Sequence[Any], callers: int, rate: float, poisson: bool) -> Measure:
+    """As :func:`bare`, for calls that come at a rate as those of :func:`paced` do, in turn; the measure gives Timed."""
+    import numpy as np
+
+    call = _bare_call(folder, requests)
+
+    def measure(seconds: float) -> Timed:
+        due, took = [], []
+        begin_s = time.perf_counter() + _SETTLE_S
+        for number, after_s in enumerate(_arrivals(callers, rate, poisson, seconds + _SETTLE_S)):
+            due_s = begin_s - _SETTLE_S + after_s
+            time.sleep(max(0.0, due_s - time.perf_counter()))
+            call(number)
+            if due_s >= begin_s:
+                due.append(due_s)
+                took.append(time.perf_counter() - due_s)
+        return Timed(np.array(due), np.array(took))
+
+    return measure
+
+
+def _bare_call(folder: Path, requests: Sequence[Any]) -> Any:
     import onnxruntime as ort
 
     from recsys.operators import use_operators
@@ -44,7 +84,7 @@ def bare(folder: Path, requests: Sequence[Any]) -> Measure:
         tensors = user.run(side, of_user)
         rank.run(["logits", "scores"], {**of_rank, **dict(zip(side, tensors, strict=True))})
 
-    return repeated(call)
+    return call
 
 
 def bare_flat(graph: Path, requests: Sequence[Any]) -> Measure:
@@ -100,19 +140,17 @@ def closed(address: str, messages: Sequence[bytes], callers: int) -> Measure:
 
 
 def paced(address: str, messages: Sequence[bytes], callers: int, rate: float, poisson: bool) -> Measure:
-    """Seconds of each call when calls come at a rate, whether or not earlier ones are answered.
+    """Calls that come at a rate, whether or not earlier ones are answered; the measure gives :class:`Timed`.
 
-    Time counts from when a call was due; one that the server had no room for has none (NaN). Evenly: each caller calls
-    at 1 / callers of the rate, each at moments of its own.
+    Evenly: each caller calls at 1 / callers of the rate, each at moments of its own.
     ``poisson``: at random moments, as many independent users do.
     """
 
-    async def load(seconds: float) -> list[float]:
+    async def load(seconds: float) -> Timed:
         import grpc
         import numpy as np
 
-        random = np.random.Generator(np.random.PCG64(0))
-        taken: list[float] = []
+        due, took = [], []
         begin_s = time.perf_counter() + _SETTLE_S
 
         async def one(call: Any, number: int, due_s: float) -> None:
@@ -124,27 +162,42 @@ def paced(address: str, messages: Sequence[bytes], callers: int, rate: float, po
                     raise
                 took_s = math.nan
             if due_s >= begin_s:
-                taken.append(took_s)
+                due.append(due_s)
+                took.append(took_s)
 
         async def caller(call: Any) -> None:
             nonlocal next_caller
             place, next_caller = next_caller, next_caller + 1
-            due_s = begin_s - _SETTLE_S + place / rate
             number, waiting = place, set()
-            while due_s < begin_s + seconds:
+            for after_s in _moments(place, callers, rate, poisson, seconds + _SETTLE_S):
+                due_s = begin_s - _SETTLE_S + after_s
                 await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
                 task = asyncio.ensure_future(one(call, number, due_s))
                 waiting.add(task)
                 task.add_done_callback(waiting.discard)
                 number += callers
-                due_s += random.exponential(callers / rate) if poisson else callers / rate
             await asyncio.gather(*waiting)
 
         next_caller = 0
         await _with_channels(address, callers, caller)
-        return taken
+        return Timed(np.array(due), np.array(took))
 
     return _run(load)
+
+
+def _moments(place: int, callers: int, rate: float, poisson: bool, seconds: float) -> Iterator[float]:
+    """Yield the seconds after the start at which one of so many callers calls."""
+    import numpy as np
+
+    random, after_s = np.random.Generator(np.random.PCG64([0, place])), place / rate
+    while after_s < seconds:
+        yield after_s
+        after_s += random.exponential(callers / rate) if poisson else callers / rate
+
+
+def _arrivals(callers: int, rate: float, poisson: bool, seconds: float) -> list[float]:
+    """Seconds after the start at which any of the callers calls, ascending."""
+    return sorted(after_s for place in range(callers) for after_s in _moments(place, callers, rate, poisson, seconds))
 
 
 async def _with_channels(address: str, callers: int, caller: Any) -> None:

@@ -83,7 +83,7 @@ def shadow_cost(folder: Path, size: Size, *, bundles: Path) -> Iterator[Line]:
         refused = dict.fromkeys(loads, 0)
         for number in range(size.rounds):
             for percent in (loads, dict(reversed(loads.items())))[number % 2]:
-                taken = loads[percent](size.round_s)
+                taken = loads[percent](size.round_s).took_s
                 refused[percent] += int(np.isnan(taken).sum())
                 p99_ms[percent].append(1e3 * float(np.nanpercentile(taken, 99)))
             say(f"round {number + 1}: p99 {p99_ms[0.0][-1]:.2f} ms without a shadow, {p99_ms[PERCENT][-1]:.2f} with")

@@ -11,21 +11,24 @@ which is of :class:`Tls`; addresses have no scheme. Ids are integers or strings,
 FeatureSet declares; sequences may be lists or numpy arrays. A string id of which the server knows the key alone
 comes back as an :class:`UnknownText`. Timeouts are in seconds, above 0 and finite. A call that finds the server
 unavailable is repeated up to twice within its timeout (but not :meth:`Client.append_stream`): every call may safely
-run twice. In a program that uses OpenTelemetry calls carry its current span (``traceparent``). Errors::
+run twice. So is one that is refused for load, after the time that the server names, if that is within its timeout;
+otherwise :class:`Overloaded` comes at once, with ``retry_after_s``. In a program that uses OpenTelemetry calls carry
+its current span (``traceparent``). Errors::
 
     RpcError (a RecsysError)      code and message
     ├── InvalidArgument           also an InvalidInputError; the message says what is allowed, sizes of messages too
     ├── NotFound                  also a NotFoundError: no such model
-    ├── Overloaded                also an OverloadedError: no room; retry with backoff
+    ├── Overloaded                also an OverloadedError: no room or time; retry after ``retry_after_s``
     ├── Unavailable               the server is unreachable or draining
     │   └── StoreUnavailable      also a StoreUnavailableError: only the store behind it is unreachable
     ├── StoreRefused              also a StoreError: store full, foreign bytes or another layout
     └── DeadlineExceeded          also a TimeoutError
 
 ``blocking.py`` and ``aio.py`` are the two clients; ``address.py``, ``context.py`` (the caller's span), ``channel.py``
-(calls, retries, statuses to errors), ``connection.py`` (a channel that follows certificates), ``tls.py`` and
-``messages/`` (arguments to messages and back) serve both; ``types.py`` has results and errors. A new call is a method
-of each client, a request and a result in ``messages/``, and a line of ``channel.Calls``.
+(calls, statuses to errors), ``connection.py`` (a channel that follows certificates), ``retries.py`` (of calls that are
+refused for load), ``tls.py`` and ``messages/`` (arguments to messages and back) serve both; ``types.py`` has results
+and errors. A new call is a method of each client, a request and a result in ``messages/``, and a line of
+``channel.Calls``.
 """
 
 from recsys.client.aio import AsyncClient

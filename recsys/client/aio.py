@@ -23,6 +23,7 @@ from recsys.client.channel import (
 )
 from recsys.client.connection import Connection
 from recsys.client.messages import explain, feature_store, ranker
+from recsys.client.retries import Retries
 from recsys.client.tls import Tls
 from recsys.client.types import (
     Appended,
@@ -32,6 +33,7 @@ from recsys.client.types import (
     Id,
     Ids,
     Integers,
+    Overloaded,
     Ranking,
     RankQuery,
     Recommendation,
@@ -247,6 +249,15 @@ class AsyncClient:
 
     async def _answer(self, name: str, request: Any, timeout_s: float | None) -> Any:
         limit_s = self._limit_s(timeout_s, self._timeout_s)
+        retries = Retries(limit_s)
+        while True:
+            try:
+                return await self._ask(name, request, limit_s)
+            except Overloaded as error:
+                await asyncio.sleep(retries.wait_s(error))
+                limit_s = retries.left_s()
+
+    async def _ask(self, name: str, request: Any, limit_s: float) -> Any:
         at_s = time.monotonic() + limit_s
         tls = self._connection.tls
         with self._connection.calls() as calls:

@@ -28,7 +28,7 @@ from recsys.client.types import (
 from recsys.errors import InvalidInputError
 from recsys.proto import feature_store_pb2, ranker_pb2
 from recsys.proto.limits import MESSAGE_BYTES
-from recsys.proto.trailers import STORE_TRAILER
+from recsys.proto.trailers import RETRY_TRAILER, STORE_TRAILER
 
 _RETRIES = {
     "methodConfig": [
@@ -156,7 +156,18 @@ def error_of(error: Any, *, tls: Tls | None = None) -> RpcError:
         details = f"{words} ({details})"
     if code is grpc.StatusCode.UNAVAILABLE and "Failed parsing HTTP/2" in details:
         return RpcError(code.name, f"what answers at that address does not speak gRPC: {details}")
-    return kind(code.name, details)
+    made = kind(code.name, details)
+    if isinstance(made, Overloaded):
+        made.retry_after_s = _retry_after_s(trailers)
+    return made
+
+
+def _retry_after_s(trailers: Any) -> float | None:
+    """Seconds after which a refused call may come again, as the server said; None: it did not, or said never."""
+    for key, value in trailers:
+        if key == RETRY_TRAILER and str(value).isascii() and str(value).isdecimal():
+            return int(value) / 1e3
+    return None
 
 
 def closed_error() -> RpcError:

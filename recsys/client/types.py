@@ -41,7 +41,7 @@ class NotFound(RpcError, NotFoundError):
 
 
 class Overloaded(RpcError, OverloadedError):
-    """The server has no room for another request; retry with backoff."""
+    """The server has no room or time for another request; ``retry_after_s`` says when it may have, if it said so."""
 
 
 class Unavailable(RpcError):

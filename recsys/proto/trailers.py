@@ -7,3 +7,6 @@ STORE_TRAILER = ("recsys-error", "store")
 
 REQUEST_ID = "x-request-id"
 """Key of a call's id: a caller may send one, and the server's trailers have the one that counts."""
+
+RETRY_TRAILER = "grpc-retry-pushback-ms"
+"""Key of the milliseconds after which a caller that was refused may come again; gRPC's own clients know it."""

@@ -14,15 +14,23 @@ class Deadline:
     Attributes:
         at_s: that moment.
         abandoned: whether the caller has left before it; asked as often as :meth:`remaining_s`.
+        when_left: takes a function and calls it when the call has ended or its caller has left; False if that has been.
     """
 
     at_s: float
     abandoned: Callable[[], bool] | None = None
+    when_left: Callable[[Callable[[], None]], bool] | None = None
 
     @classmethod
-    def after(cls, timeout_s: float, *, abandoned: Callable[[], bool] | None = None) -> Deadline:
+    def after(
+        cls,
+        timeout_s: float,
+        *,
+        abandoned: Callable[[], bool] | None = None,
+        when_left: Callable[[Callable[[], None]], bool] | None = None,
+    ) -> Deadline:
         """The deadline ``timeout_s`` from now."""
-        return cls(time.monotonic() + timeout_s, abandoned)
+        return cls(time.monotonic() + timeout_s, abandoned, when_left)
 
     def remaining_s(self) -> float:
         """Seconds left. Cheap (2 us): ask before whatever takes long.

@@ -31,7 +31,9 @@ SERVED = [
         "grpc_over_ort",
         "over_flat",
         "p99_over_ort",
+        "p99_over_bare_p99",
         "p99_over_ort_poisson",
+        "p99_over_bare_p99_poisson",
     )
 ]
 MAPS = (
@@ -48,6 +50,15 @@ QUANTIZED = ("fp16", "int8", "int4")
 FIGURES = {
     "rank": [*SERVED, "rank.history_growth", "rank.pss_gb_4_workers", "rank.two_workers_over_one"],
     "soak": ["soak.memory_growth", "soak.p99_drift"],
+    "reliability": [
+        *(f"overload.{name}" for name in ("goodput", "p99", "rejection_p99_ms", "back_to_normal_s")),
+        "flood.health_refused",
+        "flood.others_failed",
+        *(f"faults.failed_calls.{kind}" for kind in ("redis", "worker", "sigterm", "certificates")),
+        "security.cpu_share.mtls",
+        "everything_on.memory_growth",
+        "everything_on.p999_ms",
+    ],
     "train": [
         "train.max_logit_difference",
         "train.din_vs_plain_torch",
@@ -143,6 +154,7 @@ MAY_BE_LEFT_OUT = {"release.failed_calls_under_limit": "no memory control group 
 """Figures that not every machine can measure -> what is said then."""
 LONG = {
     "rank",
+    "reliability",
     "soak",
     "train",
     "row_maps",
@@ -182,6 +194,15 @@ TARGETS = {
     "rank.pss_gb_4_workers": 1.85,
     "soak.memory_growth": 1.02,
     "soak.p99_drift": 1.25,
+    "overload.goodput": 0.9,
+    "overload.p99": 2.0,
+    "overload.rejection_p99_ms": 20.0,
+    "overload.back_to_normal_s": 2.0,
+    "flood.health_refused": 0,
+    "flood.others_failed": 0,
+    **{f"faults.failed_calls.{kind}": 0 for kind in ("redis", "worker", "sigterm", "certificates")},
+    "security.cpu_share.mtls": 0.1,
+    "everything_on.memory_growth": 1.02,
     "train.din_vs_plain_torch": 2.0,
     "train.max_logit_difference": 1e-4,
     "clusters.gowalla_s": 2.0,

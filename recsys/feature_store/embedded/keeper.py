@@ -22,6 +22,11 @@ _PR_SET_PDEATHSIG = 1
 
 def main(users: str, running: str, *command: str) -> int:
     """Run the command until it ends or nobody holds ``users``; the exit code to end with."""
+    if hasattr(os, "SCHED_BATCH"):  # a server that starts it again runs under another policy, and would bequeath it
+        try:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        except OSError:
+            pass  # a container may forbid it
     with open(running, "a") as held, open(users, "a") as in_use:
         # Waits for a predecessor whose Redis is still syncing: two on one folder would spoil its data.
         fcntl.flock(held, fcntl.LOCK_EX)

@@ -34,6 +34,7 @@ from typing import IO, Literal
 from urllib.parse import quote
 
 from recsys.errors import ConfigError, StoreError, StoreUnavailableError
+from recsys.feature_store.embedded.restarts import restart_when_gone
 
 _SOCKET_PATH_LIMIT_BYTES = 103
 """sun_path holds 108 bytes on Linux, 104 on macOS, the closing zero included."""
@@ -88,6 +89,7 @@ class EmbeddedRedis:
     Args:
         data_dir: created if absent.
         start_timeout_s: how long loading stored data may take.
+        restart: start it again if it ends while it is in use: somebody killed it, or the system did for memory's sake.
 
     Raises:
         ConfigError: the folder cannot be created or written.
@@ -95,10 +97,13 @@ class EmbeddedRedis:
         StoreUnavailableError: it was still loading after ``start_timeout_s``.
     """
 
-    def __init__(self, data_dir: str | Path, *, start_timeout_s: float = 300.0) -> None:
+    def __init__(self, data_dir: str | Path, *, start_timeout_s: float = 300.0, restart: bool = False) -> None:
         self.data_dir = Path(data_dir).absolute()
         self._keeper: subprocess.Popen[bytes] | None = None
         self._users: IO[str] | None = None
+        self._start_timeout_s = start_timeout_s
+        self._stopping = threading.Event()
+        self._restarts: threading.Thread | None = None
         deadline_s = time.monotonic() + start_timeout_s
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -119,6 +124,9 @@ class EmbeddedRedis:
                 "choose one this user may write to"
             ) from error
         self.url = f"unix://{quote(str(self.socket_path))}"
+        if restart:
+            self._restarts = threading.Thread(target=self._restart_when_gone, name="private Redis", daemon=True)
+            self._restarts.start()
 
     @property
     def started(self) -> bool:
@@ -131,6 +139,9 @@ class EmbeddedRedis:
         After ``timeout_s`` this returns even so; the server still ends by itself.
         """
         deadline_s = time.monotonic() + timeout_s
+        self._stopping.set()
+        if self._restarts is not None:
+            self._restarts.join(timeout_s)
         try:
             with _locked(self.data_dir / "start.lock", deadline_s):
                 self._leave(deadline_s)
@@ -174,6 +185,28 @@ class EmbeddedRedis:
         self.stop()
         return False
 
+    def _restart_when_gone(self) -> None:
+        name = repr(str(self.data_dir))
+        restart_when_gone(gone=self._is_gone, start=self._start_again, stopping=self._stopping, name=name)
+
+    def _is_gone(self) -> bool:
+        try:
+            with self._running_path.open("a") as running:
+                if not _try_lock(running, fcntl.LOCK_SH):
+                    return False  # its keeper is there
+        except OSError:
+            return False  # the folder is gone: nothing could be started in it
+        return _ping(self.socket_path) is None
+
+    def _start_again(self) -> None:
+        deadline_s = time.monotonic() + self._start_timeout_s
+        with _locked(self.data_dir / "start.lock", deadline_s):
+            if self._keeper is not None and self._keeper.poll() is not None:
+                self._keeper = None
+            if _ping(self.socket_path) is None:  # no other user was first
+                self._keeper = _start(self.data_dir, self.socket_path)
+            self._wait(deadline_s)
+
     def _wait(self, deadline_s: float) -> None:
         while (answer := _ping(self.socket_path)) != b"+PONG\r\n":
             if self._keeper is not None and self._keeper.poll() is not None:
@@ -181,7 +214,7 @@ class EmbeddedRedis:
                     f"Redis for {str(self.data_dir)!r} ended with code {self._keeper.returncode}: "
                     + _reason(self.data_dir / "redis.log")
                 )
-            if time.monotonic() > deadline_s:
+            if self._stopping.is_set() or time.monotonic() > deadline_s:
                 state = (answer or b"no answer").decode(errors="replace").strip()
                 raise StoreUnavailableError(f"Redis for {str(self.data_dir)!r} is not ready yet: {state}")
             time.sleep(0.02)

@@ -10,6 +10,6 @@
 - ``routes.py``: the release that answers a call; ``model_slot.py``: the releases there are, replaceable while calls
   run; ``store_slot.py``: the same for the store that calls write;
 - ``shadow.py``: a share of the answered requests is scored by other releases, too, and compared;
-- ``admission.py``: room for a request, or a refusal at once; ``request_log.py``: a share of requests,
+- ``admission.py``: room and time for a request, or a refusal at once; ``request_log.py``: a share of requests,
   kept for parity and for samples; ``recorder.py``: a few of the latest, in memory, for releases to come.
 """

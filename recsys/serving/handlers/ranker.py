@@ -25,6 +25,7 @@ from recsys.serving.handlers.given_values import RequestNames, request_names, va
 from recsys.serving.handlers.recorder import Recorder
 from recsys.serving.handlers.request_log import RequestLog
 from recsys.serving.inference.fair_lock import FairLock, ModelLock
+from recsys.serving.inference.pace import Work, together
 from recsys.serving.inference.ranking_session import RankingSession, Scores
 from recsys.serving.long_history.inputs import StateInputs
 from recsys.serving.long_history.states import LongStates
@@ -182,12 +183,16 @@ class Ranker:
         """Rank a request's candidates. Trouble with the store degrades the answer and never fails it.
 
         Raises:
-            OverloadedError: there is no room.
+            OverloadedError: there is no room, or not enough time.
             TimeoutError: the deadline has passed, or nobody waits for the answer any more.
             InvalidInputError: a feature's name or value is not what the FeatureSet declares.
         """
-        with self.admission.enter():
+        with self.admission.enter(self.work(request), left_s=deadline.remaining_s()):
             return self.rank_admitted(request, deadline=deadline)
+
+    def work(self, request: RankRequest) -> Work:
+        """Expected work of a request."""
+        return self.session.work(len(request.candidate_keys))
 
     def rank_many(
         self, requests: Sequence[RankRequest], *, places: Sequence[int], deadline: Deadline
@@ -374,7 +379,8 @@ def rank_together(
         OverloadedError, TimeoutError, InvalidInputError: as :meth:`Ranker.rank`; the last begins with the place.
     """
     results: dict[int, RankResult] = {}
-    with rankers[0].admission.enter():
+    work = together(ranker.work(request) for ranker, request in zip(rankers, requests, strict=True))
+    with rankers[0].admission.enter(work, left_s=deadline.remaining_s()):
         for ranker in dict.fromkeys(rankers):
             places = [place for place, other in enumerate(rankers) if other is ranker]
             try:

@@ -19,6 +19,10 @@ from recsys.serving.handlers.ranker import Ranker, RankRequest
 from recsys.serving.handlers.recorder import Recorder
 from recsys.serving.inference.candidate_index import CandidateIndex
 from recsys.serving.inference.fair_lock import FairLock, ModelLock
+from recsys.serving.inference.pace import Pace, Work, together
+
+_SEARCH_S = 0.01
+"""Guess of the time that a search takes, until it is measured."""
 
 
 class Recommender:
@@ -32,6 +36,7 @@ class Recommender:
         admission: the places of requests; those of the ranker, too.
         model_lock: held while a model runs; that of the ranker, too.
         recorder: gets some of the searches, for releases to come.
+        pace: of searches; None: it is not known yet.
 
     Raises:
         BundleError: the two models take users or items by different kinds of ids.
@@ -48,6 +53,7 @@ class Recommender:
         model_lock: FairLock,
         store_timeout_s: float,
         recorder: Recorder | None = None,
+        pace: Pace | None = None,
     ) -> None:
         if ranker is not None:
             check_same_ids(index, ranker.features, ranker.session.model)
@@ -60,6 +66,7 @@ class Recommender:
         self.model_lock = model_lock
         self._store_timeout_s = store_timeout_s
         self._recorder = recorder
+        self._pace = Pace(_SEARCH_S) if pace is None else pace
 
     def ranked_by(self, ranker: Ranker) -> Recommender:
         """The same index with another ranking model, of any release; raises BundleError."""
@@ -72,17 +79,18 @@ class Recommender:
             model_lock=self.model_lock,
             store_timeout_s=self._store_timeout_s,
             recorder=self._recorder,
+            pace=self._pace,
         )
 
     def retrieve(self, query: RetrieveQuery, *, deadline: Deadline) -> RetrieveResult:
         """Find the best items of all, without those that were seen or are excluded. Trouble with the store degrades it.
 
         Raises:
-            OverloadedError: there is no room.
+            OverloadedError: there is no room, or not enough time.
             TimeoutError: the deadline has passed, or nobody waits for the answer any more.
             InvalidInputError: top_k is out of range.
         """
-        with self._admission.enter():
+        with self._admission.enter(self._search(), left_s=deadline.remaining_s()):
             return self._retrieve(query, deadline, self.model_lock)
 
     def retrieve_unseen(self, query: RetrieveQuery, *, deadline: Deadline, model_lock: ModelLock) -> RetrieveResult:
@@ -124,7 +132,8 @@ class Recommender:
             time_ms=query.time_ms,
             timer=query.timer,
         )
-        with self._admission.enter():
+        work = together([self._search(), self._ranker.session.work(query.candidates)])
+        with self._admission.enter(work, left_s=deadline.remaining_s()):
             user, events, degraded = None, None, False
             if self._leaves_out_seen(wanted):
                 user = self._ranker.read_user(query.user_key, deadline=deadline)
@@ -161,6 +170,9 @@ class Recommender:
             history_degraded=ranked.history_degraded,
         )
 
+    def _search(self) -> Work:
+        return Work(self._pace.seconds(1), self._pace.seconds(1))
+
     def _leaves_out_seen(self, query: RetrieveQuery) -> bool:
         return not query.include_seen and self.features.history is not None
 
@@ -174,7 +186,7 @@ class Recommender:
                 events = events[(events["timestamp"] < query.time_ms) & (events["arrival"] <= query.time_ms)]
             # A graph's lookup of an item costs 256 bytes; users come back to what they know.
             taken = np.unique(np.concatenate([taken, events["item"]]))
-        with model_lock.acquire(deadline):
+        with model_lock.acquire(deadline, pace=self._pace, units=1):
             query.timer.lap("wait")
             deadline.remaining_s()
             found = self.index.retrieve(query.user_key, taken, query.top_k)

@@ -30,6 +30,7 @@ from recsys.serving.handlers.ranker import Ranked, Ranker
 from recsys.serving.handlers.recommender import Recommender
 from recsys.serving.handlers.routes import LoadedRelease, Route, Routes, ranker_of, recommender_of
 from recsys.serving.inference.fair_lock import FairLock
+from recsys.serving.inference.pace import Pace
 from recsys.serving.scheduling import short_turns
 from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.stage_timer import StageTimer
@@ -179,8 +180,10 @@ class Shadow:
         return not self._admission.in_flight and not self._model_lock.waiting
 
     @contextmanager
-    def acquire(self, deadline: Deadline) -> Iterator[None]:
-        """Let all calls pass, in place of the models' lock; raises TimeoutError as that does."""
+    def acquire(
+        self, deadline: Deadline, *, pace: Pace | None = None, units: float = 0.0, more: float = 0.0
+    ) -> Iterator[None]:
+        """Let all calls pass, in place of the models' lock; raises TimeoutError as that does. No pace is measured."""
         while not self._is_quiet():
             deadline.remaining_s()
             time.sleep(_QUIET_S)

@@ -24,6 +24,7 @@ from recsys.operators import Operators
 from recsys.serving.deadline import Deadline
 from recsys.serving.inference.fair_lock import FairLock, ModelLock
 from recsys.serving.inference.graphs import check_manifest, check_same, inputs_of, load_graph, outputs_of
+from recsys.serving.inference.pace import Pace, Work
 from recsys.serving.inference.table_guard import TableGuard
 from recsys.serving.telemetry.stage_timer import StageTimer
 
@@ -40,6 +41,13 @@ _LARGE_CHUNK = 1_000
 """From here on a run's memory is given back to the operating system after it."""
 
 _SAMPLE_TIMEOUT_S = 600.0
+
+_REQUEST_UNITS = 50
+"""Work of the user graph and of what surrounds the model, in candidates."""
+
+_UNIT_S = 15e-6
+"""Guess of a candidate's share of the time, until it is measured: the reference model takes 4 to 17."""
+
 _UNCONTENDED = FairLock(1 << 30)
 
 
@@ -64,6 +72,7 @@ class RankingSession:
         state_version: of its users' states (``Manifest.state_version``).
         names: the texts of string ids, by embedding table, as far as the bundle has them.
         guard: asked before and after what reads the tables.
+        pace: of its runs, a candidate being a unit.
     """
 
     def __init__(
@@ -83,12 +92,19 @@ class RankingSession:
         self.state_version = bundle.manifest.state_version
         self.names = {table: names.checked(guard.check) for table, names in bundle.names().items()}
         self.guard = guard
+        self.pace = Pace(_UNIT_S)
         self._user = user
         self._rank = rank
         self._encode = encode
         self._user_outputs = [output.name for output in user.get_outputs()]
         self._shrink = ort.RunOptions()
         self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+    def work(self, candidates: int) -> Work:
+        """Expected work of a request for so many candidates."""
+        chunks = -(-candidates // MAX_CHUNK)
+        longest = _REQUEST_UNITS + candidates if chunks <= 1 else candidates / chunks
+        return Work(self.pace.seconds(_REQUEST_UNITS + candidates), self.pace.seconds(longest))
 
     def score(
         self,
@@ -112,6 +128,7 @@ class RankingSession:
 
         Raises:
             TimeoutError: the deadline has passed, or nobody waits for the answer any more.
+            OverloadedError: the deadline would pass before the model has run.
             ModelError: a logit is not finite, or the bundle's tables were changed; names the release.
         """
         answer = self.run(request, deadline=deadline, sums=sums, fresh=fresh, model_lock=model_lock, timer=timer)
@@ -152,8 +169,10 @@ class RankingSession:
         model_lock: ModelLock,
         timer: StageTimer,
     ) -> Scores:
-        parts = _chunks(request.candidate_count)
-        with model_lock.acquire(deadline):
+        count = request.candidate_count
+        parts = _chunks(count)
+        units, left = (_REQUEST_UNITS + count, 0) if len(parts) == 1 else (_REQUEST_UNITS, count)
+        with model_lock.acquire(deadline, pace=self.pace, units=units, more=left):
             timer.lap("wait")
             deadline.remaining_s()
             self.guard.check_before()
@@ -165,9 +184,11 @@ class RankingSession:
                 timer.lap("rank_graph")
                 return Scores(logits, scores, next_sums)
         # Copied out of each chunk's answer, which is memory of the arena: held, it could not be given back.
-        whole = np.empty((2, request.candidate_count), dtype=np.float32)
+        whole = np.empty((2, count), dtype=np.float32)
         for part in parts:
-            with model_lock.acquire(deadline):
+            units = part.stop - part.start
+            left -= units
+            with model_lock.acquire(deadline, pace=self.pace, units=units, more=left):
                 timer.lap("wait")
                 deadline.remaining_s()
                 columns = {name: column[part] for name, column in request.candidates.items()}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
 from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from recsys.errors import StoreError
-from recsys.proto.trailers import STORE_TRAILER
+from recsys.errors import OverloadedError, StoreError
+from recsys.proto.trailers import RETRY_TRAILER, STORE_TRAILER
 from recsys.serving.deadline import Deadline
 from recsys.serving.rpc.statuses import status_of
 
@@ -25,7 +26,7 @@ def deadline_of(context: Context, *, default_s: float) -> Deadline:
     """Make the call's deadline, which also knows when the caller has left."""
     remaining_s = context.time_remaining()
     timeout_s = default_s if remaining_s is None or remaining_s > _NO_DEADLINE_S else remaining_s
-    return Deadline.after(timeout_s, abandoned=lambda: not context.is_active())
+    return Deadline.after(timeout_s, abandoned=lambda: not context.is_active(), when_left=context.add_callback)
 
 
 def abort_on_error(context: Context, work: Callable[[], Response]) -> Response:
@@ -37,8 +38,19 @@ def abort_on_error(context: Context, work: Callable[[], Response]) -> Response:
         code, message = grpc.StatusCode.CANCELLED, "the caller has left"
     except Exception as error:
         code, message = status_of(error)
-        trailers = (STORE_TRAILER,) if isinstance(error, StoreError) else ()
+        trailers = trailers_of(error)
     _abort(context, code, message, trailers)
+
+
+def trailers_of(error: Exception) -> tuple[tuple[str, str], ...]:
+    """Trailing metadata of a call that ends with this error.
+
+    >>> trailers_of(OverloadedError("full", retry_after_s=0.0123))
+    (('grpc-retry-pushback-ms', '13'),)
+    """
+    if isinstance(error, OverloadedError) and error.retry_after_s is not None:
+        return ((RETRY_TRAILER, str(math.ceil(1e3 * error.retry_after_s))),)
+    return (STORE_TRAILER,) if isinstance(error, StoreError) else ()
 
 
 def run_on_loop(context: Context, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Response]) -> Response:

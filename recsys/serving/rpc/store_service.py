@@ -7,9 +7,10 @@ them holds up a Rank call's.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -20,12 +21,14 @@ from recsys.features.feature_set import Categorical
 from recsys.features.history.records import event_dtype
 from recsys.features.names import Names
 from recsys.proto import feature_store_pb2 as pb
+from recsys.proto import ranker_pb2
 from recsys.proto.limits import OFFSET_JUMP
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.append import Append, AppendStream, append_stream, as_declared, write
 from recsys.serving.handlers.names import KeyColumn, find_texts
 from recsys.serving.handlers.store_slot import ServedStore, StoreSlot
+from recsys.serving.inference.pace import Pace, Work
 from recsys.serving.rpc.bounds import check_bounds
 from recsys.serving.rpc.calls import Context, Response, abort_on_error, deadline_of, run_on_loop
 from recsys.serving.rpc.convert import entities as convert_entities
@@ -43,6 +46,15 @@ _BATCH_S = 5.0
 """Time for a batch of a stream: a store that is away ends a stream in that time, however long that may last."""
 
 _PLACE_POLL_S = 0.01
+
+_CALL_UNITS = 100
+"""Work of a call beside that for its events and entities, in these; and of a turn that it has among others."""
+
+_UNIT_S = 2e-6
+"""Guess of the time that an event or entity takes, until it is measured."""
+
+_EVENTS = 100
+"""Events that a read without a limit counts as."""
 
 Message = TypeVar("Message")
 
@@ -72,11 +84,13 @@ class FeatureStoreService:
         self._loop = loop
         self._names = names
         self._admission = Admission(settings.max_in_flight)
+        self._pace = Pace(_UNIT_S)
+        self._units = 0
         self._streams = OpenStreams(MAX_STREAMS, idle_limit_s=settings.stream_idle_timeout_s)
 
     def AppendEvents(self, message: pb.AppendEventsRequest, context: Context) -> pb.AppendEventsResponse:
         """Add events to a user's history."""
-        return self._admitted(context, self._append, message)
+        return self._admitted(context, self._append, message, convert_events.event_count(message))
 
     def AppendEventStream(
         self, messages: Iterator[pb.AppendEventsRequest], context: Context
@@ -91,29 +105,48 @@ class FeatureStoreService:
 
     def PutEntities(self, message: pb.PutEntitiesRequest, context: Context) -> pb.PutEntitiesResponse:
         """Store the features of many entities."""
-        return self._admitted(context, self._put, message)
+        return self._admitted(context, self._put, message, _count(message.ids))
 
     def GetFeatures(self, message: pb.GetFeaturesRequest, context: Context) -> pb.GetFeaturesResponse:
         """Read the stored features of many entities."""
-        return self._admitted(context, self._get_features, message)
+        return self._admitted(context, self._get_features, message, _count(message.ids))
 
     def GetHistory(self, message: pb.GetHistoryRequest, context: Context) -> pb.GetHistoryResponse:
         """Read the newest events of a user."""
-        return self._admitted(context, self._history, message)
+        return self._admitted(context, self._history, message, message.limit or _EVENTS)
 
     def GetHistories(self, message: pb.GetHistoriesRequest, context: Context) -> pb.GetHistoriesResponse:
         """Read the newest events of many users."""
-        return self._admitted(context, self._histories, message)
+        count = _count(message.users) * (message.limit or _EVENTS)
+        return self._admitted(context, self._histories, message, count)
 
-    def _admitted(self, context: Context, call: _Call[Message, Response], message: Message) -> Response:
+    def _admitted(self, context: Context, call: _Call[Message, Response], message: Message, count: int) -> Response:
+        """Make a call of so many events or entities, if there is room and time for it."""
         deadline = deadline_of(context, default_s=self._settings.default_deadline_ms / 1000)
 
         async def admitted() -> Response:
             # Here, not in the handler: what a caller that left has begun keeps its place until it ends.
-            with self._admission.enter():
+            with self._place(count, left_s=deadline.remaining_s()):
                 return await self._answer(call, message, deadline)
 
         return abort_on_error(context, lambda: run_on_loop(context, self._loop, admitted()))
+
+    @contextmanager
+    def _place(self, count: int, *, left_s: float = math.inf) -> Iterator[None]:
+        """Hold a place for work on so many events or entities; only on the loop.
+
+        The loop and Redis work for all calls in turns, so one takes longer the more there are beside it.
+        """
+        units = _CALL_UNITS + min(count, convert_events.MAX_EVENTS_OF_USERS)
+        with self._admission.enter(Work(self._pace.seconds(units), self._pace.seconds(_CALL_UNITS)), left_s=left_s):
+            turns = -(-units // _CALL_UNITS) * _CALL_UNITS * (self._admission.in_flight - 1)
+            together, began_s = units + min(turns, self._units), time.monotonic()
+            self._units += units
+            try:
+                yield
+            finally:
+                self._units -= units
+            self._pace.measured(together, took_s=time.monotonic() - began_s)
 
     async def _answer(self, call: _Call[Message, Response], message: Message, deadline: Deadline) -> Response:
         """A call's answer by the store there is, and again by the one that follows if what is stored became that's."""
@@ -167,7 +200,7 @@ class FeatureStoreService:
         with ExitStack() as place:
             while True:
                 try:
-                    place.enter_context(self._admission.enter())
+                    place.enter_context(self._place(sum(len(append.events) for append in batch)))
                     break
                 except OverloadedError:
                     # A stream can wait, and its sender with it; those who wait for one answer go first.
@@ -253,3 +286,8 @@ class FeatureStoreService:
 
     async def _texts(self, store: FeatureStore, columns: Sequence[KeyColumn], deadline: Deadline) -> dict[int, str]:
         return await find_texts(store, self._names(), columns, deadline=deadline)
+
+
+def _count(ids: ranker_pb2.Ids) -> int:
+    """Count ids, right or wrong."""
+    return max(len(ids.integers), len(ids.texts))

@@ -44,7 +44,12 @@ class ServingSettings:
     redis_dir: Path = setting(Path("runs/redis"), "folder of the private Redis", kind=Path)
     max_candidates: int = setting(10_000, "most candidates in one Rank request", kind=int, low=1, high=100_000)
     max_in_flight: int = setting(
-        64, "requests served at a time, per service; more are refused", kind=int, low=1, high=100_000
+        512,
+        "requests let in at a time, per service: a bound for memory and threads; what usually refuses is time: those "
+        "whose deadlines would pass while those before them are served",
+        kind=int,
+        low=1,
+        high=100_000,
     )
     store_timeout_ms: int = setting(
         50, "longest wait for the feature store in a Rank request", kind=int, low=1, high=60_000

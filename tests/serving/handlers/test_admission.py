@@ -1,28 +1,94 @@
-"""Room and time are bounded."""
+"""Room and time are bounded: who could not be answered in time is refused at once, and nobody else is."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recsys.errors import OverloadedError
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
+from recsys.serving.inference.pace import Work
+
+
+def whole(seconds: float) -> Work:
+    """Work in one piece."""
+    return Work(seconds, seconds)
 
 
 def test_at_most_the_limit_enter_and_leaving_makes_room() -> None:
     admission = Admission(2)
     with admission.enter(), admission.enter():
-        with pytest.raises(OverloadedError, match="2 requests are being served, the limit"), admission.enter():
-            pass
+        with pytest.raises(OverloadedError, match="2 requests are being served, the limit; retry with backoff"):
+            admission.enter().__enter__()
         assert admission.in_flight == 2
     with pytest.raises(KeyError), admission.enter():
         raise KeyError
     assert admission.in_flight == 0
+
+
+def test_who_would_be_answered_in_time_is_let_in_and_who_would_not_is_refused_at_once() -> None:
+    admission = Admission(100)
+    with admission.enter(whole(0.5), left_s=1.0), admission.enter(whole(0.2), left_s=1.0):
+        with (
+            pytest.raises(
+                OverloadedError,
+                match="2 requests are being served, which takes 700 ms and this one 200 ms; "
+                r"1000 ms are left of its deadline; retry after \d+ ms",
+            ),
+            admission.enter(whole(0.2), left_s=1.0),
+        ):
+            pass
+        with admission.enter(whole(0.2), left_s=1.2), admission.enter(whole(0.01), left_s=math.inf):
+            assert admission.in_flight == 4, "it has more time"
+    with admission.enter(whole(0.8), left_s=1.0):
+        assert admission.in_flight == 1, "those who have left are not waited for"
+
+
+def test_a_request_that_is_alone_is_let_in_whatever_is_expected_of_it() -> None:
+    admission = Admission(100)
+    with admission.enter(whole(60.0), left_s=0.1), pytest.raises(OverloadedError), admission.enter(left_s=0.1):
+        pass
+    with admission.enter(whole(60.0), left_s=0.1):
+        pass
+
+
+def test_a_small_request_waits_for_a_piece_of_a_large_one_and_a_large_one_for_all_the_others() -> None:
+    admission = Admission(100)
+    with admission.enter(Work(seconds=10.0, longest_s=0.1)):
+        with admission.enter(whole(0.05), left_s=1.0):
+            pass
+        in_turns = Work(seconds=0.5, longest_s=0.1)  # five turns, before each of which the other has one
+        with admission.enter(in_turns, left_s=1.3), pytest.raises(OverloadedError):
+            admission.check(in_turns, left_s=1.3)
+    with admission.enter(whole(0.1)), admission.enter(in_turns, left_s=0.8):
+        pass  # one who has a single turn is waited for once
+
+
+def test_the_hint_is_the_time_until_those_before_are_gone_and_not_the_same_for_all() -> None:
+    admission, hints = Admission(1), set()
+    with admission.enter(whole(2.0)):
+        for _ in range(50):
+            with pytest.raises(OverloadedError) as refused, admission.enter():
+                pass
+            assert refused.value.retry_after_s is not None and 2.0 <= refused.value.retry_after_s <= 3.0
+            hints.add(refused.value.retry_after_s)
+    assert len(hints) > 40
+
+
+def test_who_is_refused_later_is_told_when_to_retry_too() -> None:
+    admission = Admission(2)
+    with pytest.raises(OverloadedError) as refused, admission.enter(whole(1.0)), admission.enter(whole(1.0)):
+        raise OverloadedError("its time was too short after all")
+    assert refused.value.retry_after_s is not None and 2.0 <= refused.value.retry_after_s <= 3.0
 
 
 def test_threads_never_hold_more_places_than_there_are() -> None:
@@ -38,6 +104,38 @@ def test_threads_never_hold_more_places_than_there_are() -> None:
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(visit, range(8))) == 8
     assert most <= 3 and admission.in_flight == 0
+
+
+SECONDS = st.floats(0.0, 1e3)
+REQUESTS = st.lists(
+    st.tuples(SECONDS, SECONDS, SECONDS, st.sampled_from([None, KeyError, OverloadedError, TimeoutError]))
+)
+
+
+@given(REQUESTS)
+def test_whatever_comes_and_however_it_ends_no_place_and_no_work_is_left_behind(
+    requests: Sequence[tuple[float, float, float, type[Exception] | None]],
+) -> None:
+    admission, open_ones = Admission(4), []
+    for place, (seconds, longest_s, left_s, ends) in enumerate(requests):
+        stack = contextlib.ExitStack()
+        with contextlib.suppress(OverloadedError):
+            stack.enter_context(admission.enter(Work(seconds, longest_s), left_s=left_s))
+            open_ones.append((stack, ends))
+        if place % 3 == 2 and open_ones:
+            _end(*open_ones.pop(place % len(open_ones)))
+        assert admission.in_flight == len(open_ones) <= 4
+    for each in open_ones:
+        _end(*each)
+    assert admission.in_flight == 0
+    with admission.enter(), admission.enter(whole(0.7), left_s=1.0):
+        pass  # nobody's work is still waited for
+
+
+def _end(stack: contextlib.ExitStack, error: type[Exception] | None) -> None:
+    with contextlib.suppress(KeyError, OverloadedError, TimeoutError), stack:
+        if error is not None:
+            raise error("of the request")
 
 
 def test_time_runs_out() -> None:

@@ -14,8 +14,9 @@ import redis
 from support.tiny_bundle import reference_scores
 from support.tiny_server import Start, stalled
 
-from recsys.client import AsyncClient, Overloaded, Ranking
+from recsys.client import AsyncClient, Overloaded, Ranking, RankQuery, retries
 from recsys.features.encode import EncodedRequest
+from recsys.serving.inference import ranking_session
 from recsys.serving.inference.ranking_session import RankingSession
 from recsys.serving.rpc import store_service
 
@@ -139,3 +140,94 @@ async def test_a_flood_of_store_calls_leaves_room_for_rank(start: Start, redis_a
             await answered(asked(client, 2), 2)
         results = await asyncio.gather(*reads, return_exceptions=True)
         assert sum(isinstance(result, Overloaded) for result in results) == 48
+
+
+def slow_model(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """A server that is started now expects its model to take so long for a request of few candidates."""
+    monkeypatch.setattr(ranking_session, "_UNIT_S", seconds / ranking_session._REQUEST_UNITS)
+
+
+async def test_who_cannot_be_answered_in_time_is_refused_at_once_and_told_when_to_retry(
+    start: Start, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_model(monkeypatch, 1.0)
+    monkeypatch.setattr(retries, "MOST", 0)
+    async with start() as client:
+        gate.put_into(monkeypatch)
+        first = asked(client, 1)
+        await until(lambda: gate.runs == [1])
+        with pytest.raises(Overloaded, match="1 requests are being served, which .* deadline; retry after") as refused:
+            await client.rank(user=1, candidates=[1], timeout_s=0.7)
+        assert refused.value.retry_after_s is not None and refused.value.retry_after_s > 0.7
+        waiting = asked(client, 2)  # it has ten seconds
+        with pytest.raises(Overloaded, match="requests are being served, which"):
+            await client.rank_batch([RankQuery(user=1, candidates=[1])] * 10, timeout_s=9.0)
+        gate.opened.set()
+        await answered(first, 1)
+        await answered(waiting, 2)
+        assert gate.runs == [1, 2]
+
+
+async def test_with_long_deadlines_hundreds_wait_for_the_model_and_all_are_answered(
+    start: Start, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start() as client:
+        gate.put_into(monkeypatch)
+        calls = [asyncio.create_task(client.rank(user=1, candidates=[1, 2], timeout_s=60.0)) for _ in range(300)]
+        await until(lambda: gate.runs == [2])
+        await asyncio.sleep(0.5)
+        gate.opened.set()
+        await asyncio.gather(*(answered(call, 2) for call in calls[:1]), *calls)
+        assert gate.runs == [2] * 300
+
+
+async def test_who_leaves_while_waiting_for_the_model_gives_its_place_back_at_once(
+    start: Start, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start(max_in_flight=2) as client:
+        gate.put_into(monkeypatch)
+        first = asked(client, 1)
+        await until(lambda: gate.runs == [1])
+        leaving = asked(client, 2)
+        await asyncio.sleep(0.2)
+        await left(leaving)
+        staying = asked(client, 3)
+        await asyncio.sleep(0.2)
+        assert not staying.done(), "it waits, in the place of who left, while the model still runs"
+        gate.opened.set()
+        await answered(first, 1)
+        await answered(staying, 3)
+
+
+async def test_who_waited_too_long_is_refused_before_its_deadline_and_costs_no_model_run(
+    start: Start, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_model(monkeypatch, 1.0)
+    async with start() as client:
+        gate.put_into(monkeypatch)
+        first = asked(client, 1)
+        await until(lambda: gate.runs == [1])
+        with pytest.raises(Overloaded, match="left of the deadline, the model needs .* and others are before it"):
+            await client.rank(user=1, candidates=[1, 2], timeout_s=3.0)
+        gate.opened.set()
+        await answered(first, 1)
+        await answered(asked(client, 3), 3)
+        assert gate.runs == [1, 3]
+
+
+async def test_calls_of_the_store_are_refused_by_the_time_left_too(
+    start: Start, redis_admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_service, "_UNIT_S", 1.0 / store_service._CALL_UNITS)
+    async with start() as client:
+        with stalled(redis_admin) as go_on:
+            reads = [asyncio.create_task(client.get_history(user=user, timeout_s=60.0)) for user in range(5)]
+            await asyncio.sleep(0.3)
+            with pytest.raises(Overloaded, match="5 requests are being served, which .* deadline; retry after"):
+                await client.get_history(user=9, timeout_s=2.0)
+            go_on()
+            assert [len((await read).items) for read in reads] == [0] * 5
+        for _ in range(50):  # what was expected in vain is forgotten
+            await client.get_history(user=9)
+        both = await asyncio.gather(*(client.get_history(user=9, timeout_s=5.0) for _ in range(2)))
+        assert [len(history.items) for history in both] == [0, 0]
