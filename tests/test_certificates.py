@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.certificates import DAY, Authority, Pair, Secret, files_of, mtls, private_pem
 
+from recsys import certificates
 from recsys.certificates import CertificateFiles, CertificateWatch, moment, read_certificates, validity_s
 from recsys.errors import ConfigError
 
@@ -163,30 +162,28 @@ def test_a_fallback_is_in_force_if_the_files_are_no_good_at_the_start(tmp_path: 
     assert watch.poll() == "taken"
 
 
-def test_a_pair_is_never_mixed_of_two_swaps(tmp_path: Path) -> None:
-    """Files are read while another thread swaps them as fast as it can."""
+@pytest.mark.parametrize("nth", range(1, 10))
+def test_a_swap_between_the_readings_of_two_files_mixes_no_pair(
+    nth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = mtls(AUTHORITY, tmp_path / "secret")
-    watch, stop = CertificateWatch(of(secret), log=LOG), threading.Event()
-    keys = {pair.certificate: pair.key for pair in (PAIR, OTHER)}
+    watch = CertificateWatch(of(secret), log=LOG)
+    secret.swap(**files_of(AUTHORITY, PAIR))
+    read, count = certificates._read, 0
 
-    def swap() -> None:
-        while not stop.is_set():
-            for pair in (PAIR, OTHER):
-                secret.swap(**files_of(AUTHORITY, pair))
-                stop.wait(0.002)
+    def swapped_before_the_nth(path: Path | None) -> bytes | None:
+        nonlocal count
+        count += 1
+        if count == nth:
+            secret.swap(**files_of(AUTHORITY, OTHER))
+        return read(path)
 
-    thread = threading.Thread(target=swap)
-    thread.start()
-    try:
-        taken, deadline_s = 0, time.monotonic() + 60
-        while taken < 30 and time.monotonic() < deadline_s:
-            if watch.poll() == "taken":
-                taken += 1
-                assert watch.current.chain is not None and keys[watch.current.chain] == watch.current.key
-    finally:
-        stop.set()
-        thread.join()
-    assert taken == 30
+    monkeypatch.setattr(certificates, "_read", swapped_before_the_nth)
+    assert watch.poll() == "taken"
+    assert (watch.current.chain, watch.current.key) in {(pair.certificate, pair.key) for pair in (PAIR, OTHER)}
+    watch.poll()
+    assert (watch.current.chain, watch.current.key) == (OTHER.certificate, OTHER.key)
+    assert watch.counts()["refused"] == 0
 
 
 def test_a_time_is_written_for_people() -> None:
