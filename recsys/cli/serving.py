@@ -13,7 +13,9 @@ import typer
 
 from recsys.cli.options import (
     REDIS_DIR,
+    CertificateOption,
     JsonOption,
+    KeyOption,
     RedisDirOption,
     RedisOption,
     load_features,
@@ -250,7 +252,7 @@ def top(
         str | None,
         typer.Option(
             help="The metrics page, http://HOST:PORT/metrics. Default: the one that the ready file names, or that of "
-            "RECSYS_METRICS_PORT on RECSYS_HOST."
+            "RECSYS_METRICS_PORT on RECSYS_METRICS_HOST, or RECSYS_HOST."
         ),
     ] = None,
     ready_file: Annotated[
@@ -265,6 +267,8 @@ def top(
             "--tls-ca", envvar="RECSYS_CLIENT_TLS_CA", help="CAs (PEM) that an https:// page's certificate leads to."
         ),
     ] = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
     every_s: Annotated[float, typer.Option("--every-s", help="Seconds between two readings.", min=0.1)] = 1.0,
     once: Annotated[
         bool, typer.Option("--once", help="Print the view once; so it is where there is no terminal.")
@@ -286,7 +290,8 @@ def top(
     source = _source(metrics_url, ready_file, url_of_ready_file)
 
     def read() -> Page:
-        return read_page(source(), timeout_s=max(1.0, every_s), ca=tls_ca)
+        tls = {"ca": tls_ca, "certificate": tls_certificate, "key": tls_key}
+        return read_page(source(), timeout_s=max(1.0, every_s), **tls)
 
     if as_json or once or not output.is_terminal:
         try:
@@ -318,7 +323,7 @@ def _source(url: str | None, ready_file: Path | None, of_file: Callable[[Path], 
     if ready_file is not None:
         return lambda: of_file(ready_file)
     if port := os.environ.get("RECSYS_METRICS_PORT"):
-        host = os.environ.get("RECSYS_HOST", Settings.host)
+        host = os.environ.get("RECSYS_METRICS_HOST") or os.environ.get("RECSYS_HOST", Settings.host)
         return lambda: f"http://{host}:{port}/metrics"
     raise ConfigError(
         "where is the server? give --metrics-url http://HOST:PORT/metrics, or --ready-file (the server's own), or set "

@@ -66,13 +66,21 @@ def parse_page(text: str, *, at_s: float) -> Page:
     return Page(at_s, {name: tuple(found) for name, found in samples.items()})
 
 
-def read_page(url: str, *, timeout_s: float = 5.0, ca: Path | None = None) -> Page:
+def read_page(
+    url: str,
+    *,
+    timeout_s: float = 5.0,
+    ca: Path | None = None,
+    certificate: Path | None = None,
+    key: Path | None = None,
+) -> Page:
     """Read the page at a URL.
 
     Args:
         url: of the page.
         timeout_s: longest wait for a part of it.
         ca: certificates (PEM) that its server's must lead to; None: the system's.
+        certificate, key: to show to a server that asks for them (PEM); None: none.
 
     Raises:
         PageAwayError: it cannot be read.
@@ -82,6 +90,8 @@ def read_page(url: str, *, timeout_s: float = 5.0, ca: Path | None = None) -> Pa
         raise ConfigError(f"metrics URL {url!r}: expected http://HOST:PORT/metrics")
     try:
         context = ssl.create_default_context(cafile=ca) if url.startswith("https:") else None
+        if context is not None and certificate is not None:
+            context.load_cert_chain(certificate, key)
         # Directly: a proxy knows nothing of this machine's own addresses.
         opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}),

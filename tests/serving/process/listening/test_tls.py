@@ -26,6 +26,7 @@ from recsys.client import AsyncClient, Client, RpcError, Tls, Unavailable, UserE
 from recsys.errors import ConfigError
 from recsys.serving.process.serve import serve
 from recsys.serving.settings import Settings
+from recsys.top.page import PageAwayError, read_page
 
 AUTHORITY = Authority()
 
@@ -235,6 +236,10 @@ def test_the_page_of_metrics_is_behind_tls_where_others_reach_it(tmp_path: Path,
             urllib.request.urlopen(address, context=context, timeout=10)
         with pytest.raises(OSError):
             urllib.request.urlopen(address.replace("https", "http"), timeout=10)
+        with pytest.raises(PageAwayError):
+            read_page(address, ca=callers / "ca")
+        found = read_page(address, ca=callers / "ca", certificate=callers / "cert", key=callers / "key")
+        assert found.total("recsys_certificate_files_refused") == 0
         context.load_cert_chain(callers / "cert", callers / "key")
         pair = AUTHORITY.issue()
         for _ in range(2):
