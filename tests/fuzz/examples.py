@@ -86,8 +86,10 @@ def _requests() -> list[bytes]:
             store_pb.GetFeaturesRequest(entity="item", ids=ids),
             store_pb.GetHistoryRequest(user=user, limit=3, since_ms=_NOW_MS, until_ms=_NOW_MS + 1),
             store_pb.GetHistoriesRequest(users=ids, limit=3),
+            pb.ExplainRequest(user=user, item=user, features=given, time_ms=_NOW_MS, max_events=5),
         ]
-        found += [bytes([place * len(REQUESTS) + n]) + m.SerializeToString() for n, m in enumerate(messages)]
+        assert [type(message) for message in messages] == [kind for kind, _ in REQUESTS]
+        found += [bytes([place * 16 + n]) + m.SerializeToString() for n, m in enumerate(messages)]
     return found
 
 

@@ -77,14 +77,14 @@ def seed(name: str, folder: Path) -> None:
     from fuzz.examples import examples
 
     for data in examples()[name]:
-        (folder / hashlib.sha1(data).hexdigest()[:16]).write_bytes(data)
+        (folder / f"{hashlib.sha1(data).hexdigest()[:16]}.bin").write_bytes(data)
 
 
 def keep(found: Path, own: Path) -> None:
     """Add inputs to a corpus while it has room: the smaller first, as libFuzzer has made them as small as it could."""
     for path in sorted(found.iterdir(), key=lambda path: path.stat().st_size):
         if len(list(own.iterdir())) < MOST_FILES:
-            (own / path.name[:16]).write_bytes(path.read_bytes())
+            (own / f"{path.stem[:16]}.bin").write_bytes(path.read_bytes())
 
 
 def _child(name: str, options: list[str]) -> subprocess.CompletedProcess[str]:

@@ -49,7 +49,7 @@ from recsys.rows.encode import Told
 from recsys.rows.files import raw_file
 from recsys.rows.text import parse_json
 from recsys.serving.rpc.bounds import check_bounds
-from recsys.serving.rpc.convert import entities, events, rank, retrieval
+from recsys.serving.rpc.convert import entities, events, explain, rank, retrieval
 from recsys.serving.settings import read_settings
 
 TEXTS = replace(
@@ -116,18 +116,20 @@ REQUESTS: tuple[tuple[Any, Callable[[Any, FeatureSet], Any]], ...] = (
     (store_pb.GetFeaturesRequest, entities.features_request),
     (store_pb.GetHistoryRequest, events.history_request),
     (store_pb.GetHistoriesRequest, events.histories_request),
+    (ranker_pb.ExplainRequest, explain.explain_query),
 )
+"""To add one: at the end, as the corpus names them by their places; up to 16."""
 
 
 def requests(data: bytes) -> None:
     """A message of a service, of the method and the FeatureSet that the first byte says."""
     if not data:
         return
-    kind, convert = REQUESTS[data[0] % len(REQUESTS)]
+    kind, convert = REQUESTS[data[0] % 16 % len(REQUESTS)]
     with contextlib.suppress(InvalidInputError, DecodeError):
         message = kind.FromString(data[1:])
         check_bounds(message)
-        convert(message, BOTH[data[0] // len(REQUESTS) % 2])
+        convert(message, BOTH[data[0] // 16 % 2])
 
 
 def rows(data: bytes) -> None:

@@ -8,7 +8,8 @@ import pytest
 from support.paths import TESTS
 
 from fuzz import targets
-from fuzz.targets import TARGETS
+from fuzz.targets import REQUESTS, TARGETS
+from recsys.serving.rpc.methods import SERVICES
 
 CORPUS = TESTS / "fuzz" / "corpus"
 FILES = sorted(path for path in CORPUS.rglob("*") if path.is_file())
@@ -29,6 +30,11 @@ def test_every_target_has_a_small_corpus() -> None:
     assert {path.parent.name for path in FILES} == set(TARGETS)
     assert all(path.stat().st_size <= 16_384 for path in FILES)
     assert len(FILES) <= 50 * len(TARGETS)
+
+
+def test_every_request_of_every_method_is_a_target() -> None:
+    methods = [method for service in SERVICES for method in service.methods]
+    assert {kind.DESCRIPTOR for kind, _ in REQUESTS} == {method.input_type for method in methods}
 
 
 @pytest.mark.parametrize("target", TARGETS)
