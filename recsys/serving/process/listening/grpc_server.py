@@ -17,13 +17,14 @@ from recsys.serving.process.listening.ports import cannot_listen, probe_port
 from recsys.serving.process.listening.rooms import Rooms
 from recsys.serving.process.listening.tls import server_credentials
 from recsys.serving.process.listening.waiting import WaitingCalls
+from recsys.serving.process.malloc import give_memory_back
 from recsys.serving.rpc.interceptors import Interceptor
 from recsys.serving.rpc.registration import MESSAGE_OPTIONS
 from recsys.serving.settings import Settings
 
 _log = logging.getLogger("recsys.serving")
 
-MAX_WAITING = 4_096
+MAX_WAITING = 2_048
 """Calls that may wait for their message; each takes some 20 KB."""
 
 MAX_UNREAD = 1_024
@@ -93,7 +94,7 @@ def message_first(
 
     Yields the pool, the most calls for gRPC to let in (None: the pool sees to it), and the calls that wait.
     """
-    waiting, unread = WaitingCalls(MAX_WAITING), WaitingCalls(MAX_UNREAD)
+    waiting, unread = WaitingCalls(MAX_WAITING, after_crowd=give_memory_back), WaitingCalls(MAX_UNREAD)
     if changed := changed_internals():
         _log.error(
             "gRPC %s is not known: %s; calls take a thread before their message is here: callers that send none can "

@@ -17,6 +17,9 @@ EarlyEnd = Literal["late", "crowded_out", "draining"]
 """Reasons to end a call that waits."""
 
 _POLL_S = 0.25
+_TIDY_S = 3.0
+_CROWD = 0.25
+"""Share of the places that is a crowd."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,10 +42,13 @@ class WaitingCalls:
 
     Args:
         most: so many may wait; the oldest is ended for one more.
+        after_crowd: called every few seconds while many wait, and once after: they leave holes in the memory.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, after_crowd: Callable[[], None] = lambda: None) -> None:
         self._most = most
+        self._after_crowd = after_crowd
+        self._crowded = False
         self._lock = threading.Lock()
         self._by_limit: dict[float, dict[WaitingCall, None]] = {}
         """By the time they may wait: in each the oldest, which is also the next to be late, comes first."""
@@ -57,6 +63,7 @@ class WaitingCalls:
         with self._lock:
             oldest = self._pop_oldest() if len(self) >= self._most else None
             self._by_limit.setdefault(limit_s, {})[call] = None
+            self._crowded |= len(self) > _CROWD * self._most
         if oldest is not None:
             oldest.end("crowded_out", call.since_s - oldest.since_s)
         return call
@@ -76,8 +83,13 @@ class WaitingCalls:
         stop = threading.Event()
 
         def work() -> None:
+            tidied_s = 0.0
             while not stop.wait(_POLL_S):
                 self.end_late()
+                if self._crowded and time.monotonic() - tidied_s > _TIDY_S:
+                    self._crowded = False
+                    self._after_crowd()
+                    tidied_s = time.monotonic()
 
         thread = threading.Thread(target=work, name="late calls", daemon=True)
         thread.start()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from support.tiny_workers import until
 
@@ -74,3 +76,20 @@ def test_a_thread_ends_them_without_being_asked() -> None:
     with calls.running():
         calls.add(0.05, lambda reason, waited_s: ended.append(reason))
         until(lambda: ended == ["late"])
+
+
+def test_after_a_crowd_memory_is_tidied_and_without_one_it_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "_POLL_S", 0.01)
+    monkeypatch.setattr(waiting, "_TIDY_S", 0.01)
+    tidied: list[int] = []
+    calls = WaitingCalls(40, after_crowd=lambda: tidied.append(len(calls)))
+    with calls.running():
+        few = [calls.add(60.0, lambda reason, waited_s: None) for _ in range(10)]
+        time.sleep(0.2)
+        assert tidied == []
+        one_more = calls.add(60.0, lambda reason, waited_s: None)
+        until(lambda: tidied)
+        for call in (*few, one_more):
+            calls.remove(call)
+        time.sleep(0.2)
+        assert tidied == [11]
