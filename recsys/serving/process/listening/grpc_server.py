@@ -24,8 +24,9 @@ from recsys.serving.settings import Settings
 
 _log = logging.getLogger("recsys.serving")
 
-MAX_WAITING = 2_048
-"""Calls that may wait for their message; each takes some 20 KB."""
+MAX_WAITING = 8_192
+"""Calls that may wait for their message; each takes 20 KB. Fewer, and callers that open 10,000 anew as the oldest are
+ended cost more time of the processor than these cost memory: they cannot while theirs wait out their time."""
 
 MAX_UNREAD = 1_024
 """Calls whose answer may wait for their caller to take it."""
