@@ -195,6 +195,16 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "short",
             {"{{reason}}": "sum by (reason) (increase(recsys_restarts_total{%}[$__rate_interval]))"},
         ),
+        Panel(
+            "Days until a certificate ends",
+            "d",
+            {"{{instance}}": "min by (instance) (recsys_certificate_end_timestamp_seconds{%} - time()) / 86400"},
+        ),
+        Panel(
+            "Changed certificate files",
+            "short",
+            {"{{outcome}}": "sum by (outcome) (increase(recsys_certificates_total{%}[$__rate_interval]))"},
+        ),
         Panel("Spans", "ops", {"{{outcome}}": f"sum by (outcome) ({_rate('spans_total')})"}),
         Panel("Versions", "short", {"{{version}}": "count by (version) (recsys_build_info{%})"}),
     ),

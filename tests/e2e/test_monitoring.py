@@ -8,17 +8,20 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.certificates import Authority, mtls
 from support.metrics_page import page_text
 from support.paths import DOCS, ROOT
 from support.prometheus import MISSING, program, query, running_prometheus
 from support.tiny_bundle import write_tiny_bundle
-from support.tiny_server import ServerProcess, server_process
+from support.tiny_server import server_process
+from support.tls_server import tls_of, variables_of
 
-from recsys.client import Client, RpcError
+from recsys.client import Client, RpcError, Tls
 from recsys.feature_store.embedded.server import EmbeddedRedis
 
 MONITORING = ROOT / "deploy" / "monitoring"
@@ -52,25 +55,36 @@ def board_expressions() -> list[str]:
 EXPRESSIONS = [*(expression_of(text) for text in alerts().values()), *board_expressions()]
 
 
+@dataclass(frozen=True)
+class Served:
+    """A running server, its page and its callers' certificates."""
+
+    address: str
+    page: str
+    tls: Tls
+
+    def call(self, times: int) -> None:
+        """Make calls, the last one of which fails."""
+        with Client(self.address, timeout_s=20, tls=self.tls) as client:
+            for number in range(times):
+                client.rank(user=number, candidates=list(range(1, 200)))
+            client.append_events(user=1, items=[3], timestamps_ms=[1_700_000_000_000])
+            with pytest.raises(RpcError):
+                client.rank(user=1, candidates=[1], model="none")
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis) -> Iterator[ServerProcess]:
-    """A real server that has answered calls, also some that fail."""
+def server(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis) -> Iterator[Served]:
+    """A real server with mTLS that has answered calls, also some that fail."""
     folder = tmp_path_factory.mktemp("monitored")
     write_tiny_bundle(folder / "bundle")
+    secret = mtls(Authority(), folder / "secret")
     settings = {"RECSYS_BUNDLE": str(folder / "bundle"), "REDIS_URL": redis_server.url, "RECSYS_METRICS_PORT": "0"}
     settings |= {"RECSYS_STORE_TIMEOUT_MS": "5000", "RECSYS_WORKERS": "2"}
-    with server_process(folder, **settings) as running:
-        call(running, 10)
-        yield running
-
-
-def call(server: ServerProcess, times: int) -> None:
-    with Client(server.address, timeout_s=20) as client:
-        for number in range(times):
-            client.rank(user=number, candidates=list(range(1, 200)))
-        client.append_events(user=1, items=[3], timestamps_ms=[1_700_000_000_000])
-        with pytest.raises(RpcError):
-            client.rank(user=1, candidates=[1], model="none")
+    with server_process(folder, **settings, **variables_of(secret)) as running:
+        served = Served(str(running.address), str(running.facts["metrics"]), tls_of(secret))
+        served.call(10)
+        yield served
 
 
 def families_of(text: str) -> set[str]:
@@ -83,15 +97,15 @@ def families_of(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_every_metric_of_an_expression_is_on_the_page_of_a_server(expression: str, server: ServerProcess) -> None:
+def test_every_metric_of_an_expression_is_on_the_page_of_a_server(expression: str, server: Served) -> None:
     names = set(re.findall(r"\b(?:recsys_\w+|up)\b", expression))
     assert names
-    assert names - {"up"} <= families_of(page_text(server.facts["metrics"]))
+    assert names - {"up"} <= families_of(page_text(server.page))
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_every_label_of_an_expression_is_one_that_its_metric_has(expression: str, server: ServerProcess) -> None:
-    text = page_text(server.facts["metrics"])
+def test_every_label_of_an_expression_is_one_that_its_metric_has(expression: str, server: Served) -> None:
+    text = page_text(server.page)
     for name, chosen in re.findall(r"\b(recsys_\w+)\{([^}]*)\}", expression):
         shown = re.search(rf"^{name}\{{([^}}]*)\}}", text, flags=re.MULTILINE)
         if shown is None:
@@ -151,17 +165,15 @@ QUIET = {"refused_total", "shadow", "drift", "code=~"}
 
 @pytest.mark.prove
 @pytest.mark.skipif(program("prometheus") is None, reason=MISSING.format(name="prometheus"))
-def test_a_real_prometheus_that_scrapes_a_real_server_takes_every_expression(
-    server: ServerProcess, tmp_path: Path
-) -> None:
-    target = server.facts["metrics"].removeprefix("http://").removesuffix("/metrics")
+def test_a_real_prometheus_that_scrapes_a_real_server_takes_every_expression(server: Served, tmp_path: Path) -> None:
+    target = server.page.removeprefix("http://").removesuffix("/metrics")
     with running_prometheus(tmp_path, target=target, rules=RULES) as url:
         deadline_s = time.monotonic() + 60
         while not query(url, "rate(recsys_requests_total[1m])"):
             assert time.monotonic() < deadline_s, "nothing was scraped"
-            call(server, 3)
+            server.call(3)
             time.sleep(1)
-        call(server, 20)
+        server.call(20)
         time.sleep(3)
         for text in alerts().values():
             assert query(url, expression_of(text)) == [], f"fires on a healthy server: {expression_of(text)}"

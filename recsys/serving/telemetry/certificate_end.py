@@ -21,7 +21,12 @@ class CertificateCollector(Collector):
         self._certificates = certificates
 
     def collect(self) -> Iterator[Metric]:
-        """Yield both families."""
+        """Yield the families."""
+        yield GaugeMetricFamily(
+            "recsys_certificate_begin_timestamp_seconds",
+            "When the last of the server's certificates in force began, in seconds since 1970.",
+            value=self._certificates.current.begins_s,
+        )
         yield GaugeMetricFamily(
             "recsys_certificate_end_timestamp_seconds",
             "When the first of the server's certificates in force ends, in seconds since 1970.",
