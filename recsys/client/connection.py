@@ -57,6 +57,7 @@ class Connection:
         self._open_channel = open_channel
         self._close_channel = close_channel
         self._lock = threading.Lock()
+        self._renewing = threading.Lock()
         self._check_at_s = time.monotonic() + CHECK_S
         self._wire = self._open()
         self._retired: set[_Wire] = set()
@@ -88,13 +89,14 @@ class Connection:
     def _renew(self, watch: CertificateWatch) -> None:
         """Make the channel anew if the files have changed."""
         self._check_at_s = time.monotonic() + CHECK_S  # others go on meanwhile
-        if watch.poll() != "taken":
-            return
-        new = self._open()
-        with self._lock:
-            old, self._wire = self._wire, new
-            spent = old.running == 0
-            self._retired |= set() if spent else {old}
+        with self._renewing:  # who finds the files as another has just taken them finds the channel made, too
+            if watch.poll() != "taken":
+                return
+            new = self._open()
+            with self._lock:
+                old, self._wire = self._wire, new
+                spent = old.running == 0
+                self._retired |= set() if spent else {old}
         if spent:
             self._close_channel(old.channel)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from support.tls_server import tls_of
 from recsys.client import AsyncClient, Client, Tls
 from recsys.client import connection as client_connection
 from recsys.client.address import target_of
+from recsys.client.connection import Connection
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.proto import ranker_pb2
 
@@ -125,6 +127,19 @@ def test_a_failed_handshake_makes_a_client_look_at_its_files_at_once(
             secret.swap(**{**files_of(new, pair), "ca": AUTHORITY.pem})
             assert client.rank(user=1, candidates=[1]).items == [1]
         assert shown == [pair.certificate]
+
+
+def test_threads_that_look_at_new_files_at_the_same_time_all_find_the_new_channel(secret: Secret) -> None:
+    def open_channel(*arguments: Any) -> grpc.Channel:
+        time.sleep(0.2)  # as long as others need to look, too
+        return grpc.insecure_channel(address)
+
+    address = "127.0.0.1:1"
+    made = Connection(address, tls_of(secret), open_channel=open_channel, close_channel=lambda channel: channel.close())
+    with made.calls() as calls, futures.ThreadPoolExecutor(4) as pool:
+        secret.swap(**files_of(AUTHORITY, AUTHORITY.issue()))
+        assert list(pool.map(lambda _: made.replaced(calls), range(4))) == [True] * 4
+    made.close()
 
 
 def test_new_files_that_are_no_good_leave_the_channel_as_it_is(secret: Secret) -> None:
