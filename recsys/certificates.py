@@ -5,7 +5,8 @@ until two readings agree, and compared by content: neither times nor inodes tell
 and no good leaves the last good ones in force.
 
 Only the standard library reads them: ``ssl`` says whether a key fits a certificate, and the time at which a certificate
-ends is found by its place (RFC 5280, section 4.1).
+ends, and the kind of its key, are found by their places (RFC 5280, section 4.1). ``ssl`` takes more kinds of keys than
+gRPC, which would go on with the old certificate and not say so, or fail each handshake.
 """
 
 from __future__ import annotations
@@ -30,6 +31,14 @@ _MOST_BYTES = 4_000_000
 _READINGS = 5
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
 _BLOCK = re.compile(_BEGIN + rb"([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
+
+_EC = bytes.fromhex("06072a8648ce3d0201")
+_TAKEN_KEYS = (
+    bytes.fromhex("06092a864886f70d010101"),  # RSA
+    _EC + bytes.fromhex("06082a8648ce3d030107"),  # P-256
+    _EC + bytes.fromhex("06052b81040022"),  # P-384
+)
+"""Begins of a certificate's key that gRPC (BoringSSL) takes and signs with: the algorithm, and the curve (RFC 5480)."""
 
 Contents = tuple[bytes | None, bytes | None, bytes | None]
 """Of certificate, key and CA."""
@@ -192,18 +201,42 @@ def validity_s(der: bytes) -> tuple[float, float]:
         ValueError: it is none.
     """
     try:
-        _, at, _ = _element(der, 0)
-        _, at, _ = _element(der, at)
-        tag, _, end = _element(der, at)
-        at = end if tag == 0xA0 else at  # the version, which may be left out
-        for _ in range(3):
-            _, _, at = _element(der, at)
-        _, at, _ = _element(der, at)
+        _, at, _ = _element(der, _validity_at(der))
         first_tag, first, first_end = _element(der, at)
         last_tag, last, last_end = _element(der, first_end)
         return _time_s(first_tag, der[first:first_end]), _time_s(last_tag, der[last:last_end])
     except IndexError:
         raise ValueError("it is cut short") from None
+
+
+def grpc_takes_key(der: bytes) -> bool:
+    """True if gRPC can use a certificate's key, which follows validity and subject: RSA, or EC P-256 or P-384.
+
+    Args:
+        der: the certificate.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        at = _validity_at(der)
+        for _ in range(2):
+            _, _, at = _element(der, at)
+        _, at, _ = _element(der, at)
+        _, begin, end = _element(der, at)
+        return der[begin:end].startswith(_TAKEN_KEYS)
+    except IndexError:
+        raise ValueError("it is cut short") from None
+
+
+def _validity_at(der: bytes) -> int:
+    _, at, _ = _element(der, 0)
+    _, at, _ = _element(der, at)
+    tag, _, end = _element(der, at)
+    at = end if tag == 0xA0 else at  # the version, which may be left out
+    for _ in range(3):
+        _, _, at = _element(der, at)
+    return at
 
 
 def _element(der: bytes, at: int) -> tuple[int, int, int]:
@@ -226,16 +259,24 @@ def _time_s(tag: int, content: bytes) -> float:
     return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC).timestamp()
 
 
-def _spans(path: Path, pem: bytes) -> list[tuple[float, float]]:
-    """The validity of each certificate in a file."""
+def _ders(path: Path, pem: bytes) -> list[bytes]:
+    """The certificates in a file, as DER."""
     blocks = _BLOCK.findall(pem)
     if len(blocks) < pem.count(_BEGIN):
         raise ConfigError(f"{path}: a certificate in it is damaged or cut short")
     if not blocks:
         raise ConfigError(f"{path}: there is no certificate in it; allowed: PEM (-----BEGIN CERTIFICATE-----)")
     try:
-        return [validity_s(base64.b64decode(b"".join(block.split()), validate=True)) for block in blocks]
-    except (ValueError, binascii.Error) as error:
+        return [base64.b64decode(b"".join(block.split()), validate=True) for block in blocks]
+    except binascii.Error as error:
+        raise ConfigError(f"{path}: a certificate in it is damaged: {error}") from None
+
+
+def _spans(path: Path, pem: bytes) -> list[tuple[float, float]]:
+    """The validity of each certificate in a file."""
+    try:
+        return [validity_s(der) for der in _ders(path, pem)]
+    except ValueError as error:
         raise ConfigError(f"{path}: a certificate in it is damaged: {error}") from None
 
 
@@ -268,6 +309,10 @@ def _own_context(files: CertificateFiles, contents: Contents) -> tuple[ssl.SSLCo
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         _spans(certificate, contents[0])  # it says better what is wrong
+        if not grpc_takes_key(_ders(certificate, contents[0])[0]):
+            raise ConfigError(
+                f"{certificate}: gRPC takes no certificate with a key of this kind; allowed: RSA, EC P-256, EC P-384"
+            )
         if b"PRIVATE KEY-----" not in contents[1]:
             raise ConfigError(f"{key}: there is no private key in it; allowed: PEM (-----BEGIN PRIVATE KEY-----)")
         if b"ENCRYPTED" in contents[1]:

@@ -5,19 +5,29 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
+import grpc
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 from support.certificates import DAY, Authority, Pair, Secret, files_of, mtls, private_pem
 
 from recsys import certificates
-from recsys.certificates import CertificateFiles, CertificateWatch, moment, read_certificates, validity_s
+from recsys.certificates import (
+    CertificateFiles,
+    CertificateWatch,
+    grpc_takes_key,
+    moment,
+    read_certificates,
+    validity_s,
+)
 from recsys.errors import ConfigError
 
 AUTHORITY = Authority()
@@ -109,6 +119,48 @@ def test_files_that_are_no_good_are_named_with_what_is_wrong(kind: str, tmp_path
     assert str(tmp_path) in str(error.value) and "PRIVATE KEY-----\nM" not in str(error.value)
     with pytest.raises(ConfigError, match=complaint):
         CertificateWatch(of(tmp_path), log=LOG)
+
+
+KEYS: dict[str, Callable[[], CertificateIssuerPrivateKeyTypes]] = {
+    "RSA": lambda: rsa.generate_private_key(65_537, 2_048),
+    "P-256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "P-384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "P-521": lambda: ec.generate_private_key(ec.SECP521R1()),
+    "P-224": lambda: ec.generate_private_key(ec.SECP224R1()),
+    "secp256k1": lambda: ec.generate_private_key(ec.SECP256K1()),
+    "Ed25519": ed25519.Ed25519PrivateKey.generate,
+    "Ed448": ed448.Ed448PrivateKey.generate,
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_a_key_is_taken_if_and_only_if_grpc_answers_with_it(kind: str, tmp_path: Path) -> None:
+    pair = AUTHORITY.issue(key=KEYS[kind]())
+    server = grpc.server(ThreadPoolExecutor(1))
+    works = False
+    try:
+        port = server.add_secure_port("localhost:0", grpc.ssl_server_credentials([(pair.key, pair.certificate)]))
+        server.start()
+        with grpc.secure_channel(f"localhost:{port}", grpc.ssl_channel_credentials(AUTHORITY.pem)) as channel:
+            channel.unary_unary("/none")(b"", timeout=20)
+    except grpc.RpcError as error:
+        works = error.code() is grpc.StatusCode.UNIMPLEMENTED  # there is no such method, and the server says so
+    except RuntimeError:  # the port cannot be had with such a key
+        pass
+    finally:
+        server.stop(None)
+    put(tmp_path, pair)
+    if works:
+        assert read_certificates(of(tmp_path)).chain == pair.certificate
+    else:
+        with pytest.raises(ConfigError, match="cert: gRPC takes no certificate with a key of this kind; allowed: RSA"):
+            read_certificates(of(tmp_path))
+
+
+@given(st.integers(0, len(DER) - 1))
+def test_the_key_of_a_certificate_that_is_cut_short_is_none(size: int) -> None:
+    with pytest.raises(ValueError):
+        grpc_takes_key(DER[:size])
 
 
 def test_new_files_are_taken_when_the_link_is_swapped(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes, CertificatePublicKeyTypes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DAY = datetime.timedelta(days=1)
@@ -50,9 +51,10 @@ class Authority:
         begins: datetime.timedelta = -DAY,
         ends: datetime.timedelta = DAY,
         uri: str | None = None,
+        key: CertificateIssuerPrivateKeyTypes | None = None,
     ) -> Pair:
         """Sign a certificate with these names, for a server or a client, valid between two times from now."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = ec.generate_private_key(ec.SECP256R1()) if key is None else key
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
         uses = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         others = [] if uri is None else [x509.UniformResourceIdentifier(uri)]
@@ -66,7 +68,7 @@ class Authority:
         return Pair(made.public_bytes(serialization.Encoding.PEM), private_pem(key))
 
 
-def private_pem(key: ec.EllipticCurvePrivateKey, password: bytes | None = None) -> bytes:
+def private_pem(key: CertificateIssuerPrivateKeyTypes, password: bytes | None = None) -> bytes:
     """A key as PEM, encrypted if there is a password."""
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if password is not None:
@@ -123,7 +125,7 @@ def _general_name(name: str) -> x509.GeneralName:
 def _builder(
     subject: x509.Name,
     issuer: x509.Name,
-    key: ec.EllipticCurvePublicKey,
+    key: CertificatePublicKeyTypes,
     begins: datetime.timedelta,
     ends: datetime.timedelta,
 ) -> x509.CertificateBuilder:

@@ -219,7 +219,9 @@ def serving(
             )
             stack.enter_context(run_watchdog(probes, interval_s=reporter.interval_s, report=reporter.report))
         ends = EarlyEnds(telemetry)
-        every = [Observation(telemetry, tracer), *list_interceptors(telemetry, interceptors, early_ends=ends)]
+        secured = certificates is not None
+        listed = list_interceptors(telemetry, interceptors, early_ends=ends, secured=secured)
+        every = [Observation(telemetry, tracer), *listed]
         listen: dict[str, Any] = {"share_port": share_port, "interceptors": every, "record": ends.record}
         probed = stack.enter_context(health_server(settings, health, rooms, **listen))
         made = grpc_server(settings, rooms, **listen, certificates=certificates)

@@ -13,8 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-HEALTH, REFLECTION = "/grpc.health.v1.Health/", "/grpc.reflection."
-"""Begin the paths of their methods."""
+from recsys.serving.rpc.interceptors import HEALTH
+
+REFLECTION = "/grpc.reflection."
+"""Begins the paths of its methods."""
 
 
 class Room:

@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from support.certificates import DAY, Authority, Secret, files_of, mtls
 from support.tiny_bundle import write_tiny_bundle
@@ -190,6 +191,45 @@ def test_health_is_answered_in_the_clear_on_its_own_port_and_nothing_else(
             assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
     with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError):
         health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+
+
+def private_names(pid: int) -> list[str]:
+    """Sockets without a file that a process listens on, as any process of the machine can list them."""
+    inodes = {os.readlink(held) for held in Path(f"/proc/{pid}/fd").iterdir() if held.is_symlink()}
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    return [fields[7][1:] for fields in lines if fields[-1].startswith("@") and f"socket:[{fields[6]}]" in inodes]
+
+
+def test_the_address_of_the_watchdog_is_no_way_past_tls(secured: tuple[ServerProcess, Secret]) -> None:
+    server, _ = secured
+    (name,) = set(private_names(server.process.pid))
+    with grpc.insecure_channel(f"unix-abstract:{name}") as channel:
+        for method in ("/recsys.v1.Ranker/Rank", "/recsys.v1.FeatureStore/AppendEventStream"):
+            with pytest.raises(grpc.RpcError) as error:
+                channel.unary_unary(method)(b"", timeout=10)
+            assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED, method
+        reflection = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+        with pytest.raises(grpc.RpcError) as error:
+            list(reflection(iter([b""]), timeout=10))
+        assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_certificate_that_grpc_cannot_use_is_not_taken(
+    secured: tuple[ServerProcess, Secret], callers: Secret
+) -> None:
+    """The standard library takes it: gRPC would go on with the old one, or fail each handshake, and say nothing."""
+    server, secret = secured
+    serial = rotated(server, secret, callers)
+    for key in (ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256K1())):
+        secret.swap(**files_of(AUTHORITY, AUTHORITY.issue(key=key)))
+        until(lambda: page(server)["recsys_certificate_files_refused"] == 1)
+        assert shown_serial(server.address, callers) == serial
+        assert len(ranked(server.address, tls_of(callers))) == 2
+        secret.swap(**files_of(AUTHORITY, AUTHORITY.issue()))
+        until(lambda: page(server)["recsys_certificate_files_refused"] == 0)
+        serial = rotated(server, secret, callers)
 
 
 def test_a_call_goes_on_when_its_connection_has_reached_its_age(
