@@ -205,10 +205,14 @@ def serving(
         def health_names() -> list[str]:
             return [*services, *slot.routes().models]
 
+        ends = EarlyEnds(telemetry)
         private_address = None
         if settings.hang_timeout_s:  # entered before the server: it runs while that drains, too
             private_address = make_private_address()
-            probes = stack.enter_context(request_path_probes(private_address, rooms.calls, shared.model_lock, loop))
+            probed_parts = request_path_probes(
+                private_address, rooms.calls, shared.model_lock, loop, arrived=lambda: ends.arrived
+            )
+            probes = stack.enter_context(probed_parts)
             reporter = HealthReporter(
                 health,
                 lambda: services,
@@ -218,7 +222,6 @@ def serving(
                 models=lambda: [RANKER, *slot.routes().models],
             )
             stack.enter_context(run_watchdog(probes, interval_s=reporter.interval_s, report=reporter.report))
-        ends = EarlyEnds(telemetry)
         secured = certificates is not None
         listed = list_interceptors(telemetry, interceptors, early_ends=ends, secured=secured)
         every = [Observation(telemetry, tracer), *listed]

@@ -27,6 +27,8 @@ class EarlyEnds:
     """
 
     def __init__(self, telemetry: Telemetry | None) -> None:
+        self.arrived = 0
+        """Calls that gRPC has handed over so far, whatever became of them (``interceptors.Arrivals``)."""
         self._telemetry = telemetry
         self._limit = RateLimitedLog(_log)
 

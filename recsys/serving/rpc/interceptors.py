@@ -56,7 +56,7 @@ def list_interceptors(
 
 
 class Arrivals(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
-    """Note the path of a call's method in its context, and record one that there is no method for."""
+    """Note the path of a call's method in its context, count the call, and record one that there is no method for."""
 
     def __init__(self, early_ends: EarlyEnds) -> None:
         self._early_ends = early_ends
@@ -64,6 +64,7 @@ class Arrivals(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """See ``grpc.ServerInterceptor``."""
         CALLED_METHOD.set(details.method)
+        self._early_ends.arrived += 1  # by gRPC's one thread of events
         handler = continuation(details)
         if handler is None:
             self._early_ends.record("unknown_method", details.method, None, "there is no such method")

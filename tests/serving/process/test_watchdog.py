@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import threading
 import time
@@ -134,6 +135,19 @@ def test_a_grpc_server_that_does_not_answer_is_found_and_one_that_refuses_answer
         with request_path_probes(silent, server.calls, server.model_lock, server.loop) as probes:
             with pytest.raises(TimeoutError):
                 probes["gRPC to answer"](INTERVAL_S)
+
+
+def test_a_grpc_server_that_hands_calls_over_is_no_hang_though_it_answers_too_late(server: Server) -> None:
+    silent = make_private_address()
+    if silent is None:
+        pytest.skip("this system has no abstract sockets")
+    handed_over = itertools.count()
+    with socket.socket(socket.AF_UNIX) as listens:
+        listens.bind("\0" + silent.removeprefix("unix-abstract:"))
+        listens.listen()
+        parts = server.calls, server.model_lock, server.loop
+        with request_path_probes(silent, *parts, arrived=lambda: next(handed_over)) as probes:
+            probes["gRPC to answer"](INTERVAL_S)
 
 
 def test_a_watchdog_that_is_stuck_itself_keeps_nobody_from_ending(blocked: threading.Event) -> None:
