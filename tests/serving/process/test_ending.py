@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.half_open import half_open
 from support.tiny_server import server_process
 from support.tiny_workers import pids
 
@@ -57,6 +58,22 @@ def test_a_handler_that_never_returns_keeps_no_server_from_ending(
         assert "not ended within 3.5 s: ending now; the stacks of all threads" in log
         assert "in never_ends" in log
         assert ("did not end in time; its stacks are above" in log) == (workers > 1)
+
+
+def test_a_worker_that_is_killed_while_it_drains_makes_the_exit_code_1(
+    tiny_bundle: Path, tmp_path: Path, redis_url: str
+) -> None:
+    """Its calls are cut: who waits for the server to end must not take that for a drain."""
+    variables = {"RECSYS_BUNDLE": str(tiny_bundle), "REDIS_URL": redis_url, "RECSYS_WORKERS": "2"}
+    with server_process(tmp_path, **variables) as server, half_open(server.address, 20, connections=20):
+        killed, _ = pids(tmp_path)
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)  # calls without a message have a second
+        os.kill(killed, signal.SIGKILL)
+        assert server.process.wait(20) == 1
+        assert server.process.stderr is not None
+        assert f"(pid {killed}) was killed by SIGKILL: its requests were cut" in server.process.stderr.read()
 
 
 ENDS = """

@@ -220,9 +220,12 @@ class WorkerPool:
                 process.kill()
                 process.wait()
                 all_ended = False
-            if worker.ready_s is not None and process.returncode == _CUT_OFF:
-                say(f"{worker.name} {_exit_reason(process.returncode)}: it did not end in time; its stacks are above")
-                all_ended = False
+            else:
+                code = process.returncode
+                if worker.ready_s is not None and (code == _CUT_OFF or code < 0):
+                    why = "it did not end in time; its stacks are above" if code > 0 else "its requests were cut"
+                    say(f"{worker.name} {_exit_reason(code)}: {why}")
+                    all_ended = False
             _close_pipes(process)
         return all_ended
 
