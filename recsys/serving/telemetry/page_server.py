@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import sys
@@ -21,6 +22,10 @@ _TIMEOUT_S = 10.0
 """Longest wait for a caller that sends nothing, during the handshake, too."""
 
 
+_MOST = 32
+"""Requests at a time, each with a thread; the oldest is cut off for one more, as it is slow or sends nothing."""
+
+
 class _Handler(WSGIRequestHandler):
     timeout = _TIMEOUT_S
 
@@ -30,12 +35,32 @@ class _Handler(WSGIRequestHandler):
 
 class _PageServer(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    request_queue_size = 128  # the library's 5 has callers wait a second or more when a few come at once
 
     def __init__(self, host: str, port: int, certificates: CertificateWatch | None) -> None:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family, _, _, _, address = found[0]
         self._certificates = certificates
+        self._open: dict[Any, socket.socket] = {}
+        """By the connection, the oldest first: what is to be shut to cut it off."""
+        self._open_lock = threading.Lock()
         super().__init__((str(address[0]), port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give a connection a thread."""
+        with self._open_lock:
+            oldest = self._open.pop(next(iter(self._open))) if len(self._open) >= _MOST else None
+            self._open[request] = request
+        if oldest is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(oldest, socket.SHUT_RDWR)  # not TLS's own, which its thread is in
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        with self._open_lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Answer a connection, in its thread; each has the certificates that are in force when it comes."""
@@ -46,7 +71,12 @@ class _PageServer(ThreadingMixIn, WSGIServer):
         if context is None:
             raise ConnectionError("there is no certificate yet that this process has read itself")
         request.settimeout(_TIMEOUT_S)
-        with context.wrap_socket(request, server_side=True) as secured:
+        with context.wrap_socket(request, server_side=True, do_handshake_on_connect=False) as secured:
+            with self._open_lock:
+                if request not in self._open:
+                    raise ConnectionError("it was cut off for a newer one")
+                self._open[request] = secured
+            secured.do_handshake()
             super().finish_request(secured, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from support.certificates import Authority, mtls
+from support.tiny_workers import until
 
+from recsys.certificates import CertificateFiles, CertificateWatch
 from recsys.errors import ConfigError
 from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.in_service import InService, Use
@@ -137,6 +144,27 @@ def test_the_page_takes_a_host_as_grpc_does(file: Path) -> None:
     with metrics_server(file, host="[::1]", port=0, in_service=InService(None)) as port:
         with urllib.request.urlopen(f"http://[::1]:{port}/metrics", timeout=10) as answer:
             assert b"recsys_candidates_total" in answer.read()
+
+
+@pytest.mark.parametrize("secured", [False, True])
+def test_callers_that_send_nothing_take_few_threads_and_keep_nobody_from_the_page(
+    file: Path, tmp_path: Path, secured: bool
+) -> None:
+    secret = mtls(Authority(), tmp_path / "secret")
+    files = CertificateFiles(certificate=secret / "cert", key=secret / "key")
+    watch = CertificateWatch(files, log=logging.getLogger("tests"))
+    trusted = ssl.create_default_context(cafile=str(secret / "ca")) if secured else None
+    page = metrics_server(
+        file, host="127.0.0.1", port=0, in_service=InService(None), certificates=watch, secured=secured
+    )
+    with page as port, contextlib.ExitStack() as stack:
+        threads = threading.active_count()
+        for _ in range(100):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)).send(b"\x16")
+        url = f"{'https' if secured else 'http'}://127.0.0.1:{port}/metrics"
+        with urllib.request.urlopen(url, timeout=10, context=trusted) as answer:
+            assert answer.status == 200
+        until(lambda: threading.active_count() - threads <= 32)
 
 
 def test_the_page_is_gone_after_the_block(file: Path) -> None:
