@@ -11,6 +11,18 @@
 
 from recsys.plots.charts import Bars, Chart, Dots, Heat, Series, SignedBars
 from recsys.plots.png import write_png
-from recsys.plots.terminal import bar_text, fitted, print_chart
+from recsys.plots.terminal import bar_text, encodable, fitted, print_chart
 
-__all__ = ["Bars", "Chart", "Dots", "Heat", "Series", "SignedBars", "bar_text", "fitted", "print_chart", "write_png"]
+__all__ = [
+    "Bars",
+    "Chart",
+    "Dots",
+    "Heat",
+    "Series",
+    "SignedBars",
+    "bar_text",
+    "encodable",
+    "fitted",
+    "print_chart",
+    "write_png",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 # No common factor with the number of colours: 63 series look different.
 _MARKERS = tuple("osD^vPX*<")
 _PANELS_PER_ROW = 3
+_TITLE_WIDTH = 38
 # A name with two dollar signs is no formula.
 _STYLE: Any = {"font.size": 11, "axes.titlesize": 12, "legend.fontsize": 9.5, "text.parse_math": False}
 
@@ -47,7 +49,8 @@ def write_png(charts: Sequence[Chart | Bars | SignedBars | Dots | Heat], path: P
         canvas = FigureCanvasAgg(figure)
         for number, chart in enumerate(charts):
             axes = figure.add_subplot(rows, columns, number + 1)
-            axes.set_title(chart.title, loc="left", fontweight="bold")
+            title = textwrap.fill(chart.title, _TITLE_WIDTH) if isinstance(chart, SignedBars) else chart.title
+            axes.set_title(title, loc="left", fontweight="bold")
             axes.spines[["top", "right"]].set_visible(False)
             axes.set_axisbelow(True)
             if isinstance(chart, Bars):

@@ -29,7 +29,7 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 def print_chart(chart: Chart | Bars | SignedBars, console: Console) -> None:
     """Draw on a terminal, at most 100 columns wide; letters and signs only where it shows no more."""
-    console.print(Text(chart.title, style="bold"))
+    console.print(Text(encodable(chart.title, console), style="bold"))
     lines: Iterator[Text]
     if isinstance(chart, SignedBars):
         lines = _signed_lines(chart, console)
@@ -180,7 +180,7 @@ def _signed_lines(chart: SignedBars, console: Console) -> Iterator[Text]:
     axis = "|" if ascii_only else "│"
     for label, value, end in zip(chart.labels, chart.values, ends, strict=True):
         size = abs(value) * scale
-        line = Text(f"{fitted(label, margin, ascii_only=ascii_only)} ")
+        line = Text(f"{encodable(fitted(label, margin), console)} ")
         if value < 0:
             drawn = min(left, max(1, round(size)))
             line.append(" " * (left - drawn)).append(("#" if ascii_only else "█") * drawn, COLOURS[1]).append(axis)
@@ -194,13 +194,19 @@ def _signed_lines(chart: SignedBars, console: Console) -> Iterator[Text]:
         yield line.append(" " * (room - 1 - left - len(bar))).append(end)
 
 
-def fitted(text: str, width: int, *, ascii_only: bool = False) -> str:
+def encodable(text: str, console: Console) -> str:
+    """Text with stand-ins for letters that a console of letters and signs only could not show, or would end at."""
+    if not console.options.ascii_only:
+        return text
+    return text.replace("…", "~").encode("ascii", "replace").decode()
+
+
+def fitted(text: str, width: int) -> str:
     """Text cut or filled up to so many columns, as a terminal counts them.
 
     >>> fitted("Toy Story", 6), fitted("Heat", 6)
     ('Toy S…', 'Heat  ')
     """
-    end = "~" if ascii_only else "…"
     if cell_len(text) > width:
-        text = set_cell_size(text, width - 1).rstrip() + end
+        text = set_cell_size(text, width - 1).rstrip() + "…"
     return set_cell_size(text, width)

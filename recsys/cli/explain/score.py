@@ -46,7 +46,7 @@ def explain_score(
     """
     from recsys.cli.explain.drawing import event_chart, part_chart
     from recsys.client import Client
-    from recsys.plots import print_chart, write_png
+    from recsys.plots import encodable, print_chart, write_png
 
     with with_advice(address, asked), Client(address, tls=tls) as client:
         found = client.explain(user=user, item=item, timeout_s=timeout_s, **asked)
@@ -55,10 +55,10 @@ def explain_score(
         write_png(charts, plot)
     reasons = [DEGRADED.get(name, name) for name in found.degraded]
     if as_json:
-        print(json.dumps({**facts(found, user, item), "degraded_because": reasons}, ensure_ascii=False))
+        print(json.dumps({**facts(found, user, item), "degraded_because": reasons}))
         return
     output.print(
-        f"user {user}, item {item}: score {found.score:.4f} = sigmoid({found.logit:+.4f})",
+        encodable(f"user {user}, item {item}: score {found.score:.4f} = sigmoid({found.logit:+.4f})", output),
         markup=False,
         highlight=False,
         soft_wrap=True,
