@@ -6,7 +6,6 @@ Legend: ``R`` resamples of users.
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,9 +103,9 @@ def read_resamples(file: Path) -> Resampled:
         with file.open("rb") as stream, np.load(stream) as arrays:
             for key in arrays.files:
                 segment, _, metric = key.rpartition(_SEPARATOR)
-                found.setdefault(segment, {})[metric] = arrays[key]
+                found.setdefault(segment, {})[metric] = np.asarray(arrays[key], dtype=np.float32)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive raises a dozen kinds, of zipfile, zlib and numpy
         raise BundleError(f"{file}: not readable as resampled metrics: {error}; export the bundle again") from error
     return found

@@ -68,7 +68,7 @@ class Replies:
                         self._on_push(reply)
                 else:
                     self._came.append(reply)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # TypeError: a map whose keys are lists
             raise InvalidResponse(str(error)) from error
         return len(self._came) >= self._wanted
 
