@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import ssl
 import threading
@@ -40,7 +42,15 @@ def secured_server(folder: Path, authority: Authority, **more: str) -> Iterator[
     write_tiny_bundle(folder / "tiny")
     own = {"RECSYS_BUNDLE": str(folder / "tiny"), "RECSYS_REDIS_DIR": str(folder / "redis")}
     with server_process(folder, **{**own, **variables_of(secret), **more}) as server:
-        yield server, secret
+        try:
+            yield server, secret
+        except TimeoutError:  # a connection was not answered: the stacks say what its process did
+            for pid in server.facts["workers"]:
+                os.kill(pid, signal.SIGUSR1)
+            time.sleep(1.0)
+            server.process.kill()
+            print(server.process.communicate()[1])
+            raise
 
 
 def shown_serial(address: str, secret: Secret) -> int:
