@@ -30,6 +30,7 @@ MEASURES = (
     ("faults", "faults", "faults"),
     ("faults", "certificates", "failed_calls"),
     ("security", "security", "mtls_share"),
+    ("security", "tracing", "tracing_share"),
     ("soak", "soak", "soak"),
 )
 """Part, module of ``reliable/`` and its function, which takes a folder of its own and one of the module's ``SIZES``."""

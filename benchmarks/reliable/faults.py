@@ -34,7 +34,7 @@ _WAIT_S = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How often each part is killed, and the load.
+    """Kills of each part, and the load.
 
     Attributes:
         redis_kills: of the private Redis.
@@ -67,7 +67,7 @@ SIZES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What all parts are measured on."""
+    """Stage that all parts are measured on."""
 
     folder: Path
     size: Size

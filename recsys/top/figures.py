@@ -77,7 +77,8 @@ class Figures:
         calls_per_s, failed_per_s, candidates_per_s: of all methods.
         in_flight: calls now.
         methods: those that were ever called; ``releases``: those that are loaded.
-        degraded_per_s: answers without a part, by part; ``refused_per_s``: calls, by reason.
+        degraded_per_s: answers without a part, by part; ``refused_per_s``: calls, by reason;
+            ``early_ends_per_s``: those that ended before a handler had them.
         store_per_s, store_failed_per_s: round trips to the store.
         store_p50_s, store_p99_s: of a round trip.
         memory_share: of candidates whose features were in memory.
@@ -97,6 +98,7 @@ class Figures:
     releases: tuple[ReleaseRow, ...]
     degraded_per_s: dict[str, float]
     refused_per_s: dict[str, float]
+    early_ends_per_s: dict[str, float]
     store_per_s: float
     store_failed_per_s: float
     store_p50_s: float | None
@@ -131,6 +133,7 @@ def figures_between(before: Page, now: Page) -> Figures:
         releases=tuple(_release(between, labels) for labels, _ in now.of("recsys_model_info")),
         degraded_per_s=between.rates("recsys_degraded_total", "part"),
         refused_per_s=between.rates("recsys_refused_total", "reason"),
+        early_ends_per_s=between.rates("recsys_early_ends_total", "reason"),
         store_per_s=between.rate("recsys_store_round_trips_total"),
         store_failed_per_s=between.rate("recsys_store_round_trips_total", outcome="failed"),
         store_p50_s=store_p50_s,

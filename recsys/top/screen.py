@@ -13,6 +13,8 @@ from recsys.top.figures import Figures, MethodFigures, ReleaseRow
 
 _WARN, _ALARM, _QUIET = "yellow", "bold red", "dim"
 _DRIFT_WARN, _DRIFT_ALARM = 0.1, 0.25
+_WIDE = 72
+"""Width from which on lines have their less important parts."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def screen(figures: Figures, *, width: int, source: str, away: str = "") -> Rend
     parts: list[RenderableType] = [_head(figures, width, source)]
     if away:
         parts.append(Text(f"away: {away}; the figures are the last ones", style=_ALARM))
-    parts += [Text(""), *_summary(figures), Text("")]
+    parts += [Text(""), *_summary(figures, width), Text("")]
     rows: list[object] = list(figures.methods)
     parts.append(_table(_METHODS, rows, width) if rows else Text("no call yet", style=_QUIET))
     if figures.releases:
@@ -101,13 +103,14 @@ def _head(figures: Figures, width: int, source: str) -> Text:
     return Text(text if len(text) <= width else f"recsys {figures.version}", style="bold")
 
 
-def _summary(figures: Figures) -> list[Text]:
+def _summary(figures: Figures, width: int) -> list[Text]:
     """Lines on all methods, the workers and the store."""
     calls = Text("calls    ")
     calls.append(f"{amount(figures.calls_per_s)}/s, {figures.in_flight} in flight, ")
     failed = f"{amount(figures.failed_per_s)}/s fail"
     calls.append(failed, style=_ALARM if figures.failed_per_s else "")
-    calls.append(f", {amount(figures.candidates_per_s)} candidates/s")
+    if width >= _WIDE:
+        calls.append(f", {amount(figures.candidates_per_s)} candidates/s")
     workers = Text("workers  ")
     down = figures.workers_serving < figures.workers
     workers.append(f"{figures.workers_serving} of {figures.workers} serve", style=_ALARM if down else "")
@@ -115,17 +118,21 @@ def _summary(figures: Figures) -> list[Text]:
         style = _ALARM if figures.new_restarts else _WARN
         workers.append(f", {figures.restarts} restarted so far", style=style)
     store = Text("store    ")
-    store.append(f"{amount(figures.store_per_s)} round trips/s, p50 {duration(figures.store_p50_s)}")
-    store.append(f", p99 {duration(figures.store_p99_s)}")
+    store.append(f"{amount(figures.store_per_s)} round trips/s, ")
+    store.append(f"p50 {duration(figures.store_p50_s)}, " if width >= _WIDE else "")
+    store.append(f"p99 {duration(figures.store_p99_s)}")
     if figures.store_failed_per_s:
         store.append(f", {amount(figures.store_failed_per_s)}/s fail", style=_ALARM)
-    if figures.memory_share is not None:
+    if figures.memory_share is not None and width >= _WIDE:
         store.append(f", {share(figures.memory_share)} of items in memory")
     lines = [calls, workers, store]
-    for title, found in (("degraded", figures.degraded_per_s), ("refused ", figures.refused_per_s)):
+    parts = (figures.degraded_per_s, figures.refused_per_s, figures.early_ends_per_s)
+    for title, found in zip(("degraded", "refused ", "no call "), parts, strict=True):
         if found:
             listed = ", ".join(f"{name.replace('_', ' ')} {amount(rate)}/s" for name, rate in sorted(found.items()))
             lines.append(Text(f"{title} {listed}", style=_WARN))
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ellipsis"
     return lines
 
 
