@@ -13,7 +13,7 @@ SETS := $(wildcard requirements/*.txt recsys/operators/*.cpp recsys/operators/*.
 STAMP := $(VENV)/.installed-$(DEVICE)-$(shell (cat $(SETS); command -v c++ g++) | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove fuzz check format protos bench-quick clean
+.PHONY: help demo test prove fuzz check audit format protos bench-quick clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -38,6 +38,9 @@ check: $(STAMP)  ## Format, lint, types, layers, generated code
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo > $(VENV)/lint-imports.log 2>&1 || { cat $(VENV)/lint-imports.log; exit 1; }
+
+audit: $(STAMP)  ## Known vulnerabilities of the installed packages (pip-audit), where they can be looked up
+	@$(BIN)/python scripts/audit.py
 
 format: $(STAMP)  ## Format the code
 	@$(BIN)/ruff format --quiet .

@@ -13,6 +13,8 @@
     ├── StoreError                              the feature store could not answer
     │   ├── StoreUnavailableError               ... because it is unreachable, slow or shutting down
     │   └── StoreFormatError                    ... because the bytes under a key are not ours
+    ├── AccessError                             the caller lacks the role that the call needs
+    │   └── AuthenticationError                 ... or is not known: no token, or none that is good
     ├── OverloadedError                         the server has no room, or no time, for another request
     └── NoSpaceError (also an OSError)          a disk, quota or limit of file sizes has no room for what is written
 
@@ -68,6 +70,14 @@ class StoreUnavailableError(StoreError):
 
 class StoreFormatError(StoreError):
     """The bytes under a key were not written by this package, or by a newer version of it."""
+
+
+class AccessError(RecsysError):
+    """The caller may not do that; the message names the role that is missing."""
+
+
+class AuthenticationError(AccessError):
+    """The caller is not known: it sent no token or certificate, or one that is not good."""
 
 
 class OverloadedError(RecsysError):

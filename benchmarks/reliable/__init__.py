@@ -4,6 +4,6 @@
 - ``load.py``: calls at changing rates, and calls by the Python client; ``stage.py``: servers that the parts need.
 - ``flood.py``: calls of others beside 10,000 calls that send nothing.
 - ``issuing.py``: certificates for servers and callers.
-- ``certificates.py``: calls that fail while certificates change. ``security.py``: CPU that protection costs a call;
-  ``tracing.py``: that metrics and traces cost.
+- ``certificates.py``: calls that fail while certificates change. ``security.py``: CPU that mTLS costs a call;
+  ``tokens.py``: that tokens cost; ``tracing.py``: that metrics and traces cost.
 """

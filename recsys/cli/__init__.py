@@ -5,7 +5,7 @@
 - ``evaluation.py``, ``parity.py``: evaluate, compare, results; online against offline;
 - ``export.py``, ``serving.py``, ``requests.py``: bundles, the server, its profile and a view of it, calls to it;
 - ``explain/``: what made a score;
-- ``releases/``: the store of releases, and what is served;
+- ``releases/``: the store of releases, and what is served; ``access/``: who may call a server;
 - ``options.py``: options and arguments that several share.
 
 A new command is a function in the module of its group, named in the loop below; what it needs beyond ``options.py`` it
@@ -29,6 +29,7 @@ from rich.markup import escape
 
 from recsys import __version__
 from recsys.cli import (
+    access,
     compress,
     evaluation,
     export,
@@ -46,6 +47,7 @@ from recsys.cli import (
 from recsys.cli.explain import command as explaining
 from recsys.cli.options import notes
 from recsys.errors import (
+    AccessError,
     BundleError,
     InvalidInputError,
     NoSpaceError,
@@ -64,11 +66,12 @@ EXIT_CODES = {
     2: "bad input: an option, a setting, a file, a row",
     3: "a bad bundle or release, a refused promotion, or an unknown model",
     4: "the feature store is unavailable or full, or holds what is not ours",
-    5: "the server is overloaded",
+    5: "the server is overloaded, or a quota is used up",
     6: "the server cannot be reached, or is draining",
     7: "no answer in time",
     8: "`parity`: online and offline differ",
     9: "no space left on a disk, or not enough memory",
+    10: "the server knows no such caller, or the caller lacks the role",
     130: "interrupted (Ctrl-C, SIGTERM)",
     141: "the reader of the output went away (`head`)",
 }
@@ -132,6 +135,7 @@ app.add_typer(features.app, name="features")
 app.add_typer(evaluation.results_app, name="results")
 app.add_typer(rows.app, name="rows")
 app.add_typer(releases.app, name="release")
+app.add_typer(access.app, name="access")
 
 
 def main() -> NoReturn:
@@ -183,6 +187,7 @@ def exit_codes() -> dict[type[RecsysError], int]:
         Unavailable: 6,
         DeadlineExceeded: 7,
         NoSpaceError: 9,
+        AccessError: 10,
     }
 
 

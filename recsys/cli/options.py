@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -17,7 +18,9 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import layout_fingerprint
 from recsys.features.number_transform import NumberTransform
 from recsys.files import read_text
+from recsys.masking import has_secret
 from recsys.serving.settings import Settings
+from recsys.serving.settings.secret_file import read_secret
 
 if TYPE_CHECKING:
     from recsys.client import Tls
@@ -38,11 +41,44 @@ DataOption = Annotated[
 ]
 WorkOption = Annotated[Path, typer.Option("--work-dir", help="Where downloads and prepared data are kept.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
+URL_FILE = "REDIS_URL_FILE"
+
+
+def warn_of_secret(url: str) -> None:
+    """Warn of a URL that was given as an option, if it holds a secret."""
+    if has_secret(url):
+        notes.print(
+            "[yellow]warning:[/yellow] --redis-url holds a password, which `ps` shows to everybody here: set "
+            f"REDIS_URL, or {URL_FILE}, a file that holds it",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def redis_url_given(context: typer.Context, given: typer.CallbackParam, url: str | None) -> str | None:
+    """Take the URL of a Redis from its option or from the file in REDIS_URL_FILE; warn if ``ps`` shows a secret.
+
+    Raises:
+        ConfigError: the file cannot be read, or a URL is set beside it.
+    """
+    source = context.get_parameter_source(given.name or "")
+    on_line = source is not None and source.name == "COMMANDLINE"
+    if on_line and url:
+        warn_of_secret(url)
+    file = os.environ.get(URL_FILE, "")
+    if not file or on_line:
+        return url
+    if url:
+        raise ConfigError(f"REDIS_URL is set, and {URL_FILE} is {file!r}; allowed: one of them")
+    return read_secret(Path(file), what=URL_FILE)
+
+
 RedisOption = Annotated[
     str | None,
     typer.Option(
         "--redis-url",
         envvar="REDIS_URL",
+        callback=redis_url_given,
         help="The feature store's Redis: redis://, rediss:// (TLS), unix://, redis+sentinel:// or redis+cluster://; "
         "docs/redis.md. Default: a private one in --redis-dir.",
     ),

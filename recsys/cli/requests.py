@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,7 +97,7 @@ def rank(
     candidates = item_ids([sys.stdin.read() if items == "-" else items], text_ids)
     asked: dict[str, Any] = {"features": feature_values(feature or []), "time_ms": milliseconds(time), "model": model}
     secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured) as client:
+    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
         best = client.rank(user=raw_id(user, text_ids), candidates=candidates, top_k=top, timings=timings, **asked)
     facts: dict[str, Any] = {"model": best.model, "model_version": best.model_version, "release": best.release}
     facts |= {"history_events": best.history_events}
@@ -135,7 +136,7 @@ def recommend(
     asked |= {"exclude": item_ids(exclude or [], text_ids), "retrieval_model": retrieval_model}
     asked |= {"candidates": candidates, "include_seen": include_seen, "timings": timings}
     secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured) as client:
+    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
         best = client.recommend(user=raw_id(user, text_ids), top_k=top, **asked)
     facts = {
         "model": best.model,
@@ -184,7 +185,7 @@ def retrieve(
         "model": model,
     }
     secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured) as client:
+    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
         best = client.retrieve(
             user=raw_id(user, text_ids), top_k=top, include_seen=include_seen, timings=timings, **asked
         )
@@ -198,6 +199,13 @@ def retrieve(
     known = "" if best.user_known else "; the model does not know the user: the most popular items"
     summary = f"{_who(best)}, {best.history_events} events left out{known}"
     _print(best, _found(best), facts, summary, as_json=as_json)
+
+
+def token_arguments() -> dict[str, Any]:
+    """The arguments of a client that send the token of the environment."""
+    from recsys.client.token import token_options
+
+    return token_options(os.environ)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from recsys.cli.options import (
     notes,
     open_table,
     output,
+    warn_of_secret,
     with_features,
 )
 from recsys.errors import ConfigError
@@ -49,6 +50,14 @@ def serve(
     releases: Annotated[Path | None, _setting("releases")] = None,
     host: Annotated[str | None, _setting("host")] = None,
     port: Annotated[int | None, _setting("port")] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Listen where others reach it even without TLS, tokens and client certificates.",
+        ),
+    ] = False,
+    access_file: Annotated[Path | None, _setting("access_file")] = None,
     redis_url: Annotated[str | None, _setting("redis_url")] = None,
     redis_dir: Annotated[Path | None, _setting("redis_dir")] = None,
     workers: Annotated[int | None, _setting("workers")] = None,
@@ -84,6 +93,8 @@ def serve(
     # Before the settings are read, which may warn.
     if (log_format or os.environ.get("RECSYS_LOG_FORMAT")) == "json":
         configure_logs("json")
+    if redis_url is not None:
+        warn_of_secret(redis_url)
     read = read_settings(
         os.environ,
         bundle=bundle,
@@ -91,6 +102,8 @@ def serve(
         releases=releases,
         host=host,
         port=port,
+        insecure=1 if insecure else None,
+        access_file=access_file,
         redis_url=redis_url,
         redis_dir=redis_dir,
         workers=workers,

@@ -66,6 +66,10 @@ def ingest(
     kafka_option: Annotated[
         list[str] | None, typer.Option(help="An option of librdkafka: security.protocol=SASL_SSL. May be repeated.")
     ] = None,
+    kafka_options_file: Annotated[
+        Path | None,
+        typer.Option(help="File of such options, name=value, a line each: for passwords, which `ps` shows otherwise."),
+    ] = None,
     group: Annotated[str, typer.Option(help="Consumer group, for --redis-stream and --kafka.")] = "recsys",
     consumer: Annotated[
         str | None, typer.Option(help="This consumer's name in the Redis Stream's group. Default: the host's.")
@@ -137,7 +141,7 @@ def ingest(
     if kafka and not brokers:
         raise ConfigError("--kafka needs --brokers host:port,host:port")
     files = _files(sources or [], follow=follow)
-    options = _pairs(kafka_option or [])
+    options = _kafka_options(kafka_option or [], kafka_options_file)
     declared = load_features(features)
     prepared, labels = prepared_reading(features)
     reading = ReadOptions(
@@ -293,11 +297,19 @@ def _files(names: Sequence[str], *, follow: bool) -> list[RawFile | None]:
     return files
 
 
-def _pairs(options: Sequence[str]) -> Mapping[str, str]:
-    for option in options:
-        if "=" not in option:
-            raise ConfigError(f"--kafka-option {option!r}: expected name=value, for example security.protocol=SSL")
-    return {name: value for name, _, value in (option.partition("=") for option in options)}
+def _kafka_options(given: Sequence[str], file: Path | None) -> Mapping[str, str]:
+    """Options of the command line over those of a file; a secret on the command line is warned of."""
+    from recsys.ingest.kafka_options import is_secret, parse_options, read_options
+
+    on_line = parse_options(given, where="--kafka-option")
+    if any(map(is_secret, on_line)):
+        notes.print(
+            "[yellow]warning:[/yellow] --kafka-option holds a secret, which `ps` shows to everybody here: put it into "
+            "a file, see --kafka-options-file",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return {**({} if file is None else read_options(file)), **on_line}
 
 
 def _summary(counts: IngestCounts, dead_letters: str) -> str:

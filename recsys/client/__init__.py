@@ -18,6 +18,8 @@ its current span (``traceparent``). Errors::
     RpcError (a RecsysError)      code and message
     ├── InvalidArgument           also an InvalidInputError; the message says what is allowed, sizes of messages too
     ├── NotFound                  also a NotFoundError: no such model
+    ├── Unauthenticated           also an AuthenticationError: no token, or none that is good
+    ├── PermissionDenied          also an AccessError: the caller lacks the role
     ├── Overloaded                also an OverloadedError: no room or time; retry after ``retry_after_s``
     ├── Unavailable               the server is unreachable or draining
     │   └── StoreUnavailable      also a StoreUnavailableError: only the store behind it is unreachable
@@ -26,9 +28,9 @@ its current span (``traceparent``). Errors::
 
 ``blocking.py`` and ``aio.py`` are the two clients; ``address.py``, ``context.py`` (the caller's span), ``channel.py``
 (calls, statuses to errors), ``connection.py`` (a channel that follows certificates), ``retries.py`` (of calls that are
-refused for load), ``tls.py`` and ``messages/`` (arguments to messages and back) serve both; ``types.py`` has results
-and errors. A new call is a method of each client, a request and a result in ``messages/``, and a line of
-``channel.Calls``.
+refused for load), ``tls.py``, ``token.py`` (who calls) and ``messages/`` (arguments to messages and back) serve both;
+``types.py`` has results and errors. A new call is a method of each client, a request and a result in ``messages/``, and
+a line of ``channel.Calls``.
 """
 
 from recsys.client.aio import AsyncClient
@@ -45,6 +47,7 @@ from recsys.client.types import (
     InvalidArgument,
     NotFound,
     Overloaded,
+    PermissionDenied,
     Ranking,
     RankQuery,
     Recommendation,
@@ -52,6 +55,7 @@ from recsys.client.types import (
     RpcError,
     StoreRefused,
     StoreUnavailable,
+    Unauthenticated,
     Unavailable,
     UserEvents,
     UserHistory,
@@ -71,6 +75,7 @@ __all__ = [
     "InvalidArgument",
     "NotFound",
     "Overloaded",
+    "PermissionDenied",
     "RankQuery",
     "Ranking",
     "Recommendation",
@@ -79,6 +84,7 @@ __all__ = [
     "StoreRefused",
     "StoreUnavailable",
     "Tls",
+    "Unauthenticated",
     "Unavailable",
     "UnknownText",
     "UserEvents",

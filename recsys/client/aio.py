@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -25,6 +26,7 @@ from recsys.client.connection import Connection
 from recsys.client.messages import explain, feature_store, ranker
 from recsys.client.retries import Retries
 from recsys.client.tls import Tls
+from recsys.client.token import CallToken
 from recsys.client.types import (
     Appended,
     AppendSummary,
@@ -47,8 +49,17 @@ from recsys.client.types import (
 class AsyncClient:
     """:class:`Client` for asyncio: the same calls, awaited. Make it and use it in one event loop."""
 
-    def __init__(self, address: str = "127.0.0.1:50051", *, timeout_s: float = 1.0, tls: Tls | None = None) -> None:
+    def __init__(
+        self,
+        address: str = "127.0.0.1:50051",
+        *,
+        timeout_s: float = 1.0,
+        tls: Tls | None = None,
+        token: str | Path | None = None,
+        token_in_clear: bool = False,
+    ) -> None:
         self._timeout_s = check_timeout_s(timeout_s)
+        self._token = CallToken(token, address=address, secured=tls is not None, in_clear=token_in_clear)
         self._closed = False
         self._closings: set[asyncio.Future[None]] = set()
         self._connection = Connection(address, tls, open_channel=_channel, close_channel=self._close_soon)
@@ -167,7 +178,7 @@ class AsyncClient:
         problem: list[Exception] = []
         limit_s = self._limit_s(timeout_s, STREAM_S)
         with self._connection.calls() as calls, errors(tls=self._connection.tls):
-            call = calls.append_stream(timeout=limit_s)
+            call = calls.append_stream(timeout=limit_s, metadata=self._token.metadata())
             # In a task of its own: the call may end while the sender has nothing to send.
             sending = asyncio.create_task(_send(batches, call, problem))
             try:
@@ -263,14 +274,14 @@ class AsyncClient:
         with self._connection.calls() as calls:
             try:
                 with errors(tls=tls):
-                    return await getattr(calls, name)(request, timeout=limit_s)
+                    return await getattr(calls, name)(request, timeout=limit_s, metadata=self._token.metadata())
             except RpcError as error:
                 left_s = at_s - time.monotonic()
                 # Certificates may have changed on both sides since the last look at ours.
                 if error.code != UNAVAILABLE or left_s <= 0 or not self._connection.replaced(calls):
                     raise
         with self._connection.calls() as calls, errors(tls=tls):
-            return await getattr(calls, name)(request, timeout=left_s)
+            return await getattr(calls, name)(request, timeout=left_s, metadata=self._token.metadata())
 
     def _close_soon(self, channel: grpc.aio.Channel) -> None:
         closing = asyncio.ensure_future(channel.close(None))

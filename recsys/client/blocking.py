@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,6 +25,7 @@ from recsys.client.connection import Connection
 from recsys.client.messages import explain, feature_store, ranker
 from recsys.client.retries import Retries
 from recsys.client.tls import Tls
+from recsys.client.token import CallToken
 from recsys.client.types import (
     Appended,
     AppendSummary,
@@ -50,13 +52,25 @@ class Client:
         address: where the server is: host:port, or a host alone (port 50051); connecting happens at the first call.
         timeout_s: how long a call may take that is given no timeout of its own.
         tls: certificates, for a server that speaks TLS; None: in the clear.
+        token: says who calls: the token, or the Path of a file with it, which is read again when it changes.
+        token_in_clear: send it without TLS to another machine, too, where everybody on the way can read it.
 
     Raises:
-        InvalidInputError: the address or the timeout is none, or a certificate is no good.
+        InvalidInputError: the address or the timeout is none, a certificate is no good, or the token would be sent in
+            clear.
     """
 
-    def __init__(self, address: str = "127.0.0.1:50051", *, timeout_s: float = 1.0, tls: Tls | None = None) -> None:
+    def __init__(
+        self,
+        address: str = "127.0.0.1:50051",
+        *,
+        timeout_s: float = 1.0,
+        tls: Tls | None = None,
+        token: str | Path | None = None,
+        token_in_clear: bool = False,
+    ) -> None:
         self._timeout_s = check_timeout_s(timeout_s)
+        self._token = CallToken(token, address=address, secured=tls is not None, in_clear=token_in_clear)
         self._closed = False
         self._connection = Connection(
             address, tls, open_channel=_channel, close_channel=lambda channel: channel.close()
@@ -265,7 +279,7 @@ class Client:
 
         limit_s = self._limit_s(timeout_s, STREAM_S)
         with self._connection.calls() as calls, errors(tls=self._connection.tls):
-            response = calls.append_stream(requests(), timeout=limit_s)
+            response = calls.append_stream(requests(), timeout=limit_s, metadata=self._token.metadata())
         if problem:
             raise problem[0]
         return feature_store.append_summary(response)
@@ -390,14 +404,14 @@ class Client:
         with self._connection.calls() as calls:
             try:
                 with errors(tls=tls):
-                    return getattr(calls, name)(request, timeout=limit_s)
+                    return getattr(calls, name)(request, timeout=limit_s, metadata=self._token.metadata())
             except RpcError as error:
                 left_s = at_s - time.monotonic()
                 # Certificates may have changed on both sides since the last look at ours.
                 if error.code != UNAVAILABLE or left_s <= 0 or not self._connection.replaced(calls):
                     raise
         with self._connection.calls() as calls, errors(tls=tls):
-            return getattr(calls, name)(request, timeout=left_s)
+            return getattr(calls, name)(request, timeout=left_s, metadata=self._token.metadata())
 
     def _limit_s(self, timeout_s: float | None, default_s: float) -> float:
         if self._closed:

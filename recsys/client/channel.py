@@ -20,9 +20,11 @@ from recsys.client.types import (
     InvalidArgument,
     NotFound,
     Overloaded,
+    PermissionDenied,
     RpcError,
     StoreRefused,
     StoreUnavailable,
+    Unauthenticated,
     Unavailable,
 )
 from recsys.errors import InvalidInputError
@@ -79,6 +81,8 @@ _CLOSED = "Channel closed!"
 _ERRORS: dict[grpc.StatusCode, type[RpcError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
     grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     # Not by us: so ends a call that has just come when the server begins to drain.

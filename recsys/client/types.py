@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.errors import (
+    AccessError,
+    AuthenticationError,
     InvalidInputError,
     NotFoundError,
     OverloadedError,
@@ -30,6 +32,14 @@ class RpcError(RecsysError):
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
+
+
+class Unauthenticated(RpcError, AuthenticationError):
+    """The server knows no such caller: no token was sent, or one that is unknown or has expired."""
+
+
+class PermissionDenied(RpcError, AccessError):
+    """The caller lacks the role that the call needs; the message names it."""
 
 
 class InvalidArgument(RpcError, InvalidInputError):

@@ -1,7 +1,7 @@
 """Events from files and streams into the feature store, each exactly once in effect (``docs/ingest.md``).
 
 - ``source.py``: the Protocol of a source; ``files.py`` chooses among ``lines.py`` (CSV, JSON lines) and ``parquet.py``;
-  ``redis_stream.py`` and ``kafka.py`` read streams;
+  ``redis_stream.py`` and ``kafka.py`` read streams; ``kafka_options.py``: options of librdkafka, some of them secret;
 - ``records.py``: raw columns to checked events; ``dead_letters.py``: those that were refused;
 - ``run.py``: batch after batch into the store, each before its position;
 - ``materialize.py``: whole tables: users, items, histories.

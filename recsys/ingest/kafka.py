@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from recsys.errors import ConfigError, InvalidInputError
+from recsys.ingest.kafka_options import without_secrets
 from recsys.ingest.source import Pace, RawBatch, Refusal
 from recsys.rows.contract import RowContract
 from recsys.rows.text import parse_json
@@ -153,7 +154,8 @@ class KafkaSource:
             consumer = Consumer(self._options)
             found = consumer.list_topics(self._topic, timeout=_CONNECT_S).topics[self._topic]
         except (KafkaException, TypeError, ValueError) as error:
-            raise ConfigError(f"Kafka at {self._brokers}: {error}; check --brokers and --kafka-option") from error
+            reason = without_secrets(str(error), self._options)
+            raise ConfigError(f"Kafka at {self._brokers}: {reason}; check --brokers and --kafka-option") from None
         if found.error is not None:
             consumer.close()
             raise ConfigError(f"Kafka at {self._brokers}: topic {self._topic!r}: {found.error.str()}")
@@ -203,7 +205,7 @@ class KafkaSource:
             elif error.fatal() or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise ConfigError(f"Kafka at {self._brokers}: topic {self._topic!r}: {error.str()}")
             else:
-                _log.warning("%s: %s", self.name, error.str())
+                _log.warning("%s: %s", self.name, without_secrets(error.str(), self._options))
         self._waiting.extend(self._batch(partition, found) for partition, found in messages.items())
         return bool(messages) or self._assigned is None or not self._assigned <= self._at_end
 

@@ -8,6 +8,6 @@
 - ``telemetry/``: counters, their endpoint, the stages of a request, traces.
 
 Below them ``settings/`` (environment and command line, read once), ``deadline.py``, ``scheduling.py`` (priorities of
-threads) and ``console.py``; below these ``logs.py`` (text or JSON) and ``current_call.py``, the record of
-the call that is worked for.
+threads), ``console.py`` and ``log_ids.py`` (hashes of ids in log lines); below these ``logs.py`` (text or JSON) and
+``current_call.py``, the record of the call that is worked for.
 """

@@ -42,7 +42,7 @@ def test_variables_are_read_and_overrides_win() -> None:
         ("RECSYS_STORE_TIMEOUT_MS", "1.5", "RECSYS_STORE_TIMEOUT_MS is '1.5'; allowed: whole numbers from 1 to"),
         ("RECSYS_DRAIN_TIMEOUT_S", "nan", "RECSYS_DRAIN_TIMEOUT_S is nan; allowed: numbers from 0.0 to 3,600.0"),
         ("RECSYS_VERIFY", "none", "RECSYS_VERIFY is 'none'; allowed: full, sizes"),
-        ("REDIS_URL", "localhost:6379", "REDIS_URL is 'localhost:6379'; allowed: a URL that starts with redis://"),
+        ("REDIS_URL", "localhost:6379", "REDIS_URL is '***'; allowed: a URL that starts with redis://"),
     ],
 )
 def test_a_bad_value_names_the_variable_the_value_and_what_is_allowed(

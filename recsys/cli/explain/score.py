@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys.cli.options import notes, output
-from recsys.cli.requests import DEGRADED, with_advice
+from recsys.cli.requests import DEGRADED, token_arguments, with_advice
 from recsys.features.names import UnknownText
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def explain_score(
     from recsys.client import Client
     from recsys.plots import encodable, print_chart, write_png
 
-    with with_advice(address, asked), Client(address, tls=tls) as client:
+    with with_advice(address, asked), Client(address, tls=tls, **token_arguments()) as client:
         found = client.explain(user=user, item=item, timeout_s=timeout_s, **asked)
     charts = [part_chart(found, item), *event_chart(found, shown=shown)]
     if plot is not None:

@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from recsys.cli.options import WORK_DIR, JsonOption, WorkOption, notes, print_lines, show_warnings
+from recsys.cli.options import WORK_DIR, JsonOption, WorkOption, notes, print_lines, redis_url_given, show_warnings
 from recsys.cli.releases.evidence import (
     compare_requests,
     load_data,
@@ -112,6 +112,7 @@ def promote(
         typer.Option(
             "--redis-url",
             envvar="REDIS_URL",
+            callback=redis_url_given,
             help="The feature store's Redis: states of long histories are precomputed in it first, if the running "
             "release's are of no use to this one.",
         ),

@@ -4,6 +4,7 @@ In reading order:
 
 - ``serve.py``: the entry point; one process, or a supervisor with workers.
 - ``server.py``: one process that loads, listens, serves, drains. ``listening/``: gRPC's server and its ports.
+- ``exposure.py``: what runs unsecured, and what is refused unless it is asked for.
 - ``startup.py``, ``models.py``: a private Redis, models opened and run once, hot rows read ahead.
 - ``stores.py``: clients of the feature store. ``assembly.py``: the Ranker service, built from its parts.
 - ``releases/``: what is to be served, and the switch from one release to another.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from recsys.certificates import read_certificates
 from recsys.errors import ConfigError
+from recsys.serving.console import say
+from recsys.serving.log_ids import use_log_ids
 from recsys.serving.logs import configure_logs
+from recsys.serving.process.exposure import check_exposure, unsecured
 from recsys.serving.process.signals import dump_stacks_on_sigusr1
 from recsys.serving.settings import Settings
 from recsys.serving.settings.tls import certificate_files
@@ -18,8 +21,9 @@ def serve(settings: Settings) -> int:
     A signal during start-up ends that cleanly; the exit code is then 130. Call it from the main thread.
 
     Raises:
-        ConfigError: no bundle is set, the port is taken, the Redis URL is malformed, certificates are no good, or the
-            ready file's place cannot be written.
+        ConfigError: no bundle is set, the port is taken, the Redis URL is malformed, or the ready file's
+            place cannot be written; certificates or the access file are no good, or others can reach the server and it
+            is not secured.
         BundleError: the bundle is missing, altered, or does not fit this program.
         ReleaseError: what is to be served is damaged, and there is no release before it.
         StoreFormatError: the store was filled for another layout of the same FeatureSet.
@@ -30,7 +34,15 @@ def serve(settings: Settings) -> int:
         read_certificates(files)  # what is wrong with them is said before models are loaded
     check_tracing(settings)
     configure_logs(settings.log_format)
+    check_exposure(settings)
+    if settings.access_file is not None:  # its error comes before models are loaded
+        from recsys.serving.rpc.access.policy import read_policy
+
+        read_policy(settings.access_file)
+    use_log_ids(settings)
     dump_stacks_on_sigusr1()
+    for line in unsecured(settings):
+        say(f"unsecured: {line}")
     # Each imports what the other need not load.
     if settings.workers == 1 and settings.releases is None:
         from recsys.serving.process.server import serve_alone

@@ -28,6 +28,7 @@ from recsys.serving.handlers.model_slot import ModelSlot
 from recsys.serving.handlers.shadow import Shadow
 from recsys.serving.process.assembly import make_routes, open_loaded_release, open_shared_parts
 from recsys.serving.process.ending import END_MARGIN_S, bounded_end
+from recsys.serving.process.exposure import check_exposure
 from recsys.serving.process.listening.certificates import watched_certificates
 from recsys.serving.process.listening.grpc_server import grpc_server, listen_privately
 from recsys.serving.process.listening.health import health_server
@@ -41,6 +42,7 @@ from recsys.serving.process.signals import forward_signals, sigterm_interrupts, 
 from recsys.serving.process.startup import load_models
 from recsys.serving.process.stores import open_stores, widest_of
 from recsys.serving.process.watchdog import HealthReporter, make_private_address, request_path_probes, run_watchdog
+from recsys.serving.rpc.access.opened import open_access
 from recsys.serving.rpc.early_ends import EarlyEnds
 from recsys.serving.rpc.health import Health
 from recsys.serving.rpc.interceptors import Interceptor, list_interceptors
@@ -74,6 +76,7 @@ class RunningServer:
         switch: changes over to other releases.
         health: ``host:port`` of health alone; empty: none.
         certificates: the server's; None: it speaks no TLS.
+        access: interceptors that say who may call.
     """
 
     address: str
@@ -84,6 +87,7 @@ class RunningServer:
     switch: ReleaseSwitch
     health: str = ""
     certificates: CertificateWatch | None = None
+    access: Sequence[Interceptor] = ()
 
 
 def serve_alone(settings: Settings) -> int:
@@ -126,6 +130,7 @@ def _serve(settings: Settings, plan: Plan, models: dict[str, Models], redis_url:
 @contextlib.contextmanager
 def running_server(settings: Settings) -> Iterator[RunningServer]:
     """Serve for the duration of a ``with`` block, from any thread; at its end, drain. Raises as ``serve`` does."""
+    check_exposure(settings)
     with (
         load_models(settings) as (plan, models, redis_url),
         counter_file(settings, workers=1, methods=METHODS.values()) as counts,
@@ -180,6 +185,7 @@ def serving(
         opened = open_stores(redis_url, features, settings, loop=loop, others=others, telemetry=telemetry)
         stores = stack.enter_context(opened)
         tracer = stack.enter_context(open_tracer(settings, store=stores.name, worker=worker))
+        access = stack.enter_context(open_access(settings.access_file))
         shared = stack.enter_context(open_shared_parts(settings, stores, ranks=ranks))
         loaded = {}
         for name, release in plan.releases.items():
@@ -193,6 +199,7 @@ def serving(
                 sources["certificates"] = certificates.counts
             if tracer is not None:
                 sources["spans"] = tracer.counts.read
+            sources |= access.sources
             stack.enter_context(telemetry.polling(sources))
             stack.enter_context(telemetry.serving())
         shadow = None
@@ -223,7 +230,9 @@ def serving(
             )
             stack.enter_context(run_watchdog(probes, interval_s=reporter.interval_s, report=reporter.report))
         secured = certificates is not None
-        listed = list_interceptors(telemetry, interceptors, early_ends=ends, secured=secured)
+        listed = list_interceptors(
+            telemetry, interceptors, early_ends=ends, secured=secured, access=access.interceptors
+        )
         every = [Observation(telemetry, tracer), *listed]
         listen: dict[str, Any] = {"share_port": share_port, "interceptors": every, "record": ends.record}
         probed = stack.enter_context(health_server(settings, health, rooms, **listen))
@@ -259,4 +268,5 @@ def serving(
             switch,
             health="" if probed is None else f"{settings.host}:{probed[1]}",
             certificates=certificates,
+            access=access.interceptors,
         )

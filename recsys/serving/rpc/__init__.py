@@ -9,11 +9,13 @@
 - ``stream_reader.py``: streams of messages, read on an event loop. ``health.py``: gRPC's health service.
 - ``interceptors.py``: work around each call: counting, and whatever is added; ``observation.py``: the outermost one.
 - ``bounds.py``: the lengths of what a request holds, before anything looks at it.
+- ``access/``: who may call.
 - ``early_ends.py``: calls that no handler had.
 
 To add an RPC: its messages and a line of the service in ``protos/recsys/v1``, ``make protos``, a function that does the
 work in ``serving/handlers``, a conversion in ``convert/``, a method of the service, a method of the client. It is
-counted by its descriptor; name it in docs/monitoring.md. To add a service: its proto in ``methods.py``, too, and a line
-of ``registration.py``. To add an interceptor: a ``grpc.ServerInterceptor``, and an entry of
-``interceptors.list_interceptors``. To add a status: a line of ``statuses.STATUS_CODES``.
+counted by its descriptor; name it in docs/monitoring.md, and its role in ``access/roles.py``, or it is denied. To add a
+service: its proto in ``methods.py``, too, and a line of ``registration.py``. To add an interceptor: a
+``grpc.ServerInterceptor``, and an entry of ``interceptors.list_interceptors``. To add a status: a line of
+``statuses.STATUS_CODES``.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -15,6 +15,7 @@ from recsys.proto import admin_pb2 as pb
 from recsys.proto import admin_pb2_grpc
 from recsys.releases.status import ServerStatus
 from recsys.serving.rpc.calls import Context, abort_on_error, deadline_of
+from recsys.serving.rpc.interceptors import Interceptor
 
 _RELOAD_S = 600.0
 """Time that a call may take when its caller set no deadline."""
@@ -79,7 +80,14 @@ def status_message(status: ServerStatus) -> pb.ServerStatus:
 
 
 @contextlib.contextmanager
-def admin_server(port: int, ask: Ask, threads: ThreadPoolExecutor, *, most: int | None = None) -> Iterator[None]:
+def admin_server(
+    port: int,
+    ask: Ask,
+    threads: ThreadPoolExecutor,
+    *,
+    most: int | None = None,
+    interceptors: Sequence[Interceptor] = (),
+) -> Iterator[None]:
     """Serve the admin service on a port of 127.0.0.1 for the duration of a ``with`` block; all workers share it.
 
     Args:
@@ -87,11 +95,13 @@ def admin_server(port: int, ask: Ask, threads: ThreadPoolExecutor, *, most: int 
         ask: asks the supervisor.
         threads: handle its calls.
         most: calls at a time; None: the threads see to it.
+        interceptors: say who may call.
 
     Raises:
         ConfigError: the port cannot be listened on.
     """
-    server = grpc.server(threads, options=[("grpc.so_reuseport", 1)], maximum_concurrent_rpcs=most)
+    options = [("grpc.so_reuseport", 1)]
+    server = grpc.server(threads, options=options, maximum_concurrent_rpcs=most, interceptors=list(interceptors))
     admin_pb2_grpc.add_AdminServicer_to_server(AdminService(ask), server)  # type: ignore[no-untyped-call]
     names = [service.full_name for service in pb.DESCRIPTOR.services_by_name.values()]
     reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)

@@ -2,7 +2,7 @@
 
 So is who comes past TLS: the watchdog's own address is in the clear, and any process of the machine can find it.
 
-A new one (authentication, quotas, tracing) is a ``grpc.ServerInterceptor`` and an entry of :func:`list_interceptors`.
+A new one (tracing) is a ``grpc.ServerInterceptor`` and an entry of :func:`list_interceptors`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def list_interceptors(
     *,
     early_ends: EarlyEnds | None = None,
     secured: bool = False,
+    access: Sequence[Interceptor] = (),
 ) -> list[Interceptor]:
     """List the interceptors of a server, the outermost first: it sees the status that the others give.
 
@@ -48,11 +49,12 @@ def list_interceptors(
         more: run after these.
         early_ends: the record of calls that no handler has; None: a new one.
         secured: the server speaks TLS, and its private address gets health checks alone.
+        access: says who may call; before a message is decoded.
     """
     ends = early_ends or EarlyEnds(telemetry)
     counts: list[Interceptor] = [] if telemetry is None else [CallCounts(telemetry)]
     private: list[Interceptor] = [HealthAlone()] if secured else []
-    return [Arrivals(ends), *counts, *private, Decoding(ends), BoundsCheck(), *more]
+    return [Arrivals(ends), *counts, *private, *access, Decoding(ends), BoundsCheck(), *more]
 
 
 class Arrivals(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import grpc
 
 from recsys.errors import (
+    AccessError,
+    AuthenticationError,
     InvalidInputError,
     ModelError,
     NotFoundError,
@@ -26,6 +28,8 @@ _log = logging.getLogger("recsys.serving")
 STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
     InvalidInputError: grpc.StatusCode.INVALID_ARGUMENT,
     NotFoundError: grpc.StatusCode.NOT_FOUND,
+    AuthenticationError: grpc.StatusCode.UNAUTHENTICATED,
+    AccessError: grpc.StatusCode.PERMISSION_DENIED,
     OverloadedError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     StoreUnavailableError: grpc.StatusCode.UNAVAILABLE,
     StoreError: grpc.StatusCode.FAILED_PRECONDITION,

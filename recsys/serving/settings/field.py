@@ -10,6 +10,7 @@ from typing import Any
 
 from recsys.errors import ConfigError
 from recsys.feature_store.redis.link.schemes import SCHEMES
+from recsys.masking import mask_url
 
 PREFIX = "RECSYS_"
 """Of every variable that is the server's own."""
@@ -27,6 +28,7 @@ def setting(
     low: float = -math.inf,
     high: float = math.inf,
     choices: tuple[str, ...] = (),
+    url: bool = False,
 ) -> Any:
     """Declare a setting.
 
@@ -36,9 +38,10 @@ def setting(
         kind: the type that its text is made; ``int`` and ``float`` from ``low`` to ``high``.
         env: its environment variable; empty: RECSYS_ and the field's name.
         choices: the values there are; empty: any.
+        url: it is the URL of a Redis, which may hold a password: shown masked, and not in a repr.
     """
-    metadata = {"meaning": meaning, "kind": kind, "env": env, "low": low, "high": high, "choices": choices}
-    return field(default=default, metadata=metadata)
+    metadata = {"meaning": meaning, "kind": kind, "env": env, "low": low, "high": high, "choices": choices, "url": url}
+    return field(default=default, metadata=metadata, repr=not url)
 
 
 def variable(of: dataclasses.Field[Any]) -> str:
@@ -51,7 +54,7 @@ def parse(name: str, of: dataclasses.Field[Any], text: str) -> Any:
     try:
         value = of.metadata["kind"](text)
     except ValueError:
-        raise ConfigError(f"{name} is {text!r}; allowed: {allowed(of)}") from None
+        raise ConfigError(f"{name} is {shown(of, text)!r}; allowed: {allowed(of)}") from None
     check(name, of, value)
     return value
 
@@ -67,23 +70,22 @@ def check(name: str, of: dataclasses.Field[Any], value: Any) -> None:
         fits = meta["low"] <= value <= meta["high"]
     if fits and meta["choices"]:
         fits = value in meta["choices"]
-    if fits and of.name == "redis_url":
+    if fits and meta["url"]:
         fits = value.startswith(SCHEMES)
     if not fits:
-        raise ConfigError(f"{name} is {shown(value)}; allowed: {allowed(of)}")
+        raise ConfigError(f"{name} is {shown(of, value)!r}; allowed: {allowed(of)}")
 
 
-def shown(value: Any) -> str:
-    """A URL may hold a password: errors and logs show none."""
-    if isinstance(value, str) and "@" in value:
-        return repr("***@" + value.rpartition("@")[2])
-    return repr(value)
+def shown(of: dataclasses.Field[Any], value: Any) -> Any:
+    """A setting's value as errors, logs and listings show it: a URL without its secrets, in whatever setting it is."""
+    hides = isinstance(value, str) and (of.metadata["url"] or "://" in value or "@" in value)
+    return mask_url(value) if hides else value
 
 
 def allowed(of: dataclasses.Field[Any]) -> str:
     """The values of a setting, in words."""
     meta = of.metadata
-    if of.name == "redis_url":
+    if meta["url"]:
         return "a URL that starts with " + ", ".join(SCHEMES)
     if meta["choices"]:
         return ", ".join(meta["choices"])

@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recsys.errors import ConfigError, nearest
+from recsys.serving.settings.access import AccessSettings
 from recsys.serving.settings.field import CLIENT_PREFIX, PREFIX, allowed, check, parse, setting, shown, variable
 from recsys.serving.settings.observing import ObservingSettings
 from recsys.serving.settings.receiving import ReceivingSettings
 from recsys.serving.settings.releases import ReleaseSettings
+from recsys.serving.settings.secret_file import read_secret
 from recsys.serving.settings.tables import ModelSettings
 from recsys.serving.settings.tls import TlsSettings, check_wires
 
 _log = logging.getLogger("recsys.serving")
 
 _BUNDLE_VARIABLES = {"RECSYS_BUNDLE", "RECSYS_RETRIEVAL"}
-_OFFLINE = {"RECSYS_DATA_DIR", "RECSYS_REDIS_SERVER"}
-"""Variables that others read: of the offline side, and of the private Redis."""
+_CLIENT = {"RECSYS_TOKEN", "RECSYS_TOKEN_FILE", "RECSYS_TOKEN_IN_CLEAR"}
+_OTHERS = {"RECSYS_DATA_DIR", "RECSYS_REDIS_SERVER", "RECSYS_LOG_IDS_KEY", *_CLIENT}
+"""Variables that others read: the offline side, the private Redis, clients, workers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,7 @@ class ServingSettings:
         "docs/redis.md; unset: a private one in redis_dir",
         kind=str,
         env="REDIS_URL",
+        url=True,
     )
     redis_dir: Path = setting(Path("runs/redis"), "folder of the private Redis", kind=Path)
     max_candidates: int = setting(10_000, "most candidates in one Rank request", kind=int, low=1, high=100_000)
@@ -109,7 +113,15 @@ class ServingSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(ObservingSettings, ReceivingSettings, TlsSettings, ModelSettings, ReleaseSettings, ServingSettings):
+class Settings(
+    AccessSettings,
+    ObservingSettings,
+    ReceivingSettings,
+    TlsSettings,
+    ModelSettings,
+    ReleaseSettings,
+    ServingSettings,
+):
     """The server's configuration; :func:`settings_table` explains each field.
 
     Raises:
@@ -188,7 +200,7 @@ def read_settings(environment: Mapping[str, str], **overrides: Any) -> Settings:
             raise ConfigError(f"unknown setting {name!r}: {nearest(name, fields)}")
     for name in sorted(environment):
         ours = name.startswith(PREFIX) and not name.startswith(CLIENT_PREFIX)
-        if ours and name not in by_variable and name not in _OFFLINE:
+        if ours and name not in by_variable and name not in _OTHERS:
             _log.warning("environment variable %s is not known and ignored: %s", name, nearest(name, by_variable))
     values: dict[str, Any] = {}
     if overrides.get("releases") is not None:  # an option wins over variables that say the other thing
@@ -200,17 +212,27 @@ def read_settings(environment: Mapping[str, str], **overrides: Any) -> Settings:
             values[name] = overrides[name]
         elif environment.get(variable(field), "") != "":
             values[name] = parse(variable(field), field, environment[variable(field)])
+    if values.get("redis_url_file") is not None and overrides.get("redis_url") is None:
+        values["redis_url"] = _url_of_file(values, fields["redis_url"])
     return Settings(**values)
+
+
+def _url_of_file(values: Mapping[str, Any], of: dataclasses.Field[Any]) -> str:
+    file = values["redis_url_file"]
+    if "redis_url" in values:
+        raise ConfigError(f"REDIS_URL is set, and REDIS_URL_FILE is {str(file)!r}; allowed: one of them")
+    url = read_secret(file, what="REDIS_URL_FILE")
+    check(f"the URL in {file}", of, url)
+    return url
 
 
 assert all(f.default is not MISSING for f in dataclasses.fields(Settings))
 
 
 def settings_lines(settings: Settings) -> list[str]:
-    """Settings in force, one ``VARIABLE=value`` per line; a Redis URL without its password."""
+    """Settings in force, one ``VARIABLE=value`` per line; a Redis URL without its secrets."""
     lines = []
-    for row in settings_table():
-        value = getattr(settings, row.name)
-        text = "" if value is None else str(value)
-        lines.append(f"{row.variable}={shown(value) if '@' in text else text}")
+    for field in dataclasses.fields(Settings):
+        value = getattr(settings, field.name)
+        lines.append(f"{variable(field)}={'' if value is None else shown(field, value)}")
     return lines

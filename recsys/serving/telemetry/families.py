@@ -46,6 +46,15 @@ TABLES = ("users", "items", "histories")
 STORE_LINKS = ("rank", "calls")
 """Ways to the store's Redis: reads of requests to models, and the calls of FeatureStore."""
 
+ACCESS_REASONS = (
+    "no_credentials", "malformed", "unknown", "expired", "not_yet_valid", "wrong_issuer", "wrong_audience",
+    "bad_signature", "role", "undeclared",
+)  # fmt: skip
+"""Reasons for which a call is refused where access is on: nobody who is known, or not one who may."""
+
+QUOTAS = ("calls", "events", "stream")
+"""Quotas that a call may exceed; a stream is slowed down, the others are refused."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -115,6 +124,13 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
             "Contents of the certificate files that came into force in place of others, or were refused.",
             {"outcome": ("taken", "refused")},
         ),
+        Family("access_refused", "Calls that were refused for want of a right, by reason.", {"reason": ACCESS_REASONS}),
+        Family(
+            "quota_limited",
+            "Calls over a quota of their caller: refused, or, of a stream, messages that had to wait.",
+            {"quota": QUOTAS},
+        ),
+        Family("access_file", "Readings of a changed access file, by end.", {"outcome": ("loaded", "refused")}),
         Family("restarts", "Workers that were restarted, by the end of the one before.", {"reason": ("died", "hung")}),
         Family(
             "spans",

@@ -22,8 +22,9 @@ from recsys.feature_store.redis.link.breaker import Breaker
 from recsys.feature_store.redis.link.connect import open_link
 from recsys.feature_store.redis.link.protocol import Changed, Command, Link, Reply
 from recsys.feature_store.redis.link.server import guarded
-from recsys.feature_store.redis.link.url import parse_redis_url, redact, server_options, tls_context
+from recsys.feature_store.redis.link.url import parse_redis_url, server_options, tls_context
 from recsys.feature_store.redis.link.wire import CLOSED, Replies, check_login, hello, pack
+from recsys.masking import mask_url
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ class BlockingLink:
     """
 
     def __init__(self, url: str, *, loop: asyncio.AbstractEventLoop) -> None:
-        self.name = redact(url)
+        self.name = mask_url(url)
         self._by_loop = _LoopLink(open_link(url), loop)
         self._sockets = _Sockets(url, loop) if parse_redis_url(url).kind == "server" else None
 
@@ -112,7 +113,7 @@ class _Sockets:
     needed, and two callers that probe a dead Redis at once do no harm."""
 
     def __init__(self, url: str, loop: asyncio.AbstractEventLoop) -> None:
-        self._name = redact(url)
+        self._name = mask_url(url)
         self._loop = loop
         self._options = server_options(url)
         self._tls: ssl.SSLContext | None = None

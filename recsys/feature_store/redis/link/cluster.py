@@ -19,7 +19,8 @@ from recsys.feature_store.redis.link.breaker import Breaker
 from recsys.feature_store.redis.link.protocol import Changed, Command, Link, Reply
 from recsys.feature_store.redis.link.server import RedisLink, first_answer
 from recsys.feature_store.redis.link.slots import SLOTS, Part, join, single_keys, split
-from recsys.feature_store.redis.link.url import Address, parse_redis_url, redact
+from recsys.feature_store.redis.link.url import Address, parse_redis_url
+from recsys.masking import mask_url
 
 _WATCH_S = 10.0
 _MAX_SENDS = 6
@@ -40,7 +41,7 @@ class ClusterLink:
     """
 
     def __init__(self, url: str, *, max_connections: int = 16) -> None:
-        self.name = redact(url)
+        self.name = mask_url(url)
         self._url = parse_redis_url(url)
         self._max_connections = max_connections
         self._nodes: dict[Address, RedisLink] = {}

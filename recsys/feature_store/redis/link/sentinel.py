@@ -11,7 +11,8 @@ from recsys.feature_store.redis.link.breaker import Breaker
 from recsys.feature_store.redis.link.protocol import Changed, Command, Link, Reply
 from recsys.feature_store.redis.link.replies import tells_of_server, value_of
 from recsys.feature_store.redis.link.server import RedisLink, first_answer
-from recsys.feature_store.redis.link.url import Address, parse_redis_url, redact
+from recsys.feature_store.redis.link.url import Address, parse_redis_url
+from recsys.masking import mask_url
 
 _WATCH_FIND_S = 5.0
 
@@ -28,7 +29,7 @@ class SentinelLink:
     """
 
     def __init__(self, url: str, *, max_connections: int = 16) -> None:
-        self.name = redact(url)
+        self.name = mask_url(url)
         self._url = parse_redis_url(url)
         self._max_connections = max_connections
         self._sentinels = [RedisLink(self._url.sentinel(a), max_connections=1) for a in self._url.hosts]

@@ -21,8 +21,9 @@ from recsys.errors import StoreError, StoreUnavailableError
 from recsys.feature_store.redis.link.breaker import Breaker
 from recsys.feature_store.redis.link.protocol import Changed, Command, Link, Reply
 from recsys.feature_store.redis.link.replies import translate, value_of
-from recsys.feature_store.redis.link.url import redact, server_options, tls_context
+from recsys.feature_store.redis.link.url import server_options, tls_context
 from recsys.feature_store.redis.link.wire import Push, Wire, open_wire
+from recsys.masking import mask_url
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ class RedisLink:
     """
 
     def __init__(self, url: str, *, max_connections: int = 16) -> None:
-        self.name = redact(url)
+        self.name = mask_url(url)
         self._options = server_options(url)
         self._tls: ssl.SSLContext | None = None
         self._idle: list[Wire] = []

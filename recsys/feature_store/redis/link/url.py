@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -14,6 +13,7 @@ from redis.asyncio.connection import parse_url as parse_server_url
 
 from recsys.errors import ConfigError
 from recsys.feature_store.redis.link.schemes import SCHEMES
+from recsys.masking import mask_url
 
 Address = tuple[str, int]
 """Host and port."""
@@ -34,13 +34,13 @@ class RedisUrl:
     kind: Literal["server", "sentinel", "cluster"]
     scheme: str
     """redis, rediss or unix."""
-    login: str
+    login: str = field(repr=False)
     """``user:password@`` as in the URL, or empty."""
     hosts: tuple[Address, ...]
     """Addresses to begin with: the sentinels, or nodes of the cluster."""
     service: str
     """Sentinel's name of the primary."""
-    query: tuple[tuple[str, str], ...]
+    query: tuple[tuple[str, str], ...] = field(repr=False)
 
     def server(self, address: Address) -> str:
         """The URL of a Redis of this service or cluster."""
@@ -58,16 +58,6 @@ class RedisUrl:
         return f"{self.scheme}://{login}{host}:{address[1]}" + (f"?{urlencode(query)}" if query else "")
 
 
-def redact(url: str) -> str:
-    """A URL that may be shown: without user name, password and query values that look secret.
-
-    >>> redact("rediss://app:s3cret@cache:6380/0?ssl_password=x")
-    'rediss://***@cache:6380/0?ssl_password=***'
-    """
-    url = re.sub(r"(?s)://.*@", "://***@", url)
-    return re.sub(r"(?i)([?&][^=&]*(?:pass|token|secret)[^=&]*=)[^&]*", r"\1***", url)
-
-
 def parse_redis_url(url: str) -> RedisUrl:
     """Take a URL apart.
 
@@ -81,7 +71,7 @@ def parse_redis_url(url: str) -> RedisUrl:
         parsed = _parse(url)
     except ValueError as error:  # its text may quote the password, unless it is ours
         reason = str(error) if isinstance(error, _BadUrlError) else "not understood"
-        raise ConfigError(f"Redis URL {redact(url)!r}: {reason}; {_ALLOWED}") from None
+        raise ConfigError(f"Redis URL {mask_url(url)!r}: {reason}; {_ALLOWED}") from None
     for part in (parsed.server, parsed.sentinel):
         for address in parsed.hosts if parsed.kind != "server" else ():
             server_options(part(address))
@@ -108,7 +98,7 @@ def server_options(url: str) -> dict[str, Any]:
     except Exception:  # redis-py's own message may quote the password
         fits = False
     if not fits:
-        raise ConfigError(f"Redis URL {redact(url)!r}: not understood; {_ALLOWED}")
+        raise ConfigError(f"Redis URL {mask_url(url)!r}: not understood; {_ALLOWED}")
     return options
 
 

@@ -54,7 +54,7 @@ class CheckTask:
 
     releases: tuple[PlannedRelease, ...]
     verify: Verify
-    redis_url: str | None = None
+    redis_url: str | None = dataclasses.field(default=None, repr=False)
     state_ttl_s: int = 0
 
 

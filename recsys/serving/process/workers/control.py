@@ -62,7 +62,8 @@ def control(task: Task, server: RunningServer, commands: Commands, output: Outpu
             rooms = stack.enter_context(open_rooms(_ADMIN_THREADS))
             stack.callback(asking.close)
             pool, most, _ = stack.enter_context(message_first(task.settings, rooms, EarlyEnds(None).record))
-            stack.enter_context(admin_server(task.settings.admin_port, asking.ask, pool, most=most))
+            served = admin_server(task.settings.admin_port, asking.ask, pool, most=most, interceptors=server.access)
+            stack.enter_context(served)
         yield
 
 

@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from recsys.errors import RecsysError
+from recsys.serving.log_ids import use_log_ids
 from recsys.serving.logs import configure_logs
 from recsys.serving.process.ending import END_MARGIN_S, bounded_end
 from recsys.serving.process.malloc import limit_arenas
@@ -43,6 +44,7 @@ def main() -> int:
     limit_s = task.settings.drain_timeout_s + EXIT_GRACE_S
     commands = Commands(orders, limit_s=limit_s)
     configure_logs(task.settings.log_format, worker=task.number)
+    use_log_ids(task.settings)
     if task.core is not None:
         _pin_to(task.core)
     try:

@@ -1,0 +1,168 @@
+"""The check of access: a ``grpc.ServerInterceptor`` that asks who calls, and lets through what that one may do.
+
+It runs in the handler's thread, before the message is decoded: a caller that is not known costs no more than that.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from recsys.proto import feature_store_pb2, ranker_pb2
+from recsys.proto.trailers import RETRY_TRAILER
+from recsys.rate_limited_log import RateLimitedLog
+from recsys.serving.rpc.access.callers import identify
+from recsys.serving.rpc.access.identity import Identity, RefusedError
+from recsys.serving.rpc.access.policy import Policy
+from recsys.serving.rpc.access.quotas import Quotas
+from recsys.serving.rpc.access.roles import METHOD_ROLES
+from recsys.serving.rpc.convert.events import event_count
+from recsys.serving.rpc.statuses import truncate
+from recsys.serving.telemetry.label_counts import LabelCounts
+
+_MAKERS: Mapping[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
+    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+}
+"""By request and answer that stream."""
+
+_SLEEP_S = 0.1
+
+_refusals = RateLimitedLog(logging.getLogger("recsys.serving"))
+
+
+def _batch(message: ranker_pb2.RankBatchRequest) -> int:
+    return len(message.requests) - 1  # one was counted before the message was there
+
+
+def _entities(message: feature_store_pb2.PutEntitiesRequest) -> int:
+    return max(len(message.ids.integers), len(message.ids.texts))
+
+
+_AMOUNTS: Mapping[str, tuple[str, Callable[[Any], int]]] = {
+    "/recsys.v1.Ranker/RankBatch": ("calls", _batch),
+    "/recsys.v1.FeatureStore/AppendEvents": ("events", event_count),
+    "/recsys.v1.FeatureStore/PutEntities": ("events", _entities),
+}
+"""Methods of one message -> what else it counts as, and how often."""
+
+
+class AccessCheck(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
+    """Deny what the policy does not allow. A method without a role is denied to everybody.
+
+    Args:
+        policy: gives the one in force.
+        quotas: of this worker; None: its own.
+    """
+
+    def __init__(self, policy: Callable[[], Policy], *, quotas: Quotas | None = None) -> None:
+        self._policy = policy
+        self._quotas = Quotas() if quotas is None else quotas
+        self._wrapped: dict[str, tuple[Any, Any]] = {}
+        self.refused = LabelCounts()
+        """Calls that were refused, by ``families.ACCESS_REASONS``."""
+        self.limited = LabelCounts()
+        """Calls that were over a quota, by ``families.QUOTAS``."""
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        """See ``grpc.ServerInterceptor``."""
+        handler = continuation(details)
+        if handler is None or METHOD_ROLES.get(details.method, "") is None:
+            return handler
+        before, wrapped = self._wrapped.get(details.method, (None, None))
+        if before is not handler:
+            wrapped = self._wrap(handler, details.method)
+            self._wrapped[details.method] = handler, wrapped
+        return wrapped
+
+    def _wrap(self, handler: Any, method: str) -> Any:
+        kind, make = _MAKERS[handler.request_streaming, handler.response_streaming]
+        serve, decode = getattr(handler, kind), handler.request_deserializer
+        if handler.request_streaming:
+
+            def checked_stream(messages: Iterator[Any], context: Any) -> Any:
+                identity = self._admit(context, method)
+                return serve(self._paced(messages, identity, context, method), context)
+
+            # Messages are decoded one by one, as they are asked for: not before the check.
+            return make(checked_stream, decode, handler.response_serializer)
+
+        def checked(data: Any, context: Any) -> Any:
+            identity = self._admit(context, method)
+            try:
+                message = data if decode is None else decode(data)
+            except DecodeError as error:
+                context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the message is none of this method's: {error}")
+            if method in _AMOUNTS and not isinstance(message, Exception):
+                quota, amount = _AMOUNTS[method]
+                self._take(context, identity, quota, amount(message))
+            return serve(message, context)
+
+        return make(checked, None, handler.response_serializer)
+
+    def _admit(self, context: Any, method: str) -> Identity:
+        """Let the call through, or end it."""
+        role = METHOD_ROLES.get(method)
+        if role is None:
+            self._refuse(context, method, "undeclared", f"{method} has no role yet: it is denied to everybody")
+        try:
+            identity = identify(self._policy(), context.invocation_metadata() or (), context.auth_context)
+        except RefusedError as error:
+            self._refuse(context, method, error.reason, str(error))
+        if role not in identity.roles:
+            has = ", ".join(sorted(identity.roles)) or "none"
+            self._refuse(
+                context, method, "role", f"{identity.name} needs the role {role!r} for {method}; it has: {has}"
+            )
+        self._take(context, identity, "calls", 1)
+        return identity
+
+    def _refuse(self, context: Any, method: str, reason: str, message: str) -> NoReturn:
+        self.refused.add(reason)
+        _refusals.warning((reason, method), "refused a call of %s by %s: %s", method, context.peer(), message)
+        known = reason in ("role", "undeclared")
+        code = grpc.StatusCode.PERMISSION_DENIED if known else grpc.StatusCode.UNAUTHENTICATED
+        context.abort(code, truncate(message))
+        raise AssertionError("abort always raises")
+
+    def _take(self, context: Any, identity: Identity, kind: str, amount: int) -> None:
+        rate = identity.quota.calls_per_s if kind == "calls" else identity.quota.events_per_s
+        wait_s = self._quotas.take(identity.name, kind, rate, amount)
+        if not wait_s:
+            return
+        self.limited.add(kind)
+        wait_ms = math.ceil(1000 * wait_s)
+        context.set_trailing_metadata(((RETRY_TRAILER, str(wait_ms)),))
+        context.abort(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            f"{identity.name}: more than its {rate:g} {kind} per second; try again in {wait_ms:,} ms",
+        )
+
+    def _paced(self, messages: Iterator[Any], identity: Identity, context: Any, method: str) -> Iterator[Any]:
+        """Messages as fast as the quota allows: a stream can wait, and its sender with it."""
+        rate = identity.quota.events_per_s
+        if rate is None or method not in _STREAMED:
+            return messages
+        return self._slowed(messages, identity, rate, context)
+
+    def _slowed(self, messages: Iterator[Any], identity: Identity, rate: float, context: Any) -> Iterator[Any]:
+        for message in messages:
+            slow, events = False, 0 if isinstance(message, Exception) else event_count(message)
+            while context.is_active() and (wait_s := self._quotas.take(identity.name, "events", rate, events)):
+                slow = True
+                time.sleep(min(wait_s, _SLEEP_S))
+            if slow:
+                self.limited.add("stream")
+            yield message
+
+
+_STREAMED = ("/recsys.v1.FeatureStore/AppendEventStream",)
+"""Streams whose messages are events."""
