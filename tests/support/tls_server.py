@@ -49,7 +49,8 @@ def secured_server(folder: Path, authority: Authority, **more: str) -> Iterator[
                 os.kill(pid, signal.SIGUSR1)
             time.sleep(1.0)
             server.process.kill()
-            print(server.process.communicate()[1])
+            assert server.process.stderr is not None
+            print(server.process.stderr.read())
             raise
 
 
