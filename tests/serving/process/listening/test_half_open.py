@@ -134,9 +134,7 @@ def test_a_caller_that_leaves_before_its_message_leaves_nothing_behind(serve: Ca
             with half_open(address, 300):
                 time.sleep(0.2)
         channel.unary_unary(RANK)(REQUEST, timeout=20)
-        arrivals = [obj for obj in _objects() if isinstance(obj, handler_pool._Arrival)]
-        until(lambda: len([obj for obj in _objects() if isinstance(obj, handler_pool._Arrival)]) <= 5)
-        del arrivals
+        until(lambda: sum(isinstance(obj, handler_pool._Arrival) for obj in _objects()) <= 5)
 
 
 def _objects() -> list[object]:
