@@ -30,6 +30,7 @@ MEASURES = (
     ("faults", "faults", "faults"),
     ("faults", "certificates", "failed_calls"),
     ("security", "security", "mtls_share"),
+    ("security", "tokens", "token_share"),
     ("security", "tracing", "tracing_share"),
     ("soak", "soak", "soak"),
 )
