@@ -25,6 +25,9 @@ OK = 0
 REFUSED = 8
 """gRPC's numbers of statuses; RESOURCE_EXHAUSTED."""
 
+WAITED = 100
+"""Number for a call that was refused only after it had waited for the model."""
+
 _CONNECT_S = 20.0
 
 
@@ -43,7 +46,7 @@ class Calls:
     Attributes:
         due_s: when each was due, ``time.perf_counter`` seconds, which is one clock for all processes; ascending.
         took_s: seconds from then to its end, whatever that was.
-        status: gRPC's number of its status.
+        status: gRPC's number of its status, or ``WAITED``.
     """
 
     due_s: Float64Array
@@ -69,7 +72,7 @@ class Calls:
         """Number of calls by the name of their status."""
         import grpc
 
-        names = {code.value[0]: code.name for code in grpc.StatusCode}
+        names = {code.value[0]: code.name for code in grpc.StatusCode} | {WAITED: "RESOURCE_EXHAUSTED after waiting"}
         return {names[number]: count for number, count in sorted(Counter(self.status.tolist()).items())}
 
 
@@ -95,6 +98,8 @@ def phased(
                 await calls[number % connections](messages[number % len(messages)], timeout=deadline_s)
             except grpc.aio.AioRpcError as error:
                 code = error.code().value[0]
+                if code == REFUSED and "the model needs" in (error.details() or ""):
+                    code = WAITED
             due.append(due_s)
             took.append(time.perf_counter() - due_s)
             status.append(code)

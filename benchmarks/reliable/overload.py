@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from reliable.load import Calls
 
 LOAD, OVERLOAD = 0.8, 5.0
-DEADLINE_S = 0.1
+DEADLINE_S = 0.05
 """Deadline of each call: as much as a page that shows a ranking can give it."""
 
-LONGER_S = (0.25, 1.0)
+LONGER_S = (0.1, 0.25, 1.0)
 """Deadlines of shorter measurements beside it: the queue is as long as callers say that they wait."""
 
 GOODPUT_TARGET, P99_TARGET, REJECTION_TARGET_MS, BACK_TARGET_S = 0.9, 2.0, 20.0, 2.0

@@ -12,7 +12,7 @@ from recsys.errors import OverloadedError
 from recsys.serving.current_call import note_refusal
 from recsys.serving.inference.pace import UNKNOWN, Work
 
-_USED = 0.8
+_USED = 0.7
 """Share of the time left that the expected wait and work may take: the rest is for what nobody expects."""
 
 _SPREAD = 1.5
@@ -70,19 +70,21 @@ class Admission:
                 self._pieces_ns -= piece_ns
 
     def check(self, work: Work = UNKNOWN, *, left_s: float) -> None:
-        """Raise what :meth:`enter` would raise now."""
-        wait_s = self._pieces_ns / 1e9
+        """Raise what :meth:`enter` would raise now; of unknown work, what it would for work like that of the others."""
+        seconds, wait_s = work.seconds, self._pieces_ns / 1e9
         if work.longest_s:  # it waits for a piece of each of the others before each of its own, while they have any
             turns = max(1, math.ceil(min(work.seconds / work.longest_s, _MOST_TURNS)))
             wait_s = min(turns * wait_s, self._all_ns / 1e9)
+        elif work is UNKNOWN and self.in_flight:
+            seconds = wait_s / self.in_flight
         if self.in_flight >= self._limit:
             note_refusal("places")
             reason = f"{self.in_flight} {self._what}, the limit"
         # Alone it is always let in: were the expectation wrong, nothing else could mend it.
-        elif self.in_flight and wait_s + work.seconds > _USED * left_s:
+        elif self.in_flight and wait_s + seconds > _USED * left_s:
             note_refusal("time_left")
             reason = f"{self.in_flight} {self._what}, which takes {1e3 * wait_s:.0f} ms"
-            reason += f" and this one {1e3 * work.seconds:.0f} ms" if work.seconds else ""
+            reason += f" and this one {1e3 * seconds:.0f} ms" if seconds else ""
             reason += f"; {1e3 * left_s:.0f} ms are left of its deadline"
         else:
             return

@@ -43,6 +43,7 @@ from recsys.serving.process.startup import load_models
 from recsys.serving.process.stores import open_stores, widest_of
 from recsys.serving.process.watchdog import HealthReporter, make_private_address, request_path_probes, run_watchdog
 from recsys.serving.rpc.access.opened import open_access
+from recsys.serving.rpc.door import ranker_door
 from recsys.serving.rpc.early_ends import EarlyEnds
 from recsys.serving.rpc.health import Health
 from recsys.serving.rpc.interceptors import Interceptor, list_interceptors
@@ -236,7 +237,8 @@ def serving(
         every = [Observation(telemetry, tracer), *listed]
         listen: dict[str, Any] = {"share_port": share_port, "interceptors": every, "record": ends.record}
         probed = stack.enter_context(health_server(settings, health, rooms, **listen))
-        made = grpc_server(settings, rooms, **listen, certificates=certificates)
+        door = ranker_door(shared.admission, default_s=settings.default_deadline_ms / 1000)
+        made = grpc_server(settings, rooms, **listen, certificates=certificates, door=door)
         server, port = stack.enter_context(made)
         if private_address is not None:
             listen_privately(server, private_address)

@@ -10,7 +10,7 @@
 - ``interceptors.py``: work around each call: counting, and whatever is added; ``observation.py``: the outermost one.
 - ``bounds.py``: the lengths of what a request holds, before anything looks at it.
 - ``access/``: who may call.
-- ``early_ends.py``: calls that no handler had.
+- ``early_ends.py``: calls that no handler had. ``door.py``: those that came without the time to be answered.
 
 To add an RPC: its messages and a line of the service in ``protos/recsys/v1``, ``make protos``, a function that does the
 work in ``serving/handlers``, a conversion in ``convert/``, a method of the service, a method of the client. It is

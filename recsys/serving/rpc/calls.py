@@ -18,14 +18,14 @@ from recsys.serving.rpc.statuses import status_of
 Context = grpc.ServicerContext
 Response = TypeVar("Response")
 
-_NO_DEADLINE_S = 1e9
+NO_DEADLINE_S = 1e9
 """gRPC reports no deadline as one that is ages away."""
 
 
 def deadline_of(context: Context, *, default_s: float) -> Deadline:
     """Make the call's deadline, which also knows when the caller has left."""
     remaining_s = context.time_remaining()
-    timeout_s = default_s if remaining_s is None or remaining_s > _NO_DEADLINE_S else remaining_s
+    timeout_s = default_s if remaining_s is None or remaining_s > NO_DEADLINE_S else remaining_s
     return Deadline.after(timeout_s, abandoned=lambda: not context.is_active(), when_left=context.add_callback)
 
 

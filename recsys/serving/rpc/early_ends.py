@@ -46,5 +46,7 @@ class EarlyEnds:
             self._telemetry.count("early_ends", reason)
             if method is not None and code is not None:
                 self._telemetry.count("requests", method, code.name)
+                if reason == "no_time":
+                    self._telemetry.count("refused", method, "time_left")
         shown = path if len(path) <= _LONGEST_PATH else f"{path[:_LONGEST_PATH]}..."
         self._limit.warning(reason, "a call of %r ended before a handler had it (%s): %s", shown, reason, message)

@@ -33,9 +33,19 @@ CODES = (
 )  # fmt: skip
 """All status codes of gRPC. Written out, for the supervisor counts and need not load gRPC; a test compares them."""
 
-EARLY_ENDS = ("late", "incomplete", "malformed", "unknown_method", "full", "crowded_out", "draining", "unread")
+EARLY_ENDS = (
+    "late",
+    "incomplete",
+    "malformed",
+    "unknown_method",
+    "full",
+    "crowded_out",
+    "draining",
+    "unread",
+    "no_time",
+)
 """Reasons why a call ends before a handler has it: no message in time, or at all; one that is none; no such method; no
-thread; a newer call that waits for its message; the drain. And one after: its answer is not taken."""
+thread; a newer call that waits for its message; the drain; no time. And one after: its answer is not taken."""
 
 DEGRADED_PARTS = ("user", "items", "history")
 """Parts that an answer may lack, by the names that clients get (``Ranking.degraded``)."""

@@ -37,7 +37,7 @@ def test_at_most_the_limit_enter_and_leaving_makes_room() -> None:
 
 def test_who_would_be_answered_in_time_is_let_in_and_who_would_not_is_refused_at_once() -> None:
     admission = Admission(100)
-    with admission.enter(whole(0.5), left_s=1.0), admission.enter(whole(0.2), left_s=1.0):
+    with admission.enter(whole(0.5), left_s=1.0), admission.enter(whole(0.2), left_s=1.1):
         with (
             pytest.raises(
                 OverloadedError,
@@ -47,7 +47,7 @@ def test_who_would_be_answered_in_time_is_let_in_and_who_would_not_is_refused_at
             admission.enter(whole(0.2), left_s=1.0),
         ):
             pass
-        with admission.enter(whole(0.2), left_s=1.2), admission.enter(whole(0.01), left_s=math.inf):
+        with admission.enter(whole(0.2), left_s=1.4), admission.enter(whole(0.01), left_s=math.inf):
             assert admission.in_flight == 4, "it has more time"
     with admission.enter(whole(0.8), left_s=1.0):
         assert admission.in_flight == 1, "those who have left are not waited for"
@@ -67,10 +67,18 @@ def test_a_small_request_waits_for_a_piece_of_a_large_one_and_a_large_one_for_al
         with admission.enter(whole(0.05), left_s=1.0):
             pass
         in_turns = Work(seconds=0.5, longest_s=0.1)  # five turns, before each of which the other has one
-        with admission.enter(in_turns, left_s=1.3), pytest.raises(OverloadedError):
-            admission.check(in_turns, left_s=1.3)
-    with admission.enter(whole(0.1)), admission.enter(in_turns, left_s=0.8):
+        with admission.enter(in_turns, left_s=1.5), pytest.raises(OverloadedError):
+            admission.check(in_turns, left_s=1.5)
+    with admission.enter(whole(0.1)), admission.enter(in_turns, left_s=0.9):
         pass  # one who has a single turn is waited for once
+
+
+def test_work_that_is_not_known_is_taken_to_be_like_the_others() -> None:
+    admission = Admission(100)
+    with admission.enter(whole(0.1)), admission.enter(whole(0.3)):
+        admission.check(left_s=0.9)
+        with pytest.raises(OverloadedError, match="which takes 400 ms and this one 200 ms; 800 ms are left"):
+            admission.check(left_s=0.8)
 
 
 def test_the_hint_is_the_time_until_those_before_are_gone_and_not_the_same_for_all() -> None:
@@ -128,7 +136,7 @@ def test_whatever_comes_and_however_it_ends_no_place_and_no_work_is_left_behind(
     for each in open_ones:
         _end(*each)
     assert admission.in_flight == 0
-    with admission.enter(), admission.enter(whole(0.7), left_s=1.0):
+    with admission.enter(), admission.enter(whole(0.6), left_s=1.0):
         pass  # nobody's work is still waited for
 
 

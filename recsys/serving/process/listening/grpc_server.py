@@ -18,6 +18,7 @@ from recsys.serving.process.listening.rooms import Rooms
 from recsys.serving.process.listening.tls import server_credentials
 from recsys.serving.process.listening.waiting import WaitingCalls
 from recsys.serving.process.malloc import give_memory_back
+from recsys.serving.rpc.door import Door
 from recsys.serving.rpc.interceptors import Interceptor
 from recsys.serving.rpc.registration import MESSAGE_OPTIONS
 from recsys.serving.settings import Settings
@@ -47,6 +48,7 @@ def grpc_server(
     interceptors: Sequence[Interceptor],
     record: Record,
     certificates: CertificateWatch | None,
+    door: Door | None = None,
 ) -> Iterator[tuple[grpc.Server, int]]:
     """Bind a server to its port, over TLS if it has certificates, not started; at the end it drains.
 
@@ -57,6 +59,7 @@ def grpc_server(
         interceptors: of all calls.
         record: told of calls that end before a handler has them.
         certificates: the server's; None: in the clear.
+        door: refuses calls before their message is here; None: none is.
     """
     options = [
         # Two servers on one port each get some of the connections; off, so that the second fails.
@@ -75,7 +78,7 @@ def grpc_server(
         ("grpc.server.max_pending_requests_hard_limit", 20_000),
         *_ages(settings),
     ]
-    with message_first(settings, rooms, record) as (pool, limit, waiting):
+    with message_first(settings, rooms, record, door=door) as (pool, limit, waiting):
         server = grpc.server(pool, options=options, maximum_concurrent_rpcs=limit, interceptors=list(interceptors))
         try:
             yield server, _listen(server, settings, share_port=share_port, certificates=certificates)
@@ -89,7 +92,7 @@ def grpc_server(
 
 @contextlib.contextmanager
 def message_first(
-    settings: Settings, rooms: Rooms, record: Record
+    settings: Settings, rooms: Rooms, record: Record, *, door: Door | None = None
 ) -> Iterator[tuple[ThreadPoolExecutor, int | None, WaitingCalls]]:
     """Make what a gRPC server has for a thread pool, which gives a call a thread when its message is here.
 
@@ -112,6 +115,7 @@ def message_first(
         receive_timeout_s=settings.receive_timeout_s,
         stream_idle_timeout_s=settings.stream_idle_timeout_s,
         record=record,
+        door=door,
     )
     with waiting.running(), unread.running():
         yield cast("ThreadPoolExecutor", pool), None, waiting  # gRPC submits to it, and no more

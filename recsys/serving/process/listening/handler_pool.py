@@ -29,6 +29,8 @@ import grpc
 from recsys.rate_limited_log import RateLimitedLog
 from recsys.serving.process.listening.rooms import Room
 from recsys.serving.process.listening.waiting import EarlyEnd, WaitingCalls
+from recsys.serving.rpc.calls import trailers_of
+from recsys.serving.rpc.door import Door
 from recsys.serving.rpc.early_ends import CALLED_METHOD
 
 _server: Any = importlib.import_module("grpc._server")
@@ -44,7 +46,7 @@ _PARAMETERS = {
     "_unary_response_in_pool": ("rpc_event state behavior argument_thunk request_deserializer response_serializer"),
     "_stream_response_in_pool": ("rpc_event state behavior argument_thunk request_deserializer response_serializer"),
 }
-_STATE = ("callbacks", "client", "condition", "context", "due", "request", "statused")
+_STATE = ("callbacks", "client", "condition", "context", "due", "request", "statused", "trailing_metadata")
 _WAITS_FOR_ONE = "_unary_request.<locals>.unary_request"
 _ARGUMENTS = 7
 
@@ -97,6 +99,7 @@ class HandlerPool:
         receive_timeout_s: time for a call's message.
         stream_idle_timeout_s: time for the first message of a stream.
         record: told of each call that ends before a handler has it.
+        door: refuses calls before their message is here; None: it does not.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class HandlerPool:
         receive_timeout_s: float,
         stream_idle_timeout_s: float,
         record: Record,
+        door: Door | None = None,
     ) -> None:
         self.room = room
         self.waiting = waiting
@@ -115,14 +119,30 @@ class HandlerPool:
         self.receive_timeout_s = receive_timeout_s
         self.stream_idle_timeout_s = stream_idle_timeout_s
         self.record = record
+        self.door = door
 
     def submit(self, run: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
         """Take a call from gRPC, which holds its ``condition``; returns a future that is done."""
         handles = (_server._unary_response_in_pool, _server._stream_response_in_pool)
         if len(arguments) != _ARGUMENTS or arguments[0] not in handles:
             return self.room("").threads.submit(run, *arguments)
-        _Arrival(self, run, arguments).begin()
+        if not self._refused(arguments[1], arguments[2]):
+            _Arrival(self, run, arguments).begin()
         return _DONE
+
+    def _refused(self, event: Any, state: Any) -> bool:
+        """Refuse a call at the door, with the least work that gRPC can do for it; False if it is let in."""
+        if self.door is None:
+            return False
+        path = state.context.get(CALLED_METHOD, "")
+        error = self.door(path, event.call_details.deadline)
+        if error is None:
+            return False
+        code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
+        state.trailing_metadata = trailers_of(error)
+        _server._abort(state, event.call, _server._application_code(code), message.encode())
+        self.record("no_time", path, code, message)
+        return True
 
 
 class _Arrival:

@@ -1,0 +1,43 @@
+"""Door: calls of Ranker that could not be answered in their time are refused before their message is here.
+
+Under five times the load four of five calls are refused. With a thread, a message that is decoded and a handler each of
+them takes as much of the core as a fifteenth of a call that is answered; here it takes a third of that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from recsys.errors import OverloadedError
+from recsys.serving.handlers.admission import Admission
+from recsys.serving.rpc.calls import NO_DEADLINE_S
+from recsys.serving.rpc.methods import RANKER
+
+Door = Callable[[str, float], OverloadedError | None]
+"""Takes a call's path and its deadline, ``time.time`` seconds; returns why it is refused, None: it is not."""
+
+
+def ranker_door(admission: Admission, *, default_s: float, clock: Callable[[], float] = time.time) -> Door:
+    """Make the door of calls of Ranker; all others pass.
+
+    Of a call that has just come nothing is known but its deadline: it is taken to be like those that are in.
+
+    Args:
+        admission: of these calls.
+        default_s: the time of a call without a deadline.
+        clock: seconds since 1970.
+    """
+    prefix = f"/{RANKER}/"
+
+    def refusal(path: str, deadline_s: float) -> OverloadedError | None:
+        if not admission.in_flight or not path.startswith(prefix):
+            return None
+        left_s = deadline_s - clock()
+        try:
+            admission.check(left_s=default_s if left_s > NO_DEADLINE_S else left_s)
+        except OverloadedError as error:
+            return error
+        return None
+
+    return refusal
