@@ -85,8 +85,9 @@ def test_a_call_its_stages_and_its_round_trip_are_one_trace_with_real_times(
         assert call.start_time_unix_nano <= stage.start_time_unix_nano <= stage.end_time_unix_nano
         assert stage.end_time_unix_nano <= call.end_time_unix_nano
     (store,) = [s for s in stages if s.name == "recsys.store"]
-    (redis,) = [s for s in spans.values() if s.name == "redis"]
-    assert redis.kind == CLIENT and redis.parent_span_id == store.span_id
+    # A call may need several round trips.
+    redis = next(s for s in spans.values() if s.name == "redis" and s.parent_span_id == store.span_id)
+    assert redis.kind == CLIENT
     assert (
         store.start_time_unix_nano <= redis.start_time_unix_nano < redis.end_time_unix_nano <= store.end_time_unix_nano
     )
