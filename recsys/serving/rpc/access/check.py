@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from recsys.proto import feature_store_pb2, ranker_pb2
 from recsys.proto.trailers import RETRY_TRAILER
 from recsys.rate_limited_log import RateLimitedLog
+from recsys.serving.current_call import note_refusal
 from recsys.serving.rpc.access.callers import identify
 from recsys.serving.rpc.access.identity import Identity, RefusedError
 from recsys.serving.rpc.access.policy import Policy
@@ -139,6 +140,7 @@ class AccessCheck(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         if not wait_s:
             return
         self.limited.add(kind)
+        note_refusal("quota")
         wait_ms = math.ceil(1000 * wait_s)
         context.set_trailing_metadata(((RETRY_TRAILER, str(wait_ms)),))
         context.abort(
