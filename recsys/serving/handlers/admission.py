@@ -38,6 +38,8 @@ class Admission:
         self._lock = threading.Lock()
         self._all_ns = self._pieces_ns = 0  # whole numbers: what is added and taken away again leaves nothing
         self.in_flight = 0
+        self.asked = 0
+        """Requests that have asked for a place; never falls."""
 
     @contextmanager
     def enter(self, work: Work = UNKNOWN, *, left_s: float = math.inf) -> Iterator[None]:
@@ -53,6 +55,7 @@ class Admission:
         """
         all_ns, piece_ns = round(1e9 * work.seconds), round(1e9 * work.longest_s)
         with self._lock:
+            self.asked += 1
             self.check(work, left_s=left_s)
             self.in_flight += 1
             self._all_ns += all_ns
@@ -69,14 +72,21 @@ class Admission:
                 self._all_ns -= all_ns
                 self._pieces_ns -= piece_ns
 
-    def check(self, work: Work = UNKNOWN, *, left_s: float) -> None:
-        """Raise what :meth:`enter` would raise now; of unknown work, what it would for work like that of the others."""
+    def check(self, work: Work = UNKNOWN, *, left_s: float, more: int = 0) -> None:
+        """Raise what :meth:`enter` would raise now; of unknown work, what it would for work like that of the others.
+
+        Args:
+            work: of the request.
+            left_s: seconds until its deadline.
+            more: requests like the others that are on their way in.
+        """
         seconds, wait_s = work.seconds, self._pieces_ns / 1e9
         if work.longest_s:  # it waits for a piece of each of the others before each of its own, while they have any
             turns = max(1, math.ceil(min(work.seconds / work.longest_s, _MOST_TURNS)))
             wait_s = min(turns * wait_s, self._all_ns / 1e9)
         elif work is UNKNOWN and self.in_flight:
             seconds = wait_s / self.in_flight
+            wait_s += more * seconds
         if self.in_flight >= self._limit:
             note_refusal("places")
             reason = f"{self.in_flight} {self._what}, the limit"

@@ -7,12 +7,16 @@ them takes as much of the core as a fifteenth of a call that is answered; here i
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 
 from recsys.errors import OverloadedError
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.rpc.calls import NO_DEADLINE_S
 from recsys.serving.rpc.methods import RANKER
+
+_WAY_S = 0.02
+"""A call that has passed counts as one that is in until it asks for its place, and for so long at most."""
 
 Door = Callable[[str, float], OverloadedError | None]
 """Takes a call's path and its deadline, ``time.time`` seconds; returns why it is refused, None: it is not."""
@@ -29,15 +33,26 @@ def ranker_door(admission: Admission, *, default_s: float, clock: Callable[[], f
         clock: seconds since 1970.
     """
     prefix = f"/{RANKER}/"
+    on_the_way: deque[float] = deque()
+
+    asked = 0
 
     def refusal(path: str, deadline_s: float) -> OverloadedError | None:
         if not admission.in_flight or not path.startswith(prefix):
             return None
-        left_s = deadline_s - clock()
+        nonlocal asked
+        now_s, before = clock(), asked
+        asked = admission.asked
+        arrived = asked - before
+        while on_the_way and (arrived > 0 or now_s - on_the_way[0] > _WAY_S):
+            arrived -= 1
+            on_the_way.popleft()
+        left_s = deadline_s - now_s
         try:
-            admission.check(left_s=default_s if left_s > NO_DEADLINE_S else left_s)
+            admission.check(left_s=default_s if left_s > NO_DEADLINE_S else left_s, more=len(on_the_way))
         except OverloadedError as error:
             return error
+        on_the_way.append(now_s)
         return None
 
     return refusal

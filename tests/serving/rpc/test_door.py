@@ -62,3 +62,16 @@ async def test_a_call_is_refused_whose_message_never_comes(start: Start, monkeyp
             assert int(trailers[RETRY_TRAILER]) >= 500
         opened.set()
         assert len((await first).scores) == 2
+
+
+def test_calls_on_their_way_in_count_until_they_ask_for_a_place_or_do_not_come() -> None:
+    admission, now_s = Admission(10), 5_000.0
+    door = ranker_door(admission, default_s=1.0, clock=lambda: now_s)
+    with admission.enter(WORK):
+        assert door(RANK, now_s + 0.35) is None, "one is in, and it"
+        assert door(RANK, now_s + 0.35) is not None, "another one is on its way"
+        with admission.enter(Work(0.0, 0.0)):
+            pass
+        assert door(RANK, now_s + 0.35) is None, "that one has come, and gone"
+        now_s += 0.1
+        assert door(RANK, now_s + 0.35) is None, "that one never came"
