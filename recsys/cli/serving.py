@@ -50,13 +50,7 @@ def serve(
     releases: Annotated[Path | None, _setting("releases")] = None,
     host: Annotated[str | None, _setting("host")] = None,
     port: Annotated[int | None, _setting("port")] = None,
-    insecure: Annotated[
-        bool,
-        typer.Option(
-            "--insecure",
-            help="Listen where others reach it even without TLS, tokens and client certificates.",
-        ),
-    ] = False,
+    insecure: Annotated[bool | None, _setting("insecure", "--insecure")] = None,
     access_file: Annotated[Path | None, _setting("access_file")] = None,
     redis_url: Annotated[str | None, _setting("redis_url")] = None,
     redis_dir: Annotated[Path | None, _setting("redis_dir")] = None,

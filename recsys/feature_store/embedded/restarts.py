@@ -54,9 +54,7 @@ def restart_when_gone(
             start()
         except (RecsysError, OSError) as error:
             if not stopping.is_set():
-                _log.error(
-                    "the private Redis in %s could not be started again (%d times in a row): %s", name, tries, error
-                )
+                _log.error("the private Redis in %s could not be started again (try %d): %s", name, tries, error)
         else:
             _log.warning("the private Redis in %s answers again", name)
         started_s = clock()

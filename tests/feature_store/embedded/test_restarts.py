@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -40,6 +42,12 @@ def answers(url: str) -> int | None:
         return None
 
 
+def written(url: str) -> None:
+    """Wait until what was stored is on the disk: what Redis did not write yet is lost with it, up to a second's."""
+    with redis.Redis.from_url(url) as client:
+        assert client.execute_command("WAITAOF", 1, 0, 20_000)[0] == 1
+
+
 @pytest.fixture(params=["1", "2"], ids=["one process", "two workers"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerProcess]:
     """A server with a Redis of its own, whose program can be taken away."""
@@ -58,10 +66,22 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerPro
 def said(server: ServerProcess, text: str) -> None:
     """The server's log has a line with this text, now or soon."""
     assert server.process.stderr is not None
-    for line in server.process.stderr:
-        if text in line:
-            return
-    raise AssertionError(f"the server ended and never said {text!r}")
+    # A server that says nothing more is ended, which ends its log: nobody waits for ever
+    with closing_after(server.process, 60.0):
+        for line in server.process.stderr:
+            if text in line:
+                return
+    raise AssertionError(f"the server never said {text!r}")
+
+
+@contextmanager
+def closing_after(process: subprocess.Popen[str], seconds: float) -> Iterator[None]:
+    timer = threading.Timer(seconds, process.kill)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def test_under_a_server_calls_are_degraded_until_it_is_back_with_its_data_however_often(
@@ -76,6 +96,7 @@ def test_under_a_server_calls_are_degraded_until_it_is_back_with_its_data_howeve
         client.append_events(user=1, items=[5, 6], timestamps_ms=[NOW_MS, NOW_MS + 1])
         whole = rank()
         assert whole.history_events == 2 and whole.degraded == ()
+        written(url)
         for _ in range(2):
             killed = answers(url)
             assert killed is not None
@@ -97,6 +118,7 @@ def test_without_its_program_the_server_goes_on_and_it_comes_back_with_the_progr
     url = f"unix://{_socket_path(tmp_path / 'data')}"
     with Client(server.address, timeout_s=10.0) as client:
         client.append_events(user=1, items=[5], timestamps_ms=[NOW_MS])
+        written(url)
         killed = answers(url)
         assert killed is not None
         (tmp_path / "redis-server").unlink()
