@@ -7,6 +7,7 @@ such sums (histories, features, manifests) are equal everywhere.
 
 import base64
 import json
+import re
 import shutil
 import time
 from dataclasses import asdict
@@ -39,7 +40,9 @@ RELATIVE = 1e-6
 FP16 = 2.0**-9
 """Sums of a state are rounded to fp16 at each write: the last bit or two may differ."""
 
-NEWER_FIELDS = {"release", "retrieval_release"}
+NEWER_FIELDS = {"release", "retrieval_release", "skipped"}
+EMPTY_FIELDS = {"damaged"}
+"""Fields that clients got later, too: what was written then is whole, so they say nothing."""
 
 
 @pytest.fixture
@@ -92,18 +95,29 @@ def test_a_bundle_and_a_redis_folder_answer_as_they_did(
 
 
 def without_newer_fields(value: Any) -> Any:
-    """The answers without the fields that clients got later."""
+    """The answers without the fields that clients got later; one that should be empty and is not stays."""
     if isinstance(value, list):
         return [without_newer_fields(part) for part in value]
     if isinstance(value, dict):
-        return {name: without_newer_fields(part) for name, part in value.items() if name not in NEWER_FIELDS}
+        newer = NEWER_FIELDS | {name for name in EMPTY_FIELDS if not value.get(name)}
+        return {name: without_newer_fields(part) for name, part in value.items() if name not in newer}
     return value
 
 
+def without_times(offsets: dict[str, str]) -> dict[str, str]:
+    """The last offset of each source without what follows its digits since: a blank, and when it was applied."""
+    texts = {source: base64.b64decode(text) for source, text in offsets.items()}
+    assert all(re.fullmatch(rb"\d{20}( \d+)?", text) for text in texts.values()), texts
+    return {source: base64.b64encode(text[:20]).decode() for source, text in texts.items()}
+
+
 def assert_stored(left: dict[str, Any], expected: dict[str, Any], bundle: Bundle) -> None:
-    """Every key and byte is as it was; the sums in states are near."""
+    """Every key and byte is as it was but for the times of offsets; the sums in states are near."""
     assert left.keys() == expected.keys()
     for key, value in expected.items():
+        if key.endswith(":o"):
+            assert without_times(left[key]) == value, key
+            continue
         if EXACT or bundle.manifest.state is None or not key.endswith(f":s:{bundle.manifest.state_version}"):
             assert left[key] == value, key
             continue
