@@ -14,6 +14,10 @@ from recsys.feature_store.embedded.server import EmbeddedRedis
 # A shell starts background jobs with Ctrl-C ignored, and children inherit that; tests of Ctrl-C need it back.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# So it is with SIGHUP under nohup. The run itself still outlives the terminal; to children it is not ignored any more.
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
+
 # Test machines are busy: how long an example takes, or takes to draw, says nothing about the code.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("busy")
