@@ -39,10 +39,14 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedR
 
 @pytest.fixture
 def redis_admin(redis_server: EmbeddedRedis) -> Iterator[redis.Redis]:
-    """A plain client of that Redis, to look behind the store's back; empties it first."""
+    """A plain client of that Redis, to look behind the store's back; empties it first, and again afterwards.
+
+    The servers that a whole file shares take the Redis as it is, and would find another FeatureSet's layout there.
+    """
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
         yield client
+        client.flushall()
 
 
 @pytest.fixture

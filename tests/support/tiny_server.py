@@ -66,7 +66,8 @@ def server_process(folder: Path, **environment: str) -> Iterator[ServerProcess]:
         yield ServerProcess(process, json.loads(ready_file.read_text()))
     finally:
         process.kill()
-        process.communicate()
+        if process.stderr is not None and not process.stderr.closed:  # closed: it has been read to its end
+            process.communicate()
 
 
 @contextmanager
