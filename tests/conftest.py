@@ -29,12 +29,20 @@ pytest.register_assert_rewrite("contracts.feature_store_contract")
 
 
 @pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+def _redis_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
     """One real Redis for the whole run; it keeps nothing on a disk, which may be slow."""
     with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:
         with redis.Redis.from_url(server.url) as admin:
             admin.config_set("appendonly", "no")
         yield server
+
+
+@pytest.fixture(scope="module")
+def redis_server(_redis_of_the_run: EmbeddedRedis) -> EmbeddedRedis:
+    """That Redis, empty when a file's tests begin: another file's may have filled it under the same names."""
+    with redis.Redis.from_url(_redis_of_the_run.url) as admin:
+        admin.flushall()
+    return _redis_of_the_run
 
 
 @pytest.fixture
