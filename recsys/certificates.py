@@ -104,7 +104,7 @@ class CertificateWatch:
         self._counts = {"taken": 0, "refused": 0}
         self._refused: object = None  # contents, or why there are none
         self.refused = ""
-        """Why the files as they are now are not in force; empty: they are."""
+        """The reason that the files as they are now are not in force; empty: they are."""
         try:
             self.current = read_certificates(files)
             """Those in force."""

@@ -61,7 +61,7 @@ class Calls:
         return self.within(spans)[1]
 
     def within(self, spans: Sequence[tuple[float, float]]) -> tuple[Float64Array, Float64Array]:
-        """When the calls that were due in these spans of time and answered were due, and the seconds they took."""
+        """The calls that were due in these spans and answered: the moments they were due, the seconds they took."""
         parts = [slice(*np.searchsorted(self.due_s, span)) for span in spans]
         due_s = np.concatenate([self.due_s[part] for part in parts] or [np.zeros(0)])
         took_s = np.concatenate([self.took_s[part] for part in parts] or [np.zeros(0)])

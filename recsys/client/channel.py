@@ -70,7 +70,7 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.name
 """The code of errors after which another try may fare better."""
 
 EXPLAIN_S = 10.0
-"""How long an explanation may take that is given no timeout: as the server has it."""
+"""Time of an explanation that is given no timeout: as the server has it."""
 
 LONGEST_S = 1_000_000
 """The longest timeout: gRPC takes longer ones as already over."""

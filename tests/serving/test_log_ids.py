@@ -25,7 +25,7 @@ USER, ITEM = 918_273_645, 546_372_819
 
 @pytest.fixture
 def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test sets up is undone."""
+    """Set-up of a test is undone."""
     monkeypatch.setattr(log_ids, "_key", None)
     monkeypatch.delenv(log_ids.KEY_VARIABLE, raising=False)
     assert logging.lastResort is not None

@@ -89,7 +89,7 @@ def contributions(found: Explanation) -> Mapping[str, float]:
 
 
 def check_sum(found: Explanation) -> None:
-    """What is claimed to be additive is."""
+    """The parts that are claimed to be additive are."""
     total = found.base_logit + sum(part.contribution for part in found.contributions)
     assert total == pytest.approx(found.logit, abs=1e-9)
     assert found.score == pytest.approx(1 / (1 + np.exp(-found.logit)), abs=1e-12)

@@ -1,4 +1,4 @@
-"""What is counted of a release on a real server: ids, values, scores, methods, statuses."""
+"""Counts of a release on a real server: ids, values, scores, methods, statuses."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ MOST_CACHED = 4_096
 """Verified tokens that are remembered, the last used ones."""
 
 _CLOCK_SKEW_S = 10.0
-"""How far the issuer's clock may be ahead of ours."""
+"""Seconds by which the issuer's clock may be ahead of ours."""
 
 _MOST_BYTES = 1 << 20
 _MOST_SUBJECT = 128
