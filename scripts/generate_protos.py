@@ -1,4 +1,4 @@
-"""Generate ``recsys/proto`` from ``protos/``: ``python scripts/generate_protos.py [OUT]``.
+"""Generate ``recsys/proto`` and Envoy's descriptor set from ``protos/``: ``python scripts/generate_protos.py [OUT]``.
 
 The files are committed, so that installing needs no compiler; ``tests/serving/rpc/test_protos.py``
 fails when they no longer match their sources.
@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 OUT = ROOT / "recsys" / "proto"
 PACKAGE = "recsys.proto"
+DESCRIPTORS = ROOT / "deploy" / "k8s" / "components" / "json" / "recsys.pb"
+"""What Envoy makes gRPC of JSON by: every message, call and path (``google.api.http``)."""
 
 
 def generate(out: Path) -> None:
@@ -26,18 +28,33 @@ def generate(out: Path) -> None:
     Raises:
         RuntimeError: the compiler refused a proto file (it says why on stderr).
     """
-    sources = sorted(p.relative_to(PROTOS).as_posix() for p in PROTOS.rglob("*.proto"))
-    includes = [f"-I{PROTOS}", f"-I{resources.files('grpc_tools') / '_proto'}"]
     with tempfile.TemporaryDirectory() as folder:
         outputs = [f"--{kind}_out={folder}" for kind in ("python", "pyi", "grpc_python")]
-        if protoc.main(["protoc", *includes, *outputs, *sources]) != 0:
-            raise RuntimeError("protoc failed")
+        _compile(outputs)
         out.mkdir(parents=True, exist_ok=True)
         for stale in out.glob("*_pb2*.py*"):
             stale.unlink()
         for file in sorted(Path(folder).rglob("*_pb2*")):
             # Generated code is not annotated the way strict mypy asks for.
             (out / file.name).write_text("# mypy: ignore-errors\n" + _localize(file.read_text()))
+
+
+def describe(file: Path) -> None:
+    """Write the descriptor set of all proto files and of what they import, without comments.
+
+    Raises:
+        RuntimeError: as :func:`generate`.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _compile(["--include_imports", f"--descriptor_set_out={file}"])
+
+
+def _compile(options: list[str]) -> None:
+    sources = sorted(p.relative_to(PROTOS).as_posix() for p in PROTOS.rglob("*.proto"))
+    # google/api/annotations.proto is in googleapis-common-protos.
+    folders = [PROTOS, resources.files("grpc_tools") / "_proto", resources.files("google.api") / ".." / ".."]
+    if protoc.main(["protoc", *(f"-I{folder}" for folder in folders), *options, *sources]) != 0:
+        raise RuntimeError("protoc failed")
 
 
 def _localize(source: str) -> str:
@@ -47,3 +64,5 @@ def _localize(source: str) -> str:
 
 if __name__ == "__main__":
     generate(Path(sys.argv[1]) if len(sys.argv) > 1 else OUT)
+    if len(sys.argv) == 1:
+        describe(DESCRIPTORS)

@@ -45,7 +45,7 @@ def test_every_folder_of_the_package_says_what_its_files_are() -> None:
 
 def test_tests_mirror_the_package() -> None:
     folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")} - {Path()}
-    across = {Path("e2e"), Path("benchmarks"), Path("fuzz")}
+    across = {Path("e2e"), Path("benchmarks"), Path("fuzz"), Path("deploy")}
     assert {str(folder) for folder in folders - across if not (ROOT / "recsys" / folder).is_dir()} == set()
 
 

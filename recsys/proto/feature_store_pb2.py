@@ -23,10 +23,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from recsys.proto import ranker_pb2 as recsys_dot_v1_dot_ranker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1drecsys/v1/feature_store.proto\x12\trecsys.v1\x1a\x16recsys/v1/ranker.proto\"\xd9\x01\n\x0c\x45ventColumns\x12\x1d\n\x05items\x18\x01 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x15\n\rtimestamps_ms\x18\x02 \x03(\x10\x12\x13\n\x0b\x61rrivals_ms\x18\x03 \x03(\x10\x12;\n\nattributes\x18\x04 \x03(\x0b\x32\'.recsys.v1.EventColumns.AttributesEntry\x1a\x41\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1d\n\x05value\x18\x02 \x01(\x0b\x32\x0e.recsys.v1.Ids:\x02\x38\x01\"\x94\x01\n\x13\x41ppendEventsRequest\x12\x1b\n\x04user\x18\x01 \x01(\x0b\x32\r.recsys.v1.Id\x12\'\n\x06\x65vents\x18\x02 \x01(\x0b\x32\x17.recsys.v1.EventColumns\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0f\n\x07offsets\x18\x04 \x03(\x10\x12\x16\n\x0erestart_source\x18\x05 \x01(\x08\"F\n\x14\x41ppendEventsResponse\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\r\x12\x0e\n\x06stored\x18\x02 \x01(\r\x12\x0f\n\x07skipped\x18\x03 \x01(\r\",\n\tRejection\x12\x0f\n\x07message\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x99\x01\n\x19\x41ppendEventStreamResponse\x12\x10\n\x08messages\x18\x01 \x01(\x04\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x04\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x03 \x01(\x04\x12\x10\n\x08rejected\x18\x04 \x01(\x04\x12(\n\nrejections\x18\x05 \x03(\x0b\x32\x14.recsys.v1.Rejection\x12\x0f\n\x07skipped\x18\x06 \x01(\x04\"d\n\rFeatureColumn\x12\x10\n\x08integers\x18\x01 \x03(\x10\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x0f\n\x07numbers\x18\x03 \x03(\x02\x12\x0f\n\x07lengths\x18\x04 \x03(\r\x12\x10\n\x08\x61re_keys\x18\x05 \x01(\x08\"\xda\x01\n\x12PutEntitiesRequest\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\x1b\n\x03ids\x18\x02 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12=\n\x08\x66\x65\x61tures\x18\x03 \x03(\x0b\x32+.recsys.v1.PutEntitiesRequest.FeaturesEntry\x12\r\n\x05\x63lear\x18\x04 \x01(\x08\x1aI\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.recsys.v1.FeatureColumn:\x02\x38\x01\"*\n\x06\x44\x61mage\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x15\n\x13PutEntitiesResponse\"A\n\x12GetFeaturesRequest\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\x1b\n\x03ids\x18\x02 \x01(\x0b\x32\x0e.recsys.v1.Ids\"\xac\x02\n\x13GetFeaturesResponse\x12>\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32,.recsys.v1.GetFeaturesResponse.FeaturesEntry\x12\x38\n\x05names\x18\x02 \x03(\x0b\x32).recsys.v1.GetFeaturesResponse.NamesEntry\x12\"\n\x07\x64\x61maged\x18\x03 \x03(\x0b\x32\x11.recsys.v1.Damage\x1aI\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.recsys.v1.FeatureColumn:\x02\x38\x01\x1a,\n\nNamesEntry\x12\x0b\n\x03key\x18\x01 \x01(\x10\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"c\n\x11GetHistoryRequest\x12\x1b\n\x04user\x18\x01 \x01(\x0b\x32\r.recsys.v1.Id\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x10\n\x08since_ms\x18\x03 \x01(\x03\x12\x10\n\x08until_ms\x18\x04 \x01(\x03\"\xc7\x01\n\x12GetHistoryResponse\x12\'\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x17.recsys.v1.EventColumns\x12\x10\n\x08\x61ppended\x18\x02 \x01(\x04\x12\x0f\n\x07trimmed\x18\x03 \x01(\x04\x12\x37\n\x05names\x18\x04 \x03(\x0b\x32(.recsys.v1.GetHistoryResponse.NamesEntry\x1a,\n\nNamesEntry\x12\x0b\n\x03key\x18\x01 \x01(\x10\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"C\n\x13GetHistoriesRequest\x12\x1d\n\x05users\x18\x01 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\r\n\x05limit\x18\x02 \x01(\r\"\x80\x02\n\x14GetHistoriesResponse\x12\'\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x17.recsys.v1.EventColumns\x12\x0f\n\x07lengths\x18\x02 \x03(\r\x12\x10\n\x08\x61ppended\x18\x03 \x03(\x04\x12\x0f\n\x07trimmed\x18\x04 \x03(\x04\x12\x39\n\x05names\x18\x05 \x03(\x0b\x32*.recsys.v1.GetHistoriesResponse.NamesEntry\x12\"\n\x07\x64\x61maged\x18\x06 \x03(\x0b\x32\x11.recsys.v1.Damage\x1a,\n\nNamesEntry\x12\x0b\n\x03key\x18\x01 \x01(\x10\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xf4\x03\n\x0c\x46\x65\x61tureStore\x12O\n\x0c\x41ppendEvents\x12\x1e.recsys.v1.AppendEventsRequest\x1a\x1f.recsys.v1.AppendEventsResponse\x12[\n\x11\x41ppendEventStream\x12\x1e.recsys.v1.AppendEventsRequest\x1a$.recsys.v1.AppendEventStreamResponse(\x01\x12L\n\x0bPutEntities\x12\x1d.recsys.v1.PutEntitiesRequest\x1a\x1e.recsys.v1.PutEntitiesResponse\x12L\n\x0bGetFeatures\x12\x1d.recsys.v1.GetFeaturesRequest\x1a\x1e.recsys.v1.GetFeaturesResponse\x12I\n\nGetHistory\x12\x1c.recsys.v1.GetHistoryRequest\x1a\x1d.recsys.v1.GetHistoryResponse\x12O\n\x0cGetHistories\x12\x1e.recsys.v1.GetHistoriesRequest\x1a\x1f.recsys.v1.GetHistoriesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1drecsys/v1/feature_store.proto\x12\trecsys.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x16recsys/v1/ranker.proto\"\xd9\x01\n\x0c\x45ventColumns\x12\x1d\n\x05items\x18\x01 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x15\n\rtimestamps_ms\x18\x02 \x03(\x10\x12\x13\n\x0b\x61rrivals_ms\x18\x03 \x03(\x10\x12;\n\nattributes\x18\x04 \x03(\x0b\x32\'.recsys.v1.EventColumns.AttributesEntry\x1a\x41\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1d\n\x05value\x18\x02 \x01(\x0b\x32\x0e.recsys.v1.Ids:\x02\x38\x01\"\x94\x01\n\x13\x41ppendEventsRequest\x12\x1b\n\x04user\x18\x01 \x01(\x0b\x32\r.recsys.v1.Id\x12\'\n\x06\x65vents\x18\x02 \x01(\x0b\x32\x17.recsys.v1.EventColumns\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x0f\n\x07offsets\x18\x04 \x03(\x10\x12\x16\n\x0erestart_source\x18\x05 \x01(\x08\"F\n\x14\x41ppendEventsResponse\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\r\x12\x0e\n\x06stored\x18\x02 \x01(\r\x12\x0f\n\x07skipped\x18\x03 \x01(\r\",\n\tRejection\x12\x0f\n\x07message\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x99\x01\n\x19\x41ppendEventStreamResponse\x12\x10\n\x08messages\x18\x01 \x01(\x04\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x04\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x03 \x01(\x04\x12\x10\n\x08rejected\x18\x04 \x01(\x04\x12(\n\nrejections\x18\x05 \x03(\x0b\x32\x14.recsys.v1.Rejection\x12\x0f\n\x07skipped\x18\x06 \x01(\x04\"d\n\rFeatureColumn\x12\x10\n\x08integers\x18\x01 \x03(\x10\x12\r\n\x05texts\x18\x02 \x03(\t\x12\x0f\n\x07numbers\x18\x03 \x03(\x02\x12\x0f\n\x07lengths\x18\x04 \x03(\r\x12\x10\n\x08\x61re_keys\x18\x05 \x01(\x08\"\xda\x01\n\x12PutEntitiesRequest\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\x1b\n\x03ids\x18\x02 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12=\n\x08\x66\x65\x61tures\x18\x03 \x03(\x0b\x32+.recsys.v1.PutEntitiesRequest.FeaturesEntry\x12\r\n\x05\x63lear\x18\x04 \x01(\x08\x1aI\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.recsys.v1.FeatureColumn:\x02\x38\x01\"*\n\x06\x44\x61mage\x12\x10\n\x08position\x18\x01 \x01(\r\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x15\n\x13PutEntitiesResponse\"A\n\x12GetFeaturesRequest\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\x1b\n\x03ids\x18\x02 \x01(\x0b\x32\x0e.recsys.v1.Ids\"\xac\x02\n\x13GetFeaturesResponse\x12>\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32,.recsys.v1.GetFeaturesResponse.FeaturesEntry\x12\x38\n\x05names\x18\x02 \x03(\x0b\x32).recsys.v1.GetFeaturesResponse.NamesEntry\x12\"\n\x07\x64\x61maged\x18\x03 \x03(\x0b\x32\x11.recsys.v1.Damage\x1aI\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\'\n\x05value\x18\x02 \x01(\x0b\x32\x18.recsys.v1.FeatureColumn:\x02\x38\x01\x1a,\n\nNamesEntry\x12\x0b\n\x03key\x18\x01 \x01(\x10\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"c\n\x11GetHistoryRequest\x12\x1b\n\x04user\x18\x01 \x01(\x0b\x32\r.recsys.v1.Id\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x10\n\x08since_ms\x18\x03 \x01(\x03\x12\x10\n\x08until_ms\x18\x04 \x01(\x03\"\xc7\x01\n\x12GetHistoryResponse\x12\'\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x17.recsys.v1.EventColumns\x12\x10\n\x08\x61ppended\x18\x02 \x01(\x04\x12\x0f\n\x07trimmed\x18\x03 \x01(\x04\x12\x37\n\x05names\x18\x04 \x03(\x0b\x32(.recsys.v1.GetHistoryResponse.NamesEntry\x1a,\n\nNamesEntry\x12\x0b\n\x03key\x18\x01 \x01(\x10\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"C\n\x13GetHistoriesRequest\x12\x1d\n\x05users\x18\x01 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\r\n\x05limit\x18\x02 \x01(\r\"\x80\x02\n\x14GetHistoriesResponse\x12\'\n\x06\x65vents\x18\x01 \x01(\x0b\x32\x17.recsys.v1.EventColumns\x12\x0f\n\x07lengths\x18\x02 \x03(\r\x12\x10\n\x08\x61ppended\x18\x03 \x03(\x04\x12\x0f\n\x07trimmed\x18\x04 \x03(\x04\x12\x39\n\x05names\x18\x05 \x03(\x0b\x32*.recsys.v1.GetHistoriesResponse.NamesEntry\x12\"\n\x07\x64\x61maged\x18\x06 \x03(\x0b\x32\x11.recsys.v1.Damage\x1a,\n\nNamesEntry\x12\x0b\n\x03key\x18\x01 \x01(\x10\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\x8d\x05\n\x0c\x46\x65\x61tureStore\x12\x66\n\x0c\x41ppendEvents\x12\x1e.recsys.v1.AppendEventsRequest\x1a\x1f.recsys.v1.AppendEventsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\"\n/v1/events:\x01*\x12y\n\x11\x41ppendEventStream\x12\x1e.recsys.v1.AppendEventsRequest\x1a$.recsys.v1.AppendEventStreamResponse\"\x1c\x82\xd3\xe4\x93\x02\x16\"\x11/v1/events/stream:\x01*(\x01\x12\x65\n\x0bPutEntities\x12\x1d.recsys.v1.PutEntitiesRequest\x1a\x1e.recsys.v1.PutEntitiesResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/entities:\x01*\x12\x65\n\x0bGetFeatures\x12\x1d.recsys.v1.GetFeaturesRequest\x1a\x1e.recsys.v1.GetFeaturesResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/features:\x01*\x12\x61\n\nGetHistory\x12\x1c.recsys.v1.GetHistoryRequest\x1a\x1d.recsys.v1.GetHistoryResponse\"\x16\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/history:\x01*\x12i\n\x0cGetHistories\x12\x1e.recsys.v1.GetHistoriesRequest\x1a\x1f.recsys.v1.GetHistoriesResponse\"\x18\x82\xd3\xe4\x93\x02\x12\"\r/v1/histories:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,48 +46,60 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETHISTORYRESPONSE_NAMESENTRY']._serialized_options = b'8\001'
   _globals['_GETHISTORIESRESPONSE_NAMESENTRY']._loaded_options = None
   _globals['_GETHISTORIESRESPONSE_NAMESENTRY']._serialized_options = b'8\001'
-  _globals['_EVENTCOLUMNS']._serialized_start=69
-  _globals['_EVENTCOLUMNS']._serialized_end=286
-  _globals['_EVENTCOLUMNS_ATTRIBUTESENTRY']._serialized_start=221
-  _globals['_EVENTCOLUMNS_ATTRIBUTESENTRY']._serialized_end=286
-  _globals['_APPENDEVENTSREQUEST']._serialized_start=289
-  _globals['_APPENDEVENTSREQUEST']._serialized_end=437
-  _globals['_APPENDEVENTSRESPONSE']._serialized_start=439
-  _globals['_APPENDEVENTSRESPONSE']._serialized_end=509
-  _globals['_REJECTION']._serialized_start=511
-  _globals['_REJECTION']._serialized_end=555
-  _globals['_APPENDEVENTSTREAMRESPONSE']._serialized_start=558
-  _globals['_APPENDEVENTSTREAMRESPONSE']._serialized_end=711
-  _globals['_FEATURECOLUMN']._serialized_start=713
-  _globals['_FEATURECOLUMN']._serialized_end=813
-  _globals['_PUTENTITIESREQUEST']._serialized_start=816
-  _globals['_PUTENTITIESREQUEST']._serialized_end=1034
-  _globals['_PUTENTITIESREQUEST_FEATURESENTRY']._serialized_start=961
-  _globals['_PUTENTITIESREQUEST_FEATURESENTRY']._serialized_end=1034
-  _globals['_DAMAGE']._serialized_start=1036
-  _globals['_DAMAGE']._serialized_end=1078
-  _globals['_PUTENTITIESRESPONSE']._serialized_start=1080
-  _globals['_PUTENTITIESRESPONSE']._serialized_end=1101
-  _globals['_GETFEATURESREQUEST']._serialized_start=1103
-  _globals['_GETFEATURESREQUEST']._serialized_end=1168
-  _globals['_GETFEATURESRESPONSE']._serialized_start=1171
-  _globals['_GETFEATURESRESPONSE']._serialized_end=1471
-  _globals['_GETFEATURESRESPONSE_FEATURESENTRY']._serialized_start=961
-  _globals['_GETFEATURESRESPONSE_FEATURESENTRY']._serialized_end=1034
-  _globals['_GETFEATURESRESPONSE_NAMESENTRY']._serialized_start=1427
-  _globals['_GETFEATURESRESPONSE_NAMESENTRY']._serialized_end=1471
-  _globals['_GETHISTORYREQUEST']._serialized_start=1473
-  _globals['_GETHISTORYREQUEST']._serialized_end=1572
-  _globals['_GETHISTORYRESPONSE']._serialized_start=1575
-  _globals['_GETHISTORYRESPONSE']._serialized_end=1774
-  _globals['_GETHISTORYRESPONSE_NAMESENTRY']._serialized_start=1427
-  _globals['_GETHISTORYRESPONSE_NAMESENTRY']._serialized_end=1471
-  _globals['_GETHISTORIESREQUEST']._serialized_start=1776
-  _globals['_GETHISTORIESREQUEST']._serialized_end=1843
-  _globals['_GETHISTORIESRESPONSE']._serialized_start=1846
-  _globals['_GETHISTORIESRESPONSE']._serialized_end=2102
-  _globals['_GETHISTORIESRESPONSE_NAMESENTRY']._serialized_start=1427
-  _globals['_GETHISTORIESRESPONSE_NAMESENTRY']._serialized_end=1471
-  _globals['_FEATURESTORE']._serialized_start=2105
-  _globals['_FEATURESTORE']._serialized_end=2605
+  _globals['_FEATURESTORE'].methods_by_name['AppendEvents']._loaded_options = None
+  _globals['_FEATURESTORE'].methods_by_name['AppendEvents']._serialized_options = b'\202\323\344\223\002\017\"\n/v1/events:\001*'
+  _globals['_FEATURESTORE'].methods_by_name['AppendEventStream']._loaded_options = None
+  _globals['_FEATURESTORE'].methods_by_name['AppendEventStream']._serialized_options = b'\202\323\344\223\002\026\"\021/v1/events/stream:\001*'
+  _globals['_FEATURESTORE'].methods_by_name['PutEntities']._loaded_options = None
+  _globals['_FEATURESTORE'].methods_by_name['PutEntities']._serialized_options = b'\202\323\344\223\002\021\"\014/v1/entities:\001*'
+  _globals['_FEATURESTORE'].methods_by_name['GetFeatures']._loaded_options = None
+  _globals['_FEATURESTORE'].methods_by_name['GetFeatures']._serialized_options = b'\202\323\344\223\002\021\"\014/v1/features:\001*'
+  _globals['_FEATURESTORE'].methods_by_name['GetHistory']._loaded_options = None
+  _globals['_FEATURESTORE'].methods_by_name['GetHistory']._serialized_options = b'\202\323\344\223\002\020\"\013/v1/history:\001*'
+  _globals['_FEATURESTORE'].methods_by_name['GetHistories']._loaded_options = None
+  _globals['_FEATURESTORE'].methods_by_name['GetHistories']._serialized_options = b'\202\323\344\223\002\022\"\r/v1/histories:\001*'
+  _globals['_EVENTCOLUMNS']._serialized_start=99
+  _globals['_EVENTCOLUMNS']._serialized_end=316
+  _globals['_EVENTCOLUMNS_ATTRIBUTESENTRY']._serialized_start=251
+  _globals['_EVENTCOLUMNS_ATTRIBUTESENTRY']._serialized_end=316
+  _globals['_APPENDEVENTSREQUEST']._serialized_start=319
+  _globals['_APPENDEVENTSREQUEST']._serialized_end=467
+  _globals['_APPENDEVENTSRESPONSE']._serialized_start=469
+  _globals['_APPENDEVENTSRESPONSE']._serialized_end=539
+  _globals['_REJECTION']._serialized_start=541
+  _globals['_REJECTION']._serialized_end=585
+  _globals['_APPENDEVENTSTREAMRESPONSE']._serialized_start=588
+  _globals['_APPENDEVENTSTREAMRESPONSE']._serialized_end=741
+  _globals['_FEATURECOLUMN']._serialized_start=743
+  _globals['_FEATURECOLUMN']._serialized_end=843
+  _globals['_PUTENTITIESREQUEST']._serialized_start=846
+  _globals['_PUTENTITIESREQUEST']._serialized_end=1064
+  _globals['_PUTENTITIESREQUEST_FEATURESENTRY']._serialized_start=991
+  _globals['_PUTENTITIESREQUEST_FEATURESENTRY']._serialized_end=1064
+  _globals['_DAMAGE']._serialized_start=1066
+  _globals['_DAMAGE']._serialized_end=1108
+  _globals['_PUTENTITIESRESPONSE']._serialized_start=1110
+  _globals['_PUTENTITIESRESPONSE']._serialized_end=1131
+  _globals['_GETFEATURESREQUEST']._serialized_start=1133
+  _globals['_GETFEATURESREQUEST']._serialized_end=1198
+  _globals['_GETFEATURESRESPONSE']._serialized_start=1201
+  _globals['_GETFEATURESRESPONSE']._serialized_end=1501
+  _globals['_GETFEATURESRESPONSE_FEATURESENTRY']._serialized_start=991
+  _globals['_GETFEATURESRESPONSE_FEATURESENTRY']._serialized_end=1064
+  _globals['_GETFEATURESRESPONSE_NAMESENTRY']._serialized_start=1457
+  _globals['_GETFEATURESRESPONSE_NAMESENTRY']._serialized_end=1501
+  _globals['_GETHISTORYREQUEST']._serialized_start=1503
+  _globals['_GETHISTORYREQUEST']._serialized_end=1602
+  _globals['_GETHISTORYRESPONSE']._serialized_start=1605
+  _globals['_GETHISTORYRESPONSE']._serialized_end=1804
+  _globals['_GETHISTORYRESPONSE_NAMESENTRY']._serialized_start=1457
+  _globals['_GETHISTORYRESPONSE_NAMESENTRY']._serialized_end=1501
+  _globals['_GETHISTORIESREQUEST']._serialized_start=1806
+  _globals['_GETHISTORIESREQUEST']._serialized_end=1873
+  _globals['_GETHISTORIESRESPONSE']._serialized_start=1876
+  _globals['_GETHISTORIESRESPONSE']._serialized_end=2132
+  _globals['_GETHISTORIESRESPONSE_NAMESENTRY']._serialized_start=1457
+  _globals['_GETHISTORIESRESPONSE_NAMESENTRY']._serialized_end=1501
+  _globals['_FEATURESTORE']._serialized_start=2135
+  _globals['_FEATURESTORE']._serialized_end=2788
 # @@protoc_insertion_point(module_scope)

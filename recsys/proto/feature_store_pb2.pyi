@@ -1,4 +1,5 @@
 # mypy: ignore-errors
+from google.api import annotations_pb2 as _annotations_pb2
 from recsys.proto import ranker_pb2 as _ranker_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor

@@ -26,6 +26,8 @@ def test_generated_code_matches_its_sources(tmp_path: Path) -> None:
     script["generate"](tmp_path)
     committed = {p.name: p.read_text() for p in script["OUT"].glob("*_pb2*.py*")}
     assert {p.name: p.read_text() for p in tmp_path.glob("*.py*")} == committed
+    script["describe"](tmp_path / "recsys.pb")
+    assert (tmp_path / "recsys.pb").read_bytes() == script["DESCRIPTORS"].read_bytes()
 
 
 def test_every_call_field_and_value_is_explained() -> None:
