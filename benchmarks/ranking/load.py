@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from harness.workers import RANK, Measure
+from harness.wire import Wire
+from harness.workers import Measure
 
 if TYPE_CHECKING:
     from recsys.arrays import Float64Array
 
+_PLAIN = Wire()
 _SETTLE_S = 0.2
 """Not counted: connections are made, and caches filled by the other side's turn."""
 
@@ -114,7 +116,7 @@ def repeated(call: Any) -> Measure:
     return measure
 
 
-def closed(address: str, messages: Sequence[bytes], callers: int) -> Measure:
+def closed(address: str, messages: Sequence[bytes], callers: int, wire: Wire = _PLAIN) -> Measure:
     """Seconds of each call of ``callers`` callers that each wait for their answer and call again.
 
     Every caller has a connection of its own, as callers on other machines would.
@@ -133,13 +135,15 @@ def closed(address: str, messages: Sequence[bytes], callers: int) -> Measure:
                 if started_s >= begin_s:
                     taken.append(time.perf_counter() - started_s)
 
-        await _with_channels(address, callers, caller)
+        await _with_channels(address, wire, callers, caller)
         return taken
 
     return _run(load)
 
 
-def paced(address: str, messages: Sequence[bytes], callers: int, rate: float, poisson: bool) -> Measure:
+def paced(
+    address: str, messages: Sequence[bytes], callers: int, rate: float, poisson: bool, wire: Wire = _PLAIN
+) -> Measure:
     """Calls that come at a rate, whether or not earlier ones are answered; the measure gives :class:`Timed`.
 
     Evenly: each caller calls at 1 / callers of the rate, each at moments of its own.
@@ -179,7 +183,7 @@ def paced(address: str, messages: Sequence[bytes], callers: int, rate: float, po
             await asyncio.gather(*waiting)
 
         next_caller = 0
-        await _with_channels(address, callers, caller)
+        await _with_channels(address, wire, callers, caller)
         return Timed(np.array(due), np.array(took))
 
     return _run(load)
@@ -200,14 +204,10 @@ def _arrivals(callers: int, rate: float, poisson: bool, seconds: float) -> list[
     return sorted(after_s for place in range(callers) for after_s in _moments(place, callers, rate, poisson, seconds))
 
 
-async def _with_channels(address: str, callers: int, caller: Any) -> None:
-    import grpc
-
-    channels = [
-        grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) for _ in range(callers)
-    ]
+async def _with_channels(address: str, wire: Wire, callers: int, caller: Any) -> None:
+    channels = [wire.channel(address) for _ in range(callers)]
     try:
-        await asyncio.gather(*(caller(channel.unary_unary(RANK)) for channel in channels))
+        await asyncio.gather(*(caller(wire.rank(channel)) for channel in channels))
     finally:
         for channel in channels:
             await channel.close()

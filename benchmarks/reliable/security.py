@@ -16,6 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from harness.common import Line, cores, line, machine, pinned, rounded, say, spread
+from harness.wire import Wire
 
 from reliable.issuing import Issuer, put, server_options
 
@@ -70,7 +71,8 @@ def mtls_share(folder: Path, size: Size, *, bundles: Path) -> Iterator[Line]:
                 running = server(bundle, setting.redis_url, folder / name, *options)
                 pid, address = stack.enter_context(running)
             with pinned(cores()[-1]):
-                load = stack.enter_context(worker(calls, address, pid, secret if options else None, sent, size.callers))
+                wire = Wire(secret=secret) if options else Wire()
+                load = stack.enter_context(worker(calls, address, pid, wire, sent, size.callers))
             sides[name] = load
         taken = cpu_us(sides, rounds=size.rounds, round_s=size.round_s)
     shares = [secured / plain - 1 for plain, secured in zip(taken["plaintext"], taken["mtls"], strict=True)]
@@ -101,36 +103,23 @@ def cpu_us(sides: Mapping[str, Measure], *, rounds: int, round_s: float) -> dict
     return taken
 
 
-def calls(address: str, pid: int, secret: Path | None, messages: Sequence[bytes], callers: int) -> Measure:
+def calls(address: str, pid: int, wire: Wire, messages: Sequence[bytes], callers: int) -> Measure:
     """Callers that each wait for their answer; gives the number of answers, and the CPU seconds of both processes.
 
     Args:
         address, pid: of the server.
-        secret: folder of certificate, key and CA; None: in the clear.
+        wire: how it is reached.
         messages: serialised requests.
         callers: connections, each of one call at a time.
     """
-    import grpc
-    from harness.workers import RANK
-
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    credentials = None
-    if secret is not None:
-        ca, key, chain = ((secret / name).read_bytes() for name in ("ca", "key", "cert"))
-        credentials = grpc.ssl_channel_credentials(ca, key, chain)
 
     async def load(seconds: float) -> tuple[int, float]:
         answered = 0
         async with contextlib.AsyncExitStack() as stack:
             asks = []
             for _ in range(callers):
-                channel = (
-                    grpc.aio.insecure_channel(address, options=options)
-                    if credentials is None
-                    else grpc.aio.secure_channel(address, credentials, options=options)
-                )
-                await stack.enter_async_context(channel)
-                asks.append(channel.unary_unary(RANK))
+                channel = await stack.enter_async_context(wire.channel(address))
+                asks.append(wire.rank(channel))
                 await asks[-1](messages[0], timeout=_TIMEOUT_S)
             begun_s, end_s = time.process_time() + _cpu_s(pid), time.perf_counter() + seconds
 

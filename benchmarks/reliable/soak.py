@@ -1,45 +1,31 @@
 """``soak``: half an hour at 70 % load with everything on that a server can have on. Server on the first core.
 
-As ``soak.py``, which has everything off: calls for ever new users, so that states are written all the time.
+As ``soak.py``, which has everything off: calls for ever new users, so that states are written all the time. On are
+mTLS, tokens with quotas, the metrics page and a scraper, traces of one call in a hundred to a collector, JSON logs, the
+request log, and a port for health; that each of them was at work is looked at in the end.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import socket
+import urllib.request
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from harness.common import Line, cores, line, machine, pinned, rounded, say
+from soak import GROWTH_TARGET, LOAD, SIZES, Size
 
 from reliable import stage
 
-LOAD, GROWTH_TARGET = 0.7, 1.02
+__all__ = ["SIZES", "soak"]
 
-EVERYTHING = {"RECSYS_METRICS_PORT": "0", "RECSYS_LOG_REQUESTS": "0.01"}
-"""Settings that turn on what is off by default; the request log's folder is added."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """Length of the soak, and its callers."""
-
-    minutes: int
-    minute_s: float
-    items: int = 1_000_000
-    users: int = 4_096
-    events: int = 1_000
-    requests: int = 8_192
-    candidates: int = 200
-    callers: int = 8
-
-
-SIZES = {
-    "full": Size(minutes=30, minute_s=60.0),
-    "quick": Size(minutes=6, minute_s=2.0, items=50_000, users=64, requests=128),
-    "tiny": Size(minutes=3, minute_s=0.2, items=1_000, users=8, events=120, requests=8, candidates=20),
-}
+LIBRARIES = (*stage.LIBRARIES, "cryptography", "PyJWT", "opentelemetry-sdk")
+SHARE = "0.01"
+"""Of calls that are traced, and of requests that are logged."""
 
 
 def soak(folder: Path, size: Size) -> Iterator[Line]:
@@ -47,11 +33,19 @@ def soak(folder: Path, size: Size) -> Iterator[Line]:
     import numpy as np
     import psutil
     from harness.slow_moments import slow_moments
+    from harness.wire import Wire
     from harness.workers import worker
     from ranking import load as rank_load
     from ranking import setting as rank_setting
 
-    on = machine(stage.LIBRARIES, **asdict(size))
+    from reliable.issuing import Issuer, put, server_options
+    from reliable.tokens import access_file
+    from reliable.tracing import collects
+
+    secret = folder / "secret"
+    put(secret, Issuer().issue(), 1)
+    file, tokens = access_file(folder)
+    ports = {name: _free_port() for name in ("metrics", "health")}
     with contextlib.ExitStack() as stack:
         setting = stack.enter_context(
             rank_setting.redis_with_items(folder, items=size.items, candidates=size.candidates)
@@ -59,31 +53,54 @@ def soak(folder: Path, size: Size) -> Iterator[Line]:
         histories = rank_setting.fill(setting, length=size.events, users=size.users, items=size.items)
         bundle = rank_setting.reference_bundle(folder, items=size.items)
         sent = rank_setting.messages(setting.requests(histories, size.requests))
-        settings = {**EVERYTHING, "RECSYS_REQUEST_LOG_DIR": str(folder / "requests")}
-        arguments = ("--port", "0", "--redis-url", setting.redis_url)
-        with pinned(cores()[0]):
-            process, facts, _ = stack.enter_context(stage.server(folder, bundle, "soak", *arguments, **settings))
         with pinned(cores()[-1]):
-            closed = stack.enter_context(worker(rank_load.closed, facts["address"], sent, size.callers))
+            collector = stack.enter_context(worker(collects, str(folder / "collector")))
+        everything = {
+            "RECSYS_METRICS_PORT": str(ports["metrics"]),
+            "RECSYS_HEALTH_PORT": str(ports["health"]),
+            "RECSYS_ACCESS_FILE": str(file),
+            "RECSYS_LOG_FORMAT": "json",
+            "RECSYS_LOG_REQUESTS": SHARE,
+            "RECSYS_REQUEST_LOG_DIR": str(folder / "requests"),
+            "RECSYS_TRACE_SHARE": SHARE,
+            "RECSYS_TRACE_ENDPOINT": (folder / "collector").read_text(),
+        }
+        arguments = ("--port", "0", "--redis-url", setting.redis_url, *server_options(secret))
+        with pinned(cores()[0]):
+            running = stage.server(folder, bundle, "soak", *arguments, **everything)
+            process, facts, log = stack.enter_context(running)
+        address, wire = facts["address"], Wire(secret=secret, token=tokens["jwt"])
+        with pinned(cores()[-1]):
+            closed = stack.enter_context(worker(rank_load.closed, address, sent, size.callers, wire))
             rate = LOAD * len(closed(size.minute_s / 6)) / (size.minute_s / 6)
-            paced = stack.enter_context(worker(rank_load.paced, facts["address"], sent, size.callers, rate, False))
+            paced = stack.enter_context(worker(rank_load.paced, address, sent, size.callers, rate, False, wire))
         moments = stack.enter_context(slow_moments(core=cores()[0]))
         memory_mb: list[float] = []
         every: list[Any] = []
         for minute in range(size.minutes):
             every.append(paced(size.minute_s))
             memory_mb.append(psutil.Process(process.pid).memory_info().rss / 1e6)
+            page_bytes = len(_page(ports["metrics"]))
             say(f"minute {minute + 1}: {memory_mb[-1]:.0f} MB, {len(every[-1].took_s)} calls")
+        at_work = {
+            "span_bytes": collector(0.0),
+            "logged_requests": sum(1 for each in (folder / "requests").rglob("*") if each.is_file()),
+            "json_lines": sum(1 for each in log.read_text().splitlines() if json.loads(each)),
+            "page_bytes": page_bytes,
+        }
     due_s, took_s = (np.concatenate(parts) for parts in zip(*every, strict=True))
     refused = np.isnan(took_s)
     quiet = moments.quiet(due_s) & ~refused
+    if len(took_s) > 1_000 and not all(at_work.values()):
+        raise RuntimeError(f"not everything was on: {at_work}")
     details = {
         "calls": len(took_s),
         "refused": int(refused.sum()),
         "load": LOAD,
         "calls_per_s": rounded(rate),
-        "settings": sorted(settings),
-        "on": on,
+        "settings": [*sorted(everything), "RECSYS_TLS_CERTIFICATE", "RECSYS_TLS_CLIENT_CA", "RECSYS_TLS_KEY"],
+        "at_work": at_work,
+        "on": machine(LIBRARIES, **asdict(size)),
     }
     third = size.minutes // 3
     yield line(
@@ -100,3 +117,15 @@ def soak(folder: Path, size: Size) -> Iterator[Line]:
         p999_ms_without_slow_moments=rounded(1e3 * float(np.percentile(took_s[quiet], 99.9))) if quiet.any() else None,
         **details,
     )  # fmt: skip
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _page(port: int) -> bytes:
+    """The metrics page, as a scraper reads it; without TLS, as the server is on loopback."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+        return bytes(page.read())

@@ -7,28 +7,24 @@ turns. Without access a server has no interceptor of it at all: ``rpc/access/ope
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.common import Line, cores, line, machine, pinned, rounded, spread
+from harness.wire import Wire
 
-from reliable.security import SIZES, Size, cpu_us
-
-if TYPE_CHECKING:
-    from harness.workers import Measure
+from reliable.security import SIZES, Size, calls, cpu_us
 
 __all__ = ["SIZES", "token_share"]
 
 LIBRARIES = ("onnxruntime", "grpcio", "numpy", "redis", "hiredis", "protobuf", "PyJWT", "cryptography")
 TARGET = 0.05
-_TIMEOUT_S = 10.0
 _ISSUER, _AUDIENCE = "https://issuer.example", "recsys"
 
 
@@ -53,7 +49,7 @@ def token_share(folder: Path, size: Size, *, bundles: Path) -> Iterator[Line]:
             with pinned(cores()[0]):
                 pid, address = stack.enter_context(server(bundle, setting.redis_url, folder / name, *options))
             with pinned(cores()[-1]):
-                sides[name] = stack.enter_context(worker(calls, address, pid, token, sent, size.callers))
+                sides[name] = stack.enter_context(worker(calls, address, pid, Wire(token=token), sent, size.callers))
         taken = cpu_us(sides, rounds=size.rounds, round_s=size.round_s)
     for name in tokens:
         shares = [with_it / off - 1 for off, with_it in zip(taken["off"], taken[name], strict=True)]
@@ -85,52 +81,3 @@ def access_file(folder: Path) -> tuple[Path, dict[str, str]]:
     )
     signed = jwt.encode(claims, key, algorithm="RS256", headers={"kid": "a"})
     return file, {"token": static, "jwt": signed}
-
-
-def calls(address: str, pid: int, token: str | None, messages: Sequence[bytes], callers: int) -> Measure:
-    """Callers that each wait for their answer; gives the number of answers, and the CPU seconds of both processes.
-
-    Args:
-        address, pid: of the server.
-        token: that each call brings; None: none.
-        messages: serialised requests.
-        callers: connections, each of one call at a time.
-    """
-    import grpc
-    from harness.workers import RANK
-
-    metadata = None if token is None else (("authorization", f"Bearer {token}"),)
-
-    async def load(seconds: float) -> tuple[int, float]:
-        answered = 0
-        async with contextlib.AsyncExitStack() as stack:
-            asks = []
-            for _ in range(callers):
-                channel = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
-                await stack.enter_async_context(channel)
-                asks.append(channel.unary_unary(RANK))
-                await asks[-1](messages[0], timeout=_TIMEOUT_S, metadata=metadata)
-            begun_s, end_s = time.process_time() + _cpu_s(pid), time.perf_counter() + seconds
-
-            async def caller(place: int) -> None:
-                nonlocal answered
-                number = place
-                while time.perf_counter() < end_s:
-                    await asks[place](messages[number % len(messages)], timeout=_TIMEOUT_S, metadata=metadata)
-                    number += callers
-                    answered += 1
-
-            await asyncio.gather(*map(caller, range(callers)))
-            return answered, time.process_time() + _cpu_s(pid) - begun_s
-
-    import uvloop
-
-    return lambda seconds: uvloop.run(load(seconds))
-
-
-def _cpu_s(pid: int) -> float:
-    """CPU seconds of a process so far."""
-    import psutil
-
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)

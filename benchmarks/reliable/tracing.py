@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from harness.common import Line, cores, line, machine, pinned, rounded, spread
+from harness.wire import Wire
 from harness.workers import Measure
 
 from reliable.security import SIZES, Size, calls, cpu_us
@@ -55,7 +56,7 @@ def tracing_share(folder: Path, size: Size, *, bundles: Path) -> Iterator[Line]:
             with pinned(cores()[0]):
                 pid, address = stack.enter_context(server(bundle, setting.redis_url, folder / name, *arguments))
             with pinned(cores()[-1]):
-                sides[name] = stack.enter_context(worker(calls, address, pid, None, sent, size.callers))
+                sides[name] = stack.enter_context(worker(calls, address, pid, Wire(), sent, size.callers))
         taken = cpu_us(sides, rounds=size.rounds, round_s=size.round_s)
         time.sleep(_FLUSH_S)
         received_bytes = collector(0.0)
