@@ -79,7 +79,8 @@ class Figures:
         methods: those that were ever called; ``releases``: those that are loaded.
         degraded_per_s: answers without a part, by part; ``refused_per_s``: calls, by reason;
             ``early_ends_per_s``: those that ended before a handler had them.
-        store_per_s, store_failed_per_s: round trips to the store.
+        store_per_s: round trips to the store; ``store_failed_per_s``: those that failed; ``store_skipped_per_s``:
+            reads that did without, as others had failed a moment before.
         store_p50_s, store_p99_s: of a round trip.
         memory_share: of candidates whose features were in memory.
     """
@@ -101,6 +102,7 @@ class Figures:
     early_ends_per_s: dict[str, float]
     store_per_s: float
     store_failed_per_s: float
+    store_skipped_per_s: float
     store_p50_s: float | None
     store_p99_s: float | None
     memory_share: float | None
@@ -116,6 +118,10 @@ def figures_between(before: Page, now: Page) -> Figures:
     calls = between.by("recsys_requests_total", "method")
     methods = tuple(_method(between, name) for name in sorted(calls) if now.total("recsys_requests_total", method=name))
     memory, read = (between.grew("recsys_items_total", source=source) for source in ("memory", "store"))
+    round_trips = {
+        outcome: between.rate("recsys_store_round_trips_total", outcome=outcome)
+        for outcome in ("ok", "failed", "skipped")
+    }
     store_p50_s, store_p99_s = between.quantiles("recsys_store_seconds")
     build = [labels.get("version", "") for labels, _ in now.of("recsys_build_info")]
     return Figures(
@@ -134,8 +140,9 @@ def figures_between(before: Page, now: Page) -> Figures:
         degraded_per_s=between.rates("recsys_degraded_total", "part"),
         refused_per_s=between.rates("recsys_refused_total", "reason"),
         early_ends_per_s=between.rates("recsys_early_ends_total", "reason"),
-        store_per_s=between.rate("recsys_store_round_trips_total"),
-        store_failed_per_s=between.rate("recsys_store_round_trips_total", outcome="failed"),
+        store_per_s=round_trips["ok"] + round_trips["failed"],
+        store_failed_per_s=round_trips["failed"],
+        store_skipped_per_s=round_trips["skipped"],
         store_p50_s=store_p50_s,
         store_p99_s=store_p99_s,
         memory_share=_share(memory, memory + read),

@@ -123,6 +123,8 @@ def _summary(figures: Figures, width: int) -> list[Text]:
     store.append(f"p99 {duration(figures.store_p99_s)}")
     if figures.store_failed_per_s:
         store.append(f", {amount(figures.store_failed_per_s)}/s fail", style=_ALARM)
+    if figures.store_skipped_per_s:
+        store.append(f", {amount(figures.store_skipped_per_s)}/s skipped", style=_ALARM)
     if figures.memory_share is not None and width >= _WIDE:
         store.append(f", {share(figures.memory_share)} of items in memory")
     lines = [calls, workers, store]

@@ -49,7 +49,8 @@ def panels() -> list[dict[str, Any]]:
 def board_expressions() -> list[str]:
     """Queries of the board, with Grafana's variables filled in."""
     texts = [target["expr"] for panel in panels() for target in panel["targets"]]
-    return [text.replace("$__rate_interval", "1m").replace("$job", ".*").replace("$instance", ".*") for text in texts]
+    texts = [text.replace("$__rate_interval", "1m") for text in texts]
+    return [re.sub(r"\$(job|instance|method)\b", ".*", text) for text in texts]
 
 
 EXPRESSIONS = [*(expression_of(text) for text in alerts().values()), *board_expressions()]

@@ -122,7 +122,7 @@ class FairLock:
                 return mine.granted_s
             left_s = deadline.remaining_s()
             if called:
-                raise TimeoutError("the caller has left")
+                raise deadline.caller_left()
             if not needs_s:
                 raise TimeoutError("the request's deadline has passed")
             note_refusal("time_left")

@@ -228,6 +228,7 @@ def serving(
                 on_heartbeat=on_heartbeat,
                 damage=lambda: slot.routes().damage(),
                 models=lambda: [RANKER, *slot.routes().models],
+                on_changed=(lambda serves: None) if telemetry is None else telemetry.set_serving,
             )
             stack.enter_context(run_watchdog(probes, interval_s=reporter.interval_s, report=reporter.report))
         secured = certificates is not None

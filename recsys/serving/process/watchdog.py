@@ -130,6 +130,7 @@ class HealthReporter:
             for, and all stacks.
         damage: looks at what is served; returns why none of it can answer, or an empty text.
         models: gives further names, of what is of no use then.
+        on_changed: told if it serves, whenever that has changed.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class HealthReporter:
         on_heartbeat: Callable[[str], None] | None,
         damage: Callable[[], str] = str,
         models: Callable[[], Sequence[str]] = tuple,
+        on_changed: Callable[[bool], None] = lambda serves: None,
     ) -> None:
         self.interval_s = min(_INTERVAL_S, hang_timeout_s / _MIN_FAILURES)
         """Time between two rounds of probes."""
@@ -150,6 +152,7 @@ class HealthReporter:
         self._max_failures = math.ceil(hang_timeout_s / self.interval_s)
         self._on_heartbeat = on_heartbeat
         self._damage = damage
+        self._on_changed = on_changed
         self._failures = 0
         self._damaged = False
 
@@ -171,6 +174,7 @@ class HealthReporter:
         if was_damaged and not self._damaged:
             _log.warning("what is served can answer again")
         if (hung, self._damaged) != (was_hung, was_damaged):
+            self._on_changed(not hung and not self._damaged)
             models = ("", *self._models())
             for service in {*self._services(), *models}:
                 good = not hung and not (self._damaged and service in models)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -63,7 +62,9 @@ class AnswerCounts:
                 scores += len(ranked.scores)
                 score_sum += float(np.add.reduce(ranked.scores))
             sums[release.slot] = degraded or bool(parts), scores, score_sum
-        self._telemetry.observe(stages_us)
+        call = CURRENT.get()
+        if call is not None:
+            self._telemetry.observe(call.method, stages_us)
         self._telemetry.count("candidates", by=candidates)
         for slot, (degraded, scores, score_sum) in sums.items():
             self._telemetry.answered(slot, stages_us[-1], degraded=degraded, scores=scores, score_sum=score_sum)
@@ -99,7 +100,8 @@ class AnswerCounts:
     ) -> Iterator[None]:
         """Count what a ``with`` block raises to the releases that are at work in it.
 
-        As a failure counts neither what is the caller's fault, nor a caller that leaves before its deadline.
+        As a failure counts neither what is the caller's fault, nor a caller that leaves before its deadline. What is
+        made when nobody waits for it any more is no answer: callers that saw time-outs would find them counted as OK.
 
         Args:
             deadline: the call's.
@@ -108,11 +110,11 @@ class AnswerCounts:
         """
         try:
             yield
+            deadline.check_caller()
         except Exception as error:
-            left = isinstance(error, TimeoutError) and time.monotonic() < deadline.at_s
             slots, code = {release.slot for release in at or releases}, code_of(error)
             self._ended(slots, code.name)
-            if self._telemetry is not None and not left and code in NOT_THE_CALLERS:
+            if self._telemetry is not None and code in NOT_THE_CALLERS:
                 for slot in slots:
                     self._telemetry.failed(slot)
             raise

@@ -34,8 +34,6 @@ def abort_on_error(context: Context, work: Callable[[], Response]) -> Response:
     trailers: tuple[tuple[str, str], ...] = ()
     try:
         return work()
-    except CancelledError:
-        code, message = grpc.StatusCode.CANCELLED, "the caller has left"
     except Exception as error:
         code, message = status_of(error)
         trailers = trailers_of(error)
@@ -53,13 +51,16 @@ def trailers_of(error: Exception) -> tuple[tuple[str, str], ...]:
     return (STORE_TRAILER,) if isinstance(error, StoreError) else ()
 
 
-def run_on_loop(context: Context, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Response]) -> Response:
+def run_on_loop(
+    context: Context, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Response], deadline: Deadline
+) -> Response:
     """Run a coroutine on a loop in another thread; it is cancelled when the call ends first.
 
     The coroutine must bound its time.
 
     Raises:
-        concurrent.futures.CancelledError: the caller has left, or its deadline has passed.
+        TimeoutError: its deadline has passed.
+        CallerLeftError: the caller has left before it.
     """
     future = asyncio.run_coroutine_threadsafe(work, loop)
 
@@ -70,9 +71,10 @@ def run_on_loop(context: Context, loop: asyncio.AbstractEventLoop, work: Corouti
         cancel()
     try:
         return future.result()
-    except asyncio.CancelledError:
-        # What asyncio makes of the other one when a coroutine raises it; no Exception, it would pass all handlers.
-        raise CancelledError from None
+    except (CancelledError, asyncio.CancelledError):
+        # The latter is what asyncio makes of the other one when a coroutine raises it; no Exception, it would pass all
+        # handlers.
+        raise deadline.caller_left() from None
 
 
 def _abort(context: Context, code: grpc.StatusCode, message: str, trailers: tuple[tuple[str, str], ...]) -> NoReturn:

@@ -141,6 +141,7 @@ class RankerService:
             query = convert_explain.explain_query(message, features)
             release = asked or route.of_user(query.user_key)
             found = explain(ranker_of(release), query, deadline=deadline, names=release.names)
+            deadline.check_caller()
             return convert_explain.explain_response(found, ranker_of(release).features)
 
     def _answered(self, timer: StageTimer, routes: Sequence[Route], answers: Sequence[Answer]) -> None:

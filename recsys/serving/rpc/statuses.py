@@ -22,6 +22,7 @@ from recsys.errors import (
     StoreUnavailableError,
 )
 from recsys.rate_limited_log import RateLimitedLog
+from recsys.serving.deadline import CallerLeftError
 
 _log = logging.getLogger("recsys.serving")
 
@@ -34,6 +35,7 @@ STATUS_CODES: dict[type[Exception], grpc.StatusCode] = {
     StoreUnavailableError: grpc.StatusCode.UNAVAILABLE,
     StoreError: grpc.StatusCode.FAILED_PRECONDITION,
     ReleaseError: grpc.StatusCode.FAILED_PRECONDITION,
+    CallerLeftError: grpc.StatusCode.CANCELLED,
     TimeoutError: grpc.StatusCode.DEADLINE_EXCEEDED,
     ModelError: grpc.StatusCode.INTERNAL,
 }

@@ -99,7 +99,7 @@ class FeatureStoreService:
 
         def work() -> pb.AppendEventStreamResponse:
             deadline = deadline_of(context, default_s=_STREAM_S)
-            return run_on_loop(context, self._loop, self._append_stream(messages, deadline))
+            return run_on_loop(context, self._loop, self._append_stream(messages, deadline), deadline)
 
         return abort_on_error(context, work)
 
@@ -129,7 +129,7 @@ class FeatureStoreService:
             with self._place(count, left_s=deadline.remaining_s()):
                 return await self._answer(call, message, deadline)
 
-        return abort_on_error(context, lambda: run_on_loop(context, self._loop, admitted()))
+        return abort_on_error(context, lambda: run_on_loop(context, self._loop, admitted(), deadline))
 
     @contextmanager
     def _place(self, count: int, *, left_s: float = math.inf) -> Iterator[None]:

@@ -56,9 +56,9 @@ class Telemetry:
         self._lock = threading.Lock()
         self._looks = 0
 
-    def observe(self, stages_us: Sequence[int]) -> None:
-        """Add a request's stages, in the order of ``STAGES``; some 3 us."""
-        words, place = self._words, self._row
+    def observe(self, method: str, stages_us: Sequence[int]) -> None:
+        """Add the stages of a call of a method of ``families.STAGED``, in the order of ``STAGES``; some 3 us."""
+        words, place = self._words, self._times["stage_seconds", method, STAGES[0]]
         assert len(stages_us) == len(STAGES)
         with self._lock:
             for us in stages_us:
@@ -97,13 +97,15 @@ class Telemetry:
             if refused:
                 words[self._places["refused", method, refused]] += 1
 
-    def round_trip(self, link: str, us: int, *, failed: bool) -> None:
-        """Count a round trip to the store (``families.STORE_LINKS``), and the time that it took."""
+    def round_trip(self, link: str, outcome: str, us: int) -> None:
+        """Count a round trip to the store (``families.STORE_LINKS``), and its time, unless Redis was not asked at all:
+        microseconds among the times of a Redis that is away would make it look fast."""
         words, place = self._words, self._times["store_seconds", link]
-        ended = self._places["store_round_trips", link, "failed" if failed else "ok"]
+        ended = self._places["store_round_trips", link, outcome]
         with self._lock:
             words[ended] += 1
-            _observe(words, place, us)
+            if outcome != "skipped":
+                _observe(words, place, us)
 
     def count(self, name: str, *values: str, by: int = 1) -> None:
         """Add to the counter with these labels; KeyError if ``families`` has none."""
@@ -116,6 +118,10 @@ class Telemetry:
         place = self._places[(name, *values)]
         with self._lock:
             self._words[place] = to
+
+    def set_serving(self, serves: bool) -> None:
+        """Say if this worker answers calls: one that hangs does not, though it is there."""
+        self.set("workers_serving", to=int(serves))
 
     def clear_gauges(self) -> None:
         """Set all gauges of the row to 0: its worker has ended, or begins."""
@@ -264,7 +270,7 @@ class Telemetry:
     def serving(self) -> Iterator[None]:
         """Say that this worker serves, for the duration of a ``with`` block. The gauges of one before are cleared."""
         self.clear_gauges()
-        self.set("workers_serving", to=1)
+        self.set_serving(True)
         try:
             yield
         finally:

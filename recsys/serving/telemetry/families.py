@@ -50,6 +50,9 @@ thread; a newer call that waits for its message; the drain; no time. And one aft
 DEGRADED_PARTS = ("user", "items", "history")
 """Parts that an answer may lack, by the names that clients get (``Ranking.degraded``)."""
 
+STAGED = ("Rank", "RankBatch", "Retrieve", "Recommend")
+"""Methods whose calls have stages."""
+
 TABLES = ("users", "items", "histories")
 """Tables of the feature store that a request's ids are looked up in."""
 
@@ -116,8 +119,8 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
         ),
         Family(
             "store_round_trips",
-            "Round trips to the feature store's Redis, by what they were for and how they ended.",
-            {"link": STORE_LINKS, "outcome": ("ok", "failed")},
+            "Round trips to the feature store's Redis, by what they were for and how they ended, or were skipped.",
+            {"link": STORE_LINKS, "outcome": ("ok", "failed", "skipped")},
         ),
         Family(
             "store_warnings",
@@ -153,13 +156,18 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
 
 
 def histograms(methods: Sequence[str]) -> tuple[Family, ...]:
-    """List all histograms of times, in seconds on the page. The stages come first: ``Telemetry.observe`` counts on it.
+    """List all histograms of times, in seconds on the page. Stages of a call stand in a row: ``Telemetry.observe``
+    counts on it.
 
     Args:
         methods: names of the methods whose calls are counted.
     """
     return (
-        Family("stage_seconds", "Time that an answered call of Ranker spent in a stage.", {"stage": STAGES}),
+        Family(
+            "stage_seconds",
+            "Time that an answered call of Ranker spent in a stage, by method.",
+            {"method": [method for method in methods if method in STAGED], "stage": STAGES},
+        ),
         Family("call_seconds", "Time that a call took in the program, whatever its end.", {"method": methods}),
         Family("store_seconds", "Time of a round trip to the feature store's Redis.", {"link": STORE_LINKS}),
     )

@@ -31,8 +31,14 @@ from recsys.serving.telemetry.slots import read_slots
 from recsys.serving.telemetry.totals import Histogram, Totals, read_totals
 
 _PREFIX = "recsys_"
-_SHOWN_WHEN_COUNTED = frozenset({"requests", "refused", "release_requests"})
-"""Families of many labels: what was never counted is left out, but for the status OK."""
+_SHOWN_WHEN_COUNTED = frozenset({"requests", "release_requests"})
+"""Families of many labels: what was never counted is left out, but for the statuses of ``_ALWAYS``."""
+
+_ALWAYS = frozenset(
+    {"OK", "UNKNOWN", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "INTERNAL", "UNAVAILABLE"}
+)
+"""Statuses of requests that are there from the start. Prometheus sees no step from nothing to a number: the first fault
+of a night would be neither in a graph nor in an alert."""
 
 
 class TotalsCollector(Collector):
@@ -49,7 +55,7 @@ class TotalsCollector(Collector):
         self._slot_families, _ = read_slots(path)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all families. A status that no call has ended with is left out, except OK."""
+        """Yield all families. A status that no call has ended with is left out, if it is a caller's fault."""
         totals = read_totals(self._path)
         yield from _times(totals)
         yield from _counters(totals)
@@ -68,6 +74,8 @@ def _times(totals: Totals) -> Iterator[Metric]:
         shown = HistogramMetricFamily(f"{_PREFIX}{family.name}", family.help, labels=list(family.labels))
         for values in family.combinations():
             histogram = totals.times[(family.name, *values)]
+            if family.name == "stage_seconds" and not histogram.count:
+                continue  # most servers answer calls of one or two methods
             shown.add_metric(values, _buckets(histogram), sum_value=histogram.sum_us / 1e6)
         yield shown
 
@@ -78,7 +86,11 @@ def _counters(totals: Totals) -> Iterator[Metric]:
         shown = kind(f"{_PREFIX}{family.name}", family.help, labels=list(family.labels))
         for values in family.combinations():
             amount = totals.counters[(family.name, *values)]
-            if amount or family.name not in _SHOWN_WHEN_COUNTED or (family.name == "requests" and values[-1] == "OK"):
+            if (
+                amount
+                or family.name not in _SHOWN_WHEN_COUNTED
+                or (family.name == "requests" and values[-1] in _ALWAYS)
+            ):
                 shown.add_metric(values, amount)
         yield shown
 

@@ -61,10 +61,9 @@ class Totals:
     counters: Mapping[tuple[str, ...], int]
     workers: int = field(default=1)
 
-    @property
-    def stages(self) -> dict[str, Histogram]:
-        """The histograms of the stages."""
-        return {key[1]: found for key, found in self.times.items() if key[0] == "stage_seconds"}
+    def stages(self, method: str) -> dict[str, Histogram]:
+        """The histograms of a method's stages."""
+        return {key[2]: found for key, found in self.times.items() if key[:2] == ("stage_seconds", method)}
 
 
 def read_totals(path: Path) -> Totals:

@@ -19,6 +19,7 @@ import grpc
 import pytest
 import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from support.metrics_page import page_series, total
 from support.tiny_server import ServerProcess, server_process, stalled
 from support.tiny_workers import Callers, connections, pids, until, workers
 
@@ -165,8 +166,15 @@ async def test_health_shows_a_server_that_hangs_alone_and_its_recovery(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, hang_timeout_s=3.0)
+    settings = Settings(bundle=tiny_bundle, port=0, redis_url=redis_url, hang_timeout_s=3.0, metrics_port=0)
     with running_server(settings) as server:
+        written = capfd.readouterr().err
+        shown = re.search(r"metrics on (\S+)", written)
+        assert shown is not None
+
+        def serve() -> float:
+            return total(page_series(shown[1]), "recsys_workers_serving")
+
         async with grpc.aio.insecure_channel(server.address) as channel:
             health = health_pb2_grpc.HealthStub(channel)
 
@@ -181,8 +189,10 @@ async def test_health_shows_a_server_that_hangs_alone_and_its_recovery(
                 patched.setattr(FairLock, "_release", lambda lock: kept.append(lock))
                 await asyncio.to_thread(until, lambda: kept)
             await found(NOT_SERVING)
+            await asyncio.to_thread(until, lambda: serve() == 0)  # an alert sees it, too
             kept[0]._release()
             await found(SERVING)
+            await asyncio.to_thread(until, lambda: serve() == 1)
     assert "no request gets through, waiting for the lock of the model; the stacks of all threads follow" in caplog.text
     assert "requests get through again" in caplog.text
     assert "in report" in capfd.readouterr().err

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from support.plan_server import PlanServer, plan_of, plan_server
 from support.tiny_bundle import FEATURES, ITEMS, reference_scores, write_tiny_bundle
+from support.tiny_workers import until
 
 from recsys.client import Client, RankQuery, RpcError
 from recsys.errors import InvalidInputError, ModelError, OverloadedError, StoreError, StoreUnavailableError
+from recsys.proto.ranker_pb2 import Id, Ids, RankRequest
 from recsys.releases.served import ServedModel
-from recsys.serving.deadline import Deadline
+from recsys.serving.deadline import CallerLeftError, Deadline
 from recsys.serving.handlers.ranker import Ranker, RankResult
 from recsys.serving.handlers.routes import LoadedRelease, user_point
 from recsys.serving.rpc.answer_counts import AnswerCounts
@@ -21,6 +26,7 @@ from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.layout import create_counter_file
 from recsys.serving.telemetry.release_figures import read_release_figures
+from recsys.serving.telemetry.totals import read_totals
 
 CANDIDATES, AGE = [5, 1, 3, 1], {"age": 1.0}
 USERS = range(1, 13)
@@ -108,6 +114,36 @@ def test_a_callers_fault_is_no_failure_of_a_release(served: PlanServer) -> None:
     assert [served.figures(name).calls for name in ("tiny", "other")] == [0, 0]
 
 
+@pytest.mark.parametrize(("leaves", "code", "failed"), [(True, "CANCELLED", 0), (False, "DEADLINE_EXCEEDED", 1)])
+def test_an_answer_that_nobody_waits_for_any_more_counts_as_what_its_caller_saw(
+    served: PlanServer, monkeypatch: pytest.MonkeyPatch, leaves: bool, code: str, failed: int
+) -> None:
+    rank, ranked, user = Ranker.rank, threading.Event(), OTHERS[0]
+
+    def late(ranker: Ranker, *arguments: Any, deadline: Deadline) -> RankResult:
+        found = rank(ranker, *arguments, deadline=deadline)
+        ranked.set()
+        while deadline.abandoned is not None and not deadline.abandoned():
+            time.sleep(0.005)
+        return found
+
+    monkeypatch.setattr(Ranker, "rank", late)
+    request = RankRequest(user=Id(integer=user), candidates=Ids(integers=[1, 2])).SerializeToString()
+    with grpc.insecure_channel(served.address) as channel:
+        call = channel.unary_unary("/recsys.v1.Ranker/Rank").future(request, timeout=600.0 if leaves else 3.0)
+        if leaves:
+            assert ranked.wait(60)
+            call.cancel()
+        else:
+            error: Any = call.exception()
+            assert error.code().name == code
+        until(lambda: read_totals(served.counts).times["call_seconds", "Rank"].count)
+    counted = {key: count for key, count in read_totals(served.counts).counters.items() if count}
+    assert {key: count for key, count in counted.items() if key[0] == "requests"} == {("requests", "Rank", code): 1}
+    found = served.figures("other")
+    assert (found.answered, found.failed, found.latency.count) == (0, failed, 0)
+
+
 @pytest.mark.parametrize(
     ("error", "left_s", "failed"),
     [
@@ -117,7 +153,7 @@ def test_a_callers_fault_is_no_failure_of_a_release(served: PlanServer) -> None:
         (StoreUnavailableError("away"), 1.0, 1),
         (StoreError("foreign"), 1.0, 1),
         (TimeoutError("the deadline has passed"), -1.0, 1),
-        (TimeoutError("the caller has left"), 1.0, 0),
+        (CallerLeftError("the caller has left"), 1.0, 0),
         (InvalidInputError("wrong"), 1.0, 0),
     ],
 )

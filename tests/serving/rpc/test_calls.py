@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from recsys.feature_store.loop_thread import loop_in_thread
+from recsys.serving.deadline import CallerLeftError, Deadline
 from recsys.serving.rpc.calls import run_on_loop
 
 
@@ -22,16 +23,23 @@ class Call:
         return self.active
 
 
-def test_a_coroutine_that_finds_the_caller_gone_ends_as_one_that_was_cancelled() -> None:
+def test_a_coroutine_that_finds_the_caller_gone_ends_as_one_whose_caller_left() -> None:
     async def leaves() -> None:
         raise CancelledError("the sender has left")
 
     call: Any = Call(active=True)
-    with loop_in_thread("test") as loop, pytest.raises(CancelledError):
-        run_on_loop(call, loop, leaves())
+    with loop_in_thread("test") as loop, pytest.raises(CallerLeftError):
+        run_on_loop(call, loop, leaves(), Deadline.after(3600.0))
 
 
 def test_a_caller_that_left_before_is_not_waited_for() -> None:
     call: Any = Call(active=False)
-    with loop_in_thread("test") as loop, pytest.raises(CancelledError):
-        run_on_loop(call, loop, asyncio.sleep(3600))
+    with loop_in_thread("test") as loop, pytest.raises(CallerLeftError):
+        run_on_loop(call, loop, asyncio.sleep(3600), Deadline.after(3600.0))
+
+
+def test_a_caller_that_is_gone_at_its_deadline_did_not_leave_before_it() -> None:
+    call: Any = Call(active=False)
+    with loop_in_thread("test") as loop, pytest.raises(TimeoutError, match="deadline has passed") as caught:
+        run_on_loop(call, loop, asyncio.sleep(3600), Deadline.after(0.0))
+    assert not isinstance(caught.value, CallerLeftError)

@@ -228,4 +228,5 @@ def test_workers_serve_both_models_and_count_together(tmp_path: Path, finder: Pa
         page = urllib.request.urlopen(server.facts["metrics"], timeout=10).read().decode()
     assert 'recsys_requests_total{code="OK",method="Recommend"} 12.0' in page
     assert f"recsys_candidates_total {12 * 500}.0" in page
-    assert 'recsys_stage_seconds_count{stage="retrieve"} 12.0' in page
+    assert 'recsys_stage_seconds_count{method="Recommend",stage="retrieve"} 12.0' in page
+    assert 'recsys_stage_seconds_count{method="Rank"' not in page, "stages of what is never called are left out"

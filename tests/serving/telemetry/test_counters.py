@@ -23,7 +23,7 @@ def test_threads_lose_no_count(file: Path) -> None:
 
     def work() -> None:
         for _ in range(2_000):
-            telemetry.observe(every_stage(7))
+            telemetry.observe("Rank", every_stage(7))
             telemetry.count("degraded", "user")
 
     before = sys.getswitchinterval()
@@ -37,7 +37,7 @@ def test_threads_lose_no_count(file: Path) -> None:
     finally:
         sys.setswitchinterval(before)
     totals = read_totals(file)
-    assert totals.stages["store"].count == 8_000
+    assert totals.stages("Rank")["store"].count == 8_000
     assert totals.counters["degraded", "user"] == 8_000
 
 

@@ -20,6 +20,7 @@ from support.tiny_workers import until
 
 from recsys.certificates import CertificateFiles, CertificateWatch
 from recsys.errors import ConfigError
+from recsys.serving.rpc.statuses import NOT_THE_CALLERS
 from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.in_service import InService, Use
 from recsys.serving.telemetry.prometheus import metrics_server
@@ -31,7 +32,7 @@ from recsys.serving.telemetry.stage_timer import STAGES
 from recsys.serving.telemetry.counters import Telemetry
 telemetry = Telemetry(Path(sys.argv[1]), worker=int(sys.argv[2]))
 for _ in range(1000):
-    telemetry.observe([100] * len(STAGES))
+    telemetry.observe("Rank", [100] * len(STAGES))
     telemetry.count("candidates", by=200)
 print("written", flush=True)
 sys.stdin.read()
@@ -64,10 +65,15 @@ def test_the_page_sums_two_processes_and_keeps_what_a_killed_one_counted(file: P
             writers[1].wait()
             found = scrape(port)
             assert found["recsys_candidates_total", ()] == 2 * 1000 * 200
-            assert found["recsys_stage_seconds_count", (("stage", "total"),)] == 2_000
-            assert found["recsys_stage_seconds_sum", (("stage", "total"),)] == pytest.approx(2_000 * 100e-6)
-            assert found["recsys_stage_seconds_bucket", (("le", "0.0001"), ("stage", "store"))] == 2_000
-            assert found["recsys_stage_seconds_bucket", (("le", "7e-05"), ("stage", "store"))] == 0
+            assert found["recsys_stage_seconds_count", (("method", "Rank"), ("stage", "total"))] == 2_000
+            assert found["recsys_stage_seconds_sum", (("method", "Rank"), ("stage", "total"))] == pytest.approx(
+                2_000 * 100e-6
+            )
+            assert (
+                found["recsys_stage_seconds_bucket", (("le", "0.0001"), ("method", "Rank"), ("stage", "store"))]
+                == 2_000
+            )
+            assert found["recsys_stage_seconds_bucket", (("le", "7e-05"), ("method", "Rank"), ("stage", "store"))] == 0
             Telemetry(file, worker=1).count("candidates")  # the one that took its place
             assert scrape(port)["recsys_candidates_total", ()] == 2 * 1000 * 200 + 1
             assert (
@@ -79,15 +85,18 @@ def test_the_page_sums_two_processes_and_keeps_what_a_killed_one_counted(file: P
                 writer.communicate()
 
 
-def test_the_page_shows_only_statuses_that_calls_ended_with_and_ok(file: Path) -> None:
+def test_the_page_shows_faults_from_the_start_and_of_others_what_calls_ended_with(file: Path) -> None:
     Telemetry(file).count("requests", "Rank", "UNAVAILABLE")
+    Telemetry(file).count("requests", "Rank", "NOT_FOUND")
+    faults = {code.name for code in NOT_THE_CALLERS}
     with metrics_server(file, host="127.0.0.1", port=0, in_service=InService(None)) as port:
         shown = {
             (dict(labels)["method"], dict(labels)["code"]): value
             for (name, labels), value in scrape(port).items()
             if "requests" in name
         }
-    assert shown == {("Rank", "OK"): 0.0, ("Rank", "UNAVAILABLE"): 1.0, ("AppendEvents", "OK"): 0.0}
+    nothing = {(method, code): 0.0 for method in ("Rank", "AppendEvents") for code in {"OK", *faults}}
+    assert shown == {**nothing, ("Rank", "UNAVAILABLE"): 1.0, ("Rank", "NOT_FOUND"): 1.0}
 
 
 def test_a_release_shows_what_its_slot_counted_since_it_came(file: Path) -> None:

@@ -9,6 +9,10 @@ from recsys.backoff import backoff_s
 from recsys.errors import StoreUnavailableError
 
 
+class NotTriedError(StoreUnavailableError):
+    """Redis was not asked: others failed a moment ago."""
+
+
 class Breaker:
     """Refuses calls for a while after failures, so that a dead Redis costs a request nothing.
 
@@ -30,9 +34,9 @@ class Breaker:
         return self._failures > 0 and self._clock() < self._retry_at_s
 
     def check(self) -> None:
-        """Raise StoreUnavailableError while open; let one caller through as a probe when the wait is over."""
+        """Raise NotTriedError while open; let one caller through as a probe when the wait is over."""
         if self.is_open:
-            raise StoreUnavailableError(f"{self._reason} (not tried again yet)")
+            raise NotTriedError(f"{self._reason} (not tried again yet)")
         if self._failures:
             self._retry_at_s = self._clock() + self._wait_s()
 

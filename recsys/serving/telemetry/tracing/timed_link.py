@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from time import perf_counter_ns
 
+from recsys.errors import StoreUnavailableError
+from recsys.feature_store.redis.link.breaker import NotTriedError
 from recsys.feature_store.redis.link.protocol import Changed, Command, Link, Reply
 from recsys.serving.current_call import CURRENT, STORE_LAP
 from recsys.serving.telemetry.counters import Telemetry
@@ -27,15 +29,20 @@ class TimedLink:
 
     async def round_trip(self, commands: Sequence[Command], *, timeout_s: float) -> list[Reply]:
         """As ``Link.round_trip``."""
-        start_ns, failed = perf_counter_ns(), True
+        start_ns, outcome = perf_counter_ns(), "failed"
         try:
             replies = await self._link.round_trip(commands, timeout_s=timeout_s)
-            failed = False
+            # Of a cluster some nodes may be away.
+            if not any(isinstance(reply, StoreUnavailableError) for reply in replies):
+                outcome = "ok"
             return replies
+        except NotTriedError:
+            outcome = "skipped"
+            raise
         finally:
             end_ns = perf_counter_ns()
             if self._telemetry is not None:
-                self._telemetry.round_trip(self._kind, (end_ns - start_ns + 500) // 1000, failed=failed)
+                self._telemetry.round_trip(self._kind, outcome, (end_ns - start_ns + 500) // 1000)
             call = CURRENT.get()
             if call is not None:
                 call.add_lap(STORE_LAP, start_ns, end_ns)
