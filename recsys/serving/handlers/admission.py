@@ -56,7 +56,8 @@ class Admission:
         all_ns, piece_ns = round(1e9 * work.seconds), round(1e9 * work.longest_s)
         with self._lock:
             self.asked += 1
-            self.check(work, left_s=left_s)
+            if (refusal := self.refusal(work, left_s=left_s)) is not None:
+                raise refusal
             self.in_flight += 1
             self._all_ns += all_ns
             self._pieces_ns += piece_ns
@@ -72,8 +73,8 @@ class Admission:
                 self._all_ns -= all_ns
                 self._pieces_ns -= piece_ns
 
-    def check(self, work: Work = UNKNOWN, *, left_s: float, more: int = 0) -> None:
-        """Raise what :meth:`enter` would raise now; of unknown work, what it would for work like that of the others.
+    def refusal(self, work: Work = UNKNOWN, *, left_s: float, more: int = 0) -> OverloadedError | None:
+        """Make the error that :meth:`enter` would raise now; None: none. Unknown work is taken to be like the others'.
 
         Args:
             work: of the request.
@@ -97,10 +98,10 @@ class Admission:
             reason += f" and this one {1e3 * seconds:.0f} ms" if seconds else ""
             reason += f"; {1e3 * left_s:.0f} ms are left of its deadline"
         else:
-            return
+            return None
         retry_after_s = self._retry_after_s(wait_s)
         when = "with backoff" if retry_after_s is None else f"after {math.ceil(1e3 * retry_after_s)} ms"
-        raise OverloadedError(f"{reason}; retry {when}", retry_after_s=retry_after_s)
+        return OverloadedError(f"{reason}; retry {when}", retry_after_s=retry_after_s)
 
     def _retry_after_s(self, wait_s: float) -> float | None:
         """Seconds until those who are in now are gone; None: nobody knows."""

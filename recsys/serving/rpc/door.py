@@ -1,7 +1,7 @@
 """Door: calls of Ranker that could not be answered in their time are refused before their message is here.
 
-Under five times the load four of five calls are refused. With a thread, a message that is decoded and a handler each of
-them takes as much of the core as a fifteenth of a call that is answered; here it takes a third of that.
+Under five times the load four of five calls are refused, and what a refusal takes of the core is taken from the
+answers (``process/listening/refusing_server.py``).
 """
 
 from __future__ import annotations
@@ -48,11 +48,9 @@ def ranker_door(admission: Admission, *, default_s: float, clock: Callable[[], f
             arrived -= 1
             on_the_way.popleft()
         left_s = deadline_s - now_s
-        try:
-            admission.check(left_s=default_s if left_s > NO_DEADLINE_S else left_s, more=len(on_the_way))
-        except OverloadedError as error:
-            return error
-        on_the_way.append(now_s)
-        return None
+        error = admission.refusal(left_s=default_s if left_s > NO_DEADLINE_S else left_s, more=len(on_the_way))
+        if error is None:
+            on_the_way.append(now_s)
+        return error
 
     return refusal

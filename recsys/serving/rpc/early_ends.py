@@ -42,6 +42,8 @@ class EarlyEnds:
             message: of the status.
         """
         method = METHODS.get(path)
+        if reason == "no_time":
+            self.arrived += 1  # the interceptor that counts the others is behind the door
         if self._telemetry is not None:
             self._telemetry.count("early_ends", reason)
             if method is not None and code is not None:

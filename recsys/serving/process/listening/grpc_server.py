@@ -78,8 +78,16 @@ def grpc_server(
         ("grpc.server.max_pending_requests_hard_limit", 20_000),
         *_ages(settings),
     ]
-    with message_first(settings, rooms, record, door=door) as (pool, limit, waiting):
-        server = grpc.server(pool, options=options, maximum_concurrent_rpcs=limit, interceptors=list(interceptors))
+    with message_first(settings, rooms, record) as (pool, limit, waiting):
+        if door is not None and isinstance(pool, HandlerPool):
+            # Imported when grpcio's internals are known to be there.
+            from recsys.serving.process.listening.refusing_server import RefusingServer
+
+            server: grpc.Server = RefusingServer(
+                pool, interceptors=interceptors, options=options, door=door, record=record
+            )
+        else:
+            server = grpc.server(pool, options=options, maximum_concurrent_rpcs=limit, interceptors=list(interceptors))
         try:
             yield server, _listen(server, settings, share_port=share_port, certificates=certificates)
         finally:
@@ -92,7 +100,7 @@ def grpc_server(
 
 @contextlib.contextmanager
 def message_first(
-    settings: Settings, rooms: Rooms, record: Record, *, door: Door | None = None
+    settings: Settings, rooms: Rooms, record: Record
 ) -> Iterator[tuple[ThreadPoolExecutor, int | None, WaitingCalls]]:
     """Make what a gRPC server has for a thread pool, which gives a call a thread when its message is here.
 
@@ -115,7 +123,6 @@ def message_first(
         receive_timeout_s=settings.receive_timeout_s,
         stream_idle_timeout_s=settings.stream_idle_timeout_s,
         record=record,
-        door=door,
     )
     with waiting.running(), unread.running():
         yield cast("ThreadPoolExecutor", pool), None, waiting  # gRPC submits to it, and no more

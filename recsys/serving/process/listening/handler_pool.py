@@ -2,8 +2,8 @@
 
 **This file uses internals of grpcio** (``grpc._server``, read in version 1.85.1), which may change with any release.
 :func:`changed_internals` compares them at the start, and ``tests/serving/process/listening/test_handler_pool.py`` fails
-when an upgrade changes a line of them: read that module again then, and this file. Without them a server takes
-gRPC's way (``grpc_server.py``).
+when an upgrade changes a line of them: read that module again then, this file and ``refusing_server.py``. Without them
+a server takes gRPC's way (``grpc_server.py``).
 
 There, ``_handle_unary_unary`` submits ``state.context.run(_unary_response_in_pool, event, state, behavior, argument,
 decode, encode)``; ``argument`` asks for the message and waits. Here the message is asked for first, by the same batch;
@@ -29,8 +29,6 @@ import grpc
 from recsys.rate_limited_log import RateLimitedLog
 from recsys.serving.process.listening.rooms import Room
 from recsys.serving.process.listening.waiting import EarlyEnd, WaitingCalls
-from recsys.serving.rpc.calls import trailers_of
-from recsys.serving.rpc.door import Door
 from recsys.serving.rpc.early_ends import CALLED_METHOD
 
 _server: Any = importlib.import_module("grpc._server")
@@ -38,14 +36,20 @@ _cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")
 _log = RateLimitedLog(logging.getLogger("recsys.serving"))
 
 _PARAMETERS = {
+    "_Server": "thread_pool generic_handlers interceptors options maximum_concurrent_rpcs compression xds",
     "_abort": "state call code details",
     "_application_code": "code",
+    "_begin_shutdown_once": "state",
     "_is_rpc_state_active": "state",
+    "_process_event_and_continue": "state event",
     "_receive_message": "state call request_deserializer",
+    "_request_call": "state",
+    "_request_registered_call": "state method",
     "_unary_request": "rpc_event state request_deserializer",
     "_unary_response_in_pool": ("rpc_event state behavior argument_thunk request_deserializer response_serializer"),
     "_stream_response_in_pool": ("rpc_event state behavior argument_thunk request_deserializer response_serializer"),
 }
+_SERVER_STATE = "completion_queue due lock registered_method_handlers rpc_states server server_deallocated stage"
 _STATE = ("callbacks", "client", "condition", "context", "due", "request", "statused", "trailing_metadata")
 _WAITS_FOR_ONE = "_unary_request.<locals>.unary_request"
 _ARGUMENTS = 7
@@ -71,11 +75,21 @@ def changed_internals() -> str:
                 return f"grpc._server._RPCState has no {name}"
         if (found := _server._unary_request(None, state, None).__qualname__) != _WAITS_FOR_ONE:
             return f"grpc._server._unary_request gives {found}"
+        for name in _SERVER_STATE.split():
+            if name not in _server._ServerState.__annotations__:
+                return f"grpc._server._ServerState has no {name}"
         for module, name in (
+            (_server, "_DEALLOCATED_SERVER_CHECK_PERIOD_S"),
+            (_server._ServerStage, "STARTED"),
             (_server, "_RECEIVE_MESSAGE_TOKEN"),
             (_server, "_CANCELLED"),
             (_server, "_EMPTY_FLAGS"),
+            (_cygrpc, "ReceiveCloseOnServerOperation"),
             (_cygrpc, "ReceiveMessageOperation"),
+            (_cygrpc, "RequestCallEvent"),
+            (_cygrpc, "SendInitialMetadataOperation"),
+            (_cygrpc, "SendStatusFromServerOperation"),
+            (_cygrpc.CompletionType, "queue_timeout"),
         ):
             getattr(module, name)
     except Exception as error:  # whatever it may be, the server must start
@@ -99,7 +113,6 @@ class HandlerPool:
         receive_timeout_s: time for a call's message.
         stream_idle_timeout_s: time for the first message of a stream.
         record: told of each call that ends before a handler has it.
-        door: refuses calls before their message is here; None: it does not.
     """
 
     def __init__(
@@ -111,7 +124,6 @@ class HandlerPool:
         receive_timeout_s: float,
         stream_idle_timeout_s: float,
         record: Record,
-        door: Door | None = None,
     ) -> None:
         self.room = room
         self.waiting = waiting
@@ -119,30 +131,14 @@ class HandlerPool:
         self.receive_timeout_s = receive_timeout_s
         self.stream_idle_timeout_s = stream_idle_timeout_s
         self.record = record
-        self.door = door
 
     def submit(self, run: Callable[..., Any], /, *arguments: Any) -> Future[Any]:
         """Take a call from gRPC, which holds its ``condition``; returns a future that is done."""
         handles = (_server._unary_response_in_pool, _server._stream_response_in_pool)
         if len(arguments) != _ARGUMENTS or arguments[0] not in handles:
             return self.room("").threads.submit(run, *arguments)
-        if not self._refused(arguments[1], arguments[2]):
-            _Arrival(self, run, arguments).begin()
+        _Arrival(self, run, arguments).begin()
         return _DONE
-
-    def _refused(self, event: Any, state: Any) -> bool:
-        """Refuse a call at the door, with the least work that gRPC can do for it; False if it is let in."""
-        if self.door is None:
-            return False
-        path = state.context.get(CALLED_METHOD, "")
-        error = self.door(path, event.call_details.deadline)
-        if error is None:
-            return False
-        code, message = grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)
-        state.trailing_metadata = trailers_of(error)
-        _server._abort(state, event.call, _server._application_code(code), message.encode())
-        self.record("no_time", path, code, message)
-        return True
 
 
 class _Arrival:
