@@ -13,7 +13,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from recsys.errors import InvalidInputError, OverloadedError
+from recsys.errors import AccessError, InvalidInputError, OverloadedError
 from recsys.serving.current_call import note_refusal
 
 Message = TypeVar("Message")
@@ -32,7 +32,7 @@ class StreamEnded(Exception):
         error: to be told to its sender, with how far it came.
     """
 
-    def __init__(self, error: InvalidInputError | OverloadedError | TimeoutError) -> None:
+    def __init__(self, error: InvalidInputError | AccessError | OverloadedError | TimeoutError) -> None:
         super().__init__(str(error))
         self.error = error
 
@@ -100,7 +100,8 @@ class OpenStream:
 
         Raises:
             concurrent.futures.CancelledError: the sender has left in the middle.
-            StreamEnded: it was idle for too long, or for longest of all; or sent a message that is none.
+            StreamEnded: it was idle for too long, or for longest of all; or sent a message that is none, or
+                that it may not send any more.
         """
         loop, arrived = asyncio.get_running_loop(), self._arrived
         room, left = threading.Semaphore(_BUFFER), threading.Event()
@@ -114,7 +115,7 @@ class OpenStream:
                         return
                     loop.call_soon_threadsafe(arrived.put_nowait, message)
             except Exception as error:  # gRPC's is a bare one
-                end = StreamEnded(error) if isinstance(error, InvalidInputError) else error
+                end = StreamEnded(error) if isinstance(error, InvalidInputError | AccessError) else error
             if not left.is_set():
                 loop.call_soon_threadsafe(arrived.put_nowait, end)
 

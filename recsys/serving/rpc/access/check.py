@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
+from recsys.errors import AccessError, AuthenticationError
 from recsys.proto import feature_store_pb2, ranker_pb2
 from recsys.proto.trailers import RETRY_TRAILER
 from recsys.rate_limited_log import RateLimitedLog
@@ -36,6 +37,9 @@ _MAKERS: Mapping[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
 """By request and answer that stream."""
 
 _SLEEP_S = 0.1
+
+_RECHECK_S = 1.0
+"""A stream's sender is looked up again after so long, and when the access file was read again."""
 
 _refusals = RateLimitedLog(logging.getLogger("recsys.serving"))
 
@@ -91,7 +95,7 @@ class AccessCheck(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
 
             def checked_stream(messages: Iterator[Any], context: Any) -> Any:
                 identity = self._admit(context, method)
-                return serve(self._paced(messages, identity, context, method), context)
+                return serve(self._watched(messages, identity, context, method), context)
 
             # Messages are decoded one by one, as they are asked for: not before the check.
             return make(checked_stream, decode, handler.response_serializer)
@@ -119,16 +123,16 @@ class AccessCheck(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         except RefusedError as error:
             self._refuse(context, method, error.reason, str(error))
         if role not in identity.roles:
-            has = ", ".join(sorted(identity.roles)) or "none"
-            self._refuse(
-                context, method, "role", f"{identity.name} needs the role {role!r} for {method}; it has: {has}"
-            )
+            self._refuse(context, method, "role", _lacks_role(identity, method))
         self._take(context, identity, "calls", 1)
         return identity
 
-    def _refuse(self, context: Any, method: str, reason: str, message: str) -> NoReturn:
+    def _count_refusal(self, context: Any, method: str, reason: str, message: str) -> None:
         self.refused.add(reason)
         _refusals.warning((reason, method), "refused a call of %s by %s: %s", method, context.peer(), message)
+
+    def _refuse(self, context: Any, method: str, reason: str, message: str) -> NoReturn:
+        self._count_refusal(context, method, reason, message)
         known = reason in ("role", "undeclared")
         code = grpc.StatusCode.PERMISSION_DENIED if known else grpc.StatusCode.UNAUTHENTICATED
         context.abort(code, truncate(message))
@@ -148,22 +152,46 @@ class AccessCheck(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
             f"{identity.name}: more than its {rate:g} {kind} per second; try again in {wait_ms:,} ms",
         )
 
-    def _paced(self, messages: Iterator[Any], identity: Identity, context: Any, method: str) -> Iterator[Any]:
-        """Messages as fast as the quota allows: a stream can wait, and its sender with it."""
-        rate = identity.quota.events_per_s
-        if rate is None or method not in _STREAMED:
-            return messages
-        return self._slowed(messages, identity, rate, context)
+    def _watched(self, messages: Iterator[Any], identity: Identity, context: Any, method: str) -> Iterator[Any]:
+        """Messages for as long as their sender may send them, and as fast as its quota allows: a stream can wait, and
+        its sender with it.
 
-    def _slowed(self, messages: Iterator[Any], identity: Identity, rate: float, context: Any) -> Iterator[Any]:
+        Raises:
+            AccessError: the sender may no longer.
+        """
+        policy, checked_s = self._policy(), time.monotonic()
         for message in messages:
-            slow, events = False, 0 if isinstance(message, Exception) else event_count(message)
-            while context.is_active() and (wait_s := self._quotas.take(identity.name, "events", rate, events)):
-                slow = True
-                time.sleep(min(wait_s, _SLEEP_S))
-            if slow:
-                self.limited.add("stream")
+            if self._policy() is not policy or time.monotonic() - checked_s >= _RECHECK_S:
+                policy, checked_s = self._policy(), time.monotonic()
+                identity = self._identity_of_stream(policy, context, method)
+            if method in _STREAMED and not isinstance(message, Exception):
+                self._wait_for_events(identity, event_count(message), context)
             yield message
+
+    def _identity_of_stream(self, policy: Policy, context: Any, method: str) -> Identity:
+        try:
+            identity = identify(policy, context.invocation_metadata() or (), context.auth_context)
+        except RefusedError as error:
+            self._count_refusal(context, method, error.reason, str(error))
+            raise AuthenticationError(str(error)) from None
+        if METHOD_ROLES[method] not in identity.roles:
+            message = _lacks_role(identity, method)
+            self._count_refusal(context, method, "role", message)
+            raise AccessError(message)
+        return identity
+
+    def _wait_for_events(self, identity: Identity, events: int, context: Any) -> None:
+        rate, slow = identity.quota.events_per_s, False
+        while context.is_active() and (wait_s := self._quotas.take(identity.name, "events", rate, events)):
+            slow = True
+            time.sleep(min(wait_s, _SLEEP_S))
+        if slow:
+            self.limited.add("stream")
+
+
+def _lacks_role(identity: Identity, method: str) -> str:
+    has = ", ".join(sorted(identity.roles)) or "none"
+    return f"{identity.name} needs the role {METHOD_ROLES[method]!r} for {method}; it has: {has}"
 
 
 _STREAMED = ("/recsys.v1.FeatureStore/AppendEventStream",)
