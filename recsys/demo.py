@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -191,9 +192,16 @@ def _server(folder: Path, redis_url: str) -> Iterator[str]:
     ready, log = folder / "server.json", folder / "server.log"
     command = [sys.executable, "-m", "recsys.cli", "serve", str(folder / "bundle"), "--port", "0"]
     command += ["--redis-url", redis_url, "--ready-file", str(ready)]
+    # Settings of another server, its certificates and access file among them, are none of this one's.
+    environment = {name: text for name, text in os.environ.items() if not name.startswith(("RECSYS_", "REDIS_URL"))}
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent()
+            command,
+            stdout=stream,
+            stderr=stream,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            preexec_fn=_end_with_parent(),
         )
     try:
         deadline_s = time.monotonic() + _SERVER_START_S

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -165,6 +166,17 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def kept_folder(prefix: str) -> Iterator[Path]:
+    """Make a temporary folder for a ``with`` block.
+
+    It is locked, which keeps systemd-tmpfiles from removing it after ten days (tmpfiles.d(5), AGE FIELD): a process
+    that is started later opens what is in it.
+    """
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder, locked(Path(folder)):
+        yield Path(folder)
 
 
 def sync(path: Path) -> None:

@@ -20,6 +20,20 @@ from support.paths import ROOT
 from recsys.bundle import open_bundle
 from recsys.client import Client
 
+ANOTHERS = {
+    "RECSYS_TLS_CERTIFICATE": "/none/tls.crt",
+    "RECSYS_TLS_KEY": "/none/tls.key",
+    "RECSYS_TLS_CLIENT_CA": "/none/ca.crt",
+    "RECSYS_ACCESS_FILE": "/none/access.toml",
+    "RECSYS_RELEASES": "/none",
+    "RECSYS_HOST": "0.0.0.0",
+    "RECSYS_WORKERS": "2",
+    "RECSYS_TOKEN": "recsys_anothers",
+    "REDIS_URL": "redis://none",
+    "REDIS_URL_FILE": "/none/url",
+}
+"""Settings of another server of this machine: a demo has its own."""
+
 
 @dataclass(frozen=True)
 class Demo:
@@ -48,7 +62,7 @@ def _start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env={**environment, "COLUMNS": "200"},
+        env={**environment, **ANOTHERS, "COLUMNS": "200"},
         start_new_session=True,  # a process group of its own, as a terminal gives it
     )
 

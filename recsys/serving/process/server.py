@@ -43,6 +43,7 @@ from recsys.serving.process.startup import load_models
 from recsys.serving.process.stores import open_stores, widest_of
 from recsys.serving.process.watchdog import HealthReporter, make_private_address, request_path_probes, run_watchdog
 from recsys.serving.rpc.access.opened import open_access
+from recsys.serving.rpc.access.shared import SharedAccess
 from recsys.serving.rpc.door import ranker_door
 from recsys.serving.rpc.early_ends import EarlyEnds
 from recsys.serving.rpc.health import Health
@@ -154,6 +155,7 @@ def serving(
     on_heartbeat: Callable[[str], None] | None = None,
     interceptors: Sequence[Interceptor] = (),
     fallback: Certificates | None = None,
+    shared_access: SharedAccess | None = None,
 ) -> Iterator[RunningServer]:
     """Answer calls for the duration of a ``with`` block; at its end, drain.
 
@@ -168,6 +170,7 @@ def serving(
         on_heartbeat: gets each report of the watchdog (``watchdog.py``); None: this process has no supervisor.
         interceptors: run after the server's own (``rpc/interceptors.py``), in this order.
         fallback: certificates for the case that the files of the settings are no good now (``certificates.py``).
+        shared_access: of all workers; None: this process is the only one.
     """
     first = models[plan.first.name].first
     model, model_version = first.model, first.version
@@ -186,7 +189,7 @@ def serving(
         opened = open_stores(redis_url, features, settings, loop=loop, others=others, telemetry=telemetry)
         stores = stack.enter_context(opened)
         tracer = stack.enter_context(open_tracer(settings, store=stores.name, worker=worker))
-        access = stack.enter_context(open_access(settings.access_file))
+        access = stack.enter_context(open_access(settings.access_file, shared=shared_access, worker=worker))
         shared = stack.enter_context(open_shared_parts(settings, stores, ranks=ranks))
         loaded = {}
         for name, release in plan.releases.items():

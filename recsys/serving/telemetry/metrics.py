@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from recsys.certificates import CertificateWatch
+from recsys.files import kept_folder
 from recsys.serving.console import say
 from recsys.serving.settings import Settings
 from recsys.serving.settings.tls import is_loopback
@@ -31,23 +29,8 @@ def counter_file(settings: Settings, *, workers: int, methods: Iterable[str]) ->
     if settings.metrics_port is None and settings.releases is None:
         yield None
         return
-    with tempfile.TemporaryDirectory(prefix="recsys-counts-") as folder:
-        with _locked(Path(folder)):
-            yield create_counter_file(Path(folder) / "counts", workers=workers, methods=methods)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock a folder, which keeps systemd-tmpfiles from removing it after ten days (tmpfiles.d(5), AGE FIELD).
-
-    A worker that is restarted opens what is in it.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(handle)
+    with kept_folder("recsys-counts-") as folder:
+        yield create_counter_file(folder / "counts", workers=workers, methods=methods)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from recsys.certificates import Certificates
 from recsys.errors import RecsysError
 from recsys.releases.status import ServerStatus
 from recsys.serving.process.releases.plan import Plan, Verified
+from recsys.serving.rpc.access.shared import SharedAccess
 from recsys.serving.settings import Settings
 
 
@@ -33,6 +34,7 @@ class Task:
         counts: the file that all workers count in; None for none.
         verified: of these bundles, the states of the files that the supervisor verified in full.
         certificates: for the case that their files are no good when the worker starts; None: of no use then.
+        access: what workers share of access; None: there is no access file.
     """
 
     number: int
@@ -42,6 +44,7 @@ class Task:
     counts: Path | None
     verified: Verified = field(default_factory=dict)
     certificates: Certificates | None = None
+    access: SharedAccess | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

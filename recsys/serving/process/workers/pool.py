@@ -14,7 +14,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -27,6 +27,7 @@ from recsys.serving.console import say
 from recsys.serving.process.children import start_python
 from recsys.serving.process.releases.plan import Plan, Verified
 from recsys.serving.process.workers.messages import Command, Heartbeat, Message, Ready, Task
+from recsys.serving.rpc.access.shared import SharedAccess
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry
 
@@ -103,6 +104,7 @@ class WorkerPool:
         plan: what they serve; None: the bundles of the settings.
         verified: of these bundles, the states of the files that were verified in full.
         certificates: theirs, followed here, too; each worker is given the last good ones. None: they speak no TLS.
+        access: gives each worker what they share of access.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class WorkerPool:
         plan: Plan | None = None,
         verified: Verified | None = None,
         certificates: CertificateWatch | None = None,
+        access: Callable[[], SharedAccess | None] = lambda: None,
     ) -> None:
         task = Task(number=0, settings=settings, plan=plan, core=None, counts=counts, verified=verified or {})
         tasks = [dataclasses.replace(task, number=i + 1, core=core) for i, core in enumerate(cores)]
@@ -123,6 +126,7 @@ class WorkerPool:
         self._events = events
         self._counts = counts
         self._certificates = certificates
+        self._access = access
         self._hang_timeout_s = settings.hang_timeout_s
         self._check_every_s = min(_CHECK_S, settings.hang_timeout_s / 4)
         self._checked_s = time.monotonic()
@@ -138,7 +142,7 @@ class WorkerPool:
         now_s = time.monotonic()
         for worker in self._workers:
             if worker.process is None and worker.start_at_s <= now_s:
-                task = worker.task
+                task = dataclasses.replace(worker.task, access=self._access())
                 if self._certificates is not None:
                     task = dataclasses.replace(task, certificates=self._certificates.current.without_context())
                 try:

@@ -35,6 +35,7 @@ from recsys.serving.process.releases.switching import describe
 from recsys.serving.process.signals import SIGNAL_POLL_S, forward_signals, sigterm_interrupts
 from recsys.serving.process.workers.pool import WorkerEvent, WorkerPool
 from recsys.serving.process.workers.worker import EXIT_GRACE_S
+from recsys.serving.rpc.access.shared import shared_access
 from recsys.serving.rpc.methods import METHODS
 from recsys.serving.settings import Settings, bundle_folder
 from recsys.serving.settings.tls import protection
@@ -59,6 +60,7 @@ def supervise(settings: Settings) -> int:
             ready_file(settings.ready_file),
             _shared_resources(settings) as (shared, first, verified),
             watched_certificates(settings) as certificates,
+            shared_access(settings.access_file, workers=len(cores)) as access,
             counter_file(settings, workers=len(cores), methods=METHODS.values()) as counts,
             forward_signals(events),
             bounded_end(settings.drain_timeout_s + EXIT_GRACE_S + END_MARGIN_S) as begin_end,
@@ -73,6 +75,7 @@ def supervise(settings: Settings) -> int:
                 plan=None if first is None else first.plan,
                 verified=verified,
                 certificates=certificates,
+                access=access,
             )
             try:
                 with metrics_endpoint(settings, counts, shown, certificates) as page:

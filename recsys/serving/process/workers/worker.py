@@ -76,6 +76,7 @@ def _serve(task: Task, commands: Commands, output: Output) -> None:
             worker=task.number - 1,
             on_heartbeat=lambda stuck: output.try_send(Heartbeat(stuck=stuck)),
             fallback=task.certificates,
+            shared_access=task.access,
         )
         with server as running, control(task, running, commands, output):
             output.send(

@@ -65,7 +65,7 @@ class AccessCheck(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
 
     Args:
         policy: gives the one in force.
-        quotas: of this worker; None: its own.
+        quotas: of the server; None: of this process alone.
     """
 
     def __init__(self, policy: Callable[[], Policy], *, quotas: Quotas | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,17 +24,25 @@ class PolicyFollower:
 
     Args:
         path: of the file.
+        fallback: contents of a policy that was good, in force if the file is bad now; None: there is none.
 
     Raises:
         ConfigError: it is bad; there is no good one before it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, fallback: Mapping[Path, bytes] | None = None) -> None:
         self._path = path
-        self.policy, self._seen = _read(path, (path,))
         self._problem = ""
         self.counts = LabelCounts()
         """Readings of a changed file: ``loaded``, ``refused``."""
+        try:
+            self.policy, self._seen = _read(path, (path,))
+        except ConfigError as error:
+            if fallback is None:
+                raise
+            self.policy = read_policy(path, contents=fallback)
+            self._seen = _look(self.policy.files)
+            self._refuse(error)
 
     def look(self) -> None:
         """Read the file again if it, or the file of keys, was changed."""
@@ -47,14 +55,17 @@ class PolicyFollower:
             policy, self._seen = _read(self._path, self.policy.files)
         except ConfigError as error:
             if changed or str(error) != self._problem:
-                self._problem = str(error)
-                self.counts.add("refused")
-                _log.error("the changed access file is not taken, the one before stays in force: %s", error)
+                self._refuse(error)
             return
         self._problem = ""
         self.policy = policy
         self.counts.add("loaded")
         _log.warning("the access file was read again: %s", describe(policy))
+
+    def _refuse(self, error: ConfigError) -> None:
+        self._problem = str(error)
+        self.counts.add("refused")
+        _log.error("the changed access file is not taken, the one before stays in force: %s", error)
 
     @contextmanager
     def following(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from recsys.errors import AuthenticationError
 
 @dataclass(frozen=True, kw_only=True)
 class Quota:
-    """Rates of one identity in one worker; None: no bound."""
+    """Rates of one identity; None: no bound."""
 
     calls_per_s: float | None = None
     events_per_s: float | None = None

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from recsys.serving.rpc.access.check import AccessCheck
 from recsys.serving.rpc.access.follow import PolicyFollower
+from recsys.serving.rpc.access.quotas import Quotas
+from recsys.serving.rpc.access.shared import SharedAccess
+from recsys.serving.rpc.access.usage import Usage
 from recsys.serving.rpc.interceptors import Interceptor
 
 
@@ -26,20 +29,23 @@ class Access:
 
 
 @contextmanager
-def open_access(file: Path | None) -> Iterator[Access]:
+def open_access(file: Path | None, *, shared: SharedAccess | None = None, worker: int = 0) -> Iterator[Access]:
     """Follow an access file for the duration of a ``with`` block.
 
     Args:
         file: the access file; None: everybody may do everything.
+        shared: of all workers; None: this process is the only one.
+        worker: its number among them, from 0.
 
     Raises:
-        ConfigError: the file is bad.
+        ConfigError: the file is bad, and no good one is shared.
     """
     if file is None:
         yield Access()
         return
-    follower = PolicyFollower(file)
-    check = AccessCheck(lambda: follower.policy)
+    follower = PolicyFollower(file, fallback=None if shared is None else shared.contents)
+    quotas = Quotas(usage=None if shared is None else Usage(shared.usage, worker=worker))
+    check = AccessCheck(lambda: follower.policy, quotas=quotas)
     sources = {
         "access_refused": check.refused.read,
         "quota_limited": check.limited.read,

@@ -6,7 +6,7 @@ import datetime
 import json
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -50,22 +50,37 @@ class Policy:
         tokens: by their hashes.
         spiffe: identities by SPIFFE id.
         web_tokens: checks JWTs; None: none is taken.
-        files: that it was read from.
+        contents: of the files that it was read from.
     """
 
     tokens: Mapping[bytes, StaticToken] = field(repr=False)
     spiffe: Mapping[str, Identity]
     web_tokens: WebTokens | None
-    files: tuple[Path, ...]
+    contents: Mapping[Path, bytes] = field(repr=False)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it was read from."""
+        return tuple(self.contents)
 
 
-def read_policy(path: Path) -> Policy:
+def read_policy(path: Path, *, contents: Mapping[Path, bytes] | None = None) -> Policy:
     """Read an access file (TOML, or JSON if its name ends with ``.json``) and the file of keys that it names.
+
+    Args:
+        path: of the file.
+        contents: of an earlier policy, to be read in place of the files; None: the files are read.
 
     Raises:
         ConfigError: it cannot be read, or is not understood; the message names the entry, and shows no hash.
     """
-    given = _parsed(path)
+    read = dict[Path, bytes]()
+
+    def content(file: Path, what: str) -> bytes:
+        read[file] = _content(file, what) if contents is None else contents[file]
+        return read[file]
+
+    given = _parsed(path, content(path, "access_file"))
     whole = _Table(given, f"{path}", required=("format",), optional=("tokens", "jwt", "spiffe", "quota"))
     if whole.values["format"] != FORMAT or isinstance(whole.values["format"], bool):
         whole.refuse("format", f"{FORMAT}, the one that this program reads")
@@ -77,11 +92,10 @@ def read_policy(path: Path) -> Policy:
         if name in spiffe:
             entry.refuse("id", "each SPIFFE id once")
         spiffe[name] = Identity(name=name, roles=entry.roles("roles"), quota=_quota(entry, default))
-    web_tokens, keys_file = _web_tokens(whole, path, default)
+    web_tokens = _web_tokens(whole, path, default, content)
     if not tokens and not spiffe and web_tokens is None:
         raise ConfigError(f"{path}: lets nobody in; allowed: at least one of [[tokens]], [jwt], [[spiffe]]")
-    files = (path,) if keys_file is None else (path, keys_file)
-    return Policy(tokens=tokens, spiffe=spiffe, web_tokens=web_tokens, files=files)
+    return Policy(tokens=tokens, spiffe=spiffe, web_tokens=web_tokens, contents=read)
 
 
 def _tokens(whole: _Table, default: Quota) -> dict[bytes, StaticToken]:
@@ -101,26 +115,23 @@ def _tokens(whole: _Table, default: Quota) -> dict[bytes, StaticToken]:
     return tokens
 
 
-def _web_tokens(whole: _Table, path: Path, default: Quota) -> tuple[WebTokens | None, Path | None]:
+def _web_tokens(whole: _Table, path: Path, default: Quota, content: Callable[[Path, str], bytes]) -> WebTokens | None:
     required = ("issuer", "audience", "algorithms", "jwks_file", "roles_claim", "roles")
     entry = whole.table("jwt", required=required, optional=("calls_per_s", "events_per_s"))
     if entry is None:
-        return None, None
+        return None
     any_text = re.compile(r"\S(.{0,510}\S)?")
     algorithms = entry.texts("algorithms", _ALGORITHMS)
     keys_file = path.parent / entry.text("jwks_file", any_text, "the path of a JWKS file")
     roles = _Table(entry.values["roles"], f"{entry.where}.roles", optional=None)
-    return (
-        WebTokens(
-            issuer=entry.text("issuer", any_text, "a text"),
-            audience=entry.text("audience", any_text, "a text"),
-            keys=read_keys(keys_file, algorithms),
-            algorithms=algorithms,
-            roles_claim=entry.text("roles_claim", any_text, "the name of a claim"),
-            roles={value: roles.roles(value) for value in roles.values},
-            quota=_quota(entry, default),
-        ),
-        keys_file,
+    return WebTokens(
+        issuer=entry.text("issuer", any_text, "a text"),
+        audience=entry.text("audience", any_text, "a text"),
+        keys=read_keys(content(keys_file, "jwks_file"), algorithms, path=keys_file),
+        algorithms=algorithms,
+        roles_claim=entry.text("roles_claim", any_text, "the name of a claim"),
+        roles={value: roles.roles(value) for value in roles.values},
+        quota=_quota(entry, default),
     )
 
 
@@ -133,14 +144,18 @@ def _quota(entry: _Table | None, default: Quota) -> Quota:
     )
 
 
-def _parsed(path: Path) -> Any:
+def _content(path: Path, what: str) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"access_file {str(path)!r} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{what} {str(path)!r} cannot be read: {error.strerror}") from None
     if len(data) > _MOST_BYTES:
-        raise ConfigError(f"access_file {str(path)!r}: more than {_MOST_BYTES:,} bytes")
+        raise ConfigError(f"{what} {str(path)!r}: more than {_MOST_BYTES:,} bytes")
+    return data
+
+
+def _parsed(path: Path, data: bytes) -> Any:
     try:
         return json.loads(data) if path.suffix == ".json" else tomllib.loads(data.decode())
     except RecursionError:

@@ -25,8 +25,10 @@ MOST_CACHED = 4_096
 _CLOCK_SKEW_S = 10.0
 """Seconds by which the issuer's clock may be ahead of ours."""
 
-_MOST_BYTES = 1 << 20
 _MOST_SUBJECT = 128
+_RSA_BITS = 2_048
+"""RFC 7518, 3.3."""
+
 _KINDS = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 """First letters of an algorithm -> kind of its keys."""
 
@@ -175,15 +177,17 @@ class WebTokens:
         return claims if isinstance(claims, dict) else {}
 
 
-def read_keys(path: Path, algorithms: Sequence[str]) -> tuple[VerifyingKey, ...]:
-    """Read a JWKS file (RFC 7517): public keys that sign.
+def read_keys(data: bytes, algorithms: Sequence[str], *, path: Path) -> tuple[VerifyingKey, ...]:
+    """Read a JWKS (RFC 7517): public keys that sign.
 
     Args:
-        path: of the file.
+        data: content of its file.
         algorithms: that are taken; keys of no use to them are left out.
+        path: of the file, for errors.
 
     Raises:
-        ConfigError: PyJWT is not installed; the file cannot be read, is no JWKS, has no key of use, or holds a secret.
+        ConfigError: PyJWT is not installed; it is no JWKS, has no key of use, or one that is too weak, or holds a
+            secret.
     """
     try:
         import cryptography  # noqa: F401  # PyJWT does without, and then knows HMAC alone
@@ -191,11 +195,7 @@ def read_keys(path: Path, algorithms: Sequence[str]) -> tuple[VerifyingKey, ...]
     except ImportError:
         raise ConfigError("[jwt] needs PyJWT: pip install 'recsys[jwt]', or leave [jwt] out") from None
     try:
-        with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
-        listed = json.loads(data)["keys"] if len(data) <= _MOST_BYTES else None
-    except OSError as error:
-        raise ConfigError(f"jwks_file {str(path)!r} cannot be read: {error.strerror}") from None
+        listed = json.loads(data)["keys"]
     except (ValueError, TypeError, KeyError, RecursionError):
         listed = None
     if not isinstance(listed, list) or not all(isinstance(each, dict) for each in listed):
@@ -212,6 +212,8 @@ def read_keys(path: Path, algorithms: Sequence[str]) -> tuple[VerifyingKey, ...]
             key = jwt.PyJWK(each, algorithm=uses[0]).key
         except (jwt.PyJWTError, ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{where} cannot be read: {error}") from None
+        if (bits := getattr(key, "key_size", _RSA_BITS)) < _RSA_BITS and uses[0][:2] in ("RS", "PS"):
+            raise ConfigError(f"{where} is an RSA key of {bits:,} bits; allowed: {_RSA_BITS:,} or more")
         name = each.get("kid", "")
         if not isinstance(name, str):
             raise ConfigError(f"{where}: kid is {name!r}; allowed: a text")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -87,6 +90,40 @@ def test_a_bad_file_leaves_the_last_good_one_in_force_and_is_counted(followed: S
     loaded = counted(followed, 'recsys_access_file_total{outcome="loaded"}')
     until(lambda: counted(followed, 'recsys_access_file_total{outcome="loaded"}') > loaded)
     assert codes(followed, good) == {grpc.StatusCode.OK}
+
+
+def test_a_worker_that_starts_while_the_file_is_bad_serves_by_the_last_good_one(
+    followed: Secured, folder: Path
+) -> None:
+    late = followed.add("later", "rank")
+    followed.write()
+    until(lambda: codes(followed, late) == {grpc.StatusCode.OK})
+    before, refused = pids(folder), counted(followed, 'recsys_access_file_total{outcome="refused"}')
+    followed.file.write_text("format = 1\n[[tokens]]\nname = ")
+    until(lambda: counted(followed, 'recsys_access_file_total{outcome="refused"}') >= refused + 2)
+    for place, worker in enumerate(before):  # one serves while the other starts
+        os.kill(worker, signal.SIGKILL)
+        until(partial(_started, folder, before, place + 1), limit_s=60)
+    assert codes(followed, late) == {grpc.StatusCode.OK}
+    assert codes(followed, "recsys_unknown") == {grpc.StatusCode.UNAUTHENTICATED}
+    until(lambda: counted(followed, 'recsys_access_file_total{outcome="refused"}') >= refused + 4)
+    del followed.entries["later"]
+    followed.write()
+    until(lambda: codes(followed, late) == {grpc.StatusCode.UNAUTHENTICATED})
+
+
+def _started(folder: Path, before: list[int], count: int) -> bool:
+    return len(pids(folder)) == 2 and len(set(pids(folder)) - set(before)) == count
+
+
+def test_a_quota_is_of_the_server_however_many_workers_a_caller_reaches(followed: Secured) -> None:
+    token = followed.add("limited", "rank", more="calls_per_s = 0.02\n")
+    loaded = counted(followed, 'recsys_access_file_total{outcome="loaded"}')
+    followed.write()
+    until(lambda: counted(followed, 'recsys_access_file_total{outcome="loaded"}') >= loaded + 2)
+    begin_s, found = time.monotonic(), [code(followed, token) for _ in range(16)]
+    assert set(found) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert found.count(grpc.StatusCode.OK) <= 1 + 0.02 * (time.monotonic() - begin_s)
 
 
 def test_keys_of_an_issuer_are_rotated_without_a_restart(followed: Secured) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from support.access import Issuer, jwt_entry, write_access
 
@@ -216,7 +217,7 @@ def test_a_bad_file_of_keys_is_named(keys: str, complaint: str, tmp_path: Path) 
     path = tmp_path / "jwks.json"
     path.write_text(keys)
     with pytest.raises(ConfigError) as caught:
-        read_keys(path, ("RS256",))
+        read_keys(path.read_bytes(), ("RS256",), path=path)
     assert complaint in str(caught.value) and "c2VjcmV0" not in str(caught.value)
 
 
@@ -225,8 +226,17 @@ def test_a_private_key_and_a_name_twice_are_refused(issuer: Issuer, tmp_path: Pa
     private = jwt.algorithms.RSAAlgorithm.to_jwk(issuer.keys["rsa"], as_dict=True)
     path.write_text(json.dumps({"keys": [private]}))
     with pytest.raises(ConfigError, match="is a secret"):
-        read_keys(path, ("RS256",))
+        read_keys(path.read_bytes(), ("RS256",), path=path)
     public = issuer.jwks()["keys"][0]
     path.write_text(json.dumps({"keys": [public, public]}))
     with pytest.raises(ConfigError, match="is another key's, too"):
-        read_keys(path, ("RS256",))
+        read_keys(path.read_bytes(), ("RS256",), path=path)
+
+
+def test_a_key_of_an_issuer_that_is_too_weak_is_refused(tmp_path: Path) -> None:
+    """RFC 7518, 3.3: RSA keys have 2,048 bits or more."""
+    weak = rsa.generate_private_key(public_exponent=65537, key_size=1_024).public_key()
+    listed = {"keys": [{**jwt.algorithms.RSAAlgorithm.to_jwk(weak, as_dict=True), "kid": "weak"}]}
+    for algorithm in ("RS256", "PS512"):
+        with pytest.raises(ConfigError, match=r"keys\[0\] is an RSA key of 1,024 bits; allowed: 2,048 or more"):
+            read_keys(json.dumps(listed).encode(), (algorithm,), path=tmp_path / "jwks.json")
