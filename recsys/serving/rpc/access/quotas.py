@@ -101,6 +101,6 @@ class Quotas:
 
 
 def _more(before: list[int], others: list[Taken]) -> int:
-    """What others have taken since; an amount that is smaller than before began anew."""
+    """Sum of what others have taken since; an amount that is smaller than before began anew."""
     now = [other.amount for other in others]
     return sum(new - old if new >= old else new for old, new in zip(before, now, strict=True))

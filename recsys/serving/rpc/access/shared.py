@@ -13,7 +13,7 @@ from recsys.serving.rpc.access.usage import usage_file
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedAccess:
-    """What a worker is given when it starts.
+    """Share of a worker that starts.
 
     Attributes:
         contents: of the last good access file, and of the file of keys that it names.

@@ -26,7 +26,7 @@ _PARTS = 1e6
 
 
 class Taken(NamedTuple):
-    """What one worker took of a quota.
+    """Share that one worker took of a quota.
 
     Attributes:
         amount: so far; it begins anew at 0 when the entry gave way to another quota.
