@@ -24,13 +24,34 @@ last for ever."""
 
 @contextlib.contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, as Ctrl-C is: it ends blocking work through every ``finally``."""
+    """Turn SIGTERM and SIGHUP into KeyboardInterrupt, as Ctrl-C is: it ends blocking work through every ``finally``.
+
+    Within :func:`hangups_wait` SIGHUP stays what that made it.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    with _signal_handler((signal.SIGTERM, signal.SIGHUP), interrupt):
+    hangup_waits = isinstance(signal.getsignal(signal.SIGHUP), _Hangups)
+    with _signal_handler((signal.SIGTERM,) if hangup_waits else (signal.SIGTERM, signal.SIGHUP), interrupt):
         yield
+
+
+@contextlib.contextmanager
+def hangups_wait(queue: SimpleQueue[Any]) -> Iterator[None]:
+    """Put SIGHUP into a queue: who sends it to a server that starts wants it acted on when that is up."""
+    with _signal_handler((signal.SIGHUP,), _Hangups(queue)):
+        yield
+
+
+class _Hangups:
+    """A handler of SIGHUP that is known by its type."""
+
+    def __init__(self, queue: SimpleQueue[Any]) -> None:
+        self._queue = queue
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._queue.put(signal.Signals(number))
 
 
 @contextlib.contextmanager

@@ -43,16 +43,19 @@ from recsys.serving.telemetry.in_service import InService
 from recsys.serving.telemetry.metrics import counter_file, metrics_endpoint
 
 
-def supervise(settings: Settings) -> int:
+def supervise(settings: Settings, events: SimpleQueue[Any]) -> int:
     """Serve with ``settings.workers`` processes until SIGTERM or SIGINT, then let all finish; returns the exit code,
     0 if all ended.
+
+    Args:
+        settings: the server's.
+        events: has the signals that came before.
 
     Raises:
         RecsysError: as ``serve``; during the start-up, the error of the first worker that failed; later, of a worker
             that cannot be restarted.
     """
     started_s, all_ended = time.perf_counter(), False
-    events: SimpleQueue[Any] = SimpleQueue()
     try:
         cores = _worker_cores(settings)
         with (
@@ -143,6 +146,7 @@ class _Serving:
     follower: Follower | None = None
     _published: tuple[list[int], int] | None = None
     _took_s: float = 0.0
+    _hung_up: bool = False
 
     def run(self) -> None:
         """Handle events until a signal ends it."""
@@ -150,9 +154,9 @@ class _Serving:
             event = None
             with contextlib.suppress(Empty):
                 event = self.events.get(timeout=self._wait_s())
-            if event == signal.SIGHUP and self.follower is not None and self._published is not None:
-                say("SIGHUP: reading served.json")
-                self.follower.ask()
+            if event == signal.SIGHUP and self.follower is not None:
+                self._hung_up = True
+                self._read_if_hung_up()
                 continue
             if isinstance(event, signal.Signals):
                 if self._published is None:
@@ -163,6 +167,14 @@ class _Serving:
             self._handle(event)
             if self.pool.all_started:
                 self._publish()
+                self._read_if_hung_up()
+
+    def _read_if_hung_up(self) -> None:
+        """Have ``served.json`` read if SIGHUP came, be it during the start-up."""
+        if self._hung_up and self.follower is not None and self._published is not None:
+            self._hung_up = False
+            say("SIGHUP: reading served.json")
+            self.follower.ask()
 
     def _wait_s(self) -> float:
         wait_s = min(self.pool.wait_s(), SIGNAL_POLL_S)
