@@ -179,6 +179,7 @@ class AsyncClient:
         limit_s = self._limit_s(timeout_s, STREAM_S)
         with self._connection.calls() as calls, errors(tls=self._connection.tls):
             call = calls.append_stream(timeout=limit_s, metadata=self._token.metadata())
+            _keep_status(call)
             # In a task of its own: the call may end while the sender has nothing to send.
             sending = asyncio.create_task(_send(batches, call, problem))
             try:
@@ -318,6 +319,26 @@ async def _send(batches: Iterable[UserEvents] | AsyncIterable[UserEvents], call:
             await call.write(request)
         except (asyncio.InvalidStateError, grpc.RpcError):
             return  # the call has ended, and its answer says why
+
+
+class _Core:
+    """The inner part of gRPC's call, without what a write that fails does to the call's status."""
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core, name)
+
+    def set_internal_error(self, error: str) -> None:
+        """Leave the status as it is, or to come."""
+
+
+def _keep_status(call: Any) -> None:
+    """Let the server's status be a stream's, also if a message was just being written when the server ended it: gRPC
+    (1.85) makes that ``INTERNAL: Internal error from Core``, and why it was ended is lost."""
+    if (core := getattr(call, "_cython_call", None)) is not None:
+        call._cython_call = _Core(core)
 
 
 async def _requests(batches: Iterable[UserEvents] | AsyncIterable[UserEvents]) -> AsyncIterator[Any]:

@@ -55,7 +55,8 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1_000),
     # A server whose machine is gone says nothing: while calls wait for it, ask whether the connection still stands.
     ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # or gRPC (1.85) waits a minute for the answer
     # As much as the server takes and sends; gRPC's own limit for what it receives is 4 MiB.
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.max_send_message_length", MESSAGE_BYTES),

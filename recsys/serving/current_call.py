@@ -33,6 +33,7 @@ class CurrentCall:
         request_id: the caller's name for it, or one that was made.
         trace_id: 32 hex digits if it is traced, else empty.
         laps: the stages so far, if it is traced; else None.
+        caller: who made it, where access is checked; empty: not known.
         refused: why there was no room for it; empty: it was not refused.
         release, model: that answered it; empty until then.
         candidates: scored for it.
@@ -41,7 +42,7 @@ class CurrentCall:
     """
 
     # Of the class until they are set: making one is in the way of every call.
-    trace_id = refused = release = model = ""
+    trace_id = caller = refused = release = model = ""
     laps: list[Lap] | None = None
     candidates = 0
     degraded: tuple[str, ...] = ()

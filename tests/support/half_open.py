@@ -56,6 +56,8 @@ class RawConnection:
         """Streams that the server ended, by their number."""
         self.trailers: dict[int, bytes] = {}
         """Last headers of each stream, as they came."""
+        self.farewell = b""
+        """The server's words when it told the connection to go away."""
         self._numbers = itertools.count(1, 2)
         self._socket = socket.create_connection((host.strip("[]"), int(port)))
         self._send_lock = threading.Lock()
@@ -94,6 +96,8 @@ class RawConnection:
                     self.send(frame(_SETTINGS, _ACK, 0))
                 elif kind == _PING and not flags & _ACK:
                     self.send(frame(_PING, _ACK, 0, body))
+                elif kind == _GOAWAY:
+                    self.farewell = body[8:]
                 elif kind == _HEADERS:
                     self.trailers[number] = body
                 if kind == _RST_STREAM or (kind in (_HEADERS, _DATA) and flags & _END_STREAM):

@@ -6,7 +6,7 @@
 - ``convert/``: messages to domain values and back; whatever a caller may send is checked there.
 - ``answer_counts.py``: calls of Ranker are counted, in all and to their releases.
 - ``calls.py``: deadline, errors and event loop of a call. ``statuses.py``: the table from errors to status codes.
-- ``stream_reader.py``: streams of messages, read on an event loop. ``health.py``: gRPC's health service.
+- ``streams/``: streams of messages, and the share of them that a caller may keep. ``health.py``: gRPC's health service.
 - ``interceptors.py``: work around each call: counting, and whatever is added; ``observation.py``: the outermost one.
 - ``bounds.py``: the lengths of what a request holds, before anything looks at it.
 - ``access/``: who may call.

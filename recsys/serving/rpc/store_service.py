@@ -23,6 +23,7 @@ from recsys.features.names import Names
 from recsys.proto import feature_store_pb2 as pb
 from recsys.proto import ranker_pb2
 from recsys.proto.limits import OFFSET_JUMP
+from recsys.serving.current_call import note_refusal, running_call
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.append import Append, AppendStream, append_stream, as_declared, write
@@ -33,7 +34,8 @@ from recsys.serving.rpc.bounds import check_bounds
 from recsys.serving.rpc.calls import Context, Response, abort_on_error, deadline_of, run_on_loop
 from recsys.serving.rpc.convert import entities as convert_entities
 from recsys.serving.rpc.convert import events as convert_events
-from recsys.serving.rpc.stream_reader import OpenStreams, StreamEnded
+from recsys.serving.rpc.streams.fair_share import Holder, holder_of
+from recsys.serving.rpc.streams.open_streams import OpenStreams, StreamEnded
 from recsys.serving.settings import Settings
 
 MAX_STREAMS = 32
@@ -99,7 +101,9 @@ class FeatureStoreService:
 
         def work() -> pb.AppendEventStreamResponse:
             deadline = deadline_of(context, default_s=_STREAM_S)
-            return run_on_loop(context, self._loop, self._append_stream(messages, deadline), deadline)
+            call = running_call()
+            holder = holder_of(context.peer(), "" if call is None else call.caller)
+            return run_on_loop(context, self._loop, self._append_stream(messages, holder, deadline), deadline)
 
         return abort_on_error(context, work)
 
@@ -169,10 +173,10 @@ class FeatureStoreService:
         return convert_events.append_response(result)
 
     async def _append_stream(
-        self, messages: Iterator[pb.AppendEventsRequest], deadline: Deadline
+        self, messages: Iterator[pb.AppendEventsRequest], holder: Holder, deadline: Deadline
     ) -> pb.AppendEventStreamResponse:
         ended: StreamEnded | None = None
-        with self._streams.enter() as opened:
+        with self._streams.enter(holder) as opened:
             async with (
                 append_stream(self._write_batch, timeout_s=deadline.remaining_s()) as stream,
                 aclosing(opened.read(messages)) as received,
@@ -183,6 +187,8 @@ class FeatureStoreService:
                 except StreamEnded as end:  # what has come before it is written all the same
                     ended = end
             if ended is not None:
+                if isinstance(ended.error, OverloadedError):
+                    note_refusal("streams")
                 raise type(ended.error)(f"{ended}; {stream.progress()}")
             return convert_events.stream_response(stream.summary())
 

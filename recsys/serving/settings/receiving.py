@@ -25,6 +25,20 @@ class ReceivingSettings:
         low=0.05,
         high=86_400.0,
     )
+    keepalive_s: float = setting(
+        60.0,
+        "a connection on which nothing has come for so long is asked whether the caller is still there; 0: never",
+        kind=float,
+        low=0.0,
+        high=86_400.0,
+    )
+    keepalive_timeout_s: float = setting(
+        20.0,
+        "time to answer that; a connection whose caller does not is closed, and its calls end",
+        kind=float,
+        low=0.05,
+        high=600.0,
+    )
     connection_calls: int = setting(
         256,
         "calls that one connection may have open at a time; a client's next ones wait in the client",

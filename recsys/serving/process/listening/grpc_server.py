@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
@@ -29,11 +30,20 @@ MAX_WAITING = 8_192
 """Calls that may wait for their message; each takes 20 KB. Fewer, and callers that open 10,000 anew as the oldest are
 ended cost more time of the processor than these cost memory: they cannot while theirs wait out their time."""
 
+MIN_CLIENT_PING_MS = 10_000
+"""Clients that ask more often whether the connection stands lose it (ENHANCE_YOUR_CALM)."""
+
 MAX_UNREAD = 1_024
 """Calls whose answer may wait for their caller to take it."""
 
+MAX_UNREAD_BYTES = 256 << 20
+"""Bytes of all these answers: sixteen of the longest."""
+
 _MESSAGE_GRACE_S = 1.0
 """Time that calls whose message is not here get when the drain begins."""
+
+_TAKE_GRACE_S = 3.0
+"""Time to take an answer while the server drains; and for calls that would last for ever, from when it begins to."""
 
 _STOP_MARGIN_S = 2.0
 """Time for gRPC to end the calls that outlast the drain."""
@@ -65,8 +75,7 @@ def grpc_server(
         # Two servers on one port each get some of the connections; off, so that the second fails.
         ("grpc.so_reuseport", int(share_port)),
         *MESSAGE_OPTIONS,
-        # Clients may ask so often whether the connection still stands; gRPC's own limit is five minutes.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        *_keepalive(settings),
         ("grpc.max_concurrent_streams", settings.connection_calls),
         # By calls that are open, as clients count them; not by those, too, whose memory is not free yet.
         ("grpc.http.overload_protection", 0),
@@ -78,7 +87,7 @@ def grpc_server(
         ("grpc.server.max_pending_requests_hard_limit", 20_000),
         *_ages(settings),
     ]
-    with message_first(settings, rooms, record) as (pool, limit, waiting):
+    with message_first(settings, rooms, record) as (pool, limit, begin_drain):
         if door is not None and isinstance(pool, HandlerPool):
             # Imported when grpcio's internals are known to be there.
             from recsys.serving.process.listening.refusing_server import RefusingServer
@@ -91,9 +100,13 @@ def grpc_server(
         try:
             yield server, _listen(server, settings, share_port=share_port, certificates=certificates)
         finally:
-            waiting.end_all_in(_MESSAGE_GRACE_S)
+            began_s = time.monotonic()
+            begin_drain(_MESSAGE_GRACE_S)
+            stopped = server.stop(settings.drain_timeout_s)
+            stopped.wait(_TAKE_GRACE_S)
+            rooms.cancel_endless()
             limit_s = settings.drain_timeout_s + _STOP_MARGIN_S
-            if not server.stop(settings.drain_timeout_s).wait(limit_s):
+            if not stopped.wait(began_s + limit_s - time.monotonic()):
                 faulthandler.dump_traceback(file=2)
                 raise TimeoutError(f"gRPC has not ended within {limit_s:g} s; the stacks of all threads are above")
 
@@ -101,12 +114,19 @@ def grpc_server(
 @contextlib.contextmanager
 def message_first(
     settings: Settings, rooms: Rooms, record: Record
-) -> Iterator[tuple[ThreadPoolExecutor, int | None, WaitingCalls]]:
+) -> Iterator[tuple[ThreadPoolExecutor, int | None, Callable[[float], None]]]:
     """Make what a gRPC server has for a thread pool, which gives a call a thread when its message is here.
 
-    Yields the pool, the most calls for gRPC to let in (None: the pool sees to it), and the calls that wait.
+    Yields the pool, the most calls for gRPC to let in (None: the pool sees to it), and what begins the drain of calls
+    that wait for their callers: takes the seconds for messages to come.
     """
-    waiting, unread = WaitingCalls(MAX_WAITING, after_crowd=give_memory_back), WaitingCalls(MAX_UNREAD)
+    waiting = WaitingCalls(MAX_WAITING, after_crowd=give_memory_back)
+    unread = WaitingCalls(MAX_UNREAD, most_bytes=MAX_UNREAD_BYTES)
+
+    def begin_drain(grace_s: float) -> None:
+        waiting.end_all_in(grace_s)
+        unread.shorten(_TAKE_GRACE_S)
+
     if changed := changed_internals():
         _log.error(
             "gRPC %s is not known: %s; calls take a thread before their message is here: callers that send none can "
@@ -114,7 +134,7 @@ def message_first(
             grpc.__version__,
             changed,
         )
-        yield rooms.calls.threads, rooms.calls.most, waiting
+        yield rooms.calls.threads, rooms.calls.most, begin_drain
         return
     pool = HandlerPool(
         rooms.of,
@@ -125,7 +145,26 @@ def message_first(
         record=record,
     )
     with waiting.running(), unread.running():
-        yield cast("ThreadPoolExecutor", pool), None, waiting  # gRPC submits to it, and no more
+        yield cast("ThreadPoolExecutor", pool), None, begin_drain  # gRPC submits to it, and no more
+
+
+def _keepalive(settings: Settings) -> list[tuple[str, int]]:
+    """Options for connections whose other end is gone and did not say so: a machine that lost its power, a cable."""
+    options = [
+        # Clients may ask so often whether the connection still stands, be there a call or not; gRPC's own limits are
+        # five minutes, and two hours without a call.
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_CLIENT_PING_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+    if settings.keepalive_s:
+        options += [
+            ("grpc.keepalive_time_ms", max(1, round(1_000 * settings.keepalive_s))),
+            ("grpc.keepalive_timeout_ms", max(1, round(1_000 * settings.keepalive_timeout_s))),
+            ("grpc.http2.ping_timeout_ms", max(1, round(1_000 * settings.keepalive_timeout_s))),
+            # gRPC asks twice, and then only beside data.
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
+    return options
 
 
 def _ages(settings: Settings) -> list[tuple[str, int]]:

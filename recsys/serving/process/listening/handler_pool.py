@@ -90,6 +90,7 @@ def changed_internals() -> str:
             (_cygrpc, "SendInitialMetadataOperation"),
             (_cygrpc, "SendStatusFromServerOperation"),
             (_cygrpc.CompletionType, "queue_timeout"),
+            (_cygrpc.Call, "peer"),
         ):
             getattr(module, name)
     except Exception as error:  # whatever it may be, the server must start
@@ -145,14 +146,15 @@ class _Arrival:
     """A call from its start until its message is here, or it was ended."""
 
     __slots__ = (
-        "_behavior", "_decode", "_encode", "_event", "_handle", "_iterates", "_path", "_pool", "_receive", "_run",
-        "_state", "_thunk", "_waiting",
+        "_answer_bytes", "_behavior", "_decode", "_encode", "_event", "_handle", "_iterates", "_path", "_pool",
+        "_receive", "_run", "_state", "_thunk", "_waiting",
     )  # fmt: skip
 
     def __init__(self, pool: HandlerPool, run: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self._pool, self._run = pool, run
         self._handle, self._event, self._state, self._behavior, self._thunk, self._decode, self._encode = arguments
         self._path: str = self._state.context.get(CALLED_METHOD, "")
+        self._answer_bytes = 0
         self._iterates = self._thunk.__qualname__ != _WAITS_FOR_ONE
         self._receive = _server._receive_message(self._state, self._event.call, self._decode)
 
@@ -196,10 +198,17 @@ class _Arrival:
             return argument if _server._is_rpc_state_active(state) else None
 
         room = self._pool.room(self._path)
-        rest_of_it = (argument_if_needed, self._decode, self._encode)
+        rest_of_it = (argument_if_needed, self._decode, self._encoded)
         try:
             started = room.start(
-                self._event.call.cancel, self._answer, self._handle, self._event, state, self._behavior, *rest_of_it
+                self._event.call.cancel,
+                self._answer,
+                self._handle,
+                self._event,
+                state,
+                self._behavior,
+                *rest_of_it,
+                peer=lambda: self._event.call.peer().decode(),
             )
             refusal = f"{room.most} calls are being handled, the limit; retry with backoff"
         except Exception as error:  # raised here it would end gRPC's thread of events, and with it the server
@@ -216,11 +225,18 @@ class _Arrival:
             unread = self._pool.unread
             with self._state.condition:
                 if (callbacks := self._state.callbacks) is not None:
-                    call = unread.add(ANSWER_TIMEOUT_S, self._end_unread)
+                    call = unread.add(ANSWER_TIMEOUT_S, self._end_unread, size_bytes=self._answer_bytes)
                     callbacks.append(lambda: unread.remove(call))
+
+    def _encoded(self, answer: Any) -> Any:
+        data = answer if self._encode is None else self._encode(answer)
+        self._answer_bytes = len(data)
+        return data
 
     def _end_unread(self, reason: EarlyEnd, waited_s: float) -> None:
         why = f"the answer was not taken for {waited_s:.1f} s"
+        if reason == "crowded_out":
+            why += "; ended for newer ones, as too many wait, or too much is kept for them"
         self._event.call.cancel()
         self._pool.record("unread", self._path, None, why)
 

@@ -61,7 +61,7 @@ def health_server(
         return
     host, port = settings.host, settings.health_port
     options = [("grpc.so_reuseport", int(share_port)), *_OPTIONS]
-    with message_first(settings, rooms, record) as (pool, most, waiting):
+    with message_first(settings, rooms, record) as (pool, most, begin_drain):
         server = grpc.server(pool, options=options, maximum_concurrent_rpcs=most, interceptors=list(interceptors))
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         try:
@@ -73,5 +73,5 @@ def health_server(
         try:
             yield server, bound
         finally:
-            waiting.end_all_in(0.0)
+            begin_drain(0.0)
             server.stop(0).wait(_STOP_S)

@@ -1,4 +1,5 @@
-"""WaitingCalls: calls whose message is not here yet. Each waits for a limited time, and only so many wait.
+"""WaitingCalls: calls whose message is not here yet, or whose answer nobody takes. Each waits for a limited time, and
+only so many wait.
 
 A call that is opened and sends nothing costs its caller a hundred bytes. Here it costs some memory, and no thread.
 """
@@ -30,52 +31,68 @@ class WaitingCall:
         since_s: ``time.monotonic`` seconds.
         limit_s: how long it may wait.
         end: ends it, for that reason, after so many seconds.
+        size_bytes: kept for it.
     """
 
     since_s: float
     limit_s: float
     end: Callable[[EarlyEnd, float], None]
+    size_bytes: int = 0
 
 
 class WaitingCalls:
-    """The calls that wait for their message. Safe to use from several threads.
+    """The calls that wait for their callers. Safe to use from several threads.
 
     Args:
         most: so many may wait; the oldest is ended for one more.
+        most_bytes: so much may be kept for them all; the oldest are ended for more.
         after_crowd: called every few seconds while many wait, and once after: they leave holes in the memory.
     """
 
-    def __init__(self, most: int, *, after_crowd: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, most: int, *, most_bytes: float = math.inf, after_crowd: Callable[[], None] = lambda: None
+    ) -> None:
         self._most = most
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self._after_crowd = after_crowd
         self._crowded = False
         self._lock = threading.Lock()
         self._by_limit: dict[float, dict[WaitingCall, None]] = {}
         """By the time they may wait: in each the oldest, which is also the next to be late, comes first."""
         self._end_all_at_s = math.inf
+        self._longest_s = math.inf
 
     def __len__(self) -> int:
         return sum(map(len, self._by_limit.values()))
 
-    def add(self, limit_s: float, end: Callable[[EarlyEnd, float], None]) -> WaitingCall:
-        """Let a call wait; ends the oldest if too many do."""
-        call = WaitingCall(time.monotonic(), limit_s, end)
+    def add(self, limit_s: float, end: Callable[[EarlyEnd, float], None], *, size_bytes: int = 0) -> WaitingCall:
+        """Let a call wait, for which so much is kept; ends the oldest if too many do, or too much is."""
+        call, ended = WaitingCall(time.monotonic(), limit_s, end, size_bytes), []
         with self._lock:
-            oldest = self._pop_oldest() if len(self) >= self._most else None
+            while len(self) >= self._most or (self._bytes and self._bytes + size_bytes > self._most_bytes):
+                oldest = self._pop_oldest()
+                assert oldest is not None
+                ended.append(oldest)
             self._by_limit.setdefault(limit_s, {})[call] = None
+            self._bytes += size_bytes
             self._crowded |= len(self) > _CROWD * self._most
-        if oldest is not None:
+        for oldest in ended:
             oldest.end("crowded_out", call.since_s - oldest.since_s)
         return call
 
     def remove(self, call: WaitingCall) -> bool:
         """Let a call wait no longer; False: it was ended before."""
         with self._lock:
-            return self._by_limit[call.limit_s].pop(call, call) is None
+            return self._pop(call)
 
     def end_all_in(self, seconds: float) -> None:
         """End in so many seconds whatever waits then, and comes later: the server drains."""
         self._end_all_at_s = time.monotonic() + seconds
+
+    def shorten(self, limit_s: float) -> None:
+        """Let none wait for longer than that, from now on."""
+        self._longest_s = limit_s
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -113,8 +130,8 @@ class WaitingCalls:
     def _pop_late(self, now_s: float) -> WaitingCall | None:
         for calls in self._by_limit.values():
             first = next(iter(calls), None)
-            if first is not None and now_s - first.since_s >= first.limit_s:
-                del calls[first]
+            if first is not None and now_s - first.since_s >= min(first.limit_s, self._longest_s):
+                self._pop(first)
                 return first
         return None
 
@@ -123,5 +140,11 @@ class WaitingCalls:
         if not firsts:
             return None
         oldest = min(firsts, key=lambda call: call.since_s)
-        del self._by_limit[oldest.limit_s][oldest]
+        self._pop(oldest)
         return oldest
+
+    def _pop(self, call: WaitingCall) -> bool:
+        if self._by_limit[call.limit_s].pop(call, call) is call:
+            return False
+        self._bytes -= call.size_bytes
+        return True

@@ -18,7 +18,7 @@ from recsys.errors import AccessError, AuthenticationError
 from recsys.proto import feature_store_pb2, ranker_pb2
 from recsys.proto.trailers import RETRY_TRAILER
 from recsys.rate_limited_log import RateLimitedLog
-from recsys.serving.current_call import note_refusal
+from recsys.serving.current_call import note_refusal, running_call
 from recsys.serving.rpc.access.callers import identify
 from recsys.serving.rpc.access.identity import Identity, RefusedError
 from recsys.serving.rpc.access.policy import Policy
@@ -124,6 +124,8 @@ class AccessCheck(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
             self._refuse(context, method, error.reason, str(error))
         if role not in identity.roles:
             self._refuse(context, method, "role", _lacks_role(identity, method))
+        if (call := running_call()) is not None:
+            call.caller = identity.name
         self._take(context, identity, "calls", 1)
         return identity
 

@@ -210,6 +210,51 @@ def test_an_answer_that_nobody_takes_is_given_up(serve: Callable[..., Any], monk
         connection.close()
 
 
+def test_answers_that_nobody_takes_are_given_up_when_too_much_is_kept_for_them(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(grpc_server, "MAX_UNREAD_BYTES", 200)
+    with serve() as address, own_channel(address) as channel:
+        rank = channel.unary_unary(RANK)
+        size_bytes = len(rank(REQUEST, timeout=20))
+        fit = 200 // size_bytes
+        assert 1 <= fit < 10
+        connection = RawConnection(address, window=0)
+        numbers = connection.open(RANK, 10, body=message(REQUEST))
+        until(lambda: len(connection.ended) == 10 - fit)
+        rank(REQUEST, timeout=20)
+        assert len(connection.ended) == 10 - fit and set(connection.ended) < set(numbers)
+        assert "too much is kept for them" in caplog.text
+        connection.close()
+
+
+@pytest.mark.parametrize("window", [0, 65_535])
+def test_a_drain_does_not_wait_for_callers_that_take_no_answer_nor_for_those_that_would_stay_for_ever(
+    serve: Callable[..., Any], window: int
+) -> None:
+    with serve(drain_timeout_s=40.0) as address:
+        connection = RawConnection(address, window=window)
+        connection.open(RANK, 3, body=message(REQUEST))
+        connection.open(WATCH, 3, body=message(b""))
+        connection.open(REFLECTION, 3, body=message(b"\x3a\x00"))  # list the services, and then nothing
+        time.sleep(0.3)
+        started_s = time.monotonic()
+    assert time.monotonic() - started_s < 20
+    connection.close()
+
+
+def test_who_watches_health_often_ends_nobody_elses_watch(serve: Callable[..., Any]) -> None:
+    with serve() as address, own_channel(address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        assert next(watch).status == 1
+        connection = RawConnection(address)
+        numbers = connection.open(WATCH, 40, body=message(b""))
+        until(lambda: len(connection.ended) == 40 + 1 - 32)
+        assert set(connection.ended) == set(numbers[:9]) and watch.is_active()
+        watch.cancel()
+        connection.close()
+
+
 async def test_more_callers_on_one_connection_than_it_may_have_calls_wait_their_turn(serve: Callable[..., Any]) -> None:
     with serve(connection_calls=8) as address:
         async with grpc.aio.insecure_channel(address) as channel:

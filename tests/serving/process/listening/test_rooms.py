@@ -1,4 +1,4 @@
-"""Each kind of call has its own threads; where calls last as long as their callers like, the oldest gives way."""
+"""Each kind of call has its own threads; where they last as long as their callers like, one gives way."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_room_takes_as_many_calls_as_it_may_and_refuses_more(go_on: threading.
 
 
 def test_the_oldest_call_is_cancelled_for_a_new_one_where_it_gives_way() -> None:
-    room, ends, cancelled = Room("test", threads=2, oldest_gives_way=True), [threading.Event() for _ in range(4)], []
+    room, ends, cancelled = Room("test", threads=2, endless=True), [threading.Event() for _ in range(4)], []
 
     def cancel(place: int) -> None:
         cancelled.append(place)
@@ -41,6 +41,34 @@ def test_the_oldest_call_is_cancelled_for_a_new_one_where_it_gives_way() -> None
     for end in ends:
         end.set()
     room.close()
+
+
+def test_one_of_the_caller_that_has_most_gives_way_and_others_keep_theirs() -> None:
+    room, ends, cancelled = Room("test", threads=3, endless=True), [threading.Event() for _ in range(6)], []
+
+    def cancel(place: int) -> None:
+        cancelled.append(place)
+        ends[place].set()
+
+    peers = ("ipv4:10.0.0.1:1", "ipv4:10.0.0.2:1", "ipv4:10.0.0.2:2", "ipv4:10.0.0.2:3", "ipv4:10.0.0.2:4")
+    for place, peer in enumerate((*peers, "ipv4:10.0.0.1:2")):
+        assert room.start(lambda place=place: cancel(place), ends[place].wait, peer=lambda peer=peer: peer)  # type: ignore[misc]
+    # The third of the second caller ends its own oldest, and so on; the first one's second ends nobody else's.
+    assert cancelled == [1, 2, 0]
+    for end in ends:
+        end.set()
+    room.close()
+
+
+def test_a_drain_cancels_calls_that_would_last_for_ever_and_no_others(go_on: threading.Event) -> None:
+    endless, other, cancelled = Room("test", threads=2, endless=True), Room("other", threads=2), []
+    endless.start(lambda: cancelled.append("endless") or go_on.set(), go_on.wait)  # type: ignore[func-returns-value]
+    other.start(lambda: cancelled.append("other"), go_on.wait)
+    endless.cancel_endless()
+    other.cancel_endless()
+    assert cancelled == ["endless"]
+    endless.close()
+    other.close()
 
 
 def test_a_call_that_no_thread_can_be_had_for_holds_no_place(monkeypatch: pytest.MonkeyPatch) -> None:

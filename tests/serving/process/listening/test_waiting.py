@@ -71,6 +71,39 @@ def test_a_drain_ends_all_after_a_moment_and_those_that_come_later(clock: Clock)
     assert ended == ["draining", "draining"]
 
 
+def test_the_oldest_are_ended_when_too_much_is_kept_for_all(clock: Clock) -> None:
+    calls, ended = WaitingCalls(100, most_bytes=100), []
+    kept = []
+    for size_bytes in (60, 20, 20, 30, 150, 1):
+        kept.append(
+            calls.add(
+                9.0, lambda reason, waited_s, size=size_bytes: ended.append((size, reason)), size_bytes=size_bytes
+            )  # type: ignore[misc]
+        )
+        clock.now_s += 1
+    # One that is too large by itself waits alone.
+    assert ended == [(size, "crowded_out") for size in (60, 20, 20, 30, 150)] and len(calls) == 1
+    assert calls.remove(kept[-1]) and not calls.remove(kept[-2])
+    calls.add(9.0, lambda reason, waited_s: ended.append((0, reason)), size_bytes=100)
+    assert len(calls) == 1 and len(ended) == 5, "what is removed is kept no more"
+
+
+def test_in_a_drain_none_waits_as_long_as_before(clock: Clock) -> None:
+    calls, ended = WaitingCalls(10), []
+    calls.add(30.0, lambda reason, waited_s: ended.append("first"))
+    calls.add(1.0, lambda reason, waited_s: ended.append("short"))
+    clock.now_s = 0.5
+    calls.shorten(3.0)
+    calls.add(30.0, lambda reason, waited_s: ended.append("later"))
+    for now_s, expected in ((0.9, []), (1.0, ["short"]), (2.9, ["short"]), (3.0, ["short", "first"])):
+        clock.now_s = now_s
+        calls.end_late()
+        assert ended == expected
+    clock.now_s = 3.5
+    calls.end_late()
+    assert ended == ["short", "first", "later"]
+
+
 def test_a_thread_ends_them_without_being_asked() -> None:
     calls, ended = WaitingCalls(10), []
     with calls.running():

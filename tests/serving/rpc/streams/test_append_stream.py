@@ -22,7 +22,8 @@ from recsys.feature_store.redis.keys import history_keys
 from recsys.proto import feature_store_pb2 as pb
 from recsys.proto.ranker_pb2 import Id, Ids
 from recsys.serving.process.server import running_server
-from recsys.serving.rpc import store_service, stream_reader
+from recsys.serving.rpc import store_service
+from recsys.serving.rpc.streams import open_streams
 from recsys.serving.settings import Settings
 
 NOW_MS = time.time_ns() // 1_000_000 - 60_000
@@ -300,7 +301,7 @@ async def test_when_all_places_are_taken_the_longest_idle_stream_gives_way(
 
 async def test_a_stream_that_sends_is_not_ended_for_another(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_service, "MAX_STREAMS", 2)
-    monkeypatch.setattr(stream_reader, "_MIN_IDLE_S", 1.0)
+    monkeypatch.setattr(open_streams, "_MIN_IDLE_S", 1.0)
     async with start() as client:
         end = asyncio.Event()
         sending = [

@@ -1,6 +1,7 @@
 """OpenStreams: streams of messages that callers send, each read by a thread for an event loop.
 
-A stream may be idle for a limited time, and when too many are open, one that is idle gives way to a new one.
+A stream may be idle for a limited time. When too many are open, a new one ends one of the caller that has most of them
+(``fair_share.py``), or one that is idle.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 
 from recsys.errors import AccessError, InvalidInputError, OverloadedError
 from recsys.serving.current_call import note_refusal
+from recsys.serving.rpc.streams.fair_share import Holder, giving_way
 
 Message = TypeVar("Message")
 
@@ -22,7 +24,7 @@ _BUFFER = 2
 """Messages received ahead; when so many wait, the sender has to."""
 
 _MIN_IDLE_S = 1.0
-"""A stream that has sent something since then does not give way."""
+"""A stream that has sent something since then is in use."""
 
 
 class StreamEnded(Exception):
@@ -48,39 +50,47 @@ class OpenStreams:
     def __init__(self, most: int, *, idle_limit_s: float) -> None:
         self._most = most
         self._idle_limit_s = idle_limit_s
-        self._open: set[OpenStream] = set()
+        self._open: dict[OpenStream, Holder] = {}
 
     @contextmanager
-    def enter(self) -> Iterator[OpenStream]:
-        """Hold a place for the duration of a ``with`` block. When all are taken, the stream that has been idle longest
-        is ended.
+    def enter(self, holder: Holder) -> Iterator[OpenStream]:
+        """Hold a place for the duration of a ``with`` block. When all are taken, another stream is ended, after the
+        messages that have come.
 
         Raises:
-            OverloadedError: all places are taken, and their senders send.
+            OverloadedError: all places are taken, their senders send, and none has more of them than its share.
         """
         if len(self._open) >= self._most:
-            self._make_room()
+            self._make_room(holder)
         stream = OpenStream(self._idle_limit_s)
-        self._open.add(stream)
+        self._open[stream] = holder
         try:
             yield stream
         finally:
-            self._open.discard(stream)
+            self._open.pop(stream, None)
 
-    def _make_room(self) -> None:
+    def _make_room(self, newcomer: Holder) -> None:
         now_s = time.monotonic()
-        idle_s = {stream: now_s - stream.idle_since_s for stream in self._open if stream.idle_since_s is not None}
-        longest = max(idle_s, key=lambda stream: idle_s[stream], default=None)
-        if longest is None or idle_s[longest] < _MIN_IDLE_S:
+        streams, held, by = giving_way(self._open, newcomer)
+        idle_s = {stream: 0.0 if stream.idle_since_s is None else now_s - stream.idle_since_s for stream in streams}
+        longest = max(streams, key=lambda stream: idle_s[stream])  # the oldest, if none is idle
+        if held:
+            why = (
+                f"its {by} has {held} of {self._most} streams open, the most of all; it gave way to one that has fewer"
+            )
+            why += "; to keep it, open fewer"
+        elif idle_s[longest] >= _MIN_IDLE_S:
+            why = f"the stream was idle for {idle_s[longest]:.1f} s, longest of {self._most}, the limit"
+            why += "; ended for a new one"
+        else:
             note_refusal("streams")
             raise OverloadedError(f"{len(self._open)} streams are open and in use, the limit; retry with backoff")
-        self._open.discard(longest)
-        idle = f"the stream was idle for {idle_s[longest]:.1f} s, longest of {self._most}, the limit"
-        longest.end(OverloadedError(f"{idle}; ended for a new one"))
+        del self._open[longest]
+        longest.end(OverloadedError(why))
 
 
 class OpenStream:
-    """One stream. Made by :class:`OpenStreams`.
+    """A stream. Made by :class:`OpenStreams`.
 
     Attributes:
         idle_since_s: since when nothing has come from its sender, ``time.monotonic`` seconds; None: something is here.
