@@ -4,6 +4,7 @@
 ``flood``: health and other callers beside thousands of calls and streams that never send anything.
 ``faults``: calls that fail while Redis and workers are killed, servers restarted in turn, certificates changed.
 ``security``: what TLS, tokens and traces add to the processor time of a call.
+``explain``: p99 of Rank calls beside a caller of Explain who never pauses.
 ``soak``: half an hour with everything on that a server can have on: its memory, and p99.9.
 
 The parts are measured one after another; each has a Redis, a bundle and servers of its own.
@@ -32,6 +33,7 @@ MEASURES = (
     ("security", "security", "mtls_share"),
     ("security", "tokens", "token_share"),
     ("security", "tracing", "tracing_share"),
+    ("explain", "explaining", "explain"),
     ("soak", "soak", "soak"),
 )
 """Part, module of ``reliable/`` and its function, which takes a folder of its own and one of the module's ``SIZES``."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from recsys.arrays import Float64Array
 
 _PLAIN = Wire()
-_SETTLE_S = 0.2
+SETTLE_S = 0.2
 """Not counted: connections are made, and caches filled by the other side's turn."""
 
 
@@ -53,9 +53,9 @@ def bare_paced(folder: Path, requests: Sequence[Any], callers: int, rate: float,
 
     def measure(seconds: float) -> Timed:
         due, took = [], []
-        begin_s = time.perf_counter() + _SETTLE_S
-        for number, after_s in enumerate(_arrivals(callers, rate, poisson, seconds + _SETTLE_S)):
-            due_s = begin_s - _SETTLE_S + after_s
+        begin_s = time.perf_counter() + SETTLE_S
+        for number, after_s in enumerate(_arrivals(callers, rate, poisson, seconds + SETTLE_S)):
+            due_s = begin_s - SETTLE_S + after_s
             time.sleep(max(0.0, due_s - time.perf_counter()))
             call(number)
             if due_s >= begin_s:
@@ -105,7 +105,7 @@ def repeated(call: Any) -> Measure:
 
     def measure(seconds: float) -> list[float]:
         nonlocal number
-        taken, begin_s = [], time.perf_counter() + _SETTLE_S
+        taken, begin_s = [], time.perf_counter() + SETTLE_S
         while (started_s := time.perf_counter()) < begin_s + seconds or not taken:
             call(number)
             number += 1
@@ -125,7 +125,7 @@ def closed(address: str, messages: Sequence[bytes], callers: int, wire: Wire = _
     async def load(seconds: float) -> list[float]:
         taken: list[float] = []
         number = 0
-        begin_s = time.perf_counter() + _SETTLE_S
+        begin_s = time.perf_counter() + SETTLE_S
 
         async def caller(call: Any) -> None:
             nonlocal number
@@ -155,7 +155,7 @@ def paced(
         import numpy as np
 
         due, took = [], []
-        begin_s = time.perf_counter() + _SETTLE_S
+        begin_s = time.perf_counter() + SETTLE_S
 
         async def one(call: Any, number: int, due_s: float) -> None:
             try:
@@ -173,8 +173,8 @@ def paced(
             nonlocal next_caller
             place, next_caller = next_caller, next_caller + 1
             number, waiting = place, set()
-            for after_s in _moments(place, callers, rate, poisson, seconds + _SETTLE_S):
-                due_s = begin_s - _SETTLE_S + after_s
+            for after_s in _moments(place, callers, rate, poisson, seconds + SETTLE_S):
+                due_s = begin_s - SETTLE_S + after_s
                 await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
                 task = asyncio.ensure_future(one(call, number, due_s))
                 waiting.add(task)

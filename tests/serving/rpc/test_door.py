@@ -32,6 +32,8 @@ def test_a_call_of_ranker_is_refused_that_has_too_little_time_for_one_like_those
         assert door(RANK, 5_000.5) is None
         assert door("/recsys.v1.FeatureStore/GetHistory", 5_000.1) is None
         assert door("/grpc.health.v1.Health/Check", 5_000.1) is None
+        assert door("/recsys.v1.Ranker/Explain", 5_000.1) is None, "it has a place of its own"
+        assert door("/recsys.v1.Ranker/RankBatch", 5_000.1) is not None
         assert door(RANK, float("inf")) is None, "it has the default's second"
         with contextlib.ExitStack() as more:
             for _ in range(5):
@@ -65,13 +67,21 @@ async def test_a_call_is_refused_whose_message_never_comes(start: Start, monkeyp
 
 
 def test_calls_on_their_way_in_count_until_they_ask_for_a_place_or_do_not_come() -> None:
-    admission, now_s = Admission(10), 5_000.0
-    door = ranker_door(admission, default_s=1.0, clock=lambda: now_s)
+    admission, now_s, set_by_s = Admission(10), 5_000.0, 0.0
+    door = ranker_door(admission, default_s=1.0, clock=lambda: now_s + set_by_s, steady=lambda: now_s)
+
+    def let_in() -> bool:
+        return door(RANK, now_s + set_by_s + 0.35) is None
+
     with admission.enter(WORK):
-        assert door(RANK, now_s + 0.35) is None, "one is in, and it"
-        assert door(RANK, now_s + 0.35) is not None, "another one is on its way"
+        assert let_in(), "one is in, and it"
+        assert not let_in(), "another one is on its way"
         with admission.enter(Work(0.0, 0.0)):
             pass
-        assert door(RANK, now_s + 0.35) is None, "that one has come, and gone"
+        assert let_in(), "that one has come, and gone"
         now_s += 0.1
-        assert door(RANK, now_s + 0.35) is None, "that one never came"
+        assert let_in(), "that one never came"
+        set_by_s = -3_600.0
+        assert not let_in()
+        now_s += 0.1
+        assert let_in(), "the clock was set back meanwhile"

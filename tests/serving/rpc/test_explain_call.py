@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -32,8 +33,9 @@ from recsys.features.feature_set import Categorical, History
 from recsys.features.hashing import string_key
 from recsys.features.history.records import make_events
 from recsys.releases.served import ServedModel
-from recsys.serving.handlers.explain import explainer
+from recsys.serving.handlers.explain import explainer, parts
 from recsys.serving.handlers.routes import user_point
+from recsys.serving.inference.ranking_session import RankingSession
 from recsys.serving.settings import Settings
 
 PAST = ((5, 3), (2, 1), (7, 2))
@@ -347,3 +349,32 @@ async def test_an_explanation_ends_at_its_deadline_and_leaves_no_trace(start: St
             except Overloaded:  # until the server has noticed
                 await asyncio.sleep(0.02)
         raise AssertionError("the place is still taken")
+
+
+async def test_an_explanation_asks_before_each_run_if_ranking_calls_are_being_answered(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, running, opened = list[bool](), threading.Event(), threading.Event()
+    user_side = RankingSession._user_side
+
+    def held(session: RankingSession, *arguments: object) -> object:
+        running.set()
+        assert opened.wait(20)
+        return user_side(session, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(parts, "give_way", lambda others: asked.append(others()))
+    async with start() as client:
+        alone = await client.explain(user=1, item=2)
+        assert asked == [False] * alone.runs
+        asked.clear()
+        monkeypatch.setattr(RankingSession, "_user_side", held)
+        ranking = asyncio.create_task(client.rank(user=1, candidates=[1, 2]))
+        await asyncio.to_thread(running.wait, 20)
+        explaining = asyncio.create_task(client.explain(user=1, item=2))
+        deadline_s = time.monotonic() + 20
+        while not asked:
+            assert time.monotonic() < deadline_s
+            await asyncio.sleep(0.01)
+        assert asked == [True]
+        opened.set()
+        await asyncio.gather(ranking, explaining)

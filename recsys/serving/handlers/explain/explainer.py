@@ -1,7 +1,7 @@
 """Explain one score: contributions of the parts of a request, which add up to it, and what each past event changes.
 
 Everything comes of runs of the graphs that are served, with parts left out. They are as many as :data:`MOST_RUNS`
-says, and one for each event; between two of them other calls have the model.
+says, and one for each event; before each of them other calls go first.
 
 Legend: ``S`` events.
 """
@@ -64,7 +64,8 @@ def explain(
         time_ms=query.time_ms,
     )
     reading = ranker.read_unseen(request, deadline=deadline)
-    runs = Runs(ranker.session, model_lock=ranker.model_lock, deadline=deadline)
+    others = ranker.admission
+    runs = Runs(ranker.session, model_lock=ranker.model_lock, deadline=deadline, others=lambda: others.in_flight > 0)
     pasts = _pasts(ranker, reading)
     parts, shares = _contributions(ranker.features, reading.encoded, pasts, runs)
     events = None

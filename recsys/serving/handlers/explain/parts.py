@@ -9,7 +9,8 @@ Legend: ``P`` parts that have a value, ``K`` coalitions of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,32 @@ from recsys.serving.inference.ranking_session import RankingSession
 
 HISTORY = "history"
 """Name of the part that is all past events."""
+
+_STEP_S = 0.0005
+"""Pause before each run. A thread that computes all the time is taken off the core only after milliseconds
+(``scheduling.use_batch_scheduling``), which each thread that a call wakes would wait for."""
+
+_LONGEST_PAUSE_S = 0.01
+"""The same while others are being answered without end: some tenth of a core is left for the explanation."""
+
+
+def give_way(
+    others: Callable[[], bool],
+    *,
+    sleep: Callable[[float], object] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Pause until no other call is being answered, but not for long.
+
+    Args:
+        others: asks if any is.
+        sleep: takes seconds.
+        clock: seconds.
+    """
+    end_s = clock() + _LONGEST_PAUSE_S
+    sleep(_STEP_S)
+    while others() and clock() < end_s:
+        sleep(_STEP_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,18 +90,22 @@ def _part(feature: Feature, side: Side, value: Column) -> Part:
 
 
 class Runs:
-    """Runs of a model's graphs for one explanation: the lock is released between them, so that other calls go on.
+    """Runs of a model's graphs for one explanation: before each of them other calls go first (:func:`give_way`).
 
     Args:
         session: the model.
         model_lock: held while a graph runs.
         deadline: of the explanation.
+        others: asks if other calls are being answered.
     """
 
-    def __init__(self, session: RankingSession, *, model_lock: ModelLock, deadline: Deadline) -> None:
+    def __init__(
+        self, session: RankingSession, *, model_lock: ModelLock, deadline: Deadline, others: Callable[[], bool]
+    ) -> None:
         self.session = session
         self._model_lock = model_lock
         self._deadline = deadline
+        self._others = others
         self.count = 0
         """Runs so far."""
 
@@ -85,6 +116,7 @@ class Runs:
             TimeoutError: the deadline has passed, or nobody waits for the answer any more.
             ModelError: one is not finite, or the bundle's tables were changed.
         """
+        give_way(self._others)
         try:
             answer = self.session.score(
                 _request(user, past, candidates),
@@ -100,6 +132,7 @@ class Runs:
 
     def user_side(self, user: Mapping[str, Column], past: Past) -> Mapping[str, Column]:
         """The tensors that the ``rank`` graph reads of a user with that past; raises as :meth:`logits`."""
+        give_way(self._others)
         try:
             side = self.session.user_side(
                 _request(user, past, {}),
