@@ -16,7 +16,10 @@ MOST_FILES = 15
 """In one folder, beside ``__init__.py``."""
 
 PACKAGE = [path for path in sorted((ROOT / "recsys").rglob("*.py")) if "_pb2" not in path.name]
-CODE = [*PACKAGE, *(path for name in ("benchmarks", "scripts", "examples") for path in (ROOT / name).rglob("*.py"))]
+CODE = [
+    *PACKAGE,
+    *(path for name in ("benchmarks", "scripts", "examples", "deploy") for path in (ROOT / name).rglob("*.py")),
+]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks" / "README.md"])
 HISTORY = {ROOT / "CHANGELOG.md"}
 """Pages that name files as they were."""
