@@ -63,6 +63,13 @@ _OPTIONS = [
     # A connection of its own: a server of several processes serves each connection with one of them.
     ("grpc.use_local_subchannel_pool", 1),
 ]
+_OF_SEVERAL_SERVERS = [
+    # All addresses of a name in turn. gRPC's default keeps to the first one that answers: of many servers behind a name
+    # each client would use one, and those that are added none.
+    ("grpc.lb_policy_name", "round_robin"),
+    # A connection that ends has its name looked up, which gRPC by itself does every 30 s at most.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+]
 READY_POLL_S = 0.05
 STREAM_S = 600.0
 """How long a stream may take that is given no timeout: as the server has it."""
@@ -182,8 +189,11 @@ def closed_error() -> RpcError:
 
 def options(target: str) -> list[tuple[str, Any]]:
     """The options of a channel to ``target``."""
-    # gRPC would ask http_proxy even for this machine's own addresses, where no proxy can reach them.
-    return [*_OPTIONS, ("grpc.enable_http_proxy", 0)] if is_local(target) else _OPTIONS
+    if is_local(target):
+        # One server, though its name may have two addresses. gRPC would ask http_proxy even for this machine's own
+        # addresses, where no proxy can reach them.
+        return [*_OPTIONS, ("grpc.enable_http_proxy", 0)]
+    return [*_OPTIONS, *_OF_SEVERAL_SERVERS]
 
 
 def check_timeout_s(timeout_s: float) -> float:

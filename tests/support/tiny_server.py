@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,20 +42,23 @@ class ServerProcess:
         return str(self.facts["address"])
 
 
-def start_server_process(folder: Path, **environment: str) -> subprocess.Popen[str]:
-    """Start a server on a free port, and do not wait; its ready file is ``ready.json`` in the folder."""
+def start_server_process(folder: Path, *, under: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
+    """Start a server on a free port, and do not wait; its ready file is ``ready.json`` in the folder.
+
+    ``under``: words before the command, such as those that run it in a network namespace.
+    """
     variables = {"RECSYS_PORT": "0", "RECSYS_READY_FILE": str(folder / "ready.json"), **environment}
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("RECSYS_") and k != "REDIS_URL"}
     return subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM], env={**inherited, **variables}, stderr=subprocess.PIPE, text=True
+        [*under, sys.executable, "-c", _PROGRAM], env={**inherited, **variables}, stderr=subprocess.PIPE, text=True
     )
 
 
 @contextmanager
-def server_process(folder: Path, **environment: str) -> Iterator[ServerProcess]:
+def server_process(folder: Path, *, under: Sequence[str] = (), **environment: str) -> Iterator[ServerProcess]:
     """Start a server with these environment variables on a free port; killed at the end if it still runs."""
     ready_file = folder / "ready.json"
-    process = start_server_process(folder, **environment)
+    process = start_server_process(folder, under=under, **environment)
     try:
         deadline_s = time.monotonic() + 60
         while not ready_file.exists():

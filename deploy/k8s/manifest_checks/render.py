@@ -34,7 +34,7 @@ def load(rendered: str, outside: frozenset[str] = frozenset()) -> Manifests:
 
 
 def read_outside(folder: Path) -> frozenset[str]:
-    """What an overlay expects on the cluster: the lines of its ``outside.txt``, ``Kind/name  # what for``."""
+    """Names that an overlay expects on the cluster: the lines of its ``outside.txt``, ``Kind/name  # what for``."""
     file = folder / "outside.txt"
     lines = file.read_text().splitlines() if file.exists() else []
     return frozenset(text for line in lines if (text := line.partition("#")[0].strip()))
