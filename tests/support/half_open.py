@@ -14,7 +14,7 @@ RANK, CHECK = "/recsys.v1.Ranker/Rank", "/grpc.health.v1.Health/Check"
 STREAM = "/recsys.v1.FeatureStore/AppendEventStream"
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _END_HEADERS, _ACK, _INITIAL_WINDOW = 1, 4, 1, 4
 
 
@@ -71,7 +71,7 @@ class RawConnection:
         fields = _fields(path)
         frames = [frame(_HEADERS, _END_HEADERS, number, fields) for number in numbers]
         if body:
-            frames = [first + frame(_DATA, 0, number, body) for first, number in zip(frames, numbers, strict=True)]
+            frames = [first + frame(DATA, 0, number, body) for first, number in zip(frames, numbers, strict=True)]
         self.send(b"".join(frames))
         return numbers
 
@@ -100,7 +100,7 @@ class RawConnection:
                     self.farewell = body[8:]
                 elif kind == _HEADERS:
                     self.trailers[number] = body
-                if kind == _RST_STREAM or (kind in (_HEADERS, _DATA) and flags & _END_STREAM):
+                if kind == _RST_STREAM or (kind in (_HEADERS, DATA) and flags & _END_STREAM):
                     self.ended[number] += 1
 
 

@@ -185,6 +185,7 @@ class _Arrival:
                 # A caller that leaves looks the same for a moment, and so does a message that is too long for gRPC.
                 why = "the call ended without a message, or with one that is too long"
                 self._pool.record("incomplete", self._path, None, why)
+                self._pool.waiting.note_left()
                 self._abort(grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a message; expected: one")
         return done
 

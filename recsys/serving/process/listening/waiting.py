@@ -46,7 +46,8 @@ class WaitingCalls:
     Args:
         most: so many may wait; the oldest is ended for one more.
         most_bytes: so much may be kept for them all; the oldest are ended for more.
-        after_crowd: called every few seconds while many wait, and once after: they leave holes in the memory.
+        after_crowd: called every few seconds while many wait or leave early, and once after: they leave holes in the
+            memory.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class WaitingCalls:
         self._bytes = 0
         self._after_crowd = after_crowd
         self._crowded = False
+        self._left = 0
         self._lock = threading.Lock()
         self._by_limit: dict[float, dict[WaitingCall, None]] = {}
         """By the time they may wait: in each the oldest, which is also the next to be late, comes first."""
@@ -85,6 +87,13 @@ class WaitingCalls:
         """Let a call wait no longer; False: it was ended before."""
         with self._lock:
             return self._pop(call)
+
+    def note_left(self) -> None:
+        """Note that a caller has left while its call waited: they may be many, though few wait at a time."""
+        with self._lock:
+            self._left += 1
+            if self._left > _CROWD * self._most:
+                self._left, self._crowded = 0, True
 
     def end_all_in(self, seconds: float) -> None:
         """End in so many seconds whatever waits then, and comes later: the server drains."""

@@ -16,9 +16,10 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from support.half_open import CHECK, RANK, STREAM, RawConnection, half_open, message
+from support.half_open import CHECK, DATA, RANK, STREAM, RawConnection, frame, half_open, message
 from support.tiny_workers import Callers, pids, until, workers
 
+from recsys.proto.feature_store_pb2 import AppendEventsRequest
 from recsys.proto.limits import MESSAGE_BYTES
 from recsys.proto.ranker_pb2 import Id, Ids, RankRequest
 from recsys.serving.process.listening import grpc_server, handler_pool
@@ -93,6 +94,24 @@ def test_the_beginning_of_a_message_is_no_message(serve: Callable[..., Any]) -> 
         (number,) = connection.open(RANK, body=message(b"abc", length=1_000))
         until(lambda: connection.ended[number])
         assert b"waited" in connection.trailers[number]
+        connection.close()
+
+
+@pytest.mark.parametrize("path, whole", [(RANK, 0), (STREAM, 0), (STREAM, 1)])
+def test_a_message_that_comes_byte_by_byte_has_no_more_time_than_another(
+    serve: Callable[..., Any], path: str, whole: int
+) -> None:
+    append = AppendEventsRequest(user=Id(integer=1)).SerializeToString()
+    with serve(receive_timeout_s=0.5, stream_idle_timeout_s=0.5) as address:
+        connection = RawConnection(address)
+        (number,) = connection.open(path, body=whole * message(append) + message(b"", length=1_000_000))
+
+        def send_and_look() -> bool:
+            connection.send(frame(DATA, 0, number, b"a"))
+            time.sleep(0.05)
+            return bool(connection.ended[number])
+
+        until(send_and_look)
         connection.close()
 
 

@@ -126,3 +126,9 @@ def test_after_a_crowd_memory_is_tidied_and_without_one_it_is_left_alone(monkeyp
             calls.remove(call)
         time.sleep(0.2)
         assert tidied == [11]
+        for _ in range(10):
+            calls.note_left()
+        time.sleep(0.2)
+        assert tidied == [11]
+        calls.note_left()  # never more than a few at a time, and yet many
+        until(lambda: tidied == [11, 0])
