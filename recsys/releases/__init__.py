@@ -14,7 +14,7 @@
 - ``push.py``, ``stored_files.py``: a push, step by step; files that are stored once;
 - ``lock.py``: the store's lock; the user who changes it, and when;
 - ``changes.py``: promote, roll back, split, shadow, from one content of ``served.json`` to the next;
-- ``status.py``: ``status/*.json``, a file of each server;
+- ``status.py``: ``status/*.json``, a file of each server; ``processes.py``: is it there still;
 - ``following.py``: servers beside ``served.json``; waiting for them;
 - ``prune.py``, ``verify.py``: releases that nothing needs; files of a release that were altered, or are shared;
 - ``guards.py``: reasons for which a release may not be promoted; ``comparison.py``: its metrics beside another's.

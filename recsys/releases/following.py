@@ -95,7 +95,9 @@ def _follower(served: Served | None, seen: SeenStatus) -> Follower:
     status, differences, refused = seen.status, [], ""
     models: Mapping[str, ServedModel] = {} if served is None else served.models
     revision = 0 if served is None else served.revision
-    if not seen.fresh:
+    if seen.ended:
+        differences.append(f"its process has ended without a farewell, and was last seen {seen.age_s:,.0f} s ago")
+    elif not seen.fresh:
         differences.append(
             f"its status is {seen.age_s:,.0f} s old: it is gone, or cannot write to the store, and may serve anything"
         )

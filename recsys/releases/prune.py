@@ -84,7 +84,7 @@ def _plan(store: Path, keep: int) -> Pruned:
     found, damaged = find_releases(store)
     kept = {each.release.name: f"among the newest {keep}" for each in found[-keep:]}
     for seen in statuses:
-        if seen.fresh:
+        if seen.recent:
             kept |= {name: f"loaded by {seen.status.server}" for name in seen.status.loaded}
     for name in served.releases() if served is not None else ():
         kept[name] = "served.json names it"

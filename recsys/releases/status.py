@@ -17,12 +17,15 @@ from typing import Any
 from recsys.errors import InvalidInputError
 from recsys.files import parse_json, write_atomically
 from recsys.releases.lock import make_shared_folder
+from recsys.releases.processes import has_ended
 from recsys.releases.release import STATUS
 from recsys.releases.served import ServedModel, check_kinds
 
 FORMAT_VERSION = 1
 EVERY_S = 10.0
 """A server writes its status at least as often, and at once when something changes."""
+LATE_S = 3 * EVERY_S
+"""An older status was due to be written again; a shared file system may show it late."""
 FRESH_S = 60.0
 """An older status is of a server that is gone, or that cannot reach the store."""
 
@@ -42,6 +45,7 @@ class ServerStatus:
         refused: reason why it does not serve what ``served.json`` says, or went back from it; empty: it does.
         warnings: what else people should know.
         releases: release -> figures of its calls, by name.
+        process: that writes it (``processes.own_process``); empty: not known.
     """
 
     server: str
@@ -54,6 +58,7 @@ class ServerStatus:
     refused: str = ""
     warnings: tuple[str, ...] = ()
     releases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    process: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +68,27 @@ class SeenStatus:
     Attributes:
         status: its content.
         age_s: since it was written, by the file system's clock: machines' clocks differ.
+        ended: its server's process is known to have ended, as a reader on the same machine can see.
     """
 
     status: ServerStatus
     age_s: float
+    ended: bool = False
+
+    @property
+    def recent(self) -> bool:
+        """True if it was written lately, also by a server that has ended since."""
+        return self.age_s <= FRESH_S
+
+    @property
+    def late(self) -> bool:
+        """True if the server should have written again since."""
+        return self.age_s > LATE_S
 
     @property
     def fresh(self) -> bool:
         """True unless the server is gone, or cannot reach the store."""
-        return self.age_s <= FRESH_S
+        return self.recent and not self.ended
 
 
 def write_status(store: Path, status: ServerStatus) -> None:
@@ -106,7 +123,7 @@ def read_statuses(store: Path) -> tuple[list[SeenStatus], list[str]]:
         except (OSError, ValueError, TypeError) as error:
             damaged.append(f"{file}: no status of a server that this program can read: {error}")
             continue
-        found.append(SeenStatus(status=status, age_s=max(0.0, now_s - written_s)))
+        found.append(SeenStatus(status=status, age_s=max(0.0, now_s - written_s), ended=has_ended(status.process)))
     return found, damaged
 
 
@@ -118,6 +135,8 @@ def status_file(store: Path, server: str) -> Path:
 def status_text(status: ServerStatus) -> str:
     """The text of a status."""
     values = {"format_version": FORMAT_VERSION, **dataclasses.asdict(status)}
+    if not status.process:
+        del values["process"]
     values["models"] = {name: _model_to_dict(model) for name, model in sorted(status.models.items())}
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
@@ -142,7 +161,7 @@ def _from_dict(values: Any) -> ServerStatus:
 
 
 _FIELD_KINDS = {
-    **dict.fromkeys(("server", "at", "phase", "progress", "refused"), str),
+    **dict.fromkeys(("server", "at", "phase", "progress", "refused", "process"), str),
     **dict.fromkeys(("models", "releases"), dict),
     **dict.fromkeys(("loaded", "warnings"), list),
     "revision": int,

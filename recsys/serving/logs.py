@@ -7,9 +7,11 @@ Every process of a server calls :func:`configure_logs` once: the supervisor, its
 from __future__ import annotations
 
 import datetime
+import faulthandler
 import json
 import logging
 import sys
+import tempfile
 import threading
 import traceback
 from types import TracebackType
@@ -28,7 +30,8 @@ class JsonFormatter(logging.Formatter):
     """Make a record a JSON object of one line.
 
     Fields: ``time`` (UTC, ISO 8601, microseconds), ``level``, ``logger``, ``message``; ``worker``, ``request_id``,
-    ``method`` and ``trace_id`` where there are any; ``exception`` and ``traceback`` of an error.
+    ``method`` and ``trace_id`` where there are any; ``exception`` and ``traceback`` of an error; ``stacks`` of all
+    threads (:func:`log_stacks`).
 
     Args:
         worker: number of the process among a server's workers, from 1; None for another.
@@ -47,6 +50,8 @@ class JsonFormatter(logging.Formatter):
             fields["traceback"] = "".join(traceback.format_exception(*record.exc_info))
         if record.stack_info:
             fields["stack"] = record.stack_info
+        if stacks := getattr(record, "stacks", ""):
+            fields["stacks"] = stacks
         return _line(fields)
 
 
@@ -113,6 +118,22 @@ def say_line(text: str, *, level: str = "INFO") -> str:
         return f"recsys: {text}"
     now_s = datetime.datetime.now(tz=datetime.UTC).timestamp()
     return _line(_fields(now_s, level, _SAYING, text, _config["worker"]))
+
+
+def log_stacks(log: logging.Logger, message: str, *arguments: object) -> None:
+    """Log an error and the stacks of all threads: as a field of its line if lines are JSON, else as text after it."""
+    if not json_lines():
+        log.error(message, *arguments)
+        faulthandler.dump_traceback(file=2)
+        return
+    try:
+        with tempfile.TemporaryFile() as file:
+            faulthandler.dump_traceback(file=file)
+            file.seek(0)
+            stacks = file.read().decode(errors="replace")
+    except OSError as error:  # a full disk
+        stacks = f"not known: {error}"
+    log.error(message, *arguments, extra={"stacks": stacks})
 
 
 def json_lines() -> bool:

@@ -13,7 +13,9 @@ from support.command_line import recsys
 from support.plan_server import plan_of, plan_server
 from support.tiny_bundle import ITEMS, Event, V, reference_scores, write_tiny_bundle
 
+from recsys.cli.releases.charts import comparison_charts
 from recsys.client import Client
+from recsys.plots import Bars, Chart
 from recsys.releases.served import ServedModel
 from recsys.releases.status import ServerStatus, status_file, write_status
 from recsys.releases.store import push_release
@@ -120,7 +122,7 @@ def test_figures_are_summed_over_servers_and_an_old_status_is_left_out(store: Pa
     os.utime(status_file(store, "gone:1"), (1, 1))
     try:
         done = compare(store, tiny, rolled, "--json", cwd=tmp_path)
-        text = compare(store, tiny, rolled, cwd=tmp_path)
+        text = compare(store, tiny, rolled, "--png", "drawn.png", cwd=tmp_path)
     finally:
         for server in ("one:1", "two:1", "gone:1"):
             status_file(store, server).unlink()
@@ -136,7 +138,21 @@ def test_figures_are_summed_over_servers_and_an_old_status_is_left_out(store: Pa
     assert of_rolled["shadow"]["mean_difference"] == pytest.approx(0.05) and of_rolled["shadow"]["overlap"] == 0.75
     assert (of_rolled["calls"], of_rolled["mean_score"], of_rolled["p99_ms"]) == (0, None, None)
     assert len(facts["passed_over"]) == 1 and "gone:1" in facts["passed_over"][0]
+    assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG") and "drawn: drawn.png" in text.stderr
     assert "4 of 6 requests scored, 2 dropped" in text.stdout and "gone:1" in text.stderr
+
+
+def test_the_picture_has_what_there_are_figures_for() -> None:
+    figures = {"p50_ms": 1.0, "p99_ms": 4.0, "error_share": 0.25, "degraded_share": 0.0}
+    idle = {"p50_ms": None, "p99_ms": None, "error_share": 0.0, "degraded_share": 0.0}
+    times, failures = comparison_charts({"a": figures, "b": idle}, ("a", "b"), np.zeros(0))
+    assert isinstance(times, Bars) and (times.labels, times.values) == (["a p50", "a p99"], [1.0, 4.0])
+    assert isinstance(failures, Bars) and failures.values == [25.0, 0.0, 0.0, 0.0]
+    (scores,) = comparison_charts({}, ("a", "b"), np.array([0.0, 0.0, 0.0, 1.0]))
+    assert isinstance(scores, Chart)
+    (line,) = scores.series
+    assert (line.y[0], line.y[-1], sum(line.y)) == (75.0, 25.0, 100.0), "shares of the candidates"
+    assert comparison_charts({}, ("a", "b"), np.zeros(0)) == []
 
 
 def test_what_cannot_be_compared_is_an_error_that_says_what_to_do(store: Path, tmp_path: Path) -> None:

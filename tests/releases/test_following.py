@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ from support.release_bundles import push_three, write_bundles
 from recsys.errors import ReleaseError
 from recsys.releases.changes import rolled_back
 from recsys.releases.following import followers, wait_until_served
+from recsys.releases.processes import has_ended, own_process
 from recsys.releases.served import Served, ServedModel, read_served
 from recsys.releases.status import FRESH_S, SeenStatus, ServerStatus, read_statuses, status_file, write_status
 from recsys.releases.store import change_served
@@ -58,6 +61,40 @@ def test_only_a_refusal_of_this_revision_is_final() -> None:
     wrong = {"models": {"din": ServedModel(live="a")}, "refused": "drift 0.4"}
     assert differences(**wrong)[1] == "drift 0.4"  # type: ignore[arg-type]
     assert differences(**wrong, revision=4)[1] == ""  # type: ignore[arg-type]
+
+
+def test_a_server_that_was_killed_is_known_to_have_ended_long_before_its_status_is_old(tmp_path: Path) -> None:
+    (tmp_path / "status").mkdir()
+    name = "import sys; from recsys.releases.processes import own_process; print(own_process(), flush=True)"
+    killed = subprocess.Popen([sys.executable, "-c", f"{name}; sys.stdin.read()"], stdin=-1, stdout=-1, text=True)
+    assert killed.stdout is not None
+    process = killed.stdout.readline().strip()
+    write_status(tmp_path, ServerStatus(server="s:1", at="", revision=5, models=SERVED.models, process=process))
+
+    def differences_now() -> tuple[str, ...]:
+        (found,) = followers(SERVED, read_statuses(tmp_path)[0])
+        return found.differences
+
+    try:
+        assert differences_now() == ()
+        killed.kill()
+        os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)  # and nobody has asked for its exit code yet
+        assert "its process has ended without a farewell" in differences_now()[0]
+    finally:
+        killed.communicate()
+    assert "its process has ended without a farewell" in differences_now()[0]
+
+
+def test_a_process_of_another_machine_container_or_start_is_not_taken_for_one_of_ours() -> None:
+    place, number, start = own_process().split("/")
+    boot, namespace = place.split(":")
+    assert not has_ended(own_process())
+    assert has_ended(f"{place}/{number}/{int(start) + 1}"), "another process had this number"
+    for other in (f"{boot[:-1]}x:{namespace}", f"{boot}:{namespace}0", "nonsense", ""):
+        assert not has_ended(f"{other}/{2**22 + 1}/{start}")
+    for damaged in (f"{place}/../{start}", f"{place}/", f"{place}/-1/{start}", "/", ""):
+        assert not has_ended(damaged)
+    assert has_ended(f"{place}/{2**22 + 1}/{start}"), "the largest number of a process is 2**22"
 
 
 def test_servers_that_differ_come_first() -> None:

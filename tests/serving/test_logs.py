@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from support.tiny_workers import pids, until
 
 from recsys.client import Client
+from recsys.serving import logs
 from recsys.serving.current_call import CURRENT, CurrentCall
 from recsys.serving.logs import JsonFormatter, TextFormatter
 
@@ -114,3 +116,33 @@ def test_text_lines_name_the_request_that_they_are_about_before_a_traceback() ->
     assert first == "worker 1: ERROR recsys.serving: incident 7 [request mine]"
     assert rest[0] == "Traceback (most recent call last):"
     assert formatter.format(record_of(RuntimeError("x"))).splitlines()[0].endswith("incident 7")
+
+
+def test_stacks_of_all_threads_are_a_field_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(logs._config, "json", True)
+    lines: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(JsonFormatter().format(record))
+
+    log, waiting, end = logging.getLogger("recsys.test_logs"), threading.Event(), threading.Event()
+
+    def another() -> None:
+        waiting.set()
+        end.wait(60)
+
+    thread = threading.Thread(target=another)
+    thread.start()
+    handler = Keep()
+    log.addHandler(handler)
+    try:
+        assert waiting.wait(60)
+        logs.log_stacks(log, "no request gets through, waiting for %s", "the lock")
+    finally:
+        log.removeHandler(handler)
+        end.set()
+        thread.join()
+    (line,) = map(json.loads, lines)
+    assert (line["level"], line["message"]) == ("ERROR", "no request gets through, waiting for the lock")
+    assert "in another" in line["stacks"] and "in test_stacks_of_all_threads" in line["stacks"]

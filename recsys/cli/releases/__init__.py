@@ -2,7 +2,7 @@
 
 - ``push.py``: bundles to a release; ``prune.py``: releases that nothing needs are deleted;
 - ``look.py``: `list`, `show`, `status`;
-- ``compare.py``: two releases on live calls and on logged requests;
+- ``compare.py``: two releases on live calls and on logged requests; ``charts.py``: its picture;
 - ``promote.py``: a release goes live, if the guards let it; ``evidence.py``: what takes long before that;
 - ``change.py``: `rollback`, `split`, `shadow`;
 - ``shared.py``: options and words that they share: the store's folder, the wait for servers.

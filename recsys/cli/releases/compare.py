@@ -35,6 +35,7 @@ def compare(
         ),
     ] = None,
     most: Annotated[int, typer.Option("--most", help="Logged requests to compare, the newest.", min=1)] = 1_000,
+    png: Annotated[Path | None, typer.Option("--png", help="Draw the comparison to this file as well.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two releases: calls, errors, latency and scores on the servers; differences where one is a shadow.
@@ -55,6 +56,13 @@ def compare(
     facts["live"] = {name: _facts(found, servers) for name, (found, servers) in live.items()}
     facts["requests"] = None if logged is None else _logged_facts(logged)
     facts["passed_over"] = passed_over
+    if png is not None:
+        from recsys.cli.releases.charts import comparison_charts
+        from recsys.plots import write_png
+
+        differences = np.concatenate(logged.differences) if logged is not None and logged.differences else np.zeros(0)
+        write_png(comparison_charts(facts["live"], names, differences), png)
+        notes.print(f"drawn: {png}", markup=False, highlight=False, soft_wrap=True)
     if as_json:
         print(json.dumps(facts))
         return
@@ -71,7 +79,7 @@ def _live(store: Path, names: tuple[str, str]) -> tuple[dict[str, tuple[ReleaseF
     statuses, passed_over = read_statuses(store)
     found: dict[str, tuple[ReleaseFigures, int]] = {}
     for seen in statuses:
-        if not seen.fresh:
+        if not seen.recent:
             passed_over.append(f"{seen.status.server}: its status is {seen.age_s:,.0f} s old; its figures are left out")
             continue
         for name in dict.fromkeys(names):

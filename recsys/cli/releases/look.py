@@ -152,7 +152,9 @@ def _print_servers(found: Sequence[Follower]) -> None:
     table = Table("server", "revision", "phase", "loaded", "status", "as served", box=None, pad_edge=False)
     for each in found:
         status = each.seen.status
-        said = f"{each.seen.age_s:,.0f} s ago"
+        said = f"last seen {each.seen.age_s:,.0f} s ago"
+        if each.seen.ended or each.seen.late:
+            said += ", ended" if each.seen.ended else ", late"
         same = "no" if each.differences else "yes"
         table.add_row(
             escape(each.server), str(status.revision), escape(status.phase or "-"), str(len(status.loaded)), said, same

@@ -105,6 +105,7 @@ def follower_values(each: Follower) -> dict[str, Any]:
         **dataclasses.asdict(each.seen.status),
         "age_s": round(each.seen.age_s, 1),
         "fresh": each.seen.fresh,
+        "ended": each.seen.ended,
         "as_served": not each.differences,
         "differences": list(each.differences),
     }

@@ -9,7 +9,6 @@ and passes through the store's loop. Redis is not probed: it is away often enoug
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import logging
 import math
 import secrets
@@ -27,6 +26,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from recsys.serving.deadline import Deadline
 from recsys.serving.inference.fair_lock import FairLock
+from recsys.serving.logs import log_stacks
 from recsys.serving.process.listening.rooms import Room
 from recsys.serving.rpc.health import Health
 
@@ -165,8 +165,7 @@ class HealthReporter:
         hung, damage = self._failures >= self._max_failures, self._damage()
         self._damaged = bool(damage)
         if hung and not was_hung and self._on_heartbeat is None:
-            _log.error("no request gets through, waiting for %s; the stacks of all threads follow", stuck)
-            faulthandler.dump_traceback(file=2)
+            log_stacks(_log, "no request gets through, waiting for %s; the stacks of all threads follow", stuck)
         if was_hung and not hung:
             _log.warning("requests get through again")
         if self._damaged and not was_damaged:

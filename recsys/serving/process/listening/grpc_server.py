@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import cast
 import grpc
 
 from recsys.certificates import CertificateWatch
+from recsys.serving.logs import log_stacks
 from recsys.serving.process.listening.handler_pool import HandlerPool, Record, changed_internals
 from recsys.serving.process.listening.ports import cannot_listen, probe_port
 from recsys.serving.process.listening.rooms import Rooms
@@ -107,8 +107,9 @@ def grpc_server(
             rooms.cancel_endless()
             limit_s = settings.drain_timeout_s + _STOP_MARGIN_S
             if not stopped.wait(began_s + limit_s - time.monotonic()):
-                faulthandler.dump_traceback(file=2)
-                raise TimeoutError(f"gRPC has not ended within {limit_s:g} s; the stacks of all threads are above")
+                why = f"gRPC has not ended within {limit_s:g} s; the stacks of all threads"
+                log_stacks(_log, why)
+                raise TimeoutError(f"{why} are above")
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ In the supervisor:
 - ``first.py``: what a server starts with; ``follow.py``: ``served.json`` read when it changes;
 - ``coordinator.py``: one switch at a time, from the file to all workers; ``kept.py``: what stays loaded for a while,
   and where to go back to;
-- ``switching.py``: a switch in progress;
+- ``switching.py``: a switch in progress; ``reloads.py``: callers that wait for it;
 - ``check.py``: files verified at low priority;
 - ``probation.py``: what answers since a switch, watched; ``watch.py``: the figures of one such release;
   ``verdicts.py``: those that are beyond their bounds, and how surely.

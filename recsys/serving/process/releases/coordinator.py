@@ -20,6 +20,7 @@ from typing import Any
 
 from recsys.errors import RecsysError
 from recsys.releases.lock import now
+from recsys.releases.processes import own_process
 from recsys.releases.served import SERVED, Served, served_text
 from recsys.releases.status import ServerStatus
 from recsys.serving.console import say
@@ -29,7 +30,8 @@ from recsys.serving.process.releases.follow import ServedRead
 from recsys.serving.process.releases.kept import KeptReleases, before_watches, uses_in, ways_back
 from recsys.serving.process.releases.plan import uses_of
 from recsys.serving.process.releases.probation import Probation
-from recsys.serving.process.releases.switching import Process, Switch, describe, names_of_new
+from recsys.serving.process.releases.reloads import Reloads
+from recsys.serving.process.releases.switching import Process, Switch, answers, describe, names_of_new
 from recsys.serving.process.workers.messages import (
     Abort,
     AdminAnswer,
@@ -116,16 +118,15 @@ class Coordinator:
         self._kept = KeptReleases(max(settings.release_keep_s, settings.release_watch_s))
         self._cold = dict(first.cold)
         self._damaged: dict[str, str] = {}
-        self._reloads: list[tuple[Process, int]] = []
-        self._reload_asked = False
+        self._reloads = Reloads(pool)
+        self._process = own_process()
         self._published_s = -math.inf
         self._changed = True
 
     @property
     def asks_for_reload(self) -> bool:
         """True once after the admin service was told to reload."""
-        asked, self._reload_asked = self._reload_asked, False
-        return asked
+        return self._reloads.taken()
 
     def handle(self, event: Any) -> None:
         """Take an event: of a worker (after the pool did), of a check, or of the follower; None for none."""
@@ -166,15 +167,13 @@ class Coordinator:
 
     def status(self) -> ServerStatus:
         """The state of the server."""
-        switch = self._switch
         phase, progress = "serving" if self._pool.all_started else "starting", ""
         if watched := self._probation.progress():
             phase, progress = "watching", watched
         if self._changing is not None:
             phase = "switching"
-        elif switch is not None and not switch.trim:
-            phase = "checking" if switch.check is not None else "loading"
-            progress = switch.progress if switch.check is not None else f"{len(switch.waiting)} workers are not ready"
+        elif self._switch is not None and not self._switch.trim:
+            phase, progress = self._switch.phase()
         served = {name for model in self.confirmed.models.values() for name in model.answering()}
         warnings = [f"{name}: {why}" for name, why in self._damaged.items()]
         warnings += [f"{name}: {why}" for name, why in self._cold.items() if name in served]
@@ -189,6 +188,7 @@ class Coordinator:
             refused=self._unreadable or self._refused,
             warnings=tuple(warnings),
             releases={name: figures.as_dict() for name, figures in self._in_service.figures().items()},
+            process=self._process,
         )
 
     def _read(self, event: ServedRead) -> None:
@@ -197,24 +197,24 @@ class Coordinator:
         if event.served is None:
             self._switches.count("release_switches", "refused")
             say(f"refused: {event.error}; serving on with {describe(self.plan.models)}")
-            self._answer_reloads()
+            self._reloads.answer(self.status())
             return
         if before:
             say(f"{SERVED} can be read again")
         same = served_text(event.served) == served_text(self._wanted)
         self._wanted = event.served
         # The file of a damaged release may have been repaired: asked for, it is loaded once more
-        repair = event.asked and any(self._answers(self._served, name) for name in self._damaged)
+        repair = event.asked and any(answers(self._served, name) for name in self._damaged)
         if same and not repair and not (event.asked and self._refused):
             if self._changing is None and (self._switch is None or self._switch.trim):
-                self._answer_reloads()
+                self._reloads.answer(self.status())
             return
         if not repair and uses_in(event.served) == uses_in(self._served):  # another revision of the same
             self._served, self._changed = event.served, True
             if self._switch is None or not self._switch.reason:  # going back goes on
                 self._refused = ""
                 self._drop_switch()
-                self._answer_reloads()
+                self._reloads.answer(self.status())
             return
         self._refused = ""  # that was of the content before
         self._dead_ends.clear()
@@ -272,8 +272,7 @@ class Coordinator:
         message, switch = event.message, self._switch
         if isinstance(message, AdminRequest):
             if message.reload:
-                self._reloads.append((event.process, message.number))
-                self._reload_asked = True
+                self._reloads.add(event.process, message)
             else:
                 self._pool.send(event.process, AdminAnswer(number=message.number, status=self.status()))
         elif isinstance(message, Damaged):
@@ -341,7 +340,7 @@ class Coordinator:
         if switch.reason:
             self._resume()
         if self._switch is None or self._switch.trim:
-            self._answer_reloads()
+            self._reloads.answer(self.status())
 
     def _resume(self) -> bool:
         """Go on to where the server was on its way when it had to go back; False if it was not."""
@@ -357,18 +356,14 @@ class Coordinator:
         self._changed = True
         say(f"damaged: {message.why}")
         switch = self._switch
-        newly = switch is not None and not self._answers(self._served, message.release)
-        if switch is not None and newly and self._answers(switch.served, message.release):
+        newly = switch is not None and not answers(self._served, message.release)
+        if switch is not None and newly and answers(switch.served, message.release):
             self._begin(switch.served, reason=switch.reason)  # once more, to load it anew
-        if self._answers(self._served, message.release) and not self.go_back(message.why):
+        if answers(self._served, message.release) and not self.go_back(message.why):
             say(
                 "there is no release to go back to: calls of it fail; push its bundles again and send SIGHUP, or "
                 "promote another"
             )
-
-    @staticmethod
-    def _answers(served: Served, release: str) -> bool:
-        return any(release in model.answering() for model in served.models.values())
 
     def _refuse(self, reason: str, *, back: tuple[Served, str] | None = None) -> None:
         """Give up the switch, or the content of ``served.json``; what is served stays.
@@ -393,7 +388,7 @@ class Coordinator:
         self._refused, self._changed = reason, True
         self._switches.count("release_switches", "refused")
         say(f"refused: {reason}; serving on with {describe(self.plan.models)}")
-        self._answer_reloads()
+        self._reloads.answer(self.status())
 
     def _drop_switch(self) -> None:
         switch, self._switch = self._switch, None
@@ -403,12 +398,6 @@ class Coordinator:
             switch.check.stop()
         for process in self._pool.serving():
             self._pool.send(process, Abort(plan=switch.plan.number))
-
-    def _answer_reloads(self) -> None:
-        status = self.status()
-        reloads, self._reloads = self._reloads, []
-        for process, number in reloads:
-            self._pool.send(process, AdminAnswer(number=number, status=status, refused=status.refused))
 
     def _tick(self) -> None:
         now_s = time.monotonic()

@@ -43,6 +43,17 @@ class Switch:
     started_s: float = field(default_factory=time.monotonic)
     until_s: float = math.inf
 
+    def phase(self) -> tuple[str, str]:
+        """Its phase in a word, and its progress in words."""
+        if self.check is not None:
+            return "checking", self.progress
+        return "loading", f"{len(self.waiting)} workers are not ready"
+
+
+def answers(served: Served, release: str) -> bool:
+    """Decide if a release answers calls by this content."""
+    return any(release in model.answering() for model in served.models.values())
+
 
 def describe(models: Mapping[str, ServedModel]) -> str:
     """The releases of each model's name, in words."""
