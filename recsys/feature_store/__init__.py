@@ -8,5 +8,5 @@
 - ``loop_thread.py``: an event loop in a thread, for what blocking callers leave to one.
 
 To add a second store: a package beside ``redis/`` with a class that has the calls of ``base.FeatureStore``, and a test
-module that imports ``tests/contracts/feature_store_contract.py`` with a ``store`` fixture of its own.
+module that imports ``tests/contracts/feature_store_contract/__init__.py`` with a ``store`` fixture of its own.
 """

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Callable
 
-from contracts.feature_store_contract import Row, events_of, rows_of
+from contracts.feature_store_contract.shop import Row, events_of, rows_of
 from support.redis_servers import repeated
 
 from recsys.feature_store.redis.store import RedisFeatureStore

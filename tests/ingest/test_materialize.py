@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from contracts.feature_store_contract import SHOP
+from contracts.feature_store_contract.shop import SHOP
 
 from recsys.cli.options import load_features, with_features
 from recsys.data.log.event_table import EventTable, open_event_table, user_events, write_event_table

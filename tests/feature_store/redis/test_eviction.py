@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import redis
-from contracts.feature_store_contract import SHOP, USER, events_of
+from contracts.feature_store_contract.shop import SHOP, USER, events_of
 from support.redis_servers import SERVERS, Server, cluster, running
 
 from recsys.errors import StoreFormatError

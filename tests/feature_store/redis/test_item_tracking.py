@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 import redis
-from contracts.feature_store_contract import SHOP, T0_MS, USER
+from contracts.feature_store_contract.shop import SHOP, T0_MS, USER
 
 from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.feature_store.redis.store import RedisFeatureStore

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from contracts.feature_store_contract import SHOP, T0_MS, USER, events_of, rows_of
+from contracts.feature_store_contract.shop import SHOP, T0_MS, USER, events_of, rows_of
 from support.paths import ROOT
 from support.redis_servers import SERVERS, Server, running
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import redis
 from contracts.feature_store_contract import *  # noqa: F403
-from contracts.feature_store_contract import SHOP, T0_MS, USER, events_of, rows_of
+from contracts.feature_store_contract.shop import SHOP, T0_MS, USER, events_of, rows_of
 
 from recsys.errors import InvalidInputError, StoreFormatError
 from recsys.feature_store.base import RankRead

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
-from contracts.feature_store_contract import OTHER, SHOP, T0_MS, USER, events_of, rows_of
+from contracts.feature_store_contract.shop import OTHER, SHOP, T0_MS, USER, events_of, rows_of
 
 from recsys.errors import StoreError, StoreFormatError, StoreUnavailableError
 from recsys.feature_store.embedded.server import EmbeddedRedis

@@ -8,5 +8,5 @@
   ``replies.py``: error replies.
 
 To add a link: a class with the calls of ``Link``, its scheme in ``schemes.py`` and ``url.py``, a row in ``connect.py``,
-and a test module that runs ``tests/contracts/feature_store_contract.py`` and ``link_contract.py`` over it.
+and a test module that runs ``tests/contracts/feature_store_contract/__init__.py`` and ``link_contract.py`` over it.
 """

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import redis
 from contracts.feature_store_contract import *  # noqa: F403
-from contracts.feature_store_contract import SHOP, USER, events_of, rows_of
+from contracts.feature_store_contract.shop import SHOP, USER, events_of, rows_of
 from contracts.link_contract import check_servers
 from support.redis_servers import Proxy, Server, cluster, make_certificate, running, sentinel_service
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from contracts.failover_contract import check_failover
 from contracts.feature_store_contract import *  # noqa: F403
-from contracts.feature_store_contract import SHOP, USER, events_of, rows_of
+from contracts.feature_store_contract.shop import SHOP, USER, events_of, rows_of
 from contracts.link_contract import check_servers
 from redis.crc import key_slot
 from redis.exceptions import NoScriptError, ResponseError

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from contracts.feature_store_contract import SHOP, USER, events_of, rows_of
+from contracts.feature_store_contract.shop import SHOP, USER, events_of, rows_of
 from support.ingest_log import EVENTS, assert_holds, ingesting, make_log
 from support.redis_servers import SERVERS, Proxy, Server, eventually, running, synced
 

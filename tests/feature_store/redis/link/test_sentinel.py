@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from contracts.failover_contract import check_failover
 from contracts.feature_store_contract import *  # noqa: F403
-from contracts.feature_store_contract import SHOP, USER, events_of
+from contracts.feature_store_contract.shop import SHOP, USER, events_of
 from contracts.link_contract import check_servers
 from support.redis_servers import (
     SERVICE,

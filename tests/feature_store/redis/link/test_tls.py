@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import redis
 from contracts.feature_store_contract import *  # noqa: F403
-from contracts.feature_store_contract import SHOP, USER, events_of, rows_of
+from contracts.feature_store_contract.shop import SHOP, USER, events_of, rows_of
 from support.redis_servers import (
     SERVERS,
     Certificate,
