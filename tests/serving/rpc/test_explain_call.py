@@ -10,12 +10,14 @@ from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 import redis
 from support.plan_server import plan_of, plan_server
 from support.tiny_bundle import FEATURES, ITEMS, V, write_tiny_bundle
 from support.tiny_server import Start, stalled
+from support.tiny_workers import until
 
 from recsys.client import (
     AsyncClient,
@@ -32,11 +34,13 @@ from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical, History
 from recsys.features.hashing import string_key
 from recsys.features.history.records import make_events
+from recsys.proto.ranker_pb2 import ExplainRequest, Id
 from recsys.releases.served import ServedModel
 from recsys.serving.handlers.explain import explainer, parts
 from recsys.serving.handlers.routes import user_point
 from recsys.serving.inference.ranking_session import RankingSession
 from recsys.serving.settings import Settings
+from recsys.serving.telemetry.totals import read_totals
 
 PAST = ((5, 3), (2, 1), (7, 2))
 """Items and ratings of user 1, oldest first."""
@@ -335,6 +339,23 @@ async def test_a_second_explanation_is_refused_while_ranking_goes_on(start: Star
         check_sum(found)
         assert refused == 1 and ranked > 3, "calls go between the runs"
         assert (await client.explain(user=1, item=3, timeout_s=60)).history_events == 0, "the place is free again"
+
+
+def test_an_explanation_whose_caller_leaves_counts_as_cancelled(redis_url: str, tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "slow", work=2_000)
+    plan, settings = plan_of(ServedModel(live="one"), {"one": tmp_path / "slow"}), Settings(port=0, redis_url=redis_url)
+    request = ExplainRequest(user=Id(integer=1), item=Id(integer=2)).SerializeToString()
+    with plan_server(plan, settings, tmp_path) as server, grpc.insecure_channel(server.address) as channel:
+
+        def counters() -> Mapping[tuple[str, ...], int]:
+            return read_totals(server.counts).counters
+
+        call = channel.unary_unary("/recsys.v1.Ranker/Explain").future(request, timeout=600)
+        until(lambda: counters()["calls_in_flight", "Explain"] == 1)
+        call.cancel()
+        until(lambda: counters()["calls_in_flight", "Explain"] == 0)
+        ended = {key: count for key, count in counters().items() if key[0] == "requests" and count}
+    assert ended == {("requests", "Explain", "CANCELLED"): 1}
 
 
 async def test_an_explanation_ends_at_its_deadline_and_leaves_no_trace(start: Start, slow_bundle: Path) -> None:

@@ -19,7 +19,7 @@ from recsys.arrays import BoolArray, Float64Array
 from recsys.features.columns import Column, missing_column
 from recsys.features.encode import EncodedRequest
 from recsys.features.feature_set import Feature, FeatureSet
-from recsys.serving.deadline import Deadline
+from recsys.serving.deadline import CallerLeftError, Deadline
 from recsys.serving.handlers.explain.past import Past, Pasts
 from recsys.serving.handlers.explain.queries import Side
 from recsys.serving.inference.fair_lock import ModelLock
@@ -147,6 +147,8 @@ class Runs:
         return side
 
     def _late(self, error: TimeoutError) -> TimeoutError:
+        if isinstance(error, CallerLeftError):
+            return error
         return TimeoutError(
             f"{error}, after {self.count} runs of the model for an explanation: give it more time, or ask for fewer "
             "events (max_events)"
