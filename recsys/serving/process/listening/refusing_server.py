@@ -3,8 +3,8 @@
 **This file uses internals of grpcio** (``grpc._server``), as ``handler_pool.py`` does, where they are compared.
 
 gRPC makes a state with a lock and a context for each call, runs all interceptors and waits for the call's end apart
-from its status. Of five calls under five times the load four need nothing of it. Refused here, a call takes half as
-much of the core (105 us of 200, counted over server and kernel), which is what answers have less.
+from its status. Of five calls under five times the load four need nothing of it. Refused here a call takes 147 us of
+the processor's time, kernel included, where it took 267, in turns on a machine where an answer took 7 ms.
 """
 
 from __future__ import annotations
