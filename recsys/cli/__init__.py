@@ -5,7 +5,7 @@
 - ``evaluation.py``, ``parity.py``: evaluate, compare, results; online against offline;
 - ``export.py``, ``serving.py``, ``requests.py``: bundles, the server, its profile and a view of it, calls to it;
 - ``explain/``: what made a score;
-- ``releases/``: the store of releases, and what is served; ``access/``: who may call a server;
+- ``releases/``: the store of releases, what is served, the daily loop; ``access/``: who may call a server;
 - ``options.py``: options and arguments that several share.
 
 A new command is a function in the module of its group, named in the loop below; what it needs beyond ``options.py`` it
@@ -46,6 +46,7 @@ from recsys.cli import (
 )
 from recsys.cli.explain import command as explaining
 from recsys.cli.options import notes
+from recsys.cli.releases import pipeline as daily
 from recsys.errors import (
     AccessError,
     BundleError,
@@ -125,6 +126,7 @@ for command in (
     requests.recommend,
     requests.retrieve,
     parity.parity,
+    daily.pipeline,
     serving.profile,
     serving.top,
 ):

@@ -79,6 +79,7 @@ def export_bundle(
     compute: str = "float32",
     names: bool = True,
     overwrite: bool = False,
+    created_at: str = "",
     begin: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Write a bundle with a certificate from real samples.
@@ -97,6 +98,8 @@ def export_bundle(
             certificate is of float32 products; what int8 ones change is measured and recorded beside it.
         names: keep the texts of string ids in the bundle, but of user ids, which are never in it.
         overwrite: replace an existing bundle.
+        created_at: RFC 3339; a bundle's version depends on it, and exports that give the same are of one version.
+            Default: now.
         begin: called with what is done next, in words.
 
     Raises:
@@ -157,7 +160,7 @@ def export_bundle(
                     "recsys": recsys.__version__,
                     "torch": str(torch.__version__),
                 },
-                created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                created_at=created_at or datetime.now(UTC).isoformat(timespec="seconds"),
             )
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from recsys.arrays import Int64Array
 from recsys.features.values import RefusedValueError
-from recsys.rows.contract import EncodedRows, RowContract
+from recsys.rows.contract import TIMESTAMP, EncodedRows, RowContract
 from recsys.rows.fields import as_it_came
 from recsys.rows.files import RawFile
 from recsys.rows.read import BATCH_ROWS, RawRows, read_rows
@@ -46,12 +46,14 @@ class RowReader:
         contract: what a row is.
         complete: whether last lines without an end are whole.
         known: name of an id -> the keys that rows may have, sorted, and what to say about others.
+        until_ms: rows of events from then on are left: they are of a later day. None: all are read.
         batch_rows: rows of a Parquet file at a time.
     """
 
     contract: RowContract
     complete: bool = False
     known: Mapping[str, tuple[Int64Array, str]] = field(default_factory=dict)
+    until_ms: int | None = None
     batch_rows: int = BATCH_ROWS
 
     def read(self, file: RawFile, told: Told) -> Iterator[tuple[dict[str, npt.NDArray[Any]], Int64Array]]:
@@ -62,7 +64,7 @@ class RowReader:
         for raw in raw_batches:
             for number, text, error in raw.malformed:
                 told.rejected(Rejection(file=raw.file, row=number, error=error, record=text))
-            encoded = self.contract.encode(raw.columns, raw.length)
+            encoded = self._until(self.contract.encode(raw.columns, raw.length))
             columns, kept = self._of_the_known(raw, encoded, told)
             for place in sorted(encoded.refused):
                 told.rejected(
@@ -77,6 +79,13 @@ class RowReader:
                 told.texts(encoded.texts)
             told.rows(columns, raw.length + len(raw.malformed))
             yield columns, raw.numbers[kept]
+
+    def _until(self, encoded: EncodedRows) -> EncodedRows:
+        """Rows that fit, without those of a later day."""
+        if self.until_ms is None or (early := encoded.columns[TIMESTAMP] < self.until_ms).all():
+            return encoded
+        columns = {name: column[early] for name, column in encoded.columns.items()}
+        return replace(encoded, columns=columns, kept=encoded.kept[early])
 
     def _of_the_known(
         self, raw: RawRows, encoded: EncodedRows, told: Told

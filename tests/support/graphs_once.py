@@ -27,7 +27,7 @@ def _once(write: Write) -> Write:
     written: dict[str, tuple[Path, GraphInfo, dict[str, TableInfo]]] = {}
 
     def write_graph(module: nn.Module, example: Any, path: Path, tables: dict[str, TableInfo]) -> GraphInfo:
-        key = _digest(module, example, path.name)
+        key = digest_of_graph(module, example, path.name)
         if key not in written:
             info = write(module, example, path, tables)
             folder = folder_of_this_process()
@@ -47,7 +47,8 @@ def _once(write: Write) -> Write:
     return write_graph
 
 
-def _digest(module: nn.Module, example: Any, name: str) -> str:
+def digest_of_graph(module: nn.Module, example: Any, name: str) -> str:
+    """Hash of everything that a graph is made of."""
     found = hashlib.sha256(f"{name} {type(module)} {module} {vars(module).get('features')} {example}".encode())
     for key, tensor in module.state_dict().items():
         found.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,12 @@ WORK: dict[str, Callable[[Path, Path], None]] = {
 
 
 class Forker:
-    """Runs work in processes of its own; use as a context manager."""
+    """Runs work in processes of its own; use as a context manager. ``module`` is one that calls :func:`serve`."""
 
-    def __init__(self, bundles: Path) -> None:
+    def __init__(self, bundles: Path, module: str = "support.killed") -> None:
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "support.killed", str(bundles)],
+            [sys.executable, "-m", module, str(bundles)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -90,9 +90,10 @@ class Forker:
         return [(code, steps) for code, steps in json.loads(self._process.stdout.readline())]
 
 
-def _serve(bundles: Path) -> None:
+def serve(work: Mapping[str, Callable[[Path, Path], None]], bundles: Path) -> None:
+    """Do the work that a :class:`Forker` asks for, each in a process of its own, until it asks for no more."""
     for line in sys.stdin:
-        children = [_fork(WORK[name], Path(store), bundles, step) for name, store, step in json.loads(line)]
+        children = [_fork(work[name], Path(store), bundles, step) for name, store, step in json.loads(line)]
         ended = []
         for pid, reading in children:
             with os.fdopen(reading) as said:
@@ -126,4 +127,4 @@ def _fork(work: Callable[[Path, Path], None], store: Path, bundles: Path, last: 
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]))
+    serve(WORK, Path(sys.argv[1]))

@@ -5,6 +5,7 @@
 - ``compare.py``: two releases on live calls and on logged requests; ``charts.py``: its picture;
 - ``promote.py``: a release goes live, if the guards let it; ``evidence.py``: what takes long before that;
 - ``change.py``: `rollback`, `split`, `shadow`;
+- ``pipeline.py``: `recsys pipeline`, from a log to a release that is promoted;
 - ``shared.py``: options and words that they share: the store's folder, the wait for servers.
 
 A new command is a function in a file here, named in ``COMMANDS``; what it needs beyond ``shared.py`` it imports

@@ -94,6 +94,7 @@ class RawInputs:
         options: how rows are read.
         unknown: ``keep`` users and items of the logs that the files of users and items lack, without features, or
             ``reject`` their rows.
+        until_ms: leave events and impressions from then on, as if they had not happened yet; None: read all.
     """
 
     log: tuple[str, ...]
@@ -102,8 +103,11 @@ class RawInputs:
     requests: tuple[str, ...] = ()
     options: ReadOptions = field(default_factory=ReadOptions)
     unknown: Literal["keep", "reject"] = "keep"
+    until_ms: int | None = None
 
     def __post_init__(self) -> None:
+        if self.until_ms is not None and self.requests:
+            raise ConfigError("until goes without requests: what was taken of the last ones shown is not known yet")
         if self.unknown not in UNKNOWN:
             raise ConfigError(f"--unknown {self.unknown!r}: {nearest(self.unknown, UNKNOWN)}")
         if self.unknown == "reject" and not {USER, ITEM} & set(self.entities):
@@ -264,12 +268,13 @@ class _Preparation:
                     allowed = f"ids of the --{name}s file; --unknown keep takes others, without features"
                     known[entity_id] = (self._index[name].keys, allowed)
             contract = event_rows(features, options, rule=rule)
-            reader: Reader = RowReader(contract=contract, complete=options.complete, known=known)
+            whole = RowReader(contract=contract, complete=options.complete, known=known, until_ms=inputs.until_ms)
+            reader: Reader = whole
             log = self._read(log_files, reader)
             shown = None
             if label_files:
                 contract = impression_rows(features, options, rule=label)
-                shown = self._read(label_files, RowReader(contract=contract, complete=options.complete, known=known))
+                shown = self._read(label_files, replace(whole, contract=contract))
             elif request_files:
                 contract = replace(impression_rows(features), what="requests")
                 shown = self._read(request_files, RequestReader(features=features, contract=contract, known=known))
@@ -285,7 +290,8 @@ class _Preparation:
             marked = None if label_files or rules.wanted is False else scratch if apart else samples
             events, repeated, labelled = self._write_events(table, log, marked)
             made = MadeSamples()
-            if shown is not None or apart or (rules.wanted is not False and (labelled or label is not None)):
+            wanted = shown is not None or apart or (rules.wanted is not False and (labelled or label is not None))
+            if wanted and not (rules.wanted is None and not events):  # without any event there is nothing to ask for
                 made = make_samples(
                     features, rules, table=table, samples=samples, marked=marked if labelled or label else None,
                     shown=None if shown is None else (block for block, _ in self._blocks(shown, {}, _in_order)),

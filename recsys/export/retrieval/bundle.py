@@ -40,7 +40,7 @@ LISTS = 256
 
 
 def export_retrieval_bundle(
-    run_dir: Path, interactions: Interactions, path: Path, *, name: str, overwrite: bool = False
+    run_dir: Path, interactions: Interactions, path: Path, *, name: str, overwrite: bool = False, created_at: str = ""
 ) -> Manifest:
     """Write a bundle with a certificate from real users' lists.
 
@@ -53,6 +53,7 @@ def export_retrieval_bundle(
         path: the bundle's folder.
         name: the model name that requests ask for.
         overwrite: replace an existing bundle.
+        created_at: as of :func:`recsys.export.onnx.export_bundle`.
 
     Raises:
         InvalidInputError: ``path`` exists.
@@ -124,7 +125,7 @@ def export_retrieval_bundle(
                     "recsys": recsys.__version__,
                     "torch": str(torch.__version__),
                 },
-                created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+                created_at=created_at or datetime.now(UTC).isoformat(timespec="seconds"),
             )
         )
 

@@ -1,0 +1,218 @@
+"""The release that a day's model goes on from, decided once a day; and if it goes on, or begins from scratch.
+
+It is the one that is served, not the last that was trained: after a rollback, or a day whose model was refused, the
+next day goes on from what answers, and nothing that was not trained on is lost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recsys.errors import ConfigError, ReleaseError
+from recsys.features.feature_set import FeatureSet
+from recsys.pipeline.days import Day, duration_ms, iso
+from recsys.pipeline.keys import digest
+from recsys.pipeline.settings import PipelineSettings, run_config
+from recsys.pipeline.state import DayState
+from recsys.releases.release import open_release
+from recsys.releases.served import Served, read_served
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """A served release that this pipeline made, or the reason why there is none.
+
+    Attributes:
+        release: its name; empty: there is none.
+        why: reason, if there is none.
+        day: that made it.
+        run: folder of its run, relative to the pipeline's.
+        run_key: of the step that trained it.
+        until_ms: end of its day.
+        trained_until_ms: samples from then on tested it.
+        full_until_ms: end of the day whose run was from scratch, which it goes back to.
+        model: hash of its model's settings and features.
+    """
+
+    release: str = ""
+    why: str = ""
+    day: str = ""
+    run: str = ""
+    run_key: str = ""
+    until_ms: int = 0
+    trained_until_ms: int = 0
+    full_until_ms: int = 0
+    model: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A day's training.
+
+    Attributes:
+        mode: ``full`` or ``incremental``.
+        why: in words.
+        since_ms: first moment that is trained on; None: all.
+        test_from_ms: samples from then on are held out.
+        changes: overrides of the run.
+        full_until_ms: as of ``Base``.
+        model: hash of the model's settings and features.
+    """
+
+    mode: str
+    why: str
+    since_ms: int | None
+    test_from_ms: int
+    changes: tuple[str, ...] = field(default=())
+    full_until_ms: int
+    model: str
+
+
+def served_now(store: Path, days: Sequence[DayState], *, new_store: bool) -> Served | None:
+    """Read what is served; a store that is empty, after there were promotions, is none to promote to.
+
+    Raises:
+        ReleaseError: it cannot be read, or is empty though this pipeline has promoted to it.
+    """
+    served = read_served(store) if store.is_dir() else None
+    promoted = [state for state in days if state.release]
+    if served is None and promoted and not new_store:
+        last = promoted[-1]
+        raise ReleaseError(
+            f"{store}: nothing is served there, but release {last.release} of {last.day} was promoted to it: is its "
+            "volume mounted? --new-store begins anew"
+        )
+    return served
+
+
+def base_of(
+    settings: PipelineSettings, served: Served | None, days: Sequence[DayState], day: Day, *, store: Path
+) -> Base:
+    """The served release that a day goes on from.
+
+    Raises:
+        ReleaseError: this day's release is served already, and the day's file was lost.
+    """
+    live, of = _live(settings, served, days)
+    if not live:
+        return Base(why=f"nothing is served as {settings.name} yet")
+    if of is None:
+        note = _note(store, live)
+        if note == note_of(settings, day):
+            raise ReleaseError(
+                f"{live} is served, which is this day's release, but what the day's file knew of it is lost; nothing "
+                "was changed: the next day goes on"
+            )
+        return Base(why=f"{live} is served, of which no day of this pipeline knows the run")
+    return Base(release=live, day=of.day, until_ms=of.until_ms, **of.steps["push"].facts["base"])
+
+
+def refuse_older(settings: PipelineSettings, served: Served | None, days: Sequence[DayState], day: Day) -> None:
+    """Refuse a day before that of the served release; raises ConfigError."""
+    live, of = _live(settings, served, days)
+    if of is not None and of.until_ms > day.until_ms:
+        raise ConfigError(
+            f"{day.name}: {live} is served, a release of {of.day}, which knows newer events; allowed: later days"
+        )
+
+
+def note_of(settings: PipelineSettings, day: Day) -> str:
+    """The note of a day's release."""
+    return f"pipeline {settings.name}, {day.name}"
+
+
+def plan_of(
+    settings: PipelineSettings, features: FeatureSet, base: Base, day: Day, *, folder: Path, full: bool
+) -> Plan:
+    """Decide what is trained on, and from what; the same for the same base and settings.
+
+    Args:
+        settings: of the pipeline.
+        features: of the log.
+        base: see :func:`base_of`.
+        day: the day.
+        folder: of the pipeline.
+        full: a run from scratch was asked for.
+    """
+    training = settings.training
+    test_from_ms = day.until_ms - duration_ms("data.holdout", settings.data.holdout)
+    model = model_digest(settings, features)
+    why = _why_full(settings, base, day, model=model, folder=folder, full=full)
+    if not why:
+        since_ms = base.trained_until_ms - duration_ms("training.replay", training.replay)
+        warm = f"train.warm_start={json.dumps(str(folder / base.run))}"
+        return Plan(
+            mode="incremental",
+            why=f"it goes on from {base.release} of {base.day}, with samples from {iso(since_ms)} on",
+            since_ms=since_ms,
+            test_from_ms=test_from_ms,
+            changes=(*training.incremental, warm, f"data.since={iso(since_ms)}"),
+            full_until_ms=base.full_until_ms,
+            model=model,
+        )
+    first_ms = day.until_ms - duration_ms("training.window", training.window) if training.window else None
+    return Plan(
+        mode="full",
+        why=f"from scratch: {why}",
+        since_ms=first_ms,
+        test_from_ms=test_from_ms,
+        changes=() if first_ms is None else (f"data.since={iso(first_ms)}",),
+        full_until_ms=day.until_ms,
+        model=model,
+    )
+
+
+def model_digest(settings: PipelineSettings, features: FeatureSet) -> str:
+    """Hash of what a model can only go on with if it is the same."""
+    config = run_config(settings, dataset="./log")
+    parts = {"recipe": config.recipe, "recent": config.data.recent, "features": features.fingerprint()}
+    return digest({**parts, **{name: asdict(getattr(config, name)) for name in ("model", "tables", "rows")}})
+
+
+def base_values(plan: Plan, *, run: str, run_key: str) -> dict[str, Any]:
+    """The fields of ``Base`` that a later day reads of this day's release."""
+    return {
+        "run": run,
+        "run_key": run_key,
+        "trained_until_ms": plan.test_from_ms,
+        "full_until_ms": plan.full_until_ms,
+        "model": plan.model,
+    }
+
+
+def _why_full(settings: PipelineSettings, base: Base, day: Day, *, model: str, folder: Path, full: bool) -> str:
+    """Reason for a run from scratch; empty: there is none."""
+    if full:
+        return "asked for with --full"
+    if settings.training.mode == "full":
+        return 'training.mode is "full"'
+    if not base.release:
+        return base.why
+    if base.model != model:
+        return f"the model's settings, or its features, are others than those of {base.release}"
+    every = settings.training.full_every
+    if every and day.until_ms - base.full_until_ms >= duration_ms("training.full_every", every):
+        return f"the last run from scratch was of the day that ended at {iso(base.full_until_ms)} (training.full_every)"
+    if not (folder / base.run / "metrics.json").is_file():
+        return f"the run of {base.release} is gone ({folder / base.run})"
+    return ""
+
+
+def _live(settings: PipelineSettings, served: Served | None, days: Sequence[DayState]) -> tuple[str, DayState | None]:
+    """The served release, and the day that made it; empty and None where there are none."""
+    if served is None or settings.name not in served.models:
+        return "", None
+    live = served.models[settings.name].live
+    made = [state for state in days if (step := state.steps.get("push")) and step.facts.get("release") == live]
+    return live, made[-1] if made else None
+
+
+def _note(store: Path, release: str) -> str:
+    try:
+        return open_release(store, release).release.note
+    except ReleaseError:
+        return ""

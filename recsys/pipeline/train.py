@@ -1,0 +1,124 @@
+"""The ranking model of a day: in this process, or in those of a launcher (``python -m recsys.pipeline.train``).
+
+In the pipeline's own process training needs no second import of torch, and is killed with the pipeline. A launcher's
+processes end by themselves when the pipeline is gone: each watches its standard input.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from recsys.data.datasets import load_dataset
+from recsys.errors import ConfigError, DataFileError, RecsysError
+from recsys.files import write_atomically
+from recsys.training.config import RunConfig
+from recsys.training.distributed.processes import is_first
+from recsys.training.loop import train
+from recsys.training.run.folder import CHECKPOINT
+from recsys.training.settings import from_json
+
+RUN = "run"
+"""Folder of the run in the step's output."""
+
+_SPEC = "launch.json"
+
+
+def train_run(
+    config: RunConfig, folder: Path, *, launcher: Sequence[str], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Train, or go on where a killed run was; facts on the run.
+
+    Args:
+        config: of the run; its dataset is the folder of a prepared log.
+        folder: of the step; the run's is ``run`` in it.
+        launcher: see :class:`recsys.pipeline.settings.TrainingSettings`.
+        say: told in a line what a warm start took.
+
+    Raises:
+        RecsysError: as :func:`recsys.training.loop.train`; or processes that were launched failed.
+    """
+    run_dir = folder / RUN
+    if launcher:
+        _launch(config, run_dir, folder / _SPEC, launcher)
+    else:
+        _train_here(config, run_dir, say)
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    test = metrics.get("test") or {}
+    return {
+        "auc": test.get("auc"),
+        "log_loss": test.get("log_loss"),
+        "samples_per_s": metrics.get("samples_per_s"),
+    }
+
+
+def _train_here(config: RunConfig, run_dir: Path, say: Callable[[str], None]) -> None:
+    dataset = load_dataset(config.data.dataset, recent=config.data.recent, work_dir=run_dir).dataset
+    resume = (run_dir / CHECKPOINT).exists()
+    if run_dir.exists() and not resume:
+        shutil.rmtree(run_dir)  # killed before its first checkpoint
+    try:
+        train(config, dataset, run_dir, resume=resume, show_start=lambda taken: say(str(taken)))
+    except (DataFileError, ConfigError) as error:
+        if not resume:
+            raise
+        say(f"what a killed run left cannot be gone on with ({error}); training anew")
+        shutil.rmtree(run_dir)
+        train(config, dataset, run_dir)
+
+
+def _launch(config: RunConfig, run_dir: Path, spec: Path, launcher: Sequence[str]) -> None:
+    """Train in the processes of a launcher; they share this folder."""
+    write_atomically(spec, json.dumps({"config": dataclasses.asdict(config), "run_dir": str(run_dir)}).encode())
+    command = [*launcher, "-m", __name__, str(spec)]
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr)
+    except OSError as error:
+        raise ConfigError(f"training.launcher: {launcher[0]} cannot be started: {error.strerror}") from error
+    with process:  # closes its standard input, which is how its processes know that they are alone
+        try:
+            code = process.wait()
+        finally:
+            process.kill()
+    if code:
+        raise RecsysError(f"training.launcher: {' '.join(command)} ended with {code}; its output says why")
+
+
+def _of_launcher(spec: Path) -> None:
+    """Train as one of a launcher's processes; the first takes the steps of :func:`_train_here` for all."""
+    values = json.loads(spec.read_text())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    config, run_dir = from_json(RunConfig, json.dumps(values["config"])), Path(values["run_dir"])
+    from recsys.embeddings.sharding.shard import start_process_group
+    from recsys.training.distributed.processes import first_before_others
+    from recsys.training.trained import default_device
+
+    start_process_group(default_device())
+    dataset = load_dataset(config.data.dataset, recent=config.data.recent, work_dir=run_dir).dataset
+
+    def begin() -> None:
+        if not (run_dir / CHECKPOINT).exists():
+            shutil.rmtree(run_dir, ignore_errors=True)
+
+    first_before_others(begin)
+    train(config, dataset, run_dir, resume=(run_dir / CHECKPOINT).exists())
+    if is_first():
+        print(f"trained: {run_dir}", file=sys.stderr)
+
+
+def _end_with_parent() -> None:
+    """End when the pipeline does: it holds the other end of standard input, and writes nothing to it."""
+    os.read(0, 1)  # not by the buffer, whose lock Python wants at its end
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    _of_launcher(Path(sys.argv[1]))
