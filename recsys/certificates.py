@@ -280,6 +280,16 @@ def _spans(path: Path, pem: bytes) -> list[tuple[float, float]]:
         raise ConfigError(f"{path}: a certificate in it is damaged: {error}") from None
 
 
+def _takes_key(path: Path, pem: bytes) -> bool:
+    """:func:`grpc_takes_key` of the first certificate in a file."""
+    try:
+        return grpc_takes_key(_ders(path, pem)[0])
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{path}: a certificate in it is damaged: {error}") from None
+
+
 def _read_settled(
     files: CertificateFiles,
 ) -> tuple[Contents, ssl.SSLContext | None]:
@@ -309,7 +319,7 @@ def _own_context(files: CertificateFiles, contents: Contents) -> tuple[ssl.SSLCo
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         _spans(certificate, contents[0])  # it says better what is wrong
-        if not grpc_takes_key(_ders(certificate, contents[0])[0]):
+        if not _takes_key(certificate, contents[0]):
             raise ConfigError(
                 f"{certificate}: gRPC takes no certificate with a key of this kind; allowed: RSA, EC P-256, EC P-384"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import math
 from collections.abc import Callable
@@ -81,6 +82,16 @@ def test_a_chain_ends_with_the_first_of_its_certificates_that_does(tmp_path: Pat
     assert found.ends_s == x509.load_pem_x509_certificate(short.pem).not_valid_after_utc.timestamp()
 
 
+def _with_endless_subject(der: bytes) -> bytes:
+    """A certificate whose subject, behind the second of two UTCTimes, claims to be of 4 GB."""
+    at = der.rindex(b"\x17\x0d") + 15
+    return der[: at + 1] + b"\x84" + b"\xff" * 4 + der[at + 6 :]
+
+
+def _pem(der: bytes) -> bytes:
+    return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+
+
 ENDED, LATER = AUTHORITY.issue(ends=-timedelta(hours=1)), AUTHORITY.issue(begins=timedelta(hours=1))
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no certificate file": (lambda folder: (folder / "cert").unlink(), "cert: cannot be read: No such file"),
@@ -103,6 +114,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "a damaged certificate": (
         lambda folder: put(folder, cert=PAIR.certificate[:90] + b"AAAA" + PAIR.certificate[94:]),
         "cert",
+    ),
+    "one damaged behind its validity": (
+        lambda folder: put(folder, cert=_pem(_with_endless_subject(DER))),
+        "cert: a certificate in it is damaged: it is cut short",
     ),
     "too much": (lambda folder: put(folder, ca=b"#" * 4_000_001), "ca: more than 4,000,000 bytes"),
     "no CA": (lambda folder: put(folder, ca=b"none"), "ca: there is no certificate in it"),

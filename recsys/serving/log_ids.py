@@ -21,7 +21,7 @@ KEY_VARIABLE = "RECSYS_LOG_IDS_KEY"
 """Hands a start's own key to its workers."""
 
 _MIN_KEY = 16
-_USER = re.compile(r"(recsys:v\d+:\{[^{}:\s]+:u:)(-?\d+)(\})")
+_USER = re.compile(r"(recsys:v\d+:\{[^{}:\s]+:u:)(-?\d+)(\}?)")  # a text that was cut may end in the id
 _ENTITY = re.compile(r"(recsys:v\d+:\{[^{}:\s]+:[^{}:\s]+:)\d+(\}:)(-?\d+)")
 
 _OURS = ("logging", "recsys.")

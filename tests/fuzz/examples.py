@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from support.paths import TESTS
 from support.tiny_bundle import FEATURES, write_tiny_bundle
 
+from fuzz import access
 from fuzz.targets import BOTH, REQUESTS, ROWS, TEXTS, VERSION, WIDTH, empty_row, packed_rows
 from recsys.bundle.evaluation import resamples_bytes
 from recsys.bundle.manifest import MANIFEST
@@ -46,6 +47,7 @@ def examples() -> dict[str, list[bytes]]:
         "json_row": [b'{"user_id": 1, "tags": ["a", null], "price": 1.5e3}'],
         "settings": [b"RECSYS_PORT=0\nRECSYS_WORKERS=2\nRECSYS_HOST=::1\nRECSYS_STORE_TIMEOUT_MS=20"],
         **_files(),
+        **access.examples(),
     }
 
 

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from redis.exceptions import RedisError
 from support.tiny_bundle import FEATURES
 
+from fuzz import access
 from recsys.bundle.evaluation import read_resamples
 from recsys.bundle.manifest import MANIFEST, digest_of
 from recsys.bundle.open import read_manifest
@@ -339,6 +340,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         json_row,
         settings,
         feature_set,
+        *access.TARGETS,
     )
 }
 

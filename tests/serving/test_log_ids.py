@@ -43,6 +43,12 @@ def test_every_kind_of_key_is_hashed() -> None:
     assert shown == f"recsys:v1:{{tiny:item:*}}:#{hash_id(str(ITEM), KEY)}", "the bucket would tell a part of it"
 
 
+def test_a_key_that_was_cut_in_the_middle_is_hashed() -> None:
+    key = history_keys("tiny", USER).open.decode()
+    for size in range(key.index(str(USER)) + 1, len(key)):
+        assert not re.search(r":u:\d", hide_ids(key[:size], KEY))
+
+
 def test_a_hash_is_the_same_for_an_id_and_another_with_another_key() -> None:
     assert hash_id("1", KEY) == hash_id("1", KEY) != hash_id("2", KEY)
     assert hash_id("1", KEY) != hash_id("1", b"another key of ours")
