@@ -6,6 +6,7 @@ import importlib.util
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
@@ -69,12 +70,25 @@ def headings_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
-def test_the_settings_page_is_what_the_generator_writes() -> None:
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    """``scripts/generate_docs.py``."""
     spec = importlib.util.spec_from_file_location("generate_docs", ROOT / "scripts" / "generate_docs.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "settings.md").read_text() == module.settings_page()
+    return module
+
+
+def test_the_settings_page_is_what_the_generator_writes(generator: ModuleType) -> None:
+    assert (ROOT / "docs" / "settings.md").read_text() == generator.settings_page()
+
+
+def test_the_tables_of_the_scaling_page_are_what_the_recorded_figures_give(generator: ModuleType) -> None:
+    """If a figure was recorded anew: ``python scripts/generate_docs.py``."""
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    assert page.count(generator.FROM) == page.count(generator.UNTIL) == 1
+    assert page == generator.scaling_page()
 
 
 def test_every_client_error_but_a_defect_of_the_server_has_an_exit_code() -> None:
