@@ -38,6 +38,7 @@ class Size:
 
     Attributes:
         redis_kills: of the private Redis.
+        redis_every_s: seconds between its return and the next; one that ends sooner is started again ever later.
         worker_kills: of workers.
         worker_every_s: seconds between two of them.
         rounds: restarts of both servers.
@@ -45,6 +46,7 @@ class Size:
     """
 
     redis_kills: int
+    redis_every_s: float
     worker_kills: int
     worker_every_s: float
     rounds: int
@@ -58,10 +60,10 @@ class Size:
 
 
 SIZES = {
-    "full": Size(redis_kills=20, worker_kills=24, worker_every_s=5.0, rounds=5),
-    "quick": Size(redis_kills=4, worker_kills=3, worker_every_s=3.0, rounds=1, users=32),
-    "tiny": Size(redis_kills=1, worker_kills=1, worker_every_s=1.0, rounds=1, items=1_000, users=8, events=50,
-                 requests=8, candidates=20, rate=20.0, clients=4),
+    "full": Size(redis_kills=20, redis_every_s=10.5, worker_kills=24, worker_every_s=5.0, rounds=5),
+    "quick": Size(redis_kills=4, redis_every_s=1.0, worker_kills=3, worker_every_s=3.0, rounds=1, users=32),
+    "tiny": Size(redis_kills=1, redis_every_s=1.0, worker_kills=1, worker_every_s=1.0, rounds=1, items=1_000, users=8,
+                 events=50, requests=8, candidates=20, rate=20.0, clients=4),
 }  # fmt: skip
 
 
@@ -124,7 +126,7 @@ def _redis(scene: Scene) -> Line:
         os.kill(before, signal.SIGKILL)
         _until(lambda: _redis_pid(redis.url) not in (None, before), "the private Redis is not back")
         back_s.append(time.monotonic() - began_s)
-        time.sleep(1.0)
+        time.sleep(scene.size.redis_every_s)
 
     with stage.server(scene.folder, scene.bundle, "redis", "--port", "0", RECSYS_REDIS_DIR=str(data)) as found:
         _, facts, log = found

@@ -96,7 +96,7 @@ class Admission:
             note_refusal("time_left")
             reason = f"{self.in_flight} {self._what}, which takes {1e3 * wait_s:.0f} ms"
             reason += f" and this one {1e3 * seconds:.0f} ms" if seconds else ""
-            reason += f"; {1e3 * left_s:.0f} ms are left of its deadline"
+            reason += f"; {1e3 * left_s:.0f} ms are left of its deadline, {_USED:.0%} of which may be planned"
         else:
             return None
         retry_after_s = self._retry_after_s(wait_s)

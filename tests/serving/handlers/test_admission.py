@@ -42,7 +42,7 @@ def test_who_would_be_answered_in_time_is_let_in_and_who_would_not_is_refused_at
             pytest.raises(
                 OverloadedError,
                 match="2 requests are being served, which takes 700 ms and this one 200 ms; "
-                r"1000 ms are left of its deadline; retry after \d+ ms",
+                r"1000 ms are left of its deadline, 70% of which may be planned; retry after \d+ ms",
             ),
             admission.enter(whole(0.2), left_s=1.0),
         ):
