@@ -1,4 +1,4 @@
-"""Pace: a model's time for a unit of work, as measured lately. Work: what a request is expected to take."""
+"""Pace: what work of a model takes, as measured lately. Work: what a request is expected to take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ _SHARE = 0.1
 """Weight of each new measurement in the mean."""
 
 _LARGEST_STEP = 3.0
-"""A measurement counts as at most so many times the mean: one slow moment moves it by a fifth."""
+"""A measurement counts as at most so many times what was expected: one slow moment moves the mean by a fifth."""
+
+_ALIKE = 0.01
+"""Variance over the mean's square below which all work is alike, and a line through the origin is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,11 @@ def together(works: Iterable[Work]) -> Work:
 
 
 class Pace:
-    """Exponentially weighted mean of seconds for a unit of work. Safe to use from several threads.
+    """Line through the times of late: seconds that do not depend on the work, and seconds for a unit of it.
+
+    Both are of exponentially weighted means, variance and covariance. A mean of seconds for a unit alone would let a
+    caller of many tiny requests make those of all others look dear, and one of large ones make them look cheap. While
+    all work is alike, only what goes through the origin is known. Safe to use from several threads.
 
     One slow moment hardly moves it; a machine that stays ten times slower is known after some fifteen measurements.
 
@@ -55,14 +62,26 @@ class Pace:
 
     def __init__(self, guess_s: float) -> None:
         self._unit_s = guess_s
+        self._fixed_s = 0.0
+        self._units = self._took_s = self._variance = self._covariance = 0.0
         self._lock = threading.Lock()
 
     def seconds(self, units: float) -> float:
         """Seconds that so many units are expected to take."""
-        return self._unit_s * units
+        return self._fixed_s + self._unit_s * units
 
     def measured(self, units: float, *, took_s: float) -> None:
         """Learn that so many units took so long."""
         with self._lock:
-            unit_s = min(took_s / units, _LARGEST_STEP * self._unit_s)
-            self._unit_s += _SHARE * (unit_s - self._unit_s)
+            if not self._units:
+                self._units, self._took_s = units, self.seconds(units)
+            by_units = units - self._units
+            by_s = min(took_s, _LARGEST_STEP * self.seconds(units)) - self._took_s
+            self._units += _SHARE * by_units
+            self._took_s += _SHARE * by_s
+            self._variance = (1 - _SHARE) * (self._variance + _SHARE * by_units * by_units)
+            self._covariance = (1 - _SHARE) * (self._covariance + _SHARE * by_units * by_s)
+            alike, through_origin_s = _ALIKE * self._units**2, self._took_s / self._units
+            slope_s = (self._covariance + alike * through_origin_s) / (self._variance + alike)
+            self._unit_s = min(max(slope_s, 0.0), through_origin_s)
+            self._fixed_s = self._took_s - self._unit_s * self._units
