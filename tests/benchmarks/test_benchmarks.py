@@ -151,11 +151,20 @@ FIGURES = {
         "release.store_reads_after_precomputed",
         "release.shadow_cost",
     ],
+    "pipeline": [
+        "pipeline.kills_lost",
+        *(
+            f"pipeline.{figure}.{log}"
+            for log in ("movielens", "own")
+            for figure in ("auc_loop", "auc_full", "auc_day_0", "day_minutes")
+        ),
+    ],
     "cold_start": ["cold_start.seconds", "cold_start.embedded_redis_seconds", "cold_start.bare_ort_seconds"],
 }
 MAY_BE_LEFT_OUT = {"release.failed_calls_under_limit": "no memory control group can be made"}
 """Figures that not every machine can measure -> what is said then."""
 LONG = {
+    "pipeline",
     "rank",
     "reliability",
     "soak",
@@ -171,6 +180,7 @@ LONG = {
 """Even their smallest form takes more than ten seconds, most of it in exports and starts of servers."""
 
 TARGETS = {
+    "pipeline.kills_lost": 0,
     "rowmap.open_ms_20k": 50,
     "rowmap.lookup_us_20k": 60,
     "store.tail_over_getrange": 1.3,
