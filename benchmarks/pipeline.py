@@ -250,7 +250,7 @@ def command(settings: Path, day: int) -> dict[str, Any]:
 
 
 def outcome(folder: Path) -> tuple[Any, ...]:
-    """What is served, at which revision, and which releases there are."""
+    """Models that are served, the revision, and all releases."""
     from recsys.releases.release import release_names
     from recsys.releases.served import read_served
 
