@@ -8,12 +8,12 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SETS := $(wildcard requirements/*.txt recsys/operators/*.cpp recsys/operators/*.h) pyproject.toml
+SETS := $(wildcard requirements/*.txt recsys/operators/*.cpp recsys/operators/*.h) pyproject.toml setup.py
 # Its name holds what was installed, so that a second call installs nothing and a changed pin or a new compiler does.
 STAMP := $(VENV)/.installed-$(DEVICE)-$(shell (cat $(SETS); command -v c++ g++) | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove fuzz check audit format protos bench-quick clean
+.PHONY: help demo test prove fuzz check audit format protos wheel images bench-quick clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -48,6 +48,12 @@ format: $(STAMP)  ## Format the code
 
 protos: $(STAMP)  ## Generate the gRPC code from protos/
 	@$(BIN)/python scripts/generate_protos.py
+
+wheel: $(STAMP)  ## Source distribution and wheel into dist/; TARGET=aarch64-linux-gnu.2.28 compiles for another machine
+	@$(BIN)/python scripts/build_wheel.py $(if $(TARGET),--target $(TARGET))
+
+images: $(STAMP)  ## Say how to build the container images (docs/deploy/images.md)
+	@$(BIN)/python scripts/build_images.py
 
 bench-quick: $(STAMP)  ## Every benchmark's quick form
 	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file --quick || exit 1; done
