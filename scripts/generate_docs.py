@@ -1,6 +1,7 @@
-"""Generate ``docs/settings.md`` and the tables of ``docs/scaling.md``: ``python scripts/generate_docs.py``.
+"""Generate ``docs/settings.md`` and what is derived in ``docs/scaling.md``: ``python scripts/generate_docs.py``.
 
-The one is made of the server's settings, the other of recorded figures by ``benchmarks/capacity.py``.
+The one is made of the server's settings; tables and picture of the other are made of recorded figures by
+``benchmarks/capacity.py``.
 ``tests/test_docs.py`` fails when a page no longer says what the code does.
 """
 
@@ -40,9 +41,9 @@ def settings_page() -> str:
     return "\n".join(head + rows) + "\n"
 
 
-def scaling_page() -> str:
+def scaling_page(*options: str) -> str:
     """The text of ``docs/scaling.md``: as it is, with the tables that ``benchmarks/capacity.py`` makes now."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "capacity.py"), "--markdown"]
+    command = [sys.executable, str(ROOT / "benchmarks" / "capacity.py"), "--markdown", *options]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     made = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, check=True
@@ -54,4 +55,4 @@ def scaling_page() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(settings_page())
-    SCALING.write_text(scaling_page())
+    SCALING.write_text(scaling_page("--png", str(SCALING.with_suffix(".png"))))

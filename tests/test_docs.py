@@ -85,10 +85,9 @@ def test_the_settings_page_is_what_the_generator_writes(generator: ModuleType) -
 
 
 def test_the_tables_of_the_scaling_page_are_what_the_recorded_figures_give(generator: ModuleType) -> None:
-    """If a figure was recorded anew: ``python scripts/generate_docs.py``."""
     page = (ROOT / "docs" / "scaling.md").read_text()
     assert page.count(generator.FROM) == page.count(generator.UNTIL) == 1
-    assert page == generator.scaling_page()
+    assert page == generator.scaling_page(), "was a figure recorded anew? python scripts/generate_docs.py"
 
 
 def test_every_client_error_but_a_defect_of_the_server_has_an_exit_code() -> None:

@@ -62,7 +62,7 @@ SOURCES: dict[str, Source] = {
     "event_bytes_1000": Source(
         "store.memory_over_record", "bytes_per_event", "B", "an event of 1,000 in Redis, to compare"
     ),
-    "appends_per_s": Source(_APPEND, "ours_events_per_s", "events/s", "appended one a call, client and Redis"),
+    "append_us": Source("store.append_growth", "short_us", "us", "a call that appends an event, client and Redis"),
     "commands_per_s": Source(_APPEND, "bare_protocol_events_per_s", "commands/s", "bare commands of one connection"),
     "ingest_per_s": Source("ingest.events_per_s", "value", "events/s", "`recsys ingest` on one core"),
     **{

@@ -88,14 +88,15 @@ def appends_per_s(size: Deployment) -> float:
 def cores(size: Deployment, recorded: Recorded) -> Amount:
     """Redis cores busy at the peak.
 
-    A Rank call's reads took less than all that callers and Redis did on their core, and an append less than client and
-    Redis together: the upper ends, with which to plan. No command takes less than a bare one: the lower ends.
+    A Rank call's reads took less than all that callers and Redis did on their core, and a call that appends one event
+    less than its client waited: the upper ends, with which to plan. No command takes less than a bare one of a long
+    pipeline: the lower ends. `recsys ingest`, which sends many at once, is near these.
     """
     suffix = ".int8" if size.compute == "int8" else ""
     calls_per_s = recorded.number(f"rank_per_core{suffix}") / recorded.number(f"rank_candidates{suffix}")
     read_s = (1 - recorded.number(f"rank_other_idle{suffix}")) / calls_per_s
     command_s = 1 / recorded.number("commands_per_s")
-    append_s = max(command_s, 1 / recorded.number("appends_per_s"))
+    append_s = max(command_s, recorded.number("append_us") / 1e6)
     reads = Amount(
         max(read_s, _READ_COMMANDS * command_s), _READ_COMMANDS * command_s, max(read_s, _READ_COMMANDS * command_s)
     )
@@ -159,10 +160,10 @@ def needs(size: Deployment, recorded: Recorded) -> list[Need]:
             cores(size, recorded),
             "cores",
             "busy at the peak",
-            (*of_core, "appends_per_s", "commands_per_s"),
+            (*of_core, "append_us", "commands_per_s"),
         ),
         Need("redis_primaries.memory", memory, "primaries", "data x headroom / what one is to hold"),
-        Need("redis_primaries.processor", processor, "primaries", "cores / utilisation", (*of_core, "appends_per_s")),
+        Need("redis_primaries.processor", processor, "primaries", "cores / utilisation", (*of_core, "append_us")),
         Need("redis_servers", servers * (1 + size.redis_replicas), "servers", "the larger of both, and replicas"),
         Need("events_per_s", Amount(appends_per_s(size)), "events/s", "new events at the peak"),
         Need(

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 ROUND: dict[str, float] = {
     "int8_row": 72, "int4_row": 40, "fp16_row": 128, "row_width": 64, "map_kib": 100, "map_ids": 10_240,
     "workers_gb": 1.6, "workers_table_gb": 1.0, "supervisor_gb": 0.2, "switch_limit": 1.25,
-    "record_bytes": 40, "user_bytes_200": 9_000, "event_bytes_1000": 50, "appends_per_s": 50_000,
+    "record_bytes": 40, "user_bytes_200": 9_000, "event_bytes_1000": 50, "append_us": 200,
     "commands_per_s": 1_000_000, "ingest_per_s": 250_000, "two_workers": 1.2,
     "retrieve_ms": 10, "retrieve_items": 1_000_000, "precompute_s": 100, "precompute_users": 100,
     "precompute_events": 1_000, "step_ms_50": 50, "step_ms_200": 100, "step_ms_1000": 100, "step_ms_2000": 200,
@@ -117,12 +117,14 @@ def test_redis_holds_users_states_and_items_and_is_split_by_memory_and_by_proces
     assert store.state_bytes(size) == 80 + 10_000 + 130 + 85
     user = store.history_bytes(size) + Amount(90 + 110 + 10_295)
     assert store.data_tb(size).value == pytest.approx((1e6 * user.value + 1e6 * 200) / 1e12)
-    # 8,000 calls/s x 0.25 core / 500 calls/s; 1e6 x 0.0864 / 86,400 x 10 events/s at 50,000 a core.
+    # 8,000 calls/s x 0.25 core / 500 calls/s; 1e6 x 0.0864 / 86,400 x 10 events/s of 200 us; 6 and 1 bare commands.
     assert store.appends_per_s(size) == pytest.approx(10)
-    assert store.cores(size, by_hand).value == pytest.approx(8_000 * 0.25 / 500 + 10 / 50_000)
+    found = store.cores(size, by_hand)
+    assert found.value == found.high == pytest.approx(8_000 * 0.25 / 500 + 10 * 200e-6)
+    assert found.low == pytest.approx((8_000 * 6 + 10) * 1e-6)
     for_memory, for_processor = store.primaries(size, by_hand)
     assert for_memory.value == math.ceil(2 * 1e3 * store.data_tb(size).value / 10)
-    assert for_processor.value == math.ceil(4.0002 / 0.5)
+    assert for_processor.value == math.ceil(4.002 / 0.5)
     servers = next(need for need in store.needs(size, by_hand) if need.figure == "redis_servers")
     assert servers.amount.value == 2 * max(for_memory.value, for_processor.value)
 
