@@ -69,7 +69,7 @@ def need_tables(sizes: Sequence[Deployment], recorded: Recorded) -> dict[str, _R
 
 def size_table(sizes: Sequence[Deployment]) -> _Rows:
     """The sizes that the columns are of."""
-    names = ("users", "ids", "items", "rank_per_s", "candidates", "events_per_user")
+    names = ("users", "ids", "items", "rank_per_s", "candidates", "events_per_user", "event_bytes", "recent", "dim")
     return [["size", *map(size_title, sizes)]] + [
         [name, *(shown(float(size.sizes()[name])) for size in sizes)] for name in names
     ]
@@ -176,7 +176,9 @@ def assumptions(size: Deployment) -> str:
     names = ("utilisation", "peak_over_mean", "headroom", "redis_gb", "redis_replicas", "host_cores", "host_memory_gb")
     names += ("host_gbit", "cached_items", "log_share", "events_per_user_day", "samples_per_event", "distinct_rows")
     given = ", ".join(f"{name} {size.sizes()[name]:g}" for name in names)
-    return f"Assumed, not measured: {given}; GPUs by their makers' figures."
+    gpus = f"{size.gpu_gb:g} GB, {size.gpu_tflops:g} TFLOP/s, rows at {size.gpu_gb_per_s:,g} GB/s, "
+    gpus += f"{size.gpu_link_gb_per_s:g} GB/s to the others of a host and {size.gpu_network_gb_per_s:g} to other hosts"
+    return f"Assumed, not measured: {given}. A GPU, as makers say: {gpus}."
 
 
 def json_lines(size: Deployment, recorded: Recorded) -> list[dict[str, Any]]:
