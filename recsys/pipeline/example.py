@@ -49,6 +49,10 @@ recipe = "din"
 # window = ""                      # from scratch: on so much ("90d"); "": on the whole log
 # launcher = []                    # ["torchrun", "--standalone", "--nproc-per-node=2"]
 
+# [retrieval]                      # the model that finds candidates, trained from scratch every day
+# recipe = ""                      # "lightgcn_movielens_1m"; "": the served release's bundle is taken along
+# overrides = []
+
 # [export]
 # quantize = { "*" = "none" }      # none, fp16, int8, int4, by table
 # compute = "float32"              # or "int8"

@@ -11,20 +11,27 @@ from recsys.bundle import Measured, read_manifest
 from recsys.errors import ReleaseError
 from recsys.pipeline.settings import PipelineSettings
 from recsys.releases.guards import inspect, states_problem
-from recsys.releases.release import RANKING, BundleRecord, Release, ReleaseFolder, open_release, release_name
+from recsys.releases.release import RANKING, RETRIEVAL, BundleRecord, Release, ReleaseFolder, open_release, release_name
 from recsys.releases.served import Served
 
 
 def candidate_of(folder: Path) -> ReleaseFolder:
     """The release that bundles in a folder will be; raises BundleError."""
-    manifest = read_manifest(folder / RANKING)
-    size_bytes = sum(size for size, _ in manifest.files.values())
+    manifests = {part: read_manifest(folder / part) for part in (RANKING, RETRIEVAL) if (folder / part).is_dir()}
+    first = manifests[RANKING]
+    records = {
+        part: BundleRecord(
+            model=manifest.model, version=manifest.version, size_bytes=sum(size for size, _ in manifest.files.values())
+        )
+        for part, manifest in manifests.items()
+    }
+    versions = [records[part].version if part in records else "" for part in (RANKING, RETRIEVAL)]
     record = Release(
-        name=release_name(manifest.model, manifest.version, ""),
-        ranking=BundleRecord(model=manifest.model, version=manifest.version, size_bytes=size_bytes),
-        retrieval=None,
-        feature_set=manifest.feature_set.name,
-        feature_set_fingerprint=manifest.feature_set.fingerprint(),
+        name=release_name(first.model, *versions),
+        ranking=records[RANKING],
+        retrieval=records.get(RETRIEVAL),
+        feature_set=first.feature_set.name,
+        feature_set_fingerprint=first.feature_set.fingerprint(),
         number=0,
     )
     return ReleaseFolder(path=folder, release=record)
@@ -46,7 +53,7 @@ def judge(
     running: ReleaseFolder | None,
     *,
     unread: str,
-    measured: tuple[Measured, Measured] | None,
+    measured: Mapping[str, tuple[Measured, Measured]],
     redis: bool,
 ) -> dict[str, Any]:
     """Ask the guards; facts: ``refusals``, ``notes``, ``rows`` of the comparison, ``states``: they must be computed.
@@ -55,11 +62,10 @@ def judge(
         settings: of the pipeline.
         candidate, running: the two releases; None: nothing is served yet.
         unread: reason why the served one cannot be read; empty: it can.
-        measured: both on the held-out samples.
+        measured: part of the release -> both on the held-out samples.
         redis: whether there is a store to compute states in.
     """
-    given = None if measured is None else {RANKING: measured}
-    found = inspect(candidate, running, settings.gate.bounds(), measured=given)
+    found = inspect(candidate, running, settings.gate.bounds(), measured=measured)
     refusals = [*([unread] if unread else []), *found.damage, *found.refusals]
     problem = states_problem(candidate, running)
     if problem and not redis and not settings.states.cold:

@@ -15,9 +15,9 @@ from typing import Any
 from recsys.errors import ConfigError, ReleaseError
 from recsys.features.feature_set import FeatureSet
 from recsys.pipeline.days import Day, duration_ms, iso
-from recsys.pipeline.keys import digest
 from recsys.pipeline.settings import PipelineSettings, run_config
 from recsys.pipeline.state import DayState
+from recsys.pipeline.steps import digest
 from recsys.releases.release import open_release
 from recsys.releases.served import Served, read_served
 
@@ -27,7 +27,8 @@ class Base:
     """A served release that this pipeline made, or the reason why there is none.
 
     Attributes:
-        release: its name; empty: there is none.
+        served: name of the release that is served when the day begins, whoever made it; empty: there is none.
+        release: its name, if it is one of this pipeline's; empty: there is none.
         why: reason, if there is none.
         day: that made it.
         run: folder of its run, relative to the pipeline's.
@@ -38,6 +39,7 @@ class Base:
         model: hash of its model's settings and features.
     """
 
+    served: str = ""
     release: str = ""
     why: str = ""
     day: str = ""
@@ -107,8 +109,8 @@ def base_of(
                 f"{live} is served, which is this day's release, but what the day's file knew of it is lost; nothing "
                 "was changed: the next day goes on"
             )
-        return Base(why=f"{live} is served, of which no day of this pipeline knows the run")
-    return Base(release=live, day=of.day, until_ms=of.until_ms, **of.steps["push"].facts["base"])
+        return Base(served=live, why=f"{live} is served, of which no day of this pipeline knows the run")
+    return Base(served=live, release=live, day=of.day, until_ms=of.until_ms, **of.steps["push"].facts["base"])
 
 
 def refuse_older(settings: PipelineSettings, served: Served | None, days: Sequence[DayState], day: Day) -> None:

@@ -21,7 +21,7 @@ from recsys.pipeline.state import DayState
 from recsys.pipeline.steps import Refused
 from recsys.releases.changes import promoted
 from recsys.releases.push import push
-from recsys.releases.release import RANKING
+from recsys.releases.release import RANKING, RETRIEVAL
 from recsys.releases.served import Served, read_served
 from recsys.releases.store import change_served
 from recsys.serving.long_history.precompute import PrecomputeLimits, precompute_states
@@ -48,7 +48,8 @@ def push_bundles(folder: Path, store: Path, *, note: str) -> dict[str, Any]:
     Raises:
         BundleError, ConfigError, NoSpaceError, ReleaseError: as :func:`recsys.releases.store.push_release`.
     """
-    pushed = push(store, ranking=folder / RANKING, retrieval=None, note=note)
+    retrieval = folder / RETRIEVAL
+    pushed = push(store, ranking=folder / RANKING, retrieval=retrieval if retrieval.is_dir() else None, note=note)
     return {
         "release": pushed.release.name,
         "number": pushed.release.number,

@@ -14,7 +14,7 @@ from recsys.pipeline.page import page
 from recsys.pipeline.state import DayState, Status, all_states
 
 REPORT, METRICS, PAGE = "report.json", "metrics.prom", "index.html"
-METRIC_NAMES = ("auc", "log_loss")
+METRIC_NAMES = ("auc", "log_loss", "recall", "ndcg")
 
 
 def write_report(folder: Path, name: str, state: DayState) -> None:
@@ -44,7 +44,10 @@ def day_facts(state: DayState) -> dict[str, Any]:
     """
     facts = {name: step.facts for name, step in state.steps.items()}
     look, gate, train = facts.get("look", {}), facts.get("gate", {}), facts.get("train", {})
-    measured = {"candidate": facts.get("measure"), "served": facts.get("served")}
+    parts = {
+        "candidate": (facts.get("measure"), facts.get("retrieval measure")),
+        "served": (facts.get("served"), facts.get("retrieval served")),
+    }
     return {
         "day": state.day,
         "until": iso(state.until_ms),
@@ -64,8 +67,8 @@ def day_facts(state: DayState) -> dict[str, Any]:
         },
         "positives": look.get("train", {}).get("positives"),
         "drift": {name: look.get(name) for name in ("drift", "new_users", "new_items")},
-        "metrics": {whose: of.get("metrics", {}) for whose, of in measured.items() if of},
-        "standard_errors": {whose: of.get("standard_errors", {}) for whose, of in measured.items() if of},
+        "metrics": {whose: _joined(of, "metrics") for whose, of in parts.items() if any(of)},
+        "standard_errors": {whose: _joined(of, "standard_errors") for whose, of in parts.items() if any(of)},
         "notes": gate.get("notes", []),
         "steps": {
             name: {"key": step.key, "seconds": step.seconds, "at": step.at} for name, step in state.steps.items()
@@ -100,6 +103,11 @@ def metric_lines(name: str, state: DayState, days: Sequence[DayState]) -> Iterat
         for labels, value in known:
             shown = ",".join(f"{key}={json.dumps(text)}" for key, text in {"pipeline": name, **labels}.items())
             yield f"recsys_pipeline_{gauge}{{{shown}}} {value!r}\n"
+
+
+def _joined(parts: Sequence[Mapping[str, Any] | None], what: str) -> dict[str, Any]:
+    """Figures of a release's bundles."""
+    return {name: value for of in parts if of for name, value in of[what].items()}
 
 
 def _comparison(state: DayState) -> list[Mapping[str, Any]]:

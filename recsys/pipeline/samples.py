@@ -19,8 +19,8 @@ from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.fingerprint import data_fingerprint
 from recsys.features.feature_set import FeatureSet
 from recsys.pipeline.days import Day, duration_ms, iso
-from recsys.pipeline.keys import FileDigests
 from recsys.pipeline.settings import DataSettings, PipelineSettings
+from recsys.pipeline.steps import FileDigests
 from recsys.rows.files import find_files
 from recsys.rows.label_rule import parse_label
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
-from recsys.errors import ConfigError, InvalidInputError
+from recsys.errors import ConfigError, InvalidInputError, nearest
 from recsys.features.values import TimeUnit
 from recsys.files import read_text
 from recsys.pipeline.days import duration_ms
@@ -25,6 +25,7 @@ from recsys.training.settings import from_json
 
 if TYPE_CHECKING:
     from recsys.training.config import RunConfig
+    from recsys.training.retrieval.config import RetrievalRunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,20 @@ class TrainingSettings:
     full_every: str = "7d"
     window: str = ""
     launcher: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalSettings:
+    """Section ``retrieval``: the model that finds candidates, trained from scratch every day on the positive samples.
+
+    Attributes:
+        recipe: one of those that rank all items (`recsys recipes`); empty: none is trained, and a release takes the
+            retrieval bundle of the served one along.
+        overrides: ``path=value`` each.
+    """
+
+    recipe: str = ""
+    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +207,7 @@ class PipelineSettings:
     keep_days: int = 7
     data: DataSettings = field(default_factory=DataSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     states: StateSettings = field(default_factory=StateSettings)
@@ -235,6 +251,22 @@ def run_config(settings: PipelineSettings, *, dataset: str, changes: tuple[str, 
     return replace(config, data=replace(config.data, dataset=dataset))
 
 
+def retrieval_config(settings: PipelineSettings) -> RetrievalRunConfig:
+    """The configuration of a run of the retrieval model.
+
+    Raises:
+        ConfigError: no such recipe, setting or value.
+    """
+    from recsys.recipes import RETRIEVAL_RECIPES
+    from recsys.training.settings import override
+
+    name = settings.retrieval.recipe
+    if name not in RETRIEVAL_RECIPES:
+        raise ConfigError(f"retrieval.recipe is {name!r}: {nearest(name, RETRIEVAL_RECIPES)}")
+    config = override(RETRIEVAL_RECIPES[name](), settings.retrieval.overrides)
+    return replace(config, data=replace(config.data, dataset="./log"))
+
+
 def _check(settings: PipelineSettings) -> None:
     for path, value in (
         ("name", settings.name), ("folder", settings.folder), ("data.log", settings.data.log),
@@ -269,6 +301,8 @@ def _check(settings: PipelineSettings) -> None:
             path = assignment.partition("=")[0]
             if path in _OURS:
                 raise ConfigError(f"training: {path} is set by the pipeline; {_OURS[path]}")
+    if settings.retrieval.recipe:
+        retrieval_config(settings)
     if config.train.patience or config.train.schedule == "plateau":
         raise ConfigError(
             "training: train.patience and the schedule plateau look at a validation split, which a pipeline has none "

@@ -18,11 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from recsys.data.datasets import load_dataset
+from recsys.data.interactions.pairs import Interactions
+from recsys.data.interactions.positives import positive_pairs
+from recsys.data.samples.dataset import Dataset
 from recsys.errors import ConfigError, DataFileError, RecsysError
 from recsys.files import write_atomically
 from recsys.training.config import RunConfig
 from recsys.training.distributed.processes import is_first
 from recsys.training.loop import train
+from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.loop import train_retrieval_run
 from recsys.training.run.folder import CHECKPOINT
 from recsys.training.settings import from_json
 
@@ -58,6 +63,26 @@ def train_run(
         "log_loss": test.get("log_loss"),
         "samples_per_s": metrics.get("samples_per_s"),
     }
+
+
+def train_retrieval(config: RetrievalRunConfig, dataset: Dataset, folder: Path) -> dict[str, Any]:
+    """Train a model that ranks all items, or go on where a killed run was; facts on the run.
+
+    Raises:
+        RecsysError: as :func:`recsys.training.retrieval.loop.train_retrieval_run`.
+    """
+    run_dir = folder / RUN
+    resume = (run_dir / CHECKPOINT).exists()
+    if run_dir.exists() and not resume:
+        shutil.rmtree(run_dir)
+    result = train_retrieval_run(config, pairs_of(config, dataset), run_dir, resume=resume)
+    return {"recall": result.test.recall, "ndcg": result.test.ndcg}
+
+
+def pairs_of(config: RetrievalRunConfig, dataset: Dataset) -> Interactions:
+    """The pairs that a run of this configuration is trained and tested on."""
+    share = config.data.validation_share if config.train.patience else 0.0
+    return positive_pairs(dataset, validation_share=share, source="the log")
 
 
 def _train_here(config: RunConfig, run_dir: Path, say: Callable[[str], None]) -> None:

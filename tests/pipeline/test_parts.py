@@ -26,11 +26,11 @@ from typer.testing import CliRunner
 from recsys.cli import app
 from recsys.errors import ConfigError, RecsysError, StoreError
 from recsys.pipeline.days import day_of, iso
-from recsys.pipeline.keys import FileDigests
 from recsys.pipeline.publish import precompute
 from recsys.pipeline.samples import look_at, open_samples
 from recsys.pipeline.settings import StateSettings, read_settings
 from recsys.pipeline.state import read_state, state_file
+from recsys.pipeline.steps import FileDigests
 from recsys.pipeline.train import train_run
 from recsys.releases.served import read_served
 from recsys.training.run.folder import read_config

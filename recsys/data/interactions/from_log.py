@@ -37,8 +37,8 @@ def log_interactions(raw: RawLog, split: LogSplit) -> Interactions:
         return make_pairs(np.searchsorted(users, raw.user[chosen]), np.searchsorted(items, raw.item[chosen]))
 
     train = pairs(split.train)
-    validation = _without(pairs(split.validation), train)
-    test = _without(_without(pairs(split.test), train), validation)
+    validation = without(pairs(split.validation), train)
+    test = without(without(pairs(split.test), train), validation)
     return Interactions(
         num_users=len(users),
         num_items=len(items),
@@ -50,7 +50,8 @@ def log_interactions(raw: RawLog, split: LogSplit) -> Interactions:
     )
 
 
-def _without(pairs: Pairs, others: Pairs) -> Pairs:
+def without(pairs: Pairs, others: Pairs) -> Pairs:
+    """Pairs that are not among others."""
     width = 1 + max(int(pairs.item_E.max(initial=0)), int(others.item_E.max(initial=0)))
     new = ~np.isin(pairs.user_E * width + pairs.item_E, others.user_E * width + others.item_E)
     return Pairs(pairs.user_E[new], pairs.item_E[new])

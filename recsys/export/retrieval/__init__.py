@@ -4,4 +4,5 @@
 
     bundle.py    the bundle, its tables and its certificate
     graph.py     the graph ``retrieve``: exact search over all items
+    measure.py   a bundle on any test pairs
 """

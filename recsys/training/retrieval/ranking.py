@@ -77,19 +77,30 @@ def rank_users(
         raise InvalidInputError("there are no relevant items to find; expected at least one pair")
     if list_length > len(items_MD):
         raise InvalidInputError(f"list_length is {list_length}; allowed: at most the {len(items_MD)} items")
-    counts_N = np.bincount(relevant.user_E, minlength=len(users_ND))
-    ranked_G = np.flatnonzero(counts_N)
+    ranked_G = np.unique(relevant.user_E)
     found_Gk = top_items(users_ND, items_MD, ranked_G, excluded=excluded, list_length=list_length)
-    keys = relevant.user_E * len(items_MD) + relevant.item_E  # ascending, as pairs are sorted
-    wanted = np.where(found_Gk >= 0, ranked_G[:, None] * len(items_MD) + found_Gk, -1)
+    return list_metrics(found_Gk, relevant, num_items=len(items_MD))
+
+
+def list_metrics(found_Gk: Int64Array, relevant: Pairs, *, num_items: int) -> tuple[RankingMetrics, UserValues]:
+    """Metrics of given lists, and each user's recall, NDCG and hits.
+
+    Args:
+        found_Gk: items of the users of ``relevant``, ascending; best first; -1 for none.
+        relevant: the items to find, at least one.
+        num_items: of all.
+    """
+    ranked_G, relevant_G = np.unique(relevant.user_E, return_counts=True)
+    list_length = found_Gk.shape[1]
+    keys = relevant.user_E * num_items + relevant.item_E  # ascending, as pairs are sorted
+    wanted = np.where(found_Gk >= 0, ranked_G[:, None] * num_items + found_Gk, -1)
     hits_Gk = keys[np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)] == wanted
-    relevant_G = counts_N[ranked_G]
     metrics = RankingMetrics(
         recall=recall_at_k(hits_Gk, relevant_G),
         capped_recall=capped_recall_at_k(hits_Gk, relevant_G),
         ndcg=ndcg_at_k(hits_Gk, relevant_G),
         hit_rate=hit_rate_at_k(hits_Gk, relevant_G),
-        coverage=coverage(found_Gk, items=len(items_MD)),
+        coverage=coverage(found_Gk, items=num_items),
         users=len(ranked_G),
     )
     # The same metrics of one user at a time.

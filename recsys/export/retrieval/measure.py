@@ -1,0 +1,78 @@
+"""Metrics of a retrieval bundle on any log's test pairs, by its graph: two bundles are compared on one set of users.
+
+Legend: ``G`` ranked users, ``M`` items, ``k`` length of a list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from recsys.bundle import Measured, read_manifest
+from recsys.data.interactions.pairs import Interactions, ids_of
+from recsys.errors import BundleError, InvalidInputError
+from recsys.evaluation.recorded import lists_digest, record_lists
+from recsys.features.hashing import MISSING
+from recsys.training.retrieval.ranking import list_metrics, sample_users
+
+
+def measure_retrieval_bundle(
+    folder: Path, interactions: Interactions, *, list_length: int = 20, users: int = 10_000
+) -> Measured:
+    """Metrics of a retrieval bundle's lists for users with a test pair; their training pairs are left out of them.
+
+    Args:
+        folder: of the bundle.
+        interactions: what is to be found, and what was taken before.
+        list_length: k.
+        users: a fixed sample of so many is ranked; 0: all.
+
+    Raises:
+        BundleError: the bundle does not retrieve, or gives what are no numbers.
+        InvalidInputError: there is no test pair.
+    """
+    manifest = read_manifest(folder)
+    if manifest.kind != "retrieval":
+        raise BundleError(f"{folder}: a {manifest.kind} bundle; allowed: retrieval")
+    if not len(interactions.test):
+        raise InvalidInputError(f"{interactions.source}: the test part is empty: there is nothing to measure")
+    ids, train, wanted = ids_of(interactions), interactions.train, sample_users(interactions.test, users)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        folder / manifest.graphs["retrieve"].file, options, providers=["CPUExecutionProvider"]
+    )
+    order_M = np.argsort(ids.item_keys_M)
+    sorted_M = ids.item_keys_M[order_M]
+    ranked_G = np.unique(wanted.user_E)
+    found_Gk = np.full((len(ranked_G), list_length), -1, dtype=np.int64)
+    for row, user in enumerate(ranked_G.tolist()):
+        begin, end = np.searchsorted(train.user_E, [user, user + 1])
+        seen = ids.item_keys_M[train.item_E[begin:end]]
+        keys, scores, _ = session.run(
+            None,
+            {
+                "user_id": ids.user_keys_N[[user]],
+                "seen": seen if len(seen) else np.full(1, MISSING),
+                "k": np.array(list_length, dtype=np.int64),
+            },
+        )
+        if not np.isfinite(scores).all():
+            raise BundleError(f"{folder}: a list of user {ids.user_keys_N[user]} has scores that are no finite numbers")
+        place_k = np.minimum(np.searchsorted(sorted_M, keys), len(sorted_M) - 1)
+        found_Gk[row, : len(keys)] = np.where(sorted_M[place_k] == keys, order_M[place_k], -1)
+    metrics, of_users = list_metrics(found_Gk, wanted, num_items=interactions.num_items)
+    return record_lists(
+        asdict(metrics),
+        of_users,
+        data=lists_digest(
+            wanted=(ids.user_keys_N[wanted.user_E], ids.item_keys_M[wanted.item_E]),
+            items=ids.item_keys_M,
+            excluded=[(ids.user_keys_N[train.user_E], ids.item_keys_M[train.item_E])],
+            list_length=list_length,
+        ),
+        training_pairs_G=np.bincount(train.user_E, minlength=interactions.num_users)[of_users.user_G],
+    )
