@@ -8,12 +8,12 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SETS := $(wildcard requirements/*.txt recsys/operators/*.cpp recsys/operators/*.h) pyproject.toml setup.py
+SETS := $(filter-out requirements/policy.txt,$(wildcard requirements/*.txt)) $(wildcard recsys/operators/*.cpp recsys/operators/*.h) pyproject.toml setup.py
 # Its name holds what was installed, so that a second call installs nothing and a changed pin or a new compiler does.
 STAMP := $(VENV)/.installed-$(DEVICE)-$(shell (cat $(SETS); command -v c++ g++) | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove fuzz check audit format protos wheel images bench-quick clean
+.PHONY: help demo test prove fuzz check audit policy format protos wheel images bench-quick clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -42,6 +42,12 @@ check: $(STAMP)  ## Format, lint, types, layers, generated code
 audit: $(STAMP)  ## Known vulnerabilities of the installed packages (pip-audit), where they can be looked up
 	@$(BIN)/python scripts/audit.py
 
+POLICY := .venv-policy
+policy: $(STAMP)  ## Schemas of three versions of Kubernetes and checkov on deploy/k8s (an environment of its own)
+	@test -x $(POLICY)/bin/checkov || $(PYTHON) -m venv $(POLICY)
+	@$(POLICY)/bin/python -m pip --disable-pip-version-check --quiet install -r requirements/policy.txt
+	@$(BIN)/python deploy/k8s/policy.py
+
 format: $(STAMP)  ## Format the code
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
@@ -59,7 +65,7 @@ bench-quick: $(STAMP)  ## Every benchmark's quick form
 	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file --quick || exit 1; done
 
 clean:  ## Remove the environment and what the demo left; other runs stay
-	rm -rf $(VENV) runs/demo
+	rm -rf $(VENV) $(POLICY) runs/demo
 
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \

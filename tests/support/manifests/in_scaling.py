@@ -6,8 +6,7 @@ import copy
 
 from support.manifests.planting import JOB, LOOP, RANKER, Fault, argument, first, hpa, pod, service
 
-FAULTS = (
-    # The four that a real API server refuses, and schemas do not.
+FAULTS_OF_AN_API_SERVER = (
     Fault(
         "the selector differs from the template's labels",
         "prod",
@@ -29,6 +28,11 @@ FAULTS = (
         "failure_policies_can_work",
         lambda o: pod(o, LOOP).update(restartPolicy="OnFailure"),
     ),
+)
+"""Those that a real API server refuses, and no schema does."""
+
+FAULTS = (
+    *FAULTS_OF_AN_API_SERVER,
     # Availability.
     Fault(
         "a budget that blocks every drain",
