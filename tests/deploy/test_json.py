@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
 from support import envoy
+from support.certificates import Authority, Secret
 from support.paths import DOCS
 from support.tiny_bundle import write_tiny_bundle
 from support.tiny_server import server_process
@@ -113,6 +115,34 @@ def test_an_error_is_its_http_status_with_the_servers_own_words(front: tuple[str
     for answer, status, words in cases:
         assert answer.status == status, answer
         assert words in answer.body.decode()
+
+
+@pytest.mark.prove
+def test_the_way_to_the_servers_has_certificates_on_both_sides(tmp_path: Path, redis_url: str) -> None:
+    if envoy.program() is None:
+        pytest.skip(envoy.MISSING)
+    authority = Authority()
+    secrets = []
+    for name in ("recsys-ranker", "recsys-json"):
+        pair = authority.issue(names=[name])
+        files = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": authority.pem}
+        secrets.append(Secret(tmp_path / name, **files))
+    write_tiny_bundle(tmp_path / "bundle")
+    variables = {
+        "RECSYS_BUNDLE": str(tmp_path / "bundle"),
+        "REDIS_URL": redis_url,
+        "RECSYS_STORE_TIMEOUT_MS": "5000",
+        "RECSYS_TLS_CERTIFICATE": str(secrets[0] / "tls.crt"),
+        "RECSYS_TLS_KEY": str(secrets[0] / "tls.key"),
+        "RECSYS_TLS_CLIENT_CA": str(secrets[0] / "ca.crt"),
+    }
+    with (
+        server_process(tmp_path, **variables) as server,
+        envoy.running_envoy(tmp_path, ranker=server.address, secret=tmp_path / "recsys-json") as url,
+    ):
+        assert server.facts["tls"] == "mTLS"
+        answer = envoy.ask(f"{url}/v1/rank", {"user": {"integer": 1}, "candidates": {"integers": [1, 2]}})
+        assert answer.status == 200 and len(answer.json["scores"]) == 2
 
 
 @pytest.mark.prove

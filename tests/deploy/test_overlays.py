@@ -15,12 +15,15 @@ import yaml
 from manifest_checks.manifests import Workload
 from manifest_checks.render import load
 from support.manifests.overlays import K8S, OPTIONS, OVERLAYS, rendered
+from support.manifests.planting import Fault, first, planted
 from support.paths import ROOT
 from typer.main import get_command
 
 from recsys.cli import app
 from recsys.features.feature_set import FeatureSet
+from recsys.pipeline.settings import read_settings
 
+NOTHING = Fault("none", "prod", "", lambda objects: None)
 FILES = sorted(path for path in K8S.rglob("*") if path.suffix in (".yaml", ".toml"))
 
 
@@ -56,7 +59,7 @@ def test_the_alerts_are_those_of_the_monitoring_folder() -> None:
 
 def test_commands_take_what_the_manifests_give_them() -> None:
     checked = programs()
-    assert {given[0] for _, given in checked} >= {"serve", "ingest", "train"}
+    assert {given[0] for _, given in checked} >= {"serve", "ingest", "train", "pipeline"}
     for where, (name, *arguments) in checked:
         try:
             COMMANDS[name].make_context(name, list(arguments))
@@ -69,9 +72,13 @@ def test_a_misspelt_option_would_be_seen() -> None:
         COMMANDS["ingest"].make_context("ingest", ["--redis-stram=events"])
 
 
-def test_the_example_of_a_feature_set_is_one() -> None:
+def test_the_examples_of_a_feature_set_and_of_a_loop_are_such() -> None:
     text = (K8S / "base" / "config" / "features.json").read_text()
     assert FeatureSet.from_json(text).name == "shop"
+    loop = read_settings(K8S / "base" / "config" / "shop.toml")
+    mounted = {mount["mountPath"] for mount in first(planted(NOTHING), "CronJob/recsys-loop")["volumeMounts"]}
+    for path in (loop.folder, *loop.data.log, loop.data.features, loop.release.store):
+        assert any(path == mount or path.startswith(f"{mount}/") for mount in mounted), path
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(K8S)))

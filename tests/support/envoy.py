@@ -55,8 +55,11 @@ def ask(url: str, body: Any = None, **headers: str) -> Answer:
 
 
 @contextmanager
-def running_envoy(folder: Path, *, ranker: str) -> Iterator[str]:
-    """Envoy in front of the server at ``ranker`` (host:port), for the duration of a ``with`` block; its URL."""
+def running_envoy(folder: Path, *, ranker: str, secret: Path | None = None) -> Iterator[str]:
+    """Envoy in front of the server at ``ranker`` (host:port), for the duration of a ``with`` block; its URL.
+
+    ``secret``: folder of its certificate, as the component ``tls`` mounts it; None: in the clear.
+    """
     path = program()
     assert path is not None
     port, admin_port = _free_port(), _free_port()
@@ -64,12 +67,15 @@ def running_envoy(folder: Path, *, ranker: str) -> Iterator[str]:
     shutil.copy(CONFIGURATION / "recsys.pb", folder)
     here = {
         "/etc/envoy": str(folder),
+        "/secrets/tls": str(secret),
         "port_value: 8080": f"port_value: {port}",
         "port_value: 9901": f"port_value: {admin_port}",
         "address: recsys-ranker, port_value: 50051": f"address: {host}, port_value: {ranker_port}",
     }
-    for name in ("envoy.yaml", "clusters.yaml"):
-        text = (CONFIGURATION / name).read_text()
+    clusters = {"clusters.yaml": "clusters.yaml" if secret is None else "clusters_tls.yaml"}
+    own = ("envoy.yaml", "certificate.yaml", "authority.yaml")
+    for name, source in {**clusters, **{name: name for name in own}}.items():
+        text = (CONFIGURATION / source).read_text()
         for deployed, tested in here.items():
             text = text.replace(deployed, tested)
         (folder / name).write_text(text)

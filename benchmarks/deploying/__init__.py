@@ -1,0 +1,5 @@
+"""Parts of the benchmark of deployments. None is run by itself.
+
+- ``manifests.py``: planted faults of Kubernetes manifests, and others' tools on ours.
+- ``replicas.py``: servers that join others behind one name, and one that goes.
+"""
