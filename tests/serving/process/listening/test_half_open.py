@@ -198,13 +198,13 @@ def test_a_message_that_is_too_long_is_refused_by_grpc_and_counted(
 async def test_workers_that_are_full_of_calls_without_a_message_are_kept_and_serve(
     tiny_bundle: Path, tmp_path: Path, redis_url: str
 ) -> None:
-    more = {"RECSYS_HANG_TIMEOUT_S": "4", "RECSYS_RECEIVE_TIMEOUT_S": "60"}
+    more = {"RECSYS_HANG_TIMEOUT_S": "10", "RECSYS_RECEIVE_TIMEOUT_S": "60"}
     with workers(tmp_path, tiny_bundle, redis_url, **more) as server:
         before = pids(tmp_path)
         callers = Callers(server.address, 6)
         running = [asyncio.create_task(callers.call(number)) for number in range(6)]
         with half_open(server.address, 1_600, paths=(RANK, STREAM, CHECK), connections=10):
-            await asyncio.sleep(8)
+            await asyncio.sleep(12)
             await callers.all_answered(20)
         callers.stop = True
         await asyncio.gather(*running)
