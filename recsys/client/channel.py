@@ -41,7 +41,8 @@ _RETRIES = {
                 "initialBackoff": "0.02s",
                 "maxBackoff": "0.2s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                # CANCELLED by the server is a call that has just come when it begins to drain.
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         },
         # A repetition would forget how far the first attempt came, which the error tells.
