@@ -275,7 +275,9 @@ def test_a_ready_server_is_ready(client: Client) -> None:
         (grpc.StatusCode.INTERNAL, 1, RpcError),
     ],
 )
-def test_only_what_a_server_that_is_away_or_begins_to_drain_has_ended_is_tried_again(code: grpc.StatusCode, calls: int, error: type[RpcError]) -> None:
+def test_only_what_a_server_that_is_away_or_begins_to_drain_has_ended_is_tried_again(
+    code: grpc.StatusCode, calls: int, error: type[RpcError]
+) -> None:
     seen = []
 
     def refuse(request: bytes, context: grpc.ServicerContext) -> bytes:
