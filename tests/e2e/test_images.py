@@ -264,8 +264,8 @@ BAD = {
     "not a port": ({"RECSYS_PORT": "http"}, [TMP], 2, ["RECSYS_PORT", "'http'", "whole numbers from 0 to 65,535"]),
     "unsecured": ({"RECSYS_INSECURE": "0"}, [TMP], 2, ["0.0.0.0", "RECSYS_INSECURE=1", "tls_certificate"]),
     "no such volume": ({"RECSYS_BUNDLE": "/elsewhere"}, [TMP], 3, ["/elsewhere"]),
-    "no place for the ready file": ({"RECSYS_READY_FILE": "/work/ready"}, [TMP], 2, ["/work/ready", "Read-only"]),
-    "no place for a private Redis": ({"REDIS_URL": ""}, [TMP], 2, ["/work/runs/redis", "Read-only"]),
+    "no place for the ready file": ({"RECSYS_READY_FILE": "/data/ready"}, [TMP], 2, ["/data/ready", "Read-only"]),
+    "no place for a private Redis": ({"REDIS_URL": ""}, [TMP], 2, ["/data/runs/redis", "Read-only"]),
     "no file of the URL": (
         {"REDIS_URL": "", "REDIS_URL_FILE": "/secrets/url"},
         [TMP],
