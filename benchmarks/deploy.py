@@ -1,6 +1,7 @@
-"""Deployments: the manifests for Kubernetes, and servers that are added and taken away.
+"""Deployments: the manifests for Kubernetes, the serving image, and servers that are added and taken away.
 
 ``manifests``: planted faults that are not found, and findings of others' tools that are not explained.
+``images``: the image's size, and the time from its start until it serves.
 ``replicas``: the time until servers that join others have their share of the calls, and calls that fail when one goes.
 
 The parts are measured one after another; each has a folder of its own.
@@ -16,7 +17,11 @@ from pathlib import Path
 
 from harness.common import Line, main, parser, say
 
-MEASURES = (("manifests", "manifests", "manifests"), ("replicas", "replicas", "replicas"))
+MEASURES = (
+    ("manifests", "manifests", "manifests"),
+    ("images", "images", "images"),
+    ("replicas", "replicas", "replicas"),
+)
 """Part, module of ``deploying/`` and its function: it takes a folder of its own and one of the module's ``SIZES``."""
 
 PARTS = tuple(dict.fromkeys(part for part, _, _ in MEASURES))
