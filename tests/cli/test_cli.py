@@ -56,7 +56,7 @@ def test_every_command_explains_itself(command: str, run: Run) -> None:
     assert told.returncode == 0
     parameters = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
     for parameter in parameters:
-        assert parameter.opts[0] in told.stdout or parameter.human_readable_name in told.stdout
+        assert parameter.opts[0] in told.stdout or parameter.metavar in told.stdout
         assert parameter.name == "help" or getattr(parameter, "help", None), f"{command} {parameter.name}"
 
 

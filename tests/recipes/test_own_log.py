@@ -55,7 +55,7 @@ def test_a_log_with_features_is_trained_on_exported_and_served(recipe: str, fold
     assert manifest.feature_set.history.recent == 10  # as declared, not as another recipe reads
     candidates = ["item 1", "item 2", "new"]
     recsys("materialize", str(prepared()), "--redis-url", redis_url)
-    with running_server(Settings(bundle=bundle, port=0, redis_url=redis_url)) as server:
+    with running_server(Settings(bundle=bundle, port=0, redis_url=redis_url, store_timeout_ms=5_000)) as server:
         with Client(server.address, timeout_s=10.0) as client:
             best, again = (
                 client.rank(user=7, candidates=candidates, features={"daytime": "noon"}, top_k=2, model="shop")

@@ -220,6 +220,9 @@ class Call:
     def is_active(self) -> bool:
         return True
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:50000"
+
     def add_callback(self, callback: Any) -> bool:
         return True
 
