@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import recsys
+from recsys.bundle.verify import sha256_of
 from recsys.errors import RecsysError
 from recsys.files import make_folder, parse_json, sync, temporary_path, write_atomically, writing
 from recsys.pipeline.state import DayState, StepRecord, all_states, write_state
@@ -29,7 +30,6 @@ FACTS = "facts.json"
 PARTIAL = ".partial"
 """Ending of an output that a step which can go on has begun."""
 
-_PIECE_BYTES = 1 << 20
 _CODE = ("*.py", "*.lua", "*.so")
 
 Make = Callable[[Path], Mapping[str, Any]]
@@ -94,7 +94,7 @@ class Steps:
         if known is not None and known.key == key and (not output or place.is_dir()):
             self.say(f"{name}: done before")
             return known
-        if output and (facts := _facts(place)) is not None:
+        if output and (facts := _object_in(place / FACTS)) is not None:
             self.say(f"{name}: its output is there already")
             return self._record(name, StepRecord(key=key, inputs=given, output=self._relative(place), facts=facts))
         self.say(f"{name}: {'would run' if self.dry else 'running'}, {_why(known, given)}")
@@ -147,9 +147,10 @@ class Steps:
         return place.relative_to(self.folder).as_posix()
 
 
-def _facts(place: Path) -> dict[str, Any] | None:
+def _object_in(file: Path) -> dict[str, Any] | None:
+    """The JSON object that a file holds; None if it cannot be read."""
     try:
-        values = parse_json((place / FACTS).read_bytes())
+        values = parse_json(file.read_bytes())
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None
@@ -214,7 +215,7 @@ class FileDigests:
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
-        self._known = _read(cache)
+        self._known = _object_in(cache) or {}
         self._used: dict[str, list[Any]] = {}
 
     def of(self, files: Iterable[Path]) -> list[str]:
@@ -240,22 +241,6 @@ class FileDigests:
         name = str(file.absolute())
         known = self._known.get(name)
         if not isinstance(known, list) or known[:-1] != about:
-            known = [*about, _sha256(file)]
+            known = [*about, sha256_of(file)]
         self._used[name] = known
         return str(known[-1])
-
-
-def _sha256(file: Path) -> str:
-    found = hashlib.sha256()
-    with file.open("rb") as stream:
-        while piece := stream.read(_PIECE_BYTES):
-            found.update(piece)
-    return found.hexdigest()
-
-
-def _read(cache: Path) -> Mapping[str, Any]:
-    try:
-        values = parse_json(cache.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
