@@ -8,7 +8,6 @@ importing ONNX Runtime and opening the same two graphs, and nothing else. Files 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import socket
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from harness.common import Line, line, machine, main, parser, say, spread
+from harness.common import Line, free_port, line, machine, main, parser, say, spread
 
 if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
     from harness.serving_parts import Request
@@ -114,7 +113,7 @@ def _first_answer_s(bundle: Path, arguments: list[str], request: Request, folder
 
     from recsys.client import Client
 
-    port, log = _free_port(), folder / "server.log"
+    port, log = free_port(), folder / "server.log"
     command = parts.serve_command(bundle, "--port", str(port), *arguments)
     started_s = time.perf_counter()
     with parts.running(command, log) as process:
@@ -132,12 +131,6 @@ def _listens(port: int) -> bool:
     """A look at the port costs 50 us; gRPC itself would try again only every 100 ms."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_port() -> int:
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _bare_s(graphs: list[str]) -> float:

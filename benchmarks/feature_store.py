@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import socket
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 import redis
 import redis.asyncio
-from harness.common import Line, cores, line, machine, main, parser, pinned, rounded, say, spread
+from harness.common import Line, cores, free_port, line, machine, main, parser, pinned, rounded, say, spread
 
 from recsys.feature_store.embedded.server import redis_binary
 from recsys.feature_store.redis.keys import entity_key, history_keys
@@ -80,9 +79,7 @@ def events(first: int, count: int) -> Events:
 @contextlib.contextmanager
 def server() -> Iterator[str]:
     """A Redis without persistence, on a port of this machine; its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     with tempfile.TemporaryDirectory() as folder, pinned(cores()[-1]):
         process = subprocess.Popen([redis_binary(), *options], cwd=folder, stdout=subprocess.DEVNULL)

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
-from harness.common import Line, line, machine, say, spread
+from harness.common import Line, free_port, line, machine, say, spread
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))
 
@@ -95,7 +95,7 @@ def _start_s(bundle: Path, served: Path, redis_port: int) -> float:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
     from images.container import Limits, Mount, start
 
-    port, health = _free_port(), _free_port()
+    port, health = free_port(), free_port()
     environment = {
         "RECSYS_BUNDLE": "/bundle",
         "RECSYS_INSECURE": "1",
@@ -135,7 +135,7 @@ def _redis(folder: Path) -> Iterator[int]:
 
     from recsys.feature_store.embedded.server import redis_binary
 
-    port = _free_port()
+    port = free_port()
     command = [redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     with parts.running(command, folder / "redis.log") as process:
         deadline_s = time.monotonic() + _START_S
@@ -155,9 +155,3 @@ def _layer_mb(image: Path) -> float:
     ).stdout
     layers = [entry["layer"]["size"] for entry in json.loads(said)["history"] if entry.get("layer")]
     return round(layers[-1] / 1e6, 1)
-
-
-def _free_port() -> int:
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.common import Line, cores, line, machine, pinned, rounded, say
+from harness.common import Line, cores, free_port, line, machine, pinned, rounded, say
 from soak import GROWTH_TARGET, LOAD, SIZES, Size
 
 from reliable import stage
@@ -45,7 +44,7 @@ def soak(folder: Path, size: Size) -> Iterator[Line]:
     secret = folder / "secret"
     put(secret, Issuer().issue(), 1)
     file, tokens = access_file(folder)
-    ports = {name: _free_port() for name in ("metrics", "health")}
+    ports = {name: free_port() for name in ("metrics", "health")}
     with contextlib.ExitStack() as stack:
         setting = stack.enter_context(
             rank_setting.redis_with_items(folder, items=size.items, candidates=size.candidates)
@@ -117,12 +116,6 @@ def soak(folder: Path, size: Size) -> Iterator[Line]:
         p999_ms_without_slow_moments=rounded(1e3 * float(np.percentile(took_s[quiet], 99.9))) if quiet.any() else None,
         **details,
     )  # fmt: skip
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _page(port: int) -> bytes:
