@@ -19,7 +19,7 @@ PROTOS = ROOT / "protos"
 OUT = ROOT / "recsys" / "proto"
 PACKAGE = "recsys.proto"
 DESCRIPTORS = ROOT / "deploy" / "k8s" / "components" / "json" / "recsys.pb"
-"""What Envoy makes gRPC of JSON by: every message, call and path (``google.api.http``)."""
+"""Descriptors by which Envoy makes gRPC of JSON: every message, call and path (``google.api.http``)."""
 
 
 def generate(out: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is in deploy/k8s is what the rest of the repository says: alerts, settings, commands, figures."""
+"""Manifests in deploy/k8s agree with the rest of the repository: alerts, settings, commands, figures."""
 
 from __future__ import annotations
 

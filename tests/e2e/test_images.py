@@ -36,7 +36,7 @@ def stages_of(kind: str) -> list[Stage]:
 
 
 def last(kind: str, name: str) -> list[str]:
-    """What an instruction of the last stage says, each time it is there."""
+    """Words of an instruction of the last stage, each time it is there."""
     return [step.rest for step in stages_of(kind)[-1].instructions if step.name == name]
 
 

@@ -48,7 +48,7 @@ def rendered(name: str) -> str:
 
 
 def outside(name: str) -> frozenset[str]:
-    """What an overlay expects on the cluster."""
+    """Objects that an overlay expects on the cluster."""
     return read_outside(K8S / "overlays" / OPTIONS.get(name, (name, ""))[0])
 
 

@@ -1,4 +1,4 @@
-"""What the door refuses costs neither interceptor nor handler, ends as the door says, and leaves nothing behind."""
+"""A call that the door refuses costs neither interceptor nor handler, ends as it says, and leaves nothing behind."""
 
 from __future__ import annotations
 

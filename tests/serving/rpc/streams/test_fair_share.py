@@ -1,4 +1,4 @@
-"""When all places are taken, one of the caller that has most gives way, until shares are alike."""
+"""A call of the caller that has most gives way when all places are taken, until shares are alike."""
 
 from __future__ import annotations
 
