@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -37,6 +37,9 @@ _MAKERS: Mapping[tuple[bool, bool], tuple[str, Callable[..., Any]]] = {
 """By request and answer that stream."""
 
 _SLEEP_S = 0.1
+
+_KNOWN = ("role", "undeclared")
+"""Reasons to refuse a sender who is known."""
 
 _RECHECK_S = 1.0
 """A stream's sender is looked up again after so long, and when the access file was read again."""
@@ -115,30 +118,33 @@ class AccessCheck(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
 
     def _admit(self, context: Any, method: str) -> Identity:
         """Let the call through, or end it."""
-        role = METHOD_ROLES.get(method)
-        if role is None:
-            self._refuse(context, method, "undeclared", f"{method} has no role yet: it is denied to everybody")
         try:
-            identity = identify(self._policy(), context.invocation_metadata() or (), context.auth_context)
+            identity = self._sender(self._policy(), context, method)
         except RefusedError as error:
-            self._refuse(context, method, error.reason, str(error))
-        if role not in identity.roles:
-            self._refuse(context, method, "role", _lacks_role(identity, method))
+            code = grpc.StatusCode.PERMISSION_DENIED if error.reason in _KNOWN else grpc.StatusCode.UNAUTHENTICATED
+            context.abort(code, truncate(str(error)))
         if (call := running_call()) is not None:
             call.caller = identity.name
         self._take(context, identity, "calls", 1)
         return identity
 
-    def _count_refusal(self, context: Any, method: str, reason: str, message: str) -> None:
-        self.refused.add(reason)
-        _refusals.warning((reason, method), "refused a call of %s by %s: %s", method, context.peer(), message)
-
-    def _refuse(self, context: Any, method: str, reason: str, message: str) -> NoReturn:
-        self._count_refusal(context, method, reason, message)
-        known = reason in ("role", "undeclared")
-        code = grpc.StatusCode.PERMISSION_DENIED if known else grpc.StatusCode.UNAUTHENTICATED
-        context.abort(code, truncate(message))
-        raise AssertionError("abort always raises")
+    def _sender(self, policy: Policy, context: Any, method: str) -> Identity:
+        """Identity of a call's sender, who may make it; raises RefusedError, counted and logged, if it may not."""
+        try:
+            role = METHOD_ROLES.get(method)
+            if role is None:
+                raise RefusedError("undeclared", f"{method} has no role yet: it is denied to everybody")
+            identity = identify(policy, context.invocation_metadata() or (), context.auth_context)
+            if role not in identity.roles:
+                has = ", ".join(sorted(identity.roles)) or "none"
+                raise RefusedError("role", f"{identity.name} needs the role {role!r} for {method}; it has: {has}")
+        except RefusedError as error:
+            self.refused.add(error.reason)
+            _refusals.warning(
+                (error.reason, method), "refused a call of %s by %s: %s", method, context.peer(), str(error)
+            )
+            raise
+        return identity
 
     def _take(self, context: Any, identity: Identity, kind: str, amount: int) -> None:
         rate = identity.quota.calls_per_s if kind == "calls" else identity.quota.events_per_s
@@ -165,22 +171,14 @@ class AccessCheck(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         for message in messages:
             if self._policy() is not policy or time.monotonic() - checked_s >= _RECHECK_S:
                 policy, checked_s = self._policy(), time.monotonic()
-                identity = self._identity_of_stream(policy, context, method)
+                try:
+                    identity = self._sender(policy, context, method)
+                except RefusedError as error:
+                    kind = AccessError if error.reason in _KNOWN else AuthenticationError
+                    raise kind(str(error)) from None
             if method in _STREAMED and not isinstance(message, Exception):
                 self._wait_for_events(identity, event_count(message), context)
             yield message
-
-    def _identity_of_stream(self, policy: Policy, context: Any, method: str) -> Identity:
-        try:
-            identity = identify(policy, context.invocation_metadata() or (), context.auth_context)
-        except RefusedError as error:
-            self._count_refusal(context, method, error.reason, str(error))
-            raise AuthenticationError(str(error)) from None
-        if METHOD_ROLES[method] not in identity.roles:
-            message = _lacks_role(identity, method)
-            self._count_refusal(context, method, "role", message)
-            raise AccessError(message)
-        return identity
 
     def _wait_for_events(self, identity: Identity, events: int, context: Any) -> None:
         rate, slow = identity.quota.events_per_s, False
@@ -189,11 +187,6 @@ class AccessCheck(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
             time.sleep(min(wait_s, _SLEEP_S))
         if slow:
             self.limited.add("stream")
-
-
-def _lacks_role(identity: Identity, method: str) -> str:
-    has = ", ".join(sorted(identity.roles)) or "none"
-    return f"{identity.name} needs the role {METHOD_ROLES[method]!r} for {method}; it has: {has}"
 
 
 _STREAMED = ("/recsys.v1.FeatureStore/AppendEventStream",)

@@ -31,7 +31,7 @@ class Identity:
 
 
 class RefusedError(AuthenticationError):
-    """Nobody who is known; ``reason`` is one of ``families.ACCESS_REASONS``."""
+    """A call that its sender may not make; ``reason`` is one of ``families.ACCESS_REASONS``."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
