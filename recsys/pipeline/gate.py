@@ -11,30 +11,17 @@ from recsys.bundle import Measured, read_manifest
 from recsys.errors import ReleaseError
 from recsys.pipeline.settings import PipelineSettings
 from recsys.releases.guards import inspect, states_problem
-from recsys.releases.release import RANKING, RETRIEVAL, BundleRecord, Release, ReleaseFolder, open_release, release_name
+from recsys.releases.push import record_of
+from recsys.releases.release import RANKING, RETRIEVAL, ReleaseFolder, open_release
 from recsys.releases.served import Served
 
 
 def candidate_of(folder: Path) -> ReleaseFolder:
     """The release that bundles in a folder will be; raises BundleError."""
-    manifests = {part: read_manifest(folder / part) for part in (RANKING, RETRIEVAL) if (folder / part).is_dir()}
-    first = manifests[RANKING]
-    records = {
-        part: BundleRecord(
-            model=manifest.model, version=manifest.version, size_bytes=sum(size for size, _ in manifest.files.values())
-        )
-        for part, manifest in manifests.items()
+    bundles = {
+        part: (folder / part, read_manifest(folder / part)) for part in (RANKING, RETRIEVAL) if (folder / part).is_dir()
     }
-    versions = [records[part].version if part in records else "" for part in (RANKING, RETRIEVAL)]
-    record = Release(
-        name=release_name(first.model, *versions),
-        ranking=records[RANKING],
-        retrieval=records.get(RETRIEVAL),
-        feature_set=first.feature_set.name,
-        feature_set_fingerprint=first.feature_set.fingerprint(),
-        number=0,
-    )
-    return ReleaseFolder(path=folder, release=record)
+    return ReleaseFolder(path=folder, release=record_of(bundles, note=""))
 
 
 def running_release(store: Path, served: Served | None, model: str) -> tuple[ReleaseFolder | None, str]:

@@ -132,7 +132,7 @@ def push(
     bundles = _read_bundles(ranking, retrieval)
     files = [file for part, (path, manifest) in bundles.items() for file in _files_of(part, path, manifest)]
     left_out = tuple(name for path, manifest in bundles.values() for name in _unlisted(path, manifest))
-    work = _Push(store=store, record=_record(bundles, note), files=files, left_out=left_out, progress=progress)
+    work = _Push(store=store, record=record_of(bundles, note=note), files=files, left_out=left_out, progress=progress)
     _check_store(store)
     with writing(work.place):
         make_folder(store)
@@ -326,7 +326,13 @@ def _unlisted(path: Path, manifest: Manifest) -> Iterator[str]:
             yield str(file)
 
 
-def _record(bundles: Mapping[str, tuple[Path, Manifest]], note: str) -> Release:
+def record_of(bundles: Mapping[str, tuple[Path, Manifest]], *, note: str) -> Release:
+    """The record of a release of bundles that is not numbered yet.
+
+    Args:
+        bundles: part of the release -> the bundle's folder, and its manifest; ranking first.
+        note: for people.
+    """
     parts = {
         part: BundleRecord(
             model=manifest.model,
