@@ -25,7 +25,7 @@ demo: $(STAMP)  ## The whole way on real data: train, export, ingest, serve, ran
 test: check  ## Every check, then every test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-prove: $(STAMP)  ## The tests that prove more and take longer (docs/prove.md has the last result)
+prove: $(STAMP)  ## The tests that prove more and take longer (docs/contribute/prove.md has the last result)
 	@OMP_NUM_THREADS=1 $(BIN)/python scripts/prove.py --numprocesses $(WORKERS) --dist worksteal
 
 SECONDS ?= 60
@@ -58,7 +58,7 @@ protos: $(STAMP)  ## Generate the gRPC code from protos/
 wheel: $(STAMP)  ## Source distribution and wheel into dist/; TARGET=aarch64-linux-gnu.2.28 compiles for another machine
 	@$(BIN)/python scripts/build_wheel.py $(if $(TARGET),--target $(TARGET))
 
-images: $(STAMP)  ## Say how to build the container images (docs/deploy/images.md)
+images: $(STAMP)  ## Say how to build the container images (docs/operate/images.md)
 	@$(BIN)/python scripts/build_images.py
 
 bench-quick: $(STAMP)  ## Every benchmark's quick form

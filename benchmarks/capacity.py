@@ -3,7 +3,7 @@
 Nothing is measured here. Each constant is a recorded figure of ``results/*.jsonl``, by name; one that is missing
 ends the run with its name. A deployment's size is given by arguments; several numbers of users stand side by side.
 Each amount is the one to plan with, and its range where recorded figures have one or only bounds are known. The parts
-are in ``sizing/``, and ``docs/scaling.md`` has the answer for three sizes.
+are in ``sizing/``, and ``docs/operate/scaling.md`` has the answer for three sizes.
 
     python benchmarks/capacity.py
     python benchmarks/capacity.py --users 2M --events-per-user 200 --recent 50 --format int8 --rank-per-s 5000
@@ -46,7 +46,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     output = options.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="a JSON line for each figure and size")
-    output.add_argument("--markdown", action="store_true", help="as in docs/scaling.md")
+    output.add_argument("--markdown", action="store_true", help="as in docs/operate/scaling.md")
     options.add_argument("--png", type=Path, metavar="FILE", help="draw it, too")
     options.add_argument("--quick", action="store_true", help="the same: nothing is measured")
     return options

@@ -31,7 +31,7 @@ BLOCKS = {"": "sdim", "din_long_": "din", "mean_": "mean"}
 """Prefix of the figure -> ``model.long``."""
 
 TARGET_LENGTH, TARGET = 1000, 5.0
-PICTURE = Path(__file__).parents[1] / "docs" / "sdim_length.png"
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "sdim_length.png"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 Events stream into a feature store on Redis, models train on TorchRec, export to
 ONNX bundles, and a torch-free gRPC server ranks candidates with histories read
-from the store. ``docs/architecture.md`` shows the flow.
+from the store. ``docs/understand/architecture.md`` shows the flow.
 
 Importing it turns ONNX Runtime's telemetry off, in this process and those it starts.
 """

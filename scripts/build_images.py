@@ -23,7 +23,7 @@ if __name__ == "__main__":
     given = options.parse_args()
     if given.kind is None:
         print(
-            "From the repository's root; give base images by digest (docs/deploy/images.md):", *commands(), sep="\n\n"
+            "From the repository's root; give base images by digest (docs/operate/images.md):", *commands(), sep="\n\n"
         )
         sys.exit()
     if given.out is None:

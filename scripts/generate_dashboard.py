@@ -219,7 +219,7 @@ def dashboard() -> dict[str, Any]:
     return {
         "title": "recsys",
         "uid": "recsys",
-        "description": "Servers of recsys: calls, stages, store, releases, processes. docs/monitoring.md",
+        "description": "Servers of recsys: calls, stages, store, releases, processes. docs/operate/monitoring.md",
         "tags": ["recsys"],
         "schemaVersion": 39,
         "editable": True,

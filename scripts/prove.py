@@ -1,4 +1,4 @@
-"""Run the tests that prove more and take longer, and note the result in ``docs/prove.md``."""
+"""Run the tests that prove more and take longer, and note the result in ``docs/contribute/prove.md``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "prove.md"
+PAGE = ROOT / "docs" / "contribute" / "prove.md"
 BEGIN, END = "<!-- last result -->\n", "<!-- end -->\n"
 
 

@@ -81,11 +81,11 @@ def generator() -> ModuleType:
 
 
 def test_the_settings_page_is_what_the_generator_writes(generator: ModuleType) -> None:
-    assert (ROOT / "docs" / "settings.md").read_text() == generator.settings_page()
+    assert (ROOT / "docs" / "reference" / "settings.md").read_text() == generator.settings_page()
 
 
 def test_the_tables_of_the_scaling_page_are_what_the_recorded_figures_give(generator: ModuleType) -> None:
-    page = (ROOT / "docs" / "scaling.md").read_text()
+    page = (ROOT / "docs" / "operate" / "scaling.md").read_text()
     assert page.count(generator.FROM) == page.count(generator.UNTIL) == 1
     assert page == generator.scaling_page(), "was a figure recorded anew? python scripts/generate_docs.py"
 

@@ -23,7 +23,7 @@ CALLS, SLOW_CALLS = 200, 12
 MOST_ATTENDED = 10_000
 """Target attention over more events takes gigabytes for one request."""
 
-PICTURE = Path(__file__).parents[2] / "docs" / "rank_history.png"
+PICTURE = Path(__file__).parents[2] / "docs" / "images" / "rank_history.png"
 
 
 def lines(setting: Setting, size: Size, *, on: dict[str, Any], full: bool) -> Iterator[Line]:

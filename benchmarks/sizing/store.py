@@ -21,11 +21,11 @@ from sizing.needs import TB, Need
 from sizing.recorded import Recorded
 
 KEY_BYTES, ROW_KEY_BYTES, EXPIRY_BYTES, LIST_SHARE = 130, 110, 85, 1.01
-"""Redis's own (docs/scaling.md): of a history's or state's key, of a row's, of an expiry; a list over its chunks."""
+"""Redis's own (docs/operate/scaling.md): a history's or state's key, a row's, an expiry; a list over its chunks."""
 _READ_COMMANDS = 6
 """Of a Rank call: user row, state, two GETRANGE, LLEN, and MGET of items that are not cached."""
 CONNECTIONS = 2 * 16
-"""Of a worker to a Redis at most: 16 for the store's calls, and as many for Rank requests (docs/redis.md)."""
+"""Of a worker to a Redis at most: 16 for the store's calls, and as many for Rank requests (docs/operate/redis.md)."""
 DAY_S = 86_400
 
 

@@ -80,7 +80,7 @@ RedisOption = Annotated[
         envvar="REDIS_URL",
         callback=redis_url_given,
         help="The feature store's Redis: redis://, rediss:// (TLS), unix://, redis+sentinel:// or redis+cluster://; "
-        "docs/redis.md. Default: a private one in --redis-dir.",
+        "docs/operate/redis.md. Default: a private one in --redis-dir.",
     ),
 ]
 RedisDirOption = Annotated[

@@ -82,7 +82,7 @@ def serve(
     `recsys serve BUNDLE` serves a bundle; `recsys serve --releases FOLDER` follows the releases that
     `recsys release promote` names, and switches without losing a call.
 
-    Environment variables (REDIS_URL, RECSYS_*) set what options do not; docs/settings.md lists them all.
+    Environment variables (REDIS_URL, RECSYS_*) set what options do not; docs/reference/settings.md lists them all.
     """
     # Before the settings are read, which may warn.
     if (log_format or os.environ.get("RECSYS_LOG_FORMAT")) == "json":

@@ -124,7 +124,7 @@ def ingest(
     work_dir: WorkOption = WORK_DIR,
     as_json: JsonOption = False,
 ) -> None:
-    """Read events from files or a stream into the feature store: resumable, each event once. See docs/ingest.md."""
+    """Read events from files or a stream into the store: resumable, each event once. See docs/guides/ingest.md."""
     from recsys.feature_store.embedded.open_redis import redis_or_embedded
     from recsys.feature_store.redis.link.connect import open_link
     from recsys.feature_store.redis.store import RedisFeatureStore

@@ -92,7 +92,7 @@ def closed_at_once(details: str, tls: Tls | None) -> str | None:
     if not _CLOSED.search(details):
         return None
     if tls is None:
-        return "the server closed the connection at once: if it speaks TLS, give tls (docs/tls.md)"
+        return "the server closed the connection at once: if it speaks TLS, give tls (docs/operate/tls.md)"
     if tls.certificate is None:
         return (
             "the server closed the connection at once: if it asks for a certificate, give tls.certificate and tls.key"

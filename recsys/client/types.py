@@ -207,7 +207,7 @@ class ExplainedEvents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """Reasons of one score (docs/explain.md).
+    """Reasons of one score (docs/guides/explain.md).
 
     Attributes:
         score: in [0, 1], as ``Client.rank`` gives it.

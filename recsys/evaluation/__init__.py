@@ -11,5 +11,5 @@
 
 To add a metric of a run: the function in ``recsys/metrics``, a field of ``evaluate.Metrics`` filled in
 ``evaluate.measure``, its name in ``metrics/direction.py``, a column in ``report.py``, a line in
-``docs/evaluation.md``.
+``docs/guides/evaluation.md``.
 """

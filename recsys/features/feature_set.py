@@ -155,7 +155,7 @@ class History:
                 raise InvalidInputError(
                     f"history attribute {attribute.name!r} is numeric; an event holds ids. Give its bucket as one: "
                     f'{{"name": "{attribute.name}_bucket", "storage": "u8"}} takes the numbers 0 to 254, such as '
-                    f"min(254, floor(8 log2(1 + {attribute.name}))) (docs/features.md, Numbers)"
+                    f"min(254, floor(8 log2(1 + {attribute.name}))) (docs/guides/features.md, Numbers)"
                 )
             if attribute.max_values != 1:
                 raise InvalidInputError(
@@ -463,8 +463,8 @@ def _as_several(feature: Categorical) -> str:
     names = [f"{feature.name}_{number}"[-63:] for number in (1, 2)]
     return (
         f"Declare {names[0]}, {names[1]} and so on, one value each and all with table {feature.table!r}, as item "
-        f"features and as history attributes; {feature.name!r} itself can stay an item feature (docs/features.md, "
-        "several values of what was seen)"
+        f"features and as history attributes; {feature.name!r} itself can stay an item feature "
+        "(docs/guides/features.md, several values of what was seen)"
     )
 
 

@@ -1,7 +1,7 @@
 """Verdict on one raw value: what is stored for it, or why it is refused. The reference for every way in.
 
 CSV, JSON lines, Parquet, Redis Streams, Kafka and gRPC carry values of different kinds. Whatever the kind, the same
-value has the same verdict (``docs/data.md``, "One row"). Fast paths over whole columns (``columns.py``,
+value has the same verdict (``docs/guides/data.md``, "One row"). Fast paths over whole columns (``columns.py``,
 ``recsys/rows/arrow.py``) take what is plainly fine and ask these functions about everything else.
 
 **Missing** are ``None``, the empty text, NaN and a field that is not there; of ids -1 too. Text of a number or a time

@@ -1,4 +1,4 @@
-"""Events from files and streams into the feature store, each exactly once in effect (``docs/ingest.md``).
+"""Events from files and streams into the feature store, each exactly once in effect (``docs/guides/ingest.md``).
 
 - ``source.py``: the Protocol of a source; ``files.py`` chooses among ``lines.py`` (CSV, JSON lines) and ``parquet.py``;
   ``redis_stream.py`` and ``kafka.py`` read streams; ``kafka_options.py``: options of librdkafka, some of them secret;

@@ -1,4 +1,4 @@
-"""Metrics in numpy: what each measures, and how sure one can be of it (``docs/evaluation.md``).
+"""Metrics in numpy: what each measures, and how sure one can be of it (``docs/guides/evaluation.md``).
 
 ::
 

@@ -1,4 +1,4 @@
-"""The daily loop: new events to samples, a model, a verdict, a release that is served (``docs/pipeline.md``).
+"""The daily loop: new events to samples, a model, a verdict, a release that is served (``docs/guides/pipeline.md``).
 
 A day is a list of steps. Each has inputs, a key that is their hash, and an output that appears when it is whole; one
 file of JSON says which steps a day has taken, and a run that was killed goes on behind the last of them.

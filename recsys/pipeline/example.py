@@ -8,7 +8,7 @@ from recsys.errors import ConfigError
 from recsys.files import write_atomically
 
 EXAMPLE = """\
-# A daily loop: recsys pipeline shop.toml     (docs/pipeline.md; paths are relative to this file)
+# A daily loop: recsys pipeline shop.toml     (docs/guides/pipeline.md; paths are relative to this file)
 # What is commented out has that default. No secret belongs here: the Redis's URL is in REDIS_URL or REDIS_URL_FILE.
 
 name = "shop"                      # of the model that requests ask for

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Section ``data``: the log, and how samples are made of it; as of `recsys prepare` (docs/data.md).
+    """Section ``data``: the log, and how samples are made of it; as of `recsys prepare` (docs/guides/data.md).
 
     Attributes:
         log: event logs: files, folders or patterns.
@@ -136,7 +136,7 @@ class ExportSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class GateSettings:
-    """Section ``gate``: what a model must be to be promoted; as of `recsys release promote` (docs/releases.md).
+    """Section ``gate``: what a model must be to be promoted; as of `recsys release promote` (docs/guides/releases.md).
 
     Attributes:
         margins: by which a metric may be worse than the served release's, ``1%`` or ``auc=0.002``.

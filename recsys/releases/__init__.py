@@ -1,4 +1,4 @@
-"""Releases: what is served, chosen from a folder of immutable releases (``docs/releases.md``).
+"""Releases: what is served, chosen from a folder of immutable releases (``docs/guides/releases.md``).
 
 ::
 

@@ -1,4 +1,4 @@
-"""Guards of a promotion: reasons for which a release may not go live (``docs/releases.md``).
+"""Guards of a promotion: reasons for which a release may not go live (``docs/guides/releases.md``).
 
 A release is compared with the one that is live under the same name. Nothing that cannot be compared passes in silence:
 it is a reason, too, and says how to go on.

@@ -1,4 +1,4 @@
-"""One contract for a row, whatever way it comes in (``docs/data.md``, "One row").
+"""One contract for a row, whatever way it comes in (``docs/guides/data.md``, "One row").
 
 ::
 

@@ -49,7 +49,7 @@ class ReleaseRow:
         failed_share, degraded_share: of these, and of its answers; None: there were none.
         p50_s, p99_s: time of its answers, seconds.
         mean_score: of the candidates that it scored.
-        drift: of its scores (docs/monitoring.md); None: too few are known.
+        drift: of its scores (docs/operate/monitoring.md); None: too few are known.
     """
 
     release: str

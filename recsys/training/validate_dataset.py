@@ -26,7 +26,7 @@ def validate_dataset(config: RunConfig, dataset: Dataset) -> None:
     if not len(dataset):
         raise InvalidInputError(
             "the log was prepared without samples, so there is nothing to train on; prepare it with --label, --labels "
-            "or --negatives (docs/data.md)"
+            "or --negatives (docs/guides/data.md)"
         )
     if not len(dataset.split("train")):
         raise InvalidInputError("the train split is empty: there is nothing to train on")

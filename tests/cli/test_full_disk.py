@@ -184,7 +184,7 @@ def test_an_existing_folder_is_refused_before_any_work(run: Run, trained: Path, 
 
 def test_every_exit_code_is_in_the_help_and_in_the_runbook(run: Run) -> None:
     shown = " ".join(run("--help").stdout.replace("|", "").split())
-    page = (Path(__file__).resolve().parents[2] / "docs" / "runbook.md").read_text()
+    page = (Path(__file__).resolve().parents[2] / "docs" / "operate" / "runbook.md").read_text()
     for code, what in EXIT_CODES.items():
         assert f"{code} {what.replace('`', '')}" in shown, code
         assert f"| {code} | {what} |" in page, code

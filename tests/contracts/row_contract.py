@@ -1,8 +1,8 @@
 """Odd rows, and the one verdict on each: run them through a way in with :func:`check`.
 
 A case changes one field of a good row. What is stored for it, or that it is refused, is written down from the
-definition (``docs/data.md``, "One row"), not taken from the code. A way in gives its own verdict on each case that its
-format can express; where it differs, the difference has a name in ``docs/data.md``.
+definition (``docs/guides/data.md``, "One row"), not taken from the code. A way in gives its own verdict on each case
+that its format can express; where it differs, the difference has a name in ``docs/guides/data.md``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ ODD = FeatureSet(
     ),
 )
 ATTRIBUTES, CONTEXT = ("maker", "place", "action"), ("hour", "page", "slots", "dwell")
-DIFFERENCES = Path(__file__).resolve().parents[2] / "docs" / "data.md"
+DIFFERENCES = Path(__file__).resolve().parents[2] / "docs" / "guides" / "data.md"
 
 
 class Refused:
@@ -258,7 +258,7 @@ def utf8(value: Any) -> bool:
 
 
 def documented_differences() -> set[str]:
-    """Names of the differences between the ways in that ``docs/data.md`` explains."""
+    """Names of the differences between the ways in that ``docs/guides/data.md`` explains."""
     section = DIFFERENCES.read_text(encoding="utf-8").partition("Differences between the ways in")[2]
     return set(re.findall(r"^- \*\*(.+?)\*\*", section.partition("\n## ")[0], flags=re.MULTILINE))
 

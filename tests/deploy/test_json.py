@@ -57,7 +57,7 @@ def test_the_envoy_that_is_deployed_is_the_one_that_is_tested() -> None:
 
 
 def test_the_page_lists_the_path_of_every_call() -> None:
-    page = (DOCS / "deploy" / "json.md").read_text()
+    page = (DOCS / "operate" / "json.md").read_text()
     assert {method: path for method, path in paths().items() if f"| `{path}` | `{method}`" not in page} == {}
 
 

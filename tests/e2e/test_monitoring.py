@@ -116,15 +116,15 @@ def test_every_label_of_an_expression_is_one_that_its_metric_has(expression: str
 
 
 def test_every_alert_has_a_heading_of_the_runbook_that_says_what_to_do() -> None:
-    runbook = (DOCS / "runbook.md").read_text()
+    runbook = (DOCS / "operate" / "runbook.md").read_text()
     for name, text in alerts().items():
-        assert re.search(rf"runbook_url: docs/runbook\.md#{name.lower()}\n", text), name
+        assert re.search(rf"runbook_url: docs/operate/runbook\.md#{name.lower()}\n", text), name
         assert re.search(rf"^### {name}\n\n\S", runbook, flags=re.MULTILINE), name
         assert re.search(r"severity: (page|ticket)\b", text), name
 
 
 def test_alerts_and_board_are_in_the_documentation() -> None:
-    page = (DOCS / "monitoring.md").read_text()
+    page = (DOCS / "operate" / "monitoring.md").read_text()
     severities = {name: re.search(r"severity: (\w+)", text) for name, text in alerts().items()}
     for name, severity in severities.items():
         assert severity is not None

@@ -1,4 +1,4 @@
-"""Several values of what was seen: the form that docs/features.md shows, from a log to a trained model."""
+"""Several values of what was seen: the form that docs/guides/features.md shows, from a log to a trained model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from recsys.features.hashing import MISSING, string_key
 from recsys.training.config import TableConfig
 from recsys.training.loop import train
 
-SECTION = (ROOT / "docs" / "features.md").read_text().partition("### Several values of what was seen")[2]
+SECTION = (ROOT / "docs" / "guides" / "features.md").read_text().partition("### Several values of what was seen")[2]
 DECLARED = re.findall(r"```json\n(.*?)```", SECTION, re.DOTALL)[0]
 TAGS = {7: ["jazz", "live"], 8: ["pop"], 9: ["live", "jazz", "vocal"]}
 

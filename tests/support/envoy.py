@@ -19,7 +19,7 @@ from typing import Any
 from support.paths import ROOT
 
 CONFIGURATION = ROOT / "deploy" / "k8s" / "components" / "json"
-MISSING = "no envoy here; `make policy` installs one (40 MB), or RECSYS_ENVOY=PATH of the program (docs/prove.md)"
+MISSING = "no envoy here; `make policy` installs one (40 MB), or RECSYS_ENVOY=PATH of it (docs/contribute/prove.md)"
 
 
 def program() -> str | None:

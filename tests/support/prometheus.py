@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-MISSING = "no {name} here; `apt-get install prometheus`, or RECSYS_PROMETHEUS=FOLDER of its programs (docs/prove.md)"
+MISSING = "no {name} here; `apt-get install prometheus`, or RECSYS_PROMETHEUS=FOLDER of it (docs/contribute/prove.md)"
 
 
 def program(name: str) -> str | None:

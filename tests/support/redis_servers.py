@@ -220,7 +220,7 @@ def cluster(folder: Path) -> Iterator[list[Server]]:
 
 def documented_acl(password: str) -> str:
     """What the documentation tells people to give the feature store's user."""
-    page = DOCS / "redis.md"
+    page = DOCS / "operate" / "redis.md"
     found = re.search(r"^    user recsys (on .*)$", page.read_text(), re.MULTILINE)
     assert found is not None
     return found[1].replace("PASSWORD", password)

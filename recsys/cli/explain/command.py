@@ -73,7 +73,7 @@ def explain(
     work_dir: WorkOption = WORK_DIR,
     as_json: JsonOption = False,
 ) -> None:
-    """Show why a user and an item get their score from a running server; see docs/explain.md.
+    """Show why a user and an item get their score from a running server; see docs/guides/explain.md.
 
     Each feature's contribution and the base add up to the logit; below, what leaving out each past event would change.
     With a run's folder in place of --user and --item: AutoInt's attention weights between the features of one sample.

@@ -1,4 +1,4 @@
-"""`recsys release`: a store of releases, and which of them servers serve (``docs/releases.md``).
+"""`recsys release`: a store of releases, and which of them servers serve (``docs/guides/releases.md``).
 
 - ``push.py``: bundles to a release; ``prune.py``: releases that nothing needs are deleted;
 - ``look.py``: `list`, `show`, `status`;

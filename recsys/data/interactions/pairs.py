@@ -97,7 +97,7 @@ def find_interactions(name: str, path: Path | None = None) -> Path:
         if (place / "events" / "meta.json").is_file():
             raise DataFileError(
                 f"{place}: a folder of recsys prepare; models that rank all items read train.txt and test.txt "
-                "(docs/training.md)"
+                "(docs/guides/training.md)"
             )
     raise DataFileError(
         f"no train.txt.gz in {' or '.join(map(str, places))}; give the data set's folder with --data, or set "

@@ -188,7 +188,7 @@ def _told(facts: Facts, role: str) -> Role:
     if role == "history" and (found.form == "number" or found.most > 1):
         raise ConfigError(
             f"--as {facts.name}=history: {why}; an event holds one id. Give buckets, or a column for each value "
-            "(docs/features.md)"
+            "(docs/guides/features.md)"
         )
     return replace(found, role=role, reason=f"{why}; --as says so")
 

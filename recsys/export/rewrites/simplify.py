@@ -3,7 +3,7 @@
 ONNX Runtime has optimisations of its own, at load; these are the ones it lacks, and those that must come before its own
 can. Each is a function that changes a graph in place; ``simplify`` runs all. What is in a bundle stays standard
 ONNX, so other runtimes read it too. Times are of one core, for the model of ``benchmarks/harness/reference.py`` at 200
-candidates and 50 events; all of them together are in ``docs/graphs.md``.
+candidates and 50 events; all of them together are in ``docs/understand/graphs.md``.
 
 Legend: ``M`` rows, ``K`` columns, ``C`` candidates, ``S`` events.
 """

@@ -93,7 +93,7 @@ class RedisFeatureStore:
         cached_items: int = 131_072,
         item_max_age_s: float = 60.0,
     ) -> RedisFeatureStore:
-        """A store on the Redis at a URL (``docs/redis.md``); connects at the first call.
+        """A store on the Redis at a URL (``docs/operate/redis.md``); connects at the first call.
 
         Raises:
             ConfigError: the URL is not one of a Redis.
@@ -326,7 +326,7 @@ class RedisFeatureStore:
         value_of(key, reply)
 
     async def ping(self, *, timeout_s: float) -> None:
-        """As the protocol says; logs a warning if Redis drops keys, or has lost what it held (``docs/redis.md``)."""
+        """As the protocol says; logs a warning if Redis drops keys or has lost what it held (docs/operate/redis.md)."""
         deadline_s = time.monotonic() + timeout_s
         dropped = self._evictions.dropped
         await self._evictions.check(timeout_s=timeout_s)
@@ -337,7 +337,7 @@ class RedisFeatureStore:
 
     async def check_primary(self, *, timeout_s: float) -> None:
         """As the protocol says, by a write that changes nothing: a replica refuses it, whereupon the link looks where
-        its address leads now; reads alone would not be told (``docs/redis.md``)."""
+        its address leads now; reads alone would not be told (``docs/operate/redis.md``)."""
         await self._link.round_trip([(b"DEL", nothing_key(self._name))], timeout_s=timeout_s)
 
     def warning_counts(self) -> dict[str, int]:

@@ -4,7 +4,7 @@ Every feature of the user, the context, the candidate and its item is a *field* 
 multi-head self-attention let each field read the others; the logit is a linear function of what the last layer makes
 of them, plus, in AutoInt+, the logit of an MLP on the fields' vectors.
 
-Where paper, official code and FuxiCTR differ, ``docs/models.md`` says which is which and what chooses between them.
+``docs/understand/models.md`` says where paper, official code and FuxiCTR differ, and what chooses between them.
 
 Legend: ``B`` samples, ``E`` events of the batch, ``U``, ``D`` and ``I`` widths of the user, of the candidate's id and
 history attributes, and of the item's other features; ``F`` fields, ``M`` of them on the user's side; ``W`` width of a

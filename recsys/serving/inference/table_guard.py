@@ -50,7 +50,7 @@ _FEW = 8
 
 _REMEDY = (
     "nothing is answered from it any more: go back to another release, or restart the server with a whole bundle "
-    '(docs/releases.md, "A bundle that changes under the server")'
+    '(docs/guides/releases.md, "A bundle that changes under the server")'
 )
 
 

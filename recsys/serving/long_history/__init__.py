@@ -1,4 +1,4 @@
-"""Long histories: the sums of a user's events, kept in the store and brought up to date (``docs/long_histories.md``).
+"""Long histories: the sums of a user's events, kept in the store and up to date (docs/understand/long_histories.md).
 
 - ``states.py``: a user's state for a request, and its way back into the store;
 - ``window.py``: the sums where a state does not fit: from some events, or all, while there is time;

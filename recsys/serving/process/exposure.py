@@ -22,8 +22,8 @@ def check_exposure(settings: Settings) -> None:
         return
     raise ConfigError(
         f"host is {settings.host!r}, which others can reach, and there is {' and '.join(missing)}; allowed: set "
-        "tls_certificate and tls_key, and access_file or tls_client_ca (docs/security.md); a loopback address; or say "
-        "that it is meant: --insecure, RECSYS_INSECURE=1"
+        "tls_certificate and tls_key, and access_file or tls_client_ca (docs/operate/security.md); a loopback address; "
+        "or say that it is meant: --insecure, RECSYS_INSECURE=1"
     )
 
 

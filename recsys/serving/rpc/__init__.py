@@ -14,8 +14,8 @@
 
 To add an RPC: its messages and a line of the service in ``protos/recsys/v1``, ``make protos``, a function that does the
 work in ``serving/handlers``, a conversion in ``convert/``, a method of the service, a method of the client. It is
-counted by its descriptor; name it in docs/monitoring.md, and its role in ``access/roles.py``, or it is denied. To add a
-service: its proto in ``methods.py``, too, and a line of ``registration.py``. To add an interceptor: a
+counted by its descriptor; name it in docs/operate/monitoring.md, its role in ``access/roles.py``, or it is denied. To
+add a service: its proto in ``methods.py``, too, and a line of ``registration.py``. To add an interceptor: a
 ``grpc.ServerInterceptor``, and an entry of ``interceptors.list_interceptors``. To add a status: a line of
 ``statuses.STATUS_CODES``.
 """

@@ -15,8 +15,8 @@ class AccessSettings:
 
     access_file: Path | None = setting(
         None,
-        "file that says who may do what (TOML or JSON; tokens, JWT, client certificates, quotas; docs/security.md), "
-        "read again when it changes; unset: whoever reaches the port may do everything",
+        "file that says who may do what (TOML or JSON; tokens, JWT, client certificates, quotas; "
+        "docs/operate/security.md), read again when it changes; unset: whoever reaches the port may do everything",
         kind=Path,
     )
     insecure: int = setting(

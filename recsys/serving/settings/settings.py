@@ -40,7 +40,7 @@ class ServingSettings:
     redis_url: str | None = setting(
         None,
         "the feature store's Redis: redis://, rediss:// (TLS), unix://, redis+sentinel:// or redis+cluster://, "
-        "docs/redis.md; unset: a private one in redis_dir",
+        "docs/operate/redis.md; unset: a private one in redis_dir",
         kind=str,
         env="REDIS_URL",
         url=True,

@@ -22,7 +22,7 @@ class TlsSettings:
     tls_certificate: Path | None = setting(
         None,
         "file of the server's certificate and those that lead to its CA (PEM); with tls_key: the port speaks TLS, "
-        "docs/tls.md. Read again within a second when it changes",
+        "docs/operate/tls.md. Read again within a second when it changes",
         kind=Path,
     )
     tls_key: Path | None = setting(

@@ -10,10 +10,10 @@
   ``certificate_end.py``: the state of certificates.
 - ``tracing/``: spans of sampled calls; round trips to the store, timed.
 
-To add a counter or gauge: a ``Family`` in ``families.families``, a row in docs/monitoring.md, and ``Telemetry.count``
-or ``set`` where it happens; one of each release is a ``Family`` of ``families.slot_families`` and
+To add a counter or gauge: a ``Family`` in ``families.families``, a row in docs/operate/monitoring.md;
+``Telemetry.count`` or ``set`` where it happens; one of each release is a ``Family`` of ``families.slot_families`` and
 ``Telemetry.count_slot``, or, if the guards of a switch read it, a name of ``layout.RELEASE_COUNTS``, a field of
 ``ReleaseFigures``, and a family of ``RELEASE_FAMILIES``. Parts that know nothing of telemetry count for themselves, and
 ``Telemetry.polling`` takes that over; a refusal is told by ``current_call.note_refusal``. To add a stage: a field and a
-name in ``stage_timer.py``, a field of ``Timings`` in the proto, and a row in docs/monitoring.md.
+name in ``stage_timer.py``, a field of ``Timings`` in the proto, and a row in docs/operate/monitoring.md.
 """

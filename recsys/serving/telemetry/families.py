@@ -1,7 +1,7 @@
 """Families: what a server counts, by name and labels, and the bounds of its histograms.
 
-A new counter is a line of :func:`families`, a line of docs/monitoring.md, and a call of ``Telemetry.count``; a gauge
-the same with ``Telemetry.set``; a histogram is a line of :func:`histograms`; of each release a line of
+A new counter is a line of :func:`families`, a line of docs/operate/monitoring.md, a call of ``Telemetry.count``; a
+gauge the same with ``Telemetry.set``; a histogram is a line of :func:`histograms`; of each release a line of
 :func:`slot_families`. Every label has a list of values here: the number of series is bounded, whatever callers send.
 """
 

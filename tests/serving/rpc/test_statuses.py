@@ -78,7 +78,7 @@ def test_incidents_of_other_types_and_places_are_logged_at_once(caplog: pytest.L
 
 
 def test_the_runbook_lists_every_status() -> None:
-    runbook = (DOCS / "runbook.md").read_text()
+    runbook = (DOCS / "operate" / "runbook.md").read_text()
     for code in (*STATUS_CODES.values(), CODES.INTERNAL):
         assert f"| {code.name} |" in runbook
 

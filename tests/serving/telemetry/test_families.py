@@ -26,7 +26,7 @@ from recsys.serving.telemetry.in_service import InService, Use
 from recsys.serving.telemetry.prometheus import metrics_server
 from recsys.serving.telemetry.stage_timer import STAGES
 
-MONITORING = DOCS / "monitoring.md"
+MONITORING = DOCS / "operate" / "monitoring.md"
 
 
 def labels_of(values: Mapping[str, object]) -> str:

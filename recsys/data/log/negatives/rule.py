@@ -67,7 +67,7 @@ class DrawnNegatives:
         rule = self.rule
         found = [
             f"negatives are drawn ({rule.per_positive} for a positive, {rule.by}): scores rank items, and are no "
-            "probabilities of a click; docs/data.md has the correction"
+            "probabilities of a click; docs/guides/data.md has the correction"
         ]
         if self.left_out:
             found.append(

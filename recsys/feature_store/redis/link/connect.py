@@ -16,7 +16,7 @@ _KINDS: dict[str, type[RedisLink] | type[SentinelLink] | type[ClusterLink]] = {
 
 
 def open_link(url: str, *, max_connections: int = 16) -> Link:
-    """Open the link a URL stands for (``docs/redis.md``), with so many connections at most to each server.
+    """Open the link a URL stands for (``docs/operate/redis.md``), with so many connections at most to each server.
 
     Raises:
         ConfigError: the URL is malformed.

@@ -1,4 +1,4 @@
-"""Policy: the access file, strictly read: nothing that is not understood is ignored. docs/security.md has examples."""
+"""Policy: the access file, strictly read: what is not understood is an error. Examples: docs/operate/security.md."""
 
 from __future__ import annotations
 
