@@ -29,6 +29,7 @@ To add to the format: an optional field of ``Manifest`` that old manifests lack,
 from recsys.bundle.evaluation import RESAMPLES, Evaluation, Measured, Resampled, SegmentMetrics
 from recsys.bundle.manifest import (
     FORMAT_VERSION,
+    HISTORY_OUTPUTS,
     LAYERS,
     MANIFEST,
     RETRIEVE_INPUTS,
@@ -48,6 +49,7 @@ from recsys.bundle.write import bundle_writer
 
 __all__ = [
     "FORMAT_VERSION",
+    "HISTORY_OUTPUTS",
     "LAYERS",
     "MANIFEST",
     "RESAMPLES",

@@ -27,6 +27,7 @@ LAYERS = "layers.npz"
 """The network's weights as they were trained, by name: what graphs hold is rearranged."""
 
 Kind = Literal["ranking", "retrieval"]
+KnowsUsersBy = Literal["id", "history"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,10 @@ RETRIEVE_OUTPUTS = {
     "scores": TensorInfo(dtype="float32", shape=("K",)),
     "known": TensorInfo(dtype="int64", shape=(1,)),
 }
-"""Inputs and outputs of the graph of a retrieval bundle: the same for all of them."""
+"""Inputs and outputs that the graph of every retrieval bundle has."""
+
+HISTORY_OUTPUTS = {"history_known": TensorInfo(dtype="int64", shape=(1,))}
+"""Further outputs of a graph that knows users by their history: how many events are of items that it knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +186,8 @@ class Manifest:
         encode_sha256: of a model with a state: a digest of graph ``encode`` and of the tables and id maps that it
             reads, as far as it reads them. Empty: made by a version before.
         numbers: input of the graphs -> how the model reads that numeric feature; the graphs hold the same.
+        knows_users_by: of a retrieval bundle: ``id`` (a vector for each user of the training data) or ``history`` (the
+            vector is computed from the user's events when a request comes).
     """
 
     model: str
@@ -199,6 +205,7 @@ class Manifest:
     state: StateInfo | None = None
     encode_sha256: str = ""
     numbers: Mapping[str, NumberTransform] = field(default_factory=dict)
+    knows_users_by: KnowsUsersBy = "id"
     created_at: str = ""
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -254,6 +261,8 @@ def manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
             values[name] = dataclasses.asdict(part)
     if not manifest.encode_sha256:
         del values["encode_sha256"]
+    if manifest.knows_users_by == "id":
+        del values["knows_users_by"]
     del values["numbers"]
     if manifest.numbers:
         values["numbers"] = transforms_to_dict(manifest.numbers)
@@ -282,6 +291,8 @@ def manifest_from_dict(values: dict[str, Any]) -> Manifest:
     """The manifest with these values; KeyError, TypeError, ValueError or AttributeError if they are malformed."""
     if values["kind"] not in get_args(Kind):
         raise ValueError(f"kind {values['kind']!r}: {nearest(values['kind'], get_args(Kind))}")
+    if (by := values.get("knows_users_by", "id")) not in get_args(KnowsUsersBy):
+        raise ValueError(f"knows_users_by {by!r}: {nearest(by, get_args(KnowsUsersBy))}")
     return Manifest(
         model=str(values["model"]),
         kind=values["kind"],
@@ -305,6 +316,7 @@ def manifest_from_dict(values: dict[str, Any]) -> Manifest:
         state=StateInfo(**values["state"]) if "state" in values else None,
         encode_sha256=values.get("encode_sha256", ""),
         numbers=transforms_from_dict(values.get("numbers", {})),
+        knows_users_by=by,
         created_at=values["created_at"],
         files={name: (int(f["size_bytes"]), str(f["sha256"])) for name, f in values["files"].items()},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +11,19 @@ import numpy as np
 from recsys.arrays import Float32Array, Int64Array
 from recsys.bundle import Certificate, Manifest, Measured, bundle_writer
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
-from recsys.features.feature_set import Categorical, FeatureSet
+from recsys.export.retrieval.history_graph import HistoryTables, write_history_graph
+from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import string_keys
+from recsys.models.retrieval.history_weights import HistoryWeights
 from support.tiny_bundle import BY_HAND
+
+HISTORY_FEATURES = FeatureSet(
+    name="tiny",
+    user_id=Categorical(name="user_id"),
+    item_id=Categorical(name="item_id"),
+    history=History(attributes=(Categorical(name="rating", storage="u8"),)),
+)
+"""The ids and the history of ``tiny_bundle.FEATURES``, for bundles that know users by it."""
 
 FEATURES = FeatureSet(
     name="tiny", user_id=Categorical(name="user_id"), item_id=Categorical(name="item_id"), history=None
@@ -80,3 +90,55 @@ def best_items(
     order = np.lexsort((tables.item_keys, -scores_M))
     order = order[~np.isin(tables.item_keys[order], list(left_out))][:k]
     return tables.item_keys[order], scores_M[order]
+
+
+def tiny_history_tables(items: int = 20, *, weights: HistoryWeights | None = None) -> HistoryTables:
+    """Items 1 to ``items``, with numbers of few bits, so that sums are exact; items are as popular as late."""
+    random, item = np.random.default_rng(0), np.arange(1, items + 1)
+    return HistoryTables(
+        item_keys=item,
+        history_MD=random.integers(-8, 8, (items, 4)).astype(np.float32),
+        items_MD=random.integers(-8, 8, (items, 4)).astype(np.float32),
+        neighbours_MJ=random.integers(-1, items, (items, 3)).astype(np.int32),
+        added_MJ=random.integers(1, 100, (items, 3)).astype(np.float32),
+        popularity_M=item.astype(np.float32),
+        weights=weights or HistoryWeights(),
+    )
+
+
+def write_tiny_history_retrieval(
+    path: Path, tables: HistoryTables | None = None, *, features: FeatureSet = HISTORY_FEATURES, model: str = "knower"
+) -> Manifest:
+    """Write a bundle that knows users by their history; default: :func:`tiny_history_tables`."""
+    with bundle_writer(path) as writer:
+        graph, infos = write_history_graph(
+            tables or tiny_history_tables(), writer.folder, item_id=features.item_id.name
+        )
+        return writer.finish(
+            Manifest(
+                model=model,
+                kind="retrieval",
+                feature_set=features,
+                graphs={"retrieve": graph},
+                tables=infos,
+                certificate=BY_HAND,
+                knows_users_by="history",
+            )
+        )
+
+
+def best_by_history(
+    tables: HistoryTables, weight_of: Mapping[int, float], left_out: Iterable[int], k: int
+) -> tuple[Int64Array, Float32Array]:
+    """The definition: keys and scores of the k best items for a user who has items, by key, of these weights."""
+    scores_M = np.zeros(len(tables.item_keys), dtype=np.float64)
+    for key, weight in weight_of.items():
+        (place,) = np.flatnonzero(tables.item_keys == key)
+        scores_M += weight * (tables.items_MD @ tables.history_MD[place])
+        for near, add in zip(tables.neighbours_MJ[place], tables.added_MJ[place], strict=True):
+            scores_M[near] += weight * add if near >= 0 else 0.0
+    if not any(weight_of.values()):
+        scores_M = tables.popularity_M
+    order = np.lexsort((tables.item_keys, -scores_M))
+    order = order[~np.isin(tables.item_keys[order], list(left_out))][:k]
+    return tables.item_keys[order], scores_M[order].astype(np.float32)

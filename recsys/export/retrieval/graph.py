@@ -13,7 +13,7 @@ Legend: ``N`` items to leave out, ``K`` found, ``M`` items and ``D`` columns of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 import recsys
-from recsys.arrays import Float32Array, Int64Array
+from recsys.arrays import Float32Array, Int32Array, Int64Array
 from recsys.bundle import RETRIEVE_INPUTS, RETRIEVE_OUTPUTS, GraphInfo, TableInfo, TensorInfo
 from recsys.embeddings.row_maps.id_table import IdTable, build_id_table
 from recsys.errors import InvalidInputError
@@ -34,6 +34,7 @@ from recsys.features.names import ITEM_NAMES, write_names
 from recsys.files import write_array
 
 _I64, _F32 = TensorProto.INT64, TensorProto.FLOAT
+_KINDS = {"float32": _F32, "int64": _I64, "int32": TensorProto.INT32}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,39 +91,70 @@ def write_retrieve_graph(tables: RetrievalTables, folder: Path) -> tuple[GraphIn
     item_keys = tables.item_keys[order_M]
     users = build_id_table(tables.user_keys, np.arange(1, len(tables.user_keys) + 1))
     items = build_id_table(item_keys, np.arange(1, len(item_keys) + 1))
-    arrays: dict[str, Int64Array | Float32Array] = {
-        "user_id.rows": _below_zeros(tables.users_ND),
-        "item_id.rows": _below_zeros(tables.items_MD[order_M]),
-        "item_id.popularity": _below_zeros(tables.popularity_M[order_M, None]),
+    arrays: dict[str, Int64Array | Int32Array | Float32Array] = {
+        "user_id.rows": below_zeros(tables.users_ND),
+        "item_id.rows": below_zeros(tables.items_MD[order_M]),
+        "item_id.popularity": below_zeros(tables.popularity_M[order_M, None]),
         "item_id.keys": np.concatenate([np.full(1, MISSING), item_keys]),
         "user_id.ids": np.concatenate([users.keys_TW, users.rows_TW], axis=1),
         "item_id.ids": np.concatenate([items.keys_TW, items.rows_TW], axis=1),
     }
+    if tables.item_names_M is not None:
+        write_names(folder / ITEM_NAMES, tables.item_keys, tables.item_names_M)
+    maps = {"user_id": users, "item_id": items}
+    return write_graph(_nodes(), arrays, maps, folder, inputs=RETRIEVE_INPUTS, outputs=RETRIEVE_OUTPUTS)
+
+
+def write_graph(
+    nodes: Sequence[NodeProto],
+    arrays: Mapping[str, Int64Array | Int32Array | Float32Array],
+    maps: Mapping[str, IdTable],
+    folder: Path,
+    *,
+    inputs: Mapping[str, TensorInfo],
+    outputs: Mapping[str, TensorInfo],
+    floats: Mapping[str, npt.ArrayLike] | None = None,
+    integers: Mapping[str, npt.ArrayLike] | None = None,
+) -> tuple[GraphInfo, dict[str, TableInfo]]:
+    """Write ``retrieve.onnx`` of these nodes, and its tables.
+
+    Args:
+        nodes: in order; they may use the constants of ``_constants``.
+        arrays: tables by name, each a file.
+        maps: id maps, whose hash functions are constants of the graph.
+        folder: of the bundle.
+        inputs, outputs: of the graph.
+        floats, integers: further constants, float32 and int64.
+    """
     infos: dict[str, TableInfo] = {}
     for name, array in arrays.items():
         file = f"tables/{name}.bin"
         write_array(folder / file, array)
         infos[name] = TableInfo(file=file, dtype=str(array.dtype), shape=tuple(array.shape))
-    if tables.item_names_M is not None:
-        write_names(folder / ITEM_NAMES, tables.item_keys, tables.item_names_M)
+    constants = [
+        numpy_helper.from_array(np.array(value, dtype=np.float32), name) for name, value in (floats or {}).items()
+    ]
+    constants += [
+        numpy_helper.from_array(np.array(value, dtype=np.int64), name) for name, value in (integers or {}).items()
+    ]
     graph = helper.make_graph(
-        _nodes(),
+        list(nodes),
         "retrieve",
-        [_value(name, info) for name, info in RETRIEVE_INPUTS.items()],
-        [_value(name, info) for name, info in RETRIEVE_OUTPUTS.items()],
-        [*_constants(user_id=users, item_id=items), *(_external(name, info) for name, info in infos.items())],
+        [_value(name, info) for name, info in inputs.items()],
+        [_value(name, info) for name, info in outputs.items()],
+        [*_constants(**maps), *constants, *(_external(name, info) for name, info in infos.items())],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     model.producer_name, model.producer_version = "recsys", recsys.__version__
     (folder / "retrieve.onnx").write_bytes(model.SerializeToString())
     onnx.checker.check_model(folder / "retrieve.onnx")
-    return GraphInfo(file="retrieve.onnx", inputs=RETRIEVE_INPUTS, outputs=RETRIEVE_OUTPUTS), infos
+    return GraphInfo(file="retrieve.onnx", inputs=inputs, outputs=outputs), infos
 
 
 def _nodes() -> list[NodeProto]:
     node = helper.make_node
     return [
-        *_lookup("user_id", table="user_id", rows="user_row"),
+        *lookup("user_id", table="user_id", rows="user_row"),
         node("Greater", ["user_row", "zero"], ["known_1"]),
         node("Cast", ["known_1"], ["known"], to=_I64),
         node("Squeeze", ["known_1"], ["is_known"]),
@@ -131,16 +163,24 @@ def _nodes() -> list[NodeProto]:
             "If",
             ["is_known"],
             ["all_scores"],
-            then_branch=_branch(
+            then_branch=branch(
                 node("Gather", ["user_id.rows", "user_row"], ["user_1D"]),
                 # Not a transposition, which ONNX Runtime would make a part of the product, and that slow.
                 node("Reshape", ["user_1D", "column"], ["user_D1"]),
                 node("MatMul", ["item_id.rows", "user_D1"], ["by_vectors"]),
             ),
-            else_branch=_branch(node("Identity", ["item_id.popularity"], ["by_popularity"])),
+            else_branch=branch(node("Identity", ["item_id.popularity"], ["by_popularity"])),
         ),
-        node("Squeeze", ["all_scores", "last_axis"], ["scores_M"]),
-        *_lookup("seen", table="item_id", rows="seen_rows"),
+        *best_left("all_scores"),
+    ]
+
+
+def best_left(all_scores: str) -> list[NodeProto]:
+    """The ``k`` best of all rows' scores, [M + 1, 1], without those of ``seen``: outputs ``items`` and ``scores``."""
+    node = helper.make_node
+    return [
+        node("Squeeze", [all_scores, "last_axis"], ["scores_M"]),
+        *lookup("seen", table="item_id", rows="seen_rows"),
         node("Concat", ["seen_rows", "row_zero"], ["out_rows"], axis=0),
         node("Shape", ["out_rows"], ["out_shape"]),
         node("Expand", ["never", "out_shape"], ["out_scores"]),
@@ -158,7 +198,7 @@ def _nodes() -> list[NodeProto]:
     ]
 
 
-def _lookup(keys: str, *, table: str, rows: str) -> list[NodeProto]:
+def lookup(keys: str, *, table: str, rows: str) -> list[NodeProto]:
     """``IdTables`` (``embeddings/row_maps/id_table.py``): rows of keys, 0 for keys that are not in the table."""
 
     def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
@@ -184,7 +224,7 @@ def _lookup(keys: str, *, table: str, rows: str) -> list[NodeProto]:
     ]
 
 
-def _branch(*nodes: NodeProto) -> onnx.GraphProto:
+def branch(*nodes: NodeProto) -> onnx.GraphProto:
     """A branch of ``If`` with the scores of all rows, [M + 1, 1]."""
     (output,) = nodes[-1].output
     return helper.make_graph(list(nodes), output, [], [helper.make_tensor_value_info(output, _F32, [None, 1])])
@@ -193,7 +233,10 @@ def _branch(*nodes: NodeProto) -> onnx.GraphProto:
 def _constants(**tables: IdTable) -> list[TensorProto]:
     values: dict[str, npt.ArrayLike] = {
         "zero": 0,
+        "one": 1,
         "row_zero": [0],
+        "one_long": [1],
+        "row": [1, -1],
         "column": [-1, 1],
         "last_axis": [-1],
         "outer_axes": [0, -1],
@@ -215,19 +258,16 @@ def _constants(**tables: IdTable) -> list[TensorProto]:
 
 
 def _external(name: str, info: TableInfo) -> TensorProto:
-    kind = _F32 if info.dtype == "float32" else _I64
-    tensor = TensorProto(name=name, data_type=kind, dims=info.shape, data_location=TensorProto.EXTERNAL)
-    length = 4 if info.dtype == "float32" else 8
-    for size in info.shape:
-        length *= size
-    for key, value in (("location", info.file), ("offset", "0"), ("length", str(length))):
+    tensor = TensorProto(name=name, data_type=_KINDS[info.dtype], dims=info.shape, data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", info.file), ("offset", "0"), ("length", str(info.size_bytes))):
         tensor.external_data.add(key=key, value=value)
     return tensor
 
 
 def _value(name: str, info: TensorInfo) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, _F32 if info.dtype == "float32" else _I64, info.shape)
+    return helper.make_tensor_value_info(name, _KINDS[info.dtype], info.shape)
 
 
-def _below_zeros(rows: Float32Array) -> Float32Array:
+def below_zeros(rows: Float32Array) -> Float32Array:
+    """The rows below one of zeros, which stands for ids that are not there."""
     return np.concatenate([np.zeros_like(rows[:1], shape=(1, rows.shape[1])), rows])

@@ -47,6 +47,8 @@ class RetrieveResult:
         scores: of any size, higher is better; [K].
         user_known: True if the model knows the user; if not, the items are the most popular ones.
         history_events: past events whose items were left out.
+        history_known, history_unknown: events that the user was known by, and those of items that the model has not;
+            0 where it knows users by their ids.
         user_degraded: the history could not be read, so that seen items may be among these.
         items_degraded, history_degraded: never so.
     """
@@ -59,6 +61,8 @@ class RetrieveResult:
     user_known: bool
     history_events: int
     user_degraded: bool
+    history_known: int = 0
+    history_unknown: int = 0
     items_degraded: bool = False
     history_degraded: bool = False
 
@@ -94,6 +98,7 @@ class RecommendResult:
         user_known: True if the retrieval model knows the user.
         history_events: past events the ranking model looked at.
         candidates: how many items were retrieved and ranked.
+        history_known, history_unknown: as in :class:`RetrieveResult`.
         ranked: all of them; None if there were none.
         user_degraded, items_degraded, history_degraded: as in ``RankResult``.
     """
@@ -109,6 +114,8 @@ class RecommendResult:
     user_known: bool
     history_events: int
     candidates: int
+    history_known: int = 0
+    history_unknown: int = 0
     ranked: Ranked | None = None
     user_degraded: bool = False
     items_degraded: bool = False

@@ -5,6 +5,8 @@ Knows nothing of gRPC. Calls block, as those of ``ranker.py`` do.
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from recsys.errors import BundleError, NotFoundError, StoreError
@@ -12,6 +14,7 @@ from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.extension import ids_problem
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import Events
+from recsys.features.history.rules import visible
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
@@ -20,6 +23,9 @@ from recsys.serving.handlers.recorder import Recorder
 from recsys.serving.inference.candidate_index import CandidateIndex
 from recsys.serving.inference.fair_lock import FairLock, ModelLock
 from recsys.serving.inference.pace import Pace, Work, together
+
+MOST_EVENTS = 10_000
+"""Most events, the newest, that a user is known by: bounds the time of a search."""
 
 _SEARCH_S = 0.01
 """Guess of the time that a search takes, until it is measured."""
@@ -57,6 +63,7 @@ class Recommender:
     ) -> None:
         if ranker is not None:
             check_same_ids(index, ranker.features, ranker.session.model)
+            check_history(index, ranker.features, ranker.session.model)
         self.features = index.features if ranker is None else ranker.features
         self.index = index
         self.release = release
@@ -105,7 +112,7 @@ class Recommender:
 
     def _retrieve(self, query: RetrieveQuery, deadline: Deadline, model_lock: ModelLock) -> RetrieveResult:
         events, degraded = None, False
-        if self._leaves_out_seen(query):
+        if self._reads_events(query):
             timeout_s = min(self._store_timeout_s, deadline.remaining_s() / 2)
             try:
                 _, events = self._store.history(query.user_key, timeout_s=timeout_s)
@@ -135,7 +142,7 @@ class Recommender:
         work = together([self._search(), self._ranker.session.work(query.candidates)])
         with self._admission.enter(work, left_s=deadline.remaining_s()):
             user, events, degraded = None, None, False
-            if self._leaves_out_seen(wanted):
+            if self._reads_events(wanted):
                 user = self._ranker.read_user(query.user_key, deadline=deadline)
                 events, degraded = user.events, user.degraded
                 query.timer.lap("store")
@@ -164,6 +171,8 @@ class Recommender:
             user_known=found.user_known,
             history_events=ranked.history_events,
             candidates=len(found.items),
+            history_known=found.history_known,
+            history_unknown=found.history_unknown,
             ranked=ranked.ranked,
             user_degraded=ranked.user_degraded,
             items_degraded=ranked.items_degraded,
@@ -173,14 +182,19 @@ class Recommender:
     def _search(self) -> Work:
         return Work(self._pace.seconds(1), self._pace.seconds(1))
 
-    def _leaves_out_seen(self, query: RetrieveQuery) -> bool:
-        return not query.include_seen and self.features.history is not None
+    def _reads_events(self, query: RetrieveQuery) -> bool:
+        return bool(self.index.history_fields) or (not query.include_seen and self.features.history is not None)
 
     def _found(
         self, query: RetrieveQuery, events: Events | None, degraded: bool, deadline: Deadline, model_lock: ModelLock
     ) -> RetrieveResult:
         """Search the index; ``events``: all that are stored of the user, however old: seen is seen."""
-        taken = query.exclude
+        taken, read = query.exclude, None
+        if events is not None and self.index.history_fields:
+            time_ms = time.time_ns() // 1_000_000 + 1 if query.time_ms is None else query.time_ms
+            read = visible(self.index.features, events, time_ms)[-MOST_EVENTS:]
+        if query.include_seen:
+            events = None
         if events is not None:
             if query.time_ms is not None:
                 events = events[(events["timestamp"] < query.time_ms) & (events["arrival"] <= query.time_ms)]
@@ -189,11 +203,13 @@ class Recommender:
         with model_lock.acquire(deadline, pace=self._pace, units=1):
             query.timer.lap("wait")
             deadline.remaining_s()
-            found = self.index.retrieve(query.user_key, taken, query.top_k)
+            found = self.index.retrieve(query.user_key, taken, query.top_k, read)
             query.timer.lap("retrieve")
         unseen = model_lock is not self.model_lock
         if self._recorder is not None and not unseen and self._recorder.wants_query(self.release):
-            self._recorder.keep_query(self.release, user_key=query.user_key, taken=taken, top_k=query.top_k)
+            self._recorder.keep_query(
+                self.release, user_key=query.user_key, taken=taken, top_k=query.top_k, events=read
+            )
         return RetrieveResult(
             items=found.items,
             scores=found.scores,
@@ -202,6 +218,8 @@ class Recommender:
             release=self.release,
             user_known=found.known,
             history_events=0 if events is None else len(events),
+            history_known=found.history_known,
+            history_unknown=found.history_unknown,
             user_degraded=degraded,
         )
 
@@ -215,6 +233,28 @@ def check_same_ids(index: CandidateIndex, features: FeatureSet, ranking_model: s
     problem = ids_problem(index.features, features, retrieval_model=index.model, ranking_model=ranking_model)
     if problem:
         raise BundleError(f"{problem}; serve two models of the same ids")
+
+
+def check_history(index: CandidateIndex, features: FeatureSet, ranking_model: str) -> None:
+    """Refuse an index that knows users by a history that the ranking model's FeatureSet, and so the store, has not.
+
+    Raises:
+        BundleError: none is declared, or an attribute that it reads is not there or of another kind.
+    """
+    if not index.history_fields:
+        return
+    problem = "" if features.history is not None else "no history"
+    stored = {} if features.history is None else {each.name: each for each in features.history.attributes}
+    for attribute in () if index.features.history is None else index.features.history.attributes:
+        ours = stored.get(attribute.name)
+        kind = (attribute.id_type, attribute.storage)
+        if attribute.name in index.history_fields and (ours is None or (ours.id_type, ours.storage) != kind):
+            problem = problem or f"no attribute {attribute.name!r} of the history, {kind[0]} ids stored as {kind[1]}"
+    if problem:
+        raise BundleError(
+            f"retrieval model {index.model!r} knows users by their history, but the FeatureSet of ranking model "
+            f"{ranking_model!r} has {problem}; serve two models of the same log"
+        )
 
 
 def _nothing(found: RetrieveResult, ranker: Ranker) -> RecommendResult:
@@ -231,5 +271,7 @@ def _nothing(found: RetrieveResult, ranker: Ranker) -> RecommendResult:
         user_known=found.user_known,
         history_events=0,
         candidates=0,
+        history_known=found.history_known,
+        history_unknown=found.history_unknown,
         user_degraded=found.user_degraded,
     )

@@ -75,16 +75,18 @@ class RecordedQuery:
         user_key: the user.
         taken: keys of items to leave out, shape [N].
         top_k: how many items.
+        events: that the user was known by, oldest first; None: the model knows users by their ids.
     """
 
     user_key: int
     taken: Int64Array
     top_k: int
+    events: Events | None = None
 
     @property
     def size_bytes(self) -> int:
         """Memory it takes, roughly."""
-        return self.taken.nbytes + 4 * _OBJECT_BYTES
+        return self.taken.nbytes + (0 if self.events is None else self.events.nbytes) + 4 * _OBJECT_BYTES
 
 
 Kept = TypeVar("Kept", RecordedRequest, RecordedQuery)
@@ -210,11 +212,20 @@ class Recorder:
             )
         )
 
-    def keep_query(self, release: str, *, user_key: int, taken: Int64Array, top_k: int) -> None:
+    def keep_query(
+        self, release: str, *, user_key: int, taken: Int64Array, top_k: int, events: Events | None = None
+    ) -> None:
         """Copy a search."""
         rings = self._of_release.get(release)
         if rings is not None:
-            rings.queries.put(RecordedQuery(user_key=user_key, taken=taken.copy(), top_k=top_k))
+            rings.queries.put(
+                RecordedQuery(
+                    user_key=user_key,
+                    taken=taken.copy(),
+                    top_k=top_k,
+                    events=None if events is None else events.copy(),
+                )
+            )
 
     def recorded(self, route: str, count: int | None = None) -> Recorded:
         """Gather at most ``count`` of each kind that asked for a model's name; None: all."""

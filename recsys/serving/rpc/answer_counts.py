@@ -20,11 +20,16 @@ from recsys.serving.telemetry.stage_timer import StageTimer
 
 
 class Answer(NamedTuple):
-    """A result, whose it is, and the candidates that were ranked for it."""
+    """A result, whose it is, the candidates that were ranked for it, and the events that its user was known by.
+
+    Attributes:
+        history: how many are of items that the retrieval model has, and of items that it has not.
+    """
 
     release: LoadedRelease
     result: Degradable
     ranked: Ranked | None = None
+    history: tuple[int, int] = (0, 0)
 
 
 class AnswerCounts:
@@ -51,7 +56,10 @@ class AnswerCounts:
         timer.finish()
         stages_us, candidates = timer.in_us(), 0
         sums: dict[int, tuple[bool, int, float]] = {}
-        for release, result, ranked in answers:
+        for release, result, ranked, history in answers:
+            for item, events in zip(("known", "unknown"), history, strict=True):
+                if events:
+                    self._telemetry.count("retrieve_history_events", item, by=events)
             parts = degraded_parts(result)
             for part in parts:
                 self._telemetry.count("degraded", part)
@@ -75,7 +83,7 @@ class AnswerCounts:
 
     def _look(self, answer: Answer) -> None:
         """Look into a request: ids that the store does not know, missing values, scores."""
-        release, result, ranked = answer
+        release, result, ranked, _ = answer
         if self._telemetry is None or ranked is None or ranked.inputs is None:
             return
         inputs = ranked.inputs
@@ -125,7 +133,7 @@ def _tell(answers: Sequence[Answer]) -> None:
     call = CURRENT.get()
     if call is None or not call.trace_id:
         return
-    release, result, _ = answers[0]
+    release, result, *_ = answers[0]
     call.release, call.degraded = release.name, tuple(degraded_parts(result))
     call.model = getattr(result, "model", "")
     call.candidates = sum(len(ranked.request.candidate_keys) for _, _, ranked in answers if ranked is not None)

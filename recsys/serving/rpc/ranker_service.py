@@ -10,6 +10,7 @@ from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.explain.explainer import explain
 from recsys.serving.handlers.model_slot import ModelSlot
+from recsys.serving.handlers.queries import RecommendResult, RetrieveResult
 from recsys.serving.handlers.ranker import rank_together
 from recsys.serving.handlers.routes import LoadedRelease, Route, Routes, ranker_of, recommender_of
 from recsys.serving.handlers.shadow import Retrieved, Shadow
@@ -105,7 +106,7 @@ class RankerService:
                 response = convert_retrieval.retrieve_response(
                     result, query, names=recommender.index.names, include_timings=message.timings
                 )
-            self._counts.answered(query.timer, [Answer(release, result)])
+            self._counts.answered(query.timer, [Answer(release, result, history=_history(result))])
             if self._shadow is not None and route.shadow:
                 answered = Retrieved(query=query, items=result.items)
                 self._shadow.offer(route, release, answered, degraded=result.user_degraded)
@@ -126,7 +127,7 @@ class RankerService:
                 response = convert_retrieval.recommend_response(
                     result, query, names=recommender.index.names, include_timings=message.timings
                 )
-            self._answered(query.timer, [route], [Answer(release, result, result.ranked)])
+            self._answered(query.timer, [route], [Answer(release, result, result.ranked, _history(result))])
             return response
 
     def Explain(self, message: ranker_pb2.ExplainRequest, context: Context) -> ranker_pb2.ExplainResponse:
@@ -155,6 +156,10 @@ class RankerService:
 
     def _deadline(self, context: Context) -> Deadline:
         return deadline_of(context, default_s=self._settings.default_deadline_ms / 1000)
+
+
+def _history(result: RetrieveResult | RecommendResult) -> tuple[int, int]:
+    return result.history_known, result.history_unknown
 
 
 def _routes_of(message: ranker_pb2.RankBatchRequest, routes: Routes) -> list[Route]:

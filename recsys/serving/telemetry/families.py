@@ -118,6 +118,11 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
             {"source": ("memory", "store")},
         ),
         Family(
+            "retrieve_history_events",
+            "Events that users were known by in Retrieve and Recommend, by whether the model has the event's item.",
+            {"item": ("known", "unknown")},
+        ),
+        Family(
             "store_round_trips",
             "Round trips to the feature store's Redis, by what they were for and how they ended, or were skipped.",
             {"link": STORE_LINKS, "outcome": ("ok", "failed", "skipped")},

@@ -22,7 +22,7 @@ from recsys.feature_store.redis.keys import history_keys
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical
-from recsys.features.history.records import make_events
+from recsys.features.history.records import Events, make_events
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
@@ -262,9 +262,9 @@ async def test_the_user_is_read_in_one_round_trip_and_items_in_another_unless_th
 class BruteForce:
     """A CandidateIndex without a bundle: the definition itself."""
 
-    model, version, features, names = "brute", "0", RETRIEVAL_FEATURES, None
+    model, version, features, names, history_fields = "brute", "0", RETRIEVAL_FEATURES, None, ()
 
-    def retrieve(self, user_key: int, seen: Int64Array, k: int) -> Retrieved:
+    def retrieve(self, user_key: int, seen: Int64Array, k: int, events: Events | None = None) -> Retrieved:
         return Retrieved(*best_items(TABLES, user_key, seen.tolist(), k), known=user_key in TABLES.user_keys)
 
 
