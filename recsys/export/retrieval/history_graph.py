@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper
 
 from recsys.arrays import Float32Array, Int32Array, Int64Array
@@ -118,7 +119,7 @@ def write_history_graph(tables: HistoryTables, folder: Path, *, item_id: str) ->
     if tables.item_names_M is not None:
         write_names(folder / ITEM_NAMES, tables.item_keys, tables.item_names_M)
     weights = tables.weights
-    floats: dict[str, object] = {"zero_f": 0.0, "other": weights.other}
+    floats: dict[str, npt.ArrayLike] = {"zero_f": 0.0, "other": weights.other}
     if weights.attribute:
         floats["action_weights"] = [[weight - weights.other] for _, weight in weights.actions]
     if weights.half_life_events:

@@ -2,7 +2,7 @@
 
 Models: ``mf.py`` (and the BPR loss), ``lightgcn.py``, ``ngcf.py``. ``network.py``: the promises of a model, and its
 first vectors. ``hops.py``: messages over the graph. ``neighbour_sampling.py``: the part of it that a batch needs.
-``sparse.py``: fixed sparse matrices times dense ones.
+``sparse.py``: fixed sparse matrices times dense ones. ``history_weights.py``: weights of the events of a history.
 
 To add one, write a file with its configuration (``network.RetrievalConfig``) and a function that builds its network
 (``network.RetrievalNet``), add a line to ``RETRIEVAL_MODELS`` in ``models/registry.py``, and a recipe to ``recipes/``.

@@ -136,4 +136,4 @@ def _tell(answers: Sequence[Answer]) -> None:
     release, result, *_ = answers[0]
     call.release, call.degraded = release.name, tuple(degraded_parts(result))
     call.model = getattr(result, "model", "")
-    call.candidates = sum(len(ranked.request.candidate_keys) for _, _, ranked in answers if ranked is not None)
+    call.candidates = sum(len(each.ranked.request.candidate_keys) for each in answers if each.ranked is not None)
