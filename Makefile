@@ -8,12 +8,12 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SETS := $(filter-out requirements/policy.txt,$(wildcard requirements/*.txt)) $(wildcard recsys/operators/*.cpp recsys/operators/*.h) pyproject.toml setup.py
+SETS := $(filter-out requirements/policy.txt requirements/docs.txt,$(wildcard requirements/*.txt)) $(wildcard recsys/operators/*.cpp recsys/operators/*.h) pyproject.toml setup.py
 # Its name holds what was installed, so that a second call installs nothing and a changed pin or a new compiler does.
 STAMP := $(VENV)/.installed-$(DEVICE)-$(shell (cat $(SETS); command -v c++ g++) | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove fuzz check audit policy format protos wheel images bench-quick clean
+.PHONY: help demo test prove fuzz check audit policy docs docs-serve format protos wheel images bench-quick clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -48,6 +48,15 @@ policy: $(STAMP)  ## Schemas of three versions of Kubernetes and checkov on depl
 	@$(POLICY)/bin/python -m pip --disable-pip-version-check --quiet install -r requirements/policy.txt
 	@$(BIN)/python deploy/k8s/policy.py
 
+SITE := .venv-docs
+SITE_STAMP := $(SITE)/.installed-$(shell cksum < requirements/docs.txt | cut -d' ' -f1)
+docs: $(SITE_STAMP)  ## The documentation as a site in site/, every link checked (an environment of its own)
+	@NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --quiet
+	@$(SITE)/bin/python scripts/docs/built.py
+
+docs-serve: $(SITE_STAMP)  ## The same on http://127.0.0.1:8000, made again when a page changes
+	@NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs serve
+
 format: $(STAMP)  ## Format the code
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --quiet --fix .
@@ -65,7 +74,7 @@ bench-quick: $(STAMP)  ## Every benchmark's quick form
 	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file --quick || exit 1; done
 
 clean:  ## Remove the environment and what the demo left; other runs stay
-	rm -rf $(VENV) $(POLICY) runs/demo
+	rm -rf $(VENV) $(POLICY) $(SITE) site runs/demo
 
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
@@ -78,4 +87,10 @@ $(STAMP):
 	@$(PIP) install --no-deps -r requirements/torchrec.txt
 	@rm -f recsys/operators/*.so  # one that does not compile any more must not stay
 	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(SITE_STAMP): requirements/docs.txt
+	@test -x $(SITE)/bin/python || $(PYTHON) -m venv $(SITE)
+	@rm -f $(SITE)/.installed-*
+	@$(SITE)/bin/python -m pip --disable-pip-version-check --quiet install -r $<
 	@touch $@

@@ -30,7 +30,7 @@ def generate(out: Path) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         outputs = [f"--{kind}_out={folder}" for kind in ("python", "pyi", "grpc_python")]
-        _compile(outputs)
+        compile_protos(outputs)
         out.mkdir(parents=True, exist_ok=True)
         for stale in out.glob("*_pb2*.py*"):
             stale.unlink()
@@ -46,10 +46,15 @@ def describe(file: Path) -> None:
         RuntimeError: as :func:`generate`.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    _compile(["--include_imports", f"--descriptor_set_out={file}"])
+    compile_protos(["--include_imports", f"--descriptor_set_out={file}"])
 
 
-def _compile(options: list[str]) -> None:
+def compile_protos(options: list[str]) -> None:
+    """Run the compiler on all proto files.
+
+    Raises:
+        RuntimeError: it refused one; it says why on stderr.
+    """
     sources = sorted(p.relative_to(PROTOS).as_posix() for p in PROTOS.rglob("*.proto"))
     # google/api/annotations.proto is in googleapis-common-protos.
     folders = [PROTOS, resources.files("grpc_tools") / "_proto", resources.files("google.api") / ".." / ".."]

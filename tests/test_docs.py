@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
+import os
 import re
 import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
+import generate_docs
 import pytest
 import typer
-from support.paths import ROOT
+import yaml
+from support.paths import DOCS, ROOT
 
+from docs import links, scaling
 from recsys import errors
 from recsys.cli import app, exit_codes
 from recsys.client import types as client_types
@@ -19,34 +26,75 @@ from recsys.errors import RecsysError
 from recsys.recipes import RECIPES, RETRIEVAL_RECIPES
 from recsys.training.settings import override, setting_paths
 
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("requirements/*.md")])
+ELSEWHERE = ("requirements", "deploy", "deploy/monitoring", "benchmarks")
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("**/*.md"), *(ROOT / name / "README.md" for name in ELSEWHERE)])
+GENERATED = [DOCS / "reference" / name for name in generate_docs.REFERENCE]
+HISTORY = ROOT / "CHANGELOG.md"
+"""Names commands as they were."""
 COMMANDS = typer.main.get_command(app)
 
 
-def _commands_shown() -> list[tuple[str, str]]:
-    shown = []
-    for page in PAGES:
-        for line in page.read_text().splitlines():
-            if match := re.match(r"    (recsys [a-z].*?)(?:\s+#.*)?$", line):
-                shown.append((page.name, match[1]))
-    return shown
+def _code_shown(page: Path, begins: str) -> list[str]:
+    """Commands of a page that begin with a word: on a line of their own, or in backticks."""
+    pattern = rf"^(?: {{4}})?({begins} [\w-].*?)(?:\s+#.*)?$|`({begins} [\w-][^`]*)`"
+    text = page.read_text().replace("\\\n", " ") if page not in (*GENERATED, HISTORY) else ""
+    return [line or inline for line, inline in re.findall(pattern, text, re.MULTILINE)]
 
 
-@pytest.mark.parametrize(("page", "command"), _commands_shown())
-def test_every_command_shown_exists_with_its_options(page: str, command: str) -> None:
-    name, *arguments = shlex.split(command)[1:]
-    known = COMMANDS.commands[name]  # type: ignore[attr-defined]
-    if hasattr(known, "commands") and arguments and arguments[0] in known.commands:
-        known = known.commands[arguments.pop(0)]
+def _faults_of(command: str) -> list[str]:
+    """Parts of a command of ``recsys`` that do not exist; a name in capitals or braces stands for one."""
+    words = shlex.split(command)[1:]
+    name, *arguments = words
+    if name == "--help":
+        return []
+    known = COMMANDS.commands.get(name)  # type: ignore[attr-defined]
+    if known is None:
+        return [f"no command {name}"]
+    if hasattr(known, "commands") and arguments and not arguments[0].startswith("-"):
+        if (known := known.commands.get(arguments.pop(0))) is None:
+            return [f"no command {' '.join(words[:2])}"]
     options = {option for parameter in known.params for option in (*parameter.opts, *parameter.secondary_opts)}
-    assert {a for a in arguments if a.startswith("--")} <= options
-    if name == "train":
-        assert arguments[0] in {**RECIPES, **RETRIEVAL_RECIPES}
-        overrides = {a.partition("=")[0] for a in arguments[1:] if "=" in a}
-        if arguments[0] in RETRIEVAL_RECIPES:
-            override(RETRIEVAL_RECIPES[arguments[0]](), [a for a in arguments[1:] if "=" in a])
+    faults = [f"no option {a}" for a in arguments if a.startswith("--") and a not in options]
+    if name == "train" and arguments and re.fullmatch("[a-z][a-z0-9_]+", recipe := arguments[0]):
+        overrides = [a for a in arguments[1:] if "=" in a and not re.search("=.*[A-Z{]", a)]
+        if recipe in RETRIEVAL_RECIPES:
+            override(RETRIEVAL_RECIPES[recipe](), overrides)
+        elif recipe in RECIPES:
+            paths = setting_paths(RECIPES[recipe]())
+            faults += [f"no setting {a}" for a in overrides if a.partition("=")[0] not in paths]
         else:
-            assert overrides <= set(setting_paths(RECIPES["din"]()))
+            faults.append(f"no recipe {recipe}")
+    return faults
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_command_shown_exists_with_its_options(page: Path) -> None:
+    found = {command: _faults_of(command) for command in _code_shown(page, "recsys")}
+    assert {command: faults for command, faults in found.items() if faults} == {}
+
+
+def test_every_make_target_and_script_shown_exists_with_its_options() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        for _, target, *words in map(str.split, _code_shown(page, "make")):
+            assert target in targets or target.isupper(), f"{page.name}: make {target} {' '.join(words)}"
+        for _, script, *words in map(str.split, _code_shown(page, "python")):
+            if script.endswith(".py"):
+                assert (ROOT / script).exists(), f"{page.name}: {script}"
+                options = {word for word in words if word.startswith("--")}
+                if unknown := options - set(re.findall(r'"(--[\w-]+)"', (ROOT / script).read_text())):
+                    assert unknown <= _options_of(script), f"{page.name}: {script} {unknown}"
+
+
+@functools.cache
+def _options_of(script: str) -> set[str]:
+    """Options that a script's own help has; of one that does not spell them out."""
+    command = [sys.executable, ROOT / script, "--help"]
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    told = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(re.findall(r"--[\w-]+", told.stdout))
 
 
 def test_every_command_is_in_the_readme() -> None:
@@ -70,24 +118,32 @@ def headings_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
-@pytest.fixture(scope="module")
-def generator() -> ModuleType:
-    """``scripts/generate_docs.py``."""
-    spec = importlib.util.spec_from_file_location("generate_docs", ROOT / "scripts" / "generate_docs.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def pages_of(nav: Any) -> Iterator[str]:
+    """Pages that an entry of the navigation leads to."""
+    if isinstance(nav, str):
+        yield nav
+    else:
+        for entry in nav.values() if isinstance(nav, dict) else nav:
+            yield from pages_of(entry)
 
 
-def test_the_settings_page_is_what_the_generator_writes(generator: ModuleType) -> None:
-    assert (ROOT / "docs" / "reference" / "settings.md").read_text() == generator.settings_page()
+def test_every_page_is_in_the_navigation_once() -> None:
+    pages = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")}
+    decisions = {page for page in pages if re.match(r"adr/\d", page)}
+    listed = list(pages_of(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
+    assert sorted(listed) == sorted({*links.PAGES, *pages} - decisions), "add the page to nav in mkdocs.yml"
 
 
-def test_the_tables_of_the_scaling_page_are_what_the_recorded_figures_give(generator: ModuleType) -> None:
-    page = (ROOT / "docs" / "operate" / "scaling.md").read_text()
-    assert page.count(generator.FROM) == page.count(generator.UNTIL) == 1
-    assert page == generator.scaling_page(), "was a figure recorded anew? python scripts/generate_docs.py"
+@pytest.mark.parametrize("name", generate_docs.REFERENCE)
+def test_a_generated_page_is_what_the_generator_writes(name: str) -> None:
+    written = (DOCS / "reference" / name).read_text()
+    assert written == generate_docs.REFERENCE[name](), "did the code change? python scripts/generate_docs.py"
+
+
+def test_the_tables_of_the_scaling_page_are_what_the_recorded_figures_give() -> None:
+    page = scaling.SCALING.read_text()
+    assert page.count(scaling.FROM) == page.count(scaling.UNTIL) == 1
+    assert page == scaling.scaling_page(), "was a figure recorded anew? python scripts/generate_docs.py"
 
 
 def test_every_client_error_but_a_defect_of_the_server_has_an_exit_code() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -169,7 +170,7 @@ def _command(row: Row, runs: Sequence[Recorded]) -> str:
     if not row.recipe:
         return ""
     overrides = runs[0].run.overrides if runs else row.overrides
-    return " ".join(["recsys train", row.recipe, *overrides])
+    return shlex.join(["recsys", "train", row.recipe, *overrides])
 
 
 def _seeds(seeds: Sequence[int]) -> str:
