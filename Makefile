@@ -13,10 +13,12 @@ SETS := $(filter-out requirements/policy.txt requirements/docs.txt,$(wildcard re
 STAMP := $(VENV)/.installed-$(DEVICE)-$(shell (cat $(SETS); command -v c++ g++) | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test prove fuzz check audit policy docs docs-serve format protos wheel images bench-quick clean
+.PHONY: help install demo test prove fuzz check audit policy docs docs-serve format protos wheel images bench-quick clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+install: $(STAMP)  ## Install everything into .venv: torch first, then the rest
 
 demo: $(STAMP)  ## The whole way on real data: train, export, ingest, serve, rank (about 2 minutes)
 	@$(BIN)/recsys demo

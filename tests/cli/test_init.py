@@ -59,6 +59,7 @@ def missing(table: EventTable, side: str, name: str) -> float:
     return float((nothing.all(axis=1) if nothing.ndim == 2 else nothing).mean())
 
 
+@pytest.mark.prove
 def test_the_lines_of_the_readme_lead_from_a_csv_to_a_ranked_list(first_list: ModuleType, tmp_path: Path) -> None:
     first_list.write_log(tmp_path / "log.csv", 60, 30)
     lines = readme_lines()
