@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
 def test_the_site_loads_nothing_from_elsewhere() -> None:
     assert CONFIG["theme"]["font"] is False and "repo_url" not in CONFIG
     assert "://" not in (DOCS / "assets" / "site.css").read_text()
+    drawn_by_a_script = [page.name for page in DOCS.rglob("*.md") if "```mermaid" in page.read_text()]
+    assert drawn_by_a_script == [], "Material loads mermaid from another host; draw an SVG in docs/images"
 
 
 @pytest.mark.parametrize(
@@ -38,6 +41,10 @@ def test_a_link_leads_to_the_same_page_on_the_site(target: str, at: str, expecte
     assert link("x", target, at) == expected
 
 
+def test_a_page_that_is_called_by_its_file_is_called_by_its_title_on_the_site() -> None:
+    assert link("ids.md", "../specs/ids.md", "docs/guides/data.md") == "[Ids, keys and rows](../specs/ids.md)"
+
+
 def test_commands_become_a_block_of_the_shell_and_code_keeps_its_links() -> None:
     page = (
         "Do:\n\n    recsys serve b  # [x](../../setup.py)\n    recsys top\n\n"
@@ -58,3 +65,12 @@ def test_a_dead_link_a_dead_anchor_and_another_host_are_found_in_the_built_site(
         "a.html: c.html is not there",
         "b/index.html: loads https://example.org/x.png",
     ]
+
+
+@pytest.mark.prove
+def test_the_site_builds_without_a_warning_and_has_no_dead_link() -> None:
+    built = subprocess.run(["make", "docs"], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert built.returncode == 0, built.stderr
+    assert "pages, no dead link, nothing from another host" in built.stdout and "WARNING  -" not in built.stderr
+    client = (ROOT / "site" / "reference" / "client.html").read_text()
+    assert all(f'id="recsys.client.Client.{call}"' in client for call in ("rank", "append_events", "get_history"))

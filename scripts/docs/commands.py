@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from docs.table import generated, table
+from docs.table import generated, linked, table
 from recsys.cli import EXIT_CODES, app
 
 
@@ -22,7 +22,10 @@ def commands_page() -> str:
     )
     lines += table(
         ("command", "what it does"),
-        [(f"[`{name}`](#{name.replace(' ', '-')})", _first(command.help)) for name, command in _walk("recsys", root)],
+        [
+            (f"[`{name}`](#{name.replace(' ', '-')})", _plain(_first(command.help)))
+            for name, command in _walk("recsys", root)
+        ],
     )
     lines += ["## Exit codes", ""]
     lines += table(("code", "meaning"), [(str(code), what) for code, what in EXIT_CODES.items()])
@@ -57,9 +60,9 @@ def _section(name: str, command: Any) -> list[str]:
 
 def _row(parameter: Any, context: Any) -> tuple[str, str]:
     if parameter.param_type_name == "argument":
-        return f"`{parameter.name}`", _cell(parameter.help or "")
+        return f"`{parameter.name}`", _plain(parameter.help or "")
     shown, meaning = parameter.get_help_record(context)
-    return f"`{shown}`", _cell(meaning)
+    return f"`{shown}`", _plain(meaning)
 
 
 def _first(text: str | None) -> str:
@@ -72,10 +75,7 @@ def _prose(text: str | None) -> list[str]:
     return [_plain(line) for line in (text or "").replace("\b\n", "").strip().splitlines()]
 
 
-def _cell(text: str) -> str:
-    return _plain(text)
-
-
 def _plain(text: str) -> str:
     """Text without HTML: ``<`` outside code."""
-    return "".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(re.split(r"(`[^`]*`)", text)))
+    parts = re.split(r"(`[^`]*`)", text)
+    return linked("".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(parts)))

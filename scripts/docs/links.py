@@ -41,7 +41,8 @@ def for_site(markdown: str, at: str) -> str:
 
 
 def link(text: str, target: str, at: str) -> str:
-    """A link as the site has it; one to a file that is not on the site becomes its text, with the path as a tooltip.
+    """A link as the site has it: a page called by its file, by its title; a file that is not on the site, by its text
+    alone, with the path as a tooltip.
 
     >>> link("the rules", "../specs/ids.md#strings", "docs/guides/data.md")
     '[the rules](../specs/ids.md#strings)'
@@ -55,6 +56,8 @@ def link(text: str, target: str, at: str) -> str:
     found = STANDS_FOR.get(path) or _page_of(path)
     if found is None:
         return f'<span class="source" title="{path}">{text}</span>'
+    if re.fullmatch(r"[\w/.-]+\.md", text):
+        text = _title(found) or text
     relative = posixpath.relpath(site_path(found), posixpath.dirname(site_path(at)) or ".")
     return f"[{text}]({relative}{'#' + heading if heading else ''})"
 
@@ -65,6 +68,12 @@ def _page_of(path: str) -> str | None:
         path = f"{path}/README.md"
     shown = path in PAGES or (path.startswith("docs/") and (ROOT / path).exists())
     return path if shown and not re.match("docs/results/.*/", path) else None
+
+
+def _title(path: str) -> str | None:
+    """The first heading of a page; None: it has none."""
+    found = re.search("^# (.+)$", (ROOT / path).read_text(), re.MULTILINE)
+    return found[1] if found else None
 
 
 def site_path(path: str) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from docs.table import generated
+from docs.table import generated, linked
 from recsys.serving.settings import settings_table
 
 
 def settings_page() -> str:
     """The text of ``docs/reference/settings.md``."""
     rows = [
-        f"| `{row.variable}` | {row.default} | {row.allowed} | {row.meaning} |".replace("||", "| |")
+        f"| `{row.variable}` | {row.default} | {row.allowed} | {linked(row.meaning)} |".replace("||", "| |")
         for row in settings_table()
     ]
     head = generated(
