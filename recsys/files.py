@@ -73,7 +73,9 @@ def make_folder(path: Path) -> None:
     except OSError as error:
         raise _not_writable(path, error) from error
     if not os.access(path, os.W_OK | os.X_OK):
-        raise ConfigError(f"{path} cannot be written: no permission; choose another folder")
+        read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+        reason = "its disk is mounted read-only" if read_only else "no permission"
+        raise ConfigError(f"{path} cannot be written: {reason}; choose another folder")
 
 
 def temporary_path(path: Path) -> Path:
@@ -200,7 +202,8 @@ def _runs(pid: int) -> bool:
 
 def _free(path: Path) -> str:
     """Room left on its disk, in words; a quota or a limit of file sizes is reached with some left."""
-    folder = next((each for each in path.absolute().parents if each.exists()), None)
+    absolute = path.absolute()  # itself, where it is a folder: a volume may be mounted there
+    folder = next((each for each in (absolute, *absolute.parents) if each.is_dir()), None)
     if folder is None:
         return ""
     return f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free in {folder})"

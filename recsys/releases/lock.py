@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from recsys.errors import ConfigError, ReleaseError
-from recsys.files import make_folder
+from recsys.errors import ConfigError, NoSpaceError, ReleaseError
+from recsys.files import make_folder, writing
 
 LOCK = ".lock"
 WAIT_S = 30.0
@@ -30,12 +30,16 @@ def store_lock(store: Path, *, wait_s: float = WAIT_S) -> Iterator[None]:
 
     Raises:
         ConfigError: the store cannot be written, or its file system has no locks.
+        NoSpaceError: there is no room for the lock's file.
         ReleaseError: another process held it all the while: the message names it.
     """
     make_folder(store)
     path = store / LOCK
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with writing(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except NoSpaceError:
+        raise
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}; is the store read-only here?") from error
     try:

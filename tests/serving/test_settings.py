@@ -53,6 +53,16 @@ def test_a_bad_value_names_the_variable_the_value_and_what_is_allowed(
     assert str(caught.value).startswith(complaint)
 
 
+def test_every_variable_that_is_no_text_or_path_is_checked_and_says_what_is_allowed() -> None:
+    checked = [row for row in settings_table() if row.allowed not in ("any text", "a path")]
+    assert len(checked) > 40
+    for row in checked:
+        with pytest.raises(ConfigError) as caught:
+            read_settings({row.variable: "?"})
+        shown = "'***'" if row.variable == "REDIS_URL" else "'?'"
+        assert f"{row.variable} is {shown}; allowed: {row.allowed}" in str(caught.value)
+
+
 def test_a_bad_override_names_the_field() -> None:
     with pytest.raises(ConfigError, match="port is -1; allowed: whole numbers from 0"):
         read_settings({}, port=-1)

@@ -23,6 +23,7 @@ from recsys.arrays import Float32Array, Int64Array
 from recsys.errors import ConfigError
 from recsys.features.encode import EncodedRequest
 from recsys.features.feature_set import FeatureSet
+from recsys.files import writing
 
 _log = logging.getLogger("recsys.serving")
 
@@ -204,8 +205,9 @@ class RequestLog:
         name = f"requests-{time.time_ns() // 1_000_000}-{os.getpid()}-{self._files}.parquet"
         part = self._folder / f".{name}.part"
         try:
-            pq.write_table(pa.table(columns).replace_schema_metadata(metadata), part)
-            part.replace(self._folder / name)
+            with writing(self._folder):
+                pq.write_table(pa.table(columns).replace_schema_metadata(metadata), part)
+                part.replace(self._folder / name)
         finally:
             part.unlink(missing_ok=True)
 

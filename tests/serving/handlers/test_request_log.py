@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from support.full_disk import files_up_to
 from support.tiny_bundle import FEATURES
 from support.tiny_retrieval import write_tiny_retrieval
 from support.tiny_server import Start
@@ -87,6 +88,17 @@ def test_what_a_slow_disk_cannot_take_is_dropped_and_counted(tmp_path: Path, mon
     for _ in range(8):
         offer(log)
     assert log.dropped == 3
+
+
+def test_a_full_disk_is_named_and_what_it_cannot_take_is_counted_and_leaves_no_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = RequestLog(tmp_path, share=1.0)
+    offer(log)
+    with files_up_to(100):
+        log.close()
+    assert (log.dropped, list(tmp_path.iterdir())) == (1, [])
+    assert f"1 requests were not written: {tmp_path}: File too large" in caplog.text
 
 
 def test_what_is_held_in_memory_is_bounded_however_large_requests_are(
