@@ -77,9 +77,15 @@ def compress(
     a longer list of maps, budgets or seeds trains only what is new. `rows.exact_below` is 50 unless the recipe or
     you set it: budgets are for large tables.
     """
+    from recsys.recipes import RETRIEVAL_RECIPES
     from recsys.recipes import recipe as find_recipe
     from recsys.training.settings import override
 
+    if recipe in RETRIEVAL_RECIPES:
+        raise ConfigError(
+            f"compress is for ranking models, whose ids may share rows; {recipe} ranks all items and keeps a vector of "
+            "each id: train it with another model.dim, and `recsys compare` the runs"
+        )
     config = find_recipe(recipe)
     first = [] if config.rows.exact_below else [f"rows.exact_below={_EXACT_BELOW}"]
     config = override(config, [*first, *(overrides or [])])

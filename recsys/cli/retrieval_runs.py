@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from recsys.cli.options import notes, output, print_lines, where_data_is
+from recsys.cli.options import notes, output, print_lines, print_notes, where_data_is
 
 if TYPE_CHECKING:
     from recsys.bundle import Manifest
@@ -39,11 +39,19 @@ def train_retrieval(
         interactions = load(config.data, data, work_dir)
     notes.print(f"data: {interactions.source}", markup=False)
     with training_progress(notes) as report:
-        result = train_retrieval_run(config, interactions, run_dir, resume=resume, overrides=overrides, report=report)
+        result = train_retrieval_run(
+            config,
+            interactions,
+            run_dir,
+            resume=resume,
+            overrides=overrides,
+            report=report,
+            show_notes=lambda said: print_notes(notes, said),
+        )
     figures = {"validation": result.validation, "test": result.test}
     beside = result.baselines
     if as_json:
-        facts: dict[str, Any] = {"run_dir": str(run_dir), **_values(figures, beside)}
+        facts: dict[str, Any] = {"run_dir": str(run_dir), **_values(figures, beside), "notes": list(result.notes)}
         if result.best_epoch is not None:
             facts["best_epoch"] = result.best_epoch
         print(json.dumps({**facts, "epochs": result.epochs, "samples_per_s": round(result.pairs_per_s)}))
@@ -98,7 +106,8 @@ def export_retrieval(
     with progress(notes, "reading the data") as work:
         interactions = load(config.data, data, work_dir)
         work.stage("writing the tables, comparing lists")
-        name = name or model_name(config, "")
+        declared = "" if interactions.ids is None else interactions.ids.features.name
+        name = name or model_name(config, declared)
         manifest = export_retrieval_bundle(run_dir, interactions, out, name=name, overwrite=overwrite)
     certificate = manifest.certificate
     sizes = {table: manifest.files[t.file][0] for table, t in manifest.tables.items()}
@@ -156,7 +165,7 @@ def load(config: InteractionsConfig, data: Path | None, work_dir: Path) -> Inter
     """A run's interactions, in their parts."""
     from recsys.data.interactions.datasets import load_interaction_set
 
-    return load_interaction_set(config.dataset, validation_share=config.validation_share, work_dir=work_dir, path=data)
+    return load_interaction_set(config.dataset, config, work_dir=work_dir, path=data)
 
 
 def _values(figures: Mapping[str, RankingMetrics | None], beside: Mapping[str, tuple[Baseline, ...]]) -> dict[str, Any]:

@@ -108,17 +108,16 @@ def train(
     from recsys.recipes import recipe as find_recipe
     from recsys.training.settings import override, to_json
 
-    if recipe in RETRIEVAL_RECIPES:
-        ranking_only = {"--warm-start": warm_start, "--since": since, "--tensorboard": tensorboard, "--plan": plan}
-        if given := [option for option, value in ranking_only.items() if value]:
-            raise ConfigError(f"{given[0]} is for ranking models; {recipe} ranks all items")
-        _train_retrieval(recipe, list(overrides or []), run_dir, resume, data, work_dir, show, as_json)
-        return
     changes = list(overrides or [])
     if warm_start is not None:
         changes.append(f"train.warm_start={json.dumps(str(warm_start))}")
     if since is not None:
         changes.append(f"data.since={json.dumps(since)}")
+    if recipe in RETRIEVAL_RECIPES:
+        if given := [option for option, value in {"--tensorboard": tensorboard, "--plan": plan}.items() if value]:
+            raise ConfigError(f"{given[0]} is for ranking models; {recipe} ranks all items")
+        _train_retrieval(recipe, changes, run_dir, resume, data, work_dir, show, as_json)
+        return
     if tensorboard:
         changes.append("train.tensorboard=true")
     config = override(find_recipe(recipe), changes)

@@ -11,7 +11,7 @@ from typing import Any
 
 from recsys.bundle import RESAMPLES, Measured, read_manifest
 from recsys.bundle.evaluation import evaluation_from_dict, read_resamples, resamples_bytes
-from recsys.data.interactions.positives import positive_pairs
+from recsys.data.interactions.positives import PairRule, positive_pairs
 from recsys.data.samples.dataset import Dataset
 from recsys.evaluation.baselines import baseline_values, baselines_of
 from recsys.evaluation.evaluate import measure
@@ -21,7 +21,6 @@ from recsys.export.retrieval.bundle import export_retrieval_bundle
 from recsys.export.retrieval.measure import measure_retrieval_bundle
 from recsys.files import write_atomically
 from recsys.pipeline.settings import ExportSettings
-from recsys.pipeline.train import pairs_of
 from recsys.releases.release import RANKING, RETRIEVAL
 from recsys.training.retrieval.folder import read_retrieval_config
 from recsys.training.trained import load_run, predict_run
@@ -64,7 +63,7 @@ def export_retrieval(run_dir: Path, dataset: Dataset, folder: Path, *, name: str
     Raises:
         RecsysError: as :func:`recsys.export.retrieval.bundle.export_retrieval_bundle`.
     """
-    pairs = pairs_of(read_retrieval_config(run_dir), dataset)
+    pairs = positive_pairs(dataset, read_retrieval_config(run_dir).data, source="the log")
     manifest = export_retrieval_bundle(run_dir, pairs, folder / RETRIEVAL, name=name, created_at=created_at)
     return {"retrieval": manifest.version}
 
@@ -93,7 +92,7 @@ def measure_in(folder: Path, bundle: Path, dataset: Dataset, *, samples: int) ->
             :func:`recsys.export.retrieval.measure.measure_retrieval_bundle`.
     """
     if read_manifest(bundle).kind == "retrieval":
-        pairs = positive_pairs(dataset, source="the log")
+        pairs = positive_pairs(dataset, PairRule(validation_share=0.0), source="the log")
         found = measure_retrieval_bundle(bundle, pairs, list_length=min(LIST_LENGTH, pairs.num_items))
     else:
         found = measure_bundle(bundle, dataset, samples=samples)

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from recsys.data.samples.since import UNITS_MS
 from recsys.errors import ConfigError
-
-_UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,7 @@ def duration_ms(where: str, text: str) -> int:
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smhdw])", text.strip())
     if match is None:
         raise ConfigError(f"{where} is {text!r}; allowed: a number and s, m, h, d or w, such as 6h")
-    return round(float(match[1]) * _UNITS_MS[match[2]])
+    return round(float(match[1]) * UNITS_MS[match[2]])
 
 
 def iso(time_ms: int) -> str:

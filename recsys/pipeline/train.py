@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from recsys.data.datasets import load_dataset
-from recsys.data.interactions.pairs import Interactions
 from recsys.data.interactions.positives import positive_pairs
 from recsys.data.samples.dataset import Dataset
 from recsys.errors import ConfigError, DataFileError, RecsysError
@@ -75,14 +74,9 @@ def train_retrieval(config: RetrievalRunConfig, dataset: Dataset, folder: Path) 
     resume = (run_dir / CHECKPOINT).exists()
     if run_dir.exists() and not resume:
         shutil.rmtree(run_dir)
-    result = train_retrieval_run(config, pairs_of(config, dataset), run_dir, resume=resume)
+    pairs = positive_pairs(dataset, config.data, source="the log")
+    result = train_retrieval_run(config, pairs, run_dir, resume=resume)
     return {"recall": result.test.recall, "ndcg": result.test.ndcg}
-
-
-def pairs_of(config: RetrievalRunConfig, dataset: Dataset) -> Interactions:
-    """The pairs that a run of this configuration is trained and tested on."""
-    share = config.data.validation_share if config.train.patience else 0.0
-    return positive_pairs(dataset, validation_share=share, source="the log")
 
 
 def _train_here(config: RunConfig, run_dir: Path, say: Callable[[str], None]) -> None:

@@ -27,7 +27,14 @@ OWN_LOG: dict[str, Callable[[], RunConfig]] = {
     "autoint_plus": own_log.autoint_plus,
     "dcn": own_log.dcn,
 }
-"""Recipes for any log that `recsys prepare` wrote, by model."""
+"""Recipes of ranking models for any log that `recsys prepare` wrote, by model."""
+
+OWN_LOG_RETRIEVAL: dict[str, Callable[[], RetrievalRunConfig]] = {
+    "mf": own_log.mf,
+    "lightgcn": own_log.lightgcn,
+    "ngcf": own_log.ngcf,
+}
+"""Recipes of models that rank all items for any such log, by model."""
 
 RECIPES: dict[str, Callable[[], RunConfig]] = {
     **OWN_LOG,
@@ -52,6 +59,7 @@ RECIPES: dict[str, Callable[[], RunConfig]] = {
 }
 
 RETRIEVAL_RECIPES: dict[str, Callable[[], RetrievalRunConfig]] = {
+    **OWN_LOG_RETRIEVAL,
     "lightgcn_gowalla": gowalla.lightgcn_gowalla,
     "lightgcn_lcfn": gowalla.lightgcn_lcfn,
     "lightgcn_movielens_1m": movielens.lightgcn_movielens_1m,
@@ -64,9 +72,10 @@ RETRIEVAL_RECIPES: dict[str, Callable[[], RetrievalRunConfig]] = {
 
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "for a log of your own: recsys train NAME data.dataset=./FOLDER (of `recsys prepare`)": tuple(OWN_LOG),
+    "for a log of your own, that rank: recsys train NAME data.dataset=./FOLDER (of `recsys prepare`)": tuple(OWN_LOG),
+    "for the same log, that find candidates among all items": tuple(OWN_LOG_RETRIEVAL),
     "for published data and the synthetic logs": tuple(sorted(set(RECIPES) - set(OWN_LOG))),
-    "that rank all items": tuple(sorted(RETRIEVAL_RECIPES)),
+    "for published data, that rank all items": tuple(sorted(set(RETRIEVAL_RECIPES) - set(OWN_LOG_RETRIEVAL))),
 }
 """Names of recipes in the order in which they are listed, under their headings."""
 

@@ -1,4 +1,4 @@
-"""Runs on a log of one's own, by model.
+"""Runs on a log of one's own, by model: those that rank given items, and those that rank all items.
 
 Nothing here is tuned to a data set: widths and rates are the defaults of the model and of training, and a sample reads
 as many events as the FeatureSet declares (``history.recent``). Begin here, then change one setting at a time and look
@@ -13,7 +13,12 @@ from recsys.models.ranking.dcn import DcnConfig
 from recsys.models.ranking.din import DinConfig
 from recsys.models.ranking.network import RankingConfig
 from recsys.models.ranking.sdim import SdimConfig
+from recsys.models.retrieval.lightgcn import LightGcnConfig
+from recsys.models.retrieval.mf import MfConfig
+from recsys.models.retrieval.network import RetrievalConfig
+from recsys.models.retrieval.ngcf import NgcfConfig
 from recsys.training.config import DataConfig, RunConfig
+from recsys.training.retrieval.config import InteractionsConfig, RetrievalRunConfig, RetrievalTrainConfig
 
 FOLDER = "./prepared"
 
@@ -47,3 +52,31 @@ def dcn() -> RunConfig:
 
 def _on_own_log(name: str, model: RankingConfig) -> RunConfig:
     return RunConfig(recipe=name, data=DataConfig(dataset=FOLDER, recent=0), model=model)
+
+
+def mf() -> RetrievalRunConfig:
+    """Matrix factorisation: finds candidates among all items, for users that it was trained on."""
+    return _retrieval_on_own_log("mf", MfConfig(init_std=0.1))
+
+
+def lightgcn() -> RetrievalRunConfig:
+    """LightGCN: the same with vectors averaged over who took what; slower to train, mostly better."""
+    return _retrieval_on_own_log("lightgcn", LightGcnConfig(layers=2))
+
+
+def ngcf() -> RetrievalRunConfig:
+    """NGCF: the same with weights in each layer; wider vectors."""
+    return _retrieval_on_own_log("ngcf", NgcfConfig(layers=2))
+
+
+def _retrieval_on_own_log(name: str, model: RetrievalConfig) -> RetrievalRunConfig:
+    train = RetrievalTrainConfig(
+        epochs=100,
+        batch_size=25_000,
+        learning_rate=0.02,
+        negatives=8,
+        regularization=1e-3,
+        validate_every=2,
+        patience=5,
+    )
+    return RetrievalRunConfig(recipe=name, data=InteractionsConfig(dataset=FOLDER), model=model, train=train)

@@ -72,12 +72,18 @@ def test_a_run_without_a_validation_part_has_nothing_to_measure_there(at_data: P
     assert told.exit_code == 0 and "the validation split is empty" in told.output
 
 
-@pytest.mark.parametrize("option", ["--plan", "--since=1d", "--warm-start=runs/x", "--tensorboard"])
+@pytest.mark.parametrize("option", ["--plan", "--tensorboard"])
 def test_options_of_ranking_models_are_refused(option: str) -> None:
     done = CliRunner().invoke(app, ["train", "lightgcn_gowalla", option])
     assert isinstance(done.exception, ConfigError)
     name = option.partition("=")[0]
     assert str(done.exception) == f"{name} is for ranking models; lightgcn_gowalla ranks all items"
+
+
+def test_compress_says_what_sets_the_memory_of_a_model_that_ranks_all_items() -> None:
+    done = CliRunner().invoke(app, ["compress", "mf"])
+    assert isinstance(done.exception, ConfigError)
+    assert "mf ranks all items and keeps a vector of each id: train it with another model.dim" in str(done.exception)
 
 
 def test_a_run_is_exported_as_a_bundle_that_retrieves(at_data: Path) -> None:

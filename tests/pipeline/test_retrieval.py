@@ -9,11 +9,11 @@ import pytest
 from support.tiny_pipeline import before_the_gate, nth_day, run, second_day, with_setting
 
 from recsys.bundle import read_manifest
+from recsys.data.interactions.positives import positive_pairs
 from recsys.export.retrieval.measure import measure_retrieval_bundle
 from recsys.pipeline.samples import open_samples
 from recsys.pipeline.settings import read_settings, retrieval_config
 from recsys.pipeline.state import DayState, read_state, state_file, write_state
-from recsys.pipeline.train import pairs_of
 from recsys.releases.changes import promoted
 from recsys.releases.release import open_release
 from recsys.releases.served import read_served
@@ -53,9 +53,8 @@ def test_a_release_has_the_days_retrieval_bundle_and_its_figures(finding: Path) 
 def test_a_bundle_is_measured_by_its_graph_as_its_run_was_by_torch(finding: Path) -> None:
     state, folder = day_state(finding), finding.parent / "pipeline"
     bundle = folder / state.steps["retrieval bundle"].output / "retrieval"
-    pairs = pairs_of(
-        retrieval_config(read_settings(finding)), open_samples(folder / state.steps["samples"].output, recent=None)
-    )
+    dataset = open_samples(folder / state.steps["samples"].output, recent=None)
+    pairs = positive_pairs(dataset, retrieval_config(read_settings(finding)).data, source="the log")
     measured = measure_retrieval_bundle(bundle, pairs, list_length=10)
     own = read_manifest(bundle).metrics
     for name in ("recall", "ndcg", "hit_rate", "coverage", "users"):

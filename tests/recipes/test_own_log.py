@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from recsys.bundle import read_manifest
 from recsys.cli import app
 from recsys.client import Client
-from recsys.recipes import GROUPS, OWN_LOG, RECIPES, RETRIEVAL_RECIPES
+from recsys.recipes import GROUPS, OWN_LOG, OWN_LOG_RETRIEVAL, RECIPES, RETRIEVAL_RECIPES
 from recsys.serving.process.server import running_server
 from recsys.serving.settings import Settings
 
@@ -64,6 +64,32 @@ def test_a_log_with_features_is_trained_on_exported_and_served(recipe: str, fold
     assert len(best.items) == 2 and best.degraded == () and best.model == "shop"
     assert best.history_events == again.history_events == 10
     np.testing.assert_allclose(best.scores, again.scores, rtol=1e-5)  # sdim's of a state, the second time
+
+
+@pytest.mark.parametrize("recipe", OWN_LOG_RETRIEVAL)
+def test_the_same_log_trains_a_model_that_finds_candidates_and_both_answer_from_a_users_id(
+    recipe: str, folder: Path, redis_url: str
+) -> None:
+    ranking, run, found = folder / "bundle-din", folder / f"{recipe}-shop", folder / f"bundle-{recipe}"
+    if not ranking.exists():
+        recsys("export", str(train("din", "bare", folder / "alone")), "--out", str(ranking))
+    log = f"data.dataset={prepared('bare')}"
+    told = json.loads(recsys("train", recipe, log, "train.epochs=2", "--run-dir", str(run), "--json"))
+    assert told["best_epoch"] == 2 and {"popularity", "chance"} <= set(told["baselines"]["test"])
+    assert "model bare, version " in recsys("export", str(run), "--out", str(found))
+    assert json.loads(recsys("evaluate", str(run), "--json"))["test"] == told["test"]
+    newer = ["--warm-start", str(run), "--since", "3h", "--run-dir", str(folder / f"{recipe}-newer")]
+    again = json.loads(recsys("train", recipe, log, "train.epochs=1", *newer, "--json"))
+    assert again["notes"][0].startswith(f"warm start from {recipe}-shop: vectors of 120 of 120 users")
+    assert "A - B" in recsys("compare", str(run), str(folder / f"{recipe}-newer"))
+    recsys("materialize", str(prepared("bare")), "--redis-url", redis_url)
+    settings = Settings(bundle=ranking, retrieval=found, port=0, redis_url=redis_url, store_timeout_ms=5_000)
+    with running_server(settings) as server, Client(server.address, timeout_s=10.0) as client:
+        best = client.recommend(user=7, top_k=5)
+        stranger = client.recommend(user=10_000, top_k=5)
+        history = client.get_history(user=7)
+    assert len(best.items) == 5 and best.degraded == () and best.user_known and not set(best.items) & set(history.items)
+    assert len(stranger.items) == 5 and not stranger.user_known
 
 
 def test_recipes_are_listed_in_groups_those_for_a_log_of_ones_own_first() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,19 @@ BARE: dict[str, Any] = {
     "history": {"recent": 10},
 }
 """Ids, and a history of nothing but its items."""
+
+
+def prepared_csv(folder: Path, features: dict[str, Any], rows: Iterable[str], *options: str) -> Path:
+    """The folder of a log of these rows: the columns that the features declare, and ``label``."""
+    declared = [features["user_id"], features["item_id"], {"name": "timestamp_ms"}, *features.get("context", [])]
+    columns = [each["name"] for each in (*declared, *features["history"].get("attributes", []))]
+    (folder / "log.csv").write_text("\n".join([",".join([*columns, "label"]), *rows]) + "\n")
+    (folder / "features.json").write_text(json.dumps(features))
+    given = [str(folder / "log.csv"), "--features", str(folder / "features.json")]
+    result = CliRunner().invoke(app, ["prepare", *given, "--out", str(folder / features["name"]), *options])
+    if result.exception is not None:
+        raise result.exception
+    return folder / str(features["name"])
 
 
 @functools.cache

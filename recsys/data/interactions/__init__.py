@@ -3,8 +3,7 @@
 ::
 
     pairs.py       pairs with splits, from text files
-    from_log.py    pairs of a rating log
-    positives.py   pairs of a log that `recsys prepare` wrote
+    positives.py   pairs of a log, prepared or built in
     ids.py         ids and names of users and items
     datasets.py    the sets that recipes name
 

@@ -4,40 +4,41 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recsys.data.interactions.from_log import log_interactions
+from recsys.data.datasets import load_dataset
 from recsys.data.interactions.pairs import Interactions, find_interactions, load_interactions
-from recsys.data.sources.movielens.prepare import load_movielens, rechorus_split
-from recsys.data.sources.synthetic.logs import make_synthetic_log
-from recsys.errors import DataFileError
+from recsys.data.interactions.positives import PairRule, positive_pairs
+from recsys.data.sources.raw_log import DATASETS
+from recsys.errors import ConfigError
 
 _FOLDERS = {"gowalla": "gowalla", "movielens_lcfn": "movielens_1m/lcfn_split"}
 """Name -> the folder among the data."""
 
-INTERACTION_SETS = (*_FOLDERS, "movielens_1m", "synthetic")
-"""All names. The last two are of logs: positive ratings, cut in time as for ranking models."""
+INTERACTION_SETS = (*_FOLDERS, *DATASETS)
+"""All names. Those of ``DATASETS`` are of logs: positive samples, in the parts that ranking models have of them."""
 
 
-def load_interaction_set(
-    name: str, *, validation_share: float = 0.1, work_dir: Path, path: Path | None = None
-) -> Interactions:
+def load_interaction_set(name: str, rule: PairRule, *, work_dir: Path, path: Path | None = None) -> Interactions:
     """Find and read interactions.
 
     Args:
-        name: one of ``INTERACTION_SETS``, or a folder of train.txt and test.txt, with a ``/`` in its name.
-        validation_share: as in ``hold_out``; without effect where there is a published validation part, or one cut in
-            time.
-        work_dir: where downloads are kept.
-        path: where the raw data is; default: where ``find_interactions`` and ``load_movielens`` look.
+        name: one of ``INTERACTION_SETS``, or with a ``/`` in it a folder that ``recsys prepare`` wrote, or one of
+            train.txt and test.txt.
+        rule: what of a log is a pair. Of text files there are pairs alone: it is without effect but for
+            ``validation_share``, where there is no published validation part.
+        work_dir: where downloads and prepared data are kept.
+        path: where the raw data is; default: where ``find_interactions`` and ``load_dataset`` look.
 
     Raises:
+        ConfigError: the rule asks of text files what a log tells.
         DataFileError: the data is malformed, or absent.
     """
-    if name in ("movielens_1m", "synthetic"):
-        raw = make_synthetic_log() if name == "synthetic" else load_movielens(path, cache_dir=work_dir / "downloads")
-        if name != "synthetic" and raw.best_probabilities is not None:
-            raise DataFileError(f"{raw.source}. Give its folder or zip with --data, or set RECSYS_DATA_DIR")
-        return log_interactions(raw, rechorus_split(raw))
+    if name in DATASETS or (name not in _FOLDERS and (Path(name) / "events" / "meta.json").is_file()):
+        loaded = load_dataset(name, work_dir=work_dir, path=path)
+        return positive_pairs(loaded.dataset, rule, source=loaded.raw.source)
+    for setting, value in (("since", rule.since), ("action", rule.action), ("action_weights", rule.action_weights)):
+        if value:
+            raise ConfigError(f"data.{setting} is {value!r}; allowed for text files of pairs: none, they tell no more")
     folder = find_interactions(_FOLDERS.get(name, name), path)
     return load_interactions(
-        folder, name=name if name in _FOLDERS else "interactions", validation_share=validation_share
+        folder, name=name if name in _FOLDERS else "interactions", validation_share=rule.validation_share
     )

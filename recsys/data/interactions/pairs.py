@@ -17,10 +17,12 @@ import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from recsys.arrays import Int64Array
+from recsys.arrays import BoolArray, Float32Array, Int64Array
 from recsys.data.interactions.ids import PairIds, pair_features, parse_ids
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.feature_set import IdType
@@ -35,13 +37,26 @@ class Pairs:
 
     Attributes:
         user_E, item_E: indices, int64.
+        weight_E: of each in training, above 0, float32; None: all are 1.
+        time_ms_E: of its newest event, milliseconds since 1970, int64; None: not known.
     """
 
     user_E: Int64Array
     item_E: Int64Array
+    weight_E: Float32Array | None = None
+    time_ms_E: Int64Array | None = None
 
     def __len__(self) -> int:
         return len(self.user_E)
+
+    def where(self, chosen_E: BoolArray) -> Pairs:
+        """Some of the pairs."""
+        return Pairs(
+            self.user_E[chosen_E],
+            self.item_E[chosen_E],
+            None if self.weight_E is None else self.weight_E[chosen_E],
+            None if self.time_ms_E is None else self.time_ms_E[chosen_E],
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,6 +68,9 @@ class Interactions:
         train, validation, test: no pair is in two of them.
         source: where it came from, for reports.
         ids: None: an index is its own id (:func:`ids_of`).
+        fresh_E: which training pairs a step may draw, bool; the others are known, but were learnt before
+            (``data.since``). None: all.
+        notes: a sentence each on what was left out.
     """
 
     num_users: int
@@ -62,6 +80,8 @@ class Interactions:
     test: Pairs
     source: str
     ids: PairIds | None = None
+    fresh_E: BoolArray | None = None
+    notes: tuple[str, ...] = ()
 
 
 def ids_of(interactions: Interactions) -> PairIds:
@@ -81,7 +101,7 @@ def find_interactions(name: str, path: Path | None = None) -> Path:
         path: where to look first.
 
     Raises:
-        DataFileError: no place has a train file, or the folder is of ``recsys prepare``.
+        DataFileError: no place has a train file.
     """
     if name.startswith((".", "/")):
         places = [Path(name)]
@@ -93,20 +113,20 @@ def find_interactions(name: str, path: Path | None = None) -> Path:
     for place in places:
         if any((place / f"train.txt{suffix}").exists() for suffix in (".gz", "")):
             return place
-    for place in (*places, Path(name)):
-        if (place / "events" / "meta.json").is_file():
-            raise DataFileError(
-                f"{place}: a folder of recsys prepare; models that rank all items read train.txt and test.txt "
-                "(docs/guides/training.md)"
-            )
     raise DataFileError(
-        f"no train.txt.gz in {' or '.join(map(str, places))}; give the data set's folder with --data, or set "
-        "RECSYS_DATA_DIR"
+        f"no train.txt.gz in {' or '.join(map(str, places))}; give the folder of a log (`recsys prepare`) with "
+        "data.dataset=./FOLDER, the published set's folder with --data, or set RECSYS_DATA_DIR"
     )
 
 
-def make_pairs(user_E: Int64Array, item_E: Int64Array) -> Pairs:
-    """Sort pairs and drop repeated ones.
+def make_pairs(
+    user_E: Int64Array,
+    item_E: Int64Array,
+    *,
+    weight_E: Float32Array | None = None,
+    time_ms_E: Int64Array | None = None,
+) -> Pairs:
+    """Sort pairs and drop repeated ones; a pair has the largest weight and the newest time of its events.
 
     Raises:
         InvalidInputError: lengths differ, or an index is negative.
@@ -123,7 +143,23 @@ def make_pairs(user_E: Int64Array, item_E: Int64Array) -> Pairs:
     user_E, item_E = user_E[order], item_E[order]
     new = np.ones(len(user_E), dtype=np.bool_)
     new[1:] = (user_E[1:] != user_E[:-1]) | (item_E[1:] != item_E[:-1])
-    return Pairs(user_E[new], item_E[new])
+    first = np.flatnonzero(new)
+
+    def largest(of_E: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.maximum.reduceat(of_E[order], first) if len(first) else of_E[:0]
+
+    return Pairs(
+        user_E[new],
+        item_E[new],
+        None if weight_E is None else largest(weight_E),
+        None if time_ms_E is None else largest(time_ms_E),
+    )
+
+
+def without(pairs: Pairs, others: Pairs) -> Pairs:
+    """Pairs that are not among others."""
+    width = 1 + max(int(pairs.item_E.max(initial=0)), int(others.item_E.max(initial=0)))
+    return pairs.where(~np.isin(pairs.user_E * width + pairs.item_E, others.user_E * width + others.item_E))
 
 
 def load_interactions(
@@ -191,7 +227,7 @@ def hold_out(pairs: Pairs, *, share: float, seed: int) -> tuple[Pairs, Pairs]:
     if not 0.0 <= share < 1.0:
         raise InvalidInputError(f"share is {share}; allowed: 0 to below 1")
     if share == 0.0 or not len(pairs):
-        return pairs, Pairs(pairs.user_E[:0], pairs.item_E[:0])
+        return pairs, pairs.where(np.zeros(len(pairs), dtype=np.bool_))
     counts_N = np.bincount(pairs.user_E)
     held_N = np.where(counts_N >= 2, np.clip(np.rint(share * counts_N), 1, np.maximum(counts_N - 1, 1)), 0)
     random_E = np.random.Generator(np.random.PCG64(seed)).random(len(pairs))
@@ -200,7 +236,7 @@ def hold_out(pairs: Pairs, *, share: float, seed: int) -> tuple[Pairs, Pairs]:
     rank_E = np.empty(len(pairs), dtype=np.int64)  # of the pair's random number within its user
     rank_E[order] = np.arange(len(pairs)) - first_N[pairs.user_E]
     held_E = rank_E < held_N[pairs.user_E]
-    return Pairs(pairs.user_E[~held_E], pairs.item_E[~held_E]), Pairs(pairs.user_E[held_E], pairs.item_E[held_E])
+    return pairs.where(~held_E), pairs.where(held_E)
 
 
 def _read(folder: Path, name: str) -> Pairs:

@@ -10,5 +10,6 @@
     id_pairs.py       pairs of ids that met, for GraphHash
     loader.py         shuffled, resumable batches
     numbers.py        transforms of numeric features, fitted to the training samples
+    since.py          the newest part, from a time on
     fingerprint.py    of the data
 """

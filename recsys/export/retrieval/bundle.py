@@ -29,8 +29,8 @@ from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.features.hashing import MISSING
 from recsys.features.names import ITEM_NAMES, open_names
 from recsys.training.retrieval.baselines import with_baselines
+from recsys.training.retrieval.evaluate import evaluate_users
 from recsys.training.retrieval.folder import fingerprint
-from recsys.training.retrieval.ranking import rank_users
 from recsys.training.retrieval.trained import load_trained, masked_pairs
 from recsys.training.run.record import code_version
 from recsys.training.settings import to_json
@@ -44,8 +44,8 @@ def export_retrieval_bundle(
 ) -> Manifest:
     """Write a bundle with a certificate from real users' lists.
 
-    Users without a training pair are left out: their vectors are chance. They, and all users that are not in the
-    data, get the items with the most training pairs.
+    Users and items of which training learnt nothing are left out: their vectors are chance. These users, and all that
+    are not in the data, get the items with the most training pairs.
 
     Args:
         run_dir: of the run.
@@ -63,21 +63,20 @@ def export_retrieval_bundle(
             than in the data; nothing is written.
     """
     ids = ids_of(interactions)
-    config, steps = load_trained(run_dir, interactions)
-    users_ND, items_MD = steps.vectors()
+    config, trainer, known = load_trained(run_dir, interactions)
+    users_ND, items_MD = trainer.vectors()
     train, excluded = interactions.train, masked_pairs(config, interactions)
-    trained = np.unique(train.user_E)
+    users, items = np.flatnonzero(known.users_N), np.flatnonzero(known.items_M)
+    names_M = None if ids.item_names_M is None else tuple(ids.item_names_M[item] for item in items)
     tables = RetrievalTables(
-        user_keys=ids.user_keys_N[trained],
-        users_ND=users_ND[torch.from_numpy(trained)].numpy(),
-        item_keys=ids.item_keys_M,
-        items_MD=items_MD.numpy(),
-        popularity_M=np.bincount(train.item_E, minlength=interactions.num_items).astype(np.float32),
-        item_names_M=ids.item_names_M,
+        user_keys=ids.user_keys_N[users],
+        users_ND=users_ND[torch.from_numpy(users)].numpy(),
+        item_keys=ids.item_keys_M[items],
+        items_MD=items_MD[torch.from_numpy(items)].numpy(),
+        popularity_M=np.bincount(train.item_E, minlength=interactions.num_items)[items].astype(np.float32),
+        item_names_M=names_M,
     )
-    test, of_users = rank_users(
-        users_ND, items_MD, relevant=interactions.test, excluded=excluded, list_length=config.train.list_length
-    )
+    test, of_users = evaluate_users(trainer, known, config, interactions, interactions.test, test=True)
     _, baselines = with_baselines(
         of_users, interactions, interactions.test, excluded=excluded, list_length=config.train.list_length
     )
@@ -95,17 +94,18 @@ def export_retrieval_bundle(
     with bundle_writer(path, overwrite=overwrite) as writer:
         (writer.folder / RESAMPLES).write_bytes(resamples_bytes(measured.resamples))
         graph, infos = write_retrieve_graph(tables, writer.folder)
-        known = trained[np.isin(trained, interactions.test.user_E)]
+        tested = users[np.isin(users, interactions.test.user_E)]
         certificate = certify_lists(
             writer.folder / graph.file,
             (users_ND, items_MD),
             ids,
-            users=known if len(known) else trained,
+            users=tested if len(tested) else users,
             excluded=excluded,
+            left_out=np.flatnonzero(~known.items_M),
             list_length=config.train.list_length,
         )
-        if ids.item_names_M is not None:
-            certify_names(writer.folder, ids.item_keys_M, ids.item_names_M)
+        if names_M is not None:
+            certify_names(writer.folder, tables.item_keys, names_M)
         return writer.finish(
             Manifest(
                 model=name,
@@ -137,9 +137,12 @@ def certify_lists(
     *,
     users: Int64Array,
     excluded: tuple[Pairs, ...],
+    left_out: Int64Array,
     list_length: int,
 ) -> Certificate:
-    """Compare the graph's lists of up to ``LISTS`` of these users with torch's, ``excluded`` pairs left out of both.
+    """Compare the graph's lists of up to ``LISTS`` of these users with torch's.
+
+    Neither has ``excluded`` pairs, or items that are ``left_out``.
 
     Lists may differ where scores do not, by the tolerance: at each place the two scores, and the graph's score of an
     item and torch's own of it, must agree. The tolerance grows with scores above 1, as rounding does.
@@ -155,7 +158,7 @@ def certify_lists(
     chosen = np.random.Generator(np.random.PCG64(0)).permutation(users)[:LISTS]
     worst, tolerance, compared = 0.0, TOLERANCE, 0
     for user in chosen.tolist():
-        taken = np.unique(np.concatenate([_items_of(pairs, user) for pairs in excluded]))
+        taken = np.unique(np.concatenate([left_out, *(_items_of(pairs, user) for pairs in excluded)]))
         scores_M = items_MD @ users_ND[user]
         scores_M[torch.from_numpy(taken)] = -torch.inf
         left = min(list_length, len(scores_M) - len(taken))

@@ -218,15 +218,18 @@ def hardest_negatives(users_ND: Tensor, items_MD: Tensor, pairs: TrainingPairs, 
     return drawn_EC.gather(1, scores_EC.argmax(dim=1, keepdim=True))[:, 0]
 
 
-def bpr_loss(users_ND: Tensor, items_MD: Tensor, pairs: TrainingPairs, negative_E: Tensor) -> Tensor:
+def bpr_loss(
+    users_ND: Tensor, items_MD: Tensor, pairs: TrainingPairs, negative_E: Tensor, weight_E: Tensor | None = None
+) -> Tensor:
     """Mean over pairs of -log sigmoid(u . i - u . j), j the negative (Rendle et al., UAI 2009; arXiv 1205.2618).
 
     Args:
         users_ND, items_MD: vectors of all users and items, contiguous.
         pairs: positives.
         negative_E: an item per pair, int64.
+        weight_E: of each pair in the mean, float32; None: all weigh the same.
     """
-    loss: Tensor = _Bpr.apply(users_ND, items_MD, pairs, negative_E)  # type: ignore[no-untyped-call]
+    loss: Tensor = _Bpr.apply(users_ND, items_MD, pairs, negative_E, weight_E)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -235,26 +238,30 @@ class _Bpr(torch.autograd.Function):
     dU = (W+ - W-) V and dV = (W+ - W-)^T U: W+ holds w_e at (user, positive), W- at (user, negative)."""
 
     @staticmethod
-    def forward(ctx: Any, users: Tensor, items: Tensor, pairs: TrainingPairs, negative: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, users: Tensor, items: Tensor, pairs: TrainingPairs, negative: Tensor, of_pair: Tensor | None
+    ) -> Tensor:
         positives = pairs.matrix.rows
         negatives = Half(negative.int(), positives.offsets)
         difference = _dots(positives, users, items) - _dots(negatives, users, items)
         ctx.save_for_backward(users, items, difference, negative)
         ctx.pairs = pairs
-        return F.softplus(-difference).mean()
+        ctx.share_E = None if of_pair is None else of_pair / of_pair.sum()
+        loss_E = F.softplus(-difference)
+        return loss_E.mean() if ctx.share_E is None else (loss_E * ctx.share_E).sum()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         users, items, difference, negative = ctx.saved_tensors
         pairs: TrainingPairs = ctx.pairs
-        weight = torch.sigmoid(-difference) * (-grad / len(difference))
+        weight = torch.sigmoid(-difference) * (-grad / len(difference) if ctx.share_E is None else -grad * ctx.share_E)
         positives = pairs.matrix.rows
         negatives = Half(negative.int(), positives.offsets)
         by_item, order = by_columns(pairs.user_E, negative, pairs.num_items)
         grad_users = positives.multiply(weight, items) - negatives.multiply(weight, items)
         grad_items = pairs.matrix.columns.multiply(weight[pairs.matrix.order_E], users)
         grad_items -= by_item.multiply(weight[order], users)
-        return grad_users, grad_items, None, None
+        return grad_users, grad_items, None, None, None
 
 
 def _dots(where: Half, left_PD: Tensor, right_QD: Tensor) -> Tensor:

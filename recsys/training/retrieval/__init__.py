@@ -6,6 +6,8 @@
     loop.py          minibatches, by the protocol of NGCF and LightGCN
     trainers.py      a step over the whole graph, or over sampled neighbours
     negatives.py     items that a user did not take
+    known.py         ids that a run knows, and pairs that its steps draw
+    warm_start.py    vectors of an older run, by id
     ranking.py       all items ranked for every user, and the metrics
     baselines.py     popularity and chance beside them
     evaluate.py      a run's model on a part of the data

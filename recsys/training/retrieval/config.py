@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from recsys.data.interactions.datasets import INTERACTION_SETS
+from recsys.data.interactions.positives import PairRule
 from recsys.embeddings import WIDTH_UNIT
 from recsys.errors import ConfigError, nearest
 from recsys.models.registry import RETRIEVAL_MODELS
@@ -15,18 +16,17 @@ from recsys.training.settings import KindOf, check_bounds, check_width
 
 
 @dataclass(frozen=True, kw_only=True)
-class InteractionsConfig:
-    """Data of a run.
+class InteractionsConfig(PairRule):
+    """Data of a run: a rule for pairs, and of what.
 
     Attributes:
-        dataset: one of ``INTERACTION_SETS``, or a folder of train.txt and test.txt, with a ``/`` in its name.
-        validation_share: of each user's training pairs that are held out, without a validation part of its own; 0:
-            train on all, for the number of epochs that validation chose before.
+        dataset: one of ``INTERACTION_SETS``, or with a ``/`` in it a folder that ``recsys prepare`` wrote, or one of
+            train.txt and test.txt.
+        validation_share, since, action, action_weights: see :class:`recsys.data.interactions.positives.PairRule`.
         mask_validation: whether validation pairs count as taken in the test, as training pairs do.
     """
 
     dataset: str = "gowalla"
-    validation_share: float = 0.1
     mask_validation: bool = True
 
 
@@ -52,6 +52,7 @@ class RetrievalTrainConfig:
         fan_outs: neighbours per node that a batch samples, from the last layer to the first; the vectors are then
             TorchRec tables. Empty: every step propagates the whole graph.
         checkpoint_epochs: epochs between checkpoints.
+        warm_start: folder of an older run whose vectors, by id, and layers this one begins with; empty: none.
         seed: of first vectors, order of pairs, negatives, dropout and neighbours.
     """
 
@@ -69,6 +70,7 @@ class RetrievalTrainConfig:
     list_length: int = 20
     fan_outs: tuple[int, ...] = ()
     checkpoint_epochs: int = 10
+    warm_start: str = ""
     seed: int = 2026
 
 
@@ -102,6 +104,7 @@ class RetrievalRunConfig:
 
 LEAST: dict[str, float] = {
     "data.validation_share": 0,
+    "data.action_weights": 0,
     "model.dim": WIDTH_UNIT,
     "model.layers": 1,
     **dict.fromkeys(("model.init_std", "model.message_dropout", "model.node_dropout", "model.slope"), 0),

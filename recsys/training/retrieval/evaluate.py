@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from recsys.data.interactions.pairs import Interactions, Pairs
 from recsys.errors import ConfigError
 from recsys.evaluation.baselines import RESAMPLES, Baseline, baselines_of_lists
 from recsys.evaluation.predictions import UserValues, write_user_values
 from recsys.training.retrieval.baselines import with_baselines
 from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.known import Known
 from recsys.training.retrieval.ranking import RankingMetrics, rank_users
 from recsys.training.retrieval.trained import load_trained, masked_pairs
 from recsys.training.retrieval.trainers import RetrievalTrainer
@@ -32,34 +37,57 @@ def compare_with_baselines(
     """As :func:`evaluate_retrieval_run`, beside popularity and chance."""
     if split not in ("validation", "test"):
         raise ConfigError(f"split is {split!r}; allowed for a model that ranks all items: validation, test")
-    config, trainer = load_trained(run_dir, interactions)
+    config, trainer, known = load_trained(run_dir, interactions)
     relevant = getattr(interactions, split)
-    metrics, of_users = evaluate_users(trainer, config, interactions, relevant, test=split == "test")
+    metrics, of_users = evaluate_users(trainer, known, config, interactions, relevant, test=split == "test")
     of_users, baselines = beside(of_users, config, interactions, relevant, test=split == "test")
     write_user_values(run_dir, {split: of_users})
     return metrics, baselines
 
 
 def evaluate_users(
-    trainer: RetrievalTrainer, config: RetrievalRunConfig, interactions: Interactions, relevant: Pairs, *, test: bool
+    trainer: RetrievalTrainer,
+    known: Known,
+    config: RetrievalRunConfig,
+    interactions: Interactions,
+    relevant: Pairs,
+    *,
+    test: bool,
 ) -> tuple[RankingMetrics, UserValues]:
-    """Rank all items for the users of ``relevant``: means of the metrics, and their values by user.
+    """Rank all items for the users of ``relevant``, as a bundle does: means of the metrics, and their values by user.
+
+    A user of whom the model knows nothing has the list of the most popular items; an item of which it knows nothing is
+    in no list, and is missed where it is relevant.
 
     Args:
         trainer: its vectors are ranked.
+        known: ids of which it learnt something.
         config: of the run.
         interactions: of the run.
         relevant: the items to find.
         test: leave out what the test leaves out: with ``data.mask_validation`` also the validation pairs.
     """
-    users_ND, items_MD = trainer.vectors()
+    users_ND, items_MD = served_vectors(*trainer.vectors(), known, interactions)
     return rank_users(
         users_ND,
         items_MD,
         relevant=relevant,
         excluded=_excluded(config, interactions, test=test),
         list_length=config.train.list_length,
+        barred_M=~known.items_M,
     )
+
+
+def served_vectors(
+    users_ND: Tensor, items_MD: Tensor, known: Known, interactions: Interactions
+) -> tuple[Tensor, Tensor]:
+    """Vectors whose products are a bundle's scores: for a user that is not known they are the items' popularity."""
+    if known.users_N.all():
+        return users_ND, items_MD
+    taken_M = np.bincount(interactions.train.item_E, minlength=interactions.num_items)
+    new_N1 = torch.from_numpy(~known.users_N).to(users_ND.dtype)[:, None]
+    popularity_M1 = torch.from_numpy(taken_M).to(items_MD.dtype)[:, None]
+    return torch.cat([users_ND * (1 - new_N1), new_N1], dim=1), torch.cat([items_MD, popularity_M1], dim=1)
 
 
 def beside(

@@ -1,9 +1,10 @@
-"""The folder of a run that ranks all items: configuration, fingerprint of the pairs, checkpoint."""
+"""The folder of a run that ranks all items: configuration, fingerprint of the pairs, ids, checkpoint."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from recsys.data.interactions.pairs import Interactions
+from recsys.arrays import Int64Array
+from recsys.data.interactions.pairs import Interactions, ids_of
 from recsys.errors import DataFileError
 from recsys.files import atomic_file
 from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.known import Known
 from recsys.training.retrieval.trainers import RetrievalTrainer
 from recsys.training.run.checkpoint import read_file
 from recsys.training.run.folder import CHECKPOINT, begin_folder, compare_fingerprint, holds_run, is_retrieval_run
 from recsys.training.settings import differences, from_json, to_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+IDS = "ids.npz"
+"""Keys of all users and items, by index: a later run begins with the vectors of the same ids."""
 
 
 @dataclass(kw_only=True)
@@ -51,6 +56,9 @@ def open_retrieval_run(config: RetrievalRunConfig, interactions: Interactions, r
     if holds_run(run_dir, other, fingerprint=digest, resume=resume) and (run_dir / CHECKPOINT).exists():
         return load(run_dir)
     begin_folder(run_dir, to_json(config), fingerprint=digest)
+    ids = ids_of(interactions)
+    with atomic_file(run_dir / IDS) as stream:
+        np.savez(stream, users=ids.user_keys_N, items=ids.item_keys_M)
     return None
 
 
@@ -60,6 +68,7 @@ def save(
     state: RunState,
     generator: torch.Generator,
     best_weights: dict[str, Any] | None,
+    known: Known,
 ) -> None:
     """Write ``checkpoint.pt``; a kill leaves the old one or the new one."""
     values = {
@@ -69,6 +78,7 @@ def save(
         "generator": generator.get_state(),
         "random": torch.get_rng_state(),
         "best_weights": best_weights,
+        "known": {"users": torch.from_numpy(known.users_N), "items": torch.from_numpy(known.items_M)},
     }
     with atomic_file(run_dir / CHECKPOINT) as stream:
         torch.save(values, stream)
@@ -87,6 +97,26 @@ def load(run_dir: Path) -> dict[str, Any]:
     return values
 
 
+def read_known(checkpoint: dict[str, Any]) -> Known:
+    """The ids that a checkpoint's model has learnt something of."""
+    of = checkpoint["known"]
+    return Known(users_N=of["users"].numpy(), items_M=of["items"].numpy())
+
+
+def read_ids(run_dir: Path) -> tuple[Int64Array, Int64Array]:
+    """Keys of a run's users and items, by index.
+
+    Raises:
+        DataFileError: their file is missing or damaged.
+    """
+    path = run_dir / IDS
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            return arrays["users"], arrays["items"]
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise DataFileError(f"{path}: not readable as ids of a run: {error}; `recsys train` writes them") from error
+
+
 def compare(run_dir: Path, interactions: Interactions) -> None:
     """Refuse other interactions than those a run was trained on.
 
@@ -98,11 +128,13 @@ def compare(run_dir: Path, interactions: Interactions) -> None:
 
 
 def fingerprint(interactions: Interactions) -> str:
-    """Of all pairs of all parts."""
+    """Of all pairs of all parts, their weights, and which of them are drawn."""
     digest = hashlib.sha256(np.array([interactions.num_users, interactions.num_items]).tobytes())
     for part in (interactions.train, interactions.validation, interactions.test):
         for values in (part.user_E, part.item_E):
             digest.update(len(values).to_bytes(8, "little") + values.tobytes())
+    for chosen in (interactions.train.weight_E, interactions.fresh_E):
+        digest.update(b"" if chosen is None else chosen.tobytes())
     return digest.hexdigest()[:16]
 
 

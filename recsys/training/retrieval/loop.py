@@ -8,8 +8,8 @@ A run's folder holds ``config.json``, ``data.json`` (fingerprint of the pairs), 
 written last, ``metrics.json``. A run that was killed goes on from its checkpoint to the same last digit, with as many
 threads; an epoch is done again from its beginning.
 
-A user or item in no training pair is allowed: it keeps its first vector, which L2 may shrink, so its place in lists is
-chance; an item is also drawn as a negative, and sinks.
+A user or item in no training pair is allowed: such a user's list is that of the most popular items, such an item is in
+no list (``known.py``).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recsys.arrays import Int64Array
 from recsys.data.interactions.pairs import Interactions
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.evaluation.baselines import Baseline, baseline_values, baselines_json
@@ -34,10 +35,12 @@ from recsys.files import write_atomically
 from recsys.training.distributed.processes import check_alone
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.evaluate import beside, evaluate_users
-from recsys.training.retrieval.folder import RunState, open_retrieval_run, save
+from recsys.training.retrieval.folder import RunState, open_retrieval_run, read_known, save
+from recsys.training.retrieval.known import Known, drawn_pairs, known_ids
 from recsys.training.retrieval.ranking import RankingMetrics, sample_users
 from recsys.training.retrieval.trained import make_trainer
 from recsys.training.retrieval.trainers import RetrievalTrainer
+from recsys.training.retrieval.warm_start import begin_with, open_older_run
 from recsys.training.run.folder import CHECKPOINT
 from recsys.training.run.record import begin_record, write_record
 from recsys.training.schedules import decayed
@@ -70,6 +73,7 @@ class RetrievalRunResult:
         train_s: seconds of training, validations left out.
         pairs_per_s: training pairs per second, of this process.
         users_ND, items_MD: final vectors.
+        notes: a sentence each on what was left out, and on what a warm start took.
     """
 
     test: RankingMetrics
@@ -81,6 +85,7 @@ class RetrievalRunResult:
     pairs_per_s: float
     users_ND: Tensor
     items_MD: Tensor
+    notes: tuple[str, ...]
 
 
 def train_retrieval_run(
@@ -91,6 +96,7 @@ def train_retrieval_run(
     resume: bool = False,
     overrides: Sequence[str] = (),
     report: Callable[[RetrievalProgress], None] = lambda progress: None,
+    show_notes: Callable[[Sequence[str]], None] = lambda notes: None,
 ) -> RetrievalRunResult:
     """Train, validate, test, and write everything to ``run_dir``.
 
@@ -101,22 +107,32 @@ def train_retrieval_run(
         resume: go on from ``run_dir``'s checkpoint.
         overrides: how the configuration differs from the recipe's, for the record.
         report: called after each step and validation.
+        show_notes: called before the first step with the notes of the result.
 
     Raises:
         ConfigError: ``run_dir`` holds a run and ``resume`` is false, or one of another configuration or other data;
-            ``train.patience`` is set without a validation part; lists are to be longer than there are items; or there
-            is more than one process.
+            ``train.patience`` is set without a validation part; lists are to be longer than there are items;
+            ``train.warm_start`` is of no use; or there is more than one process.
         DataFileError: the checkpoint is damaged or of another model.
-        InvalidInputError: train or test is empty, a user took all items, or the loss or a vector is not finite.
+        InvalidInputError: train or test is empty, every user took all items, or the loss or a vector is not finite.
     """
     check_alone(f"the recipe {config.recipe}, which ranks all items,")
     check_parts(config, interactions)
+    drawn, notes = drawn_pairs(interactions)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         # Before the folder is made: what the data refuses must leave no run in the way of the corrected one.
         trainer = make_trainer(config, interactions)
+        known = known_ids(interactions, drawn, layers=config.model.layers)
+        older = None if resume and (run_dir / CHECKPOINT).exists() else open_older_run(config)
+        if older is not None:
+            taken, said = begin_with(older, trainer, interactions)
+            known, notes = known.and_those_of(taken), (*notes, said)
         checkpoint = open_retrieval_run(config, interactions, run_dir, resume=resume)
-        return _train(config, interactions, run_dir, trainer, checkpoint, overrides, report)
+        if checkpoint is not None:
+            known = read_known(checkpoint)
+        show_notes(notes)
+        return _train(config, interactions, run_dir, trainer, checkpoint, known, (drawn, notes), overrides, report)
 
 
 def check_parts(config: RetrievalRunConfig, interactions: Interactions) -> None:
@@ -155,6 +171,8 @@ def _train(
     run_dir: Path,
     trainer: RetrievalTrainer,
     checkpoint: dict[str, Any] | None,
+    known: Known,
+    drawn_and_notes: tuple[Int64Array, tuple[str, ...]],
     overrides: Sequence[str],
     report: Callable[[RetrievalProgress], None],
 ) -> RetrievalRunResult:
@@ -169,7 +187,8 @@ def _train(
         generator.set_state(checkpoint["generator"].clone())
         torch.set_rng_state(checkpoint["random"].clone())
         best_weights = checkpoint["best_weights"]
-    pairs = len(interactions.train)
+    places_E, notes = torch.from_numpy(drawn_and_notes[0]), drawn_and_notes[1]
+    pairs = len(places_E)
     per_epoch = -(-pairs // train.batch_size) if train.batch_size else 1
     sample = sample_users(interactions.validation, train.validation_users)
     validation: RankingMetrics | None = None
@@ -180,7 +199,7 @@ def _train(
 
     while not is_over():
         state.epoch += 1
-        order_E = torch.randperm(pairs, generator=generator)
+        order_E = places_E[torch.randperm(pairs, generator=generator)]
         for number, batch_B in enumerate(torch.tensor_split(order_E, per_epoch)):
             began = time.perf_counter()
             taken = (state.epoch - 1) * per_epoch + number
@@ -209,7 +228,7 @@ def _train(
             )
             report(progress)
         if len(sample) and (state.epoch % train.validate_every == 0 or state.epoch == train.epochs):
-            validation = evaluate_users(trainer, config, interactions, sample, test=False)[0]
+            validation = evaluate_users(trainer, known, config, interactions, sample, test=False)[0]
             report(dataclasses.replace(progress, validation=validation))
             if state.best is None or validation.recall > state.best:
                 state.best, state.best_epoch, state.waited = validation.recall, state.epoch, 0
@@ -220,17 +239,17 @@ def _train(
         if state.epoch % train.checkpoint_epochs == 0 or is_over():
             if not all(bool(torch.isfinite(end)) for side in trainer.vectors() for end in torch.aminmax(side)):
                 raise _not_finite(f"epoch {state.epoch}: it left vectors that are not finite", run_dir)
-            save(run_dir, trainer, state, generator, best_weights)
+            save(run_dir, trainer, state, generator, best_weights, known)
 
     if train.patience:
         assert best_weights is not None  # patience needs validations, and the last epoch has one
         trainer.load_state_dict(best_weights)
     validation, baselines = None, {}
     if len(sample):
-        validation, of_users = evaluate_users(trainer, config, interactions, sample, test=False)
+        validation, of_users = evaluate_users(trainer, known, config, interactions, sample, test=False)
         baselines["validation"] = beside(of_users, config, interactions, sample, test=False)[1]
     users_ND, items_MD = trainer.vectors()
-    test, of_users = evaluate_users(trainer, config, interactions, interactions.test, test=True)
+    test, of_users = evaluate_users(trainer, known, config, interactions, interactions.test, test=True)
     of_users, baselines["test"] = beside(of_users, config, interactions, interactions.test, test=True)
     # Of the validation part there may be values of an evaluation made halfway, of weights that are no more.
     (run_dir / USER_FILE).unlink(missing_ok=True)
@@ -245,6 +264,7 @@ def _train(
         pairs_per_s=state.epoch * pairs / state.train_s,
         users_ND=users_ND,
         items_MD=items_MD,
+        notes=notes,
     )
     _write(config, run_dir, result, start)
     return result
@@ -268,6 +288,7 @@ def _write(config: RetrievalRunConfig, run_dir: Path, result: RetrievalRunResult
         best_epoch=result.best_epoch,
         metrics=metrics,
         baselines={split: baseline_values(found) for split, found in result.baselines.items()},
+        notes=result.notes,
     )
     beside = {split: baselines_json(found) for split, found in result.baselines.items()}
     values = {**metrics, "baselines": beside, "epochs": result.epochs, "best_epoch": result.best_epoch}

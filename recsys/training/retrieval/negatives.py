@@ -12,8 +12,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recsys.errors import InvalidInputError
-
 
 class NegativeSampler:
     """Draws items that users did not take in training.
@@ -22,28 +20,25 @@ class NegativeSampler:
         user_E, item_E: what they took: distinct pairs in order of user, then item, int64.
         num_users, num_items: indices are below these.
 
-    Raises:
-        InvalidInputError: a user took every item.
+    Attributes:
+        left_N: how many items each user did not take.
     """
 
     def __init__(self, user_E: Tensor, item_E: Tensor, *, num_users: int, num_items: int) -> None:
         count_N = torch.bincount(user_E, minlength=num_users)
-        if full := int((count_N >= num_items).sum()):
-            user = int((count_N >= num_items).nonzero()[0])
-            raise InvalidInputError(
-                f"user {user} took all {num_items} items, which leaves no negative (so did {full} users in all); "
-                "leave such users out of the training pairs"
-            )
         self._first_N = count_N.cumsum(0) - count_N
-        self._left_N = num_items - count_N
+        self.left_N = num_items - count_N
         self._stride = num_items + 1
         below_E = item_E - (torch.arange(len(user_E)) - self._first_N[user_E])
         self._keys_E = user_E * self._stride + below_E
 
     def draw(self, user_B: Tensor, generator: torch.Generator, *, draws: int = 1) -> Tensor:
-        """Items that these users did not take, uniform over all such, [B, C], int64; C is ``draws``."""
+        """Items that these users did not take, uniform over all such, [B, C], int64; C is ``draws``.
+
+        Of a user who took every item there is none: such users must not be asked for.
+        """
         chance_BC = torch.rand(len(user_B), draws, generator=generator, dtype=torch.float64)
         user_B1 = user_B[:, None]
-        rank_BC = (chance_BC * self._left_N[user_B1]).long()
+        rank_BC = (chance_BC * self.left_N[user_B1]).long()
         before_BC = torch.searchsorted(self._keys_E, user_B1 * self._stride + rank_BC, right=True)
         return rank_BC + before_BC - self._first_N[user_B1]

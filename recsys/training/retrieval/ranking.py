@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.arrays import Int64Array
+from recsys.arrays import BoolArray, Int64Array
 from recsys.data.interactions.pairs import Pairs
 from recsys.errors import InvalidInputError
 from recsys.evaluation.predictions import UserValues
@@ -70,15 +70,24 @@ def rank_all(
 
 
 def rank_users(
-    users_ND: Tensor, items_MD: Tensor, *, relevant: Pairs, excluded: tuple[Pairs, ...], list_length: int
+    users_ND: Tensor,
+    items_MD: Tensor,
+    *,
+    relevant: Pairs,
+    excluded: tuple[Pairs, ...],
+    list_length: int,
+    barred_M: BoolArray | None = None,
 ) -> tuple[RankingMetrics, UserValues]:
-    """As :func:`rank_all`, with each user's recall, NDCG and hits, to resample users and to compare runs."""
+    """As :func:`rank_all`, with each user's recall, NDCG and hits, to resample users and to compare runs.
+
+    ``barred_M`` are items that are in no list, but may be relevant.
+    """
     if not len(relevant):
         raise InvalidInputError("there are no relevant items to find; expected at least one pair")
     if list_length > len(items_MD):
         raise InvalidInputError(f"list_length is {list_length}; allowed: at most the {len(items_MD)} items")
     ranked_G = np.unique(relevant.user_E)
-    found_Gk = top_items(users_ND, items_MD, ranked_G, excluded=excluded, list_length=list_length)
+    found_Gk = top_items(users_ND, items_MD, ranked_G, excluded=excluded, list_length=list_length, barred_M=barred_M)
     return list_metrics(found_Gk, relevant, num_items=len(items_MD))
 
 
@@ -115,7 +124,13 @@ def list_metrics(found_Gk: Int64Array, relevant: Pairs, *, num_items: int) -> tu
 
 
 def top_items(
-    users_ND: Tensor, items_MD: Tensor, ranked_G: Int64Array, *, excluded: tuple[Pairs, ...], list_length: int
+    users_ND: Tensor,
+    items_MD: Tensor,
+    ranked_G: Int64Array,
+    *,
+    excluded: tuple[Pairs, ...],
+    list_length: int,
+    barred_M: BoolArray | None = None,
 ) -> Int64Array:
     """The items with the highest scores, best first, [G, k], int64; -1 where all others are excluded.
 
@@ -123,6 +138,7 @@ def top_items(
         users_ND, items_MD: vectors of all.
         ranked_G: ascending users, int64.
         excluded, list_length: as in :func:`rank_all`.
+        barred_M: items that are in no list.
     """
     num_items = len(items_MD)
     shuffled_M = np.random.Generator(np.random.PCG64(0)).permutation(num_items)
@@ -132,11 +148,13 @@ def top_items(
     width = -(-num_items // _STRETCH) * _STRETCH
     scores = torch.full((min(_BLOCK, len(ranked_G)), width), -torch.inf, dtype=items_MD.dtype)
     item_of_place = np.concatenate([shuffled_M, np.full(width - num_items, -1)])
+    barred = torch.from_numpy(place_M[barred_M] if barred_M is not None else place_M[:0])
     found = np.empty((len(ranked_G), list_length), dtype=np.int64)
     for first in range(0, len(ranked_G), _BLOCK):
         block = ranked_G[first : first + _BLOCK]
         of_block = scores[: len(block)]
         torch.mm(users_ND[torch.from_numpy(block)], items_DM, out=of_block[:, :num_items])
+        of_block[:, barred] = -torch.inf
         for pairs in excluded:
             row, item = _pairs_of(pairs, block)
             of_block[torch.from_numpy(row), torch.from_numpy(place_M[item])] = -torch.inf

@@ -8,7 +8,8 @@ import torch
 
 from recsys.data.interactions.pairs import Interactions, Pairs
 from recsys.training.retrieval.config import RetrievalRunConfig
-from recsys.training.retrieval.folder import compare, load, read_retrieval_config
+from recsys.training.retrieval.folder import compare, load, read_known, read_retrieval_config
+from recsys.training.retrieval.known import Known
 from recsys.training.retrieval.trainers import FullGraphTrainer, RetrievalTrainer, SampledTrainer
 
 
@@ -22,8 +23,8 @@ def make_trainer(config: RetrievalRunConfig, interactions: Interactions) -> Full
     return SampledTrainer(config, interactions)
 
 
-def load_trained(run_dir: Path, interactions: Interactions) -> tuple[RetrievalRunConfig, RetrievalTrainer]:
-    """A run's configuration and its model, with the weights that the run keeps.
+def load_trained(run_dir: Path, interactions: Interactions) -> tuple[RetrievalRunConfig, RetrievalTrainer, Known]:
+    """A run's configuration, its model with the weights that the run keeps, and the ids that it knows.
 
     Raises:
         ConfigError: other data than the run's.
@@ -35,7 +36,7 @@ def load_trained(run_dir: Path, interactions: Interactions) -> tuple[RetrievalRu
     with torch.random.fork_rng(devices=[]):
         trainer = make_trainer(config, interactions)
     trainer.load_state_dict(checkpoint["best_weights"] or checkpoint["model"])
-    return config, trainer
+    return config, trainer, read_known(checkpoint)
 
 
 def masked_pairs(config: RetrievalRunConfig, interactions: Interactions) -> tuple[Pairs, ...]:

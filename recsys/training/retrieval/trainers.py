@@ -41,6 +41,14 @@ class RetrievalTrainer(Protocol):
         """Train on the pairs of these ascending places, after ``taken`` steps; the mean of BPR's loss."""
         ...
 
+    def first(self) -> tuple[Tensor, Tensor]:
+        """Vectors of layer 0 of all users and of all items, a copy."""
+        ...
+
+    def begin(self, users_ND: Tensor, items_MD: Tensor, layers: State) -> None:
+        """Take vectors of layer 0, and weights of the layers; of none they stay."""
+        ...
+
     def vectors(self) -> tuple[Tensor, Tensor]:
         """Final vectors of all users and of all items, without dropout."""
         ...
@@ -79,11 +87,12 @@ class FullGraphTrainer:
     def step(self, batch_B: Tensor, generator: torch.Generator, *, rate: float, taken: int) -> float:
         """As the protocol says."""
         user_B, item_B, drawn_BC = self._data.batch(batch_B, generator)
+        weight_B = self._data.weights(batch_B)
         pairs = training_pairs(user_B, item_B, num_users=len(self._users), num_items=len(self._items))
         self._layers.train()
         users_ND, items_MD = self._layers(self._users, self._items, self._hops)
         negative_B = hardest_negatives(users_ND, items_MD, pairs, drawn_BC)
-        loss = bpr_loss(users_ND, items_MD, pairs, negative_B)
+        loss = bpr_loss(users_ND, items_MD, pairs, negative_B, weight_B)
         pulled_users, pulled_items = (users_ND, items_MD) if self._layers.of_output else (self._users, self._items)
         pull = pairs_l2(pulled_users, pulled_items, user_B, item_B, negative_B) + self._layers.l2()
         for group in self._optimizer.param_groups:
@@ -99,6 +108,18 @@ class FullGraphTrainer:
         self._layers.eval()
         users, items = self._layers(self._users.detach(), self._items.detach(), self._hops)
         return users, items
+
+    def first(self) -> tuple[Tensor, Tensor]:
+        """As the protocol says."""
+        return self._users.detach().clone(), self._items.detach().clone()
+
+    def begin(self, users_ND: Tensor, items_MD: Tensor, layers: State) -> None:
+        """As the protocol says."""
+        with torch.no_grad():
+            self._users.copy_(users_ND)
+            self._items.copy_(items_MD)
+        if layers:
+            _load_layers(self._layers, layers)
 
     def weights(self) -> State:
         """As the protocol says."""
@@ -138,7 +159,7 @@ class SampledTrainer:
         sizes = {"user": interactions.num_users, "item": interactions.num_items}
         first = {side: first_vectors(size, config.model) for side, size in sizes.items()}
         self._maps = {side: _a_row_each(side, size) for side, size in sizes.items()}
-        self._rows = {side: torch.from_numpy(m.lookup(np.arange(sizes[side]))[:, 0]) for side, m in self._maps.items()}
+        self._rows = {side: _rows_of(side, size) for side, size in sizes.items()}
         specs = [
             TableSpec(name=side, num_rows=rows, dim=config.model.dim)
             for side, row_map in self._maps.items()
@@ -162,6 +183,7 @@ class SampledTrainer:
     def step(self, batch_B: Tensor, generator: torch.Generator, *, rate: float, taken: int) -> float:
         """As the protocol says."""
         user_B, item_B, drawn_BC = self._data.batch(batch_B, generator)
+        weight_B = self._data.weights(batch_B)
         users, user_B = torch.unique(user_B, return_inverse=True)
         items, both = torch.unique(torch.cat([item_B[:, None], drawn_BC], dim=1), return_inverse=True)
         item_B, drawn_BC = both[:, 0].contiguous(), both[:, 1:]
@@ -172,7 +194,7 @@ class SampledTrainer:
         users_ZD, items_ZD = users_ZD.contiguous(), items_ZD.contiguous()
         pairs = training_pairs(user_B, item_B, num_users=len(users), num_items=len(items))
         negative_B = hardest_negatives(users_ZD, items_ZD, pairs, drawn_BC)
-        loss = bpr_loss(users_ZD, items_ZD, pairs, negative_B)
+        loss = bpr_loss(users_ZD, items_ZD, pairs, negative_B, weight_B)
         if self._layers.of_output:
             pull = pairs_l2(users_ZD, items_ZD, user_B, item_B, negative_B)
         else:
@@ -194,10 +216,22 @@ class SampledTrainer:
     def vectors(self) -> tuple[Tensor, Tensor]:
         """As the protocol says."""
         self._layers.eval()
-        rows = table_weights(self._tables)
-        everyone = (rows["user"][self._rows["user"]], rows["item"][self._rows["item"]])
-        users, items = self._layers(*everyone, self._data.hops(self._layers))
+        users, items = self._layers(*self.first(), self._data.hops(self._layers))
         return users, items
+
+    @torch.no_grad()
+    def first(self) -> tuple[Tensor, Tensor]:
+        """As the protocol says."""
+        rows = table_weights(self._tables)
+        return rows["user"][self._rows["user"]], rows["item"][self._rows["item"]]
+
+    @torch.no_grad()
+    def begin(self, users_ND: Tensor, items_MD: Tensor, layers: State) -> None:
+        """As the protocol says."""
+        for side, vectors in (("user", users_ND), ("item", items_MD)):
+            table_weights(self._tables)[side][self._rows[side]] = vectors
+        if layers:
+            _load_layers(self._layers, layers)
 
     def weights(self) -> State:
         """As the protocol says."""
@@ -238,6 +272,8 @@ class _Pairs:
         self.draws = draws
         self.user_E = torch.from_numpy(interactions.train.user_E)
         self.item_E = torch.from_numpy(interactions.train.item_E)
+        weight_E = interactions.train.weight_E
+        self._weight_E = None if weight_E is None else torch.from_numpy(weight_E)
         self._sizes = {"num_users": interactions.num_users, "num_items": interactions.num_items}
         self._negatives = NegativeSampler(self.user_E, self.item_E, **self._sizes)
 
@@ -245,6 +281,10 @@ class _Pairs:
         """User, item and draws [B, C] for a negative of the pairs in these places."""
         user_B, item_B = self.user_E[batch_B], self.item_E[batch_B]
         return user_B, item_B, self._negatives.draw(user_B, generator, draws=self.draws)
+
+    def weights(self, batch_B: Tensor) -> Tensor | None:
+        """Of the pairs in these places, float32; None: all are 1."""
+        return None if self._weight_E is None else self._weight_E[batch_B]
 
     def hops(self, layers: Layers) -> tuple[Hop, ...]:
         """The whole graph, once per layer."""
@@ -258,6 +298,18 @@ class _Pairs:
             normalization=layers.normalization,
         )
         return (hop,) * layers.hops
+
+
+def first_of(state: State, *, num_users: int, num_items: int) -> tuple[Tensor, Tensor]:
+    """Vectors of layer 0 of all users and of all items, of a state of either trainer."""
+    if "tables" not in state:
+        return state["users"], state["items"]
+    rows = {side: _rows_of(side, size) for side, size in (("user", num_users), ("item", num_items))}
+    return state["tables"]["user"][rows["user"]], state["tables"]["item"][rows["item"]]
+
+
+def _rows_of(side: str, size: int) -> Tensor:
+    return torch.from_numpy(_a_row_each(side, size).lookup(np.arange(size))[:, 0])
 
 
 def _a_row_each(table: str, size: int) -> RowMap:

@@ -2,55 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import numpy as np
 
 from recsys.arrays import Int64Array
 from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.ids import id_counts
+from recsys.data.samples.since import newest_since
 from recsys.embeddings.row_maps.growth import CLUSTER_ROWS, OWN_ROWS, SeenIds, grow
 from recsys.embeddings.row_maps.id_table import build_id_table
 from recsys.embeddings.row_maps.row_map import RowMap
-from recsys.errors import ConfigError, InvalidInputError
+from recsys.errors import ConfigError
 from recsys.training.config import RunConfig
 
-UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
 HASHES_UNKNOWN = "hashes unknown"
 """Kind of a map of which only the ids with rows of their own are known, as from a bundle (``warm_start/source.py``)."""
 
 HELD_OUT = 0.1
 """Share of the samples, the newest, that becomes the validation split where the data declares neither it nor a test;
 less where many are of one moment, because a moment is not parted."""
-
-
-def since_ms(when: str, *, newest_ms: int) -> int:
-    """The first moment that a run trains on, milliseconds since 1970.
-
-    Args:
-        when: an ISO 8601 time (UTC unless it says otherwise), or a duration such as ``36h`` that counts back from the
-            newest training sample.
-        newest_ms: of that sample.
-
-    Raises:
-        ConfigError: it is neither.
-
-    >>> since_ms("2001-02-03T00:00:00+01:00", newest_ms=0), since_ms("1d", newest_ms=100_000_000)
-    (981154800000, 13600000)
-    """
-    if match := re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", when):
-        return newest_ms - round(float(match[1]) * UNITS_MS[match[2]])
-    try:
-        moment = datetime.fromisoformat(when)
-    except ValueError:
-        raise ConfigError(
-            f"data.since is {when!r}; allowed: a time such as 2001-02-03T04:05:06Z, or a duration such as 36h or 1d "
-            "before the newest training sample"
-        ) from None
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def samples_since(dataset: Dataset, when: str) -> Dataset:
@@ -62,7 +34,7 @@ def samples_since(dataset: Dataset, when: str) -> Dataset:
 
     Args:
         dataset: with keys.
-        when: see :func:`since_ms`; empty: all of it.
+        when: see :func:`recsys.data.samples.since.since_ms`; empty: all of it.
 
     Raises:
         ConfigError: ``when`` is no time.
@@ -71,15 +43,7 @@ def samples_since(dataset: Dataset, when: str) -> Dataset:
     training = dataset.split("train")
     if not when or not len(training):
         return dataset
-    times_ms = dataset.sample_time_ms[training]
-    newest_ms = int(times_ms.max())
-    first_ms = since_ms(when, newest_ms=newest_ms)
-    kept = training[times_ms >= first_ms]
-    if not len(kept):
-        raise InvalidInputError(
-            f"data.since {when}: none of the {len(training):,} training samples is as new as {_iso(first_ms)}, the "
-            f"newest is of {_iso(newest_ms)}: there is nothing to train on"
-        )
+    kept = training[newest_since(dataset.sample_time_ms[training], when, what="training samples")]
     splits = {**dataset.samples.splits, "train": kept}
     if not len(dataset.split("validation")) and not len(dataset.split("test")):
         splits |= _newest_held_out(dataset, kept)
@@ -175,7 +139,3 @@ def _with_room(row_map: RowMap, *, rows: int, seed: int) -> RowMap:
         ids=build_id_table(keys, numbers, capacity=len(keys) + len(row_map.spare_rows) + rows, seed=seed),
         spare_rows=np.concatenate([row_map.spare_rows, np.arange(lookup.num_rows, lookup.num_rows + rows)]),
     )
-
-
-def _iso(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, tz=UTC).isoformat(timespec="seconds")

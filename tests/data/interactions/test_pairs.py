@@ -131,19 +131,8 @@ def test_a_data_set_is_found_where_the_option_then_the_environment_says(
     assert find_interactions("gowalla", given) == given
     assert find_interactions("gowalla", tmp_path / "named") == named
     assert find_interactions(str(given)) == given
-    with pytest.raises(DataFileError, match=r"no train.txt.gz in .*nowhere; give the data set's folder with --data"):
+    with pytest.raises(DataFileError, match=r"no train.txt.gz in .*nowhere; give the folder of a log"):
         find_interactions(str(tmp_path / "nowhere"))
-
-
-def test_a_folder_of_recsys_prepare_is_known_for_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "runs" / "shop" / "events").mkdir(parents=True)
-    (tmp_path / "runs" / "shop" / "events" / "meta.json").write_text("{}")
-    monkeypatch.chdir(tmp_path)
-    for name in ("./runs/shop", "runs/shop", str(tmp_path / "runs" / "shop")):
-        with pytest.raises(
-            DataFileError, match="a folder of recsys prepare; models that rank all items read train.txt"
-        ):
-            find_interactions(name)
 
 
 def test_without_lists_of_ids_an_index_is_its_own_id(tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""Warm start of a model that ranks all items: vectors of layer 0 by id, and layers, of an older run.
+
+An id that both runs have begins with the older vector, others anew. The optimiser begins anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.arrays import BoolArray, Int64Array
+from recsys.data.interactions.pairs import Interactions, ids_of
+from recsys.errors import ConfigError
+from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.folder import load, read_ids, read_known, read_retrieval_config
+from recsys.training.retrieval.known import Known
+from recsys.training.retrieval.trainers import RetrievalTrainer, State, first_of
+from recsys.training.run.folder import is_retrieval_run
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OlderRun:
+    """An older run, of which another may begin.
+
+    Attributes:
+        name: of its folder.
+        user_keys, item_keys: its ids.
+        users_ND, items_MD: their vectors of layer 0.
+        layers: weights of its layers.
+        known: ids of which it learnt something.
+    """
+
+    name: str
+    user_keys: Int64Array
+    item_keys: Int64Array
+    users_ND: Tensor
+    items_MD: Tensor
+    layers: State
+    known: Known
+
+
+def open_older_run(config: RetrievalRunConfig) -> OlderRun | None:
+    """The run that ``train.warm_start`` names; None: none.
+
+    Raises:
+        ConfigError: it is no run of a model that ranks all items, or one of another model or width.
+        DataFileError: a file of it is damaged.
+    """
+    if not config.train.warm_start:
+        return None
+    path = Path(config.train.warm_start)
+    where = f"train.warm_start {path}"
+    if (path / "manifest.json").exists():
+        raise ConfigError(
+            f"{where}: a bundle, which holds final vectors alone; give the folder of the run it was made of"
+        )
+    if not is_retrieval_run(path):
+        raise ConfigError(
+            f"{where}: not the folder of a run of a model that ranks all items; `recsys train` writes one"
+        )
+    older = read_retrieval_config(path)
+    for name in ("kind", "dim", "layers"):
+        was, now = getattr(older.model, name), getattr(config.model, name)
+        if was != now:
+            raise ConfigError(f"{where}: its model.{name} is {was!r}, that of this run {now!r}; allowed: the same")
+    checkpoint = load(path)
+    state = checkpoint["best_weights"] or checkpoint["model"]
+    user_keys, item_keys = read_ids(path)
+    users_ND, items_MD = first_of(state, num_users=len(user_keys), num_items=len(item_keys))
+    return OlderRun(
+        name=path.name,
+        user_keys=user_keys,
+        item_keys=item_keys,
+        users_ND=users_ND,
+        items_MD=items_MD,
+        layers=state["layers"],
+        known=read_known(checkpoint),
+    )
+
+
+def begin_with(older: OlderRun, trainer: RetrievalTrainer, interactions: Interactions) -> tuple[Known, str]:
+    """Begin with an older run's vectors and layers; the ids that it knew, and a sentence on what was taken.
+
+    Raises:
+        ConfigError: no id is the same.
+    """
+    ids = ids_of(interactions)
+    users_ND, items_MD = trainer.first()
+    of_users = _take(users_ND, ids.user_keys_N, older.users_ND, older.user_keys, older.known.users_N)
+    of_items = _take(items_MD, ids.item_keys_M, older.items_MD, older.item_keys, older.known.items_M)
+    if not of_users.any() and not of_items.any():
+        raise ConfigError(
+            f"train.warm_start {older.name}: none of its {len(older.user_keys):,} users and {len(older.item_keys):,} "
+            "items is in the data of this run; give a run of the same log"
+        )
+    trainer.begin(users_ND, items_MD, older.layers)
+    said = (
+        f"warm start from {older.name}: vectors of {of_users.sum():,} of {len(of_users):,} users and "
+        f"{of_items.sum():,} of {len(of_items):,} items; the others begin anew"
+    )
+    return Known(users_N=of_users, items_M=of_items), said
+
+
+def _take(
+    vectors_ND: Tensor, keys_N: Int64Array, older_ND: Tensor, older_keys: Int64Array, older_known: BoolArray
+) -> BoolArray:
+    """Put the older vectors of the same, known ids in place; True for these, [N]."""
+    order = np.argsort(older_keys)
+    place_N = order[np.minimum(np.searchsorted(older_keys, keys_N, sorter=order), len(order) - 1)]
+    same_N: BoolArray = (older_keys[place_N] == keys_N) & older_known[place_N]
+    vectors_ND[torch.from_numpy(same_N)] = older_ND[torch.from_numpy(place_N[same_N])]
+    return same_N
