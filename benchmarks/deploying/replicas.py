@@ -6,6 +6,7 @@ loopback device.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterator
@@ -35,7 +36,8 @@ SIZES = {"full": Size(age_s=30, calls=400), "quick": Size(age_s=3, calls=200), "
 
 def replicas(folder: Path, size: Size) -> Iterator[Line]:
     """``deploy.new_replicas_beyond_age_s`` and ``deploy.failed_calls_when_one_goes``."""
-    from support.fleet import Callers, namespaces_missing, running_fleet, shares
+    from support.fleet import Callers, running_fleet, shares
+    from support.network import namespaces_missing, network
     from support.tiny_bundle import write_tiny_bundle
 
     from recsys.feature_store.embedded.server import EmbeddedRedis
@@ -51,7 +53,10 @@ def replicas(folder: Path, size: Size) -> Iterator[Line]:
             "RECSYS_STORE_TIMEOUT_MS": "5000",
             "RECSYS_MAX_CONNECTION_AGE_S": str(size.age_s),
         }
-        with running_fleet(folder, namespaces=not missing, **settings) as fleet:
+        with (
+            contextlib.nullcontext() if missing else network(4) as hosts,
+            running_fleet(folder, hosts=hosts, **settings) as fleet,
+        ):
             fleet.start(1, 2)
             with Callers(fleet.target) as callers:
                 shares(fleet, callers, calls=size.calls)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.fleet import Callers, Fleet, namespaces_missing, running_fleet, shares
+from support.fleet import Callers, Fleet, running_fleet, shares
+from support.network import namespaces_missing, network
 from support.tiny_bundle import write_tiny_bundle
 from support.tiny_workers import until
 
@@ -47,5 +48,5 @@ def test_a_server_that_is_added_gets_calls_and_one_that_goes_fails_none(redis_ur
 def test_two_servers_that_join_two_get_a_fifth_of_the_calls_each(redis_url: str, tmp_path: Path) -> None:
     if reason := namespaces_missing():
         pytest.skip(reason)
-    with running_fleet(tmp_path, namespaces=True, **settings(tmp_path, redis_url)) as fleet:
+    with network(4) as hosts, running_fleet(tmp_path, hosts=hosts, **settings(tmp_path, redis_url)) as fleet:
         grow_and_shrink(fleet, of=2, to=4, least=0.2)

@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import redis
 
 from recsys.errors import StoreUnavailableError
 from recsys.feature_store.embedded.server import redis_binary
+from support.network import Host
 from support.paths import DOCS
 
 
@@ -83,33 +84,44 @@ def free_port() -> int:
 
 @dataclass(kw_only=True)
 class Server:
-    """A redis-server of our own on a TCP port of this machine."""
+    """A redis-server of our own on a TCP port of this machine, or of a host of a test's network."""
 
     folder: Path
     lines: tuple[str, ...]
     port: int = field(default_factory=free_port)
     sentinel: bool = False
     program: str = field(default_factory=redis_binary)
+    host: Host | None = None
     process: subprocess.Popen[bytes] | None = None
 
     @property
+    def ip(self) -> str:
+        return self.host.address if self.host else "127.0.0.1"
+
+    @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.ip}:{self.port}"
 
     def start(self) -> None:
         self.folder.mkdir(exist_ok=True)
         config = self.folder / "redis.conf"
         if not config.exists():  # Sentinel writes its own
-            common = [f"dir {self.folder}", "bind 127.0.0.1", "logfile redis.log", f"port {self.port}"]
+            common = [f"dir {self.folder}", f"bind {self.ip}", "logfile redis.log", f"port {self.port}"]
+            common += ["protected-mode no"] if self.host else []
             common += [] if self.sentinel else ['save ""', "repl-diskless-sync-delay 0", "repl-ping-replica-period 1"]
             config.write_text("\n".join([*common, *self.lines]) + "\n")
-        command = [self.program, str(config), *(["--sentinel"] if self.sentinel else [])]
+        command = [
+            *(self.host.under if self.host else ()),
+            self.program,
+            str(config),
+            *(["--sentinel"] if self.sentinel else []),
+        ]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         eventually(lambda: self._answers())
 
     def ask(self, *command: str | bytes | int) -> Any:
         """The reply as Redis gives it."""
-        with redis.Redis(port=self.port, socket_timeout=5, decode_responses=True, protocol=2) as client:
+        with redis.Redis(host=self.ip, port=self.port, socket_timeout=5, decode_responses=True, protocol=2) as client:
             client.response_callbacks.clear()
             return client.execute_command(*command)
 
@@ -195,16 +207,18 @@ def known_primary(sentinel: Server) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path) -> Iterator[list[Server]]:
-    """Three primaries and, in the same order, their replicas."""
-    lines = ("cluster-enabled yes", "cluster-node-timeout 500", "cluster-replica-validity-factor 0")
-    nodes = [Server(folder=folder / f"n{i}", lines=lines) for i in range(6)]
+def cluster(
+    folder: Path, hosts: Sequence[Host | None] = (None,) * 6, *, node_timeout_ms: int = 500
+) -> Iterator[list[Server]]:
+    """Three primaries and, in the same order, their replicas; each on a host, or all on this machine."""
+    lines = ("cluster-enabled yes", f"cluster-node-timeout {node_timeout_ms}", "cluster-replica-validity-factor 0")
+    nodes = [Server(folder=folder / f"n{i}", lines=lines, host=host) for i, host in enumerate(hosts)]
     with running(*nodes):
         ids = [node.ask("CLUSTER", "MYID") for node in nodes]
         for i, node in enumerate(nodes):
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
             for other in nodes[:i]:  # rather than wait for the gossip
-                node.ask("CLUSTER", "MEET", "127.0.0.1", other.port)
+                node.ask("CLUSTER", "MEET", other.ip, other.port)
         for i in range(3):
             nodes[i].ask("CLUSTER", "ADDSLOTS", *range(i * SLOTS // 3, (i + 1) * SLOTS // 3))
         for i in range(3):
