@@ -70,12 +70,18 @@ def training_progress(console: Console) -> Iterator[Callable[[TrainingProgress |
     """Progress with samples/s, the time left and a running mean of the loss; validation metrics as lines above it."""
     loss = 0.0
     with progress(console, "before the first step") as work:
-        begun = False
+        begun, stage = False, ""
 
         def report(progress: TrainingProgress | RetrievalProgress) -> None:
-            nonlocal loss, begun
+            nonlocal loss, begun, stage
             if progress.validation is not None:
                 console.print(f"{_when(progress)}: validation {progress.validation}", highlight=False)
+                return
+            if of_stage := getattr(progress, "stage", ""):
+                if of_stage != stage:
+                    work.stage(of_stage, progress.steps or None)
+                    stage = of_stage
+                work.count(progress.step, progress.steps or None)
                 return
             if not begun:
                 work.stage("training, steps", progress.steps)

@@ -32,14 +32,14 @@ def train_retrieval(
 ) -> None:
     """Train, test, and leave checkpoint and metrics in the run's folder."""
     from recsys.progress import progress, training_progress
-    from recsys.training.retrieval.loop import train_retrieval_run
+    from recsys.training.retrieval.run import train_any
 
     run_dir = run_dir or Path("runs") / config.recipe
     with progress(notes, "reading the data"):
         interactions = load(config.data, data, work_dir)
     notes.print(f"data: {interactions.source}", markup=False)
     with training_progress(notes) as report:
-        result = train_retrieval_run(
+        result = train_any(
             config,
             interactions,
             run_dir,

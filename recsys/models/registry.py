@@ -17,6 +17,7 @@ from recsys.models.ranking.network import RankingConfig, RankingNet
 from recsys.models.ranking.sdim import Sdim, SdimConfig
 from recsys.models.ranking.widths import Widths
 from recsys.models.retrieval.lightgcn import LightGcnConfig, lightgcn_net
+from recsys.models.retrieval.linear import LinearConfig
 from recsys.models.retrieval.mf import MfConfig, mf_net
 from recsys.models.retrieval.network import Layers, RetrievalConfig, RetrievalNet
 from recsys.models.retrieval.ngcf import NgcfConfig, ngcf_net
@@ -41,11 +42,11 @@ class RetrievalKind:
 
     Attributes:
         config: its configuration.
-        net: ``net(config)``, a torch module.
+        net: ``net(config)``, a torch module; None: the model is a closed form.
     """
 
     config: type[RetrievalConfig]
-    net: Callable[..., RetrievalNet]
+    net: Callable[..., RetrievalNet] | None
 
 
 RANKING_MODELS: dict[str, RankingKind] = {
@@ -59,7 +60,11 @@ RETRIEVAL_MODELS: dict[str, RetrievalKind] = {
     "mf": RetrievalKind(MfConfig, mf_net),
     "lightgcn": RetrievalKind(LightGcnConfig, lightgcn_net),
     "ngcf": RetrievalKind(NgcfConfig, ngcf_net),
+    "linear": RetrievalKind(LinearConfig, None),
 }
+
+CLOSED_FORMS = tuple(name for name, kind in RETRIEVAL_MODELS.items() if kind.net is None)
+"""Models without a network: nothing is trained step by step, and users are known by their history."""
 
 
 def make_net(widths: Widths, *, config: RankingConfig) -> RankingNet:
@@ -69,4 +74,6 @@ def make_net(widths: Widths, *, config: RankingConfig) -> RankingNet:
 
 def make_layers(config: RetrievalConfig) -> Layers:
     """Build what a retrieval model's configuration describes above the vectors of layer 0."""
-    return Layers(RETRIEVAL_MODELS[config.kind].net(config), hops=config.layers)
+    net = RETRIEVAL_MODELS[config.kind].net
+    assert net is not None, "a closed form has no layers"
+    return Layers(net(config), hops=config.layers)

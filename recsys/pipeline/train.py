@@ -26,7 +26,7 @@ from recsys.training.config import RunConfig
 from recsys.training.distributed.processes import is_first
 from recsys.training.loop import train
 from recsys.training.retrieval.config import RetrievalRunConfig
-from recsys.training.retrieval.loop import train_retrieval_run
+from recsys.training.retrieval.run import train_any
 from recsys.training.run.folder import CHECKPOINT
 from recsys.training.settings import from_json
 
@@ -68,14 +68,14 @@ def train_retrieval(config: RetrievalRunConfig, dataset: Dataset, folder: Path) 
     """Train a model that ranks all items, or go on where a killed run was; facts on the run.
 
     Raises:
-        RecsysError: as :func:`recsys.training.retrieval.loop.train_retrieval_run`.
+        RecsysError: as :func:`recsys.training.retrieval.run.train_any`.
     """
     run_dir = folder / RUN
     resume = (run_dir / CHECKPOINT).exists()
     if run_dir.exists() and not resume:
         shutil.rmtree(run_dir)
     pairs = positive_pairs(dataset, config.data, source="the log")
-    result = train_retrieval_run(config, pairs, run_dir, resume=resume)
+    result = train_any(config, pairs, run_dir, resume=resume)
     return {"recall": result.test.recall, "ndcg": result.test.ndcg}
 
 

@@ -30,6 +30,7 @@ OWN_LOG: dict[str, Callable[[], RunConfig]] = {
 """Recipes of ranking models for any log that `recsys prepare` wrote, by model."""
 
 OWN_LOG_RETRIEVAL: dict[str, Callable[[], RetrievalRunConfig]] = {
+    "linear": own_log.linear,
     "mf": own_log.mf,
     "lightgcn": own_log.lightgcn,
     "ngcf": own_log.ngcf,
@@ -63,6 +64,7 @@ RETRIEVAL_RECIPES: dict[str, Callable[[], RetrievalRunConfig]] = {
     "lightgcn_gowalla": gowalla.lightgcn_gowalla,
     "lightgcn_lcfn": gowalla.lightgcn_lcfn,
     "lightgcn_movielens_1m": movielens.lightgcn_movielens_1m,
+    "linear_gowalla": gowalla.linear_gowalla,
     "mf_gowalla": gowalla.mf_gowalla,
     "ngcf_code_gowalla": gowalla.ngcf_code_gowalla,
     "ngcf_gowalla": gowalla.ngcf_gowalla,

@@ -9,12 +9,29 @@ UltraGCN does, and the test masks its training pairs only.
 from __future__ import annotations
 
 from recsys.models.retrieval.lightgcn import LightGcnConfig
+from recsys.models.retrieval.linear import LinearConfig
 from recsys.models.retrieval.mf import MfConfig
 from recsys.models.retrieval.ngcf import NgcfConfig
 from recsys.training.retrieval.config import InteractionsConfig, RetrievalRunConfig, RetrievalTrainConfig
 
 _GOWALLA = InteractionsConfig(dataset="gowalla", validation_share=0.0)
 _LCFN = InteractionsConfig(dataset="movielens_lcfn", mask_validation=False)
+
+
+def linear_gowalla() -> RetrievalRunConfig:
+    """Linear filtering in closed form on Gowalla, with the settings that ``linear`` chose on a held-out tenth."""
+    return RetrievalRunConfig(
+        recipe="linear_gowalla",
+        data=_GOWALLA,
+        model=LinearConfig(
+            ranks=(448,),
+            low_pass=(0.3,),
+            sharpen=(0.7,),
+            neighbours=(512,),
+            half_life_events=(0.0,),
+            half_life_days=(0.0,),
+        ),
+    )
 
 
 def mf_gowalla() -> RetrievalRunConfig:

@@ -14,6 +14,7 @@ from recsys.models.ranking.din import DinConfig
 from recsys.models.ranking.network import RankingConfig
 from recsys.models.ranking.sdim import SdimConfig
 from recsys.models.retrieval.lightgcn import LightGcnConfig
+from recsys.models.retrieval.linear import LinearConfig
 from recsys.models.retrieval.mf import MfConfig
 from recsys.models.retrieval.network import RetrievalConfig
 from recsys.models.retrieval.ngcf import NgcfConfig
@@ -21,6 +22,11 @@ from recsys.training.config import DataConfig, RunConfig
 from recsys.training.retrieval.config import InteractionsConfig, RetrievalRunConfig, RetrievalTrainConfig
 
 FOLDER = "./prepared"
+
+
+def linear() -> RetrievalRunConfig:
+    """Linear filtering in closed form: candidates in seconds, by what a user did up to now; chooses its settings."""
+    return RetrievalRunConfig(recipe="linear", data=InteractionsConfig(dataset=FOLDER), model=LinearConfig())
 
 
 def din() -> RunConfig:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.arrays import BoolArray, Float32Array, Int64Array
+from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.ids import PairIds, pair_features, parse_ids
 from recsys.errors import DataFileError, InvalidInputError
 from recsys.features.feature_set import IdType
@@ -71,6 +73,7 @@ class Interactions:
         fresh_E: which training pairs a step may draw, bool; the others are known, but were learnt before
             (``data.since``). None: all.
         notes: a sentence each on what was left out.
+        histories: ``validation``, ``test`` -> the events of users before that part; not there: pairs are all there is.
     """
 
     num_users: int
@@ -82,6 +85,7 @@ class Interactions:
     ids: PairIds | None = None
     fresh_E: BoolArray | None = None
     notes: tuple[str, ...] = ()
+    histories: Mapping[str, UserEvents] = field(default_factory=dict)
 
 
 def ids_of(interactions: Interactions) -> PairIds:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from recsys.arrays import Float32Array, Int64Array
+from recsys.data.interactions.histories import histories_before
 from recsys.data.interactions.ids import PairIds
 from recsys.data.interactions.pairs import Interactions, Pairs, hold_out, make_pairs, without
 from recsys.data.samples.dataset import Dataset
@@ -79,8 +80,14 @@ def positive_pairs(dataset: Dataset, rule: PairRule, *, source: str) -> Interact
         )
     validation = without(pairs(dataset.split("validation")), train)
     test = without(without(test, train), validation)
+    before = {part: histories_before(dataset, part) for part in ("validation", "test")}
+    histories = {part: events for part, events in before.items() if events is not None}
     if not len(validation):
         train, validation = hold_out(train, share=rule.validation_share, seed=0)
+        if (events := histories.get("test")) is not None:  # what is held out has not happened yet
+            keys = validation.user_E * len(table.item_keys) + validation.item_E
+            held_E = np.isin(events.user_E * len(table.item_keys) + events.item_E, keys)
+            histories["validation"] = events.where(~held_E)
     names: tuple[str, ...] | None = None
     if table.features.item_id.id_type == "string":
         found = table.names[table.features.item_id.table].find(table.item_keys)
@@ -97,6 +104,7 @@ def positive_pairs(dataset: Dataset, rule: PairRule, *, source: str) -> Interact
         ids=PairIds(
             features=table.features, user_keys_N=table.user_keys, item_keys_M=table.item_keys, item_names_M=names
         ),
+        histories=histories,
     )
     if not rule.since:
         return made

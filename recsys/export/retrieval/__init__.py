@@ -2,8 +2,8 @@
 
 ::
 
-    bundle.py         the bundle, its tables and its certificate
-    graph.py          the graph ``retrieve``: exact search over all items
-    history_graph.py  the same, for users who are known by their history
-    measure.py        a bundle on any test pairs
+    bundle.py     the bundle, its tables and its certificate
+    graph.py      the graph ``retrieve``: exact search over all items
+    by_history/   both, for users who are known by their history
+    measure.py    a bundle on any test pairs
 """

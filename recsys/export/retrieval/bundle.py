@@ -25,12 +25,14 @@ from recsys.data.interactions.pairs import Interactions, Pairs, ids_of
 from recsys.errors import BundleError
 from recsys.evaluation.recorded import lists_digest, record_lists
 from recsys.export.certificate import TOLERANCE
+from recsys.export.retrieval.by_history.bundle import export_history_bundle
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.features.hashing import MISSING
 from recsys.features.names import ITEM_NAMES, open_names
+from recsys.models.registry import CLOSED_FORMS
 from recsys.training.retrieval.baselines import with_baselines
 from recsys.training.retrieval.evaluate import evaluate_users
-from recsys.training.retrieval.folder import fingerprint
+from recsys.training.retrieval.folder import fingerprint, read_retrieval_config
 from recsys.training.retrieval.trained import load_trained, masked_pairs
 from recsys.training.run.record import code_version
 from recsys.training.settings import to_json
@@ -62,6 +64,8 @@ def export_retrieval_bundle(
         BundleError: ONNX Runtime's lists differ from torch's by more than rounding, or an item is named otherwise
             than in the data; nothing is written.
     """
+    if read_retrieval_config(run_dir).model.kind in CLOSED_FORMS:
+        return export_history_bundle(run_dir, interactions, path, name=name, overwrite=overwrite, created_at=created_at)
     ids = ids_of(interactions)
     config, trainer, known = load_trained(run_dir, interactions)
     users_ND, items_MD = trainer.vectors()

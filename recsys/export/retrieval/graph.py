@@ -13,7 +13,7 @@ Legend: ``N`` items to leave out, ``K`` found, ``M`` items and ``D`` columns of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,18 +131,20 @@ def write_graph(
         file = f"tables/{name}.bin"
         write_array(folder / file, array)
         infos[name] = TableInfo(file=file, dtype=str(array.dtype), shape=tuple(array.shape))
-    constants = [
+    constants = _constants(**maps)
+    constants += [
         numpy_helper.from_array(np.array(value, dtype=np.float32), name) for name, value in (floats or {}).items()
     ]
     constants += [
         numpy_helper.from_array(np.array(value, dtype=np.int64), name) for name, value in (integers or {}).items()
     ]
+    used = _read_by(nodes)
     graph = helper.make_graph(
         list(nodes),
         "retrieve",
         [_value(name, info) for name, info in inputs.items()],
         [_value(name, info) for name, info in outputs.items()],
-        [*_constants(**maps), *constants, *(_external(name, info) for name, info in infos.items())],
+        [*(each for each in constants if each.name in used), *(_external(name, info) for name, info in infos.items())],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     model.producer_name, model.producer_version = "recsys", recsys.__version__
@@ -228,6 +230,16 @@ def branch(*nodes: NodeProto) -> onnx.GraphProto:
     """A branch of ``If`` with the scores of all rows, [M + 1, 1]."""
     (output,) = nodes[-1].output
     return helper.make_graph(list(nodes), output, [], [helper.make_tensor_value_info(output, _F32, [None, 1])])
+
+
+def _read_by(nodes: Iterable[NodeProto]) -> set[str]:
+    """Names that nodes read, those of their branches too."""
+    names: set[str] = set()
+    for node in nodes:
+        names.update(node.input)
+        for attribute in node.attribute:
+            names |= _read_by(attribute.g.node)
+    return names
 
 
 def _constants(**tables: IdTable) -> list[TensorProto]:

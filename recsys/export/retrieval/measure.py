@@ -16,13 +16,15 @@ from recsys.data.interactions.pairs import Interactions, ids_of
 from recsys.errors import BundleError, InvalidInputError
 from recsys.evaluation.recorded import lists_digest, record_lists
 from recsys.features.hashing import MISSING
+from recsys.training.retrieval.linear.histories import history_inputs, pair_events
 from recsys.training.retrieval.ranking import list_metrics, sample_users
 
 
 def measure_retrieval_bundle(
     folder: Path, interactions: Interactions, *, list_length: int = 20, users: int = 10_000
 ) -> Measured:
-    """Metrics of a retrieval bundle's lists for users with a test pair; their training pairs are left out of them.
+    """Metrics of a retrieval bundle's lists for users with a test pair; their training pairs are left out of them, and
+    are their histories where it knows users by these.
 
     Args:
         folder: of the bundle.
@@ -45,6 +47,8 @@ def measure_retrieval_bundle(
     session = onnxruntime.InferenceSession(
         folder / manifest.graphs["retrieve"].file, options, providers=["CPUExecutionProvider"]
     )
+    fields = [each.name.removeprefix("history.") for each in session.get_inputs() if each.name.startswith("history.")]
+    events = (interactions.histories.get("test") or pair_events([train])) if fields else None
     order_M = np.argsort(ids.item_keys_M)
     sorted_M = ids.item_keys_M[order_M]
     ranked_G = np.unique(wanted.user_E)
@@ -52,12 +56,13 @@ def measure_retrieval_bundle(
     for row, user in enumerate(ranked_G.tolist()):
         begin, end = np.searchsorted(train.user_E, [user, user + 1])
         seen = ids.item_keys_M[train.item_E[begin:end]]
-        keys, scores, _ = session.run(
-            None,
+        keys, scores = session.run(
+            ["items", "scores"],
             {
                 "user_id": ids.user_keys_N[[user]],
                 "seen": seen if len(seen) else np.full(1, MISSING),
                 "k": np.array(list_length, dtype=np.int64),
+                **({} if events is None else history_inputs(events, user, ids, fields)),
             },
         )
         if not np.isfinite(scores).all():

@@ -35,6 +35,12 @@ class HistoryWeights:
     half_life_events: float = 0.0
     half_life_days: float = 0.0
 
+    def __str__(self) -> str:
+        parts = [f"{self.attribute} {dict(self.actions)}, other {self.other:g}"] if self.attribute else []
+        parts += [f"halved every {self.half_life_events:g} events"] if self.half_life_events else []
+        parts += [f"halved every {self.half_life_days:g} days"] if self.half_life_days else []
+        return "events weigh by " + ", ".join(parts) if parts else "all events weigh the same"
+
     @property
     def reads_time(self) -> bool:
         """True if the weights depend on the events' times."""

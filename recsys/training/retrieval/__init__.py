@@ -5,6 +5,8 @@
     config.py        a run as one frozen value
     loop.py          minibatches, by the protocol of NGCF and LightGCN
     trainers.py      a step over the whole graph, or over sampled neighbours
+    linear/          the closed form, which takes no steps
+    run.py           a run of any of them
     negatives.py     items that a user did not take
     known.py         ids that a run knows, and pairs that its steps draw
     warm_start.py    vectors of an older run, by id

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, ClassVar, Literal
 
 from recsys.data.interactions.datasets import INTERACTION_SETS
 from recsys.data.interactions.positives import PairRule
 from recsys.embeddings import WIDTH_UNIT
 from recsys.errors import ConfigError, nearest
-from recsys.models.registry import RETRIEVAL_MODELS
+from recsys.models.registry import CLOSED_FORMS, RETRIEVAL_MODELS
 from recsys.models.retrieval.lightgcn import LightGcnConfig
 from recsys.models.retrieval.network import RetrievalConfig
 from recsys.training.settings import KindOf, check_bounds, check_width
@@ -94,6 +94,9 @@ class RetrievalRunConfig:
                 f"or a folder, such as ./{self.data.dataset}"
             )
         check_bounds(self, LEAST, below=BELOW)
+        if model.kind in CLOSED_FORMS:
+            self._check_closed_form()
+            return
         check_width(self, "model.dim", model.dim)
         if train.fan_outs and len(train.fan_outs) != model.layers:
             raise ConfigError(
@@ -101,12 +104,27 @@ class RetrievalRunConfig:
                 "allowed: one per layer, or none"
             )
 
+    def _check_closed_form(self) -> None:
+        plain = RetrievalTrainConfig()
+        for name in (each.name for each in fields(self.train) if each.name not in _OF_CLOSED_FORMS):
+            if (value := getattr(self.train, name)) != getattr(plain, name):
+                raise ConfigError(
+                    f"recipe {self.recipe!r}: train.{name} is {value!r}, but {self.model.kind} is a closed form, which "
+                    f"takes no steps; allowed: {', '.join(f'train.{each}' for each in _OF_CLOSED_FORMS)}"
+                )
+
+
+_OF_CLOSED_FORMS = ("list_length", "validation_users", "seed")
+"""Settings of ``train`` that mean something without steps."""
 
 LEAST: dict[str, float] = {
     "data.validation_share": 0,
     "data.action_weights": 0,
     "model.dim": WIDTH_UNIT,
     "model.layers": 1,
+    "model.ranks": 1,
+    **dict.fromkeys(("model.low_pass", "model.sharpen", "model.neighbours", "model.memory_gib"), 0),
+    **dict.fromkeys(("model.half_life_events", "model.half_life_days"), 0),
     **dict.fromkeys(("model.init_std", "model.message_dropout", "model.node_dropout", "model.slope"), 0),
     **dict.fromkeys(("train.fan_outs", "train.epochs", "train.negatives", "train.validate_every"), 1),
     **dict.fromkeys(("train.list_length", "train.checkpoint_epochs", "train.decay_epochs"), 1),

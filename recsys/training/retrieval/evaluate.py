@@ -12,9 +12,12 @@ from recsys.data.interactions.pairs import Interactions, Pairs
 from recsys.errors import ConfigError
 from recsys.evaluation.baselines import RESAMPLES, Baseline, baselines_of_lists
 from recsys.evaluation.predictions import UserValues, write_user_values
+from recsys.models.registry import CLOSED_FORMS
 from recsys.training.retrieval.baselines import with_baselines
 from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.folder import read_retrieval_config
 from recsys.training.retrieval.known import Known
+from recsys.training.retrieval.linear.fit import evaluate_model, load_fitted
 from recsys.training.retrieval.ranking import RankingMetrics, rank_users
 from recsys.training.retrieval.trained import load_trained, masked_pairs
 from recsys.training.retrieval.trainers import RetrievalTrainer
@@ -37,9 +40,13 @@ def compare_with_baselines(
     """As :func:`evaluate_retrieval_run`, beside popularity and chance."""
     if split not in ("validation", "test"):
         raise ConfigError(f"split is {split!r}; allowed for a model that ranks all items: validation, test")
-    config, trainer, known = load_trained(run_dir, interactions)
     relevant = getattr(interactions, split)
-    metrics, of_users = evaluate_users(trainer, known, config, interactions, relevant, test=split == "test")
+    if read_retrieval_config(run_dir).model.kind in CLOSED_FORMS:
+        config, fitted = load_fitted(run_dir, interactions)
+        metrics, of_users = evaluate_model(fitted.model, config, interactions, relevant, test=split == "test")
+    else:
+        config, trainer, known = load_trained(run_dir, interactions)
+        metrics, of_users = evaluate_users(trainer, known, config, interactions, relevant, test=split == "test")
     of_users, baselines = beside(of_users, config, interactions, relevant, test=split == "test")
     write_user_values(run_dir, {split: of_users})
     return metrics, baselines

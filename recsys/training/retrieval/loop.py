@@ -42,13 +42,13 @@ from recsys.training.retrieval.trained import make_trainer
 from recsys.training.retrieval.trainers import RetrievalTrainer
 from recsys.training.retrieval.warm_start import begin_with, open_older_run
 from recsys.training.run.folder import CHECKPOINT
-from recsys.training.run.record import begin_record, write_record
+from recsys.training.run.record import RecordStart, begin_record, write_record
 from recsys.training.schedules import decayed
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalProgress:
-    """A step that is done, or an epoch's validation."""
+    """A step that is done, or an epoch's validation; of a closed form, how far a stage of it is."""
 
     step: int
     steps: int
@@ -58,6 +58,7 @@ class RetrievalProgress:
     eta_s: float
     loss: float
     validation: RankingMetrics | None = None
+    stage: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,8 +73,8 @@ class RetrievalRunResult:
         epochs: that were trained.
         train_s: seconds of training, validations left out.
         pairs_per_s: training pairs per second, of this process.
-        users_ND, items_MD: final vectors.
-        notes: a sentence each on what was left out, and on what a warm start took.
+        users_ND, items_MD: final vectors; of a closed form, which has none of users, the items' alone.
+        notes: a sentence each on what was chosen or left out, and on what a warm start took.
     """
 
     test: RankingMetrics
@@ -266,7 +267,7 @@ def _train(
         items_MD=items_MD,
         notes=notes,
     )
-    _write(config, run_dir, result, start)
+    write_result(config, run_dir, result, start)
     return result
 
 
@@ -276,7 +277,8 @@ def _not_finite(what: str, run_dir: Path) -> InvalidInputError:
     return InvalidInputError(f"{what}; lower train.learning_rate. {kept}")
 
 
-def _write(config: RetrievalRunConfig, run_dir: Path, result: RetrievalRunResult, start: Any) -> None:
+def write_result(config: RetrievalRunConfig, run_dir: Path, result: RetrievalRunResult, start: RecordStart) -> None:
+    """Write the record and the metrics of a run that is done."""
     splits = {"validation": result.validation, "test": result.test}
     metrics = {name: dataclasses.asdict(values) for name, values in splits.items() if values is not None}
     write_record(

@@ -5,6 +5,7 @@ Legend: ``N`` users, ``M`` items, ``D`` width, ``G`` ranked users, ``k`` length 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -188,3 +189,40 @@ def sample_users(pairs: Pairs, users: int) -> Pairs:
         return pairs
     chosen = np.isin(pairs.user_E, np.random.Generator(np.random.PCG64(0)).choice(distinct, users, replace=False))
     return Pairs(pairs.user_E[chosen], pairs.item_E[chosen])
+
+
+def rank_scored(
+    score: Callable[[Int64Array], Tensor],
+    *,
+    num_items: int,
+    relevant: Pairs,
+    excluded: tuple[Pairs, ...],
+    list_length: int,
+) -> tuple[RankingMetrics, UserValues]:
+    """As :func:`rank_users`, for a model whose scores are more than products of two vectors.
+
+    Args:
+        score: scores of all items for some ascending users, [B, M], float32; -inf: in no list.
+        num_items: M.
+        relevant, excluded, list_length: as of :func:`rank_users`.
+    """
+    if not len(relevant):
+        raise InvalidInputError("there are no relevant items to find; expected at least one pair")
+    ranked_G = np.unique(relevant.user_E)
+    shuffled_M = np.random.Generator(np.random.PCG64(0)).permutation(num_items)
+    place_M = np.empty_like(shuffled_M)
+    place_M[shuffled_M] = np.arange(num_items)
+    width = -(-num_items // _STRETCH) * _STRETCH
+    scores = torch.full((min(_BLOCK, len(ranked_G)), width), -torch.inf)
+    item_of_place = np.concatenate([shuffled_M, np.full(width - num_items, -1)])
+    found = np.empty((len(ranked_G), list_length), dtype=np.int64)
+    for first in range(0, len(ranked_G), _BLOCK):
+        block = ranked_G[first : first + _BLOCK]
+        of_block = scores[: len(block)]
+        of_block[:, :num_items] = score(block)[:, torch.from_numpy(shuffled_M)]
+        for pairs in excluded:
+            row, item = _pairs_of(pairs, block)
+            of_block[torch.from_numpy(row), torch.from_numpy(place_M[item])] = -torch.inf
+        values, places = _top_places(of_block, list_length)
+        found[first : first + _BLOCK] = np.where(values.numpy() == -np.inf, -1, item_of_place[places.numpy()])
+    return list_metrics(found, relevant, num_items=num_items)

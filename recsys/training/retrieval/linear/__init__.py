@@ -1,0 +1,9 @@
+"""Training of a closed form, which takes no steps.
+
+::
+
+    run.py         a run: what it refuses, its folder and record
+    fit.py         the fit, its checkpoint, and the metrics of what is served
+    choice.py      settings chosen on validation
+    histories.py   weighted histories, by which it knows users
+"""

@@ -1,0 +1,248 @@
+"""The settings of a closed form, chosen on validation by the recall of a sample of users.
+
+One setting after another, the others as they are best so far; rank and neighbours last, and the smaller one unless the
+larger is better by more than ``WORTH``: they cost time in each request.
+
+Legend: ``M`` items, ``B`` users of the sample, ``K`` columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from recsys.arrays import Float32Array, Int64Array
+from recsys.data.interactions.pairs import Interactions, Pairs
+from recsys.models.retrieval.history_weights import HistoryWeights
+from recsys.models.retrieval.linear import OPEN, Linear, LinearConfig, strongest_neighbours
+from recsys.models.retrieval.spectrum import ItemFilter
+from recsys.training.retrieval.ranking import rank_scored, sample_users
+
+USERS = 1_000
+"""Users whose items are ranked for each setting."""
+
+NEIGHBOUR_USERS = 300
+"""Users among them by whom the number of neighbours is chosen: all of their items' neighbours must be found for it."""
+
+WORTH = 0.005
+"""Share of the recall that a larger model must win."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """Settings that were tried, and the recall of the sample with them."""
+
+    settings: Linear
+    recall: float
+
+
+class _Sample:
+    """The parts of the sampled users' scores that candidates share."""
+
+    def __init__(
+        self,
+        operator: ItemFilter,
+        vectors_MK: Tensor,
+        interactions: Interactions,
+        history_of: Callable[[HistoryWeights], csr_matrix],
+        *,
+        list_length: int,
+        unknown_M: Tensor,
+    ) -> None:
+        self.relevant = sample_users(interactions.validation, USERS)
+        self.users_B = np.unique(self.relevant.user_E)
+        self._operator, self._vectors_MK, self._history_of = operator, vectors_MK, history_of
+        self._smooth_of: dict[float, Tensor] = {}
+        self._weights: HistoryWeights | None = None
+        self._interactions, self._list_length = interactions, list_length
+        self._unknown_M = unknown_M
+
+    def _use(self, weights: HistoryWeights) -> None:
+        """Histories of these weights from now on."""
+        if weights == self._weights:
+            return
+        self.history_BM = self._history_of(weights)[self.users_B]
+        history_MB = torch.from_numpy(np.ascontiguousarray(self.history_BM.toarray().T))
+        self._along_KB = self._vectors_MK.t() @ (history_MB / self._operator.root_M[:, None])
+        self._whole_MB = self._operator.apply(history_MB)
+        self._near_of: dict[float, Tensor] = {}
+        self._weights = weights
+
+    def _near(self, time: float) -> Tensor:
+        if time not in self._near_of:
+            self._near_of[time] = self._operator.sharpened(self._whole_MB, time)
+        return self._near_of[time]
+
+    def _smooth(self, time: float) -> Tensor:
+        if time not in self._smooth_of:
+            smooth_MK = self._vectors_MK * self._operator.root_M[:, None]
+            self._smooth_of[time] = self._operator.sharpened(smooth_MK, time)
+        return self._smooth_of[time]
+
+    def recall(self, settings: Linear) -> float:
+        """Recall of the whole closed form."""
+        self._use(settings.weights)
+        smooth_MK, near_MB, rank = self._smooth(settings.sharpen), self._near(settings.sharpen), settings.rank
+
+        def score(users_B: Int64Array) -> Tensor:
+            place = torch.from_numpy(np.searchsorted(self.users_B, users_B))
+            smooth_MB = smooth_MK[:, :rank] @ self._along_KB[:rank][:, place]
+            return (near_MB[:, place] + settings.low_pass * smooth_MB).t()
+
+        return self.recall_of(score, self.relevant)
+
+    def served(self, settings: Linear, counts: tuple[int, ...], report: Callable[[int, int], None]) -> list[float]:
+        """Recall with the strongest neighbours alone, for each number of them."""
+        self._use(settings.weights)
+        operator = self._operator
+        relevant = sample_users(self.relevant, NEIGHBOUR_USERS)
+        users_B = np.unique(relevant.user_E)
+        history_BM = self.history_BM[np.searchsorted(self.users_B, users_B)]
+        items_C = np.unique(history_BM.indices).astype(np.int64)
+        near_CJ, add_CJ = strongest_neighbours(operator, items_C, max(counts), sharpen=settings.sharpen, report=report)
+        smooth_MK = self._smooth(settings.sharpen)[:, : settings.rank]
+
+        def score(asked_B: Int64Array, count: int) -> Tensor:
+            place = np.searchsorted(users_B, asked_B)
+            whole = torch.from_numpy(np.searchsorted(self.users_B, asked_B))
+            smooth_MB = smooth_MK @ self._along_KB[: settings.rank][:, whole]
+            added_CM = neighbour_matrix(near_CJ[:, :count], add_CJ[:, :count], operator.num_items)
+            added_BM = (history_BM[place][:, items_C] @ added_CM).toarray()
+            return settings.low_pass * smooth_MB.t() + torch.from_numpy(added_BM)
+
+        return [self.recall_of(lambda asked_B, n=count: score(asked_B, n), relevant) for count in counts]  # type: ignore[misc]
+
+    def recall_of(self, score: Callable[[Int64Array], Tensor], relevant: Pairs) -> float:
+        """Recall of the users of ``relevant``, items without a training pair left out."""
+
+        def known(users_B: Int64Array) -> Tensor:
+            return score(users_B).masked_fill(self._unknown_M, -torch.inf)
+
+        metrics, _ = rank_scored(
+            known,
+            num_items=self._interactions.num_items,
+            relevant=relevant,
+            excluded=(self._interactions.train,),
+            list_length=self._list_length,
+        )
+        return metrics.recall
+
+
+def neighbour_matrix(near_CJ: Any, add_CJ: Float32Array, num_items: int) -> csr_matrix:
+    """Neighbours as a sparse matrix, [C, M]; those of -1 add nothing."""
+    rows, count = near_CJ.shape
+    values = np.where(near_CJ >= 0, add_CJ, np.float32(0)).ravel()
+    return csr_matrix((values, np.maximum(near_CJ, 0).ravel(), np.arange(rows + 1) * count), shape=(rows, num_items))
+
+
+def is_open(config: LinearConfig) -> bool:
+    """True if a setting has several values."""
+    return any(len(getattr(config, name)) > 1 for name in OPEN)
+
+
+def first_settings(config: LinearConfig) -> Linear:
+    """The settings to begin with: the largest rank and most neighbours, the middle ones of the others."""
+
+    def middle(values: tuple[float, ...]) -> float:
+        return sorted(values)[(len(values) - 1) // 2]
+
+    return Linear(
+        rank=max(config.ranks),
+        low_pass=middle(config.low_pass),
+        sharpen=middle(config.sharpen),
+        neighbours=max(config.neighbours),
+        weights=HistoryWeights(
+            half_life_events=min(config.half_life_events), half_life_days=min(config.half_life_days)
+        ),
+    )
+
+
+def choose(
+    config: LinearConfig,
+    operator: ItemFilter,
+    vectors_MK: Tensor,
+    interactions: Interactions,
+    history_of: Callable[[HistoryWeights], csr_matrix],
+    *,
+    by_action: Sequence[HistoryWeights],
+    list_length: int,
+    unknown_M: Tensor,
+    report: Callable[[str, int, int], None] = lambda what, done, of: None,
+) -> tuple[Linear, list[Trial]]:
+    """Choose among the values of each setting.
+
+    Args:
+        config: the values.
+        operator: of the training pairs.
+        vectors_MK: its first eigenvectors, as many as the largest rank.
+        interactions: with a validation part.
+        history_of: weighted histories of all users before it.
+        by_action: weights to try beside those of :func:`first_settings`.
+        list_length: k of the recall.
+        unknown_M: items of which nothing is known, bool: in no list.
+        report: called with what is done, how far, and of how much.
+
+    Returns:
+        The settings, and what was tried.
+    """
+    best, trials = first_settings(config), list[Trial]()
+    report("ranking a sample of users", 0, 0)
+    sample = _Sample(operator, vectors_MK, interactions, history_of, list_length=list_length, unknown_M=unknown_M)
+    steps = sum(len(getattr(config, name)) for name in OPEN if name != "neighbours") + len(config.low_pass)
+    steps += len(by_action)
+
+    def tried(settings: Linear) -> Trial:
+        for trial in trials:
+            if trial.settings == settings:
+                return trial
+        trials.append(Trial(settings=settings, recall=sample.recall(settings)))
+        report("settings tried", len(trials), steps)
+        return trials[-1]
+
+    def best_of(found: Iterable[Linear]) -> Linear:
+        return max((tried(settings) for settings in found), key=lambda trial: trial.recall).settings
+
+    # First: what counts as a history changes all that follows.
+    best = best_of([best, *(replace(best, weights=weights) for weights in by_action)])
+    for name in ("sharpen", "low_pass", "rank"):
+        values = config.ranks if name == "rank" else getattr(config, name)
+        found = [tried(_with(best, name, value)) for value in values]
+        best = (_smallest_worth(found, "rank") if name == "rank" else max(found, key=lambda t: t.recall)).settings
+    # The best weight of the low-rank part depends on its rank.
+    best = best_of(replace(best, low_pass=value) for value in config.low_pass)
+    for name in ("half_life_events", "half_life_days"):
+        best = best_of(
+            replace(best, weights=_weights_with(best.weights, name, value)) for value in getattr(config, name)
+        )
+    if len(config.neighbours) > 1:
+        recalls = sample.served(best, config.neighbours, lambda done, of: report("neighbours of their items", done, of))
+        served = [
+            Trial(settings=replace(best, neighbours=count), recall=recall)
+            for count, recall in zip(config.neighbours, recalls, strict=True)
+        ]
+        best = _smallest_worth(served, "neighbours").settings
+        trials += served
+    return best, trials
+
+
+def _with(settings: Linear, name: str, value: float) -> Linear:
+    given: dict[str, Any] = {name: value}
+    return replace(settings, **given)
+
+
+def _weights_with(weights: HistoryWeights, name: str, value: float) -> HistoryWeights:
+    given: dict[str, Any] = {name: value}
+    return replace(weights, **given)
+
+
+def _smallest_worth(trials: list[Trial], name: str) -> Trial:
+    most = max(trial.recall for trial in trials)
+    return min(
+        (trial for trial in trials if trial.recall >= most * (1 - WORTH)), key=lambda t: getattr(t.settings, name)
+    )

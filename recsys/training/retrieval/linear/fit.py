@@ -1,0 +1,202 @@
+"""The fit of a closed form: no epochs, no descent; its checkpoint, and the metrics of what is served."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from recsys.arrays import Int64Array
+from recsys.data.interactions.pairs import Interactions, Pairs
+from recsys.errors import DataFileError
+from recsys.evaluation.predictions import UserValues
+from recsys.files import atomic_file
+from recsys.models.retrieval.history_weights import HistoryWeights
+from recsys.models.retrieval.linear import Linear, LinearConfig, LinearModel, linear_model
+from recsys.models.retrieval.spectrum import item_filter, largest_eigenvalues
+from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.folder import FORMAT_VERSION, compare, load, read_retrieval_config
+from recsys.training.retrieval.linear.choice import Trial, choose, first_settings, is_open
+from recsys.training.retrieval.linear.histories import action_weights, histories, user_events, weighted
+from recsys.training.retrieval.ranking import RankingMetrics, rank_scored
+from recsys.training.retrieval.trained import masked_pairs
+from recsys.training.run.folder import CHECKPOINT
+
+Report = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and of how much; 0: unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A fitted model, and how its settings were found.
+
+    Attributes:
+        notes: a sentence each on what was chosen, and what was left out.
+        train_s: seconds it took.
+    """
+
+    model: LinearModel
+    notes: tuple[str, ...]
+    train_s: float
+
+
+def fit(config: RetrievalRunConfig, interactions: Interactions, report: Report = lambda what, done, of: None) -> Fitted:
+    """Choose the settings on validation, where there are several values, and fit a model on the training pairs."""
+    began, notes = time.perf_counter(), list(interactions.notes)
+    model = within(linear_config(config), interactions, notes)
+    train = fitted_pairs(interactions)
+    operator = item_filter(
+        train.user_E,
+        train.item_E,
+        num_users=interactions.num_users,
+        num_items=interactions.num_items,
+        weight_E=train.weight_E,
+    )
+    _, vectors_MK = largest_eigenvalues(
+        operator,
+        max(model.ranks),
+        seed=config.train.seed,
+        report=lambda done, of: report("eigenvectors", done, of),
+    )
+    popularity_M = np.bincount(train.item_E, minlength=interactions.num_items).astype(np.float32)
+    settings = first_settings(model)
+    if is_open(model):
+        events = user_events(config, interactions, test=False)
+        settings, trials = choose(
+            model,
+            operator,
+            vectors_MK,
+            interactions,
+            lambda weights: weighted(
+                events, weights, num_users=interactions.num_users, num_items=interactions.num_items
+            ),
+            by_action=action_weights(events, interactions, settings.weights) if model.actions else (),
+            list_length=config.train.list_length,
+            unknown_M=torch.from_numpy(popularity_M == 0),
+            report=report,
+        )
+        notes.append(_told(settings, trials, config.train.list_length))
+    made = linear_model(
+        operator,
+        vectors_MK,
+        settings,
+        popularity_M,
+        report=lambda done, of: report("neighbours of items", done, of),
+    )
+    return Fitted(model=made, notes=tuple(notes), train_s=time.perf_counter() - began)
+
+
+def fitted_pairs(interactions: Interactions) -> Pairs:
+    """The training pairs that count (``data.since``); the others are known to be taken."""
+    train = interactions.train
+    return train if interactions.fresh_E is None else train.where(interactions.fresh_E)
+
+
+def evaluate_model(
+    model: LinearModel, config: RetrievalRunConfig, interactions: Interactions, relevant: Pairs, *, test: bool
+) -> tuple[RankingMetrics, UserValues]:
+    """Rank all items for the users of ``relevant``, as a bundle does: arguments as of ``evaluate_users``."""
+    return rank_scored(
+        scores_of(model, histories(config, interactions, model.settings.weights, test=test)),
+        num_items=interactions.num_items,
+        relevant=relevant,
+        excluded=masked_pairs(config, interactions) if test else (interactions.train,),
+        list_length=config.train.list_length,
+    )
+
+
+def scores_of(model: LinearModel, history_NM: csr_matrix) -> Callable[[Int64Array], Tensor]:
+    """Scores of all items for some users, [B, M]; -inf for items without a training pair, of which nothing is known."""
+    near_MM, unknown_M = model.near_MM, model.popularity_M == 0
+
+    def score(users_B: Int64Array) -> Tensor:
+        scores_BM = model.scores(history_NM[users_B], near_MM)
+        scores_BM[:, unknown_M] = -np.inf
+        return torch.from_numpy(scores_BM)
+
+    return score
+
+
+def load_fitted(run_dir: Path, interactions: Interactions) -> tuple[RetrievalRunConfig, Fitted]:
+    """A run's configuration and its model.
+
+    Raises:
+        ConfigError: other data than the run's.
+        DataFileError: ``run_dir`` is not such a run, or a file of it is damaged.
+    """
+    config = read_retrieval_config(run_dir)
+    compare(run_dir, interactions)
+    return config, fitted_of(load(run_dir), run_dir)
+
+
+def linear_config(config: RetrievalRunConfig) -> LinearConfig:
+    """The model's part of a run's configuration."""
+    assert isinstance(config.model, LinearConfig)
+    return config.model
+
+
+def within(model: LinearConfig, interactions: Interactions, notes: list[str]) -> LinearConfig:
+    """Values that so few items, and data without times, allow; what they do not is added to ``notes``."""
+    items = interactions.num_items
+    ranks = tuple(sorted({min(rank, items) for rank in model.ranks}))
+    neighbours = tuple(sorted({min(count, items - 1) for count in model.neighbours}))
+    if max(ranks) < max(model.ranks) or max(neighbours) < max(model.neighbours):
+        notes.append(f"there are {items} items: ranks tried {list(ranks)}, neighbours {list(neighbours)}")
+    model = dataclasses.replace(model, ranks=ranks, neighbours=neighbours)
+    if interactions.histories:
+        return model
+    if len(model.half_life_events) > 1 or len(model.half_life_days) > 1:
+        notes.append("the data are pairs, without times and actions: each weighs the same")
+    return dataclasses.replace(model, actions=False, half_life_events=(0.0,), half_life_days=(0.0,))
+
+
+def _told(settings: Linear, trials: Sequence[Trial], list_length: int) -> str:
+    (first, *_), recalls = trials, [trial.recall for trial in trials if trial.settings == settings]
+    return (
+        f"chosen on validation of {len(trials)} settings: {settings} (recall@{list_length} {recalls[-1]:.4f} of a "
+        f"sample of users; the first tried, {first.settings}: {first.recall:.4f})"
+    )
+
+
+def save_fitted(run_dir: Path, fitted: Fitted) -> None:
+    """Write ``checkpoint.pt``."""
+    model = fitted.model
+    arrays = {name: torch.from_numpy(getattr(model, name)) for name in _ARRAYS}
+    values = {
+        "retrieval_format": FORMAT_VERSION,
+        "linear": {
+            "settings": dataclasses.asdict(model.settings),
+            "arrays": arrays,
+            "notes": list(fitted.notes),
+            "train_s": fitted.train_s,
+        },
+    }
+    with atomic_file(run_dir / CHECKPOINT) as stream:
+        torch.save(values, stream)
+
+
+_ARRAYS = ("history_MK", "items_MK", "near_MJ", "add_MJ", "popularity_M")
+
+
+def fitted_of(checkpoint: dict[str, Any], run_dir: Path) -> Fitted:
+    """The content of a checkpoint; raises DataFileError if it is of another model."""
+    try:
+        stored = checkpoint["linear"]
+        given = dict(stored["settings"])
+        weights = dict(given.pop("weights"))
+        weights["actions"] = tuple((int(key), float(weight)) for key, weight in weights["actions"])
+        model = LinearModel(
+            settings=Linear(**given, weights=HistoryWeights(**weights)),
+            **{name: stored["arrays"][name].numpy() for name in _ARRAYS},
+        )
+        return Fitted(model=model, notes=tuple(stored["notes"]), train_s=float(stored["train_s"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataFileError(f"{run_dir / CHECKPOINT}: not of a closed form: {error}") from error

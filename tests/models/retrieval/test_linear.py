@@ -1,0 +1,117 @@
+"""The closed form is its definition: eigenvalues, scores and neighbours of a matrix that can be written out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+from support.planted import ITEMS, USERS, planted
+
+from recsys.errors import ConfigError
+from recsys.models.retrieval.linear import (
+    Linear,
+    LinearConfig,
+    linear_model,
+    memory_bytes,
+    strongest_neighbours,
+    whole_scores,
+)
+from recsys.models.retrieval.spectrum import ItemFilter, basis_columns, item_filter, largest_eigenvalues
+
+DATA = planted()
+TRAIN = DATA.train
+
+
+def operator() -> ItemFilter:
+    return item_filter(TRAIN.user_E, TRAIN.item_E, num_users=USERS, num_items=ITEMS)
+
+
+def written_out() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The 0/1 matrix, the items' roots, and P, in float64."""
+    pairs_NM = np.zeros((USERS, ITEMS))
+    pairs_NM[TRAIN.user_E, TRAIN.item_E] = 1
+    root_M = np.sqrt(pairs_NM.sum(axis=0).clip(1))
+    divided_NM = pairs_NM / np.sqrt(pairs_NM.sum(axis=1).clip(1))[:, None] / root_M
+    return pairs_NM, root_M, divided_NM.T @ divided_NM
+
+
+@pytest.mark.parametrize("count", [1, 5, ITEMS])
+def test_eigenvalues_and_their_space_are_those_of_the_matrix(count: int) -> None:
+    values_K, vectors_MK = largest_eigenvalues(operator(), count, seed=3)
+    expected_M, basis_MM = np.linalg.eigh(written_out()[2])
+    np.testing.assert_allclose(values_K, expected_M[::-1][:count].clip(0), atol=1e-5)
+    np.testing.assert_allclose(vectors_MK.t() @ vectors_MK, np.eye(count), atol=1e-5)
+    if count < ITEMS:
+        along = basis_MM[:, ::-1][:, :count].T @ vectors_MK.numpy()
+        np.testing.assert_allclose(np.linalg.svd(along, compute_uv=False), 1.0, atol=1e-4)
+    again, _ = largest_eigenvalues(operator(), count, seed=3)
+    assert torch.equal(again, values_K)
+
+
+def test_a_basis_of_few_columns_finds_the_first_eigenvalues_of_many_items() -> None:
+    random = np.random.default_rng(0)
+    item_E = np.concatenate([random.choice(1_500, 20, replace=False) for _ in range(1_000)])
+    made = item_filter(np.repeat(np.arange(1_000), 20), item_E, num_users=1_000, num_items=1_500)
+    assert basis_columns(64, 1_500) < 300
+    values_K, vectors_MK = largest_eigenvalues(made, 64, seed=0)
+    residual_MK = made.apply(vectors_MK) - vectors_MK * values_K
+    assert float(residual_MK[:, :8].norm(dim=0).max()) < 0.02 and float(values_K[0]) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_columns_that_depend_on_each_other_do_no_harm() -> None:
+    """Two groups of users who all take the same: P has two eigenvalues other than 0."""
+    user_E, item_E = np.repeat(np.arange(200), 100), np.tile(np.arange(100), 200) + 100 * (np.arange(20_000) // 10_000)
+    made = item_filter(user_E, item_E, num_users=200, num_items=200)
+    values_K, vectors_MK = largest_eigenvalues(made, 50, seed=0)
+    assert values_K[:2].tolist() == pytest.approx([1.0, 1.0], abs=1e-5) and float(values_K[2:].max()) < 1e-5
+    np.testing.assert_allclose(vectors_MK.t() @ vectors_MK, np.eye(50), atol=1e-4)
+
+
+@pytest.mark.parametrize("sharpen", [0.0, 0.7])
+def test_scores_are_those_of_the_formula_and_served_are_the_same_with_all_neighbours(sharpen: float) -> None:
+    pairs_NM, root_M, similar_MM = written_out()
+    basis_MM = np.linalg.eigh(similar_MM)[1][:, ::-1]
+    rank, low_pass = 6, 0.3
+    smooth_MM = basis_MM[:, :rank] @ basis_MM[:, :rank].T / root_M[:, None] * root_M
+    filter_MM = (similar_MM + low_pass * smooth_MM) @ (np.eye(ITEMS) - sharpen * similar_MM)
+    expected = pairs_NM @ filter_MM
+    _, vectors_MK = largest_eigenvalues(operator(), 10, seed=0)
+    history_MB = torch.from_numpy(pairs_NM.T).float()
+    whole = whole_scores(operator(), vectors_MK[:, :rank], history_MB, low_pass=low_pass, sharpen=sharpen)
+    np.testing.assert_allclose(whole.t(), expected, atol=1e-4)
+    settings = Linear(rank=rank, low_pass=low_pass, sharpen=sharpen, neighbours=ITEMS - 1)
+    model = linear_model(operator(), vectors_MK, settings, np.ones(ITEMS, dtype=np.float32))
+    served = model.scores(csr_matrix(pairs_NM.astype(np.float32)))
+    new = pairs_NM == 0  # an item is no neighbour of itself: it adds nothing to its own score
+    np.testing.assert_allclose(served[new], expected[new], atol=1e-4)
+
+
+def test_neighbours_are_the_strongest_first() -> None:
+    similar_MM = written_out()[2]
+    np.fill_diagonal(similar_MM, 0)
+    near_CJ, add_CJ = strongest_neighbours(operator(), np.array([7, 3]), 5, sharpen=0.0)
+    for row, item in enumerate((7, 3)):
+        np.testing.assert_allclose(add_CJ[row], np.sort(similar_MM[item])[::-1][:5], atol=1e-6)
+        np.testing.assert_allclose(similar_MM[item][near_CJ[row]], add_CJ[row], atol=1e-6)
+
+
+def test_who_has_no_history_gets_what_is_popular() -> None:
+    _, vectors_MK = largest_eigenvalues(operator(), 4, seed=0)
+    popularity_M = np.arange(ITEMS, dtype=np.float32)
+    model = linear_model(operator(), vectors_MK, Linear(rank=4, low_pass=1, sharpen=0, neighbours=0), popularity_M)
+    scores = model.scores(csr_matrix((2, ITEMS), dtype=np.float32))
+    assert (scores == popularity_M).all()
+
+
+@pytest.mark.parametrize("given", [{"ranks": ()}, {"ranks": (0,)}, {"sharpen": (-1.0,)}, {"neighbours": (5, 5)}])
+def test_values_that_are_none_are_refused(given: dict[str, tuple[float, ...]]) -> None:
+    name, values = next(iter(given.items()))
+    with pytest.raises(ConfigError, match=rf"model.{name} is \[.*\]; allowed: distinct values of"):
+        LinearConfig(**given)  # type: ignore[arg-type]
+
+
+def test_memory_grows_with_users_items_and_pairs() -> None:
+    given = {"users": 10_000, "items": 10_000, "pairs": 10**6, "validated": 1_000, "rank": 256, "neighbours": 128}
+    for name in given:
+        assert memory_bytes(**{**given, name: 4 * given[name]}) > memory_bytes(**given)
