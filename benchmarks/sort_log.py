@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from harness import common
 
-from recsys.data.log.engines import engine_bytes
+from recsys.data.log.engines.engine import engine_bytes
 
 EVENT_BYTES = 37
 """user i64, item i64, timestamp i64, arrival i64, action u8, price f32: what an event is, uncompressed."""

@@ -101,12 +101,14 @@ def prepare(
     ] = None,
     strict: StrictOption = False,
     engine: Annotated[
-        str, typer.Option("--engine", help="duckdb, or spark (SPARK_MASTER names a cluster).")
+        str, typer.Option("--engine", help="duckdb, or spark (SPARK_MASTER names a cluster: docs/guides/data.md).")
     ] = "duckdb",
     memory_limit: Annotated[
         str, typer.Option("--memory-limit", help="Memory limit of the process, such as 4GB.")
     ] = "4GB",
-    threads: Annotated[int | None, typer.Option("--threads", help="Threads of the engine. Default: all cores.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="Threads of the engine. Default: all cores; not with SPARK_MASTER.")
+    ] = None,
     temp_dir: Annotated[
         Path | None,
         typer.Option("--temp-dir", help="Folder for the sort's temporary files. Default: next to the result."),

@@ -3,7 +3,7 @@
 ::
 
     prepare.py          the whole way: `recsys prepare`
-    engines.py          DuckDB and Spark behind one Protocol
+    engines/            DuckDB and Spark behind one Protocol
     row_batches.py      encoded rows as Arrow batches, which engines sort
     entity_table.py     users, items and other entities
     encoder.py          values to rows
@@ -16,6 +16,5 @@
     make_samples.py     samples by these rules
     splits/             training, validation and test
 
-Files are read, and rows checked, by ``recsys/rows``. To add an engine: a class of the Protocol ``engines.Engine``, its
-name in ``engines.ENGINES``, a branch of ``open_engine``.
+Files are read, and rows checked, by ``recsys/rows``.
 """

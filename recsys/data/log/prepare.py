@@ -1,6 +1,6 @@
 """Raw logs of any size to a folder to train on: an event table and its samples.
 
-Rows are encoded by the contract (``recsys/rows``), sorted by user and time by an engine (``engines.py``), settled where
+Rows are encoded by the contract (``recsys/rows``), sorted by user and time by an engine (``engines/``), settled where
 users and timestamps end, and appended to the columns on disk. Memory holds a batch, and 16 bytes for every user
 and every item.
 
@@ -36,7 +36,8 @@ from recsys.data.log.encoder import (
     tie_order,
     with_best_labels,
 )
-from recsys.data.log.engines import Engine, open_engine
+from recsys.data.log.engines.engine import Engine
+from recsys.data.log.engines.open import open_engine
 from recsys.data.log.entity_table import KeySet, entity_batches
 from recsys.data.log.make_samples import MadeSamples, Report, make_samples
 from recsys.data.log.names import NAMES, NamesWriter

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -99,9 +98,13 @@ def encoded_batches(
 
 
 class EncodeTask:
-    """Task of a Spark worker: encoded rows, and between them rows that hold nothing but a note of what was met."""
+    """Task of a Spark worker: encoded rows, and between them rows that hold nothing but a note of what was met.
 
-    def __init__(self, reader: Reader, schema: pa.Schema) -> None:
+    It is given the places of files among all of them; the last note of a file says how many rows it had.
+    """
+
+    def __init__(self, files: Sequence[RawFile], reader: Reader, schema: pa.Schema) -> None:
+        self._files = files
         self._reader = reader
         self._schema = schema
 
@@ -114,10 +117,12 @@ class EncodeTask:
         )
         schema = self._schema.append(pa.field(NOTE, pa.binary()))
         for task in tasks:
-            for row in task.to_pylist():
-                file = RawFile(path=Path(row["path"]), format=row["format"], packed=row["packed"])
-                for batch in encoded_batches([(row["place"], file)], self._reader, told, self._schema):
+            for place in task.column(0).to_pylist():
+                rows = 0
+                for batch in encoded_batches([(place, self._files[place])], self._reader, told, self._schema):
+                    rows += batch.num_rows
                     yield from _with_notes(batch, notes, schema)
+                notes.append(pickle.dumps(("read", (place, rows))))
                 yield from _with_notes(None, notes, schema)
 
 

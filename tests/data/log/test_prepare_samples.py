@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.spark_cluster import QUICK, require_spark
 
-import recsys.data.log.engines
+import recsys.data.log.engines.duckdb
 import recsys.rows.read
 from recsys.data.log.event_table import open_event_table
 from recsys.data.log.negatives.rule import NegativeRule
@@ -116,7 +117,7 @@ def test_the_order_of_rows_and_the_size_of_batches_draw_the_same_negatives(
 ) -> None:
     rule = NegativeRule(per_positive=3, by=by, seed=5)
     prepare(tmp_path / "a", clicks(), negatives=rule)
-    for module in (recsys.rows.read, recsys.data.log.engines):
+    for module in (recsys.rows.read, recsys.data.log.engines.duckdb):
         monkeypatch.setattr(module, "BATCH_ROWS", 11)
     rows = clicks()
     random.Random(1).shuffle(rows)
@@ -131,7 +132,7 @@ def test_the_order_of_requests_and_of_clicks_makes_the_same_samples(
     requests = shown()
     summary = prepare(tmp_path / "a", clicks(), requests=log_requests(tmp_path / "a" / "log", requests))
     assert summary.requests is not None and summary.requests.positives > 3
-    for module in (recsys.rows.read, recsys.data.log.engines):
+    for module in (recsys.rows.read, recsys.data.log.engines.duckdb):
         monkeypatch.setattr(module, "BATCH_ROWS", 7)
     monkeypatch.setattr(request_reader, "_BATCH_REQUESTS", 5)
     rows = clicks()
@@ -151,12 +152,16 @@ def test_the_order_of_requests_and_of_clicks_makes_the_same_samples(
 
 
 @pytest.mark.prove
-def test_spark_draws_and_joins_the_same_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("pyspark", reason="the Spark engine needs pyspark")
-    if shutil.which("java") is None:
-        pytest.skip("the Spark engine needs Java 17")
-    quick = "--driver-java-options '-XX:TieredStopAtLevel=1 -XX:+UseSerialGC' pyspark-shell"
-    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", quick)
+def test_spark_draws_and_joins_the_same_samples_in_a_session_of_the_callers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_spark()
+    from pyspark.sql import SparkSession
+
+    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", QUICK)
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    own = {"spark.driver.host": "127.0.0.1", "spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "2"}
+    session = SparkSession.builder.master("local[2]").config(map=own).getOrCreate()
     requests = log_requests(tmp_path / "log", shown())
     for name, options in (
         ("drawn", {"negatives": NegativeRule(per_positive=3, by="popularity")}),
@@ -166,6 +171,8 @@ def test_spark_draws_and_joins_the_same_samples(tmp_path: Path, monkeypatch: pyt
             prepare(tmp_path / f"{name}-{engine}", clicks(), engine=engine, **options)
         found = [samples_of(tmp_path / f"{name}-{engine}" / "out") for engine in ("duckdb", "spark")]
         assert found[0] == found[1], name
+    assert session.range(3).count() == 3, "it goes on"
+    session.stop()
 
 
 def test_what_a_request_sent_is_the_context_of_what_it_showed(tmp_path: Path) -> None:
