@@ -160,6 +160,7 @@ def _empty(folder: Path) -> None:
 
 def _export(result: RunResult, loaded: LoadedData, run_dir: Path, path: Path, console: Console) -> Manifest:
     from recsys.export.onnx import export_bundle  # takes seconds to import
+    from recsys.training.run.record import run_date
 
     with progress(console, "tracing the graphs, comparing answers"):
         manifest = export_bundle(
@@ -169,6 +170,7 @@ def _export(result: RunResult, loaded: LoadedData, run_dir: Path, path: Path, co
             name=result.trained.features.name,
             predictions=None if result.test is None else read_predictions(run_dir, "test"),
             baselines=baseline_values(result.baselines.get("test", ())),
+            created_at=run_date(run_dir),
         )
     certificate = manifest.certificate
     console.print(

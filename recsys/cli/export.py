@@ -81,6 +81,7 @@ def export(
         from recsys.export.onnx import export_bundle
         from recsys.features.names import NAMES_SUFFIX
         from recsys.recipes import model_name
+        from recsys.training.run.record import run_date
         from recsys.training.trained import load_run, predict_run
 
         trained = load_run(run_dir)
@@ -102,6 +103,7 @@ def export(
             compute=compute,
             names=names,
             overwrite=overwrite,
+            created_at=run_date(run_dir),
             begin=work.stage,
         )
     certificate, tables = manifest.certificate, _table_sizes(manifest)

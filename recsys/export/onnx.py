@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +56,7 @@ from recsys.features.feature_set import Categorical
 from recsys.features.hot_ids import HOT_IDS, HotIds, write_hot_ids
 from recsys.features.names import NAMES_SUFFIX, write_sorted_names
 from recsys.models.ranking.network import RankingNet, StatefulNet
+from recsys.training.run.record import code_version
 from recsys.training.settings import to_json
 from recsys.training.trained import TrainedModel, predict_run
 
@@ -98,8 +97,8 @@ def export_bundle(
             certificate is of float32 products; what int8 ones change is measured and recorded beside it.
         names: keep the texts of string ids in the bundle, but of user ids, which are never in it.
         overwrite: replace an existing bundle.
-        created_at: RFC 3339; a bundle's version depends on it, and exports that give the same are of one version.
-            Default: now.
+        created_at: RFC 3339; a bundle's version depends on it, and exports that give the same are of one version:
+            give that of the run. Default: now.
         begin: called with what is done next, in words.
 
     Raises:
@@ -156,7 +155,7 @@ def export_bundle(
                     "recipe": trained.config.recipe,
                     "config": json.loads(to_json(trained.config)),
                     "data": trained.data_fingerprint,
-                    "commit": _commit(),
+                    "commit": code_version()[0],
                     "recsys": recsys.__version__,
                     "torch": str(torch.__version__),
                 },
@@ -250,15 +249,3 @@ def _measure(
     own_metrics = {} if own is None else asdict(measure(own))
     quantization = Quantization(max_abs_logit_difference=difference, float32_metrics=own_metrics)
     return certificate, None if predictions is None else record(predictions), quantization
-
-
-def _commit() -> Any:
-    """The source tree's commit, or None outside a checkout."""
-    folder = Path(recsys.__file__).parent.parent
-    if not (folder / ".git").exists():
-        return None
-    try:
-        asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
-    except OSError:  # git is not installed
-        return None
-    return asked.stdout.strip() or None

@@ -19,6 +19,7 @@ from recsys.data.interactions.pairs import Pairs
 from recsys.errors import ConfigError, DataFileError
 from recsys.features.hashing import string_keys
 from recsys.serving.inference.retrieval_session import open_retrieval
+from recsys.training.run.record import read_record
 
 SMALL = [
     *("model.dim=8", "train.batch_size=400", "train.list_length=5", "train.checkpoint_epochs=2"),
@@ -98,6 +99,9 @@ def test_a_run_is_exported_as_a_bundle_that_retrieves(at_data: Path) -> None:
     assert len(session.retrieve(3, np.arange(2), 5).items) == 5
     shown = CliRunner().invoke(app, [*export, "--overwrite"])
     assert shown.exit_code == 0 and "item_id.popularity" in shown.stdout and "largest score difference" in shown.stdout
+    again = open_bundle(Path("bundle")).manifest
+    assert again.version == manifest.version
+    assert again.created_at == read_record(Path("runs/lightgcn_gowalla")).started_at
 
 
 def test_items_that_a_list_names_by_texts_are_exported_with_their_names(at_data: Path) -> None:

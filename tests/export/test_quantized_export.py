@@ -31,6 +31,7 @@ from recsys.export.quantized import rows_as_stored, stored_tables
 from recsys.features.hot_ids import HOT_IDS, read_hot_ids
 from recsys.serving.inference.ranking_session import open_ranking_session
 from recsys.training.loop import train
+from recsys.training.run.record import read_record
 from recsys.training.trained import TrainedModel, evaluate_run
 
 MIXED = {"*": "int8", "user": "fp16", "type": "int4", "values": "none"}
@@ -251,6 +252,7 @@ def test_export_prints_sizes_and_losses(tmp_path: Path, monkeypatch: pytest.Monk
     assert facts["quantization"]["metrics"]["auc"] == pytest.approx(
         facts["quantization"]["float32_metrics"]["auc"], abs=0.01
     )
+    assert open_bundle(tmp_path / "b").manifest.created_at == read_record(run_dir).started_at
     shown = runner.invoke(app, ["export", *out, "--overwrite", "--compute", "int8"])
     assert shown.exit_code == 0
     for word in (

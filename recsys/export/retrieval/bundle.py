@@ -34,7 +34,7 @@ from recsys.training.retrieval.baselines import with_baselines
 from recsys.training.retrieval.evaluate import evaluate_users
 from recsys.training.retrieval.folder import fingerprint, read_retrieval_config
 from recsys.training.retrieval.trained import load_trained, masked_pairs
-from recsys.training.run.record import code_version
+from recsys.training.run.record import code_version, run_date
 from recsys.training.settings import to_json
 
 LISTS = 256
@@ -55,7 +55,7 @@ def export_retrieval_bundle(
         path: the bundle's folder.
         name: the model name that requests ask for.
         overwrite: replace an existing bundle.
-        created_at: as of :func:`recsys.export.onnx.export_bundle`.
+        created_at: RFC 3339, on which the bundle's version depends; default: when the run began.
 
     Raises:
         InvalidInputError: ``path`` exists.
@@ -129,7 +129,7 @@ def export_retrieval_bundle(
                     "recsys": recsys.__version__,
                     "torch": str(torch.__version__),
                 },
-                created_at=created_at or datetime.now(UTC).isoformat(timespec="seconds"),
+                created_at=created_at or run_date(run_dir) or datetime.now(UTC).isoformat(timespec="seconds"),
             )
         )
 

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import shlex
 import subprocess
@@ -30,7 +31,7 @@ from typing import Any
 import torch
 
 from recsys import __version__
-from recsys.errors import DataFileError
+from recsys.errors import ConfigError, DataFileError
 from recsys.files import write_atomically
 
 RECORD_FILE = "record.json"
@@ -74,7 +75,7 @@ class RunRecord:
 
     Attributes:
         recipe, overrides, command, seed: what was asked for. ``command`` is the process's, without its folder.
-        commit: of the code, None outside a repository.
+        commit: of the code; None: nothing says it.
         changed: whether tracked files differed from the commit.
         started_at: ISO 8601, UTC.
         machine, versions: where it ran, package -> version.
@@ -234,12 +235,39 @@ def peak_memory_mib() -> float:
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
-@functools.cache
-def code_version() -> tuple[str | None, bool]:
-    """Commit of the repository that tracks this package, and whether tracked files differ from it.
+COMMIT = "RECSYS_COMMIT"
+"""Variable with the commit of an installed package, which no repository tracks; images set it."""
 
-    ``(None, False)``: no repository tracks it; it was installed.
+
+def code_version() -> tuple[str | None, bool]:
+    """Commit of this package, and whether files differ from it: of the repository that tracks it, else RECSYS_COMMIT.
+
+    ``(None, False)``: nothing says it.
+
+    Raises:
+        ConfigError: no repository tracks the package, and RECSYS_COMMIT is no commit.
     """
+    tracked = _tracked_version()
+    given = os.environ.get(COMMIT, "")
+    if tracked is not None or not given:
+        return tracked or (None, False)
+    if not re.fullmatch(r"[0-9a-f]{7,64}", given):
+        raise ConfigError(f"{COMMIT} is {given!r}; allowed: 7 to 64 hex digits, or nothing")
+    return given, False
+
+
+def run_date(run_dir: Path) -> str:
+    """When a run began, RFC 3339, which all bundles made of it have as theirs; empty: it has no record yet.
+
+    Raises:
+        DataFileError: the file is not a record.
+    """
+    return read_record(run_dir).started_at if (run_dir / RECORD_FILE).exists() else ""
+
+
+@functools.cache
+def _tracked_version() -> tuple[str | None, bool] | None:
+    """The same of the repository; None: none tracks this package."""
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str | None:
@@ -251,7 +279,7 @@ def code_version() -> tuple[str | None, bool]:
 
     # Installed below a repository of something else, the package is not that repository's.
     if git("ls-files", "--error-unmatch", Path(__file__).with_name("__init__.py").name) is None:
-        return None, False
+        return None
     commit = git("rev-parse", "HEAD")
     return commit, commit is not None and git("status", "--porcelain", "--untracked-files=no") != ""
 

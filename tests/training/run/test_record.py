@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from support.tiny_run import CONFIG, finished
 
-from recsys.errors import DataFileError
+from recsys.errors import ConfigError, DataFileError
+from recsys.training.run import record as record_module
 from recsys.training.run.record import begin_record, code_version, machine, peak_memory_mib, read_record, write_record
 
 
@@ -28,6 +29,19 @@ def test_a_finished_run_says_what_ran_where_how_long_and_how_well() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record.started_at)
     commit, _ = code_version()
     assert record.commit == commit and (commit is None or re.fullmatch("[0-9a-f]{40}", commit))
+
+
+def test_the_commit_of_an_installed_package_is_the_one_of_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_COMMIT", "4776abb")
+    if code_version()[0] is not None:  # a repository knows better
+        assert code_version()[0] != "4776abb"
+    monkeypatch.setattr(record_module, "_tracked_version", lambda: None)
+    assert begin_record(recipe="r", seed=1).commit == "4776abb"
+    monkeypatch.setenv("RECSYS_COMMIT", "")
+    assert code_version() == (None, False)
+    monkeypatch.setenv("RECSYS_COMMIT", "main")
+    with pytest.raises(ConfigError, match="RECSYS_COMMIT is 'main'; allowed: 7 to 64 hex digits, or nothing"):
+        begin_record(recipe="r", seed=1)
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
