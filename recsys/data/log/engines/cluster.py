@@ -52,7 +52,7 @@ def is_local(master: str) -> bool:
 
 
 def wait_s(environment: Mapping[str, str]) -> float:
-    """How long to wait for workers.
+    """Seconds to wait for workers.
 
     Raises:
         ConfigError: RECSYS_SPARK_WAIT_S is no number of seconds.
