@@ -53,6 +53,8 @@ def test_commands_become_a_block_of_the_shell_and_code_keeps_its_links() -> None
     shown = for_site(page, "docs/guides/data.md")
     assert "```sh\nrecsys serve b  # [x](../../setup.py)\nrecsys top\n```\n\nSee `[x](../../setup.py)`." in shown
     assert shown.endswith("\n    [x](../../setup.py)\n")
+    fenced = "It prints:\n\n```text\nThen:\n\n    recsys top\n```\n"
+    assert for_site(fenced, "docs/guides/data.md") == fenced, "what a command prints stays as it is"
 
 
 def test_a_dead_link_a_dead_anchor_and_another_host_are_found_in_the_built_site(tmp_path: Path) -> None:

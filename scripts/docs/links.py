@@ -24,6 +24,7 @@ STANDS_FOR = {"README.md": "docs/index.md", "protos/recsys/v1": "docs/reference/
 
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _CODE = re.compile(r"(^```.*?^```$|^ {4}.*?$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _COMMANDS = "recsys|make|pip|python|kubectl|kustomize|grpcurl|docker|torchrun|curl|npm"
 _SHELL = re.compile(rf"(?:(?<=\n\n)|\A)((?:    (?:{_COMMANDS}) [^\n]*\n)(?:(?:    [^\n]*)?\n)*)")
 
@@ -37,7 +38,8 @@ def for_site(markdown: str, at: str) -> str:
     """
     parts = _CODE.split(markdown)
     linked = "".join(part if i % 2 else _LINK.sub(lambda m: link(m[1], m[2], at), part) for i, part in enumerate(parts))
-    return _SHELL.sub(_fence, linked)
+    parts = _FENCE.split(linked)
+    return "".join(part if i % 2 else _SHELL.sub(_fence, part) for i, part in enumerate(parts))
 
 
 def link(text: str, target: str, at: str) -> str:
