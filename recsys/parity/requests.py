@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,10 +18,20 @@ from recsys.features.history.rules import visible
 from recsys.parity.report import ParityReport, Progress
 from recsys.rows.request_log import open_request_log
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _BATCH = 1_000
 
 
-def request_parity(table: EventTable, requests: Sequence[Path], *, progress: Progress | None = None) -> ParityReport:
+def request_parity(
+    table: EventTable,
+    requests: Sequence[Path],
+    *,
+    since_ms: int = 0,
+    until_ms: int | None = None,
+    progress: Progress | None = None,
+) -> ParityReport:
     """Compare logged requests (``serve --log-requests``) with what an event table says they should have seen.
 
     Features that a request sent itself are not compared. Requests for users that the table lacks, and
@@ -30,6 +40,7 @@ def request_parity(table: EventTable, requests: Sequence[Path], *, progress: Pro
     Args:
         table: made of a log that reaches past the newest request.
         requests: Parquet files of the request log.
+        since_ms, until_ms: requests before, or from then on, are left; None: all later ones are compared.
         progress: called now and then.
 
     Raises:
@@ -40,7 +51,7 @@ def request_parity(table: EventTable, requests: Sequence[Path], *, progress: Pro
     places = {int(key): index for index, key in enumerate(table.user_keys)}
     item_places = {int(key): index for index, key in enumerate(table.item_keys)}
     for path in requests:
-        features, rows = _logged(path, table.features)
+        features, rows = _logged(path, table.features, since_ms, until_ms)
         for row in rows:
             user = places.get(row["user_key"])
             if row["degraded"] or user is None:
@@ -57,7 +68,9 @@ def request_parity(table: EventTable, requests: Sequence[Path], *, progress: Pro
     return report
 
 
-def _logged(path: Path, features: FeatureSet) -> tuple[FeatureSet, Iterator[dict[str, Any]]]:
+def _logged(
+    path: Path, features: FeatureSet, since_ms: int, until_ms: int | None
+) -> tuple[FeatureSet, Iterator[dict[str, Any]]]:
     """The requests of one file, and the FeatureSet of the model that answered them."""
     file, logged = open_request_log(path)
     same = (logged.user, logged.item) == (features.user, features.item)
@@ -66,7 +79,17 @@ def _logged(path: Path, features: FeatureSet) -> tuple[FeatureSet, Iterator[dict
             f"{path}: logged with FeatureSet {logged.name!r} ({logged.fingerprint()}), but the table was made with "
             f"{features.name!r} ({features.fingerprint()}); `recsys features diff` says how they differ"
         )
-    return logged, (row for batch in file.iter_batches(_BATCH) for row in batch.to_pylist())
+    return logged, (
+        row for batch in file.iter_batches(_BATCH) for row in _between(batch, since_ms, until_ms).to_pylist()
+    )
+
+
+def _between(batch: pa.RecordBatch, since_ms: int, until_ms: int | None) -> pa.RecordBatch:
+    times_ms = np.asarray(batch["time_ms"].to_numpy(zero_copy_only=False), dtype=np.int64)
+    chosen = times_ms >= since_ms
+    if until_ms is not None:
+        chosen &= times_ms < until_ms
+    return batch if chosen.all() else batch.take(np.flatnonzero(chosen))
 
 
 def _offline(

@@ -23,6 +23,8 @@ features = "shop.json"
 # items = "shop.items.jsonl"
 # entities = { store = "stores.csv" }
 # labels = ["impressions/*.jsonl"] # labelled impressions become the samples
+# requests = []                    # ["requests"]: or what servers showed (recsys serve --log-requests) is the samples
+# window = "30m"                   # in which an event makes a shown item positive
 # label = "rating>=4"              # or: a rule that labels a row; default: the column label
 # negatives = 0                    # or: draw so many for each positive
 # negatives_by = "uniform"
@@ -64,6 +66,7 @@ recipe = "din"
 # samples = 20000                  # fewest held-out samples that both models are measured on; 0: all
 # least_samples = 100              # fewest held-out samples, and fewest to train on
 # most_rows_ratio = 0.0            # new events over the mean of the days before; 0: it is only said
+# requests = []                    # ["requests"]: refuse if live servers saw other values than the log says
 
 # [states]                         # of long histories
 # cold = false                     # promote without them

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from recsys.bundle import Measured, read_manifest
+from recsys.data.samples.dataset import Dataset
 from recsys.errors import ReleaseError
+from recsys.parity.requests import request_parity
 from recsys.pipeline.settings import PipelineSettings
 from recsys.releases.guards import inspect, states_problem
 from recsys.releases.push import record_of
@@ -64,6 +66,64 @@ def judge(
         "rows": [asdict(row) for row in found.rows],
         "states": bool(problem) and not settings.states.cold,
     }
+
+
+def compare_logged(dataset: Dataset, files: Sequence[Path], *, since_ms: int, until_ms: int) -> dict[str, Any]:
+    """Compare the requests that live servers logged between two moments with what the day's log says they should see.
+
+    Args:
+        dataset: of the day, with keys.
+        files: Parquet files of the request log.
+        since_ms, until_ms: the two moments.
+
+    Raises:
+        DataFileError: a file is no request log, or of another FeatureSet's features.
+    """
+    found = request_parity(dataset.table, files, since_ms=since_ms, until_ms=until_ms)
+    return {
+        "compared": found.samples,
+        "skipped": found.skipped,
+        "different": found.different,
+        "first": str(found.differences[0]) if found.differences else "",
+    }
+
+
+def requests_note(found: Mapping[str, Any]) -> str:
+    """Sentence on requests of which none differs; empty: one does, or none could be compared."""
+    if found["different"] or not found["compared"]:
+        return ""
+    left = f"; {found['skipped']:,} were of users that the log lacks, or degraded" if found["skipped"] else ""
+    return f"requests: servers saw in all {found['compared']:,} of them what the log says{left}"
+
+
+def requests_problem(found: Mapping[str, Any]) -> str:
+    """Reason that lies in logged requests; empty: there is none."""
+    if not found["compared"]:
+        return (
+            f"requests: none of the new ones could be compared: {found['skipped']:,} were of users that the log lacks, "
+            "or degraded; is the log of the servers that answer in gate.requests?"
+        )
+    if not found["different"]:
+        return ""
+    return (
+        f"requests: what servers saw differs from the log in {found['different']:,} of {found['compared']:,}: "
+        f"{found['first']} (gate.requests; `recsys parity` shows more)"
+    )
+
+
+def noise_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sentences on refusals of the comparison that chance alone may be the reason of: the held-out samples are few."""
+    doubtful = [
+        f"{row['metric']}{' of ' + row['segment'] if row['segment'] else ''}"
+        for row in rows
+        if row["verdict"] == "worse" and row["standard_error"] and row["worse_by"] < 2 * row["standard_error"]
+    ]
+    if not doubtful:
+        return []
+    return [
+        f"{', '.join(doubtful)}: worse by less than two standard errors of the difference, so it may be chance: hold "
+        "out more (data.holdout), or allow more (gate.margins)"
+    ]
 
 
 def rows_problem(settings: PipelineSettings, ratio: float | None) -> str:

@@ -12,7 +12,17 @@ from recsys.errors import ConfigError, DataFileError, InvalidInputError, RecsysE
 from recsys.features.feature_set import FeatureSet
 from recsys.files import make_folder, read_text
 from recsys.pipeline.days import Day, iso
-from recsys.pipeline.plan import Base, Plan, base_of, base_values, note_of, plan_of, refuse_older, served_now
+from recsys.pipeline.plan import (
+    Base,
+    Plan,
+    base_of,
+    base_values,
+    note_of,
+    plan_of,
+    refuse_older,
+    served_now,
+    steps_after,
+)
 from recsys.pipeline.report import write_report
 from recsys.pipeline.settings import PipelineSettings
 from recsys.pipeline.stages import (
@@ -21,20 +31,15 @@ from recsys.pipeline.stages import (
     gate_step,
     look_step,
     nothing_new,
+    requests_step,
     samples_step,
     train_step,
     with_retrieval,
 )
 from recsys.pipeline.state import DayState, Status, StepRecord, all_states, read_state, state_file
-from recsys.pipeline.steps import Refused, Steps, StopHere, prune_outputs
+from recsys.pipeline.steps import FileDigests, Refused, Steps, StopHere, prune_outputs
 from recsys.releases.lock import hold, now, who
 from recsys.releases.release import RANKING, release_name
-
-ORDER = (
-    "samples", "look", "train", "bundle", "retrieval", "retrieval bundle", "release", "measure", "served",
-    "retrieval measure", "retrieval served", "gate", "states", "push", "promote",
-)  # fmt: skip
-"""Names of the steps; those of a retrieval model, and of one that is taken along, only where there is one."""
 
 LOCK = "lock"
 
@@ -47,11 +52,13 @@ class Outcome:
         state: its file's content.
         taken: steps that this run took.
         would: in a dry run, the step that would be taken first; empty: none.
+        after: the steps behind it.
     """
 
     state: DayState
     taken: tuple[str, ...] = ()
     would: str = ""
+    after: tuple[str, ...] = ()
 
 
 def run_day(
@@ -87,7 +94,9 @@ def run_day(
             loop = _begin(settings, day, steps, full=full, redis_url=redis_url or "", new_store=new_store)
             _take_steps(loop)
         except StopHere as stopped:
-            return Outcome(state=state, would=str(stopped))
+            return Outcome(
+                state=state, would=str(stopped), after=steps_after(str(stopped), settings, Base(**state.base))
+            )
         except Refused as refused:
             _end(steps, "refused", refused.reasons)
         except BaseException as error:
@@ -134,6 +143,7 @@ def _begin(
         folder=steps.folder,
         store=store,
         steps=steps,
+        digests=FileDigests(steps.folder / "digests.json"),
         others=others,
         full=full,
         redis_url=redis_url,
@@ -144,14 +154,14 @@ def _begin(
 def _take_steps(loop: DayRun) -> None:
     settings, day, steps, state = loop.settings, loop.day, loop.steps, loop.steps.state
     base = Base(**state.base)
+    full = loop.full or bool(state.steps.get("train") and state.steps["train"].inputs.get("full"))
+    plan = plan_of(settings, loop.features, base, day, folder=loop.folder.absolute(), full=full)
+    steps.say(f"plan: {plan.mode}, {plan.why}")
     samples = samples_step(loop)
     nothing = nothing_new(loop, samples, base)
     if nothing:
         _end(steps, "nothing", [nothing])
         return
-    full = loop.full or bool(state.steps.get("train") and state.steps["train"].inputs.get("full"))
-    plan = plan_of(settings, loop.features, base, day, folder=loop.folder.absolute(), full=full)
-    steps.say(f"plan: {plan.mode}, {plan.why}")
     ratio = look_step(loop, samples, plan, base)
     train = train_step(loop, samples, plan, base, full=full)
     bundle = bundle_step(loop, samples, train)
@@ -160,7 +170,10 @@ def _take_steps(loop: DayRun) -> None:
     if _is_settled(loop, release):
         return
     refuse_older(settings, loop.served, loop.others, day)
-    gate = gate_step(loop, samples, release_step, ratio)
+    requests = requests_step(loop, samples, base)
+    gate = gate_step(loop, samples, release_step, ratio, requests)
+    for note in gate.facts["notes"][len(loop.notes) :]:
+        steps.say(f"note: {note}")
     if gate.facts["refusals"]:
         raise Refused(list(gate.facts["refusals"]))
     _publish(loop, plan, train, bundle, release_step, gate, release)

@@ -15,10 +15,15 @@ _STYLE = """
 body { font: 15px/1.4 sans-serif; margin: 2em auto; max-width: 1180px; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: .5em 0 1.5em } td, th { padding: .15em .8em .15em 0; text-align: left }
 th { border-bottom: 1px solid #aaa; font-weight: 600 } td.n { text-align: right; font-variant-numeric: tabular-nums }
+td { vertical-align: top } td.n, td:first-child { white-space: nowrap }
 .bad { color: #a40000; font-weight: 600 } .good { color: #006a4e; font-weight: 600 } .dim { color: #666 }
 .charts { display: flex; flex-wrap: wrap; gap: 1em } .charts svg { width: 560px; max-width: 100% }
 """
 
+_VERDICTS = (
+    "within: not worse by more than the margin; noise: worse by more, but too few samples to be sure; small: too few "
+    "to decide anything; worse and missing refuse the model"
+)
 _STATUS = {"promoted": "good", "ready": "good", "nothing": "dim", "refused": "bad", "failed": "bad", "begun": "dim"}
 
 
@@ -75,13 +80,16 @@ def _charts(days: Sequence[Mapping[str, Any]]) -> list[Chart]:
     drift = [Series("PSI of items", places, [_number(day["drift"]["drift"]) for day in days])]
     shares = [
         Series(shown, places, [_number(day["drift"][name]) for day in days])
-        for name, shown in (("new_users", "of users without an event before"), ("new_items", "of items"))
+        for name, shown in (("new_users", "events of new users"), ("new_items", "events of new items"))
     ]
-    positives = Series("positive, of the samples trained on", places, [_number(day["positives"]) for day in days])
+    positives = Series("positive labels, trained on", places, [_number(day["positives"]) for day in days])
+    lists = [Chart("Recall of retrieval, 95 % intervals", "day", "recall", figures("recall"))]
+    retrieves = any("recall" in of for day in days for of in day["metrics"].values())
     return [
         Chart("AUC of the held-out samples, 95 % intervals", "day", "AUC", figures("auc")),
         Chart("Log loss of the held-out samples, 95 % intervals", "day", "log loss", figures("log_loss")),
-        Chart("Drift of the new events", "day", "PSI", drift),
+        *(lists if retrieves else []),
+        Chart("Drift of the new events; above 0.25 it is another distribution", "day", "PSI", drift),
         Chart("Shares of the new events, and of positives", "day", "share", [*shares, positives]),
         Chart("Rows", "day", "rows", [rows(kind) for kind in ("new_events", "trained", "held_out")]),
     ]
@@ -130,7 +138,9 @@ def _comparison(rows: Sequence[Mapping[str, Any]]) -> str:
             ]
         )
     titles = ["segment", "metric", "served", "new", "difference", "standard error", "samples", "verdict"]
-    return "<h2>The day's model beside the served one</h2>" + _table(titles, shown, numbers=range(2, 7))
+    return f"<h2>The day's model beside the served one</h2><p class='dim'>{_VERDICTS}</p>" + _table(
+        titles, shown, numbers=range(2, 7)
+    )
 
 
 def _steps(ran: Mapping[str, Any]) -> str:

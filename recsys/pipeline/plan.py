@@ -21,6 +21,12 @@ from recsys.pipeline.steps import digest
 from recsys.releases.release import open_release
 from recsys.releases.served import Served, read_served
 
+ORDER = (
+    "samples", "look", "train", "bundle", "retrieval", "retrieval bundle", "release", "measure", "served",
+    "retrieval measure", "retrieval served", "requests", "gate", "states", "push", "promote",
+)  # fmt: skip
+"""Names of the steps; those of a retrieval model, and of one that is taken along, only where there is one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
@@ -169,9 +175,12 @@ def plan_of(
 
 
 def model_digest(settings: PipelineSettings, features: FeatureSet) -> str:
-    """Hash of what a model can only go on with if it is the same."""
-    config = run_config(settings, dataset="./log")
+    """Hash of what a model can only go on with if it is the same: settings, features, what samples and labels are."""
+    config, data = run_config(settings, dataset="./log"), settings.data
+    labels = {"label": data.label, "labels": bool(data.labels), "requests": bool(data.requests) and data.window}
+    negatives = {"negatives": data.negatives, "by": data.negatives_by} if data.negatives else {}
     parts = {"recipe": config.recipe, "recent": config.data.recent, "features": features.fingerprint()}
+    parts |= {"samples": labels | negatives}
     return digest({**parts, **{name: asdict(getattr(config, name)) for name in ("model", "tables", "rows")}})
 
 
@@ -186,6 +195,18 @@ def base_values(plan: Plan, *, run: str, run_key: str) -> dict[str, Any]:
     }
 
 
+def steps_after(step: str, settings: PipelineSettings, base: Base) -> tuple[str, ...]:
+    """Steps that a day takes behind one, as far as settings and what is served tell before they are taken."""
+    own = bool(settings.retrieval.recipe)
+    there = {
+        "retrieval": own, "retrieval bundle": own, "release": own, "retrieval measure": own,
+        "served": bool(base.served), "retrieval served": own and bool(base.served),
+        "requests": bool(settings.gate.requests) and bool(base.served), "states": False,
+        "promote": settings.release.promote,
+    }  # fmt: skip
+    return tuple(name for name in ORDER[ORDER.index(step) + 1 :] if there.get(name, True))
+
+
 def _why_full(settings: PipelineSettings, base: Base, day: Day, *, model: str, folder: Path, full: bool) -> str:
     """Reason for a run from scratch; empty: there is none."""
     if full:
@@ -195,7 +216,7 @@ def _why_full(settings: PipelineSettings, base: Base, day: Day, *, model: str, f
     if not base.release:
         return base.why
     if base.model != model:
-        return f"the model's settings, or its features, are others than those of {base.release}"
+        return f"the model's settings, its features, or what its samples are, are others than those of {base.release}"
     every = settings.training.full_every
     if every and day.until_ms - base.full_until_ms >= duration_ms("training.full_every", every):
         return f"the last run from scratch was of the day that ended at {iso(base.full_until_ms)} (training.full_every)"

@@ -69,7 +69,7 @@ def day_facts(state: DayState) -> dict[str, Any]:
         "drift": {name: look.get(name) for name in ("drift", "new_users", "new_items")},
         "metrics": {whose: _joined(of, "metrics") for whose, of in parts.items() if any(of)},
         "standard_errors": {whose: _joined(of, "standard_errors") for whose, of in parts.items() if any(of)},
-        "notes": gate.get("notes", []),
+        "notes": gate.get("notes", facts.get("samples", {}).get("notes", [])),
         "steps": {
             name: {"key": step.key, "seconds": step.seconds, "at": step.at} for name, step in state.steps.items()
         },

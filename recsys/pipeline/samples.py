@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from recsys.data.datasets import load_dataset
 from recsys.data.log.event_table import EventTable, open_event_table
 from recsys.data.log.negatives.rule import NegativeRule
 from recsys.data.log.prepare import RawInputs, prepare_log
+from recsys.data.log.requests.join import JoinedRequests
 from recsys.data.log.splits.rule import SplitRule
 from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.fingerprint import data_fingerprint
@@ -39,11 +40,23 @@ def samples_inputs(settings: PipelineSettings, features: FeatureSet, day: Day, d
         DataFileError: a file is not there.
     """
     data = settings.data
-    given = {"log": data.log, "labels": data.labels, "users": _one(data.users), "items": _one(data.items)}
+    given = {"log": data.log, "labels": data.labels, "requests": data.requests}
+    given |= {"users": _one(data.users), "items": _one(data.items)}
     given |= {f"entity {name}": _one(file) for name, file in data.entities.items()}
     files = {name: digests.of(file.path for file in find_files(list(of))[0]) for name, of in given.items() if of}
     rules = asdict(data)
-    for name in ("features", "users", "items", "entities", "log", "labels", "memory_limit_gb", "threads", "engine"):
+    for name in (
+        "features",
+        "users",
+        "items",
+        "entities",
+        "log",
+        "labels",
+        "requests",
+        "memory_limit_gb",
+        "threads",
+        "engine",
+    ):
         del rules[name]  # files are known by their content, and engines write the same bytes
     return {"until": iso(day.until_ms), "features": features.to_json(), "rules": rules, **files}
 
@@ -72,6 +85,7 @@ def make_samples(
             log=data.log,
             entities={name: file for name, file in entities.items() if file},
             labels=data.labels,
+            requests=data.requests,
             options=data.read_options(),
             unknown=data.unknown,
             until_ms=day.until_ms,
@@ -83,6 +97,7 @@ def make_samples(
         label=parse_label(data.label) if data.label else None,
         split=SplitRule(test_from_ms=day.until_ms - duration_ms("data.holdout", data.holdout)),
         negatives=_negatives(data),
+        window_ms=duration_ms("data.window", data.window),
         rejects=rejects,
     )
     table = open_event_table(folder / LOG / "events")
@@ -104,8 +119,16 @@ def make_samples(
             *(f"{summary.rejected:,} rows did not fit: {reason}" for reason in summary.reasons[:1]),
             *(f"{path}: the last line has no end, and was left" for path in summary.unended),
             *summary.odd,
+            *_request_notes(summary.requests),
         ],
     }
+
+
+def _request_notes(joined: JoinedRequests | None) -> list[str]:
+    if joined is None:
+        return []
+    waiting = f"{joined.open:,} of {joined.shown:,} shown items wait for the next day: what was taken is not known yet"
+    return [*([waiting] if joined.open else []), *replace(joined, open=0).warnings()]
 
 
 def open_samples(folder: Path, *, recent: int | None) -> Dataset:
@@ -187,9 +210,18 @@ def _one(file: str) -> tuple[str, ...]:
     return (file,) if file else ()
 
 
-def label_problem(what: str, counts: Mapping[str, Any], *, least: int) -> str:
-    """Reason for which samples are not enough to train or to measure on; empty: there is none."""
+def label_problem(what: str, counts: Mapping[str, Any], *, least: int, newest_ms: int) -> str:
+    """Reason for which samples are not enough to train or to measure on; empty: there is none.
+
+    Args:
+        what: the samples are for.
+        counts: of them.
+        least: fewest that are enough.
+        newest_ms: time of the log's newest event, which is told where there are none.
+    """
     samples, positives = counts["samples"], counts["positives"]
+    if not samples:
+        return f"{what}: there are none; the newest event of the log is of {iso(newest_ms)}"
     if samples < least:
         return f"{what}: {samples:,} samples; allowed: at least {least:,} (gate.least_samples)"
     if positives in (0.0, 1.0):

@@ -38,6 +38,9 @@ class DataSettings:
         users, items: files with their features; empty: ids only.
         entities: files of other declared entities, by name.
         labels: files of labelled impressions, which become the samples.
+        requests: request logs of servers: what they showed becomes the samples, and the events that followed are its
+            labels.
+        window: with requests: time in which an event makes a shown item positive.
         label: rule that labels a row, such as ``rating>=4``; empty: the column ``label``.
         negatives, negatives_by, negatives_seed: draw so many items for each positive.
         holdout: the newest samples, so long before the day's end, test the model and are not trained on until the next
@@ -52,6 +55,8 @@ class DataSettings:
     items: str = ""
     entities: Mapping[str, str] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    requests: tuple[str, ...] = ()
+    window: str = "30m"
     label: str = ""
     negatives: int = 0
     negatives_by: str = "uniform"
@@ -144,6 +149,8 @@ class GateSettings:
         samples: fewest held-out samples that both are measured on, of whole users; 0: all.
         least_samples: fewest held-out samples, and fewest to train on.
         most_rows_ratio: new events over the mean of the days before; above it nothing is promoted. 0: it is only said.
+        requests: request logs of live servers: refuse if what they saw in new requests differs from the log. Empty:
+            nothing is compared.
     """
 
     margins: tuple[str, ...] = ()
@@ -152,6 +159,7 @@ class GateSettings:
     samples: int = 20_000
     least_samples: int = 100
     most_rows_ratio: float = 0.0
+    requests: tuple[str, ...] = ()
 
     def bounds(self) -> Bounds:
         """Bounds of the comparison; raises InvalidInputError."""
@@ -285,13 +293,20 @@ def _check(settings: PipelineSettings) -> None:
         raise ConfigError(f"zone is {settings.zone!r}; allowed: a time zone such as Europe/Berlin, or UTC") from None
     training = settings.training
     for path, text in (
-        ("data.holdout", settings.data.holdout), ("training.replay", training.replay),
-        ("training.full_every", training.full_every or "1d"), ("training.window", training.window or "1d"),
+        ("data.holdout", settings.data.holdout), ("data.window", settings.data.window),
+        ("training.replay", training.replay), ("training.full_every", training.full_every or "1d"),
+        ("training.window", training.window or "1d"),
         ("states.active_within", settings.states.active_within or "1d"),
     ):  # fmt: skip
-        if not duration_ms(path, text) and path in ("data.holdout", "training.window"):
+        if not duration_ms(path, text) and path in ("data.holdout", "data.window", "training.window"):
             raise ConfigError(f"{path} is {text!r}; allowed: above 0")
-    settings.data.read_options()
+    data = settings.data
+    if data.requests and duration_ms("data.window", data.window) >= duration_ms("data.holdout", data.holdout):
+        raise ConfigError(
+            f"data.window is {data.window!r}, and data.holdout {data.holdout!r}: what was taken of the lists that "
+            "would test the model is not known at the day's end; allowed: a shorter window, or a longer holdout"
+        )
+    data.read_options()
     settings.gate.bounds()
     if settings.data.label:
         parse_label(settings.data.label)
@@ -342,10 +357,12 @@ def _resolved(settings: PipelineSettings, base: Path) -> PipelineSettings:
             data,
             log=tuple(map(path, data.log)),
             labels=tuple(map(path, data.labels)),
+            requests=tuple(map(path, data.requests)),
             features=path(data.features),
             users=path(data.users),
             items=path(data.items),
             entities={name: path(file) for name, file in data.entities.items()},
         ),
+        gate=replace(settings.gate, requests=tuple(map(path, settings.gate.requests))),
         release=replace(release, store=path(release.store)),
     )

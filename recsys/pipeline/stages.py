@@ -32,6 +32,7 @@ class DayRun:
     folder: Path
     store: Path
     steps: Steps
+    digests: FileDigests
     others: list[DayState]
     full: bool
     redis_url: str
@@ -48,10 +49,9 @@ def samples_step(loop: DayRun) -> StepRecord:
     from recsys.pipeline.samples import make_samples, samples_inputs
 
     settings, day, steps = loop.settings, loop.day, loop.steps
-    digests = FileDigests(loop.folder / "digests.json")
-    inputs = samples_inputs(settings, loop.features, day, digests)
+    inputs = samples_inputs(settings, loop.features, day, loop.digests)
     if not steps.dry:
-        digests.save()
+        loop.digests.save()
     rejects = loop.folder / f"{day.name}.rejected.jsonl"
     return steps.take(
         "samples", inputs, lambda folder: make_samples(settings, loop.features, day, folder, rejects=rejects)
@@ -88,10 +88,11 @@ def look_step(loop: DayRun, samples: StepRecord, plan: Plan, base: Base) -> floa
     loop.notes += [*samples.facts["notes"], *rows_note(found, ratio)]
     for note in loop.notes:
         steps.say(f"note: {note}")
+    newest_ms = samples.facts["newest_ms"]
     held_out = f"held-out samples, from {iso(plan.test_from_ms)} on"
     problems = [
-        label_problem("samples to train on", found["train"], least=least),
-        label_problem(held_out, found["test"], least=least),
+        label_problem("samples to train on", found["train"], least=least, newest_ms=newest_ms),
+        label_problem(held_out, found["test"], least=least, newest_ms=newest_ms),
         rows_problem(loop.settings, ratio),
     ]
     if reasons := [problem for problem in problems if problem]:
@@ -210,10 +211,36 @@ def _measure(loop: DayRun, name: str, samples: StepRecord, bundle: Path, version
     return steps.take(name, inputs, make)
 
 
-def gate_step(loop: DayRun, samples: StepRecord, bundles: StepRecord, ratio: float | None) -> StepRecord:
+def requests_step(loop: DayRun, samples: StepRecord, base: Base) -> StepRecord | None:
+    """Compare the requests that live servers logged since the last release; None: nothing is to be compared."""
+    from recsys.rows.files import find_files
+
+    steps, given = loop.steps, loop.settings.gate.requests
+    if not given or not base.served:  # before the first release no server answered
+        return None
+    files = [file.path for file in find_files(list(given))[0]]
+    since_ms = base.until_ms or loop.day.until_ms - _DAY_MS
+    digests = loop.digests.of(files)
+    if not steps.dry:
+        loop.digests.save()
+
+    def make(_: Path) -> dict[str, Any]:
+        from recsys.pipeline.gate import compare_logged
+        from recsys.pipeline.samples import open_samples
+
+        dataset = open_samples(steps.path(samples), recent=None)
+        return compare_logged(dataset, files, since_ms=since_ms, until_ms=loop.day.until_ms)
+
+    inputs = {"data": samples.facts["data"], "since": iso(since_ms), "until": iso(loop.day.until_ms)}
+    return steps.take("requests", {**inputs, "requests": digests}, make, output=False)
+
+
+def gate_step(
+    loop: DayRun, samples: StepRecord, bundles: StepRecord, ratio: float | None, requests: StepRecord | None
+) -> StepRecord:
     from recsys.bundle import read_manifest
     from recsys.errors import BundleError
-    from recsys.pipeline.gate import candidate_of, judge, running_release
+    from recsys.pipeline.gate import candidate_of, judge, noise_notes, requests_note, requests_problem, running_release
 
     settings, steps, served = loop.settings, loop.steps, loop.served
     place = steps.path(bundles)
@@ -239,6 +266,7 @@ def gate_step(loop: DayRun, samples: StepRecord, bundles: StepRecord, ratio: flo
         "gate": repr(settings.gate),
         "states": {"cold": settings.states.cold, "redis": bool(loop.redis_url)},
         "unread": unread,
+        "requests": None if requests is None else requests.facts,
     }
 
     def make(_: Path) -> dict[str, Any]:
@@ -248,6 +276,10 @@ def gate_step(loop: DayRun, samples: StepRecord, bundles: StepRecord, ratio: flo
             part: (read_measured(steps.path(mine[part])), read_measured(steps.path(theirs[part]))) for part in theirs
         }
         found = judge(settings, candidate_of(place), running, unread=unread, measured=pairs, redis=bool(loop.redis_url))
-        return {**found, "rows_ratio": ratio, "notes": [*loop.notes, *found["notes"]]}
+        notes = [*loop.notes, *found["notes"], *noise_notes(found["rows"])]
+        if requests is not None:
+            found["refusals"] += [problem for problem in (requests_problem(requests.facts),) if problem]
+            notes += [note for note in (requests_note(requests.facts),) if note]
+        return {**found, "rows_ratio": ratio, "notes": notes}
 
     return steps.take("gate", inputs, make, output=False)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from html import escape
 
 from recsys.plots.charts import Chart, Series
+from recsys.plots.scales import ticks
 from recsys.plots.styles import styles
 
 _WIDTH, _HEIGHT = 560, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 34, 40
 _MOST_LABELS = 8
-_TICKS = 4
 
 
 def svg_chart(chart: Chart, labels: Sequence[str]) -> str:
@@ -31,11 +31,10 @@ def svg_chart(chart: Chart, labels: Sequence[str]) -> str:
         f'aria-label="{escape(chart.title)}" font-family="sans-serif" font-size="11">',
         f'<text x="{_LEFT}" y="14" font-size="13">{escape(chart.title)}</text>',
     ]
-    for n in range(_TICKS + 1):
-        value = low + (high - low) * n / _TICKS
+    for value in ticks(low, high, log=False):
         y = _y(value, low, high)
         parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_number(value, high - low)}</text>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:,.10g}</text>')
     step = max(1, -(-len(labels) // _MOST_LABELS))
     for n in range(0, len(labels), step):
         x = _x(n, len(labels))
@@ -88,8 +87,3 @@ def _x(place: float, count: int) -> float:
 
 def _y(value: float, low: float, high: float) -> float:
     return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (high - value) / (high - low)
-
-
-def _number(value: float, span: float) -> str:
-    digits = max(0, min(6, 1 - math.floor(math.log10(span))))
-    return f"{value:,.{digits}f}"

@@ -167,6 +167,14 @@ def test_a_day_without_events_has_nothing_to_do(two_days: Path) -> None:
     assert state is not None and state.status == "nothing", "the day after goes on from the second"
 
 
+def test_a_day_long_after_the_logs_end_is_refused_with_the_time_of_the_newest_event(one_day: Path) -> None:
+    done = run(one_day, 9)
+    assert done.state.status == "refused" and done.state.reasons == [
+        "held-out samples, from 2025-12-10T18:00:00Z on: there are none; the newest event of the log is of "
+        "2025-12-02T23:57:36Z"
+    ]
+
+
 def test_a_shop_without_any_event_has_nothing_to_do(tmp_path: Path) -> None:
     settings = write_shop(tmp_path / "shop", days=1)
     write_day(tmp_path / "shop", 0).write_text("user_id,item_id,timestamp_ms,label\n")
@@ -323,7 +331,7 @@ def test_a_run_from_scratch_has_a_reason(two_days: Path, change: tuple[str, str]
 
 def test_another_model_or_a_run_that_is_gone_begins_from_scratch(two_days: Path) -> None:
     two_days.write_text(two_days.read_text().replace("model.head=[8]", "model.head=[4]"))
-    assert "the model's settings, or its features, are others" in plan_for_the_third_day(two_days)
+    assert "the model's settings, its features, or what its samples are, are others" in plan_for_the_third_day(two_days)
     two_days.write_text(two_days.read_text().replace("model.head=[4]", "model.head=[8]"))
     shutil.rmtree(two_days.parent / "pipeline" / OUTPUTS / "train")
     assert "is gone" in plan_for_the_third_day(two_days)
@@ -347,7 +355,14 @@ def test_a_dry_run_says_what_would_run_and_why_and_writes_nothing(one_day: Path)
 
     before = files()
     done, lines = said(one_day, 1, dry=True)
-    assert done.would == "samples" and lines == ["samples: would run, for the first time this day"]
+    first = day_state(one_day, 0).release
+    assert lines == [
+        f"plan: incremental, it goes on from {first} of 2025-12-01, with samples from 2025-12-01T18:00:00Z on",
+        "samples: would run, for the first time this day",
+    ]
+    assert (done.would, done.after) == (
+        "samples", ("look", "train", "bundle", "measure", "served", "gate", "push", "promote")
+    )  # fmt: skip
     assert files() == before
 
 

@@ -1,9 +1,8 @@
-"""Parts of the loop by themselves: days, keys, the look at samples, states, launched training, the command."""
+"""Parts of the loop by themselves: days, keys, the look at samples, states, the command."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from support.tiny_pipeline import (
     FEATURES,
     USERS,
     before_the_gate,
-    first_day,
     nth_day,
     run,
     second_day,
@@ -24,16 +22,15 @@ from support.tiny_pipeline import (
 from typer.testing import CliRunner
 
 from recsys.cli import app
-from recsys.errors import ConfigError, RecsysError, StoreError
+from recsys.errors import ConfigError, StoreError
 from recsys.pipeline.days import day_of, iso
+from recsys.pipeline.gate import noise_notes
 from recsys.pipeline.publish import precompute
 from recsys.pipeline.samples import look_at, open_samples
 from recsys.pipeline.settings import StateSettings, read_settings
 from recsys.pipeline.state import read_state, state_file
 from recsys.pipeline.steps import FileDigests
-from recsys.pipeline.train import train_run
 from recsys.releases.served import read_served
-from recsys.training.run.folder import read_config
 
 NOW_MS = 1_800_000_000_000
 """2027-01-15T08:00:00Z."""
@@ -130,18 +127,15 @@ def test_a_day_whose_states_cannot_be_computed_promotes_nothing_until_they_can(t
     assert done.state.steps["states"].facts["users"] == USERS
 
 
-def test_training_that_is_launched_is_the_training_of_the_pipeline_itself(tmp_path: Path) -> None:
-    made = first_day() / "pipeline" / "outputs"
-    config = read_config(next((made / "train").iterdir()) / "run")
-    own = json.loads(next((made / "train").glob("*/run/metrics.json")).read_text())["test"]
-    lines: list[str] = []
-    facts = train_run(config, tmp_path, launcher=[sys.executable], say=lines.append)
-    assert (facts["auc"], facts["log_loss"]) == (own["auc"], own["log_loss"])
-    (tmp_path / "other").mkdir()
-    with pytest.raises(RecsysError, match=r"training.launcher: .*false.* ended with 1"):
-        train_run(config, tmp_path / "other", launcher=["false"], say=lines.append)
-    with pytest.raises(ConfigError, match="training.launcher: no-such-launcher cannot be started"):
-        train_run(config, tmp_path / "other", launcher=["no-such-launcher"], say=lines.append)
+def test_a_refusal_that_may_be_chance_says_so() -> None:
+    def row(metric: str, worse_by: float, verdict: str) -> dict[str, object]:
+        return {
+            "metric": metric, "segment": "", "verdict": verdict, "worse_by": worse_by, "standard_error": 0.01
+        }  # fmt: skip
+
+    assert noise_notes([row("auc", 0.03, "worse"), row("log_loss", 0.005, "within")]) == []
+    (note,) = noise_notes([row("gauc", 0.015, "worse"), row("auc", 0.03, "worse")])
+    assert note.startswith("gauc: worse by less than two standard errors of the difference, so it may be chance")
 
 
 def typed(*arguments: str) -> Result:

@@ -57,7 +57,7 @@ def pipeline(
         print_lines([f"{settings}: every key with its default; then: recsys pipeline {settings} --dry-run"])
         return
     from recsys.pipeline.days import day_of
-    from recsys.pipeline.loop import ORDER, run_day
+    from recsys.pipeline.loop import run_day
     from recsys.pipeline.report import PAGE, day_facts
     from recsys.pipeline.settings import read_settings
 
@@ -70,13 +70,17 @@ def pipeline(
     done = run_day(read, wanted, redis_url=redis_url, full=full, new_store=new_store, dry=dry_run, say=say)
     state = done.state
     if as_json:
-        facts = {**day_facts(state), "taken": list(done.taken), "would": done.would, "dry_run": dry_run}
+        facts = {
+            **day_facts(state),
+            "taken": list(done.taken),
+            "would": done.would,
+            "after": list(done.after),
+            "dry_run": dry_run,
+        }
         print(json.dumps(facts))
     elif dry_run:
-        after = ORDER[ORDER.index(done.would) + 1 :] if done.would else ()
-        print_lines(
-            [f"would run: {done.would}; then what depends on it: {', '.join(after)}" if done.would else _ended(state)]
-        )
+        after = f"; then what depends on it: {', '.join(done.after)}" if done.after else ""
+        print_lines([f"would run: {done.would}{after}" if done.would else _ended(state)])
     else:
         print_lines([_ended(state), f"page: {Path(read.folder) / PAGE}"])
     if state.status == "refused" and not done.would:

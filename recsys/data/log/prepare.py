@@ -95,7 +95,8 @@ class RawInputs:
         options: how rows are read.
         unknown: ``keep`` users and items of the logs that the files of users and items lack, without features, or
             ``reject`` their rows.
-        until_ms: leave events and impressions from then on, as if they had not happened yet; None: read all.
+        until_ms: leave events, impressions and logged requests from then on, as if they had not happened yet; None:
+            read all.
     """
 
     log: tuple[str, ...]
@@ -107,8 +108,6 @@ class RawInputs:
     until_ms: int | None = None
 
     def __post_init__(self) -> None:
-        if self.until_ms is not None and self.requests:
-            raise ConfigError("until goes without requests: what was taken of the last ones shown is not known yet")
         if self.unknown not in UNKNOWN:
             raise ConfigError(f"--unknown {self.unknown!r}: {nearest(self.unknown, UNKNOWN)}")
         if self.unknown == "reject" and not {USER, ITEM} & set(self.entities):
@@ -255,7 +254,7 @@ class _Preparation:
         log_files, label_files, request_files = map(self._files, (inputs.log, inputs.labels, inputs.requests))
         joining = JoinedRequests(window_ms=rules.window_ms) if request_files else None
         if joining is not None:
-            joining.requests, joining.unranked = count_requests(request_files, features)
+            joining.requests, joining.unranked = count_requests(request_files, features, until_ms=inputs.until_ms)
         entity_files = {name: self._files([given]) for name, given in inputs.entities.items()}
         with ExitStack() as stack:
             table = stack.enter_context(folder_writer(folder / EVENTS))
@@ -278,7 +277,8 @@ class _Preparation:
                 shown = self._read(label_files, replace(whole, contract=contract))
             elif request_files:
                 contract = replace(impression_rows(features), what="requests")
-                shown = self._read(request_files, RequestReader(features=features, contract=contract, known=known))
+                requests = RequestReader(features=features, contract=contract, known=known, until_ms=inputs.until_ms)
+                shown = self._read(request_files, requests)
             elif rules.wanted and not (self._labelled or label or rules.negatives):
                 raise rules.no_samples(log_files[0].path)
             for name in features.entity_names():

@@ -34,11 +34,13 @@ class RequestReader:
         features: of the log that the requests are joined with.
         contract: of impressions (``impression_rows``).
         known: name of an id -> the keys that rows may have, sorted, and what to say about others.
+        until_ms: requests from then on are left: they are of a later day. None: all are read.
     """
 
     features: FeatureSet
     contract: RowContract
     known: Mapping[str, tuple[Int64Array, str]] = field(default_factory=dict)
+    until_ms: int | None = None
 
     def read(self, file: RawFile, told: Told) -> Iterator[tuple[dict[str, npt.NDArray[Any]], Int64Array]]:
         """Encoded columns, whose label is 0, and the numbers in the file of their requests; batch by batch."""
@@ -52,6 +54,9 @@ class RequestReader:
                 _BATCH_REQUESTS, columns=["time_ms", "user_key", f"item.{item_id}", "best", *names]
             ):
                 number, place = _answered(batch["best"])
+                if self.until_ms is not None:
+                    early = _integers(batch["time_ms"])[number] < self.until_ms
+                    number, place = number[early], place[early]
                 begins = batch[f"item.{item_id}"].offsets.to_numpy()
                 items = batch[f"item.{item_id}"].values.to_numpy(zero_copy_only=False)
                 columns: dict[str, npt.NDArray[Any]] = {
@@ -84,8 +89,8 @@ class RequestReader:
         return np.flatnonzero(fits)
 
 
-def count_requests(files: Sequence[RawFile], features: FeatureSet) -> tuple[int, int]:
-    """Number of logged requests, and of those that say nothing about what was shown: without ``top_k``.
+def count_requests(files: Sequence[RawFile], features: FeatureSet, *, until_ms: int | None = None) -> tuple[int, int]:
+    """Number of logged requests before a moment, and of those that say nothing about what was shown: without ``top_k``.
 
     Raises:
         DataFileError: a file is no request log, of an earlier version, or of other ids or context features.
@@ -94,8 +99,12 @@ def count_requests(files: Sequence[RawFile], features: FeatureSet) -> tuple[int,
     for file in files:
         with _reading(file), _opened(file) as log:
             check_request_log(file, log, features)
-            requests += log.metadata.num_rows
-            unranked += sum(batch["best"].null_count for batch in log.iter_batches(columns=["best"]))
+            for batch in log.iter_batches(columns=["time_ms", "best"]):
+                early = np.full(batch.num_rows, True)
+                if until_ms is not None:
+                    early = _integers(batch["time_ms"]) < until_ms
+                requests += int(early.sum())
+                unranked += int((early & np.asarray(batch["best"].is_null())).sum())
     return requests, unranked
 
 
