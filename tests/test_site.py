@@ -41,6 +41,11 @@ def test_a_link_leads_to_the_same_page_on_the_site(target: str, at: str, expecte
     assert link("x", target, at) == expected
 
 
+def test_a_link_may_have_code_as_its_text() -> None:
+    shown = for_site("See [`setup.py`](../../setup.py) and [`ids`](../specs/ids.md).", "docs/guides/data.md")
+    assert shown == 'See <span class="source" title="setup.py">`setup.py`</span> and [`ids`](../specs/ids.md).'
+
+
 def test_a_page_that_is_called_by_its_file_is_called_by_its_title_on_the_site() -> None:
     assert link("ids.md", "../specs/ids.md", "docs/guides/data.md") == "[Ids, keys and rows](../specs/ids.md)"
 

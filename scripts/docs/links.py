@@ -22,9 +22,11 @@ PAGES = (
 STANDS_FOR = {"README.md": "docs/index.md", "protos/recsys/v1": "docs/reference/grpc.md"}
 """Files and folders of the repository, and the page that a reader of the site gets instead."""
 
-_LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
-_CODE = re.compile(r"(^```.*?^```$|^ {4}.*?$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
-_FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
+_CODE_OR_LINK = re.compile(
+    r"^```.*?^```$|^ {4}[^\n]*$|`[^`\n]+`|(?<!!)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)\s]+)\)",
+    re.MULTILINE | re.DOTALL,
+)
+_FENCE = re.compile("(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _COMMANDS = "recsys|make|pip|python|kubectl|kustomize|grpcurl|docker|torchrun|curl|npm"
 _SHELL = re.compile(rf"(?:(?<=\n\n)|\A)((?:    (?:{_COMMANDS}) [^\n]*\n)(?:(?:    [^\n]*)?\n)*)")
 
@@ -36,8 +38,7 @@ def for_site(markdown: str, at: str) -> str:
         markdown: the text.
         at: the page's path in the repository.
     """
-    parts = _CODE.split(markdown)
-    linked = "".join(part if i % 2 else _LINK.sub(lambda m: link(m[1], m[2], at), part) for i, part in enumerate(parts))
+    linked = _CODE_OR_LINK.sub(lambda m: link(m["text"], m["target"], at) if m["target"] else m[0], markdown)
     parts = _FENCE.split(linked)
     return "".join(part if i % 2 else _SHELL.sub(_fence, part) for i, part in enumerate(parts))
 
