@@ -13,7 +13,7 @@ SETS := $(filter-out requirements/policy.txt requirements/docs.txt,$(wildcard re
 STAMP := $(VENV)/.installed-$(DEVICE)-$(shell (cat $(SETS); command -v c++ g++) | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test prove fuzz check audit policy docs docs-serve format protos wheel images bench-quick clean
+.PHONY: help install demo test prove fuzz check audit policy docs docs-serve format protos wheel images bench-quick hosts-train hosts-redis clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -74,6 +74,12 @@ images: $(STAMP)  ## Say how to build the container images (docs/operate/images.
 
 bench-quick: $(STAMP)  ## Every benchmark's quick form
 	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file --quick || exit 1; done
+
+hosts-train: $(STAMP)  ## Train over several hosts (network namespaces) and lose one; what a second brings (needs root)
+	@$(BIN)/python benchmarks/deploy.py --quick --only hosts
+
+hosts-redis: $(STAMP)  ## Cut off a node of a Redis Cluster, then one of three rankers, and count calls (needs root)
+	@$(BIN)/python benchmarks/deploy.py --quick --only cluster
 
 clean:  ## Remove the environment and what the demo left; other runs stay
 	rm -rf $(VENV) $(POLICY) $(SITE) site runs/demo

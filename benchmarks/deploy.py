@@ -1,8 +1,10 @@
-"""Deployments: the manifests for Kubernetes, the serving image, and servers that are added and taken away.
+"""Deployments: manifests for Kubernetes, the serving image, servers that come and go, hosts that are lost.
 
 ``manifests``: planted faults that are not found, and findings of others' tools that are not explained.
 ``images``: the image's size, and the time from its start until it serves.
 ``replicas``: the time until servers that join others have their share of the calls, and calls that fail when one goes.
+``hosts``: training over several hosts, which are network namespaces: one is lost; what a second one brings.
+``cluster``: a Redis Cluster of six hosts and rankers on three, of which one is cut off.
 
 The parts are measured one after another; each has a folder of its own.
 """
@@ -21,6 +23,9 @@ MEASURES = (
     ("manifests", "manifests", "manifests"),
     ("images", "images", "images"),
     ("replicas", "replicas", "replicas"),
+    ("hosts", "hosts", "lost"),
+    ("hosts", "hosts", "speed"),
+    ("cluster", "hosts", "cluster"),
 )
 """Part, module of ``deploying/`` and its function: it takes a folder of its own and one of the module's ``SIZES``."""
 

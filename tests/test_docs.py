@@ -53,6 +53,8 @@ def _faults_of(command: str) -> list[str]:
     if hasattr(known, "commands") and arguments and not arguments[0].startswith("-"):
         if (known := known.commands.get(arguments.pop(0))) is None:
             return [f"no command {' '.join(words[:2])}"]
+    if known.context_settings.get("ignore_unknown_options"):  # of torchrun, up to the command that it starts
+        return _faults_of(shlex.join(words[words.index("recsys.cli") :])) if arguments else []
     options = {option for parameter in known.params for option in (*parameter.opts, *parameter.secondary_opts)}
     faults = [f"no option {a}" for a in arguments if a.startswith("--") and a not in options]
     if name == "train" and arguments and re.fullmatch("[a-z][a-z0-9_]+", recipe := arguments[0]):

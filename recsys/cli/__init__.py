@@ -63,7 +63,7 @@ from recsys.serving.logs import json_lines, say_line
 
 EXIT_CODES = {
     0: "done",
-    1: "a defect of ours, with a traceback; `results --check`: the page is stale",
+    1: "a defect of ours, with a traceback; a run lost a process or a host; `results --check`: the page is stale",
     2: "bad input: an option, a setting, a file, a row",
     3: "a bad bundle or release, a refused promotion, or an unknown model",
     4: "the feature store is unavailable or full, or holds what is not ours",
@@ -133,6 +133,7 @@ for command in (
     app.command()(command)
 
 
+app.command(context_settings=training.PASSED_ON)(training.torchrun)
 app.add_typer(features.app, name="features")
 app.add_typer(evaluation.results_app, name="results")
 app.add_typer(rows.app, name="rows")

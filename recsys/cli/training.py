@@ -1,4 +1,4 @@
-"""`train` a recipe; `recipes` lists them, `demo` runs the whole way with one."""
+"""`train` a recipe, `torchrun` over several hosts; `recipes` lists them, `demo` runs the whole way with one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from recsys.cli.features import numbers_table
@@ -26,6 +27,9 @@ from recsys.cli.options import (
     where_data_is,
 )
 from recsys.errors import ConfigError
+
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+"""Of a command whose arguments are another program's."""
 
 
 def demo(
@@ -184,6 +188,30 @@ def train(
         output.print(f"weights: the best by {config.train.monitor}, those after step {result.best_step:,}")
     following = f"\nNext: recsys export {run_dir} --out {run_dir}/bundle{where_data_is(data, work_dir)}"
     output.print(following, soft_wrap=True, highlight=False, markup=False)
+
+
+def torchrun(context: typer.Context) -> int:
+    """Start this host's processes of a training run over several hosts; takes torchrun's arguments.
+
+    On each host, with its own number: **recsys torchrun --nnodes=2 --node-rank=0 --master-addr=HOST
+    --master-port=29400 -m recsys.cli train din data.dataset=./shop --resume**
+
+    Other than torchrun itself, it says in a line which host did not come, after 300 s (--rdzv-conf=timeout=N), and ends
+    with the exit code of the process that failed. With --max-restarts=N all hosts begin again when one was lost.
+    """
+    from recsys.training.distributed.launch import launch, restarts_of, start_again
+
+    restarts, arguments = restarts_of(context.args)
+    if restarts < 0:
+        raise ConfigError(f"--max-restarts is {restarts}; allowed: 0 or more")
+    ended = launch(arguments)
+    if ended.code == 0:
+        return 0
+    if ended.again and restarts:
+        notes.print(escape(f"{ended.why}; beginning again, {restarts} restarts left"), soft_wrap=True, highlight=False)
+        start_again(arguments, restarts=restarts)
+    notes.print("[red]error:[/red] " + escape(ended.why), soft_wrap=True, highlight=False)
+    return ended.code
 
 
 def _train_retrieval(

@@ -15,12 +15,13 @@ from recsys.data.samples.loader import BatchLoader
 from recsys.data.samples.numbers import fit_numbers
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.embeddings.sharding.plan import describe_plan
-from recsys.errors import ConfigError, RecsysError
+from recsys.errors import RecsysError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.number_transform import NumberTransform
 from recsys.training.config import RunConfig
 from recsys.training.distributed.data_parallel import as_one_process, check_samples_per_step, seed_process
-from recsys.training.distributed.processes import first_before_others, gather, together, world
+from recsys.training.distributed.processes import first_before_others, together, world
+from recsys.training.distributed.shared_folder import check_shared
 from recsys.training.early_stopping import EarlyStopping
 from recsys.training.precision import Precision
 from recsys.training.reports import Listeners
@@ -167,10 +168,8 @@ def _open(config: RunConfig, features: FeatureSet, run_dir: Path, fingerprint: s
             as_one_process(config, world().size), features, run_dir, fingerprint=fingerprint, resume=resumed
         )
 
-    checkpoint = first_before_others(open_one)
-    if len({each for each in gather(None if checkpoint is None else checkpoint.step)}) > 1:
-        raise ConfigError(f"{run_dir} is not the same for all processes; put it on a file system that they share")
-    return checkpoint
+    check_shared(run_dir)
+    return first_before_others(open_one)
 
 
 def _row_maps(

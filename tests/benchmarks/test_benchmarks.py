@@ -102,6 +102,8 @@ FIGURES = {
         "deploy.cold_start_s",
         "deploy.new_replicas_beyond_age_s",
         "deploy.failed_calls_when_one_goes",
+        *(f"hosts.{name}" for name in ("lost_s", "two_over_one", "communication_share")),
+        *(f"hosts.{name}_whole_s" for name in ("redis", "ranker")),
     ],
     "row_maps": [
         "rowmap.open_ms_20k",
@@ -174,6 +176,11 @@ MAY_BE_LEFT_OUT = {
     "deploy.policy_findings_unexplained": "no figures of policies",
     "deploy.serve_mb": "no figures of images",
     "deploy.cold_start_s": "no figures of images",
+    "hosts.lost_s": "no figures of hosts",
+    "hosts.two_over_one": "no figures of hosts",
+    "hosts.communication_share": "no figures of hosts",
+    "hosts.redis_whole_s": "no figures of hosts",
+    "hosts.ranker_whole_s": "no figures of hosts",
 }
 """Figures that not every machine can measure -> what is said then."""
 LONG = {
@@ -252,6 +259,8 @@ TARGETS = {
     "deploy.cold_start_s": 3.0,
     "deploy.new_replicas_beyond_age_s": 10.0,
     "deploy.failed_calls_when_one_goes": 0,
+    "hosts.lost_s": 60.0,
+    "hosts.two_over_one": 1.5,
     "way_in.rows_agreeing": 1.0,
     "release.failed_calls": 0,
     "release.p99_in_switch": 1.5,

@@ -60,7 +60,7 @@ def server_process(folder: Path, *, under: Sequence[str] = (), **environment: st
     ready_file = folder / "ready.json"
     process = start_server_process(folder, under=under, **environment)
     try:
-        deadline_s = time.monotonic() + 60
+        deadline_s = time.monotonic() + 120
         while not ready_file.exists():
             if process.poll() is not None or time.monotonic() > deadline_s:
                 process.kill()

@@ -146,6 +146,7 @@ def process(folder: Path) -> None:
     odd = override(settings, ["train.batch_size=7"])
     seen["does_not_divide"] = message_of(lambda: train(odd, data, folder / "odd", resume=True))
     seen["holds_a_run"] = gather(message_of(lambda: train(settings, data, folder / "row_wise")))
+    seen["apart"] = message_of(lambda: train(settings, data, folder / f"apart-{world().rank}"))
     if world().rank == 1:
         checkpoints.atomic_file = no_room  # type: ignore[attr-defined]
     seen["no_room"] = gather(message_of(lambda: train(settings, data, folder / "no-room")))
@@ -373,12 +374,21 @@ def test_a_process_that_cannot_write_its_part_ends_all_with_its_reason(folder: P
     assert not (folder / "no-room" / "checkpoint.pt").exists()
 
 
+def test_a_run_folder_that_is_another_on_another_host_is_refused(folder: Path, seen: dict[str, Any]) -> None:
+    host = socket.gethostname()
+    assert seen["apart"] == (
+        f"ConfigError: {folder / 'apart-0'} of process 0 on host {host} is another folder than that of process 1 on "
+        f"host {host}; put it on a file system that all hosts share, at the same path"
+    )
+    assert list((folder / "apart-0").iterdir()) == []
+
+
 def test_when_one_process_is_killed_the_other_says_so_and_the_old_checkpoint_stays(folder: Path) -> None:
     ended = json.loads((folder / "died.json").read_text())
     assert (ended["first"], ended["second"]) == (0, -signal.SIGKILL)
     assert ended["between_s"] < 20
     assert ended["said"].startswith(
-        "RecsysError: process 0 of 2: another process of this run ended, or did not answer for 1800 s"
+        "RecsysError: process 0 of 2: another process of this run at 127.0.0.1 ended, its host was cut off "
     )
     assert ended["said"].endswith("its own message says why. Go on from the last checkpoint with --resume")
     checkpoint = load(folder / "dies" / "run" / "checkpoint.pt")

@@ -85,11 +85,13 @@ def torchrun_meets_at_the_first_pod(manifests: Manifests) -> Iterator[Problem]:
     """A rendezvous at a name that is no pod's, or that the DNS has only once the pod is ready: nobody meets."""
     for workload, _ in _jobs(manifests):
         for container in workload.containers:
-            endpoint = _option(_words(container), "rdzv-endpoint")
-            if not endpoint:
+            words = _words(container)
+            host, port = _option(words, "master-addr"), _option(words, "master-port")
+            if endpoint := _option(words, "rdzv-endpoint"):
+                host, _, port = endpoint.partition(":")
+            if not host:
                 continue
             name, subdomain = workload.owner["metadata"]["name"], workload.pod.get("subdomain")
-            host, _, port = endpoint.partition(":")
             if host != f"{name}-0.{subdomain}":
                 yield workload.where, f"rendezvous is at {host}; the first pod is {name}-0.{subdomain}"
             if int(port or 0) not in workload.ports():

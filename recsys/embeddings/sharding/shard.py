@@ -27,6 +27,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 
+from recsys.embeddings.sharding.network import end_with_parent, interface_to, spans_hosts, watch_connections
 from recsys.embeddings.sharding.plan import Sharding, check_names, collections_of, plan, table_name
 from recsys.embeddings.sharding.row_adam import RowAdam
 from recsys.embeddings.sharding.table_row_wise import TableRowWiseSharder
@@ -101,7 +102,12 @@ def start_process_group(device: torch.device) -> None:
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     if dist.is_torchelastic_launched():
+        end_with_parent()
+        if spans_hosts() and (interface := interface_to(os.environ["MASTER_ADDR"])):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
         dist.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT_S))
+        if spans_hosts():
+            watch_connections()
     else:
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
 
@@ -145,6 +151,8 @@ def shard(
     sharded = DistributedModelParallel(
         model, device=device, plan=planned, sharders=[TableRowWiseSharder()], init_data_parallel=world_size > 1
     )
+    if dist.is_torchelastic_launched() and spans_hosts():
+        watch_connections()  # of the groups that TorchRec made, too
     for kernel in _kernels(sharded) if device.type == "cpu" else ():
         if adam_rate is not None:
             kernel.row_adam = RowAdam(kernel.emb_module, adam_rate)

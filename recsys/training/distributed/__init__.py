@@ -7,5 +7,7 @@ same everywhere.
 
     processes.py             world, gather, broadcast; failures that end all processes
     data_parallel.py         a step's loss, regularisation and predictions over processes
+    launch.py                `recsys torchrun`: this host's processes, and how they end
+    shared_folder.py         the run's folder, the same on all hosts
     sync_normalization.py    Dice and batch normalisation over all samples of a step
 """

@@ -7,6 +7,7 @@ connection closed, else after a time limit.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import torch.distributed as dist
 
+from recsys.embeddings.sharding.network import LOST_S
 from recsys.embeddings.sharding.shard import TIMEOUT_S
 from recsys.errors import ConfigError, RecsysError
 
@@ -126,9 +128,12 @@ def lost_processes_named() -> Iterator[None]:
     except RuntimeError as error:
         if world().size == 1 or not any(sign in str(error) for sign in ("peer", "imed out", "NCCL", "onnection")):
             raise
+        found = re.search(r"remote=\[([^\]]+)\]|\[([0-9a-f.:]+)\]:\d+", str(error))
+        where = f" at {found[1] or found[2]}" if found else ""
         raise RecsysError(
-            f"process {world().rank} of {world().size}: another process of this run ended, or did not answer for "
-            f"{TIMEOUT_S} s; its own message says why. Go on from the last checkpoint with --resume"
+            f"process {world().rank} of {world().size}: another process of this run{where} ended, its host was cut off "
+            f"for {LOST_S} s, or it did not answer for {TIMEOUT_S} s; its own message says why. Go on from the last "
+            "checkpoint with --resume"
         ) from error
 
 

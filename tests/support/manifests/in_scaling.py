@@ -145,7 +145,7 @@ FAULTS = (
         "a rendezvous at a name that no pod has",
         "gpu",
         "torchrun_meets_at_the_first_pod",
-        lambda o: argument(o, "--rdzv-endpoint", "--rdzv-endpoint=recsys-train-0.train:29400"),
+        lambda o: argument(o, "--master-addr", "--master-addr=recsys-train-0.train"),
     ),
     Fault(
         "a rendezvous that the DNS has once it is over",
