@@ -56,7 +56,7 @@ def train_retrieval(
             facts["best_epoch"] = result.best_epoch
         print(json.dumps({**facts, "epochs": result.epochs, "samples_per_s": round(result.pairs_per_s)}))
         return
-    _print(figures, config.train.list_length, beside)
+    _print(figures, config, beside)
     if result.best_epoch is not None:
         output.print(f"weights: the best by validation recall, those of epoch {result.best_epoch:,}")
     following = f"\nNext: recsys export {run_dir} --out {run_dir}/bundle{where_data_is(data, work_dir)}"
@@ -83,7 +83,7 @@ def evaluate_retrieval(run_dir: Path, *, split: str, data: Path | None, work_dir
     if as_json:
         print(json.dumps(_values({split: metrics}, {split: baselines})))
     else:
-        _print({split: metrics}, config.train.list_length, {split: baselines})
+        _print({split: metrics}, config, {split: baselines})
 
 
 def export_retrieval(
@@ -175,8 +175,15 @@ def _values(figures: Mapping[str, RankingMetrics | None], beside: Mapping[str, t
     return {**values, "baselines": {split: baselines_json(found) for split, found in beside.items()}}
 
 
-def _print(figures: Mapping[str, RankingMetrics | None], k: int, beside: Mapping[str, tuple[Baseline, ...]]) -> None:
+def _print(
+    figures: Mapping[str, RankingMetrics | None],
+    config: RetrievalRunConfig,
+    beside: Mapping[str, tuple[Baseline, ...]],
+) -> None:
     from recsys.evaluation.report import verdict_lines
+    from recsys.models.registry import CLOSED_FORMS
+
+    k, closed = config.train.list_length, config.model.kind in CLOSED_FORMS
 
     table = Table("split", f"recall@{k}", f"NDCG@{k}", f"hit rate@{k}", "coverage", "users", box=None)
     for split, m in figures.items():
@@ -189,3 +196,11 @@ def _print(figures: Mapping[str, RankingMetrics | None], k: int, beside: Mapping
     output.print(table)
     for split, baselines in beside.items():
         print_lines(f"{split}: {line}" for line in verdict_lines(baselines))
+    without = [split for split, baselines in beside.items() if "linear" not in {each.name for each in baselines}]
+    if without and not closed:
+        output.print(
+            f"the baseline linear is left out of {' and '.join(without)}: it would take long beside the rest "
+            "(docs/guides/evaluation.md)",
+            soft_wrap=True,
+            highlight=False,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from recsys.training.retrieval.baselines import with_baselines
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import read_retrieval_config
 from recsys.training.retrieval.known import Known
+from recsys.training.retrieval.linear.baseline import BUDGET_S, baseline_seconds, linear_baseline
 from recsys.training.retrieval.linear.fit import evaluate_model, load_fitted
 from recsys.training.retrieval.ranking import RankingMetrics, rank_users
 from recsys.training.retrieval.trained import load_trained, masked_pairs
@@ -37,7 +39,7 @@ def evaluate_retrieval_run(run_dir: Path, interactions: Interactions, split: str
 def compare_with_baselines(
     run_dir: Path, interactions: Interactions, split: str
 ) -> tuple[RankingMetrics, tuple[Baseline, ...]]:
-    """As :func:`evaluate_retrieval_run`, beside popularity and chance."""
+    """As :func:`evaluate_retrieval_run`, beside popularity, chance and the closed form."""
     if split not in ("validation", "test"):
         raise ConfigError(f"split is {split!r}; allowed for a model that ranks all items: validation, test")
     relevant = getattr(interactions, split)
@@ -98,16 +100,24 @@ def served_vectors(
 
 
 def beside(
-    of_users: UserValues, config: RetrievalRunConfig, interactions: Interactions, relevant: Pairs, *, test: bool
+    of_users: UserValues,
+    config: RetrievalRunConfig,
+    interactions: Interactions,
+    relevant: Pairs,
+    *,
+    test: bool,
+    linear_s: float = BUDGET_S,
 ) -> tuple[UserValues, tuple[Baseline, ...]]:
-    """The values of a model's users with those of popularity and chance, and both with the model's lead."""
-    of_users, means = with_baselines(
-        of_users,
-        interactions,
-        relevant,
-        excluded=_excluded(config, interactions, test=test),
-        list_length=config.train.list_length,
-    )
+    """The values of a model's users with those of popularity, chance and ``linear``, and each with the model's lead.
+
+    The closed form with fixed settings is left out beside closed forms, and where it would take more seconds than
+    ``linear_s``.
+    """
+    excluded, list_length = _excluded(config, interactions, test=test), config.train.list_length
+    of_users, means = with_baselines(of_users, interactions, relevant, excluded=excluded, list_length=list_length)
+    if config.model.kind not in CLOSED_FORMS and baseline_seconds(interactions, relevant) <= linear_s:
+        values, means["linear"] = linear_baseline(interactions, relevant, excluded=excluded, list_length=list_length)
+        of_users = replace(of_users, baselines={**of_users.baselines, "linear": values})
     return of_users, baselines_of_lists(of_users, means, resamples=RESAMPLES)
 
 

@@ -45,6 +45,9 @@ from recsys.training.run.folder import CHECKPOINT
 from recsys.training.run.record import RecordStart, begin_record, write_record
 from recsys.training.schedules import decayed
 
+BASELINE_SHARE, LEAST_BASELINE_S = 0.1, 1.0
+"""Share of a run's seconds that the closed form may take as a baseline, and the seconds that it always may."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalProgress:
@@ -245,13 +248,16 @@ def _train(
     if train.patience:
         assert best_weights is not None  # patience needs validations, and the last epoch has one
         trainer.load_state_dict(best_weights)
+    linear_s = max(LEAST_BASELINE_S, BASELINE_SHARE * state.train_s)
     validation, baselines = None, {}
     if len(sample):
         validation, of_users = evaluate_users(trainer, known, config, interactions, sample, test=False)
-        baselines["validation"] = beside(of_users, config, interactions, sample, test=False)[1]
+        baselines["validation"] = beside(of_users, config, interactions, sample, test=False, linear_s=linear_s)[1]
     users_ND, items_MD = trainer.vectors()
     test, of_users = evaluate_users(trainer, known, config, interactions, interactions.test, test=True)
-    of_users, baselines["test"] = beside(of_users, config, interactions, interactions.test, test=True)
+    of_users, baselines["test"] = beside(
+        of_users, config, interactions, interactions.test, test=True, linear_s=linear_s
+    )
     # Of the validation part there may be values of an evaluation made halfway, of weights that are no more.
     (run_dir / USER_FILE).unlink(missing_ok=True)
     write_user_values(run_dir, {"test": of_users})
