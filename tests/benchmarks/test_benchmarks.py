@@ -150,6 +150,13 @@ FIGURES = {
         "recommend.p50_ms",
         "recommend.p99_ms",
     ],
+    "retrieval_models": [
+        *(f"retrieval_models.linear_{name}" for name in ("s", "mib", "recall", "ndcg")),
+        "retrieve.fresh_event",
+        "retrieve.by_history_p50_ms",
+        "retrieve.by_id_p50_ms",
+        "retrieve.history_over_id",
+    ],
     "releases": [
         "release.failed_calls",
         "release.p99_in_switch",
@@ -195,6 +202,7 @@ LONG = {
     "large_table",
     "serving_peers",
     "retrieve",
+    "retrieval_models",
     "way_in",
     "releases",
 }

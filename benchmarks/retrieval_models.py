@@ -1,0 +1,222 @@
+"""Models of candidates: the training of the closed form, and how fast what it serves follows a user.
+
+Training: the recipe ``linear_gowalla`` on Gowalla, in a process of its own (``--tiny``: synthetic pairs): seconds from
+pairs to the fitted model, the memory that this takes beyond libraries and data, and the run's own recall and NDCG.
+
+Serving: a bundle that knows users by their history, of random numbers in the shape of that model, through gRPC and
+Redis. ``retrieve.fresh_event``: a caller appends an event and asks at once; the seconds from before the append to the
+answer, which must be another one than before. Beside it the same table served by a bundle that knows users by their
+ids, calls taking turns; the servers on the first core, Redis and the caller on the last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from harness.common import Line, cores, line, machine, main, parser, pinned, say, spread
+from harness.workers import worker
+
+LIBRARIES = ("torch", "onnxruntime", "grpcio", "numpy", "scipy", "redis")
+K = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Extent of the measurement; ``dim`` and ``neighbours`` are those of the recipe's model."""
+
+    items: int = 40_981
+    dim: int = 448
+    neighbours: int = 512
+    events: int = 50
+    users: int = 32
+    calls: int = 400
+    trains: bool = True
+
+
+SIZES = {
+    "full": Size(),
+    "quick": Size(calls=60),
+    "tiny": Size(items=300, dim=8, neighbours=4, events=5, users=2, calls=4, trains=False),
+}
+
+
+def training(data: Path | None, gowalla: bool) -> Callable[[float], dict[str, float]]:
+    """Train once, and measure."""
+    from recsys.data.interactions.datasets import load_interaction_set
+    from recsys.recipes import RETRIEVAL_RECIPES
+    from recsys.training.retrieval.linear.fit import evaluate_model, fit
+    from recsys.training.settings import override
+
+    config = RETRIEVAL_RECIPES["linear_gowalla"]()
+    if not gowalla:
+        config = override(config, ["data.dataset=synthetic", "model.ranks=[8]", "model.neighbours=[4]"])
+    pairs = load_interaction_set(config.data.dataset, config.data, work_dir=Path("runs"), path=data)
+
+    def measure(_: float) -> dict[str, float]:
+        before = _peak_mib()
+        fitted = fit(config, pairs)
+        peak = _peak_mib()
+        test, _ = evaluate_model(fitted.model, config, pairs, pairs.test, test=True)
+        return {"s": fitted.train_s, "mib": peak - before, "recall": test.recall, "ndcg": test.ndcg}
+
+    return measure
+
+
+def bundles(folder: Path, size: Size) -> tuple[Path, Path]:
+    """A bundle that knows users by their history, and one by ids, of one size; ids are 0, 1, 2 and so on."""
+    from harness.reference import FEATURES
+
+    from recsys.bundle import Certificate, Manifest, bundle_writer
+    from recsys.export.retrieval.by_history.graph import HistoryTables, write_history_graph
+    from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
+
+    random = np.random.default_rng(0)
+    items_MD = random.standard_normal((size.items, size.dim), dtype=np.float32)
+    popularity_M = random.integers(0, 1000, size.items).astype(np.float32)
+    by_history = HistoryTables(
+        item_keys=np.arange(size.items),
+        history_MD=random.standard_normal((size.items, size.dim), dtype=np.float32),
+        items_MD=items_MD,
+        neighbours_MJ=random.integers(0, size.items, (size.items, size.neighbours)).astype(np.int32),
+        added_MJ=random.random((size.items, size.neighbours), dtype=np.float32),
+        popularity_M=popularity_M,
+    )
+    by_id = RetrievalTables(
+        user_keys=np.arange(size.users),
+        users_ND=random.standard_normal((size.users, size.dim), dtype=np.float32),
+        item_keys=np.arange(size.items),
+        items_MD=items_MD,
+        popularity_M=popularity_M,
+    )
+    nothing = Certificate(requests=0, candidates=0, max_abs_logit_difference=0, tolerance=0, compared="none")
+    paths = folder / "by_history", folder / "by_id"
+    for path in paths:
+        with bundle_writer(path) as writer:
+            if path == paths[0]:
+                graph, infos = write_history_graph(by_history, writer.folder, item_id=FEATURES.item_id.name)
+            else:
+                graph, infos = write_retrieve_graph(by_id, writer.folder)
+            writer.finish(
+                Manifest(
+                    model="random",
+                    kind="retrieval",
+                    feature_set=FEATURES,
+                    graphs={"retrieve": graph},
+                    tables=infos,
+                    certificate=nothing,
+                    knows_users_by="history" if path == paths[0] else "id",
+                )
+            )
+    return paths
+
+
+def run(options: argparse.Namespace) -> Iterator[Line]:
+    """All lines."""
+    size = SIZES[options.size]
+    on = machine(LIBRARIES, k=K, **asdict(size))
+    yield from _training_lines(options.data, size, on)
+    with tempfile.TemporaryDirectory(prefix="recsys-bench-") as name:
+        yield from _serving_lines(Path(name), size, on)
+
+
+def _training_lines(data: Path | None, size: Size, on: dict[str, Any]) -> Iterator[Line]:
+    say("training in closed form")
+    with worker(training, data, size.trains) as measure:
+        found = measure(1)
+    about = "Gowalla, the recipe linear_gowalla" if size.trains else "synthetic pairs"
+    yield line(
+        "retrieval_models.linear_s", found["s"], "s", higher_is_better=False, compared_with=about, on=on, target=60.0
+    )
+    yield line("retrieval_models.linear_mib", found["mib"], "MiB", higher_is_better=False, compared_with=about, on=on)
+    for metric, target in (("recall", 0.185), ("ndcg", 0.1518)):
+        yield line(
+            f"retrieval_models.linear_{metric}",
+            found[metric],
+            f"{metric}@20",
+            higher_is_better=True,
+            compared_with=f"GF-CF's published {target}; {about}, as it is served",
+            on=on,
+            target=target,
+        )
+
+
+def _serving_lines(folder: Path, size: Size, on: dict[str, Any]) -> Iterator[Line]:
+    from harness.reference import START_MS, STEP_MS
+    from ranking import setting as rank_setting
+
+    from recsys.client import Client
+
+    say("serving by history, and by ids")
+    with contextlib.ExitStack() as stack:
+        setting = stack.enter_context(rank_setting.redis_with_items(folder, items=size.items, candidates=1))
+        histories = rank_setting.fill(setting, length=size.events, users=size.users, items=size.items)
+        clients = []
+        for bundle in bundles(folder, size):
+            place = folder / f"served_{bundle.name}"
+            place.mkdir()
+            own = rank_setting.Setting(folder=place, redis_url=setting.redis_url, candidates=1, items=setting.items)
+            _, address = stack.enter_context(rank_setting.pinned_server(own, bundle))
+            clients.append(stack.enter_context(Client(address, timeout_s=30.0)))
+        stack.enter_context(pinned(cores()[-1]))
+        by_history, by_id = clients
+        took_ms: dict[int, list[float]] = {0: [], 1: []}
+        for number in range(size.calls):
+            user = histories.users[number % len(histories.users)]
+            for side, client in enumerate(clients):
+                began = time.perf_counter()
+                answer = client.retrieve(user=user, top_k=K)
+                took_ms[side].append((time.perf_counter() - began) * 1e3)
+                assert answer.user_known and not answer.degraded and answer.history_events, answer
+        fresh_s, random = [], np.random.default_rng(1)
+        for number in range(max(4, size.calls // 4)):
+            user = histories.users[number % len(histories.users)]
+            before = by_history.retrieve(user=user, top_k=K)
+            new = next(item for item in random.permutation(size.items).tolist() if item not in set(before.items))
+            time_ms = START_MS + STEP_MS * size.events + 1 + number
+            began = time.perf_counter()
+            by_history.append_events(user=user, items=[new], timestamps_ms=[time_ms], arrivals_ms=[time_ms])
+            after = by_history.retrieve(user=user, top_k=K)
+            fresh_s.append(time.perf_counter() - began)
+            assert after.history_events == before.history_events + 1 and list(after.scores) != list(before.scores)
+    about = (
+        f"{size.items:,} items, {size.dim} columns, {size.neighbours} neighbours, {size.events} events; through gRPC"
+    )
+    yield line(
+        "retrieve.fresh_event",
+        median(fresh_s),
+        "s",
+        higher_is_better=False,
+        compared_with=f"an append and the next Retrieve, whose list is another; {about}",
+        on=on,
+        spread=spread(fresh_s),
+    )
+    medians = [median(took_ms[side]) for side in (0, 1)]
+    for name, value in zip(("history", "id"), medians, strict=True):
+        yield line(f"retrieve.by_{name}_p50_ms", value, "ms", higher_is_better=False, compared_with=about, on=on)
+    yield line(
+        "retrieve.history_over_id",
+        medians[0] / medians[1],
+        "times the p50 by ids",
+        higher_is_better=False,
+        compared_with=f"the same table, users known by their ids, calls in turns; {about}",
+        on=on,
+    )
+
+
+def _peak_mib() -> float:
+    """Most memory that this process has had (Linux)."""
+    rows = Path("/proc/self/status").read_text().splitlines()
+    return float(next(int(row.split()[1]) for row in rows if row.startswith("VmHWM:"))) / 1024
+
+
+if __name__ == "__main__":
+    main("retrieval_models", run, parser(__doc__ or ""))
