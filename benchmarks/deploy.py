@@ -41,6 +41,8 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
             say(f"part {part}: {module}.{function}")
             folder = Path(made) / str(number)
             folder.mkdir()
+            if options.image and part == "images":
+                (folder / "image").symlink_to(options.image.resolve())
             loaded = importlib.import_module(f"deploying.{module}")  # only then: what breaks one leaves the others
             yield from getattr(loaded, function)(folder, loaded.SIZES[options.size])
 
@@ -48,4 +50,7 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
 if __name__ == "__main__":
     options = parser(__doc__ or "")
     options.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"some of {', '.join(PARTS)}")
+    options.add_argument(
+        "--image", type=Path, metavar="FOLDER", help="the serving image of this commit, made by scripts/build_images.py"
+    )
     main("deploy", run, options)

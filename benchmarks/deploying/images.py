@@ -45,7 +45,10 @@ SIZES = {
 
 
 def images(folder: Path, size: Size) -> Iterator[Line]:
-    """``deploy.serve_mb`` and ``deploy.cold_start_s``; none where there is no runc, or no root."""
+    """``deploy.serve_mb`` and ``deploy.cold_start_s``; none where there is no runc, or no root.
+
+    ``folder / "image"``: the image, if it is built already.
+    """
     from harness import serving_parts as parts
     from harness.log_data import load
     from images.build import build
@@ -54,9 +57,12 @@ def images(folder: Path, size: Size) -> Iterator[Line]:
     if reason := missing():
         say(f"no figures of images: {reason}")
         return
-    say("building the serving image: the first time debootstrap and pip fetch what it is made of")
-    (folder / "image").mkdir()
-    bundle = build("serve", folder / "image")
+    bundle = folder / "image" / "bundle"
+    if not (folder / "image").exists():
+        say("building the serving image: the first time debootstrap and pip fetch what it is made of")
+        (folder / "image").mkdir()
+        build("serve", folder / "image")
+    labels = json.loads((bundle / "image.json").read_text())["labels"]
     on = machine(LIBRARIES, memory_limit_mib=MEMORY_BYTES >> 20, **asdict(size))
     (packages,) = (bundle / "rootfs" / "opt" / "recsys").glob("lib/python3*/site-packages")
     yield line(
@@ -67,6 +73,7 @@ def images(folder: Path, size: Size) -> Iterator[Line]:
         target=MOST_MB,
         compared_with="the target: unpacked site-packages of recsys-serve, bytecode included",
         layer_mb=_layer_mb(folder / "image" / "image"),
+        revision=labels["org.opencontainers.image.revision"],
         on=on,
     )
     served = parts.export(load(size.log, None, folder), folder / "bundle")

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from images.build import KINDS, build, commands
-from images.container import Limits, Mount, missing
+from images.build import KINDS, commands
+from images.container import Limits, Mount
 from images.dockerfile import Stage, pairs, read_stages, words
-from support.containers import READY, SHELLS, Image, container, ended, first_process, listing, started
+from support.containers import READY, Image, built, container, ended, first_process, in_containers, listing, started
 from support.paths import ROOT
 from support.redis_servers import Server, free_port, running
 from support.tiny_bundle import Event, reference_scores, write_tiny_bundle
@@ -27,8 +27,7 @@ from recsys.serving.settings import Settings
 MIB = 1 << 20
 TMP = Mount(target="/tmp")
 MOST_PACKAGES_BYTES = 250 * 10**6
-
-in_containers = pytest.mark.skipif(missing() is not None, reason=missing() or "")
+MOST_TRAINING_PACKAGES_BYTES = 2 * 10**9
 
 
 def stages_of(kind: str) -> list[Stage]:
@@ -116,17 +115,7 @@ def test_an_instruction_that_is_not_carried_out_is_refused(tmp_path: Path, text:
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     """The serving image."""
-    folder = tmp_path_factory.mktemp("image")
-    try:
-        built = Image(bundle=build("serve", folder))
-    except OSError as error:
-        pytest.skip(f"a base or a package could not be had: {error}")
-    except subprocess.CalledProcessError as error:
-        pytest.fail(f"{error}\n{error.output}")
-    for name in SHELLS:
-        for place in ("bin", "usr/bin"):
-            (built.root / place / name).unlink(missing_ok=True)
-    return built
+    return built("serve", tmp_path_factory.mktemp("image"))
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +253,21 @@ BAD = {
     "not a port": ({"RECSYS_PORT": "http"}, [TMP], 2, ["RECSYS_PORT", "'http'", "whole numbers from 0 to 65,535"]),
     "unsecured": ({"RECSYS_INSECURE": "0"}, [TMP], 2, ["0.0.0.0", "RECSYS_INSECURE=1", "tls_certificate"]),
     "no such volume": ({"RECSYS_BUNDLE": "/elsewhere"}, [TMP], 3, ["/elsewhere"]),
+    "no releases yet": (
+        {"RECSYS_BUNDLE": "", "RECSYS_RELEASES": "/releases"},
+        [TMP, Mount(target="/releases")],
+        2,
+        ["/releases", "nothing is served yet", "recsys release promote"],
+    ),
+    "no volume of releases": ({"RECSYS_BUNDLE": "", "RECSYS_RELEASES": "/elsewhere"}, [TMP], 3, ["/elsewhere"]),
+    "a bundle and releases": ({"RECSYS_RELEASES": "/releases"}, [TMP], 2, ["RECSYS_RELEASES", "one of them"]),
+    "a certificate without its key": (
+        {"RECSYS_INSECURE": "0", "RECSYS_TLS_CERTIFICATE": "/secrets/tls.crt"},
+        [TMP],
+        2,
+        ["tls_key"],
+    ),
+    "requests logged without pyarrow": ({"RECSYS_LOG_REQUESTS": "0.1"}, [TMP], 2, ["pyarrow"]),
     "no place for the ready file": ({"RECSYS_READY_FILE": "/data/ready"}, [TMP], 2, ["/data/ready", "Read-only"]),
     "no place for a private Redis": ({"REDIS_URL": ""}, [TMP], 2, ["/data/runs/redis", "Read-only"]),
     "no file of the URL": (
@@ -275,6 +279,44 @@ BAD = {
     "no /tmp": ({"RECSYS_METRICS_PORT": "0"}, [], 2, ["/tmp"]),
     "a full /tmp": ({"RECSYS_METRICS_PORT": "0"}, [Mount(target="/tmp", size_bytes=4096)], 9, ["/tmp", "space"]),
 }
+
+
+@pytest.mark.prove
+@in_containers
+@pytest.mark.timeout(3600)
+def test_the_training_image_trains_and_exports_with_a_read_only_root_and_what_it_made_is_served(
+    tmp_path: Path, redis_server: Server
+) -> None:
+    from support.own_log import prepared  # torch
+
+    image = built("train", tmp_path / "image")
+    (packages,) = (image.root / "opt" / "recsys").glob("lib/python3*/site-packages")
+    assert not list(packages.glob("nvidia*")) and not [name for name in ("pip", "triton") if (packages / name).exists()]
+    size_bytes = sum(path.stat().st_size for path in packages.rglob("*") if path.is_file() and not path.is_symlink())
+    print(f"site-packages of the training image: {size_bytes / 1e6:.0f} MB")
+    assert size_bytes < MOST_TRAINING_PACKAGES_BYTES
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    os.chown(runs, 10_001, 10_001)
+    mounts = [
+        Mount(source=prepared(), target="/data/shop"),
+        Mount(source=runs, target="/data/runs", read_only=False),
+        Mount(target="/tmp", size_bytes=256 * MIB),
+    ]
+    small = ["data.dataset=./shop", "train.epochs=1", "rows.min_count=1", "--run-dir", "runs/shop"]
+    for arguments in (["train", "din", *small], ["export", "runs/shop", "--out", "runs/bundle"]):
+        limits = Limits(memory_bytes=3072 * MIB)
+        with container(image, *mounts, arguments=arguments, limits=limits) as running:
+            code, printed = ended(running, limit_s=1200)
+        assert code == 0, printed
+        assert "Read-only" not in printed and "Warning" not in printed and "Traceback" not in printed, printed
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in runs.rglob("*")} == {(10_001, 10_001)}
+    bundle = Mount(source=runs / "bundle", target="/bundle")
+    with container(image, bundle, TMP, arguments=["serve"], environment=variables(redis_server)) as server:
+        started(server, limit_s=600)
+        server.signal("TERM")
+        code, printed = ended(server)
+    assert code == 0, printed
 
 
 @pytest.mark.prove

@@ -190,6 +190,17 @@ def test_a_redis_that_is_not_there_at_the_start_is_told_at_once(tmp_path: Path) 
     assert process.returncode == 4 and "/nonexistent/redis.sock" in err
 
 
+def test_a_redis_that_refuses_the_login_is_told_at_once_and_without_the_password(
+    server: Server, tmp_path: Path
+) -> None:
+    file = write_parquet(tmp_path / "log.parquet", LOG[:10])
+    server.admin.config_set("requirepass", "the-password")
+    with ingesting(file, url=f"{server.url}?password=not-the-password", cwd=tmp_path) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 4 and "WRONGPASS" in err and "redis.sock" in err
+    assert "not-the-password" not in err and "Traceback" not in err
+
+
 def test_events_of_a_user_whose_history_is_not_ours_go_to_the_dead_letters(
     redis_url: str, redis_admin: redis.Redis, tmp_path: Path
 ) -> None:

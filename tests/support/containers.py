@@ -12,11 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from images.container import Container, Limits, Mount, start
+import pytest
+from images.build import build
+from images.container import Container, Limits, Mount, missing, start
 
 _AS_A_POD = Limits()
 READY = "/tmp/ready.json"
 SHELLS = ("sh", "dash", "bash", "rbash")
+
+in_containers = pytest.mark.skipif(missing() is not None, reason=missing() or "")
 
 _numbers = itertools.count()
 
@@ -30,6 +34,20 @@ class Image:
     @property
     def root(self) -> Path:
         return self.bundle / "rootfs"
+
+
+def built(kind: str, folder: Path) -> Image:
+    """Build an image in an empty folder, and take its shells away; skips where its parts cannot be had."""
+    try:
+        image = Image(bundle=build(kind, folder))
+    except OSError as error:
+        pytest.skip(f"a base or a package could not be had: {error}")
+    except subprocess.CalledProcessError as error:
+        pytest.fail(f"{error}\n{error.output}")
+    for name in SHELLS:
+        for place in ("bin", "usr/bin"):
+            (image.root / place / name).unlink(missing_ok=True)
+    return image
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -350,36 +349,3 @@ def test_the_supervisor_killed_in_a_switch_leaves_one_release_to_the_next_server
     with release_server(tmp_path / "last", store, redis_url) as server:
         assert {live(server) for _ in range(6)} == {first}
         json.loads((store.path / SERVED).read_text())
-
-
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="mounting takes root's rights")
-def test_a_store_that_a_server_may_only_read_is_followed_and_that_its_status_is_not_there_is_said(
-    tmp_path: Path, redis_url: str
-) -> None:
-    (tmp_path / "disk").mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(tmp_path / "disk")]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a container may not mount")
-
-    def remount(how: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{how}", str(tmp_path / "disk")], check=True)
-
-    try:
-        store = TinyStore(tmp_path / "disk")
-        first, second = store.push(1.0), store.push(1.2)
-        store.promote(first)
-        remount("ro")
-        with release_server(tmp_path / "server", store, redis_url, RECSYS_ADMIN_PORT="0") as server:
-            assert live(server) == first
-            remount("rw")
-            store.promote(second)
-            remount("ro")
-            until(lambda: live(server) == second)
-            with grpc.insecure_channel(facts(tmp_path / "server")["admin"]) as channel:
-                stub = admin_pb2_grpc.AdminStub(channel)
-                until(lambda: stub.GetStatus(admin_pb2.GetStatusRequest(), timeout=10).models["tiny"].live == second)
-            server.process.terminate()
-            assert server.process.stderr is not None
-            assert "the status of this server is not written" in server.process.stderr.read()
-    finally:
-        subprocess.run(["umount", "-l", str(tmp_path / "disk")], check=True)
