@@ -26,7 +26,7 @@ from recsys.errors import RecsysError
 from recsys.recipes import RECIPES, RETRIEVAL_RECIPES
 from recsys.training.settings import override, setting_paths
 
-ELSEWHERE = ("requirements", "deploy", "deploy/monitoring", "benchmarks")
+ELSEWHERE = ("requirements", "deploy", "deploy/monitoring", "benchmarks", "examples/typescript")
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("**/*.md"), *(ROOT / name / "README.md" for name in ELSEWHERE)])
 GENERATED = [DOCS / "reference" / name for name in generate_docs.REFERENCE]
 HISTORY = ROOT / "CHANGELOG.md"
@@ -165,9 +165,10 @@ def test_every_error_is_drawn_in_the_error_tree_and_has_an_exit_code() -> None:
 def test_no_page_or_module_names_a_package_index() -> None:
     pattern = re.compile(r"index-url|https?://[^ )]*/simple", re.IGNORECASE)
     folders = ("recsys", "scripts", "benchmarks", "examples", "tests", "requirements", "protos", ".ci")
-    modules = [p for folder in folders for p in (ROOT / folder).rglob("*") if p.suffix in {".py", ".txt", ".proto", ""}]
-    for file in (*PAGES, ROOT / "Makefile", ROOT / "pyproject.toml", *(p for p in modules if p.is_file())):
-        if file == Path(__file__).resolve():
+    kinds = {".py", ".txt", ".proto", ".json", ""}
+    modules = [p for folder in folders for p in (ROOT / folder).rglob("*") if p.suffix in kinds and p.is_file()]
+    for file in (*PAGES, ROOT / "Makefile", ROOT / "pyproject.toml", *modules):
+        if file == Path(__file__).resolve() or "node_modules" in file.parts:
             continue
         assert not pattern.search(file.read_text()), file
 
