@@ -25,6 +25,20 @@ def evaluate(
     run_dir: Annotated[Path, typer.Argument(help="Folder of a run.")],
     split: SplitOption = "test",
     by_segment: SegmentsOption = False,
+    then: Annotated[
+        Path | None,
+        typer.Option(
+            "--then",
+            help="Of a run that ranks all items: rank its candidates by the model of this run of the same log, and "
+            "measure both together.",
+        ),
+    ] = None,
+    candidates: Annotated[
+        int, typer.Option("--candidates", min=1, help="With --then: candidates that are ranked for each user.")
+    ] = 200,
+    users: Annotated[
+        int, typer.Option("--users", min=0, help="With --then: a sample of so many test users; 0: all.")
+    ] = 1000,
     bootstrap: Annotated[
         int,
         typer.Option(
@@ -56,15 +70,26 @@ def evaluate(
     from recsys.training.trained import load_run, predict_run
 
     if is_retrieval_run(run_dir):
-        from recsys.cli.retrieval_runs import evaluate_retrieval
+        from recsys.cli.retrieval_runs import evaluate_pair, evaluate_retrieval
 
-        if by_segment or bootstrap or plot is not None:
+        if bootstrap or plot is not None:
             raise ConfigError(
-                f"{run_dir} ranks all items; --segments, --bootstrap and --plot are for click prediction. "
+                f"{run_dir} ranks all items; --bootstrap and --plot are for click prediction. "
                 "`recsys compare` resamples users of such runs"
             )
-        evaluate_retrieval(run_dir, split=split, data=data, work_dir=work_dir, as_json=as_json)
+        if then is not None:
+            if split != "test" or by_segment:
+                raise ConfigError("--then measures the test split as a whole; allowed: without --split and --segments")
+            evaluate_pair(
+                run_dir, then, candidates=candidates, users=users, data=data, work_dir=work_dir, as_json=as_json
+            )
+            return
+        evaluate_retrieval(run_dir, split=split, by_segment=by_segment, data=data, work_dir=work_dir, as_json=as_json)
         return
+    if then is not None:
+        raise ConfigError(
+            f"--then: {run_dir} ranks given items; allowed: a run that ranks all items, then one that ranks"
+        )
     with progress(notes, "reading the data") as work:
         trained = load_run(run_dir)
         settings = trained.config.data

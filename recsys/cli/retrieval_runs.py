@@ -63,10 +63,12 @@ def train_retrieval(
     output.print(following, soft_wrap=True, highlight=False, markup=False)
 
 
-def evaluate_retrieval(run_dir: Path, *, split: str, data: Path | None, work_dir: Path, as_json: bool) -> None:
+def evaluate_retrieval(
+    run_dir: Path, *, split: str, by_segment: bool, data: Path | None, work_dir: Path, as_json: bool
+) -> None:
     """Metrics of a run's model on a part of its data."""
     from recsys.progress import progress
-    from recsys.training.retrieval.evaluate import compare_with_baselines
+    from recsys.training.retrieval.evaluate import compare_with_baselines, details_of_run
     from recsys.training.retrieval.folder import read_retrieval_config
 
     config = read_retrieval_config(run_dir)
@@ -80,10 +82,56 @@ def evaluate_retrieval(run_dir: Path, *, split: str, data: Path | None, work_dir
         return
     with progress(notes, "ranking all items for each user"):
         metrics, baselines = compare_with_baselines(run_dir, interactions, split)
+        details = details_of_run(run_dir, interactions, split) if by_segment else None
     if as_json:
-        print(json.dumps(_values({split: metrics}, {split: baselines})))
-    else:
-        _print({split: metrics}, config, {split: baselines})
+        values = _values({split: metrics}, {split: baselines})
+        if details is not None:
+            values[split] |= dataclasses.asdict(details)
+        print(json.dumps(values))
+        return
+    _print({split: metrics}, config, {split: baselines})
+    if details is not None:
+        table = Table("segment", "users", "to find", "recall", "NDCG", box=None)
+        for each in details.segments:
+            ndcg = "" if each.ndcg is None else f"{each.ndcg:.4f}"
+            table.add_row(each.name, f"{each.users:,}", f"{each.pairs:,}", f"{each.recall:.4f}", ndcg)
+        output.print()
+        output.print(table)
+        output.print(f"novelty: {details.novelty:.2f} bits an item of a list", highlight=False)
+
+
+def evaluate_pair(
+    run_dir: Path, then: Path, *, candidates: int, users: int, data: Path | None, work_dir: Path, as_json: bool
+) -> None:
+    """Metrics of a retrieval run's candidates in the order of a ranking run's model."""
+    from recsys.data.datasets import load_dataset
+    from recsys.progress import progress
+    from recsys.training.retrieval.end_to_end import evaluate_end_to_end
+    from recsys.training.retrieval.folder import read_retrieval_config
+    from recsys.training.trained import load_run
+
+    config = read_retrieval_config(run_dir)
+    with progress(notes, "reading the data") as work:
+        interactions = load(config.data, data, work_dir)
+        trained = load_run(then)
+        settings = trained.config.data
+        dataset = load_dataset(settings.dataset, recent=settings.recent, work_dir=work_dir, path=data).dataset
+        work.stage("finding candidates, ranking them")
+        found = evaluate_end_to_end(run_dir, interactions, trained, dataset, candidates=candidates, users=users)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found)))
+        return
+    k = config.train.list_length
+    table = Table("test split", f"recall@{k}", f"NDCG@{k}", f"hit rate@{k}", "coverage", "users", box=None)
+    for name, m in ((str(run_dir), found.retrieval), (f"then {then}", found.both)):
+        shares = (f"{value:.4f}" for value in (m.recall, m.ndcg, m.hit_rate, m.coverage))
+        table.add_row(name, *shares, f"{m.users:,}")
+    output.print(table)
+    output.print(
+        f"recall of all {found.candidates:,} candidates: {found.candidate_recall:.4f}, the most an order can reach",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def export_retrieval(

@@ -146,7 +146,7 @@ class UserValues:
     Attributes:
         user_G: the users, ascending.
         values: metric -> its value for each, [G]; the metric is their mean.
-        baselines: ``popularity`` and ``chance`` -> the same of their lists.
+        baselines: ``popularity``, ``chance`` and the like -> the same of their lists.
     """
 
     user_G: Int64Array

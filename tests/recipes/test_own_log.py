@@ -75,13 +75,19 @@ def test_the_same_log_trains_a_model_that_finds_candidates_and_both_answer_from_
         recsys("export", str(train("din", "bare", folder / "alone")), "--out", str(ranking))
     log = f"data.dataset={prepared('bare')}"
     told = json.loads(recsys("train", recipe, log, "train.epochs=2", "--run-dir", str(run), "--json"))
-    assert told["best_epoch"] == 2 and {"popularity", "chance"} <= set(told["baselines"]["test"])
+    assert told["best_epoch"] == 2 and {"popularity", "recent popularity", "chance"} <= set(told["baselines"]["test"])
     assert "model bare, version " in recsys("export", str(run), "--out", str(found))
     assert json.loads(recsys("evaluate", str(run), "--json"))["test"] == told["test"]
     newer = ["--warm-start", str(run), "--since", "3h", "--run-dir", str(folder / f"{recipe}-newer")]
     again = json.loads(recsys("train", recipe, log, "train.epochs=1", *newer, "--json"))
     assert again["notes"][0].startswith(f"warm start from {recipe}-shop: vectors of 120 of 120 users")
     assert "A - B" in recsys("compare", str(run), str(folder / f"{recipe}-newer"))
+    both = ("evaluate", str(run), "--then", str(folder / "alone" / "din-bare"), "--users", "0")
+    few, many = (json.loads(recsys(*both, "--candidates", n, "--json")) for n in ("20", "40"))
+    assert few["retrieval"] == many["retrieval"] == told["test"]
+    assert few["both"]["recall"] == few["candidate_recall"] == few["retrieval"]["recall"], "another order of the same"
+    assert few["both"]["ndcg"] != few["retrieval"]["ndcg"]
+    assert many["candidate_recall"] == 1.0 > many["both"]["recall"] > 0.0
     recsys("materialize", str(prepared("bare")), "--redis-url", redis_url)
     settings = Settings(bundle=ranking, retrieval=found, port=0, redis_url=redis_url, store_timeout_ms=5_000)
     with running_server(settings) as server, Client(server.address, timeout_s=10.0) as client:

@@ -214,7 +214,7 @@ def hardest_negatives(users_ND: Tensor, items_MD: Tensor, pairs: TrainingPairs, 
     if drawn_EC.shape[1] == 1:
         return drawn_EC[:, 0]
     offsets = pairs.matrix.rows.offsets
-    scores_EC = torch.stack([_dots(Half(draw_E.int(), offsets), users_ND, items_MD) for draw_E in drawn_EC.t()], dim=1)
+    scores_EC = torch.stack([dots(Half(draw_E.int(), offsets), users_ND, items_MD) for draw_E in drawn_EC.t()], dim=1)
     return drawn_EC.gather(1, scores_EC.argmax(dim=1, keepdim=True))[:, 0]
 
 
@@ -243,7 +243,7 @@ class _Bpr(torch.autograd.Function):
     ) -> Tensor:
         positives = pairs.matrix.rows
         negatives = Half(negative.int(), positives.offsets)
-        difference = _dots(positives, users, items) - _dots(negatives, users, items)
+        difference = dots(positives, users, items) - dots(negatives, users, items)
         ctx.save_for_backward(users, items, difference, negative)
         ctx.pairs = pairs
         ctx.share_E = None if of_pair is None else of_pair / of_pair.sum()
@@ -264,7 +264,7 @@ class _Bpr(torch.autograd.Function):
         return grad_users, grad_items, None, None, None
 
 
-def _dots(where: Half, left_PD: Tensor, right_QD: Tensor) -> Tensor:
+def dots(where: Half, left_PD: Tensor, right_QD: Tensor) -> Tensor:
     """left_PD[p] . right_QD[q] of each entry (p, q), [E]; no row is copied."""
     shape = (len(left_PD), len(right_QD))
     zeros = left_PD.new_zeros(len(where.index_E))

@@ -13,6 +13,8 @@
     ranking.py       all items ranked for every user, and the metrics
     baselines.py     popularity and chance beside them
     evaluate.py      a run's model on a part of the data
+    segments.py      lists by how much training had of a user, of an item
+    end_to_end.py    its candidates, ranked by a ranking model
     trained.py       a run's model, loaded
     folder.py        the folder of a run
     full_batch.py    all pairs in one step, by the protocol of GraphHash

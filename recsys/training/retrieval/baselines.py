@@ -1,6 +1,8 @@
 """Popularity and chance on the lists of a model that ranks all items.
 
-Popularity ranks items by their training pairs, among those that the model may recommend. Chance is what a random
+Popularity ranks items by their training pairs, among those that the model may recommend. Where the times of pairs are
+known, recent popularity stands beside it: a pair counts half after each half-life, which is the one of ``HALF_LIVES_D``
+with the best recall on the validation part (30 days without one). Chance is what a random
 order of these is expected to have, exactly: of ``C`` candidates, ``R`` of them relevant, each place of a list holds a
 relevant one with probability R / C, and k places have none with the hypergeometric probability of k draws.
 
@@ -19,34 +21,70 @@ from scipy.special import gammaln
 from recsys.arrays import Float64Array, Int64Array
 from recsys.data.interactions.pairs import Interactions, Pairs
 from recsys.evaluation.predictions import UserValues
-from recsys.training.retrieval.ranking import rank_users
+from recsys.training.retrieval.ranking import RankingMetrics, rank_users, sample_users
+
+HALF_LIVES_D = (1.0, 7.0, 30.0, 90.0)
+"""Days after which a pair counts half, of which recent popularity has the best."""
+
+_DAY_MS = 86_400_000
+_CHOOSING_USERS = 2_000
 
 
 def with_baselines(
     of_users: UserValues, interactions: Interactions, relevant: Pairs, *, excluded: tuple[Pairs, ...], list_length: int
 ) -> tuple[UserValues, dict[str, dict[str, float]]]:
-    """A model's values of its users, with those of popularity and chance; and the means of both baselines' metrics.
+    """A model's values of its users, with those of popularity and chance; and the means of the baselines' metrics.
 
     Args:
         of_users: of the model.
         interactions: of the run; its training pairs are counted.
         relevant, excluded, list_length: as of the model's ranking.
     """
-    taken_M = np.bincount(interactions.train.item_E, minlength=interactions.num_items)
-    ones_N1 = torch.ones((interactions.num_users, 1))
-    popular, popular_of_users = rank_users(
-        ones_N1,
-        torch.from_numpy(taken_M.astype(np.float32))[:, None],
+    train, values, means = interactions.train, {}, {}
+    counts = {"popularity": np.bincount(train.item_E, minlength=interactions.num_items).astype(np.float64)}
+    if train.time_ms_E is not None:
+        counts["recent popularity"] = _recent(interactions, list_length=list_length)
+    for name, count_M in counts.items():
+        metrics, own = _by_count(count_M, interactions, relevant, excluded, list_length)
+        values[name] = own.values
+        means[name] = {
+            metric: float(value) for metric, value in dataclasses.asdict(metrics).items() if metric != "users"
+        }
+    by_chance, chance = expected_values(
+        of_users.user_G, relevant, excluded=excluded, num_items=interactions.num_items, list_length=list_length
+    )
+    all_values = {**values, "chance": by_chance}
+    return dataclasses.replace(of_users, baselines=all_values), {**means, "chance": chance}
+
+
+def _recent(interactions: Interactions, *, list_length: int) -> Float64Array:
+    """Training pairs of each item, [M], that count half after each half-life."""
+    train, validation = interactions.train, sample_users(interactions.validation, _CHOOSING_USERS)
+    assert train.time_ms_E is not None
+    age_d_E = (train.time_ms_E.max() - train.time_ms_E) / _DAY_MS
+
+    def decayed(half_life_d: float) -> Float64Array:
+        weight_E = 0.5 ** (age_d_E / half_life_d)
+        return np.bincount(train.item_E, weights=weight_E, minlength=interactions.num_items).astype(np.float64)
+
+    if not len(validation):
+        return decayed(30.0)
+    found = [decayed(half_life_d) for half_life_d in HALF_LIVES_D]
+    recalls = [_by_count(each, interactions, validation, (train,), list_length)[0].recall for each in found]
+    return found[int(np.argmax(recalls))]
+
+
+def _by_count(
+    count_M: Float64Array, interactions: Interactions, relevant: Pairs, excluded: tuple[Pairs, ...], list_length: int
+) -> tuple[RankingMetrics, UserValues]:
+    """Metrics of the same order of items for everyone."""
+    return rank_users(
+        torch.ones((interactions.num_users, 1)),
+        torch.from_numpy(count_M.astype(np.float32))[:, None],
         relevant=relevant,
         excluded=excluded,
         list_length=list_length,
     )
-    by_chance, chance = expected_values(
-        of_users.user_G, relevant, excluded=excluded, num_items=interactions.num_items, list_length=list_length
-    )
-    of_popularity = {name: float(value) for name, value in dataclasses.asdict(popular).items() if name != "users"}
-    both = {"popularity": popular_of_users.values, "chance": by_chance}
-    return dataclasses.replace(of_users, baselines=both), {"popularity": of_popularity, "chance": chance}
 
 
 def expected_values(

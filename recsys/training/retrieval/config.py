@@ -11,6 +11,7 @@ from recsys.embeddings import WIDTH_UNIT
 from recsys.errors import ConfigError, nearest
 from recsys.models.registry import CLOSED_FORMS, RETRIEVAL_MODELS
 from recsys.models.retrieval.lightgcn import LightGcnConfig
+from recsys.models.retrieval.losses import Loss
 from recsys.models.retrieval.network import RetrievalConfig
 from recsys.training.settings import KindOf, check_bounds, check_width
 
@@ -32,14 +33,20 @@ class InteractionsConfig(PairRule):
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalTrainConfig:
-    """The loop: Adam on BPR with one negative per pair that the user did not take.
+    """The loop: Adam on a loss of pairs beside items that their users did not take.
 
     Attributes:
         epochs: passes over the training pairs.
         batch_size: pairs per step, at most; an epoch's steps have equally many. 0: all pairs in one step.
         learning_rate: of Adam.
-        negatives: uniform draws per pair; the one that its user scores highest is the negative
+        loss: ``bpr``; or ``softmax`` or ``cosine_contrastive`` (``recsys/models/retrieval/losses.py``), by cosines: the
+            final vectors have length 1.
+        negatives: of BPR: uniform draws per pair; the one that its user scores highest is the negative
             (:func:`recsys.models.retrieval.mf.hardest_negatives`). 1: as the papers of BPR, NGCF and LightGCN have it.
+        sampled_items: of the other losses: items that the users of a batch are compared with; all, if there are fewer.
+        temperature: of ``softmax``: cosines are divided by it.
+        margin, negative_weight: of ``cosine_contrastive``: cosine up to which a negative costs nothing, and weight of
+            all negatives of a pair.
         schedule: of the rate: ``constant``, ``cosine`` to zero at the end of the last epoch, or ``step``, which
             multiplies with ``decay`` every ``decay_epochs`` epochs.
         decay, decay_epochs: see ``schedule``.
@@ -59,7 +66,12 @@ class RetrievalTrainConfig:
     epochs: int = 100
     batch_size: int = 100_000
     learning_rate: float = 0.02
+    loss: Loss = "bpr"
     negatives: int = 1
+    sampled_items: int = 1024
+    temperature: float = 0.1
+    margin: float = 0.4
+    negative_weight: float = 10.0
     schedule: Literal["constant", "cosine", "step"] = "constant"
     decay: float = 0.1
     decay_epochs: int = 50
@@ -129,6 +141,10 @@ LEAST: dict[str, float] = {
     **dict.fromkeys(("train.fan_outs", "train.epochs", "train.negatives", "train.validate_every"), 1),
     **dict.fromkeys(("train.list_length", "train.checkpoint_epochs", "train.decay_epochs"), 1),
     **dict.fromkeys(("train.batch_size", "train.learning_rate", "train.decay", "train.regularization"), 0),
+    "train.sampled_items": 1,
+    "train.negative_weight": 0,
+    "train.temperature": 0.001,
+    "train.margin": -1,
     **dict.fromkeys(("train.patience", "train.validation_users", "train.seed"), 0),
 }
 """The smallest value of each setting that has one."""

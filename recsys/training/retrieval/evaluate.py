@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.arrays import Int64Array
 from recsys.data.interactions.pairs import Interactions, Pairs
 from recsys.errors import ConfigError
 from recsys.evaluation.baselines import RESAMPLES, Baseline, baselines_of_lists
@@ -19,8 +20,10 @@ from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import read_retrieval_config
 from recsys.training.retrieval.known import Known
 from recsys.training.retrieval.linear.baseline import BUDGET_S, baseline_seconds, linear_baseline
-from recsys.training.retrieval.linear.fit import evaluate_model, load_fitted
-from recsys.training.retrieval.ranking import RankingMetrics, rank_users
+from recsys.training.retrieval.linear.fit import evaluate_model, load_fitted, scores_of
+from recsys.training.retrieval.linear.histories import histories
+from recsys.training.retrieval.ranking import RankingMetrics, rank_users, top_items, top_scored
+from recsys.training.retrieval.segments import ListDetails, list_details
 from recsys.training.retrieval.trained import load_trained, masked_pairs
 from recsys.training.retrieval.trainers import RetrievalTrainer
 
@@ -85,6 +88,43 @@ def evaluate_users(
         list_length=config.train.list_length,
         barred_M=~known.items_M,
     )
+
+
+def lists_of_run(
+    run_dir: Path, interactions: Interactions, ranked_G: Int64Array, *, test: bool, length: int = 0
+) -> Int64Array:
+    """Lists that a run's model has for these ascending users, as a bundle gives them: [G, length], -1 for none.
+
+    Args:
+        run_dir: of the run.
+        interactions: of it.
+        ranked_G: users.
+        test: as of :func:`evaluate_users`.
+        length: of a list; 0: as the run has it.
+
+    Raises:
+        ConfigError: other data than the run's.
+        DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
+    """
+    config = read_retrieval_config(run_dir)
+    length = min(length or config.train.list_length, interactions.num_items)
+    excluded = _excluded(config, interactions, test=test)
+    if config.model.kind in CLOSED_FORMS:
+        model = load_fitted(run_dir, interactions)[1].model
+        score = scores_of(model, histories(config, interactions, model.settings.weights, test=test))
+        items = interactions.num_items
+        return top_scored(score, ranked_G, num_items=items, excluded=excluded, list_length=length)
+    _, trainer, known = load_trained(run_dir, interactions)
+    vectors = served_vectors(*trainer.vectors(), known, interactions)
+    return top_items(*vectors, ranked_G, excluded=excluded, list_length=length, barred_M=~known.items_M)
+
+
+def details_of_run(run_dir: Path, interactions: Interactions, split: str) -> ListDetails:
+    """Segments and novelty of a run's lists on its validation or test part, of all users; raises as
+    :func:`evaluate_retrieval_run`."""
+    relevant: Pairs = getattr(interactions, split)
+    found_Gk = lists_of_run(run_dir, interactions, np.unique(relevant.user_E), test=split == "test")
+    return list_details(found_Gk, relevant, interactions)
 
 
 def served_vectors(

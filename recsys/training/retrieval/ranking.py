@@ -209,6 +209,19 @@ def rank_scored(
     if not len(relevant):
         raise InvalidInputError("there are no relevant items to find; expected at least one pair")
     ranked_G = np.unique(relevant.user_E)
+    found_Gk = top_scored(score, ranked_G, num_items=num_items, excluded=excluded, list_length=list_length)
+    return list_metrics(found_Gk, relevant, num_items=num_items)
+
+
+def top_scored(
+    score: Callable[[Int64Array], Tensor],
+    ranked_G: Int64Array,
+    *,
+    num_items: int,
+    excluded: tuple[Pairs, ...],
+    list_length: int,
+) -> Int64Array:
+    """As :func:`top_items`, by the scores of :func:`rank_scored`."""
     shuffled_M = np.random.Generator(np.random.PCG64(0)).permutation(num_items)
     place_M = np.empty_like(shuffled_M)
     place_M[shuffled_M] = np.arange(num_items)
@@ -225,4 +238,4 @@ def rank_scored(
             of_block[torch.from_numpy(row), torch.from_numpy(place_M[item])] = -torch.inf
         values, places = _top_places(of_block, list_length)
         found[first : first + _BLOCK] = np.where(values.numpy() == -np.inf, -1, item_of_place[places.numpy()])
-    return list_metrics(found, relevant, num_items=num_items)
+    return found

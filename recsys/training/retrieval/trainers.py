@@ -10,10 +10,12 @@ one side.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
@@ -25,10 +27,11 @@ from recsys.embeddings.tables import EmbeddingTables, TableSpec, lookup_keys
 from recsys.errors import DataFileError
 from recsys.models.registry import make_layers
 from recsys.models.retrieval.hops import Hop, full_hop
+from recsys.models.retrieval.losses import ItemSampler, SampledItems, cosine_contrastive_loss, softmax_loss
 from recsys.models.retrieval.mf import bpr_loss, hardest_negatives, training_pairs
 from recsys.models.retrieval.neighbour_sampling import NeighbourSampler
 from recsys.models.retrieval.network import Layers, first_vectors, pairs_l2
-from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.config import RetrievalRunConfig, RetrievalTrainConfig
 from recsys.training.retrieval.negatives import NegativeSampler
 
 State = dict[str, Any]
@@ -38,7 +41,7 @@ class RetrievalTrainer(Protocol):
     """A model in training, as the loop uses it."""
 
     def step(self, batch_B: Tensor, generator: torch.Generator, *, rate: float, taken: int) -> float:
-        """Train on the pairs of these ascending places, after ``taken`` steps; the mean of BPR's loss."""
+        """Train on the pairs of these ascending places, after ``taken`` steps; the mean of the loss."""
         ...
 
     def first(self) -> tuple[Tensor, Tensor]:
@@ -75,8 +78,8 @@ class FullGraphTrainer:
     """
 
     def __init__(self, config: RetrievalRunConfig, interactions: Interactions) -> None:
-        self._strength = config.train.regularization
-        self._data = _Pairs(interactions, draws=config.train.negatives)
+        self._train, self._strength = config.train, config.train.regularization
+        self._data = _Pairs(interactions, config.train)
         self._layers = make_layers(config.model)
         self._users = nn.Parameter(first_vectors(interactions.num_users, config.model))
         self._items = nn.Parameter(first_vectors(interactions.num_items, config.model))
@@ -86,13 +89,11 @@ class FullGraphTrainer:
 
     def step(self, batch_B: Tensor, generator: torch.Generator, *, rate: float, taken: int) -> float:
         """As the protocol says."""
-        user_B, item_B, drawn_BC = self._data.batch(batch_B, generator)
-        weight_B = self._data.weights(batch_B)
-        pairs = training_pairs(user_B, item_B, num_users=len(self._users), num_items=len(self._items))
+        batch = self._data.batch(batch_B, generator)
+        user_B, item_B = batch.user_B, batch.item_B
         self._layers.train()
         users_ND, items_MD = self._layers(self._users, self._items, self._hops)
-        negative_B = hardest_negatives(users_ND, items_MD, pairs, drawn_BC)
-        loss = bpr_loss(users_ND, items_MD, pairs, negative_B, weight_B)
+        loss, negative_B = batch_loss(users_ND, items_MD, batch, self._train)
         pulled_users, pulled_items = (users_ND, items_MD) if self._layers.of_output else (self._users, self._items)
         pull = pairs_l2(pulled_users, pulled_items, user_B, item_B, negative_B) + self._layers.l2()
         for group in self._optimizer.param_groups:
@@ -106,8 +107,8 @@ class FullGraphTrainer:
     def vectors(self) -> tuple[Tensor, Tensor]:
         """As the protocol says."""
         self._layers.eval()
-        users, items = self._layers(self._users.detach(), self._items.detach(), self._hops)
-        return users, items
+        users_ND, items_MD = self._layers(self._users.detach(), self._items.detach(), self._hops)
+        return scored(users_ND, items_MD, self._train)
 
     def first(self) -> tuple[Tensor, Tensor]:
         """As the protocol says."""
@@ -153,8 +154,9 @@ class SampledTrainer:
     """
 
     def __init__(self, config: RetrievalRunConfig, interactions: Interactions) -> None:
-        self._strength, self._fan_outs = config.train.regularization, config.train.fan_outs
-        self._data = _Pairs(interactions, draws=config.train.negatives)
+        self._train, self._strength = config.train, config.train.regularization
+        self._fan_outs = config.train.fan_outs
+        self._data = _Pairs(interactions, config.train)
         self._layers = make_layers(config.model)
         sizes = {"user": interactions.num_users, "item": interactions.num_items}
         first = {side: first_vectors(size, config.model) for side, size in sizes.items()}
@@ -182,19 +184,15 @@ class SampledTrainer:
 
     def step(self, batch_B: Tensor, generator: torch.Generator, *, rate: float, taken: int) -> float:
         """As the protocol says."""
-        user_B, item_B, drawn_BC = self._data.batch(batch_B, generator)
-        weight_B = self._data.weights(batch_B)
-        users, user_B = torch.unique(user_B, return_inverse=True)
-        items, both = torch.unique(torch.cat([item_B[:, None], drawn_BC], dim=1), return_inverse=True)
-        item_B, drawn_BC = both[:, 0].contiguous(), both[:, 1:]
+        batch = self._data.batch(batch_B, generator)
+        users, items, batch = _compact(batch)
+        user_B, item_B = batch.user_B, batch.item_B
         part = self._sampler.sample(users, items, fan_outs=self._fan_outs, generator=generator)
         found = self._tables(self._lookups(part.users, part.items))
         self._layers.train()
         users_ZD, items_ZD = self._layers(found["user"], found["item"], part.hops)
         users_ZD, items_ZD = users_ZD.contiguous(), items_ZD.contiguous()
-        pairs = training_pairs(user_B, item_B, num_users=len(users), num_items=len(items))
-        negative_B = hardest_negatives(users_ZD, items_ZD, pairs, drawn_BC)
-        loss = bpr_loss(users_ZD, items_ZD, pairs, negative_B, weight_B)
+        loss, negative_B = batch_loss(users_ZD, items_ZD, batch, self._train)
         if self._layers.of_output:
             pull = pairs_l2(users_ZD, items_ZD, user_B, item_B, negative_B)
         else:
@@ -216,8 +214,8 @@ class SampledTrainer:
     def vectors(self) -> tuple[Tensor, Tensor]:
         """As the protocol says."""
         self._layers.eval()
-        users, items = self._layers(*self.first(), self._data.hops(self._layers))
-        return users, items
+        users_ND, items_MD = self._layers(*self.first(), self._data.hops(self._layers))
+        return scored(users_ND, items_MD, self._train)
 
     @torch.no_grad()
     def first(self) -> tuple[Tensor, Tensor]:
@@ -265,26 +263,88 @@ class SampledTrainer:
         )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """Pairs of a step, in order of users, and what they are compared with.
+
+    Attributes:
+        user_B, item_B: int64.
+        weight_B: of each, float32; None: all are 1.
+        drawn_BC: of BPR: items of which one is the negative, int64; otherwise C is 0.
+        sampled: of the other losses.
+    """
+
+    user_B: Tensor
+    item_B: Tensor
+    weight_B: Tensor | None
+    drawn_BC: Tensor
+    sampled: SampledItems | None
+
+
+def batch_loss(
+    users_ND: Tensor, items_MD: Tensor, batch: Batch, settings: RetrievalTrainConfig
+) -> tuple[Tensor, Tensor]:
+    """The loss of final vectors, and BPR's negative of each pair, [B]; none for the other losses, [0]."""
+    pairs = training_pairs(batch.user_B, batch.item_B, num_users=len(users_ND), num_items=len(items_MD))
+    if batch.sampled is None:
+        negative_B = hardest_negatives(users_ND, items_MD, pairs, batch.drawn_BC)
+        return bpr_loss(users_ND, items_MD, pairs, negative_B, batch.weight_B), negative_B
+    vectors = scored(users_ND, items_MD, settings)
+    if settings.loss == "softmax":
+        loss = softmax_loss(*vectors, pairs, batch.sampled, temperature=settings.temperature, weight_E=batch.weight_B)
+    else:
+        loss = cosine_contrastive_loss(
+            *vectors,
+            pairs,
+            batch.sampled,
+            margin=settings.margin,
+            negative_weight=settings.negative_weight,
+            weight_E=batch.weight_B,
+        )
+    return loss, batch.item_B[:0]
+
+
+def scored(users_ND: Tensor, items_MD: Tensor, settings: RetrievalTrainConfig) -> tuple[Tensor, Tensor]:
+    """The vectors whose dot products are scores: of length 1, but for BPR."""
+    if settings.loss == "bpr":
+        return users_ND, items_MD
+    return F.normalize(users_ND, dim=1), F.normalize(items_MD, dim=1)
+
+
+def _compact(batch: Batch) -> tuple[Tensor, Tensor, Batch]:
+    """The ascending users and items that a batch needs, and the batch by their places."""
+    users, user_B = torch.unique(batch.user_B, return_inverse=True)
+    drawn = batch.drawn_BC if batch.sampled is None else batch.sampled.item_S
+    items, all_places = torch.unique(torch.cat([batch.item_B, drawn.flatten()]), return_inverse=True)
+    item_B, places = all_places[: len(batch.item_B)].contiguous(), all_places[len(batch.item_B) :]
+    sampled = None if batch.sampled is None else replace(batch.sampled, item_S=places)
+    drawn_BC = batch.drawn_BC if batch.sampled is not None else places.view(batch.drawn_BC.shape)
+    return users, items, replace(batch, user_B=user_B, item_B=item_B, drawn_BC=drawn_BC, sampled=sampled)
+
+
 class _Pairs:
     """The training pairs as tensors."""
 
-    def __init__(self, interactions: Interactions, *, draws: int) -> None:
-        self.draws = draws
+    def __init__(self, interactions: Interactions, settings: RetrievalTrainConfig) -> None:
+        self._settings = settings
         self.user_E = torch.from_numpy(interactions.train.user_E)
         self.item_E = torch.from_numpy(interactions.train.item_E)
         weight_E = interactions.train.weight_E
         self._weight_E = None if weight_E is None else torch.from_numpy(weight_E)
         self._sizes = {"num_users": interactions.num_users, "num_items": interactions.num_items}
         self._negatives = NegativeSampler(self.user_E, self.item_E, **self._sizes)
+        self._items = ItemSampler(self.user_E, self.item_E, **self._sizes)
 
-    def batch(self, batch_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """User, item and draws [B, C] for a negative of the pairs in these places."""
-        user_B, item_B = self.user_E[batch_B], self.item_E[batch_B]
-        return user_B, item_B, self._negatives.draw(user_B, generator, draws=self.draws)
-
-    def weights(self, batch_B: Tensor) -> Tensor | None:
-        """Of the pairs in these places, float32; None: all are 1."""
-        return None if self._weight_E is None else self._weight_E[batch_B]
+    def batch(self, batch_B: Tensor, generator: torch.Generator) -> Batch:
+        """The pairs in these places, with draws of what they are compared with."""
+        user_B, settings = self.user_E[batch_B], self._settings
+        drawn_BC, sampled = torch.empty(len(user_B), 0, dtype=torch.int64), None
+        if settings.loss == "bpr":
+            drawn_BC = self._negatives.draw(user_B, generator, draws=settings.negatives)
+        else:
+            sampled = self._items.draw(user_B, generator, items=settings.sampled_items)
+        weight_B = None if self._weight_E is None else self._weight_E[batch_B]
+        return Batch(user_B=user_B, item_B=self.item_E[batch_B], weight_B=weight_B, drawn_BC=drawn_BC, sampled=sampled)
 
     def hops(self, layers: Layers) -> tuple[Hop, ...]:
         """The whole graph, once per layer."""

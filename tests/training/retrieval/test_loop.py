@@ -35,6 +35,14 @@ KINDS = {
     "sampled lightgcn": ["model.kind=lightgcn", "model.layers=2", "train.fan_outs=[4,3]"],
     "hardest negatives": ["model.kind=lightgcn", "model.layers=2", "train.negatives=4"],
     "sampled, hardest negatives": ["model.kind=lightgcn", "model.layers=1", "train.negatives=2", "train.fan_outs=[4]"],
+    "softmax": ["model.kind=mf", "model.init_std=0.1", "train.loss=softmax"],
+    "sampled lightgcn, softmax": [
+        "model.layers=1",
+        "train.fan_outs=[4]",
+        "train.loss=softmax",
+        "train.sampled_items=32",
+    ],
+    "cosine contrastive": ["model.layers=2", "train.loss=cosine_contrastive"],
     "sampled ngcf": ["model.kind=ngcf", "model.layers=2", "model.init_std=0.1", "train.fan_outs=[4,3]"],
 }
 
