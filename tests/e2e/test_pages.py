@@ -20,16 +20,19 @@ def run(pages: list[Path], folder: Path) -> None:
         assert not missing_output(ran), f"{where}: not printed: {missing_output(ran)}\nbut:\n{ran.printed}"
 
 
+@pytest.mark.timeout(900)
 def test_the_quickstart_and_the_page_for_backends_run_as_they_stand_and_print_what_they_show(tmp_path: Path) -> None:
     run([START / "quickstart.md", START / "backend.md"], tmp_path)
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(1800)
 def test_the_pages_of_all_roles_run_one_after_another_and_print_what_they_show(tmp_path: Path) -> None:
     run([START / name for name in ("quickstart.md", "ml.md", "oncall.md", "platform.md")], tmp_path)
 
 
 @pytest.mark.prove
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["from_feast_triton.md", "from_torcheasyrec.md"])
 def test_a_page_on_coming_from_elsewhere_runs_as_it_stands_and_prints_what_it_shows(name: str, tmp_path: Path) -> None:
     run([GUIDES / name], tmp_path)
