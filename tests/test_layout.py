@@ -30,6 +30,12 @@ def test_no_folder_has_too_many_files() -> None:
     assert {str(folder): count for folder, count in files.items() if count > MOST_FILES} == {}
 
 
+def test_no_folder_of_pages_has_too_many_entries() -> None:
+    folders = [ROOT / "docs", *(path for path in (ROOT / "docs").iterdir() if path.is_dir())]
+    entries = {path.name: len(list(path.iterdir())) for path in folders if path.name not in ("adr", "results")}
+    assert {name: count for name, count in entries.items() if count > MOST_FILES} == {}
+
+
 def test_a_second_file_with_the_same_prefix_makes_a_folder() -> None:
     prefixes = Counter((path.parent, path.stem.split("_")[0]) for path in PACKAGE if "_" in path.stem.strip("_"))
     assert {

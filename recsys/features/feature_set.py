@@ -208,6 +208,16 @@ class Entity:
 class FeatureSet:
     """Everything a model may look at: the user, the item, the request's context, the history.
 
+    Args:
+        name: identifier of the set.
+        user_id: ids of users; its name is their column in a log.
+        item_id: ids of items; the same.
+        user: features of a user, kept in the store.
+        item: features of an item, kept in the store.
+        context: features that a request brings, and the store does not keep.
+        history: what is kept of a user's events; None: nothing.
+        entities: further things that the store keeps features of, beside users and items.
+
     Raises:
         InvalidInputError: a name is malformed or used twice, or two features that share a
             table disagree about their id type.
