@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -56,7 +57,9 @@ def days(folder: Path, name: str, raw: RawLog, size: Size) -> Iterator[Line]:
 
     served = {way: measured(arm.served) for way, arm in arms.items()}
     for way in ARMS:
-        yield _auc_line(name, way, arms[way], served, measured(arms[way].trained), raw.source, on)
+        yield _auc_line(
+            name, way, arms[way], served, measured(arms[way].trained), re.sub(r" from \S+", "", raw.source), on
+        )
     daily = seconds["loop"][1 : size.days] or seconds["loop"][1:]
     full = seconds["full"][1:] or seconds["full"]
     yield line(

@@ -23,7 +23,7 @@ from recsys.data.samples.dataset import Dataset
 from recsys.errors import ConfigError, DataFileError, RecsysError
 from recsys.files import write_atomically
 from recsys.training.config import RunConfig
-from recsys.training.distributed.processes import is_first
+from recsys.training.distributed.processes import end_process, first_before_others, is_first, world
 from recsys.training.loop import train
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.run import train_any
@@ -117,7 +117,6 @@ def _of_launcher(spec: Path) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     config, run_dir = from_json(RunConfig, json.dumps(values["config"])), Path(values["run_dir"])
     from recsys.embeddings.sharding.shard import start_process_group
-    from recsys.training.distributed.processes import first_before_others
     from recsys.training.trained import default_device
 
     start_process_group(default_device())
@@ -140,4 +139,10 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    _of_launcher(Path(sys.argv[1]))
+    try:
+        _of_launcher(Path(sys.argv[1]))
+    except RecsysError as error:
+        print(f"error: {error}", file=sys.stderr)
+        end_process(1)
+    if world().size > 1:
+        end_process(0)
