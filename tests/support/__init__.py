@@ -14,6 +14,8 @@ Servers and processes:
 - ``tiny_server``, ``tiny_workers``: a server in a process of its own, with workers, and callers of it;
 - ``half_open``: calls that are opened and send no message;
 - ``redis_servers``: real Redis servers, clusters, Sentinels, TLS; ``torchrun``: several processes of a training;
+- ``network``: hosts, which are network namespaces with a cable; ``training_hosts``, ``cut_hosts``: what runs there and
+  loses one; ``fleet``: servers behind one name; ``shifted_clock``: a process whose clock is ahead;
 - ``command_line``: the ``recsys`` command in a process of its own; ``ingest_log``: `recsys ingest` and its log.
 
 Others: ``long_histories`` (a model with a state over a store), ``replay`` (calls written down, made again), ``paths``.
