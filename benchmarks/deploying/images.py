@@ -57,7 +57,7 @@ def images(folder: Path, size: Size) -> Iterator[Line]:
     if reason := missing():
         say(f"no figures of images: {reason}")
         return
-    bundle = folder / "image" / "bundle"
+    bundle = (folder / "image").resolve() / "bundle"  # runc takes no link
     if not (folder / "image").exists():
         say("building the serving image: the first time debootstrap and pip fetch what it is made of")
         (folder / "image").mkdir()

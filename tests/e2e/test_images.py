@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import os
 import re
 import shutil
@@ -298,7 +299,11 @@ def test_the_training_image_trains_and_exports_with_a_read_only_root_and_what_it
     runs = tmp_path / "runs"
     runs.mkdir()
     os.chown(runs, 10_001, 10_001)
+    # A pod's name is in its /etc/hosts; gloo looks it up.
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost {json.loads((image.bundle / 'config.json').read_text())['hostname']}\n")
     mounts = [
+        Mount(source=hosts, target="/etc/hosts"),
         Mount(source=prepared(), target="/data/shop"),
         Mount(source=runs, target="/data/runs", read_only=False),
         Mount(target="/tmp", size_bytes=256 * MIB),

@@ -136,8 +136,8 @@ class Settings(
             object.__setattr__(self, "host", f"[{self.host}]")
         if self.releases is not None and (self.bundle is not None or self.retrieval is not None):
             raise ConfigError(
-                f"releases is {str(self.releases)!r}, and a bundle is set, too ({self.bundle or self.retrieval}); "
-                "allowed: one of them"
+                f"releases (RECSYS_RELEASES) is {str(self.releases)!r}, and a bundle is set, too (RECSYS_BUNDLE or "
+                f"RECSYS_RETRIEVAL: {self.bundle or self.retrieval}); allowed: one of them"
             )
         check_wires(self, self.port)
 
