@@ -18,7 +18,11 @@ from support.spark_cluster import QUICK, require_spark, spark_master, spark_work
 from recsys.data.log.engines import spark
 from recsys.data.log.engines.cluster import reach_master, wait_s
 from recsys.data.log.engines.cluster import spark_master as named_master
+from recsys.data.log.engines.open import open_engine
 from recsys.errors import ConfigError
+from recsys.rows.contract import ReadOptions, event_rows
+from recsys.rows.encode import RowReader, Told
+from recsys.rows.files import find_files
 
 pytestmark = pytest.mark.timeout(900)
 """Of what waits for six JVMs on two cores."""
@@ -158,3 +162,24 @@ def test_a_worker_that_writes_where_nobody_sees_it_loses_nothing_in_silence(
         monkeypatch.setattr(spark, "check_workers", lambda *_: None)
         with pytest.raises(ConfigError, match=r"workers wrote \d+ files below .*did not arrive here"):
             prepare_nasty(tmp_path, "csv", engine="spark", work_dir=unseen)
+
+
+@pytest.mark.prove
+def test_rows_that_go_between_reading_and_sorting_are_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_spark()
+    monkeypatch.setenv("PYSPARK_SUBMIT_ARGS", QUICK)
+    files, _ = find_files(nasty_inputs(tmp_path, "csv").log)
+    reader = RowReader(contract=event_rows(NASTY, ReadOptions()))
+
+    def lose(columns: object, read: int) -> None:
+        first = min((tmp_path / "work").glob("spark-*/sort-1/encoded/part-*.parquet"))
+        if not lost:
+            first.unlink()
+            lost.append(first)
+
+    lost: list[Path] = []
+    told = Told(rejected=lambda rejection: None, rows=lose)
+    with open_engine("spark", work_dir=tmp_path / "work", threads=1) as engine:
+        with pytest.raises(ConfigError, match=r"workers wrote [\d,]+ sorted rows below .*did not arrive here"):
+            list(engine.sorted_rows(files, reader, told, by=("user", "timestamp_ms")))
+    assert lost
