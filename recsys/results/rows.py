@@ -43,6 +43,7 @@ class Row:
 _BARS = "openbenchmark/BARS, docs/CTR/leaderboard, Frappe_x1"
 _RECHORUS = "ReChorus 2.0, RecSys 2024, table 6"
 _GOWALLA = "README of xue-pai/UltraGCN"
+_GFCF = "GF-CF, CIKM 2021 (without sharpening)"
 _S3REC = "S3-Rec, CIKM 2020"
 _GENERATOR = "the log's own parameters (`data/sources/synthetic/best_scores.py`)"
 
@@ -62,6 +63,15 @@ _GRAPH_ROWS = (
         recipe="ngcf_code_gowalla",
         published={"recall": 0.1570, "ndcg": 0.1327},
         source=_GOWALLA,
+    ),
+    Row(
+        name="linear_gowalla",
+        table="gowalla",
+        model="Linear filtering (GF-CF, one step of sharpening)",
+        recipe="linear_gowalla",
+        published={"recall": 0.1849, "ndcg": 0.1518},
+        source=_GFCF,
+        departures=("sharpened, and of each item the 512 strongest neighbours alone: what is served",),
     ),
     Row(
         name="lightgcn_gowalla",
