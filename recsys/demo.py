@@ -1,4 +1,4 @@
-"""``recsys demo``: from a log of ratings to a ranked list over gRPC, every part real.
+"""``recsys demo``: from a log of ratings to recommendations over gRPC, every part real; one log, two models.
 
 Steps: data, training, bundle, feature store, server, calls. Whatever ends it, Ctrl-C included,
 the server and the private Redis end with it.
@@ -31,7 +31,10 @@ from recsys.arrays import Int64Array
 from recsys.bundle import Manifest
 from recsys.client import Client
 from recsys.data.datasets import LoadedData, load_dataset
+from recsys.data.interactions.pairs import Interactions
+from recsys.data.interactions.positives import positive_pairs
 from recsys.data.log.event_table import EventTable
+from recsys.data.sources.raw_log import RawLog
 from recsys.errors import InvalidInputError, RecsysError
 from recsys.evaluation.baselines import baseline_values
 from recsys.evaluation.predictions import read_predictions
@@ -40,13 +43,16 @@ from recsys.feature_store.embedded.server import EmbeddedRedis, is_running
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.ingest.materialize import MaterializeResult, materialize
 from recsys.progress import progress, progress_bar, training_progress
-from recsys.recipes import recipe
+from recsys.recipes import RETRIEVAL_RECIPES, recipe
 from recsys.training.loop import train as run_training
 from recsys.training.reports import RunResult
+from recsys.training.retrieval.loop import RetrievalRunResult
+from recsys.training.retrieval.run import train_any
 from recsys.training.settings import override
 
 CALLS = 200
 CANDIDATES = 200
+RETRIEVAL_RUN, RETRIEVAL = "retrieval-run", "retrieval"
 _SHOWN = 10
 _SERVER_START_S = 60.0
 _PR_SET_PDEATHSIG = 1
@@ -104,8 +110,11 @@ def run_demo(
     for line in verdict_lines(result.baselines.get("test", ())):
         console.print(line, highlight=False, markup=False)
 
-    console.rule("3/6  bundle")
+    pairs, retrieval = _train_retrieval(config.data.dataset, loaded, folder / RETRIEVAL_RUN, console)
+
+    console.rule("3/6  bundles")
     manifest = _export(result, loaded, folder / "run", folder / "bundle", console)
+    _export_retrieval(pairs, folder, manifest.model, console)
 
     console.rule("4/6  feature store")
     with EmbeddedRedis(folder / "redis", restart=True) as redis:
@@ -121,11 +130,13 @@ def run_demo(
             console.print(f"serving {manifest.model} on {address}")
             console.rule("6/6  calls")
             _print_ranking(client, loaded, _user_to_show(loaded), out)
+            _print_recommendations(client, loaded, _user_to_show(loaded), out)
             latencies_ms = _measure(client, loaded, console)
     figures = {
         "source": loaded.raw.source,
         "synthetic": loaded.is_synthetic,
         "test": None if result.test is None else asdict(result.test),
+        "retrieval_test": asdict(retrieval.test),
         "train_samples_per_s": round(result.samples_per_s),
         "parity_max_abs_logit_difference": manifest.certificate.max_abs_logit_difference,
         "events": loaded_events.events,
@@ -158,6 +169,21 @@ def _empty(folder: Path) -> None:
     (folder / _MARKER).touch()
 
 
+def _train_retrieval(
+    dataset: str, loaded: LoadedData, run_dir: Path, console: Console
+) -> tuple[Interactions, RetrievalRunResult]:
+    """Train the model that finds candidates, on the positives of the same log."""
+    config = override(RETRIEVAL_RECIPES["linear"](), [f"data.dataset={dataset}"])
+    pairs = positive_pairs(loaded.dataset, config.data, source=loaded.raw.source)
+    with training_progress(console) as report:
+        result = train_any(config, pairs, run_dir, report=report)
+    length = config.train.list_length
+    console.print(f"candidates on later data, lists of {length} among all items: {result.test}", highlight=False)
+    for line in verdict_lines(result.baselines.get("test", ())):
+        console.print(line, highlight=False, markup=False)
+    return pairs, result
+
+
 def _export(result: RunResult, loaded: LoadedData, run_dir: Path, path: Path, console: Console) -> Manifest:
     from recsys.export.onnx import export_bundle  # takes seconds to import
     from recsys.training.run.record import run_date
@@ -180,6 +206,17 @@ def _export(result: RunResult, loaded: LoadedData, run_dir: Path, path: Path, co
     return manifest
 
 
+def _export_retrieval(pairs: Interactions, folder: Path, name: str, console: Console) -> None:
+    from recsys.export.retrieval.bundle import export_retrieval_bundle
+
+    with progress(console, "writing the tables, comparing lists"):
+        certificate = export_retrieval_bundle(folder / RETRIEVAL_RUN, pairs, folder / RETRIEVAL, name=name).certificate
+    console.print(
+        f"and to {certificate.max_abs_logit_difference:.1e} on {certificate.requests:,} lists of the model that finds "
+        "candidates"
+    )
+
+
 async def _fill(url: str, table: EventTable, advance: Callable[[int], None]) -> MaterializeResult:
     store = RedisFeatureStore.connect(url, table.features)
     try:
@@ -193,6 +230,7 @@ def _server(folder: Path, redis_url: str) -> Iterator[str]:
     """A server process for the duration of the block; yields its address."""
     ready, log = folder / "server.json", folder / "server.log"
     command = [sys.executable, "-m", "recsys.cli", "serve", str(folder / "bundle"), "--port", "0"]
+    command += ["--retrieval", str(folder / RETRIEVAL)]
     command += ["--redis-url", redis_url, "--ready-file", str(ready)]
     # Settings of another server, its certificates and access file among them, are none of this one's.
     environment = {name: text for name, text in os.environ.items() if not name.startswith(("RECSYS_", "REDIS_URL"))}
@@ -241,8 +279,7 @@ def _user_to_show(loaded: LoadedData) -> int:
 def _print_ranking(client: Client, loaded: LoadedData, user: int, out: Console) -> None:
     """One user's newest events, and the best of everything they have not seen."""
     table, raw = loaded.dataset.table, loaded.raw
-    title = dict(zip((int(i) for i in raw.items["movie_id"]), raw.items["title"], strict=True))
-    genres = dict(zip((int(i) for i in raw.items["movie_id"]), raw.items["genres"], strict=True))
+    title, genres = _titles_and_genres(raw)
     user_id = int(table.user_keys[user])
     seen_before = client.get_history(user=user_id, limit=_SHOWN)
     history = Table(
@@ -261,6 +298,22 @@ def _print_ranking(client: Client, loaded: LoadedData, user: int, out: Console) 
     for item, score in zip(ranking.items, ranking.scores, strict=True):
         best.add_row(f"{score:.3f}", escape(str(title[int(item)])), escape(", ".join(genres[int(item)])))
     out.print(best)
+
+
+def _print_recommendations(client: Client, loaded: LoadedData, user: int, out: Console) -> None:
+    """The best items from the user's id alone: one model finds candidates, the other ranks them."""
+    title, genres = _titles_and_genres(loaded.raw)
+    user_id = int(loaded.dataset.table.user_keys[user])
+    found = client.recommend(user=user_id, top_k=_SHOWN, candidates=CANDIDATES)
+    best = Table("score", "movie", "genres", title=f"Recommended from the id {user_id} alone", title_justify="left")
+    for item, score in zip(found.items, found.scores, strict=True):
+        best.add_row(f"{score:.3f}", escape(str(title[int(item)])), escape(", ".join(genres[int(item)])))
+    out.print(best)
+
+
+def _titles_and_genres(raw: RawLog) -> tuple[dict[int, str], dict[int, Any]]:
+    ids = [int(i) for i in raw.items["movie_id"]]
+    return dict(zip(ids, raw.items["title"], strict=True)), dict(zip(ids, raw.items["genres"], strict=True))
 
 
 def _rated_items(table: EventTable) -> Int64Array:
@@ -296,13 +349,14 @@ def _print_summary(figures: dict[str, Any], result: RunResult, folder: Path, out
         f"over {CALLS} calls of {CANDIDATES} candidates, one at a time",
         f"all of it {figures['seconds']:.0f} s",
         "",
-        f"left in {folder}: run/ (checkpoint, metrics), bundle/ (ONNX), redis/ (the store's data), server.log",
+        f"left in {folder}: run/ and {RETRIEVAL_RUN}/ (checkpoints, metrics), bundle/ and {RETRIEVAL}/ (ONNX), "
+        "redis/ (the store's data), server.log",
     ]
     out.print(Panel(escape("\n".join(lines)), title="recsys demo", title_align="left"), highlight=False)
     out.print("Try next:")
     for command in (
-        f"recsys serve {folder}/bundle --redis-dir {folder}/redis",
+        f"recsys serve {folder}/bundle --retrieval {folder}/{RETRIEVAL} --redis-dir {folder}/redis",
         "recsys rank --user 1 --items 1,260,1196,2858 --top 3      (while it serves)",
-        "recsys train din_movielens_1m",
+        "recsys recommend --user 1 --top 10      (from the id alone)",
     ):
         out.print(f"  {command}", highlight=False, soft_wrap=True)

@@ -93,6 +93,8 @@ def init(
             f"Wrote {', '.join(map(str, wrote))}: read {written[1]} before you train. Then:",
             "",
             *(f"    {line}" for line in following),
+            "",
+            f"{written[1]} has the commands of a second model, which finds candidates among all items of the same log.",
         )
     )
 

@@ -44,7 +44,7 @@ def demo(
     download: Annotated[bool, typer.Option(help="Allow the download of MovieLens-1M.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Run everything once on real data: train DIN on MovieLens-1M, export, ingest, serve, rank. About 2 minutes."""
+    """Run everything once on real data: two models on MovieLens-1M, export, serve, recommend. About 2 minutes."""
     from recsys.demo import run_demo
 
     figures = run_demo(

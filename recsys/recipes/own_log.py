@@ -8,6 +8,8 @@ at `recsys evaluate RUN --split validation`: ``train.epochs`` (one pass is often
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from recsys.models.ranking.autoint import AutoIntConfig
 from recsys.models.ranking.dcn import DcnConfig
 from recsys.models.ranking.din import DinConfig
@@ -62,7 +64,8 @@ def _on_own_log(name: str, model: RankingConfig) -> RunConfig:
 
 def mf() -> RetrievalRunConfig:
     """Matrix factorisation: finds candidates among all items, for users that it was trained on."""
-    return _retrieval_on_own_log("mf", MfConfig(init_std=0.1))
+    config = _retrieval_on_own_log("mf", MfConfig(init_std=0.1))
+    return replace(config, train=replace(config.train, loss="softmax", temperature=0.15, sampled_items=512))
 
 
 def lightgcn() -> RetrievalRunConfig:

@@ -108,6 +108,8 @@ def address(demo: Demo) -> Iterator[str]:
 def test_the_demo_prints_a_ranking_latencies_and_what_to_try_next(demo: Demo) -> None:
     assert re.search(r"User \d+", demo.printed)
     assert "Top 10 of" in demo.printed
+    assert re.search(r"Recommended from the id \d+ alone", demo.printed)
+    assert demo.figures["retrieval_test"]["recall"] > 0.0  # type: ignore[index]
     assert "p50" in demo.printed and "p99" in demo.printed
     assert demo.printed.count("\n  recsys ") == 3
     assert demo.figures["calls"] == 200 and demo.figures["candidates_per_call"] == 200
@@ -136,6 +138,13 @@ def test_a_server_on_what_is_left_ranks_with_the_stored_history(address: str) ->
         assert ranking.degraded == ()
         assert len(ranking.items) == 2
         assert ranking.scores[0] >= ranking.scores[1]
+
+
+def test_the_same_server_recommends_from_a_users_id_alone(address: str) -> None:
+    with Client(address, timeout_s=10.0) as client:
+        found = client.recommend(user=1, top_k=5)
+        assert len(found.items) == 5 and found.degraded == () and found.user_known
+        assert not set(found.items) & set(client.get_history(user=1).items)
 
 
 def test_an_appended_event_changes_the_next_ranking(address: str) -> None:

@@ -56,6 +56,19 @@ def commands(proposal: Proposal, features: Path, entities: Mapping[str, Path]) -
     ]
 
 
+def candidate_commands(proposal: Proposal) -> list[list[str]]:
+    """Commands for a second model of the log, which finds the candidates that the first one ranks."""
+    name = proposal.features.name
+    run, bundle = f"runs/{name}-retrieval", f"runs/{name}-retrieval-bundle"
+    user = next(iter(_texts(proposal, proposal.features.user_id)))
+    return [
+        ["train", "linear", f"data.dataset=./{name}", "--run-dir", run],
+        ["export", run, "--out", bundle],
+        ["serve", f"runs/{name}-bundle", "--retrieval", bundle, "--materialize", f"./{name}"],
+        ["recommend", "--user", _quoted(user, proposal.features.user_id)],
+    ]
+
+
 def later_commands(proposal: Proposal, features: Path) -> list[list[str]]:
     """Commands for what comes after: new events, and proof that serving sees what training saw."""
     ignored = [*proposal.reading.ignored]
@@ -113,6 +126,10 @@ def page(proposal: Proposal, features: Path, entities: Mapping[str, Path]) -> st
         "The server runs until it is stopped; ask it from another terminal:",
         "",
         f"    {asked}",
+        "",
+        "Candidates among all items, for a user's id alone, by a second model of the same log:",
+        "",
+        *(f"    {shell(line)}" for line in candidate_commands(proposal)),
         "",
         "New events, as they come, into the store of the running server (a file of events in place of this log):",
         "",
