@@ -12,7 +12,7 @@ from support.planted import ITEMS, USERS, planted
 
 from recsys.data.interactions.ids import PairIds, pair_features
 from recsys.data.interactions.pairs import Interactions, make_pairs
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, InvalidInputError
 from recsys.export.retrieval.bundle import export_retrieval_bundle
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.loop import train_retrieval_run
@@ -148,3 +148,26 @@ def test_a_warm_start_of_no_use_is_refused_before_there_is_a_folder(tmp_path: Pa
             own = renamed(data, np.arange(USERS) + ids, np.arange(ITEMS) + ids)
             train_retrieval_run(small("mf", *values), own, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_user_of_a_hundred_thousand_pairs_is_trained_on_like_any_other(tmp_path: Path) -> None:
+    data, items = planted(), 120_000
+    many = np.random.default_rng(0).choice(np.arange(ITEMS, items), 100_000, replace=False)
+    train = make_pairs(
+        np.concatenate([data.train.user_E, np.full(len(many), USERS)]), np.concatenate([data.train.item_E, many])
+    )
+    large = dataclasses.replace(data, num_users=USERS + 1, num_items=items, train=train)
+    config = small("mf", "train.loss=softmax", "train.epochs=1", "train.batch_size=20000")
+    result = train_retrieval_run(config, large, tmp_path / "run")
+    assert torch.isfinite(result.users_ND).all() and result.notes == () and result.test.users == USERS
+
+
+def test_a_log_of_one_item_is_refused_with_the_reason(tmp_path: Path) -> None:
+    one = make_pairs(np.arange(3), np.zeros(3, dtype=np.int64))
+    nothing = one.where(np.zeros(3, dtype=np.bool_))
+    later = make_pairs(np.array([3]), np.array([0]))
+    data = Interactions(num_users=4, num_items=1, train=one, validation=nothing, test=later, source="one item")
+    with pytest.raises(
+        InvalidInputError, match="one item: every user of the training pairs took all 1 items: there is"
+    ):
+        train_retrieval_run(small("mf", "train.list_length=1"), data, tmp_path / "run")
