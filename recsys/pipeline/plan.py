@@ -43,6 +43,7 @@ class Base:
         trained_until_ms: samples from then on tested it.
         full_until_ms: end of the day whose run was from scratch, which it goes back to.
         model: hash of its model's settings and features.
+        refused: newest day since then whose gate found a model worse, if it had gone on from this one; else empty.
     """
 
     served: str = ""
@@ -55,6 +56,7 @@ class Base:
     trained_until_ms: int = 0
     full_until_ms: int = 0
     model: str = ""
+    refused: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,15 @@ def base_of(
                 "was changed: the next day goes on"
             )
         return Base(served=live, why=f"{live} is served, of which no day of this pipeline knows the run")
-    return Base(served=live, release=live, day=of.day, until_ms=of.until_ms, **of.steps["push"].facts["base"])
+    since = [state for state in days if of.until_ms < state.until_ms < day.until_ms]
+    return Base(
+        served=live,
+        release=live,
+        day=of.day,
+        until_ms=of.until_ms,
+        refused=_refused_increment(since),
+        **of.steps["push"].facts["base"],
+    )
 
 
 def refuse_older(settings: PipelineSettings, served: Served | None, days: Sequence[DayState], day: Day) -> None:
@@ -217,6 +227,8 @@ def _why_full(settings: PipelineSettings, base: Base, day: Day, *, model: str, f
         return base.why
     if base.model != model:
         return f"the model's settings, its features, or what its samples are, are others than those of {base.release}"
+    if base.refused:
+        return f"the gate found the model of {base.refused} worse, which went on from that of {base.release}"
     every = settings.training.full_every
     if every and day.until_ms - base.full_until_ms >= duration_ms("training.full_every", every):
         return f"the last run from scratch was of the day that ended at {iso(base.full_until_ms)} (training.full_every)"
@@ -232,6 +244,18 @@ def _live(settings: PipelineSettings, served: Served | None, days: Sequence[DayS
     live = served.models[settings.name].live
     made = [state for state in days if (step := state.steps.get("push")) and step.facts.get("release") == live]
     return live, made[-1] if made else None
+
+
+def _refused_increment(days: Sequence[DayState]) -> str:
+    """The last of some days whose model the gate found worse, if that was no run from scratch; else empty."""
+    worse = [
+        state
+        for state in days
+        if state.status == "refused"
+        and (gate := state.steps.get("gate"))
+        and any(row["verdict"] == "worse" for row in gate.facts["rows"])
+    ]
+    return worse[-1].day if worse and worse[-1].steps["train"].facts["mode"] == "incremental" else ""
 
 
 def _note(store: Path, release: str) -> str:

@@ -134,17 +134,10 @@ def test_events_of_later_days_change_no_day(two_days: Path) -> None:
 
 def test_a_log_that_changed_reruns_what_depends_and_a_worse_model_is_refused(two_days: Path) -> None:
     before = served_of(two_days)
-    log = two_days.parent / "logs" / "1.csv"
-    header, *rows = log.read_text().splitlines()
-    held_out = FIRST_MS + 2 * DAY_MS - DAY_MS // 4
-    told = [row.split(",") for row in rows]
-    turned = [[*row[:3], row[3] if int(row[2]) >= held_out else str(1 - int(row[3]))] for row in told]
-    log.write_text("\n".join([header, *map(",".join, turned)]) + "\n")
+    turn_labels(two_days)
     would, lines = said(two_days, 1, dry=True)
     assert would.would == "samples" and "samples: would run, because of another log" in lines
-    with_setting(two_days, "training", 'incremental = ["train.epochs=12", "train.warmup_steps=0"]')
-    text = two_days.read_text().replace('"60%"', '"2%"')
-    two_days.write_text(text)
+    learn_much_and_allow_little(two_days)
     done = run(two_days, 1)
     assert set(done.taken) >= {"samples", "look", "train", "bundle", "measure", "gate"}
     assert not {"push", "promote"} & set(done.taken)
@@ -335,6 +328,33 @@ def test_another_model_or_a_run_that_is_gone_begins_from_scratch(two_days: Path)
     two_days.write_text(two_days.read_text().replace("model.head=[4]", "model.head=[8]"))
     shutil.rmtree(two_days.parent / "pipeline" / OUTPUTS / "train")
     assert "is gone" in plan_for_the_third_day(two_days)
+
+
+def test_the_day_after_an_incremental_model_was_found_worse_begins_from_scratch(one_day: Path) -> None:
+    before = one_day.read_text()
+    turn_labels(one_day)
+    learn_much_and_allow_little(one_day)
+    assert run(one_day, 1).state.status == "refused"
+    one_day.write_text(before)
+    assert "from scratch: the gate found the model of 2025-12-02 worse" in plan_for_the_third_day(one_day)
+    assert run(one_day, 1).state.status == "promoted", "by the bounds that were before"
+    assert "goes on from" in plan_for_the_third_day(one_day)
+
+
+def turn_labels(settings: Path) -> None:
+    """Turn the labels of the second day's log, but for the samples that are held out."""
+    log = settings.parent / "logs" / "1.csv"
+    header, *rows = log.read_text().splitlines()
+    held_out = FIRST_MS + 2 * DAY_MS - DAY_MS // 4
+    told = [row.split(",") for row in rows]
+    turned = [[*row[:3], row[3] if int(row[2]) >= held_out else str(1 - int(row[3]))] for row in told]
+    log.write_text("\n".join([header, *map(",".join, turned)]) + "\n")
+
+
+def learn_much_and_allow_little(settings: Path) -> None:
+    """Have an incremental run learn what is new, and the gate refuse what is a little worse."""
+    with_setting(settings, "training", 'incremental = ["train.epochs=12", "train.warmup_steps=0"]')
+    settings.write_text(settings.read_text().replace('"60%"', '"2%"'))
 
 
 def plan_for_the_third_day(file: Path) -> str:
