@@ -19,7 +19,7 @@ _LCFN = InteractionsConfig(dataset="movielens_lcfn", mask_validation=False)
 
 
 def linear_gowalla() -> RetrievalRunConfig:
-    """Linear filtering in closed form on Gowalla, with the settings that ``linear`` chose on a held-out tenth."""
+    """Linear filtering in closed form on Gowalla, with settings picked by hand on 1,000 users of a held-out tenth."""
     return RetrievalRunConfig(
         recipe="linear_gowalla",
         data=_GOWALLA,
