@@ -42,6 +42,10 @@ SIZES = {
 }
 
 
+USERS, BATCH = 400, 32
+"""Of the run that loses a host: of any size, for its steps are short either way."""
+
+
 def lost(folder: Path, size: Size) -> Iterator[Line]:
     """``hosts.lost_s``: one host's processes are killed, then the cable of the host where all meet is pulled."""
     from support.network import namespaces_missing
@@ -52,11 +56,11 @@ def lost(folder: Path, size: Size) -> Iterator[Line]:
     if reason := namespaces_missing():
         say(f"no figures of hosts: {reason}")
         return
-    log = write_log(folder / "made", users=400)
+    log = write_log(folder / "made", users=USERS)
     say(f"training on {size.hosts} hosts, rows of every table spread over them")
     with training_hosts(folder / "lost", size.hosts) as hosts:
         settings: dict[str, Any] = {
-            "settings": [f"data.dataset={log}", *SMALL, "train.batch_size=32", "tables.sharding=row_wise"],
+            "settings": [f"data.dataset={log}", *SMALL, f"train.batch_size={BATCH}", "tables.sharding=row_wise"],
             "restarts": 3,
         }
         hosts.start(*hosts.hosts, **settings)
@@ -76,7 +80,7 @@ def lost(folder: Path, size: Size) -> Iterator[Line]:
         killed_s=rounded(killed_s),
         cut_s=rounded(cut_s),
         noticed_after_s=NOTICED_S,
-        on=machine(LIBRARIES, **asdict(size)),
+        on=machine(LIBRARIES, hosts=size.hosts, users=USERS, batch=BATCH),
     )
 
 

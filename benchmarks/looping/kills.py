@@ -56,7 +56,7 @@ def kills(folder: Path, size: Size) -> Iterator[Line]:
         compared_with=f"{size.kills} kills; the release of a run that is not killed, promoted once",
         ended_before=ended,
         uninterrupted_s=round(whole_s, 1),
-        on=machine(LIBRARIES, **asdict(size)),
+        on=machine(LIBRARIES, **asdict(replace(small, kills=size.kills))),
     )
 
 

@@ -34,11 +34,13 @@ def evaluate(
         ),
     ] = None,
     candidates: Annotated[
-        int, typer.Option("--candidates", min=1, help="With --then: candidates that are ranked for each user.")
-    ] = 200,
+        int | None,
+        typer.Option("--candidates", min=1, help="With --then: candidates ranked for each user. Default: 200."),
+    ] = None,
     users: Annotated[
-        int, typer.Option("--users", min=0, help="With --then: a sample of so many test users; 0: all.")
-    ] = 1000,
+        int | None,
+        typer.Option("--users", min=0, help="With --then: a sample of so many test users; 0: all. Default: 1000."),
+    ] = None,
     bootstrap: Annotated[
         int,
         typer.Option(
@@ -69,6 +71,8 @@ def evaluate(
     from recsys.training.run.folder import is_retrieval_run
     from recsys.training.trained import load_run, predict_run
 
+    if then is None and (candidates is not None or users is not None):
+        raise ConfigError("--candidates and --users are of --then; allowed: with it")
     if is_retrieval_run(run_dir):
         from recsys.cli.retrieval_runs import evaluate_pair, evaluate_retrieval
 
@@ -81,7 +85,13 @@ def evaluate(
             if split != "test" or by_segment:
                 raise ConfigError("--then measures the test split as a whole; allowed: without --split and --segments")
             evaluate_pair(
-                run_dir, then, candidates=candidates, users=users, data=data, work_dir=work_dir, as_json=as_json
+                run_dir,
+                then,
+                candidates=200 if candidates is None else candidates,
+                users=1000 if users is None else users,
+                data=data,
+                work_dir=work_dir,
+                as_json=as_json,
             )
             return
         evaluate_retrieval(run_dir, split=split, by_segment=by_segment, data=data, work_dir=work_dir, as_json=as_json)

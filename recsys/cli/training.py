@@ -196,7 +196,7 @@ def torchrun(context: typer.Context) -> int:
     On each host, with its own number: **recsys torchrun --nnodes=2 --node-rank=0 --master-addr=HOST
     --master-port=29400 -m recsys.cli train din data.dataset=./shop --resume**
 
-    Other than torchrun itself, it says in a line which host did not come, after 300 s (--rdzv-conf=timeout=N), and ends
+    Unlike torchrun, it says in a line which host did not come, after 300 s (--rdzv-conf=timeout=N), and ends
     with the exit code of the process that failed. With --max-restarts=N all hosts begin again when one was lost.
     """
     from recsys.training.distributed.launch import launch, restarts_of, start_again

@@ -18,7 +18,7 @@ from recsys.pipeline.days import Day, duration_ms, iso
 from recsys.pipeline.settings import PipelineSettings, run_config
 from recsys.pipeline.state import DayState
 from recsys.pipeline.steps import digest
-from recsys.releases.release import open_release
+from recsys.releases.release import RANKING, open_release
 from recsys.releases.served import Served, read_served
 
 ORDER = (
@@ -253,7 +253,7 @@ def _refused_increment(days: Sequence[DayState]) -> str:
         for state in days
         if state.status == "refused"
         and (gate := state.steps.get("gate"))
-        and any(row["verdict"] == "worse" for row in gate.facts["rows"])
+        and any(row["part"] == RANKING and row["verdict"] == "worse" for row in gate.facts["rows"])
     ]
     return worse[-1].day if worse and worse[-1].steps["train"].facts["mode"] == "incremental" else ""
 

@@ -27,7 +27,7 @@ FOLDER = "./prepared"
 
 
 def linear() -> RetrievalRunConfig:
-    """Linear filtering in closed form: candidates in seconds, by what a user did up to now; chooses its settings."""
+    """Linear filtering, a closed form without epochs: candidates by what a user did up to now; chooses its settings."""
     return RetrievalRunConfig(recipe="linear", data=InteractionsConfig(dataset=FOLDER), model=LinearConfig())
 
 

@@ -148,8 +148,9 @@ def test_it_speaks_tls_and_sends_its_token(example: Path, redis_url: str, tmp_pa
         own = {"RECSYS_CA": str(secret / "ca"), "RECSYS_TOKEN_FILE": str(tmp_path / "web.token")}
         done = ranked(example, address, **own)
         assert done.returncode == 0, done.stderr
-        done = ranked(example, "recsys.example:50051", RECSYS_TOKEN_FILE=str(tmp_path / "web.token"))
-        assert done.returncode == 1 and "a token would be sent to recsys.example:50051 in clear" in done.stderr
+        for remote in ("recsys.example:50051", "127.example.com:50051"):
+            done = ranked(example, remote, RECSYS_TOKEN_FILE=str(tmp_path / "web.token"))
+            assert done.returncode == 1 and f"a token would be sent to {remote} in clear" in done.stderr
 
 
 @contextmanager

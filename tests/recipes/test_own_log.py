@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from recsys.bundle import read_manifest
 from recsys.cli import app
 from recsys.client import Client
+from recsys.errors import ConfigError
 from recsys.recipes import GROUPS, OWN_LOG, OWN_LOG_RETRIEVAL, RECIPES, RETRIEVAL_RECIPES
 from recsys.serving.process.server import running_server
 from recsys.serving.settings import Settings
@@ -83,6 +84,8 @@ def test_the_same_log_trains_a_model_that_finds_candidates_and_both_answer_from_
     assert again["notes"][0].startswith(f"warm start from {recipe}-shop: vectors of 120 of 120 users")
     assert "A - B" in recsys("compare", str(run), str(folder / f"{recipe}-newer"))
     both = ("evaluate", str(run), "--then", str(folder / "alone" / "din-bare"), "--users", "0")
+    with pytest.raises(ConfigError, match="--candidates and --users are of --then"):
+        recsys("evaluate", str(run), "--candidates", "20")
     few, many = (json.loads(recsys(*both, "--candidates", n, "--json")) for n in ("20", "40"))
     assert few["retrieval"] == many["retrieval"] == told["test"]
     assert few["both"]["recall"] == few["candidate_recall"] == few["retrieval"]["recall"], "another order of the same"

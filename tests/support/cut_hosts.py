@@ -77,6 +77,7 @@ class Watch:
 
     def since(self, moment_s: float) -> Cut | None:
         """What became of the calls since then; None: not well for long enough."""
+        assert all(thread.is_alive() for thread in self._threads), "a caller ended by an error that no call may have"
         calls = [call for call in list(self.calls) if call.at_s + call.took_s >= moment_s]
         bad = [call for call in calls if call.failure or call.degraded]
         last_s = max((call.at_s + call.took_s for call in bad), default=moment_s)

@@ -15,6 +15,7 @@ name that a page shows, as ``shop-9dad6139036e``, stands in later commands for t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -189,7 +190,8 @@ def _serving(block: Block, command: Sequence[str], folder: Path, ports: tuple[in
         time.sleep(0.2)  # its line comes with the file
         yield log.read_text()
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself: what failed says so
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(timeout=60)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -81,5 +82,6 @@ def _daemon(
             time.sleep(0.1)
         yield found[1]
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # what it started for programs, too
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself: what failed says so
+            os.killpg(process.pid, signal.SIGKILL)  # what it started for programs, too
         process.wait()

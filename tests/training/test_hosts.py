@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,19 +15,17 @@ import pytest
 from support.command_line import recsys
 from support.network import namespaces_missing
 from support.paths import ROOT
+from support.redis_servers import free_port
 from support.shifted_clock import shifted_clock
+from support.tiny_workers import until
 from support.training_hosts import SMALL, lose_by_cable, lose_by_kill, training_hosts, write_log
 
-from recsys.embeddings.sharding.network import LOST_S, interface_to, watch_connections
+from recsys.embeddings.sharding.network import LOST_S, choose_interface, interface_to, watch_connections
+from recsys.errors import ConfigError
 from recsys.training.distributed.launch import launch, restarts_of
 
 TOLERANCE = 1e-4
 """Of metrics, between one process and several on other hosts: sums in another order, over a hundred steps."""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def test_a_rendezvous_host_that_never_comes_is_named_with_its_port() -> None:
@@ -73,6 +72,21 @@ def test_a_killed_process_begins_again_and_bad_input_does_not(tmp_path: Path) ->
 def test_restarts_are_counted_and_all_else_is_passed_on() -> None:
     assert restarts_of(["--nnodes=2", "-m", "recsys.cli", "train"]) == (0, ["--nnodes=2", "-m", "recsys.cli", "train"])
     assert restarts_of(["--max_restarts=4", "x.py"]) == (4, ["x.py"])
+    assert restarts_of(["--max-restarts=2", "x.py", "--max-restarts=7"]) == (2, ["x.py", "--max-restarts=7"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "why"),
+    [
+        ("--rdzv-conf=timeout=soon", "--rdzv-conf: timeout is 'soon'; allowed: whole seconds, 1 or more"),
+        ("--rdzv-conf=timeout=-5", "--rdzv-conf: timeout is '-5'; allowed: whole seconds, 1 or more"),
+        ("--rdzv-endpoint=node0", "--rdzv-endpoint is 'node0'; allowed: HOST:PORT"),
+        ("--rdzv-backend=c10d", "--rdzv-backend is 'c10d'; allowed: static, the default"),
+    ],
+)
+def test_arguments_that_cannot_be_met_are_bad_input(argument: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(why)):
+        launch(["--nnodes=2", "--node-rank=1", argument, "train.py"])
 
 
 def test_a_process_ends_with_the_torchrun_that_started_it(tmp_path: Path) -> None:
@@ -98,16 +112,26 @@ def test_a_process_ends_with_the_torchrun_that_started_it(tmp_path: Path) -> Non
     until(lambda: not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text())
 
 
-def until(happened: Any, limit_s: float = 60.0) -> None:
-    deadline_s = time.monotonic() + limit_s
-    while not happened():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
-
-
 def test_the_interface_is_the_one_that_leads_to_the_other_host() -> None:
     assert interface_to("127.0.0.1") == "lo"
     assert interface_to("no-such-host.invalid") is None
+
+
+def test_a_first_node_that_only_its_own_host_reaches_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.1.1")
+    with pytest.raises(ConfigError, match=r"--master-addr 127\.0\.1\.1 leads this host to itself"):
+        choose_interface()
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
+    choose_interface()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "eth7"
+
+
+def test_files_stay_as_they_are_when_connections_are_watched(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w"):
+        before = len(os.listdir("/proc/self/fd"))
+        watch_connections()
+        assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_connections_are_set_to_end_when_a_host_is_lost() -> None:

@@ -227,5 +227,5 @@ function retryAfterMs(error: unknown): number | undefined {
 }
 
 function isLocal(address: string): boolean {
-  return /^(unix:|localhost(:|$)|127\.|\[::1\])/.test(address);
+  return /^(unix:|(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?$)/i.test(address);
 }

@@ -32,7 +32,7 @@ def load_interaction_set(name: str, rule: PairRule, *, work_dir: Path, path: Pat
         ConfigError: the rule asks of text files what a log tells.
         DataFileError: the data is malformed, or absent.
     """
-    if name in DATASETS or (name not in _FOLDERS and (Path(name) / "events" / "meta.json").is_file()):
+    if name in DATASETS or ("/" in name and (Path(name) / "events" / "meta.json").is_file()):
         loaded = load_dataset(name, work_dir=work_dir, path=path)
         return positive_pairs(loaded.dataset, rule, source=loaded.raw.source)
     for setting, value in (("since", rule.since), ("action", rule.action), ("action_weights", rule.action_weights)):

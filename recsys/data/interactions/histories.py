@@ -54,12 +54,15 @@ def histories_before(dataset: Dataset, part: str) -> UserEvents | None:
     first_N[has_N] = np.iinfo(np.int64).max
     np.minimum.at(first_N, dataset.sample_user[samples], dataset.sample_time_ms[samples])
     user_L = np.repeat(np.arange(users), np.diff(table.offsets))
-    before_L = np.asarray(table.timestamp_ms) < first_N[user_L]
+    moment_L, time_ms_L = first_N[user_L], np.asarray(table.timestamp_ms)
+    before_L = (time_ms_L < moment_L) & (np.asarray(table.arrival_ms) <= moment_L)  # as ``rules.visible``
+    if max_age_s := table.features.history.max_age_s:
+        before_L &= time_ms_L >= moment_L - 1000 * max_age_s
     item_name = f"history.{table.features.item_id.name}"
     return UserEvents(
         user_E=user_L[before_L],
         item_E=np.asarray(table.item_index)[before_L].astype(np.int64),
-        time_ms_E=np.asarray(table.timestamp_ms)[before_L],
+        time_ms_E=time_ms_L[before_L],
         attributes={
             name.removeprefix("history."): np.asarray(keys_L)[before_L]
             for name, keys_L in dataset.history.items()

@@ -76,7 +76,8 @@ def positive_pairs(dataset: Dataset, rule: PairRule, *, source: str) -> Interact
     if not len(train):
         raise DataFileError(
             f"{source}: none of the {len(training):,} training samples is a positive, of which such a model learns "
-            "alone; `recsys prepare` makes positives by --label RULE, a column label, or --negatives (docs/data.md)"
+            "alone; `recsys prepare` makes positives by --label RULE, a column label, or --negatives "
+            "(docs/guides/data.md)"
         )
     validation = without(pairs(dataset.split("validation")), train)
     test = without(without(test, train), validation)
@@ -123,11 +124,11 @@ def _weights(dataset: Dataset, rule: PairRule) -> Float32Array | None:
         return None
     features = dataset.table.features
     attributes = {feature.name: feature for feature in features.event_features()[1:]}
-    contexts = {each.name: each for each in features.context if isinstance(each, Categorical)}
+    contexts = {each.name: each for each in features.context if isinstance(each, Categorical) and each.max_values == 1}
     if rule.action not in {**attributes, **contexts}:
         raise ConfigError(
             f"data.action is {rule.action!r}: {nearest(rule.action, {**attributes, **contexts})}; expected an "
-            "attribute of the history, or a context feature"
+            "attribute of the history, or a context feature of one id"
         )
     feature = attributes.get(rule.action) or contexts[rule.action]
     texts = list(rule.action_weights)
@@ -136,7 +137,7 @@ def _weights(dataset: Dataset, rule: PairRule) -> Float32Array | None:
     else:
         try:
             keys = integer_keys(np.array([int(text) for text in texts]))
-        except ValueError:
+        except (ValueError, OverflowError):
             raise ConfigError(
                 f"data.action_weights: {texts}; {rule.action} takes integers, such as data.action_weights.1=5"
             ) from None

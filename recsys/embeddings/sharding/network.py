@@ -12,7 +12,10 @@ import fcntl
 import os
 import signal
 import socket
+import stat
 import struct
+
+from recsys.errors import ConfigError
 
 LOST_S = 20
 """A host from which no packet came for so long is lost."""
@@ -51,6 +54,23 @@ def interface_to(host: str) -> str | None:
     return None
 
 
+def choose_interface() -> None:
+    """Have gloo talk through the interface that leads to the first node, unless ``GLOO_SOCKET_IFNAME`` names one.
+
+    Raises:
+        ConfigError: that is the loopback interface, which no other host reaches.
+    """
+    master = os.environ["MASTER_ADDR"]
+    if os.environ.get("GLOO_SOCKET_IFNAME") or (interface := interface_to(master)) is None:
+        return
+    if interface == "lo":
+        raise ConfigError(
+            f"--master-addr {master} leads this host to itself by a loopback address (see /etc/hosts), which no other "
+            "host reaches; allowed: an address in the hosts' network, or the interface in GLOO_SOCKET_IFNAME"
+        )
+    os.environ["GLOO_SOCKET_IFNAME"] = interface
+
+
 def watch_connections() -> int:
     """Have the kernel end this process's connections to hosts that are lost; the number of connections.
 
@@ -59,7 +79,13 @@ def watch_connections() -> int:
     """
     watched = 0
     for entry in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError, ValueError), socket.socket(fileno=os.dup(int(entry))) as connection:
+        number = int(entry)
+        try:
+            if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                continue
+        except OSError:  # the listing's own, closed by now
+            continue
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as connection:
             if connection.type != socket.SOCK_STREAM or connection.family not in (socket.AF_INET, socket.AF_INET6):
                 continue
             connection.getpeername()  # of one that listens: OSError

@@ -27,7 +27,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 
-from recsys.embeddings.sharding.network import end_with_parent, interface_to, spans_hosts, watch_connections
+from recsys.embeddings.sharding.network import choose_interface, end_with_parent, spans_hosts, watch_connections
 from recsys.embeddings.sharding.plan import Sharding, check_names, collections_of, plan, table_name
 from recsys.embeddings.sharding.row_adam import RowAdam
 from recsys.embeddings.sharding.table_row_wise import TableRowWiseSharder
@@ -103,8 +103,8 @@ def start_process_group(device: torch.device) -> None:
     backend = "nccl" if device.type == "cuda" else "gloo"
     if dist.is_torchelastic_launched():
         end_with_parent()
-        if spans_hosts() and (interface := interface_to(os.environ["MASTER_ADDR"])):
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        if spans_hosts() and backend == "gloo":
+            choose_interface()
         dist.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT_S))
         if spans_hosts():
             watch_connections()

@@ -141,13 +141,14 @@ class LinearModel:
         )
 
     def scores(self, history_BM: csr_matrix, near_MM: csr_matrix | None = None) -> Float32Array:
-        """Scores of all items for users of these weighted histories, [B, M]; popularity where one is empty.
+        """Scores of all items for users of these weighted histories, [B, M]; popularity where none of it was learnt.
 
         Args:
             history_BM: weights of the items of each user, distinct.
             near_MM: :attr:`near_MM`, where there are many calls.
         """
         near_MM = self.near_MM if near_MM is None else near_MM
+        history_BM = csr_matrix(history_BM.multiply(self.popularity_M > 0))  # of other items nothing was learnt
         scores_BM: Float32Array = (history_BM @ self.history_MK) @ self.items_MK.T
         scores_BM += (history_BM @ near_MM).toarray()
         empty_B = np.asarray(history_BM.max(axis=1).toarray())[:, 0] <= 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recsys.errors import RecsysError
+from recsys.errors import ConfigError, RecsysError
 
 WAIT_S = 300
 """Longest wait for the other nodes; ``--rdzv-conf=timeout=N`` says another. torchrun's own is 900."""
@@ -42,15 +43,19 @@ class Ended:
 
 
 def restarts_of(arguments: Sequence[str]) -> tuple[int, list[str]]:
-    """The number of ``--max-restarts``, 0 by default, and the arguments without it.
+    """The number of ``--max-restarts``, 0 by default, and the arguments without it; those of the program stay.
 
-    >>> restarts_of(["--nnodes=2", "--max_restarts", "3", "train.py"])
-    (3, ['--nnodes=2', 'train.py'])
+    >>> restarts_of(["--nnodes=2", "--max_restarts", "3", "train.py", "--max-restarts=7"])
+    (3, ['--nnodes=2', 'train.py', '--max-restarts=7'])
     """
+    from torch.distributed.run import parse_args
+
+    program = parse_args(list(arguments)).training_script_args  # type: ignore[no-untyped-call]
+    own = len(arguments) - len(program)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--max-restarts", "--max_restarts", type=int, default=0)
-    known, rest = parser.parse_known_args(list(arguments))
-    return known.max_restarts, rest
+    known, rest = parser.parse_known_args(list(arguments[:own]))
+    return known.max_restarts, [*rest, *program]
 
 
 def launch(arguments: Sequence[str]) -> Ended:
@@ -58,6 +63,10 @@ def launch(arguments: Sequence[str]) -> Ended:
 
     Args:
         arguments: torchrun's, without ``--max-restarts``. Wrong ones end the process with its usage and code 2.
+
+    Raises:
+        ConfigError: a rendezvous of another kind than torchrun's own default, an endpoint without a port, or a time
+            that is none.
     """
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # names of hosts that no DNS knows are no problem
     from torch.distributed import DistError
@@ -68,12 +77,17 @@ def launch(arguments: Sequence[str]) -> Ended:
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the same in many lines
     options = parse_args(list(arguments))  # type: ignore[no-untyped-call]
+    if options.rdzv_backend != "static" and not options.standalone:
+        raise ConfigError(
+            f"--rdzv-backend is {options.rdzv_backend!r}; allowed: static, the default; others take a host with "
+            "another clock for a lost one"
+        )
+    host, port = _meeting_place(options)
     options.rdzv_conf = ",".join(filter(None, (f"timeout={WAIT_S},join_timeout={WAIT_S}", options.rdzv_conf)))
     wait_s = _wait_s(options.rdzv_conf)
     began_s = time.monotonic()
     try:
-        if options.rdzv_backend == "static" and not options.standalone and options.node_rank > 0:
-            host, port = _meeting_place(options)
+        if not options.standalone and options.node_rank > 0:
             _wait_for(host, port, wait_s=wait_s, node=options.node_rank)
         run(options)  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
@@ -84,7 +98,7 @@ def launch(arguments: Sequence[str]) -> Ended:
         return Ended(1, str(error))
     except (RendezvousError, DistError) as error:
         waited_s = time.monotonic() - began_s
-        return Ended(1, _nobody_came(options, error, waited_s), again=waited_s < wait_s)
+        return Ended(1, _nobody_came(options.nnodes, f"{host} port {port}", error, waited_s), again=waited_s < wait_s)
     return Ended(0)
 
 
@@ -98,17 +112,18 @@ def start_again(arguments: Sequence[str], *, restarts: int) -> None:
 
 def _wait_s(rendezvous: str) -> int:
     given = dict(pair.split("=", 1) for pair in rendezvous.split(",") if "=" in pair)
-    try:
-        return int(given["timeout"])
-    except ValueError:
-        raise RecsysError(f"--rdzv-conf: timeout is {given['timeout']!r}; allowed: whole seconds") from None
+    if not re.fullmatch(r"[1-9][0-9]{0,5}", given["timeout"]):
+        raise ConfigError(f"--rdzv-conf: timeout is {given['timeout']!r}; allowed: whole seconds, 1 or more")
+    return int(given["timeout"])
 
 
 def _meeting_place(options: Any) -> tuple[str, int]:
-    if options.rdzv_endpoint:
-        host, _, port = options.rdzv_endpoint.rpartition(":")
-        return host, int(port)
-    return options.master_addr, int(options.master_port or 29500)
+    if not options.rdzv_endpoint:
+        return options.master_addr, int(options.master_port or 29500)
+    host, _, port = options.rdzv_endpoint.rpartition(":")
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port):
+        raise ConfigError(f"--rdzv-endpoint is {options.rdzv_endpoint!r}; allowed: HOST:PORT")
+    return host, int(port)
 
 
 def _wait_for(host: str, port: int, *, wait_s: float, node: int) -> None:
@@ -134,14 +149,12 @@ def _wait_for(host: str, port: int, *, wait_s: float, node: int) -> None:
             ) from None
 
 
-def _nobody_came(options: Any, error: Exception, waited_s: float) -> str:
-    host, port = _meeting_place(options)
-    where = f"{host} port {port}"
-    advice = "start every node, each with another --node-rank, and the same --nnodes, --master-addr and --master-port"
-    if options.rdzv_backend != "static":
-        advice = "start every node with the same endpoint and --rdzv-id; c10d also needs clocks that agree to 10 s"
+def _nobody_came(nodes: str, where: str, error: Exception, waited_s: float) -> str:
     reason = str(error.__cause__ or error).strip().partition("\n")[0]
-    return f"not all of {options.nnodes} nodes met at {where} within {waited_s:.0f} s ({reason}); {advice}"
+    return (
+        f"not all of {nodes} nodes met at {where} within {waited_s:.0f} s ({reason}); start every node, each with "
+        "another --node-rank, and the same --nnodes, --master-addr and --master-port"
+    )
 
 
 def _of_process(rank: int, failure: Any) -> Ended:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from recsys.arrays import Int64Array
@@ -128,13 +129,22 @@ def compare(run_dir: Path, interactions: Interactions) -> None:
 
 
 def fingerprint(interactions: Interactions) -> str:
-    """Of all pairs of all parts, their weights, and which of them are drawn."""
+    """Of all pairs of all parts, their weights and times, which of them are drawn, all ids, and users' histories."""
     digest = hashlib.sha256(np.array([interactions.num_users, interactions.num_items]).tobytes())
     for part in (interactions.train, interactions.validation, interactions.test):
         for values in (part.user_E, part.item_E):
             digest.update(len(values).to_bytes(8, "little") + values.tobytes())
-    for chosen in (interactions.train.weight_E, interactions.fresh_E):
-        digest.update(b"" if chosen is None else chosen.tobytes())
+    ids, train = ids_of(interactions), interactions.train
+    arrays: list[npt.NDArray[Any] | None]
+    arrays = [ids.user_keys_N, ids.item_keys_M, train.weight_E, train.time_ms_E, interactions.fresh_E]
+    for name, events in sorted(interactions.histories.items()):
+        digest.update(name.encode())
+        arrays += [events.user_E, events.item_E, events.time_ms_E]
+        for attribute, keys_E in sorted(events.attributes.items()):
+            digest.update(attribute.encode())
+            arrays.append(keys_E)
+    for array in arrays:
+        digest.update(b"none" if array is None else len(array).to_bytes(8, "little") + array.tobytes())
     return digest.hexdigest()[:16]
 
 

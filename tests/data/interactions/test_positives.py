@@ -101,6 +101,25 @@ def test_a_rule_that_the_log_does_not_fit_is_refused(rule: dict[str, object], me
         pairs_of(log, **rule)
 
 
+def test_histories_are_what_a_server_would_read_at_the_first_moment_of_the_part(log: Dataset) -> None:
+    def items(log: Dataset, user: int) -> list[str]:
+        made = pairs_of(log)
+        events, ids = made.histories["test"], ids_of(made)
+        assert ids.item_names_M is not None
+        (index,) = np.flatnonzero(ids.user_keys_N == user)
+        return [ids.item_names_M[item] for item in events.item_E[events.user_E == index]]
+
+    assert sorted(items(log, 7)) == ["a", "a", "b", "c"]
+    history = dataclasses.replace(log.table.features.history, max_age_s=4 * 86_400 - 1)  # type: ignore[type-var]
+    features = dataclasses.replace(log.table.features, history=history)
+    young = dataclasses.replace(log, table=dataclasses.replace(log.table, features=features))
+    assert sorted(items(young, 7)) == ["a", "b", "c"], "what was four days ago is too old"
+    arrival_ms = np.array(log.table.arrival_ms)
+    arrival_ms[np.asarray(log.table.timestamp_ms) == START_MS + 2 * DAY_MS] += 10 * DAY_MS
+    late = dataclasses.replace(log, table=dataclasses.replace(log.table, arrival_ms=arrival_ms))
+    assert sorted(items(log, 9)) == ["a", "b"] and items(late, 9) == [], "what had not arrived was not there"
+
+
 def test_a_log_without_positives_says_how_to_get_them(log: Dataset) -> None:
     none = dataclasses.replace(log, samples=dataclasses.replace(log.samples, label=np.zeros_like(log.samples.label)))
     with pytest.raises(DataFileError, match="none of the 6 training samples is a positive.*--label RULE.*--negatives"):

@@ -174,7 +174,7 @@ def certify_histories(
         )
         items = index_of[np.searchsorted(ids.item_keys_M, got_keys, sorter=index_of)]
         tolerance = max(tolerance, TOLERANCE * float(np.abs(expected).max(initial=0.0)))
-        if bool(known[0]) != (history_NM[user].max() > 0):
+        if bool(known[0]) != (history_NM[user].multiply(model.popularity_M > 0).max() > 0):
             raise BundleError(f"certificate: ONNX Runtime and the model differ in if user {user} is known. {_KEPT}")
         if (distinct := len(np.unique(got_keys))) != len(expected):
             raise BundleError(

@@ -44,7 +44,7 @@ def train_closed_form(
     report: Callable[[RetrievalProgress], None] = lambda progress: None,
     show_notes: Callable[[Sequence[str]], None] = lambda notes: None,
 ) -> RetrievalRunResult:
-    """Choose, fit, test, and write everything to ``run_dir``; as ``train_retrieval_run``, which comes here.
+    """Choose, fit, test, and write everything to ``run_dir``; arguments as of ``train_retrieval_run``.
 
     Raises:
         ConfigError: as there; a setting has several values without a validation part to choose on; or the run would
@@ -64,6 +64,7 @@ def train_closed_form(
     check_parts(config, interactions)
     _check_run(config, interactions)
     start = begin_record(recipe=config.recipe, overrides=overrides, seed=config.train.seed)
+    was_there = (run_dir / "config.json").exists()
     checkpoint = open_retrieval_run(config, interactions, run_dir, resume=resume)
     if checkpoint is not None:
         fitted = fitted_of(checkpoint, run_dir)
@@ -71,7 +72,7 @@ def train_closed_form(
         fitted = fit(config, interactions, told)
         save_fitted(run_dir, fitted)
     notes = fitted.notes
-    if resume and checkpoint is None:
+    if was_there and checkpoint is None:
         notes = ("the run was killed before it was fitted; it began anew", *notes)
     show_notes(notes)
     told("measuring", 0, 0)

@@ -24,6 +24,7 @@ from recsys.models.retrieval.linear import LinearConfig
 from recsys.serving.inference.retrieval_session import open_retrieval
 from recsys.training.retrieval.config import RetrievalRunConfig, RetrievalTrainConfig
 from recsys.training.retrieval.evaluate import evaluate_retrieval_run
+from recsys.training.retrieval.folder import fingerprint
 from recsys.training.retrieval.linear import fit
 from recsys.training.retrieval.linear.histories import histories, pair_events
 from recsys.training.retrieval.loop import RetrievalProgress
@@ -224,6 +225,48 @@ def test_a_bundle_answers_any_history_as_the_run_does(tmp_path: Path) -> None:
     everything = session.retrieve(10**9, np.empty(0, dtype=np.int64), ITEMS)
     known = len(np.unique(data.train.item_E))
     assert not everything.known and len(everything.items) == known < ITEMS, "of items without a pair nothing is known"
+
+
+def test_who_did_nothing_but_with_items_of_which_nothing_was_learnt_is_unknown_to_run_and_bundle(
+    tmp_path: Path,
+) -> None:
+    data, only = rated(), 3
+    own = {
+        part: events.where((events.user_E != only) | (events.item_E == 5)) for part, events in data.histories.items()
+    }
+    one = np.flatnonzero(data.histories["test"].user_E == only)[0]
+    events = own["test"]
+    own["test"] = dataclasses.replace(
+        events,
+        user_E=np.insert(events.user_E, one, only),
+        item_E=np.insert(events.item_E, one, 5),
+        time_ms_E=np.insert(events.time_ms_E, one, NOW_MS),  # type: ignore[call-overload]
+        attributes={"rating": np.insert(events.attributes["rating"], one, 5)},
+    )
+    data = dataclasses.replace(data, histories=own)
+    config = override(SMALL, [*FIXED, "model.actions=false"])
+    train_any(config, data, tmp_path / "run")
+    fitted = fit.load_fitted(tmp_path / "run", data)[1]
+    score = fit.scores_of(fitted.model, histories(config, data, fitted.model.settings.weights, test=True))
+    (scores_M,) = score(np.array([only])).numpy()
+    known = fitted.model.popularity_M > 0
+    np.testing.assert_array_equal(scores_M[known], fitted.model.popularity_M[known])
+    export_retrieval_bundle(tmp_path / "run", data, tmp_path / "bundle", name="finder")
+
+
+def test_a_run_that_is_begun_by_resume_was_not_killed(tmp_path: Path) -> None:
+    assert train_any(override(SMALL, FIXED), planted(), tmp_path / "run", resume=True).notes == ()
+
+
+def test_other_histories_and_other_ids_are_other_data() -> None:
+    data = rated()
+    later = {
+        part: dataclasses.replace(events, time_ms_E=events.time_ms_E + 1) for part, events in data.histories.items()
+    }  # type: ignore[operator]
+    assert data.ids is not None
+    renamed = dataclasses.replace(data.ids, user_keys_N=data.ids.user_keys_N + 1)
+    others = [dataclasses.replace(data, histories=later), dataclasses.replace(data, ids=renamed)]
+    assert len({fingerprint(each) for each in (data, *others)}) == 3
 
 
 def test_a_graph_that_answers_otherwise_is_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
