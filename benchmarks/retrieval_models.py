@@ -1,6 +1,6 @@
 """Models of candidates: the training of the closed form, and how fast what it serves follows a user.
 
-Training: the recipe ``linear_gowalla`` on Gowalla, in a process of its own (``--tiny``: synthetic pairs): seconds from
+Training: the recipe ``linear_gowalla`` on Gowalla, in a process of its own: seconds from
 pairs to the fitted model, the memory that this takes beyond libraries and data, and the run's own recall and NDCG.
 
 Serving: a bundle that knows users by their history, of random numbers in the shape of that model, through gRPC and

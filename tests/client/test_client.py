@@ -1,10 +1,8 @@
-"""The client, blocking and async, against a server process; and the examples that use it."""
+"""The client, blocking and async, against a server process."""
 
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent import futures
@@ -13,7 +11,6 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from support.paths import ROOT
 from support.tiny_bundle import Event, reference_scores, write_tiny_bundle
 from support.tiny_server import ServerProcess, server_process
 
@@ -38,8 +35,6 @@ from recsys.errors import (
     StoreError,
     StoreUnavailableError,
 )
-
-EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -294,12 +289,3 @@ def test_only_what_a_server_that_is_away_or_begins_to_drain_has_ended_is_tried_a
         client.rank(user=1, candidates=[1])
     server.stop(None).wait()
     assert len(seen) == calls
-
-
-@pytest.mark.parametrize("name", sorted(p.stem for p in EXAMPLES.glob("*.py")))
-def test_every_example_runs(name: str, server: ServerProcess) -> None:
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / f"{name}.py", server.address], capture_output=True, text=True, timeout=30
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout and "failed" not in done.stdout and not done.stderr

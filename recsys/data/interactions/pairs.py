@@ -136,7 +136,7 @@ def make_pairs(
         InvalidInputError: lengths differ, or an index is negative.
 
     >>> make_pairs(np.array([1, 0, 1, 1]), np.array([5, 2, 3, 5]))
-    Pairs(user_E=array([0, 1, 1]), item_E=array([2, 3, 5]))
+    Pairs(user_E=array([0, 1, 1]), item_E=array([2, 3, 5]), weight_E=None, time_ms_E=None)
     """
     if user_E.shape != item_E.shape or user_E.ndim != 1:
         raise InvalidInputError(f"{list(user_E.shape)} users for {list(item_E.shape)} items; both must be [E]")
