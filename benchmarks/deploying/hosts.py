@@ -85,27 +85,16 @@ def lost(folder: Path, size: Size) -> Iterator[Line]:
 
 
 def speed(folder: Path, size: Size) -> Iterator[Line]:
-    """``hosts.two_over_one`` and ``hosts.communication_share``: one host and two, the same batch for each process."""
+    """``hosts.two_over_one`` and ``hosts.communication_share``, without and with a delay of the network."""
     from support.network import namespaces_missing
-    from support.training_hosts import training_hosts, write_log
+    from support.training_hosts import write_log
 
     if reason := namespaces_missing():
         say(f"no figures of hosts: {reason}")
         return
     log = write_log(folder / "made", users=size.users)
-    settings = [f"data.dataset={log}", "tables.sharding=row_wise", f"train.batch_size={size.batch}"]
-    settings += ["train.epochs=1", "train.checkpoint_steps=100000", "model.dropout=0", "tables.dim=32"]
-    found: dict[int, list[float]] = {1: [], 2: []}
-    with training_hosts(folder / "speed", 2, cores=cores()) as hosts:
-        for number in range(size.rounds):
-            for count in found:
-                run = f"run-{number}-{count}"
-                say(f"round {number + 1} of {size.rounds}: {count} host(s)")
-                hosts.start(*range(1, count + 1), settings=settings, run=run, of=count)
-                if codes := [code for code in hosts.wait() if code]:
-                    raise RuntimeError(f"training ended with {codes}: {hosts.said(1)[-2000:]}")
-                found[count].append(hosts.metrics(run)["samples_per_s"])
-    one, two = median(found[1]), median(found[2])
+    near = _samples_per_s(folder / "near", log, size, 0.0)
+    one, two = (median(near[count]) for count in (1, 2))
     on = machine(LIBRARIES, **asdict(size))
     yield line(
         "hosts.two_over_one",
@@ -114,7 +103,7 @@ def speed(folder: Path, size: Size) -> Iterator[Line]:
         higher_is_better=True,
         target=TARGET_RATIO,
         compared_with="one host with the same batch; a core each, a network without latency",
-        samples_per_s={str(count): [rounded(value) for value in values] for count, values in found.items()},
+        samples_per_s=_shown(near),
         on=on,
     )
     yield line(
@@ -125,6 +114,44 @@ def speed(folder: Path, size: Size) -> Iterator[Line]:
         compared_with="a step of one process with the same batch: what a step of two takes longer, of its time",
         on=on,
     )
+    far = _samples_per_s(folder / "far", log, size, ROUND_TRIP_S)
+    yield line(
+        "hosts.two_over_one_at_1ms",
+        median(far[2]) / median(far[1]),
+        "x",
+        higher_is_better=True,
+        compared_with="one host with the same batch; a round trip of 1 ms and more between hosts, by a proxy of "
+        "packets on the same cores",
+        samples_per_s=_shown(far),
+        on=on,
+    )
+
+
+ROUND_TRIP_S = 0.001
+"""Between hosts of one region, in different buildings."""
+
+
+def _samples_per_s(folder: Path, log: Path, size: Size, round_trip_s: float) -> dict[int, list[float]]:
+    """Number of hosts -> samples/s of each round, one host and two in turns, the same batch for each process."""
+    from support.training_hosts import training_hosts
+
+    settings = [f"data.dataset={log}", "tables.sharding=row_wise", f"train.batch_size={size.batch}"]
+    settings += ["train.epochs=1", "train.checkpoint_steps=100000", "model.dropout=0", "tables.dim=32"]
+    found: dict[int, list[float]] = {1: [], 2: []}
+    with training_hosts(folder, 2, cores=cores(), round_trip_s=round_trip_s) as hosts:
+        for number in range(size.rounds):
+            for count in found:
+                run = f"run-{number}-{count}"
+                say(f"round {number + 1} of {size.rounds}: {count} host(s), {1000 * round_trip_s:g} ms apart")
+                hosts.start(*range(1, count + 1), settings=settings, run=run, of=count)
+                if codes := [code for code in hosts.wait() if code]:
+                    raise RuntimeError(f"training ended with {codes}: {hosts.said(1)[-2000:]}")
+                found[count].append(hosts.metrics(run)["samples_per_s"])
+    return found
+
+
+def _shown(found: dict[int, list[float]]) -> dict[str, list[float]]:
+    return {str(count): [rounded(value) for value in values] for count, values in found.items()}
 
 
 def cluster(folder: Path, size: Size) -> Iterator[Line]:

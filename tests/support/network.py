@@ -5,6 +5,8 @@
     this process ── bridge (.1) ──┬── veth ── host 1 (.2)
                                   ├── veth ── host 2 (.3)
                                   └── ...
+
+With a round trip, a host's cable is not a veth pair but two TAP devices and a process that delays what goes through.
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from support.paths import TESTS
 
 
 def namespaces_missing() -> str | None:
@@ -67,8 +72,13 @@ class Network:
 
 
 @contextlib.contextmanager
-def network(size: int) -> Iterator[Network]:
-    """Hosts for the duration of a ``with`` block. Several tests at once have networks of their own."""
+def network(size: int, *, round_trip_s: float = 0.0) -> Iterator[Network]:
+    """Hosts for the duration of a ``with`` block. Several tests at once have networks of their own.
+
+    Args:
+        size: number of hosts.
+        round_trip_s: least time of a packet from one host to another and back; from this process it is half of that.
+    """
     with contextlib.ExitStack() as made:
         number = _bridge(made)
         prefix, addresses = f"rs{number}", f"10.213.{number}"
@@ -80,8 +90,11 @@ def network(size: int) -> Iterator[Network]:
             inner = f"{prefix}i{place}"
             _ip("netns", "add", host.name)
             made.callback(_ip, "netns", "del", host.name)
-            _ip("link", "add", host._outer, "type", "veth", "peer", "name", inner)
-            made.callback(_ip, "link", "del", host._outer)  # goes with the namespace only if nothing runs there
+            if round_trip_s:
+                made.enter_context(_slow_cable(host._outer, inner, round_trip_s / 4))  # four times through a cable
+            else:
+                _ip("link", "add", host._outer, "type", "veth", "peer", "name", inner)
+                made.callback(_ip, "link", "del", host._outer)  # goes with the namespace only if nothing runs there
             _ip("link", "set", host._outer, "master", f"{prefix}br", "up")
             _ip("link", "set", inner, "netns", host.name)
             _ip("-n", host.name, "addr", "add", f"{host.address}/24", "dev", inner)
@@ -89,6 +102,23 @@ def network(size: int) -> Iterator[Network]:
             _ip("-n", host.name, "link", "set", "lo", "up")
             hosts[place] = host
         yield Network(f"{addresses}.1", hosts)
+
+
+@contextlib.contextmanager
+def _slow_cable(outer: str, inner: str, delay_s: float) -> Iterator[None]:
+    command = [sys.executable, "-m", "support.slow_cable", outer, inner, str(delay_s)]
+    with subprocess.Popen(command, cwd=TESTS, stdout=subprocess.PIPE, text=True) as cable:
+        try:
+            assert cable.stdout is not None and cable.stdout.readline() == "ready\n", f"no cable {outer}"
+            for end in (outer, inner):
+                _ip("link", "set", end, "mtu", str(_JUMBO))
+            yield
+        finally:
+            cable.kill()
+
+
+_JUMBO = 9000
+"""Bytes of a frame, as in data centres: the cable's process then has a sixth of the frames to move."""
 
 
 def _bridge(made: contextlib.ExitStack) -> int:

@@ -111,10 +111,12 @@ class TrainingHosts:
 
 
 @contextlib.contextmanager
-def training_hosts(folder: Path, size: int, *, cores: Sequence[int] = ()) -> Iterator[TrainingHosts]:
+def training_hosts(
+    folder: Path, size: int, *, cores: Sequence[int] = (), round_trip_s: float = 0.0
+) -> Iterator[TrainingHosts]:
     """Hosts for the duration of a ``with`` block; ``cores``: those that their processes are pinned to in turn."""
     folder.mkdir(parents=True, exist_ok=True)
-    with network(size) as hosts:
+    with network(size, round_trip_s=round_trip_s) as hosts:
         run = TrainingHosts(hosts, folder, cores=cores)
         try:
             yield run

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from support.command_line import recsys
-from support.network import namespaces_missing
+from support.network import namespaces_missing, network
 from support.paths import ROOT
 from support.redis_servers import free_port
 from support.shifted_clock import shifted_clock
@@ -147,6 +147,42 @@ def test_connections_are_set_to_end_when_a_host_is_lost() -> None:
         one.sendall(b"still open")
 
 
+ECHO = """
+import socket
+listening = socket.create_server(("0.0.0.0", 5000))
+print("up", flush=True)
+connection, _ = listening.accept()
+while received := connection.recv(65536):
+    connection.sendall(received)
+"""
+
+
+def test_a_slow_cable_delays_every_packet_loses_none_and_can_be_cut() -> None:
+    if reason := namespaces_missing():
+        pytest.skip(reason)
+    with network(1, round_trip_s=0.1) as hosts:  # from here to the host and back: half of it
+        host = hosts.hosts[1]
+        command = [*host.under, sys.executable, "-c", ECHO]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as echo:
+            assert echo.stdout is not None and echo.stdout.readline() == b"up\n"
+            with socket.create_connection((host.address, 5000), timeout=10) as connection:
+                sent = os.urandom(300_000)
+                began_s = time.monotonic()
+                connection.sendall(sent[:1])
+                received = connection.recv(1)
+                assert time.monotonic() - began_s >= 0.05
+                connection.sendall(sent[1:])
+                while len(received) < len(sent):
+                    received += connection.recv(65536)
+                assert received == sent
+                host.cut()
+                connection.settimeout(0.5)
+                connection.sendall(b"lost")
+                with pytest.raises(TimeoutError):
+                    connection.recv(1)
+            echo.kill()
+
+
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if reason := namespaces_missing():
@@ -176,6 +212,19 @@ def test_a_run_that_loses_hosts_goes_on_by_itself_and_ends_as_one_host_does(
         ours, alone = hosts.metrics(), hosts.metrics("alone")
     for split in ("validation", "test"):
         assert ours[split] == pytest.approx(alone[split], abs=TOLERANCE)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(1200)
+def test_hosts_that_are_far_apart_end_as_one_host_does(log: Path, tmp_path: Path) -> None:
+    settings = [f"data.dataset={log}", *SMALL, "tables.sharding=row_wise"]
+    with training_hosts(tmp_path, 2, round_trip_s=0.02) as hosts:
+        hosts.start(1, 2, settings=[*settings, "train.batch_size=256"])
+        assert hosts.wait() == [0, 0]
+        hosts.start(1, settings=[*settings, "train.batch_size=512"], run="alone", of=1)
+        assert hosts.wait(1) == [0]
+        ours, alone = hosts.metrics(), hosts.metrics("alone")
+    assert ours["test"] == pytest.approx(alone["test"], abs=TOLERANCE)
 
 
 @pytest.mark.prove
