@@ -60,8 +60,8 @@ CASES: dict[str, tuple[FeatureSet, RunConfig, set[str]]] = {
 }
 
 
-LONG = {"DCN", "no history", "AutoInt, no history"}
-"""Untrained, these models are exported in ``test_split.py`` too."""
+LONG = {"DCN", "no history", "AutoInt, no history", "concat", "clusters"}
+"""Untrained, these models are exported in ``test_split.py`` too; row maps are, in ``test_row_maps.py``."""
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,11 @@ def graphs(features: FeatureSet, model: RankingConfig, folder: Path) -> dict[str
 
 
 @pytest.mark.parametrize(
-    "model", [DcnConfig(head=(7,)), AutoIntConfig(layers=1, attention_width=4)], ids=["dcn", "autoint"]
+    "model",
+    [
+        pytest.param(DcnConfig(head=(7,)), id="dcn"),
+        pytest.param(AutoIntConfig(layers=1, attention_width=4), id="autoint", marks=pytest.mark.prove),
+    ],
 )
 def test_graphs_do_not_grow_with_the_numbers(model: RankingConfig, tmp_path: Path) -> None:
     few, many = (graphs(with_numbers(count), model, tmp_path / str(count)) for count in (1, 9))

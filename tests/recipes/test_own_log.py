@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +47,15 @@ def test_a_log_of_nothing_but_ids_is_trained_on(recipe: str, folder: Path) -> No
     train(recipe, "bare", folder)
 
 
-@pytest.mark.parametrize("recipe", OWN_LOG)
+LONGER = {"autoint_plus", "dcn", "ngcf"}
+"""Recipes whose way the others go, too."""
+
+
+def recipes(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=[pytest.mark.prove] if name in LONGER else []) for name in names]
+
+
+@pytest.mark.parametrize("recipe", recipes(OWN_LOG))
 def test_a_log_with_features_is_trained_on_exported_and_served(recipe: str, folder: Path, redis_url: str) -> None:
     run, bundle = train(recipe, "shop", folder), folder / f"bundle-{recipe}"
     shown = recsys("export", str(run), "--out", str(bundle))
@@ -67,7 +77,7 @@ def test_a_log_with_features_is_trained_on_exported_and_served(recipe: str, fold
     np.testing.assert_allclose(best.scores, again.scores, rtol=1e-5)  # sdim's of a state, the second time
 
 
-@pytest.mark.parametrize("recipe", [recipe for recipe in OWN_LOG_RETRIEVAL if recipe != "linear"])
+@pytest.mark.parametrize("recipe", recipes(recipe for recipe in OWN_LOG_RETRIEVAL if recipe != "linear"))
 def test_the_same_log_trains_a_model_that_finds_candidates_and_both_answer_from_a_users_id(
     recipe: str, folder: Path, redis_url: str
 ) -> None:

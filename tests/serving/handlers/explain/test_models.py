@@ -66,7 +66,7 @@ def check_sum(found: Explanation) -> None:
     assert found.base_logit + sum(p.contribution for p in found.contributions) == pytest.approx(found.logit, abs=1e-9)
 
 
-LONGER = {"autoint, no history", "dcn, parallel", "sdim, din", "sdim, eta", "din, softmax, dice"}
+LONGER = {"autoint, no history", "dcn, parallel", "sdim, none", "sdim, din", "sdim, eta", "din, softmax, dice"}
 """Models whose parts the others have, too."""
 
 
