@@ -240,9 +240,9 @@ def test_answers_that_nobody_takes_are_given_up_when_too_much_is_kept_for_them(
         assert 1 <= fit < 10
         connection = RawConnection(address, window=0)
         numbers = connection.open(RANK, 10, body=message(REQUEST))
-        until(lambda: len(connection.ended) == 10 - fit)
-        rank(REQUEST, timeout=20)
-        assert len(connection.ended) == 10 - fit and set(connection.ended) < set(numbers)
+        until(lambda: len(connection.ended) >= 10 - fit)
+        rank(REQUEST, timeout=20)  # an answer may be a byte longer than another
+        assert 10 - fit <= len(connection.ended) < 10 and set(connection.ended) < set(numbers)
         assert "too much is kept for them" in caplog.text
         connection.close()
 
