@@ -141,20 +141,50 @@ def top_items(
         excluded, list_length: as in :func:`rank_all`.
         barred_M: items that are in no list.
     """
-    num_items = len(items_MD)
-    shuffled_M = np.random.Generator(np.random.PCG64(0)).permutation(num_items)
+    items_DM = items_MD[torch.from_numpy(_shuffled(len(items_MD)))].t()
+
+    def write(block_B: Int64Array, scores_BM: Tensor) -> None:
+        torch.mm(users_ND[torch.from_numpy(block_B)], items_DM, out=scores_BM)
+
+    return _best(
+        write,
+        ranked_G,
+        num_items=len(items_MD),
+        dtype=items_MD.dtype,
+        excluded=excluded,
+        list_length=list_length,
+        barred_M=barred_M,
+    )
+
+
+def _shuffled(num_items: int) -> Int64Array:
+    """The items in the order in which their scores are written: a random one, the same in every call."""
+    return np.random.Generator(np.random.PCG64(0)).permutation(num_items)
+
+
+def _best(
+    write: Callable[[Int64Array, Tensor], None],
+    ranked_G: Int64Array,
+    *,
+    num_items: int,
+    dtype: torch.dtype,
+    excluded: tuple[Pairs, ...],
+    list_length: int,
+    barred_M: BoolArray | None = None,
+) -> Int64Array:
+    """As :func:`top_items`; ``write`` puts the scores of some users into a tensor, items in :func:`_shuffled` order."""
+    shuffled_M = _shuffled(num_items)
     place_M = np.empty_like(shuffled_M)
     place_M[shuffled_M] = np.arange(num_items)
-    items_DM = items_MD[torch.from_numpy(shuffled_M)].t()
     width = -(-num_items // _STRETCH) * _STRETCH
-    scores = torch.full((min(_BLOCK, len(ranked_G)), width), -torch.inf, dtype=items_MD.dtype)
+    scores = torch.full((min(_BLOCK, len(ranked_G)), width), -torch.inf, dtype=dtype)
     item_of_place = np.concatenate([shuffled_M, np.full(width - num_items, -1)])
     barred = torch.from_numpy(place_M[barred_M] if barred_M is not None else place_M[:0])
     found = np.empty((len(ranked_G), list_length), dtype=np.int64)
     for first in range(0, len(ranked_G), _BLOCK):
         block = ranked_G[first : first + _BLOCK]
         of_block = scores[: len(block)]
-        torch.mm(users_ND[torch.from_numpy(block)], items_DM, out=of_block[:, :num_items])
+        write(block, of_block[:, :num_items])
         of_block[:, barred] = -torch.inf
         for pairs in excluded:
             row, item = _pairs_of(pairs, block)
@@ -222,20 +252,9 @@ def top_scored(
     list_length: int,
 ) -> Int64Array:
     """As :func:`top_items`, by the scores of :func:`rank_scored`."""
-    shuffled_M = np.random.Generator(np.random.PCG64(0)).permutation(num_items)
-    place_M = np.empty_like(shuffled_M)
-    place_M[shuffled_M] = np.arange(num_items)
-    width = -(-num_items // _STRETCH) * _STRETCH
-    scores = torch.full((min(_BLOCK, len(ranked_G)), width), -torch.inf)
-    item_of_place = np.concatenate([shuffled_M, np.full(width - num_items, -1)])
-    found = np.empty((len(ranked_G), list_length), dtype=np.int64)
-    for first in range(0, len(ranked_G), _BLOCK):
-        block = ranked_G[first : first + _BLOCK]
-        of_block = scores[: len(block)]
-        of_block[:, :num_items] = score(block)[:, torch.from_numpy(shuffled_M)]
-        for pairs in excluded:
-            row, item = _pairs_of(pairs, block)
-            of_block[torch.from_numpy(row), torch.from_numpy(place_M[item])] = -torch.inf
-        values, places = _top_places(of_block, list_length)
-        found[first : first + _BLOCK] = np.where(values.numpy() == -np.inf, -1, item_of_place[places.numpy()])
-    return found
+    shuffled = torch.from_numpy(_shuffled(num_items))
+
+    def write(block_B: Int64Array, scores_BM: Tensor) -> None:
+        scores_BM.copy_(score(block_B)[:, shuffled])
+
+    return _best(write, ranked_G, num_items=num_items, dtype=torch.float32, excluded=excluded, list_length=list_length)
