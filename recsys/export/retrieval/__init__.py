@@ -5,5 +5,6 @@
     bundle.py     the bundle, its tables and its certificate
     graph.py      the graph ``retrieve``: exact search over all items
     by_history/   both, for users who are known by their history
+    lists.py      the measurements that a manifest keeps
     measure.py    a bundle on any test pairs
 """

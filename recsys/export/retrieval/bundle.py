@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,22 +22,18 @@ from recsys.bundle.evaluation import resamples_bytes
 from recsys.data.interactions.ids import PairIds
 from recsys.data.interactions.pairs import Interactions, Pairs, ids_of
 from recsys.errors import BundleError
-from recsys.evaluation.recorded import lists_digest, record_lists
 from recsys.export.certificate import TOLERANCE
 from recsys.export.retrieval.by_history.bundle import export_history_bundle
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
+from recsys.export.retrieval.lists import LISTS, measured_lists
 from recsys.features.hashing import MISSING
 from recsys.features.names import ITEM_NAMES, open_names
 from recsys.models.registry import CLOSED_FORMS
-from recsys.training.retrieval.baselines import with_baselines
 from recsys.training.retrieval.evaluate import evaluate_users
 from recsys.training.retrieval.folder import fingerprint, read_retrieval_config
 from recsys.training.retrieval.trained import load_trained, masked_pairs
 from recsys.training.run.record import code_version, run_date
 from recsys.training.settings import to_json
-
-LISTS = 256
-"""Lists that the certificate compares."""
 
 
 def export_retrieval_bundle(
@@ -81,20 +76,7 @@ def export_retrieval_bundle(
         item_names_M=names_M,
     )
     test, of_users = evaluate_users(trainer, known, config, interactions, interactions.test, test=True)
-    _, baselines = with_baselines(
-        of_users, interactions, interactions.test, excluded=excluded, list_length=config.train.list_length
-    )
-    measured = record_lists(
-        asdict(test),
-        of_users,
-        data=lists_digest(
-            wanted=_keys_of(interactions.test, ids),
-            items=ids.item_keys_M,
-            excluded=[_keys_of(pairs, ids) for pairs in excluded],
-            list_length=config.train.list_length,
-        ),
-        training_pairs_G=np.bincount(train.user_E, minlength=interactions.num_users)[of_users.user_G],
-    )
+    measured, baselines = measured_lists(test, of_users, interactions, config, excluded=excluded)
     with bundle_writer(path, overwrite=overwrite) as writer:
         (writer.folder / RESAMPLES).write_bytes(resamples_bytes(measured.resamples))
         graph, infos = write_retrieve_graph(tables, writer.folder)
@@ -211,10 +193,6 @@ def certify_names(folder: Path, item_keys_M: Int64Array, names_M: Sequence[str])
     for key, name, found in zip(item_keys_M, names_M, names, strict=True):
         if name != found:
             raise BundleError(f"certificate: item {key} is named {name!r}, in the bundle {found!r}. It was not written")
-
-
-def _keys_of(pairs: Pairs, ids: PairIds) -> tuple[Int64Array, Int64Array]:
-    return ids.user_keys_N[pairs.user_E], ids.item_keys_M[pairs.item_E]
 
 
 def _items_of(pairs: Pairs, user: int) -> Int64Array:

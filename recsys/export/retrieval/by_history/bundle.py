@@ -6,7 +6,6 @@ Legend: ``M`` items, ``J`` neighbours, ``S`` events of a history.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,24 +19,20 @@ from recsys.bundle import RESAMPLES, Certificate, Manifest, bundle_writer
 from recsys.bundle.evaluation import resamples_bytes
 from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.ids import PairIds
-from recsys.data.interactions.pairs import Interactions, Pairs, ids_of
+from recsys.data.interactions.pairs import Interactions, ids_of
 from recsys.errors import BundleError
-from recsys.evaluation.recorded import lists_digest, record_lists
 from recsys.export.certificate import TOLERANCE
 from recsys.export.retrieval.by_history.graph import HistoryTables, write_history_graph
+from recsys.export.retrieval.lists import LISTS, measured_lists
 from recsys.features.hashing import MISSING
 from recsys.features.history.records import require_history
 from recsys.models.retrieval.linear import LinearModel
-from recsys.training.retrieval.baselines import with_baselines
 from recsys.training.retrieval.folder import fingerprint
 from recsys.training.retrieval.linear.fit import evaluate_model, load_fitted, scores_of
 from recsys.training.retrieval.linear.histories import histories, history_inputs, user_events
 from recsys.training.retrieval.trained import masked_pairs
 from recsys.training.run.record import code_version
 from recsys.training.settings import to_json
-
-LISTS = 256
-"""Lists that the certificate compares."""
 
 
 def export_history_bundle(
@@ -54,22 +49,9 @@ def export_history_bundle(
     ids = ids_of(interactions)
     require_history(ids.features)
     config, fitted = load_fitted(run_dir, interactions)
-    model, train, excluded = fitted.model, interactions.train, masked_pairs(config, interactions)
+    model, excluded = fitted.model, masked_pairs(config, interactions)
     test, of_users = evaluate_model(model, config, interactions, interactions.test, test=True)
-    _, baselines = with_baselines(
-        of_users, interactions, interactions.test, excluded=excluded, list_length=config.train.list_length
-    )
-    measured = record_lists(
-        asdict(test),
-        of_users,
-        data=lists_digest(
-            wanted=_keys_of(interactions.test, ids),
-            items=ids.item_keys_M,
-            excluded=[_keys_of(pairs, ids) for pairs in excluded],
-            list_length=config.train.list_length,
-        ),
-        training_pairs_G=np.bincount(train.user_E, minlength=interactions.num_users)[of_users.user_G],
-    )
+    measured, baselines = measured_lists(test, of_users, interactions, config, excluded=excluded)
     with bundle_writer(path, overwrite=overwrite) as writer:
         (writer.folder / RESAMPLES).write_bytes(resamples_bytes(measured.resamples))
         graph, infos = write_history_graph(history_tables(model, ids), writer.folder, item_id=ids.features.item_id.name)
@@ -197,7 +179,3 @@ def certify_histories(
 
 
 _KEPT = "The bundle was not written"
-
-
-def _keys_of(pairs: Pairs, ids: PairIds) -> tuple[Int64Array, Int64Array]:
-    return ids.user_keys_N[pairs.user_E], ids.item_keys_M[pairs.item_E]
