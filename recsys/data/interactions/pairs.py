@@ -27,6 +27,7 @@ from recsys.arrays import BoolArray, Float32Array, Int64Array
 from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.ids import PairIds, pair_features, parse_ids
 from recsys.errors import DataFileError, InvalidInputError
+from recsys.features.columns import Column
 from recsys.features.feature_set import IdType
 
 _EXPECTED = "user item item ... (integers from 0)"
@@ -74,6 +75,7 @@ class Interactions:
             (``data.since``). None: all.
         notes: a sentence each on what was left out.
         histories: ``validation``, ``test`` -> the events of users before that part; not there: pairs are all there is.
+        user_columns, item_columns: feature of users, of items -> its column, N = users, N = items: keys, numbers.
     """
 
     num_users: int
@@ -86,6 +88,8 @@ class Interactions:
     fresh_E: BoolArray | None = None
     notes: tuple[str, ...] = ()
     histories: Mapping[str, UserEvents] = field(default_factory=dict)
+    user_columns: Mapping[str, Column] = field(default_factory=dict)
+    item_columns: Mapping[str, Column] = field(default_factory=dict)
 
 
 def ids_of(interactions: Interactions) -> PairIds:

@@ -106,6 +106,8 @@ def positive_pairs(dataset: Dataset, rule: PairRule, *, source: str) -> Interact
             features=table.features, user_keys_N=table.user_keys, item_keys_M=table.item_keys, item_names_M=names
         ),
         histories=histories,
+        user_columns={each.name: dataset.user[each.name] for each in table.features.user},
+        item_columns={each.name: dataset.item[each.name] for each in table.features.item},
     )
     if not rule.since:
         return made

@@ -129,7 +129,7 @@ def compare(run_dir: Path, interactions: Interactions) -> None:
 
 
 def fingerprint(interactions: Interactions) -> str:
-    """Of all pairs of all parts, their weights and times, which of them are drawn, all ids, and users' histories."""
+    """Of all pairs of all parts, their weights and times, which of them are drawn, all ids, histories and features."""
     digest = hashlib.sha256(np.array([interactions.num_users, interactions.num_items]).tobytes())
     for part in (interactions.train, interactions.validation, interactions.test):
         for values in (part.user_E, part.item_E):
@@ -143,6 +143,10 @@ def fingerprint(interactions: Interactions) -> str:
         for attribute, keys_E in sorted(events.attributes.items()):
             digest.update(attribute.encode())
             arrays.append(keys_E)
+    for columns in (interactions.user_columns, interactions.item_columns):
+        for name, column in columns.items():
+            digest.update(name.encode())
+            arrays.append(column)
     for array in arrays:
         digest.update(b"none" if array is None else len(array).to_bytes(8, "little") + array.tobytes())
     return digest.hexdigest()[:16]

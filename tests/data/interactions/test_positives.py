@@ -129,6 +129,8 @@ def test_a_log_without_positives_says_how_to_get_them(log: Dataset) -> None:
 def test_a_prepared_folder_and_a_built_in_log_are_sets_of_pairs_and_text_files_know_no_actions(tmp_path: Path) -> None:
     made = load_interaction_set(str(prepared()), PairRule(), work_dir=tmp_path)
     assert made.ids is not None and made.ids.features.name == "shop" and len(made.validation) and len(made.test)
+    assert made.item_columns["category"].shape == (made.num_items,) and list(made.item_columns) == ["category"]
+    assert made.user_columns["age"].shape == (made.num_users,) and list(made.user_columns) == ["age"]
     made = load_interaction_set("synthetic", PairRule(), work_dir=tmp_path)
     assert "synthetic" in INTERACTION_SETS and len(made.train) > len(made.test) > 0
     everything = [part.user_E * made.num_items + part.item_E for part in (made.train, made.validation, made.test)]

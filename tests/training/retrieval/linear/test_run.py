@@ -258,15 +258,17 @@ def test_a_run_that_is_begun_by_resume_was_not_killed(tmp_path: Path) -> None:
     assert train_any(override(SMALL, FIXED), planted(), tmp_path / "run", resume=True).notes == ()
 
 
-def test_other_histories_and_other_ids_are_other_data() -> None:
+def test_other_histories_other_ids_and_other_features_are_other_data() -> None:
     data = rated()
     later = {
         part: dataclasses.replace(events, time_ms_E=events.time_ms_E + 1) for part, events in data.histories.items()
     }  # type: ignore[operator]
     assert data.ids is not None
     renamed = dataclasses.replace(data.ids, user_keys_N=data.ids.user_keys_N + 1)
+    brands = np.arange(ITEMS)
     others = [dataclasses.replace(data, histories=later), dataclasses.replace(data, ids=renamed)]
-    assert len({fingerprint(each) for each in (data, *others)}) == 3
+    others += [dataclasses.replace(data, item_columns={"brand": brands + more}) for more in (0, 1)]
+    assert len({fingerprint(each) for each in (data, *others)}) == 5
 
 
 def test_a_graph_that_answers_otherwise_is_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
