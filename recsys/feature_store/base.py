@@ -47,6 +47,25 @@ class EntityRows(NamedTuple):
     damaged: Mapping[int, StoreError]
 
 
+class ItemChanges(NamedTuple):
+    """Items that were written.
+
+    Attributes:
+        keys: of the items, in the order of the writes, int64 [N]; one may come several times.
+        times_ms: when each was written, ms since 1970 by the store's clock; int64 [N].
+        position: to go on from, as ``since``.
+        complete: every write since the position given is among these, or among those to come; False: some may have been
+            dropped, so look at all items (``FeatureStore.item_keys``) once.
+        more: there may be more already.
+    """
+
+    keys: Int64Array
+    times_ms: Int64Array
+    position: str
+    complete: bool
+    more: bool
+
+
 HistoryRead = tuple[HistoryHeader, Events] | StoreFormatError
 """A history, or why it cannot be read; the error names the key."""
 
@@ -252,7 +271,8 @@ class FeatureStore(Protocol):
     async def put_entities(
         self, entity: str, keys: Int64Array, columns: Mapping[str, Column], *, timeout_s: float
     ) -> None:
-        """Store the features of N users, items or other entities, replacing what was there.
+        """Store the features of N users, items or other entities, replacing what was there; of items, note which
+        (:meth:`changed_items`).
 
         Args:
             entity: ``"user"``, ``"item"`` or the name of a declared entity.
@@ -272,6 +292,22 @@ class FeatureStore(Protocol):
 
     async def entity_rows(self, entity: str, keys: Int64Array, *, timeout_s: float) -> EntityRows:
         """:meth:`entities`, but a row that cannot be read is no reason to refuse the others."""
+        ...
+
+    async def changed_items(self, since: str, *, limit: int, timeout_s: float) -> ItemChanges:
+        """Read which items were written by :meth:`put_entities` since a position: each acknowledged write is here, and
+        its rows, or newer ones, can be read by then. Old writes are dropped, the newest kept; the answer says if any
+        that were asked for may be missing.
+
+        Args:
+            since: the position reached; empty: none was, so read from the oldest one that is kept, never ``complete``.
+            limit: most writes to read, one of up to 100 items each.
+            timeout_s: for the whole call.
+        """
+        ...
+
+    def item_keys(self) -> AsyncIterator[list[int]]:
+        """The keys of all items with features, as :meth:`users` gives those of users."""
         ...
 
     async def put_names(self, names: Mapping[int, str], *, timeout_s: float) -> None:

@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 from recsys.arrays import Int64Array
 from recsys.feature_store.base import (
     AppendResult,
+    EntityRows,
     FeatureStore,
+    ItemChanges,
     RankInputs,
     RankRead,
     Span,
@@ -90,6 +92,20 @@ class BlockingFeatureStore:
     def put_entities(self, entity: str, keys: Int64Array, columns: Mapping[str, Column], *, timeout_s: float) -> None:
         """Store features, as ``FeatureStore.put_entities``."""
         run_sync(self._store.put_entities(entity, keys, columns, timeout_s=timeout_s))
+
+    def entity_rows(self, entity: str, keys: Int64Array, *, timeout_s: float) -> EntityRows:
+        """Read features, as ``FeatureStore.entity_rows``."""
+        return run_sync(self._store.entity_rows(entity, keys, timeout_s=timeout_s))
+
+    def changed_items(self, since: str, *, limit: int, timeout_s: float) -> ItemChanges:
+        """Read which items were written, as ``FeatureStore.changed_items``."""
+        return run_sync(self._store.changed_items(since, limit=limit, timeout_s=timeout_s))
+
+    def item_keys(self) -> Iterator[list[int]]:
+        """Read the keys of all items with features, some at a time, as ``FeatureStore.item_keys``."""
+        items = self._store.item_keys()
+        while (some := run_sync(_next(items))) is not None:
+            yield some
 
     def read_many_for_rank(
         self, reads: Sequence[RankRead], *, timeout_s: float, state: StateRead | None = None

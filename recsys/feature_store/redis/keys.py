@@ -11,7 +11,7 @@ import numpy as np
 
 from recsys.errors import StoreFormatError
 from recsys.features.entities import entity_dtype, row_header
-from recsys.features.feature_set import USER, FeatureSet
+from recsys.features.feature_set import ITEM, USER, FeatureSet
 from recsys.features.history.records import event_dtype, layout_fingerprint, older_layouts
 
 PREFIX = "recsys:v1"
@@ -85,6 +85,24 @@ def entity_keys(name: str, entity: str, keys: Sequence[int]) -> list[str]:
 @lru_cache(maxsize=64)
 def _stems(name: str, entity: str) -> list[str]:
     return [f"{PREFIX}:{{{name}:{entity}:{bucket}}}:" for bucket in range(BUCKETS)]
+
+
+def item_pattern(name: str) -> bytes:
+    """Pattern of the rows of all items, the last ``*`` for the item.
+
+    >>> item_pattern("movielens_1m")
+    b'recsys:v1:{movielens_1m:item:*}:*'
+    """
+    return f"{PREFIX}:{{{name}:{ITEM}:*}}:*".encode()
+
+
+def item_changes_key(name: str) -> bytes:
+    """The Redis Stream that says which items were written.
+
+    >>> item_changes_key("movielens_1m")
+    b'recsys:v1:movielens_1m:item_changes'
+    """
+    return f"{PREFIX}:{name}:item_changes".encode()
 
 
 def names_key(name: str, bucket: int) -> bytes:

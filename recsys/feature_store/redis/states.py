@@ -11,10 +11,8 @@ from recsys.errors import InvalidInputError
 from recsys.feature_store.redis.keys import history_pattern, state_key
 from recsys.feature_store.redis.link.protocol import Command, Link
 from recsys.feature_store.redis.link.replies import value_of
-from recsys.features.hashing import KEY_LIMIT, check_key
-
-_SCANNED_AT_ONCE = 1_000
-_SCAN_TIMEOUT_S = 30.0
+from recsys.feature_store.redis.scan import scan_numbers
+from recsys.features.hashing import check_key
 
 
 class RedisStates:
@@ -48,15 +46,5 @@ class RedisStates:
 
     async def users(self) -> AsyncIterator[list[int]]:
         """As ``FeatureStore.users``."""
-        pattern = history_pattern(self._name)
-        before, after = pattern.split(b"*")
-        for server in await self._link.servers(timeout_s=_SCAN_TIMEOUT_S):
-            cursor = b"0"
-            while True:
-                command = (b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCANNED_AT_ONCE)
-                (reply,) = await server.round_trip([command], timeout_s=_SCAN_TIMEOUT_S)
-                cursor, keys = value_of("SCAN", reply)
-                texts = [key[len(before) : -len(after)] for key in keys]
-                yield [user for text in texts if text.isdigit() and (user := int(text)) < KEY_LIMIT]
-                if cursor == b"0":
-                    break
+        async for users in scan_numbers(self._link, history_pattern(self._name)):
+            yield users

@@ -2,7 +2,7 @@
 
 ``C`` candidates. The bytes are specified in ``docs/specs/redis_format.md``. Histories are in ``histories.py``, entities
 in ``entities.py``, states in ``states.py``; ``rank_reader.py`` reads all three for a Rank request. Texts of ids are in
-``names.py``.
+``names.py``, which items were written in ``item_changes.py``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from recsys.feature_store.base import (
     AppendResult,
     EntityRows,
     HistoryRead,
+    ItemChanges,
     RankInputs,
     RankRead,
     Span,
@@ -32,13 +33,15 @@ from recsys.feature_store.redis.damage import DamageLog
 from recsys.feature_store.redis.entities import RedisEntities
 from recsys.feature_store.redis.eviction import EvictionCheck
 from recsys.feature_store.redis.histories import RedisHistories
-from recsys.feature_store.redis.keys import PREFIX, nothing_key, positions_key
+from recsys.feature_store.redis.item_changes import RedisItemChanges
+from recsys.feature_store.redis.keys import PREFIX, item_pattern, nothing_key, positions_key
 from recsys.feature_store.redis.layouts import LayoutGuard
 from recsys.feature_store.redis.link.connect import open_link
 from recsys.feature_store.redis.link.protocol import Link
 from recsys.feature_store.redis.link.replies import texts_of, value_of
 from recsys.feature_store.redis.names import RedisNames
 from recsys.feature_store.redis.rank_reader import RankReader
+from recsys.feature_store.redis.scan import scan_numbers
 from recsys.feature_store.redis.states import RedisStates
 from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, FeatureSet
@@ -73,6 +76,7 @@ class RedisFeatureStore:
             self._histories = RedisHistories(features, link=link, guard=self._guard, damage=damage)
         self._states = RedisStates(features.name, link=link)
         self._names = RedisNames(features.name, link=link, damage=damage)
+        self._changes = RedisItemChanges(features.name, link=link, damage=damage)
         self._ranking = RankReader(
             features,
             link=link,
@@ -181,17 +185,21 @@ class RedisFeatureStore:
     async def put_entities(
         self, entity: str, keys: Int64Array, columns: Mapping[str, Column], *, timeout_s: float
     ) -> None:
-        """As the protocol says; this process reads the new features at once.
+        """As the protocol says; this process reads the new features at once. Items take a second round trip, after the
+        first, to note which: in a cluster two commands of one have no order.
 
         Raises:
             InvalidInputError: an unknown entity, a column that is absent or of another length, or a key out of range.
             StoreFormatError: the store was filled with other features.
             StoreUnavailableError: Redis is unreachable or too slow; either all or nothing was written (in a
-                Redis Cluster, of every slot).
+                Redis Cluster, of every slot). Items may have been written and not noted: call again.
             StoreError: Redis is out of memory, or refused for another reason.
         """
+        deadline_s = time.monotonic() + timeout_s
         try:
             await self._rows.put(entity, keys, columns, timeout_s=timeout_s)
+            if entity == ITEM and self._features.item:
+                await self._changes.add(keys, timeout_s=deadline_s - time.monotonic())
         finally:
             if entity == ITEM:
                 self._cache.forget(keys)
@@ -218,6 +226,25 @@ class RedisFeatureStore:
             StoreUnavailableError: Redis is unreachable or too slow.
         """
         return await self._rows.read(entity, keys, timeout_s=timeout_s)
+
+    async def changed_items(self, since: str, *, limit: int, timeout_s: float) -> ItemChanges:
+        """As the protocol says; ``item_changes.KEPT`` writes are kept.
+
+        Raises:
+            InvalidInputError: the limit is below 1.
+            StoreFormatError: the key is of another Redis type.
+            StoreUnavailableError: Redis is unreachable or too slow.
+        """
+        return await self._changes.read(since, limit=limit, timeout_s=timeout_s)
+
+    async def item_keys(self) -> AsyncIterator[list[int]]:
+        """As the protocol says.
+
+        Raises:
+            StoreUnavailableError: Redis is unreachable or too slow.
+        """
+        async for keys in scan_numbers(self._link, item_pattern(self._name)):
+            yield keys
 
     async def put_names(self, names: Mapping[int, str], *, timeout_s: float) -> None:
         """As the protocol says; what this process wrote within a minute is not sent again.

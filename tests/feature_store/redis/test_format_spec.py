@@ -82,6 +82,15 @@ async def test_redis_holds_the_example_bytes(redis_url: str, redis_admin: redis.
     assert redis_admin.hget("recsys:v1:example:meta", "item") == block("meta").encode()
 
 
+async def test_redis_holds_the_example_of_changed_items(redis_url: str, redis_admin: redis.Redis) -> None:
+    store = RedisFeatureStore.connect(redis_url, EXAMPLE)
+    columns = make_columns(EXAMPLE.item, {"price": [1.5, 2.5]}, length=2)
+    await store.put_entities("item", np.array([42, 7]), columns, timeout_s=5)
+    await store.close()
+    ((_, fields),) = redis_admin.xrange("recsys:v1:example:item_changes")
+    assert fields == {b"items": bytes.fromhex(block("item_changes"))}
+
+
 @pytest.mark.parametrize("key", ["h", "c", "o", "f", "s:<version>"])
 def test_every_user_key_in_the_specification_has_the_hash_tag(key: str) -> None:
     assert f"`recsys:v1:{{<fs>:u:<user>}}:{key}`" in SPEC

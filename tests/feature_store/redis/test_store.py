@@ -43,6 +43,7 @@ async def test_all_keys_of_a_user_share_a_hash_tag(store: RedisFeatureStore, red
         b"recsys:v1:{shop:u:7}:h",
         b"recsys:v1:{shop:u:7}:f",
         b"recsys:v1:{shop:item:5}:5",
+        b"recsys:v1:shop:item_changes",
         b"recsys:v1:shop:meta",
     }
 
