@@ -17,6 +17,7 @@ under a temporary name, synced, and renamed; it is verified before use, so a hal
 altered one is refused. ``docs/specs/bundle.md`` is the specification.
 
 - ``manifest.py``: the fields of a manifest, and how ``manifest.json`` holds them;
+- ``index.py``: the fingerprint of the items that users' vectors were trained against;
 - ``evaluation.py``: metrics by segment, and how sure they are;
 - ``write.py``: a new bundle, atomically;
 - ``verify.py``: the files compared with the manifest; ``verified.py``: those that a machine has verified already;

@@ -188,6 +188,8 @@ class Manifest:
         numbers: input of the graphs -> how the model reads that numeric feature; the graphs hold the same.
         knows_users_by: of a retrieval bundle: ``id`` (a vector for each user of the training data) or ``history`` (the
             vector is computed from the user's events when a request comes).
+        index_fingerprint: of a retrieval bundle with a vector for each user: the index that these were trained against
+            (``bundle/index.py``). Empty: made by a version before.
     """
 
     model: str
@@ -206,6 +208,7 @@ class Manifest:
     encode_sha256: str = ""
     numbers: Mapping[str, NumberTransform] = field(default_factory=dict)
     knows_users_by: KnowsUsersBy = "id"
+    index_fingerprint: str = ""
     created_at: str = ""
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -263,6 +266,8 @@ def manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
         del values["encode_sha256"]
     if manifest.knows_users_by == "id":
         del values["knows_users_by"]
+    if not manifest.index_fingerprint:
+        del values["index_fingerprint"]
     del values["numbers"]
     if manifest.numbers:
         values["numbers"] = transforms_to_dict(manifest.numbers)
@@ -317,6 +322,7 @@ def manifest_from_dict(values: dict[str, Any]) -> Manifest:
         encode_sha256=values.get("encode_sha256", ""),
         numbers=transforms_from_dict(values.get("numbers", {})),
         knows_users_by=by,
+        index_fingerprint=str(values.get("index_fingerprint", "")),
         created_at=values["created_at"],
         files={name: (int(f["size_bytes"]), str(f["sha256"])) for name, f in values["files"].items()},
     )

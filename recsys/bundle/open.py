@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from recsys.bundle.index import check_index
 from recsys.bundle.manifest import FORMAT_VERSION, MANIFEST, Manifest, digest_of, manifest_from_dict
 from recsys.bundle.verify import FileState, Verify, check_files
 from recsys.errors import BundleError
@@ -113,6 +114,7 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{file}: graph {unlisted[0]!r} is not in its list of files")
     if values.get("manifest_sha256") != digest_of(values):
         raise BundleError(f"{file} was altered: its SHA-256 is not the one it states")
+    check_index(path, manifest)
     return manifest
 
 

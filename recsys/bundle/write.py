@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from recsys.bundle.index import check_index
 from recsys.bundle.manifest import MANIFEST, Manifest, digest_of, manifest_to_dict
 from recsys.bundle.verify import sha256_of
 from recsys.errors import BundleError, InvalidInputError
@@ -63,13 +64,18 @@ class BundleWriter:
         (folder / "tables").mkdir()
 
     def finish(self, manifest: Manifest) -> Manifest:
-        """Hash every file, write the manifest, and sync all to disk; returns the manifest as written."""
+        """Hash every file, write the manifest, and sync all to disk; returns the manifest as written.
+
+        Raises:
+            BundleError: the manifest's index is not that of the files.
+        """
         files: dict[str, tuple[int, str]] = {}
         for file in sorted(p for p in self.folder.rglob("*") if p.is_file()):
             name = file.relative_to(self.folder).as_posix()
             files[name] = (file.stat().st_size, sha256_of(file))
             sync(file)
         manifest = dataclasses.replace(manifest, files=files)
+        check_index(self.folder, manifest)
         values = manifest_to_dict(manifest)
         text = json.dumps({**values, "manifest_sha256": digest_of(values)}, indent=2, sort_keys=True, allow_nan=False)
         (self.folder / MANIFEST).write_text(text + "\n")

@@ -86,6 +86,14 @@ def train(
         Path | None,
         typer.Option("--warm-start", help="Begin with the rows and layers of an older run's folder, or of a bundle."),
     ] = None,
+    freeze_items: Annotated[
+        Path | None,
+        typer.Option(
+            "--freeze-items",
+            help="Of mf, lightgcn, ngcf: keep the items of a retrieval bundle, or of a run's folder with one in it, "
+            "and train users against them: the index stays.",
+        ),
+    ] = None,
     since: Annotated[
         str | None,
         typer.Option(
@@ -115,6 +123,8 @@ def train(
     changes = list(overrides or [])
     if warm_start is not None:
         changes.append(f"train.warm_start={json.dumps(str(warm_start))}")
+    if freeze_items is not None:
+        changes.append(f"train.freeze_items={json.dumps(str(freeze_items))}")
     if since is not None:
         changes.append(f"data.since={json.dumps(since)}")
     if recipe in RETRIEVAL_RECIPES:
@@ -122,6 +132,8 @@ def train(
             raise ConfigError(f"{given[0]} is for ranking models; {recipe} ranks all items")
         _train_retrieval(recipe, changes, run_dir, resume, data, work_dir, show, as_json)
         return
+    if freeze_items is not None:
+        raise ConfigError(f"--freeze-items is for models that rank all items; {recipe} ranks given ones")
     if tensorboard:
         changes.append("train.tensorboard=true")
     config = override(find_recipe(recipe), changes)

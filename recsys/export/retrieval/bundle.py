@@ -31,7 +31,7 @@ from recsys.features.names import ITEM_NAMES, open_names
 from recsys.models.registry import CLOSED_FORMS
 from recsys.training.retrieval.evaluate import evaluate_users
 from recsys.training.retrieval.folder import fingerprint, read_retrieval_config
-from recsys.training.retrieval.trained import load_trained, masked_pairs
+from recsys.training.retrieval.trained import load_trained, masked_pairs, of_run
 from recsys.training.run.record import code_version, run_date
 from recsys.training.settings import to_json
 
@@ -61,6 +61,7 @@ def export_retrieval_bundle(
     """
     if read_retrieval_config(run_dir).model.kind in CLOSED_FORMS:
         return export_history_bundle(run_dir, interactions, path, name=name, overwrite=overwrite, created_at=created_at)
+    interactions, index = of_run(run_dir, interactions)
     ids = ids_of(interactions)
     config, trainer, known = load_trained(run_dir, interactions)
     users_ND, items_MD = trainer.vectors()
@@ -111,6 +112,7 @@ def export_retrieval_bundle(
                     "recsys": recsys.__version__,
                     "torch": str(torch.__version__),
                 },
+                index_fingerprint=index.fingerprint if index is not None else tables.index_fingerprint,
                 created_at=created_at or run_date(run_dir) or datetime.now(UTC).isoformat(timespec="seconds"),
             )
         )

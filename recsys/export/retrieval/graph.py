@@ -26,6 +26,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 import recsys
 from recsys.arrays import Float32Array, Int32Array, Int64Array
 from recsys.bundle import RETRIEVE_INPUTS, RETRIEVE_OUTPUTS, GraphInfo, TableInfo, TensorInfo
+from recsys.bundle.index import index_fingerprint
 from recsys.embeddings.row_maps.id_table import IdTable, build_id_table
 from recsys.errors import InvalidInputError
 from recsys.export.rewrites.functions import OPSET
@@ -79,6 +80,12 @@ class RetrievalTables:
             )
         if not items:
             raise InvalidInputError("there are no items; expected at least one")
+
+    @property
+    def index_fingerprint(self) -> str:
+        """The fingerprint of the items and their vectors, in whatever order they are."""
+        order_M = np.argsort(self.item_keys)
+        return index_fingerprint(self.item_keys[order_M], self.items_MD[order_M])
 
 
 def write_retrieve_graph(tables: RetrievalTables, folder: Path) -> tuple[GraphInfo, dict[str, TableInfo]]:

@@ -5,6 +5,7 @@
     config.py        a run as one frozen value
     loop.py          minibatches, by the protocol of NGCF and LightGCN
     trainers.py      a step over the whole graph, or over sampled neighbours
+    frozen/          users trained against the items of a bundle
     linear/          the closed form, which takes no steps
     run.py           a run of any of them
     negatives.py     items that a user did not take

@@ -60,6 +60,8 @@ class RetrievalTrainConfig:
             TorchRec tables. Empty: every step propagates the whole graph.
         checkpoint_epochs: epochs between checkpoints.
         warm_start: folder of an older run whose vectors, by id, and layers this one begins with; empty: none.
+        freeze_items: a bundle, or a run's folder with one in it, whose items this run keeps, so that it trains users
+            alone (``training/retrieval/frozen/``); empty: items are trained, too.
         seed: of first vectors, order of pairs, negatives, dropout and neighbours.
     """
 
@@ -83,6 +85,7 @@ class RetrievalTrainConfig:
     fan_outs: tuple[int, ...] = ()
     checkpoint_epochs: int = 10
     warm_start: str = ""
+    freeze_items: str = ""
     seed: int = 2026
 
 
@@ -115,6 +118,18 @@ class RetrievalRunConfig:
                 f"recipe {self.recipe!r}: train.fan_outs has {len(train.fan_outs)} values for {model.layers} layers; "
                 "allowed: one per layer, or none"
             )
+        if train.freeze_items:
+            self._check_frozen()
+
+    def _check_frozen(self) -> None:
+        for name, why in (
+            ("warm_start", "users begin with the vectors that they have in that bundle"),
+            ("fan_outs", "nothing is propagated"),
+        ):
+            if value := getattr(self.train, name):
+                raise ConfigError(
+                    f"recipe {self.recipe!r}: train.{name} is {value!r} beside train.freeze_items; leave it out: {why}"
+                )
 
     def _check_closed_form(self) -> None:
         plain = RetrievalTrainConfig()

@@ -24,7 +24,7 @@ from recsys.training.retrieval.linear.fit import evaluate_model, load_fitted, sc
 from recsys.training.retrieval.linear.histories import histories
 from recsys.training.retrieval.ranking import RankingMetrics, rank_users, top_items, top_scored
 from recsys.training.retrieval.segments import ListDetails, list_details
-from recsys.training.retrieval.trained import load_trained, masked_pairs
+from recsys.training.retrieval.trained import load_trained, masked_pairs, of_run
 from recsys.training.retrieval.trainers import RetrievalTrainer
 
 
@@ -45,6 +45,7 @@ def compare_with_baselines(
     """As :func:`evaluate_retrieval_run`, beside popularity, chance and the closed form."""
     if split not in ("validation", "test"):
         raise ConfigError(f"split is {split!r}; allowed for a model that ranks all items: validation, test")
+    interactions, _ = of_run(run_dir, interactions)
     relevant = getattr(interactions, split)
     if read_retrieval_config(run_dir).model.kind in CLOSED_FORMS:
         config, fitted = load_fitted(run_dir, interactions)
@@ -107,6 +108,7 @@ def lists_of_run(
         DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
     """
     config = read_retrieval_config(run_dir)
+    interactions, _ = of_run(run_dir, interactions)
     length = min(length or config.train.list_length, interactions.num_items)
     excluded = _excluded(config, interactions, test=test)
     if config.model.kind in CLOSED_FORMS:
@@ -122,6 +124,7 @@ def lists_of_run(
 def details_of_run(run_dir: Path, interactions: Interactions, split: str) -> ListDetails:
     """Segments and novelty of a run's lists on its validation or test part, of all users; raises as
     :func:`evaluate_retrieval_run`."""
+    interactions, _ = of_run(run_dir, interactions)
     relevant: Pairs = getattr(interactions, split)
     found_Gk = lists_of_run(run_dir, interactions, np.unique(relevant.user_E), test=split == "test")
     return list_details(found_Gk, relevant, interactions)

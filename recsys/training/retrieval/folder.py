@@ -70,6 +70,7 @@ def save(
     generator: torch.Generator,
     best_weights: dict[str, Any] | None,
     known: Known,
+    notes: tuple[str, ...],
 ) -> None:
     """Write ``checkpoint.pt``; a kill leaves the old one or the new one."""
     values = {
@@ -80,6 +81,7 @@ def save(
         "random": torch.get_rng_state(),
         "best_weights": best_weights,
         "known": {"users": torch.from_numpy(known.users_N), "items": torch.from_numpy(known.items_M)},
+        "notes": list(notes),
     }
     with atomic_file(run_dir / CHECKPOINT) as stream:
         torch.save(values, stream)

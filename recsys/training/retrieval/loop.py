@@ -36,6 +36,7 @@ from recsys.training.distributed.processes import check_alone
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.evaluate import beside, evaluate_users
 from recsys.training.retrieval.folder import RunState, open_retrieval_run, read_known, save
+from recsys.training.retrieval.frozen.index import frozen_for, keep_frozen
 from recsys.training.retrieval.known import Known, drawn_pairs, known_ids
 from recsys.training.retrieval.ranking import RankingMetrics, sample_users
 from recsys.training.retrieval.trained import make_trainer
@@ -116,25 +117,42 @@ def train_retrieval_run(
     Raises:
         ConfigError: ``run_dir`` holds a run and ``resume`` is false, or one of another configuration or other data;
             ``train.patience`` is set without a validation part; lists are to be longer than there are items;
-            ``train.warm_start`` is of no use; or there is more than one process.
+            ``train.warm_start`` or ``train.freeze_items`` is of no use; or there is more than one process.
+        BundleError: that of ``train.freeze_items`` is damaged.
         DataFileError: the checkpoint is damaged or of another model.
         InvalidInputError: train or test is empty, every user took all items, or the loss or a vector is not finite.
     """
     check_alone(f"the recipe {config.recipe}, which ranks all items,")
     check_parts(config, interactions)
-    drawn, notes = drawn_pairs(interactions)
+    given = interactions
+    resumed = resume and (run_dir / CHECKPOINT).exists()
+    index, begun = frozen_for(config, given, run_dir if resumed else None)
+    if index is not None:
+        interactions = index.beside(given)
+    learnt = given if index is None else index.part(interactions)
+    drawn, notes = drawn_pairs(learnt)
+    if index is not None:
+        notes = (*notes, index.told(given, learnt))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         # Before the folder is made: what the data refuses must leave no run in the way of the corrected one.
-        trainer = make_trainer(config, interactions)
-        known = known_ids(interactions, drawn, layers=config.model.layers)
-        older = None if resume and (run_dir / CHECKPOINT).exists() else open_older_run(config)
+        trainer = make_trainer(config, interactions, index)
+        if index is None:
+            known = known_ids(interactions, drawn, layers=config.model.layers)
+        else:
+            known = index.known(interactions, learnt)
+        older = None if resumed else open_older_run(config)
         if older is not None:
             taken, said = begin_with(older, trainer, interactions)
             known, notes = known.and_those_of(taken), (*notes, said)
+        if begun is not None:
+            taken, said = begun.begin(trainer, interactions)
+            known, notes = known.and_those_of(taken), (*notes, said)
         checkpoint = open_retrieval_run(config, interactions, run_dir, resume=resume)
         if checkpoint is not None:
-            known = read_known(checkpoint)
+            known, notes = read_known(checkpoint), tuple(checkpoint.get("notes", notes))
+        elif index is not None:
+            keep_frozen(index, run_dir)
         show_notes(notes)
         return _train(config, interactions, run_dir, trainer, checkpoint, known, (drawn, notes), overrides, report)
 
@@ -243,7 +261,7 @@ def _train(
         if state.epoch % train.checkpoint_epochs == 0 or is_over():
             if not all(bool(torch.isfinite(end)) for side in trainer.vectors() for end in torch.aminmax(side)):
                 raise _not_finite(f"epoch {state.epoch}: it left vectors that are not finite", run_dir)
-            save(run_dir, trainer, state, generator, best_weights, known)
+            save(run_dir, trainer, state, generator, best_weights, known, notes)
 
     if train.patience:
         assert best_weights is not None  # patience needs validations, and the last epoch has one

@@ -9,12 +9,18 @@ import torch
 from recsys.data.interactions.pairs import Interactions, Pairs
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import compare, load, read_known, read_retrieval_config
+from recsys.training.retrieval.frozen.index import FrozenIndex, kept_frozen
+from recsys.training.retrieval.frozen.trainer import FrozenItemsTrainer
 from recsys.training.retrieval.known import Known
 from recsys.training.retrieval.trainers import FullGraphTrainer, RetrievalTrainer, SampledTrainer
 
 
-def make_trainer(config: RetrievalRunConfig, interactions: Interactions) -> FullGraphTrainer | SampledTrainer:
-    """An untrained model."""
+def make_trainer(
+    config: RetrievalRunConfig, interactions: Interactions, index: FrozenIndex | None = None
+) -> RetrievalTrainer:
+    """An untrained model; of the users alone beside an index that is kept."""
+    if index is not None:
+        return FrozenItemsTrainer(config, interactions, index)
     if not config.train.fan_outs:
         return FullGraphTrainer(config, interactions)
     from recsys.embeddings.sharding.shard import start_process_group
@@ -31,12 +37,23 @@ def load_trained(run_dir: Path, interactions: Interactions) -> tuple[RetrievalRu
         DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
     """
     config = read_retrieval_config(run_dir)
+    interactions, index = of_run(run_dir, interactions)
     compare(run_dir, interactions)
     checkpoint = load(run_dir)
     with torch.random.fork_rng(devices=[]):
-        trainer = make_trainer(config, interactions)
+        trainer = make_trainer(config, interactions, index)
     trainer.load_state_dict(checkpoint["best_weights"] or checkpoint["model"])
     return config, trainer, read_known(checkpoint)
+
+
+def of_run(run_dir: Path, interactions: Interactions) -> tuple[Interactions, FrozenIndex | None]:
+    """The interactions as a run has them, and the index that it keeps: its items that the log lacks come behind.
+
+    Raises:
+        DataFileError: the run's copy of the index is damaged.
+    """
+    index = kept_frozen(run_dir)
+    return (interactions, None) if index is None else (index.beside(interactions), index)
 
 
 def masked_pairs(config: RetrievalRunConfig, interactions: Interactions) -> tuple[Pairs, ...]:

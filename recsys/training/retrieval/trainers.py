@@ -79,7 +79,7 @@ class FullGraphTrainer:
 
     def __init__(self, config: RetrievalRunConfig, interactions: Interactions) -> None:
         self._train, self._strength = config.train, config.train.regularization
-        self._data = _Pairs(interactions, config.train)
+        self._data = PairBatches(interactions, config.train)
         self._layers = make_layers(config.model)
         self._users = nn.Parameter(first_vectors(interactions.num_users, config.model))
         self._items = nn.Parameter(first_vectors(interactions.num_items, config.model))
@@ -156,7 +156,7 @@ class SampledTrainer:
     def __init__(self, config: RetrievalRunConfig, interactions: Interactions) -> None:
         self._train, self._strength = config.train, config.train.regularization
         self._fan_outs = config.train.fan_outs
-        self._data = _Pairs(interactions, config.train)
+        self._data = PairBatches(interactions, config.train)
         self._layers = make_layers(config.model)
         sizes = {"user": interactions.num_users, "item": interactions.num_items}
         first = {side: first_vectors(size, config.model) for side, size in sizes.items()}
@@ -322,7 +322,7 @@ def _compact(batch: Batch) -> tuple[Tensor, Tensor, Batch]:
     return users, items, replace(batch, user_B=user_B, item_B=item_B, drawn_BC=drawn_BC, sampled=sampled)
 
 
-class _Pairs:
+class PairBatches:
     """The training pairs as tensors."""
 
     def __init__(self, interactions: Interactions, settings: RetrievalTrainConfig) -> None:

@@ -63,6 +63,11 @@ def open_older_run(config: RetrievalRunConfig) -> OlderRun | None:
             f"{where}: not the folder of a run of a model that ranks all items; `recsys train` writes one"
         )
     older = read_retrieval_config(path)
+    if older.train.freeze_items:
+        raise ConfigError(
+            f"{where}: a run with train.freeze_items, which holds final vectors alone; give the run that its items are "
+            "of, or keep them once more"
+        )
     for name in ("kind", "dim", "layers"):
         was, now = getattr(older.model, name), getattr(config.model, name)
         if was != now:
@@ -90,8 +95,8 @@ def begin_with(older: OlderRun, trainer: RetrievalTrainer, interactions: Interac
     """
     ids = ids_of(interactions)
     users_ND, items_MD = trainer.first()
-    of_users = _take(users_ND, ids.user_keys_N, older.users_ND, older.user_keys, older.known.users_N)
-    of_items = _take(items_MD, ids.item_keys_M, older.items_MD, older.item_keys, older.known.items_M)
+    of_users = take_known(users_ND, ids.user_keys_N, older.users_ND, older.user_keys, older.known.users_N)
+    of_items = take_known(items_MD, ids.item_keys_M, older.items_MD, older.item_keys, older.known.items_M)
     if not of_users.any() and not of_items.any():
         raise ConfigError(
             f"train.warm_start {older.name}: none of its {len(older.user_keys):,} users and {len(older.item_keys):,} "
@@ -105,7 +110,7 @@ def begin_with(older: OlderRun, trainer: RetrievalTrainer, interactions: Interac
     return Known(users_N=of_users, items_M=of_items), said
 
 
-def _take(
+def take_known(
     vectors_ND: Tensor, keys_N: Int64Array, older_ND: Tensor, older_keys: Int64Array, older_known: BoolArray
 ) -> BoolArray:
     """Put the older vectors of the same, known ids in place; True for these, [N]."""
