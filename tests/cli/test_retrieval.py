@@ -104,6 +104,21 @@ def test_a_run_is_exported_as_a_bundle_that_retrieves(at_data: Path) -> None:
     assert again.created_at == read_record(Path("runs/lightgcn_gowalla")).started_at
 
 
+def test_items_that_are_kept_are_named_by_an_option_of_models_that_rank_all_items(at_data: Path) -> None:
+    recsys("train", "lightgcn_gowalla", *SMALL, "train.epochs=1")
+    recsys("export", "runs/lightgcn_gowalla", "--out", "runs/lightgcn_gowalla/bundle")
+    keep = ("--freeze-items", "runs/lightgcn_gowalla", "--run-dir", "runs/users")
+    told = recsys("train", "lightgcn_gowalla", *SMALL, "train.epochs=1", *keep)
+    assert told["notes"][0].startswith("items stay those of bundle, index ")
+    recsys("export", "runs/users", "--out", "runs/users/bundle")
+    indices = {
+        open_bundle(Path(run) / "bundle").manifest.index_fingerprint for run in ("runs/lightgcn_gowalla", "runs/users")
+    }
+    assert len(indices) == 1
+    refused = CliRunner().invoke(app, ["train", "din", *keep])
+    assert str(refused.exception) == "--freeze-items is for models that rank all items; din ranks given ones"
+
+
 def test_items_that_a_list_names_by_texts_are_exported_with_their_names(at_data: Path) -> None:
     names = [f"Ünïque-{index}" for index in range(ITEMS)]
     lines = [f"{name} {index}\n" for index, name in enumerate(names)]

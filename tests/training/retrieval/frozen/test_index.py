@@ -22,6 +22,7 @@ from recsys.data.interactions.pairs import Interactions, ids_of, make_pairs
 from recsys.errors import BundleError, ConfigError, DataFileError, InvalidInputError
 from recsys.export.retrieval.bundle import export_retrieval_bundle
 from recsys.features.hashing import string_keys
+from recsys.releases.push import push
 from recsys.serving.inference.retrieval_session import open_retrieval
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.evaluate import details_of_run, evaluate_retrieval_run
@@ -285,6 +286,8 @@ def test_vectors_of_two_trainings_are_refused_as_a_bundle_and_as_a_run(tmp_path:
         BundleError, match="vectors were trained against index {}, its items are index {}: vectors".format(*indices)
     ):
         open_bundle(mixed)
+    with pytest.raises(BundleError, match="vectors of two trainings do not mix"):
+        push(tmp_path / "store", ranking=None, retrieval=mixed)
     # A run whose copy of the index is another's.
     run, second = tmp_path / "run", tmp_path / "second"
     train_retrieval_run(frozen("mf", "train.epochs=1"), data, run)
