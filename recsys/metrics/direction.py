@@ -12,7 +12,7 @@ HIGHER_IS_BETTER = frozenset(
 )
 
 COUNTS = frozenset(
-    {"samples", "positives", "lists", "long_lists", "shortest_list", "longest_list", "users"},
+    {"samples", "positives", "lists", "long_lists", "shortest_list", "longest_list", "users", "candidates"},
 )
 """Reported beside metrics: how much they were measured on."""
 

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.arrays import BoolArray, Float32Array, Int64Array
+from recsys.data.interactions.candidates import CandidateLists
 from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.ids import PairIds, pair_features, parse_ids
 from recsys.errors import DataFileError, InvalidInputError
@@ -76,6 +77,7 @@ class Interactions:
         notes: a sentence each on what was left out.
         histories: ``validation``, ``test`` -> the events of users before that part; not there: pairs are all there is.
         user_columns, item_columns: feature of users, of items -> its column, N = users, N = items: keys, numbers.
+        candidates: ``validation``, ``test`` -> lists of sampled candidates, where the data has a list a user.
     """
 
     num_users: int
@@ -90,6 +92,7 @@ class Interactions:
     histories: Mapping[str, UserEvents] = field(default_factory=dict)
     user_columns: Mapping[str, Column] = field(default_factory=dict)
     item_columns: Mapping[str, Column] = field(default_factory=dict)
+    candidates: Mapping[str, CandidateLists] = field(default_factory=dict)
 
 
 def ids_of(interactions: Interactions) -> PairIds:

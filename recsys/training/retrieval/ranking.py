@@ -1,10 +1,11 @@
 """Ranking all items for every user, and the metrics of it.
 
-Legend: ``N`` users, ``M`` items, ``D`` width, ``G`` ranked users, ``k`` length of a list.
+Legend: ``N`` users, ``M`` items, ``D`` width, ``G`` ranked users, ``k`` length of a list, ``C`` candidates.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,11 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.arrays import BoolArray, Int64Array
+from recsys.arrays import BoolArray, Float32Array, Int64Array
+from recsys.data.interactions.candidates import CandidateLists
 from recsys.data.interactions.pairs import Pairs
 from recsys.errors import InvalidInputError
 from recsys.evaluation.predictions import UserValues
-from recsys.metrics import capped_recall_at_k, coverage, hit_rate_at_k, ndcg_at_k, recall_at_k
+from recsys.evaluation.evaluate import LIST_LENGTH
+from recsys.metrics import (
+    COUNTS,
+    OnePositiveLists,
+    capped_recall_at_k,
+    coverage,
+    hit_rate_at_k,
+    ndcg_at_k,
+    recall_at_k,
+)
+
+_OF_CANDIDATES = ("hit_rate_at_10", "ndcg_at_10")
 
 _BLOCK = 256
 """Users scored at a time: 42 MB of scores for 41,000 items."""
@@ -37,6 +50,9 @@ class RankingMetrics:
         hit_rate: share of users with a hit.
         coverage: share of all items that are in a list.
         users: how many.
+        hit_rate_at_10, ndcg_at_10: of the relevant item among each user's candidates alone; None where the data has no
+            lists of candidates.
+        candidates: items of such a list; 0 without.
     """
 
     recall: float
@@ -45,9 +61,25 @@ class RankingMetrics:
     hit_rate: float
     coverage: float
     users: int
+    hit_rate_at_10: float | None = None
+    ndcg_at_10: float | None = None
+    candidates: int = 0
 
     def __str__(self) -> str:
         return f"recall {self.recall:.4f}   NDCG {self.ndcg:.4f}   hit rate {self.hit_rate:.4f}"
+
+
+def metric_values(metrics: RankingMetrics) -> dict[str, float]:
+    """The metrics by name; those of candidates only where there are some."""
+    found = dataclasses.asdict(metrics)
+    if not metrics.candidates:
+        found = {name: value for name, value in found.items() if name not in (*_OF_CANDIDATES, "candidates")}
+    return found
+
+
+def metric_means(metrics: RankingMetrics) -> dict[str, float]:
+    """The same without what is no mean: numbers of users and of candidates."""
+    return {name: float(value) for name, value in metric_values(metrics).items() if name not in COUNTS}
 
 
 def rank_all(
@@ -78,18 +110,77 @@ def rank_users(
     excluded: tuple[Pairs, ...],
     list_length: int,
     barred_M: BoolArray | None = None,
+    candidates: CandidateLists | None = None,
 ) -> tuple[RankingMetrics, UserValues]:
     """As :func:`rank_all`, with each user's recall, NDCG and hits, to resample users and to compare runs.
 
-    ``barred_M`` are items that are in no list, but may be relevant.
+    Args:
+        users_ND, items_MD, relevant, excluded, list_length: as there.
+        barred_M: items that are in no list, but may be relevant.
+        candidates: lists of the users of ``relevant``, by which the relevant item is ranked, too.
     """
     if not len(relevant):
         raise InvalidInputError("there are no relevant items to find; expected at least one pair")
     if list_length > len(items_MD):
         raise InvalidInputError(f"list_length is {list_length}; allowed: at most the {len(items_MD)} items")
-    ranked_G = np.unique(relevant.user_E)
-    found_Gk = top_items(users_ND, items_MD, ranked_G, excluded=excluded, list_length=list_length, barred_M=barred_M)
-    return list_metrics(found_Gk, relevant, num_items=len(items_MD))
+    return _measured(
+        _products(users_ND, items_MD),
+        num_items=len(items_MD),
+        dtype=items_MD.dtype,
+        relevant=relevant,
+        excluded=excluded,
+        list_length=list_length,
+        barred_M=barred_M,
+        candidates=candidates,
+    )
+
+
+def _measured(
+    write: Callable[[Int64Array, Tensor], None],
+    *,
+    num_items: int,
+    dtype: torch.dtype,
+    relevant: Pairs,
+    excluded: tuple[Pairs, ...],
+    list_length: int,
+    barred_M: BoolArray | None = None,
+    candidates: CandidateLists | None = None,
+) -> tuple[RankingMetrics, UserValues]:
+    listed_GC = None if candidates is None else candidates.of(relevant.user_E, relevant.item_E)
+    found_Gk, score_GC = _best(
+        write,
+        np.unique(relevant.user_E),
+        num_items=num_items,
+        dtype=dtype,
+        excluded=excluded,
+        list_length=list_length,
+        barred_M=barred_M,
+        listed_GC=listed_GC,
+    )
+    metrics, of_users = list_metrics(found_Gk, relevant, num_items=num_items)
+    return (metrics, of_users) if score_GC is None else _with_candidates(metrics, of_users, score_GC)
+
+
+def _with_candidates(
+    metrics: RankingMetrics, of_users: UserValues, score_GC: Float32Array
+) -> tuple[RankingMetrics, UserValues]:
+    """The same with the metrics of each user's first candidate among the others; a tie counts as the mean over its
+    orders."""
+    rows, width = score_GC.shape
+    first_G1 = score_GC[:, :1]
+    lists = OnePositiveLists(
+        group_M=np.repeat(np.arange(rows), width),
+        above_G=(score_GC[:, 1:] > first_G1).sum(axis=1),
+        tied_G=(score_GC[:, 1:] == first_G1).sum(axis=1),
+    )
+    values = dict(zip(_OF_CANDIDATES, (lists.hit_rate_G(LIST_LENGTH), lists.ndcg_G(LIST_LENGTH)), strict=True))
+    means = {name: float(value_G.mean()) for name, value_G in values.items()}
+    return (
+        dataclasses.replace(
+            metrics, hit_rate_at_10=means["hit_rate_at_10"], ndcg_at_10=means["ndcg_at_10"], candidates=width
+        ),
+        dataclasses.replace(of_users, values={**of_users.values, **values}),
+    )
 
 
 def list_metrics(found_Gk: Int64Array, relevant: Pairs, *, num_items: int) -> tuple[RankingMetrics, UserValues]:
@@ -141,20 +232,24 @@ def top_items(
         excluded, list_length: as in :func:`rank_all`.
         barred_M: items that are in no list.
     """
-    items_DM = items_MD[torch.from_numpy(_shuffled(len(items_MD)))].t()
-
-    def write(block_B: Int64Array, scores_BM: Tensor) -> None:
-        torch.mm(users_ND[torch.from_numpy(block_B)], items_DM, out=scores_BM)
-
     return _best(
-        write,
+        _products(users_ND, items_MD),
         ranked_G,
         num_items=len(items_MD),
         dtype=items_MD.dtype,
         excluded=excluded,
         list_length=list_length,
         barred_M=barred_M,
-    )
+    )[0]
+
+
+def _products(users_ND: Tensor, items_MD: Tensor) -> Callable[[Int64Array, Tensor], None]:
+    items_DM = items_MD[torch.from_numpy(_shuffled(len(items_MD)))].t()
+
+    def write(block_B: Int64Array, scores_BM: Tensor) -> None:
+        torch.mm(users_ND[torch.from_numpy(block_B)], items_DM, out=scores_BM)
+
+    return write
 
 
 def _shuffled(num_items: int) -> Int64Array:
@@ -171,8 +266,10 @@ def _best(
     excluded: tuple[Pairs, ...],
     list_length: int,
     barred_M: BoolArray | None = None,
-) -> Int64Array:
-    """As :func:`top_items`; ``write`` puts the scores of some users into a tensor, items in :func:`_shuffled` order."""
+    listed_GC: Int64Array | None = None,
+) -> tuple[Int64Array, Float32Array | None]:
+    """As :func:`top_items`, and the scores of ``listed_GC``, [G, C], whatever is excluded; ``write`` puts the scores of
+    some users into a tensor, items in :func:`_shuffled` order."""
     shuffled_M = _shuffled(num_items)
     place_M = np.empty_like(shuffled_M)
     place_M[shuffled_M] = np.arange(num_items)
@@ -181,17 +278,21 @@ def _best(
     item_of_place = np.concatenate([shuffled_M, np.full(width - num_items, -1)])
     barred = torch.from_numpy(place_M[barred_M] if barred_M is not None else place_M[:0])
     found = np.empty((len(ranked_G), list_length), dtype=np.int64)
+    score_GC = None if listed_GC is None else np.empty(listed_GC.shape, dtype=np.float32)
     for first in range(0, len(ranked_G), _BLOCK):
         block = ranked_G[first : first + _BLOCK]
         of_block = scores[: len(block)]
         write(block, of_block[:, :num_items])
         of_block[:, barred] = -torch.inf
+        if listed_GC is not None and score_GC is not None:
+            listed = torch.from_numpy(place_M[listed_GC[first : first + _BLOCK]])
+            score_GC[first : first + _BLOCK] = of_block.gather(1, listed).numpy()
         for pairs in excluded:
             row, item = _pairs_of(pairs, block)
             of_block[torch.from_numpy(row), torch.from_numpy(place_M[item])] = -torch.inf
         values, places = _top_places(of_block, list_length)
         found[first : first + _BLOCK] = np.where(values.numpy() == -np.inf, -1, item_of_place[places.numpy()])
-    return found
+    return found, score_GC
 
 
 def _top_places(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -228,19 +329,26 @@ def rank_scored(
     relevant: Pairs,
     excluded: tuple[Pairs, ...],
     list_length: int,
+    candidates: CandidateLists | None = None,
 ) -> tuple[RankingMetrics, UserValues]:
     """As :func:`rank_users`, for a model whose scores are more than products of two vectors.
 
     Args:
         score: scores of all items for some ascending users, [B, M], float32; -inf: in no list.
         num_items: M.
-        relevant, excluded, list_length: as of :func:`rank_users`.
+        relevant, excluded, list_length, candidates: as of :func:`rank_users`.
     """
     if not len(relevant):
         raise InvalidInputError("there are no relevant items to find; expected at least one pair")
-    ranked_G = np.unique(relevant.user_E)
-    found_Gk = top_scored(score, ranked_G, num_items=num_items, excluded=excluded, list_length=list_length)
-    return list_metrics(found_Gk, relevant, num_items=num_items)
+    return _measured(
+        _scores(score, num_items),
+        num_items=num_items,
+        dtype=torch.float32,
+        relevant=relevant,
+        excluded=excluded,
+        list_length=list_length,
+        candidates=candidates,
+    )
 
 
 def top_scored(
@@ -252,9 +360,20 @@ def top_scored(
     list_length: int,
 ) -> Int64Array:
     """As :func:`top_items`, by the scores of :func:`rank_scored`."""
+    return _best(
+        _scores(score, num_items),
+        ranked_G,
+        num_items=num_items,
+        dtype=torch.float32,
+        excluded=excluded,
+        list_length=list_length,
+    )[0]
+
+
+def _scores(score: Callable[[Int64Array], Tensor], num_items: int) -> Callable[[Int64Array, Tensor], None]:
     shuffled = torch.from_numpy(_shuffled(num_items))
 
     def write(block_B: Int64Array, scores_BM: Tensor) -> None:
         scores_BM.copy_(score(block_B)[:, shuffled])
 
-    return _best(write, ranked_G, num_items=num_items, dtype=torch.float32, excluded=excluded, list_length=list_length)
+    return write
