@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,8 +218,9 @@ def load(config: InteractionsConfig, data: Path | None, work_dir: Path) -> Inter
 
 def _values(figures: Mapping[str, RankingMetrics | None], beside: Mapping[str, tuple[Baseline, ...]]) -> dict[str, Any]:
     from recsys.evaluation.baselines import baselines_json
+    from recsys.training.retrieval.ranking import metric_values
 
-    values: dict[str, Any] = {split: dataclasses.asdict(m) for split, m in figures.items() if m is not None}
+    values: dict[str, Any] = {split: metric_values(m) for split, m in figures.items() if m is not None}
     return {**values, "baselines": {split: baselines_json(found) for split, found in beside.items()}}
 
 
@@ -230,18 +231,27 @@ def _print(
 ) -> None:
     from recsys.evaluation.report import verdict_lines
     from recsys.models.registry import CLOSED_FORMS
+    from recsys.training.retrieval.ranking import metric_values
 
     k, closed = config.train.list_length, config.model.kind in CLOSED_FORMS
 
-    table = Table("split", f"recall@{k}", f"NDCG@{k}", f"hit rate@{k}", "coverage", "users", box=None)
-    for split, m in figures.items():
-        if m is not None:
-            shares = (f"{value:.4f}" for value in (m.recall, m.ndcg, m.hit_rate, m.coverage))
-            table.add_row(split, *shares, f"{m.users:,}")
-            for each in beside.get(split, ()):
-                names = ("recall", "ndcg", "hit_rate", "coverage")
-                table.add_row(f"  {each.name}", *(f"{each.values[name]:.4f}" for name in names))
+    shown = {split: metric_values(m) for split, m in figures.items() if m is not None}
+    names = {"recall": f"recall@{k}", "ndcg": f"NDCG@{k}", "hit_rate": f"hit rate@{k}", "coverage": "coverage"}
+    of_lists = {"hit_rate_at_10": "HR@10", "ndcg_at_10": "NDCG@10"}
+    listed = {int(values["candidates"]) for values in shown.values() if "candidates" in values}
+    names |= of_lists if listed else {}
+    table = Table("split", *names.values(), "users", box=None)
+    for split, values in shown.items():
+        table.add_row(split, *_cells(values, names), f"{int(values['users']):,}")
+        for each in beside.get(split, ()):
+            table.add_row(f"  {each.name}", *_cells(each.values, names))
     output.print(table)
+    if listed:
+        output.print(
+            f"HR@10 and NDCG@10 rank an item among {max(listed) - 1} sampled ones, all else among all items",
+            soft_wrap=True,
+            highlight=False,
+        )
     for split, baselines in beside.items():
         print_lines(f"{split}: {line}" for line in verdict_lines(baselines))
     without = [split for split, baselines in beside.items() if "linear" not in {each.name for each in baselines}]
@@ -252,3 +262,7 @@ def _print(
             soft_wrap=True,
             highlight=False,
         )
+
+
+def _cells(values: Mapping[str, float | None], names: Iterable[str]) -> list[str]:
+    return ["" if (value := values.get(name)) is None else f"{value:.4f}" for name in names]

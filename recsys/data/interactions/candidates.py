@@ -35,7 +35,7 @@ class CandidateLists:
         fits = len(self.user_G) > 0 and bool((self.user_G[row_E] == user_E).all())
         if not fits or (self.item_GC[row_E, 0] != item_E).any() or (np.diff(user_E) <= 0).any():
             raise InvalidInputError(
-                f"{len(user_E):,} pairs to find beside {len(self.user_G):,} lists of candidates; expected one pair of a "
-                "user, who has a list that begins with its item"
+                f"{len(user_E):,} pairs to find beside {len(self.user_G):,} lists of candidates; expected one pair of "
+                "a user, who has a list that begins with its item"
             )
         return self.item_GC[row_E]

@@ -3,8 +3,8 @@
 Of a log the training pairs are the positive *samples* (``positives.py``); of a sequence the first item is no sample,
 because nothing came before it, but it was taken like the others.
 
-A place in the sequence stands for the time (:mod:`recsys.data.sources.sequences.prepare`): it orders a user's events and
-tells no age, so that pairs and histories have no times.
+A place in the sequence stands for the time (:mod:`recsys.data.sources.sequences.prepare`): it orders a user's events
+and tells no age, so that pairs and histories have no times.
 
 Legend: ``G`` users, ``C`` candidates, ``E`` pairs, ``L`` events of the log.
 """
@@ -47,7 +47,7 @@ def sequence_pairs(dataset: Dataset, rule: PairRule, *, source: str) -> Interact
     notes = tuple(made.notes)
     for name, part in parts.items():
         if repeated := len(np.unique(dataset.sample_user[dataset.split(name)])) - len(part):
-            notes += (f"{repeated:,} users whose item of the {name} part is one they had before are not ranked there",)
+            notes += (f"left out of the {name} part: {repeated:,} users, whose item there is one that they had before",)
     return replace(
         made,
         train=train,

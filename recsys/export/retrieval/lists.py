@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import numpy as np
 
 from recsys.arrays import Int64Array
@@ -14,7 +12,7 @@ from recsys.evaluation.predictions import UserValues
 from recsys.evaluation.recorded import lists_digest, record_lists
 from recsys.training.retrieval.baselines import with_baselines
 from recsys.training.retrieval.config import RetrievalRunConfig
-from recsys.training.retrieval.ranking import RankingMetrics
+from recsys.training.retrieval.ranking import RankingMetrics, metric_values
 
 LISTS = 256
 """Lists that a certificate compares."""
@@ -37,10 +35,17 @@ def measured_lists(
         excluded: pairs that are in no list.
     """
     ids, length = ids_of(interactions), config.train.list_length
-    _, baselines = with_baselines(of_users, interactions, interactions.test, excluded=excluded, list_length=length)
+    _, baselines = with_baselines(
+        of_users,
+        interactions,
+        interactions.test,
+        excluded=excluded,
+        list_length=length,
+        candidates=interactions.candidates.get("test"),
+    )
     pairs_N = np.bincount(interactions.train.user_E, minlength=interactions.num_users)
     measured = record_lists(
-        asdict(test),
+        metric_values(test),
         of_users,
         data=lists_digest(
             wanted=_keys_of(interactions.test, ids),

@@ -5,7 +5,6 @@ Legend: ``G`` ranked users, ``M`` items, ``k`` length of a list.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from recsys.errors import BundleError, InvalidInputError
 from recsys.evaluation.recorded import lists_digest, record_lists
 from recsys.features.hashing import MISSING
 from recsys.training.retrieval.linear.histories import history_inputs, pair_events
-from recsys.training.retrieval.ranking import list_metrics, sample_users
+from recsys.training.retrieval.ranking import list_metrics, metric_values, sample_users
 
 
 def measure_retrieval_bundle(
@@ -71,7 +70,7 @@ def measure_retrieval_bundle(
         found_Gk[row, : len(keys)] = np.where(sorted_M[place_k] == keys, order_M[place_k], -1)
     metrics, of_users = list_metrics(found_Gk, wanted, num_items=interactions.num_items)
     return record_lists(
-        asdict(metrics),
+        metric_values(metrics),
         of_users,
         data=lists_digest(
             wanted=(ids.user_keys_N[wanted.user_E], ids.item_keys_M[wanted.item_E]),

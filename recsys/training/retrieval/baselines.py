@@ -19,9 +19,12 @@ import torch
 from scipy.special import gammaln
 
 from recsys.arrays import Float64Array, Int64Array
+from recsys.data.interactions.candidates import CandidateLists
 from recsys.data.interactions.pairs import Interactions, Pairs
+from recsys.evaluation.evaluate import LIST_LENGTH
 from recsys.evaluation.predictions import UserValues
-from recsys.training.retrieval.ranking import RankingMetrics, rank_users, sample_users
+from recsys.metrics import OnePositiveLists
+from recsys.training.retrieval.ranking import RankingMetrics, metric_means, rank_users, sample_users
 
 HALF_LIVES_D = (1.0, 7.0, 30.0, 90.0)
 """Days after which a pair counts half, of which recent popularity has the best."""
@@ -31,28 +34,36 @@ _CHOOSING_USERS = 2_000
 
 
 def with_baselines(
-    of_users: UserValues, interactions: Interactions, relevant: Pairs, *, excluded: tuple[Pairs, ...], list_length: int
+    of_users: UserValues,
+    interactions: Interactions,
+    relevant: Pairs,
+    *,
+    excluded: tuple[Pairs, ...],
+    list_length: int,
+    candidates: CandidateLists | None = None,
 ) -> tuple[UserValues, dict[str, dict[str, float]]]:
     """A model's values of its users, with those of popularity and chance; and the means of the baselines' metrics.
 
     Args:
         of_users: of the model.
         interactions: of the run; its training pairs are counted.
-        relevant, excluded, list_length: as of the model's ranking.
+        relevant, excluded, list_length, candidates: as of the model's ranking.
     """
     train, values, means = interactions.train, {}, {}
     counts = {"popularity": np.bincount(train.item_E, minlength=interactions.num_items).astype(np.float64)}
     if train.time_ms_E is not None:
         counts["recent popularity"] = _recent(interactions, list_length=list_length)
     for name, count_M in counts.items():
-        metrics, own = _by_count(count_M, interactions, relevant, excluded, list_length)
+        metrics, own = _by_count(count_M, interactions, relevant, excluded, list_length, candidates)
         values[name] = own.values
-        means[name] = {
-            metric: float(value) for metric, value in dataclasses.asdict(metrics).items() if metric != "users"
-        }
+        means[name] = metric_means(metrics)
     by_chance, chance = expected_values(
         of_users.user_G, relevant, excluded=excluded, num_items=interactions.num_items, list_length=list_length
     )
+    if candidates is not None:
+        of_lists = _expected_in_lists(candidates.item_GC.shape[1])
+        chance |= of_lists
+        by_chance |= {name: np.full(len(of_users.user_G), value) for name, value in of_lists.items()}
     all_values = {**values, "chance": by_chance}
     return dataclasses.replace(of_users, baselines=all_values), {**means, "chance": chance}
 
@@ -75,7 +86,12 @@ def _recent(interactions: Interactions, *, list_length: int) -> Float64Array:
 
 
 def _by_count(
-    count_M: Float64Array, interactions: Interactions, relevant: Pairs, excluded: tuple[Pairs, ...], list_length: int
+    count_M: Float64Array,
+    interactions: Interactions,
+    relevant: Pairs,
+    excluded: tuple[Pairs, ...],
+    list_length: int,
+    candidates: CandidateLists | None = None,
 ) -> tuple[RankingMetrics, UserValues]:
     """Metrics of the same order of items for everyone."""
     return rank_users(
@@ -84,7 +100,17 @@ def _by_count(
         relevant=relevant,
         excluded=excluded,
         list_length=list_length,
+        candidates=candidates,
     )
+
+
+def _expected_in_lists(candidates: int) -> dict[str, float]:
+    """Expected metrics of a random order of so many candidates, of which one is relevant."""
+    lists = OnePositiveLists(group_M=np.zeros(candidates), above_G=np.zeros(1, int), tied_G=np.array([candidates - 1]))
+    return {
+        "hit_rate_at_10": float(lists.hit_rate_G(LIST_LENGTH)[0]),
+        "ndcg_at_10": float(lists.ndcg_G(LIST_LENGTH)[0]),
+    }
 
 
 def expected_values(

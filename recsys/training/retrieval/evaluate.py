@@ -88,6 +88,7 @@ def evaluate_users(
         excluded=_excluded(config, interactions, test=test),
         list_length=config.train.list_length,
         barred_M=~known.items_M,
+        candidates=interactions.candidates.get("test" if test else "validation"),
     )
 
 
@@ -157,9 +158,14 @@ def beside(
     ``linear_s``.
     """
     excluded, list_length = _excluded(config, interactions, test=test), config.train.list_length
-    of_users, means = with_baselines(of_users, interactions, relevant, excluded=excluded, list_length=list_length)
+    candidates = interactions.candidates.get("test" if test else "validation")
+    of_users, means = with_baselines(
+        of_users, interactions, relevant, excluded=excluded, list_length=list_length, candidates=candidates
+    )
     if config.model.kind not in CLOSED_FORMS and baseline_seconds(interactions, relevant) <= linear_s:
-        values, means["linear"] = linear_baseline(interactions, relevant, excluded=excluded, list_length=list_length)
+        values, means["linear"] = linear_baseline(
+            interactions, relevant, excluded=excluded, list_length=list_length, candidates=candidates
+        )
         of_users = replace(of_users, baselines={**of_users.baselines, "linear": values})
     return of_users, baselines_of_lists(of_users, means, resamples=RESAMPLES)
 

@@ -149,6 +149,9 @@ def fingerprint(interactions: Interactions) -> str:
         for name, column in columns.items():
             digest.update(name.encode())
             arrays.append(column)
+    for name, lists in sorted(interactions.candidates.items()):
+        digest.update(name.encode())
+        arrays += [lists.user_G, lists.item_GC.ravel()]
     for array in arrays:
         digest.update(b"none" if array is None else len(array).to_bytes(8, "little") + array.tobytes())
     return digest.hexdigest()[:16]

@@ -38,7 +38,7 @@ from recsys.training.retrieval.evaluate import beside, evaluate_users
 from recsys.training.retrieval.folder import RunState, open_retrieval_run, read_known, save
 from recsys.training.retrieval.frozen.index import frozen_for, keep_frozen
 from recsys.training.retrieval.known import Known, drawn_pairs, known_ids
-from recsys.training.retrieval.ranking import RankingMetrics, sample_users
+from recsys.training.retrieval.ranking import RankingMetrics, metric_values, sample_users
 from recsys.training.retrieval.trained import make_trainer
 from recsys.training.retrieval.trainers import RetrievalTrainer
 from recsys.training.retrieval.warm_start import begin_with, open_older_run
@@ -304,7 +304,7 @@ def _not_finite(what: str, run_dir: Path) -> InvalidInputError:
 def write_result(config: RetrievalRunConfig, run_dir: Path, result: RetrievalRunResult, start: RecordStart) -> None:
     """Write the record and the metrics of a run that is done."""
     splits = {"validation": result.validation, "test": result.test}
-    metrics = {name: dataclasses.asdict(values) for name, values in splits.items() if values is not None}
+    metrics = {name: metric_values(values) for name, values in splits.items() if values is not None}
     write_record(
         run_dir,
         start,

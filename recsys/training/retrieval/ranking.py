@@ -17,8 +17,8 @@ from recsys.arrays import BoolArray, Float32Array, Int64Array
 from recsys.data.interactions.candidates import CandidateLists
 from recsys.data.interactions.pairs import Pairs
 from recsys.errors import InvalidInputError
-from recsys.evaluation.predictions import UserValues
 from recsys.evaluation.evaluate import LIST_LENGTH
+from recsys.evaluation.predictions import UserValues
 from recsys.metrics import (
     COUNTS,
     OnePositiveLists,

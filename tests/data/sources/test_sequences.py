@@ -1,13 +1,13 @@
 """S3-Rec's sequences: who is split how, what is drawn, and what is wrong in the files is named."""
 
-import gzip
-import json
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.item_sequences import SEQUENCES, sample_lines, write_sequences
 
 from recsys.data.datasets import load_dataset
 from recsys.data.samples.dataset import Dataset, make_batch
@@ -18,41 +18,12 @@ from recsys.errors import DataFileError
 Write = Callable[..., Path]
 
 PUBLISHED = "s3rec_sequences"
-ITEMS = 300
-# User 7 comes first and has items 1, 2, ..., 6; user 3 has three; user 9 has two.
-SEQUENCES = "7 1 2 3 4 5 6\n3 6 5 4\n9 8 9\n" + "".join(
-    f"{100 + i} {i} {i + 1} {i + 2}\n" for i in range(10, ITEMS - 1)
-)
-ATTRIBUTES_OF = {"1": [5, 9, 9], "2": [], "3": list(range(1, 40)), "5": [4]}
-
-
-def sample_lines(text: str) -> str:
-    """99 negatives of every user: the items from 120 on that are not the user's."""
-    lines = []
-    for row in text.splitlines():
-        user, *had = row.split()
-        lines.append(" ".join([user, *[str(i) for i in range(120, ITEMS) if str(i) not in had][:99]]))
-    return "\n".join(lines) + "\n"
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
     """Write a small LastFM; a text of None is left out."""
-
-    def written(
-        sequences: str | None = SEQUENCES, attributes: str | None = None, sample: str | None = None, *, gz: bool = True
-    ) -> Path:
-        folder = tmp_path / "data" / "s3rec_sequences"
-        folder.mkdir(parents=True, exist_ok=True)
-        listed = json.dumps(ATTRIBUTES_OF) if attributes is None else attributes
-        texts = {"LastFM.txt": sequences, "LastFM_item2attributes.json": listed, "LastFM_sample.txt": sample}
-        for name, text in texts.items():
-            if text is not None:
-                data = gzip.compress(text.encode()) if gz else text.encode()
-                (folder / (f"{name}.gz" if gz else name)).write_bytes(data)
-        return folder.parent
-
-    return written
+    return functools.partial(write_sequences, tmp_path / "data")
 
 
 def prepared(path: Path, *, seed: int = 0) -> Dataset:

@@ -7,7 +7,6 @@ Legend: ``M`` items, ``B`` users.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,10 +15,11 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from recsys.arrays import Float64Array, Int64Array
+from recsys.data.interactions.candidates import CandidateLists
 from recsys.data.interactions.pairs import Interactions, Pairs
 from recsys.models.retrieval.linear import whole_scores
 from recsys.models.retrieval.spectrum import basis_columns, item_filter, largest_eigenvalues
-from recsys.training.retrieval.ranking import rank_scored
+from recsys.training.retrieval.ranking import metric_means, rank_scored
 
 RANK, LOW_PASS = 64, 0.3
 
@@ -38,7 +38,12 @@ def baseline_seconds(interactions: Interactions, relevant: Pairs) -> float:
 
 
 def linear_baseline(
-    interactions: Interactions, relevant: Pairs, *, excluded: tuple[Pairs, ...], list_length: int
+    interactions: Interactions,
+    relevant: Pairs,
+    *,
+    excluded: tuple[Pairs, ...],
+    list_length: int,
+    candidates: CandidateLists | None = None,
 ) -> tuple[Mapping[str, Float64Array], dict[str, float]]:
     """Values of each user of ``relevant``, and the means; a user without a pair of ``excluded`` gets what is popular.
 
@@ -47,6 +52,7 @@ def linear_baseline(
         relevant: the items to find.
         excluded: pairs that are not recommended: the users' histories.
         list_length: k.
+        candidates: as of :func:`recsys.training.retrieval.ranking.rank_users`.
     """
     train, users, items = interactions.train, interactions.num_users, interactions.num_items
     operator = item_filter(train.user_E, train.item_E, num_users=users, num_items=items)
@@ -65,7 +71,11 @@ def linear_baseline(
         return torch.where(new_B[:, None], popularity_M, scores_BM).masked_fill(popularity_M == 0, -torch.inf)
 
     metrics, of_users = rank_scored(
-        score, num_items=items, relevant=relevant, excluded=excluded, list_length=list_length
+        score,
+        num_items=items,
+        relevant=relevant,
+        excluded=excluded,
+        list_length=list_length,
+        candidates=candidates,
     )
-    means = {name: float(value) for name, value in dataclasses.asdict(metrics).items() if name != "users"}
-    return of_users.values, means
+    return of_users.values, metric_means(metrics)

@@ -110,6 +110,7 @@ def evaluate_model(
         relevant=relevant,
         excluded=masked_pairs(config, interactions) if test else (interactions.train,),
         list_length=config.train.list_length,
+        candidates=interactions.candidates.get("test" if test else "validation"),
     )
 
 
@@ -152,7 +153,11 @@ def within(model: LinearConfig, interactions: Interactions, notes: list[str]) ->
         notes.append(f"there are {items} items: ranks tried {list(ranks)}, neighbours {list(neighbours)}")
     model = dataclasses.replace(model, ranks=ranks, neighbours=neighbours)
     if interactions.histories:
-        return model
+        if all(events.time_ms_E is not None for events in interactions.histories.values()):
+            return model
+        if len(model.half_life_days) > 1:
+            notes.append("the data are sequences without times: no weight by days is tried")
+        return dataclasses.replace(model, half_life_days=(0.0,))
     if len(model.half_life_events) > 1 or len(model.half_life_days) > 1:
         notes.append("the data are pairs, without times and actions: each weighs the same")
     return dataclasses.replace(model, actions=False, half_life_events=(0.0,), half_life_days=(0.0,))
