@@ -96,6 +96,16 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel("States of long histories", "ops", {"{{outcome}}": f"sum by (outcome) ({_rate('states_total')})"}),
         Panel(
+            "Items that came after training, by outcome",
+            "short",
+            {"{{outcome}}": "sum by (outcome) (increase(recsys_item_rows_total{%}[$__rate_interval]))"},
+        ),
+        Panel(
+            "Workers behind with such items",
+            "short",
+            {"{{instance}}": "sum by (instance) (recsys_added_items_behind{%})"},
+        ),
+        Panel(
             "Warnings about Redis",
             "short",
             {"{{reason}}": "sum by (reason) (increase(recsys_store_warnings_total{%}[$__rate_interval]))"},

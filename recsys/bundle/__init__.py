@@ -31,6 +31,7 @@ from recsys.bundle.evaluation import RESAMPLES, Evaluation, Measured, Resampled,
 from recsys.bundle.manifest import (
     FORMAT_VERSION,
     HISTORY_OUTPUTS,
+    ITEM_OUTPUTS,
     LAYERS,
     MANIFEST,
     RETRIEVE_INPUTS,
@@ -43,6 +44,7 @@ from recsys.bundle.manifest import (
     StateInfo,
     TableInfo,
     TensorInfo,
+    added_inputs,
 )
 from recsys.bundle.open import Bundle, open_bundle, read_manifest
 from recsys.bundle.verify import FileState
@@ -51,6 +53,7 @@ from recsys.bundle.write import bundle_writer
 __all__ = [
     "FORMAT_VERSION",
     "HISTORY_OUTPUTS",
+    "ITEM_OUTPUTS",
     "LAYERS",
     "MANIFEST",
     "RESAMPLES",
@@ -70,6 +73,7 @@ __all__ = [
     "StateInfo",
     "TableInfo",
     "TensorInfo",
+    "added_inputs",
     "bundle_writer",
     "open_bundle",
     "read_manifest",

@@ -53,6 +53,18 @@ RETRIEVE_OUTPUTS = {
 HISTORY_OUTPUTS = {"history_known": TensorInfo(dtype="int64", shape=(1,))}
 """Further outputs of a graph that knows users by their history: how many events are of items that it knows."""
 
+ITEM_OUTPUTS = ("rows", "known")
+"""Outputs of a graph ``item``: of each item its row, float32 [A, R], and how many of its attributes the model knows,
+int64 [A]."""
+
+
+def added_inputs(width: int) -> dict[str, TensorInfo]:
+    """Inputs of ``retrieve`` in a bundle with a graph ``item``: keys and rows of items that are not in the bundle."""
+    return {
+        "added.items": TensorInfo(dtype="int64", shape=("A",)),
+        "added.rows": TensorInfo(dtype="float32", shape=("A", width)),
+    }
+
 
 @dataclass(frozen=True, kw_only=True)
 class GraphInfo:
@@ -216,6 +228,11 @@ class Manifest:
     def version(self) -> str:
         """16 hex digits that change when anything in the bundle does."""
         return digest_of(manifest_to_dict(self))[:16]
+
+    @property
+    def item_inputs(self) -> tuple[str, ...]:
+        """Inputs by which an item that is not in the bundle is known in a search; empty: it is not found."""
+        return tuple(self.graphs["item"].inputs) if "item" in self.graphs else ()
 
     @property
     def state_version(self) -> str:

@@ -162,6 +162,7 @@ def export_retrieval(
     if as_json:
         facts = {"bundle": str(out), "model": manifest.model, "version": manifest.version, "size_bytes": sizes}
         facts |= {"metrics": dict(manifest.metrics), "baselines": manifest.baselines}
+        facts["item_inputs"] = list(manifest.item_inputs)
         print(json.dumps({**facts, "parity": dataclasses.asdict(certificate)}))
         return
     shown = Table("table", "rows", "KB", box=None)
@@ -175,11 +176,20 @@ def export_retrieval(
         f"certificate: largest score difference {certificate.max_abs_logit_difference:.1e} on "
         f"{certificate.candidates:,} items of {certificate.requests:,} lists "
         f"(allowed {certificate.tolerance:.0e}; {certificate.compared})\n"
+        f"items that come after training: {_added(manifest)}\n"
         f"\nNext: recsys serve RANKING_BUNDLE --retrieval {out}",
         soft_wrap=True,
         highlight=False,
         markup=False,
     )
+
+
+def _added(manifest: Manifest) -> str:
+    if manifest.item_inputs:
+        return f"found by {', '.join(manifest.item_inputs)}"
+    if manifest.knows_users_by == "id":
+        return "not found; `recsys train linear` finds them, where items have features"
+    return "not found, for the model reads no feature of items"
 
 
 def print_manifest_metrics(manifest: Manifest) -> None:

@@ -4,6 +4,7 @@
 - ``rpc/``: gRPC services, protobuf messages to values and back.
 - ``handlers/``: plain functions behind the calls: admission, store, model, answer.
 - ``long_history/``: states of long histories, read, completed, written back.
+- ``added_items/``: items that came after training, beside those of a retrieval bundle.
 - ``inference/``: models in ONNX Runtime.
 - ``telemetry/``: counters, their endpoint, the stages of a request, traces.
 

@@ -11,9 +11,12 @@ import numpy as np
 from recsys.arrays import Float32Array, Int64Array
 from recsys.bundle import Certificate, Manifest, Measured, bundle_writer
 from recsys.export.retrieval.by_history.graph import HistoryTables, write_history_graph
+from recsys.export.retrieval.by_history.item_graph import write_item_graph
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
-from recsys.features.feature_set import Categorical, FeatureSet, History
+from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.hashing import string_keys
+from recsys.features.number_transform import NumberTransform
+from recsys.models.retrieval.attributes import AttributeRows, Encoding
 from recsys.models.retrieval.history_weights import HistoryWeights
 from support.tiny_bundle import BY_HAND
 
@@ -24,6 +27,11 @@ HISTORY_FEATURES = FeatureSet(
     history=History(attributes=(Categorical(name="rating", storage="u8"),)),
 )
 """The ids and the history of ``tiny_bundle.FEATURES``, for bundles that know users by it."""
+
+GENRE_FEATURES = replace(
+    HISTORY_FEATURES, item=(Categorical(name="genres", max_values=3), Numeric(name="price", default=0.0))
+)
+"""The same with attributes of items: up to three genres, a price."""
 
 FEATURES = FeatureSet(
     name="tiny", user_id=Categorical(name="user_id"), item_id=Categorical(name="item_id"), history=None
@@ -106,20 +114,49 @@ def tiny_history_tables(items: int = 20, *, weights: HistoryWeights | None = Non
     )
 
 
+def tiny_attributes(width: int = 8) -> AttributeRows:
+    """Rows by ``GENRES`` 1 to 4 and a price, with numbers of few bits."""
+    random = np.random.default_rng(1)
+    return AttributeRows(
+        encoding=Encoding(
+            features=GENRE_FEATURES.item,
+            keys={"genres": np.arange(1, 5)},
+            numbers={"price": NumberTransform(kind="standardise", centre=8.0, scale=0.25)},
+        ),
+        weights_PR=random.integers(-8, 8, (5, width)).astype(np.float32),
+        base_R=random.integers(-8, 8, width).astype(np.float32),
+    )
+
+
 def write_tiny_history_retrieval(
-    path: Path, tables: HistoryTables | None = None, *, features: FeatureSet = HISTORY_FEATURES, model: str = "knower"
+    path: Path,
+    tables: HistoryTables | None = None,
+    *,
+    features: FeatureSet = HISTORY_FEATURES,
+    model: str = "knower",
+    attributes: AttributeRows | None = None,
 ) -> Manifest:
-    """Write a bundle that knows users by their history; default: :func:`tiny_history_tables`."""
+    """Write a bundle that knows users by their history; default: :func:`tiny_history_tables`.
+
+    With ``attributes`` it has a graph ``item``, and takes items that it has not.
+    """
     with bundle_writer(path) as writer:
         graph, infos = write_history_graph(
-            tables or tiny_history_tables(), writer.folder, item_id=features.item_id.name
+            tables or tiny_history_tables(),
+            writer.folder,
+            item_id=features.item_id.name,
+            takes_added=attributes is not None,
         )
+        graphs = {"retrieve": graph}
+        if attributes is not None:
+            graphs["item"], of_item = write_item_graph(attributes, features, writer.folder)
+            infos = {**infos, **of_item}
         return writer.finish(
             Manifest(
                 model=model,
                 kind="retrieval",
                 feature_set=features,
-                graphs={"retrieve": graph},
+                graphs=graphs,
                 tables=infos,
                 certificate=BY_HAND,
                 knows_users_by="history",

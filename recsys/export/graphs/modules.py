@@ -171,7 +171,7 @@ def user_example(user: UserGraph) -> Example:
     dynamic: dict[str, Mapping[int, str]] = dict(user.net.side_dimensions)
     for name, feature in user_inputs(user.features).items():
         of_event = name.startswith(HISTORY)
-        inputs[name], dynamic[name] = _example(feature, 7 if of_event else 1), {0: "S"} if of_event else {}
+        inputs[name], dynamic[name] = example_input(feature, 7 if of_event else 1), {0: "S"} if of_event else {}
     outputs = list(user.net.side_dimensions)
     if state := state_of(user.net):
         inputs |= {STATE_SUMS: torch.ones(state), STATE_FRESH: torch.ones(7)}
@@ -188,7 +188,7 @@ def rank_example(rank: RankGraph, user: UserGraph) -> Example:
     inputs = dict(zip(dimensions, side, strict=False))  # what a state becomes is no input of ``rank``
     dynamic: dict[str, Mapping[int, str]] = {**dimensions, "logits": {0: "C"}, "scores": {0: "C"}}
     for name, feature in rank_inputs(rank.features).items():
-        inputs[name], dynamic[name] = _example(feature, 5), {0: "C"}
+        inputs[name], dynamic[name] = example_input(feature, 5), {0: "C"}
     return Example(inputs=inputs, outputs=("logits", "scores"), dynamic=dynamic, stacks=rank.stacks)
 
 
@@ -196,7 +196,7 @@ def encode_example(encode: EncodeGraph) -> Example:
     """The signature of an ``encode`` graph."""
     history = encode.events.inputs
     dynamic: dict[str, Mapping[int, str]] = {"sums": {}, **{name: {0: "S"} for name in history}}
-    inputs = {name: _example(feature, 7) for name, feature in history.items()}
+    inputs = {name: example_input(feature, 7) for name, feature in history.items()}
     return Example(inputs=inputs, outputs=("sums",), dynamic=dynamic, stacks=encode.events.stacks)
 
 
@@ -205,7 +205,8 @@ def _of(named: Mapping[tuple[str, ...], Tensor], inputs: Mapping[str, Feature]) 
     return {names: tensor for names, tensor in named.items() if names[0] in inputs}
 
 
-def _example(feature: Feature, length: int) -> Tensor:
+def example_input(feature: Feature, length: int) -> Tensor:
+    """An example of an input."""
     if isinstance(feature, Categorical):
         shape = (length,) if feature.max_values == 1 else (length, feature.max_values)
         return torch.arange(int(np.prod(shape)), dtype=torch.int64).view(shape)

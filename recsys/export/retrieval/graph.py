@@ -180,17 +180,21 @@ def _nodes() -> list[NodeProto]:
             ),
             else_branch=branch(node("Identity", ["item_id.popularity"], ["by_popularity"])),
         ),
-        *best_left("all_scores"),
+        *best_of_bundle("all_scores"),
     ]
 
 
-def best_left(all_scores: str) -> list[NodeProto]:
-    """The ``k`` best of all rows' scores, [M + 1, 1], without those of ``seen``: outputs ``items`` and ``scores``."""
+def best_left(all_scores: str, left_out: Sequence[str]) -> list[NodeProto]:
+    """The ``k`` best of all rows' scores: outputs ``scores`` and ``rows``, int64.
+
+    Args:
+        all_scores: name of them, float32, a column; the first is of no item.
+        left_out: names of lists of rows that are never found.
+    """
     node = helper.make_node
     return [
         node("Squeeze", [all_scores, "last_axis"], ["scores_M"]),
-        *lookup("seen", table="item_id", rows="seen_rows"),
-        node("Concat", ["seen_rows", "row_zero"], ["out_rows"], axis=0),
+        node("Concat", [*left_out, "row_zero"], ["out_rows"], axis=0),
         node("Shape", ["out_rows"], ["out_shape"]),
         node("Expand", ["never", "out_shape"], ["out_scores"]),
         node("ScatterElements", ["scores_M", "out_rows", "out_scores"], ["left_M"], axis=0),
@@ -203,7 +207,15 @@ def best_left(all_scores: str) -> list[NodeProto]:
         node("ReduceSum", ["left_ones"], ["found"], keepdims=1),
         node("Slice", ["best_scores", "row_zero", "found"], ["scores"]),
         node("Slice", ["best_rows", "row_zero", "found"], ["rows"]),
-        node("Gather", ["item_id.keys", "rows"], ["items"]),
+    ]
+
+
+def best_of_bundle(all_scores: str) -> list[NodeProto]:
+    """The ``k`` best items of the bundle without those of ``seen``: outputs ``items`` and ``scores``."""
+    return [
+        *lookup("seen", table="item_id", rows="seen_rows"),
+        *best_left(all_scores, ["seen_rows"]),
+        helper.make_node("Gather", ["item_id.keys", "rows"], ["items"]),
     ]
 
 
@@ -253,6 +265,7 @@ def _constants(**tables: IdTable) -> list[TensorProto]:
     values: dict[str, npt.ArrayLike] = {
         "zero": 0,
         "one": 1,
+        "two": 2,
         "row_zero": [0],
         "one_long": [1],
         "row": [1, -1],

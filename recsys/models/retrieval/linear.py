@@ -18,7 +18,7 @@ Legend: ``M`` items, ``B`` users, ``K`` columns, ``J`` neighbours of an item.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from recsys.arrays import Float32Array, Int32Array, Int64Array
+from recsys.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from recsys.errors import ConfigError
 from recsys.models.retrieval.history_weights import HistoryWeights
 from recsys.models.retrieval.spectrum import ItemFilter, basis_columns
@@ -118,6 +118,7 @@ class LinearModel:
         near_MJ: items that an item of a history adds to, int32; -1 for none.
         add_MJ: what it adds, float32.
         popularity_M: scores for users without a history, float32.
+        added: the last so many items came after training (:meth:`with_items`).
     """
 
     settings: Linear
@@ -126,6 +127,33 @@ class LinearModel:
     near_MJ: Int32Array
     add_MJ: Float32Array
     popularity_M: Float32Array
+    added: int = 0
+
+    @property
+    def rows_MR(self) -> Float32Array:
+        """Of each item what it adds to a user's vector and what that is multiplied with, side by side, [M, 2 K]."""
+        return np.concatenate([self.history_MK, self.items_MK], axis=1)
+
+    @property
+    def learnt_M(self) -> BoolArray:
+        """Items with a training pair, and those that were added."""
+        learnt_M: BoolArray = self.popularity_M > 0
+        learnt_M[len(learnt_M) - self.added :] |= self.added > 0
+        return learnt_M
+
+    def with_items(self, rows_AR: Float32Array) -> LinearModel:
+        """The model with more items behind its own, which have rows as of :attr:`rows_MR`, and no neighbours."""
+        added, (_, near) = len(rows_AR), self.near_MJ.shape
+        history_AK, items_AK = np.split(rows_AR, 2, axis=1)
+        return replace(
+            self,
+            history_MK=np.concatenate([self.history_MK, history_AK]),
+            items_MK=np.concatenate([self.items_MK, items_AK]),
+            near_MJ=np.concatenate([self.near_MJ, np.full((added, near), -1, dtype=np.int32)]),
+            add_MJ=np.concatenate([self.add_MJ, np.zeros((added, near), dtype=np.float32)]),
+            popularity_M=np.concatenate([self.popularity_M, np.zeros(added, dtype=np.float32)]),
+            added=self.added + added,
+        )
 
     @property
     def near_MM(self) -> csr_matrix:
@@ -148,7 +176,7 @@ class LinearModel:
             near_MM: :attr:`near_MM`, where there are many calls.
         """
         near_MM = self.near_MM if near_MM is None else near_MM
-        history_BM = csr_matrix(history_BM.multiply(self.popularity_M > 0))  # of other items nothing was learnt
+        history_BM = csr_matrix(history_BM.multiply(self.learnt_M))  # of other items nothing was learnt
         scores_BM: Float32Array = (history_BM @ self.history_MK) @ self.items_MK.T
         scores_BM += (history_BM @ near_MM).toarray()
         empty_B = np.asarray(history_BM.max(axis=1).toarray())[:, 0] <= 0

@@ -3,6 +3,7 @@
 - ``ranker.py``: read the store, encode, run the model, pick the best;
 - ``candidates.py``: the best of a request's candidates, and duplicates among them;
 - ``recommender.py``: find candidates in an index, rank them; ``queries.py``: its requests and results;
+- ``put_items.py``: items that were stored and no served model finds, counted;
 - ``append.py``: events that a call or a stream brought; ``names.py``: texts of an answer's ids; both are coroutines,
   since streams wait on a loop;
 - ``explain/``: the parts of one score;

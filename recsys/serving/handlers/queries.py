@@ -11,6 +11,7 @@ from typing import Any
 
 from recsys.arrays import Float32Array, Int64Array
 from recsys.serving.handlers.ranker import Ranked
+from recsys.serving.inference.candidate_index import AddedItems
 from recsys.serving.telemetry.stage_timer import StageTimer
 
 CANDIDATES = 500
@@ -50,6 +51,7 @@ class RetrieveResult:
         history_known, history_unknown: events that the user was known by, and those of items that the model has not;
             0 where it knows users by their ids.
         user_degraded: the history could not be read, so that seen items may be among these.
+        added: items that took part beside those of the bundle.
         items_degraded, history_degraded: never so.
     """
 
@@ -63,6 +65,7 @@ class RetrieveResult:
     user_degraded: bool
     history_known: int = 0
     history_unknown: int = 0
+    added: AddedItems | None = None
     items_degraded: bool = False
     history_degraded: bool = False
 
@@ -98,7 +101,7 @@ class RecommendResult:
         user_known: True if the retrieval model knows the user.
         history_events: past events the ranking model looked at.
         candidates: how many items were retrieved and ranked.
-        history_known, history_unknown: as in :class:`RetrieveResult`.
+        history_known, history_unknown, added: as in :class:`RetrieveResult`.
         ranked: all of them; None if there were none.
         user_degraded, items_degraded, history_degraded: as in ``RankResult``.
     """
@@ -116,6 +119,7 @@ class RecommendResult:
     candidates: int
     history_known: int = 0
     history_unknown: int = 0
+    added: AddedItems | None = None
     ranked: Ranked | None = None
     user_degraded: bool = False
     items_degraded: bool = False

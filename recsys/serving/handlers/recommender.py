@@ -6,6 +6,7 @@ Knows nothing of gRPC. Calls block, as those of ``ranker.py`` do.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.handlers.ranker import Ranker, RankRequest
 from recsys.serving.handlers.recorder import Recorder
-from recsys.serving.inference.candidate_index import CandidateIndex
+from recsys.serving.inference.candidate_index import AddedItems, CandidateIndex
 from recsys.serving.inference.fair_lock import FairLock, ModelLock
 from recsys.serving.inference.pace import Pace, Work, together
 
@@ -43,6 +44,7 @@ class Recommender:
         model_lock: held while a model runs; that of the ranker, too.
         recorder: gets some of the searches, for releases to come.
         pace: of searches; None: it is not known yet.
+        added: gives the items that came after training and take part in a search.
 
     Raises:
         BundleError: the two models take users or items by different kinds of ids.
@@ -60,10 +62,10 @@ class Recommender:
         store_timeout_s: float,
         recorder: Recorder | None = None,
         pace: Pace | None = None,
+        added: Callable[[], AddedItems | None] = lambda: None,
     ) -> None:
         if ranker is not None:
-            check_same_ids(index, ranker.features, ranker.session.model)
-            check_history(index, ranker.features, ranker.session.model)
+            check_pair(index, ranker.features, ranker.session.model)
         self.features = index.features if ranker is None else ranker.features
         self.index = index
         self.release = release
@@ -74,6 +76,7 @@ class Recommender:
         self._store_timeout_s = store_timeout_s
         self._recorder = recorder
         self._pace = Pace(_SEARCH_S) if pace is None else pace
+        self._added = added
 
     def ranked_by(self, ranker: Ranker) -> Recommender:
         """The same index with another ranking model, of any release; raises BundleError."""
@@ -87,6 +90,7 @@ class Recommender:
             store_timeout_s=self._store_timeout_s,
             recorder=self._recorder,
             pace=self._pace,
+            added=self._added,
         )
 
     def retrieve(self, query: RetrieveQuery, *, deadline: Deadline) -> RetrieveResult:
@@ -173,6 +177,7 @@ class Recommender:
             candidates=len(found.items),
             history_known=found.history_known,
             history_unknown=found.history_unknown,
+            added=found.added,
             ranked=ranked.ranked,
             user_degraded=ranked.user_degraded,
             items_degraded=ranked.items_degraded,
@@ -203,7 +208,8 @@ class Recommender:
         with model_lock.acquire(deadline, pace=self._pace, units=1):
             query.timer.lap("wait")
             deadline.remaining_s()
-            found = self.index.retrieve(query.user_key, taken, query.top_k, read)
+            added = self._added()
+            found = self.index.retrieve(query.user_key, taken, query.top_k, read, added)
             query.timer.lap("retrieve")
         unseen = model_lock is not self.model_lock
         if self._recorder is not None and not unseen and self._recorder.wants_query(self.release):
@@ -221,7 +227,19 @@ class Recommender:
             history_known=found.history_known,
             history_unknown=found.history_unknown,
             user_degraded=degraded,
+            added=added,
         )
+
+
+def check_pair(index: CandidateIndex, features: FeatureSet, ranking_model: str) -> None:
+    """Refuse an index that cannot be served beside a ranking model of that FeatureSet, by which the store is read.
+
+    Raises:
+        BundleError: their ids are not the same, or the store lacks what the index reads of users or of items.
+    """
+    check_same_ids(index, features, ranking_model)
+    check_history(index, features, ranking_model)
+    check_attributes(index, features, ranking_model)
 
 
 def check_same_ids(index: CandidateIndex, features: FeatureSet, ranking_model: str) -> None:
@@ -255,6 +273,24 @@ def check_history(index: CandidateIndex, features: FeatureSet, ranking_model: st
             f"retrieval model {index.model!r} knows users by their history, but the FeatureSet of ranking model "
             f"{ranking_model!r} has {problem}; serve two models of the same log"
         )
+
+
+def check_attributes(index: CandidateIndex, features: FeatureSet, ranking_model: str) -> None:
+    """Refuse an index that makes rows of items by attributes that the ranking model's FeatureSet, and so the store, has
+    not: without them each row would be of another item.
+
+    Raises:
+        BundleError: an attribute is not there, or is another one.
+    """
+    stored = {each.name: each for each in features.item}
+    for attribute in index.features.item:
+        ours = stored.get(attribute.name)
+        if attribute.name in index.item_inputs and ours != attribute:
+            raise BundleError(
+                f"retrieval model {index.model!r} knows new items by their attribute {attribute.name!r}, {attribute}, "
+                f"but the FeatureSet of ranking model {ranking_model!r} has {ours or 'none of that name'}; serve two "
+                "models of the same log"
+            )
 
 
 def _nothing(found: RetrieveResult, ranker: Ranker) -> RecommendResult:

@@ -1,14 +1,20 @@
 """CandidateIndex: the interface of everything that finds a user's best items among all.
 
-Shapes use ``K`` items found, ``N`` items to leave out, ``S`` events.
+Shapes use ``K`` items found, ``N`` items to leave out, ``S`` events, ``A`` items that are not in the bundle, ``R``
+columns of a row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from recsys.arrays import Float32Array, Int64Array
+import numpy as np
+
+from recsys.arrays import BoolArray, Float32Array, Int64Array
+from recsys.errors import InvalidInputError
+from recsys.features.columns import Column
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import Events
 from recsys.features.names import Names
@@ -31,6 +37,69 @@ class Retrieved:
     known: bool
     history_known: int = 0
     history_unknown: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRows:
+    """Rows of items, made of what the items are.
+
+    Attributes:
+        rows: float32, [A, R].
+        known: how many of each item's attributes the model knows; of 0 the row says nothing; int64, [A].
+    """
+
+    rows: Float32Array
+    known: Int64Array
+
+    @property
+    def usable(self) -> BoolArray:
+        """True for items with something known of them, and rows of finite numbers: they can be found; bool, [A]."""
+        return np.asarray((self.known > 0) & np.isfinite(self.rows).all(axis=1))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AddedItems:
+    """Items that are not in the bundle and take part in a search: in histories, among what is left out, in the list.
+
+    Attributes:
+        keys: 0 or more, ascending; int64, [A]. Those that the bundle has are passed over.
+        rows: as :meth:`CandidateIndex.rows` makes them; float32, [A, R].
+        names: of each, where items are named by strings.
+
+    Raises:
+        InvalidInputError: keys are negative or not ascending, there are not as many rows, or names, or a number of them
+            is not finite.
+    """
+
+    keys: Int64Array
+    rows: Float32Array
+    names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        keys = self.keys
+        if keys.ndim != 1 or (len(keys) and keys[0] < 0) or (keys[1:] <= keys[:-1]).any():
+            raise InvalidInputError("added items: keys must be distinct, ascending and 0 or more")
+        if self.rows.ndim != 2 or len(self.rows) != len(keys) or len(self.names or keys) != len(keys):
+            raise InvalidInputError(
+                f"added items: rows {list(self.rows.shape)}, {len(self.names or keys)} names of {len(keys)} keys"
+            )
+        if not np.isfinite(self.rows).all():
+            raise InvalidInputError("added items: a row holds numbers that are not finite")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def places(self, keys: Int64Array) -> Int64Array:
+        """The place of each key among the items, -1 for others.
+
+        >>> AddedItems(np.array([3, 8]), np.zeros((2, 1), np.float32)).places(np.array([8, 5, 9]))
+        array([ 1, -1, -1])
+        """
+        if not len(self.keys):
+            return np.full(len(keys), -1)
+        place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        found: Int64Array = np.where(self.keys[place] == keys, place, -1)
+        return found
 
 
 class CandidateIndex(Protocol):
@@ -61,7 +130,30 @@ class CandidateIndex(Protocol):
         """The fields of a history's events that a user is known by; empty: users are known by their ids."""
         ...
 
-    def retrieve(self, user_key: int, seen: Int64Array, k: int, events: Events | None = None) -> Retrieved:
+    @property
+    def item_inputs(self) -> tuple[str, ...]:
+        """Attributes of an item, and perhaps its id, by which :meth:`rows` makes a row of it; empty: it makes none, and
+        only items of the training data are found."""
+        ...
+
+    def has_items(self, keys: Int64Array) -> BoolArray:
+        """True for those of these items that are in the bundle; bool, [A]."""
+        ...
+
+    def rows(self, columns: Mapping[str, Column]) -> ItemRows:
+        """Make rows of items by their attributes.
+
+        Args:
+            columns: by name, N = A; those that are absent are missing, others are passed over.
+
+        Raises:
+            InvalidInputError: there are no :attr:`item_inputs`, or lengths differ.
+        """
+        ...
+
+    def retrieve(
+        self, user_key: int, seen: Int64Array, k: int, events: Events | None = None, added: AddedItems | None = None
+    ) -> Retrieved:
         """Find the k items with the highest scores; fewer where fewer are left.
 
         Args:
@@ -69,6 +161,7 @@ class CandidateIndex(Protocol):
             seen: keys of items to leave out, shape [N], N >= 0; unknown ones and repetitions do no harm.
             k: items to find, 1 or more.
             events: of the user that count, oldest first, shape [S]; looked at if there are :attr:`history_fields`.
+            added: items that take part beside those of the bundle; looked at if there are :attr:`item_inputs`.
 
         Raises:
             InvalidInputError: k is out of range.

@@ -40,7 +40,7 @@ def load_graph(
     if name not in bundle.manifest.graphs:
         raise BundleError(
             f"{bundle.path}: no graph {name!r}; a ranking bundle has 'user' and 'rank', and 'encode' if it has a "
-            "state; a retrieval bundle has 'retrieve'"
+            "state; a retrieval bundle has 'retrieve', and perhaps 'item'"
         )
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op_threads

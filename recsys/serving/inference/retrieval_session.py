@@ -1,23 +1,34 @@
 """A loaded retrieval model: one graph in ONNX Runtime that finds a user's best items among all.
 
-Shapes use ``K`` items found, ``N`` items to leave out, ``S`` events.
+Shapes use ``K`` items found, ``N`` items to leave out, ``S`` events, ``A`` items that are not in the bundle, ``R``
+columns of a row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import onnxruntime as ort
 
-from recsys.arrays import Int64Array
-from recsys.bundle import HISTORY_OUTPUTS, RETRIEVE_INPUTS, RETRIEVE_OUTPUTS, Bundle, TensorInfo
+from recsys.arrays import BoolArray, Int64Array
+from recsys.bundle import (
+    HISTORY_OUTPUTS,
+    ITEM_OUTPUTS,
+    RETRIEVE_INPUTS,
+    RETRIEVE_OUTPUTS,
+    Bundle,
+    TensorInfo,
+    added_inputs,
+)
 from recsys.errors import BundleError, InvalidInputError, ModelError
-from recsys.features.feature_set import FeatureSet
+from recsys.features.columns import Column, missing_column
+from recsys.features.feature_set import Categorical, Feature, FeatureSet
 from recsys.features.hashing import MISSING, string_keys
 from recsys.features.history.records import Events, attribute_keys, missing_events
 from recsys.features.names import ITEM_NAMES, Names, open_names
-from recsys.serving.inference.candidate_index import Retrieved
+from recsys.serving.inference.candidate_index import AddedItems, ItemRows, Retrieved
 from recsys.serving.inference.graphs import check_manifest, check_same, inputs_of, load_graph, outputs_of
 from recsys.serving.inference.table_guard import TableGuard
 
@@ -39,27 +50,68 @@ class RetrievalSession:
         guard: asked before and after what reads the tables.
     """
 
-    def __init__(self, bundle: Bundle, graph: ort.InferenceSession, names: Names | None, guard: TableGuard) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        graph: ort.InferenceSession,
+        names: Names | None,
+        guard: TableGuard,
+        item: ort.InferenceSession | None = None,
+    ) -> None:
         self.model = bundle.manifest.model
         self.version = bundle.manifest.version
         self.features = bundle.features
         self.names = None if names is None else names.checked(guard.check)
         self.guard = guard
-        self._graph = graph
-        self.history_fields = tuple(
-            name.removeprefix(_HISTORY) for name in inputs_of(graph) if name.startswith(_HISTORY)
-        )
+        self._graph, self._item = graph, item
+        inputs = inputs_of(graph)
+        self.history_fields = tuple(name.removeprefix(_HISTORY) for name in inputs if name.startswith(_HISTORY))
+        self.item_inputs = () if item is None else tuple(inputs_of(item))
         self._outputs = list(_outputs(bundle))
-        keys = bundle.manifest.tables.get("item_id.keys")
-        self._item_count = 0 if keys is None else int(keys.shape[0]) - 1
+        self._keys_R = _integers(bundle, "item_id.keys")
+        self._item_count = 0 if self._keys_R is None else len(self._keys_R) - 1
+        self._no_items: dict[str, Column] = {}
+        if item is not None:
+            (_, width) = inputs["added.rows"].shape
+            self._no_items = {"added.items": _NOTHING, "added.rows": np.zeros((1, int(width)), dtype=np.float32)}
 
-    def retrieve(self, user_key: int, seen: Int64Array, k: int, events: Events | None = None) -> Retrieved:
+    def has_items(self, keys: Int64Array) -> BoolArray:
+        """As ``CandidateIndex.has_items``."""
+        if self._keys_R is None:
+            return np.zeros(len(keys), dtype=np.bool_)
+        with self.guard.reading():
+            place = np.minimum(np.searchsorted(self._keys_R, keys), len(self._keys_R) - 1)
+            return np.asarray((self._keys_R[place] == keys) & (keys >= 0))
+
+    def rows(self, columns: Mapping[str, Column]) -> ItemRows:
+        """As ``CandidateIndex.rows``."""
+        if self._item is None:
+            raise InvalidInputError(f"retrieval model {self.model!r} makes no rows of items: it has no graph 'item'")
+        declared = {each.name: each for each in (self.features.item_id, *self.features.item)}
+        lengths = {len(column) for name, column in columns.items() if name in self.item_inputs}
+        if len(lengths) != 1:
+            raise InvalidInputError(
+                f"columns of items have {sorted(lengths)} rows; expected one length, of at least one of "
+                f"{', '.join(self.item_inputs)}"
+            )
+        (length,) = lengths
+        given = {
+            name: columns[name] if name in columns else missing_column(declared[name], length)
+            for name in self.item_inputs
+        }
+        with self.guard.reading():
+            rows, known = self._item.run(list(ITEM_OUTPUTS), given)
+        return ItemRows(rows, known)
+
+    def retrieve(
+        self, user_key: int, seen: Int64Array, k: int, events: Events | None = None, added: AddedItems | None = None
+    ) -> Retrieved:
         """As ``CandidateIndex.retrieve``; k is 1 to ``MAX_ITEMS``.
 
         Raises:
             ModelError: a score is not finite, or the bundle's tables were changed; names the release.
         """
-        found = self.search(user_key, seen, k, events)
+        found = self.search(user_key, seen, k, events, added)
         # One that is no number is below no other: the graph never finds it, and then finds too few.
         bad = np.count_nonzero(~np.isfinite(found.scores)) or min(k, self._item_count - len(seen)) - len(found.items)
         if bad > 0:
@@ -69,7 +121,9 @@ class RetrievalSession:
             )
         return found
 
-    def search(self, user_key: int, seen: Int64Array, k: int, events: Events | None = None) -> Retrieved:
+    def search(
+        self, user_key: int, seen: Int64Array, k: int, events: Events | None = None, added: AddedItems | None = None
+    ) -> Retrieved:
         """As :meth:`retrieve`, whatever the scores are."""
         if not 1 <= k <= MAX_ITEMS:
             raise InvalidInputError(f"{k:,} items were asked for; allowed: 1 to {MAX_ITEMS:,}")
@@ -78,7 +132,10 @@ class RetrievalSession:
             "seen": seen if len(seen) else _NOTHING,
             "k": np.array(k, dtype=np.int64),
             **history_columns(self.features, events, self.history_fields),
+            **self._no_items,
         }
+        if self._no_items and added is not None and len(added):
+            given |= {"added.items": added.keys, "added.rows": added.rows}
         with self.guard.reading():
             items, scores, known, *of_history = self._graph.run(self._outputs, given)
         history_known = int(of_history[0][0]) if of_history else 0
@@ -132,12 +189,19 @@ def open_retrieval(
         )
     guard = TableGuard(bundle, release=release)
     with guard.loading():
-        graph = load_graph(bundle, "retrieve", intra_op_threads, operators="standard", low_priority=low_priority)
-        return _open(bundle, guard, graph)
+        load = partial(
+            load_graph, bundle, intra_op_threads=intra_op_threads, operators="standard", low_priority=low_priority
+        )
+        return _open(bundle, guard, load("retrieve"), load("item") if "item" in bundle.manifest.graphs else None)
 
 
-def _open(bundle: Bundle, guard: TableGuard, graph: ort.InferenceSession) -> RetrievalSession:
+def _open(
+    bundle: Bundle, guard: TableGuard, graph: ort.InferenceSession, item: ort.InferenceSession | None
+) -> RetrievalSession:
     check_manifest(bundle, "retrieve", graph)
+    if item is not None:
+        check_manifest(bundle, "item", item)
+        _check_item(bundle, item)
     for side, expected, found in (
         ("input", _inputs(bundle, inputs_of(graph)), inputs_of(graph)),
         ("output", _outputs(bundle), outputs_of(graph)),
@@ -145,7 +209,7 @@ def _open(bundle: Bundle, guard: TableGuard, graph: ort.InferenceSession) -> Ret
         for name in [*expected, *found]:
             where = f"graph 'retrieve', {side} {name!r}"
             check_same(bundle, where, expected.get(name), found.get(name), source="the specification")
-    session = RetrievalSession(bundle, graph, _names(bundle), guard)
+    session = RetrievalSession(bundle, graph, _names(bundle), guard, item)
     # A user of each kind. The known one's search reads the whole item table: the first request need not wait for that.
     if session.history_fields:
         samples = [(MISSING, None), (MISSING, _known_events(bundle))]
@@ -153,6 +217,8 @@ def _open(bundle: Bundle, guard: TableGuard, graph: ort.InferenceSession) -> Ret
         samples = [(MISSING, None), (_known_user(bundle), None)]
     for user_key, events in samples:
         _check_sample(bundle, session, user_key, events)
+    if session.item_inputs:
+        _check_sample_item(bundle, session)
     return session
 
 
@@ -162,7 +228,10 @@ def _inputs(bundle: Bundle, found: Mapping[str, TensorInfo]) -> dict[str, Tensor
     Raises:
         BundleError: it knows users by a history that its FeatureSet does not declare.
     """
+    takes_added = "item" in bundle.manifest.graphs
     if bundle.manifest.knows_users_by == "id":
+        if takes_added:
+            raise BundleError(f"{bundle.path}: it has a graph 'item' and knows users by id; expected by history")
         return RETRIEVE_INPUTS
     history = bundle.features.history
     if history is None:
@@ -172,7 +241,33 @@ def _inputs(bundle: Bundle, found: Mapping[str, TensorInfo]) -> dict[str, Tensor
     item = f"{_HISTORY}{bundle.features.item_id.name}"
     may = {item, _TIMESTAMP, *(f"{_HISTORY}{attribute.name}" for attribute in history.attributes)}
     read = {item, *(may & set(found))}
-    return {**RETRIEVE_INPUTS, **{name: TensorInfo(dtype="int64", shape=("S",)) for name in sorted(read)}}
+    added = added_inputs(_row_width(bundle)) if takes_added else {}
+    return {**RETRIEVE_INPUTS, **{name: TensorInfo(dtype="int64", shape=("S",)) for name in sorted(read)}, **added}
+
+
+def _row_width(bundle: Bundle) -> int:
+    """Columns of the rows of graph ``item``, as the manifest says; 0 if it does not."""
+    rows = bundle.manifest.graphs["item"].outputs.get("rows")
+    return rows.shape[1] if rows is not None and len(rows.shape) == 2 and isinstance(rows.shape[1], int) else 0
+
+
+def _check_item(bundle: Bundle, item: ort.InferenceSession) -> None:
+    """Refuse a graph whose inputs are no item features, or are encoded otherwise, or whose outputs are others."""
+    declared = {each.name: each for each in (bundle.features.item_id, *bundle.features.item)}
+    for name, found in inputs_of(item).items():
+        expected = None if name not in declared else _item_tensor(declared[name])
+        check_same(bundle, f"graph 'item', input {name!r}", expected, found)
+    outputs = {"rows": TensorInfo(dtype="float32", shape=("A", _row_width(bundle)))}
+    outputs["known"] = TensorInfo(dtype="int64", shape=("A",))
+    for name in [*outputs, *outputs_of(item)]:
+        where = f"graph 'item', output {name!r}"
+        check_same(bundle, where, outputs.get(name), outputs_of(item).get(name), source="the specification")
+
+
+def _item_tensor(feature: Feature) -> TensorInfo:
+    if not isinstance(feature, Categorical):
+        return TensorInfo(dtype="float32", shape=("A",))
+    return TensorInfo(dtype="int64", shape=("A",) if feature.max_values == 1 else ("A", feature.max_values))
 
 
 def _outputs(bundle: Bundle) -> dict[str, TensorInfo]:
@@ -200,6 +295,20 @@ def _check_sample(bundle: Bundle, session: RetrievalSession, user_key: int, even
                     f"{bundle.path / ITEM_NAMES}: names the item of key {key} {name!r}, whose key is {own_key}; export "
                     "the bundle again"
                 )
+
+
+def _check_sample_item(bundle: Bundle, session: RetrievalSession) -> None:
+    """An item of no attributes, and a search with it; its row may be of no use, but not of no number."""
+    declared = {each.name: each for each in (bundle.features.item_id, *bundle.features.item)}
+    name = session.item_inputs[0]
+    try:
+        made = session.rows({name: missing_column(declared[name], 1)})
+        events = _known_events(bundle)
+        session.search(MISSING, _NOTHING, _SAMPLE_ITEMS, events, AddedItems(np.zeros(1, dtype=np.int64), made.rows))
+    except ModelError as error:
+        raise BundleError(f"{bundle.path}: {error}") from error
+    except Exception as error:  # ONNX Runtime's own exception classes are not public
+        raise BundleError(f"{bundle.path}: the graph 'item' does not run: {error}") from error
 
 
 def _known_user(bundle: Bundle) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from recsys.errors import BundleError
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.names import Names
+from recsys.serving.added_items.follower import ItemFollower
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.given_values import RequestNames
 from recsys.serving.handlers.ranker import Ranker
@@ -22,6 +23,7 @@ from recsys.serving.process.models import Models
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
 from recsys.serving.process.stores import Stores
 from recsys.serving.settings import Settings
+from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.label_counts import LabelCounts
 
 
@@ -35,6 +37,7 @@ class SharedParts:
         admission: the places of calls.
         model_lock: held while a model runs: one for all.
         state_counts: of the states of long histories.
+        added_items: keeps current the items that came after training.
         request_log: None: no requests are logged.
         recorder: of requests for the replay before a switch; None: there is none.
         request_names: of what requests may give.
@@ -45,19 +48,23 @@ class SharedParts:
     admission: Admission
     model_lock: FairLock
     state_counts: LabelCounts
+    added_items: ItemFollower
     request_log: RequestLog | None
     recorder: Recorder | None = None
     request_names: RequestNames = field(default_factory=RequestNames)
 
 
 @contextmanager
-def open_shared_parts(settings: Settings, stores: Stores, *, ranks: bool = True) -> Iterator[SharedParts]:
+def open_shared_parts(
+    settings: Settings, stores: Stores, *, ranks: bool = True, telemetry: Telemetry | None = None
+) -> Iterator[SharedParts]:
     """Make the parts for the duration of a ``with`` block.
 
     Args:
         settings: the server's.
         stores: not closed here.
         ranks: there is a ranking model, or may be one; without one there are no requests to log.
+        telemetry: gets counts; None for none.
 
     Raises:
         ConfigError: the request log cannot be written.
@@ -67,12 +74,17 @@ def open_shared_parts(settings: Settings, stores: Stores, *, ranks: bool = True)
         if settings.log_requests and ranks:
             log = RequestLog(settings.request_log_dir, share=settings.log_requests)
             stack.enter_context(closing(log))
+        added_items = ItemFollower(
+            interval_s=settings.added_items_interval_s, most=settings.max_added_items, telemetry=telemetry
+        )
+        stack.enter_context(closing(added_items))
         yield SharedParts(
             settings=settings,
             stores=stores,
             admission=Admission(settings.max_in_flight),
             model_lock=FairLock(1),
             state_counts=LabelCounts(),
+            added_items=added_items,
             request_log=log,
             recorder=Recorder() if settings.releases is not None and settings.release_replay else None,
         )
@@ -87,6 +99,7 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
         ranker = _open_ranker(stack, planned.name, models, shared, store)
         recommender = None
         if models.retrieval is not None:
+            added = stack.enter_context(shared.added_items.following(models.retrieval, store, release=planned.name))
             recommender = Recommender(
                 models.retrieval,
                 release=planned.name,
@@ -96,6 +109,7 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
                 model_lock=shared.model_lock,
                 store_timeout_s=shared.settings.store_timeout_ms / 1000,
                 recorder=shared.recorder,
+                added=added,
             )
         return LoadedRelease(
             name=planned.name,

@@ -8,7 +8,7 @@ from pathlib import Path
 from recsys.bundle import Bundle, open_bundle
 from recsys.bundle.verify import Verify
 from recsys.features.feature_set import FeatureSet
-from recsys.serving.handlers.recommender import check_history, check_same_ids
+from recsys.serving.handlers.recommender import check_pair
 from recsys.serving.inference.candidate_index import CandidateIndex
 from recsys.serving.inference.ranking_session import RankingSession, open_ranking_session
 from recsys.serving.inference.retrieval_session import open_retrieval
@@ -90,8 +90,7 @@ def open_models(
         retrieval = open_retrieval(bundle, intra_op_threads=threads, release=release.name, low_priority=low_priority)
         guards.append(retrieval.guard)
         if ranking is not None:
-            check_same_ids(retrieval, ranking.features, ranking.model)
-            check_history(retrieval, ranking.features, ranking.model)
+            check_pair(retrieval, ranking.features, ranking.model)
     return Models(ranking, retrieval, tuple(guards))
 
 

@@ -25,6 +25,7 @@ from recsys.certificates import Certificates, CertificateWatch
 from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.serving.console import say
 from recsys.serving.handlers.model_slot import ModelSlot
+from recsys.serving.handlers.put_items import PutItems
 from recsys.serving.handlers.shadow import Shadow
 from recsys.serving.process.assembly import make_routes, open_loaded_release, open_shared_parts
 from recsys.serving.process.ending import END_MARGIN_S, bounded_end
@@ -190,15 +191,18 @@ def serving(
         stores = stack.enter_context(opened)
         tracer = stack.enter_context(open_tracer(settings, store=stores.name, worker=worker))
         access = stack.enter_context(open_access(settings.access_file, shared=shared_access, worker=worker))
-        shared = stack.enter_context(open_shared_parts(settings, stores, ranks=ranks))
+        shared = stack.enter_context(open_shared_parts(settings, stores, ranks=ranks, telemetry=telemetry))
         loaded = {}
         for name, release in plan.releases.items():
             loaded[name] = open_loaded_release(release, models.pop(name), shared)
         slot = stack.enter_context(contextlib.closing(ModelSlot(make_routes(plan, loaded), on_closed=give_memory_back)))
         loaded.clear()
+        put_items = PutItems(slot)
         if telemetry is not None:
             sources = {"states": shared.state_counts.read, "items": stores.cache.counts}
             sources["store_warnings"] = stores.warning_counts
+            sources["item_rows"] = shared.added_items.counts.read
+            sources["put_unknown_items"] = put_items.counts.read
             if certificates is not None:
                 sources["certificates"] = certificates.counts
             if tracer is not None:
@@ -246,7 +250,9 @@ def serving(
         server, port = stack.enter_context(made)
         if private_address is not None:
             listen_privately(server, private_address)
-        store_service = FeatureStoreService(stores.slot, settings, loop=loop, names=slot.names)
+        store_service = FeatureStoreService(
+            stores.slot, settings, loop=loop, names=slot.names, on_items_put=put_items.put
+        )
         ranker_service = RankerService(slot, settings, telemetry=telemetry, shadow=shadow)
         add_services(server, ranker_service, store_service, health)
         # What start-up made lives for ever: out of the collector's way. It cut a store client's p99 from 100 to 20 ms.

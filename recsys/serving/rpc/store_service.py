@@ -15,9 +15,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError, OverloadedError, StoreFormatError
 from recsys.feature_store.base import AppendResult, FeatureStore
-from recsys.features.feature_set import Categorical
+from recsys.features.feature_set import ITEM, Categorical
 from recsys.features.history.records import event_dtype
 from recsys.features.names import Names
 from recsys.proto import feature_store_pb2 as pb
@@ -71,6 +72,7 @@ class FeatureStoreService:
         settings: the server's.
         loop: runs in another thread.
         names: gives the texts of string ids that came with the models served now, by embedding table.
+        on_items_put: gets the keys, [N], of items that PutEntities has stored; in any thread.
     """
 
     def __init__(
@@ -80,11 +82,13 @@ class FeatureStoreService:
         *,
         loop: asyncio.AbstractEventLoop,
         names: Callable[[], Mapping[str, Names]] = dict,
+        on_items_put: Callable[[Int64Array], None] = lambda keys: None,
     ) -> None:
         self._stores = stores
         self._settings = settings
         self._loop = loop
         self._names = names
+        self._on_items_put = on_items_put
         self._admission = Admission(settings.max_in_flight)
         self._pace = Pace(_UNIT_S)
         self._units = 0
@@ -243,6 +247,8 @@ class FeatureStoreService:
         entity, keys, columns = convert_entities.put_request(message, features)
         await store.put_names(convert_entities.put_texts(message, features), timeout_s=deadline.remaining_s())
         await store.put_entities(entity, keys, columns, timeout_s=deadline.remaining_s())
+        if entity == ITEM:  # in a thread: a page that is not in memory would hold up all calls of the store
+            await asyncio.to_thread(self._on_items_put, keys)
         return pb.PutEntitiesResponse()
 
     async def _get_features(

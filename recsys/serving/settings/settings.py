@@ -96,6 +96,22 @@ class ServingSettings:
         kind=str,
         choices=("auto", "off"),
     )
+    max_added_items: int = setting(
+        10_000,
+        "most items that came after training in a search, of a retrieval model that makes rows of items; those that "
+        "were written last stay, others are counted and logged; 0: none",
+        kind=int,
+        low=0,
+        high=1_000_000,
+    )
+    added_items_interval_s: float = setting(
+        0.5,
+        "time between two looks at what was written of such items: so long, and no longer than twice that, until a new "
+        "one is found",
+        kind=float,
+        low=0.01,
+        high=3_600.0,
+    )
     item_max_age_s: float = setting(
         60.0,
         "age at which a cached item is read again, unless item_tracking renews it earlier; 0: items are not cached",

@@ -59,6 +59,11 @@ TABLES = ("users", "items", "histories")
 STORE_LINKS = ("rank", "calls")
 """Ways to the store's Redis: reads of requests to models, and the calls of FeatureStore."""
 
+ITEM_OUTCOMES = (
+    "added", "changed", "removed", "no_attributes", "not_finite", "damaged", "no_name", "failed", "no_room",
+)  # fmt: skip
+"""Ends of a look at an item that came after training: it has a row, another one, none any more, or none and why."""
+
 ACCESS_REASONS = (
     "no_credentials", "malformed", "unknown", "expired", "not_yet_valid", "wrong_issuer", "wrong_audience",
     "bad_signature", "role", "undeclared",
@@ -123,6 +128,16 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
             {"item": ("known", "unknown")},
         ),
         Family(
+            "item_rows",
+            "Looks at items that came after training, by outcome: a row was made, or why there is none.",
+            {"outcome": ITEM_OUTCOMES},
+        ),
+        Family(
+            "put_unknown_items",
+            "Items put by PutEntities that are in no bundle of a served retrieval model, by when it finds them.",
+            {"found": ("soon", "never")},
+        ),
+        Family(
             "store_round_trips",
             "Round trips to the feature store's Redis, by what they were for and how they ended, or were skipped.",
             {"link": STORE_LINKS, "outcome": ("ok", "failed", "skipped")},
@@ -156,6 +171,13 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
             {"outcome": ("sent", "dropped", "failed")},
         ),
         Family("calls_in_flight", "Calls that are being answered.", {"method": methods}, gauge=True),
+        Family("added_items", "Items that came after training and take part in searches.", {}, gauge=True),
+        Family(
+            "added_items_behind",
+            "Worker processes in which what was written of such items 10 s ago may have no effect yet.",
+            {},
+            gauge=True,
+        ),
         Family("workers_serving", "Worker processes that answer calls.", {}, gauge=True),
     )
 
@@ -174,6 +196,11 @@ def histograms(methods: Sequence[str]) -> tuple[Family, ...]:
             {"method": [method for method in methods if method in STAGED], "stage": STAGES},
         ),
         Family("call_seconds", "Time that a call took in the program, whatever its end.", {"method": methods}),
+        Family(
+            "added_item_seconds",
+            "Time from the write of an item that came after training, by the store's clock, to its part in searches.",
+            {},
+        ),
         Family("store_seconds", "Time of a round trip to the feature store's Redis.", {"link": STORE_LINKS}),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,13 @@ from support.tiny_retrieval import FEATURES as RETRIEVAL_FEATURES
 from support.tiny_retrieval import best_items, tiny_tables, write_tiny_retrieval
 from support.tiny_server import stalled
 
-from recsys.arrays import Int64Array
+from recsys.arrays import BoolArray, Int64Array
 from recsys.bundle import open_bundle
 from recsys.errors import BundleError, InvalidInputError, NotFoundError, OverloadedError
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.redis.keys import history_keys
 from recsys.feature_store.redis.store import RedisFeatureStore
+from recsys.features.columns import Column
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import Categorical
 from recsys.features.history.records import Events, make_events
@@ -28,7 +29,7 @@ from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
-from recsys.serving.inference.candidate_index import Retrieved
+from recsys.serving.inference.candidate_index import AddedItems, ItemRows, Retrieved
 from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.inference.ranking_session import open_ranking_session
 from recsys.serving.inference.retrieval_session import open_retrieval
@@ -262,9 +263,18 @@ async def test_the_user_is_read_in_one_round_trip_and_items_in_another_unless_th
 class BruteForce:
     """A CandidateIndex without a bundle: the definition itself."""
 
-    model, version, features, names, history_fields = "brute", "0", RETRIEVAL_FEATURES, None, ()
+    model, version, features, names = "brute", "0", RETRIEVAL_FEATURES, None
+    history_fields, item_inputs = (), ()
 
-    def retrieve(self, user_key: int, seen: Int64Array, k: int, events: Events | None = None) -> Retrieved:
+    def has_items(self, keys: Int64Array) -> BoolArray:
+        return np.isin(keys, TABLES.item_keys)
+
+    def rows(self, columns: Mapping[str, Column]) -> ItemRows:
+        raise NotImplementedError
+
+    def retrieve(
+        self, user_key: int, seen: Int64Array, k: int, events: Events | None = None, added: AddedItems | None = None
+    ) -> Retrieved:
         return Retrieved(*best_items(TABLES, user_key, seen.tolist(), k), known=user_key in TABLES.user_keys)
 
 

@@ -2,6 +2,9 @@
 
 ::
 
-    bundle.py    a bundle of a closed form, and its certificate
-    graph.py     the graph ``retrieve``: the user's vector of the events, then exact search
+    bundle.py        a bundle of a closed form
+    certificate.py   its graphs' answers compared with the model's
+    graph.py         the graph ``retrieve``: the user's vector of the events, then exact search
+    added.py         items in it that a request brings
+    item_graph.py    the graph ``item``: rows of items by their attributes
 """

@@ -10,26 +10,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
-from scipy.sparse import csr_matrix
 
 import recsys
-from recsys.arrays import Int64Array
-from recsys.bundle import RESAMPLES, Certificate, Manifest, bundle_writer
+from recsys.bundle import RESAMPLES, Manifest, bundle_writer
 from recsys.bundle.evaluation import resamples_bytes
-from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.ids import PairIds
 from recsys.data.interactions.pairs import Interactions, ids_of
-from recsys.errors import BundleError
-from recsys.export.certificate import TOLERANCE
+from recsys.export.retrieval.by_history.certificate import certify_histories, certify_item_rows
 from recsys.export.retrieval.by_history.graph import HistoryTables, write_history_graph
-from recsys.export.retrieval.lists import LISTS, measured_lists
-from recsys.features.hashing import MISSING
+from recsys.export.retrieval.by_history.item_graph import write_item_graph
+from recsys.export.retrieval.lists import measured_lists
 from recsys.features.history.records import require_history
 from recsys.models.retrieval.linear import LinearModel
 from recsys.training.retrieval.folder import fingerprint
-from recsys.training.retrieval.linear.fit import evaluate_model, load_fitted, scores_of
-from recsys.training.retrieval.linear.histories import histories, history_inputs, user_events
+from recsys.training.retrieval.linear.fit import evaluate_model, load_fitted
+from recsys.training.retrieval.linear.histories import histories, user_events
 from recsys.training.retrieval.trained import masked_pairs
 from recsys.training.run.record import code_version
 from recsys.training.settings import to_json
@@ -54,22 +49,33 @@ def export_history_bundle(
     measured, baselines = measured_lists(test, of_users, interactions, config, excluded=excluded)
     with bundle_writer(path, overwrite=overwrite) as writer:
         (writer.folder / RESAMPLES).write_bytes(resamples_bytes(measured.resamples))
-        graph, infos = write_history_graph(history_tables(model, ids), writer.folder, item_id=ids.features.item_id.name)
+        retrieve, infos = write_history_graph(
+            history_tables(model, ids),
+            writer.folder,
+            item_id=ids.features.item_id.name,
+            takes_added=fitted.attributes is not None,
+        )
+        graphs = {"retrieve": retrieve}
+        if fitted.attributes is not None:
+            graphs["item"], of_item = write_item_graph(fitted.attributes, ids.features, writer.folder)
+            infos = {**infos, **of_item}
+            certify_item_rows(writer.folder / graphs["item"].file, fitted.attributes, interactions)
         certificate = certify_histories(
-            writer.folder / graph.file,
+            writer.folder / retrieve.file,
             model,
             ids,
             events=user_events(config, interactions),
             history_NM=histories(config, interactions, model.settings.weights, test=True),
             users=np.unique(interactions.test.user_E),
             list_length=config.train.list_length,
+            takes_added=fitted.attributes is not None,
         )
         return writer.finish(
             Manifest(
                 model=name,
                 kind="retrieval",
                 feature_set=ids.features,
-                graphs={"retrieve": graph},
+                graphs=graphs,
                 tables=infos,
                 metrics=measured.metrics,
                 evaluation=measured.evaluation,
@@ -105,77 +111,3 @@ def history_tables(model: LinearModel, ids: PairIds) -> HistoryTables:
         item_names_M=None if names is None else [names[item] for item in known.tolist()],
         weights=model.settings.weights,
     )
-
-
-def certify_histories(
-    graph: Path,
-    model: LinearModel,
-    ids: PairIds,
-    *,
-    events: UserEvents,
-    history_NM: csr_matrix,
-    users: Int64Array,
-    list_length: int,
-) -> Certificate:
-    """Compare the graph's lists, given the events of up to ``LISTS`` of these users, with the trained model's.
-
-    As in ``certify_lists``, at each place the two scores must agree, and the graph's score of an item and the model's
-    own of it; the tolerance grows with scores above 1.
-
-    Args:
-        graph: the file.
-        model: as it was trained.
-        ids: of users and items.
-        events: of the users, as a store has them.
-        history_NM: the same as the model takes them.
-        users: of the test part.
-        list_length: k.
-
-    Raises:
-        BundleError: they do not agree.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    fields = [each.name.removeprefix("history.") for each in session.get_inputs() if each.name.startswith("history.")]
-    score, index_of = scores_of(model, history_NM), np.argsort(ids.item_keys_M)
-    chosen = np.random.Generator(np.random.PCG64(0)).permutation(users)[:LISTS]
-    worst, tolerance, compared = 0.0, TOLERANCE, 0
-    for user in chosen.tolist():
-        (scores_M,) = score(np.array([user])).numpy()
-        expected = np.sort(scores_M[scores_M > -np.inf])[::-1][:list_length]
-        columns = history_inputs(events, user, ids, fields)
-        got_keys, got, known, _ = session.run(
-            ["items", "scores", "known", "history_known"],
-            {
-                "user_id": ids.user_keys_N[[user]],
-                "seen": np.full(1, MISSING),
-                "k": np.array(list_length, dtype=np.int64),
-                **columns,
-            },
-        )
-        items = index_of[np.searchsorted(ids.item_keys_M, got_keys, sorter=index_of)]
-        tolerance = max(tolerance, TOLERANCE * float(np.abs(expected).max(initial=0.0)))
-        if bool(known[0]) != (history_NM[user].multiply(model.popularity_M > 0).max() > 0):
-            raise BundleError(f"certificate: ONNX Runtime and the model differ in if user {user} is known. {_KEPT}")
-        if (distinct := len(np.unique(got_keys))) != len(expected):
-            raise BundleError(
-                f"certificate: ONNX Runtime gives {distinct} items for user {user}, the model {len(expected)}. {_KEPT}"
-            )
-        difference = float(np.maximum(np.abs(got - expected), np.abs(got - scores_M[items])).max(initial=0.0))
-        if not difference <= tolerance:  # NaN is refused too
-            raise BundleError(
-                f"certificate: a score of ONNX Runtime's list differs from the model's by {difference:.2e} for user "
-                f"{user}; allowed: {tolerance:.0e}. {_KEPT}"
-            )
-        worst, compared = max(worst, difference), compared + len(expected)
-    return Certificate(
-        requests=len(chosen),
-        candidates=compared,
-        max_abs_logit_difference=worst,
-        tolerance=tolerance,
-        compared=f"numpy {np.__version__} with onnxruntime {onnxruntime.__version__}, CPU",
-    )
-
-
-_KEPT = "The bundle was not written"

@@ -18,10 +18,26 @@ import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper
 
 from recsys.arrays import Float32Array, Int32Array, Int64Array
-from recsys.bundle import HISTORY_OUTPUTS, RETRIEVE_INPUTS, RETRIEVE_OUTPUTS, GraphInfo, TableInfo, TensorInfo
+from recsys.bundle import (
+    HISTORY_OUTPUTS,
+    RETRIEVE_INPUTS,
+    RETRIEVE_OUTPUTS,
+    GraphInfo,
+    TableInfo,
+    TensorInfo,
+    added_inputs,
+)
 from recsys.embeddings.row_maps.id_table import build_id_table
 from recsys.errors import InvalidInputError
-from recsys.export.retrieval.graph import below_zeros, best_left, branch, lookup, write_graph
+from recsys.export.retrieval.by_history.added import (
+    TABLE_ROWS,
+    added_rows,
+    find_added,
+    keys_of_rows,
+    no_popularity,
+    split_rows,
+)
+from recsys.export.retrieval.graph import below_zeros, best_left, best_of_bundle, branch, lookup, write_graph
 from recsys.features.hashing import MISSING, equal_keys
 from recsys.features.names import ITEM_NAMES, write_names
 from recsys.models.retrieval.history_weights import DAY_MS, HistoryWeights
@@ -89,7 +105,9 @@ def history_inputs(item_id: str, weights: HistoryWeights) -> dict[str, TensorInf
     return {**RETRIEVE_INPUTS, **{name: TensorInfo(dtype="int64", shape=("S",)) for name in names}}
 
 
-def write_history_graph(tables: HistoryTables, folder: Path, *, item_id: str) -> tuple[GraphInfo, dict[str, TableInfo]]:
+def write_history_graph(
+    tables: HistoryTables, folder: Path, *, item_id: str, takes_added: bool = False
+) -> tuple[GraphInfo, dict[str, TableInfo]]:
     """Write ``retrieve.onnx`` and its files in ``tables/``, the items' names among them.
 
     Row 0 of each table stands for ids that are not there, as of ``write_retrieve_graph``.
@@ -98,6 +116,8 @@ def write_history_graph(tables: HistoryTables, folder: Path, *, item_id: str) ->
         tables: of the model.
         folder: of the bundle.
         item_id: name of the feature that is the item's id.
+        takes_added: a request may bring items that the bundle has not: rows of ``history_MD`` and ``items_MD``, one
+            behind the other.
     """
     order_M = np.argsort(tables.item_keys)
     item_keys = tables.item_keys[order_M]
@@ -126,44 +146,47 @@ def write_history_graph(tables: HistoryTables, folder: Path, *, item_id: str) ->
         floats["of_newer"] = -np.log(2.0) / weights.half_life_events
     if weights.half_life_days:
         floats["of_age"] = -np.log(2.0) / (weights.half_life_days * DAY_MS)
+    integers: dict[str, npt.ArrayLike] = {"action_keys": [[key for key, _ in weights.actions]]}
+    inputs = history_inputs(item_id, weights)
+    if takes_added:
+        floats["per_halving"], integers[TABLE_ROWS] = 1.0 / np.log(2.0), len(item_keys) + 1
+        inputs |= added_inputs(2 * tables.items_MD.shape[1])
     return write_graph(
-        _nodes(item_id, weights, neighbours=bool(neighbours)),
+        _nodes(item_id, weights, neighbours=bool(neighbours), takes_added=takes_added),
         arrays,
         {"item_id": items},
         folder,
-        inputs=history_inputs(item_id, weights),
+        inputs=inputs,
         outputs={**RETRIEVE_OUTPUTS, **HISTORY_OUTPUTS},
         floats=floats,
-        integers={"action_keys": [[key for key, _ in weights.actions]]} if weights.attribute else {},
+        integers=integers,
     )
 
 
-def _nodes(item_id: str, weights: HistoryWeights, *, neighbours: bool) -> list[NodeProto]:
+def _nodes(item_id: str, weights: HistoryWeights, *, neighbours: bool, takes_added: bool) -> list[NodeProto]:
     node = helper.make_node
-    scores = [
-        # An item counts once, however often it comes, with the largest of its weights.
-        node("Unique", ["event_rows"], ["rows_U", "", "place_S"], sorted=1),
-        node("Shape", ["rows_U"], ["distinct"]),
-        node("Expand", ["zero_f", "distinct"], ["zeros_U"]),
-        node("ScatterElements", ["zeros_U", "place_S", "weight_S"], ["weight_U"], axis=0, reduction="max"),
-        node("Reshape", ["weight_U", "row"], ["weight_1U"]),
-        node("Gather", ["item_id.history_rows", "rows_U"], ["rows_UD"]),
-        node("MatMul", ["weight_1U", "rows_UD"], ["user_1D"]),
-        node("Reshape", ["user_1D", "column"], ["user_D1"]),
-        node("MatMul", ["item_id.rows", "user_D1"], ["by_vectors"]),
-    ]
-    if neighbours:
-        scores += [
-            node("Reshape", ["weight_U", "column"], ["weight_U1"]),
-            node("Gather", ["item_id.neighbours", "rows_U"], ["near_UJ"]),
-            node("Gather", ["item_id.neighbours_add", "rows_U"], ["add_UJ"]),
-            node("Mul", ["add_UJ", "weight_U1"], ["added_UJ"]),
-            node("Reshape", ["near_UJ", "column"], ["near"]),
-            node("Reshape", ["added_UJ", "column"], ["added"]),
-            node("ScatterElements", ["by_vectors", "near", "added"], ["by_history"], axis=0, reduction="add"),
+    history = f"history.{item_id}"
+    by_popularity = [node("Identity", ["item_id.popularity"], ["by_popularity"])]
+    events = lookup(history, table="item_id", rows="event_rows")
+    found = best_of_bundle("all_scores")
+    if takes_added:
+        by_popularity = [
+            *no_popularity(),
+            node("Concat", ["item_id.popularity", "added_popularity"], ["by_popularity"], axis=0),
+        ]
+        events = [
+            *added_rows(),
+            *lookup(history, table="item_id", rows="bundle_event_rows"),
+            *find_added(history, bundle_rows="bundle_event_rows", rows="event_rows"),
+        ]
+        found = [
+            *lookup("seen", table="item_id", rows="bundle_seen_rows"),
+            *find_added("seen", bundle_rows="bundle_seen_rows", rows="seen_rows"),
+            *best_left("all_scores", ["seen_rows", "added_unused"]),
+            *keys_of_rows("rows", keys="items"),
         ]
     return [
-        *lookup(f"history.{item_id}", table="item_id", rows="event_rows"),
+        *events,
         node("Greater", ["event_rows", "zero"], ["is_item"]),
         node("Cast", ["is_item"], ["item_ones"], to=TensorProto.INT64),
         node("ReduceSum", ["item_ones"], ["history_known_0"], keepdims=0),
@@ -178,11 +201,56 @@ def _nodes(item_id: str, weights: HistoryWeights, *, neighbours: bool) -> list[N
             "If",
             ["is_known"],
             ["all_scores"],
-            then_branch=branch(*scores),
-            else_branch=branch(node("Identity", ["item_id.popularity"], ["by_popularity"])),
+            then_branch=branch(*_scores(neighbours=neighbours, takes_added=takes_added)),
+            else_branch=branch(*by_popularity),
         ),
-        *best_left("all_scores"),
+        *found,
     ]
+
+
+def _scores(*, neighbours: bool, takes_added: bool) -> list[NodeProto]:
+    """From ``event_rows`` and ``weight_S`` to the scores of all rows."""
+    node = helper.make_node
+    gathered = [node("Gather", ["item_id.history_rows", "rows_U"], ["rows_UD"])]
+    if takes_added:
+        gathered = [
+            *split_rows("rows_U", in_bundle="bundle_rows_U", place="place_U", is_in_bundle="is_in_bundle_U"),
+            node("Split", ["added.rows"], ["added_history_AD", "added_items_AD"], axis=1, num_outputs=2),
+            node("Gather", ["item_id.history_rows", "bundle_rows_U"], ["bundle_rows_UD"]),
+            node("Gather", ["added_history_AD", "place_U"], ["added_rows_UD"]),
+            node("Unsqueeze", ["is_in_bundle_U", "last_axis"], ["is_in_bundle_U1"]),
+            node("Where", ["is_in_bundle_U1", "bundle_rows_UD", "added_rows_UD"], ["rows_UD"]),
+        ]
+    scores = [
+        # An item counts once, however often it comes, with the largest of its weights.
+        node("Unique", ["event_rows"], ["rows_U", "", "place_S"], sorted=1),
+        node("Shape", ["rows_U"], ["distinct"]),
+        node("Expand", ["zero_f", "distinct"], ["zeros_U"]),
+        node("ScatterElements", ["zeros_U", "place_S", "weight_S"], ["weight_U"], axis=0, reduction="max"),
+        node("Reshape", ["weight_U", "row"], ["weight_1U"]),
+        *gathered,
+        node("MatMul", ["weight_1U", "rows_UD"], ["user_1D"]),
+        node("Reshape", ["user_1D", "column"], ["user_D1"]),
+        node("MatMul", ["item_id.rows", "user_D1"], ["by_vectors"]),
+    ]
+    last = "by_vectors"
+    if neighbours:
+        rows, last = "bundle_rows_U" if takes_added else "rows_U", "by_history"
+        scores += [
+            node("Reshape", ["weight_U", "column"], ["weight_U1"]),
+            node("Gather", ["item_id.neighbours", rows], ["near_UJ"]),
+            node("Gather", ["item_id.neighbours_add", rows], ["add_UJ"]),
+            node("Mul", ["add_UJ", "weight_U1"], ["added_UJ"]),
+            node("Reshape", ["near_UJ", "column"], ["near"]),
+            node("Reshape", ["added_UJ", "column"], ["added"]),
+            node("ScatterElements", ["by_vectors", "near", "added"], ["by_history"], axis=0, reduction="add"),
+        ]
+    if takes_added:
+        scores += [
+            node("MatMul", ["added_items_AD", "user_D1"], ["added_scores"]),
+            node("Concat", [last, "added_scores"], ["with_added"], axis=0),
+        ]
+    return scores
 
 
 def _weights(weights: HistoryWeights) -> list[NodeProto]:

@@ -10,6 +10,7 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.names import Names
 from recsys.proto import ranker_pb2 as pb
 from recsys.serving.handlers.queries import CANDIDATES, RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
+from recsys.serving.inference.candidate_index import AddedItems
 from recsys.serving.inference.retrieval_session import MAX_ITEMS
 from recsys.serving.rpc.convert.answers import degradations, timings
 from recsys.serving.rpc.convert.ids import entity_keys, user_key
@@ -75,7 +76,7 @@ def retrieve_response(
         include_timings: say how long each stage took.
     """
     return pb.RetrieveResponse(
-        items=_ids(result.items, names),
+        items=_ids(result.items, names, result.added),
         scores=result.scores.tolist(),
         model=result.model,
         model_version=result.model_version,
@@ -92,7 +93,7 @@ def recommend_response(
 ) -> pb.RecommendResponse:
     """Convert a result to the answer of a Recommend call; arguments as of :func:`retrieve_response`."""
     return pb.RecommendResponse(
-        items=_ids(result.items, names),
+        items=_ids(result.items, names, result.added),
         scores=result.scores.tolist(),
         model=result.model,
         model_version=result.model_version,
@@ -108,8 +109,16 @@ def recommend_response(
     )
 
 
-def _ids(items: Int64Array, names: Names | None) -> pb.Ids:
-    return pb.Ids(integers=items.tolist()) if names is None else pb.Ids(texts=names.of(items))
+def _ids(items: Int64Array, names: Names | None, added: AddedItems | None) -> pb.Ids:
+    if names is None:
+        return pb.Ids(integers=items.tolist())
+    if added is None or added.names is None:
+        return pb.Ids(texts=names.of(items))
+    places = added.places(items).tolist()
+    texts = [
+        added.names[place] if text is None else text for text, place in zip(names.find(items), places, strict=True)
+    ]
+    return pb.Ids(texts=texts)
 
 
 def _count(field: str, count: int, least: int, most: int) -> int:

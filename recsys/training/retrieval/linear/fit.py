@@ -15,10 +15,11 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from recsys.arrays import Int64Array
-from recsys.data.interactions.pairs import Interactions, Pairs
+from recsys.data.interactions.pairs import Interactions, Pairs, ids_of
 from recsys.errors import DataFileError
 from recsys.evaluation.predictions import UserValues
 from recsys.files import atomic_file
+from recsys.models.retrieval.attributes import AttributeRows
 from recsys.models.retrieval.history_weights import HistoryWeights
 from recsys.models.retrieval.linear import Linear, LinearConfig, LinearModel, linear_model
 from recsys.models.retrieval.spectrum import item_filter, largest_eigenvalues
@@ -26,6 +27,7 @@ from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import FORMAT_VERSION, compare, load, read_retrieval_config
 from recsys.training.retrieval.linear.choice import Trial, choose, first_settings, is_open
 from recsys.training.retrieval.linear.histories import action_weights, histories, user_events, weighted
+from recsys.training.retrieval.linear.item_rows import attributes_from_dict, attributes_to_dict, fit_item_rows
 from recsys.training.retrieval.ranking import RankingMetrics, rank_scored
 from recsys.training.retrieval.trained import masked_pairs
 from recsys.training.run.folder import CHECKPOINT
@@ -39,11 +41,13 @@ class Fitted:
     """A fitted model, and how its settings were found.
 
     Attributes:
+        attributes: rows of items that came after training; None: items have no features, or these tell none apart.
         notes: a sentence each on what was chosen, and what was left out.
         train_s: seconds it took.
     """
 
     model: LinearModel
+    attributes: AttributeRows | None = None
     notes: tuple[str, ...]
     train_s: float
 
@@ -91,7 +95,10 @@ def fit(config: RetrievalRunConfig, interactions: Interactions, report: Report =
         popularity_M,
         report=lambda done, of: report("neighbours of items", done, of),
     )
-    return Fitted(model=made, notes=tuple(notes), train_s=time.perf_counter() - began)
+    attributes = fit_item_rows(
+        made.rows_MR, popularity_M, interactions, notes=notes, report=lambda done, of: report("attributes", done, of)
+    )
+    return Fitted(model=made, attributes=attributes, notes=tuple(notes), train_s=time.perf_counter() - began)
 
 
 def fitted_pairs(interactions: Interactions) -> Pairs:
@@ -115,8 +122,8 @@ def evaluate_model(
 
 
 def scores_of(model: LinearModel, history_NM: csr_matrix) -> Callable[[Int64Array], Tensor]:
-    """Scores of all items for some users, [B, M]; -inf for items without a training pair, of which nothing is known."""
-    near_MM, unknown_M = model.near_MM, model.popularity_M == 0
+    """Scores of all items for some users, [B, M]; -inf for items of which nothing was learnt."""
+    near_MM, unknown_M = model.near_MM, ~model.learnt_M
 
     def score(users_B: Int64Array) -> Tensor:
         scores_BM = model.scores(history_NM[users_B], near_MM)
@@ -135,7 +142,7 @@ def load_fitted(run_dir: Path, interactions: Interactions) -> tuple[RetrievalRun
     """
     config = read_retrieval_config(run_dir)
     compare(run_dir, interactions)
-    return config, fitted_of(load(run_dir), run_dir)
+    return config, fitted_of(load(run_dir), run_dir, interactions)
 
 
 def linear_config(config: RetrievalRunConfig) -> LinearConfig:
@@ -180,6 +187,7 @@ def save_fitted(run_dir: Path, fitted: Fitted) -> None:
         "linear": {
             "settings": dataclasses.asdict(model.settings),
             "arrays": arrays,
+            "attributes": None if fitted.attributes is None else attributes_to_dict(fitted.attributes),
             "notes": list(fitted.notes),
             "train_s": fitted.train_s,
         },
@@ -191,7 +199,7 @@ def save_fitted(run_dir: Path, fitted: Fitted) -> None:
 _ARRAYS = ("history_MK", "items_MK", "near_MJ", "add_MJ", "popularity_M")
 
 
-def fitted_of(checkpoint: dict[str, Any], run_dir: Path) -> Fitted:
+def fitted_of(checkpoint: dict[str, Any], run_dir: Path, interactions: Interactions) -> Fitted:
     """The content of a checkpoint; raises DataFileError if it is of another model."""
     try:
         stored = checkpoint["linear"]
@@ -202,6 +210,13 @@ def fitted_of(checkpoint: dict[str, Any], run_dir: Path) -> Fitted:
             settings=Linear(**given, weights=HistoryWeights(**weights)),
             **{name: stored["arrays"][name].numpy() for name in _ARRAYS},
         )
-        return Fitted(model=model, notes=tuple(stored["notes"]), train_s=float(stored["train_s"]))
+        attributes = stored["attributes"]
+        features = ids_of(interactions).features.item
+        return Fitted(
+            model=model,
+            attributes=None if attributes is None else attributes_from_dict(attributes, features),
+            notes=tuple(stored["notes"]),
+            train_s=float(stored["train_s"]),
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataFileError(f"{run_dir / CHECKPOINT}: not of a closed form: {error}") from error

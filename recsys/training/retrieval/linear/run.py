@@ -67,7 +67,7 @@ def train_closed_form(
     was_there = (run_dir / "config.json").exists()
     checkpoint = open_retrieval_run(config, interactions, run_dir, resume=resume)
     if checkpoint is not None:
-        fitted = fitted_of(checkpoint, run_dir)
+        fitted = fitted_of(checkpoint, run_dir, interactions)
     else:
         fitted = fit(config, interactions, told)
         save_fitted(run_dir, fitted)

@@ -1,0 +1,275 @@
+"""ReleaseItems: the items of the feature store that a loaded retrieval model's bundle has not, with rows made of what
+they are.
+
+The store's log of changed items says which to look at; where it has a gap, and at first, all items are looked at. ``A``
+added items, ``R`` columns of a row, ``N`` items looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys.arrays import Float32Array, Int64Array
+from recsys.errors import ModelError
+from recsys.feature_store.blocking import BlockingFeatureStore
+from recsys.feature_store.redis.keys import entity_key
+from recsys.features.feature_set import ITEM
+from recsys.rate_limited_log import RateLimitedLog
+from recsys.serving.inference.candidate_index import AddedItems, CandidateIndex
+from recsys.serving.telemetry.label_counts import LabelCounts
+
+_log = logging.getLogger("recsys.serving")
+
+_WRITES = 10_000
+"""Entries of the log that are read at a time."""
+
+_ITEMS = 500
+"""Items whose rows are made in one run of the model: it holds up calls no longer than one of them."""
+
+_TIMEOUT_S = 2.0
+_SCAN_S = 0.2
+"""Of a look at all items, at a time: the log is read in between."""
+
+_TOLD = 10_000
+"""Items that cannot be added, and were named in the log."""
+
+WHY_NOT = {
+    "no_attributes": "the store has no attributes of it, or none that the model knows",
+    "not_finite": "the model's row of it is not finite",
+    "damaged": "its stored attributes cannot be read",
+    "no_name": "the store has no text of its id",
+    "failed": "the model failed",
+    "no_room": "there are more than max_added_items (RECSYS_MAX_ADDED_ITEMS), and this is none of the newest",
+}
+"""Outcomes of items that are not added, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """An added item.
+
+    Attributes:
+        time_ms: when it was written last; 0: before what the log tells.
+        row: float32, [R].
+        name: empty where ids are integers.
+    """
+
+    time_ms: int
+    row: Float32Array
+    name: str
+
+
+class ReleaseItems:
+    """The added items of one release. :meth:`step` is called by one thread at a time, :attr:`current` read by any.
+
+    Args:
+        index: the release's retrieval model, which has ``item_inputs``.
+        store: read by the release's FeatureSet.
+        release: its name, for messages.
+        most: bound of A; the items that were written last stay, of a moment those of the smallest keys.
+        counts: outcomes of items: ``added``, ``changed``, ``removed`` and those of ``WHY_NOT``.
+        on_applied: gets the milliseconds from a write to its effect, for each item of it.
+    """
+
+    def __init__(
+        self,
+        index: CandidateIndex,
+        store: BlockingFeatureStore,
+        *,
+        release: str,
+        most: int,
+        counts: LabelCounts,
+        on_applied: Callable[[int], None] = lambda ms: None,
+    ) -> None:
+        self.current: AddedItems | None = None
+        """What takes part in searches now; replaced as a whole. None: no item."""
+        self._index = index
+        self._store = store
+        self._release = release
+        self._most = most
+        self._counts = counts
+        self._on_applied = on_applied
+        self._features = index.features
+        self._id = index.features.item_id
+        self._items: dict[int, _Item] = {}
+        self._position = ""
+        self._must_look = True
+        self._pages: Iterator[list[int]] | None = None
+        self._found: list[Int64Array] = []
+        self._touched: set[int] = set()
+        """Items that the log named since there was a gap in it: they are as they are now."""
+        self._told: set[int] = set()
+        self._trouble = RateLimitedLog(_log)
+
+    def step(self) -> bool:
+        """Apply what was written since the last step, and look at a part of all items where that is due.
+
+        Returns:
+            True if there is more to do at once.
+
+        Raises:
+            StoreError: the store is away, or its log is no log; the next step begins where this one did.
+            ModelError: the model's tables were changed.
+        """
+        changes = self._store.changed_items(self._position, limit=_WRITES, timeout_s=_TIMEOUT_S)
+        if not changes.complete:
+            self._must_look, self._pages, self._touched = True, None, set()
+        keys, times_ms = _newest(changes.keys, changes.times_ms)
+        unknown = self._add(keys, times_ms)
+        self._position = changes.position
+        if len(unknown):
+            self._publish()
+            if self._must_look:
+                self._touched.update(unknown.tolist())
+            if changes.complete:
+                now_ms = time.time_ns() // 1_000_000
+                for ms in times_ms[np.isin(keys, np.fromiter(self._items, dtype=np.int64))].tolist():
+                    self._on_applied(max(now_ms - ms, 0))
+        if self._must_look and not changes.more:
+            self._look()
+        return changes.more or self._must_look
+
+    def _look(self) -> None:
+        """Look at a part of all items of the store; at the end, take in what was found."""
+        if self._pages is None:
+            self._pages, self._found = self._store.item_keys(), []
+        until_s = time.monotonic() + _SCAN_S
+        try:
+            while time.monotonic() < until_s:
+                page = next(self._pages, None)
+                if page is None:
+                    self._take_in(np.unique(np.concatenate([np.empty(0, dtype=np.int64), *self._found])))
+                    self._pages, self._found, self._touched, self._must_look = None, [], set(), False
+                    return
+                self._found.append(self._unknown(np.array(page, dtype=np.int64)))
+        except BaseException:
+            self._pages = None  # what has failed goes on no more: begin anew
+            raise
+
+    def _take_in(self, found: Int64Array) -> None:
+        """Have the items that a look at all has found, N keys in order, and no others but those written meanwhile."""
+        there = set(found.tolist())
+        gone = [key for key in self._items if key not in there and key not in self._touched]
+        for key in gone:
+            del self._items[key]
+            self._counts.add("removed")
+        have = [key for key in self._items if key not in self._touched]  # they may have changed in the gap
+        self._add(np.array(have, dtype=np.int64), np.array([self._items[key].time_ms for key in have], dtype=np.int64))
+        new = found[~np.isin(found, np.fromiter(self._items.keys() | self._touched, dtype=np.int64))]
+        self._add(new, np.zeros(len(new), dtype=np.int64))
+        before = 0 if self.current is None else len(self.current)
+        self._publish()
+        now = len(self._items)
+        if now != before or gone:
+            _log.info("release %s: %d items that came after training take part in searches", self._release, now)
+
+    def _add(self, keys: Int64Array, times_ms: Int64Array) -> Int64Array:
+        """Make rows of items that the bundle has not; returns their keys.
+
+        Those that have a row get another; of the others the newest first, as long as there is room for one.
+
+        Args:
+            keys: distinct, [N].
+            times_ms: when each was written, [N].
+        """
+        unknown = ~self._index.has_items(keys)
+        keys, times_ms = keys[unknown], times_ms[unknown]
+        again = np.isin(keys, np.fromiter(self._items, dtype=np.int64))
+        for start in range(0, int(np.count_nonzero(again)), _ITEMS):
+            part = slice(start, start + _ITEMS)
+            self._make(keys[again][part], times_ms[again][part])
+        new, new_ms = keys[~again], times_ms[~again]
+        order = np.lexsort((new, -new_ms))
+        new, new_ms = new[order], new_ms[order]
+        for start in range(0, len(new), _ITEMS):
+            if len(self._items) >= self._most and (-int(new_ms[start]), int(new[start])) > max(
+                map(self._rank, self._items)
+            ):
+                self._refuse(new[start:], "no_room")
+                break
+            part = slice(start, start + _ITEMS)
+            self._make(new[part], new_ms[part])
+            self._drop_oldest()
+        return keys
+
+    def _rank(self, key: int) -> tuple[int, int]:
+        """Place of an added item among all, the one that stays longest first."""
+        return -self._items[key].time_ms, key
+
+    def _make(self, keys: Int64Array, times_ms: Int64Array) -> None:
+        """Read the attributes of items and make their rows; an item that has none any more is added no more."""
+        columns, damaged = self._store.entity_rows(ITEM, keys, timeout_s=_TIMEOUT_S)
+        texts: dict[int, str] = {}
+        if self._id.id_type == "string":
+            texts = self._store.names(keys.tolist(), timeout_s=_TIMEOUT_S)
+        try:
+            made = self._index.rows({**columns, self._id.name: keys})
+        except ModelError as error:
+            self._trouble.warning("model", "release %s: items that came after training: %s", self._release, error)
+            self._refuse(keys, "failed")
+            return
+        finite = np.asarray(np.isfinite(made.rows).all(axis=1))
+        for place, (key, time_ms) in enumerate(zip(keys.tolist(), times_ms.tolist(), strict=True)):
+            why_not = ""
+            if place in damaged:
+                why_not = "damaged"
+            elif not made.known[place]:
+                why_not = "no_attributes"
+            elif not finite[place]:
+                why_not = "not_finite"
+            elif self._id.id_type == "string" and key not in texts:
+                why_not = "no_name"
+            if why_not:
+                self._refuse(keys[place : place + 1], why_not)
+                continue
+            self._counts.add("changed" if key in self._items else "added")
+            self._items[key] = _Item(time_ms, made.rows[place].copy(), texts.get(key, ""))
+
+    def _drop_oldest(self) -> None:
+        if len(self._items) > self._most:
+            ranked = sorted(self._items, key=self._rank)
+            self._refuse(np.array(ranked[self._most :], dtype=np.int64), "no_room")
+
+    def _refuse(self, keys: Int64Array, outcome: str) -> None:
+        """Count items that take no part, and name each once in the log."""
+        self._counts.add(outcome, by=len(keys))
+        for key in keys.tolist():
+            self._items.pop(key, None)
+        new = [key for key in keys[:_TOLD].tolist() if key not in self._told]
+        if not new:
+            return
+        if len(self._told) >= _TOLD:
+            self._told.clear()
+        self._told.update(new)
+        self._trouble.warning(
+            outcome,
+            "release %s: %d items that came after training take no part in searches, %s among them: %s",
+            self._release,
+            len(new),
+            entity_key(self._features.name, ITEM, new[0]).decode(),
+            WHY_NOT[outcome],
+        )
+
+    def _publish(self) -> None:
+        """Let searches have the items there are now."""
+        if not self._items:
+            self.current = None
+            return
+        keys = np.array(sorted(self._items), dtype=np.int64)
+        items = [self._items[key] for key in keys.tolist()]
+        names = tuple(item.name for item in items) if self._id.id_type == "string" else None
+        self.current = AddedItems(keys, np.stack([item.row for item in items]), names)
+
+    def _unknown(self, keys: Int64Array) -> Int64Array:
+        return keys[~self._index.has_items(keys)] if len(keys) else keys
+
+
+def _newest(keys: Int64Array, times_ms: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Each item once, with the time of its last write."""
+    distinct, last = np.unique(keys[::-1], return_index=True)
+    return distinct, times_ms[::-1][last]

@@ -1,0 +1,53 @@
+"""Items that PutEntities has stored: those that a served retrieval model will find, or never will, are counted."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from recsys.arrays import Int64Array
+from recsys.errors import ModelError
+from recsys.rate_limited_log import RateLimitedLog
+from recsys.serving.handlers.model_slot import ModelSlot
+from recsys.serving.telemetry.label_counts import LabelCounts
+
+_log = logging.getLogger("recsys.serving")
+
+
+class PutItems:
+    """Counts the items put that a served bundle has not: ``soon`` where its model makes rows of items, ``never`` where
+    only items of the training data are found. Safe to use from several threads.
+
+    Args:
+        models: the releases in service.
+    """
+
+    def __init__(self, models: ModelSlot) -> None:
+        self.counts = LabelCounts()
+        self._models = models
+        self._trouble = RateLimitedLog(_log, every_s=3600.0)
+
+    def put(self, keys: Int64Array) -> None:
+        """Count items that were stored, keys [N]; of a release whose tables are damaged none."""
+        with self._models.current() as routes:
+            for route in routes.models.values():
+                if route.live.recommender is None:
+                    continue
+                index = route.live.recommender.index
+                try:
+                    unknown = int(np.count_nonzero(~index.has_items(np.unique(keys))))
+                except ModelError:
+                    continue  # its calls say so
+                if not unknown:
+                    continue
+                self.counts.add("soon" if index.item_inputs else "never", by=unknown)
+                if not index.item_inputs:
+                    self._trouble.warning(
+                        route.live.name,
+                        "release %s: %d items were put that retrieval model %s never finds: its bundle has no graph "
+                        "'item'; they are found once a release is trained with them",
+                        route.live.name,
+                        unknown,
+                        index.model,
+                    )

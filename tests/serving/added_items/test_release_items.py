@@ -1,0 +1,209 @@
+"""Added items of a release: those of the store that its bundle has not, with their newest attributes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import redis
+from contracts.feature_store_contract.shop import SHOP
+from serving.added_items.conftest import FAILS, TRAINED, Index, keys_of, prices_of, put
+
+from recsys.errors import StoreUnavailableError
+from recsys.feature_store.blocking import BlockingFeatureStore
+from recsys.features.feature_set import Categorical
+from recsys.features.hashing import string_key
+from recsys.serving.added_items.release_items import ReleaseItems
+from recsys.serving.telemetry.label_counts import LabelCounts
+
+NEW = TRAINED + 50
+CHANGES = "recsys:v1:shop:item_changes"
+
+
+def made(store: BlockingFeatureStore, index: Index | None = None, *, most: int = 1000) -> ReleaseItems:
+    items = ReleaseItems(index or Index(), store, release="a", most=most, counts=LabelCounts())
+    run(items)
+    return items
+
+
+def run(items: ReleaseItems) -> dict[str, int]:
+    """Make steps until there is no more to do; the outcomes meanwhile."""
+    before = items._counts.read()
+    until_s = time.monotonic() + 30
+    while items.step():
+        assert time.monotonic() < until_s
+    return {k: n - before.get(k, 0) for k, n in items._counts.read().items() if n > before.get(k, 0)}
+
+
+def test_items_of_the_bundle_are_passed_over_and_others_added(store: BlockingFeatureStore) -> None:
+    index = Index()
+    put(store, {1: 1.0, NEW: 2.0})
+    items = made(store, index)
+    assert prices_of(items.current) == {NEW: 2.0}
+    put(store, {2: 1.0, NEW + 2: 3.0, NEW + 1: 4.0})
+    assert run(items) == {"added": 2}
+    assert prices_of(items.current) == {NEW: 2.0, NEW + 1: 4.0, NEW + 2: 3.0}
+    assert {key for keys in index.runs for key in keys} == {NEW, NEW + 1, NEW + 2}
+
+
+def test_nothing_to_do_is_one_read_and_no_run(store: BlockingFeatureStore) -> None:
+    index = Index()
+    put(store, {NEW: 2.0})
+    items = made(store, index)
+    runs, before = len(index.runs), items.current
+    assert not items.step() and len(index.runs) == runs and items.current is before
+
+
+def test_changed_attributes_make_another_row_and_the_snapshot_before_stays_as_it_was(
+    store: BlockingFeatureStore,
+) -> None:
+    items = made(store)
+    put(store, {NEW: 2.0})
+    run(items)
+    before = items.current
+    put(store, {NEW: 5.0})
+    assert run(items) == {"changed": 1}
+    assert (prices_of(before), prices_of(items.current)) == ({NEW: 2.0}, {NEW: 5.0})
+
+
+def test_items_without_a_row_are_counted_by_reason_and_named_once(
+    store: BlockingFeatureStore, redis_admin: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = made(store)
+    redis_admin.set(f"recsys:v1:{{shop:item:{(NEW + 2) % 64}}}:{NEW + 2}", b"foreign")
+    packed = np.array([NEW + 2], dtype="<i8").tobytes()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            put(store, {NEW: 0.0, NEW + 1: -1.0, NEW + 3: 1.0})
+            redis_admin.xadd(CHANGES, {"items": packed})
+            assert run(items) == {"no_attributes": 1, "not_finite": 1, "damaged": 1, ("changed" if _ else "added"): 1}
+    assert keys_of(items.current) == [NEW + 3]
+    assert caplog.text.count("take no part in searches") == 3
+    assert f"recsys:v1:{{shop:item:{NEW % 64}}}:{NEW} among them: the store has no attributes of it" in caplog.text
+
+
+def test_an_item_that_loses_its_attributes_is_added_no_more(store: BlockingFeatureStore) -> None:
+    items = made(store)
+    put(store, {NEW: 1.0, NEW + 1: 1.0})
+    run(items)
+    put(store, {NEW: 0.0})
+    assert run(items) == {"no_attributes": 1}
+    assert keys_of(items.current) == [NEW + 1]
+
+
+def test_a_model_that_fails_leaves_the_other_items_as_they_were(
+    store: BlockingFeatureStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = made(store)
+    put(store, {NEW: 1.0})
+    run(items)
+    put(store, {NEW + 1: FAILS})
+    assert run(items) == {"failed": 1} and "table damaged" in caplog.text
+    put(store, {NEW + 1: 2.0})
+    assert run(items) == {"added": 1}
+    assert keys_of(items.current) == [NEW, NEW + 1]
+
+
+def test_the_newest_items_stay_when_there_is_no_room_for_all(store: BlockingFeatureStore) -> None:
+    put(store, {NEW + n: 1.0 for n in range(4)})
+    items = made(store, most=3)
+    assert keys_of(items.current) == [NEW, NEW + 1, NEW + 2]  # of one moment those of the smallest keys
+    time.sleep(0.002)
+    put(store, {NEW + 9: 1.0})
+    assert run(items) == {"added": 1, "no_room": 1}
+    assert keys_of(items.current) == [NEW, NEW + 1, NEW + 9]
+    time.sleep(0.002)
+    put(store, {NEW: 2.0})
+    time.sleep(0.002)
+    put(store, {NEW + 8: 1.0})
+    run(items)
+    assert keys_of(items.current) == [NEW, NEW + 8, NEW + 9]
+
+
+def test_of_a_table_of_many_new_items_no_more_rows_are_made_than_stay(store: BlockingFeatureStore) -> None:
+    index = Index()
+    items = made(store, index, most=10)
+    put(store, {NEW + n: 1.0 for n in range(3000)})
+    assert run(items)["no_room"] == 2990
+    assert len(keys_of(items.current)) == 10
+    assert sum(map(len, index.runs)) <= 1000
+
+
+def test_every_start_finds_the_same_items_whatever_the_log_still_holds(
+    store: BlockingFeatureStore, redis_admin: redis.Redis
+) -> None:
+    put(store, {key: float(key) for key in range(50, 1500)})
+    kept = prices_of(made(store, most=10_000).current)
+    assert kept == {key: float(key) for key in range(TRAINED, 1500)}
+    redis_admin.xtrim(CHANGES, maxlen=1, approximate=False)
+    assert prices_of(made(store, most=10_000).current) == kept
+    redis_admin.delete(CHANGES)
+    assert prices_of(made(store, most=10_000).current) == kept
+
+
+def test_a_gap_in_the_log_is_made_good_by_a_look_at_all_items(
+    store: BlockingFeatureStore, redis_admin: redis.Redis
+) -> None:
+    put(store, {NEW: 1.0, NEW + 1: 1.0})
+    items = made(store)
+    put(store, {NEW: 2.0, NEW + 2: 3.0})
+    redis_admin.delete(f"recsys:v1:{{shop:item:{(NEW + 1) % 64}}}:{NEW + 1}")
+    redis_admin.delete(CHANGES)
+    assert run(items)["removed"] == 1
+    assert prices_of(items.current) == {NEW: 2.0, NEW + 2: 3.0}
+
+
+def test_an_emptied_store_has_no_added_items(store: BlockingFeatureStore, redis_admin: redis.Redis) -> None:
+    put(store, {NEW: 1.0})
+    items = made(store)
+    redis_admin.flushall()
+    run(items)
+    assert items.current is None
+
+
+def test_a_store_that_is_away_changes_nothing_and_nothing_is_missed(store: BlockingFeatureStore) -> None:
+    items = made(store)
+    put(store, {NEW: 1.0})
+    run(items)
+    put(store, {NEW + 1: 2.0})
+    link = store._store._link  # type: ignore[attr-defined]
+
+    async def away(*args: object, **options: object) -> None:
+        raise StoreUnavailableError("away")
+
+    answers, link.round_trip = link.round_trip, away
+    for _ in range(2):
+        with pytest.raises(StoreUnavailableError):
+            items.step()
+    assert keys_of(items.current) == [NEW]
+    link.round_trip = answers
+    assert run(items) == {"added": 1} and keys_of(items.current) == [NEW, NEW + 1]
+
+
+def test_items_named_by_strings_need_a_name(redis_url: str, store: BlockingFeatureStore) -> None:
+    features = replace(SHOP, item_id=Categorical(name="item_id", id_type="string"))
+    index = Index(features)
+    items = made(store, index)
+    keys = [string_key(text) for text in ("new lamp", "nameless")]
+    put(store, dict.fromkeys(keys, 1.0))
+    assert run(items) == {"no_name": 2}
+    put_names(redis_url, {keys[0]: "new lamp"})
+    put(store, {keys[0]: 1.0})
+    assert run(items) == {"added": 1}
+    assert items.current is not None and items.current.names == ("new lamp",)
+
+
+def put_names(url: str, names: dict[int, str]) -> None:
+    import asyncio
+
+    from recsys.feature_store.redis.store import RedisFeatureStore
+
+    async def write() -> None:
+        writer = RedisFeatureStore.connect(url, SHOP)
+        await writer.put_names(names, timeout_s=5)
+        await writer.close()
+
+    asyncio.run(write())

@@ -1,0 +1,61 @@
+"""Items that were put and that a served model will find, or never will, are counted, and these are named in the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recsys.arrays import BoolArray, Int64Array
+from recsys.errors import ModelError
+from recsys.serving.handlers.put_items import PutItems
+
+
+class Index:
+    """Knows items below 10; a negative one damages it."""
+
+    model = "knower"
+
+    def __init__(self, *item_inputs: str) -> None:
+        self.item_inputs = item_inputs
+
+    def has_items(self, keys: Int64Array) -> BoolArray:
+        if (keys < 0).any():
+            raise ModelError("damaged")
+        return np.asarray(keys < 10)
+
+
+def put_items(*indexes: Index | None) -> PutItems:
+    """Of a server whose models have these indexes."""
+
+    @contextmanager
+    def current() -> Iterator[Any]:
+        live = [SimpleNamespace(name="r-1", recommender=index and SimpleNamespace(index=index)) for index in indexes]
+        yield SimpleNamespace(models={str(n): SimpleNamespace(live=each) for n, each in enumerate(live)})
+
+    return PutItems(SimpleNamespace(current=current))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("inputs", "found"), [(("price",), "soon"), ((), "never")])
+def test_items_that_the_bundle_has_not_are_counted_once_each(
+    inputs: tuple[str, ...], found: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = put_items(Index(*inputs), None)
+    with caplog.at_level(logging.WARNING):
+        items.put(np.array([1, 11, 12, 11]))
+        items.put(np.array([2]))
+    assert items.counts.read() == {found: 2}
+    assert ("2 items were put that retrieval model knower never finds" in caplog.text) == (found == "never")
+
+
+def test_every_served_model_counts_and_a_damaged_one_stops_no_put() -> None:
+    items = put_items(Index(), Index("price"))
+    items.put(np.array([11]))
+    assert items.counts.read() == {"never": 1, "soon": 1}
+    items.put(np.array([-1, 12]))
+    assert items.counts.read() == {"never": 1, "soon": 1}
