@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +68,7 @@ def mean_of_present(vectors_NKD: Tensor, present_NK: Tensor) -> Tensor:
 
 def user_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
     """User id, user features and context, concatenated; [N, U]."""
-    return _concatenate((features.user_id, *features.user, *features.context), inputs, side="user")
+    return side_vectors((features.user_id, *features.user, *features.context), inputs, side="user")
 
 
 def item_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
@@ -77,7 +77,7 @@ def item_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
     if not rest:
         query = inputs.vectors(f"{ITEM}{features.item_id.name}", features.item_id)
         return query[:, :0]
-    return _concatenate(rest, inputs, side="item")
+    return side_vectors(rest, inputs, side="item")
 
 
 def query_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
@@ -100,17 +100,17 @@ def key_vectors(features: FeatureSet, inputs: Inputs) -> Tensor:
 
 def user_fields(features: FeatureSet, dims: Mapping[str, int]) -> tuple[int, ...]:
     """Columns of each feature in :func:`user_vectors`, given each table's width."""
-    return _widths((features.user_id, *features.user, *features.context), dims)
+    return vector_widths((features.user_id, *features.user, *features.context), dims)
 
 
 def item_fields(features: FeatureSet, dims: Mapping[str, int]) -> tuple[int, ...]:
     """Columns of each feature in :func:`item_vectors`."""
-    return _widths(_not_in_events(features), dims)
+    return vector_widths(_not_in_events(features), dims)
 
 
 def key_fields(features: FeatureSet, dims: Mapping[str, int]) -> tuple[int, ...]:
     """Columns of each feature in :func:`query_vectors` and :func:`key_vectors`."""
-    return _widths(features.event_features() or (features.item_id,), dims)
+    return vector_widths(features.event_features() or (features.item_id,), dims)
 
 
 def _not_in_events(features: FeatureSet) -> tuple[Feature, ...]:
@@ -119,12 +119,16 @@ def _not_in_events(features: FeatureSet) -> tuple[Feature, ...]:
     return tuple(f for f in features.item if f.name not in compared)
 
 
-def _concatenate(parts: Sequence[Feature], inputs: Inputs, *, side: Side) -> Tensor:
-    """Vectors and numbers in declared order; numbers next to each other are one part."""
-    prefix = ITEM if side == "item" else ""
+def side_vectors(parts: Sequence[Feature], inputs: Inputs, *, side: Literal["user", "item", "history"]) -> Tensor:
+    """Vectors and numbers of some features, at least one, of one side, in the order given; [N, columns].
+
+    Numbers must be all that the side has, in declared order; numbers next to each other are one part.
+    """
+    prefix = {"item": ITEM, "history": "history.", "user": ""}[side]
     runs = [(is_id, list(run)) for is_id, run in itertools.groupby(parts, key=lambda f: isinstance(f, Categorical))]
     sizes = [len(run) for is_id, run in runs if not is_id]
-    numbers = iter(torch.split(inputs.numbers(side), sizes, dim=1) if sizes else ())
+    assert side != "history" or not sizes
+    numbers = iter(torch.split(inputs.numbers(side), sizes, dim=1) if sizes and side != "history" else ())
     joined: list[Tensor] = []
     for is_id, run in runs:
         joined += [inputs.vectors(f"{prefix}{f.name}", f) for f in run if isinstance(f, Categorical)]
@@ -133,5 +137,6 @@ def _concatenate(parts: Sequence[Feature], inputs: Inputs, *, side: Side) -> Ten
     return torch.cat(joined, dim=1)
 
 
-def _widths(parts: Sequence[Feature], dims: Mapping[str, int]) -> tuple[int, ...]:
+def vector_widths(parts: Sequence[Feature], dims: Mapping[str, int]) -> tuple[int, ...]:
+    """Columns of each of some features, given each table's width."""
     return tuple(dims[f.table] if isinstance(f, Categorical) else 1 for f in parts)

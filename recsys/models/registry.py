@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from recsys.models.ranking.autoint import AutoInt, AutoIntConfig
 from recsys.models.ranking.dcn import Dcn, DcnConfig
@@ -21,6 +22,7 @@ from recsys.models.retrieval.linear import LinearConfig
 from recsys.models.retrieval.mf import MfConfig, mf_net
 from recsys.models.retrieval.network import Layers, RetrievalConfig, RetrievalNet
 from recsys.models.retrieval.ngcf import NgcfConfig, ngcf_net
+from recsys.models.retrieval.two_tower.config import TwoTowerConfig
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,13 @@ class RetrievalKind:
 
     Attributes:
         config: its configuration.
-        net: ``net(config)``, a torch module; None: the model is a closed form.
+        net: ``net(config)``, a torch module above a vector for each user and item; None: it has no such vectors.
+        learns_from: ``pairs``, step by step; ``closed_form``, without steps; ``sequences``, the histories of users.
     """
 
     config: type[RetrievalConfig]
     net: Callable[..., RetrievalNet] | None
+    learns_from: Literal["pairs", "closed_form", "sequences"] = "pairs"
 
 
 RANKING_MODELS: dict[str, RankingKind] = {
@@ -60,11 +64,15 @@ RETRIEVAL_MODELS: dict[str, RetrievalKind] = {
     "mf": RetrievalKind(MfConfig, mf_net),
     "lightgcn": RetrievalKind(LightGcnConfig, lightgcn_net),
     "ngcf": RetrievalKind(NgcfConfig, ngcf_net),
-    "linear": RetrievalKind(LinearConfig, None),
+    "linear": RetrievalKind(LinearConfig, None, "closed_form"),
+    "two_tower": RetrievalKind(TwoTowerConfig, None, "sequences"),
 }
 
-CLOSED_FORMS = tuple(name for name, kind in RETRIEVAL_MODELS.items() if kind.net is None)
+CLOSED_FORMS = tuple(name for name, kind in RETRIEVAL_MODELS.items() if kind.learns_from == "closed_form")
 """Models without a network: nothing is trained step by step, and users are known by their history."""
+
+SEQUENCE_MODELS = tuple(name for name, kind in RETRIEVAL_MODELS.items() if kind.learns_from == "sequences")
+"""Models that are trained on histories, and know users by them."""
 
 
 def make_net(widths: Widths, *, config: RankingConfig) -> RankingNet:
@@ -75,5 +83,5 @@ def make_net(widths: Widths, *, config: RankingConfig) -> RankingNet:
 def make_layers(config: RetrievalConfig) -> Layers:
     """Build what a retrieval model's configuration describes above the vectors of layer 0."""
     net = RETRIEVAL_MODELS[config.kind].net
-    assert net is not None, "a closed form has no layers"
+    assert net is not None, "it has no vectors of layer 0"
     return Layers(net(config), hops=config.layers)

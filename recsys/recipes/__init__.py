@@ -31,6 +31,7 @@ OWN_LOG: dict[str, Callable[[], RunConfig]] = {
 
 OWN_LOG_RETRIEVAL: dict[str, Callable[[], RetrievalRunConfig]] = {
     "linear": own_log.linear,
+    "two_tower": own_log.two_tower,
     "mf": own_log.mf,
     "lightgcn": own_log.lightgcn,
     "ngcf": own_log.ngcf,

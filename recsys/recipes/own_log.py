@@ -20,7 +20,8 @@ from recsys.models.retrieval.linear import LinearConfig
 from recsys.models.retrieval.mf import MfConfig
 from recsys.models.retrieval.network import RetrievalConfig
 from recsys.models.retrieval.ngcf import NgcfConfig
-from recsys.training.config import DataConfig, RunConfig
+from recsys.models.retrieval.two_tower.config import TwoTowerConfig
+from recsys.training.config import DataConfig, RowConfig, RunConfig
 from recsys.training.retrieval.config import InteractionsConfig, RetrievalRunConfig, RetrievalTrainConfig
 
 FOLDER = "./prepared"
@@ -29,6 +30,26 @@ FOLDER = "./prepared"
 def linear() -> RetrievalRunConfig:
     """Linear filtering, a closed form without epochs: candidates by what a user did up to now; chooses its settings."""
     return RetrievalRunConfig(recipe="linear", data=InteractionsConfig(dataset=FOLDER), model=LinearConfig())
+
+
+def two_tower() -> RetrievalRunConfig:
+    """Two towers: candidates by what a user did up to now, items by id and attributes; finds items without an event."""
+    return RetrievalRunConfig(
+        recipe="two_tower",
+        data=InteractionsConfig(dataset=FOLDER),
+        model=TwoTowerConfig(),
+        train=RetrievalTrainConfig(
+            loss="softmax",
+            epochs=60,
+            batch_size=1024,
+            learning_rate=1e-3,
+            sampled_items=512,
+            validate_every=2,
+            patience=3,
+            checkpoint_epochs=2,
+        ),
+        rows=RowConfig(min_count=1),
+    )
 
 
 def din() -> RunConfig:

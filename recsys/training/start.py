@@ -12,7 +12,7 @@ import torch
 from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.ids import map_ids
 from recsys.data.samples.loader import BatchLoader
-from recsys.data.samples.numbers import fit_numbers
+from recsys.data.samples.numbers import fit_numbers, training_numbers
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.embeddings.sharding.plan import describe_plan
 from recsys.errors import RecsysError
@@ -192,7 +192,11 @@ def _numbers(
     """Transforms of the run's folder, which the first process fits for a new run; layers taken keep theirs."""
     if new and world().rank == 0:
         keeps = source is not None and source.kind == config.model.kind
-        made = kept_numbers(dataset, source.numbers) if source is not None and keeps else fit_numbers(dataset)
+        made = (
+            kept_numbers(training_numbers(dataset), source.numbers)
+            if source is not None and keeps
+            else fit_numbers(dataset)
+        )
         save_numbers(made, run_dir / NUMBERS)
     return load_numbers(run_dir / NUMBERS)
 

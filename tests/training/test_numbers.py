@@ -14,7 +14,7 @@ from support.exported_models import exported
 from support.tiny_run import NAMESAKES, odd_config, odd_dataset
 
 from recsys.data.samples.dataset import Dataset
-from recsys.data.samples.numbers import fit_numbers
+from recsys.data.samples.numbers import fit_numbers, training_numbers
 from recsys.errors import DataFileError
 from recsys.features.feature_set import Numeric
 from recsys.features.number_transform import RAW, NumberTransform, fit_number
@@ -137,12 +137,12 @@ def test_what_the_older_model_cannot_have_learnt_from_is_fitted_anew(dataset: Da
     fitted = fit_numbers(dataset)
     constant = NumberTransform(kind="quantile", scale=0.0)
     wide = replace(fitted["size"], low=-0.1, high=0.1)
-    kept = kept_numbers(dataset, {"present": constant, "size": wide})
+    kept = kept_numbers(training_numbers(dataset), {"present": constant, "size": wide})
     assert kept["present"] == fitted["present"], "it was constant"
     assert kept["item.size"] == fitted["item.size"], "it was not there"
     assert kept["size"].reads_as(wide) and "% of these samples are beyond its bounds" in kept["size"].why
     assert kept["size"].samples == fitted["size"].samples
-    other_kind = kept_numbers(dataset, {"present": RAW})
+    other_kind = kept_numbers(training_numbers(dataset), {"present": RAW})
     assert other_kind["present"] == fitted["present"], "another transform is declared now"
 
 

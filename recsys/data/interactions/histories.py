@@ -22,12 +22,14 @@ class UserEvents:
         user_E, item_E: indices, int64.
         time_ms_E: milliseconds since 1970, int64; None: not known.
         attributes: of the history -> its keys, int64 [E].
+        arrival_ms_E: when each became known, int64; None: at its time.
     """
 
     user_E: Int64Array
     item_E: Int64Array
     time_ms_E: Int64Array | None = None
     attributes: Mapping[str, Int64Array]
+    arrival_ms_E: Int64Array | None = None
 
     def where(self, chosen_E: BoolArray) -> UserEvents:
         """Some of the events."""
@@ -36,6 +38,7 @@ class UserEvents:
             item_E=self.item_E[chosen_E],
             time_ms_E=None if self.time_ms_E is None else self.time_ms_E[chosen_E],
             attributes={name: keys_E[chosen_E] for name, keys_E in self.attributes.items()},
+            arrival_ms_E=None if self.arrival_ms_E is None else self.arrival_ms_E[chosen_E],
         )
 
 
@@ -55,7 +58,8 @@ def histories_before(dataset: Dataset, part: str) -> UserEvents | None:
     np.minimum.at(first_N, dataset.sample_user[samples], dataset.sample_time_ms[samples])
     user_L = np.repeat(np.arange(users), np.diff(table.offsets))
     moment_L, time_ms_L = first_N[user_L], np.asarray(table.timestamp_ms)
-    before_L = (time_ms_L < moment_L) & (np.asarray(table.arrival_ms) <= moment_L)  # as ``rules.visible``
+    arrival_ms_L = np.asarray(table.arrival_ms)
+    before_L = (time_ms_L < moment_L) & (arrival_ms_L <= moment_L)  # as ``rules.visible``
     if max_age_s := table.features.history.max_age_s:
         before_L &= time_ms_L >= moment_L - 1000 * max_age_s
     item_name = f"history.{table.features.item_id.name}"
@@ -68,4 +72,5 @@ def histories_before(dataset: Dataset, part: str) -> UserEvents | None:
             for name, keys_L in dataset.history.items()
             if name != item_name
         },
+        arrival_ms_E=arrival_ms_L[before_L] if dataset.has_late_events else None,
     )

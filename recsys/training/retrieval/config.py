@@ -9,10 +9,12 @@ from recsys.data.interactions.datasets import INTERACTION_SETS
 from recsys.data.interactions.positives import PairRule
 from recsys.embeddings import WIDTH_UNIT
 from recsys.errors import ConfigError, nearest
-from recsys.models.registry import CLOSED_FORMS, RETRIEVAL_MODELS
+from recsys.models.registry import CLOSED_FORMS, RETRIEVAL_MODELS, SEQUENCE_MODELS
 from recsys.models.retrieval.lightgcn import LightGcnConfig
 from recsys.models.retrieval.losses import Loss
 from recsys.models.retrieval.network import RetrievalConfig
+from recsys.models.retrieval.two_tower.config import TwoTowerConfig
+from recsys.training.config import RowConfig
 from recsys.training.settings import KindOf, check_bounds, check_width
 
 
@@ -91,7 +93,11 @@ class RetrievalTrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalRunConfig:
-    """A recipe's result: everything a run depends on."""
+    """A recipe's result: everything a run depends on.
+
+    Attributes:
+        rows: ids to rows of the embedding tables; of models with tables of attributes, ``two_tower``.
+    """
 
     described: ClassVar[str] = "the configuration of a retrieval run"
 
@@ -100,6 +106,7 @@ class RetrievalRunConfig:
     data: InteractionsConfig = field(default_factory=InteractionsConfig)
     model: Annotated[RetrievalConfig, KindOf(RETRIEVAL_MODELS)] = field(default_factory=LightGcnConfig)
     train: RetrievalTrainConfig = field(default_factory=RetrievalTrainConfig)
+    rows: RowConfig = field(default_factory=RowConfig)
 
     def __post_init__(self) -> None:
         model, train = self.model, self.train
@@ -109,10 +116,18 @@ class RetrievalRunConfig:
                 f"or a folder, such as ./{self.data.dataset}"
             )
         check_bounds(self, LEAST, below=BELOW)
+        if model.kind not in SEQUENCE_MODELS and self.rows != RowConfig():
+            raise ConfigError(
+                f"recipe {self.recipe!r}: rows is set, but {model.kind} has a vector for each id, and no tables of "
+                f"attributes; allowed of: {', '.join(SEQUENCE_MODELS)}"
+            )
         if model.kind in CLOSED_FORMS:
-            self._check_closed_form()
+            self._check_train(_OF_CLOSED_FORMS, "is a closed form, which takes no steps")
             return
         check_width(self, "model.dim", model.dim)
+        if isinstance(model, TwoTowerConfig):
+            self._check_sequences(model)
+            return
         if train.fan_outs and len(train.fan_outs) != model.layers:
             raise ConfigError(
                 f"recipe {self.recipe!r}: train.fan_outs has {len(train.fan_outs)} values for {model.layers} layers; "
@@ -131,18 +146,34 @@ class RetrievalRunConfig:
                     f"recipe {self.recipe!r}: train.{name} is {value!r} beside train.freeze_items; leave it out: {why}"
                 )
 
-    def _check_closed_form(self) -> None:
+    def _check_sequences(self, model: TwoTowerConfig) -> None:
+        self._check_train(_OF_SEQUENCES, "learns from histories by softmax")
+        check_width(self, "model.attribute_dim", model.attribute_dim)
+        for name, value in (("train.loss", self.train.loss), ("train.batch_size", self.train.batch_size)):
+            if value in ("bpr", "cosine_contrastive", 0):
+                allowed = "softmax" if name == "train.loss" else "1 or more"
+                raise ConfigError(f"recipe {self.recipe!r}: {name} is {value!r}; allowed of {model.kind}: {allowed}")
+
+    def _check_train(self, allowed: tuple[str, ...], why: str) -> None:
+        """Refuse settings of training that the model does not read."""
         plain = RetrievalTrainConfig()
-        for name in (each.name for each in fields(self.train) if each.name not in _OF_CLOSED_FORMS):
+        for name in (each.name for each in fields(self.train) if each.name not in allowed):
             if (value := getattr(self.train, name)) != getattr(plain, name):
                 raise ConfigError(
-                    f"recipe {self.recipe!r}: train.{name} is {value!r}, but {self.model.kind} is a closed form, which "
-                    f"takes no steps; allowed: {', '.join(f'train.{each}' for each in _OF_CLOSED_FORMS)}"
+                    f"recipe {self.recipe!r}: train.{name} is {value!r}, but {self.model.kind} {why}; "
+                    f"allowed: {', '.join(f'train.{each}' for each in allowed)}"
                 )
 
 
 _OF_CLOSED_FORMS = ("list_length", "validation_users", "seed")
 """Settings of ``train`` that mean something without steps."""
+
+_OF_SEQUENCES = (
+    *("epochs", "batch_size", "learning_rate", "loss", "sampled_items", "temperature", "schedule", "decay"),
+    *("decay_epochs", "validate_every", "patience", "validation_users", "list_length", "checkpoint_epochs"),
+    *("warm_start", "seed"),
+)
+"""Settings of ``train`` that a model of histories reads."""
 
 LEAST: dict[str, float] = {
     "data.validation_share": 0,
@@ -150,6 +181,8 @@ LEAST: dict[str, float] = {
     "model.dim": WIDTH_UNIT,
     "model.layers": 1,
     "model.ranks": 1,
+    **dict.fromkeys(("model.attribute_dim", "model.heads", "model.window", "model.interests"), 1),
+    **dict.fromkeys(("model.dropout", "model.id_dropout"), 0),
     **dict.fromkeys(("model.low_pass", "model.sharpen", "model.neighbours", "model.memory_gib"), 0),
     **dict.fromkeys(("model.half_life_events", "model.half_life_days"), 0),
     **dict.fromkeys(("model.init_std", "model.message_dropout", "model.node_dropout", "model.slope"), 0),
@@ -165,6 +198,10 @@ LEAST: dict[str, float] = {
 """The smallest value of each setting that has one."""
 
 BELOW: dict[str, float] = dict.fromkeys(
-    ("data.validation_share", "model.message_dropout", "model.node_dropout", "model.slope"), 1
+    (
+        *("data.validation_share", "model.message_dropout", "model.node_dropout", "model.slope"),
+        *("model.dropout", "model.id_dropout"),
+    ),
+    1,
 )
 """Settings that have a largest one too."""

@@ -14,7 +14,7 @@ from recsys.data.interactions.pairs import Interactions, Pairs
 from recsys.errors import ConfigError
 from recsys.evaluation.baselines import RESAMPLES, Baseline, baselines_of_lists
 from recsys.evaluation.predictions import UserValues, write_user_values
-from recsys.models.registry import CLOSED_FORMS
+from recsys.models.registry import CLOSED_FORMS, SEQUENCE_MODELS
 from recsys.training.retrieval.baselines import with_baselines
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import read_retrieval_config
@@ -26,6 +26,7 @@ from recsys.training.retrieval.ranking import RankingMetrics, rank_users, top_it
 from recsys.training.retrieval.segments import ListDetails, list_details
 from recsys.training.retrieval.trained import load_trained, masked_pairs, of_run
 from recsys.training.retrieval.trainers import RetrievalTrainer
+from recsys.training.retrieval.two_tower.trained import load_two_tower
 
 
 def evaluate_retrieval_run(run_dir: Path, interactions: Interactions, split: str) -> RankingMetrics:
@@ -50,6 +51,9 @@ def compare_with_baselines(
     if read_retrieval_config(run_dir).model.kind in CLOSED_FORMS:
         config, fitted = load_fitted(run_dir, interactions)
         metrics, of_users = evaluate_model(fitted.model, config, interactions, relevant, test=split == "test")
+    elif read_retrieval_config(run_dir).model.kind in SEQUENCE_MODELS:
+        config, learner = load_two_tower(run_dir, interactions)
+        metrics, of_users = learner.evaluate(relevant, test=split == "test")
     else:
         config, trainer, known = load_trained(run_dir, interactions)
         metrics, of_users = evaluate_users(trainer, known, config, interactions, relevant, test=split == "test")
@@ -115,6 +119,10 @@ def lists_of_run(
     if config.model.kind in CLOSED_FORMS:
         model = load_fitted(run_dir, interactions)[1].model
         score = scores_of(model, histories(config, interactions, model.settings.weights, test=test))
+        items = interactions.num_items
+        return top_scored(score, ranked_G, num_items=items, excluded=excluded, list_length=length)
+    if config.model.kind in SEQUENCE_MODELS:
+        score = load_two_tower(run_dir, interactions)[1].score(ranked_G, test=test)
         items = interactions.num_items
         return top_scored(score, ranked_G, num_items=items, excluded=excluded, list_length=length)
     _, trainer, known = load_trained(run_dir, interactions)

@@ -7,7 +7,7 @@ import hashlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,6 @@ from recsys.errors import DataFileError
 from recsys.files import atomic_file
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.known import Known
-from recsys.training.retrieval.trainers import RetrievalTrainer
 from recsys.training.run.checkpoint import read_file
 from recsys.training.run.folder import CHECKPOINT, begin_folder, compare_fingerprint, holds_run, is_retrieval_run
 from recsys.training.settings import differences, from_json, to_json
@@ -27,6 +26,19 @@ from recsys.training.settings import differences, from_json, to_json
 FORMAT_VERSION = 2
 IDS = "ids.npz"
 """Keys of all users and items, by index: a later run begins with the vectors of the same ids."""
+
+
+class InTraining(Protocol):
+    """The part of a learner (``learners/``) that a checkpoint holds."""
+
+    @property
+    def known(self) -> Known:
+        """Ids of which it learns something."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and the optimiser."""
+        ...
 
 
 @dataclass(kw_only=True)
@@ -65,22 +77,24 @@ def open_retrieval_run(config: RetrievalRunConfig, interactions: Interactions, r
 
 def save(
     run_dir: Path,
-    trainer: RetrievalTrainer,
+    learner: InTraining,
     state: RunState,
     generator: torch.Generator,
     best_weights: dict[str, Any] | None,
-    known: Known,
     notes: tuple[str, ...],
 ) -> None:
     """Write ``checkpoint.pt``; a kill leaves the old one or the new one."""
     values = {
         "retrieval_format": FORMAT_VERSION,
         "progress": dataclasses.asdict(state),
-        "model": trainer.state_dict(),
+        "model": learner.state_dict(),
         "generator": generator.get_state(),
         "random": torch.get_rng_state(),
         "best_weights": best_weights,
-        "known": {"users": torch.from_numpy(known.users_N), "items": torch.from_numpy(known.items_M)},
+        "known": {
+            "users": torch.from_numpy(learner.known.users_N),
+            "items": torch.from_numpy(learner.known.items_M),
+        },
         "notes": list(notes),
     }
     with atomic_file(run_dir / CHECKPOINT) as stream:
@@ -141,7 +155,7 @@ def fingerprint(interactions: Interactions) -> str:
     arrays = [ids.user_keys_N, ids.item_keys_M, train.weight_E, train.time_ms_E, interactions.fresh_E]
     for name, events in sorted(interactions.histories.items()):
         digest.update(name.encode())
-        arrays += [events.user_E, events.item_E, events.time_ms_E]
+        arrays += [events.user_E, events.item_E, events.time_ms_E, events.arrival_ms_E]
         for attribute, keys_E in sorted(events.attributes.items()):
             digest.update(attribute.encode())
             arrays.append(keys_E)

@@ -26,7 +26,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recsys.arrays import Int64Array
 from recsys.data.interactions.pairs import Interactions
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.evaluation.baselines import Baseline, baseline_values, baselines_json
@@ -34,13 +33,14 @@ from recsys.evaluation.predictions import USER_FILE, write_user_values
 from recsys.files import write_atomically
 from recsys.training.distributed.processes import check_alone
 from recsys.training.retrieval.config import RetrievalRunConfig
-from recsys.training.retrieval.evaluate import beside, evaluate_users
+from recsys.training.retrieval.evaluate import beside
 from recsys.training.retrieval.folder import RunState, open_retrieval_run, read_known, save
 from recsys.training.retrieval.frozen.index import frozen_for, keep_frozen
-from recsys.training.retrieval.known import Known, drawn_pairs, known_ids
+from recsys.training.retrieval.known import drawn_pairs, known_ids
+from recsys.training.retrieval.learners.learner import Learner
+from recsys.training.retrieval.learners.pairs import PairLearner
 from recsys.training.retrieval.ranking import RankingMetrics, metric_values, sample_users
 from recsys.training.retrieval.trained import make_trainer
-from recsys.training.retrieval.trainers import RetrievalTrainer
 from recsys.training.retrieval.warm_start import begin_with, open_older_run
 from recsys.training.run.folder import CHECKPOINT
 from recsys.training.run.record import RecordStart, begin_record, write_record
@@ -154,7 +154,17 @@ def train_retrieval_run(
         elif index is not None:
             keep_frozen(index, run_dir)
         show_notes(notes)
-        return _train(config, interactions, run_dir, trainer, checkpoint, known, (drawn, notes), overrides, report)
+        learner = PairLearner(trainer, known, config=config, interactions=interactions, drawn=drawn)
+        return run_epochs(
+            config,
+            interactions,
+            run_dir,
+            learner,
+            checkpoint=checkpoint,
+            notes=notes,
+            overrides=overrides,
+            report=report,
+        )
 
 
 def check_parts(config: RetrievalRunConfig, interactions: Interactions) -> None:
@@ -187,17 +197,28 @@ def check_parts(config: RetrievalRunConfig, interactions: Interactions) -> None:
         )
 
 
-def _train(
+def run_epochs(
     config: RetrievalRunConfig,
     interactions: Interactions,
     run_dir: Path,
-    trainer: RetrievalTrainer,
+    learner: Learner,
+    *,
     checkpoint: dict[str, Any] | None,
-    known: Known,
-    drawn_and_notes: tuple[Int64Array, tuple[str, ...]],
+    notes: tuple[str, ...],
     overrides: Sequence[str],
     report: Callable[[RetrievalProgress], None],
 ) -> RetrievalRunResult:
+    """The epochs of a run whose folder is open, with validations and checkpoints, and its test.
+
+    Args:
+        config, interactions, run_dir, overrides, report: as of :func:`train_retrieval_run`.
+        learner: as it begins.
+        checkpoint: to go on from; None: none.
+        notes: of the result.
+
+    Raises:
+        InvalidInputError: the loss or a vector is not finite.
+    """
     train = config.train
     start = begin_record(recipe=config.recipe, overrides=overrides, seed=train.seed)
     # The data decides no order of draws: one generator for pairs, negatives and neighbours, torch's own for dropout.
@@ -205,13 +226,11 @@ def _train(
     state, best_weights = RunState(), None
     if checkpoint is not None:
         state = RunState(**checkpoint["progress"])
-        trainer.load_state_dict(checkpoint["model"])
+        learner.load_state_dict(checkpoint["model"])
         generator.set_state(checkpoint["generator"].clone())
         torch.set_rng_state(checkpoint["random"].clone())
         best_weights = checkpoint["best_weights"]
-    places_E, notes = torch.from_numpy(drawn_and_notes[0]), drawn_and_notes[1]
-    pairs = len(places_E)
-    per_epoch = -(-pairs // train.batch_size) if train.batch_size else 1
+    pairs, per_epoch = learner.pairs, learner.steps
     sample = sample_users(interactions.validation, train.validation_users)
     validation: RankingMetrics | None = None
     done, spent_s = 0, 0.0
@@ -221,8 +240,7 @@ def _train(
 
     while not is_over():
         state.epoch += 1
-        order_E = places_E[torch.randperm(pairs, generator=generator)]
-        for number, batch_B in enumerate(torch.tensor_split(order_E, per_epoch)):
+        for number, (batch, size) in enumerate(learner.batches(generator)):
             began = time.perf_counter()
             taken = (state.epoch - 1) * per_epoch + number
             rate = train.learning_rate * decayed(
@@ -232,12 +250,12 @@ def _train(
                 decay=train.decay,
                 decay_epochs=train.decay_epochs,
             )
-            loss = trainer.step(batch_B.sort().values, generator, rate=rate, taken=taken)
+            loss = learner.step(batch, generator, rate=rate, taken=taken)
             if not math.isfinite(loss):
                 raise _not_finite(f"epoch {state.epoch}, step {number + 1} of {per_epoch}: the loss is {loss}", run_dir)
             state.train_s += time.perf_counter() - began
             spent_s += time.perf_counter() - began
-            done += len(batch_B)
+            done += size
             left = train.epochs * per_epoch - taken - 1
             progress = RetrievalProgress(
                 step=taken + 1,
@@ -250,29 +268,29 @@ def _train(
             )
             report(progress)
         if len(sample) and (state.epoch % train.validate_every == 0 or state.epoch == train.epochs):
-            validation = evaluate_users(trainer, known, config, interactions, sample, test=False)[0]
+            validation = learner.evaluate(sample, test=False)[0]
             report(dataclasses.replace(progress, validation=validation))
             if state.best is None or validation.recall > state.best:
                 state.best, state.best_epoch, state.waited = validation.recall, state.epoch, 0
-                best_weights = trainer.weights() if train.patience else None
+                best_weights = learner.weights() if train.patience else None
             else:
                 state.waited += 1
         # Also after the last: an evaluation of the run finds the best weights there.
         if state.epoch % train.checkpoint_epochs == 0 or is_over():
-            if not all(bool(torch.isfinite(end)) for side in trainer.vectors() for end in torch.aminmax(side)):
+            if not learner.is_finite():
                 raise _not_finite(f"epoch {state.epoch}: it left vectors that are not finite", run_dir)
-            save(run_dir, trainer, state, generator, best_weights, known, notes)
+            save(run_dir, learner, state, generator, best_weights, notes)
 
     if train.patience:
         assert best_weights is not None  # patience needs validations, and the last epoch has one
-        trainer.load_state_dict(best_weights)
+        learner.load_state_dict(best_weights)
     linear_s = max(LEAST_BASELINE_S, BASELINE_SHARE * state.train_s)
     validation, baselines = None, {}
     if len(sample):
-        validation, of_users = evaluate_users(trainer, known, config, interactions, sample, test=False)
+        validation, of_users = learner.evaluate(sample, test=False)
         baselines["validation"] = beside(of_users, config, interactions, sample, test=False, linear_s=linear_s)[1]
-    users_ND, items_MD = trainer.vectors()
-    test, of_users = evaluate_users(trainer, known, config, interactions, interactions.test, test=True)
+    users_ND, items_MD = learner.vectors()
+    test, of_users = learner.evaluate(interactions.test, test=True)
     of_users, baselines["test"] = beside(
         of_users, config, interactions, interactions.test, test=True, linear_s=linear_s
     )

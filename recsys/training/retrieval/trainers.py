@@ -127,7 +127,7 @@ class FullGraphTrainer:
         return {
             "users": self._users.detach().clone(),
             "items": self._items.detach().clone(),
-            "layers": _copy(self._layers.state_dict()),
+            "layers": copied(self._layers.state_dict()),
         }
 
     def state_dict(self) -> State:
@@ -142,7 +142,7 @@ class FullGraphTrainer:
             self._items.copy_(state["items"])
         _load_layers(self._layers, state["layers"])
         if "optimizer" in state:
-            self._optimizer.load_state_dict(_copy(state["optimizer"]))
+            self._optimizer.load_state_dict(copied(state["optimizer"]))
 
 
 class SampledTrainer:
@@ -233,13 +233,13 @@ class SampledTrainer:
 
     def weights(self) -> State:
         """As the protocol says."""
-        return {"tables": _copy(table_weights(self._tables)), "layers": _copy(self._layers.state_dict())}
+        return {"tables": copied(table_weights(self._tables)), "layers": copied(self._layers.state_dict())}
 
     def state_dict(self) -> State:
         """As the protocol says."""
         moments = {part.table: part.state for part in table_shards(self._tables)}
         optimizer = None if self._optimizer is None else self._optimizer.state_dict()
-        return {**self.weights(), "moments": _copy(moments), "optimizer": optimizer}
+        return {**self.weights(), "moments": copied(moments), "optimizer": optimizer}
 
     def load_state_dict(self, state: State) -> None:
         """As the protocol says."""
@@ -252,7 +252,7 @@ class SampledTrainer:
             for name, values in part.state.items():
                 values.copy_(state["moments"][part.table][name])
         if self._optimizer is not None and state.get("optimizer") is not None:
-            self._optimizer.load_state_dict(_copy(state["optimizer"]))
+            self._optimizer.load_state_dict(copied(state["optimizer"]))
 
     def _lookups(self, users: Tensor, items: Tensor) -> KeyedJaggedTensor:
         rows = {"user": self._rows["user"][users], "item": self._rows["item"][items]}
@@ -390,11 +390,12 @@ def _load_layers(layers: Layers, state: State) -> None:
         raise DataFileError(f"the checkpoint is of another model: {error}") from error
 
 
-def _copy(value: Any) -> Any:
+def copied(value: Any) -> Any:
+    """A state whose tensors are copies."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, dict):
-        return {key: _copy(each) for key, each in value.items()}
+        return {key: copied(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_copy(each) for each in value]
+        return [copied(each) for each in value]
     return value

@@ -5,6 +5,7 @@ An id that both runs have begins with the older vector, others anew. The optimis
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,32 @@ def open_older_run(config: RetrievalRunConfig) -> OlderRun | None:
     """
     if not config.train.warm_start:
         return None
+    path = older_run(config, ("kind", "dim", "layers"))
+    checkpoint = load(path)
+    state = checkpoint["best_weights"] or checkpoint["model"]
+    user_keys, item_keys = read_ids(path)
+    users_ND, items_MD = first_of(state, num_users=len(user_keys), num_items=len(item_keys))
+    return OlderRun(
+        name=path.name,
+        user_keys=user_keys,
+        item_keys=item_keys,
+        users_ND=users_ND,
+        items_MD=items_MD,
+        layers=state["layers"],
+        known=read_known(checkpoint),
+    )
+
+
+def older_run(config: RetrievalRunConfig, same: Sequence[str]) -> Path:
+    """The folder of the run that ``train.warm_start`` names.
+
+    Args:
+        config: of this run.
+        same: settings of the model in which the two must agree.
+
+    Raises:
+        ConfigError: it is no run of a model that ranks all items, or one of another model.
+    """
     path = Path(config.train.warm_start)
     where = f"train.warm_start {path}"
     if (path / "manifest.json").exists():
@@ -68,23 +95,11 @@ def open_older_run(config: RetrievalRunConfig) -> OlderRun | None:
             f"{where}: a run with train.freeze_items, which holds final vectors alone; give the run that its items are "
             "of, or keep them once more"
         )
-    for name in ("kind", "dim", "layers"):
-        was, now = getattr(older.model, name), getattr(config.model, name)
+    for name in same:
+        was, now = getattr(older.model, name, None), getattr(config.model, name)
         if was != now:
             raise ConfigError(f"{where}: its model.{name} is {was!r}, that of this run {now!r}; allowed: the same")
-    checkpoint = load(path)
-    state = checkpoint["best_weights"] or checkpoint["model"]
-    user_keys, item_keys = read_ids(path)
-    users_ND, items_MD = first_of(state, num_users=len(user_keys), num_items=len(item_keys))
-    return OlderRun(
-        name=path.name,
-        user_keys=user_keys,
-        item_keys=item_keys,
-        users_ND=users_ND,
-        items_MD=items_MD,
-        layers=state["layers"],
-        known=read_known(checkpoint),
-    )
+    return path
 
 
 def begin_with(older: OlderRun, trainer: RetrievalTrainer, interactions: Interactions) -> tuple[Known, str]:

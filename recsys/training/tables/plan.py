@@ -34,12 +34,41 @@ def build_row_maps(
         ConfigError: ``rows`` names a table that the FeatureSet does not have, or leaves a table without a row.
         InvalidInputError: a method cannot make a map of these ids.
     """
-    rows, features = config.rows, dataset.table.features
+    return row_maps_of(
+        config.rows,
+        config.tables,
+        dataset.table.features,
+        id_counts(dataset, dataset.split("train")),
+        pairs=lambda left, right: id_pairs(dataset, dataset.split("train"), left=left, right=right),
+        report=report,
+    )
+
+
+def row_maps_of(
+    rows: RowConfig,
+    tables: TableConfig,
+    features: FeatureSet,
+    counts: Mapping[str, Counts],
+    *,
+    pairs: Callable[[str, str], tuple[Int64Array, Int64Array]],
+    report: Callable[[str], None] = lambda message: None,
+) -> dict[str, RowMap]:
+    """A row map for each table whose ids are counted.
+
+    Args:
+        rows, tables: of the recipe.
+        features: whose tables they are.
+        counts: of the ids in training.
+        pairs: ids of two tables that met, both [E]; called for methods that cluster them.
+        report: called with each step that takes long.
+
+    Raises:
+        ConfigError, InvalidInputError: as of :func:`build_row_maps`.
+    """
     _check_names(rows, features)
-    counts = id_counts(dataset, dataset.split("train"))
     kinds = {table: _kind(rows, table, len(ids)) for table, (ids, _) in counts.items()}
     _check_numbers(rows, kinds)
-    training = _TrainingIds(config, dataset, kinds=kinds, counts=counts, report=report)
+    training = _TrainingIds((rows, tables, features), pairs, kinds=kinds, counts=counts, report=report)
     maps: dict[str, RowMap] = {}
     for kind in dict.fromkeys(kinds.values()):
         maps |= _method(kind)([table for table, chosen in kinds.items() if chosen == kind], training)
@@ -128,15 +157,15 @@ class _TrainingIds:
 
     def __init__(
         self,
-        config: RunConfig,
-        dataset: Dataset,
+        of: tuple[RowConfig, TableConfig, FeatureSet],
+        pairs: Callable[[str, str], tuple[Int64Array, Int64Array]],
         *,
         kinds: Mapping[str, MapName],
         counts: Mapping[str, Counts],
         report: Callable[[str], None],
     ) -> None:
-        self.settings, self.counts = config.rows, counts
-        self._tables, self._dataset, self._kinds, self._report = config.tables, dataset, kinds, report
+        self.settings, self._tables, self._features = of
+        self.counts, self._pairs, self._kinds, self._report = counts, pairs, kinds, report
         self._clusters: dict[str, tuple[Int64Array, Int64Array]] = {}
 
     def budgeted_rows(self, table: str) -> int:
@@ -151,13 +180,13 @@ class _TrainingIds:
     def pairs(self, table: str) -> tuple[Int64Array, Int64Array]:
         other = self._partner(table)
         self._report(f"graph of {table} and {other}")
-        return id_pairs(self._dataset, self._dataset.split("train"), left=table, right=other)
+        return self._pairs(table, other)
 
     def clusters(self, table: str) -> tuple[Int64Array, Int64Array]:
         """Two tables that are each other's other side and both ask for clusters are clustered together."""
         if table not in self._clusters:
             other = self._partner(table)
-            both = clustered_together(self.settings, self._dataset.table.features, self._kinds, table, other)
+            both = clustered_together(self.settings, self._features, self._kinds, table, other)
             # The first of the two is the left one, whichever asks.
             left, right = sorted((table, other), key=list(self._kinds).index) if both else (table, other)
             found, left_V, right_V = cluster_training(
@@ -173,7 +202,7 @@ class _TrainingIds:
         return self._clusters[table]
 
     def _partner(self, table: str) -> str:
-        other = graph_partner(self.settings, self._dataset.table.features, table)
+        other = graph_partner(self.settings, self._features, table)
         if other == table:
             raise ConfigError(f"rows.graph_with: the other side of {table!r} is {other!r} itself; name another table")
         return other

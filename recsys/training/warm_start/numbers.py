@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from recsys.data.samples.dataset import Dataset
-from recsys.data.samples.numbers import training_numbers
+from recsys.arrays import Float32Array
+from recsys.features.feature_set import Numeric
 from recsys.features.number_transform import NumberTransform, fit_number
 
 
-def kept_numbers(dataset: Dataset, older: Mapping[str, NumberTransform]) -> dict[str, NumberTransform]:
+def kept_numbers(
+    found: Iterable[tuple[str, Numeric, Float32Array]], older: Mapping[str, NumberTransform]
+) -> dict[str, NumberTransform]:
     """The older model's transforms, with what the new training samples hold; of features that it has not, new ones.
 
     A feature is fitted anew, too, if it now declares another transform, or if the older model read nothing but a
     constant of it.
 
     Args:
-        dataset: with keys.
+        found: input name, feature, and its values in training, [M]
+            (:func:`recsys.data.samples.numbers.training_numbers`).
         older: by input name.
     """
     kept: dict[str, NumberTransform] = {}
-    for name, feature, values_M in training_numbers(dataset):
+    for name, feature, values_M in found:
         new = fit_number(feature, values_M)
         before = older.get(name)
         if before is None or before.scale == 0 or feature.transform not in ("auto", before.kind):

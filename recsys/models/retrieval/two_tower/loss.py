@@ -1,0 +1,68 @@
+"""Sampled softmax over the items of a step, shared by all its users, by the best of a user's interests.
+
+A step compares each target with the targets of the others and with a uniform sample of all items. An item that is
+often a target is often among them, so that it would be pushed down for being popular alone: its part of the sum is
+divided by the probability with which it is there (logQ correction; Yi et al., RecSys 2019; Bengio and Senecal, IEEE TNN
+2008), so that the sum estimates that over all items.
+
+Legend: ``T`` targets, ``C`` items of a step, ``Q`` interests, ``D`` width, ``M`` items.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_NONE = -1e9
+"""Logit of an item that is left out."""
+
+
+def inclusion(share_C: Tensor, *, targets: int, sampled: int, items: int) -> Tensor:
+    """Probability that an item is among the items of a step, [C], float32.
+
+    Args:
+        share_C: of all targets, that are of this item.
+        targets: of a step.
+        sampled: items of the uniform sample.
+        items: M, at least as many.
+
+    >>> inclusion(torch.tensor([1.0, 0.0]), targets=3, sampled=1, items=2).tolist()
+    [1.0, 0.5]
+    """
+    missed_C = (1.0 - share_C.double()).pow(targets) * (1.0 - sampled / items)
+    return (1.0 - missed_C).float()
+
+
+def sampled_softmax(
+    interests_TQD: Tensor,
+    items_CD: Tensor,
+    place_T: Tensor,
+    *,
+    inclusion_C: Tensor,
+    temperature: float,
+    weight_T: Tensor | None = None,
+) -> Tensor:
+    """Mean over targets of -log of the target's share in the softmax of the scores of all items.
+
+    Args:
+        interests_TQD: of the user at each target.
+        items_CD: vectors of the step's items, the targets among them.
+        place_T: which of these each target is.
+        inclusion_C: probability of each of them to be there (:func:`inclusion`).
+        temperature: that scores are divided by.
+        weight_T: of each target in the mean; None: all weigh the same.
+    """
+    logits_TC = scores(interests_TQD, items_CD) / temperature
+    own_T1 = logits_TC.gather(1, place_T[:, None])
+    rest_TC = (logits_TC - inclusion_C.log()).scatter(1, place_T[:, None], _NONE)
+    loss_T = F.softplus(rest_TC.logsumexp(dim=1) - own_T1.squeeze(1))
+    return loss_T.mean() if weight_T is None else (loss_T * weight_T).sum() / weight_T.sum()
+
+
+def scores(interests_TQD: Tensor, items_CD: Tensor) -> Tensor:
+    """The largest product of an item with one of a user's interests, [T, C]."""
+    if interests_TQD.shape[1] == 1:
+        return interests_TQD[:, 0] @ items_CD.t()
+    products_TQC = (interests_TQD.flatten(0, 1) @ items_CD.t()).view(*interests_TQD.shape[:2], -1)
+    return torch.amax(products_TQC, dim=1)

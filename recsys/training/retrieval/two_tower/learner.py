@@ -1,0 +1,235 @@
+"""Steps of two towers, and the metrics of what is served: exact search over all items, by the best of the interests.
+
+Legend: ``M`` items, ``A`` distinct items of a step, ``C`` of these that targets are compared with, ``T`` targets, ``B``
+windows, ``L`` events of the longest, ``G`` users, ``Q`` interests, ``D`` width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.arrays import Int64Array
+from recsys.data.interactions.histories import UserEvents
+from recsys.data.interactions.pairs import Interactions, Pairs
+from recsys.embeddings.row_maps.row_map import RowMap
+from recsys.embeddings.sharding.shard import set_rate, table_shards, table_weights
+from recsys.errors import DataFileError
+from recsys.evaluation.predictions import UserValues
+from recsys.features.feature_set import FeatureSet
+from recsys.features.number_transform import NumberTransform
+from recsys.models.retrieval.two_tower.config import TwoTowerConfig
+from recsys.models.retrieval.two_tower.loss import inclusion, sampled_softmax, scores
+from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.known import Known
+from recsys.training.retrieval.linear.histories import user_events
+from recsys.training.retrieval.ranking import RankingMetrics, rank_scored
+from recsys.training.retrieval.trained import masked_pairs
+from recsys.training.retrieval.trainers import State, copied
+from recsys.training.retrieval.two_tower.data import encode
+from recsys.training.retrieval.two_tower.sequences import Sequences, newest_windows
+from recsys.training.retrieval.two_tower.tower import Tower, places, some
+
+_CLIP_NORM = 5.0
+"""Largest norm of the network's gradient."""
+
+
+class SequenceLearner:
+    """Two towers in training: a learner (``training/retrieval/learners/``).
+
+    Args:
+        config: of the run, of a ``two_tower``.
+        interactions: of the run.
+        features: of ``tower_features``.
+        sequences: of training.
+        row_maps, numbers: of the tables, of the numeric features.
+
+    Attributes:
+        tower: its tables and network.
+        known: ids of which it learns something; of items also those of which it knows an attribute.
+        keys: table -> the ids that the log has.
+        window: newest events that are read.
+        row_maps, numbers, pairs, steps: of the run.
+    """
+
+    def __init__(
+        self,
+        config: RetrievalRunConfig,
+        interactions: Interactions,
+        features: FeatureSet,
+        sequences: Sequences,
+        *,
+        row_maps: Mapping[str, RowMap],
+        numbers: Mapping[str, NumberTransform],
+    ) -> None:
+        assert isinstance(config.model, TwoTowerConfig)
+        self._config, self._interactions, self._model = config, interactions, config.model
+        self.row_maps, self.numbers, self.window = row_maps, numbers, window_of(config.model, features)
+        histories = {part: user_events(config, interactions, test=part == "test") for part in ("validation", "test")}
+        data, coded = encode(features, interactions, row_maps, {"train": sequences.events, **histories})
+        self.keys = data.keys
+        self._sequences = replace(sequences, events=coded.pop("train"))
+        self._histories: Mapping[str, UserEvents] = coded
+        self.tower = Tower(config.model, config.rows, data, row_maps=row_maps, numbers=numbers)
+        self._optimizer = torch.optim.Adam(self.tower.net.parameters(), lr=config.train.learning_rate, fused=True)
+        taken_M = np.bincount(sequences.item_T, minlength=interactions.num_items)
+        self._taken_M = torch.from_numpy(np.bincount(interactions.train.item_E, minlength=interactions.num_items))
+        self._share_M = torch.from_numpy(taken_M / taken_M.sum())
+        read_M = taken_M + np.bincount(sequences.events.item_E, minlength=interactions.num_items) > 0
+        if reads := bool(features.item) and config.model.id_dropout > 0:
+            read_M = read_M | data.with_attribute_M
+        self._drops_ids = reads
+        self.known = Known(
+            users_N=np.bincount(sequences.events.user_E, minlength=interactions.num_users) > 0, items_M=read_M
+        )
+        self.pairs, self.steps = len(sequences), sequences.steps(config.train.batch_size)
+
+    def batches(self, generator: torch.Generator) -> Iterator[tuple[Any, int]]:
+        """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
+        sequences = self._sequences.shuffled(generator)
+        for windows_B in sequences.batches(self._config.train.batch_size, generator):
+            count = int((sequences.offsets[windows_B + 1] - sequences.offsets[windows_B]).sum())
+            yield (sequences, windows_B), count
+
+    def step(self, batch: Any, generator: torch.Generator, *, rate: float, taken: int) -> float:
+        """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
+        sequences, windows_B = batch
+        loss = self._loss(sequences, windows_B, generator)
+        set_rate(self.tower.tables, rate, step=taken)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.tower.net.parameters(), _CLIP_NORM)
+        self._optimizer.step()
+        return float(loss.item())
+
+    def _loss(self, sequences: Sequences, windows_B: Int64Array, generator: torch.Generator) -> Tensor:
+        train, tower, items = self._config.train, self.tower, self._interactions.num_items
+        tower.net.train()
+        place_BL = places(sequences.begin_K[windows_B], sequences.end_K[windows_B])
+        targets_T, row_T = sequences.targets_of(windows_B)
+        own_E, at = np.unique(place_BL, return_inverse=True)
+        events = some(sequences.events, own_E)
+        sample = min(train.sampled_items, items)
+        drawn = torch.randperm(items, generator=generator)[:sample].numpy()
+        compared_C = np.union1d(sequences.item_T[targets_T], drawn)
+        items_A = np.union1d(compared_C, events.item_E)
+        without = None
+        if self._drops_ids:
+            without = torch.rand(len(items_A), generator=generator).numpy() < self._model.id_dropout
+        users_B = sequences.events.user_E[sequences.begin_K[windows_B]]
+        inputs = tower.look_up(items_A, users_B=users_B, events=events, without_id_A=without)
+        items_AD = tower.items(inputs)
+        at_BL = at.reshape(place_BL.shape)
+        item_place_BL = np.searchsorted(items_A, events.item_E)[at_BL]
+        read_BLD = tower.read(inputs, items_AD, events, at_BL, item_place_BL)
+        row, last = torch.from_numpy(row_T), sequences.last_T[targets_T] - sequences.begin_K[windows_B][row_T]
+        read_TD = read_BLD.flatten(0, 1).index_select(0, row * place_BL.shape[1] + torch.from_numpy(last))
+        user_BU = tower.user_features(inputs)
+        interests_TQD = tower.net.interests_of(read_TD, None if user_BU is None else user_BU.index_select(0, row))
+        compared = torch.from_numpy(compared_C)
+        weight_T = sequences.weight_T
+        return sampled_softmax(
+            interests_TQD,
+            items_AD.index_select(0, torch.from_numpy(np.searchsorted(items_A, compared_C))),
+            torch.from_numpy(np.searchsorted(compared_C, sequences.item_T[targets_T])),
+            inclusion_C=inclusion(self._share_M[compared], targets=len(targets_T), sampled=sample, items=items),
+            temperature=train.temperature,
+            weight_T=None if weight_T is None else torch.from_numpy(weight_T[targets_T]),
+        )
+
+    def is_finite(self) -> bool:
+        """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
+        of_net = all(bool(torch.isfinite(each).all()) for each in self.tower.net.parameters())
+        return of_net and all(bool(torch.isfinite(rows).all()) for rows in table_weights(self.tower.tables).values())
+
+    def evaluate(self, relevant: Pairs, *, test: bool) -> tuple[RankingMetrics, UserValues]:
+        """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
+        config, interactions = self._config, self._interactions
+        return rank_scored(
+            self.score(np.unique(relevant.user_E), test=test),
+            num_items=interactions.num_items,
+            relevant=relevant,
+            excluded=masked_pairs(config, interactions) if test else (interactions.train,),
+            list_length=config.train.list_length,
+            candidates=interactions.candidates.get("test" if test else "validation"),
+        )
+
+    def score(self, users_G: Int64Array, *, test: bool) -> Callable[[Int64Array], Tensor]:
+        """Scores of all items for some of these ascending users, [B, M], as ``rank_scored`` asks for them.
+
+        Users are read from their history as it is when the test part, or the validation part, begins. One without a
+        known event gets the items' popularity; an item that is not known is -inf.
+        """
+        items_MD, unknown_M = self.tower.item_rows(), torch.from_numpy(~self.known.items_M)
+        interests_GQD, has_G = self.interests(items_MD, users_G, test=test)
+        popularity_M = self._taken_M.float()
+
+        def of_users(users_B: Int64Array) -> Tensor:
+            place_B = torch.from_numpy(np.searchsorted(users_G, users_B))
+            scores_BM = scores(interests_GQD[place_B], items_MD)
+            scores_BM = torch.where(has_G[place_B][:, None], scores_BM, popularity_M)
+            return scores_BM.masked_fill(unknown_M, -torch.inf)
+
+        return of_users
+
+    @torch.no_grad()
+    def interests(self, items_MD: Tensor, users_G: Int64Array, *, test: bool) -> tuple[Tensor, Tensor]:
+        """Interests of users, [G, Q, D], of length 1, and which users have a known event, [G], bool.
+
+        Args:
+            items_MD: vectors of all items.
+            users_G: the users.
+            test: read their history as it is when the test part begins, instead of the validation part.
+        """
+        events = self._histories["test" if test else "validation"]
+        known_E = self.known.items_M[events.item_E]
+        if not known_E.all():
+            events = events.where(known_E)
+        bounds = newest_windows(events, users_G, self._interactions.num_users, window=self.window)
+        return self.tower.interests(items_MD, events, users_G, *bounds), torch.from_numpy(bounds[1] > bounds[0])
+
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
+        items_MD = self.tower.item_rows()
+        return items_MD[:0], items_MD
+
+    def weights(self) -> State:
+        """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
+        return {"tables": copied(table_weights(self.tower.tables)), "net": copied(self.tower.net.state_dict())}
+
+    def state_dict(self) -> State:
+        """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
+        moments = {part.table: part.state for part in table_shards(self.tower.tables)}
+        return {**self.weights(), "moments": copied(moments), "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        """See :class:`recsys.training.retrieval.learners.learner.Learner`.
+
+        Raises:
+            DataFileError: it is of another model.
+        """
+        tables = table_weights(self.tower.tables)
+        try:
+            for name, rows in tables.items():
+                rows.copy_(state["tables"][name])
+            self.tower.net.load_state_dict(state["net"])
+            for part in table_shards(self.tower.tables) if "moments" in state else ():
+                for name, values in part.state.items():
+                    values.copy_(state["moments"][part.table][name])
+            if "optimizer" in state:
+                self._optimizer.load_state_dict(copied(state["optimizer"]))
+        except (KeyError, RuntimeError) as error:
+            raise DataFileError(f"the checkpoint is of another model: {error}") from error
+
+
+def window_of(model: TwoTowerConfig, features: FeatureSet) -> int:
+    """Newest events that attention reads: no more than a server is given."""
+    assert features.history is not None
+    return min(model.window, features.history.recent)

@@ -1,0 +1,199 @@
+"""Histories as windows of events, and the targets that are predicted after each of them.
+
+A target is a training pair; it is predicted from the events that its user's history showed at its moment
+(``features/history/rules.py``), by what attention leaves at the last of them. So a window of events answers for all its
+targets in one pass. Windows of a long history overlap by half, so that a target of all but the oldest reads at least
+half a window. Sequences without times tell their order. Pairs of text files do not: each epoch puts a user's items into
+another random order.
+
+Legend: ``N`` users, ``E`` events of all users, ``T`` targets, ``K`` windows, ``B`` windows of a batch, ``L`` events of
+the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from recsys.arrays import Float32Array, Int64Array
+from recsys.data.interactions.histories import UserEvents
+from recsys.data.interactions.pairs import Interactions, Pairs, ids_of
+from recsys.data.samples.histories import first_at_or_after, ranges
+from recsys.errors import InvalidInputError
+from recsys.features.history.records import require_history
+from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.linear.fit import fitted_pairs
+from recsys.training.retrieval.linear.histories import user_events
+
+_POOL = 16
+"""Steps whose windows are sorted by length, so that those of one batch are about as long as each other."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sequences:
+    """Windows of events, and their targets.
+
+    Attributes:
+        events: of all users, in the order in which they are read.
+        begin_K, end_K: window k is events[begin_K:end_K].
+        offsets: window k's targets are offsets[k]:offsets[k + 1]; [K + 1].
+        last_T: place of the last event that is read for each target; ascending within a window.
+        item_T: the target; of events in a random order it is the item of the next.
+        weight_T: in the loss, float32; None: all weigh the same.
+        ordered: events have an order of their own.
+    """
+
+    events: UserEvents
+    begin_K: Int64Array
+    end_K: Int64Array
+    offsets: Int64Array
+    last_T: Int64Array
+    item_T: Int64Array
+    weight_T: Float32Array | None
+    ordered: bool
+
+    def __len__(self) -> int:
+        return len(self.last_T)
+
+    def shuffled(self, generator: torch.Generator) -> Sequences:
+        """The same with the events of each user in a random order, if they have none of their own."""
+        if self.ordered:
+            return self
+        events = self.events
+        random_E = torch.rand(len(events.item_E), generator=generator, dtype=torch.float64).numpy()
+        item_E = events.item_E[np.lexsort((random_E, events.user_E))]
+        return replace(self, events=replace(events, item_E=item_E), item_T=item_E[self.last_T + 1])
+
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[Int64Array]:
+        """Windows with about ``size`` targets each: all, in a random order. As many batches in each epoch."""
+        counts_K, steps = np.diff(self.offsets), self.steps(size)
+        order = torch.randperm(len(counts_K), generator=generator).numpy()
+        pool = (np.cumsum(counts_K[order]) - 1) * -(-steps // _POOL) // len(self)
+        order = order[np.lexsort(((self.end_K - self.begin_K)[order], pool))]
+        middle = np.cumsum(counts_K[order]) - counts_K[order] / 2
+        step = np.minimum((middle * steps / len(self)).astype(np.int64), steps - 1)
+        edges = np.searchsorted(step, np.arange(steps + 1))
+        for number in torch.randperm(steps, generator=generator).tolist():
+            if edges[number] < edges[number + 1]:
+                yield order[edges[number] : edges[number + 1]]
+
+    def steps(self, size: int) -> int:
+        """Batches of an epoch, at most."""
+        return max(1, -(-len(self) // size))
+
+    def targets_of(self, windows_B: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Places of the targets of some windows, and the window, of these, that each is of."""
+        counts_B = self.offsets[windows_B + 1] - self.offsets[windows_B]
+        places, _ = ranges(self.offsets[windows_B], counts_B)
+        return places, np.repeat(np.arange(len(windows_B)), counts_B)
+
+
+def training_sequences(
+    config: RetrievalRunConfig, interactions: Interactions, *, window: int
+) -> tuple[Sequences, tuple[str, ...]]:
+    """Windows and targets of the training pairs; a sentence each on pairs that are left out.
+
+    Of each user the newest events count, as many as the store keeps (``history.max_events``).
+
+    Raises:
+        InvalidInputError: no pair comes after an event of its user.
+    """
+    most = require_history(ids_of(interactions).features).max_events
+    events = user_events(config, interactions, test=not len(interactions.validation))
+    pairs = fitted_pairs(interactions)
+    begin_N, end_N = _bounds(events, interactions.num_users)
+    if events.time_ms_E is None:
+        first_N = np.maximum(begin_N, end_N - most)
+        last_T = np.flatnonzero(np.arange(len(events.user_E)) + 1 < end_N[events.user_E])
+        last_T = last_T[last_T >= first_N[events.user_E[last_T]]]
+        user_T, item_T, weight_T = events.user_E[last_T], events.item_E[last_T + 1], None
+        without, older = 0, int((first_N - begin_N).sum())
+    else:
+        events, seen_E = _as_seen(pairs, events, begin_N, end_N)
+        first_N = np.maximum(begin_N, end_N - most)
+        chosen = seen_E > first_N[pairs.user_E]
+        without = int((seen_E == begin_N[pairs.user_E]).sum())
+        older = len(pairs) - int(chosen.sum()) - without
+        user_T, item_T, last_T = pairs.user_E[chosen], pairs.item_E[chosen], seen_E[chosen] - 1
+        weight_T = None if pairs.weight_E is None else pairs.weight_E[chosen]
+    if not len(last_T):
+        raise InvalidInputError(
+            f"{interactions.source}: none of the {len(pairs):,} training pairs comes after an event of its user: a "
+            "model that knows users by their history learns from such pairs alone; expected users with several events"
+        )
+    notes = list(interactions.notes)
+    if without:
+        notes.append(
+            f"{without:,} of {len(pairs):,} training pairs come before any event of their user: nothing predicts them"
+        )
+    if older > 0:
+        notes.append(f"{older:,} training pairs lie before the newest {most:,} events of their user and are left out")
+    ordered = bool(interactions.histories)
+    made = _windows(events, (user_T, item_T, last_T, weight_T), (first_N, end_N), window=window, ordered=ordered)
+    return made, tuple(notes)
+
+
+def newest_windows(events: UserEvents, users_G: Int64Array, num_users: int, *, window: int) -> tuple[Int64Array, ...]:
+    """Begin and end of each user's newest events, at most ``window``, both [G]."""
+    begin_N, end_N = _bounds(events, num_users)
+    return np.maximum(begin_N, end_N - window)[users_G], end_N[users_G]
+
+
+def _bounds(events: UserEvents, num_users: int) -> tuple[Int64Array, Int64Array]:
+    users = np.arange(num_users)
+    return np.searchsorted(events.user_E, users, side="left"), np.searchsorted(events.user_E, users, side="right")
+
+
+def _as_seen(pairs: Pairs, events: UserEvents, begin_N: Int64Array, end_N: Int64Array) -> tuple[UserEvents, Int64Array]:
+    """The events in the order in which they came to be seen, and up to which place each pair sees them.
+
+    An event is seen by moments after its time that are not before its arrival.
+    """
+    assert events.time_ms_E is not None and pairs.time_ms_E is not None
+    seen_from_E = events.time_ms_E + 1
+    if events.arrival_ms_E is not None:
+        seen_from_E = np.maximum(seen_from_E, events.arrival_ms_E)
+        order = np.lexsort((seen_from_E, events.user_E))
+        seen_from_E = seen_from_E[order]
+        events = UserEvents(
+            user_E=events.user_E,
+            item_E=events.item_E[order],
+            time_ms_E=events.time_ms_E[order],
+            attributes={name: keys_E[order] for name, keys_E in events.attributes.items()},
+        )
+    users = pairs.user_E
+    return events, first_at_or_after(seen_from_E, pairs.time_ms_E + 1, begin=begin_N[users], end=end_N[users])
+
+
+def _windows(
+    events: UserEvents,
+    targets: tuple[Int64Array, Int64Array, Int64Array, Float32Array | None],
+    bounds: tuple[Int64Array, Int64Array],
+    *,
+    window: int,
+    ordered: bool,
+) -> Sequences:
+    """Windows from each user's newest events backwards, half of each new; those with a target."""
+    (user_T, item_T, last_T, weight_T), (first_N, end_N) = targets, bounds
+    stride = max(window // 2, 1)
+    windows_N = 1 + np.maximum(-(-(end_N - first_N - window) // stride), 0)
+    number_T = np.minimum((end_N[user_T] - 1 - last_T) // stride, windows_N[user_T] - 1)
+    order = np.lexsort((last_T, -number_T, user_T))
+    user_T, item_T, last_T, number_T = user_T[order], item_T[order], last_T[order], number_T[order]
+    new = np.ones(len(order), dtype=np.bool_)
+    new[1:] = (user_T[1:] != user_T[:-1]) | (number_T[1:] != number_T[:-1])
+    offsets = np.append(np.flatnonzero(new), len(order))
+    whole_end_K = end_N[user_T[new]] - number_T[new] * stride
+    return Sequences(
+        events=events,
+        begin_K=np.maximum(whole_end_K - window, first_N[user_T[new]]),
+        end_K=last_T[offsets[1:] - 1] + 1,
+        offsets=offsets,
+        last_T=last_T,
+        item_T=item_T,
+        weight_T=None if weight_T is None else weight_T[order],
+        ordered=ordered,
+    )

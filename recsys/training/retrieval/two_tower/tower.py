@@ -1,0 +1,199 @@
+"""The two towers with their tables: vectors of items by place in the log, interests of users by their windows.
+
+Legend: ``M`` items, ``A`` distinct items of a step, ``B`` windows, ``L`` events of the longest, ``G`` users, ``Q``
+interests, ``D`` width, ``U`` columns of a user's features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.arrays import BoolArray, Int64Array
+from recsys.data.interactions.histories import UserEvents
+from recsys.embeddings.numbers import NumberInputs
+from recsys.embeddings.row_maps.row_map import RowMap
+from recsys.embeddings.sharding.shard import fuse_optimizer, shard, start_process_group
+from recsys.embeddings.tables import BatchConverter, EmbeddingTables
+from recsys.embeddings.vectors import Inputs, LookedUp
+from recsys.features.encode import EncodedBatch
+from recsys.features.hashing import MISSING
+from recsys.features.number_transform import NumberTransform
+from recsys.models.retrieval.two_tower.config import TwoTowerConfig
+from recsys.models.retrieval.two_tower.features import event_inputs, item_inputs, tower_widths, user_inputs
+from recsys.models.retrieval.two_tower.network import TwoTowerNet
+from recsys.training.config import RowConfig
+from recsys.training.retrieval.two_tower.data import TowerData, tower_tables
+from recsys.training.tables.initial_rows import initialise
+from recsys.training.tables.plan import table_dims, table_specs
+
+_ITEMS, _USERS = 8192, 256
+"""Items, and users, whose vectors are made at a time."""
+
+
+class Tower:
+    """Tables and network, on CPU.
+
+    Args:
+        model, rows: of the run.
+        data: the log's columns.
+        row_maps: of the tables.
+        numbers: transforms of the numeric features.
+
+    Attributes:
+        net: the network.
+        tables: TorchRec's, sharded over this process alone.
+    """
+
+    def __init__(
+        self,
+        model: TwoTowerConfig,
+        rows: RowConfig,
+        data: TowerData,
+        *,
+        row_maps: Mapping[str, RowMap],
+        numbers: Mapping[str, NumberTransform],
+    ) -> None:
+        self.data = data
+        specs = table_specs(tower_tables(model, data.features), rows, row_maps)
+        self.net = TwoTowerNet(tower_widths(data.features, table_dims(specs, row_maps)), config=model)
+        self._numbers = NumberInputs(data.features, numbers)
+        tables = EmbeddingTables(specs, row_maps)
+        fuse_optimizer(tables, name="adam", learning_rate=0.0)
+        device = torch.device("cpu")
+        start_process_group(device)
+        self.tables: Any = shard(tables, table_names=[spec.name for spec in specs], device=device)
+        initialise(self.tables, row_maps)
+        self._convert = BatchConverter(data.features, row_maps)
+
+    def look_up(
+        self,
+        items_A: Int64Array,
+        *,
+        users_B: Int64Array | None = None,
+        events: UserEvents | None = None,
+        without_id_A: BoolArray | None = None,
+    ) -> Inputs:
+        """Vectors of the features of some items, users and events.
+
+        Args:
+            items_A: distinct.
+            users_B: None: none.
+            events: with codes; None: none.
+            without_id_A: items whose id is taken to be missing.
+        """
+        features = self.data.features
+        item = {name: column[items_A] for name, column in self.data.item.items()}
+        if without_id_A is not None:
+            name = features.item_id.name
+            item[name] = np.where(without_id_A, MISSING, item[name])
+        user = {} if users_B is None else {name: column[users_B] for name, column in self.data.user.items()}
+        history = {} if events is None else {f"history.{name}": codes for name, codes in events.attributes.items()}
+        batch = self._convert(
+            EncodedBatch(
+                user=user,
+                item=item,
+                history=history,
+                history_offsets=np.zeros(1, dtype=np.int64),
+                labels=np.zeros(0, dtype=np.float32),
+            ),
+            self.data.rows_of_codes,
+        )
+        return LookedUp(batch, self.tables(batch.rows), self._numbers)
+
+    def items(self, inputs: Inputs) -> Tensor:
+        """Vectors of the items that were looked up, [A, D]."""
+        vectors_AD: Tensor = self.net.item(*item_inputs(self.data.features, inputs))
+        return vectors_AD
+
+    def read(
+        self, inputs: Inputs, items_AD: Tensor, events: UserEvents, place_BL: Int64Array, item_place_BL: Int64Array
+    ) -> Tensor:
+        """Read each event of some windows with those before it, [B, L, D].
+
+        Args:
+            inputs: in which the attributes of ``events`` were looked up.
+            items_AD: vectors of items.
+            events: some.
+            place_BL: which of them the windows hold.
+            item_place_BL: which of the items those are of.
+        """
+        of_events = event_inputs(self.data.features, inputs)
+        shape, places = place_BL.shape, torch.from_numpy(place_BL.ravel())
+        items_BLD = items_AD.index_select(0, torch.from_numpy(item_place_BL.ravel())).view(*shape, -1)
+        return self.net.read(
+            items_BLD,
+            None if of_events is None else of_events.index_select(0, places).view(*shape, -1),
+            _times(events, place_BL),
+        )
+
+    def user_features(self, inputs: Inputs) -> Tensor | None:
+        """Vectors of the features of the users that were looked up, [B, U]; None: users have none."""
+        return user_inputs(self.data.features, inputs)
+
+    @torch.no_grad()
+    def item_rows(self) -> Tensor:
+        """Vectors of all items, [M, D], without dropout."""
+        self.net.eval()
+        count = len(self.data.item[self.data.features.item_id.name])
+        parts = [
+            self.items(self.look_up(np.arange(first, min(first + _ITEMS, count)))) for first in range(0, count, _ITEMS)
+        ]
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def interests(
+        self, items_MD: Tensor, events: UserEvents, users_G: Int64Array, begin_G: Int64Array, end_G: Int64Array
+    ) -> Tensor:
+        """Interests of users after the last of events[begin:end], [G, Q, D], without dropout; of none, zeros.
+
+        Args:
+            items_MD: of :meth:`item_rows`.
+            events: with codes.
+            users_G: the users.
+            begin_G, end_G: of each, at most ``window`` events.
+        """
+        self.net.eval()
+        found = torch.zeros(len(users_G), self.net.interests, items_MD.shape[1])
+        order = np.argsort(end_G - begin_G, kind="stable")
+        order = order[(end_G > begin_G)[order]]
+        for first in range(0, len(order), _USERS):
+            block = order[first : first + _USERS]
+            place_BL = places(begin_G[block], end_G[block])
+            own, at = np.unique(place_BL, return_inverse=True)
+            of_block = some(events, own)
+            inputs = self.look_up(np.zeros(0, dtype=np.int64), users_B=users_G[block], events=of_block)
+            at_BL = at.reshape(place_BL.shape)
+            read_BLD = self.read(inputs, items_MD, of_block, at_BL, of_block.item_E[at_BL])
+            last_BD = read_BLD[torch.arange(len(block)), torch.from_numpy(end_G[block] - begin_G[block] - 1)]
+            found[torch.from_numpy(block)] = self.net.interests_of(last_BD, self.user_features(inputs))
+        return found
+
+
+def _times(events: UserEvents, place_BL: Int64Array) -> Tensor | None:
+    """Times of events; None where they are not known, or so near that all gaps are of one bucket: it says nothing."""
+    if events.time_ms_E is None:
+        return None
+    time_ms_BL = events.time_ms_E[place_BL]
+    return torch.from_numpy(time_ms_BL) if (np.ptp(time_ms_BL, axis=1) >= 1000).any() else None
+
+
+def places(begin_B: Int64Array, end_B: Int64Array) -> Int64Array:
+    """begin : end of each window, and its last place behind it to the length of the longest, [B, L]."""
+    length = int((end_B - begin_B).max(initial=0))
+    place_BL: Int64Array = np.minimum(begin_B[:, None] + np.arange(length), end_B[:, None] - 1)
+    return place_BL
+
+
+def some(events: UserEvents, places_E: Int64Array) -> UserEvents:
+    """Events at some places."""
+    return UserEvents(
+        user_E=events.user_E[places_E],
+        item_E=events.item_E[places_E],
+        time_ms_E=None if events.time_ms_E is None else events.time_ms_E[places_E],
+        attributes={name: values_E[places_E] for name, values_E in events.attributes.items()},
+    )

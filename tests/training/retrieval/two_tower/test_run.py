@@ -1,0 +1,154 @@
+"""Runs of the two towers: what they learn, how they stop, resume and go on from another, what they refuse."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.planted import planted
+from support.walks import ALL_ITEMS, FEATURES, GROUP, ITEMS, USERS, walks
+
+from recsys.data.interactions.pairs import Interactions, make_pairs
+from recsys.errors import ConfigError, InvalidInputError
+from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.evaluate import compare_with_baselines, lists_of_run
+from recsys.training.retrieval.loop import RetrievalProgress, RetrievalRunResult
+from recsys.training.retrieval.run import train_any
+from recsys.training.retrieval.two_tower.trained import load_two_tower
+from recsys.training.settings import from_json, override, to_json
+
+SMALL = override(
+    RetrievalRunConfig(recipe="small"),
+    [
+        *("model.kind=two_tower", "model.dim=16", "model.attribute_dim=4", "model.layers=1", "model.dropout=0.1"),
+        *("train.loss=softmax", "train.epochs=12", "train.batch_size=100", "train.learning_rate=0.02"),
+        *("train.list_length=3", "train.validate_every=4", "train.sampled_items=20", "rows.min_count=1"),
+    ],
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Interactions, RetrievalRunResult]:
+    """A finished run on walks."""
+    folder, data = tmp_path_factory.mktemp("run") / "run", walks()
+    return folder, data, train_any(SMALL, data, folder)
+
+
+def test_the_next_item_is_told_by_the_newest_event(run: tuple[Path, Interactions, RetrievalRunResult]) -> None:
+    folder, data, result = run
+    baselines = {each.name: each.values["recall"] for each in result.baselines["test"]}
+    assert result.test.recall > 0.85 and result.test.recall > 1.3 * baselines["linear"]
+    metrics, _ = compare_with_baselines(folder, data, "test")
+    assert metrics == result.test
+    lists_Gk = lists_of_run(folder, data, np.unique(data.test.user_E), test=True)
+    assert np.mean((lists_Gk == data.test.item_E[:, None]).any(axis=1)) == result.test.hit_rate
+
+
+def test_an_item_without_an_event_is_found_by_its_attributes(
+    run: tuple[Path, Interactions, RetrievalRunResult],
+) -> None:
+    _, learner = load_two_tower(run[0], run[1])
+    assert learner.known.items_M.all()
+    rows_MD = learner.tower.item_rows()
+    like_MM = rows_MD[ITEMS:] @ rows_MD[:ITEMS].T
+    nearest = like_MM.argmax(dim=1).numpy() // GROUP
+    assert np.mean(nearest == np.arange(ALL_ITEMS - ITEMS)) > 0.8
+
+
+def test_without_ids_being_dropped_an_item_without_an_event_is_in_no_list(tmp_path: Path) -> None:
+    config = override(SMALL, ["model.id_dropout=0", "train.epochs=1", f"train.list_length={ALL_ITEMS}"])
+    train_any(config, data := walks(), tmp_path / "run")
+    lists_Gk = lists_of_run(tmp_path / "run", data, np.arange(USERS), test=True)
+    assert lists_Gk.max() == ITEMS - 1 and (lists_Gk == -1).any()
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_run_goes_on_to_the_same_last_digit(tmp_path: Path) -> None:
+    data = walks()
+    config = override(SMALL, ["train.epochs=4", "train.checkpoint_epochs=1", "train.patience=9"])
+    whole = train_any(config, data, tmp_path / "whole")
+
+    def kill(progress: RetrievalProgress) -> None:
+        if progress.step == 20 and progress.validation is None:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_any(config, data, tmp_path / "part", report=kill)
+    resumed = train_any(config, data, tmp_path / "part", resume=True)
+    assert resumed.test == whole.test and torch.equal(resumed.items_MD, whole.items_MD)
+    other = train_any(override(config, ["train.seed=1"]), data, tmp_path / "other")
+    assert not torch.equal(other.items_MD, whole.items_MD)
+
+
+def test_a_run_goes_on_from_an_older_one(run: tuple[Path, Interactions, RetrievalRunResult], tmp_path: Path) -> None:
+    config = override(SMALL, ["train.epochs=1", f"train.warm_start={run[0]}", "train.learning_rate=0.000001"])
+    result = train_any(config, run[1], tmp_path / "next")
+    assert any("warm start from run: rows of" in note for note in result.notes)
+    assert abs(result.test.recall - run[2].test.recall) < 0.03
+    assert torch.allclose(result.items_MD, run[2].items_MD, atol=1e-3)
+    with pytest.raises(ConfigError, match=r"model.heads is 2, that of this run 4; allowed: the same"):
+        train_any(override(config, ["model.heads=4"]), run[1], tmp_path / "other")
+    moved = dataclasses.replace(walks().ids, item_keys_M=10_000 + np.arange(ALL_ITEMS))  # type: ignore[type-var]
+    with pytest.raises(ConfigError, match="none of its 72 items is in the data of this run"):
+        train_any(config, dataclasses.replace(walks(), ids=moved), tmp_path / "moved")
+
+
+def test_pairs_without_times_are_read_in_any_order(tmp_path: Path) -> None:
+    result = train_any(override(SMALL, ["train.list_length=5", "train.learning_rate=0.01"]), planted(), tmp_path / "r")
+    popular = next(each for each in result.baselines["test"] if each.name == "popularity")
+    assert result.test.recall > 2 * popular.values["recall"]
+
+
+def test_several_interests_are_trained_and_the_best_counts(tmp_path: Path) -> None:
+    result = train_any(override(SMALL, ["model.interests=3"]), data := walks(), tmp_path / "run")
+    assert result.test.recall > 0.8
+    _, learner = load_two_tower(tmp_path / "run", data)
+    items_MD = learner.tower.item_rows()
+    interests_GQD, _ = learner.interests(items_MD, np.arange(5), test=True)
+    assert interests_GQD.shape == (5, 3, 16)
+    scores_BM = learner.score(np.arange(5), test=True)(np.arange(5))
+    assert torch.allclose(scores_BM, (interests_GQD @ items_MD.T).amax(dim=1))
+
+
+def test_a_featureset_without_history_is_told_what_it_needs(tmp_path: Path) -> None:
+    data = walks()
+    assert data.ids is not None
+    bare = dataclasses.replace(data.ids, features=dataclasses.replace(FEATURES, history=None))
+    with pytest.raises(ConfigError, match="the FeatureSet 'walks' declares none; add \"history\" to it"):
+        train_any(SMALL, dataclasses.replace(data, ids=bare, histories={}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_log_in_which_nothing_comes_after_an_event_is_refused(tmp_path: Path) -> None:
+    data = walks()
+    first = np.unique(data.train.user_E, return_index=True)[1]
+    early = make_pairs(
+        data.train.user_E[first], data.train.item_E[first], time_ms_E=np.ones(len(first), dtype=np.int64)
+    )
+    with pytest.raises(InvalidInputError, match="none of the 90 training pairs comes after an event of its user"):
+        train_any(SMALL, dataclasses.replace(data, train=early), tmp_path / "run")
+
+
+def test_settings_that_the_model_does_not_read_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"train.negatives is 8, but two_tower learns from histories by softmax"):
+        override(SMALL, ["train.negatives=8"])
+    with pytest.raises(ConfigError, match=r"train.loss is 'bpr'; allowed of two_tower: softmax"):
+        override(SMALL, ["train.loss=bpr"])
+    with pytest.raises(ConfigError, match=r"train.batch_size is 0; allowed of two_tower: 1 or more"):
+        override(SMALL, ["train.batch_size=0"])
+    with pytest.raises(ConfigError, match=r"model.heads is 3; allowed: a divisor of model.dim, which is 16"):
+        override(SMALL, ["model.heads=3"])
+    with pytest.raises(ConfigError, match=r"rows is set, but mf has a vector for each id"):
+        override(RetrievalRunConfig(recipe="r"), ["model.kind=mf", "rows.min_count=1"])
+    assert from_json(RetrievalRunConfig, to_json(SMALL)) == SMALL
+
+
+def test_hashed_and_shared_tables_are_tables_too(tmp_path: Path) -> None:
+    for number, rows in enumerate((["rows.map=hash", "rows.budget=0.5"], ["rows.map=unified", "rows.chunks=1"])):
+        config = override(SMALL, [*rows, "train.epochs=1", "model.attribute_dim=16"])
+        result = train_any(config, data := walks(), tmp_path / str(number))
+        assert compare_with_baselines(tmp_path / str(number), data, "test")[0] == result.test
