@@ -77,7 +77,7 @@ def bundles(folder: Path, size: Size) -> tuple[Path, Path]:
     from harness.reference import FEATURES
 
     from recsys.bundle import Certificate, Manifest, bundle_writer
-    from recsys.export.retrieval.by_history.graph import HistoryTables, write_history_graph
+    from recsys.export.retrieval.by_history.linear.graph import HistoryTables, write_history_graph
     from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 
     random = np.random.default_rng(0)

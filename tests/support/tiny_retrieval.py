@@ -10,8 +10,8 @@ import numpy as np
 
 from recsys.arrays import Float32Array, Int64Array
 from recsys.bundle import Certificate, Manifest, Measured, bundle_writer
-from recsys.export.retrieval.by_history.graph import HistoryTables, write_history_graph
-from recsys.export.retrieval.by_history.item_graph import write_item_graph
+from recsys.export.retrieval.by_history.linear.graph import HistoryTables, write_history_graph
+from recsys.export.retrieval.by_history.linear.item_graph import write_item_graph
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.hashing import string_keys

@@ -23,12 +23,12 @@ from recsys.data.interactions.ids import PairIds
 from recsys.data.interactions.pairs import Interactions, Pairs, ids_of
 from recsys.errors import BundleError, ConfigError
 from recsys.export.certificate import TOLERANCE
-from recsys.export.retrieval.by_history.bundle import export_history_bundle
+from recsys.export.retrieval.by_history.bundle import HISTORY_MODELS, export_history_bundle
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.export.retrieval.lists import LISTS, measured_lists
 from recsys.features.hashing import MISSING
 from recsys.features.names import ITEM_NAMES, open_names
-from recsys.models.registry import CLOSED_FORMS, SEQUENCE_MODELS
+from recsys.models.registry import SEQUENCE_MODELS
 from recsys.training.retrieval.evaluate import evaluate_users
 from recsys.training.retrieval.folder import fingerprint, read_retrieval_config
 from recsys.training.retrieval.trained import load_trained, masked_pairs, of_run
@@ -61,8 +61,10 @@ def export_retrieval_bundle(
     """
     if read_retrieval_config(run_dir).model.kind in SEQUENCE_MODELS:
         raise ConfigError(f"{run_dir}: a run of two_tower, of which no bundle is made yet; allowed: the other models")
-    if read_retrieval_config(run_dir).model.kind in CLOSED_FORMS:
-        return export_history_bundle(run_dir, interactions, path, name=name, overwrite=overwrite, created_at=created_at)
+    if (kind := read_retrieval_config(run_dir).model.kind) in HISTORY_MODELS:
+        return export_history_bundle(
+            run_dir, interactions, path, kind=kind, name=name, overwrite=overwrite, created_at=created_at
+        )
     interactions, index = of_run(run_dir, interactions)
     ids = ids_of(interactions)
     config, trainer, known = load_trained(run_dir, interactions)

@@ -2,9 +2,11 @@
 
 ::
 
-    bundle.py        a bundle of a closed form
+    bundle.py        the bundle of any such model
     certificate.py   its graphs' answers compared with the model's
-    graph.py         the graph ``retrieve``: the user's vector of the events, then exact search
-    added.py         items in it that a request brings
-    item_graph.py    the graph ``item``: rows of items by their attributes
+    added.py         items in a search that a request brings
+    linear/          the graphs of ``linear``
+    two_tower/       the graphs of ``two_tower``
+
+To add a model: a class like ``linear.model.LinearExport``, and its line in ``bundle.HISTORY_MODELS``.
 """

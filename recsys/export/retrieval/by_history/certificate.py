@@ -1,37 +1,84 @@
 """Certificate of a bundle that knows users by their history: its graphs' answers compared with the trained model's.
 
-Legend: ``M`` items, ``A`` added items, ``S`` events of a history.
+Legend: ``M`` items, ``A`` added items, ``R`` columns of a row, ``S`` events of a history.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime
-from scipy.sparse import csr_matrix, hstack
 
-from recsys.arrays import Float32Array, Int64Array
+from recsys.arrays import BoolArray, Float32Array, Int64Array
 from recsys.bundle import ITEM_OUTPUTS, Certificate
 from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.ids import PairIds
-from recsys.data.interactions.pairs import Interactions
 from recsys.errors import BundleError
 from recsys.export.certificate import TOLERANCE
 from recsys.export.retrieval.lists import LISTS
-from recsys.features.columns import missing_column
+from recsys.features.columns import Column
 from recsys.features.hashing import KEY_LIMIT, MISSING
-from recsys.models.retrieval.attributes import AttributeRows
-from recsys.models.retrieval.linear import LinearModel
-from recsys.training.retrieval.linear.fit import scores_of
 from recsys.training.retrieval.linear.histories import history_inputs
 
 _KEPT = "The bundle was not written"
 _COPIES = 32
-_ITEM_ROWS = 4096
+
+
+class Reference(Protocol):
+    """A trained model, as the graph of its bundle must answer."""
+
+    @property
+    def library(self) -> str:
+        """Library that computes its answers, with its version."""
+        ...
+
+    @property
+    def in_bundle_M(self) -> BoolArray:
+        """Items that the bundle has."""
+        ...
+
+    @property
+    def popularity_M(self) -> Float32Array:
+        """The items' scores for users who are not known."""
+        ...
+
+    def user_inputs(self, user: int) -> Mapping[str, Column]:
+        """Inputs of the graph that are features of the user."""
+        ...
+
+    def knows(self, user: int) -> bool:
+        """True if an event of the user's history counts."""
+        ...
+
+    def scores(self, user: int) -> Float32Array:
+        """Scores of all items, [M]; of those that the bundle has not, anything."""
+        ...
+
+    def copies(self, copied_A: Int64Array, renamed_A: BoolArray) -> Copies | None:
+        """The model with copies of items as added items; None: its graph takes none.
+
+        Args:
+            copied_A: the items.
+            renamed_A: those that stand in histories as their copies.
+        """
+        ...
+
+
+class Copies(Protocol):
+    """A model with copies of some of its items as added items."""
+
+    @property
+    def rows_AR(self) -> Float32Array:
+        """Rows of the copies, as ``added.rows`` takes them."""
+        ...
+
+    def scores(self, user: int) -> Float32Array:
+        """Scores of all items, then of the copies, [M + A]."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,40 +93,30 @@ class _Request:
 
 
 def certify_histories(
-    graph: Path,
-    model: LinearModel,
-    ids: PairIds,
-    *,
-    events: UserEvents,
-    history_NM: csr_matrix,
-    users: Int64Array,
-    list_length: int,
-    takes_added: bool = False,
+    graph: Path, model: Reference, ids: PairIds, *, events: UserEvents, users: Int64Array, list_length: int
 ) -> Certificate:
     """Compare the graph's lists, given the events of up to ``LISTS`` of these users, with the trained model's.
 
     As in ``certify_lists``, at each place the two scores must agree, and the graph's score of an item and the model's
-    own of it; the tolerance grows with scores above 1.
+    own of it; the tolerance grows with scores above 1. If the graph takes added items, each list is asked for a second
+    time, with copies of items, under keys that the bundle has not: added, in the history, and among what was seen.
 
     Args:
         graph: the file.
         model: as it was trained.
         ids: of users and items.
         events: of the users, as a store has them.
-        history_NM: the same as the model takes them.
         users: of the test part.
         list_length: k.
-        takes_added: ask for each user's list a second time, with copies of items, under keys that the bundle has not,
-            among the added items, in the history, and among what was seen.
 
     Raises:
         BundleError: they do not agree.
     """
-    session = _session(graph)
+    session = open_graph(graph)
     fields = [each.name.removeprefix("history.") for each in session.get_inputs() if each.name.startswith("history.")]
     chosen = np.random.Generator(np.random.PCG64(0)).permutation(users)[:LISTS]
     worst, tolerance, requests, compared = 0.0, TOLERANCE, 0, 0
-    for request in _requests(model, ids, events, history_NM, chosen, fields, takes_added=takes_added):
+    for request in _requests(model, ids, events, chosen, fields):
         inputs = {"k": np.array(list_length, dtype=np.int64), **request.inputs}
         got_keys, got, known, _ = session.run(["items", "scores", "known", "history_known"], inputs)
         scores_M, index_of = request.scores_M, np.argsort(request.keys_M)
@@ -105,24 +142,24 @@ def certify_histories(
         candidates=compared,
         max_abs_logit_difference=worst,
         tolerance=tolerance,
-        compared=f"numpy {np.__version__} with onnxruntime {onnxruntime.__version__}, CPU",
+        compared=f"{model.library} with onnxruntime {onnxruntime.__version__}, CPU",
     )
 
 
-def certify_item_rows(graph: Path, attributes: AttributeRows, interactions: Interactions) -> None:
-    """Compare the rows that the graph ``item`` makes of the data's items, and of one without attributes, with numpy's.
+def certify_item_rows(
+    graph: Path, given: Mapping[str, Column], *, expected_AR: Float32Array, known_A: Int64Array
+) -> None:
+    """Compare the rows that the graph ``item`` makes of some items with the model's.
+
+    Args:
+        graph: the file.
+        given: inputs by name, N = A.
+        expected_AR, known_A: what it must make of them.
 
     Raises:
         BundleError: a row differs by more than rounding, or in how many of its attributes are known.
     """
-    features = attributes.encoding.features
-    items = np.arange(min(interactions.num_items, _ITEM_ROWS))
-    given = {
-        each.name: np.concatenate([interactions.item_columns[each.name][items], missing_column(each, 1)])
-        for each in features
-    }
-    expected_AR, known_A = attributes.rows(given, len(items) + 1)
-    rows_AR, got_known_A = _session(graph).run(list(ITEM_OUTPUTS), given)
+    rows_AR, got_known_A = open_graph(graph).run(list(ITEM_OUTPUTS), dict(given))
     tolerance = TOLERANCE * max(1.0, float(np.abs(expected_AR).max()))
     difference = float(np.abs(rows_AR - expected_AR).max())
     if not difference <= tolerance:
@@ -138,72 +175,59 @@ def certify_item_rows(graph: Path, attributes: AttributeRows, interactions: Inte
 
 
 def _requests(
-    model: LinearModel,
-    ids: PairIds,
-    events: UserEvents,
-    history_NM: csr_matrix,
-    users: Int64Array,
-    fields: list[str],
-    *,
-    takes_added: bool,
+    model: Reference, ids: PairIds, events: UserEvents, users: Int64Array, fields: list[str]
 ) -> Iterator[_Request]:
-    score = scores_of(model, history_NM)
-    learnt_M = model.learnt_M
-    nothing = {"seen": np.full(1, MISSING)}
-    if takes_added:
-        copied_A = _copied(model)
-        copy_keys_A = _unused_keys(ids.item_keys_M, len(copied_A))
-        rows_AR = model.rows_MR[copied_A]
+    in_bundle_M, nothing = model.in_bundle_M, {"seen": np.full(1, MISSING)}
+    copied_A = _copied(model)
+    renamed_A = np.arange(len(copied_A)) % 2 == 0
+    copies = model.copies(copied_A, renamed_A)
+    if copies is not None:
+        keys_A = _unused_keys(ids.item_keys_M, len(copied_A))
+        rows_AR = copies.rows_AR
         # One whose key the bundle has: its row must not count.
-        foreign = np.flatnonzero(learnt_M)[:1]
-        added_keys = np.concatenate([copy_keys_A, ids.item_keys_M[foreign]])
+        foreign = np.flatnonzero(in_bundle_M)[:1]
+        added_keys = np.concatenate([keys_A, ids.item_keys_M[foreign]])
         order = np.argsort(added_keys)
         rows = np.concatenate([rows_AR, rows_AR[: len(foreign)] + 1])[order]
-        with_copies = model.with_items(rows_AR)
-        near = with_copies.near_MM
+        given = {"added.items": added_keys[order], "added.rows": rows, "seen": keys_A[-1:]}
         nothing |= {"added.items": np.full(1, MISSING), "added.rows": np.zeros_like(rows_AR[:1])}
-        given = {"added.items": added_keys[order], "added.rows": rows, "seen": copy_keys_A[-1:]}
-        seen_place = len(ids.item_keys_M) + len(copied_A) - 1
-        all_keys = np.concatenate([ids.item_keys_M, copy_keys_A])
+    name = f"history.{ids.features.item_id.name}"
     for user in users.tolist():
-        columns = {"user_id": ids.user_keys_N[[user]], **history_inputs(events, user, ids, fields)}
-        history_1M = history_NM[user]
-        (scores_M,) = score(np.array([user])).numpy()
+        columns = {
+            "user_id": ids.user_keys_N[[user]],
+            **history_inputs(events, user, ids, fields),
+            **model.user_inputs(user),
+        }
+        scores_M, known = model.scores(user), model.knows(user)
         yield _Request(
             what=f"user {user}",
             inputs={**columns, **nothing},
             keys_M=ids.item_keys_M,
-            scores_M=scores_M,
-            known=bool(history_1M.multiply(learnt_M).max() > 0),
+            scores_M=np.where(in_bundle_M, scores_M, np.float32(-np.inf)),
+            known=known,
         )
-        if not takes_added:
+        if copies is None:
             continue
-        # Every other copied item stands in the history under the copy's key.
-        name, replaced_A = f"history.{ids.features.item_id.name}", np.arange(0, len(copied_A), 2)
-        renamed, of_item = columns[name].copy(), history_1M.toarray()[0]
-        of_copies = np.zeros(len(copied_A), dtype=np.float32)
-        for place in replaced_A:
-            renamed[renamed == ids.item_keys_M[copied_A[place]]] = copy_keys_A[place]
-        of_copies[replaced_A] = of_item[copied_A[replaced_A]]
-        of_item[copied_A[replaced_A]] = 0.0
-        history_1X = csr_matrix(hstack([csr_matrix(of_item), csr_matrix(of_copies)]))
-        (scores_X,) = with_copies.scores(history_1X, near)
-        scores_X[~with_copies.learnt_M] = -np.inf
-        scores_X[seen_place] = -np.inf
+        history = columns[name].copy()
+        for item, key in zip(copied_A[renamed_A], keys_A[renamed_A], strict=True):
+            history[history == ids.item_keys_M[item]] = key
+        scores_X = copies.scores(user)
+        scores_X[: len(in_bundle_M)][~in_bundle_M] = -np.inf
+        scores_X[-1] = -np.inf  # the copy that was seen
         yield _Request(
             what=f"user {user}, with added items",
-            inputs={**columns, name: renamed, **given},
-            keys_M=all_keys,
+            inputs={**columns, name: history, **given},
+            keys_M=np.concatenate([ids.item_keys_M, keys_A]),
             scores_M=scores_X,
-            known=bool(history_1X.multiply(with_copies.learnt_M).max() > 0),
+            known=known,
         )
 
 
-def _copied(model: LinearModel) -> Int64Array:
+def _copied(model: Reference) -> Int64Array:
     """Items that get copies: the most popular, which histories have, and others."""
-    learnt = np.flatnonzero(model.learnt_M)
-    popular = learnt[np.argsort(-model.popularity_M[learnt], kind="stable")][: _COPIES // 2]
-    others = np.random.Generator(np.random.PCG64(1)).permutation(learnt)[: _COPIES // 2]
+    known = np.flatnonzero(model.in_bundle_M)
+    popular = known[np.argsort(-model.popularity_M[known], kind="stable")][: _COPIES // 2]
+    others = np.random.Generator(np.random.PCG64(1)).permutation(known)[: _COPIES // 2]
     return np.union1d(popular, others)
 
 
@@ -212,7 +236,8 @@ def _unused_keys(keys_M: Int64Array, count: int) -> Int64Array:
     return np.setdiff1d(KEY_LIMIT - 1 - np.arange(len(keys_M) + count), keys_M)[:count]
 
 
-def _session(graph: Path) -> onnxruntime.InferenceSession:
+def open_graph(graph: Path) -> onnxruntime.InferenceSession:
+    """A graph in bare ONNX Runtime, one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -19,7 +19,7 @@ from support.tiny_retrieval import (
 from recsys.arrays import Float32Array
 from recsys.bundle import open_bundle, read_manifest
 from recsys.errors import BundleError, InvalidInputError
-from recsys.export.retrieval.by_history.graph import HistoryTables
+from recsys.export.retrieval.by_history.linear.graph import HistoryTables
 from recsys.features.feature_set import Categorical
 from recsys.features.hashing import MISSING
 from recsys.features.history.records import Events, make_events

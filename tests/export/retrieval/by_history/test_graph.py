@@ -16,7 +16,7 @@ from support.tiny_retrieval import (
 
 from recsys.bundle import open_bundle, read_manifest
 from recsys.errors import InvalidInputError
-from recsys.export.retrieval.by_history.graph import HistoryTables
+from recsys.export.retrieval.by_history.linear.graph import HistoryTables
 from recsys.features.history.records import Events, make_events
 from recsys.models.retrieval.history_weights import DAY_MS, HistoryWeights
 from recsys.serving.inference.candidate_index import Retrieved

@@ -14,8 +14,8 @@ from recsys.data.interactions.ids import PairIds
 from recsys.data.interactions.pairs import Interactions, ids_of
 from recsys.errors import BundleError
 from recsys.export.retrieval.bundle import export_retrieval_bundle
-from recsys.export.retrieval.by_history import bundle as history_bundle
 from recsys.export.retrieval.by_history import certificate
+from recsys.export.retrieval.by_history.linear import model as history_bundle
 from recsys.features.columns import Column
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.hashing import MISSING

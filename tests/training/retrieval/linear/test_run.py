@@ -16,7 +16,7 @@ from recsys.data.interactions.ids import PairIds
 from recsys.data.interactions.pairs import Interactions, make_pairs
 from recsys.errors import BundleError, ConfigError, DataFileError, InvalidInputError
 from recsys.export.retrieval.bundle import export_retrieval_bundle
-from recsys.export.retrieval.by_history import bundle as history_bundle
+from recsys.export.retrieval.by_history.linear import model as history_bundle
 from recsys.features.feature_set import Categorical, FeatureSet, History
 from recsys.features.hashing import string_keys
 from recsys.features.history.records import make_events
