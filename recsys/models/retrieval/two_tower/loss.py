@@ -5,7 +5,8 @@ often a target is often among them, so that it would be pushed down for being po
 divided by the probability with which it is there (logQ correction; Yi et al., RecSys 2019; Bengio and Senecal, IEEE TNN
 2008), so that the sum estimates that over all items.
 
-Legend: ``T`` targets, ``C`` items of a step, ``Q`` interests, ``D`` width, ``M`` items.
+Legend: ``T`` targets, ``C`` items of a step, ``Q`` interests, ``D`` width, ``M`` items, ``V``
+interests of all targets.
 """
 
 from __future__ import annotations
@@ -53,16 +54,18 @@ def sampled_softmax(
         temperature: that scores are divided by.
         weight_T: of each target in the mean; None: all weigh the same.
     """
-    logits_TC = scores(interests_TQD, items_CD) / temperature
-    own_T1 = logits_TC.gather(1, place_T[:, None])
-    rest_TC = (logits_TC - inclusion_C.log()).scatter(1, place_T[:, None], _NONE)
-    loss_T = F.softplus(rest_TC.logsumexp(dim=1) - own_T1.squeeze(1))
+    # The correction is added in the product, and taken back of the target's own logit: no pass over [T, C] for it.
+    logit_TC = scores(interests_TQD / temperature, items_CD, added_C=-inclusion_C.log())
+    own_T = logit_TC.gather(1, place_T[:, None]).squeeze(1) + inclusion_C[place_T].log()
+    rest_TC = logit_TC.scatter(1, place_T[:, None], _NONE)
+    loss_T = F.softplus(rest_TC.logsumexp(dim=1) - own_T)
     return loss_T.mean() if weight_T is None else (loss_T * weight_T).sum() / weight_T.sum()
 
 
-def scores(interests_TQD: Tensor, items_CD: Tensor) -> Tensor:
-    """The largest product of an item with one of a user's interests, [T, C]."""
+def scores(interests_TQD: Tensor, items_CD: Tensor, *, added_C: Tensor | None = None) -> Tensor:
+    """The largest product of an item with one of a user's interests, [T, C]; ``added_C``: of each item, added to it."""
+    every_VD, items_DC = interests_TQD.flatten(0, 1), items_CD.t()
+    products = every_VD @ items_DC if added_C is None else torch.addmm(added_C, every_VD, items_DC)
     if interests_TQD.shape[1] == 1:
-        return interests_TQD[:, 0] @ items_CD.t()
-    products_TQC = (interests_TQD.flatten(0, 1) @ items_CD.t()).view(*interests_TQD.shape[:2], -1)
-    return torch.amax(products_TQC, dim=1)
+        return products
+    return torch.amax(products.view(*interests_TQD.shape[:2], -1), dim=1)

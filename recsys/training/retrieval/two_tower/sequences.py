@@ -99,7 +99,7 @@ def training_sequences(
     Of each user the newest events count, as many as the store keeps (``history.max_events``).
 
     Raises:
-        InvalidInputError: no pair comes after an event of its user.
+        InvalidInputError: no pair comes after an event of its user, or all that do are of one item.
     """
     most = require_history(ids_of(interactions).features).max_events
     events = user_events(config, interactions, test=not len(interactions.validation))
@@ -123,6 +123,11 @@ def training_sequences(
         raise InvalidInputError(
             f"{interactions.source}: none of the {len(pairs):,} training pairs comes after an event of its user: a "
             "model that knows users by their history learns from such pairs alone; expected users with several events"
+        )
+    if len(np.unique(item_T)) == 1:
+        raise InvalidInputError(
+            f"{interactions.source}: all {len(item_T):,} targets of training are one item: there is nothing to tell "
+            "apart; expected pairs of several items"
         )
     notes = list(interactions.notes)
     if without:

@@ -152,3 +152,46 @@ def test_hashed_and_shared_tables_are_tables_too(tmp_path: Path) -> None:
         config = override(SMALL, [*rows, "train.epochs=1", "model.attribute_dim=16"])
         result = train_any(config, data := walks(), tmp_path / str(number))
         assert compare_with_baselines(tmp_path / str(number), data, "test")[0] == result.test
+
+
+def test_a_log_of_one_item_is_refused_and_items_of_the_test_part_alone_are_missed(tmp_path: Path) -> None:
+    data = walks()
+    zero = np.zeros_like(data.train.item_E)
+    one = dataclasses.replace(data, train=make_pairs(data.train.user_E, zero, time_ms_E=data.train.time_ms_E))
+    assert len(one.train) == USERS
+    with pytest.raises(InvalidInputError, match="all 90 targets of training are one item"):
+        train_any(SMALL, one, tmp_path / "one")
+    config = override(SMALL, ["train.epochs=1", "model.id_dropout=0", "train.patience=0"])
+    moved = dataclasses.replace(
+        data, test=make_pairs(data.test.user_E, np.full(len(data.test), ITEMS), time_ms_E=data.test.time_ms_E)
+    )
+    assert train_any(config, moved, tmp_path / "moved").test.recall == 0.0
+
+
+def test_attributes_that_most_items_lack_are_read_where_they_are(tmp_path: Path) -> None:
+    data = walks()
+    columns = dict(data.item_columns)
+    columns["group"] = np.where(np.arange(ALL_ITEMS) % 10 == 0, columns["group"], -1)
+    columns["tags"] = np.full_like(columns["tags"], -1)
+    columns["price"] = np.full(ALL_ITEMS, np.nan, dtype=np.float32)
+    result = train_any(SMALL, sparse := dataclasses.replace(data, item_columns=columns), tmp_path / "run")
+    assert result.test.recall > 0.7
+    known_M = load_two_tower(tmp_path / "run", sparse)[1].known.items_M
+    assert known_M[:ITEMS].all()
+    assert known_M[ITEMS:].tolist() == (np.arange(ITEMS, ALL_ITEMS) % 10 == 0).tolist()
+
+
+def test_an_item_that_was_renamed_is_a_new_one_with_its_attributes(
+    run: tuple[Path, Interactions, RetrievalRunResult], tmp_path: Path
+) -> None:
+    data = walks()
+    assert data.ids is not None
+    keys_M = data.ids.item_keys_M.copy()
+    keys_M[3] = 999_999
+    renamed = dataclasses.replace(data, ids=dataclasses.replace(data.ids, item_keys_M=keys_M))
+    config = override(SMALL, ["train.epochs=1", f"train.warm_start={run[0]}", "train.learning_rate=0.000001"])
+    result = train_any(config, renamed, tmp_path / "next")
+    before, after = run[2].items_MD, result.items_MD
+    assert torch.allclose(before[:3], after[:3], atol=1e-3) and not torch.allclose(before[3], after[3], atol=1e-2)
+    nearest = int((after[3] @ before[:ITEMS].T).argmax())
+    assert nearest // GROUP == 3 // GROUP

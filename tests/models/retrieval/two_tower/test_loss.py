@@ -1,0 +1,57 @@
+"""Sampled softmax with the correction for how often an item is among those of a step."""
+
+import math
+
+import pytest
+import torch
+
+from recsys.models.retrieval.two_tower.loss import inclusion, sampled_softmax, scores
+
+
+def test_with_all_items_it_is_the_softmax_itself() -> None:
+    torch.manual_seed(0)
+    users, items, target = torch.randn(4, 1, 8), torch.randn(6, 8), torch.tensor([5, 0, 3, 3])
+    loss = sampled_softmax(users, items, target, inclusion_C=torch.ones(6), temperature=0.5)
+    expected = torch.nn.functional.cross_entropy(users[:, 0] @ items.t() / 0.5, target)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_an_item_that_is_there_half_of_the_time_counts_twice() -> None:
+    users, items = torch.ones(1, 1, 1), torch.tensor([[1.0], [2.0], [3.0]])
+    loss = sampled_softmax(users, items, torch.tensor([0]), inclusion_C=torch.tensor([0.1, 0.5, 1.0]), temperature=1.0)
+    own, rest = math.exp(1), 2 * math.exp(2) + math.exp(3)
+    assert float(loss) == pytest.approx(-math.log(own / (own + rest)), rel=1e-5)
+
+
+def test_the_sum_over_a_step_is_on_average_that_over_all_items() -> None:
+    generator = torch.Generator().manual_seed(0)
+    share = torch.tensor([0.6, 0.3, 0.1, 0.0, 0.0])
+    present = torch.zeros(20_000, 5)
+    present.scatter_(1, torch.multinomial(share, 20_000 * 3, replacement=True, generator=generator).view(-1, 3), 1.0)
+    present.scatter_(1, torch.rand(20_000, 5, generator=generator).argsort(dim=1)[:, :1], 1.0)
+    expected = inclusion(share, targets=3, sampled=1, items=5)
+    assert torch.allclose(present.mean(dim=0), expected, atol=0.01)
+
+
+def test_weights_weigh_targets_in_the_mean() -> None:
+    torch.manual_seed(1)
+    users, items = torch.randn(2, 1, 4), torch.randn(3, 4)
+    places, ones = torch.tensor([0, 2]), torch.ones(3)
+
+    def loss(rows: slice, weights: list[float] | None = None) -> float:
+        weight_T = None if weights is None else torch.tensor(weights)
+        made = sampled_softmax(users[rows], items, places[rows], inclusion_C=ones, temperature=1.0, weight_T=weight_T)
+        return float(made)
+
+    assert loss(slice(0, 2), [3.0, 1.0]) == pytest.approx(0.75 * loss(slice(0, 1)) + 0.25 * loss(slice(1, 2)), rel=1e-5)
+
+
+def test_the_score_is_that_of_the_best_interest_and_a_sum_is_another() -> None:
+    """Of two interests that want opposite things, a sum over interests, such as MUVERA's fixed dimensional encodings
+    give in expectation, prefers what neither wants much; the maximum what one of them wants."""
+    interests = torch.tensor([[[1.0, 0.0], [-1.0, 0.2]]])
+    items = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
+    best = scores(interests, items)[0]
+    summed = (interests[0] @ items.t()).sum(dim=0)
+    assert int(best.argmax()) in (0, 1) and int(best.argmin()) == 2
+    assert int(summed.argmax()) == 2

@@ -1,0 +1,138 @@
+"""Windows of histories and their targets: what each target reads is what a server would have seen at its moment."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from support.planted import planted
+from support.walks import walks
+
+from recsys.data.interactions.histories import UserEvents
+from recsys.data.interactions.ids import PairIds
+from recsys.data.interactions.pairs import Interactions, make_pairs
+from recsys.features.feature_set import Categorical, FeatureSet, History
+from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.two_tower.sequences import Sequences, newest_windows, training_sequences
+from recsys.training.settings import override
+
+CONFIG = override(RetrievalRunConfig(recipe="r"), ["model.kind=two_tower", "train.loss=softmax"])
+
+
+def one_user(
+    times: list[int], targets: list[tuple[int, int]], *, arrivals: list[int] | None = None, max_events: int = 1000
+) -> Interactions:
+    """A user whose n-th event is of item n; targets are items with their moments."""
+    count = len(times)
+    events = UserEvents(
+        user_E=np.zeros(count, dtype=np.int64),
+        item_E=np.arange(count),
+        time_ms_E=np.array(times),
+        attributes={},
+        arrival_ms_E=None if arrivals is None else np.array(arrivals),
+    )
+    items, moments = np.array([item for item, _ in targets]), np.array([moment for _, moment in targets])
+    one = make_pairs(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
+    many = max(count, int(items.max()) + 1)
+    features = FeatureSet(
+        name="one",
+        user_id=Categorical(name="u"),
+        item_id=Categorical(name="i"),
+        history=History(max_events=max_events, recent=min(50, max_events)),
+    )
+    return Interactions(
+        num_users=1,
+        num_items=many,
+        train=make_pairs(np.zeros(len(targets), dtype=np.int64), items, time_ms_E=moments),
+        validation=one,
+        test=one,
+        source="one",
+        ids=PairIds(features=features, user_keys_N=np.arange(1), item_keys_M=np.arange(many)),
+        histories={"validation": events, "test": events},
+    )
+
+
+def read_of(sequences: Sequences) -> dict[int, list[int]]:
+    """Item of each target -> items of the events that are read for it, oldest first."""
+    found = {}
+    for k in range(len(sequences.begin_K)):
+        for t in range(sequences.offsets[k], sequences.offsets[k + 1]):
+            assert sequences.begin_K[k] <= sequences.last_T[t] < sequences.end_K[k]
+            places = np.arange(sequences.begin_K[k], sequences.last_T[t] + 1)
+            found[int(sequences.item_T[t])] = sequences.events.item_E[places].tolist()
+    return found
+
+
+def test_a_target_reads_the_events_before_its_moment_and_none_of_it() -> None:
+    data = one_user([10, 20, 20, 30], [(7, 20), (8, 21), (9, 10), (6, 99)])
+    sequences, notes = training_sequences(CONFIG, data, window=50)
+    assert read_of(sequences) == {7: [0], 8: [0, 1, 2], 6: [0, 1, 2, 3]}
+    assert notes == ("1 of 4 training pairs come before any event of their user: nothing predicts them",)
+
+
+def test_an_event_that_arrived_late_is_read_from_then_on() -> None:
+    data = one_user([10, 20, 30], [(7, 25), (8, 40), (9, 60)], arrivals=[10, 50, 30])
+    sequences, _ = training_sequences(CONFIG, data, window=50)
+    assert {item: sorted(read) for item, read in read_of(sequences).items()} == {7: [0], 8: [0, 2], 9: [0, 1, 2]}
+
+
+def test_windows_overlap_so_that_later_targets_read_half_a_window_or_more() -> None:
+    count, window = 37, 8
+    data = one_user(list(range(count)), [(100 + n, n) for n in range(1, count)])
+    read = read_of(training_sequences(CONFIG, data, window=window)[0])
+    assert len(read) == count - 1  # each target is in one window
+    for item, places in read.items():
+        moment = item - 100
+        assert places == list(range(moment - len(places), moment)) and len(places) <= window
+        assert len(places) >= min(moment, window // 2)
+
+
+def test_of_a_user_with_very_many_events_the_newest_count() -> None:
+    count, kept = 100_000, 1000
+    data = one_user(list(range(count)), [(n, n) for n in range(1, count, 7)], max_events=kept)
+    sequences, notes = training_sequences(CONFIG, data, window=50)
+    newest = sum(n > count - kept for n in range(1, count, 7))  # of the oldest kept event nothing before it is
+    assert int(sequences.begin_K.min()) == count - kept and len(sequences) == newest
+    assert notes == (
+        f"{14_286 - newest:,} training pairs lie before the newest 1,000 events of their user and are left out",
+    )
+    begin, end = newest_windows(sequences.events, np.array([0]), 1, window=50)
+    assert (begin.tolist(), end.tolist()) == ([count - 50], [count])
+
+
+def test_pairs_without_order_are_read_in_another_one_each_time() -> None:
+    data = planted()
+    sequences, _ = training_sequences(CONFIG, data, window=50)
+    users = len(np.unique(data.train.user_E))
+    assert not sequences.ordered and len(sequences) == len(data.train) - users
+    generator = torch.Generator().manual_seed(0)
+    first, second = sequences.shuffled(generator), sequences.shuffled(generator)
+    assert not np.array_equal(first.item_T, second.item_T)
+    for each in (first, second):
+        keys = each.events.user_E * 1000 + each.events.item_E
+        assert np.array_equal(np.sort(keys), data.train.user_E * 1000 + data.train.item_E)
+        assert np.array_equal(each.item_T, each.events.item_E[each.last_T + 1])
+
+
+@pytest.mark.parametrize("size", [1, 50, 100_000])
+def test_an_epoch_has_every_window_once_in_an_order_of_its_own(size: int) -> None:
+    sequences, _ = training_sequences(CONFIG, walks(), window=4)
+    generator = torch.Generator().manual_seed(0)
+    batches = list(sequences.batches(size, generator))
+    assert np.array_equal(np.sort(np.concatenate(batches)), np.arange(len(sequences.begin_K)))
+    assert len(batches) <= sequences.steps(size) == max(1, -(-len(sequences) // size))
+    if size == 50:
+        counts = [int((sequences.offsets[each + 1] - sequences.offsets[each]).sum()) for each in batches]
+        assert max(counts) <= 50 + 7 and not np.array_equal(
+            np.concatenate(list(sequences.batches(size, generator))), np.concatenate(batches)
+        )
+
+
+def test_sequences_without_times_are_read_in_their_order() -> None:
+    data = walks()
+    events = {part: dataclasses.replace(of, time_ms_E=None) for part, of in data.histories.items()}
+    timed, _ = training_sequences(CONFIG, data, window=50)
+    untimed, _ = training_sequences(CONFIG, dataclasses.replace(data, histories=events), window=50)
+    assert untimed.ordered and untimed.shuffled(torch.Generator()) is untimed
+    for name in ("last_T", "item_T", "begin_K", "end_K"):
+        assert np.array_equal(getattr(timed, name), getattr(untimed, name))
