@@ -25,8 +25,9 @@ def linear_gowalla() -> RetrievalRunConfig:
         data=_GOWALLA,
         model=LinearConfig(
             ranks=(448,),
-            low_pass=(0.3,),
-            sharpen=(0.7,),
+            degrees=(0.35,),
+            low_pass=(0.1,),
+            sharpen=(0.65,),
             neighbours=(512,),
             half_life_events=(0.0,),
             half_life_days=(0.0,),

@@ -173,6 +173,18 @@ def without(pairs: Pairs, others: Pairs) -> Pairs:
     return pairs.where(~np.isin(pairs.user_E * width + pairs.item_E, others.user_E * width + others.item_E))
 
 
+def joined(pairs: Pairs, others: Pairs) -> Pairs:
+    """The pairs of both; one without weights weighs 1; times are known where both know them."""
+    weights = [np.ones(len(each), np.float32) if each.weight_E is None else each.weight_E for each in (pairs, others)]
+    times = [each.time_ms_E for each in (pairs, others) if each.time_ms_E is not None]
+    return make_pairs(
+        np.concatenate([pairs.user_E, others.user_E]),
+        np.concatenate([pairs.item_E, others.item_E]),
+        weight_E=None if pairs.weight_E is others.weight_E is None else np.concatenate(weights),
+        time_ms_E=np.concatenate(times) if len(times) == 2 else None,
+    )
+
+
 def load_interactions(
     folder: Path, *, name: str = "interactions", validation_share: float = 0.1, seed: int = 0
 ) -> Interactions:

@@ -2,22 +2,28 @@
 
 A user with the 0/1 history ``r`` scores items by
 
-    s = (r P + a r D^-1/2 V V' D^1/2) (I - T P)
+    s = r D^-d (P + a V V') (I - T P) D^d
 
-P says which items are taken by the same users (``spectrum.py``), V are its first eigenvectors, D the items' numbers of
-pairs. Without the sharpening, T = 0, it is GF-CF (Shen et al., CIKM 2021; arXiv 2108.07567); with it BSPM (Choi et al.,
-SIGIR 2023; arXiv 2211.09324). Nothing is learnt by descent, and nothing of a user but the history.
+P says which items are taken by the same users (``spectrum.py``), V are its first eigenvectors with the eigenvalues L,
+D the items' numbers of pairs. V V' is the ideal low-pass filter of GF-CF (Shen et al., CIKM 2021; arXiv 2108.07567),
+which takes d = 1/2 for it and 0 for P; I - T P is a step of the sharpening of BSPM (Choi et al., SIGIR 2023; arXiv
+2211.09324), by Euler's method. Nothing is learnt by descent, and nothing of a user but the history.
 
-A server would need P as a whole. Served are, for each item of the history, a row of ``a D^-1/2 V`` that a scan of
-``(I - T P) D^1/2 V`` turns into scores, which is the second part exactly, and the item's strongest neighbours in
-``P (I - T P)``, which are nearly all of the first: low rank alone loses a tenth to a seventh of the recall of Gowalla.
+P P is dense, and never made: on what V leaves, whose eigenvalues lie between 0 and the smallest of L, c, it counts as
+c P. What is served then has two parts,
+
+    s = (1 - T c) r D^-d P D^d  +  r D^-d V (a (I - T L) - T L (L - c)) V' D^d
+
+Of the first, which is sparse, each item's strongest neighbours; the second, which is exact, as a row of each item of
+the history, summed, and a scan of ``D^d V``.
 
 Legend: ``M`` items, ``B`` users, ``K`` columns, ``J`` neighbours of an item.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -31,11 +37,13 @@ from recsys.errors import ConfigError
 from recsys.models.retrieval.history_weights import HistoryWeights
 from recsys.models.retrieval.spectrum import ItemFilter, basis_columns
 
-_BLOCK = 64
-_STRETCH = 32
+_BLOCK_ENTRIES = 2_000_000
+"""Products of two entries that a block of neighbours sums up, about: 24 MB."""
 
+_LEAST = 0.02
+"""Least size of an eigenvector's factor beside P. Of items without neighbours alone does it matter that it is not 0."""
 
-OPEN = ("ranks", "low_pass", "sharpen", "neighbours", "half_life_events", "half_life_days")
+OPEN = ("ranks", "degrees", "low_pass", "sharpen", "neighbours", "half_life_events", "half_life_days")
 """Settings with values to choose from."""
 
 
@@ -45,6 +53,8 @@ class LinearConfig:
 
     Attributes:
         ranks: columns of the low-rank part.
+        degrees: d, the power of an item's number of pairs that its scores are multiplied with, and what it adds to
+            others divided by; between 0, where the popular are found less, and 1/2.
         low_pass: weight of the low-rank part (GF-CF's alpha).
         sharpen: T of the sharpening (BSPM's time); 0: none.
         neighbours: strongest neighbours of an item that are served; 0: none.
@@ -52,17 +62,21 @@ class LinearConfig:
             positives, are tried beside weights of 1; of a log that has events beside pairs.
         half_life_events, half_life_days: halving of an event's weight for every so many events, or days, that lie
             between it and the newest; 0: none. Of such a log, too.
+        refit: when the settings are chosen, fit the model on the validation pairs, too, if they count as taken in the
+            test (``data.mask_validation``).
         memory_gib: most memory that training may take; beyond it the run is refused before it begins.
     """
 
     kind: Literal["linear"] = "linear"
     ranks: tuple[int, ...] = (64, 128, 256, 448)
-    low_pass: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
-    sharpen: tuple[float, ...] = (0.0, 0.4, 0.7, 1.0)
+    degrees: tuple[float, ...] = (0.2, 0.35, 0.5)
+    low_pass: tuple[float, ...] = (0.1, 0.3, 1.0)
+    sharpen: tuple[float, ...] = (0.0, 0.4, 0.65, 0.8)
     neighbours: tuple[int, ...] = (32, 128, 512)
     actions: bool = True
     half_life_events: tuple[float, ...] = (0.0, 20.0, 5.0)
     half_life_days: tuple[float, ...] = (0.0, 30.0, 7.0)
+    refit: bool = True
     memory_gib: float = 8.0
 
     def __post_init__(self) -> None:
@@ -92,18 +106,20 @@ class Linear:
     """Settings of a model, chosen.
 
     Attributes:
-        rank, low_pass, sharpen, neighbours: as in :class:`LinearConfig`.
+        rank, degree, low_pass, sharpen, neighbours: as in :class:`LinearConfig`.
         weights: of the events of a history.
     """
 
     rank: int
+    degree: float
     low_pass: float
     sharpen: float
     neighbours: int
     weights: HistoryWeights = field(default_factory=HistoryWeights)
 
     def __str__(self) -> str:
-        own = f"rank {self.rank}, low_pass {self.low_pass:g}, sharpen {self.sharpen:g}, neighbours {self.neighbours}"
+        own = f"rank {self.rank}, degree {self.degree:g}, low_pass {self.low_pass:g}, sharpen {self.sharpen:g}"
+        own += f", neighbours {self.neighbours}"
         return f"{own}, {self.weights}" if self.weights != HistoryWeights() else own
 
 
@@ -118,6 +134,7 @@ class LinearModel:
         near_MJ: items that an item of a history adds to, int32; -1 for none.
         add_MJ: what it adds, float32.
         popularity_M: scores for users without a history, float32.
+        alone_K: factor of each column in the rows of an item that has no neighbours, float32.
         added: the last so many items came after training (:meth:`with_items`).
     """
 
@@ -127,6 +144,7 @@ class LinearModel:
     near_MJ: Int32Array
     add_MJ: Float32Array
     popularity_M: Float32Array
+    alone_K: Float32Array
     added: int = 0
 
     @property
@@ -184,43 +202,49 @@ class LinearModel:
         return scores_BM
 
 
-def whole_scores(
-    operator: ItemFilter, vectors_MK: Tensor, history_MB: Tensor, *, low_pass: float, sharpen: float
-) -> Tensor:
-    """Scores by the closed form as it is written, with all neighbours of every item, [M, B].
+def of_eigenvalues(values_K: Tensor, *, low_pass: float, sharpen: float) -> tuple[float, Tensor, Tensor]:
+    """The factor of P, that of each of the first eigenvectors beside it, [K], and that of each alone, [K].
+
+    The second is kept away from 0 (``_LEAST``), so that rows of items without neighbours, which take the last in its
+    place, are multiples of it.
 
     Args:
-        operator: ``P``.
-        vectors_MK: its first eigenvectors.
-        history_MB: weights of the items of each user.
-        low_pass, sharpen: as in :class:`LinearConfig`.
+        values_K: the first eigenvalues, falling.
+        low_pass, sharpen: a and T.
     """
-    along_KB = vectors_MK.t() @ (history_MB / operator.root_M[:, None])
-    smooth_MB = operator.root_M[:, None] * (vectors_MK @ along_KB)
-    return operator.sharpened(operator.apply(history_MB) + low_pass * smooth_MB, sharpen)
+    least, sharpened_K = float(values_K[-1]), 1 - sharpen * values_K
+    beside_K = low_pass * sharpened_K - sharpen * values_K * (values_K - least)
+    beside_K = torch.where(beside_K.abs() < _LEAST, torch.full_like(beside_K, _LEAST).copysign(beside_K), beside_K)
+    return 1 - sharpen * least, beside_K, (values_K + low_pass) * sharpened_K
 
 
 def linear_model(
     operator: ItemFilter,
+    values_K: Tensor,
     vectors_MK: Tensor,
     settings: Linear,
     popularity_M: Float32Array,
     *,
     report: Callable[[int, int], None] = lambda done, of: None,
 ) -> LinearModel:
-    """The model of an operator and its first eigenvectors, at least ``settings.rank`` of them."""
+    """The model of an operator and its first eigenvalues and vectors, at least ``settings.rank`` of them."""
     first_MK = vectors_MK[:, : settings.rank]
-    root_M1 = operator.root_M[:, None]
-    near_MJ, add_MJ = strongest_neighbours(
-        operator, np.arange(operator.num_items), settings.neighbours, sharpen=settings.sharpen, report=report
+    scale_M1 = operator.scale_M(settings.degree)[:, None]
+    of_near, beside_K, alone_K = of_eigenvalues(
+        values_K[: settings.rank], low_pass=settings.low_pass, sharpen=settings.sharpen
     )
+    near_MJ, add_MJ = strongest_neighbours(
+        operator, np.arange(operator.num_items), settings.neighbours, degree=settings.degree, report=report
+    )
+    add_MJ *= np.float32(of_near)
     return LinearModel(
         settings=settings,
-        history_MK=(settings.low_pass * first_MK / root_M1).numpy(),
-        items_MK=operator.sharpened(first_MK * root_M1, settings.sharpen).numpy(),
+        history_MK=(first_MK * beside_K / scale_M1).numpy(),
+        items_MK=(first_MK * scale_M1).numpy(),
         near_MJ=near_MJ,
         add_MJ=add_MJ,
         popularity_M=popularity_M,
+        alone_K=(alone_K / beside_K).numpy(),
     )
 
 
@@ -229,53 +253,64 @@ def strongest_neighbours(
     items_C: Int64Array,
     count: int,
     *,
-    sharpen: float,
+    degree: float,
     report: Callable[[int, int], None] = lambda done, of: None,
 ) -> tuple[Int32Array, Float32Array]:
-    """The entries of ``P (I - T P)`` of the largest size in some items' rows, but for the items themselves.
+    """The largest entries of ``D^-d P D^d`` in some items' rows, but for the items themselves.
 
     Args:
         operator: ``P``.
         items_C: the rows, C items.
         count: J; fewer where there are not so many other items.
-        sharpen: T.
+        degree: d.
         report: called with the rows done, and all.
 
     Returns:
         The items, int32 [C, J], the strongest first, -1 for none; and what they get, float32 [C, J].
     """
-    items = operator.num_items
-    count = min(count, items - 1)
+    count = min(count, operator.num_items - 1)
     near_CJ = np.full((len(items_C), count), -1, dtype=np.int32)
     add_CJ = np.zeros((len(items_C), count), dtype=np.float32)
-    for begin in range(0, len(items_C) if count else 0, _BLOCK):
-        block = torch.from_numpy(items_C[begin : begin + _BLOCK])
-        place = torch.arange(len(block))
-        ones_MB = torch.zeros(items, len(block))
-        ones_MB[block, place] = 1.0
-        rows_BM = operator.sharpened(operator.apply(ones_MB), sharpen).t().contiguous()
-        rows_BM[place, block] = 0.0
-        size_BJ, near_BJ = _largest(rows_BM.abs(), count)
-        near_BJ[size_BJ == 0.0] = -1
-        near_CJ[begin : begin + len(block)] = near_BJ.numpy()
-        add_BJ = rows_BM.gather(1, near_BJ.clamp_min(0)) * (near_BJ >= 0)
-        add_CJ[begin : begin + len(block)] = add_BJ.numpy()
-        report(min(begin + _BLOCK, len(items_C)), len(items_C))
+    if not count:
+        return near_CJ, add_CJ
+    pairs_NM, scale_M = operator.matrix_NM(), operator.scale_M(degree).numpy()
+    pairs_MN = pairs_NM.T.tocsr()
+
+    def fill(rows: slice) -> int:
+        block = items_C[rows]
+        similar_BM = pairs_MN[block] @ pairs_NM
+        for row, item in enumerate(block.tolist()):
+            own = slice(similar_BM.indptr[row], similar_BM.indptr[row + 1])
+            near_E = similar_BM.indices[own]
+            value_E = similar_BM.data[own] * (scale_M[near_E] / scale_M[item])
+            value_E[near_E == item] = 0.0
+            if len(near_E) > count:
+                kept = np.argpartition(value_E, -count)[-count:]
+                near_E, value_E = near_E[kept], value_E[kept]
+            order = np.argsort(-value_E, kind="stable")
+            order = order[value_E[order] > 0.0]
+            near_CJ[rows.start + row, : len(order)] = near_E[order]
+            add_CJ[rows.start + row, : len(order)] = value_E[order]
+        return int(rows.stop)
+
+    # The products let go of Python's lock.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for done in pool.map(fill, _blocks(pairs_NM, pairs_MN, items_C)):
+            report(done, len(items_C))
     return near_CJ, add_CJ
 
 
-def _largest(values_BM: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest values of each row, falling, and where they are: in the stretches with the largest maxima."""
-    rows, items = values_BM.shape
-    stretches = -(-items // _STRETCH)
-    if count >= stretches // 2:
-        found = values_BM.topk(count, dim=1)
-        return found.values, found.indices
-    padded = torch.nn.functional.pad(values_BM, (0, stretches * _STRETCH - items)).view(rows, stretches, _STRETCH)
-    likely = padded.amax(dim=2).topk(count, dim=1, sorted=False).indices
-    candidates = padded.gather(1, likely[:, :, None].expand(-1, -1, _STRETCH)).flatten(1)
-    values, index = candidates.topk(count, dim=1)
-    return values, likely.gather(1, index // _STRETCH) * _STRETCH + index % _STRETCH
+def _blocks(pairs_NM: csr_matrix, pairs_MN: csr_matrix, items_C: Int64Array) -> Iterator[slice]:
+    """Stretches of items whose rows of ``P`` take about equal work."""
+    of_users_N = np.diff(pairs_NM.indptr)
+    ones_MN = csr_matrix((np.ones(pairs_MN.nnz), pairs_MN.indices, pairs_MN.indptr), shape=pairs_MN.shape)
+    work_M = ones_MN @ of_users_N
+    number_C = np.cumsum(work_M[items_C]) // _BLOCK_ENTRIES
+    ends = [*(np.flatnonzero(np.diff(number_C)) + 1).tolist(), len(items_C)]
+    begin = 0
+    for end in ends:
+        yield slice(begin, end)
+        begin = end
 
 
 def memory_bytes(*, users: int, items: int, pairs: int, validated: int, rank: int, neighbours: int) -> int:
@@ -287,5 +322,5 @@ def memory_bytes(*, users: int, items: int, pairs: int, validated: int, rank: in
         rank, neighbours: the largest that may be chosen.
     """
     basis = 4 * items * (2 * basis_columns(rank, items) + 3 * rank)
-    blocks = 4 * max(_BLOCK, validated) * (users + 5 * items)
-    return 64 * pairs + basis + blocks + items * (12 * rank + 16 * neighbours)
+    blocks = 4 * validated * (users + 5 * items) + 24 * _BLOCK_ENTRIES * torch.get_num_threads()
+    return 96 * pairs + basis + blocks + items * (12 * rank + 16 * neighbours)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from recsys.arrays import Float32Array, Int64Array
@@ -49,14 +50,16 @@ class ItemFilter:
         of_users = self.pairs @ columns_MB.contiguous()
         return self.pairs.columns.multiply(self.pairs.transposed_E, of_users)
 
-    def sharpened(self, columns_MB: Tensor, time: float) -> Tensor:
-        """Columns after one step of ``ds/dt = -P s``, ``s - T P s``, [M, B].
+    def scale_M(self, power: float) -> Tensor:
+        """Each item's number of pairs to this power, float32."""
+        return self.root_M ** (2 * power)
 
-        What is smooth over the graph shrinks, so that what tells items apart is left: the sharpening of BSPM (Choi et
-        al., SIGIR 2023; arXiv 2211.09324, section 3.4), which also takes steps of Runge and Kutta's method. Euler's is
-        a quarter of the products, and on a held-out tenth of Gowalla better: recall@20 .2187 (T .7) and .2165 (T 1).
-        """
-        return columns_MB - time * self.apply(columns_MB) if time else columns_MB
+    def matrix_NM(self) -> csr_matrix:
+        """``R~`` for products of sparse matrices."""
+        rows, values_E = self.pairs.rows, self.pairs.values_E
+        assert values_E is not None
+        shape = (len(rows.offsets) - 1, self.num_items)
+        return csr_matrix((values_E.numpy(), rows.index_E.numpy(), rows.offsets.numpy()), shape=shape)
 
 
 def item_filter(
@@ -98,7 +101,7 @@ def largest_eigenvalues(
     generator = torch.Generator().manual_seed(seed)
     basis_MQ = torch.empty(items, columns)
     small_QQ = torch.zeros(columns, columns, dtype=torch.float64)
-    block_MW = _orthonormal(torch.randn(items, min(_BLOCK, columns), generator=generator))
+    block_MW, _ = _orthonormal(torch.randn(items, min(_BLOCK, columns), generator=generator), generator)
     done = 0
     while True:
         width = block_MW.shape[1]
@@ -113,8 +116,11 @@ def largest_eigenvalues(
             break
         next_MW = image_MW[:, : min(_BLOCK, columns - done)]
         next_MW = next_MW - so_far @ along_QW[:, : next_MW.shape[1]]
-        for _ in range(2):  # once leaves what rounding has put back
-            next_MW = _orthonormal(next_MW - so_far @ (so_far.t() @ next_MW), generator)
+        # Once more: rounding has put some back; and again if columns were replaced by others.
+        for _ in range(3):
+            next_MW, dependent = _orthonormal(next_MW - so_far @ (so_far.t() @ next_MW), generator)
+            if not dependent:
+                break
         block_MW = next_MW
     upper = torch.triu(small_QQ)
     values_Q, vectors_QQ = torch.linalg.eigh(upper + torch.triu(upper, 1).t())
@@ -122,17 +128,20 @@ def largest_eigenvalues(
     return values_Q.flip(0)[:count].float().clamp(0.0, 1.0), vectors_MK
 
 
-def _orthonormal(block_MW: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """An orthonormal basis of the columns, by Cholesky's factor of their products: twice, as once is inexact."""
+def _orthonormal(block_MW: Tensor, generator: torch.Generator) -> tuple[Tensor, bool]:
+    """An orthonormal basis of the columns, by Cholesky's factor of their products: twice, as once is inexact.
+
+    Also True if columns depended on each other, so that others took their places.
+    """
+    dependent = False
     for _ in range(2):
         norms_W = block_MW.norm(dim=0)
         block_MW = block_MW / norms_W.clamp_min(1e-30)
         factor, failed = torch.linalg.cholesky_ex((block_MW.t() @ block_MW).double())
         if int(failed) or not bool((factor.diagonal() > 1e-4).all()):
-            # Columns that depend on each other: the space has no more to give. Others take their places.
-            if generator is not None:
-                block_MW = block_MW + 1e-3 * torch.randn(block_MW.shape, generator=generator) / len(block_MW) ** 0.5
+            dependent = True  # the space has no more to give
+            block_MW = block_MW + 1e-3 * torch.randn(block_MW.shape, generator=generator) / len(block_MW) ** 0.5
             block_MW = torch.linalg.qr(block_MW).Q
         else:
             block_MW = torch.linalg.solve_triangular(factor.t().float(), block_MW, upper=True, left=False)
-    return block_MW
+    return block_MW, dependent

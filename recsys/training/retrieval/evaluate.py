@@ -22,7 +22,7 @@ from recsys.training.retrieval.known import Known
 from recsys.training.retrieval.linear.baseline import BUDGET_S, baseline_seconds, linear_baseline
 from recsys.training.retrieval.linear.fit import evaluate_model, load_fitted, scores_of
 from recsys.training.retrieval.linear.histories import histories
-from recsys.training.retrieval.ranking import RankingMetrics, rank_users, top_items, top_scored
+from recsys.training.retrieval.ranking import RankingMetrics, rank_users, sample_users, top_items, top_scored
 from recsys.training.retrieval.segments import ListDetails, list_details
 from recsys.training.retrieval.trained import load_trained, masked_pairs, of_run
 from recsys.training.retrieval.trainers import RetrievalTrainer
@@ -43,14 +43,22 @@ def evaluate_retrieval_run(run_dir: Path, interactions: Interactions, split: str
 def compare_with_baselines(
     run_dir: Path, interactions: Interactions, split: str
 ) -> tuple[RankingMetrics, tuple[Baseline, ...]]:
-    """As :func:`evaluate_retrieval_run`, beside popularity, chance and the closed form."""
+    """As :func:`evaluate_retrieval_run`, beside popularity, chance and the closed form.
+
+    Of a model that has learnt from the validation part, too (``model.refit``), the metrics there are those that were
+    measured before, of a sample of users.
+    """
     if split not in ("validation", "test"):
         raise ConfigError(f"split is {split!r}; allowed for a model that ranks all items: validation, test")
     interactions, _ = of_run(run_dir, interactions)
     relevant = getattr(interactions, split)
     if read_retrieval_config(run_dir).model.kind in CLOSED_FORMS:
         config, fitted = load_fitted(run_dir, interactions)
-        metrics, of_users = evaluate_model(fitted.model, config, interactions, relevant, test=split == "test")
+        if split == "validation" and fitted.validation is not None:
+            relevant = sample_users(relevant, config.train.validation_users)
+            metrics, of_users = fitted.validation
+        else:
+            metrics, of_users = evaluate_model(fitted.model, config, interactions, relevant, test=split == "test")
     elif read_retrieval_config(run_dir).model.kind in SEQUENCE_MODELS:
         config, learner = load_two_tower(run_dir, interactions)
         metrics, of_users = learner.evaluate(relevant, test=split == "test")
@@ -117,7 +125,13 @@ def lists_of_run(
     length = min(length or config.train.list_length, interactions.num_items)
     excluded = _excluded(config, interactions, test=test)
     if config.model.kind in CLOSED_FORMS:
-        model = load_fitted(run_dir, interactions)[1].model
+        fitted = load_fitted(run_dir, interactions)[1]
+        if not test and fitted.validation is not None:
+            raise ConfigError(
+                f"{run_dir}: the model has learnt from the validation part, too (model.refit); lists of its users were "
+                "measured before that, and not kept. Allowed: the test part, or a run with model.refit=false"
+            )
+        model = fitted.model
         score = scores_of(model, histories(config, interactions, model.settings.weights, test=test))
         items = interactions.num_items
         return top_scored(score, ranked_G, num_items=items, excluded=excluded, list_length=length)

@@ -9,13 +9,13 @@ from scipy.sparse import csr_matrix
 from support.planted import ITEMS, USERS, planted
 
 from recsys.errors import ConfigError
+from recsys.models.retrieval import linear
 from recsys.models.retrieval.linear import (
     Linear,
     LinearConfig,
     linear_model,
     memory_bytes,
     strongest_neighbours,
-    whole_scores,
 )
 from recsys.models.retrieval.spectrum import ItemFilter, basis_columns, item_filter, largest_eigenvalues
 
@@ -68,38 +68,66 @@ def test_columns_that_depend_on_each_other_do_no_harm() -> None:
     np.testing.assert_allclose(vectors_MK.t() @ vectors_MK, np.eye(50), atol=1e-4)
 
 
-@pytest.mark.parametrize("sharpen", [0.0, 0.7])
-def test_scores_are_those_of_the_formula_and_served_are_the_same_with_all_neighbours(sharpen: float) -> None:
+def served_scores(settings: Linear) -> np.ndarray:
+    values_K, vectors_MK = largest_eigenvalues(operator(), settings.rank, seed=0)
+    model = linear_model(operator(), values_K, vectors_MK, settings, np.ones(ITEMS, dtype=np.float32))
+    return model.scores(csr_matrix(written_out()[0].astype(np.float32)))
+
+
+@pytest.mark.parametrize(("degree", "sharpen"), [(0.0, 0.0), (0.5, 0.0), (0.35, 0.7)])
+def test_served_scores_with_all_eigenvectors_and_neighbours_are_those_of_the_formula(
+    degree: float, sharpen: float
+) -> None:
     pairs_NM, root_M, similar_MM = written_out()
-    basis_MM = np.linalg.eigh(similar_MM)[1][:, ::-1]
-    rank, low_pass = 6, 0.3
-    smooth_MM = basis_MM[:, :rank] @ basis_MM[:, :rank].T / root_M[:, None] * root_M
-    filter_MM = (similar_MM + low_pass * smooth_MM) @ (np.eye(ITEMS) - sharpen * similar_MM)
-    expected = pairs_NM @ filter_MM
-    _, vectors_MK = largest_eigenvalues(operator(), 10, seed=0)
-    history_MB = torch.from_numpy(pairs_NM.T).float()
-    whole = whole_scores(operator(), vectors_MK[:, :rank], history_MB, low_pass=low_pass, sharpen=sharpen)
-    np.testing.assert_allclose(whole.t(), expected, atol=1e-4)
-    settings = Linear(rank=rank, low_pass=low_pass, sharpen=sharpen, neighbours=ITEMS - 1)
-    model = linear_model(operator(), vectors_MK, settings, np.ones(ITEMS, dtype=np.float32))
-    served = model.scores(csr_matrix(pairs_NM.astype(np.float32)))
-    new = pairs_NM == 0  # an item is no neighbour of itself: it adds nothing to its own score
-    np.testing.assert_allclose(served[new], expected[new], atol=1e-4)
+    low_pass, scale_M = 0.3, root_M ** (2 * degree)
+    whole_MM = (similar_MM + low_pass * np.eye(ITEMS)) @ (np.eye(ITEMS) - sharpen * similar_MM)
+    expected = (pairs_NM / scale_M) @ whole_MM * scale_M
+    settings = Linear(rank=ITEMS, degree=degree, low_pass=low_pass, sharpen=sharpen, neighbours=ITEMS - 1)
+    new = pairs_NM == 0  # an item is no neighbour of itself: it adds less to its own score
+    np.testing.assert_allclose(served_scores(settings)[new], expected[new], atol=2e-4)
 
 
-def test_neighbours_are_the_strongest_first() -> None:
-    similar_MM = written_out()[2]
+def test_what_the_first_eigenvectors_leave_is_sharpened_as_if_its_eigenvalues_were_the_least_of_theirs() -> None:
+    pairs_NM, root_M, similar_MM = written_out()
+    rank, low_pass, sharpen = 6, 0.3, 0.7
+    values_M, basis_MM = (each[..., ::-1] for each in np.linalg.eigh(similar_MM))
+    first_MK, least = basis_MM[:, :rank], values_M[rank - 1]
+    of_first_K = (values_M[:rank] + low_pass) * (1 - sharpen * values_M[:rank])
+    rest_MM = similar_MM - first_MK * values_M[:rank] @ first_MK.T
+    whole_MM = first_MK * of_first_K @ first_MK.T + (1 - sharpen * least) * rest_MM
+    expected = (pairs_NM / root_M) @ whole_MM * root_M
+    settings = Linear(rank=rank, degree=0.5, low_pass=low_pass, sharpen=sharpen, neighbours=ITEMS - 1)
+    new = pairs_NM == 0
+    np.testing.assert_allclose(served_scores(settings)[new], expected[new], atol=1e-4)
+
+
+@pytest.mark.parametrize("degree", [0.0, 0.35])
+def test_neighbours_are_the_strongest_first(degree: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_BLOCK_ENTRIES", 1_000)  # several blocks
+    _, root_M, similar_MM = written_out()
+    scale_M = root_M ** (2 * degree)
+    similar_MM = similar_MM / scale_M[:, None] * scale_M
     np.fill_diagonal(similar_MM, 0)
-    near_CJ, add_CJ = strongest_neighbours(operator(), np.array([7, 3]), 5, sharpen=0.0)
-    for row, item in enumerate((7, 3)):
+    items_C, seen = np.random.default_rng(0).permutation(ITEMS), list[tuple[int, int]]()
+    near_CJ, add_CJ = strongest_neighbours(
+        operator(), items_C, 5, degree=degree, report=lambda done, of: seen.append((done, of))
+    )
+    for row, item in enumerate(items_C):
         np.testing.assert_allclose(add_CJ[row], np.sort(similar_MM[item])[::-1][:5], atol=1e-6)
         np.testing.assert_allclose(similar_MM[item][near_CJ[row]], add_CJ[row], atol=1e-6)
+    assert len(seen) > 2 and seen[-1] == (ITEMS, ITEMS) and seen == sorted(seen)
+
+
+def test_an_item_that_nobody_took_with_another_has_no_neighbours() -> None:
+    alone = item_filter(np.array([0, 0, 1]), np.array([0, 1, 2]), num_users=2, num_items=4)
+    near_CJ, add_CJ = strongest_neighbours(alone, np.array([0, 2, 3]), 3, degree=0.5)
+    assert near_CJ.tolist() == [[1, -1, -1], [-1, -1, -1], [-1, -1, -1]] and (add_CJ[1:] == 0).all()
 
 
 def test_who_has_no_history_gets_what_is_popular() -> None:
-    _, vectors_MK = largest_eigenvalues(operator(), 4, seed=0)
-    popularity_M = np.arange(ITEMS, dtype=np.float32)
-    model = linear_model(operator(), vectors_MK, Linear(rank=4, low_pass=1, sharpen=0, neighbours=0), popularity_M)
+    spectrum, popularity_M = largest_eigenvalues(operator(), 4, seed=0), np.arange(ITEMS, dtype=np.float32)
+    settings = Linear(rank=4, degree=0.5, low_pass=1, sharpen=0, neighbours=0)
+    model = linear_model(operator(), *spectrum, settings, popularity_M)
     scores = model.scores(csr_matrix((2, ITEMS), dtype=np.float32))
     assert (scores == popularity_M).all()
 

@@ -1,6 +1,7 @@
 """The closed form with fixed settings, as a baseline beside every other model that ranks all items.
 
-GF-CF with 64 columns and all neighbours: nothing is chosen, so it looks at nothing but training pairs.
+GF-CF (Shen et al., CIKM 2021; arXiv 2108.07567) with 64 columns, as it is written, ``r P + .3 r D^-1/2 V V' D^1/2``
+(``recsys/models/retrieval/linear.py`` has the terms): nothing is chosen, so it looks at nothing but training pairs.
 
 Legend: ``M`` items, ``B`` users.
 """
@@ -17,7 +18,6 @@ from torch import Tensor
 from recsys.arrays import Float64Array, Int64Array
 from recsys.data.interactions.candidates import CandidateLists
 from recsys.data.interactions.pairs import Interactions, Pairs
-from recsys.models.retrieval.linear import whole_scores
 from recsys.models.retrieval.spectrum import basis_columns, item_filter, largest_eigenvalues
 from recsys.training.retrieval.ranking import metric_means, rank_scored
 
@@ -63,10 +63,13 @@ def linear_baseline(
     history_NM = csr_matrix((ones_E, (user_E, item_E)), shape=(users, items))
     popularity_M = torch.from_numpy(np.bincount(train.item_E, minlength=items).astype(np.float32))
 
+    root_M1 = operator.root_M[:, None]
+
     def score(users_B: Int64Array) -> Tensor:
         history_BM = history_NM[users_B].toarray()
         history_MB = torch.from_numpy(np.ascontiguousarray(history_BM.T))
-        scores_BM = whole_scores(operator, vectors_MK, history_MB, low_pass=LOW_PASS, sharpen=0.0).t()
+        smooth_MB = root_M1 * (vectors_MK @ (vectors_MK.t() @ (history_MB / root_M1)))
+        scores_BM = (operator.apply(history_MB) + LOW_PASS * smooth_MB).t()
         new_B = torch.from_numpy(~history_BM.any(axis=1))
         return torch.where(new_B[:, None], popularity_M, scores_BM).masked_fill(popularity_M == 0, -torch.inf)
 

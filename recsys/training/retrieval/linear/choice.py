@@ -20,15 +20,15 @@ from torch import Tensor
 from recsys.arrays import Float32Array, Int64Array
 from recsys.data.interactions.pairs import Interactions, Pairs
 from recsys.models.retrieval.history_weights import HistoryWeights
-from recsys.models.retrieval.linear import OPEN, Linear, LinearConfig, strongest_neighbours
+from recsys.models.retrieval.linear import OPEN, Linear, LinearConfig, of_eigenvalues, strongest_neighbours
 from recsys.models.retrieval.spectrum import ItemFilter
 from recsys.training.retrieval.ranking import rank_scored, sample_users
 
-USERS = 1_000
+USERS = 2_000
 """Users whose items are ranked for each setting."""
 
-NEIGHBOUR_USERS = 300
-"""Users among them by whom the number of neighbours is chosen: all of their items' neighbours must be found for it."""
+Spectrum = tuple[Tensor, Tensor]
+"""The first eigenvalues of an operator, falling, [K], and their vectors, [M, K]."""
 
 WORTH = 0.005
 """Share of the recall that a larger model must win."""
@@ -48,7 +48,7 @@ class _Sample:
     def __init__(
         self,
         operator: ItemFilter,
-        vectors_MK: Tensor,
+        spectrum: Spectrum,
         interactions: Interactions,
         history_of: Callable[[HistoryWeights], csr_matrix],
         *,
@@ -57,66 +57,65 @@ class _Sample:
     ) -> None:
         self.relevant = sample_users(interactions.validation, USERS)
         self.users_B = np.unique(self.relevant.user_E)
-        self._operator, self._vectors_MK, self._history_of = operator, vectors_MK, history_of
-        self._smooth_of: dict[float, Tensor] = {}
-        self._weights: HistoryWeights | None = None
+        self._operator, (self._values_K, self._vectors_MK) = operator, spectrum
+        self._history_of, self._unknown_M = history_of, unknown_M
         self._interactions, self._list_length = interactions, list_length
-        self._unknown_M = unknown_M
+        self._used: tuple[HistoryWeights, float] | None = None
 
-    def _use(self, weights: HistoryWeights) -> None:
-        """Histories of these weights from now on."""
-        if weights == self._weights:
+    def _use(self, weights: HistoryWeights, degree: float) -> None:
+        """Histories of these weights, over this power of the items' numbers of pairs, from now on."""
+        if (weights, degree) == self._used:
             return
         self.history_BM = self._history_of(weights)[self.users_B]
+        self._scale_M1 = self._operator.scale_M(degree)[:, None]
         history_MB = torch.from_numpy(np.ascontiguousarray(self.history_BM.toarray().T))
-        self._along_KB = self._vectors_MK.t() @ (history_MB / self._operator.root_M[:, None])
-        self._whole_MB = self._operator.apply(history_MB)
-        self._near_of: dict[float, Tensor] = {}
-        self._weights = weights
-
-    def _near(self, time: float) -> Tensor:
-        if time not in self._near_of:
-            self._near_of[time] = self._operator.sharpened(self._whole_MB, time)
-        return self._near_of[time]
-
-    def _smooth(self, time: float) -> Tensor:
-        if time not in self._smooth_of:
-            smooth_MK = self._vectors_MK * self._operator.root_M[:, None]
-            self._smooth_of[time] = self._operator.sharpened(smooth_MK, time)
-        return self._smooth_of[time]
+        history_MB /= self._scale_M1
+        self._along_KB = self._vectors_MK.t() @ history_MB
+        self._near_MB = self._operator.apply(history_MB)
+        self._near_MB *= self._scale_M1
+        self._used = weights, degree
 
     def recall(self, settings: Linear) -> float:
         """Recall of the whole closed form."""
-        self._use(settings.weights)
-        smooth_MK, near_MB, rank = self._smooth(settings.sharpen), self._near(settings.sharpen), settings.rank
+        self._use(settings.weights, settings.degree)
+        of_near, score_smooth = self._smooth(settings)
 
         def score(users_B: Int64Array) -> Tensor:
             place = torch.from_numpy(np.searchsorted(self.users_B, users_B))
-            smooth_MB = smooth_MK[:, :rank] @ self._along_KB[:rank][:, place]
-            return (near_MB[:, place] + settings.low_pass * smooth_MB).t()
+            return score_smooth(place).add_(self._near_MB[:, place], alpha=of_near).t()
 
         return self.recall_of(score, self.relevant)
 
+    def _smooth(self, settings: Linear) -> tuple[float, Callable[[Tensor], Tensor]]:
+        """The factor of ``P``, and the scores by eigenvectors of the users at some places of the sample, [M, B]."""
+        rank = settings.rank
+        of_near, beside_K, _ = of_eigenvalues(
+            self._values_K[:rank], low_pass=settings.low_pass, sharpen=settings.sharpen
+        )
+        smooth_MK, along_KB = self._scale_M1 * self._vectors_MK[:, :rank], beside_K[:, None] * self._along_KB[:rank]
+        return of_near, lambda place: smooth_MK @ along_KB[:, place]
+
     def served(self, settings: Linear, counts: tuple[int, ...], report: Callable[[int, int], None]) -> list[float]:
         """Recall with the strongest neighbours alone, for each number of them."""
-        self._use(settings.weights)
-        operator = self._operator
-        relevant = sample_users(self.relevant, NEIGHBOUR_USERS)
-        users_B = np.unique(relevant.user_E)
-        history_BM = self.history_BM[np.searchsorted(self.users_B, users_B)]
-        items_C = np.unique(history_BM.indices).astype(np.int64)
-        near_CJ, add_CJ = strongest_neighbours(operator, items_C, max(counts), sharpen=settings.sharpen, report=report)
-        smooth_MK = self._smooth(settings.sharpen)[:, : settings.rank]
+        self._use(settings.weights, settings.degree)
+        of_near, score_smooth = self._smooth(settings)
+        items_C = np.unique(self.history_BM.indices).astype(np.int64)
+        history_BC = self.history_BM[:, items_C]
+        near_CJ, add_CJ = strongest_neighbours(
+            self._operator, items_C, max(counts), degree=settings.degree, report=report
+        )
 
-        def score(asked_B: Int64Array, count: int) -> Tensor:
-            place = np.searchsorted(users_B, asked_B)
-            whole = torch.from_numpy(np.searchsorted(self.users_B, asked_B))
-            smooth_MB = smooth_MK @ self._along_KB[: settings.rank][:, whole]
-            added_CM = neighbour_matrix(near_CJ[:, :count], add_CJ[:, :count], operator.num_items)
-            added_BM = (history_BM[place][:, items_C] @ added_CM).toarray()
-            return settings.low_pass * smooth_MB.t() + torch.from_numpy(added_BM)
+        def recall_with(count: int) -> float:
+            added_CM = neighbour_matrix(near_CJ[:, :count], of_near * add_CJ[:, :count], self._operator.num_items)
 
-        return [self.recall_of(lambda asked_B, n=count: score(asked_B, n), relevant) for count in counts]  # type: ignore[misc]
+            def score(users_B: Int64Array) -> Tensor:
+                place = np.searchsorted(self.users_B, users_B)
+                added_BM = (history_BC[place] @ added_CM).toarray()
+                return score_smooth(torch.from_numpy(place)).t() + torch.from_numpy(added_BM)
+
+            return self.recall_of(score, self.relevant)
+
+        return [recall_with(count) for count in counts]
 
     def recall_of(self, score: Callable[[Int64Array], Tensor], relevant: Pairs) -> float:
         """Recall of the users of ``relevant``, items without a training pair left out."""
@@ -154,6 +153,7 @@ def first_settings(config: LinearConfig) -> Linear:
 
     return Linear(
         rank=max(config.ranks),
+        degree=middle(config.degrees),
         low_pass=middle(config.low_pass),
         sharpen=middle(config.sharpen),
         neighbours=max(config.neighbours),
@@ -166,7 +166,7 @@ def first_settings(config: LinearConfig) -> Linear:
 def choose(
     config: LinearConfig,
     operator: ItemFilter,
-    vectors_MK: Tensor,
+    spectrum: Spectrum,
     interactions: Interactions,
     history_of: Callable[[HistoryWeights], csr_matrix],
     *,
@@ -180,7 +180,7 @@ def choose(
     Args:
         config: the values.
         operator: of the training pairs.
-        vectors_MK: its first eigenvectors, as many as the largest rank.
+        spectrum: its first eigenvalues, as many as the largest rank.
         interactions: with a validation part.
         history_of: weighted histories of all users before it.
         by_action: weights to try beside those of :func:`first_settings`.
@@ -193,7 +193,7 @@ def choose(
     """
     best, trials = first_settings(config), list[Trial]()
     report("ranking a sample of users", 0, 0)
-    sample = _Sample(operator, vectors_MK, interactions, history_of, list_length=list_length, unknown_M=unknown_M)
+    sample = _Sample(operator, spectrum, interactions, history_of, list_length=list_length, unknown_M=unknown_M)
     steps = sum(len(getattr(config, name)) for name in OPEN if name != "neighbours") + len(config.low_pass)
     steps += len(by_action)
 
@@ -210,8 +210,12 @@ def choose(
 
     # First: what counts as a history changes all that follows.
     best = best_of([best, *(replace(best, weights=weights) for weights in by_action)])
-    for name in ("sharpen", "low_pass", "rank"):
-        values = config.ranks if name == "rank" else getattr(config, name)
+    for name, values in (
+        ("degree", config.degrees),
+        ("sharpen", config.sharpen),
+        ("low_pass", config.low_pass),
+        ("rank", config.ranks),
+    ):
         found = [tried(_with(best, name, value)) for value in values]
         best = (_smallest_worth(found, "rank") if name == "rank" else max(found, key=lambda t: t.recall)).settings
     # The best weight of the low-rank part depends on its rank.

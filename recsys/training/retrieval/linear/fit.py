@@ -14,21 +14,21 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from recsys.arrays import Int64Array
-from recsys.data.interactions.pairs import Interactions, Pairs, ids_of
+from recsys.arrays import Float32Array, Int64Array
+from recsys.data.interactions.pairs import Interactions, Pairs, ids_of, joined
 from recsys.errors import DataFileError
 from recsys.evaluation.predictions import UserValues
 from recsys.files import atomic_file
 from recsys.models.retrieval.attributes import AttributeRows
 from recsys.models.retrieval.history_weights import HistoryWeights
 from recsys.models.retrieval.linear import Linear, LinearConfig, LinearModel, linear_model
-from recsys.models.retrieval.spectrum import item_filter, largest_eigenvalues
+from recsys.models.retrieval.spectrum import ItemFilter, item_filter, largest_eigenvalues
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import FORMAT_VERSION, compare, load, read_retrieval_config
 from recsys.training.retrieval.linear.choice import Trial, choose, first_settings, is_open
 from recsys.training.retrieval.linear.histories import action_weights, histories, user_events, weighted
 from recsys.training.retrieval.linear.item_rows import attributes_from_dict, attributes_to_dict, fit_item_rows
-from recsys.training.retrieval.ranking import RankingMetrics, rank_scored
+from recsys.training.retrieval.ranking import RankingMetrics, rank_scored, sample_users
 from recsys.training.retrieval.trained import masked_pairs
 from recsys.training.run.folder import CHECKPOINT
 
@@ -44,61 +44,105 @@ class Fitted:
         attributes: rows of items that came after training; None: items have no features, or these tell none apart.
         notes: a sentence each on what was chosen, and what was left out.
         train_s: seconds it took.
+        validation: metrics of the sample of validation users and their values, by the model before it learnt from the
+            validation pairs, too; None: it has not.
     """
 
     model: LinearModel
     attributes: AttributeRows | None = None
     notes: tuple[str, ...]
     train_s: float
+    validation: tuple[RankingMetrics, UserValues] | None = None
 
 
 def fit(config: RetrievalRunConfig, interactions: Interactions, report: Report = lambda what, done, of: None) -> Fitted:
-    """Choose the settings on validation, where there are several values, and fit a model on the training pairs."""
+    """Choose the settings on validation, where there are several values, and fit a model on the training pairs.
+
+    Then, with ``model.refit``, on the validation pairs, too, if they count as taken in the test: the model is measured
+    on them before.
+    """
     began, notes = time.perf_counter(), list(interactions.notes)
     model = within(linear_config(config), interactions, notes)
-    train = fitted_pairs(interactions)
-    operator = item_filter(
-        train.user_E,
-        train.item_E,
-        num_users=interactions.num_users,
-        num_items=interactions.num_items,
-        weight_E=train.weight_E,
-    )
-    _, vectors_MK = largest_eigenvalues(
-        operator,
-        max(model.ranks),
-        seed=config.train.seed,
-        report=lambda done, of: report("eigenvectors", done, of),
-    )
-    popularity_M = np.bincount(train.item_E, minlength=interactions.num_items).astype(np.float32)
+    part = _part(config, interactions, fitted_pairs(interactions), max(model.ranks), report)
     settings = first_settings(model)
     if is_open(model):
         events = user_events(config, interactions, test=False)
         settings, trials = choose(
             model,
-            operator,
-            vectors_MK,
+            part.operator,
+            (part.values_K, part.vectors_MK),
             interactions,
             lambda weights: weighted(
                 events, weights, num_users=interactions.num_users, num_items=interactions.num_items
             ),
             by_action=action_weights(events, interactions, settings.weights) if model.actions else (),
             list_length=config.train.list_length,
-            unknown_M=torch.from_numpy(popularity_M == 0),
+            unknown_M=torch.from_numpy(part.popularity_M == 0),
             report=report,
         )
         notes.append(_told(settings, trials, config.train.list_length))
-    made = linear_model(
-        operator,
-        vectors_MK,
-        settings,
-        popularity_M,
-        report=lambda done, of: report("neighbours of items", done, of),
-    )
+    made = part.model(settings, report)
+    measuring_s, validation = 0.0, None
+    if model.refit and config.data.mask_validation and len(interactions.validation):
+        measured = time.perf_counter()
+        sample = sample_users(interactions.validation, config.train.validation_users)
+        validation = evaluate_model(made, config, interactions, sample, test=False)
+        measuring_s = time.perf_counter() - measured
+        pairs = joined(fitted_pairs(interactions), interactions.validation)
+        made = _part(config, interactions, pairs, settings.rank, report).model(settings, report)
+        notes.append(
+            f"measured on the validation part as fitted to {len(fitted_pairs(interactions)):,} training pairs, then "
+            f"fitted to the {len(interactions.validation):,} validation pairs, too (model.refit)"
+        )
     attributes = fit_item_rows(
-        made.rows_MR, popularity_M, interactions, notes=notes, report=lambda done, of: report("attributes", done, of)
+        made.rows_MR,
+        made.popularity_M,
+        interactions,
+        notes=notes,
+        report=lambda done, of: report("attributes", done, of),
     )
-    return Fitted(model=made, attributes=attributes, notes=tuple(notes), train_s=time.perf_counter() - began)
+    return Fitted(
+        model=made,
+        attributes=None if attributes is None else attributes.times(np.tile(made.alone_K, 2)),
+        notes=tuple(notes),
+        train_s=time.perf_counter() - began - measuring_s,
+        validation=validation,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Part:
+    """Pairs that a model is made of."""
+
+    operator: ItemFilter
+    values_K: Tensor
+    vectors_MK: Tensor
+    popularity_M: Float32Array
+
+    def model(self, settings: Linear, report: Report) -> LinearModel:
+        return linear_model(
+            self.operator,
+            self.values_K,
+            self.vectors_MK,
+            settings,
+            self.popularity_M,
+            report=lambda done, of: report("neighbours of items", done, of),
+        )
+
+
+def _part(config: RetrievalRunConfig, interactions: Interactions, pairs: Pairs, rank: int, report: Report) -> _Part:
+    operator = item_filter(
+        pairs.user_E,
+        pairs.item_E,
+        num_users=interactions.num_users,
+        num_items=interactions.num_items,
+        weight_E=pairs.weight_E,
+    )
+    values_K, vectors_MK = largest_eigenvalues(
+        operator, rank, seed=config.train.seed, report=lambda done, of: report("eigenvectors", done, of)
+    )
+    popularity_M = np.bincount(pairs.item_E, minlength=interactions.num_items).astype(np.float32)
+    return _Part(operator=operator, values_K=values_K, vectors_MK=vectors_MK, popularity_M=popularity_M)
 
 
 def fitted_pairs(interactions: Interactions) -> Pairs:
@@ -190,13 +234,24 @@ def save_fitted(run_dir: Path, fitted: Fitted) -> None:
             "attributes": None if fitted.attributes is None else attributes_to_dict(fitted.attributes),
             "notes": list(fitted.notes),
             "train_s": fitted.train_s,
+            "validation": None if fitted.validation is None else _stored(*fitted.validation),
         },
     }
     with atomic_file(run_dir / CHECKPOINT) as stream:
         torch.save(values, stream)
 
 
-_ARRAYS = ("history_MK", "items_MK", "near_MJ", "add_MJ", "popularity_M")
+def _stored(metrics: RankingMetrics, of_users: UserValues) -> dict[str, Any]:
+    values = {name: torch.from_numpy(of_G) for name, of_G in of_users.values.items()}
+    return {"metrics": dataclasses.asdict(metrics), "users": torch.from_numpy(of_users.user_G), "values": values}
+
+
+def _read(stored: dict[str, Any]) -> tuple[RankingMetrics, UserValues]:
+    values = {name: of_G.numpy() for name, of_G in stored["values"].items()}
+    return RankingMetrics(**stored["metrics"]), UserValues(user_G=stored["users"].numpy(), values=values)
+
+
+_ARRAYS = ("history_MK", "items_MK", "near_MJ", "add_MJ", "popularity_M", "alone_K")
 
 
 def fitted_of(checkpoint: dict[str, Any], run_dir: Path, interactions: Interactions) -> Fitted:
@@ -217,6 +272,7 @@ def fitted_of(checkpoint: dict[str, Any], run_dir: Path, interactions: Interacti
             attributes=None if attributes is None else attributes_from_dict(attributes, features),
             notes=tuple(stored["notes"]),
             train_s=float(stored["train_s"]),
+            validation=None if stored["validation"] is None else _read(stored["validation"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataFileError(f"{run_dir / CHECKPOINT}: not of a closed form: {error}") from error

@@ -79,7 +79,9 @@ def train_closed_form(
     sample = sample_users(interactions.validation, config.train.validation_users)
     validation, baselines = None, {}
     if len(sample):
-        validation, of_users = evaluate_model(fitted.model, config, interactions, sample, test=False)
+        validation, of_users = fitted.validation or evaluate_model(
+            fitted.model, config, interactions, sample, test=False
+        )
         baselines["validation"] = beside(of_users, config, interactions, sample, test=False)[1]
     test, of_users = evaluate_model(fitted.model, config, interactions, interactions.test, test=True)
     of_users, baselines["test"] = beside(of_users, config, interactions, interactions.test, test=True)
@@ -121,7 +123,7 @@ def _check_run(config: RetrievalRunConfig, interactions: Interactions) -> None:
     size = memory_bytes(
         users=interactions.num_users,
         items=interactions.num_items,
-        pairs=len(interactions.train),
+        pairs=len(interactions.train) + len(interactions.validation),
         validated=USERS if is_open(model) else 0,
         rank=max(model.ranks),
         neighbours=max(model.neighbours),

@@ -95,7 +95,7 @@ def test_the_run_keeps_what_it_fitted(work: Path) -> None:
     assert fitted.attributes is not None
     rows, known = fitted.attributes.rows({"brand": COMMUNITY_M * 11}, ITEMS)
     assert known.tolist() == [1] * ITEMS
-    own = fitted.model.rows_MR
+    own = fitted.model.rows_MR * np.tile(fitted.model.alone_K, 2)
 
     def likeness(first: np.ndarray, second: np.ndarray) -> float:  # type: ignore[type-arg]
         return float((first * second).sum() / np.sqrt((first**2).sum() * (second**2).sum()))

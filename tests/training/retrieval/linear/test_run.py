@@ -13,7 +13,7 @@ from support.planted import ITEMS, USERS, planted, popularity_metrics
 from recsys.bundle import open_bundle
 from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.ids import PairIds
-from recsys.data.interactions.pairs import Interactions, make_pairs
+from recsys.data.interactions.pairs import Interactions, joined, make_pairs
 from recsys.errors import BundleError, ConfigError, DataFileError, InvalidInputError
 from recsys.export.retrieval.bundle import export_retrieval_bundle
 from recsys.export.retrieval.by_history.linear import model as history_bundle
@@ -23,7 +23,7 @@ from recsys.features.history.records import make_events
 from recsys.models.retrieval.linear import LinearConfig
 from recsys.serving.inference.retrieval_session import open_retrieval
 from recsys.training.retrieval.config import RetrievalRunConfig, RetrievalTrainConfig
-from recsys.training.retrieval.evaluate import evaluate_retrieval_run
+from recsys.training.retrieval.evaluate import details_of_run, evaluate_retrieval_run
 from recsys.training.retrieval.folder import fingerprint
 from recsys.training.retrieval.linear import fit
 from recsys.training.retrieval.linear.histories import histories, pair_events
@@ -36,6 +36,7 @@ SMALL = RetrievalRunConfig(
     recipe="small",
     model=LinearConfig(
         ranks=(4, 16),
+        degrees=(0.25, 0.5),
         low_pass=(0.3, 3.0),
         sharpen=(0.0, 0.7),
         neighbours=(2, 50),
@@ -45,7 +46,13 @@ SMALL = RetrievalRunConfig(
     train=RetrievalTrainConfig(list_length=5),
 )
 NOW_MS = 1_700_000_000_000
-FIXED = ["model.ranks=[4]", "model.low_pass=[1.0]", "model.sharpen=[0.0]", "model.neighbours=[50]"]
+FIXED = [
+    "model.ranks=[4]",
+    "model.degrees=[0.5]",
+    "model.low_pass=[1.0]",
+    "model.sharpen=[0.0]",
+    "model.neighbours=[50]",
+]
 
 
 def named(data: Interactions) -> Interactions:
@@ -76,10 +83,11 @@ def test_it_finds_planted_communities_and_says_what_it_chose(tmp_path: Path) -> 
     popular = popularity_metrics(data)
     assert result.test.ndcg > 2.5 * popular.ndcg and result.test.recall > 2.5 * popular.recall
     assert (result.epochs, result.best_epoch, result.test.users) == (0, None, USERS)
-    (note,) = result.notes
+    note, refit = result.notes
     assert note.startswith("chosen on validation of ") and "rank " in note and "recall@5" in note
+    assert refit.startswith("measured on the validation part as fitted to ")
     record = json.loads((tmp_path / "run" / "record.json").read_text())
-    assert record["notes"] == [note] and record["metrics"]["test"]["recall"] == result.test.recall
+    assert record["notes"] == [note, refit] and record["metrics"]["test"]["recall"] == result.test.recall
     for split, metrics in (("test", result.test), ("validation", result.validation)):
         assert evaluate_retrieval_run(tmp_path / "run", data, split) == metrics
     assert {"eigenvectors", "settings tried", "neighbours of items"} <= {each.stage for each in seen}
@@ -99,6 +107,26 @@ def test_the_settings_are_those_with_the_best_recall_of_validation(tmp_path: Pat
         assert run.validation is not None
         recalls.append(run.validation.recall)
     assert chosen.validation is not None and chosen.validation.recall == max(recalls)
+
+
+def test_the_model_learns_from_validation_pairs_after_it_was_measured_on_them(tmp_path: Path) -> None:
+    data = planted()
+    both = train_any(SMALL, data, tmp_path / "both")
+    first = train_any(override(SMALL, ["model.refit=false"]), data, tmp_path / "first")
+    assert both.validation == first.validation and both.notes[0] == first.notes[0]
+    settings = fit.load_fitted(tmp_path / "both", data)[1].model.settings
+    fixed = [f"model.ranks=[{settings.rank}]", f"model.degrees=[{settings.degree}]"]
+    fixed += [f"model.{name}=[{getattr(settings, name)}]" for name in ("low_pass", "sharpen", "neighbours")]
+    all_pairs = dataclasses.replace(
+        data, train=joined(data.train, data.validation), validation=data.validation.where(np.zeros(240, dtype=bool))
+    )
+    assert train_any(override(SMALL, fixed), all_pairs, tmp_path / "all").test == both.test != first.test
+    resumed = train_any(SMALL, data, tmp_path / "both", resume=True)
+    assert (resumed.validation, resumed.test) == (both.validation, both.test)
+    with pytest.raises(ConfigError, match="has learnt from the validation part, too .model.refit.; lists of its users"):
+        details_of_run(tmp_path / "both", data, "validation")
+    kept_apart = train_any(override(SMALL, ["data.mask_validation=false"]), data, tmp_path / "apart")
+    assert len(kept_apart.notes) == 1, "validation pairs that do not count as taken are not learnt from"
 
 
 def test_the_test_part_has_no_say_in_the_choice(tmp_path: Path) -> None:
@@ -187,7 +215,8 @@ def test_actions_weigh_by_the_share_of_positives_where_validation_is_better_for_
     data = rated()
     plain = train_any(override(SMALL, ["model.actions=false"]), data, tmp_path / "plain")
     result = train_any(SMALL, data, tmp_path / "run")
-    assert "events weigh by rating {1: 0." in result.notes[-1] and ", 5: 1.0}" in result.notes[-1]
+    chosen = next(note for note in result.notes if note.startswith("chosen"))
+    assert "events weigh by rating {1: 0." in chosen and ", 5: 1.0}" in chosen
     assert result.validation is not None and plain.validation is not None
     assert result.validation.recall > plain.validation.recall + 0.02 and result.test.recall > plain.test.recall
     manifest = export_retrieval_bundle(tmp_path / "run", data, tmp_path / "bundle", name="finder")
