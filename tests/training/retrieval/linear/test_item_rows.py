@@ -32,7 +32,13 @@ from recsys.training.retrieval.run import train_any
 FIXED = RetrievalRunConfig(
     recipe="small",
     model=LinearConfig(
-        ranks=(16,), low_pass=(1.0,), sharpen=(0.0,), neighbours=(10,), half_life_events=(0.0,), half_life_days=(0.0,)
+        ranks=(16,),
+        degrees=(0.5,),
+        low_pass=(1.0,),
+        sharpen=(0.0,),
+        neighbours=(10,),
+        half_life_events=(0.0,),
+        half_life_days=(0.0,),
     ),
     train=RetrievalTrainConfig(list_length=10),
 )
