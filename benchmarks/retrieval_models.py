@@ -5,8 +5,10 @@ pairs to the fitted model, the memory that this takes beyond libraries and data,
 
 Serving: a bundle that knows users by their history, of random numbers in the shape of that model, through gRPC and
 Redis. ``retrieve.fresh_event``: a caller appends an event and asks at once; the seconds from before the append to the
-answer, which must be another one than before. Beside it the same table served by a bundle that knows users by their
-ids, calls taking turns; the servers on the first core, Redis and the caller on the last.
+answer, which must be another one than before. ``retrieve.fresh_item``: a caller puts an item that the bundle has not
+and asks until it is in the list, with the server's own settings. Beside it the same table served by a bundle that knows
+users by their ids, and by one that takes new items, which has none and then as many as a server takes by default; calls
+taking turns; the servers on the first core, Redis and the caller on the last.
 """
 
 from __future__ import annotations
@@ -15,15 +17,18 @@ import argparse
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from harness.common import Line, cores, line, machine, main, parser, pinned, say, spread
 from harness.workers import worker
+
+if TYPE_CHECKING:
+    from recsys.client import Client
 
 LIBRARIES = ("torch", "onnxruntime", "grpcio", "numpy", "scipy", "redis")
 K = 100
@@ -39,13 +44,14 @@ class Size:
     events: int = 50
     users: int = 32
     calls: int = 400
+    added: int = 10_000
     trains: bool = True
 
 
 SIZES = {
     "full": Size(),
     "quick": Size(calls=60),
-    "tiny": Size(items=300, dim=8, neighbours=4, events=5, users=2, calls=4, trains=False),
+    "tiny": Size(items=300, dim=8, neighbours=4, events=5, users=2, calls=4, added=20, trains=False),
 }
 
 
@@ -72,13 +78,16 @@ def training(data: Path | None, gowalla: bool) -> Callable[[float], dict[str, fl
     return measure
 
 
-def bundles(folder: Path, size: Size) -> tuple[Path, Path]:
-    """A bundle that knows users by their history, and one by ids, of one size; ids are 0, 1, 2 and so on."""
-    from harness.reference import FEATURES
+def bundles(folder: Path, size: Size) -> tuple[Path, ...]:
+    """A bundle that knows users by their history, one by ids, and one by history that takes new items; of one size, ids
+    are 0, 1, 2 and so on. Of the new items' categories, the first two make one for everybody's first place."""
+    from harness.reference import CATEGORIES, FEATURES
 
     from recsys.bundle import Certificate, Manifest, bundle_writer
     from recsys.export.retrieval.by_history.linear.graph import HistoryTables, write_history_graph
+    from recsys.export.retrieval.by_history.linear.item_graph import write_item_graph
     from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
+    from recsys.models.retrieval.attributes import AttributeRows, Encoding
 
     random = np.random.default_rng(0)
     items_MD = random.standard_normal((size.items, size.dim), dtype=np.float32)
@@ -99,22 +108,35 @@ def bundles(folder: Path, size: Size) -> tuple[Path, Path]:
         popularity_M=popularity_M,
     )
     nothing = Certificate(requests=0, candidates=0, max_abs_logit_difference=0, tolerance=0, compared="none")
-    paths = folder / "by_history", folder / "by_id"
+    weights_PR = random.standard_normal((CATEGORIES, 2 * size.dim), dtype=np.float32)
+    weights_PR[0] *= 100.0
+    weights_PR[1] = -weights_PR[0]
+    categories = Encoding(features=FEATURES.item, keys={"category": np.arange(CATEGORIES)}, numbers={})
+    attributes = AttributeRows(
+        encoding=categories, weights_PR=weights_PR, base_R=np.zeros(2 * size.dim, dtype=np.float32)
+    )
+    paths = folder / "by_history", folder / "by_id", folder / "with_new"
     for path in paths:
         with bundle_writer(path) as writer:
-            if path == paths[0]:
-                graph, infos = write_history_graph(by_history, writer.folder, item_id=FEATURES.item_id.name)
+            graphs = {}
+            if path == paths[1]:
+                graphs["retrieve"], infos = write_retrieve_graph(by_id, writer.folder)
             else:
-                graph, infos = write_retrieve_graph(by_id, writer.folder)
+                graphs["retrieve"], infos = write_history_graph(
+                    by_history, writer.folder, item_id=FEATURES.item_id.name, takes_added=path == paths[2]
+                )
+            if path == paths[2]:
+                graphs["item"], of_item = write_item_graph(attributes, FEATURES, writer.folder)
+                infos = {**infos, **of_item}
             writer.finish(
                 Manifest(
                     model="random",
                     kind="retrieval",
                     feature_set=FEATURES,
-                    graphs={"retrieve": graph},
+                    graphs=graphs,
                     tables=infos,
                     certificate=nothing,
-                    knows_users_by="history" if path == paths[0] else "id",
+                    knows_users_by="id" if path == paths[1] else "history",
                 )
             )
     return paths
@@ -168,15 +190,8 @@ def _serving_lines(folder: Path, size: Size, on: dict[str, Any]) -> Iterator[Lin
             _, address = stack.enter_context(rank_setting.pinned_server(own, bundle))
             clients.append(stack.enter_context(Client(address, timeout_s=30.0)))
         stack.enter_context(pinned(cores()[-1]))
-        by_history, by_id = clients
-        took_ms: dict[int, list[float]] = {0: [], 1: []}
-        for number in range(size.calls):
-            user = histories.users[number % len(histories.users)]
-            for side, client in enumerate(clients):
-                began = time.perf_counter()
-                answer = client.retrieve(user=user, top_k=K)
-                took_ms[side].append((time.perf_counter() - began) * 1e3)
-                assert answer.user_known and not answer.degraded and answer.history_events, answer
+        by_history, _, with_new = clients
+        took_ms = _in_turns(clients, histories.users, size.calls)
         fresh_s, random = [], np.random.default_rng(1)
         for number in range(max(4, size.calls // 4)):
             user = histories.users[number % len(histories.users)]
@@ -188,6 +203,9 @@ def _serving_lines(folder: Path, size: Size, on: dict[str, Any]) -> Iterator[Lin
             after = by_history.retrieve(user=user, top_k=K)
             fresh_s.append(time.perf_counter() - began)
             assert after.history_events == before.history_events + 1 and list(after.scores) != list(before.scores)
+        fresh_item_s = _fresh_items(with_new, histories.users, size)
+        _put_items(with_new, range(size.items + 1_000, size.items + 1_000 + size.added))
+        full_ms = _in_turns([with_new], histories.users, size.calls)
     about = (
         f"{size.items:,} items, {size.dim} columns, {size.neighbours} neighbours, {size.events} events; through gRPC"
     )
@@ -200,8 +218,27 @@ def _serving_lines(folder: Path, size: Size, on: dict[str, Any]) -> Iterator[Lin
         on=on,
         spread=spread(fresh_s),
     )
-    medians = [median(took_ms[side]) for side in (0, 1)]
-    for name, value in zip(("history", "id"), medians, strict=True):
+    yield line(
+        "retrieve.fresh_item",
+        median(fresh_item_s),
+        "s",
+        higher_is_better=False,
+        compared_with="a PutEntities of a new item and the first Retrieve that has it, the server looking every 0.5 s; "
+        f"longest {max(fresh_item_s):.2f} s; {about}",
+        on=on,
+        spread=spread(fresh_item_s),
+        target=1.0,
+    )
+    medians = [median(took_ms[side]) for side in (0, 1, 2)]
+    yield line(
+        "retrieve.added_over_none",
+        median(full_ms[0]) / medians[2],
+        "times the p50 without new items",
+        higher_is_better=False,
+        compared_with=f"{size.added:,} new items beside the bundle's, by the same server; {about}",
+        on=on,
+    )
+    for name, value in zip(("history", "id", "history_with_new"), medians, strict=True):
         yield line(f"retrieve.by_{name}_p50_ms", value, "ms", higher_is_better=False, compared_with=about, on=on)
     yield line(
         "retrieve.history_over_id",
@@ -211,6 +248,42 @@ def _serving_lines(folder: Path, size: Size, on: dict[str, Any]) -> Iterator[Lin
         compared_with=f"the same table, users known by their ids, calls in turns; {about}",
         on=on,
     )
+
+
+def _in_turns(clients: Sequence[Client], users: Sequence[int], calls: int) -> list[list[float]]:
+    """Milliseconds of calls to each server."""
+    took_ms: list[list[float]] = [[] for _ in clients]
+    for number in range(calls):
+        user = users[number % len(users)]
+        for side, client in enumerate(clients):
+            began = time.perf_counter()
+            answer = client.retrieve(user=user, top_k=K)
+            took_ms[side].append((time.perf_counter() - began) * 1e3)
+            assert answer.user_known and not answer.degraded and answer.history_events, answer
+    return took_ms
+
+
+def _fresh_items(client: Client, users: Sequence[int], size: Size) -> list[float]:
+    """Seconds from before the put of an item to the first answer that has it."""
+    fresh_s, random = [], np.random.default_rng(2)
+    for number in range(max(4, size.calls // 20)):
+        time.sleep(random.uniform(0.0, 0.5))  # wherever between two looks of the server
+        new = [size.items + 2 * number, size.items + 2 * number + 1]  # one of them is everybody's first
+        user = users[number % len(users)]
+        began = time.perf_counter()
+        client.put_entities(entity="item", ids=new, features={"category": [0, 1]})
+        while not set(new) & set(client.retrieve(user=user, top_k=K).items):
+            assert time.perf_counter() - began < 30.0
+        fresh_s.append(time.perf_counter() - began)
+    return fresh_s
+
+
+def _put_items(client: Client, items: range) -> None:
+    """Put items, and wait until one of the last is found."""
+    for start in range(0, len(items), 1_000):
+        part = list(items[start : start + 1_000])
+        client.put_entities(entity="item", ids=part, features={"category": [2 + item % 900 for item in part]})
+    time.sleep(3.0)
 
 
 def _peak_mib() -> float:

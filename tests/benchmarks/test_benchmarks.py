@@ -153,6 +153,9 @@ FIGURES = {
     "retrieval_models": [
         *(f"retrieval_models.linear_{name}" for name in ("s", "mib", "recall", "ndcg")),
         "retrieve.fresh_event",
+        "retrieve.fresh_item",
+        "retrieve.added_over_none",
+        "retrieve.by_history_with_new_p50_ms",
         "retrieve.by_history_p50_ms",
         "retrieve.by_id_p50_ms",
         "retrieve.history_over_id",
