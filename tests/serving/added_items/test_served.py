@@ -27,6 +27,7 @@ from recsys.features.hashing import string_keys
 from recsys.features.number_transform import NumberTransform
 from recsys.ingest.materialize import put_entities
 from recsys.models.retrieval.attributes import AttributeRows, Encoding
+from recsys.serving.process.releases.plan import bundle_plan
 from recsys.serving.process.server import running_server
 from recsys.serving.settings import Settings
 
@@ -167,6 +168,28 @@ def test_a_server_that_starts_has_the_items_there_are(
         assert 5005 in all_of(restarted, 5).items
     with serving(tiny_bundle, redis_server.url, retrieval=bundle, max_added_items=0) as without:
         assert max(all_of(without, 5).items) <= 20
+
+
+def test_a_new_release_has_the_items_that_its_bundle_lacks_from_its_first_answer_on(
+    tmp_path: Path, bundle: Path, client: Client, redis_server: EmbeddedRedis
+) -> None:
+    """Item 21 came after the first training, not after the second."""
+    later = tiny_history_tables(items=25)
+    write_tiny_history_retrieval(tmp_path / "later", later, features=FEATURES, attributes=attributes(FEATURES))
+    client.put_entities(entity="item", ids=[21, 5010], features={"price": [2.0, 3.0]})
+    saw(client, 7, 1)
+    settings = Settings(bundle=bundle, port=0, redis_url=redis_server.url, store_timeout_ms=1_000)
+    with running_server(settings) as server, Client(server.address, timeout_s=10.0) as switched:
+        before = all_of(switched, 7)
+        assert before.scores[list(before.items).index(21)] == row_of(2.0)[1] @ TABLES.history_MD[0]
+        server.switch.prepare(replace(bundle_plan(replace(settings, bundle=tmp_path / "later")), number=2))
+        server.switch.commit(2)
+        found = all_of(switched, 7)
+        scores, user = dict(zip(found.items, found.scores, strict=True)), later.history_MD[0]
+        assert found.model_version != before.model_version
+        near = later.added_MJ[0] @ (later.neighbours_MJ[0] == 20)
+        assert scores[21] == later.items_MD[20] @ user + near
+        assert scores[5010] == row_of(3.0)[1] @ user
 
 
 def test_new_items_stay_while_the_store_is_away_and_others_come_when_it_is_back(
