@@ -1,7 +1,10 @@
-"""Models of candidates: the training of the closed form, and how fast what it serves follows a user.
+"""Models of candidates: training, what they find of items and users that came later, how fast they follow a user.
 
 Training: the recipe ``linear_gowalla`` on Gowalla, in a process of its own: seconds from
 pairs to the fitted model, the memory that this takes beyond libraries and data, and the run's own recall and NDCG.
+
+Cold items and users (``retrieving/cold.py``): Beauty with a tenth of the items, or of the users, held out of training;
+``cold.items_hr10.MODEL`` is the share of users whose last item was held out and is among the ten first of all items.
 
 Serving: a bundle that knows users by their history, of random numbers in the shape of that model, through gRPC and
 Redis. ``retrieve.fresh_event``: a caller appends an event and asks at once; the seconds from before the append to the
@@ -24,7 +27,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from harness.common import Line, cores, line, machine, main, parser, pinned, say, spread
+from harness.common import Line, cores, line, machine, main, parser, pinned, rounded, say, spread
 from harness.workers import worker
 
 if TYPE_CHECKING:
@@ -46,12 +49,14 @@ class Size:
     calls: int = 400
     added: int = 10_000
     trains: bool = True
+    sequences: str = "beauty_sequences"
+    cold_models: tuple[str, ...] = ("linear", "two_tower")
 
 
 SIZES = {
     "full": Size(),
-    "quick": Size(calls=60),
-    "tiny": Size(items=300, dim=8, neighbours=4, events=5, users=2, calls=4, added=20, trains=False),
+    "quick": Size(calls=60, sequences=""),
+    "tiny": Size(items=300, dim=8, neighbours=4, events=5, users=2, calls=4, added=20, trains=False, sequences=""),
 }
 
 
@@ -146,7 +151,12 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
     """All lines."""
     size = SIZES[options.size]
     on = machine(LIBRARIES, k=K, **asdict(size))
-    yield from _training_lines(options.data, size, on)
+    if options.only in (None, "training"):
+        yield from _training_lines(options.data, size, on)
+    if options.only in (None, "cold"):
+        yield from _cold_lines(options.data, size, on)
+    if options.only not in (None, "serving"):
+        return
     with tempfile.TemporaryDirectory(prefix="recsys-bench-") as name:
         yield from _serving_lines(Path(name), size, on)
 
@@ -170,6 +180,71 @@ def _training_lines(data: Path | None, size: Size, on: dict[str, Any]) -> Iterat
             on=on,
             target=target,
         )
+
+
+def _cold_lines(data: Path | None, size: Size, on: dict[str, Any]) -> Iterator[Line]:
+    for model in size.cold_models:
+        say(f"{model}: items and users held out of training")
+        with worker(_cold, data, size, model) as measure:
+            found = measure(1)
+        about = size.sequences or "made sequences"
+        yield line(
+            f"cold.items_hr10.{model}",
+            found["items"],
+            "HR@10 among all items",
+            higher_is_better=True,
+            compared_with=f"twice popularity's of all users; {about}, a tenth of the items held out",
+            on=on,
+            target=rounded(2 * found["popularity"]),
+            warm_items_hr10=rounded(found["warm"]),
+            popularity_hr10=rounded(found["popularity"]),
+        )
+        yield line(
+            f"cold.users_recall.{model}",
+            found["new"] / found["known"],
+            "of the recall@20 of the same users, trained on their histories",
+            higher_is_better=True,
+            compared_with=f"the model that was trained on their histories; {about}, a tenth of the users held out",
+            on=on,
+            target=0.9,
+            recall={"held out": rounded(found["new"]), "trained on": rounded(found["known"])},
+        )
+
+
+def _cold(data: Path | None, size: Size, model: str) -> Callable[[float], dict[str, float]]:
+    """Train without some items and without some users, and measure."""
+    from retrieving.cold import cold_items, cold_users, made_sequences
+
+    from recsys.data.interactions.datasets import load_interaction_set
+    from recsys.data.interactions.positives import PairRule
+    from recsys.recipes import OWN_LOG_RETRIEVAL
+    from recsys.training.settings import override
+
+    config = override(OWN_LOG_RETRIEVAL[model](), ["data.dataset=beauty_sequences"])
+    if size.sequences:
+        pairs = load_interaction_set(size.sequences, PairRule(), work_dir=Path("runs"), path=data)
+    else:
+        pairs = made_sequences()
+        small = {
+            "linear": ["model.ranks=[8]", "model.neighbours=[8]"],
+            "two_tower": ["train.epochs=2", "model.dim=8", "train.batch_size=128"],
+        }
+        config = override(config, small[model])
+
+    def measure(_: float) -> dict[str, float]:
+        with tempfile.TemporaryDirectory(prefix="recsys-bench-") as name:
+            items = cold_items(config, pairs, Path(name) / "items")
+            new, known = cold_users(config, pairs, Path(name) / "users")
+        assert items.cold is not None
+        return {
+            "items": items.cold.recall,
+            "warm": items.warm.recall,
+            "popularity": items.popularity.recall,
+            "new": new.recall,
+            "known": known.recall,
+        }
+
+    return measure
 
 
 def _serving_lines(folder: Path, size: Size, on: dict[str, Any]) -> Iterator[Line]:
@@ -286,6 +361,12 @@ def _put_items(client: Client, items: range) -> None:
     time.sleep(3.0)
 
 
+def _options() -> argparse.ArgumentParser:
+    made = parser(__doc__ or "")
+    made.add_argument("--only", choices=("training", "cold", "serving"), help="measure one part")
+    return made
+
+
 def _peak_mib() -> float:
     """Most memory that this process has had (Linux)."""
     rows = Path("/proc/self/status").read_text().splitlines()
@@ -293,4 +374,4 @@ def _peak_mib() -> float:
 
 
 if __name__ == "__main__":
-    main("retrieval_models", run, parser(__doc__ or ""))
+    main("retrieval_models", run, _options())

@@ -269,34 +269,62 @@ _SYNTHETIC_ROWS = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Sequences:
+    """A set of sequences: name of its data, and published HR@10 and NDCG@10."""
+
+    dataset: str
+    autoint: tuple[float, float]
+    sasrec: tuple[float, float]
+    s3rec: tuple[float, float] | None = None
+
+
+_SEQUENCES = {
+    "LastFM": _Sequences(dataset="lastfm", autoint=(0.2596, 0.1285), sasrec=(0.4706, 0.2755), s3rec=(0.5835, 0.3583)),
+    "Beauty": _Sequences(dataset="beauty", autoint=(0.2872, 0.1440), sasrec=(0.4696, 0.3156), s3rec=(0.5506, 0.3732)),
+    "Sports": _Sequences(dataset="sports", autoint=(0.2967, 0.1633), sasrec=(0.4622, 0.2869)),
+    "Toys": _Sequences(dataset="toys", autoint=(0.2369, 0.1248), sasrec=(0.4663, 0.3136)),
+    "Yelp": _Sequences(dataset="yelp", autoint=(0.3367, 0.1860), sasrec=(0.7373, 0.4642)),
+}
+
+
 def _sequence_rows() -> tuple[Row, ...]:
-    published = {
-        "LastFM": ((0.2596, 0.1285), (0.4706, 0.2755)),
-        "Beauty": ((0.2872, 0.1440), (0.4696, 0.3156)),
-    }
     rows: list[Row] = []
-    for name, (autoint, sasrec) in published.items():
-        for model in ("DIN", "SDIM"):
-            recipe = f"{model}_{name}".lower()
+    for name, of in _SEQUENCES.items():
+        for model in ("DIN", "SDIM") if of.dataset in ("lastfm", "beauty") else ():
             rows.append(
                 Row(
-                    name=recipe,
+                    name=f"{model}_{name}".lower(),
                     table="sequences",
                     model=f"{name}: {model}, beside AutoInt",
-                    recipe=recipe,
-                    published=dict(zip(LISTS, autoint, strict=True)),
+                    recipe=f"{model}_{name}".lower(),
+                    published=dict(zip(LISTS, of.autoint, strict=True)),
                     source=_S3REC,
                 )
             )
-        rows.append(
-            Row(
-                name=f"sasrec_{name}".lower(),
-                table="sequences",
-                model=f"{name}: SASRec (published)",
-                published=dict(zip(LISTS, sasrec, strict=True)),
-                source=_S3REC,
+        for recipe, model in (("mf", "MF"), ("linear", "`linear`")):
+            rows.append(
+                Row(
+                    name=f"{recipe}_{of.dataset}",
+                    table="sequences",
+                    model=f"{name}: {model}, beside SASRec",
+                    recipe=recipe,
+                    overrides=(f"data.dataset={of.dataset}_sequences", "train.list_length=10"),
+                    published=dict(zip(LISTS, of.sasrec, strict=True)),
+                    source=_S3REC,
+                )
             )
-        )
+        for model, figures in (("SASRec", of.sasrec), ("S3-Rec", of.s3rec)):
+            if figures is not None:
+                rows.append(
+                    Row(
+                        name=f"{model}_{of.dataset}".lower().replace("-", ""),
+                        table="sequences",
+                        model=f"{name}: {model} (published)",
+                        published=dict(zip(LISTS, figures, strict=True)),
+                        source=_S3REC,
+                    )
+                )
     return tuple(rows)
 
 

@@ -117,6 +117,7 @@ FIGURES = {
     "embedding_update": [f"update.over_{peer}_20k" for peer in ("tbe", "dense_adam", "sparse_adam")],
     "clusters": ["clusters.gowalla_s", "clusters.0.01M_edges_s", "clusters.0.01M_edges_peak_gib"],
     "full_ranking": ["full_ranking.seconds", "full_ranking.products_s", "full_ranking.over_products"],
+    "default_settings": [f"default_settings.{model}" for model in ("mf", "lightgcn", "ngcf")],
     "graphhash": [
         *(f"graphhash.mf.{method}.{name}" for method in ("graph", "double_frequency") for name in ("recall", "ndcg")),
         "graphhash.mf.recall_gain",
@@ -152,6 +153,7 @@ FIGURES = {
     ],
     "retrieval_models": [
         *(f"retrieval_models.linear_{name}" for name in ("s", "mib", "recall", "ndcg")),
+        *(f"cold.{figure}.{model}" for model in ("linear", "two_tower") for figure in ("items_hr10", "users_recall")),
         "retrieve.fresh_event",
         "retrieve.fresh_item",
         "retrieve.added_over_none",
@@ -194,6 +196,7 @@ MAY_BE_LEFT_OUT = {
 }
 """Figures that not every machine can measure -> what is said then."""
 LONG = {
+    "default_settings",
     "pipeline",
     "rank",
     "deploy",

@@ -3,6 +3,11 @@
 Ridge regression of each item's row, what it adds to a user's vector and what that is multiplied with, on its
 attributes. Its weight is that with the smallest error on items that were held out of the fit.
 
+What a regression explains little of it predicts close to the mean: such items would score below all learnt ones and be
+in no list (measured on Beauty, a tenth of the items held out: 0.4 % of their users found them among ten of all items,
+12 % among ten of the held-out ones). So what an item is multiplied with is widened until the predictions for held-out
+items are as large, in root mean square, as what was learnt of them.
+
 Legend: ``M`` items, ``F`` fitted items, ``R`` columns of a row.
 """
 
@@ -30,6 +35,9 @@ LEAST_ITEMS = 20
 
 MOST_VALUES = 20_000
 """Most values of all attributes together; the rarest beyond are not read."""
+
+MOST_WIDENED = 4.0
+"""Times that scores by attributes are widened at most: attributes that explain next to nothing are not followed."""
 
 WEIGHTS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 HELD_OUT = 0.1
@@ -70,20 +78,33 @@ def fit_item_rows(
     held_F = np.random.Generator(np.random.PCG64(0)).random(len(rows_FR)) < HELD_OUT
     held_F[:2] = True, False
     variance = float(np.square(rows_FR[held_F] - rows_FR[~held_F].mean(axis=0)).sum())
-    errors = []
+    errors, widths = list[float](), list[float]()
+    half = rows_MR.shape[1] // 2
     for number, weight in enumerate(WEIGHTS):
         weights_PR, base_R = ridge(design_FP[~held_F], rows_FR[~held_F], weight)
-        errors.append(float(np.square(design_FP[held_F] @ weights_PR + base_R - rows_FR[held_F]).sum()))
+        predicted_FR = design_FP[held_F] @ weights_PR + base_R
+        errors.append(float(np.square(predicted_FR - rows_FR[held_F]).sum()))
+        widths.append(_width(predicted_FR[:, half:], rows_FR[held_F, half:]))
         report(number + 1, len(WEIGHTS) + 1)
     best = int(np.argmin(errors))
     weights_PR, base_R = ridge(design_FP, rows_FR, WEIGHTS[best])
+    width = np.float32(widths[best])
+    weights_PR[:, half:] *= width
+    base_R[half:] *= width
     report(len(WEIGHTS) + 1, len(WEIGHTS) + 1)
     notes.append(
         f"items that come after training get rows by {', '.join(each.name for each in encoding.features)}: fitted to "
         f"{len(rows_FR):,} items, weight {WEIGHTS[best]:g} chosen on {np.count_nonzero(held_F):,} of them, of whose "
-        f"rows it explains {1 - errors[best] / max(variance, 1e-30):.1%}"
+        f"rows it explains {1 - errors[best] / max(variance, 1e-30):.1%}; scores widened {widths[best]:.1f} times"
     )
     return AttributeRows(encoding=encoding, weights_PR=weights_PR, base_R=base_R)
+
+
+def _width(predicted_FK: Float32Array, rows_FK: Float32Array) -> float:
+    """Root mean square of rows over that of their predictions, from 1 to ``MOST_WIDENED``."""
+    of_predicted, of_rows = (float(np.square(each, dtype=np.float64).sum()) for each in (predicted_FK, rows_FK))
+    ratio = float(np.sqrt(of_rows / max(of_predicted, 1e-30)))
+    return min(max(ratio, 1.0), MOST_WIDENED) if np.isfinite(ratio) else 1.0
 
 
 def encode(

@@ -164,3 +164,20 @@ def test_a_graph_that_makes_other_rows_or_lists_is_not_exported(
     with pytest.raises(BundleError, match="a row of ONNX Runtime's differs from the model's by"):
         export_retrieval_bundle(work / "run", data, tmp_path / "bundle", name="finder")
     assert not (tmp_path / "bundle").exists()
+
+
+def test_what_attributes_explain_little_of_is_widened_on_the_items_side_alone() -> None:
+    random = np.random.default_rng(0)
+    of_brand = random.normal(size=(4, 8)).astype(np.float32)
+    brand_M = np.arange(ITEMS) // ITEMS_EACH
+    half_MK = of_brand[brand_M] + 2 * random.normal(size=(ITEMS, 8)).astype(np.float32)  # a fifth is explained
+    rows_MR = np.concatenate([half_MK, half_MK], axis=1)
+    made = fit_item_rows(rows_MR, np.full(ITEMS, 9, dtype=np.float32), branded(), notes=(notes := []))
+    assert made is not None
+    history_MK, items_MK = np.split(made.rows({"brand": brand_M * 11}, ITEMS)[0], 2, axis=1)
+    width = float(notes[-1].split("widened ")[1].split(" times")[0])
+    assert 1.3 < width <= 4 and np.allclose(items_MK, width * history_MK, rtol=0.05)
+    exact = fit_item_rows(
+        np.concatenate([of_brand[brand_M]] * 2, axis=1), np.full(ITEMS, 9, dtype=np.float32), branded(), notes=notes
+    )
+    assert exact is not None and "widened 1.0 times" in notes[-1]

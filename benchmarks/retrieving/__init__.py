@@ -1,0 +1,1 @@
+"""Parts of ``retrieval_models.py``. None is run by itself."""
