@@ -45,7 +45,7 @@ def write_graph(module: GraphModule, example: Example, path: Path, tables: dict[
         tables: those written so far, by name; new ones are added.
     """
     model = trace_graph(module, example)
-    _externalise(model, module.twin, path.parent, tables)
+    externalise(model, module.twin, path.parent, tables)
     model.producer_name, model.producer_version = "recsys", recsys.__version__
     save_graph(model, path)
     return graph_info(model, path.name)
@@ -128,8 +128,15 @@ def _stack_inputs(graph: onnx.GraphProto, example: Example) -> None:
     replace_nodes(graph, [*nodes, *graph.node])
 
 
-def _externalise(model: onnx.ModelProto, twin: DenseTwin, folder: Path, tables: dict[str, TableInfo]) -> None:
-    """Give the tensors of tables and id maps their rows in files; weights stay inside."""
+def externalise(model: onnx.ModelProto, twin: DenseTwin, folder: Path, tables: dict[str, TableInfo]) -> None:
+    """Give the tensors of tables and id maps their rows in files; weights stay inside.
+
+    Args:
+        model: of :func:`trace_graph`.
+        twin: of its module.
+        folder: ``tables/`` is in it.
+        tables: those written so far, by name; new ones are added.
+    """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for shelf in twin.shelves():
         if (tensor := tensors.get(f"twin.{shelf.buffer}")) is None:

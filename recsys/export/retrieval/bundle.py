@@ -21,14 +21,13 @@ from recsys.bundle import RESAMPLES, Certificate, Manifest, bundle_writer
 from recsys.bundle.evaluation import resamples_bytes
 from recsys.data.interactions.ids import PairIds
 from recsys.data.interactions.pairs import Interactions, Pairs, ids_of
-from recsys.errors import BundleError, ConfigError
+from recsys.errors import BundleError
 from recsys.export.certificate import TOLERANCE
 from recsys.export.retrieval.by_history.bundle import HISTORY_MODELS, export_history_bundle
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.export.retrieval.lists import LISTS, measured_lists
 from recsys.features.hashing import MISSING
 from recsys.features.names import ITEM_NAMES, open_names
-from recsys.models.registry import SEQUENCE_MODELS
 from recsys.training.retrieval.evaluate import evaluate_users
 from recsys.training.retrieval.folder import fingerprint, read_retrieval_config
 from recsys.training.retrieval.trained import load_trained, masked_pairs, of_run
@@ -59,8 +58,6 @@ def export_retrieval_bundle(
         BundleError: ONNX Runtime's lists differ from torch's by more than rounding, or an item is named otherwise
             than in the data; nothing is written.
     """
-    if read_retrieval_config(run_dir).model.kind in SEQUENCE_MODELS:
-        raise ConfigError(f"{run_dir}: a run of two_tower, of which no bundle is made yet; allowed: the other models")
     if (kind := read_retrieval_config(run_dir).model.kind) in HISTORY_MODELS:
         return export_history_bundle(
             run_dir, interactions, path, kind=kind, name=name, overwrite=overwrite, created_at=created_at

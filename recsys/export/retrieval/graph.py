@@ -122,6 +122,7 @@ def write_graph(
     outputs: Mapping[str, TensorInfo],
     floats: Mapping[str, npt.ArrayLike] | None = None,
     integers: Mapping[str, npt.ArrayLike] | None = None,
+    traced: onnx.ModelProto | None = None,
 ) -> tuple[GraphInfo, dict[str, TableInfo]]:
     """Write ``retrieve.onnx`` of these nodes, and its tables.
 
@@ -132,6 +133,7 @@ def write_graph(
         folder: of the bundle.
         inputs, outputs: of the graph.
         floats, integers: further constants, float32 and int64.
+        traced: a model whose nodes are among these: its tensors and functions are taken over.
     """
     infos: dict[str, TableInfo] = {}
     for name, array in arrays.items():
@@ -151,9 +153,16 @@ def write_graph(
         "retrieve",
         [_value(name, info) for name, info in inputs.items()],
         [_value(name, info) for name, info in outputs.items()],
-        [*(each for each in constants if each.name in used), *(_external(name, info) for name, info in infos.items())],
+        [
+            *(each for each in constants if each.name in used),
+            *(_external(name, info) for name, info in infos.items()),
+            *(() if traced is None else traced.graph.initializer),
+        ],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    opsets = [helper.make_opsetid("", OPSET)]
+    opsets += [each for each in (() if traced is None else traced.opset_import) if each.domain]
+    functions = [] if traced is None else list(traced.functions)
+    model = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)
     model.producer_name, model.producer_version = "recsys", recsys.__version__
     (folder / "retrieve.onnx").write_bytes(model.SerializeToString())
     onnx.checker.check_model(folder / "retrieve.onnx")

@@ -6,12 +6,15 @@ Knows nothing of gRPC. Calls block, as those of ``ranker.py`` do.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from recsys.errors import BundleError, NotFoundError, StoreError
+from recsys.feature_store.base import UserInputs
 from recsys.feature_store.blocking import BlockingFeatureStore
+from recsys.features.columns import Column
 from recsys.features.extension import ids_problem
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import Events
@@ -30,6 +33,26 @@ MOST_EVENTS = 10_000
 
 _SEARCH_S = 0.01
 """Guess of the time that a search takes, until it is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class _UserRead:
+    """A user as the store has it.
+
+    Attributes:
+        events: all that are stored, however old: seen is seen; None: not read.
+        columns: features, N = 1; None: not read.
+        degraded: something could not be read.
+    """
+
+    events: Events | None = None
+    columns: Mapping[str, Column] | None = None
+    degraded: bool = False
+
+    @classmethod
+    def of(cls, inputs: UserInputs) -> _UserRead:
+        """All that was read."""
+        return cls(inputs.events, inputs.columns, inputs.degraded)
 
 
 class Recommender:
@@ -115,15 +138,19 @@ class Recommender:
         return self._retrieve(query, deadline, model_lock)
 
     def _retrieve(self, query: RetrieveQuery, deadline: Deadline, model_lock: ModelLock) -> RetrieveResult:
-        events, degraded = None, False
-        if self._reads_events(query):
+        read = _UserRead()
+        if self._reads_user(query):
             timeout_s = min(self._store_timeout_s, deadline.remaining_s() / 2)
             try:
-                _, events = self._store.history(query.user_key, timeout_s=timeout_s)
+                if self.index.user_inputs:
+                    read = _UserRead.of(self._store.read_user(query.user_key, timeout_s=timeout_s))
+                else:
+                    _, events = self._store.history(query.user_key, timeout_s=timeout_s)
+                    read = _UserRead(events)
             except StoreError:
-                degraded = True
+                read = _UserRead(degraded=True)
             query.timer.lap("store")
-        return self._found(query, events, degraded, deadline, model_lock)
+        return self._found(query, read, deadline, model_lock)
 
     def recommend(self, query: RecommendQuery, *, deadline: Deadline) -> RecommendResult:
         """Rank what :meth:`retrieve` finds, by the ranking model. The user is read once for both.
@@ -145,12 +172,12 @@ class Recommender:
         )
         work = together([self._search(), self._ranker.session.work(query.candidates)])
         with self._admission.enter(work, left_s=deadline.remaining_s()):
-            user, events, degraded = None, None, False
-            if self._reads_events(wanted):
+            user, read = None, _UserRead()
+            if self._reads_user(wanted):
                 user = self._ranker.read_user(query.user_key, deadline=deadline)
-                events, degraded = user.events, user.degraded
+                read = _UserRead.of(user)
                 query.timer.lap("store")
-            found = self._found(wanted, events, degraded, deadline, self.model_lock)
+            found = self._found(wanted, read, deadline, self.model_lock)
             request = RankRequest(
                 user_key=query.user_key,
                 candidate_keys=found.items,
@@ -187,14 +214,16 @@ class Recommender:
     def _search(self) -> Work:
         return Work(self._pace.seconds(1), self._pace.seconds(1))
 
-    def _reads_events(self, query: RetrieveQuery) -> bool:
-        return bool(self.index.history_fields) or (not query.include_seen and self.features.history is not None)
+    def _reads_user(self, query: RetrieveQuery) -> bool:
+        by_index = self.index.history_fields or self.index.user_inputs
+        return bool(by_index) or (not query.include_seen and self.features.history is not None)
 
     def _found(
-        self, query: RetrieveQuery, events: Events | None, degraded: bool, deadline: Deadline, model_lock: ModelLock
+        self, query: RetrieveQuery, user: _UserRead, deadline: Deadline, model_lock: ModelLock
     ) -> RetrieveResult:
-        """Search the index; ``events``: all that are stored of the user, however old: seen is seen."""
-        taken, read = query.exclude, None
+        """Search the index."""
+        events, taken, read = user.events, query.exclude, None
+        columns = user.columns if self.index.user_inputs else None
         if events is not None and self.index.history_fields:
             time_ms = time.time_ns() // 1_000_000 + 1 if query.time_ms is None else query.time_ms
             read = visible(self.index.features, events, time_ms)[-MOST_EVENTS:]
@@ -209,12 +238,12 @@ class Recommender:
             query.timer.lap("wait")
             deadline.remaining_s()
             added = self._added()
-            found = self.index.retrieve(query.user_key, taken, query.top_k, read, added)
+            found = self.index.retrieve(query.user_key, taken, query.top_k, read, added, columns)
             query.timer.lap("retrieve")
         unseen = model_lock is not self.model_lock
         if self._recorder is not None and not unseen and self._recorder.wants_query(self.release):
             self._recorder.keep_query(
-                self.release, user_key=query.user_key, taken=taken, top_k=query.top_k, events=read
+                self.release, user_key=query.user_key, taken=taken, top_k=query.top_k, events=read, user=columns
             )
         return RetrieveResult(
             items=found.items,
@@ -226,7 +255,7 @@ class Recommender:
             history_events=0 if events is None else len(events),
             history_known=found.history_known,
             history_unknown=found.history_unknown,
-            user_degraded=degraded,
+            user_degraded=user.degraded,
             added=added,
         )
 
@@ -276,21 +305,25 @@ def check_history(index: CandidateIndex, features: FeatureSet, ranking_model: st
 
 
 def check_attributes(index: CandidateIndex, features: FeatureSet, ranking_model: str) -> None:
-    """Refuse an index that makes rows of items by attributes that the ranking model's FeatureSet, and so the store, has
-    not: without them each row would be of another item.
+    """Refuse an index that reads features of items or users which the ranking model's FeatureSet, and so the store, has
+    not: without them each row would be of another item, each search for another user.
 
     Raises:
-        BundleError: an attribute is not there, or is another one.
+        BundleError: a feature is not there, or is another one.
     """
-    stored = {each.name: each for each in features.item}
-    for attribute in index.features.item:
-        ours = stored.get(attribute.name)
-        if attribute.name in index.item_inputs and ours != attribute:
-            raise BundleError(
-                f"retrieval model {index.model!r} knows new items by their attribute {attribute.name!r}, {attribute}, "
-                f"but the FeatureSet of ranking model {ranking_model!r} has {ours or 'none of that name'}; serve two "
-                "models of the same log"
-            )
+    for what, declared, stored, read in (
+        ("new items by their attribute", index.features.item, features.item, index.item_inputs),
+        ("users by their feature", index.features.user, features.user, index.user_inputs),
+    ):
+        by_name = {each.name: each for each in stored}
+        for feature in declared:
+            ours = by_name.get(feature.name)
+            if feature.name in read and ours != feature:
+                raise BundleError(
+                    f"retrieval model {index.model!r} knows {what} {feature.name!r}, {feature}, but the FeatureSet of "
+                    f"ranking model {ranking_model!r} has {ours or 'none of that name'}; serve two models of the same "
+                    "log"
+                )
 
 
 def _nothing(found: RetrieveResult, ranker: Ranker) -> RecommendResult:

@@ -76,17 +76,20 @@ class RecordedQuery:
         taken: keys of items to leave out, shape [N].
         top_k: how many items.
         events: that the user was known by, oldest first; None: the model knows users by their ids.
+        user: columns of the user's features that the search depended on; None: on none.
     """
 
     user_key: int
     taken: Int64Array
     top_k: int
     events: Events | None = None
+    user: Mapping[str, Column] | None = None
 
     @property
     def size_bytes(self) -> int:
         """Memory it takes, roughly."""
-        return self.taken.nbytes + (0 if self.events is None else self.events.nbytes) + 4 * _OBJECT_BYTES
+        of_user = sum(column.nbytes + _OBJECT_BYTES for column in (self.user or {}).values())
+        return self.taken.nbytes + (0 if self.events is None else self.events.nbytes) + of_user + 4 * _OBJECT_BYTES
 
 
 Kept = TypeVar("Kept", RecordedRequest, RecordedQuery)
@@ -213,7 +216,14 @@ class Recorder:
         )
 
     def keep_query(
-        self, release: str, *, user_key: int, taken: Int64Array, top_k: int, events: Events | None = None
+        self,
+        release: str,
+        *,
+        user_key: int,
+        taken: Int64Array,
+        top_k: int,
+        events: Events | None = None,
+        user: Mapping[str, Column] | None = None,
     ) -> None:
         """Copy a search."""
         rings = self._of_release.get(release)
@@ -224,6 +234,7 @@ class Recorder:
                     taken=taken.copy(),
                     top_k=top_k,
                     events=None if events is None else events.copy(),
+                    user=None if user is None else {name: column.copy() for name, column in user.items()},
                 )
             )
 

@@ -131,6 +131,11 @@ class CandidateIndex(Protocol):
         ...
 
     @property
+    def user_inputs(self) -> tuple[str, ...]:
+        """Features of the user that a search depends on, beside the history."""
+        ...
+
+    @property
     def item_inputs(self) -> tuple[str, ...]:
         """Attributes of an item, and perhaps its id, by which :meth:`rows` makes a row of it; empty: it makes none, and
         only items of the training data are found."""
@@ -152,7 +157,13 @@ class CandidateIndex(Protocol):
         ...
 
     def retrieve(
-        self, user_key: int, seen: Int64Array, k: int, events: Events | None = None, added: AddedItems | None = None
+        self,
+        user_key: int,
+        seen: Int64Array,
+        k: int,
+        events: Events | None = None,
+        added: AddedItems | None = None,
+        user: Mapping[str, Column] | None = None,
     ) -> Retrieved:
         """Find the k items with the highest scores; fewer where fewer are left.
 
@@ -162,6 +173,7 @@ class CandidateIndex(Protocol):
             k: items to find, 1 or more.
             events: of the user that count, oldest first, shape [S]; looked at if there are :attr:`history_fields`.
             added: items that take part beside those of the bundle; looked at if there are :attr:`item_inputs`.
+            user: columns of the user's features, N = 1; those of :attr:`user_inputs` that are absent are missing.
 
         Raises:
             InvalidInputError: k is out of range.

@@ -67,6 +67,8 @@ class RetrievalSession:
         inputs = inputs_of(graph)
         self.history_fields = tuple(name.removeprefix(_HISTORY) for name in inputs if name.startswith(_HISTORY))
         self.item_inputs = () if item is None else tuple(inputs_of(item))
+        self._no_user = {each.name: missing_column(each, 1) for each in bundle.features.user if each.name in inputs}
+        self.user_inputs = tuple(self._no_user)
         self._outputs = list(_outputs(bundle))
         self._keys_R = _integers(bundle, "item_id.keys")
         self._item_count = 0 if self._keys_R is None else len(self._keys_R) - 1
@@ -104,14 +106,20 @@ class RetrievalSession:
         return ItemRows(rows, known)
 
     def retrieve(
-        self, user_key: int, seen: Int64Array, k: int, events: Events | None = None, added: AddedItems | None = None
+        self,
+        user_key: int,
+        seen: Int64Array,
+        k: int,
+        events: Events | None = None,
+        added: AddedItems | None = None,
+        user: Mapping[str, Column] | None = None,
     ) -> Retrieved:
         """As ``CandidateIndex.retrieve``; k is 1 to ``MAX_ITEMS``.
 
         Raises:
             ModelError: a score is not finite, or the bundle's tables were changed; names the release.
         """
-        found = self.search(user_key, seen, k, events, added)
+        found = self.search(user_key, seen, k, events, added, user)
         # One that is no number is below no other: the graph never finds it, and then finds too few.
         bad = np.count_nonzero(~np.isfinite(found.scores)) or min(k, self._item_count - len(seen)) - len(found.items)
         if bad > 0:
@@ -122,7 +130,13 @@ class RetrievalSession:
         return found
 
     def search(
-        self, user_key: int, seen: Int64Array, k: int, events: Events | None = None, added: AddedItems | None = None
+        self,
+        user_key: int,
+        seen: Int64Array,
+        k: int,
+        events: Events | None = None,
+        added: AddedItems | None = None,
+        user: Mapping[str, Column] | None = None,
     ) -> Retrieved:
         """As :meth:`retrieve`, whatever the scores are."""
         if not 1 <= k <= MAX_ITEMS:
@@ -133,6 +147,7 @@ class RetrievalSession:
             "k": np.array(k, dtype=np.int64),
             **history_columns(self.features, events, self.history_fields),
             **self._no_items,
+            **{name: missing if user is None else user.get(name, missing) for name, missing in self._no_user.items()},
         }
         if self._no_items and added is not None and len(added):
             given |= {"added.items": added.keys, "added.rows": added.rows}
@@ -223,7 +238,7 @@ def _open(
 
 
 def _inputs(bundle: Bundle, found: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """Inputs that the graph may have: those of all, and by history those of the events that it names.
+    """Inputs that the graph may have: those of all; by history those of the events and the user that it names.
 
     Raises:
         BundleError: it knows users by a history that its FeatureSet does not declare.
@@ -242,7 +257,9 @@ def _inputs(bundle: Bundle, found: Mapping[str, TensorInfo]) -> dict[str, Tensor
     may = {item, _TIMESTAMP, *(f"{_HISTORY}{attribute.name}" for attribute in history.attributes)}
     read = {item, *(may & set(found))}
     added = added_inputs(_row_width(bundle)) if takes_added else {}
-    return {**RETRIEVE_INPUTS, **{name: TensorInfo(dtype="int64", shape=("S",)) for name in sorted(read)}, **added}
+    user = {each.name: _feature_tensor(each, 1) for each in bundle.features.user if each.name in found}
+    events = {name: TensorInfo(dtype="int64", shape=("S",)) for name in sorted(read)}
+    return {**RETRIEVE_INPUTS, **events, **user, **added}
 
 
 def _row_width(bundle: Bundle) -> int:
@@ -255,7 +272,7 @@ def _check_item(bundle: Bundle, item: ort.InferenceSession) -> None:
     """Refuse a graph whose inputs are no item features, or are encoded otherwise, or whose outputs are others."""
     declared = {each.name: each for each in (bundle.features.item_id, *bundle.features.item)}
     for name, found in inputs_of(item).items():
-        expected = None if name not in declared else _item_tensor(declared[name])
+        expected = None if name not in declared else _feature_tensor(declared[name], "A")
         check_same(bundle, f"graph 'item', input {name!r}", expected, found)
     outputs = {"rows": TensorInfo(dtype="float32", shape=("A", _row_width(bundle)))}
     outputs["known"] = TensorInfo(dtype="int64", shape=("A",))
@@ -264,10 +281,10 @@ def _check_item(bundle: Bundle, item: ort.InferenceSession) -> None:
         check_same(bundle, where, outputs.get(name), outputs_of(item).get(name), source="the specification")
 
 
-def _item_tensor(feature: Feature) -> TensorInfo:
+def _feature_tensor(feature: Feature, length: int | str) -> TensorInfo:
     if not isinstance(feature, Categorical):
-        return TensorInfo(dtype="float32", shape=("A",))
-    return TensorInfo(dtype="int64", shape=("A",) if feature.max_values == 1 else ("A", feature.max_values))
+        return TensorInfo(dtype="float32", shape=(length,))
+    return TensorInfo(dtype="int64", shape=(length,) if feature.max_values == 1 else (length, feature.max_values))
 
 
 def _outputs(bundle: Bundle) -> dict[str, TensorInfo]:

@@ -264,7 +264,7 @@ class BruteForce:
     """A CandidateIndex without a bundle: the definition itself."""
 
     model, version, features, names = "brute", "0", RETRIEVAL_FEATURES, None
-    history_fields, item_inputs = (), ()
+    history_fields, user_inputs, item_inputs = (), (), ()
 
     def has_items(self, keys: Int64Array) -> BoolArray:
         return np.isin(keys, TABLES.item_keys)
@@ -273,7 +273,13 @@ class BruteForce:
         raise NotImplementedError
 
     def retrieve(
-        self, user_key: int, seen: Int64Array, k: int, events: Events | None = None, added: AddedItems | None = None
+        self,
+        user_key: int,
+        seen: Int64Array,
+        k: int,
+        events: Events | None = None,
+        added: AddedItems | None = None,
+        user: Mapping[str, Column] | None = None,
     ) -> Retrieved:
         return Retrieved(*best_items(TABLES, user_key, seen.tolist(), k), known=user_key in TABLES.user_keys)
 

@@ -19,6 +19,7 @@ from recsys.data.interactions.pairs import Interactions, ids_of
 from recsys.evaluation.predictions import UserValues
 from recsys.export.retrieval.by_history.certificate import Reference, certify_histories
 from recsys.export.retrieval.by_history.linear.model import LinearExport
+from recsys.export.retrieval.by_history.two_tower.model import TowerExport
 from recsys.export.retrieval.lists import measured_lists
 from recsys.features.history.records import require_history
 from recsys.features.number_transform import NumberTransform
@@ -56,7 +57,10 @@ class HistoryModel(Reference, Protocol):
         ...
 
 
-HISTORY_MODELS: Mapping[str, Callable[[Path, Interactions], HistoryModel]] = {"linear": LinearExport}
+HISTORY_MODELS: Mapping[str, Callable[[Path, Interactions], HistoryModel]] = {
+    "linear": LinearExport,
+    "two_tower": TowerExport,
+}
 """Kind of model -> how a run of it is read."""
 
 

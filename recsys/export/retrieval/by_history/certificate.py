@@ -46,6 +46,10 @@ class Reference(Protocol):
         """The items' scores for users who are not known."""
         ...
 
+    def begin(self, users: Int64Array) -> None:
+        """Compute at once what the answers for these users need; all later calls are of them."""
+        ...
+
     def user_inputs(self, user: int) -> Mapping[str, Column]:
         """Inputs of the graph that are features of the user."""
         ...
@@ -115,6 +119,7 @@ def certify_histories(
     session = open_graph(graph)
     fields = [each.name.removeprefix("history.") for each in session.get_inputs() if each.name.startswith("history.")]
     chosen = np.random.Generator(np.random.PCG64(0)).permutation(users)[:LISTS]
+    model.begin(chosen)
     worst, tolerance, requests, compared = 0.0, TOLERANCE, 0, 0
     for request in _requests(model, ids, events, chosen, fields):
         inputs = {"k": np.array(list_length, dtype=np.int64), **request.inputs}

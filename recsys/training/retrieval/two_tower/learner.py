@@ -54,6 +54,7 @@ class SequenceLearner:
         known: ids of which it learns something; of items also those of which it knows an attribute.
         keys: table -> the ids that the log has.
         window: newest events that are read.
+        drops_ids: items have features, and are read without their ids now and then.
         row_maps, numbers, pairs, steps: of the run.
     """
 
@@ -83,11 +84,16 @@ class SequenceLearner:
         read_M = taken_M + np.bincount(sequences.events.item_E, minlength=interactions.num_items) > 0
         if reads := bool(features.item) and config.model.id_dropout > 0:
             read_M = read_M | data.with_attribute_M
-        self._drops_ids = reads
+        self.drops_ids = reads
         self.known = Known(
             users_N=np.bincount(sequences.events.user_E, minlength=interactions.num_users) > 0, items_M=read_M
         )
         self.pairs, self.steps = len(sequences), sequences.steps(config.train.batch_size)
+
+    @property
+    def popularity_M(self) -> Tensor:
+        """Training pairs of each item: its score for a user without a known event, float32."""
+        return self._taken_M.float()
 
     def batches(self, generator: torch.Generator) -> Iterator[tuple[Any, int]]:
         """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
@@ -121,7 +127,7 @@ class SequenceLearner:
         compared_C = np.union1d(sequences.item_T[targets_T], drawn)
         items_A = np.union1d(compared_C, events.item_E)
         without = None
-        if self._drops_ids:
+        if self.drops_ids:
             without = torch.rand(len(items_A), generator=generator).numpy() < self._model.id_dropout
         users_B = sequences.events.user_E[sequences.begin_K[windows_B]]
         inputs = tower.look_up(items_A, users_B=users_B, events=events, without_id_A=without)
@@ -169,7 +175,7 @@ class SequenceLearner:
         """
         items_MD, unknown_M = self.tower.item_rows(), torch.from_numpy(~self.known.items_M)
         interests_GQD, has_G = self.interests(items_MD, users_G, test=test)
-        popularity_M = self._taken_M.float()
+        popularity_M = self.popularity_M
 
         def of_users(users_B: Int64Array) -> Tensor:
             place_B = torch.from_numpy(np.searchsorted(users_G, users_B))

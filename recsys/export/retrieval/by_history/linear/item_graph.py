@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 from recsys.bundle import ITEM_OUTPUTS, GraphInfo, TableInfo
 from recsys.embeddings.dense_twin import DenseTwin, RawInputs, alike
-from recsys.embeddings.numbers import NumberInputs, StackedNumbers
+from recsys.embeddings.numbers import NumberInputs
 from recsys.embeddings.row_maps.id_table import build_id_table
 from recsys.embeddings.row_maps.row_map import Lookup, RowMap
 from recsys.embeddings.tables import ITEM
 from recsys.export.graphs.files import write_graph
 from recsys.export.graphs.modules import Example, example_input
+from recsys.export.retrieval.by_history.given import given_numbers
 from recsys.features.feature_set import Categorical, Feature, FeatureSet, Numeric
 from recsys.models.retrieval.attributes import AttributeRows
 
@@ -88,21 +89,11 @@ class AttributeGraph(nn.Module):
             known.append((vectors_AR[:, -1] > 0).to(torch.int64))
         if self.given:
             parts.append(inputs.numbers("item") @ self.number_weights_FR)
-            known.append(self._given_numbers(named))
+            known.append(given_numbers(self.twin, named, self.given))
         rows_AR, known_A = self.base_R + parts[0], known[0]
         for part_AR, more_A in zip(parts[1:], known[1:], strict=True):
             rows_AR, known_A = rows_AR + part_AR, known_A + more_A
         return rows_AR, known_A
-
-    def _given_numbers(self, named: Mapping[tuple[str, ...], Tensor]) -> Tensor:
-        stacked = self.twin.numbers.sides["item"]
-        assert isinstance(stacked, StackedNumbers)
-        names = tuple(stacked.names)
-        x_FA = named[names] if len(names) > 1 else named[names][None]
-        defaults = {f"{ITEM}{each.name}": each.missing for each in self.given}
-        # Of a number without a default this is NaN, which nothing equals.
-        default_F1 = torch.tensor([[defaults[name]] for name in names], dtype=torch.float32)
-        return (~torch.isnan(x_FA) & (x_FA != default_F1)).to(torch.int64).sum(dim=0)
 
     def example(self) -> Example:
         """The signature of the graph."""

@@ -97,6 +97,9 @@ class LinearExport:
         certify_item_rows(folder / item.file, given, expected_AR=expected_AR, known_A=known_A)
         return {"retrieve": retrieve, "item": item}, {**tables, **of_item}
 
+    def begin(self, users: Int64Array) -> None:
+        """See ``Reference``."""
+
     def user_inputs(self, user: int) -> Mapping[str, Column]:
         """See ``Reference``."""
         return {}

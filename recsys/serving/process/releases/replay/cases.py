@@ -118,7 +118,7 @@ def retrieval_cases(
 
 def _retrieval_run(recommender: Recommender, query: RecordedQuery, *, filled: bool = False) -> Callable[[], Run]:
     def run() -> Any:
-        found = recommender.index.retrieve(query.user_key, query.taken, query.top_k, query.events)
+        found = recommender.index.retrieve(query.user_key, query.taken, query.top_k, query.events, user=query.user)
         if filled and not len(found.items):
             raise BundleError("no items were found; expected at least one")
         return found.scores

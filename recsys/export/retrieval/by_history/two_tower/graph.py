@@ -1,0 +1,227 @@
+"""The graph ``retrieve`` of ``two_tower``: the user's side over the newest events of known items, then exact search by
+the best of the interests.
+
+The user's side is traced, and stands in the branch that is taken if an event is of a known item.
+
+Legend: ``S`` events, ``W`` of them that are read, ``Q`` interests, ``D`` width, ``M`` items of the bundle, ``A`` added
+items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import NodeProto, TensorProto, helper
+
+from recsys.arrays import Float32Array, Int64Array
+from recsys.bundle import (
+    HISTORY_OUTPUTS,
+    RETRIEVE_INPUTS,
+    RETRIEVE_OUTPUTS,
+    GraphInfo,
+    TableInfo,
+    TensorInfo,
+    added_inputs,
+)
+from recsys.embeddings.row_maps.id_table import build_id_table
+from recsys.export.graphs.files import externalise, trace_graph
+from recsys.export.graphs.modules import HISTORY
+from recsys.export.retrieval.by_history.added import (
+    TABLE_ROWS,
+    added_rows,
+    find_added,
+    keys_of_rows,
+    no_popularity,
+    split_rows,
+)
+from recsys.export.retrieval.by_history.two_tower.modules import INTERESTS, ITEMS, TIME, UserSide
+from recsys.export.retrieval.graph import below_zeros, best_left, best_of_bundle, branch, lookup, write_graph
+from recsys.features.feature_set import Categorical, Feature
+from recsys.features.hashing import MISSING
+from recsys.features.names import ITEM_NAMES, write_names
+
+_WINDOW = "window."
+_NETWORK = "network."
+_I64 = TensorProto.INT64
+_node = helper.make_node
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TowerTables:
+    """Items of a bundle.
+
+    Attributes:
+        item_keys: distinct.
+        items_MD: their vectors, float32.
+        popularity_M: scores for users of whom no event counts, float32.
+        item_names_M: the texts that the items' keys are of; None where items are named by integers.
+    """
+
+    item_keys: Int64Array
+    items_MD: Float32Array
+    popularity_M: Float32Array
+    item_names_M: Sequence[str] | None = None
+
+
+def write_tower_graph(
+    items: TowerTables, user: UserSide, folder: Path, tables: dict[str, TableInfo], *, window: int, takes_added: bool
+) -> GraphInfo:
+    """Write ``retrieve.onnx`` and its files in ``tables/``, the items' names among them.
+
+    Args:
+        items: of the bundle.
+        user: the user's side, in evaluation mode.
+        folder: of the bundle.
+        tables: those written so far, by name; new ones are added.
+        window: newest events of known items that are read.
+        takes_added: a request may bring items that the bundle has not.
+    """
+    order_M = np.argsort(items.item_keys)
+    item_keys = items.item_keys[order_M]
+    ids = build_id_table(item_keys, np.arange(1, len(item_keys) + 1))
+    if items.item_names_M is not None:
+        write_names(folder / ITEM_NAMES, items.item_keys, items.item_names_M)
+    traced = trace_graph(user, user.example())
+    externalise(traced, user.twin, folder, tables)
+    _rename(traced)
+    item_id = f"{HISTORY}{user.features.item_id.name}"
+    of_events = [*([TIME] if user.reads_time else []), *user.events]
+    inputs = dict(RETRIEVE_INPUTS)
+    inputs |= {name: TensorInfo(dtype="int64", shape=("S",)) for name in (item_id, *of_events)}
+    inputs |= {name: _of_user(feature) for name, feature in user.user.items()}
+    integers: dict[str, npt.ArrayLike] = {"before_window": [-window], "end": [np.iinfo(np.int64).max]}
+    floats: dict[str, npt.ArrayLike] = {}
+    if takes_added:
+        floats["per_halving"], integers[TABLE_ROWS] = 1.0 / np.log(2.0), len(item_keys) + 1
+        inputs |= added_inputs(items.items_MD.shape[1])
+    info, infos = write_graph(
+        _nodes(item_id, of_events, traced, interests=user.net.interests, takes_added=takes_added),
+        {
+            "item_id.rows": below_zeros(items.items_MD[order_M]),
+            "item_id.popularity": below_zeros(items.popularity_M[order_M, None]),
+            "item_id.keys": np.concatenate([np.full(1, MISSING), item_keys]),
+            "item_id.ids": np.concatenate([ids.keys_TW, ids.rows_TW], axis=1),
+        },
+        {"item_id": ids},
+        folder,
+        inputs=inputs,
+        outputs={**RETRIEVE_OUTPUTS, **HISTORY_OUTPUTS},
+        floats=floats,
+        integers=integers,
+        traced=traced,
+    )
+    tables |= infos
+    return info
+
+
+def _nodes(
+    item_id: str, of_events: Sequence[str], traced: onnx.ModelProto, *, interests: int, takes_added: bool
+) -> list[NodeProto]:
+    by_popularity = [_node("Identity", ["item_id.popularity"], ["by_popularity"])]
+    events = lookup(item_id, table="item_id", rows="event_rows")
+    found = best_of_bundle("all_scores")
+    if takes_added:
+        by_popularity = [
+            *no_popularity(),
+            _node("Concat", ["item_id.popularity", "added_popularity"], ["by_popularity"], axis=0),
+        ]
+        events = [
+            *added_rows(),
+            *lookup(item_id, table="item_id", rows="bundle_event_rows"),
+            *find_added(item_id, bundle_rows="bundle_event_rows", rows="event_rows"),
+        ]
+        found = [
+            *lookup("seen", table="item_id", rows="bundle_seen_rows"),
+            *find_added("seen", bundle_rows="bundle_seen_rows", rows="seen_rows"),
+            *best_left("all_scores", ["seen_rows", "added_unused"]),
+            *keys_of_rows("rows", keys="items"),
+        ]
+    return [
+        *events,
+        _node("Greater", ["event_rows", "zero"], ["is_item"]),
+        _node("Cast", ["is_item"], ["item_ones"], to=_I64),
+        _node("ReduceSum", ["item_ones"], ["history_known_0"], keepdims=0),
+        _node("Reshape", ["history_known_0", "one_long"], ["history_known"]),
+        _node("Min", ["history_known", "one_long"], ["known"]),
+        _node("Greater", ["history_known_0", "zero"], ["is_known"]),
+        _node(
+            "If",
+            ["is_known"],
+            ["all_scores"],
+            then_branch=branch(*_scores(of_events, traced, interests=interests, takes_added=takes_added)),
+            else_branch=branch(*by_popularity),
+        ),
+        *found,
+    ]
+
+
+def _scores(of_events: Sequence[str], traced: onnx.ModelProto, *, interests: int, takes_added: bool) -> list[NodeProto]:
+    """From ``event_rows`` to the scores of all rows."""
+    gathered = [_node("Gather", ["item_id.rows", "rows_W"], [ITEMS])]
+    if takes_added:
+        gathered = [
+            *split_rows("rows_W", in_bundle="bundle_rows_W", place="place_W", is_in_bundle="is_in_bundle_W"),
+            _node("Gather", ["item_id.rows", "bundle_rows_W"], ["bundle_rows_WD"]),
+            _node("Gather", ["added.rows", "place_W"], ["added_rows_WD"]),
+            _node("Unsqueeze", ["is_in_bundle_W", "last_axis"], ["is_in_bundle_W1"]),
+            _node("Where", ["is_in_bundle_W1", "bundle_rows_WD", "added_rows_WD"], [ITEMS]),
+        ]
+    return [
+        _node("NonZero", ["is_item"], ["places_1E"]),
+        _node("Squeeze", ["places_1E", "row_zero"], ["places_E"]),
+        _node("Slice", ["places_E", "before_window", "end"], ["places_W"]),
+        _node("Gather", ["event_rows", "places_W"], ["rows_W"]),
+        *gathered,
+        *(_node("Gather", [name, "places_W"], [_window(name)]) for name in of_events),
+        *traced.graph.node,
+        *_best_interest("item_id.rows", "by_vectors", interests),
+        *(_best_interest("added.rows", "added_scores", interests) if takes_added else []),
+        _node("Concat", ["by_vectors", *(["added_scores"] if takes_added else [])], ["with_added"], axis=0),
+    ]
+
+
+def _best_interest(rows: str, scores: str, interests: int) -> list[NodeProto]:
+    """The largest product of each row with an interest, a column."""
+    at = f"{scores}."
+    if interests == 1:
+        return [
+            _node("Reshape", [f"{_NETWORK}{INTERESTS}", "column"], [f"{at}user_D1"]),
+            _node("MatMul", [rows, f"{at}user_D1"], [scores]),
+        ]
+    return [
+        _node("Transpose", [f"{_NETWORK}{INTERESTS}"], [f"{at}user_DQ"], perm=[1, 0]),
+        _node("MatMul", [rows, f"{at}user_DQ"], [f"{at}products"]),
+        _node("ReduceMax", [f"{at}products", "last_axis"], [scores], keepdims=1),
+    ]
+
+
+def _rename(traced: onnx.ModelProto) -> None:
+    """Give a traced model's tensors names that are no others', and its inputs of events those of the window."""
+    graph = traced.graph
+    names = {value.name: _window(value.name) for value in graph.input}
+
+    def renamed(name: str) -> str:
+        return names.setdefault(name, f"{_NETWORK}{name}") if name else ""
+
+    for tensor in graph.initializer:
+        tensor.name = renamed(tensor.name)
+    for node in graph.node:
+        assert not any(attribute.HasField("g") for attribute in node.attribute)
+        node.name = ""
+        node.input[:] = [renamed(name) for name in node.input]
+        node.output[:] = [renamed(name) for name in node.output]
+
+
+def _window(name: str) -> str:
+    return f"{_WINDOW}{name.removeprefix(HISTORY)}" if name.startswith(HISTORY) else name
+
+
+def _of_user(feature: Feature) -> TensorInfo:
+    if isinstance(feature, Categorical):
+        return TensorInfo(dtype="int64", shape=(1,) if feature.max_values == 1 else (1, feature.max_values))
+    return TensorInfo(dtype="float32", shape=(1,))

@@ -1,0 +1,153 @@
+"""A bundle of ``two_tower`` answers as the model does that it was made of, for any history, user and new item."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.exported_walks import export_walks, exported_walks
+from support.walks import ALL_ITEMS, FEATURES, GROUP, ITEMS, USERS, walks
+
+from recsys.bundle import open_bundle, read_manifest
+from recsys.data.interactions.pairs import ids_of
+from recsys.errors import BundleError
+from recsys.export.retrieval.bundle import export_retrieval_bundle
+from recsys.export.retrieval.by_history.two_tower import model
+from recsys.features.hashing import MISSING
+from recsys.features.history.records import Events, make_events
+from recsys.serving.inference.candidate_index import AddedItems
+from recsys.serving.inference.retrieval_session import RetrievalSession, open_retrieval
+from recsys.training.retrieval.evaluate import evaluate_retrieval_run
+
+KEYS = ids_of(walks()).item_keys_M
+NOTHING = np.empty(0, dtype=np.int64)
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture(scope="module")
+def session() -> RetrievalSession:
+    return open_retrieval(open_bundle(exported_walks()))
+
+
+def walked(items: Sequence[int], *, keys: np.ndarray = KEYS, hours: int = 20) -> Events:  # type: ignore[type-arg]
+    count = len(items)
+    return make_events(
+        FEATURES,
+        item=[int(keys[item]) if item < len(keys) else 10**9 + item for item in items],
+        timestamp_ms=[1_700_000_000_000 + hours * HOUR_MS * place for place in range(count)],
+        attributes={"group": [None] * count, "action": [item % 3 for item in items]},
+    )
+
+
+def test_the_manifest_says_what_the_graphs_read_and_how_they_were_compared() -> None:
+    made = read_manifest(exported_walks())
+    assert made.knows_users_by == "history" and set(made.graphs) == {"retrieve", "item"}
+    assert set(made.item_inputs) == {"group", "tags", "price"}, "no id: an item whose id is known is in the bundle"
+    read = set(made.graphs["retrieve"].inputs) - {"user_id", "seen", "k", "added.items", "added.rows"}
+    assert read == {"history.item_id", "history.timestamp", "history.action", "age", "country"}
+    assert made.certificate.requests == 2 * USERS and made.certificate.max_abs_logit_difference < 1e-5
+    assert set(made.numbers) == {"age", "item.price"} and made.certificate.compared.startswith("torch ")
+    test = evaluate_retrieval_run(exported_walks().parent / "run", walks(), "test")
+    assert made.metrics["recall"] == test.recall > 0.8
+    assert "user_id.rows" not in made.tables and made.tables["item_id.rows"].shape == (ALL_ITEMS + 1, 16)
+
+
+def test_the_next_item_follows_the_newest_event_whoever_the_user_is(session: RetrievalSession) -> None:
+    hits = 0
+    for start in range(0, ITEMS, 7):
+        items = [(start + step) % ITEMS for step in range(8)]
+        got = session.retrieve(10**12, KEYS[items], 3, walked(items))
+        assert got.known and got.history_known == 8
+        hits += int(KEYS[(start + 8) % ITEMS] in got.items)
+    assert hits >= 7
+
+
+def test_events_beyond_the_window_and_of_unknown_items_change_nothing(session: RetrievalSession) -> None:
+    items = [(3 * step) % ITEMS for step in range(20)]
+    newest = walked(items)
+    expected = session.retrieve(1, NOTHING, 9, newest)
+    assert expected.history_known == 20
+    more = np.concatenate([walked([50, 51, 52]), newest])
+    got = session.retrieve(1, NOTHING, 9, more)
+    assert got.items.tolist() == expected.items.tolist() and got.scores.tolist() == expected.scores.tolist()
+    unknown = walked([ALL_ITEMS + 5])
+    unknown["timestamp"] = newest["timestamp"][9]
+    got = session.retrieve(1, NOTHING, 9, np.concatenate([newest[:10], unknown, newest[10:]]))
+    assert got.items.tolist() == expected.items.tolist() and (got.history_known, got.history_unknown) == (20, 1)
+
+
+@pytest.mark.parametrize("items", [[], [ALL_ITEMS + 1]])
+def test_who_has_no_event_of_a_known_item_gets_what_is_popular(items: list[int], session: RetrievalSession) -> None:
+    data = walks()
+    taken_M = np.bincount(data.train.item_E, minlength=ALL_ITEMS)
+    got = session.retrieve(1000, NOTHING, 5, walked(items) if items else None)
+    assert not got.known and got.scores.tolist() == np.sort(taken_M)[::-1][:5].tolist()
+
+
+def test_features_of_the_user_and_times_count(session: RetrievalSession) -> None:
+    assert session.user_inputs == ("age", "country")
+    events, scores = walked([1, 2, 3]), []
+    for user in (
+        None,
+        {},
+        {"country": np.array([1])},
+        {"country": np.array([2])},
+        {"age": np.array([70.0], np.float32)},
+    ):
+        found = session.retrieve(1, NOTHING, ALL_ITEMS, events, user=user)
+        scores.append(dict(zip(found.items.tolist(), found.scores.tolist(), strict=True)))
+    assert scores[0] == scores[1] and len({tuple(sorted(each.items())) for each in scores}) == 4
+    fast = session.retrieve(1, NOTHING, ALL_ITEMS, walked([1, 2, 3], hours=1))
+    assert dict(zip(fast.items.tolist(), fast.scores.tolist(), strict=True)) != scores[0]
+
+
+def test_an_item_that_came_later_is_found_by_its_attributes_and_stands_in_a_history(session: RetrievalSession) -> None:
+    group = 4
+    made = session.rows(
+        {
+            "group": np.array([group, MISSING]),
+            "tags": np.array([[group, MISSING], [MISSING, MISSING]]),
+            "price": np.array([9.0, np.nan], dtype=np.float32),
+        }
+    )
+    assert made.known.tolist() == [3, 0] and made.usable.tolist() == [True, False]
+    np.testing.assert_allclose((made.rows[0] ** 2).sum(), 1.0, rtol=1e-5)
+    added = AddedItems(np.array([10**9]), made.rows[:1])
+    places = []
+    for start in (group * GROUP - 2, (group + 6) * GROUP):
+        got = session.retrieve(1, NOTHING, ALL_ITEMS + 1, walked([start - 2, start - 1, start]), added)
+        places.append(got.items.tolist().index(10**9))
+    assert places[0] < 15 < places[1], "near those who are about to come to its group"
+    got = session.retrieve(1, NOTHING, 8, walked([ALL_ITEMS], keys=np.append(KEYS, 10**9)), added)
+    groups = [np.flatnonzero(KEYS == key)[0] for key in got.items if key != 10**9]
+    near = {group - 1, group, group + 1}
+    assert got.known and np.mean([(item // GROUP if item < ITEMS else item - ITEMS) in near for item in groups]) > 0.7
+
+
+def test_a_graph_that_answers_otherwise_is_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.TowerExport, "_has_times", False)
+    with pytest.raises(BundleError, match="a score of ONNX Runtime's list differs from the model's by"):
+        export_retrieval_bundle(exported_walks().parent / "run", walks(), tmp_path / "bundle", name="walker")
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("model.interests=3", "model.layers=2"),
+        ("model.time_gaps=false", "model.id_dropout=0"),
+        ("rows.map=hash", "rows.budget=0.5", "model.attribute_dim=16"),
+        ("rows.map=unified", "rows.chunks=1", "model.attribute_dim=16"),
+    ],
+    ids=["interests", "no item graph", "hashed", "unified"],
+)
+def test_every_kind_of_model_has_a_bundle(changes: tuple[str, ...], tmp_path: Path) -> None:
+    path = export_walks(tmp_path, *changes, "train.epochs=2")
+    made = read_manifest(path)
+    assert made.certificate.requests == USERS * len(made.graphs)
+    assert ("item" in made.graphs) == ("model.id_dropout=0" not in changes)
+    assert ("history.timestamp" in made.graphs["retrieve"].inputs) == ("model.time_gaps=false" not in changes)
+    assert open_retrieval(open_bundle(path)).retrieve(1, NOTHING, 3, walked([1, 2, 3])).known

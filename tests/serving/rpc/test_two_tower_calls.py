@@ -1,0 +1,80 @@
+"""Retrieve of a ``two_tower``, through gRPC, on a real store: events, features of users and new items count at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+from support.exported_walks import exported_walks
+from support.walks import ALL_ITEMS, GROUP, walks
+
+from recsys.client import Client, Retrieval
+from recsys.data.interactions.pairs import ids_of
+from recsys.feature_store.embedded.server import EmbeddedRedis
+from recsys.serving.process.server import running_server
+from recsys.serving.settings import Settings
+
+KEYS = ids_of(walks()).item_keys_M
+HOUR_MS, T0_MS = 3_600_000, 1_700_000_000_000
+NEW = 10**9
+
+
+@pytest.fixture(scope="module")
+def client(redis_server: EmbeddedRedis) -> Iterator[Client]:
+    settings = Settings(
+        bundle=exported_walks(), port=0, redis_url=redis_server.url, store_timeout_ms=1_000, added_items_interval_s=0.1
+    )
+    with running_server(settings) as server, Client(server.address, timeout_s=10.0) as client:
+        yield client
+
+
+def saw(client: Client, user: int, *items: int, after: int = 0) -> None:
+    times = [T0_MS + 20 * HOUR_MS * (after + place) for place in range(len(items))]
+    client.append_events(
+        user=user,
+        items=[int(KEYS[item]) if item < len(KEYS) else item for item in items],
+        timestamps_ms=times,
+        arrivals_ms=times,
+        attributes={"action": [item % 3 for item in items], "group": [0] * len(items)},
+    )
+
+
+def scores(found: Retrieval) -> dict[int, float]:
+    return dict(zip(found.items.tolist(), found.scores.tolist(), strict=True))
+
+
+def test_an_event_changes_the_next_list_and_no_user_is_new(client: Client) -> None:
+    first = client.retrieve(user=10**12, top_k=3)
+    assert not first.user_known
+    saw(client, 10**12, 10, 11, 12)
+    second = client.retrieve(user=10**12, top_k=3)
+    assert second.user_known and KEYS[13] in second.items and second.history_events == 3
+    saw(client, 10**12, 40, after=3)
+    third = client.retrieve(user=10**12, top_k=3)
+    assert KEYS[41] in third.items and KEYS[13] not in third.items
+
+
+def test_features_of_the_user_are_read_in_the_same_round_trip(client: Client, redis_server: EmbeddedRedis) -> None:
+    saw(client, 5, 10, 11)
+    plain = scores(client.retrieve(user=5, top_k=9))
+    client.put_entities(entity="user", ids=[5], features={"age": [80.0], "country": [2]})
+    admin = redis.Redis.from_url(redis_server.url)
+    reads = admin.info("stats")["total_reads_processed"]
+    assert scores(client.retrieve(user=5, top_k=9)) != plain
+    assert admin.info("stats")["total_reads_processed"] - reads <= 2, "one is for asking"
+
+
+def test_an_item_that_came_later_is_found_within_a_second(client: Client) -> None:
+    group = 4
+    saw(client, 6, group * GROUP - 3, group * GROUP - 2, group * GROUP - 1)
+    assert NEW not in client.retrieve(user=6, top_k=ALL_ITEMS + 1).items
+    client.put_entities(entity="item", ids=[NEW], features={"group": [group], "tags": [[group]], "price": [9.0]})
+    began_s = time.monotonic()
+    while NEW not in (found := client.retrieve(user=6, top_k=ALL_ITEMS + 1)).items:
+        assert time.monotonic() - began_s < 10.0
+        time.sleep(0.02)
+    assert found.items.tolist().index(NEW) < 20
+    saw(client, 7, NEW)
+    assert client.retrieve(user=7, top_k=3).user_known, "an event of it is an event"
