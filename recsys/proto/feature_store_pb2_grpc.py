@@ -104,7 +104,8 @@ class FeatureStoreServicer:
     def PutEntities(self, request, context):
         """Stores the features of many entities of one kind, each entity's in place of all it had: a feature that is
         not sent becomes missing. A call without any value is refused unless clear is set. The next Rank sees the
-        features; on other servers items may be cached for a minute.
+        features; on other servers items may be cached for a minute. An item that came after training is found by
+        Retrieve and Recommend within a second, if the retrieval model makes rows of items by their features.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
