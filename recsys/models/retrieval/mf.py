@@ -57,6 +57,12 @@ class IdRows:
         if self.combine not in _COMBINES:
             raise InvalidInputError(f"combine is {self.combine!r}: {nearest(self.combine, _COMBINES)}")
 
+    @property
+    def are_own(self) -> bool:
+        """True if the row of each id is its own, by index (:func:`full_rows`)."""
+        size, lookups = self.rows_NK.shape
+        return lookups == 1 and size == self.num_rows and bool((self.rows_NK[:, 0] == np.arange(size)).all())
+
 
 def full_rows(ids: int) -> IdRows:
     """A row of its own for each of so many ids."""
@@ -73,7 +79,8 @@ def mapped_rows(row_map: RowMap, keys_N: Int64Array) -> IdRows:
 
 
 class IdVectors(nn.Module):
-    """Vectors of all ids of one side, made of the K rows that a row map gives each.
+    """Vectors of all ids of one side, made of the K rows that a row map gives each; where each id has a row of its own,
+    the rows themselves.
 
     Without ``std`` rows start uniform by Xavier's rule for the table, as in GraphHash's code, so in +-0.014 for 30,000
     rows and 64 columns; of a product, normal with the K-th root of that deviation, or its gradients would vanish.
@@ -84,12 +91,15 @@ class IdVectors(nn.Module):
         ids: the rows of each id.
         dim: width of an id's vector; with ``concat`` a row has dim / K columns.
         std: if not None, rows start normal, so that an id's vector has this deviation per column for every K.
+        weight_RD: rows that the other side looks up in, too; None: this side has rows of its own.
 
     Raises:
         InvalidInputError: ``dim`` cannot be split in K.
     """
 
-    def __init__(self, ids: IdRows, *, dim: int, std: float | None = None) -> None:
+    def __init__(
+        self, ids: IdRows, *, dim: int, std: float | None = None, weight_RD: nn.Parameter | None = None
+    ) -> None:
         super().__init__()
         rows_NK = torch.from_numpy(ids.rows_NK)
         size, lookups = rows_NK.shape
@@ -97,7 +107,10 @@ class IdVectors(nn.Module):
             raise InvalidInputError(f"dim is {dim}; allowed with {lookups} rows, one after another: a multiple of that")
         width = dim // lookups if ids.combine == "concat" else dim
         self.combine = ids.combine
-        self.weight_RD = nn.Parameter(_first_rows(ids, width, std))
+        self.weight_RD = nn.Parameter(_first_rows(ids, width, std)) if weight_RD is None else weight_RD
+        self._maps: list[SparseMatrix] = []
+        if ids.are_own:
+            return
         everyone = torch.arange(size)
         shape = (size, ids.num_rows)
         if ids.combine == "sum":
@@ -107,6 +120,8 @@ class IdVectors(nn.Module):
 
     def forward(self) -> Tensor:
         """The vectors, [N, D]."""
+        if not self._maps:
+            return self.weight_RD
         parts = [map_NR @ self.weight_RD for map_NR in self._maps]
         if self.combine == "concat":
             return torch.cat(parts, dim=1)

@@ -15,13 +15,16 @@ TOLERANCE = 1e-4
 """Length of what is left of a target's gradient, in lengths of the first one, at which it is solved."""
 
 
-def ridge(design_AP: csr_matrix, targets_AR: Float32Array, weight: float) -> tuple[Float32Array, Float32Array]:
+def ridge(
+    design_AP: csr_matrix, targets_AR: Float32Array, weight: float, *, base: bool = True
+) -> tuple[Float32Array, Float32Array]:
     """Coefficients ``W`` and base ``b`` with the least ``|X W + b - Y|^2 + weight |W|^2``; the base is not penalised.
 
     Args:
         design_AP: X, float32.
         targets_AR: Y.
         weight: above 0.
+        base: False: b is 0.
 
     Returns:
         W, float32 [P, R], and b, float32 [R].
@@ -33,6 +36,8 @@ def ridge(design_AP: csr_matrix, targets_AR: Float32Array, weight: float) -> tup
     samples = design_AP.shape[0]
     mean_P1 = np.asarray(design_AP.mean(axis=0), dtype=np.float32).reshape(-1, 1)
     mean_R = targets_AR.mean(axis=0, dtype=np.float64).astype(np.float32)
+    if not base:
+        mean_P1, mean_R = np.zeros_like(mean_P1), np.zeros_like(mean_R)
     transposed_PA = csr_matrix(design_AP.T)
     squares_P1 = np.asarray(design_AP.multiply(design_AP).sum(axis=0), dtype=np.float32).reshape(-1, 1)
     scale_P1 = 1.0 / (squares_P1 - samples * mean_P1**2 + weight)

@@ -9,11 +9,12 @@ from recsys.data.interactions.datasets import INTERACTION_SETS
 from recsys.data.interactions.positives import PairRule
 from recsys.embeddings import WIDTH_UNIT
 from recsys.errors import ConfigError, nearest
-from recsys.models.registry import CLOSED_FORMS, RETRIEVAL_MODELS, SEQUENCE_MODELS
+from recsys.models.registry import CLOSED_FORMS, RETRIEVAL_MODELS
 from recsys.models.retrieval.lightgcn import LightGcnConfig
 from recsys.models.retrieval.losses import Loss
 from recsys.models.retrieval.network import RetrievalConfig
 from recsys.models.retrieval.two_tower.config import TwoTowerConfig
+from recsys.training.config import LEAST as LEAST_OF_RANKING
 from recsys.training.config import RowConfig
 from recsys.training.settings import KindOf, check_bounds, check_width
 
@@ -96,7 +97,8 @@ class RetrievalRunConfig:
     """A recipe's result: everything a run depends on.
 
     Attributes:
-        rows: ids to rows of the embedding tables; of models with tables of attributes, ``two_tower``.
+        rows: ids to rows of the embedding tables. ``mf``, ``lightgcn`` and ``ngcf`` read ``ROWS_OF_PAIRS`` alone, and
+            by ``vocabulary`` have a row for each user and item of the log, whatever its count.
     """
 
     described: ClassVar[str] = "the configuration of a retrieval run"
@@ -116,18 +118,20 @@ class RetrievalRunConfig:
                 f"or a folder, such as ./{self.data.dataset}"
             )
         check_bounds(self, LEAST, below=BELOW)
-        if model.kind not in SEQUENCE_MODELS and self.rows != RowConfig():
-            raise ConfigError(
-                f"recipe {self.recipe!r}: rows is set, but {model.kind} has a vector for each id, and no tables of "
-                f"attributes; allowed of: {', '.join(SEQUENCE_MODELS)}"
-            )
         if model.kind in CLOSED_FORMS:
             self._check_train(_OF_CLOSED_FORMS, "is a closed form, which takes no steps")
+            self._check_rows((), "is a closed form, which has no tables")
             return
         check_width(self, "model.dim", model.dim)
         if isinstance(model, TwoTowerConfig):
             self._check_sequences(model)
             return
+        self._check_rows(ROWS_OF_PAIRS, "has vectors of users and of items alone, and admits no id after training")
+        if model.dim % (self.rows.chunks * WIDTH_UNIT):
+            raise ConfigError(
+                f"recipe {self.recipe!r}: model.dim is {model.dim} in rows.chunks {self.rows.chunks}; allowed: chunks "
+                f"of a width that is a multiple of {WIDTH_UNIT}"
+            )
         if train.fan_outs and len(train.fan_outs) != model.layers:
             raise ConfigError(
                 f"recipe {self.recipe!r}: train.fan_outs has {len(train.fan_outs)} values for {model.layers} layers; "
@@ -144,6 +148,21 @@ class RetrievalRunConfig:
             if value := getattr(self.train, name):
                 raise ConfigError(
                     f"recipe {self.recipe!r}: train.{name} is {value!r} beside train.freeze_items; leave it out: {why}"
+                )
+        if self.rows.map != "vocabulary" or self.rows.maps:
+            raise ConfigError(
+                f"recipe {self.recipe!r}: rows.map is {self.rows.map!r} beside train.freeze_items; allowed: "
+                "'vocabulary' and no rows.maps: users are fitted one by one"
+            )
+
+    def _check_rows(self, allowed: tuple[str, ...], why: str) -> None:
+        """Refuse settings of rows that the model does not read."""
+        plain = RowConfig()
+        for name in (each.name for each in fields(self.rows) if each.name not in allowed):
+            if (value := getattr(self.rows, name)) != getattr(plain, name):
+                others = ", ".join(f"rows.{each}" for each in allowed) or "no rows.*"
+                raise ConfigError(
+                    f"recipe {self.recipe!r}: rows.{name} is {value!r}, but {self.model.kind} {why}; allowed: {others}"
                 )
 
     def _check_sequences(self, model: TwoTowerConfig) -> None:
@@ -175,7 +194,11 @@ _OF_SEQUENCES = (
 )
 """Settings of ``train`` that a model of histories reads."""
 
+ROWS_OF_PAIRS = ("map", "maps", "budget", "rows", "exact_below", "frequent", "chunks", "resolution", "seed")
+"""Settings of ``rows`` that a model of vectors of users and items reads."""
+
 LEAST: dict[str, float] = {
+    **{path: least for path, least in LEAST_OF_RANKING.items() if path.startswith("rows.")},
     "data.validation_share": 0,
     "data.action_weights": 0,
     "model.dim": WIDTH_UNIT,

@@ -40,6 +40,7 @@ from recsys.training.retrieval.known import drawn_pairs, known_ids
 from recsys.training.retrieval.learners.learner import Learner
 from recsys.training.retrieval.learners.pairs import PairLearner
 from recsys.training.retrieval.ranking import RankingMetrics, metric_values, sample_users
+from recsys.training.retrieval.rows import describe_rows, kept_maps, maps_for, save_maps
 from recsys.training.retrieval.trained import make_trainer
 from recsys.training.retrieval.warm_start import begin_with, open_older_run
 from recsys.training.run.folder import CHECKPOINT
@@ -136,23 +137,28 @@ def train_retrieval_run(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         # Before the folder is made: what the data refuses must leave no run in the way of the corrected one.
-        trainer = make_trainer(config, interactions, index)
+        maps = maps_for(config, interactions, run_dir if resumed else None)
+        trainer = make_trainer(config, interactions, index, maps)
+        notes = (*notes, *describe_rows(maps, interactions))
         if index is None:
             known = known_ids(interactions, drawn, layers=config.model.layers)
         else:
             known = index.known(interactions, learnt)
         older = None if resumed else open_older_run(config)
         if older is not None:
-            taken, said = begin_with(older, trainer, interactions)
+            taken, said = begin_with(older, trainer, interactions, maps)
             known, notes = known.and_those_of(taken), (*notes, said)
         if begun is not None:
             taken, said = begun.begin(trainer, interactions)
             known, notes = known.and_those_of(taken), (*notes, said)
         checkpoint = open_retrieval_run(config, interactions, run_dir, resume=resume)
         if checkpoint is not None:
+            kept_maps(config, run_dir)  # they are there
             known, notes = read_known(checkpoint), tuple(checkpoint.get("notes", notes))
-        elif index is not None:
-            keep_frozen(index, run_dir)
+        else:
+            save_maps(config, maps, run_dir)
+            if index is not None:
+                keep_frozen(index, run_dir)
         show_notes(notes)
         learner = PairLearner(trainer, known, config=config, interactions=interactions, drawn=drawn)
         return run_epochs(

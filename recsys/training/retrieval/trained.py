@@ -12,21 +12,25 @@ from recsys.training.retrieval.folder import compare, load, read_known, read_ret
 from recsys.training.retrieval.frozen.index import FrozenIndex, kept_frozen
 from recsys.training.retrieval.frozen.trainer import FrozenItemsTrainer
 from recsys.training.retrieval.known import Known
+from recsys.training.retrieval.rows import SharedMaps, kept_maps
 from recsys.training.retrieval.trainers import FullGraphTrainer, RetrievalTrainer, SampledTrainer
 
 
 def make_trainer(
-    config: RetrievalRunConfig, interactions: Interactions, index: FrozenIndex | None = None
+    config: RetrievalRunConfig,
+    interactions: Interactions,
+    index: FrozenIndex | None = None,
+    maps: SharedMaps | None = None,
 ) -> RetrievalTrainer:
-    """An untrained model; of the users alone beside an index that is kept."""
+    """An untrained model; of the users alone beside an index that is kept; with row maps of ids that share rows."""
     if index is not None:
         return FrozenItemsTrainer(config, interactions, index)
     if not config.train.fan_outs:
-        return FullGraphTrainer(config, interactions)
+        return FullGraphTrainer(config, interactions, maps)
     from recsys.embeddings.sharding.shard import start_process_group
 
     start_process_group(torch.device("cpu"))
-    return SampledTrainer(config, interactions)
+    return SampledTrainer(config, interactions, maps)
 
 
 def load_trained(run_dir: Path, interactions: Interactions) -> tuple[RetrievalRunConfig, RetrievalTrainer, Known]:
@@ -41,7 +45,7 @@ def load_trained(run_dir: Path, interactions: Interactions) -> tuple[RetrievalRu
     compare(run_dir, interactions)
     checkpoint = load(run_dir)
     with torch.random.fork_rng(devices=[]):
-        trainer = make_trainer(config, interactions, index)
+        trainer = make_trainer(config, interactions, index, kept_maps(config, run_dir))
     trainer.load_state_dict(checkpoint["best_weights"] or checkpoint["model"])
     return config, trainer, read_known(checkpoint)
 

@@ -1,8 +1,9 @@
 """Training a model that ranks all items: over the whole graph, or over a sampled part of it.
 
-:class:`FullGraphTrainer` propagates the whole graph in every step and keeps the vectors of layer 0 as dense parameters;
-:class:`SampledTrainer` looks up only the neighbours that a batch samples, in TorchRec tables with a fused Adam of the
-rows looked up (dense Adam also moves, by old moments, rows that a step did not touch: the two differ in that).
+:class:`FullGraphTrainer` propagates the whole graph in every step and keeps the rows of the vectors of layer 0 as dense
+parameters; :class:`SampledTrainer` looks up only the neighbours that a batch samples, in TorchRec tables with a fused
+Adam of the rows looked up (dense Adam also moves, by old moments, rows that a step did not touch: the two differ in
+that). In both, ids may share rows (``rows.py``); L2 is of an id's vector of layer 0, whatever rows it is made of.
 
 Legend: ``N`` users, ``M`` items, ``D`` width, ``B`` pairs of a batch, ``C`` draws per pair, ``Z`` nodes of
 one side.
@@ -13,26 +14,26 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchrec import KeyedJaggedTensor
 
-from recsys.data.interactions.pairs import Interactions
-from recsys.embeddings.row_maps.row_map import RowMap
-from recsys.embeddings.row_maps.vocabulary import vocabulary
+from recsys.data.interactions.pairs import Interactions, ids_of
 from recsys.embeddings.sharding.shard import fuse_optimizer, set_rate, shard, table_shards, table_weights
-from recsys.embeddings.tables import EmbeddingTables, TableSpec, lookup_keys
+from recsys.embeddings.tables import EmbeddingTables, lookup_keys
 from recsys.errors import DataFileError
 from recsys.models.registry import make_layers
+from recsys.models.retrieval.first_rows import FirstRows, first_vectors_from, first_vectors_of, fit_first_rows
 from recsys.models.retrieval.hops import Hop, full_hop
 from recsys.models.retrieval.losses import ItemSampler, SampledItems, cosine_contrastive_loss, softmax_loss
-from recsys.models.retrieval.mf import bpr_loss, hardest_negatives, training_pairs
+from recsys.models.retrieval.mf import MatrixFactorization, bpr_loss, hardest_negatives, training_pairs
 from recsys.models.retrieval.neighbour_sampling import NeighbourSampler
-from recsys.models.retrieval.network import Layers, first_vectors, pairs_l2
+from recsys.models.retrieval.network import Layers, pairs_l2
 from recsys.training.retrieval.config import RetrievalRunConfig, RetrievalTrainConfig
+from recsys.training.retrieval.known import Known
 from recsys.training.retrieval.negatives import NegativeSampler
+from recsys.training.retrieval.rows import SIDES, SharedMaps, all_maps, first_rows, id_tables, looked_up
 
 State = dict[str, Any]
 
@@ -48,8 +49,15 @@ class RetrievalTrainer(Protocol):
         """Vectors of layer 0 of all users and of all items, a copy."""
         ...
 
-    def begin(self, users_ND: Tensor, items_MD: Tensor, layers: State) -> None:
-        """Take vectors of layer 0, and weights of the layers; of none they stay."""
+    def begin(self, users_ND: Tensor, items_MD: Tensor, layers: State, taken: Known | None = None) -> None:
+        """Take vectors of layer 0, and weights of the layers; of none they stay.
+
+        Args:
+            users_ND, items_MD: vectors of all; where ids share rows, these are fitted to them
+                (:func:`recsys.models.retrieval.first_rows.fit_first_rows`).
+            layers: weights.
+            taken: ids whose vectors count; None: all.
+        """
         ...
 
     def vectors(self) -> tuple[Tensor, Tensor]:
@@ -75,16 +83,17 @@ class FullGraphTrainer:
     Args:
         config: the run.
         interactions: its train part is the graph.
+        maps: row maps of the sides whose ids share rows.
     """
 
-    def __init__(self, config: RetrievalRunConfig, interactions: Interactions) -> None:
+    def __init__(self, config: RetrievalRunConfig, interactions: Interactions, maps: SharedMaps | None = None) -> None:
         self._train, self._strength = config.train, config.train.regularization
         self._data = PairBatches(interactions, config.train)
         self._layers = make_layers(config.model)
-        self._users = nn.Parameter(first_vectors(interactions.num_users, config.model))
-        self._items = nn.Parameter(first_vectors(interactions.num_items, config.model))
+        self._rows = _rows_of(maps or {}, interactions)
+        self._first = first_vectors_of(self._rows, config.model)
         self._hops = self._data.hops(self._layers)
-        parameters = [self._users, self._items, *self._layers.parameters()]
+        parameters = [*self._first.parameters(), *self._layers.parameters()]
         self._optimizer = torch.optim.Adam(parameters, lr=config.train.learning_rate, fused=True)
 
     def step(self, batch_B: Tensor, generator: torch.Generator, *, rate: float, taken: int) -> float:
@@ -92,9 +101,10 @@ class FullGraphTrainer:
         batch = self._data.batch(batch_B, generator)
         user_B, item_B = batch.user_B, batch.item_B
         self._layers.train()
-        users_ND, items_MD = self._layers(self._users, self._items, self._hops)
+        first = self._first()
+        users_ND, items_MD = self._layers(*first, self._hops)
         loss, negative_B = batch_loss(users_ND, items_MD, batch, self._train)
-        pulled_users, pulled_items = (users_ND, items_MD) if self._layers.of_output else (self._users, self._items)
+        pulled_users, pulled_items = (users_ND, items_MD) if self._layers.of_output else first
         pull = pairs_l2(pulled_users, pulled_items, user_B, item_B, negative_B) + self._layers.l2()
         for group in self._optimizer.param_groups:
             group["lr"] = rate
@@ -107,28 +117,25 @@ class FullGraphTrainer:
     def vectors(self) -> tuple[Tensor, Tensor]:
         """As the protocol says."""
         self._layers.eval()
-        users_ND, items_MD = self._layers(self._users.detach(), self._items.detach(), self._hops)
+        users_ND, items_MD = (vectors.detach() for vectors in self._first())
+        users_ND, items_MD = self._layers(users_ND, items_MD, self._hops)
         return scored(users_ND, items_MD, self._train)
 
+    @torch.no_grad()
     def first(self) -> tuple[Tensor, Tensor]:
         """As the protocol says."""
-        return self._users.detach().clone(), self._items.detach().clone()
+        users_ND, items_MD = self._first()
+        return users_ND.detach().clone(), items_MD.detach().clone()
 
-    def begin(self, users_ND: Tensor, items_MD: Tensor, layers: State) -> None:
+    def begin(self, users_ND: Tensor, items_MD: Tensor, layers: State, taken: Known | None = None) -> None:
         """As the protocol says."""
-        with torch.no_grad():
-            self._users.copy_(users_ND)
-            self._items.copy_(items_MD)
+        _fit(self._first, self._rows, users_ND, items_MD, taken)
         if layers:
             _load_layers(self._layers, layers)
 
     def weights(self) -> State:
         """As the protocol says."""
-        return {
-            "users": self._users.detach().clone(),
-            "items": self._items.detach().clone(),
-            "layers": copied(self._layers.state_dict()),
-        }
+        return {"rows": _rows_state(self._first), "layers": copied(self._layers.state_dict())}
 
     def state_dict(self) -> State:
         """As the protocol says."""
@@ -136,10 +143,7 @@ class FullGraphTrainer:
 
     def load_state_dict(self, state: State) -> None:
         """As the protocol says."""
-        _check_shapes(state, {"users": self._users, "items": self._items})
-        with torch.no_grad():
-            self._users.copy_(state["users"])
-            self._items.copy_(state["items"])
+        _load_rows(self._first, state)
         _load_layers(self._layers, state["layers"])
         if "optimizer" in state:
             self._optimizer.load_state_dict(copied(state["optimizer"]))
@@ -151,32 +155,31 @@ class SampledTrainer:
     Args:
         config: the run, with fan-outs.
         interactions: its train part is the graph.
+        maps: row maps of the sides whose ids share rows.
     """
 
-    def __init__(self, config: RetrievalRunConfig, interactions: Interactions) -> None:
+    def __init__(self, config: RetrievalRunConfig, interactions: Interactions, maps: SharedMaps | None = None) -> None:
         self._train, self._strength = config.train, config.train.regularization
         self._fan_outs = config.train.fan_outs
         self._data = PairBatches(interactions, config.train)
         self._layers = make_layers(config.model)
-        sizes = {"user": interactions.num_users, "item": interactions.num_items}
-        first = {side: first_vectors(size, config.model) for side, size in sizes.items()}
-        self._maps = {side: _a_row_each(side, size) for side, size in sizes.items()}
-        self._rows = {side: _rows_of(side, size) for side, size in sizes.items()}
-        specs = [
-            TableSpec(name=side, num_rows=rows, dim=config.model.dim)
-            for side, row_map in self._maps.items()
-            for rows in row_map.table_rows().values()
-        ]
+        sizes = {"num_users": interactions.num_users, "num_items": interactions.num_items}
+        self._dim, self._rows = config.model.dim, _rows_of(maps or {}, interactions)
+        self._maps = all_maps(maps or {}, **sizes)
+        ids = ids_of(interactions)
+        self._places = {
+            side: torch.from_numpy(looked_up(side, maps or {}, keys).T.copy())
+            for side, keys in zip(SIDES, (ids.user_keys_N, ids.item_keys_M), strict=True)
+        }
+        specs = id_tables(config, self._maps)
         tables = EmbeddingTables(specs, self._maps)
         fuse_optimizer(tables, name="adam", learning_rate=config.train.learning_rate)
-        self._tables = shard(tables, table_names=list(sizes), device=torch.device("cpu"))
-        for side, rows in table_weights(self._tables).items():
-            rows[self._rows[side]] = first[side]
+        self._tables = shard(tables, table_names=[spec.name for spec in specs], device=torch.device("cpu"))
+        self._put(first_vectors_of(self._rows, config.model))
         self._sampler = NeighbourSampler(
             self._data.user_E,
             self._data.item_E,
-            num_users=interactions.num_users,
-            num_items=interactions.num_items,
+            **sizes,
             normalization=self._layers.normalization,
         )
         weights = list(self._layers.parameters())
@@ -220,20 +223,21 @@ class SampledTrainer:
     @torch.no_grad()
     def first(self) -> tuple[Tensor, Tensor]:
         """As the protocol says."""
-        rows = table_weights(self._tables)
-        return rows["user"][self._rows["user"]], rows["item"][self._rows["item"]]
+        users_ND, items_MD = self._joined()()
+        return users_ND.detach(), items_MD.detach()
 
     @torch.no_grad()
-    def begin(self, users_ND: Tensor, items_MD: Tensor, layers: State) -> None:
+    def begin(self, users_ND: Tensor, items_MD: Tensor, layers: State, taken: Known | None = None) -> None:
         """As the protocol says."""
-        for side, vectors in (("user", users_ND), ("item", items_MD)):
-            table_weights(self._tables)[side][self._rows[side]] = vectors
+        first = self._joined()
+        _fit(first, self._rows, users_ND, items_MD, taken)
+        self._put(first)
         if layers:
             _load_layers(self._layers, layers)
 
     def weights(self) -> State:
         """As the protocol says."""
-        return {"tables": copied(table_weights(self._tables)), "layers": copied(self._layers.state_dict())}
+        return {"rows": _rows_state(self._joined()), "layers": copied(self._layers.state_dict())}
 
     def state_dict(self) -> State:
         """As the protocol says."""
@@ -243,10 +247,9 @@ class SampledTrainer:
 
     def load_state_dict(self, state: State) -> None:
         """As the protocol says."""
-        tables = table_weights(self._tables)
-        _check_shapes(state.get("tables", {}), tables)
-        for name, rows in tables.items():
-            rows.copy_(state["tables"][name])
+        first = self._joined()
+        _load_rows(first, state)
+        self._put(first)
         _load_layers(self._layers, state["layers"])
         for part in table_shards(self._tables) if "moments" in state else ():
             for name, values in part.state.items():
@@ -254,12 +257,29 @@ class SampledTrainer:
         if self._optimizer is not None and state.get("optimizer") is not None:
             self._optimizer.load_state_dict(copied(state["optimizer"]))
 
+    def _joined(self) -> MatrixFactorization:
+        """The vectors of layer 0, of a copy of the tables' rows."""
+        weights = table_weights(self._tables)
+        joined = {
+            side: nn.Parameter(torch.cat([weights[name] for name in row_map.table_rows()]))
+            for side, row_map in self._maps.items()
+        }
+        return first_vectors_from(self._rows, self._dim, joined["user"], joined["item"])
+
+    def _put(self, first: MatrixFactorization) -> None:
+        """Fill the tables, of which a side has several one after another."""
+        weights = table_weights(self._tables)
+        for side, vectors in zip(SIDES, (first.users, first.items), strict=True):
+            sizes = self._maps[side].table_rows()
+            for name, rows in zip(sizes, torch.split(vectors.weight_RD.detach(), list(sizes.values())), strict=True):
+                weights[name].copy_(rows)
+
     def _lookups(self, users: Tensor, items: Tensor) -> KeyedJaggedTensor:
-        rows = {"user": self._rows["user"][users], "item": self._rows["item"][items]}
+        rows = [*self._places["user"][:, users], *self._places["item"][:, items]]
         return KeyedJaggedTensor.from_lengths_sync(
             keys=[key for side, row_map in self._maps.items() for key in lookup_keys(side, row_map)],
-            values=torch.cat(list(rows.values())),
-            lengths=torch.tensor([len(each) for each in rows.values()]),
+            values=torch.cat(rows),
+            lengths=torch.tensor([len(each) for each in rows]),
         )
 
 
@@ -360,27 +380,46 @@ class PairBatches:
         return (hop,) * layers.hops
 
 
-def first_of(state: State, *, num_users: int, num_items: int) -> tuple[Tensor, Tensor]:
-    """Vectors of layer 0 of all users and of all items, of a state of either trainer."""
-    if "tables" not in state:
-        return state["users"], state["items"]
-    rows = {side: _rows_of(side, size) for side, size in (("user", num_users), ("item", num_items))}
-    return state["tables"]["user"][rows["user"]], state["tables"]["item"][rows["item"]]
+def first_of(state: State, rows: FirstRows, *, dim: int) -> tuple[Tensor, Tensor]:
+    """Vectors of layer 0 of all users and of all items, of a state of either trainer.
+
+    Args:
+        state: of :meth:`RetrievalTrainer.weights`.
+        rows: of its ids.
+        dim: of its model.
+    """
+    users_RD = nn.Parameter(state["rows"][_USERS])
+    first = first_vectors_from(rows, dim, users_RD, nn.Parameter(state["rows"].get(_ITEMS, users_RD)))
+    users_ND, items_MD = first()
+    return users_ND.detach(), items_MD.detach()
 
 
-def _rows_of(side: str, size: int) -> Tensor:
-    return torch.from_numpy(_a_row_each(side, size).lookup(np.arange(size))[:, 0])
+_USERS, _ITEMS = "users.weight_RD", "items.weight_RD"
+"""Rows in a state; without those of items, both sides look up in one table."""
 
 
-def _a_row_each(table: str, size: int) -> RowMap:
-    return vocabulary(table, np.arange(size), np.ones(size, dtype=np.int64))
+def _rows_of(maps: SharedMaps, interactions: Interactions) -> FirstRows:
+    ids = ids_of(interactions)
+    return first_rows(maps, ids.user_keys_N, ids.item_keys_M)
 
 
-def _check_shapes(state: State, own: dict[str, Any]) -> None:
-    shapes = {name: list(tensor.shape) for name, tensor in own.items()}
-    found = {name: list(state[name].shape) for name in shapes if name in state}
-    if found != shapes:
-        raise DataFileError(f"the checkpoint holds {found}, the model {shapes}: it is of another model")
+def _fit(first: MatrixFactorization, rows: FirstRows, users_ND: Tensor, items_MD: Tensor, taken: Known | None) -> None:
+    chosen = None if taken is None else (taken.users_N, taken.items_M)
+    fit_first_rows(first, rows, users_ND, items_MD, chosen)
+
+
+def _rows_state(first: MatrixFactorization) -> State:
+    return {name: rows.detach().clone() for name, rows in first.named_parameters()}
+
+
+@torch.no_grad()
+def _load_rows(first: MatrixFactorization, state: State) -> None:
+    own, held = dict(first.named_parameters()), state.get("rows", {})
+    found, expected = ({name: list(rows.shape) for name, rows in of.items()} for of in (held, own))
+    if found != expected:
+        raise DataFileError(f"the checkpoint holds {found}, the model {expected}: it is of another model")
+    for name, rows in own.items():
+        rows.copy_(held[name])
 
 
 def _load_layers(layers: Layers, state: State) -> None:

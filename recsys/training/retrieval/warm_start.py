@@ -1,6 +1,8 @@
 """Warm start of a model that ranks all items: vectors of layer 0 by id, and layers, of an older run.
 
-An id that both runs have begins with the older vector, others anew. The optimiser begins anew.
+An id that both runs have begins with the older vector, others anew. Where ids share rows, these begin as the ones whose
+vectors are nearest to the older vectors (``models/retrieval/first_rows.py``): of ids with one row each, their mean. The
+optimiser begins anew.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from recsys.errors import ConfigError
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import load, read_ids, read_known, read_retrieval_config
 from recsys.training.retrieval.known import Known
+from recsys.training.retrieval.rows import SIDES, SharedMaps, first_rows, kept_maps
 from recsys.training.retrieval.trainers import RetrievalTrainer, State, first_of
 from recsys.training.run.folder import is_retrieval_run
 
@@ -57,7 +60,9 @@ def open_older_run(config: RetrievalRunConfig) -> OlderRun | None:
     checkpoint = load(path)
     state = checkpoint["best_weights"] or checkpoint["model"]
     user_keys, item_keys = read_ids(path)
-    users_ND, items_MD = first_of(state, num_users=len(user_keys), num_items=len(item_keys))
+    older = read_retrieval_config(path)
+    rows = first_rows(kept_maps(older, path), user_keys, item_keys)
+    users_ND, items_MD = first_of(state, rows, dim=older.model.dim)
     return OlderRun(
         name=path.name,
         user_keys=user_keys,
@@ -102,27 +107,43 @@ def older_run(config: RetrievalRunConfig, same: Sequence[str]) -> Path:
     return path
 
 
-def begin_with(older: OlderRun, trainer: RetrievalTrainer, interactions: Interactions) -> tuple[Known, str]:
+def begin_with(
+    older: OlderRun, trainer: RetrievalTrainer, interactions: Interactions, maps: SharedMaps
+) -> tuple[Known, str]:
     """Begin with an older run's vectors and layers; the ids that it knew, and a sentence on what was taken.
+
+    Args:
+        older: the run.
+        trainer: that begins.
+        interactions: of this run.
+        maps: its row maps. An id without a training pair is left out where ids share rows: others would train its row.
 
     Raises:
         ConfigError: no id is the same.
+        InvalidInputError: ids' rows are multiplied, so that none can be fitted.
     """
     ids = ids_of(interactions)
     users_ND, items_MD = trainer.first()
     of_users = take_known(users_ND, ids.user_keys_N, older.users_ND, older.user_keys, older.known.users_N)
     of_items = take_known(items_MD, ids.item_keys_M, older.items_MD, older.item_keys, older.known.items_M)
+    train, shared = interactions.train, [side in maps for side in SIDES]
+    for is_shared, taken, index_E in zip(shared, (of_users, of_items), (train.user_E, train.item_E), strict=True):
+        if is_shared:
+            taken &= np.bincount(index_E, minlength=len(taken)) > 0
     if not of_users.any() and not of_items.any():
         raise ConfigError(
             f"train.warm_start {older.name}: none of its {len(older.user_keys):,} users and {len(older.item_keys):,} "
             "items is in the data of this run; give a run of the same log"
         )
-    trainer.begin(users_ND, items_MD, older.layers)
+    known = Known(users_N=of_users, items_M=of_items)
+    trainer.begin(users_ND, items_MD, older.layers, known)
     said = (
         f"warm start from {older.name}: vectors of {of_users.sum():,} of {len(of_users):,} users and "
         f"{of_items.sum():,} of {len(of_items):,} items; the others begin anew"
     )
-    return Known(users_N=of_users, items_M=of_items), said
+    if any(shared):
+        said += "; rows that ids share begin nearest to their vectors (of one row each: the mean)"
+    return known, said
 
 
 def take_known(

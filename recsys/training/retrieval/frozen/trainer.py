@@ -20,6 +20,7 @@ from recsys.errors import DataFileError
 from recsys.models.retrieval.hops import full_hop
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.frozen.index import FrozenIndex
+from recsys.training.retrieval.known import Known
 from recsys.training.retrieval.trainers import PairBatches, State, batch_loss
 
 
@@ -72,7 +73,7 @@ class FrozenItemsTrainer:
         """As the protocol says; there are no layers: final vectors."""
         return self.vectors()
 
-    def begin(self, users_ND: Tensor, items_MD: Tensor, layers: State) -> None:
+    def begin(self, users_ND: Tensor, items_MD: Tensor, layers: State, taken: Known | None = None) -> None:
         """Take users' vectors; items stay, and there are no layers."""
         with torch.no_grad():
             self._own_ND.copy_((users_ND - self._messages_ND) / self._share)
