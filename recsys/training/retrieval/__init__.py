@@ -5,12 +5,12 @@
     config.py        a run as one frozen value
     loop.py          minibatches, by the protocol of NGCF and LightGCN
     trainers.py      a step over the whole graph, or over sampled neighbours
+    pairs/           batches of pairs for these, and rows of users and items
     learners/        models in a run, as the loop takes them through their epochs
     frozen/          users trained against the items of a bundle
     linear/          the closed form, which takes no steps
     two_tower/       a model that is trained on histories
     run.py           a run of any of them
-    negatives.py     items that a user did not take
     known.py         ids that a run knows, and pairs that its steps draw
     warm_start.py    vectors of an older run, by id
     ranking.py       all items ranked for every user, and the metrics

@@ -174,8 +174,9 @@ def train_full_batch(
         metrics = None
         if epoch % config.validate_every == 0 or epoch == config.epochs:
             started = time.perf_counter()
-            with torch.no_grad():
-                vectors = model()
+            with torch.no_grad():  # a copy: rows of an id's own are the model's
+                users_ND, items_MD = (each.detach().clone() for each in model())
+            vectors = users_ND, items_MD
             metrics = rank_all(*vectors, relevant=sample, excluded=(train,), list_length=config.list_length)
             if best is None or metrics.capped_recall > best.capped_recall:
                 best, best_vectors, best_epoch = metrics, vectors, epoch

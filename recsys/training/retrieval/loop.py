@@ -39,8 +39,8 @@ from recsys.training.retrieval.frozen.index import frozen_for, keep_frozen
 from recsys.training.retrieval.known import drawn_pairs, known_ids
 from recsys.training.retrieval.learners.learner import Learner
 from recsys.training.retrieval.learners.pairs import PairLearner
+from recsys.training.retrieval.pairs.rows import describe_rows, kept_maps, maps_for, save_maps
 from recsys.training.retrieval.ranking import RankingMetrics, metric_values, sample_users
-from recsys.training.retrieval.rows import describe_rows, kept_maps, maps_for, save_maps
 from recsys.training.retrieval.trained import make_trainer
 from recsys.training.retrieval.warm_start import begin_with, open_older_run
 from recsys.training.run.folder import CHECKPOINT

@@ -12,7 +12,7 @@ from recsys.training.retrieval.folder import compare, load, read_known, read_ret
 from recsys.training.retrieval.frozen.index import FrozenIndex, kept_frozen
 from recsys.training.retrieval.frozen.trainer import FrozenItemsTrainer
 from recsys.training.retrieval.known import Known
-from recsys.training.retrieval.rows import SharedMaps, kept_maps
+from recsys.training.retrieval.pairs.rows import SharedMaps, kept_maps
 from recsys.training.retrieval.trainers import FullGraphTrainer, RetrievalTrainer, SampledTrainer
 
 

@@ -21,7 +21,7 @@ from recsys.errors import ConfigError
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import load, read_ids, read_known, read_retrieval_config
 from recsys.training.retrieval.known import Known
-from recsys.training.retrieval.rows import SIDES, SharedMaps, first_rows, kept_maps
+from recsys.training.retrieval.pairs.rows import SIDES, SharedMaps, first_rows, kept_maps
 from recsys.training.retrieval.trainers import RetrievalTrainer, State, first_of
 from recsys.training.run.folder import is_retrieval_run
 

@@ -15,7 +15,7 @@ from recsys.evaluation.predictions import read_user_values
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.evaluate import evaluate_retrieval_run
 from recsys.training.retrieval.loop import RetrievalProgress, train_retrieval_run
-from recsys.training.retrieval.negatives import NegativeSampler
+from recsys.training.retrieval.pairs.negatives import NegativeSampler
 from recsys.training.retrieval.ranking import metric_values
 from recsys.training.run.folder import is_retrieval_run, read_run
 from recsys.training.schedules import decayed

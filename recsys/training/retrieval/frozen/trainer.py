@@ -21,7 +21,8 @@ from recsys.models.retrieval.hops import full_hop
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.frozen.index import FrozenIndex
 from recsys.training.retrieval.known import Known
-from recsys.training.retrieval.trainers import PairBatches, State, batch_loss
+from recsys.training.retrieval.pairs.batches import PairBatches, batch_loss
+from recsys.training.retrieval.trainers import State
 
 
 class FrozenItemsTrainer:
