@@ -142,7 +142,7 @@ def test_settings_that_the_model_does_not_read_are_refused() -> None:
         override(SMALL, ["train.batch_size=0"])
     with pytest.raises(ConfigError, match=r"model.heads is 3; allowed: a divisor of model.dim, which is 16"):
         override(SMALL, ["model.heads=3"])
-    with pytest.raises(ConfigError, match=r"rows is set, but mf has a vector for each id"):
+    with pytest.raises(ConfigError, match=r"rows.min_count is 1, but mf has vectors of users and of items alone"):
         override(RetrievalRunConfig(recipe="r"), ["model.kind=mf", "rows.min_count=1"])
     assert from_json(RetrievalRunConfig, to_json(SMALL)) == SMALL
 
