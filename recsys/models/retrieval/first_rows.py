@@ -102,7 +102,7 @@ def fit_first_rows(
 
 
 def _equations(ids: IdRows, vectors_ND: Tensor, chosen_N: BoolArray | bool) -> tuple[csr_matrix, Float32Array]:
-    """Which rows make each vector, [E, R], and the vector, [E, W]."""
+    """Rows that make each vector, [E, R], and the vector, [E, W]."""
     if ids.combine == "product":
         raise InvalidInputError(
             "rows.map multiplies the rows of an id (quotient_remainder): none are nearest to vectors that are given; "
