@@ -17,9 +17,11 @@ class TwoTowerConfig:
         attribute_dim: width of the table of an attribute: of an item, of a user, of an event.
         layers: blocks of self-attention over the history.
         heads: of each; they divide ``dim``.
-        window: newest events that attention reads; at most as many as the FeatureSet's ``history.recent``.
+        window: newest events that attention reads; of a log at most the FeatureSet's ``history.recent``.
         interests: vectors of a user; an item's score is the largest of its products with them.
         time_gaps: attention depends on the time between two events, beside their places.
+        hard_negatives: best items of each target's user by exact search, with the items as they were when the epoch
+            began, that the target is compared with beside the others; of these, users learn alone. 0: none.
         dropout: in the user's side, in training.
         id_dropout: share of the items of a step that are read without their id in training, so that attributes alone
             say something; without effect where items have none.
@@ -33,6 +35,7 @@ class TwoTowerConfig:
     window: int = 50
     interests: int = 1
     time_gaps: bool = True
+    hard_negatives: int = 0
     dropout: float = 0.2
     id_dropout: float = 0.1
 

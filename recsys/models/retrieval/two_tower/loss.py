@@ -6,7 +6,7 @@ divided by the probability with which it is there (logQ correction; Yi et al., R
 2008), so that the sum estimates that over all items.
 
 Legend: ``T`` targets, ``C`` items of a step, ``Q`` interests, ``D`` width, ``M`` items, ``V``
-interests of all targets.
+interests of all targets, ``K`` hard negatives, ``L`` events of a window.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ def sampled_softmax(
     inclusion_C: Tensor,
     temperature: float,
     weight_T: Tensor | None = None,
+    hard_TK: Tensor | None = None,
 ) -> Tensor:
     """Mean over targets of -log of the target's share in the softmax of the scores of all items.
 
@@ -53,12 +54,16 @@ def sampled_softmax(
         inclusion_C: probability of each of them to be there (:func:`inclusion`).
         temperature: that scores are divided by.
         weight_T: of each target in the mean; None: all weigh the same.
+        hard_TK: scores of further items that the target is compared with, -inf for none (:func:`hard_negatives`).
     """
     # The correction is added in the product, and taken back of the target's own logit: no pass over [T, C] for it.
     logit_TC = scores(interests_TQD / temperature, items_CD, added_C=-inclusion_C.log())
     own_T = logit_TC.gather(1, place_T[:, None]).squeeze(1) + inclusion_C[place_T].log()
     rest_TC = logit_TC.scatter(1, place_T[:, None], _NONE)
-    loss_T = F.softplus(rest_TC.logsumexp(dim=1) - own_T)
+    rest_T = rest_TC.logsumexp(dim=1)
+    if hard_TK is not None:
+        rest_T = torch.logaddexp(rest_T, (hard_TK / temperature).clamp_min(_NONE).logsumexp(dim=1))
+    loss_T = F.softplus(rest_T - own_T)
     return loss_T.mean() if weight_T is None else (loss_T * weight_T).sum() / weight_T.sum()
 
 
@@ -69,3 +74,26 @@ def scores(interests_TQD: Tensor, items_CD: Tensor, *, added_C: Tensor | None = 
     if interests_TQD.shape[1] == 1:
         return products
     return torch.amax(products.view(*interests_TQD.shape[:2], -1), dim=1)
+
+
+def hard_negatives(
+    interests_TQD: Tensor, rows_MD: Tensor, *, left_out_M: Tensor, read_TL: Tensor, count: int
+) -> Tensor:
+    """Scores of the best items of the users at each target, with the items' vectors as they are given, [T, K].
+
+    Users are trained against what search really finds, while items stay where they are, as in ADORE (Zhan et al., SIGIR
+    2021, arXiv 2104.08051). An item that is left out, or that was read, has -inf.
+
+    Args:
+        interests_TQD: of the users at each target.
+        rows_MD: vectors of all items; no gradient reaches them.
+        left_out_M: items that the loss holds already, bool.
+        read_TL: items of the events at each target.
+        count: K, at most M.
+    """
+    with torch.no_grad():
+        found_TM = scores(interests_TQD, rows_MD).masked_fill(left_out_M, -torch.inf)
+        found_TM = found_TM.scatter(1, read_TL, -torch.inf)
+        best_TK, item_TK = found_TM.topk(count, dim=1)
+    products_TQK = interests_TQD @ rows_MD[item_TK].transpose(1, 2)
+    return torch.amax(products_TQK, dim=1).masked_fill(best_TK == -torch.inf, -torch.inf)

@@ -24,7 +24,7 @@ from recsys.evaluation.predictions import UserValues
 from recsys.features.feature_set import FeatureSet
 from recsys.features.number_transform import NumberTransform
 from recsys.models.retrieval.two_tower.config import TwoTowerConfig
-from recsys.models.retrieval.two_tower.loss import inclusion, sampled_softmax, scores
+from recsys.models.retrieval.two_tower.loss import hard_negatives, inclusion, sampled_softmax, scores
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.known import Known
 from recsys.training.retrieval.linear.histories import user_events
@@ -70,7 +70,11 @@ class SequenceLearner:
     ) -> None:
         assert isinstance(config.model, TwoTowerConfig)
         self._config, self._interactions, self._model = config, interactions, config.model
-        self.row_maps, self.numbers, self.window = row_maps, numbers, window_of(config.model, features)
+        self.row_maps, self.numbers, self.window = (
+            row_maps,
+            numbers,
+            window_of(config.model, features, of_log=bool(interactions.histories)),
+        )
         histories = {part: user_events(config, interactions, test=part == "test") for part in ("validation", "test")}
         data, coded = encode(features, interactions, row_maps, {"train": sequences.events, **histories})
         self.keys = data.keys
@@ -85,6 +89,7 @@ class SequenceLearner:
         if reads := bool(features.item) and config.model.id_dropout > 0:
             read_M = read_M | data.with_attribute_M
         self.drops_ids = reads
+        self._searched_MD = torch.empty(0, config.model.dim)
         self.known = Known(
             users_N=np.bincount(sequences.events.user_E, minlength=interactions.num_users) > 0, items_M=read_M
         )
@@ -98,6 +103,8 @@ class SequenceLearner:
     def batches(self, generator: torch.Generator) -> Iterator[tuple[Any, int]]:
         """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
         sequences = self._sequences.shuffled(generator)
+        if self._model.hard_negatives:
+            self._searched_MD = self.tower.item_rows()
         for windows_B in sequences.batches(self._config.train.batch_size, generator):
             count = int((sequences.offsets[windows_B + 1] - sequences.offsets[windows_B]).sum())
             yield (sequences, windows_B), count
@@ -140,6 +147,17 @@ class SequenceLearner:
         user_BU = tower.user_features(inputs)
         interests_TQD = tower.net.interests_of(read_TD, None if user_BU is None else user_BU.index_select(0, row))
         compared = torch.from_numpy(compared_C)
+        hard_TK = None
+        if self._model.hard_negatives:
+            left_out_M = torch.from_numpy(~self.known.items_M)
+            left_out_M[compared] = True
+            hard_TK = hard_negatives(
+                interests_TQD,
+                self._searched_MD,
+                left_out_M=left_out_M,
+                read_TL=torch.from_numpy(events.item_E[at_BL])[row],
+                count=min(self._model.hard_negatives, items),
+            )
         weight_T = sequences.weight_T
         return sampled_softmax(
             interests_TQD,
@@ -148,6 +166,7 @@ class SequenceLearner:
             inclusion_C=inclusion(self._share_M[compared], targets=len(targets_T), sampled=sample, items=items),
             temperature=train.temperature,
             weight_T=None if weight_T is None else torch.from_numpy(weight_T[targets_T]),
+            hard_TK=hard_TK,
         )
 
     def is_finite(self) -> bool:
@@ -235,7 +254,7 @@ class SequenceLearner:
             raise DataFileError(f"the checkpoint is of another model: {error}") from error
 
 
-def window_of(model: TwoTowerConfig, features: FeatureSet) -> int:
-    """Newest events that attention reads: no more than a server is given."""
+def window_of(model: TwoTowerConfig, features: FeatureSet, *, of_log: bool = True) -> int:
+    """Newest events that attention reads: of a log no more than a server is given, ``history.recent``."""
     assert features.history is not None
-    return min(model.window, features.history.recent)
+    return min(model.window, features.history.recent) if of_log else model.window

@@ -53,7 +53,9 @@ def train_two_tower(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         # Before the folder is made: what the data refuses must leave no run in the way of the corrected one.
-        sequences, notes = training_sequences(config, interactions, window=window_of(config.model, features))
+        sequences, notes = training_sequences(
+            config, interactions, window=window_of(config.model, features, of_log=bool(interactions.histories))
+        )
         row_maps = tower_row_maps(config.model, config.rows, features, interactions, sequences)
         older = None if resume and (run_dir / CHECKPOINT).exists() else open_older_towers(config)
         numbers = tower_numbers(features, interactions, sequences, older={} if older is None else older.numbers)

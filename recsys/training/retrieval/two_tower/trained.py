@@ -31,7 +31,9 @@ def load_two_tower(run_dir: Path, interactions: Interactions) -> tuple[Retrieval
     assert isinstance(config.model, TwoTowerConfig)
     features = tower_features(ids_of(interactions).features)
     with torch.random.fork_rng(devices=[]):
-        sequences, _ = training_sequences(config, interactions, window=window_of(config.model, features))
+        sequences, _ = training_sequences(
+            config, interactions, window=window_of(config.model, features, of_log=bool(interactions.histories))
+        )
         learner = SequenceLearner(
             config,
             interactions,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from recsys.models.retrieval.two_tower.loss import inclusion, sampled_softmax, scores
+from recsys.models.retrieval.two_tower.loss import hard_negatives, inclusion, sampled_softmax, scores
 
 
 def test_with_all_items_it_is_the_softmax_itself() -> None:
@@ -55,3 +55,30 @@ def test_the_score_is_that_of_the_best_interest_and_a_sum_is_another() -> None:
     summed = (interests[0] @ items.t()).sum(dim=0)
     assert int(best.argmax()) in (0, 1) and int(best.argmin()) == 2
     assert int(summed.argmax()) == 2
+
+
+def test_hard_negatives_are_what_search_finds_and_move_users_alone() -> None:
+    torch.manual_seed(2)
+    users, items = torch.randn(3, 2, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True)
+    left_out = torch.arange(9) == 5
+    read = torch.tensor([[0, 0], [1, 2], [3, 3]])
+    hard = hard_negatives(users, items.detach(), left_out_M=left_out, read_TL=read, count=8)
+    for t in range(3):
+        allowed = [item for item in range(9) if item != 5 and item not in read[t].tolist()]
+        expected = (users[t] @ items.t()).amax(dim=0)[allowed].sort(descending=True).values
+        assert torch.allclose(hard[t, : len(allowed)], expected)
+        assert (hard[t, len(allowed) :] == -torch.inf).all()
+    loss = sampled_softmax(
+        users,
+        items[:2],
+        torch.tensor([0, 1, 0]),
+        inclusion_C=torch.ones(2),
+        temperature=1.0,
+        hard_TK=hard,
+    )
+    rest = torch.cat([(users @ items[:2].t()).amax(dim=1), hard], dim=1)
+    expected = torch.nn.functional.cross_entropy(rest, torch.tensor([0, 1, 0]))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert users.grad is not None and bool(users.grad.any(dim=(1, 2)).all())
+    assert items.grad is not None and not items.grad[2:].any()

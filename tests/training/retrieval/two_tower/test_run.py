@@ -103,8 +103,9 @@ def test_pairs_without_times_are_read_in_any_order(tmp_path: Path) -> None:
     assert result.test.recall > 2 * popular.values["recall"]
 
 
-def test_several_interests_are_trained_and_the_best_counts(tmp_path: Path) -> None:
-    result = train_any(override(SMALL, ["model.interests=3"]), data := walks(), tmp_path / "run")
+def test_several_interests_are_trained_against_hard_negatives_too_and_the_best_counts(tmp_path: Path) -> None:
+    config = override(SMALL, ["model.interests=3", "model.hard_negatives=4"])
+    result = train_any(config, data := walks(), tmp_path / "run")
     assert result.test.recall > 0.8
     _, learner = load_two_tower(tmp_path / "run", data)
     items_MD = learner.tower.item_rows()
