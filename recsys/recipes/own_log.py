@@ -40,13 +40,13 @@ def two_tower() -> RetrievalRunConfig:
         model=TwoTowerConfig(),
         train=RetrievalTrainConfig(
             loss="softmax",
-            epochs=60,
+            epochs=40,
             batch_size=1024,
-            learning_rate=1e-3,
+            learning_rate=3e-3,
             sampled_items=512,
-            validate_every=2,
+            validate_every=1,
             patience=3,
-            checkpoint_epochs=2,
+            checkpoint_epochs=1,
         ),
         rows=RowConfig(min_count=1),
     )
