@@ -73,6 +73,7 @@ class RetrievalSession:
         self._keys_R = _integers(bundle, "item_id.keys")
         self._item_count = 0 if self._keys_R is None else len(self._keys_R) - 1
         self._no_items: dict[str, Column] = {}
+        self._last_added: tuple[AddedItems | None, dict[str, Column]] = (None, {})
         if item is not None:
             (_, width) = inputs["added.rows"].shape
             self._no_items = {"added.items": _NOTHING, "added.rows": np.zeros((1, int(width)), dtype=np.float32)}
@@ -104,6 +105,16 @@ class RetrievalSession:
         with self.guard.reading():
             rows, known = self._item.run(list(ITEM_OUTPUTS), given)
         return ItemRows(rows, known)
+
+    def _added_inputs(self, added: AddedItems) -> dict[str, Column]:
+        """Inputs of the added items that the bundle has not; kept, for the next search has the same ones."""
+        last, inputs = self._last_added
+        if last is not added:
+            others = ~self.has_items(added.keys)
+            keys, rows = (added.keys, added.rows) if others.all() else (added.keys[others], added.rows[others])
+            inputs = {"added.items": keys, "added.rows": rows} if len(keys) else self._no_items
+            self._last_added = added, inputs  # one assignment: safe among threads
+        return inputs
 
     def retrieve(
         self,
@@ -149,8 +160,8 @@ class RetrievalSession:
             **self._no_items,
             **{name: missing if user is None else user.get(name, missing) for name, missing in self._no_user.items()},
         }
-        if self._no_items and added is not None and len(added):
-            given |= {"added.items": added.keys, "added.rows": added.rows}
+        if self._no_items and added is not None:
+            given |= self._added_inputs(added)
         with self.guard.reading():
             items, scores, known, *of_history = self._graph.run(self._outputs, given)
         history_known = int(of_history[0][0]) if of_history else 0

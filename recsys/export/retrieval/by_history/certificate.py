@@ -189,12 +189,7 @@ def _requests(
     if copies is not None:
         keys_A = _unused_keys(ids.item_keys_M, len(copied_A))
         rows_AR = copies.rows_AR
-        # One whose key the bundle has: its row must not count.
-        foreign = np.flatnonzero(in_bundle_M)[:1]
-        added_keys = np.concatenate([keys_A, ids.item_keys_M[foreign]])
-        order = np.argsort(added_keys)
-        rows = np.concatenate([rows_AR, rows_AR[: len(foreign)] + 1])[order]
-        given = {"added.items": added_keys[order], "added.rows": rows, "seen": keys_A[-1:]}
+        given = {"added.items": keys_A, "added.rows": rows_AR, "seen": keys_A[-1:]}
         nothing |= {"added.items": np.full(1, MISSING), "added.rows": np.zeros_like(rows_AR[:1])}
     name = f"history.{ids.features.item_id.name}"
     for user in users.tolist():

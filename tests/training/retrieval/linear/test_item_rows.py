@@ -90,7 +90,7 @@ def test_a_new_item_is_found_by_those_who_take_what_it_is_like(work: Path) -> No
         events = make_events(FEATURES, item=[first, first + 1, first + 2], timestamp_ms=[1, 2, 3])
         got = session.retrieve(community * USERS_EACH, seen, ITEMS + 1, events, added)
         place = got.items.tolist().index(1000)
-        assert place < ITEMS // 4 if community == 2 else place > ITEMS // 4
+        assert place < 5 if community == 2 else place > 15
     of_new = make_events(FEATURES, item=[1000], timestamp_ms=[1])
     got = session.retrieve(0, seen, 10, of_new, added)
     assert got.known and (COMMUNITY_M[got.items[got.items < 1000]] == 2).all(), "it stands in a history as others do"

@@ -150,6 +150,7 @@ def write_history_graph(
     inputs = history_inputs(item_id, weights)
     if takes_added:
         floats["per_halving"], integers[TABLE_ROWS] = 1.0 / np.log(2.0), len(item_keys) + 1
+        floats["no_history_D1"] = np.zeros((tables.items_MD.shape[1], 1))
         inputs |= added_inputs(2 * tables.items_MD.shape[1])
     return write_graph(
         _nodes(item_id, weights, neighbours=bool(neighbours), takes_added=takes_added),
@@ -215,9 +216,9 @@ def _scores(*, neighbours: bool, takes_added: bool) -> list[NodeProto]:
     if takes_added:
         gathered = [
             *split_rows("rows_U", in_bundle="bundle_rows_U", place="place_U", is_in_bundle="is_in_bundle_U"),
-            node("Split", ["added.rows"], ["added_history_AD", "added_items_AD"], axis=1, num_outputs=2),
             node("Gather", ["item_id.history_rows", "bundle_rows_U"], ["bundle_rows_UD"]),
-            node("Gather", ["added_history_AD", "place_U"], ["added_rows_UD"]),
+            node("Gather", ["added.rows", "place_U"], ["added_rows_UR"]),
+            node("Split", ["added_rows_UR"], ["added_rows_UD", "added_rows_as_items"], axis=1, num_outputs=2),
             node("Unsqueeze", ["is_in_bundle_U", "last_axis"], ["is_in_bundle_U1"]),
             node("Where", ["is_in_bundle_U1", "bundle_rows_UD", "added_rows_UD"], ["rows_UD"]),
         ]
@@ -247,7 +248,9 @@ def _scores(*, neighbours: bool, takes_added: bool) -> list[NodeProto]:
         ]
     if takes_added:
         scores += [
-            node("MatMul", ["added_items_AD", "user_D1"], ["added_scores"]),
+            # All columns, the first half times 0: cutting the rows apart would copy them.
+            node("Concat", ["no_history_D1", "user_D1"], ["user_R1"], axis=0),
+            node("MatMul", ["added.rows", "user_R1"], ["added_scores"]),
             node("Concat", [last, "added_scores"], ["with_added"], axis=0),
         ]
     return scores
