@@ -28,13 +28,16 @@ from recsys.cli.options import (
 from recsys.errors import ConfigError
 
 if TYPE_CHECKING:
-    from recsys.compress.comparison import Comparison
-    from recsys.compress.sweep import SweepProgress
+    from recsys.compress.comparison import Comparison, Shown
+    from recsys.compress.ranking import RankingTrials
+    from recsys.compress.retrieval import RetrievalTrials
+    from recsys.compress.sweep import SweepProgress, Trials
+    from recsys.training.config import RowConfig
 
 Value = TypeVar("Value")
 
 _EXACT_BELOW = 50
-# int8, training, test's difference, log loss, GAUC, maps: what a narrow terminal leaves to compress.md.
+# int8, training, test's difference, the two metrics beside, maps: what a narrow terminal leaves to compress.md.
 _LEAST_IMPORTANT_FIRST = (4, 11, 8, 10, 9, 3)
 
 
@@ -60,8 +63,8 @@ def compress(
         float | None,
         typer.Option(
             "--tolerance",
-            help="Validation AUC that the recommended configuration may lose against the full vocabulary. "
-            "Default: one standard error of the latter's, at least 0.001.",
+            help="Validation AUC (recall of models that rank all items) that the recommended configuration may lose "
+            "against the full vocabulary. Default: one standard error of the latter's, at least 0.001.",
         ),
     ] = None,
     out: Annotated[
@@ -71,31 +74,20 @@ def compress(
     work_dir: WorkOption = WORK_DIR,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a recipe with several row maps at several budgets, draw memory against AUC, and recommend one.
+    """Train a recipe with several row maps at several budgets, draw memory against quality, and recommend one.
+
+    Quality is AUC; of models that rank all items it is recall, and memory that of the tables in training.
 
     Runs that are finished are kept in the folder and never trained again: a stopped command resumes, and
     a longer list of maps, budgets or seeds trains only what is new. `rows.exact_below` is 50 unless the recipe or
     you set it: budgets are for large tables.
     """
-    from recsys.recipes import RETRIEVAL_RECIPES
-    from recsys.recipes import recipe as find_recipe
-    from recsys.training.settings import override
-
-    if recipe in RETRIEVAL_RECIPES:
-        raise ConfigError(
-            f"compress is for ranking models, whose ids may share rows; {recipe} ranks all items and keeps a vector of "
-            "each id: train it with another model.dim, and `recsys compare` the runs"
-        )
-    config = find_recipe(recipe)
-    first = [] if config.rows.exact_below else [f"rows.exact_below={_EXACT_BELOW}"]
-    config = override(config, [*first, *(overrides or [])])
     from recsys.compress.comparison import CompressConfig
     from recsys.compress.report import charts, summary, to_json, verdict, write_report
     from recsys.compress.sweep import compress as run_comparison
-    from recsys.data.datasets import load_dataset
     from recsys.embeddings.quantize import check_kind
     from recsys.plots import print_chart
-    from recsys.progress import progress
+    from recsys.recipes import RETRIEVAL_RECIPES
 
     settings = CompressConfig(
         maps=_list(maps, "--maps", str),  # it checks them
@@ -104,12 +96,12 @@ def compress(
         quantize=check_kind(quantize),
         tolerance=tolerance,
     )
-    out = out or Path("runs") / f"{config.recipe}-compress"
-    with progress(notes, "reading the data"):
-        loaded = load_dataset(config.data.dataset, recent=config.data.recent, work_dir=work_dir, path=data)
-    notes.print(f"data: {loaded.raw.source}", markup=False)
-    with _progress(notes) as report:
-        comparison = run_comparison(config, loaded.dataset, out, settings, report=report)
+    out = out or Path("runs") / f"{recipe}-compress"
+    ranks_all = recipe in RETRIEVAL_RECIPES
+    find = _retrieval_trials if ranks_all else _ranking_trials
+    trials: Trials[Any] = find(recipe, overrides or [], data, work_dir)
+    with _progress(notes, trials.shown) as report:
+        comparison = run_comparison(trials, out, settings, report=report)
     write_report(comparison, out)
     if as_json:
         print(json.dumps({"out": str(out), **to_json(comparison)}))
@@ -122,9 +114,45 @@ def compress(
     print_lines(f"it is {line}" for line in verdict(comparison))
     best = out / "runs" / comparison.recommended.runs[0].run
     output.print(f"{out}: compress.png, compress.md, compress.json", markup=False, highlight=False, soft_wrap=True)
-    stored = "" if settings.quantize == "none" else f" --quantize {settings.quantize}"
+    # A bundle that retrieves holds final vectors, which are not the tables that were compared.
+    stored = "" if settings.quantize == "none" or ranks_all else f" --quantize {settings.quantize}"
     following = f"\nNext: recsys export {best} --out {out}/bundle{stored}{where_data_is(data, work_dir)}"
     output.print(following, markup=False, highlight=False, soft_wrap=True)
+
+
+def _ranking_trials(recipe: str, overrides: list[str], data: Path | None, work_dir: Path) -> RankingTrials:
+    from recsys.compress.ranking import RankingTrials
+    from recsys.data.datasets import load_dataset
+    from recsys.progress import progress
+    from recsys.recipes import recipe as find_recipe
+    from recsys.training.settings import override
+
+    config = find_recipe(recipe)
+    config = override(config, [*_first(config.rows), *overrides])
+    with progress(notes, "reading the data"):
+        loaded = load_dataset(config.data.dataset, recent=config.data.recent, work_dir=work_dir, path=data)
+    notes.print(f"data: {loaded.raw.source}", markup=False)
+    return RankingTrials(config, loaded.dataset)
+
+
+def _retrieval_trials(recipe: str, overrides: list[str], data: Path | None, work_dir: Path) -> RetrievalTrials:
+    from recsys.cli.retrieval_runs import load
+    from recsys.compress.retrieval import RetrievalTrials, check_model
+    from recsys.progress import progress
+    from recsys.recipes import RETRIEVAL_RECIPES
+    from recsys.training.settings import override
+
+    config = override(RETRIEVAL_RECIPES[recipe](), overrides)
+    check_model(config)
+    config = override(config, [*_first(config.rows), *overrides])
+    with progress(notes, "reading the data"):
+        interactions = load(config.data, data, work_dir)
+    notes.print(f"data: {interactions.source}", markup=False)
+    return RetrievalTrials(config, interactions)
+
+
+def _first(rows: RowConfig) -> list[str]:
+    return [] if rows.exact_below else [f"rows.exact_below={_EXACT_BELOW}"]
 
 
 def _list(text: str, option: str, convert: Callable[[str], Value]) -> tuple[Value, ...]:
@@ -136,23 +164,23 @@ def _list(text: str, option: str, convert: Callable[[str], Value]) -> tuple[Valu
 
 def _table(comparison: Comparison, width: int) -> Table:
     """As many columns as the terminal has room for."""
-    from recsys.compress.report import HEADERS, baseline_cells, cells
+    from recsys.compress.report import COLUMNS, baseline_cells, cells, headers
 
-    found, beside = cells(comparison), baseline_cells(comparison)
-    possible = [*(texts for texts in found if len(texts) == len(HEADERS)), *beside]
-    widths = [max(len(texts[i]) for texts in (HEADERS, *possible)) + 2 for i in range(len(HEADERS))]
-    shown = set(range(len(HEADERS)))
+    names, found, beside = headers(comparison), cells(comparison), baseline_cells(comparison)
+    possible = [*(texts for texts in found if len(texts) == COLUMNS), *beside]
+    widths = [max(len(texts[i]) for texts in (names, *possible)) + 2 for i in range(COLUMNS)]
+    shown = set(range(COLUMNS))
     for column in _LEAST_IMPORTANT_FIRST:
         if sum(widths[i] for i in shown) > width:
             shown.discard(column)
     table = Table(box=None, pad_edge=False)
     for i in sorted(shown):
-        table.add_column(HEADERS[i], justify="left" if i == 0 else "right", no_wrap=True)
+        table.add_column(names[i], justify="left" if i == 0 else "right", no_wrap=True)
     reasons = []
     for row, texts in zip(comparison.rows, found, strict=True):
         if row.impossible is not None:
             reasons.append(f"{row.choice}: {texts[-1]}")
-            texts = (*texts[:2], "-", *[""] * len(HEADERS))
+            texts = (*texts[:2], "-", *[""] * COLUMNS)
         table.add_row(*(texts[i] for i in sorted(shown)), style="bold" if row is comparison.recommended else "")
     for texts in beside:
         table.add_row(*(texts[i] for i in sorted(shown)))
@@ -163,7 +191,7 @@ def _table(comparison: Comparison, width: int) -> Table:
 
 
 @contextmanager
-def _progress(console: Console) -> Iterator[Callable[[SweepProgress], None]]:
+def _progress(console: Console, shown: Shown) -> Iterator[Callable[[SweepProgress], None]]:
     """Progress of the run that trains; a line for each that is done."""
     from recsys.progress import progress as show_progress
 
@@ -187,7 +215,7 @@ def _progress(console: Console) -> Iterator[Callable[[SweepProgress], None]]:
             else:
                 run: Any = progress.measured
                 seconds = "" if run.train_s is None else f", trained in {run.train_s:.1f} s"
-                outcome = f"validation AUC {run.validation.auc:.4f}{seconds}"
+                outcome = f"validation {shown.label} {run.validation[shown.metric]:.4f}{seconds}"
             left = (time.monotonic() - started) / progress.number * (progress.total - progress.number)
             note = f"; about {left:,.0f} s left" if left else ""
             console.print(f"{what}: {outcome}{note}", highlight=False, markup=False, soft_wrap=True)

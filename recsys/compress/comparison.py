@@ -14,7 +14,6 @@ from typing import Any
 from recsys.embeddings.quantize import Kind
 from recsys.embeddings.row_maps.registry import ROW_MAPS
 from recsys.errors import ConfigError, nearest
-from recsys.evaluation.evaluate import Metrics
 from recsys.training.config import MapName
 
 LEAST_TOLERANCE = 0.001
@@ -29,8 +28,8 @@ class CompressConfig:
         budgets: of each map, as ``rows.budget``.
         seeds: runs of each configuration; they differ in ``train.seed`` and ``rows.seed``.
         quantize: in what form tables are counted when a configuration is chosen; all are trained in float32.
-        tolerance: validation AUC that the choice may lose against the full model; None: one standard error of the
-            full model's mean, and 0.001 at least.
+        tolerance: of the validation metric, what the choice may lose against the full model; None: one standard error
+            of the full model's mean, and 0.001 at least.
     """
 
     maps: tuple[MapName, ...]
@@ -57,6 +56,20 @@ class CompressConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shown:
+    """The metrics of a kind of run that a comparison chooses by and shows; more is better of the first.
+
+    Attributes:
+        metric, label: that chooses, by its name and for people.
+        others: split, name and label of those beside it.
+    """
+
+    metric: str
+    label: str
+    others: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Choice:
     """A configuration: a map at a budget, or the full vocabulary, which has none."""
 
@@ -73,7 +86,7 @@ class Measurement:
 
     Attributes:
         run: name of its folder in ``runs``.
-        validation, test: metrics; ``test`` is None if that split is empty.
+        validation, test: metrics by name; ``test`` is None if that split is empty.
         table_bytes: of the embedding tables, by the form they are stored in.
         map_bytes: of the row maps.
         train_s: of all training steps, by their rate, without evaluation; None if it went on after the last one.
@@ -81,12 +94,17 @@ class Measurement:
     """
 
     run: str
-    validation: Metrics
-    test: Metrics | None
+    validation: Mapping[str, float | None]
+    test: Mapping[str, float | None] | None
     table_bytes: Mapping[Kind, int]
     map_bytes: int
     train_s: float | None
     baselines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def value(self, split: str, metric: str) -> float | None:
+        """A metric of a split; None without."""
+        values = self.validation if split == "validation" else self.test
+        return None if values is None else values.get(metric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +128,15 @@ class Row:
         values = [value(run) for run in self.runs]
         return mean_std([v for v in values if v is not None]) if values and None not in values else None
 
-    @property
-    def auc(self) -> float:
-        """Mean on the validation split."""
-        return statistics.fmean(run.validation.auc for run in self.runs)
+    def of(self, split: str, metric: str) -> MeanStd | None:
+        """A metric over the runs; None if a run does not have it."""
+        return self.mean_std(lambda run: run.value(split, metric))
+
+    def validated(self, metric: str) -> float:
+        """Mean of a metric on the validation split."""
+        found = self.of("validation", metric)
+        assert found is not None, "a run is chosen by a metric that it has"
+        return found.mean
 
     def table_bytes(self, kind: Kind) -> int:
         """Mean over the runs: clusters of another seed may be more or fewer."""
@@ -136,6 +159,7 @@ class Comparison:
     recipe: str
     settings: CompressConfig
     fingerprint: str
+    shown: Shown
     tolerance: float
     rows: tuple[Row, ...]
     recommended: Row
@@ -157,28 +181,34 @@ class Comparison:
 
     @property
     def front(self) -> list[Row]:
-        """Rows that no other beats in memory and validation AUC, by rising memory."""
+        """Rows that no other beats in memory and on the validation split, by rising memory."""
         sizes = [row.size_bytes(self.settings.quantize) for row in self.possible]
-        return [self.possible[i] for i in pareto_front(sizes, [row.auc for row in self.possible])]
+        qualities = [row.validated(self.shown.metric) for row in self.possible]
+        return [self.possible[i] for i in pareto_front(sizes, qualities)]
 
 
-def compare(recipe: str, settings: CompressConfig, rows: Sequence[Row], *, fingerprint: str) -> Comparison:
+def compare(
+    recipe: str, settings: CompressConfig, rows: Sequence[Row], *, fingerprint: str, shown: Shown
+) -> Comparison:
     """Choose among measured configurations, the first of which is the full vocabulary.
 
-    The recommended one needs the least memory of those whose mean validation AUC is at most the tolerance below
-    the full model's.
+    The recommended one needs the least memory of those whose mean on the validation split is at most the tolerance
+    below the full model's.
     """
-    full = rows[0]
+    full, metric = rows[0], shown.metric
     tolerance = settings.tolerance
     if tolerance is None:
-        auc = mean_std([run.validation.auc for run in full.runs])
-        tolerance = max(LEAST_TOLERANCE, (auc.std or 0.0) / math.sqrt(len(full.runs)))
-    good = [row for row in rows if row.impossible is None and full.auc - row.auc <= tolerance]
-    recommended = min(good, key=lambda row: (row.size_bytes(settings.quantize), -row.auc))
+        of_full = full.of("validation", metric)
+        deviation = 0.0 if of_full is None else of_full.std or 0.0
+        tolerance = max(LEAST_TOLERANCE, deviation / math.sqrt(len(full.runs)))
+    best = full.validated(metric)
+    good = [row for row in rows if row.impossible is None and best - row.validated(metric) <= tolerance]
+    recommended = min(good, key=lambda row: (row.size_bytes(settings.quantize), -row.validated(metric)))
     return Comparison(
         recipe=recipe,
         settings=settings,
         fingerprint=fingerprint,
+        shown=shown,
         tolerance=tolerance,
         rows=tuple(rows),
         recommended=recommended,

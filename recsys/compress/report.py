@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recsys.compress.comparison import Comparison, MeanStd, Measurement, Row
+from recsys.compress.comparison import Comparison, MeanStd, Row
 from recsys.evaluation.report import LABELS
 from recsys.files import make_folder, write_atomically
 from recsys.plots import Chart, Series, write_png
 
-HEADERS = (
-    "map",
-    "budget",
-    "tables",
-    "maps",
-    "tables, int8",
-    "validation AUC",
-    "to full",
-    "test AUC",
-    "to full",
-    "test GAUC",
-    "test log loss",
-    "training",
-)
+COLUMNS = 12
+"""Of the table: eight of all comparisons, two metrics beside, and two more."""
+
+
+def headers(comparison: Comparison) -> tuple[str, ...]:
+    """Headings of the table."""
+    label, others = comparison.shown.label, comparison.shown.others
+    return (
+        *(
+            "map",
+            "budget",
+            "tables",
+            "maps",
+            "tables, int8",
+            f"validation {label}",
+            "to full",
+            f"test {label}",
+            "to full",
+        ),
+        *(f"{split} {name}" for split, _, name in others),
+        "training",
+    )
 
 
 def write_report(comparison: Comparison, out: Path) -> None:
@@ -43,25 +50,25 @@ def write_report(comparison: Comparison, out: Path) -> None:
 
 
 def charts(comparison: Comparison) -> list[Chart]:
-    """Memory against validation AUC, and against test AUC where there is a test split.
+    """Memory against the metric on the validation split, and on the test split where there is one.
 
     The recommended point is the one that validation chose in both. Only validation has the line of the best: on the
     test split nothing is chosen.
     """
-    found = [_chart(comparison, "validation", lambda run: run.validation.auc)]
+    found = [_chart(comparison, "validation")]
     if comparison.full.runs[0].test is not None:
-        found.append(_chart(comparison, "test", _of_test("auc")))
+        found.append(_chart(comparison, "test"))
     return found
 
 
 def cells(comparison: Comparison) -> list[tuple[str, ...]]:
-    """The table's rows under :data:`HEADERS`; the last cells of an impossible one say why."""
+    """The table's rows under :func:`headers`; the last cells of an impossible one say why."""
     return [_cells(row, comparison) for row in comparison.rows]
 
 
 def baseline_cells(comparison: Comparison) -> list[tuple[str, ...]]:
-    """Rows of popularity and chance, which need no tables, under the same headers."""
-    found = []
+    """Rows of popularity, chance and others that need no tables, under the same headers."""
+    found, shown, full = [], comparison.shown, comparison.full
     splits = comparison.baselines
     for name in splits.get("validation", {}):
 
@@ -73,26 +80,25 @@ def baseline_cells(comparison: Comparison) -> list[tuple[str, ...]]:
             number = value(split, metric)
             return "none" if number is None else f"{number:.4f}"
 
-        def to_full(split: str, full: MeanStd | None) -> str:
-            number = value(split, "auc")
-            return "" if number is None or full is None else f"{number - full.mean:+.4f}"
+        def to_full(split: str) -> str:
+            number, of_full = value(split, shown.metric), full.of(split, shown.metric)
+            return "" if number is None or of_full is None else f"{number - of_full.mean:+.4f}"
 
-        full = comparison.full
-        of_validation = to_full("validation", full.mean_std(lambda run: run.validation.auc))
-        of_test = to_full("test", full.mean_std(_of_test("auc")))
-        auc, gauc, loss = (text("test", metric) for metric in ("auc", "gauc", "log_loss"))
-        found.append((name, *[""] * 4, text("validation", "auc"), of_validation, auc, of_test, gauc, loss, ""))
+        both = [cell for split in ("validation", "test") for cell in (text(split, shown.metric), to_full(split))]
+        found.append((name, *[""] * 4, *both, *(text(split, metric) for split, metric, _ in shown.others), ""))
     return found
 
 
 def verdict(comparison: Comparison) -> list[str]:
-    """Sentences on the metrics by which the recommended configuration is no better than popularity or chance.
+    """Sentences on the metrics by which the recommended configuration is no better than a baseline.
 
     By the 95 % interval of each of its runs on the validation split.
     """
     runs = [run.baselines["validation"] for run in comparison.recommended.runs if "validation" in run.baselines]
     lines = []
-    for name in ("popularity", "chance"):
+    for name in runs[0] if runs else ():
+        if not all(name in run for run in runs):  # one that would have taken long beside a short run
+            continue
         leads = [run[name]["lead"] for run in runs]
         short = {
             metric: sum(lead[metric]["better"] != "model" for lead in leads) for metric in (leads[0] if leads else ())
@@ -113,7 +119,7 @@ def verdict(comparison: Comparison) -> list[str]:
 def summary(comparison: Comparison) -> str:
     """The recommendation, and the rule it follows."""
     full, chosen, kind = comparison.full, comparison.recommended, comparison.settings.quantize
-    within = f"within {comparison.tolerance:.4g} of the full vocabulary's validation AUC"
+    within = f"within {comparison.tolerance:.4g} of the full vocabulary's validation {comparison.shown.label}"
     if chosen is full:
         return f"recommended: the full vocabulary; nothing that needs less memory is {within}"
     counted = "" if kind == "none" else f", tables counted as {kind}"
@@ -127,6 +133,7 @@ def summary(comparison: Comparison) -> str:
 def to_markdown(comparison: Comparison) -> str:
     """The table, with what is needed to read it."""
     seeds = comparison.settings.seeds
+    names = headers(comparison)
     over = "One seed." if seeds == 1 else f"Means over {seeds} seeds ± sample standard deviation."
     lines = [
         f"# Memory against quality: {comparison.recipe}",
@@ -136,15 +143,15 @@ def to_markdown(comparison: Comparison) -> str:
         "",
         f"{over} Tables are float32 unless said; chosen by validation, test only reported.",
         "",
-        "![Memory against AUC](compress.png)",
+        f"![Memory against {comparison.shown.label}](compress.png)",
         "",
-        f"| {' | '.join(HEADERS)} |",
-        f"| --- | {' | '.join('---:' for _ in HEADERS[1:])} |",
+        f"| {' | '.join(names)} |",
+        f"| --- | {' | '.join('---:' for _ in names[1:])} |",
     ]
     for row, texts in zip(comparison.rows, cells(comparison), strict=True):
         bold = "**" if row is comparison.recommended else ""
         texts = tuple(text.replace("|", r"\|") for text in texts)
-        padding = ("",) * (len(HEADERS) - len(texts))
+        padding = ("",) * (COLUMNS - len(texts))
         lines.append(f"| {' | '.join((bold + texts[0] + bold, *texts[1:], *padding))} |")
     lines += [f"| {' | '.join(texts)} |" for texts in baseline_cells(comparison)]
     return "\n".join(lines) + "\n"
@@ -152,7 +159,8 @@ def to_markdown(comparison: Comparison) -> str:
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
     """Everything measured. What has no value is null."""
-    kind = comparison.settings.quantize
+    kind, shown = comparison.settings.quantize, comparison.shown
+    metrics = [("validation", shown.metric), ("test", shown.metric), *(each[:2] for each in shown.others)]
     rows = []
     for row in comparison.rows:
         values: dict[str, Any] = {"map": row.choice.map, "budget": row.choice.budget, "impossible": row.impossible}
@@ -160,10 +168,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             values |= {
                 "table_bytes": {name: row.table_bytes(name) for name in row.runs[0].table_bytes},
                 "map_bytes": row.map_bytes,
-                "validation_auc": _mean_std_values(row.mean_std(lambda run: run.validation.auc)),
-                "test_auc": _mean_std_values(row.mean_std(_of_test("auc"))),
-                "test_gauc": _mean_std_values(row.mean_std(_of_test("gauc"))),
-                "test_log_loss": _mean_std_values(row.mean_std(_of_test("log_loss"))),
+                **{f"{split}_{metric}": _mean_std_values(row.of(split, metric)) for split, metric in metrics},
                 "train_s": _mean_std_values(row.mean_std(lambda run: run.train_s)),
                 "on_front": row in comparison.front,
                 "recommended": row is comparison.recommended,
@@ -202,11 +207,11 @@ def megabytes(size_bytes: int) -> str:
     return f"{size_bytes} B"
 
 
-def _chart(comparison: Comparison, split: str, auc: Callable[[Measurement], float | None]) -> Chart:
-    kind = comparison.settings.quantize
+def _chart(comparison: Comparison, split: str) -> Chart:
+    kind, shown = comparison.settings.quantize, comparison.shown
 
     def series(name: str, rows: list[Row], *, ring: bool = False) -> Series:
-        values = [row.mean_std(auc) or MeanStd(mean=float("nan"), std=None) for row in rows]
+        values = [row.of(split, shown.metric) or MeanStd(mean=float("nan"), std=None) for row in rows]
         return Series(
             name,
             x=[row.size_bytes(kind) for row in rows],
@@ -226,9 +231,9 @@ def _chart(comparison: Comparison, split: str, auc: Callable[[Measurement], floa
         x = [size for start_end in zip(front.x, ends, strict=True) for size in start_end]
         best = [Series("best for its memory", x, [value for value in front.y for _ in range(2)], line=True)]
     return Chart(
-        title=f"{comparison.recipe}: {split} AUC",
+        title=f"{comparison.recipe}: {split} {shown.label}",
         x_label=f"memory of tables{'' if kind == 'none' else f' ({kind})'} and maps, bytes",
-        y_label=f"{split} AUC",
+        y_label=f"{split} {shown.label}",
         series=[
             *best,
             *(series(name, rows) for name, rows in by_map.items()),
@@ -239,13 +244,13 @@ def _chart(comparison: Comparison, split: str, auc: Callable[[Measurement], floa
 
 
 def _cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
-    choice, full = row.choice, comparison.full
+    choice, full, shown = row.choice, comparison.full, comparison.shown
     budget = "" if choice.budget is None else f"{choice.budget:g}"
     if row.impossible is not None:
         return choice.map, budget, f"not possible: {row.impossible}"
 
-    def difference(value: Callable[[Measurement], float | None]) -> str:
-        own, of_full = row.mean_std(value), full.mean_std(value)
+    def difference(split: str) -> str:
+        own, of_full = (each.of(split, shown.metric) for each in (row, full))
         return "" if row is full or own is None or of_full is None else f"{own.mean - of_full.mean:+.4f}"
 
     train = row.mean_std(lambda run: run.train_s)
@@ -255,12 +260,8 @@ def _cells(row: Row, comparison: Comparison) -> tuple[str, ...]:
         megabytes(row.table_bytes("none")),
         megabytes(row.map_bytes),
         megabytes(row.table_bytes("int8")),
-        _text(row.mean_std(lambda run: run.validation.auc)),
-        difference(lambda run: run.validation.auc),
-        _text(row.mean_std(_of_test("auc"))),
-        difference(_of_test("auc")),
-        _text(row.mean_std(_of_test("gauc"))),
-        _text(row.mean_std(_of_test("log_loss"))),
+        *(cell for split in ("validation", "test") for cell in (_text(row.of(split, shown.metric)), difference(split))),
+        *(_text(row.of(split, metric)) for split, metric, _ in shown.others),
         "" if train is None else f"{train.mean:.1f} s",
     )
 
@@ -273,7 +274,3 @@ def _text(value: MeanStd | None) -> str:
 
 def _mean_std_values(value: MeanStd | None) -> dict[str, float | None] | None:
     return None if value is None else dataclasses.asdict(value)
-
-
-def _of_test(name: str) -> Callable[[Measurement], float | None]:
-    return lambda run: None if run.test is None else getattr(run.test, name)

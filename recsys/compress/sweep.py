@@ -1,4 +1,4 @@
-"""Memory against quality: one recipe, trained with several row maps at several budgets and as it is.
+"""Memory against quality: one recipe of either kind, trained with several row maps at several budgets and as it is.
 
 A folder of a comparison::
 
@@ -15,27 +15,84 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
-from recsys.compress.comparison import Choice, Comparison, CompressConfig, Measurement, Row, compare
-from recsys.data.samples.dataset import Dataset
-from recsys.data.samples.fingerprint import data_fingerprint
+from recsys.compress.comparison import Choice, Comparison, CompressConfig, Measurement, Row, Shown, compare
 from recsys.embeddings.quantize import KINDS, row_bytes
+from recsys.embeddings.tables import TableSpec
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
-from recsys.evaluation.baselines import baselines_json
-from recsys.evaluation.evaluate import Metrics
 from recsys.files import locked, make_folder, write_atomically
 from recsys.training.config import RowConfig, RunConfig
 from recsys.training.distributed.processes import check_alone
-from recsys.training.loop import train
 from recsys.training.reports import TrainingProgress
+from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.loop import RetrievalProgress
 from recsys.training.settings import to_json
-from recsys.training.tables.plan import table_specs
+
+Config = TypeVar("Config", RunConfig, RetrievalRunConfig)
 
 VERSION = 1
 """Part of every HASH: raised when results stop being comparable with those of an older version."""
+
+
+StepProgress = TrainingProgress | RetrievalProgress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A run that is done.
+
+    Attributes:
+        validation, test: metrics by name; ``test`` is None if that split is empty.
+        tables: its physical tables.
+        map_bytes: of its row maps.
+        train_s, baselines: as of :class:`recsys.compress.comparison.Measurement`.
+    """
+
+    validation: Mapping[str, float | None]
+    test: Mapping[str, float | None] | None
+    tables: Sequence[TableSpec]
+    map_bytes: int
+    train_s: float | None
+    baselines: Mapping[str, Mapping[str, Any]]
+
+
+class Trials(Protocol[Config]):
+    """A recipe on its data: what ``ranking.py`` and ``retrieval.py`` are."""
+
+    @property
+    def config(self) -> Config:
+        """The recipe. Its ``rows`` are kept but for map, budget and seed."""
+        ...
+
+    @property
+    def shown(self) -> Shown:
+        """Metrics to choose by and to show."""
+        ...
+
+    def check(self) -> None:
+        """Refuse data without a validation part, and a model without tables.
+
+        Raises:
+            ConfigError, InvalidInputError: there is nothing to choose by, or nothing to choose.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """Digest of the data."""
+        ...
+
+    def train(self, config: Config, folder: Path, report: Callable[[StepProgress], None]) -> Outcome:
+        """Train a configuration of the recipe to its end, or go on with it.
+
+        Raises:
+            DataFileError: a file of the run is damaged.
+            InvalidInputError: the configuration cannot be.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +111,13 @@ class SweepProgress:
     total: int
     choice: Choice
     seed: int
-    training: TrainingProgress | None = None
+    training: StepProgress | None = None
     measured: Measurement | None = None
     impossible: str | None = None
 
 
 def compress(
-    config: RunConfig,
-    dataset: Dataset,
+    trials: Trials[Config],
     out: Path,
     settings: CompressConfig,
     *,
@@ -70,47 +126,45 @@ def compress(
     """Train what is not trained yet, and compare. Killed and called again, it goes on where it was.
 
     Args:
-        config: the recipe. Its ``rows`` are kept but for map, budget and seed.
-        dataset: with keys, and with validation samples.
+        trials: the recipe on its data.
         out: folder of the comparison.
         settings: what to compare.
         report: called after each training step and each run.
 
     Raises:
         ConfigError: ``out`` cannot be written, another comparison is writing to it, or there is more than one process.
-        InvalidInputError: there are no validation samples, or the full model cannot be trained.
+        InvalidInputError: as :meth:`Trials.check`; or the full model cannot be trained.
         DataFileError: a file of a run is damaged.
     """
     check_alone("a comparison")
-    if not len(dataset.split("validation")):
-        raise InvalidInputError("the validation split is empty: there is nothing to choose by")
+    trials.check()
     make_folder(out)
     try:
         with locked(out):
-            return _compress(config, dataset, out, settings, report)
+            return _compress(trials, out, settings, report)
     except BlockingIOError:
         raise ConfigError(f"{out}: another comparison is writing to it; wait for it, or choose another --out") from None
 
 
 def _compress(
-    config: RunConfig, dataset: Dataset, out: Path, settings: CompressConfig, report: Callable[[SweepProgress], None]
+    trials: Trials[Config], out: Path, settings: CompressConfig, report: Callable[[SweepProgress], None]
 ) -> Comparison:
-    fingerprint = data_fingerprint(dataset)
+    fingerprint = trials.fingerprint()
     choices = [Choice(map="vocabulary", budget=None)]
     choices += [Choice(map=name, budget=budget) for name in settings.maps for budget in settings.budgets]
     # Seed by seed: a comparison that is stopped early has something of every configuration.
     plan = [(choice, seed) for seed in range(settings.seeds) for choice in choices]
     found: dict[tuple[Choice, int], Measurement | None] = {}
     for choice, seed in plan:
-        folder = out / "runs" / run_name(configure(config, choice, seed=seed), fingerprint)
-        found[choice, seed] = _read_result(folder)
+        folder = out / "runs" / run_name(configure(trials.config, choice, seed=seed), fingerprint)
+        found[choice, seed] = _read_result(folder, trials.shown.metric)
     pending = [each for each in plan if found[each] is None]
     impossible: dict[Choice, str] = {}
     for number, (choice, seed) in enumerate(pending, start=1):
         progress = SweepProgress(number=number, total=len(pending), choice=choice, seed=seed)
         if choice not in impossible:
             try:
-                found[choice, seed] = _run(config, dataset, out / "runs", fingerprint, progress, report)
+                found[choice, seed] = _run(trials, out / "runs", fingerprint, progress, report)
             except DataFileError:
                 raise
             except InvalidInputError as error:
@@ -123,10 +177,10 @@ def _compress(
         runs = [run for seed in range(settings.seeds) if (run := found[choice, seed]) is not None]
         why = impossible.get(choice)
         rows.append(Row(choice=choice, runs=() if why else tuple(runs), impossible=why))
-    return compare(config.recipe, settings, rows, fingerprint=fingerprint)
+    return compare(trials.config.recipe, settings, rows, fingerprint=fingerprint, shown=trials.shown)
 
 
-def configure(config: RunConfig, choice: Choice, *, seed: int) -> RunConfig:
+def configure(config: Config, choice: Choice, *, seed: int) -> Config:
     """The recipe with a map at a budget, or with the full vocabulary, and the seeds of a repetition."""
     rows = replace(config.rows, map=choice.map, seed=config.rows.seed + seed)
     if choice.budget is None:
@@ -139,50 +193,45 @@ def configure(config: RunConfig, choice: Choice, *, seed: int) -> RunConfig:
     return replace(config, rows=rows, train=replace(config.train, seed=config.train.seed + seed))
 
 
-def run_name(config: RunConfig, fingerprint: str) -> str:
+def run_name(config: RunConfig | RetrievalRunConfig, fingerprint: str) -> str:
     """16 hex digits of the configuration, the data and :data:`VERSION`."""
     content = json.dumps([VERSION, fingerprint, json.loads(to_json(config))], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _run(
-    config: RunConfig,
-    dataset: Dataset,
+    trials: Trials[Config],
     runs_dir: Path,
     fingerprint: str,
     progress: SweepProgress,
     report: Callable[[SweepProgress], None],
 ) -> Measurement:
-    run_config = configure(config, progress.choice, seed=progress.seed)
-    folder = runs_dir / run_name(run_config, fingerprint)
+    config = configure(trials.config, progress.choice, seed=progress.seed)
+    folder = runs_dir / run_name(config, fingerprint)
     make_folder(folder)  # here an error is no fault of the configuration
-    result = train(
-        run_config, dataset, folder, resume=True, report=lambda step: report(replace(progress, training=step))
-    )
-    assert result.validation is not None
-    row_maps = result.trained.row_maps
-    specs = table_specs(run_config.tables, run_config.rows, row_maps)
-    samples = len(dataset.split("train")) * run_config.train.epochs
+    done = trials.train(config, folder, lambda step: report(replace(progress, training=step)))
+    tables = done.tables
     measured = Measurement(
         run=folder.name,
-        validation=result.validation,
-        test=result.test,
-        table_bytes={kind: sum(spec.num_rows * row_bytes(kind, spec.dim) for spec in specs) for kind in KINDS},
-        map_bytes=sum(row_map.size_bytes for row_map in row_maps.values()),
-        train_s=samples / result.samples_per_s if result.samples_per_s else None,
-        baselines={split: baselines_json(found) for split, found in result.baselines.items()},
+        validation=done.validation,
+        test=done.test,
+        table_bytes={kind: sum(spec.num_rows * row_bytes(kind, spec.dim) for spec in tables) for kind in KINDS},
+        map_bytes=done.map_bytes,
+        train_s=done.train_s,
+        baselines=done.baselines,
     )
     text = json.dumps(dataclasses.asdict(measured), indent=2, allow_nan=False)
     write_atomically(folder / "result.json", text.encode() + b"\n")
     return measured
 
 
-def _read_result(folder: Path) -> Measurement | None:
+def _read_result(folder: Path, metric: str) -> Measurement | None:
     path = folder / "result.json"
     try:
-        values = json.loads(path.read_text())
-        metrics = {name: values[name] and Metrics(**values[name]) for name in ("validation", "test")}
-        return Measurement(**{**values, **metrics})
+        found = Measurement(**json.loads(path.read_text()))
+        if not isinstance(found.validation[metric], float):
+            raise ValueError(f"its {metric} is {found.validation[metric]!r}")
+        return found
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

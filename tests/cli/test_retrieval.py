@@ -81,10 +81,18 @@ def test_options_of_ranking_models_are_refused(option: str) -> None:
     assert str(done.exception) == f"{name} is for ranking models; lightgcn_gowalla ranks all items"
 
 
-def test_compress_says_what_sets_the_memory_of_a_model_that_ranks_all_items() -> None:
-    done = CliRunner().invoke(app, ["compress", "mf"])
-    assert isinstance(done.exception, ConfigError)
-    assert "mf ranks all items and keeps a vector of each id: train it with another model.dim" in str(done.exception)
+def test_compress_weighs_memory_in_training_against_recall(at_data: Path) -> None:
+    shared = ["train.epochs=2", *(each for each in SMALL if "layers" not in each), "--maps", "hash,graph"]
+    command = ["compress", "mf", *shared, "--budgets", "0.25", "--seeds", "1"]
+    found = recsys(*command)
+    rows = found["rows"]
+    assert isinstance(rows, list) and [row["map"] for row in rows] == ["vocabulary", "hash", "graph"]
+    assert rows[1]["table_bytes"]["none"] == (1 + 30 + 1 + 25) * 8 * 4  # of 120 users and 100 items
+    shown = CliRunner().invoke(app, command, catch_exceptions=False).stdout
+    assert "validation recall@5" in shown and "within 0.001 of the full vocabulary's validation recall@5" in shown
+    assert "\nNext: recsys export runs/mf-compress/runs/" in shown and Path("runs/mf-compress/compress.png").exists()
+    done = CliRunner().invoke(app, ["compress", "linear"])
+    assert isinstance(done.exception, ConfigError) and "linear is a closed form without tables" in str(done.exception)
 
 
 def test_a_run_is_exported_as_a_bundle_that_retrieves(at_data: Path) -> None:

@@ -20,6 +20,7 @@ from support.tiny_run import CONFIG, tiny_dataset
 from recsys.cli.compress import _table
 from recsys.cli.compress import compress as compress_command
 from recsys.compress.comparison import Choice, Comparison, CompressConfig, Measurement, Row, compare, pareto_front
+from recsys.compress.ranking import RankingTrials
 from recsys.compress.report import (
     baseline_cells,
     cells,
@@ -34,7 +35,6 @@ from recsys.compress.sweep import SweepProgress, compress, configure, run_name
 from recsys.data.samples.dataset import Dataset
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
-from recsys.evaluation.evaluate import Metrics
 from recsys.files import locked
 from recsys.training.config import MapName, RowConfig
 from recsys.training.run.folder import load_row_maps
@@ -77,13 +77,17 @@ def dataset() -> Dataset:
 def done(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Comparison]]:
     """A comparison that was never stopped; a test that changes the folder copies it."""
     out = tmp_path_factory.mktemp("compress")
-    yield out, compress(RECIPE, dataset, out, SETTINGS)
+    yield out, run_compress(dataset, out, SETTINGS)
+
+
+def run_compress(dataset: Dataset, out: Path, settings: CompressConfig, **report: Any) -> Comparison:
+    return compress(RankingTrials(RECIPE, dataset), out, settings, **report)
 
 
 def row(name: MapName, budget: float | None, *, size: int, validation: list[float], test: float | None = None) -> Row:
     def run(auc: float) -> Measurement:
-        def metrics(value: float) -> Metrics:
-            return Metrics(auc=value, gauc=None, log_loss=0.5, samples=100, positives=50)
+        def metrics(value: float) -> dict[str, float | None]:
+            return {"auc": value, "gauc": None, "log_loss": 0.5}
 
         return Measurement(
             run="0" * 16,
@@ -99,7 +103,7 @@ def row(name: MapName, budget: float | None, *, size: int, validation: list[floa
 
 def comparison(*rows: Row, **settings: Any) -> Comparison:
     chosen = CompressConfig(maps=("hash",), budgets=(0.5,), **settings)
-    return compare("tiny", chosen, rows, fingerprint="0" * 16)
+    return compare("tiny", chosen, rows, fingerprint="0" * 16, shown=RankingTrials.shown)
 
 
 def test_the_full_vocabulary_comes_first_and_each_map_has_each_budget(done: tuple[Path, Comparison]) -> None:
@@ -163,7 +167,7 @@ def test_a_run_is_found_by_configuration_and_data() -> None:
 
 def test_what_was_trained_is_not_trained_again(done: tuple[Path, Comparison], dataset: Dataset) -> None:
     recorder = Recorder()
-    again = compress(RECIPE, dataset, done[0], SETTINGS, report=recorder)
+    again = run_compress(dataset, done[0], SETTINGS, report=recorder)
     assert again == done[1]
     assert {p.choice.budget for p in recorder.told} == {0.005}
     assert not recorder.measured
@@ -175,7 +179,7 @@ def test_another_seed_and_another_map_train_only_themselves(
     shutil.copytree(done[0], tmp_path / "copy")
     recorder = Recorder()
     wider = replace(SETTINGS, maps=("double_hash", "hash"), budgets=(0.5,), seeds=3)
-    found = compress(RECIPE, dataset, tmp_path / "copy", wider, report=recorder)
+    found = run_compress(dataset, tmp_path / "copy", wider, report=recorder)
     full, hashed, double = (
         Choice(map="vocabulary", budget=None),
         Choice(map="hash", budget=0.5),
@@ -189,9 +193,9 @@ def test_a_comparison_killed_within_a_run_goes_on_there_and_finds_the_same(
     done: tuple[Path, Comparison], dataset: Dataset, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        compress(RECIPE, dataset, tmp_path, SETTINGS, report=Recorder(stop_in_run=2, stop_at_step=25))
+        run_compress(dataset, tmp_path, SETTINGS, report=Recorder(stop_in_run=2, stop_at_step=25))
     recorder = Recorder()
-    found = compress(RECIPE, dataset, tmp_path, SETTINGS, report=recorder)
+    found = run_compress(dataset, tmp_path, SETTINGS, report=recorder)
 
     first = recorder.told[0]
     assert (first.choice, first.seed) == (Choice(map="hash", budget=0.5), 0)
@@ -209,26 +213,26 @@ def test_a_damaged_result_is_refused(done: tuple[Path, Comparison], dataset: Dat
     shutil.copytree(done[0], tmp_path / "copy")
     (tmp_path / "copy" / "runs" / done[1].full.runs[0].run / "result.json").write_text("{")
     with pytest.raises(DataFileError, match="not readable as a result.*delete"):
-        compress(RECIPE, dataset, tmp_path / "copy", SETTINGS)
+        run_compress(dataset, tmp_path / "copy", SETTINGS)
 
 
 def test_data_without_validation_samples_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     splits = {**dataset.samples.splits, "validation": dataset.split("validation")[:0]}
     empty = replace(dataset, samples=replace(dataset.samples, splits=splits))
     with pytest.raises(InvalidInputError, match="validation split is empty"):
-        compress(RECIPE, empty, tmp_path, SETTINGS)
+        run_compress(empty, tmp_path, SETTINGS)
 
 
 def test_several_processes_are_refused(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="one process, but there are 2"):
-        compress(RECIPE, dataset, tmp_path, SETTINGS)
+        run_compress(dataset, tmp_path, SETTINGS)
 
 
 def test_a_folder_that_cannot_be_written_is_no_fault_of_a_configuration(dataset: Dataset) -> None:
     with pytest.raises(ConfigError, match="/proc/nowhere"):
-        compress(RECIPE, dataset, Path("/proc/nowhere"), SETTINGS)
+        run_compress(dataset, Path("/proc/nowhere"), SETTINGS)
 
 
 def test_the_recommendation_follows_validation_not_test() -> None:
@@ -325,7 +329,9 @@ def test_the_written_json_is_valid_and_says_all(done: tuple[Path, Comparison], t
     assert values["recommended"]["map"] == done[1].recommended.choice.map
     assert [(r["map"], r["budget"]) for r in values["rows"]] == [(r.choice.map, r.choice.budget) for r in done[1].rows]
     full = values["rows"][0]
-    assert full["test_auc"]["mean"] == pytest.approx(statistics.fmean(r.test.auc for r in done[1].full.runs if r.test))
+    assert full["test_auc"]["mean"] == pytest.approx(
+        statistics.fmean(r.test["auc"] for r in done[1].full.runs if r.test)
+    )
     assert len(full["runs"]) == 2
     assert (tmp_path / "compress.png").read_bytes().startswith(b"\x89PNG")
 
@@ -354,7 +360,7 @@ def test_popularity_and_chance_stand_beside_every_configuration(done: tuple[Path
     popular, chance = baseline_cells(found)
     assert popular[0] == "popularity" and chance[0] == "chance"
     assert popular[5] == f"{expected['validation']['popularity']['auc']:.4f}" and chance[5] == "0.5000"
-    assert popular[6] == f"{expected['validation']['popularity']['auc'] - found.full.auc:+.4f}"
+    assert popular[6] == f"{expected['validation']['popularity']['auc'] - found.full.validated('auc'):+.4f}"
     assert popular[10] == f"{expected['test']['popularity']['log_loss']:.4f}"
     values = to_json(found)["baselines"]
     assert values["test"]["chance"]["log_loss"] == expected["test"]["chance"]["log_loss"]
@@ -411,4 +417,4 @@ def test_the_command_refuses_budgets_that_are_no_numbers(tmp_path: Path) -> None
 
 def test_two_comparisons_do_not_write_to_one_folder(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(ConfigError, match="another comparison is writing to it; wait for it"):
-        compress(CONFIG, tiny_dataset(), tmp_path, SETTINGS)
+        run_compress(tiny_dataset(), tmp_path, SETTINGS)
