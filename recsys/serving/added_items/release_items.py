@@ -152,20 +152,19 @@ class ReleaseItems:
             raise
 
     def _take_in(self, found: Int64Array) -> None:
-        """Have the items that a look at all has found, N keys in order, and no others but those written meanwhile."""
-        there = set(found.tolist())
-        gone = [key for key in self._items if key not in there and key not in self._touched]
-        for key in gone:
-            del self._items[key]
-            self._counts.add("removed")
-        have = [key for key in self._items if key not in self._touched]  # they may have changed in the gap
-        self._add(np.array(have, dtype=np.int64), np.array([self._items[key].time_ms for key in have], dtype=np.int64))
+        """Have the items that a look at all has found, N keys in order. Of those there were, and that it has not found,
+        the rows decide: a cluster whose slots move may leave some out."""
+        have = np.array([key for key in self._items if key not in self._touched], dtype=np.int64)
+        times_ms = np.array([self._items[key].time_ms for key in have.tolist()], dtype=np.int64)
+        there = np.isin(have, found)
+        self._make(have[there], times_ms[there])  # they may have changed in the gap
+        self._make(have[~there], times_ms[~there], empty="removed")
         new = found[~np.isin(found, np.fromiter(self._items.keys() | self._touched, dtype=np.int64))]
         self._add(new, np.zeros(len(new), dtype=np.int64))
         before = 0 if self.current is None else len(self.current)
         self._publish()
         now = len(self._items)
-        if now != before or gone:
+        if now != before:
             _log.info("release %s: %d items that came after training take part in searches", self._release, now)
 
     def _add(self, keys: Int64Array, times_ms: Int64Array) -> Int64Array:
@@ -180,9 +179,7 @@ class ReleaseItems:
         unknown = ~self._index.has_items(keys)
         keys, times_ms = keys[unknown], times_ms[unknown]
         again = np.isin(keys, np.fromiter(self._items, dtype=np.int64))
-        for start in range(0, int(np.count_nonzero(again)), _ITEMS):
-            part = slice(start, start + _ITEMS)
-            self._make(keys[again][part], times_ms[again][part])
+        self._make(keys[again], times_ms[again])
         new, new_ms = keys[~again], times_ms[~again]
         order = np.lexsort((new, -new_ms))
         new, new_ms = new[order], new_ms[order]
@@ -201,8 +198,18 @@ class ReleaseItems:
         """Place of an added item among all, the one that stays longest first."""
         return -self._items[key].time_ms, key
 
-    def _make(self, keys: Int64Array, times_ms: Int64Array) -> None:
-        """Read the attributes of items and make their rows; an item that has none any more is added no more."""
+    def _make(self, keys: Int64Array, times_ms: Int64Array, *, empty: str = "no_attributes") -> None:
+        """Read the attributes of items and make their rows; an item that has none any more is added no more.
+
+        Args:
+            keys, times_ms: of the items, [N].
+            empty: outcome of an item without attributes.
+        """
+        for start in range(0, len(keys), _ITEMS):
+            part = slice(start, start + _ITEMS)
+            self._make_some(keys[part], times_ms[part], empty)
+
+    def _make_some(self, keys: Int64Array, times_ms: Int64Array, empty: str) -> None:
         columns, damaged = self._store.entity_rows(ITEM, keys, timeout_s=_TIMEOUT_S)
         texts: dict[int, str] = {}
         if self._id.id_type == "string":
@@ -219,7 +226,7 @@ class ReleaseItems:
             if place in damaged:
                 why_not = "damaged"
             elif not made.known[place]:
-                why_not = "no_attributes"
+                why_not = empty
             elif not finite[place]:
                 why_not = "not_finite"
             elif self._id.id_type == "string" and key not in texts:
@@ -241,7 +248,7 @@ class ReleaseItems:
         for key in keys.tolist():
             self._items.pop(key, None)
         new = [key for key in keys[:_TOLD].tolist() if key not in self._told]
-        if not new:
+        if not new or outcome not in WHY_NOT:
             return
         if len(self._told) >= _TOLD:
             self._told.clear()
