@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from recsys.errors import InvalidInputError
 from recsys.models.retrieval.hops import Hop, Normalization
 from recsys.models.retrieval.mf import IdVectors
+from recsys.models.retrieval.network import Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +25,14 @@ class LightGcnConfig:
         dim: width of an id's vector.
         layers: of propagation.
         init_std: deviation of an id's first vector per column; 0: Xavier's rule.
+        start: of these vectors: ``random``, or ``svd`` of the training pairs (``svd_start.py``).
     """
 
     kind: Literal["lightgcn"] = "lightgcn"
     dim: int = 64
     layers: int = 3
     init_std: float = 0.1
+    start: Start = "random"
 
 
 class LightGcnLayers(nn.Module):

@@ -26,6 +26,7 @@ from recsys.arrays import Int64Array
 from recsys.embeddings.row_maps.row_map import Combine, RowMap
 from recsys.errors import InvalidInputError, nearest
 from recsys.models.retrieval.hops import Hop, Normalization
+from recsys.models.retrieval.network import Start
 from recsys.models.retrieval.sparse import Half, SparseMatrix, by_columns, sparse_matrix
 
 _COMBINES: tuple[Combine, ...] = ("sum", "product", "concat")
@@ -148,6 +149,7 @@ class MfConfig:
     Attributes:
         dim: width of an id's vector.
         init_std: deviation of an id's first vector per column; 0: Xavier's rule.
+        start: of these vectors: ``random``, or ``svd`` of the training pairs (``svd_start.py``).
     """
 
     layers: ClassVar[int] = 0
@@ -155,6 +157,7 @@ class MfConfig:
     kind: Literal["mf"] = "mf"
     dim: int = 64
     init_std: float = 0.01
+    start: Start = "random"
 
 
 class NoLayers(nn.Module):

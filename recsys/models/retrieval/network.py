@@ -8,12 +8,15 @@ Legend: ``N`` users, ``M`` items, ``D`` width, ``B`` pairs of a batch, ``Z`` nod
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from recsys.models.retrieval.hops import Hop, Normalization
+
+Start = Literal["random", "svd"]
+"""First vectors: drawn, or from the singular vectors of the training pairs (``svd_start.py``)."""
 
 
 class RetrievalConfig(Protocol):

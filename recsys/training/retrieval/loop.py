@@ -31,6 +31,7 @@ from recsys.errors import ConfigError, InvalidInputError
 from recsys.evaluation.baselines import Baseline, baseline_values, baselines_json
 from recsys.evaluation.predictions import USER_FILE, write_user_values
 from recsys.files import write_atomically
+from recsys.models.retrieval.svd_start import svd_vectors
 from recsys.training.distributed.processes import check_alone
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.evaluate import beside
@@ -148,8 +149,11 @@ def train_retrieval_run(
         if older is not None:
             taken, said = begin_with(older, trainer, interactions, maps)
             known, notes = known.and_those_of(taken), (*notes, said)
+        elif getattr(config.model, "start", "random") == "svd" and not resumed:
+            train, sizes = interactions.train, (interactions.num_users, interactions.num_items)
+            trainer.begin(*svd_vectors(config.model, train.user_E, train.item_E, *sizes, train.weight_E), {})
         if begun is not None:
-            taken, said = begun.begin(trainer, interactions)
+            taken, said = begun.begin(trainer, interactions, learnt)
             known, notes = known.and_those_of(taken), (*notes, said)
         checkpoint = open_retrieval_run(config, interactions, run_dir, resume=resume)
         if checkpoint is not None:
