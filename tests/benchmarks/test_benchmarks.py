@@ -123,6 +123,7 @@ FIGURES = {
         "graphhash.mf.recall_gain",
         "graphhash.mf.ndcg_gain",
     ],
+    "old_index": [f"old_index.{way}" for way in ("new", "frozen", "procrustes", "linear", "basis", "relative", "raw")],
     "quantize": [
         *(f"{kind}.size_ratio" for kind in QUANTIZED),
         *(f"{kind}.lookup_over_float32.{rows}_rows" for rows in (20, 200) for kind in QUANTIZED),
@@ -209,6 +210,7 @@ LONG = {
     "serving_peers",
     "retrieve",
     "retrieval_models",
+    "old_index",
     "way_in",
     "releases",
 }
