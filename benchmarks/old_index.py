@@ -39,7 +39,7 @@ from recsys.models.retrieval.mf import bpr_loss, training_pairs
 from recsys.recipes import RETRIEVAL_RECIPES
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.loop import RetrievalRunResult, train_retrieval_run
-from recsys.training.retrieval.negatives import NegativeSampler
+from recsys.training.retrieval.pairs.negatives import NegativeSampler
 from recsys.training.retrieval.ranking import rank_all
 from recsys.training.settings import override
 

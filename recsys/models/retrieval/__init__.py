@@ -3,7 +3,7 @@
 Models: ``mf.py`` (and the BPR loss), ``lightgcn.py``, ``ngcf.py``; ``linear.py``, a closed form, and ``spectrum.py``,
 its eigenvectors; ``two_tower/``, trained on histories. ``losses.py``: softmax, cosine contrastive. ``network.py``: the
 promises of a model, and its first vectors; ``first_rows.py``: rows that these are made of; ``svd_start.py``: vectors
-from singular vectors. ``hops.py``: messages over the graph. ``neighbour_sampling.py``: the part of it that a batch needs.
+from singular vectors. ``hops.py``: messages over the graph. ``neighbour_sampling.py``: the part that a batch needs.
 ``sparse.py``: fixed sparse matrices times dense ones. ``history_weights.py``: weights of the events of a history.
 ``attributes.py``: rows of items by their attributes; ``ridge.py``: the regression that fits them.
 

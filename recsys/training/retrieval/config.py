@@ -149,9 +149,9 @@ class RetrievalRunConfig:
                 raise ConfigError(
                     f"recipe {self.recipe!r}: train.{name} is {value!r} beside train.freeze_items; leave it out: {why}"
                 )
-        if getattr(self.model, "start", "random") != "random":
+        if (start := getattr(self.model, "start", "random")) != "random":
             raise ConfigError(
-                f"recipe {self.recipe!r}: model.start is {getattr(self.model, 'start')!r} beside train.freeze_items; "
+                f"recipe {self.recipe!r}: model.start is {start!r} beside train.freeze_items; "
                 "leave it out: users begin with the sums of their items"
             )
         if self.rows.map != "vocabulary" or self.rows.maps:

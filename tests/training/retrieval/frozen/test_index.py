@@ -217,7 +217,10 @@ def test_a_killed_run_goes_on_to_the_same_last_digit_without_the_bundle(tmp_path
             ["train.freeze_items=nothing"],
             "neither a bundle nor a run's folder with one in it; write one first: `recsys",
         ),
-        (["model.start=svd"], "model.start is 'svd' beside train.freeze_items; leave it out: users begin with the sums"),
+        (
+            ["model.start=svd"],
+            "model.start is 'svd' beside train.freeze_items; leave it out: users begin with the sums",
+        ),
         (["model.dim=4"], "its model.dim is 8, that of this run 4; allowed: the same"),
         (["train.loss=softmax"], "its train.loss is 'bpr', that of this run 'softmax'; allowed: the same"),
         (["model.kind=lightgcn"], "its model.kind is 'mf', that of this run 'lightgcn'; allowed: the same"),
