@@ -53,6 +53,9 @@ RETRIEVE_OUTPUTS = {
 HISTORY_OUTPUTS = {"history_known": TensorInfo(dtype="int64", shape=(1,))}
 """Further outputs of a graph that knows users by their history: how many events are of items that it knows."""
 
+SEGMENT_OUTPUTS = {"segment": TensorInfo(dtype="int64", shape=(1,))}
+"""Further output of a graph with popularity by segment, which reads a feature of users: 1 if its value has a list."""
+
 ITEM_OUTPUTS = ("rows", "known")
 """Outputs of a graph ``item``: of each item its row, float32 [A, R], and how many of its attributes the model knows,
 int64 [A]."""

@@ -48,6 +48,19 @@ def export(
             "--names/--no-names", help="Keep the texts of string ids in the bundle; those of user ids never are."
         ),
     ] = True,
+    segment: Annotated[
+        str | None,
+        typer.Option(
+            "--segment",
+            metavar="FEATURE",
+            help="Of a model that ranks all items: feature of users, such as a country, by which those whom it does "
+            "not know get what is popular. Default: what is popular with all.",
+        ),
+    ] = None,
+    segment_half_life_days: Annotated[
+        float,
+        typer.Option("--segment-half-life-days", help="Days after which a pair counts half for it; 0: never."),
+    ] = 30.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     data: DataOption = None,
     work_dir: WorkOption = WORK_DIR,
@@ -68,8 +81,20 @@ def export(
             raise ConfigError(f"--compute is for ranking models; {run_dir} ranks all items")
         if not names:
             raise ConfigError(f"--no-names is for ranking models; {run_dir} ranks all items, which it answers by name")
-        export_retrieval(run_dir, out, name=name, overwrite=overwrite, data=data, work_dir=work_dir, as_json=as_json)
+        export_retrieval(
+            run_dir,
+            out,
+            name=name,
+            segment=segment,
+            segment_half_life_days=segment_half_life_days,
+            overwrite=overwrite,
+            data=data,
+            work_dir=work_dir,
+            as_json=as_json,
+        )
         return
+    if segment is not None:
+        raise ConfigError(f"--segment is for models that rank all items; {run_dir} is of a ranking model")
     from recsys.progress import progress
 
     with progress(notes, "loading the training packages and the run") as work:

@@ -139,6 +139,8 @@ def export_retrieval(
     out: Path,
     *,
     name: str | None,
+    segment: str | None,
+    segment_half_life_days: float,
     overwrite: bool,
     data: Path | None,
     work_dir: Path,
@@ -146,6 +148,7 @@ def export_retrieval(
 ) -> None:
     """Write a run's model as a bundle that retrieves."""
     from recsys.export.retrieval.bundle import export_retrieval_bundle
+    from recsys.export.retrieval.segments import segments_of
     from recsys.progress import progress
     from recsys.recipes import model_name
     from recsys.training.retrieval.folder import read_retrieval_config
@@ -156,13 +159,18 @@ def export_retrieval(
         work.stage("writing the tables, comparing lists")
         declared = "" if interactions.ids is None else interactions.ids.features.name
         name = name or model_name(config, declared)
-        manifest = export_retrieval_bundle(run_dir, interactions, out, name=name, overwrite=overwrite)
+        by_segment = None if segment is None else segments_of(interactions, segment, segment_half_life_days)
+        manifest = export_retrieval_bundle(
+            run_dir, interactions, out, name=name, segments=by_segment, overwrite=overwrite
+        )
     certificate = manifest.certificate
     sizes = {table: manifest.files[t.file][0] for table, t in manifest.tables.items()}
     if as_json:
-        facts = {"bundle": str(out), "model": manifest.model, "version": manifest.version, "size_bytes": sizes}
+        facts: dict[str, Any] = {"bundle": str(out), "model": manifest.model, "version": manifest.version}
+        facts["size_bytes"] = sizes
         facts |= {"metrics": dict(manifest.metrics), "baselines": manifest.baselines}
         facts["item_inputs"] = list(manifest.item_inputs)
+        facts |= {"segments": None if by_segment is None else by_segment.note}
         print(json.dumps({**facts, "parity": dataclasses.asdict(certificate)}))
         return
     shown = Table("table", "rows", "KB", box=None)
@@ -177,6 +185,7 @@ def export_retrieval(
         f"{certificate.candidates:,} items of {certificate.requests:,} lists "
         f"(allowed {certificate.tolerance:.0e}; {certificate.compared})\n"
         f"items that come after training: {_added(manifest)}\n"
+        f"users who are not known: {'what is popular with all' if by_segment is None else by_segment.note}\n"
         f"\nNext: recsys serve RANKING_BUNDLE --retrieval {out}",
         soft_wrap=True,
         highlight=False,

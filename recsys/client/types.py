@@ -117,6 +117,8 @@ class Retrieval:
         scores: of any size, higher is better; float32, [K].
         model, model_version, release: which model answered, and the release that it belongs to.
         user_known: whether it knows the user; if not, the items are the most popular ones.
+        fallback: of a user whom it does not know: ``popularity``, or ``segment``, what is popular with users of the
+            same segment; else empty.
         history_events: past events whose items were left out.
         degraded, timings_us: as in :class:`Ranking`.
     """
@@ -130,6 +132,7 @@ class Retrieval:
     degraded: tuple[str, ...]
     timings_us: Mapping[str, int] = field(default_factory=dict)
     release: str = ""
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,7 @@ class Recommendation:
         release: that it belongs to.
         retrieval_model, retrieval_model_version, retrieval_release: the one that chose the candidates.
         user_known: whether the retrieval model knows the user; if not, candidates were the most popular items.
+        fallback: as in :class:`Retrieval`.
         history_events: past events the ranking model looked at.
         candidates: how many items were retrieved and ranked.
         degraded, timings_us: as in :class:`Ranking`.
@@ -161,6 +165,7 @@ class Recommendation:
     timings_us: Mapping[str, int] = field(default_factory=dict)
     release: str = ""
     retrieval_release: str = ""
+    fallback: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

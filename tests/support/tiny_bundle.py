@@ -110,15 +110,18 @@ def write_tiny_bundle(
     names: Mapping[str, Sequence[str]] | None = None,
     work: int = 0,
     leave_out: Collection[str] = (),
+    also_read: Collection[str] = (),
     certificate: Certificate = BY_HAND,
     measured: Measured | None = None,
 ) -> Manifest:
     """Write the bundle to ``path``; ``features`` lets a test declare what the graphs do not have, ``items`` another
     table of any number of rows, ``names`` the texts of a table's string ids. ``work``: so many products of two
     matrices of 128 x 128, for nothing, in each run of the rank graph. ``leave_out``: inputs that the user graph
-    does not have. ``measured``: some metrics.
+    does not have. ``also_read``: ids of the user that it has, too, and makes nothing of. ``measured``: some metrics.
     """
     user_inputs = {name: info for name, info in _USER_INPUTS.items() if name not in leave_out}
+    for name in also_read:
+        user_inputs[name] = TensorInfo(dtype="int64", shape=(1,))
     manifest = Manifest(
         model=model,
         feature_set=features,

@@ -13,6 +13,7 @@ from recsys.bundle import Certificate, Manifest, Measured, bundle_writer
 from recsys.export.retrieval.by_history.linear.graph import HistoryTables, write_history_graph
 from recsys.export.retrieval.by_history.linear.item_graph import write_item_graph
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
+from recsys.export.retrieval.segments import Segments, add_segments
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.hashing import string_keys
 from recsys.features.number_transform import NumberTransform
@@ -71,10 +72,14 @@ def write_tiny_retrieval(
     model: str = "finder",
     certificate: Certificate = BY_HAND,
     measured: Measured | None = None,
+    segments: Segments | None = None,
 ) -> Manifest:
     """Write a bundle of these tables; default: :func:`tiny_tables`."""
+    tables = tables or tiny_tables()
     with bundle_writer(path) as writer:
-        graph, infos = write_retrieve_graph(tables or tiny_tables(), writer.folder)
+        graph, infos = write_retrieve_graph(tables, writer.folder)
+        if segments is not None:
+            graph, infos = add_segments(writer.folder, graph, infos, segments, tables.item_keys)
         return writer.finish(
             Manifest(
                 model=model,

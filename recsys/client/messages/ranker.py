@@ -115,6 +115,7 @@ def retrieval(response: ranker_pb2.RetrieveResponse) -> Retrieval:
         model_version=response.model_version,
         release=response.release,
         user_known=response.user_known,
+        fallback=_FALLBACKS.get(response.fallback, ""),
         history_events=response.history_events,
         degraded=degraded_parts(response),
         timings_us=_timings_us(response),
@@ -133,11 +134,15 @@ def recommendation(response: ranker_pb2.RecommendResponse) -> Recommendation:
         retrieval_model_version=response.retrieval_model_version,
         retrieval_release=response.retrieval_release,
         user_known=response.user_known,
+        fallback=_FALLBACKS.get(response.fallback, ""),
         history_events=response.history_events,
         candidates=response.candidates,
         degraded=degraded_parts(response),
         timings_us=_timings_us(response),
     )
+
+
+_FALLBACKS = {ranker_pb2.FALLBACK_POPULARITY: "popularity", ranker_pb2.FALLBACK_SEGMENT: "segment"}
 
 
 def _found(ids: ranker_pb2.Ids) -> npt.NDArray[Any]:

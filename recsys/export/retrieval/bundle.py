@@ -6,7 +6,7 @@ Legend: ``N`` users, ``M`` items, ``D`` width, ``k`` length of a list.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from recsys.export.certificate import TOLERANCE
 from recsys.export.retrieval.by_history.bundle import HISTORY_MODELS, export_history_bundle
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.export.retrieval.lists import LISTS, measured_lists
+from recsys.export.retrieval.segments import Segments, add_segments, certify_segments
 from recsys.features.hashing import MISSING
 from recsys.features.names import ITEM_NAMES, open_names
 from recsys.training.retrieval.evaluate import evaluate_users
@@ -36,7 +37,14 @@ from recsys.training.settings import to_json
 
 
 def export_retrieval_bundle(
-    run_dir: Path, interactions: Interactions, path: Path, *, name: str, overwrite: bool = False, created_at: str = ""
+    run_dir: Path,
+    interactions: Interactions,
+    path: Path,
+    *,
+    name: str,
+    segments: Segments | None = None,
+    overwrite: bool = False,
+    created_at: str = "",
 ) -> Manifest:
     """Write a bundle with a certificate from real users' lists.
 
@@ -48,6 +56,7 @@ def export_retrieval_bundle(
         interactions: what it was trained on.
         path: the bundle's folder.
         name: the model name that requests ask for.
+        segments: lists for users who are not known (``segments_of``); None: what is popular with all.
         overwrite: replace an existing bundle.
         created_at: RFC 3339, on which the bundle's version depends; default: when the run began.
 
@@ -60,7 +69,14 @@ def export_retrieval_bundle(
     """
     if (kind := read_retrieval_config(run_dir).model.kind) in HISTORY_MODELS:
         return export_history_bundle(
-            run_dir, interactions, path, kind=kind, name=name, overwrite=overwrite, created_at=created_at
+            run_dir,
+            interactions,
+            path,
+            kind=kind,
+            name=name,
+            segments=segments,
+            overwrite=overwrite,
+            created_at=created_at,
         )
     interactions, index = of_run(run_dir, interactions)
     ids = ids_of(interactions)
@@ -82,6 +98,8 @@ def export_retrieval_bundle(
     with bundle_writer(path, overwrite=overwrite) as writer:
         (writer.folder / RESAMPLES).write_bytes(resamples_bytes(measured.resamples))
         graph, infos = write_retrieve_graph(tables, writer.folder)
+        if segments is not None:
+            graph, infos = add_segments(writer.folder, graph, infos, segments, ids.item_keys_M)
         tested = users[np.isin(users, interactions.test.user_E)]
         certificate = certify_lists(
             writer.folder / graph.file,
@@ -91,7 +109,10 @@ def export_retrieval_bundle(
             excluded=excluded,
             left_out=np.flatnonzero(~known.items_M),
             list_length=config.train.list_length,
+            beside={} if segments is None else segments.missing,
         )
+        if segments is not None:
+            certify_segments(writer.folder, graph, segments, ids.item_keys_M, list_length=config.train.list_length)
         if names_M is not None:
             certify_names(writer.folder, tables.item_keys, names_M)
         return writer.finish(
@@ -108,6 +129,7 @@ def export_retrieval_bundle(
                 training={
                     "recipe": config.recipe,
                     "config": json.loads(to_json(config)),
+                    **({} if segments is None else {"segments": segments.note}),
                     "data": fingerprint(interactions),
                     "commit": code_version()[0],
                     "recsys": recsys.__version__,
@@ -128,10 +150,11 @@ def certify_lists(
     excluded: tuple[Pairs, ...],
     left_out: Int64Array,
     list_length: int,
+    beside: Mapping[str, Int64Array] | None = None,
 ) -> Certificate:
     """Compare the graph's lists of up to ``LISTS`` of these users with torch's.
 
-    Neither has ``excluded`` pairs, or items that are ``left_out``.
+    Neither has ``excluded`` pairs, or items that are ``left_out``; ``beside`` are further inputs of the graph.
 
     Lists may differ where scores do not, by the tolerance: at each place the two scores, and the graph's score of an
     item and torch's own of it, must agree. The tolerance grows with scores above 1, as rounding does.
@@ -153,8 +176,9 @@ def certify_lists(
         left = min(list_length, len(scores_M) - len(taken))
         expected = scores_M.topk(left).values.numpy()
         got_keys, got, known = session.run(
-            None,
+            ["items", "scores", "known"],
             {
+                **(beside or {}),
                 "user_id": ids.user_keys_N[[user]],
                 "seen": ids.item_keys_M[taken] if len(taken) else np.full(1, MISSING),
                 "k": np.array(list_length, dtype=np.int64),

@@ -127,7 +127,7 @@ def write_graph(
     """Write ``retrieve.onnx`` of these nodes, and its tables.
 
     Args:
-        nodes: in order; they may use the constants of ``_constants``.
+        nodes: in order; they may use the constants of ``id_constants``.
         arrays: tables by name, each a file.
         maps: id maps, whose hash functions are constants of the graph.
         folder: of the bundle.
@@ -140,7 +140,7 @@ def write_graph(
         file = f"tables/{name}.bin"
         write_array(folder / file, array)
         infos[name] = TableInfo(file=file, dtype=str(array.dtype), shape=tuple(array.shape))
-    constants = _constants(**maps)
+    constants = id_constants(**maps)
     constants += [
         numpy_helper.from_array(np.array(value, dtype=np.float32), name) for name, value in (floats or {}).items()
     ]
@@ -155,7 +155,7 @@ def write_graph(
         [_value(name, info) for name, info in outputs.items()],
         [
             *(each for each in constants if each.name in used),
-            *(_external(name, info) for name, info in infos.items()),
+            *(external(name, info) for name, info in infos.items()),
             *(() if traced is None else traced.graph.initializer),
         ],
     )
@@ -270,7 +270,8 @@ def _read_by(nodes: Iterable[NodeProto]) -> set[str]:
     return names
 
 
-def _constants(**tables: IdTable) -> list[TensorProto]:
+def id_constants(**tables: IdTable) -> list[TensorProto]:
+    """Constants that the nodes of this module read, and the hash functions of these maps of ids."""
     values: dict[str, npt.ArrayLike] = {
         "zero": 0,
         "one": 1,
@@ -298,7 +299,8 @@ def _constants(**tables: IdTable) -> list[TensorProto]:
     return [*integers, numpy_helper.from_array(np.array([-np.inf], dtype=np.float32), "never")]
 
 
-def _external(name: str, info: TableInfo) -> TensorProto:
+def external(name: str, info: TableInfo) -> TensorProto:
+    """A tensor that lies in a file of its own."""
     tensor = TensorProto(name=name, data_type=_KINDS[info.dtype], dims=info.shape, data_location=TensorProto.EXTERNAL)
     for key, value in (("location", info.file), ("offset", "0"), ("length", str(info.size_bytes))):
         tensor.external_data.add(key=key, value=value)

@@ -52,6 +52,7 @@ class RetrieveResult:
             0 where it knows users by their ids.
         user_degraded: the history could not be read, so that seen items may be among these.
         added: items that took part beside those of the bundle.
+        segment: the items are popular with users of the same segment, for the model does not know the user.
         items_degraded, history_degraded: never so.
     """
 
@@ -66,6 +67,7 @@ class RetrieveResult:
     history_known: int = 0
     history_unknown: int = 0
     added: AddedItems | None = None
+    segment: bool = False
     items_degraded: bool = False
     history_degraded: bool = False
 
@@ -101,7 +103,7 @@ class RecommendResult:
         user_known: True if the retrieval model knows the user.
         history_events: past events the ranking model looked at.
         candidates: how many items were retrieved and ranked.
-        history_known, history_unknown, added: as in :class:`RetrieveResult`.
+        history_known, history_unknown, added, segment: as in :class:`RetrieveResult`.
         ranked: all of them; None if there were none.
         user_degraded, items_degraded, history_degraded: as in ``RankResult``.
     """
@@ -120,6 +122,7 @@ class RecommendResult:
     history_known: int = 0
     history_unknown: int = 0
     added: AddedItems | None = None
+    segment: bool = False
     ranked: Ranked | None = None
     user_degraded: bool = False
     items_degraded: bool = False

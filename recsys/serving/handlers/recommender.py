@@ -205,6 +205,7 @@ class Recommender:
             history_known=found.history_known,
             history_unknown=found.history_unknown,
             added=found.added,
+            segment=found.segment,
             ranked=ranked.ranked,
             user_degraded=ranked.user_degraded,
             items_degraded=ranked.items_degraded,
@@ -257,6 +258,7 @@ class Recommender:
             history_unknown=found.history_unknown,
             user_degraded=user.degraded,
             added=added,
+            segment=found.segment,
         )
 
 
@@ -342,5 +344,6 @@ def _nothing(found: RetrieveResult, ranker: Ranker) -> RecommendResult:
         candidates=0,
         history_known=found.history_known,
         history_unknown=found.history_unknown,
+        segment=found.segment,
         user_degraded=found.user_degraded,
     )

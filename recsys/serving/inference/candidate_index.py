@@ -30,6 +30,7 @@ class Retrieved:
         known: True if the model knows the user; if not, these are the most popular items.
         history_known, history_unknown: events of the history that are of items that the model knows, and of others;
             0 where it reads none.
+        segment: True if these are the items that are popular with users of the same segment, whom it does not know.
     """
 
     items: Int64Array
@@ -37,6 +38,7 @@ class Retrieved:
     known: bool
     history_known: int = 0
     history_unknown: int = 0
+    segment: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from recsys.bundle import (
     ITEM_OUTPUTS,
     RETRIEVE_INPUTS,
     RETRIEVE_OUTPUTS,
+    SEGMENT_OUTPUTS,
     Bundle,
     TensorInfo,
     added_inputs,
@@ -69,7 +70,7 @@ class RetrievalSession:
         self.item_inputs = () if item is None else tuple(inputs_of(item))
         self._no_user = {each.name: missing_column(each, 1) for each in bundle.features.user if each.name in inputs}
         self.user_inputs = tuple(self._no_user)
-        self._outputs = list(_outputs(bundle))
+        self._outputs = list(_outputs(bundle, inputs, outputs_of(graph)))
         self._keys_R = _integers(bundle, "item_id.keys")
         self._item_count = 0 if self._keys_R is None else len(self._keys_R) - 1
         self._no_items: dict[str, Column] = {}
@@ -163,10 +164,12 @@ class RetrievalSession:
         if self._no_items and added is not None:
             given |= self._added_inputs(added)
         with self.guard.reading():
-            items, scores, known, *of_history = self._graph.run(self._outputs, given)
-        history_known = int(of_history[0][0]) if of_history else 0
+            items, scores, *others = self._graph.run(self._outputs, given)
+        flags = {name: int(value[0]) for name, value in zip(self._outputs[2:], others, strict=True)}
+        known, history_known = bool(flags["known"]), flags.get("history_known", 0)
         read = len(events) if self.history_fields and events is not None else 0
-        return Retrieved(items, scores, bool(known[0]), history_known, read - history_known)
+        segment = not known and bool(flags.get("segment"))
+        return Retrieved(items, scores, known, history_known, read - history_known, segment)
 
 
 def history_columns(features: FeatureSet, events: Events | None, fields: Sequence[str]) -> dict[str, Int64Array]:
@@ -230,7 +233,7 @@ def _open(
         _check_item(bundle, item)
     for side, expected, found in (
         ("input", _inputs(bundle, inputs_of(graph)), inputs_of(graph)),
-        ("output", _outputs(bundle), outputs_of(graph)),
+        ("output", _outputs(bundle, inputs_of(graph), outputs_of(graph)), outputs_of(graph)),
     ):
         for name in [*expected, *found]:
             where = f"graph 'retrieve', {side} {name!r}"
@@ -258,7 +261,7 @@ def _inputs(bundle: Bundle, found: Mapping[str, TensorInfo]) -> dict[str, Tensor
     if bundle.manifest.knows_users_by == "id":
         if takes_added:
             raise BundleError(f"{bundle.path}: it has a graph 'item' and knows users by id; expected by history")
-        return RETRIEVE_INPUTS
+        return {**RETRIEVE_INPUTS, **_user_inputs(bundle, found)}
     history = bundle.features.history
     if history is None:
         raise BundleError(
@@ -268,9 +271,13 @@ def _inputs(bundle: Bundle, found: Mapping[str, TensorInfo]) -> dict[str, Tensor
     may = {item, _TIMESTAMP, *(f"{_HISTORY}{attribute.name}" for attribute in history.attributes)}
     read = {item, *(may & set(found))}
     added = added_inputs(_row_width(bundle)) if takes_added else {}
-    user = {each.name: _feature_tensor(each, 1) for each in bundle.features.user if each.name in found}
     events = {name: TensorInfo(dtype="int64", shape=("S",)) for name in sorted(read)}
-    return {**RETRIEVE_INPUTS, **events, **user, **added}
+    return {**RETRIEVE_INPUTS, **events, **_user_inputs(bundle, found), **added}
+
+
+def _user_inputs(bundle: Bundle, found: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """Those of the graph's inputs that are features of users, as they are encoded."""
+    return {each.name: _feature_tensor(each, 1) for each in bundle.features.user if each.name in found}
 
 
 def _row_width(bundle: Bundle) -> int:
@@ -298,9 +305,16 @@ def _feature_tensor(feature: Feature, length: int | str) -> TensorInfo:
     return TensorInfo(dtype="int64", shape=(length,) if feature.max_values == 1 else (length, feature.max_values))
 
 
-def _outputs(bundle: Bundle) -> dict[str, TensorInfo]:
-    by_history = bundle.manifest.knows_users_by == "history"
-    return {**RETRIEVE_OUTPUTS, **HISTORY_OUTPUTS} if by_history else RETRIEVE_OUTPUTS
+def _outputs(
+    bundle: Bundle, inputs: Mapping[str, TensorInfo], found: Mapping[str, TensorInfo]
+) -> dict[str, TensorInfo]:
+    """Outputs that the graph must have: a segment's, if it has that and reads a feature of the user."""
+    outputs = dict(RETRIEVE_OUTPUTS)
+    if bundle.manifest.knows_users_by == "history":
+        outputs |= HISTORY_OUTPUTS
+    if set(SEGMENT_OUTPUTS) & set(found) and _user_inputs(bundle, inputs):
+        outputs |= SEGMENT_OUTPUTS
+    return outputs
 
 
 def _check_sample(bundle: Bundle, session: RetrievalSession, user_key: int, events: Events | None) -> None:

@@ -24,12 +24,14 @@ class Answer(NamedTuple):
 
     Attributes:
         history: how many are of items that the retrieval model has, and of items that it has not.
+        fallback: one of ``FALLBACKS`` of a user whom that does not know; empty for others.
     """
 
     release: LoadedRelease
     result: Degradable
     ranked: Ranked | None = None
     history: tuple[int, int] = (0, 0)
+    fallback: str = ""
 
 
 class AnswerCounts:
@@ -56,10 +58,12 @@ class AnswerCounts:
         timer.finish()
         stages_us, candidates = timer.in_us(), 0
         sums: dict[int, tuple[bool, int, float]] = {}
-        for release, result, ranked, history in answers:
+        for release, result, ranked, history, fallback in answers:
             for item, events in zip(("known", "unknown"), history, strict=True):
                 if events:
                     self._telemetry.count("retrieve_history_events", item, by=events)
+            if fallback:
+                self._telemetry.count("fallbacks", fallback)
             parts = degraded_parts(result)
             for part in parts:
                 self._telemetry.count("degraded", part)
@@ -83,7 +87,7 @@ class AnswerCounts:
 
     def _look(self, answer: Answer) -> None:
         """Look into a request: ids that the store does not know, missing values, scores."""
-        release, result, ranked, _ = answer
+        release, result, ranked, *_ = answer
         if self._telemetry is None or ranked is None or ranked.inputs is None:
             return
         inputs = ranked.inputs

@@ -22,6 +22,7 @@ from recsys.serving.rpc.convert import retrieval as convert_retrieval
 from recsys.serving.rpc.convert.answers import degraded_parts
 from recsys.serving.settings import Settings
 from recsys.serving.telemetry.counters import Telemetry
+from recsys.serving.telemetry.families import FALLBACKS
 from recsys.serving.telemetry.stage_timer import StageTimer
 
 EXPLAIN_S = 10.0
@@ -106,7 +107,7 @@ class RankerService:
                 response = convert_retrieval.retrieve_response(
                     result, query, names=recommender.index.names, include_timings=message.timings
                 )
-            self._counts.answered(query.timer, [Answer(release, result, history=_history(result))])
+            self._counts.answered(query.timer, [Answer(release, result, None, _history(result), _fallback(result))])
             if self._shadow is not None and route.shadow:
                 answered = Retrieved(query=query, items=result.items)
                 self._shadow.offer(route, release, answered, degraded=result.user_degraded)
@@ -127,7 +128,9 @@ class RankerService:
                 response = convert_retrieval.recommend_response(
                     result, query, names=recommender.index.names, include_timings=message.timings
                 )
-            self._answered(query.timer, [route], [Answer(release, result, result.ranked, _history(result))])
+            self._answered(
+                query.timer, [route], [Answer(release, result, result.ranked, _history(result), _fallback(result))]
+            )
             return response
 
     def Explain(self, message: ranker_pb2.ExplainRequest, context: Context) -> ranker_pb2.ExplainResponse:
@@ -156,6 +159,10 @@ class RankerService:
 
     def _deadline(self, context: Context) -> Deadline:
         return deadline_of(context, default_s=self._settings.default_deadline_ms / 1000)
+
+
+def _fallback(result: RetrieveResult | RecommendResult) -> str:
+    return "" if result.user_known else FALLBACKS[result.segment]
 
 
 def _history(result: RetrieveResult | RecommendResult) -> tuple[int, int]:

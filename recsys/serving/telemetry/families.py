@@ -48,6 +48,10 @@ EARLY_ENDS = (
 thread; a newer call that waits for its message; the drain; no time. And one after: its answer is not taken."""
 
 DEGRADED_PARTS = ("user", "items", "history")
+
+FALLBACKS = ("popularity", "segment")
+"""What a user gets whom a retrieval model does not know: what all users, or those of the same segment, take."""
+
 """Parts that an answer may lack, by the names that clients get (``Ranking.degraded``)."""
 
 STAGED = ("Rank", "RankBatch", "Retrieve", "Recommend")
@@ -126,6 +130,12 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
             "retrieve_history_events",
             "Events that users were known by in Retrieve and Recommend, by whether the model has the event's item.",
             {"item": ("known", "unknown")},
+        ),
+        Family(
+            "fallbacks",
+            "Answers of Retrieve and Recommend for users whom the retrieval model does not know, by what they got: "
+            "what is popular with all users, or with those of the same segment.",
+            {"by": FALLBACKS},
         ),
         Family(
             "item_rows",

@@ -21,6 +21,7 @@ from recsys.export.retrieval.by_history.certificate import Reference, certify_hi
 from recsys.export.retrieval.by_history.linear.model import LinearExport
 from recsys.export.retrieval.by_history.two_tower.model import TowerExport
 from recsys.export.retrieval.lists import measured_lists
+from recsys.export.retrieval.segments import Segments, add_segments, certify_segments
 from recsys.features.history.records import require_history
 from recsys.features.number_transform import NumberTransform
 from recsys.training.retrieval.config import RetrievalRunConfig
@@ -71,13 +72,14 @@ def export_history_bundle(
     *,
     kind: str,
     name: str,
+    segments: Segments | None = None,
     overwrite: bool = False,
     created_at: str = "",
 ) -> Manifest:
     """Write a bundle with a certificate from real users' histories; as ``export_retrieval_bundle``, which comes here.
 
     Args:
-        run_dir, interactions, path, name, overwrite, created_at: as there.
+        run_dir, interactions, path, name, segments, overwrite, created_at: as there.
         kind: of the model, one of ``HISTORY_MODELS``.
 
     Raises:
@@ -97,6 +99,10 @@ def export_history_bundle(
     with bundle_writer(path, overwrite=overwrite) as writer:
         (writer.folder / RESAMPLES).write_bytes(resamples_bytes(measured.resamples))
         graphs, tables = model.write(writer.folder)
+        if segments is not None:
+            graphs["retrieve"], tables = add_segments(
+                writer.folder, graphs["retrieve"], tables, segments, ids.item_keys_M
+            )
         certificate = certify_histories(
             writer.folder / graphs["retrieve"].file,
             model,
@@ -104,7 +110,11 @@ def export_history_bundle(
             events=model.events,
             users=np.unique(interactions.test.user_E),
             list_length=config.train.list_length,
+            beside={} if segments is None else segments.missing,
         )
+        if segments is not None:
+            retrieve, length = graphs["retrieve"], config.train.list_length
+            certify_segments(writer.folder, retrieve, segments, ids.item_keys_M, list_length=length)
         return writer.finish(
             Manifest(
                 model=name,
@@ -121,6 +131,7 @@ def export_history_bundle(
                     "recipe": config.recipe,
                     "config": json.loads(to_json(config)),
                     "notes": list(model.notes),
+                    **({} if segments is None else {"segments": segments.note}),
                     "data": fingerprint(interactions),
                     "commit": code_version()[0],
                     "recsys": recsys.__version__,

@@ -97,7 +97,14 @@ class _Request:
 
 
 def certify_histories(
-    graph: Path, model: Reference, ids: PairIds, *, events: UserEvents, users: Int64Array, list_length: int
+    graph: Path,
+    model: Reference,
+    ids: PairIds,
+    *,
+    events: UserEvents,
+    users: Int64Array,
+    list_length: int,
+    beside: Mapping[str, Int64Array] | None = None,
 ) -> Certificate:
     """Compare the graph's lists, given the events of up to ``LISTS`` of these users, with the trained model's.
 
@@ -112,6 +119,7 @@ def certify_histories(
         events: of the users, as a store has them.
         users: of the test part.
         list_length: k.
+        beside: further inputs of the graph; the model's own come before them.
 
     Raises:
         BundleError: they do not agree.
@@ -122,7 +130,7 @@ def certify_histories(
     model.begin(chosen)
     worst, tolerance, requests, compared = 0.0, TOLERANCE, 0, 0
     for request in _requests(model, ids, events, chosen, fields):
-        inputs = {"k": np.array(list_length, dtype=np.int64), **request.inputs}
+        inputs = {**(beside or {}), "k": np.array(list_length, dtype=np.int64), **request.inputs}
         got_keys, got, known, _ = session.run(["items", "scores", "known", "history_known"], inputs)
         scores_M, index_of = request.scores_M, np.argsort(request.keys_M)
         expected = np.sort(scores_M[scores_M > -np.inf])[::-1][:list_length]

@@ -82,6 +82,7 @@ def retrieve_response(
         model_version=result.model_version,
         release=result.release,
         user_known=result.user_known,
+        fallback=_fallback(result),
         history_events=result.history_events,
         degraded=degradations(result),
         timings=timings(query.timer) if include_timings else None,
@@ -102,11 +103,18 @@ def recommend_response(
         retrieval_model_version=result.retrieval_model_version,
         retrieval_release=result.retrieval_release,
         user_known=result.user_known,
+        fallback=_fallback(result),
         history_events=result.history_events,
         candidates=result.candidates,
         degraded=degradations(result),
         timings=timings(query.timer) if include_timings else None,
     )
+
+
+def _fallback(result: RetrieveResult | RecommendResult) -> pb.Fallback:
+    if result.user_known:
+        return pb.FALLBACK_UNSPECIFIED
+    return pb.FALLBACK_SEGMENT if result.segment else pb.FALLBACK_POPULARITY
 
 
 def _ids(items: Int64Array, names: Names | None, added: AddedItems | None) -> pb.Ids:
