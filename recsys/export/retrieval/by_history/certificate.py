@@ -119,7 +119,7 @@ def certify_histories(
         events: of the users, as a store has them.
         users: of the test part.
         list_length: k.
-        beside: further inputs of the graph; the model's own come before them.
+        beside: further inputs of the graph, by which it chooses what is popular; those of a missing value.
 
     Raises:
         BundleError: they do not agree.
@@ -129,8 +129,11 @@ def certify_histories(
     chosen = np.random.Generator(np.random.PCG64(0)).permutation(users)[:LISTS]
     model.begin(chosen)
     worst, tolerance, requests, compared = 0.0, TOLERANCE, 0, 0
+    missing = dict(beside or {})
     for request in _requests(model, ids, events, chosen, fields):
-        inputs = {**(beside or {}), "k": np.array(list_length, dtype=np.int64), **request.inputs}
+        inputs = {**missing, "k": np.array(list_length, dtype=np.int64), **request.inputs}
+        if not request.known:  # the model may read a segment's feature, too: what is popular with all is expected
+            inputs |= missing
         got_keys, got, known, _ = session.run(["items", "scores", "known", "history_known"], inputs)
         scores_M, index_of = request.scores_M, np.argsort(request.keys_M)
         expected = np.sort(scores_M[scores_M > -np.inf])[::-1][:list_length]
