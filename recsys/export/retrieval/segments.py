@@ -1,4 +1,4 @@
-"""What is popular with users of a segment, such as a country, in the graph of a retrieval bundle.
+"""Popularity with users of a segment, such as a country, in the graph of a retrieval bundle.
 
 A user of whom the model knows nothing gets what is popular. With segments it is popular with users who have the same
 value of one of their features; where that is missing, or has no list of its own, with all users, as before. A pair
