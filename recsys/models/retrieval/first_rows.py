@@ -110,9 +110,9 @@ def _equations(ids: IdRows, vectors_ND: Tensor, chosen_N: BoolArray | bool) -> t
         )
     chosen_N = np.broadcast_to(chosen_N, len(ids.rows_NK))
     rows_NK, targets_ND = ids.rows_NK[chosen_N], vectors_ND.numpy()[chosen_N]
-    of_each = 1 if ids.combine == "concat" else rows_NK.shape[1]
-    equations = rows_NK.size // of_each
+    parts = rows_NK.shape[1] if ids.combine == "concat" else 1
+    equations, of_each = len(rows_NK) * parts, rows_NK.shape[1] // parts
     ones, offsets = np.ones(rows_NK.size, dtype=np.float32), np.arange(equations + 1) * of_each
     design_ER = csr_matrix((ones, rows_NK.ravel(), offsets), shape=(equations, ids.num_rows))
     design_ER.sum_duplicates()
-    return design_ER, targets_ND.reshape(equations, -1)
+    return design_ER, targets_ND.reshape(equations, targets_ND.shape[1] // parts)
