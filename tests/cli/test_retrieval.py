@@ -131,7 +131,7 @@ def test_items_that_a_list_names_by_texts_are_exported_with_their_names(at_data:
     names = [f"Ünïque-{index}" for index in range(ITEMS)]
     lines = [f"{name} {index}\n" for index, name in enumerate(names)]
     Path("data/item_list.txt").write_text("".join(["id index\n", *lines]))
-    recsys("train", "lightgcn_gowalla", *SMALL, "train.epochs=1")
+    recsys("train", "lightgcn_gowalla", *SMALL, "train.epochs=1", "rows.map=double_hash", "rows.budget=0.5")
     recsys("export", "runs/lightgcn_gowalla", "--out", "bundle")
     session = open_retrieval(open_bundle(Path("bundle")))
     assert session.names is not None
