@@ -5,15 +5,19 @@ Legend: ``G`` ranked users, ``M`` items, ``k`` length of a list.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
-from recsys.bundle import Measured, read_manifest
+from recsys.arrays import Int64Array
+from recsys.bundle import ITEM_OUTPUTS, Manifest, Measured, read_manifest
 from recsys.data.interactions.pairs import Interactions, ids_of
 from recsys.errors import BundleError, InvalidInputError
 from recsys.evaluation.recorded import lists_digest, record_lists
+from recsys.export.retrieval.by_history.certificate import open_graph
+from recsys.features.columns import Column, missing_column
+from recsys.features.feature_set import Feature
 from recsys.features.hashing import MISSING
 from recsys.training.retrieval.linear.histories import history_inputs, pair_events
 from recsys.training.retrieval.ranking import list_metrics, metric_values, sample_users
@@ -23,7 +27,8 @@ def measure_retrieval_bundle(
     folder: Path, interactions: Interactions, *, list_length: int = 20, users: int = 10_000
 ) -> Measured:
     """Metrics of a retrieval bundle's lists for users with a test pair; their training pairs are left out of them, and
-    are their histories where it knows users by these.
+    are their histories where it knows users by these. Items that the bundle has not take part by their attributes, if
+    it has a graph ``item``, as on a server.
 
     Args:
         folder: of the bundle.
@@ -41,13 +46,12 @@ def measure_retrieval_bundle(
     if not len(interactions.test):
         raise InvalidInputError(f"{interactions.source}: the test part is empty: there is nothing to measure")
     ids, train, wanted = ids_of(interactions), interactions.train, sample_users(interactions.test, users)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        folder / manifest.graphs["retrieve"].file, options, providers=["CPUExecutionProvider"]
-    )
-    fields = [each.name.removeprefix("history.") for each in session.get_inputs() if each.name.startswith("history.")]
+    session = open_graph(folder / manifest.graphs["retrieve"].file)
+    names = [each.name for each in session.get_inputs()]
+    fields = [name.removeprefix("history.") for name in names if name.startswith("history.")]
     events = (interactions.histories.get("test") or pair_events([train])) if fields else None
+    users_of = {each.name: each for each in manifest.feature_set.user if each.name in names}
+    added = _added(folder, manifest, interactions)
     order_M = np.argsort(ids.item_keys_M)
     sorted_M = ids.item_keys_M[order_M]
     ranked_G = np.unique(wanted.user_E)
@@ -62,6 +66,8 @@ def measure_retrieval_bundle(
                 "seen": seen if len(seen) else np.full(1, MISSING),
                 "k": np.array(list_length, dtype=np.int64),
                 **({} if events is None else history_inputs(events, user, ids, fields)),
+                **{name: _column(interactions.user_columns, each, [user]) for name, each in users_of.items()},
+                **added,
             },
         )
         if not np.isfinite(scores).all():
@@ -80,3 +86,28 @@ def measure_retrieval_bundle(
         ),
         training_pairs_G=np.bincount(train.user_E, minlength=interactions.num_users)[of_users.user_G],
     )
+
+
+def _added(folder: Path, manifest: Manifest, interactions: Interactions) -> dict[str, Column]:
+    """Inputs of ``retrieve`` that are items which the bundle has not; nothing if it takes none."""
+    if not manifest.item_inputs:
+        return {}
+    item_keys_M = ids_of(interactions).item_keys_M
+    new = np.flatnonzero(~np.isin(item_keys_M, manifest.tables["item_id.keys"].read(folder)))
+    new = new[np.argsort(item_keys_M[new])]
+    width = manifest.graphs["retrieve"].inputs["added.rows"].shape[1]
+    none = {"added.items": np.full(1, MISSING), "added.rows": np.zeros((1, int(width)), dtype=np.float32)}
+    if not len(new):
+        return none
+    session = open_graph(folder / manifest.graphs["item"].file)
+    declared = {each.name: each for each in manifest.feature_set.item}
+    given = {name: _column(interactions.item_columns, declared[name], new) for name in manifest.item_inputs}
+    rows, known = session.run(list(ITEM_OUTPUTS), given)
+    usable = (known > 0) & np.isfinite(rows).all(axis=1)
+    return {"added.items": item_keys_M[new[usable]], "added.rows": rows[usable]} if usable.any() else none
+
+
+def _column(columns: Mapping[str, Column], feature: Feature, rows: Sequence[int] | Int64Array) -> Column:
+    """Some rows of a feature's column; missing ones where the data have none."""
+    column = columns.get(feature.name)
+    return missing_column(feature, len(rows)) if column is None else np.asarray(column)[rows]

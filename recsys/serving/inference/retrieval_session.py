@@ -99,6 +99,9 @@ class RetrievalSession:
                 f"{', '.join(self.item_inputs)}"
             )
         (length,) = lengths
+        if not length:  # graphs take one row or more
+            width = self._no_items["added.rows"].shape[1]
+            return ItemRows(np.zeros((0, width), dtype=np.float32), np.zeros(0, dtype=np.int64))
         given = {
             name: columns[name] if name in columns else missing_column(declared[name], length)
             for name in self.item_inputs

@@ -163,6 +163,7 @@ def test_rows_of_items_are_those_of_their_attributes(session: RetrievalSession) 
     rows, known = attributes.rows({"genres": genres, "price": price}, 4)
     np.testing.assert_allclose(got.rows, rows, rtol=1e-6)
     assert known.tolist() == got.known.tolist()
+    assert session.rows({"price": price[:0]}).rows.shape == (0, 8)
     alone = session.rows({"price": price[:1]})
     np.testing.assert_allclose(alone.rows, base[None], rtol=1e-6)
     assert alone.known.tolist() == [1]

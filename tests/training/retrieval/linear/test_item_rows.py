@@ -16,6 +16,7 @@ from recsys.errors import BundleError
 from recsys.export.retrieval.bundle import export_retrieval_bundle
 from recsys.export.retrieval.by_history import certificate
 from recsys.export.retrieval.by_history.linear import model as history_bundle
+from recsys.export.retrieval.measure import measure_retrieval_bundle
 from recsys.features.columns import Column
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.hashing import MISSING
@@ -94,6 +95,18 @@ def test_a_new_item_is_found_by_those_who_take_what_it_is_like(work: Path) -> No
     of_new = make_events(FEATURES, item=[1000], timestamp_ms=[1])
     got = session.retrieve(0, seen, 10, of_new, added)
     assert got.known and (COMMUNITY_M[got.items[got.items < 1000]] == 2).all(), "it stands in a history as others do"
+
+
+def test_a_bundle_is_measured_with_the_items_that_came_later(work: Path) -> None:
+    data = branded()
+    assert data.ids is not None
+    of_three = data.test.where(data.test.item_E == 3)
+    later = dataclasses.replace(data.ids, item_keys_M=np.where(np.arange(ITEMS) == 3, 10_003, np.arange(ITEMS)))
+    renamed = dataclasses.replace(data, ids=later, test=of_three)
+    measured = measure_retrieval_bundle(work / "bundle", renamed, list_length=ITEMS)
+    assert len(of_three) and measured.metrics["recall"] == 1.0
+    bare = dataclasses.replace(renamed, item_columns={})
+    assert measure_retrieval_bundle(work / "bundle", bare, list_length=ITEMS).metrics["recall"] == 0.0
 
 
 def test_the_run_keeps_what_it_fitted(work: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from support.exported_walks import export_walks, exported_walks
 from support.walks import ALL_ITEMS, FEATURES, GROUP, ITEMS, USERS, walks
 
 from recsys.bundle import open_bundle, read_manifest
-from recsys.data.interactions.pairs import ids_of
+from recsys.data.interactions.pairs import ids_of, make_pairs
 from recsys.errors import BundleError
 from recsys.export.retrieval.bundle import export_retrieval_bundle
 from recsys.export.retrieval.by_history.two_tower import model
+from recsys.export.retrieval.measure import measure_retrieval_bundle
 from recsys.features.hashing import MISSING
 from recsys.features.history.records import Events, make_events
 from recsys.serving.inference.candidate_index import AddedItems
@@ -52,6 +54,17 @@ def test_the_manifest_says_what_the_graphs_read_and_how_they_were_compared() -> 
     test = evaluate_retrieval_run(exported_walks().parent / "run", walks(), "test")
     assert made.metrics["recall"] == test.recall > 0.8
     assert "user_id.rows" not in made.tables and made.tables["item_id.rows"].shape == (ALL_ITEMS + 1, 16)
+
+
+def test_a_bundle_is_measured_by_its_graph_as_its_run_was_by_torch() -> None:
+    data = walks()
+    both = [
+        np.concatenate([getattr(part, name) for part in (data.train, data.validation)]) for name in ("user_E", "item_E")
+    ]
+    taken = dataclasses.replace(data, train=make_pairs(*both))
+    measured = measure_retrieval_bundle(exported_walks(), taken, list_length=3)
+    own = read_manifest(exported_walks()).metrics
+    assert [measured.metrics[name] for name in ("recall", "ndcg")] == pytest.approx([own["recall"], own["ndcg"]])
 
 
 def test_the_next_item_follows_the_newest_event_whoever_the_user_is(session: RetrievalSession) -> None:
