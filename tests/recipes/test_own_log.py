@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -115,24 +116,35 @@ def test_the_same_log_trains_a_model_that_finds_candidates_and_both_answer_from_
     assert len(stranger.items) == 5 and not stranger.user_known
 
 
-def test_the_same_log_trains_a_closed_form_that_knows_who_came_after_training(folder: Path, redis_url: str) -> None:
-    run, found = folder / "linear-shop", folder / "bundle-linear"
-    log = f"data.dataset={prepared()}"
-    told = json.loads(recsys("train", "linear", log, "--run-dir", str(run), "--json"))
-    assert any(note.startswith("chosen on validation of ") for note in told["notes"])
-    assert "there are 40 items" in told["notes"][0]
-    assert "version " in recsys("export", str(run), "--out", str(found))
+@pytest.mark.parametrize("recipe", ["linear", pytest.param("two_tower", marks=pytest.mark.prove)])
+def test_the_same_log_trains_a_model_that_knows_who_came_after_training_and_items_by_what_they_are(
+    recipe: str, folder: Path, redis_url: str
+) -> None:
+    run, found = folder / f"{recipe}-shop", folder / f"bundle-{recipe}"
+    changes = [] if recipe == "linear" else ["train.epochs=2"]
+    told = json.loads(recsys("train", recipe, f"data.dataset={prepared()}", *changes, "--run-dir", str(run), "--json"))
+    if recipe == "linear":
+        assert any(note.startswith("chosen on validation of ") for note in told["notes"])
+        assert "there are 40 items" in told["notes"][0]
+    said = recsys("export", str(run), "--out", str(found))
+    assert "version " in said and "items that come after training: found by category" in said
     assert json.loads(recsys("evaluate", str(run), "--json"))["test"] == told["test"]
     assert read_manifest(found).knows_users_by == "history"
-    with (
-        running_server(Settings(bundle=found, port=0, redis_url=redis_url, store_timeout_ms=5_000)) as server,
-        Client(server.address, timeout_s=10.0) as client,
-    ):
+    settings = Settings(bundle=found, port=0, redis_url=redis_url, store_timeout_ms=5_000, added_items_interval_s=0.1)
+    with running_server(settings) as server, Client(server.address, timeout_s=10.0) as client:
         stranger = client.retrieve(user=10_000, top_k=5)
         client.append_events(user=10_000, items=["item 3"], timestamps_ms=[1_700_000_000_000])
         met = client.retrieve(user=10_000, top_k=5)
+        client.put_entities(entity="item", ids=["brand new"], features={"category": ["kind 2"]})
+        until_s = time.monotonic() + 10.0
+        while "brand new" not in client.retrieve(user=10_000, top_k=60).items:
+            assert time.monotonic() < until_s, "an item that was put is found by its category"
+            time.sleep(0.1)
+        client.append_events(user=10_001, items=["brand new"], timestamps_ms=[1_700_000_000_000])
+        by_new = client.retrieve(user=10_001, top_k=60)
     assert not stranger.user_known and met.user_known and met.history_events == 1
     assert list(met.items) != list(stranger.items) and "item 3" not in met.items
+    assert by_new.user_known and "brand new" not in by_new.items
 
 
 def test_recipes_are_listed_in_groups_those_for_a_log_of_ones_own_first() -> None:
