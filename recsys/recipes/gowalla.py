@@ -25,9 +25,10 @@ def linear_gowalla() -> RetrievalRunConfig:
         data=_GOWALLA,
         model=LinearConfig(
             ranks=(448,),
+            user_degrees=(0.3,),
             degrees=(0.35,),
-            low_pass=(0.1,),
-            sharpen=(0.65,),
+            low_pass=(0.05,),
+            sharpen=(0.8,),
             neighbours=(512,),
             half_life_events=(0.0,),
             half_life_days=(0.0,),

@@ -43,7 +43,7 @@ _BLOCK_ENTRIES = 2_000_000
 _LEAST = 0.02
 """Least size of an eigenvector's factor beside P. Of items without neighbours alone does it matter that it is not 0."""
 
-OPEN = ("ranks", "degrees", "low_pass", "sharpen", "neighbours", "half_life_events", "half_life_days")
+OPEN = ("ranks", "user_degrees", "degrees", "low_pass", "sharpen", "neighbours", "half_life_events", "half_life_days")
 """Settings with values to choose from."""
 
 
@@ -53,6 +53,8 @@ class LinearConfig:
 
     Attributes:
         ranks: columns of the low-rank part.
+        user_degrees: u, the power of a user's number of pairs by which each pair is divided in P; between 0, where
+            pairs of users who took much count as much as others, and 1/2.
         degrees: d, the power of an item's number of pairs that its scores are multiplied with, and what it adds to
             others divided by; between 0, where the popular are found less, and 1/2.
         low_pass: weight of the low-rank part (GF-CF's alpha).
@@ -69,8 +71,9 @@ class LinearConfig:
 
     kind: Literal["linear"] = "linear"
     ranks: tuple[int, ...] = (64, 128, 256, 448)
+    user_degrees: tuple[float, ...] = (0.3, 0.5)
     degrees: tuple[float, ...] = (0.2, 0.35, 0.5)
-    low_pass: tuple[float, ...] = (0.1, 0.3, 1.0)
+    low_pass: tuple[float, ...] = (0.05, 0.3, 1.0)
     sharpen: tuple[float, ...] = (0.0, 0.4, 0.65, 0.8)
     neighbours: tuple[int, ...] = (32, 128, 512)
     actions: bool = True
@@ -106,11 +109,12 @@ class Linear:
     """Settings of a model, chosen.
 
     Attributes:
-        rank, degree, low_pass, sharpen, neighbours: as in :class:`LinearConfig`.
+        rank, user_degree, degree, low_pass, sharpen, neighbours: as in :class:`LinearConfig`.
         weights: of the events of a history.
     """
 
     rank: int
+    user_degree: float
     degree: float
     low_pass: float
     sharpen: float
@@ -118,8 +122,8 @@ class Linear:
     weights: HistoryWeights = field(default_factory=HistoryWeights)
 
     def __str__(self) -> str:
-        own = f"rank {self.rank}, degree {self.degree:g}, low_pass {self.low_pass:g}, sharpen {self.sharpen:g}"
-        own += f", neighbours {self.neighbours}"
+        own = f"rank {self.rank}, user_degree {self.user_degree:g}, degree {self.degree:g}, "
+        own += f"low_pass {self.low_pass:g}, sharpen {self.sharpen:g}, neighbours {self.neighbours}"
         return f"{own}, {self.weights}" if self.weights != HistoryWeights() else own
 
 

@@ -1,8 +1,9 @@
 """The items' similarity by who took them, as an operator, and its largest eigenvalues.
 
-With the 0/1 matrix ``R`` of users and items, ``R~ = Du^-1/2 R Di^-1/2`` divides an entry by the roots of its user's and
-its item's number of pairs. ``P = R~' R~`` says how much two items are taken by the same users; its eigenvalues lie in
-[0, 1]. It is never made: a product with it is two with ``R~``.
+With the 0/1 matrix ``R`` of users and items, ``R~ = Du^-u R Di^-1/2`` divides an entry by a power of its user's, and
+the root of its item's number of pairs. ``P = R~' R~`` says how much two items are taken by the same users; with u = 1/2
+its eigenvalues lie in [0, 1], and with another u it is divided by the largest. It is never made: a product with it is
+two with ``R~``.
 
 Legend: ``N`` users, ``M`` items, ``B`` columns, ``K`` eigenvalues, ``Q`` columns of a basis, ``W`` of a block of it.
 """
@@ -22,6 +23,7 @@ from recsys.models.retrieval.sparse import SparseMatrix, sparse_matrix
 
 _BLOCK = 64
 _SPARE = 128
+_ITERATIONS = 200
 
 BASIS = 2.6
 """Columns of the basis over eigenvalues wanted. Gowalla's 448th is then .204 (with twice as many as wanted: .161; the
@@ -63,18 +65,46 @@ class ItemFilter:
 
 
 def item_filter(
-    user_E: Int64Array, item_E: Int64Array, *, num_users: int, num_items: int, weight_E: Float32Array | None = None
+    user_E: Int64Array,
+    item_E: Int64Array,
+    *,
+    num_users: int,
+    num_items: int,
+    weight_E: Float32Array | None = None,
+    user_degree: float = 0.5,
 ) -> ItemFilter:
-    """The operator of distinct pairs in order of users; with weights they stand in place of the ones, and of counts."""
+    """The operator of distinct pairs in order of users.
+
+    Args:
+        user_E, item_E: the pairs.
+        num_users, num_items: of all.
+        weight_E: stand in place of the ones, and of counts.
+        user_degree: u; 0: each pair counts the same, however many its user has.
+    """
     own_E = np.ones(len(user_E)) if weight_E is None else weight_E.astype(np.float64)
     users_N = np.bincount(user_E, weights=own_E, minlength=num_users)
     items_M = np.bincount(item_E, weights=own_E, minlength=num_items)
-    values_E = (own_E / np.sqrt(users_N[user_E] * items_M[item_E])).astype(np.float32)
+    values_E = (own_E / (users_N[user_E] ** user_degree * np.sqrt(items_M[item_E]))).astype(np.float32)
+    if user_degree != 0.5:
+        pairs_NM = csr_matrix((values_E, (user_E, item_E)), shape=(num_users, num_items))
+        values_E /= np.float32(_largest_singular_value(pairs_NM))
     items_M[items_M == 0] = 1.0
     pairs = sparse_matrix(
         torch.from_numpy(user_E), torch.from_numpy(item_E), (num_users, num_items), torch.from_numpy(values_E)
     )
     return ItemFilter(pairs, torch.from_numpy(np.sqrt(items_M).astype(np.float32)))
+
+
+def _largest_singular_value(pairs_NM: csr_matrix) -> float:
+    """By iteration from a vector that is not at a right angle to its own, since no entry is negative."""
+    found, vector_M = 0.0, np.ones(pairs_NM.shape[1]) / np.sqrt(pairs_NM.shape[1])
+    for _ in range(_ITERATIONS):
+        image_M = pairs_NM.T @ (pairs_NM @ vector_M)
+        last, found = found, float(np.linalg.norm(image_M))
+        vector_M = image_M / found
+        if abs(found - last) <= 1e-6 * found:
+            break
+    return float(np.sqrt(found))
 
 
 def basis_columns(count: int, num_items: int) -> int:

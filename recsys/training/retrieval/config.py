@@ -211,7 +211,17 @@ LEAST: dict[str, float] = {
     "model.ranks": 1,
     **dict.fromkeys(("model.attribute_dim", "model.heads", "model.window", "model.interests"), 1),
     **dict.fromkeys(("model.dropout", "model.id_dropout", "model.hard_negatives"), 0),
-    **dict.fromkeys(("model.degrees", "model.low_pass", "model.sharpen", "model.neighbours", "model.memory_gib"), 0),
+    **dict.fromkeys(
+        (
+            "model.user_degrees",
+            "model.degrees",
+            "model.low_pass",
+            "model.sharpen",
+            "model.neighbours",
+            "model.memory_gib",
+        ),
+        0,
+    ),
     **dict.fromkeys(("model.half_life_events", "model.half_life_days"), 0),
     **dict.fromkeys(("model.init_std", "model.message_dropout", "model.node_dropout", "model.slope"), 0),
     **dict.fromkeys(("train.fan_outs", "train.epochs", "train.negatives", "train.validate_every"), 1),

@@ -37,7 +37,14 @@ MODELS = {
     "mf": override(SMALL, ["model.kind=mf", "model.dim=8", "train.epochs=1"]),
     "linear": override(
         SMALL,
-        ["model.kind=linear", "model.ranks=[4]", "model.degrees=[0.5]", "model.low_pass=[1.0]", "model.sharpen=[0.0]"]
+        [
+            "model.kind=linear",
+            "model.ranks=[4]",
+            "model.user_degrees=[0.5]",
+            "model.degrees=[0.5]",
+            "model.low_pass=[1.0]",
+            "model.sharpen=[0.0]",
+        ]
         + ["model.neighbours=[9]", "model.half_life_events=[0]", "model.half_life_days=[0]"],
     ),
 }

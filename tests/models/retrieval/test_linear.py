@@ -74,6 +74,16 @@ def served_scores(settings: Linear) -> np.ndarray:
     return model.scores(csr_matrix(written_out()[0].astype(np.float32)))
 
 
+@pytest.mark.parametrize("user_degree", [0.0, 0.3])
+def test_another_power_of_the_users_numbers_leaves_the_largest_eigenvalue_1(user_degree: float) -> None:
+    pairs_NM, root_M, _ = written_out()
+    divided_NM = pairs_NM / pairs_NM.sum(axis=1).clip(1)[:, None] ** user_degree / root_M
+    expected_MM = divided_NM.T @ divided_NM
+    expected_MM /= np.linalg.eigvalsh(expected_MM).max()
+    made = item_filter(TRAIN.user_E, TRAIN.item_E, num_users=USERS, num_items=ITEMS, user_degree=user_degree)
+    np.testing.assert_allclose(made.apply(torch.eye(ITEMS)), expected_MM, atol=1e-5)
+
+
 @pytest.mark.parametrize(("degree", "sharpen"), [(0.0, 0.0), (0.5, 0.0), (0.35, 0.7)])
 def test_served_scores_with_all_eigenvectors_and_neighbours_are_those_of_the_formula(
     degree: float, sharpen: float
@@ -82,7 +92,9 @@ def test_served_scores_with_all_eigenvectors_and_neighbours_are_those_of_the_for
     low_pass, scale_M = 0.3, root_M ** (2 * degree)
     whole_MM = (similar_MM + low_pass * np.eye(ITEMS)) @ (np.eye(ITEMS) - sharpen * similar_MM)
     expected = (pairs_NM / scale_M) @ whole_MM * scale_M
-    settings = Linear(rank=ITEMS, degree=degree, low_pass=low_pass, sharpen=sharpen, neighbours=ITEMS - 1)
+    settings = Linear(
+        rank=ITEMS, user_degree=0.5, degree=degree, low_pass=low_pass, sharpen=sharpen, neighbours=ITEMS - 1
+    )
     new = pairs_NM == 0  # an item is no neighbour of itself: it adds less to its own score
     np.testing.assert_allclose(served_scores(settings)[new], expected[new], atol=2e-4)
 
@@ -96,7 +108,7 @@ def test_what_the_first_eigenvectors_leave_is_sharpened_as_if_its_eigenvalues_we
     rest_MM = similar_MM - first_MK * values_M[:rank] @ first_MK.T
     whole_MM = first_MK * of_first_K @ first_MK.T + (1 - sharpen * least) * rest_MM
     expected = (pairs_NM / root_M) @ whole_MM * root_M
-    settings = Linear(rank=rank, degree=0.5, low_pass=low_pass, sharpen=sharpen, neighbours=ITEMS - 1)
+    settings = Linear(rank=rank, user_degree=0.5, degree=0.5, low_pass=low_pass, sharpen=sharpen, neighbours=ITEMS - 1)
     new = pairs_NM == 0
     np.testing.assert_allclose(served_scores(settings)[new], expected[new], atol=1e-4)
 
@@ -126,7 +138,7 @@ def test_an_item_that_nobody_took_with_another_has_no_neighbours() -> None:
 
 def test_who_has_no_history_gets_what_is_popular() -> None:
     spectrum, popularity_M = largest_eigenvalues(operator(), 4, seed=0), np.arange(ITEMS, dtype=np.float32)
-    settings = Linear(rank=4, degree=0.5, low_pass=1, sharpen=0, neighbours=0)
+    settings = Linear(rank=4, user_degree=0.5, degree=0.5, low_pass=1, sharpen=0, neighbours=0)
     model = linear_model(operator(), *spectrum, settings, popularity_M)
     scores = model.scores(csr_matrix((2, ITEMS), dtype=np.float32))
     assert (scores == popularity_M).all()

@@ -27,8 +27,8 @@ from recsys.training.retrieval.ranking import rank_scored, sample_users
 USERS = 2_000
 """Users whose items are ranked for each setting."""
 
-Spectrum = tuple[Tensor, Tensor]
-"""The first eigenvalues of an operator, falling, [K], and their vectors, [M, K]."""
+Spectrum = tuple[ItemFilter, Tensor, Tensor]
+"""An operator, its first eigenvalues, falling, [K], and their vectors, [M, K]."""
 
 WORTH = 0.005
 """Share of the recall that a larger model must win."""
@@ -47,8 +47,7 @@ class _Sample:
 
     def __init__(
         self,
-        operator: ItemFilter,
-        spectrum: Spectrum,
+        spectrum_of: Callable[[float], Spectrum],
         interactions: Interactions,
         history_of: Callable[[HistoryWeights], csr_matrix],
         *,
@@ -57,27 +56,28 @@ class _Sample:
     ) -> None:
         self.relevant = sample_users(interactions.validation, USERS)
         self.users_B = np.unique(self.relevant.user_E)
-        self._operator, (self._values_K, self._vectors_MK) = operator, spectrum
-        self._history_of, self._unknown_M = history_of, unknown_M
+        self._spectrum_of, self._history_of, self._unknown_M = spectrum_of, history_of, unknown_M
         self._interactions, self._list_length = interactions, list_length
-        self._used: tuple[HistoryWeights, float] | None = None
+        self._used: tuple[HistoryWeights, float, float] | None = None
 
-    def _use(self, weights: HistoryWeights, degree: float) -> None:
-        """Histories of these weights, over this power of the items' numbers of pairs, from now on."""
-        if (weights, degree) == self._used:
+    def _use(self, settings: Linear) -> None:
+        """Histories as these settings weigh them, over their power of the items' numbers of pairs, from now on."""
+        used = settings.weights, settings.user_degree, settings.degree
+        if used == self._used:
             return
-        self.history_BM = self._history_of(weights)[self.users_B]
-        self._scale_M1 = self._operator.scale_M(degree)[:, None]
+        self._operator, self._values_K, self._vectors_MK = self._spectrum_of(settings.user_degree)
+        self.history_BM = self._history_of(settings.weights)[self.users_B]
+        self._scale_M1 = self._operator.scale_M(settings.degree)[:, None]
         history_MB = torch.from_numpy(np.ascontiguousarray(self.history_BM.toarray().T))
         history_MB /= self._scale_M1
         self._along_KB = self._vectors_MK.t() @ history_MB
         self._near_MB = self._operator.apply(history_MB)
         self._near_MB *= self._scale_M1
-        self._used = weights, degree
+        self._used = used
 
     def recall(self, settings: Linear) -> float:
         """Recall of the whole closed form."""
-        self._use(settings.weights, settings.degree)
+        self._use(settings)
         of_near, score_smooth = self._smooth(settings)
 
         def score(users_B: Int64Array) -> Tensor:
@@ -97,7 +97,7 @@ class _Sample:
 
     def served(self, settings: Linear, counts: tuple[int, ...], report: Callable[[int, int], None]) -> list[float]:
         """Recall with the strongest neighbours alone, for each number of them."""
-        self._use(settings.weights, settings.degree)
+        self._use(settings)
         of_near, score_smooth = self._smooth(settings)
         items_C = np.unique(self.history_BM.indices).astype(np.int64)
         history_BC = self.history_BM[:, items_C]
@@ -153,6 +153,7 @@ def first_settings(config: LinearConfig) -> Linear:
 
     return Linear(
         rank=max(config.ranks),
+        user_degree=min(config.user_degrees, key=lambda value: abs(value - 0.5)),
         degree=middle(config.degrees),
         low_pass=middle(config.low_pass),
         sharpen=middle(config.sharpen),
@@ -165,8 +166,7 @@ def first_settings(config: LinearConfig) -> Linear:
 
 def choose(
     config: LinearConfig,
-    operator: ItemFilter,
-    spectrum: Spectrum,
+    spectrum_of: Callable[[float], Spectrum],
     interactions: Interactions,
     history_of: Callable[[HistoryWeights], csr_matrix],
     *,
@@ -179,8 +179,7 @@ def choose(
 
     Args:
         config: the values.
-        operator: of the training pairs.
-        spectrum: its first eigenvalues, as many as the largest rank.
+        spectrum_of: of the training pairs, by ``user_degree``, with as many eigenvalues as the largest rank.
         interactions: with a validation part.
         history_of: weighted histories of all users before it.
         by_action: weights to try beside those of :func:`first_settings`.
@@ -193,7 +192,7 @@ def choose(
     """
     best, trials = first_settings(config), list[Trial]()
     report("ranking a sample of users", 0, 0)
-    sample = _Sample(operator, spectrum, interactions, history_of, list_length=list_length, unknown_M=unknown_M)
+    sample = _Sample(spectrum_of, interactions, history_of, list_length=list_length, unknown_M=unknown_M)
     steps = sum(len(getattr(config, name)) for name in OPEN if name != "neighbours") + len(config.low_pass)
     steps += len(by_action)
 
@@ -211,6 +210,7 @@ def choose(
     # First: what counts as a history changes all that follows.
     best = best_of([best, *(replace(best, weights=weights) for weights in by_action)])
     for name, values in (
+        ("user_degree", config.user_degrees),
         ("degree", config.degrees),
         ("sharpen", config.sharpen),
         ("low_pass", config.low_pass),

@@ -25,7 +25,7 @@ from recsys.models.retrieval.linear import Linear, LinearConfig, LinearModel, li
 from recsys.models.retrieval.spectrum import ItemFilter, item_filter, largest_eigenvalues
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import FORMAT_VERSION, compare, load, read_retrieval_config
-from recsys.training.retrieval.linear.choice import Trial, choose, first_settings, is_open
+from recsys.training.retrieval.linear.choice import Spectrum, Trial, choose, first_settings, is_open
 from recsys.training.retrieval.linear.histories import action_weights, histories, user_events, weighted
 from recsys.training.retrieval.linear.item_rows import attributes_from_dict, attributes_to_dict, fit_item_rows
 from recsys.training.retrieval.ranking import RankingMetrics, rank_scored, sample_users
@@ -63,25 +63,35 @@ def fit(config: RetrievalRunConfig, interactions: Interactions, report: Report =
     """
     began, notes = time.perf_counter(), list(interactions.notes)
     model = within(linear_config(config), interactions, notes)
-    part = _part(config, interactions, fitted_pairs(interactions), max(model.ranks), report)
-    settings = first_settings(model)
+    settings, parts = first_settings(model), dict[float, _Part]()
+
+    def part_of(user_degree: float) -> _Part:
+        if user_degree not in parts:
+            pairs, rank = fitted_pairs(interactions), max(model.ranks)
+            parts[user_degree] = _part(config, interactions, pairs, user_degree, rank, report)
+        return parts[user_degree]
+
+    def spectrum_of(user_degree: float) -> Spectrum:
+        part = part_of(user_degree)
+        return part.operator, part.values_K, part.vectors_MK
+
     if is_open(model):
         events = user_events(config, interactions, test=False)
         settings, trials = choose(
             model,
-            part.operator,
-            (part.values_K, part.vectors_MK),
+            spectrum_of,
             interactions,
             lambda weights: weighted(
                 events, weights, num_users=interactions.num_users, num_items=interactions.num_items
             ),
             by_action=action_weights(events, interactions, settings.weights) if model.actions else (),
             list_length=config.train.list_length,
-            unknown_M=torch.from_numpy(part.popularity_M == 0),
+            unknown_M=torch.from_numpy(part_of(settings.user_degree).popularity_M == 0),
             report=report,
         )
         notes.append(_told(settings, trials, config.train.list_length))
-    made = part.model(settings, report)
+    made = part_of(settings.user_degree).model(settings, report)
+    parts.clear()
     measuring_s, validation = 0.0, None
     if model.refit and config.data.mask_validation and len(interactions.validation):
         measured = time.perf_counter()
@@ -89,7 +99,7 @@ def fit(config: RetrievalRunConfig, interactions: Interactions, report: Report =
         validation = evaluate_model(made, config, interactions, sample, test=False)
         measuring_s = time.perf_counter() - measured
         pairs = joined(fitted_pairs(interactions), interactions.validation)
-        made = _part(config, interactions, pairs, settings.rank, report).model(settings, report)
+        made = _part(config, interactions, pairs, settings.user_degree, settings.rank, report).model(settings, report)
         notes.append(
             f"measured on the validation part as fitted to {len(fitted_pairs(interactions)):,} training pairs, then "
             f"fitted to the {len(interactions.validation):,} validation pairs, too (model.refit)"
@@ -130,13 +140,16 @@ class _Part:
         )
 
 
-def _part(config: RetrievalRunConfig, interactions: Interactions, pairs: Pairs, rank: int, report: Report) -> _Part:
+def _part(
+    config: RetrievalRunConfig, interactions: Interactions, pairs: Pairs, user_degree: float, rank: int, report: Report
+) -> _Part:
     operator = item_filter(
         pairs.user_E,
         pairs.item_E,
         num_users=interactions.num_users,
         num_items=interactions.num_items,
         weight_E=pairs.weight_E,
+        user_degree=user_degree,
     )
     values_K, vectors_MK = largest_eigenvalues(
         operator, rank, seed=config.train.seed, report=lambda done, of: report("eigenvectors", done, of)

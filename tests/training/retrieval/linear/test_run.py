@@ -36,6 +36,7 @@ SMALL = RetrievalRunConfig(
     recipe="small",
     model=LinearConfig(
         ranks=(4, 16),
+        user_degrees=(0.3, 0.5),
         degrees=(0.25, 0.5),
         low_pass=(0.3, 3.0),
         sharpen=(0.0, 0.7),
@@ -48,6 +49,7 @@ SMALL = RetrievalRunConfig(
 NOW_MS = 1_700_000_000_000
 FIXED = [
     "model.ranks=[4]",
+    "model.user_degrees=[0.5]",
     "model.degrees=[0.5]",
     "model.low_pass=[1.0]",
     "model.sharpen=[0.0]",
@@ -116,6 +118,7 @@ def test_the_model_learns_from_validation_pairs_after_it_was_measured_on_them(tm
     assert both.validation == first.validation and both.notes[0] == first.notes[0]
     settings = fit.load_fitted(tmp_path / "both", data)[1].model.settings
     fixed = [f"model.ranks=[{settings.rank}]", f"model.degrees=[{settings.degree}]"]
+    fixed += [f"model.user_degrees=[{settings.user_degree}]"]
     fixed += [f"model.{name}=[{getattr(settings, name)}]" for name in ("low_pass", "sharpen", "neighbours")]
     all_pairs = dataclasses.replace(
         data, train=joined(data.train, data.validation), validation=data.validation.where(np.zeros(240, dtype=bool))
