@@ -136,3 +136,16 @@ def test_sequences_without_times_are_read_in_their_order() -> None:
     assert untimed.ordered and untimed.shuffled(torch.Generator()) is untimed
     for name in ("last_T", "item_T", "begin_K", "end_K"):
         assert np.array_equal(getattr(timed, name), getattr(untimed, name))
+
+
+def test_pairs_of_before_since_are_read_but_are_no_targets_and_weights_stay_with_their_pairs() -> None:
+    data = walks()
+    fresh_E = data.train.time_ms_E >= np.median(data.train.time_ms_E)
+    weight_E = (1.0 + data.train.item_E % 3).astype(np.float32)
+    train = dataclasses.replace(data.train, weight_E=weight_E)
+    all_of, _ = training_sequences(CONFIG, dataclasses.replace(data, train=train), window=50)
+    newest, _ = training_sequences(CONFIG, dataclasses.replace(data, train=train, fresh_E=fresh_E), window=50)
+    assert len(newest) < len(all_of) and np.array_equal(newest.events.item_E, all_of.events.item_E)
+    fresh = data.train.user_E[fresh_E] * 1000 + data.train.item_E[fresh_E]
+    assert np.isin(newest.events.user_E[newest.last_T] * 1000 + newest.item_T, fresh).all()
+    assert newest.weight_T is not None and np.array_equal(newest.weight_T, 1.0 + newest.item_T % 3)
