@@ -32,6 +32,10 @@ _POOL = 16
 """Steps whose windows are sorted by length, so that those of one batch are about as long as each other."""
 
 
+_LEAST_STEPS, _FEWEST_TARGETS = 16, 8
+"""Steps that an epoch has at least, if each then has so many targets."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sequences:
     """Windows of events, and their targets.
@@ -81,8 +85,8 @@ class Sequences:
                 yield order[edges[number] : edges[number + 1]]
 
     def steps(self, size: int) -> int:
-        """Batches of an epoch, at most."""
-        return max(1, -(-len(self) // size))
+        """Batches of an epoch, at most: of a small log more than ``size`` asks for, or an epoch would be one step."""
+        return max(1, -(-len(self) // size), min(_LEAST_STEPS, len(self) // _FEWEST_TARGETS))
 
     def targets_of(self, windows_B: Int64Array) -> tuple[Int64Array, Int64Array]:
         """Places of the targets of some windows, and the window, of these, that each is of."""
