@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 _EXACT_BELOW = 50
-# int8, training, test's difference, the two metrics beside, maps: what a narrow terminal leaves to compress.md.
-_LEAST_IMPORTANT_FIRST = (4, 11, 8, 10, 9, 3)
+# int8, training, test's difference, the two metrics beside, maps, test: what a narrow terminal leaves to compress.md.
+_LEAST_IMPORTANT_FIRST = (4, 11, 8, 10, 9, 3, 7)
 
 
 def compress(
@@ -111,7 +111,7 @@ def compress(
     output.print()
     output.print(_table(comparison, output.width))
     output.print(f"\n{summary(comparison)}", highlight=False, markup=False)
-    print_lines(f"it is {line}" for line in verdict(comparison))
+    print_lines([*(f"it is {line}" for line in verdict(comparison)), *comparison.shown.notes])
     best = out / "runs" / comparison.recommended.runs[0].run
     output.print(f"{out}: compress.png, compress.md, compress.json", markup=False, highlight=False, soft_wrap=True)
     # A bundle that retrieves holds final vectors, which are not the tables that were compared.

@@ -62,11 +62,13 @@ class Shown:
     Attributes:
         metric, label: that chooses, by its name and for people.
         others: split, name and label of those beside it.
+        notes: a sentence each on what to know of the figures.
     """
 
     metric: str
     label: str
     others: tuple[tuple[str, str, str], ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,6 +142,7 @@ def to_markdown(comparison: Comparison) -> str:
         *(f"The recommended one is {line}." for line in verdict(comparison)),
         "",
         f"{over} Tables are float32 unless said; chosen by validation, test only reported.",
+        *(f"{note[:1].upper()}{note[1:]}." for note in comparison.shown.notes),
         "",
         f"![Memory against {comparison.shown.label}](compress.png)",
         "",

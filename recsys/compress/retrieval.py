@@ -16,7 +16,7 @@ from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.embeddings.tables import TableSpec
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.evaluation.baselines import baselines_json
-from recsys.models.registry import CLOSED_FORMS
+from recsys.models.registry import CLOSED_FORMS, SEQUENCE_MODELS
 from recsys.models.retrieval.two_tower.config import TwoTowerConfig
 from recsys.models.retrieval.two_tower.features import tower_features
 from recsys.training.retrieval.config import RetrievalRunConfig
@@ -61,8 +61,12 @@ class RetrievalTrials:
         """See :class:`recsys.compress.sweep.Trials`."""
         k = self.config.train.list_length
         ndcg = f"NDCG@{k}"
+        by_history = self.config.model.kind in SEQUENCE_MODELS
         return Shown(
-            metric="recall", label=f"recall@{k}", others=(("validation", "ndcg", ndcg), ("test", "ndcg", ndcg))
+            metric="recall",
+            label=f"recall@{k}",
+            others=(("validation", "ndcg", ndcg), ("test", "ndcg", ndcg)),
+            notes=() if by_history else ("memory is that of training: a bundle holds the final vector of each id",),
         )
 
     def check(self) -> None:

@@ -1,11 +1,14 @@
 """Memory against quality of models that rank all items: what is counted, chosen and refused."""
 
 import dataclasses
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from support.planted import ITEMS, USERS, planted
 
+from recsys.cli.compress import _table
 from recsys.compress.comparison import Choice, Comparison, CompressConfig
 from recsys.compress.report import COLUMNS, baseline_cells, cells, charts, headers, to_json, to_markdown, verdict
 from recsys.compress.retrieval import RetrievalTrials
@@ -67,7 +70,15 @@ def test_figures_are_those_of_the_runs_by_recall_with_ndcg_beside(done: tuple[Pa
     assert {"validation_recall", "validation_ndcg", "test_recall", "test_ndcg"} <= set(to_json(found)["rows"][0])
     assert {cell[0] for cell in baseline_cells(found)} == {"popularity", "chance", "linear"}
     assert "![Memory against recall@5](compress.png)" in to_markdown(found)
+    assert "Memory is that of training: a bundle holds the final vector of each id." in to_markdown(found)
     assert any(line.startswith("better than chance by recall") for line in verdict(found))
+
+
+def test_a_narrow_terminal_has_whole_cells(done: tuple[Path, Comparison]) -> None:
+    console = Console(width=80, file=io.StringIO(), color_system=None)
+    console.print(_table(done[1], 80))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text and "validation recall@5" in text
 
 
 def test_what_cannot_be_is_said_and_what_is_done_is_not_trained_again(done: tuple[Path, Comparison]) -> None:
