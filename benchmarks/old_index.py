@@ -10,10 +10,11 @@ of those who came since. Ways that map one training onto the other are fitted on
   Moschella et al., ICLR 2023);
 - ``procrustes``: the rotation that takes the new items closest to the old ones;
 - ``linear``: the matrix that foretells the new items from the old ones best, by least squares;
-- ``basis``: a rotation learnt from the training pairs by BPR, at the width of the index, in the manner of BT2's learnt
-  orthonormal bases (Zhou et al., ICCV 2023), which adds columns instead: an index that is kept has none to add.
+- ``basis``: a rotation learnt from the training pairs by BPR, at the width of the index, beginning with that of
+  ``procrustes``, in the manner of BT2's learnt orthonormal bases (Zhou et al., ICCV 2023), which also add columns: an
+  index that is kept has none to add.
 
-``new`` is the new training's users beside its own items, which no other way can be expected to reach.
+``new`` is the new training's users beside its own items. Trainings are kept in ``--work``, and not done again.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,10 @@ from recsys.export.retrieval.bundle import export_retrieval_bundle
 from recsys.models.retrieval.mf import bpr_loss, training_pairs
 from recsys.recipes import RETRIEVAL_RECIPES
 from recsys.training.retrieval.config import RetrievalRunConfig
-from recsys.training.retrieval.loop import RetrievalRunResult, train_retrieval_run
+from recsys.training.retrieval.loop import train_retrieval_run
 from recsys.training.retrieval.pairs.negatives import NegativeSampler
 from recsys.training.retrieval.ranking import rank_all
+from recsys.training.retrieval.trained import load_trained
 from recsys.training.settings import override
 
 CAME_SINCE = 0.1
@@ -62,21 +63,25 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
         config = override(config, TINY if options.size == "tiny" else [*TINY, "train.epochs=20"])
         shorter = ["train.epochs=2"]
     pairs = load_interaction_set(config.data.dataset, config.data, work_dir=Path("runs"), path=options.data)
-    came_N = np.random.Generator(np.random.PCG64(0)).random(pairs.num_users) < CAME_SINCE
+    came_N = np.random.Generator(np.random.PCG64(1)).random(pairs.num_users) < CAME_SINCE
     before = dataclasses.replace(pairs, train=pairs.train.where(~came_N[pairs.train.user_E]))
     with tempfile.TemporaryDirectory(prefix="recsys-bench-") as name:
-        folder = Path(name)
+        folder = options.work if options.size == "full" else Path(name)
         old = _trained(override(config, ["train.seed=1"]), before, folder / "old")
-        export_retrieval_bundle(folder / "old", before, folder / "old" / "bundle", name="old")
+        if not (folder / "old" / "bundle").exists():
+            export_retrieval_bundle(folder / "old", before, folder / "old" / "bundle", name="old")
         new = _trained(override(config, ["train.seed=2"]), pairs, folder / "new")
         kept = [*shorter, f"train.freeze_items={folder / 'old'}"]
         frozen = _trained(override(config, kept), pairs, folder / "frozen")
     yield from _lines(options, config, pairs, came_N, (old, new, frozen))
 
 
-def _trained(config: RetrievalRunConfig, pairs: Interactions, folder: Path) -> RetrievalRunResult:
-    say(f"training {folder.name}")
-    return train_retrieval_run(config, pairs, folder)
+def _trained(config: RetrievalRunConfig, pairs: Interactions, folder: Path) -> tuple[Tensor, Tensor]:
+    """Vectors of all users and items of a run, which is trained unless it is there."""
+    if not (folder / "metrics.json").exists():
+        say(f"training {folder.name}")
+        train_retrieval_run(config, pairs, folder, resume=folder.exists())
+    return load_trained(folder, pairs)[1].vectors()
 
 
 def _lines(
@@ -84,28 +89,25 @@ def _lines(
     config: RetrievalRunConfig,
     pairs: Interactions,
     came_N: np.ndarray[Any, np.dtype[np.bool_]],
-    results: tuple[RetrievalRunResult, RetrievalRunResult, RetrievalRunResult],
+    results: Sequence[tuple[Tensor, Tensor]],
 ) -> Iterator[Line]:
-    old, new, frozen = results
+    (_, old_MD), (new_ND, new_MD), frozen = results
     both_M = torch.from_numpy(
         np.bincount(pairs.train.item_E[~came_N[pairs.train.user_E]], minlength=pairs.num_items) > 0
     )
-    began = time.perf_counter()
-    basis = learnt_basis(new.users_ND, old.items_MD, pairs)
-    basis_s = time.perf_counter() - began
+    rotated_ND = new_ND @ rotation(new_MD[both_M], old_MD[both_M])
     ways = {
-        "new": (new.users_ND, new.items_MD),
-        "frozen": (frozen.users_ND, frozen.items_MD),
-        "procrustes": (new.users_ND @ rotation(new.items_MD[both_M], old.items_MD[both_M]), old.items_MD),
-        "linear": (new.users_ND @ least_squares(old.items_MD[both_M], new.items_MD[both_M]).t(), old.items_MD),
-        "basis": (new.users_ND @ basis, old.items_MD),
-        "relative": relative(new.users_ND, new.items_MD, old.items_MD, both_M),
-        "raw": (new.users_ND, old.items_MD),
+        "new": (new_ND, new_MD),
+        "frozen": frozen,
+        "procrustes": (rotated_ND, old_MD),
+        "linear": (new_ND @ least_squares(old_MD[both_M], new_MD[both_M]).t(), old_MD),
+        "basis": (rotated_ND @ learnt_basis(rotated_ND, old_MD, pairs), old_MD),
+        "relative": relative(new_ND, new_MD, old_MD, both_M),
+        "raw": (new_ND, old_MD),
     }
     on = machine(("torch", "numpy"), users=pairs.num_users, items=pairs.num_items, came_since=int(came_N.sum()))
     length = config.train.list_length
     about = "Gowalla, LightGCN" if options.size == "full" else "synthetic pairs"
-    seconds = {"new": new.train_s, "frozen": frozen.train_s, "basis": basis_s}
     since: Pairs = pairs.test.where(came_N[pairs.test.user_E])
     for name, vectors in ways.items():
         say(name)
@@ -120,7 +122,6 @@ def _lines(
             on=on,
             ndcg=of_all.ndcg,
             came_since=of_new.recall,
-            **({"train_s": seconds[name]} if name in seconds else {}),
         )
 
 
@@ -168,5 +169,14 @@ def learnt_basis(users_ND: Tensor, items_MD: Tensor, pairs: Interactions) -> Ten
     return torch.linalg.matrix_exp(free - free.t()).detach()
 
 
+def options() -> argparse.ArgumentParser:
+    """The options of every benchmark, and the folder of the trainings."""
+    made = parser(__doc__ or "")
+    made.add_argument(
+        "--work", type=Path, default=Path("runs/old_index"), help="where trainings of a full run are kept"
+    )
+    return made
+
+
 if __name__ == "__main__":
-    main("old_index", run, parser(__doc__ or ""))
+    main("old_index", run, options())

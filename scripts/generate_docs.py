@@ -1,4 +1,4 @@
-"""Generate the pages of ``docs/reference/``, and the tables of the scaling page: ``python scripts/generate_docs.py``.
+"""Generate the pages of ``docs/reference/``, and tables of recorded figures: ``python scripts/generate_docs.py``.
 
 ``scripts/docs/`` has a module for each; ``tests/test_docs.py`` fails when a page no longer says what the code does.
 """
@@ -12,6 +12,7 @@ from docs.calls import calls_page
 from docs.commands import commands_page
 from docs.errors import errors_page
 from docs.metrics import metrics_page
+from docs.old_index import RESULTS, results_page
 from docs.scaling import SCALING, scaling_page
 from docs.settings import settings_page
 
@@ -30,6 +31,7 @@ def write() -> None:
     """Write every page, and the picture of the scaling page."""
     for name, page in REFERENCE.items():
         (DOCS / "reference" / name).write_text(page())
+    RESULTS.write_text(results_page())
     SCALING.write_text(scaling_page("--png", str(DOCS / "images" / "scaling.png")))
 
 

@@ -18,7 +18,7 @@ import typer
 import yaml
 from support.paths import DOCS, ROOT
 
-from docs import links, scaling
+from docs import links, old_index, scaling
 from recsys import errors
 from recsys.cli import app, exit_codes
 from recsys.client import types as client_types
@@ -140,6 +140,12 @@ def test_every_page_is_in_the_navigation_once() -> None:
 def test_a_generated_page_is_what_the_generator_writes(name: str) -> None:
     written = (DOCS / "reference" / name).read_text()
     assert written == generate_docs.REFERENCE[name](), "did the code change? python scripts/generate_docs.py"
+
+
+def test_the_table_of_old_indices_is_what_the_recorded_lines_give() -> None:
+    page = old_index.RESULTS.read_text()
+    assert page.count(old_index.FROM) == page.count(old_index.UNTIL) == 1
+    assert page == old_index.results_page(), "was a figure recorded anew? python scripts/generate_docs.py"
 
 
 def test_the_tables_of_the_scaling_page_are_what_the_recorded_figures_give() -> None:
