@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.full_disk import files_up_to
-from support.graphs_once import write_graphs_once
 from support.tiny_pipeline import (
     DAY_MS,
     FIRST_MS,
@@ -38,12 +36,7 @@ from recsys.releases.served import Served, read_served
 from recsys.releases.store import change_served
 from recsys.training.run.folder import read_config
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _graphs_once() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        write_graphs_once(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("graphs_once")
 
 
 @pytest.fixture

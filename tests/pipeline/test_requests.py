@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.graphs_once import write_graphs_once
 from support.tiny_pipeline import (
     DAY_MS,
     FIRST_MS,
@@ -39,12 +37,7 @@ from recsys.pipeline.settings import read_settings
 from recsys.pipeline.state import read_state, state_file
 from recsys.serving.handlers.request_log import RequestLog
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _graphs_once() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        write_graphs_once(patch)
-        yield
+pytestmark = pytest.mark.usefixtures("graphs_once")
 
 
 def features_of(settings: Path) -> FeatureSet:
