@@ -158,9 +158,9 @@ FIGURES = {
         "retrieve.fresh_event",
         "retrieve.fresh_item",
         "retrieve.added_over_none",
-        "retrieve.by_history_with_new_p50_ms",
         "retrieve.by_history_p50_ms",
         "retrieve.by_id_p50_ms",
+        "retrieve.by_history_with_new_p50_ms",
         "retrieve.history_over_id",
     ],
     "releases": [
@@ -216,6 +216,9 @@ LONG = {
 }
 """Even their smallest form takes more than ten seconds, most of it in exports and starts of servers."""
 
+MEASURED_TARGETS = {"cold.items_hr10.linear", "cold.items_hr10.two_tower"}
+"""Figures whose targets are measured beside them."""
+
 TARGETS = {
     "pipeline.kills_lost": 0,
     "rowmap.open_ms_20k": 50,
@@ -231,6 +234,11 @@ TARGETS = {
     "ingest.events_per_s": 150_000,
     "sort_log.prepare_over_duckdb_sort": 0.4,
     "sort_log.prepare_peak_over_limit": 1.0,
+    "retrieval_models.linear_s": 60.0,
+    "retrieval_models.linear_recall": 0.185,
+    "retrieval_models.linear_ndcg": 0.1518,
+    **{f"cold.users_recall.{model}": 0.9 for model in ("linear", "two_tower")},
+    "retrieve.fresh_item": 1.0,
     "way_in.first_list_lines": 6,
     "way_in.numeric_auc_kept": 0.002,
     "way_in.export_s_22": 10.0,
@@ -353,7 +361,8 @@ def test_a_benchmark_prints_its_figures_and_leaves_nothing_behind(
     for line in lines:
         assert set(common.REQUIRED) <= set(line)
         assert {"cpu", "cores", "memory_gib", "os", "python", "versions", "sizes"} <= set(line["on"])
-        assert line.get("target") == TARGETS.get(line["figure"])
+        if line["figure"] not in MEASURED_TARGETS:
+            assert line.get("target") == TARGETS.get(line["figure"])
         if "target" in line:
             better, value, target = line["higher_is_better"], line["value"], line["target"]
             assert line["met"] is (value >= target if better else value <= target)
