@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support.exported_walks import export_walks, exported_walks
 from support.walks import ALL_ITEMS, FEATURES, GROUP, ITEMS, USERS, walks
 
 from recsys.bundle import open_bundle, read_manifest
 from recsys.data.interactions.pairs import ids_of, make_pairs
 from recsys.errors import BundleError
-from recsys.export.retrieval.bundle import export_retrieval_bundle
-from recsys.export.retrieval.by_history.two_tower import model
+from recsys.export.retrieval.by_history.certificate import certify_histories
+from recsys.export.retrieval.by_history.two_tower.model import TowerExport
 from recsys.export.retrieval.measure import measure_retrieval_bundle
 from recsys.features.hashing import MISSING
 from recsys.features.history.records import Events, make_events
@@ -139,11 +140,25 @@ def test_an_item_that_came_later_is_found_by_its_attributes_and_stands_in_a_hist
     assert got.known and np.mean([(item // GROUP if item < ITEMS else item - ITEMS) in near for item in groups]) > 0.7
 
 
-def test_a_graph_that_answers_otherwise_is_not_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model.TowerExport, "_has_times", False)
+def test_a_graph_that_answers_otherwise_gets_no_certificate() -> None:
+    data = walks()
+    trained = TowerExport(exported_walks().parent / "run", data)
+
+    def certify() -> None:
+        certify_histories(
+            exported_walks() / "retrieve.onnx",
+            trained,
+            ids_of(data),
+            events=trained.events,
+            users=np.unique(data.test.user_E),
+            list_length=3,
+        )
+
+    certify()
+    with torch.no_grad():
+        trained._items_MD[7] *= 1.01
     with pytest.raises(BundleError, match="a score of ONNX Runtime's list differs from the model's by"):
-        export_retrieval_bundle(exported_walks().parent / "run", walks(), tmp_path / "bundle", name="walker")
-    assert not (tmp_path / "bundle").exists()
+        certify()
 
 
 @pytest.mark.prove
