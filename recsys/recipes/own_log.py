@@ -86,7 +86,8 @@ def _on_own_log(name: str, model: RankingConfig) -> RunConfig:
 def mf() -> RetrievalRunConfig:
     """Matrix factorisation: finds candidates among all items, for users that it was trained on."""
     config = _retrieval_on_own_log("mf", MfConfig(init_std=0.1))
-    return replace(config, train=replace(config.train, loss="softmax", temperature=0.15, sampled_items=512))
+    train = replace(config.train, loss="softmax", temperature=0.2, sampled_items=512, batch_size=4096)
+    return replace(config, train=train)
 
 
 def lightgcn() -> RetrievalRunConfig:
