@@ -302,14 +302,24 @@ def _sequence_rows() -> tuple[Row, ...]:
                     source=_S3REC,
                 )
             )
-        for recipe, model in (("mf", "MF"), ("linear", "`linear`")):
+        of_run = (f"data.dataset={of.dataset}_sequences", "train.list_length=10")
+        ranking_all = {"linear": ("`linear`", of_run)}
+        if of.dataset == "beauty":
+            short = (
+                "train.epochs=10",
+                "train.learning_rate=0.001",
+                "train.validate_every=2",
+                "train.validation_users=3000",
+            )
+            ranking_all["two_tower"] = ("`two_tower`, 10 epochs", (*of_run, *short))
+        for recipe, (model, overrides) in ranking_all.items():
             rows.append(
                 Row(
                     name=f"{recipe}_{of.dataset}",
                     table="sequences",
                     model=f"{name}: {model}, beside SASRec",
                     recipe=recipe,
-                    overrides=(f"data.dataset={of.dataset}_sequences", "train.list_length=10"),
+                    overrides=overrides,
                     published=dict(zip(LISTS, of.sasrec, strict=True)),
                     source=_S3REC,
                 )
