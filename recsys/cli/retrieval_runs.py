@@ -108,6 +108,7 @@ def evaluate_pair(
     from recsys.progress import progress
     from recsys.training.retrieval.end_to_end import evaluate_end_to_end
     from recsys.training.retrieval.folder import read_retrieval_config
+    from recsys.training.retrieval.ranking import metric_values
     from recsys.training.trained import load_run
 
     config = read_retrieval_config(run_dir)
@@ -119,7 +120,8 @@ def evaluate_pair(
         work.stage("finding candidates, ranking them")
         found = evaluate_end_to_end(run_dir, interactions, trained, dataset, candidates=candidates, users=users)
     if as_json:
-        print(json.dumps(dataclasses.asdict(found)))
+        lists = {"retrieval": metric_values(found.retrieval), "both": metric_values(found.both)}
+        print(json.dumps({**dataclasses.asdict(found), **lists}))
         return
     k = config.train.list_length
     table = Table("test split", f"recall@{k}", f"NDCG@{k}", f"hit rate@{k}", "coverage", "users", box=None)
