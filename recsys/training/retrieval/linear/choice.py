@@ -149,7 +149,7 @@ def first_settings(config: LinearConfig) -> Linear:
     """The settings to begin with: the largest rank and most neighbours, the middle ones of the others."""
 
     def middle(values: tuple[float, ...]) -> float:
-        return sorted(values)[(len(values) - 1) // 2]
+        return sorted(values)[len(values) // 2]
 
     return Linear(
         rank=max(config.ranks),
@@ -194,7 +194,7 @@ def choose(
     report("ranking a sample of users", 0, 0)
     sample = _Sample(spectrum_of, interactions, history_of, list_length=list_length, unknown_M=unknown_M)
     steps = sum(len(getattr(config, name)) for name in OPEN if name != "neighbours") + len(config.low_pass)
-    steps += len(by_action)
+    steps += len(by_action) + len(config.degrees) + len(config.sharpen)
 
     def tried(settings: Linear) -> Trial:
         for trial in trials:
@@ -214,6 +214,9 @@ def choose(
         ("degree", config.degrees),
         ("sharpen", config.sharpen),
         ("low_pass", config.low_pass),
+        # Once more: the best of these depend on each other.
+        ("degree", config.degrees),
+        ("sharpen", config.sharpen),
         ("rank", config.ranks),
     ):
         found = [tried(_with(best, name, value)) for value in values]
