@@ -131,6 +131,7 @@ def whole_tables(model: DistributedModelParallel) -> dict[str, np.ndarray]:
 def process(folder: Path, cases: list[tuple[str, str]], local: str) -> None:
     """What each process does."""
     os.environ["LOCAL_WORLD_SIZE"] = local
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # two "hosts" of one machine, which a run refuses to choose by itself
     start_process_group(torch.device("cpu"))
     for kind, optimizer in cases:
         model = trained(kind, optimizer)
