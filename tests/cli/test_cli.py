@@ -178,6 +178,13 @@ def test_materializing_twice_changes_nothing(tmp_path: Path) -> None:
     }
 
 
+def test_the_package_is_the_command_where_it_is_not_installed(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "recsys", "--version"], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert told.stdout.startswith("recsys ")
+
+
 def test_serving_imports_no_torch(tmp_path: Path) -> None:
     code = "import sys, recsys.serving.process.server, recsys.client, recsys.cli; print('torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)

@@ -38,7 +38,7 @@ def measure_retrieval_bundle(
 
     Raises:
         BundleError: the bundle does not retrieve, or gives what are no numbers.
-        InvalidInputError: there is no test pair.
+        InvalidInputError: there is no test pair, or the bundle reads a field of events that these have not.
     """
     manifest = read_manifest(folder)
     if manifest.kind != "retrieval":

@@ -13,30 +13,21 @@ import numpy as np
 import onnxruntime as ort
 
 from recsys.arrays import BoolArray, Int64Array
-from recsys.bundle import (
-    HISTORY_OUTPUTS,
-    ITEM_OUTPUTS,
-    RETRIEVE_INPUTS,
-    RETRIEVE_OUTPUTS,
-    SEGMENT_OUTPUTS,
-    Bundle,
-    TensorInfo,
-    added_inputs,
-)
+from recsys.bundle import ITEM_OUTPUTS, Bundle
 from recsys.errors import BundleError, InvalidInputError, ModelError
 from recsys.features.columns import Column, missing_column
-from recsys.features.feature_set import Categorical, Feature, FeatureSet
+from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import MISSING, string_keys
 from recsys.features.history.records import Events, attribute_keys, missing_events
 from recsys.features.names import ITEM_NAMES, Names, open_names
 from recsys.serving.inference.candidate_index import AddedItems, ItemRows, Retrieved
-from recsys.serving.inference.graphs import check_manifest, check_same, inputs_of, load_graph, outputs_of
+from recsys.serving.inference.graphs import inputs_of, load_graph, outputs_of
+from recsys.serving.inference.signature import HISTORY_PREFIX, check_retrieval, retrieve_outputs
 from recsys.serving.inference.table_guard import TableGuard
 
 MAX_ITEMS = 10_000
 """Most items that one request may ask for."""
 
-_HISTORY, _TIMESTAMP = "history.", "history.timestamp"
 _NOTHING = np.array([MISSING], dtype=np.int64)
 _SAMPLE_ITEMS = 2
 
@@ -66,11 +57,13 @@ class RetrievalSession:
         self.guard = guard
         self._graph, self._item = graph, item
         inputs = inputs_of(graph)
-        self.history_fields = tuple(name.removeprefix(_HISTORY) for name in inputs if name.startswith(_HISTORY))
+        self.history_fields = tuple(
+            name.removeprefix(HISTORY_PREFIX) for name in inputs if name.startswith(HISTORY_PREFIX)
+        )
         self.item_inputs = () if item is None else tuple(inputs_of(item))
         self._no_user = {each.name: missing_column(each, 1) for each in bundle.features.user if each.name in inputs}
         self.user_inputs = tuple(self._no_user)
-        self._outputs = list(_outputs(bundle, inputs, outputs_of(graph)))
+        self._outputs = list(retrieve_outputs(bundle, inputs, outputs_of(graph)))
         self._keys_R = _integers(bundle, "item_id.keys")
         self._item_count = 0 if self._keys_R is None else len(self._keys_R) - 1
         self._no_items: dict[str, Column] = {}
@@ -184,7 +177,7 @@ def history_columns(features: FeatureSet, events: Events | None, fields: Sequenc
         fields: that the graph reads.
     """
     if events is None or not len(events):
-        return {f"{_HISTORY}{field}": np.full(1, MISSING, dtype=np.int64) for field in fields}
+        return {f"{HISTORY_PREFIX}{field}": np.full(1, MISSING, dtype=np.int64) for field in fields}
     columns = {
         features.item_id.name: events["item"].astype(np.int64),
         "timestamp": events["timestamp"].astype(np.int64),
@@ -194,7 +187,7 @@ def history_columns(features: FeatureSet, events: Events | None, fields: Sequenc
             has = attribute.name in (events.dtype.names or ())
             keys = attribute_keys(attribute, events) if has else np.full(len(events), MISSING, dtype=np.int64)
             columns[attribute.name] = keys
-    return {f"{_HISTORY}{field}": columns[field] for field in fields}
+    return {f"{HISTORY_PREFIX}{field}": columns[field] for field in fields}
 
 
 def open_retrieval(
@@ -230,17 +223,7 @@ def open_retrieval(
 def _open(
     bundle: Bundle, guard: TableGuard, graph: ort.InferenceSession, item: ort.InferenceSession | None
 ) -> RetrievalSession:
-    check_manifest(bundle, "retrieve", graph)
-    if item is not None:
-        check_manifest(bundle, "item", item)
-        _check_item(bundle, item)
-    for side, expected, found in (
-        ("input", _inputs(bundle, inputs_of(graph)), inputs_of(graph)),
-        ("output", _outputs(bundle, inputs_of(graph), outputs_of(graph)), outputs_of(graph)),
-    ):
-        for name in [*expected, *found]:
-            where = f"graph 'retrieve', {side} {name!r}"
-            check_same(bundle, where, expected.get(name), found.get(name), source="the specification")
+    check_retrieval(bundle, graph, item)
     session = RetrievalSession(bundle, graph, _names(bundle), guard, item)
     # A user of each kind. The known one's search reads the whole item table: the first request need not wait for that.
     if session.history_fields:
@@ -252,72 +235,6 @@ def _open(
     if session.item_inputs:
         _check_sample_item(bundle, session)
     return session
-
-
-def _inputs(bundle: Bundle, found: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """Inputs that the graph may have: those of all; by history those of the events and the user that it names.
-
-    Raises:
-        BundleError: it knows users by a history that its FeatureSet does not declare.
-    """
-    takes_added = "item" in bundle.manifest.graphs
-    if bundle.manifest.knows_users_by == "id":
-        if takes_added:
-            raise BundleError(f"{bundle.path}: it has a graph 'item' and knows users by id; expected by history")
-        return {**RETRIEVE_INPUTS, **_user_inputs(bundle, found)}
-    history = bundle.features.history
-    if history is None:
-        raise BundleError(
-            f"{bundle.path}: it knows users by their history, but its FeatureSet declares none; export the bundle again"
-        )
-    item = f"{_HISTORY}{bundle.features.item_id.name}"
-    may = {item, _TIMESTAMP, *(f"{_HISTORY}{attribute.name}" for attribute in history.attributes)}
-    read = {item, *(may & set(found))}
-    added = added_inputs(_row_width(bundle)) if takes_added else {}
-    events = {name: TensorInfo(dtype="int64", shape=("S",)) for name in sorted(read)}
-    return {**RETRIEVE_INPUTS, **events, **_user_inputs(bundle, found), **added}
-
-
-def _user_inputs(bundle: Bundle, found: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """Those of the graph's inputs that are features of users, as they are encoded."""
-    return {each.name: _feature_tensor(each, 1) for each in bundle.features.user if each.name in found}
-
-
-def _row_width(bundle: Bundle) -> int:
-    """Columns of the rows of graph ``item``, as the manifest says; 0 if it does not."""
-    rows = bundle.manifest.graphs["item"].outputs.get("rows")
-    return rows.shape[1] if rows is not None and len(rows.shape) == 2 and isinstance(rows.shape[1], int) else 0
-
-
-def _check_item(bundle: Bundle, item: ort.InferenceSession) -> None:
-    """Refuse a graph whose inputs are no item features, or are encoded otherwise, or whose outputs are others."""
-    declared = {each.name: each for each in (bundle.features.item_id, *bundle.features.item)}
-    for name, found in inputs_of(item).items():
-        expected = None if name not in declared else _feature_tensor(declared[name], "A")
-        check_same(bundle, f"graph 'item', input {name!r}", expected, found)
-    outputs = {"rows": TensorInfo(dtype="float32", shape=("A", _row_width(bundle)))}
-    outputs["known"] = TensorInfo(dtype="int64", shape=("A",))
-    for name in [*outputs, *outputs_of(item)]:
-        where = f"graph 'item', output {name!r}"
-        check_same(bundle, where, outputs.get(name), outputs_of(item).get(name), source="the specification")
-
-
-def _feature_tensor(feature: Feature, length: int | str) -> TensorInfo:
-    if not isinstance(feature, Categorical):
-        return TensorInfo(dtype="float32", shape=(length,))
-    return TensorInfo(dtype="int64", shape=(length,) if feature.max_values == 1 else (length, feature.max_values))
-
-
-def _outputs(
-    bundle: Bundle, inputs: Mapping[str, TensorInfo], found: Mapping[str, TensorInfo]
-) -> dict[str, TensorInfo]:
-    """Outputs that the graph must have: a segment's, if it has that and reads a feature of the user."""
-    outputs = dict(RETRIEVE_OUTPUTS)
-    if bundle.manifest.knows_users_by == "history":
-        outputs |= HISTORY_OUTPUTS
-    if set(SEGMENT_OUTPUTS) & set(found) and _user_inputs(bundle, inputs):
-        outputs |= SEGMENT_OUTPUTS
-    return outputs
 
 
 def _check_sample(bundle: Bundle, session: RetrievalSession, user_key: int, events: Events | None) -> None:

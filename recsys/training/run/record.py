@@ -298,7 +298,7 @@ def _cpu_model() -> str:
 def _own_command() -> str:
     program, *arguments = sys.argv or ["python"]
     program = Path(program).name
-    # `python -m recsys.cli` is how the command is run where it is not installed.
+    # `python -m recsys` is how the command is run where it is not installed.
     return shlex.join(["recsys" if program in ("__main__.py", "") else program, *arguments])
 
 

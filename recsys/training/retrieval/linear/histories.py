@@ -15,6 +15,7 @@ from recsys.arrays import Int64Array
 from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.ids import PairIds
 from recsys.data.interactions.pairs import Interactions, Pairs
+from recsys.errors import InvalidInputError
 from recsys.features.hashing import MISSING
 from recsys.features.history.rules import inherited_attributes
 from recsys.models.retrieval.history_weights import HistoryWeights
@@ -103,7 +104,17 @@ def histories(
 
 
 def history_inputs(events: UserEvents, user: int, ids: PairIds, fields: Sequence[str]) -> dict[str, Int64Array]:
-    """Inputs of a graph that reads these fields of a user's history, [max(S, 1)]."""
+    """Inputs of a graph that reads these fields of a user's history, [max(S, 1)].
+
+    Raises:
+        InvalidInputError: the events have no such field.
+    """
+    held = [ids.features.item_id.name, *(() if events.time_ms_E is None else ("timestamp",)), *events.attributes]
+    if lacking := [field for field in fields if field not in held]:
+        raise InvalidInputError(
+            f"the model reads {', '.join(lacking)} of each event, which these events do not have: they have "
+            f"{', '.join(held)}; give a log of events with it, as `recsys prepare` writes"
+        )
     begin, end = np.searchsorted(events.user_E, [user, user + 1])
     if begin == end:
         return {f"history.{field}": np.full(1, MISSING, dtype=np.int64) for field in fields}

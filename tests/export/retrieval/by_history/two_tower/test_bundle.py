@@ -14,7 +14,7 @@ from support.walks import ALL_ITEMS, FEATURES, GROUP, ITEMS, USERS, walks
 
 from recsys.bundle import open_bundle, read_manifest
 from recsys.data.interactions.pairs import ids_of, make_pairs
-from recsys.errors import BundleError
+from recsys.errors import BundleError, InvalidInputError
 from recsys.export.retrieval.by_history.certificate import certify_histories
 from recsys.export.retrieval.by_history.two_tower.model import TowerExport
 from recsys.export.retrieval.measure import measure_retrieval_bundle
@@ -66,6 +66,14 @@ def test_a_bundle_is_measured_by_its_graph_as_its_run_was_by_torch() -> None:
     measured = measure_retrieval_bundle(exported_walks(), taken, list_length=3)
     own = read_manifest(exported_walks()).metrics
     assert [measured.metrics[name] for name in ("recall", "ndcg")] == pytest.approx([own["recall"], own["ndcg"]])
+
+
+def test_a_log_of_pairs_alone_is_refused_by_the_fields_of_events_that_it_lacks() -> None:
+    bare = dataclasses.replace(walks(), histories={})
+    with pytest.raises(
+        InvalidInputError, match="the model reads (timestamp, action|action, timestamp) of each event, which these eve"
+    ):
+        measure_retrieval_bundle(exported_walks(), bare, list_length=3)
 
 
 def test_the_next_item_follows_the_newest_event_whoever_the_user_is(session: RetrievalSession) -> None:
