@@ -9,7 +9,7 @@ Legend: ``A`` items, ``V`` values of an attribute, ``P`` columns of all attribut
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_matrix, hstack
@@ -79,10 +79,6 @@ class AttributeRows:
         design_AP, known_A = self.encoding.design(columns, length)
         rows_AR: Float32Array = design_AP @ self.weights_PR + self.base_R
         return rows_AR, known_A
-
-    def times(self, factor_R: Float32Array) -> AttributeRows:
-        """The rows with each column multiplied."""
-        return replace(self, weights_PR=self.weights_PR * factor_R, base_R=self.base_R * factor_R)
 
     def weights_of(self, feature: Feature) -> Float32Array:
         """The rows of :attr:`weights_PR` of an attribute."""

@@ -138,7 +138,8 @@ class LinearModel:
         near_MJ: items that an item of a history adds to, int32; -1 for none.
         add_MJ: what it adds, float32.
         popularity_M: scores for users without a history, float32.
-        alone_K: factor of each column in the rows of an item that has no neighbours, float32.
+        alone_K: what a column counts where an item without neighbours is scored or stands in the history, in those of
+            ``history_MK``: nothing else says there what P does; float32.
         added: the last so many items came after training (:meth:`with_items`).
     """
 
@@ -153,8 +154,9 @@ class LinearModel:
 
     @property
     def rows_MR(self) -> Float32Array:
-        """Of each item what it adds to a user's vector and what that is multiplied with, side by side, [M, 2 K]."""
-        return np.concatenate([self.history_MK, self.items_MK], axis=1)
+        """Of each item what it adds to a user's vector and what that is multiplied with, side by side, [M, 2 K], as if
+        it had no neighbours: what an item that came after training is like."""
+        return np.concatenate([self.history_MK * self.alone_K, self.items_MK], axis=1)
 
     @property
     def learnt_M(self) -> BoolArray:
@@ -199,7 +201,10 @@ class LinearModel:
         """
         near_MM = self.near_MM if near_MM is None else near_MM
         history_BM = csr_matrix(history_BM.multiply(self.learnt_M))  # of other items nothing was learnt
-        scores_BM: Float32Array = (history_BM @ self.history_MK) @ self.items_MK.T
+        own = len(self.items_MK) - self.added
+        users_BK, of_added_BK = history_BM[:, :own] @ self.history_MK[:own], history_BM[:, own:] @ self.history_MK[own:]
+        scores_BM: Float32Array = (users_BK + of_added_BK) @ self.items_MK.T
+        scores_BM[:, own:] = (users_BK * self.alone_K + of_added_BK) @ self.items_MK[own:].T
         scores_BM += (history_BM @ near_MM).toarray()
         empty_B = np.asarray(history_BM.max(axis=1).toarray())[:, 0] <= 0
         scores_BM[empty_B] = self.popularity_M

@@ -74,6 +74,28 @@ def served_scores(settings: Linear) -> np.ndarray:
     return model.scores(csr_matrix(written_out()[0].astype(np.float32)))
 
 
+@pytest.mark.parametrize(("rank", "low_pass", "sharpen", "degree"), [(64, 0.3, 0.4, 0.35), (16, 0.1, 0.8, 0.5)])
+def test_items_without_neighbours_are_scored_by_the_first_eigenvectors_alone(
+    rank: int, low_pass: float, sharpen: float, degree: float
+) -> None:
+    """A copy of each item, by its row alone: V (L + a) (1 - T L) V' from and to copies, whatever P is beside it."""
+    settings = Linear(
+        rank=rank, user_degree=0.5, degree=degree, low_pass=low_pass, sharpen=sharpen, neighbours=ITEMS - 1
+    )
+    values_K, vectors_MK = largest_eigenvalues(operator(), rank, seed=0)
+    model = linear_model(operator(), values_K, vectors_MK, settings, np.ones(ITEMS, dtype=np.float32))
+    more = model.with_items(model.rows_MR)
+    scores = more.scores(csr_matrix(np.eye(2 * ITEMS, dtype=np.float32)))
+    values, vectors = values_K.double().numpy(), vectors_MK.double().numpy()
+    scale_M = written_out()[1] ** (2 * degree)
+    alone = (vectors * (values + low_pass) * (1 - sharpen * values)) @ vectors.T * scale_M / scale_M[:, None]
+    for rows, columns in ((slice(0, ITEMS), slice(ITEMS, None)), (slice(ITEMS, None), slice(0, None))):
+        expected = np.tile(alone, scores[rows, columns].shape[1] // ITEMS)
+        np.testing.assert_allclose(scores[rows, columns], expected, atol=1e-5)
+    own = model.scores(csr_matrix(np.eye(ITEMS, dtype=np.float32)))
+    np.testing.assert_allclose(scores[:ITEMS, :ITEMS], own, atol=1e-6)
+
+
 @pytest.mark.parametrize("user_degree", [0.0, 0.3])
 def test_another_power_of_the_users_numbers_leaves_the_largest_eigenvalue_1(user_degree: float) -> None:
     pairs_NM, root_M, _ = written_out()

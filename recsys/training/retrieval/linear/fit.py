@@ -113,7 +113,7 @@ def fit(config: RetrievalRunConfig, interactions: Interactions, report: Report =
     )
     return Fitted(
         model=made,
-        attributes=None if attributes is None else attributes.times(np.tile(made.alone_K, 2)),
+        attributes=attributes,
         notes=tuple(notes),
         train_s=time.perf_counter() - began - measuring_s,
         validation=validation,

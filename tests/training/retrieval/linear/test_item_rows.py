@@ -36,7 +36,7 @@ FIXED = RetrievalRunConfig(
         ranks=(16,),
         degrees=(0.5,),
         low_pass=(1.0,),
-        sharpen=(0.0,),
+        sharpen=(0.8,),
         neighbours=(10,),
         half_life_events=(0.0,),
         half_life_days=(0.0,),
@@ -93,6 +93,9 @@ def test_a_new_item_is_found_by_those_who_take_what_it_is_like(work: Path) -> No
         place = got.items.tolist().index(1000)
         assert place < 5 if community == 2 else place > 15
     of_new = make_events(FEATURES, item=[1000], timestamp_ms=[1])
+    twins = AddedItems(np.array([1000, 1001, 1002]), session.rows({"brand": np.array([22, 22, 33])}).rows)
+    got = session.retrieve(0, np.array([1000]), ITEMS + 3, of_new, twins)
+    assert got.items[0] == 1001 and 1002 in got.items[ITEMS // 2 :], "its like comes first, another late"
     got = session.retrieve(0, seen, 10, of_new, added)
     assert got.known and (COMMUNITY_M[got.items[got.items < 1000]] == 2).all(), "it stands in a history as others do"
 
@@ -114,13 +117,11 @@ def test_the_run_keeps_what_it_fitted(work: Path) -> None:
     assert fitted.attributes is not None
     rows, known = fitted.attributes.rows({"brand": COMMUNITY_M * 11}, ITEMS)
     assert known.tolist() == [1] * ITEMS
-    own = fitted.model.rows_MR * np.tile(fitted.model.alone_K, 2)
-
-    def likeness(first: np.ndarray, second: np.ndarray) -> float:  # type: ignore[type-arg]
-        return float((first * second).sum() / np.sqrt((first**2).sum() * (second**2).sum()))
-
-    alike = [likeness(rows[item, 16:], own[item, 16:]) for item in range(ITEMS)]
-    assert np.median(alike) > 0.5
+    of_brand = fitted.model.rows_MR.reshape(4, ITEMS_EACH, -1).mean(axis=1)[COMMUNITY_M]
+    for half in (slice(0, 16), slice(16, 32)):
+        like = (rows[:, half] * of_brand[:, half]).sum(axis=1)
+        sizes = np.linalg.norm(rows[:, half], axis=1) * np.linalg.norm(of_brand[:, half], axis=1)
+        assert np.median(like / sizes) > 0.8, "rows as the mean of the brand's"
 
 
 def test_what_tells_no_items_apart_is_no_attribute(tmp_path: Path) -> None:

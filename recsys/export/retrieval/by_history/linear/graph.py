@@ -58,6 +58,8 @@ class HistoryTables:
         popularity_M: the items' scores for users of whom no event counts, float32.
         item_names_M: the texts that the items' keys are of; None where items are named by integers.
         weights: of the events.
+        added_from_bundle_D: factor of each column of the vector that events of the bundle's items make, where items are
+            scored that the bundle has not; None: 1; float32.
 
     Raises:
         InvalidInputError: shapes do not fit, there is no item, two items have one key, or a number is not finite.
@@ -71,6 +73,7 @@ class HistoryTables:
     popularity_M: Float32Array
     item_names_M: Sequence[str] | None = None
     weights: HistoryWeights = field(default_factory=HistoryWeights)
+    added_from_bundle_D: Float32Array | None = None
 
     def __post_init__(self) -> None:
         items = len(self.item_keys)
@@ -82,6 +85,7 @@ class HistoryTables:
             ("neighbours_MJ", self.neighbours_MJ, (items, self.added_MJ.shape[-1])),
             ("added_MJ", self.added_MJ, (items, self.added_MJ.shape[-1])),
             ("popularity_M", self.popularity_M, (items,)),
+            ("added_from_bundle_D", self.from_bundle_D, (self.items_MD.shape[-1],)),
         ):
             if array.shape != shape:
                 raise InvalidInputError(f"{name} is {list(array.shape)}; expected {list(shape)}")
@@ -95,6 +99,12 @@ class HistoryTables:
             raise InvalidInputError(
                 f"items {first!r} and {second!r} have one key, {self.item_keys[equal[0]]}; expected distinct keys"
             )
+
+    @property
+    def from_bundle_D(self) -> Float32Array:
+        """``added_from_bundle_D``, or ones."""
+        given = self.added_from_bundle_D
+        return np.ones(self.items_MD.shape[-1], dtype=np.float32) if given is None else given
 
 
 def history_inputs(item_id: str, weights: HistoryWeights) -> dict[str, TensorInfo]:
@@ -151,6 +161,7 @@ def write_history_graph(
     if takes_added:
         floats["per_halving"], integers[TABLE_ROWS] = 1.0 / np.log(2.0), len(item_keys) + 1
         floats["no_history_D1"] = np.zeros((tables.items_MD.shape[1], 1))
+        floats["added_from_bundle_1D"] = tables.from_bundle_D[None]
         inputs |= added_inputs(2 * tables.items_MD.shape[1])
     return write_graph(
         _nodes(item_id, weights, neighbours=bool(neighbours), takes_added=takes_added),
@@ -212,15 +223,25 @@ def _nodes(item_id: str, weights: HistoryWeights, *, neighbours: bool, takes_add
 def _scores(*, neighbours: bool, takes_added: bool) -> list[NodeProto]:
     """From ``event_rows`` and ``weight_S`` to the scores of all rows."""
     node = helper.make_node
-    gathered = [node("Gather", ["item_id.history_rows", "rows_U"], ["rows_UD"])]
+    gathered = [
+        node("Gather", ["item_id.history_rows", "rows_U"], ["rows_UD"]),
+        node("MatMul", ["weight_1U", "rows_UD"], ["user_1D"]),
+    ]
     if takes_added:
         gathered = [
             *split_rows("rows_U", in_bundle="bundle_rows_U", place="place_U", is_in_bundle="is_in_bundle_U"),
             node("Gather", ["item_id.history_rows", "bundle_rows_U"], ["bundle_rows_UD"]),
             node("Gather", ["added.rows", "place_U"], ["added_rows_UR"]),
             node("Split", ["added_rows_UR"], ["added_rows_UD", "added_rows_as_items"], axis=1, num_outputs=2),
-            node("Unsqueeze", ["is_in_bundle_U", "last_axis"], ["is_in_bundle_U1"]),
-            node("Where", ["is_in_bundle_U1", "bundle_rows_UD", "added_rows_UD"], ["rows_UD"]),
+            # Row 0 of the bundle is zeros; the added row 0 of an item of the bundle is not.
+            node("Where", ["is_in_bundle_U", "zero_f", "weight_U"], ["added_weight_U"]),
+            node("Reshape", ["added_weight_U", "row"], ["added_weight_1U"]),
+            node("MatMul", ["weight_1U", "bundle_rows_UD"], ["of_bundle_1D"]),
+            node("MatMul", ["added_weight_1U", "added_rows_UD"], ["of_added_1D"]),
+            node("Add", ["of_bundle_1D", "of_added_1D"], ["user_1D"]),
+            node("Mul", ["of_bundle_1D", "added_from_bundle_1D"], ["of_bundle_as_added_1D"]),
+            node("Add", ["of_bundle_as_added_1D", "of_added_1D"], ["user_of_added_1D"]),
+            node("Reshape", ["user_of_added_1D", "column"], ["user_of_added_D1"]),
         ]
     scores = [
         # An item counts once, however often it comes, with the largest of its weights.
@@ -230,7 +251,6 @@ def _scores(*, neighbours: bool, takes_added: bool) -> list[NodeProto]:
         node("ScatterElements", ["zeros_U", "place_S", "weight_S"], ["weight_U"], axis=0, reduction="max"),
         node("Reshape", ["weight_U", "row"], ["weight_1U"]),
         *gathered,
-        node("MatMul", ["weight_1U", "rows_UD"], ["user_1D"]),
         node("Reshape", ["user_1D", "column"], ["user_D1"]),
         node("MatMul", ["item_id.rows", "user_D1"], ["by_vectors"]),
     ]
@@ -249,7 +269,7 @@ def _scores(*, neighbours: bool, takes_added: bool) -> list[NodeProto]:
     if takes_added:
         scores += [
             # All columns, the first half times 0: cutting the rows apart would copy them.
-            node("Concat", ["no_history_D1", "user_D1"], ["user_R1"], axis=0),
+            node("Concat", ["no_history_D1", "user_of_added_D1"], ["user_R1"], axis=0),
             node("MatMul", ["added.rows", "user_R1"], ["added_scores"]),
             node("Concat", [last, "added_scores"], ["with_added"], axis=0),
         ]

@@ -153,4 +153,5 @@ def history_tables(model: LinearModel, ids: PairIds) -> HistoryTables:
         popularity_M=model.popularity_M[known],
         item_names_M=None if names is None else [names[item] for item in known.tolist()],
         weights=model.settings.weights,
+        added_from_bundle_D=model.alone_K,
     )
