@@ -37,8 +37,9 @@ class _Followed:
     def __init__(self, items: ReleaseItems) -> None:
         self.items = items
         self.lock = threading.Lock()
-        """Held during a step: a release that is closed is not at work."""
+        """Held during a step, which a release that closes waits for."""
         self.closed = False
+        """No further step begins."""
         self.tried = threading.Event()
         """Set once the first steps are done, or could not be."""
         self.current_s = time.monotonic()
@@ -98,8 +99,9 @@ class ItemFollower:
             with self._changed:
                 self._followed.remove(followed)
             followed.closed = True
-            if followed.lock.acquire(timeout=_CLOSE_S):  # for good
+            if followed.lock.acquire(timeout=_CLOSE_S):
                 items.current = None
+                followed.lock.release()
 
     def close(self) -> None:
         """Stop."""

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -155,3 +155,29 @@ def test_the_first_look_does_not_hold_up_a_release_for_long(
         assert current() is None
         go_on.set()
         eventually(lambda: keys_of(current()) == [NEW])
+
+
+def test_a_release_that_goes_while_another_has_its_turn_does_not_stop_the_thread(
+    follower: ItemFollower, store: BlockingFeatureStore
+) -> None:
+    at_work, go_on = threading.Event(), threading.Event()
+    go_on.set()
+
+    class Slow(Index):
+        def has_items(self, keys: Int64Array) -> BoolArray:
+            if not go_on.is_set():
+                at_work.set()
+                go_on.wait(5)
+            return super().has_items(keys)
+
+    with ExitStack() as old:
+        old.enter_context(follower.following(Index(), store, release="a"))
+        with follower.following(Slow(), store, release="b") as current:
+            go_on.clear()
+            put(store, {NEW: 1.0})
+            assert at_work.wait(5)
+            old.close()  # its turn is yet to come
+            go_on.set()
+            eventually(lambda: keys_of(current()) == [NEW])
+            put(store, {NEW + 1: 1.0})
+            eventually(lambda: keys_of(current()) == [NEW, NEW + 1])
