@@ -130,7 +130,8 @@ def evaluate_pair(
         table.add_row(name, *shares, f"{m.users:,}")
     output.print(table)
     output.print(
-        f"recall of all {found.candidates:,} candidates: {found.candidate_recall:.4f}, the most an order can reach",
+        f"recall of all {found.candidates:,} candidates: {found.candidate_recall:.4f}, the most an order can reach"
+        + (f"\n{found.left_out:,} items of {run_dir} are not in the log: no candidates here" if found.left_out else ""),
         highlight=False,
         soft_wrap=True,
     )

@@ -2,8 +2,8 @@
 
 Settings were chosen by recall@20 on a held-out tenth of each user's training pairs of Gowalla (the published
 validation part of MovieLens); the recipes of Gowalla then train on all of the training pairs for the number of epochs
-found (``data.validation_share=0.1`` gives the runs that chose). MovieLens trains on its training part only, as
-UltraGCN does, and the test masks its training pairs only.
+found (``data.validation_share=0.1 train.patience=5`` gives the runs that chose). MovieLens trains on its training part
+only, as UltraGCN does, and the test masks its training pairs only.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def linear_gowalla() -> RetrievalRunConfig:
             half_life_events=(0.0,),
             half_life_days=(0.0,),
         ),
+        train=RetrievalTrainConfig(patience=0),
     )
 
 
@@ -43,7 +44,13 @@ def mf_gowalla() -> RetrievalRunConfig:
         data=_GOWALLA,
         model=MfConfig(),
         train=RetrievalTrainConfig(
-            epochs=40, batch_size=25_000, learning_rate=0.02, negatives=32, regularization=1e-2, schedule="cosine"
+            epochs=40,
+            batch_size=25_000,
+            learning_rate=0.02,
+            negatives=32,
+            regularization=1e-2,
+            schedule="cosine",
+            patience=0,
         ),
     )
 
@@ -55,7 +62,13 @@ def lightgcn_gowalla() -> RetrievalRunConfig:
         data=_GOWALLA,
         model=LightGcnConfig(),
         train=RetrievalTrainConfig(
-            epochs=35, learning_rate=0.03, negatives=32, regularization=1e-3, schedule="cosine", checkpoint_epochs=5
+            epochs=35,
+            learning_rate=0.03,
+            negatives=32,
+            regularization=1e-3,
+            schedule="cosine",
+            checkpoint_epochs=5,
+            patience=0,
         ),
     )
 
@@ -67,7 +80,13 @@ def ngcf_gowalla() -> RetrievalRunConfig:
         data=_GOWALLA,
         model=NgcfConfig(),
         train=RetrievalTrainConfig(
-            epochs=25, learning_rate=0.01, negatives=32, regularization=1e-4, schedule="cosine", checkpoint_epochs=5
+            epochs=25,
+            learning_rate=0.01,
+            negatives=32,
+            regularization=1e-4,
+            schedule="cosine",
+            checkpoint_epochs=5,
+            patience=0,
         ),
     )
 
@@ -79,7 +98,13 @@ def ngcf_code_gowalla() -> RetrievalRunConfig:
         data=_GOWALLA,
         model=NgcfConfig(variant="code"),
         train=RetrievalTrainConfig(
-            epochs=25, learning_rate=0.01, negatives=32, regularization=1e-4, schedule="cosine", checkpoint_epochs=5
+            epochs=25,
+            learning_rate=0.01,
+            negatives=32,
+            regularization=1e-4,
+            schedule="cosine",
+            checkpoint_epochs=5,
+            patience=0,
         ),
     )
 

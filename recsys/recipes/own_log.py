@@ -29,7 +29,12 @@ FOLDER = "./prepared"
 
 def linear() -> RetrievalRunConfig:
     """Linear filtering, a closed form without epochs: candidates by what a user did up to now; chooses its settings."""
-    return RetrievalRunConfig(recipe="linear", data=InteractionsConfig(dataset=FOLDER), model=LinearConfig())
+    return RetrievalRunConfig(
+        recipe="linear",
+        data=InteractionsConfig(dataset=FOLDER),
+        model=LinearConfig(),
+        train=RetrievalTrainConfig(patience=0),
+    )
 
 
 def two_tower() -> RetrievalRunConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,17 @@ from typer.testing import CliRunner
 
 from recsys.bundle import read_manifest
 from recsys.cli import app
+from recsys.cli.retrieval_runs import load
 from recsys.client import Client
+from recsys.data.interactions.pairs import ids_of, make_pairs
 from recsys.errors import ConfigError
+from recsys.export.retrieval.bundle import export_retrieval_bundle
+from recsys.features.hashing import string_keys
 from recsys.recipes import GROUPS, OWN_LOG, OWN_LOG_RETRIEVAL, RECIPES, RETRIEVAL_RECIPES
 from recsys.serving.process.server import running_server
 from recsys.serving.settings import Settings
+from recsys.training.retrieval.loop import train_retrieval_run
+from recsys.training.settings import override
 
 
 def recsys(*arguments: str) -> str:
@@ -114,6 +121,37 @@ def test_the_same_log_trains_a_model_that_finds_candidates_and_both_answer_from_
         history = client.get_history(user=7)
     assert len(best.items) == 5 and best.degraded == () and best.user_known and not set(best.items) & set(history.items)
     assert len(stranger.items) == 5 and not stranger.user_known
+
+
+def test_items_of_a_kept_index_that_left_the_log_are_no_candidates(folder: Path) -> None:
+    if not (alone := folder / "alone" / "din-bare").exists():
+        train("din", "bare", alone.parent)
+    older, run, gone = folder / "older", folder / "mf-kept", tuple(f"gone {place}" for place in range(4))
+    changes = [f"data.dataset={prepared('bare')}", "train.epochs=2", "model.dim=8"]
+    config = override(RETRIEVAL_RECIPES["mf"](), changes)
+    now = load(config.data, None, folder)
+    ids, everyone = ids_of(now), np.arange(now.num_users)
+    assert ids.item_names_M is not None
+    before = replace(
+        now,
+        num_items=now.num_items + len(gone),
+        train=make_pairs(
+            np.concatenate([now.train.user_E, everyone]),
+            np.concatenate([now.train.item_E, now.num_items + everyone % len(gone)]),
+        ),
+        ids=replace(
+            ids,
+            item_keys_M=np.concatenate([ids.item_keys_M, string_keys(gone)]),
+            item_names_M=(*ids.item_names_M, *gone),
+        ),
+    )
+    train_retrieval_run(config, before, older)
+    export_retrieval_bundle(older, before, older / "bundle", name="found")
+    recsys("train", "mf", *changes, "--freeze-items", str(older), "--run-dir", str(run), "--json")
+    both = ("evaluate", str(run), "--then", str(alone), "--users", "0", "--candidates", "40")
+    found = json.loads(recsys(*both, "--json"))
+    assert found["left_out"] == 4 and found["candidates"] == 40 and found["candidate_recall"] == 1.0
+    assert f"4 items of {run} are not in the log: no candidates here" in " ".join(recsys(*both).split())
 
 
 @pytest.mark.parametrize("recipe", ["linear", pytest.param("two_tower", marks=pytest.mark.prove)])

@@ -56,7 +56,7 @@ class RetrievalTrainConfig:
         regularization: L2, half the mean over a batch's pairs of the squared vectors of user, item and negative.
         validate_every: epochs between validations.
         patience: stop after so many validations in a row without a better recall, and keep the best weights instead
-            of the last; 0: train all epochs and keep the last.
+            of the last; 0: train all epochs and keep the last. Needs a validation part.
         validation_users: whose items are ranked in validation, a fixed sample for all seeds; 0 for all.
         list_length: k of the metrics.
         fan_outs: neighbours per node that a batch samples, from the last layer to the first; the vectors are then
@@ -82,7 +82,7 @@ class RetrievalTrainConfig:
     decay_epochs: int = 50
     regularization: float = 1e-4
     validate_every: int = 10
-    patience: int = 0
+    patience: int = 5
     validation_users: int = 10_000
     list_length: int = 20
     fan_outs: tuple[int, ...] = ()
@@ -182,6 +182,8 @@ class RetrievalRunConfig:
         """Refuse settings of training that the model does not read."""
         plain = RetrievalTrainConfig()
         for name in (each.name for each in fields(self.train) if each.name not in allowed):
+            if name == "patience" and not self.train.patience:
+                continue  # asks for no early stopping, and there is none
             if (value := getattr(self.train, name)) != getattr(plain, name):
                 raise ConfigError(
                     f"recipe {self.recipe!r}: train.{name} is {value!r}, but {self.model.kind} {why}; "

@@ -23,6 +23,7 @@ from recsys.errors import ConfigError, InvalidInputError
 from recsys.training.retrieval.evaluate import lists_of_run
 from recsys.training.retrieval.folder import read_retrieval_config
 from recsys.training.retrieval.ranking import RankingMetrics, list_metrics, sample_users
+from recsys.training.retrieval.trained import of_run
 from recsys.training.trained import TrainedModel, check_same_data, predict_split
 
 
@@ -35,12 +36,15 @@ class EndToEnd:
         both: the best of the candidates, as the ranking model orders them.
         candidates: how many were ranked, at most.
         candidate_recall: of all candidates: more no order of them can reach.
+        left_out: items of the retrieval model's index that the log has no more (``train.freeze_items``): they are no
+            candidates here.
     """
 
     retrieval: RankingMetrics
     both: RankingMetrics
     candidates: int
     candidate_recall: float
+    left_out: int = 0
 
 
 def evaluate_end_to_end(
@@ -79,7 +83,10 @@ def evaluate_end_to_end(
     wanted = sample_users(wanted, users)
     ranked_G = np.unique(wanted.user_E)
     moment_G = first_S[np.searchsorted(dataset.sample_user[first_S], ranked_G)]
-    found_GC = lists_of_run(run_dir, interactions, ranked_G, test=True, length=candidates)
+    beside, _ = of_run(run_dir, interactions)
+    left_out = beside.num_items - interactions.num_items
+    found_GC = lists_of_run(run_dir, beside, ranked_G, test=True, length=candidates + left_out)
+    found_GC = _of_the_log(found_GC, interactions.num_items)[:, :candidates]
     both_GC = _ranked(trained, dataset, moment_G, found_GC)
     items = interactions.num_items
     return EndToEnd(
@@ -87,7 +94,14 @@ def evaluate_end_to_end(
         both=list_metrics(both_GC[:, :length], wanted, num_items=items)[0],
         candidates=found_GC.shape[1],
         candidate_recall=list_metrics(found_GC, wanted, num_items=items)[0].recall,
+        left_out=left_out,
     )
+
+
+def _of_the_log(found_GC: Int64Array, items: int) -> Int64Array:
+    """Lists without the items that come behind those of the log, in the same order; -1 last."""
+    kept_GC = np.where(found_GC < items, found_GC, -1)
+    return np.take_along_axis(kept_GC, np.argsort(kept_GC < 0, axis=1, kind="stable"), axis=1)
 
 
 def _first_samples(dataset: Dataset, test: Int64Array) -> Int64Array:

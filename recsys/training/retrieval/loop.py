@@ -31,12 +31,13 @@ from recsys.errors import ConfigError, InvalidInputError
 from recsys.evaluation.baselines import Baseline, baseline_values, baselines_json
 from recsys.evaluation.predictions import USER_FILE, write_user_values
 from recsys.files import write_atomically
+from recsys.models.registry import CLOSED_FORMS
 from recsys.models.retrieval.svd_start import svd_vectors
 from recsys.training.distributed.processes import check_alone
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.evaluate import beside
 from recsys.training.retrieval.folder import RunState, open_retrieval_run, read_known, save
-from recsys.training.retrieval.frozen.index import frozen_for, keep_frozen
+from recsys.training.retrieval.frozen.index import frozen_for, keep_frozen, kept_frozen
 from recsys.training.retrieval.known import drawn_pairs, known_ids
 from recsys.training.retrieval.learners.learner import Learner
 from recsys.training.retrieval.learners.pairs import PairLearner
@@ -161,8 +162,10 @@ def train_retrieval_run(
             known, notes = read_known(checkpoint), tuple(checkpoint.get("notes", notes))
         else:
             save_maps(config, maps, run_dir)
-            if index is not None:
-                keep_frozen(index, run_dir)
+        if index is not None and kept_frozen(run_dir) is None:
+            if checkpoint is not None:
+                trainer.load_state_dict(checkpoint["model"])  # refuses another index than the one that was lost
+            keep_frozen(index, run_dir)
         show_notes(notes)
         learner = PairLearner(trainer, known, config=config, interactions=interactions, drawn=drawn)
         return run_epochs(
@@ -200,11 +203,11 @@ def check_parts(config: RetrievalRunConfig, interactions: Interactions) -> None:
     for name in ("train", "test"):
         if not len(getattr(interactions, name)):
             raise InvalidInputError(f"{interactions.source}: the {name} part is empty; expected at least one pair")
-    if config.train.patience and not len(interactions.validation):
-        raise ConfigError(
-            f"train.patience is {config.train.patience}, but there is no validation part; "
-            "set data.validation_share above 0, or train.patience=0"
-        )
+    if config.train.patience and config.model.kind not in CLOSED_FORMS and not len(interactions.validation):
+        advice = "set data.validation_share above 0, or train.patience=0"
+        if share := config.data.validation_share:
+            advice = f"no user has a pair to spare for data.validation_share {share}; set train.patience=0"
+        raise ConfigError(f"train.patience is {config.train.patience}, but there is no validation part; {advice}")
 
 
 def run_epochs(

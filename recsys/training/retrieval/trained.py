@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from recsys.data.interactions.pairs import Interactions, Pairs
+from recsys.errors import DataFileError
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import compare, load, read_known, read_retrieval_config
-from recsys.training.retrieval.frozen.index import FrozenIndex, kept_frozen
+from recsys.training.retrieval.frozen.index import FROZEN, FrozenIndex, kept_frozen
 from recsys.training.retrieval.frozen.trainer import FrozenItemsTrainer
 from recsys.training.retrieval.known import Known
 from recsys.training.retrieval.pairs.rows import SharedMaps, kept_maps
@@ -54,9 +55,14 @@ def of_run(run_dir: Path, interactions: Interactions) -> tuple[Interactions, Fro
     """The interactions as a run has them, and the index that it keeps: its items that the log lacks come behind.
 
     Raises:
-        DataFileError: the run's copy of the index is damaged.
+        DataFileError: the run's copy of the index is missing or damaged.
     """
     index = kept_frozen(run_dir)
+    if index is None and (path := read_retrieval_config(run_dir).train.freeze_items):
+        raise DataFileError(
+            f"{run_dir / FROZEN}: the run's copy of the index of {path} is missing; `recsys train --resume` writes it "
+            "again, while that bundle is there"
+        )
     return (interactions, None) if index is None else (index.beside(interactions), index)
 
 

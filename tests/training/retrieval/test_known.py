@@ -171,4 +171,4 @@ def test_a_log_of_one_item_is_refused_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(
         InvalidInputError, match="one item: every user of the training pairs took all 1 items: there is"
     ):
-        train_retrieval_run(small("mf", "train.list_length=1"), data, tmp_path / "run")
+        train_retrieval_run(small("mf", "train.list_length=1", "train.patience=0"), data, tmp_path / "run")

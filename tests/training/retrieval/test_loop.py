@@ -12,6 +12,8 @@ from support.planted import ITEMS, USERS, planted, popularity_metrics
 from recsys.data.interactions.pairs import Interactions, make_pairs
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
 from recsys.evaluation.predictions import read_user_values
+from recsys.models.registry import CLOSED_FORMS
+from recsys.recipes import RETRIEVAL_RECIPES
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.evaluate import evaluate_retrieval_run
 from recsys.training.retrieval.loop import RetrievalProgress, train_retrieval_run
@@ -114,14 +116,27 @@ def test_patience_ends_a_run_with_its_best_weights(tmp_path: Path) -> None:
     assert evaluate_retrieval_run(tmp_path / "again", data, "test") == again.test == result.test
 
 
+def test_runs_stop_early_by_default_but_those_of_papers_that_train_on_all_pairs() -> None:
+    assert RetrievalRunConfig(recipe="r").train.patience > 0
+    recipes = [make() for make in RETRIEVAL_RECIPES.values() if make().model.kind not in CLOSED_FORMS]
+    without = {config.recipe for config in recipes if not config.train.patience}
+    assert without == {config.recipe for config in recipes if not config.data.validation_share} != set()
+    assert override(RetrievalRunConfig(recipe="r"), ["model.kind=linear", "train.patience=0"]).train.patience == 0
+    with pytest.raises(ConfigError, match="train.patience is 7, but linear is a closed form, which takes no steps"):
+        override(RetrievalRunConfig(recipe="r"), ["model.kind=linear", "train.patience=7"])
+
+
 def test_without_a_validation_part_the_last_weights_are_tested(tmp_path: Path) -> None:
     data = planted()
     empty = make_pairs(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
     refit = dataclasses.replace(data, validation=empty)
-    result = train_retrieval_run(small("mf", "train.epochs=2"), refit, tmp_path / "run")
+    result = train_retrieval_run(small("mf", "train.epochs=2", "train.patience=0"), refit, tmp_path / "run")
     assert result.validation is None and result.best_epoch is None and result.epochs == 2
-    with pytest.raises(ConfigError, match=r"train.patience is 2, but there is no validation part; set data.validation"):
-        train_retrieval_run(small("mf", "train.patience=2"), refit, tmp_path / "other")
+    none_held_out = "train.patience is 2, but there is no validation part; set data.validation_share above 0, or train"
+    with pytest.raises(ConfigError, match=none_held_out):
+        train_retrieval_run(small("mf", "train.patience=2", "data.validation_share=0"), refit, tmp_path / "other")
+    with pytest.raises(ConfigError, match="no user has a pair to spare for data.validation_share 0.1; set train.pati"):
+        train_retrieval_run(small("mf"), refit, tmp_path / "other")
     with pytest.raises(InvalidInputError, match="the train part is empty"):
         train_retrieval_run(small("mf"), dataclasses.replace(data, train=empty), tmp_path / "other")
 

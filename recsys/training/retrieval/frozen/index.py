@@ -23,6 +23,7 @@ from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.known import Known
 from recsys.training.retrieval.trainers import RetrievalTrainer
 from recsys.training.retrieval.warm_start import take_known
+from recsys.training.run.folder import is_retrieval_run
 
 FROZEN = "frozen_items.npz"
 """The index in a run's folder: the bundle that it came from may be gone."""
@@ -191,7 +192,8 @@ def frozen_for(
     Args:
         config: of the run.
         interactions: of the run.
-        resumed: the folder of a run that goes on, which holds the index; None: the run begins.
+        resumed: the folder of a run that goes on, which holds the index; where it is lost, the bundle is read again.
+            None: the run begins.
 
     Raises:
         ConfigError, BundleError, DataFileError: as :func:`open_frozen`.
@@ -206,8 +208,8 @@ def open_frozen(config: RetrievalRunConfig, interactions: Interactions) -> tuple
     """The index of the bundle that ``train.freeze_items`` names, and its users.
 
     Raises:
-        ConfigError: it is no bundle of vectors of users and items, or one of another model, width or loss, of ids of
-            another type.
+        ConfigError: it is no bundle of vectors of users and items, or one of another model, width or loss, of another
+            FeatureSet, or of ids of another type.
         BundleError: it is damaged.
         DataFileError: it holds no table of users or items.
     """
@@ -216,16 +218,21 @@ def open_frozen(config: RetrievalRunConfig, interactions: Interactions) -> tuple
     if not (path / MANIFEST).exists() and (path / "bundle" / MANIFEST).exists():
         path = path / "bundle"
     if not (path / MANIFEST).exists():
-        raise ConfigError(
-            f"{where}: neither a bundle nor a run's folder with one in it; write one first: "
-            f"`recsys export {path} --out {path / 'bundle'}`"
-        )
+        raise ConfigError(f"{where}: {_no_bundle(path)}")
     bundle = open_bundle(path)
     _check(bundle.manifest, config, interactions, where)
     try:
         return _read(bundle)
     except (KeyError, ValueError, OSError) as error:
         raise DataFileError(f"{path}: holds no tables of users and items: {error}") from error
+
+
+def _no_bundle(path: Path) -> str:
+    if not path.exists():
+        return "there is no such folder; give a bundle, or a run's folder with one in it"
+    if path.is_dir() and is_retrieval_run(path):
+        return f"a run without a bundle; write one first: `recsys export {path} --out {path / 'bundle'}`"
+    return "neither a bundle of a model that ranks all items nor a run's folder with one in it"
 
 
 def _check(manifest: Manifest, config: RetrievalRunConfig, interactions: Interactions, where: str) -> None:
@@ -244,9 +251,21 @@ def _check(manifest: Manifest, config: RetrievalRunConfig, interactions: Interac
             raise ConfigError(f"{where}: its {part}.{name} is {was!r}, that of this run {now!r}; allowed: the same")
     features = ids_of(interactions).features
     for side in ("user_id", "item_id"):
-        was, now = getattr(manifest.feature_set, side).id_type, getattr(features, side).id_type
-        if was != now:
-            raise ConfigError(f"{where}: its {side} are of type {was}, those of the data {now}; allowed: the same")
+        was, now = getattr(manifest.feature_set, side), getattr(features, side)
+        if was.id_type != now.id_type:
+            raise ConfigError(
+                f"{where}: its {side} are of type {was.id_type}, those of the data {now.id_type}; allowed: the same"
+            )
+        if was.name != now.name:
+            raise ConfigError(
+                f"{where}: its {side} is the feature {was.name!r}, that of the data {now.name!r}; allowed: the same"
+            )
+    # Integers of two logs look alike: 7 is an item of each.
+    if manifest.feature_set.name != features.name:
+        raise ConfigError(
+            f"{where}: it is of the FeatureSet {manifest.feature_set.name!r}, the data of {features.name!r}, whose ids "
+            "name other users and items; give a bundle of the same log"
+        )
 
 
 def _read(bundle: Bundle) -> tuple[FrozenIndex, FrozenUsers]:

@@ -26,9 +26,12 @@ from recsys.releases.push import push
 from recsys.serving.inference.retrieval_session import open_retrieval
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.evaluate import details_of_run, evaluate_retrieval_run
+from recsys.training.retrieval.frozen.index import FROZEN
 from recsys.training.retrieval.loop import RetrievalProgress, RetrievalRunResult, train_retrieval_run
 from recsys.training.retrieval.ranking import rank_all
 from recsys.training.settings import override
+
+LOG = ids_of(planted()).features.name
 
 NEW = 20
 """The last users came after the older training."""
@@ -144,9 +147,11 @@ def test_users_without_a_pair_or_with_pairs_older_than_since_keep_their_vectors(
     assert not torch.isclose(result.users_ND[-NEW:], was.result.users_ND[-NEW:], atol=1e-3).all(dim=1).any()
 
 
-def named(data: Interactions, keys_M: np.ndarray, names: tuple[str, ...] | None = None) -> Interactions:
+def named(
+    data: Interactions, keys_M: np.ndarray, names: tuple[str, ...] | None = None, *, log: str = "shop"
+) -> Interactions:
     ids = PairIds(
-        features=pair_features("shop", "int", "int" if names is None else "string"),
+        features=pair_features(log, "int", "int" if names is None else "string"),
         user_keys_N=np.arange(data.num_users),
         item_keys_M=keys_M,
         item_names_M=names,
@@ -215,7 +220,7 @@ def test_a_killed_run_goes_on_to_the_same_last_digit_without_the_bundle(tmp_path
     [
         (
             ["train.freeze_items=nothing"],
-            "neither a bundle nor a run's folder with one in it; write one first: `recsys",
+            "train.freeze_items nothing: there is no such folder; give a bundle, or a run's folder with one in it",
         ),
         (
             ["model.start=svd"],
@@ -269,8 +274,50 @@ def test_ids_of_another_type_or_of_another_log_are_refused(tmp_path: Path) -> No
     with pytest.raises(
         InvalidInputError, match="no training pair is of one of the .* items of bundle, which train.fre"
     ):
-        train_retrieval_run(frozen("mf"), named(data, np.arange(ITEMS) + 5000), tmp_path / "run")
+        train_retrieval_run(frozen("mf"), named(data, np.arange(ITEMS) + 5000, log=LOG), tmp_path / "run")
+    # Of the same integers, which are other things there.
+    with pytest.raises(ConfigError, match=f"it is of the FeatureSet '{LOG}', the data of 'films', whose ids name oth"):
+        train_retrieval_run(frozen("mf"), named(data, np.arange(ITEMS), log="films"), tmp_path / "run")
+    ids = named(data, np.arange(ITEMS), log=LOG).ids
+    assert ids is not None
+    other = dataclasses.replace(ids.features, item_id=dataclasses.replace(ids.features.item_id, name="film_id"))
+    with pytest.raises(ConfigError, match="its item_id is the feature 'item_id', that of the data 'film_id'; allowed"):
+        changed = dataclasses.replace(data, ids=dataclasses.replace(ids, features=other))
+        train_retrieval_run(frozen("mf"), changed, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_a_bundle_and_what_is_neither_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ConfigError, match="other: neither a bundle of a model that ranks all items nor a run's folder"):
+        train_retrieval_run(small("mf", f"train.freeze_items={tmp_path / 'other'}"), planted(), tmp_path / "run")
+    train_retrieval_run(small("mf", "train.epochs=1"), planted(), tmp_path / "bare")
+    bare = str(tmp_path / "bare")
+    with pytest.raises(ConfigError, match=f"a run without a bundle; write one first: `recsys export {bare} --out "):
+        train_retrieval_run(small("mf", f"train.freeze_items={bare}"), planted(), tmp_path / "run")
+
+
+def test_a_run_that_lost_its_copy_of_the_index_says_so_and_takes_it_again_when_resumed(tmp_path: Path) -> None:
+    data, run, bundle = planted(), tmp_path / "run", tmp_path / "bundle"
+    shutil.copytree(older("mf").bundle, bundle)
+    config = small("mf", f"train.freeze_items={bundle}", "train.epochs=2")
+    whole = train_retrieval_run(config, data, run)
+    kept = (run / FROZEN).read_bytes()
+    (run / FROZEN).unlink()
+    with pytest.raises(DataFileError, match=f"{FROZEN}: the run's copy of the index of {bundle} is missing; `recsys"):
+        evaluate_retrieval_run(run, data, "test")
+    # Another index of the same items is not taken in its place.
+    train_retrieval_run(small("mf", "train.epochs=1"), older("mf").data, tmp_path / "second")
+    shutil.rmtree(bundle)
+    export_retrieval_bundle(tmp_path / "second", older("mf").data, bundle, name="found")
+    with pytest.raises(DataFileError, match="users were trained against index"):
+        train_retrieval_run(config, data, run, resume=True)
+    assert not (run / FROZEN).exists()
+    shutil.rmtree(bundle)
+    shutil.copytree(older("mf").bundle, bundle)
+    assert train_retrieval_run(config, data, run, resume=True).test == whole.test
+    assert (run / FROZEN).read_bytes() == kept
+    assert evaluate_retrieval_run(run, data, "test") == whole.test
 
 
 def test_vectors_of_two_trainings_are_refused_as_a_bundle_and_as_a_run(tmp_path: Path) -> None:
