@@ -1,8 +1,8 @@
 """The fingerprint of an index: of the items' keys and vectors, which users' vectors must be made for.
 
 Vectors of two trainings do not mix: their axes have nothing in common, and users of the one beside items of the other
-find what chance finds. So a bundle states the index that its users' vectors were trained against, and is refused where
-the items' tables are those of another.
+find what chance finds. So a bundle states the index that its users' vectors, or the graph that computes them from a
+history, were trained against, and is refused where the items' tables are those of another.
 """
 
 from __future__ import annotations

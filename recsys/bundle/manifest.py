@@ -203,8 +203,8 @@ class Manifest:
         numbers: input of the graphs -> how the model reads that numeric feature; the graphs hold the same.
         knows_users_by: of a retrieval bundle: ``id`` (a vector for each user of the training data) or ``history`` (the
             vector is computed from the user's events when a request comes).
-        index_fingerprint: of a retrieval bundle with a vector for each user: the index that these were trained against
-            (``bundle/index.py``). Empty: made by a version before.
+        index_fingerprint: of a retrieval bundle: the index that its users' vectors, or the graph that computes them,
+            were trained against (``bundle/index.py``). Empty: made by a version before.
     """
 
     model: str

@@ -170,7 +170,7 @@ def export_retrieval(
     sizes = {table: manifest.files[t.file][0] for table, t in manifest.tables.items()}
     if as_json:
         facts: dict[str, Any] = {"bundle": str(out), "model": manifest.model, "version": manifest.version}
-        facts["size_bytes"] = sizes
+        facts |= {"index_fingerprint": manifest.index_fingerprint, "size_bytes": sizes}
         facts |= {"metrics": dict(manifest.metrics), "baselines": manifest.baselines}
         facts["item_inputs"] = list(manifest.item_inputs)
         facts |= {"segments": None if by_segment is None else by_segment.note}
@@ -183,7 +183,7 @@ def export_retrieval(
     print_manifest_metrics(manifest)
     print_lines(_verdict(run_dir))
     output.print(
-        f"{out}: model {manifest.model}, version {manifest.version}\n"
+        f"{out}: model {manifest.model}, version {manifest.version}, index {manifest.index_fingerprint}\n"
         f"certificate: largest score difference {certificate.max_abs_logit_difference:.1e} on "
         f"{certificate.candidates:,} items of {certificate.requests:,} lists "
         f"(allowed {certificate.tolerance:.0e}; {certificate.compared})\n"

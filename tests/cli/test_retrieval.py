@@ -102,7 +102,7 @@ def test_a_run_is_exported_as_a_bundle_that_retrieves(at_data: Path) -> None:
     manifest = open_bundle(Path("bundle")).manifest
     assert (told["model"], told["version"]) == ("finder", manifest.version) == (manifest.model, manifest.version)
     assert told["metrics"] == trained["test"] and told["parity"]["requests"] > 0
-    assert set(told["size_bytes"]) == set(manifest.tables)
+    assert set(told["size_bytes"]) == set(manifest.tables) and told["index_fingerprint"] == manifest.index_fingerprint
     session = open_retrieval(open_bundle(Path("bundle")))
     assert len(session.retrieve(3, np.arange(2), 5).items) == 5
     shown = CliRunner().invoke(app, [*export, "--overwrite"])

@@ -167,7 +167,9 @@ def test_the_same_log_trains_a_model_that_knows_who_came_after_training_and_item
     said = recsys("export", str(run), "--out", str(found))
     assert "version " in said and "items that come after training: found by category" in said
     assert json.loads(recsys("evaluate", str(run), "--json"))["test"] == told["test"]
-    assert read_manifest(found).knows_users_by == "history"
+    manifest = read_manifest(found)
+    assert manifest.knows_users_by == "history"
+    assert f", index {manifest.index_fingerprint}\n" in said and len(manifest.index_fingerprint) == 16
     settings = Settings(bundle=found, port=0, redis_url=redis_url, store_timeout_ms=5_000, added_items_interval_s=0.1)
     with running_server(settings) as server, Client(server.address, timeout_s=10.0) as client:
         stranger = client.retrieve(user=10_000, top_k=5)

@@ -14,6 +14,7 @@ import torch
 import recsys
 from recsys.bundle import RESAMPLES, GraphInfo, Manifest, TableInfo, bundle_writer
 from recsys.bundle.evaluation import resamples_bytes
+from recsys.bundle.index import index_fingerprint
 from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.pairs import Interactions, ids_of
 from recsys.evaluation.predictions import UserValues
@@ -138,6 +139,13 @@ def export_history_bundle(
                     "torch": str(torch.__version__),
                 },
                 knows_users_by="history",
+                index_fingerprint=_index_of(writer.folder, tables),
                 created_at=created_at or run_date(run_dir) or datetime.now(UTC).isoformat(timespec="seconds"),
             )
         )
+
+
+def _index_of(folder: Path, tables: Mapping[str, TableInfo]) -> str:
+    """The fingerprint of the items that a bundle's users are compared with."""
+    keys, rows = (tables[f"item_id.{name}"].read(folder)[1:] for name in ("keys", "rows"))
+    return index_fingerprint(keys.astype(np.int64), rows.astype(np.float32))

@@ -13,6 +13,7 @@ from support.exported_walks import export_walks, exported_walks
 from support.walks import ALL_ITEMS, FEATURES, GROUP, ITEMS, USERS, walks
 
 from recsys.bundle import open_bundle, read_manifest
+from recsys.bundle.index import fingerprint_of_files
 from recsys.data.interactions.pairs import ids_of, make_pairs
 from recsys.errors import BundleError, InvalidInputError
 from recsys.export.retrieval.by_history.certificate import certify_histories
@@ -54,6 +55,7 @@ def test_the_manifest_says_what_the_graphs_read_and_how_they_were_compared() -> 
     assert set(made.numbers) == {"age", "item.price"} and made.certificate.compared.startswith("torch ")
     test = evaluate_retrieval_run(exported_walks().parent / "run", walks(), "test")
     assert made.metrics["recall"] == test.recall > 0.8
+    assert made.index_fingerprint == fingerprint_of_files(made.files) != ""
     assert "user_id.rows" not in made.tables and made.tables["item_id.rows"].shape == (ALL_ITEMS + 1, 16)
 
 
