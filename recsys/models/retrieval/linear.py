@@ -46,6 +46,12 @@ _LEAST = 0.02
 OPEN = ("ranks", "user_degrees", "degrees", "low_pass", "sharpen", "neighbours", "half_life_events", "half_life_days")
 """Settings with values to choose from."""
 
+CHOSEN = ("rank", "user_degree", "degree", "low_pass", "sharpen", "neighbours", "half_life_events", "half_life_days")
+"""What a value of each is called."""
+
+HALVED = ("half_life_events", "half_life_days")
+"""Those of a history's weights."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinearConfig:
@@ -70,15 +76,15 @@ class LinearConfig:
     """
 
     kind: Literal["linear"] = "linear"
-    ranks: tuple[int, ...] = (64, 128, 256, 448)
+    ranks: tuple[int, ...] = (32, 64, 128, 256, 448)
     user_degrees: tuple[float, ...] = (0.3, 0.5)
     degrees: tuple[float, ...] = (0.2, 0.35, 0.5)
-    low_pass: tuple[float, ...] = (0.05, 0.3, 1.0)
+    low_pass: tuple[float, ...] = (0.05, 0.3, 1.0, 3.0)
     sharpen: tuple[float, ...] = (0.0, 0.4, 0.65, 0.8)
     neighbours: tuple[int, ...] = (32, 128, 512)
     actions: bool = True
-    half_life_events: tuple[float, ...] = (0.0, 20.0, 5.0)
-    half_life_days: tuple[float, ...] = (0.0, 30.0, 7.0)
+    half_life_events: tuple[float, ...] = (0.0, 20.0, 5.0, 2.0)
+    half_life_days: tuple[float, ...] = (0.0, 30.0, 7.0, 2.0)
     refit: bool = True
     memory_gib: float = 8.0
 
@@ -182,15 +188,7 @@ class LinearModel:
     @property
     def near_MM(self) -> csr_matrix:
         """The neighbours as a sparse matrix, [M, M]."""
-        items, near = self.near_MJ.shape
-        return csr_matrix(
-            (
-                np.where(self.near_MJ >= 0, self.add_MJ, np.float32(0)).ravel(),
-                np.maximum(self.near_MJ, 0).ravel(),
-                np.arange(0, items * near + 1, max(near, 1))[: items + 1] if near else np.zeros(items + 1, dtype=int),
-            ),
-            shape=(items, items),
-        )
+        return neighbour_matrix(self.near_MJ, self.add_MJ, len(self.near_MJ))
 
     def scores(self, history_BM: csr_matrix, near_MM: csr_matrix | None = None) -> Float32Array:
         """Scores of all items for users of these weighted histories, [B, M]; popularity where none of it was learnt.
@@ -209,6 +207,13 @@ class LinearModel:
         empty_B = np.asarray(history_BM.max(axis=1).toarray())[:, 0] <= 0
         scores_BM[empty_B] = self.popularity_M
         return scores_BM
+
+
+def neighbour_matrix(near_CJ: Int32Array, add_CJ: Float32Array, num_items: int) -> csr_matrix:
+    """Neighbours of C items as a sparse matrix, [C, M]; those of -1 add nothing."""
+    rows, count = near_CJ.shape
+    values = np.where(near_CJ >= 0, add_CJ, np.float32(0)).ravel()
+    return csr_matrix((values, np.maximum(near_CJ, 0).ravel(), np.arange(rows + 1) * count), shape=(rows, num_items))
 
 
 def of_eigenvalues(values_K: Tensor, *, low_pass: float, sharpen: float) -> tuple[float, Tensor, Tensor]:

@@ -16,7 +16,12 @@ TOLERANCE = 1e-4
 
 
 def ridge(
-    design_AP: csr_matrix, targets_AR: Float32Array, weight: float, *, base: bool = True
+    design_AP: csr_matrix,
+    targets_AR: Float32Array,
+    weight: float,
+    *,
+    base: bool = True,
+    notes: list[str] | None = None,
 ) -> tuple[Float32Array, Float32Array]:
     """Coefficients ``W`` and base ``b`` with the least ``|X W + b - Y|^2 + weight |W|^2``; the base is not penalised.
 
@@ -25,6 +30,7 @@ def ridge(
         targets_AR: Y.
         weight: above 0.
         base: False: b is 0.
+        notes: gets a sentence if the steps end before it is solved.
 
     Returns:
         W, float32 [P, R], and b, float32 [R].
@@ -65,4 +71,6 @@ def ridge(
         next_R = (left_PR * scaled_PR).sum(axis=0)
         direction_PR = scaled_PR + (next_R / np.where(size_R > 0, size_R, 1)) * direction_PR
         size_R = next_R
+    if notes is not None and (left := int(np.count_nonzero(size_R > enough_R))):
+        notes.append(f"a regression ended after {MOST_STEPS} steps with {left} of {len(size_R)} columns not solved")
     return weights_PR, mean_R - (mean_P1.T @ weights_PR)[0]

@@ -2,6 +2,7 @@
 
 GF-CF (Shen et al., CIKM 2021; arXiv 2108.07567) with 64 columns, as it is written, ``r P + .3 r D^-1/2 V V' D^1/2``
 (``recsys/models/retrieval/linear.py`` has the terms): nothing is chosen, so it looks at nothing but training pairs.
+The history is the user's positive pairs; ``recsys train linear`` reads all events of a log.
 
 Legend: ``M`` items, ``B`` users.
 """

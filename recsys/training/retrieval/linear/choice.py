@@ -1,5 +1,9 @@
 """The settings of a closed form, chosen on validation by the recall of a sample of users.
 
+Where the data bring candidates for validation, by the geometric mean of that and of the hit rate among them: a model
+that is best for the first places of all items may know little of the order of the others, which candidates that were
+drawn at random ask for.
+
 One setting after another, the others as they are best so far; rank and neighbours last, and the smaller one unless the
 larger is better by more than ``WORTH``: they cost time in each request.
 
@@ -10,17 +14,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from recsys.arrays import Float32Array, Int64Array
-from recsys.data.interactions.pairs import Interactions, Pairs
+from recsys.arrays import Int64Array
+from recsys.data.interactions.pairs import Interactions
 from recsys.models.retrieval.history_weights import HistoryWeights
-from recsys.models.retrieval.linear import OPEN, Linear, LinearConfig, of_eigenvalues, strongest_neighbours
+from recsys.models.retrieval.linear import (
+    CHOSEN,
+    HALVED,
+    OPEN,
+    Linear,
+    LinearConfig,
+    neighbour_matrix,
+    of_eigenvalues,
+    strongest_neighbours,
+)
 from recsys.models.retrieval.spectrum import ItemFilter
 from recsys.training.retrieval.ranking import rank_scored, sample_users
 
@@ -40,6 +53,13 @@ class Trial:
 
     settings: Linear
     recall: float
+    among_candidates: float | None = None
+    """HR@10 among each user's candidates; None: the data have none."""
+
+    @property
+    def value(self) -> float:
+        """Figure that settings are chosen by."""
+        return self.recall if self.among_candidates is None else (self.recall * self.among_candidates) ** 0.5
 
 
 class _Sample:
@@ -75,8 +95,8 @@ class _Sample:
         self._near_MB *= self._scale_M1
         self._used = used
 
-    def recall(self, settings: Linear) -> float:
-        """Recall of the whole closed form."""
+    def tried(self, settings: Linear) -> Trial:
+        """The whole closed form."""
         self._use(settings)
         of_near, score_smooth = self._smooth(settings)
 
@@ -84,7 +104,7 @@ class _Sample:
             place = torch.from_numpy(np.searchsorted(self.users_B, users_B))
             return score_smooth(place).add_(self._near_MB[:, place], alpha=of_near).t()
 
-        return self.recall_of(score, self.relevant)
+        return self._trial(settings, score)
 
     def _smooth(self, settings: Linear) -> tuple[float, Callable[[Tensor], Tensor]]:
         """The factor of ``P``, and the scores by eigenvectors of the users at some places of the sample, [M, B]."""
@@ -95,30 +115,30 @@ class _Sample:
         smooth_MK, along_KB = self._scale_M1 * self._vectors_MK[:, :rank], beside_K[:, None] * self._along_KB[:rank]
         return of_near, lambda place: smooth_MK @ along_KB[:, place]
 
-    def served(self, settings: Linear, counts: tuple[int, ...], report: Callable[[int, int], None]) -> list[float]:
-        """Recall with the strongest neighbours alone, for each number of them."""
+    def served(self, settings: Linear, most: int, report: Callable[[int, int], None]) -> Callable[[Linear], Trial]:
+        """Tries settings with the strongest neighbours alone, at most so many, that differ from these in nothing but
+        rank, ``low_pass``, ``sharpen`` and ``neighbours``."""
         self._use(settings)
-        of_near, score_smooth = self._smooth(settings)
         items_C = np.unique(self.history_BM.indices).astype(np.int64)
         history_BC = self.history_BM[:, items_C]
-        near_CJ, add_CJ = strongest_neighbours(
-            self._operator, items_C, max(counts), degree=settings.degree, report=report
-        )
+        near_CJ, add_CJ = strongest_neighbours(self._operator, items_C, most, degree=settings.degree, report=report)
 
-        def recall_with(count: int) -> float:
-            added_CM = neighbour_matrix(near_CJ[:, :count], of_near * add_CJ[:, :count], self._operator.num_items)
+        def tried(settings: Linear) -> Trial:
+            of_near, score_smooth = self._smooth(settings)
+            near = slice(0, settings.neighbours)
+            added_CM = neighbour_matrix(near_CJ[:, near], of_near * add_CJ[:, near], self._operator.num_items)
 
             def score(users_B: Int64Array) -> Tensor:
                 place = np.searchsorted(self.users_B, users_B)
                 added_BM = (history_BC[place] @ added_CM).toarray()
                 return score_smooth(torch.from_numpy(place)).t() + torch.from_numpy(added_BM)
 
-            return self.recall_of(score, self.relevant)
+            return self._trial(settings, score)
 
-        return [recall_with(count) for count in counts]
+        return tried
 
-    def recall_of(self, score: Callable[[Int64Array], Tensor], relevant: Pairs) -> float:
-        """Recall of the users of ``relevant``, items without a training pair left out."""
+    def _trial(self, settings: Linear, score: Callable[[Int64Array], Tensor]) -> Trial:
+        """Items without a training pair are left out."""
 
         def known(users_B: Int64Array) -> Tensor:
             return score(users_B).masked_fill(self._unknown_M, -torch.inf)
@@ -126,18 +146,12 @@ class _Sample:
         metrics, _ = rank_scored(
             known,
             num_items=self._interactions.num_items,
-            relevant=relevant,
+            relevant=self.relevant,
             excluded=(self._interactions.train,),
             list_length=self._list_length,
+            candidates=self._interactions.candidates.get("validation"),
         )
-        return metrics.recall
-
-
-def neighbour_matrix(near_CJ: Any, add_CJ: Float32Array, num_items: int) -> csr_matrix:
-    """Neighbours as a sparse matrix, [C, M]; those of -1 add nothing."""
-    rows, count = near_CJ.shape
-    values = np.where(near_CJ >= 0, add_CJ, np.float32(0)).ravel()
-    return csr_matrix((values, np.maximum(near_CJ, 0).ravel(), np.arange(rows + 1) * count), shape=(rows, num_items))
+        return Trial(settings=settings, recall=metrics.recall, among_candidates=metrics.hit_rate_at_10)
 
 
 def is_open(config: LinearConfig) -> bool:
@@ -200,12 +214,12 @@ def choose(
         for trial in trials:
             if trial.settings == settings:
                 return trial
-        trials.append(Trial(settings=settings, recall=sample.recall(settings)))
+        trials.append(sample.tried(settings))
         report("settings tried", len(trials), steps)
         return trials[-1]
 
     def best_of(found: Iterable[Linear]) -> Linear:
-        return max((tried(settings) for settings in found), key=lambda trial: trial.recall).settings
+        return max((tried(settings) for settings in found), key=lambda trial: trial.value).settings
 
     # First: what counts as a history changes all that follows.
     best = best_of([best, *(replace(best, weights=weights) for weights in by_action)])
@@ -220,36 +234,46 @@ def choose(
         ("rank", config.ranks),
     ):
         found = [tried(_with(best, name, value)) for value in values]
-        best = (_smallest_worth(found, "rank") if name == "rank" else max(found, key=lambda t: t.recall)).settings
+        best = (_smallest_worth(found, "rank") if name == "rank" else max(found, key=lambda t: t.value)).settings
     # The best weight of the low-rank part depends on its rank.
     best = best_of(replace(best, low_pass=value) for value in config.low_pass)
     for name in ("half_life_events", "half_life_days"):
-        best = best_of(
-            replace(best, weights=_weights_with(best.weights, name, value)) for value in getattr(config, name)
-        )
-    if len(config.neighbours) > 1:
-        recalls = sample.served(best, config.neighbours, lambda done, of: report("neighbours of their items", done, of))
-        served = [
-            Trial(settings=replace(best, neighbours=count), recall=recall)
-            for count, recall in zip(config.neighbours, recalls, strict=True)
-        ]
-        best = _smallest_worth(served, "neighbours").settings
-        trials += served
+        best = best_of(replace(best, weights=_with(best.weights, name, value)) for value in getattr(config, name))
+    # What is served lacks weak neighbours, which sharpening counts on: once more with those alone that it has.
+    served = sample.served(best, max(config.neighbours), lambda done, of: report("neighbours of their items", done, of))
+    for name in ("sharpen", "low_pass", "neighbours"):
+        found = [served(_with(best, name, value)) for value in getattr(config, name)]
+        last = _smallest_worth(found, name) if name == "neighbours" else max(found, key=lambda t: t.value)
+        best, trials = last.settings, [*trials, *found]
     return best, trials
 
 
-def _with(settings: Linear, name: str, value: float) -> Linear:
+def at_edge(config: LinearConfig, settings: Linear) -> list[str]:
+    """Chosen settings beyond which a value that was not tried may be better, as ``rank 448``.
+
+    Numbers below 0, halvings beyond the longest, and powers above 1/2 do not come into question.
+    """
+    found = []
+    for field, name in zip(OPEN, CHOSEN, strict=True):
+        values = [value for value in getattr(config, field) if value or field not in HALVED]
+        chosen = getattr(settings.weights if field in HALVED else settings, name)
+        ends = {min(values, default=0)} if field in HALVED else {min(values), max(values)}
+        natural = {0, 0.5} if field in ("degrees", "user_degrees") else {0}
+        if len(getattr(config, field)) > 1 and chosen in ends - natural:
+            found.append(f"{name} {chosen:g}")
+    return found
+
+
+_Settings = TypeVar("_Settings", Linear, HistoryWeights)
+
+
+def _with(settings: _Settings, name: str, value: float) -> _Settings:
     given: dict[str, Any] = {name: value}
     return replace(settings, **given)
 
 
-def _weights_with(weights: HistoryWeights, name: str, value: float) -> HistoryWeights:
-    given: dict[str, Any] = {name: value}
-    return replace(weights, **given)
-
-
 def _smallest_worth(trials: list[Trial], name: str) -> Trial:
-    most = max(trial.recall for trial in trials)
+    most = max(trial.value for trial in trials)
     return min(
-        (trial for trial in trials if trial.recall >= most * (1 - WORTH)), key=lambda t: getattr(t.settings, name)
+        (trial for trial in trials if trial.value >= most * (1 - WORTH)), key=lambda t: getattr(t.settings, name)
     )

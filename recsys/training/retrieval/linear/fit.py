@@ -25,7 +25,7 @@ from recsys.models.retrieval.linear import Linear, LinearConfig, LinearModel, li
 from recsys.models.retrieval.spectrum import ItemFilter, item_filter, largest_eigenvalues
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import FORMAT_VERSION, compare, load, read_retrieval_config
-from recsys.training.retrieval.linear.choice import Spectrum, Trial, choose, first_settings, is_open
+from recsys.training.retrieval.linear.choice import Spectrum, Trial, at_edge, choose, first_settings, is_open
 from recsys.training.retrieval.linear.histories import action_weights, histories, user_events, weighted
 from recsys.training.retrieval.linear.item_rows import attributes_from_dict, attributes_to_dict, fit_item_rows
 from recsys.training.retrieval.ranking import RankingMetrics, rank_scored, sample_users
@@ -75,8 +75,13 @@ def fit(config: RetrievalRunConfig, interactions: Interactions, report: Report =
         part = part_of(user_degree)
         return part.operator, part.values_K, part.vectors_MK
 
-    if is_open(model):
+    events, by_action = None, tuple[HistoryWeights, ...]()
+    if is_open(model) or (model.actions and len(interactions.validation)):
         events = user_events(config, interactions, test=False)
+        by_action = action_weights(events, interactions, settings.weights) if model.actions else ()
+    elif model.actions:
+        notes.append("there is no validation part: weights of events by action are not tried")
+    if events is not None and (is_open(model) or by_action):
         settings, trials = choose(
             model,
             spectrum_of,
@@ -84,12 +89,14 @@ def fit(config: RetrievalRunConfig, interactions: Interactions, report: Report =
             lambda weights: weighted(
                 events, weights, num_users=interactions.num_users, num_items=interactions.num_items
             ),
-            by_action=action_weights(events, interactions, settings.weights) if model.actions else (),
+            by_action=by_action,
             list_length=config.train.list_length,
             unknown_M=torch.from_numpy(part_of(settings.user_degree).popularity_M == 0),
             report=report,
         )
         notes.append(_told(settings, trials, config.train.list_length))
+        if edge := at_edge(model, settings):
+            notes.append(f"at the edge of the values tried, beyond which others may be better: {', '.join(edge)}")
     made = part_of(settings.user_degree).model(settings, report)
     parts.clear()
     measuring_s, validation = 0.0, None
@@ -214,7 +221,8 @@ def within(model: LinearConfig, interactions: Interactions, notes: list[str]) ->
     ranks = tuple(sorted({min(rank, items) for rank in model.ranks}))
     neighbours = tuple(sorted({min(count, items - 1) for count in model.neighbours}))
     if max(ranks) < max(model.ranks) or max(neighbours) < max(model.neighbours):
-        notes.append(f"there are {items} items: ranks tried {list(ranks)}, neighbours {list(neighbours)}")
+        there_are = f"there are {items} items" if items != 1 else "there is 1 item"
+        notes.append(f"{there_are}: ranks tried {list(ranks)}, neighbours {list(neighbours)}")
     model = dataclasses.replace(model, ranks=ranks, neighbours=neighbours)
     if interactions.histories:
         if all(events.time_ms_E is not None for events in interactions.histories.values()):
@@ -228,10 +236,17 @@ def within(model: LinearConfig, interactions: Interactions, notes: list[str]) ->
 
 
 def _told(settings: Linear, trials: Sequence[Trial], list_length: int) -> str:
-    (first, *_), recalls = trials, [trial.recall for trial in trials if trial.settings == settings]
+    (first, *_), (*_, last) = trials, (trial for trial in trials if trial.settings == settings)
+
+    def figures(trial: Trial) -> str:
+        of_candidates = (
+            "" if trial.among_candidates is None else f", HR@10 among candidates {trial.among_candidates:.4f}"
+        )
+        return f"recall@{list_length} {trial.recall:.4f}{of_candidates}"
+
     return (
-        f"chosen on validation of {len(trials)} settings: {settings} (recall@{list_length} {recalls[-1]:.4f} of a "
-        f"sample of users; the first tried, {first.settings}: {first.recall:.4f})"
+        f"chosen on validation of {len(trials)} settings: {settings} ({figures(last)} of a sample of users, as served; "
+        f"the first tried, {first.settings}: {figures(first)})"
     )
 
 

@@ -39,6 +39,9 @@ MOST_VALUES = 20_000
 MOST_WIDENED = 4.0
 """Times that scores by attributes are widened at most: attributes that explain next to nothing are not followed."""
 
+LEAST_EXPLAINED = 0.01
+"""Share of held-out items' rows that attributes must explain: rows by those that do not are chance."""
+
 WEIGHTS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 HELD_OUT = 0.1
 
@@ -51,7 +54,7 @@ def fit_item_rows(
     notes: list[str],
     report: Callable[[int, int], None] = lambda done, of: None,
 ) -> AttributeRows | None:
-    """Fit rows to attributes; None where items have none, or, and a note says so, none that tells items apart.
+    """Fit rows to attributes; None where items have none, or, and a note says so, none that tells of their rows.
 
     Args:
         rows_MR: of all items.
@@ -86,16 +89,23 @@ def fit_item_rows(
         errors.append(float(np.square(predicted_FR - rows_FR[held_F]).sum()))
         widths.append(_width(predicted_FR[:, half:], rows_FR[held_F, half:]))
         report(number + 1, len(WEIGHTS) + 1)
-    best = int(np.argmin(errors))
-    weights_PR, base_R = ridge(design_FP, rows_FR, WEIGHTS[best])
+    best, read = int(np.argmin(errors)), ", ".join(each.name for each in encoding.features)
+    explained = 1 - errors[best] / max(variance, 1e-30)
+    if explained < LEAST_EXPLAINED:
+        notes.append(
+            f"{read}: they explain {explained:.1%} of the rows of {np.count_nonzero(held_F):,} items that were held "
+            f"out, less than {LEAST_EXPLAINED:.0%}: an item that came after training cannot be found"
+        )
+        return None
+    weights_PR, base_R = ridge(design_FP, rows_FR, WEIGHTS[best], notes=notes)
     width = np.float32(widths[best])
     weights_PR[:, half:] *= width
     base_R[half:] *= width
     report(len(WEIGHTS) + 1, len(WEIGHTS) + 1)
     notes.append(
-        f"items that come after training get rows by {', '.join(each.name for each in encoding.features)}: fitted to "
+        f"items that come after training get rows by {read}: fitted to "
         f"{len(rows_FR):,} items, weight {WEIGHTS[best]:g} chosen on {np.count_nonzero(held_F):,} of them, of whose "
-        f"rows it explains {1 - errors[best] / max(variance, 1e-30):.1%}; scores widened {widths[best]:.1f} times"
+        f"rows it explains {explained:.1%}; scores widened {widths[best]:.1f} times"
     )
     return AttributeRows(encoding=encoding, weights_PR=weights_PR, base_R=base_R)
 
@@ -125,11 +135,13 @@ def encode(
             numbers[feature.name] = fit_number(feature, values)
     every = np.concatenate([*counts.values(), np.zeros(0, dtype=np.int64)])
     if len(every) > MOST_VALUES:
-        least = int(np.sort(every)[-MOST_VALUES])
-        keys = {name: of[counts[name] > least] for name, of in keys.items()}
-        kept = sum(map(len, keys.values()))
+        counted = np.zeros(len(every), dtype=np.bool_)
+        counted[np.argsort(-every, kind="stable")[:MOST_VALUES]] = True
+        ends = np.cumsum([len(of) for of in keys.values()])[:-1]
+        keys = {name: of[own] for (name, of), own in zip(keys.items(), np.split(counted, ends), strict=True)}
         notes.append(
-            f"features of items have {len(every):,} values: the {kept:,} that more than {least} items have count"
+            f"features of items have {len(every):,} values: the {MOST_VALUES:,} that most items have count, those with "
+            f"{every[counted].min()} or more"
         )
     useful = tuple(
         each for each in features if (len(keys[each.name]) if each.name in keys else numbers[each.name].scale)

@@ -14,7 +14,7 @@ import torch
 from recsys.data.interactions.pairs import Interactions
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.evaluation.predictions import USER_FILE, write_user_values
-from recsys.models.retrieval.linear import OPEN, memory_bytes
+from recsys.models.retrieval.linear import HALVED, OPEN, memory_bytes
 from recsys.training.distributed.processes import check_alone
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.evaluate import beside
@@ -107,10 +107,15 @@ def _check_run(config: RetrievalRunConfig, interactions: Interactions) -> None:
     model = linear_config(config)
     if not len(fitted_pairs(interactions)):
         raise InvalidInputError(f"{interactions.source}: data.since leaves no training pair")
-    for name in () if interactions.histories else ("half_life_events", "half_life_days"):
+    timed = bool(interactions.histories) and all(
+        events.time_ms_E is not None for events in interactions.histories.values()
+    )
+    lacking = () if timed else HALVED[1:] if interactions.histories else HALVED
+    data = "sequences" if interactions.histories else "pairs"
+    for name in lacking:
         if min(values := getattr(model, name)) > 0:
             raise ConfigError(
-                f"model.{name} is {list(values)}, but the data are pairs without times; allowed: [0], or a log of "
+                f"model.{name} is {list(values)}, but the data are {data} without times; allowed: [0], or a log of "
                 "`recsys prepare`"
             )
     model = within(model, interactions, [])
@@ -124,7 +129,7 @@ def _check_run(config: RetrievalRunConfig, interactions: Interactions) -> None:
         users=interactions.num_users,
         items=interactions.num_items,
         pairs=len(interactions.train) + len(interactions.validation),
-        validated=USERS if is_open(model) else 0,
+        validated=USERS if is_open(model) or model.actions else 0,
         rank=max(model.ranks),
         neighbours=max(model.neighbours),
     )

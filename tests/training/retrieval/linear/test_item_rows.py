@@ -146,9 +146,17 @@ def test_of_many_values_those_of_most_items_count(monkeypatch: pytest.MonkeyPatc
     notes: list[str] = []
     brand = np.array([1] * 50 + [2] * 30 + [3] * 10 + [4] * 10)
     made = encode(FEATURES.item[:1], {"brand": brand}, np.ones(ITEMS, dtype=np.bool_), notes)
-    assert made.keys["brand"].tolist() == [1] and notes == [
-        "features of items have 4 values: the 1 that more than 30 items have count"
-    ]
+    assert made.keys["brand"].tolist() == [1, 2]
+    assert notes == ["features of items have 4 values: the 2 that most items have count, those with 30 or more"]
+    alike = encode(FEATURES.item[:1], {"brand": np.arange(ITEMS) % 5}, np.ones(ITEMS, dtype=np.bool_), notes)
+    assert alike.keys["brand"].tolist() == [0, 1], "of ties as many as there is room for"
+
+
+def test_attributes_that_explain_nothing_make_no_rows() -> None:
+    brand = np.random.default_rng(1).permutation(COMMUNITY_M)
+    rows = np.random.default_rng(2).normal(size=(ITEMS, 64)).astype(np.float32)
+    made = fit_item_rows(rows, np.full(ITEMS, 9, dtype=np.float32), branded(brand=brand), notes=(notes := []))
+    assert made is None and "% of the rows of" in notes[-1] and notes[-1].startswith("brand, size: they explain")
 
 
 def test_rows_are_fitted_to_items_with_enough_pairs(tmp_path: Path) -> None:
