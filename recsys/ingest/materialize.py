@@ -78,6 +78,7 @@ async def materialize(
     features = table.features
     chosen = np.arange(len(table.user_keys)) if users is None else np.asarray(users, dtype=np.int64)
     left: dict[str, int] = {}
+    await _put_texts(store, table)  # before the rows: who is told of an item needs its text
     for name, columns in ((USER, table.users), (ITEM, table.items), *table.entities.items()):
         entity = features.entity(name)
         rows = chosen if name == USER else np.arange(len(columns[entity.id.name]))
@@ -87,7 +88,6 @@ async def materialize(
             rows = rows[described]
         stored = {f.name: np.asarray(columns[f.name])[rows] for f in entity.features}
         await put_entities(store, name, np.asarray(columns[entity.id.name])[rows], stored)
-    await _put_texts(store, table)
     arrived_until_ms = int(table.arrival_ms.max()) if len(table) else -1
     # One more than is kept, so that the store learns up to which time events are left out.
     limit = require_history(features).max_events + 1

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import redis
 from contracts.feature_store_contract.shop import SHOP
 
+from recsys.arrays import Int64Array
 from recsys.cli.options import load_features, with_features
 from recsys.data.log.event_table import EventTable, open_event_table, user_events, write_event_table
 from recsys.errors import ConfigError, InvalidInputError, StoreUnavailableError
@@ -72,6 +74,31 @@ async def test_a_loaded_history_is_the_newest_events_of_the_table(store: RedisFe
         assert header.trimmed_until_ms == (left_out[-1] if len(left_out) else -1)
     assert (await store.entities("user", np.array([3]), timeout_s=5))["city"].tolist() == [103]
     assert (await store.entities("item", np.array([8]), timeout_s=5))["genre"].tolist() == [58]
+
+
+async def test_the_text_of_an_item_is_there_before_its_row(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is told of an item by the log of changes finds its text."""
+    features = dataclasses.replace(FEATURES, item_id=Categorical(name="item_id", id_type="string"))
+    names = [f"item {n}" for n in range(9)]
+    one = np.ones(1, dtype=np.int64)
+    events = {"user_id": one, "item_id": names[:1], "timestamp_ms": one, "rating": one}
+    items = {"item_id": names, "genre": np.arange(9)}
+    users = {"user_id": one, "city": one}
+    write_event_table(features, users, items, events, tmp_path / "texts")
+    store = RedisFeatureStore.connect(redis_url, features)
+    put, found = store.put_entities, {}
+
+    async def checked(entity: str, keys: Int64Array, *args: Any, **options: Any) -> None:
+        if entity == "item":
+            found.update(await store.names(keys.tolist(), timeout_s=5))
+        await put(entity, keys, *args, **options)
+
+    monkeypatch.setattr(store, "put_entities", checked)
+    await materialize(store, open_event_table(tmp_path / "texts"))
+    await store.close()
+    assert sorted(found.values()) == names
 
 
 async def test_events_that_came_after_the_table_was_made_stay(store: RedisFeatureStore, table: EventTable) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from recsys.errors import RecsysError
+from recsys.errors import ModelError, RecsysError
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.rate_limited_log import RateLimitedLog
 from recsys.serving.added_items.release_items import ReleaseItems
@@ -34,8 +34,9 @@ Current = Callable[[], AddedItems | None]
 class _Followed:
     """A release that is kept current."""
 
-    def __init__(self, items: ReleaseItems) -> None:
+    def __init__(self, items: ReleaseItems, release: str) -> None:
         self.items = items
+        self.release = release
         self.lock = threading.Lock()
         """Held during a step, which a release that closes waits for."""
         self.closed = False
@@ -52,7 +53,7 @@ class ItemFollower:
     Args:
         interval_s: time between two reads of the store's log.
         most: added items of a release.
-        telemetry: gets what is counted, but for :attr:`counts`; None for none.
+        telemetry: gets the times from writes to their effects; None for none. It polls the rest.
     """
 
     def __init__(self, *, interval_s: float, most: int, telemetry: Telemetry | None = None) -> None:
@@ -72,7 +73,7 @@ class ItemFollower:
         """Keep the added items of a release current for the duration of a ``with`` block.
 
         A model that makes no rows of items has none, and nothing is read for it. The block begins when the items there
-        are were looked at, or could not be, or after 2 s.
+        are were looked at, or could not be, or after 2 s; the log says what it begins without.
         """
         if not index.item_inputs or not self._most:
             yield lambda: None
@@ -85,7 +86,7 @@ class ItemFollower:
             counts=self.counts,
             on_applied=self._applied,
         )
-        followed = _Followed(items)
+        followed = _Followed(items, release)
         with self._changed:
             self._followed.append(followed)
             if self._thread is None:
@@ -103,6 +104,18 @@ class ItemFollower:
                 items.current = None
                 followed.lock.release()
 
+    def count(self) -> int:
+        """Number of added items, of all releases."""
+        with self._changed:
+            now = [followed.items.current for followed in self._followed]
+        return sum(len(items) for items in now if items is not None)
+
+    def behind(self) -> int:
+        """1 if a release has not been current for ``BEHIND_S``, whatever holds up the thread; else 0."""
+        since_s = time.monotonic() - BEHIND_S
+        with self._changed:
+            return int(any(followed.current_s < since_s for followed in self._followed))
+
     def close(self) -> None:
         """Stop."""
         with self._changed:
@@ -112,26 +125,25 @@ class ItemFollower:
             self._thread.join(_CLOSE_S)
 
     def _run(self) -> None:
+        more = False
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closing or self._followed)
                 new = any(not followed.tried.is_set() for followed in self._followed)
-                if not new and not self._closing:
+                if not (new or more or self._closing):
                     self._changed.wait(self._interval_s)
                 if self._closing:
                     return
                 every = list(self._followed)
-            behind = [self._keep_current(every.pop()) for _ in range(len(every))]  # no reference outlasts its turn
-            if self._telemetry is not None:
-                self._telemetry.set("added_items", to=self._count())
-                self._telemetry.set("added_items_behind", to=int(any(behind)))
+            more = any([self._keep_current(every.pop()) for _ in range(len(every))])  # no reference outlasts its turn
 
     def _keep_current(self, followed: _Followed) -> bool:
-        """Let a release have what was written; True if it is behind."""
-        until_s = 0.0 if followed.tried.is_set() else time.monotonic() + _FIRST_S
+        """Let a release have what was written: a step, and at first as many as 2 s allow; True if there is more."""
+        new = not followed.tried.is_set()
+        until_s = time.monotonic() + _FIRST_S if new else 0.0
+        more = True
         try:
             with short_turns():
-                more = True
                 while more:
                     with followed.lock:
                         more = not followed.closed and followed.items.step()
@@ -139,18 +151,24 @@ class ItemFollower:
                         break  # the others have their turns
             if not more:
                 followed.current_s = time.monotonic()
+            elif new:
+                _log.warning(
+                    "release %s begins without some of the items that came after training: they are looked for still",
+                    followed.release,
+                )
         except RecsysError as error:
-            self._trouble.warning("store", "items that came after training: not current: %s", error)
+            more = False
+            self._not_current(followed, "model" if isinstance(error, ModelError) else "store", str(error))
         except Exception as error:  # whatever it runs into: the thread goes on for the others
-            what = f"{type(error).__name__}: {error}"
-            self._trouble.warning("other", "items that came after training: not current: %s", what)
+            more = False
+            self._not_current(followed, "other", f"{type(error).__name__}: {error}")
         followed.tried.set()
-        return time.monotonic() - followed.current_s > BEHIND_S
+        return more
 
-    def _count(self) -> int:
-        with self._changed:
-            now = [followed.items.current for followed in self._followed]
-        return sum(len(items) for items in now if items is not None)
+    def _not_current(self, followed: _Followed, kind: str, why: str) -> None:
+        self._trouble.warning(
+            kind, "release %s: items that came after training: not current: %s", followed.release, why
+        )
 
     def _applied(self, ms: int) -> None:
         if self._telemetry is not None:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.arrays import Float32Array, Int64Array
-from recsys.errors import ModelError
+from recsys.errors import ModelError, StoreUnavailableError
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.redis.keys import entity_key
 from recsys.features.feature_set import ITEM
 from recsys.rate_limited_log import RateLimitedLog
-from recsys.serving.inference.candidate_index import AddedItems, CandidateIndex
+from recsys.serving.inference.candidate_index import LARGEST, AddedItems, CandidateIndex
 from recsys.serving.telemetry.label_counts import LabelCounts
 
 _log = logging.getLogger("recsys.serving")
@@ -35,12 +35,21 @@ _TIMEOUT_S = 2.0
 _SCAN_S = 0.2
 """Of a look at all items, at a time: the log is read in between."""
 
+_AGAIN_S = 60.0
+"""Least time from a look at all items to the next, where the log has no gap."""
+
+_ANYWAY_S = 3600.0
+"""Time to the next one where there is no cause at all: Redis may have lost the newest entries, not their rows."""
+
 _TOLD = 10_000
 """Items that cannot be added, and were named in the log."""
 
+_NAMED = 20
+"""Of them in one line of it."""
+
 WHY_NOT = {
     "no_attributes": "the store has no attributes of it, or none that the model knows",
-    "not_finite": "the model's row of it is not finite",
+    "not_finite": f"the model's row of it has numbers that are not finite, or beyond {LARGEST:g}",
     "damaged": "its stored attributes cannot be read",
     "no_name": "the store has no text of its id",
     "failed": "the model failed",
@@ -49,13 +58,13 @@ WHY_NOT = {
 """Outcomes of items that are not added, in words."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Item:
     """An added item.
 
     Attributes:
         time_ms: when it was written last; 0: before what the log tells.
-        row: float32, [R].
+        row: float32, [R]; of the rows in ``current`` once it is there.
         name: empty where ids are integers.
     """
 
@@ -103,7 +112,16 @@ class ReleaseItems:
         self._found: list[Int64Array] = []
         self._touched: set[int] = set()
         """Items that the log named since there was a gap in it: they are as they are now."""
+        self._look_at_s = 0.0
+        """When to look at all items for no gap in the log."""
+        self._looked_s = 0.0
+        self._left_out = False
+        """There was no room for some item since the last look at all."""
+        self._nameless: set[int] = set()
+        """Items whose text was missing once: another look at all was due to it."""
         self._told: set[int] = set()
+        self._untold: dict[str, list[int]] = {}
+        """By outcome, items that are to be named in the log."""
         self._trouble = RateLimitedLog(_log)
 
     def step(self) -> bool:
@@ -116,16 +134,29 @@ class ReleaseItems:
             StoreError: the store is away, or its log is no log; the next step begins where this one did.
             ModelError: the model's tables were changed.
         """
+        if time.monotonic() >= self._look_at_s:
+            self._must_look = True
+        try:
+            return self._step()
+        except StoreUnavailableError:
+            self._look_soon()  # another Redis may take its place, and lack what was written last
+            raise
+        finally:
+            self._tell()
+
+    def _step(self) -> bool:
         changes = self._store.changed_items(self._position, limit=_WRITES, timeout_s=_TIMEOUT_S)
         if not changes.complete:
             self._must_look, self._pages, self._touched = True, None, set()
         keys, times_ms = _newest(changes.keys, changes.times_ms)
-        unknown = self._add(keys, times_ms)
+        unknown = ~self._index.has_items(keys)
+        keys, times_ms = keys[unknown], times_ms[unknown]
+        if self._must_look:
+            self._touched.update(keys.tolist())
+        self._add(keys, times_ms)
         self._position = changes.position
-        if len(unknown):
+        if len(keys):
             self._publish()
-            if self._must_look:
-                self._touched.update(unknown.tolist())
             if changes.complete:
                 now_ms = time.time_ns() // 1_000_000
                 for ms in times_ms[np.isin(keys, np.fromiter(self._items, dtype=np.int64))].tolist():
@@ -143,6 +174,8 @@ class ReleaseItems:
             while time.monotonic() < until_s:
                 page = next(self._pages, None)
                 if page is None:
+                    self._looked_s, self._left_out = time.monotonic(), False
+                    self._look_at_s = self._looked_s + _ANYWAY_S
                     self._take_in(np.unique(np.concatenate([np.empty(0, dtype=np.int64), *self._found])))
                     self._pages, self._found, self._touched, self._must_look = None, [], set(), False
                     return
@@ -167,8 +200,11 @@ class ReleaseItems:
         if now != before:
             _log.info("release %s: %d items that came after training take part in searches", self._release, now)
 
-    def _add(self, keys: Int64Array, times_ms: Int64Array) -> Int64Array:
-        """Make rows of items that the bundle has not; returns their keys.
+    def _look_soon(self) -> None:
+        self._look_at_s = min(self._look_at_s, self._looked_s + _AGAIN_S)
+
+    def _add(self, keys: Int64Array, times_ms: Int64Array) -> None:
+        """Make rows of items that the bundle has not.
 
         Those that have a row get another; of the others the newest first, as long as there is room for one.
 
@@ -176,8 +212,6 @@ class ReleaseItems:
             keys: distinct, [N].
             times_ms: when each was written, [N].
         """
-        unknown = ~self._index.has_items(keys)
-        keys, times_ms = keys[unknown], times_ms[unknown]
         again = np.isin(keys, np.fromiter(self._items, dtype=np.int64))
         self._make(keys[again], times_ms[again])
         new, new_ms = keys[~again], times_ms[~again]
@@ -192,7 +226,6 @@ class ReleaseItems:
             part = slice(start, start + _ITEMS)
             self._make(new[part], new_ms[part])
             self._drop_oldest()
-        return keys
 
     def _rank(self, key: int) -> tuple[int, int]:
         """Place of an added item among all, the one that stays longest first."""
@@ -220,22 +253,26 @@ class ReleaseItems:
             self._trouble.warning("model", "release %s: items that came after training: %s", self._release, error)
             self._refuse(keys, "failed")
             return
-        finite = np.asarray(np.isfinite(made.rows).all(axis=1))
+        bounded = made.bounded
         for place, (key, time_ms) in enumerate(zip(keys.tolist(), times_ms.tolist(), strict=True)):
             why_not = ""
             if place in damaged:
                 why_not = "damaged"
             elif not made.known[place]:
                 why_not = empty
-            elif not finite[place]:
+            elif not bounded[place]:
                 why_not = "not_finite"
             elif self._id.id_type == "string" and key not in texts:
                 why_not = "no_name"
             if why_not:
                 self._refuse(keys[place : place + 1], why_not)
                 continue
-            self._counts.add("changed" if key in self._items else "added")
-            self._items[key] = _Item(time_ms, made.rows[place].copy(), texts.get(key, ""))
+            before, row = self._items.get(key), made.rows[place]
+            if before is None:
+                self._counts.add("added")
+            elif not np.array_equal(before.row, row):
+                self._counts.add("changed")
+            self._items[key] = _Item(time_ms, row.copy(), texts.get(key, ""))
 
     def _drop_oldest(self) -> None:
         if len(self._items) > self._most:
@@ -243,24 +280,45 @@ class ReleaseItems:
             self._refuse(np.array(ranked[self._most :], dtype=np.int64), "no_room")
 
     def _refuse(self, keys: Int64Array, outcome: str) -> None:
-        """Count items that take no part, and name each once in the log."""
+        """Count items that take no part, to be named in the log, and let others have their room."""
         self._counts.add(outcome, by=len(keys))
+        had = len(self._items)
         for key in keys.tolist():
             self._items.pop(key, None)
-        new = [key for key in keys[:_TOLD].tolist() if key not in self._told]
-        if not new or outcome not in WHY_NOT:
-            return
-        if len(self._told) >= _TOLD:
-            self._told.clear()
-        self._told.update(new)
-        self._trouble.warning(
-            outcome,
-            "release %s: %d items that came after training take no part in searches, %s among them: %s",
-            self._release,
-            len(new),
-            entity_key(self._features.name, ITEM, new[0]).decode(),
-            WHY_NOT[outcome],
-        )
+        if outcome == "no_room":
+            self._left_out = True
+            self._touched.difference_update(keys.tolist())  # a look at all may make room
+        elif len(self._items) < had and self._left_out:
+            self._look_soon()
+        if outcome == "no_name" and not self._nameless.issuperset(keys.tolist()):
+            if len(self._nameless) >= _TOLD:
+                self._nameless.clear()
+            self._nameless.update(keys.tolist())
+            self._look_soon()  # their texts may come after them
+        if outcome in WHY_NOT:
+            untold = self._untold.setdefault(outcome, [])
+            new = [key for key in keys[:_TOLD].tolist() if key not in self._told]
+            untold += new[: _TOLD - len(untold)]
+
+    def _tell(self) -> None:
+        """Name items that take no part, each once: some in a line, a line of each outcome in ten seconds."""
+        for outcome, keys in self._untold.items():
+            distinct = list(dict.fromkeys(keys))
+            if not distinct or self._trouble.due(outcome) is None:
+                continue
+            named = distinct[:_NAMED]
+            if len(self._told) >= _TOLD:
+                self._told.clear()
+            self._told.update(named)
+            keys.clear()
+            _log.warning(
+                "release %s: %d items that came after training take no part in searches: %s: %s%s",
+                self._release,
+                len(distinct),
+                WHY_NOT[outcome],
+                ", ".join(entity_key(self._features.name, ITEM, key).decode() for key in named),
+                f", and {len(distinct) - len(named)} more" if len(distinct) > len(named) else "",
+            )
 
     def _publish(self) -> None:
         """Let searches have the items there are now."""
@@ -270,7 +328,10 @@ class ReleaseItems:
         keys = np.array(sorted(self._items), dtype=np.int64)
         items = [self._items[key] for key in keys.tolist()]
         names = tuple(item.name for item in items) if self._id.id_type == "string" else None
-        self.current = AddedItems(keys, np.stack([item.row for item in items]), names)
+        rows = np.stack([item.row for item in items])
+        for item, row in zip(items, rows, strict=True):
+            item.row = row  # a view: the one before is let go
+        self.current = AddedItems(keys, rows, names)
 
     def _unknown(self, keys: Int64Array) -> Int64Array:
         return keys[~self._index.has_items(keys)] if len(keys) else keys

@@ -21,11 +21,13 @@ class PutItems:
 
     Args:
         models: the releases in service.
+        most: bound of the items that a search has beside the bundle's; with 0 none is ever found.
     """
 
-    def __init__(self, models: ModelSlot) -> None:
+    def __init__(self, models: ModelSlot, *, most: int) -> None:
         self.counts = LabelCounts()
         self._models = models
+        self._most = most
         self._trouble = RateLimitedLog(_log, every_s=3600.0)
 
     def put(self, keys: Int64Array) -> None:
@@ -41,13 +43,16 @@ class PutItems:
                     continue  # its calls say so
                 if not unknown:
                     continue
-                self.counts.add("soon" if index.item_inputs else "never", by=unknown)
-                if not index.item_inputs:
-                    self._trouble.warning(
-                        route.live.name,
-                        "release %s: %d items were put that retrieval model %s never finds: its bundle has no graph "
-                        "'item'; they are found once a release is trained with them",
-                        route.live.name,
-                        unknown,
-                        index.model,
-                    )
+                if index.item_inputs and self._most:
+                    self.counts.add("soon", by=unknown)
+                    continue
+                self.counts.add("never", by=unknown)
+                self._trouble.warning(
+                    route.live.name,
+                    "release %s: a put of %d items that retrieval model %s never finds: %s; they are found once a "
+                    "release is trained with them",
+                    route.live.name,
+                    unknown,
+                    index.model,
+                    "RECSYS_MAX_ADDED_ITEMS is 0" if index.item_inputs else "its bundle has no graph 'item'",
+                )

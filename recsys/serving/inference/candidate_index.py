@@ -19,6 +19,9 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import Events
 from recsys.features.names import Names
 
+LARGEST = 1e9
+"""Largest size of a number in a row of an added item: the product of two such rows, summed, is a number still."""
+
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
@@ -54,9 +57,14 @@ class ItemRows:
     known: Int64Array
 
     @property
+    def bounded(self) -> BoolArray:
+        """True for rows of numbers that are no larger than ``LARGEST``; bool, [A]."""
+        return np.asarray((np.abs(self.rows) <= LARGEST).all(axis=1))
+
+    @property
     def usable(self) -> BoolArray:
-        """True for items with something known of them, and rows of finite numbers: they can be found; bool, [A]."""
-        return np.asarray((self.known > 0) & np.isfinite(self.rows).all(axis=1))
+        """True for items with something known of them, and bounded rows: they can be found; bool, [A]."""
+        return np.asarray((self.known > 0) & self.bounded)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

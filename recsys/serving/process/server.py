@@ -197,7 +197,7 @@ def serving(
             loaded[name] = open_loaded_release(release, models.pop(name), shared)
         slot = stack.enter_context(contextlib.closing(ModelSlot(make_routes(plan, loaded), on_closed=give_memory_back)))
         loaded.clear()
-        put_items = PutItems(slot)
+        put_items = PutItems(slot, most=settings.max_added_items)
         if telemetry is not None:
             sources = {"states": shared.state_counts.read, "items": stores.cache.counts}
             sources["store_warnings"] = stores.warning_counts
@@ -208,8 +208,10 @@ def serving(
             if tracer is not None:
                 sources["spans"] = tracer.counts.read
             sources |= access.sources
-            stack.enter_context(telemetry.polling(sources))
-            stack.enter_context(telemetry.serving())
+            stack.enter_context(telemetry.serving())  # clears gauges at its end, after the last poll
+            added_items = shared.added_items
+            gauges = {"added_items": added_items.count, "added_items_behind": added_items.behind}
+            stack.enter_context(telemetry.polling(sources, gauges=gauges))
         shadow = None
         if telemetry is not None:
             places, lock = shared.admission, shared.model_lock

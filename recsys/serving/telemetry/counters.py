@@ -235,12 +235,17 @@ class Telemetry:
 
     @contextmanager
     def polling(
-        self, sources: Mapping[str, Callable[[], Mapping[str, int]]], *, every_s: float = 1.0
+        self,
+        sources: Mapping[str, Callable[[], Mapping[str, int]]],
+        *,
+        gauges: Mapping[str, Callable[[], int]] | None = None,
+        every_s: float = 1.0,
     ) -> Iterator[None]:
         """Add counts that others keep themselves, polled during a ``with`` block and at its end.
 
         Args:
             sources: family of one label -> a function of its counts so far, by the label's values. These never fall.
+            gauges: family without labels -> a function of what it is now.
             every_s: time between two polls, in a thread.
         """
         seen: dict[tuple[str, str], int] = {}
@@ -252,6 +257,8 @@ class Telemetry:
                     if new := so_far - seen.get((family, value), 0):
                         self.count(family, value, by=new)
                         seen[family, value] = so_far
+            for family, value_now in (gauges or {}).items():
+                self.set(family, to=value_now())
 
         def work() -> None:
             while not stop.wait(every_s):

@@ -48,11 +48,10 @@ EARLY_ENDS = (
 thread; a newer call that waits for its message; the drain; no time. And one after: its answer is not taken."""
 
 DEGRADED_PARTS = ("user", "items", "history")
+"""Parts that an answer may lack, by the names that clients get (``Ranking.degraded``)."""
 
 FALLBACKS = ("popularity", "segment")
 """What a user gets whom a retrieval model does not know: what all users, or those of the same segment, take."""
-
-"""Parts that an answer may lack, by the names that clients get (``Ranking.degraded``)."""
 
 STAGED = ("Rank", "RankBatch", "Retrieve", "Recommend")
 """Methods whose calls have stages."""

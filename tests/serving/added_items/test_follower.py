@@ -8,15 +8,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import redis
 from serving.added_items.conftest import TRAINED, Index, keys_of, put
 
 from recsys.arrays import BoolArray, Int64Array
 from recsys.errors import StoreUnavailableError
+from recsys.feature_store.base import ItemChanges
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.serving.added_items import follower as follower_module
+from recsys.serving.added_items import release_items as release_items_module
 from recsys.serving.added_items.follower import ItemFollower
 from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.layout import HISTOGRAM, create_counter_file, open_counter_file, sum_of_rows
@@ -36,11 +40,6 @@ def follower(telemetry: Telemetry) -> Iterator[ItemFollower]:
         yield made
 
 
-def gauge(tmp_path: Path, name: str) -> int:
-    file = open_counter_file(tmp_path / "counts")
-    return sum_of_rows(file)[file.places[name,]]
-
-
 def eventually(is_so: Callable[[], bool]) -> None:
     until_s = time.monotonic() + 10
     while not is_so():
@@ -53,7 +52,7 @@ def threads() -> list[str]:
 
 
 def test_a_new_release_begins_with_the_items_there_are_and_gets_those_to_come(
-    follower: ItemFollower, store: BlockingFeatureStore, tmp_path: Path
+    follower: ItemFollower, store: BlockingFeatureStore
 ) -> None:
     put(store, {NEW: 1.0})
     with follower.following(Index(), store, release="a") as current:
@@ -62,8 +61,8 @@ def test_a_new_release_begins_with_the_items_there_are_and_gets_those_to_come(
         eventually(lambda: keys_of(current()) == [NEW, NEW + 1])
         with follower.following(Index(), store, release="b") as other:
             assert keys_of(other()) == [NEW, NEW + 1]
-            eventually(lambda: gauge(tmp_path, "added_items") == 4)
-        eventually(lambda: gauge(tmp_path, "added_items") == 2)
+            assert follower.count() == 4
+        assert follower.count() == 2
     assert current() is None  # its memory is given back
     assert follower.counts.read() == {"added": 4}
 
@@ -104,7 +103,6 @@ def test_a_closed_follower_has_no_thread(follower: ItemFollower, store: Blocking
 def test_while_the_store_is_away_the_worker_is_behind_and_then_current_again(
     follower: ItemFollower,
     store: BlockingFeatureStore,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -117,11 +115,56 @@ def test_while_the_store_is_away_the_worker_is_behind_and_then_current_again(
 
         answers, link.round_trip = link.round_trip, away
         with caplog.at_level(logging.WARNING):
-            eventually(lambda: gauge(tmp_path, "added_items_behind") == 1)
-        assert "items that came after training: not current: away" in caplog.text
+            eventually(lambda: follower.behind() == 1)
+        assert "release a: items that came after training: not current: away" in caplog.text
         link.round_trip = answers
         put(store, {NEW: 1.0})
-        eventually(lambda: keys_of(current()) == [NEW] and gauge(tmp_path, "added_items_behind") == 0)
+        eventually(lambda: keys_of(current()) == [NEW] and follower.behind() == 0)
+
+
+def test_a_release_that_goes_while_its_step_lasts_leaves_nothing_behind(
+    follower: ItemFollower, store: BlockingFeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower_module, "BEHIND_S", 0.02)
+    at_work, read = threading.Event(), store.changed_items
+
+    def slow(*args: Any, **options: Any) -> ItemChanges:
+        at_work.set()
+        time.sleep(0.05)
+        return read(*args, **options)
+
+    put(store, {NEW: 1.0})
+    with follower.following(Index(), store, release="a"):
+        monkeypatch.setattr(store, "changed_items", slow)
+        assert at_work.wait(5)
+        eventually(lambda: follower.behind() == 1)  # though the thread is at work
+    assert follower.behind() == 0 and follower.count() == 0
+
+
+def test_what_is_left_of_the_first_look_is_done_at_once(
+    store: BlockingFeatureStore,
+    redis_admin: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(follower_module, "_FIRST_S", 0.02)
+
+    def pages() -> Iterator[list[int]]:
+        for _ in range(10):  # one to a step
+            time.sleep(0.01)
+            yield [NEW]
+
+    monkeypatch.setattr(store, "item_keys", pages)
+    monkeypatch.setattr(release_items_module, "_SCAN_S", 0.001)
+    put(store, {NEW: 1.0})
+    redis_admin.delete("recsys:v1:shop:item_changes")
+    with (
+        closing(ItemFollower(interval_s=60.0, most=100)) as follower,
+        follower.following(Index(), store, release="a") as current,
+    ):
+        assert keys_of(current()) == []
+        assert "release a begins without some of the items that came after training" in caplog.text
+        eventually(lambda: keys_of(current()) == [NEW])
 
 
 def test_a_release_that_fails_does_not_hold_up_the_others(follower: ItemFollower, store: BlockingFeatureStore) -> None:

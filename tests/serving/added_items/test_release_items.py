@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.feature_set import Categorical
 from recsys.features.hashing import string_key
 from recsys.rate_limited_log import RateLimitedLog
+from recsys.serving.added_items import release_items as release_items_module
 from recsys.serving.added_items.release_items import ReleaseItems
 from recsys.serving.telemetry.label_counts import LabelCounts
 
@@ -74,17 +76,102 @@ def test_items_without_a_row_are_counted_by_reason_and_named_once(
     store: BlockingFeatureStore, redis_admin: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     items = made(store)
-    items._trouble = RateLimitedLog(logging.getLogger("recsys.serving"), every_s=0.0)
     redis_admin.set(f"recsys:v1:{{shop:item:{(NEW + 2) % 64}}}:{NEW + 2}", b"foreign")
     packed = np.array([NEW + 2], dtype="<i8").tobytes()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            put(store, {NEW: 0.0, NEW + 1: -1.0, NEW + 3: 1.0})
+            put(store, {NEW: 0.0, NEW + 1: -1.0, NEW + 3: 1.0 + _})
             redis_admin.xadd(CHANGES, {"items": packed})
             assert run(items) == {"no_attributes": 1, "not_finite": 1, "damaged": 1, ("changed" if _ else "added"): 1}
     assert keys_of(items.current) == [NEW + 3]
     assert caplog.text.count("take no part in searches") == 3
-    assert f"recsys:v1:{{shop:item:{NEW % 64}}}:{NEW} among them: the store has no attributes of it" in caplog.text
+    assert f"the store has no attributes of it, or none that the model knows: {name_of(NEW)}" in caplog.text
+
+
+def test_each_item_without_a_row_is_named_though_the_log_has_a_line_in_ten_seconds(
+    store: BlockingFeatureStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    items, now_s = made(store), 0.0
+    items._trouble = RateLimitedLog(logging.getLogger("recsys.serving"), clock=lambda: now_s)
+    for n in range(24):
+        put(store, {NEW + n: 0.0})
+        run(items)
+    assert [line.count("recsys:v1:") for line in caplog.messages] == [1]
+    now_s = 10.0
+    items.step()
+    assert [line.count("recsys:v1:") for line in caplog.messages] == [1, 20]
+    assert caplog.messages[1].endswith(f"{name_of(NEW + 20)}, and 3 more")
+    put(store, dict.fromkeys([NEW + n for n in range(24)], 0.0))
+    now_s = 20.0
+    run(items)
+    assert [line.count("recsys:v1:") for line in caplog.messages] == [1, 20, 3]
+    assert sorted(re.findall(r"}:(\d+)", caplog.text)) == [str(NEW + n) for n in range(24)]
+
+
+def test_a_row_of_huge_numbers_takes_no_part(store: BlockingFeatureStore) -> None:
+    put(store, {NEW: 1e30, NEW + 1: -3e37, NEW + 2: 1e9})
+    items = ReleaseItems(Index(), store, release="a", most=10, counts=LabelCounts())
+    assert run(items) == {"added": 1, "not_finite": 2}
+    assert keys_of(items.current) == [NEW + 2]
+
+
+def test_an_item_whose_log_entry_was_lost_is_found_by_a_later_look(
+    store: BlockingFeatureStore, redis_admin: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis lost its newest entry with the server; the row of it was kept."""
+    put(store, {NEW: 1.0})
+    items = made(store)
+
+    def lose(key: int) -> None:
+        put(store, {key: 1.0})
+        redis_admin.xdel(CHANGES, redis_admin.xrevrange(CHANGES, count=1)[0][0])
+
+    lose(NEW + 1)
+    assert run(items) == {}
+    monkeypatch.setattr(release_items_module, "_AGAIN_S", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "changed_items", away)
+        with pytest.raises(StoreUnavailableError):
+            items.step()
+    assert run(items) == {"added": 1}  # the other is as it was
+    lose(NEW + 2)
+    assert run(items) == {}
+    items._look_at_s -= release_items_module._ANYWAY_S
+    assert run(items) == {"added": 1}
+    assert keys_of(items.current) == [NEW, NEW + 1, NEW + 2]
+
+
+def test_items_there_was_no_room_for_come_in_when_others_go(
+    store: BlockingFeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release_items_module, "_AGAIN_S", 0.0)
+    put(store, {NEW + n: 1.0 for n in range(5)})
+    items = made(store, most=3)
+    put(store, {NEW: 0.0})
+    run(items)
+    run(items)  # the log says nothing of them
+    assert keys_of(items.current) == [NEW + 1, NEW + 2, NEW + 3]
+
+
+def test_an_item_whose_text_comes_after_it_is_found_by_a_later_look(
+    redis_url: str, store: BlockingFeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release_items_module, "_AGAIN_S", 0.05)
+    features = replace(SHOP, item_id=Categorical(name="item_id", id_type="string"))
+    items, key = made(store, Index(features)), string_key("new lamp")
+    put(store, {key: 1.0})
+    assert run(items) == {"no_name": 1}
+    put_names(redis_url, {key: "new lamp"})
+    time.sleep(0.05)
+    assert run(items) == {"added": 1}
+
+
+def away(*args: object, **options: object) -> None:
+    raise StoreUnavailableError("away")
+
+
+def name_of(key: int) -> str:
+    return f"recsys:v1:{{shop:item:{key % 64}}}:{key}"
 
 
 def test_an_item_that_loses_its_attributes_is_added_no_more(store: BlockingFeatureStore) -> None:

@@ -30,7 +30,7 @@ class Index:
         return np.asarray(keys < 10)
 
 
-def put_items(*indexes: Index | None) -> PutItems:
+def put_items(*indexes: Index | None, most: int = 10) -> PutItems:
     """Of a server whose models have these indexes."""
 
     @contextmanager
@@ -38,7 +38,7 @@ def put_items(*indexes: Index | None) -> PutItems:
         live = [SimpleNamespace(name="r-1", recommender=index and SimpleNamespace(index=index)) for index in indexes]
         yield SimpleNamespace(models={str(n): SimpleNamespace(live=each) for n, each in enumerate(live)})
 
-    return PutItems(SimpleNamespace(current=current))  # type: ignore[arg-type]
+    return PutItems(SimpleNamespace(current=current), most=most)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("inputs", "found"), [(("price",), "soon"), ((), "never")])
@@ -50,7 +50,14 @@ def test_items_that_the_bundle_has_not_are_counted_once_each(
         items.put(np.array([1, 11, 12, 11]))
         items.put(np.array([2]))
     assert items.counts.read() == {found: 2}
-    assert ("2 items were put that retrieval model knower never finds" in caplog.text) == (found == "never")
+    assert ("a put of 2 items that retrieval model knower never finds" in caplog.text) == (found == "never")
+
+
+def test_where_no_item_is_added_none_is_found_soon(caplog: pytest.LogCaptureFixture) -> None:
+    items = put_items(Index("price"), most=0)
+    items.put(np.array([11]))
+    assert items.counts.read() == {"never": 1}
+    assert "never finds: RECSYS_MAX_ADDED_ITEMS is 0" in caplog.text
 
 
 def test_every_served_model_counts_and_a_damaged_one_stops_no_put() -> None:

@@ -60,6 +60,13 @@ def test_what_others_count_is_taken_over_once_and_to_the_end(file: Path) -> None
     assert read_totals(file).counters["states", "written"] == 1
 
 
+def test_a_gauge_of_others_is_what_it_is_now(file: Path) -> None:
+    now, telemetry = [3], Telemetry(file)
+    with telemetry.polling({}, gauges={"added_items": lambda: now[0]}, every_s=60.0):
+        now = [2]
+    assert read_totals(file).counters["added_items",] == 2
+
+
 def test_an_unknown_counter_is_a_bug_that_shows(file: Path) -> None:
     with pytest.raises(KeyError):
         Telemetry(file).count("requests", "Rank", "FINE")
