@@ -79,7 +79,7 @@ def write_tiny_retrieval(
     with bundle_writer(path) as writer:
         graph, infos = write_retrieve_graph(tables, writer.folder)
         if segments is not None:
-            graph, infos = add_segments(writer.folder, graph, infos, segments, tables.item_keys)
+            graph, infos = add_segments(writer.folder, graph, infos, segments, tables.item_keys, list_length=5)
         return writer.finish(
             Manifest(
                 model=model,

@@ -26,7 +26,7 @@ from recsys.export.certificate import TOLERANCE
 from recsys.export.retrieval.by_history.bundle import HISTORY_MODELS, export_history_bundle
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.export.retrieval.lists import LISTS, measured_lists
-from recsys.export.retrieval.segments import Segments, add_segments, certify_segments
+from recsys.export.retrieval.segments import Segments, add_segments
 from recsys.features.hashing import MISSING
 from recsys.features.names import ITEM_NAMES, open_names
 from recsys.training.retrieval.evaluate import evaluate_users
@@ -99,7 +99,8 @@ def export_retrieval_bundle(
         (writer.folder / RESAMPLES).write_bytes(resamples_bytes(measured.resamples))
         graph, infos = write_retrieve_graph(tables, writer.folder)
         if segments is not None:
-            graph, infos = add_segments(writer.folder, graph, infos, segments, ids.item_keys_M)
+            length = config.train.list_length
+            graph, infos = add_segments(writer.folder, graph, infos, segments, ids.item_keys_M, list_length=length)
         tested = users[np.isin(users, interactions.test.user_E)]
         certificate = certify_lists(
             writer.folder / graph.file,
@@ -111,8 +112,6 @@ def export_retrieval_bundle(
             list_length=config.train.list_length,
             beside={} if segments is None else segments.missing,
         )
-        if segments is not None:
-            certify_segments(writer.folder, graph, segments, ids.item_keys_M, list_length=config.train.list_length)
         if names_M is not None:
             certify_names(writer.folder, tables.item_keys, names_M)
         return writer.finish(

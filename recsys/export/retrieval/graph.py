@@ -147,7 +147,7 @@ def write_graph(
     constants += [
         numpy_helper.from_array(np.array(value, dtype=np.int64), name) for name, value in (integers or {}).items()
     ]
-    used = _read_by(nodes)
+    used = read_by(nodes)
     graph = helper.make_graph(
         list(nodes),
         "retrieve",
@@ -260,13 +260,13 @@ def branch(*nodes: NodeProto) -> onnx.GraphProto:
     return helper.make_graph(list(nodes), output, [], [helper.make_tensor_value_info(output, _F32, [None, 1])])
 
 
-def _read_by(nodes: Iterable[NodeProto]) -> set[str]:
+def read_by(nodes: Iterable[NodeProto]) -> set[str]:
     """Names that nodes read, those of their branches too."""
     names: set[str] = set()
     for node in nodes:
         names.update(node.input)
         for attribute in node.attribute:
-            names |= _read_by(attribute.g.node)
+            names |= read_by(attribute.g.node)
     return names
 
 

@@ -22,7 +22,7 @@ from recsys.export.retrieval.by_history.certificate import Reference, certify_hi
 from recsys.export.retrieval.by_history.linear.model import LinearExport
 from recsys.export.retrieval.by_history.two_tower.model import TowerExport
 from recsys.export.retrieval.lists import measured_lists
-from recsys.export.retrieval.segments import Segments, add_segments, certify_segments
+from recsys.export.retrieval.segments import Segments, add_segments
 from recsys.features.history.records import require_history
 from recsys.features.number_transform import NumberTransform
 from recsys.training.retrieval.config import RetrievalRunConfig
@@ -101,8 +101,9 @@ def export_history_bundle(
         (writer.folder / RESAMPLES).write_bytes(resamples_bytes(measured.resamples))
         graphs, tables = model.write(writer.folder)
         if segments is not None:
+            retrieve, length = graphs["retrieve"], config.train.list_length
             graphs["retrieve"], tables = add_segments(
-                writer.folder, graphs["retrieve"], tables, segments, ids.item_keys_M
+                writer.folder, retrieve, tables, segments, ids.item_keys_M, list_length=length
             )
         certificate = certify_histories(
             writer.folder / graphs["retrieve"].file,
@@ -113,9 +114,6 @@ def export_history_bundle(
             list_length=config.train.list_length,
             beside={} if segments is None else segments.missing,
         )
-        if segments is not None:
-            retrieve, length = graphs["retrieve"], config.train.list_length
-            certify_segments(writer.folder, retrieve, segments, ids.item_keys_M, list_length=length)
         return writer.finish(
             Manifest(
                 model=name,
