@@ -144,7 +144,7 @@ def compare(
 ) -> None:
     """Compare two runs on the same samples, and with popularity and chance: paired differences, 95 % intervals."""
     from recsys.evaluation.baselines import baselines_json, baselines_of, baselines_of_stored_lists
-    from recsys.evaluation.comparison import compare_predictions, compare_segments, compare_user_values
+    from recsys.evaluation.comparison import compare_predictions, compare_segments, compare_user_values, shared_users
     from recsys.evaluation.predictions import USER_FILE, read_predictions, read_user_values
     from recsys.evaluation.report import (
         beside_table,
@@ -155,7 +155,7 @@ def compare(
     )
     from recsys.progress import progress
 
-    pairs = None
+    pairs, users, measured = None, None, []
     resampling = f"resampling users {bootstrap:,} times"
     ranking = [folder for folder in (run_a, run_b) if (folder / USER_FILE).exists()]
     if len(ranking) == 1:
@@ -163,7 +163,9 @@ def compare(
     if ranking:
         if by_segment:
             raise ConfigError(f"{run_a} and {run_b} rank all items; --segments is for click prediction")
-        ranked = [read_user_values(folder, split) for folder in (run_a, run_b)]
+        measured = [read_user_values(folder, split) for folder in (run_a, run_b)]
+        ranked = shared_users(*measured)
+        users = len(ranked[0].user_G)
         with progress(notes, resampling):
             differences = compare_user_values(*ranked, resamples=bootstrap, seed=seed)
             beside = [baselines_of_stored_lists(each, resamples=bootstrap, seed=seed) for each in ranked]
@@ -178,8 +180,12 @@ def compare(
     if as_json:
         facts: dict[str, Any] = {"a": str(run_a), "b": str(run_b), "split": split, "resamples": bootstrap}
         facts["baselines"] = {name: baselines_json(each) for name, each in zip("ab", beside, strict=True)}
+        facts |= {} if users is None else {"users": users}
         print(json.dumps({**facts, **comparison_json(differences, pairs)}))
         return
+    if any(len(each.user_G) != users for each in measured):
+        counts = ", ".join(f"{name} on {len(each.user_G):,}" for name, each in zip("AB", measured, strict=True))
+        output.print(f"measured: {counts} users; compared on the {users:,} of both", highlight=False, soft_wrap=True)
     output.print(comparison_table(differences))
     output.print()
     output.print(beside_table(differences, beside[0]))

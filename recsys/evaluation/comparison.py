@@ -138,6 +138,28 @@ def compare_user_values(
     return found
 
 
+def shared_users(a: UserValues, b: UserValues) -> tuple[UserValues, UserValues]:
+    """The values of the users of both, where one of two runs was measured on a sample of the other's users.
+
+    The lists of popularity tell that data and split are the same: of each shared user they have the same recall.
+
+    Raises:
+        InvalidInputError: neither has all users of the other, or they are not of the same data and split.
+    """
+    if np.array_equal(a.user_G, b.user_G):
+        return a, b
+    shared = np.intersect1d(a.user_G, b.user_G)
+    parts = [each.where(np.isin(each.user_G, shared)) for each in (a, b)]
+    popular = [each.baselines.get("popularity", {}).get("recall") for each in parts]
+    same = popular[0] is not None and popular[1] is not None and np.array_equal(popular[0], popular[1])
+    if not same or len(shared) < min(len(a.user_G), len(b.user_G)) or not len(shared):
+        raise InvalidInputError(
+            f"A ranked for {len(a.user_G):,} users, B for {len(b.user_G):,}, and they are not the same; "
+            "compare runs of one data set and split"
+        )
+    return parts[0], parts[1]
+
+
 def check_same_samples(a: Predictions, b: Predictions) -> None:
     """Refuse to compare what was measured on different samples.
 

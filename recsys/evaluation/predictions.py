@@ -153,6 +153,17 @@ class UserValues:
     values: Mapping[str, Float64Array]
     baselines: Mapping[str, Mapping[str, Float64Array]] = field(default_factory=dict)
 
+    def where(self, chosen_G: BoolArray) -> UserValues:
+        """Some of the users."""
+        return UserValues(
+            user_G=self.user_G[chosen_G],
+            values={name: values_G[chosen_G] for name, values_G in self.values.items()},
+            baselines={
+                baseline: {name: values_G[chosen_G] for name, values_G in of.items()}
+                for baseline, of in self.baselines.items()
+            },
+        )
+
 
 def write_user_values(run_dir: Path, values: Mapping[str, UserValues]) -> None:
     """Keep the per-user metrics of some splits in ``user_values.npz``; as :func:`write_predictions`.

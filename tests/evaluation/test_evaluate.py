@@ -16,7 +16,13 @@ from recsys.cli import app
 from recsys.data.samples.stored import write_samples
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
 from recsys.evaluation.baselines import baselines_of
-from recsys.evaluation.comparison import SegmentPair, compare_predictions, compare_segments, compare_user_values
+from recsys.evaluation.comparison import (
+    SegmentPair,
+    compare_predictions,
+    compare_segments,
+    compare_user_values,
+    shared_users,
+)
 from recsys.evaluation.evaluate import measure, resample, segments, slices
 from recsys.evaluation.predictions import (
     FILE,
@@ -204,6 +210,32 @@ def test_a_comparison_of_retrieval_runs_is_over_users(tmp_path: Path) -> None:
     ):
         refused = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), *options])
         assert isinstance(refused.exception, ConfigError) and message in str(refused.exception)
+
+
+def test_a_run_measured_on_a_sample_of_users_is_compared_on_these(tmp_path: Path) -> None:
+    users = np.arange(50)
+
+    def ranked(recall_G: np.ndarray, chosen_G: np.ndarray, popular: float = 0.5) -> UserValues:  # type: ignore[type-arg]
+        popular_G = np.where(chosen_G % 2, popular, 1.0)
+        baselines = {name: {"recall": popular_G} for name in ("popularity", "chance")}
+        return UserValues(user_G=chosen_G, values={"recall": recall_G[chosen_G]}, baselines=baselines)
+
+    a, b = ranked(np.linspace(0, 1, 50), users), ranked(np.zeros(50), users[::5])
+    of_a, of_b = shared_users(a, b)
+    assert of_a.user_G.tolist() == of_b.user_G.tolist() == users[::5].tolist()
+    assert of_a.values["recall"].tolist() == np.linspace(0, 1, 50)[::5].tolist()
+    assert of_a.baselines["chance"]["recall"].tolist() == of_b.baselines["chance"]["recall"].tolist()
+    for folder, values in (("a", a), ("b", b)):
+        (tmp_path / folder).mkdir()
+        write_user_values(tmp_path / folder, {"validation": values})
+    command = ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--split", "validation", "--bootstrap", "20"]
+    told = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert "measured: A on 50, B on 10 users; compared on the 10 of both" in told.stdout
+    assert json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)["users"] == 10
+    others = ranked(np.zeros(50), users[::5], popular=0.25), ranked(np.zeros(99), np.arange(45, 60))
+    for other in (*others, UserValues(user_G=users[::5], values=b.values)):
+        with pytest.raises(InvalidInputError, match="they are not the same; compare runs of one data set and split"):
+            shared_users(a, other)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,9 @@ from recsys.training.retrieval.two_tower.trained import load_two_tower
 def evaluate_retrieval_run(run_dir: Path, interactions: Interactions, split: str) -> RankingMetrics:
     """Metrics of a run's model on its validation or test part, of all users; those of each user stay in its folder.
 
+    Of the validation part of a run with ``model.refit`` they are of its sample of users, as
+    :func:`compare_with_baselines` has them.
+
     Raises:
         ConfigError: other data than the run's, or no such split.
         DataFileError: ``run_dir`` is not a run, or a file of it is damaged.
@@ -46,7 +49,8 @@ def compare_with_baselines(
     """As :func:`evaluate_retrieval_run`, beside popularity, chance and the closed form.
 
     Of a model that has learnt from the validation part, too (``model.refit``), the metrics there are those that were
-    measured before, of a sample of users.
+    measured before, of ``train.validation_users`` users. Other models are measured on all users there;
+    :func:`recsys.evaluation.comparison.shared_users` compares both on those of the sample.
     """
     if split not in ("validation", "test"):
         raise ConfigError(f"split is {split!r}; allowed for a model that ranks all items: validation, test")
