@@ -58,9 +58,12 @@ def export(
         ),
     ] = None,
     segment_half_life_days: Annotated[
-        float,
-        typer.Option("--segment-half-life-days", help="Days after which a pair counts half for it; 0: never."),
-    ] = 30.0,
+        float | None,
+        typer.Option(
+            "--segment-half-life-days",
+            help="With --segment: days after which a pair counts half for it; 0: never. Default: 30.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     data: DataOption = None,
     work_dir: WorkOption = WORK_DIR,
@@ -70,6 +73,8 @@ def export(
     kinds = quantize_options(quantize or [])
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists; choose another folder, or replace it with --overwrite")
+    if segment_half_life_days is not None and segment is None:
+        raise ConfigError("--segment-half-life-days has no use without --segment; give both, or neither")
     from recsys.training.run.folder import is_retrieval_run
 
     if is_retrieval_run(run_dir):

@@ -143,7 +143,7 @@ def export_retrieval(
     *,
     name: str | None,
     segment: str | None,
-    segment_half_life_days: float,
+    segment_half_life_days: float | None,
     overwrite: bool,
     data: Path | None,
     work_dir: Path,
@@ -151,7 +151,7 @@ def export_retrieval(
 ) -> None:
     """Write a run's model as a bundle that retrieves."""
     from recsys.export.retrieval.bundle import export_retrieval_bundle
-    from recsys.export.retrieval.segments import segments_of
+    from recsys.export.retrieval.segments import HALF_LIFE_D, segments_of
     from recsys.progress import progress
     from recsys.recipes import model_name
     from recsys.training.retrieval.folder import read_retrieval_config
@@ -162,7 +162,8 @@ def export_retrieval(
         work.stage("writing the tables, comparing lists")
         declared = "" if interactions.ids is None else interactions.ids.features.name
         name = name or model_name(config, declared)
-        by_segment = None if segment is None else segments_of(interactions, segment, segment_half_life_days)
+        half_life_days = HALF_LIFE_D if segment_half_life_days is None else segment_half_life_days
+        by_segment = None if segment is None else segments_of(interactions, segment, half_life_days)
         manifest = export_retrieval_bundle(
             run_dir, interactions, out, name=name, segments=by_segment, overwrite=overwrite
         )

@@ -98,7 +98,7 @@ def encode_request(
     user: dict[str, Column] = {features.user_id.name: np.array([user_key], dtype=np.int64)}
     for place, feature in enumerate(request_features.values()):
         if feature.name in request_values:
-            user[feature.name] = _request_column(feature, request_values[feature.name])
+            user[feature.name] = request_column(feature, request_values[feature.name])
         else:
             # For another release the store may hold a user's feature of the name that a context feature has here.
             stored = user_columns.get(feature.name) if place < len(features.user) else None
@@ -115,7 +115,12 @@ def encode_request(
     return EncodedRequest(user=user, candidates=candidates, history_events=used)
 
 
-def _request_column(feature: Feature, values: Sequence[Any]) -> Column:
+def request_column(feature: Feature, values: Sequence[Any]) -> Column:
+    """The column, N = 1, of a feature's raw values that a caller sent; of none: missing.
+
+    Raises:
+        InvalidInputError: they are of the wrong type, or too many.
+    """
     if isinstance(feature, Categorical) and feature.max_values > 1:
         return feature_keys(feature, [values])
     if len(values) > 1:

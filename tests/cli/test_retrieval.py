@@ -139,6 +139,18 @@ def test_items_that_a_list_names_by_texts_are_exported_with_their_names(at_data:
     assert sorted(session.names.of(found.items)) == sorted(names[:5])
 
 
+def test_segments_of_what_has_none_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_of_a_retrieval_model(tmp_path, monkeypatch)
+    Path("ranker").mkdir()
+    Path("ranker/config.json").write_text(json.dumps({"model": {"kind": "din"}}))
+    for run, options, said in (
+        ("run", ["--segment-half-life-days", "3"], "--segment-half-life-days has no use without --segment"),
+        ("ranker", ["--segment", "country"], "--segment is for models that rank all items; ranker is of a ranking"),
+    ):
+        done = CliRunner().invoke(app, ["export", run, "--out", "bundle", *options])
+        assert isinstance(done.exception, ConfigError) and str(done.exception).startswith(said)
+
+
 def test_rows_of_a_retrieval_bundle_are_not_quantised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_of_a_retrieval_model(tmp_path, monkeypatch)
     done = CliRunner().invoke(app, ["export", "run", "--out", "bundle", "--quantize", "int8"])

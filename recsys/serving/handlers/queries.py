@@ -29,6 +29,7 @@ class RetrieveQuery:
         include_seen: do not leave out the items of the user's history.
         time_ms: only events before this time, and arrived by then, count as seen; None: all that are stored.
         timer: the request's clock.
+        features: raw values, in place of the user's stored ones where the model reads them; of other names passed over.
     """
 
     user_key: int
@@ -37,6 +38,7 @@ class RetrieveQuery:
     include_seen: bool = False
     time_ms: int | None = None
     timer: StageTimer = field(default_factory=StageTimer)
+    features: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,7 @@ class RecommendQuery:
         user_key, exclude, include_seen, time_ms, timer: as in :class:`RetrieveQuery`.
         top_k: how many items.
         candidates: how many are retrieved and ranked, at least top_k.
-        features: as in ``RankRequest``.
+        features: as in ``RankRequest``; the search reads those of the user, too.
     """
 
     user_key: int

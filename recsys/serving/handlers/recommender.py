@@ -6,8 +6,9 @@ Knows nothing of gRPC. Calls block, as those of ``ranker.py`` do.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from recsys.errors import BundleError, NotFoundError, StoreError
 from recsys.feature_store.base import UserInputs
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.columns import Column
+from recsys.features.encode import request_column
 from recsys.features.extension import ids_problem
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import Events
@@ -158,7 +160,7 @@ class Recommender:
         Raises:
             NotFoundError: there is no ranking model.
             OverloadedError, TimeoutError: as :meth:`retrieve`.
-            InvalidInputError: candidates is out of range, or as ``Ranker.rank``.
+            InvalidInputError: candidates is out of range, or a feature is not as declared, as in ``Ranker.rank``.
         """
         if self._ranker is None:
             raise NotFoundError("no ranking model is served here, only a retrieval model; ask it by Retrieve")
@@ -169,6 +171,7 @@ class Recommender:
             include_seen=query.include_seen,
             time_ms=query.time_ms,
             timer=query.timer,
+            features=query.features,
         )
         work = together([self._search(), self._ranker.session.work(query.candidates)])
         with self._admission.enter(work, left_s=deadline.remaining_s()):
@@ -224,7 +227,7 @@ class Recommender:
     ) -> RetrieveResult:
         """Search the index."""
         events, taken, read = user.events, query.exclude, None
-        columns = user.columns if self.index.user_inputs else None
+        columns = _columns(self.index, user.columns, query.features) if self.index.user_inputs else None
         if events is not None and self.index.history_fields:
             time_ms = time.time_ns() // 1_000_000 + 1 if query.time_ms is None else query.time_ms
             read = visible(self.index.features, events, time_ms)[-MOST_EVENTS:]
@@ -260,6 +263,18 @@ class Recommender:
             added=added,
             segment=found.segment,
         )
+
+
+def _columns(
+    index: CandidateIndex, stored: Mapping[str, Column] | None, given: Mapping[str, Sequence[Any]]
+) -> Mapping[str, Column]:
+    """A user's stored features with those given in their place that the index reads."""
+    own = {
+        each.name: request_column(each, given[each.name])
+        for each in index.features.user
+        if each.name in given and each.name in index.user_inputs
+    }
+    return {**(stored or {}), **own}
 
 
 def check_pair(index: CandidateIndex, features: FeatureSet, ranking_model: str) -> None:

@@ -16,7 +16,7 @@ from support.tiny_retrieval import tiny_tables, write_tiny_retrieval
 from support.tiny_server import Start, stalled
 
 from recsys.client import AsyncClient, Client
-from recsys.errors import BundleError
+from recsys.errors import BundleError, InvalidInputError
 from recsys.export.retrieval.segments import Segments
 from recsys.features.feature_set import Categorical
 from recsys.releases.served import ServedModel
@@ -71,6 +71,31 @@ async def test_a_stored_value_decides_what_a_stranger_gets_and_the_answer_says_s
     assert set(ranked.items.tolist()) == {1, 3, 4} and ranked.fallback == "segment" and not ranked.user_known
     assert (await client.recommend(user=STRANGER, top_k=3, candidates=3, include_seen=True)).fallback == "segment"
     assert (await client.recommend(user=4, top_k=3, candidates=3)).fallback == ""
+
+
+async def test_a_value_in_the_request_stands_in_place_of_the_stored_one(client: AsyncClient) -> None:
+    async def found(**features: object) -> tuple[set[int], str]:
+        ranked = await client.recommend(user=STRANGER, top_k=3, candidates=3, features=features)
+        return set(ranked.items.tolist()), ranked.fallback
+
+    own, everyone = ({1, 2, 3}, "segment"), ({300, 299, 298}, "popularity")
+    assert await found() == everyone and await found(country=49) == own
+    await client.put_entities(entity="user", ids=[STRANGER], features={"country": [49]})
+    assert await found() == own and await found(country=50) == everyone
+    assert await found(country=-1) == everyone, "missing is a value, too"
+    with pytest.raises(InvalidInputError, match="'country': 2 values; allowed: at most 1"):
+        await found(country=[49, 50])
+    with pytest.raises(InvalidInputError, match="unknown feature 'county'.*country"):
+        await found(county=49)
+
+
+async def test_a_value_in_the_request_needs_no_store(
+    start: Start, bundles: tuple[Path, Path], redis_admin: redis.Redis
+) -> None:
+    async with start(bundle=bundles[0], retrieval=bundles[1], store_timeout_ms=100) as client:
+        with stalled(redis_admin):
+            ranked = await client.recommend(user=STRANGER, top_k=3, candidates=3, features={"country": 49})
+        assert set(ranked.items.tolist()) == {1, 2, 3} and ranked.fallback == "segment" and "user" in ranked.degraded
 
 
 async def test_without_the_store_a_stranger_gets_what_is_popular_with_all(

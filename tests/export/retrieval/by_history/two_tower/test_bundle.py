@@ -14,11 +14,13 @@ from support.walks import ALL_ITEMS, FEATURES, GROUP, ITEMS, USERS, walks
 
 from recsys.bundle import open_bundle, read_manifest
 from recsys.bundle.index import fingerprint_of_files
-from recsys.data.interactions.pairs import ids_of, make_pairs
+from recsys.data.interactions.pairs import ids_of, joined, make_pairs
 from recsys.errors import BundleError, InvalidInputError
+from recsys.export.retrieval.bundle import export_retrieval_bundle
 from recsys.export.retrieval.by_history.certificate import certify_histories
 from recsys.export.retrieval.by_history.two_tower.model import TowerExport
 from recsys.export.retrieval.measure import measure_retrieval_bundle
+from recsys.export.retrieval.segments import segments_of
 from recsys.features.hashing import MISSING
 from recsys.features.history.records import Events, make_events
 from recsys.serving.inference.candidate_index import AddedItems
@@ -100,6 +102,36 @@ def test_events_beyond_the_window_and_of_unknown_items_change_nothing(session: R
     unknown["timestamp"] = newest["timestamp"][9]
     got = session.retrieve(1, NOTHING, 9, np.concatenate([newest[:10], unknown, newest[10:]]))
     assert got.items.tolist() == expected.items.tolist() and (got.history_known, got.history_unknown) == (20, 1)
+
+
+@pytest.mark.prove
+def test_who_has_no_event_gets_what_is_popular_with_the_segment_by_a_feature_that_the_model_reads_too(
+    session: RetrievalSession, tmp_path: Path
+) -> None:
+    data, run = walks(), exported_walks().parent / "run"
+    segments = segments_of(data, "country", 0.0)
+    made = export_retrieval_bundle(run, data, tmp_path / "own", name="walker", segments=segments)
+    assert made.graphs["retrieve"].inputs == read_manifest(exported_walks()).graphs["retrieve"].inputs
+    own = open_retrieval(open_bundle(tmp_path / "own"))
+    assert set(own.user_inputs) == {"age", "country"}
+    taken, of_E = joined(data.train, data.validation), data.user_columns["country"]
+    row = AddedItems(np.array([10**9]), own.rows({"price": np.array([9.0], dtype=np.float32)}).rows)
+    for country in range(3):
+        user = {"country": np.array([country])}
+        count_M = np.bincount(taken.item_E[of_E[taken.user_E] == country], minlength=ALL_ITEMS)
+        for added in (None, row):
+            got = own.retrieve(1000, NOTHING, 5, added=added, user=user)
+            items = np.searchsorted(KEYS, got.items)
+            assert got.segment and not got.known and len(set(items.tolist())) == 5
+            assert count_M[items].tolist() == np.sort(count_M)[::-1][:5].tolist()
+        events = walked([3, 4, 5])
+        known, before = (each.retrieve(1000, NOTHING, 5, events, user=user) for each in (own, session))
+        assert known.known and not known.segment and known.scores.tolist() == before.scores.tolist()
+    unknown, before = (
+        own.retrieve(1000, NOTHING, 5, user={"country": np.array([77])}),
+        session.retrieve(1000, NOTHING, 5),
+    )
+    assert not unknown.segment and unknown.items.tolist() == before.items.tolist()
 
 
 @pytest.mark.parametrize("items", [[], [ALL_ITEMS + 1]])
