@@ -101,7 +101,8 @@ class Recommender:
         self._store_timeout_s = store_timeout_s
         self._recorder = recorder
         self._pace = Pace(_SEARCH_S) if pace is None else pace
-        self._added = added
+        self.added = added
+        """Gives the items that came after training and take part in a search now."""
 
     def ranked_by(self, ranker: Ranker) -> Recommender:
         """The same index with another ranking model, of any release; raises BundleError."""
@@ -115,7 +116,7 @@ class Recommender:
             store_timeout_s=self._store_timeout_s,
             recorder=self._recorder,
             pace=self._pace,
-            added=self._added,
+            added=self.added,
         )
 
     def retrieve(self, query: RetrieveQuery, *, deadline: Deadline) -> RetrieveResult:
@@ -241,7 +242,7 @@ class Recommender:
         with model_lock.acquire(deadline, pace=self._pace, units=1):
             query.timer.lap("wait")
             deadline.remaining_s()
-            added = self._added()
+            added = self.added()
             found = self.index.retrieve(query.user_key, taken, query.top_k, read, added, columns)
             query.timer.lap("retrieve")
         unseen = model_lock is not self.model_lock

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,12 @@ from recsys.features.feature_set import Categorical, Numeric
 from recsys.features.history.records import make_events
 from recsys.releases.served import ServedModel
 from recsys.serving.handlers.ranker import Ranker
-from recsys.serving.handlers.recorder import RecordedRequest
+from recsys.serving.handlers.recorder import RecordedQuery, RecordedRequest
+from recsys.serving.inference.candidate_index import AddedItems
 from recsys.serving.process.releases import switch
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
 from recsys.serving.process.releases.replay import replay as replay_module
-from recsys.serving.process.releases.replay.cases import encode_recorded
+from recsys.serving.process.releases.replay.cases import Case, encode_recorded, retrieval_cases
 from recsys.serving.process.releases.replay.replay import ReplayReport, touch_pages
 from recsys.serving.process.server import RunningServer
 from recsys.serving.settings import Settings
@@ -268,6 +270,34 @@ def test_searches_are_replayed_too(bundles: dict[str, PlannedRelease], redis_url
         assert report.retrieval.slowdown == pytest.approx(1.0, abs=0.4)
         with pytest.raises(ReleaseError, match="'lost' is refused: its retrieval model, .* no finite number for 3"):
             server.switch.prepare(plan_of(bundles["lost"], finder))
+
+
+def recommender(added: AddedItems | None = None, **index: Any) -> Any:
+    """A stand-in whose searches are noted in ``searches``."""
+    searches: list[tuple[Any, ...]] = []
+
+    def retrieve(*args: Any) -> SimpleNamespace:
+        searches.append(args)
+        return SimpleNamespace(items=[1], scores=np.ones(1, dtype=np.float32))
+
+    index = {"history_fields": (), "user_inputs": (), "retrieve": retrieve} | index
+    return SimpleNamespace(index=SimpleNamespace(**index), added=lambda: added, searches=searches)
+
+
+def test_what_searches_were_not_recorded_for_is_noted_and_items_that_came_after_training_take_part() -> None:
+    query = RecordedQuery(user_key=7, taken=np.array([3]), top_k=5)
+    added = AddedItems(np.array([9]), np.ones((1, 2), dtype=np.float32))
+    knower = recommender(added, history_fields=("item_id",), user_inputs=("country",))
+
+    def cases(live: Any) -> tuple[list[Case], list[str]]:
+        notes: list[str] = []
+        return retrieval_cases(None, knower, live, [query], notes), notes  # type: ignore[arg-type]
+
+    (case,), (without_events, missing) = cases(recommender())
+    assert "recorded without the users' events" in without_events and missing.endswith("missing: country")
+    case.new()()
+    assert knower.searches == [(7, query.taken, 5, None, added, None)]
+    assert cases(knower)[1] == []
 
 
 def test_a_request_is_encoded_for_a_feature_set_that_has_more(bundles: dict[str, PlannedRelease]) -> None:

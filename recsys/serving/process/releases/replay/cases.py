@@ -109,6 +109,7 @@ def retrieval_cases(
     if live is None or not recorded:
         notes.append(_alone("retrieval", live is not None))
         return [Case(_retrieval_run(new, query, filled=True), None) for query in sample_queries(release)]
+    notes.extend(_unread(new, live))
     return [
         # Of a user who has seen everything nothing is left, by either.
         Case(_retrieval_run(new, query, filled=not len(query.taken)), _retrieval_run(live, query))
@@ -116,9 +117,19 @@ def retrieval_cases(
     ]
 
 
+def _unread(new: Recommender, live: Recommender) -> Iterator[str]:
+    """Inputs that a new retrieval model knows users by, and that were not recorded as the live one has not them."""
+    if new.index.history_fields and not live.index.history_fields:
+        yield "live searches were recorded without the users' events: by them the new model knows none of the users"
+    names = sorted(set(new.index.user_inputs) - set(live.index.user_inputs))
+    if names:
+        yield f"what live searches were not read for was taken as missing: {', '.join(names)}"
+
+
 def _retrieval_run(recommender: Recommender, query: RecordedQuery, *, filled: bool = False) -> Callable[[], Run]:
     def run() -> Any:
-        found = recommender.index.retrieve(query.user_key, query.taken, query.top_k, query.events, user=query.user)
+        index, added = recommender.index, recommender.added()
+        found = index.retrieve(query.user_key, query.taken, query.top_k, query.events, added, query.user)
         if filled and not len(found.items):
             raise BundleError("no items were found; expected at least one")
         return found.scores
