@@ -245,6 +245,8 @@ def _of_linear(config: RetrievalRunConfig, train: Interactions, whole: Interacti
 
 
 def _of_two_tower(config: RetrievalRunConfig, train: Interactions, whole: Interactions, folder: Path) -> Any:
+    import torch
+
     from recsys.data.interactions.pairs import ids_of
     from recsys.models.retrieval.two_tower.config import TwoTowerConfig
     from recsys.models.retrieval.two_tower.features import tower_features
@@ -262,5 +264,7 @@ def _of_two_tower(config: RetrievalRunConfig, train: Interactions, whole: Intera
     features = tower_features(ids_of(whole).features)
     sequences, _ = training_sequences(config, whole, window=window_of(config.model, features))
     learner = SequenceLearner(config, whole, features, sequences, row_maps=trained.row_maps, numbers=trained.numbers)
-    learner.load_state_dict(trained.weights())
+    weights = trained.weights()
+    weights["read"] = torch.nn.functional.pad(weights["read"], (0, whole.num_items - train.num_items))
+    learner.load_state_dict(weights)
     return learner.score(np.unique(whole.test.user_E), test=True)

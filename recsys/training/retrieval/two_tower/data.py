@@ -21,6 +21,7 @@ from recsys.features.columns import Column
 from recsys.features.feature_set import Categorical, FeatureSet, Numeric
 from recsys.features.hashing import MISSING
 from recsys.features.number_transform import NumberTransform
+from recsys.models.retrieval.attributes import is_given
 from recsys.models.retrieval.two_tower.config import TwoTowerConfig
 from recsys.models.retrieval.two_tower.features import read_tables
 from recsys.training.config import RowConfig, TableConfig
@@ -48,13 +49,13 @@ class TowerData:
 
     @property
     def with_attribute_M(self) -> BoolArray:
-        """True for items of which the tables know an attribute, or that have a number."""
+        """True for items of which the tables know an attribute, or that have a number (``is_given``)."""
         item_id = self.features.item_id.name
         found = np.zeros(len(self.item[item_id]), dtype=np.bool_)
         for feature in self.features.item:
             column = self.item[feature.name]
             if isinstance(feature, Numeric):
-                found |= ~np.isnan(column)
+                found |= is_given(feature, column)
             else:  # code 0 has the unknown row in all lookups
                 found |= (column > 0) if column.ndim == 1 else (column > 0).any(axis=1)
         return found
@@ -66,9 +67,23 @@ def tower_tables(model: TwoTowerConfig, features: FeatureSet) -> TableConfig:
 
 
 def tower_row_maps(
-    model: TwoTowerConfig, rows: RowConfig, features: FeatureSet, interactions: Interactions, sequences: Sequences
+    model: TwoTowerConfig,
+    rows: RowConfig,
+    features: FeatureSet,
+    interactions: Interactions,
+    sequences: Sequences,
+    *,
+    older_items: Int64Array | None = None,
 ) -> dict[str, RowMap]:
     """A row map for each table, of the ids of the training sequences: an item counts with each event of it.
+
+    Args:
+        model, rows: of the run.
+        features: of ``tower_features``.
+        interactions: the log.
+        sequences: of training.
+        older_items: ids that the run read which this one goes on from. Those of the log count ``rows.min_count`` times
+            at least, so that an item keeps its row in a time without events; None: none.
 
     Raises:
         ConfigError: as of :func:`row_maps_of`; or a table other than the items' is to be clustered.
@@ -77,6 +92,8 @@ def tower_row_maps(
     found: dict[str, list[tuple[Int64Array, Int64Array]]] = {table: [] for table in read_tables(features)}
     for _, feature, column, weight in _weighted(features, interactions, sequences):
         if isinstance(feature, Categorical):
+            if feature is features.item_id and older_items is not None:
+                weight = np.maximum(weight, rows.min_count * np.isin(column, older_items))
             found[feature.table].append((column, weight if column.ndim == 1 else np.repeat(weight, column.shape[1])))
     counts = {}
     for table, parts in found.items():

@@ -52,6 +52,8 @@ class SequenceLearner:
     Attributes:
         tower: its tables and network.
         known: ids of which it learns something; of items also those of which it knows an attribute.
+        read_M: items whose ids training read, here or in the run that this one goes on from; the others' ids may have
+            the row of another item, or one that was never trained, and are taken to be missing.
         keys: table -> the ids that the log has.
         window: newest events that are read.
         drops_ids: items have features, and are read without their ids now and then.
@@ -70,11 +72,8 @@ class SequenceLearner:
     ) -> None:
         assert isinstance(config.model, TwoTowerConfig)
         self._config, self._interactions, self._model = config, interactions, config.model
-        self.row_maps, self.numbers, self.window = (
-            row_maps,
-            numbers,
-            window_of(config.model, features, of_log=bool(interactions.histories)),
-        )
+        self.row_maps, self.numbers = row_maps, numbers
+        self.window = window_of(config.model, features, of_log=bool(interactions.histories))
         histories = {part: user_events(config, interactions, test=part == "test") for part in ("validation", "test")}
         data, coded = encode(features, interactions, row_maps, {"train": sequences.events, **histories})
         self.keys = data.keys
@@ -85,13 +84,12 @@ class SequenceLearner:
         taken_M = np.bincount(sequences.item_T, minlength=interactions.num_items)
         self._taken_M = torch.from_numpy(np.bincount(interactions.train.item_E, minlength=interactions.num_items))
         self._share_M = torch.from_numpy(taken_M / taken_M.sum())
-        read_M = taken_M + np.bincount(sequences.events.item_E, minlength=interactions.num_items) > 0
-        if reads := bool(features.item) and config.model.id_dropout > 0:
-            read_M = read_M | data.with_attribute_M
-        self.drops_ids = reads
+        self.read_M = taken_M + np.bincount(sequences.events.item_E, minlength=interactions.num_items) > 0
+        self.drops_ids = bool(features.item) and config.model.id_dropout > 0
         self._searched_MD = torch.empty(0, config.model.dim)
         self.known = Known(
-            users_N=np.bincount(sequences.events.user_E, minlength=interactions.num_users) > 0, items_M=read_M
+            users_N=np.bincount(sequences.events.user_E, minlength=interactions.num_users) > 0,
+            items_M=self.read_M | data.with_attribute_M if self.drops_ids else self.read_M,
         )
         self.pairs, self.steps = len(sequences), sequences.steps(config.train.batch_size)
 
@@ -104,7 +102,7 @@ class SequenceLearner:
         """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
         sequences = self._sequences.shuffled(generator)
         if self._model.hard_negatives:
-            self._searched_MD = self.tower.item_rows()
+            self._searched_MD = self.item_rows()
         for windows_B in sequences.batches(self._config.train.batch_size, generator):
             count = int((sequences.offsets[windows_B + 1] - sequences.offsets[windows_B]).sum())
             yield (sequences, windows_B), count
@@ -133,9 +131,9 @@ class SequenceLearner:
         drawn = torch.randperm(items, generator=generator)[:sample].numpy()
         compared_C = np.union1d(sequences.item_T[targets_T], drawn)
         items_A = np.union1d(compared_C, events.item_E)
-        without = None
+        without = ~self.read_M[items_A]
         if self.drops_ids:
-            without = torch.rand(len(items_A), generator=generator).numpy() < self._model.id_dropout
+            without |= torch.rand(len(items_A), generator=generator).numpy() < self._model.id_dropout
         users_B = sequences.events.user_E[sequences.begin_K[windows_B]]
         inputs = tower.look_up(items_A, users_B=users_B, events=events, without_id_A=without)
         items_AD = tower.items(inputs)
@@ -192,7 +190,7 @@ class SequenceLearner:
         Users are read from their history as it is when the test part, or the validation part, begins. One without a
         known event gets the items' popularity; an item that is not known is -inf.
         """
-        items_MD, unknown_M = self.tower.item_rows(), torch.from_numpy(~self.known.items_M)
+        items_MD, unknown_M = self.item_rows(), torch.from_numpy(~self.known.items_M)
         interests_GQD, has_G = self.interests(items_MD, users_G, test=test)
         popularity_M = self.popularity_M
 
@@ -203,6 +201,10 @@ class SequenceLearner:
             return scores_BM.masked_fill(unknown_M, -torch.inf)
 
         return of_users
+
+    def item_rows(self) -> Tensor:
+        """Vectors of all items, [M, D], without dropout; of those that training never read, by attributes alone."""
+        return self.tower.item_rows(without_id_M=~self.read_M)
 
     @torch.no_grad()
     def interests(self, items_MD: Tensor, users_G: Int64Array, *, test: bool) -> tuple[Tensor, Tensor]:
@@ -222,12 +224,16 @@ class SequenceLearner:
 
     def vectors(self) -> tuple[Tensor, Tensor]:
         """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
-        items_MD = self.tower.item_rows()
+        items_MD = self.item_rows()
         return items_MD[:0], items_MD
 
     def weights(self) -> State:
         """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
-        return {"tables": copied(table_weights(self.tower.tables)), "net": copied(self.tower.net.state_dict())}
+        return {
+            "tables": copied(table_weights(self.tower.tables)),
+            "net": copied(self.tower.net.state_dict()),
+            "read": torch.from_numpy(self.read_M.copy()),
+        }
 
     def state_dict(self) -> State:
         """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
@@ -245,6 +251,7 @@ class SequenceLearner:
             for name, rows in tables.items():
                 rows.copy_(state["tables"][name])
             self.tower.net.load_state_dict(state["net"])
+            self.read_M = state["read"].numpy().copy()
             for part in table_shards(self.tower.tables) if "moments" in state else ():
                 for name, values in part.state.items():
                     values.copy_(state["moments"][part.table][name])

@@ -56,8 +56,15 @@ def train_two_tower(
         sequences, notes = training_sequences(
             config, interactions, window=window_of(config.model, features, of_log=bool(interactions.histories))
         )
-        row_maps = tower_row_maps(config.model, config.rows, features, interactions, sequences)
         older = None if resume and (run_dir / CHECKPOINT).exists() else open_older_towers(config)
+        row_maps = tower_row_maps(
+            config.model,
+            config.rows,
+            features,
+            interactions,
+            sequences,
+            older_items=None if older is None else older.item_keys[older.read_M],
+        )
         numbers = tower_numbers(features, interactions, sequences, older={} if older is None else older.numbers)
 
         def learner_of(row_maps: dict[str, RowMap], numbers: dict[str, NumberTransform]) -> SequenceLearner:

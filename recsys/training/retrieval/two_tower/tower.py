@@ -136,14 +136,11 @@ class Tower:
         return user_inputs(self.data.features, inputs)
 
     @torch.no_grad()
-    def item_rows(self) -> Tensor:
-        """Vectors of all items, [M, D], without dropout."""
+    def item_rows(self, *, without_id_M: BoolArray) -> Tensor:
+        """Vectors of all items, [M, D], without dropout; of some as if their id were missing."""
         self.net.eval()
-        count = len(self.data.item[self.data.features.item_id.name])
-        parts = [
-            self.items(self.look_up(np.arange(first, min(first + _ITEMS, count)))) for first in range(0, count, _ITEMS)
-        ]
-        return torch.cat(parts)
+        blocks = np.split(np.arange(len(without_id_M)), np.arange(_ITEMS, len(without_id_M), _ITEMS))
+        return torch.cat([self.items(self.look_up(each, without_id_A=without_id_M[each])) for each in blocks])
 
     @torch.no_grad()
     def interests(

@@ -50,7 +50,7 @@ def test_an_item_without_an_event_is_found_by_its_attributes(
 ) -> None:
     _, learner = load_two_tower(run[0], run[1])
     assert learner.known.items_M.all()
-    rows_MD = learner.tower.item_rows()
+    rows_MD = learner.item_rows()
     like_MM = rows_MD[ITEMS:] @ rows_MD[:ITEMS].T
     nearest = like_MM.argmax(dim=1).numpy() // GROUP
     assert np.mean(nearest == np.arange(ALL_ITEMS - ITEMS)) > 0.8
@@ -97,6 +97,30 @@ def test_a_run_goes_on_from_an_older_one(run: tuple[Path, Interactions, Retrieva
         train_any(config, dataclasses.replace(walks(), ids=moved), tmp_path / "moved")
 
 
+@pytest.mark.parametrize(
+    ("rows", "seed", "kept"), [("vocabulary", 0, True), ("hash", 0, True), ("hash", 1, False)], ids=str
+)
+def test_an_item_without_events_in_the_new_log_keeps_its_row_or_is_not_known(
+    rows: str, seed: int, kept: bool, tmp_path: Path
+) -> None:
+    data, gone = walks(), np.array([3, 17, 40])
+    base = override(SMALL, [f"rows.map={rows}", "rows.budget=0.5", "model.id_dropout=0", "train.epochs=2"])
+    before = train_any(base, data, tmp_path / "old").items_MD
+    without = dataclasses.replace(
+        data,
+        train=data.train.where(~np.isin(data.train.item_E, gone)),
+        validation=data.validation.where(~np.isin(data.validation.item_E, gone)),
+        histories={part: each.where(~np.isin(each.item_E, gone)) for part, each in data.histories.items()},
+    )
+    config = override(base, [f"train.warm_start={tmp_path / 'old'}", "train.epochs=1", "train.learning_rate=0.000001"])
+    config = override(config, [f"rows.seed={seed}"])
+    after = train_any(config, without, tmp_path / "new").items_MD
+    known_M = load_two_tower(tmp_path / "new", without)[1].known.items_M
+    like_M = torch.isclose(before, after, atol=1e-3).all(dim=1).numpy()
+    assert like_M[gone][known_M[gone]].all() and not known_M[ITEMS:].any()
+    assert known_M[gone].all() == kept
+
+
 def test_pairs_without_times_are_read_in_any_order(tmp_path: Path) -> None:
     result = train_any(override(SMALL, ["train.list_length=5", "train.learning_rate=0.01"]), planted(), tmp_path / "r")
     popular = next(each for each in result.baselines["test"] if each.name == "popularity")
@@ -108,7 +132,7 @@ def test_several_interests_are_trained_against_hard_negatives_too_and_the_best_c
     result = train_any(config, data := walks(), tmp_path / "run")
     assert result.test.recall > 0.8
     _, learner = load_two_tower(tmp_path / "run", data)
-    items_MD = learner.tower.item_rows()
+    items_MD = learner.item_rows()
     interests_GQD, _ = learner.interests(items_MD, np.arange(5), test=True)
     assert interests_GQD.shape == (5, 3, 16)
     scores_BM = learner.score(np.arange(5), test=True)(np.arange(5))
@@ -148,11 +172,27 @@ def test_settings_that_the_model_does_not_read_are_refused() -> None:
     assert from_json(RetrievalRunConfig, to_json(SMALL)) == SMALL
 
 
-def test_hashed_and_shared_tables_are_tables_too(tmp_path: Path) -> None:
-    for number, rows in enumerate((["rows.map=hash", "rows.budget=0.5"], ["rows.map=unified", "rows.chunks=1"])):
-        config = override(SMALL, [*rows, "train.epochs=1", "model.attribute_dim=16"])
-        result = train_any(config, data := walks(), tmp_path / str(number))
-        assert compare_with_baselines(tmp_path / str(number), data, "test")[0] == result.test
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["rows.map=hash", "rows.budget=0.5"],
+        ["rows.map=double_hash", "rows.budget=0.5"],
+        ["rows.map=frequency", "rows.budget=0.5"],
+        ["rows.map=unified", "rows.chunks=1", "model.attribute_dim=16"],
+        ["rows.unknown_rows=8"],
+    ],
+    ids=lambda rows: rows[0],
+)
+def test_whatever_the_tables_a_new_item_has_the_row_of_its_attributes_alone(rows: list[str], tmp_path: Path) -> None:
+    result = train_any(override(SMALL, [*rows, "train.epochs=4"]), data := walks(), tmp_path / "run")
+    popular = next(each for each in result.baselines["test"] if each.name == "popularity")
+    assert result.test.recall > 2 * popular.values["recall"]
+    _, learner = load_two_tower(tmp_path / "run", data)
+    items_MD, everything = learner.item_rows(), np.arange(ALL_ITEMS)
+    with torch.no_grad():
+        without_MD = learner.tower.items(learner.tower.look_up(everything, without_id_A=everything >= 0))
+    assert torch.equal(items_MD[ITEMS:], without_MD[ITEMS:])
+    assert not torch.isclose(items_MD[:ITEMS], without_MD[:ITEMS], atol=1e-3).all(dim=1).any()
 
 
 def test_a_log_of_one_item_is_refused_and_items_of_the_test_part_alone_are_missed(tmp_path: Path) -> None:

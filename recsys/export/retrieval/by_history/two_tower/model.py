@@ -24,6 +24,7 @@ from recsys.export.retrieval.by_history.two_tower.modules import ItemSide, Train
 from recsys.features.columns import Column
 from recsys.features.feature_set import Categorical
 from recsys.features.number_transform import NumberTransform
+from recsys.models.retrieval.attributes import is_given
 from recsys.models.retrieval.two_tower.loss import scores
 from recsys.training.retrieval.linear.histories import user_events
 from recsys.training.retrieval.ranking import RankingMetrics
@@ -60,7 +61,7 @@ class TowerExport:
             row_maps=self._learner.row_maps,
             numbers=self.numbers,
         )
-        self._items_MD = tower.item_rows()
+        self._items_MD = self._learner.item_rows()
         self._interests: dict[int, Tensor | None] = {}
 
     @property
@@ -120,20 +121,23 @@ class TowerExport:
         return self.events.time_ms_E is not None
 
     def _certify_items(self, graph: Path) -> None:
-        items = np.arange(min(self._interactions.num_items, _ITEM_ROWS))
+        # An item whose id training never read has the same row in the bundle; these come first.
+        by_attributes_M = self.in_bundle_M & ~self._learner.read_M
+        items = np.argsort(~by_attributes_M, kind="stable")[:_ITEM_ROWS]
         tower = self._learner.tower
         given = {each.name: self._interactions.item_columns[each.name][items] for each in tower.data.features.item}
         with torch.no_grad():
             inputs = tower.look_up(items, without_id_A=np.ones(len(items), dtype=np.bool_))
-            expected_AR = tower.items(inputs).numpy()
+            rows_AR = tower.items(inputs)
+        in_bundle_A1 = torch.from_numpy(by_attributes_M[items, None])
+        expected_AR = torch.where(in_bundle_A1, self._items_MD[torch.from_numpy(items)], rows_AR).numpy()
         known_A = np.zeros(len(items), dtype=np.int64)
         for feature in tower.data.features.item:
             if isinstance(feature, Categorical):
                 rows = self._learner.row_maps[feature.table].lookup(given[feature.name])
                 known_A += (rows > 0).reshape(len(items), -1).any(axis=1)
             else:
-                missing = np.float32(feature.missing)
-                known_A += ~np.isnan(given[feature.name]) & (given[feature.name] != missing)
+                known_A += is_given(feature, given[feature.name])
         certify_item_rows(graph, given, expected_AR=expected_AR, known_A=known_A)
 
     def user_inputs(self, user: int) -> Mapping[str, Column]:
