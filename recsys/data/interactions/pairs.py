@@ -34,6 +34,9 @@ from recsys.features.feature_set import IdType
 _EXPECTED = "user item item ... (integers from 0)"
 _NEARBY = Path("../shared/data")
 
+VALIDATION_SHARE = 0.1
+"""Of each user's training pairs that are held out, unless another share is asked for."""
+
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
@@ -186,14 +189,14 @@ def joined(pairs: Pairs, others: Pairs) -> Pairs:
 
 
 def load_interactions(
-    folder: Path, *, name: str = "interactions", validation_share: float = 0.1, seed: int = 0
+    folder: Path, *, name: str = "interactions", validation_share: float = VALIDATION_SHARE, seed: int = 0
 ) -> Interactions:
     """Read a folder of ``train.txt[.gz]``, ``test.txt[.gz]`` and perhaps ``valid.txt[.gz]`` and lists of ids.
 
     Args:
         folder: where they are.
         name: of the FeatureSet that declares the ids.
-        validation_share: as in :func:`hold_out`; without effect if there is a ``valid.txt``.
+        validation_share: as in :func:`hold_out`; without effect if there is a ``valid.txt``, which a note says.
         seed: of the draw.
 
     Raises:
@@ -210,6 +213,7 @@ def load_interactions(
             f"{folder}: user {user} has item {item} in two of the files; expected disjoint files "
             f"({twice.size} pairs are in two)"
         )
+    notes = () if validation is None else unused_share(validation_share)
     if validation is None:
         train, validation = hold_out(train, share=validation_share, seed=seed)
     user_type, user_keys, _ = _read_ids(folder, "user", users)
@@ -227,7 +231,15 @@ def load_interactions(
             item_keys_M=item_keys,
             item_names_M=item_names,
         ),
+        notes=notes,
     )
+
+
+def unused_share(share: float) -> tuple[str, ...]:
+    """A note on a share that was asked for, of data that has a validation part of its own; none for the default."""
+    if share == VALIDATION_SHARE:
+        return ()
+    return (f"data.validation_share {share} is without effect: the data has a validation part of its own",)
 
 
 def hold_out(pairs: Pairs, *, share: float, seed: int) -> tuple[Pairs, Pairs]:

@@ -14,7 +14,15 @@ import numpy as np
 from recsys.arrays import Float32Array, Int64Array
 from recsys.data.interactions.histories import histories_before
 from recsys.data.interactions.ids import PairIds
-from recsys.data.interactions.pairs import Interactions, Pairs, hold_out, make_pairs, without
+from recsys.data.interactions.pairs import (
+    VALIDATION_SHARE,
+    Interactions,
+    Pairs,
+    hold_out,
+    make_pairs,
+    unused_share,
+    without,
+)
 from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.since import newest_since
 from recsys.errors import ConfigError, DataFileError, nearest
@@ -27,14 +35,15 @@ class PairRule:
     """Rule that makes pairs of samples.
 
     Attributes:
-        validation_share: of each user's training pairs that are held out, where the data has no validation part.
+        validation_share: of each user's training pairs that are held out, where the data has no validation part;
+            otherwise without effect, which a note says.
         since: train only on pairs with an event from then on (:func:`recsys.data.samples.since.since_ms`); empty: all.
         action: the history attribute, or the context feature, that says what a user did; empty: none is looked at.
         action_weights: value of ``action`` -> the weight of its pairs; 0: no positive. Others weigh 1. A pair has the
             largest weight of its events.
     """
 
-    validation_share: float = 0.1
+    validation_share: float = VALIDATION_SHARE
     since: str = ""
     action: str = ""
     action_weights: Mapping[str, float] = field(default_factory=dict)
@@ -83,7 +92,9 @@ def positive_pairs(dataset: Dataset, rule: PairRule, *, source: str) -> Interact
     test = without(without(test, train), validation)
     before = {part: histories_before(dataset, part) for part in ("validation", "test")}
     histories = {part: events for part, events in before.items() if events is not None}
+    notes: tuple[str, ...] = unused_share(rule.validation_share)
     if not len(validation):
+        notes = ()
         train, validation = hold_out(train, share=rule.validation_share, seed=0)
         if (events := histories.get("test")) is not None:  # what is held out has not happened yet
             keys = validation.user_E * len(table.item_keys) + validation.item_E
@@ -108,6 +119,7 @@ def positive_pairs(dataset: Dataset, rule: PairRule, *, source: str) -> Interact
         histories=histories,
         user_columns={each.name: dataset.user[each.name] for each in table.features.user},
         item_columns={each.name: dataset.item[each.name] for each in table.features.item},
+        notes=notes,
     )
     if not rule.since:
         return made

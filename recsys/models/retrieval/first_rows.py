@@ -105,8 +105,8 @@ def _equations(ids: IdRows, vectors_ND: Tensor, chosen_N: BoolArray | bool) -> t
     """Rows that make each vector, [E, R], and the vector, [E, W]."""
     if ids.combine == "product":
         raise InvalidInputError(
-            "rows.map multiplies the rows of an id (quotient_remainder): none are nearest to vectors that are given; "
-            "choose another rows.map, or begin anew"
+            "rows.map multiplies the rows of an id (quotient_remainder): none are nearest to vectors that are given by "
+            "train.warm_start or model.start; choose another rows.map, or begin anew"
         )
     chosen_N = np.broadcast_to(chosen_N, len(ids.rows_NK))
     rows_NK, targets_ND = ids.rows_NK[chosen_N], vectors_ND.numpy()[chosen_N]

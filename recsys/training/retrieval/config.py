@@ -139,6 +139,23 @@ class RetrievalRunConfig:
             )
         if train.freeze_items:
             self._check_frozen()
+        self._check_given_vectors()
+
+    def _check_given_vectors(self) -> None:
+        """Refuse vectors to begin with where rows are sure to be multiplied: none are nearest to a vector."""
+        rows = self.rows
+        maps = [*rows.maps.values(), *([rows.map] if len(rows.maps) < 2 else [])]  # of two tables
+        if "quotient_remainder" not in maps or rows.exact_below:
+            return
+        start = getattr(self.model, "start", "random")
+        given = {"train.warm_start": self.train.warm_start, "model.start": "" if start == "random" else start}
+        for name, value in given.items():
+            if value:
+                raise ConfigError(
+                    f"recipe {self.recipe!r}: {name} is {value!r} beside rows.map 'quotient_remainder', which "
+                    "multiplies the rows of an id: none are nearest to vectors that are given; "
+                    f"allowed: another rows.map, or no {name}"
+                )
 
     def _check_frozen(self) -> None:
         for name, why in (

@@ -97,7 +97,8 @@ def rank_all(
         list_length: k; at most the number of items.
 
     Raises:
-        InvalidInputError: nothing is relevant, or there are fewer items than ``list_length``.
+        InvalidInputError: nothing is relevant, ``list_length`` is below 1 or above the number of items, or a score is
+            NaN.
     """
     return rank_users(users_ND, items_MD, relevant=relevant, excluded=excluded, list_length=list_length)[0]
 
@@ -119,10 +120,6 @@ def rank_users(
         barred_M: items that are in no list, but may be relevant.
         candidates: lists of the users of ``relevant``, by which the relevant item is ranked, too.
     """
-    if not len(relevant):
-        raise InvalidInputError("there are no relevant items to find; expected at least one pair")
-    if list_length > len(items_MD):
-        raise InvalidInputError(f"list_length is {list_length}; allowed: at most the {len(items_MD)} items")
     return _measured(
         _products(users_ND, items_MD),
         num_items=len(items_MD),
@@ -146,6 +143,8 @@ def _measured(
     barred_M: BoolArray | None = None,
     candidates: CandidateLists | None = None,
 ) -> tuple[RankingMetrics, UserValues]:
+    if not len(relevant):
+        raise InvalidInputError("there are no relevant items to find; expected at least one pair")
     listed_GC = None if candidates is None else candidates.of(relevant.user_E, relevant.item_E)
     found_Gk, score_GC = _best(
         write,
@@ -270,6 +269,8 @@ def _best(
 ) -> tuple[Int64Array, Float32Array | None]:
     """As :func:`top_items`, and the scores of ``listed_GC``, [G, C], whatever is excluded; ``write`` puts the scores of
     some users into a tensor, items in :func:`_shuffled` order."""
+    if not 1 <= list_length <= num_items:
+        raise InvalidInputError(f"list_length is {list_length}; allowed: at least 1, at most the {num_items} items")
     shuffled_M = _shuffled(num_items)
     place_M = np.empty_like(shuffled_M)
     place_M[shuffled_M] = np.arange(num_items)
@@ -286,17 +287,31 @@ def _best(
         of_block[:, barred] = -torch.inf
         if listed_GC is not None and score_GC is not None:
             listed = torch.from_numpy(place_M[listed_GC[first : first + _BLOCK]])
-            score_GC[first : first + _BLOCK] = of_block.gather(1, listed).numpy()
+            of_listed = of_block.gather(1, listed)
+            _refuse_nan(of_listed, block)
+            score_GC[first : first + _BLOCK] = of_listed.numpy()
         for pairs in excluded:
             row, item = _pairs_of(pairs, block)
             of_block[torch.from_numpy(row), torch.from_numpy(place_M[item])] = -torch.inf
         values, places = _top_places(of_block, list_length)
+        _refuse_nan(values, block)
         found[first : first + _BLOCK] = np.where(values.numpy() == -np.inf, -1, item_of_place[places.numpy()])
     return found, score_GC
 
 
+def _refuse_nan(scores: Tensor, users: Int64Array) -> None:
+    """Raise for scores that are no numbers: no order has a place for them, and a comparison puts them anywhere."""
+    nan = scores.isnan().any(dim=1).numpy()
+    if nan.any():
+        raise InvalidInputError(
+            f"scores of user {users[nan][0]} are NaN; allowed: numbers, or -inf for an item in no list; a "
+            "training that went to NaN needs a smaller train.learning_rate"
+        )
+
+
 def _top_places(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k highest scores of each row and where they are: they lie in the k stretches with the highest maxima."""
+    """The k highest scores of each row and where they are: they lie in the k stretches with the highest maxima. NaN
+    counts as the highest of all, so that one anywhere in a row is among its values."""
     stretches = scores.view(len(scores), -1, _STRETCH)
     likely = stretches.amax(dim=2).topk(min(k, stretches.shape[1]), dim=1, sorted=False).indices
     candidates = stretches.gather(1, likely[:, :, None].expand(-1, -1, _STRETCH)).flatten(1)
@@ -337,9 +352,10 @@ def rank_scored(
         score: scores of all items for some ascending users, [B, M], float32; -inf: in no list.
         num_items: M.
         relevant, excluded, list_length, candidates: as of :func:`rank_users`.
+
+    Raises:
+        InvalidInputError: as of :func:`rank_all`.
     """
-    if not len(relevant):
-        raise InvalidInputError("there are no relevant items to find; expected at least one pair")
     return _measured(
         _scores(score, num_items),
         num_items=num_items,

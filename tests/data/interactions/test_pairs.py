@@ -48,6 +48,17 @@ def test_a_published_validation_file_is_the_validation_part(tmp_path: Path) -> N
     assert got.num_items == 7
 
 
+def test_a_share_beside_a_validation_part_of_the_datas_own_is_noted(tmp_path: Path) -> None:
+    texts = {"train": TRAIN, "test": TEST}
+    for name in ("own", "none"):
+        (tmp_path / name).mkdir()
+    own = folder(tmp_path / "own", **texts, valid="2 6\n0 4\n")
+    said = "data.validation_share 0.3 is without effect: the data has a validation part of its own"
+    assert load_interactions(own, validation_share=0.3).notes == (said,)
+    assert load_interactions(own).notes == ()
+    assert load_interactions(folder(tmp_path / "none", **texts), validation_share=0.3).notes == ()
+
+
 def test_a_tenth_of_each_users_training_items_is_held_out(tmp_path: Path) -> None:
     counts = [1, 2, 9, 14, 26, 40]
     train = "".join(f"{user} {' '.join(map(str, range(n)))}\n" for user, n in enumerate(counts))

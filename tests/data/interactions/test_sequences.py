@@ -59,6 +59,11 @@ def test_an_item_that_the_user_had_before_is_not_to_be_found_and_that_is_said(tm
     assert made.notes == ("left out of the test part: 1 users, whose item there is one that they had before",)
 
 
+def test_a_validation_share_which_sequences_do_not_read_is_noted(tmp_path: Path) -> None:
+    (note,) = loaded(tmp_path, validation_share=0.3).notes
+    assert "data.validation_share 0.3 is without effect" in note
+
+
 @pytest.mark.parametrize("rule", [{"since": "2024-01-01"}, {"action": "rating", "action_weights": {"5": 2.0}}])
 def test_times_and_actions_are_refused(tmp_path: Path, rule: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="allowed for sequences of items: none"):

@@ -195,7 +195,7 @@ def test_data_that_does_not_fit_is_refused() -> None:
         train_full_batch(SMALL, dataclasses.replace(data, validation=empty), *rows)
     with pytest.raises(InvalidInputError, match="rows of 3 items; expected 100"):
         train_full_batch(SMALL, data, rows[0], full_rows(3))
-    with pytest.raises(InvalidInputError, match="list_length is 101; allowed: at most the 100 items"):
+    with pytest.raises(InvalidInputError, match="list_length is 101; allowed: at least 1, at most the 100 items"):
         train_full_batch(dataclasses.replace(SMALL, list_length=101, epochs=10), data, *rows)
     with pytest.raises(InvalidInputError, match="there are no relevant items to find"):
         rank_all(torch.ones(1, 1), torch.ones(3, 1), relevant=empty, excluded=(), list_length=1)

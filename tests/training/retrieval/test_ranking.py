@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 from recsys.cli import app
 from recsys.data.interactions.candidates import CandidateLists
 from recsys.data.interactions.pairs import Interactions, make_pairs
+from recsys.errors import InvalidInputError
 from recsys.metrics import one_positive_lists
 from recsys.training.retrieval.baselines import with_baselines
-from recsys.training.retrieval.ranking import metric_values, rank_scored, rank_users
+from recsys.training.retrieval.ranking import metric_values, rank_scored, rank_users, top_items, top_scored
 
 USERS, ITEMS, CANDIDATES = 300, 40, 20
 
@@ -75,6 +76,47 @@ def test_an_unknown_item_is_below_all_known_candidates() -> None:
     unknown_G = first_M[data.test.item_E]
     assert (values.values["hit_rate_at_10"][unknown_G] == 0).all() and unknown_G.any()
     assert (values.values["hit_rate_at_10"][~unknown_G] >= 0.5).all()
+
+
+@pytest.mark.parametrize("length", [0, ITEMS + 1])
+def test_a_list_longer_than_the_items_is_refused_by_vectors_and_by_scores(length: int) -> None:
+    data, _ = made()
+    said = rf"list_length is {length}; allowed: at least 1, at most the {ITEMS} items"
+    vectors = (torch.ones(USERS, 1), torch.ones(ITEMS, 1))
+    users_G = np.arange(USERS)
+    asked = {"excluded": (), "list_length": length}
+    with pytest.raises(InvalidInputError, match=said):
+        rank_users(*vectors, relevant=data.test, **asked)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match=said):
+        top_items(*vectors, users_G, **asked)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match=said):
+        rank_scored(lambda users_B: torch.ones(len(users_B), ITEMS), num_items=ITEMS, relevant=data.test, **asked)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match=said):
+        top_scored(lambda users_B: torch.ones(len(users_B), ITEMS), users_G, num_items=ITEMS, **asked)  # type: ignore[arg-type]
+
+
+def test_a_score_that_is_nan_is_no_right_answer_but_refused() -> None:
+    data, lists = made()
+
+    def one_nan(users_B: np.ndarray) -> torch.Tensor:
+        scores_BM = torch.arange(ITEMS, dtype=torch.float32).repeat(len(users_B), 1)
+        scores_BM[users_B == 7, data.test.item_E[7]] = torch.nan
+        return scores_BM
+
+    given = {"num_items": ITEMS, "relevant": data.test, "list_length": 5}
+    said = "scores of user 7 are NaN; allowed: numbers, or -inf"
+    with pytest.raises(InvalidInputError, match=said):
+        rank_scored(one_nan, excluded=(), **given)  # type: ignore[arg-type]
+    # Left out of the list, the item is a candidate all the same.
+    with pytest.raises(InvalidInputError, match=said):
+        rank_scored(one_nan, excluded=(data.test,), candidates=lists, **given)  # type: ignore[arg-type]
+    rank_scored(one_nan, excluded=(data.test,), **given)  # type: ignore[arg-type]
+    items_MD = torch.ones(ITEMS, 1)
+    items_MD[3] = torch.nan
+    with pytest.raises(InvalidInputError, match="scores of user 0 are NaN"):
+        rank_users(torch.ones(USERS, 1), items_MD, relevant=data.test, excluded=(), list_length=5)
+    barred_M = np.arange(ITEMS) == 3
+    rank_users(torch.ones(USERS, 1), items_MD, relevant=data.test, excluded=(), list_length=5, barred_M=barred_M)
 
 
 def test_popularity_and_chance_rank_the_same_candidates() -> None:

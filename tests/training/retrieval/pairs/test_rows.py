@@ -183,10 +183,24 @@ def test_an_id_without_a_training_pair_takes_no_part_where_ids_share_rows(tmp_pa
 def test_rows_that_are_multiplied_are_fitted_to_nothing(tmp_path: Path) -> None:
     data = planted()
     train_retrieval_run(small("vocabulary", "train.epochs=1"), data, tmp_path / "old")
-    config = small("quotient_remainder", f"train.warm_start={tmp_path / 'old'}")
+    # A table of fewer ids than rows.exact_below has a row for each: only the data tells.
+    config = small("quotient_remainder", "rows.exact_below=2", f"train.warm_start={tmp_path / 'old'}")
     with pytest.raises(InvalidInputError, match="multiplies the rows of an id .quotient_remainder.*begin anew"):
         train_retrieval_run(config, data, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("given", ["train.warm_start='runs/old'", "model.start='svd'"])
+def test_vectors_to_begin_with_are_refused_for_rows_that_are_multiplied(given: str) -> None:
+    name, value = given.split("=")
+    said = f"{name} is {value} beside rows.map 'quotient_remainder', which multiplies .* or no {name}"
+    given = given.replace("'", "")
+    with pytest.raises(ConfigError, match=said):
+        small("quotient_remainder", given)
+    with pytest.raises(ConfigError, match=said):
+        small("hash", "rows.maps.item_id=quotient_remainder", given)
+    small("quotient_remainder", "rows.maps.user_id=hash", "rows.maps.item_id=hash", given)
+    small("hash", given)
 
 
 @pytest.mark.parametrize(
