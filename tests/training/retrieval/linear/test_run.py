@@ -113,6 +113,9 @@ def test_the_settings_are_those_with_the_best_recall_of_validation(tmp_path: Pat
         assert run.validation is not None
         recalls.append(run.validation.recall)
     assert chosen.validation is not None and chosen.validation.recall == max(recalls) > min(recalls)
+    assert f"(recall@5 {chosen.validation.recall:.4f} of a sample" in chosen.notes[0], (
+        "what is compared is what is served"
+    )
 
 
 def test_where_there_are_candidates_the_hit_rate_among_them_counts_as_much(tmp_path: Path) -> None:
