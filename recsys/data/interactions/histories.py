@@ -42,10 +42,11 @@ class UserEvents:
         )
 
 
-def histories_before(dataset: Dataset, part: str) -> UserEvents | None:
+def histories_before(dataset: Dataset, part: str, *, of_any_age: bool = False) -> UserEvents | None:
     """The events of each user before the user's first sample of a part, of a user without one before anybody's.
 
-    None where the log has no history, or the part no sample.
+    None where the log has no history, or the part no sample. Events that are too old at that moment
+    (``history.max_age_s``) are left out, but ``of_any_age``: an earlier moment saw them.
     """
     samples, table = dataset.split(part), dataset.table
     if table.features.history is None or not len(samples):
@@ -60,7 +61,7 @@ def histories_before(dataset: Dataset, part: str) -> UserEvents | None:
     moment_L, time_ms_L = first_N[user_L], np.asarray(table.timestamp_ms)
     arrival_ms_L = np.asarray(table.arrival_ms)
     before_L = (time_ms_L < moment_L) & (arrival_ms_L <= moment_L)  # as ``rules.visible``
-    if max_age_s := table.features.history.max_age_s:
+    if (max_age_s := table.features.history.max_age_s) and not of_any_age:
         before_L &= time_ms_L >= moment_L - 1000 * max_age_s
     item_name = f"history.{table.features.item_id.name}"
     return UserEvents(

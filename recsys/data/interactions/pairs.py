@@ -79,6 +79,7 @@ class Interactions:
             (``data.since``). None: all.
         notes: a sentence each on what was left out.
         histories: ``validation``, ``test`` -> the events of users before that part; not there: pairs are all there is.
+            ``train``, where events grow too old (``history.max_age_s``): those before validation, of any age.
         user_columns, item_columns: feature of users, of items -> its column, N = users, N = items: keys, numbers.
         candidates: ``validation``, ``test`` -> lists of sampled candidates, where the data has a list a user.
     """

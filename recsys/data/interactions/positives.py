@@ -91,15 +91,18 @@ def positive_pairs(dataset: Dataset, rule: PairRule, *, source: str) -> Interact
     validation = without(pairs(dataset.split("validation")), train)
     test = without(without(test, train), validation)
     before = {part: histories_before(dataset, part) for part in ("validation", "test")}
+    if table.features.history is not None and table.features.history.max_age_s:
+        before["train"] = histories_before(dataset, "validation" if len(validation) else "test", of_any_age=True)
     histories = {part: events for part, events in before.items() if events is not None}
     notes: tuple[str, ...] = unused_share(rule.validation_share)
     if not len(validation):
         notes = ()
         train, validation = hold_out(train, share=rule.validation_share, seed=0)
-        if (events := histories.get("test")) is not None:  # what is held out has not happened yet
-            keys = validation.user_E * len(table.item_keys) + validation.item_E
-            held_E = np.isin(events.user_E * len(table.item_keys) + events.item_E, keys)
-            histories["validation"] = events.where(~held_E)
+        keys = validation.user_E * len(table.item_keys) + validation.item_E
+        for part, of in (("validation", "test"), ("train", "train")):
+            if (events := histories.get(of)) is not None:  # what is held out has not happened yet
+                held_E = np.isin(events.user_E * len(table.item_keys) + events.item_E, keys)
+                histories[part] = events.where(~held_E)
     names: tuple[str, ...] | None = None
     if table.features.item_id.id_type == "string":
         found = table.names[table.features.item_id.table].find(table.item_keys)

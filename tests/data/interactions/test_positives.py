@@ -102,9 +102,9 @@ def test_a_rule_that_the_log_does_not_fit_is_refused(rule: dict[str, object], me
 
 
 def test_histories_are_what_a_server_would_read_at_the_first_moment_of_the_part(log: Dataset) -> None:
-    def items(log: Dataset, user: int) -> list[str]:
+    def items(log: Dataset, user: int, part: str = "test") -> list[str]:
         made = pairs_of(log)
-        events, ids = made.histories["test"], ids_of(made)
+        events, ids = made.histories[part], ids_of(made)
         assert ids.item_names_M is not None
         (index,) = np.flatnonzero(ids.user_keys_N == user)
         return [ids.item_names_M[item] for item in events.item_E[events.user_E == index]]
@@ -114,6 +114,7 @@ def test_histories_are_what_a_server_would_read_at_the_first_moment_of_the_part(
     features = dataclasses.replace(log.table.features, history=history)
     young = dataclasses.replace(log, table=dataclasses.replace(log.table, features=features))
     assert sorted(items(young, 7)) == ["a", "b", "c"], "what was four days ago is too old"
+    assert sorted(items(young, 7, "train")) == ["a", "a", "b", "c"], "an earlier moment saw it"
     arrival_ms = np.array(log.table.arrival_ms)
     arrival_ms[np.asarray(log.table.timestamp_ms) == START_MS + 2 * DAY_MS] += 10 * DAY_MS
     late = dataclasses.replace(log, table=dataclasses.replace(log.table, arrival_ms=arrival_ms))

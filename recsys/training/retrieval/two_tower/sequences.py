@@ -1,10 +1,12 @@
 """Histories as windows of events, and the targets that are predicted after each of them.
 
 A target is a training pair; it is predicted from the events that its user's history showed at its moment
-(``features/history/rules.py``), by what attention leaves at the last of them. So a window of events answers for all its
-targets in one pass. Windows of a long history overlap by half, so that a target of all but the oldest reads at least
-half a window. Sequences without times tell their order. Pairs of text files do not: each epoch puts a user's items into
-another random order.
+(``features/history/rules.py``), by what attention leaves at the last of them. Its moment is that of the user's first
+event of the item: lists leave out what is in the history, so a target is never among the events that it is predicted
+from. A window of events answers for all its targets in one pass. Windows of a long history overlap by half, so that a
+target of all but the oldest reads at least half a window, and at least the events of half of ``history.max_age_s``.
+Sequences without times tell their order. Pairs of text files do not: each epoch puts a user's items into another random
+order.
 
 Legend: ``N`` users, ``E`` events of all users, ``T`` targets, ``K`` windows, ``B`` windows of a batch, ``L`` events of
 the longest.
@@ -18,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from recsys.arrays import Float32Array, Int64Array
+from recsys.arrays import BoolArray, Float32Array, Int64Array
 from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.pairs import Interactions, Pairs, ids_of
 from recsys.data.samples.histories import first_at_or_after, ranges
@@ -105,22 +107,40 @@ def training_sequences(
     Raises:
         InvalidInputError: no pair comes after an event of its user, or all that do are of one item.
     """
-    most = require_history(ids_of(interactions).features).max_events
-    events = user_events(config, interactions, test=not len(interactions.validation))
+    history = require_history(ids_of(interactions).features)
+    most, max_age_ms = history.max_events, 1000 * history.max_age_s
+    events = interactions.histories.get("train") or user_events(
+        config, interactions, test=not len(interactions.validation)
+    )
     pairs = fitted_pairs(interactions)
     begin_N, end_N = _bounds(events, interactions.num_users)
+    notes, oldest_T, moment_T = list(interactions.notes), None, None
     if events.time_ms_E is None:
         first_N = np.maximum(begin_N, end_N - most)
         last_T = np.flatnonzero(np.arange(len(events.user_E)) + 1 < end_N[events.user_E])
         last_T = last_T[last_T >= first_N[events.user_E[last_T]]]
+        new_T = _is_first(events)[last_T + 1]
+        last_T = last_T[new_T]
         user_T, item_T, weight_T = events.user_E[last_T], events.item_E[last_T + 1], None
-        without, older = 0, int((first_N - begin_N).sum())
+        without, aged, older = 0, 0, int((first_N - begin_N).sum())
+        if again := int((~new_T).sum()):
+            notes.append(f"{again:,} events of an item that their user had before are read, but are no targets")
     else:
-        events, seen_E = _as_seen(pairs, events, begin_N, end_N)
+        moment_E = _moments(pairs, events, interactions.num_items)
+        events, seen_E = _as_seen(pairs.user_E, moment_E, events, begin_N, end_N)
         first_N = np.maximum(begin_N, end_N - most)
         chosen = seen_E > first_N[pairs.user_E]
         without = int((seen_E == begin_N[pairs.user_E]).sum())
         older = len(pairs) - int(chosen.sum()) - without
+        aged = 0
+        if max_age_ms:
+            assert events.time_ms_E is not None
+            oldest_E = first_at_or_after(
+                events.time_ms_E, moment_E - max_age_ms, begin=begin_N[pairs.user_E], end=seen_E
+            )
+            aged = int((chosen & (oldest_E == seen_E)).sum())
+            chosen &= oldest_E < seen_E
+            oldest_T, moment_T = oldest_E[chosen], moment_E[chosen]
         user_T, item_T, last_T = pairs.user_E[chosen], pairs.item_E[chosen], seen_E[chosen] - 1
         weight_T = None if pairs.weight_E is None else pairs.weight_E[chosen]
     if not len(last_T):
@@ -133,15 +153,29 @@ def training_sequences(
             f"{interactions.source}: all {len(item_T):,} targets of training are one item: there is nothing to tell "
             "apart; expected pairs of several items"
         )
-    notes = list(interactions.notes)
     if without:
         notes.append(
-            f"{without:,} of {len(pairs):,} training pairs come before any event of their user: nothing predicts them"
+            f"{without:,} of {len(pairs):,} training pairs come before any other event of their user: nothing predicts "
+            "them"
+        )
+    if aged:
+        notes.append(
+            f"{aged:,} of {len(pairs):,} training pairs come when all events of their user are older than "
+            f"history.max_age_s, {history.max_age_s:,} seconds: nothing predicts them"
         )
     if older > 0:
         notes.append(f"{older:,} training pairs lie before the newest {most:,} events of their user and are left out")
     ordered = bool(interactions.histories)
-    made = _windows(events, (user_T, item_T, last_T, weight_T), (first_N, end_N), window=window, ordered=ordered)
+    part_T = np.zeros(len(user_T), dtype=np.int64) if moment_T is None else _parts(user_T, moment_T, max_age_ms)
+    made = _windows(
+        events,
+        (user_T, item_T, last_T, weight_T),
+        (first_N, end_N),
+        part_T=part_T,
+        oldest_T=oldest_T,
+        window=window,
+        ordered=ordered,
+    )
     return made, tuple(notes)
 
 
@@ -156,12 +190,44 @@ def _bounds(events: UserEvents, num_users: int) -> tuple[Int64Array, Int64Array]
     return np.searchsorted(events.user_E, users, side="left"), np.searchsorted(events.user_E, users, side="right")
 
 
-def _as_seen(pairs: Pairs, events: UserEvents, begin_N: Int64Array, end_N: Int64Array) -> tuple[UserEvents, Int64Array]:
-    """The events in the order in which they came to be seen, and up to which place each pair sees them.
+def _is_first(events: UserEvents) -> BoolArray:
+    """True for the first event of its user of its item, [E]."""
+    order = np.lexsort((events.item_E, events.user_E))
+    user_E, item_E = events.user_E[order], events.item_E[order]
+    found = np.ones(len(order), dtype=np.bool_)
+    found[order[1:]] = (user_E[1:] != user_E[:-1]) | (item_E[1:] != item_E[:-1])
+    return found
+
+
+def _moments(pairs: Pairs, events: UserEvents, num_items: int) -> Int64Array:
+    """Time of the user's first event of each pair's item; of a pair without one, its own time."""
+    assert events.time_ms_E is not None and pairs.time_ms_E is not None
+    first_E = _is_first(events)
+    keys, times = events.user_E[first_E] * num_items + events.item_E[first_E], events.time_ms_E[first_E]
+    order = np.argsort(keys)
+    keys, times = keys[order], times[order]
+    own = pairs.user_E * num_items + pairs.item_E
+    place_E = np.minimum(np.searchsorted(keys, own), len(keys) - 1)
+    if not len(keys):
+        return pairs.time_ms_E
+    return np.where(keys[place_E] == own, np.minimum(times[place_E], pairs.time_ms_E), pairs.time_ms_E)
+
+
+def _parts(user_T: Int64Array, moment_T: Int64Array, max_age_ms: int) -> Int64Array:
+    """Number of the half ``max_age_ms`` that each target lies in, from its user's newest target backwards."""
+    newest_N = np.full(int(user_T.max()) + 1, np.iinfo(np.int64).min)
+    np.maximum.at(newest_N, user_T, moment_T)
+    return (newest_N[user_T] - moment_T) // max(max_age_ms // 2, 1)
+
+
+def _as_seen(
+    user_T: Int64Array, moment_T: Int64Array, events: UserEvents, begin_N: Int64Array, end_N: Int64Array
+) -> tuple[UserEvents, Int64Array]:
+    """The events in the order in which they came to be seen, and up to which place each moment sees them.
 
     An event is seen by moments after its time that are not before its arrival.
     """
-    assert events.time_ms_E is not None and pairs.time_ms_E is not None
+    assert events.time_ms_E is not None
     seen_from_E = events.time_ms_E + 1
     if events.arrival_ms_E is not None:
         seen_from_E = np.maximum(seen_from_E, events.arrival_ms_E)
@@ -173,8 +239,7 @@ def _as_seen(pairs: Pairs, events: UserEvents, begin_N: Int64Array, end_N: Int64
             time_ms_E=events.time_ms_E[order],
             attributes={name: keys_E[order] for name, keys_E in events.attributes.items()},
         )
-    users = pairs.user_E
-    return events, first_at_or_after(seen_from_E, pairs.time_ms_E + 1, begin=begin_N[users], end=end_N[users])
+    return events, first_at_or_after(seen_from_E, moment_T + 1, begin=begin_N[user_T], end=end_N[user_T])
 
 
 def _windows(
@@ -182,27 +247,49 @@ def _windows(
     targets: tuple[Int64Array, Int64Array, Int64Array, Float32Array | None],
     bounds: tuple[Int64Array, Int64Array],
     *,
+    part_T: Int64Array,
+    oldest_T: Int64Array | None,
     window: int,
     ordered: bool,
 ) -> Sequences:
-    """Windows from each user's newest events backwards, half of each new; those with a target."""
+    """Windows from each user's newest events backwards, half of each new; those with a target.
+
+    Args:
+        events: of all users.
+        targets: user, item, place of the last event and weight of each.
+        bounds: of each user's events.
+        part_T: targets of two parts share no window.
+        oldest_T: place of the oldest event that is not too old for a target; None: there is no age.
+        window: most events.
+        ordered: events have an order.
+    """
     (user_T, item_T, last_T, weight_T), (first_N, end_N) = targets, bounds
     stride = max(window // 2, 1)
     windows_N = 1 + np.maximum(-(-(end_N - first_N - window) // stride), 0)
     number_T = np.minimum((end_N[user_T] - 1 - last_T) // stride, windows_N[user_T] - 1)
-    order = np.lexsort((last_T, -number_T, user_T))
-    user_T, item_T, last_T, number_T = user_T[order], item_T[order], last_T[order], number_T[order]
-    new = np.ones(len(order), dtype=np.bool_)
-    new[1:] = (user_T[1:] != user_T[:-1]) | (number_T[1:] != number_T[:-1])
-    offsets = np.append(np.flatnonzero(new), len(order))
-    whole_end_K = end_N[user_T[new]] - number_T[new] * stride
+    alone_T = np.full(len(user_T), -1)
+    while True:
+        order = np.lexsort((last_T, alone_T, -part_T, -number_T, user_T))
+        new = np.ones(len(order), dtype=np.bool_)
+        new[1:] = np.any([of_T[order][1:] != of_T[order][:-1] for of_T in (user_T, number_T, part_T, alone_T)], axis=0)
+        first = np.flatnonzero(new)
+        offsets = np.append(first, len(order))
+        user_K, number_K = user_T[order][first], number_T[order][first]
+        begin_K = np.maximum(end_N[user_K] - number_K * stride - window, first_N[user_K])
+        if oldest_T is None:
+            break
+        begin_K = np.maximum(begin_K, np.maximum.reduceat(oldest_T[order], first))
+        lost = last_T[order] < np.repeat(begin_K, np.diff(offsets))  # too old for a later target of the window
+        if not lost.any():
+            break
+        alone_T[order[lost]] = last_T[order[lost]]
     return Sequences(
         events=events,
-        begin_K=np.maximum(whole_end_K - window, first_N[user_T[new]]),
-        end_K=last_T[offsets[1:] - 1] + 1,
+        begin_K=begin_K,
+        end_K=last_T[order][offsets[1:] - 1] + 1,
         offsets=offsets,
-        last_T=last_T,
-        item_T=item_T,
+        last_T=last_T[order],
+        item_T=item_T[order],
         weight_T=None if weight_T is None else weight_T[order],
         ordered=ordered,
     )

@@ -20,30 +20,36 @@ CONFIG = override(RetrievalRunConfig(recipe="r"), ["model.kind=two_tower", "trai
 
 
 def one_user(
-    times: list[int], targets: list[tuple[int, int]], *, arrivals: list[int] | None = None, max_events: int = 1000
+    times: list[int],
+    targets: list[tuple[int, int]],
+    *,
+    items: list[int] | None = None,
+    arrivals: list[int] | None = None,
+    max_events: int = 1000,
+    max_age_s: int = 0,
 ) -> Interactions:
-    """A user whose n-th event is of item n; targets are items with their moments."""
+    """A user whose n-th event is of item n, unless ``items`` says another; targets are items with their moments."""
     count = len(times)
     events = UserEvents(
         user_E=np.zeros(count, dtype=np.int64),
-        item_E=np.arange(count),
+        item_E=np.arange(count) if items is None else np.array(items),
         time_ms_E=np.array(times),
         attributes={},
         arrival_ms_E=None if arrivals is None else np.array(arrivals),
     )
-    items, moments = np.array([item for item, _ in targets]), np.array([moment for _, moment in targets])
+    taken, moments = np.array([item for item, _ in targets]), np.array([moment for _, moment in targets])
     one = make_pairs(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
-    many = max(count, int(items.max()) + 1)
+    many = max(*(items or [count]), int(taken.max())) + 1
     features = FeatureSet(
         name="one",
         user_id=Categorical(name="u"),
         item_id=Categorical(name="i"),
-        history=History(max_events=max_events, recent=min(50, max_events)),
+        history=History(max_events=max_events, recent=min(50, max_events), max_age_s=max_age_s),
     )
     return Interactions(
         num_users=1,
         num_items=many,
-        train=make_pairs(np.zeros(len(targets), dtype=np.int64), items, time_ms_E=moments),
+        train=make_pairs(np.zeros(len(targets), dtype=np.int64), taken, time_ms_E=moments),
         validation=one,
         test=one,
         source="one",
@@ -67,13 +73,54 @@ def test_a_target_reads_the_events_before_its_moment_and_none_of_it() -> None:
     data = one_user([10, 20, 20, 30], [(7, 20), (8, 21), (9, 10), (6, 99)])
     sequences, notes = training_sequences(CONFIG, data, window=50)
     assert read_of(sequences) == {7: [0], 8: [0, 1, 2], 6: [0, 1, 2, 3]}
-    assert notes == ("1 of 4 training pairs come before any event of their user: nothing predicts them",)
+    assert notes == ("1 of 4 training pairs come before any other event of their user: nothing predicts them",)
 
 
 def test_an_event_that_arrived_late_is_read_from_then_on() -> None:
     data = one_user([10, 20, 30], [(7, 25), (8, 40), (9, 60)], arrivals=[10, 50, 30])
     sequences, _ = training_sequences(CONFIG, data, window=50)
     assert {item: sorted(read) for item, read in read_of(sequences).items()} == {7: [0], 8: [0, 2], 9: [0, 1, 2]}
+
+
+def test_a_repeated_item_is_predicted_once_from_what_came_before_the_first_of_it() -> None:
+    random = np.random.default_rng(0)
+    times, items = list(range(10, 90)), random.integers(0, 12, 80).tolist()
+    last = {item: time for time, item in zip(times, items, strict=True)}  # what ``make_pairs`` leaves of repeats
+    sequences, notes = training_sequences(CONFIG, one_user(times, list(last.items()), items=items), window=100)
+    read = read_of(sequences)
+    assert read == {item: items[: items.index(item)] for item in last if item != items[0]}
+    assert notes == (
+        f"1 of {len(last)} training pairs come before any other event of their user: nothing predicts them",
+    )
+    untimed = one_user(times, list(last.items()), items=items)
+    events = {part: dataclasses.replace(of, time_ms_E=None) for part, of in untimed.histories.items()}
+    sequences, notes = training_sequences(CONFIG, dataclasses.replace(untimed, histories=events), window=100)
+    assert read_of(sequences) == read and len(sequences) == len(read)
+    assert notes == (f"{80 - len(last)} events of an item that their user had before are read, but are no targets",)
+
+
+def test_a_target_reads_no_event_that_was_too_old_at_its_moment_and_all_of_half_that_age() -> None:
+    random = np.random.default_rng(0)
+    age_ms, count = 7000, 300
+    times = np.cumsum(random.choice([1, 20, 400, 1500, 9000], count, p=[0.4, 0.3, 0.2, 0.08, 0.02])).tolist()
+    moments = np.sort(random.choice(times[-1], count, replace=False)).tolist()
+    data = one_user(times, [(1000 + n, moment) for n, moment in enumerate(moments)], max_age_s=age_ms // 1000)
+    young_E = np.array(times) >= times[-1] - age_ms  # what is left when validation begins
+    cut = {part: of.where(young_E) for part, of in data.histories.items()}
+    data = dataclasses.replace(data, histories={**cut, "train": data.histories["test"]})
+    sequences, notes = training_sequences(CONFIG, data, window=count)
+    read, gone = read_of(sequences), 0
+    for n, moment in enumerate(moments):
+        visible = [m for m in range(count) if moment - age_ms <= times[m] < moment]
+        gone += moment > times[0] and not visible
+        own = read.get(1000 + n, [])
+        assert own == visible[len(visible) - len(own) :] and bool(own) == bool(visible)
+        assert not [m for m in visible if times[m] >= moment - age_ms // 2 and m not in own]
+    assert 0 < gone < count // 3 and len(sequences.begin_K) < count // 2
+    assert notes == (
+        f"{gone} of 300 training pairs come when all events of their user are older than history.max_age_s, 7 seconds: "
+        "nothing predicts them",
+    )
 
 
 def test_windows_overlap_so_that_later_targets_read_half_a_window_or_more() -> None:
