@@ -188,6 +188,12 @@ class RetrievalRunConfig:
                 )
 
     def _check_sequences(self, model: TwoTowerConfig) -> None:
+        if self.train.freeze_items:
+            raise ConfigError(
+                f"recipe {self.recipe!r}: train.freeze_items is {self.train.freeze_items!r}, but {model.kind} has no "
+                "vectors of users to refit: a user is known by the history, and a new one at once; leave it out, or go "
+                "on from an older run with train.warm_start"
+            )
         self._check_train(_OF_SEQUENCES, "learns from histories by softmax")
         check_width(self, "model.attribute_dim", model.attribute_dim)
         for name, value in (("train.loss", self.train.loss), ("train.batch_size", self.train.batch_size)):

@@ -6,7 +6,7 @@ divided by the probability with which it is there (logQ correction; Yi et al., R
 2008), so that the sum estimates that over all items.
 
 Legend: ``T`` targets, ``C`` items of a step, ``Q`` interests, ``D`` width, ``M`` items, ``V``
-interests of all targets, ``K`` hard negatives, ``L`` events of a window.
+interests of all targets, ``K`` hard negatives, ``L`` events of a window, ``U`` users.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def sampled_softmax(
     temperature: float,
     weight_T: Tensor | None = None,
     hard_TK: Tensor | None = None,
+    user_T: Tensor | None = None,
 ) -> Tensor:
     """Mean over targets of -log of the target's share in the softmax of the scores of all items.
 
@@ -55,11 +56,18 @@ def sampled_softmax(
         temperature: that scores are divided by.
         weight_T: of each target in the mean; None: all weigh the same.
         hard_TK: scores of further items that the target is compared with, -inf for none (:func:`hard_negatives`).
+        user_T: number of the user whose each target is, int64: a user's other targets are in the step for certain, and
+            are wanted too, so that none of them is compared with; None: each is of another user.
     """
     # The correction is added in the product, and taken back of the target's own logit: no pass over [T, C] for it.
     logit_TC = scores(interests_TQD / temperature, items_CD, added_C=-inclusion_C.log())
     own_T = logit_TC.gather(1, place_T[:, None]).squeeze(1) + inclusion_C[place_T].log()
-    rest_TC = logit_TC.scatter(1, place_T[:, None], _NONE)
+    if user_T is None:
+        rest_TC = logit_TC.scatter(1, place_T[:, None], _NONE)
+    else:
+        wanted_UC = torch.zeros(int(user_T.max()) + 1, len(items_CD), dtype=torch.bool, device=logit_TC.device)
+        wanted_UC[user_T, place_T] = True
+        rest_TC = logit_TC.masked_fill(wanted_UC[user_T], _NONE)
     rest_T = rest_TC.logsumexp(dim=1)
     if hard_TK is not None:
         rest_T = torch.logaddexp(rest_T, (hard_TK / temperature).clamp_min(_NONE).logsumexp(dim=1))

@@ -165,6 +165,7 @@ class SequenceLearner:
             temperature=train.temperature,
             weight_T=None if weight_T is None else torch.from_numpy(weight_T[targets_T]),
             hard_TK=hard_TK,
+            user_T=torch.from_numpy(np.unique(users_B, return_inverse=True)[1][row_T]),
         )
 
     def is_finite(self) -> bool:

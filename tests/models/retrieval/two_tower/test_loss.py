@@ -46,6 +46,21 @@ def test_weights_weigh_targets_in_the_mean() -> None:
     assert loss(slice(0, 2), [3.0, 1.0]) == pytest.approx(0.75 * loss(slice(0, 1)) + 0.25 * loss(slice(1, 2)), rel=1e-5)
 
 
+def test_a_users_other_targets_add_nothing_to_the_sum() -> None:
+    torch.manual_seed(3)
+    users, items, places = torch.randn(3, 1, 4), torch.randn(5, 4), torch.tensor([0, 2, 2])
+    inclusion_C = torch.tensor([0.5, 0.6, 0.7, 0.8, 0.9])
+    loss = sampled_softmax(
+        users, items, places, inclusion_C=inclusion_C, temperature=1.0, user_T=torch.tensor([1, 1, 0])
+    )
+    expected = 0.0
+    for target, others in enumerate(([1, 3, 4], [1, 3, 4], [0, 1, 3, 4])):
+        weight = (users[target, 0] @ items.t()).exp()
+        rest = (weight / inclusion_C)[others].sum()
+        expected -= float((weight[places[target]] / (weight[places[target]] + rest)).log()) / 3
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_score_is_that_of_the_best_interest_and_a_sum_is_another() -> None:
     """Of two interests that want opposite things, a sum over interests, such as MUVERA's fixed dimensional encodings
     give in expectation, prefers what neither wants much; the maximum what one of them wants."""

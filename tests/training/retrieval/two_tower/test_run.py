@@ -161,6 +161,8 @@ def test_a_log_in_which_nothing_comes_after_an_event_is_refused(tmp_path: Path) 
 def test_settings_that_the_model_does_not_read_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"train.negatives is 8, but two_tower learns from histories by softmax"):
         override(SMALL, ["train.negatives=8"])
+    with pytest.raises(ConfigError, match=r"train.freeze_items is 'b', but two_tower has no vectors of users to refit"):
+        override(SMALL, ["train.freeze_items=b"])
     with pytest.raises(ConfigError, match=r"train.loss is 'bpr'; allowed of two_tower: softmax"):
         override(SMALL, ["train.loss=bpr"])
     with pytest.raises(ConfigError, match=r"train.batch_size is 0; allowed of two_tower: 1 or more"):
