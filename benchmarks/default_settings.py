@@ -1,10 +1,12 @@
 """Settings of MF, LightGCN and NGCF that no data set was tuned for: tried on five, checked on a sixth.
 
-One setting after another, the others as they are best so far, beginning with those of ``recsys train MODEL`` on a log
-of one's own. A value is better if its validation recall@20, at the best epoch, is higher by the geometric mean over the
-data sets; no test part is looked at. Of each data set a sample of users is trained on, about ``pairs`` training pairs.
-At the end the settings found and those that the trials began with are trained on a data set that was not looked at,
-with early stopping, and compared on its test part. Times are not measured.
+One setting after another, the others as they are best so far, beginning with ``BEGAN_WITH``: those that ``recsys train
+MODEL`` had on a log of one's own before these trials. A value is better if its validation recall@20, at the best epoch,
+is higher by the geometric mean over the data sets; no test part is looked at. Of each data set a sample of users is
+trained on, about ``pairs`` training pairs. At the end the settings found and those that the trials began with are
+trained on a data set that was not looked at, with early stopping, and compared on its test part. Times are not
+measured. A trial ends after ``patience`` validations without a better recall, also where the recall has not begun to
+rise: its figure can be that of a run cut off too early.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from harness.common import Line, line, machine, main, parser, rounded, say
 from recsys.data.interactions.datasets import load_interaction_set
 from recsys.data.interactions.pairs import Interactions, Pairs, load_interactions, make_pairs
 from recsys.data.interactions.positives import PairRule
+from recsys.errors import ConfigError, nearest
 from recsys.recipes import OWN_LOG_RETRIEVAL
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.loop import RetrievalProgress, train_retrieval_run
@@ -34,6 +37,13 @@ DATA = ("gowalla", "movielens_lcfn", "amazon_electronics_m1", "beauty_sequences"
 UNSEEN = "toys_sequences"
 
 Setting = Mapping[str, str]
+
+BEGAN_WITH: dict[str, Setting] = {
+    "mf": {"train.loss": "softmax", "train.temperature": "0.15", "train.batch_size": "25000"},
+    "lightgcn": {},
+    "ngcf": {},
+}
+"""Of each model, what it then had in place of what its recipe has today."""
 
 ROUNDS: dict[str, tuple[Setting, ...]] = {
     "loss": (
@@ -49,6 +59,19 @@ ROUNDS: dict[str, tuple[Setting, ...]] = {
     "sampled items": tuple({"train.sampled_items": each} for each in ("256", "1024")),
 }
 """Values of each round; those of one key replace another's."""
+
+
+def values(of: str) -> tuple[Setting, ...]:
+    """The values of a round by its name, such as ``batch``, or one of them, such as ``batch:4096``.
+
+    Raises:
+        ConfigError: there is no such round, or no such value in it.
+    """
+    name, _, only = of.partition(":")
+    found = tuple(each for each in ROUNDS.get(name, ()) if not only or only in each.values())
+    if not found:
+        raise ConfigError(f"--rounds: {of!r}: {nearest(name, ROUNDS)}; allowed: a round, or round:value of one")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +160,7 @@ def changed(config: RetrievalRunConfig, setting: Setting) -> RetrievalRunConfig:
 def choose(model: str, data: Mapping[str, Interactions], size: Size) -> tuple[Setting, list[dict[str, Any]]]:
     """The settings that are best over the data sets, and all that were tried."""
     base = replace(
-        changed(OWN_LOG_RETRIEVAL[model](), {"data.dataset": "gowalla"}),
+        changed(OWN_LOG_RETRIEVAL[model](), {"data.dataset": "gowalla", **BEGAN_WITH[model]}),
         recipe=model,
     )
     base = changed(
@@ -167,7 +190,7 @@ def choose(model: str, data: Mapping[str, Interactions], size: Size) -> tuple[Se
     best: Setting = {}
     began = recalls(best)
     for name in size.rounds:
-        for value in ROUNDS[name]:
+        for value in values(name):
             candidate = {**best, **value}
             if name == "sampled items" and changed(base, candidate).train.loss == "bpr":
                 continue
@@ -188,7 +211,7 @@ def _gain(found: Mapping[str, tuple[float, int]], than: Mapping[str, tuple[float
 
 def on_test(model: str, setting: Setting, data: Interactions, size: Size) -> dict[str, Any]:
     """Recall@20 and NDCG@20 of a run with early stopping on the test part, beside popularity and ``linear``."""
-    config = changed(OWN_LOG_RETRIEVAL[model](), {"data.dataset": "gowalla", **setting})
+    config = changed(OWN_LOG_RETRIEVAL[model](), {"data.dataset": "gowalla", **BEGAN_WITH[model], **setting})
     config = changed(config, {"train.epochs": str(min(config.train.epochs, 2 * size.epochs))})
     with tempfile.TemporaryDirectory(prefix="recsys-bench-") as folder:
         result = train_retrieval_run(config, data, Path(folder) / "run")
@@ -204,6 +227,12 @@ def on_test(model: str, setting: Setting, data: Interactions, size: Size) -> dic
 def run(options: argparse.Namespace) -> Iterator[Line]:
     """A line a model."""
     size = SIZES[options.size]
+    if options.rounds:
+        size = replace(size, rounds=tuple(options.rounds))
+    if options.patience:
+        size = replace(size, patience=options.patience)
+    for name in size.rounds:
+        values(name)
     data = {name: some_users(load(name, options.data), size.pairs) for name in size.data}
     on = machine(("torch", "numpy"), **asdict(size))
     about = {name or "made": [each.num_users, each.num_items, len(each.train)] for name, each in data.items()}
@@ -216,7 +245,8 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
             after["recall"] / before["recall"],
             f"ratio of test recalls@20 on {size.unseen or 'a made graph'}",
             higher_is_better=True,
-            compared_with="the settings that the trials began with, those of `recsys train` on a log of one's own",
+            compared_with="the settings that the trials began with, those of `recsys train` before them",
+            began_with=dict(BEGAN_WITH[model]),
             chosen=dict(best),
             unseen={"before": before, "after": after},
             tried=tried,
@@ -228,6 +258,10 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
 def options() -> argparse.ArgumentParser:
     made = parser(__doc__ or "")
     made.add_argument("--only", choices=MODELS, help="try one model; its line replaces the one it had")
+    made.add_argument(
+        "--rounds", nargs="+", metavar="NAME[:VALUE]", help=f"settings to try: of {', '.join(ROUNDS)}; default: all"
+    )
+    made.add_argument("--patience", type=int, metavar="N", help="validations without a better recall that end a trial")
     return made
 
 

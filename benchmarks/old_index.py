@@ -14,7 +14,8 @@ of those who came since. Ways that map one training onto the other are fitted on
   ``procrustes``, in the manner of BT2's learnt orthonormal bases (Zhou et al., ICCV 2023), which also add columns: an
   index that is kept has none to add.
 
-``new`` is the new training's users beside its own items. Trainings are kept in ``--work``, and not done again.
+``new`` is the new training's users beside its own items. Trainings are kept in ``--work``, and not done again; one of
+other settings or of another seed is refused. Lines say the seeds, and the commits of the code that trained.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,18 @@ from torch import Tensor
 
 from recsys.data.interactions.datasets import load_interaction_set
 from recsys.data.interactions.pairs import Interactions, Pairs
+from recsys.errors import ConfigError
 from recsys.export.retrieval.bundle import export_retrieval_bundle
 from recsys.models.retrieval.mf import bpr_loss, training_pairs
 from recsys.recipes import RETRIEVAL_RECIPES
 from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.folder import read_retrieval_config
 from recsys.training.retrieval.loop import train_retrieval_run
 from recsys.training.retrieval.pairs.negatives import NegativeSampler
 from recsys.training.retrieval.ranking import rank_all
 from recsys.training.retrieval.trained import load_trained
-from recsys.training.settings import override
+from recsys.training.run.record import read_record
+from recsys.training.settings import differences, override
 
 CAME_SINCE = 0.1
 """Share of the users that the older training lacks."""
@@ -73,11 +77,22 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
         new = _trained(override(config, ["train.seed=2"]), pairs, folder / "new")
         kept = [*shorter, f"train.freeze_items={folder / 'old'}"]
         frozen = _trained(override(config, kept), pairs, folder / "frozen")
-    yield from _lines(options, config, pairs, came_N, (old, new, frozen))
+        trained_by = {name: read_record(folder / name) for name in ("old", "new", "frozen")}
+    facts = {
+        "seeds": {name: record.seed for name, record in trained_by.items()},
+        "commits": {name: f"{record.commit}{' with changes' * record.changed}" for name, record in trained_by.items()},
+    }
+    yield from _lines(options, config, pairs, came_N, (old, new, frozen), facts)
 
 
 def _trained(config: RetrievalRunConfig, pairs: Interactions, folder: Path) -> tuple[Tensor, Tensor]:
-    """Vectors of all users and items of a run, which is trained unless it is there."""
+    """Vectors of all users and items of a run, which is trained unless it is there.
+
+    Raises:
+        ConfigError: the run that is there has other settings or another seed.
+    """
+    if (folder / "config.json").exists() and (differ := differences(read_retrieval_config(folder), config)):
+        raise ConfigError(f"{folder} holds another training: {differ}; allowed: another --work, or remove the folder")
     if not (folder / "metrics.json").exists():
         say(f"training {folder.name}")
         train_retrieval_run(config, pairs, folder, resume=folder.exists())
@@ -90,6 +105,7 @@ def _lines(
     pairs: Interactions,
     came_N: np.ndarray[Any, np.dtype[np.bool_]],
     results: Sequence[tuple[Tensor, Tensor]],
+    facts: Mapping[str, Any],
 ) -> Iterator[Line]:
     (_, old_MD), (new_ND, new_MD), frozen = results
     both_M = torch.from_numpy(
@@ -122,6 +138,7 @@ def _lines(
             on=on,
             ndcg=of_all.ndcg,
             came_since=of_new.recall,
+            **facts,
         )
 
 

@@ -198,6 +198,7 @@ def _cold_lines(data: Path | None, size: Size, on: dict[str, Any]) -> Iterator[L
             target=rounded(2 * found["popularity"]),
             warm_items_hr10=rounded(found["warm"]),
             popularity_hr10=rounded(found["popularity"]),
+            share_of_places=rounded(found["places"]),
         )
         yield line(
             f"cold.users_recall.{model}",
@@ -240,6 +241,7 @@ def _cold(data: Path | None, size: Size, model: str) -> Callable[[float], dict[s
             "items": items.cold.recall,
             "warm": items.warm.recall,
             "popularity": items.popularity.recall,
+            "places": items.places,
             "new": new.recall,
             "known": known.recall,
         }

@@ -98,12 +98,17 @@ def _without_items(data: Interactions, items: int) -> Interactions:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Metrics of all users, of those whose item was held out, and of the others; and of popularity."""
+    """Metrics of all users, of those whose item was held out, and of the others; and of popularity.
+
+    Attributes:
+        places: share of the places of all lists that held-out items have.
+    """
 
     all: RankingMetrics
     cold: RankingMetrics | None
     warm: RankingMetrics
     popularity: RankingMetrics
+    places: float
 
 
 def made_sequences(users: int = 240, items: int = 120, length: int = 8) -> Interactions:
@@ -144,11 +149,15 @@ def made_sequences(users: int = 240, items: int = 120, length: int = 8) -> Inter
 
 
 def cold_items(config: RetrievalRunConfig, data: Interactions, folder: Path) -> Found:
-    """Figures of items that were held out."""
+    """Figures of items that were held out. In no list is what its user had before, of either kind."""
+    from recsys.data.interactions.pairs import make_pairs
+
     cold_M = np.random.Generator(np.random.PCG64(SEED)).random(data.num_items) < SHARE
     train, whole = warm_only(data, cold_M)
     score = _scores(config, train, whole, folder)
-    return _measured(score, whole, warm=train.num_items, excluded=(whole.train, whole.validation), length=10)
+    before = whole.histories["test"]
+    had = make_pairs(before.user_E, before.item_E)
+    return _measured(score, whole, warm=train.num_items, excluded=(had,), length=10)
 
 
 def cold_users(config: RetrievalRunConfig, data: Interactions, folder: Path) -> tuple[RankingMetrics, RankingMetrics]:
@@ -222,7 +231,8 @@ def _measured(score: Any, data: Interactions, *, warm: int, excluded: tuple[Any,
     )
     everything = list_metrics(found_Gk, test, num_items=data.num_items)[0]
     assert parts["warm"] is not None
-    return Found(all=everything, cold=parts["cold"], warm=parts["warm"], popularity=popularity)
+    places = float((found_Gk >= warm).sum() / (found_Gk >= 0).sum())
+    return Found(all=everything, cold=parts["cold"], warm=parts["warm"], popularity=popularity, places=places)
 
 
 def _scores(config: RetrievalRunConfig, train: Interactions, whole: Interactions, folder: Path) -> Any:

@@ -37,17 +37,24 @@ def test_users_of_two_or_three_numbers_have_no_more_pairs_first_than_regions_bor
         users = unit(random, 4_000, width)
         counts.append(len(pairs_first(users, unit(random, items, width))) / most(items))
     assert max(counts) == 1.0, "the bound is reached, and never passed"
-    # So some pair of four items, or of five, is first for no user at all.
-    assert 4 * 3 / 2 > 4 and 5 * 4 / 2 > 3 * 5 - 6
 
 
-def share_found(items: int, width: int, *, steps: int = 200) -> float:
+def test_products_of_vectors_of_other_lengths_can_have_all_pairs_of_four_items_at_width_two() -> None:
+    angles = np.linspace(0.0, 2 * np.pi, 10_000)
+    users_ND = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    items_MD = np.array([[1.0, 0.0], [-0.5, 0.87], [-0.5, -0.87], [0.02, 0.01]])
+    assert pairs_first(users_ND, items_MD) == set(combinations(range(4), 2))
+    lengths_M1 = np.linalg.norm(items_MD, axis=1, keepdims=True)
+    assert len(pairs_first(users_ND, items_MD / lengths_M1)) == 4, "of cosines as many as there are items"
+
+
+def share_found(items: int, width: int, *, steps: int = 200, rate: float = 0.02) -> float:
     """The share of all pairs that vectors have first which are trained on nothing else."""
     pairs = torch.tensor(list(combinations(range(items), 2)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         users, rows = (nn.Parameter(torch.randn(*shape, width)) for shape in ((len(pairs),), (items,)))
-    optimizer = torch.optim.Adam([users, rows], lr=0.02)
+    optimizer = torch.optim.Adam([users, rows], lr=rate)
     for _ in range(steps):
         scores = F.normalize(users, dim=1) @ F.normalize(rows, dim=1).t() / 0.1
         others = scores.scatter(1, pairs, -torch.inf)
@@ -64,6 +71,13 @@ def share_found(items: int, width: int, *, steps: int = 200) -> float:
 def test_descent_finds_all_pairs_of_few_items_and_never_of_one_too_many() -> None:
     assert share_found(3, 2) == share_found(4, 3) == 1.0
     assert share_found(4, 2) < 4.5 / 6 and share_found(5, 3) < 9.5 / 10
+
+
+@pytest.mark.prove
+def test_at_width_four_descent_finds_all_pairs_of_nine_items_and_not_of_ten() -> None:
+    """The settings of the page's table."""
+    assert share_found(9, 4, steps=4_000, rate=0.01) == 1.0
+    assert share_found(10, 4, steps=4_000, rate=0.01) < 1.0
 
 
 def test_two_interests_have_every_pair_first_at_width_two() -> None:
@@ -102,7 +116,14 @@ def test_a_filter_leaves_every_pair_to_a_user_whose_vector_has_none_of_it(tmp_pa
                 certificate=nothing,
             )
         )
-    session = open_retrieval(open_bundle(tmp_path / "bundle"))
+    session, wanted = open_retrieval(open_bundle(tmp_path / "bundle")), 5
+    best = session.retrieve(0, np.zeros(0, dtype=np.int64), items).items
     for pair in combinations(range(items), 2):
-        others = np.setdiff1d(np.arange(items), pair)
-        assert set(session.retrieve(0, others, 2).items.tolist()) == set(pair)
+        # The filter leaves the pair, and the three of the other items that the user's vector likes most.
+        left = [*pair, *[item for item in best.tolist() if item not in pair][: wanted - 2]]
+        filtered = np.setdiff1d(np.arange(items), left)
+        assert set(session.retrieve(0, filtered, wanted).items.tolist()) == set(left)
+        # With one place less, the pair is in the list only if one of the others is liked less than both.
+        shorter = set(session.retrieve(0, filtered, wanted - 1).items.tolist())
+        last = max(left, key=best.tolist().index)
+        assert shorter == set(left) - {last}
