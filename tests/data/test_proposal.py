@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -361,3 +362,14 @@ def test_of_a_large_file_the_middle_and_the_end_are_looked_at_too(
     assert places[0] == 0 and places[-1] == ROW - 1 and len(places) < ROW
     assert any(0.4 * ROW < place < 0.6 * ROW for place in places)
     assert len(set(places)) == len(places)
+
+
+def test_both_models_that_find_candidates_by_history_are_named_if_there_is_one(tmp_path: Path) -> None:
+    from recsys.data.proposal.document import page
+
+    proposal = proposed(tmp_path, SHOP)
+    line = "    recsys train two_tower data.dataset=./shop --run-dir runs/shop-retrieval\n"
+    assert line in page(proposal, tmp_path / "shop.json", {})
+    assert line.replace("two_tower", "linear") in page(proposal, tmp_path / "shop.json", {})
+    bare = replace(proposal, features=replace(proposal.features, history=None))
+    assert "two_tower" not in page(bare, tmp_path / "shop.json", {})

@@ -59,7 +59,7 @@ def commands(proposal: Proposal, features: Path, entities: Mapping[str, Path]) -
 def candidate_commands(proposal: Proposal) -> list[list[str]]:
     """Commands for a second model of the log, which finds the candidates that the first one ranks."""
     name = proposal.features.name
-    run, bundle = f"runs/{name}-retrieval", f"runs/{name}-retrieval-bundle"
+    run, bundle = _run(proposal), f"runs/{name}-retrieval-bundle"
     user = next(iter(_texts(proposal, proposal.features.user_id)))
     return [
         ["train", "linear", f"data.dataset=./{name}", "--run-dir", run],
@@ -67,6 +67,25 @@ def candidate_commands(proposal: Proposal) -> list[list[str]]:
         ["serve", f"runs/{name}-bundle", "--retrieval", bundle, "--materialize", f"./{name}"],
         ["recommend", "--user", _quoted(user, proposal.features.user_id)],
     ]
+
+
+def _of_two_tower(proposal: Proposal) -> list[str]:
+    """Lines on the model that reads histories in order, where users have one."""
+    features = proposal.features
+    if features.history is None:
+        return []
+    new = ", and finds items that have attributes and no event yet" if features.item else ""
+    return [
+        "`linear` takes seconds. `two_tower`, in its place, takes minutes or more; it reads the newest events of a",
+        f"history in their order{new}:",
+        "",
+        f"    {shell(['train', 'two_tower', f'data.dataset=./{features.name}', '--run-dir', _run(proposal)])}",
+        "",
+    ]
+
+
+def _run(proposal: Proposal) -> str:
+    return f"runs/{proposal.features.name}-retrieval"
 
 
 def later_commands(proposal: Proposal, features: Path) -> list[list[str]]:
@@ -131,6 +150,7 @@ def page(proposal: Proposal, features: Path, entities: Mapping[str, Path]) -> st
         "",
         *(f"    {shell(line)}" for line in candidate_commands(proposal)),
         "",
+        *_of_two_tower(proposal),
         "New events, as they come, into the store of the running server (a file of events in place of this log):",
         "",
         *(f"    {shell(line)}" for line in later_commands(proposal, features)),

@@ -61,6 +61,16 @@ def test_the_manifest_says_what_the_graphs_read_and_how_they_were_compared() -> 
     assert "user_id.rows" not in made.tables and made.tables["item_id.rows"].shape == (ALL_ITEMS + 1, 16)
 
 
+def test_a_new_item_whose_row_in_the_bundle_is_not_that_of_its_attributes_is_refused(tmp_path: Path) -> None:
+    export = TowerExport(exported_walks().parent / "run", walks())
+    row = export.rows_of(np.arange(ALL_ITEMS))
+    row[ITEMS] += 0.1
+    (tmp_path / "tables").mkdir()
+    export._items_MD = torch.from_numpy(row)
+    with pytest.raises(BundleError, match="a row of ONNX Runtime's differs from the model's by 1.00e-01"):
+        export.write(tmp_path)
+
+
 def test_a_bundle_is_measured_by_its_graph_as_its_run_was_by_torch() -> None:
     data = walks()
     both = [
