@@ -17,7 +17,7 @@ class TwoTowerConfig:
         attribute_dim: width of the table of an attribute: of an item, of a user, of an event.
         layers: blocks of self-attention over the history.
         heads: of each; they divide ``dim``.
-        window: newest events that attention reads; of a log at most the FeatureSet's ``history.recent``.
+        window: newest events that attention reads, whatever ``history.recent`` leaves to ranking models.
         interests: vectors of a user; an item's score is the largest of its products with them.
         time_gaps: attention depends on the time between two events, beside their places.
         hard_negatives: best items of each target's user by exact search, with the items as they were when the epoch

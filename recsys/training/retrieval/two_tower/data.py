@@ -75,7 +75,8 @@ def tower_row_maps(
     *,
     older_items: Int64Array | None = None,
 ) -> dict[str, RowMap]:
-    """A row map for each table, of the ids of the training sequences: an item counts with each event of it.
+    """A row map for each table, of the ids of the training sequences: an item counts with each event of it,
+    and with each target that is no event.
 
     Args:
         model, rows: of the run.
@@ -136,11 +137,13 @@ def _weighted(
     features: FeatureSet, interactions: Interactions, sequences: Sequences
 ) -> Iterator[tuple[str, Categorical | Numeric, Column, Int64Array]]:
     """Input name, feature, its column, and how often training has each of its rows."""
-    events = sequences.events
-    of_items = np.bincount(events.item_E, minlength=interactions.num_items)
-    of_items += np.bincount(sequences.item_T, minlength=interactions.num_items) * sequences.ordered
-    users_T = events.user_E[sequences.last_T]
-    of_users = np.bincount(users_T, minlength=interactions.num_users)
+    events, items = sequences.events, interactions.num_items
+    of_items = np.bincount(events.item_E, minlength=items)
+    user_T = events.user_E[sequences.last_T]
+    if sequences.ordered:  # else the targets are the events
+        beside_T = ~np.isin(user_T * items + sequences.item_T, events.user_E * items + events.item_E)
+        of_items += np.bincount(sequences.item_T[beside_T], minlength=items)
+    of_users = np.bincount(user_T, minlength=interactions.num_users)
     yield f"{ITEM}{features.item_id.name}", features.item_id, ids_of(interactions).item_keys_M, of_items
     for feature in features.item:
         yield f"{ITEM}{feature.name}", feature, interactions.item_columns[feature.name], of_items

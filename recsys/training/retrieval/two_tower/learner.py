@@ -73,7 +73,7 @@ class SequenceLearner:
         assert isinstance(config.model, TwoTowerConfig)
         self._config, self._interactions, self._model = config, interactions, config.model
         self.row_maps, self.numbers = row_maps, numbers
-        self.window = window_of(config.model, features, of_log=bool(interactions.histories))
+        self.window = config.model.window
         histories = {part: user_events(config, interactions, test=part == "test") for part in ("validation", "test")}
         data, coded = encode(features, interactions, row_maps, {"train": sequences.events, **histories})
         self.keys = data.keys
@@ -260,9 +260,3 @@ class SequenceLearner:
                 self._optimizer.load_state_dict(copied(state["optimizer"]))
         except (KeyError, RuntimeError) as error:
             raise DataFileError(f"the checkpoint is of another model: {error}") from error
-
-
-def window_of(model: TwoTowerConfig, features: FeatureSet, *, of_log: bool = True) -> int:
-    """Newest events that attention reads: of a log no more than a server is given, ``history.recent``."""
-    assert features.history is not None
-    return min(model.window, features.history.recent) if of_log else model.window

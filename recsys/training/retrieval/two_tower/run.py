@@ -21,7 +21,7 @@ from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import open_retrieval_run, read_known
 from recsys.training.retrieval.loop import RetrievalProgress, RetrievalRunResult, check_parts, run_epochs
 from recsys.training.retrieval.two_tower.data import tower_numbers, tower_row_maps
-from recsys.training.retrieval.two_tower.learner import SequenceLearner, window_of
+from recsys.training.retrieval.two_tower.learner import SequenceLearner
 from recsys.training.retrieval.two_tower.sequences import training_sequences
 from recsys.training.retrieval.two_tower.trained import ROW_MAPS
 from recsys.training.retrieval.two_tower.warm_start import begin_with_towers, open_older_towers
@@ -53,9 +53,7 @@ def train_two_tower(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         # Before the folder is made: what the data refuses must leave no run in the way of the corrected one.
-        sequences, notes = training_sequences(
-            config, interactions, window=window_of(config.model, features, of_log=bool(interactions.histories))
-        )
+        sequences, notes = training_sequences(config, interactions, window=config.model.window)
         older = None if resume and (run_dir / CHECKPOINT).exists() else open_older_towers(config)
         row_maps = tower_row_maps(
             config.model,

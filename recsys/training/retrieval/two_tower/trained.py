@@ -11,7 +11,7 @@ from recsys.models.retrieval.two_tower.config import TwoTowerConfig
 from recsys.models.retrieval.two_tower.features import tower_features
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import compare, load, read_known, read_retrieval_config
-from recsys.training.retrieval.two_tower.learner import SequenceLearner, window_of
+from recsys.training.retrieval.two_tower.learner import SequenceLearner
 from recsys.training.retrieval.two_tower.sequences import training_sequences
 from recsys.training.run.folder import NUMBERS, load_numbers, load_row_maps
 
@@ -31,9 +31,7 @@ def load_two_tower(run_dir: Path, interactions: Interactions) -> tuple[Retrieval
     assert isinstance(config.model, TwoTowerConfig)
     features = tower_features(ids_of(interactions).features)
     with torch.random.fork_rng(devices=[]):
-        sequences, _ = training_sequences(
-            config, interactions, window=window_of(config.model, features, of_log=bool(interactions.histories))
-        )
+        sequences, _ = training_sequences(config, interactions, window=config.model.window)
         learner = SequenceLearner(
             config,
             interactions,

@@ -45,6 +45,17 @@ def test_the_next_item_is_told_by_the_newest_event(run: tuple[Path, Interactions
     assert np.mean((lists_Gk == data.test.item_E[:, None]).any(axis=1)) == result.test.hit_rate
 
 
+def test_the_window_is_the_models_however_few_events_ranking_models_read(tmp_path: Path) -> None:
+    data = walks()
+    assert data.ids is not None and FEATURES.history is not None
+    features = dataclasses.replace(FEATURES, history=dataclasses.replace(FEATURES.history, recent=1))
+    data = dataclasses.replace(data, ids=dataclasses.replace(data.ids, features=features))
+    train_any(override(SMALL, ["train.epochs=1", "model.window=6"]), data, tmp_path / "run")
+    _, learner = load_two_tower(tmp_path / "run", data)
+    ((sequences, windows_B), _), *_ = learner.batches(torch.Generator().manual_seed(0))
+    assert learner.window == 6 and (sequences.end_K - sequences.begin_K).max() > 1
+
+
 def test_an_item_without_an_event_is_found_by_its_attributes(
     run: tuple[Path, Interactions, RetrievalRunResult],
 ) -> None:
