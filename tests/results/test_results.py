@@ -7,6 +7,7 @@ import json
 import shlex
 import shutil
 import statistics
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,17 @@ def recorded(docs: Path) -> list[Recorded]:
 
 def test_the_repositorys_page_is_what_its_recorded_runs_say() -> None:
     assert stale(DOCS) == []
+
+
+def test_the_commit_of_each_recorded_run_is_in_the_history() -> None:
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", "-C", str(DOCS), *words], capture_output=True, text=True, check=False)
+
+    if git("rev-parse", "--is-shallow-repository").stdout.strip() != "false":
+        pytest.skip("a shallow clone, or none")
+    commits = {str(json.loads(file.read_text())["commit"]) for file in (DOCS / "results").glob("*/*.json")}
+    assert commits
+    assert [each for each in sorted(commits) if git("merge-base", "--is-ancestor", each, "HEAD").returncode] == []
 
 
 def test_a_figure_is_the_mean_over_seeds_with_their_standard_deviation(docs: Path) -> None:
