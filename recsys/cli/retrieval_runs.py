@@ -130,6 +130,7 @@ def evaluate_pair(
         table.add_row(name, *shares, f"{m.users:,}")
     output.print(table)
     output.print(
+        f"{found.verdict}\n"
         f"recall of all {found.candidates:,} candidates: {found.candidate_recall:.4f}, the most an order can reach"
         + (f"\n{found.left_out:,} items of {run_dir} are not in the log: no candidates here" if found.left_out else ""),
         highlight=False,

@@ -20,6 +20,8 @@ from recsys.data.samples.dataset import Dataset
 from recsys.data.samples.ids import map_ids
 from recsys.data.samples.stored import Samples
 from recsys.errors import ConfigError, InvalidInputError
+from recsys.evaluation.predictions import UserValues
+from recsys.metrics import mean_resamples
 from recsys.training.retrieval.evaluate import lists_of_run
 from recsys.training.retrieval.folder import read_retrieval_config
 from recsys.training.retrieval.ranking import RankingMetrics, list_metrics, sample_users
@@ -38,6 +40,8 @@ class EndToEnd:
         candidate_recall: of all candidates: more no order of them can reach.
         left_out: items of the retrieval model's index that the log has no more (``train.freeze_items``): they are no
             candidates here.
+        recall_change: 95% interval of the recall of ``both`` less that of ``retrieval``, by resampling users; None: it
+            is not defined.
     """
 
     retrieval: RankingMetrics
@@ -45,6 +49,19 @@ class EndToEnd:
     candidates: int
     candidate_recall: float
     left_out: int = 0
+    recall_change: tuple[float, float] | None = None
+
+    @property
+    def verdict(self) -> str:
+        """A sentence on whether the ranking model's order is the better one."""
+        change = self.both.recall - self.retrieval.recall
+        if self.recall_change is None:
+            return f"ranking changes the recall by {change:+.4f}"
+        low, high = self.recall_change
+        said = f"ranking changes the recall by {change:+.4f} (95% interval {low:+.4f} to {high:+.4f})"
+        if high < 0:
+            return f"{said}: its order is worse than the candidates' own"
+        return f"{said}: its order is better than the candidates' own" if low > 0 else f"{said}: no clear difference"
 
 
 def evaluate_end_to_end(
@@ -89,13 +106,22 @@ def evaluate_end_to_end(
     found_GC = _of_the_log(found_GC, interactions.num_items)[:, :candidates]
     both_GC = _ranked(trained, dataset, moment_G, found_GC)
     items = interactions.num_items
+    retrieval, before = list_metrics(found_GC[:, :length], wanted, num_items=items)
+    both, after = list_metrics(both_GC[:, :length], wanted, num_items=items)
     return EndToEnd(
-        retrieval=list_metrics(found_GC[:, :length], wanted, num_items=items)[0],
-        both=list_metrics(both_GC[:, :length], wanted, num_items=items)[0],
+        retrieval=retrieval,
+        both=both,
         candidates=found_GC.shape[1],
         candidate_recall=list_metrics(found_GC, wanted, num_items=items)[0].recall,
         left_out=left_out,
+        recall_change=recall_change(before, after),
     )
+
+
+def recall_change(before: UserValues, after: UserValues) -> tuple[float, float] | None:
+    """95% interval of the change of the recall of the same users; None: it is not defined."""
+    drawn = mean_resamples({"change": after.values["recall"] - before.values["recall"]})
+    return drawn["change"].interval()
 
 
 def _of_the_log(found_GC: Int64Array, items: int) -> Int64Array:
