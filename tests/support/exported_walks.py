@@ -18,7 +18,7 @@ SMALL = override(
         *("model.kind=two_tower", "model.dim=16", "model.attribute_dim=4", "model.layers=1", "model.dropout=0.1"),
         *("train.loss=softmax", "train.epochs=12", "train.batch_size=100", "train.learning_rate=0.02"),
         *("train.list_length=3", "train.validate_every=4", "train.sampled_items=20", "rows.min_count=1"),
-        "train.patience=0",
+        *("train.patience=0", "model.window=20"),
     ],
 )
 
