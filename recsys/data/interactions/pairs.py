@@ -243,8 +243,8 @@ def unused_share(share: float) -> tuple[str, ...]:
     return (f"data.validation_share {share} is without effect: the data has a validation part of its own",)
 
 
-def hold_out(pairs: Pairs, *, share: float, seed: int) -> tuple[Pairs, Pairs]:
-    """Split off a random share of each user's pairs.
+def hold_out(pairs: Pairs, *, share: float, seed: int, newest: bool = False) -> tuple[Pairs, Pairs]:
+    """Split off a random share of each user's pairs, or the newest.
 
     A user with n >= 2 pairs gives round(share * n) of them (halves to even), at least 1 and at most n - 1; a user with
     one pair keeps it.
@@ -253,6 +253,7 @@ def hold_out(pairs: Pairs, *, share: float, seed: int) -> tuple[Pairs, Pairs]:
         pairs: what to split.
         share: from 0 (nothing is held out) to below 1.
         seed: of the draw.
+        newest: by the times of the pairs, which must be known, in place of a draw.
 
     Returns:
         What is kept, and what is held out.
@@ -267,9 +268,13 @@ def hold_out(pairs: Pairs, *, share: float, seed: int) -> tuple[Pairs, Pairs]:
     counts_N = np.bincount(pairs.user_E)
     held_N = np.where(counts_N >= 2, np.clip(np.rint(share * counts_N), 1, np.maximum(counts_N - 1, 1)), 0)
     random_E = np.random.Generator(np.random.PCG64(seed)).random(len(pairs))
-    order = np.lexsort((random_E, pairs.user_E))
+    if newest:
+        assert pairs.time_ms_E is not None
+        order = np.lexsort((random_E, -pairs.time_ms_E, pairs.user_E))
+    else:
+        order = np.lexsort((random_E, pairs.user_E))
     first_N = np.cumsum(counts_N) - counts_N
-    rank_E = np.empty(len(pairs), dtype=np.int64)  # of the pair's random number within its user
+    rank_E = np.empty(len(pairs), dtype=np.int64)  # of the pair's place in that order within its user
     rank_E[order] = np.arange(len(pairs)) - first_N[pairs.user_E]
     held_E = rank_E < held_N[pairs.user_E]
     return pairs.where(~held_E), pairs.where(held_E)

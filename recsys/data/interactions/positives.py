@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from recsys.arrays import Float32Array, Int64Array
-from recsys.data.interactions.histories import histories_before
+from recsys.arrays import BoolArray, Float32Array, Int64Array
+from recsys.data.interactions.histories import UserEvents, histories_before
 from recsys.data.interactions.ids import PairIds
 from recsys.data.interactions.pairs import (
     VALIDATION_SHARE,
@@ -28,6 +28,8 @@ from recsys.data.samples.since import newest_since
 from recsys.errors import ConfigError, DataFileError, nearest
 from recsys.features.feature_set import Categorical
 from recsys.features.hashing import integer_keys, string_keys
+
+_NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +98,17 @@ def positive_pairs(dataset: Dataset, rule: PairRule, *, source: str) -> Interact
     histories = {part: events for part, events in before.items() if events is not None}
     notes: tuple[str, ...] = unused_share(rule.validation_share)
     if not len(validation):
+        # A model that reads histories would see what a user did after a pair that was drawn.
+        train, validation = hold_out(train, share=rule.validation_share, seed=0, newest=bool(histories))
         notes = ()
-        train, validation = hold_out(train, share=rule.validation_share, seed=0)
-        keys = validation.user_E * len(table.item_keys) + validation.item_E
+        if histories and len(validation):
+            notes = (
+                f"there is no validation part: of each user's training pairs the newest {rule.validation_share:.0%} "
+                "are held out, at least 1, and the history for them ends before the first",
+            )
         for part, of in (("validation", "test"), ("train", "train")):
-            if (events := histories.get(of)) is not None:  # what is held out has not happened yet
-                held_E = np.isin(events.user_E * len(table.item_keys) + events.item_E, keys)
-                histories[part] = events.where(~held_E)
+            if (events := histories.get(of)) is not None:
+                histories[part] = events.where(_before(events, validation, len(table.item_keys)))
     names: tuple[str, ...] | None = None
     if table.features.item_id.id_type == "string":
         found = table.names[table.features.item_id.table].find(table.item_keys)
@@ -128,6 +134,16 @@ def positive_pairs(dataset: Dataset, rule: PairRule, *, source: str) -> Interact
         return made
     assert train.time_ms_E is not None
     return replace(made, fresh_E=newest_since(train.time_ms_E, rule.since, what="training pairs"))
+
+
+def _before(events: UserEvents, held: Pairs, num_items: int) -> BoolArray:
+    """True for events before the first of the pairs of their user that are held out, and of none of those, [E]."""
+    assert events.time_ms_E is not None and held.time_ms_E is not None
+    until_N = np.full(1 + max(int(events.user_E.max(initial=0)), int(held.user_E.max(initial=0))), _NEVER)
+    np.minimum.at(until_N, held.user_E, held.time_ms_E)
+    of_held_E = np.isin(events.user_E * num_items + events.item_E, held.user_E * num_items + held.item_E)
+    before_E: BoolArray = (events.time_ms_E < until_N[events.user_E]) & ~of_held_E
+    return before_E
 
 
 def _weights(dataset: Dataset, rule: PairRule) -> Float32Array | None:

@@ -11,7 +11,7 @@ from support.own_log import prepared, prepared_csv
 
 from recsys.data.datasets import load_dataset
 from recsys.data.interactions.datasets import INTERACTION_SETS, load_interaction_set
-from recsys.data.interactions.pairs import Interactions, Pairs, ids_of
+from recsys.data.interactions.pairs import Interactions, Pairs, hold_out, ids_of, make_pairs
 from recsys.data.interactions.positives import PairRule, positive_pairs
 from recsys.data.samples.dataset import Dataset
 from recsys.errors import ConfigError, DataFileError, InvalidInputError
@@ -119,6 +119,26 @@ def test_histories_are_what_a_server_would_read_at_the_first_moment_of_the_part(
     arrival_ms[np.asarray(log.table.timestamp_ms) == START_MS + 2 * DAY_MS] += 10 * DAY_MS
     late = dataclasses.replace(log, table=dataclasses.replace(log.table, arrival_ms=arrival_ms))
     assert sorted(items(log, 9)) == ["a", "b"] and items(late, 9) == [], "what had not arrived was not there"
+
+
+def test_where_no_part_is_for_validation_the_newest_pairs_are_held_out_and_nothing_later_is_read(log: Dataset) -> None:
+    made = positive_pairs(log, PairRule(validation_share=0.5), source="acts")
+    held, ids = made.validation, ids_of(made)
+    assert [user for user, _ in named(made, held)] == [7] and held.time_ms_E is not None
+    kept = made.train.where(made.train.user_E == held.user_E[0])
+    assert kept.time_ms_E is not None and kept.time_ms_E.max() <= held.time_ms_E.min()
+    events = made.histories["validation"]
+    own = events.where(events.user_E == held.user_E[0])
+    assert own.time_ms_E is not None and (own.time_ms_E < held.time_ms_E.min()).all() and len(events.user_E)
+    assert not np.isin(held.item_E, own.item_E).any() and ids.item_names_M is not None
+    assert made.notes == (
+        "there is no validation part: of each user's training pairs the newest 50% are held out, at least 1, and the "
+        "history for them ends before the first",
+    )
+    split_N = np.array([3, 2])  # of one user the two newest of three, by their times
+    pairs = make_pairs(np.repeat([0, 1], split_N), np.arange(5), time_ms_E=np.array([30, 10, 20, 5, 6]))
+    kept, held = hold_out(pairs, share=0.6, seed=0, newest=True)
+    assert (kept.item_E.tolist(), held.item_E.tolist()) == ([1, 3], [0, 2, 4])
 
 
 def test_a_log_without_positives_says_how_to_get_them(log: Dataset) -> None:
