@@ -135,6 +135,13 @@ def test_where_no_part_is_for_validation_the_newest_pairs_are_held_out_and_nothi
         "there is no validation part: of each user's training pairs the newest 50% are held out, at least 1, and the "
         "history for them ends before the first",
     )
+    again = (log.sample_user == held.user_E[0]) & (log.sample_time_ms == START_MS + DAY_MS)
+    again &= log.sample_item == ids.item_names_M.index("a")
+    label = np.where(again, 0, log.samples.label).astype(log.samples.label.dtype)
+    one = dataclasses.replace(log, samples=dataclasses.replace(log.samples, label=label))
+    for share in (0.1, 0.5):
+        made = positive_pairs(one, PairRule(validation_share=share), source="acts")
+        assert named(made, made.validation) == [(7, "b")] and (7, "a") in named(made, made.train)
     split_N = np.array([3, 2])  # of one user the two newest of three, by their times
     pairs = make_pairs(np.repeat([0, 1], split_N), np.arange(5), time_ms_E=np.array([30, 10, 20, 5, 6]))
     kept, held = hold_out(pairs, share=0.6, seed=0, newest=True)
