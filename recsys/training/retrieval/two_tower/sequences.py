@@ -127,7 +127,7 @@ def training_sequences(
             notes.append(f"{again:,} events of an item that their user had before are read, but are no targets")
     else:
         moment_E = _moments(pairs, events, interactions.num_items)
-        events, seen_E = _as_seen(pairs.user_E, moment_E, events, begin_N, end_N)
+        seen_E = _as_seen(pairs.user_E, moment_E, events, begin_N, end_N)
         first_N = np.maximum(begin_N, end_N - most)
         chosen = seen_E > first_N[pairs.user_E]
         without = int((seen_E == begin_N[pairs.user_E]).sum())
@@ -222,8 +222,8 @@ def _parts(user_T: Int64Array, moment_T: Int64Array, max_age_ms: int) -> Int64Ar
 
 def _as_seen(
     user_T: Int64Array, moment_T: Int64Array, events: UserEvents, begin_N: Int64Array, end_N: Int64Array
-) -> tuple[UserEvents, Int64Array]:
-    """The events in the order in which they came to be seen, and up to which place each moment sees them.
+) -> Int64Array:
+    """Up to which place each moment sees the events, of which a late one hides those after it until it arrives.
 
     An event is seen by moments after its time that are not before its arrival.
     """
@@ -231,15 +231,11 @@ def _as_seen(
     seen_from_E = events.time_ms_E + 1
     if events.arrival_ms_E is not None:
         seen_from_E = np.maximum(seen_from_E, events.arrival_ms_E)
-        order = np.lexsort((seen_from_E, events.user_E))
-        seen_from_E = seen_from_E[order]
-        events = UserEvents(
-            user_E=events.user_E,
-            item_E=events.item_E[order],
-            time_ms_E=events.time_ms_E[order],
-            attributes={name: keys_E[order] for name, keys_E in events.attributes.items()},
-        )
-    return events, first_at_or_after(seen_from_E, moment_T + 1, begin=begin_N[user_T], end=end_N[user_T])
+        falls_E = (seen_from_E[1:] < seen_from_E[:-1]) & (events.user_E[1:] == events.user_E[:-1])
+        for user in np.unique(events.user_E[1:][falls_E]).tolist():
+            own = slice(begin_N[user], end_N[user])
+            seen_from_E[own] = np.maximum.accumulate(seen_from_E[own])
+    return first_at_or_after(seen_from_E, moment_T + 1, begin=begin_N[user_T], end=end_N[user_T])
 
 
 def _windows(
