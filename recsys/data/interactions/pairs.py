@@ -237,8 +237,8 @@ def load_interactions(
 
 
 def unused_share(share: float) -> tuple[str, ...]:
-    """A note on a share that was asked for, of data that has a validation part of its own; none for the default."""
-    if share == VALIDATION_SHARE:
+    """A note on a share that was asked for, of data that has a validation part of its own; none for the default or 0."""
+    if share in (VALIDATION_SHARE, 0.0):
         return ()
     return (f"data.validation_share {share} is without effect: the data has a validation part of its own",)
 
