@@ -261,7 +261,7 @@ def _of_two_tower(config: RetrievalRunConfig, train: Interactions, whole: Intera
     from recsys.models.retrieval.two_tower.config import TwoTowerConfig
     from recsys.models.retrieval.two_tower.features import tower_features
     from recsys.training.retrieval.run import train_any
-    from recsys.training.retrieval.two_tower.learner import SequenceLearner, window_of
+    from recsys.training.retrieval.two_tower.learner import SequenceLearner
     from recsys.training.retrieval.two_tower.sequences import training_sequences
     from recsys.training.retrieval.two_tower.trained import load_two_tower
 
@@ -272,7 +272,7 @@ def _of_two_tower(config: RetrievalRunConfig, train: Interactions, whole: Intera
     # The same towers over all items: an id that the tables do not have is no id.
     assert isinstance(config.model, TwoTowerConfig)
     features = tower_features(ids_of(whole).features)
-    sequences, _ = training_sequences(config, whole, window=window_of(config.model, features))
+    sequences, _ = training_sequences(config, whole, window=config.model.window)
     learner = SequenceLearner(config, whole, features, sequences, row_maps=trained.row_maps, numbers=trained.numbers)
     weights = trained.weights()
     weights["read"] = torch.nn.functional.pad(weights["read"], (0, whole.num_items - train.num_items))

@@ -237,7 +237,7 @@ def load_interactions(
 
 
 def unused_share(share: float) -> tuple[str, ...]:
-    """A note on a share that was asked for, of data that has a validation part of its own; none for the default or 0."""
+    """A note on a share, not the default and not 0, of data that has a validation part of its own."""
     if share in (VALIDATION_SHARE, 0.0):
         return ()
     return (f"data.validation_share {share} is without effect: the data has a validation part of its own",)
