@@ -345,7 +345,11 @@ def test_help_says_what_a_benchmark_measures_and_does_not_show_the_tiny_size(nam
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.prove] if name in LONG else []) for name in FIGURES]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.prove, pytest.mark.timeout(1200)] if name in LONG else [])
+        for name in FIGURES
+    ],
 )
 def test_a_benchmark_prints_its_figures_and_leaves_nothing_behind(
     name: str, common: ModuleType, tmp_path: Path
