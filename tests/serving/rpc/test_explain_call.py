@@ -358,8 +358,9 @@ def test_an_explanation_whose_caller_leaves_counts_as_cancelled(redis_url: str, 
     assert ended == {("requests", "Explain", "CANCELLED"): 1}
 
 
-async def test_an_explanation_ends_at_its_deadline_and_leaves_no_trace(start: Start, slow_bundle: Path) -> None:
-    async with start(bundle=slow_bundle) as client:
+async def test_an_explanation_ends_at_its_deadline_and_leaves_no_trace(start: Start, tmp_path: Path) -> None:
+    write_tiny_bundle(tmp_path / "slow", work=1_000)
+    async with start(bundle=tmp_path / "slow") as client:
         features = {"age": 1.0, "hour": 3, "tags": ["a"]}
         with pytest.raises(DeadlineExceeded):
             await client.explain(user=1, item=2, features=features, timeout_s=0.1)
