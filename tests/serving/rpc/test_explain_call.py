@@ -359,7 +359,7 @@ def test_an_explanation_whose_caller_leaves_counts_as_cancelled(redis_url: str, 
 
 
 async def test_an_explanation_ends_at_its_deadline_and_leaves_no_trace(start: Start, tmp_path: Path) -> None:
-    write_tiny_bundle(tmp_path / "slow", work=1_000)
+    write_tiny_bundle(tmp_path / "slow", work=3_000)
     async with start(bundle=tmp_path / "slow") as client:
         features = {"age": 1.0, "hour": 3, "tags": ["a"]}
         with pytest.raises(DeadlineExceeded):
