@@ -102,7 +102,7 @@ FIGURES = {
         "deploy.cold_start_s",
         "deploy.new_replicas_beyond_age_s",
         "deploy.failed_calls_when_one_goes",
-        *(f"hosts.{name}" for name in ("lost_s", "two_over_one", "communication_share")),
+        *(f"hosts.{name}" for name in ("lost_s", "two_over_one", "communication_share", "two_over_one_at_1ms")),
         *(f"hosts.{name}_whole_s" for name in ("redis", "ranker")),
     ],
     "row_maps": [
@@ -192,6 +192,7 @@ MAY_BE_LEFT_OUT = {
     "hosts.lost_s": "no figures of hosts",
     "hosts.two_over_one": "no figures of hosts",
     "hosts.communication_share": "no figures of hosts",
+    "hosts.two_over_one_at_1ms": "no figures of hosts",
     "hosts.redis_whole_s": "no figures of hosts",
     "hosts.ranker_whole_s": "no figures of hosts",
 }
