@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,10 +138,12 @@ def _run(step: Instruction, line: str, built: Built, declared: Mapping[str, str]
     config["process"]["cwd"] = built.folder
     config["process"]["env"] = [f"{key}={value}" for key, value in {**declared, **built.environment}.items()]
     (bundle / "config.json").write_text(json.dumps(config))
-    name = f"recsys-build-{built.root.parent.name}"
+    name = f"recsys-build-{built.root.parent.name}-{os.getpid()}"  # a build that was killed leaves its name taken
     made = subprocess.run(
         ["runc", "run", "--bundle", str(bundle), name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+    if made.returncode:
+        print(made.stdout, file=sys.stderr)
     made.check_returncode()
 
 
