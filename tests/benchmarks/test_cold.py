@@ -22,7 +22,7 @@ def test_no_item_that_a_user_had_is_in_the_list_held_out_or_not(
     parts: dict[str, Any] = {}
 
     def had_first(_: Any, train: Any, whole: Any, __: Path) -> Any:
-        """What a user had scores most; then come eight items of the training, a held-out one, and the item to find."""
+        """Items that a user had score most; then come eight of the training, a held-out one, and the item to find."""
         parts.update(train=train, whole=whole)
         scores_NM = torch.zeros(whole.num_users, whole.num_items)
         scores_NM[:, [*range(8), train.num_items]] = 1.5

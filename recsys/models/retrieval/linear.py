@@ -47,7 +47,7 @@ OPEN = ("ranks", "user_degrees", "degrees", "low_pass", "sharpen", "neighbours",
 """Settings with values to choose from."""
 
 CHOSEN = ("rank", "user_degree", "degree", "low_pass", "sharpen", "neighbours", "half_life_events", "half_life_days")
-"""What a value of each is called."""
+"""Name of a value of each."""
 
 HALVED = ("half_life_events", "half_life_days")
 """Those of a history's weights."""

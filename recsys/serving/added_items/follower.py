@@ -44,7 +44,7 @@ class _Followed:
         self.tried = threading.Event()
         """Set once the first steps are done, or could not be."""
         self.current_s = time.monotonic()
-        """When it was current last."""
+        """Moment at which it was current last."""
 
 
 class ItemFollower:

@@ -96,7 +96,7 @@ class ReleaseItems:
         on_applied: Callable[[int], None] = lambda ms: None,
     ) -> None:
         self.current: AddedItems | None = None
-        """What takes part in searches now; replaced as a whole. None: no item."""
+        """Items that take part in searches now; replaced as a whole. None: no item."""
         self._index = index
         self._store = store
         self._release = release
@@ -113,7 +113,7 @@ class ReleaseItems:
         self._touched: set[int] = set()
         """Items that the log named since there was a gap in it: they are as they are now."""
         self._look_at_s = 0.0
-        """When to look at all items for no gap in the log."""
+        """Moment of the next look at all items that no gap in the log asks for."""
         self._looked_s = 0.0
         self._left_out = False
         """There was no room for some item since the last look at all."""

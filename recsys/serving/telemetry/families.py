@@ -51,7 +51,7 @@ DEGRADED_PARTS = ("user", "items", "history")
 """Parts that an answer may lack, by the names that clients get (``Ranking.degraded``)."""
 
 FALLBACKS = ("popularity", "segment")
-"""What a user gets whom a retrieval model does not know: what all users, or those of the same segment, take."""
+"""Lists for a user whom a retrieval model does not know: what all users, or those of the same segment, take."""
 
 STAGED = ("Rank", "RankBatch", "Retrieve", "Recommend")
 """Methods whose calls have stages."""

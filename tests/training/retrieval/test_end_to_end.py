@@ -1,4 +1,4 @@
-"""What is said of a ranking model's order beside the candidates' own."""
+"""Verdict on a ranking model's order beside the candidates' own."""
 
 import numpy as np
 import pytest

@@ -27,6 +27,9 @@ from recsys.training.retrieval.linear.histories import history_inputs
 _KEPT = "The bundle was not written"
 _COPIES = 32
 
+ITEM_ROWS = 4096
+"""Most items whose rows of the graph ``item`` are compared."""
+
 
 class Reference(Protocol):
     """A trained model, as the graph of its bundle must answer."""

@@ -29,15 +29,9 @@ from recsys.bundle import (
 )
 from recsys.embeddings.row_maps.id_table import build_id_table
 from recsys.errors import InvalidInputError
-from recsys.export.retrieval.by_history.added import (
-    TABLE_ROWS,
-    added_rows,
-    find_added,
-    keys_of_rows,
-    no_popularity,
-    split_rows,
-)
-from recsys.export.retrieval.graph import below_zeros, best_left, best_of_bundle, branch, lookup, write_graph
+from recsys.export.retrieval.by_history.added import TABLE_ROWS, split_rows
+from recsys.export.retrieval.by_history.search import history_search
+from recsys.export.retrieval.graph import below_zeros, branch, write_graph
 from recsys.features.hashing import MISSING, equal_keys
 from recsys.features.names import ITEM_NAMES, write_names
 from recsys.models.retrieval.history_weights import DAY_MS, HistoryWeights
@@ -177,32 +171,9 @@ def write_history_graph(
 
 def _nodes(item_id: str, weights: HistoryWeights, *, neighbours: bool, takes_added: bool) -> list[NodeProto]:
     node = helper.make_node
-    history = f"history.{item_id}"
-    by_popularity = [node("Identity", ["item_id.popularity"], ["by_popularity"])]
-    events = lookup(history, table="item_id", rows="event_rows")
-    found = best_of_bundle("all_scores")
-    if takes_added:
-        by_popularity = [
-            *no_popularity(),
-            node("Concat", ["item_id.popularity", "added_popularity"], ["by_popularity"], axis=0),
-        ]
-        events = [
-            *added_rows(),
-            *lookup(history, table="item_id", rows="bundle_event_rows"),
-            *find_added(history, bundle_rows="bundle_event_rows", rows="event_rows"),
-        ]
-        found = [
-            *lookup("seen", table="item_id", rows="bundle_seen_rows"),
-            *find_added("seen", bundle_rows="bundle_seen_rows", rows="seen_rows"),
-            *best_left("all_scores", ["seen_rows", "added_unused"]),
-            *keys_of_rows("rows", keys="items"),
-        ]
+    search = history_search(f"history.{item_id}", takes_added=takes_added)
     return [
-        *events,
-        node("Greater", ["event_rows", "zero"], ["is_item"]),
-        node("Cast", ["is_item"], ["item_ones"], to=TensorProto.INT64),
-        node("ReduceSum", ["item_ones"], ["history_known_0"], keepdims=0),
-        node("Reshape", ["history_known_0", "one_long"], ["history_known"]),
+        *search.events,
         node("Cast", ["is_item"], ["plain_S"], to=_F32),
         *_weights(weights),
         node("ReduceMax", ["weight_S"], ["heaviest"], keepdims=0),
@@ -214,9 +185,9 @@ def _nodes(item_id: str, weights: HistoryWeights, *, neighbours: bool, takes_add
             ["is_known"],
             ["all_scores"],
             then_branch=branch(*_scores(neighbours=neighbours, takes_added=takes_added)),
-            else_branch=branch(*by_popularity),
+            else_branch=branch(*search.by_popularity),
         ),
-        *found,
+        *search.found,
     ]
 
 

@@ -17,7 +17,7 @@ from recsys.data.interactions.ids import PairIds
 from recsys.data.interactions.pairs import Interactions, ids_of
 from recsys.embeddings.tables import ITEM
 from recsys.evaluation.predictions import UserValues
-from recsys.export.retrieval.by_history.certificate import certify_item_rows
+from recsys.export.retrieval.by_history.certificate import ITEM_ROWS, certify_item_rows
 from recsys.export.retrieval.by_history.linear.graph import HistoryTables, write_history_graph
 from recsys.export.retrieval.by_history.linear.item_graph import write_item_graph
 from recsys.features.columns import Column, missing_column
@@ -26,9 +26,6 @@ from recsys.models.retrieval.linear import LinearModel
 from recsys.training.retrieval.linear.fit import evaluate_model, load_fitted
 from recsys.training.retrieval.linear.histories import histories, user_events
 from recsys.training.retrieval.ranking import RankingMetrics
-
-_ITEM_ROWS = 4096
-"""Most items whose rows the certificate compares."""
 
 
 class LinearExport:
@@ -88,7 +85,7 @@ class LinearExport:
         if self.attributes is None:
             return {"retrieve": retrieve}, tables
         item, of_item = write_item_graph(self.attributes, ids.features, folder)
-        count = min(self._interactions.num_items, _ITEM_ROWS)
+        count = min(self._interactions.num_items, ITEM_ROWS)
         given = {
             each.name: np.concatenate([self._interactions.item_columns[each.name][:count], missing_column(each, 1)])
             for each in self.attributes.encoding.features

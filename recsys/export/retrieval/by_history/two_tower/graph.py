@@ -31,16 +31,10 @@ from recsys.bundle import (
 from recsys.embeddings.row_maps.id_table import build_id_table
 from recsys.export.graphs.files import externalise, trace_graph
 from recsys.export.graphs.modules import HISTORY
-from recsys.export.retrieval.by_history.added import (
-    TABLE_ROWS,
-    added_rows,
-    find_added,
-    keys_of_rows,
-    no_popularity,
-    split_rows,
-)
+from recsys.export.retrieval.by_history.added import TABLE_ROWS, split_rows
+from recsys.export.retrieval.by_history.search import history_search
 from recsys.export.retrieval.by_history.two_tower.modules import INTERESTS, ITEMS, TIME, UserSide
-from recsys.export.retrieval.graph import below_zeros, best_left, best_of_bundle, branch, lookup, write_graph
+from recsys.export.retrieval.graph import below_zeros, branch, write_graph
 from recsys.features.feature_set import Categorical, Feature
 from recsys.features.hashing import MISSING
 from recsys.features.names import ITEM_NAMES, write_names
@@ -122,31 +116,9 @@ def write_tower_graph(
 def _nodes(
     item_id: str, of_events: Sequence[str], traced: onnx.ModelProto, *, interests: int, takes_added: bool
 ) -> list[NodeProto]:
-    by_popularity = [_node("Identity", ["item_id.popularity"], ["by_popularity"])]
-    events = lookup(item_id, table="item_id", rows="event_rows")
-    found = best_of_bundle("all_scores")
-    if takes_added:
-        by_popularity = [
-            *no_popularity(),
-            _node("Concat", ["item_id.popularity", "added_popularity"], ["by_popularity"], axis=0),
-        ]
-        events = [
-            *added_rows(),
-            *lookup(item_id, table="item_id", rows="bundle_event_rows"),
-            *find_added(item_id, bundle_rows="bundle_event_rows", rows="event_rows"),
-        ]
-        found = [
-            *lookup("seen", table="item_id", rows="bundle_seen_rows"),
-            *find_added("seen", bundle_rows="bundle_seen_rows", rows="seen_rows"),
-            *best_left("all_scores", ["seen_rows", "added_unused"]),
-            *keys_of_rows("rows", keys="items"),
-        ]
+    search = history_search(item_id, takes_added=takes_added)
     return [
-        *events,
-        _node("Greater", ["event_rows", "zero"], ["is_item"]),
-        _node("Cast", ["is_item"], ["item_ones"], to=_I64),
-        _node("ReduceSum", ["item_ones"], ["history_known_0"], keepdims=0),
-        _node("Reshape", ["history_known_0", "one_long"], ["history_known"]),
+        *search.events,
         _node("Min", ["history_known", "one_long"], ["known"]),
         _node("Greater", ["history_known_0", "zero"], ["is_known"]),
         _node(
@@ -154,9 +126,9 @@ def _nodes(
             ["is_known"],
             ["all_scores"],
             then_branch=branch(*_scores(of_events, traced, interests=interests, takes_added=takes_added)),
-            else_branch=branch(*by_popularity),
+            else_branch=branch(*search.by_popularity),
         ),
-        *found,
+        *search.found,
     ]
 
 

@@ -18,7 +18,7 @@ from recsys.data.interactions.pairs import Interactions, ids_of
 from recsys.embeddings.sharding.shard import table_weights
 from recsys.evaluation.predictions import UserValues
 from recsys.export.graphs.files import write_graph
-from recsys.export.retrieval.by_history.certificate import certify_item_rows
+from recsys.export.retrieval.by_history.certificate import ITEM_ROWS, certify_item_rows
 from recsys.export.retrieval.by_history.two_tower.graph import TowerTables, write_tower_graph
 from recsys.export.retrieval.by_history.two_tower.modules import ItemSide, TrainedTowers, UserSide
 from recsys.features.columns import Column
@@ -29,9 +29,6 @@ from recsys.models.retrieval.two_tower.loss import scores
 from recsys.training.retrieval.linear.histories import user_events
 from recsys.training.retrieval.ranking import RankingMetrics
 from recsys.training.retrieval.two_tower.trained import load_two_tower
-
-_ITEM_ROWS = 4096
-"""Most items whose rows the certificate compares."""
 
 
 class TowerExport:
@@ -99,7 +96,7 @@ class TowerExport:
             "retrieve": write_tower_graph(
                 TowerTables(
                     item_keys=ids.item_keys_M[known],
-                    items_MD=self._items_MD[torch.from_numpy(known)].numpy(),
+                    items_MD=self.rows_of(known),
                     popularity_M=self.popularity_M[known],
                     item_names_M=None if names is None else [names[item] for item in known.tolist()],
                 ),
@@ -123,7 +120,7 @@ class TowerExport:
     def _certify_items(self, graph: Path) -> None:
         # An item whose id training never read has the same row in the bundle; these come first.
         by_attributes_M = self.in_bundle_M & ~self._learner.read_M
-        items = np.argsort(~by_attributes_M, kind="stable")[:_ITEM_ROWS]
+        items = np.argsort(~by_attributes_M, kind="stable")[:ITEM_ROWS]
         tower = self._learner.tower
         given = {each.name: self._interactions.item_columns[each.name][items] for each in tower.data.features.item}
         with torch.no_grad():
