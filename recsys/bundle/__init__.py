@@ -29,6 +29,9 @@ To add to the format: an optional field of ``Manifest`` that old manifests lack,
 
 from recsys.bundle.evaluation import RESAMPLES, Evaluation, Measured, Resampled, SegmentMetrics
 from recsys.bundle.manifest import (
+    ALL_ALLOWED,
+    ALLOWS_LIST,
+    ALLOWS_MASK,
     FORMAT_VERSION,
     HISTORY_OUTPUTS,
     ITEM_OUTPUTS,
@@ -52,6 +55,9 @@ from recsys.bundle.verify import FileState
 from recsys.bundle.write import bundle_writer
 
 __all__ = [
+    "ALLOWS_LIST",
+    "ALLOWS_MASK",
+    "ALL_ALLOWED",
     "FORMAT_VERSION",
     "HISTORY_OUTPUTS",
     "ITEM_OUTPUTS",

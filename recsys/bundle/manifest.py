@@ -42,6 +42,9 @@ RETRIEVE_INPUTS = {
     "user_id": TensorInfo(dtype="int64", shape=(1,)),
     "seen": TensorInfo(dtype="int64", shape=("N",)),
     "k": TensorInfo(dtype="int64", shape=()),
+    "allowed": TensorInfo(dtype="int64", shape=()),
+    "allowed.rows": TensorInfo(dtype="int64", shape=("L",)),
+    "allowed.mask": TensorInfo(dtype="uint8", shape=("B",)),
 }
 RETRIEVE_OUTPUTS = {
     "items": TensorInfo(dtype="int64", shape=("K",)),
@@ -49,6 +52,16 @@ RETRIEVE_OUTPUTS = {
     "known": TensorInfo(dtype="int64", shape=(1,)),
 }
 """Inputs and outputs that the graph of every retrieval bundle has."""
+
+ALLOWS_ALL, ALLOWS_LIST, ALLOWS_MASK = 0, 1, 2
+"""Values of the input ``allowed``: which of the two other inputs says what may be found."""
+
+ALL_ALLOWED: Mapping[str, npt.NDArray[Any]] = {
+    "allowed": np.array(ALLOWS_ALL, dtype=np.int64),
+    "allowed.rows": np.zeros(1, dtype=np.int64),
+    "allowed.mask": np.zeros(1, dtype=np.uint8),
+}
+"""Inputs of ``retrieve`` where all items are allowed."""
 
 HISTORY_OUTPUTS = {"history_known": TensorInfo(dtype="int64", shape=(1,))}
 """Further outputs of a graph that knows users by their history: how many events are of items that it knows."""

@@ -2,10 +2,13 @@
 
 ::
 
-    bundle.py     the bundle, its tables and its certificate
-    graph.py      the graph ``retrieve``: exact search over all items
-    by_history/   both, for users who are known by their history
-    lists.py      the measurements that a manifest keeps
-    segments.py   popularity by a feature of users, for those who are not known
-    measure.py    a bundle on any test pairs
+    bundle.py          the bundle, its tables and its certificate
+    graph.py           the graph ``retrieve``: exact search over all items
+    top_items.py       its last step, the best of the rows that are allowed, as ONNX functions
+    sorted_search.py   places in an ascending list, in standard operators
+    constants.py       constants of the graphs
+    by_history/        bundle and graph for users who are known by their history
+    lists.py           the measurements that a manifest keeps
+    segments.py        popularity by a feature of users, for those who are not known
+    measure.py         a bundle on any test pairs
 """

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import recsys
 from recsys.arrays import Int64Array
-from recsys.bundle import RESAMPLES, Certificate, Manifest, bundle_writer
+from recsys.bundle import ALL_ALLOWED, RESAMPLES, Certificate, Manifest, bundle_writer
 from recsys.bundle.evaluation import resamples_bytes
 from recsys.data.interactions.ids import PairIds
 from recsys.data.interactions.pairs import Interactions, Pairs, ids_of
@@ -178,6 +178,7 @@ def certify_lists(
             ["items", "scores", "known"],
             {
                 **(beside or {}),
+                **ALL_ALLOWED,
                 "user_id": ids.user_keys_N[[user]],
                 "seen": ids.item_keys_M[taken] if len(taken) else np.full(1, MISSING),
                 "k": np.array(list_length, dtype=np.int64),

@@ -1,19 +1,11 @@
-"""The graph of a retrieval bundle, of standard ONNX operators: exact search over the whole item table.
-
-Written operator by operator: its outputs are as long as there are items left, and which operators touch the item
-table decides its speed. On one core, 1,000,000 items of 64 columns:
-
-- the table times the user's vector as a [D, 1] matrix: 10 ms, the speed of memory; times a [D] vector, which
-  ONNX Runtime multiplies row by row: 300 ms;
-- the user's vector times the transposed table: as fast, but ONNX Runtime keeps a packed copy of a constant right-hand
-  side, 256 MB in each process. A left-hand side stays in the file, shared by all processes.
+"""The graph of a retrieval bundle: exact search over the whole item table (``top_items.py``).
 
 Legend: ``N`` items to leave out, ``K`` found, ``M`` items and ``D`` columns of their vectors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import FunctionProto, NodeProto, TensorProto, helper, numpy_helper
 
 import recsys
 from recsys.arrays import Float32Array, Int32Array, Int64Array
@@ -29,13 +21,16 @@ from recsys.bundle import RETRIEVE_INPUTS, RETRIEVE_OUTPUTS, GraphInfo, TableInf
 from recsys.bundle.index import index_fingerprint
 from recsys.embeddings.row_maps.id_table import IdTable, build_id_table
 from recsys.errors import InvalidInputError
+from recsys.export.retrieval.constants import constants, read_by
+from recsys.export.retrieval.top_items import top_items, top_scores
+from recsys.export.rewrites.extract_function import DOMAIN, add_function
 from recsys.export.rewrites.functions import OPSET
-from recsys.features.hashing import HALF_MASK, MISSING, PRIME, equal_keys
+from recsys.features.hashing import MISSING, equal_keys
 from recsys.features.names import ITEM_NAMES, write_names
 from recsys.files import write_array
 
 _I64, _F32 = TensorProto.INT64, TensorProto.FLOAT
-_KINDS = {"float32": _F32, "int64": _I64, "int32": TensorProto.INT32}
+_KINDS = {"float32": _F32, "int64": _I64, "int32": TensorProto.INT32, "uint8": TensorProto.UINT8}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,7 +104,15 @@ def write_retrieve_graph(tables: RetrievalTables, folder: Path) -> tuple[GraphIn
     if tables.item_names_M is not None:
         write_names(folder / ITEM_NAMES, tables.item_keys, tables.item_names_M)
     maps = {"user_id": users, "item_id": items}
-    return write_graph(_nodes(), arrays, maps, folder, inputs=RETRIEVE_INPUTS, outputs=RETRIEVE_OUTPUTS)
+    return write_graph(
+        _nodes(),
+        arrays,
+        maps,
+        folder,
+        inputs=RETRIEVE_INPUTS,
+        outputs=RETRIEVE_OUTPUTS,
+        functions=[top_items(), top_scores()],
+    )
 
 
 def write_graph(
@@ -122,17 +125,19 @@ def write_graph(
     outputs: Mapping[str, TensorInfo],
     floats: Mapping[str, npt.ArrayLike] | None = None,
     integers: Mapping[str, npt.ArrayLike] | None = None,
+    functions: Sequence[FunctionProto] = (),
     traced: onnx.ModelProto | None = None,
 ) -> tuple[GraphInfo, dict[str, TableInfo]]:
     """Write ``retrieve.onnx`` of these nodes, and its tables.
 
     Args:
-        nodes: in order; they may use the constants of ``id_constants``.
+        nodes: in order; they may use those of ``constants``.
         arrays: tables by name, each a file.
         maps: id maps, whose hash functions are constants of the graph.
         folder: of the bundle.
         inputs, outputs: of the graph.
         floats, integers: further constants, float32 and int64.
+        functions: that the nodes call.
         traced: a model whose nodes are among these: its tensors and functions are taken over.
     """
     infos: dict[str, TableInfo] = {}
@@ -140,13 +145,9 @@ def write_graph(
         file = f"tables/{name}.bin"
         write_array(folder / file, array)
         infos[name] = TableInfo(file=file, dtype=str(array.dtype), shape=tuple(array.shape))
-    constants = id_constants(**maps)
-    constants += [
-        numpy_helper.from_array(np.array(value, dtype=np.float32), name) for name, value in (floats or {}).items()
-    ]
-    constants += [
-        numpy_helper.from_array(np.array(value, dtype=np.int64), name) for name, value in (integers or {}).items()
-    ]
+    held = constants(**maps)
+    held += [numpy_helper.from_array(np.array(value, dtype=np.float32), name) for name, value in (floats or {}).items()]
+    held += [numpy_helper.from_array(np.array(value, dtype=np.int64), name) for name, value in (integers or {}).items()]
     used = read_by(nodes)
     graph = helper.make_graph(
         list(nodes),
@@ -154,15 +155,17 @@ def write_graph(
         [_value(name, info) for name, info in inputs.items()],
         [_value(name, info) for name, info in outputs.items()],
         [
-            *(each for each in constants if each.name in used),
+            *(each for each in held if each.name in used),
             *(external(name, info) for name, info in infos.items()),
             *(() if traced is None else traced.graph.initializer),
         ],
     )
-    opsets = [helper.make_opsetid("", OPSET)]
-    opsets += [each for each in (() if traced is None else traced.opset_import) if each.domain]
-    functions = [] if traced is None else list(traced.functions)
-    model = helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    if traced is not None:
+        model.opset_import.extend(each for each in traced.opset_import if each.domain)
+        model.functions.extend(traced.functions)
+    for function in functions:
+        add_function(model, function)
     model.producer_name, model.producer_version = "recsys", recsys.__version__
     (folder / "retrieve.onnx").write_bytes(model.SerializeToString())
     onnx.checker.check_model(folder / "retrieve.onnx")
@@ -173,59 +176,61 @@ def _nodes() -> list[NodeProto]:
     node = helper.make_node
     return [
         *lookup("user_id", table="user_id", rows="user_row"),
+        *lookup("seen", table="item_id", rows="seen_rows"),
         node("Greater", ["user_row", "zero"], ["known_1"]),
         node("Cast", ["known_1"], ["known"], to=_I64),
         node("Squeeze", ["known_1"], ["is_known"]),
-        # A branch, not a choice of two results: only one of the two tables is read.
-        node(
-            "If",
-            ["is_known"],
-            ["all_scores"],
-            then_branch=branch(
+        by_vectors_or_popularity(
+            [
                 node("Gather", ["user_id.rows", "user_row"], ["user_1D"]),
                 # Not a transposition, which ONNX Runtime would make a part of the product, and that slow.
                 node("Reshape", ["user_1D", "column"], ["user_D1"]),
-                node("MatMul", ["item_id.rows", "user_D1"], ["by_vectors"]),
-            ),
-            else_branch=branch(node("Identity", ["item_id.popularity"], ["by_popularity"])),
+                top_items_node("user_D1"),
+            ],
+            [top_scores_node("item_id.popularity")],
         ),
-        *best_of_bundle("all_scores"),
+        node("Gather", ["item_id.keys", "rows"], ["items"]),
     ]
 
 
-def best_left(all_scores: str, left_out: Sequence[str]) -> list[NodeProto]:
-    """The ``k`` best of all rows' scores: outputs ``scores`` and ``rows``, int64.
+_WHICH = ("seen_rows", "allowed", "allowed.rows", "allowed.mask", "k")
+
+
+def top_items_node(
+    user: str, *, additions: tuple[str, str] = ("no_rows", "no_additions"), added_scores: str = "no_added"
+) -> NodeProto:
+    """A call of ``TopItems`` with outputs ``vector_rows`` and ``vector_scores``, without the items of ``seen_rows``.
 
     Args:
-        all_scores: name of them, float32, a column; the first is of no item.
-        left_out: names of lists of rows that are never found.
+        user: name of the user's vectors, [D, Q].
+        additions: names of rows and what is added to their scores, [T] each.
+        added_scores: name of the added items' scores, [A, 1].
     """
-    node = helper.make_node
-    return [
-        node("Squeeze", [all_scores, "last_axis"], ["scores_M"]),
-        node("Concat", [*left_out, "row_zero"], ["out_rows"], axis=0),
-        node("Shape", ["out_rows"], ["out_shape"]),
-        node("Expand", ["never", "out_shape"], ["out_scores"]),
-        node("ScatterElements", ["scores_M", "out_rows", "out_scores"], ["left_M"], axis=0),
-        node("Shape", ["left_M"], ["all_items"]),
-        node("Min", ["k", "all_items"], ["most"]),
-        node("TopK", ["left_M", "most"], ["best_scores", "best_rows"], axis=0, largest=1, sorted=1),
-        # What is left out comes last.
-        node("Greater", ["best_scores", "never"], ["is_left"]),
-        node("Cast", ["is_left"], ["left_ones"], to=_I64),
-        node("ReduceSum", ["left_ones"], ["found"], keepdims=1),
-        node("Slice", ["best_scores", "row_zero", "found"], ["scores"]),
-        node("Slice", ["best_rows", "row_zero", "found"], ["rows"]),
-    ]
+    inputs = ["item_id.rows", user, *additions, added_scores, *_WHICH]
+    return helper.make_node("TopItems", inputs, ["vector_rows", "vector_scores"], domain=DOMAIN)
 
 
-def best_of_bundle(all_scores: str) -> list[NodeProto]:
-    """The ``k`` best items of the bundle without those of ``seen``: outputs ``items`` and ``scores``."""
-    return [
-        *lookup("seen", table="item_id", rows="seen_rows"),
-        *best_left(all_scores, ["seen_rows"]),
-        helper.make_node("Gather", ["item_id.keys", "rows"], ["items"]),
+def top_scores_node(scores: str, *, added_scores: str = "no_added") -> NodeProto:
+    """A call of ``TopScores`` with outputs ``given_rows`` and ``given_best``."""
+    inputs = [scores, added_scores, *_WHICH]
+    return helper.make_node("TopScores", inputs, ["given_rows", "given_best"], domain=DOMAIN)
+
+
+def by_vectors_or_popularity(by_vectors: Sequence[NodeProto], by_popularity: Sequence[NodeProto]) -> NodeProto:
+    """A branch on ``is_known``, with outputs ``rows`` and ``scores``: only one of the two tables is read."""
+    found = ["rows", "scores"]
+    return helper.make_node(
+        "If", ["is_known"], found, then_branch=_branch(by_vectors), else_branch=_branch(by_popularity)
+    )
+
+
+def _branch(nodes: Sequence[NodeProto]) -> onnx.GraphProto:
+    """A branch that ends in a search, with its outputs."""
+    outputs = [
+        helper.make_tensor_value_info(name, kind, [None])
+        for name, kind in zip(nodes[-1].output, (_I64, _F32), strict=True)
     ]
+    return helper.make_graph(list(nodes), outputs[0].name, [], outputs)
 
 
 def lookup(keys: str, *, table: str, rows: str) -> list[NodeProto]:
@@ -252,51 +257,6 @@ def lookup(keys: str, *, table: str, rows: str) -> list[NodeProto]:
         node("Where", [f"{at}is_key", f"{at}slot_rows", "zero"], f"{at}found_rows"),
         node("ReduceSum", [f"{at}found_rows", "outer_axes"], rows, keepdims=0),
     ]
-
-
-def branch(*nodes: NodeProto) -> onnx.GraphProto:
-    """A branch of ``If`` with the scores of all rows, [M + 1, 1]."""
-    (output,) = nodes[-1].output
-    return helper.make_graph(list(nodes), output, [], [helper.make_tensor_value_info(output, _F32, [None, 1])])
-
-
-def read_by(nodes: Iterable[NodeProto]) -> set[str]:
-    """Names that nodes read, those of their branches too."""
-    names: set[str] = set()
-    for node in nodes:
-        names.update(node.input)
-        for attribute in node.attribute:
-            names |= read_by(attribute.g.node)
-    return names
-
-
-def id_constants(**tables: IdTable) -> list[TensorProto]:
-    """Constants that the nodes of this module read, and the hash functions of these maps of ids."""
-    values: dict[str, npt.ArrayLike] = {
-        "zero": 0,
-        "one": 1,
-        "two": 2,
-        "row_zero": [0],
-        "one_long": [1],
-        "row": [1, -1],
-        "column": [-1, 1],
-        "last_axis": [-1],
-        "outer_axes": [0, -1],
-        "half_mask": HALF_MASK,
-        "prime": PRIME,
-    }
-    for name, table in tables.items():
-        a1, a2, b = table.coefficients.T[:, :, None]  # [2, 1] each: one hash a row
-        half = len(table.keys_TW) // 2
-        values |= {
-            f"{name}.of_low": (a1 - a2) % PRIME,
-            f"{name}.of_folded": a2,
-            f"{name}.shift": b,
-            f"{name}.buckets": half,
-            f"{name}.first": [[0], [half]],
-        }
-    integers = [numpy_helper.from_array(np.array(value, dtype=np.int64), name) for name, value in values.items()]
-    return [*integers, numpy_helper.from_array(np.array([-np.inf], dtype=np.float32), "never")]
 
 
 def external(name: str, info: TableInfo) -> TensorProto:

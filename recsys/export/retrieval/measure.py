@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from recsys.arrays import Int64Array
-from recsys.bundle import ITEM_OUTPUTS, Manifest, Measured, read_manifest
+from recsys.bundle import ALL_ALLOWED, ITEM_OUTPUTS, Manifest, Measured, read_manifest
 from recsys.data.interactions.pairs import Interactions, ids_of
 from recsys.errors import BundleError, InvalidInputError
 from recsys.evaluation.recorded import lists_digest, record_lists
@@ -68,6 +68,7 @@ def measure_retrieval_bundle(
                 **({} if events is None else history_inputs(events, user, ids, fields)),
                 **{name: _column(interactions.user_columns, each, [user]) for name, each in users_of.items()},
                 **added,
+                **ALL_ALLOWED,
             },
         )
         if not np.isfinite(scores).all():

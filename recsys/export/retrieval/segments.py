@@ -22,11 +22,12 @@ import onnxruntime
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from recsys.arrays import Float32Array, Float64Array, Int64Array
-from recsys.bundle import RETRIEVE_INPUTS, SEGMENT_OUTPUTS, GraphInfo, TableInfo, TensorInfo
+from recsys.bundle import ALL_ALLOWED, RETRIEVE_INPUTS, SEGMENT_OUTPUTS, GraphInfo, TableInfo, TensorInfo
 from recsys.data.interactions.pairs import Interactions, ids_of, joined
 from recsys.embeddings.row_maps.id_table import build_id_table
 from recsys.errors import BundleError, InvalidInputError, nearest
-from recsys.export.retrieval.graph import external, id_constants, lookup, read_by
+from recsys.export.retrieval.constants import constants, read_by
+from recsys.export.retrieval.graph import external, lookup
 from recsys.features.feature_set import Categorical
 from recsys.features.hashing import MISSING
 from recsys.files import write_array
@@ -186,7 +187,7 @@ def add_segments(
     nodes = [*head, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    kept = {each.name: each for each in (*id_constants(segment=ids), *model.graph.initializer)}
+    kept = {each.name: each for each in (*constants(segment=ids), *model.graph.initializer)}
     used = read_by(nodes)
     del model.graph.initializer[:]
     model.graph.initializer.extend(each for name, each in kept.items() if name in used)
@@ -252,7 +253,7 @@ def certify_segments(
         name: np.full([1 if isinstance(size, str) else size for size in each.shape], *_missing(each))
         for name, each in info.inputs.items()
     }
-    nothing["k"] = np.array(list_length, dtype=np.int64)
+    nothing |= {"k": np.array(list_length, dtype=np.int64), **ALL_ALLOWED}
     keys_R, popularity_R = everyone
     order_M = np.argsort(item_keys_M)
     place_R = order_M[np.searchsorted(item_keys_M, keys_R, sorter=order_M)]

@@ -1,7 +1,7 @@
 """CandidateIndex: the interface of everything that finds a user's best items among all.
 
 Shapes use ``K`` items found, ``N`` items to leave out, ``S`` events, ``A`` items that are not in the bundle, ``R``
-columns of a row.
+columns of a row, ``L`` rows that are allowed, ``B`` bytes of a mask.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from recsys.arrays import BoolArray, Float32Array, Int64Array
+from recsys.arrays import BoolArray, Float32Array, Int64Array, UInt8Array
 from recsys.errors import InvalidInputError
 from recsys.features.columns import Column
 from recsys.features.feature_set import FeatureSet
@@ -112,6 +112,42 @@ class AddedItems:
         return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Allowed:
+    """Rows that may be found; those of others are not. Exactly one of the two is given.
+
+    Row r from 1 to M is that of the bundle's r-th item, in the order of :attr:`CandidateIndex.keys`; row ``M + 1 + a``
+    is that of added item a, in the order of ``AddedItems``. Row 0 is of no item. Without any row nothing is found.
+
+    Attributes:
+        rows_L: rows, ascending; int64, [L]. A search reads these alone: it costs as much as the list is long.
+        mask: one bit a row, that of row r is bit ``r % 8`` of byte ``r // 8``, as of ``np.packbits`` with
+            ``bitorder="little"``, over rows 0 to M + A; uint8, [B], B = (M + A) // 8 + 1. All rows are read, coarsely.
+
+    Raises:
+        InvalidInputError: both or none is given, or it is of another type or number of dimensions, or rows are below 1
+            or not ascending.
+
+    >>> Allowed(rows_L=np.array([2, 5])).mask is None
+    True
+    """
+
+    rows_L: Int64Array | None = None
+    mask: UInt8Array | None = None
+
+    def __post_init__(self) -> None:
+        if (self.rows_L is None) == (self.mask is None):
+            raise InvalidInputError("allowed: exactly one of rows_L and mask is to be given")
+        for name, array, dtype in (("rows_L", self.rows_L, np.int64), ("mask", self.mask, np.uint8)):
+            if array is not None and (array.dtype != dtype or array.ndim != 1):
+                raise InvalidInputError(
+                    f"allowed: {name} is {array.dtype} {list(array.shape)}; expected {np.dtype(dtype)}, one dimension"
+                )
+        rows_L = self.rows_L
+        if rows_L is not None and len(rows_L) and (rows_L[0] < 1 or (rows_L[1:] <= rows_L[:-1]).any()):
+            raise InvalidInputError("allowed: rows_L must be ascending, distinct and 1 or more")
+
+
 class CandidateIndex(Protocol):
     """Finds items for a user. Safe to use from several threads."""
 
@@ -151,6 +187,11 @@ class CandidateIndex(Protocol):
         only items of the training data are found."""
         ...
 
+    @property
+    def keys(self) -> Int64Array:
+        """Keys of the bundle's items, ascending: that of row r is at place r - 1; int64, [M]."""
+        ...
+
     def has_items(self, keys: Int64Array) -> BoolArray:
         """True for those of these items that are in the bundle; bool, [A]."""
         ...
@@ -174,6 +215,7 @@ class CandidateIndex(Protocol):
         events: Events | None = None,
         added: AddedItems | None = None,
         user: Mapping[str, Column] | None = None,
+        allowed: Allowed | None = None,
     ) -> Retrieved:
         """Find the k items with the highest scores; fewer where fewer are left.
 
@@ -184,8 +226,10 @@ class CandidateIndex(Protocol):
             events: of the user that count, oldest first, shape [S]; looked at if there are :attr:`history_fields`.
             added: items that take part beside those of the bundle; looked at if there are :attr:`item_inputs`.
             user: columns of the user's features, N = 1; those of :attr:`user_inputs` that are absent are missing.
+            allowed: rows that may be found, of M items and these added ones; None: all.
 
         Raises:
-            InvalidInputError: k is out of range.
+            InvalidInputError: k is out of range, or ``allowed`` has rows that there are not, or a mask of another
+                length.
         """
         ...

@@ -12,7 +12,7 @@ from recsys.errors import BundleError
 from recsys.operators import Operators, use_operators
 from recsys.serving.scheduling import at_low_priority
 
-_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(int8)": "int8"}
+_DTYPES = {"tensor(int64)": "int64", "tensor(float)": "float32", "tensor(int8)": "int8", "tensor(uint8)": "uint8"}
 
 
 def load_graph(

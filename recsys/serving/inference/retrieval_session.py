@@ -13,14 +13,15 @@ import numpy as np
 import onnxruntime as ort
 
 from recsys.arrays import BoolArray, Int64Array
-from recsys.bundle import ITEM_OUTPUTS, Bundle
+from recsys.bundle import ALL_ALLOWED, ITEM_OUTPUTS, Bundle
 from recsys.errors import BundleError, InvalidInputError, ModelError
 from recsys.features.columns import Column, missing_column
 from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import MISSING, string_keys
 from recsys.features.history.records import Events, attribute_keys, missing_events
 from recsys.features.names import ITEM_NAMES, Names, open_names
-from recsys.serving.inference.candidate_index import AddedItems, ItemRows, Retrieved
+from recsys.serving.inference.allowed_rows import allowed_inputs, count_allowed
+from recsys.serving.inference.candidate_index import AddedItems, Allowed, ItemRows, Retrieved
 from recsys.serving.inference.graphs import inputs_of, load_graph, outputs_of
 from recsys.serving.inference.signature import HISTORY_PREFIX, check_retrieval, retrieve_outputs
 from recsys.serving.inference.table_guard import TableGuard
@@ -65,12 +66,20 @@ class RetrievalSession:
         self.user_inputs = tuple(self._no_user)
         self._outputs = list(retrieve_outputs(bundle, inputs, outputs_of(graph)))
         self._keys_R = _integers(bundle, "item_id.keys")
-        self._item_count = 0 if self._keys_R is None else len(self._keys_R) - 1
         self._no_items: dict[str, Column] = {}
-        self._last_added: tuple[AddedItems | None, dict[str, Column]] = (None, {})
+        self._last_added: tuple[AddedItems | None, dict[str, Column], BoolArray] = (
+            None,
+            {},
+            np.ones(0, dtype=np.bool_),
+        )
         if item is not None:
             (_, width) = inputs["added.rows"].shape
             self._no_items = {"added.items": _NOTHING, "added.rows": np.zeros((1, int(width)), dtype=np.float32)}
+
+    @property
+    def keys(self) -> Int64Array:
+        """As ``CandidateIndex.keys``; mapped."""
+        return np.zeros(0, dtype=np.int64) if self._keys_R is None else self._keys_R[1:]
 
     def has_items(self, keys: Int64Array) -> BoolArray:
         """As ``CandidateIndex.has_items``."""
@@ -103,15 +112,19 @@ class RetrievalSession:
             rows, known = self._item.run(list(ITEM_OUTPUTS), given)
         return ItemRows(rows, known)
 
-    def _added_inputs(self, added: AddedItems) -> dict[str, Column]:
-        """Inputs of the added items that the bundle has not; kept, for the next search has the same ones."""
-        last, inputs = self._last_added
+    def _added_inputs(self, added: AddedItems | None) -> tuple[dict[str, Column], BoolArray]:
+        """Inputs of the added items that the bundle has not, and which of all these are; kept for the next search."""
+        if added is None:
+            return self._no_items, np.ones(0, dtype=np.bool_)
+        if not self._no_items:
+            return {}, np.zeros(len(added), dtype=np.bool_)
+        last, inputs, is_new_A = self._last_added
         if last is not added:
-            others = ~self.has_items(added.keys)
-            keys, rows = (added.keys, added.rows) if others.all() else (added.keys[others], added.rows[others])
+            is_new_A = ~self.has_items(added.keys)
+            keys, rows = (added.keys, added.rows) if is_new_A.all() else (added.keys[is_new_A], added.rows[is_new_A])
             inputs = {"added.items": keys, "added.rows": rows} if len(keys) else self._no_items
-            self._last_added = added, inputs  # one assignment: safe among threads
-        return inputs
+            self._last_added = added, inputs, is_new_A  # one assignment: safe among threads
+        return inputs, is_new_A
 
     def retrieve(
         self,
@@ -121,15 +134,19 @@ class RetrievalSession:
         events: Events | None = None,
         added: AddedItems | None = None,
         user: Mapping[str, Column] | None = None,
+        allowed: Allowed | None = None,
     ) -> Retrieved:
         """As ``CandidateIndex.retrieve``; k is 1 to ``MAX_ITEMS``.
 
         Raises:
             ModelError: a score is not finite, or the bundle's tables were changed; names the release.
         """
-        found = self.search(user_key, seen, k, events, added, user)
-        # One that is no number is below no other: the graph never finds it, and then finds too few.
-        bad = np.count_nonzero(~np.isfinite(found.scores)) or min(k, self._item_count - len(seen)) - len(found.items)
+        found = self.search(user_key, seen, k, events, added, user, allowed)
+        bad = int(np.count_nonzero(~np.isfinite(found.scores)))
+        if len(found.items) < k:
+            # A score that is no number is below no other: the graph never finds it, and then finds too few.
+            items = len(self.keys) if allowed is None else count_allowed(allowed, len(self.keys))
+            bad = max(bad, min(k, items - len(seen)) - len(found.items))
         if bad > 0:
             raise ModelError(
                 f"retrieval model {self.model!r} of {self.guard.label} gave no finite number for {bad} items at least: "
@@ -145,20 +162,21 @@ class RetrievalSession:
         events: Events | None = None,
         added: AddedItems | None = None,
         user: Mapping[str, Column] | None = None,
+        allowed: Allowed | None = None,
     ) -> Retrieved:
         """As :meth:`retrieve`, whatever the scores are."""
         if not 1 <= k <= MAX_ITEMS:
             raise InvalidInputError(f"{k:,} items were asked for; allowed: 1 to {MAX_ITEMS:,}")
+        added_inputs, is_new_A = self._added_inputs(added)
         given = {
             "user_id": np.array([user_key], dtype=np.int64),
             "seen": seen if len(seen) else _NOTHING,
             "k": np.array(k, dtype=np.int64),
             **history_columns(self.features, events, self.history_fields),
-            **self._no_items,
+            **added_inputs,
             **{name: missing if user is None else user.get(name, missing) for name, missing in self._no_user.items()},
+            **(ALL_ALLOWED if allowed is None else allowed_inputs(allowed, len(self.keys), is_new_A)),
         }
-        if self._no_items and added is not None:
-            given |= self._added_inputs(added)
         with self.guard.reading():
             items, scores, *others = self._graph.run(self._outputs, given)
         flags = {name: int(value[0]) for name, value in zip(self._outputs[2:], others, strict=True)}

@@ -113,11 +113,13 @@ def test_two_items_of_one_key_are_refused() -> None:
         replace(made, item_keys=np.array([2, 1, 2]))
 
 
-def test_the_graph_has_standard_operators_only_and_its_tables_beside_it(tmp_path: Path) -> None:
+def test_the_graph_and_its_functions_are_of_standard_operators_with_its_tables_beside_it(tmp_path: Path) -> None:
     manifest = write_tiny_retrieval(tmp_path / "bundle")
     model = onnx.load(tmp_path / "bundle" / "retrieve.onnx", load_external_data=False)
-    assert [(o.domain, o.version) for o in model.opset_import] == [("", 21)]
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 21), ("recsys", 1)]
     assert {node.domain for node in model.graph.node} == {""}
+    assert [function.name for function in model.functions] == ["TopItems", "TopScores"]
+    assert {node.domain for function in model.functions for node in function.node} == {""}
     external = {t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
     assert external == set(manifest.tables)
 

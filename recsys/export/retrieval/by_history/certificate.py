@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 
 from recsys.arrays import BoolArray, Float32Array, Int64Array
-from recsys.bundle import ITEM_OUTPUTS, Certificate
+from recsys.bundle import ALL_ALLOWED, ITEM_OUTPUTS, Certificate
 from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.ids import PairIds
 from recsys.errors import BundleError
@@ -196,7 +196,7 @@ def certify_item_rows(
 def _requests(
     model: Reference, ids: PairIds, events: UserEvents, users: Int64Array, fields: list[str]
 ) -> Iterator[_Request]:
-    in_bundle_M, nothing = model.in_bundle_M, {"seen": np.full(1, MISSING)}
+    in_bundle_M, nothing = model.in_bundle_M, {"seen": np.full(1, MISSING), **ALL_ALLOWED}
     copied_A = _copied(model)
     renamed_A = np.arange(len(copied_A)) % 2 == 0
     copies = model.copies(copied_A, renamed_A)
@@ -230,7 +230,7 @@ def _requests(
         scores_X[-1] = -np.inf  # the copy that was seen
         yield _Request(
             what=f"user {user}, with added items",
-            inputs={**columns, name: history, **given},
+            inputs={**columns, **ALL_ALLOWED, name: history, **given},
             keys_M=np.concatenate([ids.item_keys_M, keys_A]),
             scores_M=scores_X,
             known=known,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.planted import ITEMS, USERS, planted, popularity_metrics
 
-from recsys.bundle import open_bundle
+from recsys.bundle import RETRIEVE_INPUTS, open_bundle
 from recsys.data.interactions.candidates import CandidateLists
 from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.ids import PairIds
@@ -278,7 +278,7 @@ def test_actions_weigh_by_the_share_of_positives_where_validation_is_better_for_
     assert result.validation is not None and plain.validation is not None
     assert result.validation.recall > plain.validation.recall
     manifest = export_retrieval_bundle(tmp_path / "run", data, tmp_path / "bundle", name="finder")
-    assert set(manifest.graphs["retrieve"].inputs) == {"user_id", "seen", "k", "history.sku", "history.rating"}
+    assert set(manifest.graphs["retrieve"].inputs) == {*RETRIEVE_INPUTS, "history.sku", "history.rating"}
 
 
 def test_recent_events_weigh_more_where_it_is_asked_for_and_the_bundle_reads_their_times(tmp_path: Path) -> None:

@@ -29,9 +29,10 @@ from recsys.bundle import (
 )
 from recsys.embeddings.row_maps.id_table import build_id_table
 from recsys.errors import InvalidInputError
-from recsys.export.retrieval.by_history.added import TABLE_ROWS, split_rows
+from recsys.export.retrieval.by_history.added import TABLE_ROWS, split_rows, used_scores
 from recsys.export.retrieval.by_history.search import history_search
-from recsys.export.retrieval.graph import below_zeros, branch, write_graph
+from recsys.export.retrieval.graph import below_zeros, by_vectors_or_popularity, top_items_node, write_graph
+from recsys.export.retrieval.top_items import top_items, top_scores
 from recsys.features.hashing import MISSING, equal_keys
 from recsys.features.names import ITEM_NAMES, write_names
 from recsys.models.retrieval.history_weights import DAY_MS, HistoryWeights
@@ -153,7 +154,7 @@ def write_history_graph(
     integers: dict[str, npt.ArrayLike] = {"action_keys": [[key for key, _ in weights.actions]]}
     inputs = history_inputs(item_id, weights)
     if takes_added:
-        floats["per_halving"], integers[TABLE_ROWS] = 1.0 / np.log(2.0), len(item_keys) + 1
+        integers[TABLE_ROWS] = len(item_keys) + 1
         floats["no_history_D1"] = np.zeros((tables.items_MD.shape[1], 1))
         floats["added_from_bundle_1D"] = tables.from_bundle_D[None]
         inputs |= added_inputs(2 * tables.items_MD.shape[1])
@@ -166,6 +167,7 @@ def write_history_graph(
         outputs={**RETRIEVE_OUTPUTS, **HISTORY_OUTPUTS},
         floats=floats,
         integers=integers,
+        functions=[top_items(additions=bool(neighbours), added=takes_added), top_scores(added=takes_added)],
     )
 
 
@@ -180,19 +182,13 @@ def _nodes(item_id: str, weights: HistoryWeights, *, neighbours: bool, takes_add
         node("Greater", ["heaviest", "zero_f"], ["is_known"]),
         node("Cast", ["is_known"], ["known_0"], to=TensorProto.INT64),
         node("Reshape", ["known_0", "one_long"], ["known"]),
-        node(
-            "If",
-            ["is_known"],
-            ["all_scores"],
-            then_branch=branch(*_scores(neighbours=neighbours, takes_added=takes_added)),
-            else_branch=branch(*search.by_popularity),
-        ),
+        by_vectors_or_popularity(_search(neighbours=neighbours, takes_added=takes_added), search.by_popularity),
         *search.found,
     ]
 
 
-def _scores(*, neighbours: bool, takes_added: bool) -> list[NodeProto]:
-    """From ``event_rows`` and ``weight_S`` to the scores of all rows."""
+def _search(*, neighbours: bool, takes_added: bool) -> list[NodeProto]:
+    """From ``event_rows`` and ``weight_S`` to the best rows."""
     node = helper.make_node
     gathered = [
         node("Gather", ["item_id.history_rows", "rows_U"], ["rows_UD"]),
@@ -223,28 +219,28 @@ def _scores(*, neighbours: bool, takes_added: bool) -> list[NodeProto]:
         node("Reshape", ["weight_U", "row"], ["weight_1U"]),
         *gathered,
         node("Reshape", ["user_1D", "column"], ["user_D1"]),
-        node("MatMul", ["item_id.rows", "user_D1"], ["by_vectors"]),
     ]
-    last = "by_vectors"
+    additions, added_scores = ("no_rows", "no_additions"), "no_added"
     if neighbours:
-        rows, last = "bundle_rows_U" if takes_added else "rows_U", "by_history"
+        rows, additions = "bundle_rows_U" if takes_added else "rows_U", ("near", "added")
         scores += [
             node("Reshape", ["weight_U", "column"], ["weight_U1"]),
             node("Gather", ["item_id.neighbours", rows], ["near_UJ"]),
             node("Gather", ["item_id.neighbours_add", rows], ["add_UJ"]),
             node("Mul", ["add_UJ", "weight_U1"], ["added_UJ"]),
-            node("Reshape", ["near_UJ", "column"], ["near"]),
-            node("Reshape", ["added_UJ", "column"], ["added"]),
-            node("ScatterElements", ["by_vectors", "near", "added"], ["by_history"], axis=0, reduction="add"),
+            node("Reshape", ["near_UJ", "last_axis"], ["near_int32"]),
+            node("Cast", ["near_int32"], ["near"], to=TensorProto.INT64),
+            node("Reshape", ["added_UJ", "last_axis"], ["added"]),
         ]
     if takes_added:
+        added_scores = "added_scores"
         scores += [
             # All columns, the first half times 0: cutting the rows apart would copy them.
             node("Concat", ["no_history_D1", "user_of_added_D1"], ["user_R1"], axis=0),
-            node("MatMul", ["added.rows", "user_R1"], ["added_scores"]),
-            node("Concat", [last, "added_scores"], ["with_added"], axis=0),
+            node("MatMul", ["added.rows", "user_R1"], ["added_products"]),
+            used_scores("added_products", used=added_scores),
         ]
-    return scores
+    return [*scores, top_items_node("user_D1", additions=additions, added_scores=added_scores)]
 
 
 def _weights(weights: HistoryWeights) -> list[NodeProto]:

@@ -31,10 +31,11 @@ from recsys.bundle import (
 from recsys.embeddings.row_maps.id_table import build_id_table
 from recsys.export.graphs.files import externalise, trace_graph
 from recsys.export.graphs.modules import HISTORY
-from recsys.export.retrieval.by_history.added import TABLE_ROWS, split_rows
+from recsys.export.retrieval.by_history.added import TABLE_ROWS, split_rows, used_scores
 from recsys.export.retrieval.by_history.search import history_search
 from recsys.export.retrieval.by_history.two_tower.modules import INTERESTS, ITEMS, TIME, UserSide
-from recsys.export.retrieval.graph import below_zeros, branch, write_graph
+from recsys.export.retrieval.graph import below_zeros, by_vectors_or_popularity, top_items_node, write_graph
+from recsys.export.retrieval.top_items import top_items, top_scores
 from recsys.features.feature_set import Categorical, Feature
 from recsys.features.hashing import MISSING
 from recsys.features.names import ITEM_NAMES, write_names
@@ -89,9 +90,8 @@ def write_tower_graph(
     inputs |= {name: TensorInfo(dtype="int64", shape=("S",)) for name in (item_id, *of_events)}
     inputs |= {name: _of_user(feature) for name, feature in user.user.items()}
     integers: dict[str, npt.ArrayLike] = {"before_window": [-window], "end": [np.iinfo(np.int64).max]}
-    floats: dict[str, npt.ArrayLike] = {}
     if takes_added:
-        floats["per_halving"], integers[TABLE_ROWS] = 1.0 / np.log(2.0), len(item_keys) + 1
+        integers[TABLE_ROWS] = len(item_keys) + 1
         inputs |= added_inputs(items.items_MD.shape[1])
     info, infos = write_graph(
         _nodes(item_id, of_events, traced, interests=user.net.interests, takes_added=takes_added),
@@ -105,8 +105,8 @@ def write_tower_graph(
         folder,
         inputs=inputs,
         outputs={**RETRIEVE_OUTPUTS, **HISTORY_OUTPUTS},
-        floats=floats,
         integers=integers,
+        functions=[top_items(interests=user.net.interests, added=takes_added), top_scores(added=takes_added)],
         traced=traced,
     )
     tables |= infos
@@ -121,19 +121,15 @@ def _nodes(
         *search.events,
         _node("Min", ["history_known", "one_long"], ["known"]),
         _node("Greater", ["history_known_0", "zero"], ["is_known"]),
-        _node(
-            "If",
-            ["is_known"],
-            ["all_scores"],
-            then_branch=branch(*_scores(of_events, traced, interests=interests, takes_added=takes_added)),
-            else_branch=branch(*search.by_popularity),
+        by_vectors_or_popularity(
+            _search(of_events, traced, interests=interests, takes_added=takes_added), search.by_popularity
         ),
         *search.found,
     ]
 
 
-def _scores(of_events: Sequence[str], traced: onnx.ModelProto, *, interests: int, takes_added: bool) -> list[NodeProto]:
-    """From ``event_rows`` to the scores of all rows."""
+def _search(of_events: Sequence[str], traced: onnx.ModelProto, *, interests: int, takes_added: bool) -> list[NodeProto]:
+    """From ``event_rows`` to the best rows."""
     gathered = [_node("Gather", ["item_id.rows", "rows_W"], [ITEMS])]
     if takes_added:
         gathered = [
@@ -151,25 +147,29 @@ def _scores(of_events: Sequence[str], traced: onnx.ModelProto, *, interests: int
         *gathered,
         *(_node("Gather", [name, "places_W"], [_window(name)]) for name in of_events),
         *traced.graph.node,
-        *_best_interest("item_id.rows", "by_vectors", interests),
-        *(_best_interest("added.rows", "added_scores", interests) if takes_added else []),
-        _node("Concat", ["by_vectors", *(["added_scores"] if takes_added else [])], ["with_added"], axis=0),
+        *_user_vectors(interests),
+        *(_added_scores(interests) if takes_added else []),
+        top_items_node("user_DQ", added_scores="added_scores" if takes_added else "no_added"),
     ]
 
 
-def _best_interest(rows: str, scores: str, interests: int) -> list[NodeProto]:
-    """The largest product of each row with an interest, a column."""
-    at = f"{scores}."
-    if interests == 1:
-        return [
-            _node("Reshape", [f"{_NETWORK}{INTERESTS}", "column"], [f"{at}user_D1"]),
-            _node("MatMul", [rows, f"{at}user_D1"], [scores]),
+def _user_vectors(interests: int) -> list[NodeProto]:
+    """``user_DQ``: the interests as columns."""
+    made = f"{_NETWORK}{INTERESTS}"
+    if interests == 1:  # not a transposition, which ONNX Runtime would make a part of a product, and that slow
+        return [_node("Reshape", [made, "column"], ["user_DQ"])]
+    return [_node("Transpose", [made], ["user_DQ"], perm=[1, 0])]
+
+
+def _added_scores(interests: int) -> list[NodeProto]:
+    """The largest product of each added row with an interest, a column."""
+    products = [_node("MatMul", ["added.rows", "user_DQ"], ["added_products"])]
+    if interests > 1:
+        products = [
+            _node("MatMul", ["added.rows", "user_DQ"], ["added_products_AQ"]),
+            _node("ReduceMax", ["added_products_AQ", "last_axis"], ["added_products"], keepdims=1),
         ]
-    return [
-        _node("Transpose", [f"{_NETWORK}{INTERESTS}"], [f"{at}user_DQ"], perm=[1, 0]),
-        _node("MatMul", [rows, f"{at}user_DQ"], [f"{at}products"]),
-        _node("ReduceMax", [f"{at}products", "last_axis"], [scores], keepdims=1),
-    ]
+    return [*products, used_scores("added_products", used="added_scores")]
 
 
 def _rename(traced: onnx.ModelProto) -> None:

@@ -12,7 +12,7 @@ import torch
 from support.exported_walks import export_walks, exported_walks
 from support.walks import ALL_ITEMS, FEATURES, GROUP, ITEMS, USERS, walks
 
-from recsys.bundle import open_bundle, read_manifest
+from recsys.bundle import RETRIEVE_INPUTS, open_bundle, read_manifest
 from recsys.bundle.index import fingerprint_of_files
 from recsys.data.interactions.pairs import ids_of, joined, make_pairs
 from recsys.errors import BundleError, InvalidInputError
@@ -51,7 +51,7 @@ def test_the_manifest_says_what_the_graphs_read_and_how_they_were_compared() -> 
     made = read_manifest(exported_walks())
     assert made.knows_users_by == "history" and set(made.graphs) == {"retrieve", "item"}
     assert set(made.item_inputs) == {"group", "tags", "price"}, "no id: an item whose id is known is in the bundle"
-    read = set(made.graphs["retrieve"].inputs) - {"user_id", "seen", "k", "added.items", "added.rows"}
+    read = set(made.graphs["retrieve"].inputs) - {*RETRIEVE_INPUTS, "added.items", "added.rows"}
     assert read == {"history.item_id", "history.timestamp", "history.action", "age", "country"}
     assert made.certificate.requests == 2 * USERS and made.certificate.max_abs_logit_difference < 1e-5
     assert set(made.numbers) == {"age", "item.price"} and made.certificate.compared.startswith("torch ")
