@@ -117,7 +117,7 @@ FIGURES = {
     "embedding_update": [f"update.over_{peer}_20k" for peer in ("tbe", "dense_adam", "sparse_adam")],
     "clusters": ["clusters.gowalla_s", "clusters.0.01M_edges_s", "clusters.0.01M_edges_peak_gib"],
     "full_ranking": ["full_ranking.seconds", "full_ranking.products_s", "full_ranking.over_products"],
-    "default_settings": [f"default_settings.{model}" for model in ("mf", "lightgcn", "ngcf")],
+    "default_settings": [f"default_settings.{model}" for model in ("mf", "lightgcn", "ngcf", "two_tower")],
     "graphhash": [
         *(f"graphhash.mf.{method}.{name}" for method in ("graph", "double_frequency") for name in ("recall", "ndcg")),
         "graphhash.mf.recall_gain",

@@ -31,8 +31,8 @@ class UserEvents:
     attributes: Mapping[str, Int64Array]
     arrival_ms_E: Int64Array | None = None
 
-    def where(self, chosen_E: BoolArray) -> UserEvents:
-        """Some of the events."""
+    def where(self, chosen_E: BoolArray | Int64Array) -> UserEvents:
+        """Some of the events, by flags or by places."""
         return UserEvents(
             user_E=self.user_E[chosen_E],
             item_E=self.item_E[chosen_E],

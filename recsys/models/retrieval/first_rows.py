@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from recsys.arrays import BoolArray, Float32Array
 from recsys.errors import InvalidInputError
 from recsys.models.retrieval.mf import IdRows, IdVectors, MatrixFactorization
-from recsys.models.retrieval.network import RetrievalConfig
+from recsys.models.retrieval.network import VectorConfig
 from recsys.models.retrieval.ridge import ridge
 
 _WEIGHT = 1e-6
@@ -42,7 +42,7 @@ class FirstRows:
         return not self.users.are_own, not self.items.are_own
 
 
-def first_vectors_of(rows: FirstRows, model: RetrievalConfig) -> MatrixFactorization:
+def first_vectors_of(rows: FirstRows, model: VectorConfig) -> MatrixFactorization:
     """Build the vectors of layer 0, of rows that are drawn by torch's global generator.
 
     Raises:

@@ -100,11 +100,6 @@ class LinearConfig:
         return max(self.ranks)
 
     @property
-    def init_std(self) -> float:
-        """Nothing is drawn."""
-        return 0.0
-
-    @property
     def layers(self) -> int:
         """No hops are taken by descent."""
         return 0

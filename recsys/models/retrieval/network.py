@@ -1,4 +1,4 @@
-"""The promises of a model that ranks all items, its first vectors, and the L2 of a batch of pairs.
+"""The promises of a model that ranks all items, and the L2 of a batch of pairs.
 
 Such a model is a function of the vectors of layer 0, one per user and per item, and of hops over the graph of training
 pairs; the score of a user and an item is the dot product of their final vectors.
@@ -8,7 +8,7 @@ Legend: ``N`` users, ``M`` items, ``D`` width, ``B`` pairs of a batch, ``Z`` nod
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -33,17 +33,24 @@ class RetrievalConfig(Protocol):
 
     @property
     def dim(self) -> int:
-        """Width of an id's first vector, a field."""
-        ...
-
-    @property
-    def init_std(self) -> float:
-        """Deviation of an id's first vector per column, a field; 0: Xavier's rule."""
+        """Width of an item's vector, a field."""
         ...
 
     @property
     def layers(self) -> int:
-        """Hops over the graph; a field of a model that has a choice, otherwise a constant. 0: none."""
+        """Layers of the network; a field of a model that has a choice, otherwise a constant. 0: none."""
+        ...
+
+
+@runtime_checkable
+class VectorConfig(RetrievalConfig, Protocol):
+    """The same of a model with a first vector, of ``dim`` columns, for each user and item; its layers are hops over
+    the graph.
+    """
+
+    @property
+    def init_std(self) -> float:
+        """Deviation of a first vector per column, a field; 0: Xavier's rule."""
         ...
 
 
@@ -98,9 +105,3 @@ def pairs_l2(users_ZD: Tensor, items_ZD: Tensor, user_B: Tensor, item_B: Tensor,
     total = user_count.to(users_ZD.dtype) @ users_ZD.square().sum(dim=1)
     total = total + item_count.to(items_ZD.dtype) @ items_ZD.square().sum(dim=1)
     return 0.5 * total / len(user_B)
-
-
-def first_vectors(ids: int, model: RetrievalConfig) -> Tensor:
-    """Vectors before training, [ids, dim], drawn by torch's global generator."""
-    vectors = torch.empty(ids, model.dim)
-    return vectors.normal_(0.0, model.init_std) if model.init_std else nn.init.xavier_uniform_(vectors)

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from recsys.arrays import Float32Array, Int64Array
 from recsys.errors import ConfigError
-from recsys.models.retrieval.network import RetrievalConfig
+from recsys.models.retrieval.network import VectorConfig
 from recsys.models.retrieval.spectrum import item_filter, largest_eigenvalues
 
 
 def svd_vectors(
-    model: RetrievalConfig,
+    model: VectorConfig,
     user_E: Int64Array,
     item_E: Int64Array,
     num_users: int,

@@ -32,6 +32,7 @@ from recsys.evaluation.baselines import Baseline, baseline_values, baselines_jso
 from recsys.evaluation.predictions import USER_FILE, write_user_values
 from recsys.files import write_atomically
 from recsys.models.registry import CLOSED_FORMS
+from recsys.models.retrieval.network import VectorConfig
 from recsys.models.retrieval.svd_start import svd_vectors
 from recsys.training.distributed.processes import check_alone
 from recsys.training.retrieval.config import RetrievalRunConfig
@@ -151,6 +152,7 @@ def train_retrieval_run(
             taken, said = begin_with(older, trainer, interactions, maps)
             known, notes = known.and_those_of(taken), (*notes, said)
         elif getattr(config.model, "start", "random") == "svd" and not resumed:
+            assert isinstance(config.model, VectorConfig)
             train, sizes = interactions.train, (interactions.num_users, interactions.num_items)
             trainer.begin(*svd_vectors(config.model, train.user_E, train.item_E, *sizes, train.weight_E), {})
         if begun is not None:

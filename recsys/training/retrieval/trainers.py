@@ -24,7 +24,7 @@ from recsys.models.registry import make_layers
 from recsys.models.retrieval.first_rows import FirstRows, first_vectors_from, first_vectors_of, fit_first_rows
 from recsys.models.retrieval.mf import MatrixFactorization
 from recsys.models.retrieval.neighbour_sampling import NeighbourSampler
-from recsys.models.retrieval.network import Layers, pairs_l2
+from recsys.models.retrieval.network import Layers, VectorConfig, pairs_l2
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.known import Known
 from recsys.training.retrieval.pairs.batches import PairBatches, batch_loss, compact, scored
@@ -86,6 +86,7 @@ class FullGraphTrainer:
         self._data = PairBatches(interactions, config.train)
         self._layers = make_layers(config.model)
         self._rows = _rows_of(maps or {}, interactions)
+        assert isinstance(config.model, VectorConfig)
         self._first = first_vectors_of(self._rows, config.model)
         self._hops = self._data.hops(self._layers)
         parameters = [*self._first.parameters(), *self._layers.parameters()]
@@ -166,6 +167,7 @@ class SampledTrainer:
             side: torch.from_numpy(looked_up(side, maps or {}, keys).T.copy())
             for side, keys in zip(SIDES, (ids.user_keys_N, ids.item_keys_M), strict=True)
         }
+        assert isinstance(config.model, VectorConfig)
         first, specs = first_vectors_of(self._rows, config.model), id_tables(config, self._maps)
         tables = EmbeddingTables(specs, self._maps)
         fuse_optimizer(tables, name="adam", learning_rate=config.train.learning_rate)

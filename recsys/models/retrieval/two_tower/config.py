@@ -42,8 +42,3 @@ class TwoTowerConfig:
     def __post_init__(self) -> None:
         if self.heads < 1 or self.dim % self.heads:
             raise ConfigError(f"model.heads is {self.heads}; allowed: a divisor of model.dim, which is {self.dim}")
-
-    @property
-    def init_std(self) -> float:
-        """Nothing is drawn here: tables and layers have their own."""
-        return 0.0

@@ -137,9 +137,9 @@ def _weighted(
     features: FeatureSet, interactions: Interactions, sequences: Sequences
 ) -> Iterator[tuple[str, Categorical | Numeric, Column, Int64Array]]:
     """Input name, feature, its column, and how often training has each of its rows."""
-    events, items = sequences.events, interactions.num_items
+    events, items = sequences.events.where(np.arange(sequences.own)), interactions.num_items
     of_items = np.bincount(events.item_E, minlength=items)
-    user_T = events.user_E[sequences.last_T]
+    user_T = sequences.events.user_E[sequences.last_T]
     if sequences.ordered:  # else the targets are the events
         beside_T = ~np.isin(user_T * items + sequences.item_T, events.user_E * items + events.item_E)
         of_items += np.bincount(sequences.item_T[beside_T], minlength=items)

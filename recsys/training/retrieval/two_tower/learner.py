@@ -33,7 +33,7 @@ from recsys.training.retrieval.trained import masked_pairs
 from recsys.training.retrieval.trainers import State, copied
 from recsys.training.retrieval.two_tower.data import encode
 from recsys.training.retrieval.two_tower.sequences import Sequences, newest_windows
-from recsys.training.retrieval.two_tower.tower import Tower, places, some
+from recsys.training.retrieval.two_tower.tower import Tower, places
 
 _CLIP_NORM = 5.0
 """Largest norm of the network's gradient."""
@@ -56,6 +56,7 @@ class SequenceLearner:
             the row of another item, or one that was never trained, and are taken to be missing.
         keys: table -> the ids that the log has.
         window: newest events that are read.
+        notes: of the run that it was loaded from.
         drops_ids: items have features, and are read without their ids now and then.
         row_maps, numbers, pairs, steps: of the run.
     """
@@ -73,7 +74,7 @@ class SequenceLearner:
         assert isinstance(config.model, TwoTowerConfig)
         self._config, self._interactions, self._model = config, interactions, config.model
         self.row_maps, self.numbers = row_maps, numbers
-        self.window = config.model.window
+        self.window, self.notes = config.model.window, tuple[str, ...]()
         histories = {part: user_events(config, interactions, test=part == "test") for part in ("validation", "test")}
         data, coded = encode(features, interactions, row_maps, {"train": sequences.events, **histories})
         self.keys = data.keys
@@ -126,7 +127,7 @@ class SequenceLearner:
         place_BL = places(sequences.begin_K[windows_B], sequences.end_K[windows_B])
         targets_T, row_T = sequences.targets_of(windows_B)
         own_E, at = np.unique(place_BL, return_inverse=True)
-        events = some(sequences.events, own_E)
+        events = sequences.events.where(own_E)
         sample = min(train.sampled_items, items)
         drawn = torch.randperm(items, generator=generator)[:sample].numpy()
         compared_C = np.union1d(sequences.item_T[targets_T], drawn)

@@ -1,7 +1,7 @@
 """Histories as windows of events, and the targets that are predicted after each of them.
 
 A target is a training pair; it is predicted from the events that its user's history showed at its moment
-(``features/history/rules.py``), by what attention leaves at the last of them. Its moment is that of the user's first
+(``point_in_time.py``), by what attention leaves at the last of them. Its moment is that of the user's first
 event of the item: lists leave out what is in the history, so a target is never among the events that it is predicted
 from. A window of events answers for all its targets in one pass. Windows of a long history overlap by half, so that a
 target of all but the oldest reads at least half a window, and at least the events of half of ``history.max_age_s``.
@@ -29,6 +29,7 @@ from recsys.features.history.records import require_history
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.linear.fit import fitted_pairs
 from recsys.training.retrieval.linear.histories import user_events
+from recsys.training.retrieval.two_tower.point_in_time import seen_at
 
 _POOL = 16
 """Steps whose windows are sorted by length, so that those of one batch are about as long as each other."""
@@ -43,7 +44,8 @@ class Sequences:
     """Windows of events, and their targets.
 
     Attributes:
-        events: of all users, in the order in which they are read.
+        events: of all users, in the order in which they are read; behind them copies (``point_in_time.py``).
+        own: events that are no copies.
         begin_K, end_K: window k is events[begin_K:end_K].
         offsets: window k's targets are offsets[k]:offsets[k + 1]; [K + 1].
         last_T: place of the last event that is read for each target; ascending within a window.
@@ -53,6 +55,7 @@ class Sequences:
     """
 
     events: UserEvents
+    own: int
     begin_K: Int64Array
     end_K: Int64Array
     offsets: Int64Array
@@ -114,7 +117,7 @@ def training_sequences(
     )
     pairs = fitted_pairs(interactions)
     begin_N, end_N = _bounds(events, interactions.num_users)
-    notes, oldest_T, moment_T = list(interactions.notes), None, None
+    notes, oldest_T, moment_T, own = list(interactions.notes), None, None, len(events.user_E)
     if events.time_ms_E is None:
         first_N = np.maximum(begin_N, end_N - most)
         last_T = np.flatnonzero(np.arange(len(events.user_E)) + 1 < end_N[events.user_E])
@@ -127,21 +130,26 @@ def training_sequences(
             notes.append(f"{again:,} events of an item that their user had before are read, but are no targets")
     else:
         moment_E = _moments(pairs, events, interactions.num_items)
-        seen_E = _as_seen(pairs.user_E, moment_E, events, begin_N, end_N)
-        first_N = np.maximum(begin_N, end_N - most)
-        chosen = seen_E > first_N[pairs.user_E]
+        seen = seen_at(pairs.user_E, moment_E, events, (begin_N, end_N), newest=most, reach=window)
+        events, first_N, end_N, seen_E = seen.events, seen.first_N, seen.end_N, seen.end_T
+        if seen.alone:
+            notes.append(
+                f"{seen.alone:,} of {len(pairs):,} training pairs come while an event of their user is on its way "
+                f"behind which others have arrived: {len(events.user_E) - own:,} events are read once more for them"
+            )
+        chosen = seen_E > first_N[seen.user_T]
         without = int((seen_E == begin_N[pairs.user_E]).sum())
         older = len(pairs) - int(chosen.sum()) - without
         aged = 0
         if max_age_ms:
             assert events.time_ms_E is not None
             oldest_E = first_at_or_after(
-                events.time_ms_E, moment_E - max_age_ms, begin=begin_N[pairs.user_E], end=seen_E
+                events.time_ms_E, moment_E - max_age_ms, begin=first_N[seen.user_T], end=seen_E
             )
             aged = int((chosen & (oldest_E == seen_E)).sum())
             chosen &= oldest_E < seen_E
             oldest_T, moment_T = oldest_E[chosen], moment_E[chosen]
-        user_T, item_T, last_T = pairs.user_E[chosen], pairs.item_E[chosen], seen_E[chosen] - 1
+        user_T, item_T, last_T = seen.user_T[chosen], pairs.item_E[chosen], seen_E[chosen] - 1
         weight_T = None if pairs.weight_E is None else pairs.weight_E[chosen]
     if not len(last_T):
         raise InvalidInputError(
@@ -171,6 +179,7 @@ def training_sequences(
         events,
         (user_T, item_T, last_T, weight_T),
         (first_N, end_N),
+        own=own,
         part_T=part_T,
         oldest_T=oldest_T,
         window=window,
@@ -220,29 +229,12 @@ def _parts(user_T: Int64Array, moment_T: Int64Array, max_age_ms: int) -> Int64Ar
     return (newest_N[user_T] - moment_T) // max(max_age_ms // 2, 1)
 
 
-def _as_seen(
-    user_T: Int64Array, moment_T: Int64Array, events: UserEvents, begin_N: Int64Array, end_N: Int64Array
-) -> Int64Array:
-    """Up to which place each moment sees the events, of which a late one hides those after it until it arrives.
-
-    An event is seen by moments after its time that are not before its arrival.
-    """
-    assert events.time_ms_E is not None
-    seen_from_E = events.time_ms_E + 1
-    if events.arrival_ms_E is not None:
-        seen_from_E = np.maximum(seen_from_E, events.arrival_ms_E)
-        falls_E = (seen_from_E[1:] < seen_from_E[:-1]) & (events.user_E[1:] == events.user_E[:-1])
-        for user in np.unique(events.user_E[1:][falls_E]).tolist():
-            own = slice(begin_N[user], end_N[user])
-            seen_from_E[own] = np.maximum.accumulate(seen_from_E[own])
-    return first_at_or_after(seen_from_E, moment_T + 1, begin=begin_N[user_T], end=end_N[user_T])
-
-
 def _windows(
     events: UserEvents,
     targets: tuple[Int64Array, Int64Array, Int64Array, Float32Array | None],
     bounds: tuple[Int64Array, Int64Array],
     *,
+    own: int,
     part_T: Int64Array,
     oldest_T: Int64Array | None,
     window: int,
@@ -253,7 +245,8 @@ def _windows(
     Args:
         events: of all users.
         targets: user, item, place of the last event and weight of each.
-        bounds: of each user's events.
+        bounds: of each user's events, then of each copy's.
+        own: events that are no copies.
         part_T: targets of two parts share no window.
         oldest_T: place of the oldest event that is not too old for a target; None: there is no age.
         window: most events.
@@ -281,6 +274,7 @@ def _windows(
         alone_T[order[lost]] = last_T[order[lost]]
     return Sequences(
         events=events,
+        own=own,
         begin_K=begin_K,
         end_K=last_T[order][offsets[1:] - 1] + 1,
         offsets=offsets,

@@ -162,7 +162,7 @@ class Tower:
             block = order[first : first + _USERS]
             place_BL = places(begin_G[block], end_G[block])
             own, at = np.unique(place_BL, return_inverse=True)
-            of_block = some(events, own)
+            of_block = events.where(own)
             inputs = self.look_up(np.zeros(0, dtype=np.int64), users_B=users_G[block], events=of_block)
             at_BL = at.reshape(place_BL.shape)
             read_BLD = self.read(inputs, items_MD, of_block, at_BL, of_block.item_E[at_BL])
@@ -184,13 +184,3 @@ def places(begin_B: Int64Array, end_B: Int64Array) -> Int64Array:
     length = int((end_B - begin_B).max(initial=0))
     place_BL: Int64Array = np.minimum(begin_B[:, None] + np.arange(length), end_B[:, None] - 1)
     return place_BL
-
-
-def some(events: UserEvents, places_E: Int64Array) -> UserEvents:
-    """Events at some places."""
-    return UserEvents(
-        user_E=events.user_E[places_E],
-        item_E=events.item_E[places_E],
-        time_ms_E=None if events.time_ms_E is None else events.time_ms_E[places_E],
-        attributes={name: values_E[places_E] for name, values_E in events.attributes.items()},
-    )

@@ -41,5 +41,5 @@ def load_two_tower(run_dir: Path, interactions: Interactions) -> tuple[Retrieval
             numbers=load_numbers(run_dir / NUMBERS),
         )
     learner.load_state_dict(checkpoint["best_weights"] or checkpoint["model"])
-    learner.known = read_known(checkpoint)
+    learner.known, learner.notes = read_known(checkpoint), tuple(checkpoint.get("notes", ()))
     return config, learner

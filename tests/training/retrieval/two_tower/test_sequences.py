@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 from support.planted import planted
-from support.walks import walks
+from support.walks import FEATURES, ITEMS, walks
 
 from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.ids import PairIds
 from recsys.data.interactions.pairs import Interactions, make_pairs
 from recsys.features.feature_set import Categorical, FeatureSet, History
+from recsys.models.retrieval.two_tower.config import TwoTowerConfig
+from recsys.models.retrieval.two_tower.features import tower_features
 from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.two_tower.data import tower_row_maps
 from recsys.training.retrieval.two_tower.sequences import Sequences, newest_windows, training_sequences
 from recsys.training.settings import override
 
@@ -76,10 +79,61 @@ def test_a_target_reads_the_events_before_its_moment_and_none_of_it() -> None:
     assert notes == ("1 of 4 training pairs come before any other event of their user: nothing predicts them",)
 
 
-def test_an_event_that_arrived_late_is_read_from_then_on() -> None:
-    data = one_user([10, 20, 30], [(7, 25), (8, 40), (9, 60)], arrivals=[10, 50, 30])
-    sequences, _ = training_sequences(CONFIG, data, window=50)
-    assert read_of(sequences) == {7: [0], 8: [0], 9: [0, 1, 2]}, "in the order of their times, as a server does"
+def test_an_event_on_its_way_hides_itself_alone_and_is_read_in_its_place_from_its_arrival_on() -> None:
+    data = one_user([10, 20, 30], [(7, 25), (8, 40), (9, 60), (6, 45)], arrivals=[10, 50, 30])
+    sequences, notes = training_sequences(CONFIG, data, window=50)
+    assert read_of(sequences) == {7: [0], 8: [0, 2], 6: [0, 2], 9: [0, 1, 2]}
+    assert notes == (
+        "2 of 4 training pairs come while an event of their user is on its way behind which others have arrived: 2 "
+        "events are read once more for them",
+    )
+
+
+@pytest.mark.parametrize("delay_ms", [12, 60, 600], ids=str)
+def test_whenever_events_arrive_a_target_reads_the_newest_that_had_arrived_and_no_other(delay_ms: int) -> None:
+    random = np.random.default_rng(delay_ms)
+    count, window, kept = 200, 8, 150
+    times = np.sort(random.choice(3 * count, count))
+    arrivals = times + np.where(random.random(count) < 0.4, random.integers(0, delay_ms, count), 0)
+    moments = np.sort(random.choice(3 * count + delay_ms, count))
+    targets = [(1000 + n, moment) for n, moment in enumerate(moments.tolist())]
+    data = one_user(times.tolist(), targets, arrivals=arrivals.tolist(), max_events=kept)
+    sequences, _ = training_sequences(CONFIG, data, window=window)
+    read, hidden = read_of(sequences), 0
+    for item, moment in targets:
+        seen = [n for n in range(count) if times[n] < moment and arrivals[n] <= moment]  # ``rules.visible``
+        hidden += seen != list(range(len(seen)))
+        seen = [n for n in seen if n >= count - kept]
+        own = read.get(item, [])
+        assert own == seen[len(seen) - len(own) :] and min(len(seen), window // 2) <= len(own) <= window
+    assert hidden > 20
+    copied = len(sequences.events.user_E) - count
+    assert sequences.own == count and copied <= hidden * window
+
+
+def test_events_that_are_read_once_more_count_once_in_the_tables() -> None:
+    data = walks()
+    assert data.ids is not None
+    random, late = np.random.default_rng(0), {}
+    for part, of in data.histories.items():
+        assert of.time_ms_E is not None
+        delay_ms_E = 3_600_000 * random.integers(0, 100, len(of.user_E))
+        delay_ms_E[np.unique(of.user_E, return_index=True)[1]] = 0  # each target has an event before it
+        late[part] = dataclasses.replace(of, arrival_ms_E=of.time_ms_E + delay_ms_E)
+    features = tower_features(FEATURES)
+    config = override(CONFIG, ["rows.min_count=12"])
+    assert isinstance(config.model, TwoTowerConfig)
+    on_time, _ = training_sequences(config, data, window=8)
+    of_late, _ = training_sequences(config, late_data := dataclasses.replace(data, histories=late), window=8)
+    assert len(of_late.events.user_E) > of_late.own == len(on_time.events.user_E)
+    assert len(of_late) == len(on_time)
+    maps = (
+        tower_row_maps(config.model, config.rows, features, data, on_time),
+        tower_row_maps(config.model, config.rows, features, late_data, of_late),
+    )
+    keys_M = data.ids.item_keys_M
+    before, after = (of["item_id"].lookup(keys_M)[:, 0] for of in maps)
+    assert np.array_equal(before, after) and 0 < np.count_nonzero(before) < ITEMS
 
 
 def test_a_repeated_item_is_predicted_once_from_what_came_before_the_first_of_it() -> None:

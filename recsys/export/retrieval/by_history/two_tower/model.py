@@ -45,7 +45,7 @@ class TowerExport:
 
     def __init__(self, run_dir: Path, interactions: Interactions) -> None:
         self.config, self._learner = load_two_tower(run_dir, interactions)
-        self.notes: tuple[str, ...] = ()
+        self.notes = self._learner.notes
         self._interactions = interactions
         self.events = user_events(self.config, interactions)
         tower = self._learner.tower

@@ -58,6 +58,8 @@ def test_the_manifest_says_what_the_graphs_read_and_how_they_were_compared() -> 
     test = evaluate_retrieval_run(exported_walks().parent / "run", walks(), "test")
     assert made.metrics["recall"] == test.recall > 0.8
     assert made.index_fingerprint == fingerprint_of_files(made.files) != ""
+    (first_of_each,) = made.training["notes"]
+    assert first_of_each.startswith(f"{USERS} of {len(walks().train)} training pairs come before any other event")
     assert "user_id.rows" not in made.tables and made.tables["item_id.rows"].shape == (ALL_ITEMS + 1, 16)
 
 
