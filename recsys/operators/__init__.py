@@ -8,6 +8,8 @@ when recsys is installed, if there is a C++ compiler.
 ``IdRows``           ids to rows, by an exact id map               any processor
 ``StackedIdRows``    the same, by several maps at once             any processor
 ``BucketInterest``   SDIM's attention to sums of events            any processor
+``TopItems``         the best rows of an item table            any processor; faster with AVX2
+``TopScores``        the best of given scores                  any processor
 ``AttentionWeight``  DIN's first layer folded for a user's events  int8 bundles; AVX-512 with VNNI
 ``TargetAttention``  DIN's attention                               int8 bundles; AVX-512 with VNNI
 ``Head``             two hidden layers and a logit                 int8 bundles; AVX-512 with VNNI
@@ -31,7 +33,7 @@ from typing import Any, Literal
 Operators = Literal["auto", "standard"]
 """Who computes functions: ``auto``: these operators, where they are; ``standard``: ONNX Runtime's only."""
 
-ANYWHERE = ("IdRows", "StackedIdRows", "BucketInterest")
+ANYWHERE = ("IdRows", "StackedIdRows", "BucketInterest", "TopItems", "TopScores")
 WITH_VNNI = ("AttentionWeight", "TargetAttention", "Head")
 
 _log = logging.getLogger("recsys.operators")

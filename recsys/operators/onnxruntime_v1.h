@@ -20,6 +20,7 @@ struct Domain;
 struct Options;   // of a session
 
 constexpr int kFloat = 1;
+constexpr int kUint8 = 2;
 constexpr int kInt8 = 3;
 constexpr int kInt64 = 7;
 constexpr int kDouble = 11;

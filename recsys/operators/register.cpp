@@ -23,7 +23,8 @@ EXPORTED ort::Status* RegisterCustomOps(ort::Options* options, const ort::ApiBas
     static ort::Domain* const domain = [&] {  // one for all sessions
       ort::Domain* made = nullptr;
       ort::create_domain(api, "recsys", &made);
-      for (const ort::Operator* one : {&recsys::kIdRows, &recsys::kStackedIdRows, &recsys::kBucketInterest})
+      for (const ort::Operator* one : {&recsys::kIdRows, &recsys::kStackedIdRows, &recsys::kBucketInterest,
+                                       &recsys::kTopItems, &recsys::kTopScores})
         ort::add_operator(api, made, one);
 #if defined(__x86_64__)
       if (recsys_has_vnni())

@@ -48,6 +48,8 @@ def constants(**tables: IdTable) -> list[TensorProto]:
         *(numpy_helper.from_array(np.array(value, dtype=np.int64), name) for name, value in values.items()),
         *(numpy_helper.from_array(np.array(value, dtype=np.float32), name) for name, value in floats.items()),
         numpy_helper.from_array(2 ** np.arange(8, dtype=np.uint8)[None], "bits"),
+        numpy_helper.from_array(np.zeros((0, 0), dtype=np.int8), "no_codes"),
+        numpy_helper.from_array(np.zeros((0, 2), dtype=np.float32), "no_scales"),
         numpy_helper.from_array(no_floats, "no_added"),
         numpy_helper.from_array(no_floats[:, 0], "no_additions"),
         numpy_helper.from_array(np.zeros(0, dtype=np.int64), "no_rows"),

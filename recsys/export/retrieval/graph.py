@@ -16,11 +16,12 @@ import onnx
 from onnx import FunctionProto, NodeProto, TensorProto, helper, numpy_helper
 
 import recsys
-from recsys.arrays import Float32Array, Int32Array, Int64Array
+from recsys.arrays import Float32Array, Int8Array, Int32Array, Int64Array
 from recsys.bundle import RETRIEVE_INPUTS, RETRIEVE_OUTPUTS, GraphInfo, TableInfo, TensorInfo
 from recsys.bundle.index import index_fingerprint
 from recsys.embeddings.row_maps.id_table import IdTable, build_id_table
 from recsys.errors import InvalidInputError
+from recsys.export.retrieval.codes import Coarse, item_codes
 from recsys.export.retrieval.constants import constants, read_by
 from recsys.export.retrieval.top_items import top_items, top_scores
 from recsys.export.rewrites.extract_function import DOMAIN, add_function
@@ -30,7 +31,16 @@ from recsys.features.names import ITEM_NAMES, write_names
 from recsys.files import write_array
 
 _I64, _F32 = TensorProto.INT64, TensorProto.FLOAT
-_KINDS = {"float32": _F32, "int64": _I64, "int32": TensorProto.INT32, "uint8": TensorProto.UINT8}
+Table = Int64Array | Int32Array | Int8Array | Float32Array
+"""A table of a bundle."""
+
+_KINDS = {
+    "float32": _F32,
+    "int8": TensorProto.INT8,
+    "int64": _I64,
+    "int32": TensorProto.INT32,
+    "uint8": TensorProto.UINT8,
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,7 +93,9 @@ class RetrievalTables:
         return index_fingerprint(self.item_keys[order_M], self.items_MD[order_M])
 
 
-def write_retrieve_graph(tables: RetrievalTables, folder: Path) -> tuple[GraphInfo, dict[str, TableInfo]]:
+def write_retrieve_graph(
+    tables: RetrievalTables, folder: Path, *, coarse: Coarse = "int8"
+) -> tuple[GraphInfo, dict[str, TableInfo]]:
     """Write ``retrieve.onnx`` and its files in ``tables/``, the items' names among them.
 
     Row 0 of each table stands for ids that are not there, as in ranking bundles: the user's is zeros, the item's is
@@ -93,9 +105,9 @@ def write_retrieve_graph(tables: RetrievalTables, folder: Path) -> tuple[GraphIn
     item_keys = tables.item_keys[order_M]
     users = build_id_table(tables.user_keys, np.arange(1, len(tables.user_keys) + 1))
     items = build_id_table(item_keys, np.arange(1, len(item_keys) + 1))
-    arrays: dict[str, Int64Array | Int32Array | Float32Array] = {
+    arrays: dict[str, Table] = {
         "user_id.rows": below_zeros(tables.users_ND),
-        "item_id.rows": below_zeros(tables.items_MD[order_M]),
+        **item_tables(tables.items_MD[order_M], coarse),
         "item_id.popularity": below_zeros(tables.popularity_M[order_M, None]),
         "item_id.keys": np.concatenate([np.full(1, MISSING), item_keys]),
         "user_id.ids": np.concatenate([users.keys_TW, users.rows_TW], axis=1),
@@ -105,7 +117,7 @@ def write_retrieve_graph(tables: RetrievalTables, folder: Path) -> tuple[GraphIn
         write_names(folder / ITEM_NAMES, tables.item_keys, tables.item_names_M)
     maps = {"user_id": users, "item_id": items}
     return write_graph(
-        _nodes(),
+        _nodes(coarse),
         arrays,
         maps,
         folder,
@@ -117,7 +129,7 @@ def write_retrieve_graph(tables: RetrievalTables, folder: Path) -> tuple[GraphIn
 
 def write_graph(
     nodes: Sequence[NodeProto],
-    arrays: Mapping[str, Int64Array | Int32Array | Float32Array],
+    arrays: Mapping[str, Table],
     maps: Mapping[str, IdTable],
     folder: Path,
     *,
@@ -172,7 +184,7 @@ def write_graph(
     return GraphInfo(file="retrieve.onnx", inputs=inputs, outputs=outputs), infos
 
 
-def _nodes() -> list[NodeProto]:
+def _nodes(coarse: Coarse) -> list[NodeProto]:
     node = helper.make_node
     return [
         *lookup("user_id", table="user_id", rows="user_row"),
@@ -185,7 +197,7 @@ def _nodes() -> list[NodeProto]:
                 node("Gather", ["user_id.rows", "user_row"], ["user_1D"]),
                 # Not a transposition, which ONNX Runtime would make a part of the product, and that slow.
                 node("Reshape", ["user_1D", "column"], ["user_D1"]),
-                top_items_node("user_D1"),
+                top_items_node("user_D1", coarse),
             ],
             [top_scores_node("item_id.popularity")],
         ),
@@ -196,17 +208,37 @@ def _nodes() -> list[NodeProto]:
 _WHICH = ("seen_rows", "allowed", "allowed.rows", "allowed.mask", "k")
 
 
+def item_tables(items_MD: Float32Array, coarse: Coarse) -> dict[str, Table]:
+    """The tables of items' vectors: ``item_id.rows``, and ``codes`` and ``scales`` if there are codes.
+
+    Args:
+        items_MD: in the order of the items' keys.
+        coarse: kind of codes.
+    """
+    rows = below_zeros(items_MD)
+    if coarse == "none":
+        return {"item_id.rows": rows}
+    codes, scales = item_codes(rows)
+    return {"item_id.rows": rows, "item_id.codes": codes, "item_id.scales": scales}
+
+
 def top_items_node(
-    user: str, *, additions: tuple[str, str] = ("no_rows", "no_additions"), added_scores: str = "no_added"
+    user: str,
+    coarse: Coarse,
+    *,
+    additions: tuple[str, str] = ("no_rows", "no_additions"),
+    added_scores: str = "no_added",
 ) -> NodeProto:
     """A call of ``TopItems`` with outputs ``vector_rows`` and ``vector_scores``, without the items of ``seen_rows``.
 
     Args:
         user: name of the user's vectors, [D, Q].
+        coarse: kind of codes that the bundle has.
         additions: names of rows and what is added to their scores, [T] each.
         added_scores: name of the added items' scores, [A, 1].
     """
-    inputs = ["item_id.rows", user, *additions, added_scores, *_WHICH]
+    codes = ("no_codes", "no_scales") if coarse == "none" else ("item_id.codes", "item_id.scales")
+    inputs = ["item_id.rows", *codes, user, *additions, added_scores, *_WHICH]
     return helper.make_node("TopItems", inputs, ["vector_rows", "vector_scores"], domain=DOMAIN)
 
 

@@ -39,7 +39,8 @@ _node = helper.make_node
 def top_items(*, interests: int = 1, additions: bool = False, added: bool = False) -> FunctionProto:
     """``TopItems``: a row's score is its largest product with one of the user's vectors, and what is added to it.
 
-    Inputs: ``items`` [M + 1, D] float32, row 0 of no item; ``user`` [D, Q]; ``addition_rows`` [T] int64 and
+    Inputs: ``items`` [M + 1, D] float32, row 0 of no item; ``codes`` [M + 1, P] int8 and ``scales`` [M + 1, 2] float32
+    of them (``codes.py``), or P is 0: the body does not read these; ``user`` [D, Q]; ``addition_rows`` [T] int64 and
     ``additions`` [T], which may name a row several times; ``added_scores`` [A, 1], of rows M + 1 and on, -inf for none;
     ``left_out`` [N] int64; ``allowed`` [], ``allowed_rows`` [L] ascending, ``allowed_mask`` [B] uint8, bit r % 8 of
     byte r // 8 for row r; ``k`` []. Outputs: ``rows`` [K] int64 and ``scores`` [K], best first, equal ones in the
@@ -80,7 +81,7 @@ def top_items(*, interests: int = 1, additions: bool = False, added: bool = Fals
             )
         )
         list_scores, all_scores = "list.summed", "all.summed"
-    inputs = ["items", "user", "addition_rows", "additions", "added_scores", *WHICH]
+    inputs = ["items", "codes", "scales", "user", "addition_rows", "additions", "added_scores", *WHICH]
     nodes = _best(of_list, list_scores, of_all, all_scores, table="items", added=added)
     return _function("TopItems", inputs, nodes)
 

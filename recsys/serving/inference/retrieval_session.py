@@ -20,6 +20,7 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.hashing import MISSING, string_keys
 from recsys.features.history.records import Events, attribute_keys, missing_events
 from recsys.features.names import ITEM_NAMES, Names, open_names
+from recsys.operators import Operators
 from recsys.serving.inference.allowed_rows import allowed_inputs, count_allowed
 from recsys.serving.inference.candidate_index import AddedItems, Allowed, ItemRows, Retrieved
 from recsys.serving.inference.graphs import inputs_of, load_graph, outputs_of
@@ -209,13 +210,19 @@ def history_columns(features: FeatureSet, events: Events | None, fields: Sequenc
 
 
 def open_retrieval(
-    bundle: Bundle, *, intra_op_threads: int = 1, release: str = "", low_priority: bool = False
+    bundle: Bundle,
+    *,
+    intra_op_threads: int = 1,
+    operators: Operators = "auto",
+    release: str = "",
+    low_priority: bool = False,
 ) -> RetrievalSession:
     """Load a bundle's graph, check its signature, and run it once.
 
     Args:
         bundle: whose it is.
         intra_op_threads: threads inside one run.
+        operators: who computes the graph's functions.
         release: name of the release that it belongs to, for messages.
         low_priority: leave the core to calls that are answered meanwhile.
 
@@ -233,7 +240,7 @@ def open_retrieval(
     guard = TableGuard(bundle, release=release)
     with guard.loading():
         load = partial(
-            load_graph, bundle, intra_op_threads=intra_op_threads, operators="standard", low_priority=low_priority
+            load_graph, bundle, intra_op_threads=intra_op_threads, operators=operators, low_priority=low_priority
         )
         return _open(bundle, guard, load("retrieve"), load("item") if "item" in bundle.manifest.graphs else None)
 

@@ -87,7 +87,13 @@ def open_models(
         guards.append(ranking.guard)
     if release.retrieval is not None:
         bundle = _open_bundle(release, release.retrieval, verify)
-        retrieval = open_retrieval(bundle, intra_op_threads=threads, release=release.name, low_priority=low_priority)
+        retrieval = open_retrieval(
+            bundle,
+            intra_op_threads=threads,
+            operators=settings.operators,
+            release=release.name,
+            low_priority=low_priority,
+        )
         guards.append(retrieval.guard)
         if ranking is not None:
             check_pair(retrieval, ranking.features, ranking.model)

@@ -16,8 +16,8 @@ class ModelSettings:
 
     operators: Operators = setting(
         "auto",
-        "operators that compute the functions in a ranking bundle's graphs; auto: recsys's compiled ones (for int8 "
-        "products with AVX-512 VNNI only); standard: ONNX Runtime's only",
+        "operators that compute the functions in a bundle's graphs; auto: recsys's compiled ones (for int8 products "
+        "with AVX-512 VNNI only); standard: ONNX Runtime's only",
         kind=str,
         choices=("auto", "standard"),
     )

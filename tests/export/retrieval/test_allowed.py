@@ -24,6 +24,7 @@ from recsys.arrays import Float32Array, Int64Array
 from recsys.bundle import open_bundle
 from recsys.errors import InvalidInputError, ModelError
 from recsys.features.history.records import make_events
+from recsys.operators import Operators
 from recsys.serving.inference.candidate_index import AddedItems, Allowed
 from recsys.serving.inference.retrieval_session import RetrievalSession, open_retrieval
 
@@ -39,19 +40,25 @@ def allow(rows: list[int], every: int, form: Literal["list", "mask"]) -> Allowed
     return Allowed(mask=np.packbits(np.isin(np.arange(every + 1), rows), bitorder="little"))
 
 
+@pytest.fixture(scope="module", params=["auto", "standard"])
+def operators(request: pytest.FixtureRequest) -> Operators:
+    found: Operators = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> RetrievalSession:
+def session(operators: Operators, tmp_path_factory: pytest.TempPathFactory) -> RetrievalSession:
     path = tmp_path_factory.mktemp("allowed") / "bundle"
     write_tiny_retrieval(path, tiny_tables(ITEMS))
-    return open_retrieval(open_bundle(path))
+    return open_retrieval(open_bundle(path), operators=operators)
 
 
 @pytest.fixture(scope="module")
-def by_history(tmp_path_factory: pytest.TempPathFactory) -> RetrievalSession:
+def by_history(operators: Operators, tmp_path_factory: pytest.TempPathFactory) -> RetrievalSession:
     path = tmp_path_factory.mktemp("allowed") / "bundle"
     tables = tiny_history_tables(ITEMS)
     write_tiny_history_retrieval(path, tables, features=GENRE_FEATURES, attributes=tiny_attributes())
-    return open_retrieval(open_bundle(path))
+    return open_retrieval(open_bundle(path), operators=operators)
 
 
 ROWS = st.lists(st.integers(1, ITEMS), unique=True).map(sorted)
@@ -61,7 +68,7 @@ FORMS = st.sampled_from(["list", "mask"])
 @given(
     rows=ROWS, form=FORMS, user=st.integers(1, 8), seen=st.lists(st.integers(0, ITEMS + 3)), k=st.integers(1, ITEMS + 5)
 )
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_the_list_is_the_best_of_the_rows_that_are_allowed_and_not_left_out(
     rows: list[int], form: Literal["list", "mask"], user: int, seen: list[int], k: int, session: RetrievalSession
 ) -> None:
@@ -82,7 +89,7 @@ ADDED_KEYS = np.array([5, 1000, 1001, 1002])
     seen=st.lists(st.sampled_from([*range(1, ITEMS + 1), 1001, 99])),
     k=st.integers(1, ITEMS + 9),
 )
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_neighbours_and_added_items_are_allowed_or_not_as_others_are(
     rows: list[int],
     form: Literal["list", "mask"],
@@ -163,10 +170,12 @@ def test_rows_that_there_are_not_are_refused(session: RetrievalSession, by_histo
 
 
 @pytest.mark.parametrize("form", ["list", "mask"])
-def test_too_few_of_those_allowed_are_no_answer(form: Literal["list", "mask"], tmp_path: Path) -> None:
+def test_too_few_of_those_allowed_are_no_answer(
+    form: Literal["list", "mask"], operators: Operators, tmp_path: Path
+) -> None:
     """A score that is no number is found by no search: the answer would be silently short."""
     write_tiny_retrieval(tmp_path / "bundle", tiny_tables(ITEMS))
-    session = open_retrieval(open_bundle(tmp_path / "bundle"))
+    session = open_retrieval(open_bundle(tmp_path / "bundle"), operators=operators)
     file = tmp_path / "bundle" / "tables" / "item_id.rows.bin"
     rows = np.fromfile(file, dtype=np.float32).reshape(-1, 6)
     rows[4] = np.nan

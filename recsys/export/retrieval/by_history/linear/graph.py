@@ -31,7 +31,15 @@ from recsys.embeddings.row_maps.id_table import build_id_table
 from recsys.errors import InvalidInputError
 from recsys.export.retrieval.by_history.added import TABLE_ROWS, split_rows, used_scores
 from recsys.export.retrieval.by_history.search import history_search
-from recsys.export.retrieval.graph import below_zeros, by_vectors_or_popularity, top_items_node, write_graph
+from recsys.export.retrieval.codes import Coarse
+from recsys.export.retrieval.graph import (
+    Table,
+    below_zeros,
+    by_vectors_or_popularity,
+    item_tables,
+    top_items_node,
+    write_graph,
+)
 from recsys.export.retrieval.top_items import top_items, top_scores
 from recsys.features.hashing import MISSING, equal_keys
 from recsys.features.names import ITEM_NAMES, write_names
@@ -111,7 +119,7 @@ def history_inputs(item_id: str, weights: HistoryWeights) -> dict[str, TensorInf
 
 
 def write_history_graph(
-    tables: HistoryTables, folder: Path, *, item_id: str, takes_added: bool = False
+    tables: HistoryTables, folder: Path, *, item_id: str, takes_added: bool = False, coarse: Coarse = "int8"
 ) -> tuple[GraphInfo, dict[str, TableInfo]]:
     """Write ``retrieve.onnx`` and its files in ``tables/``, the items' names among them.
 
@@ -123,6 +131,7 @@ def write_history_graph(
         item_id: name of the feature that is the item's id.
         takes_added: a request may bring items that the bundle has not: rows of ``history_MD`` and ``items_MD``, one
             behind the other.
+        coarse: kind of codes of the items' vectors.
     """
     order_M = np.argsort(tables.item_keys)
     item_keys = tables.item_keys[order_M]
@@ -130,8 +139,8 @@ def write_history_graph(
     row_M[order_M], row_M[-1] = np.arange(1, len(order_M) + 1), 0
     items = build_id_table(item_keys, np.arange(1, len(item_keys) + 1))
     neighbours = tables.neighbours_MJ.shape[1]
-    arrays: dict[str, Int64Array | Int32Array | Float32Array] = {
-        "item_id.rows": below_zeros(tables.items_MD[order_M]),
+    arrays: dict[str, Table] = {
+        **item_tables(tables.items_MD[order_M], coarse),
         "item_id.history_rows": below_zeros(tables.history_MD[order_M]),
         "item_id.popularity": below_zeros(tables.popularity_M[order_M, None]),
         "item_id.keys": np.concatenate([np.full(1, MISSING), item_keys]),
@@ -159,7 +168,7 @@ def write_history_graph(
         floats["added_from_bundle_1D"] = tables.from_bundle_D[None]
         inputs |= added_inputs(2 * tables.items_MD.shape[1])
     return write_graph(
-        _nodes(item_id, weights, neighbours=bool(neighbours), takes_added=takes_added),
+        _nodes(item_id, weights, coarse, neighbours=bool(neighbours), takes_added=takes_added),
         arrays,
         {"item_id": items},
         folder,
@@ -171,7 +180,9 @@ def write_history_graph(
     )
 
 
-def _nodes(item_id: str, weights: HistoryWeights, *, neighbours: bool, takes_added: bool) -> list[NodeProto]:
+def _nodes(
+    item_id: str, weights: HistoryWeights, coarse: Coarse, *, neighbours: bool, takes_added: bool
+) -> list[NodeProto]:
     node = helper.make_node
     search = history_search(f"history.{item_id}", takes_added=takes_added)
     return [
@@ -182,12 +193,12 @@ def _nodes(item_id: str, weights: HistoryWeights, *, neighbours: bool, takes_add
         node("Greater", ["heaviest", "zero_f"], ["is_known"]),
         node("Cast", ["is_known"], ["known_0"], to=TensorProto.INT64),
         node("Reshape", ["known_0", "one_long"], ["known"]),
-        by_vectors_or_popularity(_search(neighbours=neighbours, takes_added=takes_added), search.by_popularity),
+        by_vectors_or_popularity(_search(coarse, neighbours=neighbours, takes_added=takes_added), search.by_popularity),
         *search.found,
     ]
 
 
-def _search(*, neighbours: bool, takes_added: bool) -> list[NodeProto]:
+def _search(coarse: Coarse, *, neighbours: bool, takes_added: bool) -> list[NodeProto]:
     """From ``event_rows`` and ``weight_S`` to the best rows."""
     node = helper.make_node
     gathered = [
@@ -240,7 +251,7 @@ def _search(*, neighbours: bool, takes_added: bool) -> list[NodeProto]:
             node("MatMul", ["added.rows", "user_R1"], ["added_products"]),
             used_scores("added_products", used=added_scores),
         ]
-    return [*scores, top_items_node("user_D1", additions=additions, added_scores=added_scores)]
+    return [*scores, top_items_node("user_D1", coarse, additions=additions, added_scores=added_scores)]
 
 
 def _weights(weights: HistoryWeights) -> list[NodeProto]:

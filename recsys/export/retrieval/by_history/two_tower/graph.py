@@ -34,7 +34,14 @@ from recsys.export.graphs.modules import HISTORY
 from recsys.export.retrieval.by_history.added import TABLE_ROWS, split_rows, used_scores
 from recsys.export.retrieval.by_history.search import history_search
 from recsys.export.retrieval.by_history.two_tower.modules import INTERESTS, ITEMS, TIME, UserSide
-from recsys.export.retrieval.graph import below_zeros, by_vectors_or_popularity, top_items_node, write_graph
+from recsys.export.retrieval.codes import Coarse
+from recsys.export.retrieval.graph import (
+    below_zeros,
+    by_vectors_or_popularity,
+    item_tables,
+    top_items_node,
+    write_graph,
+)
 from recsys.export.retrieval.top_items import top_items, top_scores
 from recsys.features.feature_set import Categorical, Feature
 from recsys.features.hashing import MISSING
@@ -64,7 +71,14 @@ class TowerTables:
 
 
 def write_tower_graph(
-    items: TowerTables, user: UserSide, folder: Path, tables: dict[str, TableInfo], *, window: int, takes_added: bool
+    items: TowerTables,
+    user: UserSide,
+    folder: Path,
+    tables: dict[str, TableInfo],
+    *,
+    window: int,
+    takes_added: bool,
+    coarse: Coarse = "int8",
 ) -> GraphInfo:
     """Write ``retrieve.onnx`` and its files in ``tables/``, the items' names among them.
 
@@ -75,6 +89,7 @@ def write_tower_graph(
         tables: those written so far, by name; new ones are added.
         window: newest events of known items that are read.
         takes_added: a request may bring items that the bundle has not.
+        coarse: kind of codes of the items' vectors.
     """
     order_M = np.argsort(items.item_keys)
     item_keys = items.item_keys[order_M]
@@ -94,9 +109,9 @@ def write_tower_graph(
         integers[TABLE_ROWS] = len(item_keys) + 1
         inputs |= added_inputs(items.items_MD.shape[1])
     info, infos = write_graph(
-        _nodes(item_id, of_events, traced, interests=user.net.interests, takes_added=takes_added),
+        _nodes(item_id, of_events, traced, coarse, interests=user.net.interests, takes_added=takes_added),
         {
-            "item_id.rows": below_zeros(items.items_MD[order_M]),
+            **item_tables(items.items_MD[order_M], coarse),
             "item_id.popularity": below_zeros(items.popularity_M[order_M, None]),
             "item_id.keys": np.concatenate([np.full(1, MISSING), item_keys]),
             "item_id.ids": np.concatenate([ids.keys_TW, ids.rows_TW], axis=1),
@@ -114,7 +129,13 @@ def write_tower_graph(
 
 
 def _nodes(
-    item_id: str, of_events: Sequence[str], traced: onnx.ModelProto, *, interests: int, takes_added: bool
+    item_id: str,
+    of_events: Sequence[str],
+    traced: onnx.ModelProto,
+    coarse: Coarse,
+    *,
+    interests: int,
+    takes_added: bool,
 ) -> list[NodeProto]:
     search = history_search(item_id, takes_added=takes_added)
     return [
@@ -122,13 +143,15 @@ def _nodes(
         _node("Min", ["history_known", "one_long"], ["known"]),
         _node("Greater", ["history_known_0", "zero"], ["is_known"]),
         by_vectors_or_popularity(
-            _search(of_events, traced, interests=interests, takes_added=takes_added), search.by_popularity
+            _search(of_events, traced, coarse, interests=interests, takes_added=takes_added), search.by_popularity
         ),
         *search.found,
     ]
 
 
-def _search(of_events: Sequence[str], traced: onnx.ModelProto, *, interests: int, takes_added: bool) -> list[NodeProto]:
+def _search(
+    of_events: Sequence[str], traced: onnx.ModelProto, coarse: Coarse, *, interests: int, takes_added: bool
+) -> list[NodeProto]:
     """From ``event_rows`` to the best rows."""
     gathered = [_node("Gather", ["item_id.rows", "rows_W"], [ITEMS])]
     if takes_added:
@@ -149,7 +172,7 @@ def _search(of_events: Sequence[str], traced: onnx.ModelProto, *, interests: int
         *traced.graph.node,
         *_user_vectors(interests),
         *(_added_scores(interests) if takes_added else []),
-        top_items_node("user_DQ", added_scores="added_scores" if takes_added else "no_added"),
+        top_items_node("user_DQ", coarse, added_scores="added_scores" if takes_added else "no_added"),
     ]
 
 
