@@ -5,7 +5,8 @@ acknowledged is read again by itself (under the same name) or, after a while, by
 told apart by what they are, not by their entries' ids: entries of a dead consumer come late.
 
 Each read is a small Lua program, because XREADGROUP names its key too late for ``Link``. It does not block
-Redis, so a stream without events is asked every 20 ms.
+Redis, so a stream without events is asked every 20 ms. An error is returned, not raised: Redis 6.2 puts words of its
+own before the text of one that a program raises.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _CREATE = """
 local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
 if made.err and not made.err:find('BUSYGROUP') then return made end
 return 1"""
-_READ = "return redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3], 'STREAMS', KEYS[1], ARGV[4])"
+_READ = "return redis.pcall('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', ARGV[3], 'STREAMS', KEYS[1], ARGV[4])"
 
 Entry = tuple[bytes, list[bytes] | None]
 
