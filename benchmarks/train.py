@@ -5,7 +5,7 @@ optimiser, AdamW. The other is ``harness/plain_din.py``: dense tables, padded hi
 After every few steps of the loop the other one trains as many in the same process; the figure is the median of the
 rounds' ratios. That both compute the same function is checked by copying the weights of one into the other.
 
-FuxiCTR and RecBole are compared with where their Pythons are given (``peers/``).
+FuxiCTR, RecBole and torch-rechub are compared with where their Pythons are given (``peers/``).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from harness.common import Line, line, machine, main, parser, say, spread
 from harness.turns import endless, peak_mib, reset_peak_mib, take_turns, training_peak_mib
 from peers.beside_fuxictr import beside_fuxictr
 from peers.beside_recbole import beside_recbole
+from peers.beside_towers import beside_towers
 from peers.step_profile import step_profiles
 
 if TYPE_CHECKING:  # the rest is imported when it runs: --help takes no seconds
@@ -65,6 +66,9 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
     size = SIZES[options.size]
     with tempfile.TemporaryDirectory(prefix="recsys-bench-") as made:
         folder = Path(made)
+        yield from beside_towers(options, folder / "towers")
+        if options.only:
+            return
         work = Work.load(options.size, options.data, folder)
         on = machine(
             LIBRARIES,
@@ -286,12 +290,13 @@ def memory(name: str, size: str, data: Path | None, folder: Path) -> Callable[[f
 
 if __name__ == "__main__":
     options = parser(__doc__ or "")
-    for package in ("fuxictr", "recbole"):
+    for package in ("fuxictr", "recbole", "rechub"):
         options.add_argument(
             f"--{package}-python",
             type=Path,
             metavar="PATH",
             help=f"a Python that has {package}, to be compared with too",
         )
+    options.add_argument("--only", choices=("towers",), help="measure one part: two_tower beside others'")
     options.add_argument("--profile", action="store_true", help="also show where a training step's time goes")
     main("train", run, options)

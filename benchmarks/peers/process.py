@@ -54,11 +54,11 @@ def peer(python: Path, script: str, *arguments: Path) -> Iterator[tuple[Ask, dic
             process.wait()
 
 
-def missing(python: Path | None, package: str) -> str | None:
-    """Reason why nothing can be compared with a package, if there is one."""
+def missing(python: Path | None, package: str, *, module: str = "") -> str | None:
+    """Reason why nothing can be compared with a package, if there is one; ``module``: its name where it is imported."""
     if python is None:
         return f"{package}: skipped; name a Python that has it with --{package}-python"
     if not python.is_file():
         return f"{package}: skipped; {python} does not exist"
-    done = subprocess.run([str(python), "-c", f"import {package}"], capture_output=True, text=True)
+    done = subprocess.run([str(python), "-c", f"import {module or package}"], capture_output=True, text=True)
     return None if done.returncode == 0 else f"{package}: skipped; {python} cannot import it"

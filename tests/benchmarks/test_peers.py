@@ -50,6 +50,27 @@ def test_without_its_python_a_peer_is_skipped_with_a_message(
         assert capsys.readouterr().err == f"{package}: skipped; {reason}\n"
 
 
+def test_without_their_pythons_two_tower_is_trained_beside_nobody(
+    module: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    towers = importlib.import_module("peers.beside_towers")
+    options = argparse.Namespace(size="tiny", data=None, recbole_python=None, rechub_python=Path(sys.executable))
+    assert list(towers.beside_towers(options, tmp_path)) == []
+    said = "recbole: skipped; name a Python that has it with --recbole-python\nrechub: skipped; {} cannot import it\n"
+    assert capsys.readouterr().err == said.format(sys.executable)
+
+
+def test_the_peers_of_two_tower_get_each_target_with_the_items_before_it(module: ModuleType, tmp_path: Path) -> None:
+    towers = importlib.import_module("peers.beside_towers")
+    user_E, item_E = np.array([0, 0, 0, 0, 1, 1, 1]), np.array([4, 2, 7, 5, 3, 6, 1])
+    towers.write_for_rechub(user_E, item_E, tmp_path / "rechub", batch_size=8)
+    found = np.load(tmp_path / "rechub" / "samples.npz")
+    assert found["item"].tolist() == [3] and found["history"].tolist() == [[0] * 49 + [5]], "the last two are held out"
+    towers.write_for_recbole(user_E, item_E, tmp_path / "recbole", batch_size=8)
+    rows = (tmp_path / "recbole" / "bench" / "bench.inter").read_text().splitlines()[1:]
+    assert rows == [f"{u}\t{i}\t{place}" for place, (u, i) in enumerate(zip(user_E, item_E, strict=True))]
+
+
 def test_fuxictr_gets_the_histories_and_features_that_ours_reads(
     module: ModuleType, dataset: Dataset, tmp_path: Path
 ) -> None:

@@ -4,17 +4,18 @@ Where the data bring candidates for validation, by the geometric mean of that an
 that is best for the first places of all items may know little of the order of the others, which candidates that were
 drawn at random ask for.
 
-One setting after another, the others as they are best so far; rank and neighbours last, and the smaller one unless the
-larger is better by more than ``WORTH``: they cost time in each request.
+One setting after another, the others as they are best so far, in two rounds, as the best of each depends on the others.
+Of ranks and neighbours the smallest that is not worse by more than ``WORTH``: they cost time in each request. T, a and
+the neighbours are chosen once more by what is served.
 
 Legend: ``M`` items, ``B`` users of the sample, ``K`` columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,11 @@ USERS = 2_000
 
 Spectrum = tuple[ItemFilter, Tensor, Tensor]
 """An operator, its first eigenvalues, falling, [K], and their vectors, [M, K]."""
+
+ROUNDS = 2
+
+_IN_ORDER = (*HALVED, "user_degrees", "degrees", "sharpen", "ranks", "low_pass")
+"""Settings of a round: first what counts of a history, then what depends on it."""
 
 WORTH = 0.005
 """Share of the recall that a larger model must win."""
@@ -207,8 +213,8 @@ def choose(
     best, trials = first_settings(config), list[Trial]()
     report("ranking a sample of users", 0, 0)
     sample = _Sample(spectrum_of, interactions, history_of, list_length=list_length, unknown_M=unknown_M)
-    steps = sum(len(getattr(config, name)) for name in OPEN if name != "neighbours") + len(config.low_pass)
-    steps += len(by_action) + len(config.degrees) + len(config.sharpen)
+    values = [getattr(config, field) for field in _IN_ORDER]
+    steps = 1 + len(by_action) + ROUNDS * sum(len(each) - 1 for each in values)
 
     def tried(settings: Linear) -> Trial:
         for trial in trials:
@@ -218,32 +224,18 @@ def choose(
         report("settings tried", len(trials), steps)
         return trials[-1]
 
-    def best_of(found: Iterable[Linear]) -> Linear:
-        return max((tried(settings) for settings in found), key=lambda trial: trial.value).settings
-
     # First: what counts as a history changes all that follows.
-    best = best_of([best, *(replace(best, weights=weights) for weights in by_action)])
-    for name, values in (
-        ("user_degree", config.user_degrees),
-        ("degree", config.degrees),
-        ("sharpen", config.sharpen),
-        ("low_pass", config.low_pass),
-        # Once more: the best of these depend on each other.
-        ("degree", config.degrees),
-        ("sharpen", config.sharpen),
-        ("rank", config.ranks),
-    ):
-        found = [tried(_with(best, name, value)) for value in values]
-        best = (_smallest_worth(found, "rank") if name == "rank" else max(found, key=lambda t: t.value)).settings
-    # The best weight of the low-rank part depends on its rank.
-    best = best_of(replace(best, low_pass=value) for value in config.low_pass)
-    for name in ("half_life_events", "half_life_days"):
-        best = best_of(replace(best, weights=_with(best.weights, name, value)) for value in getattr(config, name))
+    best = max(map(tried, [best, *(replace(best, weights=weights) for weights in by_action)]), key=_value).settings
+    for _ in range(ROUNDS):
+        for field in _IN_ORDER:
+            name = CHOSEN[OPEN.index(field)]
+            found = [tried(_with(best, name, value)) for value in getattr(config, field)]
+            best = (_smallest_worth(found, name) if name == "rank" else max(found, key=_value)).settings
     # What is served lacks weak neighbours, which sharpening counts on: once more with those alone that it has.
     served = sample.served(best, max(config.neighbours), lambda done, of: report("neighbours of their items", done, of))
     for name in ("sharpen", "low_pass", "neighbours"):
         found = [served(_with(best, name, value)) for value in getattr(config, name)]
-        last = _smallest_worth(found, name) if name == "neighbours" else max(found, key=lambda t: t.value)
+        last = _smallest_worth(found, name) if name == "neighbours" else max(found, key=_value)
         best, trials = last.settings, [*trials, *found]
     return best, trials
 
@@ -264,11 +256,14 @@ def at_edge(config: LinearConfig, settings: Linear) -> list[str]:
     return found
 
 
-_Settings = TypeVar("_Settings", Linear, HistoryWeights)
+def _value(trial: Trial) -> float:
+    return trial.value
 
 
-def _with(settings: _Settings, name: str, value: float) -> _Settings:
+def _with(settings: Linear, name: str, value: float) -> Linear:
     given: dict[str, Any] = {name: value}
+    if name in HALVED:
+        return replace(settings, weights=replace(settings.weights, **given))
     return replace(settings, **given)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from recsys.training.retrieval.config import RetrievalRunConfig, RetrievalTrainC
 from recsys.training.retrieval.evaluate import details_of_run, evaluate_retrieval_run
 from recsys.training.retrieval.folder import fingerprint
 from recsys.training.retrieval.linear import fit
-from recsys.training.retrieval.linear.choice import at_edge
+from recsys.training.retrieval.linear.choice import Trial, at_edge, choose
 from recsys.training.retrieval.linear.histories import histories, pair_events
 from recsys.training.retrieval.loop import RetrievalProgress
 from recsys.training.retrieval.run import train_any
@@ -287,6 +288,28 @@ def test_recent_events_weigh_more_where_it_is_asked_for_and_the_bundle_reads_the
     train_any(override(SMALL, given), data, tmp_path / "run")
     manifest = export_retrieval_bundle(tmp_path / "run", data, tmp_path / "bundle", name="finder")
     assert "history.timestamp" in manifest.graphs["retrieve"].inputs and manifest.certificate.requests > 100
+
+
+def test_each_setting_is_chosen_again_beside_what_was_chosen_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A half-life is tried beside the first rank and degree and beside the chosen ones, where those are others."""
+    tried, chosen = list[Linear](), list[Linear]()
+
+    def recorded(*args: Any, **given: Any) -> tuple[Linear, list[Trial]]:
+        best, trials = choose(*args, **given)
+        tried.extend(trial.settings for trial in trials)
+        chosen.append(best)
+        return best, trials
+
+    monkeypatch.setattr(fit, "choose", recorded)
+    train_any(override(SMALL, ["model.half_life_events=[0,3]"]), rated(), tmp_path / "run")
+    beside: dict[tuple[int, float], set[float]] = {}
+    for each in tried:
+        beside.setdefault((each.rank, each.degree), set()).add(each.weights.half_life_events)
+    (first, *_), (best,) = tried, chosen
+    assert (first.rank, first.degree) != (best.rank, best.degree)
+    assert beside[first.rank, first.degree] == beside[best.rank, best.degree] == {0.0, 3.0}
 
 
 def test_a_bundle_answers_any_history_as_the_run_does(tmp_path: Path) -> None:
