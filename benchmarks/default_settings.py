@@ -73,6 +73,7 @@ ROUNDS: dict[str, tuple[Setting, ...]] = {
     "negatives": tuple({"train.sampled_items": each} for each in ("2048",)),
     "id dropout": tuple({"model.id_dropout": each} for each in ("0.2", "0.3", "0.5")),
     "tower rate": tuple({"train.learning_rate": each} for each in ("1e-3", "2e-3")),
+    "multi-task": tuple({"model.multi_task_weight": each} for each in ("0.1", "0.3", "1")),
     "width": tuple({"model.dim": each} for each in ("128",)),
     "depth": tuple({"model.layers": each} for each in ("1", "3")),
     "interests": tuple({"model.interests": each} for each in ("2", "4")),
@@ -83,8 +84,8 @@ ROUNDS: dict[str, tuple[Setting, ...]] = {
 ROUNDS_OF = {
     **dict.fromkeys(("mf", "lightgcn", "ngcf"), ("loss", "rate", "batch", "regularization", "sampled items")),
     "two_tower": (
-        *("dropout", "temperature", "id dropout", "negatives", "tower rate", "interests", "width", "depth"),
-        "hard negatives",
+        *("dropout", "temperature", "id dropout", "negatives", "tower rate", "multi-task"),
+        *("interests", "width", "depth", "hard negatives"),
     ),
 }
 """Rounds of each model."""
@@ -130,7 +131,7 @@ def size_of(model: str, size: Size) -> Size:
     size = replace(size, rounds=size.rounds or ROUNDS_OF[model])
     if model != "two_tower" or size.data != DATA:
         return size
-    return replace(size, pairs=0, epochs=40, data=("beauty_sequences",), list_length=10, validation_users=0)
+    return replace(size, pairs=0, epochs=40, data=("beauty_sequences",), list_length=10, validation_users=6000)
 
 
 def load(name: str, given: Path | None) -> Interactions:
@@ -303,6 +304,8 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
         base = replace(base, patience=options.patience)
     for model in (options.only,) if options.only else MODELS:
         size = size_of(model, base)
+        if options.epochs:
+            size = replace(size, epochs=options.epochs)
         for name in size.rounds:
             values(name)
         data = {name: some_users(load(name, options.data), size.pairs) for name in size.data}
@@ -332,6 +335,7 @@ def options() -> argparse.ArgumentParser:
         "--rounds", nargs="+", metavar="NAME[:VALUE]", help=f"settings to try: of {', '.join(ROUNDS)}; default: all"
     )
     made.add_argument("--patience", type=int, metavar="N", help="validations without a better recall that end a trial")
+    made.add_argument("--epochs", type=int, metavar="N", help="of a trial, at most")
     made.add_argument("--work", type=Path, metavar="FOLDER", help="keep trials there, and go on with those of before")
     return made
 

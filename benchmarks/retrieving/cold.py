@@ -272,7 +272,8 @@ def _of_two_tower(config: RetrievalRunConfig, train: Interactions, whole: Intera
     # The same towers over all items: an id that the tables do not have is no id.
     assert isinstance(config.model, TwoTowerConfig)
     features = tower_features(ids_of(whole).features)
-    sequences, _ = training_sequences(config, whole, window=config.model.window)
+    model = config.model
+    sequences, _ = training_sequences(config, whole, window=model.window, long_history=model.long_history)
     learner = SequenceLearner(config, whole, features, sequences, row_maps=trained.row_maps, numbers=trained.numbers)
     weights = trained.weights()
     weights["read"] = torch.nn.functional.pad(weights["read"], (0, whole.num_items - train.num_items))

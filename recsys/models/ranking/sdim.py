@@ -25,7 +25,7 @@ from recsys.models.ranking.blocks import ActivationName, mlp
 from recsys.models.ranking.jagged_events import newest_events
 from recsys.models.ranking.long_attention import AttentionBlock, EtaBlock, LongBlock, MeanBlock, SdimBlock, SimHardBlock
 from recsys.models.ranking.network import Reads
-from recsys.models.ranking.signatures import MOST_DIRECTIONS, Signatures
+from recsys.models.ranking.signatures import Signatures, check_signatures
 from recsys.models.ranking.widths import Widths
 
 LongName = Literal["sdim", "din", "mean", "sim_hard", "eta", "none"]
@@ -74,18 +74,10 @@ class SdimConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, least, most in (
-            ("signatures", 1, MOST_DIRECTIONS), ("bits", 1, 10), ("nearest", 1, None), ("short", 0, None),
-            ("hash_seed", 0, None),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value < least or (most is not None and value > most):
-                allowed = f"{least} or more" if most is None else f"{least} to {most}"
-                raise ConfigError(f"model.{name} is {value}; allowed: {allowed}")
-        if self.signatures * self.bits > MOST_DIRECTIONS:
-            raise ConfigError(
-                f"model.signatures * model.bits is {self.signatures} * {self.bits}; allowed: up to {MOST_DIRECTIONS}"
-            )
+        check_signatures(self.signatures, self.bits, self.hash_seed)
+        for name, least in (("nearest", 1), ("short", 0)):
+            if (value := getattr(self, name)) < least:
+                raise ConfigError(f"model.{name} is {value}; allowed: {least} or more")
         if self.short == 0 and self.long == "none":
             raise ConfigError("model.short is 0 and model.long 'none': no block reads the history; give one of them")
 

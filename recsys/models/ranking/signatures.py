@@ -20,10 +20,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from recsys.errors import ConfigError
 from recsys.models.ranking.jagged_events import mean_of_units, positions_of, sum_of_rows
 
 MOST_DIRECTIONS = 62
 """A code is one int64."""
+
+
+def check_signatures(signatures: int, bits: int, hash_seed: int) -> None:
+    """Refuse settings that no :class:`Signatures` has.
+
+    Raises:
+        ConfigError: one is out of range.
+    """
+    for name, value, least, most in (
+        ("signatures", signatures, 1, MOST_DIRECTIONS), ("bits", bits, 1, 10), ("hash_seed", hash_seed, 0, None),
+    ):  # fmt: skip
+        if value < least or (most is not None and value > most):
+            allowed = f"{least} or more" if most is None else f"{least} to {most}"
+            raise ConfigError(f"model.{name} is {value}; allowed: {allowed}")
+    if signatures * bits > MOST_DIRECTIONS:
+        raise ConfigError(f"model.signatures * model.bits is {signatures} * {bits}; allowed: up to {MOST_DIRECTIONS}")
 
 
 class Matches(NamedTuple):

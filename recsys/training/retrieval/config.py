@@ -235,7 +235,8 @@ LEAST: dict[str, float] = {
     "model.layers": 1,
     "model.ranks": 1,
     **dict.fromkeys(("model.attribute_dim", "model.heads", "model.window", "model.interests"), 1),
-    **dict.fromkeys(("model.dropout", "model.id_dropout", "model.hard_negatives"), 0),
+    **dict.fromkeys(("model.dropout", "model.id_dropout", "model.hard_negatives", "model.long_history"), 0),
+    "model.multi_task_weight": 0,
     **dict.fromkeys(
         (
             "model.user_degrees",

@@ -5,8 +5,12 @@ that one which is known by its attributes alone can stand in it. The user's side
 and the user's features, and gives one or several interests, of length 1 each. The score of an item is its largest
 product with an interest.
 
-Legend: ``A`` items, ``B`` sequences, ``L`` events of each, ``S`` events of one user, ``T`` places of sequences, ``Q``
-interests, ``D`` width, ``I``, ``W``, ``U`` columns of an id, of attributes, of a user's features.
+A long history is read in two parts: the newest events by attention, those before them by their hash signatures (SDIM:
+Cao et al., CIKM 2022), so that it costs a sum over events, and not attention between all of them.
+
+Legend: ``A`` items, ``B`` sequences, ``L`` events of each, ``S`` events of one user, ``O`` older ones, ``K`` hash
+buckets, ``T`` places of sequences, ``Q`` interests, ``D`` width, ``I``, ``W``, ``U`` columns of an id, of attributes,
+of a user's features.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recsys.models.ranking.long_attention import SdimBlock
+from recsys.models.ranking.signatures import Signatures
 from recsys.models.retrieval.two_tower.attention import Block, gap_buckets
 from recsys.models.retrieval.two_tower.config import TwoTowerConfig
 from recsys.models.retrieval.two_tower.features import TowerWidths
@@ -31,6 +37,10 @@ class TwoTowerNet(nn.Module):
     def __init__(self, widths: TowerWidths, *, config: TwoTowerConfig) -> None:
         super().__init__()
         dim = config.dim
+        self.long: SdimBlock | None = None
+        if config.long_history:
+            signatures = Signatures(dim, signatures=config.signatures, bits=config.bits, seed=config.hash_seed)
+            self.long = SdimBlock(signatures)
         self.dropout, self.interests, self.scale = config.dropout, config.interests, dim**0.5
         self.time_gaps = config.time_gaps
         self.id = nn.Identity() if widths.item_id == dim else nn.Linear(widths.item_id, dim, bias=False)
@@ -40,6 +50,7 @@ class TwoTowerNet(nn.Module):
             Block(dim, heads=config.heads, window=config.window, time_gaps=config.time_gaps, dropout=config.dropout)
             for _ in range(config.layers)
         )
+        self.older = nn.Linear(dim, dim, bias=False) if config.long_history else None
         self.last = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, config.interests * dim)
         self.of_user = nn.Linear(widths.user, config.interests * dim, bias=False) if widths.user else None
@@ -54,15 +65,31 @@ class TwoTowerNet(nn.Module):
             vector_AD = vector_AD + self.attributes(attributes_AW)
         return F.normalize(vector_AD, dim=1)
 
-    def read(self, items_BLD: Tensor, events_BLW: Tensor | None, time_ms_BL: Tensor | None) -> Tensor:
+    def buckets(self, older_OD: Tensor) -> Tensor:
+        """Directions of the sums of older events' items by hash bucket, [K, D]: all that is read of these events."""
+        assert self.long is not None
+        return self.long.user_side(older_OD, torch.ones_like(older_OD[:, 0]))[0]
+
+    def read(
+        self,
+        items_BLD: Tensor,
+        events_BLW: Tensor | None,
+        time_ms_BL: Tensor | None,
+        buckets_BKD: Tensor | None = None,
+    ) -> Tensor:
         """Read each event with those before it, [B, L, D].
 
         Args:
             items_BLD: vectors of the events' items; what stands behind the last event of a sequence plays no part.
             events_BLW: vectors of the events' attributes; None: they have none.
             time_ms_BL: their times, int64; None: not known, as if there were no time between events.
+            buckets_BKD: of the events before each sequence (:meth:`buckets`), zeros for none; None: none has any.
         """
         x_BLD = items_BLD * self.scale
+        if self.long is not None and self.older is not None and buckets_BKD is not None:
+            # By the item's vector, which is the same bits in a bundle: a computed one could fall into another bucket.
+            members_BLK = self.long.signatures.members(items_BLD.flatten(0, 1)).view(*items_BLD.shape[:2], -1)
+            x_BLD = x_BLD + self.older(members_BLK @ buckets_BKD) * self.scale
         if self.event is not None and events_BLW is not None:
             x_BLD = x_BLD + self.event(events_BLW)
         x_BLD = F.dropout(x_BLD, self.dropout, self.training)
@@ -85,15 +112,21 @@ class TwoTowerNet(nn.Module):
         return F.normalize(interests.view(len(read_TD), self.interests, -1), dim=2)
 
     def user(
-        self, items_SD: Tensor, events_SW: Tensor | None, time_ms_S: Tensor | None, user_1U: Tensor | None
+        self,
+        items_SD: Tensor,
+        events_SW: Tensor | None,
+        time_ms_S: Tensor | None,
+        user_1U: Tensor | None,
+        older_OD: Tensor | None = None,
     ) -> Tensor:
         """Interests of one user after the last event, [Q, D]; arguments as of :meth:`read` and :meth:`interests_of`.
 
-        At least one event, at most ``window``.
+        At least one event, at most ``window``; ``older_OD``: vectors of the items of the events before them.
         """
         read_1SD = self.read(
             items_SD[None],
             None if events_SW is None else events_SW[None],
             None if time_ms_S is None else time_ms_S[None],
+            None if older_OD is None else self.buckets(older_OD)[None],
         )
         return self.interests_of(read_1SD[:, -1], user_1U)[0]

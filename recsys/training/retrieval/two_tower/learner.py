@@ -1,7 +1,8 @@
 """Steps of two towers, and the metrics of what is served: exact search over all items, by the best of the interests.
 
 Legend: ``M`` items, ``A`` distinct items of a step, ``C`` of these that targets are compared with, ``T`` targets, ``B``
-windows, ``L`` events of the longest, ``G`` users, ``Q`` interests, ``D`` width.
+windows, ``L`` events of the longest, ``O`` events before them, ``G`` users, ``Q`` interests, ``D`` width, ``K`` values
+of an attribute.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from recsys.arrays import Int64Array
 from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.pairs import Interactions, Pairs
+from recsys.data.samples.histories import ranges
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.embeddings.sharding.shard import set_rate, table_shards, table_weights
 from recsys.errors import DataFileError
@@ -24,6 +26,7 @@ from recsys.evaluation.predictions import UserValues
 from recsys.features.feature_set import FeatureSet
 from recsys.features.number_transform import NumberTransform
 from recsys.models.retrieval.two_tower.config import TwoTowerConfig
+from recsys.models.retrieval.two_tower.heads import AttributeHeads
 from recsys.models.retrieval.two_tower.loss import hard_negatives, inclusion, sampled_softmax, scores
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.known import Known
@@ -32,6 +35,7 @@ from recsys.training.retrieval.ranking import RankingMetrics, rank_scored
 from recsys.training.retrieval.trained import masked_pairs
 from recsys.training.retrieval.trainers import State, copied
 from recsys.training.retrieval.two_tower.data import encode
+from recsys.training.retrieval.two_tower.predicted import Predicted, predicted_attributes
 from recsys.training.retrieval.two_tower.sequences import Sequences, newest_windows
 from recsys.training.retrieval.two_tower.tower import Tower, places
 
@@ -58,7 +62,11 @@ class SequenceLearner:
         window: newest events that are read.
         notes: of the run that it was loaded from.
         drops_ids: items have features, and are read without their ids now and then.
+        predicted: attributes that are predicted beside the next item.
         row_maps, numbers, pairs, steps: of the run.
+
+    Raises:
+        ConfigError: ``model.multi_task_weight`` is set, and nothing of items can be predicted.
     """
 
     def __init__(
@@ -81,7 +89,11 @@ class SequenceLearner:
         self._sequences = replace(sequences, events=coded.pop("train"))
         self._histories: Mapping[str, UserEvents] = coded
         self.tower = Tower(config.model, config.rows, data, row_maps=row_maps, numbers=numbers)
-        self._optimizer = torch.optim.Adam(self.tower.net.parameters(), lr=config.train.learning_rate, fused=True)
+        self.predicted = predicted_attributes(data) if config.model.multi_task_weight else Predicted()
+        self._heads: AttributeHeads | None = None
+        if config.model.multi_task_weight:
+            self._heads = AttributeHeads(config.model.dim, values=self.predicted.counts)
+        self._optimizer = torch.optim.Adam(self._parameters(), lr=config.train.learning_rate, fused=True)
         taken_M = np.bincount(sequences.item_T, minlength=interactions.num_items)
         self._taken_M = torch.from_numpy(np.bincount(interactions.train.item_E, minlength=interactions.num_items))
         self._share_M = torch.from_numpy(taken_M / taken_M.sum())
@@ -93,6 +105,9 @@ class SequenceLearner:
             items_M=self.read_M | data.with_attribute_M if self.drops_ids else self.read_M,
         )
         self.pairs, self.steps = len(sequences), sequences.steps(config.train.batch_size)
+
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        return [*self.tower.net.parameters(), *(self._heads.parameters() if self._heads is not None else ())]
 
     @property
     def popularity_M(self) -> Tensor:
@@ -117,31 +132,36 @@ class SequenceLearner:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.tower.net.parameters(), _CLIP_NORM)
+        torch.nn.utils.clip_grad_norm_(self._parameters(), _CLIP_NORM)
         self._optimizer.step()
         return float(loss.item())
 
     def _loss(self, sequences: Sequences, windows_B: Int64Array, generator: torch.Generator) -> Tensor:
         train, tower, items = self._config.train, self.tower, self._interactions.num_items
         tower.net.train()
-        place_BL = places(sequences.begin_K[windows_B], sequences.end_K[windows_B])
+        begin_B = sequences.begin_K[windows_B]
+        place_BL = places(begin_B, sequences.end_K[windows_B])
+        older, offsets = ranges(sequences.older_K[windows_B], begin_B - sequences.older_K[windows_B])
+        older_O = sequences.events.item_E[older]
         targets_T, row_T = sequences.targets_of(windows_B)
         own_E, at = np.unique(place_BL, return_inverse=True)
         events = sequences.events.where(own_E)
         sample = min(train.sampled_items, items)
         drawn = torch.randperm(items, generator=generator)[:sample].numpy()
         compared_C = np.union1d(sequences.item_T[targets_T], drawn)
-        items_A = np.union1d(compared_C, events.item_E)
+        items_A = np.union1d(compared_C, np.concatenate([events.item_E, older_O]))
         without = ~self.read_M[items_A]
         if self.drops_ids:
             without |= torch.rand(len(items_A), generator=generator).numpy() < self._model.id_dropout
-        users_B = sequences.events.user_E[sequences.begin_K[windows_B]]
+        users_B = sequences.events.user_E[begin_B]
         inputs = tower.look_up(items_A, users_B=users_B, events=events, without_id_A=without)
         items_AD = tower.items(inputs)
         at_BL = at.reshape(place_BL.shape)
         item_place_BL = np.searchsorted(items_A, events.item_E)[at_BL]
-        read_BLD = tower.read(inputs, items_AD, events, at_BL, item_place_BL)
-        row, last = torch.from_numpy(row_T), sequences.last_T[targets_T] - sequences.begin_K[windows_B][row_T]
+        read_BLD = tower.read(
+            inputs, items_AD, events, at_BL, item_place_BL, older=(np.searchsorted(items_A, older_O), offsets)
+        )
+        row, last = torch.from_numpy(row_T), sequences.last_T[targets_T] - begin_B[row_T]
         read_TD = read_BLD.flatten(0, 1).index_select(0, row * place_BL.shape[1] + torch.from_numpy(last))
         user_BU = tower.user_features(inputs)
         interests_TQD = tower.net.interests_of(read_TD, None if user_BU is None else user_BU.index_select(0, row))
@@ -158,7 +178,7 @@ class SequenceLearner:
                 count=min(self._model.hard_negatives, items),
             )
         weight_T = sequences.weight_T
-        return sampled_softmax(
+        loss = sampled_softmax(
             interests_TQD,
             items_AD.index_select(0, torch.from_numpy(np.searchsorted(items_A, compared_C))),
             torch.from_numpy(np.searchsorted(compared_C, sequences.item_T[targets_T])),
@@ -168,10 +188,15 @@ class SequenceLearner:
             hard_TK=hard_TK,
             user_T=torch.from_numpy(np.unique(users_B, return_inverse=True)[1][row_T]),
         )
+        if self._heads is None:
+            return loss
+        values_TK = self.predicted.of_items(sequences.item_T[targets_T])
+        of_attributes: Tensor = self._heads(read_TD, values_TK)
+        return loss + self._model.multi_task_weight * of_attributes
 
     def is_finite(self) -> bool:
         """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
-        of_net = all(bool(torch.isfinite(each).all()) for each in self.tower.net.parameters())
+        of_net = all(bool(torch.isfinite(each).all()) for each in self._parameters())
         return of_net and all(bool(torch.isfinite(rows).all()) for rows in table_weights(self.tower.tables).values())
 
     def evaluate(self, relevant: Pairs, *, test: bool) -> tuple[RankingMetrics, UserValues]:
@@ -221,8 +246,14 @@ class SequenceLearner:
         known_E = self.known.items_M[events.item_E]
         if not known_E.all():
             events = events.where(known_E)
-        bounds = newest_windows(events, users_G, self._interactions.num_users, window=self.window)
-        return self.tower.interests(items_MD, events, users_G, *bounds), torch.from_numpy(bounds[1] > bounds[0])
+        bounds = newest_windows(
+            events,
+            users_G,
+            self._interactions.num_users,
+            window=self.window,
+            long_history=self._model.long_history,
+        )
+        return self.tower.interests(items_MD, events, users_G, bounds), torch.from_numpy(bounds[2] > bounds[1])
 
     def vectors(self) -> tuple[Tensor, Tensor]:
         """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
@@ -240,7 +271,8 @@ class SequenceLearner:
     def state_dict(self) -> State:
         """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
         moments = {part.table: part.state for part in table_shards(self.tower.tables)}
-        return {**self.weights(), "moments": copied(moments), "optimizer": self._optimizer.state_dict()}
+        heads = {} if self._heads is None else {"heads": copied(self._heads.state_dict())}
+        return {**self.weights(), **heads, "moments": copied(moments), "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
         """See :class:`recsys.training.retrieval.learners.learner.Learner`.
@@ -253,6 +285,8 @@ class SequenceLearner:
             for name, rows in tables.items():
                 rows.copy_(state["tables"][name])
             self.tower.net.load_state_dict(state["net"])
+            if self._heads is not None and "heads" in state:  # the best weights have none: they predict no more
+                self._heads.load_state_dict(state["heads"])
             self.read_M = state["read"].numpy().copy()
             for part in table_shards(self.tower.tables) if "moments" in state else ():
                 for name, values in part.state.items():

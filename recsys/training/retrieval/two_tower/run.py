@@ -41,7 +41,8 @@ def train_two_tower(
     """Train, validate, test, and write everything to ``run_dir``; arguments as of ``train_retrieval_run``.
 
     Raises:
-        ConfigError: as there, or the FeatureSet declares no history.
+        ConfigError: as there, or the FeatureSet declares no history, or ``model.multi_task_weight`` is set and nothing
+            of items can be predicted.
         DataFileError: the checkpoint is damaged or of another model.
         InvalidInputError: train or test is empty, no pair comes after an event of its user, or the loss or a weight is
             not finite.
@@ -53,7 +54,8 @@ def train_two_tower(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         # Before the folder is made: what the data refuses must leave no run in the way of the corrected one.
-        sequences, notes = training_sequences(config, interactions, window=config.model.window)
+        sizes = {"window": config.model.window, "long_history": config.model.long_history}
+        sequences, notes = training_sequences(config, interactions, **sizes)
         older = None if resume and (run_dir / CHECKPOINT).exists() else open_older_towers(config)
         row_maps = tower_row_maps(
             config.model,
@@ -69,6 +71,7 @@ def train_two_tower(
             return SequenceLearner(config, interactions, features, sequences, row_maps=row_maps, numbers=numbers)
 
         learner = learner_of(row_maps, numbers)
+        notes = (*notes, *learner.predicted.notes)
         if older is not None:
             notes = (*notes, begin_with_towers(older, learner, interactions))
         checkpoint = open_retrieval_run(config, interactions, run_dir, resume=resume)

@@ -47,6 +47,7 @@ class Sequences:
         events: of all users, in the order in which they are read; behind them copies (``point_in_time.py``).
         own: events that are no copies.
         begin_K, end_K: window k is events[begin_K:end_K].
+        older_K: events[older_K:begin_K] of its user are read by their hashes.
         offsets: window k's targets are offsets[k]:offsets[k + 1]; [K + 1].
         last_T: place of the last event that is read for each target; ascending within a window.
         item_T: the target; of events in a random order it is the item of the next.
@@ -56,6 +57,7 @@ class Sequences:
 
     events: UserEvents
     own: int
+    older_K: Int64Array
     begin_K: Int64Array
     end_K: Int64Array
     offsets: Int64Array
@@ -101,11 +103,16 @@ class Sequences:
 
 
 def training_sequences(
-    config: RetrievalRunConfig, interactions: Interactions, *, window: int
+    config: RetrievalRunConfig, interactions: Interactions, *, window: int, long_history: int = 0
 ) -> tuple[Sequences, tuple[str, ...]]:
     """Windows and targets of the training pairs; a sentence each on pairs that are left out.
 
     Of each user the newest events count, as many as the store keeps (``history.max_events``).
+
+    Args:
+        config, interactions: of the run.
+        window: most events that attention reads.
+        long_history: most events before them that are read by their hashes.
 
     Raises:
         InvalidInputError: no pair comes after an event of its user, or all that do are of one item.
@@ -130,7 +137,7 @@ def training_sequences(
             notes.append(f"{again:,} events of an item that their user had before are read, but are no targets")
     else:
         moment_E = _moments(pairs, events, interactions.num_items)
-        seen = seen_at(pairs.user_E, moment_E, events, (begin_N, end_N), newest=most, reach=window)
+        seen = seen_at(pairs.user_E, moment_E, events, (begin_N, end_N), newest=most, reach=window + long_history)
         events, first_N, end_N, seen_E = seen.events, seen.first_N, seen.end_N, seen.end_T
         if seen.alone:
             notes.append(
@@ -182,16 +189,21 @@ def training_sequences(
         own=own,
         part_T=part_T,
         oldest_T=oldest_T,
-        window=window,
+        sizes=(window, long_history),
         ordered=ordered,
     )
     return made, tuple(notes)
 
 
-def newest_windows(events: UserEvents, users_G: Int64Array, num_users: int, *, window: int) -> tuple[Int64Array, ...]:
-    """Begin and end of each user's newest events, at most ``window``, both [G]."""
+def newest_windows(
+    events: UserEvents, users_G: Int64Array, num_users: int, *, window: int, long_history: int = 0
+) -> tuple[Int64Array, Int64Array, Int64Array]:
+    """Begin of each user's older events, at most ``long_history``, begin and end of the newest, at most ``window``;
+    each [G].
+    """
     begin_N, end_N = _bounds(events, num_users)
-    return np.maximum(begin_N, end_N - window)[users_G], end_N[users_G]
+    of_window_N = np.maximum(begin_N, end_N - window)
+    return np.maximum(begin_N, of_window_N - long_history)[users_G], of_window_N[users_G], end_N[users_G]
 
 
 def _bounds(events: UserEvents, num_users: int) -> tuple[Int64Array, Int64Array]:
@@ -237,7 +249,7 @@ def _windows(
     own: int,
     part_T: Int64Array,
     oldest_T: Int64Array | None,
-    window: int,
+    sizes: tuple[int, int],
     ordered: bool,
 ) -> Sequences:
     """Windows from each user's newest events backwards, half of each new; those with a target.
@@ -249,9 +261,10 @@ def _windows(
         own: events that are no copies.
         part_T: targets of two parts share no window.
         oldest_T: place of the oldest event that is not too old for a target; None: there is no age.
-        window: most events.
+        sizes: most events of a window, and before it.
         ordered: events have an order.
     """
+    window, long_history = sizes
     (user_T, item_T, last_T, weight_T), (first_N, end_N) = targets, bounds
     stride = max(window // 2, 1)
     windows_N = 1 + np.maximum(-(-(end_N - first_N - window) // stride), 0)
@@ -264,10 +277,12 @@ def _windows(
         first = np.flatnonzero(new)
         offsets = np.append(first, len(order))
         user_K, number_K = user_T[order][first], number_T[order][first]
-        begin_K = np.maximum(end_N[user_K] - number_K * stride - window, first_N[user_K])
+        first_K = first_N[user_K]
+        begin_K = np.maximum(end_N[user_K] - number_K * stride - window, first_K)
         if oldest_T is None:
             break
-        begin_K = np.maximum(begin_K, np.maximum.reduceat(oldest_T[order], first))
+        first_K = np.maximum(first_K, np.maximum.reduceat(oldest_T[order], first))
+        begin_K = np.maximum(begin_K, first_K)
         lost = last_T[order] < np.repeat(begin_K, np.diff(offsets))  # too old for a later target of the window
         if not lost.any():
             break
@@ -275,6 +290,7 @@ def _windows(
     return Sequences(
         events=events,
         own=own,
+        older_K=np.maximum(begin_K - long_history, first_K),
         begin_K=begin_K,
         end_K=last_T[order][offsets[1:] - 1] + 1,
         offsets=offsets,

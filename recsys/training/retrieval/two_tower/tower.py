@@ -1,7 +1,7 @@
 """The two towers with their tables: vectors of items by place in the log, interests of users by their windows.
 
-Legend: ``M`` items, ``A`` distinct items of a step, ``B`` windows, ``L`` events of the longest, ``G`` users, ``Q``
-interests, ``D`` width, ``U`` columns of a user's features.
+Legend: ``M`` items, ``A`` distinct items of a step, ``B`` windows, ``L`` events of the longest, ``O`` events before
+them, ``K`` hash buckets, ``G`` users, ``Q`` interests, ``D`` width, ``U`` columns of a user's features.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recsys.arrays import BoolArray, Int64Array
 from recsys.data.interactions.histories import UserEvents
+from recsys.data.samples.histories import ranges
 from recsys.embeddings.numbers import NumberInputs
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.embeddings.sharding.shard import fuse_optimizer, shard, start_process_group
@@ -111,7 +112,14 @@ class Tower:
         return vectors_AD
 
     def read(
-        self, inputs: Inputs, items_AD: Tensor, events: UserEvents, place_BL: Int64Array, item_place_BL: Int64Array
+        self,
+        inputs: Inputs,
+        items_AD: Tensor,
+        events: UserEvents,
+        place_BL: Int64Array,
+        item_place_BL: Int64Array,
+        *,
+        older: tuple[Int64Array, Int64Array] | None = None,
     ) -> Tensor:
         """Read each event of some windows with those before it, [B, L, D].
 
@@ -121,6 +129,8 @@ class Tower:
             events: some.
             place_BL: which of them the windows hold.
             item_place_BL: which of the items those are of.
+            older: which of the items the events before the windows are of, one window after another, and the offsets of
+                each window's, [B + 1]; None: they are not read.
         """
         of_events = event_inputs(self.data.features, inputs)
         shape, places = place_BL.shape, torch.from_numpy(place_BL.ravel())
@@ -129,7 +139,16 @@ class Tower:
             items_BLD,
             None if of_events is None else of_events.index_select(0, places).view(*shape, -1),
             _times(events, place_BL),
+            None if older is None else self._buckets(items_AD, *older),
         )
+
+    def _buckets(self, items_AD: Tensor, older_O: Int64Array, offsets: Int64Array) -> Tensor | None:
+        """Of the events before each window, [B, K, D]; None: no window has any, or none is read by its hash."""
+        if self.net.long is None or not len(older_O):
+            return None
+        places = [torch.from_numpy(each) for each in np.split(older_O, offsets[1:-1])]
+        nothing = items_AD.new_zeros(self.net.long.signatures.shape)
+        return torch.stack([self.net.buckets(items_AD[of]) if len(of) else nothing for of in places])
 
     def user_features(self, inputs: Inputs) -> Tensor | None:
         """Vectors of the features of the users that were looked up, [B, U]; None: users have none."""
@@ -144,7 +163,11 @@ class Tower:
 
     @torch.no_grad()
     def interests(
-        self, items_MD: Tensor, events: UserEvents, users_G: Int64Array, begin_G: Int64Array, end_G: Int64Array
+        self,
+        items_MD: Tensor,
+        events: UserEvents,
+        users_G: Int64Array,
+        bounds: tuple[Int64Array, Int64Array, Int64Array],
     ) -> Tensor:
         """Interests of users after the last of events[begin:end], [G, Q, D], without dropout; of none, zeros.
 
@@ -152,8 +175,9 @@ class Tower:
             items_MD: of :meth:`item_rows`.
             events: with codes.
             users_G: the users.
-            begin_G, end_G: of each, at most ``window`` events.
+            bounds: of ``newest_windows``, each [G].
         """
+        older_G, begin_G, end_G = bounds
         self.net.eval()
         found = torch.zeros(len(users_G), self.net.interests, items_MD.shape[1])
         order = np.argsort(end_G - begin_G, kind="stable")
@@ -165,7 +189,10 @@ class Tower:
             of_block = events.where(own)
             inputs = self.look_up(np.zeros(0, dtype=np.int64), users_B=users_G[block], events=of_block)
             at_BL = at.reshape(place_BL.shape)
-            read_BLD = self.read(inputs, items_MD, of_block, at_BL, of_block.item_E[at_BL])
+            older, offsets = ranges(older_G[block], begin_G[block] - older_G[block])
+            read_BLD = self.read(
+                inputs, items_MD, of_block, at_BL, of_block.item_E[at_BL], older=(events.item_E[older], offsets)
+            )
             last_BD = read_BLD[torch.arange(len(block)), torch.from_numpy(end_G[block] - begin_G[block] - 1)]
             found[torch.from_numpy(block)] = self.net.interests_of(last_BD, self.user_features(inputs))
         return found

@@ -31,7 +31,8 @@ def load_two_tower(run_dir: Path, interactions: Interactions) -> tuple[Retrieval
     assert isinstance(config.model, TwoTowerConfig)
     features = tower_features(ids_of(interactions).features)
     with torch.random.fork_rng(devices=[]):
-        sequences, _ = training_sequences(config, interactions, window=config.model.window)
+        model = config.model
+        sequences, _ = training_sequences(config, interactions, window=model.window, long_history=model.long_history)
         learner = SequenceLearner(
             config,
             interactions,

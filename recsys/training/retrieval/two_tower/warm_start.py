@@ -24,6 +24,9 @@ from recsys.training.retrieval.two_tower.trained import ROW_MAPS
 from recsys.training.retrieval.warm_start import older_run
 from recsys.training.run.folder import NUMBERS, load_numbers, load_row_maps
 
+LONG = ("long_history", "signatures", "bits", "hash_seed")
+"""Settings of what is read by hashes."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OlderTowers:
@@ -55,7 +58,7 @@ def open_older_towers(config: RetrievalRunConfig) -> OlderTowers | None:
     if not config.train.warm_start:
         return None
     path = Path(config.train.warm_start)
-    older_run(config, ("kind", "dim", "attribute_dim", "layers", "heads", "window", "interests", "time_gaps"))
+    older_run(config, ("kind", "dim", "attribute_dim", "layers", "heads", "window", "interests", "time_gaps", *LONG))
     checkpoint = load(path)
     state = checkpoint["best_weights"] or checkpoint["model"]
     return OlderTowers(

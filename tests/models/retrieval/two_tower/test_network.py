@@ -66,3 +66,26 @@ def test_vectors_have_length_one_and_an_item_without_anything_is_zero(net: TwoTo
     items, attributes, times = sequence(3)
     interests = net.user(items, attributes, times, torch.ones(1, 2))
     assert interests.shape == (2, 8) and torch.allclose(interests.norm(dim=1), torch.ones(2))
+
+
+def test_each_event_reads_of_the_older_ones_those_that_share_a_signature() -> None:
+    torch.manual_seed(1)
+    config = TwoTowerConfig(dim=8, window=12, long_history=100, signatures=5, bits=2)
+    net = TwoTowerNet(TowerWidths(8, 4, 3, 2), config=config).eval()
+    (newest, attributes, times), older = sequence(4), torch.nn.functional.normalize(torch.randn(60, 8), dim=1)
+    assert net.long is not None and net.older is not None
+    directions = net.long.signatures.directions_KD.view(5, 2, 8)
+    read = torch.zeros(4, 8)
+    for event in range(4):
+        for of_signature in directions:
+            same = ((older @ of_signature.T > 0) == (newest[event] @ of_signature.T > 0)).all(dim=1)
+            assert 0 < same.sum() < 60
+            read[event] += torch.nn.functional.normalize(older[same].sum(dim=0), dim=0) / 5
+    with_older = net.read(newest[None], attributes[None], times[None], net.buckets(older)[None])
+    # The same as items that are what the events read more.
+    moved = newest + net.older(read)
+    assert torch.allclose(with_older, net.read(moved[None], attributes[None], times[None]), atol=1e-4)
+    assert torch.allclose(
+        net.read(newest[None], attributes[None], times[None], net.buckets(older[:0])[None]),
+        net.read(newest[None], attributes[None], times[None]),
+    )

@@ -9,6 +9,7 @@ import torch
 from support.planted import planted
 from support.walks import ALL_ITEMS, FEATURES, GROUP, ITEMS, USERS, walks
 
+from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.pairs import Interactions, make_pairs
 from recsys.errors import ConfigError, InvalidInputError
 from recsys.training.retrieval.config import RetrievalRunConfig
@@ -150,6 +151,69 @@ def test_several_interests_are_trained_against_hard_negatives_too_and_the_best_c
     assert torch.allclose(scores_BM, (interests_GQD @ items_MD.T).amax(dim=1))
 
 
+def behind_noise() -> Interactions:
+    """Walks in which an event of one item comes after each other one."""
+    data = walks()
+
+    def noisy(of: UserEvents) -> UserEvents:
+        events = of.where(np.repeat(np.arange(len(of.user_E)), 2))
+        assert events.time_ms_E is not None
+        noise_E = np.arange(len(events.user_E)) % 2 == 1
+        return dataclasses.replace(
+            events,
+            item_E=np.where(noise_E, ALL_ITEMS - 1, events.item_E),
+            time_ms_E=events.time_ms_E + noise_E,
+            attributes={name: np.where(noise_E, 0, keys_E) for name, keys_E in events.attributes.items()},
+        )
+
+    return dataclasses.replace(data, histories={part: noisy(of) for part, of in data.histories.items()})
+
+
+def test_what_the_events_before_the_window_tell_is_learnt_by_their_hashes(tmp_path: Path) -> None:
+    data, config = behind_noise(), override(SMALL, ["model.window=1", "model.bits=1", "train.epochs=24"])
+    without = train_any(config, data, tmp_path / "without")
+    config = override(config, ["model.long_history=1"])
+    whole = train_any(config, data, tmp_path / "whole")
+    assert without.test.recall < 0.3 and whole.test.recall > 0.7
+    assert compare_with_baselines(tmp_path / "whole", data, "test")[0] == whole.test
+
+
+def test_a_killed_run_with_a_long_history_and_heads_goes_on_to_the_same_last_digit(tmp_path: Path) -> None:
+    data = walks()
+    changes = ["model.window=3", "model.long_history=9", "model.multi_task_weight=0.3", "train.epochs=4"]
+    config = override(SMALL, [*changes, "train.checkpoint_epochs=1", "train.patience=9"])
+    whole = train_any(config, data, tmp_path / "whole")
+
+    def kill(progress: RetrievalProgress) -> None:
+        if progress.step == 40 and progress.validation is None:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_any(config, data, tmp_path / "part", report=kill)
+    resumed = train_any(config, data, tmp_path / "part", resume=True)
+    assert resumed.test == whole.test and torch.equal(resumed.items_MD, whole.items_MD)
+    assert "beside the next item, training predicts its group, tags" in whole.notes and resumed.notes == whole.notes
+    for setting in ("model.multi_task_weight=0", "model.long_history=0"):
+        other = train_any(override(config, [setting]), data, tmp_path / setting)
+        assert not torch.equal(other.items_MD, whole.items_MD)
+    warm = override(config, [f"train.warm_start={tmp_path / 'whole'}"])
+    with pytest.raises(ConfigError, match=r"model.long_history is 9, that of this run 8; allowed: the same"):
+        train_any(override(warm, ["model.long_history=8"]), data, tmp_path / "next")
+
+
+def test_attributes_that_cannot_be_predicted_are_left_out_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, config = walks(), override(SMALL, ["model.multi_task_weight=0.3", "train.epochs=1"])
+    columns = {**data.item_columns, "group": np.full(ALL_ITEMS, -1)}
+    one = train_any(config, dataclasses.replace(data, item_columns=columns), tmp_path / "one")
+    assert "beside the next item, training predicts its tags" in one.notes
+    monkeypatch.setattr("recsys.training.retrieval.two_tower.predicted.MOST_VALUES", 5)
+    with pytest.raises(ConfigError, match="no categorical feature of items has from 2 to 5 values that the tables"):
+        train_any(config, data, tmp_path / "two")
+    assert not (tmp_path / "two").exists()
+
+
 def test_a_featureset_without_history_is_told_what_it_needs(tmp_path: Path) -> None:
     data = walks()
     assert data.ids is not None
@@ -178,6 +242,10 @@ def test_settings_that_the_model_does_not_read_are_refused() -> None:
         override(SMALL, ["train.loss=bpr"])
     with pytest.raises(ConfigError, match=r"train.batch_size is 0; allowed of two_tower: 1 or more"):
         override(SMALL, ["train.batch_size=0"])
+    with pytest.raises(ConfigError, match=r"model.signatures \* model.bits is 16 \* 4; allowed: up to 62"):
+        override(SMALL, ["model.bits=4"])
+    with pytest.raises(ConfigError, match=r"model.long_history is -1; allowed: 0 or more"):
+        override(SMALL, ["model.long_history=-1"])
     with pytest.raises(ConfigError, match=r"model.heads is 3; allowed: a divisor of model.dim, which is 16"):
         override(SMALL, ["model.heads=3"])
     with pytest.raises(ConfigError, match=r"rows.min_count is 1, but mf has vectors of users and of items alone"):

@@ -197,8 +197,32 @@ def test_of_a_user_with_very_many_events_the_newest_count() -> None:
     assert notes == (
         f"{14_286 - newest:,} training pairs lie before the newest 1,000 events of their user and are left out",
     )
-    begin, end = newest_windows(sequences.events, np.array([0]), 1, window=50)
-    assert (begin.tolist(), end.tolist()) == ([count - 50], [count])
+    older, begin, end = newest_windows(sequences.events, np.array([0]), 1, window=50, long_history=200)
+    assert (older.tolist(), begin.tolist(), end.tolist()) == ([count - 250], [count - 50], [count])
+
+
+def test_before_each_window_stand_the_events_that_are_read_by_their_hashes_each_once() -> None:
+    count, window, long_history = 100_000, 50, 10_000
+    data = one_user(list(range(count)), [(n, n) for n in range(1, count, 7)], max_events=count)
+    sequences, notes = training_sequences(CONFIG, data, window=window, long_history=long_history)
+    assert len(sequences) == len(range(1, count, 7)) and notes == ()
+    assert len(sequences.begin_K) <= 2 * count / window, "what attention reads grows with the events, not their square"
+    lengths_K = sequences.begin_K - sequences.older_K
+    assert np.array_equal(lengths_K, np.minimum(sequences.begin_K, long_history)) and lengths_K.max() == long_history
+    short, _ = training_sequences(CONFIG, data, window=window)
+    assert np.array_equal(short.older_K, short.begin_K) and np.array_equal(short.begin_K, sequences.begin_K)
+
+
+def test_events_that_were_too_old_at_a_moment_are_not_read_by_their_hashes_either() -> None:
+    count, age_s = 200, 40
+    times = [1000 * n for n in range(count)]
+    data = one_user(times, [(1000 + n, 1000 * n) for n in range(1, count)], max_age_s=age_s)
+    data = dataclasses.replace(data, histories={**data.histories, "train": data.histories["test"]})
+    sequences, _ = training_sequences(CONFIG, data, window=8, long_history=1000)
+    assert (sequences.older_K < sequences.begin_K).any()
+    for k in range(len(sequences.begin_K)):
+        newest = sequences.item_T[sequences.offsets[k + 1] - 1] - 1000
+        assert sequences.older_K[k] == max(0, newest - age_s) or sequences.older_K[k] == sequences.begin_K[k]
 
 
 def test_pairs_without_order_are_read_in_another_one_each_time() -> None:

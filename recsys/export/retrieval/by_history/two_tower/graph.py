@@ -33,7 +33,7 @@ from recsys.export.graphs.files import externalise, trace_graph
 from recsys.export.graphs.modules import HISTORY
 from recsys.export.retrieval.by_history.added import TABLE_ROWS, split_rows, used_scores
 from recsys.export.retrieval.by_history.search import history_search
-from recsys.export.retrieval.by_history.two_tower.modules import INTERESTS, ITEMS, TIME, UserSide
+from recsys.export.retrieval.by_history.two_tower.modules import INTERESTS, ITEMS, OLDER, TIME, UserSide
 from recsys.export.retrieval.codes import Coarse
 from recsys.export.retrieval.graph import (
     below_zeros,
@@ -76,7 +76,7 @@ def write_tower_graph(
     folder: Path,
     tables: dict[str, TableInfo],
     *,
-    window: int,
+    sizes: tuple[int, int],
     takes_added: bool,
     coarse: Coarse = "int8",
 ) -> GraphInfo:
@@ -87,7 +87,7 @@ def write_tower_graph(
         user: the user's side, in evaluation mode.
         folder: of the bundle.
         tables: those written so far, by name; new ones are added.
-        window: newest events of known items that are read.
+        sizes: newest events of known items that are read one by one, and events before them that are by their hashes.
         takes_added: a request may bring items that the bundle has not.
         coarse: kind of codes of the items' vectors.
     """
@@ -104,12 +104,14 @@ def write_tower_graph(
     inputs = dict(RETRIEVE_INPUTS)
     inputs |= {name: TensorInfo(dtype="int64", shape=("S",)) for name in (item_id, *of_events)}
     inputs |= {name: _of_user(feature) for name, feature in user.user.items()}
-    integers: dict[str, npt.ArrayLike] = {"before_window": [-window], "end": [np.iinfo(np.int64).max]}
+    integers: dict[str, npt.ArrayLike] = {"before_window": [-sizes[0]], "end": [np.iinfo(np.int64).max]}
+    if user.reads_older:
+        integers["before_older"] = [-sum(sizes)]
     if takes_added:
         integers[TABLE_ROWS] = len(item_keys) + 1
         inputs |= added_inputs(items.items_MD.shape[1])
     info, infos = write_graph(
-        _nodes(item_id, of_events, traced, coarse, interests=user.net.interests, takes_added=takes_added),
+        _nodes(item_id, of_events, traced, user, coarse, takes_added=takes_added),
         {
             **item_tables(items.items_MD[order_M], coarse),
             "item_id.popularity": below_zeros(items.popularity_M[order_M, None]),
@@ -132,9 +134,9 @@ def _nodes(
     item_id: str,
     of_events: Sequence[str],
     traced: onnx.ModelProto,
+    user: UserSide,
     coarse: Coarse,
     *,
-    interests: int,
     takes_added: bool,
 ) -> list[NodeProto]:
     search = history_search(item_id, takes_added=takes_added)
@@ -143,36 +145,51 @@ def _nodes(
         _node("Min", ["history_known", "one_long"], ["known"]),
         _node("Greater", ["history_known_0", "zero"], ["is_known"]),
         by_vectors_or_popularity(
-            _search(of_events, traced, coarse, interests=interests, takes_added=takes_added), search.by_popularity
+            _search(of_events, traced, user, coarse, takes_added=takes_added), search.by_popularity
         ),
         *search.found,
     ]
 
 
 def _search(
-    of_events: Sequence[str], traced: onnx.ModelProto, coarse: Coarse, *, interests: int, takes_added: bool
+    of_events: Sequence[str], traced: onnx.ModelProto, user: UserSide, coarse: Coarse, *, takes_added: bool
 ) -> list[NodeProto]:
     """From ``event_rows`` to the best rows."""
-    gathered = [_node("Gather", ["item_id.rows", "rows_W"], [ITEMS])]
-    if takes_added:
-        gathered = [
-            *split_rows("rows_W", in_bundle="bundle_rows_W", place="place_W", is_in_bundle="is_in_bundle_W"),
-            _node("Gather", ["item_id.rows", "bundle_rows_W"], ["bundle_rows_WD"]),
-            _node("Gather", ["added.rows", "place_W"], ["added_rows_WD"]),
-            _node("Unsqueeze", ["is_in_bundle_W", "last_axis"], ["is_in_bundle_W1"]),
-            _node("Where", ["is_in_bundle_W1", "bundle_rows_WD", "added_rows_WD"], [ITEMS]),
+    interests, older = user.net.interests, []
+    if user.reads_older:
+        older = [
+            _node("Slice", ["places_E", "before_older", "before_window"], ["places_O"]),
+            _node("Gather", ["event_rows", "places_O"], ["older_rows_O"]),
+            # Row 0 is zeros, and adds nothing to a sum: so there is always one.
+            _node("Concat", ["row_zero", "older_rows_O"], ["rows_O"], axis=0),
+            *_vectors("rows_O", OLDER, takes_added=takes_added),
         ]
     return [
         _node("NonZero", ["is_item"], ["places_1E"]),
         _node("Squeeze", ["places_1E", "row_zero"], ["places_E"]),
         _node("Slice", ["places_E", "before_window", "end"], ["places_W"]),
         _node("Gather", ["event_rows", "places_W"], ["rows_W"]),
-        *gathered,
+        *_vectors("rows_W", ITEMS, takes_added=takes_added),
+        *older,
         *(_node("Gather", [name, "places_W"], [_window(name)]) for name in of_events),
         *traced.graph.node,
         *_user_vectors(interests),
         *(_added_scores(interests) if takes_added else []),
         top_items_node("user_DQ", coarse, added_scores="added_scores" if takes_added else "no_added"),
+    ]
+
+
+def _vectors(rows: str, vectors: str, *, takes_added: bool) -> list[NodeProto]:
+    """Vectors of rows of the bundle's items, then of added ones."""
+    if not takes_added:
+        return [_node("Gather", ["item_id.rows", rows], [vectors])]
+    at = f"{rows}."
+    return [
+        *split_rows(rows, in_bundle=f"{at}in_bundle", place=f"{at}place", is_in_bundle=f"{at}is_in_bundle"),
+        _node("Gather", ["item_id.rows", f"{at}in_bundle"], [f"{at}of_bundle"]),
+        _node("Gather", ["added.rows", f"{at}place"], [f"{at}of_added"]),
+        _node("Unsqueeze", [f"{at}is_in_bundle", "last_axis"], [f"{at}is_in_bundle_1"]),
+        _node("Where", [f"{at}is_in_bundle_1", f"{at}of_bundle", f"{at}of_added"], [vectors]),
     ]
 
 

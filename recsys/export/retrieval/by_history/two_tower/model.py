@@ -25,6 +25,7 @@ from recsys.features.columns import Column
 from recsys.features.feature_set import Categorical
 from recsys.features.number_transform import NumberTransform
 from recsys.models.retrieval.attributes import is_given
+from recsys.models.retrieval.two_tower.config import TwoTowerConfig
 from recsys.models.retrieval.two_tower.loss import scores
 from recsys.training.retrieval.linear.histories import user_events
 from recsys.training.retrieval.ranking import RankingMetrics
@@ -58,6 +59,8 @@ class TowerExport:
             row_maps=self._learner.row_maps,
             numbers=self.numbers,
         )
+        assert isinstance(self.config.model, TwoTowerConfig)
+        self._long_history = self.config.model.long_history
         self._items_MD = self._learner.item_rows()
         self._interests: dict[int, Tensor | None] = {}
 
@@ -103,7 +106,7 @@ class TowerExport:
                 user.eval(),
                 folder,
                 tables,
-                window=self._learner.window,
+                sizes=(self._learner.window, self._long_history),
                 takes_added=self.takes_added,
             )
         }

@@ -4,7 +4,7 @@
 bundle, and its row there was made with it.
 ``user``: rows and attributes of the newest events, user features -> interests, a part of the graph ``retrieve``.
 
-Legend: ``A`` items, ``S`` events, ``Q`` interests, ``D`` width, ``I`` columns of an id.
+Legend: ``A`` items, ``S`` events, ``O`` older ones, ``Q`` interests, ``D`` width, ``I`` columns of an id.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from recsys.models.retrieval.two_tower.network import TwoTowerNet
 
 ITEMS = "window.items"
 """Input of the user's side: rows of the events' items."""
+OLDER = "window.older"
+"""Input of the user's side: rows of the items of the events before them, and a row of zeros."""
 TIME = f"{HISTORY}timestamp"
 INTERESTS = "interests"
 
@@ -126,8 +128,8 @@ class _WithoutId:
 
 
 class UserSide(nn.Module):
-    """Interests of one user. Inputs: ``ITEMS``, the events' times and attributes, the user's features, alike ones
-    stacked; output: interests, [Q, D].
+    """Interests of one user. Inputs: ``ITEMS``; ``OLDER``, if a long history is read; the events' times and attributes,
+    the user's features, alike ones stacked; output: interests, [Q, D].
 
     Args:
         trained: the model.
@@ -143,7 +145,9 @@ class UserSide(nn.Module):
         }
         self.user: dict[str, Feature] = {each.name: each for each in trained.features.user}
         self.of_events, self.of_user = alike(twin, self.events), alike(twin, self.user)
-        self.stacks = [(ITEMS,), *([(TIME,)] if reads_time else []), *self.of_events, *self.of_user]
+        self.reads_older = trained.net.long is not None
+        older = [(OLDER,)] if self.reads_older else []
+        self.stacks = [(ITEMS,), *older, *([(TIME,)] if reads_time else []), *self.of_events, *self.of_user]
 
     def forward(self, *tensors: Tensor) -> Tensor:
         named = dict(zip(self.stacks, tensors, strict=True))
@@ -154,12 +158,15 @@ class UserSide(nn.Module):
             event_inputs(self.features, events),
             named[TIME,] if self.reads_time else None,
             user_inputs(self.features, user),
+            named[OLDER,] if self.reads_older else None,
         )
 
     def example(self) -> Example:
         """The signature."""
         inputs = {ITEMS: torch.ones(7, self.net.head.in_features)}
         dynamic: dict[str, Mapping[int, str]] = {ITEMS: {0: "S"}, INTERESTS: {}}
+        if self.reads_older:
+            inputs[OLDER], dynamic[OLDER] = torch.ones(11, self.net.head.in_features), {0: "O"}
         of_events = {**({TIME: None} if self.reads_time else {}), **self.events}
         for name, feature in of_events.items():
             inputs[name] = torch.arange(7) * 1000 if feature is None else example_input(feature, 7)

@@ -116,6 +116,24 @@ def test_events_beyond_the_window_and_of_unknown_items_change_nothing(session: R
     assert got.items.tolist() == expected.items.tolist() and (got.history_known, got.history_unknown) == (20, 1)
 
 
+def test_a_long_history_is_read_as_far_as_the_model_reads_and_as_torch_reads_it(tmp_path: Path) -> None:
+    window, long_history, count = 3, 40, 100_000
+    bundle = export_walks(
+        tmp_path, f"model.window={window}", f"model.long_history={long_history}", "model.interests=2"
+    )  # compared with torch, with added items too
+    assert read_manifest(bundle).certificate.requests == 2 * USERS
+    session = open_retrieval(open_bundle(bundle))
+    items = np.random.default_rng(0).integers(0, ITEMS, count).tolist()
+    expected = session.retrieve(1, NOTHING, 9, walked(items[-window - long_history :], hours=1))
+    longer = walked(items, hours=1)
+    longer["timestamp"] -= longer["timestamp"][-1] - walked(items[-window - long_history :], hours=1)["timestamp"][-1]
+    got = session.retrieve(1, NOTHING, 9, longer)
+    assert got.history_known == count
+    assert got.items.tolist() == expected.items.tolist() and got.scores.tolist() == expected.scores.tolist()
+    fewer = session.retrieve(1, NOTHING, 9, longer[-window - long_history // 2 :])
+    assert fewer.scores.tolist() != expected.scores.tolist(), "events before the window count"
+
+
 @pytest.mark.prove
 def test_who_has_no_event_gets_what_is_popular_with_the_segment_by_a_feature_that_the_model_reads_too(
     session: RetrievalSession, tmp_path: Path
