@@ -69,6 +69,19 @@ HISTORY_OUTPUTS = {"history_known": TensorInfo(dtype="int64", shape=(1,))}
 SEGMENT_OUTPUTS = {"segment": TensorInfo(dtype="int64", shape=(1,))}
 """Further output of a graph with popularity by segment, which reads a feature of users: 1 if its value has a list."""
 
+SIMILAR_INPUTS = {
+    "seeds": TensorInfo(dtype="int64", shape=("N",)),
+    "seen": TensorInfo(dtype="int64", shape=("X",)),
+    **{name: RETRIEVE_INPUTS[name] for name in ("k", "allowed", "allowed.rows", "allowed.mask")},
+}
+SIMILAR_OUTPUTS = {
+    "items": TensorInfo(dtype="int64", shape=("K",)),
+    "scores": TensorInfo(dtype="float32", shape=("K",)),
+    "seeds_known": TensorInfo(dtype="int64", shape=("N",)),
+}
+"""Inputs and outputs of a graph ``similar``: keys of the seeds and of other items to leave out; items with the largest
+mean of their cosines to the known seeds; with a graph ``item`` it takes :func:`added_inputs`, too."""
+
 ITEM_OUTPUTS = ("rows", "known")
 """Outputs of a graph ``item``: of each item its row, float32 [A, R], and how many of its attributes the model knows,
 int64 [A]."""

@@ -125,6 +125,7 @@ for command in (
     requests.rank,
     requests.recommend,
     requests.retrieve,
+    requests.similar,
     parity.parity,
     daily.pipeline,
     serving.profile,

@@ -1,4 +1,4 @@
-"""Requests to a running server: `rank` given items, `recommend` or `retrieve` some."""
+"""Requests to a running server: `rank` given items, `recommend` or `retrieve` some, find some `similar` to others."""
 
 from __future__ import annotations
 
@@ -199,6 +199,42 @@ def retrieve(
     known = "" if best.user_known else "; the model does not know the user: the most popular items"
     summary = f"{_who(best)}, {best.history_events} events left out{known}"
     _print(best, _found(best), facts, summary, as_json=as_json)
+
+
+def similar(
+    items: Annotated[str, typer.Option("--items", help="Ids of 1 to 100 items, comma-separated.")],
+    top: TopOption = 10,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", help="Ids of items to leave out besides these, comma-separated; may be repeated."),
+    ] = None,
+    model: ModelOption = "",
+    timings: TimingsOption = False,
+    address: AddressOption = ADDRESS,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    tls_server_name: ServerNameOption = None,
+    text_ids: TextOption = False,
+    timeout_s: TimeoutOption = 5.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a running server for the items most like given ones, by their vectors in its retrieval model."""
+    from recsys.client import Client
+
+    asked: dict[str, Any] = {"exclude": item_ids(exclude or [], text_ids), "model": model}
+    secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
+    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
+        best = client.similar(items=item_ids([items], text_ids), top_k=top, timings=timings, **asked)
+    facts = {
+        "model": best.model,
+        "model_version": best.model_version,
+        "release": best.release,
+        "unknown": best.unknown,
+    }
+    unknown = f"; nothing is known of {', '.join(map(str, best.unknown))}" if best.unknown else ""
+    _print(best, _found(best), facts, f"{_who(best)}{unknown}", as_json=as_json)
 
 
 def token_arguments() -> dict[str, Any]:

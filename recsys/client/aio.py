@@ -23,7 +23,7 @@ from recsys.client.channel import (
     serving,
 )
 from recsys.client.connection import Connection
-from recsys.client.messages import explain, feature_store, ranker
+from recsys.client.messages import explain, feature_store, ranker, related
 from recsys.client.retries import Retries
 from recsys.client.tls import Tls
 from recsys.client.token import CallToken
@@ -41,6 +41,7 @@ from recsys.client.types import (
     Recommendation,
     Retrieval,
     RpcError,
+    SimilarItems,
     UserEvents,
     UserHistory,
 )
@@ -143,6 +144,20 @@ class AsyncClient:
         request = explain.request(user, item, features, model, release, time_ms, max_events)
         limit_s = EXPLAIN_S if timeout_s is None else timeout_s
         return explain.explanation(await self._answer("explain", request, limit_s))
+
+    async def similar(
+        self,
+        *,
+        items: Ids,
+        top_k: int = 10,
+        exclude: Ids | None = None,
+        model: str = "",
+        timings: bool = False,
+        timeout_s: float | None = None,
+    ) -> SimilarItems:
+        """See :meth:`Client.similar`."""
+        request = related.similar_request(items, top_k, exclude, model, timings)
+        return related.similar_items(await self._answer("similar", request, timeout_s), items)
 
     async def append_events(
         self,

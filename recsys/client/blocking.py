@@ -22,7 +22,7 @@ from recsys.client.channel import (
     serving,
 )
 from recsys.client.connection import Connection
-from recsys.client.messages import explain, feature_store, ranker
+from recsys.client.messages import explain, feature_store, ranker, related
 from recsys.client.retries import Retries
 from recsys.client.tls import Tls
 from recsys.client.token import CallToken
@@ -40,6 +40,7 @@ from recsys.client.types import (
     Recommendation,
     Retrieval,
     RpcError,
+    SimilarItems,
     UserEvents,
     UserHistory,
 )
@@ -217,6 +218,34 @@ class Client:
         """
         request = explain.request(user, item, features, model, release, time_ms, max_events)
         return explain.explanation(self._answer("explain", request, EXPLAIN_S if timeout_s is None else timeout_s))
+
+    def similar(
+        self,
+        *,
+        items: Ids,
+        top_k: int = 10,
+        exclude: Ids | None = None,
+        model: str = "",
+        timings: bool = False,
+        timeout_s: float | None = None,
+    ) -> SimilarItems:
+        """The items most like given ones: of a page, or a basket. Raises as :meth:`rank`.
+
+        ::
+
+            near = client.similar(items=[1193], top_k=10)
+            print(near.items, near.unknown)
+
+        Args:
+            items: 1 to 100 ids; those that nobody knows are in the answer's ``unknown``.
+            top_k: how many, 1 to 10,000.
+            exclude: items to leave out besides those.
+            model: of retrieval; empty for the server's only one.
+            timings: ask what the call took.
+            timeout_s: for this call.
+        """
+        request = related.similar_request(items, top_k, exclude, model, timings)
+        return related.similar_items(self._answer("similar", request, timeout_s), items)
 
     def append_events(
         self,

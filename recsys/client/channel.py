@@ -28,14 +28,14 @@ from recsys.client.types import (
     Unavailable,
 )
 from recsys.errors import InvalidInputError
-from recsys.proto import feature_store_pb2, ranker_pb2
+from recsys.proto import feature_store_pb2, ranker_pb2, related_pb2
 from recsys.proto.limits import MESSAGE_BYTES
 from recsys.proto.trailers import RETRY_TRAILER, STORE_TRAILER
 
 _RETRIES = {
     "methodConfig": [
         {
-            "name": [{"service": s} for s in ("recsys.v1.Ranker", "recsys.v1.FeatureStore")],
+            "name": [{"service": s} for s in ("recsys.v1.Ranker", "recsys.v1.Related", "recsys.v1.FeatureStore")],
             "retryPolicy": {
                 "maxAttempts": 3,
                 "initialBackoff": "0.02s",
@@ -113,6 +113,7 @@ class Calls:
         self.retrieve = _call(unary, ranker + "Retrieve", ranker_pb2.RetrieveResponse)
         self.recommend = _call(unary, ranker + "Recommend", ranker_pb2.RecommendResponse)
         self.explain = _call(unary, ranker + "Explain", ranker_pb2.ExplainResponse)
+        self.similar = _call(unary, "/recsys.v1.Related/Similar", related_pb2.SimilarResponse)
         self.append_events = _call(unary, store + "AppendEvents", pb.AppendEventsResponse)
         self.append_stream = _call(channel.stream_unary, store + "AppendEventStream", pb.AppendEventStreamResponse)
         self.put_entities = _call(unary, store + "PutEntities", pb.PutEntitiesResponse)

@@ -168,6 +168,28 @@ class Recommendation:
     fallback: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class SimilarItems:
+    """The items most like given ones.
+
+    Attributes:
+        items: ids, most alike first, none of them given; as in :class:`Retrieval`.
+        scores: mean cosines to the known ones, from -1 to 1; float32, [K].
+        unknown: those of the given ids of which nothing is known; if these are all, there are no items.
+        model, model_version, release, timings_us: as in :class:`Retrieval`.
+        degraded: never anything.
+    """
+
+    items: npt.NDArray[Any]
+    scores: npt.NDArray[np.float32]
+    unknown: list[Any]
+    model: str
+    model_version: str
+    release: str = ""
+    timings_us: Mapping[str, int] = field(default_factory=dict)
+    degraded: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contribution:
     """One part of what a model read for a score, and what it does to the logit.

@@ -30,6 +30,9 @@ NAMES = 4_096
 REQUESTS = 100
 """Most requests in a RankBatch call."""
 
+SEEDS = 100
+"""Most items that one Similar call asks to be like."""
+
 ENTITIES = 10_000
 """Most entities in one PutEntities or GetFeatures call."""
 
@@ -69,6 +72,7 @@ BOUNDS: dict[str, Bound] = {
     "ExplainRequest.model": Bound(NAME_BYTES),
     "ExplainRequest.release": Bound(NAME_BYTES),
     "ExplainRequest.features": Bound(NAMES, each=NAME_BYTES),
+    "SimilarRequest.model": Bound(NAME_BYTES),
     "EventColumns.timestamps_ms": Bound(EVENTS),
     "EventColumns.arrivals_ms": Bound(EVENTS),
     "EventColumns.attributes": Bound(NAMES, each=NAME_BYTES),

@@ -14,6 +14,7 @@ from recsys.export.retrieval.by_history.linear.graph import HistoryTables, write
 from recsys.export.retrieval.by_history.linear.item_graph import write_item_graph
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.export.retrieval.segments import Segments, add_segments
+from recsys.export.retrieval.similar import add_similar
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.hashing import string_keys
 from recsys.features.number_transform import NumberTransform
@@ -80,12 +81,13 @@ def write_tiny_retrieval(
         graph, infos = write_retrieve_graph(tables, writer.folder)
         if segments is not None:
             graph, infos = add_segments(writer.folder, graph, infos, segments, tables.item_keys, list_length=5)
+        graphs, infos = add_similar(writer.folder, {"retrieve": graph}, infos)
         return writer.finish(
             Manifest(
                 model=model,
                 kind="retrieval",
                 feature_set=features,
-                graphs={"retrieve": graph},
+                graphs=graphs,
                 tables=infos,
                 certificate=certificate,
                 metrics={} if measured is None else measured.metrics,
@@ -156,6 +158,7 @@ def write_tiny_history_retrieval(
         if attributes is not None:
             graphs["item"], of_item = write_item_graph(attributes, features, writer.folder)
             infos = {**infos, **of_item}
+        graphs, infos = add_similar(writer.folder, graphs, infos)
         return writer.finish(
             Manifest(
                 model=model,

@@ -68,6 +68,19 @@ def ids_of(
     return texts[places]
 
 
+def found_ids(ids: ranker_pb2.Ids) -> npt.NDArray[Any]:
+    """Ids of the items of an answer: integers, or texts (dtype object)."""
+    return np.array(ids.texts, dtype=object) if ids.texts else np.array(ids.integers, dtype=np.int64)
+
+
+def timings_us(response: Any) -> dict[str, int]:
+    """Microseconds by stage, if an answer has them."""
+    if not response.HasField("timings"):
+        return {}
+    fields = ranker_pb2.Timings.DESCRIPTOR.fields
+    return {field.name.removesuffix("_us"): getattr(response.timings, field.name) for field in fields}
+
+
 def _feature_value(name: str, value: Any) -> ranker_pb2.FeatureValue:
     if value is None:
         return ranker_pb2.FeatureValue()

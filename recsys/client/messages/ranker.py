@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from recsys.client.messages.fields import feature_values, id_field, ids_field, set_fields
+from recsys.client.messages.fields import feature_values, found_ids, id_field, ids_field, set_fields, timings_us
 from recsys.client.types import Id, Ids, Ranking, RankQuery, Recommendation, Retrieval
 from recsys.errors import InvalidInputError
 from recsys.proto import ranker_pb2
@@ -97,7 +96,7 @@ def ranking(response: ranker_pb2.RankResponse, candidates: Ids) -> Ranking:
         release=response.release,
         history_events=response.history_events,
         degraded=degraded_parts(response),
-        timings_us=_timings_us(response),
+        timings_us=timings_us(response),
     )
 
 
@@ -109,7 +108,7 @@ def rankings(response: ranker_pb2.RankBatchResponse, queries: Sequence[RankQuery
 def retrieval(response: ranker_pb2.RetrieveResponse) -> Retrieval:
     """The result of ``Client.retrieve``."""
     return Retrieval(
-        items=_found(response.items),
+        items=found_ids(response.items),
         scores=np.array(response.scores, dtype=np.float32),
         model=response.model,
         model_version=response.model_version,
@@ -118,14 +117,14 @@ def retrieval(response: ranker_pb2.RetrieveResponse) -> Retrieval:
         fallback=_FALLBACKS.get(response.fallback, ""),
         history_events=response.history_events,
         degraded=degraded_parts(response),
-        timings_us=_timings_us(response),
+        timings_us=timings_us(response),
     )
 
 
 def recommendation(response: ranker_pb2.RecommendResponse) -> Recommendation:
     """The result of ``Client.recommend``."""
     return Recommendation(
-        items=_found(response.items),
+        items=found_ids(response.items),
         scores=np.array(response.scores, dtype=np.float32),
         model=response.model,
         model_version=response.model_version,
@@ -138,27 +137,16 @@ def recommendation(response: ranker_pb2.RecommendResponse) -> Recommendation:
         history_events=response.history_events,
         candidates=response.candidates,
         degraded=degraded_parts(response),
-        timings_us=_timings_us(response),
+        timings_us=timings_us(response),
     )
 
 
 _FALLBACKS = {ranker_pb2.FALLBACK_POPULARITY: "popularity", ranker_pb2.FALLBACK_SEGMENT: "segment"}
 
 
-def _found(ids: ranker_pb2.Ids) -> npt.NDArray[Any]:
-    return np.array(ids.texts, dtype=object) if ids.texts else np.array(ids.integers, dtype=np.int64)
-
-
 def degraded_parts(response: Any) -> tuple[str, ...]:
     """Names of the parts that an answer lacks."""
     return tuple(_DEGRADATIONS[d] for d in response.degraded if d in _DEGRADATIONS)
-
-
-def _timings_us(response: Any) -> dict[str, int]:
-    if not response.HasField("timings"):
-        return {}
-    fields = ranker_pb2.Timings.DESCRIPTOR.fields
-    return {field.name.removesuffix("_us"): getattr(response.timings, field.name) for field in fields}
 
 
 def _excluded(exclude: Ids | None) -> ranker_pb2.Ids | None:

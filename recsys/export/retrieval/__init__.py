@@ -11,5 +11,6 @@
     by_history/        bundle and graph for users who are known by their history
     lists.py           the measurements that a manifest keeps
     segments.py        popularity by a feature of users, for those who are not known
+    similar.py         the graph ``similar``: items whose vectors are near to those of seeds
     measure.py         a bundle on any test pairs
 """

@@ -27,6 +27,7 @@ from recsys.export.retrieval.by_history.bundle import HISTORY_MODELS, export_his
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.export.retrieval.lists import LISTS, measured_lists
 from recsys.export.retrieval.segments import Segments, add_segments
+from recsys.export.retrieval.similar import add_similar
 from recsys.features.hashing import MISSING
 from recsys.features.names import ITEM_NAMES, open_names
 from recsys.training.retrieval.evaluate import evaluate_users
@@ -101,6 +102,7 @@ def export_retrieval_bundle(
         if segments is not None:
             length = config.train.list_length
             graph, infos = add_segments(writer.folder, graph, infos, segments, ids.item_keys_M, list_length=length)
+        graphs, infos = add_similar(writer.folder, {"retrieve": graph}, infos)
         tested = users[np.isin(users, interactions.test.user_E)]
         certificate = certify_lists(
             writer.folder / graph.file,
@@ -119,7 +121,7 @@ def export_retrieval_bundle(
                 model=name,
                 kind="retrieval",
                 feature_set=ids.features,
-                graphs={"retrieve": graph},
+                graphs=graphs,
                 tables=infos,
                 metrics=measured.metrics,
                 evaluation=measured.evaluation,

@@ -6,6 +6,7 @@
 - ``put_items.py``: items that were stored and no served model finds, counted;
 - ``append.py``: events that a call or a stream brought; ``names.py``: texts of an answer's ids; both are coroutines,
   since streams wait on a loop;
+- ``related/``: what is near to given items;
 - ``explain/``: the parts of one score;
 - ``given_values.py``: what a release passes over of a request, as only another one reads it;
 - ``routes.py``: the release that answers a call; ``model_slot.py``: the releases there are, replaceable while calls

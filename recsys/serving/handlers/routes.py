@@ -16,6 +16,7 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.names import Names
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
+from recsys.serving.handlers.related.similar import SimilarFinder
 
 _POINTS = 1 << 32
 
@@ -29,6 +30,7 @@ class LoadedRelease:
         features: of its ranking model, or else of its retrieval model.
         ranker: None: it has no ranking model.
         recommender: None: it has no retrieval model.
+        similar: beside a recommender: answers Similar.
         names: the texts of string ids that came with it, by embedding table.
         slot: the place of its counts among those of all releases.
         close: ends what belongs to it, such as the thread that writes states; called once.
@@ -41,6 +43,7 @@ class LoadedRelease:
     features: FeatureSet
     ranker: Ranker | None
     recommender: Recommender | None
+    similar: SimilarFinder | None = None
     close: Callable[[], None]
     names: Mapping[str, Names] = field(default_factory=dict)
     slot: int = 0
@@ -203,3 +206,10 @@ def recommender_of(release: LoadedRelease) -> Recommender:
     if release.recommender is None:
         raise NotFoundError(f"release {release.name!r} has no retrieval model")
     return release.recommender
+
+
+def similar_of(release: LoadedRelease) -> tuple[Recommender, SimilarFinder]:
+    """The release's recommender and what answers Similar by the same model; NotFoundError as :func:`recommender_of`."""
+    recommender = recommender_of(release)
+    assert release.similar is not None, "comes with the recommender"
+    return recommender, release.similar

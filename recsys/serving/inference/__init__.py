@@ -4,6 +4,7 @@
 - ``ranking_session.py``: user, rank and encode graphs, run for one request;
 - ``candidate_index.py``: the Protocol of what finds a user's items; ``retrieval_session.py``: the exact one, a graph;
   ``allowed_rows.py``: which rows it may find;
+- ``related/``: items near to given ones;
 - ``signature.py``: inputs and outputs that a retrieval bundle's graphs may have;
 - ``table_guard.py``: tables that change under a loaded model; ``mapped_pages.py``: pages of theirs that are gone;
 - ``fair_lock.py``: who may run a model next, first come, first served; ``pace.py``: how long that takes lately;

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from recsys.arrays import BoolArray, Int64Array
@@ -113,6 +115,15 @@ class RetrievalSession:
             rows, known = self._item.run(list(ITEM_OUTPUTS), given)
         return ItemRows(rows, known)
 
+    def search_inputs(self, added: AddedItems | None, allowed: Allowed | None) -> dict[str, npt.NDArray[Any]]:
+        """Inputs of a search, in graph ``retrieve`` or another: the added items, and which of all items may be found.
+
+        Raises:
+            InvalidInputError: what is allowed does not fit the items.
+        """
+        inputs, is_new_A = self._added_inputs(added)
+        return {**inputs, **(ALL_ALLOWED if allowed is None else allowed_inputs(allowed, len(self.keys), is_new_A))}
+
     def _added_inputs(self, added: AddedItems | None) -> tuple[dict[str, Column], BoolArray]:
         """Inputs of the added items that the bundle has not, and which of all these are; kept for the next search."""
         if added is None:
@@ -168,15 +179,13 @@ class RetrievalSession:
         """As :meth:`retrieve`, whatever the scores are."""
         if not 1 <= k <= MAX_ITEMS:
             raise InvalidInputError(f"{k:,} items were asked for; allowed: 1 to {MAX_ITEMS:,}")
-        added_inputs, is_new_A = self._added_inputs(added)
         given = {
             "user_id": np.array([user_key], dtype=np.int64),
             "seen": seen if len(seen) else _NOTHING,
             "k": np.array(k, dtype=np.int64),
             **history_columns(self.features, events, self.history_fields),
-            **added_inputs,
+            **self.search_inputs(added, allowed),
             **{name: missing if user is None else user.get(name, missing) for name, missing in self._no_user.items()},
-            **(ALL_ALLOWED if allowed is None else allowed_inputs(allowed, len(self.keys), is_new_A)),
         }
         with self.guard.reading():
             items, scores, *others = self._graph.run(self._outputs, given)

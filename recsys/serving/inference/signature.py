@@ -14,6 +14,8 @@ from recsys.bundle import (
     RETRIEVE_INPUTS,
     RETRIEVE_OUTPUTS,
     SEGMENT_OUTPUTS,
+    SIMILAR_INPUTS,
+    SIMILAR_OUTPUTS,
     Bundle,
     TensorInfo,
     added_inputs,
@@ -43,6 +45,19 @@ def check_retrieval(bundle: Bundle, graph: ort.InferenceSession, item: ort.Infer
     ):
         for name in [*expected, *found]:
             where = f"graph 'retrieve', {side} {name!r}"
+            check_same(bundle, where, expected.get(name), found.get(name), source="the specification")
+
+
+def check_similar(bundle: Bundle, graph: ort.InferenceSession) -> None:
+    """Compare the graph ``similar`` with the manifest and with ``docs/specs/bundle.md``; raises as above."""
+    check_manifest(bundle, "similar", graph)
+    added = added_inputs(_row_width(bundle)) if "item" in bundle.manifest.graphs else {}
+    for side, expected, found in (
+        ("input", {**SIMILAR_INPUTS, **added}, inputs_of(graph)),
+        ("output", SIMILAR_OUTPUTS, outputs_of(graph)),
+    ):
+        for name in [*expected, *found]:
+            where = f"graph 'similar', {side} {name!r}"
             check_same(bundle, where, expected.get(name), found.get(name), source="the specification")
 
 

@@ -15,6 +15,7 @@ from recsys.serving.handlers.given_values import RequestNames
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
 from recsys.serving.handlers.recorder import Recorder
+from recsys.serving.handlers.related.similar import SimilarFinder
 from recsys.serving.handlers.request_log import RequestLog
 from recsys.serving.handlers.routes import LoadedRelease, Route, Routes
 from recsys.serving.inference.fair_lock import FairLock
@@ -97,7 +98,7 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
         store = stack.enter_context(shared.stores.reader(models.features))
         stack.enter_context(shared.request_names.loaded(models.features))
         ranker = _open_ranker(stack, planned.name, models, shared, store)
-        recommender = None
+        recommender = similar = None
         if models.retrieval is not None:
             added = stack.enter_context(shared.added_items.following(models.retrieval, store, release=planned.name))
             recommender = Recommender(
@@ -111,11 +112,21 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
                 recorder=shared.recorder,
                 added=added,
             )
+            similar = SimilarFinder(
+                models.similar,
+                model=models.retrieval.model,
+                model_version=models.retrieval.version,
+                release=planned.name,
+                admission=shared.admission,
+                model_lock=shared.model_lock,
+                added=added,
+            )
         return LoadedRelease(
             name=planned.name,
             features=models.features,
             ranker=ranker,
             recommender=recommender,
+            similar=similar,
             close=stack.pop_all().close,
             names=_names(models),
             slot=planned.slot,

@@ -11,6 +11,7 @@ from recsys.features.feature_set import FeatureSet
 from recsys.serving.handlers.recommender import check_pair
 from recsys.serving.inference.candidate_index import CandidateIndex
 from recsys.serving.inference.ranking_session import RankingSession, open_ranking_session
+from recsys.serving.inference.related.similar import SimilarItems, open_similar
 from recsys.serving.inference.retrieval_session import open_retrieval
 from recsys.serving.inference.table_guard import TableGuard
 from recsys.serving.process.releases.plan import PlannedRelease
@@ -23,11 +24,13 @@ class Models:
 
     Attributes:
         ranking, retrieval: the models.
+        similar: beside a retrieval model: its search for items like others; None: its bundle has none.
         guards: of the tables of those that have some.
     """
 
     ranking: RankingSession | None
     retrieval: CandidateIndex | None
+    similar: SimilarItems | None = None
     guards: tuple[TableGuard, ...] = ()
 
     @property
@@ -73,7 +76,7 @@ def open_models(
         ModelError: a table was changed or could not be read meanwhile.
     """
     threads, verify = settings.intra_op_threads, verify or settings.verify
-    ranking = retrieval = None
+    ranking = retrieval = similar = None
     guards = []
     if release.ranking is not None:
         bundle = _open_bundle(release, release.ranking, verify)
@@ -94,10 +97,17 @@ def open_models(
             release=release.name,
             low_priority=low_priority,
         )
+        similar = open_similar(
+            bundle,
+            retrieval,
+            intra_op_threads=threads,
+            operators=settings.operators,
+            low_priority=low_priority,
+        )
         guards.append(retrieval.guard)
         if ranking is not None:
             check_pair(retrieval, ranking.features, ranking.model)
-    return Models(ranking, retrieval, tuple(guards))
+    return Models(ranking, retrieval, similar, tuple(guards))
 
 
 def _open_bundle(release: PlannedRelease, path: Path, verify: Verify) -> Bundle:

@@ -53,6 +53,7 @@ from recsys.serving.rpc.methods import METHODS, RANKER, SERVICES
 from recsys.serving.rpc.observation import Observation
 from recsys.serving.rpc.ranker_service import RankerService
 from recsys.serving.rpc.registration import add_services
+from recsys.serving.rpc.related_service import RelatedService
 from recsys.serving.rpc.store_service import MAX_STREAMS, FeatureStoreService
 from recsys.serving.scheduling import use_batch_scheduling
 from recsys.serving.settings import Settings
@@ -256,7 +257,8 @@ def serving(
             stores.slot, settings, loop=loop, names=slot.names, on_items_put=put_items.put
         )
         ranker_service = RankerService(slot, settings, telemetry=telemetry, shadow=shadow)
-        add_services(server, ranker_service, store_service, health)
+        related_service = RelatedService(slot, settings, telemetry=telemetry)
+        add_services(server, ranker_service, related_service, store_service, health)
         # What start-up made lives for ever: out of the collector's way. It cut a store client's p99 from 100 to 20 ms.
         # Models that are replaced are in no cycle: they need no collector.
         gc.collect()

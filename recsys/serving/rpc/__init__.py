@@ -1,10 +1,11 @@
 """gRPC: the services of recsys.v1. Protobuf messages are known here and in the client, nowhere else.
 
-- ``ranker_service.py``, ``store_service.py``: the services, a method a call. ``registration.py`` adds them to a server.
+- ``ranker_service.py``, ``related_service.py``, ``store_service.py``: the services, a method a call.
+  ``registration.py`` adds them to a server.
 - ``admin_service.py``: the status of releases and a reload, on a port of its own.
 - ``methods.py``: their methods, from the descriptors.
 - ``convert/``: messages to domain values and back; whatever a caller may send is checked there.
-- ``answer_counts.py``: calls of Ranker are counted, in all and to their releases.
+- ``answer_counts.py``: calls of Ranker and Related are counted, in all and to their releases.
 - ``calls.py``: deadline, errors and event loop of a call. ``statuses.py``: the table from errors to status codes.
 - ``streams/``: streams of messages, and the share of them that a caller may keep. ``health.py``: gRPC's health service.
 - ``interceptors.py``: work around each call: counting, and whatever is added; ``observation.py``: the outermost one.

@@ -1,4 +1,4 @@
-"""AnswerCounts: each call of Ranker is counted, in all and to the release that was to answer it."""
+"""AnswerCounts: each call of Ranker and Related is counted, in all and to the release that was to answer it."""
 
 from __future__ import annotations
 

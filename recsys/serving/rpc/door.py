@@ -1,5 +1,5 @@
-"""Door: calls of Ranker that could not be answered in their time are refused before their message is here; Explain's,
-which have a place of their own, are not.
+"""Door: calls of Ranker and Related that could not be answered in their time are refused before their message is here;
+Explain's, which have a place of their own, are not.
 
 Under five times the load four of five calls are refused, and what a refusal takes of the core is taken from the
 answers (``process/listening/refusing_server.py``).
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from recsys.errors import OverloadedError
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.rpc.calls import NO_DEADLINE_S
-from recsys.serving.rpc.methods import METHODS, RANKER
+from recsys.serving.rpc.methods import METHODS, RANKER, RELATED
 
 _WAY_S = 0.02
 """A call that has passed counts as one that is in until it asks for its place, and for so long at most."""
@@ -30,7 +30,7 @@ def ranker_door(
     clock: Callable[[], float] = time.time,
     steady: Callable[[], float] = time.monotonic,
 ) -> Door:
-    """Make the door of calls of Ranker other than Explain; all others pass.
+    """Make the door of calls of Ranker, other than Explain, and Related; all others pass.
 
     Of a call that has just come nothing is known but its deadline: it is taken to be like those that are in.
 
@@ -40,7 +40,8 @@ def ranker_door(
         clock: seconds since 1970, as gRPC has deadlines.
         steady: seconds that are never set.
     """
-    paths = frozenset(path for path, name in METHODS.items() if path.startswith(f"/{RANKER}/") and name != "Explain")
+    services = (f"/{RANKER}/", f"/{RELATED}/")
+    paths = frozenset(path for path, name in METHODS.items() if path.startswith(services) and name != "Explain")
     on_the_way: deque[float] = deque()
     asked = 0
 

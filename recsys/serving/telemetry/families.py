@@ -53,7 +53,7 @@ DEGRADED_PARTS = ("user", "items", "history")
 FALLBACKS = ("popularity", "segment")
 """Lists for a user whom a retrieval model does not know: what all users, or those of the same segment, take."""
 
-STAGED = ("Rank", "RankBatch", "Retrieve", "Recommend")
+STAGED = ("Rank", "RankBatch", "Retrieve", "Recommend", "Similar")
 """Methods whose calls have stages."""
 
 TABLES = ("users", "items", "histories")
@@ -201,7 +201,7 @@ def histograms(methods: Sequence[str]) -> tuple[Family, ...]:
     return (
         Family(
             "stage_seconds",
-            "Time that an answered call of Ranker spent in a stage, by method.",
+            "Time that an answered call of Ranker or Related spent in a stage, by method.",
             {"method": [method for method in methods if method in STAGED], "stage": STAGES},
         ),
         Family("call_seconds", "Time that a call took in the program, whatever its end.", {"method": methods}),
@@ -223,7 +223,7 @@ def slot_families(methods: Sequence[str]) -> tuple[Family, ...]:
     return (
         Family(
             "release_requests",
-            "Ended calls of Ranker to a release, by method and gRPC status.",
+            "Ended calls of Ranker and Related to a release, by method and gRPC status.",
             {"method": methods, "code": CODES},
         ),
         Family("release_degraded_parts", "Answers of a release, by the missing part.", {"part": DEGRADED_PARTS}),

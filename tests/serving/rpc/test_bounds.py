@@ -16,7 +16,7 @@ from support.paths import ROOT
 from recsys.errors import InvalidInputError
 from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.features import values
-from recsys.proto import admin_pb2, feature_store_pb2, limits, ranker_pb2
+from recsys.proto import admin_pb2, feature_store_pb2, limits, ranker_pb2, related_pb2
 from recsys.proto.feature_store_pb2 import AppendEventsRequest, AppendEventStreamResponse, PutEntitiesRequest
 from recsys.proto.limits import BOUNDS, Bound
 from recsys.proto.ranker_pb2 import Id, Ids, RankBatchRequest, RankRequest
@@ -24,7 +24,7 @@ from recsys.serving.process.server import running_server
 from recsys.serving.rpc.bounds import bound_of, check_bounds
 from recsys.serving.settings import Settings
 
-FILES = (ranker_pb2, feature_store_pb2, admin_pb2)
+FILES = (ranker_pb2, related_pb2, feature_store_pb2, admin_pb2)
 METHODS = [
     method for file in FILES for service in file.DESCRIPTOR.services_by_name.values() for method in service.methods
 ]

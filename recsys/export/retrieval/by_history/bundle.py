@@ -23,6 +23,7 @@ from recsys.export.retrieval.by_history.linear.model import LinearExport
 from recsys.export.retrieval.by_history.two_tower.model import TowerExport
 from recsys.export.retrieval.lists import measured_lists
 from recsys.export.retrieval.segments import Segments, add_segments
+from recsys.export.retrieval.similar import add_similar
 from recsys.features.history.records import require_history
 from recsys.features.number_transform import NumberTransform
 from recsys.training.retrieval.config import RetrievalRunConfig
@@ -105,6 +106,7 @@ def export_history_bundle(
             graphs["retrieve"], tables = add_segments(
                 writer.folder, retrieve, tables, segments, ids.item_keys_M, list_length=length
             )
+        graphs, tables = add_similar(writer.folder, graphs, tables)
         certificate = certify_histories(
             writer.folder / graphs["retrieve"].file,
             model,

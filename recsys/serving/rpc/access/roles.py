@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 ROLES: Mapping[str, str] = {
-    "rank": "rank and find items: Rank, RankBatch, Retrieve, Recommend",
+    "rank": "rank and find items: Rank, RankBatch, Retrieve, Recommend, Similar",
     "read": "read what is stored: features, histories, explanations of scores by them",
     "write": "change what is stored: events, features",
     "admin": "status of releases and reload, reflection",
@@ -13,7 +13,7 @@ ROLES: Mapping[str, str] = {
 """Roles and what each allows. None includes another one."""
 
 _RANKER, _STORE, _ADMIN = "/recsys.v1.Ranker/", "/recsys.v1.FeatureStore/", "/recsys.v1.Admin/"
-_HEALTH = "/grpc.health.v1.Health/"
+_RELATED, _HEALTH = "/recsys.v1.Related/", "/grpc.health.v1.Health/"
 
 METHOD_ROLES: Mapping[str, str | None] = {
     _RANKER + "Rank": "rank",
@@ -22,6 +22,7 @@ METHOD_ROLES: Mapping[str, str | None] = {
     _RANKER + "Recommend": "rank",
     # It shows what a user did, event by event.
     _RANKER + "Explain": "read",
+    _RELATED + "Similar": "rank",
     _STORE + "AppendEvents": "write",
     _STORE + "AppendEventStream": "write",
     _STORE + "PutEntities": "write",

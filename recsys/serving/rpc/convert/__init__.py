@@ -1,6 +1,6 @@
 """Conversion: protobuf messages to domain values and back, a module for each group of calls.
 
-- ``rank.py``: Rank, RankBatch. ``retrieval.py``: Retrieve, Recommend. ``explain.py``: Explain.
+- ``rank.py``: Rank, RankBatch. ``retrieval.py``: Retrieve, Recommend. ``explain.py``: Explain. ``related.py``: Similar.
 - ``events.py``: AppendEvents, AppendEventStream, GetHistory, GetHistories. ``entities.py``: PutEntities, GetFeatures.
 - ``ids.py``, ``times.py``: what requests share. ``answers.py``: what answers share.
 

@@ -31,8 +31,8 @@ def retrieve_query(message: pb.RetrieveRequest, features: FeatureSet) -> Retriev
     timer = StageTimer()
     query = RetrieveQuery(
         user_key=user_key(message, features),
-        top_k=_count("top_k", message.top_k, 1, MAX_ITEMS),
-        exclude=_excluded(message.exclude, features),
+        top_k=checked_count("top_k", message.top_k, 1, MAX_ITEMS),
+        exclude=excluded_keys(message.exclude, features),
         include_seen=message.include_seen,
         time_ms=moment_ms("time_ms", message.time_ms),
         timer=timer,
@@ -49,13 +49,13 @@ def recommend_query(message: pb.RecommendRequest, features: FeatureSet, *, max_c
     """
     timer = StageTimer()
     most = min(MAX_ITEMS, max_candidates)
-    top_k = _count("top_k", message.top_k, 1, most)
+    top_k = checked_count("top_k", message.top_k, 1, most)
     query = RecommendQuery(
         user_key=user_key(message, features),
         top_k=top_k,
-        candidates=_count("candidates", message.candidates or min(max(CANDIDATES, top_k), most), top_k, most),
+        candidates=checked_count("candidates", message.candidates or min(max(CANDIDATES, top_k), most), top_k, most),
         features=feature_values(message.features),
-        exclude=_excluded(message.exclude, features),
+        exclude=excluded_keys(message.exclude, features),
         include_seen=message.include_seen,
         time_ms=moment_ms("time_ms", message.time_ms),
         timer=timer,
@@ -76,7 +76,7 @@ def retrieve_response(
         include_timings: say how long each stage took.
     """
     return pb.RetrieveResponse(
-        items=_ids(result.items, names, result.added),
+        items=item_ids(result.items, names, result.added),
         scores=result.scores.tolist(),
         model=result.model,
         model_version=result.model_version,
@@ -94,7 +94,7 @@ def recommend_response(
 ) -> pb.RecommendResponse:
     """Convert a result to the answer of a Recommend call; arguments as of :func:`retrieve_response`."""
     return pb.RecommendResponse(
-        items=_ids(result.items, names, result.added),
+        items=item_ids(result.items, names, result.added),
         scores=result.scores.tolist(),
         model=result.model,
         model_version=result.model_version,
@@ -117,7 +117,8 @@ def _fallback(result: RetrieveResult | RecommendResult) -> pb.Fallback:
     return pb.FALLBACK_SEGMENT if result.segment else pb.FALLBACK_POPULARITY
 
 
-def _ids(items: Int64Array, names: Names | None, added: AddedItems | None) -> pb.Ids:
+def item_ids(items: Int64Array, names: Names | None, added: AddedItems | None) -> pb.Ids:
+    """Convert keys of found items to ids: of strings where items have names."""
     if names is None:
         return pb.Ids(integers=items.tolist())
     if added is None or added.names is None:
@@ -129,13 +130,15 @@ def _ids(items: Int64Array, names: Names | None, added: AddedItems | None) -> pb
     return pb.Ids(texts=texts)
 
 
-def _count(field: str, count: int, least: int, most: int) -> int:
+def checked_count(field: str, count: int, least: int, most: int) -> int:
+    """Return a count in its range; raises InvalidInputError, which names the field."""
     if not least <= count <= most:
         raise InvalidInputError(f"{field} is {count:,}; allowed: {least:,} to {most:,}")
     return count
 
 
-def _excluded(ids: pb.Ids, features: FeatureSet) -> Int64Array:
+def excluded_keys(ids: pb.Ids, features: FeatureSet) -> Int64Array:
+    """Keys of items to leave out, perhaps none; raises InvalidInputError."""
     if not ids.integers and not ids.texts:
         return np.empty(0, dtype=np.int64)
     return entity_keys("exclude", ids, features.item_id, most=MAX_EXCLUDED)

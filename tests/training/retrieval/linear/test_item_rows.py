@@ -79,7 +79,10 @@ def test_a_new_item_is_found_by_those_who_take_what_it_is_like(work: Path) -> No
     said = " ".join(manifest.training["notes"])
     assert "items that come after training get rows by brand, size: fitted to" in said
     assert "features of items that tell none apart, or each from all others, are not read: title" in said
-    assert set(manifest.graphs) == {"retrieve", "item"} and list(manifest.graphs["item"].inputs) == ["brand", "size"]
+    assert set(manifest.graphs) == {"retrieve", "item", "similar"} and list(manifest.graphs["item"].inputs) == [
+        "brand",
+        "size",
+    ]
     assert manifest.certificate.requests == 2 * data.num_users, "each list with added items, too"
     session = open_retrieval(open_bundle(work / "bundle"))
     made = session.rows({"brand": np.array([22, 99])})

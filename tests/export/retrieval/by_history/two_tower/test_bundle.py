@@ -49,7 +49,7 @@ def walked(items: Sequence[int], *, keys: np.ndarray = KEYS, hours: int = 20) ->
 
 def test_the_manifest_says_what_the_graphs_read_and_how_they_were_compared() -> None:
     made = read_manifest(exported_walks())
-    assert made.knows_users_by == "history" and set(made.graphs) == {"retrieve", "item"}
+    assert made.knows_users_by == "history" and set(made.graphs) == {"retrieve", "item", "similar"}
     assert set(made.item_inputs) == {"group", "tags", "price"}, "no id: an item whose id is known is in the bundle"
     read = set(made.graphs["retrieve"].inputs) - {*RETRIEVE_INPUTS, "added.items", "added.rows"}
     assert read == {"history.item_id", "history.timestamp", "history.action", "age", "country"}

@@ -1,0 +1,36 @@
+"""Messages of the service of what is near to given items: arguments to requests, responses to results."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recsys.client.messages.fields import found_ids, ids_field, set_fields, timings_us
+from recsys.client.types import Ids, SimilarItems
+from recsys.proto import related_pb2
+
+
+def similar_request(
+    items: Ids, top_k: int, exclude: Ids | None, model: str, timings: bool
+) -> related_pb2.SimilarRequest:
+    """The message of ``Client.similar``."""
+    request = related_pb2.SimilarRequest(
+        items=ids_field("items", items),
+        exclude=None if exclude is None else ids_field("exclude", exclude),
+        timings=timings,
+    )
+    set_fields(request, top_k=top_k, model=model)
+    return request
+
+
+def similar_items(response: related_pb2.SimilarResponse, items: Ids) -> SimilarItems:
+    """The result of ``Client.similar``."""
+    seeds = list(items)
+    return SimilarItems(
+        items=found_ids(response.items),
+        scores=np.array(response.scores, dtype=np.float32),
+        unknown=[seeds[place] for place in response.unknown],
+        model=response.model,
+        model_version=response.model_version,
+        release=response.release,
+        timings_us=timings_us(response),
+    )

@@ -1,0 +1,42 @@
+# mypy: ignore-errors
+from google.api import annotations_pb2 as _annotations_pb2
+from recsys.proto import ranker_pb2 as _ranker_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class SimilarRequest(_message.Message):
+    __slots__ = ("items", "top_k", "exclude", "model", "timings")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    items: _ranker_pb2.Ids
+    top_k: int
+    exclude: _ranker_pb2.Ids
+    model: str
+    timings: bool
+    def __init__(self, items: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ..., top_k: _Optional[int] = ..., exclude: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ..., model: _Optional[str] = ..., timings: _Optional[bool] = ...) -> None: ...
+
+class SimilarResponse(_message.Message):
+    __slots__ = ("items", "scores", "unknown", "model", "model_version", "release", "timings")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    items: _ranker_pb2.Ids
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    unknown: _containers.RepeatedScalarFieldContainer[int]
+    model: str
+    model_version: str
+    release: str
+    timings: _ranker_pb2.Timings
+    def __init__(self, items: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., unknown: _Optional[_Iterable[int]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., release: _Optional[str] = ..., timings: _Optional[_Union[_ranker_pb2.Timings, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,55 @@
+"""Related: messages to queries, results to messages."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recsys.features.feature_set import FeatureSet
+from recsys.features.names import Names
+from recsys.proto import related_pb2 as pb
+from recsys.proto.limits import SEEDS
+from recsys.serving.handlers.related.similar import SimilarQuery, SimilarResult
+from recsys.serving.inference.retrieval_session import MAX_ITEMS
+from recsys.serving.rpc.convert.answers import timings
+from recsys.serving.rpc.convert.ids import entity_keys
+from recsys.serving.rpc.convert.retrieval import checked_count, excluded_keys, item_ids
+from recsys.serving.telemetry.stage_timer import StageTimer
+
+
+def similar_query(message: pb.SimilarRequest, features: FeatureSet) -> SimilarQuery:
+    """Check and convert a Similar call.
+
+    Raises:
+        InvalidInputError: see the message.
+    """
+    timer = StageTimer()
+    query = SimilarQuery(
+        seeds=entity_keys("items", message.items, features.item_id, most=SEEDS),
+        top_k=checked_count("top_k", message.top_k, 1, MAX_ITEMS),
+        exclude=excluded_keys(message.exclude, features),
+        timer=timer,
+    )
+    timer.lap("convert")
+    return query
+
+
+def similar_response(
+    result: SimilarResult, query: SimilarQuery, *, names: Names | None, include_timings: bool
+) -> pb.SimilarResponse:
+    """Convert a result to the answer of a Similar call.
+
+    Args:
+        result: the items found.
+        query: asked for them.
+        names: of the items, where they have any.
+        include_timings: say how long each stage took.
+    """
+    return pb.SimilarResponse(
+        items=item_ids(result.items, names, result.added),
+        scores=result.scores.tolist(),
+        unknown=np.flatnonzero(~result.known).tolist(),
+        model=result.model,
+        model_version=result.model_version,
+        release=result.release,
+        timings=timings(query.timer) if include_timings else None,
+    )
