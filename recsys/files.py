@@ -171,13 +171,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def kept_folder(prefix: str) -> Iterator[Path]:
-    """Make a temporary folder for a ``with`` block.
+def kept_folder(prefix: str, *, within: Path | None = None) -> Iterator[Path]:
+    """Make a temporary folder for a ``with`` block, in the system's folder for these or in ``within``.
 
     It is locked, which keeps systemd-tmpfiles from removing it after ten days (tmpfiles.d(5), AGE FIELD): a process
     that is started later opens what is in it.
     """
-    with tempfile.TemporaryDirectory(prefix=prefix) as folder, locked(Path(folder)):
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=within) as folder, locked(Path(folder)):
         yield Path(folder)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PICTURE = Path(__file__).parents[2] / "docs" / "images" / "pipeline.png"
+PICTURE = Path(__file__).parents[2] / "docs" / "images" / "daily" / "pipeline.png"
 
 _SHOWN = {
     "loop": "the loop: goes on every day",

@@ -126,6 +126,7 @@ for command in (
     requests.recommend,
     requests.retrieve,
     requests.similar,
+    requests.withdraw,
     parity.parity,
     daily.pipeline,
     serving.profile,

@@ -237,6 +237,27 @@ def similar(
     _print(best, _found(best), facts, f"{_who(best)}{unknown}", as_json=as_json)
 
 
+def withdraw(
+    items: Annotated[list[str], typer.Option("--items", help="Ids of the items, comma-separated; may be repeated.")],
+    address: AddressOption = ADDRESS,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    tls_server_name: ServerNameOption = None,
+    text_ids: TextOption = False,
+    timeout_s: TimeoutOption = 5.0,
+) -> None:
+    """Withdraw items: no server retrieves them any more within a second, until they are put again."""
+    from recsys.client import Client
+
+    ids = item_ids(items, text_ids)
+    secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
+    with with_advice(address, {}), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
+        client.withdraw_items(items=ids)
+    output.print(f"withdrawn: {len(ids):,} items; PutEntities or `recsys materialize` brings them back")
+
+
 def token_arguments() -> dict[str, Any]:
     """The arguments of a client that send the token of the environment."""
     from recsys.client.token import token_options

@@ -28,13 +28,14 @@ its current span (``traceparent``). Errors::
 
 ``blocking.py`` and ``aio.py`` are the two clients; ``address.py``, ``context.py`` (the caller's span), ``channel.py``
 (calls, statuses to errors), ``connection.py`` (a channel that follows certificates), ``retries.py`` (of calls that are
-refused for load), ``tls.py``, ``token.py`` (who calls) and ``messages/`` (arguments to messages and back) serve both;
-``types.py`` has results and errors. A new call is a method of each client, a request and a result in ``messages/``, and
-a line of ``channel.Calls``.
+refused for load), ``filters.py`` (which items an answer may have), ``tls.py``, ``token.py`` (who calls) and
+``messages/`` (arguments to messages and back) serve both; ``types.py`` has results and errors. A new call is a method
+of each client, a request and a result in ``messages/``, and a line of ``channel.Calls``.
 """
 
 from recsys.client.aio import AsyncClient
 from recsys.client.blocking import Client
+from recsys.client.filters import Either, Where, above, below, between, either, missing, present, where, without
 from recsys.client.tls import Tls
 from recsys.client.types import (
     Appended,
@@ -44,6 +45,7 @@ from recsys.client.types import (
     EntityFeatures,
     ExplainedEvents,
     Explanation,
+    FilterReport,
     InvalidArgument,
     NotFound,
     Overloaded,
@@ -64,6 +66,17 @@ from recsys.client.types import (
 from recsys.features.names import UnknownText
 
 __all__ = [
+    "Either",
+    "FilterReport",
+    "Where",
+    "above",
+    "below",
+    "between",
+    "either",
+    "missing",
+    "present",
+    "where",
+    "without",
     "AppendSummary",
     "Appended",
     "AsyncClient",

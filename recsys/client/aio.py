@@ -23,6 +23,7 @@ from recsys.client.channel import (
     serving,
 )
 from recsys.client.connection import Connection
+from recsys.client.filters import Where
 from recsys.client.messages import explain, feature_store, ranker, related
 from recsys.client.retries import Retries
 from recsys.client.tls import Tls
@@ -74,12 +75,19 @@ class AsyncClient:
         top_k: int = 0,
         model: str = "",
         time_ms: int | None = None,
+        filter: Where | None = None,
         timings: bool = False,
         timeout_s: float | None = None,
     ) -> Ranking:
         """See :meth:`Client.rank`."""
         query = RankQuery(
-            user=user, candidates=candidates, features=features, top_k=top_k, model=model, time_ms=time_ms
+            user=user,
+            candidates=candidates,
+            features=features,
+            top_k=top_k,
+            model=model,
+            time_ms=time_ms,
+            filter=filter,
         )
         request = ranker.rank_request(query, timings=timings)
         return ranker.ranking(await self._answer("rank", request, timeout_s), candidates)
@@ -100,11 +108,12 @@ class AsyncClient:
         include_seen: bool = False,
         model: str = "",
         time_ms: int | None = None,
+        filter: Where | None = None,
         timings: bool = False,
         timeout_s: float | None = None,
     ) -> Retrieval:
         """See :meth:`Client.retrieve`."""
-        request = ranker.retrieve_request(user, top_k, exclude, include_seen, model, time_ms, timings)
+        request = ranker.retrieve_request(user, top_k, exclude, include_seen, model, time_ms, timings, filter)
         return ranker.retrieval(await self._answer("retrieve", request, timeout_s))
 
     async def recommend(
@@ -119,12 +128,13 @@ class AsyncClient:
         model: str = "",
         retrieval_model: str = "",
         time_ms: int | None = None,
+        filter: Where | None = None,
         timings: bool = False,
         timeout_s: float | None = None,
     ) -> Recommendation:
         """See :meth:`Client.recommend`."""
         request = ranker.recommend_request(
-            user, top_k, candidates, features, exclude, include_seen, model, retrieval_model, time_ms, timings
+            user, top_k, candidates, features, exclude, include_seen, model, retrieval_model, time_ms, timings, filter
         )
         return ranker.recommendation(await self._answer("recommend", request, timeout_s))
 
@@ -219,6 +229,10 @@ class AsyncClient:
         """See :meth:`Client.put_entities`."""
         request = feature_store.put_request(entity, ids, features, clear=clear)
         await self._answer("put_entities", request, timeout_s)
+
+    async def withdraw_items(self, *, items: Ids, timeout_s: float | None = None) -> None:
+        """See :meth:`Client.withdraw_items`."""
+        await self._answer("withdraw_items", feature_store.withdraw_request(items), timeout_s)
 
     async def get_features(self, *, entity: str, ids: Ids, timeout_s: float | None = None) -> EntityFeatures:
         """See :meth:`Client.get_features`."""

@@ -22,6 +22,7 @@ from recsys.client.channel import (
     serving,
 )
 from recsys.client.connection import Connection
+from recsys.client.filters import Where
 from recsys.client.messages import explain, feature_store, ranker, related
 from recsys.client.retries import Retries
 from recsys.client.tls import Tls
@@ -86,6 +87,7 @@ class Client:
         top_k: int = 0,
         model: str = "",
         time_ms: int | None = None,
+        filter: Where | None = None,
         timings: bool = False,
         timeout_s: float | None = None,
     ) -> Ranking:
@@ -98,6 +100,7 @@ class Client:
             top_k: 0 for all scores; otherwise only the best ``top_k`` distinct candidates.
             model: empty for the server's only one.
             time_ms: rank as of then: only events with an earlier timestamp count; default: now.
+            filter: score only candidates that pass; the others are in ``Ranking.filter.filtered_out``.
             timings: ask what the call took.
             timeout_s: for this call.
 
@@ -106,7 +109,13 @@ class Client:
             InvalidInputError: ids of mixed or unsupported types, or a negative or fractional ``top_k``.
         """
         query = RankQuery(
-            user=user, candidates=candidates, features=features, top_k=top_k, model=model, time_ms=time_ms
+            user=user,
+            candidates=candidates,
+            features=features,
+            top_k=top_k,
+            model=model,
+            time_ms=time_ms,
+            filter=filter,
         )
         request = ranker.rank_request(query, timings=timings)
         return ranker.ranking(self._answer("rank", request, timeout_s), candidates)
@@ -132,6 +141,7 @@ class Client:
         include_seen: bool = False,
         model: str = "",
         time_ms: int | None = None,
+        filter: Where | None = None,
         timings: bool = False,
         timeout_s: float | None = None,
     ) -> Retrieval:
@@ -144,10 +154,11 @@ class Client:
             include_seen: do not leave out the items of the history.
             model: empty for the server's only one.
             time_ms: the history as of then; default: now.
+            filter: only items that pass: ``where(category="shoes", price=(None, 50), in_stock=True)``.
             timings: ask what the call took.
             timeout_s: for this call.
         """
-        request = ranker.retrieve_request(user, top_k, exclude, include_seen, model, time_ms, timings)
+        request = ranker.retrieve_request(user, top_k, exclude, include_seen, model, time_ms, timings, filter)
         return ranker.retrieval(self._answer("retrieve", request, timeout_s))
 
     def recommend(
@@ -162,6 +173,7 @@ class Client:
         model: str = "",
         retrieval_model: str = "",
         time_ms: int | None = None,
+        filter: Where | None = None,
         timings: bool = False,
         timeout_s: float | None = None,
     ) -> Recommendation:
@@ -177,12 +189,13 @@ class Client:
             top_k: how many.
             candidates: how many items are retrieved and ranked; 0 for 500 or ``top_k``, whichever is more.
             features, model, time_ms: as of :meth:`rank`.
+            filter: as of :meth:`retrieve`.
             retrieval_model: empty for the server's only one.
             timings: ask what the call took.
             timeout_s: for this call.
         """
         request = ranker.recommend_request(
-            user, top_k, candidates, features, exclude, include_seen, model, retrieval_model, time_ms, timings
+            user, top_k, candidates, features, exclude, include_seen, model, retrieval_model, time_ms, timings, filter
         )
         return ranker.recommendation(self._answer("recommend", request, timeout_s))
 
@@ -337,6 +350,11 @@ class Client:
         """
         request = feature_store.put_request(entity, ids, features, clear=clear)
         self._answer("put_entities", request, timeout_s)
+
+    def withdraw_items(self, *, items: Ids, timeout_s: float | None = None) -> None:
+        """Withdraw N items, known or not: no server retrieves them any more within a second, until they are put again
+        by :meth:`put_entities`. Their features are deleted. Raises as :meth:`rank`."""
+        self._answer("withdraw_items", feature_store.withdraw_request(items), timeout_s)
 
     def get_features(self, *, entity: str, ids: Ids, timeout_s: float | None = None) -> EntityFeatures:
         """The stored features of N entities of one kind, as far as they can be read. Raises as :meth:`rank`.

@@ -117,6 +117,7 @@ class Calls:
         self.append_events = _call(unary, store + "AppendEvents", pb.AppendEventsResponse)
         self.append_stream = _call(channel.stream_unary, store + "AppendEventStream", pb.AppendEventStreamResponse)
         self.put_entities = _call(unary, store + "PutEntities", pb.PutEntitiesResponse)
+        self.withdraw_items = _call(unary, store + "WithdrawItems", pb.WithdrawItemsResponse)
         self.get_features = _call(unary, store + "GetFeatures", pb.GetFeaturesResponse)
         self.get_history = _call(unary, store + "GetHistory", pb.GetHistoryResponse)
         self.get_histories = _call(unary, store + "GetHistories", pb.GetHistoriesResponse)

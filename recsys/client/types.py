@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recsys.client.filters import Where
 from recsys.errors import (
     AccessError,
     AuthenticationError,
@@ -70,6 +71,30 @@ class DeadlineExceeded(RpcError, TimeoutError):
     """No answer within the timeout, or none left: a timeout of 0 or less."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterReport:
+    """The outcome of a request's filter (docs/guides/filters.md).
+
+    Attributes:
+        passed: items that pass: of all that the model could find, or of the distinct candidates.
+        reason: why the answer is empty: ``contradiction``, ``no_item``, ``left_out`` (all that pass were seen, or
+            excluded), ``not_ready`` (the items' values are not known yet); else empty.
+        detail: the same in words.
+        unknown_values: values in the filter's sets that no item has had, as ``attribute=value``, the first 20.
+        age_ms: age of the items' values.
+        filtered_out: of ``Client.rank``, places of the candidates that do not pass, and have no score.
+        withdrawn_late: of ``Client.recommend``, items that passed when they were retrieved, and did not when ranked.
+    """
+
+    passed: int
+    reason: str = ""
+    detail: str = ""
+    unknown_values: tuple[str, ...] = ()
+    age_ms: int = 0
+    filtered_out: tuple[int, ...] = ()
+    withdrawn_late: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """Scored candidates, in the order they were sent, or best first with ``top_k``.
@@ -83,6 +108,7 @@ class Ranking:
         degraded: what the answer lacks: any of ``user``, ``items`` (the store could not give them), ``history`` (a long
             one was looked at in part); empty for a full answer.
         timings_us: if asked for, microseconds by stage (``Timings`` in ranker.proto).
+        filter: what became of the filter; None: there was none.
     """
 
     items: list[Any]
@@ -94,6 +120,7 @@ class Ranking:
     degraded: tuple[str, ...]
     timings_us: Mapping[str, int] = field(default_factory=dict)
     release: str = ""
+    filter: FilterReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +133,7 @@ class RankQuery:
     top_k: int = 0
     model: str = ""
     time_ms: int | None = None
+    filter: Where | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +148,7 @@ class Retrieval:
         fallback: of a user whom it does not know: ``popularity``, or ``segment``, what is popular with users of the
             same segment; else empty.
         history_events: past events whose items were left out.
-        degraded, timings_us: as in :class:`Ranking`.
+        degraded, timings_us, filter: as in :class:`Ranking`.
     """
 
     items: npt.NDArray[Any]
@@ -133,6 +161,7 @@ class Retrieval:
     timings_us: Mapping[str, int] = field(default_factory=dict)
     release: str = ""
     fallback: str = ""
+    filter: FilterReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +178,7 @@ class Recommendation:
         fallback: as in :class:`Retrieval`.
         history_events: past events the ranking model looked at.
         candidates: how many items were retrieved and ranked.
-        degraded, timings_us: as in :class:`Ranking`.
+        degraded, timings_us, filter: as in :class:`Ranking`.
     """
 
     items: npt.NDArray[Any]
@@ -166,6 +195,7 @@ class Recommendation:
     release: str = ""
     retrieval_release: str = ""
     fallback: str = ""
+    filter: FilterReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

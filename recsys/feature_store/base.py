@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from recsys.arrays import Int64Array
+from recsys.arrays import Int64Array, UInt8Array
 from recsys.errors import InvalidInputError, StoreError, StoreFormatError
 from recsys.features.columns import Column
 from recsys.features.history.records import Events, HistoryHeader
@@ -35,16 +35,22 @@ class AppendResult:
     skipped: int = 0
 
 
+NOT_STORED, STORED, IS_WITHDRAWN = 0, 1, 2
+"""An entity has no row; it has one; it is an item that was withdrawn."""
+
+
 class EntityRows(NamedTuple):
     """Features of N entities, as far as they can be read.
 
     Attributes:
         columns: every feature, N rows each; missing for unknown and for damaged ones.
         damaged: places of those whose keys hold bytes that are not ours, rising, and why; each error names the key.
+        stored: ``STORED``, ``NOT_STORED`` or ``IS_WITHDRAWN`` of each; uint8 [N].
     """
 
     columns: Mapping[str, Column]
     damaged: Mapping[int, StoreError]
+    stored: UInt8Array
 
 
 class ItemChanges(NamedTuple):
@@ -271,8 +277,8 @@ class FeatureStore(Protocol):
     async def put_entities(
         self, entity: str, keys: Int64Array, columns: Mapping[str, Column], *, timeout_s: float
     ) -> None:
-        """Store the features of N users, items or other entities, replacing what was there; of items, note which
-        (:meth:`changed_items`).
+        """Store the features of N users, items or other entities, replacing what was there; of items, and entities that
+        have their ids, note which (:meth:`changed_items`).
 
         Args:
             entity: ``"user"``, ``"item"`` or the name of a declared entity.
@@ -294,6 +300,12 @@ class FeatureStore(Protocol):
         """:meth:`entities`, but a row that cannot be read is no reason to refuse the others."""
         ...
 
+    async def withdraw_items(self, keys: Int64Array, *, timeout_s: float) -> None:
+        """Withdraw N items, known or not: they lose their features, and are retrieved no more until they are put
+        again. It is noted as a put is. Features of other entities that have the items' ids stay.
+        """
+        ...
+
     async def changed_items(self, since: str, *, limit: int, timeout_s: float) -> ItemChanges:
         """Read which items were written by :meth:`put_entities` since a position: each acknowledged write is here, and
         its rows, or newer ones, can be read by then. Old writes are dropped, the newest kept; the answer says if any
@@ -306,8 +318,9 @@ class FeatureStore(Protocol):
         """
         ...
 
-    def item_keys(self) -> AsyncIterator[list[int]]:
-        """The keys of all items with features, as :meth:`users` gives those of users."""
+    def item_keys(self, entity: str = "item") -> AsyncIterator[list[int]]:
+        """The keys of all items with features, or withdrawn, as :meth:`users` gives those of users; also of another
+        entity that has the items' ids."""
         ...
 
     async def put_names(self, names: Mapping[int, str], *, timeout_s: float) -> None:

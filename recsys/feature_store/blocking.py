@@ -25,7 +25,7 @@ from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.redis.link.blocking import BlockingLink
 from recsys.feature_store.redis.store import RedisFeatureStore
 from recsys.features.columns import Column
-from recsys.features.feature_set import FeatureSet
+from recsys.features.feature_set import ITEM, FeatureSet
 from recsys.features.history.records import Events, HistoryHeader
 
 T = TypeVar("T")
@@ -101,9 +101,13 @@ class BlockingFeatureStore:
         """Read which items were written, as ``FeatureStore.changed_items``."""
         return run_sync(self._store.changed_items(since, limit=limit, timeout_s=timeout_s))
 
-    def item_keys(self) -> Iterator[list[int]]:
+    def withdraw_items(self, keys: Int64Array, *, timeout_s: float) -> None:
+        """Withdraw items, as ``FeatureStore.withdraw_items``."""
+        run_sync(self._store.withdraw_items(keys, timeout_s=timeout_s))
+
+    def item_keys(self, entity: str = ITEM) -> Iterator[list[int]]:
         """Read the keys of all items with features, some at a time, as ``FeatureStore.item_keys``."""
-        items = self._store.item_keys()
+        items = self._store.item_keys(entity)
         while (some := run_sync(_next(items))) is not None:
             yield some
 

@@ -103,6 +103,9 @@ def _list_changes(
 
 
 def _feature_change(where: str, old: Feature, new: Feature, *, read_by_models: bool, packed: bool) -> Change:
+    if replace(old, filterable=new.filterable) == new:
+        what = f"{where} feature {old.name}: {_differences(old, new)}"
+        return Change(what=what, store="nothing", model=False)
     if not isinstance(old, Categorical) and not isinstance(new, Categorical):
         what = f"{where} feature {old.name}: {_differences(old, new)}"
         if old.default == new.default:
@@ -112,7 +115,8 @@ def _feature_change(where: str, old: Feature, new: Feature, *, read_by_models: b
     same_bytes = (
         isinstance(old, Categorical)
         and isinstance(new, Categorical)
-        and replace(old, table=new.table, storage=old.storage if packed else new.storage) == new
+        and replace(old, table=new.table, storage=old.storage if packed else new.storage, filterable=new.filterable)
+        == new
     )
     return Change(what=what, store="nothing" if same_bytes else "reload", model=read_by_models)
 

@@ -23,6 +23,9 @@ from recsys.features.hashing import KEY_LIMIT, MISSING
 MAGIC = b"RE"
 FORMAT_VERSION = 1
 
+WITHDRAWN = b"RW" + FORMAT_VERSION.to_bytes(2, "little") + bytes(4)
+"""In place of the row of an item that was withdrawn: it has no features, and is retrieved no more."""
+
 
 def entity_dtype(features: Sequence[Feature]) -> np.dtype[np.void]:
     """The row: 8-byte header, then one field per feature."""
@@ -78,7 +81,8 @@ def pack_rows(features: Sequence[Feature], columns: Mapping[str, Column]) -> lis
 def unpack_rows(
     features: Sequence[Feature], rows: Sequence[bytes | None], *, entity: str = "entity"
 ) -> dict[str, Column]:
-    """Packed rows to encoded columns of N = len(rows); ``None`` is an unknown entity, all missing.
+    """Packed rows to encoded columns of N = len(rows); ``None`` is an unknown entity, ``WITHDRAWN`` one that was
+    withdrawn: all missing.
 
     Raises:
         StoreFormatError: a row was not written by this package, or with other features, or holds impossible values.
@@ -98,6 +102,8 @@ def unpack_rows(
         for place, row in enumerate(packed):
             where = f"{entity} row {place if found is None else found[place]}"
             ours = len(row) == dtype.itemsize and row[:8] == header
+            if row == WITHDRAWN:
+                row, ours = pack_rows(features, {f.name: missing_column(f, 1) for f in features})[0], True
             good.append(row if ours else _upgraded(features, row, where))
         table = np.frombuffer(b"".join(good), dtype=dtype)
     columns: dict[str, Column] = {}

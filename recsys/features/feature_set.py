@@ -52,6 +52,8 @@ class Categorical:
         table: features that name the same table share ids and embedding rows; default: its own name.
         storage: width of the id in a packed history event. ``u8`` and ``i32`` are for small
             enumerations (ratings, actions); ids out of range are refused, never wrapped.
+        filterable: requests may filter items by it: a server keeps the values of all items in memory
+            (:meth:`FeatureSet.filterable`).
     """
 
     name: str
@@ -59,6 +61,7 @@ class Categorical:
     max_values: int = 1
     table: str = ""
     storage: Storage = "i64"
+    filterable: bool = False
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -87,11 +90,13 @@ class Numeric:
         transform: ``standardise``, ``signed_log`` (logarithm of the magnitude, then standardise), ``quantile``
             (the number of its quantile bucket, then standardise), ``none``, or ``auto``: chosen from the training
             samples (``number_transform.py``).
+        filterable: as of a :class:`Categorical`.
     """
 
     name: str
     default: float | None = None
     transform: Transform = "auto"
+    filterable: bool = False
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -245,6 +250,7 @@ class FeatureSet:
                 _check_comparable(attribute, items.get(attribute.name, attribute))
         id_types: dict[str, tuple[str, IdType]] = {}
         _check_case(self)
+        _check_filterable(self)
         for feature in self.categoricals():
             seen, id_type = id_types.setdefault(feature.table, (feature.name, feature.id_type))
             if id_type != feature.id_type:
@@ -271,6 +277,15 @@ class FeatureSet:
     def entity_names(self) -> tuple[str, ...]:
         """``user``, ``item``, and the others in declared order."""
         return (USER, ITEM, *(e.name for e in self.entities))
+
+    def item_entities(self) -> tuple[Entity, ...]:
+        """The item, and the declared entities whose ids are the item's: they share its table of ids."""
+        return (self.entity(ITEM), *(e for e in self.entities if e.id.table == self.item_id.table))
+
+    def filterable(self) -> tuple[tuple[str, Feature], ...]:
+        """Features that requests may filter items by, each with its entity: those of the item, and of entities that
+        have the item's ids. No model reads the latter, and each is put by itself: for what changes often, as stock."""
+        return tuple((entity.name, f) for entity in self.item_entities() for f in entity.features if f.filterable)
 
     def categoricals(self) -> tuple[Categorical, ...]:
         """Every categorical feature: user side, item side, context, history attributes, in that order."""
@@ -330,8 +345,11 @@ def fingerprint(text: str) -> str:
 
 def _feature_to_dict(feature: Feature) -> dict[str, Any]:
     values = {"kind": "categorical" if isinstance(feature, Categorical) else "numeric", **asdict(feature)}
+    # Fingerprints of FeatureSets from before there were these stay.
     if values.get("transform") == "auto":
-        del values["transform"]  # fingerprints of FeatureSets from before there was one stay
+        del values["transform"]
+    if not values["filterable"]:
+        del values["filterable"]
     return values
 
 
@@ -451,6 +469,33 @@ def _check_case(features: FeatureSet) -> None:
                 raise InvalidInputError(
                     f"names {seen[name.lower()]!r} and {name!r} differ in capitals alone; rename one"
                 )
+
+
+def _check_filterable(features: FeatureSet) -> None:
+    """Only items are filtered, by features of different names."""
+    of_items = features.item_entities()
+    for entity in of_items:
+        if entity.id.id_type != features.item_id.id_type:
+            raise InvalidInputError(
+                f"entity {entity.name!r} has the item's ids, of table {features.item_id.table!r}, but takes "
+                f"{entity.id.id_type} ids and the item {features.item_id.id_type} ids"
+            )
+    attributes = () if features.history is None else features.history.attributes
+    declared = [
+        ("ids", (features.user_id, features.item_id)),
+        ("the user", features.user),
+        ("the context", features.context),
+        ("the history", attributes),
+        *((f"entity {e.name!r}", (e.id, *e.features)) for e in features.entities if e not in of_items),
+    ]
+    for where, those in declared:
+        for feature in those:
+            if feature.filterable:
+                raise InvalidInputError(
+                    f"feature {feature.name!r} of {where} is filterable; allowed: features of the item, and of "
+                    f"entities whose ids are the item's (of table {features.item_id.table!r})"
+                )
+    _check_unique("filterable", (f.name for _, f in features.filterable()))
 
 
 def _check_comparable(attribute: Categorical, item: Feature) -> None:

@@ -213,7 +213,7 @@ class _Run:
         if not lack:
             return decoded
         rows = np.logical_or.reduce(list(lack.values()))
-        columns, damaged = await self._store.entity_rows(ITEM, events["item"][rows], timeout_s=_TIMEOUT_S)
+        columns, damaged, _ = await self._store.entity_rows(ITEM, events["item"][rows], timeout_s=_TIMEOUT_S)
         for name, mask in lack.items():
             events[name][mask] = columns[name][mask[rows]]
         if not damaged:

@@ -121,6 +121,16 @@ class PutEntitiesResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class WithdrawItemsRequest(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _ranker_pb2.Ids
+    def __init__(self, items: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ...) -> None: ...
+
+class WithdrawItemsResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class GetFeaturesRequest(_message.Message):
     __slots__ = ("entity", "ids")
     ENTITY_FIELD_NUMBER: _ClassVar[int]

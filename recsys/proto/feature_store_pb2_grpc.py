@@ -56,6 +56,11 @@ class FeatureStoreStub:
                 request_serializer=recsys_dot_v1_dot_feature__store__pb2.PutEntitiesRequest.SerializeToString,
                 response_deserializer=recsys_dot_v1_dot_feature__store__pb2.PutEntitiesResponse.FromString,
                 _registered_method=True)
+        self.WithdrawItems = channel.unary_unary(
+                '/recsys.v1.FeatureStore/WithdrawItems',
+                request_serializer=recsys_dot_v1_dot_feature__store__pb2.WithdrawItemsRequest.SerializeToString,
+                response_deserializer=recsys_dot_v1_dot_feature__store__pb2.WithdrawItemsResponse.FromString,
+                _registered_method=True)
         self.GetFeatures = channel.unary_unary(
                 '/recsys.v1.FeatureStore/GetFeatures',
                 request_serializer=recsys_dot_v1_dot_feature__store__pb2.GetFeaturesRequest.SerializeToString,
@@ -111,6 +116,15 @@ class FeatureStoreServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WithdrawItems(self, request, context):
+        """Withdraws items, known or not: within a second they are retrieved no more by any server, whatever their features
+        are, until PutEntities puts them again. Their features are deleted; those of other entities with the same ids stay.
+        Rank scores them still, as never-seen items, unless a filter is sent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetFeatures(self, request, context):
         """The stored features of many entities of one kind.
         """
@@ -149,6 +163,11 @@ def add_FeatureStoreServicer_to_server(servicer, server):
                     servicer.PutEntities,
                     request_deserializer=recsys_dot_v1_dot_feature__store__pb2.PutEntitiesRequest.FromString,
                     response_serializer=recsys_dot_v1_dot_feature__store__pb2.PutEntitiesResponse.SerializeToString,
+            ),
+            'WithdrawItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawItems,
+                    request_deserializer=recsys_dot_v1_dot_feature__store__pb2.WithdrawItemsRequest.FromString,
+                    response_serializer=recsys_dot_v1_dot_feature__store__pb2.WithdrawItemsResponse.SerializeToString,
             ),
             'GetFeatures': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFeatures,
@@ -253,6 +272,33 @@ class FeatureStore:
             '/recsys.v1.FeatureStore/PutEntities',
             recsys_dot_v1_dot_feature__store__pb2.PutEntitiesRequest.SerializeToString,
             recsys_dot_v1_dot_feature__store__pb2.PutEntitiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recsys.v1.FeatureStore/WithdrawItems',
+            recsys_dot_v1_dot_feature__store__pb2.WithdrawItemsRequest.SerializeToString,
+            recsys_dot_v1_dot_feature__store__pb2.WithdrawItemsResponse.FromString,
             options,
             channel_credentials,
             insecure,

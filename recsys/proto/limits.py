@@ -27,6 +27,9 @@ GIVEN_VALUES = 100_000
 NAMES = 4_096
 """Most features or attributes in one request."""
 
+CONDITIONS = 64
+"""Most conditions of one filter."""
+
 REQUESTS = 100
 """Most requests in a RankBatch call."""
 
@@ -59,6 +62,10 @@ BOUNDS: dict[str, Bound] = {
     "Id.text": Bound(TEXT_BYTES),
     "Ids.integers": Bound(VALUES),
     "Ids.texts": Bound(VALUES, each=TEXT_BYTES),
+    "Filter.all": Bound(CONDITIONS),
+    "Filter.any": Bound(CONDITIONS),
+    "AnyOf.of": Bound(CONDITIONS),
+    "Condition.attribute": Bound(NAME_BYTES),
     "FeatureValue.integers": Bound(GIVEN_VALUES),
     "FeatureValue.texts": Bound(GIVEN_VALUES, each=TEXT_BYTES),
     "FeatureValue.numbers": Bound(GIVEN_VALUES),

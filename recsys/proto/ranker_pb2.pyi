@@ -9,6 +9,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class EmptyReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EMPTY_REASON_UNSPECIFIED: _ClassVar[EmptyReason]
+    EMPTY_REASON_CONTRADICTION: _ClassVar[EmptyReason]
+    EMPTY_REASON_NO_ITEM: _ClassVar[EmptyReason]
+    EMPTY_REASON_LEFT_OUT: _ClassVar[EmptyReason]
+    EMPTY_REASON_NOT_READY: _ClassVar[EmptyReason]
+
 class Fallback(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     FALLBACK_UNSPECIFIED: _ClassVar[Fallback]
@@ -21,6 +29,7 @@ class Degradation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DEGRADATION_USER_UNAVAILABLE: _ClassVar[Degradation]
     DEGRADATION_ITEMS_UNAVAILABLE: _ClassVar[Degradation]
     DEGRADATION_HISTORY_PARTIAL: _ClassVar[Degradation]
+    DEGRADATION_ATTRIBUTES_STALE: _ClassVar[Degradation]
 
 class Side(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -29,6 +38,11 @@ class Side(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SIDE_CONTEXT: _ClassVar[Side]
     SIDE_ITEM: _ClassVar[Side]
     SIDE_HISTORY: _ClassVar[Side]
+EMPTY_REASON_UNSPECIFIED: EmptyReason
+EMPTY_REASON_CONTRADICTION: EmptyReason
+EMPTY_REASON_NO_ITEM: EmptyReason
+EMPTY_REASON_LEFT_OUT: EmptyReason
+EMPTY_REASON_NOT_READY: EmptyReason
 FALLBACK_UNSPECIFIED: Fallback
 FALLBACK_POPULARITY: Fallback
 FALLBACK_SEGMENT: Fallback
@@ -36,6 +50,7 @@ DEGRADATION_UNSPECIFIED: Degradation
 DEGRADATION_USER_UNAVAILABLE: Degradation
 DEGRADATION_ITEMS_UNAVAILABLE: Degradation
 DEGRADATION_HISTORY_PARTIAL: Degradation
+DEGRADATION_ATTRIBUTES_STALE: Degradation
 SIDE_UNSPECIFIED: Side
 SIDE_USER: Side
 SIDE_CONTEXT: Side
@@ -70,8 +85,68 @@ class FeatureValue(_message.Message):
     numbers: _containers.RepeatedScalarFieldContainer[float]
     def __init__(self, integers: _Optional[_Iterable[int]] = ..., texts: _Optional[_Iterable[str]] = ..., numbers: _Optional[_Iterable[float]] = ...) -> None: ...
 
+class Filter(_message.Message):
+    __slots__ = ("all", "any")
+    ALL_FIELD_NUMBER: _ClassVar[int]
+    ANY_FIELD_NUMBER: _ClassVar[int]
+    all: _containers.RepeatedCompositeFieldContainer[Condition]
+    any: _containers.RepeatedCompositeFieldContainer[AnyOf]
+    def __init__(self, all: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ..., any: _Optional[_Iterable[_Union[AnyOf, _Mapping]]] = ...) -> None: ...
+
+class AnyOf(_message.Message):
+    __slots__ = ("of",)
+    OF_FIELD_NUMBER: _ClassVar[int]
+    of: _containers.RepeatedCompositeFieldContainer[Condition]
+    def __init__(self, of: _Optional[_Iterable[_Union[Condition, _Mapping]]] = ...) -> None: ...
+
+class Condition(_message.Message):
+    __slots__ = ("attribute", "any_of", "none_of", "range", "flag", "present")
+    ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
+    ANY_OF_FIELD_NUMBER: _ClassVar[int]
+    NONE_OF_FIELD_NUMBER: _ClassVar[int]
+    RANGE_FIELD_NUMBER: _ClassVar[int]
+    FLAG_FIELD_NUMBER: _ClassVar[int]
+    PRESENT_FIELD_NUMBER: _ClassVar[int]
+    attribute: str
+    any_of: Ids
+    none_of: Ids
+    range: NumberRange
+    flag: bool
+    present: bool
+    def __init__(self, attribute: _Optional[str] = ..., any_of: _Optional[_Union[Ids, _Mapping]] = ..., none_of: _Optional[_Union[Ids, _Mapping]] = ..., range: _Optional[_Union[NumberRange, _Mapping]] = ..., flag: _Optional[bool] = ..., present: _Optional[bool] = ...) -> None: ...
+
+class NumberRange(_message.Message):
+    __slots__ = ("min", "above", "max", "below")
+    MIN_FIELD_NUMBER: _ClassVar[int]
+    ABOVE_FIELD_NUMBER: _ClassVar[int]
+    MAX_FIELD_NUMBER: _ClassVar[int]
+    BELOW_FIELD_NUMBER: _ClassVar[int]
+    min: float
+    above: float
+    max: float
+    below: float
+    def __init__(self, min: _Optional[float] = ..., above: _Optional[float] = ..., max: _Optional[float] = ..., below: _Optional[float] = ...) -> None: ...
+
+class FilterReport(_message.Message):
+    __slots__ = ("passed", "reason", "detail", "unknown_values", "age_ms", "filtered_out", "withdrawn_late")
+    PASSED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_VALUES_FIELD_NUMBER: _ClassVar[int]
+    AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    FILTERED_OUT_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAWN_LATE_FIELD_NUMBER: _ClassVar[int]
+    passed: int
+    reason: EmptyReason
+    detail: str
+    unknown_values: _containers.RepeatedScalarFieldContainer[str]
+    age_ms: int
+    filtered_out: _containers.RepeatedScalarFieldContainer[int]
+    withdrawn_late: int
+    def __init__(self, passed: _Optional[int] = ..., reason: _Optional[_Union[EmptyReason, str]] = ..., detail: _Optional[str] = ..., unknown_values: _Optional[_Iterable[str]] = ..., age_ms: _Optional[int] = ..., filtered_out: _Optional[_Iterable[int]] = ..., withdrawn_late: _Optional[int] = ...) -> None: ...
+
 class RankRequest(_message.Message):
-    __slots__ = ("model", "user", "candidates", "features", "top_k", "time_ms", "timings")
+    __slots__ = ("model", "user", "candidates", "features", "top_k", "time_ms", "timings", "filter")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +161,7 @@ class RankRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     TIME_MS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
     model: str
     user: Id
     candidates: Ids
@@ -93,7 +169,8 @@ class RankRequest(_message.Message):
     top_k: int
     time_ms: int
     timings: bool
-    def __init__(self, model: _Optional[str] = ..., user: _Optional[_Union[Id, _Mapping]] = ..., candidates: _Optional[_Union[Ids, _Mapping]] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., top_k: _Optional[int] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ...) -> None: ...
+    filter: Filter
+    def __init__(self, model: _Optional[str] = ..., user: _Optional[_Union[Id, _Mapping]] = ..., candidates: _Optional[_Union[Ids, _Mapping]] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., top_k: _Optional[int] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ...) -> None: ...
 
 class RankBatchRequest(_message.Message):
     __slots__ = ("requests",)
@@ -108,7 +185,7 @@ class RankBatchResponse(_message.Message):
     def __init__(self, responses: _Optional[_Iterable[_Union[RankResponse, _Mapping]]] = ...) -> None: ...
 
 class RetrieveRequest(_message.Message):
-    __slots__ = ("model", "user", "top_k", "exclude", "include_seen", "time_ms", "timings")
+    __slots__ = ("model", "user", "top_k", "exclude", "include_seen", "time_ms", "timings", "filter")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     USER_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
@@ -116,6 +193,7 @@ class RetrieveRequest(_message.Message):
     INCLUDE_SEEN_FIELD_NUMBER: _ClassVar[int]
     TIME_MS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
     model: str
     user: Id
     top_k: int
@@ -123,10 +201,11 @@ class RetrieveRequest(_message.Message):
     include_seen: bool
     time_ms: int
     timings: bool
-    def __init__(self, model: _Optional[str] = ..., user: _Optional[_Union[Id, _Mapping]] = ..., top_k: _Optional[int] = ..., exclude: _Optional[_Union[Ids, _Mapping]] = ..., include_seen: _Optional[bool] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ...) -> None: ...
+    filter: Filter
+    def __init__(self, model: _Optional[str] = ..., user: _Optional[_Union[Id, _Mapping]] = ..., top_k: _Optional[int] = ..., exclude: _Optional[_Union[Ids, _Mapping]] = ..., include_seen: _Optional[bool] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ...) -> None: ...
 
 class RetrieveResponse(_message.Message):
-    __slots__ = ("items", "scores", "model", "model_version", "user_known", "history_events", "degraded", "timings", "release", "fallback")
+    __slots__ = ("items", "scores", "model", "model_version", "user_known", "history_events", "degraded", "timings", "release", "fallback", "filter")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -137,6 +216,7 @@ class RetrieveResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
     items: Ids
     scores: _containers.RepeatedScalarFieldContainer[float]
     model: str
@@ -147,10 +227,11 @@ class RetrieveResponse(_message.Message):
     timings: Timings
     release: str
     fallback: Fallback
-    def __init__(self, items: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., user_known: _Optional[bool] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, str]] = ...) -> None: ...
+    filter: FilterReport
+    def __init__(self, items: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., user_known: _Optional[bool] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, str]] = ..., filter: _Optional[_Union[FilterReport, _Mapping]] = ...) -> None: ...
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("user", "top_k", "candidates", "features", "exclude", "include_seen", "model", "retrieval_model", "time_ms", "timings")
+    __slots__ = ("user", "top_k", "candidates", "features", "exclude", "include_seen", "model", "retrieval_model", "time_ms", "timings", "filter")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -168,6 +249,7 @@ class RecommendRequest(_message.Message):
     RETRIEVAL_MODEL_FIELD_NUMBER: _ClassVar[int]
     TIME_MS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
     user: Id
     top_k: int
     candidates: int
@@ -178,10 +260,11 @@ class RecommendRequest(_message.Message):
     retrieval_model: str
     time_ms: int
     timings: bool
-    def __init__(self, user: _Optional[_Union[Id, _Mapping]] = ..., top_k: _Optional[int] = ..., candidates: _Optional[int] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., exclude: _Optional[_Union[Ids, _Mapping]] = ..., include_seen: _Optional[bool] = ..., model: _Optional[str] = ..., retrieval_model: _Optional[str] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ...) -> None: ...
+    filter: Filter
+    def __init__(self, user: _Optional[_Union[Id, _Mapping]] = ..., top_k: _Optional[int] = ..., candidates: _Optional[int] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., exclude: _Optional[_Union[Ids, _Mapping]] = ..., include_seen: _Optional[bool] = ..., model: _Optional[str] = ..., retrieval_model: _Optional[str] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
-    __slots__ = ("items", "scores", "model", "model_version", "retrieval_model", "retrieval_model_version", "user_known", "history_events", "candidates", "degraded", "timings", "release", "retrieval_release", "fallback")
+    __slots__ = ("items", "scores", "model", "model_version", "retrieval_model", "retrieval_model_version", "user_known", "history_events", "candidates", "degraded", "timings", "release", "retrieval_release", "fallback", "filter")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +279,7 @@ class RecommendResponse(_message.Message):
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     RETRIEVAL_RELEASE_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
     items: Ids
     scores: _containers.RepeatedScalarFieldContainer[float]
     model: str
@@ -210,10 +294,11 @@ class RecommendResponse(_message.Message):
     release: str
     retrieval_release: str
     fallback: Fallback
-    def __init__(self, items: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., retrieval_model: _Optional[str] = ..., retrieval_model_version: _Optional[str] = ..., user_known: _Optional[bool] = ..., history_events: _Optional[int] = ..., candidates: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ..., retrieval_release: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, str]] = ...) -> None: ...
+    filter: FilterReport
+    def __init__(self, items: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., retrieval_model: _Optional[str] = ..., retrieval_model_version: _Optional[str] = ..., user_known: _Optional[bool] = ..., history_events: _Optional[int] = ..., candidates: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ..., retrieval_release: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, str]] = ..., filter: _Optional[_Union[FilterReport, _Mapping]] = ...) -> None: ...
 
 class Timings(_message.Message):
-    __slots__ = ("convert_us", "store_us", "state_us", "encode_us", "wait_us", "retrieve_us", "user_graph_us", "rank_graph_us", "select_us", "total_us")
+    __slots__ = ("convert_us", "store_us", "state_us", "encode_us", "wait_us", "retrieve_us", "user_graph_us", "rank_graph_us", "select_us", "total_us", "filter_us")
     CONVERT_US_FIELD_NUMBER: _ClassVar[int]
     STORE_US_FIELD_NUMBER: _ClassVar[int]
     STATE_US_FIELD_NUMBER: _ClassVar[int]
@@ -224,6 +309,7 @@ class Timings(_message.Message):
     RANK_GRAPH_US_FIELD_NUMBER: _ClassVar[int]
     SELECT_US_FIELD_NUMBER: _ClassVar[int]
     TOTAL_US_FIELD_NUMBER: _ClassVar[int]
+    FILTER_US_FIELD_NUMBER: _ClassVar[int]
     convert_us: int
     store_us: int
     state_us: int
@@ -234,10 +320,11 @@ class Timings(_message.Message):
     rank_graph_us: int
     select_us: int
     total_us: int
-    def __init__(self, convert_us: _Optional[int] = ..., store_us: _Optional[int] = ..., state_us: _Optional[int] = ..., encode_us: _Optional[int] = ..., wait_us: _Optional[int] = ..., retrieve_us: _Optional[int] = ..., user_graph_us: _Optional[int] = ..., rank_graph_us: _Optional[int] = ..., select_us: _Optional[int] = ..., total_us: _Optional[int] = ...) -> None: ...
+    filter_us: int
+    def __init__(self, convert_us: _Optional[int] = ..., store_us: _Optional[int] = ..., state_us: _Optional[int] = ..., encode_us: _Optional[int] = ..., wait_us: _Optional[int] = ..., retrieve_us: _Optional[int] = ..., user_graph_us: _Optional[int] = ..., rank_graph_us: _Optional[int] = ..., select_us: _Optional[int] = ..., total_us: _Optional[int] = ..., filter_us: _Optional[int] = ...) -> None: ...
 
 class RankResponse(_message.Message):
-    __slots__ = ("scores", "positions", "model", "model_version", "history_events", "degraded", "timings", "release")
+    __slots__ = ("scores", "positions", "model", "model_version", "history_events", "degraded", "timings", "release", "filter")
     SCORES_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -246,6 +333,7 @@ class RankResponse(_message.Message):
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
     scores: _containers.RepeatedScalarFieldContainer[float]
     positions: _containers.RepeatedScalarFieldContainer[int]
     model: str
@@ -254,7 +342,8 @@ class RankResponse(_message.Message):
     degraded: _containers.RepeatedScalarFieldContainer[Degradation]
     timings: Timings
     release: str
-    def __init__(self, scores: _Optional[_Iterable[float]] = ..., positions: _Optional[_Iterable[int]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ...) -> None: ...
+    filter: FilterReport
+    def __init__(self, scores: _Optional[_Iterable[float]] = ..., positions: _Optional[_Iterable[int]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ..., filter: _Optional[_Union[FilterReport, _Mapping]] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
     __slots__ = ("model", "user", "item", "features", "time_ms", "max_events", "release")

@@ -27,6 +27,8 @@ import type { RecommendRequest } from "./generated/recsys/v1/RecommendRequest.js
 import type { RecommendResponse__Output } from "./generated/recsys/v1/RecommendResponse.js";
 import type { RetrieveRequest } from "./generated/recsys/v1/RetrieveRequest.js";
 import type { RetrieveResponse__Output } from "./generated/recsys/v1/RetrieveResponse.js";
+import type { WithdrawItemsRequest } from "./generated/recsys/v1/WithdrawItemsRequest.js";
+import type { WithdrawItemsResponse__Output } from "./generated/recsys/v1/WithdrawItemsResponse.js";
 import type { ProtoGrpcType as Ranker } from "./generated/ranker.js";
 import type { ProtoGrpcType as FeatureStore } from "./generated/feature_store.js";
 
@@ -164,6 +166,10 @@ export class Client {
 
   appendEvents(request: AppendEventsRequest, options?: CallOptions): Promise<AppendEventsResponse__Output> {
     return this.call((...rest) => this.store.appendEvents(request, ...rest), options);
+  }
+
+  withdrawItems(request: WithdrawItemsRequest, options?: CallOptions): Promise<WithdrawItemsResponse__Output> {
+    return this.call((...rest) => this.store.withdrawItems(request, ...rest), options);
   }
 
   putEntities(request: PutEntitiesRequest, options?: CallOptions): Promise<PutEntitiesResponse__Output> {

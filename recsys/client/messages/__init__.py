@@ -4,6 +4,7 @@
 
     ranker.py           of the ranking service: Rank, Retrieve, Recommend
     related.py          of what is near to given items: Similar
+    filters.py          of its filters
     explain.py          of its Explain
     feature_store.py    of the feature store: events, entities, histories
     fields.py           arguments as fields of requests

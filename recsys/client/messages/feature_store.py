@@ -79,6 +79,11 @@ def put_request(
     return request
 
 
+def withdraw_request(items: Ids) -> feature_store_pb2.WithdrawItemsRequest:
+    """The message of ``Client.withdraw_items``."""
+    return feature_store_pb2.WithdrawItemsRequest(items=ids_field("items", items))
+
+
 def features_request(entity: str, ids: Ids) -> feature_store_pb2.GetFeaturesRequest:
     """The message of ``Client.get_features``."""
     with fitting("entity", allowed="a string"):

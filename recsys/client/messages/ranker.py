@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from recsys.client.filters import Where
 from recsys.client.messages.fields import feature_values, found_ids, id_field, ids_field, set_fields, timings_us
+from recsys.client.messages.filters import filter_message, filter_report
 from recsys.client.types import Id, Ids, Ranking, RankQuery, Recommendation, Retrieval
 from recsys.errors import InvalidInputError
 from recsys.proto import ranker_pb2
@@ -16,6 +18,7 @@ _DEGRADATIONS = {
     ranker_pb2.DEGRADATION_USER_UNAVAILABLE: "user",
     ranker_pb2.DEGRADATION_ITEMS_UNAVAILABLE: "items",
     ranker_pb2.DEGRADATION_HISTORY_PARTIAL: "history",
+    ranker_pb2.DEGRADATION_ATTRIBUTES_STALE: "attributes",
 }
 
 
@@ -26,6 +29,7 @@ def rank_request(query: RankQuery, *, timings: bool = False) -> ranker_pb2.RankR
         candidates=ids_field("candidates", query.candidates),
         features=feature_values(query.features),
         timings=timings,
+        filter=filter_message(query.filter),
     )
     set_fields(request, top_k=query.top_k, model=query.model, time_ms=query.time_ms)
     return request
@@ -43,11 +47,22 @@ def rank_batch_request(queries: Sequence[RankQuery], *, timings: bool) -> ranker
 
 
 def retrieve_request(
-    user: Id, top_k: int, exclude: Ids | None, include_seen: bool, model: str, time_ms: int | None, timings: bool
+    user: Id,
+    top_k: int,
+    exclude: Ids | None,
+    include_seen: bool,
+    model: str,
+    time_ms: int | None,
+    timings: bool,
+    where: Where | None = None,
 ) -> ranker_pb2.RetrieveRequest:
     """The message of ``Client.retrieve``."""
     request = ranker_pb2.RetrieveRequest(
-        user=id_field(user), exclude=_excluded(exclude), include_seen=include_seen, timings=timings
+        user=id_field(user),
+        exclude=_excluded(exclude),
+        include_seen=include_seen,
+        timings=timings,
+        filter=filter_message(where),
     )
     set_fields(request, top_k=top_k, model=model, time_ms=time_ms)
     return request
@@ -64,6 +79,7 @@ def recommend_request(
     retrieval_model: str,
     time_ms: int | None,
     timings: bool,
+    where: Where | None = None,
 ) -> ranker_pb2.RecommendRequest:
     """The message of ``Client.recommend``."""
     request = ranker_pb2.RecommendRequest(
@@ -72,6 +88,7 @@ def recommend_request(
         exclude=_excluded(exclude),
         include_seen=include_seen,
         timings=timings,
+        filter=filter_message(where),
     )
     set_fields(
         request, top_k=top_k, candidates=candidates, model=model, retrieval_model=retrieval_model, time_ms=time_ms
@@ -83,7 +100,7 @@ def ranking(response: ranker_pb2.RankResponse, candidates: Ids) -> Ranking:
     """The result of ``Client.rank``."""
     items = list(candidates)
     positions = np.array(response.positions, dtype=np.int64)
-    if len(positions):
+    if len(positions) or response.HasField("filter"):
         items = [items[i] for i in positions]
     else:
         positions = np.arange(len(items))
@@ -97,6 +114,7 @@ def ranking(response: ranker_pb2.RankResponse, candidates: Ids) -> Ranking:
         history_events=response.history_events,
         degraded=degraded_parts(response),
         timings_us=timings_us(response),
+        filter=filter_report(response),
     )
 
 
@@ -118,6 +136,7 @@ def retrieval(response: ranker_pb2.RetrieveResponse) -> Retrieval:
         history_events=response.history_events,
         degraded=degraded_parts(response),
         timings_us=timings_us(response),
+        filter=filter_report(response),
     )
 
 
@@ -138,6 +157,7 @@ def recommendation(response: ranker_pb2.RecommendResponse) -> Recommendation:
         candidates=response.candidates,
         degraded=degraded_parts(response),
         timings_us=timings_us(response),
+        filter=filter_report(response),
     )
 
 

@@ -8,16 +8,16 @@ from typing import cast
 
 import numpy as np
 
-from recsys.arrays import Int64Array
+from recsys.arrays import Int64Array, UInt8Array
 from recsys.errors import InvalidInputError, StoreError, StoreFormatError
-from recsys.feature_store.base import EntityRows
+from recsys.feature_store.base import IS_WITHDRAWN, NOT_STORED, STORED, EntityRows
 from recsys.feature_store.redis.damage import DamageLog
 from recsys.feature_store.redis.keys import entity_keys
 from recsys.feature_store.redis.layouts import LayoutGuard
 from recsys.feature_store.redis.link.protocol import Command, Link
 from recsys.feature_store.redis.link.replies import value_of
 from recsys.features.columns import Column, missing_column
-from recsys.features.entities import pack_rows, unpack_readable
+from recsys.features.entities import WITHDRAWN, pack_rows, unpack_readable
 from recsys.features.feature_set import Feature, FeatureSet
 from recsys.features.hashing import KEY_LIMIT, check_key
 
@@ -68,7 +68,8 @@ class RedisEntities:
         """As ``FeatureStore.entity_rows``."""
         declared = self._features_of(entity)
         if not declared or not len(keys):
-            return EntityRows({f.name: missing_column(f, len(keys)) for f in declared}, {})
+            stored = np.zeros(len(keys), dtype=np.uint8)
+            return EntityRows({f.name: missing_column(f, len(keys)) for f in declared}, {}, stored)
         position = None
         if len(keys) > _MANY:
             # A log's batch names few items many times. For a request's items it would cost more than it saves.
@@ -86,10 +87,20 @@ class RedisEntities:
         for error in damaged.values():
             if isinstance(error, StoreFormatError):
                 self._damage.found(entity, error)
+        stored = _stored(rows)
         if position is None:
-            return EntityRows(columns, damaged)
+            return EntityRows(columns, damaged, stored)
         places = {place: damaged[own] for place, own in enumerate(position.tolist()) if own in damaged}
-        return EntityRows({name: column[position] for name, column in columns.items()}, places)
+        return EntityRows({name: column[position] for name, column in columns.items()}, places, stored[position])
+
+    async def withdraw(self, entity: str, keys: Int64Array, *, timeout_s: float) -> None:
+        """Put ``WITHDRAWN`` in place of the rows of N entities."""
+        names = self.names(entity, keys)
+        if not names:
+            return
+        command: Command = (b"MSET", *(text for name in names for text in (name, WITHDRAWN)))
+        (reply,) = await self._link.round_trip([command], timeout_s=timeout_s)
+        value_of(f"{len(names)} {entity}s", reply)
 
     async def look_again(self, names: Sequence[str], rows: list[Row], *, timeout_s: float) -> None:
         """Put right the rows that MGET did not find: for a key of another Redis type it says the same as for none.
@@ -126,6 +137,12 @@ class RedisEntities:
         if entity not in self._declared:
             self._features.entity(entity)  # says which there are
         return self._declared[entity]
+
+
+def _stored(rows: Sequence[Row]) -> UInt8Array:
+    """``STORED``, ``NOT_STORED`` or ``IS_WITHDRAWN`` of each row; one that cannot be read is stored; [N]."""
+    of = [NOT_STORED if row is None else IS_WITHDRAWN if row == WITHDRAWN else STORED for row in rows]
+    return np.array(of, dtype=np.uint8)
 
 
 def all_bytes(rows: Sequence[Row]) -> bool:

@@ -87,13 +87,13 @@ def _stems(name: str, entity: str) -> list[str]:
     return [f"{PREFIX}:{{{name}:{entity}:{bucket}}}:" for bucket in range(BUCKETS)]
 
 
-def item_pattern(name: str) -> bytes:
-    """Pattern of the rows of all items, the last ``*`` for the item.
+def item_pattern(name: str, entity: str = ITEM) -> bytes:
+    """Pattern of the rows of all items, or of another entity, the last ``*`` for its key.
 
     >>> item_pattern("movielens_1m")
     b'recsys:v1:{movielens_1m:item:*}:*'
     """
-    return f"{PREFIX}:{{{name}:{ITEM}:*}}:*".encode()
+    return f"{PREFIX}:{{{name}:{entity}:*}}:*".encode()
 
 
 def item_changes_key(name: str) -> bytes:

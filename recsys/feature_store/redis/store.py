@@ -65,6 +65,7 @@ class RedisFeatureStore:
     def __init__(self, features: FeatureSet, *, link: Link, cache: ItemCache) -> None:
         self._features = features
         self._name = features.name
+        self._of_items = {entity.name for entity in features.item_entities() if entity.features}
         self._link = link
         self._cache = cache
         self._evictions = EvictionCheck(link)
@@ -198,11 +199,30 @@ class RedisFeatureStore:
         deadline_s = time.monotonic() + timeout_s
         try:
             await self._rows.put(entity, keys, columns, timeout_s=timeout_s)
-            if entity == ITEM and self._features.item:
+            if entity in self._of_items:
                 await self._changes.add(keys, timeout_s=deadline_s - time.monotonic())
         finally:
             if entity == ITEM:
                 self._cache.forget(keys)
+
+    async def withdraw_items(self, keys: Int64Array, *, timeout_s: float) -> None:
+        """As the protocol says; in two round trips, as :meth:`put_entities`.
+
+        Raises:
+            InvalidInputError: the FeatureSet declares no item features, so that no put could bring them back, or a key
+                is out of range.
+            StoreUnavailableError, StoreError: as :meth:`put_entities`.
+        """
+        if not self._features.item:
+            raise InvalidInputError(
+                f"FeatureSet {self._name!r} declares no item features: an item that is withdrawn could not be put again"
+            )
+        deadline_s = time.monotonic() + timeout_s
+        try:
+            await self._rows.withdraw(ITEM, keys, timeout_s=timeout_s)
+            await self._changes.add(keys, timeout_s=deadline_s - time.monotonic())
+        finally:
+            self._cache.forget(keys)
 
     async def entities(self, entity: str, keys: Int64Array, *, timeout_s: float) -> Mapping[str, Column]:
         """As the protocol says. Not from the cache: what is read here is stored for good, a stale
@@ -213,10 +233,10 @@ class RedisFeatureStore:
             StoreFormatError: a key holds foreign bytes.
             StoreUnavailableError: Redis is unreachable or too slow.
         """
-        columns, damaged = await self._rows.read(entity, keys, timeout_s=timeout_s)
-        for error in damaged.values():
+        rows = await self._rows.read(entity, keys, timeout_s=timeout_s)
+        for error in rows.damaged.values():
             raise error
-        return columns
+        return rows.columns
 
     async def entity_rows(self, entity: str, keys: Int64Array, *, timeout_s: float) -> EntityRows:
         """As the protocol says; not from the cache either.
@@ -237,13 +257,13 @@ class RedisFeatureStore:
         """
         return await self._changes.read(since, limit=limit, timeout_s=timeout_s)
 
-    async def item_keys(self) -> AsyncIterator[list[int]]:
+    async def item_keys(self, entity: str = ITEM) -> AsyncIterator[list[int]]:
         """As the protocol says.
 
         Raises:
             StoreUnavailableError: Redis is unreachable or too slow.
         """
-        async for keys in scan_numbers(self._link, item_pattern(self._name)):
+        async for keys in scan_numbers(self._link, item_pattern(self._name, entity)):
             yield keys
 
     async def put_names(self, names: Mapping[int, str], *, timeout_s: float) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from recsys.arrays import Float32Array, Int64Array
 from recsys.errors import ModelError, StoreUnavailableError
+from recsys.feature_store.base import IS_WITHDRAWN
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.redis.keys import entity_key
 from recsys.features.feature_set import ITEM
@@ -48,6 +49,7 @@ _NAMED = 20
 """Of them in one line of it."""
 
 WHY_NOT = {
+    "withdrawn": "it was withdrawn",
     "no_attributes": "the store has no attributes of it, or none that the model knows",
     "not_finite": f"the model's row of it has numbers that are not finite, or beyond {LARGEST:g}",
     "damaged": "its stored attributes cannot be read",
@@ -243,7 +245,7 @@ class ReleaseItems:
             self._make_some(keys[part], times_ms[part], empty)
 
     def _make_some(self, keys: Int64Array, times_ms: Int64Array, empty: str) -> None:
-        columns, damaged = self._store.entity_rows(ITEM, keys, timeout_s=_TIMEOUT_S)
+        columns, damaged, stored = self._store.entity_rows(ITEM, keys, timeout_s=_TIMEOUT_S)
         texts: dict[int, str] = {}
         if self._id.id_type == "string":
             texts = self._store.names(keys.tolist(), timeout_s=_TIMEOUT_S)
@@ -256,7 +258,9 @@ class ReleaseItems:
         bounded = made.bounded
         for place, (key, time_ms) in enumerate(zip(keys.tolist(), times_ms.tolist(), strict=True)):
             why_not = ""
-            if place in damaged:
+            if stored[place] == IS_WITHDRAWN:
+                why_not = "withdrawn"
+            elif place in damaged:
                 why_not = "damaged"
             elif not made.known[place]:
                 why_not = empty

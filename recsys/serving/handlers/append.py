@@ -143,7 +143,7 @@ async def _fill_from_items(
     if not any(rows.any() for rows in lacks):
         return {}
     items = np.concatenate([a.events["item"][rows] for a, rows in zip(appends, lacks, strict=True)])
-    columns, damaged = await store.entity_rows(ITEM, items, timeout_s=deadline.remaining_s())
+    columns, damaged, _ = await store.entity_rows(ITEM, items, timeout_s=deadline.remaining_s())
     start, refused = 0, dict[int, StoreFormatError]()
     for index, (append, rows) in enumerate(zip(appends, lacks, strict=True)):
         found = slice(start, start + int(rows.sum()))

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recsys.arrays import Float32Array, Int64Array
+from recsys.serving.filters.language import Filter
+from recsys.serving.filters.selection import FilterReport, Selection
 from recsys.serving.handlers.ranker import Ranked
 from recsys.serving.inference.candidate_index import AddedItems
 from recsys.serving.telemetry.stage_timer import StageTimer
@@ -30,6 +32,7 @@ class RetrieveQuery:
         time_ms: only events before this time, and arrived by then, count as seen; None: all that are stored.
         timer: the request's clock.
         features: raw values, in place of the user's stored ones where the model reads them; of other names passed over.
+        filter: only items that pass are found; None: all may be.
     """
 
     user_key: int
@@ -39,6 +42,7 @@ class RetrieveQuery:
     time_ms: int | None = None
     timer: StageTimer = field(default_factory=StageTimer)
     features: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    filter: Filter | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,8 @@ class RetrieveResult:
         user_degraded: the history could not be read, so that seen items may be among these.
         added: items that took part beside those of the bundle.
         segment: the items are popular with users of the same segment, for the model does not know the user.
+        attributes_degraded: the values of items, or which were withdrawn, may not be what the store has.
+        selection: rows that could be found, and what became of the filter.
         items_degraded, history_degraded: never so.
     """
 
@@ -70,6 +76,8 @@ class RetrieveResult:
     history_unknown: int = 0
     added: AddedItems | None = None
     segment: bool = False
+    attributes_degraded: bool = False
+    selection: Selection | None = None
     items_degraded: bool = False
     history_degraded: bool = False
 
@@ -83,6 +91,7 @@ class RecommendQuery:
         top_k: how many items.
         candidates: how many are retrieved and ranked, at least top_k.
         features: as in ``RankRequest``; the search reads those of the user, too.
+        filter: as in :class:`RetrieveQuery`; asked again of the list when it is ranked.
     """
 
     user_key: int
@@ -93,6 +102,7 @@ class RecommendQuery:
     include_seen: bool = False
     time_ms: int | None = None
     timer: StageTimer = field(default_factory=StageTimer)
+    filter: Filter | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +117,10 @@ class RecommendResult:
         candidates: how many items were retrieved and ranked.
         history_known, history_unknown, added, segment: as in :class:`RetrieveResult`.
         ranked: all of them; None if there were none.
+        filter: what became of the filter.
+        withdrawn_late: items that were retrieved, and passed no more when they were ranked.
         user_degraded, items_degraded, history_degraded: as in ``RankResult``.
+        attributes_degraded: as in :class:`RetrieveResult`.
     """
 
     items: Int64Array
@@ -126,6 +139,9 @@ class RecommendResult:
     added: AddedItems | None = None
     segment: bool = False
     ranked: Ranked | None = None
+    filter: FilterReport | None = None
+    withdrawn_late: int = 0
+    attributes_degraded: bool = False
     user_degraded: bool = False
     items_degraded: bool = False
     history_degraded: bool = False

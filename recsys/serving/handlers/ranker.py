@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from recsys.arrays import Float32Array, Int64Array
 from recsys.errors import InvalidInputError
 from recsys.feature_store.base import RankInputs, RankRead, UserInputs
@@ -19,6 +21,8 @@ from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.encode import EncodedRequest, encode_request
 from recsys.features.history.records import Events
 from recsys.serving.deadline import Deadline
+from recsys.serving.filters.language import Filter
+from recsys.serving.filters.selection import FilterReport, candidates_pass
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.candidates import best_of, first_positions, spread
 from recsys.serving.handlers.given_values import RequestNames, request_names, values_of
@@ -27,6 +31,7 @@ from recsys.serving.handlers.request_log import RequestLog
 from recsys.serving.inference.fair_lock import FairLock, ModelLock
 from recsys.serving.inference.pace import Work, together
 from recsys.serving.inference.ranking_session import RankingSession, Scores
+from recsys.serving.item_columns.columns import ItemColumns
 from recsys.serving.long_history.inputs import StateInputs
 from recsys.serving.long_history.states import LongStates
 from recsys.serving.telemetry.stage_timer import StageTimer
@@ -44,6 +49,7 @@ class RankRequest:
         time_ms: events with an earlier timestamp count; default: the first millisecond after now.
         timer: the request's clock.
         timings: say in the answer how long each stage took.
+        filter: only candidates that pass are scored; None: all are.
     """
 
     user_key: int
@@ -53,6 +59,7 @@ class RankRequest:
     time_ms: int | None = None
     timer: StageTimer = field(default_factory=StageTimer)
     timings: bool = False
+    filter: Filter | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +88,15 @@ class RankResult:
 
     Attributes:
         scores: [C], or [min(top_k, distinct candidates)], best first.
-        positions: with top_k, where each score's candidate first stood in the request; else None.
+        positions: with top_k or a filter, where each score's candidate first stood in the request; else None.
         model, model_version, release: which model answered, and the release that it belongs to.
         history_events: past events the model looked at.
         ranked: all candidates with their scores; a :class:`Ranker` sets it.
         user_degraded, items_degraded: that part of the store could not be read.
         history_degraded: only the newest part of a long history was looked at.
+        attributes_degraded: the filter read values that may not be what the store has.
+        filter: what became of the filter; None: there was none.
+        filtered_out: places of the candidates that do not pass.
     """
 
     scores: Float32Array
@@ -99,6 +109,9 @@ class RankResult:
     user_degraded: bool = False
     items_degraded: bool = False
     history_degraded: bool = False
+    attributes_degraded: bool = False
+    filter: FilterReport | None = None
+    filtered_out: Int64Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +126,8 @@ class _Asked:
     model_lock: ModelLock
     values: Mapping[str, Sequence[Any]]
     logged: bool = True
+    report: FilterReport | None = None
+    filtered_out: Int64Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +163,7 @@ class Ranker:
         request_log: gets a share of the requests; not closed here.
         recorder: gets some of the requests, for releases to come.
         names: of what requests may give to any release; None: there is no other.
+        columns: values of items, for filters; None: there are none.
     """
 
     def __init__(
@@ -163,6 +179,7 @@ class Ranker:
         request_log: RequestLog | None = None,
         recorder: Recorder | None = None,
         names: RequestNames | None = None,
+        columns: ItemColumns | None = None,
     ) -> None:
         assert (states is None) == (session.state is None), "states are kept of models that have them"
         self.features = session.features
@@ -176,6 +193,7 @@ class Ranker:
         self._state_read = None if states is None else states.read
         self._request_log = request_log
         self._recorder = recorder
+        self._columns = columns
         self._own_names = request_names(self.features)
         self._names = RequestNames() if names is None else names
 
@@ -205,13 +223,13 @@ class Ranker:
         for place, request in zip(places, requests, strict=True):
             with _of_request(place):
                 asked.append(self._asked(request))
-        reads = [RankRead(a.request.user_key, a.keys, a.time_ms) for a in asked]
+        reads = [RankRead(a.request.user_key, a.keys, a.time_ms) for a in asked if len(a.keys)]
         timeout_s = self._store_time_s(deadline)
-        found = self.store.read_many_for_rank(reads, timeout_s=timeout_s, state=self._state_read)
+        found = iter(self.store.read_many_for_rank(reads, timeout_s=timeout_s, state=self._state_read))
         results = []
-        for place, a, inputs in zip(places, asked, found, strict=True):
+        for place, a in zip(places, asked, strict=True):
             with _of_request(place):
-                results.append(self._rank_read(a, inputs, deadline))
+                results.append(self._rank_read(a, next(found), deadline) if len(a.keys) else self._nothing(a))
         return results
 
     def read_user(self, user_key: int, *, deadline: Deadline) -> UserInputs:
@@ -223,6 +241,8 @@ class Ranker:
         return self._rank_asked(self._asked(request), user, deadline)
 
     def _rank_asked(self, asked: _Asked, user: UserInputs | None, deadline: Deadline) -> RankResult:
+        if not len(asked.keys):
+            return self._nothing(asked)
         return self._rank_read(asked, self._read(asked, user, deadline), deadline)
 
     def _read(self, asked: _Asked, user: UserInputs | None, deadline: Deadline) -> RankInputs:
@@ -251,7 +271,32 @@ class Ranker:
         keys = request.candidate_keys if positions is None else request.candidate_keys[positions]
         time_ms = request.time_ms if request.time_ms is not None else time.time_ns() // 1_000_000 + 1
         values = values_of(self._own_names, request.features, self._names.known)
-        return _Asked(request, keys, positions, time_ms, self.model_lock, values)
+        asked = _Asked(request, keys, positions, time_ms, self.model_lock, values)
+        return asked if request.filter is None else self._filtered(asked)
+
+    def _filtered(self, asked: _Asked) -> _Asked:
+        """Leave out the candidates that do not pass the request's filter."""
+        passes, report = candidates_pass(self._columns, asked.request.filter, asked.keys)
+        positions = np.arange(len(asked.keys)) if asked.positions is None else asked.positions
+        filtered_out = np.flatnonzero(np.isin(asked.request.candidate_keys, asked.keys[~passes]))
+        asked.request.timer.lap("filter")
+        return replace(
+            asked, keys=asked.keys[passes], positions=positions[passes], report=report, filtered_out=filtered_out
+        )
+
+    def _nothing(self, asked: _Asked) -> RankResult:
+        """The result of a request none of whose candidates passes its filter: nothing is read or run."""
+        return RankResult(
+            scores=np.empty(0, dtype=np.float32),
+            positions=np.empty(0, dtype=np.int64),
+            model=self.session.model,
+            model_version=self.session.version,
+            release=self.release,
+            history_events=0,
+            attributes_degraded=asked.report is not None and asked.report.degraded,
+            filter=asked.report,
+            filtered_out=asked.filtered_out,
+        )
 
     def _store_time_s(self, deadline: Deadline) -> float:
         """At most half of the time left, so that a slow store costs the history, not the answer."""
@@ -341,9 +386,12 @@ class Ranker:
                 release=self.release,
                 scores=scores,
                 best=order,
+                filter_text="" if request.filter is None else request.filter.described(),
             )
         if order is not None:
             scores, best = scores[order], order if positions is None else positions[order]
+        elif asked.report is not None:
+            best = positions
         elif positions is not None:
             scores = spread(scores, keys=asked.keys, onto=request.candidate_keys)
         request.timer.lap("select")
@@ -358,6 +406,9 @@ class Ranker:
             user_degraded=inputs.user_degraded,
             items_degraded=inputs.items_degraded,
             history_degraded=partial,
+            attributes_degraded=asked.report is not None and asked.report.degraded,
+            filter=asked.report,
+            filtered_out=asked.filtered_out,
         )
 
 

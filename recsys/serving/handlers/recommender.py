@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import Events
 from recsys.features.history.rules import visible
 from recsys.serving.deadline import Deadline
+from recsys.serving.filters.selection import IndexFilter
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.handlers.ranker import Ranker, RankRequest
@@ -70,6 +71,7 @@ class Recommender:
         recorder: gets some of the searches, for releases to come.
         pace: of searches; None: it is not known yet.
         added: gives the items that came after training and take part in a search.
+        items: finds what a filter lets pass; None: there are no values of items.
 
     Raises:
         BundleError: the two models take users or items by different kinds of ids.
@@ -88,6 +90,7 @@ class Recommender:
         recorder: Recorder | None = None,
         pace: Pace | None = None,
         added: Callable[[], AddedItems | None] = lambda: None,
+        items: IndexFilter | None = None,
     ) -> None:
         if ranker is not None:
             check_pair(index, ranker.features, ranker.session.model)
@@ -101,6 +104,8 @@ class Recommender:
         self._store_timeout_s = store_timeout_s
         self._recorder = recorder
         self._pace = Pace(_SEARCH_S) if pace is None else pace
+        self.items = IndexFilter(None, index.keys) if items is None else items
+        """Finds what a filter lets pass."""
         self.added = added
         """Gives the items that came after training and take part in a search now."""
 
@@ -117,6 +122,7 @@ class Recommender:
             recorder=self._recorder,
             pace=self._pace,
             added=self.added,
+            items=self.items,
         )
 
     def retrieve(self, query: RetrieveQuery, *, deadline: Deadline) -> RetrieveResult:
@@ -173,6 +179,7 @@ class Recommender:
             time_ms=query.time_ms,
             timer=query.timer,
             features=query.features,
+            filter=query.filter,
         )
         work = together([self._search(), self._ranker.session.work(query.candidates)])
         with self._admission.enter(work, left_s=deadline.remaining_s()):
@@ -191,12 +198,19 @@ class Recommender:
                 timer=query.timer,
             )
             if not len(found.items):
-                return _nothing(found, self._ranker)
+                return _nothing(found, self._ranker, filtered=query.filter is not None)
             ranked = self._ranker.rank_admitted(request, deadline=deadline, user=user)
-        assert ranked.positions is not None
+        assert ranked.positions is not None and found.selection is not None
+        items, scores, late = found.items[ranked.positions], ranked.scores, 0
+        still = self.items.passing_still(found.selection, query.filter, items)
+        if still is not None:
+            items, scores, late = items[still], scores[still], int(np.count_nonzero(~still))
         return RecommendResult(
-            items=found.items[ranked.positions],
-            scores=ranked.scores,
+            items=items,
+            scores=scores,
+            filter=None if query.filter is None else found.selection.report,
+            withdrawn_late=late,
+            attributes_degraded=found.attributes_degraded,
             model=ranked.model,
             model_version=ranked.model_version,
             release=ranked.release,
@@ -239,17 +253,30 @@ class Recommender:
                 events = events[(events["timestamp"] < query.time_ms) & (events["arrival"] <= query.time_ms)]
             # A graph's lookup of an item costs 256 bytes; users come back to what they know.
             taken = np.unique(np.concatenate([taken, events["item"]]))
+        added = self.added()
+        selection = self.items.select(query.filter, added)
+        query.timer.lap("filter")
         with model_lock.acquire(deadline, pace=self._pace, units=1):
             query.timer.lap("wait")
             deadline.remaining_s()
-            added = self.added()
-            found = self.index.retrieve(query.user_key, taken, query.top_k, read, added, columns)
+            found = self.index.retrieve(
+                query.user_key, taken, query.top_k, read, added, columns, allowed=selection.allowed
+            )
             query.timer.lap("retrieve")
         unseen = model_lock is not self.model_lock
         if self._recorder is not None and not unseen and self._recorder.wants_query(self.release):
             self._recorder.keep_query(
-                self.release, user_key=query.user_key, taken=taken, top_k=query.top_k, events=read, user=columns
+                self.release,
+                user_key=query.user_key,
+                taken=taken,
+                top_k=query.top_k,
+                events=read,
+                user=columns,
+                filter=query.filter,
             )
+        if query.filter is not None and selection.report.passed and not len(found.items):
+            left_out = replace(selection.report, reason="left_out", detail="all items that pass were seen, or excluded")
+            selection = replace(selection, report=left_out)
         return RetrieveResult(
             items=found.items,
             scores=found.scores,
@@ -263,6 +290,8 @@ class Recommender:
             user_degraded=user.degraded,
             added=added,
             segment=found.segment,
+            attributes_degraded=selection.report.degraded,
+            selection=selection,
         )
 
 
@@ -336,7 +365,8 @@ def check_attributes(index: CandidateIndex, features: FeatureSet, ranking_model:
         by_name = {each.name: each for each in stored}
         for feature in declared:
             ours = by_name.get(feature.name)
-            if feature.name in read and ours != feature:
+            same = ours is not None and replace(ours, filterable=feature.filterable) == feature
+            if feature.name in read and not same:
                 raise BundleError(
                     f"retrieval model {index.model!r} knows {what} {feature.name!r}, {feature}, but the FeatureSet of "
                     f"ranking model {ranking_model!r} has {ours or 'none of that name'}; serve two models of the same "
@@ -344,8 +374,8 @@ def check_attributes(index: CandidateIndex, features: FeatureSet, ranking_model:
                 )
 
 
-def _nothing(found: RetrieveResult, ranker: Ranker) -> RecommendResult:
-    """The answer for a user who has seen everything."""
+def _nothing(found: RetrieveResult, ranker: Ranker, *, filtered: bool) -> RecommendResult:
+    """The answer where nothing was found: all was seen, or nothing passes the filter."""
     return RecommendResult(
         items=found.items,
         scores=found.scores,
@@ -362,4 +392,6 @@ def _nothing(found: RetrieveResult, ranker: Ranker) -> RecommendResult:
         history_unknown=found.history_unknown,
         segment=found.segment,
         user_degraded=found.user_degraded,
+        filter=found.selection.report if filtered and found.selection is not None else None,
+        attributes_degraded=found.attributes_degraded,
     )

@@ -19,6 +19,7 @@ from recsys.arrays import Int64Array
 from recsys.features.columns import Column
 from recsys.features.history.records import Events
 from recsys.releases.served import ServedModel
+from recsys.serving.filters.language import Filter
 
 MOST_CANDIDATES = 1_000
 """Candidates of a request that are kept, the first ones."""
@@ -77,6 +78,7 @@ class RecordedQuery:
         top_k: how many items.
         events: that the user was known by, oldest first; None: the model knows users by their ids.
         user: columns of the user's features that the search depended on; None: on none.
+        filter: of the search, to be asked of the items' values as they are when it is replayed; None: none.
     """
 
     user_key: int
@@ -84,11 +86,13 @@ class RecordedQuery:
     top_k: int
     events: Events | None = None
     user: Mapping[str, Column] | None = None
+    filter: Filter | None = None
 
     @property
     def size_bytes(self) -> int:
         """Memory it takes, roughly."""
         of_user = sum(column.nbytes + _OBJECT_BYTES for column in (self.user or {}).values())
+        of_user += 0 if self.filter is None else self.filter.size_bytes
         return self.taken.nbytes + (0 if self.events is None else self.events.nbytes) + of_user + 4 * _OBJECT_BYTES
 
 
@@ -224,6 +228,7 @@ class Recorder:
         top_k: int,
         events: Events | None = None,
         user: Mapping[str, Column] | None = None,
+        filter: Filter | None = None,
     ) -> None:
         """Copy a search."""
         rings = self._of_release.get(release)
@@ -235,6 +240,7 @@ class Recorder:
                     top_k=top_k,
                     events=None if events is None else events.copy(),
                     user=None if user is None else {name: column.copy() for name, column in user.items()},
+                    filter=filter,
                 )
             )
 

@@ -42,11 +42,12 @@ class RequestLog:
     """Writes sampled requests to files in a folder until :meth:`close`.
 
     A file appears complete, named by time and process. Its columns are ``time_ms``, ``user_key``, ``model``,
-    ``model_version``, ``release`` (that answered), ``sent`` (features that the request itself gave), ``degraded``,
-    ``user.<name>``, ``history.<name>``, ``item.<name>`` (flat lists of keys or numbers), ``history_events``, ``score``
-    (of all candidates) and ``best`` (places of the ``top_k`` candidates that were answered, best first; null for a
-    request without ``top_k``); its metadata holds the FeatureSet. Of a model that reads a long history by its state,
-    ``history.<name>`` are the newest events, and ``history_events`` counts all.
+    ``model_version``, ``release`` (that answered), ``filter`` (in words, empty for none; candidates that do not pass
+    are not here), ``sent`` (features that the request itself gave), ``degraded``, ``user.<name>``, ``history.<name>``,
+    ``item.<name>`` (flat lists of keys or numbers), ``history_events``, ``score`` (of all candidates) and ``best``
+    (places of the ``top_k`` candidates that were answered, best first; null for a request without ``top_k``); its
+    metadata holds the FeatureSet. Of a model that reads a long history by its state, ``history.<name>`` are the newest
+    events, and ``history_events`` counts all.
 
     Args:
         folder: made if absent.
@@ -99,6 +100,7 @@ class RequestLog:
         scores: Float32Array,
         best: Int64Array | None = None,
         release: str = "",
+        filter_text: str = "",
     ) -> None:
         """Hand over one request of a model of ``features``; returns at once. The arrays must not change afterwards."""
         row: Row = {
@@ -107,6 +109,7 @@ class RequestLog:
             "model": model,
             "model_version": model_version,
             "release": release,
+            "filter": filter_text,
             "sent": sent,
             "degraded": degraded,
             "history_events": history_events,
@@ -185,6 +188,7 @@ class RequestLog:
                 "model",
                 "model_version",
                 "release",
+                "filter",
                 "sent",
                 "degraded",
                 "history_events",

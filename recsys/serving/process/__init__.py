@@ -7,6 +7,7 @@ In reading order:
 - ``exposure.py``: what runs unsecured, and what is refused unless it is asked for.
 - ``startup.py``, ``models.py``: a private Redis, models opened and run once, hot rows read ahead.
 - ``stores.py``: clients of the feature store. ``assembly.py``: the Ranker service, built from its parts.
+- ``item_columns.py``: the folder of values that filters read, and who follows the store for it.
 - ``releases/``: what is to be served, and the switch from one release to another.
 - ``workers/``: several processes on one port, restarted when they die or hang.
 - ``watchdog.py``: probes of a request's path; gRPC health from their results.

@@ -10,6 +10,7 @@ from recsys.errors import BundleError
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.names import Names
 from recsys.serving.added_items.follower import ItemFollower
+from recsys.serving.filters.selection import IndexFilter
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.given_values import RequestNames
 from recsys.serving.handlers.ranker import Ranker
@@ -19,6 +20,7 @@ from recsys.serving.handlers.related.similar import SimilarFinder
 from recsys.serving.handlers.request_log import RequestLog
 from recsys.serving.handlers.routes import LoadedRelease, Route, Routes
 from recsys.serving.inference.fair_lock import FairLock
+from recsys.serving.item_columns.columns import ItemColumns
 from recsys.serving.long_history.states import LongStates
 from recsys.serving.process.models import Models
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
@@ -42,6 +44,8 @@ class SharedParts:
         request_log: None: no requests are logged.
         recorder: of requests for the replay before a switch; None: there is none.
         request_names: of what requests may give.
+        columns: values of items; None: there are none.
+        filter_counts: of looks for the items that pass.
     """
 
     settings: Settings
@@ -53,11 +57,18 @@ class SharedParts:
     request_log: RequestLog | None
     recorder: Recorder | None = None
     request_names: RequestNames = field(default_factory=RequestNames)
+    columns: ItemColumns | None = None
+    filter_counts: LabelCounts = field(default_factory=LabelCounts)
 
 
 @contextmanager
 def open_shared_parts(
-    settings: Settings, stores: Stores, *, ranks: bool = True, telemetry: Telemetry | None = None
+    settings: Settings,
+    stores: Stores,
+    *,
+    ranks: bool = True,
+    telemetry: Telemetry | None = None,
+    columns: ItemColumns | None = None,
 ) -> Iterator[SharedParts]:
     """Make the parts for the duration of a ``with`` block.
 
@@ -66,6 +77,7 @@ def open_shared_parts(
         stores: not closed here.
         ranks: there is a ranking model, or may be one; without one there are no requests to log.
         telemetry: gets counts; None for none.
+        columns: values of items; None: there are none.
 
     Raises:
         ConfigError: the request log cannot be written.
@@ -88,6 +100,7 @@ def open_shared_parts(
             added_items=added_items,
             request_log=log,
             recorder=Recorder() if settings.releases is not None and settings.release_replay else None,
+            columns=columns,
         )
 
 
@@ -111,6 +124,7 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
                 store_timeout_s=shared.settings.store_timeout_ms / 1000,
                 recorder=shared.recorder,
                 added=added,
+                items=IndexFilter(shared.columns, models.retrieval.keys, counts=shared.filter_counts),
             )
             similar = SimilarFinder(
                 models.similar,
@@ -203,4 +217,5 @@ def _open_ranker(
         request_log=shared.request_log,
         recorder=shared.recorder,
         names=shared.request_names,
+        columns=shared.columns,
     )

@@ -30,6 +30,7 @@ from recsys.serving.handlers.shadow import Shadow
 from recsys.serving.process.assembly import make_routes, open_loaded_release, open_shared_parts
 from recsys.serving.process.ending import END_MARGIN_S, bounded_end
 from recsys.serving.process.exposure import check_exposure
+from recsys.serving.process.item_columns import column_gauges, columns_in, followed_columns
 from recsys.serving.process.listening.certificates import watched_certificates
 from recsys.serving.process.listening.grpc_server import grpc_server, listen_privately
 from recsys.serving.process.listening.health import health_server
@@ -158,6 +159,7 @@ def serving(
     interceptors: Sequence[Interceptor] = (),
     fallback: Certificates | None = None,
     shared_access: SharedAccess | None = None,
+    columns_folder: Path | None = None,
 ) -> Iterator[RunningServer]:
     """Answer calls for the duration of a ``with`` block; at its end, drain.
 
@@ -173,6 +175,7 @@ def serving(
         interceptors: run after the server's own (``rpc/interceptors.py``), in this order.
         fallback: certificates for the case that the files of the settings are no good now (``certificates.py``).
         shared_access: of all workers; None: this process is the only one.
+        columns_folder: of the item columns that all workers share; None: this process is the only one.
     """
     first = models[plan.first.name].first
     model, model_version = first.model, first.version
@@ -192,7 +195,15 @@ def serving(
         stores = stack.enter_context(opened)
         tracer = stack.enter_context(open_tracer(settings, store=stores.name, worker=worker))
         access = stack.enter_context(open_access(settings.access_file, shared=shared_access, worker=worker))
-        shared = stack.enter_context(open_shared_parts(settings, stores, ranks=ranks, telemetry=telemetry))
+        finds = settings.releases is not None or any(each.retrieval is not None for each in plan.releases.values())
+        if columns_folder is None:
+            columns_folder = stack.enter_context(columns_in(settings))
+        columns, follower = stack.enter_context(
+            followed_columns(columns_folder, stores, settings, finds=finds, telemetry=telemetry)
+        )
+        shared = stack.enter_context(
+            open_shared_parts(settings, stores, ranks=ranks, telemetry=telemetry, columns=columns)
+        )
         loaded = {}
         for name, release in plan.releases.items():
             loaded[name] = open_loaded_release(release, models.pop(name), shared)
@@ -212,6 +223,8 @@ def serving(
             stack.enter_context(telemetry.serving())  # clears gauges at its end, after the last poll
             added_items = shared.added_items
             gauges = {"added_items": added_items.count, "added_items_behind": added_items.behind}
+            gauges |= column_gauges(columns, follower)
+            sources["filters"] = shared.filter_counts.read
             stack.enter_context(telemetry.polling(sources, gauges=gauges))
         shadow = None
         if telemetry is not None:

@@ -135,6 +135,11 @@ class Stores:
         self.slot.prepare(ServedStore(writer, features))
         self._follow_items()
 
+    @property
+    def features(self) -> FeatureSet:
+        """The FeatureSet by which the store is read now."""
+        return self._features
+
     def warning_counts(self) -> dict[str, int]:
         """Count the reasons to warn so far, as ``RedisFeatureStore.warning_counts``; these never fall."""
         counts: Counter[str] = Counter({"evicts": 0, "lost": 0})

@@ -115,6 +115,10 @@ class FeatureStoreService:
         """Store the features of many entities."""
         return self._admitted(context, self._put, message, _count(message.ids))
 
+    def WithdrawItems(self, message: pb.WithdrawItemsRequest, context: Context) -> pb.WithdrawItemsResponse:
+        """Withdraw items."""
+        return self._admitted(context, self._withdraw, message, _count(message.items))
+
     def GetFeatures(self, message: pb.GetFeaturesRequest, context: Context) -> pb.GetFeaturesResponse:
         """Read the stored features of many entities."""
         return self._admitted(context, self._get_features, message, _count(message.ids))
@@ -250,6 +254,13 @@ class FeatureStoreService:
         if entity == ITEM:  # in a thread: a page that is not in memory would hold up all calls of the store
             await asyncio.to_thread(self._on_items_put, keys)
         return pb.PutEntitiesResponse()
+
+    async def _withdraw(
+        self, message: pb.WithdrawItemsRequest, served: ServedStore, deadline: Deadline
+    ) -> pb.WithdrawItemsResponse:
+        keys = convert_entities.withdraw_request(message, served.features)
+        await served.store.withdraw_items(keys, timeout_s=deadline.remaining_s())
+        return pb.WithdrawItemsResponse()
 
     async def _get_features(
         self, message: pb.GetFeaturesRequest, served: ServedStore, deadline: Deadline

@@ -113,6 +113,20 @@ class ServingSettings:
         low=0.01,
         high=3_600.0,
     )
+    max_item_columns_mib: int = setting(
+        1_024,
+        "most memory, in MiB, of the values of items that requests filter by (item columns), which the workers share: "
+        "some 17 bytes an item, and 4 for each value of a filterable feature; items beyond are counted and logged, and "
+        "answers say degraded",
+        kind=int,
+        low=1,
+        high=1_048_576,
+    )
+    item_columns_dir: Path | None = setting(
+        None,
+        "folder for these, best in memory, such as /dev/shm; unset: the system's folder for temporary files (TMPDIR)",
+        kind=Path,
+    )
     item_max_age_s: float = setting(
         60.0,
         "age at which a cached item is read again, unless item_tracking renews it earlier; 0: items are not cached",

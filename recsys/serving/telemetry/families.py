@@ -47,7 +47,7 @@ EARLY_ENDS = (
 """Reasons why a call ends before a handler has it: no message in time, or at all; one that is none; no such method; no
 thread; a newer call that waits for its message; the drain; no time. And one after: its answer is not taken."""
 
-DEGRADED_PARTS = ("user", "items", "history")
+DEGRADED_PARTS = ("user", "items", "history", "attributes")
 """Parts that an answer may lack, by the names that clients get (``Ranking.degraded``)."""
 
 FALLBACKS = ("popularity", "segment")
@@ -63,9 +63,13 @@ STORE_LINKS = ("rank", "calls")
 """Ways to the store's Redis: reads of requests to models, and the calls of FeatureStore."""
 
 ITEM_OUTCOMES = (
-    "added", "changed", "removed", "no_attributes", "not_finite", "damaged", "no_name", "failed", "no_room",
+    "added", "changed", "removed", "withdrawn", "no_attributes", "not_finite", "damaged", "no_name", "failed",
+    "no_room",
 )  # fmt: skip
 """Ends of a look at an item that came after training: it has a row, another one, none any more, or none and why."""
+
+FILTER_OUTCOMES = ("rows", "mask", "cached", "empty", "not_ready")
+"""Ends of a look for the items that pass: a list of rows, a mask of all, as before, none, or none are known."""
 
 ACCESS_REASONS = (
     "no_credentials", "malformed", "unknown", "expired", "not_yet_valid", "wrong_issuer", "wrong_audience",
@@ -142,6 +146,11 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
             {"outcome": ITEM_OUTCOMES},
         ),
         Family(
+            "filters",
+            "Looks for the items that a search may find, by outcome: a list of rows, a mask, kept from before, none.",
+            {"outcome": FILTER_OUTCOMES},
+        ),
+        Family(
             "put_unknown_items",
             "Items put by PutEntities that are in no bundle of a served retrieval model, by when it finds them.",
             {"found": ("soon", "never")},
@@ -187,6 +196,22 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
             {},
             gauge=True,
         ),
+        Family(
+            "item_columns_age_seconds",
+            "Whole seconds since item columns were current, by their writer.",
+            {},
+            gauge=True,
+        ),
+        Family(
+            "item_columns_behind",
+            "Worker processes to which the item columns are older than 2 s, or not there.",
+            {},
+            gauge=True,
+        ),
+        Family("item_columns_items", "Items in the item columns, told by who writes.", {}, gauge=True),
+        Family("item_columns_bytes", "Memory of the item columns, which the workers share.", {}, gauge=True),
+        Family("item_columns_left_out", "Items that the item columns have no room for.", {}, gauge=True),
+        Family("withdrawn_items", "Items that are withdrawn, told by who writes the item columns.", {}, gauge=True),
         Family("workers_serving", "Worker processes that answer calls.", {}, gauge=True),
     )
 
@@ -208,6 +233,11 @@ def histograms(methods: Sequence[str]) -> tuple[Family, ...]:
         Family(
             "added_item_seconds",
             "Time from the write of an item that came after training, by the store's clock, to its part in searches.",
+            {},
+        ),
+        Family(
+            "item_attribute_seconds",
+            "Time from the write of an item's features, by the store's clock, to their part in filters.",
             {},
         ),
         Family("store_seconds", "Time of a round trip to the feature store's Redis.", {"link": STORE_LINKS}),

@@ -8,9 +8,13 @@ from typing import Literal
 
 from recsys.serving.current_call import CURRENT, CurrentCall
 
-Stage = Literal["wait", "convert", "store", "state", "encode", "retrieve", "user_graph", "rank_graph", "select"]
+Stage = Literal[
+    "wait", "convert", "store", "state", "encode", "filter", "retrieve", "user_graph", "rank_graph", "select"
+]
 
-STAGES = ("wait", "convert", "store", "state", "encode", "retrieve", "user_graph", "rank_graph", "select", "total")
+STAGES = (
+    "wait", "convert", "store", "state", "encode", "filter", "retrieve", "user_graph", "rank_graph", "select", "total",
+)  # fmt: skip
 """All stages and their sum, in the order in which :meth:`StageTimer.in_us` gives them."""
 
 
@@ -29,6 +33,7 @@ class StageTimer:
         store: the round trip to the feature store, and its answer to arrays.
         state: the long history's state: read, checked, missing events read.
         encode: the graphs' inputs.
+        filter: items that pass the request's filter, and are not withdrawn.
         retrieve: the retrieval model.
         user_graph, rank_graph: the graphs in ONNX Runtime.
         select: the best candidates, duplicates, the request log.
@@ -47,6 +52,7 @@ class StageTimer:
     store: int = 0
     state: int = 0
     encode: int = 0
+    filter: int = 0
     retrieve: int = 0
     user_graph: int = 0
     rank_graph: int = 0

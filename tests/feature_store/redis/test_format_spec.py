@@ -12,7 +12,7 @@ from support.paths import DOCS
 
 from recsys.feature_store.redis.keys import layouts
 from recsys.feature_store.redis.store import RedisFeatureStore
-from recsys.features.entities import make_columns, pack_rows, unpack_rows
+from recsys.features.entities import WITHDRAWN, make_columns, pack_rows, unpack_rows
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.history.records import (
     HEADER,
@@ -65,6 +65,11 @@ def test_the_entity_example_is_what_is_written() -> None:
     row = bytes.fromhex(block("entity"))
     assert pack_rows(EXAMPLE.item, ROW) == [row]
     assert unpack_rows(EXAMPLE.item, [row])["price"].tolist() == [1.5]
+
+
+def test_the_withdrawn_example_is_what_is_written_and_reads_as_missing() -> None:
+    assert bytes.fromhex(block("withdrawn")) == WITHDRAWN
+    assert unpack_rows(EXAMPLE.item, [WITHDRAWN, None])["tags"].tolist() == [[-1, -1], [-1, -1]]
 
 
 def test_the_meta_example_is_what_is_written() -> None:

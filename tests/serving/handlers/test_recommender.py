@@ -29,7 +29,7 @@ from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
-from recsys.serving.inference.candidate_index import AddedItems, ItemRows, Retrieved
+from recsys.serving.inference.candidate_index import AddedItems, Allowed, ItemRows, Retrieved
 from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.inference.ranking_session import open_ranking_session
 from recsys.serving.inference.retrieval_session import open_retrieval
@@ -265,6 +265,7 @@ class BruteForce:
 
     model, version, features, names = "brute", "0", RETRIEVAL_FEATURES, None
     history_fields, user_inputs, item_inputs = (), (), ()
+    keys = TABLES.item_keys
 
     def has_items(self, keys: Int64Array) -> BoolArray:
         return np.isin(keys, TABLES.item_keys)
@@ -280,6 +281,7 @@ class BruteForce:
         events: Events | None = None,
         added: AddedItems | None = None,
         user: Mapping[str, Column] | None = None,
+        allowed: Allowed | None = None,
     ) -> Retrieved:
         return Retrieved(*best_items(TABLES, user_key, seen.tolist(), k), known=user_key in TABLES.user_keys)
 

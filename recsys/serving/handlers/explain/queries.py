@@ -103,7 +103,7 @@ class Explanation:
         runs: of the model.
         texts: of string ids, by key, as far as they are known.
         model, model_version, release: that are explained.
-        user_degraded, items_degraded, history_degraded: as of a RankResult.
+        user_degraded, items_degraded, history_degraded, attributes_degraded: as of a RankResult.
     """
 
     logit: float
@@ -121,3 +121,4 @@ class Explanation:
     user_degraded: bool = False
     items_degraded: bool = False
     history_degraded: bool = False
+    attributes_degraded: bool = False

@@ -63,6 +63,7 @@ class SimilarResult:
     user_degraded: bool = False
     items_degraded: bool = False
     history_degraded: bool = False
+    attributes_degraded: bool = False
 
 
 class SimilarFinder:

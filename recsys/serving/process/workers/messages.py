@@ -35,6 +35,7 @@ class Task:
         verified: of these bundles, the states of the files that the supervisor verified in full.
         certificates: for the case that their files are no good when the worker starts; None: of no use then.
         access: what workers share of access; None: there is no access file.
+        columns: folder of the item columns that they share; None: each has its own.
     """
 
     number: int
@@ -45,6 +46,7 @@ class Task:
     verified: Verified = field(default_factory=dict)
     certificates: Certificates | None = None
     access: SharedAccess | None = None
+    columns: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,6 +105,7 @@ class WorkerPool:
         verified: of these bundles, the states of the files that were verified in full.
         certificates: theirs, followed here, too; each worker is given the last good ones. None: they speak no TLS.
         access: gives each worker what they share of access.
+        columns: folder of the item columns that they share; None: each has its own.
     """
 
     def __init__(
@@ -118,8 +119,17 @@ class WorkerPool:
         verified: Verified | None = None,
         certificates: CertificateWatch | None = None,
         access: Callable[[], SharedAccess | None] = lambda: None,
+        columns: Path | None = None,
     ) -> None:
-        task = Task(number=0, settings=settings, plan=plan, core=None, counts=counts, verified=verified or {})
+        task = Task(
+            number=0,
+            settings=settings,
+            plan=plan,
+            core=None,
+            counts=counts,
+            verified=verified or {},
+            columns=columns,
+        )
         tasks = [dataclasses.replace(task, number=i + 1, core=core) for i, core in enumerate(cores)]
         self._workers = [_Worker(task=task) for task in tasks]
         self._commands: dict[subprocess.Popen[bytes], SimpleQueue[Command | None]] = {}

@@ -24,6 +24,7 @@ from recsys.errors import ConfigError, RecsysError
 from recsys.feature_store.embedded.open_redis import redis_or_embedded
 from recsys.serving.console import say
 from recsys.serving.process.ending import END_MARGIN_S, bounded_end
+from recsys.serving.process.item_columns import columns_in
 from recsys.serving.process.listening.certificates import watched_certificates
 from recsys.serving.process.listening.ports import reserved_port
 from recsys.serving.process.ready_file import ready_file, remove_ready_file, write_ready_file
@@ -65,6 +66,7 @@ def supervise(settings: Settings, events: SimpleQueue[Any]) -> int:
             watched_certificates(settings) as certificates,
             shared_access(settings.access_file, workers=len(cores)) as access,
             counter_file(settings, workers=len(cores), methods=METHODS.values()) as counts,
+            columns_in(settings) as columns,
             forward_signals(events),
             bounded_end(settings.drain_timeout_s + EXIT_GRACE_S + END_MARGIN_S) as begin_end,
         ):
@@ -79,6 +81,7 @@ def supervise(settings: Settings, events: SimpleQueue[Any]) -> int:
                 verified=verified,
                 certificates=certificates,
                 access=access,
+                columns=columns,
             )
             try:
                 with metrics_endpoint(settings, counts, shown, certificates) as page:

@@ -77,6 +77,7 @@ def _serve(task: Task, commands: Commands, output: Output) -> None:
             on_heartbeat=lambda stuck: output.try_send(Heartbeat(stuck=stuck)),
             fallback=task.certificates,
             shared_access=task.access,
+            columns_folder=task.columns,
         )
         with server as running, control(task, running, commands, output):
             output.send(

@@ -26,6 +26,7 @@ METHOD_ROLES: Mapping[str, str | None] = {
     _STORE + "AppendEvents": "write",
     _STORE + "AppendEventStream": "write",
     _STORE + "PutEntities": "write",
+    _STORE + "WithdrawItems": "write",
     _STORE + "GetFeatures": "read",
     _STORE + "GetHistory": "read",
     _STORE + "GetHistories": "read",

@@ -1,7 +1,9 @@
 """Conversion: protobuf messages to domain values and back, a module for each group of calls.
 
 - ``rank.py``: Rank, RankBatch. ``retrieval.py``: Retrieve, Recommend. ``explain.py``: Explain. ``related.py``: Similar.
-- ``events.py``: AppendEvents, AppendEventStream, GetHistory, GetHistories. ``entities.py``: PutEntities, GetFeatures.
+- ``filters.py``: filters of Rank, Retrieve and Recommend.
+- ``events.py``: AppendEvents, AppendEventStream, GetHistory, GetHistories. ``entities.py``: PutEntities, GetFeatures,
+  WithdrawItems.
 - ``ids.py``, ``times.py``: what requests share. ``answers.py``: what answers share.
 
 Whatever a caller may send is checked here, once. An error names the field as the proto file does, what arrived, and

@@ -28,17 +28,23 @@ class Degradable(Protocol):
         """Only the newest part of a long history was looked at."""
         ...
 
+    @property
+    def attributes_degraded(self) -> bool:
+        """Values of items, or which of them were withdrawn, may be other than the store has."""
+        ...
+
 
 _DEGRADATIONS = {
     "user": ranker_pb2.DEGRADATION_USER_UNAVAILABLE,
     "items": ranker_pb2.DEGRADATION_ITEMS_UNAVAILABLE,
     "history": ranker_pb2.DEGRADATION_HISTORY_PARTIAL,
+    "attributes": ranker_pb2.DEGRADATION_ATTRIBUTES_STALE,
 }
 
 
 def degraded_parts(result: Degradable) -> list[str]:
     """List the parts that an answer lacks, by the names that clients get and counters have."""
-    flags = (result.user_degraded, result.items_degraded, result.history_degraded)
+    flags = (result.user_degraded, result.items_degraded, result.history_degraded, result.attributes_degraded)
     return [part for part, missing in zip(_DEGRADATIONS, flags, strict=True) if missing]
 
 

@@ -71,6 +71,15 @@ def features_request(message: feature_store_pb2.GetFeaturesRequest, features: Fe
     return entity.name, entity_keys("ids", message.ids, entity.id, most=MAX_ENTITIES)
 
 
+def withdraw_request(message: feature_store_pb2.WithdrawItemsRequest, features: FeatureSet) -> Int64Array:
+    """Check and convert a WithdrawItems call to keys, [N].
+
+    Raises:
+        InvalidInputError: see the message.
+    """
+    return entity_keys("items", message.items, features.item_id, most=MAX_ENTITIES)
+
+
 def put_texts(message: feature_store_pb2.PutEntitiesRequest, features: FeatureSet) -> dict[int, str]:
     """List the texts of string ids in a PutEntities call, by key; but of users' ids, which no answer has."""
     entity = features.entity(message.entity)

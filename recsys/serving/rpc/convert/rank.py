@@ -11,6 +11,7 @@ from recsys.proto import ranker_pb2
 from recsys.proto.limits import GIVEN_VALUES, REQUESTS
 from recsys.serving.handlers.ranker import RankRequest, RankResult
 from recsys.serving.rpc.convert.answers import degradations, timings
+from recsys.serving.rpc.convert.filters import filter_of, report_message
 from recsys.serving.rpc.convert.ids import entity_keys, id_count, user_key
 from recsys.serving.rpc.convert.times import moment_ms
 from recsys.serving.telemetry.stage_timer import StageTimer
@@ -35,6 +36,7 @@ def rank_request(
         time_ms=moment_ms("time_ms", message.time_ms),
         timer=timer,
         timings=message.timings,
+        filter=filter_of(message, features),
     )
     timer.lap("convert")
     return request
@@ -83,6 +85,7 @@ def rank_response(result: RankResult, request: RankRequest) -> ranker_pb2.RankRe
         history_events=result.history_events,
         degraded=degradations(result),
         timings=timings(request.timer) if request.timings else None,
+        filter=report_message(result.filter, filtered_out=result.filtered_out),
     )
 
 

@@ -13,6 +13,7 @@ from recsys.serving.handlers.queries import CANDIDATES, RecommendQuery, Recommen
 from recsys.serving.inference.candidate_index import AddedItems
 from recsys.serving.inference.retrieval_session import MAX_ITEMS
 from recsys.serving.rpc.convert.answers import degradations, timings
+from recsys.serving.rpc.convert.filters import filter_of, report_message
 from recsys.serving.rpc.convert.ids import entity_keys, user_key
 from recsys.serving.rpc.convert.rank import feature_values
 from recsys.serving.rpc.convert.times import moment_ms
@@ -36,6 +37,7 @@ def retrieve_query(message: pb.RetrieveRequest, features: FeatureSet) -> Retriev
         include_seen=message.include_seen,
         time_ms=moment_ms("time_ms", message.time_ms),
         timer=timer,
+        filter=filter_of(message, features),
     )
     timer.lap("convert")
     return query
@@ -59,6 +61,7 @@ def recommend_query(message: pb.RecommendRequest, features: FeatureSet, *, max_c
         include_seen=message.include_seen,
         time_ms=moment_ms("time_ms", message.time_ms),
         timer=timer,
+        filter=filter_of(message, features),
     )
     timer.lap("convert")
     return query
@@ -86,6 +89,7 @@ def retrieve_response(
         history_events=result.history_events,
         degraded=degradations(result),
         timings=timings(query.timer) if include_timings else None,
+        filter=None if query.filter is None or result.selection is None else report_message(result.selection.report),
     )
 
 
@@ -108,6 +112,7 @@ def recommend_response(
         candidates=result.candidates,
         degraded=degradations(result),
         timings=timings(query.timer) if include_timings else None,
+        filter=report_message(result.filter, late=result.withdrawn_late),
     )
 
 

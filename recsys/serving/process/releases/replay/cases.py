@@ -112,7 +112,10 @@ def retrieval_cases(
     notes.extend(_unread(new, live))
     return [
         # Of a user who has seen everything nothing is left, by either.
-        Case(_retrieval_run(new, query, filled=not len(query.taken)), _retrieval_run(live, query))
+        Case(
+            _retrieval_run(new, query, filled=not len(query.taken) and query.filter is None),
+            _retrieval_run(live, query),
+        )
         for query in recorded
     ]
 
@@ -129,7 +132,10 @@ def _unread(new: Recommender, live: Recommender) -> Iterator[str]:
 def _retrieval_run(recommender: Recommender, query: RecordedQuery, *, filled: bool = False) -> Callable[[], Run]:
     def run() -> Any:
         index, added = recommender.index, recommender.added()
-        found = index.retrieve(query.user_key, query.taken, query.top_k, query.events, added, query.user)
+        allowed = recommender.items.select(query.filter, added).allowed
+        found = index.retrieve(
+            query.user_key, query.taken, query.top_k, query.events, added, query.user, allowed=allowed
+        )
         if filled and not len(found.items):
             raise BundleError("no items were found; expected at least one")
         return found.scores

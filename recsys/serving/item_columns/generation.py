@@ -1,0 +1,125 @@
+"""Generation: a mapped file of item columns. Its room never changes: where there is too little, another file follows.
+
+``C`` items there is room for, ``K`` values of an item, ``V`` distinct values of a column.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.arrays import UInt8Array
+from recsys.errors import ConfigError, NoSpaceError
+from recsys.files import no_space
+from recsys.serving.item_columns.key_table import KeyTable
+from recsys.serving.item_columns.layout import COUNTS_BYTES, HEADER_BYTES, ColumnSpec, Layout, layout_of_json
+
+WITHDRAWN_COUNT = 0
+"""Place among the counts: the number of withdrawn items. Those of the tables' keys follow."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Values:
+    """A column of values.
+
+    Attributes:
+        spec: of it.
+        array: of ids codes, int32, 0 for none and else the place in ``table`` + 1; of numbers float32, NaN for none;
+            [C] or [C, K].
+        table: the distinct values of ids; None for numbers.
+    """
+
+    spec: ColumnSpec
+    array: npt.NDArray[Any]
+    table: KeyTable | None
+
+
+class Generation:
+    """Columns of items, mapped.
+
+    Attributes:
+        layout: of the file.
+        items: keys of the items; an item's place is its row in all columns.
+        stored: ``NOT_STORED``, ``STORED`` or ``IS_WITHDRAWN`` of each item; uint8, [C].
+        columns: values by feature.
+    """
+
+    def __init__(self, layout: Layout, mapped: mmap.mmap) -> None:
+        self.layout = layout
+        arrays = {
+            name: np.frombuffer(mapped, dtype=dtype, count=int(np.prod(shape)), offset=at).reshape(shape)
+            for name, dtype, shape, at in layout.arrays()
+        }
+        self._counts = np.frombuffer(mapped, dtype="<u8", count=COUNTS_BYTES // 8, offset=HEADER_BYTES)
+        self.items = KeyTable(arrays["keys"], arrays["index"], self._counts[1:2])
+        self.stored: UInt8Array = arrays["stored"]
+        self.columns: Mapping[str, Values] = {
+            spec.name: Values(
+                spec,
+                arrays[f"{spec.name}.column"],
+                KeyTable(
+                    arrays[f"{spec.name}.values"], arrays[f"{spec.name}.index"], self._counts[2 + place : 3 + place]
+                )
+                if spec.kind == "ids"
+                else None,
+            )
+            for place, spec in enumerate(layout.columns)
+        }
+
+    @property
+    def withdrawn(self) -> int:
+        """Number of withdrawn items."""
+        return int(self._counts[WITHDRAWN_COUNT])
+
+    def count_withdrawn(self, more: int) -> None:
+        """Add to that number."""
+        self._counts[WITHDRAWN_COUNT] = max(self.withdrawn + more, 0)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the file."""
+        return self.layout.size_bytes
+
+
+def create_generation(path: Path, layout: Layout) -> Generation:
+    """Make a file, all of whose room is there from the start: a write never finds the disk or the memory full.
+
+    Raises:
+        NoSpaceError: there is no room for it.
+        ConfigError: the folder cannot be written.
+    """
+    header = layout.to_json().encode()
+    if len(header) > HEADER_BYTES - 8 or 8 * (len(layout.columns) + 2) > COUNTS_BYTES:
+        raise ConfigError(f"{len(layout.columns)} filterable features are too many for item columns")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, layout.size_bytes)
+            os.pwrite(descriptor, len(header).to_bytes(8, "little") + header, 0)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        if no_space(error):
+            raise NoSpaceError(f"{path.parent}: no room for item columns of {layout.size_bytes:,} bytes") from error
+        raise ConfigError(f"{path.parent} cannot hold item columns: {error.strerror}") from error
+    made = open_generation(path)
+    for values in made.columns.values():
+        if values.table is None:
+            values.array[:] = np.nan
+    return made
+
+
+def open_generation(path: Path) -> Generation:
+    """Map a file that :func:`create_generation` made; FileNotFoundError if it is there no more."""
+    with path.open("r+b") as file:
+        mapped = mmap.mmap(file.fileno(), 0)
+    length = int.from_bytes(mapped[:8], "little")
+    return Generation(layout_of_json(mapped[8 : 8 + length].decode()), mapped)

@@ -1,0 +1,152 @@
+"""Plans of filters: whatever is chosen, what passes is what the definition says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.features.feature_set import Categorical, Numeric
+from recsys.serving.filters import planner
+from recsys.serving.filters.contradiction import contradiction
+from recsys.serving.filters.language import Condition, Filter, Range, flag_condition, make_filter, set_condition
+from recsys.serving.filters.selection import IndexFilter, candidates_pass
+from recsys.serving.inference.candidate_index import AddedItems
+from recsys.serving.item_columns.columns import ItemColumns
+from recsys.serving.item_columns.writer import ColumnWriter
+
+KIND = Categorical(name="kind", filterable=True)
+TAGS = Categorical(name="tags", max_values=3, filterable=True)
+SIZE = Numeric(name="size", filterable=True)
+FILTERABLE = (("item", KIND), ("item", TAGS), ("item", SIZE))
+COUNT = 3_000
+UNKNOWN = 7
+
+
+def items() -> tuple[np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]:
+    random = np.random.default_rng(0)
+    keys = random.permutation(10 * COUNT)[:COUNT].astype(np.int64)
+    kind = random.integers(-1, 40, COUNT)
+    tags = random.integers(-1, 6, (COUNT, 3))
+    size = np.where(random.random(COUNT) < 0.2, np.nan, random.integers(0, 20, COUNT)).astype(np.float32)
+    return keys, {"kind": kind, "tags": tags, "size": size}
+
+
+KEYS, COLUMNS = items()
+INDEX = np.sort(np.concatenate([KEYS[: COUNT - 50], np.arange(10 * COUNT, 10 * COUNT + UNKNOWN)]))
+"""Of an index that lacks 50 of the items, and has 7 that the columns lack."""
+
+ADDED = AddedItems(
+    np.sort(np.concatenate([KEYS[COUNT - 30 :], np.array([10 * COUNT + 100])])), np.zeros((31, 1), dtype=np.float32)
+)
+
+
+@pytest.fixture(scope="module")
+def columns(tmp_path_factory: pytest.TempPathFactory) -> ItemColumns:
+    folder = tmp_path_factory.mktemp("columns")
+    to = ColumnWriter(folder, FILTERABLE, limit_bytes=1 << 24)
+    to.begin(10)
+    for start in range(0, COUNT, 400):
+        part = slice(start, start + 400)
+        of = {name: column[part] for name, column in COLUMNS.items()}
+        to.write(KEYS[part], of, {"item": np.ones(len(KEYS[part]), dtype=np.uint8)})
+    to.publish()
+    to.state.is_current(1e9)
+    return ItemColumns(folder)
+
+
+def passes(condition: Condition, kind: int, tags: list[int], size: float) -> bool:
+    """The definition."""
+    if condition.test == "range":
+        low, high = condition.range.low, condition.range.high
+        above = low is None or (size > low if condition.range.low_open else size >= low)
+        below = high is None or (size < high if condition.range.high_open else size <= high)
+        return not np.isnan(size) and above and below
+    values = {"kind": [kind], "tags": tags, "size": [size]}[condition.attribute]
+    known = [value for value in values if value != -1 and not np.isnan(value)]
+    if condition.test == "present":
+        return bool(known) == condition.flag
+    if condition.test == "flag":
+        return bool(known) and (known[0] != 0) == condition.flag
+    found = any(value in condition.keys for value in known)
+    return found if condition.test == "any_of" else not found
+
+
+def expected(wanted: Filter, kind: int, tags: list[int], size: float) -> bool:
+    return all(any(passes(each, kind, tags, size) for each in clause) for clause in wanted.clauses)
+
+
+sets = st.lists(st.integers(0, 45), min_size=1, max_size=12)
+conditions = st.one_of(
+    st.builds(lambda test, keys: set_condition("x", test, KIND, keys), st.sampled_from(["any_of", "none_of"]), sets),
+    st.builds(lambda test, keys: set_condition("x", test, TAGS, keys), st.sampled_from(["any_of", "none_of"]), sets),
+    st.builds(
+        lambda low, high, a, b: Condition(
+            feature=SIZE, test="range", range=Range(low=low, high=high, low_open=a, high_open=b)
+        ),
+        st.integers(0, 20).map(float),
+        st.one_of(st.none(), st.integers(0, 20).map(float)),
+        st.booleans(),
+        st.booleans(),
+    ),
+    st.builds(lambda f, flag: flag_condition("x", f, flag), st.sampled_from([KIND, SIZE]), st.booleans()),
+    st.builds(
+        lambda f, flag: Condition(feature=f, test="present", flag=flag),
+        st.sampled_from([KIND, TAGS, SIZE]),
+        st.booleans(),
+    ),
+)  # fmt: skip
+
+
+@settings(max_examples=60)
+@given(
+    clauses=st.lists(st.lists(conditions, min_size=1, max_size=3), min_size=1, max_size=4),
+    few=st.sampled_from([0.0, 0.1, 1.0]),
+)
+def test_any_plan_of_any_filter_finds_what_the_definition_says(
+    columns: ItemColumns, clauses: list[list[Condition]], few: float
+) -> None:
+    wanted = make_filter(clauses)
+    rows = {key: (COLUMNS["kind"][i], COLUMNS["tags"][i].tolist(), COLUMNS["size"][i]) for i, key in enumerate(KEYS)}
+    nothing: tuple[int, list[int], float] = (-1, [-1, -1, -1], float("nan"))
+    every = [*INDEX.tolist(), *ADDED.keys.tolist()]
+    good = [row + 1 for row, key in enumerate(every) if expected(wanted, *rows.get(key, nothing))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planner, "FEW", few)
+        found = IndexFilter(columns, INDEX).select(wanted, ADDED)
+    assert found.allowed is not None and found.report.passed == len(good)
+    if contradiction(wanted):
+        assert good == [] and found.report.reason == "contradiction"
+    if found.allowed.rows_L is not None:
+        assert found.allowed.rows_L.tolist() == good
+    else:
+        assert found.allowed.mask is not None
+        bits = np.unpackbits(found.allowed.mask, bitorder="little")
+        assert np.flatnonzero(bits).tolist() == good and len(found.allowed.mask) == len(every) // 8 + 1
+    keys = np.array([*KEYS[:40].tolist(), *every[-3:]])
+    assert candidates_pass(columns, wanted, keys)[0].tolist() == [
+        expected(wanted, *rows.get(key, nothing)) for key in keys.tolist()
+    ]
+
+
+def test_an_equal_filter_is_answered_from_before_until_an_item_changes(columns: ItemColumns) -> None:
+    index = IndexFilter(columns, INDEX)
+    first = index.select(make_filter([[set_condition("x", "any_of", KIND, [3, 4])]]), ADDED)
+    assert index.select(make_filter([[set_condition("x", "any_of", KIND, [4, 3])]]), ADDED).allowed is first.allowed
+    with columns.state.changing():
+        pass
+    again = index.select(make_filter([[set_condition("x", "any_of", KIND, [4, 3])]]), ADDED)
+    assert again.allowed is not first.allowed and again.report.passed == first.report.passed
+
+
+def test_without_columns_nothing_passes_a_filter_and_it_is_said(tmp_path: Path) -> None:
+    wanted = make_filter([[set_condition("x", "none_of", KIND, [3])]])
+    found = IndexFilter(ItemColumns(tmp_path), INDEX).select(wanted, None)
+    assert found.allowed is not None and found.allowed.rows_L is not None and len(found.allowed.rows_L) == 0
+    assert found.report.reason == "not_ready" and found.report.degraded
+    plain = IndexFilter(ItemColumns(tmp_path), INDEX).select(None, None)
+    assert plain.allowed is None and plain.report.degraded  # nothing is known of withdrawn items either

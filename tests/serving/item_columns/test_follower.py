@@ -1,0 +1,103 @@
+"""Columns that follow a real store: writes, gaps, another process that takes over, items that are gone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+from support.filtered_shop import SHOP
+
+from recsys.feature_store.blocking import BlockingFeatureStore
+from recsys.feature_store.item_cache import ItemCache
+from recsys.feature_store.loop_thread import loop_in_thread
+from recsys.features.entities import make_columns
+from recsys.serving.item_columns.columns import ItemColumns
+from recsys.serving.item_columns.follower import ColumnFollower
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[BlockingFeatureStore]:
+    with loop_in_thread("store") as loop:
+        store = BlockingFeatureStore.connect(redis_url, SHOP, loop=loop, cache=ItemCache(SHOP.item))
+        yield store
+        store.close()
+
+
+@contextmanager
+def following(folder: Path, store: BlockingFeatureStore, **more: Any) -> Iterator[ColumnFollower]:
+    follower = ColumnFollower(folder, lambda: SHOP, store, **{"limit_bytes": 1 << 24, "interval_s": 0.02, **more})
+    with closing(follower):
+        assert follower.tried.wait(10.0)
+        yield follower
+
+
+def put(store: BlockingFeatureStore, prices: dict[int, float]) -> None:
+    columns = make_columns(SHOP.item, {"price": list(prices.values())}, length=len(prices))
+    store.put_entities("item", np.array(list(prices), dtype=np.int64), columns, timeout_s=5.0)
+
+
+def prices(folder: Path) -> dict[int, float]:
+    reading = ItemColumns(folder).read(
+        lambda generation, version: dict(
+            zip(
+                generation.items.keys_C[: len(generation.items)].tolist(),
+                generation.columns["price"].array[: len(generation.items)].tolist(),
+                strict=True,
+            )
+        )
+    )
+    return reading.found or {}
+
+
+def until(is_so: Callable[[], Any], *, limit_s: float = 10.0) -> None:
+    until_s = time.monotonic() + limit_s
+    while not is_so():
+        assert time.monotonic() < until_s, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_what_was_there_and_what_is_written_is_in_the_columns(tmp_path: Path, store: BlockingFeatureStore) -> None:
+    put(store, {1: 1.0, 2: 2.0})
+    took_ms: list[int] = []
+    with following(tmp_path, store, on_applied=took_ms.append) as follower:
+        assert prices(tmp_path) == {1: 1.0, 2: 2.0} and follower.writes
+        assert ItemColumns(tmp_path).state.age_s < 2.0
+        put(store, {2: 5.0, 3: 3.0})
+        until(lambda: prices(tmp_path) == {1: 1.0, 2: 5.0, 3: 3.0})
+        until(lambda: len(took_ms) == 2)
+        assert max(took_ms) < 2_000
+
+
+def test_an_item_that_is_deleted_in_redis_loses_its_values_at_the_next_look_at_all(
+    tmp_path: Path, store: BlockingFeatureStore, redis_admin: redis.Redis
+) -> None:
+    put(store, {1: 1.0, 2: 2.0})
+    with following(tmp_path, store):
+        redis_admin.delete("recsys:v1:{tiny:item:1}:1")
+        redis_admin.delete("recsys:v1:tiny:item_changes")  # a gap: all are looked at
+        until(lambda: prices(tmp_path)[1] == 0.0 and prices(tmp_path)[2] == 2.0)  # the price's default
+        assert ItemColumns(tmp_path).withdrawn == 0
+
+
+def test_one_of_two_writes_and_the_other_takes_over_where_it_was(tmp_path: Path, store: BlockingFeatureStore) -> None:
+    put(store, {1: 1.0})
+    with following(tmp_path, store) as second:
+        with following(tmp_path, store) as first:
+            assert [first.writes, second.writes] == [False, True]
+        second.close()
+        put(store, {2: 2.0})
+        with following(tmp_path, store) as third:
+            until(lambda: third.writes and prices(tmp_path) == {1: 1.0, 2: 2.0})
+            assert ItemColumns(tmp_path).state.generation == 1  # the same file
+
+
+def test_nothing_is_read_while_nothing_asks_for_columns(tmp_path: Path, store: BlockingFeatureStore) -> None:
+    with closing(ColumnFollower(tmp_path, lambda: SHOP, store, limit_bytes=1 << 24, enabled=lambda: False)) as follower:
+        assert follower.tried.wait(5.0) and not follower.writes
+        assert not (tmp_path / "columns-1").exists()
