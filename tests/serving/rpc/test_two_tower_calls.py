@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 import redis
-from support.exported_walks import exported_walks
+from support.exported_walks import export_walks, exported_walks
 from support.walks import ALL_ITEMS, GROUP, walks
 
 from recsys.client import Client, Retrieval
@@ -15,6 +17,7 @@ from recsys.data.interactions.pairs import ids_of
 from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.serving.process.server import running_server
 from recsys.serving.settings import Settings
+from recsys.training.retrieval.two_tower.trained import load_two_tower
 
 KEYS = ids_of(walks()).item_keys_M
 HOUR_MS, T0_MS = 3_600_000, 1_700_000_000_000
@@ -78,3 +81,29 @@ def test_an_item_that_came_later_is_found_within_a_second(client: Client) -> Non
     assert found.items.tolist().index(NEW) < 20
     saw(client, 7, NEW)
     assert client.retrieve(user=7, top_k=3).user_known, "an event of it is an event"
+
+
+def test_a_long_history_is_answered_as_torch_answers(redis_server: EmbeddedRedis, tmp_path: Path) -> None:
+    bundle = export_walks(tmp_path, "model.window=3", "model.long_history=40", "train.epochs=4")
+    data, user = walks(), 17
+    _, learner = load_two_tower(tmp_path / "run", data)
+    (scores_M,) = learner.score(np.array([user]), test=True)(np.array([user])).numpy()
+    events = data.histories["test"].where(data.histories["test"].user_E == user)
+    assert events.time_ms_E is not None and len(events.user_E) > 3 + 3
+    times = events.time_ms_E.tolist()
+    settings = Settings(bundle=bundle, port=0, redis_url=redis_server.url, store_timeout_ms=1_000)
+    with running_server(settings) as server, Client(server.address, timeout_s=10.0) as client:
+        client.append_events(
+            user=1000 + user,
+            items=KEYS[events.item_E].tolist(),
+            timestamps_ms=times,
+            arrivals_ms=times,
+            attributes={name: keys_E.tolist() for name, keys_E in events.attributes.items()},
+        )
+        features = {name: [of[user].item()] for name, of in data.user_columns.items()}
+        client.put_entities(entity="user", ids=[1000 + user], features=features)
+        found = client.retrieve(user=1000 + user, top_k=20)
+    assert found.history_events == len(times) and len(found.items) == 20
+    of_log = found.items != NEW  # which another test put into the store
+    places = np.searchsorted(KEYS, found.items[of_log])
+    np.testing.assert_allclose(found.scores[of_log], scores_M[places], atol=1e-5)
