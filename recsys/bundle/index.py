@@ -21,6 +21,9 @@ from recsys.features.hashing import MISSING
 KEYS, ROWS = "tables/item_id.keys.bin", "tables/item_id.rows.bin"
 """Files of a retrieval bundle that are its index."""
 
+CODES = "tables/item_id.codes.bin"
+"""File of the codes that a search reads before ``ROWS``, where there are any."""
+
 
 def index_fingerprint(item_keys: Int64Array, items_MD: Float32Array) -> str:
     """The fingerprint of items in ascending order of keys and their vectors: 16 hex digits.

@@ -152,6 +152,25 @@ class Certificate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IndexInfo:
+    """Certificate of a retrieval bundle's index.
+
+    Attributes:
+        coarse: codes that a search reads before the vectors: ``int8`` or ``none``.
+        users: real users, whose lists were compared with those of scoring all items.
+        recall: share of the items of those that the index finds; None where no operators ran.
+        effective_dimension: the participation ratio of the vectors' variances.
+        scanned_bytes_per_item: bytes that a search of all items reads of each.
+    """
+
+    coarse: str
+    users: int
+    recall: float | None
+    effective_dimension: float
+    scanned_bytes_per_item: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Quantization:
     """Effect of quantised rows on the model's answers.
 
@@ -231,6 +250,7 @@ class Manifest:
             vector is computed from the user's events when a request comes).
         index_fingerprint: of a retrieval bundle: the index that its users' vectors, or the graph that computes them,
             were trained against (``bundle/index.py``). Empty: made by a version before.
+        index: of a retrieval bundle: its certificate. None: made by a version before, or by hand.
     """
 
     model: str
@@ -250,6 +270,7 @@ class Manifest:
     numbers: Mapping[str, NumberTransform] = field(default_factory=dict)
     knows_users_by: KnowsUsersBy = "id"
     index_fingerprint: str = ""
+    index: IndexInfo | None = None
     created_at: str = ""
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
@@ -304,6 +325,7 @@ def manifest_to_dict(manifest: Manifest) -> dict[str, Any]:
         ("compute", manifest.compute),
         ("state", manifest.state),
         ("evaluation", manifest.evaluation),
+        ("index", manifest.index),
     ):
         del values[name]
         if part is not None:
@@ -369,6 +391,7 @@ def manifest_from_dict(values: dict[str, Any]) -> Manifest:
         numbers=transforms_from_dict(values.get("numbers", {})),
         knows_users_by=by,
         index_fingerprint=str(values.get("index_fingerprint", "")),
+        index=IndexInfo(**values["index"]) if "index" in values else None,
         created_at=values["created_at"],
         files={name: (int(f["size_bytes"]), str(f["sha256"])) for name, f in values["files"].items()},
     )

@@ -17,6 +17,9 @@ from recsys.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from recsys.bundle import Compute, Manifest, Quantization
 
+COARSE_KINDS = ("int8", "none")
+"""Those of ``export.retrieval.codes``."""
+
 QUANTIZED_KINDS = ("none", "fp16", "int8", "int4")
 """Those of ``embeddings.quantize``, which is not imported here: torch takes seconds to load."""
 
@@ -64,6 +67,14 @@ def export(
             help="With --segment: days after which a pair counts half for it; 0: never. Default: 30.",
         ),
     ] = None,
+    coarse: Annotated[
+        str,
+        typer.Option(
+            "--coarse",
+            help="Of a model that ranks all items: codes of the items that a search reads before their vectors: int8 "
+            "or none; the lists are the same.",
+        ),
+    ] = "int8",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     data: DataOption = None,
     work_dir: WorkOption = WORK_DIR,
@@ -75,6 +86,10 @@ def export(
         raise ConfigError(f"{out} exists; choose another folder, or replace it with --overwrite")
     if segment_half_life_days is not None and segment is None:
         raise ConfigError("--segment-half-life-days has no use without --segment; give both, or neither")
+    if coarse not in COARSE_KINDS:
+        raise ConfigError(
+            f"--coarse is {coarse!r}: {nearest(coarse, COARSE_KINDS)}; allowed: {', '.join(COARSE_KINDS)}"
+        )
     from recsys.training.run.folder import is_retrieval_run
 
     if is_retrieval_run(run_dir):
@@ -92,6 +107,7 @@ def export(
             name=name,
             segment=segment,
             segment_half_life_days=segment_half_life_days,
+            coarse=coarse,
             overwrite=overwrite,
             data=data,
             work_dir=work_dir,
@@ -100,6 +116,8 @@ def export(
         return
     if segment is not None:
         raise ConfigError(f"--segment is for models that rank all items; {run_dir} is of a ranking model")
+    if coarse != "int8":
+        raise ConfigError(f"--coarse is for models that rank all items; {run_dir} is of a ranking model")
     from recsys.progress import progress
 
     with progress(notes, "loading the training packages and the run") as work:

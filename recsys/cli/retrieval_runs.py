@@ -145,6 +145,7 @@ def export_retrieval(
     name: str | None,
     segment: str | None,
     segment_half_life_days: float | None,
+    coarse: str,
     overwrite: bool,
     data: Path | None,
     work_dir: Path,
@@ -152,6 +153,7 @@ def export_retrieval(
 ) -> None:
     """Write a run's model as a bundle that retrieves."""
     from recsys.export.retrieval.bundle import export_retrieval_bundle
+    from recsys.export.retrieval.index import MeasuredIndex
     from recsys.export.retrieval.segments import HALF_LIFE_D, segments_of
     from recsys.progress import progress
     from recsys.recipes import model_name
@@ -165,15 +167,25 @@ def export_retrieval(
         name = name or model_name(config, declared)
         half_life_days = HALF_LIFE_D if segment_half_life_days is None else segment_half_life_days
         by_segment = None if segment is None else segments_of(interactions, segment, half_life_days)
+        measured: list[MeasuredIndex] = []
         manifest = export_retrieval_bundle(
-            run_dir, interactions, out, name=name, segments=by_segment, overwrite=overwrite
+            run_dir,
+            interactions,
+            out,
+            name=name,
+            segments=by_segment,
+            coarse="none" if coarse == "none" else "int8",
+            measured_index=measured.append,
+            overwrite=overwrite,
         )
+    (index,) = measured
     certificate = manifest.certificate
     sizes = {table: manifest.files[t.file][0] for table, t in manifest.tables.items()}
     if as_json:
         facts: dict[str, Any] = {"bundle": str(out), "model": manifest.model, "version": manifest.version}
         facts |= {"index_fingerprint": manifest.index_fingerprint, "size_bytes": sizes}
         facts |= {"metrics": dict(manifest.metrics), "baselines": manifest.baselines}
+        facts["index"] = {**dataclasses.asdict(index.info), "ms": index.ms, "exhaustive_ms": index.exhaustive_ms}
         facts["item_inputs"] = list(manifest.item_inputs)
         facts |= {"segments": None if by_segment is None else by_segment.note}
         print(json.dumps({**facts, "parity": dataclasses.asdict(certificate)}))
@@ -189,6 +201,7 @@ def export_retrieval(
         f"certificate: largest score difference {certificate.max_abs_logit_difference:.1e} on "
         f"{certificate.candidates:,} items of {certificate.requests:,} lists "
         f"(allowed {certificate.tolerance:.0e}; {certificate.compared})\n"
+        f"{index}\n"
         f"items that come after training: {_added(manifest)}\n"
         f"users who are not known: {'what is popular with all' if by_segment is None else by_segment.note}\n"
         f"\nNext: recsys serve RANKING_BUNDLE --retrieval {out}",

@@ -146,6 +146,15 @@ FIGURES = {
         "sdim.vs_din_long_1000",
     ],
     "serving_peers": [f"peer.ort_candidates_per_s.{way}" for way in ("once", "repeated")],
+    "index": [
+        *(f"index.ms_1M{share}" for share in ("", ".10pct", ".1pct", ".0.1pct")),
+        "index.cold_p99_ms",
+        "index.warm_p99_ms",
+        "index.bytes_per_item",
+        "index.ms_10M",
+        "index.exact",
+        *(f"index.recall_vs_hnsw_at_filters.{filtered}" for filtered in ("all", "10pct", "1pct", "group")),
+    ],
     "retrieve": [
         *(f"retrieve.{name}{suffix}" for suffix in ("", ".large") for name in ("ms", "numpy_ms", "over_numpy")),
         "retrieve.private_mib.large",
@@ -221,6 +230,12 @@ MEASURED_TARGETS = {"cold.items_hr10.linear", "cold.items_hr10.two_tower"}
 """Figures whose targets are measured beside them."""
 
 TARGETS = {
+    "index.ms_1M": 6,
+    "index.ms_1M.1pct": 1,
+    "index.ms_1M.0.1pct": 0.3,
+    "index.ms_10M": 60,
+    "index.bytes_per_item": 76,
+    "index.exact": 1,
     "pipeline.kills_lost": 0,
     "rowmap.open_ms_20k": 50,
     "rowmap.lookup_us_20k": 60,

@@ -9,6 +9,7 @@
     sorted_search.py   places in an ascending list, in standard operators
     constants.py       constants of the graphs
     by_history/        bundle and graph for users who are known by their history
+    index.py           certificate of the index: its lists beside those of scoring all
     lists.py           the measurements that a manifest keeps
     segments.py        popularity by a feature of users, for those who are not known
     similar.py         the graph ``similar``: items whose vectors are near to those of seeds

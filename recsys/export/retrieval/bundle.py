@@ -6,7 +6,7 @@ Legend: ``N`` users, ``M`` items, ``D`` width, ``k`` length of a list.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,7 +24,9 @@ from recsys.data.interactions.pairs import Interactions, Pairs, ids_of
 from recsys.errors import BundleError
 from recsys.export.certificate import TOLERANCE
 from recsys.export.retrieval.by_history.bundle import HISTORY_MODELS, export_history_bundle
+from recsys.export.retrieval.codes import Coarse
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
+from recsys.export.retrieval.index import MeasuredIndex, certify_index, chosen_users
 from recsys.export.retrieval.lists import LISTS, measured_lists
 from recsys.export.retrieval.segments import Segments, add_segments
 from recsys.export.retrieval.similar import add_similar
@@ -44,6 +46,8 @@ def export_retrieval_bundle(
     *,
     name: str,
     segments: Segments | None = None,
+    coarse: Coarse = "int8",
+    measured_index: Callable[[MeasuredIndex], None] = lambda _: None,
     overwrite: bool = False,
     created_at: str = "",
 ) -> Manifest:
@@ -58,6 +62,8 @@ def export_retrieval_bundle(
         path: the bundle's folder.
         name: the model name that requests ask for.
         segments: lists for users who are not known (``segments_of``); None: what is popular with all.
+        coarse: codes of the items that a search reads before their vectors.
+        measured_index: called with what was measured of the index.
         overwrite: replace an existing bundle.
         created_at: RFC 3339, on which the bundle's version depends; default: when the run began.
 
@@ -76,6 +82,8 @@ def export_retrieval_bundle(
             kind=kind,
             name=name,
             segments=segments,
+            coarse=coarse,
+            measured_index=measured_index,
             overwrite=overwrite,
             created_at=created_at,
         )
@@ -98,7 +106,7 @@ def export_retrieval_bundle(
     measured, baselines = measured_lists(test, of_users, interactions, config, excluded=excluded)
     with bundle_writer(path, overwrite=overwrite) as writer:
         (writer.folder / RESAMPLES).write_bytes(resamples_bytes(measured.resamples))
-        graph, infos = write_retrieve_graph(tables, writer.folder)
+        graph, infos = write_retrieve_graph(tables, writer.folder, coarse=coarse)
         if segments is not None:
             length = config.train.list_length
             graph, infos = add_segments(writer.folder, graph, infos, segments, ids.item_keys_M, list_length=length)
@@ -114,6 +122,17 @@ def export_retrieval_bundle(
             list_length=config.train.list_length,
             beside={} if segments is None else segments.missing,
         )
+        index_measured = certify_index(
+            writer.folder,
+            graph.file,
+            infos,
+            (
+                {**({} if segments is None else segments.missing), **_of_user(user, ids, excluded)}
+                for user in chosen_users(tested if len(tested) else users)
+            ),
+            list_length=config.train.list_length,
+        )
+        measured_index(index_measured)
         if names_M is not None:
             certify_names(writer.folder, tables.item_keys, names_M)
         return writer.finish(
@@ -136,6 +155,7 @@ def export_retrieval_bundle(
                     "recsys": recsys.__version__,
                     "torch": str(torch.__version__),
                 },
+                index=index_measured.info,
                 index_fingerprint=index.fingerprint if index is not None else tables.index_fingerprint,
                 created_at=created_at or run_date(run_dir) or datetime.now(UTC).isoformat(timespec="seconds"),
             )
@@ -222,6 +242,13 @@ def certify_names(folder: Path, item_keys_M: Int64Array, names_M: Sequence[str])
     for key, name, found in zip(item_keys_M, names_M, names, strict=True):
         if name != found:
             raise BundleError(f"certificate: item {key} is named {name!r}, in the bundle {found!r}. It was not written")
+
+
+def _of_user(user: int, ids: PairIds, excluded: tuple[Pairs, ...]) -> dict[str, Int64Array]:
+    """Inputs of the graph: the user, and what the user's lists do not have."""
+    taken = np.unique(np.concatenate([_items_of(pairs, user) for pairs in excluded]))
+    seen = ids.item_keys_M[taken] if len(taken) else np.full(1, MISSING)
+    return {"user_id": ids.user_keys_N[[user]], "seen": seen}
 
 
 def _items_of(pairs: Pairs, user: int) -> Int64Array:

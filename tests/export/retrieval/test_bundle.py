@@ -23,9 +23,11 @@ from recsys.errors import BundleError, ConfigError, InvalidInputError
 from recsys.export.retrieval import bundle as retrieval
 from recsys.export.retrieval import graph as retrieve_graph
 from recsys.export.retrieval.bundle import LISTS, export_retrieval_bundle
+from recsys.export.retrieval.codes import Coarse
 from recsys.features.feature_set import Categorical, FeatureSet
 from recsys.features.hashing import string_keys
 from recsys.features.names import ITEM_NAMES
+from recsys.operators import library
 from recsys.serving.inference.retrieval_session import open_retrieval
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import fingerprint
@@ -118,6 +120,9 @@ def test_lists_and_recall_are_those_of_the_run(kind: str) -> None:
     evaluation = made.manifest.evaluation
     assert evaluation is not None and sum(part.samples for part in evaluation.segments.values()) == lists
     assert evaluation.segments["history 0"].samples == 1
+    index = made.manifest.index
+    assert index is not None and (index.coarse, index.users) == ("int8", len(users))
+    assert index.recall == (None if library() is None else 1.0)
     certificate = made.manifest.certificate
     assert certificate.requests == min(LISTS, len(users)) and certificate.candidates == 5 * certificate.requests
     assert certificate.max_abs_logit_difference < 1e-5
@@ -250,8 +255,8 @@ def test_a_graph_that_answers_otherwise_is_no_bundle(
     made = exported("mf")
     write = retrieval.write_retrieve_graph
 
-    def damaged(tables: retrieval.RetrievalTables, folder: Path) -> object:
-        written = write(tables, folder)
+    def damaged(tables: retrieval.RetrievalTables, folder: Path, *, coarse: Coarse) -> object:
+        written = write(tables, folder, coarse=coarse)
         damage(folder)
         return written
 

@@ -18,9 +18,11 @@ from recsys.bundle.index import index_fingerprint
 from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.pairs import Interactions, ids_of
 from recsys.evaluation.predictions import UserValues
-from recsys.export.retrieval.by_history.certificate import Reference, certify_histories
+from recsys.export.retrieval.by_history.certificate import Reference, certify_histories, history_requests
 from recsys.export.retrieval.by_history.linear.model import LinearExport
 from recsys.export.retrieval.by_history.two_tower.model import TowerExport
+from recsys.export.retrieval.codes import Coarse
+from recsys.export.retrieval.index import MeasuredIndex, certify_index
 from recsys.export.retrieval.lists import measured_lists
 from recsys.export.retrieval.segments import Segments, add_segments
 from recsys.export.retrieval.similar import add_similar
@@ -51,8 +53,9 @@ class HistoryModel(Reference, Protocol):
         """Metrics of its lists on the test part."""
         ...
 
-    def write(self, folder: Path) -> tuple[dict[str, GraphInfo], dict[str, TableInfo]]:
-        """Write the graph ``retrieve``, the graph ``item`` if it makes rows of items, and their tables.
+    def write(self, folder: Path, coarse: Coarse) -> tuple[dict[str, GraphInfo], dict[str, TableInfo]]:
+        """Write the graph ``retrieve``, the graph ``item`` if it makes rows of items, and their tables, with these
+        codes of the items.
 
         Raises:
             BundleError: the graph ``item`` makes other rows than the model.
@@ -75,13 +78,15 @@ def export_history_bundle(
     kind: str,
     name: str,
     segments: Segments | None = None,
+    coarse: Coarse = "int8",
+    measured_index: Callable[[MeasuredIndex], None] = lambda _: None,
     overwrite: bool = False,
     created_at: str = "",
 ) -> Manifest:
     """Write a bundle with a certificate from real users' histories; as ``export_retrieval_bundle``, which comes here.
 
     Args:
-        run_dir, interactions, path, name, segments, overwrite, created_at: as there.
+        run_dir, interactions, path, name, segments, coarse, measured_index, overwrite, created_at: as there.
         kind: of the model, one of ``HISTORY_MODELS``.
 
     Raises:
@@ -100,7 +105,7 @@ def export_history_bundle(
     )
     with bundle_writer(path, overwrite=overwrite) as writer:
         (writer.folder / RESAMPLES).write_bytes(resamples_bytes(measured.resamples))
-        graphs, tables = model.write(writer.folder)
+        graphs, tables = model.write(writer.folder, coarse)
         if segments is not None:
             retrieve, length = graphs["retrieve"], config.train.list_length
             graphs["retrieve"], tables = add_segments(
@@ -116,6 +121,21 @@ def export_history_bundle(
             list_length=config.train.list_length,
             beside={} if segments is None else segments.missing,
         )
+        index = certify_index(
+            writer.folder,
+            graphs["retrieve"].file,
+            tables,
+            history_requests(
+                writer.folder / graphs["retrieve"].file,
+                model,
+                ids,
+                model.events,
+                np.unique(interactions.test.user_E),
+                beside={} if segments is None else segments.missing,
+            ),
+            list_length=config.train.list_length,
+        )
+        measured_index(index)
         return writer.finish(
             Manifest(
                 model=name,
@@ -139,6 +159,7 @@ def export_history_bundle(
                     "torch": str(torch.__version__),
                 },
                 knows_users_by="history",
+                index=index.info,
                 index_fingerprint=_index_of(writer.folder, tables),
                 created_at=created_at or run_date(run_dir) or datetime.now(UTC).isoformat(timespec="seconds"),
             )

@@ -19,6 +19,7 @@ from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.ids import PairIds
 from recsys.errors import BundleError
 from recsys.export.certificate import TOLERANCE
+from recsys.export.retrieval.index import chosen_users
 from recsys.export.retrieval.lists import LISTS
 from recsys.features.columns import Column
 from recsys.features.hashing import KEY_LIMIT, MISSING
@@ -163,6 +164,32 @@ def certify_histories(
         tolerance=tolerance,
         compared=f"{model.library} with onnxruntime {onnxruntime.__version__}, CPU",
     )
+
+
+def history_requests(
+    graph: Path,
+    model: Reference,
+    ids: PairIds,
+    events: UserEvents,
+    users: Int64Array,
+    *,
+    beside: Mapping[str, Int64Array],
+) -> Iterator[dict[str, Any]]:
+    """Inputs of the graph for some of these users, without added items and with nothing seen.
+
+    Args:
+        graph, model, ids, events, users, beside: as of :func:`certify_histories`.
+    """
+    session = open_graph(graph)
+    inputs = {each.name: each.shape for each in session.get_inputs()}
+    fields = [name.removeprefix("history.") for name in inputs if name.startswith("history.")]
+    nothing: dict[str, Any] = {"seen": np.full(1, MISSING)}
+    if "added.rows" in inputs:
+        nothing |= {"added.items": np.full(1, MISSING)}
+        nothing |= {"added.rows": np.zeros((1, inputs["added.rows"][1]), dtype=np.float32)}
+    for user in chosen_users(users):
+        columns = {"user_id": ids.user_keys_N[[user]], **history_inputs(events, user, ids, fields)}
+        yield {**beside, **nothing, **columns, **model.user_inputs(user)}
 
 
 def certify_item_rows(

@@ -20,6 +20,7 @@ from recsys.evaluation.predictions import UserValues
 from recsys.export.retrieval.by_history.certificate import ITEM_ROWS, certify_item_rows
 from recsys.export.retrieval.by_history.linear.graph import HistoryTables, write_history_graph
 from recsys.export.retrieval.by_history.linear.item_graph import write_item_graph
+from recsys.export.retrieval.codes import Coarse
 from recsys.features.columns import Column, missing_column
 from recsys.features.number_transform import NumberTransform
 from recsys.models.retrieval.linear import LinearModel
@@ -73,7 +74,7 @@ class LinearExport:
         """See ``HistoryModel``."""
         return evaluate_model(self.model, self.config, self._interactions, self._interactions.test, test=True)
 
-    def write(self, folder: Path) -> tuple[dict[str, GraphInfo], dict[str, TableInfo]]:
+    def write(self, folder: Path, coarse: Coarse) -> tuple[dict[str, GraphInfo], dict[str, TableInfo]]:
         """See ``HistoryModel``."""
         ids = ids_of(self._interactions)
         retrieve, tables = write_history_graph(
@@ -81,6 +82,7 @@ class LinearExport:
             folder,
             item_id=ids.features.item_id.name,
             takes_added=self.attributes is not None,
+            coarse=coarse,
         )
         if self.attributes is None:
             return {"retrieve": retrieve}, tables

@@ -21,6 +21,7 @@ from recsys.export.graphs.files import write_graph
 from recsys.export.retrieval.by_history.certificate import ITEM_ROWS, certify_item_rows
 from recsys.export.retrieval.by_history.two_tower.graph import TowerTables, write_tower_graph
 from recsys.export.retrieval.by_history.two_tower.modules import ItemSide, TrainedTowers, UserSide
+from recsys.export.retrieval.codes import Coarse
 from recsys.features.columns import Column
 from recsys.features.feature_set import Categorical
 from recsys.features.number_transform import NumberTransform
@@ -89,7 +90,7 @@ class TowerExport:
         """See ``HistoryModel``."""
         return self._learner.evaluate(self._interactions.test, test=True)
 
-    def write(self, folder: Path) -> tuple[dict[str, GraphInfo], dict[str, TableInfo]]:
+    def write(self, folder: Path, coarse: Coarse) -> tuple[dict[str, GraphInfo], dict[str, TableInfo]]:
         """See ``HistoryModel``."""
         ids, tables, twin = ids_of(self._interactions), dict[str, TableInfo](), self._trained.twin()
         known = np.flatnonzero(self.in_bundle_M)
@@ -108,6 +109,7 @@ class TowerExport:
                 tables,
                 sizes=(self._learner.window, self._long_history),
                 takes_added=self.takes_added,
+                coarse=coarse,
             )
         }
         if self.takes_added:
