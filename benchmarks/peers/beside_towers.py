@@ -58,7 +58,7 @@ class Size:
 
 
 SIZES = {
-    "full": Size(dataset="beauty_sequences", rounds=7, batches=10),
+    "full": Size(dataset="beauty_sequences", rounds=5, batches=4),
     "quick": Size(dataset="beauty_sequences", rounds=2, batches=3),
     "tiny": Size(dataset="", rounds=1, batches=2, batch_size=64),
 }
