@@ -114,7 +114,7 @@ def bundles(folder: Path, size: Size) -> tuple[Path, ...]:
     )
     nothing = Certificate(requests=0, candidates=0, max_abs_logit_difference=0, tolerance=0, compared="none")
     weights_PR = random.standard_normal((CATEGORIES, 2 * size.dim), dtype=np.float32)
-    weights_PR[0] *= 100.0
+    weights_PR[0] *= 10_000.0  # of 32 users one is nearly at a right angle to it
     weights_PR[1] = -weights_PR[0]
     categories = Encoding(features=FEATURES.item, keys={"category": np.arange(CATEGORIES)}, numbers={})
     attributes = AttributeRows(
