@@ -127,6 +127,7 @@ for command in (
     requests.retrieve,
     requests.similar,
     requests.withdraw,
+    requests.trending,
     parity.parity,
     daily.pipeline,
     serving.profile,

@@ -65,6 +65,7 @@ TimeoutOption = Annotated[float, typer.Option("--timeout", help="Seconds to wait
 DEGRADED = {
     "user": "the store did not give the user: history and stored features were taken as empty",
     "items": "the store did not give the items' features: they were taken as missing",
+    "counts": "the store did not give the counts: they are as they were read last, or there are none",
     "history": "only the newest part of a long history was looked at in the time there was; ask again for all of it",
 }
 """The client's names of what was missing, in words."""
@@ -235,6 +236,35 @@ def similar(
     }
     unknown = f"; nothing is known of {', '.join(map(str, best.unknown))}" if best.unknown else ""
     _print(best, _found(best), facts, f"{_who(best)}{unknown}", as_json=as_json)
+
+
+def trending(
+    top: TopOption = 10,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", help="Ids of items to leave out, comma-separated; may be repeated."),
+    ] = None,
+    timings: TimingsOption = False,
+    address: AddressOption = ADDRESS,
+    tls: TlsOption = False,
+    tls_ca: CaOption = None,
+    tls_certificate: CertificateOption = None,
+    tls_key: KeyOption = None,
+    tls_server_name: ServerNameOption = None,
+    text_ids: TextOption = False,
+    timeout_s: TimeoutOption = 5.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a running server for the items with most events lately, an event counting half after each half-life."""
+    from recsys.client import Client
+
+    asked: dict[str, Any] = {"exclude": item_ids(exclude or [], text_ids)}
+    secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
+    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
+        best = client.trending(top_k=top, timings=timings, **asked)
+    facts = {"as_of_ms": best.as_of_ms, "half_life_s": best.half_life_s, "window_s": best.window_s, "stale": best.stale}
+    summary = f"half-life {best.half_life_s:,} s"
+    _print(best, _found(best), facts, summary, as_json=as_json)
 
 
 def withdraw(

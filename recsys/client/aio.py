@@ -43,6 +43,7 @@ from recsys.client.types import (
     Retrieval,
     RpcError,
     SimilarItems,
+    TrendingItems,
     UserEvents,
     UserHistory,
 )
@@ -168,6 +169,18 @@ class AsyncClient:
         """See :meth:`Client.similar`."""
         request = related.similar_request(items, top_k, exclude, model, timings)
         return related.similar_items(await self._answer("similar", request, timeout_s), items)
+
+    async def trending(
+        self,
+        *,
+        top_k: int = 10,
+        exclude: Ids | None = None,
+        timings: bool = False,
+        timeout_s: float | None = None,
+    ) -> TrendingItems:
+        """See :meth:`Client.trending`."""
+        request = related.trending_request(top_k, exclude, timings)
+        return related.trending_items(await self._answer("trending", request, timeout_s))
 
     async def append_events(
         self,

@@ -42,6 +42,7 @@ from recsys.client.types import (
     Retrieval,
     RpcError,
     SimilarItems,
+    TrendingItems,
     UserEvents,
     UserHistory,
 )
@@ -259,6 +260,25 @@ class Client:
         """
         request = related.similar_request(items, top_k, exclude, model, timings)
         return related.similar_items(self._answer("similar", request, timeout_s), items)
+
+    def trending(
+        self,
+        *,
+        top_k: int = 10,
+        exclude: Ids | None = None,
+        timings: bool = False,
+        timeout_s: float | None = None,
+    ) -> TrendingItems:
+        """The items with most events lately, an event counting half after each half-life. Raises as :meth:`rank`.
+
+        Args:
+            top_k: how many, 1 to 10,000.
+            exclude: items to leave out.
+            timings: ask what the call took.
+            timeout_s: for this call.
+        """
+        request = related.trending_request(top_k, exclude, timings)
+        return related.trending_items(self._answer("trending", request, timeout_s))
 
     def append_events(
         self,

@@ -114,6 +114,7 @@ class Calls:
         self.recommend = _call(unary, ranker + "Recommend", ranker_pb2.RecommendResponse)
         self.explain = _call(unary, ranker + "Explain", ranker_pb2.ExplainResponse)
         self.similar = _call(unary, "/recsys.v1.Related/Similar", related_pb2.SimilarResponse)
+        self.trending = _call(unary, "/recsys.v1.Related/Trending", related_pb2.TrendingResponse)
         self.append_events = _call(unary, store + "AppendEvents", pb.AppendEventsResponse)
         self.append_stream = _call(channel.stream_unary, store + "AppendEventStream", pb.AppendEventStreamResponse)
         self.put_entities = _call(unary, store + "PutEntities", pb.PutEntitiesResponse)

@@ -220,6 +220,34 @@ class SimilarItems:
     degraded: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class TrendingItems:
+    """The items with most events lately.
+
+    Attributes:
+        items: ids, most events first; as in :class:`Retrieval`.
+        scores: weights of their events, each halved once for each half-life since it happened; float32, [K].
+        as_of_ms: when they were counted, milliseconds since 1970; 0: never, as the store was away.
+        half_life_s: the half-life.
+        window_s: every event counts for so many seconds.
+        stale: the store could not be read since.
+        timings_us: as in :class:`Ranking`.
+    """
+
+    items: npt.NDArray[Any]
+    scores: npt.NDArray[np.float32]
+    as_of_ms: int
+    half_life_s: int
+    window_s: int
+    stale: bool
+    timings_us: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def degraded(self) -> tuple[str, ...]:
+        """``counts`` if the answer is stale; else empty."""
+        return ("counts",) if self.stale else ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contribution:
     """One part of what a model read for a score, and what it does to the logit.

@@ -8,10 +8,10 @@ into keys is the caller's job. Every call takes the seconds it may last and rais
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from recsys.arrays import Int64Array, UInt8Array
+from recsys.arrays import Float64Array, Int64Array, UInt8Array
 from recsys.errors import InvalidInputError, StoreError, StoreFormatError
 from recsys.features.columns import Column
 from recsys.features.history.records import Events, HistoryHeader
@@ -27,12 +27,14 @@ class AppendResult:
         refused: why nothing was done (the key holds bytes that are not ours, or an offset is too far ahead); only from
             calls for many users.
         skipped: events that were not looked at, as their offsets are not past the last one applied from their source.
+        new: the events added, where the FeatureSet counts what is trending; None elsewhere.
     """
 
     added: int
     stored: int
     refused: StoreFormatError | InvalidInputError | None = None
     skipped: int = 0
+    new: Events | None = field(default=None, compare=False, repr=False)
 
 
 NOT_STORED, STORED, IS_WITHDRAWN = 0, 1, 2
@@ -272,6 +274,16 @@ class FeatureStore(Protocol):
         self, states: Sequence[tuple[int, bytes]], *, version: str, ttl_s: int, timeout_s: float
     ) -> None:
         """Put states of users of that version in place of what is stored, each atomically, for ``ttl_s`` seconds."""
+        ...
+
+    async def trending(
+        self, begins_ms: Sequence[int], *, timeout_s: float
+    ) -> Mapping[int, tuple[Int64Array, Float64Array]]:
+        """The counts of items in parts of the time, by the part's begin (``features/trending.py``): keys, numbers.
+
+        Raises:
+            InvalidInputError: the FeatureSet declares no trending.
+        """
         ...
 
     async def put_entities(

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from recsys.arrays import Int64Array
+from recsys.arrays import Float64Array, Int64Array
 from recsys.feature_store.base import (
     AppendResult,
     EntityRows,
@@ -134,6 +134,10 @@ class BlockingFeatureStore:
     def span(self, user_key: int, first: int, end: int, *, header: HistoryHeader, timeout_s: float) -> Span:
         """Read events by their numbers, as ``FeatureStore.span``."""
         return run_sync(self._store.span(user_key, first, end, header=header, timeout_s=timeout_s))
+
+    def trending(self, begins_ms: Sequence[int], *, timeout_s: float) -> Mapping[int, tuple[Int64Array, Float64Array]]:
+        """Read counts of items in parts of the time, as ``FeatureStore.trending``."""
+        return run_sync(self._store.trending(begins_ms, timeout_s=timeout_s))
 
     def states(self, user_keys: Sequence[int], *, version: str, timeout_s: float) -> list[bytes | None]:
         """Read users' states, as ``FeatureStore.states``."""

@@ -5,5 +5,6 @@
 - ``hashing.py``: ids to 62-bit keys; ``names.py``: keys back to texts; ``hot_ids.py``: the ids met most often;
 - ``columns.py``: raw values to columns; ``entities.py``: columns to packed rows; ``encode.py``: a request's inputs;
 - ``number_transform.py``: how models read numeric features, fitted to training samples;
+- ``trending.py``: time-decayed counts of events by item;
 - ``history/``: packed events, and the rules of a history.
 """

@@ -140,6 +140,8 @@ def _history_changes(old: FeatureSet, new: FeatureSet) -> Iterator[Change]:
     if old.history.attributes == new.history.attributes and identity_fields(old) != identity_fields(new):
         what = f"history identity: {', '.join(identity_fields(old))} -> {', '.join(identity_fields(new))}"
         yield Change(what=what, store="backfill", model=True)
+    if old.history.trending != new.history.trending:
+        yield Change(what="history trending: other counts, which begin at 0", store="nothing", model=False)
     for field in ("max_events", "max_age_s", "recent", "ttl_s"):
         before, after = getattr(old.history, field), getattr(new.history, field)
         if before != after:

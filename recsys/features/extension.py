@@ -125,5 +125,7 @@ def _with_retention(wider: FeatureSet, histories: Sequence[History]) -> FeatureS
         recent=max(h.recent for h in histories),
         max_age_s=max(ages) if all(ages) else 0,
         ttl_s=max(ends) if all(ends) else 0,
+        # Of several releases the first one's: a store keeps counts of one kind.
+        trending=next((h.trending for h in histories if h.trending is not None), None),
     )
     return replace(wider, history=history)

@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar, get_args
 
 from recsys.errors import InvalidInputError, nearest
+from recsys.features.trending import Trending
 
 IdType = Literal["int", "string"]
 Storage = Literal["i64", "i32", "u8"]
@@ -140,6 +141,7 @@ class History:
         identity: what tells two events of one user and timestamp apart: ``"item"`` and names of attributes.
             An event that equals another in these is a repetition, and the one that arrived first counts.
             Default: the item and every attribute that is not taken from the item.
+        trending: time-decayed counts of events by item that the store keeps; None: none.
         ttl_s: seconds after the last append that added an event, at which the history is deleted;
             0 for never. At least ``max_age_s``, which must be set, so that nothing a model
             still sees is ever deleted.
@@ -151,6 +153,7 @@ class History:
     recent: int = 50
     identity: tuple[str, ...] | None = None
     ttl_s: int = 0
+    trending: Trending | None = None
 
     def __post_init__(self) -> None:
         # A packed event already has an "item" field.
@@ -181,6 +184,9 @@ class History:
                 "max_age_s from 1 to ttl_s, or serving would forget events that training saw"
             )
         names = ("item", *(a.name for a in self.attributes))
+        if self.trending is not None and self.trending.attribute and self.trending.attribute not in names[1:]:
+            given = self.trending.attribute
+            raise InvalidInputError(f"history: trending weighs by attribute {given!r}: {nearest(given, names[1:])}")
         for name in self.identity or ():
             if name not in names:
                 raise InvalidInputError(f"history: identity names {name!r}: {nearest(name, names)}")
@@ -394,14 +400,19 @@ def _to_dict(features: FeatureSet) -> dict[str, Any]:
         "user": [_feature_to_dict(f) for f in features.user],
         "item": [_feature_to_dict(f) for f in features.item],
         "context": [_feature_to_dict(f) for f in features.context],
-        "history": None
-        if history is None
-        else {**asdict(history), "attributes": [_feature_to_dict(a) for a in history.attributes]},
+        "history": None if history is None else _history_to_dict(history),
         "entities": [
             {"name": e.name, "id": _feature_to_dict(e.id), "features": [_feature_to_dict(f) for f in e.features]}
             for e in features.entities
         ],
     }
+
+
+def _history_to_dict(history: History) -> dict[str, Any]:
+    values = {**asdict(history), "attributes": [_feature_to_dict(a) for a in history.attributes]}
+    if history.trending is None:
+        del values["trending"]  # fingerprints of FeatureSets from before there was any stay
+    return values
 
 
 def _from_dict(values: dict[str, Any]) -> FeatureSet:
@@ -417,6 +428,11 @@ def _from_dict(values: dict[str, Any]) -> FeatureSet:
         )
         if history.get("identity") is not None:
             history["identity"] = tuple(history["identity"])
+        if history.get("trending") is not None:
+            given = dict(_checked_json(history["trending"], dict, "history.trending"))
+            listed = _checked_json(given.get("weights", []), list, "history.trending.weights")
+            given["weights"] = tuple((value, weight) for value, weight in listed)
+            history["trending"] = _made(Trending, given)
         history = _made(History, {"attributes": attributes, **history})
     read["history"] = history
     read["entities"] = tuple(

@@ -40,3 +40,31 @@ class SimilarResponse(_message.Message):
     release: str
     timings: _ranker_pb2.Timings
     def __init__(self, items: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., unknown: _Optional[_Iterable[int]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., release: _Optional[str] = ..., timings: _Optional[_Union[_ranker_pb2.Timings, _Mapping]] = ...) -> None: ...
+
+class TrendingRequest(_message.Message):
+    __slots__ = ("top_k", "exclude", "timings")
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    top_k: int
+    exclude: _ranker_pb2.Ids
+    timings: bool
+    def __init__(self, top_k: _Optional[int] = ..., exclude: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ..., timings: _Optional[bool] = ...) -> None: ...
+
+class TrendingResponse(_message.Message):
+    __slots__ = ("items", "scores", "as_of_ms", "half_life_s", "window_s", "stale", "timings")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    AS_OF_MS_FIELD_NUMBER: _ClassVar[int]
+    HALF_LIFE_S_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_S_FIELD_NUMBER: _ClassVar[int]
+    STALE_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    items: _ranker_pb2.Ids
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    as_of_ms: int
+    half_life_s: int
+    window_s: int
+    stale: bool
+    timings: _ranker_pb2.Timings
+    def __init__(self, items: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., as_of_ms: _Optional[int] = ..., half_life_s: _Optional[int] = ..., window_s: _Optional[int] = ..., stale: _Optional[bool] = ..., timings: _Optional[_Union[_ranker_pb2.Timings, _Mapping]] = ...) -> None: ...

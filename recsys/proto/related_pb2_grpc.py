@@ -42,6 +42,11 @@ class RelatedStub:
                 request_serializer=recsys_dot_v1_dot_related__pb2.SimilarRequest.SerializeToString,
                 response_deserializer=recsys_dot_v1_dot_related__pb2.SimilarResponse.FromString,
                 _registered_method=True)
+        self.Trending = channel.unary_unary(
+                '/recsys.v1.Related/Trending',
+                request_serializer=recsys_dot_v1_dot_related__pb2.TrendingRequest.SerializeToString,
+                response_deserializer=recsys_dot_v1_dot_related__pb2.TrendingResponse.FromString,
+                _registered_method=True)
 
 
 class RelatedServicer:
@@ -58,6 +63,15 @@ class RelatedServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Trending(self, request, context):
+        """The items with most events lately: an event counts half after each half-life. The FeatureSet says what is counted
+        (history.trending). A store that is away is no error: the answer is as of before, and says so. Errors also: NOT_FOUND
+        (nothing is counted).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RelatedServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -65,6 +79,11 @@ def add_RelatedServicer_to_server(servicer, server):
                     servicer.Similar,
                     request_deserializer=recsys_dot_v1_dot_related__pb2.SimilarRequest.FromString,
                     response_serializer=recsys_dot_v1_dot_related__pb2.SimilarResponse.SerializeToString,
+            ),
+            'Trending': grpc.unary_unary_rpc_method_handler(
+                    servicer.Trending,
+                    request_deserializer=recsys_dot_v1_dot_related__pb2.TrendingRequest.FromString,
+                    response_serializer=recsys_dot_v1_dot_related__pb2.TrendingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -96,6 +115,33 @@ class Related:
             '/recsys.v1.Related/Similar',
             recsys_dot_v1_dot_related__pb2.SimilarRequest.SerializeToString,
             recsys_dot_v1_dot_related__pb2.SimilarResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Trending(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recsys.v1.Related/Trending',
+            recsys_dot_v1_dot_related__pb2.TrendingRequest.SerializeToString,
+            recsys_dot_v1_dot_related__pb2.TrendingResponse.FromString,
             options,
             channel_credentials,
             insecure,

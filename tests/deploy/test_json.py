@@ -18,11 +18,15 @@ from support.tiny_server import server_process
 
 from recsys.client import Client
 from recsys.feature_store.embedded.server import EmbeddedRedis
-from recsys.proto import feature_store_pb2, ranker_pb2
+from recsys.proto import feature_store_pb2, ranker_pb2, related_pb2
 
 SERVICES = [
     file.services_by_name[name]
-    for file, name in ((ranker_pb2.DESCRIPTOR, "Ranker"), (feature_store_pb2.DESCRIPTOR, "FeatureStore"))
+    for file, name in (
+        (ranker_pb2.DESCRIPTOR, "Ranker"),
+        (related_pb2.DESCRIPTOR, "Related"),
+        (feature_store_pb2.DESCRIPTOR, "FeatureStore"),
+    )
 ]
 
 

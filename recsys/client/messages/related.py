@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from recsys.client.messages.fields import found_ids, ids_field, set_fields, timings_us
-from recsys.client.types import Ids, SimilarItems
+from recsys.client.types import Ids, SimilarItems, TrendingItems
 from recsys.proto import related_pb2
 
 
@@ -32,5 +32,27 @@ def similar_items(response: related_pb2.SimilarResponse, items: Ids) -> SimilarI
         model=response.model,
         model_version=response.model_version,
         release=response.release,
+        timings_us=timings_us(response),
+    )
+
+
+def trending_request(top_k: int, exclude: Ids | None, timings: bool) -> related_pb2.TrendingRequest:
+    """The message of ``Client.trending``."""
+    request = related_pb2.TrendingRequest(
+        exclude=None if exclude is None else ids_field("exclude", exclude), timings=timings
+    )
+    set_fields(request, top_k=top_k)
+    return request
+
+
+def trending_items(response: related_pb2.TrendingResponse) -> TrendingItems:
+    """The result of ``Client.trending``."""
+    return TrendingItems(
+        items=found_ids(response.items),
+        scores=np.array(response.scores, dtype=np.float32),
+        as_of_ms=response.as_of_ms,
+        half_life_s=response.half_life_s,
+        window_s=response.window_s,
+        stale=response.stale,
         timings_us=timings_us(response),
     )

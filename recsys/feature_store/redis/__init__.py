@@ -2,6 +2,7 @@
 
 - ``store.py``: RedisFeatureStore, all calls of the Protocol;
 - ``histories.py``, ``entities.py``, ``states.py``, ``names.py``: the reads and writes of each kind of data;
+- ``trending.py``: time-decayed counts of events by item;
 - ``item_changes.py``: which items were written; ``scan.py``: the names of all keys of a kind;
 - ``rank_reader.py``: all of them for a Rank request, in one round trip;
 - ``values/``: the bytes of a value;

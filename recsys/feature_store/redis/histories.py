@@ -90,7 +90,8 @@ class RedisHistories:
         for (i, _), result in zip(pieces, results, strict=True):
             refused = together[i].refused or result.refused
             added, skipped = together[i].added + result.added, together[i].skipped + result.skipped
-            together[i] = AppendResult(added, result.stored, refused, skipped)
+            new = [each for each in (together[i].new, result.new) if each is not None]
+            together[i] = AppendResult(added, result.stored, refused, skipped, new=np.concatenate(new) if new else None)
         return together
 
     async def replace_many(
@@ -271,7 +272,8 @@ class RedisHistories:
                 if isinstance(reply, ResponseError) and str(reply).startswith("OFFSETJUMP"):
                     raise _too_far(str(reply))
                 added, stored, *more = value_of(k.open, reply)
-                results.append(AppendResult(added, stored, skipped=sum(more)))
+                new = self.value.events_of(more[1]) if len(more) > 1 else None
+                results.append(AppendResult(added, stored, skipped=sum(more[:1]), new=new))
             except (StoreFormatError, InvalidInputError) as error:
                 results.append(AppendResult(0, 0, refused=error))
         return results

@@ -114,6 +114,15 @@ def names_key(name: str, bucket: int) -> bytes:
     return f"{PREFIX}:{{{name}:names:{bucket}}}".encode()
 
 
+def trending_key(name: str, half_life_s: int, shard: int, begin_s: int) -> bytes:
+    """The Redis hash of the counts of some items in one part of the time.
+
+    >>> trending_key("movielens_1m", 86_400, 7, 1_700_006_400)
+    b'recsys:v1:{movielens_1m:trending:7}:86400:1700006400'
+    """
+    return f"{PREFIX}:{{{name}:trending:{shard}}}:{half_life_s}:{begin_s}".encode()
+
+
 def meta_key(name: str) -> bytes:
     """The Redis hash that records which layouts a store was filled with.
 

@@ -1,4 +1,4 @@
-"""The Lua programs that change a history inside Redis, each atomic (``lua/``)."""
+"""The Lua programs that change a history or counts inside Redis, each atomic (``lua/``)."""
 
 from __future__ import annotations
 
@@ -37,3 +37,4 @@ def _script(*names: str) -> Script:
 APPEND = _script("append", "history", "merge")
 REPLACE = _script("replace")
 UPGRADE = _script("upgrade")
+COUNT = _script("count")

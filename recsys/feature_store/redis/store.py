@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from recsys.arrays import Int64Array
+from recsys.arrays import Float64Array, Int64Array
 from recsys.backoff import backoff_s
 from recsys.errors import InvalidInputError, StoreError, StoreFormatError, StoreUnavailableError
 from recsys.feature_store.base import (
@@ -43,6 +43,7 @@ from recsys.feature_store.redis.names import RedisNames
 from recsys.feature_store.redis.rank_reader import RankReader
 from recsys.feature_store.redis.scan import scan_numbers
 from recsys.feature_store.redis.states import RedisStates
+from recsys.feature_store.redis.trending import RedisTrending
 from recsys.features.columns import Column
 from recsys.features.feature_set import ITEM, FeatureSet
 from recsys.features.hashing import KEY_LIMIT
@@ -75,6 +76,9 @@ class RedisFeatureStore:
         self._histories: RedisHistories | None = None
         if features.history is not None:
             self._histories = RedisHistories(features, link=link, guard=self._guard, damage=damage)
+        self._trending: RedisTrending | None = None
+        if features.history is not None and features.history.trending is not None:
+            self._trending = RedisTrending(features, features.history.trending, link=link)
         self._states = RedisStates(features.name, link=link)
         self._names = RedisNames(features.name, link=link, damage=damage)
         self._changes = RedisItemChanges(features.name, link=link, damage=damage)
@@ -132,7 +136,8 @@ class RedisFeatureStore:
             StoreUnavailableError: Redis is unreachable or too slow; any of the events may have been added.
             StoreError: Redis is out of memory, or refused for another reason.
         """
-        return await self._declared().append_many(
+        deadline_s = time.monotonic() + timeout_s
+        results = await self._declared().append_many(
             batches,
             source=source,
             offsets=offsets,
@@ -140,6 +145,30 @@ class RedisFeatureStore:
             restart_source=restart_source,
             timeout_s=timeout_s,
         )
+        if self._trending is not None:
+            added = [each.new for each in results if each.new is not None]
+            await self._trending.add(added, timeout_s=deadline_s - time.monotonic())
+        return results
+
+    async def trending(
+        self, begins_ms: Sequence[int], *, timeout_s: float
+    ) -> Mapping[int, tuple[Int64Array, Float64Array]]:
+        """As the protocol says.
+
+        Raises:
+            InvalidInputError: the FeatureSet declares no trending.
+            StoreFormatError: a key holds foreign bytes.
+            StoreUnavailableError: Redis is unreachable or too slow.
+        """
+        if self._trending is None:
+            raise InvalidInputError(
+                f"FeatureSet {self._name!r} counts nothing that is trending: declare history.trending"
+            )
+        return await self._trending.read(begins_ms, timeout_s=timeout_s)
+
+    def trending_counts(self) -> dict[str, int]:
+        """Events by what became of their count, since the start (``RedisTrending.counts``); empty if none is kept."""
+        return {} if self._trending is None else dict(self._trending.counts)
 
     async def replace_many(
         self, batches: Sequence[tuple[int, Events]], *, arrived_until_ms: int, timeout_s: float

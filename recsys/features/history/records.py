@@ -101,7 +101,9 @@ def older_layouts(features: FeatureSet) -> dict[bytes, np.dtype[np.void]]:
     history = require_history(features)
     return {
         layout_fingerprint(features, attributes=count): event_dtype(
-            replace(features, history=replace(history, attributes=history.attributes[:count], identity=None))
+            replace(
+                features, history=replace(history, attributes=history.attributes[:count], identity=None, trending=None)
+            )
         )
         for count in range(len(history.attributes))
     }

@@ -213,6 +213,7 @@ def serving(
         if telemetry is not None:
             sources = {"states": shared.state_counts.read, "items": stores.cache.counts}
             sources["store_warnings"] = stores.warning_counts
+            sources["trending_events"] = stores.trending_counts
             sources["item_rows"] = shared.added_items.counts.read
             sources["put_unknown_items"] = put_items.counts.read
             if certificates is not None:
@@ -270,7 +271,13 @@ def serving(
             stores.slot, settings, loop=loop, names=slot.names, on_items_put=put_items.put
         )
         ranker_service = RankerService(slot, settings, telemetry=telemetry, shadow=shadow)
-        related_service = RelatedService(slot, settings, telemetry=telemetry)
+        related_service = RelatedService(
+            slot,
+            settings,
+            store=stores.blocking_store,
+            features=lambda: stores.slot.current().features,
+            telemetry=telemetry,
+        )
         add_services(server, ranker_service, related_service, store_service, health)
         # What start-up made lives for ever: out of the collector's way. It cut a store client's p99 from 100 to 20 ms.
         # Models that are replaced are in no cycle: they need no collector.

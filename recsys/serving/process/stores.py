@@ -147,6 +147,13 @@ class Stores:
             counts.update(writer.warning_counts())
         return dict(counts)
 
+    def trending_counts(self) -> dict[str, int]:
+        """Count events by what became of their count for Trending; these never fall."""
+        counts: Counter[str] = Counter()
+        for writer in self._writers:
+            counts.update(writer.trending_counts())
+        return dict(counts)
+
     def start(self) -> None:
         """Look at the Redis, now and then from now on.
 

@@ -16,6 +16,9 @@ from recsys.serving.handlers.admission import Admission
 from recsys.serving.rpc.calls import NO_DEADLINE_S
 from recsys.serving.rpc.methods import METHODS, RANKER, RELATED
 
+_OWN_PLACES = ("Explain", "Trending")
+"""Calls that run no model of those that others wait for, or have a place of their own."""
+
 _WAY_S = 0.02
 """A call that has passed counts as one that is in until it asks for its place, and for so long at most."""
 
@@ -41,7 +44,7 @@ def ranker_door(
         steady: seconds that are never set.
     """
     services = (f"/{RANKER}/", f"/{RELATED}/")
-    paths = frozenset(path for path, name in METHODS.items() if path.startswith(services) and name != "Explain")
+    paths = frozenset(path for path, name in METHODS.items() if path.startswith(services) and name not in _OWN_PLACES)
     on_the_way: deque[float] = deque()
     asked = 0
 

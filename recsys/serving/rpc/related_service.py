@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+
+from recsys.arrays import Int64Array
+from recsys.errors import StoreError
+from recsys.feature_store.blocking import BlockingFeatureStore
+from recsys.features.feature_set import FeatureSet
 from recsys.proto import related_pb2 as pb
+from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.model_slot import ModelSlot
+from recsys.serving.handlers.related.trending import TrendingFinder
 from recsys.serving.handlers.routes import similar_of
 from recsys.serving.rpc.answer_counts import Answer, AnswerCounts
 from recsys.serving.rpc.calls import Context, abort_on_error, deadline_of
@@ -18,11 +27,24 @@ class RelatedService:
     Args:
         models: each call is answered by those that are there at its start.
         settings: the server's.
+        store: for what is trending, and the texts of ids.
+        features: gives the FeatureSet by which the store is read now.
         telemetry: counts requests; None for none.
     """
 
-    def __init__(self, models: ModelSlot, settings: Settings, *, telemetry: Telemetry | None = None) -> None:
+    def __init__(
+        self,
+        models: ModelSlot,
+        settings: Settings,
+        *,
+        store: BlockingFeatureStore,
+        features: Callable[[], FeatureSet],
+        telemetry: Telemetry | None = None,
+    ) -> None:
         self._models = models
+        self._store, self._features = store, features
+        self._trending = TrendingFinder(self._store, self._features, store_timeout_s=settings.store_timeout_ms / 1000)
+        self._telemetry = telemetry
         self._default_s = settings.default_deadline_ms / 1000
         self._counts = AnswerCounts(telemetry)
 
@@ -43,3 +65,32 @@ class RelatedService:
                 )
             self._counts.answered(query.timer, [Answer(release, result)])
             return response
+
+    def Trending(self, message: pb.TrendingRequest, context: Context) -> pb.TrendingResponse:
+        """Find the items with most events lately. It runs no model and holds no place of those that do."""
+        return abort_on_error(context, lambda: self._find_trending(message, context))
+
+    def _find_trending(self, message: pb.TrendingRequest, context: Context) -> pb.TrendingResponse:
+        deadline = deadline_of(context, default_s=self._default_s)
+        features = self._features()
+        query = convert.trending_query(message, features)
+        result = self._trending.find(query, deadline=deadline)
+        texts = None
+        if features.item_id.id_type == "string":
+            texts = self._texts(features.item_id.table, result.items, deadline)
+            query.timer.lap("store")
+        if result.stale and self._telemetry is not None:
+            self._telemetry.count("trending_stale")
+        response = convert.trending_response(result, query, texts=texts, include_timings=message.timings)
+        deadline.check_caller()
+        return response
+
+    def _texts(self, table: str, items: Int64Array, deadline: Deadline) -> dict[int, str]:
+        """Texts of items, of the served bundles and else of the store; without it, of the bundles alone."""
+        names = self._models.names()
+        found = dict(zip(items.tolist(), names[table].find(items), strict=True)) if table in names else {}
+        texts = {item: text for item, text in found.items() if text is not None}
+        lacking = [item for item in items.tolist() if item not in texts]
+        with contextlib.suppress(StoreError):
+            texts |= self._store.names(lacking, timeout_s=deadline.remaining_s() / 2) if lacking else {}
+        return texts

@@ -166,6 +166,12 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
             {"reason": ("evicts", "lost")},
         ),
         Family(
+            "trending_events",
+            "Events added to histories by what became of their count for Trending: counted, or why not.",
+            {"outcome": ("counted", "late", "no_room", "lost")},
+        ),
+        Family("trending_stale", "Answers of Trending that are as of before, as the store could not be read.", {}),
+        Family(
             "release_switches",
             "Switches of releases, by end: made, refused, or made because the release before was worse or damaged.",
             {"outcome": ("switched", "refused", "went_back")},

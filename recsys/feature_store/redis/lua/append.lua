@@ -8,8 +8,8 @@
 --         identify it: "first-last" pairs, counted from 1, separated by blanks
 --       2 records in canonical order, 3 the newest arrival among them, if max_age_ms is set
 --       4 their source, if they have one, 5 their offsets in it, 20 digits each, 6 most by which an offset may exceed the
---         last one applied, 'restart' to forget that, or nothing, 7 the time in seconds
--- returns  {events added, events stored now, events skipped for their offsets}
+--         last one applied, 'restart' to forget that, or nothing, 7 the time in seconds, 8 'records' to return those added
+-- returns  {events added, events stored now, events skipped for their offsets}, and the records added if asked for
 -- errors   WRONGKEY <key>: it holds another type
 --          BADHISTORY <header in hex>: the value is no history this caller may extend
 --          HALFHISTORY <key>: there are sealed chunks, but no open part
@@ -24,6 +24,7 @@ local HEADER = 56
 local key, sealed_key, offsets_key = KEYS[1], KEYS[2], KEYS[3]
 local prefix, width, new_chunk, max_events, max_age_ms, ttl_s = struct.unpack('<c16I4I4i8i8I4', ARGV[1])
 local batch, source, offsets = ARGV[2], ARGV[4] or '', ARGV[5]
+local wants_records = ARGV[8] == 'records'
 
 local MOST_SOURCES = 256
 local LAST_OFFSET = '09223372036854775807'
@@ -82,6 +83,6 @@ if #header == HEADER and header:sub(1, 16) == prefix and batch ~= '' then
     if ttl_s > 0 then
       for _, name in ipairs(KEYS) do redis.call('EXPIRE', name, ttl_s) end
     end
-    return {#batch / width, appended - trimmed, skipped}
+    return {#batch / width, appended - trimmed, skipped, wants_records and batch or nil}
   end
 end

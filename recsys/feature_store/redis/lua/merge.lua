@@ -5,6 +5,21 @@ if problem then return problem end
 if header == '' and redis.call('LLEN', sealed_key) > 0 then return redis.error_reply('HALFHISTORY ' .. sealed_key) end
 local stored = history.appended - history.trimmed
 
+-- Those of merged records that no stored one has the time and identity of.
+local function records_added(stored, merged, identity)
+  local seen, added = {}, {}
+  local function name_of(records, i)
+    local name = {records:sub(i * width + 9, i * width + 16)}
+    for from, to in identity:gmatch('(%d+)-(%d+)') do name[#name + 1] = records:sub(i * width + from, i * width + to) end
+    return table.concat(name)
+  end
+  for i = 0, #stored / width - 1 do seen[name_of(stored, i)] = true end
+  for i = 0, #merged / width - 1 do
+    if not seen[name_of(merged, i)] then added[#added + 1] = slice(merged, i, i + 1) end
+  end
+  return table.concat(added)
+end
+
 -- What is not newer than everything trimmed may have been here and gone.
 local first, count = 0, #batch / width
 while first < count and time_at(batch, first) <= history.trimmed_until do first = first + 1 end
@@ -13,7 +28,7 @@ if last_offset ~= '' then
   remember_offset()
   if ttl_s > 0 then redis.call('EXPIRE', offsets_key, ttl_s) end
 end
-if batch == '' then return {0, stored, skipped} end
+if batch == '' then return {0, stored, skipped, wants_records and '' or nil} end
 
 -- Sealed chunks are opened again as far as the oldest new event reaches.
 local oldest, parts, reopened = time_at(batch, 0), {history.open}, 0
@@ -52,4 +67,5 @@ if merged ~= tail then
   local expired_before = max_age_ms > 0 and tonumber(ARGV[3]) - max_age_ms
   write_history(history, kept, reopened, max_events, expired_before, ttl_s)
 end
-return {added, history.appended - history.trimmed, skipped}
+local records_of = wants_records and records_added(tail, merged, ARGV[1]:sub(IDENTITY)) or nil
+return {added, history.appended - history.trimmed, skipped, records_of}

@@ -83,6 +83,11 @@ class HistoryValue:
         identity = " ".join(f"{start + 1}-{start + field.itemsize}" for field, start in spans)
         rules = _RULES.pack(dtype.itemsize, self.chunk, history.max_events, self.max_age_ms, history.ttl_s)
         self._rules = self._prefix + rules + identity.encode()
+        self._returns_added = history.trending is not None
+
+    def events_of(self, records: bytes) -> Events:
+        """Events of packed records, as ``append.lua`` returns those that it added."""
+        return np.frombuffer(records, dtype=self._dtype)
 
     def append_arguments(
         self, batches: Sequence[Events], source: str, offsets: Sequence[Int64Array] | None, rule: str = ""
@@ -125,10 +130,13 @@ class HistoryValue:
         begin, now_s = 0, int(time.time())
         for end, arrival in zip(ends, arrivals, strict=True):
             batch = records[begin * width : end * width]
+            told: Command = ("records",) if self._returns_added else ()
             if offsets is None:
-                commands.append((self._rules, batch, arrival))
+                commands.append((self._rules, batch, arrival, *(("", "", "", now_s, *told) if told else ())))
             else:
-                commands.append((self._rules, batch, arrival, source, numbers[20 * begin : 20 * end], rule, now_s))
+                commands.append(
+                    (self._rules, batch, arrival, source, numbers[20 * begin : 20 * end], rule, now_s, *told)
+                )
             begin = end
         return commands
 

@@ -41,7 +41,7 @@ def tower_features(features: FeatureSet) -> FeatureSet:
             f"model two_tower knows users by their history, but the FeatureSet {features.name!r} declares none; add "
             '"history" to it and prepare the log again (docs/guides/features.md), or train mf or lightgcn'
         )
-    history = replace(features.history, attributes=features.stand_ins(), identity=None)
+    history = replace(features.history, attributes=features.stand_ins(), identity=None, trending=None)
     return replace(features, context=(), history=history, entities=())
 
 

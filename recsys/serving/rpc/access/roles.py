@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 ROLES: Mapping[str, str] = {
-    "rank": "rank and find items: Rank, RankBatch, Retrieve, Recommend, Similar",
+    "rank": "rank and find items: Rank, RankBatch, Retrieve, Recommend, Similar, Trending",
     "read": "read what is stored: features, histories, explanations of scores by them",
     "write": "change what is stored: events, features",
     "admin": "status of releases and reload, reflection",
@@ -23,6 +23,7 @@ METHOD_ROLES: Mapping[str, str | None] = {
     # It shows what a user did, event by event.
     _RANKER + "Explain": "read",
     _RELATED + "Similar": "rank",
+    _RELATED + "Trending": "rank",
     _STORE + "AppendEvents": "write",
     _STORE + "AppendEventStream": "write",
     _STORE + "PutEntities": "write",

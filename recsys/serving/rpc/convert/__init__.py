@@ -1,6 +1,7 @@
 """Conversion: protobuf messages to domain values and back, a module for each group of calls.
 
-- ``rank.py``: Rank, RankBatch. ``retrieval.py``: Retrieve, Recommend. ``explain.py``: Explain. ``related.py``: Similar.
+- ``rank.py``: Rank, RankBatch. ``retrieval.py``: Retrieve, Recommend. ``explain.py``: Explain.
+- ``related.py``: Similar, Trending.
 - ``filters.py``: filters of Rank, Retrieve and Recommend.
 - ``events.py``: AppendEvents, AppendEventStream, GetHistory, GetHistories. ``entities.py``: PutEntities, GetFeatures,
   WithdrawItems.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from recsys.features.feature_set import FeatureSet
 from recsys.features.names import Names
 from recsys.proto import related_pb2 as pb
 from recsys.proto.limits import SEEDS
+from recsys.proto.ranker_pb2 import Ids
 from recsys.serving.handlers.related.similar import SimilarQuery, SimilarResult
+from recsys.serving.handlers.related.trending import TrendingQuery, TrendingResult
 from recsys.serving.inference.retrieval_session import MAX_ITEMS
 from recsys.serving.rpc.convert.answers import timings
 from recsys.serving.rpc.convert.ids import entity_keys
@@ -51,5 +55,49 @@ def similar_response(
         model=result.model,
         model_version=result.model_version,
         release=result.release,
+        timings=timings(query.timer) if include_timings else None,
+    )
+
+
+def trending_query(message: pb.TrendingRequest, features: FeatureSet) -> TrendingQuery:
+    """Check and convert a Trending call.
+
+    Raises:
+        InvalidInputError: see the message.
+    """
+    timer = StageTimer()
+    query = TrendingQuery(
+        top_k=checked_count("top_k", message.top_k, 1, MAX_ITEMS),
+        exclude=excluded_keys(message.exclude, features),
+        timer=timer,
+    )
+    timer.lap("convert")
+    return query
+
+
+def trending_response(
+    result: TrendingResult, query: TrendingQuery, *, texts: Mapping[int, str] | None, include_timings: bool
+) -> pb.TrendingResponse:
+    """Convert a result to the answer of a Trending call.
+
+    Args:
+        result: the items found.
+        query: asked for them.
+        texts: of items by key, where they are named by strings; those that lack one are left out.
+        include_timings: say how long each stage took.
+    """
+    items, scores = result.items.tolist(), result.scores.tolist()
+    if texts is None:
+        ids = Ids(integers=items)
+    else:
+        scores = [score for item, score in zip(items, scores, strict=True) if item in texts]
+        ids = Ids(texts=[texts[item] for item in items if item in texts])
+    return pb.TrendingResponse(
+        items=ids,
+        scores=scores,
+        as_of_ms=result.as_of_ms,
+        half_life_s=result.declared.half_life_s,
+        window_s=result.declared.window_s,
+        stale=result.stale,
         timings=timings(query.timer) if include_timings else None,
     )
