@@ -6,7 +6,8 @@ process on one core and take turns. Vectors are random: times do not depend on t
 
 Recommendations: through gRPC, Redis, that retrieval over the large table and the ranking of 500 candidates by the
 reference model (``harness/reference.py``), one call at a time; the server on the first core, Redis and the caller on
-the last.
+the last. The same with a filter, in turns, and the time until a write shows in the filters of two workers
+(``retrieving/filters.py``).
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ class Size:
     calls: int
     events: int = 1_000
     users: int = 64
+    writes: int = 30
 
 
 SIZES = {
     "full": Size(items=40_981, large_items=1_000_000, turns=11, runs=20, calls=500),
     "quick": Size(items=40_981, large_items=200_000, turns=3, runs=5, calls=50),
-    "tiny": Size(items=1_500, large_items=3_000, turns=2, runs=2, calls=4, events=20, users=4),
+    "tiny": Size(items=1_500, large_items=3_000, turns=2, runs=2, calls=4, events=20, users=4, writes=3),
 }
 
 
@@ -175,6 +177,7 @@ def _search_lines(bundle: Path, suffix: str, items: int, size: Size, on: dict[st
 def _recommend_lines(folder: Path, retrieval: Path, size: Size, on: dict[str, Any]) -> Iterator[Line]:
     from harness.reference import category_of
     from ranking import setting as rank_setting
+    from retrieving.filters import filtered_lines, visible_lines
 
     from recsys.client import Client
 
@@ -185,22 +188,31 @@ def _recommend_lines(folder: Path, retrieval: Path, size: Size, on: dict[str, An
         histories = rank_setting.fill(setting, length=size.events, users=size.users, items=size.large_items)
         bundle = rank_setting.reference_bundle(folder, items=size.large_items)
         say("recommending")
-        _, address = stack.enter_context(rank_setting.pinned_server(setting, bundle, "--retrieval", str(retrieval)))
-        stack.enter_context(pinned(cores()[-1]))
-        client = stack.enter_context(Client(address, timeout_s=30.0))
-        # As in a real store, candidates have features.
-        for user in histories.users:
-            found = np.array(client.retrieve(user=user, top_k=K).items)
-            client.put_entities(entity="item", ids=found, features={"category": category_of(found)})
-        took_ms = []
-        for number in range(size.calls + len(histories.users)):
-            user = histories.users[number % len(histories.users)]
-            began = time.perf_counter()
-            answer = client.recommend(user=user, top_k=20)
-            took_ms.append((time.perf_counter() - began) * 1e3)
-            assert len(answer.items) == 20 and answer.user_known and not answer.degraded, answer
-        # Not counted: each user's first call, which makes the state of the history.
-        counted = sorted(took_ms[len(histories.users) :])
+        with contextlib.ExitStack() as serving:
+            _, address = serving.enter_context(
+                rank_setting.pinned_server(setting, bundle, "--retrieval", str(retrieval))
+            )
+            serving.enter_context(pinned(cores()[-1]))
+            client = serving.enter_context(Client(address, timeout_s=30.0))
+            # As in a real store, candidates have features.
+            for user in histories.users:
+                found = np.array(client.retrieve(user=user, top_k=K).items)
+                client.put_entities(entity="item", ids=found, features={"category": category_of(found)})
+            took_ms = []
+            for number in range(size.calls + len(histories.users)):
+                user = histories.users[number % len(histories.users)]
+                began = time.perf_counter()
+                answer = client.recommend(user=user, top_k=20)
+                took_ms.append((time.perf_counter() - began) * 1e3)
+                assert len(answer.items) == 20 and answer.user_known and not answer.degraded, answer
+            filtered = list(
+                filtered_lines(client, list(histories.users), items=size.large_items, calls=size.calls // 2, on=on)
+            )
+            # Not counted: each user's first call, which makes the state of the history.
+            counted = sorted(took_ms[len(histories.users) :])
+        visible = list(visible_lines(folder, setting, bundle, retrieval, writes=size.writes, on=on))
+    yield from visible
+    yield from filtered
     about = f"{size.large_items:,} items searched, 500 ranked, histories of {size.events:,} events; through gRPC"
     for figure, at in (("p50", 0.5), ("p99", 0.99)):
         yield line(

@@ -21,7 +21,7 @@ from recsys.embeddings.row_maps.hashing import hash_rows
 from recsys.embeddings.row_maps.row_map import RowMap
 from recsys.embeddings.row_maps.vocabulary import vocabulary
 from recsys.embeddings.sharding.shard import table_weights
-from recsys.features.feature_set import Categorical, FeatureSet, History
+from recsys.features.feature_set import Categorical, Entity, FeatureSet, History, Numeric
 from recsys.features.history.records import Events, event_dtype
 from recsys.models.ranking.sdim import LongName, SdimConfig
 from recsys.training.config import DataConfig, RunConfig, TableConfig, TrainConfig
@@ -32,12 +32,26 @@ SHORT = 50
 MAX_EVENTS = 100_000
 START_MS, STEP_MS = 1_600_000_000_000, 1_000
 
+OFFER = "offer"
+"""An entity of the items that no model reads, and that requests filter by."""
+
 FEATURES = FeatureSet(
     name="reference",
     user_id=Categorical(name="user_id"),
     item_id=Categorical(name="item_id"),
     item=(Categorical(name="category"),),
     history=History(attributes=(Categorical(name="category"),), max_events=MAX_EVENTS, recent=MAX_EVENTS),
+    entities=(
+        Entity(
+            name=OFFER,
+            id=Categorical(name="item_id"),
+            features=(
+                Categorical(name="kind", filterable=True),
+                Numeric(name="price", filterable=True),
+                Categorical(name="in_stock", filterable=True),
+            ),
+        ),
+    ),
 )
 
 

@@ -158,6 +158,8 @@ FIGURES = {
     "retrieve": [
         *(f"retrieve.{name}{suffix}" for suffix in ("", ".large") for name in ("ms", "numpy_ms", "over_numpy")),
         "retrieve.private_mib.large",
+        "index.attribute_visible_ms",
+        "recommend.filtered_p50_over_plain",
         "recommend.p50_ms",
         "recommend.p99_ms",
     ],
@@ -255,6 +257,8 @@ TARGETS = {
     "retrieval_models.linear_ndcg": 0.1518,
     **{f"cold.users_recall.{model}": 0.9 for model in ("linear", "two_tower")},
     "retrieve.fresh_item": 1.0,
+    "recommend.filtered_p50_over_plain": 1.1,
+    "index.attribute_visible_ms": 1_000,
     "way_in.first_list_lines": 6,
     "way_in.numeric_auc_kept": 0.002,
     "way_in.export_s_22": 10.0,

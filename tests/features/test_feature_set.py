@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import InvalidInputError
+from recsys.features.changes import changes
+from recsys.features.extension import extension_problem
 from recsys.features.feature_set import Categorical, Entity, Feature, FeatureSet, History, Numeric
 from recsys.features.history.records import require_history
 
@@ -243,3 +246,41 @@ def test_an_attribute_named_like_an_item_feature_must_be_of_its_kind(item: Featu
 def test_names_with_a_meaning_of_their_own_are_refused(name: str) -> None:
     with pytest.raises(InvalidInputError, match=f"{name}.*not be one of"):
         Numeric(name=name)
+
+
+def test_filterable_features_are_those_of_the_item_and_of_entities_with_its_ids() -> None:
+    ids, flag = Categorical(name="item_id"), Categorical(name="in_stock", filterable=True)
+    offer = Entity(name="offer", id=ids, features=(flag, Categorical(name="supplier")))
+    shop = Entity(name="shop", id=Categorical(name="shop_id"), features=(Categorical(name="city"),))
+    price = Numeric(name="price", filterable=True)
+    given: dict[str, Any] = {"name": "shop", "user_id": Categorical(name="user_id"), "item_id": ids}
+    features = FeatureSet(**given, item=(price, Categorical(name="brand")), entities=(offer, shop))
+    assert features.filterable() == (("item", price), ("offer", flag))
+    assert [entity.name for entity in features.item_entities()] == ["item", "offer"]
+    assert FeatureSet.from_json(features.to_json()) == features
+    for declared, message in (
+        ({"user": (flag,)}, "'in_stock' of the user is filterable; allowed: features of the item, and of entities"),
+        ({"context": (flag,)}, "'in_stock' of the context is filterable"),
+        ({"entities": (replace(shop, features=(flag,)),)}, "'in_stock' of entity 'shop' is filterable"),
+        ({"item": (flag,), "entities": (offer,)}, "filterable feature 'in_stock' is declared twice"),
+        (
+            {"entities": (replace(offer, id=Categorical(name="item_id", id_type="string")),)},
+            "entity 'offer' has the item's ids, of table 'item_id', but takes string ids and the item int ids",
+        ),
+    ):
+        with pytest.raises(InvalidInputError, match=re.escape(message)):
+            FeatureSet(**given, **declared)
+
+
+def test_being_filterable_changes_no_fingerprint_of_others_and_no_stored_row() -> None:
+    plain = FeatureSet(
+        name="shop",
+        user_id=Categorical(name="user_id"),
+        item_id=Categorical(name="item_id"),
+        item=(Numeric(name="price"), Categorical(name="brand")),
+    )
+    assert "filterable" not in plain.to_json()
+    now = replace(plain, item=tuple(replace(each, filterable=True) for each in plain.item))
+    found = changes(plain, now)
+    assert [(change.store, change.model) for change in found] == [("nothing", False)] * 2
+    assert not extension_problem(now, plain) and not extension_problem(plain, now)

@@ -18,6 +18,8 @@ try {
     events: { items: { integers: [1193] }, timestampsMs: [Date.now()] },
   });
   const ranking = await client.rank({ user, candidates: { integers: candidates }, topK: 2 });
+  // What is not in stock has no score; how to ask for it: docs/guides/filters.md.
+  //   filter: { all: [{ attribute: "in_stock", flag: true }, { attribute: "price", range: { max: 50 } }] }
   const scored = ranking.positions.map((position, n) => ({ item: candidates[position], score: ranking.scores[n] }));
   console.log(JSON.stringify({ added, scored, model: ranking.model, historyEvents: ranking.historyEvents }));
   if (ranking.degraded.length > 0) console.error("degraded:", JSON.stringify(ranking.degraded));

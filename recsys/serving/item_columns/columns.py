@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
+
+from recsys.arrays import Int64Array
+from recsys.feature_store.base import IS_WITHDRAWN
 from recsys.serving.item_columns.generation import Generation, open_generation
 from recsys.serving.item_columns.state import State
 
@@ -76,6 +80,21 @@ class ItemColumns:
                 return Reading(found, age_s, whole=not self.state.left_out)
         return Reading(found, self.state.age_s, whole=False)
 
+    def withdrawn_keys(self) -> tuple[Int64Array, bool]:
+        """Keys of the withdrawn items, int64 [N], and if they may be other ones than the store has."""
+        if not self.enabled():
+            return np.empty(0, dtype=np.int64), False
+
+        def keys(generation: Generation, version: int) -> Int64Array:
+            if not generation.withdrawn:
+                return np.empty(0, dtype=np.int64)
+            count = len(generation.items)
+            found: Int64Array = generation.items.keys_C[:count][generation.stored[:count] == IS_WITHDRAWN]
+            return found
+
+        reading = self.read(keys)
+        return np.empty(0, dtype=np.int64) if reading.found is None else reading.found, reading.degraded
+
     @property
     def items(self) -> int:
         """Number of items."""
@@ -110,3 +129,8 @@ class ItemColumns:
                 self._mapped = (number, opened)
                 return opened
         return None
+
+
+def no_withdrawn() -> tuple[Int64Array, bool]:
+    """As :meth:`ItemColumns.withdrawn_keys` where no item can be withdrawn."""
+    return np.empty(0, dtype=np.int64), False

@@ -20,7 +20,7 @@ from recsys.serving.handlers.related.similar import SimilarFinder
 from recsys.serving.handlers.request_log import RequestLog
 from recsys.serving.handlers.routes import LoadedRelease, Route, Routes
 from recsys.serving.inference.fair_lock import FairLock
-from recsys.serving.item_columns.columns import ItemColumns
+from recsys.serving.item_columns.columns import ItemColumns, no_withdrawn
 from recsys.serving.long_history.states import LongStates
 from recsys.serving.process.models import Models
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
@@ -134,6 +134,7 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
                 admission=shared.admission,
                 model_lock=shared.model_lock,
                 added=added,
+                withdrawn=no_withdrawn if shared.columns is None else shared.columns.withdrawn_keys,
             )
         return LoadedRelease(
             name=planned.name,

@@ -9,7 +9,7 @@ import pytest
 from contracts.feature_store_contract.shop import SHOP, USER
 
 from recsys.errors import InvalidInputError
-from recsys.feature_store.base import FeatureStore, ItemChanges
+from recsys.feature_store.base import IS_WITHDRAWN, NOT_STORED, STORED, FeatureStore, ItemChanges
 from recsys.features.entities import make_columns
 
 
@@ -77,3 +77,17 @@ async def test_all_items_with_features_are_listed(store: FeatureStore) -> None:
     await store.put_entities("user", np.array([USER]), users, timeout_s=5)
     await store.put_names({1: "a"}, timeout_s=5)
     assert {key async for some in store.item_keys() for key in some} == set(keys)
+
+
+async def test_a_withdrawn_item_has_no_features_and_is_noted_until_it_is_put_again(store: FeatureStore) -> None:
+    await put_items(store, 5, 6)
+    position = (await changed(store, "")).position
+    await store.withdraw_items(np.array([5, 77]), timeout_s=5)
+    found = await changed(store, position)
+    assert found.keys.tolist() == [5, 77] and found.complete
+    rows = await store.entity_rows("item", np.array([5, 6, 77, 78]), timeout_s=5)
+    assert rows.stored.tolist() == [IS_WITHDRAWN, STORED, IS_WITHDRAWN, NOT_STORED] and not rows.damaged
+    assert rows.columns["price"].tolist()[1] == 6.0
+    assert {key async for some in store.item_keys() for key in some} == {5, 6, 77}
+    await put_items(store, 5)
+    assert (await store.entity_rows("item", np.array([5]), timeout_s=5)).stored.tolist() == [STORED]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+from google.protobuf import json_format
 from support.filtered_shop import FOUND, SHOP
 from support.tiny_bundle import write_tiny_bundle
 from support.tiny_retrieval import best_items, tiny_tables, write_tiny_retrieval
@@ -29,8 +30,10 @@ from recsys.client import (
     where,
     without,
 )
+from recsys.client.messages.filters import filter_message
 from recsys.errors import InvalidInputError
 from recsys.feature_store.embedded.server import EmbeddedRedis
+from recsys.proto.ranker_pb2 import Filter
 from recsys.serving.process.server import running_server
 from recsys.serving.settings import Settings
 
@@ -275,3 +278,13 @@ def test_two_workers_share_the_columns_and_both_see_a_write_within_a_second(
         finally:
             for client in clients:
                 client.close()
+
+
+def test_json_of_a_filter_is_the_message_that_the_client_sends() -> None:
+    """The page's example, as a transcoder reads it."""
+    text = """{"all": [{"attribute": "category", "anyOf": {"texts": ["shoes"]}},
+        {"attribute": "price", "range": {"max": 50}},
+        {"attribute": "in_stock", "flag": true}],
+        "any": [{"of": [{"attribute": "price", "range": {"below": 10}}]}]}"""
+    wanted = where(either(price=below(10)), category="shoes", price=(None, 50), in_stock=True)
+    assert json_format.Parse(text, Filter()) == filter_message(wanted)

@@ -18,6 +18,7 @@ from recsys.serving.inference.candidate_index import AddedItems
 from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.inference.pace import Pace, Work
 from recsys.serving.inference.related.similar import SimilarItems
+from recsys.serving.item_columns.columns import no_withdrawn
 from recsys.serving.telemetry.stage_timer import StageTimer
 
 _SEARCH_S = 0.01
@@ -75,6 +76,7 @@ class SimilarFinder:
         admission: the places of requests.
         model_lock: held while a model runs.
         added: gives the items that came after training and take part in a search.
+        withdrawn: gives the keys of withdrawn items, [N], and if they may be other ones.
     """
 
     def __init__(
@@ -87,7 +89,9 @@ class SimilarFinder:
         admission: Admission,
         model_lock: FairLock,
         added: Callable[[], AddedItems | None] = lambda: None,
+        withdrawn: Callable[[], tuple[Int64Array, bool]] = no_withdrawn,
     ) -> None:
+        self._withdrawn = withdrawn
         self._index = index
         self._model, self._version, self._release = model, model_version, release
         self._admission = admission
@@ -111,11 +115,13 @@ class SimilarFinder:
         expected_s = self._pace.seconds(1)
         with self._admission.enter(Work(expected_s, expected_s), left_s=deadline.remaining_s()):
             seeds, place_N = np.unique(query.seeds, return_inverse=True)
+            withdrawn, degraded = self._withdrawn()
+            left_out = np.concatenate([query.exclude, withdrawn]) if len(withdrawn) else query.exclude
             with self._model_lock.acquire(deadline, pace=self._pace, units=1):
                 query.timer.lap("wait")
                 deadline.remaining_s()
                 added = self._added()
-                found = self._index.find(seeds, query.top_k, left_out=query.exclude, added=added)
+                found = self._index.find(seeds, query.top_k, left_out=left_out, added=added)
                 query.timer.lap("retrieve")
         return SimilarResult(
             items=found.items,
@@ -125,4 +131,5 @@ class SimilarFinder:
             model_version=self._version,
             release=self._release,
             added=added,
+            attributes_degraded=degraded,
         )

@@ -22,6 +22,7 @@ from recsys.errors import ReleaseError
 from recsys.features.feature_set import Categorical, Numeric
 from recsys.features.history.records import make_events
 from recsys.releases.served import ServedModel
+from recsys.serving.filters.selection import IndexFilter
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recorder import RecordedQuery, RecordedRequest
 from recsys.serving.inference.candidate_index import AddedItems
@@ -276,12 +277,13 @@ def recommender(added: AddedItems | None = None, **index: Any) -> Any:
     """A stand-in whose searches are noted in ``searches``."""
     searches: list[tuple[Any, ...]] = []
 
-    def retrieve(*args: Any) -> SimpleNamespace:
+    def retrieve(*args: Any, allowed: Any = None) -> SimpleNamespace:
         searches.append(args)
         return SimpleNamespace(items=[1], scores=np.ones(1, dtype=np.float32))
 
     index = {"history_fields": (), "user_inputs": (), "retrieve": retrieve} | index
-    return SimpleNamespace(index=SimpleNamespace(**index), added=lambda: added, searches=searches)
+    items = IndexFilter(None, np.empty(0, dtype=np.int64))
+    return SimpleNamespace(index=SimpleNamespace(**index), added=lambda: added, items=items, searches=searches)
 
 
 def test_what_searches_were_not_recorded_for_is_noted_and_items_that_came_after_training_take_part() -> None:
