@@ -28,14 +28,16 @@ its current span (``traceparent``). Errors::
 
 ``blocking.py`` and ``aio.py`` are the two clients; ``address.py``, ``context.py`` (the caller's span), ``channel.py``
 (calls, statuses to errors), ``connection.py`` (a channel that follows certificates), ``retries.py`` (of calls that are
-refused for load), ``filters.py`` (which items an answer may have), ``tls.py``, ``token.py`` (who calls) and
-``messages/`` (arguments to messages and back) serve both; ``types.py`` has results and errors. A new call is a method
-of each client, a request and a result in ``messages/``, and a line of ``channel.Calls``.
+refused for load), ``filters.py`` (which items an answer may have), ``rules.py`` (how a list is made of them),
+``tls.py``, ``token.py`` (who calls) and ``messages/`` (arguments to messages and back) serve both; ``types.py`` has
+results and errors. A new call is a method of each client, a request and a result in ``messages/``, and a line of
+``channel.Calls``.
 """
 
 from recsys.client.aio import AsyncClient
 from recsys.client.blocking import Client
 from recsys.client.filters import Either, Where, above, below, between, either, missing, present, where, without
+from recsys.client.rules import at_most, boost, diverse, pin
 from recsys.client.tls import Tls
 from recsys.client.types import (
     Appended,
@@ -47,6 +49,7 @@ from recsys.client.types import (
     Explanation,
     FilterReport,
     InvalidArgument,
+    ItemReason,
     NotFound,
     Overloaded,
     PermissionDenied,
@@ -71,7 +74,11 @@ __all__ = [
     "FilterReport",
     "Where",
     "above",
+    "at_most",
     "below",
+    "boost",
+    "diverse",
+    "pin",
     "between",
     "either",
     "missing",
@@ -88,6 +95,7 @@ __all__ = [
     "ExplainedEvents",
     "Explanation",
     "InvalidArgument",
+    "ItemReason",
     "NotFound",
     "Overloaded",
     "PermissionDenied",
@@ -96,6 +104,8 @@ __all__ = [
     "Recommendation",
     "Retrieval",
     "RpcError",
+    "RuleEffect",
+    "RulesReport",
     "SimilarItems",
     "StoreRefused",
     "StoreUnavailable",

@@ -26,6 +26,7 @@ from recsys.client.connection import Connection
 from recsys.client.filters import Where
 from recsys.client.messages import explain, feature_store, ranker, related
 from recsys.client.retries import Retries
+from recsys.client.rules import Rule
 from recsys.client.tls import Tls
 from recsys.client.token import CallToken
 from recsys.client.types import (
@@ -77,6 +78,8 @@ class AsyncClient:
         model: str = "",
         time_ms: int | None = None,
         filter: Where | None = None,
+        rules: Sequence[Rule] = (),
+        reasons: bool = False,
         timings: bool = False,
         timeout_s: float | None = None,
     ) -> Ranking:
@@ -89,6 +92,8 @@ class AsyncClient:
             model=model,
             time_ms=time_ms,
             filter=filter,
+            rules=rules,
+            reasons=reasons,
         )
         request = ranker.rank_request(query, timings=timings)
         return ranker.ranking(await self._answer("rank", request, timeout_s), candidates)
@@ -130,12 +135,26 @@ class AsyncClient:
         retrieval_model: str = "",
         time_ms: int | None = None,
         filter: Where | None = None,
+        rules: Sequence[Rule] = (),
+        reasons: bool = False,
         timings: bool = False,
         timeout_s: float | None = None,
     ) -> Recommendation:
         """See :meth:`Client.recommend`."""
         request = ranker.recommend_request(
-            user, top_k, candidates, features, exclude, include_seen, model, retrieval_model, time_ms, timings, filter
+            user,
+            top_k,
+            candidates,
+            features,
+            exclude,
+            include_seen,
+            model,
+            retrieval_model,
+            time_ms,
+            timings,
+            filter,
+            rules,
+            reasons,
         )
         return ranker.recommendation(await self._answer("recommend", request, timeout_s))
 

@@ -25,6 +25,7 @@ from recsys.client.connection import Connection
 from recsys.client.filters import Where
 from recsys.client.messages import explain, feature_store, ranker, related
 from recsys.client.retries import Retries
+from recsys.client.rules import Rule
 from recsys.client.tls import Tls
 from recsys.client.token import CallToken
 from recsys.client.types import (
@@ -89,6 +90,8 @@ class Client:
         model: str = "",
         time_ms: int | None = None,
         filter: Where | None = None,
+        rules: Sequence[Rule] = (),
+        reasons: bool = False,
         timings: bool = False,
         timeout_s: float | None = None,
     ) -> Ranking:
@@ -102,6 +105,8 @@ class Client:
             model: empty for the server's only one.
             time_ms: rank as of then: only events with an earlier timestamp count; default: now.
             filter: score only candidates that pass; the others are in ``Ranking.filter.filtered_out``.
+            rules: by which the list is made of them, up to 64, with ``top_k``: ``[at_most(2, "brand"), pin(7, 1)]``.
+            reasons: say of each item what moved it, in ``Ranking.rules.reasons``.
             timings: ask what the call took.
             timeout_s: for this call.
 
@@ -117,6 +122,8 @@ class Client:
             model=model,
             time_ms=time_ms,
             filter=filter,
+            rules=rules,
+            reasons=reasons,
         )
         request = ranker.rank_request(query, timings=timings)
         return ranker.ranking(self._answer("rank", request, timeout_s), candidates)
@@ -175,6 +182,8 @@ class Client:
         retrieval_model: str = "",
         time_ms: int | None = None,
         filter: Where | None = None,
+        rules: Sequence[Rule] = (),
+        reasons: bool = False,
         timings: bool = False,
         timeout_s: float | None = None,
     ) -> Recommendation:
@@ -191,12 +200,25 @@ class Client:
             candidates: how many items are retrieved and ranked; 0 for 500 or ``top_k``, whichever is more.
             features, model, time_ms: as of :meth:`rank`.
             filter: as of :meth:`retrieve`.
+            rules, reasons: as of :meth:`rank`, and ``diverse(0.7)``: by which the list is made of what was ranked.
             retrieval_model: empty for the server's only one.
             timings: ask what the call took.
             timeout_s: for this call.
         """
         request = ranker.recommend_request(
-            user, top_k, candidates, features, exclude, include_seen, model, retrieval_model, time_ms, timings, filter
+            user,
+            top_k,
+            candidates,
+            features,
+            exclude,
+            include_seen,
+            model,
+            retrieval_model,
+            time_ms,
+            timings,
+            filter,
+            rules,
+            reasons,
         )
         return ranker.recommendation(self._answer("recommend", request, timeout_s))
 

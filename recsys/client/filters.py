@@ -83,7 +83,7 @@ def where(*others: Where | Either, **tests: Any) -> Where:
     Raises:
         InvalidInputError: a test is none of these.
     """
-    every = [(name, _test(name, test)) for name, test in tests.items()]
+    every = [(name, item_test(name, test)) for name, test in tests.items()]
     some: list[Either] = []
     for other in others:
         if isinstance(other, Where):
@@ -103,7 +103,7 @@ def either(*others: Where, **tests: Any) -> Either:
     Raises:
         InvalidInputError: a filter has several tests, or a test is none.
     """
-    some = [(name, _test(name, test)) for name, test in tests.items()]
+    some = [(name, item_test(name, test)) for name, test in tests.items()]
     for other in others:
         if not isinstance(other, Where) or len(other.all) != 1 or other.any:
             raise InvalidInputError(f"either: got {other}; allowed: filters of one test each, and tests by name")
@@ -141,7 +141,12 @@ def missing() -> ItemTest:
     return ItemTest(kind="present", flag=False)
 
 
-def _test(name: str, test: Any) -> ItemTest:
+def item_test(name: str, test: Any) -> ItemTest:
+    """The test of an attribute, as :func:`where` takes it.
+
+    Raises:
+        InvalidInputError: it is none.
+    """
     if isinstance(test, ItemTest):
         return test
     if isinstance(test, bool):

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.client.filters import Where
+from recsys.client.rules import Rule
 from recsys.errors import (
     AccessError,
     AuthenticationError,
@@ -96,6 +97,60 @@ class FilterReport:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleEffect:
+    """What a rule did (docs/guides/rules.md).
+
+    Attributes:
+        acted: items of the list that it acted on.
+        left_out: candidates that an ``at_most`` kept from the list.
+        pin: what became of a pin: ``placed``, or why not: ``excluded``, ``seen``, ``unknown``, ``withdrawn``,
+            ``filtered_out``, ``not_a_candidate``; empty of other rules.
+        place: of the pinned item, 1-based; 0: it has none.
+    """
+
+    acted: int = 0
+    left_out: int = 0
+    pin: str = ""
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ItemReason:
+    """What moved an item of a list.
+
+    Attributes:
+        place_by_score: its place by its score alone among all that were ranked, 1-based.
+        rules: places in the request's rules of those that acted on it.
+    """
+
+    place_by_score: int
+    rules: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RulesReport:
+    """The outcome of a request's rules (docs/guides/rules.md).
+
+    Attributes:
+        effects: of each rule, in the request's order.
+        lacking: places of ``top_k`` that stay empty.
+        detail: why, in words.
+        unknown_values: values in sets of tests that no item has had, as ``attribute=value``, the first 20.
+        without_vector: candidates that ``diverse`` knows no vector of.
+        age_ms: age of the items' values.
+        reasons: of each item of the answer, if they were asked for.
+    """
+
+    effects: tuple[RuleEffect, ...]
+    lacking: int = 0
+    detail: str = ""
+    unknown_values: tuple[str, ...] = ()
+    without_vector: int = 0
+    age_ms: int = 0
+    reasons: tuple[ItemReason, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """Scored candidates, in the order they were sent, or best first with ``top_k``.
 
@@ -121,6 +176,7 @@ class Ranking:
     timings_us: Mapping[str, int] = field(default_factory=dict)
     release: str = ""
     filter: FilterReport | None = None
+    rules: RulesReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +190,8 @@ class RankQuery:
     model: str = ""
     time_ms: int | None = None
     filter: Where | None = None
+    rules: Sequence[Rule] = ()
+    reasons: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +236,7 @@ class Recommendation:
         fallback: as in :class:`Retrieval`.
         history_events: past events the ranking model looked at.
         candidates: how many items were retrieved and ranked.
-        degraded, timings_us, filter: as in :class:`Ranking`.
+        degraded, timings_us, filter, rules: as in :class:`Ranking`.
     """
 
     items: npt.NDArray[Any]
@@ -196,6 +254,7 @@ class Recommendation:
     retrieval_release: str = ""
     fallback: str = ""
     filter: FilterReport | None = None
+    rules: RulesReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

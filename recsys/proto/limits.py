@@ -30,6 +30,9 @@ NAMES = 4_096
 CONDITIONS = 64
 """Most conditions of one filter."""
 
+RULES = 64
+"""Most rules of one list."""
+
 REQUESTS = 100
 """Most requests in a RankBatch call."""
 
@@ -66,6 +69,9 @@ BOUNDS: dict[str, Bound] = {
     "Filter.any": Bound(CONDITIONS),
     "AnyOf.of": Bound(CONDITIONS),
     "Condition.attribute": Bound(NAME_BYTES),
+    "RankRequest.rules": Bound(RULES),
+    "RecommendRequest.rules": Bound(RULES),
+    "AtMost.attribute": Bound(NAME_BYTES),
     "FeatureValue.integers": Bound(GIVEN_VALUES),
     "FeatureValue.texts": Bound(GIVEN_VALUES, each=TEXT_BYTES),
     "FeatureValue.numbers": Bound(GIVEN_VALUES),

@@ -17,6 +17,17 @@ class EmptyReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EMPTY_REASON_LEFT_OUT: _ClassVar[EmptyReason]
     EMPTY_REASON_NOT_READY: _ClassVar[EmptyReason]
 
+class PinOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PIN_OUTCOME_UNSPECIFIED: _ClassVar[PinOutcome]
+    PIN_OUTCOME_PLACED: _ClassVar[PinOutcome]
+    PIN_OUTCOME_EXCLUDED: _ClassVar[PinOutcome]
+    PIN_OUTCOME_SEEN: _ClassVar[PinOutcome]
+    PIN_OUTCOME_UNKNOWN: _ClassVar[PinOutcome]
+    PIN_OUTCOME_WITHDRAWN: _ClassVar[PinOutcome]
+    PIN_OUTCOME_FILTERED_OUT: _ClassVar[PinOutcome]
+    PIN_OUTCOME_NOT_A_CANDIDATE: _ClassVar[PinOutcome]
+
 class Fallback(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     FALLBACK_UNSPECIFIED: _ClassVar[Fallback]
@@ -43,6 +54,14 @@ EMPTY_REASON_CONTRADICTION: EmptyReason
 EMPTY_REASON_NO_ITEM: EmptyReason
 EMPTY_REASON_LEFT_OUT: EmptyReason
 EMPTY_REASON_NOT_READY: EmptyReason
+PIN_OUTCOME_UNSPECIFIED: PinOutcome
+PIN_OUTCOME_PLACED: PinOutcome
+PIN_OUTCOME_EXCLUDED: PinOutcome
+PIN_OUTCOME_SEEN: PinOutcome
+PIN_OUTCOME_UNKNOWN: PinOutcome
+PIN_OUTCOME_WITHDRAWN: PinOutcome
+PIN_OUTCOME_FILTERED_OUT: PinOutcome
+PIN_OUTCOME_NOT_A_CANDIDATE: PinOutcome
 FALLBACK_UNSPECIFIED: Fallback
 FALLBACK_POPULARITY: Fallback
 FALLBACK_SEGMENT: Fallback
@@ -145,8 +164,92 @@ class FilterReport(_message.Message):
     withdrawn_late: int
     def __init__(self, passed: _Optional[int] = ..., reason: _Optional[_Union[EmptyReason, str]] = ..., detail: _Optional[str] = ..., unknown_values: _Optional[_Iterable[str]] = ..., age_ms: _Optional[int] = ..., filtered_out: _Optional[_Iterable[int]] = ..., withdrawn_late: _Optional[int] = ...) -> None: ...
 
+class Rule(_message.Message):
+    __slots__ = ("at_most", "boost", "pin", "diverse")
+    AT_MOST_FIELD_NUMBER: _ClassVar[int]
+    BOOST_FIELD_NUMBER: _ClassVar[int]
+    PIN_FIELD_NUMBER: _ClassVar[int]
+    DIVERSE_FIELD_NUMBER: _ClassVar[int]
+    at_most: AtMost
+    boost: Boost
+    pin: Pin
+    diverse: Diverse
+    def __init__(self, at_most: _Optional[_Union[AtMost, _Mapping]] = ..., boost: _Optional[_Union[Boost, _Mapping]] = ..., pin: _Optional[_Union[Pin, _Mapping]] = ..., diverse: _Optional[_Union[Diverse, _Mapping]] = ...) -> None: ...
+
+class AtMost(_message.Message):
+    __slots__ = ("count", "attribute", "when")
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTE_FIELD_NUMBER: _ClassVar[int]
+    WHEN_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    attribute: str
+    when: Condition
+    def __init__(self, count: _Optional[int] = ..., attribute: _Optional[str] = ..., when: _Optional[_Union[Condition, _Mapping]] = ...) -> None: ...
+
+class Boost(_message.Message):
+    __slots__ = ("when", "multiply", "add")
+    WHEN_FIELD_NUMBER: _ClassVar[int]
+    MULTIPLY_FIELD_NUMBER: _ClassVar[int]
+    ADD_FIELD_NUMBER: _ClassVar[int]
+    when: Condition
+    multiply: float
+    add: float
+    def __init__(self, when: _Optional[_Union[Condition, _Mapping]] = ..., multiply: _Optional[float] = ..., add: _Optional[float] = ...) -> None: ...
+
+class Pin(_message.Message):
+    __slots__ = ("item", "place")
+    ITEM_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    item: Id
+    place: int
+    def __init__(self, item: _Optional[_Union[Id, _Mapping]] = ..., place: _Optional[int] = ...) -> None: ...
+
+class Diverse(_message.Message):
+    __slots__ = ("relevance",)
+    RELEVANCE_FIELD_NUMBER: _ClassVar[int]
+    relevance: float
+    def __init__(self, relevance: _Optional[float] = ...) -> None: ...
+
+class RuleEffect(_message.Message):
+    __slots__ = ("acted", "left_out", "pin", "place")
+    ACTED_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    PIN_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    acted: int
+    left_out: int
+    pin: PinOutcome
+    place: int
+    def __init__(self, acted: _Optional[int] = ..., left_out: _Optional[int] = ..., pin: _Optional[_Union[PinOutcome, str]] = ..., place: _Optional[int] = ...) -> None: ...
+
+class ItemReason(_message.Message):
+    __slots__ = ("place_by_score", "rules")
+    PLACE_BY_SCORE_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    place_by_score: int
+    rules: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, place_by_score: _Optional[int] = ..., rules: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class RulesReport(_message.Message):
+    __slots__ = ("effects", "lacking", "detail", "unknown_values", "without_vector", "age_ms", "reasons")
+    EFFECTS_FIELD_NUMBER: _ClassVar[int]
+    LACKING_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_VALUES_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_VECTOR_FIELD_NUMBER: _ClassVar[int]
+    AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    effects: _containers.RepeatedCompositeFieldContainer[RuleEffect]
+    lacking: int
+    detail: str
+    unknown_values: _containers.RepeatedScalarFieldContainer[str]
+    without_vector: int
+    age_ms: int
+    reasons: _containers.RepeatedCompositeFieldContainer[ItemReason]
+    def __init__(self, effects: _Optional[_Iterable[_Union[RuleEffect, _Mapping]]] = ..., lacking: _Optional[int] = ..., detail: _Optional[str] = ..., unknown_values: _Optional[_Iterable[str]] = ..., without_vector: _Optional[int] = ..., age_ms: _Optional[int] = ..., reasons: _Optional[_Iterable[_Union[ItemReason, _Mapping]]] = ...) -> None: ...
+
 class RankRequest(_message.Message):
-    __slots__ = ("model", "user", "candidates", "features", "top_k", "time_ms", "timings", "filter")
+    __slots__ = ("model", "user", "candidates", "features", "top_k", "time_ms", "timings", "filter", "rules", "reasons")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +265,8 @@ class RankRequest(_message.Message):
     TIME_MS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
     model: str
     user: Id
     candidates: Ids
@@ -170,7 +275,9 @@ class RankRequest(_message.Message):
     time_ms: int
     timings: bool
     filter: Filter
-    def __init__(self, model: _Optional[str] = ..., user: _Optional[_Union[Id, _Mapping]] = ..., candidates: _Optional[_Union[Ids, _Mapping]] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., top_k: _Optional[int] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ...) -> None: ...
+    rules: _containers.RepeatedCompositeFieldContainer[Rule]
+    reasons: bool
+    def __init__(self, model: _Optional[str] = ..., user: _Optional[_Union[Id, _Mapping]] = ..., candidates: _Optional[_Union[Ids, _Mapping]] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., top_k: _Optional[int] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., rules: _Optional[_Iterable[_Union[Rule, _Mapping]]] = ..., reasons: _Optional[bool] = ...) -> None: ...
 
 class RankBatchRequest(_message.Message):
     __slots__ = ("requests",)
@@ -231,7 +338,7 @@ class RetrieveResponse(_message.Message):
     def __init__(self, items: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., user_known: _Optional[bool] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, str]] = ..., filter: _Optional[_Union[FilterReport, _Mapping]] = ...) -> None: ...
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("user", "top_k", "candidates", "features", "exclude", "include_seen", "model", "retrieval_model", "time_ms", "timings", "filter")
+    __slots__ = ("user", "top_k", "candidates", "features", "exclude", "include_seen", "model", "retrieval_model", "time_ms", "timings", "filter", "rules", "reasons")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -250,6 +357,8 @@ class RecommendRequest(_message.Message):
     TIME_MS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
     user: Id
     top_k: int
     candidates: int
@@ -261,10 +370,12 @@ class RecommendRequest(_message.Message):
     time_ms: int
     timings: bool
     filter: Filter
-    def __init__(self, user: _Optional[_Union[Id, _Mapping]] = ..., top_k: _Optional[int] = ..., candidates: _Optional[int] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., exclude: _Optional[_Union[Ids, _Mapping]] = ..., include_seen: _Optional[bool] = ..., model: _Optional[str] = ..., retrieval_model: _Optional[str] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ...) -> None: ...
+    rules: _containers.RepeatedCompositeFieldContainer[Rule]
+    reasons: bool
+    def __init__(self, user: _Optional[_Union[Id, _Mapping]] = ..., top_k: _Optional[int] = ..., candidates: _Optional[int] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., exclude: _Optional[_Union[Ids, _Mapping]] = ..., include_seen: _Optional[bool] = ..., model: _Optional[str] = ..., retrieval_model: _Optional[str] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., rules: _Optional[_Iterable[_Union[Rule, _Mapping]]] = ..., reasons: _Optional[bool] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
-    __slots__ = ("items", "scores", "model", "model_version", "retrieval_model", "retrieval_model_version", "user_known", "history_events", "candidates", "degraded", "timings", "release", "retrieval_release", "fallback", "filter")
+    __slots__ = ("items", "scores", "model", "model_version", "retrieval_model", "retrieval_model_version", "user_known", "history_events", "candidates", "degraded", "timings", "release", "retrieval_release", "fallback", "filter", "rules")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -280,6 +391,7 @@ class RecommendResponse(_message.Message):
     RETRIEVAL_RELEASE_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
     items: Ids
     scores: _containers.RepeatedScalarFieldContainer[float]
     model: str
@@ -295,7 +407,8 @@ class RecommendResponse(_message.Message):
     retrieval_release: str
     fallback: Fallback
     filter: FilterReport
-    def __init__(self, items: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., retrieval_model: _Optional[str] = ..., retrieval_model_version: _Optional[str] = ..., user_known: _Optional[bool] = ..., history_events: _Optional[int] = ..., candidates: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ..., retrieval_release: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, str]] = ..., filter: _Optional[_Union[FilterReport, _Mapping]] = ...) -> None: ...
+    rules: RulesReport
+    def __init__(self, items: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., retrieval_model: _Optional[str] = ..., retrieval_model_version: _Optional[str] = ..., user_known: _Optional[bool] = ..., history_events: _Optional[int] = ..., candidates: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ..., retrieval_release: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, str]] = ..., filter: _Optional[_Union[FilterReport, _Mapping]] = ..., rules: _Optional[_Union[RulesReport, _Mapping]] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("convert_us", "store_us", "state_us", "encode_us", "wait_us", "retrieve_us", "user_graph_us", "rank_graph_us", "select_us", "total_us", "filter_us")
@@ -324,7 +437,7 @@ class Timings(_message.Message):
     def __init__(self, convert_us: _Optional[int] = ..., store_us: _Optional[int] = ..., state_us: _Optional[int] = ..., encode_us: _Optional[int] = ..., wait_us: _Optional[int] = ..., retrieve_us: _Optional[int] = ..., user_graph_us: _Optional[int] = ..., rank_graph_us: _Optional[int] = ..., select_us: _Optional[int] = ..., total_us: _Optional[int] = ..., filter_us: _Optional[int] = ...) -> None: ...
 
 class RankResponse(_message.Message):
-    __slots__ = ("scores", "positions", "model", "model_version", "history_events", "degraded", "timings", "release", "filter")
+    __slots__ = ("scores", "positions", "model", "model_version", "history_events", "degraded", "timings", "release", "filter", "rules")
     SCORES_FIELD_NUMBER: _ClassVar[int]
     POSITIONS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -334,6 +447,7 @@ class RankResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
     scores: _containers.RepeatedScalarFieldContainer[float]
     positions: _containers.RepeatedScalarFieldContainer[int]
     model: str
@@ -343,7 +457,8 @@ class RankResponse(_message.Message):
     timings: Timings
     release: str
     filter: FilterReport
-    def __init__(self, scores: _Optional[_Iterable[float]] = ..., positions: _Optional[_Iterable[int]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ..., filter: _Optional[_Union[FilterReport, _Mapping]] = ...) -> None: ...
+    rules: RulesReport
+    def __init__(self, scores: _Optional[_Iterable[float]] = ..., positions: _Optional[_Iterable[int]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ..., filter: _Optional[_Union[FilterReport, _Mapping]] = ..., rules: _Optional[_Union[RulesReport, _Mapping]] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
     __slots__ = ("model", "user", "item", "features", "time_ms", "max_events", "release")

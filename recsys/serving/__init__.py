@@ -5,6 +5,7 @@
 - ``handlers/``: plain functions behind the calls: admission, store, model, answer.
 - ``long_history/``: states of long histories, read, completed, written back.
 - ``added_items/``: items that came after training, beside those of a retrieval bundle.
+- ``rules/``: how a list is made of ranked items, beyond their scores.
 - ``filters/``: which items an answer may have, by their values now.
 - ``item_columns/``: these values, in memory that the workers of a server share.
 - ``inference/``: models in ONNX Runtime.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recsys.client.filters import Named, Where
+from recsys.client.filters import ItemTest, Where
 from recsys.client.messages.fields import fitting, ids_field
 from recsys.client.types import FilterReport
 from recsys.errors import InvalidInputError
@@ -25,18 +25,20 @@ def filter_message(where: Where | None) -> ranker_pb2.Filter | None:
     if not isinstance(where, Where):
         raise InvalidInputError(f"filter: got {where!r}; allowed: what recsys.client.where() makes")
     return ranker_pb2.Filter(
-        all=[_condition(named) for named in where.all],
-        any=[ranker_pb2.AnyOf(of=[_condition(named) for named in either.tests]) for either in where.any],
+        all=[condition_message("filter", *named) for named in where.all],
+        any=[
+            ranker_pb2.AnyOf(of=[condition_message("filter", *named) for named in either.tests]) for either in where.any
+        ],
     )
 
 
-def _condition(named: Named) -> ranker_pb2.Condition:
-    name, test = named
+def condition_message(where: str, name: str, test: ItemTest) -> ranker_pb2.Condition:
+    """The message of a test of one attribute; complaints begin with ``where``."""
     made = ranker_pb2.Condition(attribute=name)
     if test.kind in ("any_of", "none_of"):
-        getattr(made, test.kind).CopyFrom(ids_field(f"filter: {name}", list(test.values)))
+        getattr(made, test.kind).CopyFrom(ids_field(f"{where}: {name}", list(test.values)))
         return made
-    with fitting(f"filter: {name}", allowed="numbers only"):
+    with fitting(f"{where}: {name}", allowed="numbers only"):
         if test.kind == "range":
             made.range.SetInParent()
             if test.low is not None:

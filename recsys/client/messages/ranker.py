@@ -10,6 +10,8 @@ import numpy as np
 from recsys.client.filters import Where
 from recsys.client.messages.fields import feature_values, found_ids, id_field, ids_field, set_fields, timings_us
 from recsys.client.messages.filters import filter_message, filter_report
+from recsys.client.messages.rules import rule_messages, rules_report
+from recsys.client.rules import Rule
 from recsys.client.types import Id, Ids, Ranking, RankQuery, Recommendation, Retrieval
 from recsys.errors import InvalidInputError
 from recsys.proto import ranker_pb2
@@ -30,6 +32,8 @@ def rank_request(query: RankQuery, *, timings: bool = False) -> ranker_pb2.RankR
         features=feature_values(query.features),
         timings=timings,
         filter=filter_message(query.filter),
+        rules=rule_messages(query.rules),
+        reasons=query.reasons,
     )
     set_fields(request, top_k=query.top_k, model=query.model, time_ms=query.time_ms)
     return request
@@ -80,6 +84,8 @@ def recommend_request(
     time_ms: int | None,
     timings: bool,
     where: Where | None = None,
+    rules: Sequence[Rule] = (),
+    reasons: bool = False,
 ) -> ranker_pb2.RecommendRequest:
     """The message of ``Client.recommend``."""
     request = ranker_pb2.RecommendRequest(
@@ -89,6 +95,8 @@ def recommend_request(
         include_seen=include_seen,
         timings=timings,
         filter=filter_message(where),
+        rules=rule_messages(rules),
+        reasons=reasons,
     )
     set_fields(
         request, top_k=top_k, candidates=candidates, model=model, retrieval_model=retrieval_model, time_ms=time_ms
@@ -115,6 +123,7 @@ def ranking(response: ranker_pb2.RankResponse, candidates: Ids) -> Ranking:
         degraded=degraded_parts(response),
         timings_us=timings_us(response),
         filter=filter_report(response),
+        rules=rules_report(response),
     )
 
 
@@ -158,6 +167,7 @@ def recommendation(response: ranker_pb2.RecommendResponse) -> Recommendation:
         degraded=degraded_parts(response),
         timings_us=timings_us(response),
         filter=filter_report(response),
+        rules=rules_report(response),
     )
 
 

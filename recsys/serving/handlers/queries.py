@@ -9,11 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from recsys.arrays import Float32Array, Int64Array
 from recsys.serving.filters.language import Filter
 from recsys.serving.filters.selection import FilterReport, Selection
 from recsys.serving.handlers.ranker import Ranked
 from recsys.serving.inference.candidate_index import AddedItems
+from recsys.serving.rules.language import Rules
+from recsys.serving.rules.report import RulesReport
 from recsys.serving.telemetry.stage_timer import StageTimer
 
 CANDIDATES = 500
@@ -61,6 +65,7 @@ class RetrieveResult:
         segment: the items are popular with users of the same segment, for the model does not know the user.
         attributes_degraded: the values of items, or which were withdrawn, may not be what the store has.
         selection: rows that could be found, and what became of the filter.
+        taken: keys of the items that were left out, as seen or excluded; [N].
         items_degraded, history_degraded: never so.
     """
 
@@ -78,6 +83,7 @@ class RetrieveResult:
     segment: bool = False
     attributes_degraded: bool = False
     selection: Selection | None = None
+    taken: Int64Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     items_degraded: bool = False
     history_degraded: bool = False
 
@@ -92,6 +98,7 @@ class RecommendQuery:
         candidates: how many are retrieved and ranked, at least top_k.
         features: as in ``RankRequest``; the search reads those of the user, too.
         filter: as in :class:`RetrieveQuery`; asked again of the list when it is ranked.
+        rules: by which the list is made of what was ranked; None: the best by their scores.
     """
 
     user_key: int
@@ -103,6 +110,7 @@ class RecommendQuery:
     time_ms: int | None = None
     timer: StageTimer = field(default_factory=StageTimer)
     filter: Filter | None = None
+    rules: Rules | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,15 +118,16 @@ class RecommendResult:
     """The items recommended.
 
     Attributes:
-        items: keys, best first; [K], K <= top_k.
+        items: keys, best first, or as the rules order them; [K], K <= top_k.
         scores: the ranking model's, in [0, 1]; [K].
         user_known: True if the retrieval model knows the user.
         history_events: past events the ranking model looked at.
-        candidates: how many items were retrieved and ranked.
+        candidates: how many items were retrieved and ranked, pinned ones among them.
         history_known, history_unknown, added, segment: as in :class:`RetrieveResult`.
         ranked: all of them; None if there were none.
         filter: what became of the filter.
         withdrawn_late: items that were retrieved, and passed no more when they were ranked.
+        rules: what became of the rules; None: there were none.
         user_degraded, items_degraded, history_degraded: as in ``RankResult``.
         attributes_degraded: as in :class:`RetrieveResult`.
     """
@@ -141,6 +150,7 @@ class RecommendResult:
     ranked: Ranked | None = None
     filter: FilterReport | None = None
     withdrawn_late: int = 0
+    rules: RulesReport | None = None
     attributes_degraded: bool = False
     user_degraded: bool = False
     items_degraded: bool = False

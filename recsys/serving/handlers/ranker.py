@@ -34,6 +34,12 @@ from recsys.serving.inference.ranking_session import RankingSession, Scores
 from recsys.serving.item_columns.columns import ItemColumns
 from recsys.serving.long_history.inputs import StateInputs
 from recsys.serving.long_history.states import LongStates
+from recsys.serving.rules.language import Rules
+from recsys.serving.rules.listing import Listing, make_list
+from recsys.serving.rules.pins import PinOutcome
+from recsys.serving.rules.report import RulesReport
+from recsys.serving.rules.vectors import VectorSource
+from recsys.serving.telemetry.label_counts import LabelCounts
 from recsys.serving.telemetry.stage_timer import StageTimer
 
 
@@ -50,6 +56,7 @@ class RankRequest:
         timer: the request's clock.
         timings: say in the answer how long each stage took.
         filter: only candidates that pass are scored; None: all are.
+        rules: by which the list is made of them; None: the best by their scores.
     """
 
     user_key: int
@@ -60,6 +67,7 @@ class RankRequest:
     timer: StageTimer = field(default_factory=StageTimer)
     timings: bool = False
     filter: Filter | None = None
+    rules: Rules | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +80,7 @@ class Ranked:
         logits, scores: of each; [C].
         time_ms: events with an earlier timestamp counted.
         inputs: that the store gave for it.
+        listed: places among them of the list that rules made; None: there were none.
     """
 
     request: RankRequest
@@ -80,6 +89,7 @@ class Ranked:
     scores: Float32Array
     time_ms: int
     inputs: RankInputs | None = None
+    listed: Int64Array | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +104,10 @@ class RankResult:
         ranked: all candidates with their scores; a :class:`Ranker` sets it.
         user_degraded, items_degraded: that part of the store could not be read.
         history_degraded: only the newest part of a long history was looked at.
-        attributes_degraded: the filter read values that may not be what the store has.
+        attributes_degraded: the filter, or a rule, read values that may not be what the store has.
         filter: what became of the filter; None: there was none.
         filtered_out: places of the candidates that do not pass.
+        rules: what became of the rules; None: there were none, or no candidates.
     """
 
     scores: Float32Array
@@ -112,12 +123,13 @@ class RankResult:
     attributes_degraded: bool = False
     filter: FilterReport | None = None
     filtered_out: Int64Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    rules: RulesReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request with what was worked out before the store was read, the lock that its model takes, and the values that
-    this release reads."""
+    """A request with what was worked out before the store was read, the lock that its model takes, the values that this
+    release reads, and what rules need beside."""
 
     request: RankRequest
     keys: Int64Array
@@ -128,6 +140,8 @@ class _Asked:
     logged: bool = True
     report: FilterReport | None = None
     filtered_out: Int64Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    vectors: VectorSource | None = None
+    pins: Mapping[int, PinOutcome] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +177,9 @@ class Ranker:
         request_log: gets a share of the requests; not closed here.
         recorder: gets some of the requests, for releases to come.
         names: of what requests may give to any release; None: there is no other.
-        columns: values of items, for filters; None: there are none.
+        columns: values of items, for filters and rules; None: there are none.
+        rule_counts: what rules did.
+        vectors: of items, for rules; None: the release has no retrieval model.
     """
 
     def __init__(
@@ -180,6 +196,8 @@ class Ranker:
         recorder: Recorder | None = None,
         names: RequestNames | None = None,
         columns: ItemColumns | None = None,
+        rule_counts: LabelCounts | None = None,
+        vectors: VectorSource | None = None,
     ) -> None:
         assert (states is None) == (session.state is None), "states are kept of models that have them"
         self.features = session.features
@@ -193,7 +211,9 @@ class Ranker:
         self._state_read = None if states is None else states.read
         self._request_log = request_log
         self._recorder = recorder
-        self._columns = columns
+        self.columns = columns
+        self._rule_counts = LabelCounts() if rule_counts is None else rule_counts
+        self._vectors = vectors
         self._own_names = request_names(self.features)
         self._names = RequestNames() if names is None else names
 
@@ -236,9 +256,28 @@ class Ranker:
         """Read a user's part of :meth:`rank_admitted`, and the whole history, before there are candidates."""
         return self.store.read_user(user_key, timeout_s=self._store_time_s(deadline), state=self._state_read)
 
-    def rank_admitted(self, request: RankRequest, *, deadline: Deadline, user: UserInputs | None = None) -> RankResult:
-        """As :meth:`rank`, for a caller that holds a place in ``admission``, and may have read the user."""
-        return self._rank_asked(self._asked(request), user, deadline)
+    def rank_admitted(
+        self,
+        request: RankRequest,
+        *,
+        deadline: Deadline,
+        user: UserInputs | None = None,
+        vectors: VectorSource | None = None,
+        pins: Mapping[int, PinOutcome] | None = None,
+        logged: bool = True,
+    ) -> RankResult:
+        """As :meth:`rank`, for a caller that holds a place in ``admission``.
+
+        Args:
+            request: it.
+            deadline: of this work.
+            user: as it was read before.
+            vectors: of items, in place of the release's own.
+            pins: why a pinned item is no candidate, by its rule's place.
+            logged: False: nothing of it is kept.
+        """
+        asked = replace(self._asked(request), vectors=vectors or self._vectors, pins=pins or {}, logged=logged)
+        return self._rank_asked(asked, user, deadline)
 
     def _rank_asked(self, asked: _Asked, user: UserInputs | None, deadline: Deadline) -> RankResult:
         if not len(asked.keys):
@@ -271,12 +310,12 @@ class Ranker:
         keys = request.candidate_keys if positions is None else request.candidate_keys[positions]
         time_ms = request.time_ms if request.time_ms is not None else time.time_ns() // 1_000_000 + 1
         values = values_of(self._own_names, request.features, self._names.known)
-        asked = _Asked(request, keys, positions, time_ms, self.model_lock, values)
+        asked = _Asked(request, keys, positions, time_ms, self.model_lock, values, vectors=self._vectors)
         return asked if request.filter is None else self._filtered(asked)
 
     def _filtered(self, asked: _Asked) -> _Asked:
         """Leave out the candidates that do not pass the request's filter."""
-        passes, report = candidates_pass(self._columns, asked.request.filter, asked.keys)
+        passes, report = candidates_pass(self.columns, asked.request.filter, asked.keys)
         positions = np.arange(len(asked.keys)) if asked.positions is None else asked.positions
         filtered_out = np.flatnonzero(np.isin(asked.request.candidate_keys, asked.keys[~passes]))
         asked.request.timer.lap("filter")
@@ -285,9 +324,10 @@ class Ranker:
         )
 
     def _nothing(self, asked: _Asked) -> RankResult:
-        """The result of a request none of whose candidates passes its filter: nothing is read or run."""
+        """The result of a request without candidates, or none of which passes: nothing is read or run."""
+        nothing = np.empty(0, dtype=np.float32)
         return RankResult(
-            scores=np.empty(0, dtype=np.float32),
+            scores=nothing,
             positions=np.empty(0, dtype=np.int64),
             model=self.session.model,
             model_version=self.session.version,
@@ -296,6 +336,7 @@ class Ranker:
             attributes_degraded=asked.report is not None and asked.report.degraded,
             filter=asked.report,
             filtered_out=asked.filtered_out,
+            rules=None if asked.request.rules is None else self._listing(asked, nothing).report,
         )
 
     def _store_time_s(self, deadline: Deadline) -> float:
@@ -372,7 +413,10 @@ class Ranker:
         )
         history_events = encoded.history_events if state is None else state.history_events
         partial = state is not None and state.partial
-        order = best_of(answer.logits, request.top_k) if request.top_k else None
+        listing = self._listing(asked, answer.logits) if request.rules is not None and request.top_k else None
+        order = best_of(answer.logits, request.top_k) if request.top_k and listing is None else None
+        if listing is not None:
+            order, ranked = listing.positions, replace(ranked, listed=listing.positions)
         if asked.logged and self._request_log is not None and self._request_log.wanted():
             self._request_log.offer(
                 encoded,
@@ -387,6 +431,7 @@ class Ranker:
                 scores=scores,
                 best=order,
                 filter_text="" if request.filter is None else request.filter.described(),
+                rules_text="" if request.rules is None else request.rules.described(),
             )
         if order is not None:
             scores, best = scores[order], order if positions is None else positions[order]
@@ -395,6 +440,7 @@ class Ranker:
         elif positions is not None:
             scores = spread(scores, keys=asked.keys, onto=request.candidate_keys)
         request.timer.lap("select")
+        rules = None if listing is None else listing.report
         return RankResult(
             scores=scores,
             positions=best,
@@ -406,10 +452,33 @@ class Ranker:
             user_degraded=inputs.user_degraded,
             items_degraded=inputs.items_degraded,
             history_degraded=partial,
-            attributes_degraded=asked.report is not None and asked.report.degraded,
+            attributes_degraded=any(each is not None and each.degraded for each in (asked.report, rules)),
             filter=asked.report,
             filtered_out=asked.filtered_out,
+            rules=rules,
         )
+
+    def _listing(self, asked: _Asked, logits: Float32Array) -> Listing:
+        """The list that a request's rules make of its candidates."""
+        request = asked.request
+        assert request.rules is not None
+        return make_list(
+            logits,
+            request.rules,
+            top_k=request.top_k,
+            keys=asked.keys,
+            columns=self.columns,
+            vectors=asked.vectors,
+            pins=asked.pins or self._missing_pins(asked),
+            counts=self._rule_counts if asked.logged else None,
+        )
+
+    def _missing_pins(self, asked: _Asked) -> Mapping[int, PinOutcome]:
+        """Why pinned items are no candidates: a filter, where they were sent."""
+        if asked.request.rules is None or not len(asked.filtered_out):
+            return {}
+        left_out = asked.request.candidate_keys[asked.filtered_out]
+        return {at: "filtered_out" for at, pin in asked.request.rules.pins.items() if (left_out == pin.key).any()}
 
 
 def rank_together(

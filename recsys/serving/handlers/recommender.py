@@ -30,6 +30,9 @@ from recsys.serving.handlers.recorder import Recorder
 from recsys.serving.inference.candidate_index import AddedItems, CandidateIndex
 from recsys.serving.inference.fair_lock import FairLock, ModelLock
 from recsys.serving.inference.pace import Pace, Work, together
+from recsys.serving.rules.language import Rules
+from recsys.serving.rules.pins import PinOutcome, pin_outcomes
+from recsys.serving.rules.vectors import VectorSource
 
 MOST_EVENTS = 10_000
 """Most events, the newest, that a user is known by: bounds the time of a search."""
@@ -169,8 +172,23 @@ class Recommender:
             OverloadedError, TimeoutError: as :meth:`retrieve`.
             InvalidInputError: candidates is out of range, or a feature is not as declared, as in ``Ranker.rank``.
         """
+        ranker = self._own_ranker()
+        work = together([self._search(), ranker.session.work(query.candidates)])
+        with self._admission.enter(work, left_s=deadline.remaining_s()):
+            return self._recommend(query, ranker, deadline)
+
+    def recommend_unseen(self, query: RecommendQuery, *, deadline: Deadline) -> RecommendResult:
+        """As :meth:`recommend`, of a query that nobody is answered by: it holds no place, and nothing of it is kept."""
+        return self._recommend(query, self._own_ranker(), deadline, kept=False)
+
+    def _own_ranker(self) -> Ranker:
         if self._ranker is None:
             raise NotFoundError("no ranking model is served here, only a retrieval model; ask it by Retrieve")
+        return self._ranker
+
+    def _recommend(
+        self, query: RecommendQuery, ranker: Ranker, deadline: Deadline, *, kept: bool = True
+    ) -> RecommendResult:
         wanted = RetrieveQuery(
             user_key=query.user_key,
             top_k=query.candidates,
@@ -181,36 +199,44 @@ class Recommender:
             features=query.features,
             filter=query.filter,
         )
-        work = together([self._search(), self._ranker.session.work(query.candidates)])
-        with self._admission.enter(work, left_s=deadline.remaining_s()):
-            user, read = None, _UserRead()
-            if self._reads_user(wanted):
-                user = self._ranker.read_user(query.user_key, deadline=deadline)
-                read = _UserRead.of(user)
-                query.timer.lap("store")
-            found = self._found(wanted, read, deadline, self.model_lock)
-            request = RankRequest(
-                user_key=query.user_key,
-                candidate_keys=found.items,
-                features=query.features,
-                top_k=query.top_k,
-                time_ms=query.time_ms,
-                timer=query.timer,
-            )
-            if not len(found.items):
-                return _nothing(found, self._ranker, filtered=query.filter is not None)
-            ranked = self._ranker.rank_admitted(request, deadline=deadline, user=user)
+        user, read = None, _UserRead()
+        if self._reads_user(wanted):
+            user = ranker.read_user(query.user_key, deadline=deadline)
+            read = _UserRead.of(user)
+            query.timer.lap("store")
+        found = self._found(wanted, read, deadline, self.model_lock, kept=kept)
+        pins: Mapping[int, PinOutcome] = {}
+        candidates = found.items
+        if query.rules is not None:
+            pins = self._pins(query, query.rules, found)
+            placed = [pin.key for at, pin in query.rules.pins.items() if pins[at] == "placed"]
+            pinned = np.array(placed, dtype=np.int64)
+            candidates = np.concatenate([candidates, pinned[~np.isin(pinned, candidates)]])
+        request = RankRequest(
+            user_key=query.user_key,
+            candidate_keys=candidates,
+            features=query.features,
+            top_k=query.top_k,
+            time_ms=query.time_ms,
+            timer=query.timer,
+            rules=query.rules,
+        )
+        ranked = ranker.rank_admitted(
+            request, deadline=deadline, user=user, vectors=self._vectors(found.added), pins=pins, logged=kept
+        )
         assert ranked.positions is not None and found.selection is not None
-        items, scores, late = found.items[ranked.positions], ranked.scores, 0
+        items, scores, late, rules = candidates[ranked.positions], ranked.scores, 0, ranked.rules
         still = self.items.passing_still(found.selection, query.filter, items)
         if still is not None:
             items, scores, late = items[still], scores[still], int(np.count_nonzero(~still))
+            rules = None if rules is None else rules.of_items(still)
         return RecommendResult(
             items=items,
             scores=scores,
             filter=None if query.filter is None else found.selection.report,
             withdrawn_late=late,
-            attributes_degraded=found.attributes_degraded,
+            rules=rules,
+            attributes_degraded=found.attributes_degraded or ranked.attributes_degraded,
             model=ranked.model,
             model_version=ranked.model_version,
             release=ranked.release,
@@ -219,16 +245,30 @@ class Recommender:
             retrieval_release=found.release,
             user_known=found.user_known,
             history_events=ranked.history_events,
-            candidates=len(found.items),
+            candidates=len(candidates),
             history_known=found.history_known,
             history_unknown=found.history_unknown,
             added=found.added,
             segment=found.segment,
             ranked=ranked.ranked,
-            user_degraded=ranked.user_degraded,
+            user_degraded=found.user_degraded or ranked.user_degraded,
             items_degraded=ranked.items_degraded,
             history_degraded=ranked.history_degraded,
         )
+
+    def _pins(self, query: RecommendQuery, rules: Rules, found: RetrieveResult) -> Mapping[int, PinOutcome]:
+        """Say of each pin if the list can have its item."""
+        keys = np.array([pin.key for pin in rules.pins.values()], dtype=np.int64)
+        known = self.index.has_items(keys)
+        if found.added is not None:
+            known |= found.added.places(keys) >= 0
+        columns = self.items.columns
+        return pin_outcomes(
+            rules, query.filter, excluded=query.exclude, taken=found.taken, known=known, columns=columns
+        )
+
+    def _vectors(self, added: AddedItems | None) -> VectorSource:
+        return lambda keys: self.index.vectors(keys, added)
 
     def _search(self) -> Work:
         return Work(self._pace.seconds(1), self._pace.seconds(1))
@@ -238,7 +278,7 @@ class Recommender:
         return bool(by_index) or (not query.include_seen and self.features.history is not None)
 
     def _found(
-        self, query: RetrieveQuery, user: _UserRead, deadline: Deadline, model_lock: ModelLock
+        self, query: RetrieveQuery, user: _UserRead, deadline: Deadline, model_lock: ModelLock, *, kept: bool = True
     ) -> RetrieveResult:
         """Search the index."""
         events, taken, read = user.events, query.exclude, None
@@ -263,8 +303,8 @@ class Recommender:
                 query.user_key, taken, query.top_k, read, added, columns, allowed=selection.allowed
             )
             query.timer.lap("retrieve")
-        unseen = model_lock is not self.model_lock
-        if self._recorder is not None and not unseen and self._recorder.wants_query(self.release):
+        kept = kept and model_lock is self.model_lock
+        if self._recorder is not None and kept and self._recorder.wants_query(self.release):
             self._recorder.keep_query(
                 self.release,
                 user_key=query.user_key,
@@ -292,6 +332,7 @@ class Recommender:
             segment=found.segment,
             attributes_degraded=selection.report.degraded,
             selection=selection,
+            taken=taken,
         )
 
 
@@ -372,26 +413,3 @@ def check_attributes(index: CandidateIndex, features: FeatureSet, ranking_model:
                     f"ranking model {ranking_model!r} has {ours or 'none of that name'}; serve two models of the same "
                     "log"
                 )
-
-
-def _nothing(found: RetrieveResult, ranker: Ranker, *, filtered: bool) -> RecommendResult:
-    """The answer where nothing was found: all was seen, or nothing passes the filter."""
-    return RecommendResult(
-        items=found.items,
-        scores=found.scores,
-        model=ranker.session.model,
-        model_version=ranker.session.version,
-        release=ranker.release,
-        retrieval_model=found.model,
-        retrieval_model_version=found.model_version,
-        retrieval_release=found.release,
-        user_known=found.user_known,
-        history_events=0,
-        candidates=0,
-        history_known=found.history_known,
-        history_unknown=found.history_unknown,
-        segment=found.segment,
-        user_degraded=found.user_degraded,
-        filter=found.selection.report if filtered and found.selection is not None else None,
-        attributes_degraded=found.attributes_degraded,
-    )

@@ -43,11 +43,11 @@ class RequestLog:
 
     A file appears complete, named by time and process. Its columns are ``time_ms``, ``user_key``, ``model``,
     ``model_version``, ``release`` (that answered), ``filter`` (in words, empty for none; candidates that do not pass
-    are not here), ``sent`` (features that the request itself gave), ``degraded``, ``user.<name>``, ``history.<name>``,
-    ``item.<name>`` (flat lists of keys or numbers), ``history_events``, ``score`` (of all candidates) and ``best``
-    (places of the ``top_k`` candidates that were answered, best first; null for a request without ``top_k``); its
-    metadata holds the FeatureSet. Of a model that reads a long history by its state, ``history.<name>`` are the newest
-    events, and ``history_events`` counts all.
+    are not here), ``rules`` (likewise), ``sent`` (features that the request itself gave), ``degraded``,
+    ``user.<name>``, ``history.<name>``, ``item.<name>`` (flat lists of keys or numbers), ``history_events``, ``score``
+    (of all candidates, by the model) and ``best`` (places of the ``top_k`` candidates that were answered, best first,
+    or as rules order them; null for a request without ``top_k``); its metadata holds the FeatureSet. Of a model that
+    reads a long history by its state, ``history.<name>`` are the newest events, and ``history_events`` counts all.
 
     Args:
         folder: made if absent.
@@ -101,6 +101,7 @@ class RequestLog:
         best: Int64Array | None = None,
         release: str = "",
         filter_text: str = "",
+        rules_text: str = "",
     ) -> None:
         """Hand over one request of a model of ``features``; returns at once. The arrays must not change afterwards."""
         row: Row = {
@@ -110,6 +111,7 @@ class RequestLog:
             "model_version": model_version,
             "release": release,
             "filter": filter_text,
+            "rules": rules_text,
             "sent": sent,
             "degraded": degraded,
             "history_events": history_events,
@@ -189,6 +191,7 @@ class RequestLog:
                 "model_version",
                 "release",
                 "filter",
+                "rules",
                 "sent",
                 "degraded",
                 "history_events",

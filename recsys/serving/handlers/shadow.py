@@ -200,9 +200,10 @@ class Shadow:
             return self._compare_items(job.slot, recommender_of(shadow), job.answered, deadline)
 
     def _compare_ranked(self, slot: int, ranker: Ranker, answered: Ranked, deadline: Deadline) -> bool:
-        timer = StageTimer()
+        timer, asked = StageTimer(), answered.request
+        top_k = 0 if asked.rules is None else asked.top_k
         request = replace(
-            answered.request, candidate_keys=answered.keys, top_k=0, time_ms=answered.time_ms, timer=timer
+            asked, candidate_keys=answered.keys, top_k=top_k, time_ms=answered.time_ms, timer=timer, filter=None
         )
         result = ranker.rank_unseen(request, deadline=deadline, model_lock=self)
         if result.user_degraded or result.items_degraded or result.history_degraded:
@@ -213,7 +214,7 @@ class Shadow:
             _worked_us(timer),
             candidates=len(answered.keys),
             difference_sum=difference_sum(answered, result.ranked),
-            overlap=share_in_common(answered.logits, result.ranked.logits, wanted=answered.request.top_k),
+            overlap=_overlap(answered, result.ranked),
         )
         return True
 
@@ -238,6 +239,14 @@ def _worked_us(timer: StageTimer) -> int:
 def difference_sum(ours: Ranked, others: Ranked) -> float:
     """Sum the absolute differences of two releases' scores of the same candidates."""
     return float(np.abs(ours.scores.astype(np.float64) - others.scores).sum())
+
+
+def _overlap(ours: Ranked, others: Ranked) -> float:
+    """Share that two releases' lists have in common: of the best candidates, or of what the rules make of them."""
+    if ours.listed is None or others.listed is None:
+        return share_in_common(ours.logits, others.logits, wanted=ours.request.top_k)
+    most = max(len(ours.listed), len(others.listed))
+    return len(np.intersect1d(ours.listed, others.listed, assume_unique=True)) / most if most else 1.0
 
 
 def share_in_common(ours: Float32Array, others: Float32Array, *, wanted: int) -> float:

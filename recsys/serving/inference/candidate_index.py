@@ -1,7 +1,7 @@
 """CandidateIndex: the interface of everything that finds a user's best items among all.
 
 Shapes use ``K`` items found, ``N`` items to leave out, ``S`` events, ``A`` items that are not in the bundle, ``R``
-columns of a row, ``L`` rows that are allowed, ``B`` bytes of a mask.
+columns of a row, ``D`` of an item's vector, ``L`` rows that are allowed, ``B`` bytes of a mask.
 """
 
 from __future__ import annotations
@@ -194,6 +194,15 @@ class CandidateIndex(Protocol):
 
     def has_items(self, keys: Int64Array) -> BoolArray:
         """True for those of these items that are in the bundle; bool, [A]."""
+        ...
+
+    def vectors(self, keys: Int64Array, added: AddedItems | None = None) -> Float32Array:
+        """Vectors of items, by whose products with a user's they are found; float32, [A, D].
+
+        Args:
+            keys: of the items; one that is not in the bundle, nor among the added ones, has zeros.
+            added: items beside those of the bundle.
+        """
         ...
 
     def rows(self, columns: Mapping[str, Column]) -> ItemRows:

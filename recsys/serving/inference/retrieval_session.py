@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from recsys.arrays import BoolArray, Int64Array
+from recsys.arrays import BoolArray, Float32Array, Int64Array
 from recsys.bundle import ALL_ALLOWED, ITEM_OUTPUTS, Bundle
 from recsys.errors import BundleError, InvalidInputError, ModelError
 from recsys.features.columns import Column, missing_column
@@ -69,6 +69,7 @@ class RetrievalSession:
         self.user_inputs = tuple(self._no_user)
         self._outputs = list(retrieve_outputs(bundle, inputs, outputs_of(graph)))
         self._keys_R = _integers(bundle, "item_id.keys")
+        self._rows_RD = _floats(bundle, "item_id.rows")
         self._no_items: dict[str, Column] = {}
         self._last_added: tuple[AddedItems | None, dict[str, Column], BoolArray] = (
             None,
@@ -91,6 +92,21 @@ class RetrievalSession:
         with self.guard.reading():
             place = np.minimum(np.searchsorted(self._keys_R, keys), len(self._keys_R) - 1)
             return np.asarray((self._keys_R[place] == keys) & (keys >= 0))
+
+    def vectors(self, keys: Int64Array, added: AddedItems | None = None) -> Float32Array:
+        """As ``CandidateIndex.vectors``; of the bundle's table no more is read than these rows."""
+        if self._rows_RD is None or self._keys_R is None:
+            return np.zeros((len(keys), 0), dtype=np.float32)
+        with self.guard.reading():
+            place = np.minimum(np.searchsorted(self._keys_R, keys), len(self._keys_R) - 1)
+            has = (self._keys_R[place] == keys) & (keys >= 0)
+            found_AD: Float32Array = np.zeros((len(keys), self._rows_RD.shape[1]), dtype=np.float32)
+            found_AD[has] = self._rows_RD[place[has]]
+        if added is not None and self._no_items:
+            of_added = added.places(keys)
+            new = ~has & (of_added >= 0)
+            found_AD[new] = added.rows[of_added[new], -found_AD.shape[1] :]  # its last columns are the vector
+        return found_AD
 
     def rows(self, columns: Mapping[str, Column]) -> ItemRows:
         """As ``CandidateIndex.rows``."""
@@ -344,6 +360,14 @@ def _names(bundle: Bundle) -> Names | None:
             f"{len(keys_R) - 1:,} items in 'item_id.keys'; export the bundle again"
         )
     return names
+
+
+def _floats(bundle: Bundle, table: str) -> Float32Array | None:
+    """A table of rows of float32, mapped; None if there is none, or nothing in it."""
+    info = bundle.manifest.tables.get(table)
+    if info is None or info.dtype != "float32" or len(info.shape) != 2 or 0 in info.shape:
+        return None
+    return np.asarray(np.memmap(bundle.path / info.file, dtype="<f4", mode="r", shape=info.shape))
 
 
 def _integers(bundle: Bundle, table: str) -> Int64Array | None:

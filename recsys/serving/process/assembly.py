@@ -46,6 +46,7 @@ class SharedParts:
         request_names: of what requests may give.
         columns: values of items; None: there are none.
         filter_counts: of looks for the items that pass.
+        rule_counts: of what rules did.
     """
 
     settings: Settings
@@ -59,6 +60,7 @@ class SharedParts:
     request_names: RequestNames = field(default_factory=RequestNames)
     columns: ItemColumns | None = None
     filter_counts: LabelCounts = field(default_factory=LabelCounts)
+    rule_counts: LabelCounts = field(default_factory=LabelCounts)
 
 
 @contextmanager
@@ -219,4 +221,6 @@ def _open_ranker(
         recorder=shared.recorder,
         names=shared.request_names,
         columns=shared.columns,
+        rule_counts=shared.rule_counts,
+        vectors=None if models.retrieval is None else models.retrieval.vectors,
     )

@@ -226,6 +226,7 @@ def serving(
             gauges = {"added_items": added_items.count, "added_items_behind": added_items.behind}
             gauges |= column_gauges(columns, follower)
             sources["filters"] = shared.filter_counts.read
+            sources["rules"] = shared.rule_counts.read
             stack.enter_context(telemetry.polling(sources, gauges=gauges))
         shadow = None
         if telemetry is not None:

@@ -71,6 +71,9 @@ ITEM_OUTCOMES = (
 FILTER_OUTCOMES = ("rows", "mask", "cached", "empty", "not_ready")
 """Ends of a look for the items that pass: a list of rows, a mask of all, as before, none, or none are known."""
 
+RULE_OUTCOMES = ("at_most_left_out", "boost_acted", "pin_acted", "pin_not_placed", "diverse_acted")
+"""What rules do: candidates that one keeps from a list, items of lists that one acts on, pins without a place."""
+
 ACCESS_REASONS = (
     "no_credentials", "malformed", "unknown", "expired", "not_yet_valid", "wrong_issuer", "wrong_audience",
     "bad_signature", "role", "undeclared",
@@ -149,6 +152,11 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
             "filters",
             "Looks for the items that a search may find, by outcome: a list of rows, a mask, kept from before, none.",
             {"outcome": FILTER_OUTCOMES},
+        ),
+        Family(
+            "rules",
+            "Items that rules of Recommend and Rank left out, acted on, or could not place, by rule and outcome.",
+            {"outcome": RULE_OUTCOMES},
         ),
         Family(
             "put_unknown_items",

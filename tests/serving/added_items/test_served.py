@@ -17,7 +17,7 @@ from support.tiny_bundle import FEATURES as RANKED
 from support.tiny_retrieval import HISTORY_FEATURES, tiny_history_tables, write_tiny_history_retrieval
 from support.tiny_server import stalled
 
-from recsys.client import Client, Retrieval
+from recsys.client import Client, Retrieval, diverse, pin
 from recsys.errors import BundleError
 from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.feature_store.redis.store import RedisFeatureStore
@@ -138,6 +138,11 @@ def test_a_ranking_model_ranks_a_new_item_by_its_attributes(client: Client) -> N
     until(lambda: 5003 in all_of(client, 3).items)
     best = client.recommend(user=3, top_k=100, candidates=1000)
     assert 5003 in best.items and not best.degraded
+    pinned = client.recommend(user=3, top_k=2, candidates=3, rules=[pin(5003, 1), diverse(0.01)])
+    cosines = TABLES.items_MD @ row_of(7.0)[1] / np.linalg.norm(TABLES.items_MD, axis=1)
+    retrieved = client.retrieve(user=3, top_k=3).items.tolist()
+    others = {item: cosines[item - 1] for item in retrieved if item != 5003}
+    assert pinned.items.tolist() == [5003, min(others, key=lambda item: others[item])], "the least like the new item"
     ranked = client.rank(user=3, candidates=[5003])
     assert best.scores[list(best.items).index(5003)] == pytest.approx(ranked.scores[0])
     client.put_entities(entity="item", ids=[5003], features={"price": [1.0]})

@@ -14,6 +14,7 @@ from support.tiny_bundle import FEATURES
 from support.tiny_retrieval import write_tiny_retrieval
 from support.tiny_server import Start
 
+from recsys.client import pin
 from recsys.errors import ConfigError
 from recsys.features.encode import encode_request
 from recsys.features.feature_set import FeatureSet, Numeric
@@ -30,18 +31,21 @@ async def test_every_sampled_request_is_in_the_log_when_the_server_has_stopped(s
             await client.rank(user=1, candidates=[5, 9], time_ms=time_ms)
         scores = (await client.rank(user=2, candidates=[7])).scores
         ranked = await client.rank(user=1, candidates=[5, 9, 5, 6], top_k=2)
+        ruled = await client.rank(user=1, candidates=[5, 9, 6], top_k=2, rules=[pin(6, 1), pin(9, 2)])
     (file,) = tmp_path.glob("*.parquet")
     table = pq.read_table(file)
     assert FeatureSet.from_json(table.schema.metadata[b"recsys.features"].decode()) == FEATURES
     rows = table.to_pylist()
-    assert [row["user_key"] for row in rows] == [1, 1, 2, 1]
+    assert [row["user_key"] for row in rows] == [1, 1, 2, 1, 1]
     history = f"history.{FEATURES.item_id.name}"
-    assert [row[history] for row in rows] == [[5], [5, 6], [], [5, 6]]
-    assert [row[f"item.{FEATURES.item_id.name}"] for row in rows] == [[5, 9], [5, 9], [7], [5, 9, 6]]
+    assert [row[history] for row in rows] == [[5], [5, 6], [], [5, 6], [5, 6]]
+    assert [row[f"item.{FEATURES.item_id.name}"] for row in rows] == [[5, 9], [5, 9], [7], [5, 9, 6], [5, 9, 6]]
     assert rows[0]["time_ms"] == now_ms - 4_000 and now_ms < rows[2]["time_ms"] < now_ms + 60_000
     # Of a candidate that was given twice there is one row, and the answer's places are those of the rows.
     assert [row["best"] for row in rows[:3]] == [None] * 3 and len(rows[3]["best"]) == 2
     assert [rows[3]["item.item_id"][place] for place in rows[3]["best"]] == ranked.items
+    assert ruled.items == [6, 9] and rows[4]["best"] == [2, 1], "the list as it was answered"
+    assert [row["rules"] for row in rows] == ["", "", "", "", "item 6 at 1; item 9 at 2"]
     assert rows[2]["score"] == scores.tolist() and not any(row["degraded"] for row in rows)
 
 

@@ -20,7 +20,7 @@ from support.tiny_bundle import ITEMS, V, reference_scores, write_tiny_bundle
 from support.tiny_retrieval import best_items, tiny_tables, write_tiny_retrieval
 
 from recsys.arrays import Float64Array
-from recsys.client import Client, Ranking, RankQuery
+from recsys.client import Client, Ranking, RankQuery, pin
 from recsys.feature_store.base import RankRead
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.releases.served import ServedModel
@@ -170,6 +170,17 @@ def test_items_of_retrieve_and_candidates_of_recommend_are_compared(
     difference = np.abs(live_scores(candidates) - shadow_scores(candidates)).sum()
     assert (figures.shadow_scored, figures.shadow_retrieved, figures.compared) == (2, 1, 8)
     assert figures.difference_sum == pytest.approx(difference, abs=1e-4)
+
+
+def test_a_shadow_makes_its_lists_by_the_rules_of_the_request(served: PlanServer) -> None:
+    with Client(served.address) as client:
+        rules = [pin(CANDIDATES[0], 1), pin(CANDIDATES[1], 2)]
+        best = client.rank(user=1, candidates=CANDIDATES, features={"age": 1.0}, top_k=2, rules=rules)
+        assert best.items == list(CANDIDATES[:2])
+        wait_until(lambda: ended(served) == 1)
+    found = served.figures("shadow")
+    assert (found.shadow_scored, found.compared, found.mean_overlap) == (1, V, 1.0)
+    assert common(2) < 1.0, "without rules the two would differ"
 
 
 def test_under_load_shadows_are_dropped_and_answers_are_not(

@@ -191,3 +191,14 @@ def test_a_bundle_without_users_retrieves_what_is_popular(tmp_path: Path) -> Non
     )
     got = open_retrieval(open_bundle(tmp_path / "nobody")).retrieve(1, NOTHING, 2)
     assert got.items.tolist() == [20, 19] and not got.known
+
+
+def test_vectors_of_items_are_the_rows_by_which_they_are_found(tmp_path: Path) -> None:
+    tables = tiny_tables(items=20)
+    write_tiny_retrieval(tmp_path / "finder", tables)
+    session = open_retrieval(open_bundle(tmp_path / "finder"))
+    found = session.vectors(np.array([3, 999, 20, -5, 3]))
+    assert found.dtype == np.float32 and found.shape == (5, tables.items_MD.shape[1])
+    np.testing.assert_array_equal(found[[0, 2, 4]], tables.items_MD[[2, 19, 2]])
+    assert not found[[1, 3]].any(), "an item that is not there has zeros"
+    assert session.vectors(np.empty(0, dtype=np.int64)).shape == (0, tables.items_MD.shape[1])

@@ -2,7 +2,7 @@
 
 - ``rank.py``: Rank, RankBatch. ``retrieval.py``: Retrieve, Recommend. ``explain.py``: Explain.
 - ``related.py``: Similar, Trending.
-- ``filters.py``: filters of Rank, Retrieve and Recommend.
+- ``filters.py``: filters of Rank, Retrieve and Recommend. ``rules.py``: rules of Rank and Recommend.
 - ``events.py``: AppendEvents, AppendEventStream, GetHistory, GetHistories. ``entities.py``: PutEntities, GetFeatures,
   WithdrawItems.
 - ``ids.py``, ``times.py``: what requests share. ``answers.py``: what answers share.

@@ -42,9 +42,9 @@ def filter_of(message: Filtered, features: FeatureSet) -> Filter | None:
     if not message.HasField("filter"):
         return None
     given = message.filter
-    every = [[_condition(f"filter.all[{place}]", each, features)] for place, each in enumerate(given.all)]
+    every = [[condition_of(f"filter.all[{place}]", each, features)] for place, each in enumerate(given.all)]
     some = [
-        [_condition(f"filter.any[{place}].of[{at}]", each, features) for at, each in enumerate(group.of)]
+        [condition_of(f"filter.any[{place}].of[{at}]", each, features) for at, each in enumerate(group.of)]
         for place, group in enumerate(given.any)
     ]
     return make_filter([*every, *some])
@@ -73,7 +73,12 @@ def report_message(
     )
 
 
-def _condition(where: str, given: pb.Condition, features: FeatureSet) -> Condition:
+def condition_of(where: str, given: pb.Condition, features: FeatureSet) -> Condition:
+    """Check and convert a test of one attribute.
+
+    Raises:
+        InvalidInputError: see the message; it begins with ``where``.
+    """
     feature = check_attribute(f"{where}.attribute", given.attribute, features)
     test = given.WhichOneof("test")
     if test is None:

@@ -13,6 +13,7 @@ from recsys.serving.handlers.ranker import RankRequest, RankResult
 from recsys.serving.rpc.convert.answers import degradations, timings
 from recsys.serving.rpc.convert.filters import filter_of, report_message
 from recsys.serving.rpc.convert.ids import entity_keys, id_count, user_key
+from recsys.serving.rpc.convert.rules import rules_message, rules_of
 from recsys.serving.rpc.convert.times import moment_ms
 from recsys.serving.telemetry.stage_timer import StageTimer
 
@@ -28,15 +29,17 @@ def rank_request(
         InvalidInputError: see the message.
     """
     timer = timer or StageTimer()
+    candidate_keys = entity_keys("candidates", message.candidates, features.item_id, most=max_candidates)
     request = RankRequest(
         user_key=user_key(message, features),
-        candidate_keys=entity_keys("candidates", message.candidates, features.item_id, most=max_candidates),
+        candidate_keys=candidate_keys,
         features=feature_values(message.features),
         top_k=message.top_k,
         time_ms=moment_ms("time_ms", message.time_ms),
         timer=timer,
         timings=message.timings,
         filter=filter_of(message, features),
+        rules=rules_of(message, features, top_k=message.top_k, candidates=len(candidate_keys)),
     )
     timer.lap("convert")
     return request
@@ -86,6 +89,7 @@ def rank_response(result: RankResult, request: RankRequest) -> ranker_pb2.RankRe
         degraded=degradations(result),
         timings=timings(request.timer) if request.timings else None,
         filter=report_message(result.filter, filtered_out=result.filtered_out),
+        rules=rules_message(result.rules, request.rules),
     )
 
 

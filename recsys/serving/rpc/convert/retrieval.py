@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from recsys.arrays import Int64Array
@@ -16,6 +18,7 @@ from recsys.serving.rpc.convert.answers import degradations, timings
 from recsys.serving.rpc.convert.filters import filter_of, report_message
 from recsys.serving.rpc.convert.ids import entity_keys, user_key
 from recsys.serving.rpc.convert.rank import feature_values
+from recsys.serving.rpc.convert.rules import rules_message, rules_of
 from recsys.serving.rpc.convert.times import moment_ms
 from recsys.serving.telemetry.stage_timer import StageTimer
 
@@ -52,16 +55,18 @@ def recommend_query(message: pb.RecommendRequest, features: FeatureSet, *, max_c
     timer = StageTimer()
     most = min(MAX_ITEMS, max_candidates)
     top_k = checked_count("top_k", message.top_k, 1, most)
+    candidates = checked_count("candidates", message.candidates or min(max(CANDIDATES, top_k), most), top_k, most)
     query = RecommendQuery(
         user_key=user_key(message, features),
         top_k=top_k,
-        candidates=checked_count("candidates", message.candidates or min(max(CANDIDATES, top_k), most), top_k, most),
+        candidates=candidates,
         features=feature_values(message.features),
         exclude=excluded_keys(message.exclude, features),
         include_seen=message.include_seen,
         time_ms=moment_ms("time_ms", message.time_ms),
         timer=timer,
         filter=filter_of(message, features),
+        rules=rules_of(message, features, top_k=top_k, candidates=candidates),
     )
     timer.lap("convert")
     return query
@@ -98,7 +103,7 @@ def recommend_response(
 ) -> pb.RecommendResponse:
     """Convert a result to the answer of a Recommend call; arguments as of :func:`retrieve_response`."""
     return pb.RecommendResponse(
-        items=item_ids(result.items, names, result.added),
+        items=item_ids(result.items, names, result.added, {} if query.rules is None else query.rules.texts),
         scores=result.scores.tolist(),
         model=result.model,
         model_version=result.model_version,
@@ -113,6 +118,7 @@ def recommend_response(
         degraded=degradations(result),
         timings=timings(query.timer) if include_timings else None,
         filter=report_message(result.filter, late=result.withdrawn_late),
+        rules=rules_message(result.rules, query.rules),
     )
 
 
@@ -122,17 +128,20 @@ def _fallback(result: RetrieveResult | RecommendResult) -> pb.Fallback:
     return pb.FALLBACK_SEGMENT if result.segment else pb.FALLBACK_POPULARITY
 
 
-def item_ids(items: Int64Array, names: Names | None, added: AddedItems | None) -> pb.Ids:
-    """Convert keys of found items to ids: of strings where items have names."""
+def item_ids(
+    items: Int64Array, names: Names | None, added: AddedItems | None, texts: Mapping[int, str] | None = None
+) -> pb.Ids:
+    """Convert keys of items to ids: of strings where items have names, in the bundle, among the added ones, or here."""
     if names is None:
         return pb.Ids(integers=items.tolist())
-    if added is None or added.names is None:
+    if not texts and (added is None or added.names is None):
         return pb.Ids(texts=names.of(items))
-    places = added.places(items).tolist()
-    texts = [
-        added.names[place] if text is None else text for text, place in zip(names.find(items), places, strict=True)
-    ]
-    return pb.Ids(texts=texts)
+    found: list[str | None] = list(names.find(items))
+    if added is not None and added.names is not None:
+        places = added.places(items).tolist()
+        found = [added.names[at] if text is None and at >= 0 else text for text, at in zip(found, places, strict=True)]
+    keys, others = items.tolist(), texts or {}
+    return pb.Ids(texts=[others[key] if text is None else text for text, key in zip(found, keys, strict=True)])
 
 
 def checked_count(field: str, count: int, least: int, most: int) -> int:
