@@ -17,6 +17,7 @@ under a temporary name, synced, and renamed; it is verified before use, so a hal
 altered one is refused. ``docs/specs/bundle.md`` is the specification.
 
 - ``manifest.py``: the fields of a manifest, and how ``manifest.json`` holds them;
+- ``item_rows.py``: rows of items that it has not, and which of them count;
 - ``index.py``: the fingerprint of the items that users' vectors were trained against;
 - ``evaluation.py``: metrics by segment, and how sure they are;
 - ``write.py``: a new bundle, atomically;
@@ -28,13 +29,13 @@ To add to the format: an optional field of ``Manifest`` that old manifests lack,
 """
 
 from recsys.bundle.evaluation import RESAMPLES, Evaluation, Measured, Resampled, SegmentMetrics
+from recsys.bundle.item_rows import ITEM_OUTPUTS, LARGEST, ItemRows, added_inputs, no_added_items
 from recsys.bundle.manifest import (
     ALL_ALLOWED,
     ALLOWS_LIST,
     ALLOWS_MASK,
     FORMAT_VERSION,
     HISTORY_OUTPUTS,
-    ITEM_OUTPUTS,
     LAYERS,
     MANIFEST,
     RETRIEVE_INPUTS,
@@ -51,7 +52,6 @@ from recsys.bundle.manifest import (
     StateInfo,
     TableInfo,
     TensorInfo,
-    added_inputs,
 )
 from recsys.bundle.open import Bundle, open_bundle, read_manifest
 from recsys.bundle.verify import FileState
@@ -64,6 +64,7 @@ __all__ = [
     "FORMAT_VERSION",
     "HISTORY_OUTPUTS",
     "ITEM_OUTPUTS",
+    "LARGEST",
     "LAYERS",
     "MANIFEST",
     "RESAMPLES",
@@ -79,6 +80,7 @@ __all__ = [
     "FileState",
     "GraphInfo",
     "IndexInfo",
+    "ItemRows",
     "Manifest",
     "Measured",
     "Quantization",
@@ -89,6 +91,7 @@ __all__ = [
     "TensorInfo",
     "added_inputs",
     "bundle_writer",
+    "no_added_items",
     "open_bundle",
     "read_manifest",
 ]

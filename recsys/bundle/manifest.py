@@ -82,18 +82,6 @@ SIMILAR_OUTPUTS = {
 """Inputs and outputs of a graph ``similar``: keys of the seeds and of other items to leave out; items with the largest
 mean of their cosines to the known seeds; with a graph ``item`` it takes :func:`added_inputs`, too."""
 
-ITEM_OUTPUTS = ("rows", "known")
-"""Outputs of a graph ``item``: of each item its row, float32 [A, R], and how many of its attributes the model knows,
-int64 [A]."""
-
-
-def added_inputs(width: int) -> dict[str, TensorInfo]:
-    """Inputs of ``retrieve`` in a bundle with a graph ``item``: keys and rows of items that are not in the bundle."""
-    return {
-        "added.items": TensorInfo(dtype="int64", shape=("A",)),
-        "added.rows": TensorInfo(dtype="float32", shape=("A", width)),
-    }
-
 
 @dataclass(frozen=True, kw_only=True)
 class GraphInfo:

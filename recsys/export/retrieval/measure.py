@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from recsys.arrays import Int64Array
-from recsys.bundle import ALL_ALLOWED, ITEM_OUTPUTS, Manifest, Measured, read_manifest
+from recsys.bundle import (
+    ALL_ALLOWED,
+    ITEM_OUTPUTS,
+    ItemRows,
+    Manifest,
+    Measured,
+    no_added_items,
+    read_manifest,
+)
 from recsys.data.interactions.pairs import Interactions, ids_of
 from recsys.errors import BundleError, InvalidInputError
 from recsys.evaluation.recorded import lists_digest, record_lists
@@ -96,16 +104,21 @@ def _added(folder: Path, manifest: Manifest, interactions: Interactions) -> dict
     item_keys_M = ids_of(interactions).item_keys_M
     new = np.flatnonzero(~np.isin(item_keys_M, manifest.tables["item_id.keys"].read(folder)))
     new = new[np.argsort(item_keys_M[new])]
-    width = manifest.graphs["retrieve"].inputs["added.rows"].shape[1]
-    none = {"added.items": np.full(1, MISSING), "added.rows": np.zeros((1, int(width)), dtype=np.float32)}
+    none = no_added_items(int(manifest.graphs["retrieve"].inputs["added.rows"].shape[1]))
     if not len(new):
         return none
     session = open_graph(folder / manifest.graphs["item"].file)
     declared = {each.name: each for each in manifest.feature_set.item}
     given = {name: _column(interactions.item_columns, declared[name], new) for name in manifest.item_inputs}
-    rows, known = session.run(list(ITEM_OUTPUTS), given)
-    usable = (known > 0) & np.isfinite(rows).all(axis=1)
-    return {"added.items": item_keys_M[new[usable]], "added.rows": rows[usable]} if usable.any() else none
+    made = ItemRows(*session.run(list(ITEM_OUTPUTS), given))
+    usable = made.usable
+    if not usable.any():
+        return none
+    return {
+        "added.items": item_keys_M[new[usable]],
+        "added.places": np.arange(np.count_nonzero(usable)),
+        "added.rows": made.rows[usable],
+    }
 
 
 def _column(columns: Mapping[str, Column], feature: Feature, rows: Sequence[int] | Int64Array) -> Column:

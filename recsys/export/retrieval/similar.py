@@ -21,7 +21,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 import recsys
 from recsys.arrays import Float32Array, Float64Array
-from recsys.bundle import ALL_ALLOWED, SIMILAR_INPUTS, SIMILAR_OUTPUTS, GraphInfo, TableInfo
+from recsys.bundle import ALL_ALLOWED, SIMILAR_INPUTS, SIMILAR_OUTPUTS, GraphInfo, TableInfo, no_added_items
 from recsys.errors import BundleError
 from recsys.export.retrieval.by_history.added import added_rows, find_added, keys_of_rows, split_rows, used_scores
 from recsys.export.retrieval.constants import constants, read_by
@@ -173,7 +173,8 @@ def _best(added_scores: str) -> NodeProto:
 def _added_seeds() -> list[NodeProto]:
     """Vectors of the added items and one over their lengths, and the rows of seeds and of what is left out."""
     return [
-        _node("Slice", ["added.rows", "first_column", "end", "one_long"], ["added_AD"]),
+        _node("Slice", ["added.rows", "first_column", "end", "one_long"], ["added_PD"]),
+        _node("Gather", ["added_PD", "added.places"], ["added_AD"]),
         _node("ReduceL2", ["added_AD", "last_axis"], ["added_norm_A1"], keepdims=1),
         _node("Greater", ["added_norm_A1", "zero_f"], ["added_has_norm"]),
         _node("Where", ["added_has_norm", "added_norm_A1", "one_f"], ["added_divisor"]),
@@ -199,7 +200,7 @@ def _certify(folder: Path, info: GraphInfo, tables: Mapping[str, TableInfo], row
     if "added.rows" in info.inputs:
         width = info.inputs["added.rows"].shape[1]
         assert isinstance(width, int)
-        nothing = {"added.items": np.full(1, MISSING), "added.rows": np.zeros((1, width), dtype=np.float32)}
+        nothing |= no_added_items(width)
     for place in range(min(_CERTIFIED, len(usable))):
         seeds = random.choice(usable, size=min(1 + 2 * (place % 2), len(usable)), replace=False)
         given = {

@@ -2,7 +2,7 @@
 they are.
 
 The store's log of changed items says which to look at; where it has a gap, and at first, all items are looked at. ``A``
-added items, ``R`` columns of a row, ``N`` items looked at.
+added items, ``N`` items looked at.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.arrays import Float32Array, Int64Array
+from recsys.arrays import Int64Array
+from recsys.bundle import LARGEST
 from recsys.errors import ModelError, StoreUnavailableError
 from recsys.feature_store.base import IS_WITHDRAWN
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.redis.keys import entity_key
 from recsys.features.feature_set import ITEM
 from recsys.rate_limited_log import RateLimitedLog
-from recsys.serving.inference.candidate_index import LARGEST, AddedItems, CandidateIndex
+from recsys.serving.added_items.item_buffer import ItemBuffer
+from recsys.serving.inference.candidate_index import AddedItems, CandidateIndex
 from recsys.serving.telemetry.label_counts import LabelCounts
 
 _log = logging.getLogger("recsys.serving")
@@ -60,21 +61,6 @@ WHY_NOT = {
 """Outcomes of items that are not added, in words."""
 
 
-@dataclass(slots=True)
-class _Item:
-    """An added item.
-
-    Attributes:
-        time_ms: when it was written last; 0: before what the log tells.
-        row: float32, [R]; of the rows in ``current`` once it is there.
-        name: empty where ids are integers.
-    """
-
-    time_ms: int
-    row: Float32Array
-    name: str
-
-
 class ReleaseItems:
     """The added items of one release. :meth:`step` is called by one thread at a time, :attr:`current` read by any.
 
@@ -107,7 +93,7 @@ class ReleaseItems:
         self._on_applied = on_applied
         self._features = index.features
         self._id = index.features.item_id
-        self._items: dict[int, _Item] = {}
+        self._items = ItemBuffer()
         self._position = ""
         self._must_look = True
         self._pages: Iterator[list[int]] | None = None
@@ -161,7 +147,7 @@ class ReleaseItems:
             self._publish()
             if changes.complete:
                 now_ms = time.time_ns() // 1_000_000
-                for ms in times_ms[np.isin(keys, np.fromiter(self._items, dtype=np.int64))].tolist():
+                for ms in times_ms[self._items.has(keys)].tolist():
                     self._on_applied(max(now_ms - ms, 0))
         if self._must_look and not changes.more:
             self._look()
@@ -189,12 +175,13 @@ class ReleaseItems:
     def _take_in(self, found: Int64Array) -> None:
         """Have the items that a look at all has found, N keys in order. Of those there were, and that it has not found,
         the rows decide: a cluster whose slots move may leave some out."""
-        have = np.array([key for key in self._items if key not in self._touched], dtype=np.int64)
-        times_ms = np.array([self._items[key].time_ms for key in have.tolist()], dtype=np.int64)
+        have, times_ms = self._items.keys, self._items.times_ms
+        untouched = ~np.isin(have, np.fromiter(self._touched, dtype=np.int64))
+        have, times_ms = have[untouched], times_ms[untouched]
         there = np.isin(have, found)
         self._make(have[there], times_ms[there])  # they may have changed in the gap
         self._make(have[~there], times_ms[~there], empty="removed")
-        new = found[~np.isin(found, np.fromiter(self._items.keys() | self._touched, dtype=np.int64))]
+        new = found[~(self._items.has(found) | np.isin(found, np.fromiter(self._touched, dtype=np.int64)))]
         self._add(new, np.zeros(len(new), dtype=np.int64))
         before = 0 if self.current is None else len(self.current)
         self._publish()
@@ -214,24 +201,19 @@ class ReleaseItems:
             keys: distinct, [N].
             times_ms: when each was written, [N].
         """
-        again = np.isin(keys, np.fromiter(self._items, dtype=np.int64))
+        again = self._items.has(keys)
         self._make(keys[again], times_ms[again])
         new, new_ms = keys[~again], times_ms[~again]
         order = np.lexsort((new, -new_ms))
         new, new_ms = new[order], new_ms[order]
         for start in range(0, len(new), _ITEMS):
-            if len(self._items) >= self._most and (-int(new_ms[start]), int(new[start])) > max(
-                map(self._rank, self._items)
-            ):
+            first = self._items.goes_first() if len(self._items) >= self._most else None
+            if first is not None and (int(new_ms[start]), -int(new[start])) < (first[0], -first[1]):
                 self._refuse(new[start:], "no_room")
                 break
             part = slice(start, start + _ITEMS)
             self._make(new[part], new_ms[part])
-            self._drop_oldest()
-
-    def _rank(self, key: int) -> tuple[int, int]:
-        """Place of an added item among all, the one that stays longest first."""
-        return -self._items[key].time_ms, key
+            self._refuse(self._items.beyond(self._most), "no_room")
 
     def _make(self, keys: Int64Array, times_ms: Int64Array, *, empty: str = "no_attributes") -> None:
         """Read the attributes of items and make their rows; an item that has none any more is added no more.
@@ -271,24 +253,18 @@ class ReleaseItems:
             if why_not:
                 self._refuse(keys[place : place + 1], why_not)
                 continue
-            before, row = self._items.get(key), made.rows[place]
-            if before is None:
-                self._counts.add("added")
-            elif not np.array_equal(before.row, row):
-                self._counts.add("changed")
-            self._items[key] = _Item(time_ms, row.copy(), texts.get(key, ""))
-
-    def _drop_oldest(self) -> None:
-        if len(self._items) > self._most:
-            ranked = sorted(self._items, key=self._rank)
-            self._refuse(np.array(ranked[self._most :], dtype=np.int64), "no_room")
+            outcome = self._items.put(key, made.rows[place], time_ms=time_ms, name=texts.get(key, ""))
+            if outcome != "same":
+                self._counts.add(outcome)
 
     def _refuse(self, keys: Int64Array, outcome: str) -> None:
         """Count items that take no part, to be named in the log, and let others have their room."""
+        if not len(keys):
+            return
         self._counts.add(outcome, by=len(keys))
         had = len(self._items)
         for key in keys.tolist():
-            self._items.pop(key, None)
+            self._items.pop(key)
         if outcome == "no_room":
             self._left_out = True
             self._touched.difference_update(keys.tolist())  # a look at all may make room
@@ -326,16 +302,7 @@ class ReleaseItems:
 
     def _publish(self) -> None:
         """Let searches have the items there are now."""
-        if not self._items:
-            self.current = None
-            return
-        keys = np.array(sorted(self._items), dtype=np.int64)
-        items = [self._items[key] for key in keys.tolist()]
-        names = tuple(item.name for item in items) if self._id.id_type == "string" else None
-        rows = np.stack([item.row for item in items])
-        for item, row in zip(items, rows, strict=True):
-            item.row = row  # a view: the one before is let go
-        self.current = AddedItems(keys, rows, names)
+        self.current = self._items.snapshot(named=self._id.id_type == "string")
 
     def _unknown(self, keys: Int64Array) -> Int64Array:
         return keys[~self._index.has_items(keys)] if len(keys) else keys

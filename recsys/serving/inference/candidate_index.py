@@ -1,26 +1,24 @@
 """CandidateIndex: the interface of everything that finds a user's best items among all.
 
-Shapes use ``K`` items found, ``N`` items to leave out, ``S`` events, ``A`` items that are not in the bundle, ``R``
-columns of a row, ``D`` of an item's vector, ``L`` rows that are allowed, ``B`` bytes of a mask.
+Shapes use ``K`` items found, ``N`` items to leave out, ``S`` events, ``A`` items that are not in the bundle, ``P``
+rows, ``R`` columns of a row, ``D`` of an item's vector, ``L`` rows that are allowed, ``B`` bytes of a mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from recsys.arrays import BoolArray, Float32Array, Int64Array, UInt8Array
+from recsys.bundle import ItemRows
 from recsys.errors import InvalidInputError
 from recsys.features.columns import Column
 from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import Events
 from recsys.features.names import Names
-
-LARGEST = 1e9
-"""Largest size of a number in a row of an added item: the product of two such rows, summed, is a number still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,63 +42,48 @@ class Retrieved:
     segment: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ItemRows:
-    """Rows of items, made of what the items are.
-
-    Attributes:
-        rows: float32, [A, R].
-        known: how many of each item's attributes the model knows; of 0 the row says nothing; int64, [A].
-    """
-
-    rows: Float32Array
-    known: Int64Array
-
-    @property
-    def bounded(self) -> BoolArray:
-        """True for rows of numbers that are no larger than ``LARGEST``; bool, [A]."""
-        return np.asarray((np.abs(self.rows) <= LARGEST).all(axis=1))
-
-    @property
-    def usable(self) -> BoolArray:
-        """True for items with something known of them, and bounded rows: they can be found; bool, [A]."""
-        return np.asarray((self.known > 0) & self.bounded)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class AddedItems:
     """Items that are not in the bundle and take part in a search: in histories, among what is left out, in the list.
 
     Attributes:
         keys: 0 or more, ascending; int64, [A]. Those that the bundle has are passed over.
-        rows: as :meth:`CandidateIndex.rows` makes them; float32, [A, R].
-        names: of each, where items are named by strings.
+        rows: as :meth:`CandidateIndex.rows` makes them, those that are usable, in any order, some perhaps no item's;
+            float32, [P, R].
+        names: of each row, where items are named by strings; there may be more.
+        order: which row is each item's; int64, [A]; None: they are in the keys' order.
 
     Raises:
-        InvalidInputError: keys are negative or not ascending, there are not as many rows, or names, or a number of them
-            is not finite.
+        InvalidInputError: keys are negative or not ascending, or there is not a place, a row or a name for each.
     """
 
     keys: Int64Array
     rows: Float32Array
-    names: tuple[str, ...] | None = None
+    names: Sequence[str] | None = None
+    order: Int64Array | None = None
 
     def __post_init__(self) -> None:
         keys = self.keys
         if keys.ndim != 1 or (len(keys) and keys[0] < 0) or (keys[1:] <= keys[:-1]).any():
             raise InvalidInputError("added items: keys must be distinct, ascending and 0 or more")
-        if self.rows.ndim != 2 or len(self.rows) != len(keys) or len(self.names or keys) != len(keys):
+        places = self.row_places
+        fit = self.rows.ndim == 2 and places.shape == keys.shape and int(places.max(initial=-1)) < len(self.rows)
+        if not fit or (self.names is not None and len(self.names) < len(self.rows)):
+            names = "no" if self.names is None else len(self.names)
             raise InvalidInputError(
-                f"added items: rows {list(self.rows.shape)}, {len(self.names or keys)} names of {len(keys)} keys"
+                f"added items: rows {list(self.rows.shape)}, {names} names, {len(places)} places of {len(keys)} keys"
             )
-        if not np.isfinite(self.rows).all():
-            raise InvalidInputError("added items: a row holds numbers that are not finite")
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def row_places(self) -> Int64Array:
+        """Place of each item's row; int64, [A]."""
+        return np.arange(len(self.keys)) if self.order is None else self.order
+
     def places(self, keys: Int64Array) -> Int64Array:
-        """The place of each key among the items, -1 for others.
+        """Find the place of each key's row, -1 for keys that are none of the items.
 
         >>> AddedItems(np.array([3, 8]), np.zeros((2, 1), np.float32)).places(np.array([8, 5, 9]))
         array([ 1, -1, -1])
@@ -108,7 +91,7 @@ class AddedItems:
         if not len(self.keys):
             return np.full(len(keys), -1)
         place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        found: Int64Array = np.where(self.keys[place] == keys, place, -1)
+        found: Int64Array = np.where(self.keys[place] == keys, self.row_places[place], -1)
         return found
 
 

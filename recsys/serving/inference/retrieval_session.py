@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from recsys.arrays import BoolArray, Float32Array, Int64Array
-from recsys.bundle import ALL_ALLOWED, ITEM_OUTPUTS, Bundle
+from recsys.bundle import ALL_ALLOWED, ITEM_OUTPUTS, Bundle, ItemRows, no_added_items
 from recsys.errors import BundleError, InvalidInputError, ModelError
 from recsys.features.columns import Column, missing_column
 from recsys.features.feature_set import FeatureSet
@@ -24,7 +24,7 @@ from recsys.features.history.records import Events, attribute_keys, missing_even
 from recsys.features.names import ITEM_NAMES, Names, open_names
 from recsys.operators import Operators
 from recsys.serving.inference.allowed_rows import allowed_inputs, count_allowed
-from recsys.serving.inference.candidate_index import AddedItems, Allowed, ItemRows, Retrieved
+from recsys.serving.inference.candidate_index import AddedItems, Allowed, Retrieved
 from recsys.serving.inference.graphs import inputs_of, load_graph, outputs_of
 from recsys.serving.inference.signature import HISTORY_PREFIX, check_retrieval, retrieve_outputs
 from recsys.serving.inference.table_guard import TableGuard
@@ -78,7 +78,7 @@ class RetrievalSession:
         )
         if item is not None:
             (_, width) = inputs["added.rows"].shape
-            self._no_items = {"added.items": _NOTHING, "added.rows": np.zeros((1, int(width)), dtype=np.float32)}
+            self._no_items = no_added_items(int(width))
 
     @property
     def keys(self) -> Int64Array:
@@ -149,8 +149,10 @@ class RetrievalSession:
         last, inputs, is_new_A = self._last_added
         if last is not added:
             is_new_A = ~self.has_items(added.keys)
-            keys, rows = (added.keys, added.rows) if is_new_A.all() else (added.keys[is_new_A], added.rows[is_new_A])
-            inputs = {"added.items": keys, "added.rows": rows} if len(keys) else self._no_items
+            inputs = self._no_items
+            if is_new_A.any():
+                places = added.row_places[is_new_A]
+                inputs = {"added.items": added.keys[is_new_A], "added.places": places, "added.rows": added.rows}
             self._last_added = added, inputs, is_new_A  # one assignment: safe among threads
         return inputs, is_new_A
 

@@ -10,6 +10,7 @@
     frozen/          users trained against the items of a bundle
     linear/          the closed form, which takes no steps
     two_tower/       a model that is trained on histories
+    new_items/       what items that come after training are given
     run.py           a run of any of them
     known.py         ids that a run knows, and pairs that its steps draw
     warm_start.py    vectors of an older run, by id

@@ -322,7 +322,7 @@ def run_epochs(
         pairs_per_s=state.epoch * pairs / state.train_s,
         users_ND=users_ND,
         items_MD=items_MD,
-        notes=notes,
+        notes=(*notes, *learner.told()),
     )
     write_result(config, run_dir, result, start)
     return result

@@ -291,7 +291,7 @@ def _best(
             _refuse_nan(of_listed, block)
             score_GC[first : first + _BLOCK] = of_listed.numpy()
         for pairs in excluded:
-            row, item = _pairs_of(pairs, block)
+            row, item = pairs_of(pairs, block)
             of_block[torch.from_numpy(row), torch.from_numpy(place_M[item])] = -torch.inf
         values, places = _top_places(of_block, list_length)
         _refuse_nan(values, block)
@@ -319,7 +319,7 @@ def _top_places(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, likely.gather(1, index // _STRETCH) * _STRETCH + index % _STRETCH
 
 
-def _pairs_of(pairs: Pairs, users: Int64Array) -> tuple[Int64Array, Int64Array]:
+def pairs_of(pairs: Pairs, users: Int64Array) -> tuple[Int64Array, Int64Array]:
     """The pairs of some ascending users, each with its user's place among them."""
     begin = np.searchsorted(pairs.user_E, users, side="left")
     count = np.searchsorted(pairs.user_E, users, side="right") - begin

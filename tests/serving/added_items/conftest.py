@@ -9,6 +9,7 @@ import pytest
 from contracts.feature_store_contract.shop import SHOP
 
 from recsys.arrays import BoolArray, Int64Array
+from recsys.bundle import ItemRows
 from recsys.errors import ModelError
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.item_cache import ItemCache
@@ -16,7 +17,7 @@ from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.features.columns import Column
 from recsys.features.entities import make_columns
 from recsys.features.feature_set import FeatureSet
-from recsys.serving.inference.candidate_index import AddedItems, ItemRows
+from recsys.serving.inference.candidate_index import AddedItems
 
 TRAINED = 100
 """Items below it are in the bundle."""
@@ -54,7 +55,9 @@ def put(store: BlockingFeatureStore, prices: Mapping[int, float]) -> None:
 
 
 def prices_of(items: AddedItems | None) -> dict[int, float]:
-    return {} if items is None else dict(zip(items.keys.tolist(), items.rows[:, 0].tolist(), strict=True))
+    return (
+        {} if items is None else dict(zip(items.keys.tolist(), items.rows[items.row_places, 0].tolist(), strict=True))
+    )
 
 
 def keys_of(items: AddedItems | None) -> Sequence[int]:

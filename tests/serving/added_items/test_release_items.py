@@ -212,6 +212,27 @@ def test_the_newest_items_stay_when_there_is_no_room_for_all(store: BlockingFeat
     assert keys_of(items.current) == [NEW, NEW + 8, NEW + 9]
 
 
+@pytest.mark.parametrize("log_lost", [False, True])
+def test_after_a_bulk_load_beyond_the_room_what_is_written_next_has_a_place_and_after_a_restart_too(
+    store: BlockingFeatureStore, redis_admin: redis.Redis, log_lost: bool
+) -> None:
+    items, bulk = made(store, most=10), {NEW + n: 1.0 for n in range(80)}
+    for _ in range(2):  # a full `recsys materialize`, day by day
+        put(store, bulk)
+        run(items)
+        assert keys_of(items.current) == list(bulk)[:10]
+    time.sleep(0.002)
+    if log_lost:
+        redis_admin.delete(CHANGES)
+        items = made(store, most=10)
+    newest = [NEW + 9_000 + n for n in range(3)]
+    put(store, dict.fromkeys(newest, 2.0))
+    assert run(items) == {"added": 3, "no_room": 3}
+    expected = list(bulk)[:7] + newest
+    assert keys_of(items.current) == expected
+    assert keys_of(made(store, most=10).current) == expected
+
+
 def test_of_a_table_of_many_new_items_no_more_rows_are_made_than_stay(store: BlockingFeatureStore) -> None:
     index = Index()
     items = made(store, index, most=10)
@@ -294,7 +315,7 @@ def test_items_named_by_strings_need_a_name(redis_url: str, store: BlockingFeatu
     put_names(redis_url, {keys[0]: "new lamp"})
     put(store, {keys[0]: 1.0})
     assert run(items) == {"added": 1}
-    assert items.current is not None and items.current.names == ("new lamp",)
+    assert items.current is not None and items.current.names == ["new lamp"]
 
 
 def put_names(url: str, names: dict[int, str]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime
 
 from recsys.arrays import BoolArray, Float32Array, Int64Array
-from recsys.bundle import ALL_ALLOWED, ITEM_OUTPUTS, Certificate
+from recsys.bundle import ALL_ALLOWED, ITEM_OUTPUTS, Certificate, no_added_items
 from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.ids import PairIds
 from recsys.errors import BundleError
@@ -81,7 +81,7 @@ class Copies(Protocol):
 
     @property
     def rows_AR(self) -> Float32Array:
-        """Rows of the copies, as ``added.rows`` takes them."""
+        """Rows of the copies, [A, R]."""
         ...
 
     def scores(self, user: int) -> Float32Array:
@@ -185,8 +185,7 @@ def history_requests(
     fields = [name.removeprefix("history.") for name in inputs if name.startswith("history.")]
     nothing: dict[str, Any] = {"seen": np.full(1, MISSING)}
     if "added.rows" in inputs:
-        nothing |= {"added.items": np.full(1, MISSING)}
-        nothing |= {"added.rows": np.zeros((1, inputs["added.rows"][1]), dtype=np.float32)}
+        nothing |= no_added_items(inputs["added.rows"][1])
     for user in chosen_users(users):
         columns = {"user_id": ids.user_keys_N[[user]], **history_inputs(events, user, ids, fields)}
         yield {**beside, **nothing, **columns, **model.user_inputs(user)}
@@ -230,8 +229,8 @@ def _requests(
     if copies is not None:
         keys_A = _unused_keys(ids.item_keys_M, len(copied_A))
         rows_AR = copies.rows_AR
-        given = {"added.items": keys_A, "added.rows": rows_AR, "seen": keys_A[-1:]}
-        nothing |= {"added.items": np.full(1, MISSING), "added.rows": np.zeros_like(rows_AR[:1])}
+        given = {**_scattered(keys_A, rows_AR), "seen": keys_A[-1:]}
+        nothing |= no_added_items(rows_AR.shape[1])
     name = f"history.{ids.features.item_id.name}"
     for user in users.tolist():
         columns = {
@@ -262,6 +261,13 @@ def _requests(
             scores_M=scores_X,
             known=known,
         )
+
+
+def _scattered(keys_A: Int64Array, rows_AR: Float32Array) -> dict[str, Column]:
+    """Inputs that are added items whose rows stand in the opposite order, behind one that is no item's."""
+    places_A = np.arange(len(keys_A), 0, -1)
+    rows_PR = np.concatenate([np.full_like(rows_AR[:1], 1e6), rows_AR[::-1]])
+    return {"added.items": keys_A, "added.places": places_A, "added.rows": rows_PR}
 
 
 def _copied(model: Reference) -> Int64Array:

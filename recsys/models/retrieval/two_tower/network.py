@@ -68,7 +68,8 @@ class TwoTowerNet(nn.Module):
     def buckets(self, older_OD: Tensor) -> Tensor:
         """Directions of the sums of older events' items by hash bucket, [K, D]: all that is read of these events."""
         assert self.long is not None
-        return self.long.user_side(older_OD, torch.ones_like(older_OD[:, 0]))[0]
+        length_O = torch.linalg.vector_norm(older_OD, dim=1).clamp_min(1e-12)
+        return self.long.user_side(older_OD, 1.0 / length_O)[0]
 
     def read(
         self,
@@ -80,12 +81,13 @@ class TwoTowerNet(nn.Module):
         """Read each event with those before it, [B, L, D].
 
         Args:
-            items_BLD: vectors of the events' items; what stands behind the last event of a sequence plays no part.
+            items_BLD: vectors of the events' items, of length 1 in training, else of any: directions are read; what
+                stands behind the last event of a sequence plays no part.
             events_BLW: vectors of the events' attributes; None: they have none.
             time_ms_BL: their times, int64; None: not known, as if there were no time between events.
             buckets_BKD: of the events before each sequence (:meth:`buckets`), zeros for none; None: none has any.
         """
-        x_BLD = items_BLD * self.scale
+        x_BLD = (items_BLD if self.training else F.normalize(items_BLD, dim=2)) * self.scale
         if self.long is not None and self.older is not None and buckets_BKD is not None:
             # By the item's vector, which is the same bits in a bundle: a computed one could fall into another bucket.
             members_BLK = self.long.signatures.members(items_BLD.flatten(0, 1)).view(*items_BLD.shape[:2], -1)
@@ -121,7 +123,8 @@ class TwoTowerNet(nn.Module):
     ) -> Tensor:
         """Interests of one user after the last event, [Q, D]; arguments as of :meth:`read` and :meth:`interests_of`.
 
-        At least one event, at most ``window``; ``older_OD``: vectors of the items of the events before them.
+        At least one event, at most ``window``; ``older_OD``: vectors of the items of the events before them. Vectors
+        may be of any length.
         """
         read_1SD = self.read(
             items_SD[None],

@@ -53,6 +53,10 @@ class Learner(Protocol):
         """Final vectors of all users and of all items; none of users that are known by their history."""
         ...
 
+    def told(self) -> tuple[str, ...]:
+        """A sentence each on what was chosen by the weights as they are."""
+        ...
+
     def weights(self) -> State:
         """A copy of the weights that inference needs."""
         ...

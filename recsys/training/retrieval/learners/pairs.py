@@ -68,6 +68,10 @@ class PairLearner:
         """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
         return self._trainer.vectors()
 
+    def told(self) -> tuple[str, ...]:
+        """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
+        return ()
+
     def weights(self) -> State:
         """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
         return self._trainer.weights()

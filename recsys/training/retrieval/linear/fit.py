@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from recsys.arrays import Float32Array, Int64Array
-from recsys.data.interactions.pairs import Interactions, Pairs, ids_of, joined
+from recsys.data.interactions.pairs import Interactions, Pairs, ids_of, joined, make_pairs
 from recsys.errors import DataFileError
 from recsys.evaluation.predictions import UserValues
 from recsys.files import atomic_file
@@ -28,6 +28,7 @@ from recsys.training.retrieval.folder import FORMAT_VERSION, compare, load, read
 from recsys.training.retrieval.linear.choice import Spectrum, Trial, at_edge, choose, first_settings, is_open
 from recsys.training.retrieval.linear.histories import action_weights, histories, user_events, weighted
 from recsys.training.retrieval.linear.item_rows import attributes_from_dict, attributes_to_dict, fit_item_rows
+from recsys.training.retrieval.new_items.length import USERS, Length, length_of_rows
 from recsys.training.retrieval.ranking import RankingMetrics, rank_scored, sample_users
 from recsys.training.retrieval.trained import masked_pairs
 from recsys.training.run.folder import CHECKPOINT
@@ -116,6 +117,7 @@ def fit(config: RetrievalRunConfig, interactions: Interactions, report: Report =
         made.popularity_M,
         interactions,
         notes=notes,
+        length_of=lambda items, rows: _length(made, config, interactions, items, rows),
         report=lambda done, of: report("attributes", done, of),
     )
     return Fitted(
@@ -124,6 +126,44 @@ def fit(config: RetrievalRunConfig, interactions: Interactions, report: Report =
         notes=tuple(notes),
         train_s=time.perf_counter() - began - measuring_s,
         validation=validation,
+    )
+
+
+def _length(
+    model: LinearModel,
+    config: RetrievalRunConfig,
+    interactions: Interactions,
+    held_A: Int64Array,
+    rows_AR: Float32Array,
+) -> Length:
+    """Length of what new items are multiplied with, by some items that are given rows as new ones have them.
+
+    Users are as a model that learnt from the validation pairs will meet them, or as the validation part does.
+    """
+    own, later = interactions.num_items, linear_config(config).refit and config.data.mask_validation
+    history_NM = histories(config, interactions, model.settings.weights, test=later)
+    users = np.flatnonzero(np.diff(history_NM.indptr))
+    if len(users) > USERS:
+        users = np.sort(np.random.Generator(np.random.PCG64(0)).choice(users, USERS, replace=False))
+    # A held-out item is a copy behind the model's own items, in histories too.
+    place_M = np.arange(own)
+    place_M[held_A] = own + np.arange(len(held_A))
+    shape = (interactions.num_users, own + len(held_A))
+    moved = csr_matrix((history_NM.data, place_M[history_NM.indices], history_NM.indptr), shape=shape)
+    score = scores_of(model.with_items(rows_AR), moved)
+    barred = torch.from_numpy(held_A)
+    held_X = np.arange(own + len(held_A)) >= own
+    fitted = fitted_pairs(interactions)
+    return length_of_rows(
+        lambda users_B: score(users_B).index_fill_(1, barred, -torch.inf),
+        users,
+        held_X,
+        excluded=tuple(
+            make_pairs(pairs.user_E, place_M[pairs.item_E])
+            for pairs in (interactions.train, *((interactions.validation,) if later else ()))
+        ),
+        list_length=config.train.list_length,
+        share=float(np.isin(fitted.item_E, held_A).mean()),
     )
 
 

@@ -4,8 +4,8 @@ Ridge regression of each item's row, what it adds to a user's vector and what th
 attributes. Its weight is that with the smallest error on items that were held out of the fit.
 
 What a regression explains little of it predicts close to the mean: such items would score below all learnt ones and be
-in no list (``benchmarks/retrieval_models.py --only cold`` measures it). So what an item is multiplied with is widened
-until the predictions for held-out items are as large, in root mean square, as what was learnt of them.
+in no list. So what an item is multiplied with gets the length by which held-out items have their share of the places
+(``new_items/length.py``; ``benchmarks/retrieval_models.py --only cold`` measures it).
 
 Legend: ``M`` items, ``F`` fitted items, ``R`` columns of a row.
 """
@@ -25,6 +25,7 @@ from recsys.features.feature_set import Categorical, Feature
 from recsys.features.number_transform import NumberTransform, fit_number, transforms_from_dict, transforms_to_dict
 from recsys.models.retrieval.attributes import AttributeRows, Encoding
 from recsys.models.retrieval.ridge import ridge
+from recsys.training.retrieval.new_items.length import Length
 
 ENOUGH_PAIRS = 5
 """Training pairs of an item from which its row is fitted to: rows of fewer are mostly chance."""
@@ -34,9 +35,6 @@ LEAST_ITEMS = 20
 
 MOST_VALUES = 20_000
 """Most values of all attributes together; the rarest beyond are not read."""
-
-MOST_WIDENED = 4.0
-"""Times that scores by attributes are widened at most: attributes that explain next to nothing are not followed."""
 
 LEAST_EXPLAINED = 0.01
 """Share of held-out items' rows that attributes must explain: rows by those that do not are chance."""
@@ -51,6 +49,7 @@ def fit_item_rows(
     interactions: Interactions,
     *,
     notes: list[str],
+    length_of: Callable[[Int64Array, Float32Array], Length] = lambda items, rows: Length(),
     report: Callable[[int, int], None] = lambda done, of: None,
 ) -> AttributeRows | None:
     """Fit rows to attributes; None where items have none, or, and a note says so, none that tells of their rows.
@@ -60,6 +59,8 @@ def fit_item_rows(
         pairs_M: training pairs of each.
         interactions: with the attributes.
         notes: gets a sentence on what was fitted and left out.
+        length_of: chooses the length of what new items are multiplied with, by some items and predictions of their
+            rows.
         report: called with the fits done, and all.
     """
     features = ids_of(interactions).features.item
@@ -80,13 +81,13 @@ def fit_item_rows(
     held_F = np.random.Generator(np.random.PCG64(0)).random(len(rows_FR)) < HELD_OUT
     held_F[:2] = True, False
     variance = float(np.square(rows_FR[held_F] - rows_FR[~held_F].mean(axis=0)).sum())
-    errors, widths = list[float](), list[float]()
-    half = rows_MR.shape[1] // 2
+    errors, predictions = list[float](), list[Float32Array]()
     for number, weight in enumerate(WEIGHTS):
         weights_PR, base_R = ridge(design_FP[~held_F], rows_FR[~held_F], weight)
         predicted_FR = design_FP[held_F] @ weights_PR + base_R
         errors.append(float(np.square(predicted_FR - rows_FR[held_F]).sum()))
-        widths.append(_width(predicted_FR[:, half:], rows_FR[held_F, half:]))
+        if errors[-1] == min(errors):
+            predictions = [predicted_FR]
         report(number + 1, len(WEIGHTS) + 1)
     best, read = int(np.argmin(errors)), ", ".join(each.name for each in encoding.features)
     explained = 1 - errors[best] / max(variance, 1e-30)
@@ -97,23 +98,17 @@ def fit_item_rows(
         )
         return None
     weights_PR, base_R = ridge(design_FP, rows_FR, WEIGHTS[best], notes=notes)
-    width = np.float32(widths[best])
-    weights_PR[:, half:] *= width
-    base_R[half:] *= width
+    length, half = length_of(np.flatnonzero(fitted_M)[held_F], predictions[0]), rows_MR.shape[1] // 2
+    weights_PR[:, half:] *= np.float32(length.times)
+    base_R[half:] *= np.float32(length.times)
     report(len(WEIGHTS) + 1, len(WEIGHTS) + 1)
     notes.append(
         f"items that come after training get rows by {read}: fitted to "
         f"{len(rows_FR):,} items, weight {WEIGHTS[best]:g} chosen on {np.count_nonzero(held_F):,} of them, of whose "
-        f"rows it explains {explained:.1%}; scores widened {widths[best]:.1f} times"
+        f"rows it explains {explained:.1%}"
     )
+    notes.append(str(length))
     return AttributeRows(encoding=encoding, weights_PR=weights_PR, base_R=base_R)
-
-
-def _width(predicted_FK: Float32Array, rows_FK: Float32Array) -> float:
-    """Root mean square of rows over that of their predictions, from 1 to ``MOST_WIDENED``."""
-    of_predicted, of_rows = (float(np.square(each, dtype=np.float64).sum()) for each in (predicted_FK, rows_FK))
-    ratio = float(np.sqrt(of_rows / max(of_predicted, 1e-30)))
-    return min(max(ratio, 1.0), MOST_WIDENED) if np.isfinite(ratio) else 1.0
 
 
 def encode(

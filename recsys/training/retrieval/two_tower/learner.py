@@ -7,6 +7,7 @@ of an attribute.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.arrays import Int64Array
+from recsys.arrays import BoolArray, Int64Array
 from recsys.data.interactions.histories import UserEvents
 from recsys.data.interactions.pairs import Interactions, Pairs
 from recsys.data.samples.histories import ranges
@@ -31,7 +32,8 @@ from recsys.models.retrieval.two_tower.loss import hard_negatives, inclusion, sa
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.known import Known
 from recsys.training.retrieval.linear.histories import user_events
-from recsys.training.retrieval.ranking import RankingMetrics, rank_scored
+from recsys.training.retrieval.new_items.length import USERS, Length, held_out, length_of_rows
+from recsys.training.retrieval.ranking import RankingMetrics, rank_scored, sample_users
 from recsys.training.retrieval.trained import masked_pairs
 from recsys.training.retrieval.trainers import State, copied
 from recsys.training.retrieval.two_tower.data import encode
@@ -100,6 +102,8 @@ class SequenceLearner:
         self.read_M = taken_M + np.bincount(sequences.events.item_E, minlength=interactions.num_items) > 0
         self.drops_ids = bool(features.item) and config.model.id_dropout > 0
         self._searched_MD = torch.empty(0, config.model.dim)
+        self._length: Length | None = None
+        self._with_attribute_M = data.with_attribute_M
         self.known = Known(
             users_N=np.bincount(sequences.events.user_E, minlength=interactions.num_users) > 0,
             items_M=self.read_M | data.with_attribute_M if self.drops_ids else self.read_M,
@@ -118,7 +122,7 @@ class SequenceLearner:
         """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
         sequences = self._sequences.shuffled(generator)
         if self._model.hard_negatives:
-            self._searched_MD = self.item_rows()
+            self._searched_MD = self._rows(~self.read_M)
         for windows_B in sequences.batches(self._config.train.batch_size, generator):
             count = int((sequences.offsets[windows_B + 1] - sequences.offsets[windows_B]).sum())
             yield (sequences, windows_B), count
@@ -126,6 +130,7 @@ class SequenceLearner:
     def step(self, batch: Any, generator: torch.Generator, *, rate: float, taken: int) -> float:
         """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
         sequences, windows_B = batch
+        self._length = None
         loss = self._loss(sequences, windows_B, generator)
         set_rate(self.tower.tables, rate, step=taken)
         for group in self._optimizer.param_groups:
@@ -230,8 +235,49 @@ class SequenceLearner:
         return of_users
 
     def item_rows(self) -> Tensor:
-        """Vectors of all items, [M, D], without dropout; of those that training never read, by attributes alone."""
-        return self.tower.item_rows(without_id_M=~self.read_M)
+        """Vectors of all items, [M, D], without dropout; of those that training never read, by attributes alone, and of
+        :attr:`length`."""
+        rows_MD = self._rows(~self.read_M)
+        if (self.known.items_M & ~self.read_M).any():
+            rows_MD[torch.from_numpy(~self.read_M)] *= self.length.times
+        return rows_MD
+
+    def _rows(self, without_id_M: BoolArray) -> Tensor:
+        return self.tower.item_rows(without_id_M=without_id_M)
+
+    @property
+    def length(self) -> Length:
+        """Length of rows that are made of attributes alone, chosen with the weights as they are."""
+        if self._length is None:
+            self._length = self._chosen_length()
+        return self._length
+
+    def _chosen_length(self) -> Length:
+        held_M = held_out(self.read_M & self._with_attribute_M) if self.drops_ids else np.zeros(0, dtype=np.bool_)
+        if not held_M.any():
+            return Length()
+        interactions, events = self._interactions, self._histories["validation"]
+        wanted = sample_users(interactions.validation, USERS)
+        users = wanted.user_E if len(wanted) else events.user_E
+        users = sample_users(Pairs(users, np.zeros_like(users)), USERS).user_E
+        items_MD, unknown_M = self._rows(~self.read_M | held_M), torch.from_numpy(~self.read_M)
+        users_G = np.unique(users)
+        interests_GQD, has_G = self.interests(items_MD, users_G, test=False)
+        users_G, interests_GQD = users_G[has_G.numpy()], interests_GQD[has_G]
+
+        def of_users(users_B: Int64Array) -> Tensor:
+            place_B = torch.from_numpy(np.searchsorted(users_G, users_B))
+            return scores(interests_GQD[place_B], items_MD).masked_fill(unknown_M, -torch.inf)
+
+        return length_of_rows(
+            of_users,
+            users_G,
+            held_M,
+            excluded=(interactions.train,),
+            list_length=self._config.train.list_length,
+            share=float(held_M[interactions.train.item_E].mean()),
+            wanted=wanted,
+        )
 
     @torch.no_grad()
     def interests(self, items_MD: Tensor, users_G: Int64Array, *, test: bool) -> tuple[Tensor, Tensor]:
@@ -255,6 +301,10 @@ class SequenceLearner:
         )
         return self.tower.interests(items_MD, events, users_G, bounds), torch.from_numpy(bounds[2] > bounds[1])
 
+    def told(self) -> tuple[str, ...]:
+        """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
+        return (str(self.length),) if self.drops_ids else ()
+
     def vectors(self) -> tuple[Tensor, Tensor]:
         """See :class:`recsys.training.retrieval.learners.learner.Learner`."""
         items_MD = self.item_rows()
@@ -266,6 +316,7 @@ class SequenceLearner:
             "tables": copied(table_weights(self.tower.tables)),
             "net": copied(self.tower.net.state_dict()),
             "read": torch.from_numpy(self.read_M.copy()),
+            "length": dataclasses.asdict(self.length),
         }
 
     def state_dict(self) -> State:
@@ -287,11 +338,11 @@ class SequenceLearner:
             self.tower.net.load_state_dict(state["net"])
             if self._heads is not None and "heads" in state:  # the best weights have none: they predict no more
                 self._heads.load_state_dict(state["heads"])
-            self.read_M = state["read"].numpy().copy()
+            self.read_M, self._length = state["read"].numpy().copy(), Length(**state["length"])
             for part in table_shards(self.tower.tables) if "moments" in state else ():
                 for name, values in part.state.items():
                     values.copy_(state["moments"][part.table][name])
             if "optimizer" in state:
                 self._optimizer.load_state_dict(copied(state["optimizer"]))
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, RuntimeError, TypeError) as error:
             raise DataFileError(f"the checkpoint is of another model: {error}") from error

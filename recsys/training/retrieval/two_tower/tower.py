@@ -172,7 +172,7 @@ class Tower:
         """Interests of users after the last of events[begin:end], [G, Q, D], without dropout; of none, zeros.
 
         Args:
-            items_MD: of :meth:`item_rows`.
+            items_MD: of :meth:`item_rows`, of any length: a history reads directions.
             events: with codes.
             users_G: the users.
             bounds: of ``newest_windows``, each [G].

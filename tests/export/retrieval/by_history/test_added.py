@@ -101,6 +101,20 @@ def test_the_list_is_that_of_a_bundle_with_the_items_inside(
     assert got.history_known == sum(item <= 20 for item in items), "an added item is a known one"
 
 
+def test_rows_may_stand_in_any_order_and_some_be_no_items(session: RetrievalSession, whole: HistoryTables) -> None:
+    in_order = AddedItems(HELD, rows_of(whole, HELD.tolist()))
+    nobody = np.full((1, 8), 1e6, dtype=np.float32)
+    rows = np.concatenate([nobody, in_order.rows[[2, 0]], nobody, in_order.rows[[1]], nobody])
+    places = np.array([2, 4, 1])
+    scattered = AddedItems(HELD, rows, order=places)
+    assert scattered.places(np.array([19, 5, 2])).tolist() == [1, -1, 2]
+    for items in ([3, 7, 19], []):
+        got, expected = (
+            session.retrieve(5, np.array([19]), 20, history(items), added) for added in (scattered, in_order)
+        )
+        assert got.items.tolist() == expected.items.tolist() and got.scores.tolist() == expected.scores.tolist()
+
+
 def test_without_them_they_are_unknown(session: RetrievalSession, whole: HistoryTables) -> None:
     for none in (None, AddedItems(NOTHING, np.zeros((0, 8), dtype=np.float32))):
         got = session.retrieve(5, NOTHING, 20, history([3, 7]), none)
@@ -216,8 +230,7 @@ def test_what_does_not_fit_is_refused(session: RetrievalSession, bundle: Path, t
     for keys, rows, message in (
         ([3, 3], np.zeros((2, 8)), "distinct, ascending"),
         ([-1], np.zeros((1, 8)), "0 or more"),
-        ([3, 4], np.zeros((1, 8)), r"rows \[1, 8\], 2 names of 2 keys"),
-        ([3], np.full((1, 8), np.inf), "not finite"),
+        ([3, 4], np.zeros((1, 8)), r"rows \[1, 8\], no names, 2 places of 2 keys"),
     ):
         with pytest.raises(InvalidInputError, match=message):
             AddedItems(np.array(keys), rows.astype(np.float32))

@@ -209,7 +209,8 @@ def _search(coarse: Coarse, *, neighbours: bool, takes_added: bool) -> list[Node
         gathered = [
             *split_rows("rows_U", in_bundle="bundle_rows_U", place="place_U", is_in_bundle="is_in_bundle_U"),
             node("Gather", ["item_id.history_rows", "bundle_rows_U"], ["bundle_rows_UD"]),
-            node("Gather", ["added.rows", "place_U"], ["added_rows_UR"]),
+            node("Gather", ["added.places", "place_U"], ["added_place_U"]),
+            node("Gather", ["added.rows", "added_place_U"], ["added_rows_UR"]),
             node("Split", ["added_rows_UR"], ["added_rows_UD", "added_rows_as_items"], axis=1, num_outputs=2),
             # Row 0 of the bundle is zeros; the added row 0 of an item of the bundle is not.
             node("Where", ["is_in_bundle_U", "zero_f", "weight_U"], ["added_weight_U"]),
@@ -248,7 +249,8 @@ def _search(coarse: Coarse, *, neighbours: bool, takes_added: bool) -> list[Node
         scores += [
             # All columns, the first half times 0: cutting the rows apart would copy them.
             node("Concat", ["no_history_D1", "user_of_added_D1"], ["user_R1"], axis=0),
-            node("MatMul", ["added.rows", "user_R1"], ["added_products"]),
+            node("MatMul", ["added.rows", "user_R1"], ["products_by_place"]),
+            node("Gather", ["products_by_place", "added.places"], ["added_products"]),
             used_scores("added_products", used=added_scores),
         ]
     return [*scores, top_items_node("user_D1", coarse, additions=additions, added_scores=added_scores)]

@@ -187,7 +187,8 @@ def _vectors(rows: str, vectors: str, *, takes_added: bool) -> list[NodeProto]:
     return [
         *split_rows(rows, in_bundle=f"{at}in_bundle", place=f"{at}place", is_in_bundle=f"{at}is_in_bundle"),
         _node("Gather", ["item_id.rows", f"{at}in_bundle"], [f"{at}of_bundle"]),
-        _node("Gather", ["added.rows", f"{at}place"], [f"{at}of_added"]),
+        _node("Gather", ["added.places", f"{at}place"], [f"{at}added_place"]),
+        _node("Gather", ["added.rows", f"{at}added_place"], [f"{at}of_added"]),
         _node("Unsqueeze", [f"{at}is_in_bundle", "last_axis"], [f"{at}is_in_bundle_1"]),
         _node("Where", [f"{at}is_in_bundle_1", f"{at}of_bundle", f"{at}of_added"], [vectors]),
     ]
@@ -202,14 +203,15 @@ def _user_vectors(interests: int) -> list[NodeProto]:
 
 
 def _added_scores(interests: int) -> list[NodeProto]:
-    """The largest product of each added row with an interest, a column."""
-    products = [_node("MatMul", ["added.rows", "user_DQ"], ["added_products"])]
+    """The largest product of each added item's row with an interest, a column."""
+    products = [_node("MatMul", ["added.rows", "user_DQ"], ["products_by_place"])]
     if interests > 1:
         products = [
-            _node("MatMul", ["added.rows", "user_DQ"], ["added_products_AQ"]),
-            _node("ReduceMax", ["added_products_AQ", "last_axis"], ["added_products"], keepdims=1),
+            _node("MatMul", ["added.rows", "user_DQ"], ["products_PQ"]),
+            _node("ReduceMax", ["products_PQ", "last_axis"], ["products_by_place"], keepdims=1),
         ]
-    return [*products, used_scores("added_products", used="added_scores")]
+    in_order = _node("Gather", ["products_by_place", "added.places"], ["added_products"])
+    return [*products, in_order, used_scores("added_products", used="added_scores")]
 
 
 def _rename(traced: onnx.ModelProto) -> None:

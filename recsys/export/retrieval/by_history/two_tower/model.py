@@ -47,7 +47,7 @@ class TowerExport:
 
     def __init__(self, run_dir: Path, interactions: Interactions) -> None:
         self.config, self._learner = load_two_tower(run_dir, interactions)
-        self.notes = self._learner.notes
+        self.notes = (*self._learner.notes, *self._learner.told())
         self._interactions = interactions
         self.events = user_events(self.config, interactions)
         tower = self._learner.tower
@@ -59,6 +59,7 @@ class TowerExport:
             weights=table_weights(tower.tables),
             row_maps=self._learner.row_maps,
             numbers=self.numbers,
+            length=self._learner.length.times,
         )
         assert isinstance(self.config.model, TwoTowerConfig)
         self._long_history = self.config.model.long_history
@@ -130,7 +131,7 @@ class TowerExport:
         given = {each.name: self._interactions.item_columns[each.name][items] for each in tower.data.features.item}
         with torch.no_grad():
             inputs = tower.look_up(items, without_id_A=np.ones(len(items), dtype=np.bool_))
-            rows_AR = tower.items(inputs)
+            rows_AR = tower.items(inputs) * self._learner.length.times
         in_bundle_A1 = torch.from_numpy(by_attributes_M[items, None])
         expected_AR = torch.where(in_bundle_A1, self._items_MD[torch.from_numpy(items)], rows_AR).numpy()
         known_A = np.zeros(len(items), dtype=np.int64)

@@ -44,6 +44,7 @@ class TrainedTowers(NamedTuple):
         weights: physical table -> rows, float32.
         row_maps: table -> its map.
         numbers: input -> its transform.
+        length: of rows that are made of attributes alone; that of others is 1.
     """
 
     features: FeatureSet
@@ -51,6 +52,7 @@ class TrainedTowers(NamedTuple):
     weights: Mapping[str, Tensor]
     row_maps: Mapping[str, RowMap]
     numbers: Mapping[str, NumberTransform]
+    length: float = 1.0
 
     @property
     def no_id_I(self) -> Tensor:
@@ -76,7 +78,7 @@ class ItemSide(nn.Module):
 
     def __init__(self, trained: TrainedTowers, twin: DenseTwin) -> None:
         super().__init__()
-        self.features, self.net, self.twin = trained.features, trained.net, twin
+        self.features, self.net, self.twin, self.length = trained.features, trained.net, twin, trained.length
         self.item: dict[str, Feature] = {f"{ITEM}{each.name}": each for each in trained.features.item}
         self.given = [each for each in trained.features.item if isinstance(each, Numeric)]
         self.of_item = alike(twin, self.item)
@@ -89,7 +91,7 @@ class ItemSide(nn.Module):
         no_id_AI = self.no_id_I.expand(tensor.shape[0 if len(names) == 1 else 1], -1)
         of_features = RawInputs(self.twin, self.item, named)
         inputs = _WithoutId(of_features, item_id=f"{ITEM}{self.features.item_id.name}", no_id_AI=no_id_AI)
-        return self.net.item(*item_inputs(self.features, inputs)), self._known(named)
+        return self.net.item(*item_inputs(self.features, inputs)) * self.length, self._known(named)
 
     def _known(self, named: Mapping[tuple[str, ...], Tensor]) -> Tensor:
         """Count the features of each item that have a value that the tables know, [A], int64."""

@@ -26,6 +26,7 @@ from recsys.features.history.records import Events, make_events
 from recsys.serving.inference.candidate_index import AddedItems
 from recsys.serving.inference.retrieval_session import RetrievalSession, open_retrieval
 from recsys.training.retrieval.evaluate import evaluate_retrieval_run
+from recsys.training.retrieval.two_tower.trained import load_two_tower
 
 KEYS = ids_of(walks()).item_keys_M
 NOTHING = np.empty(0, dtype=np.int64)
@@ -51,14 +52,17 @@ def test_the_manifest_says_what_the_graphs_read_and_how_they_were_compared() -> 
     made = read_manifest(exported_walks())
     assert made.knows_users_by == "history" and set(made.graphs) == {"retrieve", "item", "similar"}
     assert set(made.item_inputs) == {"group", "tags", "price"}, "no id: an item whose id is known is in the bundle"
-    read = set(made.graphs["retrieve"].inputs) - {*RETRIEVE_INPUTS, "added.items", "added.rows"}
+    read = set(made.graphs["retrieve"].inputs) - {*RETRIEVE_INPUTS}
+    assert {"added.items", "added.places", "added.rows"} < read
+    read = {name for name in read if not name.startswith("added.")}
     assert read == {"history.item_id", "history.timestamp", "history.action", "age", "country"}
     assert made.certificate.requests == 2 * USERS and made.certificate.max_abs_logit_difference < 1e-5
     assert set(made.numbers) == {"age", "item.price"} and made.certificate.compared.startswith("torch ")
     test = evaluate_retrieval_run(exported_walks().parent / "run", walks(), "test")
     assert made.metrics["recall"] == test.recall > 0.8
     assert made.index_fingerprint == fingerprint_of_files(made.files) != ""
-    (first_of_each,) = made.training["notes"]
+    first_of_each, of_new = made.training["notes"]
+    assert of_new.startswith("new items' rows have ")
     assert first_of_each.startswith(f"{USERS} of {len(walks().train)} training pairs come before any other event")
     assert "user_id.rows" not in made.tables and made.tables["item_id.rows"].shape == (ALL_ITEMS + 1, 16)
 
@@ -199,7 +203,9 @@ def test_an_item_that_came_later_is_found_by_its_attributes_and_stands_in_a_hist
         }
     )
     assert made.known.tolist() == [3, 0] and made.usable.tolist() == [True, False]
-    np.testing.assert_allclose((made.rows[0] ** 2).sum(), 1.0, rtol=1e-5)
+    length = load_two_tower(exported_walks().parent / "run", walks())[1].length
+    np.testing.assert_allclose(np.linalg.norm(made.rows[0]), length.times, rtol=1e-5)
+    assert length.times != 1.0 and str(length) in read_manifest(exported_walks()).training["notes"]
     added = AddedItems(np.array([10**9]), made.rows[:1])
     places = []
     for start in (group * GROUP - 2, *((group + n) * GROUP for n in range(2, 11))):
