@@ -98,7 +98,7 @@ class FilterReport:
 
 @dataclass(frozen=True, slots=True)
 class RuleEffect:
-    """What a rule did (docs/guides/rules.md).
+    """The effect of a rule (docs/guides/rules.md).
 
     Attributes:
         acted: items of the list that it acted on.
@@ -116,7 +116,7 @@ class RuleEffect:
 
 @dataclass(frozen=True, slots=True)
 class ItemReason:
-    """What moved an item of a list.
+    """The reason of an item's place in a list.
 
     Attributes:
         place_by_score: its place by its score alone among all that were ranked, 1-based.

@@ -10,7 +10,8 @@ from support.paths import DOCS
 from support.redis_servers import free_port
 
 START, GUIDES = DOCS / "start", DOCS / "guides"
-PAGES = [*sorted(START.glob("*.md")), GUIDES / "from_feast_triton.md", GUIDES / "from_torcheasyrec.md"]
+COMING_FROM = ("coming_from/feast_triton.md", "coming_from/torcheasyrec.md")
+PAGES = [*sorted(START.glob("*.md")), *(GUIDES / name for name in COMING_FROM)]
 
 
 def run(pages: list[Path], folder: Path) -> None:
@@ -33,7 +34,7 @@ def test_the_pages_of_all_roles_run_one_after_another_and_print_what_they_show(t
 
 @pytest.mark.prove
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["from_feast_triton.md", "from_torcheasyrec.md"])
+@pytest.mark.parametrize("name", COMING_FROM)
 def test_a_page_on_coming_from_elsewhere_runs_as_it_stands_and_prints_what_it_shows(name: str, tmp_path: Path) -> None:
     run([GUIDES / name], tmp_path)
 

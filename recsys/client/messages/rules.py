@@ -60,7 +60,7 @@ _PINS = {
 
 
 def rules_report(response: Any) -> RulesReport | None:
-    """What an answer says of the rules; None: there were none."""
+    """The report of an answer on its rules; None: there were none."""
     if not response.HasField("rules"):
         return None
     of = response.rules

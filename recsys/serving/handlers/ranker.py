@@ -474,7 +474,7 @@ class Ranker:
         )
 
     def _missing_pins(self, asked: _Asked) -> Mapping[int, PinOutcome]:
-        """Why pinned items are no candidates: a filter, where they were sent."""
+        """Say of pinned items that were sent, and do not pass the filter, that they do not."""
         if asked.request.rules is None or not len(asked.filtered_out):
             return {}
         left_out = asked.request.candidate_keys[asked.filtered_out]

@@ -112,7 +112,7 @@ def _relevance(boosted: Float64Array) -> Float64Array:
 
 
 class _Caps:
-    """What at-mosts still allow."""
+    """Room that at-mosts still leave."""
 
     def __init__(self, rules: Rules, values: RuleValues) -> None:
         self.left_out: dict[int, int] = {}

@@ -18,7 +18,7 @@ from recsys.serving.telemetry.label_counts import LabelCounts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleEffect:
-    """What a rule did.
+    """The effect of a rule.
 
     Attributes:
         acted: items of the list that it acted on, see ``Arranged.acted``.
@@ -35,7 +35,7 @@ class RuleEffect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RulesReport:
-    """What became of a request's rules.
+    """The outcome of a request's rules.
 
     Attributes:
         effects: of each rule, in the order in which they were sent; [R].
