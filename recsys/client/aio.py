@@ -37,6 +37,7 @@ from recsys.client.types import (
     Id,
     Ids,
     Integers,
+    ListQuery,
     Overloaded,
     Ranking,
     RankQuery,
@@ -168,10 +169,11 @@ class AsyncClient:
         release: str = "",
         time_ms: int | None = None,
         max_events: int = 0,
+        within: ListQuery | None = None,
         timeout_s: float | None = None,
     ) -> Explanation:
         """See :meth:`Client.explain`."""
-        request = explain.request(user, item, features, model, release, time_ms, max_events)
+        request = explain.request(user, item, features, model, release, time_ms, max_events, within)
         limit_s = EXPLAIN_S if timeout_s is None else timeout_s
         return explain.explanation(await self._answer("explain", request, limit_s))
 

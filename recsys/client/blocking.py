@@ -36,6 +36,7 @@ from recsys.client.types import (
     Id,
     Ids,
     Integers,
+    ListQuery,
     Overloaded,
     Ranking,
     RankQuery,
@@ -232,6 +233,7 @@ class Client:
         release: str = "",
         time_ms: int | None = None,
         max_events: int = 0,
+        within: ListQuery | None = None,
         timeout_s: float | None = None,
     ) -> Explanation:
         """Explain a score: what each feature contributes to it, and what leaving out each past event changes.
@@ -246,13 +248,14 @@ class Client:
             features, model, time_ms: as of :meth:`rank`.
             release: name of the release to explain; empty for the one that answers this user.
             max_events: newest events that are left out one by one, up to 200; 0 for 50.
+            within: explain the item's place in this list, too: ``ListQuery(top_k=20, rules=[at_most(2, "brand")])``.
             timeout_s: for this call; default: 10 s.
 
         Raises:
             Overloaded: the server is working on another explanation.
             RpcError, InvalidInputError: as :meth:`rank`.
         """
-        request = explain.request(user, item, features, model, release, time_ms, max_events)
+        request = explain.request(user, item, features, model, release, time_ms, max_events, within)
         return explain.explanation(self._answer("explain", request, EXPLAIN_S if timeout_s is None else timeout_s))
 
     def similar(

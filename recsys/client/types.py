@@ -128,6 +128,35 @@ class ItemReason:
 
 
 @dataclass(frozen=True, slots=True)
+class ListPlace:
+    """The place of an item in a list, of ``Client.explain``.
+
+    Attributes:
+        place: 1-based; 0: it is not in the list.
+        place_by_score: by its score alone, among all that were ranked; 0: it was not ranked.
+        rules: places in the list's rules of those that moved it, or kept it from the list.
+        why: the reason in words, which names these.
+    """
+
+    place: int
+    place_by_score: int
+    rules: tuple[int, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListQuery:
+    """A list in which ``Client.explain`` explains an item's place; its arguments are those of ``Client.recommend``."""
+
+    top_k: int = 10
+    candidates: int = 0
+    exclude: Ids | None = None
+    include_seen: bool = False
+    filter: Where | None = None
+    rules: Sequence[Rule] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RulesReport:
     """The outcome of a request's rules (docs/guides/rules.md).
 
@@ -368,6 +397,7 @@ class Explanation:
         time_ms: as of when, milliseconds since 1970.
         runs: of the model that it took.
         model, model_version, release, degraded: as of a :class:`Ranking`.
+        place: the item's place in the list that was asked for; None: none was.
     """
 
     score: float
@@ -387,6 +417,7 @@ class Explanation:
     model_version: str
     release: str
     degraded: tuple[str, ...]
+    place: ListPlace | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -461,7 +461,7 @@ class RankResponse(_message.Message):
     def __init__(self, scores: _Optional[_Iterable[float]] = ..., positions: _Optional[_Iterable[int]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ..., filter: _Optional[_Union[FilterReport, _Mapping]] = ..., rules: _Optional[_Union[RulesReport, _Mapping]] = ...) -> None: ...
 
 class ExplainRequest(_message.Message):
-    __slots__ = ("model", "user", "item", "features", "time_ms", "max_events", "release")
+    __slots__ = ("model", "user", "item", "features", "time_ms", "max_events", "release", "list")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -476,6 +476,7 @@ class ExplainRequest(_message.Message):
     TIME_MS_FIELD_NUMBER: _ClassVar[int]
     MAX_EVENTS_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
+    LIST_FIELD_NUMBER: _ClassVar[int]
     model: str
     user: Id
     item: Id
@@ -483,7 +484,20 @@ class ExplainRequest(_message.Message):
     time_ms: int
     max_events: int
     release: str
-    def __init__(self, model: _Optional[str] = ..., user: _Optional[_Union[Id, _Mapping]] = ..., item: _Optional[_Union[Id, _Mapping]] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., time_ms: _Optional[int] = ..., max_events: _Optional[int] = ..., release: _Optional[str] = ...) -> None: ...
+    list: RecommendRequest
+    def __init__(self, model: _Optional[str] = ..., user: _Optional[_Union[Id, _Mapping]] = ..., item: _Optional[_Union[Id, _Mapping]] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., time_ms: _Optional[int] = ..., max_events: _Optional[int] = ..., release: _Optional[str] = ..., list: _Optional[_Union[RecommendRequest, _Mapping]] = ...) -> None: ...
+
+class ListPlace(_message.Message):
+    __slots__ = ("place", "place_by_score", "rules", "why")
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    PLACE_BY_SCORE_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    place: int
+    place_by_score: int
+    rules: _containers.RepeatedScalarFieldContainer[int]
+    why: str
+    def __init__(self, place: _Optional[int] = ..., place_by_score: _Optional[int] = ..., rules: _Optional[_Iterable[int]] = ..., why: _Optional[str] = ...) -> None: ...
 
 class Contribution(_message.Message):
     __slots__ = ("name", "side", "ids", "numbers", "missing", "contribution", "standard_error", "leave_out")
@@ -529,7 +543,7 @@ class ExplainedEvents(_message.Message):
     def __init__(self, items: _Optional[_Union[Ids, _Mapping]] = ..., timestamps_ms: _Optional[_Iterable[int]] = ..., attributes: _Optional[_Mapping[str, Ids]] = ..., leave_out: _Optional[_Iterable[float]] = ..., shared_signatures: _Optional[_Iterable[int]] = ..., attention: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("logit", "score", "base_logit", "contributions", "exact", "orders", "events", "history_events", "older_events", "older_leave_out", "signatures", "names", "time_ms", "runs", "model", "model_version", "release", "degraded")
+    __slots__ = ("logit", "score", "base_logit", "contributions", "exact", "orders", "events", "history_events", "older_events", "older_leave_out", "signatures", "names", "time_ms", "runs", "model", "model_version", "release", "degraded", "list")
     class NamesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -555,6 +569,7 @@ class ExplainResponse(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     DEGRADED_FIELD_NUMBER: _ClassVar[int]
+    LIST_FIELD_NUMBER: _ClassVar[int]
     logit: float
     score: float
     base_logit: float
@@ -573,4 +588,5 @@ class ExplainResponse(_message.Message):
     model_version: str
     release: str
     degraded: _containers.RepeatedScalarFieldContainer[Degradation]
-    def __init__(self, logit: _Optional[float] = ..., score: _Optional[float] = ..., base_logit: _Optional[float] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., exact: _Optional[bool] = ..., orders: _Optional[int] = ..., events: _Optional[_Union[ExplainedEvents, _Mapping]] = ..., history_events: _Optional[int] = ..., older_events: _Optional[int] = ..., older_leave_out: _Optional[float] = ..., signatures: _Optional[int] = ..., names: _Optional[_Mapping[int, str]] = ..., time_ms: _Optional[int] = ..., runs: _Optional[int] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., release: _Optional[str] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ...) -> None: ...
+    list: ListPlace
+    def __init__(self, logit: _Optional[float] = ..., score: _Optional[float] = ..., base_logit: _Optional[float] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., exact: _Optional[bool] = ..., orders: _Optional[int] = ..., events: _Optional[_Union[ExplainedEvents, _Mapping]] = ..., history_events: _Optional[int] = ..., older_events: _Optional[int] = ..., older_leave_out: _Optional[float] = ..., signatures: _Optional[int] = ..., names: _Optional[_Mapping[int, str]] = ..., time_ms: _Optional[int] = ..., runs: _Optional[int] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., release: _Optional[str] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., list: _Optional[_Union[ListPlace, _Mapping]] = ...) -> None: ...

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from recsys.client.messages.fields import feature_values, fitting, id_field, ids_of, set_fields
+from recsys.client.messages.fields import feature_values, fitting, id_field, ids_field, ids_of, set_fields
+from recsys.client.messages.filters import filter_message
 from recsys.client.messages.ranker import degraded_parts
-from recsys.client.types import Contribution, ExplainedEvents, Explanation, Id
+from recsys.client.messages.rules import rule_messages
+from recsys.client.types import Contribution, ExplainedEvents, Explanation, Id, ListPlace, ListQuery
 from recsys.proto import ranker_pb2
 
 _SIDES = {
@@ -28,6 +30,7 @@ def request(
     release: str,
     time_ms: int | None,
     max_events: int,
+    within: ListQuery | None = None,
 ) -> ranker_pb2.ExplainRequest:
     """The message of ``Client.explain``."""
     message = ranker_pb2.ExplainRequest(
@@ -36,6 +39,16 @@ def request(
     set_fields(message, model=model, time_ms=time_ms, max_events=max_events)
     with fitting("release", allowed="a string"):
         message.release = release
+    if within is not None:
+        message.list.CopyFrom(
+            ranker_pb2.RecommendRequest(
+                exclude=None if within.exclude is None else ids_field("exclude", within.exclude),
+                include_seen=within.include_seen,
+                filter=filter_message(within.filter),
+                rules=rule_messages(within.rules),
+            )
+        )
+        set_fields(message.list, top_k=within.top_k, candidates=within.candidates)
     return message
 
 
@@ -60,7 +73,15 @@ def explanation(response: ranker_pb2.ExplainResponse) -> Explanation:
         model_version=response.model_version,
         release=response.release,
         degraded=degraded_parts(response),
+        place=_place(response),
     )
+
+
+def _place(response: ranker_pb2.ExplainResponse) -> ListPlace | None:
+    if not response.HasField("list"):
+        return None
+    of = response.list
+    return ListPlace(place=of.place, place_by_score=of.place_by_score, rules=tuple(of.rules), why=of.why)
 
 
 def _contribution(part: ranker_pb2.Contribution, names: Mapping[int, str]) -> Contribution:

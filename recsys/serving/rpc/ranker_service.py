@@ -9,6 +9,7 @@ from recsys.proto import ranker_pb2
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.explain.explainer import explain
+from recsys.serving.handlers.explain.place import place_of
 from recsys.serving.handlers.model_slot import ModelSlot
 from recsys.serving.handlers.queries import RecommendResult, RetrieveResult
 from recsys.serving.handlers.ranker import rank_together
@@ -144,9 +145,14 @@ class RankerService:
             features = (asked or route.live).features
             query = convert_explain.explain_query(message, features)
             release = asked or route.of_user(query.user_key)
+            listed = convert_explain.list_query(message, features, max_candidates=self._settings.max_candidates)
+            place = None
+            if listed is not None:
+                answer = recommender_of(release).recommend_unseen(listed, deadline=deadline)
+                place = place_of(query.item_key, listed, answer)
             found = explain(ranker_of(release), query, deadline=deadline, names=release.names)
             deadline.check_caller()
-            return convert_explain.explain_response(found, ranker_of(release).features)
+            return convert_explain.explain_response(found, ranker_of(release).features, place=place)
 
     def _answered(self, timer: StageTimer, routes: Sequence[Route], answers: Sequence[Answer]) -> None:
         self._counts.answered(timer, answers)

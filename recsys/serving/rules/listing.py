@@ -79,7 +79,7 @@ def make_list(
         pinned=pinned,
         outcomes=pins,
         without_vector=without_vector,
-        candidates=len(keys),
+        keys=keys,
     )
     if counts is not None:
         count(rules, made, counts)

@@ -1,10 +1,11 @@
-"""RulesReport: what became of rules, for an answer and for counts. ``K`` items of the list, ``R`` rules."""
+"""RulesReport: what became of rules, for an answer and for counts. ``K`` items of the list, ``R`` rules, ``C``
+candidates."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -44,6 +45,7 @@ class RulesReport:
         without_vector: candidates that a diverse rule knows no vector of; they are like no other.
         unknown_values, age_ms, degraded: as of :class:`RuleValues`.
         places_by_score, acted: of each item, as of ``Arranged``; [K].
+        kept_out: place of the at-most, by key, of each candidate that one kept from the list.
     """
 
     effects: Sequence[RuleEffect]
@@ -55,6 +57,7 @@ class RulesReport:
     degraded: bool
     places_by_score: Int64Array
     acted: Sequence[tuple[int, ...]]
+    kept_out: Mapping[int, int] = field(default_factory=dict)
 
     def of_items(self, kept: BoolArray) -> RulesReport:
         """The same of those items of the list for which ``kept`` is True; bool, [K]."""
@@ -76,7 +79,7 @@ def report(
     pinned: Mapping[int, int],
     outcomes: Mapping[int, PinOutcome],
     without_vector: int,
-    candidates: int,
+    keys: Int64Array,
 ) -> RulesReport:
     """Say what became of rules.
 
@@ -87,7 +90,7 @@ def report(
         pinned: position of each pinned candidate, by its rule's place.
         outcomes: of pins; one without is placed if it is a candidate.
         without_vector: see :class:`RulesReport`.
-        candidates: that there were.
+        keys: of the candidates, int64, [C].
     """
     place_of = {position: place for place, position in enumerate(arranged.positions.tolist(), start=1)}
     acted = Counter(at for of_item in arranged.acted for at in of_item)
@@ -104,13 +107,14 @@ def report(
     return RulesReport(
         effects=effects,
         lacking=arranged.lacking,
-        detail=_detail(rules, arranged, left_out, candidates) if arranged.lacking else "",
+        detail=_detail(rules, arranged, left_out, len(keys)) if arranged.lacking else "",
         without_vector=without_vector,
         unknown_values=values.unknown_values,
         age_ms=values.age_ms,
         degraded=values.degraded,
         places_by_score=arranged.places_by_score,
         acted=arranged.acted,
+        kept_out={int(keys[position]): at for position, at in arranged.left_out.items()},
     )
 
 

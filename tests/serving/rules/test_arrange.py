@@ -216,11 +216,13 @@ def test_a_report_says_why_a_list_is_short_and_what_each_rule_did() -> None:
     rules = Rules((AtMost(count=1, attribute=BRAND), Pin(key=9, place=1), Pin(key=2, place=2)))
     values = RuleValues(codes={0: np.array([[1], [1], [2]], dtype=np.int32)})
     arranged = arrange(np.array([3, 2, 1], np.float32), rules, top_k=5, values=values, pinned={2: 2})
-    made = report(rules, arranged, values=values, pinned={2: 2}, outcomes={1: "seen"}, without_vector=0, candidates=3)
+    made = report(rules, arranged, values=values, pinned={2: 2}, outcomes={1: "seen"}, without_vector=0,
+                  keys=np.array([7, 8, 2]))  # fmt: skip
     assert made.lacking == 3
     assert made.detail == (
         "the candidates ran out at 2 of 5 items, 3 were ranked: at most 1 of a brand (rules[0]) left out 1"
     )
+    assert made.kept_out == {8: 0}
     cap, lost, placed = made.effects
     assert (cap.left_out, cap.pin) == (1, "") and (lost.pin, lost.place) == ("seen", 0)
     assert (placed.pin, placed.place, placed.acted) == ("placed", 2, 1)

@@ -16,6 +16,8 @@ from support.tiny_retrieval import tiny_tables, write_tiny_retrieval
 from recsys.client import (
     Client,
     InvalidArgument,
+    ListPlace,
+    ListQuery,
     RankQuery,
     Recommendation,
     at_most,
@@ -242,3 +244,35 @@ def test_rules_need_a_list_of_bounded_work(client: Client) -> None:
         client.recommend(user=4, rules=[pin(1, 1), "pin"])  # type: ignore[list-item]
     with pytest.raises(InvalidInputError, match="boost: got multiply=2, add=1; allowed: one of the two"):
         boost("in_stock", 2, add=1)
+
+
+def test_explain_names_the_rule_that_moved_an_item_or_kept_it_away(client: Client) -> None:
+    order = plain(client)
+    capped = at_most(1, "category")
+    shoes = [item for item in order if CATEGORY.get(item) == "shoes"]
+    within = ListQuery(top_k=5, rules=[pin(order[20], 1), capped])
+
+    def place(item: int, query: ListQuery = within) -> ListPlace:
+        found = client.explain(user=4, item=item, within=query).place
+        assert found is not None
+        return found
+
+    answer = client.recommend(user=4, top_k=5, rules=within.rules)
+    assert place(order[20]) == ListPlace(1, 21, (0,), f"rules[0]: item {order[20]} at 1")
+    second = int(answer.items[1])
+    assert place(second) == ListPlace(2, order.index(second) + 1, (), "others were moved, or left out, before it")
+    out = next(item for item in shoes if item not in answer.items)
+    kept = place(out)
+    assert (kept.place, kept.rules) == (0, (1,)) and kept.place_by_score == order.index(out) + 1
+    assert kept.why == "kept from the list by rules[1]: at most 1 of a category"
+    assert place(order[0], ListQuery(top_k=5)) == ListPlace(1, 1, (), "its score")
+    assert place(order[-1], ListQuery(top_k=5)).why == f"not among the best 5: place {ITEMS} of {ITEMS} by its score"
+    lost = place(order[2], ListQuery(top_k=5, exclude=[order[2]], rules=[pin(order[2], 1)]))
+    assert lost.why == f"rules[0]: item {order[2]} at 1, but the request excludes it" and lost.rules == (0,)
+    gone = place(order[2], ListQuery(top_k=5, exclude=[order[2]]))
+    assert (gone.place, gone.place_by_score) == (0, 0) and gone.why.startswith("not among the 39 candidates")
+    assert client.explain(user=4, item=1).place is None
+    with pytest.raises(InvalidArgument, match=r"list.rules\[0\].pin.place is 9; allowed: 1 to top_k, 5"):
+        place(1, ListQuery(top_k=5, rules=[pin(1, 9)]))
+    with pytest.raises(InvalidArgument, match="list.top_k is 0; allowed: 1 to"):
+        place(1, ListQuery(top_k=0))

@@ -1,6 +1,7 @@
 """Explanations of scores: what is explained is what the served graphs answer, whatever the model.
 
 - ``explainer.py``: a request, read as Rank reads it, to an explanation; ``queries.py``: both of them;
+- ``place.py``: the place of an item in a list, and the rule that moved it;
 - ``parts.py``: the parts of a request, and the scores of coalitions of them;
 - ``shapley.py``: the contributions of players of any game;
 - ``past.py``: a history without some of its events;

@@ -13,6 +13,7 @@ from recsys.features.hashing import MISSING
 from recsys.features.history.records import attribute_keys, require_history
 from recsys.features.names import keyed_texts
 from recsys.proto import ranker_pb2 as pb
+from recsys.serving.handlers.explain.place import ListPlace
 from recsys.serving.handlers.explain.queries import (
     EVENTS,
     MAX_EVENTS,
@@ -21,10 +22,13 @@ from recsys.serving.handlers.explain.queries import (
     ExplainQuery,
     Explanation,
 )
+from recsys.serving.handlers.queries import RecommendQuery
 from recsys.serving.rpc.convert.answers import degradations
 from recsys.serving.rpc.convert.ids import one_key, user_key
 from recsys.serving.rpc.convert.rank import feature_values
+from recsys.serving.rpc.convert.retrieval import recommend_query
 from recsys.serving.rpc.convert.times import moment_ms
+from recsys.serving.rpc.statuses import truncate
 
 _SIDES = {
     "user": pb.SIDE_USER,
@@ -54,8 +58,32 @@ def explain_query(message: pb.ExplainRequest, features: FeatureSet) -> ExplainQu
     )
 
 
-def explain_response(found: Explanation, features: FeatureSet) -> pb.ExplainResponse:
-    """Convert an explanation to the answer of an Explain call."""
+def list_query(message: pb.ExplainRequest, features: FeatureSet, *, max_candidates: int) -> RecommendQuery | None:
+    """Check and convert the list in which an item's place is to be explained; None: there is none.
+
+    Raises:
+        InvalidInputError: see the message; it begins with ``list``.
+    """
+    if not message.HasField("list"):
+        return None
+    for name in ("user", "features", "model", "retrieval_model", "time_ms", "timings", "reasons"):
+        given = message.list.HasField(name) if name == "user" else bool(getattr(message.list, name))
+        if given:
+            raise InvalidInputError(f"list.{name} is set; allowed: what Explain itself is not told, without {name}")
+    asked = pb.RecommendRequest()
+    asked.CopyFrom(message.list)
+    asked.user.CopyFrom(message.user)
+    asked.time_ms = message.time_ms
+    for name, value in message.features.items():
+        asked.features[name].CopyFrom(value)
+    try:
+        return recommend_query(asked, features, max_candidates=max_candidates)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"list.{error}") from None
+
+
+def explain_response(found: Explanation, features: FeatureSet, *, place: ListPlace | None = None) -> pb.ExplainResponse:
+    """Convert an explanation, and perhaps an item's place in a list, to the answer of an Explain call."""
     events = found.events
     return pb.ExplainResponse(
         logit=found.logit,
@@ -76,6 +104,11 @@ def explain_response(found: Explanation, features: FeatureSet) -> pb.ExplainResp
         model_version=found.model_version,
         release=found.release,
         degraded=degradations(found),
+        list=None
+        if place is None
+        else pb.ListPlace(
+            place=place.place, place_by_score=place.place_by_score, rules=place.rules, why=truncate(place.why)
+        ),
     )
 
 
