@@ -74,7 +74,7 @@ def test_a_new_item_whose_row_in_the_bundle_is_not_that_of_its_attributes_is_ref
     (tmp_path / "tables").mkdir()
     export._items_MD = torch.from_numpy(row)
     with pytest.raises(BundleError, match="a row of ONNX Runtime's differs from the model's by 1.00e-01"):
-        export.write(tmp_path)
+        export.write(tmp_path, "int8")
 
 
 def test_a_bundle_is_measured_by_its_graph_as_its_run_was_by_torch() -> None:
