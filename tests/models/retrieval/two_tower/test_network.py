@@ -70,8 +70,8 @@ def test_vectors_have_length_one_and_an_item_without_anything_is_zero(net: TwoTo
 
 def test_each_event_reads_of_the_older_ones_those_that_share_a_signature() -> None:
     torch.manual_seed(1)
-    config = TwoTowerConfig(dim=8, window=12, long_history=100, signatures=5, bits=2)
-    net = TwoTowerNet(TowerWidths(8, 4, 3, 2), config=config).eval()
+    config = TwoTowerConfig(dim=8, window=12, long_history=100, signatures=5, bits=2, dropout=0.0)
+    net = TwoTowerNet(TowerWidths(8, 4, 3, 2), config=config).train()  # reads vectors of any length as they are
     (newest, attributes, times), older = sequence(4), torch.nn.functional.normalize(torch.randn(60, 8), dim=1)
     assert net.long is not None and net.older is not None
     directions = net.long.signatures.directions_KD.view(5, 2, 8)
