@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -28,6 +28,9 @@ from recsys.cli.options import (
     tls_of,
 )
 from recsys.errors import ConfigError
+
+if TYPE_CHECKING:
+    from recsys.client import Where
 
 AddressOption = Annotated[str, typer.Option("--address", help="The server: host:port, or a host alone (port 50051).")]
 UserOption = Annotated[str, typer.Option("--user", help="User id; quotes make a text of digits: '\"007\"'.")]
@@ -49,6 +52,16 @@ ExcludeOption = Annotated[
         "--exclude", help="Ids of items to leave out besides those of the history, comma-separated; may be repeated."
     ),
 ]
+FilterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter",
+        metavar="TEST",
+        help="Only items that pass; may be repeated, and all hold. category=shoes,boots: one of these; "
+        "category!=socks: none of these; price<=50, price<50, price>=10, price>10; in_stock: it is set; "
+        "!in_stock: it is 0. Quote it for the shell.",
+    ),
+]
 SeenOption = Annotated[bool, typer.Option("--include-seen", help="Include items of the user's history.")]
 TimeOption = Annotated[
     str | None,
@@ -65,10 +78,19 @@ TimeoutOption = Annotated[float, typer.Option("--timeout", help="Seconds to wait
 DEGRADED = {
     "user": "the store did not give the user: history and stored features were taken as empty",
     "items": "the store did not give the items' features: they were taken as missing",
+    "attributes": "the items' values, or which are withdrawn, may not be what the store has now",
     "counts": "the store did not give the counts: they are as they were read last, or there are none",
     "history": "only the newest part of a long history was looked at in the time there was; ask again for all of it",
 }
 """The client's names of what was missing, in words."""
+
+_EMPTY = {
+    "contradiction": "the filter's tests exclude each other",
+    "no_item": "no item passes the filter",
+    "left_out": "all items that pass the filter are left out",
+    "not_ready": "the items' values are not known yet",
+}
+"""The client's names of why a filter leaves nothing, in words."""
 
 _NOBODY = ("failed to connect", "errors resolving", "DNS resolution failed")
 """gRPC's words for an address at which nothing listens, or that is none."""
@@ -119,6 +141,7 @@ def recommend(
     retrieval_model: Annotated[
         str, typer.Option("--retrieval-model", help="Name of the retrieval model. Default: the server's.")
     ] = "",
+    test: FilterOption = None,
     timings: TimingsOption = False,
     address: AddressOption = ADDRESS,
     tls: TlsOption = False,
@@ -136,6 +159,7 @@ def recommend(
     asked: dict[str, Any] = {"features": feature_values(feature or []), "time_ms": milliseconds(time), "model": model}
     asked |= {"exclude": item_ids(exclude or [], text_ids), "retrieval_model": retrieval_model}
     asked |= {"candidates": candidates, "include_seen": include_seen, "timings": timings}
+    asked["filter"] = filter_of(test or [])
     secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
     with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
         best = client.recommend(user=raw_id(user, text_ids), top_k=top, **asked)
@@ -156,6 +180,7 @@ def recommend(
         f"best of {best.candidates} of {best.retrieval_model}, ranked by {best.model} "
         f"{release}from {best.history_events} events{known}"
     )
+    facts |= _outcome(best)
     _print(best, _found(best), facts, summary, as_json=as_json)
 
 
@@ -166,6 +191,7 @@ def retrieve(
     include_seen: SeenOption = False,
     time: TimeOption = None,
     model: ModelOption = "",
+    test: FilterOption = None,
     timings: TimingsOption = False,
     address: AddressOption = ADDRESS,
     tls: TlsOption = False,
@@ -185,6 +211,7 @@ def retrieve(
         "time_ms": milliseconds(time),
         "model": model,
     }
+    asked["filter"] = filter_of(test or [])
     secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
     with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
         best = client.retrieve(
@@ -199,6 +226,7 @@ def retrieve(
     }
     known = "" if best.user_known else "; the model does not know the user: the most popular items"
     summary = f"{_who(best)}, {best.history_events} events left out{known}"
+    facts |= _outcome(best)
     _print(best, _found(best), facts, summary, as_json=as_json)
 
 
@@ -210,6 +238,7 @@ def similar(
         typer.Option("--exclude", help="Ids of items to leave out besides these, comma-separated; may be repeated."),
     ] = None,
     model: ModelOption = "",
+    test: FilterOption = None,
     timings: TimingsOption = False,
     address: AddressOption = ADDRESS,
     tls: TlsOption = False,
@@ -225,6 +254,7 @@ def similar(
     from recsys.client import Client
 
     asked: dict[str, Any] = {"exclude": item_ids(exclude or [], text_ids), "model": model}
+    asked["filter"] = filter_of(test or [])
     secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
     with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
         best = client.similar(items=item_ids([items], text_ids), top_k=top, timings=timings, **asked)
@@ -235,6 +265,7 @@ def similar(
         "unknown": best.unknown,
     }
     unknown = f"; nothing is known of {', '.join(map(str, best.unknown))}" if best.unknown else ""
+    facts |= _outcome(best)
     _print(best, _found(best), facts, f"{_who(best)}{unknown}", as_json=as_json)
 
 
@@ -244,6 +275,7 @@ def trending(
         list[str] | None,
         typer.Option("--exclude", help="Ids of items to leave out, comma-separated; may be repeated."),
     ] = None,
+    test: FilterOption = None,
     timings: TimingsOption = False,
     address: AddressOption = ADDRESS,
     tls: TlsOption = False,
@@ -259,11 +291,13 @@ def trending(
     from recsys.client import Client
 
     asked: dict[str, Any] = {"exclude": item_ids(exclude or [], text_ids)}
+    asked["filter"] = filter_of(test or [])
     secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
     with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
         best = client.trending(top_k=top, timings=timings, **asked)
     facts = {"as_of_ms": best.as_of_ms, "half_life_s": best.half_life_s, "window_s": best.window_s, "stale": best.stale}
     summary = f"half-life {best.half_life_s:,} s"
+    facts |= _outcome(best)
     _print(best, _found(best), facts, summary, as_json=as_json)
 
 
@@ -340,6 +374,52 @@ def feature_values(given: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"--feature {text!r}: expected NAME=VALUE, for example daytime=morning")
         named.setdefault(name.strip(), []).extend(_parts(f"--feature {text!r}", value))
     return {name: _values(parts) for name, parts in named.items()}
+
+
+def filter_of(tests: Sequence[str]) -> Where | None:
+    """Parse ``--filter``: a filter all of whose tests hold; None for none.
+
+    >>> print(filter_of(["category=shoes,boots", "price<=50", "brand!='007'", "in_stock"]))
+    category in ['shoes', 'boots'] and price <= 50.0 and brand not in ['007'] and in_stock is set
+
+    Raises:
+        ConfigError: a test is none.
+    """
+    from recsys.client import above, below, where, without
+
+    if not tests:
+        return None
+    made = []
+    for text in tests:
+        where_ = f"--filter {text!r}"
+        match = re.fullmatch(r"\s*(!?)([^=!<>]+?)\s*(?:(!=|<=|>=|=|<|>)(.*))?\s*", text, re.DOTALL)
+        if match is None or (match[1] and match[3]):
+            raise ConfigError(f"{where_}: expected a test, for example category=shoes,boots or price<=50 or in_stock")
+        _, name, compared, value = match.groups()
+        if compared is None:
+            made.append(where(**{name: not match[1]}))
+        elif compared in ("=", "!="):
+            values = _values(_parts(where_, value))
+            listed = values if isinstance(values, list) else [values]
+            if None in listed:
+                raise ConfigError(f"{where_}: nothing is after {compared}; expected values with commas between")
+            made.append(where(**{name: listed if compared == "=" else without(*listed)}))
+        else:
+            number = _number(value.strip())
+            if isinstance(number, str):
+                raise ConfigError(f"{where_}: {value.strip()!r} is no number")
+            ranges = {"<": below(number), ">": above(number), "<=": (None, number), ">=": (number, None)}
+            made.append(where(**{name: ranges[compared]}))
+    return where(*made)
+
+
+def _outcome(best: Any) -> dict[str, Any]:
+    """What became of the filter, for the JSON; nothing without one."""
+    if best.filter is None:
+        return {}
+    of = best.filter
+    told = {"passed": of.passed, "reason": of.reason, "detail": of.detail, "unknown_values": list(of.unknown_values)}
+    return {"filter": told | {"age_ms": of.age_ms}}
 
 
 def _parts(where: str, text: str) -> list[str]:
@@ -448,5 +528,9 @@ def _print(
     if best.timings_us:
         notes.print(", ".join(f"{stage} {us} us" for stage, us in best.timings_us.items() if us))
     notes.print(f"{summary}; {'degraded' if reasons else 'not degraded'}", markup=False, soft_wrap=True)
+    if (of := facts.get("filter")) is not None:
+        why = f": {_EMPTY.get(of['reason'], of['reason'])} ({of['detail']})" if of["reason"] else ""
+        unknown = f"; no item has had {', '.join(of['unknown_values'])}" if of["unknown_values"] and not why else ""
+        notes.print(f"{of['passed']:,} items pass the filter{why}{unknown}", markup=False, soft_wrap=True)
     for reason in reasons:
         notes.print(f"degraded: {reason}", markup=False, soft_wrap=True)

@@ -60,6 +60,8 @@ from recsys.client.types import (
     Recommendation,
     Retrieval,
     RpcError,
+    RuleEffect,
+    RulesReport,
     SimilarItems,
     StoreRefused,
     StoreUnavailable,

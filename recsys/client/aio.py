@@ -183,12 +183,13 @@ class AsyncClient:
         items: Ids,
         top_k: int = 10,
         exclude: Ids | None = None,
+        filter: Where | None = None,
         model: str = "",
         timings: bool = False,
         timeout_s: float | None = None,
     ) -> SimilarItems:
         """See :meth:`Client.similar`."""
-        request = related.similar_request(items, top_k, exclude, model, timings)
+        request = related.similar_request(items, top_k, exclude, model, timings, filter)
         return related.similar_items(await self._answer("similar", request, timeout_s), items)
 
     async def trending(
@@ -196,11 +197,12 @@ class AsyncClient:
         *,
         top_k: int = 10,
         exclude: Ids | None = None,
+        filter: Where | None = None,
         timings: bool = False,
         timeout_s: float | None = None,
     ) -> TrendingItems:
         """See :meth:`Client.trending`."""
-        request = related.trending_request(top_k, exclude, timings)
+        request = related.trending_request(top_k, exclude, timings, filter)
         return related.trending_items(await self._answer("trending", request, timeout_s))
 
     async def append_events(

@@ -264,6 +264,7 @@ class Client:
         items: Ids,
         top_k: int = 10,
         exclude: Ids | None = None,
+        filter: Where | None = None,
         model: str = "",
         timings: bool = False,
         timeout_s: float | None = None,
@@ -279,11 +280,12 @@ class Client:
             items: 1 to 100 ids; those that nobody knows are in the answer's ``unknown``.
             top_k: how many, 1 to 10,000.
             exclude: items to leave out besides those.
+            filter: only items that pass, see :func:`recsys.client.where`; the given ones need not.
             model: of retrieval; empty for the server's only one.
             timings: ask what the call took.
             timeout_s: for this call.
         """
-        request = related.similar_request(items, top_k, exclude, model, timings)
+        request = related.similar_request(items, top_k, exclude, model, timings, filter)
         return related.similar_items(self._answer("similar", request, timeout_s), items)
 
     def trending(
@@ -291,6 +293,7 @@ class Client:
         *,
         top_k: int = 10,
         exclude: Ids | None = None,
+        filter: Where | None = None,
         timings: bool = False,
         timeout_s: float | None = None,
     ) -> TrendingItems:
@@ -299,10 +302,11 @@ class Client:
         Args:
             top_k: how many, 1 to 10,000.
             exclude: items to leave out.
+            filter: only items that pass, see :func:`recsys.client.where`.
             timings: ask what the call took.
             timeout_s: for this call.
         """
-        request = related.trending_request(top_k, exclude, timings)
+        request = related.trending_request(top_k, exclude, timings, filter)
         return related.trending_items(self._answer("trending", request, timeout_s))
 
     def append_events(

@@ -294,8 +294,7 @@ class SimilarItems:
         items: ids, most alike first, none of them given; as in :class:`Retrieval`.
         scores: mean cosines to the known ones, from -1 to 1; float32, [K].
         unknown: those of the given ids of which nothing is known; if these are all, there are no items.
-        model, model_version, release, timings_us: as in :class:`Retrieval`.
-        degraded: never anything.
+        model, model_version, release, timings_us, degraded, filter: as in :class:`Retrieval`.
     """
 
     items: npt.NDArray[Any]
@@ -306,6 +305,7 @@ class SimilarItems:
     release: str = ""
     timings_us: Mapping[str, int] = field(default_factory=dict)
     degraded: tuple[str, ...] = ()
+    filter: FilterReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +319,8 @@ class TrendingItems:
         half_life_s: the half-life.
         window_s: every event counts for so many seconds.
         stale: the store could not be read since.
-        timings_us: as in :class:`Ranking`.
+        timings_us, filter: as in :class:`Ranking`.
+        degraded: ``counts`` if the answer is stale, and as in :class:`Ranking`.
     """
 
     items: npt.NDArray[Any]
@@ -329,11 +330,8 @@ class TrendingItems:
     window_s: int
     stale: bool
     timings_us: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def degraded(self) -> tuple[str, ...]:
-        """``counts`` if the answer is stale; else empty."""
-        return ("counts",) if self.stale else ()
+    degraded: tuple[str, ...] = ()
+    filter: FilterReport | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

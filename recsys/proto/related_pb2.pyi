@@ -10,21 +10,23 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SimilarRequest(_message.Message):
-    __slots__ = ("items", "top_k", "exclude", "model", "timings")
+    __slots__ = ("items", "top_k", "exclude", "model", "timings", "filter")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
     items: _ranker_pb2.Ids
     top_k: int
     exclude: _ranker_pb2.Ids
     model: str
     timings: bool
-    def __init__(self, items: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ..., top_k: _Optional[int] = ..., exclude: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ..., model: _Optional[str] = ..., timings: _Optional[bool] = ...) -> None: ...
+    filter: _ranker_pb2.Filter
+    def __init__(self, items: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ..., top_k: _Optional[int] = ..., exclude: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ..., model: _Optional[str] = ..., timings: _Optional[bool] = ..., filter: _Optional[_Union[_ranker_pb2.Filter, _Mapping]] = ...) -> None: ...
 
 class SimilarResponse(_message.Message):
-    __slots__ = ("items", "scores", "unknown", "model", "model_version", "release", "timings")
+    __slots__ = ("items", "scores", "unknown", "model", "model_version", "release", "timings", "filter", "degraded")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +34,8 @@ class SimilarResponse(_message.Message):
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_FIELD_NUMBER: _ClassVar[int]
     items: _ranker_pb2.Ids
     scores: _containers.RepeatedScalarFieldContainer[float]
     unknown: _containers.RepeatedScalarFieldContainer[int]
@@ -39,20 +43,24 @@ class SimilarResponse(_message.Message):
     model_version: str
     release: str
     timings: _ranker_pb2.Timings
-    def __init__(self, items: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., unknown: _Optional[_Iterable[int]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., release: _Optional[str] = ..., timings: _Optional[_Union[_ranker_pb2.Timings, _Mapping]] = ...) -> None: ...
+    filter: _ranker_pb2.FilterReport
+    degraded: _containers.RepeatedScalarFieldContainer[_ranker_pb2.Degradation]
+    def __init__(self, items: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., unknown: _Optional[_Iterable[int]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., release: _Optional[str] = ..., timings: _Optional[_Union[_ranker_pb2.Timings, _Mapping]] = ..., filter: _Optional[_Union[_ranker_pb2.FilterReport, _Mapping]] = ..., degraded: _Optional[_Iterable[_Union[_ranker_pb2.Degradation, str]]] = ...) -> None: ...
 
 class TrendingRequest(_message.Message):
-    __slots__ = ("top_k", "exclude", "timings")
+    __slots__ = ("top_k", "exclude", "timings", "filter")
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
     top_k: int
     exclude: _ranker_pb2.Ids
     timings: bool
-    def __init__(self, top_k: _Optional[int] = ..., exclude: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ..., timings: _Optional[bool] = ...) -> None: ...
+    filter: _ranker_pb2.Filter
+    def __init__(self, top_k: _Optional[int] = ..., exclude: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ..., timings: _Optional[bool] = ..., filter: _Optional[_Union[_ranker_pb2.Filter, _Mapping]] = ...) -> None: ...
 
 class TrendingResponse(_message.Message):
-    __slots__ = ("items", "scores", "as_of_ms", "half_life_s", "window_s", "stale", "timings")
+    __slots__ = ("items", "scores", "as_of_ms", "half_life_s", "window_s", "stale", "timings", "filter", "degraded")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     AS_OF_MS_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +68,8 @@ class TrendingResponse(_message.Message):
     WINDOW_S_FIELD_NUMBER: _ClassVar[int]
     STALE_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_FIELD_NUMBER: _ClassVar[int]
     items: _ranker_pb2.Ids
     scores: _containers.RepeatedScalarFieldContainer[float]
     as_of_ms: int
@@ -67,4 +77,6 @@ class TrendingResponse(_message.Message):
     window_s: int
     stale: bool
     timings: _ranker_pb2.Timings
-    def __init__(self, items: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., as_of_ms: _Optional[int] = ..., half_life_s: _Optional[int] = ..., window_s: _Optional[int] = ..., stale: _Optional[bool] = ..., timings: _Optional[_Union[_ranker_pb2.Timings, _Mapping]] = ...) -> None: ...
+    filter: _ranker_pb2.FilterReport
+    degraded: _containers.RepeatedScalarFieldContainer[_ranker_pb2.Degradation]
+    def __init__(self, items: _Optional[_Union[_ranker_pb2.Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., as_of_ms: _Optional[int] = ..., half_life_s: _Optional[int] = ..., window_s: _Optional[int] = ..., stale: _Optional[bool] = ..., timings: _Optional[_Union[_ranker_pb2.Timings, _Mapping]] = ..., filter: _Optional[_Union[_ranker_pb2.FilterReport, _Mapping]] = ..., degraded: _Optional[_Iterable[_Union[_ranker_pb2.Degradation, str]]] = ...) -> None: ...

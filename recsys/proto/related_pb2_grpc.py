@@ -55,7 +55,7 @@ class RelatedServicer:
     """
 
     def Similar(self, request, context):
-        """The items most like given ones, without these. Items of which nothing is known are no error: the answer names them,
+        """The items most like given ones, without these and without withdrawn ones. Items of which nothing is known are no error: the answer names them,
         and is empty if nothing is known of any. Errors also: NOT_FOUND (no retrieval model, or one whose bundle was exported
         without what is asked for; the message says how to have it).
         """
@@ -64,7 +64,7 @@ class RelatedServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Trending(self, request, context):
-        """The items with most events lately: an event counts half after each half-life. The FeatureSet says what is counted
+        """The items with most events lately, without withdrawn ones: an event counts half after each half-life. The FeatureSet says what is counted
         (history.trending). A store that is away is no error: the answer is as of before, and says so. Errors also: NOT_FOUND
         (nothing is counted).
         """

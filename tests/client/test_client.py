@@ -14,6 +14,7 @@ import pytest
 from support.tiny_bundle import Event, reference_scores, write_tiny_bundle
 from support.tiny_server import ServerProcess, server_process
 
+import recsys.client
 from recsys.client import (
     AsyncClient,
     Client,
@@ -289,3 +290,7 @@ def test_only_what_a_server_that_is_away_or_begins_to_drain_has_ended_is_tried_a
         client.rank(user=1, candidates=[1])
     server.stop(None).wait()
     assert len(seen) == calls
+
+
+def test_every_name_that_the_client_lists_is_there() -> None:
+    assert [name for name in recsys.client.__all__ if not hasattr(recsys.client, name)] == []

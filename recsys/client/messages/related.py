@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
+from recsys.client.filters import Where
 from recsys.client.messages.fields import found_ids, ids_field, set_fields, timings_us
+from recsys.client.messages.filters import filter_message, filter_report
+from recsys.client.messages.ranker import degraded_parts
 from recsys.client.types import Ids, SimilarItems, TrendingItems
 from recsys.proto import related_pb2
 
 
 def similar_request(
-    items: Ids, top_k: int, exclude: Ids | None, model: str, timings: bool
+    items: Ids, top_k: int, exclude: Ids | None, model: str, timings: bool, where: Where | None
 ) -> related_pb2.SimilarRequest:
     """The message of ``Client.similar``."""
     request = related_pb2.SimilarRequest(
         items=ids_field("items", items),
         exclude=None if exclude is None else ids_field("exclude", exclude),
         timings=timings,
+        filter=filter_message(where),
     )
     set_fields(request, top_k=top_k, model=model)
     return request
@@ -33,13 +37,19 @@ def similar_items(response: related_pb2.SimilarResponse, items: Ids) -> SimilarI
         model_version=response.model_version,
         release=response.release,
         timings_us=timings_us(response),
+        degraded=degraded_parts(response),
+        filter=filter_report(response),
     )
 
 
-def trending_request(top_k: int, exclude: Ids | None, timings: bool) -> related_pb2.TrendingRequest:
+def trending_request(
+    top_k: int, exclude: Ids | None, timings: bool, where: Where | None
+) -> related_pb2.TrendingRequest:
     """The message of ``Client.trending``."""
     request = related_pb2.TrendingRequest(
-        exclude=None if exclude is None else ids_field("exclude", exclude), timings=timings
+        exclude=None if exclude is None else ids_field("exclude", exclude),
+        timings=timings,
+        filter=filter_message(where),
     )
     set_fields(request, top_k=top_k)
     return request
@@ -55,4 +65,6 @@ def trending_items(response: related_pb2.TrendingResponse) -> TrendingItems:
         window_s=response.window_s,
         stale=response.stale,
         timings_us=timings_us(response),
+        degraded=(("counts",) if response.stale else ()) + degraded_parts(response),
+        filter=filter_report(response),
     )

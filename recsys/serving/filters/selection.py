@@ -193,6 +193,11 @@ def candidates_pass(
     return found, report
 
 
+def found_nothing(report: FilterReport, why: str) -> FilterReport:
+    """The same of a list that is empty though items pass."""
+    return replace(report, reason="left_out", detail=why)
+
+
 _NO_ROWS = Allowed(rows_L=np.empty(0, dtype=np.int64))
 
 _NOT_READY = FilterReport(

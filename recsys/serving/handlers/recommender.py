@@ -22,7 +22,7 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import Events
 from recsys.features.history.rules import visible
 from recsys.serving.deadline import Deadline
-from recsys.serving.filters.selection import IndexFilter
+from recsys.serving.filters.selection import IndexFilter, found_nothing
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.handlers.ranker import Ranker, RankRequest
@@ -315,7 +315,7 @@ class Recommender:
                 filter=query.filter,
             )
         if query.filter is not None and selection.report.passed and not len(found.items):
-            left_out = replace(selection.report, reason="left_out", detail="all items that pass were seen, or excluded")
+            left_out = found_nothing(selection.report, "all items that pass were seen, or excluded")
             selection = replace(selection, report=left_out)
         return RetrieveResult(
             items=found.items,

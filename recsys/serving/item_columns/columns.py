@@ -129,8 +129,3 @@ class ItemColumns:
                 self._mapped = (number, opened)
                 return opened
         return None
-
-
-def no_withdrawn() -> tuple[Int64Array, bool]:
-    """As :meth:`ItemColumns.withdrawn_keys` where no item can be withdrawn."""
-    return np.empty(0, dtype=np.int64), False

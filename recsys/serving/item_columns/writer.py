@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recsys.arrays import Int32Array, Int64Array, UInt8Array
+from recsys.arrays import BoolArray, Int32Array, Int64Array, UInt8Array
 from recsys.errors import NoSpaceError
 from recsys.feature_store.base import IS_WITHDRAWN, NOT_STORED
 from recsys.features.columns import Column
@@ -100,8 +100,8 @@ class ColumnWriter:
         assert self._current is not None, "columns were begun"
         there = np.any([of != NOT_STORED for of in stored.values()], axis=0)
         keep = there | (self._current.items.find(keys) >= 0)
-        keys, columns = keys[keep], {name: column[keep] for name, column in columns.items()}
-        item = stored["item"][keep]
+        columns = {name: _missing_unless(there, column)[keep] for name, column in columns.items()}
+        keys, item = keys[keep], stored["item"][keep]
         if not len(keys):
             return
         self._make_room(keys, columns)
@@ -196,6 +196,11 @@ class ColumnWriter:
         for path in self._folder.glob("columns-*"):
             if path != self._path(self.state.generation):
                 path.unlink(missing_ok=True)
+
+
+def _missing_unless(there: BoolArray, column: Column) -> Column:
+    """A column in which items of which nothing is stored any more have no number, rather than its default."""
+    return np.where(there, column, np.float32(np.nan)) if column.dtype == np.float32 else column
 
 
 def _codes(table: KeyTable, column: Int64Array) -> Int32Array:

@@ -20,7 +20,7 @@ from recsys.serving.handlers.related.similar import SimilarFinder
 from recsys.serving.handlers.request_log import RequestLog
 from recsys.serving.handlers.routes import LoadedRelease, Route, Routes
 from recsys.serving.inference.fair_lock import FairLock
-from recsys.serving.item_columns.columns import ItemColumns, no_withdrawn
+from recsys.serving.item_columns.columns import ItemColumns
 from recsys.serving.long_history.states import LongStates
 from recsys.serving.process.models import Models
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
@@ -115,6 +115,7 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
         ranker = _open_ranker(stack, planned.name, models, shared, store)
         recommender = similar = None
         if models.retrieval is not None:
+            items = IndexFilter(shared.columns, models.retrieval.keys, counts=shared.filter_counts)
             added = stack.enter_context(shared.added_items.following(models.retrieval, store, release=planned.name))
             recommender = Recommender(
                 models.retrieval,
@@ -126,7 +127,7 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
                 store_timeout_s=shared.settings.store_timeout_ms / 1000,
                 recorder=shared.recorder,
                 added=added,
-                items=IndexFilter(shared.columns, models.retrieval.keys, counts=shared.filter_counts),
+                items=items,
             )
             similar = SimilarFinder(
                 models.similar,
@@ -136,7 +137,7 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
                 admission=shared.admission,
                 model_lock=shared.model_lock,
                 added=added,
-                withdrawn=no_withdrawn if shared.columns is None else shared.columns.withdrawn_keys,
+                items=items,
             )
         return LoadedRelease(
             name=planned.name,

@@ -70,7 +70,9 @@ def followed_columns(
     """
 
     def enabled() -> bool:
-        return bool(stores.features.filterable()) or (finds and bool(stores.features.item))
+        features = stores.features
+        counts = features.history is not None and features.history.trending is not None
+        return bool(features.filterable()) or ((finds or counts) and bool(features.item))
 
     def applied(ms: int) -> None:
         if telemetry is not None:

@@ -277,6 +277,7 @@ def serving(
             settings,
             store=stores.blocking_store,
             features=lambda: stores.slot.current().features,
+            columns=columns,
             telemetry=telemetry,
         )
         add_services(server, ranker_service, related_service, store_service, health)

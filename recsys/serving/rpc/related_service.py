@@ -14,6 +14,7 @@ from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.model_slot import ModelSlot
 from recsys.serving.handlers.related.trending import TrendingFinder
 from recsys.serving.handlers.routes import similar_of
+from recsys.serving.item_columns.columns import ItemColumns
 from recsys.serving.rpc.answer_counts import Answer, AnswerCounts
 from recsys.serving.rpc.calls import Context, abort_on_error, deadline_of
 from recsys.serving.rpc.convert import related as convert
@@ -29,6 +30,7 @@ class RelatedService:
         settings: the server's.
         store: for what is trending, and the texts of ids.
         features: gives the FeatureSet by which the store is read now.
+        columns: values of the items; None: there are none.
         telemetry: counts requests; None for none.
     """
 
@@ -39,11 +41,14 @@ class RelatedService:
         *,
         store: BlockingFeatureStore,
         features: Callable[[], FeatureSet],
+        columns: ItemColumns | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
         self._models = models
         self._store, self._features = store, features
-        self._trending = TrendingFinder(self._store, self._features, store_timeout_s=settings.store_timeout_ms / 1000)
+        self._trending = TrendingFinder(
+            self._store, self._features, store_timeout_s=settings.store_timeout_ms / 1000, columns=columns
+        )
         self._telemetry = telemetry
         self._default_s = settings.default_deadline_ms / 1000
         self._counts = AnswerCounts(telemetry)
@@ -81,6 +86,8 @@ class RelatedService:
             query.timer.lap("store")
         if result.stale and self._telemetry is not None:
             self._telemetry.count("trending_stale")
+        if result.attributes_degraded and self._telemetry is not None:
+            self._telemetry.count("degraded", "attributes")
         response = convert.trending_response(result, query, texts=texts, include_timings=message.timings)
         deadline.check_caller()
         return response

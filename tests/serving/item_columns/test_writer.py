@@ -69,6 +69,15 @@ def test_values_are_read_as_they_were_written_last(tmp_path: Path) -> None:
     assert np.isnan(price_now) and others == [9, [-1, -1]]
 
 
+def test_an_item_of_which_nothing_is_stored_any_more_has_no_number_not_even_the_default(tmp_path: Path) -> None:
+    to = writer(tmp_path)
+    default = np.zeros(2, dtype=np.float32)  # as a store gives it of a feature with a default, stored or not
+    put(to, [30, 10], price=default)
+    assert row(tmp_path, 30)[0] == row(tmp_path, 10)[0] == 0.0
+    put(to, [30], stored=NOT_STORED, price=default[:1])
+    assert np.isnan(row(tmp_path, 30)[0]) and row(tmp_path, 10)[0] == 0.0
+
+
 def test_columns_grow_and_keep_what_they_have_and_old_files_go(tmp_path: Path) -> None:
     to = writer(tmp_path)
     for start in range(0, 20_000, 500):

@@ -13,12 +13,13 @@ import numpy as np
 from recsys.arrays import BoolArray, Float32Array, Int64Array
 from recsys.errors import NotFoundError
 from recsys.serving.deadline import Deadline
+from recsys.serving.filters.language import Filter
+from recsys.serving.filters.selection import FilterReport, IndexFilter, found_nothing
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.inference.candidate_index import AddedItems
 from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.inference.pace import Pace, Work
 from recsys.serving.inference.related.similar import SimilarItems
-from recsys.serving.item_columns.columns import no_withdrawn
 from recsys.serving.telemetry.stage_timer import StageTimer
 
 _SEARCH_S = 0.01
@@ -34,12 +35,14 @@ class SimilarQuery:
         top_k: how many items.
         exclude: keys of items to leave out besides the seeds; may hold duplicates and unknown ones.
         timer: the request's clock.
+        filter: that items are to pass; the seeds need not.
     """
 
     seeds: Int64Array
     top_k: int
     exclude: Int64Array
     timer: StageTimer = field(default_factory=StageTimer)
+    filter: Filter | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +54,9 @@ class SimilarResult:
         scores: mean cosines, [K].
         known: of which seeds something is known, [N].
         added: items that took part beside those of the bundle.
+        filter: what became of it; None: there was none.
         user_degraded, items_degraded, history_degraded: never so.
+        attributes_degraded: the items' values, or which are withdrawn, may be other than what the store has.
     """
 
     items: Int64Array
@@ -61,6 +66,7 @@ class SimilarResult:
     model_version: str
     release: str
     added: AddedItems | None = None
+    filter: FilterReport | None = None
     user_degraded: bool = False
     items_degraded: bool = False
     history_degraded: bool = False
@@ -76,7 +82,7 @@ class SimilarFinder:
         admission: the places of requests.
         model_lock: held while a model runs.
         added: gives the items that came after training and take part in a search.
-        withdrawn: gives the keys of withdrawn items, [N], and if they may be other ones.
+        items: finds the rows of the index that pass a filter and are not withdrawn; None: all do.
     """
 
     def __init__(
@@ -89,9 +95,9 @@ class SimilarFinder:
         admission: Admission,
         model_lock: FairLock,
         added: Callable[[], AddedItems | None] = lambda: None,
-        withdrawn: Callable[[], tuple[Int64Array, bool]] = no_withdrawn,
+        items: IndexFilter | None = None,
     ) -> None:
-        self._withdrawn = withdrawn
+        self._items = IndexFilter(None, np.empty(0, dtype=np.int64)) if items is None else items
         self._index = index
         self._model, self._version, self._release = model, model_version, release
         self._admission = admission
@@ -115,14 +121,19 @@ class SimilarFinder:
         expected_s = self._pace.seconds(1)
         with self._admission.enter(Work(expected_s, expected_s), left_s=deadline.remaining_s()):
             seeds, place_N = np.unique(query.seeds, return_inverse=True)
-            withdrawn, degraded = self._withdrawn()
-            left_out = np.concatenate([query.exclude, withdrawn]) if len(withdrawn) else query.exclude
+            added = self._added()
+            selection = self._items.select(query.filter, added)
+            query.timer.lap("filter")
             with self._model_lock.acquire(deadline, pace=self._pace, units=1):
                 query.timer.lap("wait")
                 deadline.remaining_s()
-                added = self._added()
-                found = self._index.find(seeds, query.top_k, left_out=left_out, added=added)
+                found = self._index.find(
+                    seeds, query.top_k, left_out=query.exclude, added=added, allowed=selection.allowed
+                )
                 query.timer.lap("retrieve")
+        report = selection.report
+        if query.filter is not None and report.passed and not len(found.items) and found.known.any():
+            report = found_nothing(report, "all items that pass are seeds, or excluded")
         return SimilarResult(
             items=found.items,
             scores=found.scores,
@@ -131,5 +142,6 @@ class SimilarFinder:
             model_version=self._version,
             release=self._release,
             added=added,
-            attributes_degraded=degraded,
+            filter=None if query.filter is None else report,
+            attributes_degraded=report.degraded,
         )

@@ -14,13 +14,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from recsys.arrays import Float64Array, Int64Array
+from recsys.arrays import BoolArray, Float64Array, Int64Array
 from recsys.errors import NotFoundError, StoreError
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.feature_set import FeatureSet
 from recsys.features.trending import Trending
 from recsys.rate_limited_log import RateLimitedLog
 from recsys.serving.deadline import Deadline
+from recsys.serving.filters.language import Filter
+from recsys.serving.filters.selection import FilterReport, candidates_pass, found_nothing
+from recsys.serving.item_columns.columns import ItemColumns
 from recsys.serving.telemetry.stage_timer import StageTimer
 
 REFRESH_S = 1.0
@@ -43,11 +46,13 @@ class TrendingQuery:
         top_k: how many items.
         exclude: keys of items to leave out; may hold duplicates and unknown ones.
         timer: the request's clock.
+        filter: that items are to pass.
     """
 
     top_k: int
     exclude: Int64Array
     timer: StageTimer = field(default_factory=StageTimer)
+    filter: Filter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,8 @@ class TrendingResult:
         as_of_ms: when they were read; 0: never.
         declared: what is counted.
         stale: the store could not be read since.
+        filter: what became of it, of the items with counts; None: there was none.
+        attributes_degraded: the items' values, or which are withdrawn, may be other than what the store has.
     """
 
     items: Int64Array
@@ -82,6 +89,8 @@ class TrendingResult:
     as_of_ms: int
     declared: Trending
     stale: bool
+    filter: FilterReport | None = None
+    attributes_degraded: bool = False
 
 
 _NONE = Counts(np.zeros(0, dtype=np.int64), np.zeros(0))
@@ -94,6 +103,7 @@ class TrendingFinder:
         store: read at most once in a second.
         features: gives the FeatureSet by which the store is read now.
         store_timeout_s: of a reading.
+        columns: values of the items; None: there are none, and none can be withdrawn.
         clock_ms: milliseconds since 1970.
         steady_s: seconds that are never set.
     """
@@ -104,12 +114,14 @@ class TrendingFinder:
         features: Callable[[], FeatureSet],
         *,
         store_timeout_s: float,
+        columns: ItemColumns | None = None,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         steady_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._features = features
         self._timeout_s = store_timeout_s
+        self._columns = columns
         self._clock_ms, self._steady_s = clock_ms, steady_s
         self._lock = threading.Lock()
         self._declared: Trending | None = None
@@ -135,9 +147,12 @@ class TrendingFinder:
         counts, stale = self._current(declared, deadline)
         query.timer.lap("store")
         items, scores = counts.items, counts.scores
+        left, report = self._left(query.filter, items)
         if len(query.exclude):
-            left = ~np.isin(items, query.exclude)
-            items, scores = items[left], scores[left]
+            left &= ~np.isin(items, query.exclude)
+        items, scores = items[left], scores[left]
+        if query.filter is not None and report.passed and not len(items):
+            report = found_nothing(report, "all items that pass are excluded")
         query.timer.lap("select")
         return TrendingResult(
             items=items[: query.top_k],
@@ -145,7 +160,17 @@ class TrendingFinder:
             as_of_ms=counts.as_of_ms,
             declared=declared,
             stale=stale,
+            filter=None if query.filter is None else report,
+            attributes_degraded=report.degraded,
         )
+
+    def _left(self, wanted: Filter | None, items: Int64Array) -> tuple[BoolArray, FilterReport]:
+        """True for the items that pass and are not withdrawn; a look at all of them only where there is a filter."""
+        if wanted is not None or self._columns is None:
+            return candidates_pass(self._columns, wanted, items)
+        withdrawn, degraded = self._columns.withdrawn_keys()
+        left = ~np.isin(items, withdrawn) if len(withdrawn) else np.ones(len(items), dtype=np.bool_)
+        return left, FilterReport(passed=len(items), degraded=degraded)
 
     def _current(self, declared: Trending, deadline: Deadline) -> tuple[Counts, bool]:
         """The counts, read again if they are old; while one thread reads, others take those that there are."""

@@ -8,6 +8,7 @@ from recsys.arrays import Int64Array
 from recsys.errors import InvalidInputError
 from recsys.features.feature_set import Categorical, FeatureSet
 from recsys.proto import ranker_pb2 as pb
+from recsys.proto import related_pb2
 from recsys.serving.filters.language import (
     Condition,
     Filter,
@@ -30,7 +31,9 @@ _REASONS = {
 }
 
 
-Filtered = pb.RankRequest | pb.RetrieveRequest | pb.RecommendRequest
+Filtered = (
+    pb.RankRequest | pb.RetrieveRequest | pb.RecommendRequest | related_pb2.SimilarRequest | related_pb2.TrendingRequest
+)
 
 
 def filter_of(message: Filtered, features: FeatureSet) -> Filter | None:

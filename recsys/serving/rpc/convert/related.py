@@ -10,11 +10,12 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.names import Names
 from recsys.proto import related_pb2 as pb
 from recsys.proto.limits import SEEDS
-from recsys.proto.ranker_pb2 import Ids
+from recsys.proto.ranker_pb2 import DEGRADATION_ATTRIBUTES_STALE, Ids
 from recsys.serving.handlers.related.similar import SimilarQuery, SimilarResult
 from recsys.serving.handlers.related.trending import TrendingQuery, TrendingResult
 from recsys.serving.inference.retrieval_session import MAX_ITEMS
-from recsys.serving.rpc.convert.answers import timings
+from recsys.serving.rpc.convert.answers import degradations, timings
+from recsys.serving.rpc.convert.filters import filter_of, report_message
 from recsys.serving.rpc.convert.ids import entity_keys
 from recsys.serving.rpc.convert.retrieval import checked_count, excluded_keys, item_ids
 from recsys.serving.telemetry.stage_timer import StageTimer
@@ -32,6 +33,7 @@ def similar_query(message: pb.SimilarRequest, features: FeatureSet) -> SimilarQu
         top_k=checked_count("top_k", message.top_k, 1, MAX_ITEMS),
         exclude=excluded_keys(message.exclude, features),
         timer=timer,
+        filter=filter_of(message, features),
     )
     timer.lap("convert")
     return query
@@ -56,6 +58,8 @@ def similar_response(
         model_version=result.model_version,
         release=result.release,
         timings=timings(query.timer) if include_timings else None,
+        filter=report_message(result.filter),
+        degraded=degradations(result),
     )
 
 
@@ -70,6 +74,7 @@ def trending_query(message: pb.TrendingRequest, features: FeatureSet) -> Trendin
         top_k=checked_count("top_k", message.top_k, 1, MAX_ITEMS),
         exclude=excluded_keys(message.exclude, features),
         timer=timer,
+        filter=filter_of(message, features),
     )
     timer.lap("convert")
     return query
@@ -100,4 +105,6 @@ def trending_response(
         window_s=result.declared.window_s,
         stale=result.stale,
         timings=timings(query.timer) if include_timings else None,
+        filter=report_message(result.filter),
+        degraded=[DEGRADATION_ATTRIBUTES_STALE] if result.attributes_degraded else [],
     )
