@@ -84,14 +84,6 @@ DEGRADED = {
 }
 """The client's names of what was missing, in words."""
 
-_EMPTY = {
-    "contradiction": "the filter's tests exclude each other",
-    "no_item": "no item passes the filter",
-    "left_out": "all items that pass the filter are left out",
-    "not_ready": "the items' values are not known yet",
-}
-"""The client's names of why a filter leaves nothing, in words."""
-
 _NOBODY = ("failed to connect", "errors resolving", "DNS resolution failed")
 """gRPC's words for an address at which nothing listens, or that is none."""
 
@@ -380,7 +372,7 @@ def filter_of(tests: Sequence[str]) -> Where | None:
     """Parse ``--filter``: a filter all of whose tests hold; None for none.
 
     >>> print(filter_of(["category=shoes,boots", "price<=50", "brand!='007'", "in_stock"]))
-    category in ['shoes', 'boots'] and price <= 50.0 and brand not in ['007'] and in_stock is set
+    category in ['shoes', 'boots'] and price <= 50 and brand not in ['007'] and in_stock is set
 
     Raises:
         ConfigError: a test is none.
@@ -414,7 +406,7 @@ def filter_of(tests: Sequence[str]) -> Where | None:
 
 
 def _outcome(best: Any) -> dict[str, Any]:
-    """What became of the filter, for the JSON; nothing without one."""
+    """The outcome of the filter, for the JSON; nothing without one."""
     if best.filter is None:
         return {}
     of = best.filter
@@ -529,7 +521,7 @@ def _print(
         notes.print(", ".join(f"{stage} {us} us" for stage, us in best.timings_us.items() if us))
     notes.print(f"{summary}; {'degraded' if reasons else 'not degraded'}", markup=False, soft_wrap=True)
     if (of := facts.get("filter")) is not None:
-        why = f": {_EMPTY.get(of['reason'], of['reason'])} ({of['detail']})" if of["reason"] else ""
+        why = f": {of['detail']}" if of["detail"] else ""
         unknown = f"; no item has had {', '.join(of['unknown_values'])}" if of["unknown_values"] and not why else ""
         notes.print(f"{of['passed']:,} items pass the filter{why}{unknown}", markup=False, soft_wrap=True)
     for reason in reasons:

@@ -8,9 +8,11 @@ color not in ['red'] and (brand in ['a'] or price < 10)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
 
 from recsys.errors import InvalidInputError
 
@@ -149,13 +151,13 @@ def item_test(name: str, test: Any) -> ItemTest:
     """
     if isinstance(test, ItemTest):
         return test
-    if isinstance(test, bool):
-        return ItemTest(kind="flag", flag=test)
+    if isinstance(test, bool | np.bool_):
+        return ItemTest(kind="flag", flag=bool(test))
     if isinstance(test, tuple) and len(test) == 2:
         return ItemTest(kind="range", low=test[0], high=test[1])
-    if isinstance(test, str) or (not isinstance(test, float) and not isinstance(test, Iterable)):
+    if isinstance(test, str | int | np.integer):
         return ItemTest(kind="any_of", values=(test,))
-    if isinstance(test, Iterable) and not isinstance(test, tuple):
+    if isinstance(test, Iterable) and not isinstance(test, tuple | bytes | Mapping):
         return ItemTest(kind="any_of", values=tuple(test))
     raise InvalidInputError(
         f"{name}: got {test!r}; allowed: a value or a list of them, a range (low, high), True or False, or what "

@@ -137,7 +137,7 @@ def test_an_answer_without_the_store_says_in_words_what_it_lacks(bundles: Path, 
 
 
 def test_every_kind_of_degradation_has_words() -> None:
-    assert set(DEGRADED) == set(_DEGRADATIONS.values())
+    assert set(DEGRADED) == {*_DEGRADATIONS.values(), "counts"}  # of Trending alone: stale
 
 
 @pytest.mark.parametrize("given", ["daytime", "=morning", '"daytime"', "daytime='morning", 'tags="a"b'])

@@ -17,6 +17,10 @@ _NUMBER, _COUNT = "a number", "an integer, 1 or more"
 
 def rule_messages(rules: Sequence[Rule]) -> list[ranker_pb2.Rule]:
     """The messages of rules."""
+    if not isinstance(rules, list | tuple):
+        raise InvalidInputError(
+            f"rules: got {rules!r}; allowed: a list of what at_most(), boost(), pin() and diverse() make"
+        )
     return [_message(f"rules[{at}]", rule) for at, rule in enumerate(rules)]
 
 

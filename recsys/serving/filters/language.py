@@ -99,10 +99,10 @@ class Filter:
     def described(self) -> str:
         """Text, short, for logs.
 
-            >>> from recsys.features.feature_set import Numeric
+        >>> from recsys.features.feature_set import Numeric
         >>> price = Numeric(name="price", filterable=True)
         >>> make_filter([[range_condition("all[0]", price, Range(high=50.0))]]).described()
-            'price <= 50'
+        'price <= 50'
         """
         clauses = [" or ".join(condition.described() for condition in clause) for clause in self.clauses]
         return " and ".join(f"({text})" if " or " in text else text for text in clauses)
