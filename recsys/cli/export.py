@@ -87,9 +87,7 @@ def export(
     if segment_half_life_days is not None and segment is None:
         raise ConfigError("--segment-half-life-days has no use without --segment; give both, or neither")
     if coarse not in COARSE_KINDS:
-        raise ConfigError(
-            f"--coarse is {coarse!r}: {nearest(coarse, COARSE_KINDS)}; allowed: {', '.join(COARSE_KINDS)}"
-        )
+        raise ConfigError(f"--coarse is {coarse!r}: {nearest(coarse, COARSE_KINDS)}")
     from recsys.training.run.folder import is_retrieval_run
 
     if is_retrieval_run(run_dir):

@@ -112,6 +112,23 @@ def test_a_run_is_exported_as_a_bundle_that_retrieves(at_data: Path) -> None:
     assert again.created_at == read_record(Path("runs/lightgcn_gowalla")).started_at
 
 
+def test_codes_of_an_index_are_chosen_by_name(at_data: Path) -> None:
+    recsys("train", "lightgcn_gowalla", *SMALL, "train.epochs=1")
+    export = ("export", "runs/lightgcn_gowalla", "--out", "bundle", "--overwrite", "--coarse")
+    lists = []
+    for coarse in ("int8", "none"):
+        recsys(*export, coarse)
+        bundle = open_bundle(Path("bundle"))
+        index = bundle.manifest.index
+        assert index is not None and index.coarse == coarse
+        assert ("item_id.codes" in bundle.manifest.tables) == (coarse == "int8")
+        lists.append(open_retrieval(bundle).retrieve(3, np.arange(2), 5).items.tolist())
+    assert lists[0] == lists[1]
+    refused = CliRunner().invoke(app, [*export, "int4"])
+    assert isinstance(refused.exception, ConfigError)
+    assert str(refused.exception) == "--coarse is 'int4': did you mean 'int8'? valid: int8, none"
+
+
 def test_items_that_are_kept_are_named_by_an_option_of_models_that_rank_all_items(at_data: Path) -> None:
     recsys("train", "lightgcn_gowalla", *SMALL, "train.epochs=1")
     recsys("export", "runs/lightgcn_gowalla", "--out", "runs/lightgcn_gowalla/bundle")

@@ -22,7 +22,7 @@ from support.tiny_server import ServerProcess, server_process
 from support.tiny_workers import until
 
 from recsys.client import channel
-from recsys.proto import feature_store_pb2, ranker_pb2
+from recsys.proto import feature_store_pb2, ranker_pb2, related_pb2
 from recsys.proto.limits import MESSAGE_BYTES
 from recsys.proto.trailers import RETRY_TRAILER
 
@@ -63,7 +63,7 @@ def test_every_package_has_one_version_and_none_says_where_it_comes_from() -> No
 
 def test_it_has_every_call_of_one_message_and_the_limits_of_the_python_client() -> None:
     source = (EXAMPLE / "src" / "client.ts").read_text()
-    services = [file.DESCRIPTOR.services_by_name.values() for file in (ranker_pb2, feature_store_pb2)]
+    services = [file.DESCRIPTOR.services_by_name.values() for file in (ranker_pb2, related_pb2, feature_store_pb2)]
     for method in (method for found in services for service in found for method in service.methods):
         name = method.name[0].lower() + method.name[1:]
         assert (f"  {name}(request: {method.input_type.name}" in source) is not method.client_streaming, name

@@ -19,28 +19,33 @@ import type { GetHistoryRequest } from "./generated/recsys/v1/GetHistoryRequest.
 import type { GetHistoryResponse__Output } from "./generated/recsys/v1/GetHistoryResponse.js";
 import type { PutEntitiesRequest } from "./generated/recsys/v1/PutEntitiesRequest.js";
 import type { PutEntitiesResponse__Output } from "./generated/recsys/v1/PutEntitiesResponse.js";
-import type { RankRequest } from "./generated/recsys/v1/RankRequest.js";
-import type { RankResponse__Output } from "./generated/recsys/v1/RankResponse.js";
 import type { RankBatchRequest } from "./generated/recsys/v1/RankBatchRequest.js";
 import type { RankBatchResponse__Output } from "./generated/recsys/v1/RankBatchResponse.js";
+import type { RankRequest } from "./generated/recsys/v1/RankRequest.js";
+import type { RankResponse__Output } from "./generated/recsys/v1/RankResponse.js";
 import type { RecommendRequest } from "./generated/recsys/v1/RecommendRequest.js";
 import type { RecommendResponse__Output } from "./generated/recsys/v1/RecommendResponse.js";
 import type { RetrieveRequest } from "./generated/recsys/v1/RetrieveRequest.js";
 import type { RetrieveResponse__Output } from "./generated/recsys/v1/RetrieveResponse.js";
+import type { SimilarRequest } from "./generated/recsys/v1/SimilarRequest.js";
+import type { SimilarResponse__Output } from "./generated/recsys/v1/SimilarResponse.js";
+import type { TrendingRequest } from "./generated/recsys/v1/TrendingRequest.js";
+import type { TrendingResponse__Output } from "./generated/recsys/v1/TrendingResponse.js";
 import type { WithdrawItemsRequest } from "./generated/recsys/v1/WithdrawItemsRequest.js";
 import type { WithdrawItemsResponse__Output } from "./generated/recsys/v1/WithdrawItemsResponse.js";
 import type { ProtoGrpcType as Ranker } from "./generated/ranker.js";
 import type { ProtoGrpcType as FeatureStore } from "./generated/feature_store.js";
+import type { ProtoGrpcType as Related } from "./generated/related.js";
 
 const EXAMPLE = fileURLToPath(new URL("..", import.meta.url));
-const definition = loadSync(["recsys/v1/ranker.proto", "recsys/v1/feature_store.proto"], {
+const definition = loadSync(["recsys/v1/ranker.proto", "recsys/v1/related.proto", "recsys/v1/feature_store.proto"], {
   // As in package.json's "generate". A 64-bit number is a string in answers: JavaScript's hold 53 bits.
   longs: String,
   defaults: true,
   oneofs: true,
   includeDirs: [`${EXAMPLE}../../protos`, `${EXAMPLE}node_modules/protobufjs`],
 });
-const services = grpc.loadPackageDefinition(definition) as unknown as Ranker & FeatureStore;
+const services = grpc.loadPackageDefinition(definition) as unknown as Ranker & Related & FeatureStore;
 
 const MESSAGE_BYTES = 16 * 1024 * 1024; // as much as the server takes and sends
 const MOST_RETRIES = 2; // of a call that was refused for load
@@ -51,7 +56,7 @@ const SERVICE_CONFIG = {
   loadBalancingConfig: [{ round_robin: {} }],
   methodConfig: [
     {
-      name: [{ service: "recsys.v1.Ranker" }, { service: "recsys.v1.FeatureStore" }],
+      name: [{ service: "recsys.v1.Ranker" }, { service: "recsys.v1.Related" }, { service: "recsys.v1.FeatureStore" }],
       retryPolicy: {
         maxAttempts: 3,
         initialBackoff: "0.02s",
@@ -115,6 +120,7 @@ type Start<Response> = (
 export class Client {
   /** The generated clients, for what is not below: streams, other metadata. */
   readonly ranker;
+  readonly related;
   readonly store;
   private readonly timeoutMs: number;
   private readonly tokenFile: string | undefined;
@@ -131,10 +137,9 @@ export class Client {
       ...(isLocal(address) && { "grpc.enable_http_proxy": 0 }), // where no proxy could reach
     };
     this.ranker = new services.recsys.v1.Ranker(address, credentials, options);
-    // On the same connections.
-    this.store = new services.recsys.v1.FeatureStore(address, credentials, {
-      channelOverride: this.ranker.getChannel(),
-    });
+    const sameConnections = { channelOverride: this.ranker.getChannel() };
+    this.related = new services.recsys.v1.Related(address, credentials, sameConnections);
+    this.store = new services.recsys.v1.FeatureStore(address, credentials, sameConnections);
     this.timeoutMs = timeoutMs;
     this.tokenFile = tokenFile;
   }
@@ -162,6 +167,14 @@ export class Client {
 
   explain(request: ExplainRequest, options?: CallOptions): Promise<ExplainResponse__Output> {
     return this.call((...rest) => this.ranker.explain(request, ...rest), options);
+  }
+
+  similar(request: SimilarRequest, options?: CallOptions): Promise<SimilarResponse__Output> {
+    return this.call((...rest) => this.related.similar(request, ...rest), options);
+  }
+
+  trending(request: TrendingRequest, options?: CallOptions): Promise<TrendingResponse__Output> {
+    return this.call((...rest) => this.related.trending(request, ...rest), options);
   }
 
   appendEvents(request: AppendEventsRequest, options?: CallOptions): Promise<AppendEventsResponse__Output> {

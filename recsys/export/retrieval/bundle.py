@@ -110,7 +110,6 @@ def export_retrieval_bundle(
         if segments is not None:
             length = config.train.list_length
             graph, infos = add_segments(writer.folder, graph, infos, segments, ids.item_keys_M, list_length=length)
-        graphs, infos = add_similar(writer.folder, {"retrieve": graph}, infos)
         tested = users[np.isin(users, interactions.test.user_E)]
         certificate = certify_lists(
             writer.folder / graph.file,
@@ -122,6 +121,7 @@ def export_retrieval_bundle(
             list_length=config.train.list_length,
             beside={} if segments is None else segments.missing,
         )
+        graphs, infos = add_similar(writer.folder, {"retrieve": graph}, infos)
         index_measured = certify_index(
             writer.folder,
             graph.file,

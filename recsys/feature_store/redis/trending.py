@@ -74,22 +74,24 @@ class RedisTrending:
         oldest_ms = self.declared.begins_ms(now_ms)[-1]
         kept_E = (begin_E >= oldest_ms) & (count_E > 0)
         self.counts["late"] += int(np.count_nonzero(begin_E < oldest_ms))
-        calls = []
+        calls: list[Command] = []
+        events_of: list[dict[int, int]] = []  # of each call: item -> its events
         for begin in np.unique(begin_E[kept_E]).tolist():
             own_E = kept_E & (begin_E == begin)
             items, place_E = np.unique(events["item"][own_E], return_inverse=True)
-            counts = np.bincount(place_E, weights=count_E[own_E])
+            counts, events_I = np.bincount(place_E, weights=count_E[own_E]), np.bincount(place_E)
             shards = items % SHARDS
-            calls += [
-                self._call(begin, shard, items[shards == shard], counts[shards == shard])
-                for shard in np.unique(shards).tolist()
-            ]
+            for shard in np.unique(shards).tolist():
+                own = shards == shard
+                calls.append(self._call(begin, shard, items[own], counts[own]))
+                events_of.append(dict(zip(items[own].tolist(), events_I[own].tolist(), strict=True)))
         if not calls:
             return
         number = int(np.count_nonzero(kept_E))
         try:
             replies = await self._round_trip(calls, timeout_s=timeout_s)
-            no_room = sum(value_of("trending", reply) for reply in replies)
+            refused = [value_of("trending", reply) for reply in replies]
+            no_room = sum(of[int(item)] for of, items in zip(events_of, refused, strict=True) for item in items)
         except StoreError as error:
             self.counts["lost"] += number
             _log.warning("trending", "trending: %d events or some of them are not counted: %s", number, error)

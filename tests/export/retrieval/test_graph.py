@@ -121,7 +121,7 @@ def test_the_graph_and_its_functions_are_of_standard_operators_with_its_tables_b
     assert [function.name for function in model.functions] == ["TopItems", "TopScores"]
     assert {node.domain for function in model.functions for node in function.node} == {""}
     external = {t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
-    assert external == set(manifest.tables)
+    assert external == set(manifest.tables) - {"item_id.inverse_norm"}  # which the graph similar reads
 
 
 @pytest.mark.parametrize(

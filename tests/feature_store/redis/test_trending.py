@@ -142,6 +142,17 @@ async def test_a_full_hash_takes_no_other_items_and_says_so(
     assert store.trending_counts()["no_room"] == 1
 
 
+async def test_of_an_item_without_room_each_event_is_said_to_be_without_it(
+    store: RedisFeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_ITEMS", 1)
+    now_ms = time.time_ns() // 1_000_000 // 3_600_000 * 3_600_000
+    many = [(1, now_ms, "view")] + [(1 + module.SHARDS, now_ms + place, "view") for place in range(3)]
+    for batch in (many[:1], many[1:]):
+        await store.append_many([(7, events_of(batch))], timeout_s=5)
+    assert store.trending_counts() == {"counted": 1, "late": 0, "no_room": 3, "lost": 0}
+
+
 async def test_the_parts_expire(store: RedisFeatureStore, redis_admin: redis.Redis) -> None:
     now_ms = time.time_ns() // 1_000_000
     await store.append_many([(1, events_of([(5, now_ms, "view")]))], timeout_s=5)

@@ -111,7 +111,6 @@ def export_history_bundle(
             graphs["retrieve"], tables = add_segments(
                 writer.folder, retrieve, tables, segments, ids.item_keys_M, list_length=length
             )
-        graphs, tables = add_similar(writer.folder, graphs, tables)
         certificate = certify_histories(
             writer.folder / graphs["retrieve"].file,
             model,
@@ -121,6 +120,7 @@ def export_history_bundle(
             list_length=config.train.list_length,
             beside={} if segments is None else segments.missing,
         )
+        graphs, tables = add_similar(writer.folder, graphs, tables)
         index = certify_index(
             writer.folder,
             graphs["retrieve"].file,
