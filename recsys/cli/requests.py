@@ -178,6 +178,7 @@ def recommend(
 
 def retrieve(
     user: UserOption,
+    feature: FeatureOption = None,
     top: TopOption = 100,
     exclude: ExcludeOption = None,
     include_seen: SeenOption = False,
@@ -199,6 +200,7 @@ def retrieve(
     from recsys.client import Client
 
     asked: dict[str, Any] = {
+        "features": feature_values(feature or []),
         "exclude": item_ids(exclude or [], text_ids),
         "time_ms": milliseconds(time),
         "model": model,

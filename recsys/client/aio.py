@@ -111,6 +111,7 @@ class AsyncClient:
         *,
         user: Id,
         top_k: int = 100,
+        features: Mapping[str, Any] | None = None,
         exclude: Ids | None = None,
         include_seen: bool = False,
         model: str = "",
@@ -120,7 +121,7 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> Retrieval:
         """See :meth:`Client.retrieve`."""
-        request = ranker.retrieve_request(user, top_k, exclude, include_seen, model, time_ms, timings, filter)
+        request = ranker.retrieve_request(user, top_k, features, exclude, include_seen, model, time_ms, timings, filter)
         return ranker.retrieval(await self._answer("retrieve", request, timeout_s))
 
     async def recommend(

@@ -146,6 +146,7 @@ class Client:
         *,
         user: Id,
         top_k: int = 100,
+        features: Mapping[str, Any] | None = None,
         exclude: Ids | None = None,
         include_seen: bool = False,
         model: str = "",
@@ -159,6 +160,7 @@ class Client:
         Args:
             user: the user's id.
             top_k: how many, 1 to 10,000.
+            features: of the user, in place of what is stored, as in :meth:`rank`.
             exclude: items to leave out besides those of the user's history.
             include_seen: do not leave out the items of the history.
             model: empty for the server's only one.
@@ -167,7 +169,7 @@ class Client:
             timings: ask what the call took.
             timeout_s: for this call.
         """
-        request = ranker.retrieve_request(user, top_k, exclude, include_seen, model, time_ms, timings, filter)
+        request = ranker.retrieve_request(user, top_k, features, exclude, include_seen, model, time_ms, timings, filter)
         return ranker.retrieval(self._answer("retrieve", request, timeout_s))
 
     def recommend(

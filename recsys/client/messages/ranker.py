@@ -53,6 +53,7 @@ def rank_batch_request(queries: Sequence[RankQuery], *, timings: bool) -> ranker
 def retrieve_request(
     user: Id,
     top_k: int,
+    features: Mapping[str, Any] | None,
     exclude: Ids | None,
     include_seen: bool,
     model: str,
@@ -63,6 +64,7 @@ def retrieve_request(
     """The message of ``Client.retrieve``."""
     request = ranker_pb2.RetrieveRequest(
         user=id_field(user),
+        features=feature_values(features),
         exclude=_excluded(exclude),
         include_seen=include_seen,
         timings=timings,

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from recsys.errors import InvalidInputError, nearest
+from recsys.features.encode import request_column
 from recsys.features.feature_set import FeatureSet
 
 
@@ -57,3 +59,16 @@ def values_of(
     if values.keys() <= own:
         return values
     return {name: given for name, given in values.items() if name in own or name not in others}
+
+
+def check_values(features: FeatureSet, values: Mapping[str, Sequence[Any]], others: frozenset[str]) -> None:
+    """Refuse values that no release takes, or not of this kind; ``others`` are names that another one declares.
+
+    Raises:
+        InvalidInputError: no release declares the name, or the value is not as this one declares it.
+    """
+    own = {each.name: each for each in (*features.user, *features.context)}
+    for name, given in values_of(frozenset(own), values, others).items():
+        if name not in own:
+            raise InvalidInputError(f"unknown feature {name!r}: {nearest(name, own)}")
+        request_column(own[name], given)

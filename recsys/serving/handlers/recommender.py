@@ -24,6 +24,7 @@ from recsys.features.history.rules import visible
 from recsys.serving.deadline import Deadline
 from recsys.serving.filters.selection import IndexFilter, found_nothing
 from recsys.serving.handlers.admission import Admission
+from recsys.serving.handlers.given_values import RequestNames, check_values
 from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.handlers.ranker import Ranker, RankRequest
 from recsys.serving.handlers.recorder import Recorder
@@ -75,6 +76,7 @@ class Recommender:
         pace: of searches; None: it is not known yet.
         added: gives the items that came after training and take part in a search.
         items: finds what a filter lets pass; None: there are no values of items.
+        names: of features that requests may give, of all releases.
 
     Raises:
         BundleError: the two models take users or items by different kinds of ids.
@@ -94,6 +96,7 @@ class Recommender:
         pace: Pace | None = None,
         added: Callable[[], AddedItems | None] = lambda: None,
         items: IndexFilter | None = None,
+        names: RequestNames | None = None,
     ) -> None:
         if ranker is not None:
             check_pair(index, ranker.features, ranker.session.model)
@@ -109,6 +112,7 @@ class Recommender:
         self._pace = Pace(_SEARCH_S) if pace is None else pace
         self.items = IndexFilter(None, index.keys) if items is None else items
         """Finds what a filter lets pass."""
+        self._names = RequestNames() if names is None else names
         self.added = added
         """Gives the items that came after training and take part in a search now."""
 
@@ -126,6 +130,7 @@ class Recommender:
             pace=self._pace,
             added=self.added,
             items=self.items,
+            names=self._names,
         )
 
     def retrieve(self, query: RetrieveQuery, *, deadline: Deadline) -> RetrieveResult:
@@ -134,8 +139,9 @@ class Recommender:
         Raises:
             OverloadedError: there is no room, or not enough time.
             TimeoutError: the deadline has passed, or nobody waits for the answer any more.
-            InvalidInputError: top_k is out of range.
+            InvalidInputError: top_k is out of range, or a feature is not as declared.
         """
+        check_values(self.features, query.features, self._names.known)
         with self._admission.enter(self._search(), left_s=deadline.remaining_s()):
             return self._retrieve(query, deadline, self.model_lock)
 

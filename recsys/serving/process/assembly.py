@@ -128,6 +128,7 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
                 recorder=shared.recorder,
                 added=added,
                 items=items,
+                names=shared.request_names,
             )
             similar = SimilarFinder(
                 models.similar,

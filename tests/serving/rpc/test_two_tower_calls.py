@@ -12,7 +12,7 @@ import redis
 from support.exported_walks import export_walks, exported_walks
 from support.walks import ALL_ITEMS, GROUP, walks
 
-from recsys.client import Client, Retrieval
+from recsys.client import Client, Retrieval, RpcError
 from recsys.data.interactions.pairs import ids_of
 from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.serving.process.server import running_server
@@ -67,6 +67,21 @@ def test_features_of_the_user_are_read_in_the_same_round_trip(client: Client, re
     reads = admin.info("stats")["total_reads_processed"]
     assert scores(client.retrieve(user=5, top_k=9)) != plain
     assert admin.info("stats")["total_reads_processed"] - reads <= 2, "one is for asking"
+
+
+def test_features_of_a_request_stand_in_for_the_stored_ones_and_others_are_refused(client: Client) -> None:
+    saw(client, 8, 10, 11)
+    client.put_entities(entity="user", ids=[8], features={"age": [80.0], "country": [2]})
+    stored = scores(client.retrieve(user=8, top_k=9))
+    assert scores(client.retrieve(user=8, top_k=9, features={"age": 80.0, "country": 2})) == stored
+    given = scores(client.retrieve(user=8, top_k=9, features={"age": 3.0}))
+    assert given != stored
+    client.put_entities(entity="user", ids=[8], features={"age": [3.0], "country": [2]})
+    assert scores(client.retrieve(user=8, top_k=9)) == given
+    with pytest.raises(RpcError, match="unknown feature 'aeg'.*'age'"):
+        client.retrieve(user=8, features={"aeg": 3.0})
+    with pytest.raises(RpcError, match="age"):
+        client.retrieve(user=8, features={"age": "old"})
 
 
 def test_an_item_that_came_later_is_found_within_a_second(client: Client) -> None:

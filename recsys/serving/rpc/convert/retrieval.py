@@ -36,6 +36,7 @@ def retrieve_query(message: pb.RetrieveRequest, features: FeatureSet) -> Retriev
     query = RetrieveQuery(
         user_key=user_key(message, features),
         top_k=checked_count("top_k", message.top_k, 1, MAX_ITEMS),
+        features=feature_values(message.features),
         exclude=excluded_keys(message.exclude, features),
         include_seen=message.include_seen,
         time_ms=moment_ms("time_ms", message.time_ms),
