@@ -2,8 +2,8 @@
 
 An event is counted after the append that added it, and because it added it: one that comes twice is added once, so it
 counts once. The count is a second write, for a history and the counts are in different slots of a cluster. If it fails,
-or its writer dies before it, the events of that append are in their histories and not counted: never twice, perhaps
-not at all.
+or its writer dies before it, the events of that append are in their histories and not counted. While a primary is
+replaced, a count that it took, but did not answer, may be sent again to the next one: those are counted twice.
 
 Legend: ``E`` events.
 """
@@ -73,7 +73,7 @@ class RedisTrending:
         )
         oldest_ms = self.declared.begins_ms(now_ms)[-1]
         kept_E = (begin_E >= oldest_ms) & (count_E > 0)
-        self.counts["late"] += int(np.count_nonzero(begin_E < oldest_ms))
+        self.counts["late"] += int(np.count_nonzero((begin_E < oldest_ms) & (count_E > 0)))
         calls: list[Command] = []
         events_of: list[dict[int, int]] = []  # of each call: item -> its events
         for begin in np.unique(begin_E[kept_E]).tolist():

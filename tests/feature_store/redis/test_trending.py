@@ -126,6 +126,7 @@ async def test_an_event_of_the_future_counts_as_of_its_arrival_and_an_old_one_no
     )
     await store.append_many([(1, future)], timeout_s=5)
     await store.append_many([(1, events_of([(2, now_ms - 10 * 3_600_000, "buy")]))], timeout_s=5)
+    await store.append_many([(1, events_of([(2, now_ms - 11 * 3_600_000, "look")]))], timeout_s=5)  # of weight 0
     assert await stored(store, now_ms) == pytest.approx({1: 5.0})
     assert store.trending_counts() == {"counted": 1, "late": 1, "no_room": 0, "lost": 0}
 
