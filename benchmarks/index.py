@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import importlib
 import os
 import tempfile
 import time
@@ -284,7 +285,7 @@ def _ours(items: np.ndarray) -> Callable[[np.ndarray], Search]:
 def _faiss(items: np.ndarray, users: np.ndarray) -> dict[str, Callable[[np.ndarray], Search]]:
     """Indexes by inner product, HNSW with M 16, with filters as faiss has them; none where it is not installed."""
     try:
-        import faiss
+        faiss: Any = importlib.import_module("faiss")
     except ImportError:
         return {}
     faiss.omp_set_num_threads(1)

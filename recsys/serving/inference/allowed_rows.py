@@ -64,6 +64,16 @@ def _moved_up(mask: UInt8Array, items: int, takes_part_A: BoolArray) -> UInt8Arr
     return np.concatenate([mask[:begin], np.packbits(kept, bitorder="little")])
 
 
+def not_allowed(allowed: Allowed, items: int) -> BoolArray:
+    """Which of the bundle's items may not be found, [M]; arguments as of :func:`count_allowed`."""
+    if allowed.rows_L is not None:
+        out_M = np.ones(items, dtype=np.bool_)
+        out_M[allowed.rows_L[: count_allowed(allowed, items)] - 1] = False
+        return out_M
+    assert allowed.mask is not None
+    return np.asarray(np.unpackbits(allowed.mask, bitorder="little")[1 : items + 1] == 0)
+
+
 def count_allowed(allowed: Allowed, items: int) -> int:
     """Count the bundle's items that may be found.
 

@@ -23,7 +23,7 @@ from recsys.features.hashing import MISSING, string_keys
 from recsys.features.history.records import Events, attribute_keys, missing_events
 from recsys.features.names import ITEM_NAMES, Names, open_names
 from recsys.operators import Operators
-from recsys.serving.inference.allowed_rows import allowed_inputs, count_allowed
+from recsys.serving.inference.allowed_rows import allowed_inputs, count_allowed, not_allowed
 from recsys.serving.inference.candidate_index import AddedItems, Allowed, Retrieved
 from recsys.serving.inference.graphs import inputs_of, load_graph, outputs_of
 from recsys.serving.inference.signature import HISTORY_PREFIX, check_retrieval, retrieve_outputs
@@ -61,6 +61,7 @@ class RetrievalSession:
         self.guard = guard
         self._graph, self._item = graph, item
         inputs = inputs_of(graph)
+        self._takes_allowed = "allowed" in inputs
         self.history_fields = tuple(
             name.removeprefix(HISTORY_PREFIX) for name in inputs if name.startswith(HISTORY_PREFIX)
         )
@@ -197,12 +198,15 @@ class RetrievalSession:
         """As :meth:`retrieve`, whatever the scores are."""
         if not 1 <= k <= MAX_ITEMS:
             raise InvalidInputError(f"{k:,} items were asked for; allowed: 1 to {MAX_ITEMS:,}")
+        if allowed is not None and not self._takes_allowed:  # exact, too; the lookup of each takes 256 bytes
+            seen = np.union1d(seen, self.keys[not_allowed(allowed, len(self.keys))])
+        inputs = self.search_inputs(added, allowed if self._takes_allowed else None)
         given = {
             "user_id": np.array([user_key], dtype=np.int64),
             "seen": seen if len(seen) else _NOTHING,
             "k": np.array(k, dtype=np.int64),
             **history_columns(self.features, events, self.history_fields),
-            **self.search_inputs(added, allowed),
+            **{name: value for name, value in inputs.items() if name not in ALL_ALLOWED or self._takes_allowed},
             **{name: missing if user is None else user.get(name, missing) for name, missing in self._no_user.items()},
         }
         with self.guard.reading():

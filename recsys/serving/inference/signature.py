@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import onnxruntime as ort
 
 from recsys.bundle import (
+    ALL_ALLOWED,
     HISTORY_OUTPUTS,
     RETRIEVE_INPUTS,
     RETRIEVE_OUTPUTS,
@@ -80,10 +81,12 @@ def _retrieve_inputs(bundle: Bundle, found: Mapping[str, TensorInfo]) -> dict[st
         BundleError: it knows users by a history that its FeatureSet does not declare.
     """
     takes_added = "item" in bundle.manifest.graphs
+    # A bundle of an earlier version may take no rows that are allowed.
+    of_all = {name: info for name, info in RETRIEVE_INPUTS.items() if name not in ALL_ALLOWED or "allowed" in found}
     if bundle.manifest.knows_users_by == "id":
         if takes_added:
             raise BundleError(f"{bundle.path}: it has a graph 'item' and knows users by id; expected by history")
-        return {**RETRIEVE_INPUTS, **_user_inputs(bundle, found)}
+        return {**of_all, **_user_inputs(bundle, found)}
     history = bundle.features.history
     if history is None:
         raise BundleError(
@@ -98,7 +101,7 @@ def _retrieve_inputs(bundle: Bundle, found: Mapping[str, TensorInfo]) -> dict[st
     read = {item, *(may & set(found))}
     added = added_inputs(_row_width(bundle)) if takes_added else {}
     events = {name: TensorInfo(dtype="int64", shape=("S",)) for name in sorted(read)}
-    return {**RETRIEVE_INPUTS, **events, **_user_inputs(bundle, found), **added}
+    return {**of_all, **events, **_user_inputs(bundle, found), **added}
 
 
 def _user_inputs(bundle: Bundle, found: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:

@@ -11,12 +11,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from support.paths import TESTS
 from support.tiny_retrieval import TEXT_FEATURES, best_items, tiny_tables, tiny_text_tables, write_tiny_retrieval
 
 from recsys.bundle import Bundle, TensorInfo, open_bundle
 from recsys.errors import BundleError, InvalidInputError
 from recsys.features.hashing import string_key, string_keys
 from recsys.features.names import ITEM_NAMES
+from recsys.serving.inference.candidate_index import Allowed
 from recsys.serving.inference.ranking_session import open_ranking_session
 from recsys.serving.inference.retrieval_session import MAX_ITEMS, open_retrieval
 
@@ -202,3 +204,21 @@ def test_vectors_of_items_are_the_rows_by_which_they_are_found(tmp_path: Path) -
     np.testing.assert_array_equal(found[[0, 2, 4]], tables.items_MD[[2, 19, 2]])
     assert not found[[1, 3]].any(), "an item that is not there has zeros"
     assert session.vectors(np.empty(0, dtype=np.int64)).shape == (0, tables.items_MD.shape[1])
+
+
+def test_a_bundle_of_an_earlier_version_finds_what_is_allowed_though_its_graph_takes_no_such_rows() -> None:
+    session = open_retrieval(open_bundle(TESTS / "golden" / "compatibility" / "finder"))
+    items, nothing = len(session.keys), np.zeros(0, dtype=np.int64)
+    for user in (0, 1, 10**9):
+        every = session.retrieve(user, nothing, items).items
+        for rows_L in ([], [2], [1, 3], list(range(1, items + 1))):
+            bits = np.isin(np.arange(items + 1), rows_L)
+            expected = every[np.isin(every, session.keys[np.array(rows_L, dtype=np.int64) - 1])].tolist()
+            for allowed in (
+                Allowed(rows_L=np.array(rows_L, dtype=np.int64)),
+                Allowed(mask=np.packbits(bits, bitorder="little")),
+            ):
+                found = session.retrieve(user, nothing, items, allowed=allowed)
+                assert found.items.tolist() == expected
+                one_less = session.retrieve(user, found.items[:1], items, allowed=allowed)
+                assert one_less.items.tolist() == expected[1:]
