@@ -79,6 +79,7 @@ BOUNDS: dict[str, Bound] = {
     "RankRequest.features": Bound(NAMES, each=NAME_BYTES),
     "RankBatchRequest.requests": Bound(REQUESTS),
     "RetrieveRequest.model": Bound(NAME_BYTES),
+    "RetrieveRequest.features": Bound(NAMES, each=NAME_BYTES),
     "RecommendRequest.features": Bound(NAMES, each=NAME_BYTES),
     "RecommendRequest.model": Bound(NAME_BYTES),
     "RecommendRequest.retrieval_model": Bound(NAME_BYTES),

@@ -65,7 +65,7 @@ def _moved_up(mask: UInt8Array, items: int, takes_part_A: BoolArray) -> UInt8Arr
 
 
 def not_allowed(allowed: Allowed, items: int) -> BoolArray:
-    """Which of the bundle's items may not be found, [M]; arguments as of :func:`count_allowed`."""
+    """Tell which of the bundle's items may not be found, [M]; arguments as of :func:`count_allowed`."""
     if allowed.rows_L is not None:
         out_M = np.ones(items, dtype=np.bool_)
         out_M[allowed.rows_L[: count_allowed(allowed, items)] - 1] = False

@@ -140,7 +140,8 @@ def test_what_tells_no_items_apart_is_no_attribute(tmp_path: Path) -> None:
         "cannot be found",
     )
     assert set(export_retrieval_bundle(tmp_path / "run", data, tmp_path / "bundle", name="finder").graphs) == {
-        "retrieve"
+        "retrieve",
+        "similar",
     }
     assert read_manifest(tmp_path / "bundle").graphs["retrieve"].inputs.keys() & {"added.items"} == set()
 
