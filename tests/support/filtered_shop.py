@@ -19,7 +19,7 @@ OFFER = Entity(
         Categorical(name="supplier"),
     ),
 )
-"""What changes often: put by itself, in place of the whole offer."""
+"""A part that changes often: put by itself, in place of the whole offer."""
 
 SHOP: FeatureSet = replace(
     TINY, item=(Numeric(name="price", default=0.0, filterable=True),), entities=(*TINY.entities, OFFER)

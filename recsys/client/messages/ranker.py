@@ -65,7 +65,7 @@ def retrieve_request(
     request = ranker_pb2.RetrieveRequest(
         user=id_field(user),
         features=feature_values(features),
-        exclude=_excluded(exclude),
+        exclude=excluded(exclude),
         include_seen=include_seen,
         timings=timings,
         filter=filter_message(where),
@@ -93,7 +93,7 @@ def recommend_request(
     request = ranker_pb2.RecommendRequest(
         user=id_field(user),
         features=feature_values(features),
-        exclude=_excluded(exclude),
+        exclude=excluded(exclude),
         include_seen=include_seen,
         timings=timings,
         filter=filter_message(where),
@@ -181,5 +181,6 @@ def degraded_parts(response: Any) -> tuple[str, ...]:
     return tuple(_DEGRADATIONS[d] for d in response.degraded if d in _DEGRADATIONS)
 
 
-def _excluded(exclude: Ids | None) -> ranker_pb2.Ids | None:
+def excluded(exclude: Ids | None) -> ranker_pb2.Ids | None:
+    """The items to leave out; None: none are named."""
     return None if exclude is None else ids_field("exclude", exclude)

@@ -7,7 +7,7 @@ import numpy as np
 from recsys.client.filters import Where
 from recsys.client.messages.fields import found_ids, ids_field, set_fields, timings_us
 from recsys.client.messages.filters import filter_message, filter_report
-from recsys.client.messages.ranker import degraded_parts
+from recsys.client.messages.ranker import degraded_parts, excluded
 from recsys.client.types import Ids, SimilarItems, TrendingItems
 from recsys.proto import related_pb2
 
@@ -18,7 +18,7 @@ def similar_request(
     """The message of ``Client.similar``."""
     request = related_pb2.SimilarRequest(
         items=ids_field("items", items),
-        exclude=None if exclude is None else ids_field("exclude", exclude),
+        exclude=excluded(exclude),
         timings=timings,
         filter=filter_message(where),
     )
@@ -47,7 +47,7 @@ def trending_request(
 ) -> related_pb2.TrendingRequest:
     """The message of ``Client.trending``."""
     request = related_pb2.TrendingRequest(
-        exclude=None if exclude is None else ids_field("exclude", exclude),
+        exclude=excluded(exclude),
         timings=timings,
         filter=filter_message(where),
     )

@@ -48,7 +48,7 @@ class ItemBuffer:
 
     @property
     def times_ms(self) -> Int64Array:
-        """When each was written last, as of :attr:`keys`; 0: not known."""
+        """Times of the last writes, as of :attr:`keys`; 0: not known."""
         return self._times_ms_P[self._taken()]
 
     def has(self, keys: Int64Array) -> BoolArray:

@@ -21,7 +21,7 @@ from recsys.serving.item_columns.generation import Generation
 from recsys.serving.telemetry.label_counts import LabelCounts
 
 Reason = Literal["", "contradiction", "no_item", "left_out", "not_ready"]
-"""Why a list is empty: no item can pass; none does; all that do were left out; items' values are not known yet."""
+"""Reasons of an empty list: no item can pass; none does; all that do were left out; items' values are not known yet."""
 
 _CACHE_BYTES = 16 << 20
 _CACHED = 32

@@ -67,6 +67,8 @@ def check_values(features: FeatureSet, values: Mapping[str, Sequence[Any]], othe
     Raises:
         InvalidInputError: no release declares the name, or the value is not as this one declares it.
     """
+    if not values:
+        return
     own = {each.name: each for each in (*features.user, *features.context)}
     for name, given in values_of(frozenset(own), values, others).items():
         if name not in own:

@@ -139,6 +139,8 @@ class RetrievalSession:
             InvalidInputError: what is allowed does not fit the items.
         """
         inputs, is_new_A = self._added_inputs(added)
+        if not self._takes_allowed:  # a bundle of an earlier version: :meth:`search` leaves out the others
+            return inputs
         return {**inputs, **(ALL_ALLOWED if allowed is None else allowed_inputs(allowed, len(self.keys), is_new_A))}
 
     def _added_inputs(self, added: AddedItems | None) -> tuple[dict[str, Column], BoolArray]:
@@ -200,13 +202,12 @@ class RetrievalSession:
             raise InvalidInputError(f"{k:,} items were asked for; allowed: 1 to {MAX_ITEMS:,}")
         if allowed is not None and not self._takes_allowed:  # exact, too; the lookup of each takes 256 bytes
             seen = np.union1d(seen, self.keys[not_allowed(allowed, len(self.keys))])
-        inputs = self.search_inputs(added, allowed if self._takes_allowed else None)
         given = {
             "user_id": np.array([user_key], dtype=np.int64),
             "seen": seen if len(seen) else _NOTHING,
             "k": np.array(k, dtype=np.int64),
             **history_columns(self.features, events, self.history_fields),
-            **{name: value for name, value in inputs.items() if name not in ALL_ALLOWED or self._takes_allowed},
+            **self.search_inputs(added, allowed),
             **{name: missing if user is None else user.get(name, missing) for name, missing in self._no_user.items()},
         }
         with self.guard.reading():

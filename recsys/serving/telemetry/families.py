@@ -72,7 +72,7 @@ FILTER_OUTCOMES = ("rows", "mask", "cached", "empty", "not_ready")
 """Ends of a look for the items that pass: a list of rows, a mask of all, as before, none, or none are known."""
 
 RULE_OUTCOMES = ("at_most_left_out", "boost_acted", "pin_acted", "pin_not_placed", "diverse_acted")
-"""What rules do: candidates that one keeps from a list, items of lists that one acts on, pins without a place."""
+"""Outcomes of rules: candidates that one keeps from a list, items of lists that one acts on, pins without a place."""
 
 ACCESS_REASONS = (
     "no_credentials", "malformed", "unknown", "expired", "not_yet_valid", "wrong_issuer", "wrong_audience",

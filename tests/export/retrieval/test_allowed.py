@@ -1,4 +1,4 @@
-"""What is allowed may be found, and nothing else: the list is the best of the allowed rows, whatever says which."""
+"""Allowed rows may be found, and nothing else: the list is the best of the allowed rows, whatever says which."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is trending, from events that are appended, through gRPC."""
+"""Trending items, from events that are appended, through gRPC."""
 
 from __future__ import annotations
 
