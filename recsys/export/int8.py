@@ -4,11 +4,15 @@
 
 ``x`` is quantised as it comes, all of it with one scale and zero point (DynamicQuantizeLinear, [0, 255]); a constant W
 at export, column by column ([-127, 127]); a W that depends on the user in the ``user`` graph, once for a request, with
-one scale. Processors with VNNI multiply 8-bit integers three to four times as fast as float32.
+one scale ([-64, 64], see below). Processors with VNNI multiply 8-bit integers three to four times as fast as float32.
 
 ONNX Runtime makes one kernel of each product if it is written as it expects: a constant c is added to the scaled
 product (DynamicQuantizeMatMul); one that depends on the user becomes whole units of the product, in 32 bits, in a Gemm
 of dequantised tensors (QGemm). Any other runtime computes the same from the same operators.
+
+Processors without VNNI add pairs of products in 16 bits, where 2 * 255 * 64 has room and 2 * 255 * 127 has not. ONNX
+Runtime avoids that by itself for constant weights, if asked (:func:`recsys.operators.use_operators`), and only for
+those: the others have 7 bits.
 
 A product that is sorted or compared stays in float32: rounding would make another choice there, not a number that is
 slightly different.
@@ -48,6 +52,9 @@ SMALLEST_PRODUCT = 2048
 _COMPARING = ("TopK", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal")
 
 _ZERO, _SMALL = "int8.zero", "int8.small"
+
+_LEVELS_OF_USER = 64.0
+"""Largest magnitude of a weight that depends on the user."""
 
 
 def use_int8(folder: Path, dataset: Dataset) -> tuple[dict[str, GraphInfo], Compute]:
@@ -244,14 +251,14 @@ def _side_in_bytes(graph: onnx.GraphProto, side: onnx.ValueInfoProto) -> None:
 def _quantize_output(graph: onnx.GraphProto, name: str) -> None:
     """Make an output of the ``user`` graph one of 8-bit integers, with one more output for their scale.
 
-    The scale is the largest magnitude over 127, and 2^-100 for a tensor of zeros.
+    The scale is the largest magnitude over 64, and 2^-100 for a tensor of zeros.
     """
     for node in graph.node:
         node.output[:] = [f"{name}.float" if output == name else output for output in node.output]
         node.input[:] = [f"{name}.float" if read == name else read for read in node.input]
     smallest, levels = f"{name}.smallest", f"{name}.levels"
     graph.initializer.append(numpy_helper.from_array(np.array(2.0**-100, dtype=np.float32), smallest))
-    graph.initializer.append(numpy_helper.from_array(np.array(127.0, dtype=np.float32), levels))
+    graph.initializer.append(numpy_helper.from_array(np.array(_LEVELS_OF_USER, dtype=np.float32), levels))
     graph.initializer.append(numpy_helper.from_array(np.array(0, dtype=np.int8), f"{name}.zero"))
     graph.node.extend(
         [

@@ -42,7 +42,13 @@ _FILE = Path(__file__).parent / "_library"
 
 
 def use_operators(options: Any, operators: Operators = "auto") -> bool:
-    """Let sessions of these ``SessionOptions`` have the operators that run here; whether there are any."""
+    """Let sessions of these ``SessionOptions`` have the operators that run here; whether there are any.
+
+    ONNX Runtime's own products of 8 bits then add up without overflow: on x86-64 without VNNI they are made of pairs
+    that are added in 16 bits, which saturate, unless it is asked for precision. It changes constant weights only;
+    weights that come as they are must have 7 bits (:mod:`recsys.export.int8`).
+    """
+    options.add_session_config_entry("session.x64quantprecision", "1")
     path = library()
     if operators == "standard" or path is None:
         return False

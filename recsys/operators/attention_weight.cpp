@@ -3,6 +3,9 @@
 //   weight(d, s) = round((keys(s, d) of_product(d) + of_query(d)) / unit)     [H]
 //   unit         = the largest magnitude of all, over 127
 //
+// Only processors with VNNI run it, which add products of 8 bits in 32; the standard operators have 64 levels for those
+// that add pairs in 16 (recsys/export/int8.py).
+//
 // The standard operators write these D x S x H numbers to memory as float32 and read them four times: 1 MB for the
 // 256 kB that are wanted. Here they are computed twice instead, for the unit and for the weights.
 //

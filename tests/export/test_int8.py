@@ -34,10 +34,16 @@ K, N = 24, 96
 LOOK_UPS = {"IdRows", "StackedIdRows"}
 
 
-def write_graphs(folder: Path, *, by_user: bool, bias_by_user: bool, transposed: bool = False) -> None:
-    """y = x W + c in ``rank``, of which W and c may come from ``user``, which makes W out of ``u`` times a constant."""
+def write_graphs(
+    folder: Path, *, by_user: bool, bias_by_user: bool, transposed: bool = False, same: bool = False
+) -> None:
+    """y = x W + c in ``rank``, of which W and c may come from ``user``, which makes W out of ``u`` times a constant.
+
+    If they are the ``same``, all weights are 1, so that each is the largest.
+    """
     random = np.random.Generator(np.random.PCG64(1))
     w = random.normal(size=(N, K) if transposed else (K, N)).astype(np.float32)
+    w = np.ones_like(w) if same else w
     c = random.normal(size=N).astype(np.float32)
     opset = [helper.make_opsetid("", 21)]
 
@@ -66,17 +72,19 @@ def write_graphs(folder: Path, *, by_user: bool, bias_by_user: bool, transposed:
 @settings(deadline=None, max_examples=20)
 @given(
     size=st.sampled_from([0.0, 1e-6, 1.0, 1e6]),
+    same=st.booleans(),
     rows=st.integers(1, 5),
     by_user=st.booleans(),
     bias_by_user=st.booleans(),
     transposed=st.booleans(),
 )
 def test_a_product_differs_by_no_more_than_its_rounding(
-    size: float, rows: int, by_user: bool, bias_by_user: bool, transposed: bool
+    size: float, same: bool, rows: int, by_user: bool, bias_by_user: bool, transposed: bool
 ) -> None:
     folder = folder_of_this_process()
-    write_graphs(folder, by_user=by_user, bias_by_user=bias_by_user, transposed=transposed and not by_user)
-    x = (size * np.random.Generator(np.random.PCG64(2)).normal(size=(rows, K))).astype(np.float32)
+    write_graphs(folder, by_user=by_user, bias_by_user=bias_by_user, transposed=transposed and not by_user, same=same)
+    normal_RK = np.random.Generator(np.random.PCG64(2)).normal(size=(rows, K))
+    x = (size * (np.ones((rows, K)) if same else normal_RK)).astype(np.float32)
     graphs = [OrtGraphs(folder)]
     quantize_products(folder)
     graphs.append(OrtGraphs(folder))
@@ -89,7 +97,7 @@ def test_a_product_differs_by_no_more_than_its_rounding(
     w, c = numpy_helper.to_array(weights["w"]), numpy_helper.to_array(weights["c"])
     # A step of each number of x times those of W, half a step of W times those of x, and what a bias leaves of tiny x.
     step_x = (max(x.max(), 0) - min(x.min(), 0)) / 255
-    step_w = np.full(N, np.abs(w).max() / 127) if by_user else np.abs(w).max(axis=0) / 127
+    step_w = np.full(N, np.abs(w).max() / 64) if by_user else np.abs(w).max(axis=0) / 127
     allowed = step_x * np.abs(w).sum(axis=0) + step_w * (np.abs(x).sum(axis=1, keepdims=True) + K * step_x)
     assert (np.abs(outputs[1] - outputs[0]) <= allowed + 1e-5 * np.abs(outputs[0]) + 0.01 * np.abs(c).max()).all()
 

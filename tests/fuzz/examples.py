@@ -24,6 +24,7 @@ from recsys.features.hot_ids import HotIds, write_hot_ids
 from recsys.features.names import write_names
 from recsys.proto import feature_store_pb2 as store_pb
 from recsys.proto import ranker_pb2 as pb
+from recsys.proto import related_pb2 as related_pb
 
 _NOW_MS = 1_700_000_000_000
 _GOLDEN = TESTS / "golden"
@@ -64,10 +65,13 @@ def _requests() -> list[bytes]:
         given = {"age": pb.FeatureValue(numbers=[1.5]), "tags": pb.FeatureValue(texts=["x", "y"])}
         ranked = pb.RankRequest(user=user, candidates=ids, features=given, top_k=1, time_ms=_NOW_MS)
         attributes = {"rating": pb.Ids(integers=[1, -1])}
+        price = pb.Condition(attribute="price", range=pb.NumberRange(min=1.0, below=2.0))
+        brand = pb.Condition(attribute="brand", none_of=texts)
+        allowed = pb.Filter(all=[price], any=[pb.AnyOf(of=[price, brand])])
         messages = [
             ranked,
             pb.RankBatchRequest(requests=[ranked, ranked]),
-            pb.RetrieveRequest(user=user, top_k=3, exclude=ids),
+            pb.RetrieveRequest(user=user, top_k=3, exclude=ids, filter=allowed),
             pb.RecommendRequest(user=user, top_k=2, candidates=5, features=given, exclude=ids),
             store_pb.AppendEventsRequest(
                 user=user,
@@ -89,6 +93,9 @@ def _requests() -> list[bytes]:
             store_pb.GetHistoryRequest(user=user, limit=3, since_ms=_NOW_MS, until_ms=_NOW_MS + 1),
             store_pb.GetHistoriesRequest(users=ids, limit=3),
             pb.ExplainRequest(user=user, item=user, features=given, time_ms=_NOW_MS, max_events=5),
+            related_pb.SimilarRequest(items=ids, top_k=3, exclude=ids, filter=allowed),
+            related_pb.TrendingRequest(top_k=3, exclude=ids, filter=allowed),
+            store_pb.WithdrawItemsRequest(items=ids),
         ]
         assert [type(message) for message in messages] == [kind for kind, _ in REQUESTS]
         found += [bytes([place * 16 + n]) + m.SerializeToString() for n, m in enumerate(messages)]

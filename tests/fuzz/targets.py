@@ -35,13 +35,14 @@ from recsys.feature_store.redis.values.state import unpack_state
 from recsys.features.columns import Column, missing_column
 from recsys.features.encode import encode_request
 from recsys.features.entities import entity_dtype, row_header, unpack_readable
-from recsys.features.feature_set import Categorical, Feature, FeatureSet, History
+from recsys.features.feature_set import Categorical, Feature, FeatureSet, History, Numeric
 from recsys.features.hashing import KEY_LIMIT, MISSING, string_key
 from recsys.features.history.records import HEADER, encode_history
 from recsys.features.hot_ids import read_hot_ids
 from recsys.features.names import open_names
 from recsys.proto import feature_store_pb2 as store_pb
 from recsys.proto import ranker_pb2 as ranker_pb
+from recsys.proto import related_pb2 as related_pb
 from recsys.releases.release import RELEASE, RELEASES, STATUS, open_release
 from recsys.releases.served import parse_served
 from recsys.releases.status import read_statuses
@@ -50,7 +51,7 @@ from recsys.rows.encode import Told
 from recsys.rows.files import raw_file
 from recsys.rows.text import parse_json
 from recsys.serving.rpc.bounds import check_bounds
-from recsys.serving.rpc.convert import entities, events, explain, rank, retrieval
+from recsys.serving.rpc.convert import entities, events, explain, rank, related, retrieval
 from recsys.serving.settings import read_settings
 
 TEXTS = replace(
@@ -58,6 +59,10 @@ TEXTS = replace(
     name="texts",
     user_id=Categorical(name="user_id", id_type="string"),
     item_id=Categorical(name="item_id", id_type="string"),
+    item=(
+        Numeric(name="price", default=0.0, filterable=True),
+        Categorical(name="brand", id_type="string", filterable=True),
+    ),
     history=History(
         attributes=(Categorical(name="rating", storage="i32"), Categorical(name="tag", id_type="string")),
         max_events=20,
@@ -118,6 +123,9 @@ REQUESTS: tuple[tuple[Any, Callable[[Any, FeatureSet], Any]], ...] = (
     (store_pb.GetHistoryRequest, events.history_request),
     (store_pb.GetHistoriesRequest, events.histories_request),
     (ranker_pb.ExplainRequest, explain.explain_query),
+    (related_pb.SimilarRequest, related.similar_query),
+    (related_pb.TrendingRequest, related.trending_query),
+    (store_pb.WithdrawItemsRequest, entities.withdraw_request),
 )
 """To add one: at the end, as the corpus names them by their places; up to 16."""
 
