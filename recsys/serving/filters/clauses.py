@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from recsys.arrays import BoolArray, Int64Array
+from recsys.arrays import BoolArray, Int32Array, Int64Array
 from recsys.serving.filters.language import Condition, Filter, Range
 from recsys.serving.item_columns.generation import Generation, Values
 
@@ -31,11 +31,15 @@ class Clause:
         passes: True for the items at these places that pass; bool, [P].
         missing: an item of which nothing is known passes.
         cost: nanoseconds for an item, roughly.
+        entries: length of the lists of its values together; None: there are none.
+        listed: these lists, each ascending.
     """
 
     passes: Passes
     missing: bool
     cost: float
+    entries: int | None = None
+    listed: Callable[[], list[Int32Array]] = list
 
 
 class UnknownColumnError(Exception):
@@ -72,7 +76,14 @@ def _any(tests: list[Clause]) -> Clause:
             found = found | test.passes(places)
         return found
 
-    return Clause(passes, any(test.missing for test in tests), sum(test.cost for test in tests))
+    entries = [test.entries for test in tests if test.entries is not None]
+    return Clause(
+        passes,
+        any(test.missing for test in tests),
+        sum(test.cost for test in tests),
+        sum(entries) if len(entries) == len(tests) else None,
+        lambda: [part for test in tests for part in test.listed()],
+    )
 
 
 def _values(condition: Condition, generation: Generation) -> Values:
@@ -106,11 +117,16 @@ def _test(condition: Condition, generation: Generation) -> Clause:
     codes = values.table.find(condition.keys) + 1
     is_in = _per_item(_in_set(codes[codes > 0], len(values.table)), width)
     few = len(codes) <= _FEW
-    return _signed(
+    clause = _signed(
         lambda places: is_in(array[places]),
         positive=condition.test == "any_of",
         cost=width * (0.1 + 0.2 * len(codes) if few else 2.0),
     )
+    name, postings = condition.attribute, generation.postings
+    if clause.missing or postings is None or not generation.has_lists:
+        return clause
+    known = np.unique(codes[codes > 0])
+    return replace(clause, entries=postings.count(name, known), listed=lambda: postings.places(name, known))
 
 
 def _signed(passes: Passes, *, positive: bool, cost: float) -> Clause:

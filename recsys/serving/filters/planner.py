@@ -1,8 +1,9 @@
 """Planner: finds the items that pass a filter in item columns, by the cheapest order of its clauses.
 
-How many items pass each clause is estimated by a sample. The most selective clauses are asked for all items; if few are
-left, the others are asked for these alone, and the answer is a list of places; else for all, and it is a mask. An
-estimate decides what it costs, never what is found. ``C`` items, ``P`` places that pass.
+Where the items with a clause's values are listed (postings), and the lists are short, the other clauses are asked for
+these items alone. Else how many items pass each clause is estimated by a sample. The most selective clauses are asked
+for all items; if few are left, the others are asked for these, and the answer is a list of places; else for all, and it
+is a mask. An estimate decides what it costs, never what is found. ``C`` items, ``P`` places that pass.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ FEW = 0.1
 
 _LOOKED_UP = 6.0
 """Nanoseconds, roughly, of asking a clause for one listed item, where ``Clause.cost`` is of one of all items."""
+
+_MASKED = 0.5
+"""Nanoseconds, roughly, of making a list of what passes out of an item."""
+
+LISTED = 10.0
+"""Nanoseconds, roughly, of taking a place from lists and asking the other clauses for it."""
 
 _BLOCK = 65_536
 """Items that are asked at a time: what is between stays in the cache."""
@@ -58,6 +65,8 @@ def passing(wanted: Filter | None, generation: Generation) -> Passing:
         clauses.append(Clause(lambda places: stored[places] != IS_WITHDRAWN, True, 0.1))
     if not clauses:
         return Passing(None, np.ones(count, dtype=np.bool_), missing)
+    if (places := _from_lists(clauses, generation)) is not None:
+        return Passing(places, None, missing)
     shares = _shares(clauses, count)
     order = sorted(range(len(clauses)), key=lambda place: (shares[place], clauses[place].cost))
     scanned: list[Clause] = []
@@ -71,7 +80,7 @@ def passing(wanted: Filter | None, generation: Generation) -> Passing:
     if left <= FEW and not missing:
         places = _listed(scanned, count)
         for clause in others:
-            places = places[clause.passes(places)]
+            places = _those(clause, places)
         if len(places) <= 2 * FEW * count:
             return Passing(places, None, missing)
         mask = np.zeros(count, dtype=np.bool_)
@@ -102,6 +111,34 @@ def passes_at(wanted: Filter | None, generation: Generation, places: Int64Array)
         good &= clause.passes(at)
     found[known] = good
     return found
+
+
+def _from_lists(clauses: Sequence[Clause], generation: Generation) -> Int64Array | None:
+    """Places that pass all clauses, by the shortest lists of one of them; None: a scan takes less."""
+    lengths = [(clause.entries, place) for place, clause in enumerate(clauses) if clause.entries is not None]
+    if not lengths:
+        return None
+    entries, place = min(lengths)
+    changed = generation.changed
+    shortest, count = clauses[place], len(generation.items)
+    if (entries + len(changed)) * LISTED > (shortest.cost + _MASKED) * count:
+        return None
+    parts = shortest.listed()
+    places = np.concatenate([*parts, changed])
+    if len(parts) > 1 or len(changed):
+        places.sort()
+    if len(places):  # an item may have a value twice
+        places = places[np.concatenate([[True], places[1:] != places[:-1]])]
+    others = sorted((clause for clause in clauses if clause is not shortest or len(changed)), key=lambda c: c.cost)
+    found = places.astype(np.int64)
+    for clause in others:
+        found = _those(clause, found)
+    return found
+
+
+def _those(clause: Clause, places: Int64Array) -> Int64Array:
+    """Places of those that pass. An index of bools takes numpy three times as long."""
+    return places.take(np.flatnonzero(clause.passes(places)))
 
 
 def _shares(clauses: Sequence[Clause], count: int) -> list[float]:

@@ -14,6 +14,7 @@ import numpy as np
 from recsys.arrays import Int64Array
 from recsys.feature_store.base import IS_WITHDRAWN
 from recsys.serving.item_columns.generation import Generation, open_generation
+from recsys.serving.item_columns.postings import open_postings, postings_path
 from recsys.serving.item_columns.state import State
 
 STALE_S = 2.0
@@ -59,6 +60,7 @@ class ItemColumns:
         self._folder = folder
         self._lock = threading.Lock()
         self._mapped: tuple[int, Generation] | None = None
+        self._postings = (0, 0)
 
     def read(self, reads: Callable[[Generation, int], T]) -> Reading[T]:
         """Call a function with the columns and their version, again if they were changed while it ran.
@@ -75,6 +77,7 @@ class ItemColumns:
             generation = self._generation()
             if generation is None:
                 return Reading(None, age_s, whole=False)
+            self._find_postings(generation)
             found = reads(generation, version)
             if version == self.state.version and not version % 2:
                 return Reading(found, age_s, whole=not self.state.left_out)
@@ -105,13 +108,26 @@ class ItemColumns:
     def size_bytes(self) -> int:
         """Memory of all of them, which the workers share."""
         generation = self._generation()
-        return 0 if generation is None else generation.size_bytes
+        if generation is None:
+            return 0
+        self._find_postings(generation)
+        return generation.size_bytes + (0 if generation.postings is None else generation.postings.size_bytes)
 
     @property
     def withdrawn(self) -> int:
         """Number of withdrawn items, as far as it is known."""
         generation = self._generation()
         return 0 if generation is None else generation.withdrawn
+
+    def _find_postings(self, generation: Generation) -> None:
+        """Have the columns know the postings that there are now."""
+        numbers = (self.state.generation, self.state.postings)
+        if numbers != self._postings:
+            try:
+                generation.postings = open_postings(postings_path(self._folder, *numbers))
+            except FileNotFoundError:  # they are of other columns, or others follow
+                return
+            self._postings = numbers
 
     def _generation(self) -> Generation | None:
         for _ in range(3):

@@ -178,6 +178,7 @@ class ColumnFollower:
             self._look(writer, until_s=time.monotonic() + _TURN_S)
         if writer.ready and not changes.more and not (self._must_look and self._gap):
             writer.state.is_current(began_s)
+            writer.list_places()
             self.tried.set()
         return changes.more or self._must_look
 

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recsys.arrays import UInt8Array
+from recsys.arrays import Int32Array, Int64Array, UInt8Array
 from recsys.errors import ConfigError, NoSpaceError
 from recsys.files import no_space
 from recsys.serving.item_columns.key_table import KeyTable
 from recsys.serving.item_columns.layout import COUNTS_BYTES, HEADER_BYTES, ColumnSpec, Layout, layout_of_json
+from recsys.serving.item_columns.postings import Postings, Snapshot
 
-WITHDRAWN_COUNT = 0
-"""Place among the counts: the number of withdrawn items. Those of the tables' keys follow."""
+WITHDRAWN_COUNT, CHANGE_COUNT, ITEM_COUNT = range(3)
+"""Places among the counts: of withdrawn items, changes, items. Those of the tables' keys follow."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,28 +50,30 @@ class Generation:
         items: keys of the items; an item's place is its row in all columns.
         stored: ``NOT_STORED``, ``STORED`` or ``IS_WITHDRAWN`` of each item; uint8, [C].
         columns: values by feature.
+        postings: places by values; None: there are none yet.
     """
 
     def __init__(self, layout: Layout, mapped: mmap.mmap) -> None:
         self.layout = layout
+        self.postings: Postings | None = None
+        self._changed: tuple[int, int, Int32Array] | None = None
         arrays = {
             name: np.frombuffer(mapped, dtype=dtype, count=int(np.prod(shape)), offset=at).reshape(shape)
             for name, dtype, shape, at in layout.arrays()
         }
         self._counts = np.frombuffer(mapped, dtype="<u8", count=COUNTS_BYTES // 8, offset=HEADER_BYTES)
-        self.items = KeyTable(arrays["keys"], arrays["index"], self._counts[1:2])
+        self.items = KeyTable(arrays["keys"], arrays["index"], self._counts[ITEM_COUNT : ITEM_COUNT + 1])
         self.stored: UInt8Array = arrays["stored"]
+        self._changes: Int32Array = arrays["changes"]
         self.columns: Mapping[str, Values] = {
             spec.name: Values(
                 spec,
                 arrays[f"{spec.name}.column"],
-                KeyTable(
-                    arrays[f"{spec.name}.values"], arrays[f"{spec.name}.index"], self._counts[2 + place : 3 + place]
-                )
+                KeyTable(arrays[f"{spec.name}.values"], arrays[f"{spec.name}.index"], self._counts[at : at + 1])
                 if spec.kind == "ids"
                 else None,
             )
-            for place, spec in enumerate(layout.columns)
+            for at, spec in enumerate(layout.columns, start=ITEM_COUNT + 1)
         }
 
     @property
@@ -81,6 +84,45 @@ class Generation:
     def count_withdrawn(self, more: int) -> None:
         """Add to that number."""
         self._counts[WITHDRAWN_COUNT] = max(self.withdrawn + more, 0)
+
+    @property
+    def changes(self) -> int:
+        """Number of places that were written, since there is the file."""
+        return int(self._counts[CHANGE_COUNT])
+
+    def note_changes(self, places: Int64Array) -> None:
+        """Add to them; of the last C / 64 the places are known."""
+        before, room = self.changes, len(self._changes)
+        kept = places[-room:]
+        self._changes[(before + len(places) - len(kept) + np.arange(len(kept))) % room] = kept
+        self._counts[CHANGE_COUNT] = before + len(places)
+
+    @property
+    def has_lists(self) -> bool:
+        """True if there are postings, and all that changed since they were made is known."""
+        postings = self.postings
+        return postings is not None and 0 <= self.changes - postings.since <= len(self._changes)
+
+    @property
+    def changed(self) -> Int32Array:
+        """Places that changed since the postings were made, ascending, distinct; there are some (:meth:`has_lists`)."""
+        assert self.postings is not None
+        since, until = self.postings.since, self.changes
+        kept = self._changed
+        if kept is None or kept[:2] != (since, until):
+            places = np.unique(self._changes[np.arange(since, until) % len(self._changes)])
+            self._changed = kept = (since, until, places)
+        return kept[2]
+
+    def snapshot(self) -> Snapshot:
+        """A copy of the codes of all columns of ids."""
+        count = len(self.items)
+        codes = {
+            name: (values.array[:count].copy(), len(values.table))
+            for name, values in self.columns.items()
+            if values.table is not None
+        }
+        return Snapshot(self.changes, codes)
 
     @property
     def size_bytes(self) -> int:
@@ -96,7 +138,7 @@ def create_generation(path: Path, layout: Layout) -> Generation:
         ConfigError: the folder cannot be written.
     """
     header = layout.to_json().encode()
-    if len(header) > HEADER_BYTES - 8 or 8 * (len(layout.columns) + 2) > COUNTS_BYTES:
+    if len(header) > HEADER_BYTES - 8 or 8 * (len(layout.columns) + 3) > COUNTS_BYTES:
         raise ConfigError(f"{len(layout.columns)} filterable features are too many for item columns")
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -20,7 +20,7 @@ HEADER_BYTES = 32_768
 COUNTS_BYTES = 8_192
 _LINE = 64
 
-FEWEST_ITEMS, FEWEST_VALUES = 1_024, 256
+FEWEST_ITEMS, FEWEST_VALUES, FEWEST_CHANGES = 1_024, 256, 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,7 @@ class Layout:
         yield "keys", "<i8", (self.items,)
         yield "index", "<i4", (index_size(self.items),)
         yield "stored", "u1", (self.items,)
+        yield "changes", "<i4", (max(FEWEST_CHANGES, self.items // 64),)
         for column in self.columns:
             shape = (self.items,) if column.width == 1 else (self.items, column.width)
             yield f"{column.name}.column", "<i4" if column.kind == "ids" else "<f4", shape

@@ -17,7 +17,7 @@ import numpy as np
 
 _SIZE = 4_096
 _MAGIC = 0x52534943
-_VERSION, _GENERATION, _CURRENT_MS, _LEFT_OUT, _POSITION_BYTES = range(1, 6)
+_VERSION, _GENERATION, _CURRENT_MS, _LEFT_OUT, _POSITION_BYTES, _POSTINGS = range(1, 7)
 _POSITION_AT, _MOST_POSITION = 512, 256
 
 
@@ -47,6 +47,15 @@ class State:
     def generation(self) -> int:
         """Number of the file that counts; 0: there is none yet."""
         return int(self._words[_GENERATION])
+
+    @property
+    def postings(self) -> int:
+        """Number of the file of postings; whether it is of the columns that count, its name tells."""
+        return int(self._words[_POSTINGS])
+
+    @postings.setter
+    def postings(self, number: int) -> None:
+        self._words[_POSTINGS] = number
 
     @property
     def left_out(self) -> int:

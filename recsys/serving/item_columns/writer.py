@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +25,20 @@ from recsys.rate_limited_log import RateLimitedLog
 from recsys.serving.item_columns.generation import Generation, Values, create_generation, open_generation
 from recsys.serving.item_columns.key_table import KeyTable
 from recsys.serving.item_columns.layout import Layout, layout_of, same_columns
+from recsys.serving.item_columns.postings import Snapshot, postings_bytes, postings_path, write_postings
 from recsys.serving.item_columns.state import State
 
 _log = logging.getLogger("recsys.serving")
 
 _SPARE = 1.25
 """Room of a new file over what is needed."""
+
+FEWEST_LISTED = 65_536
+"""Items; fewer are looked at as fast."""
+
+_MANY_CHANGES = 4_096
+_PAUSES = 10
+"""Times as long as making postings took, until they are made again."""
 
 
 class ColumnWriter:
@@ -48,6 +58,11 @@ class ColumnWriter:
         self._left_out: set[int] = set()
         self._trouble = RateLimitedLog(_log, every_s=60.0)
         self._number = self.state.generation
+        self.listing: threading.Thread | None = None
+        """The thread that makes postings, or made the last."""
+        self._listed = (0, 0)
+        """Number of the columns that postings were made of last, and their changes then."""
+        self._list_next_s = 0.0
         self._clean()
         self._filling = False
         self._current: Generation | None = None
@@ -109,6 +124,54 @@ class ColumnWriter:
             self._set(self._current, keys, columns, item)
         self.state.left_out = len(self._left_out)
 
+    def list_places(self) -> None:
+        """Have postings made anew, by a thread, if there are none or many places have changed since.
+
+        Sorting ten million codes takes a second, in which writes go on.
+        """
+        current = self._current
+        if current is None or self._filling or len(current.items) < FEWEST_LISTED:
+            return
+        if self.listing is not None and self.listing.is_alive():
+            return
+        number, since = self._listed
+        if number == self._number and current.changes - since <= max(_MANY_CHANGES, len(current.items) // 256):
+            return
+        if time.monotonic() < self._list_next_s or not any(values.table for values in current.columns.values()):
+            return
+        snapshot = current.snapshot()
+        self._listed = (self._number, snapshot.changes)
+        if current.size_bytes + postings_bytes(snapshot) > self._limit_bytes:
+            self._trouble.warning(
+                "lists",
+                "item columns: no room for lists of the items by value in max_item_columns_mib "
+                "(RECSYS_MAX_ITEM_COLUMNS_MIB: %.0f MiB): filters look at all items, which is slower",
+                self._limit_bytes / 2**20,
+            )
+            return
+        self.listing = threading.Thread(
+            target=self._list, args=(self._number, snapshot), name="item-postings", daemon=True
+        )
+        self.listing.start()
+
+    def _list(self, generation: int, snapshot: Snapshot) -> None:
+        began_s = time.monotonic()
+        number = self.state.postings + 1
+        made = self._folder / "making-postings"
+        kept = postings_path(self._folder, generation, number)
+        try:
+            write_postings(made, snapshot)
+            self.state.postings = number
+            made.replace(kept)
+        except OSError as error:
+            made.unlink(missing_ok=True)
+            self._trouble.warning("lists", "item columns: no lists of the items by value: %s", error)
+        for path in self._folder.glob("postings-*"):
+            if path != kept:
+                path.unlink(missing_ok=True)
+        now_s = time.monotonic()
+        self._list_next_s = now_s + _PAUSES * (now_s - began_s)
+
     def keys(self) -> Int64Array:
         """Keys of all items that there are."""
         if self._current is None:
@@ -121,6 +184,7 @@ class ColumnWriter:
         self._leave_out(keys[~has_room])
         kept, places = keys[has_room], places[has_room]
         before = np.count_nonzero(into.stored[places] == IS_WITHDRAWN)
+        into.note_changes(places)
         into.stored[places] = item[has_room]
         into.count_withdrawn(int(np.count_nonzero(item[has_room] == IS_WITHDRAWN)) - int(before))
         self._left_out.difference_update(kept.tolist())
@@ -193,8 +257,10 @@ class ColumnWriter:
 
     def _clean(self) -> None:
         """Remove files that count no more; who has one mapped keeps it."""
-        for path in self._folder.glob("columns-*"):
-            if path != self._path(self.state.generation):
+        state = self.state
+        kept = {self._path(state.generation), postings_path(self._folder, state.generation, state.postings)}
+        for path in [*self._folder.glob("columns-*"), *self._folder.glob("postings-*")]:
+            if path not in kept:
                 path.unlink(missing_ok=True)
 
 

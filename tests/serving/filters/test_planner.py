@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.features.feature_set import Categorical, Numeric
+from recsys.serving import item_columns
 from recsys.serving.filters import planner
 from recsys.serving.filters.contradiction import contradiction
 from recsys.serving.filters.language import Condition, Filter, Range, flag_condition, make_filter, set_condition
+from recsys.serving.filters.planner import passing
 from recsys.serving.filters.selection import IndexFilter, candidates_pass
 from recsys.serving.inference.candidate_index import AddedItems
 from recsys.serving.item_columns.columns import ItemColumns
@@ -45,18 +47,37 @@ ADDED = AddedItems(
 )
 
 
-@pytest.fixture(scope="module")
-def columns(tmp_path_factory: pytest.TempPathFactory) -> ItemColumns:
+def put(to: ColumnWriter, places: slice, *, instead: int = 0) -> None:
+    """Write items; with the values of those so far behind them instead."""
+    of = {name: np.roll(column, -instead, axis=0)[places] for name, column in COLUMNS.items()}
+    to.write(KEYS[places], of, {"item": np.ones(len(KEYS[places]), dtype=np.uint8)})
+
+
+@pytest.fixture(scope="module", params=["no lists", "lists", "lists of before"])
+def columns(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ItemColumns:
+    """The items; with lists of them by value, or lists of when 500 had other values and 100 were not there."""
     folder = tmp_path_factory.mktemp("columns")
     to = ColumnWriter(folder, FILTERABLE, limit_bytes=1 << 24)
     to.begin(10)
-    for start in range(0, COUNT, 400):
-        part = slice(start, start + 400)
-        of = {name: column[part] for name, column in COLUMNS.items()}
-        to.write(KEYS[part], of, {"item": np.ones(len(KEYS[part]), dtype=np.uint8)})
+    before = request.param == "lists of before"
+    for start in range(0, COUNT - 100 * before, 400):
+        part = slice(start, min(start + 400, COUNT - 100 * before))
+        put(to, part, instead=40 if before and start < 500 else 0)
     to.publish()
+    if request.param != "no lists":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(item_columns.writer, "FEWEST_LISTED", 0)
+            to.list_places()
+        assert to.listing is not None
+        to.listing.join()
+    if before:
+        put(to, slice(0, 800))
+        put(to, slice(COUNT - 100, COUNT))
     to.state.is_current(1e9)
-    return ItemColumns(folder)
+    made = ItemColumns(folder)
+    generation = made.read(lambda generation, version: generation).found
+    assert generation is not None and generation.has_lists == (request.param != "no lists")
+    return made
 
 
 def passes(condition: Condition, kind: int, tags: list[int], size: float) -> bool:
@@ -106,9 +127,10 @@ conditions = st.one_of(
 @given(
     clauses=st.lists(st.lists(conditions, min_size=1, max_size=3), min_size=1, max_size=4),
     few=st.sampled_from([0.0, 0.1, 1.0]),
+    listed=st.sampled_from([0.0, 10.0]),
 )
 def test_any_plan_of_any_filter_finds_what_the_definition_says(
-    columns: ItemColumns, clauses: list[list[Condition]], few: float
+    columns: ItemColumns, clauses: list[list[Condition]], few: float, listed: float
 ) -> None:
     wanted = make_filter(clauses)
     rows = {key: (COLUMNS["kind"][i], COLUMNS["tags"][i].tolist(), COLUMNS["size"][i]) for i, key in enumerate(KEYS)}
@@ -117,6 +139,7 @@ def test_any_plan_of_any_filter_finds_what_the_definition_says(
     good = [row + 1 for row, key in enumerate(every) if expected(wanted, *rows.get(key, nothing))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planner, "FEW", few)
+        patch.setattr(planner, "LISTED", listed)
         found = IndexFilter(columns, INDEX).select(wanted, ADDED)
     assert found.allowed is not None and found.report.passed == len(good)
     if contradiction(wanted):
@@ -150,3 +173,16 @@ def test_without_columns_nothing_passes_a_filter_and_it_is_said(tmp_path: Path) 
     assert found.report.reason == "not_ready" and found.report.degraded
     plain = IndexFilter(ItemColumns(tmp_path), INDEX).select(None, None)
     assert plain.allowed is None and plain.report.degraded  # nothing is known of withdrawn items either
+
+
+@pytest.mark.parametrize("columns", ["lists", "lists of before"], indirect=True)
+def test_items_with_few_values_are_found_by_their_lists(columns: ItemColumns, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scanned(*given: Any) -> None:
+        raise AssertionError("all items are looked at")
+
+    monkeypatch.setattr(planner, "_shares", scanned)
+    monkeypatch.setattr(planner, "LISTED", 0.0)
+    wanted = make_filter([[set_condition("x", "any_of", TAGS, [2, 3]), set_condition("x", "any_of", KIND, [4])]])
+    few = [kind == 4 or bool({2, 3} & set(tags)) for kind, tags in zip(COLUMNS["kind"], COLUMNS["tags"], strict=True)]
+    found = columns.read(lambda generation, version: generation.items.keys_C[passing(wanted, generation).places]).found
+    assert found is not None and sorted(found.tolist()) == sorted(KEYS[few].tolist())

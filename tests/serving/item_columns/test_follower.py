@@ -17,6 +17,7 @@ from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.feature_store.item_cache import ItemCache
 from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.features.entities import make_columns
+from recsys.serving.item_columns import writer as columns_writer
 from recsys.serving.item_columns.columns import ItemColumns
 from recsys.serving.item_columns.follower import ColumnFollower
 
@@ -101,3 +102,23 @@ def test_nothing_is_read_while_nothing_asks_for_columns(tmp_path: Path, store: B
     with closing(ColumnFollower(tmp_path, lambda: SHOP, store, limit_bytes=1 << 24, enabled=lambda: False)) as follower:
         assert follower.tried.wait(5.0) and not follower.writes
         assert not (tmp_path / "columns-1").exists()
+
+
+def test_items_are_listed_by_value_once_there_are_many(
+    tmp_path: Path, store: BlockingFeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns_writer, "FEWEST_LISTED", 3)
+    offer = SHOP.entity("offer").features
+
+    def put_offers(keys: list[int]) -> None:
+        columns = make_columns(offer, {"category": ["shoes"] * len(keys)}, length=len(keys))
+        store.put_entities("offer", np.array(keys, dtype=np.int64), columns, timeout_s=5.0)
+
+    columns = ItemColumns(tmp_path)
+    put_offers([1, 2])
+    with following(tmp_path, store):
+        time.sleep(0.2)
+        assert columns.read(lambda generation, version: generation.has_lists).found is False
+        put_offers([3])
+        until(lambda: columns.read(lambda generation, version: generation.has_lists).found)
+        assert not list(tmp_path.glob("making*"))

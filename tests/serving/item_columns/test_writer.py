@@ -16,8 +16,10 @@ from recsys.errors import NoSpaceError
 from recsys.feature_store.base import IS_WITHDRAWN, NOT_STORED, STORED
 from recsys.features.columns import Column, missing_column
 from recsys.features.feature_set import Categorical, Numeric
+from recsys.serving.item_columns import writer as columns_writer
 from recsys.serving.item_columns.columns import ItemColumns
 from recsys.serving.item_columns.generation import Generation
+from recsys.serving.item_columns.layout import FEWEST_CHANGES
 from recsys.serving.item_columns.writer import ColumnWriter
 
 FILTERABLE = (
@@ -182,3 +184,83 @@ def test_other_features_are_other_columns(tmp_path: Path) -> None:
     writer(tmp_path)
     assert ColumnWriter(tmp_path, FILTERABLE, limit_bytes=LIMIT).ready
     assert not ColumnWriter(tmp_path, SHOP.filterable(), limit_bytes=LIMIT).ready
+
+
+def listed(to: ColumnWriter, folder: Path, category: int) -> list[int] | None:
+    """Keys of the items whose list a category has; None: there are no lists that count."""
+
+    def read(generation: Generation, version: int) -> list[int] | None:
+        if not generation.has_lists:
+            return None
+        assert generation.postings is not None
+        table = generation.columns["category"].table
+        assert table is not None
+        (places,) = generation.postings.places("category", table.find(np.array([category])) + 1) or [np.empty(0, int)]
+        return sorted(generation.items.keys_C[np.concatenate([places, generation.changed])].tolist())
+
+    if to.listing is not None:
+        to.listing.join()
+    return ItemColumns(folder).read(read).found
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few items are listed, too."""
+    monkeypatch.setattr(columns_writer, "FEWEST_LISTED", 1)
+
+
+@pytest.mark.usefixtures("few")
+def test_lists_are_made_when_there_are_none_and_again_when_much_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = writer(tmp_path)
+    put(to, [30, 10, 20], category=np.array([7, 8, 7]))
+    assert listed(to, tmp_path, 7) is None
+    to.list_places()
+    assert listed(to, tmp_path, 7) == [20, 30]
+    put(to, [10], category=np.array([7]))
+    first = to.listing
+    to.list_places()
+    assert to.listing is first, "one change is little"
+    assert listed(to, tmp_path, 7) == [10, 20, 30]
+    assert listed(to, tmp_path, 8) == [10, 10], "it is as of before, and what changed is looked at as well"
+    monkeypatch.setattr(columns_writer, "_MANY_CHANGES", 0)
+    monkeypatch.setattr(columns_writer, "_PAUSES", 0)
+    to.list_places()
+    assert to.listing is first, "not before a pause as long as ten times what they took"
+    time.sleep(0.3)
+    to.list_places()
+    assert listed(to, tmp_path, 8) == []
+    assert len(list(tmp_path.glob("postings-*"))) == 1
+
+
+@pytest.mark.usefixtures("few")
+def test_lists_count_no_more_once_more_has_changed_than_is_known_or_the_columns_are_others(tmp_path: Path) -> None:
+    to = writer(tmp_path)
+    put(to, [30, 10], category=np.array([7, 8]))
+    to.list_places()
+    assert listed(to, tmp_path, 7) == [30]
+    for _ in range(FEWEST_CHANGES // 2):
+        to.write(
+            np.array([10, 30]), {f.name: missing_column(f, 2) for _, f in FILTERABLE}, {"item": np.ones(2, np.uint8)}
+        )
+    assert listed(to, tmp_path, 7) == [10, 30, 30], "as many as are known"
+    put(to, [10])
+    assert listed(to, tmp_path, 7) is None
+    to.begin(10)
+    put(to, [30, 10], category=np.array([7, 8]))
+    to.publish()
+    assert listed(to, tmp_path, 7) is None
+    to.list_places()
+    assert listed(to, tmp_path, 7) == [30]
+
+
+@pytest.mark.usefixtures("few")
+def test_without_room_for_lists_there_are_none_and_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    to = writer(tmp_path)
+    assert to.generation is not None
+    tight = ColumnWriter(tmp_path, FILTERABLE, limit_bytes=to.generation.size_bytes)
+    put(tight, [30], category=np.array([7]))
+    tight.list_places()
+    assert listed(tight, tmp_path, 7) is None and row(tmp_path, 30)[1] == 7
+    assert "no room for lists of the items by value" in caplog.text
