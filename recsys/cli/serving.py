@@ -214,12 +214,25 @@ def _left(done: PrecomputedStates, total: int) -> str:
 
 def profile(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    retrieval: Annotated[
+        bool,
+        typer.Option(
+            "--retrieval",
+            help="Of a retrieval bundle: its index beside scoring all items, by the share of items that are allowed.",
+        ),
+    ] = False,
     redis_url: RedisOption = None,
     history: Annotated[
-        int | None, typer.Option(help="Events of each synthetic user, without --redis-url. Default: 1,000.")
+        int | None,
+        typer.Option(help="Events of each synthetic user, without --redis-url. Default: 1,000; with --retrieval 50."),
     ] = None,
-    candidates: Annotated[int, typer.Option(help="Candidates per request.")] = 200,
-    requests: Annotated[int, typer.Option(help="Requests that are measured.")] = 300,
+    candidates: Annotated[int | None, typer.Option(help="Candidates per request. Default: 200.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", help="With --retrieval: length of the lists. Default: 100.")
+    ] = None,
+    requests: Annotated[
+        int, typer.Option(help="Requests that are measured; with --retrieval searches for each row of the table.")
+    ] = 300,
     core: Annotated[int | None, typer.Option(help="Core to run on. Default: the last one.")] = None,
     png: Annotated[
         Path | None, typer.Option("--png", help="Also draw the profile to this file; needs the training packages.")
@@ -230,13 +243,41 @@ def profile(
 
     Real requests go through the server's own path in this process, without gRPC: users of the store at --redis-url, or
     synthetic ones in a private Redis. Beside it stands the time of the matrix products at this machine's speed.
+
+    With --retrieval the bundle is one that finds items: a table of searches by its index and by scoring all items,
+    where all are allowed, a tenth, a hundredth, a thousandth, or a category; with all in memory, and with no vector.
     """
+    for option, given, of_retrieval in (
+        ("--candidates", candidates, False),
+        ("--png", png, False),
+        ("--top-k", top_k, True),
+    ):
+        if given is not None and of_retrieval != retrieval:
+            raise ConfigError(
+                f"{option} {'is for --retrieval' if of_retrieval else 'is not for --retrieval'}: leave it out"
+            )
+    if retrieval:
+        _profile_retrieval(
+            bundle,
+            redis_url=redis_url,
+            history=history,
+            top_k=100 if top_k is None else top_k,
+            searches=requests,
+            core=core,
+            as_json=as_json,
+        )
+        return
     from recsys.profile.measure import profile_bundle
     from recsys.profile.report import as_json as to_json
     from recsys.profile.report import charts, print_profile
 
     found = profile_bundle(
-        bundle, redis_url=redis_url, history=history, candidates=candidates, requests=requests, core=core
+        bundle,
+        redis_url=redis_url,
+        history=history,
+        candidates=200 if candidates is None else candidates,
+        requests=requests,
+        core=core,
     )
     if as_json:
         print(json.dumps(to_json(found)))
@@ -247,6 +288,26 @@ def profile(
 
         write_png(charts(found), png)
         notes.print(f"drawn: {png}")
+
+
+def _profile_retrieval(bundle: Path, *, as_json: bool, **options: Any) -> None:
+    from recsys.profile.retrieval.measure import profile_retrieval
+    from recsys.profile.retrieval.report import as_json as to_json
+    from recsys.profile.retrieval.report import print_retrieval
+    from recsys.progress import progress
+
+    with progress(notes, "searching") as work:
+
+        def searched(name: str, done: int, of: int) -> None:
+            if done == 1:
+                work.stage(f"searching, {name} allowed", of)
+            work.count(done, of)
+
+        found = profile_retrieval(bundle, **options, progress=searched)
+    if as_json:
+        print(json.dumps(to_json(found)))
+    else:
+        print_retrieval(found, output)
 
 
 def _print_settings(read: Any) -> None:

@@ -80,3 +80,16 @@ def has_vnni() -> bool:
     """True if this processor has AVX-512 with VNNI; False where nothing was compiled."""
     path = library()
     return path is not None and bool(ctypes.CDLL(str(path)).recsys_has_vnni())
+
+
+def rows_scored() -> int | None:
+    """Rows of which the last ``TopItems`` in this thread read the vectors; None where nothing was compiled.
+
+    With codes these are the rows whose bounds reach the best. Of a graph that runs on one thread, the caller's.
+    """
+    path = library()
+    if path is None:
+        return None
+    count = ctypes.CDLL(str(path)).recsys_rows_scored
+    count.restype = ctypes.c_int64
+    return int(count())

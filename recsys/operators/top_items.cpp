@@ -79,6 +79,9 @@ class Candidates {
 
 std::atomic<int> chosen_scan{-1};
 
+// Rows whose numbers the last search in this thread had to read.
+thread_local int64_t rows_scored = 0;
+
 int scan_number() {
   const int chosen = chosen_scan.load();
   return chosen >= 0 ? chosen : best_scan();
@@ -295,6 +298,7 @@ struct Items {
     rows = of;
     begin = first;
     if (codes == nullptr) {
+      rows_scored += count;
       for (int64_t i = 0; i < count; i++) {
         if (of && i + 8 < count) __builtin_prefetch(items + of[i + 8] * user.D);
         upper[i] = score(row_at(of, first, i));
@@ -367,6 +371,7 @@ struct TopItems {
     const int8_t* codes = has_codes && user.is_finite && !few ? in[kCodes].bytes() : nullptr;
     auto items = std::make_unique<Items>(in[kItems].floats(), codes, P, in[kScales].floats(), user);
 
+    rows_scored = 0;
     Candidates found(k);
     std::vector<int64_t> skip = which.out;
     for (const Candidate& sum :
@@ -383,7 +388,9 @@ struct TopItems {
     offer_added(in[kAddedScores].floats(), which, found);
     scan_table(*items, which, skip, found);
     write(api, context, found, k, [&](const Candidate& one) {
-      return one.row < M1 ? items->score(one.row) + one.addition : one.upper;
+      if (one.row >= M1) return one.upper;
+      rows_scored += items->codes != nullptr;
+      return items->score(one.row) + one.addition;
     });
   }
 };
@@ -426,3 +433,6 @@ extern "C" __attribute__((visibility("default"))) int recsys_choose_scan(int num
   if (number <= best) recsys::chosen_scan.store(number);
   return best;
 }
+
+// Rows whose numbers were read by the last TopItems that this thread ran: those that the codes did not rule out.
+extern "C" __attribute__((visibility("default"))) int64_t recsys_rows_scored() { return recsys::rows_scored; }

@@ -7,4 +7,5 @@
     operators.py    time by operator, from ONNX Runtime's profiler
     matmul.py       speed of this machine's matrix products
     report.py       terminal, JSON, charts
+    retrieval/      the same of a retrieval bundle: its index beside scoring all
 """

@@ -134,7 +134,7 @@ def profile_bundle(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recsys-profile-")))
         url = stack.enter_context(redis_or_embedded(redis_url, folder / "redis"))
-        chosen = stack.enter_context(_bound_to(core))
+        chosen = stack.enter_context(bound_to(core))
         stores = stack.enter_context(opened_stores(url, bundle.features, settings))
         store = stores.blocking_store
         if redis_url is None:
@@ -188,7 +188,7 @@ def _measured(way: _Way, asked: Sequence[bytes], *, users: int) -> tuple[_Measur
 
 
 @contextmanager
-def _bound_to(core: int | None) -> Iterator[int | None]:
+def bound_to(core: int | None) -> Iterator[int | None]:
     """This thread, and those that it starts, on one core; a private Redis runs already, and is bound to none."""
     if not hasattr(os, "sched_setaffinity"):
         yield None

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from recsys.arrays import Float32Array, Int64Array
 from recsys.export.retrieval.codes import item_codes
 from recsys.export.retrieval.top_items import top_items, top_scores
-from recsys.operators import library, use_operators
+from recsys.operators import library, rows_scored, use_operators
 
 if library() is None:
     pytest.skip("the operators were not compiled", allow_module_level=True)
@@ -296,3 +296,21 @@ def test_given_scores_are_searched_as_products_are(form: str, operators: str) ->
     session = session_of("TopScores", operators, added=True)
     given = {"given_scores": scores[:, None], **{name: of[name] for name in list(_INPUTS)[7:]}}
     check(of, session.run(None, given), tolerance=0)
+
+
+def test_the_rows_that_were_read_are_those_whose_bounds_reach_the_best(scan: int) -> None:
+    random = np.random.default_rng(5)
+    items, user = (
+        random.standard_normal((5_000, 24), dtype=np.float32),
+        random.standard_normal((24, 1), dtype=np.float32),
+    )
+    run(inputs(items, user, k=10))
+    coarse = rows_scored()
+    # All whose float32 score is the best ten's, and few of the others.
+    assert coarse is not None and 10 <= coarse < 500
+    run(inputs(items, user, k=10, coarse=False))
+    assert rows_scored() == 5_000
+    run(inputs(items, user, k=10, allowed=np.array([3, 9, 4_000])))  # a short list is read at once
+    assert rows_scored() == 3
+    run(inputs(items, user, k=10, allowed=np.arange(1, 1_001), out=[7]))
+    assert rows_scored() < 1_000

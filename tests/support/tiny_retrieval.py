@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from recsys.arrays import Float32Array, Int64Array
-from recsys.bundle import Certificate, Manifest, Measured, bundle_writer
+from recsys.bundle import Certificate, IndexInfo, Manifest, Measured, bundle_writer
 from recsys.export.retrieval.by_history.linear.graph import HistoryTables, write_history_graph
 from recsys.export.retrieval.by_history.linear.item_graph import write_item_graph
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
@@ -74,6 +74,7 @@ def write_tiny_retrieval(
     certificate: Certificate = BY_HAND,
     measured: Measured | None = None,
     segments: Segments | None = None,
+    index: IndexInfo | None = None,
 ) -> Manifest:
     """Write a bundle of these tables; default: :func:`tiny_tables`."""
     tables = tables or tiny_tables()
@@ -92,6 +93,7 @@ def write_tiny_retrieval(
                 certificate=certificate,
                 metrics={} if measured is None else measured.metrics,
                 evaluation=None if measured is None else measured.evaluation,
+                index=index,
             )
         )
 
@@ -142,6 +144,7 @@ def write_tiny_history_retrieval(
     features: FeatureSet = HISTORY_FEATURES,
     model: str = "knower",
     attributes: AttributeRows | None = None,
+    index: IndexInfo | None = None,
 ) -> Manifest:
     """Write a bundle that knows users by their history; default: :func:`tiny_history_tables`.
 
@@ -168,6 +171,7 @@ def write_tiny_history_retrieval(
                 tables=infos,
                 certificate=BY_HAND,
                 knows_users_by="history",
+                index=index,
             )
         )
 
