@@ -11,12 +11,17 @@ interests of all targets, ``K`` hard negatives, ``L`` events of a window, ``U`` 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 _NONE = -1e9
 """Logit of an item that is left out."""
+
+_AT_A_TIME = 128
+"""Targets whose logits are made at a time."""
 
 
 def inclusion(share_C: Tensor, *, targets: int, sampled: int, items: int) -> Tensor:
@@ -59,26 +64,65 @@ def sampled_softmax(
         user_T: number of the user whose each target is, int64: a user's other targets are in the step for certain, and
             are wanted too, so that none of them is compared with; None: each is of another user.
     """
-    # The correction is added in the product, and taken back of the target's own logit: no pass over [T, C] for it.
-    logit_TC = scores(interests_TQD / temperature, items_CD, added_C=-inclusion_C.log())
-    own_T = logit_TC.gather(1, place_T[:, None]).squeeze(1) + inclusion_C[place_T].log()
     if user_T is None:
-        rest_TC = logit_TC.scatter(1, place_T[:, None], _NONE)
-    else:
-        wanted_UC = torch.zeros(int(user_T.max()) + 1, len(items_CD), dtype=torch.bool, device=logit_TC.device)
-        wanted_UC[user_T, place_T] = True
-        rest_TC = logit_TC.masked_fill(wanted_UC[user_T], _NONE)
-    rest_T = rest_TC.logsumexp(dim=1)
+        user_T = torch.arange(len(place_T), device=place_T.device)
+    wanted_UC = torch.zeros(int(user_T.max()) + 1, len(items_CD), dtype=torch.bool, device=place_T.device)
+    wanted_UC[user_T, place_T] = True
+    logits_of_TQD = interests_TQD / temperature
+    own_T = (logits_of_TQD * items_CD[place_T][:, None]).sum(dim=2).amax(dim=1)
+    rest_T: Tensor = _Rest.apply(logits_of_TQD, items_CD, -inclusion_C.log(), wanted_UC, user_T)  # type: ignore[no-untyped-call]
     if hard_TK is not None:
         rest_T = torch.logaddexp(rest_T, (hard_TK / temperature).clamp_min(_NONE).logsumexp(dim=1))
     loss_T = F.softplus(rest_T - own_T)
     return loss_T.mean() if weight_T is None else (loss_T * weight_T).sum() / weight_T.sum()
 
 
-def scores(interests_TQD: Tensor, items_CD: Tensor, *, added_C: Tensor | None = None) -> Tensor:
-    """The largest product of an item with one of a user's interests, [T, C]; ``added_C``: of each item, added to it."""
-    every_VD, items_DC = interests_TQD.flatten(0, 1), items_CD.t()
-    products = every_VD @ items_DC if added_C is None else torch.addmm(added_C, every_VD, items_DC)
+class _Rest(torch.autograd.Function):
+    """Log of the sum of exp of the best products of interests and items that are not wanted, [T].
+
+    All of [T, C] that is kept is each item's share of its target's sum, made in place, some targets at a time, which
+    fit a processor's cache: the gradients are two products with it, scaled on their narrow side.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, interests_TQD: Tensor, items_CD: Tensor, added_C: Tensor, wanted_UC: Tensor, user_T: Tensor
+    ) -> Tensor:
+        targets, interests, _ = interests_TQD.shape
+        share_TC = interests_TQD.new_empty(targets, len(items_CD))
+        best_TC = torch.empty_like(share_TC, dtype=torch.int16) if interests > 1 else None
+        rest_T = interests_TQD.new_empty(targets)
+        for part in (slice(begin, begin + _AT_A_TIME) for begin in range(0, targets, _AT_A_TIME)):
+            share, every_VD = share_TC[part], interests_TQD[part].flatten(0, 1)
+            if best_TC is None:
+                torch.addmm(added_C, every_VD, items_CD.t(), out=share)
+            else:
+                products = torch.addmm(added_C, every_VD, items_CD.t()).view(len(share), interests, -1)
+                torch.amax(products, dim=1, out=share)
+                best_TC[part] = products.argmax(dim=1)
+            share.masked_fill_(wanted_UC[user_T[part]], _NONE)
+            most_T1 = share.amax(dim=1, keepdim=True)
+            sum_T1 = share.sub_(most_T1).exp_().sum(dim=1, keepdim=True)
+            share.div_(sum_T1)
+            rest_T[part] = (sum_T1.log() + most_T1).squeeze(1)
+        ctx.save_for_backward(interests_TQD, items_CD, share_TC, best_TC)
+        return rest_T
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        interests_TQD, items_CD, share_TC, best_TC = ctx.saved_tensors
+        scaled_TQD = interests_TQD * grads[0][:, None, None]
+        of_interests_TQD, of_items_CD = torch.empty_like(interests_TQD), torch.zeros_like(items_CD)
+        for number in range(interests_TQD.shape[1]):
+            own_TC = share_TC if best_TC is None else share_TC * (best_TC == number)
+            of_interests_TQD[:, number] = own_TC @ items_CD
+            of_items_CD.addmm_(own_TC.t(), scaled_TQD[:, number])
+        return of_interests_TQD.mul_(grads[0][:, None, None]), of_items_CD, None, None, None
+
+
+def scores(interests_TQD: Tensor, items_CD: Tensor) -> Tensor:
+    """The largest product of an item with one of a user's interests, [T, C]."""
+    products = interests_TQD.flatten(0, 1) @ items_CD.t()
     if interests_TQD.shape[1] == 1:
         return products
     return torch.amax(products.view(*interests_TQD.shape[:2], -1), dim=1)

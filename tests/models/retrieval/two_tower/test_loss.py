@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from recsys.models.retrieval.two_tower import loss as two_tower_loss
 from recsys.models.retrieval.two_tower.loss import hard_negatives, inclusion, sampled_softmax, scores
 
 
@@ -59,6 +60,40 @@ def test_a_users_other_targets_add_nothing_to_the_sum() -> None:
         rest = (weight / inclusion_C)[others].sum()
         expected -= float((weight[places[target]] / (weight[places[target]] + rest)).log()) / 3
     assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("interests", [1, 3])
+def test_its_gradients_are_those_of_the_definition(interests: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(two_tower_loss, "_AT_A_TIME", 4)  # so that the last part is a shorter one
+    generator = torch.Generator().manual_seed(4)
+    users = torch.randn(10, interests, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    items = torch.randn(7, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    places, user_T = torch.randint(0, 7, (10,), generator=generator), torch.arange(10) // 3
+    weights, present = torch.rand(2, 10, generator=generator, dtype=torch.float64)
+
+    loss = sampled_softmax(
+        users, items, places, inclusion_C=present[:7], temperature=0.5, weight_T=weights, user_T=user_T
+    )
+    found = torch.autograd.grad(loss, [users, items])
+
+    logits = (users @ items.t()).amax(dim=1) / 0.5
+    expected = logits.new_zeros(())
+    for target in range(10):
+        wanted = places[user_T == user_T[target]].tolist()
+        rest = sum(logits[target, item].exp() / present[item] for item in range(7) if item not in wanted)
+        own = logits[target, places[target]].exp()
+        expected = expected - weights[target] / weights.sum() * (own / (own + rest)).log()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    for mine, right in zip(found, torch.autograd.grad(expected, [users, items]), strict=True):
+        assert torch.allclose(mine, right, rtol=1e-5, atol=1e-8)
+
+
+def test_a_step_of_one_item_costs_nothing_and_moves_nothing() -> None:
+    users, items = torch.randn(3, 1, 4, requires_grad=True), torch.randn(1, 4, requires_grad=True)
+    loss = sampled_softmax(users, items, torch.zeros(3, dtype=torch.int64), inclusion_C=torch.ones(1), temperature=1.0)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert users.grad is not None and not users.grad.any() and items.grad is not None and not items.grad.any()
 
 
 def test_the_score_is_that_of_the_best_interest_and_a_sum_is_another() -> None:
