@@ -8,7 +8,8 @@
     │   └── ConfigError                         unknown recipe, option or value: names the nearest valid one
     ├── NotFoundError                           an unknown model or bundle was named
     ├── BundleError                             a bundle is incomplete, altered, too new, or made for other features
-    │   └── ModelError                          ... or its model gives no numbers, or its tables were changed under it
+    │   ├── ModelError                          ... or its model gives no numbers, or its tables were changed under it
+    │   └── NotExportedError                    ... or it was exported without what a call needs: names the option
     ├── ReleaseError                            a release, or what says which is served, is missing, damaged or refused
     ├── StoreError                              the feature store could not answer
     │   ├── StoreUnavailableError               ... because it is unreachable, slow or shutting down
@@ -54,6 +55,10 @@ class BundleError(RecsysError):
 
 class ModelError(BundleError):
     """A model that is served gave what are no numbers, or its tables were changed under it; names the release."""
+
+
+class NotExportedError(BundleError):
+    """A bundle that is served was exported without what the call needs; names the option that has it."""
 
 
 class ReleaseError(RecsysError):

@@ -3,7 +3,7 @@
 - ``init.py``, ``features.py``, ``prepare.py``, ``store.py``: a log of one's own, its features, the feature store;
 - ``training.py``, ``retrieval_runs.py``, ``rows.py``, ``compress.py``: runs, their tables, memory against quality;
 - ``evaluation.py``, ``parity.py``: evaluate, compare, results; online against offline;
-- ``export.py``, ``serving.py``, ``requests.py``: bundles, the server, its profile and a view of it, calls to it;
+- ``export.py``, ``serving.py``, ``requests/``: bundles, the server, its profile and a view of it, calls to it;
 - ``explain/``: what made a score;
 - ``releases/``: the store of releases, what is served, the daily loop; ``access/``: who may call a server;
 - ``options.py``: options and arguments that several share.
@@ -38,7 +38,6 @@ from recsys.cli import (
     parity,
     prepare,
     releases,
-    requests,
     rows,
     serving,
     store,
@@ -47,6 +46,7 @@ from recsys.cli import (
 from recsys.cli.explain import command as explaining
 from recsys.cli.options import notes
 from recsys.cli.releases import pipeline as daily
+from recsys.cli.requests import related, users, withdraw
 from recsys.errors import (
     AccessError,
     BundleError,
@@ -122,12 +122,13 @@ for command in (
     store.materialize,
     serving.precompute_states,
     serving.serve,
-    requests.rank,
-    requests.recommend,
-    requests.retrieve,
-    requests.similar,
-    requests.withdraw,
-    requests.trending,
+    users.rank,
+    users.recommend,
+    users.retrieve,
+    related.similar,
+    withdraw.withdraw,
+    related.trending,
+    related.audience,
     parity.parity,
     daily.pipeline,
     serving.profile,

@@ -75,6 +75,23 @@ def export(
             "or none; the lists are the same.",
         ),
     ] = "int8",
+    neighbours: Annotated[
+        int,
+        typer.Option(
+            "--neighbours",
+            min=0,
+            help="Of a model that ranks all items: entries of a list for each item of those that share most users with "
+            "it, for `recsys similar --by users`; 0: no lists. 50 is enough for a page.",
+        ),
+    ] = 0,
+    audience: Annotated[
+        bool,
+        typer.Option(
+            "--audience",
+            help="Of a model that ranks all items: keep which users have which items, for `recsys audience`. The "
+            "bundle then holds personal data.",
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
     data: DataOption = None,
     work_dir: WorkOption = WORK_DIR,
@@ -106,6 +123,8 @@ def export(
             segment=segment,
             segment_half_life_days=segment_half_life_days,
             coarse=coarse,
+            neighbours=neighbours,
+            audience=audience,
             overwrite=overwrite,
             data=data,
             work_dir=work_dir,
@@ -116,6 +135,9 @@ def export(
         raise ConfigError(f"--segment is for models that rank all items; {run_dir} is of a ranking model")
     if coarse != "int8":
         raise ConfigError(f"--coarse is for models that rank all items; {run_dir} is of a ranking model")
+    if neighbours or audience:
+        option = "--neighbours" if neighbours else "--audience"
+        raise ConfigError(f"{option} is for models that rank all items; {run_dir} is of a ranking model")
     from recsys.progress import progress
 
     with progress(notes, "loading the training packages and the run") as work:

@@ -146,6 +146,8 @@ def export_retrieval(
     segment: str | None,
     segment_half_life_days: float | None,
     coarse: str,
+    neighbours: int,
+    audience: bool,
     overwrite: bool,
     data: Path | None,
     work_dir: Path,
@@ -155,11 +157,12 @@ def export_retrieval(
     from recsys.export.retrieval.bundle import export_retrieval_bundle
     from recsys.export.retrieval.index import MeasuredIndex
     from recsys.export.retrieval.segments import HALF_LIFE_D, segments_of
+    from recsys.export.retrieval.shared_users.add import SharedUsers
     from recsys.progress import progress
     from recsys.recipes import model_name
     from recsys.training.retrieval.folder import read_retrieval_config
 
-    config = read_retrieval_config(run_dir)
+    config, shared_users = read_retrieval_config(run_dir), SharedUsers(neighbours=neighbours, audience=audience)
     with progress(notes, "reading the data") as work:
         interactions = load(config.data, data, work_dir)
         work.stage("writing the tables, comparing lists")
@@ -175,6 +178,7 @@ def export_retrieval(
             name=name,
             segments=by_segment,
             coarse="none" if coarse == "none" else "int8",
+            shared_users=shared_users,
             measured_index=measured.append,
             overwrite=overwrite,
         )
@@ -188,6 +192,7 @@ def export_retrieval(
         facts["index"] = {**dataclasses.asdict(index.info), "ms": index.ms, "exhaustive_ms": index.exhaustive_ms}
         facts["item_inputs"] = list(manifest.item_inputs)
         facts |= {"segments": None if by_segment is None else by_segment.note}
+        facts |= {"shared_users": manifest.training.get("shared_users", {})}
         print(json.dumps({**facts, "parity": dataclasses.asdict(certificate)}))
         return
     shown = Table("table", "rows", "KB", box=None)
@@ -204,7 +209,8 @@ def export_retrieval(
         f"{index}\n"
         f"items that come after training: {_added(manifest)}\n"
         f"users who are not known: {'what is popular with all' if by_segment is None else by_segment.note}\n"
-        f"\nNext: recsys serve RANKING_BUNDLE --retrieval {out}",
+        + "".join(f"{note}\n" for note in manifest.training.get("shared_users", {}).values())
+        + f"\nNext: recsys serve RANKING_BUNDLE --retrieval {out}",
         soft_wrap=True,
         highlight=False,
         markup=False,

@@ -18,6 +18,7 @@ its current span (``traceparent``). Errors::
     RpcError (a RecsysError)      code and message
     ├── InvalidArgument           also an InvalidInputError; the message says what is allowed, sizes of messages too
     ├── NotFound                  also a NotFoundError: no such model
+    ├── NotExported               also a NotExportedError: the bundle lacks what the call needs
     ├── Unauthenticated           also an AuthenticationError: no token, or none that is good
     ├── PermissionDenied          also an AccessError: the caller lacks the role
     ├── Overloaded                also an OverloadedError: no room or time; retry after ``retry_after_s``
@@ -42,6 +43,7 @@ from recsys.client.tls import Tls
 from recsys.client.types import (
     Appended,
     AppendSummary,
+    Audience,
     Contribution,
     DeadlineExceeded,
     EntityFeatures,
@@ -52,6 +54,7 @@ from recsys.client.types import (
     ItemReason,
     ListPlace,
     ListQuery,
+    NotExported,
     NotFound,
     Overloaded,
     PermissionDenied,
@@ -90,6 +93,7 @@ __all__ = [
     "where",
     "without",
     "AppendSummary",
+    "Audience",
     "Appended",
     "AsyncClient",
     "Client",
@@ -102,6 +106,7 @@ __all__ = [
     "ItemReason",
     "ListPlace",
     "ListQuery",
+    "NotExported",
     "NotFound",
     "Overloaded",
     "PermissionDenied",

@@ -32,6 +32,7 @@ from recsys.client.token import CallToken
 from recsys.client.types import (
     Appended,
     AppendSummary,
+    Audience,
     EntityFeatures,
     Explanation,
     Id,
@@ -117,11 +118,14 @@ class AsyncClient:
         model: str = "",
         time_ms: int | None = None,
         filter: Where | None = None,
+        fallback: str = "",
         timings: bool = False,
         timeout_s: float | None = None,
     ) -> Retrieval:
         """See :meth:`Client.retrieve`."""
-        request = ranker.retrieve_request(user, top_k, features, exclude, include_seen, model, time_ms, timings, filter)
+        request = ranker.retrieve_request(
+            user, top_k, features, exclude, include_seen, model, time_ms, timings, filter, fallback
+        )
         return ranker.retrieval(await self._answer("retrieve", request, timeout_s))
 
     async def recommend(
@@ -137,6 +141,7 @@ class AsyncClient:
         retrieval_model: str = "",
         time_ms: int | None = None,
         filter: Where | None = None,
+        fallback: str = "",
         rules: Sequence[Rule] = (),
         reasons: bool = False,
         timings: bool = False,
@@ -157,6 +162,7 @@ class AsyncClient:
             filter,
             rules,
             reasons,
+            fallback,
         )
         return ranker.recommendation(await self._answer("recommend", request, timeout_s))
 
@@ -185,13 +191,28 @@ class AsyncClient:
         top_k: int = 10,
         exclude: Ids | None = None,
         filter: Where | None = None,
+        by: str = "",
         model: str = "",
         timings: bool = False,
         timeout_s: float | None = None,
     ) -> SimilarItems:
         """See :meth:`Client.similar`."""
-        request = related.similar_request(items, top_k, exclude, model, timings, filter)
+        request = related.similar_request(items, top_k, exclude, model, timings, filter, by)
         return related.similar_items(await self._answer("similar", request, timeout_s), items)
+
+    async def audience(
+        self,
+        *,
+        items: Ids,
+        top_k: int = 100,
+        at_least: int = 1,
+        model: str = "",
+        timings: bool = False,
+        timeout_s: float | None = None,
+    ) -> Audience:
+        """See :meth:`Client.audience`."""
+        request = related.audience_request(items, top_k, at_least, model, timings)
+        return related.audience(await self._answer("audience", request, timeout_s), items)
 
     async def trending(
         self,

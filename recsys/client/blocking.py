@@ -31,6 +31,7 @@ from recsys.client.token import CallToken
 from recsys.client.types import (
     Appended,
     AppendSummary,
+    Audience,
     EntityFeatures,
     Explanation,
     Id,
@@ -152,6 +153,7 @@ class Client:
         model: str = "",
         time_ms: int | None = None,
         filter: Where | None = None,
+        fallback: str = "",
         timings: bool = False,
         timeout_s: float | None = None,
     ) -> Retrieval:
@@ -166,10 +168,14 @@ class Client:
             model: empty for the server's only one.
             time_ms: the history as of then; default: now.
             filter: only items that pass: ``where(category="shoes", price=(None, 50), in_stock=True)``.
+            fallback: for a user whom the model does not know, and who has no segment: ``trending`` gives the items with
+                most events lately, then the most popular ones; empty or ``popularity`` these alone.
             timings: ask what the call took.
             timeout_s: for this call.
         """
-        request = ranker.retrieve_request(user, top_k, features, exclude, include_seen, model, time_ms, timings, filter)
+        request = ranker.retrieve_request(
+            user, top_k, features, exclude, include_seen, model, time_ms, timings, filter, fallback
+        )
         return ranker.retrieval(self._answer("retrieve", request, timeout_s))
 
     def recommend(
@@ -185,6 +191,7 @@ class Client:
         retrieval_model: str = "",
         time_ms: int | None = None,
         filter: Where | None = None,
+        fallback: str = "",
         rules: Sequence[Rule] = (),
         reasons: bool = False,
         timings: bool = False,
@@ -202,7 +209,7 @@ class Client:
             top_k: how many.
             candidates: how many items are retrieved and ranked; 0 for 500 or ``top_k``, whichever is more.
             features, model, time_ms: as of :meth:`rank`.
-            filter: as of :meth:`retrieve`.
+            filter, fallback: as of :meth:`retrieve`; of the candidates.
             rules, reasons: as of :meth:`rank`, and ``diverse(0.7)``: by which the list is made of what was ranked.
             retrieval_model: empty for the server's only one.
             timings: ask what the call took.
@@ -222,6 +229,7 @@ class Client:
             filter,
             rules,
             reasons,
+            fallback,
         )
         return ranker.recommendation(self._answer("recommend", request, timeout_s))
 
@@ -267,6 +275,7 @@ class Client:
         top_k: int = 10,
         exclude: Ids | None = None,
         filter: Where | None = None,
+        by: str = "",
         model: str = "",
         timings: bool = False,
         timeout_s: float | None = None,
@@ -283,12 +292,42 @@ class Client:
             top_k: how many, 1 to 10,000.
             exclude: items to leave out besides those.
             filter: only items that pass, see :func:`recsys.client.where`; the given ones need not.
+            by: what makes items alike: ``vectors``, or ``users`` whom they share; empty: vectors, and users where no
+                vector of the given ones is known. The answer's ``by`` says which.
             model: of retrieval; empty for the server's only one.
             timings: ask what the call took.
             timeout_s: for this call.
         """
-        request = related.similar_request(items, top_k, exclude, model, timings, filter)
+        request = related.similar_request(items, top_k, exclude, model, timings, filter, by)
         return related.similar_items(self._answer("similar", request, timeout_s), items)
+
+    def audience(
+        self,
+        *,
+        items: Ids,
+        top_k: int = 100,
+        at_least: int = 1,
+        model: str = "",
+        timings: bool = False,
+        timeout_s: float | None = None,
+    ) -> Audience:
+        """The users who have most of some items, in the log of the bundle; of equal ones those with fewer items in all.
+
+        Needs the role ``audience``. Raises as :meth:`rank`, and NotExported where the bundle names no users. ::
+
+            campaign = client.audience(items=[1193, 661, 914], top_k=1_000, at_least=2)
+            print(campaign.total, campaign.users, campaign.shared)
+
+        Args:
+            items: 1 to 100 ids; those that no user has are in the answer's ``unknown``.
+            top_k: how many users, 1 to 10,000.
+            at_least: how many of the items a user must have.
+            model: of retrieval; empty for the server's only one.
+            timings: ask what the call took.
+            timeout_s: for this call.
+        """
+        request = related.audience_request(items, top_k, at_least, model, timings)
+        return related.audience(self._answer("audience", request, timeout_s), items)
 
     def trending(
         self,

@@ -18,6 +18,7 @@ from recsys.client.tls import Tls, closed_at_once, handshake_problem
 from recsys.client.types import (
     DeadlineExceeded,
     InvalidArgument,
+    NotExported,
     NotFound,
     Overloaded,
     PermissionDenied,
@@ -30,7 +31,7 @@ from recsys.client.types import (
 from recsys.errors import InvalidInputError
 from recsys.proto import feature_store_pb2, ranker_pb2, related_pb2
 from recsys.proto.limits import MESSAGE_BYTES
-from recsys.proto.trailers import RETRY_TRAILER, STORE_TRAILER
+from recsys.proto.trailers import EXPORT_TRAILER, RETRY_TRAILER, STORE_TRAILER
 
 _RETRIES = {
     "methodConfig": [
@@ -115,6 +116,7 @@ class Calls:
         self.explain = _call(unary, ranker + "Explain", ranker_pb2.ExplainResponse)
         self.similar = _call(unary, "/recsys.v1.Related/Similar", related_pb2.SimilarResponse)
         self.trending = _call(unary, "/recsys.v1.Related/Trending", related_pb2.TrendingResponse)
+        self.audience = _call(unary, "/recsys.v1.Related/Audience", related_pb2.AudienceResponse)
         self.append_events = _call(unary, store + "AppendEvents", pb.AppendEventsResponse)
         self.append_stream = _call(channel.stream_unary, store + "AppendEventStream", pb.AppendEventStreamResponse)
         self.put_entities = _call(unary, store + "PutEntities", pb.PutEntitiesResponse)
@@ -155,6 +157,8 @@ def error_of(error: Any, *, tls: Tls | None = None) -> RpcError:
     trailers: Any = error.trailing_metadata() or ()
     if kind is Unavailable and STORE_TRAILER in map(tuple, trailers):
         kind = StoreUnavailable
+    if kind is StoreRefused and EXPORT_TRAILER in map(tuple, trailers):
+        kind = NotExported
     # What gRPC itself says in words alone: that of its statuses tells callers to try again, in vain.
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and (size := _TOO_LARGE.search(details)):
         side, verb, found, allowed = size[1], size[2], int(size[3]), int(size[4])

@@ -15,6 +15,7 @@ from recsys.errors import (
     AccessError,
     AuthenticationError,
     InvalidInputError,
+    NotExportedError,
     NotFoundError,
     OverloadedError,
     RecsysError,
@@ -50,6 +51,10 @@ class InvalidArgument(RpcError, InvalidInputError):
 
 class NotFound(RpcError, NotFoundError):
     """The server does not serve the model that was asked for."""
+
+
+class NotExported(RpcError, NotExportedError):
+    """The bundle that is served was exported without what the call needs; the message names the option that has it."""
 
 
 class Overloaded(RpcError, OverloadedError):
@@ -232,8 +237,8 @@ class Retrieval:
         scores: of any size, higher is better; float32, [K].
         model, model_version, release: which model answered, and the release that it belongs to.
         user_known: whether it knows the user; if not, the items are the most popular ones.
-        fallback: of a user whom it does not know: ``popularity``, or ``segment``, what is popular with users of the
-            same segment; else empty.
+        fallback: of a user whom it does not know: ``popularity``; ``segment``, what is popular with users of the same
+            segment; ``trending``, what has most events lately, and then what is popular; else empty.
         history_events: past events whose items were left out.
         degraded, timings_us, filter: as in :class:`Ranking`.
     """
@@ -292,8 +297,9 @@ class SimilarItems:
 
     Attributes:
         items: ids, most alike first, none of them given; as in :class:`Retrieval`.
-        scores: mean cosines to the known ones, from -1 to 1; float32, [K].
+        scores: mean likeness to the known ones, from -1 to 1 by vectors, above 0 to 1 by users; float32, [K].
         unknown: those of the given ids of which nothing is known; if these are all, there are no items.
+        by: what made them alike: ``vectors`` or ``users``.
         model, model_version, release, timings_us, degraded, filter: as in :class:`Retrieval`.
     """
 
@@ -306,6 +312,7 @@ class SimilarItems:
     timings_us: Mapping[str, int] = field(default_factory=dict)
     degraded: tuple[str, ...] = ()
     filter: FilterReport | None = None
+    by: str = "vectors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -523,3 +530,29 @@ class UserHistory:
     appended: int
     trimmed: int
     damaged: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """The users who have most of some items.
+
+    Attributes:
+        users: ids, those with most of the items first, then those with fewer items in all; [K]: int64, or, where users
+            are named by strings, :class:`UnknownText`, whose ``key`` is ``recsys.features.hashing.string_key`` of the
+            id (dtype object): a server has no texts of user ids.
+        shared: how many of the items each has; int64, [K].
+        of: how many items each has in the log; int64, [K].
+        total: how many users there are in all.
+        unknown: those of the given ids that no user has.
+        model, model_version, release, timings_us: as in :class:`Retrieval`.
+    """
+
+    users: npt.NDArray[Any]
+    shared: npt.NDArray[np.int64]
+    of: npt.NDArray[np.int64]
+    total: int
+    unknown: list[Any]
+    model: str
+    model_version: str
+    release: str = ""
+    timings_us: Mapping[str, int] = field(default_factory=dict)

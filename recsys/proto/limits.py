@@ -37,7 +37,7 @@ REQUESTS = 100
 """Most requests in a RankBatch call."""
 
 SEEDS = 100
-"""Most items that one Similar call asks to be like."""
+"""Most items that one Similar call asks to be like, or one Audience call asks the users of."""
 
 ENTITIES = 10_000
 """Most entities in one PutEntities or GetFeatures call."""
@@ -87,6 +87,7 @@ BOUNDS: dict[str, Bound] = {
     "ExplainRequest.release": Bound(NAME_BYTES),
     "ExplainRequest.features": Bound(NAMES, each=NAME_BYTES),
     "SimilarRequest.model": Bound(NAME_BYTES),
+    "AudienceRequest.model": Bound(NAME_BYTES),
     "EventColumns.timestamps_ms": Bound(EVENTS),
     "EventColumns.arrivals_ms": Bound(EVENTS),
     "EventColumns.attributes": Bound(NAMES, each=NAME_BYTES),

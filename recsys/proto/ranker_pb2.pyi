@@ -33,6 +33,7 @@ class Fallback(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FALLBACK_UNSPECIFIED: _ClassVar[Fallback]
     FALLBACK_POPULARITY: _ClassVar[Fallback]
     FALLBACK_SEGMENT: _ClassVar[Fallback]
+    FALLBACK_TRENDING: _ClassVar[Fallback]
 
 class Degradation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -65,6 +66,7 @@ PIN_OUTCOME_NOT_A_CANDIDATE: PinOutcome
 FALLBACK_UNSPECIFIED: Fallback
 FALLBACK_POPULARITY: Fallback
 FALLBACK_SEGMENT: Fallback
+FALLBACK_TRENDING: Fallback
 DEGRADATION_UNSPECIFIED: Degradation
 DEGRADATION_USER_UNAVAILABLE: Degradation
 DEGRADATION_ITEMS_UNAVAILABLE: Degradation
@@ -292,7 +294,7 @@ class RankBatchResponse(_message.Message):
     def __init__(self, responses: _Optional[_Iterable[_Union[RankResponse, _Mapping]]] = ...) -> None: ...
 
 class RetrieveRequest(_message.Message):
-    __slots__ = ("model", "user", "top_k", "exclude", "include_seen", "time_ms", "timings", "filter", "features")
+    __slots__ = ("model", "user", "top_k", "exclude", "include_seen", "time_ms", "timings", "filter", "features", "fallback")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -309,6 +311,7 @@ class RetrieveRequest(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_FIELD_NUMBER: _ClassVar[int]
     model: str
     user: Id
     top_k: int
@@ -318,7 +321,8 @@ class RetrieveRequest(_message.Message):
     timings: bool
     filter: Filter
     features: _containers.MessageMap[str, FeatureValue]
-    def __init__(self, model: _Optional[str] = ..., user: _Optional[_Union[Id, _Mapping]] = ..., top_k: _Optional[int] = ..., exclude: _Optional[_Union[Ids, _Mapping]] = ..., include_seen: _Optional[bool] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ...) -> None: ...
+    fallback: Fallback
+    def __init__(self, model: _Optional[str] = ..., user: _Optional[_Union[Id, _Mapping]] = ..., top_k: _Optional[int] = ..., exclude: _Optional[_Union[Ids, _Mapping]] = ..., include_seen: _Optional[bool] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., fallback: _Optional[_Union[Fallback, str]] = ...) -> None: ...
 
 class RetrieveResponse(_message.Message):
     __slots__ = ("items", "scores", "model", "model_version", "user_known", "history_events", "degraded", "timings", "release", "fallback", "filter")
@@ -347,7 +351,7 @@ class RetrieveResponse(_message.Message):
     def __init__(self, items: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., user_known: _Optional[bool] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, str]] = ..., filter: _Optional[_Union[FilterReport, _Mapping]] = ...) -> None: ...
 
 class RecommendRequest(_message.Message):
-    __slots__ = ("user", "top_k", "candidates", "features", "exclude", "include_seen", "model", "retrieval_model", "time_ms", "timings", "filter", "rules", "reasons")
+    __slots__ = ("user", "top_k", "candidates", "features", "exclude", "include_seen", "model", "retrieval_model", "time_ms", "timings", "filter", "rules", "reasons", "fallback")
     class FeaturesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -368,6 +372,7 @@ class RecommendRequest(_message.Message):
     FILTER_FIELD_NUMBER: _ClassVar[int]
     RULES_FIELD_NUMBER: _ClassVar[int]
     REASONS_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_FIELD_NUMBER: _ClassVar[int]
     user: Id
     top_k: int
     candidates: int
@@ -381,7 +386,8 @@ class RecommendRequest(_message.Message):
     filter: Filter
     rules: _containers.RepeatedCompositeFieldContainer[Rule]
     reasons: bool
-    def __init__(self, user: _Optional[_Union[Id, _Mapping]] = ..., top_k: _Optional[int] = ..., candidates: _Optional[int] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., exclude: _Optional[_Union[Ids, _Mapping]] = ..., include_seen: _Optional[bool] = ..., model: _Optional[str] = ..., retrieval_model: _Optional[str] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., rules: _Optional[_Iterable[_Union[Rule, _Mapping]]] = ..., reasons: _Optional[bool] = ...) -> None: ...
+    fallback: Fallback
+    def __init__(self, user: _Optional[_Union[Id, _Mapping]] = ..., top_k: _Optional[int] = ..., candidates: _Optional[int] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., exclude: _Optional[_Union[Ids, _Mapping]] = ..., include_seen: _Optional[bool] = ..., model: _Optional[str] = ..., retrieval_model: _Optional[str] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., rules: _Optional[_Iterable[_Union[Rule, _Mapping]]] = ..., reasons: _Optional[bool] = ..., fallback: _Optional[_Union[Fallback, str]] = ...) -> None: ...
 
 class RecommendResponse(_message.Message):
     __slots__ = ("items", "scores", "model", "model_version", "retrieval_model", "retrieval_model_version", "user_known", "history_events", "candidates", "degraded", "timings", "release", "retrieval_release", "fallback", "filter", "rules")

@@ -27,7 +27,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from recsys.proto import ranker_pb2 as recsys_dot_v1_dot_ranker__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17recsys/v1/related.proto\x12\trecsys.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x16recsys/v1/ranker.proto\"\xa2\x01\n\x0eSimilarRequest\x12\x1d\n\x05items\x18\x01 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\x1f\n\x07\x65xclude\x18\x03 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0f\n\x07timings\x18\x05 \x01(\x08\x12!\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x11.recsys.v1.Filter\"\x80\x02\n\x0fSimilarResponse\x12\x1d\n\x05items\x18\x01 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x0f\n\x07unknown\x18\x03 \x03(\r\x12\r\n\x05model\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12\x0f\n\x07release\x18\x06 \x01(\t\x12#\n\x07timings\x18\x07 \x01(\x0b\x32\x12.recsys.v1.Timings\x12\'\n\x06\x66ilter\x18\x08 \x01(\x0b\x32\x17.recsys.v1.FilterReport\x12(\n\x08\x64\x65graded\x18\t \x03(\x0e\x32\x16.recsys.v1.Degradation\"u\n\x0fTrendingRequest\x12\r\n\x05top_k\x18\x01 \x01(\r\x12\x1f\n\x07\x65xclude\x18\x02 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x0f\n\x07timings\x18\x03 \x01(\x08\x12!\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x11.recsys.v1.Filter\"\x81\x02\n\x10TrendingResponse\x12\x1d\n\x05items\x18\x01 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x10\n\x08\x61s_of_ms\x18\x03 \x01(\x03\x12\x13\n\x0bhalf_life_s\x18\x04 \x01(\r\x12\x10\n\x08window_s\x18\x05 \x01(\r\x12\r\n\x05stale\x18\x06 \x01(\x08\x12#\n\x07timings\x18\x07 \x01(\x0b\x32\x12.recsys.v1.Timings\x12\'\n\x06\x66ilter\x18\x08 \x01(\x0b\x32\x17.recsys.v1.FilterReport\x12(\n\x08\x64\x65graded\x18\t \x03(\x0e\x32\x16.recsys.v1.Degradation2\xc1\x01\n\x07Related\x12X\n\x07Similar\x12\x19.recsys.v1.SimilarRequest\x1a\x1a.recsys.v1.SimilarResponse\"\x16\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/similar:\x01*\x12\\\n\x08Trending\x12\x1a.recsys.v1.TrendingRequest\x1a\x1b.recsys.v1.TrendingResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/trending:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17recsys/v1/related.proto\x12\trecsys.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x16recsys/v1/ranker.proto\"\xc4\x01\n\x0eSimilarRequest\x12\x1d\n\x05items\x18\x01 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\x1f\n\x07\x65xclude\x18\x03 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0f\n\x07timings\x18\x05 \x01(\x08\x12!\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x11.recsys.v1.Filter\x12 \n\x02\x62y\x18\x07 \x01(\x0e\x32\x14.recsys.v1.SimilarBy\"\xa2\x02\n\x0fSimilarResponse\x12\x1d\n\x05items\x18\x01 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x0f\n\x07unknown\x18\x03 \x03(\r\x12\r\n\x05model\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12\x0f\n\x07release\x18\x06 \x01(\t\x12#\n\x07timings\x18\x07 \x01(\x0b\x32\x12.recsys.v1.Timings\x12\'\n\x06\x66ilter\x18\x08 \x01(\x0b\x32\x17.recsys.v1.FilterReport\x12(\n\x08\x64\x65graded\x18\t \x03(\x0e\x32\x16.recsys.v1.Degradation\x12 \n\x02\x62y\x18\n \x01(\x0e\x32\x14.recsys.v1.SimilarBy\"u\n\x0fTrendingRequest\x12\r\n\x05top_k\x18\x01 \x01(\r\x12\x1f\n\x07\x65xclude\x18\x02 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x0f\n\x07timings\x18\x03 \x01(\x08\x12!\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x11.recsys.v1.Filter\"\x81\x02\n\x10TrendingResponse\x12\x1d\n\x05items\x18\x01 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x0e\n\x06scores\x18\x02 \x03(\x02\x12\x10\n\x08\x61s_of_ms\x18\x03 \x01(\x03\x12\x13\n\x0bhalf_life_s\x18\x04 \x01(\r\x12\x10\n\x08window_s\x18\x05 \x01(\r\x12\r\n\x05stale\x18\x06 \x01(\x08\x12#\n\x07timings\x18\x07 \x01(\x0b\x32\x12.recsys.v1.Timings\x12\'\n\x06\x66ilter\x18\x08 \x01(\x0b\x32\x17.recsys.v1.FilterReport\x12(\n\x08\x64\x65graded\x18\t \x03(\x0e\x32\x16.recsys.v1.Degradation\"q\n\x0f\x41udienceRequest\x12\x1d\n\x05items\x18\x01 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\x10\n\x08\x61t_least\x18\x03 \x01(\r\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0f\n\x07timings\x18\x05 \x01(\x08\"\xc9\x01\n\x10\x41udienceResponse\x12\x1d\n\x05users\x18\x01 \x01(\x0b\x32\x0e.recsys.v1.Ids\x12\x0e\n\x06shared\x18\x02 \x03(\r\x12\n\n\x02of\x18\x03 \x03(\r\x12\r\n\x05total\x18\x04 \x01(\x04\x12\x0f\n\x07unknown\x18\x05 \x03(\r\x12\r\n\x05model\x18\x06 \x01(\t\x12\x15\n\rmodel_version\x18\x07 \x01(\t\x12\x0f\n\x07release\x18\x08 \x01(\t\x12#\n\x07timings\x18\t \x01(\x0b\x32\x12.recsys.v1.Timings*U\n\tSimilarBy\x12\x1a\n\x16SIMILAR_BY_UNSPECIFIED\x10\x00\x12\x16\n\x12SIMILAR_BY_VECTORS\x10\x01\x12\x14\n\x10SIMILAR_BY_USERS\x10\x02\x32\x9f\x02\n\x07Related\x12X\n\x07Similar\x12\x19.recsys.v1.SimilarRequest\x1a\x1a.recsys.v1.SimilarResponse\"\x16\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/similar:\x01*\x12\\\n\x08Trending\x12\x1a.recsys.v1.TrendingRequest\x1a\x1b.recsys.v1.TrendingResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/trending:\x01*\x12\\\n\x08\x41udience\x12\x1a.recsys.v1.AudienceRequest\x1a\x1b.recsys.v1.AudienceResponse\"\x17\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/audience:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,14 +38,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RELATED'].methods_by_name['Similar']._serialized_options = b'\202\323\344\223\002\020\"\013/v1/similar:\001*'
   _globals['_RELATED'].methods_by_name['Trending']._loaded_options = None
   _globals['_RELATED'].methods_by_name['Trending']._serialized_options = b'\202\323\344\223\002\021\"\014/v1/trending:\001*'
+  _globals['_RELATED'].methods_by_name['Audience']._loaded_options = None
+  _globals['_RELATED'].methods_by_name['Audience']._serialized_options = b'\202\323\344\223\002\021\"\014/v1/audience:\001*'
+  _globals['_SIMILARBY']._serialized_start=1282
+  _globals['_SIMILARBY']._serialized_end=1367
   _globals['_SIMILARREQUEST']._serialized_start=93
-  _globals['_SIMILARREQUEST']._serialized_end=255
-  _globals['_SIMILARRESPONSE']._serialized_start=258
-  _globals['_SIMILARRESPONSE']._serialized_end=514
-  _globals['_TRENDINGREQUEST']._serialized_start=516
-  _globals['_TRENDINGREQUEST']._serialized_end=633
-  _globals['_TRENDINGRESPONSE']._serialized_start=636
-  _globals['_TRENDINGRESPONSE']._serialized_end=893
-  _globals['_RELATED']._serialized_start=896
-  _globals['_RELATED']._serialized_end=1089
+  _globals['_SIMILARREQUEST']._serialized_end=289
+  _globals['_SIMILARRESPONSE']._serialized_start=292
+  _globals['_SIMILARRESPONSE']._serialized_end=582
+  _globals['_TRENDINGREQUEST']._serialized_start=584
+  _globals['_TRENDINGREQUEST']._serialized_end=701
+  _globals['_TRENDINGRESPONSE']._serialized_start=704
+  _globals['_TRENDINGRESPONSE']._serialized_end=961
+  _globals['_AUDIENCEREQUEST']._serialized_start=963
+  _globals['_AUDIENCEREQUEST']._serialized_end=1076
+  _globals['_AUDIENCERESPONSE']._serialized_start=1079
+  _globals['_AUDIENCERESPONSE']._serialized_end=1280
+  _globals['_RELATED']._serialized_start=1370
+  _globals['_RELATED']._serialized_end=1657
 # @@protoc_insertion_point(module_scope)

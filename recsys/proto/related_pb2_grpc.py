@@ -47,6 +47,11 @@ class RelatedStub:
                 request_serializer=recsys_dot_v1_dot_related__pb2.TrendingRequest.SerializeToString,
                 response_deserializer=recsys_dot_v1_dot_related__pb2.TrendingResponse.FromString,
                 _registered_method=True)
+        self.Audience = channel.unary_unary(
+                '/recsys.v1.Related/Audience',
+                request_serializer=recsys_dot_v1_dot_related__pb2.AudienceRequest.SerializeToString,
+                response_deserializer=recsys_dot_v1_dot_related__pb2.AudienceResponse.FromString,
+                _registered_method=True)
 
 
 class RelatedServicer:
@@ -55,9 +60,10 @@ class RelatedServicer:
     """
 
     def Similar(self, request, context):
-        """The items most like given ones, without these and without withdrawn ones. Items of which nothing is known are no error: the answer names them,
-        and is empty if nothing is known of any. Errors also: NOT_FOUND (no retrieval model, or one whose bundle was exported
-        without what is asked for; the message says how to have it).
+        """The items most like given ones, without these and without withdrawn ones: by their vectors, or by the users whom they
+        share. Items of which nothing is known are no error: the answer names them, and is empty if nothing is known of any.
+        Errors also: NOT_FOUND (no retrieval model); FAILED_PRECONDITION (its bundle was exported without what is asked for; the
+        message names the option that has it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -67,6 +73,14 @@ class RelatedServicer:
         """The items with most events lately, without withdrawn ones: an event counts half after each half-life. The FeatureSet says what is counted
         (history.trending). A store that is away is no error: the answer is as of before, and says so. Errors also: NOT_FOUND
         (nothing is counted).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Audience(self, request, context):
+        """The users who have most of given items among those of the log that the bundle was exported with. It names users, and
+        has a role of its own. Errors also: as Similar's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +98,11 @@ def add_RelatedServicer_to_server(servicer, server):
                     servicer.Trending,
                     request_deserializer=recsys_dot_v1_dot_related__pb2.TrendingRequest.FromString,
                     response_serializer=recsys_dot_v1_dot_related__pb2.TrendingResponse.SerializeToString,
+            ),
+            'Audience': grpc.unary_unary_rpc_method_handler(
+                    servicer.Audience,
+                    request_deserializer=recsys_dot_v1_dot_related__pb2.AudienceRequest.FromString,
+                    response_serializer=recsys_dot_v1_dot_related__pb2.AudienceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -142,6 +161,33 @@ class Related:
             '/recsys.v1.Related/Trending',
             recsys_dot_v1_dot_related__pb2.TrendingRequest.SerializeToString,
             recsys_dot_v1_dot_related__pb2.TrendingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Audience(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recsys.v1.Related/Audience',
+            recsys_dot_v1_dot_related__pb2.AudienceRequest.SerializeToString,
+            recsys_dot_v1_dot_related__pb2.AudienceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,9 @@ from __future__ import annotations
 STORE_TRAILER = ("recsys-error", "store")
 """Trailing metadata of a call that failed for the store's sake: UNAVAILABLE alone may also mean the server."""
 
+EXPORT_TRAILER = ("recsys-error", "export")
+"""Trailing metadata of a call that failed as the bundle was exported without what it needs."""
+
 REQUEST_ID = "x-request-id"
 """Key of a call's id: a caller may send one, and the server's trailers have the one that counts."""
 

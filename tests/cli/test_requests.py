@@ -14,7 +14,7 @@ from support.tiny_retrieval import best_items, tiny_tables, write_tiny_retrieval
 from typer.testing import CliRunner
 
 from recsys.cli import app
-from recsys.cli.requests import DEGRADED, feature_values
+from recsys.cli.requests.shared import DEGRADED, feature_values
 from recsys.client import Client, InvalidArgument, NotFound
 from recsys.client.messages.ranker import _DEGRADATIONS
 from recsys.errors import ConfigError

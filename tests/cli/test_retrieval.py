@@ -129,6 +129,22 @@ def test_codes_of_an_index_are_chosen_by_name(at_data: Path) -> None:
     assert str(refused.exception) == "--coarse is 'int4': did you mean 'int8'? valid: int8, none"
 
 
+def test_tables_of_shared_users_are_options_of_models_that_rank_all_items(at_data: Path) -> None:
+    recsys("train", "lightgcn_gowalla", *SMALL, "train.epochs=1")
+    export = ("export", "runs/lightgcn_gowalla", "--out", "bundle", "--overwrite")
+    told = recsys(*export, "--neighbours", "3", "--audience")
+    tables = open_bundle(Path("bundle")).manifest.tables
+    items = tables["neighbours.keys"].shape[0]
+    assert told["shared_users"]["neighbours"].startswith(f"by shared users: up to 3 items for each of {items:,}")
+    assert told["shared_users"]["audience"].startswith(
+        f"users of items: {tables['audience.users'].shape[0]:,} pairs of "
+    )
+    shown = CliRunner().invoke(app, [*export, "--audience"])
+    assert "users of items: " in shown.stdout and "by shared users" not in shown.stdout
+    refused = CliRunner().invoke(app, [*export, "--neighbours", "1001"])
+    assert str(refused.exception) == "neighbours is 1,001; allowed: 0 to 1,000"
+
+
 def test_items_that_are_kept_are_named_by_an_option_of_models_that_rank_all_items(at_data: Path) -> None:
     recsys("train", "lightgcn_gowalla", *SMALL, "train.epochs=1")
     recsys("export", "runs/lightgcn_gowalla", "--out", "runs/lightgcn_gowalla/bundle")

@@ -93,9 +93,10 @@ def _requests() -> list[bytes]:
             store_pb.GetHistoryRequest(user=user, limit=3, since_ms=_NOW_MS, until_ms=_NOW_MS + 1),
             store_pb.GetHistoriesRequest(users=ids, limit=3),
             pb.ExplainRequest(user=user, item=user, features=given, time_ms=_NOW_MS, max_events=5),
-            related_pb.SimilarRequest(items=ids, top_k=3, exclude=ids, filter=allowed),
+            related_pb.SimilarRequest(items=ids, top_k=3, exclude=ids, filter=allowed, by=2),
             related_pb.TrendingRequest(top_k=3, exclude=ids, filter=allowed),
             store_pb.WithdrawItemsRequest(items=ids),
+            related_pb.AudienceRequest(items=ids, top_k=3, at_least=1, model="a"),
         ]
         assert [type(message) for message in messages] == [kind for kind, _ in REQUESTS]
         found += [bytes([place * 16 + n]) + m.SerializeToString() for n, m in enumerate(messages)]

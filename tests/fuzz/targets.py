@@ -126,6 +126,7 @@ REQUESTS: tuple[tuple[Any, Callable[[Any, FeatureSet], Any]], ...] = (
     (related_pb.SimilarRequest, related.similar_query),
     (related_pb.TrendingRequest, related.trending_query),
     (store_pb.WithdrawItemsRequest, entities.withdraw_request),
+    (related_pb.AudienceRequest, related.audience_query),
 )
 """To add one: at the end, as the corpus names them by their places; up to 16."""
 

@@ -10,10 +10,13 @@ import numpy as np
 
 from recsys.arrays import Float32Array, Int64Array
 from recsys.bundle import Certificate, IndexInfo, Manifest, Measured, bundle_writer
+from recsys.data.interactions.ids import PairIds
+from recsys.data.interactions.pairs import Interactions, make_pairs
 from recsys.export.retrieval.by_history.linear.graph import HistoryTables, write_history_graph
 from recsys.export.retrieval.by_history.linear.item_graph import write_item_graph
 from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.export.retrieval.segments import Segments, add_segments
+from recsys.export.retrieval.shared_users.add import SharedUsers, add_shared_users
 from recsys.export.retrieval.similar import add_similar
 from recsys.features.feature_set import Categorical, FeatureSet, History, Numeric
 from recsys.features.hashing import string_keys
@@ -65,6 +68,52 @@ def tiny_text_tables(items: int = 20) -> RetrievalTables:
     return replace(tiny_tables(items), item_keys=string_keys(names), item_names_M=names)
 
 
+def tiny_log(tables: RetrievalTables, *, users: int = 40, more_items: int = 0) -> Interactions:
+    """Random pairs of users 1001 and up with the tables' items but the last, and with so many that these have not."""
+    random = np.random.default_rng(3)
+    keys = np.concatenate([tables.item_keys, 10**6 + np.arange(more_items)])
+    user, item = random.integers(0, users, 6 * users), random.integers(0, len(keys), 6 * users)
+    pairs = make_pairs(user, item)
+    pairs = pairs.where(pairs.item_E != len(tables.item_keys) - 1)
+    nothing = pairs.where(np.zeros(len(pairs), dtype=np.bool_))
+    texts = tables.item_names_M is not None
+    features = TEXT_FEATURES if texts else FEATURES
+    names = (*(tables.item_names_M or ()), *(f"more {n}" for n in range(more_items))) if texts else None
+    ids = PairIds(features=features, user_keys_N=1001 + np.arange(users), item_keys_M=keys, item_names_M=names)
+    validation = pairs.where(np.arange(len(pairs)) % 10 == 0)
+    train = pairs.where(np.arange(len(pairs)) % 10 > 0)
+    return Interactions(
+        num_users=users,
+        num_items=len(keys),
+        train=train,
+        validation=validation,
+        test=nothing,
+        source="made",
+        ids=ids,
+    )
+
+
+def items_by_user(log: Interactions) -> dict[int, set[int]]:
+    """Keys of the items of each user, by key, in training and validation."""
+    assert log.ids is not None
+    found: dict[int, set[int]] = {}
+    for part in (log.train, log.validation):
+        for user, item in zip(part.user_E.tolist(), part.item_E.tolist(), strict=True):
+            found.setdefault(int(log.ids.user_keys_N[user]), set()).add(int(log.ids.item_keys_M[item]))
+    return found
+
+
+def jaccard(log: Interactions, seed: int) -> dict[int, float]:
+    """The definition: of each other item that shares a user with the seed, users of both over users of either."""
+    users: dict[int, set[int]] = {}
+    for user, items in items_by_user(log).items():
+        for item in items:
+            users.setdefault(item, set()).add(user)
+    own = users.get(seed, set())
+    scores = {item: len(own & others) / len(own | others) for item, others in users.items() if item != seed}
+    return {item: score for item, score in scores.items() if score}
+
+
 def write_tiny_retrieval(
     path: Path,
     tables: RetrievalTables | None = None,
@@ -75,14 +124,18 @@ def write_tiny_retrieval(
     measured: Measured | None = None,
     segments: Segments | None = None,
     index: IndexInfo | None = None,
+    log: Interactions | None = None,
+    shared_users: SharedUsers | None = None,
 ) -> Manifest:
-    """Write a bundle of these tables; default: :func:`tiny_tables`."""
+    """Write a bundle of these tables; default: :func:`tiny_tables`. ``shared_users``: those of ``log``."""
     tables = tables or tiny_tables()
     with bundle_writer(path) as writer:
         graph, infos = write_retrieve_graph(tables, writer.folder)
         if segments is not None:
             graph, infos = add_segments(writer.folder, graph, infos, segments, tables.item_keys, list_length=5)
         graphs, infos = add_similar(writer.folder, {"retrieve": graph}, infos)
+        if log is not None and shared_users is not None:
+            infos, _ = add_shared_users(writer.folder, infos, log, shared_users)
         return writer.finish(
             Manifest(
                 model=model,

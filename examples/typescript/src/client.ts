@@ -9,6 +9,8 @@ import { loadSync } from "@grpc/proto-loader";
 
 import type { AppendEventsRequest } from "./generated/recsys/v1/AppendEventsRequest.js";
 import type { AppendEventsResponse__Output } from "./generated/recsys/v1/AppendEventsResponse.js";
+import type { AudienceRequest } from "./generated/recsys/v1/AudienceRequest.js";
+import type { AudienceResponse__Output } from "./generated/recsys/v1/AudienceResponse.js";
 import type { ExplainRequest } from "./generated/recsys/v1/ExplainRequest.js";
 import type { ExplainResponse__Output } from "./generated/recsys/v1/ExplainResponse.js";
 import type { GetFeaturesRequest } from "./generated/recsys/v1/GetFeaturesRequest.js";
@@ -171,6 +173,10 @@ export class Client {
 
   similar(request: SimilarRequest, options?: CallOptions): Promise<SimilarResponse__Output> {
     return this.call((...rest) => this.related.similar(request, ...rest), options);
+  }
+
+  audience(request: AudienceRequest, options?: CallOptions): Promise<AudienceResponse__Output> {
+    return this.call((...rest) => this.related.audience(request, ...rest), options);
   }
 
   trending(request: TrendingRequest, options?: CallOptions): Promise<TrendingResponse__Output> {

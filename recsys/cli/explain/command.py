@@ -22,7 +22,7 @@ from recsys.cli.options import (
     WorkOption,
     tls_of,
 )
-from recsys.cli.requests import (
+from recsys.cli.requests.shared import (
     AddressOption,
     FeatureOption,
     ModelOption,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys.cli.options import notes, output
-from recsys.cli.requests import DEGRADED, token_arguments, with_advice
+from recsys.cli.requests.shared import DEGRADED, token_arguments, with_advice
 from recsys.features.names import UnknownText
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 ::
 
     ranker.py           of the ranking service: Rank, Retrieve, Recommend
-    related.py          of what is near to given items, and of what is trending: Similar, Trending
+    related.py          of what is near to given items, and of what is trending: Similar, Audience, Trending
     filters.py          of its filters
     rules.py            of its rules
     explain.py          of its Explain

@@ -13,7 +13,7 @@ from recsys.client.messages.filters import filter_message, filter_report
 from recsys.client.messages.rules import rule_messages, rules_report
 from recsys.client.rules import Rule
 from recsys.client.types import Id, Ids, Ranking, RankQuery, Recommendation, Retrieval
-from recsys.errors import InvalidInputError
+from recsys.errors import InvalidInputError, nearest
 from recsys.proto import ranker_pb2
 
 _DEGRADATIONS = {
@@ -60,6 +60,7 @@ def retrieve_request(
     time_ms: int | None,
     timings: bool,
     where: Where | None = None,
+    fallback: str = "",
 ) -> ranker_pb2.RetrieveRequest:
     """The message of ``Client.retrieve``."""
     request = ranker_pb2.RetrieveRequest(
@@ -69,6 +70,7 @@ def retrieve_request(
         include_seen=include_seen,
         timings=timings,
         filter=filter_message(where),
+        fallback=_wanted_fallback(fallback),
     )
     set_fields(request, top_k=top_k, model=model, time_ms=time_ms)
     return request
@@ -88,6 +90,7 @@ def recommend_request(
     where: Where | None = None,
     rules: Sequence[Rule] = (),
     reasons: bool = False,
+    fallback: str = "",
 ) -> ranker_pb2.RecommendRequest:
     """The message of ``Client.recommend``."""
     request = ranker_pb2.RecommendRequest(
@@ -99,6 +102,7 @@ def recommend_request(
         filter=filter_message(where),
         rules=rule_messages(rules),
         reasons=reasons,
+        fallback=_wanted_fallback(fallback),
     )
     set_fields(
         request, top_k=top_k, candidates=candidates, model=model, retrieval_model=retrieval_model, time_ms=time_ms
@@ -173,7 +177,23 @@ def recommendation(response: ranker_pb2.RecommendResponse) -> Recommendation:
     )
 
 
-_FALLBACKS = {ranker_pb2.FALLBACK_POPULARITY: "popularity", ranker_pb2.FALLBACK_SEGMENT: "segment"}
+_FALLBACKS = {
+    ranker_pb2.FALLBACK_POPULARITY: "popularity",
+    ranker_pb2.FALLBACK_SEGMENT: "segment",
+    ranker_pb2.FALLBACK_TRENDING: "trending",
+}
+_WANTED = {
+    "": ranker_pb2.FALLBACK_UNSPECIFIED,
+    "popularity": ranker_pb2.FALLBACK_POPULARITY,
+    "trending": ranker_pb2.FALLBACK_TRENDING,
+}
+
+
+def _wanted_fallback(name: str) -> ranker_pb2.Fallback:
+    """The fallback that a request asks for; raises InvalidInputError for a name that is none."""
+    if name not in _WANTED:
+        raise InvalidInputError(f"fallback is {name!r}: {nearest(str(name), filter(None, _WANTED))}")
+    return _WANTED[name]
 
 
 def degraded_parts(response: Any) -> tuple[str, ...]:

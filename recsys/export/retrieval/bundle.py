@@ -29,6 +29,7 @@ from recsys.export.retrieval.graph import RetrievalTables, write_retrieve_graph
 from recsys.export.retrieval.index import MeasuredIndex, certify_index, chosen_users
 from recsys.export.retrieval.lists import LISTS, measured_lists
 from recsys.export.retrieval.segments import Segments, add_segments
+from recsys.export.retrieval.shared_users.add import SharedUsers, add_shared_users
 from recsys.export.retrieval.similar import add_similar
 from recsys.features.hashing import MISSING
 from recsys.features.names import ITEM_NAMES, open_names
@@ -47,6 +48,7 @@ def export_retrieval_bundle(
     name: str,
     segments: Segments | None = None,
     coarse: Coarse = "int8",
+    shared_users: SharedUsers | None = None,
     measured_index: Callable[[MeasuredIndex], None] = lambda _: None,
     overwrite: bool = False,
     created_at: str = "",
@@ -63,6 +65,7 @@ def export_retrieval_bundle(
         name: the model name that requests ask for.
         segments: lists for users who are not known (``segments_of``); None: what is popular with all.
         coarse: codes of the items that a search reads before their vectors.
+        shared_users: tables of which users have which items; None: none.
         measured_index: called with what was measured of the index.
         overwrite: replace an existing bundle.
         created_at: RFC 3339, on which the bundle's version depends; default: when the run began.
@@ -83,6 +86,7 @@ def export_retrieval_bundle(
             name=name,
             segments=segments,
             coarse=coarse,
+            shared_users=shared_users,
             measured_index=measured_index,
             overwrite=overwrite,
             created_at=created_at,
@@ -122,6 +126,7 @@ def export_retrieval_bundle(
             beside={} if segments is None else segments.missing,
         )
         graphs, infos = add_similar(writer.folder, {"retrieve": graph}, infos)
+        infos, shared = add_shared_users(writer.folder, infos, interactions, shared_users or SharedUsers())
         index_measured = certify_index(
             writer.folder,
             graph.file,
@@ -150,6 +155,7 @@ def export_retrieval_bundle(
                     "recipe": config.recipe,
                     "config": json.loads(to_json(config)),
                     **({} if segments is None else {"segments": segments.note}),
+                    **({"shared_users": shared} if shared else {}),
                     "data": fingerprint(interactions),
                     "commit": code_version()[0],
                     "recsys": recsys.__version__,

@@ -37,6 +37,7 @@ class RetrieveQuery:
         timer: the request's clock.
         features: raw values, in place of the user's stored ones where the model reads them; of other names passed over.
         filter: only items that pass are found; None: all may be.
+        trending: a user whom the model does not know, and who has no segment, gets what is trending first.
     """
 
     user_key: int
@@ -47,6 +48,7 @@ class RetrieveQuery:
     timer: StageTimer = field(default_factory=StageTimer)
     features: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     filter: Filter | None = None
+    trending: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,8 @@ class RetrieveResult:
         user_degraded: the history could not be read, so that seen items may be among these.
         added: items that took part beside those of the bundle.
         segment: the items are popular with users of the same segment, for the model does not know the user.
+        trending: the items are trending, then popular with all, for the model does not know the user; a score is 1 /
+            the item's place.
         attributes_degraded: the values of items, or which were withdrawn, may not be what the store has.
         selection: rows that could be found, and what became of the filter.
         taken: keys of the items that were left out, as seen or excluded; [N].
@@ -81,6 +85,7 @@ class RetrieveResult:
     history_unknown: int = 0
     added: AddedItems | None = None
     segment: bool = False
+    trending: bool = False
     attributes_degraded: bool = False
     selection: Selection | None = None
     taken: Int64Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
@@ -99,6 +104,7 @@ class RecommendQuery:
         features: as in ``RankRequest``; the search reads those of the user, too.
         filter: as in :class:`RetrieveQuery`; asked again of the list when it is ranked.
         rules: by which the list is made of what was ranked; None: the best by their scores.
+        trending: as in :class:`RetrieveQuery`, of the candidates.
     """
 
     user_key: int
@@ -111,6 +117,7 @@ class RecommendQuery:
     timer: StageTimer = field(default_factory=StageTimer)
     filter: Filter | None = None
     rules: Rules | None = None
+    trending: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +130,7 @@ class RecommendResult:
         user_known: True if the retrieval model knows the user.
         history_events: past events the ranking model looked at.
         candidates: how many items were retrieved and ranked, pinned ones among them.
-        history_known, history_unknown, added, segment: as in :class:`RetrieveResult`.
+        history_known, history_unknown, added, segment, trending: as in :class:`RetrieveResult`.
         ranked: all of them; None if there were none.
         filter: what became of the filter.
         withdrawn_late: items that were retrieved, and passed no more when they were ranked.
@@ -147,6 +154,7 @@ class RecommendResult:
     history_unknown: int = 0
     added: AddedItems | None = None
     segment: bool = False
+    trending: bool = False
     ranked: Ranked | None = None
     filter: FilterReport | None = None
     withdrawn_late: int = 0

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from recsys.arrays import Int64Array
 from recsys.errors import BundleError, NotFoundError, StoreError
 from recsys.feature_store.base import UserInputs
 from recsys.feature_store.blocking import BlockingFeatureStore
@@ -22,12 +23,13 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.history.records import Events
 from recsys.features.history.rules import visible
 from recsys.serving.deadline import Deadline
-from recsys.serving.filters.selection import IndexFilter, found_nothing
+from recsys.serving.filters.selection import IndexFilter, candidates_pass, found_nothing
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.handlers.given_values import RequestNames, check_values
 from recsys.serving.handlers.queries import RecommendQuery, RecommendResult, RetrieveQuery, RetrieveResult
 from recsys.serving.handlers.ranker import Ranker, RankRequest
 from recsys.serving.handlers.recorder import Recorder
+from recsys.serving.handlers.related.trending import TrendingFinder
 from recsys.serving.inference.candidate_index import AddedItems, CandidateIndex
 from recsys.serving.inference.fair_lock import FairLock, ModelLock
 from recsys.serving.inference.pace import Pace, Work, together
@@ -37,6 +39,9 @@ from recsys.serving.rules.vectors import VectorSource
 
 MOST_EVENTS = 10_000
 """Most events, the newest, that a user is known by: bounds the time of a search."""
+
+_FEW = 1_000
+"""Trending items that are looked at together, or twice those that are wanted."""
 
 _SEARCH_S = 0.01
 """Guess of the time that a search takes, until it is measured."""
@@ -77,6 +82,7 @@ class Recommender:
         added: gives the items that came after training and take part in a search.
         items: finds what a filter lets pass; None: there are no values of items.
         names: of features that requests may give, of all releases.
+        trending: counts of events; None: nothing is counted.
 
     Raises:
         BundleError: the two models take users or items by different kinds of ids.
@@ -97,6 +103,7 @@ class Recommender:
         added: Callable[[], AddedItems | None] = lambda: None,
         items: IndexFilter | None = None,
         names: RequestNames | None = None,
+        trending: TrendingFinder | None = None,
     ) -> None:
         if ranker is not None:
             check_pair(index, ranker.features, ranker.session.model)
@@ -113,6 +120,7 @@ class Recommender:
         self.items = IndexFilter(None, index.keys) if items is None else items
         """Finds what a filter lets pass."""
         self._names = RequestNames() if names is None else names
+        self._trending = trending
         self.added = added
         """Gives the items that came after training and take part in a search now."""
 
@@ -131,6 +139,7 @@ class Recommender:
             added=self.added,
             items=self.items,
             names=self._names,
+            trending=self._trending,
         )
 
     def retrieve(self, query: RetrieveQuery, *, deadline: Deadline) -> RetrieveResult:
@@ -204,6 +213,7 @@ class Recommender:
             timer=query.timer,
             features=query.features,
             filter=query.filter,
+            trending=query.trending,
         )
         user, read = None, _UserRead()
         if self._reads_user(wanted):
@@ -256,6 +266,7 @@ class Recommender:
             history_unknown=found.history_unknown,
             added=found.added,
             segment=found.segment,
+            trending=found.trending,
             ranked=ranked.ranked,
             user_degraded=found.user_degraded or ranked.user_degraded,
             items_degraded=ranked.items_degraded,
@@ -286,7 +297,13 @@ class Recommender:
     def _found(
         self, query: RetrieveQuery, user: _UserRead, deadline: Deadline, model_lock: ModelLock, *, kept: bool = True
     ) -> RetrieveResult:
-        """Search the index."""
+        """Search the index, and put what is trending first where that is asked for.
+
+        Raises:
+            NotFoundError: it is asked for, and nothing is counted.
+        """
+        if query.trending:
+            self._counted().declared()
         events, taken, read = user.events, query.exclude, None
         columns = _columns(self.index, user.columns, query.features) if self.index.user_inputs else None
         if events is not None and self.index.history_fields:
@@ -320,6 +337,13 @@ class Recommender:
                 user=columns,
                 filter=query.filter,
             )
+        trending, stale = np.empty(0, dtype=np.int64), False
+        if query.trending and not found.known and not found.segment:
+            trending, stale = self._trending_items(query, taken, added, deadline)
+            items = np.concatenate([trending, found.items[~np.isin(found.items, trending)]])[: query.top_k]
+            if len(trending):
+                found = replace(found, items=items, scores=(1 / np.arange(1, len(items) + 1)).astype(np.float32))
+            query.timer.lap("store")
         if query.filter is not None and selection.report.passed and not len(found.items):
             left_out = found_nothing(selection.report, "all items that pass were seen, or excluded")
             selection = replace(selection, report=left_out)
@@ -333,13 +357,39 @@ class Recommender:
             history_events=0 if events is None else len(events),
             history_known=found.history_known,
             history_unknown=found.history_unknown,
-            user_degraded=user.degraded,
+            user_degraded=user.degraded or stale,
             added=added,
             segment=found.segment,
+            trending=bool(len(trending)),
             attributes_degraded=selection.report.degraded,
             selection=selection,
             taken=taken,
         )
+
+    def _counted(self) -> TrendingFinder:
+        if self._trending is None:
+            raise NotFoundError("fallback: nothing that is trending is counted here")
+        return self._trending
+
+    def _trending_items(
+        self, query: RetrieveQuery, taken: Int64Array, added: AddedItems | None, deadline: Deadline
+    ) -> tuple[Int64Array, bool]:
+        """Items with most events that a search could find, up to top_k; and if the store could not be read for it."""
+        counts, stale = self._counted().counts(deadline)
+        found: list[Int64Array] = [np.empty(0, dtype=np.int64)]
+        left, step = query.top_k, max(_FEW, 2 * query.top_k)
+        for start in range(0, len(counts.items), step):
+            items = counts.items[start : start + step]
+            has = self.index.has_items(items)
+            if added is not None:
+                has |= added.places(items) >= 0
+            items = items[has & ~np.isin(items, taken)]
+            items = items[candidates_pass(self.items.columns, query.filter, items)[0]][:left]
+            found.append(items)
+            left -= len(items)
+            if not left:
+                break
+        return np.concatenate(found), stale
 
 
 def _columns(

@@ -16,6 +16,7 @@ from recsys.features.feature_set import FeatureSet
 from recsys.features.names import Names
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
+from recsys.serving.handlers.related.audience import AudienceFinder
 from recsys.serving.handlers.related.similar import SimilarFinder
 
 _POINTS = 1 << 32
@@ -30,7 +31,7 @@ class LoadedRelease:
         features: of its ranking model, or else of its retrieval model.
         ranker: None: it has no ranking model.
         recommender: None: it has no retrieval model.
-        similar: beside a recommender: answers Similar.
+        similar, audience: beside a recommender: answer Similar and Audience.
         names: the texts of string ids that came with it, by embedding table.
         slot: the place of its counts among those of all releases.
         close: ends what belongs to it, such as the thread that writes states; called once.
@@ -44,6 +45,7 @@ class LoadedRelease:
     ranker: Ranker | None
     recommender: Recommender | None
     similar: SimilarFinder | None = None
+    audience: AudienceFinder | None = None
     close: Callable[[], None]
     names: Mapping[str, Names] = field(default_factory=dict)
     slot: int = 0
@@ -213,3 +215,10 @@ def similar_of(release: LoadedRelease) -> tuple[Recommender, SimilarFinder]:
     recommender = recommender_of(release)
     assert release.similar is not None, "comes with the recommender"
     return recommender, release.similar
+
+
+def audience_of(release: LoadedRelease) -> AudienceFinder:
+    """The finder of audiences of the release; NotFoundError as :func:`recommender_of`."""
+    recommender_of(release)
+    assert release.audience is not None, "comes with the recommender"
+    return release.audience

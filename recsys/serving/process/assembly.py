@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from recsys.errors import BundleError
 from recsys.feature_store.blocking import BlockingFeatureStore
@@ -16,7 +17,9 @@ from recsys.serving.handlers.given_values import RequestNames
 from recsys.serving.handlers.ranker import Ranker
 from recsys.serving.handlers.recommender import Recommender
 from recsys.serving.handlers.recorder import Recorder
+from recsys.serving.handlers.related.audience import AudienceFinder
 from recsys.serving.handlers.related.similar import SimilarFinder
+from recsys.serving.handlers.related.trending import TrendingFinder
 from recsys.serving.handlers.request_log import RequestLog
 from recsys.serving.handlers.routes import LoadedRelease, Route, Routes
 from recsys.serving.inference.fair_lock import FairLock
@@ -47,6 +50,7 @@ class SharedParts:
         columns: values of items; None: there are none.
         filter_counts: of looks for the items that pass.
         rule_counts: of what rules did.
+        trending: counts of events; None: nothing is counted.
     """
 
     settings: Settings
@@ -61,6 +65,7 @@ class SharedParts:
     columns: ItemColumns | None = None
     filter_counts: LabelCounts = field(default_factory=LabelCounts)
     rule_counts: LabelCounts = field(default_factory=LabelCounts)
+    trending: TrendingFinder | None = None
 
 
 @contextmanager
@@ -71,6 +76,7 @@ def open_shared_parts(
     ranks: bool = True,
     telemetry: Telemetry | None = None,
     columns: ItemColumns | None = None,
+    trending: TrendingFinder | None = None,
 ) -> Iterator[SharedParts]:
     """Make the parts for the duration of a ``with`` block.
 
@@ -80,6 +86,7 @@ def open_shared_parts(
         ranks: there is a ranking model, or may be one; without one there are no requests to log.
         telemetry: gets counts; None for none.
         columns: values of items; None: there are none.
+        trending: counts of events; None: nothing is counted.
 
     Raises:
         ConfigError: the request log cannot be written.
@@ -103,6 +110,7 @@ def open_shared_parts(
             request_log=log,
             recorder=Recorder() if settings.releases is not None and settings.release_replay else None,
             columns=columns,
+            trending=trending,
         )
 
 
@@ -113,7 +121,7 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
         store = stack.enter_context(shared.stores.reader(models.features))
         stack.enter_context(shared.request_names.loaded(models.features))
         ranker = _open_ranker(stack, planned.name, models, shared, store)
-        recommender = similar = None
+        recommender = similar = audience = None
         if models.retrieval is not None:
             items = IndexFilter(shared.columns, models.retrieval.keys, counts=shared.filter_counts)
             added = stack.enter_context(shared.added_items.following(models.retrieval, store, release=planned.name))
@@ -129,23 +137,24 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
                 added=added,
                 items=items,
                 names=shared.request_names,
+                trending=shared.trending,
             )
-            similar = SimilarFinder(
-                models.similar,
-                model=models.retrieval.model,
-                model_version=models.retrieval.version,
-                release=planned.name,
-                admission=shared.admission,
-                model_lock=shared.model_lock,
-                added=added,
-                items=items,
-            )
+            answers: Any = {
+                "model": models.retrieval.model,
+                "model_version": models.retrieval.version,
+                "release": planned.name,
+                "admission": shared.admission,
+                "model_lock": shared.model_lock,
+            }
+            similar = SimilarFinder(models.similar, models.neighbours, added=added, items=items, **answers)
+            audience = AudienceFinder(models.audience, **answers)
         return LoadedRelease(
             name=planned.name,
             features=models.features,
             ranker=ranker,
             recommender=recommender,
             similar=similar,
+            audience=audience,
             close=stack.pop_all().close,
             names=_names(models),
             slot=planned.slot,

@@ -11,6 +11,8 @@ from recsys.features.feature_set import FeatureSet
 from recsys.serving.handlers.recommender import check_pair
 from recsys.serving.inference.candidate_index import CandidateIndex
 from recsys.serving.inference.ranking_session import RankingSession, open_ranking_session
+from recsys.serving.inference.related.audience import AudienceIndex, open_audience
+from recsys.serving.inference.related.neighbours import UserNeighbours, open_neighbours
 from recsys.serving.inference.related.similar import SimilarItems, open_similar
 from recsys.serving.inference.retrieval_session import open_retrieval
 from recsys.serving.inference.table_guard import TableGuard
@@ -25,12 +27,16 @@ class Models:
     Attributes:
         ranking, retrieval: the models.
         similar: beside a retrieval model: its search for items like others; None: its bundle has none.
+        neighbours: beside it: items that share users with others; None: its bundle has none.
+        audience: beside it: users of items; None: its bundle has none.
         guards: of the tables of those that have some.
     """
 
     ranking: RankingSession | None
     retrieval: CandidateIndex | None
     similar: SimilarItems | None = None
+    neighbours: UserNeighbours | None = None
+    audience: AudienceIndex | None = None
     guards: tuple[TableGuard, ...] = ()
 
     @property
@@ -76,7 +82,7 @@ def open_models(
         ModelError: a table was changed or could not be read meanwhile.
     """
     threads, verify = settings.intra_op_threads, verify or settings.verify
-    ranking = retrieval = similar = None
+    ranking = retrieval = similar = neighbours = audience = None
     guards = []
     if release.ranking is not None:
         bundle = _open_bundle(release, release.ranking, verify)
@@ -104,10 +110,12 @@ def open_models(
             operators=settings.operators,
             low_priority=low_priority,
         )
+        with retrieval.guard.loading():
+            neighbours, audience = open_neighbours(bundle, retrieval), open_audience(bundle, retrieval.guard)
         guards.append(retrieval.guard)
         if ranking is not None:
             check_pair(retrieval, ranking.features, ranking.model)
-    return Models(ranking, retrieval, similar, tuple(guards))
+    return Models(ranking, retrieval, similar, neighbours, audience, tuple(guards))
 
 
 def _open_bundle(release: PlannedRelease, path: Path, verify: Verify) -> Bundle:

@@ -26,6 +26,7 @@ from recsys.feature_store.loop_thread import loop_in_thread
 from recsys.serving.console import say
 from recsys.serving.handlers.model_slot import ModelSlot
 from recsys.serving.handlers.put_items import PutItems
+from recsys.serving.handlers.related.trending import TrendingFinder
 from recsys.serving.handlers.shadow import Shadow
 from recsys.serving.process.assembly import make_routes, open_loaded_release, open_shared_parts
 from recsys.serving.process.ending import END_MARGIN_S, bounded_end
@@ -201,8 +202,15 @@ def serving(
         columns, follower = stack.enter_context(
             followed_columns(columns_folder, stores, settings, finds=finds, telemetry=telemetry)
         )
+        timeout_s = settings.store_timeout_ms / 1000
+        trending = TrendingFinder(
+            stores.blocking_store,
+            lambda: stores.slot.current().features,
+            store_timeout_s=timeout_s,
+            columns=columns,
+        )
         shared = stack.enter_context(
-            open_shared_parts(settings, stores, ranks=ranks, telemetry=telemetry, columns=columns)
+            open_shared_parts(settings, stores, ranks=ranks, telemetry=telemetry, columns=columns, trending=trending)
         )
         loaded = {}
         for name, release in plan.releases.items():
@@ -277,7 +285,7 @@ def serving(
             settings,
             store=stores.blocking_store,
             features=lambda: stores.slot.current().features,
-            columns=columns,
+            trending=trending,
             telemetry=telemetry,
         )
         add_services(server, ranker_service, related_service, store_service, health)

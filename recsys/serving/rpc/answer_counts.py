@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recsys.errors import NotExportedError
 from recsys.serving.current_call import CURRENT
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.ranker import Ranked
@@ -112,7 +113,8 @@ class AnswerCounts:
     ) -> Iterator[None]:
         """Count what a ``with`` block raises to the releases that are at work in it.
 
-        As a failure counts neither what is the caller's fault, nor a caller that leaves before its deadline. What is
+        As a failure counts neither what is the caller's fault, such as a call that the bundle was not exported for, nor
+        a caller that leaves before its deadline. What is
         made when nobody waits for it any more is no answer: callers that saw time-outs would find them counted as OK.
 
         Args:
@@ -126,7 +128,7 @@ class AnswerCounts:
         except Exception as error:
             slots, code = {release.slot for release in at or releases}, code_of(error)
             self._ended(slots, code.name)
-            if self._telemetry is not None and code in NOT_THE_CALLERS:
+            if self._telemetry is not None and code in NOT_THE_CALLERS and not isinstance(error, NotExportedError):
                 for slot in slots:
                     self._telemetry.failed(slot)
             raise

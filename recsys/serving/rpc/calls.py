@@ -10,8 +10,8 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from recsys.errors import OverloadedError, StoreError
-from recsys.proto.trailers import RETRY_TRAILER, STORE_TRAILER
+from recsys.errors import NotExportedError, OverloadedError, StoreError
+from recsys.proto.trailers import EXPORT_TRAILER, RETRY_TRAILER, STORE_TRAILER
 from recsys.serving.deadline import Deadline
 from recsys.serving.rpc.statuses import status_of
 
@@ -48,6 +48,8 @@ def trailers_of(error: Exception) -> tuple[tuple[str, str], ...]:
     """
     if isinstance(error, OverloadedError) and error.retry_after_s is not None:
         return ((RETRY_TRAILER, str(math.ceil(1e3 * error.retry_after_s))),)
+    if isinstance(error, NotExportedError):
+        return (EXPORT_TRAILER,)
     return (STORE_TRAILER,) if isinstance(error, StoreError) else ()
 
 

@@ -168,7 +168,7 @@ class RankerService:
 
 
 def _fallback(result: RetrieveResult | RecommendResult) -> str:
-    return "" if result.user_known else FALLBACKS[result.segment]
+    return "" if result.user_known else "trending" if result.trending else FALLBACKS[result.segment]
 
 
 def _history(result: RetrieveResult | RecommendResult) -> tuple[int, int]:

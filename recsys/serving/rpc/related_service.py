@@ -13,8 +13,7 @@ from recsys.proto import related_pb2 as pb
 from recsys.serving.deadline import Deadline
 from recsys.serving.handlers.model_slot import ModelSlot
 from recsys.serving.handlers.related.trending import TrendingFinder
-from recsys.serving.handlers.routes import similar_of
-from recsys.serving.item_columns.columns import ItemColumns
+from recsys.serving.handlers.routes import audience_of, similar_of
 from recsys.serving.rpc.answer_counts import Answer, AnswerCounts
 from recsys.serving.rpc.calls import Context, abort_on_error, deadline_of
 from recsys.serving.rpc.convert import related as convert
@@ -30,7 +29,7 @@ class RelatedService:
         settings: the server's.
         store: for what is trending, and the texts of ids.
         features: gives the FeatureSet by which the store is read now.
-        columns: values of the items; None: there are none.
+        trending: counts of events.
         telemetry: counts requests; None for none.
     """
 
@@ -41,14 +40,12 @@ class RelatedService:
         *,
         store: BlockingFeatureStore,
         features: Callable[[], FeatureSet],
-        columns: ItemColumns | None = None,
+        trending: TrendingFinder,
         telemetry: Telemetry | None = None,
     ) -> None:
         self._models = models
         self._store, self._features = store, features
-        self._trending = TrendingFinder(
-            self._store, self._features, store_timeout_s=settings.store_timeout_ms / 1000, columns=columns
-        )
+        self._trending = trending
         self._telemetry = telemetry
         self._default_s = settings.default_deadline_ms / 1000
         self._counts = AnswerCounts(telemetry)
@@ -67,6 +64,23 @@ class RelatedService:
                 result = finder.find(query, deadline=deadline)
                 response = convert.similar_response(
                     result, query, names=recommender.index.names, include_timings=message.timings
+                )
+            self._counts.answered(query.timer, [Answer(release, result)])
+            return response
+
+    def Audience(self, message: pb.AudienceRequest, context: Context) -> pb.AudienceResponse:
+        """Find the users who have most of some items."""
+        return abort_on_error(context, lambda: self._audience(message, context))
+
+    def _audience(self, message: pb.AudienceRequest, context: Context) -> pb.AudienceResponse:
+        deadline = deadline_of(context, default_s=self._default_s)
+        with self._models.current() as routes:
+            release = routes.retrieval(message.model).live
+            query = convert.audience_query(message, release.features)
+            with self._counts.failures(deadline, [release]):
+                result = audience_of(release).find(query, deadline=deadline)
+                response = convert.audience_response(
+                    result, query, features=release.features, include_timings=message.timings
                 )
             self._counts.answered(query.timer, [Answer(release, result)])
             return response

@@ -50,8 +50,9 @@ thread; a newer call that waits for its message; the drain; no time. And one aft
 DEGRADED_PARTS = ("user", "items", "history", "attributes")
 """Parts that an answer may lack, by the names that clients get (``Ranking.degraded``)."""
 
-FALLBACKS = ("popularity", "segment")
-"""Lists for a user whom a retrieval model does not know: what all users, or those of the same segment, take."""
+FALLBACKS = ("popularity", "segment", "trending")
+"""Lists for a user whom a retrieval model does not know: what all users, or those of the same segment, take; what is
+trending, where a request asks for that."""
 
 STAGED = ("Rank", "RankBatch", "Retrieve", "Recommend", "Similar")
 """Methods whose calls have stages."""
@@ -140,7 +141,7 @@ def families(methods: Sequence[str]) -> tuple[Family, ...]:
         Family(
             "fallbacks",
             "Answers of Retrieve and Recommend for users whom the retrieval model does not know, by what they got: "
-            "what is popular with all users, or with those of the same segment.",
+            "what is popular with all users, or with those of the same segment, or trending.",
             {"by": FALLBACKS},
         ),
         Family(

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from support.filtered_shop import FOUND, SHOP
 from support.tiny_bundle import write_tiny_bundle
-from support.tiny_retrieval import tiny_tables, write_tiny_retrieval
+from support.tiny_retrieval import jaccard, tiny_log, tiny_tables, write_tiny_retrieval
 from typer.testing import CliRunner
 
 from recsys.cli import app
 from recsys.client import Client, InvalidArgument, below, where, without
 from recsys.errors import ConfigError
+from recsys.export.retrieval.shared_users.add import SharedUsers
 from recsys.feature_store.embedded.server import EmbeddedRedis
 from recsys.features.feature_set import FeatureSet, Numeric
 from recsys.features.trending import Trending
@@ -27,6 +28,7 @@ from recsys.serving.settings import Settings
 
 ITEMS = 30
 TABLES = tiny_tables(items=ITEMS)
+LOG = tiny_log(TABLES)
 CATEGORY = {item: "shoes" if item % 2 else "boots" for item in range(1, ITEMS + 1)}
 
 
@@ -39,7 +41,8 @@ def counting(features: FeatureSet) -> FeatureSet:
 def address(tmp_path_factory: pytest.TempPathFactory, redis_server: EmbeddedRedis) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("related")
     write_tiny_bundle(folder / "tiny", features=counting(SHOP))
-    write_tiny_retrieval(folder / "finder", TABLES, features=FOUND)
+    wanted = SharedUsers(neighbours=ITEMS)
+    write_tiny_retrieval(folder / "finder", TABLES, features=FOUND, log=LOG, shared_users=wanted)
     values: dict[str, Any] = {"redis_url": redis_server.url, "store_timeout_ms": 5_000}
     settings = Settings(bundle=folder / "tiny", retrieval=folder / "finder", port=0, **values)
     with running_server(settings) as server, Client(server.address, timeout_s=10.0) as client:
@@ -90,12 +93,48 @@ def test_similar_gives_the_nearest_items_that_pass_to_seeds_that_need_not(client
     assert client.similar(items=[4]).filter is None
 
 
+def test_similar_by_users_gives_the_items_of_the_lists_that_pass(client: Client) -> None:
+    near = client.similar(items=[4], top_k=ITEMS, by="users", filter=where(category="shoes", price=below(20)))
+    expected = {item: score for item, score in jaccard(LOG, 4).items() if item % 2 and item < 20}
+    assert near.items.tolist() == sorted(expected, key=lambda item: (-expected[item], item)) and expected
+    assert near.filter is not None and near.filter.passed == len(expected) and near.degraded == ()
+    assert client.similar(items=[4], by="users", filter=where(category="shoez")).filter is not None
+    some = client.similar(items=[4], by="users", filter=where(category="shoes"), exclude=list(range(1, 31)))
+    assert some.filter is not None and some.filter.reason and len(some.items) == 0
+
+
 def test_trending_gives_the_items_with_most_events_that_pass(client: Client) -> None:
     now = client.trending(filter=where(category="shoes"))
     assert now.items.tolist() == [3, 5] and now.degraded == ()
     assert now.filter is not None and now.filter.passed == 2
     assert client.trending(top_k=1, exclude=[3], filter=where(category="shoes")).items.tolist() == [5]
     assert client.trending().filter is None
+
+
+def test_a_user_whom_nobody_knows_gets_what_is_trending_first_where_the_request_asks_for_it(client: Client) -> None:
+    popular = client.retrieve(user=99, top_k=ITEMS)
+    assert popular.fallback == "popularity" and popular.items.tolist()[:3] != [3, 4, 5]
+    for filter, exclude, trending in (
+        (None, [], [3, 4, 5]),
+        (None, [4, 99], [3, 5]),
+        (where(category="shoes"), [], [3, 5]),
+    ):
+        found = client.retrieve(user=99, top_k=6, fallback="trending", filter=filter, exclude=exclude)
+        listed = client.retrieve(user=99, top_k=ITEMS, filter=filter, exclude=exclude).items.tolist()
+        assert found.items.tolist() == [*trending, *(item for item in listed if item not in trending)][:6]
+        assert (found.fallback, found.user_known, found.degraded) == ("trending", False, ())
+        np.testing.assert_allclose(found.scores, 1 / np.arange(1, 7), rtol=1e-6)
+    assert client.retrieve(user=99, top_k=2, fallback="trending").items.tolist() == [3, 4]
+    best = client.recommend(user=99, top_k=2, candidates=2, fallback="trending")
+    assert set(best.items.tolist()) == {3, 4} and best.fallback == "trending"
+    told = client.retrieve(user=99, top_k=6, fallback="popularity")
+    assert told.items.tolist() == popular.items.tolist()[:6] and told.fallback == "popularity"
+
+
+def test_a_user_whom_the_model_knows_gets_nothing_else_for_what_is_trending(client: Client) -> None:
+    plain, asked = (client.retrieve(user=6, top_k=6, fallback=fallback) for fallback in ("", "trending"))
+    assert asked.items.tolist() == plain.items.tolist() and asked.scores.tolist() == plain.scores.tolist()
+    assert asked.fallback == "" and asked.user_known
 
 
 def test_an_empty_list_says_why(client: Client) -> None:
@@ -114,9 +153,13 @@ def test_a_withdrawn_item_is_neither_similar_nor_trending_until_it_is_put_again(
     client.withdraw_items(items=[3])
     try:
         until(lambda: 3 not in client.trending().items)
+        assert client.retrieve(user=99, top_k=2, fallback="trending").items.tolist() == [4, 5]
         assert client.trending().items.tolist() == [4, 5]
         assert client.trending(filter=where(labels=without(9))).items.tolist() == [4, 5]
+        assert 3 in jaccard(LOG, 4)
         for wanted in (None, where(labels=without(9))):
+            by_users = client.similar(items=[4], top_k=ITEMS, by="users", filter=wanted)
+            assert set(by_users.items) == set(jaccard(LOG, 4)) - {3}
             assert set(client.similar(items=[4], top_k=ITEMS, filter=wanted).items) == set(CATEGORY) - {3, 4}
     finally:
         client.put_entities(entity="item", ids=[3], features={"price": [3.0]})

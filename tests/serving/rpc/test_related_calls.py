@@ -14,7 +14,7 @@ from support.tiny_server import Start, stalled
 from typer.testing import CliRunner
 
 from recsys.cli import app
-from recsys.client import AsyncClient, Client, InvalidArgument, NotFound
+from recsys.client import AsyncClient, Client, InvalidArgument, NotExported, NotFound
 from recsys.serving.process.server import running_server
 from recsys.serving.settings import Settings
 
@@ -86,7 +86,7 @@ async def test_a_bundle_from_before_there_was_such_a_search_says_to_export_it_ag
     monkeypatch.setattr("support.tiny_retrieval.add_similar", lambda folder, graphs, tables: (graphs, tables))
     write_tiny_retrieval(tmp_path / "old", TABLES)
     async with start(retrieval=tmp_path / "old") as client:
-        with pytest.raises(NotFound, match="finds no similar items: .* export it again"):
+        with pytest.raises(NotExported, match="finds no similar items: .* export it again"):
             await client.similar(items=[1])
 
 

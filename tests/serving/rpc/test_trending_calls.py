@@ -17,9 +17,12 @@ from typer.testing import CliRunner
 
 from recsys.cli import app
 from recsys.client import AsyncClient, Client, InvalidArgument, NotFound
+from recsys.errors import InvalidInputError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.trending import Trending
+from recsys.proto import ranker_pb2
 from recsys.serving.process.server import running_server
+from recsys.serving.rpc.convert.retrieval import retrieve_query
 from recsys.serving.settings import Settings
 
 
@@ -99,10 +102,15 @@ async def test_what_is_out_of_range_or_not_counted_is_refused(client: AsyncClien
         await client.trending(exclude=["a"])
 
 
-async def test_a_feature_set_that_counts_nothing_says_how_to_count(start: Start) -> None:
-    async with start() as client:
+async def test_a_feature_set_that_counts_nothing_says_how_to_count(start: Start, tmp_path: Path) -> None:
+    write_tiny_history_retrieval(tmp_path / "plain")
+    async with start(retrieval=tmp_path / "plain") as client:
         with pytest.raises(NotFound, match="'tiny' counts nothing that is trending: declare history.trending"):
             await client.trending()
+        with pytest.raises(NotFound, match="'tiny' counts nothing that is trending: declare history.trending"):
+            await client.retrieve(user=1, fallback="trending")
+        with pytest.raises(InvalidInputError, match="fallback is 'trendy': did you mean 'trending'"):
+            await client.retrieve(user=1, fallback="trendy")
 
 
 def test_the_command_line_prints_it(counter: Path, redis_url: str) -> None:
@@ -112,3 +120,22 @@ def test_the_command_line_prints_it(counter: Path, redis_url: str) -> None:
         asked = ["trending", "--address", server.address, "--json"]
         facts = json.loads(CliRunner().invoke(app, asked, catch_exceptions=False).stdout)
     assert [each["item"] for each in facts["items"]] == [11] and facts["half_life_s"] == 3600
+
+
+async def test_a_store_that_is_away_leaves_unknown_users_what_was_trending_last_and_says_so(
+    client: AsyncClient, redis_admin: redis.Redis
+) -> None:
+    await took(client, 1, 11)
+    first = await client.retrieve(user=99, top_k=3, fallback="trending")
+    assert first.items.tolist()[0] == 11 and first.fallback == "trending" and first.degraded == ()
+    with stalled(redis_admin):
+        await asyncio.sleep(1.1)
+        later = await client.retrieve(user=99, top_k=3, fallback="trending", include_seen=True, timeout_s=5.0)
+    assert later.items.tolist() == first.items.tolist() and later.degraded == ("user",)
+
+
+@pytest.mark.parametrize("number", [2, 7])
+def test_a_fallback_that_no_request_can_ask_for_is_refused(number: int) -> None:
+    message = ranker_pb2.RetrieveRequest(user=ranker_pb2.Id(integer=1), top_k=1, fallback=number)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match=f"fallback is {number}; allowed: FALLBACK_POPULARITY or unset"):
+        retrieve_query(message, HISTORY_FEATURES)

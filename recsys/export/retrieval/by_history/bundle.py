@@ -25,6 +25,7 @@ from recsys.export.retrieval.codes import Coarse
 from recsys.export.retrieval.index import MeasuredIndex, certify_index
 from recsys.export.retrieval.lists import measured_lists
 from recsys.export.retrieval.segments import Segments, add_segments
+from recsys.export.retrieval.shared_users.add import SharedUsers, add_shared_users
 from recsys.export.retrieval.similar import add_similar
 from recsys.features.history.records import require_history
 from recsys.features.number_transform import NumberTransform
@@ -79,6 +80,7 @@ def export_history_bundle(
     name: str,
     segments: Segments | None = None,
     coarse: Coarse = "int8",
+    shared_users: SharedUsers | None = None,
     measured_index: Callable[[MeasuredIndex], None] = lambda _: None,
     overwrite: bool = False,
     created_at: str = "",
@@ -86,7 +88,8 @@ def export_history_bundle(
     """Write a bundle with a certificate from real users' histories; as ``export_retrieval_bundle``, which comes here.
 
     Args:
-        run_dir, interactions, path, name, segments, coarse, measured_index, overwrite, created_at: as there.
+        run_dir, interactions, path, name, segments, coarse, shared_users, measured_index, overwrite, created_at: as
+            there.
         kind: of the model, one of ``HISTORY_MODELS``.
 
     Raises:
@@ -121,6 +124,7 @@ def export_history_bundle(
             beside={} if segments is None else segments.missing,
         )
         graphs, tables = add_similar(writer.folder, graphs, tables)
+        tables, shared = add_shared_users(writer.folder, tables, interactions, shared_users or SharedUsers())
         index = certify_index(
             writer.folder,
             graphs["retrieve"].file,
@@ -153,6 +157,7 @@ def export_history_bundle(
                     "config": json.loads(to_json(config)),
                     "notes": list(model.notes),
                     **({} if segments is None else {"segments": segments.note}),
+                    **({"shared_users": shared} if shared else {}),
                     "data": fingerprint(interactions),
                     "commit": code_version()[0],
                     "recsys": recsys.__version__,

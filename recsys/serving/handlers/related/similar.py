@@ -7,20 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from recsys.arrays import BoolArray, Float32Array, Int64Array
-from recsys.errors import NotFoundError
+from recsys.errors import NotExportedError
 from recsys.serving.deadline import Deadline
 from recsys.serving.filters.language import Filter
-from recsys.serving.filters.selection import FilterReport, IndexFilter, found_nothing
+from recsys.serving.filters.selection import FilterReport, IndexFilter, candidates_pass, found_nothing
 from recsys.serving.handlers.admission import Admission
 from recsys.serving.inference.candidate_index import AddedItems
 from recsys.serving.inference.fair_lock import FairLock
 from recsys.serving.inference.pace import Pace, Work
-from recsys.serving.inference.related.similar import SimilarItems
+from recsys.serving.inference.related.neighbours import UserNeighbours
+from recsys.serving.inference.related.similar import Neighbours, SimilarItems
 from recsys.serving.telemetry.stage_timer import StageTimer
+
+By = Literal["vectors", "users"]
+"""What makes items alike."""
 
 _SEARCH_S = 0.01
 """Guess of the time that a search takes, until it is measured."""
@@ -36,6 +41,7 @@ class SimilarQuery:
         exclude: keys of items to leave out besides the seeds; may hold duplicates and unknown ones.
         timer: the request's clock.
         filter: that items are to pass; the seeds need not.
+        by: what makes items alike; None: their vectors, and their users where no seed has a vector.
     """
 
     seeds: Int64Array
@@ -43,6 +49,7 @@ class SimilarQuery:
     exclude: Int64Array
     timer: StageTimer = field(default_factory=StageTimer)
     filter: Filter | None = None
+    by: By | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +58,9 @@ class SimilarResult:
 
     Attributes:
         items: keys, most alike first; [K], K <= top_k; none if nothing is known of any seed.
-        scores: mean cosines, [K].
+        scores: by vectors mean cosines, by users mean Jaccard similarities, [K].
         known: of which seeds something is known, [N].
+        by: what made them alike.
         added: items that took part beside those of the bundle.
         filter: what became of it; None: there was none.
         user_degraded, items_degraded, history_degraded: never so.
@@ -65,6 +73,7 @@ class SimilarResult:
     model: str
     model_version: str
     release: str
+    by: By = "vectors"
     added: AddedItems | None = None
     filter: FilterReport | None = None
     user_degraded: bool = False
@@ -77,17 +86,19 @@ class SimilarFinder:
     """Answers Similar by one retrieval model. Safe to use from several threads.
 
     Args:
-        index: the search; None: the bundle was exported before there was one.
+        index: the search by vectors; None: the bundle was exported before there was one.
+        neighbours: lists by shared users; None: the bundle was exported without them.
         model, model_version, release: who answers.
         admission: the places of requests.
         model_lock: held while a model runs.
-        added: gives the items that came after training and take part in a search.
+        added: gives the items that came after training and take part in a search by vectors.
         items: finds the rows of the index that pass a filter and are not withdrawn; None: all do.
     """
 
     def __init__(
         self,
         index: SimilarItems | None,
+        neighbours: UserNeighbours | None = None,
         *,
         model: str,
         model_version: str,
@@ -98,7 +109,7 @@ class SimilarFinder:
         items: IndexFilter | None = None,
     ) -> None:
         self._items = IndexFilter(None, np.empty(0, dtype=np.int64)) if items is None else items
-        self._index = index
+        self._index, self._neighbours = index, neighbours
         self._model, self._version, self._release = model, model_version, release
         self._admission = admission
         self._model_lock = model_lock
@@ -109,29 +120,25 @@ class SimilarFinder:
         """Find the items most like the seeds.
 
         Raises:
-            NotFoundError: the bundle has no graph for it.
+            NotExportedError: the bundle has not what the query asks for.
             OverloadedError: there is no room, or not enough time.
             TimeoutError: the deadline has passed, or nobody waits for the answer any more.
         """
-        if self._index is None:
-            raise NotFoundError(
-                f"the bundle of retrieval model {self._model!r} finds no similar items: it was exported by an earlier "
-                "version; export it again"
-            )
+        self._check(query.by)
         expected_s = self._pace.seconds(1)
         with self._admission.enter(Work(expected_s, expected_s), left_s=deadline.remaining_s()):
             seeds, place_N = np.unique(query.seeds, return_inverse=True)
-            added = self._added()
-            selection = self._items.select(query.filter, added)
-            query.timer.lap("filter")
-            with self._model_lock.acquire(deadline, pace=self._pace, units=1):
-                query.timer.lap("wait")
-                deadline.remaining_s()
-                found = self._index.find(
-                    seeds, query.top_k, left_out=query.exclude, added=added, allowed=selection.allowed
-                )
-                query.timer.lap("retrieve")
-        report = selection.report
+            added = None
+            by: By = "users"
+            added = None
+            if query.by != "users" and self._index is not None:
+                by, added = "vectors", self._added()
+                found, report = self._by_vectors(self._index, seeds, query, added, deadline)
+            if self._neighbours is not None and (by == "users" or (query.by is None and not found.known.any())):
+                other = self._by_users(self._neighbours, seeds, query)
+                if by == "users" or other[0].known.any():
+                    by, added = "users", None
+                    found, report = other
         if query.filter is not None and report.passed and not len(found.items) and found.known.any():
             report = found_nothing(report, "all items that pass are seeds, or excluded")
         return SimilarResult(
@@ -141,7 +148,48 @@ class SimilarFinder:
             model=self._model,
             model_version=self._version,
             release=self._release,
+            by=by,
             added=added,
             filter=None if query.filter is None else report,
             attributes_degraded=report.degraded,
         )
+
+    def _check(self, by: By | None) -> None:
+        """Refuse what the bundle has not."""
+        who = f"the bundle of retrieval model {self._model!r}"
+        if by == "users" and self._neighbours is None:
+            raise NotExportedError(
+                f"by: {who} has no lists of items by shared users: export it with `recsys export --neighbours 50`"
+            )
+        if self._index is None and (by == "vectors" or self._neighbours is None):
+            raise NotExportedError(
+                f"{who} finds no similar items: it was exported by an earlier version; export it again"
+            )
+
+    def _by_vectors(
+        self,
+        index: SimilarItems,
+        seeds: Int64Array,
+        query: SimilarQuery,
+        added: AddedItems | None,
+        deadline: Deadline,
+    ) -> tuple[Neighbours, FilterReport]:
+        selection = self._items.select(query.filter, added)
+        query.timer.lap("filter")
+        with self._model_lock.acquire(deadline, pace=self._pace, units=1):
+            query.timer.lap("wait")
+            deadline.remaining_s()
+            found = index.find(seeds, query.top_k, left_out=query.exclude, added=added, allowed=selection.allowed)
+            query.timer.lap("retrieve")
+        return found, selection.report
+
+    def _by_users(
+        self, neighbours: UserNeighbours, seeds: Int64Array, query: SimilarQuery
+    ) -> tuple[Neighbours, FilterReport]:
+        """Look lists up, without the lock: it takes no time of a model."""
+        found = neighbours.find(seeds, left_out=query.exclude)
+        query.timer.lap("retrieve")
+        passes, report = candidates_pass(self._items.columns, query.filter, found.items)
+        kept = np.flatnonzero(passes)[: query.top_k]
+        query.timer.lap("filter")
+        return Neighbours(found.items[kept], found.scores[kept], found.known), report

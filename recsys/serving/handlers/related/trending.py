@@ -137,13 +137,7 @@ class TrendingFinder:
             NotFoundError: the FeatureSet declares no trending.
             TimeoutError: the deadline has passed.
         """
-        features = self._features()
-        declared = None if features.history is None else features.history.trending
-        if declared is None:
-            raise NotFoundError(
-                f"FeatureSet {features.name!r} counts nothing that is trending: declare history.trending "
-                "(docs/guides/related.md), and serve a bundle of it"
-            )
+        declared = self.declared()
         counts, stale = self._current(declared, deadline)
         query.timer.lap("store")
         items, scores = counts.items, counts.scores
@@ -163,6 +157,21 @@ class TrendingFinder:
             filter=None if query.filter is None else report,
             attributes_degraded=report.degraded,
         )
+
+    def declared(self) -> Trending:
+        """The declaration by which events are counted; NotFoundError if there is none."""
+        features = self._features()
+        declared = None if features.history is None else features.history.trending
+        if declared is None:
+            raise NotFoundError(
+                f"FeatureSet {features.name!r} counts nothing that is trending: declare history.trending "
+                "(docs/guides/related.md), and serve a bundle of it"
+            )
+        return declared
+
+    def counts(self, deadline: Deadline) -> tuple[Counts, bool]:
+        """The counts of all items, and if the store could not be read since; raises as :meth:`find`."""
+        return self._current(self.declared(), deadline)
 
     def _left(self, wanted: Filter | None, items: Int64Array) -> tuple[BoolArray, FilterReport]:
         """True for the items that pass and are not withdrawn; a look at all of them only where there is a filter."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 ROLES: Mapping[str, str] = {
     "rank": "rank and find items: Rank, RankBatch, Retrieve, Recommend, Similar, Trending",
+    "audience": "find users, by the items that they have: Audience",
     "read": "read what is stored: features, histories, explanations of scores by them",
     "write": "change what is stored: events, features",
     "admin": "status of releases and reload, reflection",
@@ -24,6 +25,8 @@ METHOD_ROLES: Mapping[str, str | None] = {
     _RANKER + "Explain": "read",
     _RELATED + "Similar": "rank",
     _RELATED + "Trending": "rank",
+    # It names users whom the caller did not.
+    _RELATED + "Audience": "audience",
     _STORE + "AppendEvents": "write",
     _STORE + "AppendEventStream": "write",
     _STORE + "PutEntities": "write",

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from recsys.errors import InvalidInputError
 from recsys.features.feature_set import FeatureSet
 from recsys.features.names import Names
 from recsys.proto import related_pb2 as pb
 from recsys.proto.limits import SEEDS
 from recsys.proto.ranker_pb2 import DEGRADATION_ATTRIBUTES_STALE, Ids
-from recsys.serving.handlers.related.similar import SimilarQuery, SimilarResult
+from recsys.serving.handlers.related.audience import AudienceQuery, AudienceResult
+from recsys.serving.handlers.related.similar import By, SimilarQuery, SimilarResult
 from recsys.serving.handlers.related.trending import TrendingQuery, TrendingResult
 from recsys.serving.inference.retrieval_session import MAX_ITEMS
 from recsys.serving.rpc.convert.answers import degradations, timings
@@ -19,6 +21,13 @@ from recsys.serving.rpc.convert.filters import filter_of, report_message
 from recsys.serving.rpc.convert.ids import entity_keys
 from recsys.serving.rpc.convert.retrieval import checked_count, excluded_keys, item_ids
 from recsys.serving.telemetry.stage_timer import StageTimer
+
+_BY: dict[pb.SimilarBy, By | None] = {
+    pb.SIMILAR_BY_UNSPECIFIED: None,
+    pb.SIMILAR_BY_VECTORS: "vectors",
+    pb.SIMILAR_BY_USERS: "users",
+}
+_BY_MESSAGE = {by: number for number, by in _BY.items()}
 
 
 def similar_query(message: pb.SimilarRequest, features: FeatureSet) -> SimilarQuery:
@@ -28,12 +37,15 @@ def similar_query(message: pb.SimilarRequest, features: FeatureSet) -> SimilarQu
         InvalidInputError: see the message.
     """
     timer = StageTimer()
+    if message.by not in _BY:
+        raise InvalidInputError(f"by is {message.by}; allowed: {', '.join(map(str, _BY))} (SimilarBy)")
     query = SimilarQuery(
         seeds=entity_keys("items", message.items, features.item_id, most=SEEDS),
         top_k=checked_count("top_k", message.top_k, 1, MAX_ITEMS),
         exclude=excluded_keys(message.exclude, features),
         timer=timer,
         filter=filter_of(message, features),
+        by=_BY[message.by],
     )
     timer.lap("convert")
     return query
@@ -60,6 +72,49 @@ def similar_response(
         timings=timings(query.timer) if include_timings else None,
         filter=report_message(result.filter),
         degraded=degradations(result),
+        by=_BY_MESSAGE[result.by],
+    )
+
+
+def audience_query(message: pb.AudienceRequest, features: FeatureSet) -> AudienceQuery:
+    """Check and convert an Audience call.
+
+    Raises:
+        InvalidInputError: see the message.
+    """
+    timer = StageTimer()
+    seeds = entity_keys("items", message.items, features.item_id, most=SEEDS)
+    query = AudienceQuery(
+        seeds=seeds,
+        top_k=checked_count("top_k", message.top_k, 1, MAX_ITEMS),
+        at_least=max(1, checked_count("at_least", message.at_least, 0, len(np.unique(seeds)))),
+        timer=timer,
+    )
+    timer.lap("convert")
+    return query
+
+
+def audience_response(
+    result: AudienceResult, query: AudienceQuery, *, features: FeatureSet, include_timings: bool
+) -> pb.AudienceResponse:
+    """Convert a result to the answer of an Audience call.
+
+    Args:
+        result: the users found.
+        query: asked for them.
+        features: declare what users are named by.
+        include_timings: say how long each stage took.
+    """
+    return pb.AudienceResponse(
+        users=Ids(integers=result.users.tolist(), are_keys=features.user_id.id_type == "string"),
+        shared=result.shared.tolist(),
+        of=result.of.tolist(),
+        total=result.total,
+        unknown=np.flatnonzero(~result.known).tolist(),
+        model=result.model,
+        model_version=result.model_version,
+        release=result.release,
+        timings=timings(query.timer) if include_timings else None,
     )
 
 

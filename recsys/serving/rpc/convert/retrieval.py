@@ -42,6 +42,7 @@ def retrieve_query(message: pb.RetrieveRequest, features: FeatureSet) -> Retriev
         time_ms=moment_ms("time_ms", message.time_ms),
         timer=timer,
         filter=filter_of(message, features),
+        trending=_trending(message.fallback),
     )
     timer.lap("convert")
     return query
@@ -68,6 +69,7 @@ def recommend_query(message: pb.RecommendRequest, features: FeatureSet, *, max_c
         timer=timer,
         filter=filter_of(message, features),
         rules=rules_of(message, features, top_k=top_k, candidates=candidates),
+        trending=_trending(message.fallback),
     )
     timer.lap("convert")
     return query
@@ -126,7 +128,19 @@ def recommend_response(
 def _fallback(result: RetrieveResult | RecommendResult) -> pb.Fallback:
     if result.user_known:
         return pb.FALLBACK_UNSPECIFIED
+    if result.trending:
+        return pb.FALLBACK_TRENDING
     return pb.FALLBACK_SEGMENT if result.segment else pb.FALLBACK_POPULARITY
+
+
+def _trending(fallback: pb.Fallback) -> bool:
+    """Say if a request asks for what is trending."""
+    if fallback not in (pb.FALLBACK_UNSPECIFIED, pb.FALLBACK_POPULARITY, pb.FALLBACK_TRENDING):
+        raise InvalidInputError(
+            f"fallback is {fallback}; allowed: FALLBACK_POPULARITY or unset, and FALLBACK_TRENDING; a segment is the "
+            "bundle's to have"
+        )
+    return fallback == pb.FALLBACK_TRENDING
 
 
 def item_ids(

@@ -1,4 +1,4 @@
-"""Requests to a running server: `rank` given items, `recommend` or `retrieve` some, find some `similar` to others."""
+"""Options, arguments and output of requests to a running server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import datetime
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,16 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from recsys.cli.options import (
-    ADDRESS,
-    CaOption,
-    CertificateOption,
-    JsonOption,
-    KeyOption,
-    ServerNameOption,
-    TlsOption,
     notes,
     output,
-    tls_of,
 )
 from recsys.errors import ConfigError
 
@@ -62,6 +53,14 @@ FilterOption = Annotated[
         "!in_stock: it is 0. Quote it for the shell.",
     ),
 ]
+FallbackOption = Annotated[
+    str,
+    typer.Option(
+        "--fallback",
+        help="Of a user whom the retrieval model does not know, and who has no segment: popularity, or trending, what "
+        "has most events lately. Default: popularity.",
+    ),
+]
 SeenOption = Annotated[bool, typer.Option("--include-seen", help="Include items of the user's history.")]
 TimeOption = Annotated[
     str | None,
@@ -86,234 +85,6 @@ DEGRADED = {
 
 _NOBODY = ("failed to connect", "errors resolving", "DNS resolution failed")
 """gRPC's words for an address at which nothing listens, or that is none."""
-
-
-def rank(
-    user: UserOption,
-    items: Annotated[str, typer.Option("--items", help="Item ids, comma-separated; - reads them from stdin.")],
-    feature: FeatureOption = None,
-    top: Annotated[int, typer.Option("--top", help="Only the best so many; 0 for all, in the given order.")] = 10,
-    time: TimeOption = None,
-    model: ModelOption = "",
-    timings: TimingsOption = False,
-    address: AddressOption = ADDRESS,
-    tls: TlsOption = False,
-    tls_ca: CaOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    tls_server_name: ServerNameOption = None,
-    text_ids: TextOption = False,
-    timeout_s: TimeoutOption = 5.0,
-    as_json: JsonOption = False,
-) -> None:
-    """Ask a running server to rank items for a user."""
-    from recsys.client import Client
-
-    candidates = item_ids([sys.stdin.read() if items == "-" else items], text_ids)
-    asked: dict[str, Any] = {"features": feature_values(feature or []), "time_ms": milliseconds(time), "model": model}
-    secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
-        best = client.rank(user=raw_id(user, text_ids), candidates=candidates, top_k=top, timings=timings, **asked)
-    facts: dict[str, Any] = {"model": best.model, "model_version": best.model_version, "release": best.release}
-    facts |= {"history_events": best.history_events}
-    summary = f"{_who(best)}, {best.history_events} events of history"
-    rows = list(zip(best.items, best.scores.tolist(), strict=True))
-    _print(best, rows, facts, summary, number="rank" if top else "position", listed="ranking", as_json=as_json)
-
-
-def recommend(
-    user: UserOption,
-    feature: FeatureOption = None,
-    top: TopOption = 10,
-    candidates: Annotated[int, typer.Option(help="Items retrieved and then ranked; 0: 500, or --top.")] = 0,
-    exclude: ExcludeOption = None,
-    include_seen: SeenOption = False,
-    time: TimeOption = None,
-    model: Annotated[str, typer.Option("--model", help="Name of the ranking model. Default: the server's.")] = "",
-    retrieval_model: Annotated[
-        str, typer.Option("--retrieval-model", help="Name of the retrieval model. Default: the server's.")
-    ] = "",
-    test: FilterOption = None,
-    timings: TimingsOption = False,
-    address: AddressOption = ADDRESS,
-    tls: TlsOption = False,
-    tls_ca: CaOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    tls_server_name: ServerNameOption = None,
-    text_ids: TextOption = False,
-    timeout_s: TimeoutOption = 5.0,
-    as_json: JsonOption = False,
-) -> None:
-    """Ask a running server for the best items for a user: retrieve, then rank."""
-    from recsys.client import Client
-
-    asked: dict[str, Any] = {"features": feature_values(feature or []), "time_ms": milliseconds(time), "model": model}
-    asked |= {"exclude": item_ids(exclude or [], text_ids), "retrieval_model": retrieval_model}
-    asked |= {"candidates": candidates, "include_seen": include_seen, "timings": timings}
-    asked["filter"] = filter_of(test or [])
-    secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
-        best = client.recommend(user=raw_id(user, text_ids), top_k=top, **asked)
-    facts = {
-        "model": best.model,
-        "model_version": best.model_version,
-        "release": best.release,
-        "retrieval_model": best.retrieval_model,
-        "retrieval_model_version": best.retrieval_model_version,
-        "retrieval_release": best.retrieval_release,
-        "user_known": best.user_known,
-        "history_events": best.history_events,
-        "candidates": best.candidates,
-    }
-    known = "" if best.user_known else "; the retrieval model does not know the user: the most popular items"
-    release = f"(release {best.release}) " if best.release else ""
-    summary = (
-        f"best of {best.candidates} of {best.retrieval_model}, ranked by {best.model} "
-        f"{release}from {best.history_events} events{known}"
-    )
-    facts |= _outcome(best)
-    _print(best, _found(best), facts, summary, as_json=as_json)
-
-
-def retrieve(
-    user: UserOption,
-    feature: FeatureOption = None,
-    top: TopOption = 100,
-    exclude: ExcludeOption = None,
-    include_seen: SeenOption = False,
-    time: TimeOption = None,
-    model: ModelOption = "",
-    test: FilterOption = None,
-    timings: TimingsOption = False,
-    address: AddressOption = ADDRESS,
-    tls: TlsOption = False,
-    tls_ca: CaOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    tls_server_name: ServerNameOption = None,
-    text_ids: TextOption = False,
-    timeout_s: TimeoutOption = 5.0,
-    as_json: JsonOption = False,
-) -> None:
-    """Ask a running server for the items that its retrieval model finds for a user."""
-    from recsys.client import Client
-
-    asked: dict[str, Any] = {
-        "features": feature_values(feature or []),
-        "exclude": item_ids(exclude or [], text_ids),
-        "time_ms": milliseconds(time),
-        "model": model,
-    }
-    asked["filter"] = filter_of(test or [])
-    secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
-        best = client.retrieve(
-            user=raw_id(user, text_ids), top_k=top, include_seen=include_seen, timings=timings, **asked
-        )
-    facts = {
-        "model": best.model,
-        "model_version": best.model_version,
-        "release": best.release,
-        "user_known": best.user_known,
-        "history_events": best.history_events,
-    }
-    known = "" if best.user_known else "; the model does not know the user: the most popular items"
-    summary = f"{_who(best)}, {best.history_events} events left out{known}"
-    facts |= _outcome(best)
-    _print(best, _found(best), facts, summary, as_json=as_json)
-
-
-def similar(
-    items: Annotated[str, typer.Option("--items", help="Ids of 1 to 100 items, comma-separated.")],
-    top: TopOption = 10,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option("--exclude", help="Ids of items to leave out besides these, comma-separated; may be repeated."),
-    ] = None,
-    model: ModelOption = "",
-    test: FilterOption = None,
-    timings: TimingsOption = False,
-    address: AddressOption = ADDRESS,
-    tls: TlsOption = False,
-    tls_ca: CaOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    tls_server_name: ServerNameOption = None,
-    text_ids: TextOption = False,
-    timeout_s: TimeoutOption = 5.0,
-    as_json: JsonOption = False,
-) -> None:
-    """Ask a running server for the items most like given ones, by their vectors in its retrieval model."""
-    from recsys.client import Client
-
-    asked: dict[str, Any] = {"exclude": item_ids(exclude or [], text_ids), "model": model}
-    asked["filter"] = filter_of(test or [])
-    secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
-        best = client.similar(items=item_ids([items], text_ids), top_k=top, timings=timings, **asked)
-    facts = {
-        "model": best.model,
-        "model_version": best.model_version,
-        "release": best.release,
-        "unknown": best.unknown,
-    }
-    unknown = f"; nothing is known of {', '.join(map(str, best.unknown))}" if best.unknown else ""
-    facts |= _outcome(best)
-    _print(best, _found(best), facts, f"{_who(best)}{unknown}", as_json=as_json)
-
-
-def trending(
-    top: TopOption = 10,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option("--exclude", help="Ids of items to leave out, comma-separated; may be repeated."),
-    ] = None,
-    test: FilterOption = None,
-    timings: TimingsOption = False,
-    address: AddressOption = ADDRESS,
-    tls: TlsOption = False,
-    tls_ca: CaOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    tls_server_name: ServerNameOption = None,
-    text_ids: TextOption = False,
-    timeout_s: TimeoutOption = 5.0,
-    as_json: JsonOption = False,
-) -> None:
-    """Ask a running server for the items with most events lately, an event counting half after each half-life."""
-    from recsys.client import Client
-
-    asked: dict[str, Any] = {"exclude": item_ids(exclude or [], text_ids)}
-    asked["filter"] = filter_of(test or [])
-    secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with with_advice(address, asked), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
-        best = client.trending(top_k=top, timings=timings, **asked)
-    facts = {"as_of_ms": best.as_of_ms, "half_life_s": best.half_life_s, "window_s": best.window_s, "stale": best.stale}
-    summary = f"half-life {best.half_life_s:,} s"
-    facts |= _outcome(best)
-    _print(best, _found(best), facts, summary, as_json=as_json)
-
-
-def withdraw(
-    items: Annotated[list[str], typer.Option("--items", help="Ids of the items, comma-separated; may be repeated.")],
-    address: AddressOption = ADDRESS,
-    tls: TlsOption = False,
-    tls_ca: CaOption = None,
-    tls_certificate: CertificateOption = None,
-    tls_key: KeyOption = None,
-    tls_server_name: ServerNameOption = None,
-    text_ids: TextOption = False,
-    timeout_s: TimeoutOption = 5.0,
-) -> None:
-    """Withdraw items: no server retrieves them any more within a second, until they are put again."""
-    from recsys.client import Client
-
-    ids = item_ids(items, text_ids)
-    secured = tls_of(tls, tls_ca, tls_certificate, tls_key, tls_server_name)
-    with with_advice(address, {}), Client(address, timeout_s=timeout_s, tls=secured, **token_arguments()) as client:
-        client.withdraw_items(items=ids)
-    output.print(f"withdrawn: {len(ids):,} items; PutEntities or `recsys materialize` brings them back")
 
 
 def token_arguments() -> dict[str, Any]:
@@ -407,7 +178,7 @@ def filter_of(tests: Sequence[str]) -> Where | None:
     return where(*made)
 
 
-def _outcome(best: Any) -> dict[str, Any]:
+def outcome(best: Any) -> dict[str, Any]:
     """The outcome of the filter, for the JSON; nothing without one."""
     if best.filter is None:
         return {}
@@ -489,16 +260,16 @@ def milliseconds(text: str | None) -> int | None:
     return round(moment.timestamp() * 1000)
 
 
-def _found(best: Any) -> list[tuple[Any, float]]:
+def listed_items(best: Any) -> list[tuple[Any, float]]:
     return list(zip(best.items.tolist(), best.scores.tolist(), strict=True))
 
 
-def _who(best: Any) -> str:
+def who(best: Any) -> str:
     """Text on who answered: model, version and, if the server names it, the release."""
     return f"{best.model} {best.model_version}" + (f", release {best.release}" if best.release else "")
 
 
-def _print(
+def print_list(
     best: Any,
     rows: Sequence[tuple[Any, float]],
     facts: dict[str, Any],
