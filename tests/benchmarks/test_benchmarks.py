@@ -163,6 +163,15 @@ FIGURES = {
         "recommend.p50_ms",
         "recommend.p99_ms",
     ],
+    "related": [
+        "similar.lists_s",
+        "similar.ms",
+        "similar.users_ms",
+        "audience.ms",
+        "audience.bytes_per_pair",
+        "trending.ms",
+        "trending.refresh_ms",
+    ],
     "retrieval_models": [
         *(f"retrieval_models.linear_{name}" for name in ("s", "mib", "recall", "ndcg")),
         *(f"cold.{figure}.{model}" for model in ("linear", "two_tower") for figure in ("items_hr10", "users_recall")),
@@ -220,6 +229,7 @@ LONG = {
     "quantize",
     "large_table",
     "serving_peers",
+    "related",
     "retrieve",
     "retrieval_models",
     "old_index",
