@@ -47,6 +47,7 @@ def serve(
         Path | None, typer.Argument(help="Folder of the bundle to serve. Default: RECSYS_BUNDLE.")
     ] = None,
     retrieval: Annotated[Path | None, _setting("retrieval")] = None,
+    items_shard: Annotated[str | None, _setting("items_shard")] = None,
     releases: Annotated[Path | None, _setting("releases")] = None,
     host: Annotated[str | None, _setting("host")] = None,
     port: Annotated[int | None, _setting("port")] = None,
@@ -93,6 +94,7 @@ def serve(
         os.environ,
         bundle=bundle,
         retrieval=retrieval,
+        items_shard=items_shard,
         releases=releases,
         host=host,
         port=port,

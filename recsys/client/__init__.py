@@ -25,20 +25,22 @@ its current span (``traceparent``). Errors::
     ├── Unavailable               the server is unreachable or draining
     │   └── StoreUnavailable      also a StoreUnavailableError: only the store behind it is unreachable
     ├── StoreRefused              also a StoreError: store full, foreign bytes or another layout
+    ├── ShardsDiffer              also a ReleaseError: servers of a ShardedRetriever are not all shards of one model
     └── DeadlineExceeded          also a TimeoutError
 
-``blocking.py`` and ``aio.py`` are the two clients; ``address.py``, ``context.py`` (the caller's span), ``channel.py``
-(calls, statuses to errors), ``connection.py`` (a channel that follows certificates), ``retries.py`` (of calls that are
-refused for load), ``filters.py`` (which items an answer may have), ``rules.py`` (how a list is made of them),
-``tls.py``, ``token.py`` (who calls) and ``messages/`` (arguments to messages and back) serve both; ``types.py`` has
-results and errors. A new call is a method of each client, a request and a result in ``messages/``, and a line of
-``channel.Calls``.
+``blocking.py`` and ``aio.py`` are the two clients; ``shards.py`` asks several servers for one list; ``address.py``,
+``context.py`` (the caller's span), ``channel.py`` (calls, statuses to errors), ``connection.py`` (a channel that
+follows certificates), ``retries.py`` (of calls that are refused for load), ``filters.py`` (which items an answer may
+have), ``rules.py`` (how a list is made of them), ``tls.py``, ``token.py`` (who calls) and ``messages/`` (arguments to
+messages and back) serve both; ``types.py`` has results and errors. A new call is a method of each client, a request and
+a result in ``messages/``, and a line of ``channel.Calls``.
 """
 
 from recsys.client.aio import AsyncClient
 from recsys.client.blocking import Client
 from recsys.client.filters import Either, Where, above, below, between, either, missing, present, where, without
 from recsys.client.rules import at_most, boost, diverse, pin
+from recsys.client.shards import AsyncShardedRetriever, ShardedRetriever
 from recsys.client.tls import Tls
 from recsys.client.types import (
     Appended,
@@ -65,6 +67,7 @@ from recsys.client.types import (
     RpcError,
     RuleEffect,
     RulesReport,
+    ShardsDiffer,
     SimilarItems,
     StoreRefused,
     StoreUnavailable,
@@ -96,6 +99,7 @@ __all__ = [
     "Audience",
     "Appended",
     "AsyncClient",
+    "AsyncShardedRetriever",
     "Client",
     "Contribution",
     "DeadlineExceeded",
@@ -117,6 +121,8 @@ __all__ = [
     "RpcError",
     "RuleEffect",
     "RulesReport",
+    "ShardedRetriever",
+    "ShardsDiffer",
     "SimilarItems",
     "StoreRefused",
     "StoreUnavailable",

@@ -19,6 +19,7 @@ from recsys.errors import (
     NotFoundError,
     OverloadedError,
     RecsysError,
+    ReleaseError,
     StoreError,
     StoreUnavailableError,
 )
@@ -75,6 +76,13 @@ class StoreRefused(RpcError, StoreError):
 
 class DeadlineExceeded(RpcError, TimeoutError):
     """No answer within the timeout, or none left: a timeout of 0 or less."""
+
+
+class ShardsDiffer(RpcError, ReleaseError):
+    """The servers that were asked are not all shards of one model, or did not answer of the same user."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("FAILED_PRECONDITION", message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,7 +248,9 @@ class Retrieval:
         fallback: of a user whom it does not know: ``popularity``; ``segment``, what is popular with users of the same
             segment; ``trending``, what has most events lately, and then what is popular; else empty.
         history_events: past events whose items were left out.
-        degraded, timings_us, filter: as in :class:`Ranking`.
+        degraded, timings_us, filter: as in :class:`Ranking`; of several shards ``shards`` too, if one did not answer.
+        shard: the part of the items that was searched, from 1, and how many there are; None: all were.
+        missing_shards: of several shards, addresses of those that did not answer, and why.
     """
 
     items: npt.NDArray[Any]
@@ -254,6 +264,8 @@ class Retrieval:
     release: str = ""
     fallback: str = ""
     filter: FilterReport | None = None
+    shard: tuple[int, int] | None = None
+    missing_shards: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

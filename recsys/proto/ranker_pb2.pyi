@@ -325,7 +325,7 @@ class RetrieveRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., user: _Optional[_Union[Id, _Mapping]] = ..., top_k: _Optional[int] = ..., exclude: _Optional[_Union[Ids, _Mapping]] = ..., include_seen: _Optional[bool] = ..., time_ms: _Optional[int] = ..., timings: _Optional[bool] = ..., filter: _Optional[_Union[Filter, _Mapping]] = ..., features: _Optional[_Mapping[str, FeatureValue]] = ..., fallback: _Optional[_Union[Fallback, str]] = ...) -> None: ...
 
 class RetrieveResponse(_message.Message):
-    __slots__ = ("items", "scores", "model", "model_version", "user_known", "history_events", "degraded", "timings", "release", "fallback", "filter")
+    __slots__ = ("items", "scores", "model", "model_version", "user_known", "history_events", "degraded", "timings", "release", "fallback", "filter", "items_shard", "items_shards")
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     SCORES_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -337,6 +337,8 @@ class RetrieveResponse(_message.Message):
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     FALLBACK_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_SHARD_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_SHARDS_FIELD_NUMBER: _ClassVar[int]
     items: Ids
     scores: _containers.RepeatedScalarFieldContainer[float]
     model: str
@@ -348,7 +350,9 @@ class RetrieveResponse(_message.Message):
     release: str
     fallback: Fallback
     filter: FilterReport
-    def __init__(self, items: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., user_known: _Optional[bool] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, str]] = ..., filter: _Optional[_Union[FilterReport, _Mapping]] = ...) -> None: ...
+    items_shard: int
+    items_shards: int
+    def __init__(self, items: _Optional[_Union[Ids, _Mapping]] = ..., scores: _Optional[_Iterable[float]] = ..., model: _Optional[str] = ..., model_version: _Optional[str] = ..., user_known: _Optional[bool] = ..., history_events: _Optional[int] = ..., degraded: _Optional[_Iterable[_Union[Degradation, str]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., release: _Optional[str] = ..., fallback: _Optional[_Union[Fallback, str]] = ..., filter: _Optional[_Union[FilterReport, _Mapping]] = ..., items_shard: _Optional[int] = ..., items_shards: _Optional[int] = ...) -> None: ...
 
 class RecommendRequest(_message.Message):
     __slots__ = ("user", "top_k", "candidates", "features", "exclude", "include_seen", "model", "retrieval_model", "time_ms", "timings", "filter", "rules", "reasons", "fallback")

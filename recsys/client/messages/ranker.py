@@ -152,6 +152,7 @@ def retrieval(response: ranker_pb2.RetrieveResponse) -> Retrieval:
         degraded=degraded_parts(response),
         timings_us=timings_us(response),
         filter=filter_report(response),
+        shard=(response.items_shard, response.items_shards) if response.items_shards else None,
     )
 
 

@@ -18,6 +18,7 @@ from recsys.serving.handlers.ranker import Ranked
 from recsys.serving.inference.candidate_index import AddedItems
 from recsys.serving.rules.language import Rules
 from recsys.serving.rules.report import RulesReport
+from recsys.serving.settings.items_shard import ItemsShard
 from recsys.serving.telemetry.stage_timer import StageTimer
 
 CANDIDATES = 500
@@ -70,6 +71,7 @@ class RetrieveResult:
         attributes_degraded: the values of items, or which were withdrawn, may not be what the store has.
         selection: rows that could be found, and what became of the filter.
         taken: keys of the items that were left out, as seen or excluded; [N].
+        shard: the part of the items that was searched; None: all.
         items_degraded, history_degraded: never so.
     """
 
@@ -89,6 +91,7 @@ class RetrieveResult:
     attributes_degraded: bool = False
     selection: Selection | None = None
     taken: Int64Array = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    shard: ItemsShard | None = None
     items_degraded: bool = False
     history_degraded: bool = False
 

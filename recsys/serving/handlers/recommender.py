@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from recsys.arrays import Int64Array
-from recsys.errors import BundleError, NotFoundError, StoreError
+from recsys.errors import BundleError, InvalidInputError, NotFoundError, StoreError
 from recsys.feature_store.base import UserInputs
 from recsys.feature_store.blocking import BlockingFeatureStore
 from recsys.features.columns import Column
@@ -33,6 +33,7 @@ from recsys.serving.handlers.related.trending import TrendingFinder
 from recsys.serving.inference.candidate_index import AddedItems, CandidateIndex
 from recsys.serving.inference.fair_lock import FairLock, ModelLock
 from recsys.serving.inference.pace import Pace, Work, together
+from recsys.serving.inference.shard_rows import ShardRows
 from recsys.serving.rules.language import Rules
 from recsys.serving.rules.pins import PinOutcome, pin_outcomes
 from recsys.serving.rules.vectors import VectorSource
@@ -83,6 +84,7 @@ class Recommender:
         items: finds what a filter lets pass; None: there are no values of items.
         names: of features that requests may give, of all releases.
         trending: counts of events; None: nothing is counted.
+        shard: part of the items that :meth:`retrieve` searches; None: all.
 
     Raises:
         BundleError: the two models take users or items by different kinds of ids.
@@ -104,6 +106,7 @@ class Recommender:
         items: IndexFilter | None = None,
         names: RequestNames | None = None,
         trending: TrendingFinder | None = None,
+        shard: ShardRows | None = None,
     ) -> None:
         if ranker is not None:
             check_pair(index, ranker.features, ranker.session.model)
@@ -121,6 +124,7 @@ class Recommender:
         """Finds what a filter lets pass."""
         self._names = RequestNames() if names is None else names
         self._trending = trending
+        self._shard = shard
         self.added = added
         """Gives the items that came after training and take part in a search now."""
 
@@ -140,6 +144,7 @@ class Recommender:
             items=self.items,
             names=self._names,
             trending=self._trending,
+            shard=self._shard,
         )
 
     def retrieve(self, query: RetrieveQuery, *, deadline: Deadline) -> RetrieveResult:
@@ -183,7 +188,7 @@ class Recommender:
         """Rank what :meth:`retrieve` finds, by the ranking model. The user is read once for both.
 
         Raises:
-            NotFoundError: there is no ranking model.
+            NotFoundError: there is no ranking model, or only a shard of the items is searched here.
             OverloadedError, TimeoutError: as :meth:`retrieve`.
             InvalidInputError: candidates is out of range, or a feature is not as declared, as in ``Ranker.rank``.
         """
@@ -199,6 +204,11 @@ class Recommender:
     def _own_ranker(self) -> Ranker:
         if self._ranker is None:
             raise NotFoundError("no ranking model is served here, only a retrieval model; ask it by Retrieve")
+        if self._shard is not None:
+            raise NotFoundError(
+                f"this server searches shard {self._shard.shard} of the items, and recommends none: ask Retrieve of "
+                "all shards (recsys.client.ShardedRetriever), then Rank"
+            )
         return self._ranker
 
     def _recommend(
@@ -302,6 +312,11 @@ class Recommender:
         Raises:
             NotFoundError: it is asked for, and nothing is counted.
         """
+        if query.trending and self._shard is not None:
+            raise InvalidInputError(
+                f"fallback is FALLBACK_TRENDING; this server searches shard {self._shard.shard} of the items: ask "
+                "Trending, which answers of all"
+            )
         if query.trending:
             self._counted().declared()
         events, taken, read = user.events, query.exclude, None
@@ -318,13 +333,12 @@ class Recommender:
             taken = np.unique(np.concatenate([taken, events["item"]]))
         added = self.added()
         selection = self.items.select(query.filter, added)
+        allowed = selection.allowed if self._shard is None else self._shard.narrow(selection.allowed, added)
         query.timer.lap("filter")
         with model_lock.acquire(deadline, pace=self._pace, units=1):
             query.timer.lap("wait")
             deadline.remaining_s()
-            found = self.index.retrieve(
-                query.user_key, taken, query.top_k, read, added, columns, allowed=selection.allowed
-            )
+            found = self.index.retrieve(query.user_key, taken, query.top_k, read, added, columns, allowed=allowed)
             query.timer.lap("retrieve")
         kept = kept and model_lock is self.model_lock
         if self._recorder is not None and kept and self._recorder.wants_query(self.release):
@@ -345,7 +359,8 @@ class Recommender:
                 found = replace(found, items=items, scores=(1 / np.arange(1, len(items) + 1)).astype(np.float32))
             query.timer.lap("store")
         if query.filter is not None and selection.report.passed and not len(found.items):
-            left_out = found_nothing(selection.report, "all items that pass were seen, or excluded")
+            elsewhere = "" if self._shard is None else f", or are not in shard {self._shard.shard}"
+            left_out = found_nothing(selection.report, f"all items that pass were seen, or excluded{elsewhere}")
             selection = replace(selection, report=left_out)
         return RetrieveResult(
             items=found.items,
@@ -364,6 +379,7 @@ class Recommender:
             attributes_degraded=selection.report.degraded,
             selection=selection,
             taken=taken,
+            shard=None if self._shard is None else self._shard.shard,
         )
 
     def _counted(self) -> TrendingFinder:

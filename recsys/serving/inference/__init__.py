@@ -3,7 +3,7 @@
 - ``graphs.py``: a bundle's graphs, loaded and compared with their signatures;
 - ``ranking_session.py``: user, rank and encode graphs, run for one request;
 - ``candidate_index.py``: the Protocol of what finds a user's items; ``retrieval_session.py``: the exact one, a graph;
-  ``allowed_rows.py``: which rows it may find;
+  ``allowed_rows.py``: which rows it may find; ``shard_rows.py``: those of a part of the items;
 - ``related/``: items near to given ones;
 - ``signature.py``: inputs and outputs that a retrieval bundle's graphs may have;
 - ``table_guard.py``: tables that change under a loaded model; ``mapped_pages.py``: pages of theirs that are gone;

@@ -23,12 +23,14 @@ from recsys.serving.handlers.related.trending import TrendingFinder
 from recsys.serving.handlers.request_log import RequestLog
 from recsys.serving.handlers.routes import LoadedRelease, Route, Routes
 from recsys.serving.inference.fair_lock import FairLock
+from recsys.serving.inference.shard_rows import ShardRows
 from recsys.serving.item_columns.columns import ItemColumns
 from recsys.serving.long_history.states import LongStates
 from recsys.serving.process.models import Models
 from recsys.serving.process.releases.plan import Plan, PlannedRelease
 from recsys.serving.process.stores import Stores
 from recsys.serving.settings import Settings
+from recsys.serving.settings.items_shard import parse_items_shard
 from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.label_counts import LabelCounts
 
@@ -125,6 +127,7 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
         if models.retrieval is not None:
             items = IndexFilter(shared.columns, models.retrieval.keys, counts=shared.filter_counts)
             added = stack.enter_context(shared.added_items.following(models.retrieval, store, release=planned.name))
+            shard = parse_items_shard(shared.settings.items_shard)
             recommender = Recommender(
                 models.retrieval,
                 release=planned.name,
@@ -138,6 +141,7 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
                 items=items,
                 names=shared.request_names,
                 trending=shared.trending,
+                shard=None if shard is None else ShardRows(shard, models.retrieval.keys),
             )
             answers: Any = {
                 "model": models.retrieval.model,

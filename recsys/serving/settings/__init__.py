@@ -6,7 +6,7 @@ it, and :func:`settings_table` makes the documentation from them.
 - ``settings.py``: all of them, read, listed.
 - ``releases.py``, ``tables.py``, ``tls.py``, ``observing.py``, ``receiving.py``, ``access.py``: groups of them.
 - ``field.py``: one.
-- ``secret_file.py``: a secret in a file of its own.
+- ``secret_file.py``: a secret in a file of its own; ``items_shard.py``: a part of the items.
 
 To add a setting: a field of the group that it belongs to, or of a new one, and `python scripts/generate_docs.py`.
 """

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from recsys.errors import ConfigError, nearest
 from recsys.serving.settings.access import AccessSettings
 from recsys.serving.settings.field import CLIENT_PREFIX, PREFIX, allowed, check, parse, setting, shown, variable
+from recsys.serving.settings.items_shard import parse_items_shard
 from recsys.serving.settings.observing import ObservingSettings
 from recsys.serving.settings.receiving import ReceivingSettings
 from recsys.serving.settings.releases import ReleaseSettings
@@ -34,6 +35,12 @@ class ServingSettings:
     bundle: Path | None = setting(None, "folder of the bundle to serve; this, or releases, is required", kind=Path)
     retrieval: Path | None = setting(
         None, "folder of a retrieval bundle to serve beside it, for Retrieve and Recommend", kind=Path
+    )
+    items_shard: str | None = setting(
+        None,
+        "part of a retrieval model's items that Retrieve searches, as 2/4: the others are searched by other servers of "
+        "the same bundle, docs/operate/shards.md; unset: all",
+        kind=str,
     )
     host: str = setting("127.0.0.1", "address to listen on; 0.0.0.0 or :: for all", kind=str)
     port: int = setting(50051, "port to listen on; 0 picks a free one", kind=int, low=0, high=65535)
@@ -170,6 +177,7 @@ class Settings(
                 f"releases (RECSYS_RELEASES) is {str(self.releases)!r}, and a bundle is set, too (RECSYS_BUNDLE or "
                 f"RECSYS_RETRIEVAL: {self.bundle or self.retrieval}); allowed: one of them"
             )
+        parse_items_shard(self.items_shard)
         check_wires(self, self.port)
 
 

@@ -98,6 +98,8 @@ def retrieve_response(
         degraded=degradations(result),
         timings=timings(query.timer) if include_timings else None,
         filter=None if query.filter is None or result.selection is None else report_message(result.selection.report),
+        items_shard=0 if result.shard is None else result.shard.number,
+        items_shards=0 if result.shard is None else result.shard.of,
     )
 
 
