@@ -1,19 +1,15 @@
-"""The index of a retrieval bundle: exact lists, by how much of the items is allowed, beside faiss where it is there.
+"""The index of a retrieval bundle: exact lists, by how much of the items is allowed.
 
 1,000,000 random vectors of 64 columns in a bundle, as a server opens it, and 10,000,000 in files that the operator is
 given; the best 100. Random vectors are the worst case of codes: real ones spread in fewer directions. ``cpu_ms`` beside
-a time is what the thread itself took: on a machine that others use it says more.
-
-Recall under filters is of real vectors: 64 factors of Gowalla's users and items, by the SVD of the normalised matrix;
-without Gowalla (``--data`` or ``RECSYS_DATA_DIR``) of random ones in 20 directions. faiss is no dependency: without it
-its lines are left out, and a line says so.
+a time is what the thread itself took: on a machine that others use it says more. Recall under filters beside other
+indexes, on vectors of trained models, is ``real_vectors.py``.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import importlib
+import mmap
 import os
 import tempfile
 import time
@@ -26,6 +22,7 @@ from typing import Any
 import numpy as np
 from harness.common import Line, cores, line, machine, main, parser, pinned, say, spread
 from harness.workers import worker
+from retrieving.peers import recall_of
 
 LIBRARIES = ("onnxruntime", "numpy")
 DIM, K = 64, 100
@@ -40,14 +37,12 @@ class Size:
     large_items: int
     runs: int
     cold_runs: int
-    users: int
-    real_items: int
 
 
 SIZES = {
-    "full": Size(items=1_000_000, large_items=10_000_000, runs=60, cold_runs=40, users=1_000, real_items=100_000),
-    "quick": Size(items=100_000, large_items=300_000, runs=15, cold_runs=8, users=100, real_items=20_000),
-    "tiny": Size(items=2_000, large_items=4_000, runs=3, cold_runs=2, users=10, real_items=1_000),
+    "full": Size(items=1_000_000, large_items=10_000_000, runs=60, cold_runs=40),
+    "quick": Size(items=100_000, large_items=300_000, runs=15, cold_runs=8),
+    "tiny": Size(items=2_000, large_items=4_000, runs=3, cold_runs=2),
 }
 
 
@@ -89,7 +84,7 @@ def of_bundle(path: Path, size: Size) -> Callable[[float], dict[str, Times]]:
                 return session.retrieve(user, nothing, K, allowed=allowed).items
 
             wall, cpu = _times(lambda run: search(run % 64), size.runs)
-            recalls = [_recall(search(user), rows - 1, items[rows] @ users[1 + user]) for user in range(5)]
+            recalls = [recall_of(search(user), rows - 1, items[rows] @ users[1 + user]) for user in range(5)]
             found[suffix] = Times(wall_ms=wall, cpu_ms=cpu, recall=min(recalls))
         return found
 
@@ -148,10 +143,55 @@ def of_operator(folder: Path, size: Size) -> Callable[[float], Times]:
         recalls = []
         for user in range(2):
             scores = np.concatenate([items[at : at + block] @ users[user] for at in range(0, rows, block)])
-            recalls.append(_recall(search(user)[0], np.arange(1, rows), scores[1:]))
+            recalls.append(recall_of(search(user)[0], np.arange(1, rows), scores[1:]))
         return Times(wall_ms=wall, cpu_ms=cpu, recall=min(recalls))
 
     return measure
+
+
+def limited(folder: Path, size: Size, group: Path) -> Callable[[float], list[float]]:
+    """Milliseconds of such searches by a process in a control group, when it has read the codes; vectors are read page
+    by page (``RECSYS_TABLE_READS=random``), and few stay in memory."""
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    session = _one_search()
+    rows = size.large_items + 1
+    items = np.memmap(folder / "items", np.float32, "r", shape=(rows, DIM))
+    items._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
+    codes = np.memmap(folder / "codes", np.int8, "r", shape=(rows, DIM))
+    scales = np.memmap(folder / "scales", np.float32, "r", shape=(rows, 2))
+    users = np.random.default_rng(5).standard_normal((64, DIM), dtype=np.float32)
+    tables = {"items": items, "codes": codes, "scales": scales, **_all_allowed()}
+
+    def measure(_: float) -> list[float]:
+        return _times(lambda run: session.run(None, {**tables, "user": users[run % 64][:, None]}), size.runs)[0]
+
+    return measure
+
+
+def limited_lines(folder: Path, size: Size, on: dict[str, Any]) -> Iterator[Line]:
+    """The figure of searches with little memory; none where no control group can be made, which is said."""
+    from releasing.limit import forget_pages, memory_group
+
+    limit = int(280e6 + (DIM + 8) * size.large_items)  # 1 GB for 10,000,000 items
+    try:
+        with memory_group(limit) as group:
+            forget_pages(folder)
+            with worker(limited, folder, size, group) as measure:
+                took_ms = measure(1)
+    except OSError as error:
+        say(f"index.limited_p99_ms_10M is left out: no memory control group can be made: {error}")
+        return
+    yield line(
+        "index.limited_p99_ms_10M",
+        float(np.quantile(took_ms, 0.99)),
+        "ms",
+        higher_is_better=False,
+        compared_with=f"all {size.large_items:,} items in a memory control group of {limit / 1e9:.2f} GB; "
+        f"median {median(took_ms):.0f} ms",
+        on=on,
+        spread=spread(took_ms),
+        limit_gb=round(limit / 1e9, 3),
+    )
 
 
 def _all_allowed() -> dict[str, np.ndarray]:
@@ -204,75 +244,16 @@ def _one_search() -> Any:
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def real_vectors(data: Path | None, size: Size) -> tuple[np.ndarray, np.ndarray, str]:
-    """Users' and items' vectors, and a word on what they are."""
-    folder = next((each for each in _gowalla(data) if each.exists()), None)
-    random = np.random.default_rng(3)
-    if folder is None or size.real_items < 40_000:
-        directions = random.standard_normal((20, DIM), dtype=np.float32)
-        users, items = (
-            (random.standard_normal((count, 20), dtype=np.float32) @ directions)
-            for count in (size.users, size.real_items)
-        )
-        return users, items, "random vectors in 20 directions"
-    from scipy.sparse import csr_matrix, diags
-    from scipy.sparse.linalg import svds
-
-    with gzip.open(folder / "train.txt.gz", "rt") as file:
-        lists = [np.array(row.split(), dtype=np.int64) for row in file]
-    user = np.repeat([row[0] for row in lists], [len(row) - 1 for row in lists])
-    item = np.concatenate([row[1:] for row in lists])
-    pairs = csr_matrix((np.ones(len(user), dtype=np.float32), (user, item)))
-    by_user, by_item = (1 / np.sqrt(np.maximum(pairs.sum(axis=axis).A1, 1)) for axis in (1, 0))
-    left, values, right = svds(diags(by_user) @ pairs @ diags(by_item), DIM, random_state=0)
-    chosen = random.choice(len(left), size.users, replace=False)
-    items = right.T * (1 / by_item)[:, None]
-    return (left[chosen] * values).astype(np.float32), items.astype(np.float32), "Gowalla's vectors (SVD)"
-
-
-def _gowalla(data: Path | None) -> list[Path]:
-    given = os.environ.get("RECSYS_DATA_DIR")
-    return [each / "gowalla" for each in (data, Path(given) if given else None) if each is not None]
-
-
-def filtered(data: Path | None, size: Size) -> Callable[[float], tuple[str, dict[str, dict[str, tuple[float, float]]]]]:
-    """Recall and milliseconds by filter, of the operator and of faiss's indexes."""
-    users, items, about = real_vectors(data, size)
-    random = np.random.default_rng(4)
-    filters = {name: random.random(len(items)) < share for name, share in (("10pct", 0.1), ("1pct", 0.01))}
-    group = items @ items[random.integers(len(items))]
-    filters = {"all": np.ones(len(items), dtype=bool), **filters, "group": group >= np.quantile(group, 0.98)}
-    searches = {"ours": _ours(items), **_faiss(items, users)}
-
-    def measure(_: float) -> tuple[str, dict[str, dict[str, tuple[float, float]]]]:
-        found: dict[str, dict[str, tuple[float, float]]] = {}
-        for name, passes in filters.items():
-            rows = np.flatnonzero(passes)
-            for index, make in searches.items():
-                search, recalls, took = make(rows), [], []
-                for user in users:
-                    began = time.perf_counter()
-                    got = search(user)
-                    took.append((time.perf_counter() - began) * 1e3)
-                    recalls.append(_recall(got, rows, items[rows] @ user))
-                found.setdefault(index, {})[name] = float(np.mean(recalls)), median(took)
-        return about, found
-
-    return measure
-
-
-Search = Callable[[np.ndarray], np.ndarray]
-
-
-def _ours(items: np.ndarray) -> Callable[[np.ndarray], Search]:
+def one_search(items: np.ndarray) -> Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]:
+    """The operator on these vectors: from the rows that are allowed to a search, from a user's vector to rows."""
     from recsys.bundle import ALLOWS_LIST
     from recsys.export.retrieval.codes import item_codes
 
-    table = np.concatenate([np.zeros((1, DIM), dtype=np.float32), items])
+    table = np.concatenate([np.zeros((1, items.shape[1]), dtype=np.float32), items])
     codes, scales = item_codes(table)
     session = _one_search()
 
-    def make(rows: np.ndarray) -> Search:
+    def make(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         given = _all_allowed()
         if len(rows) < len(items):
             given |= {"allowed": np.array(ALLOWS_LIST), "allowed_rows": rows + 1}
@@ -280,45 +261,6 @@ def _ours(items: np.ndarray) -> Callable[[np.ndarray], Search]:
         return lambda user: session.run(None, {**given, "user": user[:, None]})[0] - 1
 
     return make
-
-
-def _faiss(items: np.ndarray, users: np.ndarray) -> dict[str, Callable[[np.ndarray], Search]]:
-    """Indexes by inner product, HNSW with M 16, with filters as faiss has them; none where it is not installed."""
-    try:
-        faiss: Any = importlib.import_module("faiss")
-    except ImportError:
-        return {}
-    faiss.omp_set_num_threads(1)
-    flat = faiss.IndexFlatIP(DIM)
-    hnsw = faiss.IndexHNSWFlat(DIM, 16, faiss.METRIC_INNER_PRODUCT)
-    hnsw.hnsw.efConstruction = 100
-    lists = max(1, int(np.sqrt(len(items))))
-    ivf = faiss.IndexIVFFlat(faiss.IndexFlatIP(DIM), DIM, lists, faiss.METRIC_INNER_PRODUCT)
-    ivf.train(items)
-    for index in (flat, hnsw, ivf):
-        index.add(items)
-
-    everything = np.arange(len(items))
-
-    def searcher(index: Any, settings: Callable[[Any, int], Any]) -> Callable[[np.ndarray], Search]:
-        def search(rows: np.ndarray, effort: int) -> Search:
-            batch = None if len(rows) == len(items) else faiss.IDSelectorBatch(rows)
-            chosen = settings(batch, effort)
-            return lambda user: index.search(user[None], K, params=chosen)[1][0]
-
-        # As much effort as recall .95 takes without a filter.
-        efforts = [2**power for power in range(3, 13)]
-        for effort in efforts:
-            of_all = search(everything, effort)
-            if np.mean([_recall(of_all(user), everything, items @ user) for user in users[:50]]) >= 0.95:
-                break
-        return lambda rows: search(rows, effort)
-
-    return {
-        "faiss_flat": searcher(flat, lambda sel, _: faiss.SearchParameters(sel=sel)),
-        "faiss_hnsw": searcher(hnsw, lambda sel, ef: faiss.SearchParametersHNSW(sel=sel, efSearch=ef)),
-        "faiss_ivf": searcher(ivf, lambda sel, probes: faiss.SearchParametersIVF(sel=sel, nprobe=min(lists, probes))),
-    }
 
 
 def run(options: argparse.Namespace) -> Iterator[Line]:
@@ -363,10 +305,8 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
             large = measure(1)
         about = f"all {size.large_items:,} items, codes of 8 bits, one core"
         yield _times_line("index.ms_10M", large, about, on, 60.0)
-        say("recall by filter")
-        with worker(filtered, options.data, size) as measure:
-            vectors, by_index = measure(1)
-        exact = min(*(each.recall for each in found.values()), large.recall, *(r for r, _ in by_index["ours"].values()))
+        yield from limited_lines(folder, size, on)
+        exact = min(*(each.recall for each in found.values()), large.recall)
         yield line(
             "index.exact",
             exact,
@@ -376,23 +316,6 @@ def run(options: argparse.Namespace) -> Iterator[Line]:
             on=on,
             target=1.0,
         )
-        beside = {
-            name: {filtered: {"recall": recall, "ms": ms} for filtered, (recall, ms) in each.items()}
-            for name, each in by_index.items()
-        }
-        say("faiss is not installed: its lines are left out" if len(by_index) == 1 else "")
-        for filtered_by, (recall, ms) in by_index["ours"].items():
-            peers = {name: each[filtered_by] for name, each in beside.items() if name != "ours"}
-            yield line(
-                f"index.recall_vs_hnsw_at_filters.{filtered_by}",
-                recall,
-                "recall",
-                higher_is_better=True,
-                compared_with=f"faiss; {vectors}" if peers else "faiss: not there",
-                on=on,
-                ms=ms,
-                peers=peers,
-            )
 
 
 def _times_line(figure: str, times: Times, about: str, on: dict[str, Any], target: float | None) -> Line:
@@ -420,15 +343,6 @@ def _times(call: Callable[[int], object], runs: int) -> tuple[list[float], list[
             wall.append((time.perf_counter() - began) * 1e3)
             cpu.append((time.thread_time() - began_cpu) * 1e3)
     return wall, cpu
-
-
-def _recall(got: np.ndarray, rows: np.ndarray, scores: np.ndarray) -> float:
-    """Share of the K best of these rows that was found; of scores that are equal but for rounding any may be."""
-    count = min(K, len(rows))
-    least = np.partition(scores, len(scores) - count)[len(scores) - count]
-    got = got[np.isin(got, rows)]
-    found = scores[np.searchsorted(rows, got)] >= least - 1e-5 * max(1.0, abs(float(least)))
-    return min(1.0, float(np.count_nonzero(found)) / count)
 
 
 def _private_bytes() -> float:

@@ -178,6 +178,7 @@ def _recommend_lines(folder: Path, retrieval: Path, size: Size, on: dict[str, An
     from harness.reference import category_of
     from ranking import setting as rank_setting
     from retrieving.filters import filtered_lines, visible_lines
+    from retrieving.rules import ruled_lines
 
     from recsys.client import Client
 
@@ -208,11 +209,15 @@ def _recommend_lines(folder: Path, retrieval: Path, size: Size, on: dict[str, An
             filtered = list(
                 filtered_lines(client, list(histories.users), items=size.large_items, calls=size.calls // 2, on=on)
             )
+            ruled = list(
+                ruled_lines(client, list(histories.users), items=size.large_items, calls=size.calls // 2, on=on)
+            )
             # Not counted: each user's first call, which makes the state of the history.
             counted = sorted(took_ms[len(histories.users) :])
         visible = list(visible_lines(folder, setting, bundle, retrieval, writes=size.writes, on=on))
     yield from visible
     yield from filtered
+    yield from ruled
     about = f"{size.large_items:,} items searched, 500 ranked, histories of {size.events:,} events; through gRPC"
     for figure, at in (("p50", 0.5), ("p99", 0.99)):
         yield line(
