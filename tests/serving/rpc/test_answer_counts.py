@@ -15,7 +15,14 @@ from support.tiny_bundle import FEATURES, ITEMS, reference_scores, write_tiny_bu
 from support.tiny_workers import until
 
 from recsys.client import Client, RankQuery, RpcError
-from recsys.errors import InvalidInputError, ModelError, OverloadedError, StoreError, StoreUnavailableError
+from recsys.errors import (
+    InvalidInputError,
+    ModelError,
+    NotExportedError,
+    OverloadedError,
+    StoreError,
+    StoreUnavailableError,
+)
 from recsys.proto.ranker_pb2 import Id, Ids, RankRequest
 from recsys.releases.served import ServedModel
 from recsys.serving.deadline import CallerLeftError, Deadline
@@ -155,6 +162,7 @@ def test_an_answer_that_nobody_waits_for_any_more_counts_as_what_its_caller_saw(
         (TimeoutError("the deadline has passed"), -1.0, 1),
         (CallerLeftError("the caller has left"), 1.0, 0),
         (InvalidInputError("wrong"), 1.0, 0),
+        (NotExportedError("export it with it"), 1.0, 0),
     ],
 )
 def test_each_error_counts_by_whose_fault_it_is(error: Exception, left_s: float, failed: int, tmp_path: Path) -> None:

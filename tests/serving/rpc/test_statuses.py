@@ -25,6 +25,7 @@ CODES = grpc.StatusCode
         (errors.StoreUnavailableError("why"), CODES.UNAVAILABLE),
         (errors.StoreFormatError("why"), CODES.FAILED_PRECONDITION),
         (errors.StoreError("why"), CODES.FAILED_PRECONDITION),
+        (errors.NotExportedError("why"), CODES.FAILED_PRECONDITION),
         (TimeoutError("why"), CODES.DEADLINE_EXCEEDED),
         (errors.ModelError("why"), CODES.INTERNAL),
     ],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from support.tiny_retrieval import HISTORY_FEATURES, write_tiny_history_retrieval
+from support.tiny_retrieval import HISTORY_FEATURES, write_tiny_history_retrieval, write_tiny_retrieval
 from support.tiny_server import Start, stalled
 from typer.testing import CliRunner
 
@@ -103,12 +103,12 @@ async def test_what_is_out_of_range_or_not_counted_is_refused(client: AsyncClien
 
 
 async def test_a_feature_set_that_counts_nothing_says_how_to_count(start: Start, tmp_path: Path) -> None:
-    write_tiny_history_retrieval(tmp_path / "plain")
+    write_tiny_retrieval(tmp_path / "plain")
     async with start(retrieval=tmp_path / "plain") as client:
         with pytest.raises(NotFound, match="'tiny' counts nothing that is trending: declare history.trending"):
             await client.trending()
         with pytest.raises(NotFound, match="'tiny' counts nothing that is trending: declare history.trending"):
-            await client.retrieve(user=1, fallback="trending")
+            await client.retrieve(user=1, fallback="trending")  # though the model knows the user
         with pytest.raises(InvalidInputError, match="fallback is 'trendy': did you mean 'trending'"):
             await client.retrieve(user=1, fallback="trendy")
 
@@ -123,15 +123,25 @@ def test_the_command_line_prints_it(counter: Path, redis_url: str) -> None:
 
 
 async def test_a_store_that_is_away_leaves_unknown_users_what_was_trending_last_and_says_so(
-    client: AsyncClient, redis_admin: redis.Redis
+    start: Start, tmp_path: Path, redis_admin: redis.Redis
 ) -> None:
-    await took(client, 1, 11)
-    first = await client.retrieve(user=99, top_k=3, fallback="trending")
-    assert first.items.tolist()[0] == 11 and first.fallback == "trending" and first.degraded == ()
-    with stalled(redis_admin):
-        await asyncio.sleep(1.1)
-        later = await client.retrieve(user=99, top_k=3, fallback="trending", include_seen=True, timeout_s=5.0)
+    write_tiny_retrieval(tmp_path / "by_id", features=counting(Trending(half_life_s=3600, other=1.0)))
+    async with start(bundle=tmp_path / "by_id", store_timeout_ms=300) as client:
+        await took(client, 1, 11)
+        first = await client.retrieve(user=99, top_k=3, fallback="trending")
+        assert first.items.tolist()[0] == 11 and first.fallback == "trending" and first.degraded == ()
+        with stalled(redis_admin):
+            await asyncio.sleep(1.1)
+            later = await client.retrieve(user=99, top_k=3, fallback="trending", include_seen=True, timeout_s=5.0)
     assert later.items.tolist() == first.items.tolist() and later.degraded == ("user",)
+
+
+async def test_an_item_that_no_search_could_find_is_not_found_for_its_events(client: AsyncClient) -> None:
+    await took(client, 1, 10**9, rating=5)
+    await took(client, 2, 11)
+    assert (await client.trending()).items.tolist() == [10**9, 11]
+    found = await client.retrieve(user=99, top_k=3, fallback="trending")
+    assert found.items.tolist()[0] == 11 and 10**9 not in found.items
 
 
 @pytest.mark.parametrize("number", [2, 7])

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse
 
-from recsys.arrays import BoolArray, Float32Array, Int64Array
+from recsys.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from recsys.errors import BundleError
 
 MOST_ITEMS = 5_000
@@ -77,9 +77,11 @@ def neighbour_lists(
         shared = (users_of[begin:end] @ items_of).tocsr()
         item_C = np.repeat(np.arange(begin, end), np.diff(shared.indptr))
         other_C = listed[shared.indices]
-        is_other_C = item_C != other_C
-        item_C, other_C, shared_C = item_C[is_other_C], other_C[is_other_C], shared.data[is_other_C].astype(np.float64)
+        shared_C = shared.data.astype(np.float64)
         score_C = shared_C / (count_M[item_C] + count_M[other_C] - shared_C)
+        score_C[item_C == other_C] = 0.0
+        able = score_C >= np.repeat(_least(score_C, shared.indptr, most), np.diff(shared.indptr))
+        item_C, other_C, score_C = item_C[able], other_C[able], score_C[able]
         order = np.lexsort((other_C, -score_C, item_C))
         item_C = item_C[order]
         place_C = np.arange(len(order)) - np.searchsorted(item_C, item_C)
@@ -89,6 +91,15 @@ def neighbour_lists(
         lengths_M += np.bincount(item_C[place_C < most], minlength=items)
     begins = np.concatenate([[0], np.cumsum(lengths_M)])
     return NeighbourLists(begins, np.concatenate(found_items), np.concatenate(found_scores))
+
+
+def _least(score_C: Float64Array, begins: Int64Array, most: int) -> Float64Array:
+    """The least score above 0 that each list can have: all others need not be sorted, which took most of the time."""
+    least = np.full(len(begins) - 1, np.nextafter(0.0, 1.0))
+    for place in np.flatnonzero(np.diff(begins) > most).tolist():
+        scores = score_C[begins[place] : begins[place + 1]]
+        least[place] = max(least[place], np.partition(scores, len(scores) - most)[len(scores) - most])
+    return least
 
 
 def certify_neighbours(

@@ -128,7 +128,6 @@ class SimilarFinder:
         expected_s = self._pace.seconds(1)
         with self._admission.enter(Work(expected_s, expected_s), left_s=deadline.remaining_s()):
             seeds, place_N = np.unique(query.seeds, return_inverse=True)
-            added = None
             by: By = "users"
             added = None
             if query.by != "users" and self._index is not None:
