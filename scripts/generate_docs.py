@@ -13,6 +13,7 @@ from docs.commands import commands_page
 from docs.errors import errors_page
 from docs.metrics import metrics_page
 from docs.old_index import RESULTS, results_page
+from docs.real_vectors import RETRIEVAL, retrieval_page
 from docs.scaling import SCALING, scaling_page
 from docs.settings import settings_page
 
@@ -32,6 +33,7 @@ def write() -> None:
     for name, page in REFERENCE.items():
         (DOCS / "reference" / name).write_text(page())
     RESULTS.write_text(results_page())
+    RETRIEVAL.write_text(retrieval_page())
     SCALING.write_text(scaling_page("--png", str(DOCS / "images" / "scaling.png")))
 
 

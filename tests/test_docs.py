@@ -18,7 +18,7 @@ import typer
 import yaml
 from support.paths import DOCS, ROOT
 
-from docs import links, old_index, scaling
+from docs import links, old_index, real_vectors, scaling
 from recsys import errors
 from recsys.cli import app, exit_codes
 from recsys.client import types as client_types
@@ -146,6 +146,12 @@ def test_the_table_of_old_indices_is_what_the_recorded_lines_give() -> None:
     page = old_index.RESULTS.read_text()
     assert page.count(old_index.FROM) == page.count(old_index.UNTIL) == 1
     assert page == old_index.results_page(), "was a figure recorded anew? python scripts/generate_docs.py"
+
+
+def test_the_tables_beside_other_indexes_are_what_the_recorded_lines_give() -> None:
+    page = real_vectors.RETRIEVAL.read_text()
+    assert page.count(real_vectors.FROM) == page.count(real_vectors.UNTIL) == 1
+    assert page == real_vectors.retrieval_page(), "was a figure recorded anew? python scripts/generate_docs.py"
 
 
 def test_the_tables_of_the_scaling_page_are_what_the_recorded_figures_give() -> None:
