@@ -51,9 +51,11 @@ recipe = "din"
 # window = ""                      # from scratch: on so much ("90d"); "": on the whole log
 # launcher = []                    # ["torchrun", "--standalone", "--nproc-per-node=2"]
 
-# [retrieval]                      # the model that finds candidates, trained from scratch every day
-# recipe = ""                      # "lightgcn_movielens_1m"; "": the served release's bundle is taken along
+# [retrieval]                      # the model that finds candidates, trained every day
+# recipe = ""                      # "linear", "lightgcn"; "": the served release's bundle is taken along
 # overrides = []
+# full_every = "7d"                # mf, lightgcn, ngcf: on the other days users alone, and the index stays; "": never
+# most_new_items = 0.01            # share of new positives of items that the index has not; above it: from scratch
 
 # [export]
 # quantize = { "*" = "none" }      # none, fp16, int8, int4, by table

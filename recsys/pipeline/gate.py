@@ -146,6 +146,16 @@ def rows_note(look: Mapping[str, Any], ratio: float | None) -> list[str]:
     return found
 
 
+def not_found_notes(trained: Mapping[str, Any]) -> list[str]:
+    """Sentence on items that are in no list because the index is kept; none: there is no such item."""
+    if not trained["not_found"]:
+        return []
+    return [
+        f"retrieval: {trained['not_found']:,} items with a positive are in no list, for the index that is kept has "
+        f"them not; of the new positives {trained['new_items']:.1%} are of these"
+    ]
+
+
 _MANY = 5.0
 _DRIFTED = 0.25
 """Population stability index from which a distribution is commonly called another one."""

@@ -15,11 +15,13 @@ from recsys.pipeline.days import Day, iso
 from recsys.pipeline.plan import (
     Base,
     Plan,
+    RetrievalPlan,
     base_of,
     base_values,
     note_of,
     plan_of,
     refuse_older,
+    retrieval_plan_of,
     served_now,
     steps_after,
 )
@@ -157,6 +159,11 @@ def _take_steps(loop: DayRun) -> None:
     full = loop.full or bool(state.steps.get("train") and state.steps["train"].inputs.get("full"))
     plan = plan_of(settings, loop.features, base, day, folder=loop.folder.absolute(), full=full)
     steps.say(f"plan: {plan.mode}, {plan.why}")
+    found = None
+    if settings.retrieval.recipe:
+        found = retrieval_plan_of(settings, loop.features, base, day, store=loop.store.absolute(), full=full)
+        kept = f"the items of {found.of} are kept, if they fit" if found.keep else f"from scratch: {found.of}"
+        steps.say(f"plan of retrieval: {kept}")
     samples = samples_step(loop)
     nothing = nothing_new(loop, samples, base)
     if nothing:
@@ -165,7 +172,7 @@ def _take_steps(loop: DayRun) -> None:
     ratio = look_step(loop, samples, plan, base)
     train = train_step(loop, samples, plan, base, full=full)
     bundle = bundle_step(loop, samples, train)
-    release_step = with_retrieval(loop, samples, bundle)
+    release_step = with_retrieval(loop, samples, bundle, found)
     release = release_name(settings.name, bundle.facts["ranking"], release_step.facts.get("retrieval", ""))
     if _is_settled(loop, release):
         return
@@ -176,7 +183,7 @@ def _take_steps(loop: DayRun) -> None:
         steps.say(f"note: {note}")
     if gate.facts["refusals"]:
         raise Refused(list(gate.facts["refusals"]))
-    _publish(loop, plan, train, bundle, release_step, gate, release)
+    _publish(loop, plan, found, train, bundle, release_step, gate, release)
 
 
 def _is_settled(loop: DayRun, release: str) -> bool:
@@ -201,6 +208,7 @@ def _is_settled(loop: DayRun, release: str) -> bool:
 def _publish(
     loop: DayRun,
     plan: Plan,
+    retrieval: RetrievalPlan | None,
     train: StepRecord,
     bundle: StepRecord,
     bundles: StepRecord,
@@ -227,6 +235,10 @@ def _publish(
             del state.steps["push"]  # pruned, or another store came in its place
     note = note_of(settings, loop.day)
     base = base_values(plan, run=f"{train.output}/run", run_key=train.key)
+    if retrieval is not None:
+        of_all = state.steps["retrieval"].facts["mode"] == "full"
+        until_ms = loop.day.until_ms if of_all else Base(**state.base).retrieval_full_until_ms
+        base |= {"retrieval": retrieval.model, "retrieval_full_until_ms": until_ms}
     steps.take(
         "push",
         {"release": release, "base": base},

@@ -57,6 +57,8 @@ def _ran(ran: Mapping[str, Any]) -> str:
     ]
     if ran["why"]:
         lines.append(f"<p>Training: {escape(ran['mode'])}, {escape(ran['why'])}.</p>")
+    if ran["retrieval"]["why"]:
+        lines.append(f"<p>Retrieval: {escape(ran['retrieval']['why'])}.</p>")
     for what, words in (("Reasons", ran["reasons"]), ("To be known", ran["notes"])):
         if words:
             lines.append(f"<h3>{what}</h3><ul>{''.join(f'<li>{escape(line)}</li>' for line in words)}</ul>")
@@ -106,6 +108,7 @@ def _days(days: Sequence[Mapping[str, Any]]) -> str:
                 escape(day["day"]),
                 f'<span class="{_STATUS[day["status"]]}">{day["status"]}</span>',
                 escape(day["mode"]),
+                escape(day["retrieval"]["mode"] or ""),
                 escape(day["release"]),
                 *(_shown(value) for value in values),
                 *(_count(day["rows"][kind]) for kind in ("new_events", "trained", "held_out")),
@@ -113,8 +116,8 @@ def _days(days: Sequence[Mapping[str, Any]]) -> str:
                 escape("; ".join(day["reasons"])),
             ]
         )
-    titles = "day,ended,training,release,AUC,served before,new events,trained on,held out,minutes,why"
-    return _table(titles.split(","), rows, numbers=range(4, 10))
+    titles = "day,ended,training,retrieval,release,AUC,served before,new events,trained on,held out,minutes,why"
+    return _table(titles.split(","), rows, numbers=range(5, 11))
 
 
 def _comparison(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -10,16 +10,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from recsys.errors import ConfigError, ReleaseError
+from recsys.bundle import read_manifest
+from recsys.errors import BundleError, ConfigError, ReleaseError
 from recsys.features.feature_set import FeatureSet
 from recsys.pipeline.days import Day, duration_ms, iso
-from recsys.pipeline.settings import PipelineSettings, run_config
+from recsys.pipeline.settings import PipelineSettings, retrieval_config, run_config
 from recsys.pipeline.state import DayState
 from recsys.pipeline.steps import digest
-from recsys.releases.release import RANKING, open_release
+from recsys.releases.release import RANKING, RETRIEVAL, open_release
 from recsys.releases.served import Served, read_served
+
+if TYPE_CHECKING:
+    from recsys.training.retrieval.config import RetrievalRunConfig
 
 ORDER = (
     "samples", "look", "train", "bundle", "retrieval", "retrieval bundle", "release", "measure", "served",
@@ -44,6 +48,10 @@ class Base:
         full_until_ms: end of the day whose run was from scratch, which it goes back to.
         model: hash of its model's settings and features.
         refused: newest day since then whose gate found a model worse, if it had gone on from this one; else empty.
+        retrieval: hash of its retrieval model's settings and features; empty: it has none, or one that was taken along.
+        retrieval_full_until_ms: end of the day whose run trained that model's items.
+        retrieval_refused: newest day since then whose gate found a retrieval model worse that kept the index of this
+            one; else empty.
     """
 
     served: str = ""
@@ -57,6 +65,9 @@ class Base:
     full_until_ms: int = 0
     model: str = ""
     refused: str = ""
+    retrieval: str = ""
+    retrieval_full_until_ms: int = 0
+    retrieval_refused: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +90,25 @@ class Plan:
     test_from_ms: int
     changes: tuple[str, ...] = field(default=())
     full_until_ms: int
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalPlan:
+    """A day's training of the retrieval model, as far as it is known before the samples are.
+
+    Attributes:
+        keep: bundle whose items are kept, if they fit the log; None: train from scratch.
+        version: of that bundle; empty: there is none.
+        of: release and day that it is of, or the reason why nothing is kept; in words.
+        since_ms: positives from then on are new to that bundle.
+        model: hash of the model's settings and features.
+    """
+
+    keep: Path | None = None
+    version: str = ""
+    of: str
+    since_ms: int = 0
     model: str
 
 
@@ -124,7 +154,8 @@ def base_of(
         release=live,
         day=of.day,
         until_ms=of.until_ms,
-        refused=_refused_increment(since),
+        refused=_refused(since, RANKING, "train", "incremental"),
+        retrieval_refused=_refused(since, RETRIEVAL, "retrieval", "users"),
         **of.steps["push"].facts["base"],
     )
 
@@ -187,15 +218,88 @@ def plan_of(
 def model_digest(settings: PipelineSettings, features: FeatureSet) -> str:
     """Hash of what a model can only go on with if it is the same: settings, features, what samples and labels are."""
     config, data = run_config(settings, dataset="./log"), settings.data
-    labels = {"label": data.label, "labels": bool(data.labels), "requests": bool(data.requests) and data.window}
     negatives = {"negatives": data.negatives, "by": data.negatives_by} if data.negatives else {}
     parts = {"recipe": config.recipe, "recent": config.data.recent, "features": features.fingerprint()}
-    parts |= {"samples": labels | negatives}
+    parts |= {"samples": _labels(settings) | negatives}
     return digest({**parts, **{name: asdict(getattr(config, name)) for name in ("model", "tables", "rows")}})
 
 
+def _labels(settings: PipelineSettings) -> dict[str, Any]:
+    """Settings that say which samples are positive."""
+    data = settings.data
+    return {"label": data.label, "labels": bool(data.labels), "requests": bool(data.requests) and data.window}
+
+
+def retrieval_plan_of(
+    settings: PipelineSettings, features: FeatureSet, base: Base, day: Day, *, store: Path, full: bool
+) -> RetrievalPlan:
+    """Decide if the items of the served bundle may be kept; the same for the same base, settings and store.
+
+    Args:
+        settings: of a pipeline that trains a retrieval model.
+        features: of the log.
+        base: see :func:`base_of`.
+        day: the day.
+        store: of the releases.
+        full: a run from scratch was asked for.
+    """
+    from recsys.training.settings import to_json
+
+    config = retrieval_config(settings)
+    parts = {"model": json.loads(to_json(config))["model"], "loss": config.train.loss}
+    rule = {"action": config.data.action, "weights": dict(config.data.action_weights)}
+    model = digest({**parts, "features": features.fingerprint(), "samples": {**_labels(settings), **rule}})
+    why = _cannot_keep(config) or _why_all_items(settings, base, day, model=model, full=full)
+    if why:
+        return RetrievalPlan(of=why, model=model)
+    try:
+        bundle = open_release(store, base.release).retrieval
+        if bundle is None:
+            return RetrievalPlan(of=f"{base.release} has no retrieval bundle", model=model)
+        version = read_manifest(bundle).version
+    except (ReleaseError, BundleError) as error:
+        return RetrievalPlan(of=f"the bundle of {base.release} cannot be read: {error}", model=model)
+    return RetrievalPlan(
+        keep=bundle,
+        version=version,
+        of=f"{base.release} of {base.day}",
+        since_ms=base.trained_until_ms,
+        model=model,
+    )
+
+
+def _cannot_keep(config: RetrievalRunConfig) -> str:
+    """Reason for which a model never trains users alone; empty: it can."""
+    from recsys.models.registry import RETRIEVAL_MODELS
+
+    if RETRIEVAL_MODELS[config.model.kind].learns_from != "pairs":
+        return f"{config.model.kind} knows users by their history, and has none to train alone"
+    if config.rows.map != "vocabulary" or config.rows.maps:
+        return "ids share rows (rows.map), and users are trained alone one by one"
+    return ""
+
+
+def _why_all_items(settings: PipelineSettings, base: Base, day: Day, *, model: str, full: bool) -> str:
+    """Reason for training the retrieval model's items, too; empty: there is none."""
+    every = settings.retrieval.full_every
+    if full:
+        return "asked for with --full"
+    if not base.release:
+        return base.why
+    if not base.retrieval:
+        return f"{base.release} has no retrieval model of this pipeline"
+    if base.retrieval != model:
+        return f"its settings, its features, or what is a positive, are others than those of {base.release}"
+    if base.retrieval_refused:
+        return f"the gate found the retrieval model of {base.retrieval_refused} worse, which kept these items"
+    if every and day.until_ms - base.retrieval_full_until_ms >= duration_ms("retrieval.full_every", every):
+        ended = iso(base.retrieval_full_until_ms)
+        return f"items were trained last by the day that ended at {ended} (retrieval.full_every)"
+    return ""
+
+
 def base_values(plan: Plan, *, run: str, run_key: str) -> dict[str, Any]:
-    """The fields of ``Base`` that a later day reads of this day's release."""
+    """The fields of ``Base`` that a later day reads of this day's release, but for those of a retrieval model."""
     return {
         "run": run,
         "run_key": run_key,
@@ -246,16 +350,24 @@ def _live(settings: PipelineSettings, served: Served | None, days: Sequence[DayS
     return live, made[-1] if made else None
 
 
-def _refused_increment(days: Sequence[DayState]) -> str:
-    """The last of some days whose model the gate found worse, if that was no run from scratch; else empty."""
+def _refused(days: Sequence[DayState], part: str, step: str, mode: str) -> str:
+    """The last of some days whose model the gate found worse, if its training was of that mode; else empty.
+
+    Args:
+        days: the oldest first.
+        part: of the release.
+        step: that trained it.
+        mode: of the training.
+    """
     worse = [
         state
         for state in days
         if state.status == "refused"
         and (gate := state.steps.get("gate"))
-        and any(row["part"] == RANKING and row["verdict"] == "worse" for row in gate.facts["rows"])
+        and step in state.steps
+        and any(row["part"] == part and row["verdict"] == "worse" for row in gate.facts["rows"])
     ]
-    return worse[-1].day if worse and worse[-1].steps["train"].facts["mode"] == "incremental" else ""
+    return worse[-1].day if worse and worse[-1].steps[step].facts["mode"] == mode else ""
 
 
 def _note(store: Path, release: str) -> str:

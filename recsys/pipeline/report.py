@@ -58,6 +58,7 @@ def day_facts(state: DayState) -> dict[str, Any]:
         "base": state.base.get("release", ""),
         "mode": train.get("mode", ""),
         "why": train.get("why", ""),
+        "retrieval": {name: facts.get("retrieval", {}).get(name) for name in ("mode", "why", "not_found", "new_items")},
         "rows": {
             "events": facts.get("samples", {}).get("events"),
             "rejected": facts.get("samples", {}).get("rejected"),
@@ -92,6 +93,8 @@ def metric_lines(name: str, state: DayState, days: Sequence[DayState]) -> Iterat
         ("metric", "of the held-out samples, the day's model and the one that was served",
          [({"metric": metric, "model": whose}, of.get(metric))
           for whose, of in facts["metrics"].items() for metric in METRIC_NAMES]),
+        ("items_not_found", "items with a positive that the index has not which the retrieval model keeps",
+         [({}, facts["retrieval"]["not_found"])]),
         ("drift", "population stability index of the new events' items", [({}, facts["drift"]["drift"])]),
         ("step_seconds", "time of a step, when it was last taken",
          [({"step": step}, of["seconds"]) for step, of in facts["steps"].items()]),

@@ -114,16 +114,23 @@ class TrainingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalSettings:
-    """Section ``retrieval``: the model that finds candidates, trained from scratch every day on the positive samples.
+    """Section ``retrieval``: the model that finds candidates, trained every day on the positive samples.
 
     Attributes:
         recipe: one of those that rank all items (`recsys recipes`); empty: none is trained, and a release takes the
             retrieval bundle of the served one along.
         overrides: ``path=value`` each.
+        full_every: of ``mf``, ``lightgcn`` and ``ngcf``: train from scratch when the last such run is so long ago, and
+            on the other days users alone, against the items of the served bundle, whose index stays; empty: never for
+            that. Other models are trained from scratch every day.
+        most_new_items: share of the new positives, up to which they may be of items that the index has not; above it
+            the model is trained from scratch.
     """
 
     recipe: str = ""
     overrides: tuple[str, ...] = ()
+    full_every: str = "7d"
+    most_new_items: float = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +279,12 @@ def retrieval_config(settings: PipelineSettings) -> RetrievalRunConfig:
     if name not in RETRIEVAL_RECIPES:
         raise ConfigError(f"retrieval.recipe is {name!r}: {nearest(name, RETRIEVAL_RECIPES)}")
     config = override(RETRIEVAL_RECIPES[name](), settings.retrieval.overrides)
+    for path, value, why in (
+        ("train.freeze_items", config.train.freeze_items, "retrieval.full_every says on which days items are kept"),
+        ("train.warm_start", config.train.warm_start, "users begin with the served bundle's vectors where they can"),
+    ):
+        if value:
+            raise ConfigError(f"retrieval: {path} is set by the pipeline; {why}")
     return replace(config, data=replace(config.data, dataset="./log"))
 
 
@@ -296,6 +309,7 @@ def _check(settings: PipelineSettings) -> None:
         ("data.holdout", settings.data.holdout), ("data.window", settings.data.window),
         ("training.replay", training.replay), ("training.full_every", training.full_every or "1d"),
         ("training.window", training.window or "1d"),
+        ("retrieval.full_every", settings.retrieval.full_every or "1d"),
         ("states.active_within", settings.states.active_within or "1d"),
     ):  # fmt: skip
         if not duration_ms(path, text) and path in ("data.holdout", "data.window", "training.window"):
@@ -340,6 +354,7 @@ _LEAST: Mapping[str, float] = {
     "gate.samples": 0,
     "gate.least_samples": 1,
     "gate.most_rows_ratio": 0,
+    "retrieval.most_new_items": 0,
     "states.users_per_s": 0,
     "states.ttl_s": 60,
 }

@@ -12,7 +12,7 @@ from typing import Any
 from recsys.errors import InvalidInputError
 from recsys.features.feature_set import FeatureSet
 from recsys.pipeline.days import Day, iso
-from recsys.pipeline.plan import Base, Plan
+from recsys.pipeline.plan import Base, Plan, RetrievalPlan
 from recsys.pipeline.settings import PipelineSettings, run_config
 from recsys.pipeline.state import DayState, StepRecord
 from recsys.pipeline.steps import FileDigests, Refused, Steps
@@ -148,13 +148,19 @@ def bundle_step(loop: DayRun, samples: StepRecord, train: StepRecord) -> StepRec
     return steps.take("bundle", inputs, make)
 
 
-def with_retrieval(loop: DayRun, samples: StepRecord, bundle: StepRecord) -> StepRecord:
-    """The step whose output has all bundles of the day's release."""
+def with_retrieval(loop: DayRun, samples: StepRecord, bundle: StepRecord, plan: RetrievalPlan | None) -> StepRecord:
+    """The step whose output has all bundles of the day's release.
+
+    Args:
+        loop: the run.
+        samples, bundle: steps that were taken.
+        plan: of the retrieval model; None: none is trained.
+    """
     from recsys.releases.release import open_release
 
-    steps, settings, base = loop.steps, loop.settings, Base(**loop.steps.state.base)
-    if settings.retrieval.recipe:
-        found = steps.path(_retrieval_bundle(loop, samples)) / RETRIEVAL
+    steps, base = loop.steps, Base(**loop.steps.state.base)
+    if plan is not None:
+        found = steps.path(_retrieval_bundle(loop, samples, plan)) / RETRIEVAL
     else:
         # Of the release that was served when the day began, so that it is the same however often the day is run
         served = open_release(loop.store, base.served) if base.served and loop.served is not None else None
@@ -173,19 +179,27 @@ def with_retrieval(loop: DayRun, samples: StepRecord, bundle: StepRecord) -> Ste
     return steps.take("release", inputs, make)
 
 
-def _retrieval_bundle(loop: DayRun, samples: StepRecord) -> StepRecord:
+def _retrieval_bundle(loop: DayRun, samples: StepRecord, plan: RetrievalPlan) -> StepRecord:
+    from recsys.pipeline.gate import not_found_notes
     from recsys.pipeline.settings import retrieval_config
     from recsys.training.settings import to_json
 
-    steps, config = loop.steps, retrieval_config(loop.settings)
+    steps, config, most = loop.steps, retrieval_config(loop.settings), loop.settings.retrieval.most_new_items
 
     def train(folder: Path) -> dict[str, Any]:
         from recsys.pipeline.samples import open_samples
         from recsys.pipeline.train import train_retrieval
 
-        return train_retrieval(config, open_samples(steps.path(samples), recent=None), folder)
+        dataset = open_samples(steps.path(samples), recent=None)
+        return train_retrieval(config, dataset, folder, plan=plan, most_new_items=most, say=steps.say)
 
-    trained = steps.take("retrieval", {"run": to_json(config), "data": samples.facts["data"]}, train, goes_on=True)
+    inputs: dict[str, Any] = {"run": to_json(config), "data": samples.facts["data"], "kept": plan.version}
+    if plan.keep is not None:
+        inputs |= {"most new items": most, "since": plan.since_ms}
+    trained = steps.take("retrieval", inputs, train, goes_on=True)
+    if notes := not_found_notes(trained.facts):
+        loop.notes += notes
+        steps.say(f"note: {notes[0]}")
 
     def export(folder: Path) -> dict[str, Any]:
         from recsys.pipeline.bundle import export_retrieval

@@ -1,4 +1,6 @@
-"""The ranking model of a day: in this process, or in those of a launcher (``python -m recsys.pipeline.train``).
+"""The models of a day.
+
+The ranking model is trained in this process, or in those of a launcher (``python -m recsys.pipeline.train``).
 
 In the pipeline's own process training needs no second import of torch, and is killed with the pipeline. A launcher's
 processes end by themselves when the pipeline is gone: each watches its standard input.
@@ -17,18 +19,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from recsys.data.datasets import load_dataset
+from recsys.data.interactions.pairs import Interactions
 from recsys.data.interactions.positives import positive_pairs
 from recsys.data.samples.dataset import Dataset
-from recsys.errors import ConfigError, DataFileError, RecsysError
+from recsys.errors import BundleError, ConfigError, DataFileError, RecsysError
 from recsys.files import write_atomically
+from recsys.pipeline.plan import RetrievalPlan
 from recsys.training.config import RunConfig
 from recsys.training.distributed.processes import end_process, first_before_others, is_first, world
 from recsys.training.loop import train
 from recsys.training.retrieval.config import RetrievalRunConfig
+from recsys.training.retrieval.frozen.index import open_frozen
+from recsys.training.retrieval.loop import RetrievalRunResult
 from recsys.training.retrieval.run import train_any
 from recsys.training.run.folder import CHECKPOINT
-from recsys.training.settings import from_json
+from recsys.training.settings import from_json, override
 
 RUN = "run"
 """Folder of the run in the step's output."""
@@ -64,19 +72,92 @@ def train_run(
     }
 
 
-def train_retrieval(config: RetrievalRunConfig, dataset: Dataset, folder: Path) -> dict[str, Any]:
+def train_retrieval(
+    config: RetrievalRunConfig,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    plan: RetrievalPlan,
+    most_new_items: float,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
     """Train a model that ranks all items, or go on where a killed run was; facts on the run.
+
+    Args:
+        config: of a run from scratch.
+        dataset: with keys.
+        folder: of the step; the run's is ``run`` in it.
+        plan: says which items are kept, if they fit.
+        most_new_items: share of the new positives, up to which they may be of items that are not kept.
+        say: told the run's notes.
+
+    Returns:
+        ``mode``: ``full``, or ``users`` trained alone; ``why``; ``index``: fingerprint of the one that is kept, or
+        empty; ``not_found``: items with a positive that it has not; ``new_items``: share of the new positives that are
+        of these, None where nothing could be kept; ``recall`` and ``ndcg``.
 
     Raises:
         RecsysError: as :func:`recsys.training.retrieval.run.train_any`.
     """
     run_dir = folder / RUN
+    pairs = positive_pairs(dataset, config.data, source="the log")
+    kept, facts = _kept_items(config, pairs, dataset, plan=plan, most_new_items=most_new_items)
     resume = (run_dir / CHECKPOINT).exists()
     if run_dir.exists() and not resume:
         shutil.rmtree(run_dir)
-    pairs = positive_pairs(dataset, config.data, source="the log")
-    result = train_any(config, pairs, run_dir, resume=resume)
-    return {"recall": result.test.recall, "ndcg": result.test.ndcg}
+
+    def tell(notes: Sequence[str]) -> None:
+        for note in notes:
+            say(note)
+
+    def train_in(*, resume: bool) -> RetrievalRunResult:
+        return train_any(kept or config, pairs, run_dir, resume=resume, show_notes=tell)
+
+    try:
+        result = train_in(resume=resume)
+    except (DataFileError, ConfigError) as error:
+        if not resume:
+            raise
+        say(f"what a killed run left cannot be gone on with ({error}); training anew")
+        shutil.rmtree(run_dir)
+        result = train_in(resume=False)
+    return {**facts, "recall": result.test.recall, "ndcg": result.test.ndcg}
+
+
+def _kept_items(
+    config: RetrievalRunConfig, pairs: Interactions, dataset: Dataset, *, plan: RetrievalPlan, most_new_items: float
+) -> tuple[RetrievalRunConfig | None, dict[str, Any]]:
+    """The configuration of a run that keeps a bundle's items, None if none does; and facts on it."""
+
+    def full(why: str, **facts: Any) -> tuple[None, dict[str, Any]]:
+        none = {"index": "", "not_found": 0, "new_items": None}
+        return None, {"mode": "full", "why": f"from scratch: {why}", **none, **facts}
+
+    if plan.keep is None:
+        return full(plan.of)
+    alone = ["train.fan_outs=[]", *(["model.start=random"] if hasattr(config.model, "start") else [])]
+    kept = override(config, [*alone, f"train.freeze_items={json.dumps(str(plan.keep.absolute()))}"])
+    try:
+        index, _ = open_frozen(kept, pairs)
+    except (BundleError, ConfigError, DataFileError) as error:
+        return full(f"the items of {plan.of} cannot be kept: {error}")
+    row_I = index.rows_of(dataset.table.item_keys)
+    known = dataset.split("train")
+    positives = known[dataset.samples.label[known] == 1]
+    new = positives[dataset.sample_time_ms[positives] >= plan.since_ms]
+    share = float((row_I[dataset.sample_item[new]] < 0).mean()) if len(new) else 0.0
+    items = np.unique(dataset.sample_item[positives])
+    not_found = int((row_I[items] < 0).sum())
+    if share > most_new_items:
+        return full(
+            f"{share:.1%} of the new positives are of items that the index of {plan.of} has not; allowed: "
+            f"{most_new_items:.1%} (retrieval.most_new_items)",
+            new_items=share,
+        )
+    why = f"users alone, beside the items of {plan.of}, whose index stays"
+    return kept, {
+        "mode": "users", "why": why, "index": index.fingerprint, "not_found": not_found, "new_items": share,
+    }  # fmt: skip
 
 
 def _train_here(config: RunConfig, run_dir: Path, say: Callable[[str], None]) -> None:

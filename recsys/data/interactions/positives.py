@@ -64,7 +64,8 @@ def positive_pairs(dataset: Dataset, rule: PairRule, *, source: str) -> Interact
 
     Raises:
         ConfigError: the log has no such ``rule.action``, or ``rule.since`` is no time.
-        DataFileError: no training sample is labelled 1, or an item's id is a text that the log does not hold.
+        DataFileError: no training sample is labelled 1, no pair of the test part is new, or an item's id is a text that
+            the log does not hold.
         InvalidInputError: no training pair is as new as ``rule.since``.
     """
     table = dataset.table
@@ -91,7 +92,15 @@ def positive_pairs(dataset: Dataset, rule: PairRule, *, source: str) -> Interact
             "(docs/guides/data.md)"
         )
     validation = without(pairs(dataset.split("validation")), train)
+    testing, taken = dataset.split("test"), test
     test = without(without(test, train), validation)
+    if not len(test):
+        raise DataFileError(
+            f"{source}: there is nothing to find in the test part: of its {len(testing):,} samples "
+            f"{int(positive_S[testing].sum()):,} are positives, and of their {len(taken):,} items by user all were "
+            "taken before; expected a user who takes an item for the first time there: hold out more "
+            "(`recsys prepare --test-from`, docs/guides/data.md)"
+        )
     before = {part: histories_before(dataset, part) for part in ("validation", "test")}
     if table.features.history is not None and table.features.history.max_age_s:
         before["train"] = histories_before(dataset, "validation" if len(validation) else "test", of_any_age=True)

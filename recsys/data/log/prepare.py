@@ -280,7 +280,7 @@ class _Preparation:
                 requests = RequestReader(features=features, contract=contract, known=known, until_ms=inputs.until_ms)
                 shown = self._read(request_files, requests)
             elif rules.wanted and not (self._labelled or label or rules.negatives):
-                raise rules.no_samples(log_files[0].path)
+                raise rules.no_samples(log_files[0].path, rows=self._fitting["events"])
             for name in features.entity_names():
                 if name not in self._index and (name in (USER, ITEM) or name in entity_files):
                     self._write_entity(table, name, entity_files, inputs)

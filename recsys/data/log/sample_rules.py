@@ -55,8 +55,10 @@ class SampleRules:
         if self.wanted is False and (sources or self.label is not None):
             raise ConfigError(f"--no-samples goes without {sources[0] if sources else '--label'}")
 
-    def no_samples(self, path: object) -> ConfigError:
-        """The error of a log that nothing makes samples of."""
+    def no_samples(self, path: object, *, rows: int) -> ConfigError:
+        """The error of a log of so many rows, that nothing makes samples of."""
+        if not rows:
+            return ConfigError(f"{path}: holds no rows, so there would be no samples to train on; expected events")
         return ConfigError(f"{path}: {_NO_SAMPLES}")
 
 

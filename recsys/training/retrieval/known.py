@@ -61,6 +61,23 @@ def drawn_pairs(interactions: Interactions) -> tuple[Int64Array, tuple[str, ...]
     return np.flatnonzero(drawn_E), notes
 
 
+def lost_pairs(interactions: Interactions, known_M: BoolArray) -> tuple[str, ...]:
+    """A note on the test pairs whose items are in no list; empty where there are none.
+
+    Args:
+        interactions: of a run.
+        known_M: items that lists can have, bool.
+    """
+    item_E = interactions.test.item_E
+    lost = item_E[~known_M[item_E]]
+    if not len(lost):
+        return ()
+    return (
+        f"{len(lost):,} of {len(item_E):,} test pairs are of {len(np.unique(lost)):,} items of which nothing was "
+        "learnt: they are in no list, and count as not found",
+    )
+
+
 def known_ids(interactions: Interactions, drawn: Int64Array, *, layers: int) -> Known:
     """The ids of the pairs that steps draw; with layers those of all training pairs, which reach each other."""
     train = interactions.train

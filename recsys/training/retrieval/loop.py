@@ -39,7 +39,7 @@ from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.evaluate import beside
 from recsys.training.retrieval.folder import RunState, open_retrieval_run, read_known, save
 from recsys.training.retrieval.frozen.index import frozen_for, keep_frozen, kept_frozen
-from recsys.training.retrieval.known import drawn_pairs, known_ids
+from recsys.training.retrieval.known import drawn_pairs, known_ids, lost_pairs
 from recsys.training.retrieval.learners.learner import Learner
 from recsys.training.retrieval.learners.pairs import PairLearner
 from recsys.training.retrieval.pairs.rows import describe_rows, kept_maps, maps_for, save_maps
@@ -158,6 +158,7 @@ def train_retrieval_run(
         if begun is not None:
             taken, said = begun.begin(trainer, interactions, learnt)
             known, notes = known.and_those_of(taken), (*notes, said)
+        notes = (*notes, *lost_pairs(interactions, known.items_M))
         checkpoint = open_retrieval_run(config, interactions, run_dir, resume=resume)
         if checkpoint is not None:
             kept_maps(config, run_dir)  # they are there

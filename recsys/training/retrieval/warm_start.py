@@ -119,7 +119,7 @@ def begin_with(
         maps: its row maps. An id without a training pair is left out where ids share rows: others would train its row.
 
     Raises:
-        ConfigError: no id is the same.
+        ConfigError: no item is the same.
         InvalidInputError: ids' rows are multiplied, so that none can be fitted.
     """
     ids = ids_of(interactions)
@@ -130,10 +130,10 @@ def begin_with(
     for is_shared, taken, index_E in zip(shared, (of_users, of_items), (train.user_E, train.item_E), strict=True):
         if is_shared:
             taken &= np.bincount(index_E, minlength=len(taken)) > 0
-    if not of_users.any() and not of_items.any():
+    if not of_items.any():  # vectors of users alone say nothing
         raise ConfigError(
-            f"train.warm_start {older.name}: none of its {len(older.user_keys):,} users and {len(older.item_keys):,} "
-            "items is in the data of this run; give a run of the same log"
+            f"train.warm_start {older.name}: none of its {len(older.item_keys):,} items is in the data of this run; "
+            "give a run of the same log"
         )
     known = Known(users_N=of_users, items_M=of_items)
     trainer.begin(users_ND, items_MD, older.layers, known)

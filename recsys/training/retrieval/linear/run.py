@@ -19,6 +19,7 @@ from recsys.training.distributed.processes import check_alone
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.evaluate import beside
 from recsys.training.retrieval.folder import open_retrieval_run
+from recsys.training.retrieval.known import lost_pairs
 from recsys.training.retrieval.linear.choice import USERS, is_open
 from recsys.training.retrieval.linear.fit import (
     evaluate_model,
@@ -71,7 +72,7 @@ def train_closed_form(
     else:
         fitted = fit(config, interactions, told)
         save_fitted(run_dir, fitted)
-    notes = fitted.notes
+    notes = (*fitted.notes, *lost_pairs(interactions, fitted.model.learnt_M))
     if was_there and checkpoint is None:
         notes = ("the run was killed before it was fitted; it began anew", *notes)
     show_notes(notes)
@@ -121,9 +122,12 @@ def _check_run(config: RetrievalRunConfig, interactions: Interactions) -> None:
     model = within(model, interactions, [])
     if is_open(model) and not len(interactions.validation):
         several = next(name for name in OPEN if len(getattr(model, name)) > 1)
+        advice = "set data.validation_share above 0, or give"
+        if share := config.data.validation_share:
+            advice = f"no user has a pair to spare for data.validation_share {share}; give"
         raise ConfigError(
-            f"model.{several} has several values, but there is no validation part to choose on; set "
-            f"data.validation_share above 0, or give one value, such as model.{several}=[{getattr(model, several)[0]}]"
+            f"model.{several} has several values, but there is no validation part to choose on; {advice} "
+            f"one value, such as model.{several}=[{getattr(model, several)[0]}]"
         )
     size = memory_bytes(
         users=interactions.num_users,

@@ -19,6 +19,7 @@ from recsys.models.retrieval.two_tower.features import tower_features
 from recsys.training.distributed.processes import check_alone
 from recsys.training.retrieval.config import RetrievalRunConfig
 from recsys.training.retrieval.folder import open_retrieval_run, read_known
+from recsys.training.retrieval.known import lost_pairs
 from recsys.training.retrieval.loop import RetrievalProgress, RetrievalRunResult, check_parts, run_epochs
 from recsys.training.retrieval.two_tower.data import tower_numbers, tower_row_maps
 from recsys.training.retrieval.two_tower.learner import SequenceLearner
@@ -74,6 +75,7 @@ def train_two_tower(
         notes = (*notes, *learner.predicted.notes)
         if older is not None:
             notes = (*notes, begin_with_towers(older, learner, interactions))
+        notes = (*notes, *lost_pairs(interactions, learner.known.items_M))
         checkpoint = open_retrieval_run(config, interactions, run_dir, resume=resume)
         if checkpoint is None:
             save_row_maps(row_maps, run_dir / ROW_MAPS)

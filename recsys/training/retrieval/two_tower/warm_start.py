@@ -90,7 +90,11 @@ def begin_with_towers(older: OlderTowers, learner: SequenceLearner, interactions
     try:
         learner.tower.net.load_state_dict(older.state["net"])
     except RuntimeError as error:
-        raise ConfigError(f"train.warm_start {older.name}: its layers read other features: {error}") from error
+        was, now = (sorted({*of.row_maps, *of.numbers}) for of in (older, learner))
+        raise ConfigError(
+            f"train.warm_start {older.name}: its layers read {', '.join(was)}, and the data of this run have "
+            f"{', '.join(now)}; allowed: the same features, declared alike"
+        ) from error
     tables = table_weights(learner.tower.tables)
     begun, without_row, ids = 0, 0, 0
     for table, keys in learner.keys.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.planted import ITEMS, USERS, planted, popularity_metrics
+from support.planted import ITEMS, LOST, USERS, planted, popularity_metrics
 from support.tiny_run import folder_of_this_process
 
 from recsys.bundle import open_bundle, read_manifest
@@ -109,6 +109,7 @@ def test_users_are_trained_and_the_index_stays_to_the_last_bit(kind: str, tmp_pa
         f"items stay those of bundle, index {before.index_fingerprint}, {learnt} items; {ITEMS - learnt} of {ITEMS} "
         "items of the log are not in it" + (SAID_OF_LACKING if learnt < ITEMS else ""),
         f"of {USERS} users it has {USERS - NEW}; 0 begin with their vectors there",
+        LOST,
     ]
     assert list(result.notes) == said
 
@@ -212,7 +213,7 @@ def test_a_killed_run_goes_on_to_the_same_last_digit_without_the_bundle(tmp_path
     shutil.rmtree(bundle)
     resumed = train_retrieval_run(config, data, tmp_path / "part", resume=True)
     assert resumed.test == whole.test and torch.equal(resumed.users_ND, whole.users_ND)
-    assert resumed.notes == whole.notes and len(whole.notes) == 2
+    assert resumed.notes == whole.notes and len(whole.notes) == 3
 
 
 @pytest.mark.parametrize(

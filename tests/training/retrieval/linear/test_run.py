@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.planted import ITEMS, USERS, planted, popularity_metrics
+from support.planted import ITEMS, LOST, USERS, planted, popularity_metrics
 
 from recsys.bundle import RETRIEVE_INPUTS, open_bundle
 from recsys.data.interactions.candidates import CandidateLists
@@ -204,7 +204,7 @@ def test_what_it_cannot_do_is_refused(tmp_path: Path) -> None:
     bare = dataclasses.replace(data, validation=make_pairs(data.train.user_E[:0], data.train.item_E[:0]))
     with pytest.raises(ConfigError, match=r"model.ranks has several values, but .* such as model.ranks=\[4\]"):
         train_any(SMALL, bare, tmp_path / "run")
-    assert train_any(override(SMALL, FIXED), bare, tmp_path / "fixed").notes == ()
+    assert train_any(override(SMALL, FIXED), bare, tmp_path / "fixed").notes == (LOST,)
     with pytest.raises(ConfigError, match=r"would take 0\.\d GiB of memory .* allowed by model.memory_gib: 0.001"):
         train_any(override(SMALL, ["model.memory_gib=0.001"]), data, tmp_path / "run")
     with pytest.raises(ConfigError, match=r"train.epochs is 3, but linear is a closed form, which takes no steps"):
@@ -366,7 +366,7 @@ def test_who_did_nothing_but_with_items_of_which_nothing_was_learnt_is_unknown_t
 
 def test_a_run_that_is_begun_by_resume_was_not_killed(tmp_path: Path) -> None:
     config = override(SMALL, [*FIXED, "model.refit=false"])
-    assert train_any(config, planted(), tmp_path / "run", resume=True).notes == ()
+    assert train_any(config, planted(), tmp_path / "run", resume=True).notes == (LOST,)
 
 
 def test_other_histories_other_ids_and_other_features_are_other_data() -> None:

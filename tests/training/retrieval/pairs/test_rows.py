@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.planted import ITEMS, USERS, planted, popularity_metrics
+from support.planted import ITEMS, LOST, USERS, planted, popularity_metrics
 
 from recsys.data.interactions.ids import PairIds, pair_features
 from recsys.data.interactions.pairs import Interactions, make_pairs
@@ -101,7 +101,8 @@ def test_a_killed_run_with_shared_rows_goes_on_to_the_same_last_digit(more: tupl
     held = load(tmp_path / "part")["model"]["rows"]
     assert [len(rows) for rows in held.values()] == [1 + USERS // 4, 1 + ITEMS // 4], "a checkpoint has rows, not ids"
     assert json.loads((tmp_path / "part" / "record.json").read_text())["notes"] == [
-        "ids share rows: 120 users in 31 rows by double_hash, 100 items in 26 rows by double_hash"
+        "ids share rows: 120 users in 31 rows by double_hash, 100 items in 26 rows by double_hash",
+        LOST,
     ]
 
 
@@ -126,7 +127,7 @@ def test_a_run_reads_the_row_maps_that_it_keeps(tmp_path: Path) -> None:
 def test_a_table_below_the_limit_keeps_a_row_for_each_id(tmp_path: Path) -> None:
     data, config = planted(), small("hash", f"rows.exact_below={ITEMS + 1}", "train.epochs=1")
     result = train_retrieval_run(config, data, tmp_path / "run")
-    assert result.notes == ("ids share rows: 120 users in 31 rows by hash",)
+    assert result.notes == ("ids share rows: 120 users in 31 rows by hash", LOST)
     users, items = load_trained(tmp_path / "run", data)[1].first()
     assert len(torch.unique(users, dim=0)) <= 30 and len(torch.unique(items, dim=0)) == ITEMS
 
