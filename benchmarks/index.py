@@ -149,11 +149,11 @@ def of_operator(folder: Path, size: Size) -> Callable[[float], Times]:
     return measure
 
 
-def limited(folder: Path, size: Size, group: Path) -> Callable[[float], list[float]]:
+def limited(folder: Path, size: Size, graph: bytes, group: Path) -> Callable[[float], list[float]]:
     """Milliseconds of such searches by a process in a control group, when it has read the codes; vectors are read page
     by page (``RECSYS_TABLE_READS=random``), and few stay in memory."""
     (group / "cgroup.procs").write_text(str(os.getpid()))
-    session = _one_search()
+    session = _one_search(graph)  # what makes graphs takes more memory than what runs them
     rows = size.large_items + 1
     items = np.memmap(folder / "items", np.float32, "r", shape=(rows, DIM))
     items._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]
@@ -176,7 +176,7 @@ def limited_lines(folder: Path, size: Size, on: dict[str, Any]) -> Iterator[Line
     try:
         with memory_group(limit) as group:
             forget_pages(folder)
-            with worker(limited, folder, size, group) as measure:
+            with worker(limited, folder, size, _search_graph(), group) as measure:
                 took_ms = measure(1)
     except OSError as error:
         say(f"index.limited_p99_ms_10M is left out: no memory control group can be made: {error}")
@@ -201,14 +201,24 @@ def _all_allowed() -> dict[str, np.ndarray]:
     return {name.replace(".", "_"): value for name, value in ALL_ALLOWED.items()}
 
 
-def _one_search() -> Any:
-    """A graph of one TopItems, of all items."""
+def _one_search(graph: bytes = b"") -> Any:
+    """A session of a graph of one TopItems; default: :func:`_search_graph`."""
     import onnxruntime as ort
+
+    from recsys.operators import use_operators
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    use_operators(options)
+    return ort.InferenceSession(graph or _search_graph(), options, providers=["CPUExecutionProvider"])
+
+
+def _search_graph() -> bytes:
+    """A graph of one TopItems, of all items."""
     from onnx import TensorProto, helper
 
     from recsys.export.retrieval.constants import constants
     from recsys.export.retrieval.top_items import top_items
-    from recsys.operators import use_operators
 
     given = {"items": TensorProto.FLOAT, "codes": TensorProto.INT8, "scales": TensorProto.FLOAT}
     inputs = [helper.make_tensor_value_info(name, kind, [None, None]) for name, kind in given.items()]
@@ -238,10 +248,8 @@ def _one_search() -> Any:
     graph = helper.make_graph([node], "search", inputs, outputs, held)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("recsys", 1)]
     model = helper.make_model(graph, functions=[top_items()], opset_imports=opsets, ir_version=10)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    use_operators(options)
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    serialized: bytes = model.SerializeToString()
+    return serialized
 
 
 def one_search(items: np.ndarray) -> Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]:

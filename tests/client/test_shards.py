@@ -83,7 +83,7 @@ def fleet(bundle: Path, redis_url: str, **more: Any) -> Iterator[Fleet]:
         yield Fleet(client, stack.enter_context(ShardedRetriever(parts, timeout_s=10.0)), parts)
 
 
-def until(is_so: Callable[[], Any], *, limit_s: float = 15.0) -> None:
+def until(is_so: Callable[[], Any], *, limit_s: float = 60.0) -> None:
     until_s = time.monotonic() + limit_s
     while not is_so():
         assert time.monotonic() < until_s, "waited in vain"
@@ -163,6 +163,12 @@ def test_a_server_of_a_shard_says_so_and_recommends_nothing(finder: Path, redis_
         assert len(client.rank(user=1, candidates=[1, 2, 3]).scores) == 3
         with pytest.raises(ShardsDiffer, match=r"the 1 servers are not one for each of 1 shards \(.*: 2/4\)"):
             ShardedRetriever([server.address], timeout_s=10.0).retrieve(user=1)
+
+
+def test_a_part_of_no_items_is_said(tmp_path: Path, redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    write_tiny_bundle(tmp_path / "tiny")
+    with running_server(Settings(bundle=tmp_path / "tiny", items_shard="1/2", port=0, redis_url=redis_url)):
+        assert "items_shard is 1/2, and release tiny" in caplog.text
 
 
 async def test_the_client_for_asyncio_gives_the_same(shop: Fleet) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ from recsys.serving.settings import Settings
 from recsys.serving.settings.items_shard import parse_items_shard
 from recsys.serving.telemetry.counters import Telemetry
 from recsys.serving.telemetry.label_counts import LabelCounts
+
+_log = logging.getLogger("recsys.serving")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,10 +127,12 @@ def open_loaded_release(planned: PlannedRelease, models: Models, shared: SharedP
         stack.enter_context(shared.request_names.loaded(models.features))
         ranker = _open_ranker(stack, planned.name, models, shared, store)
         recommender = similar = audience = None
+        shard = parse_items_shard(shared.settings.items_shard)
+        if shard is not None and models.retrieval is None:
+            _log.warning("items_shard is %s, and release %s has no items to search a part of", shard, planned.name)
         if models.retrieval is not None:
             items = IndexFilter(shared.columns, models.retrieval.keys, counts=shared.filter_counts)
             added = stack.enter_context(shared.added_items.following(models.retrieval, store, release=planned.name))
-            shard = parse_items_shard(shared.settings.items_shard)
             recommender = Recommender(
                 models.retrieval,
                 release=planned.name,
